@@ -1,0 +1,1 @@
+"""Benchmarks: speed now, protocols later."""

@@ -1,0 +1,45 @@
+"""PoseLib's LO-RANSAC (the extra ``poselib``)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.estimators.gate import Gate, Points
+from geomatch.optional import require
+from geomatch.types import EstimationFailure, HomographyEstimate
+
+
+@dataclass(frozen=True, slots=True)
+class PoseLibEstimator:
+    """``poselib.estimate_homography`` behind the gate."""
+
+    threshold: float = 3.0
+    """Largest transfer error of an inlier, in pixels of image 1."""
+    max_iterations: int = 100_000
+    min_iterations: int = 1_000
+    confidence: float = 0.9999
+    """Wanted probability of having drawn one sample without outliers."""
+    seed: int = 0
+    gate: Gate = field(default_factory=Gate)
+
+    def estimate(
+        self,
+        points0: NDArray[np.floating],
+        points1: NDArray[np.floating],
+        image_size: tuple[int, int] | None = None,
+    ) -> HomographyEstimate | EstimationFailure:
+        """See `geomatch.estimators.Estimator`."""
+        return self.gate.run(self._solve, points0, points1, self.threshold, image_size)
+
+    def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+        poselib = require("poselib", "poselib", "the estimator 'poselib'")
+        options = {
+            "max_reproj_error": self.threshold,
+            "max_iterations": self.max_iterations,
+            "min_iterations": self.min_iterations,
+            "success_prob": self.confidence,
+            "seed": self.seed,
+        }
+        matrix, info = poselib.estimate_homography(p0, p1, options, {})
+        return np.asarray(matrix) if info["num_inliers"] else None

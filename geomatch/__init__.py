@@ -1,0 +1,87 @@
+"""Register two photographs with diffusion features.
+
+>>> import geomatch
+>>> pair = geomatch.bundled_pair()
+>>> result = geomatch.match(pair.image0, pair.image1)
+>>> bool(result.homography)
+True
+
+Names are imported when they are first used: ``import geomatch`` alone loads
+neither torch nor OpenCV.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from geomatch.errors import GeomatchError as GeomatchError
+from geomatch.errors import ImageError as ImageError
+from geomatch.errors import MissingDependencyError as MissingDependencyError
+from geomatch.errors import ShapeError as ShapeError
+from geomatch.errors import WeightsError as WeightsError
+
+if TYPE_CHECKING:
+    from geomatch.bundled import bundled_pair as bundled_pair
+    from geomatch.dift import DIFTConfig as DIFTConfig
+    from geomatch.dift import DIFTExtractor as DIFTExtractor
+    from geomatch.geometry import corner_error as corner_error
+    from geomatch.geometry import warp_points as warp_points
+    from geomatch.images import Image as Image
+    from geomatch.images import load_image as load_image
+    from geomatch.matching import match_mutual as match_mutual
+    from geomatch.pipeline import MatchResult as MatchResult
+    from geomatch.pipeline import match as match
+    from geomatch.types import EstimationFailure as EstimationFailure
+    from geomatch.types import Features as Features
+    from geomatch.types import HomographyEstimate as HomographyEstimate
+    from geomatch.types import Matches as Matches
+
+_HOME = {
+    "bundled_pair": "geomatch.bundled",
+    "DIFTConfig": "geomatch.dift",
+    "DIFTExtractor": "geomatch.dift",
+    "corner_error": "geomatch.geometry",
+    "warp_points": "geomatch.geometry",
+    "Image": "geomatch.images",
+    "load_image": "geomatch.images",
+    "match_mutual": "geomatch.matching",
+    "MatchResult": "geomatch.pipeline",
+    "match": "geomatch.pipeline",
+    "EstimationFailure": "geomatch.types",
+    "Features": "geomatch.types",
+    "HomographyEstimate": "geomatch.types",
+    "Matches": "geomatch.types",
+}
+
+__all__ = [
+    "DIFTConfig",
+    "DIFTExtractor",
+    "EstimationFailure",
+    "Features",
+    "GeomatchError",
+    "HomographyEstimate",
+    "Image",
+    "ImageError",
+    "MatchResult",
+    "Matches",
+    "MissingDependencyError",
+    "ShapeError",
+    "WeightsError",
+    "bundled_pair",
+    "corner_error",
+    "load_image",
+    "match",
+    "match_mutual",
+    "warp_points",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'geomatch' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

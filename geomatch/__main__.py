@@ -1,0 +1,7 @@
+"""``python -m geomatch``."""
+
+import sys
+
+from geomatch.cli import main
+
+sys.exit(main())

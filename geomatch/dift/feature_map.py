@@ -1,0 +1,40 @@
+"""Feature maps of a whole image, sampled exactly."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FeatureMap:
+    """Activations of one image; every map covers all of it."""
+
+    maps: tuple[Tensor, ...]
+    """One (C, h, w) float32 tensor per layer, not normalised, on the extractor's device."""
+    image_size: tuple[int, int]
+    """(width, height) of the original image in pixels."""
+
+    def sample(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Descriptors (N, sum of C) of unit length at points (N, 2) of the original image.
+
+        Point x lies at (x + 0.5) w / width - 0.5 in a map of width w. Between
+        cells the value is bilinear, outside it is the border's. Each layer is
+        normalised, then the whole.
+        """
+        size = torch.tensor(self.image_size, dtype=torch.float64)
+        grid = ((torch.from_numpy(np.asarray(points, dtype=np.float64)) + 0.5) / size * 2 - 1).float()
+        parts = []
+        for layer in self.maps:
+            sampled = functional.grid_sample(
+                layer[None],
+                grid[None, None].to(layer.device),
+                mode="bilinear",
+                padding_mode="border",
+                align_corners=False,
+            )
+            parts.append(functional.normalize(sampled[0, :, 0].T, dim=1))
+        return functional.normalize(torch.cat(parts, dim=1), dim=1).cpu().numpy()

@@ -1,0 +1,84 @@
+"""Unconditional diffusion models in pixel space: every diffusers ``UNet2DModel``."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor
+from torch.nn import functional
+
+from geomatch.dift.capture import capture
+from geomatch.dift.config import DType
+from geomatch.errors import WeightsError
+
+
+@dataclass(frozen=True, slots=True)
+class PixelUNet:
+    """A UNet on pixels, or on n x n blocks of pixels turned into 3 n^2 channels."""
+
+    unet: UNet2DModel
+    alphas_cumprod: Tensor
+    """(T,) alpha_bar_t of the noise schedule, on the CPU."""
+    unshuffle: int
+    """n."""
+    stride: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """See `geomatch.dift.model.DiffusionModel`."""
+        return functional.pixel_unshuffle(images, self.unshuffle)
+
+    @torch.inference_mode()
+    def activations(
+        self, latents: Tensor, noise: Tensor | None, timestep: int, layers: Sequence[str]
+    ) -> list[Tensor]:
+        """See `geomatch.dift.model.DiffusionModel`."""
+        if timestep >= len(self.alphas_cumprod):
+            raise ValueError(f"timestep must be below {len(self.alphas_cumprod)}, got {timestep}")
+        signal = float(self.alphas_cumprod[timestep])
+        noisy = math.sqrt(signal) * latents
+        if noise is not None:
+            noisy = noisy + math.sqrt(1 - signal) * noise
+        parameter = next(self.unet.parameters())
+        noisy = noisy.to(parameter.device, parameter.dtype)
+        times = torch.full((len(noisy),), timestep, device=parameter.device)
+        return [output.float() for output in capture(self.unet, layers, lambda: self.unet(noisy, times))]
+
+
+def load_pixel_unet(folder: Path, unet_folder: Path, dtype: DType, device: str) -> PixelUNet:
+    """From a diffusers folder: a bare UNet, or a pipeline with ``unet`` and ``scheduler`` in it.
+
+    Without a scheduler's configuration the noise schedule is the linear one of
+    DDPM (1e-4 to 0.02 in 1000 steps).
+
+    Raises:
+        WeightsError: when the files are missing, damaged or of another network.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            unet = UNet2DModel.from_pretrained(
+                unet_folder, local_files_only=True, low_cpu_mem_usage=False, torch_dtype=getattr(torch, dtype)
+            )
+    except Exception as error:  # safetensors, torch and diffusers raise many types
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(f"{unet_folder}: cannot load the UNet2DModel there ({reason})") from error
+    channels = unet.config.in_channels
+    unshuffle = math.isqrt(channels // 3)
+    if 3 * unshuffle**2 != channels:
+        raise WeightsError(
+            f"{unet_folder}: {channels} input channels; RGB images need 3, or 3 n^2 for n x n blocks"
+        )
+    schedules = [folder / "scheduler", folder]
+    found = [place for place in schedules if (place / "scheduler_config.json").is_file()]
+    scheduler = DDPMScheduler.from_pretrained(found[0]) if found else DDPMScheduler()
+    return PixelUNet(
+        unet=unet.eval().requires_grad_(False).to(device),
+        alphas_cumprod=scheduler.alphas_cumprod,
+        unshuffle=unshuffle,
+        stride=unshuffle * 2 ** (len(unet.config.block_out_channels) - 1),
+    )

@@ -1,0 +1,60 @@
+"""Writing files whole or not at all, and arrays to and from one file."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.errors import GeomatchError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path in the folder of ``path``, renamed to it when the block succeeds.
+
+    The suffix is kept, since some writers choose the format by it.
+    """
+    target = Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner can read
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save_arrays(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays to one ``.npz`` file that says what it holds; None is left out."""
+    present = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, kind=np.asarray(kind), **present)
+
+
+def load_arrays(path: str | os.PathLike[str], kind: str) -> dict[str, NDArray[Any]]:
+    """Read what `save_arrays` wrote.
+
+    Raises:
+        GeomatchError: when the file is missing, broken or holds another kind.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
+        raise GeomatchError(f"{os.fspath(path)}: not a readable .npz file ({error})") from error
+    except Exception as error:  # zipfile raises its own
+        raise GeomatchError(f"{os.fspath(path)}: damaged .npz file ({error})") from error
+    found = str(arrays.pop("kind", "unknown"))
+    if found != kind:
+        raise GeomatchError(f"{os.fspath(path)}: expected {kind}, the file holds {found}")
+    return arrays

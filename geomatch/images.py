@@ -1,0 +1,178 @@
+"""The one way in for images: files, arrays and PIL images become RGB of 8 bits.
+
+Rules: EXIF orientation is applied unless switched off; grey is repeated to
+RGB; transparency is composited over white; 16-bit values are divided by 257;
+palettes are expanded; floating-point values must lie in [0, 1]. CMYK,
+animated, truncated and too large images, and files that are no images, are
+refused with an `ImageError` that names them.
+"""
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageOps, UnidentifiedImageError
+
+from geomatch.errors import ImageError
+from geomatch.types import check_shape
+
+MAX_PIXELS = 89_478_485
+"""Largest image accepted (Pillow's own limit against decompression bombs)."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Image:
+    """A photograph in memory."""
+
+    pixels: NDArray[np.uint8]
+    """(H, W, 3) uint8, RGB, read-only."""
+    name: str
+    """The path it came from, or a word for what was given."""
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != np.uint8:
+            raise ImageError(f"{self.name}: pixels must be uint8, got {self.pixels.dtype}")
+        check_shape("Image.pixels", self.pixels, ("H", "W", 3))
+        if self.pixels.size == 0:
+            raise ImageError(f"{self.name}: the image has no pixels")
+        pixels = np.ascontiguousarray(self.pixels).view()
+        pixels.flags.writeable = False
+        object.__setattr__(self, "pixels", pixels)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+ImageLike = Image | str | os.PathLike[str] | NDArray[Any] | PILImage.Image
+"""What the public functions accept as an image."""
+
+
+def load_image(source: ImageLike, *, apply_exif: bool = True) -> Image:
+    """Read an image by the rules of this module.
+
+    Args:
+        source: a path, an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4)
+            RGBA of uint8, uint16 or floats in [0, 1], or a PIL image. OpenCV's
+            arrays are BGR: turn them first, ``array[..., ::-1]``.
+        apply_exif: turn the picture as its EXIF orientation says. COLMAP reads
+            raw pixels, so its exporter switches this off.
+
+    Raises:
+        ImageError: when it cannot be used; the message names the source.
+    """
+    if isinstance(source, Image):
+        return source
+    if isinstance(source, np.ndarray):
+        return Image(_pixels_of_array(source, "array"), "array")
+    if isinstance(source, PILImage.Image):
+        name = str(getattr(source, "filename", "")) or "PIL image"
+        return Image(_pixels_of_pil(source, name, apply_exif), name)
+    if isinstance(source, (str, os.PathLike)):
+        return _load_file(Path(source), apply_exif)
+    raise ImageError(f"cannot use {type(source).__name__} as an image: give a path, array or PIL image")
+
+
+def _load_file(path: Path, apply_exif: bool) -> Image:
+    name = str(path)
+    if path.is_dir():
+        raise ImageError(f"{name}: is a folder, not an image")
+    if not path.exists():
+        raise ImageError(f"{name}: no such file")
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError(f"{name}: the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of damage that we report as errors
+            warnings.simplefilter("error", PILImage.DecompressionBombWarning)
+            with PILImage.open(path) as picture:
+                return Image(_pixels_of_pil(picture, name, apply_exif), name)
+    except ImageError:
+        raise
+    except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
+        raise ImageError(
+            f"{name}: has more than {MAX_PIXELS / 1e6:.0f} million pixels; reduce it first"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not an image in a known format") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on damaged data
+        raise ImageError(f"{name}: damaged or truncated image ({error})") from error
+
+
+def _pixels_of_pil(picture: PILImage.Image, name: str, apply_exif: bool) -> NDArray[np.uint8]:
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: has {width}x{height} pixels, more than {MAX_PIXELS / 1e6:.0f} million; reduce it first"
+        )
+    # phones append previews and depth maps as further frames (MPO): the first is the photograph
+    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+        raise ImageError(f"{name}: animated or multi-page image; save one frame as a file of its own")
+    if apply_exif:
+        picture = ImageOps.exif_transpose(picture)
+    mode = picture.mode
+    if mode.startswith("I") or mode == "F":  # 16 bit per channel, or floating point
+        return _pixels_of_array(np.asarray(picture), name)
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        white = PILImage.new("RGBA", layer.size, "white")
+        return np.asarray(PILImage.alpha_composite(white, layer).convert("RGB"))
+    if mode in ("1", "L", "P", "RGB"):
+        return np.asarray(picture.convert("RGB"))
+    raise ImageError(f"{name}: colour mode {mode} is not supported; convert it to RGB or grey first")
+
+
+def _pixels_of_array(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ImageError(
+            f"{name}: expected shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}"
+        )
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ImageError(f"{name}: more than {MAX_PIXELS / 1e6:.0f} million pixels; reduce it first")
+    pixels = _to_uint8(array, name)
+    if pixels.shape[2] == 4:
+        alpha = pixels[:, :, 3:].astype(np.float32) / 255
+        over = pixels[:, :, :3] * alpha + 255 * (1 - alpha)
+        pixels = np.round(over).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.kind in "iu":
+        if array.size and (array.min() < 0 or array.max() > 65535):
+            raise ImageError(f"{name}: integer values must lie in 0..65535 (16 bit)")
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all() or (array.size and (array.min() < 0 or array.max() > 1)):
+            raise ImageError(f"{name}: floating-point values must be finite and lie in [0, 1]")
+        return np.round(array * 255).astype(np.uint8)
+    raise ImageError(f"{name}: dtype {array.dtype} is not supported; use uint8, uint16 or floats in [0, 1]")
+
+
+def reduce_image(image: Image, max_side: int | None) -> Image:
+    """The image with its long side at most ``max_side`` pixels, by area averaging; None for no limit.
+
+    `geomatch.geometry.resize_points` leads from its pixels back to the original's.
+    """
+    if max_side is None or max(image.size) <= max_side:
+        return image
+    import cv2
+
+    factor = max_side / max(image.size)
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    pixels = cv2.resize(image.pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return Image(np.asarray(pixels, dtype=np.uint8), image.name)

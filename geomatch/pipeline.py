@@ -1,0 +1,248 @@
+"""From two images to a homography: detect, describe, match, estimate."""
+
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
+from geomatch.estimators import Estimator, create_estimator
+from geomatch.images import Image, ImageLike, load_image
+from geomatch.keypoints import Detector, create_detector
+from geomatch.matching import Metric, match_mutual
+from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
+from geomatch.weights import SUPERPOINT_V6, is_cached
+
+
+class Describer(Protocol):
+    """Anything that describes keypoints; `DIFTExtractor` does."""
+
+    def describe(self, image: Image, features: Features) -> Features:
+        """The same keypoints with descriptors."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MatchResult:
+    """What `match` found, and how."""
+
+    features0: Features
+    """Of image 0, with descriptors."""
+    features1: Features
+    """Of image 1."""
+    matches: Matches
+    """Best first."""
+    homography: HomographyEstimate | EstimationFailure
+    """From image 0 to image 1; false, with a reason, when there is none."""
+    seconds: dict[str, float]
+    """Wall time per stage: read, load_model, detect, describe, match, estimate."""
+    settings: dict[str, Any]
+    """Images, detector, descriptor, matching and estimator as used, as JSON can hold them."""
+
+    @property
+    def points0(self) -> NDArray[np.float32]:
+        """(M, 2) matched pixels of image 0, best match first."""
+        return self.features0.keypoints[self.matches.indices[:, 0]]
+
+    @property
+    def points1(self) -> NDArray[np.float32]:
+        """(M, 2) their partners in image 1."""
+        return self.features1.keypoints[self.matches.indices[:, 1]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``result.json``."""
+        found = self.homography
+        return {
+            "homography": found.matrix.tolist() if found else None,
+            "reason": None if found else found.reason,
+            "num_keypoints": [len(self.features0), len(self.features1)],
+            "num_matches": len(self.matches),
+            "num_inliers": found.num_inliers,
+            "seconds": {stage: round(spent, 4) for stage, spent in self.seconds.items()},
+            "settings": self.settings,
+            "versions": versions(),
+        }
+
+
+def match(
+    image0: ImageLike,
+    image1: ImageLike,
+    *,
+    detector: str | Detector | None = None,
+    descriptor: str | DIFTConfig | Describer | None = None,
+    estimator: str | Estimator = "usac_magsac",
+    metric: Metric = "cosine",
+    min_similarity: float | None = None,
+    max_ratio: float | None = None,
+    max_keypoints: int = 1000,
+    threshold: float = 3.0,
+    apply_exif: bool = True,
+) -> MatchResult:
+    """Register two photographs.
+
+    Args:
+        image0: path, RGB array or PIL image; see `geomatch.load_image`.
+        image1: likewise.
+        detector: a name (`geomatch.keypoints.detectors`) or an object. By default
+            SIFT with the embedded model, and with others SuperPoint when its
+            weights are in the cache, else SIFT.
+        descriptor: a preset (`geomatch.dift.PRESETS`), the path of a diffusers
+            folder, a `DIFTConfig` or an object. By default the embedded model:
+            ``dift-tiny`` where keypoints have scale and orientation,
+            ``dift-tiny-dense`` where not.
+        estimator: a name (`geomatch.estimators.estimators`) or an object.
+        metric: see `match_mutual`, as are the next two.
+        min_similarity: least similarity of a match.
+        max_ratio: Lowe's ratio test.
+        max_keypoints: per image, when the detector is given by name.
+        threshold: largest error of an inlier in pixels of image 1, when the
+            estimator is given by name.
+        apply_exif: turn the images as their EXIF orientation says.
+
+    Returns:
+        Everything found; ``result.homography`` is false when there is no
+        homography, which is no error.
+
+    Raises:
+        ImageError: when an image cannot be read.
+        WeightsError: when a model cannot be loaded.
+        ValueError: for options that make no sense.
+    """
+    seconds: dict[str, float] = {}
+    estimate = create_estimator(estimator, threshold) if isinstance(estimator, str) else estimator
+    describer = _describer(descriptor)
+    detect = detector if detector is not None else default_detector(describer)
+    if isinstance(detect, str):
+        detect = create_detector(detect, max_keypoints)
+    with _timed(seconds, "read"):
+        first, second = load_image(image0, apply_exif=apply_exif), load_image(image1, apply_exif=apply_exif)
+    with _timed(seconds, "detect"):
+        features0, features1 = detect.detect(first), detect.detect(second)
+    if describer is None:
+        framed = all(not len(f) or _has_frames(f) for f in (features0, features1))
+        describer = cached_extractor(PRESETS["dift-tiny" if framed else "dift-tiny-dense"])
+    with _timed(seconds, "load_model"):
+        if isinstance(describer, DIFTExtractor):
+            _ = describer.model, describer.readout
+    with _timed(seconds, "describe"):
+        if len(features0) and len(features1):
+            features0, features1 = describer.describe(first, features0), describer.describe(second, features1)
+    with _timed(seconds, "match"):
+        matches = _match(features0, features1, metric, min_similarity, max_ratio)
+    with _timed(seconds, "estimate"):
+        homography = _estimate(estimate, features0, features1, matches)
+    settings = {
+        "image0": {"name": first.name, "size": list(first.size)},
+        "image1": {"name": second.name, "size": list(second.size)},
+        "detector": record(detect),
+        "descriptor": record(describer),
+        "matching": {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio},
+        "estimator": record(estimate),
+    }
+    return MatchResult(features0, features1, matches, homography, seconds, settings)
+
+
+@lru_cache(maxsize=2)
+def cached_extractor(config: DIFTConfig) -> DIFTExtractor:
+    """One extractor per configuration, so that a second call finds the model loaded."""
+    return DIFTExtractor(config)
+
+
+def default_detector(describer: Describer | None) -> str:
+    """SIFT for the embedded model; for others SuperPoint when its weights are there."""
+    small = describer is None or (
+        isinstance(describer, DIFTExtractor) and describer.config.model == "dift-tiny"
+    )
+    return "sift" if small or not is_cached(SUPERPOINT_V6) else "superpoint"
+
+
+def dift_config(descriptor: str) -> DIFTConfig:
+    """The preset of that name, or a configuration for the folder at that path.
+
+    Raises:
+        ValueError: listing the presets, when it is neither.
+    """
+    if descriptor in PRESETS:
+        return PRESETS[descriptor]
+    if Path(descriptor).expanduser().is_dir():
+        return DIFTConfig(model=descriptor)
+    raise ValueError(
+        f"unknown descriptor {descriptor!r}; choose one of: {', '.join(PRESETS)}, "
+        "or give the folder of a diffusers model"
+    )
+
+
+def record(part: object) -> Any:
+    """A part of the pipeline as JSON can hold it: its type and fields."""
+    if is_dataclass(part) and not isinstance(part, type):
+        values = {field.name: record(getattr(part, field.name)) for field in fields(part)}
+        return {"type": type(part).__name__, **values}
+    if isinstance(part, (list, tuple)):
+        return [record(value) for value in part]
+    if part is None or isinstance(part, (bool, int, float, str)):
+        return part
+    return str(part) if isinstance(part, Path) else type(part).__name__
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that shape the numbers."""
+    found = {"python": platform.python_version()}
+    for name in ("geomatch-dift", "torch", "diffusers", "kornia", "opencv-python", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # opencv-python-headless, say
+            found[name] = "unknown"
+    return found
+
+
+def _describer(descriptor: str | DIFTConfig | Describer | None) -> Describer | None:
+    if isinstance(descriptor, str):
+        descriptor = dift_config(descriptor)
+    return cached_extractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor
+
+
+def _has_frames(features: Features) -> bool:
+    return features.scales is not None and features.orientations is not None
+
+
+def _match(
+    features0: Features,
+    features1: Features,
+    metric: Metric,
+    min_similarity: float | None,
+    max_ratio: float | None,
+) -> Matches:
+    if not len(features0) or not len(features1):
+        return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
+    if features0.descriptors is None or features1.descriptors is None:
+        raise ValueError("the descriptor returned features without descriptors")
+    return match_mutual(features0.descriptors, features1.descriptors, metric, min_similarity, max_ratio)
+
+
+def _estimate(
+    estimator: Estimator, features0: Features, features1: Features, matches: Matches
+) -> HomographyEstimate | EstimationFailure:
+    for index, features in enumerate((features0, features1)):
+        if not len(features):
+            return EstimationFailure(f"no keypoints in image {index}")
+    return estimator.estimate(
+        features0.keypoints[matches.indices[:, 0]],
+        features1.keypoints[matches.indices[:, 1]],
+        features0.image_size,
+    )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start

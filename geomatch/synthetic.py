@@ -1,0 +1,73 @@
+"""Second views of a photograph: an exact homography and another light."""
+
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.geometry import image_corners, normalize_homography
+
+Motion = Literal["upright", "rotated"]
+
+
+def random_homography(
+    rng: np.random.Generator, size: tuple[int, int], motion: Motion = "upright"
+) -> NDArray[np.float64]:
+    """A view change of a (width, height) image about its centre, (3, 3) with element [2, 2] one.
+
+    ``upright``: rotation up to 25 degrees, scale 0.6 to 1.6, stretch e^0.35, perspective 0.12.
+    ``rotated``: any rotation, scale 0.5 to 2, the same stretch and perspective.
+    """
+    turn, zoom = (25.0, (0.6, 1.6)) if motion == "upright" else (180.0, (0.5, 2.0))
+    angle, axis = np.radians(rng.uniform(-turn, turn)), rng.uniform(0, np.pi)
+    scale = np.exp(rng.uniform(*np.log(zoom)))
+    stretch = np.exp(rng.uniform(-0.35, 0.35) / 2)
+
+    def rotation(a: float) -> NDArray[np.float64]:
+        return np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
+
+    linear = rotation(angle) @ rotation(-axis) @ np.diag([stretch, 1 / stretch]) @ rotation(axis) * scale
+    view = np.eye(3)
+    view[:2, :2] = linear
+    view[2, :2] = rng.uniform(-0.12, 0.12, 2) / (np.array(size) / 2)
+    centre = image_corners(size).mean(0)
+    shift = np.eye(3)
+    shift[:2, 2] = -centre
+    back = np.eye(3)
+    back[:2, 2] = centre + rng.uniform(-0.05, 0.05, 2) * np.array(size)
+    matrix = normalize_homography(back @ view @ shift)
+    return matrix if matrix is not None else random_homography(rng, size, motion)
+
+
+def change_light(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Gamma, colour gain, a ramp of illumination, contrast, blur, noise and JPEG, all random."""
+    height, width = pixels.shape[:2]
+    x = (pixels / np.float32(255)) ** np.exp(rng.uniform(-0.5, 0.5))
+    x = x * np.exp(rng.uniform(-0.2, 0.2, 3)).astype(np.float32)
+    direction = rng.uniform(-0.5, 0.5, 2)
+    ramp = direction[0] * np.linspace(-1, 1, width)[None] + direction[1] * np.linspace(-1, 1, height)[:, None]
+    x = x * np.exp(ramp)[:, :, None].astype(np.float32)
+    x = (x - 0.5) * np.exp(rng.uniform(-0.4, 0.3)) + 0.5 + rng.uniform(-0.1, 0.1)
+    x = cv2.GaussianBlur(x.astype(np.float32), (0, 0), rng.uniform(0.3, 1.2))
+    x = x + rng.normal(0, rng.uniform(0, 0.03), x.shape)
+    lit = np.clip(x * 255, 0, 255).astype(np.uint8)
+    _, code = cv2.imencode(".jpg", lit, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 96))])
+    return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), dtype=np.uint8)
+
+
+def render_view(
+    pixels: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The image seen through a homography, with (width, height) ``size``; black where it shows nothing.
+
+    Where the view shrinks the image it is blurred first, against aliasing.
+    """
+    corners = image_corners((pixels.shape[1], pixels.shape[0]))
+    warped = cv2.perspectiveTransform(corners[None], matrix)[0]
+    before = abs(cv2.contourArea(corners.astype(np.float32)))
+    after = max(1.0, abs(cv2.contourArea(warped.astype(np.float32))))
+    shrink = np.sqrt(before / after)
+    if shrink > 1:
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), 0.5 * np.sqrt(shrink**2 - 1) + 1e-3), np.uint8)
+    return np.asarray(cv2.warpPerspective(pixels, matrix, size, flags=cv2.INTER_CUBIC), dtype=np.uint8)

@@ -1,0 +1,82 @@
+"""Correspondences without labels: one image seen twice, through a known homography and another light."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from geomatch.geometry import warp_points
+from geomatch.images import Image, load_image
+from geomatch.keypoints import OpenCVDetector
+from geomatch.synthetic import Motion, change_light, random_homography, render_view
+from geomatch.types import Features
+
+VIEW_SIZE = (640, 480)
+"""(width, height) of the made views."""
+
+
+def make_views(
+    pixels: NDArray[np.uint8], rng: np.random.Generator, motion: Motion
+) -> tuple[Image, Image, NDArray[np.float64]]:
+    """A random part of the photograph, a second view of that part, and the homography between them."""
+    width, height = VIEW_SIZE
+    rows, columns = pixels.shape[:2]
+    largest = min(columns / width, rows / height)
+    zoom = np.exp(rng.uniform(min(0.0, np.log(largest)), np.log(max(1.0, largest))))
+    zoom = min(zoom, largest)
+    left = rng.uniform(0, columns - width * zoom)
+    top = rng.uniform(0, rows - height * zoom)
+    first = np.array([[1 / zoom, 0, -left / zoom], [0, 1 / zoom, -top / zoom], [0, 0, 1]])
+    motion_matrix = random_homography(rng, VIEW_SIZE, motion)
+    view0 = change_light(rng, render_view(pixels, first, VIEW_SIZE))
+    view1 = change_light(rng, render_view(pixels, motion_matrix @ first, VIEW_SIZE))
+    return Image(view0, "view 0"), Image(view1, "view 1"), motion_matrix
+
+
+def true_pairs(
+    features0: Features, features1: Features, matrix: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """(P, 2) indices of oriented keypoints that a homography maps onto each other.
+
+    Within 2.5 px, a factor 1.6 in scale and 25 degrees in orientation; one-to-one, nearest first.
+    """
+    if not len(features0) or not len(features1):
+        return np.zeros((0, 2), np.int64)
+    assert features0.scales is not None and features0.orientations is not None
+    assert features1.scales is not None and features1.orientations is not None
+    ahead = np.stack([np.cos(features0.orientations), np.sin(features0.orientations)], axis=1)
+    here = warp_points(matrix, features0.keypoints)
+    side = warp_points(matrix, features0.keypoints + np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)) - here
+    front = warp_points(matrix, features0.keypoints + ahead) - here
+    growth = np.sqrt(np.abs(front[:, 0] * side[:, 1] - front[:, 1] * side[:, 0]))
+    angle = np.arctan2(front[:, 1], front[:, 0])
+    distance = np.linalg.norm(here[:, None] - features1.keypoints[None], axis=2)
+    with np.errstate(divide="ignore"):
+        ratio = np.abs(np.log(features0.scales * growth)[:, None] - np.log(features1.scales)[None])
+    turn = np.abs(np.angle(np.exp(1j * (angle[:, None] - features1.orientations[None]))))
+    cost = np.where((distance < 2.5) & (ratio < np.log(1.6)) & (turn < np.radians(25)), distance, np.inf)
+    rows = np.flatnonzero(np.isfinite(cost).any(1))
+    partner = cost[rows].argmin(1)
+    mutual = cost[:, partner].argmin(0) == rows
+    return np.stack([rows[mutual], partner[mutual]], axis=1).astype(np.int64)
+
+
+def image_pairs(
+    paths: Sequence[Path], views: int, seed: int, max_keypoints: int = 400, progress: bool = True
+) -> Iterator[tuple[Image, Image, Features, Features]]:
+    """For every image ``views`` pairs of views, with keypoints that correspond row by row."""
+    detector = OpenCVDetector("sift", max_keypoints=max_keypoints)
+    for index, path in enumerate(tqdm(paths, desc="pairs", unit="image", disable=not progress)):
+        pixels = load_image(path).pixels
+        for view in range(views):
+            rng = np.random.default_rng([seed, index, view])
+            motion: Motion = "upright" if view % 2 == 0 else "rotated"
+            view0, view1, matrix = make_views(pixels, rng, motion)
+            features0, features1 = detector.detect(view0), detector.detect(view1)
+            pairs = true_pairs(features0, features1, matrix)
+            if len(pairs):
+                yield view0, view1, features0[pairs[:, 0]], features1[pairs[:, 1]]
+
+

@@ -1,0 +1,218 @@
+"""What geomatch computes, as small frozen values.
+
+Coordinates are (x, y) in pixels of the original image, x right, y down; the
+centre of the first pixel is (0, 0), as in OpenCV. A homography maps image 0
+to image 1.
+"""
+
+import os
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from geomatch.errors import ShapeError
+from geomatch.files import load_arrays, save_arrays
+
+
+def check_shape(name: str, array: NDArray[Any], shape: tuple[int | str, ...]) -> None:
+    """Raise `ShapeError` unless ``array`` has ``shape``; letters stand for any length."""
+    right = array.ndim == len(shape) and all(
+        isinstance(wanted, str) or got == wanted
+        for got, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not right:
+        wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ShapeError(f"{name} must have shape ({wanted}), got {array.shape}")
+
+
+def checked(
+    name: str, value: ArrayLike, shape: tuple[int | str, ...], dtype: DTypeLike
+) -> NDArray[Any]:
+    """A read-only view of ``value`` with the given dtype, shape and only finite numbers.
+
+    Raises:
+        ShapeError: when the shape differs.
+        ValueError: when a number is NaN or infinite.
+    """
+    array = np.ascontiguousarray(value, dtype=dtype).view()
+    if array.size == 0 and "N" in shape and array.ndim != len(shape):
+        array = array.reshape([0 if isinstance(n, str) else n for n in shape])
+    check_shape(name, array, shape)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity in it")
+    array.flags.writeable = False
+    return array
+
+
+class _Record:
+    """Equality by content for the frozen values below; they are not hashable."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        return all(_same(getattr(self, name), getattr(other, name)) for name in names)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to one ``.npz`` file, whole or not at all."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        save_arrays(path, type(self).__name__, arrays)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.shape == b.shape and bool(np.array_equal(a, b))
+    return bool(a == b)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Features(_Record):
+    """Keypoints of one image and what is known at them."""
+
+    keypoints: NDArray[np.float32]
+    """(N, 2) float32, (x, y) in pixels of the original image."""
+    scores: NDArray[np.float32]
+    """(N,) float32, larger is better; comparable within one image only."""
+    image_size: tuple[int, int]
+    """(width, height) of the original image in pixels."""
+    scales: NDArray[np.float32] | None = None
+    """(N,) float32, diameter of the keypoint's neighbourhood in pixels (`cv2.KeyPoint.size`)."""
+    orientations: NDArray[np.float32] | None = None
+    """(N,) float32, radians from the x axis towards the y axis (clockwise on the screen)."""
+    descriptors: NDArray[np.float32] | None = None
+    """(N, D) float32, or None before description; rows of unit length unless their maker says so."""
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "keypoints", checked("Features.keypoints", self.keypoints, ("N", 2), np.float32))
+        n = len(self.keypoints)
+        set_(self, "scores", checked("Features.scores", self.scores, (n,), np.float32))
+        width, height = (int(side) for side in self.image_size)
+        if width < 1 or height < 1:
+            raise ValueError(f"Features.image_size must be positive, got {(width, height)}")
+        set_(self, "image_size", (width, height))
+        for name, shape in (
+            ("scales", (n,)),
+            ("orientations", (n,)),
+            ("descriptors", (n, "D")),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                set_(self, name, checked(f"Features.{name}", value, shape, np.float32))
+        if self.scales is not None and (self.scales <= 0).any():
+            raise ValueError("Features.scales must be positive")
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def __getitem__(self, index: slice | NDArray[Any] | list[int]) -> "Features":
+        """Some of the keypoints: a slice, indices or a mask."""
+
+        def take(array: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+            return None if array is None else array[index]
+
+        return Features(
+            keypoints=self.keypoints[index],
+            scores=self.scores[index],
+            image_size=self.image_size,
+            scales=take(self.scales),
+            orientations=take(self.orientations),
+            descriptors=take(self.descriptors),
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote."""
+        arrays = load_arrays(path, cls.__name__)
+        width, height = arrays.pop("image_size")
+        return cls(image_size=(int(width), int(height)), **arrays)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Matches(_Record):
+    """Index pairs into two `Features`, best first."""
+
+    indices: NDArray[np.int64]
+    """(M, 2) int64: row (i, j) says that keypoint i of image 0 matches keypoint j of image 1."""
+    similarity: NDArray[np.float32]
+    """(M,) float32, larger is better: cosine similarity, or minus the L2 distance."""
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        indices = np.asarray(self.indices)
+        if indices.size and indices.dtype.kind not in "iu":
+            raise ValueError(f"Matches.indices must be integers, got {indices.dtype}")
+        set_(self, "indices", checked("Matches.indices", indices, ("N", 2), np.int64))
+        if (self.indices < 0).any():
+            raise ValueError("Matches.indices must not be negative")
+        similarity = checked("Matches.similarity", self.similarity, (len(self),), np.float32)
+        set_(self, "similarity", similarity)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: slice | NDArray[Any] | list[int]) -> "Matches":
+        """Some of the matches: a slice, indices or a mask."""
+        return Matches(self.indices[index], self.similarity[index])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote."""
+        return cls(**load_arrays(path, cls.__name__))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class HomographyEstimate(_Record):
+    """A homography that was found; true in a condition."""
+
+    matrix: NDArray[np.float64]
+    """(3, 3) float64, maps image-0 pixels to image-1 pixels, ``matrix[2, 2] == 1``."""
+    inliers: NDArray[np.bool_]
+    """(M,) bool, one per match given."""
+
+    def __post_init__(self) -> None:
+        matrix = checked("HomographyEstimate.matrix", self.matrix, (3, 3), np.float64)
+        if matrix[2, 2] != 1:
+            raise ValueError(f"HomographyEstimate.matrix[2, 2] must be 1, got {matrix[2, 2]}")
+        object.__setattr__(self, "matrix", matrix)
+        inliers = checked("HomographyEstimate.inliers", self.inliers, ("N",), np.bool_)
+        object.__setattr__(self, "inliers", inliers)
+
+    def __bool__(self) -> Literal[True]:
+        return True
+
+    @property
+    def num_inliers(self) -> int:
+        """How many of the matches agree with the homography."""
+        return int(self.inliers.sum())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote."""
+        return cls(**load_arrays(path, cls.__name__))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class EstimationFailure(_Record):
+    """No homography; false in a condition, so that ``if estimate:`` reads right."""
+
+    reason: str
+    """Why, in words for the user."""
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    @property
+    def num_inliers(self) -> int:
+        """None agree."""
+        return 0
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote."""
+        return cls(reason=str(load_arrays(path, cls.__name__)["reason"]))

@@ -1,0 +1,87 @@
+"""Any detector of OpenCV as a geomatch detector."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from geomatch.geometry import resize_points
+from geomatch.images import Image, reduce_image
+from geomatch.keypoints.detector import check_limits, select_best
+from geomatch.types import Features
+
+_FACTORIES: dict[str, tuple[str, dict[str, Any]]] = {
+    # name: (function of cv2, arguments); limits of their own are lifted, ours apply
+    "sift": ("SIFT_create", {}),
+    "orb": ("ORB_create", {"nfeatures": 20_000}),
+    "gftt": ("GFTTDetector_create", {"maxCorners": 0, "minDistance": 3}),
+    "fast": ("FastFeatureDetector_create", {}),
+    "mser": ("MSER_create", {}),
+    "akaze": ("AKAZE_create", {}),  # gone from OpenCV 5's main package, as are the next two
+    "kaze": ("KAZE_create", {}),
+    "brisk": ("BRISK_create", {}),
+}
+
+
+def available_opencv_detectors() -> list[str]:
+    """Names of the detectors that the installed OpenCV has."""
+    return [name for name, (function, _) in _FACTORIES.items() if hasattr(cv2, function)]
+
+
+def create_feature2d(name: str) -> cv2.Feature2D:
+    """An OpenCV detector by name, without a limit on its number of keypoints.
+
+    Raises:
+        ValueError: when the installed OpenCV has none of that name, listing those it has.
+    """
+    if name not in available_opencv_detectors():
+        raise ValueError(
+            f"OpenCV {cv2.__version__} has no detector {name!r}; "
+            f"choose one of: {', '.join(available_opencv_detectors())}"
+        )
+    function, arguments = _FACTORIES[name]
+    create: Callable[..., cv2.Feature2D] = getattr(cv2, function)
+    return create(**arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCVDetector:
+    """SIFT, ORB, GFTT or any other ``cv2.Feature2D``."""
+
+    feature: str | cv2.Feature2D = "sift"
+    """A name (see `available_opencv_detectors`) or an object made with OpenCV's own options."""
+    max_keypoints: int | None = 1000
+    """Keep at most so many, the best by OpenCV's response; None for all."""
+    min_distance: float = 0.0
+    """Least distance in pixels between two keypoints; 0 keeps SIFT's several orientations at a point."""
+    max_image_side: int | None = 2048
+    """Larger images are reduced to this long side for detection, which bounds time and memory."""
+
+    def __post_init__(self) -> None:
+        check_limits(self.max_keypoints, self.min_distance)
+        if isinstance(self.feature, str):
+            create_feature2d(self.feature)  # a wrong name should not wait for the first image
+
+    def detect(self, image: Image) -> Features:
+        """Detect on the grey image."""
+        feature = create_feature2d(self.feature) if isinstance(self.feature, str) else self.feature
+        reduced = reduce_image(image, self.max_image_side)
+        grey = cv2.cvtColor(reduced.pixels, cv2.COLOR_RGB2GRAY)
+        found = feature.detect(grey, None)
+        rows = np.array(
+            [(*point.pt, point.response, point.size, point.angle) for point in found],
+            dtype=np.float64,
+        ).reshape(-1, 5)
+        sizes, angles = rows[:, 3] * (image.size[0] / reduced.size[0]), rows[:, 4]
+        oriented = len(rows) > 0 and bool((angles >= 0).all())  # OpenCV writes -1 for "none"
+        scaled = len(rows) > 0 and bool((sizes > 0).all())
+        features = Features(
+            keypoints=resize_points(rows[:, :2], reduced.size, image.size),
+            scores=rows[:, 2].astype(np.float32),
+            image_size=image.size,
+            scales=sizes.astype(np.float32) if scaled else None,
+            orientations=np.radians(angles).astype(np.float32) if oriented else None,
+        )
+        return select_best(features, self.max_keypoints, self.min_distance)

@@ -1,0 +1,225 @@
+"""SuperPoint (DeTone, Malisiewicz, Rabinovich, 2018) with free or original weights.
+
+The network and its post-processing follow rpautrat/SuperPoint, whose weights
+``superpoint_v6_from_tf.pth`` are under the MIT licence. The original weights
+of Magic Leap, under a licence for academic and non-commercial use only, come
+through transformers (`MagicLeapSuperPoint`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geomatch.errors import WeightsError
+from geomatch.geometry import resize_points
+from geomatch.images import Image, reduce_image
+from geomatch.keypoints.detector import check_limits, select_best
+from geomatch.optional import require
+from geomatch.types import Features
+from geomatch.weights import SUPERPOINT_V6, locate_weights
+
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as in the reference
+
+
+def _grey_tensor(image: Image) -> Tensor:
+    """(1, 1, H, W) in [0, 1]."""
+    rgb = torch.from_numpy(image.pixels.astype(np.float32) / 255).permute(2, 0, 1)
+    return (rgb * torch.tensor(_GREY)[:, None, None]).sum(0)[None, None]
+
+
+def _convolution(channels_in: int, channels_out: int, kernel: int, relu: bool = True) -> nn.Module:
+    block = nn.Sequential()
+    block.add_module("conv", nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2))
+    block.add_module("activation", nn.ReLU(inplace=True) if relu else nn.Identity())
+    block.add_module("bn", nn.BatchNorm2d(channels_out, eps=1e-3))
+    return block
+
+
+class SuperPointNetwork(nn.Module):
+    """The fully convolutional network; attribute names are those of the published weights."""
+
+    stride = 8
+
+    def __init__(self, channels: Sequence[int] = (64, 64, 128, 128), head: int = 256) -> None:
+        super().__init__()
+        stages = []
+        previous = 1
+        for index, width in enumerate(channels):
+            layers = [_convolution(previous, width, 3), _convolution(width, width, 3)]
+            if index + 1 < len(channels):
+                layers.append(nn.MaxPool2d(2))
+            stages.append(nn.Sequential(*layers))
+            previous = width
+        self.backbone = nn.Sequential(*stages)
+        cells = self.stride**2 + 1  # one class per pixel of a cell, and "no keypoint"
+        self.detector = nn.Sequential(
+            _convolution(previous, head, 3), _convolution(head, cells, 1, relu=False)
+        )
+        self.descriptor = nn.Sequential(
+            _convolution(previous, head, 3), _convolution(head, head, 1, relu=False)
+        )
+
+    def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
+        """Grey images (B, 1, H, W) in [0, 1] to scores (B, H', W') and unit descriptors (B, D, H'/8, W'/8).
+
+        H' and W' are H and W without the remainder of a division by 8.
+        """
+        features = self.backbone(grey)
+        scores = self.detector(features).softmax(1)[:, :-1]
+        scores = functional.pixel_shuffle(scores, self.stride)[:, 0]
+        return scores, functional.normalize(self.descriptor(features), dim=1)
+
+
+def _suppress(scores: Tensor, radius: int) -> Tensor:
+    """Keep local maxima of (B, H, W) scores; two more rounds revive those hidden by suppressed ones."""
+
+    def pool(values: Tensor) -> Tensor:
+        return functional.max_pool2d(values, 2 * radius + 1, stride=1, padding=radius)
+
+    maxima = scores == pool(scores)
+    for _ in range(2):
+        hidden = pool(maxima.float()) > 0
+        rest = scores.masked_fill(hidden, 0.0)
+        maxima = maxima | ((rest == pool(rest)) & ~hidden)
+    return scores.where(maxima, torch.zeros_like(scores))
+
+
+@dataclass(frozen=True)
+class SuperPointDetector:
+    """Keypoints of SuperPoint with the MIT weights; its own 256-d descriptors come along."""
+
+    weights: str | Path | None = None
+    """A weights file; None looks in the cache and then downloads (see `geomatch.weights`)."""
+    max_keypoints: int | None = 1000
+    """Keep at most so many, the best by score; None for all."""
+    min_distance: float = 0.0
+    """Least Euclidean distance in pixels, beside the square window of ``nms_radius``."""
+    nms_radius: int = 4
+    """Half side in pixels of the square in which a keypoint must be the maximum."""
+    detection_threshold: float = 0.005
+    """Least score; 0.005 is the reference's default."""
+    border: int = 4
+    """Pixels near the image border where no keypoint is taken."""
+    max_image_side: int | None = 2048
+    """Larger images are reduced to this long side for detection."""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_limits(self.max_keypoints, self.min_distance)
+
+    @cached_property
+    def network(self) -> SuperPointNetwork:
+        """The network, loaded on first use."""
+        return load_superpoint(self.weights).to(self.device)
+
+    def detect(self, image: Image) -> Features:
+        """Detect on the grey image and sample descriptors at the keypoints."""
+        reduced = reduce_image(image, self.max_image_side)
+        if min(reduced.size) < self.network.stride:  # no whole cell
+            keypoints, scores, descriptors = torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, 256)
+        else:
+            keypoints, scores, descriptors = self.detect_tensor(_grey_tensor(reduced).to(self.device))
+        features = Features(
+            keypoints=resize_points(keypoints.cpu().numpy(), reduced.size, image.size),
+            scores=scores.cpu().numpy(),
+            image_size=image.size,
+            descriptors=descriptors.cpu().numpy(),
+        )
+        return select_best(features, self.max_keypoints, self.min_distance)
+
+    @torch.inference_mode()
+    def detect_tensor(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From one grey image (1, 1, H, W) in [0, 1]: keypoints (N, 2), scores (N,), descriptors (N, 256).
+
+        Best first; ``max_keypoints`` is applied, resizing and ``min_distance`` are not.
+        """
+        scores, coarse = self.network(grey)
+        scores = _suppress(scores, self.nms_radius)
+        if self.border:
+            inside = torch.zeros_like(scores, dtype=torch.bool)
+            inside[:, self.border : -self.border, self.border : -self.border] = True
+            scores = scores.where(inside, torch.full_like(scores, -1.0))
+        ys, xs = torch.where(scores[0] > self.detection_threshold)
+        found = scores[0, ys, xs]
+        order = torch.sort(found, descending=True, stable=True).indices[: self.max_keypoints]
+        keypoints = torch.stack([xs, ys], dim=1)[order].float()
+        size = keypoints.new_tensor([coarse.shape[3], coarse.shape[2]]) * self.network.stride
+        grid = (keypoints + 0.5) / size * 2 - 1
+        sampled = functional.grid_sample(coarse, grid[None, None], align_corners=False)[0, :, 0].T
+        return keypoints, found[order], functional.normalize(sampled, dim=1)
+
+
+def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
+    """The network with the published weights, ready to use.
+
+    Raises:
+        WeightsError: when they are missing, damaged or of another network.
+    """
+    path = locate_weights(SUPERPOINT_V6, weights)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network = SuperPointNetwork()
+        network.load_state_dict(state)
+    except Exception as error:  # unpickling and loading raise many types
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{path} does not hold SuperPoint weights ({reason})") from error
+    return network.eval()
+
+
+@dataclass(frozen=True)
+class MagicLeapSuperPoint:
+    """SuperPoint with Magic Leap's weights through transformers.
+
+    Their licence allows academic and non-commercial use only. Needs the extra
+    ``transformers``.
+    """
+
+    weights: str = "magic-leap-community/superpoint"
+    """Hub id or local folder."""
+    max_keypoints: int | None = 1000
+    """Keep at most so many, the best by score; None for all."""
+    min_distance: float = 0.0
+    """Least Euclidean distance in pixels between keypoints."""
+    max_image_side: int | None = 2048
+    """Larger images are reduced to this long side for detection."""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_limits(self.max_keypoints, self.min_distance)
+
+    @cached_property
+    def network(self) -> Any:
+        """The transformers model, loaded on first use."""
+        transformers = require("transformers", "transformers", "SuperPoint of Magic Leap")
+        try:
+            model = transformers.SuperPointForKeypointDetection.from_pretrained(self.weights)
+        except Exception as error:  # hub, network and format errors alike
+            reason = str(error).splitlines()[0]
+            raise WeightsError(
+                f"cannot load {self.weights} ({reason}); give a local folder with config.json and "
+                "model.safetensors, or fill the Hugging Face cache while online"
+            ) from error
+        return model.eval().to(self.device)
+
+    def detect(self, image: Image) -> Features:
+        """Detect on the grey image; descriptors come along."""
+        reduced = reduce_image(image, self.max_image_side)
+        with torch.inference_mode():
+            found = self.network(_grey_tensor(reduced).expand(-1, 3, -1, -1).to(self.device))
+        valid = found.mask[0].bool()
+        # the model returns coordinates divided by (width, height) of its input
+        pixels = found.keypoints[0][valid] * found.keypoints.new_tensor(reduced.size)
+        features = Features(
+            keypoints=resize_points(pixels.cpu().numpy(), reduced.size, image.size),
+            scores=found.scores[0][valid].cpu().numpy(),
+            image_size=image.size,
+            descriptors=found.descriptors[0][valid].cpu().numpy(),
+        )
+        return select_best(features, self.max_keypoints, self.min_distance)
