@@ -1,1 +1,5 @@
-"""Benchmarks: speed now, protocols later."""
+"""Measurements, as ratios against a named alternative in one run.
+
+``python -m geomatch.benchmarks`` measures speed and memory and writes one JSON
+record under ``benchmarks/results``.
+"""

@@ -54,7 +54,7 @@ class Gate:
         check_shape("points1", p1, (len(p0), 2))
         if not threshold > 0:
             raise ValueError(f"threshold must be a positive number of pixels, got {threshold}")
-        finite = np.isfinite(p0).all(1) & np.isfinite(p1).all(1)
+        finite: NDArray[np.bool_] = np.asarray(np.isfinite(np.hstack([p0, p1])).all(axis=1))
         used0, used1 = p0[finite], p1[finite]
         dropped = len(p0) - len(used0)
         remark = f" ({dropped} of {len(p0)} had coordinates that are not finite)" if dropped else ""
@@ -79,7 +79,8 @@ class Gate:
             return EstimationFailure(reason)
         inliers = np.zeros(len(p0), dtype=np.bool_)
         inliers[finite] = np.linalg.norm(warp_points(h, used0) - used1, axis=1) <= threshold
-        return self._supported(p0, p1, inliers, finite, threshold) or HomographyEstimate(h, inliers)
+        unsupported = self._unsupported(p0, p1, inliers, finite, threshold)
+        return HomographyEstimate(h, inliers) if unsupported is None else unsupported
 
     def _implausible(self, h: Points, corners: Points, size: tuple[int, int]) -> str:
         """Why the matrix cannot be a view of the image; empty if it can."""
@@ -104,7 +105,7 @@ class Gate:
             return f"the homography is nearly singular (condition number {condition:.0f})"
         return ""
 
-    def _supported(
+    def _unsupported(
         self,
         p0: Points,
         p1: Points,

@@ -53,7 +53,7 @@ class KorniaEstimator:
         }
         if modern:
             options |= {"seed": self.seed, "score_type": "msac", "prosac_sampling": False}
-        ransac = RANSAC("homography", **options)  # type: ignore[arg-type]
+        ransac = RANSAC("homography", **options)
         devices = [self.device] if self.device.startswith("cuda") else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.seed)

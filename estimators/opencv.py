@@ -69,4 +69,4 @@ class OpenCVEstimator:
             )
         except cv2.error:  # some methods raise on degenerate input, others return None
             return None
-        return matrix
+        return None if matrix is None else np.asarray(matrix, dtype=np.float64)

@@ -30,8 +30,12 @@ def app() -> None:
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help="Write result.json, matches.npz, matches.png and overlay.png here.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
-@click.option("--detector", metavar="NAME", help="sift, grid, superpoint, orb, ... [default: by the descriptor]")
-@click.option("--descriptor", metavar="NAME", help="dift-tiny, dift-tiny-dense, or the folder of a diffusers model.")
+@click.option(
+    "--detector", metavar="NAME", help="sift, grid, superpoint, orb, ... [default: by the descriptor]"
+)
+@click.option(
+    "--descriptor", metavar="NAME", help="dift-tiny, dift-tiny-dense, or the folder of a diffusers model."
+)
 @click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
               help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib.")  # fmt: skip
 @click.option("--max-keypoints", type=int, default=1000, show_default=True, help="Per image.")

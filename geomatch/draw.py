@@ -24,11 +24,11 @@ def draw_matches(image0: Image, image1: Image, result: MatchResult) -> NDArray[n
     chosen = chosen[:MAX_LINES]
     points0 = resize_points(result.points0[chosen], image0.size, small0.size)
     points1 = resize_points(result.points1[chosen], image1.size, small1.size)
-    canvas = cv2.drawMatches(
+    canvas = cv2.drawMatches(  # type: ignore[call-overload]  # the stubs know no None
         small0.pixels,
-        cv2.KeyPoint.convert(points0.reshape(-1, 1, 2)),
+        [cv2.KeyPoint(x, y, 1.0) for x, y in points0.tolist()],
         small1.pixels,
-        cv2.KeyPoint.convert(points1.reshape(-1, 1, 2)),
+        [cv2.KeyPoint(x, y, 1.0) for x, y in points1.tolist()],
         [cv2.DMatch(index, index, 0.0) for index in range(len(chosen))],
         None,
         matchColor=(60, 220, 90) if result.homography else (230, 80, 70),

@@ -48,7 +48,7 @@ def load_arrays(path: str | os.PathLike[str], kind: str) -> dict[str, NDArray[An
         GeomatchError: when the file is missing, broken or holds another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
         raise GeomatchError(f"{os.fspath(path)}: not a readable .npz file ({error})") from error

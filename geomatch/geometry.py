@@ -52,7 +52,7 @@ def normalize_homography(matrix: ArrayLike) -> NDArray[np.float64] | None:
 
 
 def resize_points(
-    points: NDArray[np.float32], size: tuple[int, int], new_size: tuple[int, int]
+    points: NDArray[np.floating], size: tuple[int, int], new_size: tuple[int, int]
 ) -> NDArray[np.float32]:
     """Where points (N, 2) of a (width, height) image lie after it is resized to another size.
 
@@ -60,12 +60,10 @@ def resize_points(
     The same rule leads from an image to a feature map that covers it.
     """
     factor = np.array([new_size[0] / size[0], new_size[1] / size[1]])
-    return ((points.astype(np.float64) + 0.5) * factor - 0.5).astype(np.float32)
+    return np.asarray((points.astype(np.float64) + 0.5) * factor - 0.5, dtype=np.float32)
 
 
-def resize_homography(
-    size: tuple[int, int], new_size: tuple[int, int]
-) -> NDArray[np.float64]:
+def resize_homography(size: tuple[int, int], new_size: tuple[int, int]) -> NDArray[np.float64]:
     """`resize_points` as a matrix."""
     sx, sy = new_size[0] / size[0], new_size[1] / size[1]
     return np.array([[sx, 0.0, (sx - 1) / 2], [0.0, sy, (sy - 1) / 2], [0.0, 0.0, 1.0]])

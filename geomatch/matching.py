@@ -46,13 +46,14 @@ def match_mutual(
     [[0, 2], [1, 1], [2, 0]]
     """
     check_shape("descriptors0", descriptors0, ("N0", "D"))
-    check_shape("descriptors1", descriptors1, ("N1", descriptors0.shape[1]))
+    empty = len(descriptors0) == 0 or len(descriptors1) == 0  # of unknown width, perhaps
+    check_shape("descriptors1", descriptors1, ("N1", "D" if empty else descriptors0.shape[1]))
     if metric not in ("cosine", "l2"):
         raise ValueError(f"metric must be 'cosine' or 'l2', got {metric!r}")
     if max_ratio is not None and not 0 < max_ratio <= 1:
         raise ValueError(f"max_ratio must lie in (0, 1], got {max_ratio}")
     a, b = _tensor("descriptors0", descriptors0), _tensor("descriptors1", descriptors1)
-    if len(a) == 0 or len(b) == 0:
+    if empty:
         return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
     with torch.inference_mode():
         forward, backward, ratio = _nearest(a, b, metric, max_ratio is not None)
@@ -145,7 +146,7 @@ def _similarity(a: Tensor, b: Tensor, first: Tensor, second: Tensor, metric: Met
     """Of the pairs found, in double precision and in blocks."""
     parts = []
     rows = max(1, CHUNK_BYTES // (32 * max(1, a.shape[1])))
-    for i, j in zip(first.split(rows), second.split(rows), strict=True):
+    for i, j in zip(torch.split(first, rows), torch.split(second, rows), strict=True):
         x, y = a[i].double(), b[j].double()
         if metric == "cosine":
             part = (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))

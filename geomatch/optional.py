@@ -16,6 +16,5 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{purpose} needs the package '{module}'; install it with: "
-            f"pip install 'geomatch-dift[{extra}]'"
+            f"{purpose} needs the package '{module}'; install it with: pip install 'geomatch-dift[{extra}]'"
         ) from error

@@ -1,6 +1,5 @@
 """From two images to a homography: detect, describe, match, estimate."""
 
-
 import platform
 import time
 from collections.abc import Iterator

@@ -19,17 +19,14 @@ from geomatch.files import load_arrays, save_arrays
 def check_shape(name: str, array: NDArray[Any], shape: tuple[int | str, ...]) -> None:
     """Raise `ShapeError` unless ``array`` has ``shape``; letters stand for any length."""
     right = array.ndim == len(shape) and all(
-        isinstance(wanted, str) or got == wanted
-        for got, wanted in zip(array.shape, shape, strict=True)
+        isinstance(wanted, str) or got == wanted for got, wanted in zip(array.shape, shape, strict=True)
     )
     if not right:
         wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         raise ShapeError(f"{name} must have shape ({wanted}), got {array.shape}")
 
 
-def checked(
-    name: str, value: ArrayLike, shape: tuple[int | str, ...], dtype: DTypeLike
-) -> NDArray[Any]:
+def checked(name: str, value: ArrayLike, shape: tuple[int | str, ...], dtype: DTypeLike) -> NDArray[Any]:
     """A read-only view of ``value`` with the given dtype, shape and only finite numbers.
 
     Raises:
@@ -66,8 +63,8 @@ class _Record:
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return a.shape == b.shape and bool(np.array_equal(a, b))
-    return bool(a == b)
+        return np.array_equal(a, b)
+    return a is b if a is None or b is None else bool(a == b)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -24,7 +24,7 @@ class WeightsFile:
     url: str
     licence: str
     sha256: str | None
-    """Known checksum in hexadecimal. When None, that of the first download is kept and held against later reads."""
+    """Known checksum in hexadecimal; when None, that of the first download binds later reads."""
 
 
 SUPERPOINT_V6 = WeightsFile(

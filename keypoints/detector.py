@@ -25,9 +25,7 @@ def check_limits(max_keypoints: int | None, min_distance: float) -> None:
         raise ValueError(f"min_distance must be 0 or more pixels, got {min_distance}")
 
 
-def select_best(
-    features: Features, max_keypoints: int | None = None, min_distance: float = 0.0
-) -> Features:
+def select_best(features: Features, max_keypoints: int | None = None, min_distance: float = 0.0) -> Features:
     """Best first, none nearer than ``min_distance`` pixels to a better one, at most ``max_keypoints``.
 
     Equal scores keep the order they came in.
@@ -39,9 +37,7 @@ def select_best(
     return features[order[:max_keypoints]]
 
 
-def _spread(
-    points: NDArray[np.float32], distance: float, limit: int | None
-) -> NDArray[np.int64]:
+def _spread(points: NDArray[np.float32], distance: float, limit: int | None) -> NDArray[np.int64]:
     """Indices kept when points are taken in order unless one taken lies nearer than ``distance``."""
     cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
     kept: list[int] = []

@@ -145,9 +145,7 @@ class DIFTExtractor:
         return [layer / config.ensemble_size for layer in total]
 
 
-def dense_size(
-    size: tuple[int, int], rule: int | tuple[int, int] | None, stride: int
-) -> tuple[int, int]:
+def dense_size(size: tuple[int, int], rule: int | tuple[int, int] | None, stride: int) -> tuple[int, int]:
     """(width, height) at which an image enters the network: the rule, rounded to multiples of ``stride``."""
     if isinstance(rule, tuple):
         width, height = float(rule[0]), float(rule[1])

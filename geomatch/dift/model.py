@@ -18,8 +18,10 @@ EMBEDDED = ("dift-tiny",)
 class DiffusionModel(Protocol):
     """A diffusion model whose inner activations can be read."""
 
-    stride: int
-    """Image sides must be multiples of it."""
+    @property
+    def stride(self) -> int:
+        """Image sides must be multiples of it."""
+        ...
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to what the UNet works on."""

@@ -12,6 +12,7 @@ PRESETS: dict[str, DIFTConfig] = {
         noise=False,
         sampling="patch",
         image_size=2048,
+        patch_scale=11.0,
         readout=True,
     ),
     "dift-tiny-dense": DIFTConfig(
@@ -22,4 +23,4 @@ PRESETS: dict[str, DIFTConfig] = {
         image_size=1024,
     ),
 }
-"""Settings by name: ``dift-tiny`` for keypoints with scale and orientation, ``dift-tiny-dense`` for others."""
+"""By name: ``dift-tiny`` for keypoints with scale and orientation, ``dift-tiny-dense`` for others."""

@@ -36,7 +36,7 @@ class CropSource:
 
     def _crop(self, rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
         group = self.photos if rng.random() < PHOTO_SHARE or not self.textures else self.textures
-        pyramid = group[rng.integers(len(group))]
+        pyramid = group[int(rng.integers(len(group)))]
         height, width = pyramid[0].shape[:2]
         largest = min(height, width) / (side * 1.45)  # the rotated crop stays inside
         scale = float(np.exp(rng.uniform(0.0, np.log(max(1.0, largest)))))

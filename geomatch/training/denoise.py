@@ -120,7 +120,7 @@ def train_denoiser(
             predicted = unet(noisy, timesteps).sample
         loss = functional.mse_loss(predicted.float(), noise)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimiser.step()
         schedule.step()

@@ -35,18 +35,18 @@ def make_views(
     return Image(view0, "view 0"), Image(view1, "view 1"), motion_matrix
 
 
-def true_pairs(
-    features0: Features, features1: Features, matrix: NDArray[np.float64]
-) -> NDArray[np.int64]:
+def true_pairs(features0: Features, features1: Features, matrix: NDArray[np.float64]) -> NDArray[np.int64]:
     """(P, 2) indices of oriented keypoints that a homography maps onto each other.
 
     Within 2.5 px, a factor 1.6 in scale and 25 degrees in orientation; one-to-one, nearest first.
     """
     if not len(features0) or not len(features1):
         return np.zeros((0, 2), np.int64)
-    assert features0.scales is not None and features0.orientations is not None
-    assert features1.scales is not None and features1.orientations is not None
-    ahead = np.stack([np.cos(features0.orientations), np.sin(features0.orientations)], axis=1)
+    scales0, scales1 = features0.scales, features1.scales
+    angles0, angles1 = features0.orientations, features1.orientations
+    if scales0 is None or scales1 is None or angles0 is None or angles1 is None:
+        raise ValueError("the keypoints need scale and orientation")
+    ahead = np.stack([np.cos(angles0), np.sin(angles0)], axis=1)
     here = warp_points(matrix, features0.keypoints)
     side = warp_points(matrix, features0.keypoints + np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)) - here
     front = warp_points(matrix, features0.keypoints + ahead) - here
@@ -54,8 +54,8 @@ def true_pairs(
     angle = np.arctan2(front[:, 1], front[:, 0])
     distance = np.linalg.norm(here[:, None] - features1.keypoints[None], axis=2)
     with np.errstate(divide="ignore"):
-        ratio = np.abs(np.log(features0.scales * growth)[:, None] - np.log(features1.scales)[None])
-    turn = np.abs(np.angle(np.exp(1j * (angle[:, None] - features1.orientations[None]))))
+        ratio = np.abs(np.log(scales0 * growth)[:, None] - np.log(scales1)[None])
+    turn = np.abs(np.angle(np.exp(1j * (angle[:, None] - angles1[None]))))
     cost = np.where((distance < 2.5) & (ratio < np.log(1.6)) & (turn < np.radians(25)), distance, np.inf)
     rows = np.flatnonzero(np.isfinite(cost).any(1))
     partner = cost[rows].argmin(1)
@@ -78,5 +78,3 @@ def image_pairs(
             pairs = true_pairs(features0, features1, matrix)
             if len(pairs):
                 yield view0, view1, features0[pairs[:, 0]], features1[pairs[:, 1]]
-
-

@@ -112,8 +112,8 @@ def model_card(
         [
             "# dift-tiny",
             "",
-            "A small denoising diffusion model in pixel space (diffusers `UNet2DModel`, 2 x 2 pixel blocks as",
-            "channels, no attention), whose activations serve as image descriptors, with a read-out",
+            "A small denoising diffusion model in pixel space (diffusers `UNet2DModel`, 2 x 2 pixel",
+            "blocks as channels, no attention), whose activations serve as descriptors, with a read-out",
             f"(mean and projection to {READOUT_DIMENSION} dimensions) fitted in closed form.",
             "",
             "Made by `geomatch train`. The weights are released under the MIT licence of the code, as far as",

@@ -41,7 +41,7 @@ class TrainingImage:
 def listed_images() -> list[TrainingImage]:
     """Every image of the recipe, in the order of the list."""
     source = importlib.resources.files("geomatch.training") / "images.tsv"
-    with source.open(newline="", encoding="utf-8") as file:
+    with source.open(encoding="utf-8") as file:
         rows = csv.DictReader(file, delimiter="\t")
         return [
             TrainingImage(

@@ -1,0 +1,14 @@
+"""``make bench``."""
+
+import argparse
+from pathlib import Path
+
+from geomatch.benchmarks.record import write_record
+from geomatch.benchmarks.speed import measure
+
+parser = argparse.ArgumentParser(prog="python -m geomatch.benchmarks", description=measure.__doc__)
+parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the record")
+parser.add_argument("--repeats", type=int, default=5, help="runs per figure, of which the median counts")
+options = parser.parse_args()
+rows = measure(options.repeats)
+print(f"wrote {write_record(options.out, 'speed', rows, {'repeats': options.repeats})}")

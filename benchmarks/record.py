@@ -1,0 +1,43 @@
+"""One JSON file per run: where and with what it was measured, and the rows."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from geomatch.files import replacing
+from geomatch.pipeline import versions
+
+
+def write_record(
+    folder: Path, suite: str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+) -> Path:
+    """Write ``folder/<version>/<suite>--<machine>--cpu.json`` and return its path."""
+    machine = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
+    path = folder / version("geomatch-dift") / f"{suite}--{machine}--cpu.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "metadata": {
+            "versions": versions(),
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "settings": dict(settings),
+        },
+        "results": [dict(row) for row in rows],
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,154 @@
+"""Time and memory of the whole path and of the matcher, beside OpenCV's."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+import geomatch
+from geomatch.images import Image, load_image
+from geomatch.matching import match_mutual
+
+KEYPOINTS = 1000
+SIZES = ((1000, 128), (3000, 128), (3000, 640), (3000, 1280))
+"""Rows per image and dimensions for the matcher."""
+
+Row = dict[str, Any]
+
+
+def measure(repeats: int) -> list[Row]:
+    """Time geomatch on the bundled 640x480 pair with 1000 keypoints, beside SIFT; and the matcher."""
+    rows = [*pipeline_rows(repeats), *process_rows(repeats), *matcher_rows(repeats)]
+    for row in rows:
+        beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x" if row.get("ratio") else ""
+        print(f"{row['name']:<44} {row['value']:>9.3f} {row['unit']}{beside}", flush=True)
+    return rows
+
+
+def pipeline_rows(repeats: int) -> list[Row]:
+    """A warm process on the bundled pair, stage by stage, beside SIFT with BFMatcher and MAGSAC++."""
+    pair = geomatch.bundled_pair()
+    first, second = load_image(pair.image0), load_image(pair.image1)
+    geomatch.match(first, second, max_keypoints=KEYPOINTS)
+    runs = [geomatch.match(pair.image0, pair.image1, max_keypoints=KEYPOINTS) for _ in range(repeats)]
+    total = statistics.median(sum(run.seconds.values()) for run in runs)
+    sift = [_sift_pair(first, second) for _ in range(repeats)]
+    rows = [_row("warm pair, end to end", total, "s", "OpenCV SIFT", statistics.median(map(sum, sift)))]
+    beside = {"detect": 0, "describe": 1, "match": 2, "estimate": 3}
+    for stage in runs[0].seconds:
+        value = statistics.median(run.seconds[stage] for run in runs)
+        other = statistics.median(run[beside[stage]] for run in sift) if stage in beside else None
+        rows.append(_row(f"warm pair, stage {stage}", value, "s", "OpenCV SIFT", other))
+    return rows
+
+
+def _sift_pair(first: Image, second: Image) -> tuple[float, float, float, float]:
+    """Seconds of detection, description, cross-checked matching and estimation with OpenCV alone."""
+    sift = cv2.SIFT_create(nfeatures=KEYPOINTS)  # type: ignore[attr-defined]
+    greys = [cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY) for image in (first, second)]
+    marks = [time.perf_counter()]
+    points = [sift.detect(grey, None) for grey in greys]
+    marks.append(time.perf_counter())
+    described = [sift.compute(grey, kept) for grey, kept in zip(greys, points, strict=True)]
+    marks.append(time.perf_counter())
+    found = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(described[0][1], described[1][1])
+    marks.append(time.perf_counter())
+    p0 = np.array([described[0][0][m.queryIdx].pt for m in found])
+    p1 = np.array([described[1][0][m.trainIdx].pt for m in found])
+    cv2.findHomography(p0, p1, cv2.USAC_MAGSAC, 3.0, None, 100_000, 0.9999)
+    marks.append(time.perf_counter())
+    a, b, c, d = np.diff(marks).tolist()
+    return a, b, c, d
+
+
+def process_rows(repeats: int) -> list[Row]:
+    """The shell command from a cold start with its peak memory, and the import alone."""
+    pair = geomatch.bundled_pair()
+    with tempfile.TemporaryDirectory() as out:
+        command = [
+            sys.executable,
+            "-m",
+            "geomatch",
+            "match",
+            str(pair.image0),
+            str(pair.image1),
+            "--out",
+            out,
+        ]
+        cold = [_run(command) for _ in range(max(1, repeats // 2))]
+    bare = [_run([sys.executable, "-c", "pass"])[0] for _ in range(repeats)]
+    imports = [_run([sys.executable, "-c", "import geomatch"])[0] for _ in range(repeats)]
+    return [
+        _row("cold shell command with pictures", statistics.median(run[0] for run in cold), "s"),
+        _row("its peak memory", max(run[1] for run in cold), "MiB"),
+        _row("import geomatch", statistics.median(imports) - statistics.median(bare), "s"),
+    ]
+
+
+def _run(command: list[str]) -> tuple[float, float]:
+    """Seconds and peak resident MiB of one process."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def matcher_rows(repeats: int) -> list[Row]:
+    """Exact mutual matching beside ``cv2.BFMatcher(NORM_L2, crossCheck=True)`` on equal input."""
+    rows = []
+    for count, dimension in SIZES:
+        a, b = _descriptors(count, dimension)
+        runs = repeats if count * dimension < 1_000_000 else 1
+        ours = _median(lambda a=a, b=b: match_mutual(a, b), repeats)  # type: ignore[misc]
+        matcher = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True)
+        theirs = _median(lambda m=matcher, a=a, b=b: m.match(a, b), runs)  # type: ignore[misc]
+        same = {tuple(pair) for pair in match_mutual(a, b).indices.tolist()} == {
+            (m.queryIdx, m.trainIdx) for m in matcher.match(a, b)
+        }
+        row = _row(f"match {count} x {count} x {dimension}", ours, "s", "cv2.BFMatcher", theirs)
+        rows.append(row | {"identical_matches": same})
+    return rows
+
+
+def _descriptors(count: int, dimension: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Unit rows, and a noisy permutation of them."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(0, 1, (count, dimension))
+    b = a[rng.permutation(count)] + rng.normal(0, 0.7, (count, dimension))
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
+    return unit[0].astype(np.float32), unit[1].astype(np.float32)
+
+
+def _median(call: Callable[[], object], repeats: int) -> float:
+    call()  # warm up
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _row(
+    name: str, value: float, unit: str, alternative: str | None = None, other: float | None = None
+) -> Row:
+    """``ratio`` is the alternative's time over ours: above 1 ours is faster."""
+    row: Row = {"name": name, "value": round(value, 5), "unit": unit}
+    if other is not None:
+        row |= {
+            "alternative": alternative,
+            "alternative_value": round(other, 5),
+            "ratio": round(other / value, 3),
+        }
+    return row

@@ -1,0 +1,201 @@
+"""The command line as a user meets it: output, exit codes, one-line errors."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+import geomatch
+from geomatch.cli import app, main
+
+PAIR = geomatch.bundled_pair()
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_match_prints_a_summary_and_writes_files(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("match", PAIR.image0, PAIR.image1, "--out", tmp_path / "out")
+    assert code == 0
+    assert "homography" in out
+    assert "sift" in out
+    assert "dift-tiny (patch, t=20)" in out
+    assert str(tmp_path / "out" / "overlay.png") in out
+    assert err == ""
+
+
+def test_json_is_alone_on_the_screen(run: Run) -> None:
+    code, out, _ = run("match", PAIR.image0, PAIR.image1, "--json", "--max-keypoints", 300)
+    content = json.loads(out)
+    assert code == 0
+    assert np.array(content["homography"]).shape == (3, 3)
+    assert max(content["num_keypoints"]) <= 300
+
+
+def test_demo(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("demo", "--out", tmp_path)
+    assert code == 0
+    assert "mean corner error" in out
+    assert "CC BY 4.0" in out
+    assert {"matches.png", "overlay.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_descriptor_options_reach_the_settings(run: Run) -> None:
+    code, out, _ = run(
+        "match", PAIR.image0, PAIR.image1, "--json", "--detector", "grid", "--descriptor", "dift-tiny-dense",
+        "--layers", "up_blocks.0,up_blocks.1", "--timestep", 60, "--image-size", 320, "--seed", 4,
+        "--max-keypoints", 400, "--estimator", "ransac", "--threshold", 5, "--min-similarity", 0.2,
+    )  # fmt: skip
+    settings = json.loads(out)["settings"]
+    assert code in (0, 1)
+    config = settings["descriptor"]["config"]
+    assert config["layers"] == ["up_blocks.0", "up_blocks.1"]
+    assert (config["timestep"], config["image_size"], config["seed"]) == (60, 320, 4)
+    assert settings["detector"]["max_keypoints"] == 400
+    assert settings["estimator"]["threshold"] == 5
+    assert settings["matching"]["min_similarity"] == 0.2
+
+
+def images(folder: Path) -> dict[str, tuple[Path, int, str]]:
+    """Name: path, exit code against the bundled image, words of the message."""
+    photo = PILImage.open(PAIR.image1)
+    grey = np.asarray(photo.convert("L"))
+    data = PAIR.image1.read_bytes()
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "truncated.jpg").write_bytes(data[: len(data) // 2])
+    (folder / "text.png").write_text("not a picture")
+    PILImage.fromarray(np.zeros((1, 1, 3), np.uint8)).save(folder / "dot.png")
+    PILImage.fromarray(np.full((300, 400, 3), 90, np.uint8)).save(folder / "uniform.png")
+    PILImage.fromarray(grey.astype(np.uint16) * 257).save(folder / "deep.png")
+    photo.convert("RGBA").save(folder / "alpha.png")
+    photo.quantize(200).save(folder / "palette.png")
+    turned = photo.transpose(PILImage.Transpose.ROTATE_90)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(folder / "turned.jpg", exif=exif, quality=95)
+    return {
+        "missing": (folder / "missing.png", 2, "no such file"),
+        "folder": (folder, 2, "is a folder"),
+        "empty": (folder / "empty.png", 2, "empty"),
+        "truncated": (folder / "truncated.jpg", 2, "truncated"),
+        "text": (folder / "text.png", 2, "not an image"),
+        "dot": (folder / "dot.png", 1, "no keypoints"),
+        "uniform": (folder / "uniform.png", 1, "no keypoints"),
+        "deep": (folder / "deep.png", 0, ""),
+        "alpha": (folder / "alpha.png", 0, ""),
+        "palette": (folder / "palette.png", 0, ""),
+        "turned": (folder / "turned.jpg", 0, ""),
+    }
+
+
+def test_bad_and_unusual_images(run: Run, tmp_path: Path) -> None:
+    for name, (path, expected, words) in images(tmp_path).items():
+        code, out, err = run("match", PAIR.image0, path, "--json")
+        assert code == expected, name
+        if code == 2:
+            assert out == ""
+            assert err.count("\n") == 1
+            assert err.startswith("geomatch: ")
+            assert words in err
+            assert path.name in err
+            continue
+        content = json.loads(out)
+        if code == 1:
+            assert content["homography"] is None
+            assert words in content["reason"]
+        else:
+            error = geomatch.corner_error(content["homography"], PAIR.homography, (640, 480))
+            assert error < 3, name
+
+
+@pytest.mark.slow
+def test_very_large_image(run: Run, tmp_path: Path) -> None:
+    for index, path in enumerate((PAIR.image0, PAIR.image1)):
+        PILImage.open(path).resize((8000, 6000)).save(tmp_path / f"{index}.jpg")
+    code, out, _ = run("match", tmp_path / "0.jpg", tmp_path / "1.jpg", "--json", "--out", tmp_path / "out")
+    assert code == 0
+    scale = np.diag([12.5, 12.5, 1.0])
+    scale[:2, 2] = 5.75
+    truth = scale @ PAIR.homography @ np.linalg.inv(scale)
+    assert geomatch.corner_error(json.loads(out)["homography"], truth, (8000, 6000)) < 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["match", "a.png"], "Missing argument 'IMAGE1'"),
+        (["match", PAIR.image0, PAIR.image1, "--detector", "siftt"], "unknown detector 'siftt'; choose"),
+        (["match", PAIR.image0, PAIR.image1, "--estimator", "magic"], "unknown estimator 'magic'; choose"),
+        (["match", PAIR.image0, PAIR.image1, "--descriptor", "none"], "unknown descriptor 'none'; choose"),
+        (["match", PAIR.image0, PAIR.image1, "--max-keypoints", "0"], "max_keypoints must be at least 1"),
+        (["match", PAIR.image0, PAIR.image1, "--max-keypoints", "many"], "not a valid integer"),
+        (["match", PAIR.image0, PAIR.image1, "--threshold", "-1"], "threshold must be a positive"),
+        (["match", PAIR.image0, PAIR.image1, "--timestep", "5"], "fitted with timestep=20"),
+        (["match", PAIR.image0, PAIR.image1, "--detector", "superpoint"], "superpoint_v6_from_tf.pth"),
+        (["match", PAIR.image0, PAIR.image1, "--device", "cuda:99"], "cuda"),
+        (["matsch"], "No such command 'matsch'"),
+        (["match", PAIR.image0, PAIR.image1, "--nonsense"], "No such option"),
+    ],
+    ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line_and_code_2(run: Run, arguments: list[object], words: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert words.lower() in err.lower()
+
+
+def test_unwritable_output_is_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = run("match", PAIR.image0, PAIR.image1, "--out", tmp_path / "file")
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+def test_help_and_version(run: Run) -> None:
+    assert run("--version")[:2] == (0, "geomatch, version 0.1.0\n")
+    for name, command in app.commands.items():
+        assert command.help, name
+        code, _, _ = run(name, "--help")
+        assert code == 0
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                assert getattr(parameter, "help", None), (name, parameter.name)
+
+
+def test_every_command_is_in_the_readme() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for name in app.commands:
+        assert f"geomatch {name}" in readme
+
+
+def test_interrupting_is_not_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(geomatch, "match", interrupt)
+    code, _, err = run("match", PAIR.image0, PAIR.image1)
+    assert code == 130
+    assert err.strip() == "geomatch: interrupted"
+
+
+def test_exit_codes_reach_the_shell(tmp_path: Path) -> None:
+    PILImage.fromarray(np.full((50, 50, 3), 9, np.uint8)).save(tmp_path / "flat.png")
+    for second, code in ((PAIR.image1, 0), (tmp_path / "flat.png", 1), (tmp_path / "no.png", 2)):
+        command = [sys.executable, "-m", "geomatch", "match", str(PAIR.image0), str(second)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,380 @@
+"""The extractor on small made-up UNets: exact geometry, early stop, determinism, errors."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
+from geomatch.dift import PRESETS, FeatureMap, ReadOut
+from geomatch.dift.capture import capture, find_layer
+from geomatch.dift.extractor import dense_size
+from geomatch.dift.fit import fit_readout
+from geomatch.dift.patches import cut_patches
+
+
+def small_unet(channels: int = 3, attention: bool = False) -> UNet2DModel:
+    torch.manual_seed(0)
+    kind = "Attn" if attention else ""
+    return UNet2DModel(
+        sample_size=32,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=1,
+        block_out_channels=(8, 16, 16),
+        down_block_types=("DownBlock2D", f"{kind}DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", f"{kind}UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=4,
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    small_unet().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def config(folder: Path) -> DIFTConfig:
+    return DIFTConfig(model=str(folder), timestep=41, layers=("up_blocks.1",), image_size=None)
+
+
+@pytest.fixture(scope="module")
+def image() -> Image:
+    return Image(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8), "noise")
+
+
+def keypoints(image: Image, n: int = 20, frames: bool = False) -> Features:
+    rng = np.random.default_rng(1)
+    points = rng.uniform(0, 1, (n, 2)) * (np.array(image.size) - 1)
+    scales, turns = (rng.uniform(2, 8, n), rng.uniform(0, 6, n)) if frames else (None, None)
+    return Features(points, np.ones(n), image.size, scales, turns)
+
+
+@pytest.mark.parametrize(
+    "layers", [("up_blocks.0",), ("up_blocks.2", "down_blocks.0.resnets.0", "mid_block")]
+)
+@pytest.mark.parametrize("attention", [False, True])
+def test_maps_are_the_activations_of_a_plain_forward_pass(
+    layers: tuple[str, ...], attention: bool, image: Image, tmp_path: Path
+) -> None:
+    unet = small_unet(attention=attention)
+    unet.save_pretrained(tmp_path)
+    seen: dict[str, torch.Tensor] = {}
+    for name in layers:
+
+        def keep(module: object, inputs: object, output: object, name: str = name) -> None:
+            seen[name] = output[0] if isinstance(output, tuple) else output  # type: ignore[assignment]
+
+        unet.get_submodule(name).register_forward_hook(keep)
+    clean = torch.from_numpy(image.pixels / np.float32(127.5) - 1).permute(2, 0, 1)[None]
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
+    noisy = DDPMScheduler().add_noise(clean, noise, torch.tensor([41]))
+    with torch.no_grad():
+        unet(noisy, 41)
+    maps = DIFTExtractor(DIFTConfig(str(tmp_path), 41, layers, image_size=None)).dense(image, [noise]).maps
+    for name, layer in zip(layers, maps, strict=True):
+        torch.testing.assert_close(layer, seen[name][0], rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_runs_after_the_last_wanted_layer() -> None:
+    unet = small_unet()
+    ran: list[str] = []
+    for name in ("mid_block", "up_blocks.0", "up_blocks.1", "conv_out"):
+        unet.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    with torch.no_grad():
+        capture(unet, ["down_blocks.1", "up_blocks.0"], lambda: unet(torch.zeros(1, 3, 32, 32), 0))
+        assert ran == ["mid_block", "up_blocks.0"]
+        assert not any(module._forward_hooks for module in unet.down_blocks)
+        with pytest.raises(RuntimeError, match=r"shape|channels"):  # a true error is not swallowed
+            capture(unet, ["up_blocks.0"], lambda: unet(torch.zeros(1, 5, 32, 32), 0))
+
+
+def test_unknown_and_silent_layers() -> None:
+    unet = small_unet()
+    with pytest.raises(ValueError, match=r"unknown layer 'up_blocks.7': up_blocks has 0, 1, 2"):
+        find_layer(unet, "up_blocks.7")
+    with pytest.raises(ValueError, match="the network has conv_in"):
+        find_layer(unet, "nothing")
+    with pytest.raises(ValueError, match=r"do not run: conv_in"):
+        capture(unet, ["conv_in"], lambda: None)
+
+
+def test_sampling_is_exact_at_pixel_centres() -> None:
+    """A map of coordinates, sampled, gives (x + 0.5) w / width - 0.5, clamped at the border."""
+    w, h, size = 16, 12, (64, 36)
+    ys, xs = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    one = torch.ones(h, w) * 100  # a constant channel survives normalisation as a known ratio
+    feature_map = FeatureMap((torch.stack([xs.float(), ys.float(), one]),), size)
+    points = np.array([[0, 0], [31.5, 17.5], [63, 35], [10.25, 30.75]])
+    rows = feature_map.sample(points)
+    got = rows[:, :2] / rows[:, 2:] * 100
+    expected = (points + 0.5) * [w / size[0], h / size[1]] - 0.5
+    np.testing.assert_allclose(got, np.clip(expected, 0, [w - 1, h - 1]), atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+
+
+def test_layers_weigh_the_same_whatever_their_size() -> None:
+    maps = (torch.rand(3, 4, 4), 1000 * torch.rand(5, 8, 8))
+    rows = FeatureMap(maps, (8, 8)).sample(np.random.default_rng(0).uniform(0, 7, (6, 2)))
+    np.testing.assert_allclose(np.linalg.norm(rows[:, :3], axis=1), np.sqrt(0.5), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(rows[:, 3:], axis=1), np.sqrt(0.5), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "rule", "expected"),
+    [
+        ((640, 480), None, (640, 480)),
+        ((641, 475), None, (640, 472)),
+        ((1280, 960), 640, (640, 480)),
+        ((320, 240), 640, (320, 240)),
+        ((1000, 600), (768, 768), (768, 768)),
+        ((3, 3), None, (8, 8)),
+        ((5000, 3), 800, (800, 8)),
+    ],
+)
+def test_size_rule(
+    size: tuple[int, int], rule: int | tuple[int, int] | None, expected: tuple[int, int]
+) -> None:
+    assert dense_size(size, rule, 8) == expected
+
+
+def test_same_seed_same_descriptors_and_other_seed_others(config: DIFTConfig, image: Image) -> None:
+    points = keypoints(image)
+    one = DIFTExtractor(config).describe(image, points)
+    assert one == DIFTExtractor(config).describe(image, points)
+    assert one != DIFTExtractor(replace(config, seed=1)).describe(image, points)
+    assert one == DIFTExtractor(config).describe(image.pixels, points)
+
+
+def test_ensemble_is_the_mean_over_seeds(config: DIFTConfig, image: Image) -> None:
+    together = DIFTExtractor(replace(config, ensemble_size=3, seed=5)).dense(image).maps[0]
+    apart = [DIFTExtractor(replace(config, seed=5 + k)).dense(image).maps[0] for k in range(3)]
+    torch.testing.assert_close(together, sum(apart) / 3, rtol=1e-4, atol=1e-5)
+
+
+def test_each_keypoint_is_described_by_itself(config: DIFTConfig, image: Image) -> None:
+    order = np.random.default_rng(2).permutation(20)
+    for sampling in ("dense", "patch"):
+        points = keypoints(image, frames=True)
+        extractor = DIFTExtractor(replace(config, sampling=sampling))
+        whole = extractor.describe(image, points).descriptors
+        part = extractor.describe(image, points[order[:7]]).descriptors
+        assert whole is not None
+        assert part is not None
+        np.testing.assert_allclose(part, whole[order[:7]], atol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda p: p, lambda p: p / "pipeline"], ids=["bare", "pipeline"])
+def test_folders_of_diffusers(wrap: Callable[[Path], Path], tmp_path: Path, image: Image) -> None:
+    """A bare UNet, and a pipeline with unet/ and scheduler/ whose schedule counts."""
+    path = wrap(tmp_path)
+    unet = path / "unet" if path != tmp_path else path
+    small_unet().save_pretrained(unet)
+    if path != tmp_path:
+        DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(path / "scheduler")
+    model = DIFTExtractor(DIFTConfig(str(path))).model
+    expected = "linear" if path == tmp_path else "squaredcos_cap_v2"
+    torch.testing.assert_close(
+        model.alphas_cumprod,  # type: ignore[attr-defined]
+        DDPMScheduler(beta_schedule=expected).alphas_cumprod,
+    )
+
+
+def test_pixel_blocks_are_inferred_from_the_channels(tmp_path: Path, image: Image) -> None:
+    small_unet(channels=12).save_pretrained(tmp_path)
+    extractor = DIFTExtractor(DIFTConfig(str(tmp_path), layers=("up_blocks.2",), image_size=None))
+    assert extractor.model.stride == 8
+    assert extractor.dense(image).maps[0].shape == (8, 24, 32)
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    def fails(path: Path, words: str) -> None:
+        with pytest.raises(WeightsError, match=words):
+            _ = DIFTExtractor(DIFTConfig(str(path))).model
+
+    fails(tmp_path / "none", r"neither an embedded model \(dift-tiny\) nor a folder")
+    fails(tmp_path, "no readable diffusers configuration")
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    fails(tmp_path, "supported is UNet2DModel")
+    (tmp_path / "config.json").write_text("{")
+    fails(tmp_path, "config.json")
+    small_unet(channels=4).save_pretrained(tmp_path / "four")
+    fails(tmp_path / "four", "4 input channels")
+    small_unet().save_pretrained(tmp_path / "cut")
+    weights = tmp_path / "cut" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    fails(tmp_path / "cut", "cannot load the UNet2DModel")
+    weights.unlink()
+    fails(tmp_path / "cut", "cannot load the UNet2DModel")
+
+
+def test_patches_undo_rotation_and_scale(photo0: Image) -> None:
+    """A patch of a turned and enlarged image equals the patch of the original."""
+    import cv2
+
+    angle, factor = 0.7, 1.5
+    c, s = factor * np.cos(angle), factor * np.sin(angle)
+    matrix = np.array([[c, -s, 100.0], [s, c, -40.0]])
+    turned = cv2.warpAffine(photo0.pixels, matrix, (900, 900), flags=cv2.INTER_CUBIC)
+    points = np.array([[320.0, 200], [400, 150], [250, 260]])
+    moved = points @ matrix[:, :2].T + matrix[:, 2]
+    a = next(cut_patches(photo0.pixels, points, np.full(3, 80.0), np.full(3, 0.3), 32))
+    b = next(cut_patches(np.asarray(turned, np.uint8), moved, np.full(3, 120.0), np.full(3, 0.3 + angle), 32))
+    correlation = (a * b).mean(dim=(1, 2, 3))
+    assert correlation.min() > 0.97
+
+
+def test_patches_are_exact_on_a_ramp() -> None:
+    """Every level of the pyramid reads a linear image at the true place."""
+    ys, xs = np.mgrid[0:256, 0:256]
+    ramp = np.stack([xs, ys, xs], axis=-1).astype(np.uint8)
+    for side in (8.0, 32.0, 70.0, 128.0):
+        patch = next(cut_patches(ramp, np.array([[127.5, 127.5]]), np.array([side]), np.zeros(1), 8))
+        step = side / 8
+        columns = (np.arange(8) - 3.5) * step
+        values = np.stack(np.broadcast_arrays(columns[None, :], columns[:, None], columns[None, :]))
+        # centred already; one deviation scales all
+        got = patch[0].numpy() / patch[0].std().item() * values.std(ddof=1)
+        np.testing.assert_allclose(got, values, atol=0.02 * side)
+
+
+def test_light_does_not_change_patches(photo0: Image) -> None:
+    darker = (photo0.pixels.astype(float) * 0.5 + 20).round().astype(np.uint8)
+    arguments = (np.array([[320.0, 200]]), np.array([60.0]), np.array([0.2]), 32)
+    a, b = next(cut_patches(photo0.pixels, *arguments)), next(cut_patches(darker, *arguments))
+    assert (a - b).abs().max() < 0.1
+
+
+def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs keypoints with scale and orientation"):
+        DIFTExtractor(replace(config, sampling="patch")).describe(image, keypoints(image))
+    with pytest.raises(ValueError, match="features are of an image of"):
+        DIFTExtractor(config).describe(image, Features(np.zeros((1, 2)), np.ones(1), (9, 9)))
+    with pytest.raises(ValueError, match="3 noises are needed, got 1"):
+        DIFTExtractor(replace(config, ensemble_size=3)).dense(image, [torch.zeros(1, 3, 48, 64)])
+    small_unet().save_pretrained(tmp_path)
+    DDPMScheduler(num_train_timesteps=10).save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ValueError, match="timestep must be below 10, got 41"):
+        DIFTExtractor(replace(config, model=str(tmp_path))).dense(image)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"timestep": 1000},
+        {"layers": ()},
+        {"layers": "up_blocks.1"},
+        {"ensemble_size": 0},
+        {"noise": False, "ensemble_size": 2},
+        {"sampling": "sparse"},
+        {"image_size": 0},
+        {"patch_scale": 0.0},
+        {"dtype": "int8"},
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change)).split("_")[0]):
+        DIFTConfig(**change)  # type: ignore[arg-type]
+
+
+def test_readout_is_the_leading_solution_of_the_generalised_problem(rng: np.random.Generator) -> None:
+    truth = rng.normal(0, 1, (4000, 6)) * [5, 4, 3, 1, 1, 1]
+    a, b = (truth + rng.normal(0, 1, truth.shape) * [0.1, 0.1, 0.1, 3, 3, 3] for _ in range(2))
+    readout = fit_readout(a.astype(np.float32), b.astype(np.float32), 3, {"timestep": 1})
+    # the three stable directions, and only these, survive
+    assert np.abs(readout.projection[3:]).max() < 0.1 * np.abs(readout.projection[:3]).max()
+    rows = readout.apply(a.astype(np.float32))
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    # within-pair differences have unit variance in every direction, up to the ridge
+    difference = (a - b) @ readout.projection
+    assert (difference.var(0) / 2 < 1.05).all()
+
+
+def test_readout_file(tmp_path: Path, config: DIFTConfig, image: Image) -> None:
+    settings = config.feature_settings()
+    readout = ReadOut(np.zeros(16), np.eye(16)[:, :4], settings)
+    folder = tmp_path / "model"
+    small_unet().save_pretrained(folder)
+    asking = replace(config, model=str(folder), readout=True)
+    with pytest.raises(WeightsError, match="has no read-out"):
+        DIFTExtractor(asking).describe(image, keypoints(image))
+    readout.save(folder)
+    described = DIFTExtractor(asking).describe(image, keypoints(image))
+    assert described.descriptors is not None
+    assert described.descriptors.shape == (20, 4)
+    raw = DIFTExtractor(replace(asking, readout=False)).describe(image, keypoints(image)).descriptors
+    assert raw is not None
+    np.testing.assert_allclose(described.descriptors, readout.apply(raw), atol=1e-6)
+    with pytest.raises(ValueError, match="was fitted with timestep=41"):
+        DIFTExtractor(replace(asking, timestep=3)).describe(image, keypoints(image))
+    (folder / "readout.safetensors").write_bytes(b"x")
+    with pytest.raises(WeightsError, match="damaged read-out"):
+        DIFTExtractor(asking).describe(image, keypoints(image))
+
+
+def test_fitting_refuses_what_it_cannot_fit() -> None:
+    rows = np.zeros((5, 3), np.float32)
+    with pytest.raises(ValueError, match=r"dimension must lie in 1..3"):
+        fit_readout(rows, rows, 4, {})
+    with pytest.raises(ValueError, match="at least 2 pairs"):
+        fit_readout(rows[:1], rows[:1], 2, {})
+
+
+def test_embedded_model_is_complete_and_small(photo0: Image) -> None:
+    extractor = DIFTExtractor()
+    described = extractor.describe(photo0, keypoints(photo0, 30, frames=True))
+    assert described.descriptors is not None
+    assert described.descriptors.shape == (30, 128)
+    np.testing.assert_allclose(np.linalg.norm(described.descriptors, axis=1), 1, atol=1e-5)
+    empty = extractor.describe(photo0, keypoints(photo0, 0, frames=True))
+    assert empty.descriptors is not None
+    assert empty.descriptors.shape == (0, 128)
+    from geomatch.dift.model import model_folder
+
+    files = list(model_folder("dift-tiny").iterdir())
+    assert sum(file.stat().st_size for file in files) < 10e6
+    card = (model_folder("dift-tiny") / "README.md").read_text()
+    assert "CC-BY-4.0" in card
+    assert "MIT" in card
+    settings = json.loads((model_folder("dift-tiny") / "config.json").read_text())
+    assert settings["_class_name"] == "UNet2DModel"
+
+
+def test_descriptors_do_not_depend_on_the_number_of_threads(photo0: Image) -> None:
+    points = keypoints(photo0, 40, frames=True)
+    threads = torch.get_num_threads()
+    rows = []
+    try:
+        for count in (1, 4):
+            torch.set_num_threads(count)
+            rows.append(DIFTExtractor().describe(photo0, points).descriptors)
+    finally:
+        torch.set_num_threads(threads)
+    assert rows[0] is not None
+    assert rows[1] is not None
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
+
+
+def test_dense_descriptors_follow_a_shift(photo0: Image) -> None:
+    """Shifted by a multiple of the stride, the interior keeps its descriptors' neighbours."""
+    extractor = DIFTExtractor(PRESETS["dift-tiny-dense"])
+    a = Image(photo0.pixels[:256, :320], "a")
+    b = Image(photo0.pixels[16:272, 32:352], "b")
+    rng = np.random.default_rng(0)
+    points = rng.uniform([80, 60], [280, 230], (60, 2))
+    rows = []
+    for image, shift in ((a, (0, 0)), (b, (32, 16))):
+        features = Features(points - shift, np.ones(60), image.size)
+        rows.append(extractor.describe(image, features).descriptors)
+    assert rows[0] is not None
+    assert rows[1] is not None
+    assert ((rows[0] @ rows[1].T).argmax(1) == np.arange(60)).mean() > 0.95

@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from geomatch import EstimationFailure, HomographyEstimate, ShapeError, corner_error
+from geomatch.estimators import Estimator, Gate, OpenCVEstimator, create_estimator, estimators
+from geomatch.estimators.gate import log10_nfa
+from geomatch.synthetic import random_homography, random_matches
+
+SIZE = (640, 480)
+ROBUST = ["ransac", "usac_default", "usac_accurate", "usac_magsac", "usac_parallel", "kornia", "poselib"]
+H = random_homography(np.random.default_rng(3), SIZE)
+
+
+@pytest.fixture(params=sorted(estimators()))
+def estimator(request: pytest.FixtureRequest) -> Estimator:
+    return create_estimator(request.param)
+
+
+@pytest.fixture(params=ROBUST)
+def robust(request: pytest.FixtureRequest) -> Estimator:
+    return create_estimator(request.param)
+
+
+def found(estimate: HomographyEstimate | EstimationFailure) -> HomographyEstimate:
+    assert isinstance(estimate, HomographyEstimate), estimate
+    return estimate
+
+
+def test_exact_matches_give_the_exact_homography(estimator: Estimator, rng: np.random.Generator) -> None:
+    p0, p1 = random_matches(rng, H, 100, 0)
+    estimate = found(estimator.estimate(p0, p1, SIZE))
+    assert corner_error(estimate.matrix, H, SIZE) < 1e-2
+    assert estimate.inliers.all()
+    assert estimate.matrix[2, 2] == 1
+
+
+def test_noise_and_outliers(robust: Estimator, rng: np.random.Generator) -> None:
+    p0, p1 = random_matches(rng, H, 150, 150, noise=0.5)
+    estimate = found(robust.estimate(p0, p1, SIZE))
+    assert corner_error(estimate.matrix, H, SIZE) < 2
+    # the mask is what the matrix says
+    error = np.linalg.norm(np.asarray(warp(estimate.matrix, p0)) - p1, axis=1)
+    np.testing.assert_array_equal(estimate.inliers, error <= 3.0)
+
+
+def warp(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    homogeneous = np.c_[points, np.ones(len(points))] @ matrix.T
+    return np.asarray(homogeneous[:, :2] / homogeneous[:, 2:])
+
+
+def test_same_input_same_output(estimator: Estimator, rng: np.random.Generator) -> None:
+    p0, p1 = random_matches(rng, H, 80, 40, noise=0.5)
+    assert estimator.estimate(p0, p1, SIZE) == estimator.estimate(p0, p1, SIZE)
+
+
+def test_order_of_matches_hardly_matters(rng: np.random.Generator) -> None:
+    p0, p1 = random_matches(rng, H, 150, 50, noise=0.3)
+    order = rng.permutation(len(p0))
+    one = found(OpenCVEstimator().estimate(p0, p1, SIZE))
+    other = found(OpenCVEstimator().estimate(p0[order], p1[order], SIZE))
+    assert corner_error(one.matrix, other.matrix, SIZE) < 0.3
+    np.testing.assert_array_equal(one.inliers[order], other.inliers)
+
+
+def test_swapping_the_images_inverts_the_homography(rng: np.random.Generator) -> None:
+    p0, p1 = random_matches(rng, H, 200, 50, noise=0.2)
+    one = found(OpenCVEstimator().estimate(p0, p1, SIZE))
+    other = found(OpenCVEstimator().estimate(p1, p0, SIZE))
+    assert corner_error(np.linalg.inv(other.matrix), one.matrix, SIZE) < 0.5
+
+
+def test_threshold_means_the_same_everywhere(robust: Estimator, rng: np.random.Generator) -> None:
+    """Matches 2.5 px off one half's model are inliers at 3 px, not at 2 px, for every backend."""
+    p0 = rng.uniform(0, 480, (120, 2))
+    p1 = p0.copy()
+    p1[100:] += [2.5, 0]
+    name = "kornia" if type(robust).__name__ == "KorniaEstimator" else getattr(robust, "method", "poselib")
+    loose = found(create_estimator(name, threshold=3.0).estimate(p0, p1, SIZE))
+    tight = found(create_estimator(name, threshold=1.0).estimate(p0, p1, SIZE))
+    assert loose.num_inliers == 120
+    assert tight.num_inliers == 100
+
+
+def line(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    t = rng.uniform(0, 400, n)
+    return np.stack([t, 0.5 * t + 20], axis=1)
+
+
+def test_degenerate_input_is_a_failure_with_a_reason(estimator: Estimator, rng: np.random.Generator) -> None:
+    p0 = rng.uniform(0, 400, (50, 2))
+    cases = {
+        "0 matches": (np.zeros((0, 2)), np.zeros((0, 2))),
+        "3 matches": (p0[:3], p0[:3]),
+        "1 matches": (np.ones((50, 2)), p0),
+        "line": (line(50, rng), line(50, rng)),
+        "not finite": (np.full((50, 2), np.nan), p0),
+        "mirrors": (p0, p0 * [-1, 1] + [400, 0]),
+    }
+    for words, (a, b) in cases.items():
+        estimate = estimator.estimate(a, b, SIZE)
+        assert isinstance(estimate, EstimationFailure), words
+        assert words in estimate.reason or "solver" in estimate.reason, (words, estimate.reason)
+
+
+@pytest.mark.parametrize("count", [20, 50, 200, 1000])
+def test_pure_chance_is_a_failure(robust: Estimator, count: int, rng: np.random.Generator) -> None:
+    if type(robust).__name__ == "KorniaEstimator" and count == 1000:
+        pytest.skip("slow, and no different from 200")
+    for _ in range(3):
+        p0, p1 = random_matches(rng, H, 0, count)
+        estimate = robust.estimate(p0, p1, SIZE)
+        assert isinstance(estimate, EstimationFailure)
+        assert estimate.reason
+
+
+def test_rows_that_are_not_finite_are_outliers(robust: Estimator, rng: np.random.Generator) -> None:
+    p0, p1 = random_matches(rng, H, 60, 0)
+    p0[7], p1[9] = np.nan, np.inf
+    estimate = found(robust.estimate(p0, p1, SIZE))
+    assert corner_error(estimate.matrix, H, SIZE) < 0.1
+    assert not estimate.inliers[[7, 9]].any()
+    assert estimate.num_inliers == 58
+
+
+def test_gate_refuses_what_a_solver_should_not_return(rng: np.random.Generator) -> None:
+    p0 = rng.uniform(0, 400, (50, 2))
+    turn = np.diag([-1.0, -1, 1])  # a half turn is fine, a mirror is not
+    turn[:2, 2] = 400
+    assert Gate().run(lambda a, b: turn, p0, 400 - p0, 3.0, SIZE)
+    matrices = {
+        "mirrors": np.diag([-1.0, 1, 1]),
+        "infinity": np.array([[1, 0, 0], [0, 1, 0], [-0.01, 0, 1.0]]),
+        "nearly singular": np.array([[1, 0, 0], [0, 1e-7, 0], [0, 0, 1.0]]),
+        "not finite": np.full((3, 3), np.nan),
+        "origin": np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0.0]]),
+        "agree": np.array([[1, 0, 500], [0, 1, 500], [0, 0, 1.0]]),
+    }
+    for words, matrix in matrices.items():
+        estimate = Gate().run(lambda a, b, m=matrix: m, p0, p0, 3.0, SIZE)
+        assert isinstance(estimate, EstimationFailure)
+        assert words in estimate.reason
+    assert not Gate().run(lambda a, b: None, p0, p0, 3.0, SIZE)
+
+
+def test_number_of_false_alarms() -> None:
+    # by hand: n=10, k=6, p=0.01: 6 * C(10,6) * C(6,4) * 0.01^2 = 6 * 210 * 15 * 1e-4 = 1.89
+    assert log10_nfa(10, 6, 0.01) == pytest.approx(np.log10(1.89))
+    assert log10_nfa(100, 4, 0.01) == np.inf
+    assert log10_nfa(200, 20, 1e-4) < log10_nfa(200, 12, 1e-4) < log10_nfa(400, 12, 1e-4)
+
+
+def test_wrong_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown estimator 'magic'; choose one of: kornia"):
+        create_estimator("magic")
+    with pytest.raises(ValueError, match="unknown OpenCV method"):
+        OpenCVEstimator("magic")
+    with pytest.raises(ValueError, match="threshold must be"):
+        OpenCVEstimator(threshold=0).estimate(np.zeros((9, 2)), np.zeros((9, 2)))
+    with pytest.raises(ShapeError):
+        OpenCVEstimator().estimate(np.zeros((9, 2)), np.zeros((8, 2)))
+
+
+def test_without_image_size_the_points_bound_the_image(rng: np.random.Generator) -> None:
+    p0, p1 = random_matches(rng, H, 60, 0)
+    assert OpenCVEstimator().estimate(p0, p1)

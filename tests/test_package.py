@@ -1,0 +1,130 @@
+"""The guards of the layout: lazy imports, one top-level name, docs that run."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import geomatch
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = (
+    "geomatch",
+    "geomatch.dift",
+    "geomatch.training",
+    "geomatch.keypoints",
+    "geomatch.estimators",
+    "geomatch.benchmarks",
+)
+
+
+def python(code: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
+    heavy = {"torch", "cv2", "diffusers", "pycolmap", "kornia", "transformers", "PIL", "matplotlib"}
+    loaded = python("import sys, geomatch; print(*sys.modules)", tmp_path).split()
+    assert not heavy & set(loaded)
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in geomatch.__all__:
+        assert getattr(geomatch, name) is not None
+    assert set(geomatch._HOME) <= set(geomatch.__all__)
+    assert dir(geomatch) == sorted(geomatch.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = geomatch.nothing
+
+
+def test_folders_are_not_imported_under_a_second_name() -> None:
+    for package in PACKAGES:
+        importlib.import_module(package)
+    assert not {"keypoints", "estimators", "benchmarks"} & set(sys.modules)
+
+
+def test_every_sub_folder_is_packaged() -> None:
+    config = (ROOT / "pyproject.toml").read_text()
+    for init in (ROOT / "geomatch").rglob("__init__.py"):
+        name = ".".join(init.parent.relative_to(ROOT).parts)
+        assert f'"{name}",' in config
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_doctests(package: str) -> None:
+    root = importlib.import_module(package)
+    names = [package, *(f"{package}.{m.name}" for m in pkgutil.iter_modules(root.__path__) if not m.ispkg)]
+    for name in names:
+        if name.endswith("__main__"):
+            continue
+        failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+        assert failed == 0, name
+
+
+def test_wheel_holds_one_top_level_name(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    copied = ["geomatch", "keypoints", "estimators", "benchmarks", "pyproject.toml", "README.md", "LICENSE"]
+    source.mkdir()
+    subprocess.run(["cp", "-r", *copied, str(source)], cwd=ROOT, check=True)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w"]
+    subprocess.run([*command, str(tmp_path / "wheel"), str(source)], check=True, capture_output=True)
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"geomatch"}
+    for wanted in (
+        "geomatch/keypoints/grid.py",
+        "geomatch/py.typed",
+        "geomatch/demo/image0.jpg",
+        "geomatch/training/images.tsv",
+        "geomatch/dift/weights/dift-tiny/diffusion_pytorch_model.safetensors",
+        "geomatch/dift/weights/dift-tiny/readout.safetensors",
+    ):
+        assert wanted in names
+    assert wheel.stat().st_size < 10e6
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_readme_python_runs_as_printed(tmp_path: Path) -> None:
+    found = blocks("python")
+    assert found
+    for code in found:
+        python(code, tmp_path)
+
+
+def test_readme_commands_run_as_printed(tmp_path: Path) -> None:
+    """Every `geomatch ...` line of the shell blocks, but those that train."""
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("geomatch ")]
+    pair = geomatch.bundled_pair()
+    for name, path in (("a.jpg", pair.image0), ("b.jpg", pair.image1)):
+        (tmp_path / name).write_bytes(path.read_bytes())
+    ran = 0
+    for line in lines:
+        arguments = line.split("#")[0].split()[1:]
+        if arguments[0] == "train":
+            continue
+        done = subprocess.run(
+            [sys.executable, "-m", "geomatch", *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, (line, done.stderr)
+        ran += 1
+    assert ran >= 2
+
+
+def test_missing_extra_names_the_extra() -> None:
+    from geomatch.optional import require
+
+    with pytest.raises(geomatch.MissingDependencyError, match=r"pip install 'geomatch-dift\[poselib\]'"):
+        require("no_such_module_anywhere", "poselib", "this")
