@@ -12,6 +12,7 @@ from math import lgamma, log, log10, pi
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.estimators.refine import refine_homography
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
 
@@ -22,7 +23,7 @@ Solver = Callable[[Points, Points], NDArray[np.floating] | None]
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Limits of what counts as a homography."""
+    """Limits of what counts as a homography, and its last refinement."""
 
     min_inliers: int = 8
     """Inliers at distinct places in both images; four fit any homography."""
@@ -31,6 +32,9 @@ class Gate:
     chance alone would give among so many matches (Moisan and Stival, 2004)."""
     max_condition: float = 1e4
     """Bound on the condition number of the matrix between unit squares."""
+
+    refits: int = 10
+    """Least-squares fits to the inliers after the solver, at most; 0 leaves its matrix alone."""
 
     def run(
         self,
@@ -72,6 +76,7 @@ class Gate:
         h = normalize_homography(matrix)
         if h is None:
             return EstimationFailure("the solver's matrix is not finite or sends the origin to infinity")
+        h = refine_homography(h, used0, used1, threshold, self.refits)
         size = image_size or _bounding_size(used0)
         corners = image_corners(size) + (0 if image_size else used0.min(0))
         reason = self._implausible(h, corners, size)

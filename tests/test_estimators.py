@@ -143,6 +143,17 @@ def test_gate_refuses_what_a_solver_should_not_return(rng: np.random.Generator) 
     assert not Gate().run(lambda a, b: None, p0, p0, 3.0, SIZE)
 
 
+def test_refits_bring_a_rough_matrix_to_the_least_squares_solution(rng: np.random.Generator) -> None:
+    p0, p1 = random_matches(rng, H, 200, 100, noise=0.7)
+    rough = H.copy()
+    rough[:2, 2] += [1.0, -1.0]
+    plain = found(Gate(refits=0).run(lambda a, b: rough, p0, p1, 3.0, SIZE))
+    refined = found(Gate().run(lambda a, b: rough, p0, p1, 3.0, SIZE))
+    assert plain.matrix.tolist() == rough.tolist()
+    assert corner_error(refined.matrix, H, SIZE) < 0.3 < corner_error(plain.matrix, H, SIZE)
+    assert refined.num_inliers > plain.num_inliers
+
+
 def test_number_of_false_alarms() -> None:
     # by hand: n=10, k=6, p=0.01: 6 * C(10,6) * C(6,4) * 0.01^2 = 6 * 210 * 15 * 1e-4 = 1.89
     assert log10_nfa(10, 6, 0.01) == pytest.approx(np.log10(1.89))

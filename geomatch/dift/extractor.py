@@ -87,25 +87,23 @@ class DIFTExtractor:
                 f"the features are of an image of {features.image_size} pixels, "
                 f"{picture.name} has {picture.size}"
             )
-        readout = self.readout
-        if self.config.sampling == "patch":
+        if not len(features):
+            width = self.readout.projection.shape[1] if self.readout else 1
+            rows = np.zeros((0, width), np.float32)
+        elif self.config.sampling == "patch":
             rows = self._describe_patches(picture, features)
-        elif len(features):
-            rows = self.dense(picture).sample(features.keypoints)
         else:
-            rows = np.zeros((0, 1), np.float32)
-        if readout is not None:
-            width = len(readout.mean)
-            rows = readout.apply(rows if len(rows) else np.zeros((0, width), np.float32))
+            rows = self._read_out(self.dense(picture).sample(features.keypoints))
         return replace(features, descriptors=rows)
 
+    def _read_out(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return rows if self.readout is None else self.readout.apply(rows)
+
     def _describe_patches(self, picture: Image, features: Features) -> NDArray[np.float32]:
-        if not len(features):
-            return np.zeros((0, 1), np.float32)
         if features.scales is None or features.orientations is None:
             raise ValueError(
                 "sampling='patch' needs keypoints with scale and orientation (SIFT, ORB); "
-                "use sampling='dense' for others"
+                "use dift-tiny-dense (sampling='dense') for others"
             )
         if isinstance(self.config.image_size, tuple):
             raise ValueError("sampling='patch' keeps the aspect: image_size must be an int or None")
@@ -122,8 +120,8 @@ class DIFTExtractor:
             maps = self._activations(patches.to(self.config.device) * PATCH_CONTRAST, None)
             cells = [functional.adaptive_avg_pool2d(layer, POOLED).flatten(1) for layer in maps]
             rows = torch.cat([functional.normalize(cell, dim=1) for cell in cells], dim=1)
-            parts.append(functional.normalize(rows, dim=1).cpu())
-        return torch.cat(parts).numpy()
+            parts.append(self._read_out(functional.normalize(rows, dim=1).cpu().numpy()))
+        return np.concatenate(parts)
 
     def _activations(self, images: Tensor, noises: Sequence[Tensor] | None) -> list[Tensor]:
         """Mean over the ensemble; the image is encoded once. All images share the noise."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from geomatch.dift.config import DIFTConfig
@@ -59,7 +60,13 @@ def load_model(config: DIFTConfig) -> DiffusionModel:
 
     Raises:
         WeightsError: when files are missing, damaged or of an unknown kind, naming them.
+        ValueError: when the device cannot be used.
     """
+    try:
+        torch.empty(1, device=config.device)
+    except (RuntimeError, AssertionError) as error:  # not compiled in, or no such device
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {config.device!r} cannot be used here ({reason})") from error
     folder = model_folder(config.model)
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     description = unet / "config.json"
