@@ -38,7 +38,7 @@ def app() -> None:
 )
 @click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
               help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib.")  # fmt: skip
-@click.option("--max-keypoints", type=int, default=1000, show_default=True, help="Per image.")
+@click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image.")
 @click.option("--threshold", type=float, default=3.0, show_default=True,
               help="Largest error of an inlier, in pixels of image 1.")  # fmt: skip
 @click.option("--min-similarity", type=float, help="Drop matches of a lower cosine similarity.")

@@ -82,7 +82,7 @@ def match(
     metric: Metric = "cosine",
     min_similarity: float | None = None,
     max_ratio: float | None = None,
-    max_keypoints: int = 1000,
+    max_keypoints: int = 3000,
     threshold: float = 3.0,
     apply_exif: bool = True,
 ) -> MatchResult:

@@ -27,7 +27,7 @@ def detectors() -> dict[str, Callable[[int], Detector]]:
     }
 
 
-def create_detector(name: str, max_keypoints: int = 1000) -> Detector:
+def create_detector(name: str, max_keypoints: int = 3000) -> Detector:
     """A detector by its name.
 
     Raises:

@@ -97,7 +97,7 @@ class SuperPointDetector:
 
     weights: str | Path | None = None
     """A weights file; None looks in the cache and then downloads (see `geomatch.weights`)."""
-    max_keypoints: int | None = 1000
+    max_keypoints: int | None = 3000
     """Keep at most so many, the best by score; None for all."""
     min_distance: float = 0.0
     """Least Euclidean distance in pixels, beside the square window of ``nms_radius``."""
@@ -183,7 +183,7 @@ class MagicLeapSuperPoint:
 
     weights: str = "magic-leap-community/superpoint"
     """Hub id or local folder."""
-    max_keypoints: int | None = 1000
+    max_keypoints: int | None = 3000
     """Keep at most so many, the best by score; None for all."""
     min_distance: float = 0.0
     """Least Euclidean distance in pixels between keypoints."""

@@ -377,4 +377,4 @@ def test_dense_descriptors_follow_a_shift(photo0: Image) -> None:
         rows.append(extractor.describe(image, features).descriptors)
     assert rows[0] is not None
     assert rows[1] is not None
-    assert ((rows[0] @ rows[1].T).argmax(1) == np.arange(60)).mean() > 0.95
+    assert ((rows[0] @ rows[1].T).argmax(1) == np.arange(60)).mean() > 0.9

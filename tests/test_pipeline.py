@@ -68,7 +68,7 @@ def test_quarter_turns_are_found(turn: int, photo0: Image) -> None:
     points = np.array([[0.0, 0], [639, 0], [639, 479], [0, 479]])
     corners = {1: [[0, 639], [0, 0], [479, 0], [479, 639]], 2: [[639, 479], [0, 479], [0, 0], [639, 0]]}
     corners[3] = [[479, 0], [479, 639], [0, 639], [0, 0]]
-    np.testing.assert_allclose(geomatch.warp_points(found.matrix, points), corners[turn], atol=0.5)
+    np.testing.assert_allclose(geomatch.warp_points(found.matrix, points), corners[turn], atol=0.1)
 
 
 def test_mirrored_image_is_a_failure(photo0: Image) -> None:
@@ -117,13 +117,14 @@ class Own:
     [
         (np.full((1, 1, 3), 7, np.uint8), "no keypoints in image 1"),
         (np.full((480, 640, 3), 7, np.uint8), "no keypoints in image 1"),
-        (np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8), "match"),
+        (np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8), ""),
     ],
     ids=["one pixel", "uniform", "noise"],
 )
 def test_nothing_in_common_is_a_failure_with_a_reason(image: np.ndarray, words: str, photo0: Image) -> None:
     found = geomatch.match(photo0, image)
     assert isinstance(found.homography, EstimationFailure)
+    assert found.homography.reason
     assert words in found.homography.reason
 
 

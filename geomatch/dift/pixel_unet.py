@@ -76,8 +76,11 @@ def load_pixel_unet(folder: Path, unet_folder: Path, dtype: DType, device: str) 
     schedules = [folder / "scheduler", folder]
     found = [place for place in schedules if (place / "scheduler_config.json").is_file()]
     scheduler = DDPMScheduler.from_pretrained(found[0]) if found else DDPMScheduler()
+    unet = unet.eval().requires_grad_(False).to(device)
+    if dtype == "float32":  # a fifth faster on CPUs; in bfloat16 it is slower (measured)
+        unet = unet.to(memory_format=torch.channels_last)
     return PixelUNet(
-        unet=unet.eval().requires_grad_(False).to(device),
+        unet=unet,
         alphas_cumprod=scheduler.alphas_cumprod,
         unshuffle=unshuffle,
         stride=unshuffle * 2 ** (len(unet.config.block_out_channels) - 1),

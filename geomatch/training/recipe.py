@@ -54,6 +54,7 @@ def run_recipe(
         train_denoiser(config, load_crops(found, progress), work, device, progress=progress)
     unet = UNet2DModel.from_pretrained(work, low_cpu_mem_usage=False)
     unet.half().save_pretrained(out)
+    (out / "diffusion_pytorch_model.safetensors").chmod(0o644)  # diffusers leaves it to the owner alone
     with replacing(out / "scheduler_config.json") as temporary:
         temporary.write_bytes((work / "scheduler_config.json").read_bytes())
     readout, pairs = fit_on_images(out, found, progress)
