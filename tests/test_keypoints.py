@@ -41,7 +41,8 @@ def test_every_opencv_detector(name: str, photo0: Image) -> None:
     assert (found.keypoints >= -0.5).all()
     assert (found.keypoints <= np.array(photo0.size) - 0.5).all()
     assert found == create_detector(name, 200).detect(photo0)
-    assert len(create_detector(name).detect(BLANK)) == 0
+    if name != "mser":  # up to OpenCV 4 it takes the whole image for a region
+        assert len(create_detector(name).detect(BLANK)) == 0
 
 
 def test_sift_agrees_with_opencv(photo0: Image) -> None:
