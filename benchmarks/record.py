@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from geomatch.files import replacing
 from geomatch.pipeline import versions
 
@@ -25,6 +27,7 @@ def write_record(
             "system": platform.platform(),
             "processor": _processor(),
             "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
             "settings": dict(settings),
         },
         "results": [dict(row) for row in rows],

@@ -7,7 +7,7 @@ matrix after, so that all backends fail alike and with a reason.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import lgamma, log, log10, pi
+from math import inf, lgamma, log, log10, pi
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ class Gate:
     max_log10_nfa: float = -3.0
     """Bound on the number of false alarms (log10): how many matrices as well supported
     chance alone would give among so many matches (Moisan and Stival, 2004)."""
+    min_spread: float = 2.0
+    """Least standard deviation in pixels across the line that fits the points best."""
     max_condition: float = 1e4
     """Bound on the condition number of the matrix between unit squares."""
 
@@ -51,13 +53,10 @@ class Gate:
 
         Raises:
             ShapeError: unless both are (M, 2) with the same M.
-            ValueError: when the threshold is not positive.
         """
         p0, p1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
         check_shape("points0", p0, ("M", 2))
         check_shape("points1", p1, (len(p0), 2))
-        if not threshold > 0:
-            raise ValueError(f"threshold must be a positive number of pixels, got {threshold}")
         finite: NDArray[np.bool_] = np.asarray(np.isfinite(np.hstack([p0, p1])).all(axis=1))
         used0, used1 = p0[finite], p1[finite]
         dropped = len(p0) - len(used0)
@@ -68,7 +67,7 @@ class Gate:
                 f"{distinct} matches at distinct points, {self.min_inliers} are needed{remark}"
             )
         for points, name in ((used0, "image 0"), (used1, "image 1")):
-            if _spread(points) < threshold:
+            if _spread(points) < self.min_spread:
                 return EstimationFailure(f"the matched points of {name} lie on a line or a point{remark}")
         matrix = solver(used0, used1)
         if matrix is None:
@@ -126,7 +125,7 @@ class Gate:
                 f"{self.min_inliers} are needed"
             )
         for points, name in ((p0[inliers], "image 0"), (p1[inliers], "image 1")):
-            if _spread(points) < threshold:
+            if _spread(points) < self.min_spread:
                 return EstimationFailure(f"the inliers of {name} lie on a line or a point")
         width, height = np.maximum(np.ptp(p1[finite], axis=0), 1.0)
         nfa = log10_nfa(total, count, pi * threshold**2 / (width * height))
@@ -137,6 +136,12 @@ class Gate:
                 f"{self.max_log10_nfa:g} is accepted)"
             )
         return None
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise ValueError unless an inlier threshold makes sense."""
+    if not 0 < threshold < inf:
+        raise ValueError(f"threshold must be a positive number of pixels, got {threshold}")
 
 
 def log10_nfa(total: int, inliers: int, probability: float) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomatch.estimators.gate import Gate, Points
+from geomatch.estimators.gate import Gate, Points, check_threshold
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 
@@ -27,6 +27,9 @@ class KorniaEstimator:
     seed: int = 0
     device: str = "cpu"
     gate: Gate = field(default_factory=Gate)
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
 
     def estimate(
         self,

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.estimators.gate import Gate, Points
+from geomatch.estimators.gate import Gate, Points, check_threshold
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 OPENCV_METHODS: dict[str, int] = {
@@ -27,9 +27,9 @@ OPENCV_METHODS: dict[str, int] = {
 class OpenCVEstimator:
     """``cv2.findHomography`` behind the gate.
 
-    The defaults were the most accurate of 17 settings on synthetic matches
-    with up to 90 % outliers. OpenCV's sampling is seeded inside: the same
-    input gives the same output.
+    The defaults, MAGSAC++ with iterations for nine outliers in ten, take a few
+    milliseconds where outliers are fewer. OpenCV's sampling is seeded inside:
+    the same input gives the same output.
     """
 
     method: str = "usac_magsac"
@@ -42,10 +42,15 @@ class OpenCVEstimator:
     gate: Gate = field(default_factory=Gate)
 
     def __post_init__(self) -> None:
+        check_threshold(self.threshold)
         if self.method not in OPENCV_METHODS:
             raise ValueError(
                 f"unknown OpenCV method {self.method!r}; choose one of: {', '.join(OPENCV_METHODS)}"
             )
+        if not 1 <= self.max_iterations < 2**31:
+            raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}")
 
     def estimate(
         self,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.estimators.gate import Gate, Points
+from geomatch.estimators.gate import Gate, Points, check_threshold
 from geomatch.optional import require
 from geomatch.types import EstimationFailure, HomographyEstimate
 
@@ -22,6 +22,9 @@ class PoseLibEstimator:
     """Wanted probability of having drawn one sample without outliers."""
     seed: int = 0
     gate: Gate = field(default_factory=Gate)
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
 
     def estimate(
         self,

@@ -2,10 +2,10 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -14,8 +14,9 @@ from geomatch.errors import GeomatchError
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
 
-FOUND, NOT_FOUND, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+FOUND, NOT_FOUND, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 """Exit codes."""
+OUT_OF_MEMORY = "out of memory; try a smaller --image-size or fewer --max-keypoints"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -43,13 +44,22 @@ def app() -> None:
               help="Largest error of an inlier, in pixels of image 1.")  # fmt: skip
 @click.option("--min-similarity", type=float, help="Drop matches of a lower cosine similarity.")
 @click.option("--max-ratio", type=float, help="Lowe's ratio test.")
+@click.option("--metric", type=click.Choice(["cosine", "l2"]), default="cosine", show_default=True,
+              help="Of the descriptors.")  # fmt: skip
 @click.option("--timestep", type=int, help="Noise level of the descriptor's forward pass.")
 @click.option("--layers", metavar="A,B", help="Layers of the UNet, by diffusers' names.")
+@click.option(
+    "--sampling", type=click.Choice(["dense", "patch"]), help="Whole image, or a patch per keypoint."
+)
 @click.option("--image-size", type=int, help="Long side at which the descriptor uses the images.")
+@click.option("--noise/--no-noise", default=None, help="Add noise of that level, as the paper does.")
 @click.option("--ensemble-size", type=int, help="Noises to average over.")
 @click.option("--seed", type=int, help="Of the noise.")
+@click.option("--readout/--no-readout", default=None, help="End with the model's read-out.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the network.")
 @click.option("--device", help="cpu, cuda, mps.")
-@click.option("--raw-orientation", is_flag=True, help="Do not turn images as their EXIF data says.")
+@click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
+              help="Turn images as their EXIF data says.")  # fmt: skip
 def match(
     image0: Path,
     image1: Path,
@@ -62,63 +72,72 @@ def match(
     threshold: float,
     min_similarity: float | None,
     max_ratio: float | None,
+    metric: Literal["cosine", "l2"],
     timestep: int | None,
     layers: str | None,
+    sampling: str | None,
     image_size: int | None,
+    noise: bool | None,
     ensemble_size: int | None,
     seed: int | None,
+    readout: bool | None,
+    dtype: str | None,
     device: str | None,
-    raw_orientation: bool,
+    apply_exif: bool,
 ) -> int:
     """Register IMAGE0 and IMAGE1: the homography from the first to the second.
 
     Exit code 0: found, 1: not found, 2: bad input or usage.
     """
     import geomatch
+    from geomatch.output import make_folder, save_result, summary
 
-    # damaged input should not wait for the model
-    first = geomatch.load_image(image0, apply_exif=not raw_orientation)
-    second = geomatch.load_image(image1, apply_exif=not raw_orientation)
-    config = _config(
-        descriptor,
-        timestep=timestep,
-        layers=tuple(layers.split(",")) if layers else None,
-        image_size=image_size,
-        ensemble_size=ensemble_size,
-        seed=seed,
-        device=device,
-    )
+    if out:
+        make_folder(out)  # better now than after the work
+    changes = {
+        "timestep": timestep,
+        "layers": None if layers is None else tuple(layers.split(",")),
+        "sampling": sampling,
+        "image_size": image_size,
+        "noise": noise,
+        "ensemble_size": ensemble_size,
+        "seed": seed,
+        "readout": readout,
+        "dtype": dtype,
+        "device": device,
+    }
     result = geomatch.match(
-        first,
-        second,
+        image0,
+        image1,
         detector=detector,
-        descriptor=config,
+        descriptor=_config(descriptor, detector, changes),
         estimator=estimator,
-        max_keypoints=max_keypoints,
-        threshold=threshold,
+        metric=metric,
         min_similarity=min_similarity,
         max_ratio=max_ratio,
+        max_keypoints=max_keypoints,
+        threshold=threshold,
+        apply_exif=apply_exif,
     )
-    from geomatch.output import save_result, summary
-
-    written = save_result(first, second, result, out) if out else []
+    written = save_result(result, out) if out else []
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=2))
+        click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
         click.echo(summary(result))
         for path in written:
-            click.echo(f"wrote       {path}")
+            click.echo(f"wrote       {click.format_filename(path)}")
     return FOUND if result.homography else NOT_FOUND
 
 
-def _config(descriptor: str | None, **changes: Any) -> "DIFTConfig | None":
-    """The descriptor's settings with the options that were given; None leaves the choice to `match`."""
-    from geomatch.pipeline import dift_config
+def _config(descriptor: str | None, detector: str | None, changes: Mapping[str, Any]) -> "DIFTConfig | None":
+    """The descriptor's settings with the options that were given; None leaves all of it to `match`."""
+    from geomatch.keypoints.opencv import FRAMED
+    from geomatch.pipeline import default_config, dift_config
 
     given = {name: value for name, value in changes.items() if value is not None}
-    if descriptor is None and not given:
-        return None
-    return replace(dift_config(descriptor or "dift-tiny"), **given)
+    if descriptor is not None:
+        return replace(dift_config(descriptor), **given)
+    return replace(default_config(detector is None or detector in FRAMED), **given) if given else None
 
 
 @app.command()
@@ -130,15 +149,14 @@ def demo(out: Path) -> int:
     from geomatch.output import save_result, summary
 
     pair = geomatch.bundled_pair()
-    first, second = geomatch.load_image(pair.image0), geomatch.load_image(pair.image1)
-    result = geomatch.match(first, second)
-    written = save_result(first, second, result, out)
+    result = geomatch.match(pair.image0, pair.image1)
+    written = save_result(result, out)
     click.echo(summary(result))
     if result.homography:
-        error = geomatch.corner_error(result.homography.matrix, pair.homography, first.size)
+        error = geomatch.corner_error(result.homography.matrix, pair.homography, result.image0.size)
         click.echo(f"truth       mean corner error {error:.2f} px against the known homography")
     for path in written:
-        click.echo(f"wrote       {path}")
+        click.echo(f"wrote       {click.format_filename(path)}")
     click.echo(f"photograph  {pair.credit}")
     return FOUND if result.homography else NOT_FOUND
 
@@ -170,18 +188,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("geomatch: interrupted", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone: nothing to say, to nobody
-        return FOUND
+    except SystemExit:  # click's way out when the reader of a pipe has gone
+        return PIPE_CLOSED
     except MemoryError:
-        return _complain("out of memory; try a smaller --image-size or fewer --max-keypoints")
+        return _complain(OUT_OF_MEMORY)
+    except RuntimeError as error:
+        if "memory" not in str(error):  # torch's word for it, on every device
+            raise
+        return _complain(OUT_OF_MEMORY)
     except (GeomatchError, ValueError, OSError) as error:
         return _complain(str(error))
     return code if isinstance(code, int) else FOUND
 
 
 def _complain(message: str) -> int:
-    click.echo("geomatch: " + " ".join(message.split()), err=True)
+    line = " ".join(message.split())
+    click.echo("geomatch: " + line.encode(errors="replace").decode(), err=True)
     return BAD_INPUT
 
 

@@ -11,12 +11,13 @@ from geomatch.types import HomographyEstimate
 
 PICTURE_SIDE = 1280
 """Images are reduced to this long side before drawing."""
-MAX_LINES = 300
+MAX_LINES = 150
 """Best inliers drawn; more would hide the photographs."""
 
 
-def draw_matches(image0: Image, image1: Image, result: MatchResult) -> NDArray[np.uint8]:
+def draw_matches(result: MatchResult) -> NDArray[np.uint8]:
     """Both images side by side, (H, W, 3) RGB, with the inliers joined; all matches if there are none."""
+    image0, image1 = result.image0, result.image1
     small0, small1 = reduce_image(image0, PICTURE_SIDE), reduce_image(image1, PICTURE_SIDE)
     chosen = np.arange(len(result.matches))
     if result.homography:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,16 @@ def save_arrays(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, An
     """Write named arrays to one ``.npz`` file that says what it holds; None is left out."""
     present = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, kind=np.asarray(kind), **present)
+        np.savez(file, kind=np.asarray(kind), **present)  # type: ignore[arg-type]
 
 
-def load_arrays(path: str | os.PathLike[str], kind: str) -> dict[str, NDArray[Any]]:
+def load_arrays(
+    path: str | os.PathLike[str], kind: str, needed: Collection[str], optional: Collection[str] = ()
+) -> dict[str, NDArray[Any]]:
     """Read what `save_arrays` wrote.
 
     Raises:
-        GeomatchError: when the file is missing, broken or holds another kind.
+        GeomatchError: when the file is missing, broken, holds another kind or other arrays.
     """
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -57,4 +59,6 @@ def load_arrays(path: str | os.PathLike[str], kind: str) -> dict[str, NDArray[An
     found = str(arrays.pop("kind", "unknown"))
     if found != kind:
         raise GeomatchError(f"{os.fspath(path)}: expected {kind}, the file holds {found}")
+    if not set(needed) <= arrays.keys() <= {*needed, *optional}:
+        raise GeomatchError(f"{os.fspath(path)}: expected {', '.join(needed)}, found {', '.join(arrays)}")
     return arrays

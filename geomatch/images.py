@@ -1,14 +1,16 @@
 """The one way in for images: files, arrays and PIL images become RGB of 8 bits.
 
 Rules: EXIF orientation is applied unless switched off; grey is repeated to
-RGB; transparency is composited over white; 16-bit values are divided by 257;
-palettes are expanded; floating-point values must lie in [0, 1]. CMYK,
-animated, truncated and too large images, and files that are no images, are
-refused with an `ImageError` that names them.
+RGB; transparency is composited over white; 16-bit grey values are divided by
+257 (of 16-bit colour Pillow keeps the upper byte); palettes are expanded;
+floating-point values must lie in [0, 1]. CMYK, animated, truncated and too
+large images, and files that are no images, are refused with an `ImageError`
+that names them.
 """
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,8 @@ class Image:
         check_shape("Image.pixels", self.pixels, ("H", "W", 3))
         if self.pixels.size == 0:
             raise ImageError(f"{self.name}: the image has no pixels")
-        pixels = np.ascontiguousarray(self.pixels).view()
+        pixels = np.ascontiguousarray(self.pixels)
+        pixels = pixels.copy() if pixels.flags.writeable else pixels.view()  # nobody may change it later
         pixels.flags.writeable = False
         object.__setattr__(self, "pixels", pixels)
 
@@ -73,27 +76,18 @@ def load_image(source: ImageLike, *, apply_exif: bool = True) -> Image:
         return Image(_pixels_of_array(source, "array"), "array")
     if isinstance(source, PILImage.Image):
         name = str(getattr(source, "filename", "")) or "PIL image"
-        return Image(_pixels_of_pil(source, name, apply_exif), name)
+        return _decode(name, lambda: _pixels_of_pil(source, name, apply_exif))
     if isinstance(source, (str, os.PathLike)):
-        return _load_file(Path(source), apply_exif)
+        path = Path(source)
+        return _decode(str(path), lambda: _pixels_of_file(path, apply_exif))
     raise ImageError(f"cannot use {type(source).__name__} as an image: give a path, array or PIL image")
 
 
-def _load_file(path: Path, apply_exif: bool) -> Image:
-    name = str(path)
-    if path.is_dir():
-        raise ImageError(f"{name}: is a folder, not an image")
-    if not path.exists():
-        raise ImageError(f"{name}: no such file")
+def _decode(name: str, read: Callable[[], NDArray[np.uint8]]) -> Image:
+    """Every way in which decoding fails, as an `ImageError` that names the image."""
     try:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{name}: the file is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of damage that we report as errors
-            warnings.simplefilter("error", PILImage.DecompressionBombWarning)
-            with PILImage.open(path) as picture:
-                return Image(_pixels_of_pil(picture, name, apply_exif), name)
-    except ImageError:
+        pixels = read()
+    except (ImageError, MemoryError):
         raise
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
         raise ImageError(
@@ -101,10 +95,29 @@ def _load_file(path: Path, apply_exif: bool) -> Image:
         ) from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image in a known format") from error
-    except MemoryError:
-        raise
     except Exception as error:  # decoders raise whatever they like on damaged data
         raise ImageError(f"{name}: damaged or truncated image ({error})") from error
+    if pixels.flags.owndata:
+        pixels.flags.writeable = False  # ours alone: no copy is needed
+    return Image(pixels, name)
+
+
+def _pixels_of_file(path: Path, apply_exif: bool) -> NDArray[np.uint8]:
+    name = str(path)
+    try:
+        if path.is_dir():
+            raise ImageError(f"{name}: is a folder, not an image")
+        if path.stat().st_size == 0:
+            raise ImageError(f"{name}: the file is empty")
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file") from error
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damage that we report as errors
+        warnings.simplefilter("error", PILImage.DecompressionBombWarning)
+        with PILImage.open(path) as picture:
+            return _pixels_of_pil(picture, name, apply_exif)
 
 
 def _pixels_of_pil(picture: PILImage.Image, name: str, apply_exif: bool) -> NDArray[np.uint8]:
@@ -119,9 +132,14 @@ def _pixels_of_pil(picture: PILImage.Image, name: str, apply_exif: bool) -> NDAr
     if apply_exif:
         picture = ImageOps.exif_transpose(picture)
     mode = picture.mode
-    if mode.startswith("I") or mode == "F":  # 16 bit per channel, or floating point
+    if mode.startswith("I"):  # 16 bit of grey, which Pillow may keep in 32
+        values = np.asarray(picture)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise ImageError(f"{name}: integer values must lie in 0..65535 (16 bit)")
+        return _pixels_of_array(values.astype(np.uint16), name)
+    if mode == "F":
         return _pixels_of_array(np.asarray(picture), name)
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+    if mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         white = PILImage.new("RGBA", layer.size, "white")
         return np.asarray(PILImage.alpha_composite(white, layer).convert("RGB"))
@@ -152,9 +170,7 @@ def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype.kind in "iu":
-        if array.size and (array.min() < 0 or array.max() > 65535):
-            raise ImageError(f"{name}: integer values must lie in 0..65535 (16 bit)")
+    if array.dtype == np.uint16:
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or (array.size and (array.min() < 0 or array.max() > 1)):

@@ -1,11 +1,12 @@
 """Exact mutual nearest neighbours with bounded memory."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from geomatch.types import Matches, check_shape
 
@@ -24,8 +25,9 @@ def match_mutual(
 ) -> Matches:
     """Keep the pairs of rows that are each other's nearest neighbour, best first.
 
-    The search is exact: the similarity matrix is computed in blocks of rows.
-    Of equal neighbours the first counts. Rows without direction (all zero)
+    The search is exact: the whole similarity matrix is computed, in blocks of
+    rows and in float32, whose rounding decides between neighbours that differ
+    by less. Of equal neighbours the first counts. Rows without direction (all zero)
     match nothing under the cosine.
 
     Args:
@@ -48,28 +50,39 @@ def match_mutual(
     check_shape("descriptors0", descriptors0, ("N0", "D"))
     empty = len(descriptors0) == 0 or len(descriptors1) == 0  # of unknown width, perhaps
     check_shape("descriptors1", descriptors1, ("N1", "D" if empty else descriptors0.shape[1]))
-    if metric not in ("cosine", "l2"):
-        raise ValueError(f"metric must be 'cosine' or 'l2', got {metric!r}")
-    if max_ratio is not None and not 0 < max_ratio <= 1:
-        raise ValueError(f"max_ratio must lie in (0, 1], got {max_ratio}")
+    check_options(metric, min_similarity, max_ratio)
     a, b = _tensor("descriptors0", descriptors0), _tensor("descriptors1", descriptors1)
     if empty:
         return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
     with torch.inference_mode():
-        forward, backward, ratio = _nearest(a, b, metric, max_ratio is not None)
+        nearest = _nearest(a, b, metric, max_ratio is not None)
         first = torch.arange(len(a))
-        mutual = (backward[forward.clamp(min=0)] == first) & (forward >= 0)
+        kept = (nearest.backward[nearest.forward.clamp(min=0)] == first) & (nearest.forward >= 0)
+        first = first[kept]
+        second = nearest.forward[first]
+        distance = _distance(a, b, first, second, metric)
+        similarity = (1 - distance**2 / 2 if metric == "cosine" else -distance).float()
+        kept = torch.ones(len(first), dtype=torch.bool)
         if max_ratio is not None:
-            mutual &= ratio < max_ratio
-        first = first[mutual]
-        second = forward[first]
-        similarity = _similarity(a, b, first, second, metric)
+            other = nearest.second[first]
+            runner_up = _distance(a, b, first, other.clamp(min=0), metric)
+            kept &= (other < 0) | (distance < max_ratio * runner_up)
         if min_similarity is not None:
-            kept = similarity >= min_similarity
-            first, second, similarity = first[kept], second[kept], similarity[kept]
+            kept &= similarity >= min_similarity
+        first, second, similarity = first[kept], second[kept], similarity[kept]
         order = torch.sort(similarity, descending=True, stable=True).indices
         indices = torch.stack([first, second], dim=1)[order]
     return Matches(indices.numpy(), similarity[order].numpy())
+
+
+def check_options(metric: Metric, min_similarity: float | None, max_ratio: float | None) -> None:
+    """Raise ValueError unless the options of `match_mutual` make sense."""
+    if metric not in ("cosine", "l2"):
+        raise ValueError(f"metric must be 'cosine' or 'l2', got {metric!r}")
+    if min_similarity is not None and not np.isfinite(min_similarity):
+        raise ValueError(f"min_similarity must be a finite number, got {min_similarity}")
+    if max_ratio is not None and not 0 < max_ratio <= 1:
+        raise ValueError(f"max_ratio must lie in (0, 1], got {max_ratio}")
 
 
 def _tensor(name: str, rows: NDArray[np.floating]) -> Tensor:
@@ -85,72 +98,71 @@ def _tensor(name: str, rows: NDArray[np.floating]) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _nearest(a: Tensor, b: Tensor, metric: Metric, with_ratio: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Nearest column of each row, nearest row of each column (-1 for none), distance ratio per row."""
-    if metric == "cosine":
-        norms_a, norms_b = a.norm(dim=1), b.norm(dim=1)
-        usable_a, usable_b = norms_a > 0, norms_b > 0
-    else:
-        norms_a, norms_b = a.square().sum(1), b.square().sum(1)
-        usable_a, usable_b = torch.ones(len(a), dtype=torch.bool), torch.ones(len(b), dtype=torch.bool)
+class _Nearest(NamedTuple):
+    """Indices; -1 stands for none."""
+
+    forward: Tensor
+    """(N0,) nearest row of b of each row of a."""
+    backward: Tensor
+    """(N1,) nearest row of a of each row of b."""
+    second: Tensor
+    """(N0,) second nearest row of b, when asked for."""
+
+
+def _nearest(a: Tensor, b: Tensor, metric: Metric, with_second: bool) -> _Nearest:
+    """By blocks of rows of a. Within a row or column larger scores are nearer: shared terms are left out."""
     infinity = float("inf")
-    forward = torch.empty(len(a), dtype=torch.int64)
-    ratio = torch.zeros(len(a))
+    centre = b.mean(0) if metric == "l2" else torch.zeros(b.shape[1])
+    if metric == "l2":
+        b = b - centre  # distances stay, and rounding no longer depends on where the origin is
+    norm_b = b.norm(dim=1)
+    usable_b = (norm_b > 0) | torch.tensor(metric == "l2")
+    forward, second = torch.full((2, len(a)), -1)
     best = torch.full((len(b),), -infinity)
-    backward = torch.full((len(b),), -1, dtype=torch.int64)
+    backward = torch.full((len(b),), -1)
     rows = max(1, CHUNK_BYTES // (4 * len(b)))
     block = torch.empty(min(rows, len(a)), len(b))
     for start in range(0, len(a), rows):
-        stop = min(start + rows, len(a))
-        scores = torch.mm(a[start:stop], b.T, out=block[: stop - start])
-        # larger is nearer: the terms that a row (then a column) shares are left out
+        part = a[start : start + rows]
+        if metric == "l2":
+            part = part - centre
+        norm_a = part.norm(dim=1)
+        usable_a = (norm_a > 0) | torch.tensor(metric == "l2")
+        scores = torch.mm(part, b.T, out=block[: len(part)])
         if metric == "cosine":
-            scores /= norms_b.where(usable_b, torch.ones(()))
+            scores /= norm_b.where(usable_b, torch.ones(()))
         else:
-            scores -= norms_b / 2
+            scores -= norm_b.square() / 2
         scores[:, ~usable_b] = -infinity
         top, index = scores.max(dim=1)
-        forward[start:stop] = index.where(usable_a[start:stop] & (top > -infinity), -1)
-        if with_ratio:
-            ratio[start:stop] = _ratio(scores, top, index, norms_a[start:stop], metric)
+        index = index.where(usable_a & (top > -infinity), -1)
+        forward[start : start + rows] = index
+        if with_second and len(b) > 1:
+            columns = index.clamp(min=0)[:, None]
+            kept = scores.gather(1, columns)
+            runner_up, other = scores.scatter_(1, columns, -infinity).max(dim=1)
+            second[start : start + rows] = other.where(runner_up > -infinity, -1)
+            scores.scatter_(1, columns, kept)
         if metric == "cosine":
-            scores /= norms_a[start:stop].where(usable_a[start:stop], torch.ones(()))[:, None]
+            scores /= norm_a.where(usable_a, torch.ones(()))[:, None]
         else:
-            scores += norms_b / 2
-            scores -= norms_a[start:stop, None] / 2
-        scores[~usable_a[start:stop]] = -infinity
+            scores += norm_b.square() / 2
+            scores -= norm_a.square()[:, None] / 2
+        scores[~usable_a] = -infinity
         top, index = scores.max(dim=0)
         better = top > best  # strictly: of equals the first row stays
         best = top.where(better, best)
         backward = (index + start).where(better, backward)
-    return forward, backward, ratio
+    return _Nearest(forward, backward, second)
 
 
-def _ratio(scores: Tensor, top: Tensor, index: Tensor, norms_a: Tensor, metric: Metric) -> Tensor:
-    """Nearest over second-nearest distance; 0 where there is no second."""
-    if scores.shape[1] < 2:
-        return torch.zeros(len(scores))
-    scores.scatter_(1, index[:, None], -float("inf"))
-    second = scores.max(dim=1).values
-    scores.scatter_(1, index[:, None], top[:, None])
-    if metric == "cosine":  # the rows of a are not divided by their length yet
-        length = norms_a.clamp(min=torch.finfo(torch.float32).tiny)
-        near, far = 2 - 2 * top / length, 2 - 2 * second / length
-    else:
-        near, far = norms_a - 2 * top, norms_a - 2 * second
-    near, far = near.clamp(min=0).sqrt(), far.clamp(min=0).sqrt()
-    return torch.where(far > 0, near / far, torch.ones(()))
-
-
-def _similarity(a: Tensor, b: Tensor, first: Tensor, second: Tensor, metric: Metric) -> Tensor:
-    """Of the pairs found, in double precision and in blocks."""
-    parts = []
+def _distance(a: Tensor, b: Tensor, first: Tensor, second: Tensor, metric: Metric) -> Tensor:
+    """Of pairs of rows, under the cosine between their directions; in double precision and in blocks."""
+    parts = [torch.zeros(0, dtype=torch.float64)]
     rows = max(1, CHUNK_BYTES // (32 * max(1, a.shape[1])))
     for i, j in zip(torch.split(first, rows), torch.split(second, rows), strict=True):
         x, y = a[i].double(), b[j].double()
         if metric == "cosine":
-            part = (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))
-        else:
-            part = -(x - y).norm(dim=1)
-        parts.append(part.float())
-    return torch.cat(parts) if parts else torch.zeros(0)
+            x, y = functional.normalize(x, dim=1), functional.normalize(y, dim=1)
+        parts.append((x - y).norm(dim=1))
+    return torch.cat(parts)

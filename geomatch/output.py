@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,11 +10,10 @@ from numpy.typing import NDArray
 
 from geomatch.draw import draw_matches, draw_overlay
 from geomatch.files import replacing
-from geomatch.images import Image
 from geomatch.pipeline import MatchResult
 
 
-def save_result(image0: Image, image1: Image, result: MatchResult, folder: Path) -> list[Path]:
+def save_result(result: MatchResult, folder: Path) -> list[Path]:
     """Write ``result.json``, ``matches.npz``, ``matches.png`` and, with a homography, ``overlay.png``.
 
     Returns:
@@ -23,25 +23,24 @@ def save_result(image0: Image, image1: Image, result: MatchResult, folder: Path)
     Raises:
         OSError: when the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written = [folder / "result.json", folder / "matches.npz", folder / "matches.png"]
     with replacing(written[0]) as temporary:
-        temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     inliers = result.homography.inliers if result.homography else np.zeros(len(result.matches), np.bool_)
     with replacing(written[1]) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
-            allow_pickle=False,
             indices=result.matches.indices,
             similarity=result.matches.similarity,
             points0=result.points0,
             points1=result.points1,
             inliers=inliers,
         )
-    _write_png(written[2], draw_matches(image0, image1, result))
+    _write_png(written[2], draw_matches(result))
     overlay = folder / "overlay.png"
     if result.homography:
-        _write_png(overlay, draw_overlay(image0, image1, result.homography))
+        _write_png(overlay, draw_overlay(result.image0, result.image1, result.homography))
         written.append(overlay)
     else:
         overlay.unlink(missing_ok=True)
@@ -50,17 +49,11 @@ def save_result(image0: Image, image1: Image, result: MatchResult, folder: Path)
 
 def summary(result: MatchResult) -> str:
     """A few lines for the screen."""
-    settings, found = result.settings, result.homography
-    descriptor = settings["descriptor"]
-    config = descriptor.get("config", {}) if isinstance(descriptor, dict) else {}
-    name = config.get("model", descriptor)
-    if config:
-        name = f"{name} ({config['sampling']}, t={config['timestep']})"
-    detector = settings["detector"]
-    kind = detector.get("feature", detector["type"]) if isinstance(detector, dict) else detector
+    found = result.homography
+    detector, descriptor = result.settings["detector"], result.settings["descriptor"]
     lines = [
-        f"keypoints   {len(result.features0)} and {len(result.features1)} ({kind})",
-        f"descriptor  {name}",
+        f"keypoints   {len(result.features0)} and {len(result.features1)} ({_name(detector)})",
+        f"descriptor  {_name(descriptor)}",
         f"matches     {len(result.matches)}, inliers {found.num_inliers}",
     ]
     if found:
@@ -73,7 +66,30 @@ def summary(result: MatchResult) -> str:
     return "\n".join(lines)
 
 
+def make_folder(folder: Path) -> None:
+    """Create the folder for results.
+
+    Raises:
+        OSError: when there is a file of that name, or no permission.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OSError(f"{folder} is a file; give a folder for the results") from error
+
+
+def _name(part: Any) -> str:
+    """Of a recorded detector or descriptor."""
+    if not isinstance(part, dict):
+        return str(part)
+    if part["type"] == "DIFTExtractor":
+        config = part["config"]
+        return f"{config['model']} ({config['sampling']}, t={config['timestep']})"
+    return str(part["feature"] if part["type"] == "OpenCVDetector" else part["type"])
+
+
 def _write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
+    # OpenCV writes no file itself: it crashes on names that are not UTF-8
+    _, code = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     with replacing(path) as temporary:
-        if not cv2.imwrite(str(temporary), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)):
-            raise OSError(f"OpenCV could not write {path}")
+        temporary.write_bytes(code.tobytes())

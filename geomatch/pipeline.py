@@ -17,7 +17,7 @@ from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import Detector, create_detector
-from geomatch.matching import Metric, match_mutual
+from geomatch.matching import Metric, check_options, match_mutual
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
 from geomatch.weights import SUPERPOINT_V6, is_cached
 
@@ -34,8 +34,12 @@ class Describer(Protocol):
 class MatchResult:
     """What `match` found, and how."""
 
+    image0: Image
+    """As read."""
+    image1: Image
+    """As read."""
     features0: Features
-    """Of image 0, with descriptors."""
+    """Of image 0, with descriptors if both images have keypoints."""
     features1: Features
     """Of image 1."""
     matches: Matches
@@ -116,6 +120,7 @@ def match(
         WeightsError: when a model cannot be loaded.
         ValueError: for options that make no sense.
     """
+    check_options(metric, min_similarity, max_ratio)
     seconds: dict[str, float] = {}
     estimate = create_estimator(estimator, threshold) if isinstance(estimator, str) else estimator
     describer = _describer(descriptor)
@@ -128,7 +133,7 @@ def match(
         features0, features1 = detect.detect(first), detect.detect(second)
     if describer is None:
         framed = all(not len(f) or _has_frames(f) for f in (features0, features1))
-        describer = cached_extractor(PRESETS["dift-tiny" if framed else "dift-tiny-dense"])
+        describer = cached_extractor(default_config(framed))
     with _timed(seconds, "load_model"):
         if isinstance(describer, DIFTExtractor):
             _ = describer.model, describer.readout
@@ -142,18 +147,24 @@ def match(
     settings = {
         "image0": {"name": first.name, "size": list(first.size)},
         "image1": {"name": second.name, "size": list(second.size)},
+        "apply_exif": apply_exif,
         "detector": record(detect),
         "descriptor": record(describer),
         "matching": {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio},
         "estimator": record(estimate),
     }
-    return MatchResult(features0, features1, matches, homography, seconds, settings)
+    return MatchResult(first, second, features0, features1, matches, homography, seconds, settings)
 
 
 @lru_cache(maxsize=2)
 def cached_extractor(config: DIFTConfig) -> DIFTExtractor:
     """One extractor per configuration, so that a second call finds the model loaded."""
     return DIFTExtractor(config)
+
+
+def default_config(framed: bool) -> DIFTConfig:
+    """The embedded model, in patches where keypoints have scale and orientation, densely where not."""
+    return PRESETS["dift-tiny" if framed else "dift-tiny-dense"]
 
 
 def default_detector(describer: Describer | None) -> str:
@@ -172,7 +183,7 @@ def dift_config(descriptor: str) -> DIFTConfig:
     """
     if descriptor in PRESETS:
         return PRESETS[descriptor]
-    if Path(descriptor).expanduser().is_dir():
+    if descriptor and Path(descriptor).expanduser().is_dir():
         return DIFTConfig(model=descriptor)
     raise ValueError(
         f"unknown descriptor {descriptor!r}; choose one of: {', '.join(PRESETS)}, "
@@ -185,6 +196,8 @@ def record(part: object) -> Any:
     if is_dataclass(part) and not isinstance(part, type):
         values = {field.name: record(getattr(part, field.name)) for field in fields(part)}
         return {"type": type(part).__name__, **values}
+    if isinstance(part, np.generic):
+        return part.item()
     if isinstance(part, (list, tuple)):
         return [record(value) for value in part]
     if part is None or isinstance(part, (bool, int, float, str)):
@@ -195,7 +208,7 @@ def record(part: object) -> Any:
 def versions() -> dict[str, str]:
     """Of Python and of the packages that shape the numbers."""
     found = {"python": platform.python_version()}
-    for name in ("geomatch-dift", "torch", "diffusers", "kornia", "opencv-python", "numpy"):
+    for name in ("geomatch-dift", "torch", "diffusers", "kornia", "opencv-python", "numpy", "pillow"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:  # opencv-python-headless, say

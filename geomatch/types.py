@@ -27,13 +27,16 @@ def check_shape(name: str, array: NDArray[Any], shape: tuple[int | str, ...]) ->
 
 
 def checked(name: str, value: ArrayLike, shape: tuple[int | str, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """A read-only view of ``value`` with the given dtype, shape and only finite numbers.
+    """``value`` as a read-only array with the given dtype, shape and only finite numbers.
+
+    What the caller could still write is copied.
 
     Raises:
         ShapeError: when the shape differs.
         ValueError: when a number is NaN or infinite.
     """
-    array = np.ascontiguousarray(value, dtype=dtype).view()
+    array = np.ascontiguousarray(value, dtype=dtype)
+    array = array.copy() if array.flags.writeable else array.view()
     if array.size == 0 and "N" in shape and array.ndim != len(shape):
         array = array.reshape([0 if isinstance(n, str) else n for n in shape])
     check_shape(name, array, shape)
@@ -125,7 +128,12 @@ class Features(_Record):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote."""
-        arrays = load_arrays(path, cls.__name__)
+        arrays = load_arrays(
+            path,
+            cls.__name__,
+            ("keypoints", "scores", "image_size"),
+            ("scales", "orientations", "descriptors"),
+        )
         width, height = arrays.pop("image_size")
         return cls(image_size=(int(width), int(height)), **arrays)
 
@@ -160,7 +168,7 @@ class Matches(_Record):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote."""
-        return cls(**load_arrays(path, cls.__name__))
+        return cls(**load_arrays(path, cls.__name__, ("indices", "similarity")))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -191,7 +199,7 @@ class HomographyEstimate(_Record):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote."""
-        return cls(**load_arrays(path, cls.__name__))
+        return cls(**load_arrays(path, cls.__name__, ("matrix", "inliers")))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -212,4 +220,4 @@ class EstimationFailure(_Record):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote."""
-        return cls(reason=str(load_arrays(path, cls.__name__)["reason"]))
+        return cls(reason=str(load_arrays(path, cls.__name__, ("reason",))["reason"]))

@@ -8,8 +8,13 @@ nothing is downloaded.
 
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
+
+from tqdm import tqdm
 
 from geomatch.errors import WeightsError
 from geomatch.files import replacing
@@ -78,24 +83,36 @@ def _download(weights: WeightsFile, target: Path) -> None:
     advice = f"download {weights.url} and put it at {target}"
     if is_offline():
         raise WeightsError(f"{weights.file_name} is not in the cache and downloads are off; {advice}")
-    from torch.hub import download_url_to_file
-
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with replacing(target) as temporary:
-            download_url_to_file(weights.url, str(temporary), hash_prefix=weights.sha256)
-    except (OSError, RuntimeError) as error:  # no network, HTTP status, wrong checksum
+        with urlopen(weights.url, timeout=60) as answer, replacing(target) as temporary:
+            size = int(answer.headers.get("Content-Length") or 0)
+            with (
+                temporary.open("wb") as file,
+                tqdm.wrapattr(answer, "read", total=size or None, desc=weights.file_name) as body,
+            ):
+                shutil.copyfileobj(body, file)
+            if size and temporary.stat().st_size != size:
+                raise OSError(f"got {temporary.stat().st_size} of {size} bytes")
+            if weights.sha256 and _sha256(temporary) != weights.sha256:
+                raise OSError("wrong SHA-256")
+    except (OSError, HTTPException) as error:
         raise WeightsError(f"cannot download {weights.file_name} ({error}); {advice}") from error
 
 
-def _verify(weights: WeightsFile, path: Path) -> None:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(weights: WeightsFile, path: Path) -> None:
+    found = _sha256(path)
     note = path.with_name(path.name + ".sha256")
     expected = weights.sha256 or (note.read_text().strip() if note.is_file() else None)
     if expected is None:
-        with replacing(note) as temporary:
-            temporary.write_text(found + "\n")
+        if os.access(path.parent, os.W_OK):
+            with replacing(note) as temporary:
+                temporary.write_text(found + "\n")
     elif found != expected:
         raise WeightsError(
             f"{path} is damaged or was replaced: SHA-256 {found}, expected {expected}; "

@@ -17,6 +17,11 @@ class Detector(Protocol):
         ...
 
 
+def no_keypoints(image: Image) -> Features:
+    """For images too small to have any."""
+    return Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), image.size)
+
+
 def check_limits(max_keypoints: int | None, min_distance: float) -> None:
     """Raise ValueError unless the limits of `select_best` make sense."""
     if max_keypoints is not None and max_keypoints < 1:

@@ -9,7 +9,7 @@ import numpy as np
 
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
-from geomatch.keypoints.detector import check_limits, select_best
+from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
 from geomatch.types import Features
 
 _FACTORIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -19,11 +19,16 @@ _FACTORIES: dict[str, tuple[str, dict[str, Any]]] = {
     "orb": ("ORB_create", {"nfeatures": 20_000}),
     "gftt": ("GFTTDetector_create", {"maxCorners": 0, "minDistance": 3}),
     "fast": ("FastFeatureDetector_create", {}),
-    "mser": ("MSER_create", {}),
     "akaze": ("AKAZE_create", {}),  # gone from OpenCV 5's main package, as are the next two
     "kaze": ("KAZE_create", {}),
     "brisk": ("BRISK_create", {}),
 }
+
+MIN_SIDE = 16
+"""Narrower images have no keypoints; some detectors of OpenCV fail on them."""
+
+FRAMED = ("sift", "orb", "akaze", "kaze", "brisk")
+"""Detectors whose keypoints have scale and orientation."""
 
 
 def available_opencv_detectors() -> list[str]:
@@ -69,6 +74,8 @@ class OpenCVDetector:
         """Detect on the grey image."""
         feature = create_feature2d(self.feature) if isinstance(self.feature, str) else self.feature
         reduced = reduce_image(image, self.max_image_side)
+        if min(reduced.size) < MIN_SIDE:
+            return no_keypoints(image)
         grey = cv2.cvtColor(reduced.pixels, cv2.COLOR_RGB2GRAY)
         found = feature.detect(grey, None)
         rows = np.array(

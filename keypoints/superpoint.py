@@ -20,7 +20,7 @@ from torch.nn import functional
 from geomatch.errors import WeightsError
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
-from geomatch.keypoints.detector import check_limits, select_best
+from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
 from geomatch.optional import require
 from geomatch.types import Features
 from geomatch.weights import SUPERPOINT_V6, locate_weights
@@ -113,6 +113,8 @@ class SuperPointDetector:
 
     def __post_init__(self) -> None:
         check_limits(self.max_keypoints, self.min_distance)
+        if self.nms_radius < 0 or self.border < 0:
+            raise ValueError("nms_radius and border must be 0 or more pixels")
 
     @cached_property
     def network(self) -> SuperPointNetwork:
@@ -122,10 +124,9 @@ class SuperPointDetector:
     def detect(self, image: Image) -> Features:
         """Detect on the grey image and sample descriptors at the keypoints."""
         reduced = reduce_image(image, self.max_image_side)
-        if min(reduced.size) < self.network.stride:  # no whole cell
-            keypoints, scores, descriptors = torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, 256)
-        else:
-            keypoints, scores, descriptors = self.detect_tensor(_grey_tensor(reduced).to(self.device))
+        if min(reduced.size) < SuperPointNetwork.stride:  # no whole cell
+            return no_keypoints(image)
+        keypoints, scores, descriptors = self.detect_tensor(_grey_tensor(reduced).to(self.device))
         features = Features(
             keypoints=resize_points(keypoints.cpu().numpy(), reduced.size, image.size),
             scores=scores.cpu().numpy(),
@@ -211,6 +212,8 @@ class MagicLeapSuperPoint:
     def detect(self, image: Image) -> Features:
         """Detect on the grey image; descriptors come along."""
         reduced = reduce_image(image, self.max_image_side)
+        if min(reduced.size) < SuperPointNetwork.stride:
+            return no_keypoints(image)
         with torch.inference_mode():
             found = self.network(_grey_tensor(reduced).expand(-1, 3, -1, -1).to(self.device))
         valid = found.mask[0].bool()

@@ -1,6 +1,9 @@
 """What several test modules need."""
 
+import os
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
 
 import numpy as np
 import pytest

@@ -1,6 +1,7 @@
 """The command line as a user meets it: output, exit codes, one-line errors."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,6 +42,7 @@ def test_json_is_alone_on_the_screen(run: Run) -> None:
     code, out, _ = run("match", PAIR.image0, PAIR.image1, "--json", "--max-keypoints", 300)
     content = json.loads(out)
     assert code == 0
+    assert content["seconds"]["read"] > 0
     assert np.array(content["homography"]).shape == (3, 3)
     assert max(content["num_keypoints"]) <= 300
 
@@ -82,6 +84,7 @@ def images(folder: Path) -> dict[str, tuple[Path, int, str]]:
     PILImage.fromarray(grey.astype(np.uint16) * 257).save(folder / "deep.png")
     photo.convert("RGBA").save(folder / "alpha.png")
     photo.quantize(200).save(folder / "palette.png")
+    photo.convert("LA").save(folder / "grey-alpha.png")
     turned = photo.transpose(PILImage.Transpose.ROTATE_90)
     exif = turned.getexif()
     exif[0x0112] = 6
@@ -97,13 +100,14 @@ def images(folder: Path) -> dict[str, tuple[Path, int, str]]:
         "deep": (folder / "deep.png", 0, ""),
         "alpha": (folder / "alpha.png", 0, ""),
         "palette": (folder / "palette.png", 0, ""),
+        "grey-alpha": (folder / "grey-alpha.png", 0, ""),
         "turned": (folder / "turned.jpg", 0, ""),
     }
 
 
 def test_bad_and_unusual_images(run: Run, tmp_path: Path) -> None:
     for name, (path, expected, words) in images(tmp_path).items():
-        code, out, err = run("match", PAIR.image0, path, "--json")
+        code, out, err = run("match", PAIR.image0, path, "--json", "--max-keypoints", 800)
         assert code == expected, name
         if code == 2:
             assert out == ""
@@ -146,6 +150,10 @@ def test_very_large_image(run: Run, tmp_path: Path) -> None:
         (["match", PAIR.image0, PAIR.image1, "--timestep", "5"], "fitted with timestep=20"),
         (["match", PAIR.image0, PAIR.image1, "--detector", "superpoint"], "superpoint_v6_from_tf.pth"),
         (["match", PAIR.image0, PAIR.image1, "--device", "cuda:99"], "cuda"),
+        (["match", PAIR.image0, PAIR.image1, "--threshold", "inf"], "threshold must be a positive"),
+        (["match", PAIR.image0, PAIR.image1, "--min-similarity", "nan"], "min_similarity must be"),
+        (["match", PAIR.image0, PAIR.image1, "--layers", ""], "layers must be"),
+        (["match", PAIR.image0, PAIR.image1, "--descriptor", ""], "unknown descriptor"),
         (["matsch"], "No such command 'matsch'"),
         (["match", PAIR.image0, PAIR.image1, "--nonsense"], "No such option"),
     ],
@@ -163,6 +171,41 @@ def test_unwritable_output_is_one_line(run: Run, tmp_path: Path) -> None:
     code, _, err = run("match", PAIR.image0, PAIR.image1, "--out", tmp_path / "file")
     assert code == 2
     assert err.count("\n") == 1
+    assert "is a file; give a folder" in err
+
+
+@pytest.mark.parametrize("detector", ["orb", "fast", "sift"])
+def test_one_pixel_is_not_found_with_any_detector(run: Run, detector: str, tmp_path: Path) -> None:
+    PILImage.fromarray(np.zeros((1, 1, 3), np.uint8)).save(tmp_path / "dot.png")
+    code, out, _ = run("match", PAIR.image0, tmp_path / "dot.png", "--detector", detector)
+    assert code == 1
+    assert "no keypoints in image 1" in out
+
+
+def test_options_leave_the_choice_by_the_detector(run: Run) -> None:
+    code, out, _ = run("match", PAIR.image0, PAIR.image1, "--detector", "grid", "--device", "cpu", "--json")
+    assert code in (0, 1)
+    assert json.loads(out)["settings"]["descriptor"]["config"]["sampling"] == "dense"
+
+
+def test_out_of_memory_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(geomatch, "match", fail)
+    code, _, err = run("match", PAIR.image0, PAIR.image1)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "out of memory" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such file names")
+def test_file_names_need_not_be_text(tmp_path: Path) -> None:
+    out = os.fsencode(tmp_path) + b"/caf\xe9"
+    command = [sys.executable, "-m", "geomatch", "match", str(PAIR.image0), str(PAIR.image1)]
+    command += ["--max-keypoints", "300", "--out", out]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(os.listdir(out)) == 4
 
 
 def test_help_and_version(run: Run) -> None:
@@ -195,7 +238,8 @@ def test_interrupting_is_not_a_traceback(run: Run, monkeypatch: pytest.MonkeyPat
 def test_exit_codes_reach_the_shell(tmp_path: Path) -> None:
     PILImage.fromarray(np.full((50, 50, 3), 9, np.uint8)).save(tmp_path / "flat.png")
     for second, code in ((PAIR.image1, 0), (tmp_path / "flat.png", 1), (tmp_path / "no.png", 2)):
-        command = [sys.executable, "-m", "geomatch", "match", str(PAIR.image0), str(second)]
+        command = [sys.executable, "-m", "geomatch", "match", "--max-keypoints", "300"]
+        command += [str(PAIR.image0), str(second)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,6 +215,9 @@ def test_bad_folders(tmp_path: Path) -> None:
     fails(tmp_path / "cut", "cannot load the UNet2DModel")
     weights.unlink()
     fails(tmp_path / "cut", "cannot load the UNet2DModel")
+    small_unet().save_pretrained(tmp_path / "schedule")
+    (tmp_path / "schedule" / "scheduler_config.json").write_text("[]")
+    fails(tmp_path / "schedule", "damaged scheduler_config.json")
 
 
 def test_patches_undo_rotation_and_scale(photo0: Image) -> None:
@@ -260,6 +264,17 @@ def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp
         DIFTExtractor(config).describe(image, Features(np.zeros((1, 2)), np.ones(1), (9, 9)))
     with pytest.raises(ValueError, match="3 noises are needed, got 1"):
         DIFTExtractor(replace(config, ensemble_size=3)).dense(image, [torch.zeros(1, 3, 48, 64)])
+    patch = replace(config, sampling="patch", patch_size=33)
+    with pytest.raises(ValueError, match="patch_size must be a multiple of 4, got 33"):
+        DIFTExtractor(patch).describe(image, keypoints(image, frames=True))
+    with pytest.raises(ValueError, match="gives no feature map"):
+        DIFTExtractor(replace(config, layers=("time_embedding",))).dense(image)
+    with pytest.raises(ValueError, match="without noise"):
+        DIFTExtractor(replace(config, noise=False)).dense(image, [torch.zeros(1, 3, 48, 64)])
+    with pytest.raises(ValueError, match="leave the prompt empty"):
+        DIFTExtractor(replace(config, prompt="a cat")).dense(image)
+    with pytest.raises(ValueError, match="device 'meta' cannot be used"):
+        DIFTExtractor(replace(config, device="meta")).dense(image)
     small_unet().save_pretrained(tmp_path)
     DDPMScheduler(num_train_timesteps=10).save_pretrained(tmp_path / "scheduler")
     with pytest.raises(ValueError, match="timestep must be below 10, got 41"):
@@ -276,6 +291,9 @@ def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp
         {"noise": False, "ensemble_size": 2},
         {"sampling": "sparse"},
         {"image_size": 0},
+        {"image_size": (64,)},
+        {"image_size": 64.5},
+        {"timestep": 20.5},
         {"patch_scale": 0.0},
         {"dtype": "int8"},
     ],
@@ -284,6 +302,24 @@ def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp
 def test_wrong_settings_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(change)).split("_")[0]):
         DIFTConfig(**change)  # type: ignore[arg-type]
+
+
+def test_two_threads_can_share_an_extractor(config: DIFTConfig, image: Image) -> None:
+    extractor = DIFTExtractor(config)
+    others = [Image(np.roll(image.pixels, k * 7, axis=1), "rolled") for k in range(8)]
+    expected = [extractor.describe(other, keypoints(other)) for other in others]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda other: extractor.describe(other, keypoints(other)), others)) == expected
+
+
+def test_squashing_one_axis_does_not_alias(config: DIFTConfig, tmp_path: Path) -> None:
+    """Stripes of one pixel become grey when their axis shrinks, though the other axis grows."""
+    stripes = np.zeros((30, 400, 3), np.uint8)
+    stripes[:, ::2] = 255
+    settings = replace(config, layers=("conv_in",), noise=False, timestep=0)
+    squashed = DIFTExtractor(replace(settings, image_size=(64, 64))).dense(stripes).maps[0]
+    grey = DIFTExtractor(replace(settings, image_size=(64, 64))).dense(np.full((30, 400), 128, np.uint8))
+    torch.testing.assert_close(squashed[:, 8:-8, 8:-8], grey.maps[0][:, 8:-8, 8:-8], atol=0.05, rtol=0)
 
 
 def test_readout_is_the_leading_solution_of_the_generalised_problem(rng: np.random.Generator) -> None:

@@ -126,6 +126,7 @@ def test_every_broken_file_is_an_error_that_names_it(tmp_path: Path) -> None:
         np.full((4, 4), 300.0),
         np.full((4, 4), np.nan),
         np.full((4, 4), -1),
+        np.arange(16).reshape(4, 4),  # 8 or 16 bit? nobody can tell
         np.zeros((4, 4), np.complex64),
         np.array([["a"]]),
     ],
@@ -142,6 +143,25 @@ def test_other_objects_and_huge_arrays_are_refused() -> None:
     wide = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (1, MAX_PIXELS + 1), (0, 0))
     with pytest.raises(ImageError, match="million pixels"):
         load_image(wide)
+
+
+def test_pil_images_fail_like_files(tmp_path: Path) -> None:
+    files = broken_files(tmp_path)
+    with PILImage.open(files["truncated.jpg"]) as picture, pytest.raises(ImageError, match="truncated"):
+        load_image(picture)
+    closed = PILImage.fromarray(RGB)
+    closed.close()
+    with pytest.raises(ImageError, match="PIL image"):
+        load_image(closed)
+    with pytest.raises(ImageError, match="cannot be read"):
+        load_image("x" * 300 + ".png")
+
+
+def test_images_cannot_be_changed_from_outside() -> None:
+    array = RGB.copy()
+    image = load_image(array)
+    array[:] = 0
+    np.testing.assert_array_equal(image.pixels, RGB)
 
 
 def test_one_pixel_is_an_image() -> None:

@@ -1,5 +1,6 @@
 """The guards of the layout: lazy imports, one top-level name, docs that run."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -49,6 +50,31 @@ def test_folders_are_not_imported_under_a_second_name() -> None:
     for package in PACKAGES:
         importlib.import_module(package)
     assert not {"keypoints", "estimators", "benchmarks"} & set(sys.modules)
+
+
+LEVELS = [
+    {"errors", "files", "optional", "bundled", "types"},
+    {"geometry", "images", "weights"},
+    {"synthetic", "keypoints", "dift", "matching", "estimators"},
+    {"pipeline"},
+    {"draw", "output", "training"},
+    {"benchmarks", "cli"},
+]
+
+
+def test_imports_point_one_way() -> None:
+    """No part imports from a level above its own, nor its neighbours where they are alternatives."""
+    level = {name: number for number, names in enumerate(LEVELS) for name in names}
+    for package in PACKAGES:
+        for path in importlib.import_module(package).__path__:
+            for file in Path(path).glob("*.py"):
+                part = file.stem if package == "geomatch" else package.split(".")[1]
+                if part in ("__init__", "__main__"):
+                    continue
+                for node in ast.walk(ast.parse(file.read_text())):
+                    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("geomatch."):
+                        other = str(node.module).split(".")[1]
+                        assert level[other] <= level[part], f"{file} imports {node.module}"
 
 
 def test_every_sub_folder_is_packaged() -> None:

@@ -82,8 +82,9 @@ def test_other_estimators(estimator: str) -> None:
 
 
 def test_other_detectors_and_objects(photo0: Image, photo1: Image) -> None:
-    found = geomatch.match(photo0, photo1, detector="orb", max_keypoints=500)
+    found = geomatch.match(photo0, photo1, detector="orb", max_keypoints=2000)
     assert found.settings["detector"]["feature"] == "orb"
+    assert error(found) < 5
     shifted = photo0.pixels[32:, 64:]
     grid = geomatch.match(photo0.pixels[:-32, :-64], shifted, detector=GridDetector(step=16))
     assert grid.settings["descriptor"]["config"]["sampling"] == "dense"
@@ -103,6 +104,13 @@ def test_other_detectors_and_objects(photo0: Image, photo1: Image) -> None:
     )
     assert objects.settings["descriptor"] == "Own"
     assert objects.settings["detector"]["feature"] == "SIFT"
+
+
+def test_summary_names_what_it_can(result: MatchResult) -> None:
+    settings = result.settings | {"descriptor": {"type": "Mine", "config": "x"}, "detector": "Other"}
+    text = summary(replace(result, settings=settings))
+    assert "Mine" in text
+    assert "Other" in text
 
 
 class Own:
@@ -145,9 +153,9 @@ def test_default_detector_follows_the_descriptor(monkeypatch: pytest.MonkeyPatch
     assert default_detector(large) == "superpoint"
 
 
-def test_result_on_disk(result: MatchResult, photo0: Image, photo1: Image, tmp_path: Path) -> None:
+def test_result_on_disk(result: MatchResult, photo0: Image, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    names = [path.name for path in save_result(photo0, photo1, result, out)]
+    names = [path.name for path in save_result(result, out)]
     assert names == ["result.json", "matches.npz", "matches.png", "overlay.png"]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     content = json.loads((out / "result.json").read_text())
@@ -166,7 +174,7 @@ def test_result_on_disk(result: MatchResult, photo0: Image, photo1: Image, tmp_p
     assert overlay.shape == photo0.pixels.shape
 
     failed = replace(result, homography=EstimationFailure("because"))
-    assert len(save_result(photo0, photo1, failed, out)) == 3
+    assert len(save_result(failed, out)) == 3
     assert not (out / "overlay.png").exists()  # of the earlier success
     assert json.loads((out / "result.json").read_text())["homography"] is None
     assert "not found: because" in summary(failed)

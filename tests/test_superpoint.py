@@ -100,6 +100,14 @@ def server(weights: Path) -> Iterator[str]:
         def __init__(self, *args: object) -> None:
             super().__init__(*args, directory=str(weights.parent))  # type: ignore[arg-type]
 
+        def do_GET(self) -> None:
+            if not self.path.endswith("cut.pth"):
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x" * 10)
+
         def log_message(self, *args: object) -> None:
             pass
 
@@ -117,14 +125,18 @@ def test_download_into_the_cache(server: str, weights: Path, monkeypatch: pytest
     path = locate_weights(file)
     assert path.read_bytes() == weights.read_bytes()
     assert is_cached(file)
+    assert sorted(p.name for p in path.parent.iterdir()) == [weights.name]
     load_superpoint()  # finds it in the cache
+    (path.parent / (weights.name + ".sha256")).unlink()
 
     wrong = replace(file, file_name="other.pth", sha256="0" * 64)
-    with pytest.raises(WeightsError, match=r"cannot download other.pth .*hash"):
+    with pytest.raises(WeightsError, match=r"cannot download other.pth .*SHA-256"):
         locate_weights(wrong)
-    assert [p.name for p in path.parent.iterdir()] == [weights.name, weights.name + ".sha256"] or [
-        p.name for p in path.parent.iterdir()
-    ] == [weights.name]
+    assert sorted(p.name for p in path.parent.iterdir()) == [weights.name]
+    cut = replace(file, file_name="cut.pth", url=f"{server}/cut.pth", sha256=None)
+    with pytest.raises(WeightsError, match=r"got 10 of 1000 bytes"):
+        locate_weights(cut)
+    assert not is_cached(cut)
     missing = replace(file, file_name="missing.pth", url=f"{server}/missing.pth")
     with pytest.raises(WeightsError, match="404"):
         locate_weights(missing)
@@ -147,12 +159,15 @@ def test_magic_leap_weights_through_transformers(tmp_path: Path, photo0: Image) 
     torch.manual_seed(0)
     config = transformers.SuperPointConfig(keypoint_threshold=0.0)
     transformers.SuperPointForKeypointDetection(config).save_pretrained(tmp_path / "model")
-    found = MagicLeapSuperPoint(str(tmp_path / "model"), max_keypoints=50).detect(photo0)
+    part = Image(photo0.pixels[200:320, 200:360], "part")
+    found = MagicLeapSuperPoint(str(tmp_path / "model"), max_keypoints=50).detect(part)
     assert len(found) == 50
     assert found.descriptors is not None
     assert found.descriptors.shape == (50, 256)
     # whole pixels, well inside, not relative coordinates
     np.testing.assert_allclose(found.keypoints, np.round(found.keypoints), atol=1e-3)
     assert found.keypoints.max() > 100
+    tiny = Image(np.zeros((5, 7, 3), np.uint8), "tiny")
+    assert len(MagicLeapSuperPoint(str(tmp_path / "model")).detect(tiny)) == 0
     with pytest.raises(WeightsError, match="cannot load nobody/nothing"):
         MagicLeapSuperPoint("nobody/nothing").detect(photo0)

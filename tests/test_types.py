@@ -47,6 +47,20 @@ def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
             Matches.load(tmp_path / name)
 
 
+def test_file_with_other_arrays_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.savez(file, kind="Matches", indices=np.zeros((1, 2), int))
+    with pytest.raises(GeomatchError, match="expected indices, similarity, found indices"):
+        Matches.load(tmp_path / "a.npz")
+
+
+def test_values_cannot_be_changed_from_outside() -> None:
+    points = np.ones((2, 2), np.float32)
+    f = Features(points, np.ones(2), (3, 3))
+    points[:] = np.nan
+    assert (f.keypoints == 1).all()
+
+
 def test_equality_sees_every_field() -> None:
     a = features()
     assert a == features()

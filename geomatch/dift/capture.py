@@ -17,7 +17,7 @@ def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object
         values the first is taken, which diffusers makes the hidden state.
 
     Raises:
-        ValueError: for a name that is no submodule, or a layer that never ran.
+        ValueError: for a name that is no submodule, and a layer that never ran or gives no map.
     """
     outputs: dict[str, Tensor] = {}
     wanted = set(layers)
@@ -25,7 +25,12 @@ def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object
 
     def hook(name: str) -> Callable[..., None]:
         def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            outputs[name] = output[0] if isinstance(output, tuple) else output
+            value = output[0] if isinstance(output, tuple) else output
+            if value.ndim != 4:
+                raise ValueError(
+                    f"layer {name!r} gives no feature map: its output has shape {tuple(value.shape)}"
+                )
+            outputs[name] = value
             if len(outputs) == len(wanted):
                 raise _AllSeen
 

@@ -44,9 +44,9 @@ class DIFTConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.timestep <= 999:
-            raise ValueError(f"timestep must lie in 0..999, got {self.timestep}")
-        if not self.layers or isinstance(self.layers, str):
+        if not isinstance(self.timestep, int) or not 0 <= self.timestep <= 999:
+            raise ValueError(f"timestep must be a whole number in 0..999, got {self.timestep}")
+        if not self.layers or isinstance(self.layers, str) or not all(self.layers):
             raise ValueError(f"layers must be a tuple of at least one name, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
         if self.ensemble_size < 1:
@@ -55,9 +55,12 @@ class DIFTConfig:
             raise ValueError("without noise all members of an ensemble are equal: use ensemble_size=1")
         if self.sampling not in ("dense", "patch"):
             raise ValueError(f"sampling must be 'dense' or 'patch', got {self.sampling!r}")
-        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
-        if any(side is not None and side < 1 for side in sides):
-            raise ValueError(f"image_size must be positive, got {self.image_size}")
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size or 1,) * 2
+        whole = all(isinstance(side, int) and side >= 1 for side in sides)
+        if self.image_size == 0 or not whole or len(sides) != 2:
+            raise ValueError(
+                f"image_size must be None, a positive int or a pair of these, got {self.image_size}"
+            )
         if self.patch_size < 1 or not self.patch_scale > 0:
             raise ValueError("patch_size and patch_scale must be positive")
         if self.dtype not in ("float32", "bfloat16", "float16"):

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image as PILImage
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +17,7 @@ from geomatch.dift.model import DiffusionModel, load_model, model_folder
 from geomatch.dift.patches import cut_patches
 from geomatch.dift.presets import PRESETS
 from geomatch.dift.readout import ReadOut, load_readout
+from geomatch.geometry import resize_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
 from geomatch.types import Features
 
@@ -64,13 +65,9 @@ class DIFTExtractor:
         """
         picture = load_image(image)
         width, height = dense_size(picture.size, self.config.image_size, self.model.stride)
-        pixels = picture.pixels
-        if (width, height) != picture.size:
-            # INTER_AREA is exact for reductions only
-            smaller = width * height <= picture.size[0] * picture.size[1]
-            mode = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-            pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=mode), np.uint8)
-        tensor = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+        # Pillow's bicubic, as in the reference: smooth when an axis shrinks, exact in geometry
+        resized = PILImage.fromarray(picture.pixels).resize((width, height), PILImage.Resampling.BICUBIC)
+        tensor = torch.from_numpy(np.asarray(resized).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
         maps = self._activations(tensor.to(self.config.device), noises)
         return FeatureMap(tuple(layer[0] for layer in maps), picture.size)
 
@@ -107,12 +104,16 @@ class DIFTExtractor:
             )
         if isinstance(self.config.image_size, tuple):
             raise ValueError("sampling='patch' keeps the aspect: image_size must be an int or None")
+        if self.config.patch_size % self.model.stride:
+            raise ValueError(
+                f"patch_size must be a multiple of {self.model.stride}, got {self.config.patch_size}"
+            )
         reduced = reduce_image(picture, self.config.image_size)
         factor = reduced.size[0] / picture.size[0]
         parts = []
         for patches in cut_patches(
             reduced.pixels,
-            (features.keypoints + 0.5) * factor - 0.5,
+            resize_points(features.keypoints, picture.size, reduced.size),
             features.scales * (self.config.patch_scale * factor),
             features.orientations,
             self.config.patch_size,
@@ -127,6 +128,8 @@ class DIFTExtractor:
         """Mean over the ensemble; the image is encoded once. All images share the noise."""
         config, model = self.config, self.model
         latents = model.encode(images)
+        if noises is not None and not config.noise:
+            raise ValueError("noises were given to a configuration without noise")
         if not config.noise:
             return model.activations(latents, None, config.timestep, config.layers)
         if noises is not None and len(noises) != config.ensemble_size:

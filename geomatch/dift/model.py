@@ -63,7 +63,7 @@ def load_model(config: DIFTConfig) -> DiffusionModel:
         ValueError: when the device cannot be used.
     """
     try:
-        torch.empty(1, device=config.device)
+        torch.zeros(1).to(config.device).cpu()
     except (RuntimeError, AssertionError) as error:  # not compiled in, or no such device
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {config.device!r} cannot be used here ({reason})") from error
@@ -75,6 +75,8 @@ def load_model(config: DIFTConfig) -> DiffusionModel:
     except (OSError, ValueError, AttributeError) as error:
         raise WeightsError(f"{description}: no readable diffusers configuration ({error})") from error
     if kind == "UNet2DModel":
+        if config.prompt:
+            raise ValueError(f"{config.model} takes no text: leave the prompt empty")
         from geomatch.dift.pixel_unet import load_pixel_unet
 
         return load_pixel_unet(folder, unet, config.dtype, config.device)

@@ -3,8 +3,9 @@
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -27,6 +28,8 @@ class PixelUNet:
     unshuffle: int
     """n."""
     stride: int
+    lock: Lock = field(default_factory=Lock)
+    """Held during a pass: hooks on a shared network would hear other threads."""
 
     def encode(self, images: Tensor) -> Tensor:
         """See `geomatch.dift.model.DiffusionModel`."""
@@ -46,7 +49,9 @@ class PixelUNet:
         parameter = next(self.unet.parameters())
         noisy = noisy.to(parameter.device, parameter.dtype)
         times = torch.full((len(noisy),), timestep, device=parameter.device)
-        return [output.float() for output in capture(self.unet, layers, lambda: self.unet(noisy, times))]
+        with self.lock:
+            outputs = capture(self.unet, layers, lambda: self.unet(noisy, times))
+        return [output.float() for output in outputs]
 
 
 def load_pixel_unet(folder: Path, unet_folder: Path, dtype: DType, device: str) -> PixelUNet:
@@ -69,13 +74,18 @@ def load_pixel_unet(folder: Path, unet_folder: Path, dtype: DType, device: str) 
         raise WeightsError(f"{unet_folder}: cannot load the UNet2DModel there ({reason})") from error
     channels = unet.config.in_channels
     unshuffle = math.isqrt(channels // 3)
-    if 3 * unshuffle**2 != channels:
+    if channels < 3 or 3 * unshuffle**2 != channels:
         raise WeightsError(
             f"{unet_folder}: {channels} input channels; RGB images need 3, or 3 n^2 for n x n blocks"
         )
     schedules = [folder / "scheduler", folder]
     found = [place for place in schedules if (place / "scheduler_config.json").is_file()]
-    scheduler = DDPMScheduler.from_pretrained(found[0]) if found else DDPMScheduler()
+    try:
+        scheduler = (
+            DDPMScheduler.from_pretrained(found[0], local_files_only=True) if found else DDPMScheduler()
+        )
+    except Exception as error:
+        raise WeightsError(f"{found[0]}: damaged scheduler_config.json") from error
     unet = unet.eval().requires_grad_(False).to(device)
     if dtype == "float32":  # a fifth faster on CPUs; in bfloat16 it is slower (measured)
         unet = unet.to(memory_format=torch.channels_last)

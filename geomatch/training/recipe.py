@@ -50,9 +50,9 @@ def run_recipe(
     found = find_images(images, "train")
     config = DenoiseConfig(steps=steps)
     work = out / "work"
-    if not (work / "loss.csv").is_file():
-        train_denoiser(config, load_crops(found, progress), work, device, progress=progress)
+    train_denoiser(config, load_crops(found, progress), work, device, progress=progress)
     unet = UNet2DModel.from_pretrained(work, low_cpu_mem_usage=False)
+    unet.register_to_config(_name_or_path="dift-tiny")  # not a path of this machine
     unet.half().save_pretrained(out)
     (out / "diffusion_pytorch_model.safetensors").chmod(0o644)  # diffusers leaves it to the owner alone
     with replacing(out / "scheduler_config.json") as temporary:

@@ -78,11 +78,15 @@ def fetch_packages(folder: Path) -> None:
             )
             archives = list(work.glob("*.deb"))
             if done.returncode != 0 or not archives:
+                reason = " ".join(done.stderr.split()) or "no archive"
                 raise GeomatchError(
-                    f"apt-get download {package} failed ({done.stderr.strip().splitlines()[-1:]}); "
-                    "run `apt-get update` as root and try again"
+                    f"apt-get download {package} failed ({reason}); run `apt-get update` as root first"
                 )
-            subprocess.run(["dpkg", "-x", archives[0].name, "unpacked"], cwd=work, check=True)
+            done = subprocess.run(
+                ["dpkg", "-x", archives[0].name, "unpacked"], cwd=work, capture_output=True, text=True
+            )
+            if done.returncode != 0:
+                raise GeomatchError(f"dpkg could not unpack {package} ({' '.join(done.stderr.split())})")
             (work / "unpacked").rename(folder / package)
 
 
@@ -90,7 +94,7 @@ def find_images(folder: Path, split: Split) -> list[tuple[TrainingImage, Path]]:
     """The images of one split under ``folder``, each verified by its SHA-256.
 
     Raises:
-        GeomatchError: when more than 5 % are missing or differ, naming the first.
+        GeomatchError: when any is missing or differs, naming the first.
     """
     listed = [image for image in listed_images() if image.split == split]
     found: list[tuple[TrainingImage, Path]] = []
@@ -101,7 +105,7 @@ def find_images(folder: Path, split: Split) -> list[tuple[TrainingImage, Path]]:
             found.append((image, path))
         else:
             wrong.append(f"{image.package}/{image.path}")
-    if len(wrong) > 0.05 * len(listed):
+    if wrong:
         raise GeomatchError(
             f"{len(wrong)} of {len(listed)} listed images are missing or differ under {folder}, "
             f"the first is {wrong[0]}; the list was made from Debian 12 (bookworm)"
