@@ -7,7 +7,7 @@ from geomatch.benchmarks.record import write_record
 from geomatch.benchmarks.speed import measure
 
 parser = argparse.ArgumentParser(prog="python -m geomatch.benchmarks", description=measure.__doc__)
-parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the record")
+parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the record")
 parser.add_argument("--repeats", type=int, default=5, help="runs per figure, of which the median counts")
 options = parser.parse_args()
 rows = measure(options.repeats)

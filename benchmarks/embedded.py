@@ -126,7 +126,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m geomatch.benchmarks.embedded", description=__doc__)
     parser.add_argument("images", type=Path, help="folder of the recipe's unpacked packages")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     options = parser.parse_args()
     results = compare(options.images)
     print(table(results))

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import json
 import pkgutil
 import re
 import subprocess
@@ -10,9 +11,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import geomatch
+from geomatch.benchmarks.embedded import area_under_curve, table
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
@@ -154,3 +157,33 @@ def test_missing_extra_names_the_extra() -> None:
 
     with pytest.raises(geomatch.MissingDependencyError, match=r"pip install 'geomatch-dift\[poselib\]'"):
         require("no_such_module_anywhere", "poselib", "this")
+
+
+def test_readme_tables_are_those_of_the_records() -> None:
+    """The figures of the README come from the committed results."""
+    readme = (ROOT / "README.md").read_text()
+    results = ROOT / "benchmarks" / "results" / "0.1.0"
+    embedded = results / "embedded--linux-x86_64-2cores--cpu.json"
+    for line in table(json.loads(embedded.read_text())["results"]).splitlines()[2:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        areas = " | ".join(cells[1:4])
+        assert f"| {areas} | {cells[4].split()[0]} |" in readme, line
+    speed = results / "speed--linux-x86_64-2cores--cpu.json"
+    for row in json.loads(speed.read_text())["results"]:
+        if row["name"].startswith("match "):
+            wanted = f"{row['value']:.3f} s | {row['alternative_value']:.3f} s | {row['ratio']:.1f} |"
+            assert row["identical_matches"]
+            assert wanted in readme
+
+
+def test_area_under_curve_by_hand() -> None:
+    errors = np.array([0.0, 2.5, 5.0, np.inf])
+    assert area_under_curve(errors, 5.0) == pytest.approx((1 + 0.5 + 0 + 0) / 4)
+    assert area_under_curve(np.zeros(3), 1.0) == 1
+    # the trapezoid of the HPatches protocols differs by less than one pair's share
+    many = np.random.default_rng(0).exponential(3, 200)
+    recall = np.r_[0, np.arange(1, 201) / 200]
+    ordered = np.r_[0, np.sort(many)]
+    below = ordered <= 5
+    x, y = np.r_[ordered[below], 5], np.r_[recall[below], recall[below][-1]]
+    assert abs(np.trapezoid(y, x) / 5 - area_under_curve(many, 5.0)) < 1 / 200
