@@ -1,5 +1,6 @@
 """Exact mutual nearest neighbours with bounded memory."""
 
+from types import SimpleNamespace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from geomatch.types import Matches, check_shape
 
 Metric = Literal["cosine", "l2"]
 
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """Size of one block of the similarity matrix; at most two exist at a time."""
 
 
@@ -89,13 +90,10 @@ def _tensor(name: str, rows: NDArray[np.floating]) -> Tensor:
     array = np.ascontiguousarray(rows, dtype=np.float32)
     if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity in it")
-    if not array.flags.writeable:  # torch warns of read-only memory, which we never write
-        array = array.view()
-        try:
-            array.flags.writeable = True
-        except ValueError:
-            array = array.copy()
-    return torch.from_numpy(array)
+    # torch warns of read-only memory; we never write, so it is lent as writeable instead of copied
+    interface = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+    lent = np.asarray(SimpleNamespace(__array_interface__=interface, owner=array))
+    return torch.from_numpy(lent)
 
 
 class _Nearest(NamedTuple):

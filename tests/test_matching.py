@@ -160,6 +160,7 @@ def status(name):
 rng = np.random.default_rng(0)
 a = rng.standard_normal((10_000, 1280), dtype=np.float32)
 b = a[rng.permutation(10_000)]
+a.flags.writeable = False  # as the arrays of Features are
 match_mutual(a[:100], b[:100])
 open('/proc/self/clear_refs', 'w').write('5')
 before = status('VmRSS')
