@@ -134,11 +134,12 @@ def match(
     if describer is None:
         framed = all(not len(f) or _has_frames(f) for f in (features0, features1))
         describer = cached_extractor(default_config(framed))
+    describable = len(features0) > 0 and len(features1) > 0
     with _timed(seconds, "load_model"):
-        if isinstance(describer, DIFTExtractor):
+        if describable and isinstance(describer, DIFTExtractor):
             _ = describer.model, describer.readout
     with _timed(seconds, "describe"):
-        if len(features0) and len(features1):
+        if describable:
             features0, features1 = describer.describe(first, features0), describer.describe(second, features1)
     with _timed(seconds, "match"):
         matches = _match(features0, features1, metric, min_similarity, max_ratio)

@@ -6,7 +6,6 @@ Order: a path that the user gives, the cache, then the network. The cache is
 nothing is downloaded.
 """
 
-import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from urllib.request import urlopen
 from tqdm import tqdm
 
 from geomatch.errors import WeightsError
-from geomatch.files import replacing
+from geomatch.files import replacing, sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +93,14 @@ def _download(weights: WeightsFile, target: Path) -> None:
                 shutil.copyfileobj(body, file)
             if size and temporary.stat().st_size != size:
                 raise OSError(f"got {temporary.stat().st_size} of {size} bytes")
-            if weights.sha256 and _sha256(temporary) != weights.sha256:
+            if weights.sha256 and sha256_of(temporary) != weights.sha256:
                 raise OSError("wrong SHA-256")
     except (OSError, HTTPException) as error:
         raise WeightsError(f"cannot download {weights.file_name} ({error}); {advice}") from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _verify(weights: WeightsFile, path: Path) -> None:
-    found = _sha256(path)
+    found = sha256_of(path)
     note = path.with_name(path.name + ".sha256")
     expected = weights.sha256 or (note.read_text().strip() if note.is_file() else None)
     if expected is None:

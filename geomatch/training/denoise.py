@@ -1,7 +1,6 @@
 """Train a small pixel-space diffusion UNet, resumable at any step."""
 
 import csv
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from diffusers.training_utils import EMAModel
 from torch.nn import functional
 from tqdm import tqdm
 
+from geomatch.files import replacing
 from geomatch.training.crops import CropSource
 
 
@@ -29,7 +29,7 @@ class DenoiseConfig:
     crop_size: int = 64
     """Side of the training crops in pixels."""
     batch_size: int = 16
-    steps: int = 6000
+    steps: int = 8000
     """Optimiser steps."""
     learning_rate: float = 6e-4
     """Peak of the cosine schedule, after 100 steps of warm-up."""
@@ -132,13 +132,12 @@ def train_denoiser(
             recent = []
             state = {name: part.state_dict() for name, part in parts.items()}
             state |= {"config": asdict(config), "step": step + 1, "losses": losses}
-            temporary = checkpoint.with_suffix(".tmp")
-            torch.save(state, temporary)
-            os.replace(temporary, checkpoint)
+            with replacing(checkpoint) as temporary:
+                torch.save(state, temporary)
 
     average.copy_to(unet.parameters())
     unet.eval().save_pretrained(out)
     scheduler.save_pretrained(out)
-    with (out / "loss.csv").open("w", newline="", encoding="utf-8") as file:
+    with replacing(out / "loss.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("step", "loss"), *losses])
     return out

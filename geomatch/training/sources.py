@@ -6,7 +6,6 @@ licence and SHA-256; rows marked ``holdout`` are never trained on.
 """
 
 import csv
-import hashlib
 import importlib.resources
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from geomatch.errors import GeomatchError
+from geomatch.files import sha256_of
 
 Split = Literal["train", "holdout"]
 
@@ -101,7 +101,7 @@ def find_images(folder: Path, split: Split) -> list[tuple[TrainingImage, Path]]:
     wrong: list[str] = []
     for image in listed:
         path = folder / image.package / image.path
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == image.sha256:
+        if path.is_file() and sha256_of(path) == image.sha256:
             found.append((image, path))
         else:
             wrong.append(f"{image.package}/{image.path}")
