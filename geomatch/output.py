@@ -37,10 +37,10 @@ def save_result(result: MatchResult, folder: Path) -> list[Path]:
             points1=result.points1,
             inliers=inliers,
         )
-    _write_png(written[2], draw_matches(result))
+    write_png(written[2], draw_matches(result))
     overlay = folder / "overlay.png"
     if result.homography:
-        _write_png(overlay, draw_overlay(result.image0, result.image1, result.homography))
+        write_png(overlay, draw_overlay(result.image0, result.image1, result.homography))
         written.append(overlay)
     else:
         overlay.unlink(missing_ok=True)
@@ -88,7 +88,8 @@ def _name(part: Any) -> str:
     return str(part["feature"] if part["type"] == "OpenCVDetector" else part["type"])
 
 
-def _write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
+def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
+    """Write a picture (H, W, 3) RGB."""
     # OpenCV writes no file itself: it crashes on names that are not UTF-8
     _, code = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     with replacing(path) as temporary:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
+from geomatch.dift.hub import is_hub_id
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import Detector, create_detector
@@ -83,7 +84,7 @@ def match(
     detector: str | Detector | None = None,
     descriptor: str | DIFTConfig | Describer | None = None,
     estimator: str | Estimator = "usac_magsac",
-    metric: Metric = "cosine",
+    metric: Metric | None = None,
     min_similarity: float | None = None,
     max_ratio: float | None = None,
     max_keypoints: int = 3000,
@@ -99,11 +100,12 @@ def match(
             SIFT with the embedded model, and with others SuperPoint when its
             weights are in the cache, else SIFT.
         descriptor: a preset (`geomatch.dift.PRESETS`), the path of a diffusers
-            folder, a `DIFTConfig` or an object. By default the embedded model:
-            ``dift-tiny`` where keypoints have scale and orientation,
-            ``dift-tiny-dense`` where not.
+            folder or its id on the hub, a `DIFTConfig` or an object. By default
+            the embedded model: ``dift-tiny`` where keypoints have scale and
+            orientation, ``dift-tiny-dense`` where not.
         estimator: a name (`geomatch.estimators.estimators`) or an object.
-        metric: see `match_mutual`, as are the next two.
+        metric: see `match_mutual`, as are the next two; by default that of the DIFT
+            descriptor's settings, for other descriptors the cosine.
         min_similarity: least similarity of a match.
         max_ratio: Lowe's ratio test.
         max_keypoints: per image, when the detector is given by name.
@@ -120,7 +122,7 @@ def match(
         WeightsError: when a model cannot be loaded.
         ValueError: for options that make no sense.
     """
-    check_options(metric, min_similarity, max_ratio)
+    check_options(metric or "cosine", min_similarity, max_ratio)
     seconds: dict[str, float] = {}
     estimate = create_estimator(estimator, threshold) if isinstance(estimator, str) else estimator
     describer = _describer(descriptor)
@@ -134,6 +136,8 @@ def match(
     if describer is None:
         framed = all(not len(f) or _has_frames(f) for f in (features0, features1))
         describer = cached_extractor(default_config(framed))
+    if metric is None:
+        metric = describer.config.metric if isinstance(describer, DIFTExtractor) else "cosine"
     describable = len(features0) > 0 and len(features1) > 0
     with _timed(seconds, "load_model"):
         if describable and isinstance(describer, DIFTExtractor):
@@ -177,18 +181,18 @@ def default_detector(describer: Describer | None) -> str:
 
 
 def dift_config(descriptor: str) -> DIFTConfig:
-    """The preset of that name, or a configuration for the folder at that path.
+    """The preset of that name, or a configuration for the model in that folder or of that id on the hub.
 
     Raises:
         ValueError: listing the presets, when it is neither.
     """
     if descriptor in PRESETS:
         return PRESETS[descriptor]
-    if descriptor and Path(descriptor).expanduser().is_dir():
+    if (descriptor and Path(descriptor).expanduser().is_dir()) or is_hub_id(descriptor):
         return DIFTConfig(model=descriptor)
     raise ValueError(
         f"unknown descriptor {descriptor!r}; choose one of: {', '.join(PRESETS)}, "
-        "or give the folder of a diffusers model"
+        "or give a diffusers model: its folder, or its id on the hub"
     )
 
 

@@ -7,12 +7,13 @@ nothing is downloaded.
 """
 
 import os
-import shutil
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from geomatch.errors import WeightsError
@@ -83,20 +84,53 @@ def _download(weights: WeightsFile, target: Path) -> None:
     if is_offline():
         raise WeightsError(f"{weights.file_name} is not in the cache and downloads are off; {advice}")
     target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    locks = target.parent / ".locks"
+    locks.mkdir(exist_ok=True)
     try:
-        with urlopen(weights.url, timeout=60) as answer, replacing(target) as temporary:
-            size = int(answer.headers.get("Content-Length") or 0)
-            with (
-                temporary.open("wb") as file,
-                tqdm.wrapattr(answer, "read", total=size or None, desc=weights.file_name) as body,
-            ):
-                shutil.copyfileobj(body, file)
-            if size and temporary.stat().st_size != size:
-                raise OSError(f"got {temporary.stat().st_size} of {size} bytes")
-            if weights.sha256 and sha256_of(temporary) != weights.sha256:
+        with FileLock(locks / target.name):
+            if target.is_file():  # another process was faster
+                return
+            _fetch(weights, part)
+            if weights.sha256 and sha256_of(part) != weights.sha256:
+                part.unlink()
                 raise OSError("wrong SHA-256")
+            part.replace(target)
     except (OSError, HTTPException) as error:
         raise WeightsError(f"cannot download {weights.file_name} ({error}); {advice}") from error
+
+
+def _fetch(weights: WeightsFile, part: Path) -> None:
+    """Fill ``part``, going on where an earlier attempt at the same version of the file ended."""
+    note = part.with_name(part.name + ".etag")
+    done = part.stat().st_size if part.is_file() and note.is_file() else 0
+    # If-Range: the whole file comes if it is another one by now
+    headers = {"Range": f"bytes={done}-", "If-Range": note.read_text()} if done else {}
+    try:
+        answer = urlopen(Request(weights.url, headers=headers), timeout=60)
+    except HTTPError as error:
+        if error.code != 416 or not done:  # nothing is left to send, or the part is too long
+            raise
+        part.unlink()
+        answer = urlopen(weights.url, timeout=60)
+    with answer:
+        if answer.status != 206:
+            done = 0
+            tag = answer.headers.get("ETag") or "W/"
+            note.unlink(missing_ok=True)
+            if not tag.startswith("W/"):  # weak tags promise no equal bytes
+                note.write_text(tag)
+        size = done + int(answer.headers.get("Content-Length") or 0)
+        with (
+            part.open("ab" if done else "wb") as file,
+            tqdm(desc=weights.file_name, total=size or None, initial=done, unit="B", unit_scale=True) as bar,
+        ):
+            while block := answer.read(2**20):
+                file.write(block)
+                bar.update(len(block))
+    if size and part.stat().st_size != size:
+        raise OSError(f"got {part.stat().st_size} of {size} bytes; try again to go on from there")
+    note.unlink(missing_ok=True)
 
 
 def _verify(weights: WeightsFile, path: Path) -> None:

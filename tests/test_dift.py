@@ -200,10 +200,10 @@ def test_bad_folders(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=words):
             _ = DIFTExtractor(DIFTConfig(str(path))).model
 
-    fails(tmp_path / "none", r"neither an embedded model \(dift-tiny\) nor a folder")
+    fails(tmp_path / "none", r"neither a known model \(dift-tiny, .*\) nor a folder")
     fails(tmp_path, "no readable diffusers configuration")
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
-    fails(tmp_path, "supported is UNet2DModel")
+    fails(tmp_path, "vae/config.json is missing")
     (tmp_path / "config.json").write_text("{")
     fails(tmp_path, "config.json")
     small_unet(channels=4).save_pretrained(tmp_path / "four")
@@ -211,12 +211,12 @@ def test_bad_folders(tmp_path: Path) -> None:
     small_unet().save_pretrained(tmp_path / "cut")
     weights = tmp_path / "cut" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    fails(tmp_path / "cut", "cannot load the UNet2DModel")
+    fails(tmp_path / "cut", "safetensors: damaged or truncated weights")
     weights.unlink()
-    fails(tmp_path / "cut", "cannot load the UNet2DModel")
+    fails(tmp_path / "cut", "safetensors is missing")
     small_unet().save_pretrained(tmp_path / "schedule")
     (tmp_path / "schedule" / "scheduler_config.json").write_text("[]")
-    fails(tmp_path / "schedule", "damaged scheduler_config.json")
+    fails(tmp_path / "schedule", "scheduler_config.json: no readable diffusers configuration")
 
 
 def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_embedded_model_is_complete_and_small(photo0: Image) -> None:
     empty = extractor.describe(photo0, keypoints(photo0, 0, frames=True))
     assert empty.descriptors is not None
     assert empty.descriptors.shape == (0, 128)
-    from geomatch.dift.model import model_folder
+    from geomatch.dift.sources import model_folder
 
     files = list(model_folder("dift-tiny").iterdir())
     assert sum(file.stat().st_size for file in files) < 10e6

@@ -3,8 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from geomatch.matching import Metric
+
 Sampling = Literal["dense", "patch"]
 DType = Literal["float32", "bfloat16", "float16"]
+Latent = Literal["mode", "sample"]
+Side = Literal["long", "short"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,49 +16,65 @@ class DIFTConfig:
     """Settings of `DIFTExtractor`; equal settings on equal images give equal descriptors."""
 
     model: str = "dift-tiny"
-    """Name of an embedded model, or path of a diffusers folder."""
+    """Name of a known model (`geomatch.dift.MODELS`), path of a diffusers folder, or id on the hub."""
     timestep: int = 50
     """Noise level t of the forward pass, 0 to 999."""
-    layers: tuple[str, ...] = ("up_blocks.1",)
-    """Modules of the UNet whose outputs are taken, by diffusers' names, such as ``up_blocks.1`` or
-    ``down_blocks.0.resnets.0``. Several are normalised one by one and concatenated."""
+    layers: tuple[str | int, ...] = ("up_blocks.1",)
+    """Where the UNet is read. A number is the paper's up_ft_index: 0 to 3 in Stable Diffusion, 0 to 17 in
+    ADM. A word is a module by diffusers' names, such as ``up_blocks.1`` or ``down_blocks.0.resnets.0``.
+    Several layers are concatenated, for the cosine after normalising each."""
     noise: bool = True
-    """Add noise of level t, as the paper does; without it the clean image is scaled by sqrt(alpha_bar_t)."""
+    """Add noise of level t, as the paper does; without it the clean image is taken as it is."""
     ensemble_size: int = 1
     """Number of noises over which the activations are averaged."""
     seed: int = 0
     """Of the noise; member k of the ensemble uses seed + k."""
+    latent: Latent = "mode"
+    """Of the autoencoder's distribution take the ``mode``, or as the paper does a ``sample`` per member."""
+    prompt: str = ""
+    """For models conditioned on text."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the hub; a commit pins it."""
+    unet_file: str | None = None
+    """A safetensors file that replaces the UNet's weights: a path, or ORG/REPO/FILE on the hub."""
+    metric: Metric = "cosine"
+    """How the descriptors want to be compared: for ``cosine`` rows have unit length,
+    for ``l2`` they are the activations themselves (the paper matches ADM so)."""
     sampling: Sampling = "dense"
     """``dense``: one pass over the image, sampled at the keypoints (the paper's way).
     ``patch``: one small pass per keypoint, in its own scale and orientation."""
     image_size: int | tuple[int, int] | None = 768
-    """Size at which the image is used: an int bounds the long side and keeps the aspect,
-    a pair (width, height) is taken as it is (the paper squashes to 768x768), None keeps the size.
-    Dense sides are rounded to what the model can divide."""
+    """Size at which the image is used: an int bounds one side and keeps the aspect (larger images are
+    reduced, smaller ones left), a pair (width, height) is taken as it is (the paper squashes to 768x768),
+    None keeps the size. Dense sides are rounded to what the model can divide."""
+    image_side: Side = "long"
+    """The side that an int ``image_size`` bounds."""
     patch_size: int = 32
     """Side of a patch in its own pixels."""
     patch_scale: float = 8.0
     """Side of a patch in units of the keypoint's scale."""
     readout: bool = False
     """End with the read-out stored beside the model."""
-    prompt: str = ""
-    """For models conditioned on text."""
     dtype: DType = "float32"
     """Of the network; descriptors are float32 always."""
-    device: str = "cpu"
+    device: str = "auto"
+    """``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: CUDA, else MPS, else the CPU."""
+    batch_size: int | None = None
+    """Noisy images per forward pass; None takes what `geomatch.dift.extractor.BATCH_PIXELS` allows.
+    Halved when the device's memory runs out."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.timestep, int) or not 0 <= self.timestep <= 999:
             raise ValueError(f"timestep must be a whole number in 0..999, got {self.timestep}")
-        if not self.layers or isinstance(self.layers, str) or not all(self.layers):
-            raise ValueError(f"layers must be a tuple of at least one name, got {self.layers!r}")
+        if isinstance(self.layers, str) or not self.layers or not all(_is_layer(x) for x in self.layers):
+            raise ValueError(f"layers must be a tuple of names or up_ft indices, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
         if self.ensemble_size < 1:
             raise ValueError(f"ensemble_size must be at least 1, got {self.ensemble_size}")
         if not self.noise and self.ensemble_size > 1:
             raise ValueError("without noise all members of an ensemble are equal: use ensemble_size=1")
-        if self.sampling not in ("dense", "patch"):
-            raise ValueError(f"sampling must be 'dense' or 'patch', got {self.sampling!r}")
+        if not self.noise and self.latent == "sample":
+            raise ValueError("latent='sample' is noise too: with noise=False use latent='mode'")
         sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size or 1,) * 2
         whole = all(isinstance(side, int) and side >= 1 for side in sides)
         if self.image_size == 0 or not whole or len(sides) != 2:
@@ -63,8 +83,18 @@ class DIFTConfig:
             )
         if self.patch_size < 1 or not self.patch_scale > 0:
             raise ValueError("patch_size and patch_scale must be positive")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        choices = {
+            "latent": ("mode", "sample"),
+            "metric": ("cosine", "l2"),
+            "sampling": ("dense", "patch"),
+            "image_side": ("long", "short"),
+            "dtype": ("float32", "bfloat16", "float16"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
 
     def feature_settings(self) -> dict[str, Any]:
         """The settings that a read-out depends on, as JSON can hold them."""
@@ -73,3 +103,9 @@ class DIFTConfig:
             names += ["patch_size", "patch_scale"]
         values = asdict(self)
         return {name: list(v) if isinstance(v := values[name], tuple) else v for name in names}
+
+
+def _is_layer(layer: object) -> bool:
+    if isinstance(layer, str):
+        return bool(layer)
+    return isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0

@@ -1,7 +1,7 @@
 """The DIFT descriptor extractor."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,12 +11,14 @@ from PIL import Image as PILImage
 from torch import Tensor
 from torch.nn import functional
 
-from geomatch.dift.config import DIFTConfig
+from geomatch.dift.config import DIFTConfig, Side
 from geomatch.dift.feature_map import FeatureMap
-from geomatch.dift.model import DiffusionModel, load_model, model_folder
+from geomatch.dift.loading import load_model
+from geomatch.dift.model import DiffusionModel, Latents
 from geomatch.dift.patches import cut_patches
 from geomatch.dift.presets import PRESETS
 from geomatch.dift.readout import ReadOut, load_readout
+from geomatch.dift.sources import model_folder
 from geomatch.geometry import resize_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
 from geomatch.types import Features
@@ -25,6 +27,9 @@ PATCH_CONTRAST = 0.5
 """Deviation that patches are given before the network, whose images lie in [-1, 1]."""
 POOLED = 4
 """Each layer of a patch is averaged to POOLED x POOLED cells."""
+BATCH_PIXELS = {"cpu": 2**18, "accelerator": 8 * 768**2}
+"""Pixels of images per forward pass: on CPUs larger batches are not faster (measured); elsewhere
+an ensemble of 8 at the paper's size goes through at once."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +40,24 @@ class DIFTExtractor:
     """
 
     config: DIFTConfig = PRESETS["dift-tiny"]
+    prompt_embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    """(tokens, D) to use instead of encoding the prompt, for models conditioned on text."""
 
     @cached_property
     def model(self) -> DiffusionModel:
-        """The network.
+        """The networks.
 
         Raises:
-            WeightsError: when it cannot be loaded.
+            WeightsError: when they cannot be loaded.
         """
-        return load_model(self.config)
+        return load_model(self.config, self.prompt_embedding)
 
     @cached_property
     def readout(self) -> ReadOut | None:
         """The read-out, when the configuration asks for one."""
         if not self.config.readout:
             return None
-        folder = model_folder(self.config.model)
+        folder = model_folder(self.config.model, self.config.revision, self.config.unet_file is None)
         readout = load_readout(folder)
         readout.check(self.config, folder)
         return readout
@@ -63,13 +70,97 @@ class DIFTExtractor:
             noises: one (1, C, h, w) tensor per member of the ensemble, of the
                 shape of the encoded image, instead of those drawn from the seed.
         """
-        picture = load_image(image)
-        width, height = dense_size(picture.size, self.config.image_size, self.model.stride)
+        return self.dense_many([image], noises)[0]
+
+    def at_timestep(self, timestep: int) -> "DIFTExtractor":
+        """The same at another noise level, with the same networks in memory."""
+        other = replace(self, config=replace(self.config, timestep=timestep))
+        other.__dict__["model"] = self.model
+        return other
+
+    def network_input(self, image: ImageLike) -> Tensor:
+        """(1, 3, h, w) in [-1, 1]: the image in the size that `DIFTConfig.image_size` rules."""
+        picture, config = load_image(image), self.config
+        size = dense_size(picture.size, config.image_size, self.model.stride, config.image_side)
         # Pillow's bicubic, as in the reference: smooth when an axis shrinks, exact in geometry
-        resized = PILImage.fromarray(picture.pixels).resize((width, height), PILImage.Resampling.BICUBIC)
-        tensor = torch.from_numpy(np.asarray(resized).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
-        maps = self._activations(tensor.to(self.config.device), noises)
-        return FeatureMap(tuple(layer[0] for layer in maps), picture.size)
+        resized = PILImage.fromarray(picture.pixels).resize(size, PILImage.Resampling.BICUBIC)
+        return torch.from_numpy(np.asarray(resized).astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+
+    def dense_many(
+        self, images: Sequence[ImageLike], noises: Sequence[Tensor] | None = None
+    ) -> list[FeatureMap]:
+        """The feature maps of several images; those that enter the network in one size share its passes."""
+        pictures = [load_image(image) for image in images]
+        inputs = [self.network_input(picture) for picture in pictures]
+        found: dict[int, FeatureMap] = {}
+        for shape in dict.fromkeys(tensor.shape for tensor in inputs):
+            members = [index for index, tensor in enumerate(inputs) if tensor.shape == shape]
+            maps = self.activations(torch.cat([inputs[index] for index in members]), noises)
+            for row, index in enumerate(members):
+                found[index] = FeatureMap(tuple(layer[row] for layer in maps), pictures[index].size)
+        return [found[index] for index in range(len(pictures))]
+
+    @torch.inference_mode()
+    def activations(self, images: Tensor, noises: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Mean of the layers' outputs over the ensemble, each (B, C, h, w) float32.
+
+        Every image is encoded once. All images share the noises, so that none
+        depends on its company.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1], sides multiples of the model's stride.
+            noises: see `dense`.
+        """
+        total: list[Tensor] = []
+        for maps in self.members(images, noises):
+            total = [summed.add_(new) for summed, new in zip(total, maps, strict=True)] if total else maps
+        return [layer.div_(self.config.ensemble_size) for layer in total]
+
+    def members(self, images: Tensor, noises: Sequence[Tensor] | None = None) -> Iterator[list[Tensor]]:
+        """The layers' outputs for each member of the ensemble in turn; see `activations`.
+
+        Raises:
+            MemoryError: when not even one image at a time fits the device.
+        """
+        config, model = self.config, self.model
+        if noises is not None and not config.noise:
+            raise ValueError("noises were given to a configuration without noise")
+        if noises is not None and len(noises) != config.ensemble_size:
+            raise ValueError(f"{config.ensemble_size} noises are needed, got {len(noises)}")
+        size = config.batch_size or _batch_size(images, model)
+        encoded: list[Latents] = []
+        size = _in_batches(len(images), size, lambda part: encoded.append(model.encode(images[part])))
+        mean = torch.cat([latents.mean for latents in encoded])
+        std = None if encoded[0].std is None else torch.cat([x.std for x in encoded if x.std is not None])
+        if not config.noise:
+            yield self._pass(mean, size)[0]
+            return
+        # one batch holds as many whole members as it may
+        together = max(1, size // len(images))
+        for start in range(0, config.ensemble_size, together):
+            noisy = []
+            for member in range(start, min(start + together, config.ensemble_size)):
+                generator = torch.Generator().manual_seed(config.seed + member)
+                drawn = torch.randn((1, *mean.shape[1:]), generator=generator)
+                noise = drawn if noises is None else noises[member]
+                latents = mean
+                if config.latent == "sample" and std is not None:
+                    latents = mean + std * torch.randn(drawn.shape, generator=generator).to(std)
+                noisy.append(model.add_noise(latents, noise.to(latents), config.timestep))
+            yield from self._pass(torch.cat(noisy), size, len(images))
+
+    def _pass(self, latents: Tensor, size: int, images: int | None = None) -> list[list[Tensor]]:
+        """Through the UNet in batches; the maps of each group of ``images`` rows."""
+        config, model = self.config, self.model
+        parts: list[list[Tensor]] = []
+        _in_batches(
+            len(latents),
+            size,
+            lambda part: parts.append(model.activations(latents[part], config.timestep, config.layers)),
+        )
+        joined = [torch.cat(layer) if len(layer) > 1 else layer[0] for layer in zip(*parts, strict=True)]
+        groups = [layer.split(images or len(latents)) for layer in joined]
+        return [list(group) for group in zip(*groups, strict=True)]
 
     def describe(self, image: ImageLike, features: Features) -> Features:
         """The keypoints with their DIFT descriptors.
@@ -90,7 +181,7 @@ class DIFTExtractor:
         elif self.config.sampling == "patch":
             rows = self._describe_patches(picture, features)
         else:
-            rows = self._read_out(self.dense(picture).sample(features.keypoints))
+            rows = self._read_out(self.dense(picture).sample(features.keypoints, self.config.metric))
         return replace(features, descriptors=rows)
 
     def _read_out(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -118,39 +209,46 @@ class DIFTExtractor:
             features.orientations,
             self.config.patch_size,
         ):
-            maps = self._activations(patches.to(self.config.device) * PATCH_CONTRAST, None)
+            maps = self.activations(patches * PATCH_CONTRAST)
             cells = [functional.adaptive_avg_pool2d(layer, POOLED).flatten(1) for layer in maps]
             rows = torch.cat([functional.normalize(cell, dim=1) for cell in cells], dim=1)
             parts.append(self._read_out(functional.normalize(rows, dim=1).cpu().numpy()))
         return np.concatenate(parts)
 
-    def _activations(self, images: Tensor, noises: Sequence[Tensor] | None) -> list[Tensor]:
-        """Mean over the ensemble; the image is encoded once. All images share the noise."""
-        config, model = self.config, self.model
-        latents = model.encode(images)
-        if noises is not None and not config.noise:
-            raise ValueError("noises were given to a configuration without noise")
-        if not config.noise:
-            return model.activations(latents, None, config.timestep, config.layers)
-        if noises is not None and len(noises) != config.ensemble_size:
-            raise ValueError(f"{config.ensemble_size} noises are needed, got {len(noises)}")
-        total: list[Tensor] = []
-        for member in range(config.ensemble_size):
-            if noises is not None:
-                noise = noises[member]
-            else:
-                generator = torch.Generator().manual_seed(config.seed + member)
-                noise = torch.randn((1, *latents.shape[1:]), generator=generator)
-            maps = model.activations(latents, noise.to(latents), config.timestep, config.layers)
-            total = [sum_ + new for sum_, new in zip(total, maps, strict=True)] if total else maps
-        return [layer / config.ensemble_size for layer in total]
+
+def _batch_size(images: Tensor, model: DiffusionModel) -> int:
+    kind = "cpu" if next(model.unet.parameters()).device.type == "cpu" else "accelerator"
+    return max(1, BATCH_PIXELS[kind] // (images.shape[2] * images.shape[3]))
 
 
-def dense_size(size: tuple[int, int], rule: int | tuple[int, int] | None, stride: int) -> tuple[int, int]:
+def _in_batches(count: int, size: int, run: Callable[[slice], None]) -> int:
+    """Run over slices of at most ``size``, halved when memory runs out; returns the size that fitted."""
+    start = 0
+    while start < count:
+        try:
+            run(slice(start, start + size))
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise MemoryError(
+                    "the device's memory does not hold one image: try a smaller image_size, "
+                    "dtype='bfloat16', or device='cpu'"
+                ) from error
+            size = max(1, min(size, count - start) // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        start += size
+    return size
+
+
+def dense_size(
+    size: tuple[int, int], rule: int | tuple[int, int] | None, stride: int, side: Side = "long"
+) -> tuple[int, int]:
     """(width, height) at which an image enters the network: the rule, rounded to multiples of ``stride``."""
     if isinstance(rule, tuple):
         width, height = float(rule[0]), float(rule[1])
     else:
-        factor = min(1.0, rule / max(size)) if rule else 1.0
+        bounded = max(size) if side == "long" else min(size)
+        factor = min(1.0, rule / bounded) if rule else 1.0
         width, height = size[0] * factor, size[1] * factor
     return max(1, round(width / stride)) * stride, max(1, round(height / stride)) * stride

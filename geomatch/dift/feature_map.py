@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from geomatch.matching import Metric
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FeatureMap:
@@ -18,12 +20,12 @@ class FeatureMap:
     image_size: tuple[int, int]
     """(width, height) of the original image in pixels."""
 
-    def sample(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Descriptors (N, sum of C) of unit length at points (N, 2) of the original image.
+    def sample(self, points: NDArray[np.floating], metric: Metric = "cosine") -> NDArray[np.float32]:
+        """Descriptors (N, sum of C) at points (N, 2) of the original image.
 
         Point x lies at (x + 0.5) w / width - 0.5 in a map of width w. Between
-        cells the value is bilinear, outside it is the border's. Each layer is
-        normalised, then the whole.
+        cells the value is bilinear, outside it is the border's. For the cosine
+        each layer is normalised, then the whole; for L2 nothing is.
         """
         size = torch.tensor(self.image_size, dtype=torch.float64)
         grid = ((torch.from_numpy(np.asarray(points, dtype=np.float64)) + 0.5) / size * 2 - 1).float()
@@ -36,5 +38,7 @@ class FeatureMap:
                 padding_mode="border",
                 align_corners=False,
             )
-            parts.append(functional.normalize(sampled[0, :, 0].T, dim=1))
-        return functional.normalize(torch.cat(parts, dim=1), dim=1).cpu().numpy()
+            rows = sampled[0, :, 0].T
+            parts.append(functional.normalize(rows, dim=1) if metric == "cosine" else rows)
+        whole = torch.cat(parts, dim=1)
+        return (functional.normalize(whole, dim=1) if metric == "cosine" else whole).cpu().numpy()

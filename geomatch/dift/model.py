@@ -1,83 +1,99 @@
-"""Diffusion models as feature extractors: what they share, and how they are found and loaded."""
+"""Diffusion models as feature extractors: an encoder, a UNet and a noise schedule."""
 
-import importlib.resources
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from geomatch.dift.config import DIFTConfig
-from geomatch.errors import WeightsError
-
-EMBEDDED = ("dift-tiny",)
-"""Models that come with the package."""
+from geomatch.dift.capture import capture, find_layer
 
 
-class DiffusionModel(Protocol):
-    """A diffusion model whose inner activations can be read."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Latents:
+    """What a UNet works on, before noise is added."""
 
-    @property
-    def stride(self) -> int:
-        """Image sides must be multiples of it."""
-        ...
+    mean: Tensor
+    """(B, C, h, w), on the model's device; the mode, where there is a distribution."""
+    std: Tensor | None = None
+    """(B, C, h, w) deviation of the autoencoder's distribution; None for models in pixel space."""
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to what the UNet works on."""
-        ...
 
-    def activations(
-        self, latents: Tensor, noise: Tensor | None, timestep: int, layers: Sequence[str]
-    ) -> list[Tensor]:
-        """Outputs of the named layers, each (B, C, h, w), for latents mixed with ``noise`` at ``timestep``.
+@dataclass(frozen=True, eq=False, slots=True)
+class DiffusionModel:
+    """A loaded model, whatever its kind."""
 
-        None for ``noise`` scales the clean latents by sqrt(alpha_bar_t).
+    unet: nn.Module
+    """A diffusers UNet; parts that no wanted layer needs may be absent."""
+    encode: Callable[[Tensor], Latents]
+    """Images (B, 3, H, W) in [-1, 1] to latents."""
+    alphas_cumprod: Tensor
+    """(T,) alpha_bar_t of the noise schedule, on the CPU."""
+    stride: int
+    """Image sides must be multiples of it."""
+    up_layers: tuple[str, ...]
+    """Module names of the paper's up_ft indices."""
+    prompt_embedding: Tensor | None = None
+    """(1, tokens, D) for UNets conditioned on text."""
+    lock: Lock = field(default_factory=Lock)
+    """Held during a pass: hooks on a shared network would hear other threads."""
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
+        """sqrt(alpha_bar_t) latents + sqrt(1 - alpha_bar_t) noise (Ho et al., NeurIPS 2020, eq. 4)."""
+        if timestep >= len(self.alphas_cumprod):
+            raise ValueError(f"timestep must be below {len(self.alphas_cumprod)}, got {timestep}")
+        signal = float(self.alphas_cumprod[timestep])
+        return math.sqrt(signal) * latents + math.sqrt(1 - signal) * noise
+
+    @torch.inference_mode()
+    def activations(self, latents: Tensor, timestep: int, layers: Sequence[str | int]) -> list[Tensor]:
+        """Outputs (B, C, h, w) in float32 of the layers, for noisy latents (B, C, h, w).
+
+        Raises:
+            ValueError: for a layer that is not there.
         """
-        ...
+        parameter = next(self.unet.parameters())
+        latents = latents.to(parameter.device, parameter.dtype)
+        times = torch.full((len(latents),), timestep, device=parameter.device)
+        names = [layer_name(layer, self.up_layers) for layer in layers]
+        with self.lock:
+            if self.prompt_embedding is None:
+                outputs = capture(self.unet, names, lambda: self.unet(latents, times))
+            else:
+                text = self.prompt_embedding.expand(len(latents), -1, -1)
+                outputs = capture(self.unet, names, lambda: self.unet(latents, times, text))
+        return [output.float() for output in outputs]
 
 
-def model_folder(model: str) -> Path:
-    """The folder of an embedded model by name, or of a local one by path.
-
-    Raises:
-        WeightsError: when there is neither.
-    """
-    if model in EMBEDDED:
-        folder = importlib.resources.files("geomatch.dift") / "weights" / model
-        return Path(str(folder))
-    path = Path(model).expanduser()
-    if not path.is_dir():
-        raise WeightsError(
-            f"{model}: neither an embedded model ({', '.join(EMBEDDED)}) nor a folder with a diffusers model"
-        )
-    return path
-
-
-def load_model(config: DIFTConfig) -> DiffusionModel:
-    """Load the network that ``config`` names.
+def layer_name(layer: str | int, up_layers: Sequence[str]) -> str:
+    """The module of a layer that may be given by the paper's index.
 
     Raises:
-        WeightsError: when files are missing, damaged or of an unknown kind, naming them.
-        ValueError: when the device cannot be used.
+        ValueError: for an index that the model has not.
     """
-    try:
-        torch.zeros(1).to(config.device).cpu()
-    except (RuntimeError, AssertionError) as error:  # not compiled in, or no such device
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {config.device!r} cannot be used here ({reason})") from error
-    folder = model_folder(config.model)
-    unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    description = unet / "config.json"
-    try:
-        kind = json.loads(description.read_text(encoding="utf-8")).get("_class_name")
-    except (OSError, ValueError, AttributeError) as error:
-        raise WeightsError(f"{description}: no readable diffusers configuration ({error})") from error
-    if kind == "UNet2DModel":
-        if config.prompt:
-            raise ValueError(f"{config.model} takes no text: leave the prompt empty")
-        from geomatch.dift.pixel_unet import load_pixel_unet
+    if isinstance(layer, str):
+        return layer
+    if layer >= len(up_layers):
+        raise ValueError(f"layer {layer}: up_ft indices of this model are 0 to {len(up_layers) - 1}")
+    return up_layers[layer]
 
-        return load_pixel_unet(folder, unet, config.dtype, config.device)
-    raise WeightsError(f"{description}: is a {kind}; supported is UNet2DModel (pixel space, unconditional)")
+
+def unneeded_parts(unet: nn.Module, names: Iterable[str]) -> list[str]:
+    """Modules that run only after all the named ones: later up-blocks and the output layers.
+
+    Raises:
+        ValueError: for a name that is no submodule.
+    """
+    names = list(names)
+    for name in names:
+        find_layer(unet, name)
+    tail = ["conv_norm_out", "conv_act", "conv_out"]
+    if any(name in tail for name in names):
+        return []
+    ups = [int(found[1]) for name in names if (found := re.match(r"up_blocks\.(\d+)", name))]
+    blocks = len(unet.get_submodule("up_blocks"))  # type: ignore[arg-type]  # a ModuleList
+    later = [f"up_blocks.{index}" for index in range(max(ups, default=-1) + 1, blocks)]
+    return later + [name for name in tail if getattr(unet, name, None) is not None]

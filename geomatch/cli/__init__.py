@@ -1,0 +1,57 @@
+"""The command ``geomatch``: parses, calls the functions of the package, prints."""
+
+from collections.abc import Sequence
+
+import click
+
+from geomatch.cli.benchmark import benchmark
+from geomatch.cli.exit_codes import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED
+from geomatch.cli.match import demo, match
+from geomatch.cli.models import models
+from geomatch.cli.show import show
+from geomatch.cli.train import train
+from geomatch.errors import GeomatchError
+
+OUT_OF_MEMORY = (
+    "out of memory; try a smaller --image-size, fewer --max-keypoints, --batch-size 1 or --dtype bfloat16"
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="geomatch-dift", prog_name="geomatch")
+def app() -> None:
+    """Register two photographs with diffusion features."""
+
+
+for command in (match, show, demo, models, benchmark, train):
+    app.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; every error is one line on standard error."""
+    try:
+        code = app.main(args=arguments, prog_name="geomatch", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        return _complain(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("geomatch: interrupted", err=True)
+        return INTERRUPTED
+    except SystemExit:  # click's way out when the reader of a pipe has gone
+        return PIPE_CLOSED
+    except MemoryError:
+        return _complain(OUT_OF_MEMORY)
+    except RuntimeError as error:
+        if "memory" not in str(error):  # torch's word for it, on every device
+            raise
+        return _complain(OUT_OF_MEMORY)
+    except (GeomatchError, ValueError, OSError) as error:
+        return _complain(str(error))
+    return code if isinstance(code, int) else FOUND
+
+
+def _complain(message: str) -> int:
+    line = " ".join(message.split())
+    click.echo("geomatch: " + line.encode(errors="replace").decode(), err=True)
+    return BAD_INPUT

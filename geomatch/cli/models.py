@@ -1,0 +1,44 @@
+"""``geomatch models``: what there is, and how to get it."""
+
+from pathlib import Path
+
+import click
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def models(context: click.Context) -> int:
+    """List descriptors and their models: licence, size, where the weights are looked for, present or not."""
+    if context.invoked_subcommand is None:
+        from geomatch.dift.inventory import inventory
+
+        click.echo("\n\n".join(str(entry) for entry in inventory()))
+    return 0
+
+
+@models.command()
+@click.argument("name")
+@click.option("--revision", help="Branch, tag or commit on the hub.")
+def fetch(name: str, revision: str | None) -> int:
+    """Download the weights that NAME needs: a preset, a model, or superpoint.
+
+    Goes on where an earlier download ended, and checks what can be checked.
+    """
+    from geomatch.dift.inventory import fetch_weights
+
+    for path in fetch_weights(name, revision):
+        click.echo(f"present     {click.format_filename(path)}")
+    return 0
+
+
+@models.command("convert-adm")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--head-channels", type=int,
+              help="Per attention head. [default: 64, or the base width if that is less]")  # fmt: skip
+def convert_adm(checkpoint: Path, out: Path, head_channels: int | None) -> int:
+    """Turn OpenAI's CHECKPOINT (256x256_diffusion_uncond.pt) into a diffusers folder OUT."""
+    from geomatch.dift import adm
+
+    click.echo(f"wrote       {click.format_filename(adm.convert_adm(checkpoint, out, head_channels))}")
+    return 0

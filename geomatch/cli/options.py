@@ -1,0 +1,95 @@
+"""The options of the descriptor, which several commands share."""
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from geomatch.dift import DIFTConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_META = "geomatch.descriptor"
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
+    """What was given on the command line goes to the context, so that commands need not name it."""
+    if value is not None and parameter.name is not None:
+        context.meta.setdefault(_META, {})[parameter.name] = value
+
+
+def _layers(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        _keep(context, parameter, parse_layers(value))
+
+
+def parse_layers(text: str) -> tuple[str | int, ...]:
+    """``2`` or ``up_blocks.0,up_blocks.1`` as `DIFTConfig.layers`."""
+    return tuple(int(part) if part.isdigit() else part for part in text.split(","))
+
+
+def _option(
+    name: str, help: str, kind: Any = None, callback: Any = _keep
+) -> tuple[str, Callable[[Command], Command]]:
+    option = click.option(name, type=kind, default=None, expose_value=False, callback=callback, help=help)
+    return name.split("/")[0], option
+
+
+_OPTIONS = dict([
+    _option("--model", help="Weights for these settings: a diffusers folder, or an id on the hub."),
+    _option("--revision", help="Branch, tag or commit of a model on the hub."),
+    _option("--timestep", kind=int, help="Noise level of the forward pass."),
+    _option("--layers", help="Where the UNet is read: the paper's indices or diffusers' names, A,B,...",
+            callback=_layers),
+    _option("--noise/--no-noise", kind=bool, help="Add noise of that level, as the paper does."),
+    _option("--ensemble-size", kind=int, help="Noises to average over."),
+    _option("--seed", kind=int, help="Of the noise."),
+    _option("--latent", kind=click.Choice(["mode", "sample"]), help="Of the autoencoder's distribution."),
+    _option("--prompt", help="For models conditioned on text."),
+    _option("--metric", kind=click.Choice(["cosine", "l2"]),
+            help="Of descriptors and matching; l2 takes the activations as they are."),
+    _option("--sampling", kind=click.Choice(["dense", "patch"]), help="Whole image, or patch by patch."),
+    _option("--image-size", help="Size at which the descriptor uses the images: a long side, WxH, or native.",
+            callback=lambda context, parameter, value: _keep(context, parameter, _image_size(value))),
+    _option("--readout/--no-readout", kind=bool, help="End with the model's read-out."),
+    _option("--dtype", kind=click.Choice(["float32", "bfloat16", "float16"]), help="Of the network."),
+    _option("--device", help="cpu, cuda, mps. [default: the best there is]"),
+    _option("--batch-size", kind=int, help="Noisy images per forward pass."),
+])  # fmt: skip
+_NATIVE = "native"
+
+
+def descriptor_options(leave_out: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Add the options that change a descriptor's settings, but those named; `changed_config` applies them."""
+
+    def add(command: Command) -> Command:
+        for names, option in reversed(_OPTIONS.items()):
+            if names not in leave_out:
+                command = option(command)
+        return command
+
+    return add
+
+
+def changed_config(config: "DIFTConfig") -> "DIFTConfig":
+    """The settings with the options that were given."""
+    changes = dict(given_options())
+    if changes.get("image_size") == _NATIVE:
+        changes["image_size"] = None
+    return replace(config, **changes)
+
+
+def given_options() -> dict[str, Any]:
+    """The options of the descriptor that were given, by the names of `DIFTConfig`."""
+    found: dict[str, Any] = click.get_current_context().meta.get(_META, {})
+    return found
+
+
+def _image_size(value: str | None) -> int | tuple[int, int] | str | None:
+    if value is None or value == _NATIVE:
+        return value
+    parts = value.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() for part in parts):
+        raise click.BadParameter(f"{value!r} is no size: give a number, WxH such as 768x768, or native")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))

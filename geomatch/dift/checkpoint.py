@@ -1,0 +1,156 @@
+"""Networks from diffusers folders, of which only the wanted parts are read."""
+
+import json
+import re
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from geomatch.errors import WeightsError
+
+STEM = "diffusion_pytorch_model"
+"""Diffusers' name for the weights of a network."""
+FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.fp16.safetensors", f"{STEM}.bin")
+"""Where weights are looked for in the folder of a network, in this order."""
+# diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A diffusers configuration.
+
+    Raises:
+        WeightsError: when it is missing or no JSON object.
+    """
+    path = folder / name
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: no readable diffusers configuration ({error})") from error
+    if not isinstance(config, dict):
+        raise WeightsError(f"{path}: no readable diffusers configuration (not an object)")
+    return config
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """The files with the weights of the network in ``folder``; empty if there are none.
+
+    Raises:
+        WeightsError: when an index names shards that are missing.
+    """
+    for name in FILES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        if not name.endswith(".index.json"):
+            return [path]
+        index = read_config(folder, name).get("weight_map", {})
+        shards = [folder / shard for shard in sorted(set(index.values()))]
+        missing = [shard.name for shard in shards if not shard.is_file()]
+        if missing:
+            raise WeightsError(f"{folder}: {', '.join(missing)} missing, named in {name}")
+        return shards
+    return []
+
+
+def empty_network(kind: type[Any], folder: Path) -> Any:
+    """The network that ``folder/config.json`` describes, without memory for its parameters.
+
+    Raises:
+        WeightsError: when the description is missing or of something else.
+    """
+    config = read_config(folder)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return kind.from_config(config)
+    except Exception as error:  # diffusers raises whatever its constructors meet
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{folder / 'config.json'}: describes no {kind.__name__} ({reason})") from error
+
+
+def fill_network(
+    network: nn.Module, folder: Path, dtype: torch.dtype, dropped: Collection[str], file: Path | None = None
+) -> None:
+    """Give an empty network its parameters, ready for inference on the CPU.
+
+    Dropped modules are neither allocated nor read. In their place stands an
+    identity, so that the numbering of blocks stays.
+
+    Args:
+        network: from `empty_network`.
+        folder: with its weights, unless ``file`` is given.
+        dtype: of the parameters.
+        dropped: dotted names of modules.
+        file: weights that replace the folder's.
+
+    Raises:
+        WeightsError: when a file is missing or damaged, or holds other parameters.
+    """
+    whole = network.state_dict()
+    for name in dropped:
+        network.set_submodule(name, nn.Identity())
+    files = [file] if file is not None else find_weights(folder)
+    if not files:
+        raise WeightsError(f"{folder}: no weights there; expected {FILES[0]}")
+    wanted = network.state_dict().keys()
+    state: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for path in files:
+        for name, stored in _tensors(path, whole, wanted, unknown):
+            if stored.shape != whole[name].shape:
+                raise WeightsError(
+                    f"{path}: weights of another network: {name} has shape {tuple(stored.shape)}, "
+                    f"{folder / 'config.json'} asks for {tuple(whole[name].shape)}"
+                )
+            state[name] = stored.to(dtype, copy=True)
+    missing = sorted(wanted - state.keys())
+    for names, word in ((missing, "lacks"), (unknown, "has unknown")):
+        if names:
+            raise WeightsError(
+                f"{files[0]}: weights of another network: {word} {names[0]} "
+                f"({len(names)} such), judged by {folder / 'config.json'}"
+            )
+    network.load_state_dict(state, assign=True)
+    network.eval().requires_grad_(False)
+
+
+def _tensors(
+    path: Path, whole: Mapping[str, Tensor], wanted: Collection[str], unknown: list[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """The wanted tensors of a file under their present names; names that no part has go to ``unknown``."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as content:
+                for stored in content.keys():  # noqa: SIM118 (not a dictionary)
+                    name = _present_name(stored, whole)
+                    if name in wanted:
+                        yield name, content.get_tensor(stored)
+                    elif name not in whole:
+                        unknown.append(name)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            for stored, tensor in loaded.items():
+                name = _present_name(stored, whole)
+                if name in wanted:
+                    yield name, tensor
+                elif name not in whole:
+                    unknown.append(name)
+    except WeightsError:
+        raise
+    except Exception as error:  # safetensors and pickle have types of their own
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(
+            f"{path}: damaged or truncated weights ({reason}); fetch the file again"
+        ) from error
+
+
+def _present_name(stored: str, whole: Mapping[str, Tensor]) -> str:
+    if stored in whole:
+        return stored
+    return re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{_OLD_NAMES[m[1]]}.", stored)

@@ -1,0 +1,113 @@
+"""The known models on this machine: listed and fetched."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from geomatch.dift.adm import convert_adm
+from geomatch.dift.config import DIFTConfig
+from geomatch.dift.hub import is_hub_id
+from geomatch.dift.loading import prompt_of
+from geomatch.dift.presets import ADM, MODELS, PRESETS, ModelInfo
+from geomatch.dift.prompt import cached_embedding
+from geomatch.dift.sources import (
+    ADM_CHECKPOINT,
+    EMBEDDED,
+    converted_folder,
+    missing_files,
+    model_folder,
+    unet_file,
+)
+from geomatch.errors import MissingDependencyError, WeightsError
+from geomatch.weights import SUPERPOINT_V6, cache_folder, locate_weights
+
+SUPERPOINT_SIZE = 5_200_000
+"""Bytes, about: 1.3 million parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model and the presets that use it."""
+
+    name: str
+    presets: tuple[str, ...]
+    info: ModelInfo
+    looked_for: str
+    present: bool
+
+    def __str__(self) -> str:
+        size = f"{self.info.size / 1e9:.1f} GB" if self.info.size >= 1e8 else f"{self.info.size / 1e6:.1f} MB"
+        uses = f"\n  presets     {', '.join(self.presets)}" if self.presets else ""
+        return (
+            f"{self.name}{uses}\n  licence     {self.info.licence}\n  size        {size}, {self.info.source}"
+            f"\n  looked for  {self.looked_for}\n  present     {'yes' if self.present else 'no'}"
+        )
+
+
+def inventory() -> list[Entry]:
+    """Every known model, whether its weights are here, and where they are looked for; asks no network."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    entries = []
+    for name, info in MODELS.items():
+        users = tuple(p for p, config in PRESETS.items() if name in (config.model, config.unet_file))
+        if name in EMBEDDED:
+            looked_for = str(model_folder(name))
+        elif name == ADM:
+            looked_for = str(converted_folder(name))
+        else:
+            looked_for = f"{HF_HUB_CACHE} (huggingface_hub)"
+        entries.append(Entry(name, users, info, looked_for, _is_present(name)))
+    info = ModelInfo(SUPERPOINT_V6.licence, SUPERPOINT_SIZE, SUPERPOINT_V6.url)
+    path = cache_folder() / SUPERPOINT_V6.file_name
+    return [*entries, Entry("superpoint", (), info, str(path), path.is_file())]
+
+
+def fetch_weights(name: str, revision: str | None = None) -> list[Path]:
+    """Make the weights that a preset, a model or ``superpoint`` needs present; returns where they are.
+
+    For Stable Diffusion that includes the embedding of the preset's prompt, so
+    that afterwards neither the network nor transformers is needed.
+
+    Raises:
+        WeightsError: when they cannot be had.
+        MissingDependencyError: when the prompt cannot be encoded without transformers.
+        ValueError: for an unknown name.
+    """
+    if name == "superpoint":
+        return [locate_weights(SUPERPOINT_V6)]
+    if name in MODELS and not is_hub_id(name) and name not in (*EMBEDDED, ADM):
+        return [unet_file(name, revision)]
+    if name not in PRESETS and name not in MODELS and not is_hub_id(name):
+        raise ValueError(
+            f"unknown model {name!r}; choose one of: superpoint, {', '.join((*PRESETS, *MODELS))}"
+        )
+    config = PRESETS.get(name) or DIFTConfig(model=name)
+    if revision is not None:
+        config = replace(config, revision=revision)
+    found = []
+    if config.unet_file is not None:
+        found.append(unet_file(config.unet_file))
+    if config.model == ADM and missing_files(converted_folder(ADM)):
+        converted_folder(ADM).parent.mkdir(parents=True, exist_ok=True)
+        convert_adm(locate_weights(ADM_CHECKPOINT), converted_folder(ADM))
+    folder = model_folder(config.model, config.revision, own_unet=config.unet_file is None)
+    found.append(folder)
+    if (folder / "vae").is_dir():
+        try:
+            prompt_of(config, folder)
+        except MissingDependencyError as error:
+            raise MissingDependencyError(f"the weights are at {folder}, but {error}") from error
+    return found
+
+
+def _is_present(name: str) -> bool:
+    try:
+        if name in EMBEDDED or name == ADM or is_hub_id(name):
+            folder = model_folder(name, download=False)
+            if (folder / "vae").is_dir() and cached_embedding(folder, "") is None:
+                return (folder / "text_encoder" / "model.safetensors").is_file()
+        else:
+            unet_file(name, download=False)
+    except WeightsError:
+        return False
+    return True

@@ -1,0 +1,75 @@
+"""From the settings to a loaded model."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geomatch.dift.checkpoint import read_config
+from geomatch.dift.config import DIFTConfig
+from geomatch.dift.model import DiffusionModel
+from geomatch.dift.prompt import cached_embedding, encode_prompt
+from geomatch.dift.sources import model_folder, text_encoder_folder, unet_file
+from geomatch.errors import WeightsError
+
+
+def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> DiffusionModel:
+    """Load the networks that ``config`` names, as far as its layers need them.
+
+    Args:
+        config: model, layers, prompt, dtype and device.
+        prompt_embedding: (tokens, D) to use instead of encoding the prompt.
+
+    Raises:
+        WeightsError: when files are missing, damaged or of an unknown kind, naming them.
+        MissingDependencyError: when a prompt must be encoded without transformers.
+        ValueError: when the device or a layer does not exist.
+    """
+    device = find_device(config.device)
+    file = None if config.unet_file is None else unet_file(config.unet_file)
+    folder = model_folder(config.model, config.revision, own_unet=file is None)
+    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    kind = read_config(unet).get("_class_name")
+    if kind == "UNet2DModel":
+        if prompt_embedding is not None:
+            raise ValueError(f"{config.model} takes no text: leave out the prompt embedding")
+        from geomatch.dift.pixel_unet import load_pixel_unet
+
+        return load_pixel_unet(folder, unet, file, config, device)
+    if kind == "UNet2DConditionModel" and unet != folder:
+        from geomatch.dift.stable_diffusion import load_stable_diffusion
+
+        if prompt_embedding is None:
+            prompt_embedding = prompt_of(config, folder)
+        return load_stable_diffusion(folder, file, prompt_embedding, config, device)
+    raise WeightsError(
+        f"{unet / 'config.json'}: is a {kind}; supported are UNet2DModel (pixel space, unconditional) and "
+        "pipelines with UNet2DConditionModel (Stable Diffusion 1 and 2)"
+    )
+
+
+def prompt_of(config: DIFTConfig, folder: Path) -> NDArray[np.float32]:
+    """(tokens, D) of the prompt, from the cache beside the weights or from the text encoder."""
+    cached = cached_embedding(folder, config.prompt)
+    if cached is not None:
+        return cached
+    return encode_prompt(text_encoder_folder(config.model, config.revision, folder), config.prompt)
+
+
+def find_device(name: str) -> str:
+    """``auto`` as a device that is there, other names after a trial.
+
+    Raises:
+        ValueError: when the device cannot be used.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1).to(name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # not compiled in, or no such device
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason})") from error
+    return name

@@ -1,0 +1,444 @@
+"""Finding and loading Stable Diffusion: folders, the hub's cache, a hub on loopback, damage, offline."""
+
+import http.server
+import json
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from geomatch import DIFTConfig, DIFTExtractor, MissingDependencyError, ShapeError, WeightsError
+from geomatch.dift.hub import hub_folder
+from geomatch.dift.inventory import fetch_weights, inventory
+from geomatch.dift.presets import CLEANDIFT, PRESETS, REMOVED, SD
+from geomatch.dift.prompt import cached_embedding
+from geomatch.dift.sources import model_folder
+from geomatch.images import Image
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def image() -> Image:
+    return Image(np.random.default_rng(3).integers(0, 256, (64, 96, 3), dtype=np.uint8), "noise")
+
+
+@pytest.fixture
+def folder(small_sd: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(small_sd, tmp_path / "sd"))
+
+
+@pytest.fixture
+def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache of huggingface_hub."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    import huggingface_hub._snapshot_download as snapshots
+
+    monkeypatch.setattr(snapshots.constants, "HF_HUB_CACHE", str(cache))
+    return cache
+
+
+def put_in_cache(cache: Path, repository: str, source: Path, files: list[str]) -> Path:
+    """Lay files out as huggingface_hub leaves them after a download."""
+    home = cache / f"models--{repository.replace('/', '--')}"
+    snapshot = home / "snapshots" / COMMIT
+    for name in files:
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, snapshot / name)
+    (home / "refs").mkdir(exist_ok=True)
+    (home / "refs" / "main").write_text(COMMIT)
+    return snapshot
+
+
+def files_of(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+
+
+def config(folder: Path | str, **_: object) -> DIFTConfig:
+    return DIFTConfig(str(folder), timestep=0, layers=(2,), image_size=None, device="cpu")
+
+
+def load(folder: Path | str) -> DIFTExtractor:
+    extractor = DIFTExtractor(config(folder))
+    _ = extractor.model
+    return extractor
+
+
+def test_only_what_is_needed_is_read(folder: Path, image: Image) -> None:
+    """Neither later up-blocks nor the decoder; the same features without them in the files' reach."""
+    full = DIFTExtractor(replace(config(folder), layers=(0, 1, 2, 3))).dense(image).maps
+    for index, expected in enumerate(full):
+        extractor = DIFTExtractor(replace(config(folder), layers=(index,)))
+        torch.testing.assert_close(extractor.dense(image).maps[0], expected, rtol=1e-4, atol=1e-5)
+        for later in range(4):
+            kept = list(extractor.model.unet.get_submodule(f"up_blocks.{later}").parameters())
+            assert bool(kept) == (later <= index)
+    middle = DIFTExtractor(replace(config(folder), layers=("mid_block", "down_blocks.0.attentions.1")))
+    assert [len(layer) for layer in middle.dense(image).maps] == [64, 32]
+
+
+def test_odd_latents_keep_the_geometry(small_sd: Path) -> None:
+    """Sides of latents that halve unevenly: a block that is the last one loaded still gets its true size."""
+    odd = np.random.default_rng(0).integers(0, 256, (72, 104, 3), dtype=np.uint8)
+    full = DIFTExtractor(replace(config(small_sd), layers=(1, 2, 3))).dense(odd).maps
+    assert [tuple(layer.shape[1:]) for layer in full] == [(5, 7), (9, 13), (9, 13)]
+    for index in (1, 2):
+        alone = DIFTExtractor(replace(config(small_sd), layers=(index,))).dense(odd).maps[0]
+        torch.testing.assert_close(alone, full[index - 1], rtol=1e-4, atol=1e-5)
+
+
+def test_sampled_latents_and_seeds(small_sd: Path, image: Image) -> None:
+    """Ensemble of N = mean of N single runs with the derived seeds, with the autoencoder's noise too."""
+    sampled = replace(config(small_sd), latent="sample", timestep=261)
+    together = DIFTExtractor(replace(sampled, ensemble_size=3, seed=4)).dense(image).maps[0]
+    alone = [DIFTExtractor(replace(sampled, seed=4 + k)).dense(image).maps[0] for k in range(3)]
+    torch.testing.assert_close(together, sum(alone) / 3, rtol=1e-4, atol=1e-5)
+    again = DIFTExtractor(replace(sampled, ensemble_size=3, seed=4)).dense(image).maps[0]
+    assert torch.equal(together, again)
+    mode = DIFTExtractor(replace(sampled, latent="mode", seed=4)).dense(image).maps[0]
+    assert not torch.allclose(mode, alone[0], rtol=1e-3)
+
+
+def test_images_do_not_depend_on_their_company(small_sd: Path, image: Image) -> None:
+    others = [Image(np.roll(image.pixels, 9 * k, axis=1), "rolled") for k in range(3)]
+    tall = Image(np.ascontiguousarray(image.pixels.transpose(1, 0, 2)), "tall")
+    extractor = DIFTExtractor(replace(config(small_sd), ensemble_size=2, timestep=100))
+    together = extractor.dense_many([others[0], tall, *others[1:]])
+    assert [found.image_size for found in together] == [(96, 64), (64, 96), (96, 64), (96, 64)]
+    for one, found in zip([others[0], tall, *others[1:]], together, strict=True):
+        torch.testing.assert_close(extractor.dense(one).maps[0], found.maps[0], rtol=1e-4, atol=1e-5)
+
+
+def test_batches_shrink_when_memory_runs_out(small_sd: Path, image: Image) -> None:
+    extractor = DIFTExtractor(replace(config(small_sd), ensemble_size=8, batch_size=8, timestep=100))
+    expected = extractor.dense(image).maps[0]
+    sizes: list[int] = []
+
+    def limited(limit: int) -> object:
+        def forward(*arguments: torch.Tensor) -> object:
+            sizes.append(len(arguments[0]))
+            if len(arguments[0]) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return original(*arguments)
+
+        return forward
+
+    original = extractor.model.unet.forward
+    extractor.model.unet.forward = limited(3)  # type: ignore[method-assign, assignment]
+    torch.testing.assert_close(extractor.dense(image).maps[0], expected, rtol=1e-4, atol=1e-5)
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    extractor.model.unet.forward = limited(0)  # type: ignore[method-assign, assignment]
+    with pytest.raises(MemoryError, match="smaller image_size"):
+        extractor.dense(image)
+
+
+def test_half_precision_stays_close(small_sd: Path, image: Image) -> None:
+    full = DIFTExtractor(config(small_sd)).dense(image).maps[0]
+    half = DIFTExtractor(replace(config(small_sd), dtype="bfloat16")).dense(image).maps[0]
+    assert half.dtype == torch.float32
+    cosine = torch.nn.functional.cosine_similarity(full, half, dim=0)
+    assert cosine.min() > 0.98
+
+
+def test_embedding_is_computed_once(folder: Path, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    asking = replace(config(folder), prompt="a cat")
+    first = DIFTExtractor(asking).dense(image).maps[0]
+    kept = cached_embedding(folder, "a cat")
+    assert kept is not None
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
+    assert torch.equal(DIFTExtractor(asking).dense(image).maps[0], first)
+    with pytest.raises(MissingDependencyError, match=r"geomatch-dift\[transformers\]"):
+        _ = DIFTExtractor(replace(asking, prompt="a dog")).model
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(folder / part)
+    assert torch.equal(DIFTExtractor(asking).dense(image).maps[0], first)
+    with pytest.raises(WeightsError, match="text_encoder: missing, and the embedding of prompt 'a dog'"):
+        _ = DIFTExtractor(replace(asking, prompt="a dog")).model
+    given = DIFTExtractor(replace(asking, prompt="a dog"), prompt_embedding=kept)
+    assert torch.equal(given.dense(image).maps[0], first)
+    with pytest.raises(ShapeError, match=r"\(tokens, 32\), got \(77, 8\)"):
+        _ = DIFTExtractor(asking, prompt_embedding=kept[:, :8]).model
+    for path in (folder / "prompt_embeddings").iterdir():
+        path.write_bytes(b"x")
+    with pytest.raises(WeightsError, match="damaged prompt embedding"):
+        _ = DIFTExtractor(asking).model
+
+
+def test_another_text_encoder_makes_other_embeddings(folder: Path) -> None:
+    pytest.importorskip("transformers")
+    load(folder)
+    before = cached_embedding(folder, "")
+    path = folder / "text_encoder" / "model.safetensors"
+    save_file({name: value + 0.1 for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
+    assert cached_embedding(folder, "") is None
+    load(folder)
+    after = cached_embedding(folder, "")
+    assert before is not None
+    assert after is not None
+    assert not np.allclose(before, after)
+
+
+def test_other_files_of_the_same_weights(folder: Path, image: Image) -> None:
+    """Pickled weights, shards with an index, old names in the autoencoder."""
+    expected = load(folder).dense(image).maps[0]
+    unet, vae = folder / "unet" / WEIGHTS, folder / "vae" / WEIGHTS
+    state = load_file(unet)
+    unet.unlink()
+    names = sorted(state)
+    shards = {"part-1.safetensors": names[:50], "part-2.safetensors": names[50:]}
+    for shard, members in shards.items():
+        save_file({name: state[name] for name in members}, folder / "unet" / shard)
+    index = {"weight_map": {name: shard for shard, members in shards.items() for name in members}}
+    (folder / "unet" / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    old = load_file(vae)
+    vae.unlink()
+    for new, then in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        old = {name.replace(f".{new}.", f".{then}."): value for name, value in old.items()}
+    assert any(".query." in name for name in old)
+    torch.save(old, folder / "vae" / "diffusion_pytorch_model.bin")
+    assert torch.equal(load(folder).dense(image).maps[0], expected)
+    (folder / "unet" / "part-2.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"part-2.safetensors missing"):
+        load(folder)
+
+
+def test_replaced_unet(folder: Path, image: Image, tmp_path: Path) -> None:
+    """As for CleanDIFT: another UNet's weights in a pipeline whose own are not even there."""
+    expected = load(folder).dense(image).maps[0]
+    file = tmp_path / "clean.safetensors"
+    shutil.move(folder / "unet" / WEIGHTS, file)
+    with pytest.raises(WeightsError, match=r"unet/diffusion_pytorch_model.safetensors is missing"):
+        load(folder)
+    swapped = replace(config(folder), unet_file=str(file))
+    assert torch.equal(DIFTExtractor(swapped).dense(image).maps[0], expected)
+    save_file({"conv_in.weight": torch.zeros(1)}, file)
+    with pytest.raises(WeightsError, match=r"clean.safetensors: weights of another network"):
+        DIFTExtractor(swapped).dense(image)
+    with pytest.raises(WeightsError, match="no such file"):
+        DIFTExtractor(replace(swapped, unet_file="nowhere.safetensors")).dense(image)
+
+
+def change(path: Path, changes: dict[str, object]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_damage_is_named(folder: Path, small_sd: Path) -> None:
+    def fails(words: str) -> None:
+        with pytest.raises(WeightsError, match=words) as caught:
+            load(folder)
+        assert str(folder) in str(caught.value)
+        for path in small_sd.rglob("*"):  # mend it
+            if path.is_file():
+                target = folder / path.relative_to(small_sd)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copy(path, target)
+
+    for part in ("unet", "vae"):
+        path = folder / part / WEIGHTS
+        path.write_bytes(path.read_bytes()[:-1000])
+        fails(rf"{part}/{WEIGHTS}: damaged or truncated weights")
+        path.unlink()
+        fails(rf"{part}/{WEIGHTS} is missing")
+        (folder / part / "config.json").unlink()
+        fails(rf"{part}/config.json")
+        state = load_file(folder / part / WEIGHTS)
+        name = "encoder.conv_in.weight" if part == "vae" else "conv_in.weight"
+        save_file({key: value for key, value in state.items() if key != name}, path)
+        fails(rf"lacks {name}")
+        save_file({**state, "surplus": torch.zeros(1)}, path)
+        fails(r"has unknown surplus \(1 such\)")
+        save_file({**state, name: state[name][:1]}, path)
+        fails(rf"{name} has shape")
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    fails("scheduler_config.json is missing")
+    change(folder / "scheduler" / "scheduler_config.json", {"beta_schedule": "no such"})
+    fails("damaged scheduler_config.json")
+    change(folder / "unet" / "config.json", {"_class_name": "SD3Transformer2DModel"})
+    fails("is a SD3Transformer2DModel; supported are")
+    change(folder / "unet" / "config.json", {"block_out_channels": [32]})
+    fails("describes no UNet2DConditionModel")
+    change(folder / "unet" / "config.json", {"in_channels": 9})
+    fails("takes 9 channels, the autoencoder gives 4; inpainting")
+    sdxl = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+    change(folder / "unet" / "config.json", {**sdxl, "projection_class_embeddings_input_dim": 80})
+    fails("wants more than text")
+
+
+def test_layers_that_are_not_there(small_sd: Path) -> None:
+    with pytest.raises(ValueError, match=r"layer 4: up_ft indices of this model are 0 to 3"):
+        _ = DIFTExtractor(replace(config(small_sd), layers=(4,))).model
+    with pytest.raises(ValueError, match=r"unknown layer 'up_blocks.9'"):
+        _ = DIFTExtractor(replace(config(small_sd), layers=("up_blocks.9",))).model
+
+
+def test_hub_cache_is_used(hub_cache: Path, small_sd: Path, image: Image) -> None:
+    """A download by another tool is found; without the text encoder a prompt cannot be encoded."""
+    snapshot = put_in_cache(hub_cache, SD, small_sd, files_of(small_sd))
+    expected = load(small_sd).dense(image).maps[0]
+    assert torch.equal(load(SD).dense(image).maps[0], expected)
+    pinned = DIFTExtractor(replace(config(SD), revision=COMMIT))
+    assert torch.equal(pinned.dense(image).maps[0], expected)
+    with pytest.raises(WeightsError, match="at v9 is not in the cache"):
+        _ = DIFTExtractor(replace(config(SD), revision="v9")).model
+    (snapshot / "vae" / WEIGHTS).unlink()
+    with pytest.raises(WeightsError, match=rf"vae/{WEIGHTS} is missing.*downloads are off"):
+        load(SD)
+
+
+def test_preset_from_the_cache(hub_cache: Path, small_sd: Path) -> None:
+    put_in_cache(hub_cache, SD, small_sd, [name for name in files_of(small_sd) if name != f"unet/{WEIGHTS}"])
+    repository, file = CLEANDIFT.rsplit("/", 1)
+    shutil.copy(small_sd / "unet" / WEIGHTS, small_sd.parent / file)
+    put_in_cache(hub_cache, repository, small_sd.parent, [file])
+    assert DIFTExtractor(PRESETS["cleandift"]).model.up_layers[2] == "up_blocks.2"
+    with pytest.raises(WeightsError, match="is not in the cache"):
+        _ = DIFTExtractor(PRESETS["dift-sd"]).model
+
+
+def test_removed_models_are_explained(hub_cache: Path) -> None:
+    for dead, successor in REMOVED.items():
+        with pytest.raises(WeightsError, match=rf"the hub removed {dead}: use {successor}, or the folder"):
+            load(dead)
+
+
+def test_offline_by_either_variable(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("GEOMATCH_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=rf"{SD} is not in the cache.*downloads are off; fetch {SD}"):
+        load(SD)
+
+
+def test_local_folders_come_first(hub_cache: Path, small_sd: Path, tmp_path: Path) -> None:
+    import os
+
+    shutil.copytree(small_sd, tmp_path / SD)
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        assert model_folder(SD) == Path(SD)
+    finally:
+        os.chdir(before)
+
+
+class _Hub(http.server.SimpleHTTPRequestHandler):
+    """The two answers of a hub that snapshot_download needs: the list of files, and the files."""
+
+    requests: list[str] = []  # noqa: RUF012 (shared on purpose)
+    repository = SD
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        path = self.path.split("?")[0]
+        if body:
+            _Hub.requests.append(path)
+        root = Path(self.directory)
+        if path.startswith(f"/api/models/{self.repository}/revision/"):
+            files = [{"rfilename": name} for name in files_of(root)]
+            self._send(json.dumps({"id": SD, "sha": COMMIT, "siblings": files}).encode(), body)
+        elif path.startswith(f"/api/models/{self.repository}/tree/"):
+            entries = [
+                {"type": "file", "path": name, "size": (root / name).stat().st_size, "oid": "0" * 40}
+                for name in files_of(root)
+            ]
+            self._send(json.dumps(entries).encode(), body)
+        elif path.startswith(f"/{self.repository}/resolve/"):
+            name = path.split("/resolve/")[1].split("/", 1)[1]
+            self._send((root / name).read_bytes(), body, f'"{name.replace("/", "-")}"')
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def _send(self, content: bytes, body: bool, tag: str | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("X-Repo-Commit", COMMIT)
+        if tag:
+            self.send_header("ETag", tag)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+
+@pytest.fixture
+def hub(small_sd: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub on loopback with the small pipeline and things nobody needs; yields the paths asked for."""
+    root = hub_cache.parent / "served"
+    shutil.copytree(small_sd, root)
+    shutil.rmtree(root / "prompt_embeddings", ignore_errors=True)
+    (root / "safety_checker").mkdir()
+    (root / "safety_checker" / "model.safetensors").write_bytes(b"not wanted")
+    (root / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not wanted")
+    (root / "v2-1_768-ema-pruned.ckpt").write_bytes(b"not wanted")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Hub, directory=str(root)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    template = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    _Hub.requests.clear()
+    yield _Hub.requests
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_fetch_from_a_hub(hub: list[str], image: Image, small_sd: Path) -> None:
+    pytest.importorskip("transformers")
+    assert not {entry.name: entry for entry in inventory()}[SD].present
+    (folder,) = fetch_weights("dift-sd-fast")
+    got = "\n".join(hub)
+    assert f"unet/{WEIGHTS}" in got
+    assert "text_encoder/model.safetensors" in got
+    for unwanted in ("safety_checker/model", ".fp16.", ".ckpt"):
+        assert unwanted not in got
+    assert {entry.name: entry for entry in inventory()}[SD].present
+    hub.clear()
+    expected = load(small_sd).dense(image).maps[0]
+    assert torch.equal(load(SD).dense(image).maps[0], expected)
+    assert fetch_weights("dift-sd") == [folder]
+    assert hub == []  # nothing is asked twice
+
+
+def test_a_hub_without_the_model(hub: list[str]) -> None:
+    with pytest.raises(WeightsError, match="nobody/nothing: the hub has no such model; fetch"):
+        load("nobody/nothing")
+    with pytest.raises(WeightsError, match="the hub removed runwayml/stable-diffusion-v1-5"):
+        load("runwayml/stable-diffusion-v1-5")
+
+
+def test_a_hub_that_cannot_be_reached(hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match="cannot be downloaded"):
+        hub_folder("some/model", None, ["*"], [], lambda folder: ["x is missing"])
+
+
+def test_unknown_names(hub_cache: Path) -> None:
+    with pytest.raises(ValueError, match="unknown model 'sd'; choose one of: superpoint, dift-tiny"):
+        fetch_weights("sd")
+    with pytest.raises(WeightsError, match="models fetch adm-256x256-uncond"):
+        _ = DIFTExtractor(PRESETS["dift-adm"]).model
