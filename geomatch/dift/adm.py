@@ -60,8 +60,10 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
     try:
         config = adm_config(state, head_channels)
         renamed = rename_adm(state, config)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise WeightsError(f"{checkpoint}: no guided-diffusion UNet ({error} is not as there)") from error
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:  # names or shapes are not as there
+        raise WeightsError(f"{checkpoint}: no guided-diffusion UNet ({error})") from error
+    except WeightsError as error:
+        raise WeightsError(f"{checkpoint}: {error}") from error
     with torch.device("meta"):
         unet = UNet2DModel.from_config(config)
     wanted = {name: tuple(value.shape) for name, value in unet.state_dict().items()}

@@ -17,6 +17,8 @@ STEM = "diffusion_pytorch_model"
 """Diffusers' name for the weights of a network."""
 FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.fp16.safetensors", f"{STEM}.bin")
 """Where weights are looked for in the folder of a network, in this order."""
+_TOGETHER = 64
+"""Tensors read per opening of a file, whose mapped pages stay in memory until it is closed."""
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -127,12 +129,15 @@ def _tensors(
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as content:
-                for stored in content.keys():  # noqa: SIM118 (not a dictionary)
-                    name = _present_name(stored, whole)
-                    if name in wanted:
-                        yield name, content.get_tensor(stored)
-                    elif name not in whole:
-                        unknown.append(name)
+                names = list(content.keys())
+            for start in range(0, len(names), _TOGETHER):
+                with safe_open(path, framework="pt") as content:
+                    for stored in names[start : start + _TOGETHER]:
+                        name = _present_name(stored, whole)
+                        if name in wanted:
+                            yield name, content.get_tensor(stored)
+                        elif name not in whole:
+                            unknown.append(name)
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             for stored, tensor in loaded.items():
