@@ -203,6 +203,24 @@ def test_readme_tables_are_those_of_the_records() -> None:
             assert wanted in readme
 
 
+def test_readme_extraction_table_is_that_of_the_record() -> None:
+    readme = (ROOT / "README.md").read_text()
+    record = ROOT / "benchmarks" / "results" / "0.1.0" / "extraction-sd--linux-x86_64-2cores--cpu.json"
+    rows = {row["name"]: row for row in json.loads(record.read_text())["results"]}
+    assert rows["largest relative difference of the features"]["value"] < 2e-6
+    for what, words, digits in (
+        ("seconds", "seconds per image", 1),
+        ("loading", "peak memory while loading, MiB", 0),
+        ("extracting", "peak memory while extracting, MiB", 0),
+    ):
+        row = rows[what]
+        figures = f"{row['value']:.{digits}f} | {row['reference']:.{digits}f} | {row['ratio']:.1f}"
+        assert f"| {words} | {figures} |" in readme
+    ours, theirs = (rows[f"GFLOP at 768 x 768, {way}"]["value"] for way in ("geomatch", "reference"))
+    assert f"| GFLOP at 768x768 | {ours:.0f} | {theirs:.0f} | {theirs / ours:.1f} |" in readme
+    assert f"needs {rows['GFLOP at 768 x 768, geomatch, ensemble 1']['value']:.0f} GFLOP" in readme
+
+
 def test_area_under_curve_by_hand() -> None:
     errors = np.array([0.0, 2.5, 5.0, np.inf])
     assert area_under_curve(errors, 5.0) == pytest.approx((1 + 0.5 + 0 + 0) / 4)
