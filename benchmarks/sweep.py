@@ -20,7 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
-from geomatch.dift.sources import weights_fingerprint
+from geomatch.dift.loading import model_fingerprint
 from geomatch.errors import ImageError
 from geomatch.files import replacing
 from geomatch.images import Image
@@ -69,6 +69,8 @@ class Grid:
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"{name} must be different values, at least one, got {values}")
+        if min(self.ensemble_sizes) < 1:
+            raise ValueError(f"ensemble_sizes must be at least 1, got {self.ensemble_sizes}")
 
     @property
     def cells(self) -> list[tuple[Layer, int]]:
@@ -112,12 +114,14 @@ def run_sweep(task: Task, config: DIFTConfig, grid: Grid, out: Path, progress: b
     if config.sampling != "dense" or config.readout:
         raise ValueError("a sweep needs dense features without read-out; choose another descriptor")
     largest = max(grid.ensemble_sizes)
-    base = replace(config, layers=grid.layers, ensemble_size=largest)
+    configs = [
+        replace(config, timestep=t, layers=grid.layers, ensemble_size=largest) for t in grid.timesteps
+    ]  # all are checked before the work begins
     settings = record(replace(config, timestep=0, layers=(0,), ensemble_size=1, batch_size=None))
     identity = {
         **task.settings,
         "descriptor": settings,
-        "weights": weights_fingerprint(config),
+        "model": model_fingerprint(config),
         "version": version("geomatch-dift"),
     }
     text = json.dumps(identity, indent=2, sort_keys=True)
@@ -130,22 +134,25 @@ def run_sweep(task: Task, config: DIFTConfig, grid: Grid, out: Path, progress: b
     skipped: dict[str, str] = {}
     computed = 0
     steps = [(timestep, unit) for timestep in grid.timesteps for unit in task.units]
+    kept = {step: _stored(_path(folder, *step), task.fingerprint(step[1])) for step in steps}
+    wanted = {cell_name(*cell) for cell in grid.cells}
+    if any(wanted - cells.keys() for cells in kept.values()):
+        extractor = DIFTExtractor(configs[0])
+        extractor.model.check_timestep(max(grid.timesteps))
     for timestep, unit in tqdm(steps, desc="sweep", unit="unit", disable=not progress):
-        path = folder / f"{unit}--t{timestep}.json"
-        stored = _stored(path, task.fingerprint(unit))
+        stored = kept[timestep, unit]
         missing = [cell for cell in grid.cells if cell_name(*cell) not in stored]
-        if missing and unit not in skipped:
-            if extractor is None:
-                extractor = DIFTExtractor(base)
+        if missing and extractor is not None and unit not in skipped:
+            describe = _describe(extractor.at_timestep(timestep), missing, grid.layers)
             try:
-                fresh = task.evaluate(unit, _describe(extractor.at_timestep(timestep), missing, grid.layers))
+                fresh = task.evaluate(unit, describe)
             except ImageError as error:
                 skipped[unit] = str(error)
                 continue
             for row in fresh:
                 stored.setdefault(row.pop("cell"), []).append(row)
             content = {"fingerprint": task.fingerprint(unit), "cells": stored}
-            _write(path, json.dumps(content) + "\n")
+            _write(_path(folder, timestep, unit), json.dumps(content) + "\n")
             computed += 1
         for layer, size in grid.cells:
             where = {"timestep": timestep, "layer": layer, "ensemble_size": size}
@@ -176,6 +183,10 @@ def _describe(
         return {cell_name(*cell): found[cell_name(*cell)] for cell in cells}
 
     return describe
+
+
+def _path(folder: Path, timestep: int, unit: str) -> Path:
+    return folder / f"{unit}--t{timestep}.json"
 
 
 def _stored(path: Path, fingerprint: str) -> dict[str, list[Row]]:

@@ -71,7 +71,9 @@ def seeded() -> Callable[..., dict[str, torch.Tensor]]:
 
 @pytest.fixture(scope="session")
 def small_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stable Diffusion pipeline of small width, as ``save_pretrained`` leaves it; do not write to it."""
+    """A Stable Diffusion pipeline of small width, as ``save_pretrained`` leaves it.
+
+    Only prompt embeddings may be added to it."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
     golden = np.load(Path(__file__).parent / "golden" / "sd_tiny.npz")

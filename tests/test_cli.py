@@ -163,7 +163,12 @@ def test_very_large_image(run: Run, tmp_path: Path) -> None:
         (["show", PAIR.image0, PAIR.image1, "--point", "here"], "'here' is no point; give x,y"),
         (["show", PAIR.image0, PAIR.image1, "--point", "640,0"], "lies outside image 0"),
         (["show", PAIR.image0, "--pca", "--descriptor", "dift-tiny"], "works in patches; choose a dense one"),
-        (["show", PAIR.image0, "--pca", "--out", "no/such/folder.png"], "no such folder"),
+        (
+            ["show", PAIR.image0, "--pca", "--out", "no/such/folder.png"],
+            "give a .png file in a folder that exists",
+        ),
+        (["show", PAIR.image0, "--pca", "--out", "x.jpg"], "give a .png file"),
+        (["models", "fetch", "cleandift", "--revision", "x"], "--revision has no single meaning"),
         (["models", "fetch", "sd"], "unknown model 'sd'; choose one of"),
         (["models", "fetch", "dift-sd"], "downloads are off"),
         (["models", "convert-adm", "none.pt", "out"], "none.pt: no such file"),

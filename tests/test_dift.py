@@ -6,16 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
+from geomatch import DIFTConfig, DIFTExtractor, Features, Image, ShapeError, WeightsError
 from geomatch.dift import PRESETS, FeatureMap, ReadOut
 from geomatch.dift.capture import capture, find_layer
 from geomatch.dift.extractor import dense_size
 from geomatch.dift.fit import fit_readout
+from geomatch.dift.schedule import load_alphas
 
 
 def small_unet(channels: int = 3, attention: bool = False) -> UNet2DModel:
@@ -146,6 +148,14 @@ def test_size_rule(
     assert dense_size(size, rule, 8) == expected
 
 
+def test_size_rule_of_video() -> None:
+    """The paper's: short side 480, the other cut to a multiple of 32, small frames enlarged."""
+    assert dense_size((854, 480), 480, 8, "short") == (832, 480)
+    assert dense_size((480, 854), 480, 32, "short") == (480, 832)
+    assert dense_size((640, 360), 480, 8, "short") == (832, 480)
+    assert dense_size((1000, 10), 480, 8, "short") == (48000, 480)
+
+
 def test_same_seed_same_descriptors_and_other_seed_others(config: DIFTConfig, image: Image) -> None:
     points = keypoints(image)
     one = DIFTExtractor(config).describe(image, points)
@@ -188,6 +198,34 @@ def test_folders_of_diffusers(wrap: Callable[[Path], Path], tmp_path: Path, imag
     )
 
 
+def test_flat_repository_of_ddpm(tmp_path: Path, image: Image) -> None:
+    """A model_index.json beside the UNet's own configuration, and pickled weights."""
+    unet = small_unet()
+    unet.save_pretrained(tmp_path)
+    DDPMScheduler().save_pretrained(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
+    settings = DIFTConfig(str(tmp_path), image_size=None)
+    expected = DIFTExtractor(settings).dense(image).maps[0]
+    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(unet.state_dict(), tmp_path / "diffusion_pytorch_model.bin")
+    assert torch.equal(
+        DIFTExtractor(DIFTConfig(str(tmp_path), image_size=None)).dense(image).maps[0], expected
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNDMScheduler", "EulerDiscreteScheduler", "DDIMScheduler"])
+def test_schedules_of_every_kind(kind: str, tmp_path: Path) -> None:
+    scheduler = getattr(diffusers, kind)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    torch.testing.assert_close(load_alphas(tmp_path), scheduler.alphas_cumprod)
+
+
+def test_a_schedule_without_betas_is_refused(tmp_path: Path) -> None:
+    diffusers.CMStochasticIterativeScheduler().save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="a CMStochasticIterativeScheduler without betas"):
+        load_alphas(tmp_path)
+
+
 def test_pixel_blocks_are_inferred_from_the_channels(tmp_path: Path, image: Image) -> None:
     small_unet(channels=12).save_pretrained(tmp_path)
     extractor = DIFTExtractor(DIFTConfig(str(tmp_path), layers=("up_blocks.2",), image_size=None))
@@ -224,6 +262,8 @@ def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp
         DIFTExtractor(replace(config, sampling="patch")).describe(image, keypoints(image))
     with pytest.raises(ValueError, match="features are of an image of"):
         DIFTExtractor(config).describe(image, Features(np.zeros((1, 2)), np.ones(1), (9, 9)))
+    with pytest.raises(ShapeError, match=r"noise must have shape \(1, 3, 48, 64\), got \(1, 3, 1, 1\)"):
+        DIFTExtractor(config).dense(image, [torch.zeros(1, 3, 1, 1)])
     with pytest.raises(ValueError, match="3 noises are needed, got 1"):
         DIFTExtractor(replace(config, ensemble_size=3)).dense(image, [torch.zeros(1, 3, 48, 64)])
     patch = replace(config, sampling="patch", patch_size=33)
@@ -258,6 +298,12 @@ def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp
         {"timestep": 20.5},
         {"patch_scale": 0.0},
         {"dtype": "int8"},
+        {"seed": 2**70},
+        {"latent": "mean"},
+        {"metric": "dot"},
+        {"image_side": "left"},
+        {"batch_size": 0},
+        {"layers": (-1,)},
     ],
     ids=str,
 )

@@ -35,7 +35,7 @@ def test_stable_diffusion(small_sd: Path, picture: np.ndarray, timestep: int) ->
     config = DIFTConfig(
         str(small_sd), timestep=timestep, layers=(0, 1, 2, 3), image_size=None, batch_size=1, device="cpu"
     )
-    extractor = DIFTExtractor(config)
+    extractor = DIFTExtractor(config, SD["empty_prompt_embeds"][0])
     noise = torch.from_numpy(SD[f"noise_t{timestep}"])
     clean = torch.from_numpy(picture / np.float32(127.5) - 1).permute(2, 0, 1)[None]
     latents = extractor.model.encode(clean)
@@ -46,9 +46,10 @@ def test_stable_diffusion(small_sd: Path, picture: np.ndarray, timestep: int) ->
         assert_equal(layer[None], SD[f"up{index}_t{timestep}"])
     # the mean over an ensemble, however it is cut into batches
     noises = [noise, -noise, noise / 2]
-    alone = [DIFTExtractor(config).dense(picture, [member]).maps[2] for member in noises]
+    alone = [extractor.dense(picture, [member]).maps[2].clone() for member in noises]
     for size in (1, 2, 8):
-        several = DIFTExtractor(replace(config, ensemble_size=3, batch_size=size))
+        changed = replace(config, ensemble_size=3, batch_size=size)
+        several = DIFTExtractor(changed, SD["empty_prompt_embeds"][0])
         torch.testing.assert_close(
             several.dense(picture, noises).maps[2], sum(alone) / 3, rtol=1e-4, atol=1e-5
         )

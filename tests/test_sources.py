@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from geomatch import DIFTConfig, DIFTExtractor, MissingDependencyError, ShapeError, WeightsError
 from geomatch.dift.hub import hub_folder
 from geomatch.dift.inventory import fetch_weights, inventory
+from geomatch.dift.loading import model_fingerprint
 from geomatch.dift.presets import CLEANDIFT, PRESETS, REMOVED, SD
 from geomatch.dift.prompt import cached_embedding
-from geomatch.dift.sources import model_folder
+from geomatch.dift.sources import model_folder, unet_file
 from geomatch.images import Image
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -63,7 +64,7 @@ def files_of(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
 
 
-def config(folder: Path | str, **_: object) -> DIFTConfig:
+def config(folder: Path | str) -> DIFTConfig:
     return DIFTConfig(str(folder), timestep=0, layers=(2,), image_size=None, device="cpu")
 
 
@@ -127,7 +128,7 @@ def test_batches_shrink_when_memory_runs_out(small_sd: Path, image: Image) -> No
         def forward(*arguments: torch.Tensor) -> object:
             sizes.append(len(arguments[0]))
             if len(arguments[0]) > limit:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise RuntimeError("MPS backend out of memory")
             return original(*arguments)
 
         return forward
@@ -174,18 +175,45 @@ def test_embedding_is_computed_once(folder: Path, image: Image, monkeypatch: pyt
         _ = DIFTExtractor(asking).model
 
 
-def test_another_text_encoder_makes_other_embeddings(folder: Path) -> None:
+@pytest.mark.parametrize("changed", ["weights", "configuration", "tokenizer"])
+def test_another_text_encoder_makes_other_embeddings(folder: Path, changed: str) -> None:
+    """Whatever part of it is another, the last weight included."""
     pytest.importorskip("transformers")
     load(folder)
     before = cached_embedding(folder, "")
-    path = folder / "text_encoder" / "model.safetensors"
-    save_file({name: value + 0.1 for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
+    if changed == "weights":
+        path = folder / "text_encoder" / "model.safetensors"
+        state = load_file(path)
+        name = next(key for key in state if key.endswith("final_layer_norm.bias"))
+        save_file({**state, name: state[name] + 0.1}, path, metadata={"format": "pt"})
+    elif changed == "configuration":
+        change(folder / "text_encoder" / "config.json", {"hidden_act": "gelu"})
+    else:
+        change(folder / "tokenizer" / "vocab.json", {"<|startoftext|>": 1, "<|endoftext|>": 0})
     assert cached_embedding(folder, "") is None
     load(folder)
     after = cached_embedding(folder, "")
     assert before is not None
     assert after is not None
     assert not np.allclose(before, after)
+
+
+def test_fingerprint_covers_all_that_decides(folder: Path) -> None:
+    pytest.importorskip("transformers")
+    asking = config(folder)
+    seen = {model_fingerprint(asking)}
+    assert model_fingerprint(asking) in seen
+    for part, name in (("unet", "conv_in.weight"), ("vae", "encoder.conv_in.weight")):
+        state = load_file(folder / part / WEIGHTS)
+        save_file({**state, name: state[name] * 1.1}, folder / part / WEIGHTS)
+        seen.add(model_fingerprint(asking))
+    change(folder / "scheduler" / "scheduler_config.json", {"beta_end": 0.5})
+    seen.add(model_fingerprint(asking))
+    for part in ("unet", "vae"):
+        change(folder / part / "config.json", {"norm_eps": 0.5})
+        seen.add(model_fingerprint(asking))
+    seen.add(model_fingerprint(replace(asking, prompt="a cat")))
+    assert len(seen) == 7
 
 
 def test_other_files_of_the_same_weights(folder: Path, image: Image) -> None:
@@ -293,6 +321,25 @@ def test_hub_cache_is_used(hub_cache: Path, small_sd: Path, image: Image) -> Non
     (snapshot / "vae" / WEIGHTS).unlink()
     with pytest.raises(WeightsError, match=rf"vae/{WEIGHTS} is missing.*downloads are off"):
         load(SD)
+
+
+def test_a_cache_that_lacks_only_what_is_not_needed(hub_cache: Path, small_sd: Path, image: Image) -> None:
+    """The hub's list of files is known, and some of them were never fetched; the text encoder is pickled."""
+    trees = pytest.importorskip("huggingface_hub._tree_cache")
+    transformers = pytest.importorskip("transformers")
+    expected = load(small_sd).dense(image).maps[0]
+    source = hub_cache.parent / "source"
+    shutil.copytree(small_sd, source)
+    shutil.rmtree(source / "prompt_embeddings")
+    encoder = transformers.CLIPTextModel.from_pretrained(source / "text_encoder")
+    torch.save(encoder.state_dict(), source / "text_encoder" / "pytorch_model.bin")
+    (source / "text_encoder" / "model.safetensors").unlink()
+    snapshot = put_in_cache(hub_cache, SD, source, files_of(source))
+    entry = trees.TreeCacheEntry(size=1, blob_id="0" * 40, lfs_sha256=None, lfs_size=None, xet_hash=None)
+    listed = [*files_of(source), "safety_checker/config.json", "scheduler/notes.json", "tokenizer/extra.json"]
+    trees.write_tree_cache(str(snapshot.parents[1]), COMMIT, dict.fromkeys(listed, entry))
+    assert {entry.name: entry for entry in inventory()}[SD].present
+    torch.testing.assert_close(load(SD).dense(image).maps[0], expected)
 
 
 def test_preset_from_the_cache(hub_cache: Path, small_sd: Path) -> None:
@@ -424,10 +471,16 @@ def test_a_hub_without_the_model(hub: list[str]) -> None:
         load("runwayml/stable-diffusion-v1-5")
 
 
+def test_a_hub_without_the_file(hub: list[str]) -> None:
+    with pytest.raises(WeightsError, match=r"neither the hub .* has all files: gone.safetensors is missing"):
+        unet_file(f"{SD}/gone.safetensors")
+    assert unet_file(f"{SD}/unet/{WEIGHTS}@{COMMIT}").is_file()
+
+
 def test_a_hub_that_cannot_be_reached(hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(WeightsError, match="cannot be downloaded"):
-        hub_folder("some/model", None, ["*"], [], lambda folder: ["x is missing"])
+        hub_folder("some/model", None, [["*"]], lambda folder: ["x is missing"])
 
 
 def test_unknown_names(hub_cache: Path) -> None:

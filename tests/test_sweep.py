@@ -175,7 +175,9 @@ def test_data_that_is_no_hpatches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"timesteps": ()}, {"layers": (1, 1)}, {"ensemble_sizes": (2, 2)}], ids=str
+    "values",
+    [{"timesteps": ()}, {"layers": (1, 1)}, {"ensemble_sizes": (2, 2)}, {"ensemble_sizes": (0, 2)}],
+    ids=str,
 )
 def test_wrong_grids(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
@@ -201,6 +203,8 @@ def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--descriptor", "dift-tiny"], "dense features without read-out"),
         (["--timestep", "3"], "No such option"),
         (["--ensemble-sizes", "1,two"], "whole numbers"),
+        (["--timesteps", "0,1000"], "timestep must be"),
+        (["--layers", "0,70"], "layer 70: up_ft indices"),
     ):
         assert main([*command, *extra]) == 2
         error = capsys.readouterr().err

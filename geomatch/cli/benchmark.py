@@ -18,7 +18,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
     if value is None:
         return None
     parts = value.split(",")
-    if not all(part.isdigit() for part in parts):
+    if not all(part.isascii() and part.isdigit() for part in parts):
         raise click.BadParameter(f"{value!r}: give whole numbers separated by commas")
     return tuple(int(part) for part in parts)
 

@@ -39,6 +39,12 @@ def fetch(name: str, revision: str | None) -> int:
 def convert_adm(checkpoint: Path, out: Path, head_channels: int | None) -> int:
     """Turn OpenAI's CHECKPOINT (256x256_diffusion_uncond.pt) into a diffusers folder OUT."""
     from geomatch.dift import adm
+    from geomatch.dift.checkpoint import read_config
 
     click.echo(f"wrote       {click.format_filename(adm.convert_adm(checkpoint, out, head_channels))}")
+    if head_channels is None:
+        heads = read_config(out)["attention_head_dim"]
+        click.echo(
+            f"assumed     attention heads of {heads} channels, which shapes do not tell (--head-channels)"
+        )
     return 0

@@ -26,7 +26,7 @@ def _layers(context: click.Context, parameter: click.Parameter, value: str | Non
 
 def parse_layers(text: str) -> tuple[str | int, ...]:
     """``2`` or ``up_blocks.0,up_blocks.1`` as `DIFTConfig.layers`."""
-    return tuple(int(part) if part.isdigit() else part for part in text.split(","))
+    return tuple(int(part) if part.isascii() and part.isdigit() else part for part in text.split(","))
 
 
 def _option(
@@ -38,6 +38,7 @@ def _option(
 
 _OPTIONS = dict([
     _option("--model", help="Weights for these settings: a diffusers folder, or an id on the hub."),
+    _option("--unet-file", help="Weights in place of the UNet's: a file, or ORG/REPO/FILE[@REV]."),
     _option("--revision", help="Branch, tag or commit of a model on the hub."),
     _option("--timestep", kind=int, help="Noise level of the forward pass."),
     _option("--layers", help="Where the UNet is read: the paper's indices or diffusers' names, A,B,...",
@@ -50,8 +51,9 @@ _OPTIONS = dict([
     _option("--metric", kind=click.Choice(["cosine", "l2"]),
             help="Of descriptors and matching; l2 takes the activations as they are."),
     _option("--sampling", kind=click.Choice(["dense", "patch"]), help="Whole image, or patch by patch."),
-    _option("--image-size", help="Size at which the descriptor uses the images: a long side, WxH, or native.",
+    _option("--image-size", help="Size at which the descriptor uses the images: a side, WxH, or native.",
             callback=lambda context, parameter, value: _keep(context, parameter, _image_size(value))),
+    _option("--image-side", kind=click.Choice(["long", "short"]), help="Which side --image-size is about."),
     _option("--readout/--no-readout", kind=bool, help="End with the model's read-out."),
     _option("--dtype", kind=click.Choice(["float32", "bfloat16", "float16"]), help="Of the network."),
     _option("--device", help="cpu, cuda, mps. [default: the best there is]"),
@@ -90,6 +92,6 @@ def _image_size(value: str | None) -> int | tuple[int, int] | str | None:
     if value is None or value == _NATIVE:
         return value
     parts = value.lower().split("x")
-    if len(parts) > 2 or not all(part.isdigit() for part in parts):
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise click.BadParameter(f"{value!r} is no size: give a number, WxH such as 768x768, or native")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))

@@ -52,8 +52,8 @@ def show(
     config = changed_config(dift_config(descriptor))
     if config.sampling != "dense":
         raise click.UsageError(f"{descriptor} works in patches; choose a dense one, such as dift-tiny-dense")
-    if not out.parent.is_dir():
-        raise click.UsageError(f"{out.parent}: no such folder")
+    if out.suffix.lower() != ".png" or out.is_dir() or not out.parent.is_dir():
+        raise click.UsageError(f"--out {out}: give a .png file in a folder that exists")
     first = geomatch.load_image(image0)
     extractor = cached_extractor(config)
     if point is None or image1 is None:

@@ -60,12 +60,12 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
     try:
         config = adm_config(state, head_channels)
         renamed = rename_adm(state, config)
+        with torch.device("meta"):
+            unet = UNet2DModel.from_config(config)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:  # names or shapes are not as there
         raise WeightsError(f"{checkpoint}: no guided-diffusion UNet ({error})") from error
     except WeightsError as error:
         raise WeightsError(f"{checkpoint}: {error}") from error
-    with torch.device("meta"):
-        unet = UNet2DModel.from_config(config)
     wanted = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
     wrong = [name for name in wanted.keys() | renamed.keys() if _shape(renamed, name) != wanted.get(name)]
     if wrong:
@@ -81,7 +81,12 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
         unet.save_pretrained(folder)
         # linear betas, 1000 steps: guided-diffusion's script_util defaults for these models
         DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").save_pretrained(folder)
-        record = {"source": checkpoint.name, "sha256": sha256_of(checkpoint)}
+        record = {
+            "source": checkpoint.name,
+            "sha256": sha256_of(checkpoint),
+            "head_channels": config["attention_head_dim"],
+            "head_channels_given": head_channels is not None,
+        }
         (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if out.exists():
             out.rmdir()

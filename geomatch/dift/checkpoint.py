@@ -15,7 +15,7 @@ from geomatch.errors import WeightsError
 
 STEM = "diffusion_pytorch_model"
 """Diffusers' name for the weights of a network."""
-FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.fp16.safetensors", f"{STEM}.bin")
+FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.bin")
 """Where weights are looked for in the folder of a network, in this order."""
 _TOGETHER = 64
 """Tensors read per opening of a file, whose mapped pages stay in memory until it is closed."""

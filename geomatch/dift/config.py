@@ -36,7 +36,7 @@ class DIFTConfig:
     revision: str | None = None
     """Branch, tag or commit of a model on the hub; a commit pins it."""
     unet_file: str | None = None
-    """A safetensors file that replaces the UNet's weights: a path, or ORG/REPO/FILE on the hub."""
+    """A safetensors file that replaces the UNet's weights: a path, or ORG/REPO/FILE[@REVISION] on the hub."""
     metric: Metric = "cosine"
     """How the descriptors want to be compared: for ``cosine`` rows have unit length,
     for ``l2`` they are the activations themselves (the paper matches ADM so)."""
@@ -48,7 +48,8 @@ class DIFTConfig:
     reduced, smaller ones left), a pair (width, height) is taken as it is (the paper squashes to 768x768),
     None keeps the size. Dense sides are rounded to what the model can divide."""
     image_side: Side = "long"
-    """The side that an int ``image_size`` bounds."""
+    """What an int ``image_size`` means: ``long`` bounds the long side; ``short`` makes the short side that
+    long, enlarging too, and cuts the other down to a multiple of 32, as the paper does with video."""
     patch_size: int = 32
     """Side of a patch in its own pixels."""
     patch_scale: float = 8.0
@@ -71,6 +72,8 @@ class DIFTConfig:
         object.__setattr__(self, "layers", tuple(self.layers))
         if self.ensemble_size < 1:
             raise ValueError(f"ensemble_size must be at least 1, got {self.ensemble_size}")
+        if not 0 <= self.seed < 2**62:
+            raise ValueError(f"seed must be a whole number of at most 62 bits, got {self.seed}")
         if not self.noise and self.ensemble_size > 1:
             raise ValueError("without noise all members of an ensemble are equal: use ensemble_size=1")
         if not self.noise and self.latent == "sample":

@@ -21,7 +21,7 @@ from geomatch.dift.readout import ReadOut, load_readout
 from geomatch.dift.sources import model_folder
 from geomatch.geometry import resize_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
-from geomatch.types import Features
+from geomatch.types import Features, check_shape
 
 PATCH_CONTRAST = 0.5
 """Deviation that patches are given before the network, whose images lie in [-1, 1]."""
@@ -30,6 +30,8 @@ POOLED = 4
 BATCH_PIXELS = {"cpu": 2**18, "accelerator": 8 * 768**2}
 """Pixels of images per forward pass: on CPUs larger batches are not faster (measured); elsewhere
 an ensemble of 8 at the paper's size goes through at once."""
+VIDEO_MULTIPLE = 32
+"""The paper's temporal settings cut the long side of a frame to a multiple of it (DINO's protocol)."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ class DIFTExtractor:
         if not config.noise:
             yield self._pass(mean, size)[0]
             return
+        for noise in noises or ():
+            check_shape("noise", noise.numpy(force=True), (1, *mean.shape[1:]))
         # one batch holds as many whole members as it may
         together = max(1, size // len(images))
         for start in range(0, config.ensemble_size, together):
@@ -227,7 +231,9 @@ def _in_batches(count: int, size: int, run: Callable[[slice], None]) -> int:
     while start < count:
         try:
             run(slice(start, start + size))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # of CUDA a kind of its own, elsewhere told by its words
+            if "out of memory" not in str(error).lower():
+                raise
             if size == 1:
                 raise MemoryError(
                     "the device's memory does not hold one image: try a smaller image_size, "
@@ -247,8 +253,12 @@ def dense_size(
     """(width, height) at which an image enters the network: the rule, rounded to multiples of ``stride``."""
     if isinstance(rule, tuple):
         width, height = float(rule[0]), float(rule[1])
+    elif rule is not None and side == "short":
+        short = max(1, round(rule / stride)) * stride
+        scaled = [length * short / min(size) for length in size]
+        floored = [max(1, int(length / VIDEO_MULTIPLE)) * VIDEO_MULTIPLE for length in scaled]
+        return (floored[0], short) if size[0] > size[1] else (short, floored[1])
     else:
-        bounded = max(size) if side == "long" else min(size)
-        factor = min(1.0, rule / bounded) if rule else 1.0
+        factor = min(1.0, rule / max(size)) if rule else 1.0
         width, height = size[0] * factor, size[1] * factor
     return max(1, round(width / stride)) * stride, max(1, round(height / stride)) * stride

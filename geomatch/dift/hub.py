@@ -9,7 +9,6 @@ from geomatch.errors import WeightsError
 from geomatch.weights import is_offline
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_UNUSED = ("*.fp16.*", "*non_ema*")
 
 
 def is_hub_id(model: str) -> bool:
@@ -20,8 +19,7 @@ def is_hub_id(model: str) -> bool:
 def hub_folder(
     repository: str,
     revision: str | None,
-    patterns: Sequence[str],
-    ignored: Sequence[str],
+    alternatives: Sequence[Sequence[str]],
     missing: Callable[[Path], list[str]],
     download: bool = True,
 ) -> Path:
@@ -30,31 +28,39 @@ def hub_folder(
     Downloads show their progress, go on where they were broken off and are
     checked by huggingface_hub.
 
+    Args:
+        repository: ORGANISATION/NAME.
+        revision: branch, tag or commit; None for the main branch.
+        alternatives: lists of file patterns; the next is tried when one leaves files missing.
+        missing: what a folder lacks, in words.
+        download: whether the hub may be asked, if the user has not forbidden it.
+
     Raises:
         WeightsError: when it cannot be had, with the way out.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    def snapshot(local: bool) -> Path:
-        folder = snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=list(patterns),
-            ignore_patterns=[*_UNUSED, *ignored],
-            local_files_only=local,
+    def snapshot(patterns: Sequence[str], local: bool) -> Path:
+        found = snapshot_download(
+            repository, revision=revision, allow_patterns=list(patterns), local_files_only=local
         )
-        return Path(folder)
+        return Path(found)
 
     wanted = f"{repository}{f' at {revision}' if revision else ''}"
-    try:
-        cached = snapshot(local=True)
+    lacking: list[str] = []
+    for patterns in alternatives:
+        try:
+            cached = snapshot(patterns, local=True)
+        except FileNotFoundError as error:
+            # the hub's own judgement of completeness counts files that are not needed here
+            partial = getattr(error, "snapshot_path", None)
+            if partial is None:
+                continue
+            cached = Path(partial)
         lacking = missing(cached)
         if not lacking:
             return cached
-    except (LocalEntryNotFoundError, FileNotFoundError):
-        lacking = []
-    reason = f": {lacking[0]}" if lacking else ""
     successor = REMOVED.get(repository)
     advice = (
         f"the hub removed {repository}: use {successor}, or the folder of a copy that you have"
@@ -62,13 +68,25 @@ def hub_folder(
         else f"fetch {repository} where there is a network, or give the folder of a copy"
     )
     if is_offline() or not download:
+        reason = f": {lacking[0]}" if lacking else ""
         raise WeightsError(
             f"{wanted} is not in the cache of huggingface_hub{reason}, and downloads are off; {advice}"
         )
     try:
-        return snapshot(local=False)
+        for patterns in alternatives:
+            folder = snapshot(patterns, local=False)
+            lacking = missing(folder)
+            if not lacking:
+                return folder
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"{wanted}: the hub wants its licence accepted on its page, and you logged in (`hf auth login`)"
+        ) from error
     except RepositoryNotFoundError as error:
         raise WeightsError(f"{wanted}: the hub has no such model; {advice}") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (HfHubHTTPError, OSError, ValueError) as error:
         words = str(error).strip().splitlines()[0]
         raise WeightsError(f"{wanted}: cannot be downloaded ({words}); {advice}") from error
+    raise WeightsError(
+        f"{wanted}: neither the hub (if it was reached) nor its cache has all files: {lacking[0]}; {advice}"
+    )

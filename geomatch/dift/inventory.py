@@ -15,6 +15,7 @@ from geomatch.dift.sources import (
     converted_folder,
     missing_files,
     model_folder,
+    text_encoder_folder,
     unet_file,
 )
 from geomatch.errors import MissingDependencyError, WeightsError
@@ -76,13 +77,15 @@ def fetch_weights(name: str, revision: str | None = None) -> list[Path]:
     if name == "superpoint":
         return [locate_weights(SUPERPOINT_V6)]
     if name in MODELS and not is_hub_id(name) and name not in (*EMBEDDED, ADM):
-        return [unet_file(name, revision)]
+        return [unet_file(f"{name}@{revision}" if revision else name)]
     if name not in PRESETS and name not in MODELS and not is_hub_id(name):
         raise ValueError(
             f"unknown model {name!r}; choose one of: superpoint, {', '.join((*PRESETS, *MODELS))}"
         )
     config = PRESETS.get(name) or DIFTConfig(model=name)
     if revision is not None:
+        if not is_hub_id(config.model) or config.unet_file is not None:
+            raise ValueError(f"--revision has no single meaning for {name}; fetch the models it uses by name")
         config = replace(config, revision=revision)
     found = []
     if config.unet_file is not None:
@@ -105,7 +108,7 @@ def _is_present(name: str) -> bool:
         if name in EMBEDDED or name == ADM or is_hub_id(name):
             folder = model_folder(name, download=False)
             if (folder / "vae").is_dir() and cached_embedding(folder, "") is None:
-                return (folder / "text_encoder" / "model.safetensors").is_file()
+                text_encoder_folder(name, None, folder, download=False)
         else:
             unet_file(name, download=False)
     except WeightsError:

@@ -1,5 +1,6 @@
 """From the settings to a loaded model."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from geomatch.dift.checkpoint import read_config
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.model import DiffusionModel
 from geomatch.dift.prompt import cached_embedding, encode_prompt
-from geomatch.dift.sources import model_folder, text_encoder_folder, unet_file
+from geomatch.dift.sources import model_files, model_folder, text_encoder_folder, unet_file
 from geomatch.errors import WeightsError
+from geomatch.files import sha256_of
 
 
 def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> DiffusionModel:
@@ -55,6 +57,17 @@ def prompt_of(config: DIFTConfig, folder: Path) -> NDArray[np.float32]:
     if cached is not None:
         return cached
     return encode_prompt(text_encoder_folder(config.model, config.revision, folder), config.prompt)
+
+
+def model_fingerprint(config: DIFTConfig) -> str:
+    """SHA-256 over all that decides the activations besides the settings: weights, configurations, prompt."""
+    digest = hashlib.sha256()
+    for path in model_files(config):
+        digest.update(f"{path.parent.name}/{path.name} {sha256_of(path)}\n".encode())
+    folder = model_folder(config.model, config.revision, own_unet=config.unet_file is None)
+    if (folder / "vae").is_dir():
+        digest.update(prompt_of(config, folder).tobytes())
+    return digest.hexdigest()
 
 
 def find_device(name: str) -> str:

@@ -41,10 +41,14 @@ class DiffusionModel:
     lock: Lock = field(default_factory=Lock)
     """Held during a pass: hooks on a shared network would hear other threads."""
 
-    def add_noise(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
-        """sqrt(alpha_bar_t) latents + sqrt(1 - alpha_bar_t) noise (Ho et al., NeurIPS 2020, eq. 4)."""
+    def check_timestep(self, timestep: int) -> None:
+        """Raise ValueError unless the schedule has that timestep."""
         if timestep >= len(self.alphas_cumprod):
             raise ValueError(f"timestep must be below {len(self.alphas_cumprod)}, got {timestep}")
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
+        """sqrt(alpha_bar_t) latents + sqrt(1 - alpha_bar_t) noise (Ho et al., NeurIPS 2020, eq. 4)."""
+        self.check_timestep(timestep)
         signal = float(self.alphas_cumprod[timestep])
         return math.sqrt(signal) * latents + math.sqrt(1 - signal) * noise
 
@@ -55,6 +59,7 @@ class DiffusionModel:
         Raises:
             ValueError: for a layer that is not there.
         """
+        self.check_timestep(timestep)
         parameter = next(self.unet.parameters())
         latents = latents.to(parameter.device, parameter.dtype)
         times = torch.full((len(latents),), timestep, device=parameter.device)

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from geomatch.dift.checkpoint import read_config
 from geomatch.errors import MissingDependencyError, WeightsError
-from geomatch.files import replacing
+from geomatch.files import replacing, sha256_of
 from geomatch.optional import require
 from geomatch.types import checked
 
 FOLDER = "prompt_embeddings"
-TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.fp16.safetensors")
+TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Where transformers looks for the weights of a text encoder, in this order."""
 _KEY = "prompt_embedding"
 
 
@@ -103,11 +104,13 @@ def _path(folder: Path, prompt: str) -> Path:
 
 
 def _fingerprint(folder: Path) -> str | None:
-    """Of the text encoder's weights: their length and first MiB tell encoders apart; None without weights."""
-    for name in TEXT_WEIGHTS:
-        path = folder / "text_encoder" / name
+    """SHA-256 over the text encoder's weights and configuration and the tokenizer; None without weights."""
+    weights = [path for name in TEXT_WEIGHTS if (path := folder / "text_encoder" / name).is_file()][:1]
+    if not weights:
+        return None
+    tokenizer = sorted(path for path in (folder / "tokenizer").glob("*") if path.is_file())
+    digest = hashlib.sha256()
+    for path in (*weights, folder / "text_encoder" / "config.json", *tokenizer):
         if path.is_file():
-            with path.open("rb") as file:
-                start = hashlib.sha256(file.read(2**20))
-            return f"{path.stat().st_size}-{start.hexdigest()[:32]}"
-    return None
+            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()

@@ -33,6 +33,12 @@ def load_alphas(folder: Path, required: bool = False) -> Tensor:
     if not found and required:
         raise WeightsError(f"{folder / 'scheduler' / _FILE}: missing")
     config = read_config(found[0], _FILE) if found else {}
+    if found and "beta_start" not in config and config.get("trained_betas") is None:
+        kind = config.get("_class_name", "scheduler")
+        raise WeightsError(
+            f"{found[0] / _FILE}: a {kind} without betas does not tell the noise level of a timestep; "
+            "put a DDPMScheduler's configuration in its place"
+        )
     try:
         scheduler = DDIMScheduler(**{name: config[name] for name in _SETTINGS if name in config})
     except Exception as error:

@@ -8,8 +8,8 @@ from geomatch.dift.checkpoint import FILES, STEM, find_weights, read_config
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.hub import hub_folder, is_hub_id
 from geomatch.dift.presets import ADM, MODELS
+from geomatch.dift.prompt import TEXT_WEIGHTS
 from geomatch.errors import WeightsError
-from geomatch.files import sha256_of
 from geomatch.weights import WeightsFile, cache_folder
 
 EMBEDDED = ("dift-tiny",)
@@ -20,16 +20,12 @@ ADM_CHECKPOINT = WeightsFile(
     licence=MODELS[ADM].licence,
     sha256=None,  # OpenAI publishes none
 )
-_HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+)")
-_NETWORKS = ("", "unet/", "vae/")
-_SMALL = ["*config.json", "model_index.json", "readout.safetensors"]
-_SAFE = [
-    f"{part}{STEM}{rest}"
-    for part in _NETWORKS
-    for rest in (".safetensors", "-*.safetensors", ".safetensors.index.json")
-]
-_PICKLED = [f"{part}{STEM}.bin" for part in _NETWORKS]
-_TEXT = ["text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/*"]
+_HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+?)(?:@([\w./-]+))?")
+_CONFIGS = [f"{part}config.json" for part in ("", "unet/", "vae/")]
+_SMALL = [*_CONFIGS, "model_index.json", "scheduler_config.json", "scheduler/*", "readout.safetensors"]
+_SAFE = (f"{STEM}.safetensors", f"{STEM}-*-of-*.safetensors", f"{STEM}.safetensors.index.json")
+_PICKLED = (f"{STEM}.bin",)
+_TOKENIZER = ["text_encoder/config.json", "tokenizer/*"]
 
 
 def model_folder(
@@ -71,17 +67,12 @@ def model_folder(
             "model nor an id on the hub (ORGANISATION/NAME)"
         )
 
-    def complete(folder: Path) -> list[str]:
-        return missing_files(folder, own_unet)
-
-    unet = [] if own_unet else [f"unet/{STEM}*"]
-    folder = hub_folder(model, revision, [*_SMALL, *_SAFE], unet, complete, download)
-    if missing_files(folder, own_unet):  # old repositories have no safetensors
-        folder = hub_folder(model, revision, [*_SMALL, *_PICKLED], unet, complete, download)
-    missing = missing_files(folder, own_unet)
-    if missing:
-        raise WeightsError(f"{model}: not complete on the hub or in its cache: {missing[0]}")
-    return folder
+    networks = ("", "unet/", "vae/") if own_unet else ("vae/",)
+    kinds = [
+        [*_SMALL, *(f"{network}{name}" for network in networks for name in names)]
+        for names in (_SAFE, _PICKLED)  # old repositories have no safetensors
+    ]
+    return hub_folder(model, revision, kinds, lambda found: missing_files(found, own_unet), download)
 
 
 def text_encoder_folder(model: str, revision: str | None, folder: Path, download: bool = True) -> Path:
@@ -89,26 +80,35 @@ def text_encoder_folder(model: str, revision: str | None, folder: Path, download
     if Path(model).expanduser().is_dir() or not is_hub_id(model):
         return folder
 
-    def complete(found: Path) -> list[str]:
-        words = [found / "tokenizer" / name for name in ("vocab.json", "tokenizer.json")]
-        needed = {"text_encoder/model.safetensors": [found / "text_encoder" / "model.safetensors"]}
-        needed["tokenizer/vocab.json"] = words
-        return [f"{part} is missing" for part, any_of in needed.items() if not any(map(Path.is_file, any_of))]
+    def missing(found: Path) -> list[str]:
+        words = any((found / "tokenizer" / name).is_file() for name in ("vocab.json", "tokenizer.json"))
+        weights = any((found / "text_encoder" / name).is_file() for name in TEXT_WEIGHTS)
+        return [
+            f"{name} is missing"
+            for name, there in ((f"text_encoder/{TEXT_WEIGHTS[0]}", weights), ("tokenizer/vocab.json", words))
+            if not there
+        ]
 
-    return hub_folder(model, revision, _TEXT, [], complete, download)
+    kinds = [[*_TOKENIZER, f"text_encoder/{name}"] for name in TEXT_WEIGHTS]
+    return hub_folder(model, revision, kinds, missing, download)
 
 
-def weights_fingerprint(config: DIFTConfig) -> str:
-    """SHA-256 over the UNet's weights, wherever they are."""
-    if config.unet_file is not None:
-        return sha256_of(unet_file(config.unet_file))
-    folder = model_folder(config.model, config.revision)
+def model_files(config: DIFTConfig) -> list[Path]:
+    """The files that decide a model's activations, but for the text encoder's: weights and configurations."""
+    file = None if config.unet_file is None else unet_file(config.unet_file)
+    folder = model_folder(config.model, config.revision, own_unet=file is None)
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    return "-".join(sha256_of(path) for path in find_weights(unet))
+    files = find_weights(unet) if file is None else [file]
+    if (folder / "vae").is_dir():
+        files += find_weights(folder / "vae")
+    places = [
+        folder / name for name in (*_CONFIGS, "scheduler_config.json", "scheduler/scheduler_config.json")
+    ]
+    return files + [path for path in places if path.is_file()]
 
 
-def unet_file(name: str, revision: str | None = None, download: bool = True) -> Path:
-    """A file of UNet weights, at a path or as ORG/REPO/FILE on the hub.
+def unet_file(name: str, download: bool = True) -> Path:
+    """A file of UNet weights, at a path or as ORG/REPO/FILE or ORG/REPO/FILE@REVISION on the hub.
 
     Raises:
         WeightsError: when it is nowhere.
@@ -119,12 +119,12 @@ def unet_file(name: str, revision: str | None = None, download: bool = True) -> 
     found = _HUB_FILE.fullmatch(name)
     if found is None:
         raise WeightsError(f"{name}: no such file, and no ORGANISATION/REPOSITORY/FILE on the hub")
-    repository, file = found[1], found[2]
+    repository, file, revision = found[1], found[2], found[3]
 
-    def complete(folder: Path) -> list[str]:
+    def missing(folder: Path) -> list[str]:
         return [] if (folder / file).is_file() else [f"{file} is missing"]
 
-    return hub_folder(repository, revision, [file], [], complete, download) / file
+    return hub_folder(repository, revision, [[file]], missing, download) / file
 
 
 def converted_folder(model: str) -> Path:
@@ -134,7 +134,9 @@ def converted_folder(model: str) -> Path:
 
 def missing_files(folder: Path, own_unet: bool = True) -> list[str]:
     """What a diffusers folder lacks, in words; empty when it can be loaded."""
-    pipeline = (folder / "unet").is_dir() or (folder / "model_index.json").is_file()
+    # flat repositories of DDPM have a model_index.json beside the UNet's own config.json
+    indexed = (folder / "model_index.json").is_file() and not (folder / "config.json").is_file()
+    pipeline = (folder / "unet").is_dir() or indexed
     unet = folder / "unet" if pipeline else folder
     if not (unet / "config.json").is_file():
         return [f"no readable diffusers configuration at {unet / 'config.json'}"]
