@@ -170,6 +170,16 @@ def test_ensemble_is_the_mean_over_seeds(config: DIFTConfig, image: Image) -> No
     torch.testing.assert_close(together, sum(apart) / 3, rtol=1e-4, atol=1e-5)
 
 
+def test_layers_may_share_their_output(config: DIFTConfig, image: Image) -> None:
+    """The last block's output is that of its last resnet, one tensor; ensembles count it once each."""
+    names = ("up_blocks.2", "up_blocks.2.resnets.1")
+    several = replace(config, ensemble_size=2, batch_size=1)
+    together = DIFTExtractor(replace(several, layers=names)).dense(image).maps
+    for name, layer in zip(names, together, strict=True):
+        alone = DIFTExtractor(replace(several, layers=(name,))).dense(image).maps[0]
+        torch.testing.assert_close(layer, alone, rtol=1e-4, atol=1e-5)
+
+
 def test_each_keypoint_is_described_by_itself(config: DIFTConfig, image: Image) -> None:
     order = np.random.default_rng(2).permutation(20)
     for sampling in ("dense", "patch"):

@@ -115,8 +115,9 @@ class DIFTExtractor:
         """
         total: list[Tensor] = []
         for maps in self.members(images, noises):
-            total = [summed.add_(new) for summed, new in zip(total, maps, strict=True)] if total else maps
-        return [layer.div_(self.config.ensemble_size) for layer in total]
+            # not in place: a block and its last part may be one tensor
+            total = [summed + new for summed, new in zip(total, maps, strict=True)] if total else maps
+        return [layer / self.config.ensemble_size for layer in total]
 
     def members(self, images: Tensor, noises: Sequence[Tensor] | None = None) -> Iterator[list[Tensor]]:
         """The layers' outputs for each member of the ensemble in turn; see `activations`.
