@@ -5,7 +5,6 @@ format) and text files ``H_1_2`` to ``H_1_6``, 3 x 3 homographies from image 1
 to the others. Names begin with ``i_`` (illumination) or ``v_`` (viewpoint).
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.errors import GeomatchError
+from geomatch.files import fingerprint_of
 
 SUFFIXES = (".ppm", ".png", ".jpg", ".jpeg")
 
@@ -35,13 +35,11 @@ class HPatchesSequence:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all images and homographies."""
-        digest = hashlib.sha256()
-        for path in [self.reference, *(path for _, path, _ in self.targets)]:
-            digest.update(path.read_bytes())
-        for _, _, matrix in self.targets:
-            digest.update(matrix.tobytes())
-        return digest.hexdigest()
+        """SHA-256 over all images and homographies."""
+        paths = [self.reference]
+        for number, path, _ in self.targets:
+            paths += [path, self.folder / f"H_1_{number}"]
+        return fingerprint_of(paths)
 
 
 def find_sequences(data: Path) -> list[HPatchesSequence]:

@@ -117,6 +117,7 @@ def run_sweep(task: Task, config: DIFTConfig, grid: Grid, out: Path, progress: b
     configs = [
         replace(config, timestep=t, layers=grid.layers, ensemble_size=largest) for t in grid.timesteps
     ]  # all are checked before the work begins
+    steps = [(timestep, unit) for timestep in grid.timesteps for unit in task.units]
     settings = record(replace(config, timestep=0, layers=(0,), ensemble_size=1, batch_size=None))
     identity = {
         **task.settings,
@@ -133,7 +134,6 @@ def run_sweep(task: Task, config: DIFTConfig, grid: Grid, out: Path, progress: b
     rows: list[Row] = []
     skipped: dict[str, str] = {}
     computed = 0
-    steps = [(timestep, unit) for timestep in grid.timesteps for unit in task.units]
     kept = {step: _stored(_path(folder, *step), task.fingerprint(step[1])) for step in steps}
     wanted = {cell_name(*cell) for cell in grid.cells}
     if any(wanted - cells.keys() for cells in kept.values()):
@@ -165,21 +165,25 @@ def _describe(
 ) -> Describe:
     """All wanted cells from one run over the ensemble."""
     metric = extractor.config.metric
+    wanted = sorted({layers.index(layer) for layer, _ in cells})
+    largest = max(size for _, size in cells)
 
     def describe(image: Image, features: Features) -> dict[str, Features]:
         if not len(features):
             return {cell_name(*cell): features for cell in cells}
         found: dict[str, Features] = {}
-        sums = [np.zeros(0, np.float32)] * len(layers)
+        sums = dict.fromkeys(wanted, np.zeros((), np.float32))
         for member, maps in enumerate(extractor.members(extractor.network_input(image)), start=1):
-            # sampling is linear: the mean of samples is the sample of the mean
-            rows = [FeatureMap((layer[0],), image.size).sample(features.keypoints, "l2") for layer in maps]
-            sums = rows if member == 1 else [a + b for a, b in zip(sums, rows, strict=True)]
+            for index in wanted:  # sampling is linear: the mean of samples is the sample of the mean
+                layer_map = FeatureMap((maps[index][0],), image.size)
+                sums[index] = sums[index] + layer_map.sample(features.keypoints, "l2")
             for layer, size in cells:
                 if size == member:
-                    mean = torch.from_numpy(sums[layers.index(layer)] / size)
+                    mean = torch.from_numpy(sums[layers.index(layer)] / np.float32(size))
                     chosen = functional.normalize(mean, dim=1) if metric == "cosine" else mean
                     found[cell_name(layer, size)] = replace(features, descriptors=chosen.numpy())
+            if member == largest:
+                break
         return {cell_name(*cell): found[cell_name(*cell)] for cell in cells}
 
     return describe

@@ -5,6 +5,11 @@ class GeomatchError(Exception):
     """Base of all: catch it to catch everything that geomatch itself reports."""
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its type when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class ShapeError(GeomatchError, ValueError):
     """An array has another shape than the documented one."""
 

@@ -70,6 +70,14 @@ def test_a_stock_diffusers_folder_comes_out(state: dict[str, torch.Tensor], tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adm.pt", "out"]
 
 
+def test_checkpoints_of_the_old_file_format(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    old = convert_adm(tmp_path / "old.pt", tmp_path / "old")
+    new = convert_adm(save(state, tmp_path / "new.pt"), tmp_path / "new")
+    name = "diffusion_pytorch_model.safetensors"
+    assert (old / name).read_bytes() == (new / name).read_bytes()
+
+
 def test_heads_can_be_given(state: dict[str, torch.Tensor]) -> None:
     assert adm_config(state)["attention_head_dim"] == 32
     assert adm_config(state, 16)["attention_head_dim"] == 16
@@ -84,6 +92,8 @@ def test_other_files_are_refused(state: dict[str, torch.Tensor], tmp_path: Path)
         assert not (tmp_path / "out").exists()
 
     good = save(state, tmp_path / "good.pt")
+    (tmp_path / "photo.pt").write_bytes(b"\xff\xd8\xff\xe0 no checkpoint")
+    fails(tmp_path / "photo.pt", "photo.pt: damaged, truncated, or no torch checkpoint")
     (tmp_path / "cut.pt").write_bytes(good.read_bytes()[:-5000])
     fails(tmp_path / "cut.pt", r"cut.pt: damaged, truncated, or no torch checkpoint")
     fails(tmp_path / "none.pt", "no such file")

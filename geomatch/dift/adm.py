@@ -17,7 +17,8 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
-from geomatch.errors import GeomatchError, WeightsError
+from geomatch.dift.checkpoint import load_pickled
+from geomatch.errors import GeomatchError, WeightsError, first_line
 from geomatch.files import sha256_of
 
 HEAD_CHANNELS = 64
@@ -195,11 +196,10 @@ def _read(checkpoint: Path) -> dict[str, Tensor]:
     if not checkpoint.is_file():
         raise WeightsError(f"{checkpoint}: no such file")
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        state = load_pickled(checkpoint)
     except Exception as error:  # pickle, zip and torch have types of their own
         raise WeightsError(
-            f"{checkpoint}: damaged, truncated, or no torch checkpoint of weights alone "
-            f"({str(error).splitlines()[0]})"
+            f"{checkpoint}: damaged, truncated, or no torch checkpoint of weights alone ({first_line(error)})"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{checkpoint}: holds no state dict (names and tensors)")

@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from geomatch.errors import WeightsError
+from geomatch.errors import WeightsError, first_line
 
 STEM = "diffusion_pytorch_model"
 """Diffusers' name for the weights of a network."""
@@ -72,8 +73,8 @@ def empty_network(kind: type[Any], folder: Path) -> Any:
             warnings.simplefilter("ignore")
             return kind.from_config(config)
     except Exception as error:  # diffusers raises whatever its constructors meet
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{folder / 'config.json'}: describes no {kind.__name__} ({reason})") from error
+        name = folder / "config.json"
+        raise WeightsError(f"{name}: describes no {kind.__name__} ({first_line(error)})") from error
 
 
 def fill_network(
@@ -122,6 +123,11 @@ def fill_network(
     network.eval().requires_grad_(False)
 
 
+def load_pickled(path: Path) -> Any:
+    """A torch checkpoint, of which nothing is run; on disk until it is used, if the format allows."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
 def _tensors(
     path: Path, whole: Mapping[str, Tensor], wanted: Collection[str], unknown: list[str]
 ) -> Iterator[tuple[str, Tensor]]:
@@ -139,7 +145,7 @@ def _tensors(
                         elif name not in whole:
                             unknown.append(name)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            loaded = load_pickled(path)
             for stored, tensor in loaded.items():
                 name = _present_name(stored, whole)
                 if name in wanted:
@@ -149,9 +155,8 @@ def _tensors(
     except WeightsError:
         raise
     except Exception as error:  # safetensors and pickle have types of their own
-        reason = str(error).strip().splitlines()[0]
         raise WeightsError(
-            f"{path}: damaged or truncated weights ({reason}); fetch the file again"
+            f"{path}: damaged or truncated weights ({first_line(error)}); fetch the file again"
         ) from error
 
 

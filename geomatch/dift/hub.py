@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from geomatch.dift.presets import REMOVED
-from geomatch.errors import WeightsError
+from geomatch.errors import WeightsError, first_line
 from geomatch.weights import is_offline
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -85,8 +85,7 @@ def hub_folder(
     except RepositoryNotFoundError as error:
         raise WeightsError(f"{wanted}: the hub has no such model; {advice}") from error
     except (HfHubHTTPError, OSError, ValueError) as error:
-        words = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{wanted}: cannot be downloaded ({words}); {advice}") from error
+        raise WeightsError(f"{wanted}: cannot be downloaded ({first_line(error)}); {advice}") from error
     raise WeightsError(
         f"{wanted}: neither the hub (if it was reached) nor its cache has all files: {lacking[0]}; {advice}"
     )

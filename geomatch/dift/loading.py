@@ -11,9 +11,9 @@ from geomatch.dift.checkpoint import read_config
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.model import DiffusionModel
 from geomatch.dift.prompt import cached_embedding, encode_prompt
-from geomatch.dift.sources import model_files, model_folder, text_encoder_folder, unet_file
-from geomatch.errors import WeightsError
-from geomatch.files import sha256_of
+from geomatch.dift.sources import model_files, model_folder, text_encoder_folder, unet_file, unet_folder
+from geomatch.errors import WeightsError, first_line
+from geomatch.files import fingerprint_of
 
 
 def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> DiffusionModel:
@@ -31,7 +31,7 @@ def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None 
     device = find_device(config.device)
     file = None if config.unet_file is None else unet_file(config.unet_file)
     folder = model_folder(config.model, config.revision, own_unet=file is None)
-    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    unet = unet_folder(folder)
     kind = read_config(unet).get("_class_name")
     if kind == "UNet2DModel":
         if prompt_embedding is not None:
@@ -61,13 +61,11 @@ def prompt_of(config: DIFTConfig, folder: Path) -> NDArray[np.float32]:
 
 def model_fingerprint(config: DIFTConfig) -> str:
     """SHA-256 over all that decides the activations besides the settings: weights, configurations, prompt."""
-    digest = hashlib.sha256()
-    for path in model_files(config):
-        digest.update(f"{path.parent.name}/{path.name} {sha256_of(path)}\n".encode())
+    found = fingerprint_of(model_files(config))
     folder = model_folder(config.model, config.revision, own_unet=config.unet_file is None)
     if (folder / "vae").is_dir():
-        digest.update(prompt_of(config, folder).tobytes())
-    return digest.hexdigest()
+        found += hashlib.sha256(prompt_of(config, folder).tobytes()).hexdigest()
+    return found
 
 
 def find_device(name: str) -> str:
@@ -83,6 +81,5 @@ def find_device(name: str) -> str:
     try:
         torch.zeros(1).to(name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # not compiled in, or no such device
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason})") from error
+        raise ValueError(f"device {name!r} cannot be used here ({first_line(error)})") from error
     return name

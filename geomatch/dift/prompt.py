@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.dift.checkpoint import read_config
-from geomatch.errors import MissingDependencyError, WeightsError
-from geomatch.files import replacing, sha256_of
+from geomatch.errors import MissingDependencyError, WeightsError, first_line
+from geomatch.files import fingerprint_of, replacing
 from geomatch.optional import require
 from geomatch.types import checked
 
@@ -76,8 +76,7 @@ def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
             folder / "text_encoder", local_files_only=True, dtype=torch.float32
         ).eval()
     except Exception as error:  # transformers raises many types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{folder}: cannot load the text encoder ({reason})") from error
+        raise WeightsError(f"{folder}: cannot load the text encoder ({first_line(error)})") from error
     tokens = tokenizer(
         prompt,
         padding="max_length",
@@ -109,8 +108,5 @@ def _fingerprint(folder: Path) -> str | None:
     if not weights:
         return None
     tokenizer = sorted(path for path in (folder / "tokenizer").glob("*") if path.is_file())
-    digest = hashlib.sha256()
-    for path in (*weights, folder / "text_encoder" / "config.json", *tokenizer):
-        if path.is_file():
-            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
-    return digest.hexdigest()
+    config = [path for path in [folder / "text_encoder" / "config.json"] if path.is_file()]
+    return fingerprint_of([*weights, *config, *tokenizer])

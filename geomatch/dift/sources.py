@@ -97,8 +97,7 @@ def model_files(config: DIFTConfig) -> list[Path]:
     """The files that decide a model's activations, but for the text encoder's: weights and configurations."""
     file = None if config.unet_file is None else unet_file(config.unet_file)
     folder = model_folder(config.model, config.revision, own_unet=file is None)
-    unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    files = find_weights(unet) if file is None else [file]
+    files = find_weights(unet_folder(folder)) if file is None else [file]
     if (folder / "vae").is_dir():
         files += find_weights(folder / "vae")
     places = [
@@ -132,12 +131,16 @@ def converted_folder(model: str) -> Path:
     return cache_folder() / "models" / model
 
 
-def missing_files(folder: Path, own_unet: bool = True) -> list[str]:
-    """What a diffusers folder lacks, in words; empty when it can be loaded."""
+def unet_folder(folder: Path) -> Path:
+    """Where the UNet is in a diffusers folder: in ``unet`` of a pipeline, else in the folder itself."""
     # flat repositories of DDPM have a model_index.json beside the UNet's own config.json
     indexed = (folder / "model_index.json").is_file() and not (folder / "config.json").is_file()
-    pipeline = (folder / "unet").is_dir() or indexed
-    unet = folder / "unet" if pipeline else folder
+    return folder / "unet" if (folder / "unet").is_dir() or indexed else folder
+
+
+def missing_files(folder: Path, own_unet: bool = True) -> list[str]:
+    """What a diffusers folder lacks, in words; empty when it can be loaded."""
+    unet = unet_folder(folder)
     if not (unet / "config.json").is_file():
         return [f"no readable diffusers configuration at {unet / 'config.json'}"]
     networks = [unet] if own_unet else []

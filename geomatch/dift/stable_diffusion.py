@@ -34,10 +34,8 @@ def load_stable_diffusion(
         ValueError: for layers that the UNet has not.
     """
     dtype = getattr(torch, config.dtype)
-    unet, vae = (
-        empty_network(UNet2DConditionModel, folder / "unet"),
-        empty_network(AutoencoderKL, folder / "vae"),
-    )
+    unet = empty_network(UNet2DConditionModel, folder / "unet")
+    vae = empty_network(AutoencoderKL, folder / "vae")
     settings = unet.config
     if settings.addition_embed_type or settings.class_embed_type or settings.encoder_hid_dim_type:
         raise WeightsError(

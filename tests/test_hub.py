@@ -1,0 +1,245 @@
+"""Models from the hub: its cache, a hub on loopback, offline, removed ids."""
+
+import http.server
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+
+from geomatch import DIFTConfig, DIFTExtractor, WeightsError
+from geomatch.dift.hub import hub_folder
+from geomatch.dift.inventory import fetch_weights, inventory
+from geomatch.dift.presets import CLEANDIFT, PRESETS, REMOVED, SD
+from geomatch.dift.sources import model_folder, unet_file
+from geomatch.images import Image
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def image() -> Image:
+    return Image(np.random.default_rng(3).integers(0, 256, (64, 96, 3), dtype=np.uint8), "noise")
+
+
+@pytest.fixture
+def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache of huggingface_hub."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    return cache
+
+
+def put_in_cache(cache: Path, repository: str, source: Path, files: list[str]) -> Path:
+    """Lay files out as huggingface_hub leaves them after a download."""
+    home = cache / f"models--{repository.replace('/', '--')}"
+    snapshot = home / "snapshots" / COMMIT
+    for name in files:
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, snapshot / name)
+    (home / "refs").mkdir(exist_ok=True)
+    (home / "refs" / "main").write_text(COMMIT)
+    return snapshot
+
+
+def files_of(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+
+
+def config(folder: Path | str) -> DIFTConfig:
+    return DIFTConfig(str(folder), timestep=0, layers=(2,), image_size=None, device="cpu")
+
+
+def load(folder: Path | str) -> DIFTExtractor:
+    extractor = DIFTExtractor(config(folder))
+    _ = extractor.model
+    return extractor
+
+
+def test_hub_cache_is_used(hub_cache: Path, small_sd: Path, image: Image) -> None:
+    """A download by another tool is found; without the text encoder a prompt cannot be encoded."""
+    snapshot = put_in_cache(hub_cache, SD, small_sd, files_of(small_sd))
+    expected = load(small_sd).dense(image).maps[0]
+    assert torch.equal(load(SD).dense(image).maps[0], expected)
+    pinned = DIFTExtractor(replace(config(SD), revision=COMMIT))
+    assert torch.equal(pinned.dense(image).maps[0], expected)
+    with pytest.raises(WeightsError, match="at v9 is not in the cache"):
+        _ = DIFTExtractor(replace(config(SD), revision="v9")).model
+    (snapshot / "vae" / WEIGHTS).unlink()
+    with pytest.raises(WeightsError, match=rf"vae/{WEIGHTS} is missing.*downloads are off"):
+        load(SD)
+
+
+def test_a_cache_that_lacks_only_what_is_not_needed(hub_cache: Path, small_sd: Path, image: Image) -> None:
+    """The hub's list of files is known, and some of them were never fetched; the text encoder is pickled."""
+    trees = pytest.importorskip("huggingface_hub._tree_cache")
+    transformers = pytest.importorskip("transformers")
+    expected = load(small_sd).dense(image).maps[0]
+    source = hub_cache.parent / "source"
+    shutil.copytree(small_sd, source)
+    shutil.rmtree(source / "prompt_embeddings")
+    encoder = transformers.CLIPTextModel.from_pretrained(source / "text_encoder")
+    torch.save(encoder.state_dict(), source / "text_encoder" / "pytorch_model.bin")
+    (source / "text_encoder" / "model.safetensors").unlink()
+    snapshot = put_in_cache(hub_cache, SD, source, files_of(source))
+    entry = trees.TreeCacheEntry(size=1, blob_id="0" * 40, lfs_sha256=None, lfs_size=None, xet_hash=None)
+    listed = [*files_of(source), "safety_checker/config.json", "scheduler/notes.json", "tokenizer/extra.json"]
+    trees.write_tree_cache(str(snapshot.parents[1]), COMMIT, dict.fromkeys(listed, entry))
+    assert {entry.name: entry for entry in inventory()}[SD].present
+    torch.testing.assert_close(load(SD).dense(image).maps[0], expected)
+
+
+def test_preset_from_the_cache(hub_cache: Path, small_sd: Path) -> None:
+    put_in_cache(hub_cache, SD, small_sd, [name for name in files_of(small_sd) if name != f"unet/{WEIGHTS}"])
+    repository, file = CLEANDIFT.rsplit("/", 1)
+    shutil.copy(small_sd / "unet" / WEIGHTS, small_sd.parent / file)
+    put_in_cache(hub_cache, repository, small_sd.parent, [file])
+    assert DIFTExtractor(PRESETS["cleandift"]).model.up_layers[2] == "up_blocks.2"
+    with pytest.raises(WeightsError, match="is not in the cache"):
+        _ = DIFTExtractor(PRESETS["dift-sd"]).model
+
+
+def test_removed_models_are_explained(hub_cache: Path) -> None:
+    for dead, successor in REMOVED.items():
+        with pytest.raises(WeightsError, match=rf"the hub removed {dead}: use {successor}, or the folder"):
+            load(dead)
+
+
+def test_offline_by_either_variable(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("GEOMATCH_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=rf"{SD} is not in the cache.*downloads are off; fetch {SD}"):
+        load(SD)
+
+
+def test_local_folders_come_first(
+    hub_cache: Path, small_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small_sd, tmp_path / SD)
+    monkeypatch.chdir(tmp_path)
+    assert model_folder(SD) == Path(SD)
+
+
+class _Hub(http.server.SimpleHTTPRequestHandler):
+    """The two answers of a hub that snapshot_download needs: the list of files, and the files."""
+
+    requests: list[str] = []  # noqa: RUF012 (shared on purpose)
+    repository = SD
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        path = self.path.split("?")[0]
+        if body:
+            _Hub.requests.append(path)
+        root = Path(self.directory)
+        if path.startswith(f"/api/models/{self.repository}/revision/"):
+            files = [{"rfilename": name} for name in files_of(root)]
+            self._send(json.dumps({"id": SD, "sha": COMMIT, "siblings": files}).encode(), body)
+        elif path.startswith(f"/api/models/{self.repository}/tree/"):
+            entries = [
+                {"type": "file", "path": name, "size": (root / name).stat().st_size, "oid": "0" * 40}
+                for name in files_of(root)
+            ]
+            self._send(json.dumps(entries).encode(), body)
+        elif path.startswith(f"/{self.repository}/resolve/"):
+            name = path.split("/resolve/")[1].split("/", 1)[1]
+            self._send((root / name).read_bytes(), body, f'"{name.replace("/", "-")}"')
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def _send(self, content: bytes, body: bool, tag: str | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("X-Repo-Commit", COMMIT)
+        if tag:
+            self.send_header("ETag", tag)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+
+@pytest.fixture
+def hub(small_sd: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub on loopback with the small pipeline and things nobody needs; yields the paths asked for."""
+    root = hub_cache.parent / "served"
+    shutil.copytree(small_sd, root)
+    shutil.rmtree(root / "prompt_embeddings", ignore_errors=True)
+    (root / "safety_checker").mkdir()
+    (root / "safety_checker" / "model.safetensors").write_bytes(b"not wanted")
+    (root / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not wanted")
+    (root / "v2-1_768-ema-pruned.ckpt").write_bytes(b"not wanted")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Hub, directory=str(root)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    template = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    _Hub.requests.clear()
+    yield _Hub.requests
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_fetch_from_a_hub(hub: list[str], image: Image, small_sd: Path) -> None:
+    pytest.importorskip("transformers")
+    assert not {entry.name: entry for entry in inventory()}[SD].present
+    (folder,) = fetch_weights("dift-sd-fast")
+    got = "\n".join(hub)
+    assert f"unet/{WEIGHTS}" in got
+    assert "text_encoder/model.safetensors" in got
+    for unwanted in ("safety_checker/model", ".fp16.", ".ckpt"):
+        assert unwanted not in got
+    assert {entry.name: entry for entry in inventory()}[SD].present
+    hub.clear()
+    expected = load(small_sd).dense(image).maps[0]
+    assert torch.equal(load(SD).dense(image).maps[0], expected)
+    assert fetch_weights("dift-sd") == [folder]
+    assert hub == []  # nothing is asked twice
+
+
+def test_a_hub_without_the_model(hub: list[str]) -> None:
+    with pytest.raises(WeightsError, match="nobody/nothing: the hub has no such model; fetch"):
+        load("nobody/nothing")
+    with pytest.raises(WeightsError, match="the hub removed runwayml/stable-diffusion-v1-5"):
+        load("runwayml/stable-diffusion-v1-5")
+
+
+def test_a_hub_without_the_file(hub: list[str]) -> None:
+    with pytest.raises(WeightsError, match=r"neither the hub .* has all files: gone.safetensors is missing"):
+        unet_file(f"{SD}/gone.safetensors")
+    assert unet_file(f"{SD}/unet/{WEIGHTS}@{COMMIT}").is_file()
+
+
+def test_a_hub_that_cannot_be_reached(hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match="cannot be downloaded"):
+        hub_folder("some/model", None, [["*"]], lambda folder: ["x is missing"])
+
+
+def test_unknown_names(hub_cache: Path) -> None:
+    with pytest.raises(ValueError, match="unknown model 'sd'; choose one of: superpoint, dift-tiny"):
+        fetch_weights("sd")
+    with pytest.raises(WeightsError, match="models fetch adm-256x256-uncond"):
+        _ = DIFTExtractor(PRESETS["dift-adm"]).model
