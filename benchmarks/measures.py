@@ -1,0 +1,114 @@
+"""What the HPatches protocols measure, as functions of arrays.
+
+Errors and distances are in pixels of whatever frame the protocol chose;
+infinity stands for a failure.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from geomatch.geometry import warp_points
+
+Points = NDArray[np.floating]
+
+
+def accuracy(errors: ArrayLike, threshold: float) -> float:
+    """Share of the errors that are at most the threshold; 0 of no errors.
+
+    The measure of CAPS, DIFT and SuperPoint ("homography correctness").
+    """
+    values = np.asarray(errors, np.float64)
+    return float((values <= threshold).mean()) if values.size else 0.0
+
+
+def trapezoid_auc(errors: ArrayLike, threshold: float) -> float:
+    """Area under the curve of recall over error from 0 to the threshold, divided by it; 0 of no errors.
+
+    As SuperGlue, LoFTR and glue-factory compute it: the i-th smallest of n
+    errors has recall i/n, lines join these points from (0, 0) on, and from the
+    last error below the threshold the curve is level.
+
+    >>> trapezoid_auc([1.0, np.inf], 2.0)
+    0.375
+    """
+    ordered = np.sort(np.asarray(errors, np.float64))
+    below = ordered[ordered < threshold]
+    if not below.size:
+        return 0.0
+    recall = np.arange(len(below) + 1) / len(ordered)
+    x, y = np.r_[0.0, below, threshold], np.r_[recall, recall[-1]]
+    return float((np.diff(x) * (y[1:] + y[:-1])).sum() / (2 * threshold))
+
+
+def match_distances(points0: Points, points1: Points, truth: ArrayLike) -> NDArray[np.float64]:
+    """(M,) distance in image 1 between where the truth sends a point and its partner (D2-Net, one way)."""
+    apart = warp_points(truth, points0) - np.reshape(points1, (-1, 2))
+    return np.asarray(np.linalg.norm(apart, axis=1), np.float64)
+
+
+def matching_accuracy(distances: ArrayLike, threshold: float) -> float:
+    """Share of one pair's matches within the threshold; no match counts as 0 (D2-Net's MMA is its mean)."""
+    return accuracy(distances, threshold)
+
+
+def visible(points: Points, matrix: ArrayLike, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(N,) which points the matrix sends into an image of that (width, height)."""
+    warped = warp_points(matrix, points)
+    inside = (warped >= 0) & (warped <= np.array([size[0] - 1, size[1] - 1]))
+    return np.asarray(inside.all(axis=1))
+
+
+class Repeatability(NamedTuple):
+    """Of one pair, as SuperPoint's protocol measures it."""
+
+    share: float | None
+    """Points found again among all that could be, both ways; None when there were none."""
+    localisation: float | None
+    """Mean distance of those found again; None when there were none."""
+
+
+def repeatability(
+    points0: Points, points1: Points, truth: ArrayLike, threshold: float = 3.0
+) -> Repeatability:
+    """Which points have one of the other image within the threshold, distances in image 1.
+
+    Args:
+        points0: (N0, 2) of image 0, only those visible in image 1.
+        points1: (N1, 2) likewise.
+        truth: (3, 3) from image 0 to image 1.
+        threshold: in pixels.
+    """
+    if not len(points0) + len(points1):
+        return Repeatability(None, None)
+    if not len(points0) or not len(points1):
+        return Repeatability(0.0, None)
+    apart = warp_points(truth, points0)[:, None] - np.asarray(points1, np.float64)[None]
+    distances = np.linalg.norm(apart, axis=2)
+    nearest = np.r_[distances.min(axis=1), distances.min(axis=0)]
+    found = nearest[nearest <= threshold]
+    return Repeatability(len(found) / len(nearest), float(found.mean()) if len(found) else None)
+
+
+def matching_score(correct: int, visible0: int, visible1: int) -> float:
+    """Correct matches over the mean number of points that both images show; 0 of no points."""
+    return 2 * correct / (visible0 + visible1) if visible0 + visible1 else 0.0
+
+
+def average_precision(scores: ArrayLike, correct: ArrayLike) -> float:
+    """Sum of precision times the gain in recall, from the best score down; equal scores are one step.
+
+    The definition of scikit-learn's ``average_precision_score``; 0 when nothing is correct.
+
+    >>> average_precision([3, 2, 1], [True, False, True])  # 1/2 * 1 + 1/2 * 2/3
+    0.8333333333333333
+    """
+    values, right = np.asarray(scores, np.float64), np.asarray(correct, np.bool_)
+    if not right.any():
+        return 0.0
+    order = np.argsort(-values, kind="stable")
+    values, hits = values[order], np.cumsum(right[order])
+    last = np.flatnonzero(np.r_[values[1:] != values[:-1], True])  # of each group of equal scores
+    precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
+    return float((np.diff(np.r_[0.0, recall]) * precision).sum())
