@@ -17,6 +17,38 @@ from geomatch.files import fingerprint_of
 
 SUFFIXES = (".ppm", ".png", ".jpg", ".jpeg")
 
+_ILLUMINATION = """
+ajuntament autannes bologna books boutique bridger brooklyn castle chestnuts contruction crownday
+crownnight dc dome duda fenis fog fruits gonnenberg greenhouse greentea indiana kions ktirio kurhaus
+leuven lionday lionnight londonbridge melon miniature nescafe nijmegen nuts objects parking
+partyfood pencils pinard pool porta resort salon santuario school ski smurf steps table tools toy
+troulos veggies village whitebuilding yellowtent zion
+"""
+_VIEWPOINT = """
+abstract adam apprentices artisans astronautis azzola bark bees beyus bip bird birdwoman blueprint
+boat bricks busstop calder cartooncity charing churchill circus coffeehouse colors courses dirtywall
+dogman eastsouth feast fest gardens grace graffiti home laptop london machines man maskedman
+pomegranate posters samples soldiers strand sunseason tabletop talent tempera there underground
+vitro wall wapping war weapons woman wormhole wounded yard yuri
+"""
+SEQUENCES = tuple(f"i_{n}" for n in _ILLUMINATION.split()) + tuple(f"v_{n}" for n in _VIEWPOINT.split())
+"""All 116 of the release (hpatches-benchmark, ``python/utils/splits.json``)."""
+LARGE = frozenset(
+    [
+        "i_contruction",
+        "i_crownnight",
+        "i_dc",
+        "i_pencils",
+        "i_whitebuilding",
+        "v_artisans",
+        "v_astronautis",
+        "v_talent",
+    ]
+)
+"""Those with images over 1600 x 1200, which D2-Net's protocol and its heirs leave out."""
+PAIRS = 5
+"""Per sequence of the release."""
+
 
 @dataclass(frozen=True)
 class HPatchesSequence:
@@ -42,24 +74,81 @@ class HPatchesSequence:
         return fingerprint_of(paths)
 
 
+@dataclass(frozen=True)
+class HPatchesData:
+    """A folder of sequences, read as far as it can be."""
+
+    sequences: list[HPatchesSequence]
+    """The usable ones, in order of their names."""
+    broken: dict[str, str]
+    """Names of the others, with the reason."""
+
+    @property
+    def missing(self) -> list[str]:
+        """Sequences of the release that are not here or not whole."""
+        whole = {s.name for s in self.sequences if len(s.targets) == PAIRS}
+        return [name for name in SEQUENCES if name not in whole]
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is the release: all 116 sequences, whole, and nothing else."""
+        return not self.missing and not self.broken and len(self.sequences) == len(SEQUENCES)
+
+    @property
+    def warning(self) -> str | None:
+        """Why numbers from here compare with no others, in a line; None for the release."""
+        if self.complete:
+            return None
+        have = len(SEQUENCES) - len(self.missing)
+        names = ", ".join(self.missing)
+        return (
+            f"this is not the whole of HPatches ({have} of {len(SEQUENCES)} sequences): "
+            f"numbers are not comparable with published ones; missing: {names or 'none, but others are here'}"
+        )
+
+
+def read_data(data: Path) -> HPatchesData:
+    """The sequences under a folder; those that cannot be used are named with the reason.
+
+    Raises:
+        GeomatchError: when there is none that can be used.
+    """
+    sequences, broken = [], {}
+    for folder in _folders(data):
+        try:
+            sequences.append(_read_sequence(folder))
+        except GeomatchError as error:
+            broken[folder.name] = str(error)
+    if not sequences:
+        raise GeomatchError(f"{data}: no usable sequence; {next(iter(broken.values()))}")
+    return HPatchesData(sequences, broken)
+
+
 def find_sequences(data: Path) -> list[HPatchesSequence]:
     """The sequences under a folder, in order of their names.
 
     Raises:
         GeomatchError: when there are none, or one is incomplete, naming what is missing.
     """
+    return [_read_sequence(folder) for folder in _folders(data)]
+
+
+def _folders(data: Path) -> list[Path]:
     if not data.is_dir():
         raise GeomatchError(f"{data}: no such folder")
-    folders = sorted(path for path in data.iterdir() if path.is_dir() and (path / "H_1_2").is_file())
+    folders = sorted(path for path in data.iterdir() if path.is_dir() and any(path.glob("H_1_*")))
     if not folders:
         raise GeomatchError(
             f"{data}: no HPatches sequences there (folders with images 1 to 6 and H_1_2 to H_1_6)"
         )
-    return [_read_sequence(folder) for folder in folders]
+    return folders
 
 
 def _read_sequence(folder: Path) -> HPatchesSequence:
     numbers = sorted(path.name.removeprefix("H_1_") for path in folder.glob("H_1_*"))
+    for image in sorted(folder.glob("[2-6].*")):
+        if image.suffix in SUFFIXES and image.stem not in numbers:
+            raise GeomatchError(f"{folder}: H_1_{image.stem} is missing")
     return HPatchesSequence(
         folder,
         _image(folder, "1"),

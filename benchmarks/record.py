@@ -18,16 +18,13 @@ def write_record(
     folder: Path, suite: str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> Path:
     """Write ``folder/<version>/<suite>--<machine>--cpu.json`` and return its path."""
-    machine = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
-    path = folder / version("geomatch-dift") / f"{suite}--{machine}--cpu.json"
+    name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
+    path = folder / version("geomatch-dift") / f"{suite}--{name}--cpu.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "metadata": {
             "versions": versions(),
-            "system": platform.platform(),
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
+            **machine(),
             "settings": dict(settings),
         },
         "results": [dict(row) for row in rows],
@@ -35,6 +32,16 @@ def write_record(
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _processor() -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 
 from geomatch.cli.benchmark import benchmark
+from geomatch.cli.data import data
 from geomatch.cli.exit_codes import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED
 from geomatch.cli.match import demo, match
 from geomatch.cli.models import models
@@ -23,7 +24,7 @@ def app() -> None:
     """Register two photographs with diffusion features."""
 
 
-for command in (match, show, demo, models, benchmark, train):
+for command in (match, show, demo, models, benchmark, data, train):
     app.add_command(command)
 
 

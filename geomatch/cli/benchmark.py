@@ -95,3 +95,38 @@ def sweep(
     for path in written:
         click.echo(f"wrote       {click.format_filename(path)}")
     return NOT_FOUND if result.skipped else FOUND
+
+
+@benchmark.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--protocol", metavar="NAME,...", default="geomatch", show_default=True,
+              help="all, dift, dift-adm, mma, auc480, auc480-poselib, superpoint, roma, geomatch.")  # fmt: skip
+@click.option("--method", metavar="STRING,...", default="sift+dift-tiny,rootsift", show_default=True,
+              help="DETECTOR+DESCRIPTOR, or a peer's name (sift, aliked:WEIGHTS, ...).")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("runs"),
+              show_default=True, help="Caches and records; the same run goes on there.")  # fmt: skip
+@click.option("--max-keypoints", type=click.IntRange(min=1), default=2000, show_default=True,
+              help="Per image, at most; protocols take the best.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per core]")
+def hpatches(
+    data: Path, protocol: str, method: str, out: Path, max_keypoints: int, workers: int | None
+) -> int:
+    """Evaluate methods on DATA, a folder in HPatches layout, under named protocols.
+
+    Exit code 1: something was skipped.
+    """
+    from geomatch.benchmarks.harness import run_hpatches, table
+    from geomatch.benchmarks.hpatches import read_data
+    from geomatch.benchmarks.protocols import find_protocols
+
+    protocols, methods = find_protocols(protocol), list(dict.fromkeys(method.split(",")))
+    warning = read_data(data).warning
+    if warning:
+        click.echo(f"warning     {warning}", err=True)
+    result = run_hpatches(data, protocols, methods, out, max_keypoints, workers)
+    click.echo(table(result.summaries()))
+    for name, reason in result.record["skipped"].items():
+        click.echo(f"skipped     {name}: {reason}", err=True)
+    click.echo(f"computed    {result.computed} evaluations of a sequence, the rest was there")
+    click.echo(f"wrote       {click.format_filename(result.path)}")
+    return NOT_FOUND if result.record["skipped"] else FOUND

@@ -1,0 +1,96 @@
+"""Getting data in HPatches layout: the release itself, or a look-alike from photographs."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PILImage
+from tqdm import tqdm
+
+from geomatch.benchmarks.hpatches import HPatchesData, read_data
+from geomatch.errors import GeomatchError
+from geomatch.files import replacing
+from geomatch.images import load_image, reduce_image
+from geomatch.synthetic import change_light, random_homography, render_view
+from geomatch.weights import WeightsFile, locate_weights
+
+RELEASE = WeightsFile(
+    file_name="hpatches-sequences-release.zip",
+    url="https://huggingface.co/datasets/vbalnt/hpatches/resolve/main/hpatches-sequences-release.zip",
+    licence="repository MIT; the images come from older data sets: cite the original sources",
+    sha256="99cf7e1ca167896eb4ca2fe3d903beff6566243a3c0c8e07a13a2596648ad670",
+)
+"""1,279,545,572 bytes, put on the hub by the authors."""
+SYNTHETIC_SIDE = 800
+"""Photographs are reduced to this long side."""
+
+
+def fetch_hpatches(out: Path, archive: Path | None = None, release: WeightsFile = RELEASE) -> HPatchesData:
+    """Download (or take) the archive, check it, unpack it into ``out`` and check what is there.
+
+    What is unpacked already is not unpacked again; the download goes on where
+    it was interrupted. The archive stays in the cache.
+
+    Args:
+        out: folder in which the sequences' folders will lie.
+        archive: a file instead of the download; its checksum is not asked for.
+        release: what to download.
+
+    Raises:
+        WeightsError: when it cannot be downloaded or has another checksum.
+        GeomatchError: when it is no archive of sequences.
+    """
+    path = locate_weights(release, archive)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(path) as content:
+            for entry in tqdm(content.infolist(), desc="unpacking", unit="file"):
+                parts = Path(entry.filename).parts[-2:]
+                if entry.is_dir() or len(parts) < 2 or ".." in parts or parts[0].startswith("__"):
+                    continue
+                target = out.joinpath(*parts)
+                if target.is_file() and target.stat().st_size == entry.file_size:
+                    continue
+                target.parent.mkdir(exist_ok=True)
+                with replacing(target) as temporary:
+                    temporary.write_bytes(content.read(entry))
+    except zipfile.BadZipFile as error:
+        raise GeomatchError(f"{path}: damaged or no zip archive ({error})") from error
+    return read_data(out)
+
+
+def make_synthetic(photos: Sequence[Path], out: Path, seed: int = 0) -> HPatchesData:
+    """Two sequences per photograph: ``i_NAME`` by light, ``v_NAME`` by exact homographies.
+
+    Args:
+        photos: at least one image file.
+        out: folder; sequences of the same names are replaced.
+        seed: of light and homographies; the same gives the same pixels.
+
+    Raises:
+        ImageError: when a photograph cannot be read.
+        GeomatchError: when two photographs have one name.
+    """
+    names = [path.stem for path in photos]
+    if len(set(names)) < len(names):
+        raise GeomatchError("photographs need different names: their sequences are named after them")
+    for number, path in enumerate(photos):
+        image = reduce_image(load_image(path), SYNTHETIC_SIDE)
+        for kind in ("i", "v"):
+            rng = np.random.default_rng([seed, number, ord(kind)])
+            folder = out / f"{kind}_{path.stem}"
+            folder.mkdir(parents=True, exist_ok=True)
+            _save(folder / "1.png", image.pixels)
+            for view in range(2, 7):
+                matrix = np.eye(3) if kind == "i" else random_homography(rng, image.size)
+                pixels = change_light(rng, image.pixels) if kind == "i" else image.pixels
+                _save(folder / f"{view}.png", render_view(pixels, matrix, image.size))
+                with replacing(folder / f"H_1_{view}") as temporary:
+                    np.savetxt(temporary, matrix)
+    return read_data(out)
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    with replacing(path) as temporary:
+        PILImage.fromarray(pixels).save(temporary)

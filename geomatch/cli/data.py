@@ -1,0 +1,45 @@
+"""``geomatch data``: data sets to measure on."""
+
+from pathlib import Path
+
+import click
+
+from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+
+
+@click.group()
+def data() -> None:
+    """Get data sets in HPatches layout."""
+
+
+@data.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--archive", type=click.Path(path_type=Path), metavar="ZIP",
+              help="A downloaded hpatches-sequences-release.zip. [default: download 1.3 GB]")  # fmt: skip
+def hpatches(out: Path, archive: Path | None) -> int:
+    """Download the HPatches sequences, check and unpack them into OUT.
+
+    Exit code 1: something is missing.
+    """
+    from geomatch.benchmarks.data import fetch_hpatches
+
+    found = fetch_hpatches(out, archive)
+    click.echo(f"present     {len(found.sequences)} sequences in {click.format_filename(out)}")
+    for name, reason in found.broken.items():
+        click.echo(f"broken      {name}: {reason}", err=True)
+    if found.warning:
+        click.echo(f"warning     {found.warning}", err=True)
+    return FOUND if found.complete else NOT_FOUND
+
+
+@data.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of light and homographies.")
+def synthetic(out: Path, photos: tuple[Path, ...], seed: int) -> int:
+    """Make sequences in OUT from PHOTOS: i_ by changed light, v_ by known homographies."""
+    from geomatch.benchmarks.data import make_synthetic
+
+    found = make_synthetic(photos, out, seed)
+    click.echo(f"present     {len(found.sequences)} sequences in {click.format_filename(out)}")
+    return FOUND
