@@ -220,8 +220,9 @@ def _rows(job: _Job, method: Method, protocol: Protocol) -> list[Row]:
         try:
             pairs = []
             for frame in frames:
-                features0, matrix0 = _features(job, method, job.sequence.reference, frame)
-                features1, matrix1 = _features(job, method, path, frame)
+                how = method, frame, protocol.paper_sampling
+                features0, matrix0 = _features(job, job.sequence.reference, *how)
+                features1, matrix1 = _features(job, path, *how)
                 pairs.append(Pair(features0, features1, matrix1 @ truth @ np.linalg.inv(matrix0)))
             row = evaluate(rules, pairs[0], method.metric, pairs[1] if len(pairs) > 1 else None)
         except ImageError as error:
@@ -231,18 +232,22 @@ def _rows(job: _Job, method: Method, protocol: Protocol) -> list[Row]:
     return rows
 
 
-def _features(job: _Job, method: Method, path: Path, frame: Frame) -> tuple[Features, Any]:
+def _features(
+    job: _Job, path: Path, method: Method, frame: Frame, paper_sampling: bool
+) -> tuple[Features, Any]:
     """From the cache or the method; and the matrix into the frame."""
     image, matrix = framed(load_image(path), frame)
     identity = {key: value for key, value in job.identity.items() if key not in ("metric", "estimator")}
-    name = _digest([SCHEMA, sha256_of(path), frame, identity, versions()])
+    # only features sampled from a whole map know the difference
+    paper_sampling &= method.extractor is not None and method.extractor.config.sampling == "dense"
+    name = _digest([SCHEMA, sha256_of(path), frame, paper_sampling, identity, versions()])
     kept = job.out / "features" / f"{name}.npz"
     if kept.is_file():
         try:
             return Features.load(kept), matrix
         except GeomatchError:  # half a file of a full disk, say: made again
             kept.unlink(missing_ok=True)
-    features = method.extract(image, describe=frame != SMALL)
+    features = method.extract(image, frame != SMALL, paper_sampling)
     features.save(kept)
     return features, matrix
 

@@ -52,10 +52,10 @@ class Method:
     estimator: str | None = None
     """Instead of the protocols' own."""
 
-    def extract(self, image: Image, describe: bool = True) -> Features:
-        """Keypoints best first, with descriptors if wanted."""
+    def extract(self, image: Image, describe: bool = True, paper_sampling: bool = False) -> Features:
+        """Keypoints best first, with descriptors if wanted; see `DIFTExtractor.describe`."""
         found = self.detector.detect(image)
-        return self.extractor.describe(image, found) if self.extractor and describe else found
+        return self.extractor.describe(image, found, paper_sampling) if self.extractor and describe else found
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -46,13 +46,16 @@ class Protocol:
     """Thresholds of the area under the curve."""
     unique: bool = False
     """Keypoints at one place are one, as ``np.unique`` orders them."""
+    paper_sampling: bool = False
+    """Dense DIFT features are sampled as in the paper's code; see `FeatureMap.sample`."""
     corner_origin: bool = False
     """Coordinates and corners count from the corner of the first pixel: half a pixel is added."""
     relative_to: float | None = None
     """Errors and threshold are in units of (shorter side of image 2) / this."""
 
 
-_DIFT: dict[str, Any] = {"large": False, "kind": "homography", "max_keypoints": 1000, "unique": True}
+_DIFT: dict[str, Any] = {"large": False, "kind": "homography", "max_keypoints": 1000}
+_DIFT |= {"unique": True, "paper_sampling": True}
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from geomatch.benchmarks.evaluation import Pair, evaluate, failed
 from geomatch.benchmarks.frames import framed
 from geomatch.benchmarks.protocols import PROTOCOLS, Protocol, find_protocols, summarise
+from geomatch.dift import FeatureMap
 from geomatch.geometry import warp_points
 from geomatch.images import Image
 from geomatch.types import Features
@@ -143,6 +145,24 @@ def test_frames_say_where_pixels_go(frame: str, size: tuple[int, int]) -> None:
     seen = float(image.pixels[round(y), round(x), 0])
     step = 255 / width * max(1, 1 / matrix[0, 0])
     assert seen == pytest.approx(float(ramp[0, width // 2, 0]), abs=2 + step)
+
+
+def test_paper_sampling_is_that_of_the_published_code(rng: np.random.Generator) -> None:
+    width, height = 200, 120
+    layer = torch.from_numpy(rng.normal(size=(8, 15, 25)).astype(np.float32))
+    points = np.r_[rng.uniform(0, 1, (50, 2)) * (width - 1, height - 1), [[0, 0], [width - 1, height - 1]]]
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    grid = torch.from_numpy(((points - centre) / centre).astype(np.float32))[None, None]
+    expected = torch.nn.functional.grid_sample(layer[None], grid, align_corners=False)[0, :, 0].T.numpy()
+    found = FeatureMap((layer,), (width, height)).sample(points, "l2", paper_sampling=True)
+    assert np.array_equal(found, expected)
+    exact = FeatureMap((layer,), (width, height)).sample(points, "l2")
+    assert not np.allclose(found, exact, atol=0.01)
+    middle = centre[None]
+    both = [FeatureMap((layer,), (width, height)).sample(middle, "l2", rule) for rule in (False, True)]
+    assert np.allclose(*both, atol=1e-5)
+    assert PROTOCOLS["dift"].paper_sampling
+    assert PROTOCOLS["dift-adm"].paper_sampling
 
 
 def test_unknown_protocols_are_refused() -> None:

@@ -100,7 +100,7 @@ def sweep(
 @benchmark.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--protocol", metavar="NAME,...", default="geomatch", show_default=True,
-              help="all, dift, dift-adm, mma, auc480, auc480-poselib, superpoint, roma, geomatch.")  # fmt: skip
+              help="Or: dift, dift-adm, mma, auc480, auc480-poselib, superpoint, roma, all.")  # fmt: skip
 @click.option("--method", metavar="STRING,...", default="sift+dift-tiny,rootsift", show_default=True,
               help="DETECTOR+DESCRIPTOR, or a peer's name (sift, aliked:WEIGHTS, ...).")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("runs"),

@@ -167,8 +167,13 @@ class DIFTExtractor:
         groups = [layer.split(images or len(latents)) for layer in joined]
         return [list(group) for group in zip(*groups, strict=True)]
 
-    def describe(self, image: ImageLike, features: Features) -> Features:
+    def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
         """The keypoints with their DIFT descriptors.
+
+        Args:
+            image: see `geomatch.load_image`.
+            features: of this image.
+            paper_sampling: see `FeatureMap.sample`; patches have no such choice.
 
         Raises:
             ValueError: when the features belong to an image of another size, or
@@ -186,7 +191,8 @@ class DIFTExtractor:
         elif self.config.sampling == "patch":
             rows = self._describe_patches(picture, features)
         else:
-            rows = self._read_out(self.dense(picture).sample(features.keypoints, self.config.metric))
+            maps = self.dense(picture)
+            rows = self._read_out(maps.sample(features.keypoints, self.config.metric, paper_sampling))
         return replace(features, descriptors=rows)
 
     def _read_out(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:

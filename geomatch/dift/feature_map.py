@@ -20,22 +20,33 @@ class FeatureMap:
     image_size: tuple[int, int]
     """(width, height) of the original image in pixels."""
 
-    def sample(self, points: NDArray[np.floating], metric: Metric = "cosine") -> NDArray[np.float32]:
+    def sample(
+        self, points: NDArray[np.floating], metric: Metric = "cosine", paper_sampling: bool = False
+    ) -> NDArray[np.float32]:
         """Descriptors (N, sum of C) at points (N, 2) of the original image.
 
         Point x lies at (x + 0.5) w / width - 0.5 in a map of width w. Between
         cells the value is bilinear, outside it is the border's. For the cosine
         each layer is normalised, then the whole; for L2 nothing is.
+
+        With ``paper_sampling`` points lie where the paper's ``eval_hpatches.py`` looks for them:
+        up to half an image pixel off towards the border, and beyond the map's outermost cell
+        centres mixed with zeros.
         """
         size = torch.tensor(self.image_size, dtype=torch.float64)
-        grid = ((torch.from_numpy(np.asarray(points, dtype=np.float64)) + 0.5) / size * 2 - 1).float()
+        where = torch.from_numpy(np.asarray(points, dtype=np.float64))
+        if paper_sampling:
+            centre = ((size - 1) / 2).clamp(min=0.5)
+            grid = ((where - centre) / centre).float()
+        else:
+            grid = ((where + 0.5) / size * 2 - 1).float()
         parts = []
         for layer in self.maps:
             sampled = functional.grid_sample(
                 layer[None],
                 grid[None, None].to(layer.device),
                 mode="bilinear",
-                padding_mode="border",
+                padding_mode="zeros" if paper_sampling else "border",
                 align_corners=False,
             )
             rows = sampled[0, :, 0].T
