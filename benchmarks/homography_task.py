@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from geomatch.benchmarks.hpatches import HPatchesSequence, find_sequences, split_of
+from geomatch.benchmarks.hpatches.sequences import HPatchesSequence, find_sequences, split_of
 from geomatch.benchmarks.sweep import Describe, Row
 from geomatch.estimators import Estimator, OpenCVEstimator
 from geomatch.geometry import corner_error, warp_points

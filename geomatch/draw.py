@@ -1,5 +1,8 @@
 """Pictures of a result."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -13,28 +16,46 @@ PICTURE_SIDE = 1280
 """Images are reduced to this long side before drawing."""
 MAX_LINES = 150
 """Best inliers drawn; more would hide the photographs."""
+RIGHT, WRONG = (60, 220, 90), (230, 80, 70)
+"""Colours of matches."""
+
+Lines = tuple[NDArray[np.floating], NDArray[np.floating], tuple[int, int, int]]
+"""Points (M, 2) of image 0, their partners in image 1, and a colour."""
 
 
 def draw_matches(result: MatchResult) -> NDArray[np.uint8]:
     """Both images side by side, (H, W, 3) RGB, with the inliers joined; all matches if there are none."""
-    image0, image1 = result.image0, result.image1
-    small0, small1 = reduce_image(image0, PICTURE_SIDE), reduce_image(image1, PICTURE_SIDE)
     chosen = np.arange(len(result.matches))
     if result.homography:
         chosen = np.flatnonzero(result.homography.inliers)
     chosen = chosen[:MAX_LINES]
-    points0 = resize_points(result.points0[chosen], image0.size, small0.size)
-    points1 = resize_points(result.points1[chosen], image1.size, small1.size)
-    canvas = cv2.drawMatches(  # type: ignore[call-overload]  # the stubs know no None
-        small0.pixels,
-        [cv2.KeyPoint(x, y, 1.0) for x, y in points0.tolist()],
-        small1.pixels,
-        [cv2.KeyPoint(x, y, 1.0) for x, y in points1.tolist()],
-        [cv2.DMatch(index, index, 0.0) for index in range(len(chosen))],
-        None,
-        matchColor=(60, 220, 90) if result.homography else (230, 80, 70),
-        flags=cv2.DRAW_MATCHES_FLAGS_NOT_DRAW_SINGLE_POINTS,
-    )
+    colour = RIGHT if result.homography else WRONG
+    lines = result.points0[chosen], result.points1[chosen], colour
+    return draw_lines(result.image0, result.image1, [lines])
+
+
+def draw_lines(
+    image0: Image, image1: Image, groups: Sequence[Lines], side: int = PICTURE_SIDE
+) -> NDArray[np.uint8]:
+    """Both images side by side, (H, W, 3) RGB, reduced to long sides of ``side``, with points joined."""
+    small0, small1 = reduce_image(image0, side), reduce_image(image1, side)
+    canvas: Any = None
+    flags = cv2.DRAW_MATCHES_FLAGS_NOT_DRAW_SINGLE_POINTS
+    nothing = np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32), RIGHT
+    for points0, points1, colour in groups or [nothing]:
+        moved0 = resize_points(points0, image0.size, small0.size)
+        moved1 = resize_points(points1, image1.size, small1.size)
+        canvas = cv2.drawMatches(
+            small0.pixels,
+            [cv2.KeyPoint(x, y, 1.0) for x, y in moved0.tolist()],
+            small1.pixels,
+            [cv2.KeyPoint(x, y, 1.0) for x, y in moved1.tolist()],
+            [cv2.DMatch(index, index, 0.0) for index in range(len(points0))],
+            canvas,
+            matchColor=colour,
+            flags=flags,
+        )
+        flags |= cv2.DRAW_MATCHES_FLAGS_DRAW_OVER_OUTIMG
     return np.asarray(canvas, dtype=np.uint8)
 
 

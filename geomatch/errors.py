@@ -22,5 +22,9 @@ class MissingDependencyError(GeomatchError, ImportError):
     """An optional package is not installed; the message names the extra."""
 
 
+class FeaturesError(GeomatchError):
+    """Files of features are missing or make no sense; the message names them."""
+
+
 class WeightsError(GeomatchError):
     """Model weights are missing, broken or of another architecture."""

@@ -21,11 +21,12 @@ import pytest
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch.benchmarks.data import RELEASE, fetch_hpatches, make_synthetic
-from geomatch.benchmarks.harness import run_hpatches, summarise_record, table
-from geomatch.benchmarks.hpatches import LARGE, SEQUENCES, read_data
+from geomatch.benchmarks.hpatches.data import RELEASE, fetch_hpatches, make_synthetic
+from geomatch.benchmarks.hpatches.harness import run_hpatches
+from geomatch.benchmarks.hpatches.protocols import PROTOCOLS, find_protocols
+from geomatch.benchmarks.hpatches.record import summarise_record, table
+from geomatch.benchmarks.hpatches.sequences import LARGE, SEQUENCES, read_data
 from geomatch.benchmarks.methods import create_method
-from geomatch.benchmarks.protocols import PROTOCOLS, find_protocols
 from geomatch.cli import main
 from geomatch.files import sha256_of
 
@@ -248,7 +249,7 @@ def test_peers_on_a_real_pair(name: str, hpatches: Path) -> None:
         pytest.skip("the peers' weights of the development checkout are not here")
     method = create_method(f"{name.split(':')[0]}:{weights}", 500)
     first, second = (geomatch.load_image(hpatches / "v_churchill" / f"{k}.ppm") for k in (1, 2))
-    features0, features1 = method.extract(first), method.extract(second)
+    features0, features1 = method.extract([first, second])
     assert 0 < len(features0) <= 500
     assert features0.descriptors is not None
     assert features1.descriptors is not None

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from geomatch.benchmarks.measures import (
+from geomatch.benchmarks.hpatches.measures import (
     accuracy,
     average_precision,
     match_distances,

@@ -30,6 +30,8 @@ PACKAGES = (
     "geomatch.keypoints",
     "geomatch.estimators",
     "geomatch.benchmarks",
+    "geomatch.benchmarks.hpatches",
+    "geomatch.benchmarks.methods",
 )
 
 

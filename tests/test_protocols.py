@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from geomatch.benchmarks.evaluation import Pair, evaluate, failed
-from geomatch.benchmarks.frames import framed
-from geomatch.benchmarks.protocols import PROTOCOLS, Protocol, find_protocols, summarise
+from geomatch.benchmarks.hpatches.evaluation import Pair, evaluate, failed
+from geomatch.benchmarks.hpatches.frames import framed
+from geomatch.benchmarks.hpatches.protocols import PROTOCOLS, Protocol, find_protocols, summarise
 from geomatch.dift import FeatureMap
 from geomatch.geometry import warp_points
 from geomatch.images import Image
-from geomatch.types import Features
+from geomatch.matching import match_mutual
+from geomatch.types import Features, Matches
 
 pytest.importorskip("poselib")
 TRUTH = np.array([[1.02, 0.03, 4.0], [-0.02, 0.98, 6.0], [1e-5, 2e-5, 1.0]])
@@ -36,8 +37,14 @@ def made_pair(
     )
 
 
+def match(features0: Features, features1: Features) -> Matches:
+    assert features0.descriptors is not None
+    assert features1.descriptors is not None
+    return match_mutual(features0.descriptors, features1.descriptors)
+
+
 def row_of(protocol: Protocol, pair: Pair, split: str = "viewpoint") -> dict[str, object]:
-    return {"split": split, **evaluate(protocol, pair, "cosine", pair)}
+    return {"split": split, **evaluate(protocol, pair, match, pair)}
 
 
 def scores(protocol: Protocol, rows: list[dict[str, object]]) -> dict[str, float]:

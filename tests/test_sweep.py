@@ -13,7 +13,7 @@ import geomatch
 from geomatch import DIFTExtractor, Features, GeomatchError, Image
 from geomatch.benchmarks.heat_map import accuracy, draw_heat_map, markdown, summarise
 from geomatch.benchmarks.homography_task import HomographyTask
-from geomatch.benchmarks.hpatches import find_sequences
+from geomatch.benchmarks.hpatches.sequences import find_sequences
 from geomatch.benchmarks.sweep import Grid, run_sweep
 from geomatch.cli import main
 from geomatch.dift import PRESETS

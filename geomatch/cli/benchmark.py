@@ -108,25 +108,42 @@ def sweep(
 @click.option("--max-keypoints", type=click.IntRange(min=1), default=2000, show_default=True,
               help="Per image, at most; protocols take the best.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per core]")
+@click.option("--device", default="auto", show_default=True, help="Of the networks: cpu, cuda, mps.")
 def hpatches(
-    data: Path, protocol: str, method: str, out: Path, max_keypoints: int, workers: int | None
+    data: Path, protocol: str, method: str, out: Path, max_keypoints: int, workers: int | None, device: str
 ) -> int:
     """Evaluate methods on DATA, a folder in HPatches layout, under named protocols.
 
     Exit code 1: something was skipped.
     """
-    from geomatch.benchmarks.harness import run_hpatches, table
-    from geomatch.benchmarks.hpatches import read_data
-    from geomatch.benchmarks.protocols import find_protocols
+    from geomatch.benchmarks.hpatches.harness import run_hpatches
+    from geomatch.benchmarks.hpatches.protocols import find_protocols
+    from geomatch.benchmarks.hpatches.record import table
+    from geomatch.benchmarks.hpatches.sequences import read_data
 
     protocols, methods = find_protocols(protocol), list(dict.fromkeys(method.split(",")))
     warning = read_data(data).warning
     if warning:
         click.echo(f"warning     {warning}", err=True)
-    result = run_hpatches(data, protocols, methods, out, max_keypoints, workers)
+    result = run_hpatches(data, protocols, methods, out, max_keypoints, workers, device)
     click.echo(table(result.summaries()))
     for name, reason in result.record["skipped"].items():
         click.echo(f"skipped     {name}: {reason}", err=True)
     click.echo(f"computed    {result.computed} evaluations of a sequence, the rest was there")
     click.echo(f"wrote       {click.format_filename(result.path)}")
     return NOT_FOUND if result.record["skipped"] else FOUND
+
+
+@benchmark.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUNS...")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("report"),
+              show_default=True, help="Where report.md and report.html go.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR",
+              help="The folder of sequences, for pictures of the worst pairs.")  # fmt: skip
+def report(runs: tuple[Path, ...], out: Path, data: Path | None) -> int:
+    """Tables, curves and comparisons of RUNS, records of hpatches or folders with them."""
+    from geomatch.benchmarks.hpatches.report import write_report
+
+    for path in write_report(runs, out, data):
+        click.echo(f"wrote       {click.format_filename(path)}")
+    return FOUND

@@ -21,7 +21,7 @@ def hpatches(out: Path, archive: Path | None) -> int:
 
     Exit code 1: something is missing.
     """
-    from geomatch.benchmarks.data import fetch_hpatches
+    from geomatch.benchmarks.hpatches.data import fetch_hpatches
 
     found = fetch_hpatches(out, archive)
     click.echo(f"present     {len(found.sequences)} sequences in {click.format_filename(out)}")
@@ -38,7 +38,7 @@ def hpatches(out: Path, archive: Path | None) -> int:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of light and homographies.")
 def synthetic(out: Path, photos: tuple[Path, ...], seed: int) -> int:
     """Make sequences in OUT from PHOTOS: i_ by changed light, v_ by known homographies."""
-    from geomatch.benchmarks.data import make_synthetic
+    from geomatch.benchmarks.hpatches.data import make_synthetic
 
     found = make_synthetic(photos, out, seed)
     click.echo(f"present     {len(found.sequences)} sequences in {click.format_filename(out)}")

@@ -179,21 +179,31 @@ class DIFTExtractor:
             ValueError: when the features belong to an image of another size, or
                 when patches are wanted of keypoints without scale and orientation.
         """
-        picture = load_image(image)
-        if features.image_size != picture.size:
-            raise ValueError(
-                f"the features are of an image of {features.image_size} pixels, "
-                f"{picture.name} has {picture.size}"
-            )
-        if not len(features):
-            width = self.readout.projection.shape[1] if self.readout else 1
-            rows = np.zeros((0, width), np.float32)
-        elif self.config.sampling == "patch":
-            rows = self._describe_patches(picture, features)
-        else:
-            maps = self.dense(picture)
-            rows = self._read_out(maps.sample(features.keypoints, self.config.metric, paper_sampling))
-        return replace(features, descriptors=rows)
+        return self.describe_many([image], [features], paper_sampling)[0]
+
+    def describe_many(
+        self, images: Sequence[ImageLike], features: Sequence[Features], paper_sampling: bool = False
+    ) -> list[Features]:
+        """As `describe`, for several images, whose dense maps share the network's passes."""
+        pictures = [load_image(image) for image in images]
+        for picture, found in zip(pictures, features, strict=True):
+            if found.image_size != picture.size:
+                raise ValueError(
+                    f"the features are of an image of {found.image_size} pixels, "
+                    f"{picture.name} has {picture.size}"
+                )
+        width = self.readout.projection.shape[1] if self.readout else 1
+        rows = [np.zeros((0, width), np.float32) for _ in pictures]
+        filled = [index for index, found in enumerate(features) if len(found)]
+        if self.config.sampling == "patch":
+            for index in filled:
+                rows[index] = self._describe_patches(pictures[index], features[index])
+        elif filled:
+            maps = self.dense_many([pictures[index] for index in filled])
+            for index, feature_map in zip(filled, maps, strict=True):
+                points = features[index].keypoints
+                rows[index] = self._read_out(feature_map.sample(points, self.config.metric, paper_sampling))
+        return [replace(found, descriptors=row) for found, row in zip(features, rows, strict=True)]
 
     def _read_out(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         return rows if self.readout is None else self.readout.apply(rows)

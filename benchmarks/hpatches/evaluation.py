@@ -9,19 +9,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks import measures, solvers
-from geomatch.benchmarks.protocols import MMA_THRESHOLDS, Protocol, Row
+from geomatch.benchmarks.hpatches import measures, solvers
+from geomatch.benchmarks.hpatches.protocols import MMA_THRESHOLDS, Protocol, Row
 from geomatch.estimators import create_estimator
 from geomatch.geometry import image_corners, warp_points
 from geomatch.keypoints.detector import select_best
-from geomatch.matching import Metric, match_mutual
-from geomatch.types import Features
+from geomatch.types import Features, Matches
 
 CORRECT_PX = 3.0
 """Largest distance of a correct match, and of a repeated point (SuperPoint's protocol)."""
 HOMOGRAPHY_NMS, DETECTOR_NMS = 8.0, 4.0
 """Least distances of keypoints in SuperPoint's protocol, before the best are taken."""
 REPEATED_POINTS = 300
+
+Matcher = Callable[[Features, Features], Matches]
 
 
 @dataclass(frozen=True)
@@ -34,22 +35,30 @@ class Pair:
     """(3, 3) between pixels of the frame."""
 
 
-def evaluate(protocol: Protocol, pair: Pair, metric: Metric, small: Pair | None = None) -> Row:
+def evaluate(
+    protocol: Protocol,
+    pair: Pair,
+    match: Matcher | None,
+    small: Pair | None = None,
+    weighted: bool = False,
+) -> Row:
     """What the protocol measures of the pair.
 
     Args:
         protocol: the rules.
         pair: in ``protocol.frame``, keypoints best first.
-        metric: of the descriptors.
+        match: of features, best first; None when row i of both features is a match, best first.
         small: for the protocol ``superpoint``, without descriptors and in 320 x 240 pixels.
+        weighted: whether the similarities weigh the matches in the direct linear transform, as a
+            learned matcher's confidences do.
     """
     if protocol.kind == "superpoint":
         pair, kept0, kept1 = _shared(pair, HOMOGRAPHY_NMS, protocol.max_keypoints)
     else:
-        pair = Pair(_limit(pair.features0, protocol), _limit(pair.features1, protocol), pair.truth)
+        pair = limited(protocol, pair, match)
         kept0, kept1 = len(pair.features0), len(pair.features1)
     start = time.perf_counter()
-    points0, points1, similarity = _match(pair, metric, protocol.max_matches)
+    points0, points1, similarity = matched_points(protocol, pair, match)
     matched = time.perf_counter()
     row: Row = {"keypoints": [kept0, kept1], "matches": len(points0), "reason": None}
     distances = measures.match_distances(points0, points1, pair.truth)
@@ -57,7 +66,7 @@ def evaluate(protocol: Protocol, pair: Pair, metric: Metric, small: Pair | None 
         row["within"] = [int((distances <= t).sum()) for t in MMA_THRESHOLDS]
         row["reason"] = None if len(points0) else "no matches"
     else:
-        row |= _homographies(protocol, pair, points0, points1)
+        row |= _homographies(protocol, pair, points0, points1, similarity if weighted else None)
     if protocol.name == "auc480-poselib":
         back = measures.match_distances(points1, points0, np.linalg.inv(pair.truth))
         for threshold in (1, 3):
@@ -85,6 +94,14 @@ def failed(protocol: Protocol, reason: str) -> Row:
     return row
 
 
+def limited(protocol: Protocol, pair: Pair, match: Matcher | None) -> Pair:
+    """The pair with no more keypoints than the protocol allows."""
+    if match is None:
+        count = protocol.max_keypoints
+        return Pair(pair.features0[:count], pair.features1[:count], pair.truth)
+    return Pair(_limit(pair.features0, protocol), _limit(pair.features1, protocol), pair.truth)
+
+
 def _limit(features: Features, protocol: Protocol) -> Features:
     features = features[: protocol.max_keypoints]
     if protocol.unique and len(features):
@@ -103,22 +120,29 @@ def _shared(pair: Pair, distance: float, limit: int) -> tuple[Pair, int, int]:
     return Pair(kept0, kept1, pair.truth), len(kept0), len(kept1)
 
 
-def _match(
-    pair: Pair, metric: Metric, limit: int | None
+def matched_points(
+    protocol: Protocol, pair: Pair, match: Matcher | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+    """(M, 2) points of both images and (M,) their similarity, best first."""
     features0, features1 = pair.features0, pair.features1
+    if match is None:
+        count = protocol.max_matches
+        points = (features.keypoints[:count].astype(np.float64) for features in (features0, features1))
+        return next(points), next(points), features0.scores[:count]
     if not len(features0) or not len(features1):
         return np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, np.float32)
-    if features0.descriptors is None or features1.descriptors is None:
-        raise ValueError("the method returned features without descriptors")
-    matches = match_mutual(features0.descriptors, features1.descriptors, metric)[:limit]
+    matches = match(features0, features1)[: protocol.max_matches]
     points0 = features0.keypoints[matches.indices[:, 0]].astype(np.float64)
     points1 = features1.keypoints[matches.indices[:, 1]].astype(np.float64)
     return points0, points1, matches.similarity
 
 
 def _homographies(
-    protocol: Protocol, pair: Pair, points0: NDArray[np.float64], points1: NDArray[np.float64]
+    protocol: Protocol,
+    pair: Pair,
+    points0: NDArray[np.float64],
+    points1: NDArray[np.float64],
+    weights: NDArray[np.float32] | None,
 ) -> Row:
     size0, size1 = pair.features0.image_size, pair.features1.image_size
     unit = min(size1) / protocol.relative_to if protocol.relative_to else 1.0
@@ -152,7 +176,7 @@ def _homographies(
             inliers.append(int((distances <= threshold).sum()))
     row: Row = {"errors_px": errors, "inliers": inliers, "reason": reason}
     if protocol.name == "auc480-poselib":
-        row["errors_DLT"] = [error(solvers.direct(points0, points1))]
+        row["errors_DLT"] = [error(solvers.direct(points0, points1, weights))]
     return row
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image as PILImage
 from tqdm import tqdm
 
-from geomatch.benchmarks.hpatches import HPatchesData, read_data
+from geomatch.benchmarks.hpatches.sequences import HPatchesData, read_data
 from geomatch.errors import GeomatchError
 from geomatch.files import replacing
 from geomatch.images import load_image, reduce_image

@@ -7,8 +7,8 @@ of `Protocol` for the rules that all share and `PROTOCOLS` for each one's own.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from geomatch.benchmarks.frames import Frame
-from geomatch.benchmarks.measures import accuracy, trapezoid_auc
+from geomatch.benchmarks.hpatches.frames import Frame
+from geomatch.benchmarks.hpatches.measures import accuracy, trapezoid_auc
 
 Row = dict[str, Any]
 Kind = Literal["homography", "mma", "superpoint"]
@@ -37,7 +37,7 @@ class Protocol:
     max_matches: int | None = None
     """Best by similarity."""
     solver: str = ""
-    """``METHOD THRESHOLD``, with the solver's published defaults; see `geomatch.benchmarks.evaluation`."""
+    """``METHOD THRESHOLD``, with the solver's published defaults; see ``evaluation``."""
     seeds: int = 1
     """Runs of the estimator, each with the matches in another order; the mean and spread are reported."""
     accuracies: tuple[float, ...] = ()
@@ -50,6 +50,8 @@ class Protocol:
     """Dense DIFT features are sampled as in the paper's code; see `FeatureMap.sample`."""
     corner_origin: bool = False
     """Coordinates and corners count from the corner of the first pixel: half a pixel is added."""
+    headline: str = "accuracy@3"
+    """The measure by which methods are compared."""
     relative_to: float | None = None
     """Errors and threshold are in units of (shorter side of image 2) / this."""
 
@@ -70,16 +72,17 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             name="mma", version=1, source="Dusmanu et al., CVPR 2019, D2-Net's notebook, top 2000",
-            large=False, kind="mma",
+            large=False, kind="mma", headline="MMA@3",
         ),
         Protocol(
             name="auc480", version=1, source="Sun et al., CVPR 2021 (LoFTR)", large=False, kind="homography",
             frame="short480", max_matches=1000, solver="ransac 3", areas=(3, 5, 10),
+            headline="AUC@5",
         ),
         Protocol(
             name="auc480-poselib", version=1, source="glue-factory, eval/hpatches.py, at 1 px",
             large=False, kind="homography", frame="short480", max_keypoints=1024, solver="poselib 1",
-            areas=(1, 3, 5), corner_origin=True,
+            areas=(1, 3, 5), corner_origin=True, headline="AUC@3",
         ),
         Protocol(
             name="superpoint", version=1, source="DeTone et al., 2018, as in rpautrat/SuperPoint",
@@ -89,7 +92,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             name="roma", version=1, source="DKM/RoMa, hpatches_sequences_homog_benchmark.py; all 580 pairs",
             large=True, kind="homography", max_matches=5000, solver="ransac-roma 3", areas=(3, 5, 10),
-            corner_origin=True, relative_to=480,
+            corner_origin=True, relative_to=480, headline="AUC@5",
         ),
         Protocol(
             name="geomatch", version=1, source="geomatch", large=True, kind="homography",
@@ -142,7 +145,7 @@ def _measures(protocol: Protocol, rows: list[Row]) -> dict[str, float | None]:
         for name in ("repeatability", "localisation_px", "average_precision", "matching_score"):
             measures[name] = _mean([row[name] for row in rows if row[name] is not None])
     for column in (key for key in rows[0] if key.startswith("errors_")):
-        per_seed = list(zip(*(_errors(row, column) for row in rows), strict=True))
+        per_seed = list(zip(*(errors_of(row, column) for row in rows), strict=True))
         label = "" if column == "errors_px" else column.removeprefix("errors_") + " "
         for name, thresholds, measure in (
             ("accuracy", protocol.accuracies, accuracy),
@@ -161,7 +164,8 @@ def _measures(protocol: Protocol, rows: list[Row]) -> dict[str, float | None]:
     return measures
 
 
-def _errors(row: Row, column: str) -> list[float]:
+def errors_of(row: Row, column: str) -> list[float]:
+    """One error per seed in pixels, infinity for a failure."""
     return [float("inf") if error is None else error for error in row[column]]
 
 

@@ -43,17 +43,18 @@ def poselib(threshold: float = 1.0) -> Solver:
     return solve
 
 
-def direct(points0: Points, points1: Points) -> NDArray[np.float64] | None:
-    """Normalised DLT over all matches, all with weight 1 as mutual neighbours have it in glue-factory."""
+def direct(
+    points0: Points, points1: Points, weights: NDArray[np.floating] | None = None
+) -> NDArray[np.float64] | None:
+    """Normalised DLT over all matches; with weight 1 unless given, as mutual neighbours in glue-factory."""
     from kornia.geometry.homography import find_homography_dlt
 
     if len(points0) < 4:
         return None
     pair = (torch.from_numpy(np.ascontiguousarray(points))[None] for points in (points0, points1))
     try:
-        return _finite(
-            find_homography_dlt(*pair, torch.ones(1, len(points0), dtype=torch.float64))[0].numpy()
-        )
+        shares = np.ones(len(points0)) if weights is None else weights.astype(np.float64)
+        return _finite(find_homography_dlt(*pair, torch.from_numpy(shares)[None])[0].numpy())
     except RuntimeError:  # of a decomposition that does not converge
         return None
 

@@ -1,0 +1,55 @@
+"""Match pictures of single pairs, from the kept features of a run."""
+
+import base64
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from geomatch.benchmarks.hpatches.evaluation import CORRECT_PX, limited, matched_points
+from geomatch.benchmarks.hpatches.measures import match_distances
+from geomatch.benchmarks.hpatches.protocols import Protocol
+from geomatch.benchmarks.hpatches.sequences import HPatchesSequence
+from geomatch.benchmarks.hpatches.views import Views
+from geomatch.benchmarks.methods import create_method
+from geomatch.benchmarks.methods.matchers import LoFTRMatcher
+from geomatch.draw import RIGHT, WRONG, draw_lines
+from geomatch.images import load_image
+
+SIDE = 420
+"""Long side of each image."""
+LINES = 60
+"""Best matches drawn."""
+
+
+def picture(
+    sequence: HPatchesSequence, number: str, method: str, protocol: Protocol, cache: Path, max_keypoints: int
+) -> str:
+    """A JPEG as a data URL: the best matches of images 1 and ``number``, green within 3 px of the truth.
+
+    Args:
+        sequence: of the pair.
+        number: 2 to 6.
+        method: see `create_method`.
+        protocol: whose rules, in the original frame whatever the protocol's.
+        cache: the run's folder of features.
+        max_keypoints: of the run.
+
+    Raises:
+        GeomatchError: when an image or weights are missing.
+    """
+    made = create_method(method, max_keypoints)
+    path, truth = next((path, truth) for k, path, truth in sequence.targets if k == number)
+    cache.mkdir(parents=True, exist_ok=True)
+    views = Views(made, made.feature_identity, cache)
+    match = None if isinstance(made.source, LoFTRMatcher) else made.match
+    pair = limited(protocol, views.pair(sequence.reference, path, truth, "original", False), match)
+    points0, points1, _ = matched_points(protocol, pair, match)
+    points0, points1 = points0[:LINES], points1[:LINES]
+    right = match_distances(points0, points1, truth) <= CORRECT_PX
+    groups = [(points0[~right], points1[~right], WRONG), (points0[right], points1[right], RIGHT)]
+    drawn = draw_lines(load_image(sequence.reference), load_image(path), groups, SIDE)
+    done, coded = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 72])
+    if not done:
+        raise ValueError("OpenCV cannot write JPEG")
+    return "data:image/jpeg;base64," + base64.b64encode(np.asarray(coded).tobytes()).decode()

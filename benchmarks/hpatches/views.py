@@ -1,0 +1,140 @@
+"""What a method sees of one sequence in one frame: features, and where the truth goes there."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.benchmarks.hpatches.evaluation import Pair
+from geomatch.benchmarks.hpatches.frames import Frame, framed
+from geomatch.benchmarks.hpatches.keys import SCHEMA, digest
+from geomatch.benchmarks.methods import Method
+from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.methods.matchers import LoFTRMatcher
+from geomatch.errors import GeomatchError, ImageError
+from geomatch.files import sha256_of
+from geomatch.geometry import warp_points
+from geomatch.images import Image, load_image
+from geomatch.pipeline import versions
+from geomatch.types import Features
+
+SMALL: Frame = "crop320x240"
+"""Only keypoints are looked at there."""
+
+View = tuple[Features, NDArray[np.float64]]
+"""Features in a frame, and the (3, 3) matrix from original pixels to it."""
+
+
+@dataclass
+class Views:
+    """Features of one sequence's images, each made or read once; kept under ``folder`` by content."""
+
+    method: Method
+    identity: dict[str, Any]
+    """`Method.feature_identity`."""
+    folder: Path
+    _images: dict[Path, Image] = field(default_factory=dict)
+    _sums: dict[Path, str] = field(default_factory=dict)
+    _views: dict[tuple[Any, ...], View] = field(default_factory=dict)
+
+    def pair(
+        self, path0: Path, path1: Path, truth: NDArray[np.float64], frame: Frame, paper_sampling: bool
+    ) -> Pair:
+        """Features of two images, and the truth between their frames.
+
+        Raises:
+            ImageError: when one cannot be read.
+            FeaturesError: when its features cannot.
+        """
+        if isinstance(self.method.source, LoFTRMatcher):
+            (features0, matrix0), (features1, matrix1) = self._matched(
+                self.method.source, path0, path1, frame
+            )
+        else:
+            features0, matrix0 = self._one(path0, frame, paper_sampling)
+            features1, matrix1 = self._one(path1, frame, paper_sampling)
+        return Pair(features0, features1, matrix1 @ truth @ np.linalg.inv(matrix0))
+
+    def extract(self, paths: list[Path], frame: Frame, paper_sampling: bool) -> None:
+        """Extract all that is not kept yet, in one batch; images that cannot be read are left out."""
+        if isinstance(self.method.source, (LoFTRMatcher, FeatureFiles)):
+            return
+        wanted: list[tuple[Path, Image]] = []
+        for path in paths:
+            kept = self._kept([path], frame, paper_sampling)
+            if not kept.is_file():
+                try:
+                    wanted.append((kept, framed(self._image(path), frame)[0]))
+                except ImageError:
+                    continue
+        if wanted:
+            images = [image for _, image in wanted]
+            found = self.method.extract(images, frame != SMALL, self._samples(paper_sampling))
+            for (kept, _), features in zip(wanted, found, strict=True):
+                features.save(kept)
+
+    def _one(self, path: Path, frame: Frame, paper_sampling: bool) -> View:
+        key = path, frame, self._samples(paper_sampling)
+        if key not in self._views:
+            image, matrix = framed(self._image(path), frame)
+            source = self.method.source
+            if isinstance(source, FeatureFiles):
+                found = _moved(source.read(path, self._image(path).size), matrix, image.size)
+            else:
+                kept = self._kept([path], frame, paper_sampling)
+                found = _load(kept) or self.method.extract([image], frame != SMALL, key[2])[0]
+                _save(found, kept)
+            self._views[key] = found, matrix
+        return self._views[key]
+
+    def _matched(self, matcher: LoFTRMatcher, path0: Path, path1: Path, frame: Frame) -> tuple[View, View]:
+        image0, matrix0 = framed(self._image(path0), frame)
+        image1, matrix1 = framed(self._image(path1), frame)
+        files = [self._kept([path0, path1], frame, side) for side in (0, 1)]
+        kept0, kept1 = map(_load, files)
+        if kept0 is None or kept1 is None:
+            kept0, kept1 = matcher.match_images(image0, image1)
+            _save(kept0, files[0])
+            _save(kept1, files[1])
+        return (kept0, matrix0), (kept1, matrix1)
+
+    def _samples(self, paper_sampling: bool) -> bool:
+        return paper_sampling and self.method.dense  # others know no difference
+
+    def _kept(self, paths: list[Path], frame: Frame, how: bool | int) -> Path:
+        for path in paths:
+            if path not in self._sums:
+                self._sums[path] = sha256_of(path)
+        how = self._samples(how) if isinstance(how, bool) else how
+        parts = [SCHEMA, [self._sums[path] for path in paths], frame, how, self.identity, versions()]
+        return self.folder / f"{digest(parts)}.npz"
+
+    def _image(self, path: Path) -> Image:
+        if path not in self._images:
+            self._images[path] = load_image(path)
+        return self._images[path]
+
+
+def _load(path: Path) -> Features | None:
+    if not path.is_file():
+        return None
+    try:
+        return Features.load(path)
+    except GeomatchError:  # half a file of a full disk, say: made again
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _save(features: Features, path: Path) -> None:
+    if not path.is_file():
+        features.save(path)
+
+
+def _moved(features: Features, matrix: NDArray[np.float64], size: tuple[int, int]) -> Features:
+    """Features of the original image in a frame; those outside are gone."""
+    points = warp_points(matrix, features.keypoints).astype(np.float32)
+    inside = ((points >= -0.5) & (points <= np.array(size) - 0.5)).all(axis=1)
+    moved = Features(points, features.scores, size, descriptors=features.descriptors)
+    return moved[np.flatnonzero(inside)]

@@ -1,0 +1,115 @@
+"""DINO, DINOv2 and CLIP as dense descriptors: the baselines of the DIFT paper, through transformers."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+
+from geomatch.dift import FeatureMap
+from geomatch.dift.hub import hub_folder, is_hub_id
+from geomatch.errors import WeightsError, first_line
+from geomatch.files import fingerprint_of
+from geomatch.images import Image
+from geomatch.optional import require
+from geomatch.types import Features
+
+SIDE = 768
+"""Images are stretched to a square of this side, rounded to whole patches, as the paper's HPatches images."""
+MODELS = {
+    "dino": "facebook/dino-vitb8",
+    "dinov2": "facebook/dinov2-base",
+    "clip": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+}
+"""On the hub, when no other is given."""
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # openai/CLIP
+_FILES = ("config.json", "*.safetensors", "pytorch_model.bin")
+
+
+def transformers_folder(model: str) -> Path:
+    """The folder of a model of transformers: given, in the cache of the hub, or downloaded.
+
+    Raises:
+        WeightsError: when it cannot be had.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir() or not is_hub_id(model):
+        lacking = _missing(folder)
+        if lacking:
+            raise WeightsError(f"{model}: no model of transformers, {lacking[0]}")
+        return folder
+    return hub_folder(model, None, [_FILES[:2], _FILES[::2]], _missing)
+
+
+def _missing(folder: Path) -> list[str]:
+    if not (folder / "config.json").is_file():
+        return ["config.json is missing"]
+    weights = list(folder.glob("*.safetensors")) + list(folder.glob("pytorch_model*.bin"))
+    return [] if weights else ["model.safetensors is missing"]
+
+
+@dataclass(frozen=True)
+class TransformersFeatures:
+    """Patch tokens of the last layer, sampled at keypoints."""
+
+    name: Literal["dino", "dinov2", "clip"]
+    model: str
+    """Hub id or folder."""
+    side: int = SIDE
+    device: str = "cpu"
+
+    @property
+    def weights_sha256(self) -> list[str]:
+        """Of all files that decide the features."""
+        folder = transformers_folder(self.model)
+        files = sorted(path for pattern in _FILES for path in folder.glob(pattern))
+        return [fingerprint_of(files)]
+
+    @cached_property
+    def network(self) -> Any:
+        """The vision tower, loaded on first use.
+
+        Raises:
+            WeightsError: when the weights are missing or of another architecture.
+        """
+        transformers = require("transformers", "transformers", f"the descriptor {self.name}")
+        folder = transformers_folder(self.model)
+        kinds = {"dino": "ViTModel", "dinov2": "Dinov2Model", "clip": "CLIPVisionModel"}
+        options = {"add_pooling_layer": False} if self.name == "dino" else {}
+        try:
+            network, notes = getattr(transformers, kinds[self.name]).from_pretrained(
+                folder, output_loading_info=True, **options
+            )
+            if notes["missing_keys"]:
+                raise ValueError(f"{min(notes['missing_keys'])} is missing")
+        except Exception as error:  # transformers raises many types
+            raise WeightsError(
+                f"{self.model} does not hold weights of {self.name} ({first_line(error)})"
+            ) from error
+        return network.eval().to(self.device)
+
+    @torch.inference_mode()
+    def dense(self, image: Image) -> FeatureMap:
+        """The map of the whole image."""
+        config = self.network.config
+        cells = max(1, round(self.side / config.patch_size))
+        size = cells * config.patch_size
+        resized = PILImage.fromarray(image.pixels).resize((size, size), PILImage.Resampling.BICUBIC)
+        mean, deviation = (torch.tensor(x) for x in (_CLIP if self.name == "clip" else _IMAGENET))
+        pixels = (torch.from_numpy(np.array(resized)) / 255 - mean) / deviation
+        # DINOv2 always interpolates its positions
+        options = {} if self.name == "dinov2" else {"interpolate_pos_encoding": True}
+        tokens = self.network(
+            pixel_values=pixels.permute(2, 0, 1)[None].to(self.device), **options
+        ).last_hidden_state[0, -cells * cells :]
+        return FeatureMap((tokens.T.reshape(-1, cells, cells).float(),), image.size)
+
+    def describe(self, image: Image, features: Features) -> Features:
+        """The keypoints with descriptors, of unit length."""
+        if not len(features):
+            return replace(features, descriptors=np.zeros((0, 1), np.float32))
+        return replace(features, descriptors=self.dense(image).sample(features.keypoints))

@@ -1,0 +1,174 @@
+"""Learned matchers of kornia: LightGlue between features, LoFTR between images."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from geomatch.errors import WeightsError, first_line
+from geomatch.files import sha256_of
+from geomatch.geometry import resize_points
+from geomatch.images import Image, reduce_image
+from geomatch.types import Features, Matches
+from geomatch.weights import WeightsFile, locate_weights
+
+LOFTR_SIDE = 1024
+"""Images are reduced to this long side: the memory of LoFTR grows with its fourth power."""
+LOFTR_OUTDOOR = WeightsFile(
+    file_name="loftr_outdoor.ckpt",
+    url="https://cmp.felk.cvut.cz/~mishkdmy/models/loftr_outdoor.ckpt",
+    licence="Apache-2.0",
+    sha256=None,
+)
+TRAINED_FOR = {
+    "superpoint-magicleap": "superpoint",
+    "aliked": "aliked",
+    "disk": "disk",
+    "dedode": "dedodeb",
+    "xfeat": "xfeat",
+    "rootsift": "sift",
+}
+"""Features of ours that LightGlue has weights for, and kornia's names of them."""
+_RELEASE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
+
+
+def lightglue_weights(features: str) -> WeightsFile:
+    """The published weights for features of a name in `TRAINED_FOR`."""
+    kind = TRAINED_FOR[features]
+    name = "xfeat-lighterglue.pt" if kind == "xfeat" else f"{kind}_lightglue.pth"
+    site = {
+        "xfeat": "https://github.com/verlab/accelerated_features/raw/main/weights",
+        "dedodeb": "https://cmp.felk.cvut.cz/~mishkdmy/models",
+    }.get(kind, _RELEASE)
+    return WeightsFile(file_name=name, url=f"{site}/{name}", licence="Apache-2.0", sha256=None)
+
+
+@dataclass(frozen=True)
+class LightGlueMatcher:
+    """LightGlue (Lindenberger et al., 2023) with the settings of its authors."""
+
+    features: str
+    """A name in `TRAINED_FOR`."""
+    weights: str | None = None
+    """A file; None looks in the cache and then downloads."""
+    device: str = "cpu"
+
+    @property
+    def weights_sha256(self) -> list[str]:
+        """Of the weights file."""
+        return [sha256_of(locate_weights(lightglue_weights(self.features), self.weights))]
+
+    @cached_property
+    def network(self) -> Any:
+        """Loaded on first use.
+
+        Raises:
+            WeightsError: when the weights are missing or of another network.
+        """
+        from kornia.feature import LightGlue
+
+        path = locate_weights(lightglue_weights(self.features), self.weights)
+        settings = {**LightGlue.features[TRAINED_FOR[self.features]], "weights": None}
+        network = LightGlue(features=None, **settings)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = {_renamed(key): value for key, value in state.items()}
+            found = network.load_state_dict(state, strict=False)
+            learned = set(dict(network.named_parameters()))
+            lacking = [key for key in found.missing_keys if key in learned] + found.unexpected_keys
+            if lacking:
+                raise ValueError(f"keys differ: {lacking[0]}")
+        except Exception as error:  # unpickling and loading raise many types
+            raise WeightsError(
+                f"{path} does not hold weights of LightGlue for {self.features} ({first_line(error)})"
+            ) from error
+        return network.eval().to(self.device)
+
+    @torch.inference_mode()
+    def match(self, features0: Features, features1: Features) -> Matches:
+        """Matches, surest first; their similarity is LightGlue's score.
+
+        Raises:
+            ValueError: when scale and orientation, or descriptors, are missing.
+        """
+        if not len(features0) or not len(features1):
+            return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
+        found = self.network({"image0": self._input(features0), "image1": self._input(features1)})
+        scores = found["scores"][0].float().cpu().numpy()
+        order = np.argsort(-scores, kind="stable")
+        return Matches(found["matches"][0].cpu().numpy()[order], scores[order])
+
+    def _input(self, features: Features) -> dict[str, Tensor]:
+        if features.descriptors is None:
+            raise ValueError("LightGlue needs descriptors")
+        arrays = {"keypoints": features.keypoints, "descriptors": features.descriptors}
+        if self.network.conf.add_scale_ori:
+            if features.scales is None or features.orientations is None:
+                raise ValueError("LightGlue for SIFT needs scale and orientation")
+            arrays |= {"scales": features.scales, "oris": features.orientations}
+        tensors = {name: torch.tensor(array)[None].to(self.device) for name, array in arrays.items()}
+        return tensors | {"image_size": torch.tensor([features.image_size], device=self.device)}
+
+
+def _renamed(key: str) -> str:
+    """Of the published files' keys the network's: a prefix, and an older order of words."""
+    parts = key.removeprefix("matcher.").split(".")
+    if parts[0] in ("self_attn", "cross_attn"):
+        parts[:2] = ["transformers", parts[1], parts[0]]
+    return ".".join(parts)
+
+
+@dataclass(frozen=True)
+class LoFTRMatcher:
+    """LoFTR (Sun et al., CVPR 2021), outdoor weights: no keypoints, it finds matches between images."""
+
+    weights: str | None = None
+    """A file; None looks in the cache and then downloads."""
+    max_matches: int = 2000
+    device: str = "cpu"
+
+    @property
+    def weights_sha256(self) -> list[str]:
+        """Of the weights file."""
+        return [sha256_of(locate_weights(LOFTR_OUTDOOR, self.weights))]
+
+    @cached_property
+    def network(self) -> Any:
+        """Loaded on first use.
+
+        Raises:
+            WeightsError: when the weights are missing or of another network.
+        """
+        from kornia.feature import LoFTR
+
+        path = locate_weights(LOFTR_OUTDOOR, self.weights)
+        network = LoFTR(pretrained=None)
+        try:
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+        except Exception as error:  # unpickling and loading raise many types
+            raise WeightsError(f"{path} does not hold weights of LoFTR ({first_line(error)})") from error
+        return network.eval().to(self.device)
+
+    @torch.inference_mode()
+    def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
+        """Row i of the one and row i of the other match, surest first; scores are LoFTR's confidence."""
+        smaller = [reduce_image(image, LOFTR_SIDE) for image in (image0, image1)]
+        greys = [cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for image in smaller]
+        inputs = {
+            f"image{k}": torch.from_numpy(grey)[None, None].to(self.device) for k, grey in enumerate(greys)
+        }
+        found = self.network(inputs)
+        scores = found["confidence"].float().cpu().numpy()
+        order = np.argsort(-scores, kind="stable")[: self.max_matches]
+        features = []
+        for k, (image, small) in enumerate(zip((image0, image1), smaller, strict=True)):
+            # the network's pixel centres lie at halves
+            points = found[f"keypoints{k}"].float().cpu().numpy()[order] - 0.5
+            features.append(
+                Features(resize_points(points, small.size, image.size), scores[order], image.size)
+            )
+        return features[0], features[1]

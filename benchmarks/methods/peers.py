@@ -1,0 +1,193 @@
+"""Features of the field to compare with: detectors whose keypoints bring their own descriptors."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geomatch.errors import WeightsError, first_line
+from geomatch.files import sha256_of
+from geomatch.images import Image
+from geomatch.keypoints.detector import no_keypoints, select_best
+from geomatch.types import Features
+from geomatch.weights import WeightsFile, locate_weights
+
+MIN_SIDE = 32
+"""Images with a shorter side have no keypoints: the networks reduce them further than to a pixel."""
+
+_DEDODE = "https://github.com/Parskatt/DeDoDe/releases/download"
+WEIGHTS: dict[str, tuple[WeightsFile, ...]] = {
+    "aliked": (
+        WeightsFile(
+            file_name="aliked-n16.pth",
+            url="https://github.com/Shiaoming/ALIKED/raw/main/models/aliked-n16.pth",
+            licence="BSD-3-Clause",
+            sha256=None,
+        ),
+    ),
+    "disk": (
+        WeightsFile(
+            file_name="depth-save.pth",
+            url="https://raw.githubusercontent.com/cvlab-epfl/disk/master/depth-save.pth",
+            licence="Apache-2.0",
+            sha256=None,
+        ),
+    ),
+    "xfeat": (
+        WeightsFile(
+            file_name="xfeat.pt",
+            url="https://github.com/verlab/accelerated_features/raw/main/weights/xfeat.pt",
+            licence="Apache-2.0",
+            sha256=None,
+        ),
+    ),
+    "dedode": (
+        WeightsFile(
+            file_name="dedode_detector_L_v2.pth",
+            url=f"{_DEDODE}/v2/dedode_detector_L_v2.pth",
+            licence="MIT",
+            sha256=None,
+        ),
+        WeightsFile(
+            file_name="dedode_descriptor_B.pth",
+            url=f"{_DEDODE}/dedode_pretrained_models/dedode_descriptor_B.pth",
+            licence="MIT",
+            sha256=None,
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class OpenCVFeatures:
+    """SIFT, RootSIFT, ORB or AKAZE of OpenCV; binary descriptors become one number per bit."""
+
+    name: Literal["sift", "rootsift", "orb", "akaze"]
+    max_keypoints: int = 2000
+
+    def detect(self, image: Image) -> Features:
+        """Keypoints with descriptors; of SIFT with scale and orientation."""
+        grey = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY)
+        found, rows = self._feature2d().detectAndCompute(grey, None)
+        if rows is None or not len(found):
+            return no_keypoints(image)
+        descriptors = np.unpackbits(rows, axis=1) if rows.dtype == np.uint8 else rows
+        values = descriptors.astype(np.float32)
+        if self.name == "rootsift":  # Arandjelovic and Zisserman, 2012
+            values = np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1e-12))
+        framed = self.name in ("sift", "rootsift")
+        features = Features(
+            np.array([point.pt for point in found], np.float32),
+            np.array([point.response for point in found], np.float32),
+            image.size,
+            scales=np.array([point.size for point in found], np.float32) if framed else None,
+            orientations=np.radians([point.angle for point in found]).astype(np.float32) if framed else None,
+            descriptors=values,
+        )
+        return select_best(features, self.max_keypoints)
+
+    def _feature2d(self) -> Any:
+        factory: Any = cv2
+        if self.name == "orb":
+            return factory.ORB_create(nfeatures=self.max_keypoints)
+        if self.name == "akaze":
+            if not hasattr(cv2, "AKAZE_create"):
+                raise ValueError(f"OpenCV {cv2.__version__} has no AKAZE; opencv-contrib-python may")
+            return factory.AKAZE_create()
+        return factory.SIFT_create(enable_precise_upscale=True)
+
+
+@dataclass(frozen=True)
+class KorniaFeatures:
+    """ALIKED-n16, DISK, XFeat or DeDoDe (detector L v2, descriptor B) as kornia has them."""
+
+    name: Literal["aliked", "disk", "xfeat", "dedode"]
+    max_keypoints: int = 2000
+    weights: str | None = None
+    """A file, for DeDoDe a folder with both; None looks in the cache and then downloads."""
+    device: str = "cpu"
+
+    def _files(self) -> list[Path]:
+        files = WEIGHTS[self.name]
+        if self.weights is None or len(files) == 1:
+            return [locate_weights(file, self.weights) for file in files]
+        return [locate_weights(file, Path(self.weights) / file.file_name) for file in files]
+
+    @property
+    def weights_sha256(self) -> list[str]:
+        """Of the weights files.
+
+        Raises:
+            WeightsError: when one is missing.
+        """
+        return [sha256_of(path) for path in self._files()]
+
+    @cached_property
+    def network(self) -> Any:
+        """Loaded on first use.
+
+        Raises:
+            WeightsError: when the weights are missing or of another network.
+        """
+        from kornia import feature
+
+        paths = self._files()
+        try:
+            states = [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
+            if self.name == "aliked":
+                network = feature.ALIKED("aliked-n16", max_num_keypoints=self.max_keypoints)
+                missing = network.load_state_dict(states[0], strict=False)
+                if set(missing.missing_keys) - {"dkd.hw_grid"} or missing.unexpected_keys:
+                    raise ValueError(f"keys differ: {missing}")
+            elif self.name == "xfeat":
+                network = feature.XFeat(top_k=self.max_keypoints)
+                network.load_state_dict({f"net.{key}": value for key, value in states[0].items()})
+            elif self.name == "dedode":
+                network = feature.DeDoDe("L", "B", amp_dtype=torch.float32)
+                network.detector.load_state_dict(states[0])
+                network.descriptor.load_state_dict(states[1])
+            else:
+                network = feature.DISK()
+                network.load_state_dict(states[0]["extractor"])
+        except Exception as error:  # unpickling and loading raise many types
+            raise WeightsError(
+                f"{paths[0]} does not hold weights of {self.name} ({first_line(error)})"
+            ) from error
+        return network.eval().to(self.device)
+
+    @torch.inference_mode()
+    def detect(self, image: Image) -> Features:
+        """Keypoints with descriptors."""
+        if min(image.size) < MIN_SIDE:
+            return no_keypoints(image)
+        pixels = (
+            torch.from_numpy(image.pixels.astype(np.float32) / 255).permute(2, 0, 1)[None].to(self.device)
+        )
+        points, scores, rows = self._detect(pixels)
+        features = Features(_numpy(points), _numpy(scores), image.size, descriptors=_numpy(rows))
+        return select_best(features, self.max_keypoints)
+
+    def _detect(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.name == "xfeat":
+            found = self.network.detectAndCompute(pixels, self.max_keypoints)[0]
+            return found["keypoints"], found["scores"], found["descriptors"]
+        if self.name == "dedode":
+            count = min(self.max_keypoints, pixels.shape[2] * pixels.shape[3])
+            points, scores, rows = self.network(pixels, n=count)
+            return points[0] - 0.5, scores[0], rows[0]  # pixel i comes as i + 0.5
+        if self.name == "disk":
+            answer = self.network(pixels, self.max_keypoints, pad_if_not_divisible=True)[0]
+            return answer.keypoints, answer.detection_scores, answer.descriptors
+        answer = self.network(pixels)[0]
+        scores = answer.keypoint_scores if hasattr(answer, "keypoint_scores") else answer.detection_scores
+        return answer.keypoints, scores, answer.descriptors
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.float().cpu().numpy()
