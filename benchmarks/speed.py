@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import geomatch
+from geomatch.benchmarks.harness_speed import harness_rows
 from geomatch.matching import match_mutual
 
 KEYPOINTS = 1000
@@ -25,11 +26,12 @@ Row = dict[str, Any]
 
 
 def measure(repeats: int) -> list[Row]:
-    """Time geomatch on the bundled 640x480 pair with 1000 keypoints, beside SIFT; and the matcher."""
+    """Time geomatch on the bundled 640x480 pair with 1000 keypoints, beside SIFT; the matcher; the HPatches harness."""
     rows = [*pipeline_rows(repeats), *process_rows(repeats), *matcher_rows(repeats)]
+    rows += harness_rows(max(1, repeats // 2))
     for row in rows:
         beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x" if row.get("ratio") else ""
-        print(f"{row['name']:<44} {row['value']:>9.3f} {row['unit']}{beside}", flush=True)
+        print(f"{row['name']:<56} {row['value']:>9.3f} {row['unit']}{beside}", flush=True)
     return rows
 
 

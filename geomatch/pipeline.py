@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -212,6 +212,11 @@ def record(part: object) -> Any:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that shape the numbers."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("geomatch-dift", "torch", "diffusers", "kornia", "opencv-python", "numpy", "pillow"):
         try:

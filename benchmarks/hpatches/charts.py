@@ -23,7 +23,7 @@ def curve(protocol: Protocol, rows: Sequence[Row]) -> tuple[NDArray[np.float64],
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
         return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)
     errors = np.sort(np.array([errors_of(row, "errors_px") for row in rows]).ravel())
-    x = np.linspace(0, _LIMIT, 101)
+    x = np.concatenate([[0.0], errors[errors <= _LIMIT], [_LIMIT]])
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
@@ -40,10 +40,11 @@ def draw_curves(protocol: Protocol, by_method: Mapping[str, Sequence[Row]], titl
     with matplotlib.rc_context(settings | colours | {"axes.edgecolor": _FAINT}):
         figure = figures.Figure(figsize=(4.6, 3.4), layout="constrained")
         axes = figure.subplots()
+        steps = "default" if protocol.kind == "mma" else "steps-post"
         for index, rows in enumerate(by_method.values()):
             style = ("-", "--", ":")[index // COLOURS % 3]
             x, y = curve(protocol, rows)
-            axes.plot(x, y, style, color=_LINES[index % COLOURS], linewidth=2)
+            axes.plot(x, y, style, drawstyle=steps, color=_LINES[index % COLOURS], linewidth=2)
         axes.set_ylim(0, 100)
         axes.set_xlim(1 if protocol.kind == "mma" else 0, x[-1])
         unit = "matches" if protocol.kind == "mma" else "pairs"

@@ -15,6 +15,8 @@ from geomatch.benchmarks.hpatches.measures import accuracy, trapezoid_auc
 from geomatch.benchmarks.hpatches.protocols import Protocol, Row, errors_of
 
 RESAMPLES = 2000
+FEW = 10
+"""Below so many sequences the resamples are too much alike for an interval."""
 Statistic = Callable[[NDArray[np.float64]], float]
 
 
@@ -35,9 +37,11 @@ class Comparison:
     sequences: int
 
     @property
-    def clear(self) -> bool:
-        """Whether the 95 % interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+    def verdict(self) -> str:
+        """Whether the 95 % interval leaves out zero; of few sequences it says nothing."""
+        if self.sequences < FEW:
+            return "too few sequences to tell"
+        return "clear" if self.low > 0 or self.high < 0 else "not told apart"
 
 
 def compare(

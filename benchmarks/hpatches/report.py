@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -110,12 +111,13 @@ def merge(paths: Sequence[Path]) -> list[Run]:
 
 
 def _label(run: Run, found: dict[str, Any], text: str, path: Path) -> str:
-    """The method's string, with a number when another run's method of that string differs."""
+    """The method's string without folders, with a number when another run's method of that string differs."""
     identity = found["methods"][text], found["max_keypoints"], found["versions"]
-    label, number = text, 1
+    short = "+".join(re.sub(r":.*/", ":", part) for part in text.split("+"))
+    label, number = short, 1
     while label in run.methods and run.methods[label].identity != identity:
         number += 1
-        label = f"{text} ({number})"
+        label = f"{short} ({number})"
     run.methods.setdefault(label, Ran(text, path.parent, found["max_keypoints"], identity))
     return label
 
@@ -223,7 +225,9 @@ def rules(protocol: Protocol) -> list[tuple[str, str]]:
     ]
     if protocol.solver:
         seeds = f", {protocol.seeds} orders of the matches" if protocol.seeds > 1 else ""
-        found.append(("estimator", f"{protocol.solver} px{seeds}"))
+        name, threshold = protocol.solver.split()
+        limit = "" if name == "lmeds" else f", {threshold} px"
+        found.append(("estimator", f"{name}{limit}{seeds}"))
     if protocol.relative_to:
         found.append(("unit", f"(short side of image 2) / {protocol.relative_to:g} pixels"))
     return found
@@ -257,12 +261,18 @@ def _worst(
         listed = []
         for index in order:
             value = 100 * values[index] if protocol.kind == "mma" else values[index]
-            shown = f"{value:.1f} {unit}" if math.isfinite(value) else "no homography"
+            shown = f"{value:.1f} {unit}" if math.isfinite(value) else _failures(rows[index])
             listed.append(_Worst(rows[index]["pair"], shown, rows[index]))
         for entry in listed[:PICTURES] if data else []:
             _draw(entry, run, label, protocol, data)
         found.append((label, listed))
     return found
+
+
+def _failures(row: Row) -> str:
+    errors = row["errors_px"]
+    failed = sum(error is None for error in errors)
+    return "no homography" + (f" in {failed} of {len(errors)} orders" if failed < len(errors) else "")
 
 
 def _draw(entry: _Worst, run: Run, label: str, protocol: Protocol, data: Path | None) -> None:
@@ -302,10 +312,9 @@ def _markdown(runs: Sequence[Run]) -> str:
 
 def in_words(one: Comparison) -> str:
     """A comparison as a sentence."""
-    verdict = "" if one.clear else ", not told apart"
     return (
         f"{one.first} minus {one.second}, {one.measure}: {one.difference:+.1f} "
-        f"[{one.low:+.1f}, {one.high:+.1f}] at 95 % over {one.sequences} sequences{verdict}"
+        f"[{one.low:+.1f}, {one.high:+.1f}] at 95 % over {one.sequences} sequences: {one.verdict}"
     )
 
 

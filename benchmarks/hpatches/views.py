@@ -78,16 +78,23 @@ class Views:
     def _one(self, path: Path, frame: Frame, paper_sampling: bool) -> View:
         key = path, frame, self._samples(paper_sampling)
         if key not in self._views:
-            image, matrix = framed(self._image(path), frame)
-            source = self.method.source
-            if isinstance(source, FeatureFiles):
-                found = _moved(source.read(path, self._image(path).size), matrix, image.size)
-            else:
-                kept = self._kept([path], frame, paper_sampling)
-                found = _load(kept) or self.method.extract([image], frame != SMALL, key[2])[0]
-                _save(found, kept)
-            self._views[key] = found, matrix
+            self._views[key] = self._made(path, frame, paper_sampling)
         return self._views[key]
+
+    def _made(self, path: Path, frame: Frame, paper_sampling: bool) -> View:
+        source = self.method.source
+        if isinstance(source, FeatureFiles):
+            image, matrix = framed(self._image(path), frame)
+            return _moved(source.read(path, self._image(path).size), matrix, image.size), matrix
+        file = self._kept([path], frame, paper_sampling)
+        kept = _load(file)
+        if kept is not None and frame == "original":
+            return kept, np.eye(3)  # nothing to decode
+        image, matrix = framed(self._image(path), frame)
+        if kept is None:
+            (kept,) = self.method.extract([image], frame != SMALL, self._samples(paper_sampling))
+            kept.save(file)
+        return kept, matrix
 
     def _matched(self, matcher: LoFTRMatcher, path0: Path, path1: Path, frame: Frame) -> tuple[View, View]:
         image0, matrix0 = framed(self._image(path0), frame)
@@ -96,8 +103,8 @@ class Views:
         kept0, kept1 = map(_load, files)
         if kept0 is None or kept1 is None:
             kept0, kept1 = matcher.match_images(image0, image1)
-            _save(kept0, files[0])
-            _save(kept1, files[1])
+            kept0.save(files[0])
+            kept1.save(files[1])
         return (kept0, matrix0), (kept1, matrix1)
 
     def _samples(self, paper_sampling: bool) -> bool:
@@ -125,11 +132,6 @@ def _load(path: Path) -> Features | None:
     except GeomatchError:  # half a file of a full disk, say: made again
         path.unlink(missing_ok=True)
         return None
-
-
-def _save(features: Features, path: Path) -> None:
-    if not path.is_file():
-        features.save(path)
 
 
 def _moved(features: Features, matrix: NDArray[np.float64], size: tuple[int, int]) -> Features:
