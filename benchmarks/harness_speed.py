@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def harness_rows(repeats: int) -> list[Row]:
-    """Whole runs beside the script, and the loop over pairs with all features kept, by number of processes."""
+    """Whole runs beside the script, and the loop over pairs with features kept, by number of processes."""
     pair = geomatch.bundled_pair()
     every = list(PROTOCOLS.values())
     counts = sorted({1, os.cpu_count() or 1})

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 def measure(repeats: int) -> list[Row]:
-    """Time geomatch on the bundled 640x480 pair with 1000 keypoints, beside SIFT; the matcher; the HPatches harness."""
+    """Time a pair of 640x480 with 1000 keypoints beside SIFT, the matcher, and the HPatches harness."""
     rows = [*pipeline_rows(repeats), *process_rows(repeats), *matcher_rows(repeats)]
     rows += harness_rows(max(1, repeats // 2))
     for row in rows:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from tqdm import tqdm
 
@@ -199,7 +200,11 @@ def _run(jobs: list[Job], todo: list[int], workers: int, ahead: bool) -> Iterato
             yield index, *_evaluate(jobs[index])
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
-    context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
+    # a fork of a process that has run torch may hang; a fork of one that only imported it starts at once
+    kinds = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
+    if "forkserver" in kinds:
+        context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(min(workers, len(todo)), context, _start, (threads,)) as pool:
         try:
             futures = {}
@@ -222,6 +227,7 @@ def _run(jobs: list[Job], todo: list[int], workers: int, ahead: bool) -> Iterato
 def _start(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
     torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
 
 
 def _frames(protocol: Protocol) -> tuple[Frame, ...]:

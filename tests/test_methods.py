@@ -1,0 +1,296 @@
+"""Methods by their strings, with made-up weights: the peers' real ones are not here."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import transformers
+from kornia import feature
+from PIL import Image as PILImage
+
+import geomatch
+from geomatch.benchmarks.hpatches.data import make_synthetic
+from geomatch.benchmarks.hpatches.harness import _run, run_hpatches
+from geomatch.benchmarks.hpatches.protocols import find_protocols
+from geomatch.benchmarks.hpatches.sequences import read_data
+from geomatch.benchmarks.methods import create_method
+from geomatch.benchmarks.methods.backbones import TransformersFeatures
+from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
+from geomatch.benchmarks.methods.peers import WEIGHTS, KorniaFeatures
+from geomatch.dift import DIFTExtractor
+from geomatch.images import Image
+from geomatch.keypoints import GridDetector
+from geomatch.types import Features
+
+PAIR = geomatch.bundled_pair()
+
+
+@pytest.fixture(scope="module")
+def small() -> Image:
+    whole = geomatch.load_image(PAIR.image0).pixels
+    return Image(np.ascontiguousarray(whole[100:228, 200:360]), "part")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, small: Image) -> Path:
+    folder = tmp_path_factory.mktemp("methods")
+    PILImage.fromarray(geomatch.load_image(PAIR.image0).pixels).resize((240, 180)).save(folder / "p.png")
+    make_synthetic([folder / "p.png"], folder / "data", seed=1)
+    return folder / "data"
+
+
+def seeded(make: Callable[[], Any]) -> Any:
+    torch.manual_seed(0)
+    return make().eval()
+
+
+def moved_one_pixel(image: Image, axis: int = 1) -> Image:
+    return Image(np.roll(image.pixels, 8, axis=axis), "moved")
+
+
+@pytest.mark.parametrize("name", ["disk", "dedode"])
+def test_kornia_features_with_made_up_weights(name: Any, small: Image, tmp_path: Path) -> None:
+    if name == "disk":
+        states = [{"extractor": seeded(feature.DISK).state_dict()}]
+    else:
+        network = seeded(lambda: feature.DeDoDe("L", "B", amp_dtype=torch.float32))
+        states = [network.detector.state_dict(), network.descriptor.state_dict()]
+    for file, state in zip(WEIGHTS[name], states, strict=True):
+        torch.save(state, tmp_path / file.file_name)
+    weights = str(tmp_path / WEIGHTS[name][0].file_name if name == "disk" else tmp_path)
+    method = create_method(f"{name}:{weights}", 50)
+    (found,) = method.extract([small])
+    assert 0 < len(found) <= 50
+    assert found.descriptors is not None
+    assert found.descriptors.shape == (len(found), 128 if name == "disk" else 256)
+    # pixel centres are whole numbers: of DeDoDe the corner pixel would come as 0.5
+    assert np.allclose(found.keypoints, np.round(found.keypoints), atol=1e-4)
+    assert (np.diff(found.scores) <= 0).all()
+    (again,) = method.extract([small])
+    assert np.array_equal(again.descriptors, found.descriptors)
+    assert len(method.identity["source"]["weights_sha256"]) == len(states)
+    (tmp_path / WEIGHTS[name][-1].file_name).write_bytes(b"nothing")
+    with pytest.raises(geomatch.WeightsError, match=f"does not hold weights of {name}"):
+        KorniaFeatures(name, 50, weights).detect(small)
+
+
+def test_superpoint_by_string(small: Image, tmp_path: Path) -> None:
+    network = seeded(geomatch.keypoints.superpoint.SuperPointNetwork)
+    torch.save(network.state_dict(), tmp_path / "sp.pth")
+    method = create_method(f"superpoint:{tmp_path / 'sp.pth'}", 30)
+    (found,) = method.extract([small])
+    assert found.descriptors is None or found.descriptors.shape[1] == 256
+    assert "weights" not in method.identity["source"]
+    assert len(method.identity["source"]["weights_sha256"][0]) == 64
+
+
+@pytest.mark.parametrize("name", ["aliked", "rootsift", "xfeat"])
+def test_lightglue_reads_published_names_and_is_symmetric(
+    name: str, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    settings = {**feature.LightGlue.features[TRAINED_FOR[name]], "weights": None}
+    network = seeded(lambda: feature.LightGlue(features=None, **settings))
+    state = {}
+    for key, value in network.state_dict().items():
+        parts = key.split(".")
+        if name != "xfeat" and parts[0] == "transformers":  # as the authors' files have it
+            parts[:3] = [parts[2], parts[1]]
+        state[("matcher." if name == "xfeat" else "") + ".".join(parts)] = value
+    torch.save(state, tmp_path / "lg.pth")
+    matcher = LightGlueMatcher(name, str(tmp_path / "lg.pth"))
+    assert all(
+        torch.equal(value, matcher.network.state_dict()[key]) for key, value in network.state_dict().items()
+    )
+    matcher.network.conf.filter_threshold = 0.0
+    dimension = settings["input_dim"]
+
+    def features(count: int) -> Features:
+        rows = rng.normal(size=(count, dimension)).astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        points = rng.uniform(0, 99, (count, 2))
+        angles = rng.uniform(0, 6, count).astype(np.float32)
+        sizes = np.full(count, 4.0, np.float32)
+        return Features(points, np.ones(count), (100, 120), sizes, angles, rows)
+
+    first, second = features(20), features(25)
+    found = matcher.match(first, second)
+    assert len(found)
+    assert (np.diff(found.similarity) <= 0).all()
+    order = rng.permutation(20)
+    again = matcher.match(first[order], second)
+    assert {(order[i], j) for i, j in again.indices} == {tuple(pair) for pair in found.indices}
+    assert len(matcher.match(first[:0], second)) == 0
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(geomatch.WeightsError, match="does not hold weights of LightGlue"):
+        LightGlueMatcher(name, str(tmp_path / "other.pth")).match(first, second)
+
+
+@pytest.fixture(scope="module")
+def loftr_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("loftr") / "loftr.ckpt"
+    torch.save({"state_dict": seeded(lambda: feature.LoFTR(pretrained=None)).state_dict()}, path)
+    return path
+
+
+def test_loftr_matches_images_at_pixel_centres(loftr_file: Path, small: Image) -> None:
+    matcher = LoFTRMatcher(str(loftr_file), max_matches=40)
+    matcher.network.coarse_matching.thr = 0.0
+    first, second = matcher.match_images(small, small)
+    assert 0 < len(first) == len(second) <= 40
+    assert (np.diff(first.scores) <= 0).all()
+    # its coarse cells lie on every eighth pixel of a frame whose pixel centres are at halves
+    assert np.array_equal((first.keypoints + 0.5) % 8, np.zeros_like(first.keypoints))
+
+
+def test_loftr_in_the_harness(loftr_file: Path, data: Path, tmp_path: Path) -> None:
+    text = f"loftr:{loftr_file}"
+    protocols = find_protocols("mma,superpoint")
+    result = run_hpatches(data, protocols, [text], tmp_path / "out", 100, 1, "cpu", progress=False)
+    assert result.record["skipped"] == {f"{text} under superpoint": "it has no keypoints that could repeat"}
+    assert {row["protocol"] for row in result.record["rows"]} == {"mma"}
+    again = run_hpatches(data, protocols, [text], tmp_path / "out", 100, 1, "cpu", progress=False)
+    assert again.computed == 0
+    assert again.record["rows"] == result.record["rows"]
+
+
+CONFIGS = {
+    "dino": (transformers.ViTConfig, transformers.ViTModel),
+    "dinov2": (transformers.Dinov2Config, transformers.Dinov2Model),
+    "clip": (transformers.CLIPVisionConfig, transformers.CLIPVisionModel),
+}
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_backbones_describe_where_the_image_says(name: Any, small: Image, tmp_path: Path) -> None:
+    config, model = CONFIGS[name]
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    made = config(**sizes, patch_size=8, image_size=64)
+    options = {"add_pooling_layer": False} if name == "dino" else {}
+    seeded(lambda: model(made, **options)).save_pretrained(tmp_path / name)
+    backbone = TransformersFeatures(name, str(tmp_path / name), side=96)
+    grid = GridDetector(step=16).detect(small)
+    found = backbone.describe(small, grid)
+    assert found.descriptors is not None
+    assert found.descriptors.shape == (len(grid), 32)
+    assert np.allclose(np.linalg.norm(found.descriptors, axis=1), 1, atol=1e-5)
+    # a change at the right edge changes descriptors there most
+    pixels = small.pixels.copy()
+    pixels[:, -24:] = 0
+    other = backbone.describe(Image(pixels, "changed"), grid).descriptors
+    assert other is not None
+    change = np.linalg.norm(other - found.descriptors, axis=1)
+    right = grid.keypoints[:, 0] > 130
+    assert change[right].mean() > 2 * change[grid.keypoints[:, 0] < 100].mean()
+    method = create_method(f"sift+{name}:{tmp_path / name}", 20)
+    assert method.identity["descriptor"]["weights_sha256"] == backbone.weights_sha256
+    assert len(method.extract([small])[0]) == 20
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(geomatch.WeightsError, match=r"config\.json is missing"):
+        _ = create_method(f"sift+{name}:{tmp_path / 'empty'}", 20).identity
+
+
+@pytest.mark.parametrize("kind", ["npz", "h5"])
+def test_features_from_files_score_as_the_program_that_wrote_them(
+    kind: str, data: Path, tmp_path: Path
+) -> None:
+    method = create_method("rootsift", 300)
+    root = tmp_path / ("features.h5" if kind == "h5" else "files")
+    images = [path for s in read_data(data).sequences for path in (s.reference, *(t[1] for t in s.targets))]
+    for path in images:
+        (found,) = method.extract([geomatch.load_image(path)])
+        order = np.random.default_rng(0).permutation(len(found))  # scores say which are best
+        arrays = {"keypoints": found.keypoints, "scores": found.scores, "descriptors": found.descriptors}
+        arrays = {name: np.asarray(array)[order] for name, array in arrays.items()}
+        if kind == "h5":
+            with h5py.File(root, "a") as file:
+                group = file.create_group(f"{path.parent.name}/{path.name}")
+                for name, array in arrays.items():
+                    group[name] = array.T if name == "descriptors" else array
+        else:
+            (root / path.parent.name).mkdir(parents=True, exist_ok=True)
+            with (root / path.parent.name / f"{path.name}.mine").open("wb") as stream:
+                np.savez(stream, **arrays)
+    text = f"npz:{root}:mine" if kind == "npz" else f"h5:{root}"
+    protocols = find_protocols("mma,geomatch,auc480,superpoint")
+    result = run_hpatches(
+        data, protocols, [text, "rootsift"], tmp_path / "out", 300, 1, "cpu", progress=False
+    )
+    rows = {(r["method"], r["protocol"], r["pair"]): r for r in result.record["rows"]}
+    for (name, protocol, pair), row in rows.items():
+        if name == text and protocol in ("mma", "geomatch"):
+            other = rows["rootsift", protocol, pair]
+            keys = row.keys() - {"method", "seconds"}
+            assert {key: row[key] for key in keys} == {key: other[key] for key in keys}
+    for name in (text, "rootsift"):  # moved to the frame, not found there: near, not equal
+        errors = [
+            rows[name, "auc480", "i_p 1-2"]["errors_px"][0],
+            rows[name, "superpoint", "i_p 1-2"]["errors_px"][0],
+        ]
+        assert all(error < 3 for error in errors)
+    with pytest.raises(geomatch.GeomatchError, match=r"no files of features|no such file"):
+        _ = create_method(f"{kind}:{tmp_path}/none{':x' if kind == 'npz' else ''}").identity
+    with pytest.raises(geomatch.errors.FeaturesError):
+        FeatureFiles(kind, str(root), "mine").read(Path("v_other/1.png"), (10, 10))  # type: ignore[arg-type]
+
+
+def test_missing_file_of_features_fails_its_pairs_only(data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "files"
+    for sequence in read_data(data).sequences:
+        (root / sequence.name).mkdir(parents=True)
+        for number in (1, 2, 3, 4, 5):
+            with (root / sequence.name / f"{number}.png.mine").open("wb") as stream:
+                points = np.random.default_rng(number).uniform(5, 90, (30, 2))
+                rows = np.random.default_rng(0).normal(size=(30, 16))
+                np.savez(stream, keypoints=points, descriptors=rows)
+    text = f"npz:{root}:mine"
+    result = run_hpatches(
+        data, find_protocols("mma"), [text], tmp_path / "out", 300, 1, "cpu", progress=False
+    )
+    reasons = {row["pair"]: row["reason"] for row in result.record["rows"]}
+    assert "6.png.mine" in reasons["v_p 1-6"]
+    assert [reasons[f"v_p 1-{k}"] for k in (2, 3, 4, 5)] == [None] * 4
+
+
+def test_batches_give_what_single_images_give(small: Image) -> None:
+    config = replace(geomatch.pipeline.dift_config("dift-tiny-dense"), device="cpu")
+    extractor = DIFTExtractor(config)
+    images = [small, moved_one_pixel(small), Image(np.ascontiguousarray(small.pixels[:96]), "other size")]
+    found = [GridDetector(step=24).detect(image) for image in images]
+    found[1] = found[1][:0]
+    together = extractor.describe_many(images, found)
+    for image, features, rows in zip(images, found, together, strict=True):
+        alone = extractor.describe(image, features).descriptors
+        assert rows.descriptors is not None
+        assert alone is not None
+        assert np.allclose(rows.descriptors, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_extraction_ahead_of_the_evaluation_changes_nothing(
+    workers: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU does: features in batches in one process, rows from the cache."""
+    arguments = find_protocols("mma,superpoint"), ["sift+dift-tiny-dense"]
+    plain = run_hpatches(data, *arguments, tmp_path / "plain", 100, 1, "cpu", progress=False)
+    monkeypatch.setattr(
+        "geomatch.benchmarks.hpatches.harness._run",
+        lambda jobs, todo, count, ahead: _run(jobs, todo, count, True),
+    )
+    ahead = run_hpatches(data, *arguments, tmp_path / "ahead", 100, workers, "cpu", progress=False)
+    assert ahead.computed == plain.computed > 0
+    names = [{path.name for path in (tmp_path / run / "features").iterdir()} for run in ("plain", "ahead")]
+    assert names[0] == names[1]
+    for one, other in zip(plain.record["rows"], ahead.record["rows"], strict=True):
+        assert one["matches"] == pytest.approx(other["matches"], abs=3)
+
+
+def test_strings_that_are_no_method() -> None:
+    for text in ("", "surf", "sift+dift-tiny+dift-tiny", "sift+dift-tiny+lightglue", "orb+lightglue", "npz:"):
+        with pytest.raises(ValueError, match=r"no method|LightGlue has weights for"):
+            create_method(text)

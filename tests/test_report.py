@@ -1,0 +1,260 @@
+"""Records against their schema, comparisons against theory, and the report's files."""
+
+import json
+import math
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+import geomatch
+from geomatch.benchmarks.hpatches.charts import curve, draw_curves
+from geomatch.benchmarks.hpatches.comparison import compare
+from geomatch.benchmarks.hpatches.data import make_synthetic
+from geomatch.benchmarks.hpatches.harness import RunResult, run_hpatches
+from geomatch.benchmarks.hpatches.protocols import PROTOCOLS, find_protocols, summarise
+from geomatch.benchmarks.hpatches.published import published_rows
+from geomatch.benchmarks.hpatches.record import read_run, summarise_record
+from geomatch.benchmarks.hpatches.report import find_runs, merge, write_report
+from geomatch.cli import main
+
+SCHEMA = json.loads(files("geomatch.benchmarks.hpatches").joinpath("record.schema.json").read_text())
+PAIR = geomatch.bundled_pair()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    with PILImage.open(PAIR.image0) as picture:
+        picture.resize((320, 240)).save(folder / "p.png")
+    make_synthetic([folder / "p.png"], folder / "data", seed=2)
+    (folder / "data" / "v_p" / "6.png").write_bytes(b"no image")
+    return folder
+
+
+def run(work: Path, names: str, methods: list[str], keypoints: int = 200) -> RunResult:
+    protocols = find_protocols(names)
+    return run_hpatches(work / "data", protocols, methods, work / "out", keypoints, 1, "cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def both(work: Path) -> RunResult:
+    return run(work, "all", ["orb", "sift"])
+
+
+def test_records_are_as_the_schema_says(both: RunResult) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    record = json.loads(both.path.read_text())
+    jsonschema.validate(record, SCHEMA)
+    assert read_run(both.path)["rows"] == record["rows"]
+    for spoil in (
+        lambda r: r["rows"][0].pop("pair"),
+        lambda r: r["rows"][0].update(accuracy=1.0),  # summaries are computed, not kept
+        lambda r: r.update(schema=1),
+        lambda r: r["rows"][0].update(split="all"),
+    ):
+        other = json.loads(both.path.read_text())
+        spoil(other)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(other, SCHEMA)
+
+
+def test_record_of_another_layout_is_refused(both: RunResult, tmp_path: Path) -> None:
+    for name, content, words in (
+        ("a.json", "{", "not a readable record"),
+        ("b.json", "[]", "not a record"),
+        ("c.json", json.dumps({**both.record, "schema": 1}), "layout 1, this version reads 2"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(geomatch.GeomatchError, match=words):
+            read_run(tmp_path / name)
+
+
+def test_summaries_follow_the_record_not_this_version(both: RunResult) -> None:
+    record = json.loads(both.path.read_text())
+    record["protocols"]["auc480"]["areas"] = [7]
+    columns = {key for row in summarise_record(record) if row["protocol"] == "auc480" for key in row}
+    assert "AUC@7" in columns
+    assert "AUC@5" not in columns
+
+
+def rows_of(errors: dict[str, list[float | None]], method: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "method": method,
+            "pair": f"{name} 1-{k + 2}",
+            "errors_px": [error],
+            "split": "viewpoint",
+            "reason": None,
+        }
+        for name, own in errors.items()
+        for k, error in enumerate(own)
+    ]
+
+
+def test_comparison_of_a_method_with_itself_is_nothing(rng: np.random.Generator) -> None:
+    errors: dict[str, list[float | None]] = {f"v_{k}": list(rng.uniform(0, 6, 5)) for k in range(20)}
+    for name in ("dift-adm", "auc480", "roma"):
+        found = compare(PROTOCOLS[name], rows_of(errors, "a"), rows_of(errors, "b"), resamples=50)
+        assert (found.difference, found.low, found.high) == (0, 0, 0)
+        assert found.verdict == "not told apart"
+
+
+def test_interval_has_the_width_of_theory_and_covers(rng: np.random.Generator) -> None:
+    """Independent sequences that succeed or fail whole: the variance of a difference of means is known."""
+    sequences = 100
+    right = [rng.random(sequences) < share for share in (0.7, 0.5)]
+    rows = []
+    for k, own in enumerate(right):
+        errors: dict[str, list[float | None]] = {
+            f"v_{i}": [0.5] * 5 if good else [None] * 5 for i, good in enumerate(own)
+        }
+        rows.append(rows_of(errors, "ab"[k]))
+    found = compare(PROTOCOLS["dift-adm"], *rows)
+    difference = right[0].astype(float) - right[1].astype(float)
+    assert found.difference == pytest.approx(100 * difference.mean())
+    expected = 2 * 1.96 * 100 * difference.std() / math.sqrt(sequences)
+    assert found.high - found.low == pytest.approx(expected, rel=0.1)
+    assert (found.pairs, found.sequences) == (500, 100)
+    assert compare(PROTOCOLS["dift-adm"], *rows) == found  # seeded
+    other = compare(PROTOCOLS["dift-adm"], rows[1], rows[0])
+    assert other.difference == -found.difference
+    # whole sequences are drawn: five equal pairs tell no more than one
+    single = [[row for row in own if row["pair"].endswith("1-2")] for own in rows]
+    assert compare(PROTOCOLS["dift-adm"], *single).low == pytest.approx(found.low)
+
+
+def test_comparison_takes_common_pairs_only() -> None:
+    first = rows_of({"v_a": [1.0, 1.0], "v_b": [9.0]}, "a")
+    second = rows_of({"v_a": [1.0], "v_c": [1.0]}, "b")
+    found = compare(PROTOCOLS["dift-adm"], first, second, resamples=20)
+    assert (found.pairs, found.difference) == (1, 0)
+    assert found.verdict == "too few sequences to tell"
+    with pytest.raises(ValueError, match="no pair in common"):
+        compare(PROTOCOLS["dift-adm"], first[2:], second)
+
+
+def test_curves_pass_through_the_tables(both: RunResult) -> None:
+    rows = [r for r in both.record["rows"] if r["method"] == "sift"]
+    own = [r for r in rows if r["protocol"] == "dift-adm"]
+    x, y = curve(PROTOCOLS["dift-adm"], own)
+    assert (np.diff(x) >= 0).all()
+    summary = summarise(PROTOCOLS["dift-adm"], own)[-1]
+    for threshold in (1, 3, 5):
+        assert y[np.searchsorted(x, threshold, side="right") - 1] == pytest.approx(
+            summary[f"accuracy@{threshold}"]
+        )
+    own = [r for r in rows if r["protocol"] == "mma"]
+    x, y = curve(PROTOCOLS["mma"], own)
+    assert y[2] == pytest.approx(summarise(PROTOCOLS["mma"], own)[-1]["MMA@3"])
+    svg = draw_curves(PROTOCOLS["mma"], {"sift": own}, "all <b>")
+    assert "var(--c0)" in svg
+    assert "var(--ink)" in svg
+    assert "#0" not in svg.replace("url(#0", "").replace('href="#0', "")  # no colour of its own
+    assert "<b>" not in svg
+
+
+class Page(HTMLParser):
+    """Counts tags and notes what the page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: dict[str, int] = {}
+        self.loads: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        named = dict(attrs)
+        self.loads += [value for key in ("src", "href") if (value := named.get(key)) and tag != "use"]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_report_has_everything_in_one_page(both: RunResult, work: Path, tmp_path: Path) -> None:
+    written = write_report([both.path], tmp_path / "report", work / "data")
+    assert [path.name for path in written] == ["report.md", "report.html"]
+    page = Page()
+    page.feed(written[1].read_text())
+    assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in page.loads)
+    assert page.tags["svg"] == 3 * len(PROTOCOLS)
+    assert page.tags["img"] >= 4  # worst pairs of two methods; an unreadable image has none
+    for name in PROTOCOLS:
+        assert f"{name}, version 1" in page.text
+    assert "these numbers compare with no published ones" in page.text
+    assert "LoFTR" in page.text
+    markdown = written[0].read_text()
+    for line in markdown.splitlines():
+        if line.startswith("| sift | all"):
+            assert line.replace("|", "").split()[2] == "10"
+    assert "orb minus sift, AUC@5" in markdown
+    assert "too few sequences to tell" in markdown
+    before = written[1].read_bytes()
+    write_report([both.path], tmp_path / "report", work / "data")
+    assert written[1].read_bytes() == before
+
+
+def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_path: Path) -> None:
+    other = run(work, "mma", ["orb"], keypoints=100)
+    third = run(work, "mma", ["rootsift"])
+    (merged,) = merge([both.path, other.path, third.path])
+    assert list(merged.methods) == ["orb", "sift", "orb (2)", "rootsift"]
+    assert len(merged.of("mma")) == 4 * 10
+    assert len(merged.of("roma")) == 2 * 10
+    assert merge([both.path, both.path])[0].rows == merge([both.path])[0].rows
+    assert set(find_runs([work / "out"])) == {both.path, other.path, third.path}
+    changed = json.loads(third.path.read_text())
+    changed["protocols"]["mma"]["max_keypoints"] = 1
+    (tmp_path / "hpatches-x.json").write_text(json.dumps(changed))
+    with pytest.raises(geomatch.GeomatchError, match="another version"):
+        merge([both.path, tmp_path / "hpatches-x.json"])
+    changed = json.loads(third.path.read_text())
+    changed["data"]["sequences"].pop("v_p")
+    (tmp_path / "hpatches-x.json").write_text(json.dumps(changed))
+    assert len(merge([both.path, tmp_path / "hpatches-x.json"])) == 2
+
+
+def test_names_cannot_break_the_page(both: RunResult, tmp_path: Path) -> None:
+    record = json.loads(both.path.read_text().replace('"orb"', '"<script>alert(1)</script>|"'))
+    (tmp_path / "hpatches-x.json").write_text(json.dumps(record))
+    written = write_report([tmp_path], tmp_path / "out")
+    page = Page()
+    page.feed(written[1].read_text())
+    assert "script" not in page.tags
+
+
+def test_report_command(both: RunResult, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "report", str(both.path), "--out", str(work / "r")]) == 0
+    assert "report.html" in capsys.readouterr().out
+    (work / "nothing").mkdir()
+    assert main(["benchmark", "report", str(work / "nothing")]) == 2
+    assert "no record of a run there" in capsys.readouterr().err
+
+
+def test_published_rows_name_protocols_measures_and_sources(both: RunResult) -> None:
+    summaries = both.summaries()
+    for name in PROTOCOLS:
+        columns = {key for row in summaries if row["protocol"] == name for key in row}
+        for row in published_rows(name):
+            assert row.measures.keys() <= columns
+            assert row.split in ("all", "illumination", "viewpoint")
+            assert row.source
+            for measure, value in row.measures.items():
+                assert 0 < value <= (1 if measure == "repeatability" else 100)
+    assert {name for name in PROTOCOLS if published_rows(name)} == {
+        "mma", "auc480", "auc480-poselib", "superpoint",
+    }  # fmt: skip
+    loftr = [row for row in published_rows("auc480") if row.method == "LoFTR" and "CVPR 2021" in row.source]
+    assert loftr[0].measures == {"AUC@3": 65.9, "AUC@5": 75.6, "AUC@10": 84.6}
+
+
+def test_headlines_are_measures_of_their_protocol(both: RunResult) -> None:
+    for protocol in PROTOCOLS.values():
+        row = next(r for r in both.summaries() if r["protocol"] == protocol.name and r["split"] == "all")
+        assert protocol.headline in row
