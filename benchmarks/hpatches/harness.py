@@ -205,6 +205,7 @@ def _run(jobs: list[Job], todo: list[int], workers: int, ahead: bool) -> Iterato
     context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
     if "forkserver" in kinds:
         context.set_forkserver_preload([__name__])
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(min(workers, len(todo)), context, _start, (threads,)) as pool:
         try:
             futures = {}
@@ -221,6 +222,8 @@ def _run(jobs: list[Job], todo: list[int], workers: int, ahead: bool) -> Iterato
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()  # what it was at is made again; files are written whole or not at all
             raise
 
 
