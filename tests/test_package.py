@@ -203,6 +203,11 @@ def test_readme_tables_are_those_of_the_records() -> None:
             wanted = f"{row['value']:.3f} s | {row['alternative_value']:.3f} s | {row['ratio']:.1f} |"
             assert row["identical_matches"]
             assert wanted in readme
+        elif row["unit"] == "pairs/s":
+            assert f"| {row['value']:.0f} pairs/s |" in readme
+        elif row["name"].startswith("HPatches"):
+            assert f"| {row['value']:.1f} s |" in readme
+            assert f"({row['alternative_value']:.1f} s)" in readme
 
 
 def test_readme_extraction_table_is_that_of_the_record() -> None:
