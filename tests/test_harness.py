@@ -212,6 +212,33 @@ def test_missing_weights_skip_a_method_only(data: Path, tmp_path: Path) -> None:
     assert "xfeat.pt is not in the cache" in result.record["skipped"]["xfeat"]
 
 
+def test_missing_packages_skip_what_needs_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "poselib", None)
+    monkeypatch.delattr("cv2.ORB_create")
+    create_method.cache_clear()
+    result = run(data, tmp_path / "out", "mma,auc480-poselib", ("orb", "sift"))
+    assert "pip install 'geomatch-dift[poselib]'" in result.record["skipped"]["auc480-poselib"]
+    assert "has no ORB_create" in result.record["skipped"]["orb"]
+    assert {(row["method"], row["protocol"]) for row in result.record["rows"]} == {("sift", "mma")}
+    with pytest.raises(geomatch.GeomatchError, match="nothing can run"):
+        run(data, tmp_path / "out", "auc480-poselib", ("sift",))
+
+
+def test_images_without_content_fail_and_do_not_stop_the_run(tmp_path: Path) -> None:
+    for name, size in {"v_tiny": (1, 1), "v_small": (20, 16), "v_blank": (300, 200)}.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(1, 7):
+            PILImage.new("RGB", size, (90, 90, 90)).save(tmp_path / "data" / name / f"{number}.png")
+            np.savetxt(tmp_path / "data" / name / f"H_1_{number}", np.eye(3))
+    result = run(tmp_path / "data", tmp_path / "out", "all", ("orb", "sift", "grid+dift-tiny-dense"))
+    # of a grid on a blank image all descriptors are alike, and matches can be anything
+    assert all(row["reason"] for row in result.record["rows"] if "grid" not in row["method"])
+    for row in result.summaries():
+        assert row["pairs"] == (0 if row["split"] == "illumination" else 15)
+
+
 def test_archive_is_fetched_checked_and_unpacked(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,7 +159,7 @@ def _homographies(
         apart = np.linalg.norm(warp_points(matrix, corners) - truth, axis=1).mean() / unit
         return float(apart) if np.isfinite(apart) else None
 
-    solve = _solver(protocol, size0, unit)
+    solve = create_solver(protocol, size0, unit)
     errors, inliers, reason = [], [], None
     for seed in range(protocol.seeds):
         order = np.arange(len(points0))
@@ -180,7 +180,12 @@ def _homographies(
     return row
 
 
-def _solver(protocol: Protocol, size: tuple[int, int], unit: float) -> solvers.Solver:
+def create_solver(protocol: Protocol, size: tuple[int, int] = (1, 1), unit: float = 1.0) -> solvers.Solver:
+    """The protocol's solver for an image 0 of (width, height), with the threshold in units of pixels.
+
+    Raises:
+        MissingDependencyError: when a package is missing.
+    """
     method, number = protocol.solver.split()
     threshold = float(number) * unit
     published: dict[str, Callable[[], solvers.Solver]] = {

@@ -21,7 +21,7 @@ import cv2
 import torch
 from tqdm import tqdm
 
-from geomatch.benchmarks.hpatches.evaluation import evaluate, failed
+from geomatch.benchmarks.hpatches.evaluation import create_solver, evaluate, failed
 from geomatch.benchmarks.hpatches.frames import Frame
 from geomatch.benchmarks.hpatches.keys import SCHEMA, digest
 from geomatch.benchmarks.hpatches.protocols import Protocol, Row
@@ -32,7 +32,7 @@ from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.record import machine
 from geomatch.dift.loading import find_device
-from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
+from geomatch.errors import FeaturesError, GeomatchError, ImageError, MissingDependencyError, first_line
 from geomatch.files import replacing
 from geomatch.pipeline import versions
 
@@ -68,7 +68,7 @@ def run_hpatches(
     Args:
         data: folder in HPatches layout.
         protocols: see `find_protocols`.
-        methods: see `create_method`; one whose weights are missing is skipped with the reason.
+        methods: see `create_method`; one whose weights or packages are missing is skipped with the reason.
         out: folder for caches and records.
         max_keypoints: per image, at most; protocols take the best of them.
         workers: processes; None takes one per core.
@@ -88,6 +88,15 @@ def run_hpatches(
     device = find_device(device)
     usable: dict[str, dict[str, Any]] = {}
     skipped = dict(found.broken)
+    allowed = []
+    for protocol in protocols:
+        try:
+            if protocol.solver:
+                create_solver(protocol)
+            allowed.append(protocol)
+        except MissingDependencyError as error:
+            skipped[protocol.name] = first_line(error)
+    protocols = allowed
     for text in methods:
         try:
             method = create_method(text, max_keypoints, device)
@@ -98,8 +107,8 @@ def run_hpatches(
         for protocol in protocols:
             if not _defined(method, protocol):
                 skipped[f"{text} under {protocol.name}"] = "it has no keypoints that could repeat"
-    if not usable:
-        raise GeomatchError("no method can run: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
+    if not usable or not protocols:
+        raise GeomatchError("nothing can run: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
     for folder in ("features", "rows"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     jobs = [
@@ -279,7 +288,7 @@ def _rows(job: Job, views: Views, protocol: Protocol) -> list[Row]:
             small = pairs[1] if len(pairs) > 1 else None
             weighted = match is None or method.matcher is not None
             row = evaluate(rules, pairs[0], match, small, weighted)
-        except (ImageError, FeaturesError) as error:
+        except (ImageError, FeaturesError, cv2.error) as error:
             row = failed(protocol, first_line(error))
         where = {"protocol": protocol.name, "method": job.text, "pair": f"{job.sequence.name} 1-{number}"}
         rows.append({**where, "split": split_of(job.sequence.name), **row})

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.errors import WeightsError, first_line
+from geomatch.errors import MissingDependencyError, WeightsError, first_line
 from geomatch.files import sha256_of
 from geomatch.images import Image
 from geomatch.keypoints.detector import no_keypoints, select_best
@@ -19,8 +19,11 @@ from geomatch.types import Features
 from geomatch.weights import WeightsFile, locate_weights
 
 MIN_SIDE = 32
-"""Images with a shorter side have no keypoints: the networks reduce them further than to a pixel."""
+"""Images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails."""
 
+_FACTORIES = {
+    "sift": "SIFT_create", "rootsift": "SIFT_create", "orb": "ORB_create", "akaze": "AKAZE_create",
+}  # fmt: skip
 _DEDODE = "https://github.com/Parskatt/DeDoDe/releases/download"
 WEIGHTS: dict[str, tuple[WeightsFile, ...]] = {
     "aliked": (
@@ -71,8 +74,14 @@ class OpenCVFeatures:
     name: Literal["sift", "rootsift", "orb", "akaze"]
     max_keypoints: int = 2000
 
+    def __post_init__(self) -> None:
+        if not hasattr(cv2, _FACTORIES[self.name]):
+            raise MissingDependencyError(f"OpenCV {cv2.__version__} has no {_FACTORIES[self.name]}")
+
     def detect(self, image: Image) -> Features:
         """Keypoints with descriptors; of SIFT with scale and orientation."""
+        if min(image.size) < MIN_SIDE:
+            return no_keypoints(image)
         grey = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY)
         found, rows = self._feature2d().detectAndCompute(grey, None)
         if rows is None or not len(found):
@@ -93,14 +102,10 @@ class OpenCVFeatures:
         return select_best(features, self.max_keypoints)
 
     def _feature2d(self) -> Any:
-        factory: Any = cv2
+        create = getattr(cv2, _FACTORIES[self.name])
         if self.name == "orb":
-            return factory.ORB_create(nfeatures=self.max_keypoints)
-        if self.name == "akaze":
-            if not hasattr(cv2, "AKAZE_create"):
-                raise ValueError(f"OpenCV {cv2.__version__} has no AKAZE; opencv-contrib-python may")
-            return factory.AKAZE_create()
-        return factory.SIFT_create(enable_precise_upscale=True)
+            return create(nfeatures=self.max_keypoints)
+        return create() if self.name == "akaze" else create(enable_precise_upscale=True)
 
 
 @dataclass(frozen=True)
