@@ -136,7 +136,7 @@ def find_sequences(data: Path) -> list[HPatchesSequence]:
 def _folders(data: Path) -> list[Path]:
     if not data.is_dir():
         raise GeomatchError(f"{data}: no such folder")
-    folders = sorted(path for path in data.iterdir() if path.is_dir() and any(path.glob("H_1_*")))
+    folders = sorted(path for path in data.iterdir() if path.is_dir() and any(path.glob("H_1_[2-6]")))
     if not folders:
         raise GeomatchError(
             f"{data}: no HPatches sequences there (folders with images 1 to 6 and H_1_2 to H_1_6)"
@@ -145,7 +145,7 @@ def _folders(data: Path) -> list[Path]:
 
 
 def _read_sequence(folder: Path) -> HPatchesSequence:
-    numbers = sorted(path.name.removeprefix("H_1_") for path in folder.glob("H_1_*"))
+    numbers = sorted(path.name.removeprefix("H_1_") for path in folder.glob("H_1_[2-6]"))
     for image in sorted(folder.glob("[2-6].*")):
         if image.suffix in SUFFIXES and image.stem not in numbers:
             raise GeomatchError(f"{folder}: H_1_{image.stem} is missing")
