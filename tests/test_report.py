@@ -20,7 +20,8 @@ from geomatch.benchmarks.hpatches.harness import RunResult, run_hpatches
 from geomatch.benchmarks.hpatches.protocols import PROTOCOLS, find_protocols, summarise
 from geomatch.benchmarks.hpatches.published import published_rows
 from geomatch.benchmarks.hpatches.record import read_run, summarise_record
-from geomatch.benchmarks.hpatches.report import find_runs, merge, write_report
+from geomatch.benchmarks.hpatches.report import write_report
+from geomatch.benchmarks.hpatches.runs import find_runs, merge
 from geomatch.cli import main
 
 SCHEMA = json.loads(files("geomatch.benchmarks.hpatches").joinpath("record.schema.json").read_text())

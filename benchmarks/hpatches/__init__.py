@@ -2,5 +2,5 @@
 
 ``sequences``, ``data`` and ``frames`` bring images and truth; ``measures``, ``solvers``,
 ``protocols`` and ``evaluation`` say what is measured of a pair; ``harness`` runs methods over
-all pairs and writes a ``record``; ``comparison``, ``charts`` and ``report`` read records.
+all pairs and writes a ``record``; ``runs``, ``comparison``, ``charts`` and ``report`` read records.
 """

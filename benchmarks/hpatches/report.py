@@ -1,8 +1,6 @@
 """Records of runs as a Markdown file and one page of HTML that needs nothing else."""
 
-import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -18,6 +16,7 @@ from geomatch.benchmarks.hpatches.comparison import Comparison, compare_all, hea
 from geomatch.benchmarks.hpatches.pictures import picture
 from geomatch.benchmarks.hpatches.protocols import SPLITS, Protocol, Row, summarise
 from geomatch.benchmarks.hpatches.published import PublishedRow, published_rows
+from geomatch.benchmarks.hpatches.runs import Run, find_runs, merge
 from geomatch.benchmarks.hpatches.sequences import read_data
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import replacing
@@ -28,37 +27,6 @@ PICTURES = 3
 """Of these drawn, under one protocol."""
 
 
-@dataclass(frozen=True)
-class Ran:
-    """A method as one record has it."""
-
-    text: str
-    """Its string."""
-    folder: Path
-    """Of the record and its caches."""
-    max_keypoints: int
-    identity: tuple[Any, ...] = field(repr=False)
-    """All that decides its numbers."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """Records on the same data put together."""
-
-    data: dict[str, Any]
-    protocols: dict[str, Protocol]
-    methods: dict[str, "Ran"]
-    """By label: the method's string, with a number where it was run in two ways."""
-    rows: list[Row]
-    """With labels as methods."""
-    skipped: dict[str, str]
-    records: list[dict[str, Any]]
-
-    def of(self, protocol: str) -> list[Row]:
-        """The rows under one protocol."""
-        return [row for row in self.rows if row["protocol"] == protocol]
-
-
 @dataclass
 class _Worst:
     pair: str
@@ -66,60 +34,6 @@ class _Worst:
     row: Row
     image: str | None = field(default=None)
     why: str | None = field(default=None)
-
-
-def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Record files: those given, and ``hpatches-*.json`` in folders given.
-
-    Raises:
-        GeomatchError: when a path has none.
-    """
-    found: list[Path] = []
-    for path in paths:
-        own = sorted(path.glob("hpatches-*.json")) if path.is_dir() else [path]
-        if not own or not own[0].is_file():
-            raise GeomatchError(f"{path}: no record of a run there (hpatches-....json)")
-        found += own
-    return list(dict.fromkeys(found))
-
-
-def merge(paths: Sequence[Path]) -> list[Run]:
-    """Records grouped by their data; a method that was run in two ways has two labels.
-
-    Raises:
-        GeomatchError: when a record cannot be read, or two define one protocol in two ways.
-    """
-    runs: dict[str, Run] = {}
-    for path in paths:
-        found = records.read_run(path)
-        key = json.dumps(found["data"]["sequences"], sort_keys=True)
-        run = runs.setdefault(key, Run(found["data"], {}, {}, [], {}, []))
-        run.records.append(found)
-        run.skipped.update(found["skipped"])
-        for protocol in records.protocols_of(found):
-            known = run.protocols.setdefault(protocol.name, protocol)
-            if known != protocol:
-                raise GeomatchError(
-                    f"{path}: its protocol {protocol.name} is another version; report it alone"
-                )
-        labels = {text: _label(run, found, text, path) for text in found["methods"]}
-        have = {(row["protocol"], row["method"]) for row in run.rows}
-        for row in found["rows"]:
-            if (row["protocol"], labels[row["method"]]) not in have:
-                run.rows.append({**row, "method": labels[row["method"]]})
-    return list(runs.values())
-
-
-def _label(run: Run, found: dict[str, Any], text: str, path: Path) -> str:
-    """The method's string without folders, with a number when another run's method of that string differs."""
-    identity = found["methods"][text], found["max_keypoints"], found["versions"]
-    short = "+".join(re.sub(r":.*/", ":", part) for part in text.split("+"))
-    label, number = short, 1
-    while label in run.methods and run.methods[label].identity != identity:
-        number += 1
-        label = f"{short} ({number})"
-    run.methods.setdefault(label, Ran(text, path.parent, found["max_keypoints"], identity))
-    return label
 
 
 def write_report(paths: Sequence[Path], out: Path, data: Path | None = None) -> list[Path]:
