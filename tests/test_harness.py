@@ -226,6 +226,15 @@ def test_missing_packages_skip_what_needs_them(
         run(data, tmp_path / "out", "auc480-poselib", ("sift",))
 
 
+def test_one_method_written_in_two_ways_has_all_rows_under_both(data: Path, tmp_path: Path) -> None:
+    result = run(data, tmp_path / "out", "mma,geomatch", ("orb", "orb+mnn"))
+    assert result.computed == 4
+    summaries = {(r["method"], r["protocol"], r["split"]): r for r in result.summaries()}
+    for (method, protocol, split), row in summaries.items():
+        assert {**row, "method": ""} == {**summaries["orb", protocol, split], "method": ""}, method
+    assert len(result.record["rows"]) == 2 * 2 * 10
+
+
 def test_images_without_content_fail_and_do_not_stop_the_run(tmp_path: Path) -> None:
     for name, size in {"v_tiny": (1, 1), "v_small": (20, 16), "v_blank": (300, 200)}.items():
         (tmp_path / "data" / name).mkdir(parents=True)

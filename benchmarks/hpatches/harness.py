@@ -192,12 +192,19 @@ class Job:
         """The rows of all protocols, if all are on disk."""
         rows: list[Row] = []
         for protocol in self.wanted():
-            own = _stored(self.path(protocol))
+            own = self.stored(protocol)
             if own is None:
                 return None
             rows += own
-        # identical methods may be written in two ways
-        return [{**row, "method": self.text} for row in rows]
+        return rows
+
+    def stored(self, protocol: Protocol) -> list[Row] | None:
+        """The rows of one protocol, if they are on disk."""
+        try:
+            rows: list[Row] = json.loads(self.path(protocol).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return [{**row, "method": self.text} for row in rows]  # one method may be written in two ways
 
 
 def _run(jobs: list[Job], todo: list[int], workers: int, ahead: bool) -> Iterator[tuple[int, list[Row], int]]:
@@ -262,7 +269,7 @@ def _evaluate(job: Job) -> tuple[list[Row], int]:
     rows: list[Row] = []
     computed = 0
     for protocol in job.wanted():
-        own = _stored(job.path(protocol))
+        own = job.stored(protocol)
         if own is None:
             own = _rows(job, views, protocol)
             with replacing(job.path(protocol)) as temporary:
@@ -292,12 +299,4 @@ def _rows(job: Job, views: Views, protocol: Protocol) -> list[Row]:
             row = failed(protocol, first_line(error))
         where = {"protocol": protocol.name, "method": job.text, "pair": f"{job.sequence.name} 1-{number}"}
         rows.append({**where, "split": split_of(job.sequence.name), **row})
-    return rows
-
-
-def _stored(path: Path) -> list[Row] | None:
-    try:
-        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
     return rows
