@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from geomatch.benchmarks.export_speed import export_rows
 from geomatch.benchmarks.record import write_record
 from geomatch.benchmarks.speed import measure
 
@@ -12,3 +13,8 @@ parser.add_argument("--repeats", type=int, default=5, help="runs per figure, of 
 options = parser.parse_args()
 rows = measure(options.repeats)
 print(f"wrote {write_record(options.out, 'speed', rows, {'repeats': options.repeats})}")
+exported = export_rows()
+for row in exported:
+    beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x"
+    print(f"{row['name']:<70} {row['value']:>9.3f} {row['unit']}{beside}")
+print(f"wrote {write_record(options.out, 'export', exported, {})}")

@@ -1,4 +1,4 @@
-"""Robust homography estimation: OpenCV, Kornia and PoseLib behind one gate.
+"""Robust homography estimation: OpenCV, Kornia and PoseLib behind one gate; two-view geometry.
 
 An estimator is anything with an ``estimate`` method like `Estimator`'s.
 """
@@ -11,6 +11,7 @@ from geomatch.estimators.kornia import KorniaEstimator as KorniaEstimator
 from geomatch.estimators.opencv import OPENCV_METHODS
 from geomatch.estimators.opencv import OpenCVEstimator as OpenCVEstimator
 from geomatch.estimators.poselib import PoseLibEstimator as PoseLibEstimator
+from geomatch.estimators.two_view import estimate_two_view as estimate_two_view
 
 
 def _opencv(name: str) -> Callable[[float], Estimator]:
@@ -45,5 +46,6 @@ __all__ = [
     "OpenCVEstimator",
     "PoseLibEstimator",
     "create_estimator",
+    "estimate_two_view",
     "estimators",
 ]

@@ -144,20 +144,25 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold must be a positive number of pixels, got {threshold}")
 
 
-def log10_nfa(total: int, inliers: int, probability: float) -> float:
-    """log10 of the number of false alarms of a homography (Moisan and Stival, IJCV 2004).
+def log10_nfa(total: int, inliers: int, probability: float, sample: int = 4, models: int = 1) -> float:
+    """log10 of the number of false alarms of a model (Moisan and Stival, IJCV 2004).
 
-    NFA = (n - 4) C(n, k) C(k, 4) p^(k - 4), for k inliers among n matches when
-    a random match is an inlier with probability p.
+    NFA = m (n - s) C(n, k) C(k, s) p^(k - s), for k inliers among n matches when a random match is an
+    inlier with probability p; minimal samples of s matches (4 for a homography, 7 for a fundamental
+    matrix) give up to m models each.
     """
-    if inliers <= 4:
+    if inliers <= sample:
         return float("inf")
 
     def log_choose(n: int, k: int) -> float:
         return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
 
-    natural = log_choose(total, inliers) + log_choose(inliers, 4) + (inliers - 4) * log(min(1.0, probability))
-    return natural / log(10) + log10(max(1, total - 4))
+    natural = (
+        log_choose(total, inliers)
+        + log_choose(inliers, sample)
+        + (inliers - sample) * log(min(1.0, probability))
+    )
+    return natural / log(10) + log10(models * max(1, total - sample))
 
 
 def _distinct(p0: Points, p1: Points) -> int:

@@ -1,6 +1,7 @@
-"""Writing files whole or not at all, their checksums, and arrays to and from one file."""
+"""Writing files and folders whole or not at all, their checksums, and arrays to and from one file."""
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -33,6 +34,31 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside ``path``, renamed to it when the block succeeds.
+
+    Raises:
+        FileExistsError: when there is something already, other than an empty folder.
+    """
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists already; give another name, or remove it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as name:
+        temporary = Path(name) / "new"
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            target.rmdir()
+        os.replace(temporary, target)
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

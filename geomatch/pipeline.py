@@ -17,7 +17,8 @@ from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.hub import is_hub_id
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.images import Image, ImageLike, load_image
-from geomatch.keypoints import Detector, create_detector
+from geomatch.keypoints import Detector, OpenCVDetector, create_detector
+from geomatch.keypoints.opencv import FRAMED
 from geomatch.matching import Metric, check_options, match_mutual
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
 from geomatch.weights import SUPERPOINT_V6, is_cached
@@ -170,6 +171,19 @@ def cached_extractor(config: DIFTConfig) -> DIFTExtractor:
 def default_config(framed: bool) -> DIFTConfig:
     """The embedded model, in patches where keypoints have scale and orientation, densely where not."""
     return PRESETS["dift-tiny" if framed else "dift-tiny-dense"]
+
+
+def extraction_parts(
+    detector: str | Detector | None, descriptor: str | DIFTConfig | Describer | None, max_keypoints: int
+) -> tuple[Detector, Describer, Metric]:
+    """What `match` would take, decided before any image is seen: detector, descriptor and metric."""
+    describer = _describer(descriptor)
+    chosen = detector if detector is not None else default_detector(describer)
+    detect = create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen
+    if describer is None:
+        framed = isinstance(detect, OpenCVDetector) and detect.feature in FRAMED
+        describer = cached_extractor(default_config(framed))
+    return detect, describer, describer.config.metric if isinstance(describer, DIFTExtractor) else "cosine"
 
 
 def default_detector(describer: Describer | None) -> str:

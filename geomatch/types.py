@@ -203,6 +203,33 @@ class HomographyEstimate(_Record):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class TwoViewGeometry(_Record):
+    """How two views of a scene are related; true in a condition."""
+
+    kind: Literal["uncalibrated", "calibrated", "planar"]
+    """Which matrix it is: fundamental, essential, or a homography."""
+    matrix: NDArray[np.float64]
+    """(3, 3) float64. Fundamental: x1' F x0 = 0 for homogeneous pixels. Essential: the same for rays,
+    that is pixels after the inverse camera matrices. Homography: from image 0 to image 1."""
+    inliers: NDArray[np.bool_]
+    """(M,) bool, one per match given."""
+
+    def __post_init__(self) -> None:
+        matrix = checked("TwoViewGeometry.matrix", self.matrix, (3, 3), np.float64)
+        object.__setattr__(self, "matrix", matrix)
+        inliers = checked("TwoViewGeometry.inliers", self.inliers, ("N",), np.bool_)
+        object.__setattr__(self, "inliers", inliers)
+
+    def __bool__(self) -> Literal[True]:
+        return True
+
+    @property
+    def num_inliers(self) -> int:
+        """How many of the matches agree."""
+        return int(self.inliers.sum())
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class EstimationFailure(_Record):
     """No homography; false in a condition, so that ``if estimate:`` reads right."""
 

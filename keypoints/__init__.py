@@ -23,6 +23,7 @@ def detectors() -> dict[str, Callable[[int], Detector]]:
         "grid": lambda max_keypoints: GridDetector(max_keypoints=max_keypoints),
         "superpoint": lambda max_keypoints: SuperPointDetector(max_keypoints=max_keypoints),
         "superpoint-magicleap": lambda max_keypoints: MagicLeapSuperPoint(max_keypoints=max_keypoints),
+        "sift-large": lambda max_keypoints: OpenCVDetector("sift", max_keypoints, rank_by="size"),
         **{name: _opencv(name) for name in available_opencv_detectors()},
     }
 

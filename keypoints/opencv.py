@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ _FACTORIES: dict[str, tuple[str, dict[str, Any]]] = {
 MIN_SIDE = 16
 """Narrower images have no keypoints; some detectors of OpenCV fail on them."""
 
-FRAMED = ("sift", "orb", "akaze", "kaze", "brisk")
+FRAMED = ("sift", "sift-large", "orb", "akaze", "kaze", "brisk")
 """Detectors whose keypoints have scale and orientation."""
 
 
@@ -64,9 +64,14 @@ class OpenCVDetector:
     """Least distance in pixels between two keypoints; 0 keeps SIFT's several orientations at a point."""
     max_image_side: int | None = 2048
     """Larger images are reduced to this long side for detection, which bounds time and memory."""
+    rank_by: Literal["response", "size"] = "response"
+    """What makes a keypoint good. Large ones are found again from other distances and directions, and are
+    placed less exactly: COLMAP ranks by size, too."""
 
     def __post_init__(self) -> None:
         check_limits(self.max_keypoints, self.min_distance)
+        if self.rank_by not in ("response", "size"):
+            raise ValueError(f"rank_by must be 'response' or 'size', got {self.rank_by!r}")
         if isinstance(self.feature, str):
             create_feature2d(self.feature)  # a wrong name should not wait for the first image
 
@@ -87,7 +92,7 @@ class OpenCVDetector:
         scaled = len(rows) > 0 and bool((sizes > 0).all())
         features = Features(
             keypoints=resize_points(rows[:, :2], reduced.size, image.size),
-            scores=rows[:, 2].astype(np.float32),
+            scores=rows[:, 2 if self.rank_by == "response" else 3].astype(np.float32),
             image_size=image.size,
             scales=sizes.astype(np.float32) if scaled else None,
             orientations=np.radians(angles).astype(np.float32) if oriented else None,

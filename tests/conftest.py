@@ -5,6 +5,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ def hpatches() -> Path:
     folder = SHARED / "data" / "hpatches-sequences"
     if not folder.is_dir():
         pytest.skip("the HPatches sequences of the development checkout are not here")
+    return folder
+
+
+@pytest.fixture
+def sfm() -> Callable[[str], Path]:
+    """Folders of photographs that lie beside a development checkout."""
+
+    def folder(place: str) -> Path:
+        found = SHARED / "data" / "sfm" / place
+        if not found.is_dir():
+            pytest.skip("the photographs of the development checkout are not here")
+        return found
+
     return folder
 
 
@@ -112,3 +126,53 @@ def small_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in contents.items():
         (folder / "tokenizer" / name).write_text(content)
     return folder
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A folder of (black) images, what is seen in them, and the true model."""
+
+    folder: Path
+    correspondences: Any
+    truth: Any
+
+
+@pytest.fixture
+def make_scene(tmp_path: Path) -> Callable[..., Scene]:
+    """Views of random points, made by COLMAP: its own keypoints in our coordinates, all matches right."""
+
+    def make(frames: int = 6, points: int = 300, rename: Callable[[str], str] = str) -> Scene:
+        import cv2
+
+        from geomatch.collection import Correspondences, MatchedPair
+        from geomatch.colmap.library import pycolmap
+
+        library = pycolmap()
+        folder = tmp_path / "scene"
+        folder.mkdir()
+        library.set_random_seed(1)
+        options = library.SyntheticDatasetOptions()
+        options.num_rigs = options.num_cameras_per_rig = 1
+        options.num_frames_per_rig, options.num_points3D = frames, points
+        with library.Database.open(str(tmp_path / "truth.db")) as database:
+            truth = library.synthesize_dataset(options, database)
+            names = {image.image_id: rename(image.name) for image in database.read_all_images()}
+            features, pairs = {}, []
+            for image in database.read_all_images():
+                camera = database.read_camera(image.camera_id)
+                rows = database.read_keypoints(image.image_id)[:, :2] - np.float32(0.5)
+                size = (camera.width, camera.height)
+                name = names[image.image_id]
+                features[name] = geomatch.Features(rows, np.ones(len(rows), np.float32), size)
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                _, code = cv2.imencode(".png", np.zeros(size[::-1], np.uint8))
+                (folder / name).write_bytes(code.tobytes())
+            for i in names:
+                for j in names:
+                    if i < j:
+                        indices = database.read_matches(i, j).astype(np.int64)
+                        matches = geomatch.Matches(indices, np.ones(len(indices), np.float32))
+                        pairs.append(MatchedPair(names[i], names[j], matches))
+        return Scene(folder, Correspondences(features, pairs), truth)
+
+    return make

@@ -14,7 +14,12 @@ pytestmark = pytest.mark.shared
 
 @pytest.mark.parametrize(
     ("sequence", "number"),
-    [*(("v_churchill", k) for k in range(2, 7)), *(("v_graffiti", k) for k in (2, 3))],
+    [
+        ("v_churchill", 2),
+        ("v_graffiti", 2),
+        *(pytest.param("v_churchill", k, marks=pytest.mark.slow) for k in (3, 4, 5, 6)),
+        pytest.param("v_graffiti", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_homography_within_five_pixels(sequence: str, number: int, hpatches: Path) -> None:
     folder = hpatches / sequence
@@ -25,7 +30,7 @@ def test_homography_within_five_pixels(sequence: str, number: int, hpatches: Pat
     assert geomatch.corner_error(found.matrix, truth, first.size) < 5
 
 
-@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_unrelated_photographs_are_a_failure(
     number: int, hpatches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

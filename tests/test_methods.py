@@ -148,6 +148,7 @@ def test_loftr_matches_images_at_pixel_centres(loftr_file: Path, small: Image) -
     assert np.array_equal((first.keypoints + 0.5) % 8, np.zeros_like(first.keypoints))
 
 
+@pytest.mark.slow
 def test_loftr_in_the_harness(loftr_file: Path, data: Path, tmp_path: Path) -> None:
     text = f"loftr:{loftr_file}"
     protocols = find_protocols("mma,superpoint")

@@ -26,6 +26,8 @@ PACKAGES = (
     "geomatch",
     "geomatch.cli",
     "geomatch.dift",
+    "geomatch.collection",
+    "geomatch.colmap",
     "geomatch.training",
     "geomatch.keypoints",
     "geomatch.estimators",
@@ -68,7 +70,9 @@ LEVELS = [
     {"synthetic", "matching"},
     {"keypoints", "dift", "estimators"},
     {"pipeline"},
-    {"draw", "output", "show", "training"},
+    {"draw", "output", "show", "training", "identity"},
+    {"collection"},
+    {"colmap"},
     {"benchmarks", "cli"},
 ]
 
@@ -166,6 +170,10 @@ def test_readme_commands_run_as_printed(
     for number, path in ((1, pair.image0), (2, pair.image1)):
         (sequence / f"{number}.jpg").write_bytes(path.read_bytes())
     np.savetxt(sequence / "H_1_2", pair.homography)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for path in (pair.image0, pair.image1):
+        (photos / path.name).write_bytes(path.read_bytes())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
     ran = []
@@ -176,9 +184,10 @@ def test_readme_commands_run_as_printed(
         code = main(arguments)
         # random weights need not find a homography: 1 says so
         random = "--descriptor" in arguments and arguments[0] == "match"
+        random |= arguments[0] == "reconstruct"  # and two views of one plane are no model
         assert code in ((0, 1) if random else (0,)), (line, capsys.readouterr().err)
         ran.append(arguments[0])
-    assert {"match", "show", "demo", "models", "benchmark"} <= set(ran)
+    assert {"match", "show", "demo", "models", "benchmark", "colmap", "reconstruct"} <= set(ran)
 
 
 def test_missing_extra_names_the_extra() -> None:
@@ -226,6 +235,25 @@ def test_readme_extraction_table_is_that_of_the_record() -> None:
     ours, theirs = (rows[f"GFLOP at 768 x 768, {way}"]["value"] for way in ("geomatch", "reference"))
     assert f"| GFLOP at 768x768 | {ours:.0f} | {theirs:.0f} | {theirs / ours:.1f} |" in readme
     assert f"needs {rows['GFLOP at 768 x 768, geomatch, ensemble 1']['value']:.0f} GFLOP" in readme
+
+
+def test_readme_reconstructions_are_those_of_the_record() -> None:
+    readme = (ROOT / "README.md").read_text()
+    results = ROOT / "benchmarks" / "results" / "0.1.0"
+    rows: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for row in json.loads((results / "reconstruction--linux-x86_64-2cores--cpu.json").read_text())["results"]:
+        if "skipped" not in row:
+            rows.setdefault((row["name"], row["method"]), []).append(row)
+    for own in rows.values():
+        for what, digits in (("registered", 0), ("points", 0), ("mean_track_length", 2)):
+            figures = ", ".join(f"{row[what]:.{digits}f}" for row in own)
+            assert figures in readme, (what, figures)
+        errors = ", ".join(f"{row['mean_reprojection_error']:.2f}" for row in own)
+        assert errors in readme
+        assert f"| {own[0]['seconds']:.0f} s |" in readme
+    export = json.loads((results / "export--linux-x86_64-2cores--cpu.json").read_text())["results"]
+    for row in export:
+        assert f"| {row['value']:.0f} | {row['alternative_value']:.0f} |" in readme, row
 
 
 def test_area_under_curve_by_hand() -> None:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from geomatch.benchmarks.hpatches.evaluation import create_solver, evaluate, failed
 from geomatch.benchmarks.hpatches.frames import Frame
-from geomatch.benchmarks.hpatches.keys import SCHEMA, digest
+from geomatch.benchmarks.hpatches.keys import SCHEMA
 from geomatch.benchmarks.hpatches.protocols import Protocol, Row
 from geomatch.benchmarks.hpatches.record import summarise_record, write_run
 from geomatch.benchmarks.hpatches.sequences import LARGE, HPatchesSequence, read_data, split_of
@@ -33,7 +33,7 @@ from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.record import machine
 from geomatch.dift.loading import find_device
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, MissingDependencyError, first_line
-from geomatch.files import replacing
+from geomatch.files import digest_of, replacing
 from geomatch.pipeline import versions
 
 
@@ -186,7 +186,7 @@ class Job:
     def path(self, protocol: Protocol) -> Path:
         """Of the rows."""
         parts = [SCHEMA, asdict(protocol), self.identity, self.sequence.fingerprint, versions()]
-        return self.out / "rows" / f"{digest(parts)}.json"
+        return self.out / "rows" / f"{digest_of(parts)}.json"
 
     def kept(self) -> list[Row] | None:
         """The rows of all protocols, if all are on disk."""

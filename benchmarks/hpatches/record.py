@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from geomatch.benchmarks.hpatches.keys import SCHEMA, digest
+from geomatch.benchmarks.hpatches.keys import SCHEMA
 from geomatch.benchmarks.hpatches.protocols import Protocol, Row, summarise
 from geomatch.errors import GeomatchError
-from geomatch.files import replacing
+from geomatch.files import digest_of, replacing
 
 _FIRST = ("protocol", "method", "split", "pairs", "failures")
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")  # in tables; records have all
@@ -16,7 +16,7 @@ _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")  # in tables; records have
 def write_run(folder: Path, record: dict[str, Any]) -> Path:
     """Write ``hpatches-<content>.json`` and return its path; the same run has the same name."""
     keys = ("data", "protocols", "methods", "max_keypoints", "versions")
-    path = folder / f"hpatches-{digest([record[key] for key in keys])[:12]}.json"
+    path = folder / f"hpatches-{digest_of([record[key] for key in keys])[:12]}.json"
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.hpatches.evaluation import Pair
 from geomatch.benchmarks.hpatches.frames import Frame, framed
-from geomatch.benchmarks.hpatches.keys import SCHEMA, digest
+from geomatch.benchmarks.hpatches.keys import SCHEMA
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.errors import GeomatchError, ImageError
-from geomatch.files import sha256_of
+from geomatch.files import digest_of, sha256_of
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
 from geomatch.pipeline import versions
@@ -116,7 +116,7 @@ class Views:
                 self._sums[path] = sha256_of(path)
         how = self._samples(how) if isinstance(how, bool) else how
         parts = [SCHEMA, [self._sums[path] for path in paths], frame, how, self.identity, versions()]
-        return self.folder / f"{digest(parts)}.npz"
+        return self.folder / f"{digest_of(parts)}.npz"
 
     def _image(self, path: Path) -> Image:
         if path not in self._images:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +9,8 @@ import torch
 from PIL import Image as PILImage
 
 from geomatch.dift import FeatureMap
-from geomatch.dift.hub import hub_folder, is_hub_id
+from geomatch.dift.hub import transformers_fingerprint, transformers_folder
 from geomatch.errors import WeightsError, first_line
-from geomatch.files import fingerprint_of
 from geomatch.images import Image
 from geomatch.optional import require
 from geomatch.types import Features
@@ -27,29 +25,6 @@ MODELS = {
 """On the hub, when no other is given."""
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # openai/CLIP
-_FILES = ("config.json", "*.safetensors", "pytorch_model.bin")
-
-
-def transformers_folder(model: str) -> Path:
-    """The folder of a model of transformers: given, in the cache of the hub, or downloaded.
-
-    Raises:
-        WeightsError: when it cannot be had.
-    """
-    folder = Path(model).expanduser()
-    if folder.is_dir() or not is_hub_id(model):
-        lacking = _missing(folder)
-        if lacking:
-            raise WeightsError(f"{model}: no model of transformers, {lacking[0]}")
-        return folder
-    return hub_folder(model, None, [_FILES[:2], _FILES[::2]], _missing)
-
-
-def _missing(folder: Path) -> list[str]:
-    if not (folder / "config.json").is_file():
-        return ["config.json is missing"]
-    weights = list(folder.glob("*.safetensors")) + list(folder.glob("pytorch_model*.bin"))
-    return [] if weights else ["model.safetensors is missing"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +40,7 @@ class TransformersFeatures:
     @property
     def weights_sha256(self) -> list[str]:
         """Of all files that decide the features."""
-        folder = transformers_folder(self.model)
-        files = sorted(path for pattern in _FILES for path in folder.glob(pattern))
-        return [fingerprint_of(files)]
+        return [transformers_fingerprint(self.model)]
 
     @cached_property
     def network(self) -> Any:

@@ -5,21 +5,20 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, cast
 
-from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures, transformers_folder
+from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.peers import KorniaFeatures, OpenCVFeatures
 from geomatch.dift import DIFTExtractor
-from geomatch.dift.loading import model_fingerprint
+from geomatch.dift.hub import transformers_folder
 from geomatch.estimators import estimators
-from geomatch.files import sha256_of
+from geomatch.identity import identity_of
 from geomatch.images import Image
 from geomatch.keypoints import Detector, MagicLeapSuperPoint, SuperPointDetector, create_detector
 from geomatch.keypoints.opencv import FRAMED
 from geomatch.matching import Metric, match_mutual
-from geomatch.pipeline import dift_config, record
+from geomatch.pipeline import dift_config
 from geomatch.types import Features, Matches
-from geomatch.weights import SUPERPOINT_V6, locate_weights
 
 _L2 = ("sift", "orb", "akaze")
 _PEERS = (*_L2, "rootsift", "superpoint", "superpoint-magicleap", "aliked", "disk", "xfeat", "dedode")
@@ -86,31 +85,13 @@ class Method:
             WeightsError: when weights are missing.
             FeaturesError: when files are.
         """
-        return {"source": _identity(self.source), "descriptor": _identity(self.descriptor)}
+        return {"source": identity_of(self.source), "descriptor": identity_of(self.descriptor)}
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides its numbers; raises as `feature_identity`."""
-        rest = {"metric": self.metric, "matcher": _identity(self.matcher), "estimator": self.estimator}
+        rest = {"metric": self.metric, "matcher": identity_of(self.matcher), "estimator": self.estimator}
         return self.feature_identity | rest
-
-
-def _identity(part: object) -> dict[str, Any] | None:
-    if part is None:
-        return None
-    settings = cast(dict[str, Any], record(part))
-    if isinstance(part, SuperPointDetector):
-        sums = [sha256_of(locate_weights(SUPERPOINT_V6, part.weights))]
-    elif isinstance(part, MagicLeapSuperPoint):
-        sums = TransformersFeatures("dino", part.weights).weights_sha256
-    elif isinstance(part, DIFTExtractor):
-        sums = [model_fingerprint(part.config)]
-    else:
-        sums = getattr(part, "weights_sha256", [])
-        for place in ("root", "model"):  # content counts, not where it lies
-            settings.pop(place, None)
-    settings.pop("weights", None)
-    return settings | {"weights_sha256": sums}
 
 
 @lru_cache(maxsize=8)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 
 from geomatch.cli.benchmark import benchmark
+from geomatch.cli.colmap import colmap, reconstruct
 from geomatch.cli.data import data
 from geomatch.cli.exit_codes import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED
 from geomatch.cli.match import demo, match
@@ -24,7 +25,7 @@ def app() -> None:
     """Register two photographs with diffusion features."""
 
 
-for command in (match, show, demo, models, benchmark, data, train):
+for command in (match, show, demo, models, colmap, reconstruct, benchmark, data, train):
     app.add_command(command)
 
 

@@ -64,7 +64,7 @@ def match(
         image0,
         image1,
         detector=detector,
-        descriptor=_config(descriptor, detector),
+        descriptor=descriptor_config(descriptor, detector),
         estimator=estimator,
         min_similarity=min_similarity,
         max_ratio=max_ratio,
@@ -82,7 +82,7 @@ def match(
     return FOUND if result.homography else NOT_FOUND
 
 
-def _config(descriptor: str | None, detector: str | None) -> "DIFTConfig | None":
+def descriptor_config(descriptor: str | None, detector: str | None) -> "DIFTConfig | None":
     """The descriptor's settings with the options that were given; None leaves all of it to `match`."""
     from geomatch.keypoints.opencv import FRAMED
     from geomatch.pipeline import default_config, dift_config

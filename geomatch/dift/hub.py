@@ -6,7 +6,10 @@ from pathlib import Path
 
 from geomatch.dift.presets import REMOVED
 from geomatch.errors import WeightsError, first_line
+from geomatch.files import fingerprint_of
 from geomatch.weights import is_offline
+
+_TRANSFORMERS = ("config.json", "*.safetensors", "pytorch_model.bin")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -89,3 +92,31 @@ def hub_folder(
     raise WeightsError(
         f"{wanted}: neither the hub (if it was reached) nor its cache has all files: {lacking[0]}; {advice}"
     )
+
+
+def transformers_folder(model: str) -> Path:
+    """The folder of a model of transformers: given, in the cache of the hub, or downloaded.
+
+    Raises:
+        WeightsError: when it cannot be had.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir() or not is_hub_id(model):
+        lacking = _lacking(folder)
+        if lacking:
+            raise WeightsError(f"{model}: no model of transformers, {lacking[0]}")
+        return folder
+    return hub_folder(model, None, [_TRANSFORMERS[:2], _TRANSFORMERS[::2]], _lacking)
+
+
+def _lacking(folder: Path) -> list[str]:
+    if not (folder / "config.json").is_file():
+        return ["config.json is missing"]
+    weights = list(folder.glob("*.safetensors")) + list(folder.glob("pytorch_model*.bin"))
+    return [] if weights else ["model.safetensors is missing"]
+
+
+def transformers_fingerprint(model: str) -> str:
+    """SHA-256 over all files of a model of transformers that decide its output."""
+    folder = transformers_folder(model)
+    return fingerprint_of(sorted(path for pattern in _TRANSFORMERS for path in folder.glob(pattern)))

@@ -1,0 +1,166 @@
+"""Epipolar geometry of two views, or a homography where one plane explains them."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.estimators.gate import log10_nfa
+from geomatch.estimators.opencv import OpenCVEstimator
+from geomatch.geometry import warp_points
+from geomatch.types import EstimationFailure, TwoViewGeometry, check_shape
+
+MIN_INLIERS = 15
+"""COLMAP's ``TwoViewGeometryOptions.min_num_inliers``."""
+MAX_H_INLIER_RATIO = 0.8
+"""COLMAP's ``max_H_inlier_ratio``: with more of the epipolar inliers on a homography, it is a plane."""
+MIN_E_F_INLIER_RATIO = 0.95
+"""COLMAP's ``min_E_F_inlier_ratio``: with fewer, the calibration is not believed."""
+MAX_LOG10_NFA = -3.0
+"""As in `geomatch.estimators.Gate`."""
+THRESHOLD = 4.0
+"""Pixels, COLMAP's ``ransac.max_error``."""
+_CONFIDENCE, _ITERATIONS = 0.9999, 10_000
+Points = NDArray[np.float64]
+
+
+def estimate_two_view(
+    points0: NDArray[np.floating],
+    points1: NDArray[np.floating],
+    size0: tuple[int, int],
+    size1: tuple[int, int],
+    calibration0: NDArray[np.floating] | None = None,
+    calibration1: NDArray[np.floating] | None = None,
+    threshold: float = THRESHOLD,
+) -> TwoViewGeometry | EstimationFailure:
+    """A fundamental matrix, with both calibrations an essential one, on a plane a homography.
+
+    Solvers are OpenCV's MAGSAC++. The choice between the kinds, and its limits, is that of
+    COLMAP's ``EstimateTwoViewGeometry``. The support must be more than chance
+    explains (number of false alarms of Moisan and Stival, 2004).
+
+    Args:
+        points0: (M, 2) pixels of image 0.
+        points1: (M, 2) pixels of image 1, row by row the partners.
+        size0: (width, height) of image 0.
+        size1: (width, height) of image 1.
+        calibration0: (3, 3) camera matrix of image 0, when known.
+        calibration1: (3, 3) of image 1.
+        threshold: largest distance in pixels from the epipolar lines.
+
+    Returns:
+        The geometry, or why there is none.
+
+    Raises:
+        ShapeError: unless both are (M, 2) with the same M.
+        ValueError: when a number is not finite.
+    """
+    p0, p1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
+    check_shape("points0", p0, ("M", 2))
+    check_shape("points1", p1, (len(p0), 2))
+    if not (np.isfinite(p0).all() and np.isfinite(p1).all()):
+        raise ValueError("matched points must be finite, got NaN or infinity in them")
+    if len(p0) < MIN_INLIERS:
+        return EstimationFailure(f"{len(p0)} matches, {MIN_INLIERS} are needed")
+    fundamental = _fundamental(p0, p1, threshold)
+    planar = OpenCVEstimator("usac_magsac", threshold=threshold).estimate(p0, p1, size0)
+    inliers = np.zeros(len(p0), np.bool_)
+    if fundamental is not None:
+        inliers = epipolar_distances(fundamental, p0, p1) <= threshold
+    count = int(inliers.sum())
+    if planar and planar.num_inliers >= max(MIN_INLIERS, MAX_H_INLIER_RATIO * count):
+        return TwoViewGeometry("planar", planar.matrix, planar.inliers)
+    if fundamental is None:
+        return EstimationFailure(f"the solver found no epipolar geometry among {len(p0)} matches")
+    reason = _unsupported(count, len(p0), size0, size1, threshold)
+    if reason:
+        return EstimationFailure(reason)
+    if calibration0 is not None and calibration1 is not None:
+        essential = _essential(p0, p1, calibration0, calibration1, threshold)
+        if essential is not None:
+            matrix = np.linalg.inv(calibration1).T @ essential @ np.linalg.inv(calibration0)
+            agreeing = epipolar_distances(matrix, p0, p1) <= threshold
+            if agreeing.sum() >= MIN_E_F_INLIER_RATIO * count:
+                return TwoViewGeometry("calibrated", essential, agreeing)
+    return TwoViewGeometry("uncalibrated", fundamental, inliers)
+
+
+def transfer_errors(
+    found: TwoViewGeometry, points0: NDArray[np.floating], points1: NDArray[np.floating]
+) -> Points:
+    """(M,) pixels of matched points (M, 2): from the epipolar lines, or under the homography in image 1.
+
+    Raises:
+        ValueError: for an essential matrix, which is about rays.
+    """
+    if found.kind == "calibrated":
+        raise ValueError("an essential matrix relates rays, not pixels")
+    p0, p1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
+    if found.kind == "planar":
+        errors: Points = np.linalg.norm(warp_points(found.matrix, p0) - p1, axis=1)
+        return errors
+    return epipolar_distances(found.matrix, p0, p1)
+
+
+def epipolar_distances(matrix: NDArray[np.floating], p0: Points, p1: Points) -> Points:
+    """(M,) pixels: the larger of the distances of both points to the other's epipolar line."""
+    h0, h1 = np.column_stack([p0, np.ones(len(p0))]), np.column_stack([p1, np.ones(len(p1))])
+    lines1, lines0 = h0 @ matrix.T, h1 @ matrix
+    residual = np.abs((h1 * lines1).sum(axis=1))
+    norms = [np.linalg.norm(lines[:, :2], axis=1) for lines in (lines0, lines1)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distances = residual / np.minimum(*norms)
+    return np.where(np.isfinite(distances), distances, np.inf)
+
+
+def _unsupported(
+    count: int, total: int, size0: tuple[int, int], size1: tuple[int, int], threshold: float
+) -> str:
+    if count < MIN_INLIERS:
+        return f"only {count} of {total} matches agree with the best geometry, {MIN_INLIERS} are needed"
+    # the strip about a line through the image that random points would have to hit, in both images
+    chances = [min(1.0, 2 * threshold * np.hypot(*size) / (size[0] * size[1])) for size in (size0, size1)]
+    nfa = log10_nfa(total, count, min(chances), sample=7, models=3)
+    if nfa > MAX_LOG10_NFA:
+        return (
+            f"{count} of {total} matches agree with the best geometry: no more than chance explains "
+            f"(log10 of the number of false alarms {nfa:.1f}, at most {MAX_LOG10_NFA:g} is accepted)"
+        )
+    return ""
+
+
+def _fundamental(p0: Points, p1: Points, threshold: float) -> Points | None:
+    try:
+        matrix, _ = cv2.findFundamentalMat(p0, p1, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS)
+    except cv2.error:  # of degenerate points
+        return None
+    return _usable(matrix)
+
+
+def _essential(
+    p0: Points,
+    p1: Points,
+    calibration0: NDArray[np.floating],
+    calibration1: NDArray[np.floating],
+    threshold: float,
+) -> Points | None:
+    rays = [
+        cv2.undistortPoints(p[:, None], np.asarray(k, np.float64), None)[:, 0]
+        for p, k in ((p0, calibration0), (p1, calibration1))
+    ]
+    focal = float(np.mean([calibration0[0, 0], calibration0[1, 1], calibration1[0, 0], calibration1[1, 1]]))
+    try:
+        matrix, _ = cv2.findEssentialMat(
+            rays[0], rays[1], np.eye(3), cv2.USAC_MAGSAC, _CONFIDENCE, threshold / focal, _ITERATIONS
+        )
+    except cv2.error:
+        return None
+    return _usable(matrix)
+
+
+def _usable(matrix: NDArray[Any] | None) -> Points | None:
+    if matrix is None or matrix.shape != (3, 3) or not np.isfinite(matrix).all():
+        return None
+    norm = np.linalg.norm(matrix)
+    return np.asarray(matrix / norm, np.float64) if norm > 0 else None

@@ -1,0 +1,139 @@
+"""Keypoints of many images and the matches between them, and what every exporter asks of them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from geomatch.errors import FeaturesError
+from geomatch.types import Features, Matches
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MatchedPair:
+    """Matches between two images of a collection."""
+
+    name0: str
+    """Path of image 0 below the image folder, with ``/``."""
+    name1: str
+    """Of image 1."""
+    matches: Matches
+    """Indices into the keypoints of both; not verified."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Correspondences:
+    """What is known of a collection; both parts may be read from disk as they are asked for."""
+
+    features: Mapping[str, Features]
+    """By image name; of raw pixels, without EXIF orientation, as COLMAP reads images."""
+    pairs: Iterable[MatchedPair]
+    """May be gone through more than once."""
+
+
+class LazyFeatures(Mapping[str, Features]):
+    """Features that are loaded when they are asked for, and not kept."""
+
+    def __init__(self, names: Sequence[str], load: Callable[[str], Features]) -> None:
+        self._names = dict.fromkeys(names)
+        self._load = load
+
+    def __getitem__(self, name: str) -> Features:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._load(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@dataclass(frozen=True, slots=True)
+class LazyPairs:
+    """Pairs that are made anew each time they are gone through."""
+
+    make: Callable[[], Iterator[MatchedPair]]
+
+    def __iter__(self) -> Iterator[MatchedPair]:
+        return self.make()
+
+
+def check_keypoints(name: str, features: Features, size: tuple[int, int]) -> None:
+    """Raise unless the features can be of an image file of ``size`` (width, height).
+
+    Raises:
+        FeaturesError: naming the image and what is wrong.
+    """
+    if features.image_size != size:
+        turned = features.image_size == size[::-1]
+        raise FeaturesError(
+            f"{name}: the features are of an image of {features.image_size[0]}x{features.image_size[1]} "
+            f"pixels, the file has {size[0]}x{size[1]}"
+            + (
+                "; it seems to have been turned by its EXIF orientation, which COLMAP does not: "
+                "extract with apply_exif=False"
+                if turned
+                else ""
+            )
+        )
+    points = features.keypoints
+    outside = ((points < -0.5) | (points > np.array(size, np.float32) - 0.5)).any(axis=1)
+    if outside.any():
+        x, y = points[int(outside.argmax())]
+        raise FeaturesError(
+            f"{name}: {int(outside.sum())} of {len(points)} keypoints lie outside the image of "
+            f"{size[0]}x{size[1]} pixels, the first at ({x:.1f}, {y:.1f}); are they of a resized image?"
+        )
+
+
+class PairChecker:
+    """Looks at pair after pair; remembers which have been seen."""
+
+    def __init__(self, num_keypoints: Mapping[str, int]) -> None:
+        self._num_keypoints = num_keypoints
+        self._seen: dict[tuple[str, str], int] = {}
+
+    def check(self, pair: MatchedPair) -> str | None:
+        """None for a pair to write, else why it is skipped, in two or three words for a count.
+
+        Raises:
+            FeaturesError: for matches that cannot be right.
+        """
+        label = f"{pair.name0} - {pair.name1}"
+        if pair.name0 == pair.name1:
+            raise FeaturesError(f"{label}: an image is matched with itself")
+        counts = []
+        for name in (pair.name0, pair.name1):
+            if name not in self._num_keypoints:
+                return "pairs of skipped images"
+            counts.append(self._num_keypoints[name])
+        indices = pair.matches.indices
+        if len(indices) == 0:
+            return "pairs without matches"
+        beyond = indices >= np.array(counts)
+        if beyond.any():
+            row, side = (int(i) for i in np.argwhere(beyond)[0])
+            raise FeaturesError(
+                f"{label}: match {row} names keypoint {indices[row, side]} of "
+                f"{(pair.name0, pair.name1)[side]}, which has {counts[side]}"
+            )
+        flipped = pair.name0 > pair.name1
+        ordered = indices[:, ::-1] if flipped else indices
+        keys = np.sort(ordered[:, 0] * (int(ordered[:, 1].max()) + 1) + ordered[:, 1])
+        if (keys[1:] == keys[:-1]).any():
+            raise FeaturesError(f"{label}: the same match is given more than once")
+        key = (pair.name1, pair.name0) if flipped else (pair.name0, pair.name1)
+        content = hash(keys.tobytes())
+        if key in self._seen:
+            if self._seen[key] != content:
+                raise FeaturesError(
+                    f"{label}: the pair is given twice (perhaps in both orders) with different matches"
+                )
+            return "pairs given twice"
+        self._seen[key] = content
+        return None

@@ -1,0 +1,80 @@
+"""One keypoint per place and image, where a matcher finds points anew in every pair."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.collection.correspondences import Correspondences, MatchedPair
+from geomatch.types import Features, Matches
+
+PairPoints = tuple[str, str, NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]
+"""Names of two images, matched points (M, 2) in pixels of each, and similarities (M,)."""
+
+
+def merge_points(
+    pairs: Iterable[PairPoints], sizes: Mapping[str, tuple[int, int]], cell: float = 1.0
+) -> Correspondences:
+    """Keypoints shared by all pairs of an image, so that tracks form.
+
+    Matchers without a detector (LoFTR, dense ones) give every pair points of
+    its own, and no track would ever be longer than two. Here points of an
+    image that fall into one square of side ``cell`` are one keypoint, at the
+    mean of their coordinates. Of the matches of a pair that become equal, or
+    share a keypoint, the most similar stays.
+
+    Args:
+        pairs: gone through once; all points are held in memory.
+        sizes: (width, height) of each image.
+        cell: pixels; with 1 equal pixels are equal keypoints.
+
+    Raises:
+        ValueError: when ``cell`` is not positive.
+        KeyError: for an image without size.
+    """
+    if not cell > 0:
+        raise ValueError(f"cell must be a positive number of pixels, got {cell}")
+    parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in sizes}
+    spans: list[tuple[str, str, slice, slice, NDArray[np.float32]]] = []
+    lengths = dict.fromkeys(sizes, 0)
+    for name0, name1, points0, points1, similarity in pairs:
+        found = []
+        for name, points in ((name0, points0), (name1, points1)):
+            rows = np.asarray(points, np.float64).reshape(-1, 2)
+            parts[name].append(rows)
+            found.append(slice(lengths[name], lengths[name] + len(rows)))
+            lengths[name] += len(rows)
+        spans.append((name0, name1, found[0], found[1], np.asarray(similarity, np.float32)))
+    features, places = {}, {}
+    for name, size in sizes.items():
+        points = np.concatenate([np.zeros((0, 2)), *parts[name]])
+        columns = int(np.ceil(size[0] / cell)) + 1
+        squares = np.floor((points + 0.5) / cell).astype(np.int64)
+        _, where, counts = np.unique(
+            squares[:, 1] * columns + squares[:, 0], return_inverse=True, return_counts=True
+        )
+        sums = np.stack([np.bincount(where, points[:, axis], len(counts)) for axis in (0, 1)], axis=1)
+        keypoints = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+        features[name] = Features(keypoints, counts.astype(np.float32), size)
+        places[name] = where
+    merged = []
+    for name0, name1, span0, span1, similarity in spans:
+        indices = np.stack([places[name0][span0], places[name1][span1]], axis=1)
+        order = np.argsort(-similarity, kind="stable")
+        kept = order[_first_of_each(indices[order])]
+        merged.append(MatchedPair(name0, name1, Matches(indices[kept], similarity[kept])))
+    return Correspondences(features, merged)
+
+
+def _first_of_each(indices: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows, in order, neither of whose two keypoints is in an earlier row that was taken."""
+    taken0: set[int] = set()
+    taken1: set[int] = set()
+    rows = []
+    for row, (i, j) in enumerate(indices.tolist()):
+        if i not in taken0 and j not in taken1:
+            taken0.add(i)
+            taken1.add(j)
+            rows.append(row)
+    return np.array(rows, dtype=np.int64)

@@ -1,0 +1,51 @@
+"""From our coordinates to COLMAP's and back: the only place where half a pixel is added.
+
+Ours: the centre of the first pixel is (0, 0). COLMAP's: the image's upper left
+corner is (0, 0), so that this centre is (0.5, 0.5) (its documentation, "Database
+Format").
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HALF = 0.5
+_SHIFT = np.array([[1.0, 0.0, HALF], [0.0, 1.0, HALF], [0.0, 0.0, 1.0]])
+_UNSHIFT = np.array([[1.0, 0.0, -HALF], [0.0, 1.0, -HALF], [0.0, 0.0, 1.0]])
+
+
+def to_colmap(keypoints: NDArray[Any]) -> NDArray[np.float32]:
+    """(N, 2) points for COLMAP, float32.
+
+    >>> to_colmap(np.zeros((1, 2))).tolist()
+    [[0.5, 0.5]]
+    """
+    return (np.asarray(keypoints, np.float64) + HALF).astype(np.float32)
+
+
+def from_colmap(keypoints: NDArray[Any]) -> NDArray[np.float32]:
+    """(N, 2) points of COLMAP in our coordinates, float32."""
+    return (np.asarray(keypoints, np.float64) - HALF).astype(np.float32)
+
+
+def homography_to_colmap(matrix: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The same map between points of COLMAP: T H T^-1, T adding half a pixel."""
+    moved: NDArray[np.float64] = _SHIFT @ matrix @ _UNSHIFT
+    return moved
+
+
+def fundamental_to_colmap(matrix: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The same epipolar geometry between points of COLMAP: T^-T F T^-1."""
+    moved: NDArray[np.float64] = _UNSHIFT.T @ matrix @ _UNSHIFT
+    return moved
+
+
+def camera_matrix(params: NDArray[np.floating], num_focal: int) -> NDArray[np.float64]:
+    """(3, 3) in our coordinates, from a COLMAP camera's parameters: focal length(s), then cx, cy.
+
+    Distortion is left out.
+    """
+    fx, fy = params[0], params[num_focal - 1]
+    cx, cy = params[num_focal] - HALF, params[num_focal + 1] - HALF
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])

@@ -1,0 +1,96 @@
+"""What examining a database finds: problems counted by kind, with the first cases by name."""
+
+import sqlite3
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Severity = Literal["error", "warning", "note"]
+Array = NDArray[Any]
+SHOWN = 3
+IMAGE_GONE = "the image of {} does not exist; delete these rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of mistake, or something worth knowing."""
+
+    severity: Severity
+    """An error makes COLMAP fail or compute nonsense; a note may be intended."""
+    message: str
+    """One line: how often, the first cases, what is wrong, what to do."""
+
+
+class Photo(NamedTuple):
+    """A row of images, with the size of its camera."""
+
+    name: str
+    size: tuple[int, int] | None
+    """(width, height); None when the camera is missing."""
+
+
+class Problem(NamedTuple):
+    """What `Tally` counts."""
+
+    severity: Severity
+    subject: str
+    """What one case is, such as "image" or "pair in matches"; empty for the database as a whole."""
+    text: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """Cases of each problem; the first ones by name."""
+
+    number: Counter[Problem] = field(default_factory=Counter)
+    first: dict[Problem, list[str]] = field(default_factory=dict)
+
+    def add(self, problem: Problem, case: str = "") -> None:
+        """Count one more."""
+        self.number[problem] += 1
+        shown = self.first.setdefault(problem, [])
+        if case and len(shown) < SHOWN:
+            shown.append("".join(c if c.isprintable() else "?" for c in case))
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Errors first."""
+
+        def line(problem: Problem) -> str:
+            count, cases = self.number[problem], self.first[problem]
+            if not problem.subject:
+                return problem.text
+            named = f" ({'; '.join(cases)}{'; ...' if count > len(cases) else ''})" if cases else ""
+            noun, *where = problem.subject.split()
+            subject = " ".join([noun if count == 1 else noun + "s", *where])
+            return f"{count} {subject}{named}: {problem.text}"
+
+        order: tuple[Severity, ...] = ("error", "warning", "note")
+        found = [Finding(problem.severity, line(problem)) for problem in self.number]
+        return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+
+
+def columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Names of a table's columns; none when there is no such table."""
+    return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+
+
+def decoded(rows: Any, cols: Any, data: Any, dtype: str) -> Array | None:
+    """(rows, cols) numbers; None when the data has another length."""
+    data = b"" if data is None else data
+    if not (isinstance(rows, int) and isinstance(cols, int) and isinstance(data, bytes)):
+        return None
+    if rows < 0 or cols < 0 or len(data) != rows * cols * 4:
+        return None
+    return np.frombuffer(data, dtype).reshape(rows, cols)
+
+
+def lengths(rows: Any, cols: Any, data: Any) -> str:
+    """How long the data is and should be, in words."""
+    got = len(data) if isinstance(data, bytes) else 0
+    hints = {8: ", 64 bits per number", 2: ", 16 bits per number"}
+    numbers = rows * cols if isinstance(rows, int) and isinstance(cols, int) else 0
+    hint = next((text for width, text in hints.items() if numbers > 0 and got == numbers * width), "")
+    return f"{got} bytes for {rows} x {cols}{hint}"

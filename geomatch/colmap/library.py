@@ -1,0 +1,69 @@
+"""The one way to pycolmap."""
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from geomatch.errors import GeomatchError, first_line
+from geomatch.optional import require
+
+del zlib  # loaded before pycolmap: the other way round, writing a PNG later aborts the process (4.1, 4.2)
+
+
+@cache
+def pycolmap() -> ModuleType:
+    """The library, quiet but for errors.
+
+    Raises:
+        MissingDependencyError: when it is not installed.
+    """
+    library = require("pycolmap", "all", "writing COLMAP databases")
+    library.logging.minloglevel = 3  # what matters is compared afterwards and reported by us
+    return library
+
+
+@contextmanager
+def database(path: str) -> Iterator[Any]:
+    """An open database of pycolmap, closed at the end; its errors in our words.
+
+    Raises:
+        GeomatchError: when SQLite refuses.
+    """
+    try:
+        opened = pycolmap().Database.open(path)
+    except (RuntimeError, ValueError) as error:
+        raise GeomatchError(f"{path}: cannot be opened as a COLMAP database ({first_line(error)})") from error
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def interruptible(call: Callable[[Any], Any]) -> Any:
+    """Run a long call of pycolmap that takes a cancellation token, so that Ctrl-C ends it."""
+    token = pycolmap().CancellationToken()
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call(token))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except BaseException:
+        token.cancel()
+        thread.join()
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]

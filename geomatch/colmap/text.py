@@ -1,0 +1,95 @@
+"""COLMAP's text files: features of one image per file, and a list of matches.
+
+``feature_importer`` accepts 128 descriptor columns only, so that each keypoint gets as many zeros:
+the matches come with it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
+from geomatch.collection.folder import raw_size
+from geomatch.colmap.conventions import from_colmap, to_colmap
+from geomatch.errors import FeaturesError
+from geomatch.types import Features, Matches
+
+COLUMNS = 128
+"""Of descriptors; the importer ends on any other number."""
+_ZEROS = " 0" * COLUMNS + "\n"
+
+
+def write(correspondences: Correspondences, folder: Path) -> None:
+    """Write ``features/<name>.txt`` and ``matches.txt``.
+
+    Raises:
+        FeaturesError: for names with spaces, which the match list cannot hold.
+    """
+    spaced = [name for name in correspondences.features if len(name.split()) != 1]
+    if spaced:
+        raise FeaturesError(
+            f"{spaced[0]!r}: COLMAP's match list separates names by spaces, so that {len(spaced)} of these "
+            "names cannot be written; rename the images, or export a database, which can hold them"
+        )
+    for name, features in correspondences.features.items():
+        path = folder / "features" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = to_colmap(features.keypoints)
+        scales = np.ones(len(rows)) if features.scales is None else features.scales
+        angles = np.zeros(len(rows)) if features.orientations is None else features.orientations
+        with path.open("w", encoding="utf-8") as file:
+            file.write(f"{len(rows)} {COLUMNS}\n")
+            for (x, y), scale, angle in zip(rows.tolist(), scales.tolist(), angles.tolist(), strict=True):
+                file.write(f"{x:.9g} {y:.9g} {scale:.6g} {angle:.6g}{_ZEROS}")
+    with (folder / "matches.txt").open("w", encoding="utf-8") as file:
+        for pair in correspondences.pairs:
+            file.write(f"{pair.name0} {pair.name1}\n")
+            np.savetxt(file, pair.matches.indices, fmt="%d")
+            file.write("\n")
+
+
+def read(folder: Path, images: Path) -> Correspondences:
+    """Read what `write` wrote, or another program for COLMAP's importers; descriptors are left."""
+    root = folder / "features" if (folder / "features").is_dir() else folder
+    files = {path.relative_to(root).as_posix()[:-4]: path for path in sorted(root.rglob("*.txt"))}
+    if root == folder:
+        files.pop("matches", None)
+
+    def load(name: str) -> Features:
+        path = files[name]
+        try:
+            with path.open(encoding="utf-8") as file:
+                count = int(file.readline().split()[0])
+                rows = np.loadtxt(file, usecols=(0, 1, 2, 3), ndmin=2, dtype=np.float64) if count else None
+            table = np.zeros((0, 4)) if rows is None else rows
+            if len(table) != count:
+                raise ValueError(f"{len(table)} rows, {count} are announced")
+        except (ValueError, IndexError, OSError) as error:
+            raise FeaturesError(f"{path}: no features of COLMAP's text format ({error})") from error
+        # the scale of the text file has another meaning than ours, and may be anything
+        return Features(from_colmap(table[:, :2]), np.ones(len(table), np.float32), raw_size(images / name))
+
+    return Correspondences(LazyFeatures(list(files), load), LazyPairs(lambda: _pairs(folder / "matches.txt")))
+
+
+def _pairs(path: Path) -> Iterator[MatchedPair]:
+    names: list[str] | None = None
+    rows: list[tuple[int, int]] = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate((*file, ""), 1):
+            parts = line.split()
+            if len(parts) not in (0, 2):
+                raise FeaturesError(f"{path}:{number}: expected two names or numbers, got {line.strip()!r}")
+            if not parts:
+                if names is not None:
+                    indices = np.array(rows, np.int64).reshape(-1, 2)
+                    yield MatchedPair(names[0], names[1], Matches(indices, np.ones(len(rows), np.float32)))
+                names, rows = None, []
+            elif names is None:
+                names = parts
+            else:
+                try:
+                    rows.append((int(parts[0]), int(parts[1])))
+                except ValueError as error:
+                    raise FeaturesError(f"{path}:{number}: no two numbers: {line.strip()!r}") from error

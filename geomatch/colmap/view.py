@@ -1,0 +1,302 @@
+"""A sparse model as one page of HTML that needs nothing else, and as a plain picture."""
+
+import base64
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.errors import ShapeError
+from geomatch.files import replacing
+
+SEED = 0
+"""Of the choice of points when there are more than are drawn."""
+FIELD_OF_VIEW = 50.0
+"""Of the view, in degrees over its shorter side."""
+YAW, PITCH = -25.0, 22.0
+"""Of the first view, in degrees off the mean direction of the cameras; pitch looks from above."""
+FRUSTUM = 0.09
+"""Edge of a drawn camera in radii of the scene."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SparseModel:
+    """What is shown of a sparse model: N registered images and M points.
+
+    World units are those of the model; errors are in pixels and NaN where unknown.
+
+    Raises:
+        ShapeError: when the lengths do not agree.
+    """
+
+    names: tuple[str, ...]
+    centres: NDArray[np.float64]
+    """(N, 3) centres of projection, in the world."""
+    rotations: NDArray[np.float64]
+    """(N, 3, 3) from the world to the camera: x right, y down, z forward."""
+    image_sizes: NDArray[np.int64]
+    """(N, 2) width and height, pixels."""
+    focal_lengths: NDArray[np.float64]
+    """(N,) pixels."""
+    num_points: NDArray[np.int64]
+    """(N,) points seen by each image."""
+    errors: NDArray[np.float64]
+    """(N,) mean reprojection error of each image, pixels."""
+    points: NDArray[np.float32]
+    """(M, 3) in the world."""
+    colours: NDArray[np.uint8]
+    """(M, 3) RGB; all zero when never extracted."""
+    track_lengths: NDArray[np.int64]
+    """(M,) images that see each point."""
+    point_errors: NDArray[np.float64]
+    """(M,) mean reprojection error of each point, pixels."""
+
+    def __post_init__(self) -> None:
+        n, m = len(self.names), len(self.points)
+        expected = {
+            "centres": (n, 3),
+            "rotations": (n, 3, 3),
+            "image_sizes": (n, 2),
+            "focal_lengths": (n,),
+            "num_points": (n,),
+            "errors": (n,),
+            "points": (m, 3),
+            "colours": (m, 3),
+            "track_lengths": (m,),
+            "point_errors": (m,),
+        }
+        for name, shape in expected.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise ShapeError(f"{name} must be {shape} for {n} images and {m} points, not {found}")
+
+    @property
+    def mean_track_length(self) -> float:
+        """Images per point; NaN without points."""
+        return _mean(self.track_lengths)
+
+    @property
+    def mean_error(self) -> float:
+        """Mean over the points of their reprojection errors, in pixels, as COLMAP reports it."""
+        return _mean(self.point_errors)
+
+
+def sparse_model(reconstruction: Any) -> SparseModel:
+    """Convert a ``pycolmap.Reconstruction``; images without a pose are left out, the others go by name."""
+    images = sorted(
+        (image for image in reconstruction.images.values() if image.has_pose), key=lambda one: str(one.name)
+    )
+    points = reconstruction.points3D
+    found = list(points.values())
+    row_of = {number: row for row, number in enumerate(points)}
+    xyz = _rows([point.xyz for point in found], 3)
+    cameras = [image.camera for image in images]
+    poses = [np.asarray(image.cam_from_world().matrix(), np.float64) for image in images]
+    return SparseModel(
+        names=tuple(str(image.name) for image in images),
+        centres=_rows([image.projection_center() for image in images], 3),
+        rotations=np.array([pose[:, :3] for pose in poses], np.float64).reshape(-1, 3, 3),
+        image_sizes=np.array([(c.width, c.height) for c in cameras], np.int64).reshape(-1, 2),
+        focal_lengths=np.array([_focal_length(camera) for camera in cameras], np.float64),
+        num_points=np.array([image.num_points3D for image in images], np.int64),
+        errors=np.array(
+            [_image_error(*one, xyz, row_of) for one in zip(images, cameras, poses, strict=True)], np.float64
+        ),
+        points=xyz.astype(np.float32),
+        colours=np.array([point.color for point in found], np.uint8).reshape(-1, 3),
+        track_lengths=np.array([point.track.length() for point in found], np.int64),
+        point_errors=np.array([p.error if p.has_error() else math.nan for p in found], np.float64),
+    )
+
+
+def write_view(
+    model: SparseModel, path: str | os.PathLike[str], title: str, max_points: int = 100_000
+) -> Path:
+    """Write an interactive page: points, cameras, and a list of images.
+
+    Args:
+        model: what to show.
+        path: an ``.html`` file in a folder that exists; replaced.
+        title: heading of the page.
+        max_points: of more points, this many are drawn, chosen at random with a fixed seed.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: when ``max_points`` is not positive.
+    """
+    chosen = _choose(len(model.points), max_points)
+    centre, radius = _frame(model)
+    content = {
+        "names": list(model.names),
+        "sizes": model.image_sizes.tolist(),
+        "focals": model.focal_lengths.tolist(),
+        "counts": model.num_points.tolist(),
+        "errors": [value if math.isfinite(value) else None for value in model.errors.tolist()],
+        "centres": model.centres.tolist(),
+        "rotations": model.rotations.reshape(-1, 9).tolist(),
+        "points": _encode(model.points[chosen], "<f4"),
+        "colours": _encode(model.colours[chosen], "u1"),
+        "tracks": _encode(np.minimum(model.track_lengths[chosen], 65535), "<u2"),
+        "pointErrors": _encode(model.point_errors[chosen], "<f4"),
+        "coloured": bool(model.colours.any()),
+        "centre": centre.tolist(),
+        "radius": radius,
+        "turn": _upright(model).ravel().tolist(),
+        "view": {"fov": FIELD_OF_VIEW, "yaw": YAW, "pitch": PITCH, "frustum": FRUSTUM},
+    }
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = files("geomatch.colmap").joinpath("view.html").read_text(encoding="utf-8")
+    page = environment.from_string(template).render(
+        title=title,
+        rows=list(zip(model.names, model.num_points.tolist(), content["errors"], strict=True)),
+        num_points=len(model.points),
+        num_drawn=len(chosen),
+        seed=SEED,
+        track=_number(model.mean_track_length),
+        error=_number(model.mean_error),
+        data=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+    return Path(path)
+
+
+def draw_model(model: SparseModel, size: tuple[int, int] = (1200, 800)) -> NDArray[np.uint8]:
+    """Points and cameras in perspective from above and behind the cameras.
+
+    Args:
+        model: what to draw.
+        size: width and height in pixels.
+
+    Returns:
+        (H, W, 3) RGB.
+    """
+    width, height = size
+    canvas = np.full((height, width, 3), 250, np.uint8)
+    centre, radius = _frame(model)
+    half = math.radians(FIELD_OF_VIEW / 2)
+    distance, focal = radius / math.sin(half), 0.5 * min(size) / math.tan(half)
+    rotation = _turned(math.radians(YAW), math.radians(PITCH)) @ _upright(model)
+
+    def project(world: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        seen = (np.asarray(world, np.float64) - centre) @ rotation.T + (0, 0, distance)
+        depth = np.where(np.isfinite(seen).all(axis=1), seen[:, 2], -1.0)
+        safe = np.where(depth > 0, depth, 1.0)[:, None]
+        pixels = focal * np.nan_to_num(seen[:, :2]) / safe + (width / 2, height / 2)
+        return np.clip(pixels, -1e4, 1e4), depth
+
+    pixels, depth = project(model.points)
+    order = np.argsort(-depth)
+    order = order[depth[order] > distance / 100]
+    colours = model.colours if model.colours.any() else np.full_like(model.colours, 90)
+    side = 2 if len(order) > 20_000 else 3
+    for step in np.ndindex(side, side):  # far points first, so that near ones stay
+        x, y = (np.floor(pixels[order]).astype(int) + step).T
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        canvas[y[inside], x[inside]] = colours[order[inside]]
+    for corners in _frusta(model, FRUSTUM * radius):
+        pixels, depth = project(corners)
+        if depth.min() > distance / 100:
+            apex, *rim = np.round(pixels * 16).astype(np.int32)
+            lines = [np.array([apex, corner]) for corner in rim] + [np.array([*rim, rim[0]])]
+            cv2.polylines(canvas, lines, False, (31, 111, 214), 1, cv2.LINE_AA, shift=4)
+    return canvas
+
+
+def _image_error(
+    image: Any, camera: Any, pose: NDArray[np.float64], xyz: NDArray[np.float64], row_of: dict[int, int]
+) -> float:
+    seen = image.get_observation_points2D()
+    if not len(seen):
+        return math.nan
+    world = xyz[[row_of[one.point3D_id] for one in seen]]
+    projected = camera.img_from_cam(world @ pose[:, :3].T + pose[:, 3])
+    return _mean(np.linalg.norm(projected - _rows([one.xy for one in seen], 2), axis=1))
+
+
+def _focal_length(camera: Any) -> float:
+    if camera.focal_length_idxs():
+        return float(camera.mean_focal_length())
+    return float(camera.width) / 2  # panoramas have none; any frustum will do
+
+
+def _rows(values: Sequence[Any], columns: int) -> NDArray[np.float64]:
+    return np.array(values, np.float64).reshape(-1, columns)
+
+
+def _mean(values: NDArray[Any]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "-"
+
+
+def _encode(values: NDArray[Any], kind: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, np.dtype(kind)).tobytes()).decode("ascii")
+
+
+def _choose(count: int, most: int) -> NDArray[np.intp]:
+    if most < 1:
+        raise ValueError(f"max_points must be positive, not {most}")
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(SEED).choice(count, most, replace=False))
+
+
+def _frame(model: SparseModel) -> tuple[NDArray[np.float64], float]:
+    """Centre (3,) and radius of what the first view shows, without points and cameras that lie far off."""
+    points = model.points[np.isfinite(model.points).all(axis=1)].astype(np.float64)
+    if not len(points) and not len(model.centres):
+        return np.zeros(3), 1.0
+    centre = np.median(points if len(points) else model.centres, axis=0)
+    reach = 0.0
+    if len(points):
+        reach = float(np.quantile(np.linalg.norm(points - centre, axis=1), 0.9))
+    if len(model.centres):
+        away = np.linalg.norm(model.centres - centre, axis=1)
+        reach = max(reach, float(away[away <= 3 * np.median(away)].max()))
+    return centre, reach if reach > 0 else 1.0
+
+
+def _upright(model: SparseModel) -> NDArray[np.float64]:
+    """(3, 3) rotation of the world to x right, y along the cameras' mean "down", z their mean forward."""
+    down = model.rotations[:, 1].sum(axis=0) if len(model.names) else np.zeros(3)
+    if np.linalg.norm(down) < 1e-6 * max(1, len(model.names)):
+        down = np.array([0.0, 1.0, 0.0])
+    down = down / np.linalg.norm(down)
+    candidates = [model.rotations[:, 2].sum(axis=0) / max(1, len(model.names)), *np.eye(3)[::-1]]
+    level = [axis - (axis @ down) * down for axis in candidates]
+    forward = next(axis for axis in level if np.linalg.norm(axis) > 0.1)
+    forward = forward / np.linalg.norm(forward)
+    return np.array([np.cross(down, forward), down, forward])
+
+
+def _turned(yaw: float, pitch: float) -> NDArray[np.float64]:
+    c, s = math.cos(yaw), math.sin(yaw)
+    d, t = math.cos(pitch), math.sin(pitch)
+    around = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+    turned: NDArray[np.float64] = np.array([[1, 0, 0], [0, d, -t], [0, t, d]]) @ around
+    return turned
+
+
+def _frusta(model: SparseModel, edge: float) -> NDArray[np.float64]:
+    """(N, 5, 3) centre and corners of each camera in the world, with edges of length ``edge``."""
+    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    rays = np.ones((len(model.names), 4, 3))
+    rays[..., :2] = signs * (model.image_sizes / 2 / model.focal_lengths[:, None])[:, None]
+    rays *= edge / np.linalg.norm(rays, axis=2, keepdims=True)
+    corners = model.centres[:, None] + rays @ model.rotations
+    return np.concatenate([model.centres[:, None], corners], axis=1)

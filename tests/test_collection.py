@@ -1,0 +1,357 @@
+"""A folder of photographs: names, pairs, kept features and matches, merged points, refinement."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+import geomatch
+from geomatch.collection import (
+    ImageFolder,
+    MatchedPair,
+    find_images,
+    match_collection,
+    merge_points,
+    select_pairs,
+)
+from geomatch.collection.gps import position
+from geomatch.collection.match import MatchOptions, dense_twin, match_features
+from geomatch.collection.pairs import natural_order
+from geomatch.collection.refine import refine_keypoints, track_references
+from geomatch.collection.retrieval import global_descriptors, similarities
+from geomatch.collection.store import MatchStore
+from geomatch.dift import DIFTExtractor
+from geomatch.errors import GeomatchError, ImageError
+from geomatch.geometry import warp_points
+from geomatch.identity import identity_of
+from geomatch.images import Image
+from geomatch.keypoints import GridDetector, OpenCVDetector
+from geomatch.types import Features, Matches
+
+
+def write(path: Path, pixels: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, code = cv2.imencode(path.suffix, pixels)
+    path.write_bytes(code.tobytes())
+
+
+def views(folder: Path, photo: Image, count: int) -> list[np.ndarray[Any, Any]]:
+    """The photograph and parts of it under known homographies."""
+    rng = np.random.default_rng(5)
+    width, height = photo.size
+    found = []
+    for number in range(count):
+        moved = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
+        moved += rng.uniform(-40, 40, (4, 2)).astype(np.float32) * (number > 0)
+        corners = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
+        matrix = cv2.getPerspectiveTransform(corners, moved)
+        view = cv2.warpPerspective(photo.pixels[..., ::-1], matrix, (width, height), flags=cv2.INTER_AREA)
+        write(folder / f"view{number}.png", view)
+        found.append(matrix)
+    return found
+
+
+def folder_of(*names: str) -> ImageFolder:
+    return ImageFolder(Path("/nowhere"), tuple(sorted(names)), {})
+
+
+def test_images_are_found_by_colmaps_names(tmp_path: Path) -> None:
+    for name in ("b/x 1.JPG", "a.png", ".hidden/c.png", "out/d.png", "a/y.txt"):
+        write((tmp_path / name).with_suffix(".png"), np.zeros((4, 4), np.uint8))
+        (tmp_path / name).with_suffix(".png").rename(tmp_path / name)
+    found = find_images(tmp_path, exclude=tmp_path / "out")
+    assert found.names == ("a.png", "b/x 1.JPG")
+    with pytest.raises(ImageError, match="no images there"):
+        find_images(tmp_path / "a")
+    with pytest.raises(ImageError, match="no such folder"):
+        find_images(tmp_path / "none")
+    (tmp_path / "two\nlines.png").write_bytes(b"x")
+    assert find_images(tmp_path).skipped == {"two\nlines.png": "its name holds a line break"}
+
+
+def test_pairs_by_every_rule(tmp_path: Path) -> None:
+    names = [f"img{k}.png" for k in range(1, 13)]
+    folder = folder_of(*names)
+    assert natural_order(folder.names) == names
+    assert set(select_pairs(folder, ["exhaustive"]).pairs) == set(combinations(sorted(names), 2))
+    assert select_pairs(folder).given == {"exhaustive": 66}
+    chain = select_pairs(folder, ["sequential:1"])
+    assert {frozenset(pair) for pair in chain.pairs} == {frozenset(p) for p in pairwise(names)}
+    scores = -np.abs(np.subtract.outer(np.arange(12), np.arange(12))).astype(float)
+    near = select_pairs(folder, ["retrieval:2"], similarity=lambda: scores)
+    assert all(abs(folder.names.index(a) - folder.names.index(b)) <= 2 for a, b in near.pairs)
+    loop = select_pairs(folder, ["sequential:1", "loop:1"], similarity=lambda: scores)
+    assert loop.given == {"sequential:1": 11, "loop:1": 1}  # only the first and the last are 11 apart
+    assert loop.pairs[-1] == ("img1.png", "img12.png")
+    (tmp_path / "p.txt").write_text("# a list\nimg1.png img2.png\nimg2.png\timg1.png\nimg1.png gone.png\n\n")
+    listed = select_pairs(folder, [f"file:{tmp_path / 'p.txt'}"])
+    assert listed.pairs == (("img1.png", "img2.png"),)
+    assert "1 pairs of" in listed.text()
+    assert "10 images are in no pair" in listed.text()
+    bounded = select_pairs(folder, ["exhaustive"], max_pairs=3)
+    load = np.bincount([folder.names.index(name) for pair in bounded.pairs for name in pair])
+    assert load.max() == 3
+    assert "no image may be in more than 3" in bounded.text()
+    large = folder_of(*(f"{k}.png" for k in range(61)))
+    assert list(select_pairs(large, similarity=lambda: np.eye(61)).given) == ["retrieval"]
+
+
+@pytest.mark.parametrize("rule", ["all", "sequential:x", "sequential:0", "exhaustive:3", "file:", "gps:-1"])
+def test_rules_that_are_none(rule: str) -> None:
+    with pytest.raises(ValueError, match="is no rule for pairs"):
+        select_pairs(folder_of("a.png", "b.png"), [rule])
+
+
+def test_a_list_of_pairs_must_make_sense(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.txt"
+    path.write_text("a.png b.png\na.png\n")
+    with pytest.raises(GeomatchError, match=r"pairs.txt:2: expected two different image names"):
+        select_pairs(folder_of("a.png", "b.png"), [f"file:{path}"])
+    with pytest.raises(GeomatchError, match="cannot be read"):
+        select_pairs(folder_of("a.png", "b.png"), ["file:/no/such/list"])
+
+
+def test_pairs_by_position(tmp_path: Path) -> None:
+    places = {"a.jpg": (55.7, 13.19), "b.jpg": (55.701, 13.19), "c.jpg": (-33.9, -70.6), "d.jpg": None}
+    for name, place in places.items():
+        picture = PILImage.new("RGB", (8, 8))
+        tags = picture.getexif()
+        if place:
+            degrees = [(abs(x), 0.0, 0.0) for x in place]
+            tags[0x8825] = {
+                1: "N" if place[0] > 0 else "S", 2: degrees[0], 3: "E" if place[1] > 0 else "W", 4: degrees[1]
+            }  # fmt: skip
+        picture.save(tmp_path / name, exif=tags)
+    latitude, longitude = position(tmp_path / "c.jpg") or (0, 0)
+    assert (latitude, longitude) == pytest.approx((-33.9, -70.6), abs=1e-4)
+    assert position(tmp_path / "d.jpg") is None
+    report = select_pairs(find_images(tmp_path), ["gps:1"])
+    assert report.pairs[0] == ("a.jpg", "b.jpg")
+    assert "1 of 4 images have no EXIF position" in report.text()
+
+
+@dataclass(frozen=True)
+class Counting:
+    """SIFT that leaves a mark for every image it sees."""
+
+    marks: str
+
+    def detect(self, image: Image) -> Features:
+        with open(self.marks, "a") as file:
+            file.write("x")
+        return OpenCVDetector("sift", 300).detect(image)
+
+
+def test_nothing_is_done_twice(tmp_path: Path, photo0: Image) -> None:
+    truth = views(tmp_path / "images", photo0, 3)
+    (tmp_path / "images" / "broken.png").write_bytes(b"no image")
+    marks = tmp_path / "marks"
+    folder = find_images(tmp_path / "images")
+
+    def run(**options: Any) -> Any:
+        detector = Counting(str(marks))
+        return match_collection(
+            folder, tmp_path / "cache", detector=detector, descriptor="dift-tiny", progress=False, **options
+        )
+
+    first = run()
+    assert first.computed == (3, 3)
+    assert list(first.skipped) == ["broken.png"]
+    pairs = list(first.correspondences.pairs)
+    for pair in pairs:
+        features0, features1 = (first.correspondences.features[name] for name in (pair.name0, pair.name1))
+        i, j = pair.matches.indices.T
+        number0, number1 = (int(name[4]) for name in (pair.name0, pair.name1))
+        matrix = truth[number1] @ np.linalg.inv(truth[number0])
+        errors = np.linalg.norm(warp_points(matrix, features0.keypoints[i]) - features1.keypoints[j], axis=1)
+        assert len(pair.matches) > 60
+        assert np.mean(errors < 3) > 0.95
+    second = run(workers=1)
+    assert second.computed == (0, 0)
+    assert len(marks.read_text()) == 3
+    for a, b in zip(pairs, second.correspondences.pairs, strict=True):
+        assert (a.name0, a.name1, a.matches) == (b.name0, b.name1, b.matches)
+    assert run(max_ratio=0.7).computed == (0, 3)  # other options, other matches
+    views(tmp_path / "images", photo0, 2)  # the same files again: content counts
+    assert run().computed == (0, 0)
+    with closing(sqlite3.connect(tmp_path / "cache" / "matches.db")) as database, database:
+        database.execute("DELETE FROM pairs WHERE rowid = 1")  # as if killed before the last pair
+    again = run()
+    assert again.computed == (0, 1)
+    assert [pair.matches for pair in again.correspondences.pairs] == [pair.matches for pair in pairs]
+    for kept in (tmp_path / "cache" / "features").iterdir():
+        kept.write_bytes(kept.read_bytes()[:100])  # a full disk
+    assert run().computed[0] == 3
+
+
+def test_a_store_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "matches.db").write_bytes(b"something else" * 99)
+    with pytest.raises(GeomatchError, match="remove it to match again"):
+        MatchStore(tmp_path / "matches.db")
+    store = MatchStore(tmp_path / "new.db")
+    matches = Matches(np.array([[0, 70_000], [3, 1]]), np.array([0.5, 0.25]))  # type: ignore[arg-type]
+    store.add([("key", matches)])
+    assert store.missing(["other", "key"]) == [0]
+    assert list(store.read(["key"])) == [matches]
+    with pytest.raises(GeomatchError, match="are gone"):
+        list(store.read(["other"]))
+
+
+def test_guided_matching_finds_back_what_the_ratio_test_drops(photo0: Image, photo1: Image) -> None:
+    truth = geomatch.bundled_pair().homography
+    dift = DIFTExtractor()
+    detector = OpenCVDetector("sift", 400)
+    features0, features1 = (dift.describe(photo, detector.detect(photo)) for photo in (photo0, photo1))
+    sure = match_features(features0, features1, MatchOptions(max_ratio=0.8, guided=False))
+    guided = match_features(features0, features1, MatchOptions(max_ratio=0.8))
+    every = match_features(features0, features1, MatchOptions(guided=False))
+
+    def right(matches: Matches) -> int:
+        i, j = matches.indices.T
+        errors = np.linalg.norm(warp_points(truth, features0.keypoints[i]) - features1.keypoints[j], axis=1)
+        return int((errors < 4).sum())
+
+    assert right(guided) > right(sure)
+    assert right(guided) / len(guided) > 0.97 > right(every) / len(every)
+    nothing = match_features(features0, features0[:0], MatchOptions())
+    assert len(nothing) == 0
+    noise = np.random.default_rng(0).normal(0, 1, (400, 16)).astype(np.float32)
+    unrelated = replace(features0, descriptors=noise[: len(features0)])
+    assert (
+        len(
+            match_features(
+                unrelated, replace(features1, descriptors=noise[: len(features1)][::-1]), MatchOptions()
+            )
+        )
+        == 0
+    )
+
+
+def test_objects_whose_settings_cannot_be_read_are_refused() -> None:
+    with pytest.raises(ValueError, match="give the detector by name"):
+        identity_of(OpenCVDetector(cv2.ORB_create()))  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="must be a dataclass"):
+        identity_of(object())
+    assert identity_of(OpenCVDetector("sift")) != identity_of(OpenCVDetector("sift", rank_by="size"))
+
+
+def test_large_keypoints_come_first(photo0: Image) -> None:
+    found = OpenCVDetector("sift", 50, rank_by="size").detect(photo0)
+    assert found.scales is not None
+    assert (np.diff(found.scales) <= 0).all()
+    assert found.scales.min() > np.median(OpenCVDetector("sift", None).detect(photo0).scales)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="rank_by"):
+        OpenCVDetector("sift", rank_by="beauty")  # type: ignore[arg-type]
+
+
+def test_merged_points_are_one_keypoint_in_every_pair() -> None:
+    sizes = {"a": (100, 80), "b": (100, 80), "c": (100, 80)}
+    ones = np.ones(2)
+    found = merge_points(
+        [
+            ("a", "b", np.array([[10.2, 5.1], [50.0, 60.0]]), np.array([[20.0, 9.0], [1.0, 2.0]]), ones),
+            ("c", "a", np.array([[7.0, 7.0], [9.0, 3.0]]), np.array([[9.8, 4.9], [50.2, 60.3]]), ones),
+        ],
+        sizes,
+    )
+    assert len(found.features["a"]) == 2  # not four
+    first, second = found.pairs
+    assert first.matches.indices[0, 0] == second.matches.indices[0, 1]
+    np.testing.assert_allclose(found.features["a"].keypoints[first.matches.indices[0, 0]], [10.0, 5.0])
+    assert len(found.features["b"]) == 2
+    for pair in found.pairs:
+        assert pair.matches.indices.max() < 2
+    # two matches that fall into one cell stay one, the better
+    near, far = np.array([[1.0, 1.0], [1.1, 1.1]]), np.array([[3.0, 3.0], [70.0, 70.0]])
+    crowded = merge_points([("a", "b", near, far, np.array([0.1, 0.9]))], sizes)
+    (pair,) = crowded.pairs
+    assert len(pair.matches) == 1
+    np.testing.assert_allclose(crowded.features["b"].keypoints[pair.matches.indices[0, 1]], [70, 70])
+    with pytest.raises(ValueError, match="cell"):
+        merge_points([], sizes, cell=0)
+
+
+def test_every_track_has_one_reference() -> None:
+    def pair(a: str, b: str, rows: Any) -> MatchedPair:
+        return MatchedPair(a, b, Matches(np.array(rows), np.ones(len(rows))))  # type: ignore[arg-type]
+
+    starts = {"a": 0, "b": 3, "c": 6}
+    references = track_references([pair("a", "b", [(0, 0), (2, 1)]), pair("b", "c", [(0, 2)])], starts, 9)
+    assert references.tolist() == [3, -1, 2, 3, 2, -1, -1, -1, 3]  # keypoint 0 of b has two matches
+
+
+def test_grid_keypoints_are_shared_and_refined(tmp_path: Path, photo0: Image) -> None:
+    """The same pixel has one index in all pairs; refinement brings partners nearer to the truth."""
+    truth = views(tmp_path / "images", photo0, 3)
+    folder = find_images(tmp_path / "images")
+    options: dict[str, Any] = {
+        "detector": GridDetector(16),
+        "descriptor": "dift-tiny-dense",
+        "progress": False,
+    }
+    found = match_collection(folder, tmp_path / "cache", **options)
+    grid = GridDetector(16).detect(photo0)
+    for name in folder.names:
+        np.testing.assert_array_equal(found.correspondences.features[name].keypoints, grid.keypoints)
+    refined = match_collection(folder, tmp_path / "cache", refine=True, **options)
+    before, after = [], []
+    for pair in found.correspondences.pairs:
+        i, j = pair.matches.indices.T
+        matrix = truth[int(pair.name1[4])] @ np.linalg.inv(truth[int(pair.name0[4])])
+        for features, errors in (
+            (found.correspondences.features, before),
+            (refined.correspondences.features, after),
+        ):
+            moved = warp_points(matrix, features[pair.name0].keypoints[i])
+            errors.extend(np.linalg.norm(moved - features[pair.name1].keypoints[j], axis=1))
+    near = np.array(before) < 12  # right up to the grid
+    assert near.sum() > 300
+    assert np.median(np.array(after)[near]) < 0.5 * np.median(np.array(before)[near])
+    again = match_collection(folder, tmp_path / "cache", refine=True, **options)
+    for name in folder.names:
+        assert again.correspondences.features[name] == refined.correspondences.features[name]
+
+
+def test_refinement_moves_each_keypoint_once(tmp_path: Path, photo0: Image) -> None:
+    views(tmp_path, photo0, 2)
+    folder = find_images(tmp_path)
+    found = match_collection(
+        folder, tmp_path / "cache", detector=GridDetector(32), descriptor="dift-tiny-dense", progress=False
+    )
+    dense = dense_twin(DIFTExtractor())
+    moved = refine_keypoints(found.correspondences, folder, dense, progress=False)
+    (pair,) = found.correspondences.pairs
+    for side, name in ((0, pair.name0), (1, pair.name1)):
+        unmatched = np.setdiff1d(np.arange(len(moved[name])), pair.matches.indices[:, side])
+        old = found.correspondences.features[name].keypoints
+        np.testing.assert_array_equal(moved[name].keypoints[unmatched], old[unmatched])
+
+
+def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, make_scene: Callable[..., Any]) -> None:
+    """Views of the photograph look more like each other than like two made-up scenes."""
+    rng = np.random.default_rng(1)
+    views(tmp_path / "all", photo0, 3)
+    for scene in range(2):
+        noise = rng.uniform(0, 255, (20 + 40 * scene, 30, 3)).astype(np.uint8)
+        whole = cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC)
+        for number in range(3):
+            write(tmp_path / "all" / f"x{scene}{number}.png", np.roll(whole, 15 * number, axis=1))
+    folder = find_images(tmp_path / "all")
+    extractor = dense_twin(DIFTExtractor())
+    rows = global_descriptors(folder, extractor, tmp_path / "cache", progress=False)
+    scores = similarities(rows)
+    np.testing.assert_allclose(scores, scores.T, atol=1e-9)
+    np.fill_diagonal(scores, -1)
+    group = [name[:2] for name in folder.names]
+    for index in range(9):
+        best = np.argsort(-scores[index])[:2]
+        assert {group[other] for other in best} == {group[index]}
+    np.testing.assert_array_equal(global_descriptors(folder, extractor, tmp_path / "cache", False), rows)

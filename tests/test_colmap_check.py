@@ -1,0 +1,476 @@
+"""Databases with one mistake each, and correct ones."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from geomatch.colmap.check import CheckReport, check_database, format_report
+from geomatch.errors import GeomatchError
+
+SIZE = (1024, 768)
+BASE = 2147483647
+Change = Callable[..., CheckReport]
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cameras, three images each, every pair verified; as pycolmap writes it."""
+    import zlib  # noqa: F401
+
+    import pycolmap
+
+    path = tmp_path_factory.mktemp("synthetic") / "right.db"
+    with pycolmap.Database.open(path) as database:
+        options = pycolmap.SyntheticDatasetOptions(
+            num_rigs=2, num_cameras_per_rig=1, num_frames_per_rig=3, num_points3D=100
+        )
+        pycolmap.synthesize_dataset(options, database)
+    return path
+
+
+@pytest.fixture
+def path(synthetic: Path, tmp_path: Path) -> Path:
+    """A copy in a folder whose name must be escaped."""
+    folder = tmp_path / "100% #1?"
+    folder.mkdir()
+    return Path(shutil.copy(synthetic, folder / "data base.db"))
+
+
+@pytest.fixture
+def changed(path: Path) -> Change:
+    """Run a statement on the correct database and examine it."""
+
+    def change(statement: str, values: Sequence[Any] = ()) -> CheckReport:
+        alter(path, statement, values)
+        return check_database(path)
+
+    return change
+
+
+def alter(path: Path, statement: str, values: Sequence[Any] = ()) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = 1")
+        connection.execute(statement, values)
+        connection.commit()
+
+
+def found(report: CheckReport, severity: str, text: str) -> str:
+    """The message of the one finding that holds ``text``."""
+    messages = [finding for finding in report.findings if text in finding.message]
+    assert len(messages) == 1, format_report(report)
+    assert messages[0].severity == severity
+    assert "\n" not in messages[0].message
+    return messages[0].message
+
+
+def keypoints(points: Any, image_id: int = 1) -> tuple[str, tuple[Any, ...]]:
+    array = np.asarray(points, np.float32)
+    return (
+        f"UPDATE keypoints SET rows = ?, cols = ?, data = ? WHERE image_id = {image_id}",
+        (*array.shape, array.tobytes()),
+    )
+
+
+def matches(indices: Any, pair_id: int = BASE + 2, table: str = "matches") -> tuple[str, tuple[Any, ...]]:
+    array = np.asarray(indices).astype(np.uint32)
+    return (
+        f"UPDATE {table} SET rows = ?, cols = ?, data = ? WHERE pair_id = {pair_id}",
+        (*array.shape, array.tobytes()),
+    )
+
+
+def subpixel(count: int = 110, size: tuple[int, int] = SIZE) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.random.default_rng(3).uniform(0, size, (count, 2))
+
+
+def test_correct_database_has_no_mistake(path: Path) -> None:
+    before = path.read_bytes()
+    report = check_database(path)
+    assert report.ok
+    assert [finding.severity for finding in report.findings] == ["note"]
+    assert "guess" in report.findings[0].message
+    assert report.counts == {
+        "cameras": 2, "images": 6, "keypoints": 660, "descriptors": 660, "pairs with matches": 15,
+        "matches": 1500, "verified pairs": 15, "inlier matches": 1500, "pairs uncalibrated": 15,
+    }  # fmt: skip
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_database_that_pycolmap_holds_open(path: Path) -> None:
+    import zlib  # noqa: F401
+
+    import pycolmap
+
+    with pycolmap.Database.open(path) as database:
+        database.write_keypoints(
+            database.write_image(pycolmap.Image(name="late.jpg", camera_id=1)), np.zeros((3, 2), np.float32)
+        )
+        assert check_database(path).counts["images"] == 7
+
+
+def test_what_is_no_database(tmp_path: Path, path: Path) -> None:
+    with pytest.raises(GeomatchError, match="no such file"):
+        check_database(tmp_path / "none.db")
+    with pytest.raises(GeomatchError, match="not a file"):
+        check_database(tmp_path)
+    text = tmp_path / "text.db"
+    text.write_text("hello, this is no database at all")
+    with pytest.raises(GeomatchError, match="no SQLite"):
+        check_database(text)
+    alter(tmp_path / "other.db", "CREATE TABLE cameras (camera_id INTEGER)")
+    with pytest.raises(GeomatchError, match="no table images, keypoints, matches"):
+        check_database(tmp_path / "other.db")
+    for table in "images", "keypoints", "matches":
+        alter(tmp_path / "other.db", f"CREATE TABLE {table} (x INTEGER)")
+    with pytest.raises(GeomatchError, match="no such column"):
+        check_database(tmp_path / "other.db")
+    with pytest.raises(GeomatchError, match="no such folder"):
+        check_database(path, tmp_path / "nowhere")
+    path.write_bytes(path.read_bytes()[:8192])
+    with pytest.raises(GeomatchError, match="damaged"):
+        check_database(path)
+
+
+def test_locked(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(GeomatchError, match="locked"):
+            check_database(path)
+
+
+def test_report_for_the_terminal(path: Path, changed: Change) -> None:
+    assert format_report(check_database(path)).startswith("2 cameras, 6 images, 660 keypoints")
+    name = "UPDATE images SET name = ? WHERE image_id = 1"
+    alter(path, name, ("two\nlines\x1b[31m.jpg",))
+    lines = format_report(changed("DELETE FROM keypoints")).splitlines()
+    assert lines[2].startswith("error   15 pairs in matches (two?lines?[31m.jpg - camera")
+    assert "; ...)" in lines[2]
+    assert not check_database(path).ok
+
+
+@pytest.mark.parametrize(("dtype", "hint"), [(np.float64, "64 bits"), (np.float16, "16 bits")])
+def test_keypoints_of_another_type(changed: Change, dtype: Any, hint: str) -> None:
+    report = changed("UPDATE keypoints SET data = ?", (np.zeros((110, 6), dtype).tobytes(),))
+    assert hint in found(report, "error", "keypoints have another length")
+
+
+def test_keypoints_no_bytes(changed: Change) -> None:
+    report = changed("UPDATE keypoints SET data = 'text', rows = 'many' WHERE image_id < 3")
+    assert found(report, "error", "keypoints have another length").startswith("2 images (")
+
+
+def test_keypoint_columns(changed: Change) -> None:
+    found(changed(*keypoints(np.c_[subpixel(), np.ones(110)])), "error", "2, 4 or 6 columns")
+
+
+def test_keypoints_not_finite(changed: Change) -> None:
+    points = subpixel()
+    points[5, 1] = np.nan
+    found(changed(*keypoints(points)), "error", "NaN")
+
+
+def test_keypoints_outside(changed: Change) -> None:
+    points = subpixel()
+    points[:7, 0] += 2 * SIZE[0]
+    assert ", 7 of 110)" in found(changed(*keypoints(points)), "warning", "outside the image")
+
+
+def test_keypoints_exchanged(changed: Change) -> None:
+    found(changed(*keypoints(subpixel()[:, ::-1])), "error", "write x first")
+
+
+def test_keypoints_normalised(changed: Change) -> None:
+    found(changed(*keypoints(subpixel(size=(1, 1)))), "error", "write pixels")
+
+
+def test_half_pixel(path: Path, changed: Change) -> None:
+    found(changed(*keypoints(subpixel().round())), "warning", "add 0.5")
+    points = np.floor(subpixel()) + 0.5
+    assert not any("in .5" in finding.message for finding in changed(*keypoints(points)).findings)
+    for image_id in range(2, 7):
+        alter(path, *keypoints(points, image_id))
+    found(check_database(path), "note", "ending in .5")
+
+
+def test_grid_has_integer_coordinates_rightly(changed: Change) -> None:
+    xs, ys = np.meshgrid(np.arange(16, 1024, 32), np.arange(16, 768, 32))
+    grid = np.stack([xs.ravel(), ys.ravel()], 1)
+    report = changed(*keypoints(grid))
+    assert not any("0.5" in finding.message for finding in report.findings)
+    found(changed(*keypoints(grid[:-40] - 16)), "warning", "add 0.5")
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_half_precision(path: Path, changed: Change, shift: float) -> None:
+    alter(path, "UPDATE cameras SET width = 4000, height = 3000")
+    points = subpixel(size=(4000, 3000))
+    for size in (4000, 3000), (2000, 1500):
+        exact = subpixel(size=size)
+        for right in exact, np.floor(exact) + shift, np.floor(exact / 8) * 8 + shift:
+            assert not any("float16" in finding.message for finding in changed(*keypoints(right)).findings)
+    for wrong in points, np.floor(points):
+        half = wrong.astype(np.float16).astype(np.float32) + np.float32(shift)
+        found(changed(*keypoints(half)), "warning", "float16")
+
+
+def test_keypoints_of_no_image(changed: Change) -> None:
+    found(
+        changed("UPDATE keypoints SET image_id = 99 WHERE image_id = 1"), "warning", "of keypoints does not"
+    )
+
+
+def test_matches_of_another_type(changed: Change) -> None:
+    report = changed("UPDATE matches SET data = ?", (np.zeros((100, 2), np.int64).tobytes(),))
+    assert "64 bits" in found(report, "error", "matches have another length")
+
+
+def test_match_columns(changed: Change) -> None:
+    found(changed(*matches(np.zeros((9, 3)))), "error", "2 columns")
+
+
+@pytest.mark.parametrize(
+    ("index", "text"),
+    [(-1, "-1 for no match"), (110, "past the last keypoint"), (40000 - 65536, "went through int16")],
+)
+@pytest.mark.parametrize("table", ["matches", "two_view_geometries"])
+def test_index_out_of_range(changed: Change, index: int, text: str, table: str) -> None:
+    message = found(changed(*matches([[1, 2], [index, 3]], table=table)), "error", text)
+    assert message.startswith(f"1 pair in {table} (camera000001_frame000000.png - camera")
+    assert "1 of 4" in message
+
+
+def test_columns_exchanged(path: Path, changed: Change) -> None:
+    alter(path, *keypoints(subpixel(200), 2))
+    found(changed(*matches([[150, 3], [7, 4]])), "error", "columns are exchanged")
+
+
+def test_pair_with_itself(changed: Change) -> None:
+    report = changed("UPDATE matches SET pair_id = ? WHERE pair_id = ?", (BASE + 1, BASE + 2))
+    found(report, "error", "matched to itself")
+
+
+def test_pair_of_no_image(changed: Change) -> None:
+    report = changed("UPDATE matches SET pair_id = ? WHERE pair_id = ?", (BASE + 77, BASE + 2))
+    assert "images 1 and 77" in found(report, "error", "does not exist")
+
+
+def test_pair_the_wrong_way_round(changed: Change) -> None:
+    report = changed("UPDATE matches SET pair_id = ? WHERE pair_id = ?", (2 * BASE + 1, BASE + 2))
+    found(report, "error", "larger image_id comes first")
+
+
+def test_repeated_match(changed: Change) -> None:
+    report = changed(*matches([[1, 2], [3, 4], [1, 2], [1, 2]]))
+    assert "2 of 4" in found(report, "warning", "written several times")
+    assert not any("several matches" in finding.message for finding in report.findings)
+
+
+def test_keypoint_matched_twice(changed: Change) -> None:
+    report = changed(*matches([[1, 2], [1, 5], [6, 5], [7, 8]]))
+    assert "3 of 4): keypoints have several matches in one image (0.21 %" in found(
+        report, "warning", "several matches"
+    )
+
+
+def test_matches_without_keypoints(changed: Change) -> None:
+    report = changed("DELETE FROM keypoints WHERE image_id = 2")
+    messages = [finding.message for finding in report.findings if "have no keypoints" in finding.message]
+    assert [message[:17] for message in messages] == ["5 pairs in matche", "5 pairs in two_vi"]
+    found(report, "warning", "extract features")
+
+
+def test_not_verified(changed: Change) -> None:
+    report = changed("DELETE FROM two_view_geometries")
+    assert "geometric_verification" in found(report, "warning", "No images with matches found")
+    assert report.ok
+
+
+def test_no_table_of_geometries(changed: Change) -> None:
+    found(changed("DROP TABLE two_view_geometries"), "warning", "No images with matches found")
+
+
+def test_undefined_configuration(path: Path, changed: Change) -> None:
+    report = changed("UPDATE two_view_geometries SET config = 0")
+    found(report, "error", "UNDEFINED (0)")
+    found(report, "warning", "there will be no model")
+    assert report.counts["pairs undefined"] == 15
+    found(changed("PRAGMA user_version = 3900"), "warning", "UNDEFINED (0)")
+
+
+def test_degenerate_configuration(changed: Change) -> None:
+    found(changed("UPDATE two_view_geometries SET config = 1 WHERE pair_id < 5e9"), "warning", "DEGENERATE")
+    report = changed("UPDATE two_view_geometries SET rows = 0, data = NULL WHERE pair_id < 5e9")
+    assert not any("DEGENERATE" in finding.message for finding in report.findings)
+
+
+def test_unknown_configuration(changed: Change) -> None:
+    found(changed("UPDATE two_view_geometries SET config = 42"), "error", "no such configuration")
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3), np.zeros((3, 3))])
+def test_geometry_that_says_nothing(changed: Change, matrix: Any) -> None:
+    blob = matrix.tobytes()
+    report = changed("UPDATE two_view_geometries SET config = 2, F = ?, E = ?, H = ?", (blob, blob, blob))
+    found(report, "warning", "nothing was verified")
+
+
+def test_calibrated_with_geometry_is_right(changed: Change) -> None:
+    assert len(changed("UPDATE two_view_geometries SET config = 2").findings) == 1
+
+
+def test_matrices_of_another_length(changed: Change) -> None:
+    found(changed("UPDATE two_view_geometries SET F = ?", (b"1234",)), "error", "9 float64")
+
+
+def test_all_planar(path: Path, changed: Change) -> None:
+    found(changed("UPDATE two_view_geometries SET config = 6"), "note", "global mapping")
+    report = changed("UPDATE two_view_geometries SET config = 2 WHERE pair_id = ?", (BASE + 2,))
+    assert not any("global" in finding.message for finding in report.findings)
+
+
+def test_image_without_match_and_groups(path: Path, changed: Change) -> None:
+    rest = (BASE + 2, 3 * BASE + 4, 3 * BASE + 5)
+    for table in "matches", "two_view_geometries":
+        alter(path, f"DELETE FROM {table} WHERE pair_id NOT IN (?, ?, ?)", rest)
+    report = check_database(path)
+    found(report, "note", "no match with any other image")
+    assert "(of 3, 2 images)" in found(report, "note", "2 groups")
+
+
+def test_nothing_inside(path: Path, changed: Change) -> None:
+    alter(path, "DELETE FROM two_view_geometries")
+    found(changed("DELETE FROM matches"), "warning", "there are no matches")
+
+
+def test_cameras(path: Path, changed: Change) -> None:
+    found(changed("UPDATE cameras SET params = ?", (b"12345678",)), "error", "another length than the camera")
+    params = np.array([1e6, 512, 384, 0]).tobytes()
+    assert "1e+06" in found(changed("UPDATE cameras SET params = ?", (params,)), "warning", "absurd")
+    params = np.array([900, 384, 5120, 0.0]).tobytes()
+    found(changed("UPDATE cameras SET params = ?", (params,)), "warning", "principal point")
+    params = np.array([np.nan, 512, 384, 0]).tobytes()
+    found(changed("UPDATE cameras SET params = ?", (params,)), "error", "NaN")
+    found(changed("UPDATE cameras SET model = 99"), "warning", "model is not known")
+    found(changed("UPDATE cameras SET width = 0"), "error", "must be positive")
+    found(changed("UPDATE images SET camera_id = 9 WHERE image_id = 2"), "error", "camera does not exist")
+
+
+def test_every_camera_model(tmp_path: Path) -> None:
+    import zlib  # noqa: F401
+
+    import pycolmap
+
+    path = tmp_path / "models.db"
+    with pycolmap.Database.open(path) as database:
+        for name, model in pycolmap.CameraModelId.__members__.items():
+            if name != "INVALID":
+                database.write_camera(pycolmap.Camera.create_from_model_id(0, model, 900.0, *SIZE))
+    messages = [finding.message for finding in check_database(path).findings]
+    assert len(messages) == 2, messages
+    assert any("there are no images" in message for message in messages)
+    assert any("guess" in message for message in messages)
+
+
+def test_names(path: Path, changed: Change) -> None:
+    for image_id, name in enumerate(["/data/a.jpg", "C:\\data\\b.jpg", "left\\c.jpg", "a b.jpg"], 1):
+        alter(path, "UPDATE images SET name = ? WHERE image_id = ?", (name, image_id))
+    report = check_database(path)
+    assert found(report, "warning", "must be relative").startswith("2 images")
+    found(report, "warning", "backslash")
+    found(report, "note", "spaces")
+
+
+def test_frames_of_some_images(changed: Change) -> None:
+    found(changed("DELETE FROM frame_data WHERE data_id < 4"), "error", "add a frame to each")
+
+
+def test_frame_of_another_camera(changed: Change) -> None:
+    found(changed("UPDATE frame_data SET sensor_id = 2 WHERE data_id = 1"), "error", "of another camera")
+
+
+def test_frames_of_no_image(path: Path, changed: Change) -> None:
+    alter(path, "DELETE FROM frame_data")
+    assert changed("DELETE FROM frames").ok
+
+
+def test_descriptors(path: Path, changed: Change) -> None:
+    found(changed("UPDATE descriptors SET type = -1 WHERE image_id = 1"), "warning", "abort")
+    alter(path, "UPDATE descriptors SET type = 1, cols = 512, data = zeroblob(110 * 512)")
+    assert len(check_database(path).findings) == 1  # ALIKED, which is right
+    found(changed("UPDATE descriptors SET type = 0"), "warning", "do not call them")
+    found(changed("UPDATE descriptors SET cols = 128"), "error", "descriptors have another length")
+    report = changed("UPDATE descriptors SET rows = 9, data = zeroblob(9 * 128)")
+    found(report, "error", "differ in number")
+
+
+def write_images(path: Path, folder: Path, size: tuple[int, int] = SIZE) -> list[Path]:
+    folder.mkdir()
+    with closing(sqlite3.connect(path)) as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM images ORDER BY image_id")]
+    for name in names:
+        PILImage.new("L", size).save(folder / name)
+    return [folder / name for name in names]
+
+
+def test_image_files(path: Path, tmp_path: Path) -> None:
+    files = write_images(path, tmp_path / "images")
+    assert len(check_database(path, tmp_path / "images").findings) == 1
+    files[0].unlink()
+    files[1].write_text("nothing")
+    PILImage.new("L", (512, 384)).save(files[2])
+    turned = PILImage.new("L", SIZE[::-1])
+    turned.getexif()[274] = 6
+    turned.save(files[3], exif=turned.getexif())
+    report = check_database(path, tmp_path / "images")
+    assert files[0].name in found(report, "warning", "no such file")
+    found(report, "warning", "not a readable image")
+    assert "camera 1024 x 768, file 512 x 384" in found(report, "error", "another size")
+    assert files[3].name in found(report, "error", "EXIF")
+
+
+@pytest.mark.skipif(shutil.which("colmap") is None, reason="colmap is not installed")
+def test_old_schema(path: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old.db"
+    subprocess.run(
+        ["colmap", "database_creator", "--database_path", str(old)],
+        check=True, capture_output=True, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
+    )  # fmt: skip
+    with closing(sqlite3.connect(old)) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        connection.execute("ATTACH ? AS new", (str(path),))
+        for table in "cameras", "images", "keypoints", "descriptors", "matches", "two_view_geometries":
+            shared = [
+                row[1]
+                for row in connection.execute(f"PRAGMA main.table_info({table})")
+                if row[1] in {new[1] for new in connection.execute(f"PRAGMA new.table_info({table})")}
+            ]
+            names = ", ".join(shared)
+            connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM new.{table}")
+        connection.commit()
+    assert check_database(old) == check_database(path)
+    alter(old, "UPDATE two_view_geometries SET config = 0")
+    alter(old, "UPDATE descriptors SET cols = 64, data = zeroblob(110 * 64)")
+    report = check_database(old)
+    found(report, "warning", "UNDEFINED (0)")
+    found(report, "warning", "abort")
+    with closing(sqlite3.connect(old)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == version < 4_000_000
+
+
+def test_schema_of_3_6_has_no_matrices(path: Path, changed: Change) -> None:
+    for name in "F", "E", "H", "qvec", "tvec":
+        alter(path, f"ALTER TABLE two_view_geometries DROP COLUMN {name}")
+    for table in "descriptors", "frame_data", "frames":
+        alter(path, f"DROP TABLE {table}")
+    assert changed("PRAGMA user_version = 3600").ok

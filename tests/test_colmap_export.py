@@ -1,0 +1,346 @@
+"""The database export: half pixels, configurations, bad input, all or nothing."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import geomatch
+from geomatch.collection import Correspondences, MatchedPair
+from geomatch.colmap import check_database, export_database
+from geomatch.colmap.conventions import (
+    fundamental_to_colmap,
+    homography_to_colmap,
+    to_colmap,
+)
+from geomatch.colmap.library import database, pycolmap
+from geomatch.colmap.reconstruct import map_database, summarise_model
+from geomatch.colmap.verification import to_two_view_geometry
+from geomatch.errors import FeaturesError, GeomatchError, ImageError
+from geomatch.geometry import warp_points
+from geomatch.types import Features, Matches, TwoViewGeometry
+
+
+def export(scene: Any, path: Path, **options: Any) -> Any:
+    return export_database(scene.folder, scene.correspondences, path, progress=False, **options)
+
+
+@pytest.mark.parametrize("verification", ["colmap", "geomatch"])
+def test_synthetic_scene_maps_with_the_keypoints_of_the_truth(
+    make_scene: Callable[..., Any], tmp_path: Path, verification: Any
+) -> None:
+    scene = make_scene()
+    path = tmp_path / "out.db"
+    report = export(scene, path, verification=verification)
+    assert (report.images, report.pairs, report.skipped) == (6, 15, {})
+    assert sum(report.verified.values()) == 15
+    for mapper in ("incremental", "global"):
+        (model,) = map_database(path, scene.folder, tmp_path / mapper, mapper, 0)
+        found = summarise_model(model)
+        assert found.registered == 6
+        assert found.mean_reprojection_error < 0.01
+        assert found.points >= 295
+    assert check_database(path, scene.folder).ok
+    assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".")] == []
+
+
+def test_half_a_pixel_is_added_once(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    """The database holds COLMAP's own keypoints again, and they are where the true cameras see the points."""
+    scene = make_scene()
+    export(scene, tmp_path / "out.db", verification="none")
+    with database(str(tmp_path / "truth.db")) as truth, database(str(tmp_path / "out.db")) as ours:
+        for image in truth.read_all_images():
+            own = ours.read_keypoints(ours.read_image_with_name(image.name).image_id)
+            np.testing.assert_allclose(own, truth.read_keypoints(image.image_id)[:, :2], atol=1e-4)
+    # fixed principal points see any other offset: it does not vanish in the model
+    for offset, lowest, highest in ((0.0, 0.0, 0.01), (0.5, 0.2, 2.0)):
+        errors = []
+        for image in scene.truth.images.values():
+            features = scene.correspondences.features[image.name]
+            for index, point in enumerate(image.points2D):
+                if point.has_point3D():
+                    seen = image.project_point(scene.truth.points3D[point.point3D_id].xyz)
+                    errors.append(np.linalg.norm(to_colmap(features.keypoints[[index]])[0] + offset - seen))
+        assert lowest <= np.mean(errors) < highest
+
+
+def test_matrices_follow_the_half_pixel(rng: np.random.Generator) -> None:
+    points = rng.uniform(0, 500, (20, 2))
+    matrix = np.array([[1.1, 0.05, -9.0], [0.02, 0.93, 14.0], [1e-4, -2e-4, 1.0]])
+    moved = warp_points(homography_to_colmap(matrix), to_colmap(points))
+    np.testing.assert_allclose(moved, to_colmap(warp_points(matrix, points)), atol=1e-3)
+    fundamental = rng.normal(0, 1, (3, 3))
+    ours = np.column_stack([points, np.ones(20)])
+    theirs = np.column_stack([points + 0.5, np.ones(20)])
+    np.testing.assert_allclose(
+        ours @ fundamental @ ours.T, theirs @ fundamental_to_colmap(fundamental) @ theirs.T, rtol=1e-9
+    )
+
+
+def test_own_homography_is_written_as_planar(tmp_path: Path, rng: np.random.Generator) -> None:
+    matrix = np.array([[1.05, 0.02, -20.0], [0.01, 0.97, 12.0], [5e-5, 1e-5, 1.0]])
+    points = rng.uniform(50, 550, (200, 2)).astype(np.float32)
+    partners = warp_points(matrix, points).astype(np.float32)
+    for name in ("b.png", "a.png"):  # the pair is given against the order of ids
+        cv2.imwrite(str(tmp_path / name), np.zeros((700, 700), np.uint8))
+    features = {
+        "b.png": Features(points, np.ones(200), (700, 700)),  # type: ignore[arg-type]
+        "a.png": Features(partners, np.ones(200), (700, 700)),  # type: ignore[arg-type]
+    }
+    indices = np.stack([np.arange(200)] * 2, axis=1)
+    pair = MatchedPair("b.png", "a.png", Matches(indices, np.ones(200)))  # type: ignore[arg-type]
+    found = Correspondences(features, [pair])
+    report = export_database(tmp_path, found, tmp_path / "x.db", verification="geomatch", progress=False)
+    assert report.verified == {"planar or panoramic": 1}
+    with database(str(tmp_path / "x.db")) as opened:
+        geometry = opened.read_two_view_geometry(2, 1)  # b to a
+        np.testing.assert_allclose(
+            geometry.H / geometry.H[2, 2], homography_to_colmap(matrix) / homography_to_colmap(matrix)[2, 2],
+            atol=1e-3,
+        )  # fmt: skip
+        assert len(geometry.inlier_matches) == 200
+
+
+def test_calibrated_and_failed_geometries_have_their_configuration() -> None:
+    indices = np.stack([np.arange(20)] * 2, axis=1)
+    kinds = pycolmap().TwoViewGeometryConfiguration
+    found = TwoViewGeometry("calibrated", np.eye(3), np.arange(20) < 15)
+    geometry = to_two_view_geometry(found, indices)
+    assert geometry.config == int(kinds.CALIBRATED)
+    assert len(geometry.inlier_matches) == 15
+    failed = to_two_view_geometry(geomatch.EstimationFailure("no"), indices)
+    assert failed.config == int(kinds.DEGENERATE)
+    assert len(failed.inlier_matches) == 0
+
+
+def test_names_with_spaces_unicode_and_folders(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(rename=lambda name: f"été ÷/a b{name[-5]}.png" if name[-5] in "01" else f"x/{name}")
+    report = export(scene, tmp_path / "out.db")
+    assert (report.images, report.pairs, sum(report.verified.values())) == (6, 15, 15)
+    with database(str(tmp_path / "out.db")) as opened:
+        assert {image.name for image in opened.read_all_images()} == set(scene.correspondences.features)
+
+
+def changed(scene: Any, **parts: Any) -> Any:
+    return replace(scene, correspondences=replace(scene.correspondences, **parts))
+
+
+def matched(a: str, b: str, rows: Any) -> MatchedPair:
+    return MatchedPair(a, b, Matches(np.asarray(rows, np.int64).reshape(-1, 2), np.ones(len(rows))))  # type: ignore[arg-type]
+
+
+def test_what_is_left_out_is_counted(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(frames=4)
+    names = sorted(scene.correspondences.features)
+    features = dict(scene.correspondences.features)
+    features[names[3]] = features[names[3]][:0]
+    features["gone.png"] = features[names[0]]
+    first = scene.correspondences.pairs[0]
+    turned = MatchedPair(
+        first.name1, first.name0, Matches(first.matches.indices[::-1, ::-1], first.matches.similarity)
+    )
+    pairs = [
+        first,
+        turned,
+        first,
+        matched(names[0], names[3], []),
+        matched(names[0], "gone.png", [(0, 0)]),
+        matched(names[1], names[2], [(0, 1), (2, 3)]),
+    ]
+    report = export(changed(scene, features=features, pairs=pairs), tmp_path / "out.db")
+    assert (report.images, report.pairs) == (4, 2)
+    assert report.skipped == {
+        "images without keypoints (written, but they cannot be registered)": 1,
+        "pairs given twice": 2,
+        "pairs without matches": 1,
+        "pairs of skipped images": 1,
+    }
+    assert "no such file" in report.images_skipped["gone.png"]
+    assert "2 pairs given twice" in report.text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([(0, 10_000)], r"names keypoint 10000 of .*, which has \d+"),
+        ([(1, 1), (2, 2), (1, 1)], "the same match is given more than once"),
+    ],
+)
+def test_wrong_matches_write_nothing(
+    make_scene: Callable[..., Any], tmp_path: Path, rows: Any, says: str
+) -> None:
+    scene = make_scene(frames=3)
+    names = sorted(scene.correspondences.features)
+    pairs = [*scene.correspondences.pairs[:1], matched(names[1], names[2], rows)]
+    with pytest.raises(FeaturesError, match=says):
+        export(changed(scene, pairs=pairs), tmp_path / "out.db")
+    assert not (tmp_path / "out.db").exists()
+    with pytest.raises(ValueError, match="must not be negative"):
+        matched(names[0], names[1], [(-1, 0)])
+
+
+def test_contradicting_pairs_self_pairs_and_foreign_sizes(
+    make_scene: Callable[..., Any], tmp_path: Path
+) -> None:
+    scene = make_scene(frames=3)
+    names = sorted(scene.correspondences.features)
+    path = tmp_path / "out.db"
+    pairs = [matched(names[0], names[1], [(0, 0)]), matched(names[1], names[0], [(1, 0)])]
+    with pytest.raises(FeaturesError, match=r"given twice .* different matches"):
+        export(changed(scene, pairs=pairs), path)
+    with pytest.raises(FeaturesError, match="matched with itself"):
+        export(changed(scene, pairs=[matched(names[0], names[0], [(0, 1)])]), path)
+    features = dict(scene.correspondences.features)
+    right = features[names[0]]
+    features[names[0]] = Features(right.keypoints, right.scores, right.image_size[::-1])
+    with pytest.raises(FeaturesError, match="EXIF orientation"):
+        export(changed(scene, features=features), path)
+    features[names[0]] = Features(right.keypoints * 2, right.scores, right.image_size)
+    with pytest.raises(FeaturesError, match=r"keypoints lie outside .* resized"):
+        export(changed(scene, features=features), path)
+    with pytest.raises(FeaturesError, match="paths below the image folder"):
+        export(changed(scene, features={"../x.png": right}, pairs=[]), path)
+    with pytest.raises(ImageError, match="none of 3 images can be read"):
+        export(replace(scene, folder=tmp_path / "elsewhere"), path)
+    assert not path.exists()
+
+
+def test_camera_modes(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(frames=3)
+    for mode, cameras in (("single", 1), ("per-image", 3)):
+        export(scene, tmp_path / f"{mode}.db", camera_mode=mode, verification="none")
+        with database(str(tmp_path / f"{mode}.db")) as opened:
+            assert len(opened.read_all_cameras()) == cameras
+    odd = dict(scene.correspondences.features)
+    cv2.imwrite(str(scene.folder / "odd.png"), np.zeros((50, 60), np.uint8))
+    odd["odd.png"] = Features(np.zeros((1, 2)), np.ones(1), (60, 50))  # type: ignore[arg-type]
+    with pytest.raises(FeaturesError, match="images of one camera must be of one size"):
+        export(changed(scene, features=odd), tmp_path / "odd.db", camera_mode="single")
+    with pytest.raises(GeomatchError, match="NO_SUCH_MODEL"):
+        export(scene, tmp_path / "odd.db", camera_model="NO_SUCH_MODEL")
+    export(scene, tmp_path / "known.db", camera_model="PINHOLE", camera_params="900,901,512,384")
+    with database(str(tmp_path / "known.db")) as opened:
+        assert opened.read_all_cameras()[0].params.tolist() == [900, 901, 512, 384]
+        assert opened.read_all_cameras()[0].has_prior_focal_length
+
+
+def test_extending(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene()
+    path = tmp_path / "out.db"
+    names = sorted(scene.correspondences.features)
+    part = {name: scene.correspondences.features[name] for name in names[:3]}
+    inside = [pair for pair in scene.correspondences.pairs if pair.name0 in part and pair.name1 in part]
+    export(changed(scene, features=part, pairs=inside), path)
+    with pytest.raises(GeomatchError, match="exists already"):
+        export(scene, path)
+    report = export(scene, path, extend=True)
+    assert (report.images, report.pairs) == (3, 12)
+    assert report.skipped == {
+        "images that the database already had": 3,
+        "pairs that the database already had": 3,
+    }
+    (model,) = map_database(path, scene.folder, tmp_path / "sparse", "incremental", 0)
+    assert summarise_model(model).mean_reprojection_error < 0.01
+    before = path.read_bytes()
+    moved = dict(scene.correspondences.features)
+    moved[names[0]] = moved[names[0]][::-1]
+    with pytest.raises(FeaturesError, match="has other keypoints"):
+        export(changed(scene, features=moved), path, extend=True)
+    assert path.read_bytes() == before
+
+
+def test_databases_that_cannot_be_extended(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(frames=3)
+    path = tmp_path / "out.db"
+    export(scene, path, verification="none")
+    before = path.read_bytes()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(GeomatchError, match="in use by another program"):
+            export(scene, path, extend=True)
+        other.execute("ROLLBACK")
+    path.chmod(0o444)
+    with pytest.raises(GeomatchError, match="read-only"):
+        export(scene, path, extend=True)
+    path.chmod(0o644)
+    assert path.read_bytes() == before
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version = 3800000")
+    with pytest.raises(GeomatchError, match="schema of another COLMAP"):
+        export(scene, path, extend=True)
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(GeomatchError, match="no database of COLMAP"):
+        export(scene, path, extend=True)
+    with pytest.raises(OSError, match="no such folder"):
+        export(scene, tmp_path / "none" / "out.db")
+
+
+def test_a_killed_export_leaves_the_old_database(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(frames=3)
+    path = tmp_path / "out.db"
+    export(scene, path, verification="none")
+    before = path.read_bytes()
+    code = f"""
+import sys, time
+from pathlib import Path
+from geomatch.colmap import export_database, read_correspondences
+from geomatch.collection import Correspondences
+found = read_correspondences(Path({str(path)!r}), Path({str(scene.folder)!r}))
+def pairs():
+    yield from found.pairs
+    print("half way", flush=True)
+    time.sleep(60)
+class Slow:
+    def __iter__(self):
+        return pairs()
+export_database(Path({str(scene.folder)!r}), Correspondences(found.features, Slow()), Path({str(path)!r}),
+                extend=True, progress=False)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half way\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert path.read_bytes() == before
+    report = export(scene, path, extend=True)  # what the killed one held does not bar the way
+    assert report.skipped["images that the database already had"] == 3
+
+
+def test_interruption_ends_verification() -> None:
+    from geomatch.colmap.library import interruptible
+
+    seen: list[Any] = []
+
+    def work(token: Any) -> None:
+        seen.append(token)
+        signal.raise_signal(signal.SIGINT)
+        while not token.is_cancelled:
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(work)
+    assert seen[0].is_cancelled
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda token: 1 / 0)
+    assert interruptible(lambda token: 7) == 7
+
+
+def test_pycolmap_after_our_accessor_does_not_break_png(tmp_path: Path) -> None:
+    code = (
+        "from geomatch.colmap.library import pycolmap; pycolmap(); import cv2, numpy as np; "
+        f"cv2.imwrite({str(tmp_path / 'x.png')!r}, np.zeros((9, 9), np.uint8)); print('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "alive", done.stderr

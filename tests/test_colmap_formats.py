@@ -1,0 +1,226 @@
+"""Text, h5 and our own files: there and back, and through Debian's colmap as an independent reader."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geomatch.cli import main
+from geomatch.collection import Correspondences, MatchedPair
+from geomatch.colmap import export_database, read_correspondences, write_correspondences
+from geomatch.colmap.hloc import matches_beside
+from geomatch.colmap.library import pycolmap
+from geomatch.colmap.reconstruct import map_database, summarise_model
+from geomatch.errors import FeaturesError
+from geomatch.types import Matches
+
+
+def content(found: Correspondences) -> dict[tuple[str, str], list[list[int]]]:
+    """Matches by pair, whatever the order."""
+    rows = {}
+    for pair in found.pairs:
+        indices = pair.matches.indices
+        flipped = pair.name0 > pair.name1
+        key = (pair.name1, pair.name0) if flipped else (pair.name0, pair.name1)
+        rows[key] = sorted((indices[:, ::-1] if flipped else indices).tolist())
+    return rows
+
+
+@pytest.mark.parametrize("form", ["text", "hloc", "npz", "database"])
+def test_there_and_back(make_scene: Callable[..., Any], tmp_path: Path, form: Any) -> None:
+    scene = make_scene(frames=4, rename=lambda name: f"é/{name}" if name[-5] == "1" else name)
+    if form == "hloc":
+        pytest.importorskip("h5py")
+    path = tmp_path / "out"
+    if form == "database":
+        export_database(scene.folder, scene.correspondences, path, progress=False)
+    else:
+        assert write_correspondences(scene.correspondences, path, form, scene.folder) == {}
+    back = read_correspondences(path, scene.folder)
+    assert sorted(back.features) == sorted(scene.correspondences.features)
+    for name, features in scene.correspondences.features.items():
+        np.testing.assert_allclose(back.features[name].keypoints, features.keypoints, atol=1e-3)
+        assert back.features[name].image_size == features.image_size
+    assert content(back) == content(scene.correspondences)
+    if form != "database":
+        with pytest.raises(FileExistsError, match="exists already"):
+            write_correspondences(scene.correspondences, path, form, scene.folder)
+        report = export_database(scene.folder, back, tmp_path / "x.db", progress=False)
+        assert report.pairs == 6
+    assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".")] == []
+
+
+def test_reading_a_database_leaves_no_trace(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(frames=3)
+    path = tmp_path / "out.db"
+    export_database(scene.folder, scene.correspondences, path, progress=False)
+    before = path.read_bytes()
+    found = read_correspondences(path, scene.folder)
+    assert len(list(found.pairs)) == 3
+    assert path.read_bytes() == before
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["out.db", "scene", "truth.db"]
+
+
+def run_colmap(*arguments: str) -> str:
+    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+    done = subprocess.run(["colmap", *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("colmap") is None, reason="the colmap program is not installed")
+def test_the_text_files_map_in_another_colmap_as_the_database_does(
+    make_scene: Callable[..., Any], tmp_path: Path
+) -> None:
+    scene = make_scene()
+    write_correspondences(scene.correspondences, tmp_path / "text", "text", scene.folder)
+    database, folder = str(tmp_path / "cli.db"), str(scene.folder)
+    features = str(tmp_path / "text" / "features")
+    run_colmap(
+        "feature_importer", "--database_path", database, "--image_path", folder, "--import_path", features
+    )
+    run_colmap(
+        "matches_importer", "--database_path", database, "--match_list_path",
+        str(tmp_path / "text" / "matches.txt"), "--match_type", "raw", "--SiftMatching.use_gpu", "0",
+    )  # fmt: skip
+    (tmp_path / "sparse").mkdir()
+    run_colmap(
+        "mapper",
+        "--database_path",
+        database,
+        "--image_path",
+        folder,
+        "--output_path",
+        str(tmp_path / "sparse"),
+    )
+    theirs = pycolmap().Reconstruction(str(tmp_path / "sparse" / "0"))
+    export_database(scene.folder, scene.correspondences, tmp_path / "ours.db", progress=False)
+    (ours,) = map_database(tmp_path / "ours.db", scene.folder, tmp_path / "own", "incremental", 0)
+    names = [{image.name for image in model.images.values()} for model in (theirs, ours)]
+    assert names[0] == names[1] == set(scene.correspondences.features)
+    assert summarise_model(theirs).mean_reprojection_error < 0.01
+    assert abs(summarise_model(theirs).points - summarise_model(ours).points) <= 3
+    # their principal points are fixed at the image's centre: half a pixel forgotten would show here
+    with closing(sqlite3.connect(database)) as connection:
+        (data,) = connection.execute("SELECT data FROM keypoints ORDER BY image_id LIMIT 1").fetchone()
+    first = scene.correspondences.features[min(scene.correspondences.features)]
+    assert np.frombuffer(data, np.float32)[:2] == pytest.approx(first.keypoints[0] + 0.5, abs=1e-3)
+
+
+def test_names_that_a_format_cannot_hold(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(frames=3, rename=lambda name: f"a {name}")
+    for form in ("text", "hloc"):
+        if form == "hloc":
+            pytest.importorskip("h5py")
+        with pytest.raises(FeaturesError, match="spaces"):
+            write_correspondences(scene.correspondences, tmp_path / form, form, scene.folder)  # type: ignore[arg-type]
+        assert not (tmp_path / form).exists()
+
+
+def test_slashes_that_collide(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    names = iter(["a/b.png", "a-b.png", "c.png"])
+    given: dict[str, str] = {}
+    scene = make_scene(
+        frames=3,
+        rename=lambda name: given.setdefault(name, next(names)) if name not in given else given[name],
+    )
+    with pytest.raises(FeaturesError, match="one name in hloc's files"):
+        write_correspondences(scene.correspondences, tmp_path / "h5", "hloc", scene.folder)
+    assert export_database(scene.folder, scene.correspondences, tmp_path / "x.db", progress=False).pairs == 3
+
+
+def test_h5_files_of_others(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    scene = make_scene(frames=3)
+    write_correspondences(scene.correspondences, tmp_path / "h5", "hloc", scene.folder)
+    features, matches = tmp_path / "h5" / "features.h5", tmp_path / "h5" / "matches.h5"
+    name = min(scene.correspondences.features)
+    with h5py.File(matches, "a") as file:
+        pair = next(iter(file[next(iter(file))].values()))
+        values = np.asarray(pair["matches0"])
+        assert values.dtype == np.int32
+        values[0] = -32_000
+        pair["matches0"][...] = values
+    with pytest.raises(FeaturesError, match="16 bits"):
+        list(read_correspondences(features, scene.folder).pairs)
+    with h5py.File(features, "a") as file:
+        half = np.asarray(file[name]["keypoints"]).astype(np.float16)
+        del file[name]["keypoints"]
+        file[name]["keypoints"] = half
+    with pytest.raises(FeaturesError, match="as_half=False"):
+        _ = read_correspondences(features, scene.folder).features[name]
+    with h5py.File(matches, "a") as file:
+        file.create_group("gone/too")
+    with pytest.raises(FeaturesError, match=r"names an image that has no features|16 bits"):
+        list(read_correspondences(features, scene.folder).pairs)
+    matches.unlink()
+    with pytest.raises(FeaturesError, match=r"expected one file matches.h5"):
+        matches_beside(features)
+
+
+def test_what_is_no_input(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    for path, says in (
+        (tmp_path, "expected a COLMAP database"),
+        (tmp_path / "x", "neither a COLMAP database"),
+    ):
+        if path.name == "x":
+            path.write_text("words")
+        with pytest.raises(FeaturesError, match=says):
+            read_correspondences(path, tmp_path)
+    (tmp_path / "features").mkdir()
+    (tmp_path / "matches.txt").write_text("a b\n0 1\n0 1 2\n")
+    with pytest.raises(FeaturesError, match=r"matches.txt:3: expected two names or numbers"):
+        list(read_correspondences(tmp_path, tmp_path).pairs)
+    (tmp_path / "matches.txt").write_text("a b\nx y\n")
+    with pytest.raises(FeaturesError, match=r"matches.txt:2: no two numbers"):
+        list(read_correspondences(tmp_path, tmp_path).pairs)
+    (tmp_path / "features" / "a.txt").write_text("3 128\n1 2 3 4\n")
+    with pytest.raises(FeaturesError, match="1 rows, 3 are announced"):
+        _ = read_correspondences(tmp_path, tmp_path).features["a"]
+    scene = make_scene(frames=3)
+    first = scene.correspondences.pairs[0]
+    names = sorted(scene.correspondences.features)
+    several = Matches(np.array([[0, 1], [0, 2]]), np.ones(2))  # type: ignore[arg-type]
+    pytest.importorskip("h5py")
+    for pairs, says in (
+        ([first, MatchedPair(names[1], names[2], several)], "several matches, which hloc cannot hold"),
+        (
+            [MatchedPair(names[1], names[2], Matches(np.array([[9_999, 0]]), np.ones(1)))],
+            "names keypoint 9999",
+        ),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(FeaturesError, match=says):
+            write_correspondences(
+                replace(scene.correspondences, pairs=pairs), tmp_path / "h5", "hloc", scene.folder
+            )
+    assert not (tmp_path / "h5").exists()
+
+
+def test_commands_convert_and_check(
+    make_scene: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = make_scene(frames=4)
+    write_correspondences(scene.correspondences, tmp_path / "files", "npz", scene.folder)
+    images, files, path = str(scene.folder), str(tmp_path / "files"), str(tmp_path / "x.db")
+    assert main(["colmap", "export", images, path, "--from", files]) == 0
+    assert "verified    6 uncalibrated" in capsys.readouterr().out
+    assert main(["colmap", "check", path, "--images", images]) == 0
+    assert main(["colmap", "export", images, path, "--from", files]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["colmap", "export", images, str(tmp_path / "t"), "--from", path, "--format", "text"]) == 0
+    assert (tmp_path / "t" / "matches.txt").is_file()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE two_view_geometries SET config = 0")
+    capsys.readouterr()
+    assert main(["colmap", "check", path]) == 1
+    assert "error" in capsys.readouterr().out
+    assert main(["colmap", "check", str(tmp_path / "none.db")]) == 2

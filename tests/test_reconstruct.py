@@ -1,0 +1,107 @@
+"""From a folder of images to a model on disk."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from geomatch.cli import main
+from geomatch.colmap import reconstruct
+from geomatch.colmap.library import pycolmap
+from geomatch.images import Image
+
+
+def rendered(folder: Path, photo: Image, frames: int = 5) -> None:
+    """Views of a corner of three textured walls, by ray casting with a known camera."""
+    folder.mkdir(parents=True)
+    texture = photo.pixels[..., ::-1]
+    size, focal = 480, 480.0
+    ys, xs = np.mgrid[0:size, 0:size]
+    rays = np.stack([(xs - size / 2) / focal, (ys - size / 2) / focal, np.ones_like(xs, float)], -1)
+    for number in range(frames):
+        angle = np.radians(-16 + 32 * number / (frames - 1))
+        turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+        centre = np.array([-3 * np.sin(angle), 0.15 * number, -3 * np.cos(angle)])
+        world = rays @ turn.T
+        picture, depth = np.zeros((size, size, 3), np.uint8), np.full((size, size), np.inf)
+        for axis, place in ((2, 2.0), (0, -1.4), (1, 1.3)):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                reach = (place - centre[axis]) / world[..., axis]
+            hit = (reach > 0) & (reach < depth)
+            point = centre + world * np.where(hit, reach, 0)[..., None]
+            u, v = (point[..., (axis + k) % 3] * 140 + 240 for k in (1, 2))
+            warped = cv2.remap(
+                texture, np.float32(u), np.float32(v), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+            )
+            picture[hit], depth[hit] = warped[hit], reach[hit]
+        _, code = cv2.imencode(".png", picture)
+        (folder / f"view {number}.png").write_bytes(code.tobytes())
+
+
+def test_a_rendered_room_becomes_a_model(
+    tmp_path: Path, photo0: Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rendered(tmp_path / "images", photo0)
+    arguments = ["reconstruct", str(tmp_path / "images"), str(tmp_path / "out"), "--max-keypoints", "700"]
+    arguments += [
+        "--camera-mode",
+        "single",
+        "--camera-model",
+        "SIMPLE_PINHOLE",
+        "--camera-params",
+        "480,240,240",
+    ]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "5 of 5 images" in out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    (model, *_) = summary["models"]
+    assert model["registered"] == 5
+    assert model["points"] > 200
+    assert model["mean_reprojection_error"] < 1
+    found = pycolmap().Reconstruction(str(tmp_path / "out" / "sparse" / "0"))
+    # the cameras stand on a circle of radius 3 about the origin, up to a similarity
+    centres = {image.name: image.projection_center() for image in found.images.values()}
+    ours = np.array([centres[f"view {k}.png"] for k in range(5)])
+    angles = np.radians(-16 + 8 * np.arange(5))
+    truth = np.stack([-3 * np.sin(angles), 0.15 * np.arange(5), -3 * np.cos(angles)], 1)
+    ratios = np.linalg.norm(np.diff(ours, axis=0), axis=1) / np.linalg.norm(np.diff(truth, axis=0), axis=1)
+    assert np.ptp(ratios) / ratios.mean() < 0.05
+    assert (tmp_path / "out" / "model.html").is_file()
+    assert main(arguments) == 0  # again: everything is there
+    again = json.loads((tmp_path / "out" / "summary.json").read_text())
+    (same, *_) = again["models"]
+    assert (same["registered"], same["points"]) == (model["registered"], model["points"])
+    # threads of the bundle adjustment add up in any order
+    assert same["mean_reprojection_error"] == pytest.approx(model["mean_reprojection_error"], rel=1e-3)
+    assert again["seconds"]["matching"] < 0.3 * summary["seconds"]["matching"]
+
+
+def test_an_honest_message_when_there_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        noise = cv2.resize(rng.uniform(0, 255, (40, 40)).astype(np.uint8), (320, 320))
+        _, code = cv2.imencode(".png", noise)
+        (tmp_path / "images" / f"{number}.png").write_bytes(code.tobytes())
+    assert (
+        main(["reconstruct", str(tmp_path / "images"), str(tmp_path / "out"), "--max-keypoints", "200"]) == 1
+    )
+    assert "no model    no pair of images has matches" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["reason"]
+    assert not (tmp_path / "out" / "model.html").exists()
+    assert main(["reconstruct", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
+    with pytest.raises(ValueError, match="verified pairs only"):
+        reconstruct(tmp_path / "images", tmp_path / "out", verification="none")
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize(("place", "least"), [("sacre_coeur/mapping", 10), ("opensfm_lund/images", 15)])
+def test_real_photographs(tmp_path: Path, place: str, least: int, sfm: Callable[[str], Path]) -> None:
+    result = reconstruct(sfm(place), tmp_path / "out", max_keypoints=2000, progress=False)
+    assert result.models[0].registered >= least
+    assert result.models[0].mean_reprojection_error < 1
