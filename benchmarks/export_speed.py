@@ -20,6 +20,9 @@ from geomatch.types import Features, Matches
 
 IMAGES, KEYPOINTS, PAIRS, MATCHES = 2000, 2000, 20_000, 200
 SIZE = (640, 480)
+_RNG = np.random.default_rng(0)
+_POINTS = _RNG.uniform(0, SIZE, (KEYPOINTS, 2)).astype(np.float32)
+_COLUMNS = [_RNG.permutation(KEYPOINTS) for _ in range(2)]
 Row = dict[str, Any]
 
 
@@ -68,19 +71,18 @@ def _names() -> list[str]:
 
 
 def _keypoints(name: str) -> Features:
-    points = np.random.default_rng(int(name[:5])).uniform(0, np.array(SIZE) - 1, (KEYPOINTS, 2))
-    return Features(points.astype(np.float32), np.ones(KEYPOINTS, np.float32), SIZE)
+    points = (_POINTS + int(name[:5])) % (np.array(SIZE, np.float32) - 1)
+    return Features(points, np.ones(KEYPOINTS, np.float32), SIZE)
 
 
 def _pairs() -> Iterator[MatchedPair]:
     """Every image with the ten after it, in a circle."""
     names = _names()
+    similarity = np.ones(MATCHES, np.float32)
     for number in range(PAIRS):
         first, step = divmod(number, PAIRS // IMAGES)
-        rng = np.random.default_rng(number)
-        rows = [rng.permutation(KEYPOINTS)[:MATCHES] for _ in range(2)]
-        matches = Matches(np.stack(rows, axis=1), np.ones(MATCHES, np.float32))
-        yield MatchedPair(names[first], names[(first + step + 1) % IMAGES], matches)
+        rows = np.stack([np.roll(column, number)[:MATCHES] for column in _COLUMNS], axis=1)
+        yield MatchedPair(names[first], names[(first + step + 1) % IMAGES], Matches(rows, similarity))
 
 
 def _with_geomatch(folder: Path) -> None:

@@ -94,6 +94,10 @@ def test_an_honest_message_when_there_is_no_model(tmp_path: Path, capsys: pytest
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["reason"]
     assert not (tmp_path / "out" / "model.html").exists()
     assert main(["reconstruct", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
+    (tmp_path / "other" / "sparse").mkdir(parents=True)
+    capsys.readouterr()
+    assert main(["reconstruct", str(tmp_path / "images"), str(tmp_path / "other")]) == 2
+    assert "was not written by geomatch" in capsys.readouterr().err
     with pytest.raises(ValueError, match="verified pairs only"):
         reconstruct(tmp_path / "images", tmp_path / "out", verification="none")
 

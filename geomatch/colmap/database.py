@@ -218,9 +218,10 @@ def _write_matches(
 ) -> tuple[int, int]:
     checker = PairChecker(lengths)
     pairs = matches = 0
+    extended = opened.num_matched_image_pairs() > 0
     for pair in tqdm(correspondences.pairs, desc="matches", unit="pair", disable=not progress):
         reason = checker.check(pair)
-        if reason is None and opened.exists_matches(ids[pair.name0], ids[pair.name1]):
+        if reason is None and extended and opened.exists_matches(ids[pair.name0], ids[pair.name1]):
             reason = "pairs that the database already had"
         if reason is not None:
             skipped[reason] += 1

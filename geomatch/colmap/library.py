@@ -56,13 +56,14 @@ def interruptible(call: Callable[[Any], Any]) -> Any:
             errors.append(error)
 
     thread = threading.Thread(target=work)
-    thread.start()
     try:
+        thread.start()
         while thread.is_alive():
             thread.join(0.2)
     except BaseException:
         token.cancel()
-        thread.join()
+        if thread.is_alive():  # not so when Ctrl-C came while it was being started
+            thread.join()
         raise
     if errors:
         raise errors[0]

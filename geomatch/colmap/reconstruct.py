@@ -117,12 +117,14 @@ def reconstruct(
         progress: show bars.
 
     Raises:
-        GeomatchError: as `match_collection` and `export_database` do.
+        GeomatchError: as `match_collection` and `export_database` do, and when ``out`` holds a database or
+            model of another program.
         ValueError: for options that make no sense.
     """
     if verification == "none":
         raise ValueError("mappers use verified pairs only: verification must be 'colmap' or 'geomatch'")
     out.mkdir(parents=True, exist_ok=True)
+    _claim(out)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     found = match_collection(
@@ -142,7 +144,7 @@ def reconstruct(
     )
     seconds["matching"] = time.perf_counter() - start
     database = out / "database.db"
-    for name in ("summary.json", "model.html", "database.db"):  # an old one would belong to another model
+    for name in ("model.html", "database.db"):  # of an earlier run: they would belong to another model
         (out / name).unlink(missing_ok=True)
     start = time.perf_counter()
     report = export_database(
@@ -178,9 +180,27 @@ def reconstruct(
         "settings": {**found.settings, "mapper": mapper, "verification": verification, "seed": seed},
         "versions": versions() | {"pycolmap": pycolmap().__version__},
     }
+    _write_summary(out, content)
+    return result
+
+
+def _claim(out: Path) -> None:
+    """Mark the folder as ours before anything in it is replaced.
+
+    Raises:
+        GeomatchError: when it holds a database or model, and no summary of an earlier run.
+    """
+    others = [name for name in ("database.db", "sparse", "model.html") if (out / name).exists()]
+    if others and not (out / "summary.json").is_file():
+        raise GeomatchError(
+            f"{out / others[0]} was not written by geomatch (there is no summary.json): give another folder"
+        )
+    _write_summary(out, {"models": [], "reason": "the run is not finished"})
+
+
+def _write_summary(out: Path, content: Mapping[str, Any]) -> None:
     with replacing(out / "summary.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return result
 
 
 def map_database(database: Path, images: Path, out: Path, mapper: Mapper, seed: int) -> list[Any]:
