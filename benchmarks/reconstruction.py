@@ -6,19 +6,25 @@ mapper, and writes one record.
 """
 
 import argparse
+import re
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from geomatch.benchmarks.methods import create_method
+from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.record import write_record
 from geomatch.collection import find_images
 from geomatch.colmap.library import pycolmap
-from geomatch.colmap.reconstruct import map_database, reconstruct, summarise_model
+from geomatch.colmap.mapping import map_database, summarise_model
+from geomatch.colmap.reconstruct import reconstruct
 from geomatch.errors import WeightsError, first_line
 
-METHODS = ("sift-large+dift-tiny", "superpoint+dift-tiny-dense", "pycolmap sift")
+COLMAP_SIFT = "pycolmap sift"
+METHODS = ("sift-large+dift-tiny", "superpoint+dift-tiny", "aliked+dift-tiny", COLMAP_SIFT)
 Row = dict[str, Any]
 
 
@@ -33,12 +39,13 @@ def measure(
             with tempfile.TemporaryDirectory() as name:
                 for seed in seeds:  # features and matches of ours are made for the first seed only
                     out = Path(name)
-                    row: Row = {"name": f"{label.parent.name}/{label.name}", "method": method, "seed": seed}
+                    row: Row = {"name": f"{label.parent.name}/{label.name}", "seed": seed}
+                    row["method"] = re.sub(r":[^+]*", "", method)  # without paths of this machine
                     start = time.perf_counter()
                     try:
                         row |= (
                             _colmap_sift(folder, out / f"{seed}", max_keypoints, seed)
-                            if method == "pycolmap sift"
+                            if method == COLMAP_SIFT
                             else _geomatch(folder, out, method, max_keypoints, seed)
                         )
                     except WeightsError as error:
@@ -51,10 +58,10 @@ def measure(
 
 
 def _geomatch(folder: Path, out: Path, method: str, max_keypoints: int, seed: int) -> Row:
-    detector, descriptor = method.split("+")
-    found = reconstruct(
-        folder, out, detector=detector, descriptor=descriptor, max_keypoints=max_keypoints, seed=seed
-    )
+    parts = create_method(method, max_keypoints)
+    if isinstance(parts.source, (FeatureFiles, LoFTRMatcher)) or parts.matcher:
+        raise ValueError(f"{method}: give DETECTOR+DESCRIPTOR, or {COLMAP_SIFT!r}")
+    found = reconstruct(folder, out, detector=parts.source, descriptor=parts.descriptor, seed=seed)
     row = _row(found.models, found.num_images)
     return row | {"pairs": found.export.pairs, "verified": found.export.verified}
 
@@ -91,7 +98,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=measure.__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of photographs")
     parser.add_argument(
-        "--methods", nargs="+", default=METHODS, help="DETECTOR+DESCRIPTOR, or 'pycolmap sift'"
+        "--methods", nargs="+", default=METHODS, help=f"DETECTOR[:WEIGHTS]+DESCRIPTOR, or {COLMAP_SIFT!r}"
     )
     parser.add_argument("--max-keypoints", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

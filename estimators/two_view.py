@@ -69,20 +69,25 @@ def estimate_two_view(
     if fundamental is not None:
         inliers = epipolar_distances(fundamental, p0, p1) <= threshold
     count = int(inliers.sum())
+    essential, agreeing = None, inliers
+    if fundamental is not None and calibration0 is not None and calibration1 is not None:
+        essential = _essential(p0, p1, calibration0, calibration1, threshold)
+        if essential is not None:
+            matrix = np.linalg.inv(calibration1).T @ essential @ np.linalg.inv(calibration0)
+            agreeing = epipolar_distances(matrix, p0, p1) <= threshold
+            if agreeing.sum() < MIN_E_F_INLIER_RATIO * count:
+                essential = None
     if planar and planar.num_inliers >= max(MIN_INLIERS, MAX_H_INLIER_RATIO * count):
-        return TwoViewGeometry("planar", planar.matrix, planar.inliers)
+        # with known calibration, points off the plane can be told from wrong ones
+        off_plane = essential is not None and agreeing.sum() > planar.num_inliers
+        return TwoViewGeometry("planar", planar.matrix, agreeing if off_plane else planar.inliers)
     if fundamental is None:
         return EstimationFailure(f"the solver found no epipolar geometry among {len(p0)} matches")
     reason = _unsupported(count, len(p0), size0, size1, threshold)
     if reason:
         return EstimationFailure(reason)
-    if calibration0 is not None and calibration1 is not None:
-        essential = _essential(p0, p1, calibration0, calibration1, threshold)
-        if essential is not None:
-            matrix = np.linalg.inv(calibration1).T @ essential @ np.linalg.inv(calibration0)
-            agreeing = epipolar_distances(matrix, p0, p1) <= threshold
-            if agreeing.sum() >= MIN_E_F_INLIER_RATIO * count:
-                return TwoViewGeometry("calibrated", essential, agreeing)
+    if essential is not None:
+        return TwoViewGeometry("calibrated", essential, agreeing)
     return TwoViewGeometry("uncalibrated", fundamental, inliers)
 
 

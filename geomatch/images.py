@@ -27,6 +27,19 @@ MAX_PIXELS = 89_478_485
 """Largest image accepted (Pillow's own limit against decompression bombs)."""
 
 
+_ORIENTATION = 0x0112
+_BACK = {
+    2: PILImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PILImage.Transpose.ROTATE_180,
+    4: PILImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PILImage.Transpose.TRANSPOSE,
+    6: PILImage.Transpose.ROTATE_90,
+    7: PILImage.Transpose.TRANSVERSE,
+    8: PILImage.Transpose.ROTATE_270,
+}
+"""What undoes the turning of each EXIF orientation."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Image:
     """A photograph in memory."""
@@ -131,6 +144,8 @@ def _pixels_of_pil(picture: PILImage.Image, name: str, apply_exif: bool) -> NDAr
         raise ImageError(f"{name}: animated or multi-page image; save one frame as a file of its own")
     if apply_exif:
         picture = ImageOps.exif_transpose(picture)
+    elif orientation := _turned_by_pillow(picture):
+        picture = picture.transpose(_BACK[orientation])
     mode = picture.mode
     if mode.startswith("I"):  # 16 bit of grey, which Pillow may keep in 32
         values = np.asarray(picture)
@@ -146,6 +161,32 @@ def _pixels_of_pil(picture: PILImage.Image, name: str, apply_exif: bool) -> NDAr
     if mode in ("1", "L", "P", "RGB"):
         return np.asarray(picture.convert("RGB"))
     raise ImageError(f"{name}: colour mode {mode} is not supported; convert it to RGB or grey first")
+
+
+def raw_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a file's pixels as they are stored, whatever its EXIF orientation says.
+
+    Raises:
+        ImageError: when it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the image is large: its pixels are not read
+            with PILImage.open(path) as picture:
+                width, height = picture.size
+                return (height, width) if _turned_by_pillow(picture) in (5, 6, 7, 8) else (width, height)
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file") from error
+    except Exception as error:  # Pillow raises many types on damaged files
+        raise ImageError(f"{path}: not a readable image ({error})") from error
+
+
+def _turned_by_pillow(picture: PILImage.Image) -> int:
+    """The EXIF orientation of a TIFF that is not loaded yet: Pillow turns these itself on loading."""
+    if picture.format != "TIFF":
+        return 0
+    orientation = getattr(picture, "tag_v2", {}).get(_ORIENTATION, 0)
+    return int(orientation) if orientation in _BACK else 0
 
 
 def _pixels_of_array(array: NDArray[Any], name: str) -> NDArray[np.uint8]:

@@ -17,8 +17,7 @@ from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.hub import is_hub_id
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.images import Image, ImageLike, load_image
-from geomatch.keypoints import Detector, OpenCVDetector, create_detector
-from geomatch.keypoints.opencv import FRAMED
+from geomatch.keypoints import Detector, GridDetector, create_detector
 from geomatch.matching import Metric, check_options, match_mutual
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
 from geomatch.weights import SUPERPOINT_V6, is_cached
@@ -168,21 +167,24 @@ def cached_extractor(config: DIFTConfig) -> DIFTExtractor:
     return DIFTExtractor(config)
 
 
-def default_config(framed: bool) -> DIFTConfig:
-    """The embedded model, in patches where keypoints have scale and orientation, densely where not."""
-    return PRESETS["dift-tiny" if framed else "dift-tiny-dense"]
+def default_config(patches: bool) -> DIFTConfig:
+    """The embedded model, in patches or densely."""
+    return PRESETS["dift-tiny" if patches else "dift-tiny-dense"]
 
 
 def extraction_parts(
     detector: str | Detector | None, descriptor: str | DIFTConfig | Describer | None, max_keypoints: int
 ) -> tuple[Detector, Describer, Metric]:
-    """What `match` would take, decided before any image is seen: detector, descriptor and metric."""
+    """Detector, descriptor and metric for a collection, decided before any image is seen.
+
+    By default all keypoints but a grid's are described in patches: of those without scale and orientation
+    a homography comes out as well densely, but fewer matches are right, and models need many.
+    """
     describer = _describer(descriptor)
     chosen = detector if detector is not None else default_detector(describer)
     detect = create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen
     if describer is None:
-        framed = isinstance(detect, OpenCVDetector) and detect.feature in FRAMED
-        describer = cached_extractor(default_config(framed))
+        describer = cached_extractor(default_config(patches=not isinstance(detect, GridDetector)))
     return detect, describer, describer.config.metric if isinstance(describer, DIFTExtractor) else "cosine"
 
 

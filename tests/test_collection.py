@@ -26,14 +26,16 @@ from geomatch.collection.gps import position
 from geomatch.collection.match import MatchOptions, dense_twin, match_features
 from geomatch.collection.pairs import natural_order
 from geomatch.collection.refine import refine_keypoints, track_references
-from geomatch.collection.retrieval import global_descriptors, similarities
+from geomatch.collection.retrieval import comparable, global_descriptors
 from geomatch.collection.store import MatchStore
 from geomatch.dift import DIFTExtractor
+from geomatch.dift.extractor import UPRIGHT_SIDE
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.geometry import warp_points
 from geomatch.identity import identity_of
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector, OpenCVDetector
+from geomatch.pipeline import extraction_parts
 from geomatch.types import Features, Matches
 
 
@@ -85,10 +87,11 @@ def test_pairs_by_every_rule(tmp_path: Path) -> None:
     assert select_pairs(folder).given == {"exhaustive": 66}
     chain = select_pairs(folder, ["sequential:1"])
     assert {frozenset(pair) for pair in chain.pairs} == {frozenset(p) for p in pairwise(names)}
-    scores = -np.abs(np.subtract.outer(np.arange(12), np.arange(12))).astype(float)
-    near = select_pairs(folder, ["retrieval:2"], similarity=lambda: scores)
+    angles = np.arange(12) / 12  # on an arc, products fall with the distance in the list
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    near = select_pairs(folder, ["retrieval:2"], appearance=lambda: rows)
     assert all(abs(folder.names.index(a) - folder.names.index(b)) <= 2 for a, b in near.pairs)
-    loop = select_pairs(folder, ["sequential:1", "loop:1"], similarity=lambda: scores)
+    loop = select_pairs(folder, ["sequential:1", "loop:1"], appearance=lambda: rows)
     assert loop.given == {"sequential:1": 11, "loop:1": 1}  # only the first and the last are 11 apart
     assert loop.pairs[-1] == ("img1.png", "img12.png")
     (tmp_path / "p.txt").write_text("# a list\nimg1.png img2.png\nimg2.png\timg1.png\nimg1.png gone.png\n\n")
@@ -101,7 +104,7 @@ def test_pairs_by_every_rule(tmp_path: Path) -> None:
     assert load.max() == 3
     assert "no image may be in more than 3" in bounded.text()
     large = folder_of(*(f"{k}.png" for k in range(61)))
-    assert list(select_pairs(large, similarity=lambda: np.eye(61)).given) == ["retrieval"]
+    assert list(select_pairs(large, appearance=lambda: np.eye(61)).given) == ["retrieval"]
 
 
 @pytest.mark.parametrize("rule", ["all", "sequential:x", "sequential:0", "exhaustive:3", "file:", "gps:-1"])
@@ -192,13 +195,19 @@ def test_nothing_is_done_twice(tmp_path: Path, photo0: Image) -> None:
     assert run().computed[0] == 3
 
 
-def test_a_store_that_is_none(tmp_path: Path) -> None:
+def test_a_store_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "matches.db").write_bytes(b"something else" * 99)
-    with pytest.raises(GeomatchError, match="remove it to match again"):
+    with pytest.raises(GeomatchError, match="remove the file to match again"):
         MatchStore(tmp_path / "matches.db")
     store = MatchStore(tmp_path / "new.db")
     matches = Matches(np.array([[0, 70_000], [3, 1]]), np.array([0.5, 0.25]))  # type: ignore[arg-type]
     store.add([("key", matches)])
+    with closing(sqlite3.connect(tmp_path / "new.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr("geomatch.collection.store.WAIT_SECONDS", 0.1)
+        with pytest.raises(GeomatchError, match="in use by another run"):
+            store.missing(["key"])
+        other.execute("ROLLBACK")
     assert store.missing(["other", "key"]) == [0]
     assert list(store.read(["key"])) == [matches]
     with pytest.raises(GeomatchError, match="are gone"):
@@ -327,7 +336,7 @@ def test_refinement_moves_each_keypoint_once(tmp_path: Path, photo0: Image) -> N
         folder, tmp_path / "cache", detector=GridDetector(32), descriptor="dift-tiny-dense", progress=False
     )
     dense = dense_twin(DIFTExtractor())
-    moved = refine_keypoints(found.correspondences, folder, dense, progress=False)
+    moved = dict(refine_keypoints(found.correspondences, folder, dense, progress=False))
     (pair,) = found.correspondences.pairs
     for side, name in ((0, pair.name0), (1, pair.name1)):
         unmatched = np.setdiff1d(np.arange(len(moved[name])), pair.matches.indices[:, side])
@@ -347,11 +356,94 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, make_scene:
     folder = find_images(tmp_path / "all")
     extractor = dense_twin(DIFTExtractor())
     rows = global_descriptors(folder, extractor, tmp_path / "cache", progress=False)
-    scores = similarities(rows)
-    np.testing.assert_allclose(scores, scores.T, atol=1e-9)
+    unit = comparable(rows)
+    scores = unit @ unit.T
+    np.testing.assert_allclose(np.diag(scores), 1, atol=1e-6)
     np.fill_diagonal(scores, -1)
     group = [name[:2] for name in folder.names]
     for index in range(9):
         best = np.argsort(-scores[index])[:2]
         assert {group[other] for other in best} == {group[index]}
     np.testing.assert_array_equal(global_descriptors(folder, extractor, tmp_path / "cache", False), rows)
+
+
+def test_lists_of_pairs_as_other_programs_write_them(tmp_path: Path) -> None:
+    folder = folder_of("a.png", "b.png", "c.png", "#d.png")
+    path = tmp_path / "pairs.txt"
+    path.write_bytes("\ufeffa.png b.png 0.93\r\n# a.png c.png\n#d.png a.png\nb.png\t c.png\n".encode())
+    listed = select_pairs(folder, [f"file:{path}"])
+    assert listed.pairs == (("a.png", "b.png"), ("#d.png", "a.png"), ("b.png", "c.png"))
+
+
+def test_pairs_are_counted_once() -> None:
+    folder = folder_of(*(f"{k}.png" for k in range(4)))
+    twice = select_pairs(folder, ["sequential:1", "exhaustive", "sequential:1"], max_pairs=2)
+    assert twice.given == {"sequential:1": 3, "exhaustive": 1}
+    assert twice.remarks == ("2 pairs left out: no image may be in more than 2",)
+
+
+def test_near_positions_are_told_apart(tmp_path: Path) -> None:
+    """A metre is 1.6e-7 radians: products of unit vectors differ in their last bits only."""
+    for number in range(6):
+        picture = PILImage.new("RGB", (8, 8))
+        tags = picture.getexif()
+        seconds = 3600 * 48.0 + (number**2) * 0.03  # of latitude: 0.9 m, and growing
+        tags[0x8825] = {1: "N", 2: (0.0, 0.0, seconds), 3: "E", 4: (2.0, 0.0, 0.0)}
+        picture.save(tmp_path / f"{number}.jpg", exif=tags)
+    found = select_pairs(find_images(tmp_path), ["gps:1"]).pairs
+    assert set(found) == {(f"{k}.jpg", f"{k + 1}.jpg") for k in range(5)}
+
+
+def test_images_that_colmap_cannot_read_are_named(tmp_path: Path) -> None:
+    for name in ("a.png", "b.webp"):
+        PILImage.new("RGB", (8, 8)).save(tmp_path / name)
+    found = find_images(tmp_path, exclude=tmp_path)  # the folder itself is never left out
+    assert found.names == ("a.png",)
+    assert "convert it" in found.skipped["b.webp"]
+
+
+def test_merging_asks_for_points_of_the_image() -> None:
+    sizes, inside = {"a": (100, 80), "b": (100, 80)}, np.array([[1.0, 2.0]])
+    with pytest.raises(GeomatchError, match="lie outside the image"):
+        merge_points([("a", "b", inside, np.array([[100.0, 2.0]]), np.ones(1))], sizes)
+    with pytest.raises(GeomatchError, match="1 points, 1 partners and 2"):
+        merge_points([("a", "b", inside, inside, np.ones(2))], sizes)
+
+
+def test_refinement_goes_on_where_it_was(tmp_path: Path, photo0: Image) -> None:
+    """Two images of one content are two images; what was refined before an interruption stays."""
+    views(tmp_path / "images", photo0, 2)
+    twin = tmp_path / "images" / "view2.png"
+    twin.write_bytes((tmp_path / "images" / "view1.png").read_bytes())
+    folder = find_images(tmp_path / "images")
+    options: dict[str, Any] = {"detector": GridDetector(32), "descriptor": "dift-tiny-dense"}
+    options |= {"progress": False, "refine": True}
+    whole = match_collection(folder, tmp_path / "cache", **options).correspondences
+    files = sorted((tmp_path / "cache" / "refined").rglob("*.npz"))
+    assert len(files) == 3
+    written = {file: file.stat().st_mtime_ns for file in files}
+    before = {name: whole.features[name] for name in folder.names}
+    files[1].unlink()
+    again = match_collection(folder, tmp_path / "cache", **options).correspondences
+    assert {file for file in files if file.stat().st_mtime_ns != written[file]} == {files[1]}
+    assert {name: again.features[name] for name in folder.names} == before
+    for name in folder.names:
+        limit = np.array(photo0.size) - 0.5
+        assert ((before[name].keypoints >= -0.5) & (before[name].keypoints <= limit)).all()
+
+
+def test_keypoints_without_frames_are_described_upright(tmp_path: Path, photo0: Image) -> None:
+    """In a collection every detector but a grid gets patches; those of one size are as with frames of it."""
+    plain = OpenCVDetector("fast", 50).detect(photo0)
+    assert plain.scales is None or plain.orientations is None
+    _, describer, _ = extraction_parts("fast", None, 50)
+    assert isinstance(describer, DIFTExtractor)
+    assert describer.config.sampling == "patch"
+    size = np.full(len(plain), UPRIGHT_SIDE / describer.config.patch_scale)
+    framed = replace(plain, scales=size.astype(np.float32), orientations=np.zeros(len(plain), np.float32))
+    rows = [describer.describe(photo0, found).descriptors for found in (plain, framed)]
+    assert max(photo0.size) <= 2048
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
+    _, dense, _ = extraction_parts("grid", None, 50)
+    assert isinstance(dense, DIFTExtractor)
+    assert dense.config.sampling == "dense"

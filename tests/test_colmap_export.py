@@ -1,12 +1,13 @@
 """The database export: half pixels, configurations, bad input, all or nothing."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 
 import geomatch
 from geomatch.collection import Correspondences, MatchedPair
+from geomatch.collection.correspondences import LazyPairs
 from geomatch.colmap import check_database, export_database
 from geomatch.colmap.conventions import (
     fundamental_to_colmap,
@@ -25,7 +27,8 @@ from geomatch.colmap.conventions import (
     to_colmap,
 )
 from geomatch.colmap.library import database, pycolmap
-from geomatch.colmap.reconstruct import map_database, summarise_model
+from geomatch.colmap.mapping import map_database, summarise_model
+from geomatch.colmap.target import SPARE
 from geomatch.colmap.verification import to_two_view_geometry
 from geomatch.errors import FeaturesError, GeomatchError, ImageError
 from geomatch.geometry import warp_points
@@ -344,3 +347,125 @@ def test_pycolmap_after_our_accessor_does_not_break_png(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "alive", done.stderr
+
+
+def with_pairs(pairs: Callable[[], Iterator[MatchedPair]], scene: Any) -> Any:
+    return changed(scene, pairs=LazyPairs(pairs))
+
+
+def test_an_appeared_file_stays(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene, path = make_scene(frames=3), tmp_path / "out.db"
+
+    def meanwhile() -> Iterator[MatchedPair]:
+        path.write_text("of somebody else")
+        yield from scene.correspondences.pairs
+
+    with pytest.raises(GeomatchError, match="made by another program meanwhile"):
+        export(with_pairs(meanwhile, scene), path)
+    assert path.read_text() == "of somebody else"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["out.db", "scene", "truth.db"]
+
+
+def test_a_database_that_changes_meanwhile_stays(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene, path = make_scene(frames=3), tmp_path / "out.db"
+    export(scene, path, verification="none")
+
+    def meanwhile() -> Iterator[MatchedPair]:
+        path.write_bytes(path.read_bytes() + b"\0" * 4096)
+        yield from scene.correspondences.pairs
+
+    with pytest.raises(GeomatchError, match="was changed by another program meanwhile"):
+        export(with_pairs(meanwhile, scene), path, extend=True)
+    assert path.read_bytes()[-4096:] == b"\0" * 4096
+
+
+def test_a_full_disk_is_told_before_it_is_full(
+    make_scene: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COLMAP ends the process when a write fails."""
+    scene = make_scene(frames=3)
+    usage = shutil.disk_usage(tmp_path)
+    for free in (0, SPARE + 4000):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: usage._replace(free=free))
+        with pytest.raises(GeomatchError, match=r"MiB are free on this disk, \d+ are needed"):
+            export(scene, tmp_path / "out.db")
+    monkeypatch.undo()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["scene", "truth.db"]
+
+
+def test_extending_keeps_link_mode_and_camera(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(frames=4)
+    names = sorted(scene.correspondences.features)
+    part = {name: scene.correspondences.features[name] for name in names[:2]}
+    real, link = tmp_path / "real.db", tmp_path / "link.db"
+    first = [pair for pair in scene.correspondences.pairs if {pair.name0, pair.name1} <= set(part)]
+    export(changed(scene, features=part, pairs=first), real, camera_mode="single", verification="none")
+    real.chmod(0o640)
+    link.symlink_to(real.name)
+    report = export(scene, link, extend=True, camera_mode="single")
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    with database(str(real)) as opened:
+        assert len(opened.read_all_cameras()) == 1
+        assert opened.num_images() == 4
+    assert sum(report.verified.values()) == 6  # the first pair, too, which had matches only
+    assert check_database(real, scene.folder).ok
+    cv2.imwrite(str(scene.folder / names[0]), np.zeros((50, 60), np.uint8))
+    odd = {names[0]: Features(np.zeros((0, 2)), np.zeros(0), (60, 50))}  # type: ignore[arg-type]
+    with pytest.raises(FeaturesError, match=r"its camera in the database is of .* the file has 60x50"):
+        export(changed(scene, features=odd, pairs=[]), real, extend=True)
+
+
+def test_a_faulty_database_is_not_extended(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    """COLMAP would verify its matches, too, and read beyond the keypoints."""
+    scene, path = make_scene(frames=3), tmp_path / "out.db"
+    export(scene, path, verification="none")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        wrong = np.array([[0, 100_000]], np.uint32).tobytes()
+        connection.execute("UPDATE matches SET rows = 1, data = ?", (wrong,))
+    before = path.read_bytes()
+    with pytest.raises(GeomatchError, match="has errors that must be mended first"):
+        export(scene, path, extend=True)
+    assert path.read_bytes() == before
+
+
+def test_own_geometries_are_of_the_matches_there(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene, path = make_scene(frames=3), tmp_path / "out.db"
+    export(scene, path, verification="none")
+    halves = [MatchedPair(p.name0, p.name1, p.matches[::2]) for p in scene.correspondences.pairs]
+    report = export(changed(scene, pairs=halves), path, extend=True, verification="geomatch")
+    assert report.skipped["pairs that the database already had"] == 3
+    assert sum(report.verified.values()) == 3
+    with closing(sqlite3.connect(path)) as connection:
+        counts = connection.execute(
+            "SELECT matches.rows, geometries.rows FROM matches JOIN two_view_geometries AS geometries "
+            "ON matches.pair_id = geometries.pair_id"
+        ).fetchall()
+    assert all(inliers > 0.9 * matches for matches, inliers in counts)
+    assert check_database(path).ok
+
+
+def test_ctrl_c_waits_for_colmap_to_end() -> None:
+    """A thread of COLMAP that outlives the interpreter aborts the process."""
+    code = """
+import sys, time
+from geomatch.colmap.library import interruptible
+def work(token):
+    print("under way", flush=True)
+    while not token.is_cancelled:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    print("ended", flush=True)
+try:
+    interruptible(work)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "under way\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "ended\n", "")

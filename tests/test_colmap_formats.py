@@ -18,7 +18,7 @@ from geomatch.collection import Correspondences, MatchedPair
 from geomatch.colmap import export_database, read_correspondences, write_correspondences
 from geomatch.colmap.hloc import matches_beside
 from geomatch.colmap.library import pycolmap
-from geomatch.colmap.reconstruct import map_database, summarise_model
+from geomatch.colmap.mapping import map_database, summarise_model
 from geomatch.errors import FeaturesError
 from geomatch.types import Matches
 
@@ -224,3 +224,69 @@ def test_commands_convert_and_check(
     assert main(["colmap", "check", path]) == 1
     assert "error" in capsys.readouterr().out
     assert main(["colmap", "check", str(tmp_path / "none.db")]) == 2
+
+
+def hloc_files(scene: Any, folder: Path) -> tuple[Path, Path]:
+    write_correspondences(scene.correspondences, folder, "hloc", scene.folder)
+    return folder / "features.h5", folder / "matches.h5"
+
+
+def test_matches_of_older_hlocs(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    """Names joined by an underscore, and no scores."""
+    h5py = pytest.importorskip("h5py")
+    scene = make_scene(frames=3, rename=lambda name: f"left/{name}")
+    features, matches = hloc_files(scene, tmp_path / "h5")
+    with h5py.File(matches, "r") as file:
+        held = {(a, b): np.asarray(file[a][b]["matches0"]) for a in file for b in file[a]}
+    matches.unlink()
+    with h5py.File(matches, "w") as file:
+        for (a, b), values in held.items():
+            file.create_group(f"{a}_{b}")["matches0"] = values.astype(np.int16)
+    assert content(read_correspondences(features, scene.folder)) == content(scene.correspondences)
+    with h5py.File(matches, "a") as file:
+        file.create_group("a_b")["matches0"] = values
+    with pytest.raises(FeaturesError, match="does not say which two images"):
+        list(read_correspondences(features, scene.folder).pairs)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda values: values[:-1], "are both files of one run"),
+        (lambda values: values.astype(float), "a whole number for each"),
+        (lambda values: np.where(values < 0, -7, values - 40_000), "did not fit into 16 bits"),
+        (lambda values: values.astype(np.int8).clip(-1), "did not fit into 16 bits"),
+        (lambda values: None, "lacks matches0"),
+    ],
+)
+def test_matches_that_make_no_sense(
+    make_scene: Callable[..., Any], tmp_path: Path, change: Callable[[Any], Any], says: str
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    scene = make_scene(frames=3)
+    features, matches = hloc_files(scene, tmp_path / "h5")
+    with h5py.File(matches, "a") as file:
+        group = next(iter(file[next(iter(file))].values()))
+        values = change(np.asarray(group["matches0"]))
+        del group["matches0"]
+        if values is not None:
+            group["matches0"] = values
+    with pytest.raises(FeaturesError, match=says):
+        list(read_correspondences(features, scene.folder).pairs)
+
+
+def test_keypoints_that_make_no_sense(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    scene = make_scene(frames=3)
+    name = min(scene.correspondences.features)
+    for number, values in enumerate((7.0, np.zeros(4), np.full((3, 2), np.nan), ["text"])):
+        features, _ = hloc_files(scene, tmp_path / f"{number}")
+        with h5py.File(features, "a") as file:
+            del file[name]["keypoints"]
+            file[name]["keypoints"] = values
+        with pytest.raises(FeaturesError, match=rf"features.h5: the (features|keypoints) of {name} "):
+            _ = read_correspondences(features, scene.folder).features[name]
+    whole = features.read_bytes()
+    features.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FeaturesError, match=r"features.h5: no h5 file of hloc, or damaged"):
+        read_correspondences(features, scene.folder)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geomatch.colmap.view import SparseModel, draw_model, sparse_model, write_view
+from geomatch.colmap.view import SparseModel, sparse_model, write_view
 from geomatch.errors import ShapeError
 
 HOSTILE = "</script><script>alert(1)</script>\"'&\u2028é猫.jpg"
@@ -156,30 +156,8 @@ def test_unknown_errors_and_empty_models(model: SparseModel, tmp_path: Path) -> 
     assert embedded(page)["errors"] == [None] * len(model.names)
     assert "<dd>- px</dd>" in page
     assert embedded(written(empty(), tmp_path))["names"] == []
-    assert (draw_model(empty(), (40, 30)) == 250).all()
 
 
 def test_shapes_must_agree(model: SparseModel) -> None:
     with pytest.raises(ShapeError, match="colours"):
         replace(model, colours=model.colours[1:])
-
-
-def test_picture_shows_points_and_cameras(model: SparseModel) -> None:
-    picture = draw_model(model, (320, 240))
-    assert picture.shape == (240, 320, 3)
-    assert picture.dtype == np.uint8
-    painted = {tuple(colour) for colour in picture.reshape(-1, 3).tolist()}
-    assert len(painted & {tuple(colour) for colour in model.colours.tolist()}) > 50
-    blue = picture[..., 2].astype(int) - picture[..., 0]
-    nothing = draw_model(
-        replace(
-            model,
-            points=model.points[:0],
-            colours=model.colours[:0],
-            track_lengths=model.track_lengths[:0],
-            point_errors=model.point_errors[:0],
-        ),
-        (320, 240),
-    )
-    assert (blue > 100).any()
-    assert (nothing[..., 2].astype(int) - nothing[..., 0] > 100).any()

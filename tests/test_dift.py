@@ -268,8 +268,6 @@ def test_bad_folders(tmp_path: Path) -> None:
 
 
 def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs keypoints with scale and orientation"):
-        DIFTExtractor(replace(config, sampling="patch")).describe(image, keypoints(image))
     with pytest.raises(ValueError, match="features are of an image of"):
         DIFTExtractor(config).describe(image, Features(np.zeros((1, 2)), np.ones(1), (9, 9)))
     with pytest.raises(ShapeError, match=r"noise must have shape \(1, 3, 48, 64\), got \(1, 3, 1, 1\)"):

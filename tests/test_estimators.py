@@ -12,10 +12,12 @@ from geomatch.estimators import (
     KorniaEstimator,
     OpenCVEstimator,
     create_estimator,
+    estimate_two_view,
     estimators,
 )
 from geomatch.estimators.gate import log10_nfa
 from geomatch.synthetic import random_homography, random_matches
+from geomatch.types import TwoViewGeometry
 
 SIZE = (640, 480)
 ROBUST = ["ransac", "usac_default", "usac_accurate", "usac_magsac", "usac_parallel", "kornia", "poselib"]
@@ -226,3 +228,26 @@ def test_wrong_options_are_refused() -> None:
 def test_without_image_size_the_points_bound_the_image(rng: np.random.Generator) -> None:
     p0, p1 = random_matches(rng, H, 60, 0)
     assert OpenCVEstimator().estimate(p0, p1)
+
+
+def test_points_off_a_plane_are_told_by_the_calibration(rng: np.random.Generator) -> None:
+    """As COLMAP does: a planar pair with known cameras keeps what agrees with its essential matrix."""
+    camera = np.array([[800.0, 0, 320], [0, 800.0, 240], [0, 0, 1]])
+    flat = np.column_stack([rng.uniform(-1, 1, (170, 2)), np.full(170, 4.0)])
+    proud = np.column_stack([rng.uniform(-0.7, 0.7, (20, 2)), rng.uniform(2.5, 3.5, 20)])
+    world = np.concatenate([flat, proud])
+    angle = 0.1
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    views = []
+    for points in (world, world @ turn.T + np.array([-0.5, 0.1, 0.2])):
+        pixels = points @ camera.T
+        views.append(pixels[:, :2] / pixels[:, 2:] + rng.normal(0, 0.2, (190, 2)))
+    size = (640, 480)
+    plain = estimate_two_view(views[0], views[1], size, size)
+    known = estimate_two_view(views[0], views[1], size, size, camera, camera)
+    assert isinstance(plain, TwoViewGeometry)
+    assert isinstance(known, TwoViewGeometry)
+    assert plain.kind == known.kind == "planar"
+    assert plain.inliers[:170].all()
+    assert not plain.inliers[170:].any()
+    assert known.inliers.all()

@@ -170,7 +170,7 @@ def test_bad_sequences_are_counted_and_the_rest_goes_on(data: Path, tmp_path: Pa
         (["empty"], "no HPatches sequences there"),
         (["nowhere"], "no such folder"),
         (["data", "--method", "surf"], "no method 'surf'"),
-        (["data", "--method", "superpoint+dift-tiny"], "needs keypoints with scale"),
+        (["data", "--method", "aliked:nowhere.pth+dift-tiny"], "no such weights file"),
         (["data", "--protocol", "best"], "unknown protocol 'best'"),
         (["data", "--method", "aliked:nowhere.pth"], "no such weights file"),
         (["data", "--method", "orb", "--out", "file"], "file"),

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image as PILImage
 
 from geomatch import Image, ImageError, load_image
-from geomatch.images import MAX_PIXELS, reduce_image
+from geomatch.images import MAX_PIXELS, raw_size, reduce_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -68,6 +68,23 @@ def test_exif_orientation_is_applied_and_can_be_left(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_image(tmp_path / "turned.png").pixels, np.rot90(RGB, -1))
     raw = load_image(tmp_path / "turned.png", apply_exif=False)
     np.testing.assert_array_equal(raw.pixels, RGB)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_of_a_turned_tiff_are_those_in_the_file(
+    tmp_path: Path, orientation: int, compression: str | None
+) -> None:
+    """Pillow turns TIFFs on loading, unlike other formats, and unlike COLMAP."""
+    exif = PILImage.Exif()
+    exif[0x0112] = orientation
+    PILImage.fromarray(RGB).save(tmp_path / "x.tif", exif=exif, compression=compression)
+    raw = load_image(tmp_path / "x.tif", apply_exif=False)
+    np.testing.assert_array_equal(raw.pixels, RGB)
+    assert raw_size(tmp_path / "x.tif") == (RGB.shape[1], RGB.shape[0])
+    PILImage.fromarray(RGB).save(tmp_path / "x.png", exif=exif)
+    turned = load_image(tmp_path / "x.png")
+    np.testing.assert_array_equal(load_image(tmp_path / "x.tif").pixels, turned.pixels)
 
 
 def test_floats_and_booleans() -> None:

@@ -140,8 +140,6 @@ def test_wrong_names_are_refused_before_any_work(photo0: Image) -> None:
     for options in ({"detector": "x"}, {"descriptor": "x"}, {"estimator": "x"}):
         with pytest.raises(ValueError, match=r"unknown .* 'x'; choose one of"):
             geomatch.match(photo0, photo0, **options)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="needs keypoints with scale and orientation"):
-        geomatch.match(photo0, photo0, detector="grid", descriptor="dift-tiny")
 
 
 def test_default_detector_follows_the_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,13 @@ from geomatch.estimators import estimators
 from geomatch.identity import identity_of
 from geomatch.images import Image
 from geomatch.keypoints import Detector, MagicLeapSuperPoint, SuperPointDetector, create_detector
-from geomatch.keypoints.opencv import FRAMED
 from geomatch.matching import Metric, match_mutual
 from geomatch.pipeline import dift_config
 from geomatch.types import Features, Matches
 
 _L2 = ("sift", "orb", "akaze")
-_PEERS = (*_L2, "rootsift", "superpoint", "superpoint-magicleap", "aliked", "disk", "xfeat", "dedode")
+_LEARNED = ("aliked", "disk", "xfeat", "dedode")
+_PEERS = (*_L2, "rootsift", "superpoint", "superpoint-magicleap", *_LEARNED)
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     """A method by its string: parts joined by ``+``, weights after a colon.
 
     - features: a peer with its own descriptors (``sift``, ``aliked:aliked-n16.pth``), or
-      ``DETECTOR+DESCRIPTOR`` with a detector of geomatch and a DIFT descriptor, ``dino``, ``dinov2``
-      or ``clip`` (``superpoint+dift-sd``, ``sift+dinov2:FOLDER``), or files, see `FeatureFiles`
+      ``DETECTOR+DESCRIPTOR`` with a detector of geomatch or a learned peer's keypoints and a DIFT
+      descriptor, ``dino``, ``dinov2`` or ``clip`` (``superpoint+dift-sd``, ``sift+dinov2:FOLDER``,
+      ``aliked:aliked-n16.pth+dift-tiny``), or files, see `FeatureFiles`
       (``npz:ROOT:SUFFIX``, ``h5:FILE``), or ``loftr``;
     - then ``mnn`` (what is done anyway) or ``lightglue``;
     - then an estimator, which takes the place of the protocol's, at the protocol's threshold.
@@ -147,10 +148,6 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         backbone = TransformersFeatures(cast(Any, kind), model or MODELS[kind], device=device)
         return Method(text, _detector(name, max_keypoints, weights, device), backbone, "cosine", None, chosen)
     config = replace(dift_config(parts[1]), device=device)
-    if config.sampling == "patch" and name not in FRAMED:
-        raise ValueError(
-            f"{text}: {parts[1]} needs keypoints with scale and orientation; use dift-tiny-dense"
-        )
     detector = _detector(name, max_keypoints, weights, device)
     return Method(text, detector, DIFTExtractor(config), config.metric, None, chosen)
 
@@ -160,7 +157,7 @@ def _peer(name: str, count: int, weights: str | None, device: str) -> Detector:
         return _detector(name, count, weights or "", device)
     if name in ("sift", "rootsift", "orb", "akaze"):
         return OpenCVFeatures(cast(Any, name), count)
-    return KorniaFeatures(cast(Any, name), count, weights, device)
+    return _detector(name, count, weights or "", device)
 
 
 def _detector(name: str, count: int, weights: str, device: str) -> Detector:
@@ -170,4 +167,6 @@ def _detector(name: str, count: int, weights: str, device: str) -> Detector:
             str(transformers_folder(weights or MagicLeapSuperPoint.weights)), count, device=device
         ),
     }
+    if name in _LEARNED:  # their descriptors give way to those of the method
+        return KorniaFeatures(cast(Any, name), count, weights or None, device)
     return own[name]() if name in own else create_detector(name, count)

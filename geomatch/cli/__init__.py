@@ -1,5 +1,6 @@
 """The command ``geomatch``: parses, calls the functions of the package, prints."""
 
+import sqlite3
 from collections.abc import Sequence
 
 import click
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "memory" not in str(error):  # torch's word for it, on every device
             raise
         return _complain(OUT_OF_MEMORY)
-    except (GeomatchError, ValueError, OSError) as error:
+    except (GeomatchError, ValueError, OSError, sqlite3.Error) as error:
         return _complain(str(error))
     return code if isinstance(code, int) else FOUND
 

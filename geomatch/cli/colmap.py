@@ -49,10 +49,13 @@ _cameras = _add([
                  help="Of COLMAP; focal lengths come from EXIF where it has them."),
     click.option("--camera-params", metavar="F,CX,CY,...", default="",
                  help="Instead, in COLMAP's order and pixels."),
-    click.option("--verification", type=click.Choice(["colmap", "geomatch", "none"]), default="colmap",
-                 show_default=True, help="Who finds the two-view geometry of each pair."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of COLMAP's random choices."),
 ])  # fmt: skip
+
+
+def _verification(*choices: str) -> Callable[[Command], Command]:
+    return click.option("--verification", type=click.Choice(choices), default=choices[0], show_default=True,
+                        help="Who finds the two-view geometry of each pair.")  # fmt: skip
 
 
 @click.group()
@@ -73,6 +76,7 @@ def colmap() -> None:
               help="For features and matches. [default: geomatch-cache beside TARGET]")  # fmt: skip
 @_matching
 @_cameras
+@_verification("colmap", "geomatch", "none")
 @descriptor_options(leave_out=("--seed", "--metric"))
 def export(
     images: Path,
@@ -103,19 +107,27 @@ def export(
     """
     from geomatch.collection import find_images, match_collection
     from geomatch.colmap import export_database, read_correspondences, write_correspondences
+    from geomatch.colmap.cameras import check_camera, image_sizes
+    from geomatch.colmap.target import check_target
     from geomatch.errors import GeomatchError
 
-    if target.exists() and not extend and (target.is_file() or any(target.iterdir())):
-        raise GeomatchError(f"{target} exists already; give another name, or --extend a database")
+    # all that can be known is asked before the matching, which takes long
     if extend and form != "database":
         raise click.UsageError("--extend is for databases only")
+    if form == "database":
+        check_target(target, extend)
+        check_camera(camera_model, camera_params)
+    elif target.exists() and (target.is_file() or any(target.iterdir())):
+        raise GeomatchError(f"{target} exists already; give another name")
     skipped: dict[str, str] = {}
     if source:
         found = read_correspondences(source, images)
     else:
-        config = descriptor_config(descriptor, detector)
+        config = descriptor_config(descriptor, patches=detector != "grid")
+        folder = find_images(images)
+        image_sizes(images, folder.names, camera_mode)  # type: ignore[arg-type]
         result = match_collection(
-            find_images(images),
+            folder,
             cache or target.parent / "geomatch-cache",
             rules=rules,
             max_pairs=max_pairs,
@@ -179,6 +191,7 @@ def check(database: Path, images: Path | None) -> int:
               show_default=True, help="Of COLMAP.")  # fmt: skip
 @_matching
 @_cameras
+@_verification("colmap", "geomatch")
 @descriptor_options(leave_out=("--seed", "--metric"))
 def reconstruct(
     images: Path,
@@ -214,7 +227,7 @@ def reconstruct(
         rules=rules,
         max_pairs=max_pairs,
         detector=detector,
-        descriptor=descriptor_config(descriptor, detector),
+        descriptor=descriptor_config(descriptor, patches=detector != "grid"),
         min_similarity=min_similarity,
         max_ratio=max_ratio,
         max_keypoints=max_keypoints,

@@ -56,6 +56,7 @@ def match(
     Exit code 0: found, 1: not found, 2: bad input or usage.
     """
     import geomatch
+    from geomatch.keypoints.opencv import FRAMED
     from geomatch.output import make_folder, save_result, summary
 
     if out:
@@ -64,7 +65,7 @@ def match(
         image0,
         image1,
         detector=detector,
-        descriptor=descriptor_config(descriptor, detector),
+        descriptor=descriptor_config(descriptor, patches=detector is None or detector in FRAMED),
         estimator=estimator,
         min_similarity=min_similarity,
         max_ratio=max_ratio,
@@ -82,9 +83,13 @@ def match(
     return FOUND if result.homography else NOT_FOUND
 
 
-def descriptor_config(descriptor: str | None, detector: str | None) -> "DIFTConfig | None":
-    """The descriptor's settings with the options that were given; None leaves all of it to `match`."""
-    from geomatch.keypoints.opencv import FRAMED
+def descriptor_config(descriptor: str | None, patches: bool) -> "DIFTConfig | None":
+    """The descriptor's settings with the options that were given; None leaves all of it to the package.
+
+    Args:
+        descriptor: as given.
+        patches: whether options alone are for the embedded model in patches.
+    """
     from geomatch.pipeline import default_config, dift_config
 
     if descriptor is not None:
@@ -94,7 +99,7 @@ def descriptor_config(descriptor: str | None, detector: str | None) -> "DIFTConf
         return None
     if "model" in given:
         raise click.UsageError("--model needs --descriptor: the settings with which it is used")
-    return changed_config(default_config(detector is None or detector in FRAMED))
+    return changed_config(default_config(patches))
 
 
 @click.command()

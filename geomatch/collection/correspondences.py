@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -58,9 +59,26 @@ class LazyPairs:
     """Pairs that are made anew each time they are gone through."""
 
     make: Callable[[], Iterator[MatchedPair]]
+    number: int | None = None
+    """Of pairs, where it is known, for the time left on a progress bar."""
 
     def __iter__(self) -> Iterator[MatchedPair]:
         return self.make()
+
+    def __len__(self) -> int:
+        if self.number is None:
+            raise TypeError("how many pairs there are is not known before they are gone through")
+        return self.number
+
+
+def check_name(name: str) -> None:
+    """Raise unless an image's name is a path below the image folder.
+
+    Raises:
+        FeaturesError: for names that could lead elsewhere.
+    """
+    if name != Path(name).as_posix() or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise FeaturesError(f"{name!r}: image names must be paths below the image folder, with '/'")
 
 
 def check_keypoints(name: str, features: Features, size: tuple[int, int]) -> None:

@@ -80,24 +80,27 @@ def _keep(
     files: dict[str, Path] = {}
     skipped = dict(folder.skipped)
     computed = 0
-    for name in tqdm(folder.names, desc="features", unit="image", disable=not progress):
+    for name in tqdm(folder.names, desc="features", unit="image", disable=None if progress else True):
         path = folder.path(name)
         try:
             key = digest_of([SCHEMA, sha256_of(path), *settings, versions()])
             kept = cache / f"{key}.npz"
-            if not _readable(kept):
-                make(load_image(path, apply_exif=False)).save(kept)
-                computed += 1
-            files[name] = kept
+            image = None if readable(kept) else load_image(path, apply_exif=False)
         except (ImageError, OSError) as error:
             skipped[name] = first_line(error)
+            continue
+        if image is not None:  # not in the block above: a full disk is no fault of the image
+            make(image).save(kept)
+            computed += 1
+        files[name] = kept
     if not files:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
         raise ImageError(f"{folder.root}: no image could be read ({reasons})")
     return KeptFeatures(files, skipped, computed)
 
 
-def _readable(path: Path) -> bool:
+def readable(path: Path) -> bool:
+    """Whether a file holds features; half a file is removed."""
     if not path.is_file():
         return False
     try:

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image as PILImage
-
 from geomatch.errors import ImageError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".webp"}
-"""Files that count as images."""
+SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"}
+"""Files that count as images: COLMAP reads them all."""
+UNREADABLE = {".webp", ".gif", ".heic", ".heif", ".avif", ".jxl"}
+"""Files that are images, too, but not for COLMAP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
 
     Args:
         root: the folder.
-        exclude: a folder below it that is not looked into (results, say).
+        exclude: a folder below it that is not looked into (results, say); others change nothing.
 
     Raises:
         ImageError: when there is no folder or no image in it.
@@ -40,14 +40,19 @@ def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
     if not root.is_dir():
         raise ImageError(f"{root}: no such folder of images")
     names, skipped = [], {}
+    left_out = exclude.resolve() if exclude else None
+    if left_out and root.resolve() not in left_out.parents:
+        left_out = None
     for path in root.rglob("*"):
         below = path.relative_to(root)
-        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in below.parts):
+        if path.suffix.lower() not in SUFFIXES | UNREADABLE or any(
+            part.startswith(".") for part in below.parts
+        ):
             continue
-        if exclude is not None and exclude.resolve() in path.resolve().parents:
+        if left_out is not None and left_out in path.resolve().parents:
             continue
         name = below.as_posix()
-        reason = _unusable(name) or ("" if path.is_file() else "no file")
+        reason = _unusable(path, name)
         if reason:
             skipped[name.encode(errors="replace").decode()] = reason
         else:
@@ -57,24 +62,13 @@ def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
     return ImageFolder(root, tuple(sorted(names)), skipped)
 
 
-def _unusable(name: str) -> str:
+def _unusable(path: Path, name: str) -> str:
+    if path.suffix.lower() in UNREADABLE:
+        return "COLMAP does not read this format; convert it to JPEG or PNG"
+    if not path.is_file():
+        return "no file"
     try:
         name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8"
     return "its name holds a line break" if "\n" in name or "\r" in name else ""
-
-
-def raw_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a file's pixels as they are stored, whatever its EXIF orientation says.
-
-    Raises:
-        ImageError: when it cannot be read.
-    """
-    try:
-        with PILImage.open(path) as picture:
-            return picture.size
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file") from error
-    except Exception as error:  # Pillow raises many types on damaged files
-        raise ImageError(f"{path}: not a readable image ({error})") from error

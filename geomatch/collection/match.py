@@ -17,7 +17,7 @@ from geomatch.collection.correspondences import Correspondences, LazyPairs, Matc
 from geomatch.collection.features import SCHEMA, KeptFeatures, keep_features
 from geomatch.collection.folder import ImageFolder
 from geomatch.collection.pairs import Pair, PairReport, check_rules, select_pairs
-from geomatch.collection.retrieval import global_descriptors, similarities
+from geomatch.collection.retrieval import comparable, global_descriptors
 from geomatch.collection.store import MatchStore
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.errors import FeaturesError
@@ -123,7 +123,7 @@ def match_collection(
         usable,
         rules,
         max_pairs,
-        lambda: similarities(global_descriptors(usable, dense, cache / "global", progress)),
+        lambda: comparable(global_descriptors(usable, dense, cache / "global", progress)),
     )
     options = MatchOptions(metric, min_similarity, max_ratio, guided)
     pairs, computed = match_pairs(kept, report.pairs, options, cache, workers, progress)
@@ -173,7 +173,11 @@ def match_pairs(
         return keys[place], match_features(features0, features1, options)
 
     with tqdm(
-        total=len(pairs), initial=len(pairs) - len(todo), desc="pairs", unit="pair", disable=not progress
+        total=len(pairs),
+        initial=len(pairs) - len(todo),
+        desc="pairs",
+        unit="pair",
+        disable=None if progress else True,
     ) as bar:
         fresh: list[tuple[str, Matches]] = []
         last = time.monotonic()
@@ -191,7 +195,7 @@ def match_pairs(
         for (a, b), matches in zip(pairs, store.read(keys), strict=True):
             yield MatchedPair(a, b, matches)
 
-    return LazyPairs(read), len(todo)
+    return LazyPairs(read, len(pairs)), len(todo)
 
 
 def match_features(features0: Features, features1: Features, options: MatchOptions) -> Matches:
@@ -216,7 +220,9 @@ def match_guided(features0: Features, features1: Features, sure: Matches, every:
     """Those of ``every`` that agree with the two-view geometry of the ``sure`` ones; none without geometry.
 
     The ratio test leaves matches among which a solver finds the geometry, and drops many right
-    ones; these come back here. See `geomatch.estimators.estimate_two_view`.
+    ones; these come back here. See `geomatch.estimators.estimate_two_view`. Of a planar pair only those
+    on the plane do: the epipolar lines of its fundamental matrix let repeated windows in, with which
+    models of photographs fell apart.
     """
     i, j = sure.indices.T
     points0, points1 = features0.keypoints[i], features1.keypoints[j]
@@ -272,7 +278,8 @@ class _Loaded:
                 self._held.move_to_end(name)
                 return self._held[name][0]
         features = self._features[name]
-        size = sum(part.nbytes for part in (features.keypoints, features.descriptors) if part is not None)
+        parts = (features.keypoints, features.scores, features.scales, features.orientations)
+        size = sum(part.nbytes for part in (*parts, features.descriptors) if part is not None)
         with self._lock:
             if name not in self._held:
                 self._held[name] = features, size

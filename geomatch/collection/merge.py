@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.collection.correspondences import Correspondences, MatchedPair
+from geomatch.errors import FeaturesError
 from geomatch.types import Features, Matches
 
 PairPoints = tuple[str, str, NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]
@@ -32,6 +33,7 @@ def merge_points(
     Raises:
         ValueError: when ``cell`` is not positive.
         KeyError: for an image without size.
+        FeaturesError: for points outside their image, or lists of different lengths.
     """
     if not cell > 0:
         raise ValueError(f"cell must be a positive number of pixels, got {cell}")
@@ -39,9 +41,16 @@ def merge_points(
     spans: list[tuple[str, str, slice, slice, NDArray[np.float32]]] = []
     lengths = dict.fromkeys(sizes, 0)
     for name0, name1, points0, points1, similarity in pairs:
+        if not len(points0) == len(points1) == len(similarity):
+            raise FeaturesError(
+                f"{name0} - {name1}: {len(points0)} points, {len(points1)} partners and {len(similarity)} "
+                "similarities; these must be as many"
+            )
         found = []
         for name, points in ((name0, points0), (name1, points1)):
             rows = np.asarray(points, np.float64).reshape(-1, 2)
+            if not ((rows >= -0.5) & (rows <= np.array(sizes[name]) - 0.5)).all():
+                raise FeaturesError(f"{name}: points lie outside the image of {sizes[name]} pixels")
             parts[name].append(rows)
             found.append(slice(lengths[name], lengths[name] + len(rows)))
             lengths[name] += len(rows)

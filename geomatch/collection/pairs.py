@@ -18,6 +18,10 @@ EXHAUSTIVE_LIMIT = 60
 """By default larger collections are not matched exhaustively (60 images are 1770 pairs)."""
 NEIGHBOURS = 20
 """Partners per image that retrieval and GPS look for by default."""
+LOOP_GAP = 10
+"""Places in natural order that images of a loop are apart, at least one more."""
+ROWS = 64
+"""Images compared with all others at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ def select_pairs(
     folder: ImageFolder,
     rules: Sequence[str] = (),
     max_pairs: int | None = None,
-    similarity: Callable[[], NDArray[np.floating]] | None = None,
+    appearance: Callable[[], NDArray[np.floating]] | None = None,
 ) -> PairReport:
     """Apply rules one after the other.
 
@@ -50,14 +54,15 @@ def select_pairs(
     - ``retrieval:N``: the N images that look most alike; 20 if not said;
     - ``loop:N``: the same among images more than 10 apart in natural order, for sequences that come back;
     - ``gps:N``: the N nearest by EXIF position; 20 if not said;
-    - ``file:PATH``: two names per line, separated by a space, or by a tab when names have spaces.
+    - ``file:PATH``: two names per line, separated by a space, or by a tab when names have spaces; a number
+      after them is passed over, and so are lines that begin with ``#``, unless they name two images.
 
     Args:
         folder: the images.
         rules: by default ``exhaustive`` up to 60 images, above them ``retrieval:20``.
         max_pairs: no image is in more pairs than this; those of earlier rules and ranks come first.
-        similarity: gives (N, N) numbers, larger for images that look more alike; needed by
-            ``retrieval`` and ``loop``.
+        appearance: gives (N, D) rows whose products are larger for images that look more alike (see
+            `geomatch.collection.retrieval.comparable`); needed by ``retrieval`` and ``loop``.
 
     Raises:
         ValueError: for rules that are none, or that need what is not there.
@@ -69,23 +74,23 @@ def select_pairs(
     load = dict.fromkeys(names, 0)
     given: dict[str, int] = {}
     remarks: list[str] = []
-    left_out = 0
+    refused: set[Pair] = set()
     for rule in chosen:
         fresh = 0
-        for a, b in _apply(rule, folder, similarity, remarks):
+        for a, b in _apply(rule, folder, appearance, remarks):
             pair = (a, b) if a < b else (b, a)
             if pair in pairs:
                 continue
             if max_pairs is not None and max(load[a], load[b]) >= max_pairs:
-                left_out += 1
+                refused.add(pair)
                 continue
             pairs[pair] = None
             load[a] += 1
             load[b] += 1
             fresh += 1
-        given[rule] = fresh
-    if left_out:
-        remarks.append(f"{left_out} pairs left out: no image may be in more than {max_pairs}")
+        given[rule] = given.get(rule, 0) + fresh
+    if refused:
+        remarks.append(f"{len(refused)} pairs left out: no image may be in more than {max_pairs}")
     alone = [name for name, count in load.items() if count == 0]
     if alone:
         remarks.append(
@@ -125,7 +130,7 @@ def natural_order(names: Iterable[str]) -> list[str]:
 def _apply(
     rule: str,
     folder: ImageFolder,
-    similarity: Callable[[], NDArray[np.floating]] | None,
+    appearance: Callable[[], NDArray[np.floating]] | None,
     remarks: list[str],
 ) -> Iterator[Pair]:
     check_rules([rule])
@@ -142,37 +147,62 @@ def _apply(
     elif kind == "gps":
         yield from _nearby(folder, int(value or NEIGHBOURS), remarks)
     else:
-        if similarity is None:
+        if appearance is None:
             raise ValueError(f"{rule} needs global descriptors")
-        scores = np.array(similarity(), np.float64)
-        np.fill_diagonal(scores, -np.inf)
-        if kind == "loop":
-            place = {name: index for index, name in enumerate(natural_order(names))}
-            order = np.array([place[name] for name in names])
-            scores[np.abs(order[:, None] - order[None]) <= 10] = -np.inf
-        yield from _best(names, scores, int(value or NEIGHBOURS))
+        place = {name: index for index, name in enumerate(natural_order(names))}
+        order = np.array([place[name] for name in names])
+        rows = appearance()
+
+        def alike(part: slice) -> NDArray[np.floating]:
+            scores = rows[part] @ rows.T
+            if kind == "loop":
+                scores[np.abs(order[part, None] - order[None]) <= LOOP_GAP] = -np.inf
+            return scores
+
+        yield from _best(names, alike, int(value or NEIGHBOURS))
 
 
-def _best(names: Sequence[str], scores: NDArray[np.float64], count: int) -> Iterator[Pair]:
-    """Every image with its best, all first choices before the second ones."""
-    order = np.argsort(-scores, axis=1, kind="stable")
-    for rank in range(min(count, len(names) - 1)):
+def _best(names: Sequence[str], score: Callable[[slice], NDArray[np.floating]], count: int) -> Iterator[Pair]:
+    """Every image with its best, all first choices before the second ones.
+
+    Args:
+        names: of N images.
+        score: (n, N) of some of the images with all; they are asked for in blocks, so that memory grows
+            with N and not with its square.
+        count: of the best.
+    """
+    count = min(count, len(names) - 1)
+    if count < 1:
+        return
+    chosen = np.full((len(names), count), -1)
+    for start in range(0, len(names), ROWS):
+        part = slice(start, min(start + ROWS, len(names)))
+        scores = np.array(score(part), np.float64)
+        scores[np.arange(len(scores)), np.arange(part.start, part.stop)] = -np.inf
+        best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+        values = np.take_along_axis(scores, best, axis=1)
+        order = np.lexsort((best, -values), axis=1)
+        ranked = np.take_along_axis(best, order, axis=1)
+        chosen[part] = np.where(np.take_along_axis(values, order, axis=1) > -np.inf, ranked, -1)
+    for rank in range(count):
         for index, name in enumerate(names):
-            other = int(order[index, rank])
-            if scores[index, other] > -np.inf:
-                yield name, names[other]
+            if chosen[index, rank] >= 0:
+                yield name, names[chosen[index, rank]]
 
 
 def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise GeomatchError(f"{path}: cannot be read as a list of pairs ({error})") from error
     unknown = 0
     for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
+        parts = line.split("\t") if "\t" in line else line.split()
+        pair = [part.strip() for part in parts]
+        if len(pair) == 3 and _is_number(pair[2]):  # a score
+            del pair[2]
+        if not line.strip() or (line.lstrip().startswith("#") and not known.issuperset(pair)):
             continue
-        pair = line.split("\t") if "\t" in line else line.split()
         if len(pair) != 2 or pair[0] == pair[1]:
             raise GeomatchError(
                 f"{path}:{number}: expected two different image names separated by a space, or by a tab "
@@ -194,10 +224,22 @@ def _nearby(folder: ImageFolder, count: int, remarks: list[str]) -> Iterator[Pai
     if len(found) < 2:
         return
     latitude, longitude = np.radians(np.array(list(found.values()))).T
-    # chords between points of the unit sphere order as distances on it do
+    # chords between points of the unit sphere order as distances on it do; of differences, since products
+    # of near points differ in their last bits only
     points = np.stack(
         [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=1
     )
-    scores = points @ points.T
-    np.fill_diagonal(scores, -np.inf)
-    yield from _best(list(found), scores, count)
+
+    def near(part: slice) -> NDArray[np.floating]:
+        distances: NDArray[np.floating] = ((points[part, None] - points[None]) ** 2).sum(axis=-1)
+        return -distances
+
+    yield from _best(list(found), near, count)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -6,7 +6,7 @@ tell (SIFT went from 0.1 to 0.8 px on known homographies).
 """
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, MatchedPair
-from geomatch.collection.features import KeptFeatures
+from geomatch.collection.features import KeptFeatures, readable
 from geomatch.collection.folder import ImageFolder
 from geomatch.dift import DIFTExtractor, FeatureMap
 from geomatch.files import digest_of
@@ -54,12 +54,15 @@ def keep_refined(
         progress: show a bar.
     """
     pairs = [[pair.name0, pair.name1] for pair in found.pairs]
-    keys = [kept.key(name) for name in folder.names]
-    place = cache / digest_of([keys, pairs, matching, identity_of(extractor), LEVELS, versions()])
-    files = {name: place / f"{kept.key(name)}.npz" for name in folder.names}
-    if not all(file.is_file() for file in files.values()):
+    keys = [[name, kept.key(name)] for name in folder.names]
+    settings = [keys, pairs, matching, identity_of(extractor), LEVELS, REACH, versions()]
+    place = cache / digest_of(settings)
+    # two images may be one file, and yet be matched differently
+    files = {name: place / f"{digest_of([name, kept.key(name)])}.npz" for name in folder.names}
+    todo = [name for name, file in files.items() if not readable(file)]
+    if todo:
         place.mkdir(parents=True, exist_ok=True)
-        for name, features in refine_keypoints(found, folder, extractor, progress).items():
+        for name, features in refine_keypoints(found, folder, extractor, progress, names=todo):
             features.save(files[name])
     return Correspondences(LazyFeatures(list(files), lambda name: Features.load(files[name])), found.pairs)
 
@@ -70,7 +73,8 @@ def refine_keypoints(
     extractor: DIFTExtractor,
     progress: bool = True,
     radius: float | None = None,
-) -> dict[str, Features]:
+    names: Sequence[str] | None = None,
+) -> Iterator[tuple[str, Features]]:
     """Keypoints moved to the best agreement with their track's reference.
 
     The reference of a track is its keypoint with most matches; it stays where it is. Every other one
@@ -83,20 +87,25 @@ def refine_keypoints(
         extractor: of whole maps.
         progress: show a bar.
         radius: of the search in pixels of the image; None takes `REACH` cells of the finest map.
+        names: of the images wanted; None takes all.
 
-    Returns:
-        By image name; same order and number, without descriptors.
+    Yields:
+        Image name and keypoints, same order and number, without descriptors.
     """
+    disable = None if progress else True
     sizes = {name: len(found.features[name]) for name in folder.names}
     starts = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1].tolist(), strict=True))
     references = track_references(found.pairs, starts, sum(sizes.values()))
-    used = np.unique(references[references >= 0])
+    wanted_names = folder.names if names is None else names
+    used = np.unique(
+        np.concatenate([references[starts[name] : starts[name] + sizes[name]] for name in wanted_names])
+    )
+    used = used[used >= 0]
     row_of = np.full(len(references), -1)
     row_of[used] = np.arange(len(used))
-    refined: dict[str, Features] = {}
     with tempfile.TemporaryFile() as file:  # descriptors of all references may be more than memory holds
         table: np.memmap[tuple[int, ...], np.dtype[np.float32]] | None = None
-        for name in tqdm(folder.names, desc="references", unit="image", disable=not progress):
+        for name in tqdm(folder.names, desc="references", unit="image", disable=disable):
             own = np.arange(starts[name], starts[name] + sizes[name])
             wanted = own[row_of[own] >= 0]
             if not len(wanted):
@@ -106,7 +115,7 @@ def refine_keypoints(
             if table is None:
                 table = np.memmap(file, np.float32, "w+", shape=(len(used), rows.shape[1]))
             table[row_of[wanted]] = rows
-        for name in tqdm(folder.names, desc="refinement", unit="image", disable=not progress):
+        for name in tqdm(wanted_names, desc="refinement", unit="image", disable=disable):
             features = found.features[name]
             own = np.arange(starts[name], starts[name] + sizes[name])
             moving = np.flatnonzero((references[own] >= 0) & (references[own] != own))
@@ -118,12 +127,10 @@ def refine_keypoints(
                     part = moving[start : start + CHUNK]
                     target = np.asarray(table[row_of[references[own[part]]]])
                     points[part] = _search(dense, features.keypoints[part], target, reach)
-            limit = np.array(features.image_size) - 1.0
-            refined[name] = replace(
-                features, keypoints=np.clip(points, 0, limit).astype(np.float32), descriptors=None
-            )
+            limit = np.array(features.image_size) - 0.5
+            points[moving] = np.clip(points[moving], -0.5, limit)
+            yield name, replace(features, keypoints=points.astype(np.float32), descriptors=None)
         del table
-    return refined
 
 
 def track_references(

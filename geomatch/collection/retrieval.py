@@ -23,8 +23,7 @@ KIND = "GlobalDescriptor"
 def pool(feature_map: FeatureMap) -> NDArray[np.float32]:
     """(D,) of a whole image: mean and standard deviation of each channel over the cells.
 
-    Every layer's cells are normalised first; the two halves of a layer, and then all layers,
-    weigh alike.
+    Every layer's cells are normalised first.
     """
     parts = []
     for layer in feature_map.maps:
@@ -41,7 +40,7 @@ def global_descriptors(
     cache.mkdir(parents=True, exist_ok=True)
     settings = ["pooled", identity_of(extractor), versions()]
     rows = []
-    for name in tqdm(folder.names, desc="retrieval", unit="image", disable=not progress):
+    for name in tqdm(folder.names, desc="retrieval", unit="image", disable=None if progress else True):
         path = folder.path(name)
         kept = cache / f"{digest_of([SCHEMA, sha256_of(path), *settings])}.npz"
         try:
@@ -53,8 +52,8 @@ def global_descriptors(
     return np.stack(rows)
 
 
-def similarities(rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(N, N) cosines of descriptors after what all images share is taken away.
+def comparable(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(N, D) unit rows whose products say how alike images are, after what all share is taken away.
 
     Channels are centred and divided by their deviation over the collection: features that all
     photographs have say nothing about which belong together.
@@ -62,6 +61,5 @@ def similarities(rows: NDArray[np.floating]) -> NDArray[np.float64]:
     centred = rows.astype(np.float64) - rows.mean(axis=0)
     centred /= np.maximum(centred.std(axis=0), 1e-12)
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
-    unit = centred / np.maximum(norms, 1e-12)
-    scores: NDArray[np.float64] = unit @ unit.T
-    return scores
+    unit: NDArray[np.float32] = (centred / np.maximum(norms, 1e-12)).astype(np.float32)
+    return unit

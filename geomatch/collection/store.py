@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,6 +11,8 @@ import numpy as np
 from geomatch.errors import GeomatchError
 from geomatch.types import Matches
 
+WAIT_SECONDS = 60.0
+"""For other writers."""
 Row: TypeAlias = tuple[str, Matches]
 """The key of a pair (a SHA-256 of all that decides its matches), and the matches."""
 
@@ -25,27 +27,28 @@ class MatchStore:
             GeomatchError: when it is no such file.
         """
         self._path = path
-        with closing(self._open()) as database:
-            try:
-                with database:
-                    database.execute(
-                        "CREATE TABLE IF NOT EXISTS pairs "
-                        "(key TEXT PRIMARY KEY, indices BLOB, similarity BLOB)"
-                    )
-            except sqlite3.DatabaseError as error:
-                raise GeomatchError(
-                    f"{path}: cannot be used for matches ({error}); remove it to match again"
-                ) from error
+        with self._open() as database, database:
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS pairs (key TEXT PRIMARY KEY, indices BLOB, similarity BLOB)"
+            )
 
-    def _open(self) -> sqlite3.Connection:
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            return sqlite3.connect(self._path, timeout=60)
+            with closing(sqlite3.connect(self._path, timeout=WAIT_SECONDS)) as database:
+                yield database
         except sqlite3.Error as error:
-            raise GeomatchError(f"{self._path}: cannot be opened ({error})") from error
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise GeomatchError(f"{self._path} is in use by another run; wait for it") from error
+            raise GeomatchError(
+                f"{self._path}: cannot be used for matches ({error}); if the disk is sound and not full, "
+                "remove the file to match again"
+            ) from error
 
     def missing(self, keys: Sequence[str]) -> list[int]:
         """Places of the keys that have no matches yet."""
-        with closing(self._open()) as database:
+        with self._open() as database:
             known = {key for (key,) in database.execute("SELECT key FROM pairs")}
         return [place for place, key in enumerate(keys) if key not in known]
 
@@ -55,21 +58,27 @@ class MatchStore:
             (key, matches.indices.astype("<u4").tobytes(), matches.similarity.astype("<f4").tobytes())
             for key, matches in rows
         ]
-        with closing(self._open()) as database, database:
+        with self._open() as database, database:
             database.executemany("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?)", packed)
 
     def read(self, keys: Iterable[str]) -> Iterator[Matches]:
         """The matches of keys, one after the other.
 
         Raises:
-            GeomatchError: for a key that is not there.
+            GeomatchError: for a key that is not there, or whose matches make no sense.
         """
-        with closing(self._open()) as database:
+        with self._open() as database:
             for key in keys:
                 row = database.execute(
                     "SELECT indices, similarity FROM pairs WHERE key = ?", (key,)
                 ).fetchone()
                 if row is None:
                     raise GeomatchError(f"{self._path}: matches of a pair are gone; run again")
-                indices = np.frombuffer(row[0], "<u4").reshape(-1, 2)
-                yield Matches(indices.astype(np.int64), np.frombuffer(row[1], "<f4"))
+                try:
+                    indices = np.frombuffer(row[0], "<u4").reshape(-1, 2)
+                    matches = Matches(indices.astype(np.int64), np.frombuffer(row[1], "<f4"))
+                except (TypeError, ValueError) as error:
+                    raise GeomatchError(
+                        f"{self._path}: matches of a pair make no sense; remove the file to match again"
+                    ) from error
+                yield matches

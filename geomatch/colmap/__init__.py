@@ -1,7 +1,7 @@
 """Feeding COLMAP: databases, text and h5 files, checks, and reconstruction in one command."""
 
+from geomatch.colmap.cameras import CameraMode as CameraMode
 from geomatch.colmap.check import check_database as check_database
-from geomatch.colmap.database import CameraMode as CameraMode
 from geomatch.colmap.database import ExportReport as ExportReport
 from geomatch.colmap.database import export_database as export_database
 from geomatch.colmap.formats import read_correspondences as read_correspondences

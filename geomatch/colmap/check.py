@@ -6,21 +6,20 @@ an older file up to date on opening it.
 
 import os
 import sqlite3
-import warnings
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.collection.folder import raw_size
 from geomatch.colmap.check_keypoints import check_descriptors, check_keypoints
 from geomatch.colmap.check_pairs import Edge, check_geometries, check_matches
 from geomatch.colmap.findings import Finding, Photo, Problem, Tally, columns
+from geomatch.colmap.sqlite import reading
 from geomatch.errors import GeomatchError, ImageError
+from geomatch.images import raw_size
 
 _CAMERA_PARAMS = (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12, 16, 4, 5, 3, 4, 6, 2)
 """Number of parameters of each camera model, by COLMAP's number."""
@@ -50,29 +49,8 @@ def check_database(path: Path, images: Path | None = None) -> CheckReport:
     """
     if images is not None and not images.is_dir():
         raise GeomatchError(f"{images}: no such folder of images")
-    try:
-        with closing(_opened(path)) as connection:
-            lacking = {"cameras", "images", "keypoints", "matches"} - {
-                name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            }
-            if lacking:
-                raise GeomatchError(
-                    f"{path} is no COLMAP database: it has no table {', '.join(sorted(lacking))}"
-                )
-            return _examined(connection, images)
-    except OSError as error:
-        raise GeomatchError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise GeomatchError(
-                f"{path} is locked: another program writes to it; try when it is done"
-            ) from error
-        if code == sqlite3.SQLITE_CORRUPT:
-            raise GeomatchError(
-                f"{path} is damaged ({error}); `sqlite3 {path} .recover` may save a part of it"
-            ) from error
-        raise GeomatchError(f"{path}: cannot be read as a COLMAP database ({error})") from error
+    with reading(path) as connection:
+        return _examined(connection, images)
 
 
 def format_report(report: CheckReport) -> str:
@@ -82,25 +60,6 @@ def format_report(report: CheckReport) -> str:
     if not report.findings:
         lines.append("nothing known to be wrong")
     return "\n".join(lines)
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    if not path.exists():
-        raise GeomatchError(f"{path}: no such file")
-    if not path.is_file():
-        raise GeomatchError(f"{path} is not a file")
-    with path.open("rb") as file:
-        header = file.read(20)
-    if header[:16] != b"SQLite format 3\0":
-        raise GeomatchError(f"{path} is no SQLite database, which COLMAP's are")
-    real = path.resolve()
-    # COLMAP's files have a write-ahead log. While nobody has one open it is not there, and a
-    # reader would create it and leave it behind: say that nothing will change, then it does not.
-    idle = header[18] == 2 and not real.with_name(real.name + "-wal").exists()
-    mode = "mode=ro&immutable=1" if idle else "mode=ro"
-    connection = sqlite3.connect(f"{real.as_uri()}?{mode}", uri=True, timeout=2, isolation_level=None)
-    connection.text_factory = lambda text: text.decode("utf-8", "replace")
-    return connection
 
 
 def _examined(connection: sqlite3.Connection, folder: Path | None) -> CheckReport:
@@ -231,9 +190,7 @@ def _check_file(folder: Path, photo: Photo, tally: Tally) -> None:
         tally.add(Problem("warning", "image", f"no such file in {folder}"), photo.name)
         return
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the image is large: its pixels are not read
-            size = raw_size(file)
+        size = raw_size(file)
     except ImageError:
         tally.add(Problem("warning", "image", "the file is not a readable image"), photo.name)
         return

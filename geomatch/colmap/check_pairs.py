@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from geomatch.colmap.database import CONFIGURATIONS
+from geomatch.colmap.conventions import CONFIGURATIONS, PAIR_BASE
 from geomatch.colmap.findings import (
     SHOWN,
     Array,
@@ -19,7 +19,6 @@ from geomatch.colmap.findings import (
     decoded,
     lengths,
 )
-from geomatch.colmap.sqlite import PAIR_BASE
 
 _MINUS_ONE = 2**32 - 1
 _INT16_BELOW_ZERO = 2**32 - 2**15
@@ -175,7 +174,7 @@ def check_geometries(
             continue
         configurations[CONFIGURATIONS[config]] += 1
         count = pairs.indices(ids, label, rows, cols, data)
-        if any(blob and len(blob) != 72 for blob in blobs):
+        if any(blob and not (isinstance(blob, bytes) and len(blob) == 72) for blob in blobs):
             pairs.add("error", "F, E and H must be 9 float64, row by row, or NULL", label)
         elif count:
             blank[_blank(blobs)] += 1

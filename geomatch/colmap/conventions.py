@@ -1,4 +1,4 @@
-"""From our coordinates to COLMAP's and back: the only place where half a pixel is added.
+"""COLMAP's numbers and coordinates; the only place where half a pixel is added.
 
 Ours: the centre of the first pixel is (0, 0). COLMAP's: the image's upper left
 corner is (0, 0), so that this centre is (0.5, 0.5) (its documentation, "Database
@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+PAIR_BASE = 2147483647
+"""``pair_id = PAIR_BASE * smaller image id + larger`` (its documentation, "Database Format")."""
+CONFIGURATIONS = (
+    "undefined", "degenerate", "calibrated", "uncalibrated", "planar", "panoramic", "planar or panoramic",
+    "watermark", "multiple", "calibrated rig",
+)  # fmt: skip
+"""Of a two-view geometry, by COLMAP's number."""
 HALF = 0.5
 _SHIFT = np.array([[1.0, 0.0, HALF], [0.0, 1.0, HALF], [0.0, 0.0, 1.0]])
 _UNSHIFT = np.array([[1.0, 0.0, -HALF], [0.0, 1.0, -HALF], [0.0, 0.0, 1.0]])

@@ -1,11 +1,9 @@
 """Writing a COLMAP database that maps: everything checked, the whole or nothing."""
 
-import os
 import sqlite3
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,20 +12,17 @@ import numpy as np
 from tqdm import tqdm
 
 from geomatch.collection.correspondences import Correspondences, PairChecker, check_keypoints
-from geomatch.collection.folder import raw_size
-from geomatch.colmap.conventions import to_colmap
-from geomatch.colmap.library import database, interruptible, pycolmap
-from geomatch.colmap.sqlite import open_read_only
-from geomatch.colmap.verification import write_own_geometries
+from geomatch.colmap.cameras import CameraMode, check_camera, image_sizes, import_images
+from geomatch.colmap.check import check_database
+from geomatch.colmap.conventions import CONFIGURATIONS, to_colmap
+from geomatch.colmap.library import database, pycolmap
+from geomatch.colmap.target import Room, check_target, replaced
+from geomatch.colmap.verification import verify_with_colmap, verify_with_ours
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
 
-CameraMode = Literal["auto", "single", "per-folder", "per-image"]
 Verification = Literal["colmap", "geomatch", "none"]
-CONFIGURATIONS = (
-    "undefined", "degenerate", "calibrated", "uncalibrated", "planar", "panoramic", "planar or panoramic",
-    "watermark", "multiple", "calibrated rig",
-)  # fmt: skip
-"""Of a two-view geometry, by COLMAP's number."""
+_IMAGE_BYTES, _PAIR_BYTES = 1024, 512
+"""Of the tables' rows besides keypoints and matches, generously."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -99,82 +94,66 @@ def export_database(
         GeomatchError: when the database exists, is locked or read-only, or of another schema.
         OSError: when the folder cannot be written.
     """
-    sizes, images_skipped = _image_sizes(images, correspondences, camera_mode)
+    check_camera(camera_model, camera_params)
+    sizes, images_skipped = image_sizes(images, correspondences.features, camera_mode)
     skipped: Counter[str] = Counter()
-    with _replaced(path, extend) as temporary:
-        _import_images(temporary, images, list(sizes), camera_mode, camera_model, camera_params)
-        with database(str(temporary)) as opened, pycolmap().DatabaseTransaction(opened):
-            ids = {image.name: image.image_id for image in opened.read_all_images()}
-            lengths, written = _write_keypoints(opened, ids, sizes, correspondences, skipped, progress)
-            chosen = {name: ids[name] for name in sizes}
-            pairs, matches = _write_matches(opened, chosen, lengths, correspondences, skipped, progress)
-            if verification == "geomatch":
-                write_own_geometries(opened, chosen, correspondences, progress)
-        if verification == "colmap" and pairs:
-            _verify(temporary, seed)
-        verified = _configurations(temporary)
+    check_target(path, extend)
+    if path.exists():
+        _check_sound(path)
+    room = Room(path.resolve().parent)
+    try:
+        with replaced(path, extend, room) as temporary:
+            room.take(_IMAGE_BYTES * len(sizes))
+            import_images(temporary, images, list(sizes), camera_mode, camera_model, camera_params)
+            with database(str(temporary)) as opened, pycolmap().DatabaseTransaction(opened):
+                ids = _imported(opened, sizes, images_skipped)
+                keypoints = _write_keypoints(opened, ids, sizes, correspondences, skipped, room, progress)
+                lengths = {name: opened.num_keypoints_for_image(ids[name]) for name in ids}
+                pairs, matches = _write_matches(
+                    opened, ids, lengths, correspondences, skipped, room, progress
+                )
+                # a geometry holds its inliers again
+                room.take(8 * opened.num_matches() + _PAIR_BYTES * opened.num_matched_image_pairs())
+            if verification == "colmap":
+                verify_with_colmap(temporary, seed, progress)
+            elif verification == "geomatch":
+                verify_with_ours(temporary, progress)
+            verified = _configurations(temporary)
+    except (RuntimeError, sqlite3.Error) as error:
+        raise GeomatchError(f"{path}: COLMAP could not write the database ({first_line(error)})") from error
     return ExportReport(
-        path, written, sum(lengths.values()), pairs, matches, verified, dict(skipped), images_skipped
+        path, len(keypoints), sum(keypoints.values()), pairs, matches, verified, dict(skipped), images_skipped
     )
 
 
-def _image_sizes(
-    images: Path, correspondences: Correspondences, camera_mode: CameraMode
-) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """Of the files that are there, in COLMAP's order, and why others are not."""
-    sizes: dict[str, tuple[int, int]] = {}
-    skipped: dict[str, str] = {}
-    shared: dict[str, tuple[str, tuple[int, int]]] = {}
-    for name in sorted(correspondences.features):
-        if name != Path(name).as_posix() or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise FeaturesError(f"{name!r}: image names must be paths below the image folder, with '/'")
-        try:
-            sizes[name] = raw_size(images / name)
-        except ImageError as error:
-            skipped[name] = first_line(error)
-            continue
-        if camera_mode in ("single", "per-folder"):
-            camera = "" if camera_mode == "single" else str(Path(name).parent)
-            first, size = shared.setdefault(camera, (name, sizes[name]))
-            if size != sizes[name]:
-                raise FeaturesError(
-                    f"camera mode {camera_mode}: {first} has {size[0]}x{size[1]} pixels, {name} has "
-                    f"{sizes[name][0]}x{sizes[name][1]}; images of one camera must be of one size: use "
-                    "'auto' or 'per-image'"
-                )
-    if not sizes:
-        raise ImageError(f"{images}: none of {len(skipped)} images can be read; is it the right folder?")
-    return sizes, skipped
-
-
-def _import_images(
-    path: Path, images: Path, names: Sequence[str], mode: CameraMode, model: str, params: str
-) -> None:
-    library = pycolmap()
-    options = library.ImageReaderOptions()
-    options.camera_model, options.camera_params = model, params
-    with database(str(path)) as opened:
-        present = {image.name for image in opened.read_all_images()}
-    missing = [name for name in names if name not in present]
-    if not missing:
-        return
-    try:
-        camera_mode = getattr(library.CameraMode, mode.replace("-", "_").upper())
-        library.import_images(
-            str(path), str(images), camera_mode=camera_mode, image_names=missing, options=options
-        )
-    except (RuntimeError, ValueError) as error:
+def _check_sound(path: Path) -> None:
+    """COLMAP verifies old matches with the new ones, and reads beyond the keypoints when these are wrong."""
+    errors = [finding.message for finding in check_database(path).findings if finding.severity == "error"]
+    if errors:
         raise GeomatchError(
-            f"COLMAP cannot make cameras of model {model!r} with parameters {params!r} ({first_line(error)})"
-        ) from error
-    with database(str(path)) as opened:  # what import_images cannot use it only logs
-        present = {image.name for image in opened.read_all_images()}
-    lost = [name for name in missing if name not in present]
-    if lost:
-        raise ImageError(
-            f"COLMAP cannot import {len(lost)} of {len(missing)} images, the first {lost[0]}: its reader "
-            "does not know the format, or camera model and parameters do not fit"
+            f"{path} has errors that must be mended first, `geomatch colmap check` tells all: {errors[0]}"
         )
+
+
+def _imported(
+    opened: Any, sizes: dict[str, tuple[int, int]], images_skipped: dict[str, str]
+) -> dict[str, int]:
+    """Numbers of the images; those that are not in the database leave ``sizes``."""
+    cameras = {camera.camera_id: (camera.width, camera.height) for camera in opened.read_all_cameras()}
+    present = {image.name: image for image in opened.read_all_images() if image.name in sizes}
+    for name in list(sizes):
+        if name not in present:  # what COLMAP cannot use it only logs
+            images_skipped[name] = "COLMAP cannot read it: a format that it does not know, or damaged"
+            del sizes[name]
+        elif cameras[present[name].camera_id] != sizes[name]:
+            camera, size = cameras[present[name].camera_id], sizes[name]
+            raise FeaturesError(
+                f"{name}: its camera in the database is of {camera[0]}x{camera[1]} pixels, the file has "
+                f"{size[0]}x{size[1]}"
+            )
+    if not sizes:
+        raise ImageError(f"COLMAP can read none of {len(images_skipped)} images")
+    return {name: present[name].image_id for name in sizes}
 
 
 def _write_keypoints(
@@ -183,29 +162,31 @@ def _write_keypoints(
     sizes: Mapping[str, tuple[int, int]],
     correspondences: Correspondences,
     skipped: Counter[str],
+    room: Room,
     progress: bool,
-) -> tuple[dict[str, int], int]:
-    lengths: dict[str, int] = {}
-    written = 0
-    for name, size in tqdm(sizes.items(), desc="keypoints", unit="image", disable=not progress):
+) -> dict[str, int]:
+    """How many were written, by image."""
+    written: dict[str, int] = {}
+    for name, size in tqdm(sizes.items(), desc="keypoints", unit="image", disable=None if progress else True):
         features = correspondences.features[name]
         check_keypoints(name, features, size)
         rows = to_colmap(features.keypoints)
-        lengths[name] = len(rows)
         if len(rows) == 0:
             skipped["images without keypoints (written, but they cannot be registered)"] += 1
         if opened.exists_keypoints(ids[name]):
             old = opened.read_keypoints(ids[name])
-            if old.shape[0] != len(rows) or not np.array_equal(old[:, :2], rows):
+            # half a pixel taken away and added again may change the last bit
+            if len(old) != len(rows) or not np.allclose(old[:, :2], rows, rtol=0, atol=1e-3):
                 raise FeaturesError(
                     f"{name}: the database has other keypoints for it ({len(old)}, new {len(rows)}), and "
                     "its matches would point to the wrong ones; export to a new database"
                 )
             skipped["images that the database already had"] += 1
             continue
+        room.take(rows.nbytes)
         opened.write_keypoints(ids[name], rows)
-        written += 1
-    return lengths, written
+        written[name] = len(rows)
+    return written
 
 
 def _write_matches(
@@ -214,33 +195,25 @@ def _write_matches(
     lengths: Mapping[str, int],
     correspondences: Correspondences,
     skipped: Counter[str],
+    room: Room,
     progress: bool,
 ) -> tuple[int, int]:
     checker = PairChecker(lengths)
     pairs = matches = 0
     extended = opened.num_matched_image_pairs() > 0
-    for pair in tqdm(correspondences.pairs, desc="matches", unit="pair", disable=not progress):
+    for pair in tqdm(correspondences.pairs, desc="matches", unit="pair", disable=None if progress else True):
         reason = checker.check(pair)
         if reason is None and extended and opened.exists_matches(ids[pair.name0], ids[pair.name1]):
             reason = "pairs that the database already had"
         if reason is not None:
             skipped[reason] += 1
             continue
-        opened.write_matches(ids[pair.name0], ids[pair.name1], pair.matches.indices.astype(np.uint32))
+        rows = pair.matches.indices.astype(np.uint32)
+        room.take(rows.nbytes + _PAIR_BYTES)
+        opened.write_matches(ids[pair.name0], ids[pair.name1], rows)
         pairs += 1
         matches += len(pair.matches)
     return pairs, matches
-
-
-def _verify(path: Path, seed: int) -> None:
-    library = pycolmap()
-    options = library.TwoViewGeometryOptions()
-    options.ransac.random_seed = seed
-    interruptible(
-        lambda token: library.geometric_verification(
-            str(path), two_view_geometry_options=options, cancellation_token=token
-        )
-    )
 
 
 def _configurations(path: Path) -> dict[str, int]:
@@ -248,64 +221,4 @@ def _configurations(path: Path) -> dict[str, int]:
         rows = connection.execute(
             "SELECT config, count(*) FROM two_view_geometries GROUP BY config ORDER BY config"
         ).fetchall()
-    return {CONFIGURATIONS[config]: count for config, count in rows}
-
-
-@contextmanager
-def _replaced(path: Path, extend: bool) -> Iterator[Path]:
-    """A database beside ``path``, new or a copy of it, that takes its place when the block succeeds."""
-    if path.exists() and not extend:
-        raise GeomatchError(f"{path} exists already; give another name, or extend it (--extend)")
-    if not path.parent.is_dir():
-        raise OSError(f"{path.parent}: no such folder for the database")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".geomatch-") as name:
-        temporary = Path(name) / "new.db"
-        with database(str(temporary)):
-            pass
-        if not path.exists():
-            yield temporary
-            os.replace(temporary, path)
-            return
-        with _held(path, _schema(temporary)):
-            # by another connection: the backup of one that holds a lock would wait for itself
-            with closing(open_read_only(path)) as source, closing(sqlite3.connect(temporary)) as copy:
-                source.backup(copy)
-            yield temporary
-        log = path.with_name(path.name + "-wal")
-        if log.exists():  # somebody reads it still; a log of the old file would be taken for the new one's
-            raise GeomatchError(f"{path} is open in another program; close it there and export again")
-        os.replace(temporary, path)
-
-
-@contextmanager
-def _held(path: Path, schema: int) -> Iterator[None]:
-    """Keep other writers out."""
-    if not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK):
-        raise GeomatchError(f"{path} is read-only; export to a new database")
-    with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            found = _schema_of(connection)
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-        except sqlite3.OperationalError as error:
-            raise GeomatchError(f"{path} is in use by another program ({error})") from error
-        except sqlite3.DatabaseError as error:
-            raise GeomatchError(f"{path} is no database of COLMAP ({error})") from error
-        if not {"cameras", "images", "keypoints", "matches"} <= tables:
-            raise GeomatchError(f"{path} is no database of COLMAP: it lacks its tables")
-        if found != schema:
-            raise GeomatchError(
-                f"{path} has the schema of another COLMAP (version {found}, pycolmap here writes {schema}); "
-                "extending would change it so that its own program cannot read it: export to a new database"
-            )
-        yield
-        connection.execute("ROLLBACK")
-
-
-def _schema(path: Path) -> int:
-    with closing(sqlite3.connect(path)) as connection:
-        return _schema_of(connection)
-
-
-def _schema_of(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    return {CONFIGURATIONS[config]: count for config, count in rows if config < len(CONFIGURATIONS)}

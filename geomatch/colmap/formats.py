@@ -11,16 +11,16 @@ from geomatch.collection.correspondences import (
     MatchedPair,
     PairChecker,
     check_keypoints,
+    check_name,
 )
-from geomatch.collection.folder import raw_size
 from geomatch.colmap import hloc, npz, sqlite, text
 from geomatch.errors import FeaturesError, ImageError
 from geomatch.files import new_folder
+from geomatch.images import raw_size
 from geomatch.types import Features
 
 Format = Literal["text", "hloc", "npz"]
 FORMATS: tuple[Format, ...] = ("text", "hloc", "npz")
-SQLITE = b"SQLite format 3\0"
 
 
 def write_correspondences(
@@ -46,6 +46,7 @@ def write_correspondences(
     skipped: dict[str, int] = {}
     sizes: dict[str, tuple[int, int]] = {}
     for name in sorted(correspondences.features):
+        check_name(name)
         try:
             sizes[name] = raw_size(images / name)
         except ImageError:
@@ -98,8 +99,8 @@ def read_correspondences(path: Path, images: Path) -> Correspondences:
     """
     if path.is_file():
         with path.open("rb") as stream:
-            head = stream.read(len(SQLITE))
-        if head == SQLITE:
+            head = stream.read(len(sqlite.HEADER))
+        if head == sqlite.HEADER:
             return sqlite.read(path)
         if path.suffix in (".h5", ".hdf5"):
             return hloc.read(path, hloc.matches_beside(path), images)

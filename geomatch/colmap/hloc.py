@@ -6,15 +6,16 @@ int32. The matches' groups are named by image names with ``/`` replaced by
 ``-``, which may collide; then nothing is written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
-from geomatch.collection.folder import raw_size
-from geomatch.errors import FeaturesError
+from geomatch.errors import FeaturesError, GeomatchError, first_line
+from geomatch.images import raw_size
 from geomatch.optional import require
 from geomatch.types import Features, Matches
 
@@ -101,59 +102,102 @@ def read(features: Path, matches: Path, images: Path) -> Correspondences:
     Raises:
         FeaturesError: when a file makes no sense.
     """
-    h5py = _h5py()
     names: list[str] = []
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Group) and "keypoints" in item:
+        if hasattr(item, "keys") and "keypoints" in item:
             names.append(name)
 
-    try:
-        with h5py.File(features, "r") as file:
-            file.visititems(visit)
-    except OSError as error:
-        raise FeaturesError(f"{features}: no readable h5 file ({error})") from error
+    with _opened(features) as file:
+        file.visititems(visit)
     if not names:
         raise FeaturesError(f"{features}: holds keypoints of no image")
 
     def load(name: str) -> Features:
-        with h5py.File(features, "r") as file:
+        with _opened(features, f"the features of {name} make no sense") as file:
             arrays = {key: np.asarray(value) for key, value in file[name].items()}
-        try:
             points = arrays["keypoints"]
             if points.dtype == np.float16:
                 raise FeaturesError(
                     f"{features}: the keypoints of {name} are of 16 bits, which moves points beyond 1024 "
                     "by up to half a pixel; extract again with hloc's as_half=False"
                 )
+            if points.ndim != 2 or points.shape[1] < 2 or points.dtype.kind not in "fiu":
+                raise FeaturesError(
+                    f"{features}: the keypoints of {name} must be numbers of shape (N, 2), got "
+                    f"{points.dtype} of shape {points.shape}"
+                )
             size = arrays["image_size"].tolist() if "image_size" in arrays else raw_size(images / name)
             scores = arrays.get("scores", np.ones(len(points)))
             descriptors = arrays["descriptors"].T if "descriptors" in arrays else None
             return Features(points[:, :2], scores, (int(size[0]), int(size[1])), descriptors=descriptors)
-        except (KeyError, IndexError, ValueError) as error:
-            raise FeaturesError(f"{features}: the features of {name} make no sense ({error})") from error
+
+    def length(name: str) -> int:
+        with _opened(features) as file:
+            return len(file[name]["keypoints"])
 
     keys = _keys(names)
-    return Correspondences(LazyFeatures(names, load), LazyPairs(lambda: _pairs(matches, keys)))
+    return Correspondences(LazyFeatures(names, load), LazyPairs(lambda: _pairs(matches, keys, length)))
 
 
-def _pairs(path: Path, keys: dict[str, str]) -> Iterator[MatchedPair]:
-    h5py = _h5py()
-    with h5py.File(path, "r") as file:
-        for key0 in file:
-            for key1 in file[key0]:
-                if key0 not in keys or key1 not in keys:
-                    raise FeaturesError(f"{path}: {key0}/{key1} names an image that has no features")
-                group = file[key0][key1]
-                try:
-                    partner = np.asarray(group["matches0"]).astype(np.int64)
-                    scores = np.asarray(group["matching_scores0"], np.float32)
-                except KeyError as error:
-                    raise FeaturesError(f"{path}: {key0}/{key1} lacks {error}") from error
-                if (partner < -1).any():
-                    raise FeaturesError(
-                        f"{path}: {key0}/{key1} has matches below -1: indices that did not fit into 16 bits"
-                    )
-                rows = np.flatnonzero(partner >= 0)
-                indices = np.stack([rows, partner[rows]], axis=1)
-                yield MatchedPair(keys[key0], keys[key1], Matches(indices, scores[rows]))
+@contextmanager
+def _opened(path: Path, trouble: str = "no h5 file of hloc, or damaged") -> Iterator[Any]:
+    """A file to read; what goes wrong in the block is an error that names it."""
+    try:
+        with _h5py().File(path, "r") as file:
+            yield file
+    except GeomatchError:
+        raise
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise FeaturesError(f"{path}: {trouble} ({first_line(error)})") from error
+
+
+def _pairs(path: Path, keys: dict[str, str], length: Callable[[str], int]) -> Iterator[MatchedPair]:
+    lengths: dict[str, int] = {}
+
+    def count(name: str) -> int:
+        if name not in lengths:
+            lengths[name] = length(name)
+        return lengths[name]
+
+    with _opened(path) as file:
+        for key0, key1, group in _groups(file, path, keys):
+            label = f"{path}: {key0}/{key1}"
+            if key0 not in keys or key1 not in keys:
+                raise FeaturesError(f"{label} names an image that has no features")
+            if "matches0" not in group:
+                raise FeaturesError(f"{label} lacks matches0")
+            name0, name1 = keys[key0], keys[key1]
+            partner = np.asarray(group["matches0"])
+            if partner.shape != (count(name0),) or partner.dtype.kind not in "iu":
+                raise FeaturesError(
+                    f"{label}: matches0 must hold a whole number for each of the {count(name0)} keypoints of "
+                    f"{name0}, got {partner.dtype} of shape {partner.shape}; are both files of one run?"
+                )
+            if (partner.astype(np.int64) < -1).any() or count(name1) - 1 > np.iinfo(partner.dtype).max:
+                raise FeaturesError(
+                    f"{label} has indices that did not fit into 16 bits, so that they name other keypoints: "
+                    "match again with at most 32767 keypoints per image"
+                )
+            scores = np.ones(len(partner), np.float32)
+            if "matching_scores0" in group:
+                scores = np.asarray(group["matching_scores0"], np.float32)
+            if scores.shape != partner.shape:
+                raise FeaturesError(f"{label}: {len(partner)} matches have scores of shape {scores.shape}")
+            rows = np.flatnonzero(partner.astype(np.int64) >= 0)
+            indices = np.stack([rows, partner[rows].astype(np.int64)], axis=1)
+            yield MatchedPair(name0, name1, Matches(indices, scores[rows]))
+
+
+def _groups(file: Any, path: Path, keys: dict[str, str]) -> Iterator[tuple[str, str, Any]]:
+    """Both names of each pair, as the file spells them, and its group."""
+    for key in file:
+        if "matches0" not in file[key]:
+            for other in file[key]:
+                yield key, other, file[key][other]
+            continue
+        # the first releases of hloc joined the names by an underscore
+        cuts = [i for i, letter in enumerate(key) if letter == "_" and {key[:i], key[i + 1 :]} <= keys.keys()]
+        if len(cuts) != 1:
+            raise FeaturesError(f"{path}: {key} does not say which two images it is of; match again")
+        yield key[: cuts[0]], key[cuts[0] + 1 :], file[key]

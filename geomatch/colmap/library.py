@@ -43,27 +43,37 @@ def database(path: str) -> Iterator[Any]:
         opened.close()
 
 
-def interruptible(call: Callable[[Any], Any]) -> Any:
-    """Run a long call of pycolmap that takes a cancellation token, so that Ctrl-C ends it."""
+def interruptible(call: Callable[[Any], Any], meanwhile: Callable[[], None] | None = None) -> Any:
+    """Run a long call of pycolmap that takes a cancellation token, so that Ctrl-C ends it.
+
+    Args:
+        call: takes the token.
+        meanwhile: called a few times per second, to show progress.
+    """
     token = pycolmap().CancellationToken()
     results: list[Any] = []
     errors: list[BaseException] = []
+    done = threading.Event()
 
     def work() -> None:
         try:
             results.append(call(token))
         except BaseException as error:
             errors.append(error)
+        finally:
+            done.set()
 
     thread = threading.Thread(target=work)
     try:
         thread.start()
-        while thread.is_alive():
-            thread.join(0.2)
+        # not join: a thread whose join was interrupted passes for ended, though it runs
+        while not done.wait(0.2):
+            if meanwhile is not None:
+                meanwhile()
     except BaseException:
         token.cancel()
-        if thread.is_alive():  # not so when Ctrl-C came while it was being started
-            thread.join()
+        if thread.ident is not None:  # it is None when Ctrl-C came while it was being started
+            done.wait()
         raise
     if errors:
         raise errors[0]

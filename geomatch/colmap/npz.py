@@ -39,4 +39,4 @@ def read(folder: Path) -> Correspondences:
             yield MatchedPair(a, b, Matches.load(folder / "matches" / f"{number:06d}.npz"))
 
     features = LazyFeatures(images, lambda name: Features.load(folder / "features" / f"{name}.npz"))
-    return Correspondences(features, LazyPairs(matches))
+    return Correspondences(features, LazyPairs(matches, len(pairs)))

@@ -1,52 +1,34 @@
 """From a folder of photographs to a model on disk."""
 
 import json
+import os
 import shutil
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
+from filelock import FileLock, Timeout
 
-from geomatch.collection.folder import find_images
+from geomatch.collection.folder import ImageFolder, find_images
 from geomatch.collection.match import CollectionResult, match_collection
-from geomatch.colmap.database import CameraMode, ExportReport, Verification, export_database
-from geomatch.colmap.library import database as database_of
-from geomatch.colmap.library import interruptible, pycolmap
+from geomatch.colmap.cameras import CameraMode, check_camera, image_sizes
+from geomatch.colmap.database import ExportReport, Verification, export_database
+from geomatch.colmap.library import pycolmap
+from geomatch.colmap.mapping import Mapper, ModelSummary, map_database, summarise_model
+from geomatch.colmap.target import check_closed
 from geomatch.colmap.view import sparse_model, write_view
 from geomatch.dift import DIFTConfig
-from geomatch.errors import GeomatchError, first_line
-from geomatch.files import new_folder, replacing
+from geomatch.errors import GeomatchError
 from geomatch.keypoints import Detector
 from geomatch.pipeline import Describer, versions
 
-Mapper = Literal["incremental", "global"]
-MIN_MODEL_SIZE = 3
-"""Images of a further model beside the largest; COLMAP's 10 would hide parts of small collections."""
-STARTS: tuple[dict[str, float], ...] = (
-    {},
-    {"init_max_forward_motion": 1.0, "init_min_tri_angle": 4.0, "init_min_num_inliers": 50},
-    {"init_max_forward_motion": 1.0, "init_min_tri_angle": 2.0, "init_min_num_inliers": 50},
-)
-"""What the incremental mapper asks of its first pair: COLMAP's defaults, then less (walks forward along
-a street have no better), as long as no model holds half of the images."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSummary:
-    """One connected model."""
-
-    registered: int
-    """Images with a pose."""
-    points: int
-    observations: int
-    mean_track_length: float
-    """Images per point."""
-    mean_reprojection_error: float
-    """Pixels."""
+WRITTEN = ("summary.json", "database.db", "sparse", "model.html")
+"""What a run leaves in its folder, in the order it is put there; the first marks the folder as ours."""
+PROGRAM = "geomatch reconstruct"
+"""By which ``summary.json`` says so."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -117,171 +99,157 @@ def reconstruct(
         progress: show bars.
 
     Raises:
-        GeomatchError: as `match_collection` and `export_database` do, and when ``out`` holds a database or
-            model of another program.
+        GeomatchError: as `match_collection` and `export_database` do, and when ``out`` is the folder of
+            images, or holds a database or model of another program.
         ValueError: for options that make no sense.
     """
     if verification == "none":
         raise ValueError("mappers use verified pairs only: verification must be 'colmap' or 'geomatch'")
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out)
+    check_camera(camera_model, camera_params)
+    folder = _photographs(images, out)
+    image_sizes(images, folder.names, camera_mode)  # better now than after the matching
     seconds: dict[str, float] = {}
-    start = time.perf_counter()
-    found = match_collection(
-        find_images(images, exclude=out),
-        out / "cache",
-        rules=rules,
-        max_pairs=max_pairs,
-        detector=detector,
-        descriptor=descriptor,
-        min_similarity=min_similarity,
-        max_ratio=max_ratio,
-        max_keypoints=max_keypoints,
-        guided=guided,
-        refine=refine,
-        workers=workers,
-        progress=progress,
-    )
-    seconds["matching"] = time.perf_counter() - start
-    database = out / "database.db"
-    for name in ("model.html", "database.db"):  # of an earlier run: they would belong to another model
-        (out / name).unlink(missing_ok=True)
-    start = time.perf_counter()
-    report = export_database(
-        images,
-        found.correspondences,
-        database,
-        camera_mode=camera_mode,
-        camera_model=camera_model,
-        camera_params=camera_params,
-        verification=verification,
-        seed=seed,
-        progress=progress,
-    )
-    seconds["database"] = time.perf_counter() - start
-    start = time.perf_counter()
-    models = map_database(database, images, out / "sparse", mapper, seed)
-    seconds["mapping"] = time.perf_counter() - start
-    summaries = tuple(summarise_model(model) for model in models)
-    reason = "" if models else _reason(report, mapper)
-    result = Reconstructed(
-        out, len(found.correspondences.features), summaries, found, report, reason, seconds
-    )
-    if models:
-        write_view(sparse_model(models[0]), out / "model.html", images.resolve().name)
-    content = {
-        "images": result.num_images,
-        "models": [asdict(summary) for summary in summaries],
-        "reason": reason or None,
-        "pairs": found.pairs.given,
-        "verified": report.verified,
-        "skipped": {**report.skipped, **found.skipped, **report.images_skipped},
-        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
-        "settings": {**found.settings, "mapper": mapper, "verification": verification, "seed": seed},
-        "versions": versions() | {"pycolmap": pycolmap().__version__},
-    }
-    _write_summary(out, content)
+    with _unfinished(out) as work:
+        start = time.perf_counter()
+        found = match_collection(
+            folder,
+            out / "cache",
+            rules=rules,
+            max_pairs=max_pairs,
+            detector=detector,
+            descriptor=descriptor,
+            min_similarity=min_similarity,
+            max_ratio=max_ratio,
+            max_keypoints=max_keypoints,
+            guided=guided,
+            refine=refine,
+            workers=workers,
+            progress=progress,
+        )
+        seconds["matching"] = time.perf_counter() - start
+        start = time.perf_counter()
+        report = export_database(
+            images,
+            found.correspondences,
+            work / "database.db",
+            camera_mode=camera_mode,
+            camera_model=camera_model,
+            camera_params=camera_params,
+            verification=verification,
+            seed=seed,
+            progress=progress,
+        )
+        seconds["database"] = time.perf_counter() - start
+        start = time.perf_counter()
+        models = map_database(work / "database.db", images, work / "sparse", mapper, seed, progress)
+        seconds["mapping"] = time.perf_counter() - start
+        if models:
+            further = f", the largest of {len(models)} models" if len(models) > 1 else ""
+            write_view(sparse_model(models[0]), work / "model.html", images.resolve().name + further)
+        result = Reconstructed(
+            out,
+            len(found.correspondences.features),
+            tuple(summarise_model(model) for model in models),
+            found,
+            replace(report, path=out / "database.db"),
+            "" if models else _reason(len(found.correspondences.features), report, mapper),
+            seconds,
+        )
+        settings = {**found.settings, "mapper": mapper, "verification": verification, "seed": seed}
+        (work / "summary.json").write_text(_summary(result, settings), encoding="utf-8")
     return result
 
 
-def _claim(out: Path) -> None:
-    """Mark the folder as ours before anything in it is replaced.
-
-    Raises:
-        GeomatchError: when it holds a database or model, and no summary of an earlier run.
-    """
-    others = [name for name in ("database.db", "sparse", "model.html") if (out / name).exists()]
-    if others and not (out / "summary.json").is_file():
-        raise GeomatchError(
-            f"{out / others[0]} was not written by geomatch (there is no summary.json): give another folder"
-        )
-    _write_summary(out, {"models": [], "reason": "the run is not finished"})
-
-
-def _write_summary(out: Path, content: Mapping[str, Any]) -> None:
-    with replacing(out / "summary.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+def _summary(result: Reconstructed, settings: dict[str, Any]) -> str:
+    matching, export = result.matching, result.export
+    content = {
+        "program": PROGRAM,
+        "images": result.num_images,
+        "models": [asdict(model) for model in result.models],
+        "reason": result.reason or None,
+        "pairs": matching.pairs.given,
+        "verified": export.verified,
+        "skipped": {**export.skipped, **matching.skipped, **export.images_skipped},
+        "seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
+        "settings": settings,
+        "versions": versions() | {"pycolmap": pycolmap().__version__},
+    }
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def map_database(database: Path, images: Path, out: Path, mapper: Mapper, seed: int) -> list[Any]:
-    """Run COLMAP's mapper and write ``out/0`` and on, the model with most images first.
-
-    Args:
-        database: with verified pairs; only read.
-        images: the folder, for the colours of points.
-        out: a folder that is replaced.
-        mapper: ``incremental``, begun again by the rule of `STARTS`, or ``global``.
-        seed: of its random choices.
-
-    Returns:
-        ``pycolmap.Reconstruction`` objects; empty when nothing could be registered.
-
-    Raises:
-        GeomatchError: when COLMAP gives up with an error.
-    """
-    if out.exists():
-        shutil.rmtree(out)
-    best: list[Any] = []
-    with new_folder(out) as temporary, database_of(str(database)) as opened:
-        wanted = opened.num_images() / 2
-        for start in STARTS if mapper == "incremental" else STARTS[:1]:
-            with tempfile.TemporaryDirectory(dir=temporary.parent) as work:
-                found = _run_mapper(mapper, str(database), str(images), work, start, seed)
-            models = [model for model in found if model.num_reg_images() > 0 and model.num_points3D() > 0]
-            models.sort(key=_merit, reverse=True)
-            if models and (not best or _merit(models[0]) > _merit(best[0])):
-                best = models
-            if best and best[0].num_reg_images() >= wanted:
-                break
-        for number, model in enumerate(best):
-            folder = temporary / str(number)
-            folder.mkdir()
-            model.write(str(folder))
-    return best
-
-
-def _merit(model: Any) -> tuple[int, int]:
-    return model.num_reg_images(), model.num_points3D()
-
-
-def _run_mapper(
-    mapper: Mapper, database: str, images: str, work: str, start: Mapping[str, float], seed: int
-) -> list[Any]:
-    library = pycolmap()
-    library.set_random_seed(seed)
+def _photographs(images: Path, out: Path) -> ImageFolder:
+    if out.resolve() == images.resolve():
+        raise GeomatchError(f"{out} is the folder of images; give another one for the results")
+    folder = find_images(images, exclude=out)
     try:
-        if mapper == "global":
-            settings = library.GlobalPipelineOptions()
-            settings.random_seed = seed
-            return list(library.global_mapping(database, images, work, settings).values())
-        options = library.IncrementalPipelineOptions()
-        options.min_model_size, options.random_seed = MIN_MODEL_SIZE, seed
-        options.mapper.random_seed = options.triangulation.random_seed = seed
-        for name, value in start.items():
-            setattr(options.mapper, name, value)
-        found = interruptible(
-            lambda token: library.incremental_mapping(
-                database, images, work, options, cancellation_token=token
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GeomatchError(f"{out}: no folder can be made there ({error.strerror})") from error
+    return folder
+
+
+@contextmanager
+def _unfinished(out: Path) -> Iterator[Path]:
+    """A folder in ``out`` whose content takes the place of an earlier run's when the block succeeds.
+
+    Raises:
+        GeomatchError: when ``out`` holds a database or model of another program, or another run writes there.
+    """
+    with _alone(out):
+        others = [name for name in WRITTEN if (out / name).exists()]
+        if others and not _is_ours(out / WRITTEN[0]):
+            raise GeomatchError(
+                f"{out / others[-1]} was not written by `{PROGRAM}` (no {WRITTEN[0]} of it is there): "
+                "give another folder"
             )
-        )
-        return list(found.values())
-    except (RuntimeError, ValueError) as error:
-        raise GeomatchError(f"COLMAP's {mapper} mapper failed: {first_line(error)}") from error
+        check_closed(out / "database.db")
+        work = out / ".unfinished"
+        shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+        work.mkdir()
+        try:
+            yield work
+            old = work / "old"
+            old.mkdir()
+            check_closed(out / "database.db")  # a log of the old one would be taken for the new one's
+            for name in WRITTEN:
+                if (out / name).is_dir() or not (work / name).exists():
+                    with suppress(FileNotFoundError):
+                        os.replace(out / name, old / name)
+                if (work / name).exists():
+                    os.replace(work / name, out / name)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
-def summarise_model(model: Any) -> ModelSummary:
-    """Its figures."""
-    values = [model.compute_mean_track_length(), model.compute_mean_reprojection_error()]
-    length, error = (float(np.nan_to_num(value)) for value in values)
-    return ModelSummary(
-        model.num_reg_images(), model.num_points3D(), model.compute_num_observations(), length, error
-    )
+def _is_ours(summary: Path) -> bool:
+    try:
+        content = json.loads(summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("program") == PROGRAM
 
 
-def _reason(report: ExportReport, mapper: Mapper) -> str:
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise GeomatchError(
+            f"{out}: another run is writing there; wait for it, or give another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _reason(images: int, report: ExportReport, mapper: Mapper) -> str:
     ignored = ("undefined", "degenerate")
     good = {kind: count for kind, count in report.verified.items() if kind not in ignored}
     planar = ("planar", "panoramic", "planar or panoramic")
+    if images < 2:
+        return "at least two images are needed"
     if not report.pairs:
         return "no pair of images has matches"
     if not good:

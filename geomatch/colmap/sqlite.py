@@ -2,64 +2,116 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
-from geomatch.colmap.conventions import from_colmap
-from geomatch.errors import FeaturesError
+from geomatch.colmap.conventions import PAIR_BASE, from_colmap
+from geomatch.errors import FeaturesError, GeomatchError, first_line
 from geomatch.types import Features, Matches
 
-PAIR_BASE = 2147483647
-"""``pair_id = PAIR_BASE * smaller image id + larger`` (COLMAP's documentation, "Database Format")."""
+HEADER = b"SQLite format 3\0"
+TABLES = {"cameras", "images", "keypoints", "matches"}
+"""Every release of COLMAP has them."""
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write; it leaves no files beside a database that nobody writes to."""
-    unused = not path.with_name(path.name + "-wal").exists()
-    options = "mode=ro&immutable=1" if unused else "mode=ro"
-    return sqlite3.connect(f"file:{quote(str(path.resolve()))}?{options}", uri=True)
+    """A connection that cannot write; it leaves no files beside a database that nobody writes to.
+
+    Raises:
+        GeomatchError: when there is no SQLite database, or a transaction that was not ended.
+    """
+    if not path.exists():
+        raise GeomatchError(f"{path}: no such file")
+    if not path.is_file():
+        raise GeomatchError(f"{path} is not a file")
+    with path.open("rb") as file:
+        header = file.read(20)
+    if not header.startswith(HEADER):
+        raise GeomatchError(f"{path} is no SQLite database, which COLMAP's are")
+    real = path.resolve()
+    if real.with_name(real.name + "-journal").exists():
+        raise GeomatchError(
+            f"{path}: another program writes to it, or was ended while it did; then open it once with that "
+            "program, which takes back what is half written"
+        )
+    # COLMAP's files have a write-ahead log. While nobody has one open it is not there, and a
+    # reader would create it and leave it behind: say that nothing will change, then it does not.
+    idle = header[18] == 2 and not real.with_name(real.name + "-wal").exists()
+    mode = "mode=ro&immutable=1" if idle else "mode=ro"
+    connection = sqlite3.connect(f"{real.as_uri()}?{mode}", uri=True, timeout=2, isolation_level=None)
+    connection.text_factory = lambda text: text.decode("utf-8", "replace")
+    return connection
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """An open database, closed at the end; what goes wrong in the block is an error that names the file.
+
+    Raises:
+        GeomatchError: when it cannot be read, or is no database of COLMAP.
+    """
+    try:
+        with closing(open_read_only(path)) as connection:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+            if not tables >= TABLES:
+                lacking = ", ".join(sorted(TABLES - tables))
+                raise GeomatchError(f"{path} is no COLMAP database: it has no table {lacking}")
+            yield connection
+    except GeomatchError:
+        raise
+    except OSError as error:
+        raise GeomatchError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            text = "is locked: another program writes to it; try when it is done"
+        elif code == sqlite3.SQLITE_CORRUPT:
+            text = f"is damaged ({error}); `sqlite3 {path} .recover` may save a part of it"
+        else:
+            text = f"cannot be read as a COLMAP database ({error})"
+        raise GeomatchError(f"{path} {text}") from error
+    except (TypeError, ValueError, OverflowError) as error:  # of values of another type than announced
+        raise GeomatchError(f"{path} holds rows that make no sense ({first_line(error)})") from error
 
 
 def read(path: Path) -> Correspondences:
     """Keypoints and raw matches of a database.
 
     Raises:
-        FeaturesError: when it cannot be read.
+        GeomatchError: when it cannot be read.
     """
-    try:
-        with closing(open_read_only(path)) as connection:
-            rows = connection.execute(
-                "SELECT images.image_id, images.name, cameras.width, cameras.height FROM images "
-                "JOIN cameras ON cameras.camera_id = images.camera_id"
-            ).fetchall()
-    except sqlite3.Error as error:
-        raise FeaturesError(f"{path}: cannot be read as a COLMAP database ({error})") from error
+    with reading(path) as connection:
+        rows = connection.execute(
+            "SELECT images.image_id, images.name, cameras.width, cameras.height FROM images "
+            "JOIN cameras ON cameras.camera_id = images.camera_id"
+        ).fetchall()
+        (count,) = connection.execute("SELECT count(*) FROM matches").fetchone()
     images = {str(name): (image_id, (width, height)) for image_id, name, width, height in rows}
     names = {image_id: name for name, (image_id, _) in images.items()}
 
     def load(name: str) -> Features:
         image_id, size = images[name]
-        with closing(open_read_only(path)) as connection:
+        with reading(path) as connection:
             row = connection.execute(
                 "SELECT rows, cols, data FROM keypoints WHERE image_id = ?", (image_id,)
             ).fetchone()
-        count, columns, data = row or (0, 2, b"")
-        points = np.frombuffer(data or b"", np.float32)
-        if points.size != count * columns or columns < 2:
-            raise FeaturesError(f"{path}: the keypoints of {name} have another size than announced")
-        return Features(from_colmap(points.reshape(count, columns)[:, :2]), np.ones(count, np.float32), size)
+            number, columns, data = row or (0, 2, b"")
+            points = np.frombuffer(data or b"", np.float32)
+            if points.size != number * columns or columns < 2:
+                raise FeaturesError(f"{path}: the keypoints of {name} have another size than announced")
+            points = points.reshape(number, columns)[:, :2]
+            return Features(from_colmap(points), np.ones(number, np.float32), size)
 
     def pairs() -> Iterator[MatchedPair]:
-        with closing(open_read_only(path)) as connection:
-            for pair_id, count, data in connection.execute("SELECT pair_id, rows, data FROM matches"):
+        with reading(path) as connection:
+            for pair_id, number, data in connection.execute("SELECT pair_id, rows, data FROM matches"):
                 image0, image1 = divmod(pair_id, PAIR_BASE)
                 indices = np.frombuffer(data or b"", np.uint32).reshape(-1, 2).astype(np.int64)
-                if len(indices) != count or image0 not in names or image1 not in names:
+                if len(indices) != number or image0 not in names or image1 not in names:
                     raise FeaturesError(f"{path}: the matches of pair {pair_id} make no sense")
-                yield MatchedPair(names[image0], names[image1], Matches(indices, np.ones(count, np.float32)))
+                yield MatchedPair(names[image0], names[image1], Matches(indices, np.ones(number, np.float32)))
 
-    return Correspondences(LazyFeatures(list(images), load), LazyPairs(pairs))
+    return Correspondences(LazyFeatures(list(images), load), LazyPairs(pairs, count))

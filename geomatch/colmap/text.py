@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
-from geomatch.collection.folder import raw_size
 from geomatch.colmap.conventions import from_colmap, to_colmap
 from geomatch.errors import FeaturesError
+from geomatch.images import raw_size
 from geomatch.types import Features, Matches
 
 COLUMNS = 128

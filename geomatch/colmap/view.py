@@ -1,4 +1,4 @@
-"""A sparse model as one page of HTML that needs nothing else, and as a plain picture."""
+"""A sparse model as one page of HTML that needs nothing else."""
 
 import base64
 import json
@@ -10,7 +10,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jinja2
 import numpy as np
 from numpy.typing import NDArray
@@ -172,48 +171,6 @@ def write_view(
     return Path(path)
 
 
-def draw_model(model: SparseModel, size: tuple[int, int] = (1200, 800)) -> NDArray[np.uint8]:
-    """Points and cameras in perspective from above and behind the cameras.
-
-    Args:
-        model: what to draw.
-        size: width and height in pixels.
-
-    Returns:
-        (H, W, 3) RGB.
-    """
-    width, height = size
-    canvas = np.full((height, width, 3), 250, np.uint8)
-    centre, radius = _frame(model)
-    half = math.radians(FIELD_OF_VIEW / 2)
-    distance, focal = radius / math.sin(half), 0.5 * min(size) / math.tan(half)
-    rotation = _turned(math.radians(YAW), math.radians(PITCH)) @ _upright(model)
-
-    def project(world: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        seen = (np.asarray(world, np.float64) - centre) @ rotation.T + (0, 0, distance)
-        depth = np.where(np.isfinite(seen).all(axis=1), seen[:, 2], -1.0)
-        safe = np.where(depth > 0, depth, 1.0)[:, None]
-        pixels = focal * np.nan_to_num(seen[:, :2]) / safe + (width / 2, height / 2)
-        return np.clip(pixels, -1e4, 1e4), depth
-
-    pixels, depth = project(model.points)
-    order = np.argsort(-depth)
-    order = order[depth[order] > distance / 100]
-    colours = model.colours if model.colours.any() else np.full_like(model.colours, 90)
-    side = 2 if len(order) > 20_000 else 3
-    for step in np.ndindex(side, side):  # far points first, so that near ones stay
-        x, y = (np.floor(pixels[order]).astype(int) + step).T
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        canvas[y[inside], x[inside]] = colours[order[inside]]
-    for corners in _frusta(model, FRUSTUM * radius):
-        pixels, depth = project(corners)
-        if depth.min() > distance / 100:
-            apex, *rim = np.round(pixels * 16).astype(np.int32)
-            lines = [np.array([apex, corner]) for corner in rim] + [np.array([*rim, rim[0]])]
-            cv2.polylines(canvas, lines, False, (31, 111, 214), 1, cv2.LINE_AA, shift=4)
-    return canvas
-
-
 def _image_error(
     image: Any, camera: Any, pose: NDArray[np.float64], xyz: NDArray[np.float64], row_of: dict[int, int]
 ) -> float:
@@ -282,21 +239,3 @@ def _upright(model: SparseModel) -> NDArray[np.float64]:
     forward = next(axis for axis in level if np.linalg.norm(axis) > 0.1)
     forward = forward / np.linalg.norm(forward)
     return np.array([np.cross(down, forward), down, forward])
-
-
-def _turned(yaw: float, pitch: float) -> NDArray[np.float64]:
-    c, s = math.cos(yaw), math.sin(yaw)
-    d, t = math.cos(pitch), math.sin(pitch)
-    around = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
-    turned: NDArray[np.float64] = np.array([[1, 0, 0], [0, d, -t], [0, t, d]]) @ around
-    return turned
-
-
-def _frusta(model: SparseModel, edge: float) -> NDArray[np.float64]:
-    """(N, 5, 3) centre and corners of each camera in the world, with edges of length ``edge``."""
-    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-    rays = np.ones((len(model.names), 4, 3))
-    rays[..., :2] = signs * (model.image_sizes / 2 / model.focal_lengths[:, None])[:, None]
-    rays *= edge / np.linalg.norm(rays, axis=2, keepdims=True)
-    corners = model.centres[:, None] + rays @ model.rotations
-    return np.concatenate([model.centres[:, None], corners], axis=1)

@@ -42,7 +42,8 @@ class DIFTConfig:
     for ``l2`` they are the activations themselves (the paper matches ADM so)."""
     sampling: Sampling = "dense"
     """``dense``: one pass over the image, sampled at the keypoints (the paper's way).
-    ``patch``: one small pass per keypoint, in its own scale and orientation."""
+    ``patch``: one small pass per keypoint, in its own scale and orientation; without these, upright and of
+    one size (`geomatch.dift.extractor.UPRIGHT_SIDE`)."""
     image_size: int | tuple[int, int] | None = 768
     """Size at which the image is used: an int bounds one side and keeps the aspect (larger images are
     reduced, smaller ones left), a pair (width, height) is taken as it is (the paper squashes to 768x768),

@@ -25,6 +25,9 @@ from geomatch.types import Features, check_shape
 
 PATCH_CONTRAST = 0.5
 """Deviation that patches are given before the network, whose images lie in [-1, 1]."""
+UPRIGHT_SIDE = 88.0
+"""Side, in pixels of the reduced image, of the upright patches of keypoints without scale or orientation:
+of 44, 64 and 88 the one whose matches made whole models of photographs."""
 POOLED = 4
 """Each layer of a patch is averaged to POOLED x POOLED cells."""
 BATCH_PIXELS = {"cpu": 2**18, "accelerator": 8 * 768**2}
@@ -176,8 +179,7 @@ class DIFTExtractor:
             paper_sampling: see `FeatureMap.sample`; patches have no such choice.
 
         Raises:
-            ValueError: when the features belong to an image of another size, or
-                when patches are wanted of keypoints without scale and orientation.
+            ValueError: when the features belong to an image of another size.
         """
         return self.describe_many([image], [features], paper_sampling)[0]
 
@@ -209,11 +211,6 @@ class DIFTExtractor:
         return rows if self.readout is None else self.readout.apply(rows)
 
     def _describe_patches(self, picture: Image, features: Features) -> NDArray[np.float32]:
-        if features.scales is None or features.orientations is None:
-            raise ValueError(
-                "sampling='patch' needs keypoints with scale and orientation (SIFT, ORB); "
-                "use dift-tiny-dense (sampling='dense') for others"
-            )
         if isinstance(self.config.image_size, tuple):
             raise ValueError("sampling='patch' keeps the aspect: image_size must be an int or None")
         if self.config.patch_size % self.model.stride:
@@ -222,12 +219,16 @@ class DIFTExtractor:
             )
         reduced = reduce_image(picture, self.config.image_size)
         factor = reduced.size[0] / picture.size[0]
+        sides = np.full(len(features), UPRIGHT_SIDE, np.float32)
+        angles = np.zeros(len(features), np.float32)
+        if features.scales is not None and features.orientations is not None:
+            sides, angles = features.scales * (self.config.patch_scale * factor), features.orientations
         parts = []
         for patches in cut_patches(
             reduced.pixels,
             resize_points(features.keypoints, picture.size, reduced.size),
-            features.scales * (self.config.patch_scale * factor),
-            features.orientations,
+            sides,
+            angles,
             self.config.patch_size,
         ):
             maps = self.activations(patches * PATCH_CONTRAST)

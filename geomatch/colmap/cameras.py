@@ -1,0 +1,133 @@
+"""Cameras and images of a database, made by COLMAP from the files."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from geomatch.collection.correspondences import check_name
+from geomatch.colmap.library import database, pycolmap
+from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
+from geomatch.images import raw_size
+
+CameraMode = Literal["auto", "single", "per-folder", "per-image"]
+
+
+def check_camera(model: str, params: str) -> None:
+    """Raise unless a camera model is COLMAP's, and parameters, if given, fit it.
+
+    Raises:
+        GeomatchError: saying which models or parameters there are.
+    """
+    library = pycolmap()
+    models = [name for name in library.CameraModelId.__members__ if name != "INVALID"]
+    if model not in models:
+        raise GeomatchError(f"COLMAP has no camera model {model!r}; choose one of: {', '.join(models)}")
+    if not params:
+        return
+    camera = library.Camera.create_from_model_name(1, model, 1.0, 1, 1)
+    try:
+        values = np.array([float(value) for value in params.split(",")])
+    except ValueError:
+        values = np.zeros(0)
+    if len(values) != len(camera.params) or not np.isfinite(values).all():
+        raise GeomatchError(
+            f"camera model {model} has {len(camera.params)} parameters separated by commas "
+            f"({camera.params_info}), got {params!r}"
+        )
+    if (values[camera.focal_length_idxs()] <= 0).any():
+        raise GeomatchError(f"focal lengths must be positive, got {params!r} for {camera.params_info}")
+
+
+def image_sizes(
+    images: Path, names: Iterable[str], mode: CameraMode
+) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """(width, height) of the files that are there, in COLMAP's order, and why others are not.
+
+    Args:
+        images: the folder.
+        names: below it.
+        mode: which images share a camera.
+
+    Raises:
+        FeaturesError: when images of one camera differ in size, or a name could lead elsewhere.
+        ImageError: when no image is there.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    skipped: dict[str, str] = {}
+    shared: dict[str, tuple[str, tuple[int, int]]] = {}
+    for name in sorted(names):
+        check_name(name)
+        try:
+            sizes[name] = raw_size(images / name)
+        except ImageError as error:
+            skipped[name] = first_line(error)
+            continue
+        if mode in ("single", "per-folder"):
+            first, size = shared.setdefault(_sharing(name, mode), (name, sizes[name]))
+            if size != sizes[name]:
+                raise FeaturesError(
+                    f"camera mode {mode}: {first} has {size[0]}x{size[1]} pixels, {name} has "
+                    f"{sizes[name][0]}x{sizes[name][1]}; images of one camera must be of one size: use "
+                    "'auto' or 'per-image'"
+                )
+    if not sizes:
+        raise ImageError(f"{images}: none of {len(skipped)} images can be read; is it the right folder?")
+    return sizes, skipped
+
+
+def import_images(
+    path: Path, images: Path, names: Sequence[str], mode: CameraMode, model: str, params: str
+) -> None:
+    """Add those images that the database does not have; what COLMAP cannot read stays away silently.
+
+    Args:
+        path: of the database.
+        images: the folder.
+        names: below it.
+        mode: which images share a camera, those in the database among them.
+        model: of cameras.
+        params: of cameras, separated by commas; empty to take the focal length from EXIF.
+
+    Raises:
+        GeomatchError: when images that should share a camera have several in the database.
+    """
+    library = pycolmap()
+    with database(str(path)) as opened:
+        present = {image.name: image.camera_id for image in opened.read_all_images()}
+    shared: dict[str, set[int]] = {}
+    for name, camera_id in present.items():
+        shared.setdefault(_sharing(name, mode), set()).add(camera_id)
+    groups: dict[int | None, list[str]] = {}
+    for name in names:
+        if name not in present:
+            cameras = shared.get(_sharing(name, mode), set()) if mode in ("single", "per-folder") else set()
+            if len(cameras) > 1:
+                raise GeomatchError(
+                    f"camera mode {mode}: images that share a camera with {name} have {len(cameras)} in the "
+                    "database; use 'auto' or 'per-image'"
+                )
+            groups.setdefault(next(iter(cameras), None), []).append(name)
+    for camera_id, members in groups.items():
+        options = library.ImageReaderOptions()
+        options.camera_model, options.camera_params = model, params
+        if camera_id is not None:
+            options.existing_camera_id = camera_id
+        try:
+            library.import_images(
+                str(path),
+                str(images),
+                camera_mode=getattr(library.CameraMode, mode.replace("-", "_").upper()),
+                image_names=members,
+                options=options,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise GeomatchError(
+                f"COLMAP cannot make {model} cameras with parameters {params!r} ({first_line(error)})"
+            ) from error
+
+
+def _sharing(name: str, mode: CameraMode) -> str:
+    """What images of one camera have in common."""
+    return "" if mode == "single" else str(PurePosixPath(name).parent)

@@ -1,0 +1,179 @@
+"""The file of a database: made beside its name and put there whole, never in place of something else."""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cache
+from pathlib import Path
+
+from geomatch.colmap.library import database
+from geomatch.colmap.sqlite import TABLES, open_read_only
+from geomatch.errors import GeomatchError
+
+SPARE = 32 * 2**20
+"""Bytes of the disk that stay free."""
+
+
+class Room:
+    """Free space is asked for before it is used: COLMAP ends the process when the disk is full."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._taken = 0
+
+    def take(self, size: int) -> None:
+        """Announce bytes that will be written.
+
+        Raises:
+            GeomatchError: when the disk has not so many.
+        """
+        self._taken += size
+        # what was written so far lies in SQLite's log, and is copied into the database from there
+        wanted, free = self._taken + SPARE, shutil.disk_usage(self._folder).free
+        if free < wanted:
+            have, need = free / 2**20, wanted / 2**20
+            raise GeomatchError(
+                f"{self._folder}: {have:.0f} MiB are free on this disk, {need:.0f} are needed"
+            )
+
+
+def check_target(path: Path, extend: bool) -> None:
+    """Raise unless a database can be put at ``path``.
+
+    Raises:
+        GeomatchError: when it exists, or is none that can be extended.
+        OSError: when there is no folder for it.
+    """
+    if path.is_dir():
+        raise GeomatchError(f"{path} is a folder, not a database")
+    if path.exists() and not extend:
+        raise GeomatchError(f"{path} exists already; give another name, or extend it (--extend)")
+    if not path.parent.is_dir():
+        raise OSError(f"{path.parent}: no such folder for the database")
+    if path.exists():
+        with _held(path):
+            pass
+        check_closed(path)
+
+
+@cache
+def _own_schema() -> int:
+    """Of the databases that pycolmap here makes."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "new.db"
+        with database(str(path)):
+            pass
+        with closing(sqlite3.connect(path)) as connection:
+            return _schema_of(connection)
+
+
+@contextmanager
+def replaced(path: Path, extend: bool, room: Room) -> Iterator[Path]:
+    """A database beside ``path``, new or a copy of it, that takes its place when the block succeeds.
+
+    Raises:
+        GeomatchError: as `check_target`, and when the file changes meanwhile.
+    """
+    check_target(path, extend)
+    path = path.resolve()  # a link stays a link
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".geomatch-") as name:
+        temporary = Path(name) / "new.db"
+        with database(str(temporary)):
+            pass
+        if not path.exists():
+            yield temporary
+            _settle(temporary)
+            _put(temporary, path)
+            return
+        room.take(path.stat().st_size)
+        with _held(path):
+            # by another connection: the backup of one that holds a lock would wait for itself
+            with closing(open_read_only(path)) as source, closing(sqlite3.connect(temporary)) as copy:
+                source.backup(copy)
+            before = _stamp(path)
+            yield temporary
+            _settle(temporary)
+            shutil.copymode(path, temporary)
+        check_closed(path)  # a log of the old file would be taken for the new one's
+        if _stamp(path) != before:
+            raise GeomatchError(f"{path} was changed by another program meanwhile; export again")
+        os.replace(temporary, path)
+
+
+def _put(temporary: Path, path: Path) -> None:
+    taken = f"{path} was made by another program meanwhile; it stays as it is, give another name"
+    try:
+        os.link(temporary, path)  # unlike a renaming, fails where there is something
+    except FileExistsError as error:
+        raise GeomatchError(taken) from error
+    except OSError as error:  # a file system without links
+        if path.exists():
+            raise GeomatchError(taken) from error
+        os.replace(temporary, path)
+
+
+def _settle(path: Path) -> None:
+    """See that all is in the one file, and on the disk: what SQLite cannot copy it leaves in its log."""
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+            (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        raise GeomatchError(
+            f"{path.parent.parent}: the database cannot be written there ({error})"
+        ) from error
+    if busy or mode != "delete" or answer != "ok":
+        raise GeomatchError(f"{path.parent.parent}: the database could not be written whole ({answer})")
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Keep other writers out."""
+    if not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK):
+        raise GeomatchError(f"{path} is read-only; export to a new database")
+    with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection:
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what a killed writer left in the log
+            connection.execute("BEGIN IMMEDIATE")
+            found = _schema_of(connection)
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        except sqlite3.OperationalError as error:
+            raise GeomatchError(f"{path} is in use by another program ({error})") from error
+        except sqlite3.DatabaseError as error:
+            raise GeomatchError(f"{path} is no database of COLMAP ({error})") from error
+        if not tables >= TABLES:
+            raise GeomatchError(f"{path} is no database of COLMAP: it lacks its tables")
+        if found != _own_schema():
+            raise GeomatchError(
+                f"{path} has the schema of another COLMAP (version {found}, pycolmap here writes "
+                f"{_own_schema()}); extending would change it so that its own program cannot read it: "
+                "export to a new database"
+            )
+        yield
+        connection.execute("ROLLBACK")
+
+
+def check_closed(path: Path) -> None:
+    """Raise while another program has the database open.
+
+    Raises:
+        GeomatchError: when its log lies beside it.
+    """
+    path = path.resolve()
+    if path.with_name(path.name + "-wal").exists():  # it goes when the last one closes the database
+        raise GeomatchError(f"{path} is open in another program; close it there and export again")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _schema_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
