@@ -49,7 +49,8 @@ def measure(
                             else _geomatch(folder, out, method, max_keypoints, seed)
                         )
                     except WeightsError as error:
-                        rows.append(row | {"skipped": first_line(error)})
+                        print(f"{method} is skipped: {first_line(error)}")  # it names paths of this machine
+                        rows.append(row | {"skipped": "its weights are missing"})
                         break
                     row["seconds"] = round(time.perf_counter() - start, 1)
                     rows.append(row)
