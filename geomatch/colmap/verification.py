@@ -94,8 +94,8 @@ def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
 
 
 def _estimate(pair: _Pair) -> Found:
-    (points0, points1), (size0, size1) = pair.points, pair.sizes
-    return estimate_two_view(points0, points1, size0, size1, *pair.calibrations)
+    (points0, points1), (size0, size1), (camera0, camera1) = pair.points, pair.sizes, pair.calibrations
+    return estimate_two_view(points0, points1, size0, size1, camera0, camera1)
 
 
 def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
