@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import geomatch
+from geomatch.cli import main
 from geomatch.collection import Correspondences, MatchedPair
 from geomatch.collection.correspondences import LazyPairs
 from geomatch.colmap import check_database, export_database
@@ -469,3 +470,33 @@ except KeyboardInterrupt:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "ended\n", "")
+
+
+def test_what_cannot_be_written_is_said_before_the_matching(
+    make_scene: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scene = make_scene(frames=3)
+    cv2.imwrite(str(scene.folder / "odd.png"), np.zeros((50, 60), np.uint8))
+    (tmp_path / "there.db").write_text("x")
+
+    def matching(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("it has begun")
+
+    monkeypatch.setattr("geomatch.collection.match_collection", matching)
+    for arguments, words in (
+        (["there.db"], "there.db exists already"),
+        (["there.db", "--extend"], "is no database of COLMAP"),
+        (["."], "is a folder, not a database"),
+        (["no/out.db"], "no such folder for the database"),
+        (["out.db", "--camera-model", "LENS"], "no camera model 'LENS'"),
+        (["out.db", "--camera-params", "-1,2,3,4"], "focal lengths must be positive"),
+        (["out.db", "--camera-mode", "single"], "images of one camera must be of one size"),
+        (["there.db", "--format", "hloc"], "exists already"),
+        (["out", "--format", "text", "--extend"], "--extend is for databases only"),
+    ):
+        target, *options = arguments
+        assert main(["colmap", "export", str(scene.folder), str(tmp_path / target), *options]) == 2
+        assert words in capsys.readouterr().err

@@ -166,8 +166,12 @@ def check_closed(path: Path) -> None:
         GeomatchError: when its log lies beside it.
     """
     path = path.resolve()
-    if path.with_name(path.name + "-wal").exists():  # it goes when the last one closes the database
-        raise GeomatchError(f"{path} is open in another program; close it there and export again")
+    log = path.with_name(path.name + "-wal")  # it goes when the last one closes the database
+    if log.exists():
+        raise GeomatchError(
+            f"{path} is open in another program; close it there and run again (if one that ended without "
+            f"closing it left {log.name}, open and close the database once)"
+        )
 
 
 def _stamp(path: Path) -> tuple[int, int]:
