@@ -5,7 +5,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,16 @@ class Scene:
     folder: Path
     correspondences: Any
     truth: Any
+
+    def changed(self, **parts: Any) -> "Scene":
+        """With other features or pairs."""
+        return replace(self, correspondences=replace(self.correspondences, **parts))
+
+    def export(self, path: Path, **options: Any) -> Any:
+        """To a database."""
+        from geomatch.colmap import export_database
+
+        return export_database(self.folder, self.correspondences, path, progress=False, **options)
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """The database export: half pixels, configurations, bad input, all or nothing."""
 
-import os
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +16,7 @@ import numpy as np
 import pytest
 
 import geomatch
-from geomatch.cli import main
 from geomatch.collection import Correspondences, MatchedPair
-from geomatch.collection.correspondences import LazyPairs
 from geomatch.colmap import check_database, export_database
 from geomatch.colmap.conventions import (
     fundamental_to_colmap,
@@ -29,15 +25,10 @@ from geomatch.colmap.conventions import (
 )
 from geomatch.colmap.library import database, pycolmap
 from geomatch.colmap.mapping import map_database, summarise_model
-from geomatch.colmap.target import SPARE
 from geomatch.colmap.verification import to_two_view_geometry
 from geomatch.errors import FeaturesError, GeomatchError, ImageError
 from geomatch.geometry import warp_points
 from geomatch.types import Features, Matches, TwoViewGeometry
-
-
-def export(scene: Any, path: Path, **options: Any) -> Any:
-    return export_database(scene.folder, scene.correspondences, path, progress=False, **options)
 
 
 @pytest.mark.parametrize("verification", ["colmap", "geomatch"])
@@ -46,7 +37,7 @@ def test_synthetic_scene_maps_with_the_keypoints_of_the_truth(
 ) -> None:
     scene = make_scene()
     path = tmp_path / "out.db"
-    report = export(scene, path, verification=verification)
+    report = scene.export(path, verification=verification)
     assert (report.images, report.pairs, report.skipped) == (6, 15, {})
     assert sum(report.verified.values()) == 15
     for mapper in ("incremental", "global"):
@@ -62,7 +53,7 @@ def test_synthetic_scene_maps_with_the_keypoints_of_the_truth(
 def test_half_a_pixel_is_added_once(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     """The database holds COLMAP's own keypoints again, and they are where the true cameras see the points."""
     scene = make_scene()
-    export(scene, tmp_path / "out.db", verification="none")
+    scene.export(tmp_path / "out.db", verification="none")
     with database(str(tmp_path / "truth.db")) as truth, database(str(tmp_path / "out.db")) as ours:
         for image in truth.read_all_images():
             own = ours.read_keypoints(ours.read_image_with_name(image.name).image_id)
@@ -130,14 +121,10 @@ def test_calibrated_and_failed_geometries_have_their_configuration() -> None:
 
 def test_names_with_spaces_unicode_and_folders(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     scene = make_scene(rename=lambda name: f"été ÷/a b{name[-5]}.png" if name[-5] in "01" else f"x/{name}")
-    report = export(scene, tmp_path / "out.db")
+    report = scene.export(tmp_path / "out.db")
     assert (report.images, report.pairs, sum(report.verified.values())) == (6, 15, 15)
     with database(str(tmp_path / "out.db")) as opened:
         assert {image.name for image in opened.read_all_images()} == set(scene.correspondences.features)
-
-
-def changed(scene: Any, **parts: Any) -> Any:
-    return replace(scene, correspondences=replace(scene.correspondences, **parts))
 
 
 def matched(a: str, b: str, rows: Any) -> MatchedPair:
@@ -162,7 +149,7 @@ def test_what_is_left_out_is_counted(make_scene: Callable[..., Any], tmp_path: P
         matched(names[0], "gone.png", [(0, 0)]),
         matched(names[1], names[2], [(0, 1), (2, 3)]),
     ]
-    report = export(changed(scene, features=features, pairs=pairs), tmp_path / "out.db")
+    report = scene.changed(features=features, pairs=pairs).export(tmp_path / "out.db")
     assert (report.images, report.pairs) == (4, 2)
     assert report.skipped == {
         "images without keypoints (written, but they cannot be registered)": 1,
@@ -188,7 +175,7 @@ def test_wrong_matches_write_nothing(
     names = sorted(scene.correspondences.features)
     pairs = [*scene.correspondences.pairs[:1], matched(names[1], names[2], rows)]
     with pytest.raises(FeaturesError, match=says):
-        export(changed(scene, pairs=pairs), tmp_path / "out.db")
+        scene.changed(pairs=pairs).export(tmp_path / "out.db")
     assert not (tmp_path / "out.db").exists()
     with pytest.raises(ValueError, match="must not be negative"):
         matched(names[0], names[1], [(-1, 0)])
@@ -202,38 +189,38 @@ def test_contradicting_pairs_self_pairs_and_foreign_sizes(
     path = tmp_path / "out.db"
     pairs = [matched(names[0], names[1], [(0, 0)]), matched(names[1], names[0], [(1, 0)])]
     with pytest.raises(FeaturesError, match=r"given twice .* different matches"):
-        export(changed(scene, pairs=pairs), path)
+        scene.changed(pairs=pairs).export(path)
     with pytest.raises(FeaturesError, match="matched with itself"):
-        export(changed(scene, pairs=[matched(names[0], names[0], [(0, 1)])]), path)
+        scene.changed(pairs=[matched(names[0], names[0], [(0, 1)])]).export(path)
     features = dict(scene.correspondences.features)
     right = features[names[0]]
     features[names[0]] = Features(right.keypoints, right.scores, right.image_size[::-1])
     with pytest.raises(FeaturesError, match="EXIF orientation"):
-        export(changed(scene, features=features), path)
+        scene.changed(features=features).export(path)
     features[names[0]] = Features(right.keypoints * 2, right.scores, right.image_size)
     with pytest.raises(FeaturesError, match=r"keypoints lie outside .* resized"):
-        export(changed(scene, features=features), path)
+        scene.changed(features=features).export(path)
     with pytest.raises(FeaturesError, match="paths below the image folder"):
-        export(changed(scene, features={"../x.png": right}, pairs=[]), path)
+        scene.changed(features={"../x.png": right}, pairs=[]).export(path)
     with pytest.raises(ImageError, match="none of 3 images can be read"):
-        export(replace(scene, folder=tmp_path / "elsewhere"), path)
+        replace(scene, folder=tmp_path / "elsewhere").export(path)
     assert not path.exists()
 
 
 def test_camera_modes(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     scene = make_scene(frames=3)
     for mode, cameras in (("single", 1), ("per-image", 3)):
-        export(scene, tmp_path / f"{mode}.db", camera_mode=mode, verification="none")
+        scene.export(tmp_path / f"{mode}.db", camera_mode=mode, verification="none")
         with database(str(tmp_path / f"{mode}.db")) as opened:
             assert len(opened.read_all_cameras()) == cameras
     odd = dict(scene.correspondences.features)
     cv2.imwrite(str(scene.folder / "odd.png"), np.zeros((50, 60), np.uint8))
     odd["odd.png"] = Features(np.zeros((1, 2)), np.ones(1), (60, 50))  # type: ignore[arg-type]
     with pytest.raises(FeaturesError, match="images of one camera must be of one size"):
-        export(changed(scene, features=odd), tmp_path / "odd.db", camera_mode="single")
+        scene.changed(features=odd).export(tmp_path / "odd.db", camera_mode="single")
     with pytest.raises(GeomatchError, match="NO_SUCH_MODEL"):
-        export(scene, tmp_path / "odd.db", camera_model="NO_SUCH_MODEL")
-    export(scene, tmp_path / "known.db", camera_model="PINHOLE", camera_params="900,901,512,384")
+        scene.export(tmp_path / "odd.db", camera_model="NO_SUCH_MODEL")
+    scene.export(tmp_path / "known.db", camera_model="PINHOLE", camera_params="900,901,512,384")
     with database(str(tmp_path / "known.db")) as opened:
         assert opened.read_all_cameras()[0].params.tolist() == [900, 901, 512, 384]
         assert opened.read_all_cameras()[0].has_prior_focal_length
@@ -245,10 +232,10 @@ def test_extending(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     names = sorted(scene.correspondences.features)
     part = {name: scene.correspondences.features[name] for name in names[:3]}
     inside = [pair for pair in scene.correspondences.pairs if pair.name0 in part and pair.name1 in part]
-    export(changed(scene, features=part, pairs=inside), path)
+    scene.changed(features=part, pairs=inside).export(path)
     with pytest.raises(GeomatchError, match="exists already"):
-        export(scene, path)
-    report = export(scene, path, extend=True)
+        scene.export(path)
+    report = scene.export(path, extend=True)
     assert (report.images, report.pairs) == (3, 12)
     assert report.skipped == {
         "images that the database already had": 3,
@@ -260,66 +247,8 @@ def test_extending(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     moved = dict(scene.correspondences.features)
     moved[names[0]] = moved[names[0]][::-1]
     with pytest.raises(FeaturesError, match="has other keypoints"):
-        export(changed(scene, features=moved), path, extend=True)
+        scene.changed(features=moved).export(path, extend=True)
     assert path.read_bytes() == before
-
-
-def test_databases_that_cannot_be_extended(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    scene = make_scene(frames=3)
-    path = tmp_path / "out.db"
-    export(scene, path, verification="none")
-    before = path.read_bytes()
-    with closing(sqlite3.connect(path)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(GeomatchError, match="in use by another program"):
-            export(scene, path, extend=True)
-        other.execute("ROLLBACK")
-    path.chmod(0o444)
-    with pytest.raises(GeomatchError, match="read-only"):
-        export(scene, path, extend=True)
-    path.chmod(0o644)
-    assert path.read_bytes() == before
-    with closing(sqlite3.connect(path)) as other:
-        other.execute("PRAGMA user_version = 3800000")
-    with pytest.raises(GeomatchError, match="schema of another COLMAP"):
-        export(scene, path, extend=True)
-    path.write_bytes(b"no database at all" * 100)
-    with pytest.raises(GeomatchError, match="no database of COLMAP"):
-        export(scene, path, extend=True)
-    with pytest.raises(OSError, match="no such folder"):
-        export(scene, tmp_path / "none" / "out.db")
-
-
-def test_a_killed_export_leaves_the_old_database(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    scene = make_scene(frames=3)
-    path = tmp_path / "out.db"
-    export(scene, path, verification="none")
-    before = path.read_bytes()
-    code = f"""
-import sys, time
-from pathlib import Path
-from geomatch.colmap import export_database, read_correspondences
-from geomatch.collection import Correspondences
-found = read_correspondences(Path({str(path)!r}), Path({str(scene.folder)!r}))
-def pairs():
-    yield from found.pairs
-    print("half way", flush=True)
-    time.sleep(60)
-class Slow:
-    def __iter__(self):
-        return pairs()
-export_database(Path({str(scene.folder)!r}), Correspondences(found.features, Slow()), Path({str(path)!r}),
-                extend=True, progress=False)
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "half way\n"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert path.read_bytes() == before
-    report = export(scene, path, extend=True)  # what the killed one held does not bar the way
-    assert report.skipped["images that the database already had"] == 3
 
 
 def test_interruption_ends_verification() -> None:
@@ -350,91 +279,11 @@ def test_pycolmap_after_our_accessor_does_not_break_png(tmp_path: Path) -> None:
     assert done.stdout.strip() == "alive", done.stderr
 
 
-def with_pairs(pairs: Callable[[], Iterator[MatchedPair]], scene: Any) -> Any:
-    return changed(scene, pairs=LazyPairs(pairs))
-
-
-def test_an_appeared_file_stays(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    scene, path = make_scene(frames=3), tmp_path / "out.db"
-
-    def meanwhile() -> Iterator[MatchedPair]:
-        path.write_text("of somebody else")
-        yield from scene.correspondences.pairs
-
-    with pytest.raises(GeomatchError, match="made by another program meanwhile"):
-        export(with_pairs(meanwhile, scene), path)
-    assert path.read_text() == "of somebody else"
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["out.db", "scene", "truth.db"]
-
-
-def test_a_database_that_changes_meanwhile_stays(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    scene, path = make_scene(frames=3), tmp_path / "out.db"
-    export(scene, path, verification="none")
-
-    def meanwhile() -> Iterator[MatchedPair]:
-        path.write_bytes(path.read_bytes() + b"\0" * 4096)
-        yield from scene.correspondences.pairs
-
-    with pytest.raises(GeomatchError, match="was changed by another program meanwhile"):
-        export(with_pairs(meanwhile, scene), path, extend=True)
-    assert path.read_bytes()[-4096:] == b"\0" * 4096
-
-
-def test_a_full_disk_is_told_before_it_is_full(
-    make_scene: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """COLMAP ends the process when a write fails."""
-    scene = make_scene(frames=3)
-    usage = shutil.disk_usage(tmp_path)
-    for free in (0, SPARE + 4000):
-        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: usage._replace(free=free))
-        with pytest.raises(GeomatchError, match=r"MiB are free on this disk, \d+ are needed"):
-            export(scene, tmp_path / "out.db")
-    monkeypatch.undo()
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["scene", "truth.db"]
-
-
-def test_extending_keeps_link_mode_and_camera(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    scene = make_scene(frames=4)
-    names = sorted(scene.correspondences.features)
-    part = {name: scene.correspondences.features[name] for name in names[:2]}
-    real, link = tmp_path / "real.db", tmp_path / "link.db"
-    first = [pair for pair in scene.correspondences.pairs if {pair.name0, pair.name1} <= set(part)]
-    export(changed(scene, features=part, pairs=first), real, camera_mode="single", verification="none")
-    real.chmod(0o640)
-    link.symlink_to(real.name)
-    report = export(scene, link, extend=True, camera_mode="single")
-    assert link.is_symlink()
-    assert real.stat().st_mode & 0o777 == 0o640
-    with database(str(real)) as opened:
-        assert len(opened.read_all_cameras()) == 1
-        assert opened.num_images() == 4
-    assert sum(report.verified.values()) == 6  # the first pair, too, which had matches only
-    assert check_database(real, scene.folder).ok
-    cv2.imwrite(str(scene.folder / names[0]), np.zeros((50, 60), np.uint8))
-    odd = {names[0]: Features(np.zeros((0, 2)), np.zeros(0), (60, 50))}  # type: ignore[arg-type]
-    with pytest.raises(FeaturesError, match=r"its camera in the database is of .* the file has 60x50"):
-        export(changed(scene, features=odd, pairs=[]), real, extend=True)
-
-
-def test_a_faulty_database_is_not_extended(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    """COLMAP would verify its matches, too, and read beyond the keypoints."""
-    scene, path = make_scene(frames=3), tmp_path / "out.db"
-    export(scene, path, verification="none")
-    with closing(sqlite3.connect(path)) as connection, connection:
-        wrong = np.array([[0, 100_000]], np.uint32).tobytes()
-        connection.execute("UPDATE matches SET rows = 1, data = ?", (wrong,))
-    before = path.read_bytes()
-    with pytest.raises(GeomatchError, match="has errors that must be mended first"):
-        export(scene, path, extend=True)
-    assert path.read_bytes() == before
-
-
 def test_own_geometries_are_of_the_matches_there(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     scene, path = make_scene(frames=3), tmp_path / "out.db"
-    export(scene, path, verification="none")
+    scene.export(path, verification="none")
     halves = [MatchedPair(p.name0, p.name1, p.matches[::2]) for p in scene.correspondences.pairs]
-    report = export(changed(scene, pairs=halves), path, extend=True, verification="geomatch")
+    report = scene.changed(pairs=halves).export(path, extend=True, verification="geomatch")
     assert report.skipped["pairs that the database already had"] == 3
     assert sum(report.verified.values()) == 3
     with closing(sqlite3.connect(path)) as connection:
@@ -470,33 +319,3 @@ except KeyboardInterrupt:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "ended\n", "")
-
-
-def test_what_cannot_be_written_is_said_before_the_matching(
-    make_scene: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    scene = make_scene(frames=3)
-    cv2.imwrite(str(scene.folder / "odd.png"), np.zeros((50, 60), np.uint8))
-    (tmp_path / "there.db").write_text("x")
-
-    def matching(*arguments: Any, **options: Any) -> None:
-        raise AssertionError("it has begun")
-
-    monkeypatch.setattr("geomatch.collection.match_collection", matching)
-    for arguments, words in (
-        (["there.db"], "there.db exists already"),
-        (["there.db", "--extend"], "is no database of COLMAP"),
-        (["."], "is a folder, not a database"),
-        (["no/out.db"], "no such folder for the database"),
-        (["out.db", "--camera-model", "LENS"], "no camera model 'LENS'"),
-        (["out.db", "--camera-params", "-1,2,3,4"], "focal lengths must be positive"),
-        (["out.db", "--camera-mode", "single"], "images of one camera must be of one size"),
-        (["there.db", "--format", "hloc"], "exists already"),
-        (["out", "--format", "text", "--extend"], "--extend is for databases only"),
-    ):
-        target, *options = arguments
-        assert main(["colmap", "export", str(scene.folder), str(tmp_path / target), *options]) == 2
-        assert words in capsys.readouterr().err

@@ -87,13 +87,18 @@ def test_a_rendered_room_becomes_a_model(
     assert again["seconds"]["matching"] < 0.3 * summary["seconds"]["matching"]
 
 
-def test_an_honest_message_when_there_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def small_folder(folder: Path) -> Path:
     rng = np.random.default_rng(0)
-    (tmp_path / "images").mkdir()
+    folder.mkdir()
     for number in range(3):
         noise = cv2.resize(rng.uniform(0, 255, (40, 40)).astype(np.uint8), (320, 320))
         _, code = cv2.imencode(".png", noise)
-        (tmp_path / "images" / f"{number}.png").write_bytes(code.tobytes())
+        (folder / f"{number}.png").write_bytes(code.tobytes())
+    return folder
+
+
+def test_an_honest_message_when_there_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_folder(tmp_path / "images")
     assert (
         main(["reconstruct", str(tmp_path / "images"), str(tmp_path / "out"), "--max-keypoints", "200"]) == 1
     )
@@ -126,16 +131,6 @@ class Failing:
 
     def detect(self, image: Image) -> Features:
         raise GeomatchError("no more")
-
-
-def small_folder(folder: Path) -> Path:
-    rng = np.random.default_rng(0)
-    folder.mkdir()
-    for number in range(3):
-        noise = cv2.resize(rng.uniform(0, 255, (40, 40)).astype(np.uint8), (320, 320))
-        _, code = cv2.imencode(".png", noise)
-        (folder / f"{number}.png").write_bytes(code.tobytes())
-    return folder
 
 
 def content(folder: Path) -> dict[str, bytes]:

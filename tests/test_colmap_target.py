@@ -1,0 +1,189 @@
+"""The file of a database: whole or not at all, and never in place of something else."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from geomatch.cli import main
+from geomatch.collection import MatchedPair
+from geomatch.collection.correspondences import LazyPairs
+from geomatch.colmap import check_database
+from geomatch.colmap.library import database
+from geomatch.colmap.target import SPARE
+from geomatch.errors import FeaturesError, GeomatchError
+from geomatch.types import Features
+
+
+def test_databases_that_cannot_be_extended(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(frames=3)
+    path = tmp_path / "out.db"
+    scene.export(path, verification="none")
+    before = path.read_bytes()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(GeomatchError, match="in use by another program"):
+            scene.export(path, extend=True)
+        other.execute("ROLLBACK")
+    path.chmod(0o444)
+    with pytest.raises(GeomatchError, match="read-only"):
+        scene.export(path, extend=True)
+    path.chmod(0o644)
+    assert path.read_bytes() == before
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version = 3800000")
+    with pytest.raises(GeomatchError, match="schema of another COLMAP"):
+        scene.export(path, extend=True)
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(GeomatchError, match="no database of COLMAP"):
+        scene.export(path, extend=True)
+    with pytest.raises(OSError, match="no such folder"):
+        scene.export(tmp_path / "none" / "out.db")
+
+
+def test_a_killed_export_leaves_the_old_database(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(frames=3)
+    path = tmp_path / "out.db"
+    scene.export(path, verification="none")
+    before = path.read_bytes()
+    code = f"""
+import sys, time
+from pathlib import Path
+from geomatch.colmap import export_database, read_correspondences
+from geomatch.collection import Correspondences
+found = read_correspondences(Path({str(path)!r}), Path({str(scene.folder)!r}))
+def pairs():
+    yield from found.pairs
+    print("half way", flush=True)
+    time.sleep(60)
+class Slow:
+    def __iter__(self):
+        return pairs()
+export_database(Path({str(scene.folder)!r}), Correspondences(found.features, Slow()), Path({str(path)!r}),
+                extend=True, progress=False)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half way\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert path.read_bytes() == before
+    report = scene.export(path, extend=True)  # what the killed one held does not bar the way
+    assert report.skipped["images that the database already had"] == 3
+
+
+def test_an_appeared_file_stays(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene, path = make_scene(frames=3), tmp_path / "out.db"
+
+    def meanwhile() -> Iterator[MatchedPair]:
+        path.write_text("of somebody else")
+        yield from scene.correspondences.pairs
+
+    with pytest.raises(GeomatchError, match="made by another program meanwhile"):
+        scene.changed(pairs=LazyPairs(meanwhile)).export(path)
+    assert path.read_text() == "of somebody else"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["out.db", "scene", "truth.db"]
+
+
+def test_a_database_that_changes_meanwhile_stays(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene, path = make_scene(frames=3), tmp_path / "out.db"
+    scene.export(path, verification="none")
+
+    def meanwhile() -> Iterator[MatchedPair]:
+        path.write_bytes(path.read_bytes() + b"\0" * 4096)
+        yield from scene.correspondences.pairs
+
+    with pytest.raises(GeomatchError, match="was changed by another program meanwhile"):
+        scene.changed(pairs=LazyPairs(meanwhile)).export(path, extend=True)
+    assert path.read_bytes()[-4096:] == b"\0" * 4096
+
+
+def test_a_full_disk_is_told_before_it_is_full(
+    make_scene: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COLMAP ends the process when a write fails."""
+    scene = make_scene(frames=3)
+    usage = shutil.disk_usage(tmp_path)
+    for free in (0, SPARE + 4000):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: usage._replace(free=free))
+        with pytest.raises(GeomatchError, match=r"MiB are free on this disk, \d+ are needed"):
+            scene.export(tmp_path / "out.db")
+    monkeypatch.undo()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["scene", "truth.db"]
+
+
+def test_extending_keeps_link_mode_and_camera(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(frames=4)
+    names = sorted(scene.correspondences.features)
+    part = {name: scene.correspondences.features[name] for name in names[:2]}
+    real, link = tmp_path / "real.db", tmp_path / "link.db"
+    first = [pair for pair in scene.correspondences.pairs if {pair.name0, pair.name1} <= set(part)]
+    scene.changed(features=part, pairs=first).export(real, camera_mode="single", verification="none")
+    real.chmod(0o640)
+    link.symlink_to(real.name)
+    report = scene.export(link, extend=True, camera_mode="single")
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    with database(str(real)) as opened:
+        assert len(opened.read_all_cameras()) == 1
+        assert opened.num_images() == 4
+    assert sum(report.verified.values()) == 6  # the first pair, too, which had matches only
+    assert check_database(real, scene.folder).ok
+    cv2.imwrite(str(scene.folder / names[0]), np.zeros((50, 60), np.uint8))
+    odd = {names[0]: Features(np.zeros((0, 2)), np.zeros(0), (60, 50))}  # type: ignore[arg-type]
+    with pytest.raises(FeaturesError, match=r"its camera in the database is of .* the file has 60x50"):
+        scene.changed(features=odd, pairs=[]).export(real, extend=True)
+
+
+def test_a_faulty_database_is_not_extended(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    """COLMAP would verify its matches, too, and read beyond the keypoints."""
+    scene, path = make_scene(frames=3), tmp_path / "out.db"
+    scene.export(path, verification="none")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        wrong = np.array([[0, 100_000]], np.uint32).tobytes()
+        connection.execute("UPDATE matches SET rows = 1, data = ?", (wrong,))
+    before = path.read_bytes()
+    with pytest.raises(GeomatchError, match="has errors that must be mended first"):
+        scene.export(path, extend=True)
+    assert path.read_bytes() == before
+
+
+def test_what_cannot_be_written_is_said_before_the_matching(
+    make_scene: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scene = make_scene(frames=3)
+    cv2.imwrite(str(scene.folder / "odd.png"), np.zeros((50, 60), np.uint8))
+    (tmp_path / "there.db").write_text("x")
+
+    def matching(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("it has begun")
+
+    monkeypatch.setattr("geomatch.collection.match_collection", matching)
+    for arguments, words in (
+        (["there.db"], "there.db exists already"),
+        (["there.db", "--extend"], "is no database of COLMAP"),
+        (["."], "is a folder, not a database"),
+        (["no/out.db"], "no such folder for the database"),
+        (["out.db", "--camera-model", "LENS"], "no camera model 'LENS'"),
+        (["out.db", "--camera-params", "-1,2,3,4"], "focal lengths must be positive"),
+        (["out.db", "--camera-mode", "single"], "images of one camera must be of one size"),
+        (["there.db", "--format", "hloc"], "exists already"),
+        (["out", "--format", "text", "--extend"], "--extend is for databases only"),
+    ):
+        target, *options = arguments
+        assert main(["colmap", "export", str(scene.folder), str(tmp_path / target), *options]) == 2
+        assert words in capsys.readouterr().err
