@@ -60,7 +60,7 @@ def measure(
 
 def _geomatch(folder: Path, out: Path, method: str, max_keypoints: int, seed: int) -> Row:
     parts = create_method(method, max_keypoints)
-    if isinstance(parts.source, (FeatureFiles, LoFTRMatcher)) or parts.matcher:
+    if isinstance(parts.source, (FeatureFiles, LoFTRMatcher)) or not parts.descriptor or parts.estimator:
         raise ValueError(f"{method}: give DETECTOR+DESCRIPTOR, or {COLMAP_SIFT!r}")
     found = reconstruct(folder, out, detector=parts.source, descriptor=parts.descriptor, seed=seed)
     row = _row(found.models, found.num_images)

@@ -136,7 +136,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         files = FeatureFiles("npz" if name == "npz" else "h5", root, suffix, max_keypoints)
         return Method(text, files, None, "cosine", None, chosen)
     if len(parts) == 1 and name in _PEERS:
-        peer = _peer(name, max_keypoints, weights or None, device)
+        peer = _peer(name, max_keypoints, weights, device)
         return Method(text, peer, None, "l2" if name in _L2 else "cosine", matcher, chosen)
     if len(parts) != 2 or matcher:
         raise ValueError(
@@ -152,12 +152,10 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     return Method(text, detector, DIFTExtractor(config), config.metric, None, chosen)
 
 
-def _peer(name: str, count: int, weights: str | None, device: str) -> Detector:
-    if name in ("superpoint", "superpoint-magicleap"):
-        return _detector(name, count, weights or "", device)
+def _peer(name: str, count: int, weights: str, device: str) -> Detector:
     if name in ("sift", "rootsift", "orb", "akaze"):
         return OpenCVFeatures(cast(Any, name), count)
-    return _detector(name, count, weights or "", device)
+    return _detector(name, count, weights, device)
 
 
 def _detector(name: str, count: int, weights: str, device: str) -> Detector:

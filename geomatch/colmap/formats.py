@@ -11,12 +11,11 @@ from geomatch.collection.correspondences import (
     MatchedPair,
     PairChecker,
     check_keypoints,
-    check_name,
 )
 from geomatch.colmap import hloc, npz, sqlite, text
-from geomatch.errors import FeaturesError, ImageError
+from geomatch.colmap.cameras import image_sizes
+from geomatch.errors import FeaturesError
 from geomatch.files import new_folder
-from geomatch.images import raw_size
 from geomatch.types import Features
 
 Format = Literal["text", "hloc", "npz"]
@@ -43,16 +42,8 @@ def write_correspondences(
         MissingDependencyError: when h5py is not installed.
     """
     writers = {"text": text.write, "hloc": hloc.write, "npz": npz.write}
-    skipped: dict[str, int] = {}
-    sizes: dict[str, tuple[int, int]] = {}
-    for name in sorted(correspondences.features):
-        check_name(name)
-        try:
-            sizes[name] = raw_size(images / name)
-        except ImageError:
-            skipped["images that cannot be read"] = skipped.get("images that cannot be read", 0) + 1
-    if not sizes:
-        raise ImageError(f"{images}: no image can be read; is it the right folder?")
+    sizes, unreadable = image_sizes(images, correspondences.features, "auto")
+    skipped = {"images that cannot be read": len(unreadable)} if unreadable else {}
     with new_folder(folder) as temporary:
         writers[form](_checked(correspondences, sizes, skipped), temporary)
     return skipped

@@ -6,7 +6,7 @@ int32. The matches' groups are named by image names with ``/`` replaced by
 ``-``, which may collide; then nothing is written.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,15 +102,15 @@ def read(features: Path, matches: Path, images: Path) -> Correspondences:
     Raises:
         FeaturesError: when a file makes no sense.
     """
-    names: list[str] = []
+    lengths: dict[str, int] = {}
 
     def visit(name: str, item: Any) -> None:
         if hasattr(item, "keys") and "keypoints" in item:
-            names.append(name)
+            lengths[name] = next(iter(item["keypoints"].shape), 0)
 
     with _opened(features) as file:
         file.visititems(visit)
-    if not names:
+    if not lengths:
         raise FeaturesError(f"{features}: holds keypoints of no image")
 
     def load(name: str) -> Features:
@@ -132,12 +132,9 @@ def read(features: Path, matches: Path, images: Path) -> Correspondences:
             descriptors = arrays["descriptors"].T if "descriptors" in arrays else None
             return Features(points[:, :2], scores, (int(size[0]), int(size[1])), descriptors=descriptors)
 
-    def length(name: str) -> int:
-        with _opened(features) as file:
-            return len(file[name]["keypoints"])
-
+    names = list(lengths)
     keys = _keys(names)
-    return Correspondences(LazyFeatures(names, load), LazyPairs(lambda: _pairs(matches, keys, length)))
+    return Correspondences(LazyFeatures(names, load), LazyPairs(lambda: _pairs(matches, keys, lengths)))
 
 
 @contextmanager
@@ -152,14 +149,7 @@ def _opened(path: Path, trouble: str = "no h5 file of hloc, or damaged") -> Iter
         raise FeaturesError(f"{path}: {trouble} ({first_line(error)})") from error
 
 
-def _pairs(path: Path, keys: dict[str, str], length: Callable[[str], int]) -> Iterator[MatchedPair]:
-    lengths: dict[str, int] = {}
-
-    def count(name: str) -> int:
-        if name not in lengths:
-            lengths[name] = length(name)
-        return lengths[name]
-
+def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterator[MatchedPair]:
     with _opened(path) as file:
         for key0, key1, group in _groups(file, path, keys):
             label = f"{path}: {key0}/{key1}"
@@ -168,13 +158,14 @@ def _pairs(path: Path, keys: dict[str, str], length: Callable[[str], int]) -> It
             if "matches0" not in group:
                 raise FeaturesError(f"{label} lacks matches0")
             name0, name1 = keys[key0], keys[key1]
-            partner = np.asarray(group["matches0"])
-            if partner.shape != (count(name0),) or partner.dtype.kind not in "iu":
+            stored = np.asarray(group["matches0"])
+            if stored.shape != (lengths[name0],) or stored.dtype.kind not in "iu":
                 raise FeaturesError(
-                    f"{label}: matches0 must hold a whole number for each of the {count(name0)} keypoints of "
-                    f"{name0}, got {partner.dtype} of shape {partner.shape}; are both files of one run?"
+                    f"{label}: matches0 must hold a whole number for each of the {lengths[name0]} keypoints "
+                    f"of {name0}, got {stored.dtype} of shape {stored.shape}; are both files of one run?"
                 )
-            if (partner.astype(np.int64) < -1).any() or count(name1) - 1 > np.iinfo(partner.dtype).max:
+            partner = stored.astype(np.int64)
+            if (partner < -1).any() or lengths[name1] - 1 > np.iinfo(stored.dtype).max:
                 raise FeaturesError(
                     f"{label} has indices that did not fit into 16 bits, so that they name other keypoints: "
                     "match again with at most 32767 keypoints per image"
@@ -184,8 +175,8 @@ def _pairs(path: Path, keys: dict[str, str], length: Callable[[str], int]) -> It
                 scores = np.asarray(group["matching_scores0"], np.float32)
             if scores.shape != partner.shape:
                 raise FeaturesError(f"{label}: {len(partner)} matches have scores of shape {scores.shape}")
-            rows = np.flatnonzero(partner.astype(np.int64) >= 0)
-            indices = np.stack([rows, partner[rows].astype(np.int64)], axis=1)
+            rows = np.flatnonzero(partner >= 0)
+            indices = np.stack([rows, partner[rows]], axis=1)
             yield MatchedPair(name0, name1, Matches(indices, scores[rows]))
 
 
