@@ -1,20 +1,20 @@
 """Exact mutual nearest neighbours with bounded memory."""
 
-from types import SimpleNamespace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from geomatch.types import Matches, check_shape
+from geomatch.candidates import search_blocks
+from geomatch.distances import checked_rows, pair_distances, ranked
+from geomatch.types import Matches
 
 Metric = Literal["cosine", "l2"]
 
-CHUNK_BYTES = 16 * 2**20
-"""Size of one block of the similarity matrix; at most two exist at a time."""
+_Pairs = tuple[Tensor, Tensor]
+"""Rows of a and rows of b, both (M,) int64."""
 
 
 def match_mutual(
@@ -26,10 +26,9 @@ def match_mutual(
 ) -> Matches:
     """Keep the pairs of rows that are each other's nearest neighbour, best first.
 
-    The search is exact: the whole similarity matrix is computed, in blocks of
-    rows and in float32, whose rounding decides between neighbours that differ
-    by less. Of equal neighbours the first counts. Rows without direction (all zero)
-    match nothing under the cosine.
+    The search is exact: the nearest are those by distances in float64 between the
+    rows in float32. Of equal neighbours the first counts. Rows without direction
+    (all zero) match nothing under the cosine.
 
     Args:
         descriptors0: (N0, D) floating point; computed with in float32.
@@ -48,29 +47,21 @@ def match_mutual(
     >>> match_mutual(rows, rows[::-1]).indices.tolist()
     [[0, 2], [1, 1], [2, 0]]
     """
-    check_shape("descriptors0", descriptors0, ("N0", "D"))
-    empty = len(descriptors0) == 0 or len(descriptors1) == 0  # of unknown width, perhaps
-    check_shape("descriptors1", descriptors1, ("N1", "D" if empty else descriptors0.shape[1]))
     check_options(metric, min_similarity, max_ratio)
-    a, b = _tensor("descriptors0", descriptors0), _tensor("descriptors1", descriptors1)
-    if empty:
-        return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
+    a, b = checked_rows(descriptors0, descriptors1, ("descriptors0", "descriptors1"))
+    unit = metric == "cosine"
     with torch.inference_mode():
-        nearest = _nearest(a, b, metric, max_ratio is not None)
-        first = torch.arange(len(a))
-        kept = (nearest.backward[nearest.forward.clamp(min=0)] == first) & (nearest.forward >= 0)
-        first = first[kept]
-        second = nearest.forward[first]
-        distance = _distance(a, b, first, second, metric)
-        similarity = (1 - distance**2 / 2 if metric == "cosine" else -distance).float()
+        kept0, kept1 = _usable(a, unit), _usable(b, unit)
+        a, b = (rows if len(kept) == len(rows) else rows[kept] for rows, kept in ((a, kept0), (b, kept1)))
+        first, second, runner_up = _mutual(a, b, unit, max_ratio is not None)
+        distance = pair_distances(a, b, first, second, unit)
+        similarity = (1 - distance.square() / 2 if unit else -distance).float()
         kept = torch.ones(len(first), dtype=torch.bool)
         if max_ratio is not None:
-            other = nearest.second[first]
-            runner_up = _distance(a, b, first, other.clamp(min=0), metric)
-            kept &= (other < 0) | (distance < max_ratio * runner_up)
+            kept &= distance < max_ratio * runner_up
         if min_similarity is not None:
             kept &= similarity >= min_similarity
-        first, second, similarity = first[kept], second[kept], similarity[kept]
+        first, second, similarity = kept0[first[kept]], kept1[second[kept]], similarity[kept]
         order = torch.sort(similarity, descending=True, stable=True).indices
         indices = torch.stack([first, second], dim=1)[order]
     return Matches(indices.numpy(), similarity[order].numpy())
@@ -86,81 +77,80 @@ def check_options(metric: Metric, min_similarity: float | None, max_ratio: float
         raise ValueError(f"max_ratio must lie in (0, 1], got {max_ratio}")
 
 
-def _tensor(name: str, rows: NDArray[np.floating]) -> Tensor:
-    array = np.ascontiguousarray(rows, dtype=np.float32)
-    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity in it")
-    # torch warns of read-only memory; we never write, so it is lent as writeable instead of copied
-    interface = array.__array_interface__ | {"data": (array.ctypes.data, False)}
-    lent = np.asarray(SimpleNamespace(__array_interface__=interface, owner=array))
-    return torch.from_numpy(lent)
+def _usable(rows: Tensor, unit: bool) -> Tensor:
+    """Indices of the rows that may match: under the cosine those with a direction."""
+    if not unit or (rows.norm(dim=1) > 0).all():
+        return torch.arange(len(rows))
+    return (rows != 0).any(dim=1).nonzero()[:, 0]
 
 
-class _Nearest(NamedTuple):
-    """Indices; -1 stands for none."""
+def _mutual(a: Tensor, b: Tensor, unit: bool, with_second: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The mutual pairs by row of a, and with the second nearest in b also its distances (M,), else (0,).
 
-    forward: Tensor
-    """(N0,) nearest row of b of each row of a."""
-    backward: Tensor
-    """(N1,) nearest row of a of each row of b."""
-    second: Tensor
-    """(N0,) second nearest row of b, when asked for."""
-
-
-def _nearest(a: Tensor, b: Tensor, metric: Metric, with_second: bool) -> _Nearest:
-    """By blocks of rows of a. Within a row or column larger scores are nearer: shared terms are left out."""
-    infinity = float("inf")
-    centre = b.mean(0) if metric == "l2" else torch.zeros(b.shape[1])
-    if metric == "l2":
-        b = b - centre  # distances stay, and rounding no longer depends on where the origin is
-    norm_b = b.norm(dim=1)
-    usable_b = (norm_b > 0) | torch.tensor(metric == "l2")
-    forward, second = torch.full((2, len(a)), -1)
-    best = torch.full((len(b),), -infinity)
-    backward = torch.full((len(b),), -1)
-    rows = max(1, CHUNK_BYTES // (4 * len(b)))
-    block = torch.empty(min(rows, len(a)), len(b))
-    for start in range(0, len(a), rows):
-        part = a[start : start + rows]
-        if metric == "l2":
-            part = part - centre
-        norm_a = part.norm(dim=1)
-        usable_a = (norm_a > 0) | torch.tensor(metric == "l2")
-        scores = torch.mm(part, b.T, out=block[: len(part)])
-        if metric == "cosine":
-            scores /= norm_b.where(usable_b, torch.ones(()))
-        else:
-            scores -= norm_b.square() / 2
-        scores[:, ~usable_b] = -infinity
-        top, index = scores.max(dim=1)
-        index = index.where(usable_a & (top > -infinity), -1)
-        forward[start : start + rows] = index
-        if with_second and len(b) > 1:
-            columns = index.clamp(min=0)[:, None]
-            kept = scores.gather(1, columns)
-            runner_up, other = scores.scatter_(1, columns, -infinity).max(dim=1)
-            second[start : start + rows] = other.where(runner_up > -infinity, -1)
-            scores.scatter_(1, columns, kept)
-        if metric == "cosine":
-            scores /= norm_a.where(usable_a, torch.ones(()))[:, None]
-        else:
-            scores += norm_b.square() / 2
-            scores -= norm_a.square()[:, None] / 2
-        scores[~usable_a] = -infinity
-        top, index = scores.max(dim=0)
-        better = top > best  # strictly: of equals the first row stays
-        best = top.where(better, best)
-        backward = (index + start).where(better, backward)
-    return _Nearest(forward, backward, second)
+    Only what is a candidate both ways can be mutual: distances decide where such a
+    pair has a rival.
+    """
+    count = min(2 if with_second else 1, len(b))
+    rows, columns = _candidates(a, b, unit, count)
+    rows = _of_groups(rows, 0, rows[0][_in(rows, columns, b)])
+    runner_up = torch.zeros(0, dtype=torch.float64)
+    if with_second:
+        own, other, distance, rank = ranked(*rows, pair_distances(a, b, *rows, unit), count)
+        runner_up = torch.full((len(a),), torch.inf, dtype=torch.float64)
+        runner_up[own[rank == 1]] = torch.from_numpy(distance[rank == 1])
+        nearest = (torch.from_numpy(own[rank == 0]), torch.from_numpy(other[rank == 0]))
+    else:
+        nearest = _nearest(a, b, unit, rows, 0, 1)
+    nearest = _take(nearest, _in(nearest, columns, b))
+    best = _nearest(a, b, unit, _of_groups(columns, 1, nearest[1]), 1, 1)
+    first, second = _take(nearest, _in(nearest, best, b))
+    order = first.argsort()
+    first, second = first[order], second[order]
+    return first, second, runner_up[first] if with_second else runner_up
 
 
-def _distance(a: Tensor, b: Tensor, first: Tensor, second: Tensor, metric: Metric) -> Tensor:
-    """Of pairs of rows, under the cosine between their directions; in double precision and in blocks."""
-    parts = [torch.zeros(0, dtype=torch.float64)]
-    rows = max(1, CHUNK_BYTES // (32 * max(1, a.shape[1])))
-    for i, j in zip(torch.split(first, rows), torch.split(second, rows), strict=True):
-        x, y = a[i].double(), b[j].double()
-        if metric == "cosine":
-            x, y = functional.normalize(x, dim=1), functional.normalize(y, dim=1)
-        parts.append((x - y).norm(dim=1))
-    return torch.cat(parts)
+def _candidates(a: Tensor, b: Tensor, unit: bool, count: int) -> tuple[_Pairs, _Pairs]:
+    """Among which are the ``count`` nearest in b of each row of a, and the nearest in a of each row of b."""
+    empty = torch.zeros(0, dtype=torch.int64)
+    rows, columns, upper = (empty, empty), (empty, empty), torch.zeros(0, dtype=torch.float64)
+    many = 8 * (len(a) + len(b))
+    for block in search_blocks(a, b, unit=unit, count=count, columns=True):
+        assert block.columns is not None
+        rows = _joined(rows, block.rows[:2])
+        columns = _joined(columns, block.columns[:2])
+        upper = torch.cat([upper, block.columns.upper])
+        kept = upper >= block.low[columns[1]]
+        columns, upper = _take(columns, kept), upper[kept]
+        if len(rows[0]) > many:
+            rows = _nearest(a, b, unit, rows, 0, count)
+        if len(columns[0]) > many:
+            columns = _nearest(a, b, unit, columns, 1, 1)
+            upper = torch.full(columns[0].shape, torch.inf, dtype=torch.float64)
+    return rows, columns
+
+
+def _nearest(a: Tensor, b: Tensor, unit: bool, pairs: _Pairs, side: int, count: int) -> _Pairs:
+    """Of each row of a side (0 for a, 1 for b) the ``count`` nearest; distances only where there are more."""
+    rivals = torch.bincount(pairs[side])[pairs[side]] > count
+    open_ = _take(pairs, rivals)
+    chosen = ranked(open_[side], open_[1 - side], pair_distances(a, b, *open_, unit), count)[:2]
+    own, other = (torch.from_numpy(indices) for indices in chosen)
+    return _joined(_take(pairs, ~rivals), (other, own) if side else (own, other))
+
+
+def _of_groups(pairs: _Pairs, side: int, wanted: Tensor) -> _Pairs:
+    """The pairs whose row on one side is among those wanted."""
+    return _take(pairs, torch.isin(pairs[side], wanted))
+
+
+def _in(pairs: _Pairs, others: _Pairs, b: Tensor) -> Tensor:
+    """(M,) bool: which pairs are also among the others."""
+    return torch.isin(pairs[0] * len(b) + pairs[1], others[0] * len(b) + others[1])
+
+
+def _take(pairs: _Pairs, kept: Tensor) -> _Pairs:
+    return pairs[0][kept], pairs[1][kept]
+
+
+def _joined(pairs: _Pairs, more: _Pairs) -> _Pairs:
+    return torch.cat([pairs[0], more[0]]), torch.cat([pairs[1], more[1]])

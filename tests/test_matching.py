@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import geomatch.matching
+import geomatch.candidates
+import geomatch.distances
 from geomatch import ShapeError, match_mutual
 from geomatch.matching import Metric
 
@@ -23,9 +24,10 @@ def brute_force(a: NDArray[np.float64], b: NDArray[np.float64], metric: Metric) 
     return {(i, int(j)) for i, j in enumerate(forward) if backward[j] == i}
 
 
-@pytest.fixture(params=[1 << 8, 1 << 12, geomatch.matching.CHUNK_BYTES])
+@pytest.fixture(params=[1 << 8, 1 << 12, geomatch.candidates.CHUNK_BYTES])
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geomatch.matching, "CHUNK_BYTES", request.param)
+    for module in (geomatch.candidates, geomatch.distances):
+        monkeypatch.setattr(module, "CHUNK_BYTES", request.param)
 
 
 @pytest.mark.usefixtures("_chunk")
