@@ -125,7 +125,7 @@ def match(
     check_options(metric or "cosine", min_similarity, max_ratio)
     seconds: dict[str, float] = {}
     estimate = create_estimator(estimator, threshold) if isinstance(estimator, str) else estimator
-    describer = _describer(descriptor)
+    describer = create_describer(descriptor) if descriptor is not None else None
     detect = detector if detector is not None else default_detector(describer)
     if isinstance(detect, str):
         detect = create_detector(detect, max_keypoints)
@@ -180,7 +180,7 @@ def extraction_parts(
     By default all keypoints but a grid's are described in patches: of those without scale and orientation
     a homography comes out as well densely, but fewer matches are right, and models need many.
     """
-    describer = _describer(descriptor)
+    describer = create_describer(descriptor) if descriptor is not None else None
     chosen = detector if detector is not None else default_detector(describer)
     detect = create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen
     if describer is None:
@@ -242,7 +242,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _describer(descriptor: str | DIFTConfig | Describer | None) -> Describer | None:
+def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
+    """A describer by preset, folder, hub id or configuration; an object is given back as it is.
+
+    Raises:
+        ValueError: listing the presets, when it is none of these.
+    """
     if isinstance(descriptor, str):
         descriptor = dift_config(descriptor)
     return cached_extractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor

@@ -7,7 +7,7 @@ through transformers (`MagicLeapSuperPoint`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from geomatch.optional import require
 from geomatch.types import Features
 from geomatch.weights import SUPERPOINT_V6, locate_weights
 
+DESCRIPTOR_SIZE = 256
+"""Dimensions of SuperPoint's own descriptors."""
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as in the reference
 
 
@@ -47,7 +49,7 @@ class SuperPointNetwork(nn.Module):
 
     stride = 8
 
-    def __init__(self, channels: Sequence[int] = (64, 64, 128, 128), head: int = 256) -> None:
+    def __init__(self, channels: Sequence[int] = (64, 64, 128, 128), head: int = DESCRIPTOR_SIZE) -> None:
         super().__init__()
         stages = []
         previous = 1
@@ -136,6 +138,24 @@ class SuperPointDetector:
         return select_best(features, self.max_keypoints, self.min_distance)
 
     @torch.inference_mode()
+    def describe(self, image: Image, features: Features) -> Features:
+        """Any keypoints of the image with SuperPoint's descriptors; zeros in images smaller than a cell."""
+        reduced = reduce_image(image, self.max_image_side)
+        rows = torch.zeros(len(features), DESCRIPTOR_SIZE)
+        if min(reduced.size) >= SuperPointNetwork.stride and len(features):
+            points = resize_points(features.keypoints, image.size, reduced.size)
+            _, coarse = self.network(_grey_tensor(reduced).to(self.device))
+            rows = self._sample(coarse, torch.from_numpy(points).to(self.device))
+        return replace(features, descriptors=rows.cpu().numpy())
+
+    def _sample(self, coarse: Tensor, keypoints: Tensor) -> Tensor:
+        """Unit descriptors (N, D) from the map (1, D, h, w) at pixels (N, 2); zeros far outside."""
+        size = keypoints.new_tensor([coarse.shape[3], coarse.shape[2]]) * self.network.stride
+        grid = (keypoints + 0.5) / size * 2 - 1
+        sampled = functional.grid_sample(coarse, grid[None, None], align_corners=False)[0, :, 0].T
+        return functional.normalize(sampled, dim=1)
+
+    @torch.inference_mode()
     def detect_tensor(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From one grey image (1, 1, H, W) in [0, 1]: keypoints (N, 2), scores (N,), descriptors (N, 256).
 
@@ -151,10 +171,7 @@ class SuperPointDetector:
         found = scores[0, ys, xs]
         order = torch.sort(found, descending=True, stable=True).indices[: self.max_keypoints]
         keypoints = torch.stack([xs, ys], dim=1)[order].float()
-        size = keypoints.new_tensor([coarse.shape[3], coarse.shape[2]]) * self.network.stride
-        grid = (keypoints + 0.5) / size * 2 - 1
-        sampled = functional.grid_sample(coarse, grid[None, None], align_corners=False)[0, :, 0].T
-        return keypoints, found[order], functional.normalize(sampled, dim=1)
+        return keypoints, found[order], self._sample(coarse, keypoints)
 
 
 def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:

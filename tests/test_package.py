@@ -28,6 +28,8 @@ PACKAGES = (
     "geomatch.dift",
     "geomatch.collection",
     "geomatch.colmap",
+    "geomatch.opencv",
+    "geomatch.opencv.examples",
     "geomatch.training",
     "geomatch.keypoints",
     "geomatch.estimators",
@@ -66,13 +68,15 @@ def test_folders_are_not_imported_under_a_second_name() -> None:
 
 LEVELS = [
     {"errors", "files", "optional", "bundled", "types"},
-    {"geometry", "images", "weights"},
+    {"geometry", "images", "weights", "distances"},
+    {"candidates"},
+    {"search"},
     {"synthetic", "matching"},
     {"keypoints", "dift", "estimators"},
     {"pipeline"},
     {"draw", "output", "show", "training", "identity"},
     {"collection"},
-    {"colmap"},
+    {"colmap", "opencv"},
     {"benchmarks", "cli"},
 ]
 

@@ -33,6 +33,8 @@ POOLED = 4
 BATCH_PIXELS = {"cpu": 2**18, "accelerator": 8 * 768**2}
 """Pixels of images per forward pass: on CPUs larger batches are not faster (measured); elsewhere
 an ensemble of 8 at the paper's size goes through at once."""
+PROBE_CELLS = 8
+"""Cells of the smallest image that every UNet known here can halve three times."""
 VIDEO_MULTIPLE = 32
 """The paper's temporal settings cut the long side of a frame to a multiple of it (DINO's protocol)."""
 
@@ -66,6 +68,19 @@ class DIFTExtractor:
         readout = load_readout(folder)
         readout.check(self.config, folder)
         return readout
+
+    @cached_property
+    def dimension(self) -> int:
+        """Of the descriptors; without a read-out the networks are loaded to know it."""
+        if self.readout is not None:
+            return int(self.readout.projection.shape[1])
+        side = self.model.stride * PROBE_CELLS
+        channels = sum(layer.shape[1] for layer in self.activations(torch.zeros(1, 3, side, side)))
+        return channels * POOLED**2 if self.config.sampling == "patch" else channels
+
+    def __getstate__(self) -> dict[str, object]:
+        """Only the settings travel: whoever unpickles loads the networks again."""
+        return {"config": self.config, "prompt_embedding": self.prompt_embedding}
 
     def dense(self, image: ImageLike, noises: Sequence[Tensor] | None = None) -> FeatureMap:
         """The feature maps of the whole image.

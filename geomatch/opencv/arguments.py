@@ -1,0 +1,119 @@
+"""Arguments as OpenCV takes them, checked before any of its code sees them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+def check_image(image: object) -> NDArray[np.uint8]:
+    """A uint8 array (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA; empty arrays pass.
+
+    Raises:
+        TypeError: for anything but a uint8 array.
+        ValueError: for other shapes.
+    """
+    if image is None:
+        raise TypeError("the image is None: cv2.imread returns None for files that it cannot read")
+    if not isinstance(image, np.ndarray):
+        hint = "; give umat.get()" if isinstance(image, cv2.UMat) else ""
+        raise TypeError(f"the image must be a numpy array, got {type(image).__name__}{hint}")
+    if image.size == 0:
+        return np.zeros((0, 0), np.uint8)
+    if image.dtype != np.uint8:
+        raise TypeError(
+            f"the image must be uint8 (CV_8U), got {image.dtype}; scale it to 0..255 and use astype(np.uint8)"
+        )
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        raise ValueError(
+            f"the image must have shape (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA, got {image.shape}"
+        )
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    return np.ascontiguousarray(image)
+
+
+def check_mask(mask: object, image: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """A uint8 array of the image's height and width; None and empty arrays stand for no mask.
+
+    Raises:
+        TypeError: for anything but a uint8 array.
+        ValueError: when it has another size than the image. OpenCV reads beyond its end then.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, np.ndarray):
+        raise TypeError(f"the mask must be a numpy array or None, got {type(mask).__name__}")
+    if mask.size == 0:
+        return None
+    if mask.dtype != np.uint8:
+        raise TypeError(f"the mask must be uint8 (CV_8UC1), got {mask.dtype}; use mask.astype(np.uint8)")
+    if mask.shape not in (image.shape[:2], (*image.shape[:2], 1)):
+        raise ValueError(f"the mask must have the image's shape {image.shape[:2]}, got {mask.shape}")
+    return np.ascontiguousarray(mask.reshape(image.shape[:2]))
+
+
+def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
+    """A sequence of ``cv2.KeyPoint``; None stands for no keypoints.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if keypoints is None:
+        return ()
+    if isinstance(keypoints, np.ndarray):
+        raise TypeError(
+            "keypoints must be a sequence of cv2.KeyPoint, got an array; use cv2.KeyPoint_convert(points)"
+        )
+    if not isinstance(keypoints, Sequence):
+        raise TypeError(f"keypoints must be a sequence of cv2.KeyPoint, got {type(keypoints).__name__}")
+    for index, point in enumerate(keypoints):
+        if not isinstance(point, cv2.KeyPoint):
+            raise TypeError(f"keypoints[{index}] must be a cv2.KeyPoint, got {type(point).__name__}")
+    return tuple(keypoints)
+
+
+def check_images(images: Sequence[Any], name: str, values: Sequence[Any] | None) -> Sequence[Any]:
+    """One value per image; None stands for one None each.
+
+    Raises:
+        TypeError: when the values are no list.
+        ValueError: when their number is another.
+    """
+    if values is None:
+        return [None] * len(images)
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"with a list of images {name} must be a list, too, got {type(values).__name__}")
+    if len(values) != len(images):
+        raise ValueError(f"{len(images)} images need as many {name}, got {len(values)}")
+    return values
+
+
+def check_whole(name: str, value: object, least: int) -> int:
+    """A whole number of at least ``least``.
+
+    Raises:
+        TypeError: when it is none.
+        ValueError: when it is smaller.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def check_number(name: str, value: object) -> float:
+    """A real number.
+
+    Raises:
+        TypeError: when it is none.
+        ValueError: for NaN.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if np.isnan(value):
+        raise ValueError(f"{name} must be a number, got NaN")
+    return float(value)

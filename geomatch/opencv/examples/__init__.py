@@ -1,0 +1,1 @@
+"""Worked examples, each a script: ``python -m geomatch.opencv.examples.find_object``."""

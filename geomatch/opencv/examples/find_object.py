@@ -1,0 +1,97 @@
+"""Find an object in a scene: OpenCV's feature-matching exercise with one line changed.
+
+``python -m geomatch.opencv.examples.find_object [OBJECT SCENE]`` writes the
+scene with the object outlined. Everything between the two marks is plain
+OpenCV and is the same for SIFT; compare with ``--features sift``.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.opencv import DIFT_create
+from geomatch.opencv.examples.photographs import bundled_photographs, read_two
+
+RATIO = 0.7
+"""Lowe's ratio, of the distance to the nearest over that to the second nearest."""
+MIN_MATCHES = 10
+
+
+def create_feature(name: str) -> Any:
+    """The one line that differs."""
+    if name == "sift":
+        return cv2.SIFT_create()  # type: ignore[attr-defined]
+    return DIFT_create()
+
+
+def find_object(wanted: Any, scene: Any, feature: Any) -> tuple[Any, Any]:
+    """Corners (4, 2) of the object in the scene, clockwise from its first pixel, or None; and a picture."""
+    # --- from here on: a script written for SIFT
+    keypoints1, descriptors1 = feature.detectAndCompute(wanted, None)
+    keypoints2, descriptors2 = feature.detectAndCompute(scene, None)
+    if descriptors1 is None or descriptors2 is None or len(descriptors2) < 2:
+        return None, scene
+
+    flann = cv2.FlannBasedMatcher({"algorithm": 1, "trees": 5}, {"checks": 50})
+    neighbours = flann.knnMatch(descriptors1, descriptors2, k=2)
+    good = [first for first, second in neighbours if first.distance < RATIO * second.distance]
+
+    corners: Any = None
+    drawn = np.zeros(len(good), bool)
+    if len(good) >= MIN_MATCHES:
+        source = np.array([keypoints1[match.queryIdx].pt for match in good], np.float32).reshape(-1, 1, 2)
+        target = np.array([keypoints2[match.trainIdx].pt for match in good], np.float32).reshape(-1, 1, 2)
+        matrix, mask = cv2.findHomography(source, target, cv2.RANSAC, 5.0)
+        if matrix is not None:
+            height, width = wanted.shape[:2]
+            outline = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float32)
+            corners = cv2.perspectiveTransform(outline[:, None], matrix)[:, 0]
+            scene = cv2.polylines(scene.copy(), [np.round(corners).astype(np.int32)], True, (0, 0, 255), 3)
+            drawn = mask.ravel() != 0
+    picture = cv2.drawMatches(  # type: ignore[call-overload]
+        wanted,
+        keypoints1,
+        scene,
+        keypoints2,
+        good,
+        None,
+        matchColor=(90, 220, 60),
+        matchesMask=drawn.astype(int).tolist(),
+        flags=cv2.DrawMatchesFlags_NOT_DRAW_SINGLE_POINTS,
+    )
+    # --- to here
+    return corners, picture
+
+
+def bundled_object() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A rock cut out of one bundled photograph, and the other one."""
+    first, second = bundled_photographs()
+    return first[BOX[1] : BOX[3], BOX[0] : BOX[2]].copy(), second
+
+
+BOX = (270, 90, 450, 240)
+"""Left, top, right and bottom of the rock in the first bundled photograph."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when the object was found, 1 when not, 2 when a file cannot be read."""
+    parser = argparse.ArgumentParser(description="Find an object in a scene.")
+    parser.add_argument("images", nargs="*", type=Path, help="photographs of the object and of the scene")
+    parser.add_argument("--features", choices=("dift", "sift"), default="dift")
+    parser.add_argument("--out", type=Path, default=Path("object-in-scene.jpg"))
+    options = parser.parse_args(arguments)
+    wanted, scene = read_two(parser, options.images) if options.images else bundled_object()
+    corners, picture = find_object(wanted, scene, create_feature(options.features))
+    cv2.imwrite(str(options.out), picture)
+    print("not found" if corners is None else f"found at {np.round(corners).astype(int).tolist()}")
+    print(f"wrote {options.out}")
+    return 0 if corners is not None else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

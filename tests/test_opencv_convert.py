@@ -1,0 +1,234 @@
+"""Converters, the homography and the stitching pipeline, beside OpenCV's own."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import geomatch
+from geomatch import opencv as gcv
+from geomatch.estimators import PoseLibEstimator
+from geomatch.synthetic import random_homography, random_matches, render_view
+
+PAIR = geomatch.bundled_pair()
+BGR = cv2.imread(str(PAIR.image0))
+H = np.array([[0.9, -0.2, 30.0], [0.15, 1.1, -20.0], [1e-4, -2e-4, 1.0]])
+
+
+def features(rng: np.random.Generator, n: int = 30, framed: bool = True) -> geomatch.Features:
+    return geomatch.Features(
+        rng.uniform(0, 100, (n, 2)),
+        rng.uniform(0, 1, n),
+        (120, 110),
+        scales=rng.uniform(1, 20, n) if framed else None,
+        orientations=rng.uniform(0, 2 * np.pi, n) if framed else None,
+        descriptors=rng.normal(size=(n, 8)),
+    )
+
+
+@pytest.mark.parametrize("framed", [True, False])
+def test_keypoints_there_and_back(rng: np.random.Generator, framed: bool) -> None:
+    before = features(rng, framed=framed)
+    after = gcv.from_keypoints(gcv.to_keypoints(before), before.image_size, before.descriptors)
+    np.testing.assert_array_equal(after.keypoints, before.keypoints)
+    np.testing.assert_array_equal(after.scores, before.scores)
+    np.testing.assert_array_equal(after.descriptors, before.descriptors)
+    assert (after.scales is None, after.orientations is None) == (not framed, not framed)
+    if framed:
+        np.testing.assert_array_equal(after.scales, before.scales)
+        np.testing.assert_allclose(after.orientations, before.orientations, atol=1e-6)
+
+
+def test_keypoints_of_opencv_there_and_back() -> None:
+    sift: Any = cv2.SIFT_create(50)  # type: ignore[attr-defined]
+    points = sift.detect(BGR, None)
+    again = gcv.to_keypoints(gcv.from_keypoints(points, (640, 480)))
+    for a, b in zip(points, again, strict=True):
+        assert (a.pt, a.size, a.response) == (b.pt, b.size, b.response)
+        assert abs((a.angle - b.angle + 180) % 360 - 180) < 1e-4
+    assert gcv.to_keypoints(gcv.from_keypoints([], (3, 3))) == ()
+    with pytest.raises(TypeError, match=r"keypoints\[0\] must be a cv2.KeyPoint"):
+        gcv.from_keypoints([(1, 2)], (640, 480))  # type: ignore[list-item]
+
+
+def test_matches_there_and_back(rng: np.random.Generator) -> None:
+    similarity = np.sort(rng.uniform(-1, 1, 20))[::-1]
+    before = geomatch.Matches(rng.integers(0, 99, (20, 2)), similarity)
+    for metric in ("cosine", "l2"):
+        matches = before if metric == "cosine" else geomatch.Matches(before.indices, similarity - 1)
+        dmatches = gcv.to_dmatches(matches, metric)  # type: ignore[arg-type]
+        assert all(isinstance(match, cv2.DMatch) for match in dmatches)
+        assert [match.distance for match in dmatches] == sorted(match.distance for match in dmatches)
+        after = gcv.from_dmatches(dmatches[::-1], metric)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(after.indices, matches.indices)
+        np.testing.assert_allclose(after.similarity, matches.similarity, atol=1e-6)
+    assert len(gcv.from_dmatches([])) == 0
+    with pytest.raises(TypeError, match=r"matches\[0\] must be a cv2.DMatch, got tuple"):
+        gcv.from_dmatches([(1, 2)])  # type: ignore[list-item]
+
+
+def test_distance_of_a_cosine_match_is_that_of_bfmatcher(rng: np.random.Generator) -> None:
+    rows = rng.normal(size=(2, 40, 16)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    ours = {
+        (m.queryIdx, m.trainIdx): m.distance for m in gcv.to_dmatches(geomatch.match_mutual(rows[0], rows[1]))
+    }
+    theirs = {
+        (m.queryIdx, m.trainIdx): m.distance
+        for m in cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(rows[0], rows[1])
+    }
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_images_there_and_back() -> None:
+    image = gcv.from_bgr(BGR)
+    np.testing.assert_array_equal(image.pixels, geomatch.load_image(PAIR.image0).pixels)
+    np.testing.assert_array_equal(gcv.to_bgr(image), BGR)
+    grey = gcv.from_bgr(BGR[:, :, 0])
+    assert grey.pixels.shape == BGR.shape
+    with pytest.raises(geomatch.ImageError, match="no pixels"):
+        gcv.from_bgr(np.zeros((0, 0), np.uint8))
+
+
+def test_homographies_there_and_back() -> None:
+    found = geomatch.HomographyEstimate(H, np.array([True, False, True]))
+    matrix, mask = gcv.to_homography(found, 3)
+    assert mask.tolist() == [[1], [0], [1]]
+    assert gcv.from_homography(matrix, mask) == found
+    matrix, mask = gcv.to_homography(geomatch.EstimationFailure("no"), 3)
+    assert matrix is None
+    assert mask.tolist() == [[0], [0], [0]]
+    assert not gcv.from_homography(matrix, mask)
+
+
+METHODS = [
+    0,
+    cv2.RANSAC,
+    cv2.LMEDS,
+    cv2.RHO,
+    cv2.USAC_DEFAULT,
+    cv2.USAC_MAGSAC,
+    "usac_accurate",
+    "poselib",
+    "kornia",
+    PoseLibEstimator(),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_find_homography_recovers_what_opencv_does(rng: np.random.Generator, method: Any) -> None:
+    pytest.importorskip("poselib")
+    outliers = 0 if method == 0 else 20
+    p0, p1 = random_matches(rng, H, 60, outliers)
+    for shape in ((-1, 2), (-1, 1, 2), (1, -1, 2)):
+        filled = np.zeros((60 + outliers, 1), np.uint8)
+        matrix, mask = gcv.findHomography(
+            p0.reshape(shape).astype(np.float32), p1.reshape(shape).astype(np.float32), method, 3.0, filled
+        )
+        assert matrix is not None
+        assert (matrix.dtype, mask.dtype, mask.shape) == (np.float64, np.uint8, (60 + outliers, 1))
+        assert geomatch.corner_error(matrix, H, (640, 480)) < 0.01
+        right = np.linalg.norm(geomatch.warp_points(H, p0) - p1, axis=1) < 3
+        np.testing.assert_array_equal(mask[:, 0] != 0, right)
+        np.testing.assert_array_equal(filled, mask)
+
+
+def test_find_homography_has_opencvs_signature() -> None:
+    p0 = np.float32([[0, 0], [9, 0], [9, 9], [0, 9]])
+    for function in (cv2.findHomography, gcv.findHomography):
+        matrix, mask = function(
+            srcPoints=p0,
+            dstPoints=p0 + 1,
+            method=0,
+            ransacReprojThreshold=3,
+            mask=None,
+            maxIters=9,
+            confidence=0.9,
+        )
+        np.testing.assert_allclose(matrix, [[1, 0, 1], [0, 1, 1], [0, 0, 1]], atol=1e-6)
+        assert mask.tolist() == [[1]] * 4
+
+
+def test_find_homography_of_chance_is_none(rng: np.random.Generator) -> None:
+    """OpenCV finds one among random pairs; a line, one point and NaN are None in both."""
+    p0, p1 = rng.uniform(0, 400, (2, 60, 2))
+    assert cv2.findHomography(p0, p1, cv2.RANSAC, 3.0)[0] is not None
+    line = np.repeat(np.arange(60.0)[:, None], 2, axis=1)
+    for a, b in ((p0, p1), (line, p1), (p0 * 0, p1), (p0 * np.nan, p1)):
+        for method in (cv2.RANSAC, cv2.USAC_MAGSAC, "poselib"):
+            matrix, mask = gcv.findHomography(a, b, method, 3.0)
+            assert matrix is None
+            assert mask.shape == (60, 1)
+            assert not mask.any()
+    assert gcv.findHomography(p0 * np.nan, p1)[0] is None
+    assert gcv.findHomography(line, p1)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("points0", "points1", "method", "error", "message"),
+    [
+        (np.zeros((3, 2)), np.zeros((3, 2)), 0, ValueError, "at least 4 points"),
+        (np.zeros((5, 2)), np.zeros((4, 2)), 0, ValueError, "as many, got 5 and 4"),
+        (np.zeros((2, 5)), np.zeros((2, 5)), 0, ValueError, r"\(N, 2\), \(N, 1, 2\) or \(1, N, 2\)"),
+        ([[0, 0]] * 5, np.zeros((5, 2)), 0, TypeError, r"got list; use np.float32\(points\)"),
+        (np.zeros((5, 2)), np.zeros((5, 2)), 77, ValueError, r"unknown method 77; choose 0"),
+        (np.zeros((5, 2)), np.zeros((5, 2)), "best", ValueError, "unknown estimator 'best'"),
+        (np.zeros((5, 2)), np.zeros((5, 2)), None, TypeError, "a number, a name or an estimator"),
+    ],
+)
+def test_find_homography_wrong_arguments(
+    points0: Any, points1: Any, method: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        gcv.findHomography(points0, points1, method)
+
+
+def test_image_features_there_and_back(rng: np.random.Generator) -> None:
+    before = features(rng)
+    assert before.descriptors is not None
+    made = gcv.to_image_features(gcv.to_keypoints(before), before.descriptors, before.image_size, 3)
+    assert isinstance(made, cv2.detail.ImageFeatures)
+    assert (made.img_idx, tuple(made.img_size), len(made.getKeypoints())) == (3, (120, 110), 30)
+    after = gcv.from_image_features(made)
+    np.testing.assert_array_equal(after.descriptors, before.descriptors)
+    np.testing.assert_array_equal(after.keypoints, before.keypoints)
+    with pytest.raises(ValueError, match=r"\(30, D\)"):
+        gcv.to_image_features(gcv.to_keypoints(before), before.descriptors[:4], (120, 110))
+
+
+def test_stitching_pipeline_finds_the_cameras() -> None:
+    """Three views of a turning camera: OpenCV's matcher and estimator on our features find the turns."""
+    focal, turns = 700.0, (0.0, 12.0, 24.0)
+    inner = np.array([[focal, 0, 160], [0, focal, 120], [0, 0, 1]])
+    photo = cv2.resize(BGR, None, fx=1.6, fy=1.6, interpolation=cv2.INTER_CUBIC)
+    to_photo = np.array([[focal, 0, 250], [0, focal, 384], [0, 0, 1]])
+    dift = gcv.DIFT_create(400)
+    made = []
+    for index, turn in enumerate(turns):
+        rotation, _ = cv2.Rodrigues(np.array([0.0, np.radians(turn), 0.0]))
+        view = render_view(np.asarray(photo), inner @ rotation.T @ np.linalg.inv(to_photo), (320, 240))
+        points, rows = dift.detectAndCompute(view, None)
+        made.append(gcv.to_image_features(points, rows, (320, 240), index))
+    pairs = cv2.detail.BestOf2NearestMatcher(False, 0.3).apply2(made)
+    ok, cameras = cv2.detail.HomographyBasedEstimator().apply(made, pairs, None)
+    assert ok
+    for one, other, angle in ((0, 1, 12.0), (1, 2, 12.0), (0, 2, 24.0)):
+        axis, _ = cv2.Rodrigues((cameras[one].R.T @ cameras[other].R).astype(np.float64))
+        assert np.degrees(np.linalg.norm(axis)) == pytest.approx(angle, abs=0.5)
+    assert [camera.focal for camera in cameras] == pytest.approx([focal] * 3, rel=0.03)
+
+
+def test_random_homography_is_found_through_opencvs_own_matcher() -> None:
+    """The whole script by OpenCV's types on a rendered view."""
+    rng = np.random.default_rng(3)
+    truth = random_homography(rng, (640, 480))
+    view = render_view(np.asarray(BGR), truth, (640, 480))
+    dift = gcv.DIFT_create(400)
+    (points0, rows0), (points1, rows1) = dift.detectAndCompute(BGR, None), dift.detectAndCompute(view, None)
+    matches = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(rows0, rows1)
+    p0 = np.float32([points0[m.queryIdx].pt for m in matches])
+    p1 = np.float32([points1[m.trainIdx].pt for m in matches])
+    matrix, _ = gcv.findHomography(p0, p1, cv2.USAC_MAGSAC, 3.0)
+    assert matrix is not None
+    assert geomatch.corner_error(matrix, truth, (640, 480)) < 2

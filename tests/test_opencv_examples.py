@@ -1,0 +1,129 @@
+"""The worked examples do what they say, on the bundled photographs and on one's own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import geomatch
+from geomatch import opencv as gcv
+from geomatch.geometry import image_corners
+from geomatch.opencv.examples import find_object, panorama, track_plane
+
+PAIR = geomatch.bundled_pair()
+
+
+@pytest.mark.parametrize("name", ["sift", "dift"])
+def test_tutorial_finds_the_object_with_sift_and_with_ours(name: str) -> None:
+    """One script, one line changed."""
+    wanted, scene = find_object.bundled_object()
+    corners, picture = find_object.find_object(wanted, scene, find_object.create_feature(name))
+    left, top, right, bottom = find_object.BOX
+    outline = image_corners((right - left, bottom - top)) + np.array([left, top])
+    truth = geomatch.warp_points(PAIR.homography, outline)
+    assert corners is not None
+    assert np.linalg.norm(corners - truth, axis=1).max() < 3
+    assert picture.shape == (480, right - left + 640, 3)
+
+
+def test_nothing_is_found_in_noise() -> None:
+    wanted, _ = find_object.bundled_object()
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3)).astype(np.uint8)
+    assert find_object.find_object(wanted, noise, find_object.create_feature("dift"))[0] is None
+
+
+def test_nothing_is_found_of_a_blank_object() -> None:
+    _, scene = find_object.bundled_object()
+    blank = np.zeros((60, 60, 3), np.uint8)
+    assert find_object.find_object(blank, scene, find_object.create_feature("dift"))[0] is None
+
+
+def test_panorama_shows_both_in_the_frame_of_the_first() -> None:
+    """On the bundled views: as large as the true homography says, and the first photograph where it was."""
+    first, second = panorama.bundled_views()
+    made = panorama.stitch(first, second, gcv.DIFT_create(700))
+    assert made is not None
+    inverse = np.linalg.inv(PAIR.homography)
+    height, width = second.shape[:2]
+    corners = image_corners((width, height)) + np.array([640 - width, 480 - height])
+    warped = geomatch.warp_points(inverse, corners)
+    high = np.maximum(warped.max(0), [first.shape[1] - 1, 479])
+    low = np.minimum(warped.min(0), 0)
+    assert np.abs(np.array(made.shape[1::-1]) - (high - low + 1)).max() < 6
+    x, y = np.round(-low).astype(int)
+    whole = cv2.imread(str(PAIR.image0))
+    assert whole is not None
+
+    def likeness(left: int, right: int) -> float:
+        """Correlation with the whole photograph, of which both views show parts."""
+        seen = made[y + 150 : y + 260, x + left : x + right].astype(float)
+        return float(np.corrcoef(seen.ravel(), whole[150:260, left:right].astype(float).ravel())[0, 1])
+
+    assert likeness(20, 300) > 0.95
+    assert likeness(445, 530) > 0.75, "here only the second view shows it, in its own light"
+
+
+def test_panorama_of_unrelated_pictures_is_none() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3)).astype(np.uint8)
+    assert panorama.stitch(panorama.bundled_views()[0], noise, gcv.DIFT_create(300)) is None
+
+
+def test_plane_is_tracked_through_the_made_video() -> None:
+    frames = list(track_plane.made_video(8))
+    tracker = track_plane.PlaneTracker(
+        frames[0][0], (90, 50, 150, 130), gcv.DIFT_create(track_plane.KEYPOINTS)
+    )
+    for frame, matrix in frames:
+        truth = geomatch.warp_points(matrix, tracker.corners)
+        corners = tracker.find(frame)
+        assert corners is not None
+        assert np.linalg.norm(corners - truth, axis=1).mean() < 2
+    assert tracker.find(np.zeros_like(frames[0][0])) is None
+
+
+def test_scripts_write_their_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (PAIR.image0, PAIR.image1):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    photos = [str(tmp_path / path.name) for path in (PAIR.image0, PAIR.image1)]
+    out = tmp_path / "object.jpg"
+    assert find_object.main([*photos, "--features", "sift", "--out", str(out)]) == 0
+    assert cv2.imread(str(out)) is not None
+    out = tmp_path / "tracked.avi"
+    video = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 12, track_plane.SIZE)
+    for frame, _ in track_plane.made_video(3):
+        writer.write(frame)
+    writer.release()
+    assert track_plane.main([str(video), "--out", str(out)]) == 0
+    assert len(list(track_plane.frames_of(out))) == 3
+    assert cv2.imread(str(tmp_path / "tracked.jpg")) is not None
+    assert "found in 2 of 2 frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (find_object.main, ["one.jpg"], "give two photographs"),
+        (find_object.main, ["one.jpg", "two.jpg"], "cannot read one.jpg as an image"),
+        (panorama.main, ["one.jpg", "two.jpg"], "cannot read one.jpg as an image"),
+        (track_plane.main, ["none.avi"], "cannot read none.avi as a video"),
+        (track_plane.main, ["--box", "1,2"], "--box must be left,top,width,height, got 1,2"),
+        (track_plane.main, ["--box", "300,2,30,40"], "must lie in the first frame"),
+        (track_plane.main, ["--box=-1,2,3,4"], "must lie in the first frame"),
+    ],
+)
+def test_scripts_refuse_bad_input(
+    script: Callable[[list[str]], int],
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        script(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,356 @@
+"""The drop-in for ``cv2.SIFT_create()``, call by call beside the original."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import geomatch
+from geomatch import opencv as gcv
+from geomatch.dift.readout import load_readout
+from geomatch.images import Image
+from geomatch.keypoints import OpenCVDetector
+from geomatch.keypoints.superpoint import SuperPointNetwork
+
+PAIR = geomatch.bundled_pair()
+BGR = cv2.imread(str(PAIR.image0))[100:340, 200:520]
+GREY = cv2.cvtColor(BGR, cv2.COLOR_BGR2GRAY)
+BLACK = np.zeros_like(GREY)
+HALF = BLACK.copy()
+HALF[:, :160] = 255
+SIFT: Any = cv2.SIFT_create(nfeatures=40)  # type: ignore[attr-defined]
+OURS = gcv.DIFT_create(nfeatures=40)
+POINTS = SIFT.detect(GREY, None)
+
+Call = Callable[[Any], Any]
+
+CASES: dict[str, Call] = {
+    "detect grey": lambda f: f.detect(GREY),
+    "detect BGR": lambda f: f.detect(BGR, None),
+    "detect BGRA": lambda f: f.detect(cv2.cvtColor(BGR, cv2.COLOR_BGR2BGRA)),
+    "detect (H, W, 1)": lambda f: f.detect(GREY[:, :, None]),
+    "detect by keyword": lambda f: f.detect(image=GREY, mask=None),
+    "detect black": lambda f: f.detect(BLACK),
+    "detect empty": lambda f: f.detect(np.zeros((0, 0), np.uint8)),
+    "detect None": lambda f: f.detect(None),
+    "detect 1 pixel": lambda f: f.detect(np.zeros((1, 1), np.uint8)),
+    "detect 2 channels": lambda f: f.detect(BGR[:, :, :2]),
+    "detect mirrored view": lambda f: f.detect(BGR[:, ::-1]),
+    "detect Fortran order": lambda f: f.detect(np.asfortranarray(GREY)),
+    "detect float32": lambda f: f.detect(GREY.astype(np.float32)),
+    "detect uint16": lambda f: f.detect(GREY.astype(np.uint16)),
+    "detect bool": lambda f: f.detect(GREY > 9),
+    "detect four dimensions": lambda f: f.detect(np.zeros((2, 30, 30, 3), np.uint8)),
+    "detect a word": lambda f: f.detect("image.png"),
+    "detect list": lambda f: f.detect([GREY, BGR]),
+    "detect tuple": lambda f: f.detect((GREY, BGR)),
+    "detect no images": lambda f: f.detect([]),
+    "detect list, masks": lambda f: f.detect([GREY, BGR], [BLACK, HALF]),
+    "detect list, one mask short": lambda f: f.detect([GREY, BGR], [BLACK]),
+    "detect list of lists": lambda f: f.detect([[1, 2], [3, 4]]),
+    "detect zero mask": lambda f: f.detect(GREY, BLACK),
+    "detect half mask": lambda f: f.detect(GREY, HALF),
+    "detect empty mask": lambda f: f.detect(GREY, np.zeros((0, 0), np.uint8)),
+    "detect mask (H, W, 1)": lambda f: f.detect(GREY, BLACK[:, :, None]),
+    "detect mask of 3 channels": lambda f: f.detect(GREY, BGR),
+    "detect float mask": lambda f: f.detect(GREY, HALF.astype(np.float32)),
+    "detect bool mask": lambda f: f.detect(GREY, HALF > 0),
+    "detect small mask": lambda f: f.detect(GREY, HALF[:100] | 1),
+    "compute": lambda f: f.compute(GREY, POINTS),
+    "compute list of keypoints": lambda f: f.compute(BGR, list(POINTS)),
+    "compute by keyword": lambda f: f.compute(image=GREY, keypoints=POINTS),
+    "compute no keypoints": lambda f: f.compute(GREY, []),
+    "compute None keypoints": lambda f: f.compute(GREY, None),
+    "compute array of points": lambda f: f.compute(GREY, np.zeros((3, 2), np.float32)),
+    "compute numbers": lambda f: f.compute(GREY, [1, 2]),
+    "compute black": lambda f: f.compute(BLACK, POINTS[:3]),
+    "compute empty": lambda f: f.compute(np.zeros((0, 0), np.uint8), POINTS[:3]),
+    "compute None": lambda f: f.compute(None, POINTS[:3]),
+    "compute float32": lambda f: f.compute(GREY.astype(np.float32), POINTS[:3]),
+    "compute list": lambda f: f.compute([GREY, BGR], [POINTS, POINTS[:3]]),
+    "compute list, none in one": lambda f: f.compute([GREY, BGR], [POINTS, []]),
+    "compute list, one short": lambda f: f.compute([GREY, BGR], [POINTS]),
+    "compute no images": lambda f: f.compute([], []),
+    "compute outside": lambda f: f.compute(GREY, [cv2.KeyPoint(-50.0, 9.0, 5.0), *POINTS[:2]]),
+    "compute NaN": lambda f: f.compute(GREY, [cv2.KeyPoint(float("nan"), 9.0, 5.0)]),
+    "both": lambda f: f.detectAndCompute(GREY, None),
+    "both BGR": lambda f: f.detectAndCompute(BGR, None),
+    "both by keyword": lambda f: f.detectAndCompute(image=BGR, mask=HALF),
+    "both without mask": lambda f: f.detectAndCompute(GREY),
+    "both black": lambda f: f.detectAndCompute(BLACK, None),
+    "both zero mask": lambda f: f.detectAndCompute(GREY, BLACK),
+    "both half mask": lambda f: f.detectAndCompute(GREY, HALF),
+    "both empty": lambda f: f.detectAndCompute(np.zeros((0, 0), np.uint8), None),
+    "both None": lambda f: f.detectAndCompute(None, None),
+    "both float32": lambda f: f.detectAndCompute(GREY.astype(np.float32), None),
+    "both list": lambda f: f.detectAndCompute([GREY, BGR], None),
+    "both provided": lambda f: f.detectAndCompute(GREY, None, None, True),
+    "both provided by keyword": lambda f: f.detectAndCompute(GREY, None, useProvidedKeypoints=True),
+    "both with buffer": lambda f: f.detectAndCompute(GREY, None, np.zeros((3, 3), np.float32)),
+    "descriptorSize": lambda f: f.descriptorSize(),
+    "descriptorType": lambda f: f.descriptorType(),
+    "defaultNorm": lambda f: f.defaultNorm(),
+    "empty": lambda f: f.empty(),
+    "pickle": pickle.dumps,
+    "deepcopy": copy.deepcopy,
+}
+
+MEANT: dict[str, str] = {
+    "detect None": "a file that could not be read is an error, not an image without keypoints",
+    "compute None": "likewise",
+    "detect 2 channels": "no image has two channels",
+    "detect small mask": "SIFT reads beyond the mask's end",
+    "compute outside": "what cannot be described is left out; SIFT returns rows of zeros",
+    "compute NaN": "likewise",
+    "both list": "detectAndCompute takes lists of images as detect does",
+    "pickle": "OpenCV's objects cannot be pickled",
+    "deepcopy": "nor copied",
+}
+"""Where ours differs from SIFT on purpose, and why."""
+
+
+def outline(value: Any) -> Any:
+    """What a script can rely on: types, dtypes and numbers of results."""
+    if isinstance(value, np.ndarray):
+        return "array", value.dtype.name, value.shape, value.flags.c_contiguous
+    if isinstance(value, tuple):
+        if value and isinstance(value[0], cv2.KeyPoint):
+            return "keypoints", len(value)
+        return tuple(outline(part) for part in value)
+    if isinstance(value, bytes | gcv.Feature2D):
+        return "made"
+    return value
+
+
+def outcome(feature: Any, call: Call) -> Any:
+    try:
+        return outline(call(feature))
+    except cv2.error:
+        assert feature is SIFT
+        return "error"
+    except (TypeError, ValueError):
+        return "error"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_behaves_as_sift(name: str) -> None:
+    theirs, ours = outcome(SIFT, CASES[name]), outcome(OURS, CASES[name])
+    if name in MEANT:
+        assert ours != theirs, "no longer a difference"
+    elif name.startswith("compute") or name.startswith("descriptor") or "error" in (ours, theirs):
+        assert ours == theirs
+    else:  # the keypoints lie a quarter of a pixel apart, so that their number may differ by a few
+        assert str(outline(CASES[name](gcv.DIFT_create(40, enable_precise_upscale=False)))) == str(theirs)
+
+
+def test_the_table_names_no_missing_case() -> None:
+    assert set(MEANT) <= set(CASES)
+
+
+def test_keypoints_are_those_of_sift() -> None:
+    """All fields, the octave too, so that OpenCV's descriptors can be computed at them."""
+    mine = gcv.DIFT_create(100, 4, 0.03, 12.0, 1.5).detect(BGR, HALF)
+    create: Any = cv2.SIFT_create  # type: ignore[attr-defined]
+    theirs = create(100, 4, 0.03, 12.0, 1.5, enable_precise_upscale=True).detect(BGR, HALF)
+
+    def rows(points: Any) -> list[tuple[Any, ...]]:
+        return [(*p.pt, p.size, p.angle, p.response, p.octave, p.class_id) for p in points]
+
+    assert len(mine) > 20
+    assert rows(mine) == rows(theirs)
+
+
+def test_descriptors_are_those_of_the_pipeline() -> None:
+    """Through OpenCV's types or ours, one keypoint has one descriptor."""
+    picture = gcv.from_bgr(BGR)
+    features = OpenCVDetector("sift", max_keypoints=60).detect(picture)
+    described = geomatch.DIFTExtractor().describe(picture, features).descriptors
+    kept, rows = OURS.compute(BGR, gcv.to_keypoints(features))
+    assert described is not None
+    assert len(kept) == len(features) > 50
+    np.testing.assert_allclose(rows, described, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_grey_and_bgr_and_bgra() -> None:
+    """Grey is described as its repeated channel, the fourth channel plays no part."""
+    grey = OURS.compute(GREY, POINTS)[1]
+    np.testing.assert_array_equal(grey, OURS.compute(np.repeat(GREY[:, :, None], 3, axis=2), POINTS)[1])
+    bgra = np.dstack([BGR, np.arange(GREY.size).astype(np.uint8).reshape(GREY.shape)])
+    np.testing.assert_array_equal(OURS.compute(bgra, POINTS)[1], OURS.compute(BGR, POINTS)[1])
+    swapped = OURS.compute(BGR[:, :, ::-1], POINTS)[1]
+    assert np.abs(swapped - OURS.compute(BGR, POINTS)[1]).max() > 1e-3, "the channels' order counts"
+
+
+def test_no_descriptor_depends_on_its_company() -> None:
+    """Keypoints with and without orientation in one list, in any order."""
+    plain = [cv2.KeyPoint(*point.pt, 7.0) for point in POINTS[:6]]
+    assert plain[0].angle == -1
+    mixed = [point for both in zip(POINTS[:6], plain, strict=True) for point in both]
+    kept, rows = OURS.compute(BGR, mixed)
+    assert kept == tuple(mixed)
+    np.testing.assert_allclose(rows[::2], OURS.compute(BGR, POINTS[:6])[1], atol=1e-5)
+    np.testing.assert_allclose(rows[1::2], OURS.compute(BGR, plain)[1], atol=1e-5)
+    assert np.abs(rows[::2] - rows[1::2]).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["ORB_create", "GFTTDetector_create", "FastFeatureDetector_create"])
+def test_any_detector_of_opencv_is_described(name: str) -> None:
+    detector = getattr(cv2, name)()
+    points = detector.detect(GREY, None)[:50]
+    kept, rows = OURS.compute(GREY, points)
+    assert (len(kept), rows.shape) == (50, (50, 128))
+    own, rows = gcv.DIFT_create(30, detector=detector).detectAndCompute(GREY, HALF)
+    assert len(own) == len(rows) == 30
+    assert all(point.pt[0] < 160 for point in own)
+    responses = [point.response for point in own]
+    assert responses == sorted(responses, reverse=True)
+
+
+def test_keypoints_outside_are_left_out() -> None:
+    inside = [cv2.KeyPoint(x, y, 9.0, 10.0) for x, y in ((0.0, 0.0), (-0.5, -0.5), (319.5, 239.5))]
+    outside = [cv2.KeyPoint(x, y, 9.0, 10.0) for x, y in ((-0.6, 3.0), (3.0, 240.0), (float("inf"), 3.0))]
+    kept, rows = OURS.compute(BGR, [outside[0], *inside, *outside[1:]])
+    assert kept == tuple(inside)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_buffer_of_the_right_shape_is_filled() -> None:
+    buffer = np.zeros((len(POINTS), 128), np.float32)
+    _, rows = OURS.compute(BGR, POINTS, buffer)
+    assert rows is buffer
+    assert buffer.any()
+
+
+def test_pickled_without_its_networks() -> None:
+    OURS.compute(BGR, POINTS[:2])  # loads them
+    data = pickle.dumps(OURS)
+    assert len(data) < 5_000
+    np.testing.assert_array_equal(
+        pickle.loads(data).detectAndCompute(BGR, None)[1], OURS.detectAndCompute(BGR, None)[1]
+    )
+
+
+def test_names() -> None:
+    assert OURS.getDefaultName() == "Feature2D.DIFT"
+    assert gcv.Grid_create().getDefaultName() == "Feature2D.Grid"
+    assert gcv.SuperPoint_create().getDefaultName() == "Feature2D.SuperPoint"
+
+
+def test_cpp_refuses_the_duck_with_an_error() -> None:
+    """It is no cv2.Feature2D, and what needs one says so instead of crashing."""
+    assert not isinstance(OURS, cv2.Feature2D)
+    with pytest.raises((TypeError, cv2.error), match="Feature2D"):
+        cv2.AffineFeature_create(OURS)  # type: ignore[attr-defined]
+    with pytest.raises((TypeError, cv2.error), match="Feature2D"):
+        cv2.detail.computeImageFeatures2(OURS, GREY)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"nfeatures": 5.5}, TypeError, "nfeatures must be a whole number"),
+        ({"nfeatures": "all"}, TypeError, "nfeatures"),
+        ({"nOctaveLayers": 0}, ValueError, "nOctaveLayers must be at least 1"),
+        ({"sigma": 0}, ValueError, "sigma must be positive"),
+        ({"contrastThreshold": None}, TypeError, "contrastThreshold must be a number"),
+        ({"edgeThreshold": float("nan")}, ValueError, "edgeThreshold"),
+        ({"detector": "orb", "sigma": 2.0}, ValueError, "the other arguments are SIFT's"),
+        ({"detector": "nothing"}, ValueError, "unknown detector 'nothing'; choose one of"),
+        ({"descriptor": "nothing"}, ValueError, "unknown descriptor 'nothing'"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        gcv.DIFT_create(**arguments)
+
+
+def test_negative_number_of_features_is_all() -> None:
+    assert len(gcv.DIFT_create(-1).detect(GREY)) == len(gcv.DIFT_create().detect(GREY)) > 40
+
+
+def test_grid() -> None:
+    grid = gcv.Grid_create(32, 8)
+    points, rows = grid.detectAndCompute(BGR, HALF)
+    assert len(points) == len(rows) == 4 * 7
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert grid.descriptorSize() == rows.shape[1]
+    assert len(gcv.Grid_create(16, nfeatures=10).detect(GREY)) <= 10
+    assert gcv.DIFT_create(detector="grid", descriptor="dift-tiny-dense").detect(GREY)
+
+
+def test_superpoint_with_its_own_descriptors(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "superpoint.pth"
+    torch.save(SuperPointNetwork().state_dict(), path)
+    feature = gcv.SuperPoint_create(50, 0.0, weights=path)
+    points, rows = feature.detectAndCompute(BGR, None)
+    assert (len(points), rows.shape) == (50, (50, 256))
+    assert feature.descriptorSize() == 256
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    # the network's own sampling at the points it found
+    found = feature.detector.detect(gcv.from_bgr(BGR))
+    np.testing.assert_allclose(rows, found.descriptors, atol=1e-5)
+    assert feature.compute(BGR, POINTS)[1].shape == (len(POINTS), 256)
+    both = gcv.SuperPoint_create(50, 0.0, weights=path, descriptor="dift-tiny")
+    assert both.detectAndCompute(BGR, None)[1].shape == (50, 128)
+
+
+def test_missing_superpoint_weights_are_an_error_with_a_way_out() -> None:
+    with pytest.raises(geomatch.WeightsError, match=r"superpoint_v6_from_tf\.pth"):
+        gcv.SuperPoint_create().detect(GREY)
+
+
+def test_own_describer_and_its_dimension() -> None:
+    class Place:
+        def describe(self, image: Image, features: geomatch.Features) -> geomatch.Features:
+            rows = np.c_[features.keypoints, np.ones(len(features))]
+            return geomatch.Features(
+                features.keypoints, features.scores, features.image_size, descriptors=rows
+            )
+
+    feature = gcv.DIFT_create(20, descriptor=Place())
+    points, rows = feature.detectAndCompute(GREY, None)
+    np.testing.assert_allclose(rows[:, :2], [point.pt for point in points])
+    assert feature.descriptorSize() == 3
+
+
+def test_pca_keeps_distances_and_dimension(tmp_path: Path) -> None:
+    short = gcv.with_pca(gcv.DIFT_create(300), [BGR, GREY], 64)
+    points, rows = short.detectAndCompute(BGR, None)
+    assert rows.shape == (len(points), 64)
+    assert rows.dtype == np.float32
+    assert short.descriptorSize() == 64
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert short.pca is not None
+    short.pca.save(tmp_path)
+    again = gcv.DIFT_create(300, pca=load_readout(tmp_path))
+    np.testing.assert_allclose(again.compute(BGR, points)[1], rows, atol=2e-3)  # float16 on disk
+    with pytest.raises(ValueError, match="no keypoints were found"):
+        gcv.with_pca(OURS, [BLACK], 64)
+    with pytest.raises(ValueError, match="have no 64 components"):
+        gcv.with_pca(gcv.DIFT_create(10), [BGR], 64)
+
+
+def test_pca_of_as_many_components_is_a_rotation() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(200, 6)).astype(np.float32)
+    pca = gcv.fit_pca(rows, 6)
+    np.testing.assert_allclose(pca.projection.T @ pca.projection, np.eye(6), atol=1e-5)
+    turned = (rows - pca.mean) @ pca.projection
+    apart = np.linalg.norm(rows[:, None] - rows[None], axis=2)
+    np.testing.assert_allclose(np.linalg.norm(turned[:, None] - turned[None], axis=2), apart, atol=1e-4)
+    variances = turned.var(axis=0)
+    assert (np.diff(variances) <= 1e-6).all(), "the leading components come first"
+
+
+def test_ours_are_made_by_functions_that_pickle() -> None:
+    assert isinstance(OURS.detector, partial)
