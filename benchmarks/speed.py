@@ -6,31 +6,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 import geomatch
 from geomatch.benchmarks.harness_speed import harness_rows
-from geomatch.matching import match_mutual
+from geomatch.benchmarks.matching_speed import matching_rows
+from geomatch.benchmarks.timing import Row, timing_row
 
 KEYPOINTS = 1000
-SIZES = ((1000, 128), (3000, 128), (3000, 640), (3000, 1280))
-"""Rows per image and dimensions for the matcher."""
-
-Row = dict[str, Any]
 
 
 def measure(repeats: int) -> list[Row]:
     """Time a pair of 640x480 with 1000 keypoints beside SIFT, the matcher, and the HPatches harness."""
-    rows = [*pipeline_rows(repeats), *process_rows(repeats), *matcher_rows(repeats)]
+    rows = [*pipeline_rows(repeats), *process_rows(repeats), *matching_rows(repeats)]
     rows += harness_rows(max(1, repeats // 2))
     for row in rows:
         beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x" if row.get("ratio") else ""
+        if "over_geomatch" in row:
+            beside = f"   {row['over_geomatch']:.2f} x geomatch's, finds {100 * row['found']:.1f} %"
+        if row.get("peak_mib") is not None:
+            beside += f"   {row['peak_mib']} MiB"
         print(f"{row['name']:<56} {row['value']:>9.3f} {row['unit']}{beside}", flush=True)
     return rows
 
@@ -42,12 +40,12 @@ def pipeline_rows(repeats: int) -> list[Row]:
     runs = [geomatch.match(pair.image0, pair.image1, max_keypoints=KEYPOINTS) for _ in range(repeats)]
     total = statistics.median(sum(run.seconds.values()) for run in runs)
     sift = [_sift_pair(pair.image0, pair.image1) for _ in range(repeats)]
-    rows = [_row("warm pair, end to end", total, "s", "OpenCV SIFT", statistics.median(map(sum, sift)))]
+    rows = [timing_row("warm pair, end to end", total, "s", "OpenCV SIFT", statistics.median(map(sum, sift)))]
     beside = {"read": 0, "detect": 1, "describe": 2, "match": 3, "estimate": 4}
     for stage in runs[0].seconds:
         value = statistics.median(run.seconds[stage] for run in runs)
         other = statistics.median(run[beside[stage]] for run in sift) if stage in beside else None
-        rows.append(_row(f"warm pair, stage {stage}", value, "s", "OpenCV SIFT", other))
+        rows.append(timing_row(f"warm pair, stage {stage}", value, "s", "OpenCV SIFT", other))
     return rows
 
 
@@ -88,9 +86,9 @@ def process_rows(repeats: int) -> list[Row]:
     bare = [_run([sys.executable, "-c", "pass"])[0] for _ in range(repeats)]
     imports = [_run([sys.executable, "-c", "import geomatch"])[0] for _ in range(repeats)]
     return [
-        _row("cold shell command with pictures", statistics.median(run[0] for run in cold), "s"),
-        _row("its peak memory", max(run[1] for run in cold), "MiB"),
-        _row("import geomatch", statistics.median(imports) - statistics.median(bare), "s"),
+        timing_row("cold shell command with pictures", statistics.median(run[0] for run in cold), "s"),
+        timing_row("its peak memory", max(run[1] for run in cold), "MiB"),
+        timing_row("import geomatch", statistics.median(imports) - statistics.median(bare), "s"),
     ]
 
 
@@ -103,53 +101,3 @@ def _run(command: list[str]) -> tuple[float, float]:
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}")
     return time.perf_counter() - start, usage.ru_maxrss / 1024
-
-
-def matcher_rows(repeats: int) -> list[Row]:
-    """Exact mutual matching beside ``cv2.BFMatcher(NORM_L2, crossCheck=True)`` on equal input."""
-    rows = []
-    for count, dimension in SIZES:
-        a, b = _descriptors(count, dimension)
-        runs = repeats if count * dimension < 1_000_000 else 1
-        ours = _median(lambda a=a, b=b: match_mutual(a, b), repeats)  # type: ignore[misc]
-        matcher = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True)
-        theirs = _median(lambda m=matcher, a=a, b=b: m.match(a, b), runs)  # type: ignore[misc]
-        same = {tuple(pair) for pair in match_mutual(a, b).indices.tolist()} == {
-            (m.queryIdx, m.trainIdx) for m in matcher.match(a, b)
-        }
-        row = _row(f"match {count} x {count} x {dimension}", ours, "s", "cv2.BFMatcher", theirs)
-        rows.append(row | {"identical_matches": same})
-    return rows
-
-
-def _descriptors(count: int, dimension: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Unit rows, and a noisy permutation of them."""
-    rng = np.random.default_rng(0)
-    a = rng.normal(0, 1, (count, dimension))
-    b = a[rng.permutation(count)] + rng.normal(0, 0.7, (count, dimension))
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
-    return unit[0].astype(np.float32), unit[1].astype(np.float32)
-
-
-def _median(call: Callable[[], object], repeats: int) -> float:
-    call()  # warm up
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
-
-
-def _row(
-    name: str, value: float, unit: str, alternative: str | None = None, other: float | None = None
-) -> Row:
-    """``ratio`` is the alternative's time over ours: above 1 ours is faster."""
-    row: Row = {"name": name, "value": round(value, 5), "unit": unit}
-    if other is not None:
-        row |= {
-            "alternative": alternative,
-            "alternative_value": round(other, 5),
-            "ratio": round(other / value, 3),
-        }
-    return row

@@ -1,0 +1,118 @@
+"""What shorter descriptors cost and save: `geomatch.opencv.fit_pca` on made pairs, and OpenCV's matcher.
+
+``python -m geomatch.benchmarks.pca IMAGES`` with the folder of the recipe's
+unpacked packages. Components are fitted to training photographs, pairs are
+made from the images that were held out.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from geomatch import corner_error, load_image, match_mutual
+from geomatch.benchmarks.embedded import KEYPOINTS, made_pairs, table
+from geomatch.benchmarks.record import write_record
+from geomatch.dift import PRESETS, DIFTExtractor
+from geomatch.dift.readout import ReadOut
+from geomatch.estimators import OpenCVEstimator
+from geomatch.images import reduce_image
+from geomatch.keypoints import OpenCVDetector
+from geomatch.opencv import fit_pca
+from geomatch.training.sources import find_images
+
+DIMENSIONS = (128, 64)
+PHOTOS, FITTED = 60, 300
+"""Training photographs, and keypoints in each, that components are fitted to."""
+ROWS = 3000
+"""Descriptors per image for the time of OpenCV's matcher."""
+
+Row = dict[str, Any]
+
+
+def fitted(extractor: DIFTExtractor, images: Path) -> dict[int, ReadOut]:
+    """Components of an extractor's descriptors on training photographs, for every smaller dimension."""
+    detector = OpenCVDetector("sift", max_keypoints=FITTED)
+    photos = [path for image, path in find_images(images, "train") if image.kind == "photo"][:PHOTOS]
+    parts: list[NDArray[np.float32]] = []
+    for path in tqdm(photos, unit="photo"):
+        photo = reduce_image(load_image(path), 1024)
+        described = extractor.describe(photo, detector.detect(photo)).descriptors
+        if described is not None and len(described):
+            parts.append(described)
+    rows = np.concatenate(parts)
+    return {d: fit_pca(rows, d) for d in DIMENSIONS if d < rows.shape[1]}
+
+
+def compare(images: Path) -> list[Row]:
+    """Corner errors with and without components, at the same keypoints of the same pairs."""
+    tiny = PRESETS["dift-tiny"]
+    extractors = {
+        "dift-tiny": DIFTExtractor(tiny),
+        "dift-tiny without read-out": DIFTExtractor(replace(tiny, readout=False)),
+        "dift-tiny-dense": DIFTExtractor(PRESETS["dift-tiny-dense"]),
+    }
+    components = {name: fitted(extractor, images) for name, extractor in extractors.items()}
+    detector, estimator = OpenCVDetector("sift", max_keypoints=KEYPOINTS), OpenCVEstimator()
+    rows: list[Row] = []
+    for number, (view0, view1, truth, motion) in enumerate(tqdm(list(made_pairs(images, 6, 1)), unit="pair")):
+        found = detector.detect(view0), detector.detect(view1)
+        if not all(map(len, found)):
+            raise ValueError(f"pair {number} has an image without keypoints")
+        for name, extractor in extractors.items():
+            described = [
+                extractor.describe(view, features).descriptors
+                for view, features in zip((view0, view1), found, strict=True)
+            ]
+            full = [part for part in described if part is not None]
+            width = extractor.dimension
+            for dimension, pca in {width: None, **components[name]}.items():
+                short = full if pca is None else [pca.apply(part) for part in full]
+                matches = match_mutual(short[0], short[1])
+                points = [f.keypoints[matches.indices[:, i]] for i, f in enumerate(found)]
+                estimate = estimator.estimate(points[0], points[1], view0.size)
+                rows.append(
+                    {
+                        "pair": number,
+                        "motion": motion,
+                        "method": f"{name}, {dimension}",
+                        "dimension": dimension,
+                        "corner_error_px": corner_error(estimate.matrix, truth, view0.size)
+                        if estimate
+                        else None,
+                        "failed": not estimate,
+                    }
+                )
+    return rows
+
+
+def matcher_seconds(dimension: int) -> float:
+    """Of ``cv2.BFMatcher(NORM_L2, crossCheck=True)`` on random unit rows: the best of three."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(2, ROWS, dimension)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    matcher, seconds = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True), []
+    for _ in range(3):
+        start = time.perf_counter()
+        matcher.match(rows[0], rows[1])
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m geomatch.benchmarks.pca", description=__doc__)
+    parser.add_argument("images", type=Path, help="folder of the recipe's unpacked packages")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    options = parser.parse_args()
+    results = compare(options.images)
+    print(table(results))
+    times = {str(d): matcher_seconds(d) for d in sorted({row["dimension"] for row in results})}
+    print("; ".join(f"{d} dimensions {seconds:.3f} s" for d, seconds in times.items()))
+    settings = {"keypoints": KEYPOINTS, "matcher_rows": ROWS, "matcher_seconds": times}
+    print(f"wrote {write_record(options.out, 'pca', results, settings)}")
