@@ -11,10 +11,10 @@ parser = argparse.ArgumentParser(prog="python -m geomatch.benchmarks", descripti
 parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the record")
 parser.add_argument("--repeats", type=int, default=5, help="runs per figure, of which the median counts")
 options = parser.parse_args()
-rows = measure(options.repeats)
-print(f"wrote {write_record(options.out, 'speed', rows, {'repeats': options.repeats})}")
-exported = export_rows()
+exported = export_rows()  # first: its peak memory is that of the process
 for row in exported:
     beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x"
     print(f"{row['name']:<70} {row['value']:>9.3f} {row['unit']}{beside}")
 print(f"wrote {write_record(options.out, 'export', exported, {})}")
+rows = measure(options.repeats)
+print(f"wrote {write_record(options.out, 'speed', rows, {'repeats': options.repeats})}")

@@ -128,6 +128,32 @@ def matching_rows(repeats: int) -> list[Row]:
     return rows
 
 
+def table(rows: list[Row]) -> str:
+    """In Markdown: our time, the others' in units of it, what FLANN finds, and the memory of all."""
+    others = [name for name in METHODS if name != "geomatch"]
+    titles = ["rows x dimensions", "geomatch", *others, "memory, MiB"]
+    lines = [f"| {' | '.join(titles)} |", "|" + " --- |" * len(titles)]
+    for count in COUNTS:
+        for dimension in DIMENSIONS:
+            size = f"{count} x {count} x {dimension}"
+            own = next(row for row in rows if row["name"] == f"match {size}")
+            cells = [f"{count} x {dimension}", f"{own['value']:.3f} s"]
+            memory = [own["peak_mib"]]
+            for name in others:
+                found = [row for row in rows if row["name"] == f"{name} {size}"]
+                if name == own["alternative"]:
+                    cells.append(f"{own['ratio']:.1f} x")
+                    memory.append(own["alternative_peak_mib"])
+                    continue
+                cells.append(f"{found[0]['over_geomatch']:.1f} x" if found else "")
+                memory.append(found[0]["peak_mib"] if found else None)
+                if found and not found[0]["identical_matches"]:
+                    cells[-1] += f" ({100 * found[0]['found']:.0f} % found)"
+            cells.append(", ".join("?" if mib is None else str(mib) for mib in memory))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def peak_memory(method: str, count: int, dimension: int) -> int | None:
     """MiB beyond the descriptors, in a fresh process; None where the system does not say (not Linux)."""
     command = [sys.executable, "-m", "geomatch.benchmarks.matching_speed", method, str(count), str(dimension)]

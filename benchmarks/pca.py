@@ -7,6 +7,7 @@ made from the images that were held out.
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch import corner_error, load_image, match_mutual
-from geomatch.benchmarks.embedded import KEYPOINTS, made_pairs, table
+from geomatch.benchmarks.embedded import KEYPOINTS, THRESHOLDS, area_under_curve, made_pairs
 from geomatch.benchmarks.record import write_record
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.dift.readout import ReadOut
@@ -92,6 +93,21 @@ def compare(images: Path) -> list[Row]:
     return rows
 
 
+def table(rows: list[Row], seconds: Mapping[str, float]) -> str:
+    """In Markdown: AUC per descriptor and dimension, and the time of OpenCV's matcher at that dimension."""
+    lines = [
+        "| descriptor, dimensions | AUC@1 | AUC@3 | AUC@5 | failures | `cv2.BFMatcher` |",
+        "|" + " --- |" * 6,
+    ]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        errors = np.array([np.inf if row["failed"] else row["corner_error_px"] for row in own])
+        areas = " | ".join(f"{100 * area_under_curve(errors, t):.1f}" for t in THRESHOLDS)
+        failures = sum(row["failed"] for row in own)
+        lines.append(f"| {method} | {areas} | {failures} | {seconds[str(own[0]['dimension'])]:.2f} s |")
+    return "\n".join(lines)
+
+
 def matcher_seconds(dimension: int) -> float:
     """Of ``cv2.BFMatcher(NORM_L2, crossCheck=True)`` on random unit rows: the best of three."""
     rng = np.random.default_rng(0)
@@ -111,8 +127,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     options = parser.parse_args()
     results = compare(options.images)
-    print(table(results))
     times = {str(d): matcher_seconds(d) for d in sorted({row["dimension"] for row in results})}
-    print("; ".join(f"{d} dimensions {seconds:.3f} s" for d, seconds in times.items()))
+    print(table(results, times))
     settings = {"keypoints": KEYPOINTS, "matcher_rows": ROWS, "matcher_seconds": times}
     print(f"wrote {write_record(options.out, 'pca', results, settings)}")

@@ -21,8 +21,15 @@ KEYPOINTS = 1000
 
 def measure(repeats: int) -> list[Row]:
     """Time a pair of 640x480 with 1000 keypoints beside SIFT, the matcher, and the HPatches harness."""
-    rows = [*pipeline_rows(repeats), *process_rows(repeats), *matching_rows(repeats)]
-    rows += harness_rows(max(1, repeats // 2))
+    rows: list[Row] = []
+    for part in (pipeline_rows, process_rows, matching_rows, harness_rows):
+        new = part(max(1, repeats // 2) if part is harness_rows else repeats)
+        _print(new)
+        rows += new
+    return rows
+
+
+def _print(rows: list[Row]) -> None:
     for row in rows:
         beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x" if row.get("ratio") else ""
         if "over_geomatch" in row:
@@ -30,7 +37,6 @@ def measure(repeats: int) -> list[Row]:
         if row.get("peak_mib") is not None:
             beside += f"   {row['peak_mib']} MiB"
         print(f"{row['name']:<56} {row['value']:>9.3f} {row['unit']}{beside}", flush=True)
-    return rows
 
 
 def pipeline_rows(repeats: int) -> list[Row]:

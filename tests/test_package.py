@@ -19,6 +19,8 @@ import torch
 
 import geomatch
 from geomatch.benchmarks.embedded import area_under_curve, table
+from geomatch.benchmarks.matching_speed import table as matching_table
+from geomatch.benchmarks.pca import table as pca_table
 from geomatch.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -210,17 +212,24 @@ def test_readme_tables_are_those_of_the_records() -> None:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         areas = " | ".join(cells[1:4])
         assert f"| {areas} | {cells[4].split()[0]} |" in readme, line
-    speed = results / "speed--linux-x86_64-2cores--cpu.json"
-    for row in json.loads(speed.read_text())["results"]:
+    speed = json.loads((results / "speed--linux-x86_64-2cores--cpu.json").read_text())["results"]
+    assert matching_table(speed) in readme
+    for row in speed:
         if row["name"].startswith("match "):
-            wanted = f"{row['value']:.3f} s | {row['alternative_value']:.3f} s | {row['ratio']:.1f} |"
             assert row["identical_matches"]
-            assert wanted in readme
         elif row["unit"] == "pairs/s":
             assert f"| {row['value']:.0f} pairs/s |" in readme
         elif row["name"].startswith("HPatches"):
             assert f"| {row['value']:.1f} s |" in readme
             assert f"({row['alternative_value']:.1f} s)" in readme
+
+
+def test_readme_pca_table_is_that_of_the_record() -> None:
+    readme = (ROOT / "README.md").read_text()
+    record = json.loads(
+        (ROOT / "benchmarks" / "results" / "0.1.0" / "pca--linux-x86_64-2cores--cpu.json").read_text()
+    )
+    assert pca_table(record["results"], record["metadata"]["settings"]["matcher_seconds"]) in readme
 
 
 def test_readme_extraction_table_is_that_of_the_record() -> None:
