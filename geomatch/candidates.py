@@ -72,7 +72,7 @@ def search_blocks(
         return
     frame = _frame(a, b, unit)
     limit = None if radius is None else radius * frame.scale
-    low = torch.full((len(b),), -math.inf, dtype=torch.float64)
+    low = torch.full((len(b),), -math.inf, dtype=torch.float64, device="cpu")
     size = max(1, CHUNK_BYTES // (4 * max(len(b), a.shape[1])))
     precisions = [torch.float32]
     if _native_bfloat16() and a.shape[1] >= BFLOAT16_WIDTH:
@@ -125,7 +125,7 @@ def _frame(a: Tensor, b: Tensor, unit: bool) -> _Frame:
     if wide and not unit:
         largest = max(float(a.abs().max()), float(b.abs().max()))
         scale = 2.0 ** -math.frexp(largest)[1]
-    frame = _Frame(unit, scale, wide, torch.zeros(a.shape[1]))
+    frame = _Frame(unit, scale, wide, torch.zeros(a.shape[1], dtype=torch.float32, device="cpu"))
     return frame._replace(centre=_placed(b[:: max(1, len(b) // 256)], frame).mean(0))
 
 
@@ -155,8 +155,10 @@ class _Table(NamedTuple):
 def _table(rows: Tensor, frame: _Frame, precision: torch.dtype, side: str) -> _Table:
     count, width = rows.shape
     pieces = 1 if precision == torch.float32 else 3  # bfloat16 holds 8 bits, float32 24
-    factors = torch.zeros(-(-count // STRIPS) * STRIPS, -(-(width + 2 * pieces) // 8) * 8, dtype=precision)
-    norms, rounded = torch.zeros(2, count, dtype=torch.float64)
+    factors = torch.zeros(
+        -(-count // STRIPS) * STRIPS, -(-(width + 2 * pieces) // 8) * 8, dtype=precision, device="cpu"
+    )
+    norms, rounded = torch.zeros(2, count, dtype=torch.float64, device="cpu")
     size = max(1, CHUNK_BYTES // (4 * max(1, width)))
     for start in range(0, count, size):
         stop = min(start + size, count)
@@ -234,7 +236,7 @@ def _select(scores: _Scores, count: int, radius: float | None, low: Tensor | Non
     groups = _strips(values[:rows]).amax(1)
     if radius is not None:
         share = 2
-        bound = torch.full((rows,), -(radius**2) / 2 * (1 + 1e-9), dtype=torch.float64)
+        bound = torch.full((rows,), -(radius * radius) / 2 * (1 + 1e-9), dtype=torch.float64, device="cpu")
     else:
         bound = _lower_bound(values[:rows], groups, row_slack, relative, count)
     limit = rows * (count + 8 + columns // share)
@@ -263,6 +265,7 @@ def _reaching(
     values: Tensor, groups: Tensor, bound: Tensor, slack: Tensor, relative: float, limit: int
 ) -> Candidates | None:
     """The cells whose true value may be the bound of their row or more, by row; None beyond the limit."""
+    # the squares of the relative errors are covered by `relative`, twice what bfloat16 rounds a result by
     enough = bound - slack
     enough -= (relative + 2.0**-22) * enough.abs()  # which makes up for rounding it to float32
     enough = enough.float().clamp_(min=torch.finfo(torch.float32).min)[:, None]  # minus infinity never counts
@@ -294,7 +297,7 @@ def _by_all_distances(
 ) -> _Found:
     """The same by the distances themselves, for data that are too close to each other."""
     x = doubled(part, frame.unit)
-    distances = torch.empty(len(part), len(b), dtype=torch.float64)
+    distances = torch.empty(len(part), len(b), dtype=torch.float64, device="cpu")
     size = max(1, CHUNK_BYTES // (8 * max(1, b.shape[1])))
     for start in range(0, len(b), size):
         distances[:, start : start + size] = euclidean(x, doubled(b[start : start + size], frame.unit))

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geomatch.errors import ShapeError
 from geomatch.types import check_shape
 
 CHUNK_BYTES = 16 * 2**20
@@ -26,6 +27,8 @@ def checked_rows(
     check_shape(names[0], rows0, ("N0", "D"))
     empty = len(rows0) == 0 or len(rows1) == 0  # of unknown width, perhaps
     check_shape(names[1], rows1, ("N1", "D" if empty else rows0.shape[1]))
+    if not empty and rows0.shape[1] == 0:
+        raise ShapeError(f"{names[0]} must have at least one column, got {rows0.shape}")
     if mask is not None:
         check_shape("mask", mask, (len(rows0), len(rows1)))
     return _lent(names[0], rows0), _lent(names[1], rows1)
@@ -44,13 +47,15 @@ def _lent(name: str, rows: NDArray[Any]) -> Tensor:
 
 def pair_distances(a: Tensor, b: Tensor, first: Tensor, second: Tensor, unit: bool = False) -> Tensor:
     """(M,) float64 distances of pairs of rows, of their directions with ``unit``."""
-    distances = torch.empty(len(first), dtype=torch.float64)
+    distances = torch.empty(len(first), dtype=torch.float64, device="cpu")
     if len(first) == 0:
         return distances
     width = a.shape[1]
     size = min(max(1, CHUNK_BYTES // (16 * max(1, width))), len(first))
-    single = torch.empty(size, width)
-    x, y = torch.empty(2, size, width, dtype=torch.float64)  # fresh memory would take longer than the rest
+    single = torch.empty(size, width, dtype=torch.float32, device="cpu")
+    x, y = torch.empty(
+        2, size, width, dtype=torch.float64, device="cpu"
+    )  # fresh memory would take longer than the rest
     for start in range(0, len(first), size):
         i, j = first[start : start + size], second[start : start + size]
         for rows, index, out in ((a, i, x), (b, j, y)):

@@ -56,7 +56,7 @@ def match_mutual(
         first, second, runner_up = _mutual(a, b, unit, max_ratio is not None)
         distance = pair_distances(a, b, first, second, unit)
         similarity = (1 - distance.square() / 2 if unit else -distance).float()
-        kept = torch.ones(len(first), dtype=torch.bool)
+        kept = torch.ones(len(first), dtype=torch.bool, device="cpu")
         if max_ratio is not None:
             kept &= distance < max_ratio * runner_up
         if min_similarity is not None:
@@ -80,7 +80,7 @@ def check_options(metric: Metric, min_similarity: float | None, max_ratio: float
 def _usable(rows: Tensor, unit: bool) -> Tensor:
     """Indices of the rows that may match: under the cosine those with a direction."""
     if not unit or (rows.norm(dim=1) > 0).all():
-        return torch.arange(len(rows))
+        return torch.arange(len(rows), device="cpu")
     return (rows != 0).any(dim=1).nonzero()[:, 0]
 
 
@@ -93,10 +93,10 @@ def _mutual(a: Tensor, b: Tensor, unit: bool, with_second: bool) -> tuple[Tensor
     count = min(2 if with_second else 1, len(b))
     rows, columns = _candidates(a, b, unit, count)
     rows = _of_groups(rows, 0, rows[0][_in(rows, columns, b)])
-    runner_up = torch.zeros(0, dtype=torch.float64)
+    runner_up = torch.zeros(0, dtype=torch.float64, device="cpu")
     if with_second:
         own, other, distance, rank = ranked(*rows, pair_distances(a, b, *rows, unit), count)
-        runner_up = torch.full((len(a),), torch.inf, dtype=torch.float64)
+        runner_up = torch.full((len(a),), torch.inf, dtype=torch.float64, device="cpu")
         runner_up[own[rank == 1]] = torch.from_numpy(distance[rank == 1])
         nearest = (torch.from_numpy(own[rank == 0]), torch.from_numpy(other[rank == 0]))
     else:
@@ -111,8 +111,8 @@ def _mutual(a: Tensor, b: Tensor, unit: bool, with_second: bool) -> tuple[Tensor
 
 def _candidates(a: Tensor, b: Tensor, unit: bool, count: int) -> tuple[_Pairs, _Pairs]:
     """Among which are the ``count`` nearest in b of each row of a, and the nearest in a of each row of b."""
-    empty = torch.zeros(0, dtype=torch.int64)
-    rows, columns, upper = (empty, empty), (empty, empty), torch.zeros(0, dtype=torch.float64)
+    empty = torch.zeros(0, dtype=torch.int64, device="cpu")
+    rows, columns, upper = (empty, empty), (empty, empty), torch.zeros(0, dtype=torch.float64, device="cpu")
     many = 8 * (len(a) + len(b))
     for block in search_blocks(a, b, unit=unit, count=count, columns=True):
         assert block.columns is not None
@@ -125,7 +125,7 @@ def _candidates(a: Tensor, b: Tensor, unit: bool, count: int) -> tuple[_Pairs, _
             rows = _nearest(a, b, unit, rows, 0, count)
         if len(columns[0]) > many:
             columns = _nearest(a, b, unit, columns, 1, 1)
-            upper = torch.full(columns[0].shape, torch.inf, dtype=torch.float64)
+            upper = torch.full(columns[0].shape, torch.inf, dtype=torch.float64, device="cpu")
     return rows, columns
 
 

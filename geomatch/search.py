@@ -35,6 +35,7 @@ def nearest_neighbours(
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
+    mask = None if mask is None else np.asarray(mask, dtype=np.bool_)
     a, b = checked_rows(query, train, ("query", "train"), mask)
     k = min(k, len(b))
     indices, distances = np.full((len(a), k), -1), np.full((len(a), k), np.inf, np.float32)
@@ -70,6 +71,7 @@ def within_radius(
     """
     if math.isnan(radius):
         raise ValueError("radius must be a number, got NaN")
+    mask = None if mask is None else np.asarray(mask, dtype=np.bool_)
     a, b = checked_rows(query, train, ("query", "train"), mask)
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
     with torch.inference_mode():

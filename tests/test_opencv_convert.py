@@ -64,6 +64,7 @@ def test_matches_there_and_back(rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(after.indices, matches.indices)
         np.testing.assert_allclose(after.similarity, matches.similarity, atol=1e-6)
     assert len(gcv.from_dmatches([])) == 0
+    assert len(gcv.from_dmatches(match for match in gcv.to_dmatches(before))) == 20
     with pytest.raises(TypeError, match=r"matches\[0\] must be a cv2.DMatch, got tuple"):
         gcv.from_dmatches([(1, 2)])  # type: ignore[list-item]
 
@@ -150,6 +151,12 @@ def test_find_homography_has_opencvs_signature() -> None:
         assert mask.tolist() == [[1]] * 4
 
 
+def test_find_homography_takes_any_number_of_iterations(rng: np.random.Generator) -> None:
+    p0, p1 = random_matches(rng, H, 30, 0)
+    for iterations in (-5, 0, 2**40):
+        assert gcv.findHomography(p0, p1, cv2.RANSAC, 3.0, None, iterations)[0] is not None
+
+
 def test_find_homography_of_chance_is_none(rng: np.random.Generator) -> None:
     """OpenCV finds one among random pairs; a line, one point and NaN are None in both."""
     p0, p1 = rng.uniform(0, 400, (2, 60, 2))
@@ -193,6 +200,8 @@ def test_image_features_there_and_back(rng: np.random.Generator) -> None:
     after = gcv.from_image_features(made)
     np.testing.assert_array_equal(after.descriptors, before.descriptors)
     np.testing.assert_array_equal(after.keypoints, before.keypoints)
+    nothing = gcv.from_image_features(gcv.to_image_features((), None, (120, 110)))
+    assert (len(nothing), nothing.descriptors) == (0, None)
     with pytest.raises(ValueError, match=r"\(30, D\)"):
         gcv.to_image_features(gcv.to_keypoints(before), before.descriptors[:4], (120, 110))
 

@@ -262,6 +262,8 @@ def test_cpp_refuses_the_duck_with_an_error() -> None:
         ({"sigma": 0}, ValueError, "sigma must be positive"),
         ({"contrastThreshold": None}, TypeError, "contrastThreshold must be a number"),
         ({"edgeThreshold": float("nan")}, ValueError, "edgeThreshold"),
+        ({"enable_precise_upscale": cv2.CV_8U}, TypeError, "enable_precise_upscale must be True or False"),
+        ({"nfeatures": 10**400, "sigma": 10**400}, ValueError, "sigma is too large"),
         ({"detector": "orb", "sigma": 2.0}, ValueError, "the other arguments are SIFT's"),
         ({"detector": "nothing"}, ValueError, "unknown detector 'nothing'; choose one of"),
         ({"descriptor": "nothing"}, ValueError, "unknown descriptor 'nothing'"),
@@ -270,6 +272,27 @@ def test_cpp_refuses_the_duck_with_an_error() -> None:
 def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         gcv.DIFT_create(**arguments)
+
+
+def test_the_mask_comes_before_the_limit() -> None:
+    for source in ("orb", "gftt", OpenCVDetector("sift", None)):
+        feature = gcv.DIFT_create(25, detector=source)
+        everything = gcv.DIFT_create(detector=source).detect(GREY, HALF)
+        assert len(everything) > 25
+        assert len(feature.detect(GREY, HALF)) == 25
+
+
+def test_a_detector_may_be_callable() -> None:
+    class Net(torch.nn.Module):
+        def detect(self, image: Image) -> geomatch.Features:
+            return OpenCVDetector("sift", 5).detect(image)
+
+    assert len(gcv.DIFT_create(detector=Net()).detect(GREY)) == 5
+
+
+def test_detectors_that_opencv_cannot_make_are_a_value_error() -> None:
+    with pytest.raises(ValueError, match="OpenCV cannot make the detector"):
+        gcv.DIFT_create(nOctaveLayers=2**40).detect(GREY)
 
 
 def test_negative_number_of_features_is_all() -> None:
@@ -298,7 +321,7 @@ def test_superpoint_with_its_own_descriptors(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     # the network's own sampling at the points it found
     found = feature.detector.detect(gcv.from_bgr(BGR))
-    np.testing.assert_allclose(rows, found.descriptors, atol=1e-5)
+    np.testing.assert_allclose(rows, found.descriptors[:50], atol=1e-5)
     assert feature.compute(BGR, POINTS)[1].shape == (len(POINTS), 256)
     both = gcv.SuperPoint_create(50, 0.0, weights=path, descriptor="dift-tiny")
     assert both.detectAndCompute(BGR, None)[1].shape == (50, 128)
@@ -336,6 +359,10 @@ def test_pca_keeps_distances_and_dimension(tmp_path: Path) -> None:
     np.testing.assert_allclose(again.compute(BGR, points)[1], rows, atol=2e-3)  # float16 on disk
     with pytest.raises(ValueError, match="no keypoints were found"):
         gcv.with_pca(OURS, [BLACK], 64)
+    with pytest.raises(TypeError, match="images must be a list"):
+        gcv.with_pca(OURS, BGR, 64)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be finite"):
+        gcv.fit_pca(np.full((9, 4), np.nan), 2)
     with pytest.raises(ValueError, match="have no 64 components"):
         gcv.with_pca(gcv.DIFT_create(10), [BGR], 64)
 

@@ -229,7 +229,16 @@ def matcher_call(rng: np.random.Generator, matcher: gcv.BFMatcher) -> bool:
         matcher.clear,
     ]
     try:
-        calls[rng.integers(len(calls))]()
+        which = int(rng.integers(len(calls)))
+        found = calls[which]()
+        if which == 0 and not matcher.crossCheck and query is not None and train is not None:
+            apart = np.linalg.norm(query[:, None].astype(float) - train[None].astype(float), axis=2)
+            if mask is not None:
+                apart = np.where(mask, apart, np.inf)
+            wanted = [
+                (i, int(row.argmin())) for i, row in enumerate(apart) if row.size and row.min() < np.inf
+            ]
+            assert [(match.queryIdx, match.trainIdx) for match in found] == wanted
     except (TypeError, ValueError):
         return False
     return True
@@ -240,7 +249,7 @@ def matcher_call(rng: np.random.Generator, matcher: gcv.BFMatcher) -> bool:
 def test_matcher_calls(seed: int, cross_check: bool) -> None:
     rng = np.random.default_rng(seed)
     matcher = gcv.BFMatcher(crossCheck=cross_check)
-    assert sum(matcher_call(rng, matcher) for _ in range(CALLS)) > 0
+    assert sum(matcher_call(rng, matcher) for _ in range(CALLS)) > 3
 
 
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)

@@ -53,6 +53,9 @@ CASES: dict[str, Call] = {
     "radius": lambda m: m.radiusMatch(A, B, 2.5),
     "radius by keyword": lambda m: m.radiusMatch(A, B, maxDistance=3.0),
     "radius exactly": lambda m: m.radiusMatch(np.float32([[0, 0]]), np.float32([[3, 4], [6, 8]]), 5.0),
+    "radius that float32 rounds": lambda m: m.radiusMatch(np.float32([[0]]), np.float32([[0.1]]), 0.1),
+    "radius beyond float32": lambda m: m.radiusMatch(A, B, 1.7e308),
+    "radius compact": lambda m: m.radiusMatch(A, B, 2.5, None, True),
     "radius infinite": lambda m: m.radiusMatch(A, B, float("inf")),
     "radius 0": lambda m: m.radiusMatch(A, B, 0),
     "radius NaN": lambda m: m.radiusMatch(A, B, float("nan")),
@@ -68,6 +71,18 @@ CASES: dict[str, Call] = {
         m.add([B[:4], B[4:]]),
         m.knnMatch(A, 3, [MASK[:, :4], MASK[:, 4:]]),
     ),
+    "collection, by position": lambda m: (m.clear(), m.add([B]), m.knnMatch(A, 3, [MASK], True)),
+    "collection, by keyword": lambda m: (
+        m.clear(),
+        m.add([B]),
+        m.match(A, masks=[MASK]),
+        m.knnMatch(A, k=2, masks=[MASK], compactResult=True),
+        m.radiusMatch(A, 9.0, masks=[MASK]),
+    ),
+    "collection, no masks": lambda m: (m.clear(), m.add([B]), m.match(A, masks=[])),
+    "collection, one image empty": lambda m: (m.clear(), m.add([B[:4], B[:0], B[4:]]), m.match(A)),
+    "collection, one image None": lambda m: (m.clear(), m.add([None, B]), m.match(A)),
+    "collection of two dimensions": lambda m: (m.clear(), m.add([B, B[:, :5]]), m.match(A)),
     "collection of none": lambda m: (m.clear(), m.match(A)),
     "trains": lambda m: (m.clear(), m.add([B[:4], B[4:]]), m.getTrainDescriptors()),
     "clone": lambda m: (m.clear(), m.add([B]), m.clone().match(A), m.clone(True).empty()),
@@ -94,6 +109,8 @@ CASES_CROSSED: dict[str, Call] = {name: CASES[name] for name in CROSSED} | {
 
 MEANT: dict[str, str] = {
     "match None train": "an image without keypoints has no matches; OpenCV fails",
+    "collection, one image None": "likewise",
+    "radius compact": "queries without a neighbour are left out; OpenCV forgets to",
     "match NaN": "numbers that are not finite are an error, not an image without matches",
     "match float64": "any floating point is taken, as float32",
     "match float16": "likewise",
@@ -120,6 +137,20 @@ def outcome(matcher: Any, call: Call) -> Any:
         return "error"
     except (TypeError, ValueError):
         return "error"
+
+
+def test_the_table_names_no_missing_case() -> None:
+    assert set(MEANT) <= set(CASES)
+
+
+def test_a_distance_found_is_within_itself() -> None:
+    """Distances are float32; so is the radius."""
+    rows = RNG.normal(size=(2, 40, 128)).astype(np.float32)
+    matcher = gcv.BFMatcher()
+    for match in matcher.match(rows[0], rows[1]):
+        query = rows[0][match.queryIdx : match.queryIdx + 1]
+        (near,) = matcher.radiusMatch(query, rows[1], match.distance)
+        assert match.trainIdx in [other.trainIdx for other in near]
 
 
 @pytest.mark.parametrize("name", CASES)

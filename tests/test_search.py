@@ -125,18 +125,21 @@ def test_mask(rng: np.random.Generator, make: Make) -> None:
 
 
 @pytest.mark.usefixtures("_chunk", "_precision")
-@pytest.mark.parametrize("make", [random, ties, duplicates, far_away])
+@pytest.mark.parametrize("make", DATA)
+@pytest.mark.parametrize("d", [6, 600])
 @pytest.mark.parametrize("masked", [False, True])
-def test_radius(rng: np.random.Generator, make: Make, masked: bool) -> None:
-    a, b = make(rng, 6)
+def test_radius(rng: np.random.Generator, make: Make, d: int, masked: bool) -> None:
+    a, b = make(rng, d)
     mask = rng.random((37, 53)) < 0.5 if masked else None
     true = all_distances(a, b)
     allowed = np.ones_like(true, bool) if mask is None else mask
-    for radius in (0.0, 1.0, float(np.median(true)), np.inf):
+    for radius in (0.0, 1.0, float(np.median(true)) * (1 + 1e-9), 1e200, np.inf):
         rows, columns, distances = within_radius(a, b, radius, mask)
         wanted = {(int(i), int(j)) for i, j in np.argwhere((true <= radius) & allowed)}
         assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == wanted
-        np.testing.assert_array_equal(np.lexsort((columns, true[rows, columns], rows)), np.arange(len(rows)))
+        assert (np.diff(rows) >= 0).all()
+        found = true[rows, columns]
+        assert (np.diff(found)[np.diff(rows) == 0] >= -1e-12 * found.max(initial=0)).all()
         np.testing.assert_allclose(distances, true[rows, columns], rtol=1e-6)
     assert len(within_radius(a, b, -1.0)[0]) == 0
 
@@ -196,6 +199,19 @@ def test_mutual_is_what_both_searches_agree_on(rng: np.random.Generator, make: M
         assert found == wanted
 
 
+def test_torchs_defaults_change_nothing(rng: np.random.Generator) -> None:
+    a, b = random(rng, 20)
+    before = nearest_neighbours(a, b, 2)[0]
+    torch.set_default_dtype(torch.float64)
+    try:
+        np.testing.assert_array_equal(nearest_neighbours(a, b, 2)[0], before)
+        with torch.device("meta"):
+            np.testing.assert_array_equal(nearest_neighbours(a, b, 2)[0], before)
+            assert len(match_mutual(a, b))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_nothing_to_find() -> None:
     rows = np.ones((3, 4), np.float32)
     for a, b in ((rows[:0], rows), (rows, rows[:0]), (np.zeros((0, 0), np.float32), rows)):
@@ -213,6 +229,10 @@ def test_wrong_input() -> None:
         within_radius(rows, rows, float("nan"))
     with pytest.raises(ShapeError, match="train must have shape"):
         nearest_neighbours(rows, rows[:, :3], 1)
+    with pytest.raises(ShapeError, match="at least one column"):
+        nearest_neighbours(rows[:, :0], rows[:, :0], 1)
+    numbers = np.eye(3, dtype=np.uint8)
+    np.testing.assert_array_equal(nearest_neighbours(rows, rows, 1, numbers)[0][:, 0], [0, 1, 2])  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match="mask must have shape"):
         nearest_neighbours(rows, rows, 1, np.ones((3, 2), bool))
     with pytest.raises(ValueError, match="query must be finite"):

@@ -105,6 +105,17 @@ def check_whole(name: str, value: object, least: int) -> int:
     return int(value)
 
 
+def check_bool(name: str, value: object) -> bool:
+    """A truth value and no number, which would stand for another argument.
+
+    Raises:
+        TypeError: when it is none.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def check_number(name: str, value: object) -> float:
     """A real number.
 
@@ -114,6 +125,9 @@ def check_number(name: str, value: object) -> float:
     """
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if np.isnan(value):
+    if value != value:
         raise ValueError(f"{name} must be a number, got NaN")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} is too large") from error

@@ -82,7 +82,10 @@ def keypoint_rows(keypoints: Sequence[cv2.KeyPoint]) -> NDArray[np.float64]:
 
 
 def to_dmatches(matches: Matches, metric: Metric = "cosine") -> tuple[cv2.DMatch, ...]:
-    """Best first; the distance is the Euclidean one, under the cosine between unit vectors."""
+    """Best first; the distance is the Euclidean one, under the cosine between unit vectors.
+
+    A cosine in float32 tells distances below 0.0004 from 0 no longer; ``metric="l2"`` matches keep theirs.
+    """
     similarity = matches.similarity.astype(np.float64)
     distances = np.sqrt(np.maximum(0.0, 2 - 2 * similarity)) if metric == "cosine" else -similarity
     rows = zip(matches.indices.tolist(), distances.tolist(), strict=True)
@@ -95,6 +98,7 @@ def from_dmatches(dmatches: Sequence[cv2.DMatch], metric: Metric = "cosine") -> 
     Raises:
         TypeError: for anything but ``cv2.DMatch``, lists of ``knnMatch`` too.
     """
+    dmatches = tuple(dmatches)
     for index, match in enumerate(dmatches):
         if not isinstance(match, cv2.DMatch):
             raise TypeError(f"matches[{index}] must be a cv2.DMatch, got {type(match).__name__}")
@@ -126,7 +130,7 @@ def from_homography(
 
 def to_image_features(
     keypoints: Sequence[cv2.KeyPoint],
-    descriptors: NDArray[np.float32],
+    descriptors: NDArray[np.float32] | None,
     image_size: tuple[int, int],
     index: int = 0,
 ) -> "cv2.detail.ImageFeatures":
@@ -134,12 +138,14 @@ def to_image_features(
 
     Args:
         keypoints: N of them.
-        descriptors: (N, D) float32.
+        descriptors: (N, D) float32, or None without keypoints.
         image_size: (width, height) of the image.
         index: of the image in the panorama.
     """
     points = check_keypoints(keypoints)
-    rows = np.ascontiguousarray(descriptors, np.float32)
+    rows = np.zeros((0, 0), np.float32)
+    if descriptors is not None:
+        rows = np.ascontiguousarray(descriptors, np.float32)
     if rows.ndim != 2 or len(rows) != len(points):
         raise ValueError(f"descriptors must have shape ({len(points)}, D), got {rows.shape}")
     # on OpenCV 4 a fresh object crashes when its descriptors are set: let a detector make it
@@ -154,5 +160,5 @@ def to_image_features(
 def from_image_features(features: "cv2.detail.ImageFeatures") -> Features:
     """Keypoints and descriptors of one image of OpenCV's stitching pipeline."""
     width, height = features.img_size
-    descriptors = np.asarray(features.descriptors.get(), np.float32)
-    return from_keypoints(features.getKeypoints(), (width, height), descriptors)
+    points, descriptors = features.getKeypoints(), features.descriptors.get()
+    return from_keypoints(points, (width, height), np.asarray(descriptors, np.float32) if points else None)

@@ -10,7 +10,7 @@ from geomatch.dift import DIFTConfig
 from geomatch.dift.readout import ReadOut
 from geomatch.keypoints import Detector, GridDetector, SuperPointDetector, create_detector
 from geomatch.keypoints.opencv import available_opencv_detectors, create_feature2d
-from geomatch.opencv.arguments import check_number, check_whole
+from geomatch.opencv.arguments import check_bool, check_number, check_whole
 from geomatch.opencv.feature2d import Feature2D
 from geomatch.pipeline import Describer, create_describer
 
@@ -33,7 +33,8 @@ def DIFT_create(
     """Diffusion features in place of ``cv2.SIFT_create``: by default SIFT's keypoints, described by DIFT.
 
     Args:
-        nfeatures: keep the best so many keypoints; 0 for all. Time grows with their number.
+        nfeatures: keep the best so many keypoints; 0 for all. Time grows with their number. OpenCV's SIFT
+            counts before it looks at the mask, and returns a few more where responses are equal.
         nOctaveLayers: of SIFT, as are the next four.
         contrastThreshold: least contrast of a keypoint.
         edgeThreshold: largest ratio of curvatures of a keypoint.
@@ -56,7 +57,7 @@ def DIFT_create(
         check_number("contrastThreshold", contrastThreshold),
         check_number("edgeThreshold", edgeThreshold),
         check_number("sigma", sigma),
-        bool(enable_precise_upscale),
+        check_bool("enable_precise_upscale", enable_precise_upscale),
     )
     if not 0 < sigma < float("inf"):
         raise ValueError(f"sigma must be positive, got {sigma}")
@@ -71,7 +72,8 @@ def DIFT_create(
         if detector in available_opencv_detectors():
             source = partial(create_feature2d, detector)
         else:
-            source = create_detector(detector, limit or MANY)
+            # the mask comes before the limit, but a grid has no best points to keep
+            source = create_detector(detector, limit or MANY if detector == "grid" else MANY)
     else:
         source = detector
     return Feature2D(source, create_describer(descriptor), nfeatures=limit, pca=pca)
@@ -103,12 +105,12 @@ def SuperPoint_create(
     """
     detector = SuperPointDetector(
         weights=None if weights is None else os.fspath(weights),
-        max_keypoints=_limit(nfeatures) or None,
+        max_keypoints=None,
         nms_radius=check_whole("nmsRadius", nmsRadius, 0),
         detection_threshold=check_number("detectionThreshold", detectionThreshold),
     )
     describer = detector if descriptor is None else create_describer(descriptor)
-    return Feature2D(detector, describer, "SuperPoint", pca=pca)
+    return Feature2D(detector, describer, "SuperPoint", _limit(nfeatures), pca)
 
 
 def Grid_create(
@@ -124,7 +126,7 @@ def Grid_create(
     Args:
         step: side of a cell in pixels.
         border: pixels left free on every side.
-        nfeatures: the step grows until no more keypoints than this remain; 0 for no limit.
+        nfeatures: the step grows until the image has no more keypoints than this; 0 for no limit.
         descriptor: see `DIFT_create`.
         pca: see `geomatch.opencv.with_pca`.
 

@@ -45,7 +45,7 @@ class Feature2D:
     name: str = "DIFT"
     """For `getDefaultName`."""
     nfeatures: int = 0
-    """Keep at most so many detected keypoints, the best by their response; 0 for all."""
+    """Keep at most so many of the keypoints that the mask allows, the best by their response; 0 for all."""
     pca: ReadOut | None = field(default=None, repr=False)
     """Makes the descriptors shorter; see `geomatch.opencv.with_pca`."""
 
@@ -115,7 +115,10 @@ class Feature2D:
         """
         if isinstance(image, (list, tuple)):
             masks = check_images(image, "masks", mask)
-            pairs = [self.detectAndCompute(one, own) for one, own in zip(image, masks, strict=True)]
+            pairs = [
+                self.detectAndCompute(one, own, None, useProvidedKeypoints)
+                for one, own in zip(image, masks, strict=True)
+            ]
             return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
         array = check_image(image)
         if array.size == 0:
@@ -160,9 +163,7 @@ class Feature2D:
         if array.size == 0:
             return ()
         allowed = check_mask(mask, array)
-        source = self.detector
-        if not isinstance(source, cv2.Feature2D) and callable(source):
-            source = source()
+        source = self._source()
         if not isinstance(source, cv2.Feature2D):
             found = to_keypoints(source.detect(from_bgr(array)))
             found = found if allowed is None else tuple(point for point in found if _inside(point, allowed))
@@ -177,6 +178,14 @@ class Feature2D:
             order = np.argsort([-point.response for point in found], kind="stable")
             found = tuple(found[index] for index in order[: self.nfeatures])
         return found
+
+    def _source(self) -> Detector | cv2.Feature2D:
+        if not isinstance(self.detector, cv2.Feature2D) and not hasattr(self.detector, "detect"):
+            try:
+                return self.detector()
+            except cv2.error as error:
+                raise ValueError(f"OpenCV cannot make the detector: {error}") from error
+        return self.detector
 
     def _compute(self, image: object, keypoints: object) -> tuple[KeyPoints, Descriptors]:
         array, given = check_image(image), check_keypoints(keypoints)

@@ -38,7 +38,7 @@ def findHomography(
             estimator object has its own.
         mask: an array (N, 1) to fill, too.
         maxIters: of OpenCV's methods; names and estimators have their own.
-        confidence: likewise.
+        confidence: likewise; between 0 and 1, both excluded.
 
     Returns:
         (3, 3) float64 with element [2, 2] one, or None; and (N, 1) uint8, 1 for inliers.
@@ -57,7 +57,7 @@ def findHomography(
     if isinstance(method, (int, np.integer)) and method == 0:
         matrix, inliers = _least_squares(points0, points1)
     else:
-        iterations = max(1, check_whole("maxIters", maxIters, -(2**31)))
+        iterations = min(max(1, check_whole("maxIters", maxIters, -(2**31))), 2**31 - 1)
         estimator = _estimator(method, threshold, iterations, check_number("confidence", confidence))
         matrix, inliers = to_homography(estimator.estimate(points0, points1), len(points0))
     if isinstance(mask, np.ndarray) and mask.dtype == np.uint8 and mask.size == inliers.size:

@@ -66,14 +66,17 @@ class BFMatcher:
         other._trains = [] if emptyTrainData else list(self._trains)
         return other
 
-    def match(self, queryDescriptors: Any, trainDescriptors: Any = ..., mask: Any = None) -> DMatches:
+    def match(
+        self, queryDescriptors: Any, trainDescriptors: Any = ..., mask: Any = None, *, masks: Any = None
+    ) -> DMatches:
         """The nearest neighbour of each query, in their order; queries without one are left out.
 
         Args:
             queryDescriptors: (N, D).
             trainDescriptors: (M, D). When left out, those given to `add`; their masks may take its place.
             mask: (N, M) uint8, zero for pairs that are not allowed; for the descriptors given to `add` a
-                list of these, one per image.
+                list of these or None, one per image.
+            masks: OpenCV's name of that list.
 
         Raises:
             TypeError: for arguments of the wrong type.
@@ -82,7 +85,8 @@ class BFMatcher:
         """
         if isinstance(trainDescriptors, (list, tuple)):
             trainDescriptors, mask = ..., trainDescriptors
-        return tuple(row[0] for row in self.knnMatch(queryDescriptors, trainDescriptors, 1, mask) if row)
+        found = self.knnMatch(queryDescriptors, trainDescriptors, 1, mask, masks=masks)
+        return tuple(row[0] for row in found if row)
 
     def knnMatch(
         self,
@@ -91,18 +95,25 @@ class BFMatcher:
         k: Any = None,
         mask: Any = None,
         compactResult: bool = False,
+        *,
+        masks: Any = None,
     ) -> tuple[DMatches, ...]:
         """The ``k`` nearest neighbours of each query, nearest first; see `match`.
 
         Args:
             queryDescriptors: (N, D).
-            trainDescriptors: (M, D), or left out: ``knnMatch(query, k, masks)``.
+            trainDescriptors: (M, D), or left out: ``knnMatch(query, k, masks, compactResult)``.
             k: how many; all when there are fewer.
             mask: see `match`.
             compactResult: leave out queries without any neighbour.
+            masks: see `match`.
         """
         if _is_number(trainDescriptors):
-            trainDescriptors, k, mask = ..., trainDescriptors, mask if k is None else k
+            trainDescriptors, k, mask, compactResult = (
+                ...,
+                *_shifted(trainDescriptors, k, mask, compactResult),
+            )
+        mask = mask if masks is None else masks
         count = check_whole("k", k, 1)
         query, trains = _checked("queryDescriptors", queryDescriptors), self._trained(trainDescriptors)
         allowed = _joined(mask, len(query), trains)
@@ -113,7 +124,7 @@ class BFMatcher:
         elif len(query) == 0 or sum(map(len, trains)) == 0:
             found = ((),) * len(query)
         else:
-            indices, distances = nearest_neighbours(query, np.concatenate(trains), count, allowed)
+            indices, distances = nearest_neighbours(query, _together(trains), count, allowed)
             kept = indices >= 0
             rows = np.nonzero(kept)[0]
             found = _by_query(len(query), rows, indices[kept], distances[kept], trains)
@@ -126,32 +137,38 @@ class BFMatcher:
         maxDistance: Any = None,
         mask: Any = None,
         compactResult: bool = False,
+        *,
+        masks: Any = None,
     ) -> tuple[DMatches, ...]:
         """All neighbours of each query within a distance, nearest first; ``crossCheck`` plays no part here.
 
         Args:
             queryDescriptors: (N, D).
-            trainDescriptors: (M, D), or left out: ``radiusMatch(query, maxDistance, masks)``.
-            maxDistance: largest Euclidean distance, positive.
+            trainDescriptors: (M, D), or left out: ``radiusMatch(query, maxDistance, masks, compactResult)``.
+            maxDistance: largest Euclidean distance, positive, in float32 as the distances of ``cv2.DMatch``.
             mask: see `match`.
-            compactResult: leave out queries without any neighbour.
+            compactResult: leave out queries without any neighbour, which OpenCV forgets here.
+            masks: see `match`.
         """
         if _is_number(trainDescriptors):
-            trainDescriptors, maxDistance, mask = (
+            trainDescriptors, maxDistance, mask, compactResult = (
                 ...,
-                trainDescriptors,
-                mask if maxDistance is None else maxDistance,
+                *_shifted(trainDescriptors, maxDistance, mask, compactResult),
             )
-        radius = check_number("maxDistance", maxDistance)
-        if not radius > 0:
+        mask = mask if masks is None else masks
+        if not check_number("maxDistance", maxDistance) > 0:
             raise ValueError(f"maxDistance must be positive, got {maxDistance}")
+        largest = float(np.finfo(np.float32).max)
+        radius = np.float32(maxDistance if maxDistance <= largest else np.inf)
         query, trains = _checked("queryDescriptors", queryDescriptors), self._trained(trainDescriptors)
         allowed = _joined(mask, len(query), trains)
         if len(query) == 0 or sum(map(len, trains)) == 0:
             found: tuple[DMatches, ...] = ((),) * len(query)
         else:
-            parts = within_radius(query, np.concatenate(trains), radius, allowed)
-            found = _by_query(len(query), *parts, trains)
+            above = float(np.nextafter(radius, np.float32(np.inf)))
+            rows, columns, distances = within_radius(query, _together(trains), above, allowed)
+            near = distances <= radius
+            found = _by_query(len(query), rows[near], columns[near], distances[near], trains)
         return tuple(row for row in found if row) if compactResult else found
 
     def _trained(self, trainDescriptors: object) -> list[NDArray[np.float32]]:
@@ -162,6 +179,22 @@ class BFMatcher:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating))
+
+
+def _shifted(first: Any, second: Any, third: Any, compact: bool) -> tuple[Any, Any, bool]:
+    """The arguments after the query where train descriptors are left out, by position or by keyword."""
+    if isinstance(third, (bool, np.bool_)):
+        return first, second, bool(third)
+    return first, third if second is None else second, compact
+
+
+def _together(trains: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The rows of all images; those without any may be of another width."""
+    filled = [train for train in trains if len(train)]
+    widths = sorted({train.shape[1] for train in filled})
+    if len(widths) > 1:
+        raise ValueError(f"train descriptors must be of one dimension, got {widths}")
+    return np.concatenate(filled)
 
 
 def _checked(name: str, descriptors: object) -> NDArray[np.float32]:
@@ -178,18 +211,23 @@ def _checked(name: str, descriptors: object) -> NDArray[np.float32]:
 
 def _joined(masks: object, queries: int, trains: Sequence[NDArray[np.float32]]) -> NDArray[np.bool_] | None:
     """The masks of all images side by side, (queries, all train rows)."""
-    if masks is None:
+    if masks is None or (isinstance(masks, (list, tuple)) and not masks):
         return None
     several: Sequence[Any] = masks if isinstance(masks, (list, tuple)) else [masks]
     if len(several) != len(trains):
         raise ValueError(f"as many masks as images with train descriptors are needed: {len(trains)}")
+    filled = []
     for mask, train in zip(several, trains, strict=True):
+        if mask is None:
+            filled.append(np.ones((queries, len(train)), np.uint8))
+            continue
         if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8:
             got = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
             raise TypeError(f"a mask must be a uint8 array, got {got}")
         if mask.shape != (queries, len(train)):
             raise ValueError(f"the mask must have shape ({queries}, {len(train)}), got {mask.shape}")
-    allowed: NDArray[np.bool_] = np.concatenate(several, axis=1) != 0
+        filled.append(mask)
+    allowed: NDArray[np.bool_] = np.concatenate(filled, axis=1) != 0
     return allowed
 
 

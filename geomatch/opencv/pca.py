@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.dift.readout import ReadOut
+from geomatch.opencv.arguments import check_whole
 from geomatch.opencv.feature2d import Feature2D
 from geomatch.types import check_shape
 
@@ -19,15 +20,19 @@ def fit_pca(descriptors: NDArray[np.floating], dimension: int) -> ReadOut:
 
     Raises:
         ShapeError: when they are not two-dimensional.
-        ValueError: when there are fewer dimensions or rows than components wanted.
+        TypeError: when the dimension is no whole number.
+        ValueError: when there are fewer dimensions or rows than components wanted, or NaN.
     """
     check_shape("descriptors", descriptors, ("N", "D"))
     rows = np.asarray(descriptors, np.float32)
-    if not 1 <= dimension <= min(rows.shape):
+    check_whole("dimension", dimension, 1)
+    if not np.isfinite(rows).all():
+        raise ValueError("descriptors must be finite, got NaN or infinity in them")
+    if dimension > min(rows.shape):
         raise ValueError(
             f"{len(rows)} descriptors of {rows.shape[1]} dimensions have no {dimension} components"
         )
-    chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), MAX_ROWS)).astype(np.int64)]
+    chosen = _evenly(rows, MAX_ROWS)
     mean = chosen.mean(0)
     centred = chosen - mean
     # not cv2.PCACompute, which did not end within four minutes for 3,328 dimensions
@@ -47,11 +52,21 @@ def with_pca(feature: Feature2D, images: Sequence[NDArray[np.uint8]], dimension:
         dimension: of the descriptors.
 
     Raises:
+        TypeError: for one image in place of a list.
         ValueError: when the photographs have too few keypoints.
     """
+    if isinstance(images, np.ndarray):
+        raise TypeError("images must be a list of images, got one array")
     plain = replace(feature, pca=None)
-    found = [plain.detectAndCompute(image, None)[1] for image in images]
-    rows = [descriptors for descriptors in found if descriptors is not None]
+    rows = []
+    for image in images:
+        descriptors = plain.detectAndCompute(image, None)[1]
+        if descriptors is not None:
+            rows.append(_evenly(descriptors, -(-MAX_ROWS // len(images))))
     if not rows:
         raise ValueError("no keypoints were found in the images")
     return replace(feature, pca=fit_pca(np.concatenate(rows), dimension))
+
+
+def _evenly(rows: NDArray[np.float32], limit: int) -> NDArray[np.float32]:
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), limit)).astype(np.int64)]
