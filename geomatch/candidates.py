@@ -195,7 +195,8 @@ class _Scores(NamedTuple):
 
 
 def _scores(query: _Table, train: _Table, allowed: Tensor | None) -> _Scores:
-    values = torch.mm(query.factors, train.factors.T)
+    with torch.autocast("cpu", enabled=False):  # which would round more than the slack knows
+        values = torch.mm(query.factors, train.factors.T)
     if allowed is not None:
         values[: allowed.shape[0], : allowed.shape[1]].masked_fill_(~allowed, -math.inf)
     width = query.factors.shape[1]

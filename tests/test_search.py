@@ -212,6 +212,15 @@ def test_torchs_defaults_change_nothing(rng: np.random.Generator) -> None:
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.usefixtures("_precision")
+def test_autocast_changes_nothing(rng: np.random.Generator) -> None:
+    a = rng.normal(size=(200, 64)).astype(np.float32)
+    b = np.concatenate([a + 0.05 * rng.normal(size=a.shape) for _ in range(3)]).astype(np.float32)
+    before = nearest_neighbours(a, b, 2)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(nearest_neighbours(a, b, 2)[0], before)
+
+
 def test_nothing_to_find() -> None:
     rows = np.ones((3, 4), np.float32)
     for a, b in ((rows[:0], rows), (rows, rows[:0]), (np.zeros((0, 0), np.float32), rows)):
