@@ -191,7 +191,7 @@ def test_thousands_of_calls() -> None:
 
 
 def test_calls_with_the_model() -> None:
-    run_calls(300, REAL)
+    run_calls(100, REAL)
 
 
 @pytest.mark.slow
