@@ -112,14 +112,18 @@ def compare(images: Path, photo_views: int = 6, texture_views: int = 1) -> list[
         return rows
 
 
+def areas(rows: list[dict[str, Any]]) -> str:
+    """AUC at 1, 3 and 5 px as cells of a table, failures counted as infinite errors."""
+    errors = np.array([np.inf if row["failed"] else row["corner_error_px"] for row in rows])
+    return " | ".join(f"{100 * area_under_curve(errors, t):.1f}" for t in THRESHOLDS)
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """AUC at 1, 3 and 5 px per method in Markdown, failures counted as infinite errors."""
     lines = ["| descriptor | AUC@1 | AUC@3 | AUC@5 | failures |", "| --- | --- | --- | --- | --- |"]
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
-        errors = np.array([np.inf if row["failed"] else row["corner_error_px"] for row in own])
-        areas = " | ".join(f"{100 * area_under_curve(errors, t):.1f}" for t in THRESHOLDS)
-        lines.append(f"| {method} | {areas} | {sum(row['failed'] for row in own)} of {len(own)} |")
+        lines.append(f"| {method} | {areas(own)} | {sum(row['failed'] for row in own)} of {len(own)} |")
     return "\n".join(lines)
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch import corner_error, load_image, match_mutual
-from geomatch.benchmarks.embedded import KEYPOINTS, THRESHOLDS, area_under_curve, made_pairs
+from geomatch.benchmarks.embedded import KEYPOINTS, areas, made_pairs
 from geomatch.benchmarks.record import write_record
+from geomatch.benchmarks.timing import Row
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.dift.readout import ReadOut
 from geomatch.estimators import OpenCVEstimator
@@ -33,8 +33,6 @@ PHOTOS, FITTED = 60, 300
 """Training photographs, and keypoints in each, that components are fitted to."""
 ROWS = 3000
 """Descriptors per image for the time of OpenCV's matcher."""
-
-Row = dict[str, Any]
 
 
 def fitted(extractor: DIFTExtractor, images: Path) -> dict[int, ReadOut]:
@@ -101,10 +99,8 @@ def table(rows: list[Row], seconds: Mapping[str, float]) -> str:
     ]
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
-        errors = np.array([np.inf if row["failed"] else row["corner_error_px"] for row in own])
-        areas = " | ".join(f"{100 * area_under_curve(errors, t):.1f}" for t in THRESHOLDS)
         failures = sum(row["failed"] for row in own)
-        lines.append(f"| {method} | {areas} | {failures} | {seconds[str(own[0]['dimension'])]:.2f} s |")
+        lines.append(f"| {method} | {areas(own)} | {failures} | {seconds[str(own[0]['dimension'])]:.2f} s |")
     return "\n".join(lines)
 
 

@@ -108,15 +108,9 @@ class BFMatcher:
             compactResult: leave out queries without any neighbour.
             masks: see `match`.
         """
-        if _is_number(trainDescriptors):
-            trainDescriptors, k, mask, compactResult = (
-                ...,
-                *_shifted(trainDescriptors, k, mask, compactResult),
-            )
-        mask = mask if masks is None else masks
+        trainDescriptors, k, mask, compactResult = _shifted(trainDescriptors, k, mask, compactResult)
         count = check_whole("k", k, 1)
-        query, trains = _checked("queryDescriptors", queryDescriptors), self._trained(trainDescriptors)
-        allowed = _joined(mask, len(query), trains)
+        query, trains, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
         if self.crossCheck:
             if allowed is not None or len(trains) > 1 or count > 1:
                 raise ValueError("crossCheck goes with one image, no mask and k = 1")
@@ -150,18 +144,14 @@ class BFMatcher:
             compactResult: leave out queries without any neighbour, which OpenCV forgets here.
             masks: see `match`.
         """
-        if _is_number(trainDescriptors):
-            trainDescriptors, maxDistance, mask, compactResult = (
-                ...,
-                *_shifted(trainDescriptors, maxDistance, mask, compactResult),
-            )
-        mask = mask if masks is None else masks
+        trainDescriptors, maxDistance, mask, compactResult = _shifted(
+            trainDescriptors, maxDistance, mask, compactResult
+        )
         if not check_number("maxDistance", maxDistance) > 0:
             raise ValueError(f"maxDistance must be positive, got {maxDistance}")
         largest = float(np.finfo(np.float32).max)
         radius = np.float32(maxDistance if maxDistance <= largest else np.inf)
-        query, trains = _checked("queryDescriptors", queryDescriptors), self._trained(trainDescriptors)
-        allowed = _joined(mask, len(query), trains)
+        query, trains, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
         if len(query) == 0 or sum(map(len, trains)) == 0:
             found: tuple[DMatches, ...] = ((),) * len(query)
         else:
@@ -171,21 +161,23 @@ class BFMatcher:
             found = _by_query(len(query), rows[near], columns[near], distances[near], trains)
         return tuple(row for row in found if row) if compactResult else found
 
-    def _trained(self, trainDescriptors: object) -> list[NDArray[np.float32]]:
-        if trainDescriptors is ...:
-            return self._trains
-        return [_checked("trainDescriptors", trainDescriptors)]
+    def _inputs(
+        self, queryDescriptors: object, trainDescriptors: object, mask: object, masks: object
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]], NDArray[np.bool_] | None]:
+        """Query rows, train rows of each image, and which pairs are allowed."""
+        query, trains = _checked("queryDescriptors", queryDescriptors), self._trains
+        if trainDescriptors is not ...:
+            trains = [_checked("trainDescriptors", trainDescriptors)]
+        return query, trains, _joined(mask if masks is None else masks, len(query), trains)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating))
-
-
-def _shifted(first: Any, second: Any, third: Any, compact: bool) -> tuple[Any, Any, bool]:
-    """The arguments after the query where train descriptors are left out, by position or by keyword."""
-    if isinstance(third, (bool, np.bool_)):
-        return first, second, bool(third)
-    return first, third if second is None else second, compact
+def _shifted(trains: Any, number: Any, mask: Any, compact: bool) -> tuple[Any, Any, Any, bool]:
+    """The arguments after the query in their places; a number comes first where trains are left out."""
+    if not isinstance(trains, (int, float, np.integer, np.floating)):
+        return trains, number, mask, compact
+    if isinstance(mask, (bool, np.bool_)):  # (number, masks, compact) by position
+        return ..., trains, number, bool(mask)
+    return ..., trains, mask if number is None else number, compact
 
 
 def _together(trains: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
