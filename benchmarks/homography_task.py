@@ -15,7 +15,7 @@ from geomatch.geometry import corner_error, warp_points
 from geomatch.images import load_image
 from geomatch.keypoints import Detector, OpenCVDetector
 from geomatch.matching import Metric, match_mutual
-from geomatch.pipeline import record
+from geomatch.provenance import record
 from geomatch.types import Features
 
 CORRECT = 3.0

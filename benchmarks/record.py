@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from geomatch.files import replacing
-from geomatch.pipeline import versions
+from geomatch.provenance import versions
 
 
 def write_record(

@@ -24,7 +24,7 @@ from geomatch.dift.loading import model_fingerprint
 from geomatch.errors import ImageError
 from geomatch.files import replacing
 from geomatch.images import Image
-from geomatch.pipeline import record
+from geomatch.provenance import record
 from geomatch.types import Features
 
 Row = dict[str, Any]

@@ -7,7 +7,7 @@ from geomatch.dift.hub import transformers_fingerprint
 from geomatch.dift.loading import model_fingerprint
 from geomatch.files import sha256_of
 from geomatch.keypoints import MagicLeapSuperPoint, OpenCVDetector, SuperPointDetector
-from geomatch.pipeline import record
+from geomatch.provenance import record
 from geomatch.weights import SUPERPOINT_V6, locate_weights
 
 

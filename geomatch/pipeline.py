@@ -1,24 +1,24 @@
-"""From two images to a homography: detect, describe, match, estimate."""
+"""From two images to a homography: detect, describe, match, refine, estimate."""
 
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
-from functools import cache, lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
+from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor, FeatureMap, ReadOut
 from geomatch.dift.hub import is_hub_id
+from geomatch.dift.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector, create_detector
 from geomatch.matching import Metric, check_options, match_mutual
+from geomatch.provenance import record, versions
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
 from geomatch.weights import SUPERPOINT_V6, is_cached
 
@@ -42,15 +42,15 @@ class MatchResult:
     features0: Features
     """Of image 0, with descriptors if both images have keypoints."""
     features1: Features
-    """Of image 1."""
+    """Of image 1; a refined keypoint has the descriptor that it was matched by."""
     matches: Matches
     """Best first."""
     homography: HomographyEstimate | EstimationFailure
     """From image 0 to image 1; false, with a reason, when there is none."""
     seconds: dict[str, float]
-    """Wall time per stage: read, load_model, detect, describe, match, estimate."""
+    """Wall time per stage: read, load_model, detect, describe, match, refine (of a grid), estimate."""
     settings: dict[str, Any]
-    """Images, detector, descriptor, matching and estimator as used, as JSON can hold them."""
+    """Images, detector, descriptor, matching, refinement and estimator as used, as JSON can hold them."""
 
     @property
     def points0(self) -> NDArray[np.float32]:
@@ -89,6 +89,7 @@ def match(
     max_ratio: float | None = None,
     max_keypoints: int = 3000,
     threshold: float = 3.0,
+    refine: bool | None = None,
     apply_exif: bool = True,
 ) -> MatchResult:
     """Register two photographs.
@@ -111,6 +112,10 @@ def match(
         max_keypoints: per image, when the detector is given by name.
         threshold: largest error of an inlier in pixels of image 1, when the
             estimator is given by name.
+        refine: move each matched keypoint of image 1 to where its features agree best with
+            its partner's, see `geomatch.dift.refine`; those of image 0 stay. None does so for
+            a grid described densely by DIFT; keypoints of other detectors lie more exactly
+            than feature maps tell.
         apply_exif: turn the images as their EXIF orientation says.
 
     Returns:
@@ -120,7 +125,8 @@ def match(
     Raises:
         ImageError: when an image cannot be read.
         WeightsError: when a model cannot be loaded.
-        ValueError: for options that make no sense.
+        ValueError: for options that make no sense, such as ``refine`` for anything but a
+            grid described densely by DIFT.
     """
     check_options(metric or "cosine", min_similarity, max_ratio)
     seconds: dict[str, float] = {}
@@ -135,7 +141,8 @@ def match(
         features0, features1 = detect.detect(first), detect.detect(second)
     if describer is None:
         framed = all(not len(f) or _has_frames(f) for f in (features0, features1))
-        describer = cached_extractor(default_config(framed))
+        describer = cached_extractor(default_config(framed and not isinstance(detect, GridDetector)))
+    refining = _refining(refine, detect, describer)
     if metric is None:
         metric = describer.config.metric if isinstance(describer, DIFTExtractor) else "cosine"
     describable = len(features0) > 0 and len(features1) > 0
@@ -143,10 +150,20 @@ def match(
         if describable and isinstance(describer, DIFTExtractor):
             _ = describer.model, describer.readout
     with _timed(seconds, "describe"):
-        if describable:
+        maps: list[FeatureMap] = []
+        if describable and refining:
+            maps = [refining.dense(first), refining.dense(second)]
+            features0 = _sampled(refining, maps[0], features0)
+            features1 = _sampled(refining, maps[1], features1)
+        elif describable:
             features0, features1 = describer.describe(first, features0), describer.describe(second, features1)
     with _timed(seconds, "match"):
         matches = _match(features0, features1, metric, min_similarity, max_ratio)
+    if maps:
+        with _timed(seconds, "refine"):
+            step = detect.spacing(second.size) if isinstance(detect, GridDetector) else 0
+            moved = refine_matches(maps[0], maps[1], features0, features1, matches, step)
+            features1 = replace(features1, keypoints=moved)
     with _timed(seconds, "estimate"):
         homography = _estimate(estimate, features0, features1, matches)
     settings = {
@@ -156,6 +173,7 @@ def match(
         "detector": record(detect),
         "descriptor": record(describer),
         "matching": {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio},
+        "refine": refining is not None,
         "estimator": record(estimate),
     }
     return MatchResult(first, second, features0, features1, matches, homography, seconds, settings)
@@ -212,36 +230,6 @@ def dift_config(descriptor: str) -> DIFTConfig:
     )
 
 
-def record(part: object) -> Any:
-    """A part of the pipeline as JSON can hold it: its type and fields."""
-    if is_dataclass(part) and not isinstance(part, type):
-        values = {field.name: record(getattr(part, field.name)) for field in fields(part)}
-        return {"type": type(part).__name__, **values}
-    if isinstance(part, np.generic):
-        return part.item()
-    if isinstance(part, (list, tuple)):
-        return [record(value) for value in part]
-    if part is None or isinstance(part, (bool, int, float, str)):
-        return part
-    return str(part) if isinstance(part, Path) else type(part).__name__
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that shape the numbers."""
-    return dict(_versions())
-
-
-@cache
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("geomatch-dift", "torch", "diffusers", "kornia", "opencv-python", "numpy", "pillow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # opencv-python-headless, say
-            found[name] = "unknown"
-    return found
-
-
 def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
     """A describer by preset, folder, hub id or configuration; an object is given back as it is.
 
@@ -255,6 +243,26 @@ def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
 
 def _has_frames(features: Features) -> bool:
     return features.scales is not None and features.orientations is not None
+
+
+def _refining(refine: bool | None, detector: Detector, describer: Describer) -> DIFTExtractor | None:
+    """The extractor in whose maps keypoints are refined; None for no refinement."""
+    if refine is False:
+        return None
+    dense = isinstance(describer, DIFTExtractor) and describer.config.sampling == "dense"
+    if isinstance(detector, GridDetector) and isinstance(describer, DIFTExtractor) and dense:
+        return describer
+    if refine:
+        wrong = "the descriptor is no dense DIFT" if not dense else "the detector is no grid"
+        raise ValueError(f"refine=True is for a grid described densely by DIFT, but {wrong}")
+    return None
+
+
+def _sampled(extractor: DIFTExtractor, dense: FeatureMap, features: Features) -> Features:
+    """What `DIFTExtractor.describe` gives for a grid, from the map that the refinement needs too."""
+    rows = dense.sample(features.keypoints, extractor.config.metric)
+    readout = extractor.readout
+    return replace(features, descriptors=readout.apply(rows) if isinstance(readout, ReadOut) else rows)
 
 
 def _match(

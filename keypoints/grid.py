@@ -1,5 +1,6 @@
 """Keypoints on a regular grid: the baseline that needs neither weights nor texture."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,16 +32,18 @@ class GridDetector:
             raise ValueError(f"border must be 0 or more pixels, got {self.border}")
         check_limits(self.max_keypoints, self.step)
 
+    def spacing(self, size: tuple[int, int]) -> int:
+        """The step in a (width, height) image, grown as far as ``max_keypoints`` asks."""
+        step = self.step
+        while self.max_keypoints is not None and math.prod(self._cells(size, step)) > self.max_keypoints:
+            step += 1
+        return step
+
     def detect(self, image: Image) -> Features:
         """The grid of the image; empty when no cell fits."""
         width, height = image.size
-        step = self.step
-        while True:
-            columns = max(0, width - 2 * self.border) // step
-            rows = max(0, height - 2 * self.border) // step
-            if self.max_keypoints is None or columns * rows <= self.max_keypoints:
-                break
-            step += 1
+        step = self.spacing(image.size)
+        columns, rows = self._cells(image.size, step)
         xs = (width - 1) / 2 + (np.arange(columns) - (columns - 1) / 2) * step
         ys = (height - 1) / 2 + (np.arange(rows) - (rows - 1) / 2) * step
         grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
@@ -49,3 +52,8 @@ class GridDetector:
             scores=np.ones(len(grid), dtype=np.float32),
             image_size=image.size,
         )
+
+    def _cells(self, size: tuple[int, int], step: int) -> tuple[int, int]:
+        """How many fit in a row and in a column."""
+        columns, rows = (max(0, side - 2 * self.border) // step for side in size)
+        return columns, rows

@@ -69,7 +69,7 @@ def test_folders_are_not_imported_under_a_second_name() -> None:
 
 
 LEVELS = [
-    {"errors", "files", "optional", "bundled", "types"},
+    {"errors", "files", "optional", "bundled", "types", "provenance"},
     {"geometry", "images", "weights", "distances"},
     {"candidates"},
     {"search"},

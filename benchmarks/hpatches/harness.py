@@ -34,7 +34,7 @@ from geomatch.benchmarks.record import machine
 from geomatch.dift.loading import find_device
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, MissingDependencyError, first_line
 from geomatch.files import digest_of, replacing
-from geomatch.pipeline import versions
+from geomatch.provenance import versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from geomatch.errors import GeomatchError, ImageError
 from geomatch.files import digest_of, sha256_of
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
-from geomatch.pipeline import versions
+from geomatch.provenance import versions
 from geomatch.types import Features
 
 SMALL: Frame = "crop320x240"

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
               help="Largest error of an inlier, in pixels of image 1.")  # fmt: skip
 @click.option("--min-similarity", type=float, help="Drop matches of a lower cosine similarity.")
 @click.option("--max-ratio", type=float, help="Lowe's ratio test.")
+@click.option("--refine/--no-refine", default=None,
+              help="Move matched grid points to where feature maps agree. [default: yes]")  # fmt: skip
 @descriptor_options()
 @click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
               help="Turn images as their EXIF data says.")  # fmt: skip
@@ -49,6 +51,7 @@ def match(
     threshold: float,
     min_similarity: float | None,
     max_ratio: float | None,
+    refine: bool | None,
     apply_exif: bool,
 ) -> int:
     """Register IMAGE0 and IMAGE1: the homography from the first to the second.
@@ -71,6 +74,7 @@ def match(
         max_ratio=max_ratio,
         max_keypoints=max_keypoints,
         threshold=threshold,
+        refine=refine,
         apply_exif=apply_exif,
     )
     written = save_result(result, out) if out else []

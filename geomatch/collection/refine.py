@@ -18,19 +18,17 @@ from geomatch.collection.correspondences import Correspondences, LazyFeatures, M
 from geomatch.collection.features import KeptFeatures, readable
 from geomatch.collection.folder import ImageFolder
 from geomatch.dift import DIFTExtractor, FeatureMap
+from geomatch.dift import refine as search
 from geomatch.files import digest_of
 from geomatch.identity import identity_of
 from geomatch.images import load_image
-from geomatch.pipeline import versions
+from geomatch.provenance import versions
 from geomatch.types import Features
 
-LEVELS = (0.5, 0.125)
-"""Spacing of the places tried, in units of the radius: 5 x 5 all over, then 9 x 9 about the best."""
-REACH = 4.0
-"""Radius of the search in cells of the finest map. On known homographies a grid of 16 px came from 3.2 to
-1.2 px (median); 2 cells gave 1.3, 6 gave 1.15."""
+SEARCH = ("soft-argmax", search.REACH, search.COARSE, search.FINE, search.WINDOW, search.TEMPERATURE)
+"""All that decides where a keypoint goes; kept results are bound to it."""
 CHUNK = 256
-"""Keypoints at a time."""
+"""Keypoints whose references' features are in memory at a time."""
 
 
 def keep_refined(
@@ -55,7 +53,7 @@ def keep_refined(
     """
     pairs = [[pair.name0, pair.name1] for pair in found.pairs]
     keys = [[name, kept.key(name)] for name in folder.names]
-    settings = [keys, pairs, matching, identity_of(extractor), LEVELS, REACH, versions()]
+    settings = [keys, pairs, matching, identity_of(extractor), list(SEARCH), versions()]
     place = cache / digest_of(settings)
     # two images may be one file, and yet be matched differently
     files = {name: place / f"{digest_of([name, kept.key(name)])}.npz" for name in folder.names}
@@ -78,15 +76,15 @@ def refine_keypoints(
     """Keypoints moved to the best agreement with their track's reference.
 
     The reference of a track is its keypoint with most matches; it stays where it is. Every other one
-    looks about itself for the place whose features, sampled from the dense map, have the largest
-    cosine with the reference's; a parabola gives the fraction.
+    looks about itself for the place whose features agree best with the reference's, see
+    `geomatch.dift.refine`.
 
     Args:
         found: keypoints and matches.
         folder: the images.
         extractor: of whole maps.
         progress: show a bar.
-        radius: of the search in pixels of the image; None takes `REACH` cells of the finest map.
+        radius: of the search in pixels of the image; None takes `geomatch.dift.refine.search_radius`.
         names: of the images wanted; None takes all.
 
     Yields:
@@ -122,14 +120,12 @@ def refine_keypoints(
             points = features.keypoints.copy()
             if table is not None and len(moving):
                 dense = _dense(folder, name, extractor)
-                reach = radius if radius is not None else REACH * _cell(dense)
+                reach = radius if radius is not None else search.search_radius(dense)
                 for start in range(0, len(moving), CHUNK):
                     part = moving[start : start + CHUNK]
-                    target = np.asarray(table[row_of[references[own[part]]]])
-                    points[part] = _search(dense, features.keypoints[part], target, reach)
-            limit = np.array(features.image_size) - 0.5
-            points[moving] = np.clip(points[moving], -0.5, limit)
-            yield name, replace(features, keypoints=points.astype(np.float32), descriptors=None)
+                    targets = np.asarray(table[row_of[references[own[part]]]])
+                    points[part] = search.refine_points(dense, features.keypoints[part], targets, reach)
+            yield name, replace(features, keypoints=points, descriptors=None)
         del table
 
 
@@ -170,39 +166,3 @@ def track_references(
 
 def _dense(folder: ImageFolder, name: str, extractor: DIFTExtractor) -> FeatureMap:
     return extractor.dense(load_image(folder.path(name), apply_exif=False))
-
-
-def _cell(dense: FeatureMap) -> float:
-    """Side in image pixels of a cell of the finest map."""
-    return dense.image_size[0] / max(layer.shape[2] for layer in dense.maps)
-
-
-def _search(
-    dense: FeatureMap, points: NDArray[np.float32], target: NDArray[np.float32], radius: float
-) -> NDArray[np.float64]:
-    best = points.astype(np.float64)
-    for level, spacing in enumerate(LEVELS):
-        reach = radius if level == 0 else radius * LEVELS[level - 1]
-        half = round(reach / (radius * spacing))
-        axis = np.arange(-half, half + 1) * (radius * spacing)
-        offsets = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-        places = best[:, None] + offsets
-        rows = dense.sample(places.reshape(-1, 2)).reshape(len(points), len(offsets), -1)
-        scores = np.einsum("nkd,nd->nk", rows, target)
-        top = scores.argmax(axis=1)
-        best = places[np.arange(len(points)), top]
-    side = len(axis)
-    grid = scores.reshape(-1, side, side)
-    row, column = np.divmod(top, side)
-    inner = (row > 0) & (row < side - 1) & (column > 0) & (column < side - 1)
-    for index in np.flatnonzero(inner):
-        r, c = row[index], column[index]
-        best[index, 0] += _vertex(*grid[index, r, c - 1 : c + 2]) * radius * LEVELS[-1]
-        best[index, 1] += _vertex(*grid[index, r - 1 : r + 2, c]) * radius * LEVELS[-1]
-    return best
-
-
-def _vertex(left: float, middle: float, right: float) -> float:
-    """Where the parabola through three neighbours is largest, in steps from the middle one."""
-    curvature = left - 2 * middle + right
-    return 0.0 if curvature >= 0 else float(np.clip(0.5 * (left - right) / curvature, -0.5, 0.5))

@@ -15,7 +15,7 @@ from geomatch.errors import GeomatchError
 from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
 from geomatch.identity import identity_of
 from geomatch.images import load_image
-from geomatch.pipeline import versions
+from geomatch.provenance import versions
 
 KIND = "GlobalDescriptor"
 

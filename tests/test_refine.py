@@ -1,0 +1,210 @@
+"""The local search in feature maps, and grids whose matches are refined by it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import geomatch
+from geomatch import DIFTExtractor, Features, Image, Matches
+from geomatch.cli import main
+from geomatch.dift import PRESETS, FeatureMap
+from geomatch.dift.refine import REACH, refine_matches, refine_points, search_radius
+from geomatch.errors import ShapeError
+from geomatch.keypoints import GridDetector
+
+SIZE = (160, 120)
+CELL = 2
+DENSE = PRESETS["dift-tiny-dense"]
+
+
+def waves(shift: tuple[float, float] = (0.0, 0.0)) -> FeatureMap:
+    """Features of the place alone, as smooth as a diffusion model's: long waves in all directions.
+
+    The value at (x, y) is that of the unshifted map at (x, y) - shift.
+    """
+    xs = (np.arange(SIZE[0] // CELL) + 0.5) * CELL - 0.5 - shift[0]
+    ys = (np.arange(SIZE[1] // CELL) + 0.5) * CELL - 0.5 - shift[1]
+    rng = np.random.default_rng(3)
+    layers = []
+    for _ in range(16):
+        angle, phase, length = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi), rng.uniform(12, 40)
+        along = np.cos(angle) * xs[None] + np.sin(angle) * ys[:, None]
+        layers.append(np.cos(2 * np.pi * along / length + phase))
+    return FeatureMap((torch.tensor(np.stack(layers), dtype=torch.float32),), SIZE)
+
+
+def places(rng: np.random.Generator, count: int = 60) -> np.ndarray[Any, Any]:
+    return rng.uniform(20, np.array(SIZE) - 20, (count, 2))
+
+
+def test_exact_points_stay(rng: np.random.Generator) -> None:
+    """Within a quarter of a cell, most within a twentieth."""
+    dense, points = waves(), places(rng)
+    found = refine_points(dense, points, dense.sample(points), search_radius(dense))
+    assert found.dtype == np.float32
+    errors = np.linalg.norm(found - points, axis=1)
+    assert errors.max() < CELL / 4
+    assert np.median(errors) < CELL / 20
+
+
+@pytest.mark.parametrize("shift", [(0.7, -0.3), (-1.9, 3.2), (6.6, -7.3)], ids=str)
+def test_displaced_points_come_back(shift: tuple[float, float], rng: np.random.Generator) -> None:
+    """From parts of a cell to the whole reach, as nearly as exact ones stay."""
+    first, second, points = waves(), waves(shift), places(rng)
+    found = refine_points(second, points, first.sample(points), search_radius(second))
+    errors = np.linalg.norm(found - points - shift, axis=1)
+    assert errors.max() < CELL / 4
+    assert np.median(errors) < CELL / 20
+
+
+def test_points_do_not_depend_on_their_company(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, points = waves(), waves((2.3, 1.1)), places(rng)
+    targets = first.sample(points)
+    found = refine_points(second, points, targets, 8.0)
+    order = rng.permutation(len(points))
+    np.testing.assert_allclose(
+        refine_points(second, points[order], targets[order], 8.0), found[order], atol=1e-4
+    )
+    monkeypatch.setattr("geomatch.dift.refine.ROWS", 300)
+    np.testing.assert_allclose(refine_points(second, points, targets, 8.0), found, atol=1e-4)
+    assert refine_points(second, points[:0], targets[:0], 8.0).shape == (0, 2)
+
+
+def test_points_stay_in_the_image_and_where_nothing_tells_places_apart() -> None:
+    corners = np.array([[-0.5, -0.5], [159.4, 119.4], [0.0, 119.0]])
+    first, second = waves(), waves((-5.0, -5.0))
+    found = refine_points(second, corners, first.sample(corners), 8.0)
+    assert (found >= -0.5).all()
+    assert (found <= np.array(SIZE) - 0.5).all()
+    flat = FeatureMap((torch.ones(3, 60, 80),), SIZE)
+    inside = np.array([[40.25, 50.5], [100.0, 60.0]])
+    np.testing.assert_allclose(refine_points(flat, inside, flat.sample(inside), 8.0), inside, atol=0.01)
+
+
+def test_radius_covers_half_a_grid_cell() -> None:
+    dense = waves()
+    assert search_radius(dense) == REACH * CELL
+    assert search_radius(dense, 40.0) == 20.0
+    tall = FeatureMap((torch.ones(1, 8, 8), torch.ones(1, 16, 16)), (32, 64))  # squashed
+    assert search_radius(tall) == REACH * 4
+    far = waves((15.0, 0.0))
+    points = np.array([[60.0, 60.0], [90.0, 50.0]])
+    found = refine_points(far, points, dense.sample(points), search_radius(far, 40.0))
+    np.testing.assert_allclose(found, points + np.array([15, 0]), atol=CELL / 4)
+
+
+def test_spacing_is_that_of_the_grid(photo0: Image) -> None:
+    for grid in (GridDetector(16), GridDetector(8, border=5, max_keypoints=100)):
+        xs = np.unique(grid.detect(photo0).keypoints[:, 0])
+        assert np.diff(xs).min() == grid.spacing(photo0.size)
+    assert GridDetector(8, max_keypoints=100).spacing(photo0.size) > 8
+
+
+def test_wrong_arguments_are_refused() -> None:
+    dense = waves()
+    points, targets = np.zeros((4, 2)), np.zeros((4, 16), np.float32)
+    with pytest.raises(ShapeError, match=r"points must have shape \(N, 2\)"):
+        refine_points(dense, np.zeros((4, 3)), targets, 8.0)
+    for wrong in (targets[:3], targets[:, :15]):
+        with pytest.raises(ShapeError, match=r"targets must have shape \(4, 16\)"):
+            refine_points(dense, points, wrong, 8.0)
+    for radius in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="radius must be positive and finite"):
+            refine_points(dense, points, targets, radius)
+
+
+def test_only_matched_keypoints_move() -> None:
+    first, second = waves(), waves((3.0, -2.0))
+    points = np.array([[40.0, 40.0], [60.0, 80.0], [100.0, 60.0]], np.float32)
+    features = Features(points, np.ones(3), SIZE)  # type: ignore[arg-type]
+    matches = Matches(np.array([[0, 0], [2, 2]]), np.ones(2))  # type: ignore[arg-type]
+    moved = refine_matches(first, second, features, features, matches)
+    np.testing.assert_array_equal(moved[1], points[1])
+    np.testing.assert_allclose(moved[[0, 2]], points[[0, 2]] + np.array([3, -2]), atol=CELL / 4)
+
+
+@pytest.fixture(scope="module")
+def view(photo0: Image) -> tuple[Image, np.ndarray[Any, Any]]:
+    """The photograph through a small homography, and the homography."""
+    width, height = photo0.size
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    moves = np.array([[11, 6], [-7, 13], [5, -9], [14, -4]], np.float32)
+    matrix = cv2.getPerspectiveTransform(corners, corners + moves).astype(np.float64)
+    pixels = cv2.warpPerspective(photo0.pixels, matrix, photo0.size, flags=cv2.INTER_CUBIC)
+    return Image(np.asarray(pixels, np.uint8), "view"), matrix
+
+
+def test_grid_is_subpixel_with_refinement_only(
+    photo0: Image, view: tuple[Image, np.ndarray[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no image goes through the network twice."""
+    passes: list[Image] = []
+    whole = DIFTExtractor.dense_many
+
+    def counted(self: DIFTExtractor, images: Any, noises: Any = None) -> Any:
+        passes.extend(images)
+        return whole(self, images, noises)
+
+    monkeypatch.setattr(DIFTExtractor, "dense_many", counted)
+    image, matrix = view
+    refined = geomatch.match(photo0, image, detector="grid")
+    assert len(passes) == 2
+    plain = geomatch.match(photo0, image, detector="grid", refine=False)
+    assert len(passes) == 4
+    assert refined.homography
+    assert geomatch.corner_error(refined.homography.matrix, matrix, photo0.size) < 1
+    assert not plain.homography or geomatch.corner_error(plain.homography.matrix, matrix, photo0.size) > 1
+    assert refined.settings["refine"] is True
+    assert plain.settings["refine"] is False
+    assert list(refined.seconds)[-2:] == ["refine", "estimate"]
+    assert "refine" not in plain.seconds
+    # nothing else differs: maps are sampled as the extractor itself does
+    assert refined.matches == plain.matches
+    assert refined.features0 == plain.features0
+    assert replace(refined.features1, keypoints=plain.features1.keypoints) == plain.features1
+    untouched = np.setdiff1d(np.arange(len(plain.features1)), plain.matches.indices[:, 1])
+    same = refined.features1.keypoints == plain.features1.keypoints
+    assert same[untouched].all()
+    assert not same[plain.matches.indices[:, 1]].all()
+
+
+def test_refinement_without_matches(photo0: Image) -> None:
+    small = geomatch.match(photo0, np.zeros((8, 8, 3), np.uint8), detector="grid")  # no grid cell fits
+    assert not small.homography
+    assert len(small.matches) == 0
+    both = geomatch.match(
+        np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), detector="grid", refine=True
+    )
+    assert not both.homography
+
+
+def test_refine_is_refused_where_it_cannot_work(photo0: Image) -> None:
+    small = photo0.pixels[:128, :128]
+    for options, words in (
+        ({"detector": "sift"}, "the descriptor is no dense DIFT"),
+        ({"detector": "sift", "descriptor": DENSE}, "the detector is no grid"),
+        ({"detector": "grid", "descriptor": "dift-tiny"}, "the descriptor is no dense DIFT"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            geomatch.match(small, small, refine=True, **options)  # type: ignore[arg-type]
+    plain = geomatch.match(small, small, detector="sift", descriptor=DENSE)
+    assert plain.settings["refine"] is False
+
+
+def test_command_line_says_whether(
+    view: tuple[Image, np.ndarray[Any, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "view.png")
+    cv2.imwrite(path, view[0].pixels[:200, :240, ::-1])
+    for options, refined in (([], "true"), (["--no-refine"], "false")):
+        main(["match", path, path, "--detector", "grid", "--json", *options])
+        assert f'"refine": {refined}' in capsys.readouterr().out
+    assert main(["match", path, path, "--refine", "--json"]) == 2
+    assert "grid described densely" in capsys.readouterr().err
