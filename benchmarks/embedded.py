@@ -1,14 +1,17 @@
-"""What the embedded model is worth: beside RootSIFT, and beside its own parts left out.
+"""What the embedded model is worth: beside hand-made and learned features, and beside its own parts left out.
 
-``python -m geomatch.benchmarks.embedded IMAGES`` with the folder of the
-recipe's unpacked packages. Pairs are made from the images that were held out
-of training, so the truth is exact.
+``python -m geomatch.benchmarks.embedded IMAGES --hpatches DIR --aliked FILE --xfeat FILE`` with the folder of
+the recipe's unpacked packages. Pairs are made from photographs that were held out of training, so that their
+truth is exact; ``--hpatches`` adds real ones. Controls are trained on first use (hours); everything is kept
+in the folder of the results, and a second run goes on there.
 """
 
 import argparse
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import json
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -18,63 +21,101 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from geomatch import corner_error, match
+from geomatch import corner_error
+from geomatch.benchmarks.controls import controls, method_of
+from geomatch.benchmarks.hpatches.data import make_synthetic
+from geomatch.benchmarks.hpatches.sequences import HPatchesSequence, read_data
+from geomatch.benchmarks.methods.method import Method, create_method
 from geomatch.benchmarks.record import write_record
-from geomatch.dift import PRESETS, DIFTExtractor
-from geomatch.images import Image, load_image
-from geomatch.keypoints import OpenCVDetector
-from geomatch.pipeline import Describer
-from geomatch.synthetic import Motion
-from geomatch.training.denoise import DenoiseConfig, new_unet
-from geomatch.training.pairs import make_views
-from geomatch.training.recipe import fit_on_images
+from geomatch.benchmarks.timing import Row, median_seconds
+from geomatch.estimators import OpenCVEstimator
+from geomatch.files import digest_of, replacing
+from geomatch.images import load_image
 from geomatch.training.sources import find_images
-from geomatch.types import Features
-
-MadePair = tuple[Image, Image, NDArray[np.float64], Motion]
 
 KEYPOINTS = 1000
+THRESHOLD = 3.0
+"""Of inliers, in pixels."""
 THRESHOLDS = (1.0, 3.0, 5.0)
 """Pixels, of the area under the curve."""
+RESAMPLES = 2000
+RIVALS = ("RootSIFT", "ALIKED-n16", "XFeat")
+UNRELATED = 20
+"""Pairs of different photographs, which must end in a declared failure."""
 
 
-@dataclass(frozen=True, slots=True)
-class RootSIFT:
-    """SIFT descriptors, L1-normalised, square root (Arandjelovic and Zisserman, 2012)."""
-
-    def describe(self, image: Image, features: Features) -> Features:
-        """At the very keypoints that SIFT detected: OpenCV needs their octaves, so it detects again."""
-        grey = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY)
-        sift = cv2.SIFT_create(enable_precise_upscale=True)  # type: ignore[attr-defined]
-        found = sift.detect(grey, None)
-        rows = np.array([(*point.pt, point.size, np.radians(point.angle)) for point in found])
-        parts = (features.keypoints, features.scales, features.orientations)
-        wanted = np.column_stack([part for part in parts if part is not None])
-        nearest = [int(np.abs(rows - row).sum(1).argmin()) for row in wanted]
-        kept, descriptors = sift.compute(grey, [found[index] for index in nearest])
-        if len(kept) != len(features):
-            raise ValueError("OpenCV dropped keypoints")
-        ones = descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-12)
-        return replace(features, descriptors=np.sqrt(ones))
+def held_out_set(images: Path, out: Path) -> Path:
+    """The made set: light, scale and rotation change strongly; ten pairs of each held-out photograph."""
+    photos = [path for image, path in find_images(images, "holdout") if image.kind == "photo"]
+    if not out.is_dir() or len(list(out.iterdir())) < 2 * len(photos):
+        make_synthetic(photos, out, seed=0, strong=True)
+    return out
 
 
-def random_model(images: Path, folder: Path) -> Path:
-    """The same network with random weights, and a read-out fitted to it as the recipe does."""
-    torch.manual_seed(0)
-    new_unet(DenoiseConfig()).save_pretrained(folder)
-    fit_on_images(folder, find_images(images, "train"))[0].save(folder)
-    return folder
+def evaluate_sequence(method: Method, sequence: HPatchesSequence) -> list[Row]:
+    """Corner errors of the pairs of a sequence; None for a failure."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    estimator = OpenCVEstimator(threshold=THRESHOLD)
+    images = [load_image(path) for path in (sequence.reference, *(target[1] for target in sequence.targets))]
+    found = [method.extract([image])[0] for image in images]
+    rows = []
+    for (number, _, truth), features in zip(sequence.targets, found[1:], strict=True):
+        matches = method.match(found[0], features)
+        points = [side.keypoints[matches.indices[:, k]] for k, side in enumerate((found[0], features))]
+        estimate = estimator.estimate(points[0], points[1], images[0].size)
+        error = corner_error(estimate.matrix, truth, images[0].size) if estimate else None
+        rows.append({"sequence": sequence.name, "pair": number, "corner_error_px": error,
+                     "matches": len(matches), "inliers": estimate.num_inliers})  # fmt: skip
+    return rows
 
 
-def made_pairs(images: Path, photo_views: int, texture_views: int) -> Iterator[MadePair]:
-    """Pairs of 640x480 views of the held-out images, every second one rotated freely."""
-    for image, path in find_images(images, "holdout"):
-        pixels = load_image(path).pixels
-        for view in range(photo_views if image.kind == "photo" else texture_views):
-            rng = np.random.default_rng([1000, *image.sha256.encode()[:8], view])
-            motion: Motion = "upright" if view % 2 == 0 else "rotated"
-            view0, view1, matrix = make_views(pixels, rng, motion)
-            yield view0, view1, matrix, motion
+def evaluate(
+    sets: Mapping[str, Path], methods: Mapping[str, Method], kept: Path, workers: int = 2
+) -> list[Row]:
+    """Every method on every sequence of every set; what is in ``kept`` is not computed again."""
+    kept.mkdir(parents=True, exist_ok=True)
+    files: dict[tuple[str, str, str], Path] = {}
+    todo: list[tuple[Method, HPatchesSequence, Path]] = []
+    for name, method in methods.items():
+        identity = method.identity
+        for label, folder in sets.items():
+            for sequence in read_data(folder).sequences:
+                key = digest_of([identity, sequence.fingerprint, KEYPOINTS, THRESHOLD])
+                file = files[name, label, sequence.name] = kept / f"{key}.json"
+                if not file.is_file():
+                    todo.append((method, sequence, file))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:  # torch has threads
+        jobs = {pool.submit(evaluate_sequence, method, sequence): file for method, sequence, file in todo}
+        for job in tqdm(as_completed(jobs), total=len(jobs), unit="sequence"):
+            with replacing(jobs[job]) as temporary:
+                temporary.write_text(json.dumps(job.result()), encoding="utf-8")
+    return [
+        {"method": name, "set": label} | row
+        for (name, label, _), file in files.items()
+        for row in json.loads(file.read_text(encoding="utf-8"))
+    ]
+
+
+def unrelated_failures(method: Method, sequences: Sequence[HPatchesSequence]) -> list[Row]:
+    """Pairs of different photographs: whether the estimate is a declared failure."""
+    estimator = OpenCVEstimator(threshold=THRESHOLD)
+    names = sorted({photo_of(sequence.name) for sequence in sequences})
+    first = {photo_of(sequence.name): sequence.reference for sequence in sequences}
+    rows = []
+    for index in range(UNRELATED):
+        a, b = names[index % len(names)], names[(index + 1 + index // len(names)) % len(names)]
+        found = [method.extract([load_image(first[name])])[0] for name in (a, b)]
+        matches = method.match(found[0], found[1])
+        points = [side.keypoints[matches.indices[:, k]] for k, side in enumerate(found)]
+        estimate = estimator.estimate(points[0], points[1], found[0].image_size)
+        rows.append({"sequence": a, "pair": b, "failed": not estimate, "inliers": estimate.num_inliers})
+    return rows
+
+
+def photo_of(sequence: str) -> str:
+    """The photograph that a sequence was made from: ``i_`` and ``v_`` share it."""
+    return sequence[2:]
 
 
 def area_under_curve(errors: NDArray[np.float64], threshold: float) -> float:
@@ -86,52 +127,108 @@ def area_under_curve(errors: NDArray[np.float64], threshold: float) -> float:
     return float(np.mean(1 - np.minimum(errors, threshold) / threshold))
 
 
-def compare(images: Path, photo_views: int = 6, texture_views: int = 1) -> list[dict[str, Any]]:
-    """Corner errors of every method on the same keypoints of the same pairs."""
-    with tempfile.TemporaryDirectory() as name:
-        random = random_model(images, Path(name))
-        tiny = PRESETS["dift-tiny"]
-        methods: dict[str, Describer] = {
-            "RootSIFT": RootSIFT(),
-            "dift-tiny": DIFTExtractor(tiny),
-            "dift-tiny without read-out": DIFTExtractor(replace(tiny, readout=False)),
-            "random weights with read-out": DIFTExtractor(replace(tiny, model=str(random))),
-            "random weights without read-out": DIFTExtractor(replace(tiny, model=str(random), readout=False)),
-            "dift-tiny-dense": DIFTExtractor(PRESETS["dift-tiny-dense"]),
-        }
-        detector = OpenCVDetector("sift", max_keypoints=KEYPOINTS)
-        rows = []
-        for number, (view0, view1, truth, motion) in enumerate(
-            tqdm(list(made_pairs(images, photo_views, texture_views)), unit="pair")
-        ):
-            for method, describer in methods.items():
-                found = match(view0, view1, detector=detector, descriptor=describer).homography
-                error = corner_error(found.matrix, truth, view0.size) if found else None
-                row = {"pair": number, "motion": motion, "method": method, "corner_error_px": error}
-                rows.append(row | {"inliers": found.num_inliers, "failed": not found})
-        return rows
+def errors_of(rows: Sequence[Row]) -> NDArray[np.float64]:
+    """Corner errors, infinite for failures."""
+    return np.array([np.inf if row["corner_error_px"] is None else row["corner_error_px"] for row in rows])
 
 
-def areas(rows: list[dict[str, Any]]) -> str:
-    """AUC at 1, 3 and 5 px as cells of a table, failures counted as infinite errors."""
-    errors = np.array([np.inf if row["failed"] else row["corner_error_px"] for row in rows])
-    return " | ".join(f"{100 * area_under_curve(errors, t):.1f}" for t in THRESHOLDS)
+def difference(
+    rows0: Sequence[Row], rows1: Sequence[Row], threshold: float, seed: int = 0
+) -> tuple[float, float, float]:
+    """AUC of the first rows minus that of the second in points, and the bounds of its 95 % interval.
+
+    Whole photographs are drawn, since their pairs share them (see `hpatches.comparison`).
+    """
+    values = np.array([
+        [1 - min(error, threshold) / threshold for error in errors_of(rows)] for rows in (rows0, rows1)
+    ])  # fmt: skip
+    gains = 100 * (values[0] - values[1])
+    photos = np.array([photo_of(row["sequence"]) for row in rows0])
+    names = np.unique(photos)
+    sums = np.array([[gains[photos == name].sum(), (photos == name).sum()] for name in names])
+    drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    totals = sums[drawn].sum(1)
+    low, high = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5])
+    return float(gains.mean()), float(low), float(high)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """AUC at 1, 3 and 5 px per method in Markdown, failures counted as infinite errors."""
-    lines = ["| descriptor | AUC@1 | AUC@3 | AUC@5 | failures |", "| --- | --- | --- | --- | --- |"]
+def table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
+    """Per method its size, its time, and on each set AUC at 1, 3 and 5 px and failures, in Markdown."""
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    head = ["features", "MB", "s per image", *(f"{name}: AUC@1 / 3 / 5 | failures" for name in sets)]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * (3 + 2 * len(sets))}"]
     for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        lines.append(f"| {method} | {areas(own)} | {sum(row['failed'] for row in own)} of {len(own)} |")
+        cost = costs[method]
+        cells = [method, f"{cost['megabytes']:.1f}", f"{cost['seconds']:.2f}"]
+        for name in sets:
+            own = [row for row in rows if row["method"] == method and row["set"] == name]
+            areas = (f"{100 * area_under_curve(errors_of(own), t):.1f}" for t in THRESHOLDS)
+            failed = sum(row["corner_error_px"] is None for row in own)
+            cells += [" / ".join(areas), f"{failed} of {len(own)}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def differences_table(rows: Sequence[Row], first: str, seconds: Sequence[str]) -> str:
+    """The AUC of one method minus that of others, with 95 % intervals, on each set, in Markdown."""
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    lines = ["| set | minus | AUC@1 | AUC@3 | AUC@5 |", "| --- | --- | --- | --- | --- |"]
+    for name in sets:
+        own = {
+            m: [row for row in rows if row["method"] == m and row["set"] == name] for m in (first, *seconds)
+        }
+        for second in seconds:
+            cells = []
+            for threshold in THRESHOLDS:
+                mean, low, high = difference(own[first], own[second], threshold)
+                few = len({photo_of(row["sequence"]) for row in own[first]}) < 10
+                cells.append(f"{mean:+.1f}" + ("" if few else f" ({low:+.1f} to {high:+.1f})"))
+            lines.append(f"| {name} | {second} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def costs_of(methods: Mapping[str, Method], image: Path, sizes: Mapping[str, int]) -> dict[str, Row]:
+    """Seconds for a 640x480 image with 1,000 keypoints, all threads, and the bytes of the weights."""
+    picture = load_image(image)
+    return {
+        name: {
+            "seconds": round(median_seconds(lambda m=method: m.extract([picture]), 3), 4),  # type: ignore[misc]
+            "megabytes": round(sizes[name] / 1e6, 2),
+        }
+        for name, method in methods.items()
+    }
+
+
+def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m geomatch.benchmarks.embedded", description=__doc__)
     parser.add_argument("images", type=Path, help="folder of the recipe's unpacked packages")
+    parser.add_argument("--hpatches", type=Path, help="folder of real sequences")
+    parser.add_argument("--aliked", type=Path, help="aliked-n16.pth")
+    parser.add_argument("--xfeat", type=Path, help="xfeat.pt")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="kept between runs")
     options = parser.parse_args()
-    results = compare(options.images)
-    print(table(results))
-    print(f"wrote {write_record(options.out, 'embedded', results, {'keypoints': KEYPOINTS})}")
+    start = time.time()
+    sets = {"made": held_out_set(options.images, options.work / "made")}
+    if options.hpatches:
+        sets["HPatches"] = options.hpatches
+    methods, sizes = controls(options.images, options.work / "controls", KEYPOINTS)
+    for name, file in (("ALIKED-n16", options.aliked), ("XFeat", options.xfeat)):
+        if file:
+            methods[name] = create_method(f"{name.split('-')[0].lower()}:{file}", KEYPOINTS)
+            sizes[name] = file.stat().st_size
+    rows: list[dict[str, Any]] = evaluate(sets, methods, options.work / "pairs")
+    made = read_data(sets["made"]).sequences
+    unrelated = unrelated_failures(method_of("dift-tiny", KEYPOINTS), made)
+    view = next(sequence for sequence in made if "picosdeeuropa" in sequence.name).reference
+    costs = costs_of(methods, view, sizes)
+    rivals = [name for name in RIVALS if name in methods]
+    print(table(rows, costs), differences_table(rows, "dift-tiny", rivals), sep="\n\n")
+    print(f"unrelated: {sum(row['failed'] for row in unrelated)} of {len(unrelated)} declared failures")
+    settings = {"keypoints": KEYPOINTS, "threshold": THRESHOLD, "costs": costs, "unrelated": unrelated}
+    print(f"wrote {write_record(options.out, 'embedded', rows, settings)} after {time.time() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

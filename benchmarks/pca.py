@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch import corner_error, load_image, match_mutual
-from geomatch.benchmarks.embedded import KEYPOINTS, areas, made_pairs
+from geomatch.benchmarks.embedded import KEYPOINTS, THRESHOLDS, area_under_curve, errors_of, held_out_set
+from geomatch.benchmarks.hpatches.sequences import read_data
 from geomatch.benchmarks.record import write_record
 from geomatch.benchmarks.timing import Row
 from geomatch.dift import PRESETS, DIFTExtractor
@@ -49,8 +50,8 @@ def fitted(extractor: DIFTExtractor, images: Path) -> dict[int, ReadOut]:
     return {d: fit_pca(rows, d) for d in DIMENSIONS if d < rows.shape[1]}
 
 
-def compare(images: Path) -> list[Row]:
-    """Corner errors with and without components, at the same keypoints of the same pairs."""
+def compare(images: Path, made: Path) -> list[Row]:
+    """Corner errors with and without components, at the same keypoints of the pairs kept in ``made``."""
     tiny = PRESETS["dift-tiny"]
     extractors = {
         "dift-tiny": DIFTExtractor(tiny),
@@ -60,34 +61,28 @@ def compare(images: Path) -> list[Row]:
     components = {name: fitted(extractor, images) for name, extractor in extractors.items()}
     detector, estimator = OpenCVDetector("sift", max_keypoints=KEYPOINTS), OpenCVEstimator()
     rows: list[Row] = []
-    for number, (view0, view1, truth, motion) in enumerate(tqdm(list(made_pairs(images, 6, 1)), unit="pair")):
-        found = detector.detect(view0), detector.detect(view1)
-        if not all(map(len, found)):
-            raise ValueError(f"pair {number} has an image without keypoints")
+    for sequence in tqdm(read_data(held_out_set(images, made)).sequences, unit="sequence"):
+        views = [
+            load_image(path) for path in (sequence.reference, *(target[1] for target in sequence.targets))
+        ]
+        found = [detector.detect(view) for view in views]
         for name, extractor in extractors.items():
-            described = [
-                extractor.describe(view, features).descriptors
-                for view, features in zip((view0, view1), found, strict=True)
-            ]
-            full = [part for part in described if part is not None]
-            width = extractor.dimension
-            for dimension, pca in {width: None, **components[name]}.items():
+            described = extractor.describe_many(views, found)
+            full = [features.descriptors for features in described if features.descriptors is not None]
+            for dimension, pca in {extractor.dimension: None, **components[name]}.items():
                 short = full if pca is None else [pca.apply(part) for part in full]
-                matches = match_mutual(short[0], short[1])
-                points = [f.keypoints[matches.indices[:, i]] for i, f in enumerate(found)]
-                estimate = estimator.estimate(points[0], points[1], view0.size)
-                rows.append(
-                    {
-                        "pair": number,
-                        "motion": motion,
+                for number, (_, _, truth) in enumerate(sequence.targets, 1):
+                    matches = match_mutual(short[0], short[number])
+                    points0 = found[0].keypoints[matches.indices[:, 0]]
+                    points1 = found[number].keypoints[matches.indices[:, 1]]
+                    estimate = estimator.estimate(points0, points1, views[0].size)
+                    error = corner_error(estimate.matrix, truth, views[0].size) if estimate else None
+                    row = {
+                        "sequence": sequence.name,
                         "method": f"{name}, {dimension}",
                         "dimension": dimension,
-                        "corner_error_px": corner_error(estimate.matrix, truth, view0.size)
-                        if estimate
-                        else None,
-                        "failed": not estimate,
                     }
-                )
+                    rows.append(row | {"corner_error_px": error})
     return rows
 
 
@@ -99,8 +94,9 @@ def table(rows: list[Row], seconds: Mapping[str, float]) -> str:
     ]
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
-        failures = sum(row["failed"] for row in own)
-        lines.append(f"| {method} | {areas(own)} | {failures} | {seconds[str(own[0]['dimension'])]:.2f} s |")
+        failures = sum(row["corner_error_px"] is None for row in own)
+        areas = " | ".join(f"{100 * area_under_curve(errors_of(own), t):.1f}" for t in THRESHOLDS)
+        lines.append(f"| {method} | {areas} | {failures} | {seconds[str(own[0]['dimension'])]:.2f} s |")
     return "\n".join(lines)
 
 
@@ -121,8 +117,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m geomatch.benchmarks.pca", description=__doc__)
     parser.add_argument("images", type=Path, help="folder of the recipe's unpacked packages")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="kept between runs")
     options = parser.parse_args()
-    results = compare(options.images)
+    results = compare(options.images, options.work / "made")
     times = {str(d): matcher_seconds(d) for d in sorted({row["dimension"] for row in results})}
     print(table(results, times))
     settings = {"keypoints": KEYPOINTS, "matcher_rows": ROWS, "matcher_seconds": times}

@@ -40,19 +40,29 @@ def random_homography(
     return matrix if matrix is not None else random_homography(rng, size, motion)
 
 
-def change_light(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Gamma, colour gain, a ramp of illumination, contrast, blur, noise and JPEG, all random."""
+def change_light(
+    rng: np.random.Generator, pixels: NDArray[np.uint8], strength: float = 1.0
+) -> NDArray[np.uint8]:
+    """Gamma, colour gain, a ramp of illumination, contrast, blur, noise and JPEG, all random.
+
+    ``strength`` multiplies every range; above 1 a straight shadow with a soft edge is added.
+    """
     height, width = pixels.shape[:2]
-    x = (pixels / np.float32(255)) ** np.exp(rng.uniform(-0.5, 0.5))
-    x = x * np.exp(rng.uniform(-0.2, 0.2, 3)).astype(np.float32)
-    direction = rng.uniform(-0.5, 0.5, 2)
-    ramp = direction[0] * np.linspace(-1, 1, width)[None] + direction[1] * np.linspace(-1, 1, height)[:, None]
-    x = x * np.exp(ramp)[:, :, None].astype(np.float32)
-    x = (x - 0.5) * np.exp(rng.uniform(-0.4, 0.3)) + 0.5 + rng.uniform(-0.1, 0.1)
-    x = cv2.GaussianBlur(x.astype(np.float32), (0, 0), rng.uniform(0.3, 1.2))
-    x = x + rng.normal(0, rng.uniform(0, 0.03), x.shape)
+    across, down = np.linspace(-1, 1, width)[None], np.linspace(-1, 1, height)[:, None]
+    x = (pixels / np.float32(255)) ** np.exp(strength * rng.uniform(-0.5, 0.5))
+    x = x * np.exp(strength * rng.uniform(-0.2, 0.2, 3)).astype(np.float32)
+    direction = strength * rng.uniform(-0.5, 0.5, 2)
+    x = x * np.exp(direction[0] * across + direction[1] * down)[:, :, None].astype(np.float32)
+    if strength > 1:
+        turn, place, edge = rng.uniform(0, 2 * np.pi), rng.uniform(-0.7, 0.7), rng.uniform(0.01, 0.2)
+        side = np.tanh((np.cos(turn) * across + np.sin(turn) * down - place) / edge)
+        x = x * np.exp(rng.uniform(-0.6, 0) * (1 + side))[:, :, None].astype(np.float32)
+    x = (x - 0.5) * np.exp(strength * rng.uniform(-0.4, 0.3)) + 0.5 + strength * rng.uniform(-0.1, 0.1)
+    x = cv2.GaussianBlur(x.astype(np.float32), (0, 0), strength * rng.uniform(0.3, 1.2))
+    x = x + rng.normal(0, strength * rng.uniform(0, 0.03), x.shape)
     lit = np.clip(x * 255, 0, 255).astype(np.uint8)
-    _, code = cv2.imencode(".jpg", lit, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 96))])
+    quality = 100 - strength * (100 - int(rng.integers(50, 96)))
+    _, code = cv2.imencode(".jpg", lit, [cv2.IMWRITE_JPEG_QUALITY, round(quality)])
     return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), dtype=np.uint8)
 
 

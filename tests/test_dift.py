@@ -357,7 +357,7 @@ def test_readout_file(tmp_path: Path, config: DIFTConfig, image: Image) -> None:
     folder = tmp_path / "model"
     small_unet().save_pretrained(folder)
     asking = replace(config, model=str(folder), readout=True)
-    with pytest.raises(WeightsError, match="has no read-out"):
+    with pytest.raises(WeightsError, match="there is no read-out"):
         DIFTExtractor(asking).describe(image, keypoints(image))
     readout.save(folder)
     described = DIFTExtractor(asking).describe(image, keypoints(image))

@@ -1,7 +1,7 @@
 """The recipe: its list of images, crops, resumption, and pairs with known truth."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from geomatch import GeomatchError, Image, warp_points
+from geomatch.dift.head import ConvHead
+from geomatch.dift.readout import TrainedReadOut
 from geomatch.keypoints import OpenCVDetector
 from geomatch.synthetic import random_homography, render_view
 from geomatch.training.crops import CropSource
 from geomatch.training.denoise import DenoiseConfig, train_denoiser
-from geomatch.training.pairs import image_pairs, make_views, true_pairs
+from geomatch.training.head import HeadConfig
+from geomatch.training.pairs import make_views, true_pairs, view_pairs
 from geomatch.training.recipe import model_card
 from geomatch.training.sources import find_images, listed_images
 
@@ -22,7 +25,7 @@ CONFIG = DenoiseConfig(widths=(16, 16), crop_size=16, batch_size=2, steps=6)
 
 def test_list_is_complete_and_licensed() -> None:
     images = listed_images()
-    assert len(images) > 400
+    assert len(images) > 600
     assert len({image.sha256 for image in images}) == len(images)
     assert all(image.licence and len(image.sha256) == 64 for image in images)
     assert {image.split for image in images} == {"train", "holdout"}
@@ -35,7 +38,7 @@ def test_demo_photograph_was_never_trained_on() -> None:
 
 
 def test_missing_images_are_an_error_that_names_one(tmp_path: Path) -> None:
-    with pytest.raises(GeomatchError, match=r"of 461 listed images are missing or differ"):
+    with pytest.raises(GeomatchError, match=r"of 648 listed images are missing or differ"):
         find_images(tmp_path, "train")
 
 
@@ -120,7 +123,7 @@ def test_pairs_of_images(photo0: Image, tmp_path: Path) -> None:
 
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), cv2.cvtColor(photo0.pixels, cv2.COLOR_RGB2BGR))
-    found = list(image_pairs([path], views=2, seed=0, progress=False))
+    found = list(view_pairs(path, views=2, seed=0))
     assert found
     for _, _, features0, features1 in found:
         assert len(features0) == len(features1)
@@ -128,6 +131,18 @@ def test_pairs_of_images(photo0: Image, tmp_path: Path) -> None:
 
 def test_model_card_states_data_licence_steps_and_loss() -> None:
     images = [(image, Path(image.path)) for image in listed_images() if image.split == "train"]
-    card = model_card(CONFIG, images, 1234, [(2, 0.5), (4, 0.25), (6, 0.125)])
-    for words in ("CC-BY-4.0", "supertuxkart-data", "1,234 pairs", '"steps": 6', "| 6 | 0.1250 |", "MIT"):
+    head = ConvHead([(4, 8)], (8,), 16).eval()
+    log = [{"step": step, "loss": 1 / step, "rank1": 0.5} for step in (10, 20)]
+    readout = TrainedReadOut(head, {}, {"head": asdict(HeadConfig(steps=77)), "pairs": 1234, "log": log})
+    card = model_card(CONFIG, images, readout, [(2, 0.5), (4, 0.25), (6, 0.125)])
+    for words in (
+        "CC-BY-4.0",
+        "supertuxkart-data",
+        "1,234 pairs",
+        '"steps": 6',
+        '"steps": 77',
+        "| 6 | 0.1250 |",
+        "| 20 | 0.050 | 0.500 |",
+        "MIT",
+    ):
         assert words in card

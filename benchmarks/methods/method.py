@@ -16,7 +16,7 @@ from geomatch.identity import identity_of
 from geomatch.images import Image
 from geomatch.keypoints import Detector, MagicLeapSuperPoint, SuperPointDetector, create_detector
 from geomatch.matching import Metric, match_mutual
-from geomatch.pipeline import dift_config
+from geomatch.pipeline import Describer, dift_config
 from geomatch.types import Features, Matches
 
 _L2 = ("sift", "orb", "akaze")
@@ -31,7 +31,7 @@ class Method:
     name: str
     """As written."""
     source: Detector | FeatureFiles | LoFTRMatcher
-    descriptor: DIFTExtractor | TransformersFeatures | None
+    descriptor: Describer | None
     metric: Metric
     """Of mutual nearest neighbours."""
     matcher: LightGlueMatcher | None = None

@@ -11,6 +11,7 @@ from geomatch.cli.data import data
 from geomatch.cli.exit_codes import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED
 from geomatch.cli.match import demo, match
 from geomatch.cli.models import models
+from geomatch.cli.readout import readout
 from geomatch.cli.show import show
 from geomatch.cli.train import train
 from geomatch.errors import GeomatchError
@@ -26,7 +27,7 @@ def app() -> None:
     """Register two photographs with diffusion features."""
 
 
-for command in (match, show, demo, models, colmap, reconstruct, benchmark, data, train):
+for command in (match, show, demo, models, colmap, reconstruct, benchmark, data, train, readout):
     app.add_command(command)
 
 

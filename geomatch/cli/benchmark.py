@@ -44,7 +44,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
               help="Largest error of an inlier, in pixels of image 1.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("runs"),
               show_default=True, help="Where results are kept; the same search goes on there.")  # fmt: skip
-@descriptor_options(leave_out=("--timestep", "--layers", "--ensemble-size"))
+@descriptor_options(leave_out=("--timestep", "--layers", "--ensemble-size", "--rotations", "--scales"))
 def sweep(
     data: Path,
     timesteps: tuple[int, ...],

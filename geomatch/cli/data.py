@@ -36,10 +36,11 @@ def hpatches(out: Path, archive: Path | None) -> int:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of light and homographies.")
-def synthetic(out: Path, photos: tuple[Path, ...], seed: int) -> int:
+@click.option("--strong", is_flag=True, help="Stronger light, also in v_, and any rotation in views 4 to 6.")
+def synthetic(out: Path, photos: tuple[Path, ...], seed: int, strong: bool) -> int:
     """Make sequences in OUT from PHOTOS: i_ by changed light, v_ by known homographies."""
     from geomatch.benchmarks.hpatches.data import make_synthetic
 
-    found = make_synthetic(photos, out, seed)
+    found = make_synthetic(photos, out, seed, strong)
     click.echo(f"present     {len(found.sequences)} sequences in {click.format_filename(out)}")
     return FOUND

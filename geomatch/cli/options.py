@@ -15,8 +15,13 @@ _META = "geomatch.descriptor"
 
 def _keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
     """What was given on the command line goes to the context, so that commands need not name it."""
-    if value is not None and parameter.name is not None:
-        context.meta.setdefault(_META, {})[parameter.name] = value
+    if parameter.name is not None:
+        _keep_as(context, parameter.name, value)
+
+
+def _keep_as(context: click.Context, name: str, value: object) -> None:
+    if value is not None:
+        context.meta.setdefault(_META, {})[name] = value
 
 
 def _layers(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -30,9 +35,11 @@ def parse_layers(text: str) -> tuple[str | int, ...]:
 
 
 def _option(
-    name: str, help: str, kind: Any = None, callback: Any = _keep
+    name: str, help: str, kind: Any = None, callback: Any = _keep, flag: bool = False
 ) -> tuple[str, Callable[[Command], Command]]:
-    option = click.option(name, type=kind, default=None, expose_value=False, callback=callback, help=help)
+    option = click.option(
+        name, type=kind, default=None, expose_value=False, callback=callback, help=help, is_flag=flag or None
+    )
     return name.split("/")[0], option
 
 
@@ -54,7 +61,12 @@ _OPTIONS = dict([
     _option("--image-size", help="Size at which the descriptor uses the images: a side, WxH, or native.",
             callback=lambda context, parameter, value: _keep(context, parameter, _image_size(value))),
     _option("--image-side", kind=click.Choice(["long", "short"]), help="Which side --image-size is about."),
-    _option("--readout/--no-readout", kind=bool, help="End with the model's read-out."),
+    _option("--rotations", kind=int,
+            help="Turned copies, to describe keypoints upright; 8 take 14 times as long."),
+    _option("--scales", kind=int, help="Copies, each half as large, for keypoints of larger scale."),
+    _option("--readout", help="End with this read-out: a folder that `geomatch readout fit` wrote."),
+    _option("--no-readout", help="Leave the preset's read-out out.", flag=True,
+            callback=lambda context, _, value: _keep_as(context, "readout", False if value else None)),
     _option("--dtype", kind=click.Choice(["float32", "bfloat16", "float16"]), help="Of the network."),
     _option("--device", help="cpu, cuda, mps. [default: the best there is]"),
     _option("--batch-size", kind=int, help="Noisy images per forward pass."),

@@ -28,7 +28,7 @@ def _point(
               show_default=True, help="The picture.")  # fmt: skip
 @click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
               help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id.")  # fmt: skip
-@descriptor_options()
+@descriptor_options(leave_out=("--rotations", "--scales"))
 def show(
     image0: Path,
     image1: Path | None,

@@ -51,12 +51,22 @@ class DIFTConfig:
     image_side: Side = "long"
     """What an int ``image_size`` means: ``long`` bounds the long side; ``short`` makes the short side that
     long, enlarging too, and cuts the other down to a multiple of 32, as the paper does with video."""
+    rotations: int = 1
+    """Copies of the image, turned by multiples of 360 / rotations degrees, of which each keypoint takes the
+    one that its orientation comes upright in; those without orientation take the image as it is. For
+    ``dense`` sampling at an image_size that keeps the aspect. Costs up to rotations passes, of about twice
+    the pixels for slanting copies: 8 took 14 times as long."""
+    scales: int = 1
+    """Copies of the image, each half the size of the one before, of which each keypoint takes the one that
+    its scale fits (`geomatch.dift.copies.REFERENCE_SCALE`), as with rotations. Adds at most a third to the
+    pixels."""
     patch_size: int = 32
     """Side of a patch in its own pixels."""
     patch_scale: float = 8.0
     """Side of a patch in units of the keypoint's scale."""
-    readout: bool = False
-    """End with the read-out stored beside the model."""
+    readout: bool | str = False
+    """End with a read-out: True for the one beside the model, or the path of one (its file or folder), as
+    `geomatch readout fit` writes it."""
     dtype: DType = "float32"
     """Of the network; descriptors are float32 always."""
     device: str = "auto"
@@ -85,6 +95,14 @@ class DIFTConfig:
             raise ValueError(
                 f"image_size must be None, a positive int or a pair of these, got {self.image_size}"
             )
+        if min(self.rotations, self.scales) < 1:
+            raise ValueError(
+                f"rotations and scales must be at least 1, got {self.rotations} and {self.scales}"
+            )
+        if self.rotations * self.scales > 1 and self.sampling == "patch":
+            raise ValueError("rotations and scales are for sampling='dense': patches follow keypoints anyway")
+        if self.rotations * self.scales > 1 and isinstance(self.image_size, tuple):
+            raise ValueError("rotations and scales keep the aspect: image_size must be an int or None")
         if self.patch_size < 1 or not self.patch_scale > 0:
             raise ValueError("patch_size and patch_scale must be positive")
         if self.batch_size is not None and self.batch_size < 1:
@@ -105,6 +123,8 @@ class DIFTConfig:
         names = ["timestep", "layers", "noise", "sampling"]
         if self.sampling == "patch":
             names += ["patch_size", "patch_scale"]
+        # named only when used: read-outs fitted before there were copies stay good
+        names += [name for name in ("rotations", "scales") if getattr(self, name) > 1]
         values = asdict(self)
         return {name: list(v) if isinstance(v := values[name], tuple) else v for name in names}
 

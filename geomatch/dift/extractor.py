@@ -3,23 +3,26 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
-from torch.nn import functional
 
 from geomatch.dift.config import DIFTConfig, Side
+from geomatch.dift.copies import needed_copies
 from geomatch.dift.feature_map import FeatureMap
+from geomatch.dift.head import POOLED
 from geomatch.dift.loading import load_model
 from geomatch.dift.model import DiffusionModel, Latents
-from geomatch.dift.patches import cut_patches
+from geomatch.dift.patches import cut_patches, normalize_patches
 from geomatch.dift.presets import PRESETS
-from geomatch.dift.readout import ReadOut, load_readout
+from geomatch.dift.readout import AnyReadOut, ReadOut, check_settings, load_readout, pool_patches
 from geomatch.dift.sources import model_folder
-from geomatch.geometry import resize_points
+from geomatch.geometry import resize_points, warp_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
 from geomatch.types import Features, check_shape
 
@@ -28,8 +31,6 @@ PATCH_CONTRAST = 0.5
 UPRIGHT_SIDE = 88.0
 """Side, in pixels of the reduced image, of the upright patches of keypoints without scale or orientation:
 of 44, 64 and 88 the one whose matches made whole models of photographs."""
-POOLED = 4
-"""Each layer of a patch is averaged to POOLED x POOLED cells."""
 BATCH_PIXELS = {"cpu": 2**18, "accelerator": 8 * 768**2}
 """Pixels of images per forward pass: on CPUs larger batches are not faster (measured); elsewhere
 an ensemble of 8 at the paper's size goes through at once."""
@@ -60,20 +61,24 @@ class DIFTExtractor:
         return load_model(self.config, self.prompt_embedding)
 
     @cached_property
-    def readout(self) -> ReadOut | None:
+    def readout(self) -> AnyReadOut | None:
         """The read-out, when the configuration asks for one."""
-        if not self.config.readout:
+        config = self.config
+        if not config.readout:
             return None
-        folder = model_folder(self.config.model, self.config.revision, self.config.unet_file is None)
-        readout = load_readout(folder)
-        readout.check(self.config, folder)
+        if config.readout is True:
+            place = model_folder(config.model, config.revision, config.unet_file is None)
+        else:
+            place = Path(config.readout).expanduser()
+        readout = load_readout(place)
+        check_settings(readout, config.feature_settings(), place)
         return readout
 
     @cached_property
     def dimension(self) -> int:
         """Of the descriptors; without a read-out the networks are loaded to know it."""
         if self.readout is not None:
-            return int(self.readout.projection.shape[1])
+            return self.readout.dimension
         side = self.model.stride * PROBE_CELLS
         channels = sum(layer.shape[1] for layer in self.activations(torch.zeros(1, 3, side, side)))
         return channels * POOLED**2 if self.config.sampling == "patch" else channels
@@ -94,7 +99,11 @@ class DIFTExtractor:
 
     def at_timestep(self, timestep: int) -> "DIFTExtractor":
         """The same at another noise level, with the same networks in memory."""
-        other = replace(self, config=replace(self.config, timestep=timestep))
+        return self._sharing(replace(self.config, timestep=timestep))
+
+    def _sharing(self, config: DIFTConfig) -> "DIFTExtractor":
+        """The same networks under other settings of the pass."""
+        other = replace(self, config=config)
         other.__dict__["model"] = self.model
         return other
 
@@ -209,12 +218,15 @@ class DIFTExtractor:
                     f"the features are of an image of {found.image_size} pixels, "
                     f"{picture.name} has {picture.size}"
                 )
-        width = self.readout.projection.shape[1] if self.readout else 1
+        width = self.readout.dimension if self.readout else 1
         rows = [np.zeros((0, width), np.float32) for _ in pictures]
         filled = [index for index, found in enumerate(features) if len(found)]
         if self.config.sampling == "patch":
             for index in filled:
                 rows[index] = self._describe_patches(pictures[index], features[index])
+        elif self.config.rotations * self.config.scales > 1:
+            for index in filled:
+                rows[index] = self._describe_copies(pictures[index], features[index], paper_sampling)
         elif filled:
             maps = self.dense_many([pictures[index] for index in filled])
             for index, feature_map in zip(filled, maps, strict=True):
@@ -223,7 +235,26 @@ class DIFTExtractor:
         return [replace(found, descriptors=row) for found, row in zip(features, rows, strict=True)]
 
     def _read_out(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        return rows if self.readout is None else self.readout.apply(rows)
+        return self.readout.apply(rows) if isinstance(self.readout, ReadOut) else rows
+
+    def _describe_copies(
+        self, picture: Image, features: Features, paper_sampling: bool
+    ) -> NDArray[np.float32]:
+        config, stride = self.config, self.model.stride
+        size = dense_size(picture.size, config.image_size, stride, config.image_side)
+        copies = needed_copies(picture, features, size, config.rotations, config.scales, stride)
+        as_they_are = self._sharing(replace(config, image_size=None, rotations=1, scales=1))
+        parts = []
+        # copies of one size share passes; the maps of all sizes at once might not fit the memory
+        copies.sort(key=lambda copy: copy.image.size)
+        for _, group in groupby(copies, key=lambda copy: copy.image.size):
+            members = list(group)
+            maps = as_they_are.dense_many([copy.image for copy in members])
+            for copy, feature_map in zip(members, maps, strict=True):
+                points = warp_points(copy.matrix, features.keypoints[copy.members])
+                parts.append(self._read_out(feature_map.sample(points, config.metric, paper_sampling)))
+        described = np.concatenate([copy.members for copy in copies])
+        return np.concatenate(parts)[np.argsort(described)]
 
     def _describe_patches(self, picture: Image, features: Features) -> NDArray[np.float32]:
         if isinstance(self.config.image_size, tuple):
@@ -246,11 +277,14 @@ class DIFTExtractor:
             angles,
             self.config.patch_size,
         ):
-            maps = self.activations(patches * PATCH_CONTRAST)
-            cells = [functional.adaptive_avg_pool2d(layer, POOLED).flatten(1) for layer in maps]
-            rows = torch.cat([functional.normalize(cell, dim=1) for cell in cells], dim=1)
-            parts.append(self._read_out(functional.normalize(rows, dim=1).cpu().numpy()))
+            maps = patch_maps(self, patches)
+            parts.append(self.readout.describe_patches(maps) if self.readout else pool_patches(maps))
         return np.concatenate(parts)
+
+
+def patch_maps(extractor: DIFTExtractor, patches: Tensor) -> list[Tensor]:
+    """The layers' outputs for patches (n, 3, P, P) of values 0 to 255, each (n, C, h, w)."""
+    return extractor.activations(normalize_patches(patches) * PATCH_CONTRAST)
 
 
 def _batch_size(images: Tensor, model: DiffusionModel) -> int:

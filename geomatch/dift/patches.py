@@ -19,7 +19,7 @@ def cut_patches(
     orientations: NDArray[np.floating],
     patch_size: int,
 ) -> Iterator[Tensor]:
-    """Batches of patches (n, 3, patch_size, patch_size) with mean 0 and deviation 1 each.
+    """Batches of patches (n, 3, patch_size, patch_size), values 0 to 255; see `normalize_patches`.
 
     Args:
         pixels: (H, W, 3) uint8.
@@ -48,9 +48,13 @@ def cut_patches(
         for level in np.unique(levels[part]):
             chosen = np.flatnonzero(levels[part] == level)
             patches[torch.from_numpy(chosen)] = _read(pyramid[level], places[chosen], 2.0**level)
-        mean = patches.mean(dim=(1, 2, 3), keepdim=True)
-        deviation = patches.std(dim=(1, 2, 3), keepdim=True)
-        yield (patches - mean) / deviation.clamp(min=1.0)  # of 255: flat patches stay flat
+        yield patches
+
+
+def normalize_patches(patches: Tensor) -> Tensor:
+    """Patches (n, 3, P, P) of values 0 to 255 with mean 0 and deviation 1 each; flat ones stay flat."""
+    mean = patches.mean(dim=(1, 2, 3), keepdim=True)
+    return (patches - mean) / patches.std(dim=(1, 2, 3), keepdim=True).clamp(min=1.0)
 
 
 def _pyramid(pixels: NDArray[np.uint8], top: int) -> list[Tensor]:

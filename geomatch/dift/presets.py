@@ -14,7 +14,7 @@ ADM = "adm-256x256-uncond"
 """OpenAI's ``256x256_diffusion_uncond.pt`` after `geomatch.dift.adm.convert_adm`."""
 CLEANDIFT = "CompVis/cleandift/cleandift_sd21_unet.safetensors"
 
-_TINY_LAYERS = ("down_blocks.0.resnets.0", "down_blocks.1.resnets.0", "up_blocks.0.resnets.1")
+_TINY_LAYERS = ("down_blocks.0.resnets.0", "down_blocks.1.resnets.0")
 _SQUARE = (768, 768)
 
 PRESETS: dict[str, DIFTConfig] = {

@@ -1,19 +1,29 @@
-"""The read-out: a fixed linear map that turns activations into short, whitened descriptors."""
+"""Read-outs: what turns activations into short descriptors, kept in one file beside a model or elsewhere.
+
+A linear one is fitted in closed form (`geomatch.dift.fit`), for dense maps and for patches; a trained one is
+a small network over the maps of patches (`geomatch.dift.head`).
+"""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
-from geomatch.dift.config import DIFTConfig
+from geomatch.dift.head import POOLED, ConvHead
 from geomatch.errors import WeightsError
 from geomatch.files import replacing
 from geomatch.types import checked
 
 FILE_NAME = "readout.safetensors"
+FORMAT = "2"
+"""Of the file; files without it were written before there was a second kind, and are linear."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -24,8 +34,10 @@ class ReadOut:
     """(D,) float32."""
     projection: NDArray[np.float32]
     """(D, K) float32."""
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     """`DIFTConfig.feature_settings` of the activations it was fitted on."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """What it was fitted on, as JSON can hold it: SHA-256 of the images, number of pairs, model."""
 
     def __post_init__(self) -> None:
         projection = checked("ReadOut.projection", self.projection, ("D", "K"), np.float32)
@@ -33,46 +45,134 @@ class ReadOut:
         mean = checked("ReadOut.mean", self.mean, (len(projection),), np.float32)
         object.__setattr__(self, "mean", mean)
 
+    @property
+    def dimension(self) -> int:
+        """K, of the descriptors."""
+        return int(self.projection.shape[1])
+
     def apply(self, activations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, D) to (N, K) rows of unit length."""
+        """(N, D) to (N, K) rows of unit length.
+
+        Raises:
+            ValueError: for rows of another length, which are another network's.
+        """
+        if activations.shape[1] != len(self.mean):
+            raise ValueError(
+                f"the read-out was fitted on {len(self.mean)} numbers per keypoint, the network gives "
+                f"{activations.shape[1]}: it is another network's"
+            )
         rows = (activations - self.mean) @ self.projection
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.asarray(rows / np.maximum(lengths, 1e-12), dtype=np.float32)
 
-    def check(self, config: DIFTConfig, folder: Path) -> None:
-        """Raise ValueError unless it was fitted on the settings of ``config``."""
-        wanted = config.feature_settings()
-        different = [name for name, value in wanted.items() if self.settings.get(name) != value]
-        if different:
-            fitted = ", ".join(f"{name}={self.settings.get(name)}" for name in different)
-            raise ValueError(
-                f"the read-out of {folder} was fitted with {fitted}; use these, or readout=False"
-            )
+    def describe_patches(self, maps: Sequence[Tensor]) -> NDArray[np.float32]:
+        """The layers' maps of N patches, each (N, C, h, w), to (N, K)."""
+        return self.apply(pool_patches(maps))
 
     def save(self, folder: Path) -> None:
-        """Write it beside a model, as float16."""
-        from safetensors.numpy import save_file
-
-        tensors = {"mean": self.mean.astype(np.float16), "projection": self.projection.astype(np.float16)}
-        with replacing(folder / FILE_NAME) as temporary:
-            save_file(tensors, temporary, metadata={"settings": json.dumps(self.settings)})
+        """Write it into a folder, as float16."""
+        tensors = {"mean": torch.tensor(self.mean), "projection": torch.tensor(self.projection)}
+        _save(folder, tensors, {"kind": "linear"}, self.settings, self.training)
 
 
-def load_readout(folder: Path) -> ReadOut:
-    """The read-out beside a model.
+@dataclass(frozen=True, eq=False, slots=True)
+class TrainedReadOut:
+    """A small network over the maps of a patch."""
+
+    head: ConvHead
+    """In evaluation mode, on the CPU."""
+    settings: Mapping[str, Any]
+    """As of `ReadOut`."""
+    training: Mapping[str, Any]
+    """As of `ReadOut`."""
+
+    @property
+    def dimension(self) -> int:
+        """Of the descriptors."""
+        return self.head.dimension
+
+    @torch.inference_mode()
+    def describe_patches(self, maps: Sequence[Tensor]) -> NDArray[np.float32]:
+        """As `ReadOut.describe_patches`; computed where the head is."""
+        place = next(self.head.parameters()).device
+        return np.asarray(self.head([layer.to(place) for layer in maps]).numpy(force=True))
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder, convolutions as float16."""
+        kind: dict[str, Any] = {"kind": "trained", "maps": self.head.maps, "widths": self.head.widths}
+        kind["dimension"] = self.head.dimension
+        _save(folder, self.head.state_dict(), kind, self.settings, self.training)
+
+
+AnyReadOut = ReadOut | TrainedReadOut
+
+
+def pool_patches(maps: Sequence[Tensor]) -> NDArray[np.float32]:
+    """Maps of N patches, each (N, C, h, w), averaged to 4 x 4 cells: rows (N, 16 sum of C) of unit length.
+
+    Every layer is normalised before they are joined.
+    """
+    cells = [functional.adaptive_avg_pool2d(layer, POOLED).flatten(1) for layer in maps]
+    rows = torch.cat([functional.normalize(cell, dim=1) for cell in cells], dim=1)
+    return functional.normalize(rows, dim=1).numpy(force=True)
+
+
+def check_settings(readout: AnyReadOut, wanted: Mapping[str, Any], place: Path) -> None:
+    """Raise ValueError unless the read-out was made for these `DIFTConfig.feature_settings`."""
+    names = dict.fromkeys([*wanted, *readout.settings])
+    different = [name for name in names if readout.settings.get(name) != wanted.get(name)]
+    if different:
+        fitted = ", ".join(f"{name}={readout.settings.get(name)}" for name in different)
+        raise ValueError(f"the read-out of {place} was fitted with {fitted}; use these, or readout=False")
+
+
+def load_readout(place: Path) -> AnyReadOut:
+    """A read-out by its file, or by the folder that holds it.
 
     Raises:
-        WeightsError: when the model has none or the file is damaged.
+        WeightsError: when there is none or the file is damaged.
     """
     from safetensors import safe_open
 
-    path = folder / FILE_NAME
+    path = place / FILE_NAME if place.is_dir() else place
     if not path.is_file():
-        raise WeightsError(f"{path}: the model has no read-out; use readout=False")
+        raise WeightsError(
+            f"{path}: there is no read-out; `geomatch readout fit` makes one, or use readout=False"
+        )
     try:
-        with safe_open(path, framework="numpy") as file:
-            settings = json.loads(file.metadata()["settings"])
-            mean, projection = file.get_tensor("mean"), file.get_tensor("projection")
-    except Exception as error:  # safetensors raises its own type
-        raise WeightsError(f"{path}: damaged read-out ({error})") from error
-    return ReadOut(mean, projection, settings)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        kind = json.loads(metadata.get("kind", '{"kind": "linear"}'))
+        settings, training = (json.loads(metadata.get(name, "{}")) for name in ("settings", "training"))
+        if kind["kind"] == "linear":
+            mean, projection = (tensors[name].float().numpy() for name in ("mean", "projection"))
+            return ReadOut(mean, projection, settings, training)
+        head = ConvHead([tuple(entry) for entry in kind["maps"]], kind["widths"], kind["dimension"])
+        head.load_state_dict(tensors)
+    except Exception as error:  # safetensors and torch raise many types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path}: damaged read-out ({reason})") from error
+    return TrainedReadOut(head.eval(), settings, training)
+
+
+def _save(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    kind: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> None:
+    from safetensors.torch import save_file
+
+    # vectors stay as they are: they are few, and variances may leave the range of float16
+    halved = {
+        name: tensor.half().contiguous() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()
+    }
+    metadata = {"format": FORMAT} | {
+        name: json.dumps(value)
+        for name, value in (("kind", kind), ("settings", settings), ("training", training))
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / FILE_NAME) as temporary:
+        save_file(halved, temporary, metadata=metadata)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
@@ -18,7 +17,7 @@ VIEW_SIZE = (640, 480)
 
 
 def make_views(
-    pixels: NDArray[np.uint8], rng: np.random.Generator, motion: Motion
+    pixels: NDArray[np.uint8], rng: np.random.Generator, motion: Motion, strength: float = 1.0
 ) -> tuple[Image, Image, NDArray[np.float64]]:
     """A random part of the photograph, a second view of that part, and the homography between them."""
     width, height = VIEW_SIZE
@@ -30,8 +29,8 @@ def make_views(
     top = rng.uniform(0, rows - height * zoom)
     first = np.array([[1 / zoom, 0, -left / zoom], [0, 1 / zoom, -top / zoom], [0, 0, 1]])
     motion_matrix = random_homography(rng, VIEW_SIZE, motion)
-    view0 = change_light(rng, render_view(pixels, first, VIEW_SIZE))
-    view1 = change_light(rng, render_view(pixels, motion_matrix @ first, VIEW_SIZE))
+    view0 = change_light(rng, render_view(pixels, first, VIEW_SIZE), strength)
+    view1 = change_light(rng, render_view(pixels, motion_matrix @ first, VIEW_SIZE), strength)
     return Image(view0, "view 0"), Image(view1, "view 1"), motion_matrix
 
 
@@ -63,18 +62,31 @@ def true_pairs(features0: Features, features1: Features, matrix: NDArray[np.floa
     return np.stack([rows[mutual], partner[mutual]], axis=1).astype(np.int64)
 
 
-def image_pairs(
-    paths: Sequence[Path], views: int, seed: int, max_keypoints: int = 400, progress: bool = True
+def view_pairs(
+    path: Path,
+    views: int,
+    seed: int,
+    max_keypoints: int = 400,
+    strengths: Sequence[float] = (1.0,),
+    motions: Sequence[Motion] = ("upright", "rotated"),
 ) -> Iterator[tuple[Image, Image, Features, Features]]:
-    """For every image ``views`` pairs of views, with keypoints that correspond row by row."""
+    """Pairs of views of one image, with SIFT keypoints that correspond row by row.
+
+    Args:
+        path: the image.
+        views: number of pairs; those without a common keypoint are left out.
+        seed: of the views.
+        max_keypoints: detected in each view.
+        strengths: of the change of light, each for a round of the motions.
+        motions: taken in turn.
+    """
     detector = OpenCVDetector("sift", max_keypoints=max_keypoints)
-    for index, path in enumerate(tqdm(paths, desc="pairs", unit="image", disable=not progress)):
-        pixels = load_image(path).pixels
-        for view in range(views):
-            rng = np.random.default_rng([seed, index, view])
-            motion: Motion = "upright" if view % 2 == 0 else "rotated"
-            view0, view1, matrix = make_views(pixels, rng, motion)
-            features0, features1 = detector.detect(view0), detector.detect(view1)
-            pairs = true_pairs(features0, features1, matrix)
-            if len(pairs):
-                yield view0, view1, features0[pairs[:, 0]], features1[pairs[:, 1]]
+    pixels = load_image(path).pixels
+    for view in range(views):
+        rng = np.random.default_rng([seed, 0, view])
+        strength = strengths[view // len(motions) % len(strengths)]
+        view0, view1, matrix = make_views(pixels, rng, motions[view % len(motions)], strength)
+        features0, features1 = detector.detect(view0), detector.detect(view1)
+        pairs = true_pairs(features0, features1, matrix)
+        if len(pairs):
+            yield view0, view1, features0[pairs[:, 0]], features1[pairs[:, 1]]

@@ -1,0 +1,119 @@
+"""The embedded model with parts left out or replaced, so that the table says what each is worth."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from geomatch.benchmarks.methods.method import Method, create_method
+from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
+from geomatch.dift.patches import cut_patches, normalize_patches
+from geomatch.dift.sources import model_folder
+from geomatch.images import Image
+from geomatch.keypoints import OpenCVDetector
+from geomatch.pipeline import Describer
+from geomatch.training.denoise import DenoiseConfig, new_unet
+from geomatch.training.head import train_readout
+from geomatch.training.readouts import fit_on_images
+from geomatch.training.recipe import HEAD, bank_images
+from geomatch.training.sources import find_images
+from geomatch.types import Features
+
+RAW_SIDE = 16
+"""Raw patches are grey, of this side."""
+
+
+@dataclass(frozen=True)
+class RawPatches:
+    """The pixels of the patch themselves, with mean 0 and unit length: no network at all."""
+
+    patch_size: int = 32
+    patch_scale: float = 11.0
+
+    def describe(self, image: Image, features: Features) -> Features:
+        """Keypoints need scale and orientation."""
+        if features.scales is None or features.orientations is None:
+            raise ValueError("the keypoints need scale and orientation")
+        sides = features.scales * self.patch_scale
+        rows: list[NDArray[np.float32]] = [np.zeros((0, RAW_SIDE**2), np.float32)]
+        for patches in cut_patches(
+            image.pixels, features.keypoints, sides, features.orientations, self.patch_size
+        ):
+            grey = normalize_patches(patches).mean(1, keepdim=True)
+            small = functional.adaptive_avg_pool2d(grey, RAW_SIDE).flatten(1)
+            rows.append(functional.normalize(small - small.mean(1, keepdim=True), dim=1).numpy())
+        return replace(features, descriptors=np.concatenate(rows))
+
+
+def method_of(descriptor: str | DIFTConfig | Describer, keypoints: int) -> Method:
+    """A descriptor at SIFT keypoints."""
+    if isinstance(descriptor, str):
+        return create_method(f"sift+{descriptor}", keypoints)
+    describer = DIFTExtractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor
+    metric = descriptor.metric if isinstance(descriptor, DIFTConfig) else "cosine"
+    name = type(describer).__name__
+    return Method(f"sift+{name}", OpenCVDetector("sift", max_keypoints=keypoints), describer, metric)
+
+
+def controls(images: Path, work: Path, keypoints: int) -> tuple[dict[str, Method], dict[str, int]]:
+    """The embedded model, RootSIFT, raw patches and every control, and the bytes of weights each needs.
+
+    Random weights and read-outs are made in ``work`` when they are not there, by the recipe's settings.
+    """
+    tiny = PRESETS["dift-tiny"]
+    plain = replace(tiny, readout=False)
+    random = random_model(work / "random")
+    pixels = replace(plain, model=str(random), layers=("conv_in",))
+    found = find_images(images, "train")
+    photos = [path for image, path in found if image.kind == "photo"]
+
+    def trained(name: str, config: DIFTConfig) -> DIFTConfig:
+        folder = work / name
+        if not (folder / "readout.safetensors").is_file():
+            train_readout(config, bank_images(found), work / "training" / name, HEAD).save(folder)
+        return replace(config, readout=str(folder))
+
+    def fitted(name: str, config: DIFTConfig) -> DIFTConfig:
+        folder = work / name
+        if not (folder / "readout.safetensors").is_file():
+            fit_on_images(config, photos, folder / "work", views=16).readout.save(folder)
+        return replace(config, readout=str(folder))
+
+    settings = {
+        "dift-tiny": tiny,
+        "closed-form read-out": fitted("closed-form", plain),
+        "no read-out": plain,
+        "no read-out, with noise": replace(plain, noise=True),
+        **{f"no read-out, {layer} alone": replace(plain, layers=(layer,)) for layer in plain.layers},
+        "random weights, trained read-out": trained("random-trained", replace(plain, model=str(random))),
+        "random weights, closed-form read-out": fitted("random-closed", replace(plain, model=str(random))),
+        "random weights, no read-out": replace(plain, model=str(random)),
+        "pixels, trained read-out": trained("pixels-trained", pixels),
+        "dift-tiny-dense": PRESETS["dift-tiny-dense"],
+    }
+    methods = {"RootSIFT": create_method("rootsift", keypoints)}
+    methods |= {name: method_of(config, keypoints) for name, config in settings.items()}
+    methods["raw patches"] = method_of(RawPatches(), keypoints)
+    sizes = dict.fromkeys(methods, 0)
+    sizes |= {name: _bytes(config) for name, config in settings.items()}
+    return methods, sizes
+
+
+def random_model(folder: Path) -> Path:
+    """The network of the recipe, untrained."""
+    if not (folder / "config.json").is_file():
+        torch.manual_seed(0)
+        new_unet(DenoiseConfig()).half().save_pretrained(folder)
+    return folder
+
+
+def _bytes(config: DIFTConfig) -> int:
+    folder = model_folder(config.model)
+    size = sum(file.stat().st_size for file in folder.glob("diffusion*.safetensors"))
+    if config.readout:
+        place = folder if config.readout is True else Path(config.readout)
+        size += (place / "readout.safetensors").stat().st_size
+    return size

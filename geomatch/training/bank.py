@@ -1,0 +1,119 @@
+"""A bank of corresponding patches, made once per image, that trained read-outs learn from."""
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from geomatch.dift.patches import cut_patches
+from geomatch.files import digest_of, replacing
+from geomatch.images import Image
+from geomatch.training.pairs import view_pairs
+from geomatch.types import Features
+
+PER_VIEW = 160
+"""Corresponding keypoints kept of a pair of views, drawn at random."""
+STRENGTHS = (1.0, 1.6)
+"""Of the changes of light, in turn."""
+Rows = NDArray[Any]
+"""(n,) records, see `row_type`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BankImage:
+    """A photograph, and how often it is seen."""
+
+    path: Path
+    sha256: str
+    """Of the file, in hexadecimal; decides the views."""
+    views: int
+    """Pairs of views."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchBank:
+    """Where the patches are, and how they are cut."""
+
+    folder: Path
+    patch_size: int = 32
+    """As `DIFTConfig.patch_size`."""
+    patch_scale: float = 11.0
+    """As `DIFTConfig.patch_scale`."""
+
+    def file(self, image: BankImage) -> Path:
+        """Of one image; its name tells the settings."""
+        settings = [image.sha256, image.views, self.patch_size, self.patch_scale, PER_VIEW, STRENGTHS]
+        return self.folder / f"{digest_of(settings)}.npy"
+
+
+def row_type(patch_size: int) -> np.dtype[Any]:
+    """One place of one image, seen in two views.
+
+    RGB patches, each in its own keypoint's scale and orientation, the pixels of the keypoints, and the
+    number of the pair of views.
+    """
+    patches = (2, patch_size, patch_size, 3)
+    return np.dtype([("patches", np.uint8, patches), ("points", np.float32, (2, 2)), ("view", np.int32)])
+
+
+def make_bank(bank: PatchBank, images: Sequence[BankImage], workers: int = 2, progress: bool = True) -> None:
+    """One file per image; images whose file is there are passed over."""
+    bank.folder.mkdir(parents=True, exist_ok=True)
+    todo = [image for image in images if not bank.file(image).is_file()]
+    todo.sort(key=lambda image: -image.views)  # the longest first
+    # not forked: torch may hold threads
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(_make_one, bank, image) for image in todo]
+        for job in tqdm(
+            as_completed(jobs), total=len(jobs), desc="patches", unit="image", disable=not progress
+        ):
+            job.result()
+
+
+def load_bank(bank: PatchBank, images: Sequence[BankImage]) -> list[Rows]:
+    """The rows of every pair of views, read from disk when used.
+
+    Raises:
+        FileNotFoundError: when an image's are missing; `make_bank` makes them.
+    """
+    views: list[Rows] = []
+    for image in images:
+        rows = np.load(bank.file(image), mmap_mode="r")
+        changes = np.flatnonzero(np.diff(rows["view"]))
+        views += [part for part in np.split(rows, changes + 1) if len(part)]
+    return views
+
+
+def _make_one(bank: PatchBank, image: BankImage) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    seed = int(image.sha256[:8], 16)
+    parts = [np.zeros(0, row_type(bank.patch_size))]
+    pairs = view_pairs(image.path, image.views, seed, 1000, STRENGTHS)
+    for number, (view0, view1, features0, features1) in enumerate(pairs):
+        keep = np.random.default_rng([seed, number]).permutation(len(features0))[:PER_VIEW]
+        rows = np.zeros(len(keep), row_type(bank.patch_size))
+        rows["patches"] = np.stack(
+            [_cut(bank, view0, features0[keep]), _cut(bank, view1, features1[keep])], axis=1
+        )
+        rows["points"] = np.stack([features0.keypoints[keep], features1.keypoints[keep]], axis=1)
+        rows["view"] = number
+        parts.append(rows)
+    with replacing(bank.file(image)) as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate(parts))
+
+
+def _cut(bank: PatchBank, view: Image, features: Features) -> NDArray[np.uint8]:
+    if features.scales is None or features.orientations is None:
+        raise ValueError("the keypoints need scale and orientation")
+    sides = features.scales * bank.patch_scale
+    cut = cut_patches(view.pixels, features.keypoints, sides, features.orientations, bank.patch_size)
+    return torch.cat(list(cut)).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
