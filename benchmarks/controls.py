@@ -14,7 +14,7 @@ from geomatch.dift.patches import cut_patches, normalize_patches
 from geomatch.dift.sources import model_folder
 from geomatch.images import Image
 from geomatch.keypoints import OpenCVDetector
-from geomatch.pipeline import Describer
+from geomatch.parts import Describer
 from geomatch.training.denoise import DenoiseConfig, new_unet
 from geomatch.training.head import train_readout
 from geomatch.training.readouts import fit_on_images

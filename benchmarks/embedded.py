@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch import corner_error
+from geomatch.alignment import align_homography
 from geomatch.benchmarks.controls import controls, method_of
 from geomatch.benchmarks.hpatches.data import make_synthetic
 from geomatch.benchmarks.hpatches.sequences import HPatchesSequence, read_data
@@ -38,6 +39,8 @@ THRESHOLD = 3.0
 """Of inliers, in pixels."""
 THRESHOLDS = (1.0, 3.0, 5.0)
 """Pixels, of the area under the curve."""
+PLAIN, ALIGNED = "corner_error_px", "aligned_error_px"
+"""Columns of the rows: the estimate from the matches, and `geomatch.alignment`'s from it."""
 RESAMPLES = 2000
 RIVALS = ("RootSIFT", "ALIKED-n16", "XFeat")
 UNRELATED = 20
@@ -53,20 +56,26 @@ def held_out_set(images: Path, out: Path) -> Path:
 
 
 def evaluate_sequence(method: Method, sequence: HPatchesSequence) -> list[Row]:
-    """Corner errors of the pairs of a sequence; None for a failure."""
+    """Corner errors of the pairs of a sequence, without and with alignment; None for a failure."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     estimator = OpenCVEstimator(threshold=THRESHOLD)
     images = [load_image(path) for path in (sequence.reference, *(target[1] for target in sequence.targets))]
     found = [method.extract([image])[0] for image in images]
-    rows = []
-    for (number, _, truth), features in zip(sequence.targets, found[1:], strict=True):
+    rows: list[Row] = []
+    for (number, _, truth), image, features in zip(sequence.targets, images[1:], found[1:], strict=True):
         matches = method.match(found[0], features)
         points = [side.keypoints[matches.indices[:, k]] for k, side in enumerate((found[0], features))]
         estimate = estimator.estimate(points[0], points[1], images[0].size)
-        error = corner_error(estimate.matrix, truth, images[0].size) if estimate else None
-        rows.append({"sequence": sequence.name, "pair": number, "corner_error_px": error,
-                     "matches": len(matches), "inliers": estimate.num_inliers})  # fmt: skip
+        row = {"sequence": sequence.name, "pair": number, "matches": len(matches)}
+        row |= {"inliers": estimate.num_inliers, PLAIN: None, ALIGNED: None}
+        if estimate:
+            better = align_homography(
+                images[0], image, found[0].keypoints, *points, estimate, estimator, THRESHOLD
+            )
+            row[PLAIN] = corner_error(estimate.matrix, truth, images[0].size)
+            row[ALIGNED] = corner_error(better.matrix, truth, images[0].size)
+        rows.append(row)
     return rows
 
 
@@ -127,22 +136,24 @@ def area_under_curve(errors: NDArray[np.float64], threshold: float) -> float:
     return float(np.mean(1 - np.minimum(errors, threshold) / threshold))
 
 
-def errors_of(rows: Sequence[Row]) -> NDArray[np.float64]:
+def errors_of(rows: Sequence[Row], key: str = PLAIN) -> NDArray[np.float64]:
     """Corner errors, infinite for failures."""
-    return np.array([np.inf if row["corner_error_px"] is None else row["corner_error_px"] for row in rows])
+    return np.array([np.inf if row[key] is None else row[key] for row in rows])
 
 
 def difference(
-    rows0: Sequence[Row], rows1: Sequence[Row], threshold: float, seed: int = 0
+    rows0: Sequence[Row],
+    rows1: Sequence[Row],
+    threshold: float,
+    keys: tuple[str, str] = (PLAIN, PLAIN),
+    seed: int = 0,
 ) -> tuple[float, float, float]:
     """AUC of the first rows minus that of the second in points, and the bounds of its 95 % interval.
 
     Whole photographs are drawn, since their pairs share them (see `hpatches.comparison`).
     """
-    values = np.array([
-        [1 - min(error, threshold) / threshold for error in errors_of(rows)] for rows in (rows0, rows1)
-    ])  # fmt: skip
-    gains = 100 * (values[0] - values[1])
+    errors = [errors_of(rows, key) for rows, key in zip((rows0, rows1), keys, strict=True)]
+    gains = 100 * (np.minimum(errors[1], threshold) - np.minimum(errors[0], threshold)) / threshold
     photos = np.array([photo_of(row["sequence"]) for row in rows0])
     names = np.unique(photos)
     sums = np.array([[gains[photos == name].sum(), (photos == name).sum()] for name in names])
@@ -155,21 +166,25 @@ def difference(
 def table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
     """Per method its size, its time, and on each set AUC at 1, 3 and 5 px and failures, in Markdown."""
     sets = list(dict.fromkeys(row["set"] for row in rows))
-    head = ["features", "MB", "s per image", *(f"{name}: AUC@1 / 3 / 5 | failures" for name in sets)]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * (3 + 2 * len(sets))}"]
+    head = ["features", "MB", "s", *(f"{name}: AUC@1 / 3 / 5 | aligned | failures" for name in sets)]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * (3 + 3 * len(sets))}"]
     for method in dict.fromkeys(row["method"] for row in rows):
         cost = costs[method]
         cells = [method, f"{cost['megabytes']:.1f}", f"{cost['seconds']:.2f}"]
         for name in sets:
             own = [row for row in rows if row["method"] == method and row["set"] == name]
-            areas = (f"{100 * area_under_curve(errors_of(own), t):.1f}" for t in THRESHOLDS)
-            failed = sum(row["corner_error_px"] is None for row in own)
-            cells += [" / ".join(areas), f"{failed} of {len(own)}"]
+            for key in (PLAIN, ALIGNED):
+                cells.append(
+                    " / ".join(f"{100 * area_under_curve(errors_of(own, key), t):.1f}" for t in THRESHOLDS)
+                )
+            cells.append(f"{sum(row[PLAIN] is None for row in own)} of {len(own)}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def differences_table(rows: Sequence[Row], first: str, seconds: Sequence[str]) -> str:
+def differences_table(
+    rows: Sequence[Row], first: str, seconds: Sequence[str], keys: tuple[str, str] = (PLAIN, PLAIN)
+) -> str:
     """The AUC of one method minus that of others, with 95 % intervals, on each set, in Markdown."""
     sets = list(dict.fromkeys(row["set"] for row in rows))
     lines = ["| set | minus | AUC@1 | AUC@3 | AUC@5 |", "| --- | --- | --- | --- | --- |"]
@@ -180,7 +195,7 @@ def differences_table(rows: Sequence[Row], first: str, seconds: Sequence[str]) -
         for second in seconds:
             cells = []
             for threshold in THRESHOLDS:
-                mean, low, high = difference(own[first], own[second], threshold)
+                mean, low, high = difference(own[first], own[second], threshold, keys)
                 few = len({photo_of(row["sequence"]) for row in own[first]}) < 10
                 cells.append(f"{mean:+.1f}" + ("" if few else f" ({low:+.1f} to {high:+.1f})"))
             lines.append(f"| {name} | {second} | {' | '.join(cells)} |")
@@ -224,7 +239,9 @@ def main() -> None:
     view = next(sequence for sequence in made if "picosdeeuropa" in sequence.name).reference
     costs = costs_of(methods, view, sizes)
     rivals = [name for name in RIVALS if name in methods]
-    print(table(rows, costs), differences_table(rows, "dift-tiny", rivals), sep="\n\n")
+    print(table(rows, costs))
+    for keys in ((PLAIN, PLAIN), (ALIGNED, ALIGNED), (ALIGNED, PLAIN)):
+        print("", " minus ".join(keys), differences_table(rows, "dift-tiny", rivals, keys), sep="\n")
     print(f"unrelated: {sum(row['failed'] for row in unrelated)} of {len(unrelated)} declared failures")
     settings = {"keypoints": KEYPOINTS, "threshold": THRESHOLD, "costs": costs, "unrelated": unrelated}
     print(f"wrote {write_record(options.out, 'embedded', rows, settings)} after {time.time() - start:.0f} s")

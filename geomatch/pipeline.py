@@ -4,31 +4,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor, FeatureMap, ReadOut
-from geomatch.dift.hub import is_hub_id
+from geomatch.alignment import align_homography
+from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap, ReadOut
 from geomatch.dift.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector, create_detector
 from geomatch.matching import Metric, check_options, match_mutual
+from geomatch.parts import (
+    Describer,
+    cached_extractor,
+    create_describer,
+    default_config,
+    default_detector,
+    has_frames,
+)
 from geomatch.provenance import record, versions
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
-from geomatch.weights import SUPERPOINT_V6, is_cached
-
-
-class Describer(Protocol):
-    """Anything that describes keypoints; `DIFTExtractor` does."""
-
-    def describe(self, image: Image, features: Features) -> Features:
-        """The same keypoints with descriptors."""
-        ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -90,6 +87,7 @@ def match(
     max_keypoints: int = 3000,
     threshold: float = 3.0,
     refine: bool | None = None,
+    align: bool = True,
     apply_exif: bool = True,
 ) -> MatchResult:
     """Register two photographs.
@@ -116,6 +114,8 @@ def match(
             its partner's, see `geomatch.dift.refine`; those of image 0 stay. None does so for
             a grid described densely by DIFT; keypoints of other detectors lie more exactly
             than feature maps tell.
+        align: estimate the homography again from windows about the keypoints of image 0, laid over
+            image 1 to a fraction of a pixel, see `geomatch.alignment`; the keypoints stay.
         apply_exif: turn the images as their EXIF orientation says.
 
     Returns:
@@ -140,7 +140,7 @@ def match(
     with _timed(seconds, "detect"):
         features0, features1 = detect.detect(first), detect.detect(second)
     if describer is None:
-        framed = all(not len(f) or _has_frames(f) for f in (features0, features1))
+        framed = all(not len(f) or has_frames(f) for f in (features0, features1))
         describer = cached_extractor(default_config(framed and not isinstance(detect, GridDetector)))
     refining = _refining(refine, detect, describer)
     if metric is None:
@@ -166,6 +166,11 @@ def match(
             features1 = replace(features1, keypoints=moved)
     with _timed(seconds, "estimate"):
         homography = _estimate(estimate, features0, features1, matches)
+    if align and homography:
+        with _timed(seconds, "align"):
+            i, j = matches.indices.T
+            points = features0.keypoints, features0.keypoints[i], features1.keypoints[j]
+            homography = align_homography(first, second, *points, homography, estimate, threshold)
     settings = {
         "image0": {"name": first.name, "size": list(first.size)},
         "image1": {"name": second.name, "size": list(second.size)},
@@ -174,75 +179,10 @@ def match(
         "descriptor": record(describer),
         "matching": {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio},
         "refine": refining is not None,
+        "align": align,
         "estimator": record(estimate),
     }
     return MatchResult(first, second, features0, features1, matches, homography, seconds, settings)
-
-
-@lru_cache(maxsize=2)
-def cached_extractor(config: DIFTConfig) -> DIFTExtractor:
-    """One extractor per configuration, so that a second call finds the model loaded."""
-    return DIFTExtractor(config)
-
-
-def default_config(patches: bool) -> DIFTConfig:
-    """The embedded model, in patches or densely."""
-    return PRESETS["dift-tiny" if patches else "dift-tiny-dense"]
-
-
-def extraction_parts(
-    detector: str | Detector | None, descriptor: str | DIFTConfig | Describer | None, max_keypoints: int
-) -> tuple[Detector, Describer, Metric]:
-    """Detector, descriptor and metric for a collection, decided before any image is seen.
-
-    By default all keypoints but a grid's are described in patches: of those without scale and orientation
-    a homography comes out as well densely, but fewer matches are right, and models need many.
-    """
-    describer = create_describer(descriptor) if descriptor is not None else None
-    chosen = detector if detector is not None else default_detector(describer)
-    detect = create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen
-    if describer is None:
-        describer = cached_extractor(default_config(patches=not isinstance(detect, GridDetector)))
-    return detect, describer, describer.config.metric if isinstance(describer, DIFTExtractor) else "cosine"
-
-
-def default_detector(describer: Describer | None) -> str:
-    """SIFT for the embedded model; for others SuperPoint when its weights are there."""
-    small = describer is None or (
-        isinstance(describer, DIFTExtractor) and describer.config.model == "dift-tiny"
-    )
-    return "sift" if small or not is_cached(SUPERPOINT_V6) else "superpoint"
-
-
-def dift_config(descriptor: str) -> DIFTConfig:
-    """The preset of that name, or a configuration for the model in that folder or of that id on the hub.
-
-    Raises:
-        ValueError: listing the presets, when it is neither.
-    """
-    if descriptor in PRESETS:
-        return PRESETS[descriptor]
-    if (descriptor and Path(descriptor).expanduser().is_dir()) or is_hub_id(descriptor):
-        return DIFTConfig(model=descriptor)
-    raise ValueError(
-        f"unknown descriptor {descriptor!r}; choose one of: {', '.join(PRESETS)}, "
-        "or give a diffusers model: its folder, or its id on the hub"
-    )
-
-
-def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
-    """A describer by preset, folder, hub id or configuration; an object is given back as it is.
-
-    Raises:
-        ValueError: listing the presets, when it is none of these.
-    """
-    if isinstance(descriptor, str):
-        descriptor = dift_config(descriptor)
-    return cached_extractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor
-
-
-def _has_frames(features: Features) -> bool:
-    return features.scales is not None and features.orientations is not None
 
 
 def _refining(refine: bool | None, detector: Detector, describer: Describer) -> DIFTExtractor | None:

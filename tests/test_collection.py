@@ -30,7 +30,7 @@ from geomatch.geometry import warp_points
 from geomatch.identity import identity_of
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector, OpenCVDetector
-from geomatch.pipeline import extraction_parts
+from geomatch.parts import extraction_parts
 from geomatch.types import Features, Matches
 
 

@@ -75,6 +75,7 @@ LEVELS = [
     {"search"},
     {"synthetic", "matching"},
     {"keypoints", "dift", "estimators"},
+    {"alignment", "parts"},
     {"pipeline"},
     {"draw", "output", "show", "training", "identity"},
     {"collection"},

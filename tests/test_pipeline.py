@@ -13,7 +13,8 @@ from geomatch import EstimationFailure, Features, Image
 from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import GridDetector, OpenCVDetector
 from geomatch.output import save_result, summary
-from geomatch.pipeline import MatchResult, default_detector
+from geomatch.parts import default_detector
+from geomatch.pipeline import MatchResult
 
 PAIR = geomatch.bundled_pair()
 
@@ -147,7 +148,7 @@ def test_default_detector_follows_the_descriptor(monkeypatch: pytest.MonkeyPatch
     assert default_detector(geomatch.DIFTExtractor()) == "sift"
     large = geomatch.DIFTExtractor(geomatch.DIFTConfig(model="somewhere"))
     assert default_detector(large) == "sift"
-    monkeypatch.setattr("geomatch.pipeline.is_cached", lambda weights: True)
+    monkeypatch.setattr("geomatch.parts.is_cached", lambda weights: True)
     assert default_detector(large) == "superpoint"
 
 

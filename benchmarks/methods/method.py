@@ -16,7 +16,7 @@ from geomatch.identity import identity_of
 from geomatch.images import Image
 from geomatch.keypoints import Detector, MagicLeapSuperPoint, SuperPointDetector, create_detector
 from geomatch.matching import Metric, match_mutual
-from geomatch.pipeline import Describer, dift_config
+from geomatch.parts import Describer, dift_config
 from geomatch.types import Features, Matches
 
 _L2 = ("sift", "orb", "akaze")

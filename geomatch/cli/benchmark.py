@@ -69,7 +69,7 @@ def sweep(
     from geomatch.files import replacing
     from geomatch.keypoints import create_detector
     from geomatch.optional import require
-    from geomatch.pipeline import dift_config
+    from geomatch.parts import dift_config
 
     require("matplotlib", "plots", "drawing the heat map")  # better now than after the work
     config = changed_config(dift_config(descriptor))

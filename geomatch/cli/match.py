@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 @click.option("--refine/--no-refine", default=None,
               help="Move matched grid points to where feature maps agree. [default: yes]")  # fmt: skip
 @descriptor_options()
+@click.option("--align/--no-align", default=True, show_default=True,
+              help="Estimate again from windows laid over each other to a fraction of a pixel.")  # fmt: skip
 @click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
               help="Turn images as their EXIF data says.")  # fmt: skip
 def match(
@@ -52,6 +54,7 @@ def match(
     min_similarity: float | None,
     max_ratio: float | None,
     refine: bool | None,
+    align: bool,
     apply_exif: bool,
 ) -> int:
     """Register IMAGE0 and IMAGE1: the homography from the first to the second.
@@ -75,6 +78,7 @@ def match(
         max_keypoints=max_keypoints,
         threshold=threshold,
         refine=refine,
+        align=align,
         apply_exif=apply_exif,
     )
     written = save_result(result, out) if out else []
@@ -94,7 +98,7 @@ def descriptor_config(descriptor: str | None, patches: bool) -> "DIFTConfig | No
         descriptor: as given.
         patches: whether options alone are for the embedded model in patches.
     """
-    from geomatch.pipeline import default_config, dift_config
+    from geomatch.parts import default_config, dift_config
 
     if descriptor is not None:
         return changed_config(dift_config(descriptor))

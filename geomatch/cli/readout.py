@@ -33,7 +33,7 @@ def fit(
     on there, and another dimension costs seconds; remove it when done.
     """
     from geomatch.collection.folder import find_images
-    from geomatch.pipeline import dift_config
+    from geomatch.parts import dift_config
 
     config = changed_config(dift_config(descriptor))
     found = find_images(images, exclude=out)

@@ -46,7 +46,7 @@ def show(
         raise click.UsageError("give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca")
     import geomatch
     from geomatch.output import write_png
-    from geomatch.pipeline import cached_extractor, dift_config
+    from geomatch.parts import cached_extractor, dift_config
     from geomatch.show import draw_components, show_point
 
     config = changed_config(dift_config(descriptor))

@@ -13,7 +13,7 @@ from geomatch.errors import GeomatchError, ImageError, first_line
 from geomatch.files import digest_of, sha256_of
 from geomatch.images import Image, load_image
 from geomatch.keypoints import Detector
-from geomatch.pipeline import Describer
+from geomatch.parts import Describer
 from geomatch.provenance import versions
 from geomatch.types import Features
 

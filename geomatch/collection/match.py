@@ -27,7 +27,7 @@ from geomatch.files import digest_of
 from geomatch.identity import identity_of
 from geomatch.keypoints import Detector
 from geomatch.matching import Metric, check_options, match_mutual
-from geomatch.pipeline import Describer, extraction_parts
+from geomatch.parts import Describer, extraction_parts
 from geomatch.provenance import record, versions
 from geomatch.types import Features, Matches
 

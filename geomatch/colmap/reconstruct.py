@@ -23,7 +23,7 @@ from geomatch.colmap.view import sparse_model, write_view
 from geomatch.dift import DIFTConfig
 from geomatch.errors import GeomatchError
 from geomatch.keypoints import Detector
-from geomatch.pipeline import Describer
+from geomatch.parts import Describer
 from geomatch.provenance import versions
 
 WRITTEN = ("summary.json", "database.db", "sparse", "model.html")

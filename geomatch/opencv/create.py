@@ -12,7 +12,7 @@ from geomatch.keypoints import Detector, GridDetector, SuperPointDetector, creat
 from geomatch.keypoints.opencv import available_opencv_detectors, create_feature2d
 from geomatch.opencv.arguments import check_bool, check_number, check_whole
 from geomatch.opencv.feature2d import Feature2D
-from geomatch.pipeline import Describer, create_describer
+from geomatch.parts import Describer, create_describer
 
 MANY = 1_000_000
 """More keypoints than any image has: no limit, where a detector wants a number."""

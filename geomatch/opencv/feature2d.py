@@ -16,7 +16,7 @@ from geomatch.keypoints import Detector
 from geomatch.keypoints.opencv import MIN_SIDE
 from geomatch.opencv.arguments import check_image, check_images, check_keypoints, check_mask
 from geomatch.opencv.convert import from_bgr, keypoint_rows, to_keypoints
-from geomatch.pipeline import Describer
+from geomatch.parts import Describer
 from geomatch.types import Features
 
 KeyPoints = tuple[cv2.KeyPoint, ...]

@@ -1,0 +1,88 @@
+"""The parts of the pipeline by name, and which are taken when none is named."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
+from geomatch.dift.hub import is_hub_id
+from geomatch.images import Image
+from geomatch.keypoints import Detector, GridDetector, create_detector
+from geomatch.matching import Metric
+from geomatch.types import Features
+from geomatch.weights import SUPERPOINT_V6, is_cached
+
+
+class Describer(Protocol):
+    """Anything that describes keypoints; `DIFTExtractor` does."""
+
+    def describe(self, image: Image, features: Features) -> Features:
+        """The same keypoints with descriptors."""
+        ...
+
+
+@lru_cache(maxsize=2)
+def cached_extractor(config: DIFTConfig) -> DIFTExtractor:
+    """One extractor per configuration, so that a second call finds the model loaded."""
+    return DIFTExtractor(config)
+
+
+def default_config(patches: bool) -> DIFTConfig:
+    """The embedded model, in patches or densely."""
+    return PRESETS["dift-tiny" if patches else "dift-tiny-dense"]
+
+
+def extraction_parts(
+    detector: str | Detector | None, descriptor: str | DIFTConfig | Describer | None, max_keypoints: int
+) -> tuple[Detector, Describer, Metric]:
+    """Detector, descriptor and metric for a collection, decided before any image is seen.
+
+    By default all keypoints but a grid's are described in patches: of those without scale and orientation
+    a homography comes out as well densely, but fewer matches are right, and models need many.
+    """
+    describer = create_describer(descriptor) if descriptor is not None else None
+    chosen = detector if detector is not None else default_detector(describer)
+    detect = create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen
+    if describer is None:
+        describer = cached_extractor(default_config(patches=not isinstance(detect, GridDetector)))
+    return detect, describer, describer.config.metric if isinstance(describer, DIFTExtractor) else "cosine"
+
+
+def default_detector(describer: Describer | None) -> str:
+    """SIFT for the embedded model; for others SuperPoint when its weights are there."""
+    small = describer is None or (
+        isinstance(describer, DIFTExtractor) and describer.config.model == "dift-tiny"
+    )
+    return "sift" if small or not is_cached(SUPERPOINT_V6) else "superpoint"
+
+
+def dift_config(descriptor: str) -> DIFTConfig:
+    """The preset of that name, or a configuration for the model in that folder or of that id on the hub.
+
+    Raises:
+        ValueError: listing the presets, when it is neither.
+    """
+    if descriptor in PRESETS:
+        return PRESETS[descriptor]
+    if (descriptor and Path(descriptor).expanduser().is_dir()) or is_hub_id(descriptor):
+        return DIFTConfig(model=descriptor)
+    raise ValueError(
+        f"unknown descriptor {descriptor!r}; choose one of: {', '.join(PRESETS)}, "
+        "or give a diffusers model: its folder, or its id on the hub"
+    )
+
+
+def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
+    """A describer by preset, folder, hub id or configuration; an object is given back as it is.
+
+    Raises:
+        ValueError: listing the presets, when it is none of these.
+    """
+    if isinstance(descriptor, str):
+        descriptor = dift_config(descriptor)
+    return cached_extractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor
+
+
+def has_frames(features: Features) -> bool:
+    """Whether the keypoints have scale and orientation, so that patches can follow them."""
+    return features.scales is not None and features.orientations is not None
