@@ -11,7 +11,7 @@ from torch.nn import functional
 from geomatch.benchmarks.methods.method import Method, create_method
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.patches import cut_patches, normalize_patches
-from geomatch.dift.sources import model_folder
+from geomatch.dift.sources import READOUT, model_folder, readout_file
 from geomatch.images import Image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.parts import Describer
@@ -22,6 +22,8 @@ from geomatch.training.recipe import HEAD, bank_images
 from geomatch.training.sources import find_images
 from geomatch.types import Features
 
+PIXELS = ("conv_in",)
+"""The layer that is one convolution of the pixels."""
 RAW_SIDE = 16
 """Raw patches are grey, of this side."""
 
@@ -66,19 +68,19 @@ def controls(images: Path, work: Path, keypoints: int) -> tuple[dict[str, Method
     tiny = PRESETS["dift-tiny"]
     plain = replace(tiny, readout=False)
     random = random_model(work / "random")
-    pixels = replace(plain, model=str(random), layers=("conv_in",))
+    pixels = replace(plain, model=str(random), layers=PIXELS)
     found = find_images(images, "train")
     photos = [path for image, path in found if image.kind == "photo"]
 
     def trained(name: str, config: DIFTConfig) -> DIFTConfig:
         folder = work / name
-        if not (folder / "readout.safetensors").is_file():
+        if not (folder / READOUT).is_file():
             train_readout(config, bank_images(found), work / "training" / name, HEAD).save(folder)
         return replace(config, readout=str(folder))
 
     def fitted(name: str, config: DIFTConfig) -> DIFTConfig:
         folder = work / name
-        if not (folder / "readout.safetensors").is_file():
+        if not (folder / READOUT).is_file():
             fit_on_images(config, photos, folder / "work", views=16).readout.save(folder)
         return replace(config, readout=str(folder))
 
@@ -111,9 +113,8 @@ def random_model(folder: Path) -> Path:
 
 
 def _bytes(config: DIFTConfig) -> int:
-    folder = model_folder(config.model)
-    size = sum(file.stat().st_size for file in folder.glob("diffusion*.safetensors"))
-    if config.readout:
-        place = folder if config.readout is True else Path(config.readout)
-        size += (place / "readout.safetensors").stat().st_size
-    return size
+    folder, size = model_folder(config.model), 0
+    if config.layers != PIXELS:  # there one small convolution is all that is used
+        size = sum(file.stat().st_size for file in folder.glob("diffusion*.safetensors"))
+    readout = readout_file(config)
+    return size + (readout.stat().st_size if readout else 0)

@@ -65,13 +65,14 @@ def evaluate_sequence(method: Method, sequence: HPatchesSequence) -> list[Row]:
     rows: list[Row] = []
     for (number, _, truth), image, features in zip(sequence.targets, images[1:], found[1:], strict=True):
         matches = method.match(found[0], features)
-        points = [side.keypoints[matches.indices[:, k]] for k, side in enumerate((found[0], features))]
-        estimate = estimator.estimate(points[0], points[1], images[0].size)
+        points0 = found[0].keypoints[matches.indices[:, 0]]
+        points1 = features.keypoints[matches.indices[:, 1]]
+        estimate = estimator.estimate(points0, points1, images[0].size)
         row = {"sequence": sequence.name, "pair": number, "matches": len(matches)}
         row |= {"inliers": estimate.num_inliers, PLAIN: None, ALIGNED: None}
         if estimate:
             better = align_homography(
-                images[0], image, found[0].keypoints, *points, estimate, estimator, THRESHOLD
+                images[0], image, found[0].keypoints, points0, points1, estimate, estimator, THRESHOLD
             )
             row[PLAIN] = corner_error(estimate.matrix, truth, images[0].size)
             row[ALIGNED] = corner_error(better.matrix, truth, images[0].size)
@@ -231,8 +232,11 @@ def main() -> None:
     methods, sizes = controls(options.images, options.work / "controls", KEYPOINTS)
     for name, file in (("ALIKED-n16", options.aliked), ("XFeat", options.xfeat)):
         if file:
-            methods[name] = create_method(f"{name.split('-')[0].lower()}:{file}", KEYPOINTS)
+            peer = f"{name.split('-')[0].lower()}:{file}"
+            methods[name] = create_method(peer, KEYPOINTS)
+            methods[f"dift-tiny at {name}'s keypoints"] = create_method(f"{peer}+dift-tiny", KEYPOINTS)
             sizes[name] = file.stat().st_size
+            sizes[f"dift-tiny at {name}'s keypoints"] = sizes[name] + sizes["dift-tiny"]
     rows: list[dict[str, Any]] = evaluate(sets, methods, options.work / "pairs")
     made = read_data(sets["made"]).sequences
     unrelated = unrelated_failures(method_of("dift-tiny", KEYPOINTS), made)

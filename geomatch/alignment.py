@@ -96,7 +96,7 @@ def align_points(
     grey0, grey1 = (cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY) for image in (small0, small1))
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     warped = cv2.warpPerspective(grey1, small, small0.size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    flat0, flat1 = _flattened(grey0), _flattened(np.asarray(warped, np.uint8))
+    flat0, flat1 = (_flattened(np.asarray(grey, np.uint8)) for grey in (grey0, warped))
     there, seen = _follow(flat0, flat1, start, start)
     back, seen_again = _follow(flat1, flat0, there, there)
     shift, miss = np.linalg.norm(there - start, axis=1), np.linalg.norm(back - start, axis=1)

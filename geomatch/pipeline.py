@@ -189,11 +189,13 @@ def _refining(refine: bool | None, detector: Detector, describer: Describer) -> 
     """The extractor in whose maps keypoints are refined; None for no refinement."""
     if refine is False:
         return None
-    dense = isinstance(describer, DIFTExtractor) and describer.config.sampling == "dense"
+    config = describer.config if isinstance(describer, DIFTExtractor) else None
+    # with turned copies there is no one map
+    dense = config is not None and config.sampling == "dense" and config.rotations * config.scales == 1
     if isinstance(detector, GridDetector) and isinstance(describer, DIFTExtractor) and dense:
         return describer
     if refine:
-        wrong = "the descriptor is no dense DIFT" if not dense else "the detector is no grid"
+        wrong = "the descriptor is no dense DIFT without copies" if not dense else "the detector is no grid"
         raise ValueError(f"refine=True is for a grid described densely by DIFT, but {wrong}")
     return None
 

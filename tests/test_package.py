@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import geomatch
-from geomatch.benchmarks.embedded import area_under_curve, table
+from geomatch.benchmarks.embedded import ALIGNED, PLAIN, RIVALS, area_under_curve, differences_table, table
 from geomatch.benchmarks.matching_speed import table as matching_table
 from geomatch.benchmarks.pca import table as pca_table
 from geomatch.cli import main
@@ -209,10 +209,11 @@ def test_readme_tables_are_those_of_the_records() -> None:
     readme = (ROOT / "README.md").read_text()
     results = ROOT / "benchmarks" / "results" / "0.1.0"
     embedded = results / "embedded--linux-x86_64-2cores--cpu.json"
-    for line in table(json.loads(embedded.read_text())["results"]).splitlines()[2:]:
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        areas = " | ".join(cells[1:4])
-        assert f"| {areas} | {cells[4].split()[0]} |" in readme, line
+    record = json.loads(embedded.read_text())
+    assert table(record["results"], record["metadata"]["settings"]["costs"]) in readme
+    for keys in ((PLAIN, PLAIN), (ALIGNED, ALIGNED), (ALIGNED, PLAIN)):
+        assert differences_table(record["results"], "dift-tiny", RIVALS, keys) in readme
+    assert all(row["failed"] for row in record["metadata"]["settings"]["unrelated"])
     speed = json.loads((results / "speed--linux-x86_64-2cores--cpu.json").read_text())["results"]
     assert matching_table(speed) in readme
     for row in speed:

@@ -16,7 +16,8 @@ from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.dift.extractor import patch_maps
 from geomatch.dift.head import ConvHead
-from geomatch.dift.readout import FILE_NAME, ReadOut, TrainedReadOut, load_readout
+from geomatch.dift.readout import ReadOut, TrainedReadOut, load_readout
+from geomatch.dift.sources import READOUT
 from geomatch.keypoints import OpenCVDetector
 from geomatch.training import head as training
 from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
@@ -80,7 +81,7 @@ def test_trained_readout_file(tmp_path: Path, photo0: Image) -> None:
     head = head_of([(48, 16), (64, 8)]).half().float()  # as the file keeps it
     readout = TrainedReadOut(head, TINY.feature_settings(), {"images": ["00"], "pairs": 3})
     readout.save(tmp_path)
-    loaded = load_readout(tmp_path / FILE_NAME)
+    loaded = load_readout(tmp_path / READOUT)
     assert isinstance(loaded, TrainedReadOut)
     assert loaded.training == {"images": ["00"], "pairs": 3}
     asking = DIFTExtractor(replace(TINY, readout=str(tmp_path)))
@@ -96,7 +97,7 @@ def test_trained_readout_file(tmp_path: Path, photo0: Image) -> None:
         _ = DIFTExtractor(replace(asking.config, timestep=30)).readout
     with pytest.raises(ValueError, match="was fitted with"):
         _ = DIFTExtractor(replace(PRESETS["dift-tiny-dense"], readout=str(tmp_path))).readout
-    (tmp_path / FILE_NAME).write_bytes((tmp_path / FILE_NAME).read_bytes()[:-10])
+    (tmp_path / READOUT).write_bytes((tmp_path / READOUT).read_bytes()[:-10])
     with pytest.raises(WeightsError, match="damaged read-out"):
         load_readout(tmp_path)
     with pytest.raises(WeightsError, match="geomatch readout fit"):
@@ -119,7 +120,7 @@ def test_files_without_a_format_are_linear(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     tensors = {"mean": np.zeros(4, np.float16), "projection": np.eye(4, 2, dtype=np.float16)}
-    save_file(tensors, tmp_path / FILE_NAME, metadata={"settings": json.dumps({"timestep": 5})})
+    save_file(tensors, tmp_path / READOUT, metadata={"settings": json.dumps({"timestep": 5})})
     loaded = load_readout(tmp_path)
     assert isinstance(loaded, ReadOut)
     assert loaded.settings == {"timestep": 5}

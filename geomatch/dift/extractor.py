@@ -1,10 +1,9 @@
 """The DIFT descriptor extractor."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
+from geomatch.dift.batches import batch_size, in_batches
 from geomatch.dift.config import DIFTConfig, Side
 from geomatch.dift.copies import needed_copies
 from geomatch.dift.feature_map import FeatureMap
@@ -21,7 +21,7 @@ from geomatch.dift.model import DiffusionModel, Latents
 from geomatch.dift.patches import cut_patches, normalize_patches
 from geomatch.dift.presets import PRESETS
 from geomatch.dift.readout import AnyReadOut, ReadOut, check_settings, load_readout, pool_patches
-from geomatch.dift.sources import model_folder
+from geomatch.dift.sources import readout_file
 from geomatch.geometry import resize_points, warp_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
 from geomatch.types import Features, check_shape
@@ -31,9 +31,6 @@ PATCH_CONTRAST = 0.5
 UPRIGHT_SIDE = 88.0
 """Side, in pixels of the reduced image, of the upright patches of keypoints without scale or orientation:
 of 44, 64 and 88 the one whose matches made whole models of photographs."""
-BATCH_PIXELS = {"cpu": 2**18, "accelerator": 8 * 768**2}
-"""Pixels of images per forward pass: on CPUs larger batches are not faster (measured); elsewhere
-an ensemble of 8 at the paper's size goes through at once."""
 PROBE_CELLS = 8
 """Cells of the smallest image that every UNet known here can halve three times."""
 VIDEO_MULTIPLE = 32
@@ -63,15 +60,11 @@ class DIFTExtractor:
     @cached_property
     def readout(self) -> AnyReadOut | None:
         """The read-out, when the configuration asks for one."""
-        config = self.config
-        if not config.readout:
+        file = readout_file(self.config)
+        if file is None:
             return None
-        if config.readout is True:
-            place = model_folder(config.model, config.revision, config.unet_file is None)
-        else:
-            place = Path(config.readout).expanduser()
-        readout = load_readout(place)
-        check_settings(readout, config.feature_settings(), place)
+        readout = load_readout(file)
+        check_settings(readout, self.config.feature_settings(), file.parent)
         return readout
 
     @cached_property
@@ -157,9 +150,9 @@ class DIFTExtractor:
             raise ValueError("noises were given to a configuration without noise")
         if noises is not None and len(noises) != config.ensemble_size:
             raise ValueError(f"{config.ensemble_size} noises are needed, got {len(noises)}")
-        size = config.batch_size or _batch_size(images, model)
+        size = config.batch_size or batch_size(images, model)
         encoded: list[Latents] = []
-        size = _in_batches(len(images), size, lambda part: encoded.append(model.encode(images[part])))
+        size = in_batches(len(images), size, lambda part: encoded.append(model.encode(images[part])))
         mean = torch.cat([latents.mean for latents in encoded])
         std = None if encoded[0].std is None else torch.cat([x.std for x in encoded if x.std is not None])
         if not config.noise:
@@ -185,7 +178,7 @@ class DIFTExtractor:
         """Through the UNet in batches; the maps of each group of ``images`` rows."""
         config, model = self.config, self.model
         parts: list[list[Tensor]] = []
-        _in_batches(
+        in_batches(
             len(latents),
             size,
             lambda part: parts.append(model.activations(latents[part], config.timestep, config.layers)),
@@ -285,33 +278,6 @@ class DIFTExtractor:
 def patch_maps(extractor: DIFTExtractor, patches: Tensor) -> list[Tensor]:
     """The layers' outputs for patches (n, 3, P, P) of values 0 to 255, each (n, C, h, w)."""
     return extractor.activations(normalize_patches(patches) * PATCH_CONTRAST)
-
-
-def _batch_size(images: Tensor, model: DiffusionModel) -> int:
-    kind = "cpu" if next(model.unet.parameters()).device.type == "cpu" else "accelerator"
-    return max(1, BATCH_PIXELS[kind] // (images.shape[2] * images.shape[3]))
-
-
-def _in_batches(count: int, size: int, run: Callable[[slice], None]) -> int:
-    """Run over slices of at most ``size``, halved when memory runs out; returns the size that fitted."""
-    start = 0
-    while start < count:
-        try:
-            run(slice(start, start + size))
-        except RuntimeError as error:  # of CUDA a kind of its own, elsewhere told by its words
-            if "out of memory" not in str(error).lower():
-                raise
-            if size == 1:
-                raise MemoryError(
-                    "the device's memory does not hold one image: try a smaller image_size, "
-                    "dtype='bfloat16', or device='cpu'"
-                ) from error
-            size = max(1, min(size, count - start) // 2)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            continue
-        start += size
-    return size
 
 
 def dense_size(

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from geomatch.dift.head import POOLED, ConvHead
+from geomatch.dift.sources import READOUT
 from geomatch.errors import WeightsError
 from geomatch.files import replacing
 from geomatch.types import checked
 
-FILE_NAME = "readout.safetensors"
 FORMAT = "2"
 """Of the file; files without it were written before there was a second kind, and are linear."""
 
@@ -134,7 +134,7 @@ def load_readout(place: Path) -> AnyReadOut:
     """
     from safetensors import safe_open
 
-    path = place / FILE_NAME if place.is_dir() else place
+    path = place / READOUT if place.is_dir() else place
     if not path.is_file():
         raise WeightsError(
             f"{path}: there is no read-out; `geomatch readout fit` makes one, or use readout=False"
@@ -174,5 +174,5 @@ def _save(
         for name, value in (("kind", kind), ("settings", settings), ("training", training))
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / FILE_NAME) as temporary:
+    with replacing(folder / READOUT) as temporary:
         save_file(halved, temporary, metadata=metadata)

@@ -12,6 +12,7 @@ from geomatch.dift.prompt import TEXT_WEIGHTS
 from geomatch.errors import WeightsError
 from geomatch.weights import WeightsFile, cache_folder
 
+READOUT = "readout.safetensors"
 EMBEDDED = ("dift-tiny",)
 """Models that come with the package."""
 ADM_CHECKPOINT = WeightsFile(
@@ -22,7 +23,7 @@ ADM_CHECKPOINT = WeightsFile(
 )
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+?)(?:@([\w./-]+))?")
 _CONFIGS = [f"{part}config.json" for part in ("", "unet/", "vae/")]
-_SMALL = [*_CONFIGS, "model_index.json", "scheduler_config.json", "scheduler/*", "readout.safetensors"]
+_SMALL = [*_CONFIGS, "model_index.json", "scheduler_config.json", "scheduler/*", READOUT]
 _SAFE = (f"{STEM}.safetensors", f"{STEM}-*-of-*.safetensors", f"{STEM}.safetensors.index.json")
 _PICKLED = (f"{STEM}.bin",)
 _TOKENIZER = ["text_encoder/config.json", "tokenizer/*"]
@@ -94,7 +95,7 @@ def text_encoder_folder(model: str, revision: str | None, folder: Path, download
 
 
 def model_files(config: DIFTConfig) -> list[Path]:
-    """The files that decide a model's activations, but for the text encoder's: weights and configurations."""
+    """The files that decide a model's descriptors, but for the text encoder's: weights and configurations."""
     file = None if config.unet_file is None else unet_file(config.unet_file)
     folder = model_folder(config.model, config.revision, own_unet=file is None)
     files = find_weights(unet_folder(folder)) if file is None else [file]
@@ -103,7 +104,22 @@ def model_files(config: DIFTConfig) -> list[Path]:
     places = [
         folder / name for name in (*_CONFIGS, "scheduler_config.json", "scheduler/scheduler_config.json")
     ]
-    return files + [path for path in places if path.is_file()]
+    readout = readout_file(config)
+    return files + [path for path in (*places, *((readout,) if readout else ())) if path.is_file()]
+
+
+def readout_file(config: DIFTConfig) -> Path | None:
+    """Where the read-out that a configuration asks for lies, or should; None when it asks for none.
+
+    Raises:
+        WeightsError: when it is asked for beside a model that is nowhere.
+    """
+    if not config.readout:
+        return None
+    if config.readout is True:
+        return model_folder(config.model, config.revision, config.unet_file is None) / READOUT
+    path = Path(config.readout).expanduser()
+    return path / READOUT if path.is_dir() else path
 
 
 def unet_file(name: str, download: bool = True) -> Path:
