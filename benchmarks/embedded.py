@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from geomatch import corner_error
+from geomatch import Features, Matches, corner_error, warp_points
 from geomatch.alignment import align_homography
 from geomatch.benchmarks.controls import controls, method_of
 from geomatch.benchmarks.hpatches.data import make_synthetic
@@ -42,6 +42,8 @@ THRESHOLDS = (1.0, 3.0, 5.0)
 PLAIN, ALIGNED = "corner_error_px", "aligned_error_px"
 """Columns of the rows: the estimate from the matches, and `geomatch.alignment`'s from it."""
 RESAMPLES = 2000
+CEILING = "all right matches of SIFT keypoints"
+"""A row that no descriptor of them can better."""
 RIVALS = ("RootSIFT", "ALIKED-n16", "XFeat")
 UNRELATED = 20
 """Pairs of different photographs, which must end in a declared failure."""
@@ -55,16 +57,20 @@ def held_out_set(images: Path, out: Path) -> Path:
     return out
 
 
-def evaluate_sequence(method: Method, sequence: HPatchesSequence) -> list[Row]:
-    """Corner errors of the pairs of a sequence, without and with alignment; None for a failure."""
+def evaluate_sequence(method: Method | None, sequence: HPatchesSequence) -> list[Row]:
+    """Corner errors of the pairs of a sequence, without and with alignment; None for a failure.
+
+    Without a method the matches are all that are right: what no descriptor of SIFT keypoints can better.
+    """
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     estimator = OpenCVEstimator(threshold=THRESHOLD)
     images = [load_image(path) for path in (sequence.reference, *(target[1] for target in sequence.targets))]
-    found = [method.extract([image])[0] for image in images]
+    source = method or create_method("sift", KEYPOINTS)
+    found = [source.extract([image], describe=method is not None)[0] for image in images]
     rows: list[Row] = []
     for (number, _, truth), image, features in zip(sequence.targets, images[1:], found[1:], strict=True):
-        matches = method.match(found[0], features)
+        matches = method.match(found[0], features) if method else true_matches(found[0], features, truth)
         points0 = found[0].keypoints[matches.indices[:, 0]]
         points1 = features.keypoints[matches.indices[:, 1]]
         estimate = estimator.estimate(points0, points1, images[0].size)
@@ -80,15 +86,25 @@ def evaluate_sequence(method: Method, sequence: HPatchesSequence) -> list[Row]:
     return rows
 
 
+def true_matches(features0: Features, features1: Features, truth: NDArray[np.float64]) -> Matches:
+    """Keypoints within `THRESHOLD` pixels of image 1 of each other, one to one, nearest first."""
+    moved = warp_points(truth, features0.keypoints)
+    distances = np.linalg.norm(moved[:, None] - features1.keypoints[None], axis=2)
+    partner, rows = distances.argmin(1), np.arange(len(moved))
+    right = (distances.argmin(0)[partner] == rows) & (distances[rows, partner] <= THRESHOLD)
+    pairs = np.stack([rows[right], partner[right]], axis=1)
+    return Matches(pairs, -distances[rows[right], partner[right]])  # type: ignore[arg-type]
+
+
 def evaluate(
-    sets: Mapping[str, Path], methods: Mapping[str, Method], kept: Path, workers: int = 2
+    sets: Mapping[str, Path], methods: Mapping[str, Method | None], kept: Path, workers: int = 2
 ) -> list[Row]:
     """Every method on every sequence of every set; what is in ``kept`` is not computed again."""
     kept.mkdir(parents=True, exist_ok=True)
     files: dict[tuple[str, str, str], Path] = {}
-    todo: list[tuple[Method, HPatchesSequence, Path]] = []
+    todo: list[tuple[Method | None, HPatchesSequence, Path]] = []
     for name, method in methods.items():
-        identity = method.identity
+        identity = method.identity if method else "true matches"
         for label, folder in sets.items():
             for sequence in read_data(folder).sequences:
                 key = digest_of([identity, sequence.fingerprint, KEYPOINTS, THRESHOLD])
@@ -170,8 +186,8 @@ def table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
     head = ["features", "MB", "s", *(f"{name}: AUC@1 / 3 / 5 | aligned | failures" for name in sets)]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * (3 + 3 * len(sets))}"]
     for method in dict.fromkeys(row["method"] for row in rows):
-        cost = costs[method]
-        cells = [method, f"{cost['megabytes']:.1f}", f"{cost['seconds']:.2f}"]
+        cost = costs.get(method)
+        cells = [method, *((f"{cost['megabytes']:.1f}", f"{cost['seconds']:.2f}") if cost else ("", ""))]
         for name in sets:
             own = [row for row in rows if row["method"] == method and row["set"] == name]
             for key in (PLAIN, ALIGNED):
@@ -237,7 +253,7 @@ def main() -> None:
             methods[f"dift-tiny at {name}'s keypoints"] = create_method(f"{peer}+dift-tiny", KEYPOINTS)
             sizes[name] = file.stat().st_size
             sizes[f"dift-tiny at {name}'s keypoints"] = sizes[name] + sizes["dift-tiny"]
-    rows: list[dict[str, Any]] = evaluate(sets, methods, options.work / "pairs")
+    rows: list[dict[str, Any]] = evaluate(sets, methods | {CEILING: None}, options.work / "pairs")
     made = read_data(sets["made"]).sequences
     unrelated = unrelated_failures(method_of("dift-tiny", KEYPOINTS), made)
     view = next(sequence for sequence in made if "picosdeeuropa" in sequence.name).reference

@@ -9,7 +9,7 @@ import click
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), metavar="DIR", default=Path("training-images"),
               show_default=True, help="Where the Debian packages are, or will be, unpacked.")  # fmt: skip
-@click.option("--steps", type=int, default=8000, show_default=True, help="Optimiser steps.")
+@click.option("--steps", type=int, default=8000, show_default=True, help="Optimiser steps of the denoiser.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--threads", type=int, help="CPU threads. [default: all]")
 def train(out: Path, images: Path, steps: int, device: str, threads: int | None) -> int:

@@ -72,7 +72,7 @@ class ModelInfo:
 
 
 MODELS: dict[str, ModelInfo] = {
-    "dift-tiny": ModelInfo("MIT", 4_600_000, "comes with geomatch"),
+    "dift-tiny": ModelInfo("MIT", 5_000_000, "comes with geomatch"),
     SD: ModelInfo("CreativeML Open RAIL++-M", 5_200_000_000, f"https://huggingface.co/{SD}"),
     CLEANDIFT: ModelInfo("MIT", 1_730_000_000, "https://huggingface.co/CompVis/cleandift"),
     ADM: ModelInfo(
