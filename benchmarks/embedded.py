@@ -93,7 +93,7 @@ def true_matches(features0: Features, features1: Features, truth: NDArray[np.flo
     partner, rows = distances.argmin(1), np.arange(len(moved))
     right = (distances.argmin(0)[partner] == rows) & (distances[rows, partner] <= THRESHOLD)
     pairs = np.stack([rows[right], partner[right]], axis=1)
-    return Matches(pairs, -distances[rows[right], partner[right]])  # type: ignore[arg-type]
+    return Matches(pairs, -distances[rows[right], partner[right]])
 
 
 def evaluate(
