@@ -29,7 +29,7 @@ _matching = _add([
                  help="A preset (`geomatch models`), or a diffusers model: folder or hub id."),
     click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
     click.option("--min-similarity", type=float, help="Drop matches of a lower cosine similarity."),
-    click.option("--max-ratio", type=float, help="Lowe's ratio test. [default: 0.9 for patch descriptors]"),
+    click.option("--max-ratio", type=float, help="Lowe's ratio test. [default: 0.8 for patch descriptors]"),
     click.option("--pairs", "rules", multiple=True, metavar="RULE",
                  help="exhaustive, sequential:N, retrieval:N, loop:N, gps:N, file:PATH; may be repeated. "
                       "[default: exhaustive up to 60 images, then retrieval:20]"),

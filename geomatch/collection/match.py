@@ -35,8 +35,9 @@ CACHE_BYTES = 512 * 2**20
 """Of features held in memory while pairs are matched."""
 BLOCK = 16
 """Pairs are taken in blocks of so many by so many images, so that few features are loaded twice."""
-MAX_RATIO = 0.9
-"""Of the ratio test before the geometry is estimated."""
+MAX_RATIO = 0.8
+"""Of the ratio test before the geometry is estimated. Of 29 photographs along a street 0.9, 0.85 and 0.8
+registered 12, 19 and 21 with the trained read-out of ``dift-tiny``."""
 COMMIT_SECONDS = 2.0
 """Matches are written at least so often."""
 
@@ -97,7 +98,7 @@ def match_collection(
         descriptor: likewise.
         metric: likewise.
         min_similarity: likewise.
-        max_ratio: likewise; by default 0.9 where keypoints have scale and orientation, and none elsewhere.
+        max_ratio: likewise; by default 0.8 where keypoints have scale and orientation, and none elsewhere.
         max_keypoints: likewise.
         guided: keep only matches that agree with one geometry of the pair, see `match_guided`.
         refine: move matched keypoints to where the feature maps agree best, see
