@@ -1,7 +1,7 @@
 """Train a small pixel-space diffusion UNet, resumable at any step."""
 
 import csv
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from geomatch.files import replacing
+from geomatch.training.checkpoint import resume, save_checkpoint
 from geomatch.training.crops import CropSource
 
 
@@ -89,20 +90,7 @@ def train_denoiser(
         "optimiser": optimiser,
         "schedule": schedule,
     }
-    losses: list[tuple[int, float]] = []
-    checkpoint = out / "checkpoint.pt"
-    start = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        if saved["config"] != asdict(config):
-            raise ValueError(
-                f"{checkpoint} was made with {saved['config']}, not {asdict(config)}; "
-                "train into another folder or delete it"
-            )
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        start, losses = saved["step"], [tuple(row) for row in saved["losses"]]
-
+    start, losses = resume(out / "checkpoint.pt", config, parts, device)
     recent: list[float] = []
     bar = tqdm(range(start, config.steps), initial=start, total=config.steps, unit="step",
                desc="denoising", disable=not progress)  # fmt: skip
@@ -130,10 +118,7 @@ def train_denoiser(
             losses.append((step + 1, round(float(np.mean(recent)), 6)))
             bar.set_postfix(loss=f"{losses[-1][1]:.4f}")
             recent = []
-            state = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"config": asdict(config), "step": step + 1, "losses": losses}
-            with replacing(checkpoint) as temporary:
-                torch.save(state, temporary)
+            save_checkpoint(out / "checkpoint.pt", config, parts, step + 1, losses)
 
     average.copy_to(unet.parameters())
     unet.eval().save_pretrained(out)

@@ -16,8 +16,9 @@ from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.extractor import patch_maps
 from geomatch.dift.head import ConvHead
 from geomatch.dift.readout import TrainedReadOut
-from geomatch.files import replacing
+from geomatch.training import readouts
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
+from geomatch.training.checkpoint import resume, save_checkpoint
 
 CHECKPOINT = "head.pt"
 KEPT_OUT = 20
@@ -124,18 +125,7 @@ def train_head(
         optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.1
     )
     parts: dict[str, Any] = {"head": head, "optimiser": optimiser, "schedule": schedule}
-    log: list[dict[str, float]] = []
-    start, checkpoint = 0, out / CHECKPOINT
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        if saved["config"] != asdict(config):
-            raise ValueError(
-                f"{checkpoint} was made with {saved['config']}, not {asdict(config)}; "
-                "train into another folder or delete it"
-            )
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        start, log = saved["step"], saved["log"]
+    start, log = resume(out / CHECKPOINT, config, parts)
     recent: list[float] = []
     bar = tqdm(range(start, config.steps), initial=start, total=config.steps, unit="step",
                desc="read-out", disable=not progress)  # fmt: skip
@@ -163,10 +153,7 @@ def train_head(
             log.append(entry)
             bar.set_postfix(entry)
             recent = []
-            state = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"config": asdict(config), "step": step + 1, "log": log}
-            with replacing(checkpoint) as temporary:
-                torch.save(state, temporary)
+            save_checkpoint(out / CHECKPOINT, config, parts, step + 1, log)
     head.eval()
     return head
 
@@ -196,12 +183,12 @@ def pair_loss(
 def rank1(extractor: DIFTExtractor, head: ConvHead, views: Sequence[Rows]) -> float:
     """Share of first-view patches whose nearest among their view pair's second patches is their partner."""
     head.eval()
-    right = 0
+    parts = []
     for rows in views:
         with torch.autocast("cpu", torch.bfloat16):
             first, second = (head(_maps(extractor, rows["patches"][:, side])).float() for side in (0, 1))
-        right += int(((first @ second.T).argmax(1) == torch.arange(len(rows))).sum())
-    return right / sum(len(rows) for rows in views)
+        parts.append((first.numpy(), second.numpy(), np.zeros(len(rows), np.int64)))
+    return readouts.rank1(parts)
 
 
 def _maps(extractor: DIFTExtractor, patches: NDArray[np.uint8]) -> Sequence[Tensor]:

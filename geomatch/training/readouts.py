@@ -100,7 +100,7 @@ def fit_on_images(
                 parts = list(_activations(extractor, path, views, motions, seed + int(digest[:8], 16)))
                 _keep(file, parts)
         except ImageError as error:
-            skipped[str(path)] = str(error)
+            skipped[str(path)] = str(error).removeprefix(f"{path}: ")
             continue
         kept = load_arrays(file, "activations", ("first", "second", "view"))
         if not len(kept["view"]):
