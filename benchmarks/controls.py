@@ -24,6 +24,8 @@ from geomatch.types import Features
 
 PIXELS = ("conv_in",)
 """The layer that is one convolution of the pixels."""
+COPIES = "dift-tiny-dense, 8 rotations, 3 scales"
+"""A model of whole images with turned and reduced copies."""
 RAW_SIDE = 16
 """Raw patches are grey, of this side."""
 
@@ -75,7 +77,8 @@ def controls(images: Path, work: Path, keypoints: int) -> tuple[dict[str, Method
     def trained(name: str, config: DIFTConfig) -> DIFTConfig:
         folder = work / name
         if not (folder / READOUT).is_file():
-            train_readout(config, bank_images(found), work / "training" / name, HEAD).save(folder)
+            out, patches = work / "training" / name, work / "patches"
+            train_readout(config, bank_images(found), out, HEAD, patches).readout.save(folder)
         return replace(config, readout=str(folder))
 
     def fitted(name: str, config: DIFTConfig) -> DIFTConfig:
@@ -95,6 +98,7 @@ def controls(images: Path, work: Path, keypoints: int) -> tuple[dict[str, Method
         "random weights, no read-out": replace(plain, model=str(random)),
         "pixels, trained read-out": trained("pixels-trained", pixels),
         "dift-tiny-dense": PRESETS["dift-tiny-dense"],
+        COPIES: replace(PRESETS["dift-tiny-dense"], rotations=8, scales=3),
     }
     methods = {"RootSIFT": create_method("rootsift", keypoints)}
     methods |= {name: method_of(config, keypoints) for name, config in settings.items()}

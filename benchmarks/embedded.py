@@ -41,6 +41,10 @@ THRESHOLDS = (1.0, 3.0, 5.0)
 """Pixels, of the area under the curve."""
 PLAIN, ALIGNED = "corner_error_px", "aligned_error_px"
 """Columns of the rows: the estimate from the matches, and `geomatch.alignment`'s from it."""
+RIGHT = "right_matches"
+"""Column of the rows: matches within `THRESHOLD` of the truth, which tell descriptors apart where corner
+errors do not."""
+COLUMNS = (PLAIN, ALIGNED, RIGHT)
 RESAMPLES = 2000
 CEILING = "all right matches of SIFT keypoints"
 """A row that no descriptor of them can better."""
@@ -74,7 +78,8 @@ def evaluate_sequence(method: Method | None, sequence: HPatchesSequence) -> list
         points0 = found[0].keypoints[matches.indices[:, 0]]
         points1 = features.keypoints[matches.indices[:, 1]]
         estimate = estimator.estimate(points0, points1, images[0].size)
-        row = {"sequence": sequence.name, "pair": number, "matches": len(matches)}
+        right = np.linalg.norm(warp_points(truth, points0) - points1, axis=1) <= THRESHOLD
+        row = {"sequence": sequence.name, "pair": number, "matches": len(matches), RIGHT: int(right.sum())}
         row |= {"inliers": estimate.num_inliers, PLAIN: None, ALIGNED: None}
         if estimate:
             better = align_homography(
@@ -107,7 +112,7 @@ def evaluate(
         identity = method.identity if method else "true matches"
         for label, folder in sets.items():
             for sequence in read_data(folder).sequences:
-                key = digest_of([identity, sequence.fingerprint, KEYPOINTS, THRESHOLD])
+                key = digest_of([identity, sequence.fingerprint, KEYPOINTS, THRESHOLD, COLUMNS])
                 file = files[name, label, sequence.name] = kept / f"{key}.json"
                 if not file.is_file():
                     todo.append((method, sequence, file))
@@ -158,33 +163,35 @@ def errors_of(rows: Sequence[Row], key: str = PLAIN) -> NDArray[np.float64]:
     return np.array([np.inf if row[key] is None else row[key] for row in rows])
 
 
-def difference(
-    rows0: Sequence[Row],
-    rows1: Sequence[Row],
-    threshold: float,
-    keys: tuple[str, str] = (PLAIN, PLAIN),
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """AUC of the first rows minus that of the second in points, and the bounds of its 95 % interval.
+def gain(
+    rows0: Sequence[Row], rows1: Sequence[Row], threshold: float, keys: tuple[str, str] = (PLAIN, PLAIN)
+) -> NDArray[np.float64]:
+    """What every pair adds to the AUC of the first rows minus that of the second, in points."""
+    errors = [errors_of(rows, key) for rows, key in zip((rows0, rows1), keys, strict=True)]
+    return 100 * (np.minimum(errors[1], threshold) - np.minimum(errors[0], threshold)) / threshold
+
+
+def mean_and_interval(values: NDArray[np.float64], photos: Sequence[str], seed: int = 0) -> str:
+    """The mean over pairs with its 95 % interval, which below ten photographs is left out.
 
     Whole photographs are drawn, since their pairs share them (see `hpatches.comparison`).
     """
-    errors = [errors_of(rows, key) for rows, key in zip((rows0, rows1), keys, strict=True)]
-    gains = 100 * (np.minimum(errors[1], threshold) - np.minimum(errors[0], threshold)) / threshold
-    photos = np.array([photo_of(row["sequence"]) for row in rows0])
     names = np.unique(photos)
-    sums = np.array([[gains[photos == name].sum(), (photos == name).sum()] for name in names])
+    if len(names) < 10:
+        return f"{values.mean():+.1f}"
+    own = [values[np.array(photos) == name] for name in names]
+    sums = np.array([[part.sum(), len(part)] for part in own])
     drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
     totals = sums[drawn].sum(1)
     low, high = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5])
-    return float(gains.mean()), float(low), float(high)
+    return f"{values.mean():+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
-    """Per method its size, its time, and on each set AUC at 1, 3 and 5 px and failures, in Markdown."""
+    """Per method its size, its time, and on each set AUC, failures and mean right matches, in Markdown."""
     sets = list(dict.fromkeys(row["set"] for row in rows))
-    head = ["features", "MB", "s", *(f"{name}: AUC@1 / 3 / 5 | aligned | failures" for name in sets)]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * (3 + 3 * len(sets))}"]
+    head = ["features", "MB", "s", *(f"{name}: AUC@1 / 3 / 5 | aligned | failures | right" for name in sets)]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * (3 + 4 * len(sets))}"]
     for method in dict.fromkeys(row["method"] for row in rows):
         cost = costs.get(method)
         cells = [method, *((f"{cost['megabytes']:.1f}", f"{cost['seconds']:.2f}") if cost else ("", ""))]
@@ -195,6 +202,7 @@ def table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
                     " / ".join(f"{100 * area_under_curve(errors_of(own, key), t):.1f}" for t in THRESHOLDS)
                 )
             cells.append(f"{sum(row[PLAIN] is None for row in own)} of {len(own)}")
+            cells.append(f"{np.mean([row[RIGHT] for row in own]):.0f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -202,19 +210,28 @@ def table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
 def differences_table(
     rows: Sequence[Row], first: str, seconds: Sequence[str], keys: tuple[str, str] = (PLAIN, PLAIN)
 ) -> str:
-    """The AUC of one method minus that of others, with 95 % intervals, on each set, in Markdown."""
+    """The AUC of one method minus that of others, with 95 % intervals, on each set, in Markdown.
+
+    Without alignment right matches per pair, too, in percent of the second method's mean.
+    """
     sets = list(dict.fromkeys(row["set"] for row in rows))
-    lines = ["| set | minus | AUC@1 | AUC@3 | AUC@5 |", "| --- | --- | --- | --- | --- |"]
+    counted = keys == (PLAIN, PLAIN)
+    lines = ["| set | minus | AUC@1 | AUC@3 | AUC@5 |" + counted * " right matches, % |"]
+    lines.append("|" + " --- |" * (5 + counted))
     for name in sets:
         own = {
             m: [row for row in rows if row["method"] == m and row["set"] == name] for m in (first, *seconds)
         }
         for second in seconds:
-            cells = []
-            for threshold in THRESHOLDS:
-                mean, low, high = difference(own[first], own[second], threshold, keys)
-                few = len({photo_of(row["sequence"]) for row in own[first]}) < 10
-                cells.append(f"{mean:+.1f}" + ("" if few else f" ({low:+.1f} to {high:+.1f})"))
+            photos = [photo_of(row["sequence"]) for row in own[first]]
+            cells = [
+                mean_and_interval(gain(own[first], own[second], threshold, keys), photos)
+                for threshold in THRESHOLDS
+            ]
+            if counted:
+                counts = np.array([[row[RIGHT] for row in own[m]] for m in (first, second)], np.float64)
+                more = 100 * (counts[0] - counts[1]) / counts[1].mean()
+                cells.append(mean_and_interval(more, photos))
             lines.append(f"| {name} | {second} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

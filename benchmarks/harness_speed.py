@@ -3,11 +3,8 @@
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +14,7 @@ from geomatch.benchmarks.hpatches.data import make_synthetic
 from geomatch.benchmarks.hpatches.harness import run_hpatches
 from geomatch.benchmarks.hpatches.protocols import PROTOCOLS, Protocol
 from geomatch.benchmarks.hpatches.sequences import HPatchesSequence, read_data
+from geomatch.benchmarks.timing import Row, median_seconds, timing_row
 from geomatch.geometry import corner_error
 
 PROTOCOL = PROTOCOLS["dift-adm"]
@@ -24,8 +22,6 @@ PROTOCOL = PROTOCOLS["dift-adm"]
 METHOD = "sift"
 COPIES = 8
 """Sequences are rendered with so many seeds, two of each photograph."""
-
-Row = dict[str, Any]
 
 
 def harness_rows(repeats: int) -> list[Row]:
@@ -41,14 +37,20 @@ def harness_rows(repeats: int) -> list[Row]:
             make_synthetic([photo], folder / "data", seed)
         sequences = read_data(folder / "data").sequences
         pairs = sum(len(sequence.targets) for sequence in sequences)
-        script = [_timed(lambda: [_script(sequence) for sequence in sequences]) for _ in range(repeats)]
+        script = [
+            median_seconds(lambda: [_script(sequence) for sequence in sequences], 1) for _ in range(repeats)
+        ]
         alone = statistics.median(script)
         rows = []
         for workers in counts:
             outs = [folder / f"whole-{workers}-{run}" for run in range(repeats)]
-            seconds = [_timed(partial(_harness, folder / "data", [PROTOCOL], out, workers)) for out in outs]
+            seconds = [
+                median_seconds(partial(_harness, folder / "data", [PROTOCOL], out, workers), 1)
+                for out in outs
+            ]
             total = statistics.median(seconds)
-            rows.append(_row(f"HPatches, {pairs} pairs with SIFT, {_processes(workers)}", total, "s", alone))
+            label = f"HPatches, {pairs} pairs with SIFT, {_processes(workers)}"
+            rows.append(timing_row(label, total, "s", "plain OpenCV script", alone))
         _harness(folder / "data", every, folder / "loop", counts[-1])
         for protocols, label in (([PROTOCOL], PROTOCOL.name), (every, f"{len(every)} protocols")):
             for workers in counts:
@@ -57,9 +59,9 @@ def harness_rows(repeats: int) -> list[Row]:
                 for _ in range(repeats):
                     for kept in (folder / "loop" / "rows").iterdir():
                         kept.unlink()
-                    found.append(pairs * len(protocols) / _timed(run))
+                    found.append(pairs * len(protocols) / median_seconds(run, 1))
                 text = f"HPatches, features kept, {label}, {_processes(workers)}"
-                rows.append(_row(text, statistics.median(found), "pairs/s"))
+                rows.append(timing_row(text, statistics.median(found), "pairs/s"))
     return rows
 
 
@@ -84,15 +86,3 @@ def _script(sequence: HPatchesSequence) -> list[float]:
         height, width = greys[0].shape  # type: ignore[union-attr]
         errors.append(corner_error(matrix, truth, (width, height)))
     return errors
-
-
-def _timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def _row(name: str, value: float, unit: str, other: float | None = None) -> Row:
-    beside = {"alternative": "plain OpenCV script", "alternative_value": round(other, 3)} if other else {}
-    ratio = {"ratio": round(other / value, 3)} if other else {}
-    return {"name": name, "value": round(value, 3), "unit": unit, **beside, **ratio}

@@ -1,6 +1,7 @@
 """Read-outs: exact files, training that resumes, and a gain that photographs show."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from PIL import Image as PILImage
 
 from geomatch import GeomatchError, Image, WeightsError
 from geomatch.cli import main
-from geomatch.dift import PRESETS, DIFTExtractor
+from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
+from geomatch.dift.adm import convert_adm
 from geomatch.dift.extractor import patch_maps
 from geomatch.dift.head import ConvHead
 from geomatch.dift.readout import ReadOut, TrainedReadOut, load_readout
 from geomatch.dift.sources import READOUT
+from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.training import head as training
 from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
@@ -252,8 +255,44 @@ def test_readout_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "no such folder of images" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["Stable Diffusion", "ADM"])
+def test_readouts_of_large_models(
+    kind: str, photos: Path, small_sd: Path, tmp_path: Path, seeded: Any
+) -> None:
+    """Of small ones built alike: the file lies beside the model, is found there, and shortens descriptors."""
+    if kind == "ADM":
+        golden = np.load(Path(__file__).parent / "golden" / "adm_tiny.npz")
+        state = seeded(json.loads(str(golden["state_dict_shapes"])), "geomatch-adm:")
+        torch.save(state, tmp_path / "adm.pt")
+        model = convert_adm(tmp_path / "adm.pt", tmp_path / "model")
+        config = replace(PRESETS["dift-adm"], model=str(model), layers=(4,))
+    else:
+        model = Path(shutil.copytree(small_sd, tmp_path / "model"))
+        config = DIFTConfig(str(model), timestep=0, layers=(1,), image_size=128)
+    config = replace(config, ensemble_size=1, image_size=128, readout=False)
+    fitted = fit_on_images(
+        config, [photos / "a.png", photos / "b.png"], tmp_path / "work", 16, 2, progress=False
+    )
+    assert fitted.before is not None
+    assert fitted.after is not None
+    image = load_image(photos / "a.png")
+    features = OpenCVDetector("sift", max_keypoints=50).detect(image)
+    raw = DIFTExtractor(config).describe(image, features).descriptors
+    fitted.readout.save(model)
+    short = DIFTExtractor(replace(config, readout=True)).describe(image, features).descriptors
+    assert raw is not None
+    assert short is not None
+    assert raw.shape[1] > short.shape[1] == 16
+    np.testing.assert_allclose(short, fitted.readout.apply(raw), atol=2e-3)  # the file holds float16
+    with pytest.raises(ValueError, match="was fitted with"):
+        DIFTExtractor(replace(config, readout=True, timestep=11)).describe(image, features)
+
+
 def test_trained_readout_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A photograph that breaks off is skipped by name."""
     out = tmp_path / "out"
+    photos = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:20_000])
     arguments = [
         "readout",
         "fit",
@@ -266,7 +305,11 @@ def test_trained_readout_command(photos: Path, tmp_path: Path, capsys: pytest.Ca
         "--views",
         "1",
     ]
-    assert main(arguments) == 0, capsys.readouterr().err
+    code = main(arguments)
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    assert "broken.png: " in printed.err
+    assert "pairs of keypoints in 2 images" in printed.out
     readout = load_readout(out)
     assert isinstance(readout, TrainedReadOut)
     assert len(readout.training["images"]) == 2

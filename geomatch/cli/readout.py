@@ -48,19 +48,17 @@ def fit(
 
         settings = HeadConfig(dimension=dimension, steps=steps, seed=config.seed)
         listed = [BankImage(path, sha256_of(path), views) for path in paths]
-        train_readout(config, listed, work, settings).save(out)
+        fitted = train_readout(config, listed, work, settings)
     else:
         from geomatch.training.readouts import fit_on_images
 
         fitted = fit_on_images(config, paths, work, dimension, views, config.seed)
-        for name, reason in fitted.skipped.items():
-            click.echo(f"skipped     {name}: {reason}", err=True)
-        fitted.readout.save(out)
-        click.echo(f"fitted on   {fitted.pairs} pairs of keypoints in {fitted.images} images")
-        if fitted.before is not None and fitted.after is not None:
-            click.echo(
-                f"rank-1      {100 * fitted.before:.1f} % without, {100 * fitted.after:.1f} % with it, "
-                "in images kept out of the fit"
-            )
+    for name, reason in fitted.skipped.items():
+        click.echo(f"skipped     {name}: {reason}", err=True)
+    fitted.readout.save(out)
+    click.echo(f"fitted on   {fitted.pairs} pairs of keypoints in {fitted.images} images")
+    if fitted.after is not None:
+        without = "" if fitted.before is None else f"{100 * fitted.before:.1f} % without, "
+        click.echo(f"rank-1      {without}{100 * fitted.after:.1f} % with it, in images kept out of the fit")
     click.echo(f"wrote       {click.format_filename(out / 'readout.safetensors')}")
     return 0

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch.dift.patches import cut_patches
+from geomatch.errors import ImageError
 from geomatch.files import digest_of, replacing
 from geomatch.images import Image
 from geomatch.training.pairs import view_pairs
@@ -64,18 +65,25 @@ def row_type(patch_size: int) -> np.dtype[Any]:
     return np.dtype([("patches", np.uint8, patches), ("points", np.float32, (2, 2)), ("view", np.int32)])
 
 
-def make_bank(bank: PatchBank, images: Sequence[BankImage], workers: int = 2, progress: bool = True) -> None:
-    """One file per image; images whose file is there are passed over."""
+def make_bank(
+    bank: PatchBank, images: Sequence[BankImage], workers: int = 2, progress: bool = True
+) -> dict[BankImage, str]:
+    """One file per image; images whose file is there are passed over. Those that cannot be read, and why."""
     bank.folder.mkdir(parents=True, exist_ok=True)
     todo = [image for image in images if not bank.file(image).is_file()]
     todo.sort(key=lambda image: -image.views)  # the longest first
+    unreadable: dict[BankImage, str] = {}
     # not forked: torch may hold threads
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_make_one, bank, image) for image in todo]
+        jobs = {pool.submit(_make_one, bank, image): image for image in todo}
         for job in tqdm(
             as_completed(jobs), total=len(jobs), desc="patches", unit="image", disable=not progress
         ):
-            job.result()
+            try:
+                job.result()
+            except ImageError as error:
+                unreadable[jobs[job]] = str(error).removeprefix(f"{jobs[job].path}: ")
+    return unreadable
 
 
 def load_bank(bank: PatchBank, images: Sequence[BankImage]) -> list[Rows]:

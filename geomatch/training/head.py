@@ -16,9 +16,11 @@ from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.extractor import patch_maps
 from geomatch.dift.head import ConvHead
 from geomatch.dift.readout import TrainedReadOut
+from geomatch.errors import GeomatchError
 from geomatch.training import readouts
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
 from geomatch.training.checkpoint import resume, save_checkpoint
+from geomatch.training.readouts import FittedReadOut
 
 CHECKPOINT = "head.pt"
 KEPT_OUT = 20
@@ -53,41 +55,52 @@ def train_readout(
     images: Sequence[BankImage],
     work: Path,
     settings: HeadConfig = HeadConfig(),
+    patches: Path | None = None,
     workers: int = 2,
     progress: bool = True,
-) -> TrainedReadOut:
+) -> FittedReadOut:
     """Make the bank and train the head of a model that describes patches; a second call goes on.
 
     Args:
         config: the model and its settings.
         images: photographs; every `KEPT_OUT`-th is used to watch the training only.
-        work: folder of bank and checkpoint.
+        work: folder of the checkpoint.
         settings: of the training.
+        patches: folder of the bank, which several trainings can share; None for ``work/patches``.
         workers: processes that make the bank.
         progress: show bars.
 
     Raises:
+        GeomatchError: when the images give no pairs.
         ValueError: when the model is not one of patches.
     """
     if config.sampling != "patch":
         raise ValueError(
             "a read-out can be trained for sampling='patch' only; dense maps have the fitted one"
         )
-    bank = PatchBank(work / "patches", config.patch_size, config.patch_scale)
-    make_bank(bank, images, workers, progress)
+    bank = PatchBank(patches or work / "patches", config.patch_size, config.patch_scale)
+    unreadable = make_bank(bank, images, workers, progress)
+    images = [image for image in images if image not in unreadable]
     watched = images[::KEPT_OUT] if len(images) >= KEPT_OUT else []
     used = [image for image in images if image not in watched]
     views, watched_views = load_bank(bank, used), load_bank(bank, watched)
+    if not views:
+        raise GeomatchError(
+            f"{len(used)} images gave no pairs of keypoints: give photographs with something to find"
+        )
     extractor = DIFTExtractor(replace(config, readout=False))
     head = train_head(extractor, views, settings, work, validation=watched_views[:100], progress=progress)
+    log = torch.load(work / CHECKPOINT, weights_only=True)["log"]
     training = {
         "model": config.model,
         "images": [image.sha256 for image in used],
         "pairs": sum(len(rows) for rows in views),
         "head": asdict(settings),
-        "log": torch.load(work / CHECKPOINT, weights_only=True)["log"],
+        "log": log,
     }
-    return TrainedReadOut(head, config.feature_settings(), training)
+    readout = TrainedReadOut(head, config.feature_settings(), training)
+    skipped = {str(image.path): reason for image, reason in unreadable.items()}
+    return FittedReadOut(readout, len(used), skipped, training["pairs"], None, log[-1].get("rank1"))
 
 
 def train_head(

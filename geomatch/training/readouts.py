@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from geomatch.dift import DIFTConfig, DIFTExtractor, ReadOut
+from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.fit import fit_readout
+from geomatch.dift.readout import AnyReadOut
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
 from geomatch.identity import identity_of
@@ -30,7 +31,7 @@ KEPT_OUT = 10
 class FittedReadOut:
     """A read-out, and what is known of it."""
 
-    readout: ReadOut
+    readout: AnyReadOut
     images: int
     """That it was fitted on."""
     skipped: dict[str, str]
@@ -39,9 +40,9 @@ class FittedReadOut:
     """Corresponding keypoints that it was fitted on."""
     before: float | None
     """Rank-1 accuracy without it: share of keypoints in the images kept out whose nearest neighbour, among
-    the corresponding keypoints of the other view, is right. None with fewer than two images."""
+    the corresponding keypoints of the other view, is right. None when it was not measured."""
     after: float | None
-    """The same with it."""
+    """The same with it; None when there were too few images to keep any out."""
 
 
 def fit_on_images(

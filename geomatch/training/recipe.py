@@ -10,7 +10,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from geomatch.dift import PRESETS
-from geomatch.dift.readout import TrainedReadOut
+from geomatch.dift.readout import AnyReadOut
 from geomatch.files import replacing
 from geomatch.training.bank import BankImage
 from geomatch.training.crops import load_crops
@@ -66,7 +66,7 @@ def run_recipe(
     with replacing(out / "scheduler_config.json") as temporary:
         temporary.write_bytes((work / "scheduler_config.json").read_bytes())
     settings = replace(PRESETS["dift-tiny"], model=str(out), readout=False)
-    readout = train_readout(settings, bank_images(found), work, HEAD, progress=progress)
+    readout = train_readout(settings, bank_images(found), work, HEAD, progress=progress).readout
     readout = replace(readout, training={**readout.training, "model": "dift-tiny"})
     readout.save(out)
     with (work / "loss.csv").open(newline="", encoding="utf-8") as file:
@@ -84,7 +84,7 @@ def bank_images(images: Sequence[tuple[TrainingImage, Path]]) -> list[BankImage]
 def model_card(
     config: DenoiseConfig,
     images: Sequence[tuple[TrainingImage, Path]],
-    readout: TrainedReadOut,
+    readout: AnyReadOut,
     losses: Sequence[tuple[int, float]],
 ) -> str:
     """The model card in Markdown: data, licences, settings and loss curve."""
