@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,11 +11,12 @@ from torch.nn import functional
 
 from geomatch.benchmarks.methods.method import Method, create_method
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
-from geomatch.dift.patches import cut_patches, normalize_patches
 from geomatch.dift.sources import READOUT, model_folder, readout_file
 from geomatch.images import Image
-from geomatch.keypoints import OpenCVDetector
-from geomatch.parts import Describer
+from geomatch.keypoints import create_detector
+from geomatch.keypoints.tiny import weights_file
+from geomatch.parts import DEFAULT_DETECTOR, Describer
+from geomatch.patches import cut_patches, normalize_patches
 from geomatch.training.denoise import DenoiseConfig, new_unet
 from geomatch.training.head import train_readout
 from geomatch.training.readouts import fit_on_images
@@ -26,6 +28,8 @@ PIXELS = ("conv_in",)
 """The layer that is one convolution of the pixels."""
 COPIES = "dift-tiny-dense, 8 rotations, 3 scales"
 """A model of whole images with turned and reduced copies."""
+OWN = "superpoint-tiny"
+"""The embedded detector alone."""
 RAW_SIDE = 16
 """Raw patches are grey, of this side."""
 
@@ -52,14 +56,46 @@ class RawPatches:
         return replace(features, descriptors=np.concatenate(rows))
 
 
-def method_of(descriptor: str | DIFTConfig | Describer, keypoints: int) -> Method:
-    """A descriptor at SIFT keypoints."""
+@dataclass(frozen=True)
+class RootSIFT:
+    """OpenCV's SIFT descriptors at keypoints of any detector, as RootSIFT (Arandjelovic, Zisserman, 2012)."""
+
+    def describe(self, image: Image, features: Features) -> Features:
+        """Keypoints need scale and orientation."""
+        if features.scales is None or features.orientations is None:
+            raise ValueError("the keypoints need scale and orientation")
+        # OpenCV's size is 2 * 1.6 * 2^(octave + layer / 3), with layers 1 to 3
+        steps = 3 * np.log2(features.scales / 3.2)
+        octaves = np.maximum(np.floor((steps - 0.5) / 3), -1).astype(int)
+        layers = np.clip(np.round(steps - 3 * octaves), 1, 3).astype(int)
+        points = [
+            cv2.KeyPoint(float(x), float(y), float(size), float(np.degrees(angle)) % 360, 1.0, int(code))
+            for (x, y), size, angle, code in zip(
+                features.keypoints,
+                features.scales,
+                features.orientations,
+                (octaves & 255) | (layers << 8),
+                strict=True,
+            )
+        ]
+        grey = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY)
+        sift = cv2.SIFT_create(enable_precise_upscale=True)  # type: ignore[attr-defined]
+        kept, rows = sift.compute(grey, points)
+        if len(kept) != len(points):
+            raise ValueError("OpenCV left keypoints out")
+        rows = np.zeros((0, 128), np.float32) if rows is None else rows
+        values = np.sqrt(rows / np.maximum(rows.sum(1, keepdims=True), 1e-12))
+        return replace(features, descriptors=values.astype(np.float32))
+
+
+def method_of(descriptor: str | DIFTConfig | Describer, keypoints: int, detector: str = "sift") -> Method:
+    """A descriptor at keypoints of a detector."""
     if isinstance(descriptor, str):
-        return create_method(f"sift+{descriptor}", keypoints)
+        return create_method(f"{detector}+{descriptor}", keypoints)
     describer = DIFTExtractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor
     metric = descriptor.metric if isinstance(descriptor, DIFTConfig) else "cosine"
     name = type(describer).__name__
-    return Method(f"sift+{name}", OpenCVDetector("sift", max_keypoints=keypoints), describer, metric)
+    return Method(f"{detector}+{name}", create_detector(detector, keypoints), describer, metric)
 
 
 def controls(images: Path, work: Path, keypoints: int) -> tuple[dict[str, Method], dict[str, int]]:
@@ -103,8 +139,14 @@ def controls(images: Path, work: Path, keypoints: int) -> tuple[dict[str, Method
     methods = {"RootSIFT": create_method("rootsift", keypoints)}
     methods |= {name: method_of(config, keypoints) for name, config in settings.items()}
     methods["raw patches"] = method_of(RawPatches(), keypoints)
+    own = {f"dift-tiny, {detector} keypoints": (tiny, detector) for detector in (DEFAULT_DETECTOR, OWN)}
+    methods |= {name: method_of(config, keypoints, detector) for name, (config, detector) in own.items()}
+    methods[f"RootSIFT, {DEFAULT_DETECTOR} keypoints"] = method_of(RootSIFT(), keypoints, DEFAULT_DETECTOR)
+    detector_bytes = weights_file().stat().st_size
     sizes = dict.fromkeys(methods, 0)
     sizes |= {name: _bytes(config) for name, config in settings.items()}
+    sizes |= {name: _bytes(tiny) + detector_bytes for name in own}
+    sizes[f"RootSIFT, {DEFAULT_DETECTOR} keypoints"] = detector_bytes
     return methods, sizes
 
 

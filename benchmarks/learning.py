@@ -56,7 +56,7 @@ def variants() -> list[Variant]:
     for steps in (0, 500, 2000):
         denoiser = DenoiseConfig(steps=steps)
         rows.append(Variant(f"denoiser, {steps} steps; read-out, {SHORT}", short, denoiser))
-    wide = DenoiseConfig(widths=(72, 96, 144), steps=2000)
+    wide = DenoiseConfig(widths=(64, 96, 128), steps=2000)
     rows.append(Variant(f"denoiser of widths {wide.widths}, 2000 steps; read-out, {SHORT}", short, wide))
     return [*rows, Variant("dift-tiny as shipped", HeadConfig())]
 

@@ -6,7 +6,14 @@ from geomatch.dift import DIFTExtractor
 from geomatch.dift.hub import transformers_fingerprint
 from geomatch.dift.loading import model_fingerprint
 from geomatch.files import sha256_of
-from geomatch.keypoints import MagicLeapSuperPoint, OpenCVDetector, SuperPointDetector
+from geomatch.keypoints import (
+    MagicLeapSuperPoint,
+    MixedDetector,
+    OpenCVDetector,
+    SuperPointDetector,
+    TinyDetector,
+)
+from geomatch.keypoints.tiny import weights_file
 from geomatch.provenance import record
 from geomatch.weights import SUPERPOINT_V6, locate_weights
 
@@ -32,6 +39,8 @@ def identity_of(part: object) -> dict[str, Any] | None:
         raise ValueError(f"{settings}: to keep its results, a part must be a dataclass of its settings")
     if isinstance(part, SuperPointDetector):
         sums = [sha256_of(locate_weights(SUPERPOINT_V6, part.weights))]
+    elif isinstance(part, (TinyDetector, MixedDetector)):
+        sums = [sha256_of(weights_file(part.weights))]
     elif isinstance(part, MagicLeapSuperPoint):
         sums = [transformers_fingerprint(part.weights)]
     elif isinstance(part, DIFTExtractor):

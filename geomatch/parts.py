@@ -10,7 +10,9 @@ from geomatch.images import Image
 from geomatch.keypoints import Detector, GridDetector, create_detector
 from geomatch.matching import Metric
 from geomatch.types import Features
-from geomatch.weights import SUPERPOINT_V6, is_cached
+
+DEFAULT_DETECTOR = "mixed"
+"""SIFT and the embedded network by turns."""
 
 
 class Describer(Protocol):
@@ -41,19 +43,11 @@ def extraction_parts(
     a homography comes out as well densely, but fewer matches are right, and models need many.
     """
     describer = create_describer(descriptor) if descriptor is not None else None
-    chosen = detector if detector is not None else default_detector(describer)
+    chosen = detector if detector is not None else DEFAULT_DETECTOR
     detect = create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen
     if describer is None:
         describer = cached_extractor(default_config(patches=not isinstance(detect, GridDetector)))
     return detect, describer, describer.config.metric if isinstance(describer, DIFTExtractor) else "cosine"
-
-
-def default_detector(describer: Describer | None) -> str:
-    """SIFT for the embedded model; for others SuperPoint when its weights are there."""
-    small = describer is None or (
-        isinstance(describer, DIFTExtractor) and describer.config.model == "dift-tiny"
-    )
-    return "sift" if small or not is_cached(SUPERPOINT_V6) else "superpoint"
 
 
 def dift_config(descriptor: str) -> DIFTConfig:

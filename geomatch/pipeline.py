@@ -17,11 +17,11 @@ from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector, create_detector
 from geomatch.matching import Metric, check_options, match_mutual
 from geomatch.parts import (
+    DEFAULT_DETECTOR,
     Describer,
     cached_extractor,
     create_describer,
     default_config,
-    default_detector,
     has_frames,
 )
 from geomatch.provenance import record, versions
@@ -95,9 +95,8 @@ def match(
     Args:
         image0: path, RGB array or PIL image; see `geomatch.load_image`.
         image1: likewise.
-        detector: a name (`geomatch.keypoints.detectors`) or an object. By default
-            SIFT with the embedded model, and with others SuperPoint when its
-            weights are in the cache, else SIFT.
+        detector: a name (`geomatch.keypoints.detectors`) or an object; by default SIFT's
+            keypoints and those of the embedded network by turns (`MixedDetector`).
         descriptor: a preset (`geomatch.dift.PRESETS`), the path of a diffusers
             folder or its id on the hub, a `DIFTConfig` or an object. By default
             the embedded model: ``dift-tiny`` where keypoints have scale and
@@ -132,7 +131,7 @@ def match(
     seconds: dict[str, float] = {}
     estimate = create_estimator(estimator, threshold) if isinstance(estimator, str) else estimator
     describer = create_describer(descriptor) if descriptor is not None else None
-    detect = detector if detector is not None else default_detector(describer)
+    detect = detector if detector is not None else DEFAULT_DETECTOR
     if isinstance(detect, str):
         detect = create_detector(detect, max_keypoints)
     with _timed(seconds, "read"):

@@ -45,11 +45,22 @@ def _convolution(channels_in: int, channels_out: int, kernel: int, relu: bool = 
 
 
 class SuperPointNetwork(nn.Module):
-    """The fully convolutional network; attribute names are those of the published weights."""
+    """The fully convolutional network; attribute names are those of the published weights.
+
+    Args:
+        channels: of the four stages; each but the last halves the resolution.
+        head: channels of the hidden layers of both heads, and of the descriptors.
+        describes: False leaves the descriptors' head out.
+    """
 
     stride = 8
 
-    def __init__(self, channels: Sequence[int] = (64, 64, 128, 128), head: int = DESCRIPTOR_SIZE) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int] = (64, 64, 128, 128),
+        head: int = DESCRIPTOR_SIZE,
+        describes: bool = True,
+    ) -> None:
         super().__init__()
         stages = []
         previous = 1
@@ -64,9 +75,19 @@ class SuperPointNetwork(nn.Module):
         self.detector = nn.Sequential(
             _convolution(previous, head, 3), _convolution(head, cells, 1, relu=False)
         )
-        self.descriptor = nn.Sequential(
-            _convolution(previous, head, 3), _convolution(head, head, 1, relu=False)
-        )
+        if describes:
+            self.descriptor = nn.Sequential(
+                _convolution(previous, head, 3), _convolution(head, head, 1, relu=False)
+            )
+
+    def cells(self, grey: Tensor) -> Tensor:
+        """Grey images (B, 1, H, W) in [0, 1] to logits (B, 65, H/8, W/8): a cell's 64 pixels, then none."""
+        found: Tensor = self.detector(self.backbone(grey))
+        return found
+
+    def scores(self, cells: Tensor) -> Tensor:
+        """Those of the pixels, (B, H, W), from logits of cells."""
+        return functional.pixel_shuffle(cells.softmax(1)[:, :-1], self.stride)[:, 0]
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
         """Grey images (B, 1, H, W) in [0, 1] to scores (B, H', W') and unit descriptors (B, D, H'/8, W'/8).
@@ -74,9 +95,7 @@ class SuperPointNetwork(nn.Module):
         H' and W' are H and W without the remainder of a division by 8.
         """
         features = self.backbone(grey)
-        scores = self.detector(features).softmax(1)[:, :-1]
-        scores = functional.pixel_shuffle(scores, self.stride)[:, 0]
-        return scores, functional.normalize(self.descriptor(features), dim=1)
+        return self.scores(self.detector(features)), functional.normalize(self.descriptor(features), dim=1)
 
 
 def _suppress(scores: Tensor, radius: int) -> Tensor:

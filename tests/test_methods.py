@@ -14,6 +14,7 @@ from kornia import feature
 from PIL import Image as PILImage
 
 import geomatch
+from geomatch.benchmarks.controls import RootSIFT
 from geomatch.benchmarks.hpatches.data import make_synthetic
 from geomatch.benchmarks.hpatches.harness import _run, run_hpatches
 from geomatch.benchmarks.hpatches.protocols import find_protocols
@@ -22,7 +23,7 @@ from geomatch.benchmarks.methods import create_method
 from geomatch.benchmarks.methods.backbones import TransformersFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
-from geomatch.benchmarks.methods.peers import WEIGHTS, KorniaFeatures
+from geomatch.benchmarks.methods.peers import WEIGHTS, KorniaFeatures, OpenCVFeatures
 from geomatch.dift import DIFTExtractor
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector
@@ -294,3 +295,11 @@ def test_strings_that_are_no_method() -> None:
     for text in ("", "surf", "sift+dift-tiny+dift-tiny", "sift+dift-tiny+lightglue", "orb+lightglue", "npz:"):
         with pytest.raises(ValueError, match=r"no method|LightGlue has weights for"):
             create_method(text)
+
+
+def test_rootsift_of_any_keypoints_is_that_of_its_own(photo0: Image) -> None:
+    """The octave and layer that OpenCV's descriptors need come back from the size alone."""
+    features = OpenCVFeatures("rootsift", 300).detect(photo0)
+    again = RootSIFT().describe(photo0, replace(features, descriptors=None))
+    assert again.descriptors is not None
+    np.testing.assert_allclose(again.descriptors, features.descriptors, atol=1e-5)

@@ -18,7 +18,16 @@ import pytest
 import torch
 
 import geomatch
-from geomatch.benchmarks.embedded import ALIGNED, PLAIN, RIVALS, area_under_curve, differences_table, table
+from geomatch.benchmarks.embedded import (
+    ALIGNED,
+    DEFAULT,
+    PLAIN,
+    RIVALS,
+    area_under_curve,
+    differences_table,
+    table,
+)
+from geomatch.benchmarks.learning import table as learning_table
 from geomatch.benchmarks.matching_speed import table as matching_table
 from geomatch.benchmarks.pca import table as pca_table
 from geomatch.cli import main
@@ -70,7 +79,7 @@ def test_folders_are_not_imported_under_a_second_name() -> None:
 
 LEVELS = [
     {"errors", "files", "optional", "bundled", "types", "provenance"},
-    {"geometry", "images", "weights", "distances"},
+    {"geometry", "images", "weights", "distances", "patches"},
     {"candidates"},
     {"search"},
     {"synthetic", "matching"},
@@ -136,6 +145,7 @@ def test_wheel_holds_one_top_level_name(tmp_path: Path) -> None:
         "geomatch/training/images.tsv",
         "geomatch/dift/weights/dift-tiny/diffusion_pytorch_model.safetensors",
         "geomatch/dift/weights/dift-tiny/readout.safetensors",
+        "geomatch/keypoints/weights/tiny.safetensors",
     ):
         assert wanted in names
     assert wheel.stat().st_size < 10e6
@@ -212,7 +222,7 @@ def test_readme_tables_are_those_of_the_records() -> None:
     record = json.loads(embedded.read_text())
     assert table(record["results"], record["metadata"]["settings"]["costs"]) in readme
     for keys in ((PLAIN, PLAIN), (ALIGNED, ALIGNED), (ALIGNED, PLAIN)):
-        assert differences_table(record["results"], "dift-tiny", RIVALS, keys) in readme
+        assert differences_table(record["results"], DEFAULT, RIVALS, keys) in readme
     assert all(row["failed"] for row in record["metadata"]["settings"]["unrelated"])
     speed = json.loads((results / "speed--linux-x86_64-2cores--cpu.json").read_text())["results"]
     assert matching_table(speed) in readme
@@ -224,6 +234,12 @@ def test_readme_tables_are_those_of_the_records() -> None:
         elif row["name"].startswith("HPatches"):
             assert f"| {row['value']:.1f} s |" in readme
             assert f"({row['alternative_value']:.1f} s)" in readme
+
+
+def test_readme_learning_table_is_that_of_the_record() -> None:
+    readme = (ROOT / "README.md").read_text()
+    record = ROOT / "benchmarks" / "results" / "0.1.0" / "learning--linux-x86_64-2cores--cpu.json"
+    assert learning_table(json.loads(record.read_text())["results"]) in readme
 
 
 def test_readme_pca_table_is_that_of_the_record() -> None:

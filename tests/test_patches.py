@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from geomatch import Image
-from geomatch.dift.patches import cut_patches, normalize_patches
+from geomatch.patches import cut_patches, normalize_patches
 
 
 def test_patches_undo_rotation_and_scale(photo0: Image) -> None:

@@ -13,7 +13,6 @@ from geomatch import EstimationFailure, Features, Image
 from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import GridDetector, OpenCVDetector
 from geomatch.output import save_result, summary
-from geomatch.parts import default_detector
 from geomatch.pipeline import MatchResult
 
 PAIR = geomatch.bundled_pair()
@@ -142,15 +141,6 @@ def test_wrong_names_are_refused_before_any_work(photo0: Image) -> None:
     for options in ({"detector": "x"}, {"descriptor": "x"}, {"estimator": "x"}):
         with pytest.raises(ValueError, match=r"unknown .* 'x'; choose one of"):
             geomatch.match(photo0, photo0, **options)  # type: ignore[arg-type]
-
-
-def test_default_detector_follows_the_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert default_detector(None) == "sift"
-    assert default_detector(geomatch.DIFTExtractor()) == "sift"
-    large = geomatch.DIFTExtractor(geomatch.DIFTConfig(model="somewhere"))
-    assert default_detector(large) == "sift"
-    monkeypatch.setattr("geomatch.parts.is_cached", lambda weights: True)
-    assert default_detector(large) == "superpoint"
 
 
 def test_result_on_disk(result: MatchResult, photo0: Image, tmp_path: Path) -> None:

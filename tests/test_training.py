@@ -13,11 +13,13 @@ from geomatch.dift.head import ConvHead
 from geomatch.dift.readout import TrainedReadOut
 from geomatch.keypoints import OpenCVDetector
 from geomatch.synthetic import random_homography, render_view
+from geomatch.training.cards import detector_card, model_card
 from geomatch.training.crops import CropSource
 from geomatch.training.denoise import DenoiseConfig, train_denoiser
+from geomatch.training.detector import DetectorConfig
 from geomatch.training.head import HeadConfig
 from geomatch.training.pairs import make_views, true_pairs, view_pairs
-from geomatch.training.recipe import model_card
+from geomatch.training.recipe import DENOISER_PACKAGES
 from geomatch.training.sources import find_images, listed_images
 
 CONFIG = DenoiseConfig(widths=(16, 16), crop_size=16, batch_size=2, steps=6)
@@ -134,7 +136,7 @@ def test_model_card_states_data_licence_steps_and_loss() -> None:
     head = ConvHead([(4, 8)], (8,), 16).eval()
     log = [{"step": step, "loss": 1 / step, "rank1": 0.5} for step in (10, 20)]
     readout = TrainedReadOut(head, {}, {"head": asdict(HeadConfig(steps=77)), "pairs": 1234, "log": log})
-    card = model_card(CONFIG, images, readout, [(2, 0.5), (4, 0.25), (6, 0.125)])
+    card = model_card(CONFIG, images, DENOISER_PACKAGES, readout, [(2, 0.5), (4, 0.25), (6, 0.125)])
     for words in (
         "CC-BY-4.0",
         "supertuxkart-data",
@@ -145,4 +147,11 @@ def test_model_card_states_data_licence_steps_and_loss() -> None:
         "| 20 | 0.050 | 0.500 |",
         "MIT",
     ):
+        assert words in card
+
+
+def test_detector_card_states_data_licence_and_loss() -> None:
+    images = [(image, Path(image.path)) for image in listed_images() if image.split == "train"]
+    card = detector_card(DetectorConfig(steps=77), images, 1234, [(50, 0.9), (77, 0.75)])
+    for words in ("CC-BY-4.0", "supertuxkart-data", "1,234 views", '"steps": 77', "| 77 | 0.750 |", "MIT"):
         assert words in card

@@ -35,7 +35,11 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
               help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id.")  # fmt: skip
 @click.option(
-    "--detector", metavar="NAME", default="sift", show_default=True, help="sift, grid, superpoint, ..."
+    "--detector",
+    metavar="NAME",
+    default="sift",
+    show_default=True,
+    help="sift, mixed, superpoint-tiny, grid, ...",
 )
 @click.option("--max-keypoints", type=int, default=1000, show_default=True, help="Per image.")
 @click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,

@@ -24,7 +24,7 @@ def _add(options: list[Callable[[Command], Command]]) -> Callable[[Command], Com
 
 _matching = _add([
     click.option("--detector", metavar="NAME", default="sift-large", show_default=True,
-                 help="sift-large, sift, grid, superpoint, orb, ..."),
+                 help="sift-large, sift, mixed, superpoint-tiny, superpoint, grid, orb, ..."),
     click.option("--descriptor", metavar="NAME",
                  help="A preset (`geomatch models`), or a diffusers model: folder or hub id."),
     click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),

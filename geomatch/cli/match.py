@@ -20,7 +20,9 @@ if TYPE_CHECKING:
               help="Write result.json, matches.npz, matches.png and overlay.png here.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
 @click.option(
-    "--detector", metavar="NAME", help="sift, grid, superpoint, orb, ... [default: by the descriptor]"
+    "--detector",
+    metavar="NAME",
+    help="mixed, sift, superpoint-tiny, superpoint, grid, orb, ... [default: mixed]",
 )
 @click.option(
     "--descriptor",

@@ -13,7 +13,7 @@ import click
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--threads", type=int, help="CPU threads. [default: all]")
 def train(out: Path, images: Path, steps: int, device: str, threads: int | None) -> int:
-    """Train the embedded model again, into the folder OUT; a second start goes on where the first ended."""
+    """Train the embedded model and detector again, into the folder OUT; a second start goes on."""
     from geomatch.training.recipe import run_recipe
 
     run_recipe(out, images, steps=steps, device=device, threads=threads)

@@ -18,12 +18,12 @@ from geomatch.dift.feature_map import FeatureMap
 from geomatch.dift.head import POOLED
 from geomatch.dift.loading import load_model
 from geomatch.dift.model import DiffusionModel, Latents
-from geomatch.dift.patches import cut_patches, normalize_patches
 from geomatch.dift.presets import PRESETS
 from geomatch.dift.readout import AnyReadOut, ReadOut, check_settings, load_readout, pool_patches
 from geomatch.dift.sources import readout_file
 from geomatch.geometry import resize_points, warp_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
+from geomatch.patches import cut_patches, normalize_patches
 from geomatch.types import Features, check_shape
 
 PATCH_CONTRAST = 0.5

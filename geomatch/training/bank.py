@@ -1,9 +1,10 @@
 """A bank of corresponding patches, made once per image, that trained read-outs learn from."""
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from geomatch.dift.patches import cut_patches
 from geomatch.errors import ImageError
 from geomatch.files import digest_of, replacing
 from geomatch.images import Image
+from geomatch.patches import cut_patches
 from geomatch.training.pairs import view_pairs
 from geomatch.types import Features
 
@@ -71,19 +72,29 @@ def make_bank(
     """One file per image; images whose file is there are passed over. Those that cannot be read, and why."""
     bank.folder.mkdir(parents=True, exist_ok=True)
     todo = [image for image in images if not bank.file(image).is_file()]
-    todo.sort(key=lambda image: -image.views)  # the longest first
+    return for_each_image(partial(_make_one, bank), todo, workers, "patches", progress)
+
+
+def for_each_image(
+    make: Callable[[BankImage], None], images: Sequence[BankImage], workers: int, what: str, progress: bool
+) -> dict[BankImage, str]:
+    """Call ``make`` of every image in processes of one thread. Images that cannot be read, and why."""
     unreadable: dict[BankImage, str] = {}
     # not forked: torch may hold threads
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        jobs = {pool.submit(_make_one, bank, image): image for image in todo}
-        for job in tqdm(
-            as_completed(jobs), total=len(jobs), desc="patches", unit="image", disable=not progress
-        ):
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
+        # the longest first
+        jobs = {pool.submit(make, image): image for image in sorted(images, key=lambda image: -image.views)}
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc=what, unit="image", disable=not progress):
             try:
                 job.result()
             except ImageError as error:
                 unreadable[jobs[job]] = str(error).removeprefix(f"{jobs[job].path}: ")
     return unreadable
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
 
 
 def load_bank(bank: PatchBank, images: Sequence[BankImage]) -> list[Rows]:
@@ -101,8 +112,6 @@ def load_bank(bank: PatchBank, images: Sequence[BankImage]) -> list[Rows]:
 
 
 def _make_one(bank: PatchBank, image: BankImage) -> None:
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
     seed = int(image.sha256[:8], 16)
     parts = [np.zeros(0, row_type(bank.patch_size))]
     pairs = view_pairs(image.path, image.views, seed, 1000, STRENGTHS)

@@ -20,18 +20,25 @@ def make_views(
     pixels: NDArray[np.uint8], rng: np.random.Generator, motion: Motion, strength: float = 1.0
 ) -> tuple[Image, Image, NDArray[np.float64]]:
     """A random part of the photograph, a second view of that part, and the homography between them."""
-    width, height = VIEW_SIZE
+    first = random_part(pixels, rng, VIEW_SIZE)
+    motion_matrix = random_homography(rng, VIEW_SIZE, motion)
+    view0 = change_light(rng, render_view(pixels, first, VIEW_SIZE), strength)
+    view1 = change_light(rng, render_view(pixels, motion_matrix @ first, VIEW_SIZE), strength)
+    return Image(view0, "view 0"), Image(view1, "view 1"), motion_matrix
+
+
+def random_part(
+    pixels: NDArray[np.uint8], rng: np.random.Generator, size: tuple[int, int]
+) -> NDArray[np.float64]:
+    """(3, 3) from the photograph to a (width, height) view of a part, enlarged only if it is smaller."""
+    width, height = size
     rows, columns = pixels.shape[:2]
     largest = min(columns / width, rows / height)
     zoom = np.exp(rng.uniform(min(0.0, np.log(largest)), np.log(max(1.0, largest))))
     zoom = min(zoom, largest)
     left = rng.uniform(0, columns - width * zoom)
     top = rng.uniform(0, rows - height * zoom)
-    first = np.array([[1 / zoom, 0, -left / zoom], [0, 1 / zoom, -top / zoom], [0, 0, 1]])
-    motion_matrix = random_homography(rng, VIEW_SIZE, motion)
-    view0 = change_light(rng, render_view(pixels, first, VIEW_SIZE), strength)
-    view1 = change_light(rng, render_view(pixels, motion_matrix @ first, VIEW_SIZE), strength)
-    return Image(view0, "view 0"), Image(view1, "view 1"), motion_matrix
+    return np.array([[1 / zoom, 0, -left / zoom], [0, 1 / zoom, -top / zoom], [0, 0, 1]])
 
 
 def true_pairs(features0: Features, features1: Features, matrix: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -1,20 +1,22 @@
-"""The whole recipe of the embedded model: images, denoiser, read-out, model card."""
+"""The whole recipe of what is embedded: images, denoiser, read-out, detector, model cards."""
 
 import csv
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from geomatch.dift import PRESETS
-from geomatch.dift.readout import AnyReadOut
 from geomatch.files import replacing
+from geomatch.keypoints.tiny import save_network
+from geomatch.training.adaptation import load_labels, make_labels
 from geomatch.training.bank import BankImage
+from geomatch.training.cards import detector_card, model_card
 from geomatch.training.crops import load_crops
 from geomatch.training.denoise import DenoiseConfig, train_denoiser
+from geomatch.training.detector import CHECKPOINT, DetectorConfig, train_detector
 from geomatch.training.head import HeadConfig, train_readout
 from geomatch.training.sources import TrainingImage, fetch_packages, find_images
 
@@ -29,6 +31,10 @@ DENOISER_PACKAGES = (
 """The denoiser learned from these packages; the read-out, which came later, from all."""
 VIEWS = {"photo": 40, "texture": 4}
 """View pairs per image for the read-out: there are few photographs."""
+DETECTOR = "detector"
+"""Folder of the detector's weights and card."""
+DETECTOR_VIEWS = {"photo": 8, "texture": 1}
+"""Views per image for the detector."""
 HEAD = HeadConfig()
 """Of the shipped read-out."""
 
@@ -41,10 +47,11 @@ def run_recipe(
     threads: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Train ``dift-tiny`` into the folder ``out``; an interrupted run goes on from its checkpoints.
+    """Train ``dift-tiny`` and the detector into the folder ``out``; an interrupted run goes on.
 
     Args:
-        out: gets the model folder; ``out/work`` keeps checkpoints and patches (4 GB).
+        out: gets the model folder, with the detector in ``out/detector``; ``out/work`` keeps checkpoints,
+            patches and labels (4 GB).
         images: folder of the unpacked Debian packages, downloaded if missing.
         steps: optimiser steps of the denoiser.
         device: of the denoiser.
@@ -72,80 +79,26 @@ def run_recipe(
     with (work / "loss.csv").open(newline="", encoding="utf-8") as file:
         losses = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
     with replacing(out / "README.md") as temporary:
-        temporary.write_text(model_card(config, found, readout, losses), encoding="utf-8")
+        card = model_card(config, found, DENOISER_PACKAGES, readout, losses)
+        temporary.write_text(card, encoding="utf-8")
+    _run_detector(out / DETECTOR, found, work, progress)
     return out
 
 
-def bank_images(images: Sequence[tuple[TrainingImage, Path]]) -> list[BankImage]:
-    """How often the read-out sees each image."""
-    return [BankImage(path, image.sha256, VIEWS[image.kind]) for image, path in images]
+def _run_detector(out: Path, found: Sequence[tuple[TrainingImage, Path]], work: Path, progress: bool) -> None:
+    images = bank_images(found, DETECTOR_VIEWS)
+    make_labels(work / "labels", images, progress=progress)
+    labels, config = load_labels(work / "labels", images), DetectorConfig()
+    network = train_detector(labels, config, work, progress=progress)
+    out.mkdir(exist_ok=True)
+    save_network(network, out / "tiny.safetensors")
+    log = torch.load(work / CHECKPOINT, weights_only=True)["log"]
+    with replacing(out / "README.md") as temporary:
+        temporary.write_text(detector_card(config, found, len(labels), log), encoding="utf-8")
 
 
-def model_card(
-    config: DenoiseConfig,
-    images: Sequence[tuple[TrainingImage, Path]],
-    readout: AnyReadOut,
-    losses: Sequence[tuple[int, float]],
-) -> str:
-    """The model card in Markdown: data, licences, settings and loss curve."""
-    groups: dict[tuple[str, str, str], int] = {}
-    for image, _ in images:
-        key = (image.package, image.kind, image.licence)
-        groups[key] = groups.get(key, 0) + 1
-    data = [f"| {p} | {kind} | {count} | {licence} |" for (p, kind, licence), count in sorted(groups.items())]
-    log = readout.training["log"]
-    stride = max(1, len(losses) // 20)
-    chosen = [*losses[::stride], losses[-1]] if (len(losses) - 1) % stride else losses[::stride]
-    curve = [f"| {step} | {loss:.4f} |" for step, loss in chosen]
-    head_curve = [f"| {row['step']:.0f} | {row['loss']:.3f} | {row['rank1']:.3f} |" for row in log[1::2]]
-    settings = json.dumps(asdict(config))
-    samples = config.steps * config.batch_size
-    packages = ", ".join(DENOISER_PACKAGES)
-    return "\n".join(
-        [
-            "# dift-tiny",
-            "",
-            "A small denoising diffusion model in pixel space (diffusers `UNet2DModel`, 2 x 2 pixel",
-            "blocks as channels, no attention), whose activations serve as descriptors, with a read-out",
-            f"(a small network, {readout.dimension} dimensions) trained on the frozen activations.",
-            "",
-            "Made by `geomatch train OUT`. The weights are released under the MIT licence of the code, as",
-            "far as its authors hold rights in them; they were trained on the openly licensed images below.",
-            "",
-            "## Training",
-            "",
-            f"- Denoiser: `{settings}`",
-            f"- {samples:,} crops seen of the packages {packages};",
-            "  noise prediction, linear DDPM schedule, weights averaged (EMA).",
-            f"- Read-out: `{json.dumps(readout.training['head'])}`",
-            f"- {readout.training['pairs']:,} pairs of SIFT keypoints in made views of all images (every",
-            "  20th was only watched).",
-            f"- Descriptor: `{json.dumps(PRESETS['dift-tiny'].feature_settings())}`",
-            "",
-            "## Data",
-            "",
-            "From Debian 12 (main). Every file with its SHA-256 is listed in `geomatch/training/images.tsv`;",
-            "rows marked `holdout` were not used.",
-            "",
-            "| package | kind | images | licence |",
-            "| --- | --- | --- | --- |",
-            *data,
-            "",
-            "## Learning curves",
-            "",
-            "Of the read-out: its loss, and the share of keypoints of watched images whose nearest neighbour",
-            "among those of the other view is right.",
-            "",
-            "| step | loss | rank-1 |",
-            "| --- | --- | --- |",
-            *head_curve,
-            "",
-            "Of the denoiser:",
-            "mean squared error of the predicted noise, averaged since the row before it in the log.",
-            "",
-            "| step | loss |",
-            "| --- | --- |",
-            *curve,
-            "",
-        ]
-    )
+def bank_images(
+    images: Sequence[tuple[TrainingImage, Path]], views: Mapping[str, int] = VIEWS
+) -> list[BankImage]:
+    """How often each image is seen."""
+    return [BankImage(path, image.sha256, views[image.kind]) for image, path in images]

@@ -1,0 +1,67 @@
+"""SIFT's keypoints and those of the embedded network by turns."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from geomatch.images import Image
+from geomatch.keypoints.detector import Detector, check_limits, no_keypoints, select_best
+from geomatch.keypoints.opencv import OpenCVDetector
+from geomatch.keypoints.tiny import TinyDetector
+from geomatch.types import Features
+
+
+@dataclass(frozen=True)
+class MixedDetector:
+    """The best of SIFT, the best of the network, the second best of SIFT, ...
+
+    SIFT's lie more exactly; the network still finds some where light or want of texture leave SIFT none.
+    Scores are the order: from 1 down.
+    """
+
+    weights: str | Path | None = None
+    """As of `TinyDetector`."""
+    max_keypoints: int | None = 3000
+    """Keep at most so many; None for all."""
+    min_distance: float = 0.0
+    """Least distance in pixels between two keypoints, of whichever kind."""
+    max_image_side: int | None = 2048
+    """Larger images are reduced to this long side for detection."""
+    device: str = "cpu"
+    """Of the network."""
+
+    def __post_init__(self) -> None:
+        check_limits(self.max_keypoints, self.min_distance)
+
+    @cached_property
+    def parts(self) -> tuple[Detector, Detector]:
+        """SIFT and the network, each of which could fill the whole number."""
+        sift = OpenCVDetector("sift", self.max_keypoints, max_image_side=self.max_image_side)
+        tiny = TinyDetector(
+            self.weights, self.max_keypoints, max_image_side=self.max_image_side, device=self.device
+        )
+        return sift, tiny
+
+    def detect(self, image: Image) -> Features:
+        """Detect on the grey image."""
+        found = [features for features in (part.detect(image) for part in self.parts) if len(features)]
+        if not found:
+            return no_keypoints(image)
+        rank = np.concatenate([np.arange(len(features)) for features in found])
+        order = np.argsort(rank, kind="stable")
+        scores = np.empty(len(order), np.float32)
+        scores[order] = 1 - np.arange(len(order)) / len(order)
+
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([getattr(features, name) for features in found])
+
+        features = Features(
+            keypoints=joined("keypoints"),
+            scores=scores,
+            image_size=image.size,
+            scales=joined("scales"),
+            orientations=joined("orientations"),
+        )
+        return select_best(features, self.max_keypoints, self.min_distance)

@@ -1,0 +1,177 @@
+"""Our own detector: a narrow SuperPoint on an image pyramid, with weights that come with the package."""
+
+import importlib.resources
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geomatch.errors import WeightsError
+from geomatch.files import replacing
+from geomatch.geometry import resize_points
+from geomatch.images import Image, reduce_image
+from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
+from geomatch.keypoints.orientation import dominant_orientations
+from geomatch.keypoints.superpoint import SuperPointNetwork
+from geomatch.types import Features
+
+CHANNELS, HEAD = (16, 32, 32, 64), 128
+"""Of the network: a quarter to a half of SuperPoint's."""
+_LEVELS = 9
+"""Of the pyramid; each is smaller by the square root of 2."""
+_LEAST_SIDE = 48
+"""Of a level, in pixels."""
+_SCALE = 4.0
+"""Diameter in pixels that a keypoint of the first level is given; at coarser levels in proportion."""
+_DECAY = 1.5
+"""A level reduced s times gets s^-1.5 of the keypoints: fine ones lie more exactly, coarse ones are found
+from other distances."""
+
+
+@dataclass(frozen=True)
+class TinyDetector:
+    """Keypoints with scale and orientation of the embedded network; see `geomatch.training.detector`.
+
+    The network is SuperPoint's detector (DeTone, Malisiewicz, Rabinovich, 2018), narrower, and trained by
+    homographic adaptation on openly licensed images. Every level of the pyramid is searched alone.
+    """
+
+    weights: str | Path | None = None
+    """A file of `save_network`; None for the embedded one."""
+    max_keypoints: int | None = 3000
+    """Keep at most so many; None for all."""
+    min_distance: float = 0.0
+    """Least distance in pixels between two keypoints, of whatever levels."""
+    nms_radius: int = 3
+    """Half side, in pixels of its level, of the square in which a keypoint must be the maximum."""
+    detection_threshold: float = 0.01
+    """Least score."""
+    border: int = 6
+    """Pixels of its level near the border where no keypoint is taken."""
+    max_image_side: int | None = 2048
+    """Larger images are reduced to this long side for detection."""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_limits(self.max_keypoints, self.min_distance)
+        if self.nms_radius < 0 or self.border < 1:
+            raise ValueError("nms_radius must be 0 or more pixels, border 1 or more")
+
+    @cached_property
+    def network(self) -> SuperPointNetwork:
+        """The network, loaded on first use."""
+        network = load_network(weights_file(self.weights))
+        return network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def detect(self, image: Image) -> Features:
+        """Detect on the grey image."""
+        reduced = reduce_image(image, self.max_image_side)
+        grey = cv2.cvtColor(reduced.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+        levels = []
+        for level in range(_LEVELS):
+            size = [round(side / 2 ** (level / 2)) for side in reduced.size]
+            if min(size) < _LEAST_SIDE and level:
+                break
+            small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if level else grey
+            points, scores = self._search(np.asarray(small, np.float32))
+            levels.append((resize_points(points, (size[0], size[1]), image.size), scores))
+        kept = _shares([len(scores) for _, scores in levels], self.max_keypoints)
+        points = np.concatenate([found[:count] for (found, _), count in zip(levels, kept, strict=True)])
+        if not len(points):
+            return no_keypoints(image)
+        steps = 2 ** (np.repeat(np.arange(len(levels)), kept) / 2) * image.size[0] / reduced.size[0]
+        scales = (_SCALE * steps).astype(np.float32)
+        features = Features(
+            keypoints=points,
+            scores=np.concatenate([scores[:count] for (_, scores), count in zip(levels, kept, strict=True)]),
+            image_size=image.size,
+            scales=scales,
+            orientations=dominant_orientations(image.pixels, points, scales),
+        )
+        return select_best(features, self.max_keypoints, self.min_distance)
+
+    @torch.inference_mode()
+    def _search(self, grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Points (N, 2) in pixels of one level and their scores, best first."""
+        height, width = grey.shape
+        edges = [-height % SuperPointNetwork.stride, -width % SuperPointNetwork.stride]
+        whole = cv2.copyMakeBorder(grey, 0, edges[0], 0, edges[1], cv2.BORDER_REPLICATE)
+        tensor = torch.from_numpy(whole)[None, None].to(self.device, memory_format=torch.channels_last)
+        scores = self.network.scores(self.network.cells(tensor))[0].numpy(force=True)
+        square = np.ones((2 * self.nms_radius + 1, 2 * self.nms_radius + 1), np.uint8)
+        found = (scores == cv2.dilate(scores, square)) & (scores > self.detection_threshold)
+        found[: self.border] = found[:, : self.border] = False
+        found[max(0, height - self.border) :] = found[:, max(0, width - self.border) :] = False
+        y, x = np.nonzero(found)
+        points = np.stack([x, y], axis=1) + _shifts(scores, x, y)
+        order = np.argsort(-scores[y, x], kind="stable")
+        return points[order].astype(np.float32), scores[y, x][order]
+
+
+def _shifts(scores: NDArray[np.float32], x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(N, 2) from the pixels to the peaks of parabolas through the logarithms, at most half a pixel."""
+    logarithms = np.log(scores + 1e-4)
+    peak = logarithms[y, x]
+    shifts = []
+    for before, after in ((logarithms[y, x - 1], logarithms[y, x + 1]),
+                          (logarithms[y - 1, x], logarithms[y + 1, x])):  # fmt: skip
+        bend = np.minimum(before + after - 2 * peak, -1e-6)
+        shifts.append(np.clip((before - after) / (2 * bend), -0.5, 0.5))
+    return np.stack(shifts, axis=1)
+
+
+def _shares(found: list[int], limit: int | None) -> list[int]:
+    """How many of each level's points are kept; what a coarse level cannot fill goes to finer ones."""
+    if limit is None:
+        return found
+    weights = 2.0 ** (-_DECAY / 2 * np.arange(len(found)))
+    kept = [0] * len(found)
+    for level in range(len(found) - 1, -1, -1):
+        share = (limit - sum(kept)) * weights[level] / weights[: level + 1].sum()
+        kept[level] = min(found[level], round(share))
+    return kept
+
+
+def weights_file(weights: str | Path | None = None) -> Path:
+    """The file named, or the one that comes with the package."""
+    if weights is not None:
+        return Path(weights)
+    return Path(str(importlib.resources.files("geomatch.keypoints") / "weights" / "tiny.safetensors"))
+
+
+def save_network(network: SuperPointNetwork, path: Path) -> None:
+    """Write the weights, convolutions as float16."""
+    from safetensors.torch import save_file
+
+    state = {
+        name: tensor.half().contiguous() if tensor.ndim > 1 else tensor.contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    with replacing(path) as temporary:
+        save_file(state, temporary)
+
+
+def load_network(path: Path) -> SuperPointNetwork:
+    """What `save_network` wrote, ready to use.
+
+    Raises:
+        WeightsError: when it is missing, damaged or of another network.
+    """
+    from safetensors.torch import load_file
+
+    network = new_network()
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except Exception as error:  # safetensors and torch raise many types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path} does not hold weights of the embedded detector ({reason})") from error
+    return network.eval()
+
+
+def new_network() -> SuperPointNetwork:
+    """Untrained."""
+    return SuperPointNetwork(CHANNELS, HEAD, describes=False)

@@ -1,0 +1,228 @@
+"""The embedded detector: geometry, shares, its labels and its training."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from geomatch import Image, WeightsError, warp_points
+from geomatch.identity import identity_of
+from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector, create_detector
+from geomatch.keypoints.orientation import dominant_orientations
+from geomatch.keypoints.tiny import _shares, load_network, new_network, save_network, weights_file
+from geomatch.synthetic import random_homography, render_view
+from geomatch.training import detector as training
+from geomatch.training.adaptation import VIEW_SIZE, found_again, load_labels, make_labels, stable_points
+from geomatch.training.bank import BankImage
+from geomatch.training.detector import DetectorConfig, cell_targets, seen_again, train_detector
+
+
+def test_keypoints_are_found_again(photo0: Image) -> None:
+    """Under rotation, scale and perspective two fifths of what both images show, within 2 px."""
+    detector = TinyDetector(max_keypoints=500)
+    first = detector.detect(photo0)
+    assert len(first) == 500
+    assert first.scales is not None
+    assert first.orientations is not None
+    assert (np.diff(first.scores) <= 0).all()
+    for seed in range(3):
+        matrix = random_homography(np.random.default_rng(seed), photo0.size, "rotated")
+        view = Image(render_view(photo0.pixels, matrix, photo0.size), "view")
+        second = detector.detect(view)
+        moved = warp_points(matrix, first.keypoints)
+        shown = ((moved >= 8) & (moved < np.array(photo0.size) - 8)).all(1)
+        nearest = np.linalg.norm(moved[shown][:, None] - second.keypoints[None], axis=2).min(1)
+        assert (nearest < 2).mean() > 0.4, seed
+        nowhere = np.random.default_rng(seed).uniform(0, photo0.size, (500, 2))  # by chance one in ten
+        assert (np.linalg.norm(nowhere[:, None] - second.keypoints[None], axis=2).min(1) < 2).mean() < 0.15
+
+
+def test_orientations_turn_with_the_image(photo0: Image) -> None:
+    """By quarter turns exactly, with the keypoints."""
+    features = OpenCVDetector("sift", max_keypoints=300).detect(photo0)
+    assert features.scales is not None
+    height = photo0.size[1]
+    turned = np.ascontiguousarray(np.rot90(photo0.pixels, -1))  # clockwise: (x, y) to (height - 1 - y, x)
+    points = np.stack([height - 1 - features.keypoints[:, 1], features.keypoints[:, 0]], axis=1)
+    before = dominant_orientations(photo0.pixels, features.keypoints, features.scales)
+    after = dominant_orientations(turned, points, features.scales)
+    difference = np.abs(np.angle(np.exp(1j * (after - before - np.pi / 2))))
+    assert np.mean(difference < 1e-3) > 0.98  # odd borders of pyramid levels move a few
+    # and they are SIFT's, for most: its own neighbourhood differs a little
+    assert features.orientations is not None
+    assert np.median(np.abs(np.angle(np.exp(1j * (before - features.orientations))))) < 0.2
+
+
+def test_orientation_of_an_edge() -> None:
+    """It points to where the image gets lighter."""
+    for angle in (0.0, 0.7, 2.0, -2.5):
+        x, y = np.meshgrid(np.arange(101) - 50, np.arange(101) - 50)
+        ramp = 128 + 2 * (x * np.cos(angle) + y * np.sin(angle))
+        pixels = np.repeat(np.clip(ramp, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        found = dominant_orientations(pixels, np.array([[50.0, 50.0]]), np.array([5.0]))
+        assert np.abs(np.angle(np.exp(1j * (found[0] - angle)))) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("found", "limit"), [([900, 300, 80], 500), ([900, 0, 0], 500), ([10, 10, 10], 500), ([], 5), ([7], None)]
+)
+def test_shares_of_the_levels(found: list[int], limit: int | None) -> None:
+    kept = _shares(found, limit)
+    assert all(0 <= k <= f for k, f in zip(kept, found, strict=True))
+    assert sum(kept) == min(sum(found), sum(found) if limit is None else limit) or min(found[:1]) == 10
+    assert kept == sorted(kept, reverse=True)
+
+
+def test_small_and_flat_images_have_no_keypoints() -> None:
+    for name in ("superpoint-tiny", "mixed"):
+        detector = create_detector(name, 100)
+        for size in ((1, 1), (7, 300), (200, 100)):
+            flat = Image(np.full((size[1], size[0], 3), 90, np.uint8), "flat")
+            found = detector.detect(flat)
+            assert (len(found), found.image_size) == (0, size)
+
+
+def test_an_enlarged_image_has_enlarged_keypoints(photo0: Image) -> None:
+    """Detection in an image reduced to its limit, in pixels of the original."""
+    small = Image(cv2.resize(photo0.pixels, (320, 240), interpolation=cv2.INTER_AREA), "small")
+    here = TinyDetector(max_keypoints=50).detect(small)
+    there = TinyDetector(max_keypoints=50, max_image_side=320).detect(photo0)
+    np.testing.assert_allclose(there.keypoints, here.keypoints * 2 + 0.5, atol=1e-3)
+    np.testing.assert_allclose(there.scales, here.scales * 2, rtol=1e-6)  # type: ignore[operator]
+
+
+def test_mixed_takes_turns(photo0: Image) -> None:
+    mixed = MixedDetector(max_keypoints=301)
+    sift, tiny = (part.detect(photo0) for part in mixed.parts)
+    found = mixed.detect(photo0)
+    assert len(found) == 301
+    np.testing.assert_array_equal(found.keypoints[::2], sift.keypoints[:151])
+    np.testing.assert_array_equal(found.keypoints[1::2], tiny.keypoints[:150])
+    assert (np.diff(found.scores) < 0).all()
+    spread = MixedDetector(max_keypoints=None, min_distance=6).detect(photo0).keypoints
+    apart = np.linalg.norm(spread[:, None] - spread[None], axis=2) + 1e9 * np.eye(len(spread))
+    assert apart.min() >= 6
+
+
+def test_weights_are_part_of_the_identity(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    save_network(new_network(), tmp_path / "other.safetensors")
+    for kind in (TinyDetector, MixedDetector):
+        own, other = identity_of(kind()), identity_of(kind(weights=tmp_path / "other.safetensors"))
+        assert own is not None
+        assert own != other
+        assert own == identity_of(kind(weights=weights_file()))
+    (tmp_path / "broken.safetensors").write_bytes(b"no weights")
+    for name, words in (("broken", "does not hold weights"), ("none", "does not hold weights")):
+        with pytest.raises(WeightsError, match=words):
+            load_network(tmp_path / f"{name}.safetensors")
+
+
+def test_stable_points_are_placed_by_a_parabola() -> None:
+    x, y = np.meshgrid(np.arange(60), np.arange(40))
+    true = np.array([[12.3, 9.6], [40.0, 20.25]])
+    shares = np.zeros((40, 60), np.float32)
+    for a, b in true:
+        shares = np.maximum(shares, 0.8 - 0.05 * ((x - a) ** 2 + (y - b) ** 2)).astype(np.float32)
+    np.testing.assert_allclose(stable_points(shares), true, atol=1e-3)
+    assert len(stable_points(shares, 0.9)) == 0
+
+
+def test_adaptation_finds_what_is_there(rng: np.random.Generator) -> None:
+    """The corners of a bright square, and nothing on the flat ground."""
+    pixels = np.full((240, 320, 3), 60, np.uint8)
+    pixels[80:160, 120:220] = 200
+    shares = found_again(pixels, np.eye(3), rng, warps=12).astype(np.float32) / 255
+    points = stable_points(shares, 0.5)
+    corners = np.array([[119.5, 79.5], [219.5, 79.5], [119.5, 159.5], [219.5, 159.5]])
+    distance = np.linalg.norm(corners[:, None] - points[None], axis=2)
+    assert (distance.min(1) < 2).all()
+    assert (distance.min(0) < 2).all()
+
+
+def test_targets_of_cells() -> None:
+    """A cell's shares sum to one, and their mean is the point where the cell holds all four pixels."""
+    points = np.array([[19.25, 10.5], [20.0, 11.0], [3.0, 4.0], [0.2, 5.0]])
+    target = cell_targets(points, (40, 24))
+    assert target.shape == (3, 5, 65)
+    np.testing.assert_allclose(target.sum(-1), 1)
+    rows, columns = np.divmod(np.arange(64), 8)
+    cell = target[1, 2, :64]
+    np.testing.assert_allclose([16 + cell @ columns, 8 + cell @ rows], points[0], atol=1e-6)
+    assert target[0, 0, 4 * 8 + 3] == 1
+    assert (
+        target[..., 64] == 1
+    ).sum() == 13  # the second point shares a cell, the fourth is too near the edge
+
+
+def label(photo: Image) -> training.Label:
+    view = cv2.resize(photo.pixels, VIEW_SIZE, interpolation=cv2.INTER_AREA)
+    points = OpenCVDetector("sift", max_keypoints=80).detect(Image(view, "view")).keypoints
+    return np.asarray(view, np.uint8), points.astype(np.float64)
+
+
+def test_targets_follow_the_view(photo0: Image) -> None:
+    """What the network is to find in a crop are points of the view, under the crop's homography."""
+    view, points = label(photo0)
+    blurred = np.zeros_like(view)
+    for x, y in points:
+        cv2.circle(blurred, (round(x), round(y)), 2, (255, 255, 255), -1)
+    crop, target, weights = seen_again((blurred, points), (192, 144), np.random.default_rng(3), 1)
+    assert crop.shape == (144, 192)
+    row, column = np.nonzero((target[..., 64] < 0.5) & (weights > 0))
+    assert len(row) > 5
+    for r, c in zip(row, column, strict=True):
+        pixel = int(target[r, c, :64].argmax())
+        y, x = 8 * r + pixel // 8, 8 * c + pixel % 8
+        assert crop[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].max() > np.percentile(crop, 80)
+
+
+def test_interrupted_training_ends_as_if_undisturbed(
+    photo0: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = [label(photo0)]
+    config = DetectorConfig(crop_size=(64, 48), batch_size=2, steps=6)
+
+    def train(name: str) -> Any:
+        return train_detector(labels, config, tmp_path / name, checkpoint_every=2, progress=False)
+
+    whole = train("whole")
+    calls: list[int] = []
+    original = training.seen_again
+
+    def dies(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "seen_again", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train("cut")
+    resumed = train("cut")
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
+    save_network(whole, tmp_path / "saved.safetensors")
+    again = load_network(tmp_path / "saved.safetensors")
+    grey = torch.rand(1, 1, 48, 64)
+    torch.testing.assert_close(again.cells(grey), whole.cells(grey), rtol=1e-2, atol=1e-2)
+
+
+def test_labels_are_kept(photo0: Image, tmp_path: Path) -> None:
+    good, bad = tmp_path / "a.png", tmp_path / "b.png"
+    cv2.imwrite(str(good), cv2.resize(photo0.pixels, VIEW_SIZE, interpolation=cv2.INTER_AREA))
+    bad.write_bytes(good.read_bytes()[:3000])
+    images = [BankImage(good, "0" * 64, 1), BankImage(bad, "1" * 64, 1)]
+    unreadable = make_labels(tmp_path / "labels", images, workers=1, progress=False)
+    assert list(unreadable) == [images[1]]
+    (view, points), *more = load_labels(tmp_path / "labels", images[:1])
+    assert not more
+    assert view.shape == (VIEW_SIZE[1], VIEW_SIZE[0], 3)
+    assert len(points) > 20
+    before = next((tmp_path / "labels").iterdir()).stat().st_mtime_ns
+    make_labels(tmp_path / "labels", images[:1], workers=1, progress=False)
+    assert next((tmp_path / "labels").iterdir()).stat().st_mtime_ns == before
