@@ -26,8 +26,6 @@ from geomatch.types import Features
 
 PIXELS = ("conv_in",)
 """The layer that is one convolution of the pixels."""
-COPIES = "dift-tiny-dense, 8 rotations, 3 scales"
-"""A model of whole images with turned and reduced copies."""
 OWN = "superpoint-tiny"
 """The embedded detector alone."""
 RAW_SIDE = 16
@@ -134,7 +132,6 @@ def controls(images: Path, work: Path, keypoints: int) -> tuple[dict[str, Method
         "random weights, no read-out": replace(plain, model=str(random)),
         "pixels, trained read-out": trained("pixels-trained", pixels),
         "dift-tiny-dense": PRESETS["dift-tiny-dense"],
-        COPIES: replace(PRESETS["dift-tiny-dense"], rotations=8, scales=3),
     }
     methods = {"RootSIFT": create_method("rootsift", keypoints)}
     methods |= {name: method_of(config, keypoints) for name, config in settings.items()}

@@ -33,7 +33,7 @@ def test_match_prints_a_summary_and_writes_files(run: Run, tmp_path: Path) -> No
     code, out, err = run("match", PAIR.image0, PAIR.image1, "--out", tmp_path / "out")
     assert code == 0
     assert "homography" in out
-    assert "sift" in out
+    assert "MixedDetector" in out
     assert "dift-tiny (patch, t=20)" in out
     assert str(tmp_path / "out" / "overlay.png") in out
     assert err == ""
