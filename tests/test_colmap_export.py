@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -251,6 +251,15 @@ def test_extending(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.fixture
+def _interruptible_process() -> Iterator[None]:
+    """Processes started in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible_process")
 def test_interruption_ends_verification() -> None:
     from geomatch.colmap.library import interruptible
 
