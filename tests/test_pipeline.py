@@ -17,10 +17,13 @@ from geomatch.pipeline import MatchResult
 
 PAIR = geomatch.bundled_pair()
 
+FEW = 1000
+"""Keypoints, for the sake of time."""
+
 
 @pytest.fixture(scope="module")
 def result() -> MatchResult:
-    return geomatch.match(PAIR.image0, PAIR.image1)
+    return geomatch.match(PAIR.image0, PAIR.image1, max_keypoints=FEW)
 
 
 def error(result: MatchResult) -> float:
@@ -36,18 +39,18 @@ def test_bundled_pair_is_registered(result: MatchResult) -> None:
 
 
 def test_same_input_same_result(result: MatchResult) -> None:
-    again = geomatch.match(PAIR.image0, PAIR.image1)
+    again = geomatch.match(PAIR.image0, PAIR.image1, max_keypoints=FEW)
     assert again.matches == result.matches
     assert again.homography == result.homography
     assert again.features0 == result.features0
 
 
 def test_arrays_and_paths_agree(result: MatchResult, photo0: Image, photo1: Image) -> None:
-    assert geomatch.match(photo0.pixels, photo1.pixels).homography == result.homography
+    assert geomatch.match(photo0.pixels, photo1.pixels, max_keypoints=FEW).homography == result.homography
 
 
 def test_swapped_images_give_the_inverse(result: MatchResult) -> None:
-    swapped = geomatch.match(PAIR.image1, PAIR.image0)
+    swapped = geomatch.match(PAIR.image1, PAIR.image0, max_keypoints=FEW)
     assert swapped.homography
     assert result.homography
     inverse = np.linalg.inv(swapped.homography.matrix)
@@ -55,7 +58,7 @@ def test_swapped_images_give_the_inverse(result: MatchResult) -> None:
 
 
 def test_an_image_matches_itself(photo0: Image) -> None:
-    same = geomatch.match(photo0, photo0)
+    same = geomatch.match(photo0, photo0, max_keypoints=FEW)
     assert same.homography
     assert geomatch.corner_error(same.homography.matrix, np.eye(3), photo0.size) < 0.01
     assert len(same.matches) > 0.9 * len(same.features0)
@@ -64,7 +67,7 @@ def test_an_image_matches_itself(photo0: Image) -> None:
 @pytest.mark.parametrize("turn", [1, 2, 3])
 def test_quarter_turns_are_found(turn: int, photo0: Image) -> None:
     turned = np.rot90(photo0.pixels, turn)
-    found = geomatch.match(photo0, turned).homography
+    found = geomatch.match(photo0, turned, max_keypoints=FEW).homography
     assert found
     points = np.array([[0.0, 0], [639, 0], [639, 479], [0, 479]])
     corners = {1: [[0, 639], [0, 0], [479, 0], [479, 639]], 2: [[639, 479], [0, 479], [0, 0], [639, 0]]}
@@ -73,13 +76,13 @@ def test_quarter_turns_are_found(turn: int, photo0: Image) -> None:
 
 
 def test_mirrored_image_is_a_failure(photo0: Image) -> None:
-    found = geomatch.match(photo0, photo0.pixels[:, ::-1])
+    found = geomatch.match(photo0, photo0.pixels[:, ::-1], max_keypoints=FEW)
     assert isinstance(found.homography, EstimationFailure)
 
 
 @pytest.mark.parametrize("estimator", ["ransac", "usac_accurate", "kornia", "poselib"])
 def test_other_estimators(estimator: str) -> None:
-    assert error(geomatch.match(PAIR.image0, PAIR.image1, estimator=estimator)) < 3
+    assert error(geomatch.match(PAIR.image0, PAIR.image1, estimator=estimator, max_keypoints=FEW)) < 3
 
 
 def test_other_detectors_and_objects(photo0: Image, photo1: Image) -> None:
@@ -131,7 +134,7 @@ class Own:
     ids=["one pixel", "uniform", "noise"],
 )
 def test_nothing_in_common_is_a_failure_with_a_reason(image: np.ndarray, words: str, photo0: Image) -> None:
-    found = geomatch.match(photo0, image)
+    found = geomatch.match(photo0, image, max_keypoints=FEW)
     assert isinstance(found.homography, EstimationFailure)
     assert found.homography.reason
     assert words in found.homography.reason
