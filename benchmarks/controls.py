@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from geomatch.benchmarks.methods.method import Method, create_method
+from geomatch.benchmarks.methods.peers import rootsift
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.sources import READOUT, model_folder, readout_file
 from geomatch.images import Image
@@ -56,7 +57,7 @@ class RawPatches:
 
 @dataclass(frozen=True)
 class RootSIFT:
-    """OpenCV's SIFT descriptors at keypoints of any detector, as RootSIFT (Arandjelovic, Zisserman, 2012)."""
+    """OpenCV's SIFT descriptors at keypoints of any detector, as RootSIFT."""
 
     def describe(self, image: Image, features: Features) -> Features:
         """Keypoints need scale and orientation."""
@@ -82,8 +83,7 @@ class RootSIFT:
         if len(kept) != len(points):
             raise ValueError("OpenCV left keypoints out")
         rows = np.zeros((0, 128), np.float32) if rows is None else rows
-        values = np.sqrt(rows / np.maximum(rows.sum(1, keepdims=True), 1e-12))
-        return replace(features, descriptors=values.astype(np.float32))
+        return replace(features, descriptors=rootsift(rows))
 
 
 def method_of(descriptor: str | DIFTConfig | Describer, keypoints: int, detector: str = "sift") -> Method:

@@ -78,19 +78,18 @@ class TinyDetector:
                 break
             small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if level else grey
             points, scores = self._search(np.asarray(small, np.float32))
-            levels.append((resize_points(points, (size[0], size[1]), image.size), scores))
+            levels.append((resize_points(points, (size[0], size[1]), reduced.size), scores))
         kept = _shares([len(scores) for _, scores in levels], self.max_keypoints)
         points = np.concatenate([found[:count] for (found, _), count in zip(levels, kept, strict=True)])
         if not len(points):
             return no_keypoints(image)
-        steps = 2 ** (np.repeat(np.arange(len(levels)), kept) / 2) * image.size[0] / reduced.size[0]
-        scales = (_SCALE * steps).astype(np.float32)
+        scales = (_SCALE * 2 ** (np.repeat(np.arange(len(levels)), kept) / 2)).astype(np.float32)
         features = Features(
-            keypoints=points,
+            keypoints=resize_points(points, reduced.size, image.size),
             scores=np.concatenate([scores[:count] for (_, scores), count in zip(levels, kept, strict=True)]),
             image_size=image.size,
-            scales=scales,
-            orientations=dominant_orientations(image.pixels, points, scales),
+            scales=scales * np.float32(image.size[0] / reduced.size[0]),
+            orientations=dominant_orientations(reduced.pixels, points, scales),
         )
         return select_best(features, self.max_keypoints, self.min_distance)
 
@@ -107,18 +106,18 @@ class TinyDetector:
         found[: self.border] = found[:, : self.border] = False
         found[max(0, height - self.border) :] = found[:, max(0, width - self.border) :] = False
         y, x = np.nonzero(found)
-        points = np.stack([x, y], axis=1) + _shifts(scores, x, y)
+        points = np.stack([x, y], axis=1) + peak_shifts(np.log(scores + 1e-4), x, y)
         order = np.argsort(-scores[y, x], kind="stable")
         return points[order].astype(np.float32), scores[y, x][order]
 
 
-def _shifts(scores: NDArray[np.float32], x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(N, 2) from the pixels to the peaks of parabolas through the logarithms, at most half a pixel."""
-    logarithms = np.log(scores + 1e-4)
-    peak = logarithms[y, x]
+def peak_shifts(
+    values: NDArray[np.float32], x: NDArray[np.int64], y: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """(N, 2) from maxima of a map, not at its edge, to the peaks of parabolas, at most half a pixel."""
+    peak = values[y, x]
     shifts = []
-    for before, after in ((logarithms[y, x - 1], logarithms[y, x + 1]),
-                          (logarithms[y - 1, x], logarithms[y + 1, x])):  # fmt: skip
+    for before, after in ((values[y, x - 1], values[y, x + 1]), (values[y - 1, x], values[y + 1, x])):
         bend = np.minimum(before + after - 2 * peak, -1e-6)
         shifts.append(np.clip((before - after) / (2 * bend), -0.5, 0.5))
     return np.stack(shifts, axis=1)

@@ -45,6 +45,24 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
+def dying() -> Callable[..., Callable[..., Any]]:
+    """A function that does as another one, until it is interrupted in its n-th call."""
+
+    def wrapped(function: Callable[..., Any], n: int) -> Callable[..., Any]:
+        calls: list[int] = []
+
+        def dies(*arguments: Any) -> Any:
+            calls.append(1)
+            if len(calls) == n:
+                raise KeyboardInterrupt
+            return function(*arguments)
+
+        return dies
+
+    return wrapped
+
+
+@pytest.fixture
 def hpatches() -> Path:
     folder = SHARED / "data" / "hpatches-sequences"
     if not folder.is_dir():

@@ -164,7 +164,7 @@ def test_loss_counts_neighbours_of_a_view_as_no_negatives() -> None:
 
 
 def test_interrupted_head_ends_as_if_undisturbed(
-    bank: list[NDArray[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bank: list[NDArray[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
     extractor = DIFTExtractor(SMALL)
 
@@ -172,17 +172,8 @@ def test_interrupted_head_ends_as_if_undisturbed(
         return train_head(extractor, bank, HEAD, tmp_path / name, checkpoint_every=2, progress=False)
 
     whole = train("whole")
-    calls: list[int] = []
-    original = training.pair_loss
-
-    def dies(*arguments: Any) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(training, "pair_loss", dies)
+        patch.setattr(training, "pair_loss", dying(training.pair_loss, 5))
         with pytest.raises(KeyboardInterrupt):
             train("cut")
     resumed = train("cut")

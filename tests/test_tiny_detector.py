@@ -181,7 +181,7 @@ def test_targets_follow_the_view(photo0: Image) -> None:
 
 
 def test_interrupted_training_ends_as_if_undisturbed(
-    photo0: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photo0: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
     labels = [label(photo0)]
     config = DetectorConfig(crop_size=(64, 48), batch_size=2, steps=6)
@@ -190,17 +190,8 @@ def test_interrupted_training_ends_as_if_undisturbed(
         return train_detector(labels, config, tmp_path / name, checkpoint_every=2, progress=False)
 
     whole = train("whole")
-    calls: list[int] = []
-    original = training.seen_again
-
-    def dies(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 9:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(training, "seen_again", dies)
+        patch.setattr(training, "seen_again", dying(training.seen_again, 9))
         with pytest.raises(KeyboardInterrupt):
             train("cut")
     resumed = train("cut")

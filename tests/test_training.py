@@ -1,8 +1,8 @@
 """The recipe: its list of images, crops, resumption, and pairs with known truth."""
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,23 +65,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_interrupted_training_ends_as_if_undisturbed(
-    crops: CropSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    crops: CropSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
     def train(name: str) -> Path:
         return train_denoiser(CONFIG, crops, tmp_path / name, checkpoint_every=2, progress=False)
 
     whole = train("whole")
-    original: Callable[..., object] = CropSource.batch
-
-    def dies(self: CropSource, rng: np.random.Generator, count: int, side: int) -> object:
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return original(self, rng, count, side)
-
-    calls: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(CropSource, "batch", dies)
+        patch.setattr(CropSource, "batch", dying(CropSource.batch, 6))
         with pytest.raises(KeyboardInterrupt):
             train("cut")
     assert (tmp_path / "cut" / "checkpoint.pt").is_file()

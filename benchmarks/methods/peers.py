@@ -67,6 +67,11 @@ WEIGHTS: dict[str, tuple[WeightsFile, ...]] = {
 }
 
 
+def rootsift(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """SIFT's descriptors (N, 128) as RootSIFT (Arandjelovic, Zisserman, 2012)."""
+    return np.asarray(np.sqrt(rows / np.maximum(rows.sum(1, keepdims=True), 1e-12)), np.float32)
+
+
 @dataclass(frozen=True)
 class OpenCVFeatures:
     """SIFT, RootSIFT, ORB or AKAZE of OpenCV; binary descriptors become one number per bit."""
@@ -88,8 +93,8 @@ class OpenCVFeatures:
             return no_keypoints(image)
         descriptors = np.unpackbits(rows, axis=1) if rows.dtype == np.uint8 else rows
         values = descriptors.astype(np.float32)
-        if self.name == "rootsift":  # Arandjelovic and Zisserman, 2012
-            values = np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1e-12))
+        if self.name == "rootsift":
+            values = rootsift(values)
         framed = self.name in ("sift", "rootsift")
         features = Features(
             np.array([point.pt for point in found], np.float32),

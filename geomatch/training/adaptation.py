@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from geomatch.files import digest_of, load_arrays, save_arrays
 from geomatch.geometry import warp_points
 from geomatch.images import load_image, reduce_image
+from geomatch.keypoints.tiny import peak_shifts
 from geomatch.synthetic import change_light, random_homography, render_view
 from geomatch.training.bank import BankImage, for_each_image
 from geomatch.training.pairs import random_part
@@ -66,11 +67,7 @@ def stable_points(shares: NDArray[np.float32], least: float = STABLE) -> NDArray
     y, x = np.nonzero((shares == highest) & (shares >= least))
     inside = (np.minimum(x, y) >= MARGIN) & (x < shares.shape[1] - MARGIN) & (y < shares.shape[0] - MARGIN)
     y, x = y[inside], x[inside]
-    peak = shares[y, x]
-    shifts = []
-    for before, after in ((shares[y, x - 1], shares[y, x + 1]), (shares[y - 1, x], shares[y + 1, x])):
-        shifts.append(np.clip((after - before) / (2 * (2 * peak - before - after) + 1e-6), -0.5, 0.5))
-    return np.stack([x + shifts[0], y + shifts[1]], axis=1).astype(np.float64)
+    return np.stack([x, y], axis=1) + peak_shifts(shares, x, y).astype(np.float64)
 
 
 def found_again(

@@ -12,10 +12,9 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch.nn import functional
-from tqdm import tqdm
 
 from geomatch.files import replacing
-from geomatch.training.checkpoint import resume, save_checkpoint
+from geomatch.training.checkpoint import take_steps
 from geomatch.training.crops import CropSource
 
 
@@ -90,11 +89,8 @@ def train_denoiser(
         "optimiser": optimiser,
         "schedule": schedule,
     }
-    start, losses = resume(out / "checkpoint.pt", config, parts, device)
-    recent: list[float] = []
-    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, unit="step",
-               desc="denoising", disable=not progress)  # fmt: skip
-    for step in bar:
+
+    def take(step: int) -> float:
         rng = np.random.default_rng([config.seed, step])
         pixels = torch.from_numpy(crops.batch(rng, config.batch_size, config.crop_size)).to(device)
         clean = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -113,13 +109,15 @@ def train_denoiser(
         optimiser.step()
         schedule.step()
         average.step(unet.parameters())
-        recent.append(loss.item())
-        if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps:
-            losses.append((step + 1, round(float(np.mean(recent)), 6)))
-            bar.set_postfix(loss=f"{losses[-1][1]:.4f}")
-            recent = []
-            save_checkpoint(out / "checkpoint.pt", config, parts, step + 1, losses)
+        return loss.item()
 
+    def entry(done: int, loss: float) -> tuple[int, float]:
+        return done, round(loss, 6)
+
+    checkpoint = out / "checkpoint.pt"
+    losses = take_steps(
+        checkpoint, config, parts, config.steps, take, entry, checkpoint_every, "denoising", progress, device
+    )
     average.copy_to(unet.parameters())
     unet.eval().save_pretrained(out)
     scheduler.save_pretrained(out)

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from tqdm import tqdm
 
 from geomatch.geometry import warp_points
 from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.keypoints.tiny import new_network
 from geomatch.synthetic import change_light, random_homography
 from geomatch.training.adaptation import VIEW_SIZE
-from geomatch.training.checkpoint import resume, save_checkpoint
+from geomatch.training.checkpoint import take_steps
 
 CHECKPOINT = "detector.pt"
 CELL = SuperPointNetwork.stride
@@ -77,11 +76,8 @@ def train_detector(
         optimiser, [config.learning_rate, 10 * config.learning_rate], total_steps=config.steps, pct_start=0.1
     )
     parts: dict[str, Any] = {"network": network, "optimiser": optimiser, "schedule": schedule}
-    start, log = resume(out / CHECKPOINT, config, parts)
-    recent: list[float] = []
-    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, unit="step",
-               desc="detector", disable=not progress)  # fmt: skip
-    for step in bar:
+
+    def take(step: int) -> float:
         rng = np.random.default_rng([config.seed, step])
         drawn = [
             seen_again(labels[int(rng.integers(len(labels)))], config.crop_size, rng, number)
@@ -97,12 +93,14 @@ def train_detector(
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-        recent.append(loss.item())
-        if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps:
-            log.append((step + 1, round(float(np.mean(recent)), 4)))
-            bar.set_postfix(loss=log[-1][1])
-            recent = []
-            save_checkpoint(out / CHECKPOINT, config, parts, step + 1, log)
+        return loss.item()
+
+    def entry(done: int, loss: float) -> tuple[int, float]:
+        return done, round(loss, 4)
+
+    take_steps(
+        out / CHECKPOINT, config, parts, config.steps, take, entry, checkpoint_every, "detector", progress
+    )
     return network.eval()
 
 

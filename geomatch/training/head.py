@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.extractor import patch_maps
@@ -19,7 +18,7 @@ from geomatch.dift.readout import TrainedReadOut
 from geomatch.errors import GeomatchError
 from geomatch.training import readouts
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
-from geomatch.training.checkpoint import resume, save_checkpoint
+from geomatch.training.checkpoint import take_steps
 from geomatch.training.readouts import FittedReadOut
 
 CHECKPOINT = "head.pt"
@@ -138,11 +137,8 @@ def train_head(
         optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.1
     )
     parts: dict[str, Any] = {"head": head, "optimiser": optimiser, "schedule": schedule}
-    start, log = resume(out / CHECKPOINT, config, parts)
-    recent: list[float] = []
-    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, unit="step",
-               desc="read-out", disable=not progress)  # fmt: skip
-    for step in bar:
+
+    def take(step: int) -> float:
         rng = np.random.default_rng([config.seed, step])
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
         chosen = [bank[k] for k in rng.permutation(len(bank))[: config.views]]
@@ -158,17 +154,18 @@ def train_head(
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-        recent.append(loss.item())
-        if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps:
-            entry: dict[str, float] = {"step": step + 1, "loss": round(float(np.mean(recent)), 4)}
-            if validation:
-                entry["rank1"] = round(rank1(extractor, head, validation), 4)
-            log.append(entry)
-            bar.set_postfix(entry)
-            recent = []
-            save_checkpoint(out / CHECKPOINT, config, parts, step + 1, log)
-    head.eval()
-    return head
+        return loss.item()
+
+    def entry(done: int, loss: float) -> dict[str, float]:
+        found: dict[str, float] = {"step": done, "loss": round(loss, 4)}
+        if validation:
+            found["rank1"] = round(rank1(extractor, head, validation), 4)
+        return found
+
+    take_steps(
+        out / CHECKPOINT, config, parts, config.steps, take, entry, checkpoint_every, "read-out", progress
+    )
+    return head.eval()
 
 
 def pair_loss(
