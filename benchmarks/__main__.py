@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from geomatch.benchmarks.engines import engine_rows
 from geomatch.benchmarks.export_speed import export_rows
 from geomatch.benchmarks.record import write_record
 from geomatch.benchmarks.speed import measure
@@ -16,5 +17,10 @@ for row in exported:
     beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x"
     print(f"{row['name']:<70} {row['value']:>9.3f} {row['unit']}{beside}")
 print(f"wrote {write_record(options.out, 'export', exported, {})}")
+engines = engine_rows()
+for row in engines:
+    beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x" if "ratio" in row else ""
+    print(f"{row['name']:<70} {row['value']:>9.3f} {row['unit']}{beside}")
+print(f"wrote {write_record(options.out, 'engines', engines, {})}")
 rows = measure(options.repeats)
 print(f"wrote {write_record(options.out, 'speed', rows, {'repeats': options.repeats})}")

@@ -1,6 +1,7 @@
 """Time of the HPatches harness beside a plain OpenCV script that does the same, pair after pair."""
 
 import os
+import shutil
 import statistics
 import tempfile
 from functools import partial
@@ -15,6 +16,7 @@ from geomatch.benchmarks.hpatches.harness import run_hpatches
 from geomatch.benchmarks.hpatches.protocols import PROTOCOLS, Protocol
 from geomatch.benchmarks.hpatches.sequences import HPatchesSequence, read_data
 from geomatch.benchmarks.timing import Row, median_seconds, timing_row
+from geomatch.engine import LocalEngine
 from geomatch.geometry import corner_error
 
 PROTOCOL = PROTOCOLS["dift-adm"]
@@ -57,8 +59,7 @@ def harness_rows(repeats: int) -> list[Row]:
                 run = partial(_harness, folder / "data", protocols, folder / "loop", workers)
                 found = []
                 for _ in range(repeats):
-                    for kept in (folder / "loop" / "rows").iterdir():
-                        kept.unlink()
+                    shutil.rmtree(folder / "loop" / "rows")
                     found.append(pairs * len(protocols) / median_seconds(run, 1))
                 text = f"HPatches, features kept, {label}, {_processes(workers)}"
                 rows.append(timing_row(text, statistics.median(found), "pairs/s"))
@@ -70,7 +71,8 @@ def _processes(count: int) -> str:
 
 
 def _harness(data: Path, protocols: list[Protocol], out: Path, workers: int) -> None:
-    run_hpatches(data, protocols, [METHOD], out, PROTOCOL.max_keypoints, workers, "cpu", progress=False)
+    with LocalEngine(workers) as engine:
+        run_hpatches(data, protocols, [METHOD], out, PROTOCOL.max_keypoints, engine, "cpu", progress=False)
 
 
 def _script(sequence: HPatchesSequence) -> list[float]:

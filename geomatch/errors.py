@@ -26,5 +26,9 @@ class FeaturesError(GeomatchError):
     """Files of features are missing or make no sense; the message names them."""
 
 
+class StoreError(GeomatchError):
+    """A store cannot be read or written: a full disk, no permission, no connection; the message names it."""
+
+
 class WeightsError(GeomatchError):
     """Model weights are missing, broken or of another architecture."""

@@ -1,8 +1,10 @@
 """Writing files and folders whole or not at all, their checksums, and arrays to and from one file."""
 
 import hashlib
+import io
 import json
 import os
+import struct
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.errors import GeomatchError
+
+_MARK = b"sha256:"
+_TRAILER = len(_MARK) + 64
+"""Bytes of the comment that ends our ``.npz`` files: the checksum of all that is before it."""
 
 
 @contextmanager
@@ -75,11 +81,57 @@ def fingerprint_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def save_arrays(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any]) -> None:
-    """Write named arrays to one ``.npz`` file that says what it holds; None is left out."""
+def pack_arrays(kind: str, arrays: Mapping[str, Any]) -> bytes:
+    """Named arrays as an ``.npz`` file that says what it holds; None is left out.
+
+    Same arrays, same bytes. The comment of the archive is the SHA-256 of the bytes before it, so that
+    `unpack_arrays` and `is_sound` notice any damage.
+    """
     present = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, kind=np.asarray(kind), **present)  # type: ignore[arg-type]
+    buffer = io.BytesIO()
+    np.savez(buffer, kind=np.asarray(kind), **present)  # type: ignore[arg-type]
+    body = buffer.getvalue()[:-2]  # the last two bytes are the length of the comment
+    comment = _MARK + hashlib.sha256(body).hexdigest().encode()
+    return body + struct.pack("<H", len(comment)) + comment
+
+
+def is_sound(data: bytes) -> bool:
+    """Whether bytes that `pack_arrays` made still have their checksum."""
+    body, comment = data[: -_TRAILER - 2], data[-_TRAILER:]
+    return comment == _MARK + hashlib.sha256(body).hexdigest().encode()
+
+
+def unpack_arrays(
+    data: bytes, label: str, kind: str, needed: Collection[str], optional: Collection[str] = ()
+) -> dict[str, NDArray[Any]]:
+    """What `pack_arrays` packed.
+
+    Raises:
+        GeomatchError: naming ``label``, when bytes are damaged, or hold another kind or other arrays.
+    """
+    end = data.rfind(b"PK\5\6")  # of the archive's last record, which tells the length of the comment
+    if data[end + 20 : end + 22] == struct.pack("<H", _TRAILER) and not is_sound(data):
+        raise GeomatchError(f"{label}: damaged .npz file (its checksum is wrong)")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
+        raise GeomatchError(f"{label}: not a readable .npz file ({error})") from error
+    except Exception as error:  # zipfile raises its own
+        raise GeomatchError(f"{label}: damaged .npz file ({error})") from error
+    found = str(arrays.pop("kind", "unknown"))
+    if found != kind:
+        raise GeomatchError(f"{label}: expected {kind}, the file holds {found}")
+    if not set(needed) <= arrays.keys() <= {*needed, *optional}:
+        raise GeomatchError(f"{label}: expected {', '.join(needed)}, found {', '.join(arrays)}")
+    return arrays
+
+
+def save_arrays(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any]) -> None:
+    """Write what `pack_arrays` makes to a file, whole or not at all."""
+    data = pack_arrays(kind, arrays)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def load_arrays(
@@ -90,16 +142,16 @@ def load_arrays(
     Raises:
         GeomatchError: when the file is missing, broken, holds another kind or other arrays.
     """
+    return unpack_arrays(read_archive(path), os.fspath(path), kind, needed, optional)
+
+
+def read_archive(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        GeomatchError: when it cannot be read.
+    """
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
+        return Path(path).read_bytes()
+    except OSError as error:
         raise GeomatchError(f"{os.fspath(path)}: not a readable .npz file ({error})") from error
-    except Exception as error:  # zipfile raises its own
-        raise GeomatchError(f"{os.fspath(path)}: damaged .npz file ({error})") from error
-    found = str(arrays.pop("kind", "unknown"))
-    if found != kind:
-        raise GeomatchError(f"{os.fspath(path)}: expected {kind}, the file holds {found}")
-    if not set(needed) <= arrays.keys() <= {*needed, *optional}:
-        raise GeomatchError(f"{os.fspath(path)}: expected {', '.join(needed)}, found {', '.join(arrays)}")
-    return arrays

@@ -1,5 +1,6 @@
 """The parts of the pipeline by name, and which are taken when none is named."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -75,6 +76,28 @@ def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
     if isinstance(descriptor, str):
         descriptor = dift_config(descriptor)
     return cached_extractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor
+
+
+def describe_images(
+    describer: Describer | None, images: Sequence[Image], found: Sequence[Features]
+) -> list[Features]:
+    """Keypoints of several images described, those of DIFT together; as they are where there are none.
+
+    Args:
+        describer: None leaves all as they are.
+        images: the images.
+        found: their keypoints.
+    """
+    described = list(found)
+    filled = [place for place, features in enumerate(found) if len(features)]
+    if isinstance(describer, DIFTExtractor):
+        new = describer.describe_many([images[place] for place in filled], [found[place] for place in filled])
+        for place, features in zip(filled, new, strict=True):
+            described[place] = features
+    elif describer is not None:
+        for place in filled:
+            described[place] = describer.describe(images[place], found[place])
+    return described
 
 
 def has_frames(features: Features) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from geomatch.errors import ShapeError
-from geomatch.files import load_arrays, save_arrays
+from geomatch.files import load_arrays, pack_arrays, read_archive, replacing, unpack_arrays
 
 
 def check_shape(name: str, array: NDArray[Any], shape: tuple[int | str, ...]) -> None:
@@ -60,8 +60,14 @@ class _Record:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one ``.npz`` file, whole or not at all."""
+        data = self.to_bytes()
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+
+    def to_bytes(self) -> bytes:
+        """The content of such a file; equal values give equal bytes."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        save_arrays(path, type(self).__name__, arrays)
+        return pack_arrays(type(self).__name__, arrays)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -128,8 +134,14 @@ class Features(_Record):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote."""
-        arrays = load_arrays(
-            path,
+        return cls.from_bytes(read_archive(path), os.fspath(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, label: str) -> Self:
+        """From what `to_bytes` gave; errors name ``label``."""
+        arrays = unpack_arrays(
+            data,
+            label,
             cls.__name__,
             ("keypoints", "scores", "image_size"),
             ("scales", "orientations", "descriptors"),

@@ -204,3 +204,20 @@ def make_scene(tmp_path: Path) -> Callable[..., Scene]:
         return Scene(folder, Correspondences(features, pairs), truth)
 
     return make
+
+
+@pytest.fixture
+def small_views(tmp_path: Path, photo0: "geomatch.Image") -> Path:
+    """A folder of four small photographs of one place."""
+    import cv2
+
+    folder = tmp_path / "views"
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    corners = np.float32([[0, 0], [320, 0], [320, 240], [0, 240]])  # type: ignore[call-overload, call-arg]
+    picture = cv2.resize(photo0.pixels[..., ::-1], (320, 240), interpolation=cv2.INTER_AREA)
+    for number in range(4):
+        moved = corners + rng.uniform(-15, 15, (4, 2)).astype(np.float32) * (number > 0)
+        view = cv2.warpPerspective(picture, cv2.getPerspectiveTransform(corners, moved), (320, 240))
+        (folder / f"view{number}.png").write_bytes(cv2.imencode(".png", view)[1].tobytes())
+    return folder

@@ -1,8 +1,5 @@
 """A folder of photographs: names, pairs, kept features and matches, merged points, refinement."""
 
-import sqlite3
-from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +16,21 @@ from geomatch.collection import (
     match_collection,
     merge_points,
 )
-from geomatch.collection.match import MatchOptions, dense_twin, match_features
+from geomatch.collection.match import dense_twin
+from geomatch.collection.pair_matches import MatchOptions, match_features
+from geomatch.collection.photographs import Photograph, examine
 from geomatch.collection.refine import refine_keypoints, track_references
-from geomatch.collection.retrieval import comparable, global_descriptors
-from geomatch.collection.store import MatchStore
+from geomatch.collection.retrieval import keep_descriptors
 from geomatch.dift import DIFTExtractor
 from geomatch.dift.extractor import UPRIGHT_SIDE
+from geomatch.engine import LocalEngine, Work
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.geometry import warp_points
 from geomatch.identity import identity_of
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector, OpenCVDetector
 from geomatch.parts import extraction_parts
+from geomatch.store import Store
 from geomatch.types import Features, Matches
 
 
@@ -91,7 +91,7 @@ def test_nothing_is_done_twice(tmp_path: Path, photo0: Image) -> None:
     def run(**options: Any) -> Any:
         detector = Counting(str(marks))
         return match_collection(
-            folder, tmp_path / "cache", detector=detector, descriptor="dift-tiny", progress=False, **options
+            folder, tmp_path / "store", detector=detector, descriptor="dift-tiny", progress=False, **options
         )
 
     first = run()
@@ -106,7 +106,7 @@ def test_nothing_is_done_twice(tmp_path: Path, photo0: Image) -> None:
         errors = np.linalg.norm(warp_points(matrix, features0.keypoints[i]) - features1.keypoints[j], axis=1)
         assert len(pair.matches) > 60
         assert np.mean(errors < 3) > 0.95
-    second = run(workers=1)
+    second = run(engine=LocalEngine(1))
     assert second.computed == (0, 0)
     assert len(marks.read_text()) == 3
     for a, b in zip(pairs, second.correspondences.pairs, strict=True):
@@ -114,33 +114,14 @@ def test_nothing_is_done_twice(tmp_path: Path, photo0: Image) -> None:
     assert run(max_ratio=0.7).computed == (0, 3)  # other options, other matches
     views(tmp_path / "images", photo0, 2)  # the same files again: content counts
     assert run().computed == (0, 0)
-    with closing(sqlite3.connect(tmp_path / "cache" / "matches.db")) as database, database:
-        database.execute("DELETE FROM pairs WHERE rowid = 1")  # as if killed before the last pair
+    for pack in (tmp_path / "store" / "matches").rglob("*.npz"):
+        pack.unlink()
     again = run()
-    assert again.computed == (0, 1)
+    assert again.computed == (0, 3)
     assert [pair.matches for pair in again.correspondences.pairs] == [pair.matches for pair in pairs]
-    for kept in (tmp_path / "cache" / "features").iterdir():
-        kept.write_bytes(kept.read_bytes()[:100])  # a full disk
-    assert run().computed[0] == 3
-
-
-def test_a_store_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "matches.db").write_bytes(b"something else" * 99)
-    with pytest.raises(GeomatchError, match="remove the file to match again"):
-        MatchStore(tmp_path / "matches.db")
-    store = MatchStore(tmp_path / "new.db")
-    matches = Matches(np.array([[0, 70_000], [3, 1]]), np.array([0.5, 0.25]))  # type: ignore[arg-type]
-    store.add([("key", matches)])
-    with closing(sqlite3.connect(tmp_path / "new.db", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        monkeypatch.setattr("geomatch.collection.store.WAIT_SECONDS", 0.1)
-        with pytest.raises(GeomatchError, match="in use by another run"):
-            store.missing(["key"])
-        other.execute("ROLLBACK")
-    assert store.missing(["other", "key"]) == [0]
-    assert list(store.read(["key"])) == [matches]
-    with pytest.raises(GeomatchError, match="are gone"):
-        list(store.read(["other"]))
+    for kept in (tmp_path / "store").rglob("*.npz"):
+        kept.write_bytes(kept.read_bytes()[:100])  # of a sick disk
+    assert run().computed == (3, 3)
 
 
 def test_guided_matching_finds_back_what_the_ratio_test_drops(photo0: Image, photo1: Image) -> None:
@@ -235,11 +216,11 @@ def test_grid_keypoints_are_shared_and_refined(tmp_path: Path, photo0: Image) ->
         "descriptor": "dift-tiny-dense",
         "progress": False,
     }
-    found = match_collection(folder, tmp_path / "cache", **options)
+    found = match_collection(folder, tmp_path / "store", **options)
     grid = GridDetector(16).detect(photo0)
     for name in folder.names:
         np.testing.assert_array_equal(found.correspondences.features[name].keypoints, grid.keypoints)
-    refined = match_collection(folder, tmp_path / "cache", refine=True, **options)
+    refined = match_collection(folder, tmp_path / "store", refine=True, **options)
     before, after = [], []
     for pair in found.correspondences.pairs:
         i, j = pair.matches.indices.T
@@ -253,7 +234,7 @@ def test_grid_keypoints_are_shared_and_refined(tmp_path: Path, photo0: Image) ->
     near = np.array(before) < 12  # right up to the grid
     assert near.sum() > 300
     assert np.median(np.array(after)[near]) < 0.5 * np.median(np.array(before)[near])
-    again = match_collection(folder, tmp_path / "cache", refine=True, **options)
+    again = match_collection(folder, tmp_path / "store", refine=True, **options)
     for name in folder.names:
         assert again.correspondences.features[name] == refined.correspondences.features[name]
 
@@ -262,7 +243,7 @@ def test_refinement_moves_each_keypoint_once(tmp_path: Path, photo0: Image) -> N
     views(tmp_path, photo0, 2)
     folder = find_images(tmp_path)
     found = match_collection(
-        folder, tmp_path / "cache", detector=GridDetector(32), descriptor="dift-tiny-dense", progress=False
+        folder, tmp_path / "store", detector=GridDetector(32), descriptor="dift-tiny-dense", progress=False
     )
     dense = dense_twin(DIFTExtractor())
     moved = dict(refine_keypoints(found.correspondences, folder, dense, progress=False))
@@ -273,7 +254,7 @@ def test_refinement_moves_each_keypoint_once(tmp_path: Path, photo0: Image) -> N
         np.testing.assert_array_equal(moved[name].keypoints[unmatched], old[unmatched])
 
 
-def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, make_scene: Callable[..., Any]) -> None:
+def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     """Views of the photograph look more like each other than like two made-up scenes."""
     rng = np.random.default_rng(1)
     views(tmp_path / "all", photo0, 3)
@@ -284,16 +265,19 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, make_scene:
             write(tmp_path / "all" / f"x{scene}{number}.png", np.roll(whole, 15 * number, axis=1))
     folder = find_images(tmp_path / "all")
     extractor = dense_twin(DIFTExtractor())
-    rows = global_descriptors(folder, extractor, tmp_path / "cache", progress=False)
-    unit = comparable(rows)
-    scores = unit @ unit.T
-    np.testing.assert_allclose(np.diag(scores), 1, atol=1e-6)
-    np.fill_diagonal(scores, -1)
+    work = Work(LocalEngine(1), progress=False)
+    photos = [photo for _, photo in examine(folder, work, False) if isinstance(photo, Photograph)]
+    store = Store.at(tmp_path / "store")
+    kept = keep_descriptors(folder.root, photos, extractor, store, work)
     group = [name[:2] for name in folder.names]
+    best = kept.nearest(2, None, work)
     for index in range(9):
-        best = np.argsort(-scores[index])[:2]
-        assert {group[other] for other in best} == {group[index]}
-    np.testing.assert_array_equal(global_descriptors(folder, extractor, tmp_path / "cache", False), rows)
+        assert {group[other] for other in best[index]} == {group[index]}
+    monkeypatch.setattr("geomatch.collection.retrieval.CHUNK", 4)  # bounded memory changes nothing
+    np.testing.assert_array_equal(kept.nearest(2, None, work), best)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "global").rglob("*.npz")}
+    assert keep_descriptors(folder.root, photos, extractor, store, work).keys == kept.keys
+    assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_images_that_colmap_cannot_read_are_named(tmp_path: Path) -> None:
@@ -320,13 +304,13 @@ def test_refinement_goes_on_where_it_was(tmp_path: Path, photo0: Image) -> None:
     folder = find_images(tmp_path / "images")
     options: dict[str, Any] = {"detector": GridDetector(32), "descriptor": "dift-tiny-dense"}
     options |= {"progress": False, "refine": True}
-    whole = match_collection(folder, tmp_path / "cache", **options).correspondences
-    files = sorted((tmp_path / "cache" / "refined").rglob("*.npz"))
+    whole = match_collection(folder, tmp_path / "store", **options).correspondences
+    files = sorted((tmp_path / "store" / "refined").rglob("*.npz"))
     assert len(files) == 3
     written = {file: file.stat().st_mtime_ns for file in files}
     before = {name: whole.features[name] for name in folder.names}
     files[1].unlink()
-    again = match_collection(folder, tmp_path / "cache", **options).correspondences
+    again = match_collection(folder, tmp_path / "store", **options).correspondences
     assert {file for file in files if file.stat().st_mtime_ns != written[file]} == {files[1]}
     assert {name: again.features[name] for name in folder.names} == before
     for name in folder.names:

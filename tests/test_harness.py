@@ -28,6 +28,7 @@ from geomatch.benchmarks.hpatches.record import summarise_record, table
 from geomatch.benchmarks.hpatches.sequences import LARGE, SEQUENCES, read_data
 from geomatch.benchmarks.methods import create_method
 from geomatch.cli import main
+from geomatch.engine import LocalEngine
 from geomatch.files import sha256_of
 
 PAIR = geomatch.bundled_pair()
@@ -48,7 +49,7 @@ def data(made: Path, tmp_path: Path) -> Path:
 
 
 def run(data: Path, out: Path, names: str = "mma,geomatch", methods: tuple[str, ...] = ("orb",)) -> Any:
-    return run_hpatches(data, find_protocols(names), methods, out, 500, workers=1, progress=False)
+    return run_hpatches(data, find_protocols(names), methods, out, 500, LocalEngine(1), progress=False)
 
 
 def numbers(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -106,7 +107,7 @@ def test_caches_know_content_not_names(data: Path, tmp_path: Path) -> None:
     (data / "v_hill").rename(data / "v_other")
     renamed = run(data, tmp_path / "out", "mma")
     assert renamed.computed == 1  # the fingerprint of a sequence holds its name
-    assert len(list((tmp_path / "out" / "features").iterdir())) == 2 * 6 - 1  # image 1 is the same twice
+    assert len(list((tmp_path / "out" / "views").rglob("*.npz"))) == 2 * 6 - 1  # image 1 is the same twice
     shutil.copyfile(data / "i_hill" / "2.png", data / "i_hill" / "3.png")
     changed = run(data, tmp_path / "out", "mma")
     assert changed.computed == 1
@@ -114,10 +115,8 @@ def test_caches_know_content_not_names(data: Path, tmp_path: Path) -> None:
     by_pair = {row["pair"]: row for row in changed.record["rows"]}
     assert by_pair["i_hill 1-2"]["within"] == by_pair["i_hill 1-3"]["within"]
     # a broken cache file is made again
-    for kept in (tmp_path / "out" / "features").iterdir():
+    for kept in (tmp_path / "out").rglob("*.npz"):
         kept.write_bytes(b"half")
-    for kept in (tmp_path / "out" / "rows").iterdir():
-        kept.write_text("[{")
     assert numbers(run(data, tmp_path / "out", "mma").record) == numbers(changed.record)
 
 
@@ -129,14 +128,15 @@ def test_killed_and_started_again(data: Path, tmp_path: Path) -> None:
     command += ["--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(600):
-        if list((tmp_path / "out").glob("features/*.npz")) or process.poll() is not None:
+        if list((tmp_path / "out").glob("views/*/*.npz")) or process.poll() is not None:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    result = run_hpatches(
-        data, find_protocols("mma,geomatch"), ["sift"], tmp_path / "out", 500, workers=2, progress=False
-    )
+    with LocalEngine(2) as engine:
+        result = run_hpatches(
+            data, find_protocols("mma,geomatch"), ["sift"], tmp_path / "out", 500, engine, progress=False
+        )
     assert numbers(result.record) == numbers(whole.record)
     assert result.path.name == whole.path.name
 
@@ -197,7 +197,7 @@ def test_full_disk_is_one_line_and_nothing_is_lost(
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("geomatch.types.save_arrays", full)
+    monkeypatch.setattr("geomatch.store.store.replacing", full)
     command = ["benchmark", "hpatches", str(data), "--protocol", "mma,auc480", "--method", "orb"]
     command += ["--max-keypoints", "500", "--workers", "1", "--out", str(tmp_path / "out")]
     assert main(command) == 2

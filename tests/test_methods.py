@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 import geomatch
 from geomatch.benchmarks.controls import RootSIFT
 from geomatch.benchmarks.hpatches.data import make_synthetic
-from geomatch.benchmarks.hpatches.harness import _run, run_hpatches
+from geomatch.benchmarks.hpatches.harness import _evaluated, run_hpatches
 from geomatch.benchmarks.hpatches.protocols import find_protocols
 from geomatch.benchmarks.hpatches.sequences import read_data
 from geomatch.benchmarks.methods import create_method
@@ -25,6 +25,7 @@ from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.peers import WEIGHTS, KorniaFeatures, OpenCVFeatures
 from geomatch.dift import DIFTExtractor
+from geomatch.engine import LocalEngine
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector
 from geomatch.types import Features
@@ -153,10 +154,14 @@ def test_loftr_matches_images_at_pixel_centres(loftr_file: Path, small: Image) -
 def test_loftr_in_the_harness(loftr_file: Path, data: Path, tmp_path: Path) -> None:
     text = f"loftr:{loftr_file}"
     protocols = find_protocols("mma,superpoint")
-    result = run_hpatches(data, protocols, [text], tmp_path / "out", 100, 1, "cpu", progress=False)
+    result = run_hpatches(
+        data, protocols, [text], tmp_path / "out", 100, LocalEngine(1), "cpu", progress=False
+    )
     assert result.record["skipped"] == {f"{text} under superpoint": "it has no keypoints that could repeat"}
     assert {row["protocol"] for row in result.record["rows"]} == {"mma"}
-    again = run_hpatches(data, protocols, [text], tmp_path / "out", 100, 1, "cpu", progress=False)
+    again = run_hpatches(
+        data, protocols, [text], tmp_path / "out", 100, LocalEngine(1), "cpu", progress=False
+    )
     assert again.computed == 0
     assert again.record["rows"] == result.record["rows"]
 
@@ -221,7 +226,7 @@ def test_features_from_files_score_as_the_program_that_wrote_them(
     text = f"npz:{root}:mine" if kind == "npz" else f"h5:{root}"
     protocols = find_protocols("mma,geomatch,auc480,superpoint")
     result = run_hpatches(
-        data, protocols, [text, "rootsift"], tmp_path / "out", 300, 1, "cpu", progress=False
+        data, protocols, [text, "rootsift"], tmp_path / "out", 300, LocalEngine(1), "cpu", progress=False
     )
     rows = {(r["method"], r["protocol"], r["pair"]): r for r in result.record["rows"]}
     for (name, protocol, pair), row in rows.items():
@@ -252,7 +257,7 @@ def test_missing_file_of_features_fails_its_pairs_only(data: Path, tmp_path: Pat
                 np.savez(stream, keypoints=points, descriptors=rows)
     text = f"npz:{root}:mine"
     result = run_hpatches(
-        data, find_protocols("mma"), [text], tmp_path / "out", 300, 1, "cpu", progress=False
+        data, find_protocols("mma"), [text], tmp_path / "out", 300, LocalEngine(1), "cpu", progress=False
     )
     reasons = {row["pair"]: row["reason"] for row in result.record["rows"]}
     assert "6.png.mine" in reasons["v_p 1-6"]
@@ -278,14 +283,15 @@ def test_extraction_ahead_of_the_evaluation_changes_nothing(
 ) -> None:
     """What a GPU does: features in batches in one process, rows from the cache."""
     arguments = find_protocols("mma,superpoint"), ["sift+dift-tiny-dense"]
-    plain = run_hpatches(data, *arguments, tmp_path / "plain", 100, 1, "cpu", progress=False)
+    plain = run_hpatches(data, *arguments, tmp_path / "plain", 100, LocalEngine(1), "cpu", progress=False)
     monkeypatch.setattr(
-        "geomatch.benchmarks.hpatches.harness._run",
-        lambda jobs, todo, count, ahead: _run(jobs, todo, count, True),
+        "geomatch.benchmarks.hpatches.harness._evaluated",
+        lambda jobs, work, ahead: _evaluated(jobs, work, True),
     )
-    ahead = run_hpatches(data, *arguments, tmp_path / "ahead", 100, 2, "cpu", progress=False)
+    with LocalEngine(2) as engine:
+        ahead = run_hpatches(data, *arguments, tmp_path / "ahead", 100, engine, "cpu", progress=False)
     assert ahead.computed == plain.computed > 0
-    names = [{path.name for path in (tmp_path / run / "features").iterdir()} for run in ("plain", "ahead")]
+    names = [{path.name for path in (tmp_path / run / "views").rglob("*")} for run in ("plain", "ahead")]
     assert names[0] == names[1]
     for one, other in zip(plain.record["rows"], ahead.record["rows"], strict=True):
         assert one["matches"] == pytest.approx(other["matches"], abs=3)

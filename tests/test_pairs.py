@@ -2,6 +2,7 @@
 
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from PIL import Image as PILImage
 
 from geomatch.collection import ImageFolder, find_images, select_pairs
 from geomatch.collection.gps import position
-from geomatch.collection.pairs import natural_order
+from geomatch.collection.nearest import best_partners
+from geomatch.collection.pairs import LOOP_GAP, natural_order
 from geomatch.errors import GeomatchError
 
 
@@ -27,9 +29,19 @@ def test_pairs_by_every_rule(tmp_path: Path) -> None:
     assert {frozenset(pair) for pair in chain.pairs} == {frozenset(p) for p in pairwise(names)}
     angles = np.arange(12) / 12  # on an arc, products fall with the distance in the list
     rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    near = select_pairs(folder, ["retrieval:2"], appearance=lambda: rows)
+
+    def nearest(count: int, order: Any) -> Any:
+        def score(part: slice, others: slice) -> Any:
+            scores = rows[part] @ rows[others].T
+            if order is not None:
+                scores[np.abs(order[part, None] - order[None, others]) <= LOOP_GAP] = -np.inf
+            return scores
+
+        return best_partners(score, slice(0, 12), 12, count, 5)
+
+    near = select_pairs(folder, ["retrieval:2"], nearest=nearest)
     assert all(abs(folder.names.index(a) - folder.names.index(b)) <= 2 for a, b in near.pairs)
-    loop = select_pairs(folder, ["sequential:1", "loop:1"], appearance=lambda: rows)
+    loop = select_pairs(folder, ["sequential:1", "loop:1"], nearest=nearest)
     assert loop.given == {"sequential:1": 11, "loop:1": 1}  # only the first and the last are 11 apart
     assert loop.pairs[-1] == ("img1.png", "img12.png")
     (tmp_path / "p.txt").write_text("# a list\nimg1.png img2.png\nimg2.png\timg1.png\nimg1.png gone.png\n\n")
@@ -42,7 +54,19 @@ def test_pairs_by_every_rule(tmp_path: Path) -> None:
     assert load.max() == 3
     assert "no image may be in more than 3" in bounded.text()
     large = folder_of(*(f"{k}.png" for k in range(61)))
-    assert list(select_pairs(large, appearance=lambda: np.eye(61)).given) == ["retrieval"]
+    some = np.zeros((61, 20), np.int64)
+    assert list(select_pairs(large, nearest=lambda count, order: some).given) == ["retrieval"]
+
+
+def test_best_partners_are_the_same_in_any_portions() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(30, 30))
+    whole = best_partners(lambda a, b: scores[a, b], slice(0, 30), 30, 4, 30)
+    others = scores - np.diag(np.full(30, np.inf))
+    np.testing.assert_array_equal(whole, np.argsort(-others, axis=1)[:, :4])
+    parts = [best_partners(lambda a, b: scores[a, b], slice(k, k + 10), 30, 4, 7) for k in (0, 10, 20)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert (best_partners(lambda a, b: np.full((1, 2), -np.inf), slice(0, 1), 2, 3, 2) == -1).all()
 
 
 @pytest.mark.parametrize("rule", ["all", "sequential:x", "sequential:0", "exhaustive:3", "file:", "gps:-1"])

@@ -137,7 +137,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and "cache" not in path.parts
+        if path.is_file() and "store" not in path.parts
     }
 
 

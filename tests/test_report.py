@@ -23,6 +23,7 @@ from geomatch.benchmarks.hpatches.record import read_run, summarise_record
 from geomatch.benchmarks.hpatches.report import write_report
 from geomatch.benchmarks.hpatches.runs import find_runs, merge
 from geomatch.cli import main
+from geomatch.engine import LocalEngine
 
 SCHEMA = json.loads(files("geomatch.benchmarks.hpatches").joinpath("record.schema.json").read_text())
 PAIR = geomatch.bundled_pair()
@@ -40,7 +41,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(work: Path, names: str, methods: list[str], keypoints: int = 200) -> RunResult:
     protocols = find_protocols(names)
-    return run_hpatches(work / "data", protocols, methods, work / "out", keypoints, 1, "cpu", progress=False)
+    return run_hpatches(
+        work / "data", protocols, methods, work / "out", keypoints, LocalEngine(1), "cpu", progress=False
+    )
 
 
 @pytest.fixture(scope="module")

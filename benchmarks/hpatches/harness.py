@@ -1,25 +1,19 @@
 """Protocols times methods over a folder in HPatches layout, with everything that is done kept on disk.
 
-Two loops, both cached: features once per image and frame, then rows once per
-sequence, protocol and method. The name of a kept file is the SHA-256 of all
+Two stages, both kept: features once per image and frame, then rows once per
+sequence, protocol and method. The name of a kept object is the SHA-256 of all
 that decides its content (pixels, weights, settings, versions), so that nothing
-old is ever taken for something new, and several processes may share a folder.
+old is ever taken for something new, and several processes may share a store.
 """
 
 import json
-import multiprocessing
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
-import torch
-from tqdm import tqdm
 
 from geomatch.benchmarks.hpatches.evaluation import create_solver, evaluate, failed
 from geomatch.benchmarks.hpatches.frames import Frame
@@ -31,10 +25,23 @@ from geomatch.benchmarks.hpatches.views import SMALL, Views
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.record import machine
-from geomatch.dift.loading import find_device
-from geomatch.errors import FeaturesError, GeomatchError, ImageError, MissingDependencyError, first_line
-from geomatch.files import digest_of, replacing
+from geomatch.engine import Engine, LocalEngine, Lost, Work
+from geomatch.engine.run import grouped
+from geomatch.engine.task import Need
+from geomatch.errors import (
+    FeaturesError,
+    GeomatchError,
+    ImageError,
+    MissingDependencyError,
+    StoreError,
+    first_line,
+)
+from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.provenance import versions
+from geomatch.store import Manifest, Store
+
+KIND = "rows"
+"""Of the rows in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +66,9 @@ def run_hpatches(
     methods: Sequence[str],
     out: Path,
     max_keypoints: int = 2000,
-    workers: int | None = None,
+    engine: Engine | None = None,
     device: str = "auto",
+    store: Store | str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> RunResult:
     """Evaluate methods under protocols; what is on disk already is not computed again.
@@ -69,11 +77,12 @@ def run_hpatches(
         data: folder in HPatches layout.
         protocols: see `find_protocols`.
         methods: see `create_method`; one whose weights or packages are missing is skipped with the reason.
-        out: folder for caches and records.
+        out: folder of records.
         max_keypoints: per image, at most; protocols take the best of them.
-        workers: processes; None takes one per core.
-        device: of the networks. On an accelerator one process extracts, a sequence's images at a
-            time, while the others evaluate.
+        engine: who does the work, within its ``with`` statement; None takes the cores of this machine.
+        device: of the networks. On an accelerator features come first, a sequence's images at a time, and
+            then the rows.
+        store: of features and rows: a folder, or a URL of fsspec; None takes ``out``.
         progress: show a bar.
 
     Returns:
@@ -81,11 +90,15 @@ def run_hpatches(
         says what it holds.
 
     Raises:
-        GeomatchError: when there is no sequence or no method to evaluate, or a process dies.
+        GeomatchError: when there is no sequence or no method to evaluate, or something could not be done
+            after several tries; what was done is kept.
         ValueError: for methods that are none.
     """
+    if engine is None:
+        with LocalEngine() as own:
+            return run_hpatches(data, protocols, methods, out, max_keypoints, own, device, store, progress)
     found = read_data(data)
-    device = find_device(device)
+    device = engine.device(device)
     usable: dict[str, dict[str, Any]] = {}
     skipped = dict(found.broken)
     allowed = []
@@ -109,28 +122,26 @@ def run_hpatches(
                 skipped[f"{text} under {protocol.name}"] = "it has no keypoints that could repeat"
     if not usable or not protocols:
         raise GeomatchError("nothing can run: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
-    for folder in ("features", "rows"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+    where = store if isinstance(store, Store) else Store.at(store or out)
+    out.mkdir(parents=True, exist_ok=True)
     jobs = [
-        Job(sequence, text, identity, tuple(protocols), out, max_keypoints, device)
+        Job(sequence, text, identity, tuple(protocols), where, max_keypoints, device)
         for text, identity in usable.items()
         for sequence in found.sequences
     ]
-    rows: dict[int, list[Row]] = {}
-    computed = 0
-    with tqdm(total=len(jobs), desc="hpatches", unit="sequence", disable=not progress) as bar:
-        todo = []
-        for index, job in enumerate(jobs):
-            kept = job.kept()
-            if kept is None:
-                todo.append(index)
-            else:
-                rows[index] = kept
-                bar.update()
-        ahead = device != "cpu"
-        for index, fresh, count in _run(jobs, todo, workers or os.cpu_count() or 1, ahead):
-            rows[index], computed = fresh, computed + count
-            bar.update()
+    manifest = Manifest.start(
+        "hpatches",
+        str(data.absolute()),
+        {"protocols": [asdict(protocol) for protocol in protocols], "methods": usable,
+         "max_keypoints": max_keypoints, "device": device},
+    )  # fmt: skip
+    keys = tuple(dict.fromkeys(job.key(protocol) for job in jobs for protocol in job.wanted()))
+    manifest = manifest.saved(
+        where, names=tuple(job.name for job in jobs), objects={KIND: keys}, lost=skipped
+    )
+    work = Work(engine, progress)
+    rows, computed = _evaluated(jobs, work, ahead=device != "cpu")
+    manifest.saved(where, retries=work.retries, complete=True)
     record = {
         "schema": SCHEMA,
         "data": {
@@ -144,7 +155,7 @@ def run_hpatches(
         "skipped": skipped,
         "versions": versions(),
         "machine": machine(),
-        "rows": [row for index in range(len(jobs)) for row in rows[index]],
+        "rows": [row for own in rows for row in own],
     }
     return RunResult(write_run(out, record), record, computed)
 
@@ -161,9 +172,14 @@ class Job:
     text: str
     identity: dict[str, Any]
     protocols: tuple[Protocol, ...]
-    out: Path
+    store: Store
     max_keypoints: int
     device: str
+
+    @property
+    def name(self) -> str:
+        """For the user."""
+        return f"{self.text} on {self.sequence.name}"
 
     def method(self) -> Method:
         """Made anew in every process, once."""
@@ -172,7 +188,7 @@ class Job:
     def views(self) -> Views:
         """Its features."""
         identity = {key: self.identity[key] for key in ("source", "descriptor")}
-        return Views(self.method(), identity, self.out / "features")
+        return Views(self.method(), identity, self.store)
 
     def wanted(self) -> list[Protocol]:
         """Those that have this sequence and are defined for the method."""
@@ -183,13 +199,12 @@ class Job:
             if (protocol.large or self.sequence.name not in LARGE) and _defined(method, protocol)
         ]
 
-    def path(self, protocol: Protocol) -> Path:
+    def key(self, protocol: Protocol) -> str:
         """Of the rows."""
-        parts = [SCHEMA, asdict(protocol), self.identity, self.sequence.fingerprint, versions()]
-        return self.out / "rows" / f"{digest_of(parts)}.json"
+        return digest_of([SCHEMA, asdict(protocol), self.identity, self.sequence.fingerprint, versions()])
 
     def kept(self) -> list[Row] | None:
-        """The rows of all protocols, if all are on disk."""
+        """The rows of all protocols, if all are in the store."""
         rows: list[Row] = []
         for protocol in self.wanted():
             own = self.stored(protocol)
@@ -199,68 +214,80 @@ class Job:
         return rows
 
     def stored(self, protocol: Protocol) -> list[Row] | None:
-        """The rows of one protocol, if they are on disk."""
+        """The rows of one protocol, if they are in the store."""
+        key = self.key(protocol)
         try:
-            rows: list[Row] = json.loads(self.path(protocol).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            text = unpack_arrays(self.store.read(KIND, key), key, KIND, ("rows",))["rows"]
+        except KeyError:
             return None
+        except StoreError:
+            raise
+        except GeomatchError:  # damaged: made again
+            return None
+        rows: list[Row] = json.loads(str(text))
         return [{**row, "method": self.text} for row in rows]  # one method may be written in two ways
 
 
-def _run(jobs: list[Job], todo: list[int], workers: int, ahead: bool) -> Iterator[tuple[int, list[Row], int]]:
-    """Index, rows and number of computed protocols of each job, as they are done."""
-    if workers == 1 or len(todo) < 2:
-        for index in todo:
-            if ahead:
-                _extract(jobs[index])
-            yield index, *_evaluate(jobs[index])
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    # a fork of a process that has run torch may hang; a fork of one that only imported it starts at once
-    kinds = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
-    if "forkserver" in kinds:
-        context.set_forkserver_preload([__name__])
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(min(workers, len(todo)), context, _start, (threads,)) as pool:
-        try:
-            futures = {}
-            for index in todo:
-                if ahead:
-                    _extract(jobs[index])
-                futures[pool.submit(_evaluate, jobs[index])] = index
-            for future in as_completed(futures):
-                yield futures[future], *future.result()
-        except BrokenProcessPool as error:
-            raise GeomatchError(
-                "a worker process died, perhaps for lack of memory; what was done is kept: "
-                "run again, with fewer --workers"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()  # what it was at is made again; files are written whole or not at all
-            raise
+@dataclass(frozen=True, slots=True)
+class Extracting:
+    """The task: features of a sequence, a batch of images at a time, for `Evaluating` to find."""
+
+    need: Need = "large network"
+
+    def start(self) -> Callable[[Sequence[Job]], list[str]]:
+        """See `Task.start`; results are names."""
+        return lambda block: [_extract(job) for job in block]
 
 
-def _start(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
+@dataclass(frozen=True, slots=True)
+class Evaluating:
+    """The task: the rows of a sequence under all protocols, and how many protocols had to be computed."""
+
+    need: Need = "processor"
+
+    def start(self) -> Callable[[Sequence[Job]], list[tuple[list[Row], int]]]:
+        """See `Task.start`."""
+        return lambda block: [_evaluate(job) for job in block]
+
+
+def _evaluated(jobs: Sequence[Job], work: Work, ahead: bool) -> tuple[list[list[Row]], int]:
+    """The rows of each job, and the number of computed protocols."""
+    rows = [job.kept() for job in jobs]
+    todo = [[job] for job, own in zip(jobs, rows, strict=True) if own is None]
+    lost: dict[str, str] = {}
+    if ahead:
+        for job, extracted in work.results(Extracting(), todo, "features", "sequence"):
+            if isinstance(extracted, Lost):
+                lost[job.name] = extracted.reason
+        todo = [block for block in todo if block[0].name not in lost]
+    place = {id(job): index for index, job in enumerate(jobs)}
+    computed = 0
+    for job, result in work.results(Evaluating(), todo, "hpatches", "sequence", len(jobs) - len(todo)):
+        if isinstance(result, Lost):
+            lost[job.name] = result.reason
+        else:
+            rows[place[id(job)]], count = result
+            computed += count
+    if lost:
+        raise GeomatchError(
+            f"not done after several tries: {'; '.join(grouped(lost))}; what was done is kept: run again"
+        )
+    return [own for own in rows if own is not None], computed
 
 
 def _frames(protocol: Protocol) -> tuple[Frame, ...]:
     return (protocol.frame, SMALL) if protocol.kind == "superpoint" else (protocol.frame,)
 
 
-def _extract(job: Job) -> None:
+def _extract(job: Job) -> str:
     """Fill the cache for a job, a batch of images at a time."""
     views = job.views()
     paths = [job.sequence.reference, *(path for _, path, _ in job.sequence.targets)]
     for protocol in job.wanted():
-        if not job.path(protocol).is_file():
+        if not job.store.has(KIND, job.key(protocol)):
             for frame in _frames(protocol):
                 views.extract(paths, frame, protocol.paper_sampling)
+    return job.name
 
 
 def _evaluate(job: Job) -> tuple[list[Row], int]:
@@ -272,8 +299,8 @@ def _evaluate(job: Job) -> tuple[list[Row], int]:
         own = job.stored(protocol)
         if own is None:
             own = _rows(job, views, protocol)
-            with replacing(job.path(protocol)) as temporary:
-                temporary.write_text(json.dumps(own, allow_nan=False), encoding="utf-8")
+            data = pack_arrays(KIND, {"rows": json.dumps(own, allow_nan=False)})
+            job.store.write(KIND, job.key(protocol), data)
             computed += 1
         rows += own
     return rows, computed

@@ -1,7 +1,6 @@
 """Match pictures of single pairs, from the kept features of a run."""
 
 import base64
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ from geomatch.benchmarks.methods import create_method
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.draw import RIGHT, WRONG, draw_lines
 from geomatch.images import load_image
+from geomatch.store import Store
 
 SIDE = 420
 """Long side of each image."""
@@ -23,7 +23,7 @@ LINES = 60
 
 
 def picture(
-    sequence: HPatchesSequence, number: str, method: str, protocol: Protocol, cache: Path, max_keypoints: int
+    sequence: HPatchesSequence, number: str, method: str, protocol: Protocol, store: Store, max_keypoints: int
 ) -> str:
     """A JPEG as a data URL: the best matches of images 1 and ``number``, green within 3 px of the truth.
 
@@ -32,7 +32,7 @@ def picture(
         number: 2 to 6.
         method: see `create_method`.
         protocol: whose rules, in the original frame whatever the protocol's.
-        cache: the run's folder of features.
+        store: the run's.
         max_keypoints: of the run.
 
     Raises:
@@ -40,8 +40,7 @@ def picture(
     """
     made = create_method(method, max_keypoints)
     path, truth = next((path, truth) for k, path, truth in sequence.targets if k == number)
-    cache.mkdir(parents=True, exist_ok=True)
-    views = Views(made, made.feature_identity, cache)
+    views = Views(made, made.feature_identity, store)
     match = None if isinstance(made.source, LoFTRMatcher) else made.match
     pair = limited(protocol, views.pair(sequence.reference, path, truth, "original", False), match)
     points0, points1, _ = matched_points(protocol, pair, match)

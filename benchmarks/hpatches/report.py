@@ -20,6 +20,7 @@ from geomatch.benchmarks.hpatches.runs import Run, find_runs, merge
 from geomatch.benchmarks.hpatches.sequences import read_data
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import replacing
+from geomatch.store import Store
 
 WORST = 5
 """Pairs listed per method and protocol."""
@@ -197,8 +198,8 @@ def _draw(entry: _Worst, run: Run, label: str, protocol: Protocol, data: Path | 
         entry.why = "the sequence is not in the folder given, or is another one there"
         return
     try:
-        cache = ran.folder / "features"
-        entry.image = picture(sequences[name], pair, ran.text, protocol, cache, ran.max_keypoints)
+        store = Store.at(ran.folder)
+        entry.image = picture(sequences[name], pair, ran.text, protocol, store, ran.max_keypoints)
     except GeomatchError as error:
         entry.why = first_line(error)
 

@@ -13,6 +13,7 @@ from geomatch.cli.match import demo, match
 from geomatch.cli.models import models
 from geomatch.cli.readout import readout
 from geomatch.cli.show import show
+from geomatch.cli.store import store
 from geomatch.cli.train import train
 from geomatch.errors import GeomatchError
 
@@ -27,7 +28,7 @@ def app() -> None:
     """Register two photographs with diffusion features."""
 
 
-for command in (match, show, demo, models, colmap, reconstruct, benchmark, data, train, readout):
+for command in (match, show, demo, models, colmap, reconstruct, store, benchmark, data, train, readout):
     app.add_command(command)
 
 

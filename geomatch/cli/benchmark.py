@@ -6,7 +6,13 @@ from pathlib import Path
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import changed_config, descriptor_options, parse_layers
+from geomatch.cli.options import (
+    changed_config,
+    chosen_engine,
+    descriptor_options,
+    engine_options,
+    parse_layers,
+)
 
 
 @click.group()
@@ -108,13 +114,15 @@ def sweep(
 @click.option("--method", metavar="STRING,...", default="sift+dift-tiny,rootsift", show_default=True,
               help="DETECTOR+DESCRIPTOR, or a peer's name (sift, aliked:WEIGHTS, ...).")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("runs"),
-              show_default=True, help="Caches and records; the same run goes on there.")  # fmt: skip
+              show_default=True, help="Records; the same run goes on there.")  # fmt: skip
 @click.option("--max-keypoints", type=click.IntRange(min=1), default=2000, show_default=True,
               help="Per image, at most; protocols take the best.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one per core]")
+@click.option("--store", metavar="PLACE",
+              help="Of features and rows: a folder or a URL, s3://bucket/folder. [default: OUT]")  # fmt: skip
+@engine_options
 @click.option("--device", default="auto", show_default=True, help="Of the networks: cpu, cuda, mps.")
 def hpatches(
-    data: Path, protocol: str, method: str, out: Path, max_keypoints: int, workers: int | None, device: str
+    data: Path, protocol: str, method: str, out: Path, max_keypoints: int, store: str | None, device: str
 ) -> int:
     """Evaluate methods on DATA, a folder in HPatches layout, under named protocols.
 
@@ -129,7 +137,8 @@ def hpatches(
     warning = read_data(data).warning
     if warning:
         click.echo(f"warning     {warning}", err=True)
-    result = run_hpatches(data, protocols, methods, out, max_keypoints, workers, device)
+    with chosen_engine() as engine:
+        result = run_hpatches(data, protocols, methods, out, max_keypoints, engine, device, store)
     click.echo(table(result.summaries()))
     for name, reason in result.record["skipped"].items():
         click.echo(f"skipped     {name}: {reason}", err=True)

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.match import descriptor_config
-from geomatch.cli.options import descriptor_options
+from geomatch.cli.options import chosen_engine, descriptor_options, engine_options
+
+if TYPE_CHECKING:
+    from geomatch.collection.match import CollectionResult
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -38,8 +41,6 @@ _matching = _add([
                  help="Keep only matches that agree with one geometry of their pair."),
     click.option("--refine", is_flag=True,
                  help="Move grid keypoints to where feature maps agree best; detected ones get worse."),
-    click.option("--workers", type=click.IntRange(min=1),
-                 help="Pairs matched at a time. [default: one per core]"),
 ])  # fmt: skip
 
 _cameras = _add([
@@ -58,6 +59,12 @@ def _verification(*choices: str) -> Callable[[Command], Command]:
                         help="Who finds the two-view geometry of each pair.")  # fmt: skip
 
 
+def _store(default: str) -> Callable[[Command], Command]:
+    return click.option("--store", metavar="PLACE",
+                        help="For features and matches: a folder, or a URL such as s3://bucket/folder. "
+                             f"[default: {default}]")  # fmt: skip
+
+
 @click.group()
 def colmap() -> None:
     """Write COLMAP databases, and examine them."""
@@ -72,9 +79,9 @@ def colmap() -> None:
               help="Keypoints and matches of another program instead: a database, features.h5 of hloc, "
                    "or a folder that --format wrote.")  # fmt: skip
 @click.option("--extend", is_flag=True, help="Add to a database that exists.")
-@click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
-              help="For features and matches. [default: geomatch-cache beside TARGET]")  # fmt: skip
+@_store("geomatch-store beside TARGET")
 @_matching
+@engine_options
 @_cameras
 @_verification("colmap", "geomatch", "none")
 @descriptor_options(leave_out=("--seed", "--metric"))
@@ -84,7 +91,7 @@ def export(
     form: str,
     source: Path | None,
     extend: bool,
-    cache: Path | None,
+    store: str | None,
     detector: str,
     descriptor: str | None,
     max_keypoints: int,
@@ -94,7 +101,6 @@ def export(
     max_pairs: int | None,
     guided: bool,
     refine: bool,
-    workers: int | None,
     camera_mode: str,
     camera_model: str,
     camera_params: str,
@@ -110,6 +116,7 @@ def export(
     from geomatch.colmap.cameras import check_camera, image_sizes
     from geomatch.colmap.target import check_target
     from geomatch.errors import GeomatchError
+    from geomatch.store import Store
 
     # all that can be known is asked before the matching, which takes long
     if extend and form != "database":
@@ -119,53 +126,66 @@ def export(
         check_camera(camera_model, camera_params)
     elif target.exists() and (target.is_file() or any(target.iterdir())):
         raise GeomatchError(f"{target} exists already; give another name")
-    skipped: dict[str, str] = {}
-    if source:
-        found = read_correspondences(source, images)
-    else:
-        config = descriptor_config(descriptor, patches=detector != "grid")
-        folder = find_images(images)
-        image_sizes(images, folder.names, camera_mode)  # type: ignore[arg-type]
-        result = match_collection(
-            folder,
-            cache or target.parent / "geomatch-cache",
-            rules=rules,
-            max_pairs=max_pairs,
-            detector=detector,
-            descriptor=config,
-            min_similarity=min_similarity,
-            max_ratio=max_ratio,
-            max_keypoints=max_keypoints,
-            guided=guided,
-            refine=refine,
-            workers=workers,
-        )
-        found, skipped = result.correspondences, result.skipped
-        click.echo(result.pairs.text())
-        click.echo(f"computed    {result.computed[0]} images, {result.computed[1]} pairs, the rest was there")
-    for name, reason in skipped.items():
-        click.echo(f"skipped     {name}: {reason}", err=True)
-    if form == "database":
-        report = export_database(
-            images,
-            found,
-            target,
-            camera_mode=camera_mode,  # type: ignore[arg-type]
-            camera_model=camera_model,
-            camera_params=camera_params,
-            verification=verification,  # type: ignore[arg-type]
-            extend=extend,
-            seed=seed,
-        )
-        click.echo(report.text())
-        left_out = {**report.skipped, **report.images_skipped}
-    else:
-        counted = write_correspondences(found, target, form, images)  # type: ignore[arg-type]
-        for what, count in counted.items():
-            click.echo(f"skipped     {count} {what}")
-        left_out = dict.fromkeys(counted, "")
+    place = Store.at(store or target.parent / "geomatch-store")
+    lost: dict[str, str] = {}
+    with chosen_engine() as engine:
+        if source:
+            found = read_correspondences(source, images)
+        else:
+            config = descriptor_config(descriptor, patches=detector != "grid")
+            folder = find_images(images)
+            image_sizes(images, folder.names, camera_mode)  # type: ignore[arg-type]
+            result = match_collection(
+                folder,
+                place,
+                rules=rules,
+                max_pairs=max_pairs,
+                detector=detector,
+                descriptor=config,
+                min_similarity=min_similarity,
+                max_ratio=max_ratio,
+                max_keypoints=max_keypoints,
+                guided=guided,
+                refine=refine,
+                engine=engine,
+            )
+            found, lost = result.correspondences, result.skipped | result.lost_pairs
+            _tell(result)
+        if form == "database":
+            report = export_database(
+                images,
+                found,
+                target,
+                camera_mode=camera_mode,  # type: ignore[arg-type]
+                camera_model=camera_model,
+                camera_params=camera_params,
+                verification=verification,  # type: ignore[arg-type]
+                extend=extend,
+                seed=seed,
+                engine=engine,
+                store=None if source else place,
+            )
+            click.echo(report.text())
+            left_out = {**report.skipped, **report.images_skipped}
+        else:
+            counted = write_correspondences(found, target, form, images)  # type: ignore[arg-type]
+            for what, count in counted.items():
+                click.echo(f"skipped     {count} {what}")
+            left_out = dict.fromkeys(counted, "")
     click.echo(f"wrote       {click.format_filename(target)}")
-    return NOT_FOUND if skipped or left_out else FOUND
+    return NOT_FOUND if lost or left_out else FOUND
+
+
+def _tell(result: "CollectionResult") -> None:
+    from geomatch.engine.run import grouped
+
+    click.echo(result.pairs.text())
+    click.echo(f"computed    {result.computed[0]} images, {result.computed[1]} pairs, the rest was there")
+    if result.retries:
+        click.echo(f"retried     {result.retries} blocks of work")
+    for what, names in (("image", result.skipped), ("pair", result.lost_pairs)):
+        for line in grouped(names):
+            click.echo(f"skipped     {what}: {line}", err=True)
 
 
 @colmap.command()
@@ -189,7 +209,9 @@ def check(database: Path, images: Path | None) -> int:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--mapper", type=click.Choice(["incremental", "global"]), default="incremental",
               show_default=True, help="Of COLMAP.")  # fmt: skip
+@_store("store in OUT")
 @_matching
+@engine_options
 @_cameras
 @_verification("colmap", "geomatch")
 @descriptor_options(leave_out=("--seed", "--metric"))
@@ -197,6 +219,7 @@ def reconstruct(
     images: Path,
     out: Path,
     mapper: str,
+    store: str | None,
     detector: str,
     descriptor: str | None,
     max_keypoints: int,
@@ -206,7 +229,6 @@ def reconstruct(
     max_pairs: int | None,
     guided: bool,
     refine: bool,
-    workers: int | None,
     camera_mode: str,
     camera_model: str,
     camera_params: str,
@@ -220,29 +242,29 @@ def reconstruct(
     """
     from geomatch.colmap import reconstruct as run
 
-    result = run(
-        images,
-        out,
-        mapper=mapper,  # type: ignore[arg-type]
-        rules=rules,
-        max_pairs=max_pairs,
-        detector=detector,
-        descriptor=descriptor_config(descriptor, patches=detector != "grid"),
-        min_similarity=min_similarity,
-        max_ratio=max_ratio,
-        max_keypoints=max_keypoints,
-        guided=guided,
-        refine=refine,
-        camera_mode=camera_mode,  # type: ignore[arg-type]
-        camera_model=camera_model,
-        camera_params=camera_params,
-        verification=verification,  # type: ignore[arg-type]
-        seed=seed,
-        workers=workers,
-    )
-    for name, reason in result.matching.skipped.items():
-        click.echo(f"skipped     {name}: {reason}", err=True)
-    click.echo(result.matching.pairs.text())
+    with chosen_engine() as engine:
+        result = run(
+            images,
+            out,
+            mapper=mapper,  # type: ignore[arg-type]
+            rules=rules,
+            max_pairs=max_pairs,
+            detector=detector,
+            descriptor=descriptor_config(descriptor, patches=detector != "grid"),
+            min_similarity=min_similarity,
+            max_ratio=max_ratio,
+            max_keypoints=max_keypoints,
+            guided=guided,
+            refine=refine,
+            camera_mode=camera_mode,  # type: ignore[arg-type]
+            camera_model=camera_model,
+            camera_params=camera_params,
+            verification=verification,  # type: ignore[arg-type]
+            seed=seed,
+            store=store,
+            engine=engine,
+        )
+    _tell(result.matching)
     click.echo(result.export.text())
     for number, model in enumerate(result.models):
         click.echo(

@@ -8,9 +8,11 @@ import click
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
+    from geomatch.engine import Engine
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _META = "geomatch.descriptor"
+_ENGINE = "geomatch.engine"
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
@@ -72,6 +74,47 @@ _OPTIONS = dict([
     _option("--batch-size", kind=int, help="Noisy images per forward pass."),
 ])  # fmt: skip
 _NATIVE = "native"
+
+
+def engine_options(command: Command) -> Command:
+    """Add the options that say who does the work; `chosen_engine` makes it."""
+    options = [
+        click.option("--engine", "_engine", type=click.Choice(["local", "ray"]), default="local",
+                     show_default=True, expose_value=False, callback=_keep_engine,
+                     help="This machine, or a Ray cluster."),
+        click.option("--workers", "_workers", type=click.IntRange(min=1), expose_value=False,
+                     callback=_keep_engine,
+                     help="Processes. [default: one per core, of a cluster as many as it has room for]"),
+        click.option("--ray-address", "_ray_address", metavar="ADDRESS", expose_value=False,
+                     callback=_keep_engine,
+                     help="Of the cluster. [default: RAY_ADDRESS; without it Ray starts here]"),
+        click.option("--cpus-per-worker", "_cpus_per_worker", type=click.FloatRange(min=0.01),
+                     expose_value=False, callback=_keep_engine, help="Of the cluster. [default: 1]"),
+        click.option("--gpus-per-worker", "_gpus_per_worker", type=click.FloatRange(min=0),
+                     expose_value=False, callback=_keep_engine,
+                     help="For networks. [default: 1 if the cluster has any]"),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _keep_engine(context: click.Context, parameter: click.Parameter, value: object) -> None:
+    context.meta.setdefault(_ENGINE, {})[str(parameter.name)] = value
+
+
+def chosen_engine() -> "Engine":
+    """The engine that the options name."""
+    from geomatch.engine import create_engine
+
+    given = click.get_current_context().meta[_ENGINE]
+    return create_engine(
+        given["_engine"],
+        given["_workers"],
+        given["_ray_address"],
+        given["_cpus_per_worker"],
+        given["_gpus_per_worker"],
+    )
 
 
 def descriptor_options(leave_out: Collection[str] = ()) -> Callable[[Command], Command]:

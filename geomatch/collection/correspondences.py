@@ -114,7 +114,8 @@ class PairChecker:
 
     def __init__(self, num_keypoints: Mapping[str, int]) -> None:
         self._num_keypoints = num_keypoints
-        self._seen: dict[tuple[str, str], int] = {}
+        self._place = {name: place for place, name in enumerate(num_keypoints)}
+        self._seen: dict[int, int] = {}
 
     def check(self, pair: MatchedPair) -> str | None:
         """None for a pair to write, else why it is skipped, in two or three words for a count.
@@ -145,7 +146,8 @@ class PairChecker:
         keys = np.sort(ordered[:, 0] * (int(ordered[:, 1].max()) + 1) + ordered[:, 1])
         if (keys[1:] == keys[:-1]).any():
             raise FeaturesError(f"{label}: the same match is given more than once")
-        key = (pair.name1, pair.name0) if flipped else (pair.name0, pair.name1)
+        first, second = (pair.name1, pair.name0) if flipped else (pair.name0, pair.name1)
+        key = self._place[first] * len(self._place) + self._place[second]  # of many pairs tuples are large
         content = hash(keys.tobytes())
         if key in self._seen:
             if self._seen[key] != content:

@@ -1,7 +1,7 @@
 """Which images are matched with which: rules, their limits, and how many pairs each gave."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from geomatch.collection.folder import ImageFolder
 from geomatch.collection.gps import position
+from geomatch.collection.nearest import best_partners
 from geomatch.errors import GeomatchError
 
 Pair = tuple[str, str]
@@ -21,7 +22,10 @@ NEIGHBOURS = 20
 LOOP_GAP = 10
 """Places in natural order that images of a loop are apart, at least one more."""
 ROWS = 64
-"""Images compared with all others at a time."""
+"""Positions compared with all others at a time."""
+Nearest = Callable[[int, NDArray[np.int64] | None], NDArray[np.int64]]
+"""(N, count) places of the images that look most alike, best first, -1 where there are fewer. With the places
+of all images in natural order, those nearer than `LOOP_GAP` in it are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ def select_pairs(
     folder: ImageFolder,
     rules: Sequence[str] = (),
     max_pairs: int | None = None,
-    appearance: Callable[[], NDArray[np.floating]] | None = None,
+    nearest: Nearest | None = None,
+    positions: Mapping[str, tuple[float, float]] | None = None,
 ) -> PairReport:
     """Apply rules one after the other.
 
@@ -61,8 +66,8 @@ def select_pairs(
         folder: the images.
         rules: by default ``exhaustive`` up to 60 images, above them ``retrieval:20``.
         max_pairs: no image is in more pairs than this; those of earlier rules and ranks come first.
-        appearance: gives (N, D) rows whose products are larger for images that look more alike (see
-            `geomatch.collection.retrieval.comparable`); needed by ``retrieval`` and ``loop``.
+        nearest: see `Nearest` (`geomatch.collection.retrieval`); needed by ``retrieval`` and ``loop``.
+        positions: latitude and longitude in degrees by name, for ``gps``; None reads them from the files.
 
     Raises:
         ValueError: for rules that are none, or that need what is not there.
@@ -77,7 +82,7 @@ def select_pairs(
     refused: set[Pair] = set()
     for rule in chosen:
         fresh = 0
-        for a, b in _apply(rule, folder, appearance, remarks):
+        for a, b in _apply(rule, folder, nearest, positions, remarks):
             pair = (a, b) if a < b else (b, a)
             if pair in pairs:
                 continue
@@ -130,7 +135,8 @@ def natural_order(names: Iterable[str]) -> list[str]:
 def _apply(
     rule: str,
     folder: ImageFolder,
-    appearance: Callable[[], NDArray[np.floating]] | None,
+    nearest: Nearest | None,
+    positions: Mapping[str, tuple[float, float]] | None,
     remarks: list[str],
 ) -> Iterator[Pair]:
     check_rules([rule])
@@ -145,46 +151,22 @@ def _apply(
     elif kind == "file":
         yield from _listed(Path(value), set(names), remarks)
     elif kind == "gps":
-        yield from _nearby(folder, int(value or NEIGHBOURS), remarks)
+        if positions is None:
+            positions = {n: found for n in names if (found := position(folder.path(n))) is not None}
+        yield from _nearby(names, positions, int(value or NEIGHBOURS), remarks)
     else:
-        if appearance is None:
+        if nearest is None:
             raise ValueError(f"{rule} needs global descriptors")
         place = {name: index for index, name in enumerate(natural_order(names))}
         order = np.array([place[name] for name in names])
-        rows = appearance()
-
-        def alike(part: slice) -> NDArray[np.floating]:
-            scores = rows[part] @ rows.T
-            if kind == "loop":
-                scores[np.abs(order[part, None] - order[None]) <= LOOP_GAP] = -np.inf
-            return scores
-
-        yield from _best(names, alike, int(value or NEIGHBOURS))
+        count = min(int(value or NEIGHBOURS), len(names) - 1)
+        if count > 0:
+            yield from _ranked(names, nearest(count, order if kind == "loop" else None))
 
 
-def _best(names: Sequence[str], score: Callable[[slice], NDArray[np.floating]], count: int) -> Iterator[Pair]:
-    """Every image with its best, all first choices before the second ones.
-
-    Args:
-        names: of N images.
-        score: (n, N) of some of the images with all; they are asked for in blocks, so that memory grows
-            with N and not with its square.
-        count: of the best.
-    """
-    count = min(count, len(names) - 1)
-    if count < 1:
-        return
-    chosen = np.full((len(names), count), -1)
-    for start in range(0, len(names), ROWS):
-        part = slice(start, min(start + ROWS, len(names)))
-        scores = np.array(score(part), np.float64)
-        scores[np.arange(len(scores)), np.arange(part.start, part.stop)] = -np.inf
-        best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-        values = np.take_along_axis(scores, best, axis=1)
-        order = np.lexsort((best, -values), axis=1)
-        ranked = np.take_along_axis(best, order, axis=1)
-        chosen[part] = np.where(np.take_along_axis(values, order, axis=1) > -np.inf, ranked, -1)
-    for rank in range(count):
+def _ranked(names: Sequence[str], chosen: NDArray[np.int64]) -> Iterator[Pair]:
+    """Every image with its best, all first choices before the second ones."""
+    for rank in range(chosen.shape[1]):
         for index, name in enumerate(names):
             if chosen[index, rank] >= 0:
                 yield name, names[chosen[index, rank]]
@@ -216,12 +198,14 @@ def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
         remarks.append(f"{unknown} pairs of {path} name images that are not there")
 
 
-def _nearby(folder: ImageFolder, count: int, remarks: list[str]) -> Iterator[Pair]:
-    found = {name: place for name in folder.names if (place := position(folder.path(name))) is not None}
-    lacking = len(folder.names) - len(found)
-    if lacking:
-        remarks.append(f"{lacking} of {len(folder.names)} images have no EXIF position")
-    if len(found) < 2:
+def _nearby(
+    names: Sequence[str], positions: Mapping[str, tuple[float, float]], count: int, remarks: list[str]
+) -> Iterator[Pair]:
+    found = {name: positions[name] for name in names if name in positions}
+    if len(found) < len(names):
+        remarks.append(f"{len(names) - len(found)} of {len(names)} images have no EXIF position")
+    count = min(count, len(found) - 1)
+    if count < 1:
         return
     latitude, longitude = np.radians(np.array(list(found.values()))).T
     # chords between points of the unit sphere order as distances on it do; of differences, since products
@@ -230,11 +214,16 @@ def _nearby(folder: ImageFolder, count: int, remarks: list[str]) -> Iterator[Pai
         [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=1
     )
 
-    def near(part: slice) -> NDArray[np.floating]:
-        distances: NDArray[np.floating] = ((points[part, None] - points[None]) ** 2).sum(axis=-1)
+    def near(part: slice, others: slice) -> NDArray[np.floating]:
+        distances: NDArray[np.floating] = ((points[part, None] - points[None, others]) ** 2).sum(axis=-1)
         return -distances
 
-    yield from _best(list(found), near, count)
+    total = len(found)
+    parts = [
+        best_partners(near, slice(start, min(start + ROWS, total)), total, count, 64 * ROWS)
+        for start in range(0, total, ROWS)
+    ]
+    yield from _ranked(list(found), np.concatenate(parts))
 
 
 def _is_number(text: str) -> bool:

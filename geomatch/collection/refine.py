@@ -8,14 +8,13 @@ tell (SIFT went from 0.1 to 0.8 px on known homographies).
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, MatchedPair
-from geomatch.collection.features import KeptFeatures, readable
+from geomatch.collection.features import KeptFeatures, read_features
 from geomatch.collection.folder import ImageFolder
 from geomatch.dift import DIFTExtractor, FeatureMap
 from geomatch.dift import refine as search
@@ -25,6 +24,7 @@ from geomatch.images import load_image
 from geomatch.provenance import versions
 from geomatch.types import Features
 
+KIND = "refined"
 SEARCH = ("soft-argmax", search.REACH, search.COARSE, search.FINE, search.WINDOW, search.TEMPERATURE)
 """All that decides where a keypoint goes; kept results are bound to it."""
 CHUNK = 256
@@ -36,33 +36,30 @@ def keep_refined(
     kept: KeptFeatures,
     folder: ImageFolder,
     extractor: DIFTExtractor,
-    cache: Path,
     matching: str,
     progress: bool = True,
-) -> Correspondences:
-    """As `refine_keypoints`, kept in ``cache``; descriptors are left out.
+) -> tuple[Correspondences, dict[str, str]]:
+    """As `refine_keypoints`, kept in the store; descriptors are left out. With the keys by image.
 
     Args:
         found: keypoints and matches.
-        kept: the files that the keypoints are from.
+        kept: the features that the keypoints are from.
         folder: the images.
         extractor: of whole maps.
-        cache: a folder, made when missing.
-        matching: a word that tells the matching's settings apart.
+        matching: a word that tells the pairs and the matching's settings apart.
         progress: show a bar.
     """
-    pairs = [[pair.name0, pair.name1] for pair in found.pairs]
-    keys = [[name, kept.key(name)] for name in folder.names]
-    settings = [keys, pairs, matching, identity_of(extractor), list(SEARCH), versions()]
-    place = cache / digest_of(settings)
+    settings = [list(kept.keys.items()), matching, identity_of(extractor), list(SEARCH), versions()]
+    whole = digest_of(settings)
     # two images may be one file, and yet be matched differently
-    files = {name: place / f"{digest_of([name, kept.key(name)])}.npz" for name in folder.names}
-    todo = [name for name, file in files.items() if not readable(file)]
+    keys = {name: digest_of([whole, name]) for name in folder.names}
+    there = kept.store.sizes(KIND)
+    todo = [name for name, key in keys.items() if key not in there]
     if todo:
-        place.mkdir(parents=True, exist_ok=True)
         for name, features in refine_keypoints(found, folder, extractor, progress, names=todo):
-            features.save(files[name])
-    return Correspondences(LazyFeatures(list(files), lambda name: Features.load(files[name])), found.pairs)
+            kept.store.write(KIND, keys[name], features.to_bytes())
+    load = LazyFeatures(list(keys), lambda name: read_features(kept.store, keys[name], KIND))
+    return Correspondences(load, found.pairs), keys
 
 
 def refine_keypoints(

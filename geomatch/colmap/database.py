@@ -3,7 +3,7 @@
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,9 @@ from geomatch.colmap.conventions import CONFIGURATIONS, to_colmap
 from geomatch.colmap.library import database, pycolmap
 from geomatch.colmap.target import Room, check_target, replaced
 from geomatch.colmap.verification import verify_with_colmap, verify_with_ours
+from geomatch.engine import Engine, LocalEngine, Work
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
+from geomatch.store import Store
 
 Verification = Literal["colmap", "geomatch", "none"]
 _IMAGE_BYTES, _PAIR_BYTES = 1024, 512
@@ -66,6 +68,8 @@ def export_database(
     verification: Verification = "colmap",
     extend: bool = False,
     seed: int = 0,
+    engine: Engine | None = None,
+    store: Store | None = None,
     progress: bool = True,
 ) -> ExportReport:
     """Write cameras, images, keypoints, matches and two-view geometries.
@@ -87,6 +91,9 @@ def export_database(
         extend: add to a database that exists; images in it must have the same keypoints, and its
             pairs stay as they are.
         seed: of RANSAC.
+        engine: who verifies when we do, within its ``with`` statement; None takes the cores of this machine.
+            COLMAP's own verification runs here.
+        store: where geometries that we estimate are kept and looked for; None keeps none.
         progress: show bars.
 
     Raises:
@@ -117,7 +124,8 @@ def export_database(
             if verification == "colmap":
                 verify_with_colmap(temporary, seed, progress)
             elif verification == "geomatch":
-                verify_with_ours(temporary, progress)
+                with nullcontext(engine) if engine else LocalEngine() as verifier:
+                    verify_with_ours(temporary, Work(verifier, progress), store)
             verified = _configurations(temporary)
     except (RuntimeError, sqlite3.Error) as error:
         raise GeomatchError(f"{path}: COLMAP could not write the database ({first_line(error)})") from error

@@ -48,8 +48,10 @@ def write(correspondences: Correspondences, folder: Path) -> None:
             if features.descriptors is not None:
                 group["descriptors"] = features.descriptors.T
     back = {name: key for key, name in keys.items()}
-    lines = []
-    with h5py.File(folder / "matches.h5", "w") as file:
+    with (
+        h5py.File(folder / "matches.h5", "w") as file,
+        (folder / "pairs.txt").open("w", encoding="utf-8") as listed,
+    ):
         for pair in correspondences.pairs:
             matches0 = np.full(lengths[pair.name0], -1, np.int32)
             scores0 = np.zeros(lengths[pair.name0], np.float32)
@@ -62,8 +64,7 @@ def write(correspondences: Correspondences, folder: Path) -> None:
             group = file.create_group(f"{back[pair.name0]}/{back[pair.name1]}")
             group["matches0"] = matches0
             group["matching_scores0"] = scores0
-            lines.append(f"{pair.name0} {pair.name1}\n")
-    (folder / "pairs.txt").write_text("".join(lines), encoding="utf-8")
+            listed.write(f"{pair.name0} {pair.name1}\n")
 
 
 def _keys(names: list[str]) -> dict[str, str]:

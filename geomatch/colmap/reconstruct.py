@@ -21,10 +21,12 @@ from geomatch.colmap.mapping import Mapper, ModelSummary, map_database, summaris
 from geomatch.colmap.target import check_closed
 from geomatch.colmap.view import sparse_model, write_view
 from geomatch.dift import DIFTConfig
+from geomatch.engine import Engine
 from geomatch.errors import GeomatchError
 from geomatch.keypoints import Detector
 from geomatch.parts import Describer
 from geomatch.provenance import versions
+from geomatch.store import Store
 
 WRITTEN = ("summary.json", "database.db", "sparse", "model.html")
 """What a run leaves in its folder, in the order it is put there; the first marks the folder as ours."""
@@ -69,14 +71,15 @@ def reconstruct(
     camera_params: str = "",
     verification: Verification = "colmap",
     seed: int = 0,
-    workers: int | None = None,
+    store: Store | str | os.PathLike[str] | None = None,
+    engine: Engine | None = None,
     progress: bool = True,
 ) -> Reconstructed:
     """Match a folder of photographs and map it with COLMAP.
 
     Writes ``database.db``, ``sparse/0`` (the largest model) and further ones, ``summary.json`` and
-    ``model.html`` to ``out``. What is in ``out/cache`` is not made again; what an earlier run wrote beside
-    it is replaced.
+    ``model.html`` to ``out``. What is in the store is not made again; what an earlier run wrote to ``out``
+    is replaced.
 
     Args:
         images: folder of photographs.
@@ -96,7 +99,8 @@ def reconstruct(
         camera_params: likewise.
         verification: likewise.
         seed: of COLMAP's RANSAC and mapper.
-        workers: pairs matched at a time.
+        store: of features and matches; None takes ``out/store``.
+        engine: as `match_collection`.
         progress: show bars.
 
     Raises:
@@ -108,13 +112,14 @@ def reconstruct(
         raise ValueError("mappers use verified pairs only: verification must be 'colmap' or 'geomatch'")
     check_camera(camera_model, camera_params)
     folder = _photographs(images, out)
+    where = store if isinstance(store, Store) else Store.at(store or out / "store")
     image_sizes(images, folder.names, camera_mode)  # better now than after the matching
     seconds: dict[str, float] = {}
     with _unfinished(out) as work:
         start = time.perf_counter()
         found = match_collection(
             folder,
-            out / "cache",
+            where,
             rules=rules,
             max_pairs=max_pairs,
             detector=detector,
@@ -124,7 +129,7 @@ def reconstruct(
             max_keypoints=max_keypoints,
             guided=guided,
             refine=refine,
-            workers=workers,
+            engine=engine,
             progress=progress,
         )
         seconds["matching"] = time.perf_counter() - start
@@ -138,6 +143,8 @@ def reconstruct(
             camera_params=camera_params,
             verification=verification,
             seed=seed,
+            engine=engine,
+            store=where,
             progress=progress,
         )
         seconds["database"] = time.perf_counter() - start
@@ -170,7 +177,7 @@ def _summary(result: Reconstructed, settings: dict[str, Any]) -> str:
         "reason": result.reason or None,
         "pairs": matching.pairs.given,
         "verified": export.verified,
-        "skipped": {**export.skipped, **matching.skipped, **export.images_skipped},
+        "skipped": {**export.skipped, **matching.skipped, **matching.lost_pairs, **export.images_skipped},
         "seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
         "settings": settings,
         "versions": versions() | {"pycolmap": pycolmap().__version__},

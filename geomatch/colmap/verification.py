@@ -1,11 +1,13 @@
 """Two-view geometries of matched pairs: by COLMAP, or ours in its configuration and convention."""
 
-import os
+import hashlib
+import json
 import sqlite3
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +21,25 @@ from geomatch.colmap.conventions import (
     homography_to_colmap,
 )
 from geomatch.colmap.library import database, interruptible, pycolmap
+from geomatch.engine import Lost, Work
+from geomatch.engine.run import grouped, in_blocks
+from geomatch.engine.task import Need
+from geomatch.errors import GeomatchError
 from geomatch.estimators import estimate_two_view
+from geomatch.provenance import versions
+from geomatch.store import Store
+from geomatch.store.packs import PackIndex, by_pack, read_pack, write_pack
 from geomatch.types import EstimationFailure, TwoViewGeometry
 
 _BATCH = 64
+KIND = "geometries"
+ARRAYS = ("kinds", "matrices", "counts", "inliers")
+KINDS: tuple[Literal["uncalibrated", "calibrated", "planar"] | None, ...] = (
+    None, "uncalibrated", "calibrated", "planar"
+)  # fmt: skip
+"""By their numbers in a pack; None is a failure."""
+SCHEMA = 1
+"""Part of every key: raised when kept geometries would mean something else."""
 _TODO = "FROM matches WHERE rows > 0 AND pair_id NOT IN (SELECT pair_id FROM two_view_geometries)"
 Found = TwoViewGeometry | EstimationFailure
 
@@ -50,35 +67,133 @@ def verify_with_colmap(path: Path, seed: int, progress: bool) -> None:
             bar.update(total - bar.n)
 
 
-def verify_with_ours(path: Path, progress: bool) -> None:
+def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None:
     """Estimate and write a geometry for every pair that has matches and none.
 
     Pairs that fail are written as degenerate without inliers, which mappers ignore.
+
+    Args:
+        path: of the database.
+        work: on an engine.
+        store: where geometries are kept and looked for; None keeps none.
+
+    Raises:
+        GeomatchError: when pairs cannot be verified, which is no failure of the estimate.
     """
     with closing(sqlite3.connect(path)) as connection:
         pair_ids = [row[0] for row in connection.execute(f"SELECT pair_id {_TODO} ORDER BY pair_id")]
     with database(str(path)) as opened, pycolmap().DatabaseTransaction(opened):
         cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
         views = {image.image_id: cameras[image.camera_id] for image in opened.read_all_images()}
-        bar = tqdm(total=len(pair_ids), desc="verification", unit="pair", disable=None if progress else True)
-        with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(pair_ids), _BATCH):
-                batch = pair_ids[start : start + _BATCH]
-                pairs = [_read_pair(opened, views, pair_id) for pair_id in batch]
-                for pair, found in zip(pairs, pool.map(_estimate, pairs), strict=True):
-                    geometry = to_two_view_geometry(found, pair.indices)
-                    opened.write_two_view_geometry(*pair.image_ids, geometry)
-                    bar.update()
+
+        def write(pair_id: int, found: Found) -> None:
+            image_ids = divmod(pair_id, PAIR_BASE)
+            indices = np.asarray(opened.read_matches(*image_ids), np.int64)
+            opened.write_two_view_geometry(*image_ids, to_two_view_geometry(found, indices))
+
+        todo = pair_ids
+        if store is not None:
+            keys = [_read_pair(opened, views, pair_id).key for pair_id in pair_ids]
+            kept = _write_kept(store, pair_ids, keys, write)
+            todo = [pair_id for pair_id in pair_ids if pair_id not in kept]
+        blocks = [_Block(opened, views, tuple(part)) for part in in_blocks(todo, _BATCH)]
+        results: Iterator[tuple[_Pair, Found | Lost]] = work.results(
+            Verifying(store), blocks, "verification", "pair", len(pair_ids) - len(todo)
+        )
+        lost = {}
+        for pair, found in results:
+            if isinstance(found, Lost):
+                lost[pair.name] = found.reason
+            else:
+                write(pair.pair_id, found)
+        if lost:
+            raise GeomatchError("pairs could not be verified: " + "; ".join(grouped(lost)))
+
+
+def _write_kept(
+    store: Store, pair_ids: Sequence[int], keys: Sequence[bytes], write: Callable[[int, Found], None]
+) -> set[int]:
+    """Write what the store holds; returns the pairs."""
+    written = set()
+    index = PackIndex.read(store, KIND, ARRAYS)
+    places = index.find(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32))
+    for pack, rows in by_pack(places):
+        if pack < 0:
+            continue
+        arrays = read_pack(store, KIND, index.names[pack], ARRAYS)
+        ends = np.cumsum(arrays["counts"])
+        for place, row in rows:
+            kind = KINDS[int(arrays["kinds"][row])]
+            inliers = arrays["inliers"][ends[row] - arrays["counts"][row] : ends[row]]
+            found: Found = EstimationFailure("none was found before")
+            if kind is not None:
+                found = TwoViewGeometry(kind, arrays["matrices"][row], inliers)
+            write(pair_ids[place], found)
+            written.add(pair_ids[place])
+    return written
+
+
+@dataclass(frozen=True, slots=True)
+class Verifying:
+    """The task: estimates the geometries of a block, and writes a pack of them if there is a store."""
+
+    store: Store | None
+    need: Need = "processor"
+
+    def start(self) -> "Callable[[Sequence[_Pair]], list[Found]]":
+        """See `Task.start`."""
+        return self._verify
+
+    def _verify(self, block: "Sequence[_Pair]") -> list[Found]:
+        found = [_estimate(pair) for pair in block]
+        if self.store is not None:
+            inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
+            arrays = {
+                "kinds": np.array([KINDS.index(f.kind if f else None) for f in found]),
+                "matrices": np.stack([f.matrix if f else np.zeros((3, 3)) for f in found]),
+                "counts": np.array([len(rows) for rows in inliers]),
+                "inliers": np.concatenate(inliers),
+            }
+            write_pack(self.store, KIND, [pair.key for pair in block], arrays)
+        return found
 
 
 class _Pair(NamedTuple):
     """Matched points of two images, in our coordinates."""
 
-    image_ids: tuple[int, int]
-    indices: NDArray[np.int64]
+    pair_id: int
     points: list[NDArray[np.float32]]
     sizes: list[tuple[int, int]]
     calibrations: list[NDArray[np.float64] | None]
+
+    @property
+    def name(self) -> str:
+        """For the user."""
+        return "images {} and {}".format(*divmod(self.pair_id, PAIR_BASE))
+
+    @property
+    def key(self) -> bytes:
+        """Raw SHA-256 of all that decides the geometry."""
+        cameras = [None if camera is None else camera.tolist() for camera in self.calibrations]
+        digest = hashlib.sha256(json.dumps([SCHEMA, self.sizes, cameras, versions()]).encode())
+        for points in self.points:
+            digest.update(np.ascontiguousarray(points, np.float32).tobytes())
+        return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Block(Sequence[_Pair]):
+    """Pairs that are read from the database when they are handed out."""
+
+    opened: Any
+    views: dict[int, Any]
+    pair_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.pair_ids)
+
+    def __getitem__(self, place: Any) -> Any:
+        return _read_pair(self.opened, self.views, self.pair_ids[place])
 
 
 def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
@@ -90,7 +205,7 @@ def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
     ]
     cameras = [views[image_id] for image_id in image_ids]
     sizes = [(camera.width, camera.height) for camera in cameras]
-    return _Pair(image_ids, indices, points, sizes, [_calibration(camera) for camera in cameras])
+    return _Pair(pair_id, points, sizes, [_calibration(camera) for camera in cameras])
 
 
 def _estimate(pair: _Pair) -> Found:

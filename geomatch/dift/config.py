@@ -75,6 +75,11 @@ class DIFTConfig:
     """Noisy images per forward pass; None takes what `geomatch.dift.batches.BATCH_PIXELS` allows.
     Halved when the device's memory runs out."""
 
+    @property
+    def embedded(self) -> bool:
+        """Whether the network is the small one that comes with the package."""
+        return self.model == "dift-tiny"
+
     def __post_init__(self) -> None:
         if not isinstance(self.timestep, int) or not 0 <= self.timestep <= 999:
             raise ValueError(f"timestep must be a whole number in 0..999, got {self.timestep}")

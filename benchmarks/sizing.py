@@ -1,0 +1,92 @@
+"""What collections of some sizes take, from the rates of a record; the formulas of SCALING.md."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SIZES = (1_000, 100_000, 10_000_000)
+PACK = 256
+"""Pairs per object in large collections, see `geomatch.collection.pair_matches.BLOCK_PAIRS`."""
+HOUR = 3600.0
+
+
+def rates_of(engines: Sequence[Mapping[str, Any]], export: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The measured numbers that the formulas need.
+
+    Args:
+        engines: rows of the record ``engines``.
+        export: rows of the record ``export``.
+    """
+    rows = {row["name"]: row["value"] for row in (*engines, *export)}
+    return {
+        "features": rows["features, local, 1 worker"],
+        "pooled": rows["pooled features of whole images, 1 worker"],
+        "comparisons": rows["comparisons of pooled features, 1 worker"] * 1e6,
+        "pairs": rows["pairs, local, 1 worker"],
+        "feature_bytes": rows["store, bytes per image with 1000 keypoints"],
+        "pooled_bytes": 4.0 * rows["pooled features, numbers per image"] * 2,  # again in chunks
+        "pair_bytes": rows["store, bytes per pair"],
+        "partners": rows["pairs per image, 20 nearest on a plane"],
+        "loads": rows["features read per pair, 20 nearest on a plane"],
+        "export": rows["export, pairs per second"],
+        "image_memory": rows["memory where the command is given, per image"],
+        "pair_memory": rows["memory where the command is given, per pair"],
+    }
+
+
+def sizing(images: int, rates: Mapping[str, float]) -> dict[str, float]:
+    """What ``images`` photographs take, with retrieval of 20 partners; see SCALING.md for the formulas."""
+    pairs = images * rates["partners"]
+    return {
+        "pairs": pairs,
+        "all pairs": images * (images - 1) / 2,
+        "features, core-hours": images / rates["features"] / HOUR,
+        "retrieval, core-hours": (images / rates["pooled"] + images**2 / rates["comparisons"]) / HOUR,
+        "matching, core-hours": pairs / rates["pairs"] / HOUR,
+        "matching all pairs, core-hours": images * (images - 1) / 2 / rates["pairs"] / HOUR,
+        "stored, GB": (
+            images * (rates["feature_bytes"] + rates["pooled_bytes"]) + pairs * rates["pair_bytes"]
+        ) / 1e9,
+        "objects, thousands": (2 * images + pairs / PACK) / 1e3,
+        "read while matching, GB": pairs * rates["loads"] * rates["feature_bytes"] / 1e9,
+        "database, hours": pairs / rates["export"] / HOUR,
+        "memory where the command is given, GB": (
+            images * rates["image_memory"] + pairs * rates["pair_memory"]
+        ) / 1e9,
+    }  # fmt: skip
+
+
+def table(rates: Mapping[str, float]) -> str:
+    """Markdown."""
+    columns = [sizing(images, rates) for images in SIZES]
+    lines = [
+        "| photographs | " + " | ".join(f"{images:,}" for images in SIZES) + " |",
+        "| --- |" + " --- |" * len(SIZES),
+    ]
+    for what in columns[0]:
+        lines.append(f"| {what} | " + " | ".join(_short(column[what]) for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    """Two figures: more is not known.
+
+    >>> _short(0.01234), _short(12.34), _short(123456.0)
+    ('0.012', '12', '120,000')
+    """
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
+
+
+def rates_table(engines: Sequence[Mapping[str, Any]]) -> str:
+    """The record as Markdown."""
+    lines = ["| measured | |", "| --- | --- |"]
+    for row in engines:
+        beside = (
+            f" ({row['alternative']}: {_figure(row['alternative_value'])})" if "alternative" in row else ""
+        )
+        lines.append(f"| {row['name']} | {_figure(row['value'])} {row['unit']}{beside} |")
+    return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

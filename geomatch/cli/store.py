@@ -1,0 +1,100 @@
+"""``geomatch store``: what a store holds."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+
+if TYPE_CHECKING:
+    from geomatch.store.upkeep import RunState
+
+SHOWN = 20
+"""Names of damaged objects."""
+
+
+@click.group()
+def store() -> None:
+    """Look into a store of features and matches: a folder, or a URL such as s3://bucket/folder."""
+
+
+@store.command()
+@click.argument("place")
+def info(place: str) -> int:
+    """What PLACE holds, and how far its runs have come.
+
+    Exit code 1: something is missing from a run.
+    """
+    from geomatch.store import Store
+    from geomatch.store.upkeep import inspect_store
+
+    found = inspect_store(Store.at(place))
+    for kind, (count, size) in found.objects.items():
+        click.echo(f"{kind:<11} {count} objects, {size / 2**20:.1f} MiB")
+    for state in found.runs:
+        click.echo(_line(state))
+        for name, reason in list(state.manifest.lost.items())[:SHOWN]:
+            click.echo(f"  lost      {name}: {reason}")
+    for key in found.damaged:
+        click.echo(f"run {key[:12]} its manifest is damaged", err=True)
+    if not found.objects:
+        click.echo("nothing is there")
+    return FOUND if all(_whole(state) for state in found.runs) and not found.damaged else NOT_FOUND
+
+
+def _whole(state: "RunState") -> bool:
+    manifest = state.manifest
+    return manifest.complete and not manifest.lost and all(done == of for done, of in state.done.values())
+
+
+def _line(state: "RunState") -> str:
+    manifest = state.manifest
+    parts = ", ".join(f"{done} of {of} {kind}" for kind, (done, of) in state.done.items())
+    word = "complete" if _whole(state) else "ended, with losses" if manifest.complete else "not complete"
+    again = f", {manifest.retries} blocks tried again" if manifest.retries else ""
+    whence = f"{manifest.program} of {manifest.source}, {manifest.started}"
+    return f"run {manifest.key[:12]} {word}: {parts}{again}; {whence}"
+
+
+@store.command()
+@click.argument("place")
+@click.option("--remove", is_flag=True, help="Damaged objects, so that the next run makes them again.")
+def verify(place: str, remove: bool) -> int:
+    """Read every object of PLACE and compare its checksum.
+
+    Exit code 1: something is damaged.
+    """
+    from geomatch.store import Store
+    from geomatch.store.upkeep import verify_store
+
+    checked, damaged = verify_store(Store.at(place), remove)
+    for name in damaged[:SHOWN]:
+        click.echo(f"damaged     {name}")
+    if len(damaged) > SHOWN:
+        click.echo(f"damaged     {len(damaged) - SHOWN} more")
+    click.echo(
+        f"verified    {checked} objects, {len(damaged)} damaged{' and removed' if remove and damaged else ''}"
+    )
+    return NOT_FOUND if damaged else FOUND
+
+
+@store.command()
+@click.argument("place")
+@click.option(
+    "--forget", multiple=True, metavar="RUN", help="Remove this run first; the beginning of its name."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> int:
+    """Remove from PLACE what no run consists of, while no run is under way.
+
+    Results of `benchmark hpatches` stay.
+    """
+    from geomatch.store import Store
+    from geomatch.store.upkeep import prune_store
+
+    gone = prune_store(Store.at(place), forget, dry_run)
+    word = "would go" if dry_run else "removed"
+    click.echo(
+        f"{word:<11} {gone.objects} objects, {gone.bytes / 2**20:.1f} MiB, {gone.strays} half-written files"
+    )
+    return FOUND

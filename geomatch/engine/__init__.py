@@ -1,0 +1,15 @@
+"""Who does the work: this machine's processes, or a Ray cluster. A stage of work does not know which.
+
+A stage is a `Task`, a pure function from blocks of items to results that are kept in a store
+under the checksum of all that decides them; an engine only hands blocks out.
+"""
+
+from geomatch.engine.create import create_engine as create_engine
+from geomatch.engine.local import LocalEngine as LocalEngine
+from geomatch.engine.run import Work as Work
+from geomatch.engine.task import Engine as Engine
+from geomatch.engine.task import Failure as Failure
+from geomatch.engine.task import Lost as Lost
+from geomatch.engine.task import Task as Task
+
+__all__ = ["Engine", "Failure", "LocalEngine", "Lost", "Task", "Work", "create_engine"]

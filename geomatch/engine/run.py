@@ -1,0 +1,126 @@
+"""A stage of work from its first block to its last: tries again, counts, and says what was lost."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from geomatch.engine.task import Engine, Failure, Item, Lost, Result, Task
+from geomatch.errors import GeomatchError, StoreError
+
+TRIES = 4
+"""The first, again, and twice with every item alone, so that one bad item takes no others with it."""
+BRAKE = 8
+"""Blocks, besides one per worker, that fail at the store one after the other before the run gives up."""
+SHOWN = 5
+"""Names per reason in a summary."""
+
+
+@dataclass
+class Work:
+    """All stages of one run on one engine; remembers what had to be done again."""
+
+    engine: Engine
+    progress: bool = True
+    """Show bars."""
+    retries: int = field(default=0, init=False)
+    """Blocks that were handed out again."""
+
+    def results(
+        self,
+        task: Task[Item, Result],
+        blocks: Sequence[Sequence[Item]],
+        what: str,
+        unit: str,
+        done: int = 0,
+    ) -> Iterator[tuple[Item, Result | Lost]]:
+        """Every item with its result, as blocks are done.
+
+        Args:
+            task: of the stage.
+            blocks: of items that are best done together; they may be read when they are asked for.
+            what: the name of the stage on the bar.
+            unit: an item.
+            done: items that are done already and only counted.
+
+        Raises:
+            StoreError: when the store fails again and again; what was done is kept.
+            GeomatchError: when no worker can begin.
+        """
+        todo = blocks
+        if not todo:
+            return
+        total = done + sum(len(block) for block in todo)
+        with tqdm(
+            total=total, initial=done, desc=what, unit=unit, disable=None if self.progress else True
+        ) as bar:
+            failed: list[tuple[Sequence[Item], Failure]] = []
+            for number in range(TRIES):
+                if number:
+                    self.retries += len(todo)
+                    bar.set_postfix_str(f"{len(todo)} again, {failed[0][1].reason[:60]}")
+                failed, in_a_row = [], 0
+                with closing(self.engine.map(task, todo)) as answers:
+                    for index, answer in answers:
+                        if isinstance(answer, Failure):
+                            failed.append((todo[index], answer))
+                            if answer.kind == "start":
+                                raise GeomatchError(answer.reason)
+                            in_a_row = in_a_row + 1 if answer.kind == "store" else 0
+                            if in_a_row == BRAKE + self.engine.workers:
+                                raise _given_up(failed, unit)
+                            continue
+                        in_a_row = 0
+                        bar.update(len(todo[index]))
+                        yield from zip(todo[index], answer, strict=True)
+                if not failed:
+                    return
+                alone = number >= 1
+                todo = [
+                    part for block, _ in failed for part in ([[item] for item in block] if alone else [block])
+                ]
+            if any(failure.kind == "store" for _, failure in failed):
+                raise _given_up(failed, unit)
+            for block, failure in failed:
+                bar.update(len(block))
+                for item in block:
+                    yield item, Lost(failure.reason)
+
+
+def _given_up(failed: Sequence[tuple[Sequence[Any], Failure]], unit: str) -> StoreError:
+    reason = next(failure.reason for _, failure in reversed(failed) if failure.kind == "store")
+    names = [_label(item) for block, failure in failed if failure.kind == "store" for item in block]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return StoreError(
+        f"{reason}; not done: {len(names)} {unit}s at least ({', '.join(names[:SHOWN])}{more}); "
+        "what was done is kept: when the store is right again, give the same command"
+    )
+
+
+def _label(item: Any) -> str:
+    first = item[0] if isinstance(item, tuple) and not hasattr(item, "name") else item
+    return str(getattr(first, "name", first))
+
+
+def grouped(lost: dict[str, str]) -> list[str]:
+    """Names by reason, most first, for the screen.
+
+    >>> grouped({"a.jpg": "no such file", "b.jpg": "no such file"})
+    ['2 x no such file: a.jpg, b.jpg']
+    """
+    reasons: dict[str, list[str]] = {}
+    for name, reason in lost.items():
+        own = reason.replace(str(name), "").lstrip(": ") or reason
+        reasons.setdefault(own, []).append(name)
+    lines = []
+    for reason, names in sorted(reasons.items(), key=lambda entry: -len(entry[1])):
+        more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        lines.append(f"{len(names)} x {reason}: {', '.join(names[:SHOWN])}{more}")
+    return lines
+
+
+def in_blocks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Consecutive items, so many at a time."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,104 @@
+"""Many small results in one object: object storage has millions of objects, not billions."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.errors import GeomatchError
+from geomatch.files import pack_arrays, unpack_arrays
+from geomatch.store.store import Store
+
+KEY = np.dtype("S32")
+"""Raw SHA-256 of all that decides a result; zeros at the end, which NumPy drops, are dropped everywhere."""
+
+
+def pack_name(keys: Sequence[bytes]) -> str:
+    """Of a pack: a checksum of the keys in it, so that the same block of work has the same name."""
+    return hashlib.sha256(b"".join(keys)).hexdigest()
+
+
+def write_pack(store: Store, kind: str, keys: Sequence[bytes], arrays: Mapping[str, Any]) -> str:
+    """Write results of the keys; returns the pack's name.
+
+    Args:
+        store: where.
+        kind: of the pack.
+        keys: raw SHA-256, one per result.
+        arrays: whatever describes the results, in the order of the keys.
+    """
+    name = pack_name(keys)
+    rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
+    store.write(kind, name, pack_arrays(kind, {"keys": rows, **arrays}))
+    return name
+
+
+def read_pack(store: Store, kind: str, name: str, arrays: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The arrays of a pack, with ``keys`` (P, 32).
+
+    Raises:
+        GeomatchError: when it is damaged.
+        KeyError: when it is gone.
+    """
+    label = f"{store.url}: {store.name(kind, name)}"
+    return unpack_arrays(store.read(kind, name), label, kind, ("keys", *arrays))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PackIndex:
+    """Which pack holds which key."""
+
+    names: tuple[str, ...]
+    """Of the packs."""
+    keys: NDArray[np.bytes_]
+    """(K,) sorted, of type S32."""
+    places: NDArray[np.int32]
+    """(K, 2) pack and row of each."""
+
+    @classmethod
+    def read(cls, store: Store, kind: str, arrays: Sequence[str]) -> "PackIndex":
+        """Of all packs of a kind; damaged ones are removed, so that their results are made again."""
+        names: list[str] = []
+        keys, places = [], []
+        for name in sorted(store.sizes(kind)):
+            try:
+                found = read_pack(store, kind, name, arrays)["keys"]
+            except KeyError:
+                continue
+            except GeomatchError:
+                store.remove(kind, name)
+                continue
+            rows = np.arange(len(found), dtype=np.int32)
+            places.append(np.stack([np.full_like(rows, len(names)), rows], axis=1))
+            keys.append(as_keys(found))
+            names.append(name)
+        every = np.concatenate([np.zeros(0, KEY), *keys])
+        where = np.concatenate([np.zeros((0, 2), np.int32), *places])
+        order = np.argsort(every, kind="stable")
+        return cls(tuple(names), every[order], where[order])
+
+    def find(self, wanted: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """(N, 2) pack and row of keys (N, 32); (-1, -1) for those that are in none."""
+        found = np.full((len(wanted), 2), -1, np.int32)
+        if len(self.keys) and len(wanted):
+            keys = as_keys(wanted)
+            place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+            there = self.keys[place] == keys
+            found[there] = self.places[place[there]]
+        return found
+
+
+def by_pack(places: NDArray[np.int32]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Pack after pack of `PackIndex.find`'s answer: its number, and (position in the answer, row) of each."""
+    order = np.lexsort((places[:, 1], places[:, 0]))
+    starts = np.flatnonzero(np.diff(places[order, 0], prepend=-2))
+    for part in np.split(order, starts[1:]) if len(order) else ():
+        yield int(places[part[0], 0]), [(int(i), int(places[i, 1])) for i in part]
+
+
+def as_keys(rows: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """(N,) of type S32 from bytes (N, 32)."""
+    return np.ascontiguousarray(rows, np.uint8).reshape(-1, 32).view(KEY).reshape(-1)

@@ -1,0 +1,198 @@
+"""Objects with names in a folder or, through fsspec, in object storage; written whole or not at all."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from geomatch.errors import GeomatchError, StoreError, first_line
+from geomatch.files import replacing
+from geomatch.optional import require
+
+ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "memory"})
+"""Protocols whose objects appear whole once all bytes are there; elsewhere a name is given at the end."""
+EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}
+"""Package and extra of a protocol that fsspec does not bring itself."""
+SUFFIX = ".npz"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Objects by kind and key (``features``, a SHA-256), each a file ``<kind>/<first two digits>/<key>.npz``.
+
+    The key says what decides the content, so that an object is never changed: whoever makes it
+    again writes the same. Several processes and machines may write at a time.
+    """
+
+    url: str
+    """A path of a folder, or a URL of fsspec (``s3://bucket/folder``). Credentials and the endpoint of
+    object storage come from the environment of every process."""
+
+    @classmethod
+    def at(cls, place: str | os.PathLike[str]) -> "Store":
+        """A store at a path or URL; nothing is made yet.
+
+        Raises:
+            MissingDependencyError: when the protocol needs a package that is missing.
+            ValueError: for a protocol that is unknown.
+        """
+        url = os.fspath(place)
+        if url.startswith("file://"):
+            url = url.removeprefix("file://")
+        if "://" in url:
+            _remote(url)
+            return cls(url.rstrip("/"))
+        return cls(str(Path(url).absolute()))
+
+    def read(self, kind: str, key: str) -> bytes:
+        """The bytes of an object.
+
+        Raises:
+            KeyError: when it is not there.
+            StoreError: when the store cannot be read.
+        """
+        name = self.name(kind, key)
+        try:
+            with self._errors("read"):
+                if self._local:
+                    return (Path(self.url) / name).read_bytes()
+                data: bytes = _remote(self.url).cat_file(f"{self.url}/{name}")
+                return data
+        except FileNotFoundError as error:
+            raise KeyError(f"{kind}/{key}") from error
+
+    def has(self, kind: str, key: str) -> bool:
+        """Whether an object is there; of many, `sizes` tells faster.
+
+        Raises:
+            StoreError: when the store cannot be read.
+        """
+        name = self.name(kind, key)
+        with self._errors("looked at"):
+            if self._local:
+                return (Path(self.url) / name).is_file()
+            return bool(_remote(self.url).exists(f"{self.url}/{name}"))
+
+    def write(self, kind: str, key: str, data: bytes) -> None:
+        """Put an object there, whole or not at all.
+
+        Raises:
+            StoreError: when that is not possible.
+        """
+        name = self.name(kind, key)
+        with self._errors("written"):
+            if self._local:
+                path = Path(self.url) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as temporary:
+                    temporary.write_bytes(data)
+                return
+            files, target = _remote(self.url), f"{self.url}/{name}"
+            if self.url.partition("://")[0] in ATOMIC:
+                files.pipe_file(target, data)
+                return
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            temporary_name = f"{target}.{os.urandom(8).hex()}.part"
+            files.pipe_file(temporary_name, data)
+            files.mv(temporary_name, target)
+
+    def sizes(self, kind: str) -> dict[str, int]:
+        """Bytes of all objects of a kind, by key.
+
+        Raises:
+            StoreError: when the store cannot be read.
+        """
+        found: dict[str, int] = {}
+        with self._errors("listed"):
+            for name, size in self._list(kind):
+                key = name.rpartition("/")[2].removesuffix(SUFFIX)
+                if name.endswith(SUFFIX) and self.name(kind, key) == name:
+                    found[key] = size
+        return found
+
+    def strays(self, kinds: Iterable[str]) -> list[str]:
+        """Names below the kinds that are no objects: what a killed process left half-written."""
+        with self._errors("listed"):
+            return [
+                name
+                for kind in kinds
+                for name, _ in self._list(kind)
+                if not name.endswith(SUFFIX) or name.rpartition("/")[2].startswith(".")
+            ]
+
+    def remove(self, kind: str, key: str) -> None:
+        """Take an object away; none is no error."""
+        self.remove_stray(self.name(kind, key))
+
+    def remove_stray(self, name: str) -> None:
+        """As `remove`, for a name that `strays` gave."""
+        with self._errors("changed"):
+            if self._local:
+                (Path(self.url) / name).unlink(missing_ok=True)
+                return
+            with suppress(FileNotFoundError):
+                _remote(self.url).rm_file(f"{self.url}/{name}")
+
+    @staticmethod
+    def name(kind: str, key: str) -> str:
+        """Of the file below the store."""
+        return f"{kind}/{key[:2]}/{key}{SUFFIX}"
+
+    @property
+    def _local(self) -> bool:
+        return "://" not in self.url
+
+    def _list(self, kind: str) -> Iterator[tuple[str, int]]:
+        if self._local:
+            root = Path(self.url)
+            for folder, _, files in os.walk(root / kind):
+                for file in files:
+                    path = Path(folder) / file
+                    try:
+                        size = path.stat().st_size
+                    except FileNotFoundError:  # renamed meanwhile
+                        continue
+                    yield path.relative_to(root).as_posix(), size
+            return
+        files = _remote(self.url)
+        files.invalidate_cache()  # of listings: other processes write, too
+        prefix = files._strip_protocol(self.url)
+        for path, info in files.find(f"{self.url}/{kind}", detail=True).items():
+            yield path.removeprefix(prefix).lstrip("/"), int(info["size"] or 0)
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except GeomatchError:
+            raise
+        except OSError as error:
+            if what == "read" and isinstance(error, FileNotFoundError):
+                raise
+            reason = error.strerror or first_line(error)
+            raise StoreError(f"{self.url}: the store cannot be {what} ({reason})") from error
+        except Exception as error:  # object storage has exceptions of its own
+            if self._local:
+                raise
+            raise StoreError(f"{self.url}: the store cannot be {what} ({first_line(error)})") from error
+
+
+@lru_cache(maxsize=4)
+def _remote(url: str) -> Any:
+    """The file system of a URL, without a cache of listings."""
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    if protocol in EXTRAS:
+        require(*EXTRAS[protocol], f"a store at {protocol}://")
+    try:
+        return fsspec.filesystem(protocol, use_listings_cache=False)
+    except ImportError as error:
+        raise ValueError(f"{url}: the protocol needs another package ({first_line(error)})") from error
+    except TypeError:  # takes no such option
+        return fsspec.filesystem(protocol)
+    except ValueError as error:
+        raise ValueError(f"{url}: no protocol of a store ({first_line(error)})") from error

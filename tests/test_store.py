@@ -1,0 +1,315 @@
+"""The store: local, S3-like on loopback; whole objects, checksums, manifests, upkeep."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geomatch.cli import main
+from geomatch.collection import find_images, match_collection
+from geomatch.collection.match import CollectionResult
+from geomatch.collection.pair_matches import pair_blocks
+from geomatch.engine import LocalEngine
+from geomatch.errors import FeaturesError, GeomatchError, StoreError
+from geomatch.files import is_sound, pack_arrays, unpack_arrays
+from geomatch.store import Manifest, Store
+from geomatch.store.packs import PackIndex, as_keys, by_pack, read_pack, write_pack
+from geomatch.store.upkeep import inspect_store, prune_store, verify_store
+from geomatch.types import Features
+
+KEY, OTHER = "ab" * 32, "cd" * 32
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An S3-like server on loopback; clients find it by their environment."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        }.items():  # fmt: skip
+            patch.setenv(name, value)
+        import boto3
+
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture
+def s3(bucket: str, tmp_path: Path) -> str:
+    """The URL of an empty folder."""
+    return f"{bucket}/{tmp_path.name}"
+
+
+@pytest.fixture(params=["local", "s3", "slow protocol"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A folder, object storage, and a file system on which a name is given at the end."""
+    if request.param == "local":
+        return Store.at(tmp_path / "store")
+    if request.param == "s3":
+        return Store.at(request.getfixturevalue("s3"))
+    return Store.at(f"local://{tmp_path / 'store'}")
+
+
+def test_objects_are_written_listed_and_removed(store: Store) -> None:
+    assert store.sizes("features") == {}
+    assert not store.has("features", KEY)
+    store.write("features", KEY, b"first")
+    store.write("features", KEY, b"again")
+    store.write("features", OTHER, b"")
+    store.write("matches", KEY, b"xyz")
+    assert store.sizes("features") == {KEY: 5, OTHER: 0}
+    assert store.read("features", KEY) == b"again"
+    assert store.has("features", KEY)
+    with pytest.raises(KeyError):
+        store.read("global", KEY)
+    store.remove("features", KEY)
+    store.remove("features", KEY)
+    assert store.sizes("features") == {OTHER: 0}
+    assert store.strays(["features", "matches"]) == []
+
+
+def test_places_that_are_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no protocol of a store"):
+        Store.at("nothing://x")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="cannot be written"):
+        Store.at(tmp_path / "file").write("features", KEY, b"x")
+    assert Store.at(f"file://{tmp_path}") == Store.at(tmp_path)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(GeomatchError, match=r"geomatch-dift\[s3\]"):
+        Store.at("s3://elsewhere/x")
+
+
+def test_a_bucket_that_is_not_there_is_one_line(s3: str) -> None:
+    with pytest.raises(StoreError, match="does not exist"):
+        Store.at("s3://no-such-bucket/x").write("features", KEY, b"x")
+
+
+def test_any_damage_is_noticed() -> None:
+    features = Features(np.ones((3, 2)), np.ones(3), (9, 9), descriptors=np.eye(3))  # type: ignore[arg-type]
+    data = features.to_bytes()
+    assert is_sound(data)
+    assert data == features.to_bytes()
+    assert Features.from_bytes(data, "x") == features
+    rng = np.random.default_rng(0)
+    for place in [*rng.integers(0, len(data), 40).tolist(), len(data) - 1]:
+        bad = bytearray(data)
+        bad[place] ^= 1
+        assert not is_sound(bytes(bad))
+    for length in (0, 10, len(data) - 100, len(data) - 1):
+        assert not is_sound(data[:length])
+        with pytest.raises(GeomatchError, match="the file x"):
+            Features.from_bytes(data[:length], "the file x")
+    body = bytearray(data)
+    body[len(body) // 2] ^= 1
+    with pytest.raises(GeomatchError, match="checksum is wrong"):
+        Features.from_bytes(bytes(body), "x")
+
+
+def test_our_files_are_plain_npz(tmp_path: Path) -> None:
+    """Whoever has NumPy reads them; those without a checksum are read, too."""
+    (tmp_path / "x.npz").write_bytes(pack_arrays("thing", {"a": np.arange(3)}))
+    with np.load(tmp_path / "x.npz") as file:
+        assert file["a"].tolist() == [0, 1, 2]
+    np.savez(tmp_path / "y.npz", kind=np.asarray("thing"), a=np.arange(3))
+    assert unpack_arrays((tmp_path / "y.npz").read_bytes(), "y", "thing", ("a",))["a"].tolist() == [0, 1, 2]
+
+
+def test_packs_find_every_key(tmp_path: Path) -> None:
+    store = Store.at(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 256, (50, 32), dtype=np.uint8)
+    rows[7, -3:] = 0  # NumPy's strings drop zeros at the end
+    keys = [row.tobytes() for row in rows]
+    write_pack(store, "matches", keys[:20], {"value": np.arange(20)})
+    write_pack(store, "matches", keys[20:45], {"value": np.arange(20, 45)})
+    index = PackIndex.read(store, "matches", ("value",))
+    places = index.find(rows)
+    assert (places[45:] == -1).all()
+    found = {}
+    for pack, members in by_pack(places):
+        if pack >= 0:
+            values = read_pack(store, "matches", index.names[pack], ("value",))["value"]
+            found |= {position: int(values[row]) for position, row in members}
+    assert found == {k: k for k in range(45)}
+    assert len(set(as_keys(rows).tolist())) == 50
+    name = write_pack(store, "matches", keys[:20], {"value": np.arange(20)})
+    assert name in index.names  # the same keys, the same pack
+    path = tmp_path / store.name("matches", name)
+    path.write_bytes(path.read_bytes()[:-1])
+    again = PackIndex.read(store, "matches", ("value",))  # a damaged pack is no pack
+    assert (again.find(rows[:20]) == -1).all()
+    assert (again.find(rows[20:45]) >= 0).all()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("shape", ["all", "chain", "random", "star"])
+def test_blocks_of_pairs_load_few_images(shape: str) -> None:
+    rng = np.random.default_rng(3)
+    if shape == "all":
+        pairs = [(f"{i:03}", f"{j:03}") for i in range(60) for j in range(i + 1, 60)]
+    elif shape == "chain":
+        names = [f"{k:03}" for k in rng.permutation(300)]  # names say nothing about the order
+        pairs = [(names[i], names[j]) for i in range(300) for j in range(i + 1, min(i + 11, 300))]
+    elif shape == "random":
+        pairs = [(f"{i:03}", f"{j:03}") for i, j in rng.integers(0, 200, (900, 2)) if i != j]
+    else:
+        pairs = [("hub", f"{k:03}") for k in range(100)]
+    blocks = pair_blocks(pairs)
+    assert sorted(p for block in blocks for p in block) == list(range(len(pairs)))
+    loads = [len({name for p in block for name in pairs[p]}) for block in blocks]
+    assert max(loads) <= 32
+    assert max(map(len, blocks)) <= 256
+    assert blocks == pair_blocks(pairs)
+    bound = {"all": 0.6, "chain": 0.6, "random": 2.0, "star": 1.1}[shape]
+    assert sum(loads) / len(pairs) < bound  # without blocks 2
+
+
+def run(folder: Path, store: Any, **options: Any) -> CollectionResult:
+    settings: dict[str, Any] = {"max_keypoints": 60, "engine": LocalEngine(1), "progress": False}
+    return match_collection(find_images(folder), store, **settings | options)
+
+
+def objects(store: Store) -> dict[str, bytes]:
+    kinds = ("features", "matches", "global")
+    return {f"{kind}/{key}": store.read(kind, key) for kind in kinds for key in store.sizes(kind)}
+
+
+def test_object_storage_holds_the_same_bytes(small_views: Path, s3: str, tmp_path: Path) -> None:
+    rules = {"rules": ["retrieval:2", "sequential:1"]}
+    local = run(small_views, tmp_path / "store", **rules)
+    with LocalEngine(2) as engine:  # processes of their own
+        remote = run(small_views, s3, engine=engine, **rules)
+    assert objects(Store.at(s3)) == objects(Store.at(tmp_path / "store"))
+    assert len(objects(Store.at(s3))) > 8
+    for a, b in zip(local.correspondences.pairs, remote.correspondences.pairs, strict=True):
+        assert (a.name0, a.name1, a.matches) == (b.name0, b.name1, b.matches)
+    assert run(small_views, s3, **rules).computed == (0, 0)
+    assert main(["store", "info", s3]) == 0
+    assert main(["store", "verify", s3]) == 0
+    export = ["colmap", "export", str(small_views), str(tmp_path / "s3.db"), "--store", s3, "--workers", "1"]
+    assert main([*export, "--max-keypoints", "60", "--pairs", "retrieval:2", "--pairs", "sequential:1"]) == 0
+
+
+def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = str(tmp_path / "store")
+    store = Store.at(place)
+    assert main(["store", "info", place]) == 0
+    assert "nothing is there" in capsys.readouterr().out
+    with pytest.raises(GeomatchError, match="no run would be left"):
+        prune_store(store)
+    run(small_views, place)
+    run(small_views, place, max_keypoints=40)
+    assert main(["store", "info", place]) == 0
+    out = capsys.readouterr().out
+    assert out.count("complete: 4 of 4 features, 6 of 6 pairs") == 2
+    assert prune_store(store) == prune_store(store, dry_run=True)  # all is needed
+    first, second = inspect_store(store).runs
+    newest = first.manifest if first.manifest.settings["detector"]["max_keypoints"] == 40 else second.manifest
+    before = objects(store)
+    assert main(["store", "prune", place, "--forget", newest.key[:8], "--dry-run"]) == 0
+    assert objects(store) == before
+    (tmp_path / "store" / "features" / "ab").mkdir(exist_ok=True)
+    (tmp_path / "store" / "features" / "ab" / ".half.npz").write_bytes(b"half")
+    assert main(["store", "prune", place, "--forget", newest.key[:8]]) == 0
+    assert "6 objects" in capsys.readouterr().out.splitlines()[-1]  # 4 of features, a pack, the manifest
+    assert "1 half-written" not in capsys.readouterr().out
+    assert not (tmp_path / "store" / "features" / "ab" / ".half.npz").exists()
+    assert run(small_views, place).computed == (0, 0)
+    assert run(small_views, place, max_keypoints=40).computed == (4, 6)
+    assert main(["store", "verify", place]) == 0
+    victim = next((tmp_path / "store" / "features").rglob("*.npz"))
+    data = bytearray(victim.read_bytes())
+    data[300] ^= 255
+    victim.write_bytes(bytes(data))
+    capsys.readouterr()
+    assert main(["store", "verify", place]) == 1
+    assert f"damaged     features/{victim.parent.name}/{victim.name}" in capsys.readouterr().out
+    found = [run(small_views, place, max_keypoints=count).correspondences.features for count in (60, 40)]
+    with pytest.raises(FeaturesError, match="verify --remove"):
+        list(chain(*(features.values() for features in found)))
+    assert main(["store", "verify", place, "--remove"]) == 1
+    assert main(["store", "info", place]) == 1  # a run lacks something
+    assert "3 of 4 features" in capsys.readouterr().out
+    assert sum(run(small_views, place, max_keypoints=k).computed[0] for k in (60, 40)) == 1
+    assert main(["store", "info", place]) == 0
+    manifest = tmp_path / "store" / store.name("runs", newest.key)
+    manifest.write_bytes(b"x")
+    with pytest.raises(GeomatchError, match="is damaged, so that what it needs is not known"):
+        prune_store(store)
+    with pytest.raises(GeomatchError, match="names 0 runs"):
+        prune_store(store, ["zz"])
+    assert verify_store(store, progress=False)[1] == [store.name("runs", newest.key)]
+
+
+def test_a_manifest_says_what_a_run_is(small_views: Path, tmp_path: Path) -> None:
+    (small_views / "broken.png").write_bytes(b"no image")
+    run(small_views, tmp_path / "store", rules=["sequential:1"])
+    store = Store.at(tmp_path / "store")
+    (state,) = inspect_store(store).runs
+    manifest = state.manifest
+    assert manifest.program == "collection"
+    assert manifest.source == str(small_views)
+    assert manifest.names == tuple(f"view{k}.png" for k in range(4))
+    assert manifest.pairs.tolist() == [[0, 1], [1, 2], [2, 3]]
+    assert list(manifest.lost) == ["broken.png"]
+    assert manifest.settings["rules"] == ["sequential:1"]
+    assert manifest.complete
+    assert state.done == {"features": (4, 4), "pairs": (3, 3)}
+    assert Manifest.load(store, manifest.key).objects == manifest.objects
+    with pytest.raises(KeyError):
+        Manifest.load(store, OTHER)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A disk of a given size, where this can be had."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = False
+
+    def mount(size: str) -> Path:
+        nonlocal made
+        command = ["mount", "-t", "tmpfs", "-o", f"{'remount,' if made else ''}size={size}", "tmpfs", place]
+        if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no disk can be mounted here")
+        made = True
+        return place
+
+    yield mount
+    if made:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_ends_the_run_and_loses_nothing(
+    small_views: Path, tmp_path: Path, small_disk: Callable[[str], Path], workers: int
+) -> None:
+    run(small_views, tmp_path / "store")
+    place = small_disk("64k")
+    with (
+        LocalEngine(workers) as engine,
+        pytest.raises(StoreError, match=r"No space left.*give the same command"),
+    ):
+        run(small_views, place / "store", engine=engine)
+    assert len(Store.at(place / "store").sizes("features")) in (1, 2, 3)
+    assert verify_store(Store.at(place / "store"), progress=False)[1] == []
+    assert Store.at(place / "store").strays(["features"]) == []
+    small_disk("10m")
+    again = run(small_views, place / "store")
+    assert again.computed[0] < 4
+    assert objects(Store.at(place / "store")) == objects(Store.at(tmp_path / "store"))
