@@ -34,7 +34,7 @@ bench: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch "setuptools>=77" wheel
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[all]" pytest ruff mypy jsonschema hypothesis
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[all]" pytest ruff mypy jsonschema hypothesis "moto[server]"
 	touch $@
 
 clean:

@@ -26,6 +26,10 @@ class FeaturesError(GeomatchError):
     """Files of features are missing or make no sense; the message names them."""
 
 
+class DamagedError(GeomatchError):
+    """A file of arrays is damaged, or holds something else than it should; the message names it."""
+
+
 class StoreError(GeomatchError):
     """A store cannot be read or written: a full disk, no permission, no connection; the message names it."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import GeomatchError
+from geomatch.errors import DamagedError, GeomatchError
 
 _MARK = b"sha256:"
 _TRAILER = len(_MARK) + 64
@@ -107,23 +107,23 @@ def unpack_arrays(
     """What `pack_arrays` packed.
 
     Raises:
-        GeomatchError: naming ``label``, when bytes are damaged, or hold another kind or other arrays.
+        DamagedError: naming ``label``, when bytes are damaged, or hold another kind or other arrays.
     """
     end = data.rfind(b"PK\5\6")  # of the archive's last record, which tells the length of the comment
     if data[end + 20 : end + 22] == struct.pack("<H", _TRAILER) and not is_sound(data):
-        raise GeomatchError(f"{label}: damaged .npz file (its checksum is wrong)")
+        raise DamagedError(f"{label}: damaged .npz file (its checksum is wrong)")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise GeomatchError(f"{label}: not a readable .npz file ({error})") from error
+        raise DamagedError(f"{label}: not a readable .npz file ({error})") from error
     except Exception as error:  # zipfile raises its own
-        raise GeomatchError(f"{label}: damaged .npz file ({error})") from error
+        raise DamagedError(f"{label}: damaged .npz file ({error})") from error
     found = str(arrays.pop("kind", "unknown"))
     if found != kind:
-        raise GeomatchError(f"{label}: expected {kind}, the file holds {found}")
+        raise DamagedError(f"{label}: expected {kind}, the file holds {found}")
     if not set(needed) <= arrays.keys() <= {*needed, *optional}:
-        raise GeomatchError(f"{label}: expected {', '.join(needed)}, found {', '.join(arrays)}")
+        raise DamagedError(f"{label}: expected {', '.join(needed)}, found {', '.join(arrays)}")
     return arrays
 
 

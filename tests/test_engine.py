@@ -1,9 +1,11 @@
 """Handing out blocks: deaths, retries, bad items, sick stores; toy tasks in real processes."""
 
 import multiprocessing
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,61 @@ def test_an_item_that_kills_takes_no_other_with_it(tmp_path: Path) -> None:
     assert not lost
     assert "died" in lost.reason
     assert found == {item: value for item, value in DOUBLED.items() if item != 7}
+
+
+def test_an_item_that_kills_spares_the_command_by_default(tmp_path: Path) -> None:
+    """Without a number of workers, too, nothing is done in this process that could end it."""
+    if LocalEngine().workers == 1:
+        pytest.skip("a single core works in this process")
+    with LocalEngine() as engine:
+        found = results(Work(engine, progress=False), Toy(tmp_path, kills=1), range(2), 2)
+    assert found[0] == 0
+    assert not found[1]
+
+
+def test_a_worker_that_dies_while_it_is_idle(tmp_path: Path) -> None:
+    with LocalEngine(2) as engine:
+        work = Work(engine, progress=False)
+        assert results(work, Toy(tmp_path)) == DOUBLED
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        assert results(work, Toy(tmp_path)) == DOUBLED
+
+
+def test_what_workers_cannot_read_is_said(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Own(Toy):
+        pass
+
+    with LocalEngine(2) as engine, pytest.raises(Exception, match=r"[Cc]an't"):
+        results(Work(engine, progress=False), Own(tmp_path))
+
+
+def test_workers_end_with_the_command(tmp_path: Path) -> None:
+    """Killed so that it cannot say goodbye."""
+    code = (
+        "import sys; sys.path.append(sys.argv[1])\n"
+        "from toy_tasks import Toy\nfrom pathlib import Path\n"
+        "from geomatch.engine import LocalEngine, Work\n"
+        "if __name__ == '__main__':\n"
+        "    with LocalEngine(2) as engine:\n"
+        "        task = Toy(Path(sys.argv[2]), seconds=0.2)\n"
+        "        list(Work(engine, False).results(task, [[n] for n in range(500)], 'toys', 'toy'))\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    command = [sys.executable, tmp_path / "script.py", Path(__file__).parent / "helpers", tmp_path]
+    with subprocess.Popen(command) as process:
+        for _ in range(600):
+            if count(tmp_path, "tried") > 2:
+                break
+            time.sleep(0.05)
+        process.kill()
+    time.sleep(1.0)
+    before = count(tmp_path, "tried")
+    assert before > 2
+    time.sleep(1.0)
+    assert count(tmp_path, "tried") == before
 
 
 def test_a_sick_store_ends_the_run_soon(engine: Engine, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import geomatch
+from geomatch.benchmarks import sizing
 from geomatch.benchmarks.embedded import (
     ALIGNED,
     DEFAULT,
@@ -287,6 +288,23 @@ def test_readme_reconstructions_are_those_of_the_record() -> None:
     export = json.loads((results / "export--linux-x86_64-2cores--cpu.json").read_text())["results"]
     for row in export:
         assert f"| {row['value']:.0f} | {row['alternative_value']:.0f} |" in readme, row
+
+
+def test_scaling_page_is_that_of_the_records() -> None:
+    page = (ROOT / "SCALING.md").read_text()
+    results = ROOT / "benchmarks" / "results" / "0.1.0"
+    engines, export = (
+        json.loads((results / f"{suite}--linux-x86_64-2cores--cpu.json").read_text())["results"]
+        for suite in ("engines", "export")
+    )
+    rates = sizing.rates_of(engines, export)
+    assert sizing.rates_table(engines) in page
+    assert sizing.table(rates) in page
+    assert f"p =\n{rates['partners']:.0f} for k = 20" in page
+    one = sizing.sizing(1000, dict.fromkeys(rates, 1.0))
+    assert one["matching, core-hours"] == 1000 / 3600
+    assert one["all pairs"] == 499_500
+    assert one["stored, GB"] == pytest.approx(3000 / 1e9)
 
 
 def test_area_under_curve_by_hand() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from geomatch.cli import main
 from geomatch.collection import find_images, match_collection
+from geomatch.collection.features import keep_features
 from geomatch.collection.match import CollectionResult
 from geomatch.collection.pair_matches import pair_blocks
 from geomatch.engine import LocalEngine
@@ -88,7 +89,11 @@ def test_places_that_are_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="cannot be written"):
         Store.at(tmp_path / "file").write("features", KEY, b"x")
-    assert Store.at(f"file://{tmp_path}") == Store.at(tmp_path)
+    assert Store.at(f"file://{tmp_path}") == Store.at(f"file:{tmp_path}") == Store.at(tmp_path)
+    assert Store.at("~/x") == Store.at(Path.home() / "x")
+    for nowhere in ("s3://", "memory://x"):
+        with pytest.raises(ValueError, match="no place that several processes can share"):
+            Store.at(nowhere)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(GeomatchError, match=r"geomatch-dift\[s3\]"):
         Store.at("s3://elsewhere/x")
@@ -151,7 +156,9 @@ def test_packs_find_every_key(tmp_path: Path) -> None:
     assert name in index.names  # the same keys, the same pack
     path = tmp_path / store.name("matches", name)
     path.write_bytes(path.read_bytes()[:-1])
-    again = PackIndex.read(store, "matches", ("value",))  # a damaged pack is no pack
+    PackIndex.read(store, "matches", ("value",))
+    assert path.exists()  # who only looks changes nothing
+    again = PackIndex.read(store, "matches", ("value",), mend=True)  # a damaged pack is no pack
     assert (again.find(rows[:20]) == -1).all()
     assert (again.find(rows[20:45]) >= 0).all()
     assert not path.exists()
@@ -208,6 +215,10 @@ def test_object_storage_holds_the_same_bytes(small_views: Path, s3: str, tmp_pat
 def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = str(tmp_path / "store")
     store = Store.at(place)
+    for command in ("info", "verify"):
+        assert main(["store", command, place]) == 2
+        assert "no store there" in capsys.readouterr().err
+    (tmp_path / "store").mkdir()
     assert main(["store", "info", place]) == 0
     assert "nothing is there" in capsys.readouterr().out
     with pytest.raises(GeomatchError, match="no run would be left"):
@@ -225,10 +236,11 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     assert objects(store) == before
     (tmp_path / "store" / "features" / "ab").mkdir(exist_ok=True)
     (tmp_path / "store" / "features" / "ab" / ".half.npz").write_bytes(b"half")
+    (tmp_path / "store" / "runs" / "notes.txt").write_text("not ours")
     assert main(["store", "prune", place, "--forget", newest.key[:8]]) == 0
     assert "6 objects" in capsys.readouterr().out.splitlines()[-1]  # 4 of features, a pack, the manifest
-    assert "1 half-written" not in capsys.readouterr().out
     assert not (tmp_path / "store" / "features" / "ab" / ".half.npz").exists()
+    assert (tmp_path / "store" / "runs" / "notes.txt").exists()
     assert run(small_views, place).computed == (0, 0)
     assert run(small_views, place, max_keypoints=40).computed == (4, 6)
     assert main(["store", "verify", place]) == 0
@@ -253,7 +265,58 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
         prune_store(store)
     with pytest.raises(GeomatchError, match="names 0 runs"):
         prune_store(store, ["zz"])
-    assert verify_store(store, progress=False)[1] == [store.name("runs", newest.key)]
+    assert verify_store(store, remove=True, progress=False)[1] == [store.name("runs", newest.key)]
+    assert manifest.exists()  # without it, it would not be known what the run needs
+
+
+def test_an_interrupted_second_run_gives_nothing_up(
+    small_views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Callable[..., Any]
+) -> None:
+    rules = {"rules": ["retrieval:2"]}
+    run(small_views, tmp_path / "store", **rules)
+    store = Store.at(tmp_path / "store")
+    before = objects(store)
+    with monkeypatch.context() as patch:
+        name = "geomatch.collection.match.keep_features"
+        patch.setattr(name, dying(keep_features, 1))
+        with pytest.raises(KeyboardInterrupt):
+            run(small_views, tmp_path / "store", **rules)
+    assert not inspect_store(store).runs[0].manifest.complete
+    prune_store(store)
+    assert objects(store) == before
+    assert run(small_views, tmp_path / "store", **rules).computed == (0, 0)
+
+
+def test_a_sick_connection_deletes_nothing(
+    small_views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(small_views, tmp_path / "store")
+    store = Store.at(tmp_path / "store")
+    before = objects(store)
+    read = Store.read
+
+    def reset(self: Store, kind: str, key: str) -> bytes:
+        if kind in kinds:
+            raise StoreError("connection reset")
+        return read(self, kind, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "read", reset)
+        kinds = {"matches"}
+        with pytest.raises(StoreError, match="connection reset"):
+            inspect_store(store)
+        kinds = {"features"}
+        with pytest.raises(StoreError, match=r"connection reset.*give the same command"):
+            run(small_views, tmp_path / "store", max_ratio=0.7)
+    assert objects(store) == before
+
+
+def test_new_photographs_are_a_run_of_their_own(small_views: Path, tmp_path: Path) -> None:
+    run(small_views, tmp_path / "store")
+    (small_views / "view3.png").unlink()
+    assert run(small_views, tmp_path / "store").computed == (0, 0)
+    assert len(inspect_store(Store.at(tmp_path / "store")).runs) == 2
+    assert prune_store(Store.at(tmp_path / "store")).objects == 0
 
 
 def test_a_manifest_says_what_a_run_is(small_views: Path, tmp_path: Path) -> None:

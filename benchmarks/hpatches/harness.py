@@ -29,11 +29,11 @@ from geomatch.engine import Engine, LocalEngine, Lost, Work
 from geomatch.engine.run import grouped
 from geomatch.engine.task import Need
 from geomatch.errors import (
+    DamagedError,
     FeaturesError,
     GeomatchError,
     ImageError,
     MissingDependencyError,
-    StoreError,
     first_line,
 )
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
@@ -97,6 +97,7 @@ def run_hpatches(
     if engine is None:
         with LocalEngine() as own:
             return run_hpatches(data, protocols, methods, out, max_keypoints, own, device, store, progress)
+    data = data.absolute()  # workers may run elsewhere
     found = read_data(data)
     device = engine.device(device)
     usable: dict[str, dict[str, Any]] = {}
@@ -130,10 +131,12 @@ def run_hpatches(
         for sequence in found.sequences
     ]
     manifest = Manifest.start(
+        where,
         "hpatches",
-        str(data.absolute()),
+        str(data),
         {"protocols": [asdict(protocol) for protocol in protocols], "methods": usable,
          "max_keypoints": max_keypoints, "device": device},
+        digest_of([sequence.fingerprint for sequence in found.sequences]),
     )  # fmt: skip
     keys = tuple(dict.fromkeys(job.key(protocol) for job in jobs for protocol in job.wanted()))
     manifest = manifest.saved(
@@ -218,11 +221,7 @@ class Job:
         key = self.key(protocol)
         try:
             text = unpack_arrays(self.store.read(KIND, key), key, KIND, ("rows",))["rows"]
-        except KeyError:
-            return None
-        except StoreError:
-            raise
-        except GeomatchError:  # damaged: made again
+        except (KeyError, DamagedError):  # made, or made again
             return None
         rows: list[Row] = json.loads(str(text))
         return [{**row, "method": self.text} for row in rows]  # one method may be written in two ways

@@ -13,7 +13,7 @@ from geomatch.benchmarks.hpatches.keys import SCHEMA
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
-from geomatch.errors import GeomatchError, ImageError, StoreError
+from geomatch.errors import DamagedError, ImageError
 from geomatch.files import digest_of, sha256_of
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
@@ -129,9 +129,7 @@ class Views:
             return Features.from_bytes(self.store.read(KIND, key), key)
         except KeyError:
             return None
-        except StoreError:
-            raise
-        except GeomatchError:  # damaged: made again
+        except DamagedError:  # made again
             self.store.remove(KIND, key)
             return None
 

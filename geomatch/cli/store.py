@@ -28,7 +28,9 @@ def info(place: str) -> int:
     from geomatch.store import Store
     from geomatch.store.upkeep import inspect_store
 
-    found = inspect_store(Store.at(place))
+    chosen = Store.at(place)
+    chosen.check()
+    found = inspect_store(chosen)
     for kind, (count, size) in found.objects.items():
         click.echo(f"{kind:<11} {count} objects, {size / 2**20:.1f} MiB")
     for state in found.runs:
@@ -58,7 +60,9 @@ def _line(state: "RunState") -> str:
 
 @store.command()
 @click.argument("place")
-@click.option("--remove", is_flag=True, help="Damaged objects, so that the next run makes them again.")
+@click.option(
+    "--remove", is_flag=True, help="Damaged objects but manifests, so that the next run makes them again."
+)
 def verify(place: str, remove: bool) -> int:
     """Read every object of PLACE and compare its checksum.
 
@@ -67,7 +71,9 @@ def verify(place: str, remove: bool) -> int:
     from geomatch.store import Store
     from geomatch.store.upkeep import verify_store
 
-    checked, damaged = verify_store(Store.at(place), remove)
+    chosen = Store.at(place)
+    chosen.check()
+    checked, damaged = verify_store(chosen, remove)
     for name in damaged[:SHOWN]:
         click.echo(f"damaged     {name}")
     if len(damaged) > SHOWN:
@@ -87,7 +93,7 @@ def verify(place: str, remove: bool) -> int:
 def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> int:
     """Remove from PLACE what no run consists of, while no run is under way.
 
-    Results of `benchmark hpatches` stay.
+    Verified geometries and results of `benchmark hpatches` stay.
     """
     from geomatch.store import Store
     from geomatch.store.upkeep import prune_store

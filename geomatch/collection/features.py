@@ -8,9 +8,9 @@ from typing import Any
 from geomatch.collection.correspondences import LazyFeatures
 from geomatch.collection.photographs import Photograph
 from geomatch.dift import DIFTExtractor
-from geomatch.engine import Lost, Work
+from geomatch.engine import Engine, Lost, Work
 from geomatch.engine.task import Need
-from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
+from geomatch.errors import DamagedError, FeaturesError, ImageError, first_line
 from geomatch.files import digest_of, sha256_of
 from geomatch.images import Image, load_image
 from geomatch.keypoints import Detector
@@ -121,7 +121,7 @@ def keep_features(
     for photo in photos:
         twins.setdefault(keys[photo.name], []).append(photo.name)
     task = Extraction(root.absolute(), detector, describer, store, need_of(describer))
-    blocks = by_size([(photo, key) for key, photo in todo.items()], batch_of(describer))
+    blocks = by_size([(photo, key) for key, photo in todo.items()], batch_of(describer, work.engine))
     lost: dict[str, str] = {}
     gone = 0
     done = sum(len(twins[key]) for key in twins if key not in todo)
@@ -137,15 +137,14 @@ def read_features(store: Store, key: str, kind: str = KIND) -> Features:
 
     Raises:
         FeaturesError: when they are gone or damaged.
+        StoreError: when the store cannot be read.
     """
     label = f"{store.url}: {store.name(kind, key)}"
     try:
         return Features.from_bytes(store.read(kind, key), label)
     except KeyError as error:
         raise FeaturesError(f"{label} is gone; give the same command again") from error
-    except FeaturesError:
-        raise
-    except GeomatchError as error:
+    except (DamagedError, ValueError) as error:
         raise FeaturesError(
             f"{error}; `geomatch store verify --remove`, then the same command again"
         ) from error
@@ -160,10 +159,14 @@ def need_of(describer: Describer | None) -> Need:
     return "processor" if describer.config.device == "cpu" else "network"
 
 
-def batch_of(describer: Describer | None) -> int:
-    """Images that are better described together: those whose maps share the network's passes."""
-    dense = isinstance(describer, DIFTExtractor) and describer.config.sampling == "dense"
-    return BATCH if dense else 1
+def batch_of(describer: Describer | None, engine: Engine) -> int:
+    """Images that are better described together: those whose maps share an accelerator's passes.
+
+    On CPUs it would not be faster, and the last bits of small images' maps depend on their company.
+    """
+    if not isinstance(describer, DIFTExtractor) or describer.config.sampling != "dense":
+        return 1
+    return 1 if engine.device(describer.config.device) == "cpu" else BATCH
 
 
 def by_size(items: Sequence[tuple[Photograph, str]], batch: int) -> list[list[tuple[Photograph, str]]]:

@@ -13,10 +13,10 @@ from geomatch.collection.features import KIND as FEATURES
 from geomatch.collection.features import KeptFeatures, feature_key, keep_features
 from geomatch.collection.folder import ImageFolder
 from geomatch.collection.pair_matches import KeptMatches, MatchOptions, match_pairs, pair_keys
-from geomatch.collection.pairs import PairReport, check_rules, select_pairs
+from geomatch.collection.pairs import PairReport, check_rules, needs_appearance, select_pairs
 from geomatch.collection.photographs import Photograph, examine
 from geomatch.collection.retrieval import KIND as GLOBAL
-from geomatch.collection.retrieval import keep_descriptors
+from geomatch.collection.retrieval import global_key, keep_descriptors
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.engine import Engine, LocalEngine, Lost, Work
 from geomatch.errors import ImageError
@@ -91,7 +91,8 @@ def match_collection(
         guided: keep only matches that agree with one geometry of the pair, see `match_guided`.
         refine: move matched keypoints to where the feature maps agree best, see
             `geomatch.collection.refine.refine_keypoints`.
-        engine: who does the work, within its ``with`` statement; None takes the cores of this machine.
+        engine: who does the work, within its ``with`` statement; None takes the cores of this machine, which
+            a script must do under ``if __name__ == "__main__":``, as all that starts processes.
         progress: show bars with rate and time left.
 
     Raises:
@@ -125,7 +126,6 @@ def match_collection(
     identity = {"detector": identity_of(detect), "descriptor": identity_of(describer)}
     where = store if isinstance(store, Store) else Store.at(store)
     work = Work(engine, progress)
-    manifest = Manifest.start("collection", str(folder.root.absolute()), settings)
     skipped = dict(folder.skipped)
     photos: list[Photograph] = []
     for name, found in examine(folder, work, any(rule.partition(":")[0] == "gps" for rule in rules)):
@@ -135,9 +135,14 @@ def match_collection(
             photos.append(found)
     photos.sort(key=lambda photo: photo.name)
     keys = {photo.name: feature_key(photo.sha256, identity) for photo in photos}
-    manifest = manifest.saved(where, objects={FEATURES: tuple(dict.fromkeys(keys.values()))}, lost=skipped)
+    content = digest_of([[photo.name, photo.sha256] for photo in photos])
+    manifest = Manifest.start(where, "collection", str(folder.root.absolute()), settings, content)
     dense = dense_twin(describer)
-    computed_images = 0
+    needed = {FEATURES: tuple(dict.fromkeys(keys.values()))}
+    if needs_appearance(rules, len(photos)):
+        needed[GLOBAL] = tuple(dict.fromkeys(global_key(photo.sha256, dense) for photo in photos))
+    manifest = manifest.saved(where, objects=manifest.objects | needed, lost=skipped)
+    computed_images = computed_pairs = 0
     for _ in range(ROUNDS):
         computed, lost = keep_features(folder.root, photos, keys, detect, describer, where, work)
         computed_images += computed
@@ -150,7 +155,7 @@ def match_collection(
         kept = KeptFeatures(where, {name: keys[name] for name in usable.names}, skipped, computed_images)
         objects = {FEATURES: tuple(dict.fromkeys(kept.keys.values()))}
         report, described = _choose_pairs(usable, photos, rules, max_pairs, dense, where, work)
-        objects |= {GLOBAL: described} if described else {}
+        objects = manifest.objects | objects | ({GLOBAL: described} if described else {})
         place = {name: index for index, name in enumerate(usable.names)}
         wanted = pair_keys(kept, report.pairs, options)
         manifest = manifest.saved(
@@ -163,6 +168,7 @@ def match_collection(
             retries=work.retries,
         )
         matched = match_pairs(kept, report.pairs, wanted, options, work)
+        computed_pairs += matched.computed
         if not matched.lost or where.sizes(FEATURES).keys() >= set(kept.keys.values()):
             break
     correspondences = Correspondences(kept.load(), matched.load())
@@ -175,7 +181,7 @@ def match_collection(
         report,
         skipped,
         dict(matched.lost),
-        (computed_images, matched.computed),
+        (computed_images, computed_pairs),
         work.retries,
         settings | {"pairs": dict(report.given)},
     )

@@ -15,7 +15,7 @@ from geomatch.collection.features import SCHEMA, KeptFeatures, read_features
 from geomatch.collection.pairs import Pair
 from geomatch.engine import Lost, Work
 from geomatch.engine.task import Need
-from geomatch.errors import FeaturesError, GeomatchError
+from geomatch.errors import DamagedError, FeaturesError
 from geomatch.estimators import estimate_two_view
 from geomatch.estimators.two_view import THRESHOLD, transfer_errors
 from geomatch.files import digest_of
@@ -114,7 +114,7 @@ class KeptMatches:
                 continue
             try:
                 arrays = read_pack(self.store, KIND, self.packs[pack], ARRAYS)
-            except (KeyError, GeomatchError) as error:
+            except (KeyError, DamagedError) as error:
                 raise FeaturesError(
                     f"{self.store.url}: {self.store.name(KIND, self.packs[pack])} is gone or damaged; "
                     "give the same command again"
@@ -164,7 +164,7 @@ def match_pairs(
         work: on an engine.
     """
     store = kept.store
-    index = PackIndex.read(store, KIND, ARRAYS)
+    index = PackIndex.read(store, KIND, ARRAYS, mend=True)
     places = index.find(keys)
     todo: list[int] = np.flatnonzero(places[:, 0] < 0).tolist()
     packs = {name: number for number, name in enumerate(index.names)}

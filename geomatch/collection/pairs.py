@@ -104,6 +104,12 @@ def select_pairs(
     return PairReport(tuple(pairs), given, tuple(remarks))
 
 
+def needs_appearance(rules: Sequence[str], images: int) -> bool:
+    """Whether `select_pairs` would compare images by their looks."""
+    kinds = {rule.partition(":")[0] for rule in rules}
+    return bool(kinds & {"retrieval", "loop"}) or (not rules and images > EXHAUSTIVE_LIMIT)
+
+
 def check_rules(rules: Iterable[str]) -> None:
     """Raise ValueError unless all are rules of `select_pairs`."""
     for rule in rules:

@@ -15,7 +15,7 @@ from geomatch.dift import DIFTExtractor, FeatureMap
 from geomatch.engine import Lost, Work
 from geomatch.engine.run import grouped, in_blocks
 from geomatch.engine.task import Need
-from geomatch.errors import GeomatchError
+from geomatch.errors import DamagedError, GeomatchError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.identity import identity_of
 from geomatch.provenance import versions
@@ -198,7 +198,7 @@ def keep_descriptors(
     there = store.sizes(KIND)
     todo = {keys[photo.name]: photo for photo in photos if keys[photo.name] not in there}
     task = Pooling(root.absolute(), extractor, store, need_of(extractor))
-    blocks = by_size([(photo, key) for key, photo in todo.items()], batch_of(extractor))
+    blocks = by_size([(photo, key) for key, photo in todo.items()], batch_of(extractor, work.engine))
     gone = {}
     for (_, key), result in work.results(task, blocks, "appearance", "image", len(photos) - len(todo)):
         if isinstance(result, Lost):
@@ -228,6 +228,6 @@ def _read(store: Store, kind: str, key: str, array: str) -> NDArray[np.float32]:
         return unpack_arrays(store.read(kind, key), label, kind, (array,))[array]
     except KeyError as error:
         raise GeomatchError(f"{label} is gone; give the same command again") from error
-    except GeomatchError:
+    except DamagedError:
         store.remove(kind, key)  # made again by the next run
         raise

@@ -115,12 +115,15 @@ def _write_kept(
 ) -> set[int]:
     """Write what the store holds; returns the pairs."""
     written = set()
-    index = PackIndex.read(store, KIND, ARRAYS)
+    index = PackIndex.read(store, KIND, ARRAYS, mend=True)
     places = index.find(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32))
     for pack, rows in by_pack(places):
         if pack < 0:
             continue
-        arrays = read_pack(store, KIND, index.names[pack], ARRAYS)
+        try:
+            arrays = read_pack(store, KIND, index.names[pack], ARRAYS)
+        except KeyError:  # pruned meanwhile: estimated again
+            continue
         ends = np.cumsum(arrays["counts"])
         for place, row in rows:
             kind = KINDS[int(arrays["kinds"][row])]

@@ -3,15 +3,15 @@
 import logging
 import math
 import os
-import pickle
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from geomatch.engine.handout import Crew
-from geomatch.engine.local import set_threads, threads_for
-from geomatch.engine.task import Failure, Task, attempt, started
+from geomatch.engine.local import begun, set_threads
+from geomatch.engine.task import Failure, Task, attempt
 from geomatch.errors import GeomatchError, first_line
 from geomatch.optional import require
 from geomatch.provenance import versions
@@ -33,7 +33,7 @@ class RayEngine:
 
     def __enter__(self) -> "RayEngine":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported anywhere
-        # Ray would end this process's signals' meaning, and hide GPUs from workers that ask for none: say so
+        # workers that ask for no GPU see none
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
         ray = require("ray", "ray", "the engine 'ray'")
         if not ray.is_initialized():
@@ -75,7 +75,8 @@ class RayEngine:
         for other, crew in self._crews.items():
             if other != gpus:  # what they hold is needed
                 crew.dismiss()
-        crew = self._crews.setdefault(gpus, Crew(lambda: _Actor(self.cpus, gpus), DIED))
+        deaths = (require("ray", "ray", "the engine 'ray'").exceptions.RayActorError,)
+        crew = self._crews.setdefault(gpus, Crew(lambda: _Actor(self.cpus, gpus), deaths, DIED))
         yield from crew.map(task, blocks, self._room(gpus))
 
     def _gpus(self, task: Task[Any, Any]) -> float:
@@ -86,10 +87,20 @@ class RayEngine:
     def _room(self, gpus: float) -> int:
         if self.count:
             return self.count
-        places = self._has("CPU") / self.cpus
-        if gpus:
-            places = min(places, self._has("GPU") / gpus)
-        return max(1, math.floor(places))
+        places = 0
+        for node in require("ray", "ray", "the engine 'ray'").nodes():
+            if node["Alive"]:
+                room = node["Resources"].get("CPU", 0) / self.cpus
+                if gpus:
+                    room = min(room, node["Resources"].get("GPU", 0) / gpus)
+                places += math.floor(room)
+        if not places:
+            raise GeomatchError(
+                f"no node of the Ray cluster has room for a worker of {self.cpus:g} cores"
+                + (f" and {gpus:g} GPUs" if gpus else "")
+                + "; for a cluster that grows, say how many (--workers)"
+            )
+        return places
 
     @staticmethod
     def _has(resource: str) -> float:
@@ -104,7 +115,8 @@ class _Actor:
         ray = require("ray", "ray", "the engine 'ray'")
         # no restarts by Ray: a worker that died is replaced where there is room, and its block tried again
         made = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Remote)
-        self._actor = made.remote(max(1, int(cpus)), versions())
+        self._actor = made.remote(max(1, int(cpus)), versions(), os.getcwd())
+        self._pickle = ray.cloudpickle.dumps  # classes of a script travel whole
         self._kill = ray.kill
         self._put = ray.put
         self._task: tuple[Task[Any, Any], Any] | None = None
@@ -115,7 +127,7 @@ class _Actor:
 
     def submit(self, task: Task[Any, Any], block: Sequence[Any]) -> "Future[Any]":
         if self._task is None or self._task[0] is not task:
-            self._task = task, pickle.dumps(task)
+            self._task = task, self._pickle(task)
         future: Future[Any] = self._actor.work.remote(self._task[1], block).future()
         return future
 
@@ -126,7 +138,9 @@ class _Actor:
 class Remote:
     """What runs on a node."""
 
-    def __init__(self, cores: int, driver: dict[str, str]) -> None:
+    def __init__(self, cores: int, driver: dict[str, str], folder: str) -> None:
+        with suppress(OSError):
+            os.chdir(folder)  # relative paths mean the same, where the folder is shared
         self._trouble = ""
         if versions() != driver:
             own = versions()
@@ -153,8 +167,6 @@ class Remote:
             return Failure(self._trouble, "start")
         if self._last is None or self._last[0] != pickled:
             self._last = None
-            task = pickle.loads(pickled)
-            set_threads(threads_for(task, self._cores))
-            self._last = pickled, started(task)
+            self._last = pickled, begun(pickled, self._cores)
         ready = self._last[1]
         return ready if isinstance(ready, Failure) else attempt(ready, block)

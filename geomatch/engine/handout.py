@@ -1,16 +1,21 @@
 """Blocks go to whoever is free; who dies is replaced, and the block it had is given back."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tqdm import tqdm
+
 from geomatch.engine.task import Failure, Task
 from geomatch.errors import GeomatchError, first_line
 
 STARTS = 5
-"""Workers that may die one after the other before any has begun."""
+"""Workers that may fail to start in a stage; then no more are hired, and without others it is an error."""
+PATIENCE = 30.0
+"""Seconds without any worker after which the user is told."""
 
 
 class Worker(Protocol):
@@ -34,8 +39,12 @@ class Crew:
     """The workers of an engine, which stay from stage to stage."""
 
     hire: Callable[[], Worker]
+    deaths: tuple[type[BaseException], ...]
+    """Exceptions that mean that a worker is gone."""
     died: str
-    """What a death is called."""
+    """What that is called."""
+    hint: str = ""
+    """What to do when no worker can be started."""
 
     def __post_init__(self) -> None:
         self._idle: list[Worker] = []
@@ -57,6 +66,7 @@ class Crew:
         }
         self._starting = {}
         failed_starts = 0
+        told = False
 
         def begin(worker: Worker) -> None:
             busy[worker.ready()] = worker, None
@@ -68,28 +78,34 @@ class Crew:
             while len(busy) < wanted:
                 begin(self.hire())
             while queue or any(index is not None for _, index in busy.values()):
-                for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                done = wait(busy, PATIENCE, FIRST_COMPLETED).done
+                if not done and not told and all(index is None for _, index in busy.values()):
+                    tqdm.write("waiting for room for workers", file=sys.stderr)
+                    told = True
+                for future in done:
                     worker, index = busy.pop(future)
                     error = future.exception()
-                    if error is not None:
+                    if error is not None and (index is None or isinstance(error, self.deaths)):
                         worker.stop()
-                        if index is None:
-                            failed_starts += 1
-                            if failed_starts == STARTS:
-                                raise GeomatchError(
-                                    f"no worker can be started: {first_line(error)}"
-                                ) from error
-                        if queue:
+                        failed_starts += index is None
+                        under_way = any(other is not None for _, other in busy.values())
+                        if failed_starts >= STARTS and not under_way:
+                            reason = f"no worker can be started: {first_line(error)}{self.hint}"
+                            raise GeomatchError(reason) from error
+                        if queue and failed_starts < STARTS:
                             begin(self.hire())
+                    elif queue:
+                        following = queue.popleft()
+                        busy[worker.submit(task, list(blocks[following]))] = worker, following
                     else:
-                        failed_starts = 0
-                        if queue:
-                            following = queue.popleft()
-                            busy[worker.submit(task, list(blocks[following]))] = worker, following
-                        else:
-                            self._idle.append(worker)
-                    if index is not None:
-                        yield index, (Failure(self.died) if error is not None else future.result())
+                        self._idle.append(worker)
+                    if index is None:
+                        failed_starts = failed_starts if error is not None else 0
+                        continue
+                    if isinstance(error, self.deaths):
+                        yield index, Failure(self.died)
+                    else:
+                        yield index, future.result() if error is None else Failure(first_line(error))
             self._starting = {future: worker for future, (worker, _) in busy.items()}
         except BaseException:
             for worker, _ in busy.values():

@@ -4,15 +4,19 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from typing import Any
 
 from geomatch.engine.handout import Crew
 from geomatch.engine.task import Failure, Task, attempt, started
+from geomatch.errors import first_line
 
+HINT = "; a script must begin work under: if __name__ == '__main__':"
 DIED = "the process that worked on it died (of too little memory, perhaps)"
 
 
@@ -26,7 +30,7 @@ class LocalEngine:
     _crew: Crew = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._crew = Crew(lambda: _Process(self.workers), DIED)
+        self._crew = Crew(lambda: _Process(self.workers), (BrokenExecutor,), DIED, HINT)
 
     @property
     def workers(self) -> int:
@@ -46,7 +50,7 @@ class LocalEngine:
         alone = self.count is None and (
             task.need == "large network" or (task.need == "network" and self.device("auto") != "cpu")
         )
-        if self.workers == 1 or alone or (len(blocks) == 1 and self.count is None):
+        if self.workers == 1 or alone:
             with threads(threads_for(task, os.cpu_count() or 1)):
                 work = started(task)
                 for index, block in enumerate(blocks):
@@ -70,14 +74,24 @@ class _Process:
         context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
         if "forkserver" in kinds:
             context.set_forkserver_preload(["geomatch.engine.preload"])
+            with _deaf():  # the server, too, while it imports
+                forkserver.ensure_running()
         self._cores = max(1, (os.cpu_count() or 1) // workers)
-        self._pool = ProcessPoolExecutor(1, context, _begin)
+        self._pool = ProcessPoolExecutor(1, context, _begin, (dict(os.environ),))
 
     def ready(self) -> "Future[Any]":
-        return self._pool.submit(os.getpid)
+        return self._submit(os.getpid)
 
     def submit(self, task: Task[Any, Any], block: Sequence[Any]) -> "Future[Any]":
-        return self._pool.submit(_work, pickle.dumps(task), block, self._cores)
+        return self._submit(_work, pickle.dumps(task), block, self._cores)
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        try:
+            return self._pool.submit(function, *arguments)
+        except BrokenExecutor as error:  # it died while it was idle
+            future: Future[Any] = Future()
+            future.set_exception(error)
+            return future
 
     def stop(self) -> None:
         processes = list((getattr(self._pool, "_processes", None) or {}).values())
@@ -88,9 +102,41 @@ class _Process:
             process.join()
 
 
-def _begin() -> None:
+def _begin(environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # that of the server is as old as the server
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     set_threads(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C does nothing meanwhile, nor to processes that are started."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def begun(pickled: bytes, cores: int) -> Callable[[Sequence[Any]], Sequence[Any]] | Failure:
+    """A task that arrived, started on its number of threads."""
+    try:
+        task = pickle.loads(pickled)
+    except Exception as error:  # of a class that is not importable there
+        return Failure(f"the work cannot be read by a worker ({first_line(error)})", "start")
+    set_threads(threads_for(task, cores))
+    return started(task)
 
 
 def threads_for(task: Task[Any, Any], cores: int) -> int:
@@ -130,8 +176,6 @@ def _work(pickled: bytes, block: Sequence[Any], cores: int) -> Sequence[Any] | F
     global _last
     if _last is None or _last[0] != pickled:
         _last = None  # the old models go before new ones are loaded
-        task = pickle.loads(pickled)
-        set_threads(threads_for(task, cores))
-        _last = pickled, started(task)
+        _last = pickled, begun(pickled, cores)
     work = _last[1]
     return work if isinstance(work, Failure) else attempt(work, block)

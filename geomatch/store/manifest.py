@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import GeomatchError
+from geomatch.errors import DamagedError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.provenance import versions
 from geomatch.store.store import Store
@@ -19,7 +19,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Manifest:
-    """One run: the same command on the same folder has the same manifest, whenever it is given.
+    """One run: the same command on the same images has the same manifest, whenever it is given.
 
     What is done is not written here: it is what the store holds of the keys.
     """
@@ -30,6 +30,8 @@ class Manifest:
     """The folder of images or sequences."""
     settings: dict[str, Any]
     """As JSON can hold them."""
+    content: str
+    """A checksum of the images or sequences."""
     started: str
     """ISO 8601, UTC."""
     names: tuple[str, ...] = ()
@@ -48,14 +50,20 @@ class Manifest:
     """Whether the run came to its end; with nothing lost all is there."""
 
     @classmethod
-    def start(cls, program: str, source: str, settings: dict[str, Any]) -> "Manifest":
-        """Of a run that begins now."""
-        return cls(program, source, settings, datetime.now(UTC).isoformat(timespec="seconds"))
+    def start(
+        cls, store: Store, program: str, source: str, settings: dict[str, Any], content: str
+    ) -> "Manifest":
+        """Of a run that begins, or goes on: what it is known to need stays, so that nobody prunes it."""
+        new = cls(program, source, settings, content, datetime.now(UTC).isoformat(timespec="seconds"))
+        try:
+            return replace(cls.load(store, new.key), complete=False, lost={}, retries=0)
+        except (KeyError, DamagedError):
+            return new
 
     @property
     def key(self) -> str:
         """Of the run."""
-        return digest_of([self.program, self.source, self.settings])
+        return digest_of([self.program, self.source, self.settings, self.content])
 
     def saved(self, store: Store, **changes: Any) -> "Manifest":
         """The manifest with changes, after it was written."""
@@ -66,6 +74,7 @@ class Manifest:
             "source": new.source,
             "settings": new.settings,
             "versions": versions(),
+            "content": new.content,
             "started": new.started,
             "names": new.names,
             "kinds": sorted(new.objects),
@@ -84,7 +93,7 @@ class Manifest:
         """Of the run with that key.
 
         Raises:
-            GeomatchError: when it is damaged, or of another version.
+            DamagedError: when it is damaged, or of another version.
             KeyError: when it is not there.
         """
         label = f"{store.url}: {store.name(KIND, key)}"
@@ -98,11 +107,12 @@ class Manifest:
         )
         summary = json.loads(str(arrays["summary"]))
         if summary["schema"] != SCHEMA:
-            raise GeomatchError(f"{label}: a manifest of another version of geomatch")
+            raise DamagedError(f"{label}: a manifest of another version of geomatch")
         return cls(
             summary["program"],
             summary["source"],
             summary["settings"],
+            summary["content"],
             summary["started"],
             tuple(summary["names"]),
             {kind: tuple(row.tobytes().hex() for row in arrays[f"keys_{kind}"]) for kind in summary["kinds"]},

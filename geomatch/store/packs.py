@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import GeomatchError
+from geomatch.errors import DamagedError
 from geomatch.files import pack_arrays, unpack_arrays
 from geomatch.store.store import Store
 
@@ -40,7 +40,7 @@ def read_pack(store: Store, kind: str, name: str, arrays: Sequence[str]) -> dict
     """The arrays of a pack, with ``keys`` (P, 32).
 
     Raises:
-        GeomatchError: when it is damaged.
+        DamagedError: when it is damaged.
         KeyError: when it is gone.
     """
     label = f"{store.url}: {store.name(kind, name)}"
@@ -59,8 +59,8 @@ class PackIndex:
     """(K, 2) pack and row of each."""
 
     @classmethod
-    def read(cls, store: Store, kind: str, arrays: Sequence[str]) -> "PackIndex":
-        """Of all packs of a kind; damaged ones are removed, so that their results are made again."""
+    def read(cls, store: Store, kind: str, arrays: Sequence[str], mend: bool = False) -> "PackIndex":
+        """Of all packs of a kind but damaged ones; ``mend`` removes these."""
         names: list[str] = []
         keys, places = [], []
         for name in sorted(store.sizes(kind)):
@@ -68,8 +68,9 @@ class PackIndex:
                 found = read_pack(store, kind, name, arrays)["keys"]
             except KeyError:
                 continue
-            except GeomatchError:
-                store.remove(kind, name)
+            except DamagedError:
+                if mend:
+                    store.remove(kind, name)
                 continue
             rows = np.arange(len(found), dtype=np.int32)
             places.append(np.stack([np.full_like(rows, len(names)), rows], axis=1))

@@ -1,22 +1,25 @@
 """Objects with names in a folder or, through fsspec, in object storage; written whole or not at all."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from geomatch.errors import GeomatchError, StoreError, first_line
 from geomatch.files import replacing
 from geomatch.optional import require
 
-ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "memory"})
+ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs"})
 """Protocols whose objects appear whole once all bytes are there; elsewhere a name is given at the end."""
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}
 """Package and extra of a protocol that fsspec does not bring itself."""
 SUFFIX = ".npz"
+_TEMPORARY = re.compile(r"\w+/[0-9a-f]{2}/(\.[^/]+\.npz|[0-9a-f]+\.npz\.[0-9a-f]{16}\.part)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,24 @@ class Store:
             ValueError: for a protocol that is unknown.
         """
         url = os.fspath(place)
-        if url.startswith("file://"):
-            url = url.removeprefix("file://")
+        if url.startswith("file:"):
+            url = urlsplit(url).path
         if "://" in url:
+            protocol, _, rest = url.rstrip("/").partition("://")
+            if not rest or protocol == "memory":
+                raise ValueError(f"{url}: no place that several processes can share; give s3://bucket/folder")
             _remote(url)
             return cls(url.rstrip("/"))
-        return cls(str(Path(url).absolute()))
+        return cls(str(Path(url).expanduser().absolute()))
+
+    def check(self) -> None:
+        """Raise unless there is a folder; object storage has none, and passes.
+
+        Raises:
+            StoreError: when there is none.
+        """
+        if self._local and not Path(self.url).is_dir():
+            raise StoreError(f"{self.url}: no store there, nor any folder")
 
     def read(self, kind: str, key: str) -> bytes:
         """The bytes of an object.
@@ -114,14 +129,9 @@ class Store:
         return found
 
     def strays(self, kinds: Iterable[str]) -> list[str]:
-        """Names below the kinds that are no objects: what a killed process left half-written."""
+        """Names of temporary files below the kinds: what a killed process left half-written."""
         with self._errors("listed"):
-            return [
-                name
-                for kind in kinds
-                for name, _ in self._list(kind)
-                if not name.endswith(SUFFIX) or name.rpartition("/")[2].startswith(".")
-            ]
+            return [name for kind in kinds for name, _ in self._list(kind) if _TEMPORARY.fullmatch(name)]
 
     def remove(self, kind: str, key: str) -> None:
         """Take an object away; none is no error."""
@@ -148,7 +158,7 @@ class Store:
     def _list(self, kind: str) -> Iterator[tuple[str, int]]:
         if self._local:
             root = Path(self.url)
-            for folder, _, files in os.walk(root / kind):
+            for folder, _, files in os.walk(root / kind, onerror=_unless_missing):
                 for file in files:
                     path = Path(folder) / file
                     try:
@@ -178,6 +188,11 @@ class Store:
             if self._local:
                 raise
             raise StoreError(f"{self.url}: the store cannot be {what} ({first_line(error)})") from error
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 @lru_cache(maxsize=4)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from geomatch.errors import GeomatchError
+from geomatch.errors import DamagedError, GeomatchError
 from geomatch.files import is_sound, unpack_arrays
 from geomatch.store.manifest import KIND as RUNS
 from geomatch.store.manifest import Manifest
@@ -83,7 +83,8 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
 
     Args:
         store: which.
-        remove: damaged objects, so that the next run makes them again.
+        remove: damaged objects, so that the next run makes them again; not manifests, without which it would
+            not be known what a run needs.
         progress: show a bar.
 
     Returns:
@@ -100,7 +101,7 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
         checked += 1
         if not sound:
             damaged.append(store.name(kind, key))
-            if remove:
+            if remove and kind != RUNS:
                 store.remove(kind, key)
     return checked, damaged
 
@@ -108,7 +109,8 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
 def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False) -> Pruned:
     """Remove what no run consists of, and what killed processes left half-written.
 
-    No run may be under way. Objects of the HPatches harness stay.
+    No run may be under way. Verified geometries and objects of the HPatches harness, which no manifest names,
+    stay.
 
     Args:
         store: which.
@@ -154,7 +156,7 @@ def _unused(
         try:
             label = f"{store.url}: {store.name(kind, name)}"
             keys = unpack_arrays(store.read(kind, name), label, kind, ("keys", *PACKS[kind]))["keys"]
-        except (KeyError, GeomatchError):  # verify tells
+        except (KeyError, DamagedError):  # verify tells
             continue
         if not np.isin(as_keys(keys), wanted).any():
             found.append((name, size))
@@ -166,8 +168,10 @@ def _manifests(store: Store, keys: Iterable[str]) -> tuple[list[Manifest], list[
     for key in keys:
         try:
             found.append(Manifest.load(store, key))
-        except GeomatchError:
+        except DamagedError:
             damaged.append(key)
+        except KeyError:  # removed meanwhile
+            continue
     return found, damaged
 
 
