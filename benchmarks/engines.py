@@ -1,7 +1,6 @@
 """Images and pairs per second by engine and number of workers, and what handing out and storing cost."""
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -256,7 +255,7 @@ def _asking() -> list[tuple[str, float, str]]:
         kept = KeptFeatures(Store.at(place), keys, {}, 0)
         wanted = pair_keys(kept, report.pairs, MatchOptions())
         match_pairs(kept, report.pairs, wanted, MatchOptions(), Work(Pretending(), progress=False))
-    per_pair = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / len(report.pairs)
+    per_pair = (_resident("VmHWM") - before) / len(report.pairs)
     blocks = pair_blocks(report.pairs)
     loads = sum(len({name for p in block for name in report.pairs[p]}) for block in blocks)
     return [
@@ -271,9 +270,10 @@ def _asking() -> list[tuple[str, float, str]]:
     ]
 
 
-def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * float(resource.getpagesize())
+def _resident(what: str = "VmRSS") -> float:
+    """Bytes; ``VmHWM`` is the most so far, of this program alone."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(what))
 
 
 def _median(call: Callable[[], object]) -> float:
