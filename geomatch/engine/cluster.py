@@ -118,7 +118,6 @@ class _Actor:
         self._actor = made.remote(max(1, int(cpus)), versions(), os.getcwd())
         self._pickle = ray.cloudpickle.dumps  # classes of a script travel whole
         self._kill = ray.kill
-        self._put = ray.put
         self._task: tuple[Task[Any, Any], Any] | None = None
 
     def ready(self) -> "Future[Any]":

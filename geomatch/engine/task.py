@@ -91,8 +91,7 @@ def attempt(work: Callable[[Sequence[Any]], Sequence[Any]], block: Sequence[Any]
     except MemoryError:
         return Failure("out of memory")
     except Exception as error:
-        name = type(error).__name__
-        return Failure(first_line(error) if str(error).strip() else name)
+        return Failure(first_line(error))
 
 
 def started(task: Task[Any, Any]) -> Callable[[Sequence[Any]], Sequence[Any]] | Failure:
