@@ -238,4 +238,5 @@ if __name__ == "__main__":
             print(json.dumps(row))
         values = {name: getattr(chosen, name) for name in ("model", "size", "device", "dtype", "repeats")}
         name = f"extraction-{chosen.model}"
-        print(f"wrote {write_record(chosen.out, name, measured, values)}")
+        kind = chosen.device.partition(":")[0]
+        print(f"wrote {write_record(chosen.out, name, measured, values, kind)}")

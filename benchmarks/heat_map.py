@@ -1,82 +1,67 @@
 """Tables and pictures of a search."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from geomatch.benchmarks.sweep import Grid, Row
+from geomatch.benchmarks.harness.suite import Row
+from geomatch.benchmarks.sweep import Grid
 from geomatch.files import replacing
 from geomatch.optional import require
 
-THRESHOLDS = (1.0, 3.0, 5.0)
-"""Pixels of mean corner error at which a homography counts as right."""
-SHOWN = 3.0
-"""The one in the picture."""
+Measures = Callable[[Sequence[Row]], dict[str, Any]]
+"""See `Task.measures`."""
 
 
-def accuracy(rows: Sequence[Row], threshold: float) -> float:
-    """Percentage of pairs whose corner error is at most ``threshold``; failures count as wrong."""
-    errors = np.array([np.inf if row["corner_error_px"] is None else row["corner_error_px"] for row in rows])
-    return 100 * float(np.mean(errors <= threshold))
-
-
-def summarise(rows: Sequence[Row], grid: Grid) -> list[dict[str, Any]]:
-    """One entry per point of the grid and split, with numbers of pairs and of failures."""
+def summarise(rows: Sequence[Row], grid: Grid, measures: Measures) -> list[dict[str, Any]]:
+    """One entry per point of the grid and split."""
     scores = []
     for timestep in grid.timesteps:
         for layer, size in grid.cells:
             own = [
                 r for r in rows if (r["timestep"], r["layer"], r["ensemble_size"]) == (timestep, layer, size)
             ]
-            splits = {"all": own} | {
-                split: [r for r in own if r["split"] == split] for split in _splits(rows)
-            }
+            splits = {"all": own}
+            for split in sorted({row["split"] for row in rows} - {"all"}):
+                splits[split] = [row for row in own if row["split"] == split]
             for split, part in splits.items():
-                if not part:
-                    continue
-                score: dict[str, Any] = {"timestep": timestep, "layer": layer, "ensemble_size": size}
-                score |= {"split": split, "pairs": len(part)}
-                score |= {f"accuracy_{t:g}px": accuracy(part, t) for t in THRESHOLDS}
-                score["correct_matches"] = 100 * float(np.mean([row["correct_share"] for row in part]))
-                score["failures"] = sum(row["corner_error_px"] is None for row in part)
-                scores.append(score)
+                if part:
+                    where = {"timestep": timestep, "layer": layer, "ensemble_size": size, "split": split}
+                    scores.append({**where, **measures(part)})
     return scores
 
 
 def markdown(scores: Sequence[dict[str, Any]]) -> str:
     """The scores as a table."""
-    head = [
-        "t",
-        "layer",
-        "ensemble",
-        "split",
-        "pairs",
-        "@1 px",
-        "@3 px",
-        "@5 px",
-        "correct matches",
-        "failures",
-    ]
+    names = {"timestep": "t", "ensemble_size": "ensemble"}
+    head = [names.get(key, key.replace("_", " ")) for key in scores[0]]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for score in scores:
-        values = [f"{score[f'accuracy_{t:g}px']:.1f}" for t in THRESHOLDS]
-        names = [score["timestep"], score["layer"], score["ensemble_size"], score["split"], score["pairs"]]
-        cells = [*map(str, names), *values, f"{score['correct_matches']:.1f} %", str(score["failures"])]
+        cells = [f"{value:.1f}" if isinstance(value, float) else str(value) for value in score.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def draw_heat_map(scores: Sequence[dict[str, Any]], grid: Grid, title: str, path: Path) -> None:
-    """Accuracy over timestep and layer; with several ensemble sizes, over these and the rest.
+def draw_heat_map(
+    scores: Sequence[dict[str, Any]], grid: Grid, title: str, path: Path, headline: tuple[str, str]
+) -> None:
+    """A measure over timestep and layer; with several ensemble sizes, over these and the rest.
+
+    Args:
+        scores: see `summarise`.
+        grid: of the search.
+        title: of the picture.
+        path: of the PNG.
+        headline: the measure and words for it.
 
     Raises:
         MissingDependencyError: without matplotlib.
     """
     figures = require("matplotlib.figure", "plots", "drawing the heat map")
     values = {
-        (score["timestep"], score["layer"], score["ensemble_size"]): score[f"accuracy_{SHOWN:g}px"]
+        (score["timestep"], score["layer"], score["ensemble_size"]): score[headline[0]]
         for score in scores
         if score["split"] == "all"
     }
@@ -105,10 +90,6 @@ def draw_heat_map(scores: Sequence[dict[str, Any]], grid: Grid, title: str, path
     axes.set_xticks(range(count), ticks, rotation=turn, ha="right" if turn else "center")
     axes.set_yticks(range(rows), labels)
     axes.set(xlabel=below, ylabel=left, title=title)
-    figure.colorbar(image, label=f"homographies within {SHOWN:g} px, %")
+    figure.colorbar(image, label=headline[1])
     with replacing(path) as temporary:
         figure.savefig(temporary)
-
-
-def _splits(rows: Sequence[Row]) -> list[str]:
-    return sorted({row["split"] for row in rows})

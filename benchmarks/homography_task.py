@@ -1,18 +1,19 @@
 """Homography estimation on HPatches as a task for a sweep."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from geomatch.benchmarks.harness.suite import Row
 from geomatch.benchmarks.hpatches.sequences import HPatchesSequence, find_sequences, split_of
-from geomatch.benchmarks.sweep import Describe, Row
+from geomatch.benchmarks.sweep import Maps
 from geomatch.estimators import Estimator, OpenCVEstimator
 from geomatch.geometry import corner_error, warp_points
-from geomatch.images import load_image
+from geomatch.images import Image, load_image
 from geomatch.keypoints import Detector, OpenCVDetector
 from geomatch.matching import Metric, match_mutual
 from geomatch.provenance import record
@@ -20,6 +21,14 @@ from geomatch.types import Features
 
 CORRECT = 3.0
 """Pixels; largest error of a match that counts as correct."""
+THRESHOLDS = (1.0, 3.0, 5.0)
+"""Pixels of mean corner error at which a homography counts as right."""
+
+
+def accuracy(rows: Sequence[Row], threshold: float) -> float:
+    """Percentage of pairs whose corner error is at most ``threshold``; failures count as wrong."""
+    errors = np.array([np.inf if row["corner_error_px"] is None else row["corner_error_px"] for row in rows])
+    return 100 * float(np.mean(errors <= threshold))
 
 
 @dataclass(frozen=True)
@@ -61,17 +70,39 @@ class HomographyTask:
             "correct_px": CORRECT,
         }
 
-    def evaluate(self, unit: str, describe: Describe) -> list[Row]:
+    @property
+    def headline(self) -> tuple[str, str]:
+        """See `Task.headline`."""
+        return "accuracy_3px", "homographies within 3 px, %"
+
+    def measures(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """See `Task.measures`."""
+        found: dict[str, Any] = {"pairs": len(rows)}
+        found |= {f"accuracy_{t:g}px": accuracy(rows, t) for t in THRESHOLDS}
+        found["correct_matches"] = 100 * float(np.mean([row["correct_share"] for row in rows]))
+        return found | {"failures": sum(row["corner_error_px"] is None for row in rows)}
+
+    def evaluate(self, unit: str, maps: Maps, cells: Sequence[str]) -> list[Row]:
         """One row per pair and cell."""
+
+        def describe(image: Image) -> dict[str, Features]:
+            keypoints = self.detector.detect(image)
+            if not len(keypoints):
+                return dict.fromkeys(cells, keypoints)
+            return {
+                cell: replace(keypoints, descriptors=found.sample(keypoints.keypoints, self.metric))
+                for cell, found in maps(image)
+            }
+
         sequence = self.sequences[unit]
         image0 = load_image(sequence.reference)
-        described0 = describe(image0, self.detector.detect(image0))
+        described0 = describe(image0)
         rows = []
         for number, path, truth in sequence.targets:
             image1 = load_image(path)
-            described1 = describe(image1, self.detector.detect(image1))
-            for cell, features0 in described0.items():
-                measured = self._pair(features0, described1[cell], truth)
+            described1 = describe(image1)
+            for cell in cells:
+                measured = self._pair(described0[cell], described1[cell], truth)
                 rows.append({"pair": f"{unit} 1-{number}", "split": split_of(unit), "cell": cell, **measured})
         return rows
 

@@ -8,29 +8,37 @@ it was stopped and grows when the grid does.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch.nn import functional
 from tqdm import tqdm
 
+from geomatch.benchmarks.harness.suite import Row
 from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
 from geomatch.dift.loading import model_fingerprint
 from geomatch.errors import ImageError
 from geomatch.files import replacing
 from geomatch.images import Image
 from geomatch.provenance import record
-from geomatch.types import Features
 
-Row = dict[str, Any]
 Layer = str | int
-Describe = Callable[[Image, Features], dict[str, Features]]
-"""Keypoints to their descriptors in every cell of the grid, by `cell_name`."""
+
+
+class Maps(Protocol):
+    """What a sweep gives to its task."""
+
+    def __call__(self, image: Image, prompt: str | None = None) -> Iterator[tuple[str, FeatureMap]]:
+        """The image's map in every cell of one timestep, by `cell_name`; made one after the other.
+
+        Args:
+            image: the image.
+            prompt: for models conditioned on text, instead of the descriptor's.
+        """
+        ...
 
 
 class Task(Protocol):
@@ -50,8 +58,17 @@ class Task(Protocol):
         """Of the data of a unit."""
         ...
 
-    def evaluate(self, unit: str, describe: Describe) -> list[Row]:
-        """Rows with ``cell``, ``split`` and the task's measures."""
+    @property
+    def headline(self) -> tuple[str, str]:
+        """The measure that is drawn, and words for it."""
+        ...
+
+    def evaluate(self, unit: str, maps: Maps, cells: Sequence[str]) -> list[Row]:
+        """Rows with ``cell``, ``split`` and what was found."""
+        ...
+
+    def measures(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Of rows of one point of the grid: their number, the measures, and the number of failures."""
         ...
 
 
@@ -135,17 +152,17 @@ def run_sweep(task: Task, config: DIFTConfig, grid: Grid, out: Path, progress: b
     skipped: dict[str, str] = {}
     computed = 0
     kept = {step: _stored(_path(folder, *step), task.fingerprint(step[1])) for step in steps}
-    wanted = {cell_name(*cell) for cell in grid.cells}
-    if any(wanted - cells.keys() for cells in kept.values()):
+    names = [cell_name(*cell) for cell in grid.cells]
+    if any(set(names) - cells.keys() for cells in kept.values()):
         extractor = DIFTExtractor(configs[0])
         extractor.model.check_timestep(max(grid.timesteps))
     for timestep, unit in tqdm(steps, desc="sweep", unit="unit", disable=not progress):
         stored = kept[timestep, unit]
         missing = [cell for cell in grid.cells if cell_name(*cell) not in stored]
         if missing and extractor is not None and unit not in skipped:
-            describe = _describe(extractor.at_timestep(timestep), missing, grid.layers)
+            maps = _maps(extractor.at_timestep(timestep), missing, grid.layers)
             try:
-                fresh = task.evaluate(unit, describe)
+                fresh = task.evaluate(unit, maps, [cell_name(*cell) for cell in missing])
             except ImageError as error:
                 skipped[unit] = str(error)
                 continue
@@ -160,33 +177,29 @@ def run_sweep(task: Task, config: DIFTConfig, grid: Grid, out: Path, progress: b
     return SweepResult(folder, rows, skipped, computed)
 
 
-def _describe(
-    extractor: DIFTExtractor, cells: Sequence[tuple[Layer, int]], layers: Sequence[Layer]
-) -> Describe:
+def _maps(extractor: DIFTExtractor, cells: Sequence[tuple[Layer, int]], layers: Sequence[Layer]) -> Maps:
     """All wanted cells from one run over the ensemble."""
-    metric = extractor.config.metric
     wanted = sorted({layers.index(layer) for layer, _ in cells})
     largest = max(size for _, size in cells)
+    prompted = {extractor.config.prompt: extractor}
 
-    def describe(image: Image, features: Features) -> dict[str, Features]:
-        if not len(features):
-            return {cell_name(*cell): features for cell in cells}
-        found: dict[str, Features] = {}
-        sums = dict.fromkeys(wanted, np.zeros((), np.float32))
-        for member, maps in enumerate(extractor.members(extractor.network_input(image)), start=1):
-            for index in wanted:  # sampling is linear: the mean of samples is the sample of the mean
-                layer_map = FeatureMap((maps[index][0],), image.size)
-                sums[index] = sums[index] + layer_map.sample(features.keypoints, "l2")
+    def maps(image: Image, prompt: str | None = None) -> Iterator[tuple[str, FeatureMap]]:
+        text = extractor.config.prompt if prompt is None else prompt
+        if text not in prompted:
+            prompted[text] = extractor.at_prompt(text)
+        own = prompted[text]
+        sums: dict[int, torch.Tensor] = {}
+        for member, found in enumerate(own.members(own.network_input(image)), start=1):
+            for index in wanted:
+                sums[index] = sums[index] + found[index][0] if index in sums else found[index][0]
             for layer, size in cells:
                 if size == member:
-                    mean = torch.from_numpy(sums[layers.index(layer)] / np.float32(size))
-                    chosen = functional.normalize(mean, dim=1) if metric == "cosine" else mean
-                    found[cell_name(layer, size)] = replace(features, descriptors=chosen.numpy())
+                    mean = sums[layers.index(layer)] / size
+                    yield cell_name(layer, size), FeatureMap((mean,), image.size)
             if member == largest:
                 break
-        return {cell_name(*cell): found[cell_name(*cell)] for cell in cells}
 
-    return describe
+    return maps
 
 
 def _path(folder: Path, timestep: int, unit: str) -> Path:

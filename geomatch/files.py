@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -155,3 +156,14 @@ def read_archive(path: str | os.PathLike[str]) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise GeomatchError(f"{os.fspath(path)}: not a readable .npz file ({error})") from error
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Names sorted with numbers by their value.
+
+    >>> natural_order(["img10.png", "img9.png"])
+    ['img9.png', 'img10.png']
+    """
+    return sorted(
+        names, key=lambda name: ([(int(d or 0), t) for d, t in re.findall(r"(\d*)(\D*)", name)], name)
+    )

@@ -21,11 +21,12 @@ import pytest
 from PIL import Image as PILImage
 
 import geomatch
+from geomatch.benchmarks.harness.record import summarise_record, table
 from geomatch.benchmarks.hpatches.data import RELEASE, fetch_hpatches, make_synthetic
 from geomatch.benchmarks.hpatches.harness import run_hpatches
 from geomatch.benchmarks.hpatches.protocols import PROTOCOLS, find_protocols
-from geomatch.benchmarks.hpatches.record import summarise_record, table
 from geomatch.benchmarks.hpatches.sequences import LARGE, SEQUENCES, read_data
+from geomatch.benchmarks.hpatches.suite import SUITE
 from geomatch.benchmarks.methods import create_method
 from geomatch.cli import main
 from geomatch.engine import LocalEngine
@@ -96,9 +97,9 @@ def test_all_protocols_and_the_second_run(data: Path, tmp_path: Path) -> None:
     assert (second.computed, second.path, second.record) == (0, first.path, first.record)
     content = json.loads(first.path.read_text())
     assert summarise_record(content) == first.summaries()
-    assert content.keys() == {"schema", "data", "protocols", "methods", "max_keypoints", "skipped",
+    assert content.keys() == {"schema", "benchmark", "data", "protocols", "methods", "settings", "skipped",
                               "versions", "machine", "rows"}  # fmt: skip
-    text = table(first.summaries())
+    text = table(SUITE, first.summaries())
     assert all(f"### {name}\n" in text for name in PROTOCOLS)
 
 

@@ -15,8 +15,9 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch.benchmarks.controls import RootSIFT
+from geomatch.benchmarks.harness.run import _evaluated
 from geomatch.benchmarks.hpatches.data import make_synthetic
-from geomatch.benchmarks.hpatches.harness import _evaluated, run_hpatches
+from geomatch.benchmarks.hpatches.harness import run_hpatches
 from geomatch.benchmarks.hpatches.protocols import find_protocols
 from geomatch.benchmarks.hpatches.sequences import read_data
 from geomatch.benchmarks.methods import create_method
@@ -180,7 +181,7 @@ def test_backbones_describe_where_the_image_says(name: Any, small: Image, tmp_pa
     made = config(**sizes, patch_size=8, image_size=64)
     options = {"add_pooling_layer": False} if name == "dino" else {}
     seeded(lambda: model(made, **options)).save_pretrained(tmp_path / name)
-    backbone = TransformersFeatures(name, str(tmp_path / name), side=96)
+    backbone = TransformersFeatures(name, str(tmp_path / name), (96, 96))
     grid = GridDetector(step=16).detect(small)
     found = backbone.describe(small, grid)
     assert found.descriptors is not None
@@ -285,8 +286,8 @@ def test_extraction_ahead_of_the_evaluation_changes_nothing(
     arguments = find_protocols("mma,superpoint"), ["sift+dift-tiny-dense"]
     plain = run_hpatches(data, *arguments, tmp_path / "plain", 100, LocalEngine(1), "cpu", progress=False)
     monkeypatch.setattr(
-        "geomatch.benchmarks.hpatches.harness._evaluated",
-        lambda jobs, work, ahead: _evaluated(jobs, work, True),
+        "geomatch.benchmarks.harness.run._evaluated",
+        lambda jobs, work, suite, evaluating, ahead: _evaluated(jobs, work, suite, evaluating, True),
     )
     with LocalEngine(2) as engine:
         ahead = run_hpatches(data, *arguments, tmp_path / "ahead", 100, engine, "cpu", progress=False)

@@ -48,7 +48,10 @@ PACKAGES = (
     "geomatch.keypoints",
     "geomatch.estimators",
     "geomatch.benchmarks",
+    "geomatch.benchmarks.harness",
     "geomatch.benchmarks.hpatches",
+    "geomatch.benchmarks.semantic",
+    "geomatch.benchmarks.temporal",
     "geomatch.benchmarks.methods",
 )
 
@@ -87,9 +90,10 @@ LEVELS = [
     {"search"},
     {"synthetic", "matching"},
     {"keypoints", "dift", "estimators"},
-    {"alignment", "parts"},
+    {"alignment", "parts", "propagation", "transfer"},
     {"pipeline"},
-    {"draw", "output", "show", "training", "identity", "store", "engine"},
+    {"draw", "output", "show", "training", "identity", "store", "engine", "video", "track", "tracks"}
+    | {"blending", "edit"},
     {"collection"},
     {"colmap", "opencv"},
     {"benchmarks", "cli"},

@@ -11,8 +11,9 @@ from PIL import Image as PILImage
 from geomatch.collection import ImageFolder, find_images, select_pairs
 from geomatch.collection.gps import position
 from geomatch.collection.nearest import best_partners
-from geomatch.collection.pairs import LOOP_GAP, natural_order
+from geomatch.collection.pairs import LOOP_GAP
 from geomatch.errors import GeomatchError
+from geomatch.files import natural_order
 
 
 def folder_of(*names: str) -> ImageFolder:

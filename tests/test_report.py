@@ -13,19 +13,21 @@ import pytest
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch.benchmarks.hpatches.charts import curve, draw_curves
-from geomatch.benchmarks.hpatches.comparison import compare
+from geomatch.benchmarks.harness.charts import draw_curves
+from geomatch.benchmarks.harness.comparison import compare
+from geomatch.benchmarks.harness.published import published_rows
+from geomatch.benchmarks.harness.record import read_run, summarise_record
+from geomatch.benchmarks.harness.report import write_report
+from geomatch.benchmarks.harness.run import RunResult
+from geomatch.benchmarks.harness.runs import find_runs, merge
 from geomatch.benchmarks.hpatches.data import make_synthetic
-from geomatch.benchmarks.hpatches.harness import RunResult, run_hpatches
+from geomatch.benchmarks.hpatches.harness import run_hpatches
 from geomatch.benchmarks.hpatches.protocols import PROTOCOLS, find_protocols, summarise
-from geomatch.benchmarks.hpatches.published import published_rows
-from geomatch.benchmarks.hpatches.record import read_run, summarise_record
-from geomatch.benchmarks.hpatches.report import write_report
-from geomatch.benchmarks.hpatches.runs import find_runs, merge
+from geomatch.benchmarks.hpatches.suite import SUITE, curve
 from geomatch.cli import main
 from geomatch.engine import LocalEngine
 
-SCHEMA = json.loads(files("geomatch.benchmarks.hpatches").joinpath("record.schema.json").read_text())
+SCHEMA = json.loads(files("geomatch.benchmarks.harness").joinpath("record.schema.json").read_text())
 PAIR = geomatch.bundled_pair()
 
 
@@ -72,7 +74,7 @@ def test_record_of_another_layout_is_refused(both: RunResult, tmp_path: Path) ->
     for name, content, words in (
         ("a.json", "{", "not a readable record"),
         ("b.json", "[]", "not a record"),
-        ("c.json", json.dumps({**both.record, "schema": 1}), "layout 1, this version reads 2"),
+        ("c.json", json.dumps({**both.record, "schema": 2}), "layout 2, this version reads 3"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(geomatch.GeomatchError, match=words):
@@ -104,7 +106,7 @@ def rows_of(errors: dict[str, list[float | None]], method: str) -> list[dict[str
 def test_comparison_of_a_method_with_itself_is_nothing(rng: np.random.Generator) -> None:
     errors: dict[str, list[float | None]] = {f"v_{k}": list(rng.uniform(0, 6, 5)) for k in range(20)}
     for name in ("dift-adm", "auc480", "roma"):
-        found = compare(PROTOCOLS[name], rows_of(errors, "a"), rows_of(errors, "b"), resamples=50)
+        found = compare(SUITE, PROTOCOLS[name], rows_of(errors, "a"), rows_of(errors, "b"), resamples=50)
         assert (found.difference, found.low, found.high) == (0, 0, 0)
         assert found.verdict == "not told apart"
 
@@ -119,28 +121,28 @@ def test_interval_has_the_width_of_theory_and_covers(rng: np.random.Generator) -
             f"v_{i}": [0.5] * 5 if good else [None] * 5 for i, good in enumerate(own)
         }
         rows.append(rows_of(errors, "ab"[k]))
-    found = compare(PROTOCOLS["dift-adm"], *rows)
+    found = compare(SUITE, PROTOCOLS["dift-adm"], *rows)
     difference = right[0].astype(float) - right[1].astype(float)
     assert found.difference == pytest.approx(100 * difference.mean())
     expected = 2 * 1.96 * 100 * difference.std() / math.sqrt(sequences)
     assert found.high - found.low == pytest.approx(expected, rel=0.1)
-    assert (found.pairs, found.sequences) == (500, 100)
-    assert compare(PROTOCOLS["dift-adm"], *rows) == found  # seeded
-    other = compare(PROTOCOLS["dift-adm"], rows[1], rows[0])
+    assert (found.items, found.units) == (500, 100)
+    assert compare(SUITE, PROTOCOLS["dift-adm"], *rows) == found  # seeded
+    other = compare(SUITE, PROTOCOLS["dift-adm"], rows[1], rows[0])
     assert other.difference == -found.difference
     # whole sequences are drawn: five equal pairs tell no more than one
     single = [[row for row in own if row["pair"].endswith("1-2")] for own in rows]
-    assert compare(PROTOCOLS["dift-adm"], *single).low == pytest.approx(found.low)
+    assert compare(SUITE, PROTOCOLS["dift-adm"], *single).low == pytest.approx(found.low)
 
 
 def test_comparison_takes_common_pairs_only() -> None:
     first = rows_of({"v_a": [1.0, 1.0], "v_b": [9.0]}, "a")
     second = rows_of({"v_a": [1.0], "v_c": [1.0]}, "b")
-    found = compare(PROTOCOLS["dift-adm"], first, second, resamples=20)
-    assert (found.pairs, found.difference) == (1, 0)
-    assert found.verdict == "too few sequences to tell"
+    found = compare(SUITE, PROTOCOLS["dift-adm"], first, second, resamples=20)
+    assert (found.items, found.difference) == (1, 0)
+    assert found.verdict == "too few to tell"
     with pytest.raises(ValueError, match="no pair in common"):
-        compare(PROTOCOLS["dift-adm"], first[2:], second)
+        compare(SUITE, PROTOCOLS["dift-adm"], first[2:], second)
 
 
 def test_curves_pass_through_the_tables(both: RunResult) -> None:
@@ -156,7 +158,7 @@ def test_curves_pass_through_the_tables(both: RunResult) -> None:
     own = [r for r in rows if r["protocol"] == "mma"]
     x, y = curve(PROTOCOLS["mma"], own)
     assert y[2] == pytest.approx(summarise(PROTOCOLS["mma"], own)[-1]["MMA@3"])
-    svg = draw_curves(PROTOCOLS["mma"], {"sift": own}, "all <b>")
+    svg = draw_curves(SUITE, PROTOCOLS["mma"], {"sift": own}, "all <b>")
     assert "var(--c0)" in svg
     assert "var(--ink)" in svg
     assert "#0" not in svg.replace("url(#0", "").replace('href="#0', "")  # no colour of its own
@@ -198,7 +200,7 @@ def test_report_has_everything_in_one_page(both: RunResult, work: Path, tmp_path
         if line.startswith("| sift | all"):
             assert line.replace("|", "").split()[2] == "10"
     assert "orb minus sift, AUC@5" in markdown
-    assert "too few sequences to tell" in markdown
+    assert "too few to tell" in markdown
     before = written[1].read_bytes()
     write_report([both.path], tmp_path / "report", work / "data")
     assert written[1].read_bytes() == before
@@ -219,7 +221,7 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
     with pytest.raises(geomatch.GeomatchError, match="another version"):
         merge([both.path, tmp_path / "hpatches-x.json"])
     changed = json.loads(third.path.read_text())
-    changed["data"]["sequences"].pop("v_p")
+    changed["data"]["units"].pop("v_p")
     (tmp_path / "hpatches-x.json").write_text(json.dumps(changed))
     assert len(merge([both.path, tmp_path / "hpatches-x.json"])) == 2
 
@@ -245,16 +247,17 @@ def test_published_rows_name_protocols_measures_and_sources(both: RunResult) -> 
     summaries = both.summaries()
     for name in PROTOCOLS:
         columns = {key for row in summaries if row["protocol"] == name for key in row}
-        for row in published_rows(name):
+        for row in published_rows(SUITE.package, name):
             assert row.measures.keys() <= columns
             assert row.split in ("all", "illumination", "viewpoint")
             assert row.source
             for measure, value in row.measures.items():
                 assert 0 < value <= (1 if measure == "repeatability" else 100)
-    assert {name for name in PROTOCOLS if published_rows(name)} == {
+    assert {name for name in PROTOCOLS if published_rows(SUITE.package, name)} == {
         "mma", "auc480", "auc480-poselib", "superpoint",
     }  # fmt: skip
-    loftr = [row for row in published_rows("auc480") if row.method == "LoFTR" and "CVPR 2021" in row.source]
+    auc = published_rows(SUITE.package, "auc480")
+    loftr = [row for row in auc if row.method == "LoFTR" and "CVPR 2021" in row.source]
     assert loftr[0].measures == {"AUC@3": 65.9, "AUC@5": 75.6, "AUC@10": 84.6}
 
 

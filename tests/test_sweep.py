@@ -1,7 +1,7 @@
 """The search: equal to single runs, resumable, growing, with skips counted."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +10,13 @@ import pytest
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch import DIFTExtractor, Features, GeomatchError, Image
-from geomatch.benchmarks.heat_map import accuracy, draw_heat_map, markdown, summarise
-from geomatch.benchmarks.homography_task import HomographyTask
+from geomatch import DIFTExtractor, GeomatchError, Image
+from geomatch.benchmarks.heat_map import draw_heat_map, markdown, summarise
+from geomatch.benchmarks.homography_task import HomographyTask, accuracy
 from geomatch.benchmarks.hpatches.sequences import find_sequences
 from geomatch.benchmarks.sweep import Grid, run_sweep
 from geomatch.cli import main
-from geomatch.dift import PRESETS
+from geomatch.dift import PRESETS, FeatureMap
 from geomatch.keypoints import OpenCVDetector
 from geomatch.synthetic import render_view
 
@@ -54,10 +54,10 @@ def task(data: Path) -> HomographyTask:
 
 
 def single_run(task: HomographyTask, extractor: DIFTExtractor) -> list[dict[str, object]]:
-    def describe(image: Image, features: Features) -> dict[str, Features]:
-        return {"": extractor.describe(image, features)}
+    def maps(image: Image, prompt: str | None = None) -> Iterator[tuple[str, FeatureMap]]:
+        yield "", extractor.dense(image)
 
-    return [row for unit in task.units for row in task.evaluate(unit, describe)]
+    return [row for unit in task.units for row in task.evaluate(unit, maps, [""])]
 
 
 def test_cells_are_those_of_single_runs(task: HomographyTask, tmp_path: Path) -> None:
@@ -86,11 +86,11 @@ def test_stopping_and_going_on(task: HomographyTask, tmp_path: Path, monkeypatch
     original = HomographyTask.evaluate
     calls: list[str] = []
 
-    def counted(self: HomographyTask, unit: str, describe: object) -> object:
+    def counted(self: HomographyTask, unit: str, maps: object, cells: object) -> object:
         calls.append(unit)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(self, unit, describe)  # type: ignore[arg-type]
+        return original(self, unit, maps, cells)  # type: ignore[arg-type]
 
     monkeypatch.setattr(HomographyTask, "evaluate", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -143,15 +143,16 @@ def test_scores_by_hand(tmp_path: Path) -> None:
         )
     ]
     assert [accuracy(rows, t) for t in (1, 3, 5)] == [25, 50, 75]
-    scores = summarise(rows, grid)
+    task = HomographyTask(tmp_path)
+    scores = summarise(rows, grid, task.measures)
     assert [(s["split"], s["pairs"], s["failures"]) for s in scores] == [
         ("all", 4, 1),
         ("illumination", 2, 1),
         ("viewpoint", 2, 0),
     ]
-    assert "| 0 | a | 1 | all | 4 | 25.0 | 50.0 | 75.0 | 50.0 % | 1 |" in markdown(scores)
+    assert "| 0 | a | 1 | all | 4 | 25.0 | 50.0 | 75.0 | 50.0 | 1 |" in markdown(scores)
     pytest.importorskip("matplotlib")
-    draw_heat_map(scores, grid, "by hand", tmp_path / "map.png")
+    draw_heat_map(scores, grid, "by hand", tmp_path / "map.png", task.headline)
     with PILImage.open(tmp_path / "map.png") as picture:
         assert picture.size[0] > 300
 

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.benchmarks.harness.suite import Row
 from geomatch.benchmarks.hpatches import measures, solvers
-from geomatch.benchmarks.hpatches.protocols import MMA_THRESHOLDS, Protocol, Row
+from geomatch.benchmarks.hpatches.protocols import MMA_THRESHOLDS, Protocol
 from geomatch.estimators import create_estimator
 from geomatch.geometry import image_corners, warp_points
 from geomatch.keypoints.detector import select_best

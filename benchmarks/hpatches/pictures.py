@@ -1,10 +1,6 @@
 """Match pictures of single pairs, from the kept features of a run."""
 
-import base64
-
-import cv2
-import numpy as np
-
+from geomatch.benchmarks.harness.pictures import SIDE, jpeg_url
 from geomatch.benchmarks.hpatches.evaluation import CORRECT_PX, limited, matched_points
 from geomatch.benchmarks.hpatches.measures import match_distances
 from geomatch.benchmarks.hpatches.protocols import Protocol
@@ -16,8 +12,6 @@ from geomatch.draw import RIGHT, WRONG, draw_lines
 from geomatch.images import load_image
 from geomatch.store import Store
 
-SIDE = 420
-"""Long side of each image."""
 LINES = 60
 """Best matches drawn."""
 
@@ -48,7 +42,4 @@ def picture(
     right = match_distances(points0, points1, truth) <= CORRECT_PX
     groups = [(points0[~right], points1[~right], WRONG), (points0[right], points1[right], RIGHT)]
     drawn = draw_lines(load_image(sequence.reference), load_image(path), groups, SIDE)
-    done, coded = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 72])
-    if not done:
-        raise ValueError("OpenCV cannot write JPEG")
-    return "data:image/jpeg;base64," + base64.b64encode(np.asarray(coded).tobytes()).decode()
+    return jpeg_url(drawn)

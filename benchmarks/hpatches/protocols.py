@@ -4,13 +4,14 @@ Sources: the code that each protocol's authors published; see the docstrings
 of `Protocol` for the rules that all share and `PROTOCOLS` for each one's own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from geomatch.benchmarks.harness.suite import Row
 from geomatch.benchmarks.hpatches.frames import Frame
 from geomatch.benchmarks.hpatches.measures import accuracy, trapezoid_auc
 
-Row = dict[str, Any]
 Kind = Literal["homography", "mma", "superpoint"]
 
 
@@ -119,7 +120,7 @@ def find_protocols(names: str) -> list[Protocol]:
     return [PROTOCOLS[name] for name in wanted]
 
 
-def summarise(protocol: Protocol, rows: list[Row]) -> list[Row]:
+def summarise(protocol: Protocol, rows: Sequence[Row]) -> list[Row]:
     """One row per split: the numbers of pairs and failures, and the protocol's measures in percent.
 
     ``rows`` are those of one method under this protocol. A measure without
@@ -134,7 +135,7 @@ def summarise(protocol: Protocol, rows: list[Row]) -> list[Row]:
     return found
 
 
-def _measures(protocol: Protocol, rows: list[Row]) -> dict[str, float | None]:
+def _measures(protocol: Protocol, rows: Sequence[Row]) -> dict[str, float | None]:
     if protocol.kind == "mma":
         return {
             f"MMA@{t}": 100 * sum(row["within"][t - 1] / max(1, row["matches"]) for row in rows) / len(rows)

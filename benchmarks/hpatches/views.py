@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.benchmarks.harness.keys import SCHEMA
 from geomatch.benchmarks.hpatches.evaluation import Pair
 from geomatch.benchmarks.hpatches.frames import Frame, framed
-from geomatch.benchmarks.hpatches.keys import SCHEMA
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher

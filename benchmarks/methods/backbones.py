@@ -17,6 +17,8 @@ from geomatch.types import Features
 
 SIDE = 768
 """Images are stretched to a square of this side, rounded to whole patches, as the paper's HPatches images."""
+Size = int | tuple[int, int]
+"""What `geomatch.dift.DIFTConfig.image_size` may be; an int is the short side."""
 MODELS = {
     "dino": "facebook/dino-vitb8",
     "dinov2": "facebook/dinov2-base",
@@ -34,7 +36,9 @@ class TransformersFeatures:
     name: Literal["dino", "dinov2", "clip"]
     model: str
     """Hub id or folder."""
-    side: int = SIDE
+    size: Size = (SIDE, SIDE)
+    """(width, height) to which images are stretched, or the length of the short side, as
+    `geomatch.dift.DIFTConfig` has them; rounded to whole patches."""
     device: str = "cpu"
 
     @property
@@ -69,20 +73,28 @@ class TransformersFeatures:
     def dense(self, image: Image) -> FeatureMap:
         """The map of the whole image."""
         config = self.network.config
-        cells = max(1, round(self.side / config.patch_size))
-        size = cells * config.patch_size
-        resized = PILImage.fromarray(image.pixels).resize((size, size), PILImage.Resampling.BICUBIC)
+        size = image_size(image.size, self.size, config.patch_size)
+        columns, rows = (side // config.patch_size for side in size)
+        resized = PILImage.fromarray(image.pixels).resize(size, PILImage.Resampling.BICUBIC)
         mean, deviation = (torch.tensor(x) for x in (_CLIP if self.name == "clip" else _IMAGENET))
         pixels = (torch.from_numpy(np.array(resized)) / 255 - mean) / deviation
         # DINOv2 always interpolates its positions
         options = {} if self.name == "dinov2" else {"interpolate_pos_encoding": True}
         tokens = self.network(
             pixel_values=pixels.permute(2, 0, 1)[None].to(self.device), **options
-        ).last_hidden_state[0, -cells * cells :]
-        return FeatureMap((tokens.T.reshape(-1, cells, cells).float(),), image.size)
+        ).last_hidden_state[0, -rows * columns :]
+        return FeatureMap((tokens.T.reshape(-1, rows, columns).float(),), image.size)
 
     def describe(self, image: Image, features: Features) -> Features:
         """The keypoints with descriptors, of unit length."""
         if not len(features):
             return replace(features, descriptors=np.zeros((0, 1), np.float32))
         return replace(features, descriptors=self.dense(image).sample(features.keypoints))
+
+
+def image_size(size: tuple[int, int], rule: Size, patch: int) -> tuple[int, int]:
+    """(width, height) at which an image of (width, height) ``size`` enters: whole patches, at least one."""
+    if isinstance(rule, int):
+        factor = rule / min(size)
+        rule = round(size[0] * factor), round(size[1] * factor)
+    return max(1, round(rule[0] / patch)) * patch, max(1, round(rule[1] / patch)) * patch

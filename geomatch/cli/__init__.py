@@ -11,9 +11,11 @@ from geomatch.cli.data import data
 from geomatch.cli.exit_codes import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED
 from geomatch.cli.match import demo, match
 from geomatch.cli.models import models
+from geomatch.cli.propagate import propagate
 from geomatch.cli.readout import readout
 from geomatch.cli.show import show
 from geomatch.cli.store import store
+from geomatch.cli.track import track
 from geomatch.cli.train import train
 from geomatch.errors import GeomatchError
 
@@ -28,7 +30,21 @@ def app() -> None:
     """Register two photographs with diffusion features."""
 
 
-for command in (match, show, demo, models, colmap, reconstruct, store, benchmark, data, train, readout):
+for command in (
+    match,
+    show,
+    propagate,
+    track,
+    demo,
+    models,
+    colmap,
+    reconstruct,
+    store,
+    benchmark,
+    data,
+    train,
+    readout,
+):
     app.add_command(command)
 
 

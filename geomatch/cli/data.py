@@ -9,7 +9,7 @@ from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 
 @click.group()
 def data() -> None:
-    """Get data sets in HPatches layout."""
+    """Get data sets."""
 
 
 @data.command()
@@ -44,3 +44,36 @@ def synthetic(out: Path, photos: tuple[Path, ...], seed: int, strong: bool) -> i
     found = make_synthetic(photos, out, seed, strong)
     click.echo(f"present     {len(found.sequences)} sequences in {click.format_filename(out)}")
     return FOUND
+
+
+def _release(name: str, title: str, size: str) -> click.Command:
+    """A command that downloads a data set."""
+
+    @click.argument("out", type=click.Path(path_type=Path))
+    @click.option("--archive", "archives", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+                  help=f"A downloaded file of the release; may be repeated. [default: download {size}]",
+                  )  # fmt: skip
+    def command(out: Path, archives: tuple[Path, ...]) -> int:
+        from geomatch.benchmarks.download import RELEASES, fetch_release
+        from geomatch.benchmarks.semantic.harness import SEMANTIC, read_semantic
+        from geomatch.benchmarks.temporal.harness import read_temporal
+
+        folder = fetch_release(RELEASES[name], out, archives)
+        found = read_semantic(name, folder) if name in SEMANTIC else read_temporal(name, folder)
+        click.echo(f"present     {title} in {click.format_filename(folder)}")
+        for missing, reason in found.broken.items():
+            click.echo(f"missing     {missing}: {reason}", err=True)
+        return FOUND if found.complete else NOT_FOUND
+
+    command.__doc__ = f"Download {title} and unpack it into OUT.\n\nExit code 1: it is not the whole release."
+    return click.command(name)(command)
+
+
+for _name, _title, _size in (
+    ("spair", "SPair-71k", "227 MB"),
+    ("willow", "PF-WILLOW", "its two files"),
+    ("cub", "CUB-200-2011", "1.2 GB"),
+    ("davis", "DAVIS-2017 at 480p", "0.8 GB"),
+    ("jhmdb", "JHMDB", "its three files"),
+):
+    data.add_command(_release(_name, _title, _size))

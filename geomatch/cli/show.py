@@ -7,22 +7,26 @@ import click
 from geomatch.cli.options import changed_config, descriptor_options
 
 
-def _point(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    try:
-        x, y = (float(part) for part in value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is no point; give x,y such as 120,80") from error
-    return x, y
+def _points(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[float, float]]:
+    points = []
+    for value in values:
+        try:
+            x, y = (float(part) for part in value.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is no point; give x,y such as 120,80") from error
+        points.append((x, y))
+    return points
 
 
 @click.command()
 @click.argument("image0", type=click.Path(path_type=Path))
-@click.argument("image1", type=click.Path(path_type=Path), required=False)
-@click.option("--point", callback=_point, metavar="X,Y", help="Pixel of IMAGE0 to find in IMAGE1.")
+@click.argument("targets", metavar="[IMAGE1]...", type=click.Path(path_type=Path), nargs=-1)
+@click.option("--point", "points", callback=_points, metavar="X,Y", multiple=True,
+              help="Pixel of IMAGE0 to find in IMAGE1; may be given several times.")  # fmt: skip
+@click.option("--soft", is_flag=True,
+              help="Take the weighted mean about the best cell, not the best pixel.")  # fmt: skip
 @click.option("--pca", is_flag=True, help="Draw the first three principal components of IMAGE0's features.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="PNG", default=Path("show.png"),
               show_default=True, help="The picture.")  # fmt: skip
@@ -31,23 +35,30 @@ def _point(
 @descriptor_options(leave_out=("--rotations", "--scales"))
 def show(
     image0: Path,
-    image1: Path | None,
-    point: tuple[float, float] | None,
+    targets: tuple[Path, ...],
+    points: list[tuple[float, float]],
+    soft: bool,
     pca: bool,
     out: Path,
     descriptor: str,
 ) -> int:
     """Draw what the features see.
 
-    With IMAGE1 and --point: the point, its similarity all over IMAGE1 and the
-    best match. With --pca: IMAGE0 beside three components of its features.
+    With one or more IMAGE1 and --point: a row for each, IMAGE0 with the point
+    and IMAGE1 with the best match, under its similarity everywhere; several
+    points are numbered instead. With --pca: IMAGE0 beside three components of
+    its features.
     """
-    if pca == (point is not None) or pca != (image1 is None):
+    if pca == bool(points) or pca == bool(targets):
         raise click.UsageError("give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca")
+    if soft and pca:
+        raise click.UsageError("--soft is about --point; leave it out with --pca")
+    import numpy as np
+
     import geomatch
     from geomatch.output import write_png
     from geomatch.parts import cached_extractor, dift_config
-    from geomatch.show import draw_components, show_point
+    from geomatch.show import draw_components, show_points
 
     config = changed_config(dift_config(descriptor))
     if config.sampling != "dense":
@@ -56,12 +67,17 @@ def show(
         raise click.UsageError(f"--out {out}: give a .png file in a folder that exists")
     first = geomatch.load_image(image0)
     extractor = cached_extractor(config)
-    if point is None or image1 is None:
+    if pca:
         picture = draw_components(first, extractor.dense(first))
     else:
-        transfer, picture = show_point(extractor, first, geomatch.load_image(image1), point)
-        x, y = transfer.point1
-        click.echo(f"best match  {x:.1f},{y:.1f} (similarity {transfer.best:.4f})")
+        images = [geomatch.load_image(target) for target in targets]
+        found, picture = show_points(
+            extractor, first, images, np.array(points), "soft-argmax" if soft else "argmax"
+        )
+        for target, places in zip(targets, found, strict=True):
+            for (x, y), similarity in zip(places.points, places.similarity, strict=True):
+                name = click.format_filename(target)
+                click.echo(f"best match  {x:.1f},{y:.1f} in {name} (similarity {similarity:.4f})")
     write_png(out, picture)
     click.echo(f"wrote       {click.format_filename(out)}")
     return 0

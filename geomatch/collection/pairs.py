@@ -1,6 +1,5 @@
 """Which images are matched with which: rules, their limits, and how many pairs each gave."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,6 +12,7 @@ from geomatch.collection.folder import ImageFolder
 from geomatch.collection.gps import position
 from geomatch.collection.nearest import best_partners
 from geomatch.errors import GeomatchError
+from geomatch.files import natural_order
 
 Pair = tuple[str, str]
 EXHAUSTIVE_LIMIT = 60
@@ -125,17 +125,6 @@ def check_rules(rules: Iterable[str]) -> None:
                 f"{rule!r} is no rule for pairs: give exhaustive, sequential:N, retrieval:N, loop:N, gps:N "
                 "or file:PATH"
             )
-
-
-def natural_order(names: Iterable[str]) -> list[str]:
-    """Names sorted with numbers by their value.
-
-    >>> natural_order(["img10.png", "img9.png"])
-    ['img9.png', 'img10.png']
-    """
-    return sorted(
-        names, key=lambda name: ([(int(d or 0), t) for d, t in re.findall(r"(\d*)(\D*)", name)], name)
-    )
 
 
 def _apply(

@@ -16,7 +16,7 @@ from geomatch.dift.config import DIFTConfig, Side
 from geomatch.dift.copies import needed_copies
 from geomatch.dift.feature_map import FeatureMap
 from geomatch.dift.head import POOLED
-from geomatch.dift.loading import load_model
+from geomatch.dift.loading import load_model, with_prompt
 from geomatch.dift.model import DiffusionModel, Latents
 from geomatch.dift.presets import PRESETS
 from geomatch.dift.readout import AnyReadOut, ReadOut, check_settings, load_readout, pool_patches
@@ -93,6 +93,19 @@ class DIFTExtractor:
     def at_timestep(self, timestep: int) -> "DIFTExtractor":
         """The same at another noise level, with the same networks in memory."""
         return self._sharing(replace(self.config, timestep=timestep))
+
+    def at_prompt(self, prompt: str) -> "DIFTExtractor":
+        """The same with another text, with the same networks in memory; without effect on models of no text.
+
+        Raises:
+            WeightsError: when the prompt cannot be encoded, nor is its embedding in the cache.
+        """
+        if prompt == self.config.prompt:
+            return self
+        config = replace(self.config, prompt=prompt)
+        other = replace(self, config=config, prompt_embedding=None)
+        other.__dict__["model"] = with_prompt(self.model, config)
+        return other
 
     def _sharing(self, config: DIFTConfig) -> "DIFTExtractor":
         """The same networks under other settings of the pass."""

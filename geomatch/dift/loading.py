@@ -1,6 +1,7 @@
 """From the settings to a loaded model."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,19 @@ def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None 
         f"{unet / 'config.json'}: is a {kind}; supported are UNet2DModel (pixel space, unconditional) and "
         "pipelines with UNet2DConditionModel (Stable Diffusion 1 and 2)"
     )
+
+
+def with_prompt(model: DiffusionModel, config: DIFTConfig) -> DiffusionModel:
+    """The same networks with the prompt of ``config``; a model without text is given back as it is.
+
+    Raises:
+        WeightsError: when the prompt is not in the cache and there is no text encoder.
+    """
+    if model.prompt_embedding is None:
+        return model
+    folder = model_folder(config.model, config.revision, own_unet=config.unet_file is None)
+    embedding = torch.tensor(prompt_of(config, folder))[None].to(model.prompt_embedding)
+    return replace(model, prompt_embedding=embedding)
 
 
 def prompt_of(config: DIFTConfig, folder: Path) -> NDArray[np.float32]:

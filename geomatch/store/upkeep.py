@@ -20,8 +20,8 @@ PACKS = {
     "geometries": ("kinds", "matrices", "counts", "inliers"),
 }
 """Kinds of packs, and their arrays."""
-EVALUATIONS = ("views", "rows")
-"""Kinds of the HPatches harness."""
+EVALUATIONS = ("views", "maps", "rows", "tracks")
+"""Kinds of `geomatch benchmark` and `geomatch track`."""
 KINDS = (RUNS, *OBJECTS, *PACKS, *EVALUATIONS)
 
 

@@ -4,19 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from geomatch.benchmarks.hpatches.keys import SCHEMA
-from geomatch.benchmarks.hpatches.protocols import Protocol, Row, summarise
+from geomatch.benchmarks.harness.keys import SCHEMA
+from geomatch.benchmarks.harness.suite import MODULES, Row, Suite, find_suite
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of, replacing
 
-_FIRST = ("protocol", "method", "split", "pairs", "failures")
-_MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")  # in tables; records have all
+_KEYS = {"schema", "benchmark", "data", "protocols", "methods", "settings", "skipped", "versions", "machine",
+         "rows"}  # fmt: skip
 
 
 def write_run(folder: Path, record: dict[str, Any]) -> Path:
-    """Write ``hpatches-<content>.json`` and return its path; the same run has the same name."""
-    keys = ("data", "protocols", "methods", "max_keypoints", "versions")
-    path = folder / f"hpatches-{digest_of([record[key] for key in keys])[:12]}.json"
+    """Write ``<benchmark>-<content>.json`` and return its path; the same run has the same name."""
+    keys = ("data", "protocols", "methods", "settings", "versions")
+    path = folder / f"{record['benchmark']}-{digest_of([record[key] for key in keys])[:12]}.json"
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path
@@ -32,57 +32,58 @@ def read_run(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise GeomatchError(f"{path}: not a readable record ({error})") from error
-    keys = {"schema", "data", "protocols", "methods", "skipped", "versions", "machine", "rows"}
-    if not isinstance(record, dict) or not keys <= record.keys():
-        raise GeomatchError(f"{path}: not a record of geomatch benchmark hpatches")
+    if not isinstance(record, dict) or not {"schema", "rows"} <= record.keys():
+        raise GeomatchError(f"{path}: not a record of geomatch benchmark")
     if record["schema"] != SCHEMA:
         raise GeomatchError(
             f"{path}: a record of layout {record['schema']}, this version reads {SCHEMA}; run again"
         )
+    if not record.keys() >= _KEYS or record["benchmark"] not in MODULES:
+        raise GeomatchError(f"{path}: not a record of geomatch benchmark")
     return record
 
 
-def protocols_of(record: dict[str, Any]) -> list[Protocol]:
+def protocols_of(record: dict[str, Any]) -> list[Any]:
     """The definitions under which the record was taken, whatever this version's are."""
-    found = []
-    for fields in record["protocols"].values():
-        lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
-        found.append(Protocol(**{**fields, **lists}))
-    return found
+    suite = find_suite(record["benchmark"])
+    return [suite.rules_of(fields) for fields in record["protocols"].values()]
 
 
 def summarise_record(record: dict[str, Any]) -> list[Row]:
     """One row per method, protocol and split of a record."""
+    suite = find_suite(record["benchmark"])
     found = []
-    for protocol in protocols_of(record):
+    for rules in protocols_of(record):
         for method in record["methods"]:
-            own = [r for r in record["rows"] if (r["protocol"], r["method"]) == (protocol.name, method)]
+            own = [r for r in record["rows"] if (r["protocol"], r["method"]) == (rules.name, method)]
             if own:
-                labels = {"protocol": protocol.name, "method": method}
-                found += [{**labels, **row} for row in summarise(protocol, own)]
+                labels = {"protocol": rules.name, "method": method}
+                found += [{**labels, **row} for row in suite.summarise(rules, own)]
     return found
 
 
-def table(summaries: list[Row]) -> str:
+def table(suite: Suite, summaries: list[Row]) -> str:
     """In Markdown, one table per protocol, so that no number loses its protocol."""
     blocks = []
     for name in dict.fromkeys(row["protocol"] for row in summaries):
         own = [row for row in summaries if row["protocol"] == name]
-        columns = columns_of(own)
-        lines = [f"### {name}", "", "| method | split | pairs | failures | " + " | ".join(columns) + " |"]
-        lines.append("| --- " * (4 + len(columns)) + "|")
+        columns = columns_of(suite, own)
+        first = ("method", "split", suite.item, "failures")
+        lines = [f"### {name}", "", "| " + " | ".join([*first, *columns]) + " |"]
+        lines.append("| --- " * (len(first) + len(columns)) + "|")
         for row in own:
-            cells = [str(row[key]).replace("|", "\\|") for key in _FIRST[1:]]
+            cells = [str(row[key]).replace("|", "\\|") for key in first]
             cells += [cell(row, column) for column in columns]
             lines.append("| " + " | ".join(cells) + " |")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-def columns_of(summaries: list[Row]) -> list[str]:
+def columns_of(suite: Suite, summaries: list[Row]) -> list[str]:
     """The measures that a table shows."""
-    shown = (key for row in summaries for key in row if key not in _FIRST and not key.endswith("spread"))
-    return [key for key in dict.fromkeys(shown) if not key.startswith("MMA") or key in _MMA]
+    first = ("protocol", "method", "split", suite.item, "failures")
+    shown = (key for row in summaries for key in row if key not in first and not key.endswith("spread"))
+    return [key for key in dict.fromkeys(shown) if suite.shown(key)]
 
 
 def cell(row: Row, column: str) -> str:
@@ -90,5 +91,5 @@ def cell(row: Row, column: str) -> str:
     value, spread = row.get(column), row.get(f"{column} spread")
     if value is None:
         return "-"
-    digits = 1 if "@" in column else 3
+    digits = 1 if "@" in column or column[0] in "JF" else 3
     return f"{value:.{digits}f}" + (f" ± {spread / 2:.1f}" if spread is not None else "")

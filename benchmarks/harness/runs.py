@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geomatch.benchmarks.hpatches.protocols import Protocol, Row
-from geomatch.benchmarks.hpatches.record import protocols_of, read_run
+from geomatch.benchmarks.harness.record import protocols_of, read_run
+from geomatch.benchmarks.harness.suite import MODULES, Row, Suite, find_suite
 from geomatch.errors import GeomatchError
 
 
@@ -20,7 +20,8 @@ class Ran:
     """Its string."""
     folder: Path
     """Of the record and its caches."""
-    max_keypoints: int
+    settings: dict[str, Any]
+    """`Evaluator.settings` of the run."""
     identity: tuple[Any, ...] = field(repr=False)
     """All that decides its numbers."""
 
@@ -29,8 +30,9 @@ class Ran:
 class Run:
     """Records on the same data put together."""
 
+    suite: Suite
     data: dict[str, Any]
-    protocols: dict[str, Protocol]
+    protocols: dict[str, Any]
     methods: dict[str, "Ran"]
     """By label: the method's string, with a number where it was run in two ways."""
     rows: list[Row]
@@ -44,16 +46,18 @@ class Run:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Record files: those given, and ``hpatches-*.json`` in folders given.
+    """Record files: those given, and ``<benchmark>-*.json`` in folders given.
 
     Raises:
         GeomatchError: when a path has none.
     """
     found: list[Path] = []
     for path in paths:
-        own = sorted(path.glob("hpatches-*.json")) if path.is_dir() else [path]
+        own = [path]
+        if path.is_dir():
+            own = [file for name in MODULES for file in sorted(path.glob(f"{name}-*.json"))]
         if not own or not own[0].is_file():
-            raise GeomatchError(f"{path}: no record of a run there (hpatches-....json)")
+            raise GeomatchError(f"{path}: no record of a run there (hpatches-....json, for one)")
         found += own
     return list(dict.fromkeys(found))
 
@@ -67,8 +71,9 @@ def merge(paths: Sequence[Path]) -> list[Run]:
     runs: dict[str, Run] = {}
     for path in paths:
         found = read_run(path)
-        key = json.dumps(found["data"]["sequences"], sort_keys=True)
-        run = runs.setdefault(key, Run(found["data"], {}, {}, [], {}, []))
+        key = json.dumps([found["benchmark"], found["data"]["units"]], sort_keys=True)
+        suite = find_suite(found["benchmark"])
+        run = runs.setdefault(key, Run(suite, found["data"], {}, {}, [], {}, []))
         run.records.append(found)
         run.skipped.update(found["skipped"])
         for protocol in protocols_of(found):
@@ -87,11 +92,11 @@ def merge(paths: Sequence[Path]) -> list[Run]:
 
 def _label(run: Run, found: dict[str, Any], text: str, path: Path) -> str:
     """The method's string without folders, with a number when another run's method of that string differs."""
-    identity = found["methods"][text], found["max_keypoints"], found["versions"]
+    identity = found["methods"][text], found["settings"], found["versions"]
     short = "+".join(re.sub(r":.*/", ":", part) for part in text.split("+"))
     label, number = short, 1
     while label in run.methods and run.methods[label].identity != identity:
         number += 1
         label = f"{short} ({number})"
-    run.methods.setdefault(label, Ran(text, path.parent, found["max_keypoints"], identity))
+    run.methods.setdefault(label, Ran(text, path.parent, found["settings"], identity))
     return label

@@ -1,4 +1,4 @@
 """Version of what is kept."""
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the record's layout; part of every key."""

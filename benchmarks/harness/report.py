@@ -1,6 +1,5 @@
 """Records of runs as a Markdown file and one page of HTML that needs nothing else."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -10,20 +9,18 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from geomatch.benchmarks.hpatches import record as records
-from geomatch.benchmarks.hpatches.charts import COLOURS, draw_curves
-from geomatch.benchmarks.hpatches.comparison import Comparison, compare_all, headline_of, pair_values
-from geomatch.benchmarks.hpatches.pictures import picture
-from geomatch.benchmarks.hpatches.protocols import SPLITS, Protocol, Row, summarise
-from geomatch.benchmarks.hpatches.published import PublishedRow, published_rows
-from geomatch.benchmarks.hpatches.runs import Run, find_runs, merge
-from geomatch.benchmarks.hpatches.sequences import read_data
+from geomatch.benchmarks.harness import record as records
+from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
+from geomatch.benchmarks.harness.comparison import Comparison, compare_all
+from geomatch.benchmarks.harness.published import PublishedRow, published_rows
+from geomatch.benchmarks.harness.runs import Run, find_runs, merge
+from geomatch.benchmarks.harness.suite import Picture, Row
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import replacing
 from geomatch.store import Store
 
 WORST = 5
-"""Pairs listed per method and protocol."""
+"""Rows listed per method and protocol."""
 PICTURES = 3
 """Of these drawn, under one protocol."""
 
@@ -31,7 +28,7 @@ PICTURES = 3
 @dataclass
 class _Worst:
     pair: str
-    value: str
+    cells: list[tuple[str, str]]
     row: Row
     image: str | None = field(default=None)
     why: str | None = field(default=None)
@@ -43,7 +40,7 @@ def write_report(paths: Sequence[Path], out: Path, data: Path | None = None) -> 
     Args:
         paths: records, or folders with records.
         out: folder, made if need be.
-        data: the runs' folder of sequences, for pictures of the worst pairs.
+        data: the runs' folder of images, for pictures of the worst pairs.
 
     Returns:
         The files.
@@ -56,7 +53,7 @@ def write_report(paths: Sequence[Path], out: Path, data: Path | None = None) -> 
     sections = [_section(run, data) for run in runs]
     out.mkdir(parents=True, exist_ok=True)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = files("geomatch.benchmarks.hpatches").joinpath("report.html").read_text(encoding="utf-8")
+    template = files("geomatch.benchmarks.harness").joinpath("report.html").read_text(encoding="utf-8")
     page = environment.from_string(template).render(sections=sections, colours=COLOURS)
     texts = {"report.md": _markdown(runs), "report.html": page}
     for name, text in texts.items():
@@ -65,13 +62,13 @@ def write_report(paths: Sequence[Path], out: Path, data: Path | None = None) -> 
     return [out / name for name in texts]
 
 
-def _summaries(run: Run, protocol: Protocol) -> list[Row]:
+def _summaries(run: Run, protocol: Any) -> list[Row]:
     found = []
     for method in run.methods:
         own = [row for row in run.of(protocol.name) if row["method"] == method]
         if own:
             labels = {"protocol": protocol.name, "method": method}
-            found += [{**labels, **row} for row in summarise(protocol, own)]
+            found += [{**labels, **row} for row in run.suite.summarise(protocol, own)]
     return found
 
 
@@ -79,11 +76,10 @@ def _section(run: Run, data: Path | None) -> dict[str, Any]:
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
         "data": run.data,
+        "suite": run.suite,
         "methods": list(run.methods),
         "skipped": run.skipped,
-        "machines": sorted(
-            {f"{r['machine']['processor']}, {r['machine']['cores']} cores" for r in run.records}
-        ),
+        "machines": sorted({_machine(r["machine"]) for r in run.records}),
         "versions": run.records[0]["versions"],
         "protocols": [_part(run, p, data if p.name == drawn else None) for p in run.protocols.values()],
         "has_pictures": data is not None,
@@ -94,130 +90,96 @@ def _machine(found: dict[str, Any]) -> str:
     return f"{found['processor']}, {found['cores']} cores"
 
 
-def _part(run: Run, protocol: Protocol, data: Path | None) -> dict[str, Any]:
+def _part(run: Run, protocol: Any, data: Path | None) -> dict[str, Any]:
     rows, summaries = run.of(protocol.name), _summaries(run, protocol)
     by_method = {method: [r for r in rows if r["method"] == method] for method in run.methods}
-    columns = records.columns_of(summaries)
+    suite = run.suite
+    columns = records.columns_of(suite, summaries)
     best = {
         (split, column): max((r[column] for r in own if r.get(column) is not None), default=None)
-        for split in SPLITS
+        for split in suite.splits
         for own in [[r for r in summaries if r["split"] == split]]
         for column in columns
     }
     charts = []
-    for split in reversed(SPLITS):
+    for split in suite.splits:
         own = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
         if any(own.values()):
-            charts.append(draw_curves(protocol, {m: part for m, part in own.items() if part}, split))
+            charts.append(draw_curves(suite, protocol, {m: part for m, part in own.items() if part}, split))
     return {
         "protocol": protocol,
-        "rules": rules(protocol),
+        "rules": suite.in_words(protocol),
+        "axes": suite.axes(protocol),
         "columns": columns,
-        "tables": [(split, [r for r in summaries if r["split"] == split]) for split in reversed(SPLITS)],
+        "tables": [(split, [r for r in summaries if r["split"] == split]) for split in suite.splits],
         "best": best,
         "cell": records.cell,
-        "published": published_rows(protocol.name),
+        "published": published_rows(suite.package, protocol.name),
         "charts": charts,
-        "heat": _heat(protocol, by_method),
-        "comparisons": compare_all(protocol, rows),
+        "heat": _heat(run, protocol, by_method),
+        "comparisons": compare_all(suite, protocol, rows),
         "worst": _worst(run, protocol, by_method, data),
     }
 
 
-def rules(protocol: Protocol) -> list[tuple[str, str]]:
-    """A protocol's definition in words."""
-    frame = {
-        "original": "original pixels",
-        "short480": "short side 480 pixels",
-        "crop640x480": "grey, centre crop of 640 x 480 pixels (repeatability: 320 x 240)",
-    }
-    found = [
-        ("source", protocol.source),
-        ("sequences", "116" if protocol.large else "108, without the eight largest"),
-        ("frame", frame[protocol.frame]),
-        ("keypoints", f"best {protocol.max_keypoints}" + (", distinct places" if protocol.unique else "")),
-        ("matches", f"best {protocol.max_matches}" if protocol.max_matches else "all mutual neighbours"),
-    ]
-    if protocol.solver:
-        seeds = f", {protocol.seeds} orders of the matches" if protocol.seeds > 1 else ""
-        name, threshold = protocol.solver.split()
-        limit = "" if name == "lmeds" else f", {threshold} px"
-        found.append(("estimator", f"{name}{limit}{seeds}"))
-    if protocol.relative_to:
-        found.append(("unit", f"(short side of image 2) / {protocol.relative_to:g} pixels"))
-    return found
-
-
-def _heat(protocol: Protocol, by_method: dict[str, list[Row]]) -> list[tuple[str, list[float | None]]]:
-    """The headline measure per sequence and method, worst sequences first."""
-    statistic = headline_of(protocol)
+def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tuple[str, list[float | None]]]:
+    """The headline measure per unit and method, worst units first."""
+    statistic = run.suite.statistic(protocol)
     names = dict.fromkeys(row["pair"].split()[0] for rows in by_method.values() for row in rows)
     table = []
     for name in names:
         cells: list[float | None] = []
         for rows in by_method.values():
             own = [row for row in rows if row["pair"].split()[0] == name]
-            cells.append(statistic(pair_values(protocol, own)) if own else None)
+            cells.append(statistic(run.suite.values(protocol, own)) if own else None)
         table.append((name, cells))
     return sorted(table, key=lambda line: np.mean([cell for cell in line[1] if cell is not None]))
 
 
 def _worst(
-    run: Run, protocol: Protocol, by_method: dict[str, list[Row]], data: Path | None
+    run: Run, protocol: Any, by_method: dict[str, list[Row]], data: Path | None
 ) -> list[tuple[str, list[_Worst]]]:
     found = []
     for label, rows in by_method.items():
         if not rows:
             continue
-        values = pair_values(protocol, rows).mean(axis=1)
-        badness = -values if protocol.kind == "mma" else values
+        badness = run.suite.badness(protocol, run.suite.values(protocol, rows))
         order = np.argsort(-badness, kind="stable")[:WORST]
-        unit = "%" if protocol.kind == "mma" else "px"
-        listed = []
-        for index in order:
-            value = 100 * values[index] if protocol.kind == "mma" else values[index]
-            shown = f"{value:.1f} {unit}" if math.isfinite(value) else _failures(rows[index])
-            listed.append(_Worst(rows[index]["pair"], shown, rows[index]))
-        for entry in listed[:PICTURES] if data else []:
+        listed = [
+            _Worst(row["pair"], run.suite.worst(protocol, row), row) for row in (rows[i] for i in order)
+        ]
+        for entry in listed[:PICTURES] if data and run.suite.draw else []:
             _draw(entry, run, label, protocol, data)
         found.append((label, listed))
     return found
 
 
-def _failures(row: Row) -> str:
-    errors = row["errors_px"]
-    failed = sum(error is None for error in errors)
-    return "no homography" + (f" in {failed} of {len(errors)} orders" if failed < len(errors) else "")
-
-
-def _draw(entry: _Worst, run: Run, label: str, protocol: Protocol, data: Path | None) -> None:
-    name, _, pair = entry.pair.partition(" 1-")
-    ran = run.methods[label]
-    sequences = {s.name: s for s in read_data(data).sequences} if data else {}
-    if name not in sequences or sequences[name].fingerprint != run.data["sequences"][name]:
-        entry.why = "the sequence is not in the folder given, or is another one there"
+def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path | None) -> None:
+    if data is None or run.suite.draw is None:
         return
+    ran = run.methods[label]
+    wanted = Picture(data, run.data["split"], run.data["units"], Store.at(ran.folder), ran.text, ran.settings)
     try:
-        store = Store.at(ran.folder)
-        entry.image = picture(sequences[name], pair, ran.text, protocol, store, ran.max_keypoints)
+        entry.image = run.suite.draw(protocol, entry.row, wanted)
     except GeomatchError as error:
         entry.why = first_line(error)
 
 
 def _markdown(runs: Sequence[Run]) -> str:
-    blocks = ["# HPatches"]
+    blocks = ["# Report"]
     for run in runs:
-        count = len(run.data["sequences"])
-        blocks.append(f"## {run.data['folder']}: {count} of 116 sequences")
+        count, suite = len(run.data["units"]), run.suite
+        have = f"{count} {suite.unit[count != 1]} of {suite.whole}"
+        blocks.append(f"## {suite.title}, {run.data['folder']}: {have}")
         if not run.data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")
         for protocol in run.protocols.values():
-            blocks.append(records.table(_summaries(run, protocol)))
-            blocks.append("\n".join(f"- {name}: {text}" for name, text in rules(protocol)))
-            comparisons = compare_all(protocol, run.of(protocol.name))
+            blocks.append(records.table(suite, _summaries(run, protocol)))
+            blocks.append("\n".join(f"- {name}: {text}" for name, text in suite.in_words(protocol)))
+            comparisons = compare_all(suite, protocol, run.of(protocol.name))
             if comparisons:
-                blocks.append("\n".join(f"- {in_words(one)}" for one in comparisons))
-            published = published_rows(protocol.name)
+                blocks.append("\n".join(f"- {in_words(one, suite.unit[1])}" for one in comparisons))
+            published = published_rows(suite.package, protocol.name)
             if published:
                 blocks.append(_published_table(published))
         if run.skipped:
@@ -225,11 +187,11 @@ def _markdown(runs: Sequence[Run]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def in_words(one: Comparison) -> str:
+def in_words(one: Comparison, units: str) -> str:
     """A comparison as a sentence."""
     return (
         f"{one.first} minus {one.second}, {one.measure}: {one.difference:+.1f} "
-        f"[{one.low:+.1f}, {one.high:+.1f}] at 95 % over {one.sequences} sequences: {one.verdict}"
+        f"[{one.low:+.1f}, {one.high:+.1f}] at 95 % over {one.units} {units}: {one.verdict}"
     )
 
 

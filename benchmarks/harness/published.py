@@ -1,4 +1,4 @@
-"""Published numbers, each under the protocol it was taken with; ``published.json`` has them."""
+"""Published numbers, each under the protocol it was taken with; a suite's ``published.json`` has them."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class PublishedRow:
     """One row of somebody's table."""
 
     protocol: str
-    """A name in `PROTOCOLS`."""
+    """Of the suite."""
     method: str
     split: str
     measures: dict[str, float]
@@ -22,9 +22,9 @@ class PublishedRow:
 
 
 @cache
-def published_rows(protocol: str) -> tuple[PublishedRow, ...]:
-    """Of one protocol; none for those under which no source was read."""
-    text = files("geomatch.benchmarks.hpatches").joinpath("published.json").read_text(encoding="utf-8")
+def published_rows(package: str, protocol: str) -> tuple[PublishedRow, ...]:
+    """Of one protocol of the suite in that package; none for those under which no source was read."""
+    text = files(package).joinpath("published.json").read_text(encoding="utf-8")
     content = json.loads(text)
     rows = [
         PublishedRow(protocol=group["protocol"], source=group["source"], note=group.get("note", ""), **row)

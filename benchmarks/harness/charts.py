@@ -3,31 +3,18 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from geomatch.benchmarks.hpatches.protocols import MMA_THRESHOLDS, Protocol, Row, errors_of
+from geomatch.benchmarks.harness.suite import Row, Suite
 from geomatch.optional import require
 
 COLOURS = 8
 """Of the page; further methods have dashes."""
 _INK, _FAINT = "#010101", "#020202"
 _LINES = [f"#0300{index:02x}" for index in range(COLOURS)]
-_LIMIT = 10.0
 
 
-def curve(protocol: Protocol, rows: Sequence[Row]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Thresholds in pixels, and the percentage within: of pairs by corner error, or of matches (MMA)."""
-    if protocol.kind == "mma":
-        shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
-        return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)
-    errors = np.sort(np.array([errors_of(row, "errors_px") for row in rows]).ravel())
-    x = np.concatenate([[0.0], errors[errors <= _LIMIT], [_LIMIT]])
-    return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
-
-
-def draw_curves(protocol: Protocol, by_method: Mapping[str, Sequence[Row]], title: str) -> str:
+def draw_curves(suite: Suite, protocol: Any, by_method: Mapping[str, Sequence[Row]], title: str) -> str:
     """One chart as SVG for a page that defines ``--ink``, ``--faint`` and ``--c0`` to ``--c7``.
 
     Raises:
@@ -40,15 +27,17 @@ def draw_curves(protocol: Protocol, by_method: Mapping[str, Sequence[Row]], titl
     with matplotlib.rc_context(settings | colours | {"axes.edgecolor": _FAINT}):
         figure = figures.Figure(figsize=(4.6, 3.4), layout="constrained")
         axes = figure.subplots()
-        steps = "default" if protocol.kind == "mma" else "steps-post"
+        words = suite.axes(protocol)
+        x_end = words.start
         for index, rows in enumerate(by_method.values()):
             style = ("-", "--", ":")[index // COLOURS % 3]
-            x, y = curve(protocol, rows)
+            x, y = suite.curve(protocol, rows)
+            x_end = float(x[-1])
+            steps = "steps-post" if words.steps else "default"
             axes.plot(x, y, style, drawstyle=steps, color=_LINES[index % COLOURS], linewidth=2)
         axes.set_ylim(0, 100)
-        axes.set_xlim(1 if protocol.kind == "mma" else 0, x[-1])
-        unit = "matches" if protocol.kind == "mma" else "pairs"
-        axes.set(xlabel="threshold, px", ylabel=f"{unit} within it, %", title=title)
+        axes.set_xlim(words.start, x_end)
+        axes.set(xlabel=words.x, ylabel=words.y, title=title)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color=_FAINT, linewidth=0.5, alpha=0.5)
         written = io.StringIO()

@@ -1,0 +1,150 @@
+"""Getting the data sets of semantic and temporal correspondence: download, check, unpack."""
+
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from tqdm import tqdm
+
+from geomatch.errors import GeomatchError
+from geomatch.files import replacing
+from geomatch.weights import WeightsFile, locate_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The files that make up a data set."""
+
+    folder: str
+    """The data set, below the folder that the user gives; where its archives have none it is made."""
+    files: tuple[tuple[WeightsFile, str], ...]
+    """Each with the folder, below the user's, in which it is unpacked or put."""
+
+
+def _file(url: str, licence: str) -> WeightsFile:
+    return WeightsFile(url.rpartition("/")[2], url, licence, sha256=None)  # the authors publish none
+
+
+_WILLOW = "http://www.di.ens.fr/willow/research"
+_JHMDB = "http://files.is.tue.mpg.de/jhmdb"
+_RESEARCH = "none stated; for research"
+RELEASES = {
+    "spair": Release(
+        "SPair-71k",
+        (
+            (
+                _file("http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz", _RESEARCH),
+                "",
+            ),
+        ),
+    ),
+    "willow": Release(
+        "PF-dataset",
+        (
+            (_file(f"{_WILLOW}/proposalflow/dataset/PF-dataset.zip", _RESEARCH), ""),
+            (_file(f"{_WILLOW}/cnngeometric/other_resources/test_pairs_pf.csv", _RESEARCH), "PF-dataset"),
+        ),
+    ),
+    "cub": Release(
+        "CUB_200_2011",
+        (
+            (
+                _file(
+                    "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+                    "images of the web; non-commercial research and education",
+                ),
+                "",
+            ),
+        ),
+    ),
+    "davis": Release(
+        "DAVIS",
+        (
+            (
+                _file(
+                    "https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip",
+                    "CC BY-NC 4.0",
+                ),
+                "",
+            ),
+        ),
+    ),
+    "jhmdb": Release(
+        "JHMDB",
+        tuple(
+            (_file(f"{_JHMDB}/{name}", _RESEARCH), "JHMDB")
+            for name in ("Rename_Images.tar.gz", "joint_positions.zip", "splits.zip")
+        ),
+    ),
+}
+"""By the name of the data set."""
+
+
+def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) -> Path:
+    """Download (or take) the files of a release and unpack them into ``out``.
+
+    What is unpacked already is not unpacked again; downloads go on where they were interrupted. The
+    archives stay in the cache.
+
+    Args:
+        release: see `RELEASES`.
+        out: folder, made if need be.
+        archives: files instead of downloads, known by their names; their checksums are not asked for.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        WeightsError: when a file cannot be downloaded.
+        GeomatchError: when one is no archive, or one given belongs to no file of the release.
+    """
+    given = {path.name: path for path in archives}
+    names = [file.file_name for file, _ in release.files]
+    unknown = sorted(given.keys() - set(names))
+    if unknown:
+        raise GeomatchError(f"{given[unknown[0]]}: the release has {', '.join(names)}; keep these names")
+    for file, place in release.files:
+        path = locate_weights(file, given.get(file.file_name))
+        target = out / place
+        target.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".csv":
+            with replacing(target / file.file_name) as temporary:
+                temporary.write_bytes(path.read_bytes())
+            continue
+        _unpack(path, target)
+    return out / release.folder
+
+
+def _unpack(path: Path, target: Path) -> None:
+    try:
+        for name, size, content in tqdm(_members(path), desc=f"unpacking {path.name}", unit="file"):
+            parts = PurePosixPath(name).parts
+            if ".." in parts or name.startswith("/") or parts[0] == "__MACOSX":
+                continue
+            place = target.joinpath(*parts)
+            if place.is_file() and place.stat().st_size == size:
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(place) as temporary:
+                temporary.write_bytes(content.read())
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise GeomatchError(f"{path}: damaged or no archive ({error})") from error
+
+
+def _members(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Name, size and content of every file in an archive; links and devices are left out."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if not entry.is_dir():
+                    with archive.open(entry) as content:
+                        yield entry.filename, entry.file_size, content
+        return
+    with tarfile.open(path) as packed:
+        for member in packed:
+            inside = packed.extractfile(member) if member.isfile() else None
+            if inside is not None:
+                yield member.name, member.size, inside

@@ -1,0 +1,1 @@
+"""What all evaluations on data sets share: runs that go on where they were stopped, records, reports."""

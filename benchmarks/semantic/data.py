@@ -1,0 +1,152 @@
+"""Pairs of images of one category with corresponding points, whatever release they come from."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.errors import GeomatchError
+from geomatch.files import digest_of, sha256_of
+
+
+@dataclass(frozen=True, eq=False)
+class KeypointPair:
+    """Two images that show things of one category."""
+
+    name: str
+    """Without spaces, of its own within the category."""
+    image0: Path
+    """The source, relative to the folder of the data set."""
+    image1: Path
+    """The target, likewise."""
+    points0: NDArray[np.float64]
+    """(N, 2) pixels of the source."""
+    points1: NDArray[np.float64]
+    """(N, 2) the same parts in the target."""
+    box_side: float
+    """The longer side of the target's box in pixels; see each loader for what the box is about."""
+
+
+@dataclass(frozen=True, eq=False)
+class Category:
+    """All pairs of one category; what is evaluated alone."""
+
+    folder: Path
+    """Of the data set."""
+    name: str
+    """Without spaces."""
+    words: str
+    """What a prompt calls it."""
+    pairs: tuple[KeypointPair, ...]
+
+    @cached_property
+    def images(self) -> tuple[Path, ...]:
+        """Of all pairs, each once, relative to the folder."""
+        return tuple(dict.fromkeys(path for pair in self.pairs for path in (pair.image0, pair.image1)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over annotations and images; a missing image counts as missing."""
+        sums = [
+            sha256_of(self.folder / path) if (self.folder / path).is_file() else None for path in self.images
+        ]
+        points = [
+            [pair.name, str(pair.image0), str(pair.image1), pair.points0.tolist(), pair.points1.tolist(),
+             pair.box_side]
+            for pair in self.pairs
+        ]  # fmt: skip
+        return digest_of([self.name, self.words, points, sums])
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticData:
+    """A data set, read as far as it can be."""
+
+    folder: Path
+    categories: list[Category]
+    broken: dict[str, str]
+    """Images that are missing, with the reason; their pairs count as failures."""
+    complete: bool
+    """Whether it has as many pairs as the release, and all images."""
+    split: str | None = None
+    """Of the release, where it has several."""
+
+
+def put_together(
+    folder: Path, pairs: Iterable[tuple[str, str, KeypointPair]], release: int, split: str | None = None
+) -> SemanticData:
+    """Group pairs by category and look for their images.
+
+    Args:
+        folder: of the data set.
+        pairs: name of the category, its words, and a pair of it.
+        release: number of pairs of the whole release.
+        split: their split.
+
+    Raises:
+        GeomatchError: when there is no pair at all.
+    """
+    grouped: dict[tuple[str, str], list[KeypointPair]] = {}
+    for name, words, pair in pairs:
+        grouped.setdefault((name, words), []).append(pair)
+    if not grouped:
+        raise GeomatchError(f"{folder}: no annotated pair there")
+    categories = [Category(folder, name, words, tuple(own)) for (name, words), own in sorted(grouped.items())]
+    missing = {
+        str(path): "no such image"
+        for category in categories
+        for path in category.images
+        if not (folder / path).is_file()
+    }
+    count = sum(len(category.pairs) for category in categories)
+    return SemanticData(folder, categories, missing, count == release and not missing, split)
+
+
+def checked_points(where: str, points: object, count: int | None = None) -> NDArray[np.float64]:
+    """(N, 2) finite numbers, at least one point.
+
+    Raises:
+        GeomatchError: naming ``where`` when they are anything else.
+    """
+    try:
+        array = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise GeomatchError(f"{where}: points that are no numbers ({error})") from error
+    if array.ndim != 2 or array.shape[1] != 2 or not len(array) or not np.isfinite(array).all():
+        raise GeomatchError(f"{where}: expected points as (N, 2) finite numbers, got shape {array.shape}")
+    if count is not None and len(array) != count:
+        raise GeomatchError(f"{where}: {len(array)} points, but {count} in the other image")
+    return array
+
+
+def read_lines(path: Path) -> list[str]:
+    """Of a text file.
+
+    Raises:
+        GeomatchError: when it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GeomatchError(f"{path}: cannot be read ({error})") from error
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """An object of a JSON file.
+
+    Raises:
+        GeomatchError: naming file and line when it is broken.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise GeomatchError(f"{path}:{error.lineno}: broken JSON ({error.msg})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise GeomatchError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise GeomatchError(f"{path}:1: expected an object of JSON, got {type(content).__name__}")
+    return content

@@ -1,0 +1,42 @@
+"""Pictures of single pairs, from the kept maps of a run."""
+
+import numpy as np
+
+from geomatch.benchmarks.harness.pictures import SIDE, jpeg_url
+from geomatch.benchmarks.harness.suite import Picture, Row
+from geomatch.benchmarks.methods.dense import create_dense_method
+from geomatch.benchmarks.semantic.maps import KeptMaps
+from geomatch.benchmarks.semantic.protocols import SemanticProtocol
+from geomatch.draw import RIGHT, WRONG, draw_lines
+from geomatch.errors import GeomatchError
+from geomatch.images import load_image
+from geomatch.transfer import transfer_points
+
+
+def draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) -> str:
+    """A JPEG as a data URL: the points of a pair joined with the places found for them.
+
+    Raises:
+        GeomatchError: when the category is another one in the folder, or an image or weights are missing.
+    """
+    from geomatch.benchmarks.semantic.harness import prompt_for, read_semantic
+
+    name, _, pair_name = row["pair"].partition(" ")
+    found = read_semantic(dataset, wanted.data, wanted.split)
+    category = next((category for category in found.categories if category.name == name), None)
+    if category is None or category.fingerprint != wanted.fingerprints[name]:
+        raise GeomatchError(f"{name} is not in the folder given, or is another one there")
+    pair = next(pair for pair in category.pairs if pair.name == pair_name)
+    method = create_dense_method(wanted.method, wanted.settings["device"])
+    maps = KeptMaps(category.folder, method, method.identity, wanted.store)
+    prompt = prompt_for(protocol, category)
+    map0, map1 = (dict(maps.of(path, prompt))[""] for path in (pair.image0, pair.image1))
+    width, height = map0.image_size
+    points0 = np.clip(pair.points0, 0, [width - 1, height - 1])
+    points1 = transfer_points(map0, map1, points0, method.metric, protocol.rule).points
+    alpha = float(protocol.headline.partition("@")[2].split()[0])
+    right = np.array([error is not None and error <= alpha for error in row["errors"]])
+    groups = [(points0[~right], points1[~right], WRONG), (points0[right], points1[right], RIGHT)]
+    images = [load_image(category.folder / path) for path in (pair.image0, pair.image1)]
+    drawn = draw_lines(images[0], images[1], groups, SIDE)
+    return jpeg_url(drawn)

@@ -1,0 +1,133 @@
+"""DAVIS-2017 (Pont-Tuset et al., 2017) as its archives unpack, at 480p.
+
+``ImageSets/2017/<split>.txt`` lists the videos, ``JPEGImages/480p/<video>/00000.jpg`` are their frames,
+``Annotations/480p/<video>/00000.png`` palettes whose indices are objects. The field evaluates ``val``: 30
+videos, 61 objects.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from geomatch.benchmarks.semantic.data import read_lines
+from geomatch.errors import GeomatchError
+from geomatch.files import digest_of, sha256_of
+
+SPLITS = {"val": 30, "train": 60}
+"""Numbers of videos of the splits with public annotations."""
+VOID = 255
+"""Index of pixels that belong to nothing; here background, as the official evaluation has it."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedVideo:
+    """One video with the objects of every frame; what is evaluated alone."""
+
+    name: str
+    frames: tuple[Path, ...]
+    """In order; some may be missing."""
+    masks: tuple[Path, ...]
+    """One per frame."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over frames and masks; a missing frame counts as missing."""
+        paths = (*self.frames, *self.masks)
+        return digest_of([self.name, [sha256_of(path) if path.is_file() else None for path in paths]])
+
+
+@dataclass(frozen=True, eq=False)
+class DavisData:
+    """A split, read as far as it can be."""
+
+    folder: Path
+    videos: list[MaskedVideo]
+    broken: dict[str, str]
+    """Frames that are missing, with the reason; their videos count as failures."""
+    split: str
+    complete: bool
+    """Whether all videos of the release are there, with all their frames."""
+
+
+def read_davis(folder: Path, split: str = "val") -> DavisData:
+    """The videos of a split.
+
+    Raises:
+        GeomatchError: naming the file, and of lists the line, of an annotation that is broken or missing.
+        ValueError: for another split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose from: {', '.join(SPLITS)}")
+    names = folder / "ImageSets" / "2017" / f"{split}.txt"
+    videos = []
+    for number, line in enumerate(read_lines(names), 1):
+        name = line.strip()
+        if not name:
+            continue
+        masks = tuple(sorted((folder / "Annotations" / "480p" / name).glob("*.png")))
+        images = {path.stem for path in (folder / "JPEGImages" / "480p" / name).glob("*.jpg")}
+        if not masks:
+            raise GeomatchError(
+                f"{names}:{number}: no annotation in {folder / 'Annotations' / '480p' / name}"
+            )
+        without = sorted(images - {path.stem for path in masks})
+        if without:
+            raise GeomatchError(f"{masks[0].with_name(without[0] + '.png')}: missing, the frame is there")
+        _check(masks)
+        frames = tuple(folder / "JPEGImages" / "480p" / name / f"{path.stem}.jpg" for path in masks)
+        videos.append(MaskedVideo(name, frames, masks))
+    if not videos:
+        raise GeomatchError(f"{names}: lists no video")
+    broken = {
+        str(path.relative_to(folder)): "no such frame"
+        for video in videos
+        for path in video.frames
+        if not path.is_file()
+    }
+    return DavisData(folder, videos, broken, split, len(videos) == SPLITS[split] and not broken)
+
+
+def _check(masks: tuple[Path, ...]) -> None:
+    """All of one size, readable, and with at least one object in the first, three frames at least."""
+    sizes = {}
+    for path in masks:
+        try:
+            with PILImage.open(path) as picture:
+                sizes[path] = picture.size
+                if picture.mode not in ("P", "L", "1"):
+                    raise GeomatchError(
+                        f"{path}: expected a palette of objects, got colour mode {picture.mode}"
+                    )
+                picture.verify()
+        except GeomatchError:
+            raise
+        except Exception as error:  # Pillow raises many types on damaged files
+            raise GeomatchError(f"{path}: damaged annotation ({error})") from error
+    other = [path for path in masks if sizes[path] != sizes[masks[0]]]
+    if other:
+        raise GeomatchError(f"{other[0]}: has {sizes[other[0]]} pixels, the first frame {sizes[masks[0]]}")
+    if len(masks) < 3:
+        raise GeomatchError(
+            f"{masks[0].parent}: {len(masks)} frames; the measures leave out the first and last"
+        )
+    if not read_mask(masks[0]).any():
+        raise GeomatchError(f"{masks[0]}: no object in the first frame")
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """(H, W) numbers of objects, 0 for the background.
+
+    Raises:
+        GeomatchError: naming the file, when it is damaged.
+    """
+    try:
+        with PILImage.open(path) as picture:
+            mask = np.array(picture.convert("L") if picture.mode == "1" else picture, np.uint8)
+    except Exception as error:  # Pillow raises many types on damaged files
+        raise GeomatchError(f"{path}: damaged annotation ({error})") from error
+    mask[mask == VOID] = 0
+    return mask

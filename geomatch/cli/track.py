@@ -1,0 +1,104 @@
+"""``geomatch track``."""
+
+from pathlib import Path
+
+import click
+
+from geomatch.cli.exit_codes import FOUND
+from geomatch.cli.options import changed_config, descriptor_options
+
+
+def _points(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[float, float]]:
+    points = []
+    for value in values:
+        try:
+            x, y = (float(part) for part in value.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is no point; give x,y such as 120,80") from error
+        points.append((x, y))
+    return points
+
+
+@click.command()
+@click.argument("video", type=click.Path(path_type=Path))
+@click.option("--points", multiple=True, callback=_points, metavar="X,Y",
+              help="Pixel of the first frame to follow; may be given several times.")  # fmt: skip
+@click.option("--mask", type=click.Path(path_type=Path), metavar="PNG",
+              help="Objects of the first frame to follow: grey or palette values number them, 0 is none, "
+              "black and white is one.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", required=True,
+              help="Write overlay.mp4, tracks.csv and masks/ here; store/ keeps what is done.")  # fmt: skip
+@click.option("--frames", type=click.IntRange(min=1), help="Stop after so many. [default: all]")
+@click.option("--context", type=int, help="Last frames that are looked at besides the first.")
+@click.option("--top-k", type=int, help="Cells whose labels a cell takes.")
+@click.option("--radius", type=int, help="Cells to each side that are looked at.")
+@click.option("--temperature", type=float, help="Divides the cosine: lower trusts the best cells more.")
+@click.option("--cells", type=click.IntRange(min=1), help="Along the short side of the grid of labels.")
+@click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
+              help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id.")  # fmt: skip
+@descriptor_options(leave_out=("--rotations", "--scales", "--readout", "--no-readout", "--metric"))
+def track(
+    video: Path,
+    points: list[tuple[float, float]],
+    mask: Path | None,
+    out: Path,
+    frames: int | None,
+    context: int | None,
+    top_k: int | None,
+    radius: int | None,
+    temperature: float | None,
+    cells: int | None,
+    descriptor: str,
+) -> int:
+    """Follow --points or the objects of --mask through VIDEO, a file or a folder of images.
+
+    The defaults of --context, --top-k, --radius, --temperature and --cells
+    depend on the model: the paper's for Stable Diffusion and ADM, measured
+    ones for dift-tiny. A run that was interrupted goes on where it was.
+    """
+    if bool(points) == (mask is not None):
+        raise click.UsageError("give either --points X,Y (once or more often) or --mask PNG")
+    import numpy as np
+    from tqdm import tqdm
+
+    from geomatch.output import make_folder
+    from geomatch.parts import cached_extractor, dift_config
+    from geomatch.propagation import PropagationConfig
+    from geomatch.store import Store
+    from geomatch.track import default_propagation, track_mask, track_points
+    from geomatch.tracks import save_masks, save_points
+    from geomatch.video import count_frames, frame_rate, frames_of, load_mask
+
+    config = changed_config(dift_config(descriptor))
+    if config.sampling != "dense":
+        raise click.UsageError(f"{descriptor} works in patches; choose a dense one, such as dift-tiny-dense")
+    marks = load_mask(mask) if mask else None
+    usual, usual_cells = default_propagation(dift_config(descriptor))  # --model may rename it
+    rules = PropagationConfig(
+        context=usual.context if context is None else context,
+        top_k=usual.top_k if top_k is None else top_k,
+        radius=usual.radius if radius is None else radius,
+        temperature=usual.temperature if temperature is None else temperature,
+    )
+    make_folder(out)
+    extractor, store = cached_extractor(config), Store.at(out / "store")
+    shown = tqdm(frames_of(video, frames), total=count_frames(video, frames), unit="frame", disable=None)
+    if marks is None:
+        places = np.array(points)
+        saved = save_points(
+            track_points(extractor, shown, places, rules, cells or usual_cells, store), out, frame_rate(video)
+        )
+    else:
+        saved = save_masks(
+            track_mask(extractor, shown, marks, rules, cells or usual_cells, store), out, frame_rate(video)
+        )
+    click.echo(f"frames      {saved.frames}")
+    whole = sum(count == saved.frames for count in saved.seen)
+    click.echo(f"{'objects' if mask else 'points':<11} {len(saved.seen)}, {whole} of them in every frame")
+    if saved.paths[0].suffix == ".avi":
+        click.echo("note        OpenCV cannot write MPEG-4 here: the overlay is Motion JPEG")
+    for path in saved.paths:
+        click.echo(f"wrote       {click.format_filename(path)}")
+    return FOUND

@@ -1,0 +1,258 @@
+"""Labels of the first frame of a video carried through it by the similarity of features.
+
+The protocol of Jabri et al. (NeurIPS 2020) and Caron et al. (DINO, ICCV 2021), which Tang et al. (NeurIPS
+2023) use for DIFT: every cell of a new frame takes the labels of its most similar cells in the first
+frame and the last few, looked for near its own place, weighed by exp(cosine / temperature).
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from torch import Tensor
+from torch.nn import functional
+
+from geomatch.dift import FeatureMap
+from geomatch.errors import ShapeError
+
+_TILE = 16
+"""Side of the squares of cells that are looked up together."""
+POINT_SIGMA = 0.5
+"""Cells; deviation of the spot that marks a point (Jabri et al.)."""
+POINT_CELLS = 3
+"""Best cells of a spot whose weighted mean is the point's new place (Jabri et al.)."""
+
+SPOT_SIGMA = 1.0
+"""Cells; deviation of the spots of `spots`, of which more is left after some frames than of `POINT_SIGMA`."""
+SPOT_REACH = 3
+"""Cells to each side of a spot's summit whose weighted mean is its place in `spot_places`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PropagationConfig:
+    """Where labels are looked for; the defaults are the paper's for Stable Diffusion on DAVIS-2017."""
+
+    context: int = 28
+    """Last frames that are looked at besides the first."""
+    top_k: int = 15
+    """Cells whose labels a cell takes."""
+    radius: int | None = 15
+    """Cells to each side of a cell's own place that are looked at; None for the whole frame."""
+    temperature: float = 0.2
+    """Divides the cosine."""
+
+    def __post_init__(self) -> None:
+        if self.context < 0 or self.top_k < 1 or (self.radius is not None and self.radius < 0):
+            raise ValueError("context and radius must not be negative, top_k must be positive")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+
+class LabelPropagator:
+    """The labels of one video, frame after frame."""
+
+    def __init__(self, config: PropagationConfig, features: Tensor, labels: Tensor) -> None:
+        """Begin with the first frame.
+
+        Args:
+            config: the rules.
+            features: (C, h, w) of the first frame, see `features_on`.
+            labels: (L, h, w) of any meaning, usually shares that sum to one in every cell.
+
+        Raises:
+            ShapeError: when they do not cover the same cells.
+        """
+        _check(features, labels)
+        self.config = config
+        self._first = features, labels.to(features)
+        self._last: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.context)
+
+    def keep(self, features: Tensor, labels: Tensor) -> None:
+        """Take a further frame whose labels are known."""
+        _check(features, labels)
+        self._last.append((features, labels.to(features)))
+
+    @torch.inference_mode()
+    def step(self, features: Tensor) -> Tensor:
+        """(L, h, w) labels of the next frame, whose features (C, h, w) become part of the context."""
+        context = [self._first, *self._last]
+        if features.shape != self._first[0].shape:
+            raise ShapeError(
+                f"features: expected shape {tuple(self._first[0].shape)}, got {tuple(features.shape)}"
+            )
+        keys, values = torch.stack([f for f, _ in context]), torch.stack([v for _, v in context])
+        labels = torch.zeros_like(self._first[1])
+        rows, columns = features.shape[1:]
+        for top in range(0, rows, _TILE):
+            for left in range(0, columns, _TILE):
+                here = (slice(None), slice(top, top + _TILE), slice(left, left + _TILE))
+                labels[here] = self._tile(features[here], keys, values, top, left)
+        self._last.append((features, labels))
+        return labels
+
+    def _tile(self, queries: Tensor, keys: Tensor, values: Tensor, top: int, left: int) -> Tensor:
+        """Labels (L, a, b) of a rectangle of cells whose first is at (top, left)."""
+        (rows, columns), (height, width) = queries.shape[1:], keys.shape[2:]
+        radius = self.config.radius
+        reach = max(height, width) if radius is None else radius
+        above, before = max(0, top - reach), max(0, left - reach)
+        near = (
+            slice(None),
+            slice(None),
+            slice(above, top + rows + reach),
+            slice(before, left + columns + reach),
+        )
+        keys, values = keys[near], values[near]
+        found = queries.flatten(1).T @ keys.flatten(2)  # context frame, query, key
+        if radius is not None:
+            device = queries.device
+            off_y = _too_far(top, rows, above, keys.shape[2], radius, device)
+            off_x = _too_far(left, columns, before, keys.shape[3], radius, device)
+            off = off_y[:, None, :, None] | off_x[None, :, None, :]
+            found.masked_fill_(off.reshape(rows * columns, -1), -torch.inf)
+        count = rows * columns
+        found = found.transpose(0, 1).reshape(count, -1)
+        best, places = found.topk(min(self.config.top_k, found.shape[1]), dim=1)
+        weights = (best / self.config.temperature).softmax(1)
+        marks = values.permute(0, 2, 3, 1).reshape(-1, values.shape[1])
+        taken = (marks[places] * weights[:, :, None]).sum(1)
+        return taken.T.reshape(-1, rows, columns)
+
+
+def features_on(feature_map: FeatureMap, cells: tuple[int, int]) -> Tensor:
+    """(C, h, w) of unit length in every cell, on a grid of (w, h) ``cells``; each layer counts alike."""
+    parts = []
+    for layer in feature_map.maps:
+        if tuple(layer.shape[1:]) != (cells[1], cells[0]):
+            shrinks = layer.shape[1] > cells[1] and layer.shape[2] > cells[0]
+            layer = functional.interpolate(
+                layer[None], (cells[1], cells[0]), mode="bilinear", align_corners=False, antialias=shrinks
+            )[0]
+        parts.append(functional.normalize(layer, dim=0))
+    return functional.normalize(torch.cat(parts), dim=0)
+
+
+def mask_labels(mask: NDArray[np.integer], cells: tuple[int, int], smooth: bool = True) -> Tensor:
+    """(L, h, w) shares of background and objects 1 to L - 1 in cells.
+
+    Args:
+        mask: (H, W) numbers of objects, zero for the background.
+        cells: (w, h) of the grid.
+        smooth: mean over a cell's pixels; else the label of one pixel, as in DINO's protocol.
+    """
+    if smooth:
+        parts = [
+            cv2.resize((mask == number).astype(np.float32), cells, interpolation=cv2.INTER_AREA)
+            for number in range(int(mask.max()) + 1)
+        ]
+        return torch.from_numpy(np.stack(parts))
+    small = PILImage.fromarray(mask.astype(np.uint8)).resize(cells, PILImage.Resampling.NEAREST)
+    numbers = torch.from_numpy(np.array(small)).long()
+    return functional.one_hot(numbers, int(mask.max()) + 1).permute(2, 0, 1).float()
+
+
+def mask_of(labels: Tensor, size: tuple[int, int], via: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """(H, W) number of the strongest label at every pixel of a (width, height) image.
+
+    Args:
+        labels: (L, h, w).
+        size: of the image.
+        via: DINO's protocol: enlarge to this (width, height), stretch every label's values to 0..1, decide,
+            and take the nearest pixel. An object that has left the frame comes back so, out of nothing.
+    """
+    width, height = via or size
+    large = functional.interpolate(
+        labels[None].float(), (height, width), mode="bilinear", align_corners=False
+    )[0]
+    if via is not None:
+        low = large.amin((1, 2), keepdim=True)
+        top = (large - low).amax((1, 2), keepdim=True)
+        large = torch.where(large.amax((1, 2), keepdim=True) > 0, (large - low) / top.clamp(min=1e-30), large)
+    numbers = large.argmax(0).to(torch.uint8).cpu().numpy()
+    if via is None or via == size:
+        return np.asarray(numbers, np.uint8)
+    return np.asarray(PILImage.fromarray(numbers).resize(size, PILImage.Resampling.NEAREST))
+
+
+def point_labels(points: NDArray[np.floating], size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """(N, h, w): a spot for each point (N, 2) of a (width, height) image; nothing for those outside it."""
+    scale = np.array(cells) / np.array(size)
+    places = torch.from_numpy((np.asarray(points, np.float64) + 0.5) * scale - 0.5)
+    x = torch.arange(cells[0], dtype=torch.float64) - places[:, :1]
+    y = torch.arange(cells[1], dtype=torch.float64) - places[:, 1:]
+    squares = x[:, None, :] ** 2 + y[:, :, None] ** 2
+    spots = torch.exp(-squares / (2 * POINT_SIGMA**2)) * (squares <= (3 * POINT_SIGMA + 0.5) ** 2)
+    inside = ((points >= -0.5) & (points <= np.array(size) - 0.5)).all(axis=1)
+    return (spots * torch.from_numpy(inside)[:, None, None]).float()
+
+
+def points_of(
+    labels: Tensor, size: tuple[int, int], best: int = POINT_CELLS
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Where spots (N, h, w) lie, (N, 2) pixels of a (width, height) image, and their heights (N,).
+
+    The mean of the ``best`` cells, weighed by their values; without any value the point is NaN.
+    """
+    columns, rows = labels.shape[2], labels.shape[1]
+    values, places = labels.flatten(1).double().cpu().topk(min(best, rows * columns), dim=1)
+    total = values.sum(1, keepdim=True)
+    weights = values / total
+    cells = torch.stack([(weights * (places % columns)).sum(1), (weights * (places // columns)).sum(1)], 1)
+    scale = np.array(size) / np.array((columns, rows))
+    return np.asarray((cells.numpy() + 0.5) * scale - 0.5, np.float64), values[:, 0].float().numpy()
+
+
+def spots(points: NDArray[np.floating], size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """(N, h, w): a Gaussian of `SPOT_SIGMA` cells for each point (N, 2) of a (width, height) image."""
+    places = (np.asarray(points, np.float64) + 0.5) * (np.array(cells) / np.array(size)) - 0.5
+    x, y = np.arange(cells[0]) - places[:, :1], np.arange(cells[1]) - places[:, 1:]
+    across, down = (np.exp(-(part**2) / (2 * SPOT_SIGMA**2)) for part in (x, y))
+    return torch.from_numpy((down[:, :, None] * across[:, None, :]).astype(np.float32))
+
+
+def spot_places(labels: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where spots (N, h, w) lie, (N, 2) pixels of a (width, height) image, and what is there of them, (N,).
+
+    NaN and 0 for one without any height. The place is the mean of the cells around the summit, weighed by
+    their values, and what is there their sum. The summit is that of sums over 3x3 cells, so that one stray
+    cell is none. The mean of the best cells anywhere (`points_of`) may lie between two parts of a spot,
+    where there is nothing.
+    """
+    places = np.full((len(labels), 2), np.nan)
+    amounts = np.zeros(len(labels))
+    for row, spot in enumerate(labels.float().numpy(force=True)):
+        sums = cv2.boxFilter(spot, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        top, left = (int(place) for place in np.unravel_index(int(sums.argmax()), sums.shape))
+        above, before = max(0, top - SPOT_REACH), max(0, left - SPOT_REACH)
+        near = spot[above : top + SPOT_REACH + 1, before : left + SPOT_REACH + 1].astype(np.float64)
+        amounts[row] = near.sum()
+        if amounts[row] > 0:
+            y, x = np.mgrid[above : above + near.shape[0], before : before + near.shape[1]]
+            places[row] = (near * x).sum() / amounts[row], (near * y).sum() / amounts[row]
+    scale = np.array(size) / np.array((labels.shape[2], labels.shape[1]))
+    return (places + 0.5) * scale - 0.5, amounts
+
+
+def _check(features: Tensor, labels: Tensor) -> None:
+    if features.ndim != 3 or labels.ndim != 3 or features.shape[1:] != labels.shape[1:]:
+        raise ShapeError(
+            f"features and labels must be (C, h, w) and (L, h, w), got {tuple(features.shape)} and "
+            f"{tuple(labels.shape)}"
+        )
+
+
+def _too_far(start: int, count: int, first: int, length: int, radius: int, device: torch.device) -> Tensor:
+    """(count, length): whether cells are more than the radius apart along one axis."""
+    here = torch.arange(start, start + count, device=device)
+    there = torch.arange(first, first + length, device=device)
+    return (here[:, None] - there[None]).abs() > radius
+
+
+def grid_for(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """(w, h) of a grid of about square cells with ``short`` of them along an image's short side."""
+    factor = short / min(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

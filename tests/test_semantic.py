@@ -1,0 +1,314 @@
+"""Semantic correspondence: loaders, PCK, runs, prompts, sweeps and records on data of known motion."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+import geomatch
+from geomatch import DIFTExtractor
+from geomatch.benchmarks.harness.report import write_report
+from geomatch.benchmarks.harness.run import RunResult
+from geomatch.benchmarks.methods.dense import create_dense_method
+from geomatch.benchmarks.semantic.data import SemanticData
+from geomatch.benchmarks.semantic.harness import read_semantic, run_semantic
+from geomatch.benchmarks.semantic.maps import pack_map, unpack_map
+from geomatch.benchmarks.semantic.protocols import find_protocols, pck, protocols_for, summarise
+from geomatch.benchmarks.semantic.suite import SUITES
+from geomatch.benchmarks.semantic.task import SemanticTask
+from geomatch.benchmarks.sweep import Grid, run_sweep
+from geomatch.cli import main
+from geomatch.dift import PRESETS, DIFTConfig
+from geomatch.engine import LocalEngine
+from geomatch.images import Image
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+import correspondence_data as made
+
+SCHEMA = json.loads(files("geomatch.benchmarks.harness").joinpath("record.schema.json").read_text())
+MOTIONS = [made.moved(0, 0), made.moved(0, 0), made.moved(6, -4, 0.05)]
+TINY = "dift-tiny-dense"
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory, photo0: Image) -> Path:
+    folder = tmp_path_factory.mktemp("semantic")
+    made.make_spair(folder / "spair", photo0.pixels, MOTIONS)
+    made.make_willow(folder / "willow", photo0.pixels, MOTIONS)
+    made.make_cub(folder / "cub", photo0.pixels, MOTIONS)
+    return folder
+
+
+@pytest.fixture
+def data(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "data"))
+
+
+def run(data: Path, out: Path, dataset: str, names: str | None = None, method: str = TINY) -> RunResult:
+    protocols = find_protocols(dataset, names or dataset)
+    return run_semantic(
+        dataset, data / dataset, protocols, [method], out, LocalEngine(1), "cpu", progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def spair(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return run(pristine, tmp_path_factory.mktemp("runs"), "spair", "all")
+
+
+def test_pck_by_hand() -> None:
+    protocol = protocols_for("spair")["spair"]
+    rows: list[dict[str, Any]] = [
+        {"split": "cat", "errors": [0.0, 0.1, 0.100001, 0.04], "reason": None},
+        {"split": "cat", "errors": [0.2], "reason": None},
+        {"split": "dog", "errors": [None, None], "reason": "no such file"},
+    ]
+    assert pck(rows, 0.1) == pytest.approx(100 * 3 / 7)
+    assert pck(rows, 0.1, per_image=True) == pytest.approx(100 * (3 / 4 + 0 + 0) / 3)
+    found = {row["split"]: row for row in summarise(protocol, rows)}
+    assert list(found) == ["cat", "dog", "all"]
+    assert (found["cat"]["PCK@0.1"], found["cat"]["PCK@0.05"]) == (60, 40)
+    assert [found[split]["failures"] for split in found] == [0, 1, 1]
+    # what reports compare is the same measure, for any choice of pairs
+    suite = SUITES["spair"]
+    for headline in ("PCK@0.1", "PCK@0.05 per image"):
+        rules = replace(protocol, headline=headline)
+        assert suite.statistic(rules)(suite.values(rules, rows)) == pytest.approx(found["all"][headline])
+    x, y = suite.curve(protocol, rows)
+    assert y[np.searchsorted(x, 0.1)] == pytest.approx(100 * 3 / 7)
+    assert y[-1] == pytest.approx(100 * 5 / 7)
+
+
+def test_an_image_against_itself_is_100(spair: RunResult, pristine: Path, tmp_path: Path) -> None:
+    """The second image of every data set is the first again: all points, whatever alpha."""
+    willow, cub = (run(pristine, tmp_path / "out", name) for name in ("willow", "cub"))
+    for result, still in ((spair, "2008_0-2008_1"), (willow, "060_0000-060_0001"), (cub, "1-2")):
+        own = [row for row in result.record["rows"] if row["pair"].endswith(" " + still)]
+        assert own
+        for row in own:
+            if row["protocol"].endswith("-soft"):
+                assert max(row["errors"]) < 0.1, row  # it is pulled towards the middle of its window
+            else:
+                assert max(row["errors"]) <= 1 / 90, row  # a pixel of the box or of half of one
+
+
+def test_a_known_motion_is_followed(spair: RunResult) -> None:
+    by_pair = {(row["protocol"], row["pair"]): row["errors"] for row in spair.record["rows"]}
+    for category in ("cat", "dog"):
+        box, image = (np.array(by_pair[p, f"{category} 2008_0-2008_2"]) for p in ("spair", "spair-image"))
+        assert (box < 0.05).mean() >= 0.8
+        np.testing.assert_allclose(box * 100, image * 160, atol=1e-5)  # box of 100, image of 160 pixels
+
+
+def test_the_second_run_computes_nothing_and_maps_are_kept_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(data, tmp_path / "out", "spair")
+    assert first.computed == 2
+    maps = list((tmp_path / "out" / "maps").rglob("*.npz"))
+    assert len(maps) == 4  # the two first images are one; two categories have two prompts
+    second = run(data, tmp_path / "out", "spair")
+    assert (second.computed, second.record) == (0, first.record)
+    # other protocols need no network, nor do broken rows
+    monkeypatch.setattr(DIFTExtractor, "dense_many", lambda *_: pytest.fail("maps are kept"))
+    assert run(data, tmp_path / "out", "spair", "all").computed == 4
+    for path in (tmp_path / "out" / "rows").rglob("*.npz"):
+        path.write_bytes(b"half")
+    assert run(data, tmp_path / "out", "spair").record["rows"] == first.record["rows"]
+    monkeypatch.undo()
+    for path in maps:
+        path.write_bytes(b"half")
+    shutil.rmtree(tmp_path / "out" / "rows")
+    assert run(data, tmp_path / "out", "spair").record["rows"] == first.record["rows"]
+
+
+def test_features_ahead_are_those_on_demand(data: Path, tmp_path: Path) -> None:
+    from geomatch.benchmarks.harness.run import DataSet, run_suite
+    from geomatch.benchmarks.semantic.harness import SemanticEvaluator
+
+    plain = run(data, tmp_path / "a", "spair")
+    found = read_semantic("spair", data / "spair")
+    set_ = DataSet(found.folder, found.categories, found.broken, found.complete, found.split)
+    ahead = run_suite(
+        SUITES["spair"], set_, find_protocols("spair", "spair"), [TINY], SemanticEvaluator("cpu"),
+        tmp_path / "b", LocalEngine(1), ahead=True, progress=False,
+    )  # fmt: skip
+    assert ahead.record["rows"] == plain.record["rows"]
+
+
+def test_kept_maps_are_exact(photo0: Image) -> None:
+    (found,) = create_dense_method(TINY).dense([photo0])
+    back = unpack_map(pack_map(found), "map")
+    assert back.image_size == photo0.size
+    for one, other in zip(found.maps, back.maps, strict=True):
+        assert np.array_equal(one.numpy(), other.numpy())
+    with pytest.raises(geomatch.GeomatchError, match="map: damaged"):
+        unpack_map(pack_map(found)[:-100], "map")
+
+
+def test_missing_and_damaged_images_are_counted(data: Path, tmp_path: Path) -> None:
+    (data / "spair" / "JPEGImages" / "cat" / "2008_1.png").unlink()
+    (data / "spair" / "JPEGImages" / "dog" / "2008_2.png").write_bytes(b"no picture")
+    result = run(data, tmp_path / "out", "spair")
+    assert result.record["skipped"] == {"JPEGImages/cat/2008_1.png": "no such image"}
+    rows = {row["pair"]: row for row in result.record["rows"]}
+    assert "no such file" in rows["cat 2008_0-2008_1"]["reason"]
+    assert "not an image" in rows["dog 2008_0-2008_2"]["reason"]
+    assert rows["cat 2008_0-2008_1"]["errors"] == [None] * 10
+    assert rows["cat 2008_0-2008_2"]["reason"] is None
+    assert [row["failures"] for row in result.summaries()] == [1, 1, 2]
+    assert not result.record["data"]["complete"]
+
+
+def spoiled(folder: Path, name: str, old: str, new: str) -> None:
+    (path,) = folder.rglob(name)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "spoil", "words"),
+    [
+        ("spair", lambda f: spoiled(f, "000001*cat.json", '"trg_imname"', "trg_imname"), r"json:3: broken"),
+        ("spair", lambda f: spoiled(f, "000001*cat.json", '"trg_kps"', '"other"'), "1: trg_kps is missing"),
+        ("spair", lambda f: spoiled(f, "000001*cat.json", "  40", '  "x"'), "points that are no numbers"),
+        ("spair", lambda f: spoiled(f, "000001*cat.json", "  120,\n  110", "  20,\n  20"), "has no extent"),
+        ("spair", lambda f: next(f.rglob("000002*dog.json")).unlink(), r"test\.txt:4: .*is missing"),
+        ("spair", lambda f: (f / "Layout/large/test.txt").write_text("\n"), "no annotated pair"),
+        ("willow", lambda f: spoiled(f, "test_pairs_pf.csv", "60.0000", "sixty"), "csv:2: points that are"),
+        ("willow", lambda f: spoiled(f, "test_pairs_pf.csv", "60.0000,", ""), "csv:2: expected 42"),
+        ("willow", lambda f: spoiled(f, "test_pairs_pf.csv", "(S)/060_0000.png", "/../.."), "2: expected im"),
+        ("willow", lambda f: (f / "test_pairs_pf.csv").unlink(), "the list of pairs is missing"),
+        ("cub", lambda f: spoiled(f, "part_locs.txt", "1 2 80.0", "1 2 nan"), "locs.txt:2: expected"),
+        ("cub", lambda f: spoiled(f, "bounding_boxes.txt", "2 20.0", "20.0"), "boxes.txt:2: expected"),
+        ("cub", lambda f: spoiled(f, "train_test_split.txt", "3 0", ""), "image 3 of images.txt is missing"),
+    ],
+)  # fmt: skip
+def test_broken_annotations_are_refused_with_file_and_line(
+    dataset: str, spoil: Callable[[Path], None], words: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(data / dataset)
+    with pytest.raises(geomatch.GeomatchError, match=words):
+        read_semantic(dataset, data / dataset)
+    assert main(["benchmark", dataset, str(data / dataset)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_the_loaders_read(pristine: Path) -> None:
+    found: dict[str, SemanticData] = {name: read_semantic(name, pristine / name) for name in SUITES}
+    assert [category.name for category in found["spair"].categories] == ["cat", "dog"]
+    cat = found["spair"].categories[0]
+    assert [pair.name for pair in cat.pairs] == ["2008_0-2008_1", "2008_0-2008_2"]
+    assert cat.pairs[0].box_side == 100
+    assert [(c.name, c.words) for c in found["willow"].categories] == [("duck(S)", "duck")]
+    pair = found["willow"].categories[0].pairs[1]
+    np.testing.assert_allclose(pair.points1, geomatch.warp_points(MOTIONS[2], made.POINTS), atol=1e-3)
+    assert pair.box_side == pytest.approx(float(np.ptp(pair.points1, axis=0).max()))
+    (birds,) = found["cub"].categories
+    assert len(birds.pairs) == 6
+    counts = {pair.name: len(pair.points0) for pair in birds.pairs}
+    assert counts == {"1-2": 9, "1-3": 10, "2-1": 9, "2-3": 9, "3-1": 10, "3-2": 9}  # a part is hidden in 2
+    assert birds.pairs[0].box_side == 100
+    with pytest.raises(ValueError, match="unknown split"):
+        read_semantic("spair", pristine / "spair", "train")
+    with pytest.raises(ValueError, match="has no splits"):
+        read_semantic("cub", pristine / "cub", "test")
+
+
+def test_a_prompt_per_category(
+    small_sd: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    config = DIFTConfig(str(small_sd), timestep=261, layers=(1,), image_size=(64, 64))
+    plain = DIFTExtractor(config)
+    image = geomatch.load_image(data / "spair" / "JPEGImages" / "cat" / "2008_0.png")
+    shared, whole = plain.at_prompt("a photo of a cat"), replace(config, prompt="a photo of a cat")
+    assert shared.model.unet is plain.model.unet
+    assert shared.config == whole
+    cat = shared.dense(image).maps[0]
+    assert np.array_equal(cat, DIFTExtractor(whole).dense(image).maps[0])
+    assert not np.allclose(cat, plain.dense(image).maps[0])
+    assert DIFTExtractor(PRESETS[TINY]).at_prompt("any").dense(image) is not None  # takes no text
+
+    asked: list[str] = []
+    original = DIFTExtractor.at_prompt
+
+    def heard(self: DIFTExtractor, prompt: str) -> DIFTExtractor:
+        asked.append(prompt)
+        return original(self, prompt)
+
+    monkeypatch.setattr(DIFTExtractor, "at_prompt", heard)
+    run(data, tmp_path / "out", "spair", method=str(small_sd))
+    assert asked == ["a photo of a cat", "a photo of a dog"]
+
+
+def test_a_sweep_finds_what_runs_find(data: Path, tmp_path: Path) -> None:
+    (protocol,) = find_protocols("spair", "spair")
+    task = SemanticTask("spair", data / "spair", protocol)
+    config = replace(PRESETS[TINY], noise=True)
+    grid = Grid((10, 60), ("up_blocks.0", 1), (1, 2))
+    swept = run_sweep(task, config, grid, tmp_path / "sweep", progress=False)
+    assert swept.computed == 4
+    for timestep, layer, size in ((10, "up_blocks.0", 1), (60, 1, 2)):
+        extractor = DIFTExtractor(replace(config, timestep=timestep, layers=(layer,), ensemble_size=size))
+        direct = [row for unit in task.units for row in task.evaluate(
+            unit, lambda image, prompt=None, e=extractor: iter([("", e.dense(image))]), [""])]  # fmt: skip
+        own = [r for r in swept.rows
+               if (r["timestep"], r["layer"], r["ensemble_size"]) == (timestep, layer, size)]  # fmt: skip
+        assert [row["pair"] for row in own] == [row["pair"] for row in direct]
+        for one, other in zip(own, direct, strict=True):
+            assert np.mean(np.isclose(one["errors"], other["errors"], atol=0.02)) >= 0.9
+    assert run_sweep(task, config, grid, tmp_path / "sweep", progress=False).computed == 0
+    measures = task.measures(swept.rows[:4])
+    assert next(iter(measures)) == "pairs"
+    assert task.headline[0] in measures
+
+
+def test_records_and_reports(spair: RunResult, pristine: Path, tmp_path: Path) -> None:
+    jsonschema.validate(json.loads(spair.path.read_text()), SCHEMA)
+    wrong = json.loads(spair.path.read_text())
+    wrong["rows"][0]["errors"] = ["far"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, SCHEMA)
+    pytest.importorskip("matplotlib")
+    markdown, page = write_report([spair.path], tmp_path / "report", pristine / "spair")
+    text = page.read_text()
+    assert "SPair-71k" in text
+    assert text.count("<svg") == 3  # a curve per protocol
+    assert text.count("data:image/jpeg") == 3  # the worst pairs, under the first protocol
+    assert "2 categories of 18" in markdown.read_text()
+    assert "59.57" in text  # published, with its source
+    assert "CleanDIFT" in text
+
+
+def test_the_commands(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    command = ["benchmark", "willow", str(data / "willow"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main([*command, "--protocol", "willow,willow-soft", "--prompt", ""]) == 0
+    printed = capsys.readouterr()
+    assert "### willow-soft" in printed.out
+    assert "not the whole of PF-WILLOW (1 of 10 classes)" in printed.err
+    for extra, words in (
+        (["--protocol", "spair"], "unknown protocol 'spair'; choose from: willow"),
+        (["--method", "dift-tiny"], "works in patches"),
+        (["--method", "sift"], "unknown descriptor 'sift'"),
+        (["--method", "dinov2:nowhere/x"], "nothing can run"),
+    ):
+        assert main([*command, *extra]) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning")]
+        assert len(lines) == 1
+        assert words in lines[0]
+    sweep = ["benchmark", "sweep", str(data / "cub"), "--task", "cub", "--timesteps", "20", "--layers", "0"]
+    assert main([*sweep, "--out", str(tmp_path / "sweep")]) == 0
+    assert "| 20 | 0 | 1 | all | 6 |" in capsys.readouterr().out
+    (folder,) = (tmp_path / "sweep").iterdir()
+    assert (folder / "heatmap.png").is_file()

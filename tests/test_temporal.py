@@ -1,0 +1,366 @@
+"""Videos: J and F against independent computations, loaders, runs and sweeps on data of known motion."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+import geomatch
+from geomatch import DIFTExtractor
+from geomatch.benchmarks.harness.report import write_report
+from geomatch.benchmarks.harness.run import RunResult
+from geomatch.benchmarks.methods.dense import create_dense_method
+from geomatch.benchmarks.sweep import Grid, run_sweep
+from geomatch.benchmarks.temporal.davis import read_davis
+from geomatch.benchmarks.temporal.evaluation import evaluate_masks, evaluate_poses
+from geomatch.benchmarks.temporal.harness import read_temporal, run_temporal
+from geomatch.benchmarks.temporal.jhmdb import read_jhmdb
+from geomatch.benchmarks.temporal.measures import (
+    TOLERANCE,
+    boundary_accuracy,
+    region_similarity,
+    statistics,
+)
+from geomatch.benchmarks.temporal.protocols import (
+    PROTOCOLS,
+    TemporalProtocol,
+    find_protocols,
+    hits,
+    mean_of_joints,
+    summarise_masks,
+)
+from geomatch.benchmarks.temporal.suite import SUITES
+from geomatch.benchmarks.temporal.task import TemporalTask
+from geomatch.cli import main
+from geomatch.dift import PRESETS, FeatureMap
+from geomatch.engine import LocalEngine
+from geomatch.images import Image
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+import correspondence_data as made
+
+SCHEMA = json.loads(files("geomatch.benchmarks.harness").joinpath("record.schema.json").read_text())
+TINY = "dift-tiny-dense"
+STILL, PAN = [made.moved(0, 0)] * 3, [made.moved(2 * k, -k) for k in range(4)]
+Mask = NDArray[np.bool_]
+
+
+def sharp(protocol: TemporalProtocol) -> TemporalProtocol:
+    """Small and exact: one neighbour, and frames of their own size."""
+    return replace(protocol, top_k=1, size=120 if isinstance(protocol.size, int) else (160, 160))
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory, photo0: Image) -> Path:
+    folder = tmp_path_factory.mktemp("temporal")
+    leaving = [made.moved(0, 0), made.moved(60, 0), made.moved(200, 0), made.moved(200, 0)]
+    made.make_davis(folder / "davis", photo0.pixels, {"still": STILL, "pan": PAN, "leaving": leaving})
+    pytest.importorskip("scipy")
+    made.make_jhmdb(folder / "jhmdb", photo0.pixels, {"still": STILL, "pan": PAN})
+    return folder
+
+
+@pytest.fixture
+def data(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "data"))
+
+
+def run(
+    data: Path, out: Path, dataset: str, protocols: Sequence[TemporalProtocol] | None = None
+) -> RunResult:
+    chosen = [sharp(p) for p in find_protocols(dataset, dataset)] if protocols is None else protocols
+    return run_temporal(dataset, data / dataset, chosen, [TINY], out, LocalEngine(1), "cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def davis(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return run(pristine, tmp_path_factory.mktemp("runs"), "davis")
+
+
+def blobs(rng: np.random.Generator, shape: tuple[int, int] = (90, 120)) -> Mask:
+    noise = cv2.GaussianBlur(rng.normal(size=shape), (0, 0), 6)
+    return np.asarray(noise > np.quantile(noise, 0.8))
+
+
+def outline(mask: Mask) -> Mask:
+    """Pixels that differ from a neighbour to the right, below or slanting, one at a time."""
+    found = np.zeros_like(mask)
+    rows, columns = mask.shape
+    for y in range(rows):
+        for x in range(columns):
+            others = [(y, x + 1), (y + 1, x), (y + 1, x + 1)]
+            if y == rows - 1 and x == columns - 1:
+                others = []
+            elif y == rows - 1:
+                others = [(y, x + 1)]
+            elif x == columns - 1:
+                others = [(y + 1, x)]
+            found[y, x] = any(mask[y, x] != mask[place] for place in others)
+    return found
+
+
+def test_boundary_by_the_distance_transform(rng: np.random.Generator) -> None:
+    """Shares of outline within the reach of the other outline, by exact distances instead of dilation."""
+    for _ in range(6):
+        truth, found = blobs(rng), blobs(rng)
+        reach = np.ceil(TOLERANCE * np.hypot(*truth.shape))
+        lines = outline(found), outline(truth)
+        to = [
+            cv2.distanceTransform((~line).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+            for line in lines
+        ]
+        precision, recall = (to[1][lines[0]] <= reach).mean(), (to[0][lines[1]] <= reach).mean()
+        expected = 2 * precision * recall / (precision + recall)
+        assert boundary_accuracy(found, truth) == pytest.approx(expected, abs=1e-12)
+        assert boundary_accuracy(found, truth) == boundary_accuracy(truth, found)
+        assert region_similarity(found, truth) == pytest.approx(
+            np.logical_and(found, truth).sum() / np.logical_or(found, truth).sum()
+        )
+
+
+def test_masks_with_known_answers() -> None:
+    square = np.zeros((100, 100), np.bool_)
+    square[20:60, 20:60] = True
+    none = np.zeros_like(square)
+    assert (region_similarity(square, square), boundary_accuracy(square, square)) == (1, 1)
+    assert (region_similarity(none, none), boundary_accuracy(none, none)) == (1, 1)
+    assert (region_similarity(none, square), boundary_accuracy(none, square)) == (0, 0)
+    assert (region_similarity(square, none), boundary_accuracy(square, none)) == (0, 0)
+    half = square.copy()
+    half[40:] = False
+    assert region_similarity(half, square) == 0.5
+    # the reach is two pixels here: a shift by two leaves all within, one by forty nothing on that side
+    assert boundary_accuracy(np.roll(square, 2, 1), square) == 1
+    assert boundary_accuracy(np.roll(square, 4, 1), square) < 1
+    whole = np.ones_like(square)
+    assert boundary_accuracy(whole, square) == 0  # it has no outline
+
+
+def test_statistics_by_hand() -> None:
+    found = statistics([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    assert found.mean == pytest.approx(0.65)
+    assert found.recall == 5 / 8
+    # ends at frames 1, 3, 5 (of 4.5, rounded to even, with a hair more), 6, 8: each quarter has both its ends
+    assert found.decay == pytest.approx(np.mean([1.0, 0.9, 0.8]) - np.mean([0.5, 0.4, 0.3]))
+    assert statistics([0.4] * 5)[1:] == (0, 0)
+    rows: list[dict[str, Any]] = [
+        {"J": [0.8, 0.6], "F": [0.4, 0.2], "reason": None},
+        {"J": [0.0, 0.0], "F": [0.0, 0.0], "reason": "no such file"},
+    ]
+    (summary,) = summarise_masks(PROTOCOLS["davis"]["davis"], rows)
+    assert (summary["objects"], summary["failures"]) == (2, 1)
+    assert (summary["J"], summary["F"], summary["J&F"]) == pytest.approx((35, 15, 25))
+    suite = SUITES["davis"]
+    rules = PROTOCOLS["davis"]["davis"]
+    assert suite.statistic(rules)(suite.values(rules, rows)) == pytest.approx(25)
+
+
+def test_joints_by_hand() -> None:
+    rows = [{"errors": [[0.05, 0.3], [], [None, 0.1]]}, {"errors": [[0.1], [0.4], []]}]
+    counts = hits(rows, 0.1)
+    assert counts.tolist() == [[[1, 0, 1], [2, 0, 2]], [[1, 0, 0], [1, 1, 0]]]
+    assert mean_of_joints(counts) == pytest.approx(100 * (2 / 3 + 0 + 1 / 2) / 3)
+
+
+def test_a_still_video_is_followed(davis: RunResult) -> None:
+    rows = {row["pair"]: row for row in davis.record["rows"]}
+    for number in (1, 2):
+        still, pan = rows[f"still object-{number}"], rows[f"pan object-{number}"]
+        assert len(still["J"]) == 1  # the first frame is given, the last left out
+        assert len(pan["J"]) == 2
+        assert min(still["J"]) > 0.8  # cells of eight pixels: perfect features do no better
+        assert np.mean(pan["J"]) > 0.55
+
+
+def test_objects_that_leave_have_no_region(pristine: Path, davis: RunResult) -> None:
+    """The truth is empty from the third frame on: J is 1 only if nothing is found there."""
+    video = read_davis(pristine / "davis").videos[2]
+    assert video.name == "leaving"
+    rows = [row for row in davis.record["rows"] if row["pair"].startswith("leaving")]
+    assert all(row["J"][1] in (0.0, 1.0) and row["F"][1] in (0.0, 1.0) for row in rows)
+
+
+def exact_maps(frames: int) -> Callable[[Sequence[Image]], list[dict[str, FeatureMap]]]:
+    """Codes of cells that never move, whatever the images show."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(48, 15, 20, generator=generator)
+    return lambda images: [{"": FeatureMap((codes,), image.size)} for image in images]
+
+
+def test_evaluation_with_perfect_features(pristine: Path) -> None:
+    """Features that are the same in every frame carry the first mask unchanged."""
+    rules = sharp(PROTOCOLS["davis"]["davis"])
+    for video in read_davis(pristine / "davis").videos[:2]:
+        rows = evaluate_masks(video, rules, exact_maps(3))
+        masks = [np.array(PILImage.open(path)) for path in video.masks]
+        for row, number in zip(rows, (1, 2), strict=True):
+            expected = [region_similarity(masks[0] == number, later == number) for later in masks[1:-1]]
+            assert row["J"] == pytest.approx(expected, abs=0.2)  # the grid's coarseness
+    poses = read_jhmdb(pristine / "jhmdb").videos
+    pose_rules = replace(sharp(PROTOCOLS["jhmdb"]["jhmdb"]), size=(160, 120))
+    (still,) = evaluate_poses(poses[0], pose_rules, exact_maps(3))
+    box = np.ptp(poses[0].joints[0], axis=0)
+    assert np.max(still["errors"]) * 0.6 * np.hypot(*box) < 4  # half a cell
+    (pan,) = evaluate_poses(poses[1], pose_rules, exact_maps(4))
+    moved = np.linalg.norm(poses[1].joints[3] - poses[1].joints[0], axis=1) / (0.6 * np.hypot(*box))
+    assert np.abs(np.array(pan["errors"])[:, 2] - moved).max() * 0.6 * np.hypot(*box) < 5
+
+
+def test_joints_outside_the_first_frame_are_left_out(pristine: Path) -> None:
+    video = read_jhmdb(pristine / "jhmdb").videos[0]
+    joints = video.joints.copy()
+    joints[:, 3] = -50
+    (row,) = evaluate_poses(replace(video, joints=joints), sharp(PROTOCOLS["jhmdb"]["jhmdb"]), exact_maps(3))
+    assert row["errors"][3] == []
+    assert len(row["errors"][4]) == 2
+
+
+def test_joints_are_followed(pristine: Path, tmp_path: Path) -> None:
+    result = run(pristine, tmp_path, "jhmdb")
+    summary = {row["split"]: row for row in result.summaries()}
+    assert summary["all"]["videos"] == 2
+    assert summary["all"]["PCK@0.1"] > 85
+    jsonschema.validate(json.loads(result.path.read_text()), SCHEMA)
+
+
+def test_videos_that_are_done_are_not_done_again(data: Path, tmp_path: Path, davis: RunResult) -> None:
+    first = run(data, tmp_path, "davis")
+    assert (first.computed, first.record["rows"]) == (3, davis.record["rows"])
+    assert run(data, tmp_path, "davis").computed == 0
+    shutil.rmtree(data / "davis" / "JPEGImages" / "480p" / "still")
+    shutil.copytree(
+        data / "davis" / "JPEGImages" / "480p" / "pan", data / "davis" / "JPEGImages" / "480p" / "still"
+    )
+    (data / "davis" / "JPEGImages" / "480p" / "still" / "00003.jpg").unlink()
+    assert run(data, tmp_path, "davis").computed == 1
+
+
+def test_missing_and_damaged_frames_are_counted(data: Path, tmp_path: Path) -> None:
+    (data / "davis" / "JPEGImages" / "480p" / "still" / "00001.jpg").unlink()
+    (data / "davis" / "JPEGImages" / "480p" / "pan" / "00001.jpg").write_bytes(b"no picture")
+    result = run(data, tmp_path, "davis")
+    assert result.record["skipped"] == {"JPEGImages/480p/still/00001.jpg": "no such frame"}
+    (summary,) = result.summaries()
+    assert (summary["objects"], summary["failures"]) == (6, 4)
+    rows = {row["pair"]: row for row in result.record["rows"]}
+    assert "00001.jpg" in rows["pan object-1"]["reason"]
+    assert rows["pan object-1"]["J"] == [0, 0]
+    (data / "jhmdb" / "Rename_Images" / "wave" / "pan" / "00002.png").unlink()
+    result = run(data, tmp_path, "jhmdb")
+    rows = {row["pair"]: row for row in result.record["rows"]}
+    assert rows["pan pose"]["errors"] == [[None] * 3] * 15
+    assert rows["still pose"]["reason"] is None
+
+
+def replaced(folder: Path, name: str, content: bytes | str) -> None:
+    path = next(folder.rglob(name))
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def other_size(folder: Path) -> None:
+    PILImage.new("L", (20, 20)).save(next(folder.rglob("pan/00002.png")))
+
+
+def no_object(folder: Path) -> None:
+    for path in folder.rglob("00000.png"):
+        PILImage.new("P", made.SIZE).save(path)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "spoil", "words"),
+    [
+        ("davis", lambda f: replaced(f, "val.txt", "still\nnowhere\n"), "val.txt:2: no annotation"),
+        ("davis", lambda f: replaced(f, "val.txt", "\n"), "lists no video"),
+        ("davis", lambda f: replaced(f, "00002.png", b"no picture"), "00002.png: damaged annotation"),
+        ("davis", lambda f: next(f.rglob("pan/00002.png")).unlink(), "00002.png: missing"),
+        ("davis", other_size, r"00002.png: has \(20, 20\) pixels, the first frame \(160, 120\)"),
+        ("davis", no_object, "00000.png: no object in the first frame"),
+        ("jhmdb", lambda f: replaced(f, "wave_test_split1.txt", "a.avi 2\nb.avi\n"), "split1.txt:1: "),
+        ("jhmdb", lambda f: replaced(f, "wave_test_split1.txt", "pan.avi 2\nb.avi\n"), "split1.txt:2: "),
+        ("jhmdb", lambda f: replaced(f, "joint_positions.mat", b"no matlab"), "mat: no readable joints"),
+        ("jhmdb", lambda f: replaced(f, "wave_test_split1.txt", "pan.avi 1\n"), "no test video"),
+        ("jhmdb", lambda f: shutil.rmtree(f / "splits"), "no list"),
+    ],
+)  # fmt: skip
+def test_broken_annotations_are_refused_with_file_and_line(
+    dataset: str, spoil: Callable[[Path], None], words: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(data / dataset)
+    with pytest.raises(geomatch.GeomatchError, match=words):
+        read_temporal(dataset, data / dataset)
+    assert main(["benchmark", dataset, str(data / dataset)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_without_scipy_the_extra_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(geomatch.MissingDependencyError, match=r"geomatch-dift\[jhmdb\]"):
+        read_jhmdb(data / "jhmdb")
+
+
+def test_a_sweep_finds_what_runs_find(pristine: Path, tmp_path: Path) -> None:
+    config = replace(PRESETS[TINY], noise=True)
+    for dataset in ("davis", "jhmdb"):
+        rules = sharp(PROTOCOLS[dataset][dataset])
+        task = TemporalTask(dataset, pristine / dataset, rules)
+        chosen = task.config(config)
+        grid = Grid((30,), (1,), (1, 2))
+        swept = run_sweep(task, chosen, grid, tmp_path / dataset, progress=False)
+        assert swept.computed == len(task.units)
+        extractor = DIFTExtractor(replace(chosen, timestep=30, layers=(1,), ensemble_size=2))
+
+        def maps(image: Image, prompt: str | None = None, extractor: DIFTExtractor = extractor) -> Any:
+            yield "", extractor.dense(image)
+
+        direct = [row for unit in task.units for row in task.evaluate(unit, maps, [""])]
+        own = [row for row in swept.rows if (row["layer"], row["ensemble_size"]) == (1, 2)]
+        assert [row["pair"] for row in own] == [row["pair"] for row in direct]
+        one, other = task.measures(own), task.measures(direct)
+        assert one.keys() == other.keys()
+        assert one[rules.headline] == pytest.approx(other[rules.headline], abs=2)
+        assert run_sweep(task, chosen, grid, tmp_path / dataset, progress=False).computed == 0
+
+
+def test_the_sizes_of_protocols_reach_the_methods() -> None:
+    dift = create_dense_method("dift-adm-temporal", "cpu", 480)
+    assert dift.features == DIFTExtractor(replace(PRESETS["dift-adm-temporal"], device="cpu"))
+    square = create_dense_method("dift-sd-temporal", "cpu", (320, 320)).features
+    assert isinstance(square, DIFTExtractor)
+    assert square.config.image_size == (320, 320)
+
+
+def test_records_and_reports(davis: RunResult, pristine: Path, tmp_path: Path) -> None:
+    jsonschema.validate(json.loads(davis.path.read_text()), SCHEMA)
+    pytest.importorskip("matplotlib")
+    markdown, page = write_report([davis.path], tmp_path / "report", pristine / "davis")
+    text = page.read_text()
+    assert text.count("<svg") == 1
+    assert "DAVIS-2017" in text
+    assert "recalled, no source seen" in text
+    assert "3 videos of 30" in markdown.read_text()
+
+
+def test_the_commands(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    replaced(data / "davis", "val.txt", "still\n")
+    command = ["benchmark", "davis", str(data / "davis"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main([*command, "--protocol", "davis-dino"]) == 0
+    printed = capsys.readouterr()
+    assert "| dift-tiny-dense | all | 2 | 0 |" in printed.out
+    assert "not the whole of DAVIS-2017 (1 of 30 videos)" in printed.err
+    assert main([*command, "--split", "test"]) == 2
+    assert "unknown split 'test'" in capsys.readouterr().err
+    assert main([*command, "--protocol", "jhmdb"]) == 2
+    assert "unknown protocol 'jhmdb'; choose from: davis" in capsys.readouterr().err
