@@ -54,9 +54,12 @@ class PlaneTracker:
         return None if matrix is None else cv2.perspectiveTransform(self.corners[None], matrix)[0]
 
 
-def made_video(frames: int = FRAMES) -> Iterator[tuple[Frame, Corners]]:
-    """A hand-held camera over the bundled photograph; with each frame the homography from the first."""
-    photo = cv2.imread(str(geomatch.bundled_pair().image0))
+def made_video(frames: int = FRAMES, photo: Path | None = None) -> Iterator[tuple[Frame, Corners]]:
+    """A hand-held camera over a photograph (the bundled one); with frames the homography from the first."""
+    pixels = cv2.imread(str(photo or geomatch.bundled_pair().image0))
+    if pixels is None:
+        raise ValueError(f"{photo}: no photograph that OpenCV can read")
+    middle = 350 / 640 * pixels.shape[1], 200 / 480 * pixels.shape[0]
     rng = np.random.default_rng(0)
     first: Corners | None = None
     for number in range(frames):
@@ -68,10 +71,10 @@ def made_video(frames: int = FRAMES) -> Iterator[tuple[Frame, Corners]]:
         view[2, :2] = 3e-4 * np.sin(phase), 3e-4 * np.cos(2 * phase)
         view[:2, 2] = rng.normal(0, 2.5, 2) + np.array([25 * np.sin(phase), 15 * np.sin(2 * phase)])
         centre, back = np.eye(3), np.eye(3)
-        centre[:2, 2], back[:2, 2] = (-350, -200), ((SIZE[0] - 1) / 2, (SIZE[1] - 1) / 2)
+        centre[:2, 2], back[:2, 2] = (-middle[0], -middle[1]), ((SIZE[0] - 1) / 2, (SIZE[1] - 1) / 2)
         matrix = back @ view @ centre
         first = matrix if first is None else first
-        seen = render_view(np.asarray(photo, np.uint8), matrix, SIZE).astype(np.float32)
+        seen = render_view(np.asarray(pixels, np.uint8), matrix, SIZE).astype(np.float32)
         seen = seen * (1 + 0.25 * np.sin(3 * phase)) + rng.normal(0, 4, seen.shape)
         yield np.clip(seen, 0, 255).astype(np.uint8), matrix @ np.linalg.inv(first)
 

@@ -1,0 +1,151 @@
+"""Pictures with transparency: reading them, and laying them over photographs through a homography.
+
+Colours are premultiplied by their alpha before they are interpolated, so that those of transparent pixels do
+not show at the edges (Porter and Duff, 1984). Where a picture shrinks its pixels are averaged.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+from geomatch.errors import ImageError
+from geomatch.geometry import image_corners, resize_homography, warp_points
+from geomatch.images import load_image
+from geomatch.types import check_shape
+
+MAX_SAMPLES = 4
+"""Samples per pixel and axis of a target that sees the picture aslant."""
+_MOST = 32_000
+"""Pixels along a side that are warped at once: OpenCV takes no more than 32767."""
+
+EditLike = str | os.PathLike[str] | NDArray[np.uint8] | PILImage.Image
+"""A path, an array (H, W, 4) RGBA or a PIL image."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Layer:
+    """What a target may show of a picture."""
+
+    values: NDArray[np.float32]
+    """(h, w, 4) RGB premultiplied by alpha, and alpha, in 0 to 1; of a part of the target."""
+    corner: tuple[int, int]
+    """(x, y) the first pixel of that part."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether it is transparent everywhere."""
+        return not self.values[:, :, 3].any()
+
+    def over(self, target: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8: the target below the layer, blended by the values that files hold, as the paper's
+        code does; where the layer is transparent, the target as it is."""
+        picture = target.copy()
+        height, width = self.values.shape[:2]
+        x, y = self.corner
+        part = picture[y : y + height, x : x + width]
+        mixed = self.values[:, :, :3] * 255 + part * (1 - self.values[:, :, 3:])
+        part[...] = np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+        return picture
+
+
+def load_edit(source: EditLike) -> NDArray[np.uint8]:
+    """(H, W, 4) RGBA of a picture with transparency, its EXIF orientation applied.
+
+    Raises:
+        ImageError: when it cannot be read, has no alpha channel, or is transparent everywhere; the message
+            names it.
+    """
+    if isinstance(source, np.ndarray):
+        name, pixels = "edit", source
+        if pixels.ndim != 3 or pixels.shape[2] != 4 or pixels.dtype != np.uint8:
+            raise ImageError(f"edit: expected (H, W, 4) uint8 RGBA, got {pixels.shape} {pixels.dtype}")
+    else:
+        name = load_image(source).name  # complains of all that can be wrong but its transparency
+        if isinstance(source, PILImage.Image):
+            pixels = _rgba(source, name)
+        else:
+            with PILImage.open(Path(source)) as picture:
+                pixels = _rgba(picture, name)
+    if not pixels[:, :, 3].any():
+        raise ImageError(f"{name}: is transparent everywhere; paint something on it")
+    return pixels
+
+
+def _rgba(picture: PILImage.Image, name: str) -> NDArray[np.uint8]:
+    clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+    if not clear or picture.mode.startswith("I"):
+        raise ImageError(
+            f"{name}: has no alpha channel (mode {picture.mode}); give a picture with transparency, such as "
+            "a PNG that is transparent where nothing was painted"
+        )
+    return np.asarray(ImageOps.exif_transpose(picture).convert("RGBA"))
+
+
+def painted_box(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Left, top, width and height of what is not transparent in (H, W, 4)."""
+    left, top, width, height = cv2.boundingRect((pixels[:, :, 3] > 0).astype(np.uint8))
+    return left, top, width, height
+
+
+def shift_homography(x: float, y: float) -> NDArray[np.float64]:
+    """(3, 3) that adds x and y to coordinates."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def warp_edit(edit: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> Layer:
+    """A picture as a target sees it.
+
+    Args:
+        edit: (H, W, 4) RGBA, not premultiplied.
+        matrix: (3, 3) from pixels of the picture to pixels of the target.
+        size: (width, height) of the target.
+
+    Raises:
+        ShapeError: for an array of another shape.
+        ValueError: when the matrix sends part of what is painted through infinity.
+    """
+    check_shape("edit", edit, ("H", "W", 4))
+    left, top, width, height = painted_box(edit)
+    cut = edit[top : top + height, left : left + width].astype(np.float32) / 255
+    cut[:, :, :3] *= cut[:, :, 3:]
+    to_target = matrix @ shift_homography(left, top)
+    edges = image_corners((width + 2, height + 2)) - 1  # interpolation reaches a pixel further
+    depth = edges @ to_target[2, :2] + to_target[2, 2]
+    if not ((depth > 0).all() or (depth < 0).all()):
+        raise ValueError("the homography sends part of the edit through infinity")
+    seen = warp_points(to_target, edges)
+    x0, y0 = np.clip(np.floor(seen.min(0)) - 1, 0, size).astype(int).tolist()
+    x1, y1 = np.clip(np.ceil(seen.max(0)) + 2, 0, size).astype(int).tolist()
+    part = x1 - x0, y1 - y0
+    if min(part) < 1 or min(width, height) < 1:
+        return Layer(np.zeros((0, 0, 4), np.float32), (0, 0))
+    least, most = _shrinking(to_target, edges)
+    step = max(1, min(int(least), width, height))
+    if step > 1:  # what shrinks in all directions alike is averaged before, the rest by samples after
+        padded = np.pad(cut, [(0, -height % step), (0, -width % step), (0, 0)])
+        reduced = padded.shape[1] // step, padded.shape[0] // step
+        cut = np.asarray(cv2.resize(padded, reduced, interpolation=cv2.INTER_AREA), np.float32)
+        to_target = to_target @ resize_homography(reduced, (padded.shape[1], padded.shape[0]))
+    # a tenth over is no reason to take another sample
+    samples = max(1, min(int(np.ceil(most / step - 0.1)), MAX_SAMPLES, _MOST // max(part)))
+    fine = part[0] * samples, part[1] * samples
+    view = resize_homography(part, fine) @ shift_homography(-x0, -y0) @ to_target
+    values = cv2.warpPerspective(cut, view, fine, flags=cv2.INTER_LINEAR)
+    if samples > 1:
+        values = cv2.resize(values, part, interpolation=cv2.INTER_AREA)
+    return Layer(np.asarray(values, np.float32), (x0, y0))
+
+
+def _shrinking(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> tuple[float, float]:
+    """How many pixels become one, at least and at most, by a homography's derivatives at points (N, 2)."""
+    depth = (points @ matrix[2, :2] + matrix[2, 2])[:, None, None]
+    seen = warp_points(matrix, points)
+    derivatives = (matrix[None, :2, :2] - seen[:, :, None] * matrix[2, :2]) / depth
+    stretches = np.linalg.svd(derivatives, compute_uv=False)
+    return float(1 / stretches.max()), float(1 / max(stretches.min(), 1e-12))

@@ -1,0 +1,141 @@
+"""``geomatch propagate``."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.options import changed_config, descriptor_options
+from geomatch.errors import ImageError
+
+if TYPE_CHECKING:
+    from geomatch.edit import EditResult
+
+RECORD = "propagation.json"
+
+
+@click.command()
+@click.argument("edit", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("targets", metavar="TARGET...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", required=True,
+              help="Write a PNG per target here, and propagation.json.")  # fmt: skip
+@click.option("--descriptor", metavar="NAME", default="dift-tiny", show_default=True,
+              help="A preset (`geomatch models`), or a diffusers model: folder or hub id. "
+              "Those in patches match keypoints, dense ones pixels.")  # fmt: skip
+@click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
+              help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib.")  # fmt: skip
+@click.option("--threshold", type=float,
+              help="Largest error of an inlier, in pixels of the target. "
+              "[default: 3 for keypoints, 5 for pixels]")  # fmt: skip
+@click.option("--max-points", type=int, default=1000, show_default=True,
+              help="Keypoints or pixels below the edit.")  # fmt: skip
+@click.option("--align/--no-align", default=True, show_default=True,
+              help="Estimate again from windows laid over each other to a fraction of a pixel.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True,
+              help="Of the pixels drawn, and of the descriptor's noise.")  # fmt: skip
+@descriptor_options(leave_out=("--rotations", "--scales", "--seed"))
+def propagate(
+    edit: Path,
+    source: Path,
+    targets: tuple[Path, ...],
+    out: Path,
+    descriptor: str,
+    estimator: str,
+    threshold: float | None,
+    max_points: int,
+    align: bool,
+    seed: int,
+) -> int:
+    """Carry EDIT from SOURCE to every TARGET.
+
+    EDIT is a picture of SOURCE's size, transparent but for what was painted.
+    DIR/NAME.png is the TARGET of that name with the edit; propagation.json has
+    the homographies, and the reasons where there is none.
+
+    Exit code 0: all targets have the edit, 1: some have not, 2: bad input or usage.
+    """
+    names = _names(edit, source, targets, out)
+    from tqdm import tqdm
+
+    from geomatch.edit import carry_edit, default_threshold, prepare_edit
+    from geomatch.estimators import create_estimator
+    from geomatch.files import replacing
+    from geomatch.output import make_folder, write_png
+    from geomatch.parts import cached_extractor, dift_config
+    from geomatch.provenance import record, versions
+
+    config = replace(changed_config(dift_config(descriptor)), seed=seed)
+    extractor = cached_extractor(config)
+    if threshold is None:
+        threshold = default_threshold(extractor)
+    solver = create_estimator(estimator, threshold)
+    prepared = prepare_edit(edit, source, extractor, max_points, seed)
+    make_folder(out)
+    (out / RECORD).unlink(missing_ok=True)  # it would tell of other pictures than those made now
+    rows = []
+    for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):
+        try:
+            found = carry_edit(prepared, target, solver, threshold, align)
+        except ImageError as error:
+            rows.append(_row(target, name, str(error)))
+        else:
+            rows.append(_row(target, name, found))
+            if found.picture is not None:
+                write_png(out / name, found.picture)
+        if rows[-1]["picture"] is None:
+            (out / name).unlink(missing_ok=True)
+    settings = {
+        "edit": str(edit),
+        "source": str(source),
+        "descriptor": record(extractor),
+        "estimator": record(solver),
+        "max_points": max_points,
+        "seed": seed,
+        "align": align,
+    }
+    content = {"targets": rows, "settings": settings, "versions": versions()}
+    with replacing(out / RECORD) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    for row in rows:
+        if row["picture"] is None:
+            click.echo(f"geomatch: {row['target']}: {row['reason']}", err=True)
+        else:
+            inliers, matches = row["num_inliers"], row["num_matches"]
+            click.echo(f"wrote       {out / row['picture']} ({inliers} of {matches} matches agree)")
+    return FOUND if all(row["picture"] for row in rows) else NOT_FOUND
+
+
+def _names(edit: Path, source: Path, targets: tuple[Path, ...], out: Path) -> list[str]:
+    """Of the pictures, none of which may take the place of another or of what is read."""
+    names = [f"{target.stem}.png" for target in targets]
+    first: dict[str, Path] = {}
+    for target, name in zip(targets, names, strict=True):
+        other = first.setdefault(name.casefold(), target)  # to some file systems A.png is a.png
+        if other is not target:
+            raise click.UsageError(
+                f"{other} and {target} would both become {out / name}; run the command once for each, "
+                "with another --out"
+            )
+    read = {path.resolve() for path in (edit, source, *targets)}
+    for name in names:
+        if (out / name).resolve() in read:
+            raise click.UsageError(
+                f"--out {out}: {out / name} is one of the images given; choose another folder"
+            )
+    return names
+
+
+def _row(target: Path, name: str, found: "EditResult | str") -> dict[str, Any]:
+    """Of propagation.json: a result, or why there is none."""
+    row: dict[str, Any] = {"target": str(target), "picture": None, "homography": None, "reason": None}
+    if isinstance(found, str):
+        return row | {"reason": found, "num_matches": 0, "num_inliers": 0}
+    if found.homography:
+        row |= {"picture": name, "homography": found.homography.matrix.tolist()}
+    else:
+        row |= {"reason": found.homography.reason}
+    return row | {"num_matches": len(found.points0), "num_inliers": found.homography.num_inliers}

@@ -1,0 +1,343 @@
+"""Edits carried to other photographs: blending by hand, views with known truth, and the command."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+import geomatch
+from geomatch.blending import load_edit, warp_edit
+from geomatch.cli import main
+from geomatch.dift import PRESETS
+from geomatch.edit import EditResult, PreparedEdit, carry_edit, prepare_edit, propagate_edit
+from geomatch.errors import ImageError
+from geomatch.geometry import warp_points
+from geomatch.images import Image, reduce_image
+from geomatch.synthetic import render_view
+
+PAIR = geomatch.bundled_pair()
+BOX = (230, 130, 390, 240)
+"""Left, top, right and bottom of the sticker on the bundled photograph."""
+VIEW = np.array([[0.95, -0.12, 40.0], [0.10, 0.90, 12.0], [6e-5, -4e-5, 1.0]])
+MILD = np.array([[1.0, 0.02, 9.0], [-0.02, 1.0, 14.0], [0.0, 0.0, 1.0]])
+
+
+def painted(size: tuple[int, int] = (640, 480), box: tuple[int, int, int, int] = BOX) -> NDArray[np.uint8]:
+    """A plain red rectangle."""
+    edit = np.zeros((size[1], size[0], 4), np.uint8)
+    edit[box[1] : box[3] + 1, box[0] : box[2] + 1] = (255, 0, 0, 255)
+    return edit
+
+
+def corners(box: tuple[float, float, float, float] = BOX) -> NDArray[np.float64]:
+    left, top, right, bottom = box
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64)
+
+
+def blended(
+    edit: NDArray[np.uint8], target: NDArray[np.uint8], matrix: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    return warp_edit(edit, matrix, (target.shape[1], target.shape[0])).over(target)
+
+
+@pytest.fixture(scope="module")
+def prepared(photo0: Image) -> PreparedEdit:
+    return prepare_edit(painted(), photo0)
+
+
+def test_blending_by_hand() -> None:
+    target = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3) * 4
+    edit = np.zeros((4, 5, 4), np.uint8)
+    edit[1, 2] = (200, 100, 0, 255)
+    edit[2, 2] = (255, 255, 255, 51)  # a fifth
+    edit[0, 0] = (255, 255, 255, 0)  # nothing, whatever the colour
+    expected = target.copy()
+    expected[1, 2] = (200, 100, 0)
+    expected[2, 2] = np.round(0.2 * 255 + 0.8 * target[2, 2])
+    np.testing.assert_array_equal(blended(edit, target, np.eye(3)), expected)
+    right = np.array([[1.0, 0, 1], [0, 1, 0], [0, 0, 1]])
+    expected = target.copy()
+    expected[1, 3] = (200, 100, 0)
+    expected[2, 3] = np.round(0.2 * 255 + 0.8 * target[2, 3])
+    np.testing.assert_array_equal(blended(edit, target, right), expected)
+
+
+def test_half_a_pixel_leaves_no_fringe() -> None:
+    """White on black that is transparent: between pixels the alpha falls, the colour does not."""
+    edit = np.zeros((20, 20, 4), np.uint8)
+    edit[5:15, 5:15] = 255
+    half = np.array([[1.0, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    white = np.full((20, 20, 3), 255, np.uint8)
+    np.testing.assert_array_equal(blended(edit, white, half), white)
+    dark = blended(edit, np.zeros((20, 20, 3), np.uint8), half)
+    assert dark[10, 5].tolist() == [128] * 3
+    assert dark[5, 5].tolist() == [64] * 3
+    assert dark[10, 6].tolist() == [255] * 3
+    assert not dark[10, 4].any()
+
+
+def test_outside_the_edit_every_bit_stays(rng: np.random.Generator) -> None:
+    target = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    edit = painted()
+    layer = warp_edit(edit, VIEW, (640, 480))
+    picture = layer.over(target)
+    alpha = np.zeros((480, 640), np.float32)
+    height, width = layer.values.shape[:2]
+    alpha[layer.corner[1] :, layer.corner[0] :][:height, :width] = layer.values[:, :, 3]
+    np.testing.assert_array_equal(picture[alpha == 0], target[alpha == 0])
+    assert (picture[alpha == 1] == (255, 0, 0)).all()
+    outline = BOX[0] - 0.5, BOX[1] - 0.5, BOX[2] + 0.5, BOX[3] + 0.5  # of pixels, not of their centres
+    area = cv2.contourArea(warp_points(VIEW, corners(outline)).astype(np.float32))
+    assert alpha.sum() == pytest.approx(area, rel=0.01)
+
+
+@pytest.mark.parametrize(("sx", "sy"), [(0.1, 0.1), (0.5, 0.15), (0.3, 1.0), (0.26, 0.26)])
+def test_shrinking_averages(sx: float, sy: float) -> None:
+    """Stripes of one pixel become their mean, in whatever direction they shrink."""
+    edit = np.full((400, 400, 4), 255, np.uint8)
+    edit[:, ::2, :3] = 0
+    view = np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
+    size = round(400 * sx), round(400 * sy)
+    picture = blended(edit, np.zeros((size[1], size[0], 3), np.uint8), view)[3:-3, 3:-3]
+    assert picture.shape[0] > 30
+    assert np.abs(picture.astype(float) - 127.5).max() < 26
+    assert picture.mean() == pytest.approx(127.5, abs=3)
+
+
+def test_what_is_sent_through_infinity_is_refused() -> None:
+    with pytest.raises(ValueError, match="through infinity"):
+        warp_edit(painted(), np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 300, 0, 1]]), (640, 480))
+    assert warp_edit(painted(), np.array([[1.0, 0, 900], [0, 1, 0], [0, 0, 1]]), (640, 480)).empty
+
+
+def check(result: EditResult, target: Image, truth: NDArray[np.float64], tolerance: float) -> None:
+    """The corners by the homography, and the middle of what is painted in the picture."""
+    assert result.homography
+    error = np.linalg.norm(
+        warp_points(result.homography.matrix, corners()) - warp_points(truth, corners()), axis=1
+    )
+    assert error.max() < tolerance
+    assert result.picture is not None
+    assert result.picture.shape == target.pixels.shape
+    np.testing.assert_array_equal(result.picture, blended(painted(), target.pixels, result.homography.matrix))
+    wanted = blended(painted(), target.pixels, truth)
+    middles = [
+        np.argwhere((picture != target.pixels).any(2)).mean(0)[::-1] for picture in (result.picture, wanted)
+    ]
+    assert np.linalg.norm(middles[0] - middles[1]) < tolerance
+    assert result.points0.shape == result.points1.shape == (len(result.homography.inliers), 2)
+
+
+def test_onto_itself(prepared: PreparedEdit, photo0: Image) -> None:
+    result = carry_edit(prepared, photo0)
+    check(result, photo0, np.eye(3), 0.1)
+    direct = photo0.pixels.copy()
+    direct[BOX[1] : BOX[3] + 1, BOX[0] : BOX[2] + 1] = (255, 0, 0)
+    assert result.picture is not None
+    inner = slice(BOX[1] + 1, BOX[3]), slice(BOX[0] + 1, BOX[2])
+    np.testing.assert_array_equal(result.picture[inner], direct[inner])
+    assert np.abs(result.picture.astype(int) - direct).mean() < 0.1
+
+
+@pytest.mark.parametrize("align", [True, False])
+def test_keypoints_find_a_known_view(prepared: PreparedEdit, photo0: Image, align: bool) -> None:
+    view = Image(render_view(photo0.pixels, VIEW, (640, 480)), "view")
+    result = carry_edit(prepared, view, align=align)
+    check(result, view, VIEW, 0.5 if align else 2.0)
+
+
+@pytest.mark.parametrize("align", [True, False])
+def test_pixels_find_a_known_view(photo0: Image, align: bool) -> None:
+    view = Image(render_view(photo0.pixels, MILD, (640, 480)), "view")
+    options = {"descriptor": "dift-tiny-dense", "max_points": 150, "align": align}
+    result = propagate_edit(painted(), photo0, view, **options)  # type: ignore[arg-type]
+    check(result, view, MILD, 0.5 if align else 3.0)
+    left, top, right, bottom = BOX
+    assert len(result.points0) == 150
+    assert len(np.unique(result.points0, axis=0)) == 150
+    assert (result.points0 >= (left, top)).all()
+    assert (result.points0 <= (right, bottom)).all()
+    np.testing.assert_array_equal(result.points1, np.round(result.points1))
+
+
+def test_pixels_are_drawn_by_the_seed(photo0: Image) -> None:
+    small = reduce_image(photo0, 120)
+    edit = painted(small.size, (40, 30, 70, 60))
+    first, again, other = (
+        prepare_edit(edit, small, "dift-tiny-dense", 50, seed).points.keypoints for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    few = prepare_edit(painted(small.size, (10, 10, 14, 13)), small, "dift-tiny-dense", 50)
+    assert len(few.points) == 20  # all there are
+
+
+def test_keypoints_are_below_the_edit_or_near(prepared: PreparedEdit, photo0: Image) -> None:
+    reach = 0.5 * np.sqrt(161 * 111) + 0.75  # and the rounding of places to pixels
+    left, top, right, bottom = BOX
+    x, y = prepared.points.keypoints.T
+    away = np.hypot(
+        np.maximum(np.maximum(left - x, x - right), 0), np.maximum(np.maximum(top - y, y - bottom), 0)
+    )
+    assert away.max() <= reach
+    assert (away == 0).sum() > 30
+    best = prepare_edit(painted(), photo0, max_points=20).points
+    np.testing.assert_array_equal(best.keypoints, prepared.points.keypoints[:20])
+
+
+def test_an_unrelated_target_has_a_reason(prepared: PreparedEdit, rng: np.random.Generator) -> None:
+    noise = cv2.GaussianBlur(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8), (0, 0), 2)
+    flat = np.full((300, 400, 3), 90, np.uint8)
+    for target in (noise, flat):
+        result = carry_edit(prepared, target)
+        assert not result
+        assert result.picture is None
+        assert not result.homography
+        assert result.homography.reason
+
+
+def test_an_edit_that_falls_outside_has_a_reason(prepared: PreparedEdit, photo0: Image) -> None:
+    """The target shows what is beside the edit, not what is below it."""
+    view = np.array([[1.0, 0, -397], [0, 1, 0], [0, 0, 1]])
+    target = Image(render_view(photo0.pixels, view, (243, 480)), "beside")
+    result = carry_edit(prepared, target)
+    assert not result
+    assert not result.homography
+    assert "outside the target" in result.homography.reason
+
+
+def test_options_that_make_no_sense_are_refused(photo0: Image) -> None:
+    config = replace(PRESETS["dift-tiny-dense"], rotations=2)
+    with pytest.raises(ValueError, match="leave out readout, rotations and scales"):
+        prepare_edit(painted(), photo0, config)
+    with pytest.raises(ValueError, match="max_points must be at least 1, got 0"):
+        prepare_edit(painted(), photo0, max_points=0)
+
+
+def test_edits_are_read_by_the_rules_of_images(tmp_path: Path) -> None:
+    edit = painted((8, 6), (1, 1, 3, 4))
+    PILImage.fromarray(edit).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(load_edit(tmp_path / "a.png"), edit)
+    np.testing.assert_array_equal(load_edit(PILImage.fromarray(edit)), edit)
+    exif = PILImage.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    PILImage.fromarray(edit).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(load_edit(str(tmp_path / "turned.png")), np.rot90(edit, -1))
+    grey = PILImage.fromarray(edit).convert("LA")
+    grey.save(tmp_path / "grey.png")
+    assert load_edit(tmp_path / "grey.png")[2, 2].tolist() == [76, 76, 76, 255]
+    palette = PILImage.fromarray(edit[:, :, :3]).convert("P")
+    palette.info["transparency"] = palette.getpixel((0, 0))
+    palette.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(load_edit(tmp_path / "palette.png")[..., 3], edit[..., 3])
+    with pytest.raises(ImageError, match=r"expected \(H, W, 4\) uint8 RGBA, got \(6, 8, 3\)"):
+        load_edit(edit[:, :, :3])
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+    PILImage.fromarray(painted()).save("edit.png")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main(["propagate", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_command_writes_pictures_and_a_record(run: Run, tmp_path: Path, photo1: Image) -> None:
+    code, out, err = run("edit.png", PAIR.image0, PAIR.image1, "--out", "out")
+    assert (code, err) == (0, "")
+    assert out.startswith("wrote       out/image1.png (")
+    record = json.loads((tmp_path / "out" / "propagation.json").read_text())
+    (row,) = record["targets"]
+    assert (row["target"], row["picture"], row["reason"]) == (str(PAIR.image1), "image1.png", None)
+    assert row["num_matches"] >= row["num_inliers"] > 30
+    matrix = np.array(row["homography"])
+    assert np.linalg.norm(warp_points(matrix, corners()) - warp_points(PAIR.homography, corners())) < 2
+    with PILImage.open(tmp_path / "out" / "image1.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), blended(painted(), photo1.pixels, matrix))
+    assert record["settings"]["estimator"]["threshold"] == 3
+    assert record["settings"]["descriptor"]["config"]["sampling"] == "patch"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"image1.png", "propagation.json"}
+
+
+def test_failures_are_counted_and_leave_no_picture(run: Run, tmp_path: Path, photo0: Image) -> None:
+    small = reduce_image(photo0, 320)
+    PILImage.fromarray(small.pixels).save("small.png")
+    PILImage.fromarray(painted(small.size, (115, 65, 195, 120))).save("edit.png")
+    PILImage.new("RGB", (200, 150), "grey").save("blank.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    (tmp_path / "out").mkdir()
+    for name in ("blank", "broken", "gone", "other"):
+        (tmp_path / "out" / f"{name}.png").write_text("an older picture")
+    code, out, err = run(
+        "edit.png", "small.png", "blank.png", "broken.jpg", "small.png", "gone.jpg", "--out", "out"
+    )
+    assert code == 1
+    assert out.count("wrote") == 1
+    reasons = err.splitlines()
+    assert [line.split(": ")[1] for line in reasons] == ["blank.png", "broken.jpg", "gone.jpg"]
+    assert "matches" in reasons[0]
+    assert "not an image in a known format" in reasons[1]
+    assert "no such file" in reasons[2]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"other.png", "small.png", "propagation.json"}
+    rows = json.loads((tmp_path / "out" / "propagation.json").read_text())["targets"]
+    assert [row["picture"] for row in rows] == [None, None, "small.png", None]
+    assert all(row["reason"] for row in rows if row["picture"] is None)
+    assert all(row["homography"] is None for row in rows if row["picture"] is None)
+
+
+def test_the_command_by_pixels(run: Run, tmp_path: Path) -> None:
+    code, _, err = run(
+        "edit.png", PAIR.image0, PAIR.image0, "--out", "out", "--descriptor", "dift-tiny-dense",
+        "--max-points", 60, "--estimator", "ransac", "--seed", 5, "--device", "cpu", "--image-size", 256,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    record = json.loads((tmp_path / "out" / "propagation.json").read_text())
+    assert record["targets"][0]["num_matches"] == 60
+    np.testing.assert_allclose(record["targets"][0]["homography"], np.eye(3), atol=0.02)
+    settings = record["settings"]
+    assert (settings["estimator"]["method"], settings["estimator"]["threshold"]) == ("ransac", 5)
+    assert settings["seed"] == settings["descriptor"]["config"]["seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["small.png", PAIR.image0, PAIR.image1], "the edit has 320x240 pixels"),
+        (["opaque.png", PAIR.image0, PAIR.image1], "opaque.png: has no alpha channel (mode RGB)"),
+        (["empty.png", PAIR.image0, PAIR.image1], "empty.png: is transparent everywhere"),
+        (["none.png", PAIR.image0, PAIR.image1], "none.png: no such file"),
+        (["edit.png", "none.jpg", PAIR.image1], "none.jpg: no such file"),
+        (["edit.png", PAIR.image0], "Missing argument 'TARGET...'"),
+        (["edit.png", PAIR.image0, "a/x.jpg", "b/X.png"], "would both become"),
+        (["edit.png", PAIR.image0, "out/x.png"], "out/x.png is one of the images given"),
+        (["edit.png", PAIR.image0, PAIR.image1, "--estimator", "magic"], "unknown estimator 'magic'"),
+        (["edit.png", PAIR.image0, PAIR.image1, "--descriptor", "magic"], "unknown descriptor 'magic'"),
+        (["edit.png", PAIR.image0, PAIR.image1, "--threshold", "-1"], "threshold must be a positive"),
+        (["edit.png", PAIR.image0, PAIR.image1, "--max-points", "0"], "max_points must be at least 1"),
+        (["edit.png", PAIR.image0, PAIR.image1, "--seed", "-1"], "seed must be a whole number"),
+    ],
+    ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line(run: Run, tmp_path: Path, arguments: list[object], words: str) -> None:
+    PILImage.fromarray(painted((320, 240), (10, 10, 20, 20))).save("small.png")
+    PILImage.fromarray(painted()[:, :, :3]).save("opaque.png")
+    PILImage.new("RGBA", (640, 480)).save("empty.png")
+    code, out, err = run(*arguments, "--out", "out")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+    assert not (tmp_path / "out").exists()
