@@ -1,11 +1,12 @@
 """Getting the data sets of semantic and temporal correspondence: download, check, unpack."""
 
+import gzip
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from tqdm import tqdm
 
@@ -86,7 +87,7 @@ RELEASES = {
 def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) -> Path:
     """Download (or take) the files of a release and unpack them into ``out``.
 
-    What is unpacked already is not unpacked again; downloads go on where they were interrupted. The
+    What is unpacked already is not written again; downloads go on where they were interrupted. The
     archives stay in the cache.
 
     Args:
@@ -106,6 +107,9 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
     unknown = sorted(given.keys() - set(names))
     if unknown:
         raise GeomatchError(f"{given[unknown[0]]}: the release has {', '.join(names)}; keep these names")
+    for path in archives:
+        if not path.is_file():
+            raise GeomatchError(f"{path}: no such file")
     for file, place in release.files:
         path = locate_weights(file, given.get(file.file_name))
         target = out / place
@@ -119,32 +123,46 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
 
 
 def _unpack(path: Path, target: Path) -> None:
+    """What is there with the same content is left alone.
+
+    Raises:
+        GeomatchError: for a damaged archive; nothing of a damaged ``.tar.gz`` is unpacked.
+    """
+    advice = "delete it, so that it is downloaded again"
     try:
-        for name, size, content in tqdm(_members(path), desc=f"unpacking {path.name}", unit="file"):
+        if path.suffix != ".zip":
+            _check_gzip(path)
+        for name, content in tqdm(_members(path), desc=f"unpacking {path.name}", unit="file"):
             parts = PurePosixPath(name).parts
             if ".." in parts or name.startswith("/") or parts[0] == "__MACOSX":
                 continue
             place = target.joinpath(*parts)
-            if place.is_file() and place.stat().st_size == size:
+            if place.is_file() and place.read_bytes() == content:
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)
             with replacing(place) as temporary:
-                temporary.write_bytes(content.read())
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise GeomatchError(f"{path}: damaged or no archive ({error})") from error
+                temporary.write_bytes(content)
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise GeomatchError(f"{path}: damaged or no archive ({error}); {advice}") from error
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Name, size and content of every file in an archive; links and devices are left out."""
+def _check_gzip(path: Path) -> None:
+    """Read to the end, where the checksum is, which tarfile does not."""
+    with gzip.open(path) as stream, tqdm(desc=f"checking {path.name}", unit="B", unit_scale=True) as bar:
+        while block := stream.read(2**22):
+            bar.update(len(block))
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file in an archive; links and devices are left out."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if not entry.is_dir():
-                    with archive.open(entry) as content:
-                        yield entry.filename, entry.file_size, content
+                    yield entry.filename, archive.read(entry)
         return
     with tarfile.open(path) as packed:
         for member in packed:
             inside = packed.extractfile(member) if member.isfile() else None
             if inside is not None:
-                yield member.name, member.size, inside
+                yield member.name, inside.read()

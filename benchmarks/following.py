@@ -22,7 +22,7 @@ from geomatch.benchmarks.record import write_record
 from geomatch.benchmarks.temporal.measures import boundary_accuracy, region_similarity
 from geomatch.benchmarks.timing import Row
 from geomatch.dift import PRESETS, DIFTExtractor
-from geomatch.edit import propagate_edit
+from geomatch.edit import carry_edit, prepare_edit
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
 from geomatch.opencv.examples.track_plane import made_video
@@ -33,8 +33,8 @@ from geomatch.video import draw_mask, draw_trails
 DENSE = "dift-tiny-dense"
 SHOWN = 5
 """Frames in a picture."""
-STICKER = (300, 220, 130, 90)
-"""Left, top, width and height of the sticker in an image of 800 pixels, scaled to others."""
+STICKER = (0.16, 0.11)
+"""Width and height of the sticker in the middle of an image, in units of the image's width."""
 
 
 def follow(photo: Path | None) -> tuple[list[Row], NDArray[np.uint8]]:
@@ -86,8 +86,8 @@ def follow(photo: Path | None) -> tuple[list[Row], NDArray[np.uint8]]:
 
 def sticker(size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """(H, W, 4) a soft-edged label for an image of (width, height), and its corners (4, 2)."""
-    factor = size[0] / 800
-    left, top, width, height = (round(value * factor) for value in STICKER)
+    width, height = (round(share * size[0]) for share in STICKER)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
     layer = np.zeros((size[1], size[0], 4), np.uint8)
     box = layer[top : top + height, left : left + width]
     box[..., :3], box[..., 3] = (250, 210, 40), 230
@@ -96,9 +96,18 @@ def sticker(size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float6
     thick = max(1, round(2 * scale))
     cv2.putText(text, "DIFT", place, cv2.FONT_HERSHEY_DUPLEX, scale, (170, 30, 90), thick, cv2.LINE_AA)
     box[..., :3] = text
-    layer[..., 3] = cv2.GaussianBlur(layer[..., 3], (0, 0), 1.5 * factor + 0.5)
+    layer[..., 3] = cv2.GaussianBlur(layer[..., 3], (0, 0), 0.5 + 0.002 * size[0])
     right, bottom = left + width - 1.0, top + height - 1.0
     return layer, np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64)
+
+
+def example() -> NDArray[np.uint8]:
+    """The sticker on the bundled photograph, and carried to its second view."""
+    pair = geomatch.bundled_pair()
+    source, target = load_image(pair.image0), load_image(pair.image1)
+    edit, _ = sticker(source.size)
+    pictures = [carry_edit(prepare_edit(edit, source), image).picture for image in (source, target)]
+    return np.hstack([picture for picture in pictures if picture is not None])
 
 
 def carry(data: Path, out: Path) -> list[Row]:
@@ -108,10 +117,11 @@ def carry(data: Path, out: Path) -> list[Row]:
         source = load_image(sequence.reference)
         edit, corners = sticker(source.size)
         for descriptor in ("dift-tiny", DENSE):
+            prepared = prepare_edit(edit, source, descriptor)
             for number, path, truth in tqdm(sequence.targets, desc=f"{sequence.name}, {descriptor}"):
-                result = propagate_edit(edit, source, load_image(path), descriptor)
+                result = carry_edit(prepared, load_image(path))
                 error = None
-                if result.homography:
+                if result.homography and result.picture is not None:
                     apart = warp_points(result.homography.matrix, corners) - warp_points(truth, corners)
                     error = float(np.linalg.norm(apart, axis=1).mean())
                     write_png(out / f"{sequence.name}-{number}-{descriptor}.png", result.picture)
@@ -127,13 +137,14 @@ def table(rows: Sequence[Row]) -> str:
     lines = [
         f"| points, {points['places']} places in {points['frames']} frames of "
         f"{points['size'][0]}x{points['size'][1]} | error: mean {points['mean_px']:.1f}, median "
-        f"{points['median_px']:.1f}, largest {points['max_px']:.0f} px; {100 * points['within_4_px']:.0f} % within "
-        f"4 px; {points['lost']} lost; {points['kept_outside']} kept that had left the frame |"
+        f"{points['median_px']:.1f}, largest {points['max_px']:.0f} px; {100 * points['within_4_px']:.0f} % "
+        f"within 4 px; {points['lost']} lost; {points['kept_outside']} kept that had left the frame |"
     ]
     for name in ("object 1", "object 2"):
         own = found[name]
         lines.append(
-            f"| {name} | J {100 * own['J']:.0f} % (least {100 * own['least_J']:.0f} %), F {100 * own['F']:.0f} % |"
+            f"| {name} | J {100 * own['J']:.0f} % (least {100 * own['least_J']:.0f} %), "
+            f"F {100 * own['F']:.0f} % |"
         )
     edits: dict[tuple[str, str], list[float | None]] = {}
     for row in rows:
@@ -160,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     rows, strip = follow(options.photo)
     write_png(options.out / "following.png", strip)
+    write_png(options.out / "edit.png", example())
     if options.hpatches:
         rows += carry(options.hpatches, options.out)
     print(table(rows))

@@ -16,7 +16,7 @@ from geomatch.blending import EditLike, load_edit, painted_box, shift_homography
 from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
 from geomatch.errors import ImageError
 from geomatch.estimators import Estimator, create_estimator
-from geomatch.geometry import normalize_homography
+from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import create_detector
 from geomatch.matching import Metric, match_mutual
@@ -33,6 +33,10 @@ KEYPOINTS = 3000
 GROWTH = 0.5
 """Keypoints count as below the edit up to this far beside it, in units of the square root of its area: few
 lie below small edits, and those beside them hold the corners."""
+STEADY, SPLITS = 0.05, 7
+"""Largest distance at which two halves of the matches may place the corners, in units of the edit's size, and
+how often they are drawn. Right homographies of HPatches had at most 0.01, a wrong one that the estimator's
+gate let pass 0.06."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -209,7 +213,14 @@ def carry_edit(
         )
     if not found:
         return EditResult(None, found, points0, points1)
-    layer = warp_edit(prepared.pixels, found.matrix, photo.size)
+    apart = _halves_apart(points0[found.inliers], points1[found.inliers], painted_box(prepared.pixels))
+    if apart > STEADY:
+        reason = f"two halves of its matches place the edit {100 * apart:.0f} % of its size apart"
+        return EditResult(None, EstimationFailure(reason), points0, points1)
+    try:
+        layer = warp_edit(prepared.pixels, found.matrix, photo.size)
+    except ValueError as error:  # the gate looked at the box alone, interpolation reaches a pixel further
+        return EditResult(None, EstimationFailure(str(error)), points0, points1)
     if layer.empty:
         outside = EstimationFailure("the homography sends the edit to a place outside the target")
         return EditResult(None, outside, points0, points1)
@@ -235,6 +246,28 @@ def _keypoints_below(mask: NDArray[np.bool_], photo: Image, most: int) -> Featur
     columns, rows = np.clip(np.round(found.keypoints).astype(int), 0, np.array(photo.size) - 1).T
     near = np.flatnonzero(away[rows, columns] <= GROWTH * np.sqrt(mask.sum()))
     return found[near[np.argsort(-found.scores[near], kind="stable")[:most]]]
+
+
+def _halves_apart(
+    points0: NDArray[np.float64], points1: NDArray[np.float64], box: tuple[int, int, int, int]
+) -> float:
+    """How far random halves of matches move the corners of a box apart, in units of its diagonal there.
+
+    The median over `SPLITS`. Matches of neighbouring pixels agree with each other whatever is true, so that
+    their number alone says little about a corner that none of them is near.
+    """
+    left, top, width, height = box
+    corners = image_corners((width, height)) + np.array([left, top])
+    rng, found = np.random.default_rng(0), []
+    for _ in range(SPLITS):
+        order = rng.permutation(len(points0))
+        fits = [cv2.findHomography(points0[half], points1[half], 0)[0] for half in np.array_split(order, 2)]
+        if any(fit is None for fit in fits):
+            return np.inf
+        places = [warp_points(np.asarray(fit, np.float64), corners) for fit in fits]
+        diagonal = np.linalg.norm(np.ptp(places[0], axis=0))
+        found.append(np.linalg.norm(places[0] - places[1], axis=1).mean() / max(float(diagonal), 1e-9))
+    return float(np.median(found))
 
 
 def _matched(prepared: PreparedEdit, target: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -21,10 +21,6 @@ from geomatch.errors import ShapeError
 
 _TILE = 16
 """Side of the squares of cells that are looked up together."""
-POINT_SIGMA = 0.5
-"""Cells; deviation of the spot that marks a point (Jabri et al.)."""
-POINT_CELLS = 3
-"""Best cells of a spot whose weighted mean is the point's new place (Jabri et al.)."""
 
 SPOT_SIGMA = 1.0
 """Cells; deviation of the spots of `spots`, of which more is left after some frames than of `POINT_SIGMA`."""
@@ -178,34 +174,6 @@ def mask_of(labels: Tensor, size: tuple[int, int], via: tuple[int, int] | None =
     return np.asarray(PILImage.fromarray(numbers).resize(size, PILImage.Resampling.NEAREST))
 
 
-def point_labels(points: NDArray[np.floating], size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
-    """(N, h, w): a spot for each point (N, 2) of a (width, height) image; nothing for those outside it."""
-    scale = np.array(cells) / np.array(size)
-    places = torch.from_numpy((np.asarray(points, np.float64) + 0.5) * scale - 0.5)
-    x = torch.arange(cells[0], dtype=torch.float64) - places[:, :1]
-    y = torch.arange(cells[1], dtype=torch.float64) - places[:, 1:]
-    squares = x[:, None, :] ** 2 + y[:, :, None] ** 2
-    spots = torch.exp(-squares / (2 * POINT_SIGMA**2)) * (squares <= (3 * POINT_SIGMA + 0.5) ** 2)
-    inside = ((points >= -0.5) & (points <= np.array(size) - 0.5)).all(axis=1)
-    return (spots * torch.from_numpy(inside)[:, None, None]).float()
-
-
-def points_of(
-    labels: Tensor, size: tuple[int, int], best: int = POINT_CELLS
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Where spots (N, h, w) lie, (N, 2) pixels of a (width, height) image, and their heights (N,).
-
-    The mean of the ``best`` cells, weighed by their values; without any value the point is NaN.
-    """
-    columns, rows = labels.shape[2], labels.shape[1]
-    values, places = labels.flatten(1).double().cpu().topk(min(best, rows * columns), dim=1)
-    total = values.sum(1, keepdim=True)
-    weights = values / total
-    cells = torch.stack([(weights * (places % columns)).sum(1), (weights * (places // columns)).sum(1)], 1)
-    scale = np.array(size) / np.array((columns, rows))
-    return np.asarray((cells.numpy() + 0.5) * scale - 0.5, np.float64), values[:, 0].float().numpy()
-
-
 def spots(points: NDArray[np.floating], size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
     """(N, h, w): a Gaussian of `SPOT_SIGMA` cells for each point (N, 2) of a (width, height) image."""
     places = (np.asarray(points, np.float64) + 0.5) * (np.array(cells) / np.array(size)) - 0.5
@@ -219,8 +187,8 @@ def spot_places(labels: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.float
 
     NaN and 0 for one without any height. The place is the mean of the cells around the summit, weighed by
     their values, and what is there their sum. The summit is that of sums over 3x3 cells, so that one stray
-    cell is none. The mean of the best cells anywhere (`points_of`) may lie between two parts of a spot,
-    where there is nothing.
+    cell is none. The mean of the best cells anywhere may lie between two parts of a spot, where there
+    is nothing.
     """
     places = np.full((len(labels), 2), np.nan)
     amounts = np.zeros(len(labels))

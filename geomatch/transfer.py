@@ -130,7 +130,7 @@ def transfer_points(
 
 
 def target_of(feature_map: FeatureMap, metric: Metric = "cosine", rule: Rule = "argmax") -> PixelFeatures:
-    """A map prepared for `transfer_points`: by pixels, or for the soft-argmax by cells of its finest layer."""
+    """A map prepared for `transfer_points`: by pixels, for the soft-argmax by cells of its finest layer."""
     if rule == "argmax":
         return PixelFeatures(feature_map, metric)
     finest = max(feature_map.maps, key=lambda layer: layer.shape[1] * layer.shape[2])

@@ -282,6 +282,8 @@ def test_failures_are_counted_and_leave_no_picture(run: Run, tmp_path: Path, pho
     (tmp_path / "out").mkdir()
     for name in ("blank", "broken", "gone", "other"):
         (tmp_path / "out" / f"{name}.png").write_text("an older picture")
+    made = [{"picture": f"{name}.png"} for name in ("blank", "broken")]  # "gone.png" is another's
+    (tmp_path / "out" / "propagation.json").write_text(json.dumps({"targets": made}))
     code, out, err = run(
         "edit.png", "small.png", "blank.png", "broken.jpg", "small.png", "gone.jpg", "--out", "out"
     )
@@ -293,7 +295,7 @@ def test_failures_are_counted_and_leave_no_picture(run: Run, tmp_path: Path, pho
     assert "not an image in a known format" in reasons[1]
     assert "no such file" in reasons[2]
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"other.png", "small.png", "propagation.json"}
+    assert names == {"gone.png", "other.png", "small.png", "propagation.json"}
     rows = json.loads((tmp_path / "out" / "propagation.json").read_text())["targets"]
     assert [row["picture"] for row in rows] == [None, None, "small.png", None]
     assert all(row["reason"] for row in rows if row["picture"] is None)

@@ -13,12 +13,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 import geomatch
 from geomatch.benchmarks import sizing
+from geomatch.benchmarks.dense_speed import table as dense_table
 from geomatch.benchmarks.embedded import (
     ALIGNED,
     DEFAULT,
@@ -28,10 +30,14 @@ from geomatch.benchmarks.embedded import (
     differences_table,
     table,
 )
+from geomatch.benchmarks.following import table as following_table
 from geomatch.benchmarks.learning import table as learning_table
 from geomatch.benchmarks.matching_speed import table as matching_table
 from geomatch.benchmarks.pca import table as pca_table
 from geomatch.cli import main
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+import correspondence_data as made
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
@@ -180,6 +186,7 @@ def test_readme_commands_run_as_printed(
     pytest.importorskip("transformers")
     pytest.importorskip("matplotlib")
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("geomatch ")]
+    monkeypatch.chdir(tmp_path)
     pair = geomatch.bundled_pair()
     for name, path in (("a.jpg", pair.image0), ("b.jpg", pair.image1)):
         (tmp_path / name).write_bytes(path.read_bytes())
@@ -194,16 +201,27 @@ def test_readme_commands_run_as_printed(
     for number, path in ((1, pair.image0), (2, pair.image1)):
         (sequence / f"{number}.jpg").write_bytes(path.read_bytes())
     np.savetxt(sequence / "H_1_2", pair.homography)
+    small = geomatch.load_image(pair.image0).pixels
+    motions = [made.moved(0, 0), made.moved(4, -2), made.moved(8, -4)]
+    made.make_spair(tmp_path / "SPair-71k", small, motions)
+    made.make_davis(tmp_path / "DAVIS", small, {"walk": motions})
+    walk = cv2.VideoWriter("walk.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 10, made.SIZE)
+    for motion in motions:
+        walk.write(np.ascontiguousarray(made.view(small, motion)[..., ::-1]))
+    walk.release()
+    made.save(tmp_path / "objects.png", made.first_mask())
+    painted = np.zeros((*small.shape[:2], 4), np.uint8)
+    painted[180:260, 260:380] = 255, 200, 0, 200
+    made.save(tmp_path / "edit.png", painted)
     photos = tmp_path / "photos"
     photos.mkdir()
     for path in (pair.image0, pair.image1):
         (photos / path.name).write_bytes(path.read_bytes())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.chdir(tmp_path)
     ran = []
     for line in lines:
         arguments = line.split("#")[0].split()[1:]
-        if arguments[0] == "train" or arguments[:2] == ["data", "hpatches"]:
+        if arguments[0] == "train" or (arguments[0] == "data" and arguments[1] != "synthetic"):
             continue
         code = main(arguments)
         # random weights need not find a homography: 1 says so
@@ -211,7 +229,17 @@ def test_readme_commands_run_as_printed(
         random |= arguments[0] == "reconstruct"  # and two views of one plane are no model
         assert code in ((0, 1) if random else (0,)), (line, capsys.readouterr().err)
         ran.append(arguments[0])
-    assert {"match", "show", "demo", "models", "benchmark", "colmap", "reconstruct"} <= set(ran)
+    assert {
+        "match",
+        "show",
+        "demo",
+        "models",
+        "benchmark",
+        "colmap",
+        "reconstruct",
+        "track",
+        "propagate",
+    } <= set(ran)
 
 
 def test_missing_extra_names_the_extra() -> None:
@@ -255,6 +283,17 @@ def test_readme_pca_table_is_that_of_the_record() -> None:
         (ROOT / "benchmarks" / "results" / "0.1.0" / "pca--linux-x86_64-2cores--cpu.json").read_text()
     )
     assert pca_table(record["results"], record["metadata"]["settings"]["matcher_seconds"]) in readme
+
+
+def test_readme_tables_of_dense_tasks_are_those_of_the_records() -> None:
+    readme = (ROOT / "README.md").read_text()
+    results = ROOT / "benchmarks" / "results" / "0.1.0"
+    for name in ("dense--linux-x86_64-2cores--cpu", "dense--linux-x86_64-16cores--cuda"):
+        rows = json.loads((results / f"{name}.json").read_text())["results"]
+        assert dense_table(rows) in readme
+        assert all(row["largest_difference"] < 1e-5 for row in rows)
+    followed = json.loads((results / "following--linux-x86_64-2cores--cpu.json").read_text())["results"]
+    assert following_table(followed) in readme
 
 
 def test_readme_extraction_table_is_that_of_the_record() -> None:

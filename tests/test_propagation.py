@@ -15,8 +15,8 @@ from geomatch.propagation import (
     grid_for,
     mask_labels,
     mask_of,
-    point_labels,
-    points_of,
+    spot_places,
+    spots,
 )
 
 
@@ -130,16 +130,14 @@ def test_an_object_that_has_left_is_gone_unless_the_protocol_stretches() -> None
 def test_points_to_spots_and_back() -> None:
     rng = np.random.default_rng(2)
     points = rng.uniform([20, 20], [140, 100], (30, 2))
-    spots = point_labels(points, (160, 120), (40, 30))
-    assert spots.shape == (30, 30, 40)
-    found, heights = points_of(spots, (160, 120), best=9)
-    assert np.abs(found - points).max() < 0.2 * 4  # of a cell of four pixels
-    assert (heights >= np.exp(-1)).all()  # in the middle of four cells
-    outside = point_labels(np.array([[-5.0, 3.0], [3.0, 300.0]]), (160, 120), (40, 30))
-    assert not outside.any()
-    places, heights = points_of(outside, (160, 120))
-    assert np.isnan(places).all()
-    assert not heights.any()
+    labels = spots(points, (160, 120), (40, 30))
+    assert labels.shape == (30, 30, 40)
+    found, amounts = spot_places(labels, (160, 120))
+    assert np.abs(found - points).max() < 0.1  # cells have four pixels
+    np.testing.assert_allclose(amounts, amounts.mean(), rtol=0.05)
+    found, amounts = spot_places(torch.zeros(2, 30, 40), (160, 120))
+    assert np.isnan(found).all()
+    assert not amounts.any()
 
 
 def test_layers_are_brought_to_one_grid() -> None:

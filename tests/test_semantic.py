@@ -36,6 +36,7 @@ import correspondence_data as made
 SCHEMA = json.loads(files("geomatch.benchmarks.harness").joinpath("record.schema.json").read_text())
 MOTIONS = [made.moved(0, 0), made.moved(0, 0), made.moved(6, -4, 0.05)]
 TINY = "dift-tiny-dense"
+LAYOUT = "Layout/large/test.txt"
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_the_second_run_computes_nothing_and_maps_are_kept_once(
     first = run(data, tmp_path / "out", "spair")
     assert first.computed == 2
     maps = list((tmp_path / "out" / "maps").rglob("*.npz"))
-    assert len(maps) == 4  # the two first images are one; two categories have two prompts
+    assert len(maps) == 2  # the two first images are one, and the model takes no text
     second = run(data, tmp_path / "out", "spair")
     assert (second.computed, second.record) == (0, first.record)
     # other protocols need no network, nor do broken rows
@@ -190,6 +191,9 @@ def spoiled(folder: Path, name: str, old: str, new: str) -> None:
         ("willow", lambda f: (f / "test_pairs_pf.csv").unlink(), "the list of pairs is missing"),
         ("cub", lambda f: spoiled(f, "part_locs.txt", "1 2 80.0", "1 2 nan"), "locs.txt:2: expected"),
         ("cub", lambda f: spoiled(f, "bounding_boxes.txt", "2 20.0", "20.0"), "boxes.txt:2: expected"),
+        ("cub", lambda f: spoiled(f, "bounding_boxes.txt", "100.0 90.0", "0.0 0.0"), "boxes.txt:1: a box"),
+        ("spair", lambda f: spoiled(f, "000001*cat.json", '"cat"', '"a cat"'), "category must be a word"),
+        ("spair", lambda f: (f / LAYOUT).write_text("000001-2008_0-2008_1:cat\n" * 2), "twice"),
         ("cub", lambda f: spoiled(f, "train_test_split.txt", "3 0", ""), "image 3 of images.txt is missing"),
     ],
 )  # fmt: skip
@@ -249,6 +253,7 @@ def test_a_prompt_per_category(
     monkeypatch.setattr(DIFTExtractor, "at_prompt", heard)
     run(data, tmp_path / "out", "spair", method=str(small_sd))
     assert asked == ["a photo of a cat", "a photo of a dog"]
+    assert len(list((tmp_path / "out" / "maps").rglob("*.npz"))) == 4  # two images, with two prompts
 
 
 def test_a_sweep_finds_what_runs_find(data: Path, tmp_path: Path) -> None:
@@ -273,6 +278,22 @@ def test_a_sweep_finds_what_runs_find(data: Path, tmp_path: Path) -> None:
     assert task.headline[0] in measures
 
 
+def test_birds_are_spread_over_the_release(tmp_path: Path) -> None:
+    """Of 1000 test images 350, the first and the last among them, in 14 splits of 25."""
+    (tmp_path / "parts").mkdir()
+    numbers = range(1, 1001)
+    rows = {"images": "{0} 001.A/{0}.jpg", "bounding_boxes": "{0} 1.0 2.0 30.0 40.0",
+            "train_test_split": "{0} 0", "parts/part_locs": "{0} 1 10.0 12.0 1\n{0} 2 0.0 0.0 0"}  # fmt: skip
+    for name, line in rows.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(line.format(k) for k in numbers) + "\n")
+    found = read_semantic("cub", tmp_path)
+    assert [len(category.pairs) for category in found.categories] == [25 * 24] * 14
+    images = {path for category in found.categories for path in category.images}
+    assert len(images) == 350
+    assert {Path("images/001.A/1.jpg"), Path("images/001.A/1000.jpg")} <= images
+    assert not found.complete  # no image is there
+
+
 def test_records_and_reports(spair: RunResult, pristine: Path, tmp_path: Path) -> None:
     jsonschema.validate(json.loads(spair.path.read_text()), SCHEMA)
     wrong = json.loads(spair.path.read_text())
@@ -293,8 +314,13 @@ def test_records_and_reports(spair: RunResult, pristine: Path, tmp_path: Path) -
 def test_the_commands(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     command = ["benchmark", "willow", str(data / "willow"), "--out", str(tmp_path / "out"), "--workers", "1"]
-    assert main([*command, "--protocol", "willow,willow-soft", "--prompt", ""]) == 0
+    assert main([*command, "--protocol", "willow,willow-soft"]) == 0
     printed = capsys.readouterr()
+    assert main([*command, "--prompt", "a {category}"]) == 0
+    assert "### willow:a {category}" in capsys.readouterr().out
+    report = ["benchmark", "report", str(tmp_path / "out"), "--out", str(tmp_path / "report")]
+    assert main([*report, "--data", str(data / "willow")]) == 0  # both texts in one folder
+    assert "report.html" in capsys.readouterr().out
     assert "### willow-soft" in printed.out
     assert "not the whole of PF-WILLOW (1 of 10 classes)" in printed.err
     for extra, words in (
@@ -312,3 +338,10 @@ def test_the_commands(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "| 20 | 0 | 1 | all | 6 |" in capsys.readouterr().out
     (folder,) = (tmp_path / "sweep").iterdir()
     assert (folder / "heatmap.png").is_file()
+    for extra, words in (
+        (["--detector", "grid"], "--detector has no meaning for --task cub"),
+        (["--protocol", "all"], "--protocol: give one"),
+        (["--split", "test"], "cub has no splits"),
+    ):
+        assert main([*sweep, *extra]) == 2
+        assert words in capsys.readouterr().err

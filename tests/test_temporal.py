@@ -13,6 +13,7 @@ import cv2
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
@@ -20,9 +21,10 @@ import geomatch
 from geomatch import DIFTExtractor
 from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import RunResult
+from geomatch.benchmarks.methods.backbones import image_size
 from geomatch.benchmarks.methods.dense import create_dense_method
 from geomatch.benchmarks.sweep import Grid, run_sweep
-from geomatch.benchmarks.temporal.davis import read_davis
+from geomatch.benchmarks.temporal.davis import MaskedVideo, read_davis
 from geomatch.benchmarks.temporal.evaluation import evaluate_masks, evaluate_poses
 from geomatch.benchmarks.temporal.harness import read_temporal, run_temporal
 from geomatch.benchmarks.temporal.jhmdb import read_jhmdb
@@ -40,6 +42,7 @@ from geomatch.benchmarks.temporal.protocols import (
     mean_of_joints,
     summarise_masks,
 )
+from geomatch.benchmarks.temporal.spots import draw_spots, read_spots
 from geomatch.benchmarks.temporal.suite import SUITES
 from geomatch.benchmarks.temporal.task import TemporalTask
 from geomatch.cli import main
@@ -64,8 +67,7 @@ def sharp(protocol: TemporalProtocol) -> TemporalProtocol:
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory, photo0: Image) -> Path:
     folder = tmp_path_factory.mktemp("temporal")
-    leaving = [made.moved(0, 0), made.moved(60, 0), made.moved(200, 0), made.moved(200, 0)]
-    made.make_davis(folder / "davis", photo0.pixels, {"still": STILL, "pan": PAN, "leaving": leaving})
+    made.make_davis(folder / "davis", photo0.pixels, {"still": STILL, "pan": PAN})
     pytest.importorskip("scipy")
     made.make_jhmdb(folder / "jhmdb", photo0.pixels, {"still": STILL, "pan": PAN})
     return folder
@@ -183,18 +185,73 @@ def test_a_still_video_is_followed(davis: RunResult) -> None:
         assert np.mean(pan["J"]) > 0.55
 
 
-def test_objects_that_leave_have_no_region(pristine: Path, davis: RunResult) -> None:
-    """The truth is empty from the third frame on: J is 1 only if nothing is found there."""
-    video = read_davis(pristine / "davis").videos[2]
-    assert video.name == "leaving"
-    rows = [row for row in davis.record["rows"] if row["pair"].startswith("leaving")]
-    assert all(row["J"][1] in (0.0, 1.0) and row["F"][1] in (0.0, 1.0) for row in rows)
+def flat(level: int) -> Image:
+    return Image(np.full((120, 160, 3), level, np.uint8), "flat")
+
+
+def aligned(folder: Path, steps: int) -> MaskedVideo:
+    """A box of 5x5 cells of eight pixels that jumps two cells to the right between frames of one grey."""
+    for index in range(steps):
+        made.save(folder / f"{index:05d}.png", flat(10 * index).pixels)
+        mask = np.zeros((120, 160), np.uint8)
+        mask[40:80, 16 + 16 * index : 56 + 16 * index] = 1
+        made.save(folder / "masks" / f"{index:05d}.png", mask)
+    names = [f"{index:05d}.png" for index in range(steps)]
+    return MaskedVideo("jumps", tuple(folder / n for n in names), tuple(folder / "masks" / n for n in names))
+
+
+def test_every_frame_is_measured_against_its_own_truth(tmp_path: Path) -> None:
+    """Codes of cells that jump with the object: a frame too early or too late would have J = 0.43."""
+    codes = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
+
+    def maps(images: Sequence[Image]) -> list[dict[str, FeatureMap]]:
+        shifts = [int(image.pixels[0, 0, 0]) // 5 for image in images]
+        return [{"": FeatureMap((codes.roll(shift, 2),), (160, 120))} for shift in shifts]
+
+    rules = replace(
+        sharp(PROTOCOLS["davis"]["davis"]), radius=30
+    )  # what leaves to the right comes in at the left
+    (row,) = evaluate_masks(aligned(tmp_path, 6), rules, maps)
+    assert len(row["J"]) == 4
+    assert min(row["J"]) > 0.97  # corners of cells are cut
+    assert min(row["F"]) > 0.97
+
+
+def test_objects_that_leave_have_no_region(tmp_path: Path) -> None:
+    """Frames that look like the background alone have no label but it, and count fully where that is true."""
+    codes = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
+    empty = codes[:, 14:, :1].expand(48, 15, 20)  # the last row's first cell, all over
+    video = aligned(tmp_path, 4)
+    made.save(video.masks[1], np.zeros((120, 160), np.uint8))
+
+    def maps(images: Sequence[Image]) -> list[dict[str, FeatureMap]]:
+        chosen = [codes if image.pixels[0, 0, 0] == 0 else empty for image in images]
+        return [{"": FeatureMap((own,), (160, 120))} for own in chosen]
+
+    rules = replace(sharp(PROTOCOLS["davis"]["davis"]), radius=30)
+    (row,) = evaluate_masks(video, rules, maps)
+    assert row["J"] == [1, 0]  # gone in truth, and then not
+    assert row["F"] == [1, 0]
+
+
+def test_spots_are_those_of_the_protocol() -> None:
+    """By hand: a spot sits on whole cells, and its place is its cell times the cell's width."""
+    points = np.array([[80.0, 60.0], [83.0, 61.0], [-4.0, 60.0], [-40.0, 60.0], [159.0, 119.0]])
+    labels = draw_spots(points, (160, 120), (20, 15))
+    assert labels[0, 8, 10] > labels[0].flatten().sort().values[-2]  # 80 / 8 = 10, 60 / 8 = 7.5
+    assert torch.equal(labels[0], labels[1])
+    assert labels[2].amax() > 0  # just outside
+    assert not labels[3].any()
+    places = read_spots(labels, (160, 120))
+    assert np.isnan(places[3]).all()
+    assert np.abs(places[[0, 1, 4]] - points[[0, 1, 4]]).max() < 8
+    single = torch.zeros(1, 15, 20)
+    single[0, 3, 5] = 1
+    assert read_spots(single, (160, 120))[0].tolist() == [40, 24]
 
 
 def exact_maps(frames: int) -> Callable[[Sequence[Image]], list[dict[str, FeatureMap]]]:
     """Codes of cells that never move, whatever the images show."""
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     codes = torch.randn(48, 15, 20, generator=generator)
     return lambda images: [{"": FeatureMap((codes,), image.size)} for image in images]
@@ -203,7 +260,7 @@ def exact_maps(frames: int) -> Callable[[Sequence[Image]], list[dict[str, Featur
 def test_evaluation_with_perfect_features(pristine: Path) -> None:
     """Features that are the same in every frame carry the first mask unchanged."""
     rules = sharp(PROTOCOLS["davis"]["davis"])
-    for video in read_davis(pristine / "davis").videos[:2]:
+    for video in read_davis(pristine / "davis").videos:
         rows = evaluate_masks(video, rules, exact_maps(3))
         masks = [np.array(PILImage.open(path)) for path in video.masks]
         for row, number in zip(rows, (1, 2), strict=True):
@@ -213,32 +270,34 @@ def test_evaluation_with_perfect_features(pristine: Path) -> None:
     pose_rules = replace(sharp(PROTOCOLS["jhmdb"]["jhmdb"]), size=(160, 120))
     (still,) = evaluate_poses(poses[0], pose_rules, exact_maps(3))
     box = np.ptp(poses[0].joints[0], axis=0)
-    assert np.max(still["errors"]) * 0.6 * np.hypot(*box) < 4  # half a cell
+    assert np.max(still["errors"]) * 0.6 * np.hypot(*box) < 8  # whole cells of eight pixels
     (pan,) = evaluate_poses(poses[1], pose_rules, exact_maps(4))
     moved = np.linalg.norm(poses[1].joints[3] - poses[1].joints[0], axis=1) / (0.6 * np.hypot(*box))
-    assert np.abs(np.array(pan["errors"])[:, 2] - moved).max() * 0.6 * np.hypot(*box) < 5
+    assert np.abs(np.array(pan["errors"])[:, 2] - moved).max() * 0.6 * np.hypot(*box) < 8
 
 
-def test_joints_outside_the_first_frame_are_left_out(pristine: Path) -> None:
+def test_joints_without_a_spot_are_left_out(pristine: Path) -> None:
     video = read_jhmdb(pristine / "jhmdb").videos[0]
     joints = video.joints.copy()
     joints[:, 3] = -50
     (row,) = evaluate_poses(replace(video, joints=joints), sharp(PROTOCOLS["jhmdb"]["jhmdb"]), exact_maps(3))
     assert row["errors"][3] == []
     assert len(row["errors"][4]) == 2
+    (whole,) = evaluate_poses(video, sharp(PROTOCOLS["jhmdb"]["jhmdb"]), exact_maps(3))
+    assert row["errors"][4] == whole["errors"][4]  # nor does its place count for the box
 
 
 def test_joints_are_followed(pristine: Path, tmp_path: Path) -> None:
     result = run(pristine, tmp_path, "jhmdb")
     summary = {row["split"]: row for row in result.summaries()}
     assert summary["all"]["videos"] == 2
-    assert summary["all"]["PCK@0.1"] > 85
+    assert summary["all"]["PCK@0.2"] > 80
     jsonschema.validate(json.loads(result.path.read_text()), SCHEMA)
 
 
 def test_videos_that_are_done_are_not_done_again(data: Path, tmp_path: Path, davis: RunResult) -> None:
     first = run(data, tmp_path, "davis")
-    assert (first.computed, first.record["rows"]) == (3, davis.record["rows"])
+    assert (first.computed, first.record["rows"]) == (2, davis.record["rows"])
     assert run(data, tmp_path, "davis").computed == 0
     shutil.rmtree(data / "davis" / "JPEGImages" / "480p" / "still")
     shutil.copytree(
@@ -254,7 +313,7 @@ def test_missing_and_damaged_frames_are_counted(data: Path, tmp_path: Path) -> N
     result = run(data, tmp_path, "davis")
     assert result.record["skipped"] == {"JPEGImages/480p/still/00001.jpg": "no such frame"}
     (summary,) = result.summaries()
-    assert (summary["objects"], summary["failures"]) == (6, 4)
+    assert (summary["objects"], summary["failures"]) == (4, 4)
     rows = {row["pair"]: row for row in result.record["rows"]}
     assert "00001.jpg" in rows["pan object-1"]["reason"]
     assert rows["pan object-1"]["J"] == [0, 0]
@@ -342,6 +401,14 @@ def test_the_sizes_of_protocols_reach_the_methods() -> None:
     assert square.config.image_size == (320, 320)
 
 
+def test_the_grid_of_the_baselines_is_theirs() -> None:
+    """DINO's tokens at a short side of 480 lie on the protocol's grid: 832 x 480 of 854 x 480."""
+    assert image_size((854, 480), 480, 8) == (832, 480)
+    assert image_size((480, 854), 480, 8) == (480, 832)
+    assert image_size((854, 480), 480, 14) == (826, 476)
+    assert image_size((854, 480), (768, 768), 14) == (770, 770)
+
+
 def test_records_and_reports(davis: RunResult, pristine: Path, tmp_path: Path) -> None:
     jsonschema.validate(json.loads(davis.path.read_text()), SCHEMA)
     pytest.importorskip("matplotlib")
@@ -350,7 +417,7 @@ def test_records_and_reports(davis: RunResult, pristine: Path, tmp_path: Path) -
     assert text.count("<svg") == 1
     assert "DAVIS-2017" in text
     assert "recalled, no source seen" in text
-    assert "3 videos of 30" in markdown.read_text()
+    assert "2 videos of 30" in markdown.read_text()
 
 
 def test_the_commands(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

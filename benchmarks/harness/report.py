@@ -34,13 +34,16 @@ class _Worst:
     why: str | None = field(default=None)
 
 
-def write_report(paths: Sequence[Path], out: Path, data: Path | None = None) -> list[Path]:
+def write_report(
+    paths: Sequence[Path], out: Path, data: Path | None = None, store: str | None = None
+) -> list[Path]:
     """Write ``report.md`` and ``report.html`` into ``out``.
 
     Args:
         paths: records, or folders with records.
         out: folder, made if need be.
         data: the runs' folder of images, for pictures of the worst pairs.
+        store: of the runs, where it is not the folder of the record.
 
     Returns:
         The files.
@@ -50,7 +53,7 @@ def write_report(paths: Sequence[Path], out: Path, data: Path | None = None) -> 
         MissingDependencyError: without matplotlib.
     """
     runs = merge(find_runs(paths))
-    sections = [_section(run, data) for run in runs]
+    sections = [_section(run, data, store) for run in runs]
     out.mkdir(parents=True, exist_ok=True)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = files("geomatch.benchmarks.harness").joinpath("report.html").read_text(encoding="utf-8")
@@ -72,7 +75,7 @@ def _summaries(run: Run, protocol: Any) -> list[Row]:
     return found
 
 
-def _section(run: Run, data: Path | None) -> dict[str, Any]:
+def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
         "data": run.data,
@@ -81,7 +84,9 @@ def _section(run: Run, data: Path | None) -> dict[str, Any]:
         "skipped": run.skipped,
         "machines": sorted({_machine(r["machine"]) for r in run.records}),
         "versions": run.records[0]["versions"],
-        "protocols": [_part(run, p, data if p.name == drawn else None) for p in run.protocols.values()],
+        "protocols": [
+            _part(run, p, data if p.name == drawn else None, store) for p in run.protocols.values()
+        ],
         "has_pictures": data is not None,
     }
 
@@ -90,7 +95,7 @@ def _machine(found: dict[str, Any]) -> str:
     return f"{found['processor']}, {found['cores']} cores"
 
 
-def _part(run: Run, protocol: Any, data: Path | None) -> dict[str, Any]:
+def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict[str, Any]:
     rows, summaries = run.of(protocol.name), _summaries(run, protocol)
     by_method = {method: [r for r in rows if r["method"] == method] for method in run.methods}
     suite = run.suite
@@ -118,7 +123,7 @@ def _part(run: Run, protocol: Any, data: Path | None) -> dict[str, Any]:
         "charts": charts,
         "heat": _heat(run, protocol, by_method),
         "comparisons": compare_all(suite, protocol, rows),
-        "worst": _worst(run, protocol, by_method, data),
+        "worst": _worst(run, protocol, by_method, data, store),
     }
 
 
@@ -137,7 +142,11 @@ def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tupl
 
 
 def _worst(
-    run: Run, protocol: Any, by_method: dict[str, list[Row]], data: Path | None
+    run: Run,
+    protocol: Any,
+    by_method: dict[str, list[Row]],
+    data: Path | None,
+    store: str | None,
 ) -> list[tuple[str, list[_Worst]]]:
     found = []
     for label, rows in by_method.items():
@@ -149,16 +158,18 @@ def _worst(
             _Worst(row["pair"], run.suite.worst(protocol, row), row) for row in (rows[i] for i in order)
         ]
         for entry in listed[:PICTURES] if data and run.suite.draw else []:
-            _draw(entry, run, label, protocol, data)
+            _draw(entry, run, label, protocol, data, store)
         found.append((label, listed))
     return found
 
 
-def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path | None) -> None:
+def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path | None, store: str | None) -> None:
     if data is None or run.suite.draw is None:
         return
     ran = run.methods[label]
-    wanted = Picture(data, run.data["split"], run.data["units"], Store.at(ran.folder), ran.text, ran.settings)
+    wanted = Picture(
+        data, run.data["split"], run.data["units"], Store.at(store or ran.folder), ran.text, ran.settings
+    )
     try:
         entry.image = run.suite.draw(protocol, entry.row, wanted)
     except GeomatchError as error:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image as PILImage
 
 from geomatch.dift import FeatureMap
+from geomatch.dift.extractor import dense_size
 from geomatch.dift.hub import transformers_fingerprint, transformers_folder
 from geomatch.errors import WeightsError, first_line
 from geomatch.images import Image
@@ -93,8 +94,10 @@ class TransformersFeatures:
 
 
 def image_size(size: tuple[int, int], rule: Size, patch: int) -> tuple[int, int]:
-    """(width, height) at which an image of (width, height) ``size`` enters: whole patches, at least one."""
+    """(width, height) at which an image of (width, height) ``size`` enters: whole patches, at least one.
+
+    A short side is met with the long one cut to a multiple of 32, as for DIFT, before patches are counted.
+    """
     if isinstance(rule, int):
-        factor = rule / min(size)
-        rule = round(size[0] * factor), round(size[1] * factor)
+        rule = dense_size(size, rule, 1, "short")
     return max(1, round(rule[0] / patch)) * patch, max(1, round(rule[1] / patch)) * patch

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, SIDE, Size, TransformersFeatures
 from geomatch.dift import DIFTExtractor, FeatureMap
+from geomatch.dift.sources import model_folder
 from geomatch.identity import identity_of
 from geomatch.images import Image
 from geomatch.matching import Metric
@@ -30,6 +31,15 @@ class DenseMethod:
             WeightsError: when weights are missing.
         """
         return {"features": identity_of(self.features), "metric": self.metric}
+
+    @cached_property
+    def takes_text(self) -> bool:
+        """Whether a prompt changes its maps."""
+        if not isinstance(self.features, DIFTExtractor):
+            return False
+        config = self.features.config
+        folder = model_folder(config.model, config.revision, own_unet=config.unet_file is None)
+        return (folder / "vae").is_dir()  # models with an autoencoder are conditioned on text
 
     def prompted(self, prompt: str) -> "DenseMethod":
         """The same with another text, where the model takes any."""

@@ -1,6 +1,7 @@
 """Pairs of images of one category with corresponding points, whatever release they come from."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,13 +89,17 @@ def put_together(
         split: their split.
 
     Raises:
-        GeomatchError: when there is no pair at all.
+        GeomatchError: when there is no pair at all, or one twice.
     """
     grouped: dict[tuple[str, str], list[KeypointPair]] = {}
     for name, words, pair in pairs:
         grouped.setdefault((name, words), []).append(pair)
     if not grouped:
         raise GeomatchError(f"{folder}: no annotated pair there")
+    for (name, _), own in grouped.items():
+        twice = [pair for pair, count in Counter(pair.name for pair in own).items() if count > 1]
+        if twice:
+            raise GeomatchError(f"{folder}: the pair {twice[0]} of {name} is listed twice")
     categories = [Category(folder, name, words, tuple(own)) for (name, words), own in sorted(grouped.items())]
     missing = {
         str(path): "no such image"

@@ -21,7 +21,7 @@ KIND = "maps"
 """Of the maps in the store."""
 AT_ONCE = 8
 """Images that go through the network together."""
-_LAYERS = tuple(f"layer{index}" for index in range(16))
+_LAYERS = tuple(f"layer{index}" for index in range(64))
 
 
 @dataclass
@@ -59,11 +59,20 @@ class KeptMaps:
             ImageError: when the image cannot be read.
         """
         key = self._key(path, prompt)
-        try:
-            found = unpack_map(self.store.read(KIND, key), key)
-        except (KeyError, DamagedError):
+        found = self._stored(key)
+        if found is None:
             (found,) = self._make([(key, load_image(self.folder / path))], prompt)
         yield "", found
+
+    def kept(self, path: Path, prompt: str) -> FeatureMap | None:
+        """The map of an image, if it is in the store; raises as `of`."""
+        return self._stored(self._key(path, prompt))
+
+    def _stored(self, key: str) -> FeatureMap | None:
+        try:
+            return unpack_map(self.store.read(KIND, key), key)
+        except (KeyError, DamagedError):
+            return None
 
     def _make(self, wanted: Sequence[tuple[str, Any]], prompt: str) -> list[FeatureMap]:
         if not wanted:
@@ -81,12 +90,14 @@ class KeptMaps:
             if not full.is_file():
                 raise ImageError(f"{path}: no such file")
             self._sums[path] = sha256_of(full)
-        return digest_of([SCHEMA, self._sums[path], self.identity["features"], prompt, versions()])
+        text = prompt if self.method.takes_text else None
+        return digest_of([SCHEMA, self._sums[path], self.identity["features"], text, versions()])
 
 
 def pack_map(feature_map: FeatureMap) -> bytes:
     """For `unpack_map`."""
-    layers = {name: layer.cpu().numpy() for name, layer in zip(_LAYERS, feature_map.maps, strict=False)}
+    names = _LAYERS[: len(feature_map.maps)]
+    layers = {name: layer.cpu().numpy() for name, layer in zip(names, feature_map.maps, strict=True)}
     return pack_arrays("FeatureMap", {"image_size": np.array(feature_map.image_size), **layers})
 
 

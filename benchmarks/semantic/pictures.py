@@ -30,7 +30,9 @@ def draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) ->
     method = create_dense_method(wanted.method, wanted.settings["device"])
     maps = KeptMaps(category.folder, method, method.identity, wanted.store)
     prompt = prompt_for(protocol, category)
-    map0, map1 = (dict(maps.of(path, prompt))[""] for path in (pair.image0, pair.image1))
+    map0, map1 = (maps.kept(path, prompt) for path in (pair.image0, pair.image1))
+    if map0 is None or map1 is None:
+        raise GeomatchError("its maps are not in the folder of the record; give the run's --store")
     width, height = map0.image_size
     points0 = np.clip(pair.points0, 0, [width - 1, height - 1])
     points1 = transfer_points(map0, map1, points0, method.metric, protocol.rule).points

@@ -5,7 +5,7 @@ length of the truth. ``PCK@a`` counts points over all pairs, ``PCK@a per image``
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -70,6 +70,13 @@ def find_protocols(dataset: str, names: str) -> list[SemanticProtocol]:
     if unknown:
         raise ValueError(f"unknown protocol {unknown[0]!r}; choose from: {', '.join(known)}, or all")
     return [known[name] for name in wanted]
+
+
+def with_prompt(protocol: SemanticProtocol, prompt: str) -> SemanticProtocol:
+    """The protocol with another text, which its name tells, since numbers differ."""
+    if prompt == protocol.prompt:
+        return protocol
+    return replace(protocol, prompt=prompt, name=f"{protocol.name}:{prompt or 'no prompt'}")
 
 
 def summarise(protocol: SemanticProtocol, rows: Sequence[Row]) -> list[Row]:

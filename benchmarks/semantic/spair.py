@@ -4,6 +4,7 @@
 boxes, ``JPEGImages/<category>/`` the photographs. The paper evaluates the split ``test``, 12,234 pairs.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def _pairs(folder: Path, split: str) -> Iterator[tuple[str, str, KeypointPair]]:
         if missing:
             raise GeomatchError(f"{path}:1: {missing[0]} is missing")
         category = content["category"]
-        if not isinstance(category, str) or not category or "/" in category:
+        if not isinstance(category, str) or not re.fullmatch(r"[^/\s]+", category):
             raise GeomatchError(f"{path}:1: category must be a word, got {category!r}")
         points0 = checked_points(f"{path}:1: src_kps", content["src_kps"])
         points1 = checked_points(f"{path}:1: trg_kps", content["trg_kps"], len(points0))

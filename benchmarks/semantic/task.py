@@ -54,7 +54,8 @@ class SemanticTask:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the results besides the descriptor."""
-        return {"task": self.dataset, "protocol": asdict(self.protocol), "metric": self.metric}
+        names = {"task": self.dataset, "split": self._read.split}
+        return {**names, "protocol": asdict(self.protocol), "metric": self.metric}
 
     @property
     def headline(self) -> tuple[str, str]:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from geomatch.benchmarks.harness.suite import Row
@@ -13,11 +12,12 @@ from geomatch.benchmarks.temporal.davis import MaskedVideo, read_mask
 from geomatch.benchmarks.temporal.jhmdb import PoseVideo
 from geomatch.benchmarks.temporal.measures import boundary_accuracy, region_similarity
 from geomatch.benchmarks.temporal.protocols import STRIDE, TemporalProtocol
+from geomatch.benchmarks.temporal.spots import draw_spots, read_spots
 from geomatch.dift import FeatureMap
 from geomatch.dift.extractor import dense_size
 from geomatch.errors import ImageError
 from geomatch.images import Image, load_image
-from geomatch.propagation import LabelPropagator, features_on, mask_labels, mask_of, point_labels, points_of
+from geomatch.propagation import LabelPropagator, features_on, mask_labels, mask_of
 
 Maps = Callable[[Sequence[Image]], Iterable[dict[str, FeatureMap]]]
 """Frames to their maps by cell, as a sweep has many of."""
@@ -71,41 +71,37 @@ def evaluate_masks(
 def evaluate_poses(
     video: PoseVideo, protocol: TemporalProtocol, maps: Maps, cells: Sequence[str] = ("",)
 ) -> list[Row]:
-    """A row per cell, with ``cell``, ``pair``, ``split``, ``errors`` of each joint per frame, ``reason``.
+    """A row per cell, with ``cell``, ``pair``, ``split``, ``errors`` of each joint, ``reason``.
 
-    Errors are in units of 0.6 diagonals of the box about the joints; joints outside the first frame are
-    left out. A joint whose spot has vanished is null, that is wrong; Jabri et al. leave it out.
+    Errors are in units of 0.6 diagonals of the box about the joints of the frame. As Jabri et al. do, a joint
+    that has no spot in a frame is left out there, of the box too.
     """
     rows: list[Row] = [
         {"cell": cell, "pair": f"{video.name} pose", "split": video.action, "errors": [], "reason": None}
         for cell in cells
     ]
+    count = video.joints.shape[1]
+    errors: dict[str, list[list[float]]] = {cell: [[] for _ in range(count)] for cell in cells}
     try:
         size = load_image(video.frames[0]).size
         _, grid = _sizes(size, protocol)
-        spots = point_labels(video.joints[0], size, grid)
-        seen = spots.amax((1, 2)).numpy() > 0
+        spots = draw_spots(video.joints[0], size, grid)
         labels = torch.cat([(spots.sum(0, keepdim=True) == 0).float(), spots])
-        errors: dict[str, list[NDArray[np.float64]]] = {cell: [] for cell in cells}
         carried = _carried(video.frames, video.name, protocol, grid, labels, maps, size)
         for number, frame in enumerate(carried, 1):
             truth = video.joints[number]
-            box = truth[seen] if seen.any() else truth
-            length = BOX * max(1e-9, float(np.linalg.norm(box.max(0) - box.min(0))))
             for cell in cells:
-                places, _ = points_of(frame[cell][1:], size)
-                errors[cell].append(np.linalg.norm(places - truth, axis=1) / length)
+                places = read_spots(frame[cell][1:], size)
+                seen = np.flatnonzero(np.isfinite(places).all(axis=1))
+                box = truth[seen] if len(seen) else truth
+                length = BOX * max(1e-9, float(np.linalg.norm(box.max(0) - box.min(0))))
+                for joint in seen:
+                    apart = float(np.linalg.norm(places[joint] - truth[joint]))
+                    errors[cell][joint].append(round(apart / length, 6))
     except ImageError as error:
-        frames = len(video.joints) - 1
-        return [
-            {**row, "errors": [[None] * frames] * video.joints.shape[1], "reason": str(error)} for row in rows
-        ]
-    for row, cell in zip(rows, cells, strict=True):
-        row["errors"] = [
-            [round(float(e), 6) if np.isfinite(e) else None for e in joint] if there else []
-            for joint, there in zip(np.array(errors[cell]).T, seen, strict=True)
-        ]
-    return rows
+        every = [[None] * (len(video.joints) - 1)] * count
+        return [{**row, "errors": every, "reason": str(error)} for row in rows]
+    return [{**row, "errors": errors[row["cell"]]} for row in rows]
 
 
 def _sizes(size: tuple[int, int], protocol: TemporalProtocol) -> tuple[tuple[int, int], tuple[int, int]]:

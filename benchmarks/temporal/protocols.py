@@ -51,7 +51,7 @@ _DAVIS: dict[str, Any] = {"size": 480, "headline": "J&F"}
 _TANG: dict[str, Any] = {"exceptions": (("shooting", 10),)}
 """The paper's code looks at fewer frames of one long video, for its memory."""
 _JHMDB: dict[str, Any] = {"size": (320, 320), "headline": "PCK@0.1", "alphas": (0.1, 0.2, 0.3, 0.4, 0.5)}
-_POSES = "Jabri et al., NeurIPS 2020, eval_pck.py; Tang et al. publish no settings: those of DAVIS for "
+_POSES = "spots and PCK of Jabri et al., NeurIPS 2020; Tang et al. publish no settings: those of DAVIS for "
 
 PROTOCOLS: dict[str, dict[str, TemporalProtocol]] = {
     "davis": {
@@ -120,7 +120,7 @@ def summarise_poses(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row
 def hits(rows: Sequence[Row], alpha: float) -> NDArray[np.float64]:
     """(rows, 2, joints): how often each joint is within alpha, and how often it is to be found."""
     counts = []
-    for row in rows:  # a null is a joint that was lost
+    for row in rows:  # nulls are those of a video that could not be read
         right = [sum(error is not None and error <= alpha for error in joint) for joint in row["errors"]]
         counts.append([right, [len(joint) for joint in row["errors"]]])
     return np.array(counts, np.float64)

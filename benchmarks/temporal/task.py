@@ -8,10 +8,10 @@ from typing import Any
 
 from geomatch.benchmarks.harness.suite import Row
 from geomatch.benchmarks.sweep import Maps
-from geomatch.benchmarks.temporal.davis import MaskedVideo
+from geomatch.benchmarks.temporal.davis import DavisData, MaskedVideo
 from geomatch.benchmarks.temporal.evaluation import evaluate_masks, evaluate_poses
 from geomatch.benchmarks.temporal.harness import read_temporal
-from geomatch.benchmarks.temporal.jhmdb import PoseVideo
+from geomatch.benchmarks.temporal.jhmdb import JhmdbData, PoseVideo
 from geomatch.benchmarks.temporal.protocols import TemporalProtocol
 from geomatch.benchmarks.temporal.suite import SUITES
 from geomatch.dift import DIFTConfig, FeatureMap
@@ -35,9 +35,13 @@ class TemporalTask:
     """None takes the one that is reported."""
 
     @cached_property
+    def _read(self) -> DavisData | JhmdbData:
+        return read_temporal(self.dataset, self.data, self.split)
+
+    @cached_property
     def videos(self) -> dict[str, MaskedVideo | PoseVideo]:
         """By name."""
-        return {video.name: video for video in read_temporal(self.dataset, self.data, self.split).videos}
+        return {video.name: video for video in self._read.videos}
 
     @property
     def units(self) -> Sequence[str]:
@@ -51,7 +55,7 @@ class TemporalTask:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the results besides the descriptor."""
-        return {"task": self.dataset, "protocol": asdict(self.protocol)}
+        return {"task": self.dataset, "split": self._read.split, "protocol": asdict(self.protocol)}
 
     @property
     def headline(self) -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """``geomatch benchmark``: measure on data sets."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +95,7 @@ def _dataset(name: str, title: str, others: str, splits: str | None) -> click.Co
             if semantic:
                 rules = semantic_protocols.find_protocols(name, protocol)
                 if prompt is not None:
-                    rules = [replace(one, prompt=prompt) for one in rules]
+                    rules = [semantic_protocols.with_prompt(one, prompt) for one in rules]
                 result = run_semantic(name, data, rules, methods, out, engine, device, store, split=split)
             else:
                 others = temporal_protocols.find_protocols(name, protocol)
@@ -152,10 +151,11 @@ def _told(suite: "Suite", result: "RunResult") -> int:
               show_default=True, help="Where report.md and report.html go.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR",
               help="The folder of the data, for pictures of the worst pairs.")  # fmt: skip
-def report(runs: tuple[Path, ...], out: Path, data: Path | None) -> int:
+@click.option("--store", metavar="PLACE", help="Of the runs. [default: the folder of each record]")
+def report(runs: tuple[Path, ...], out: Path, data: Path | None, store: str | None) -> int:
     """Tables, curves and comparisons of RUNS, records of benchmarks or folders with them."""
     from geomatch.benchmarks.harness.report import write_report
 
-    for path in write_report(runs, out, data):
+    for path in write_report(runs, out, data, store):
         click.echo(f"wrote       {click.format_filename(path)}")
     return FOUND

@@ -75,6 +75,7 @@ def propagate(
     solver = create_estimator(estimator, threshold)
     prepared = prepare_edit(edit, source, extractor, max_points, seed)
     make_folder(out)
+    earlier = _pictures(out / RECORD)
     (out / RECORD).unlink(missing_ok=True)  # it would tell of other pictures than those made now
     rows = []
     for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):
@@ -86,7 +87,7 @@ def propagate(
             rows.append(_row(target, name, found))
             if found.picture is not None:
                 write_png(out / name, found.picture)
-        if rows[-1]["picture"] is None:
+        if rows[-1]["picture"] is None and name in earlier:
             (out / name).unlink(missing_ok=True)
     settings = {
         "edit": str(edit),
@@ -127,6 +128,14 @@ def _names(edit: Path, source: Path, targets: tuple[Path, ...], out: Path) -> li
                 f"--out {out}: {out / name} is one of the images given; choose another folder"
             )
     return names
+
+
+def _pictures(record: Path) -> set[str]:
+    """Names of the pictures that an earlier run made."""
+    try:
+        return {row["picture"] for row in json.loads(record.read_text(encoding="utf-8"))["targets"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _row(target: Path, name: str, found: "EditResult | str") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import changed_config, descriptor_options, parse_layers
+from geomatch.cli.options import changed_config, descriptor_options, given_options, parse_layers
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
@@ -120,12 +120,26 @@ def _other(
     from geomatch.benchmarks.temporal import protocols as temporal
     from geomatch.benchmarks.temporal.task import TemporalTask
 
+    given = given_options()
+    idle = [name for name in ("detector", "max_keypoints", "estimator", "threshold") if _was_given(name)]
+    idle += [name for name in ("image_size", "image_side", "metric", "prompt") if name in given]
+    if task in SEMANTIC:
+        idle = [name for name in idle if name not in ("image_size", "image_side", "metric", "prompt")]
+    if idle:
+        raise click.UsageError(f"--{idle[0].replace('_', '-')} has no meaning for --task {task}")
     name = protocol or task
     if "," in name or name == "all":
         raise click.UsageError("--protocol: give one")
     if task in SEMANTIC:
         (rules,) = semantic.find_protocols(task, name)
+        if "prompt" in given:
+            rules = semantic.with_prompt(rules, given["prompt"])
         return SemanticTask(task, data, rules, config.metric, split), config
     (others,) = temporal.find_protocols(task, name)
     chosen = TemporalTask(task, data, others, split)
     return chosen, chosen.config(config)
+
+
+def _was_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not click.core.ParameterSource.DEFAULT
