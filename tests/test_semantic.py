@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import torch
 
 import geomatch
 from geomatch import DIFTExtractor
@@ -254,6 +255,32 @@ def test_a_prompt_per_category(
     run(data, tmp_path / "out", "spair", method=str(small_sd))
     assert asked == ["a photo of a cat", "a photo of a dog"]
     assert len(list((tmp_path / "out" / "maps").rglob("*.npz"))) == 4  # two images, with two prompts
+
+
+def test_the_baselines_run_beside_dift(data: Path, tmp_path: Path) -> None:
+    """DINO, DINOv2 and CLIP of random weights: an image against itself is found whatever they learned."""
+    transformers: Any = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes |= {"patch_size": 32, "image_size": 224}
+    torch.manual_seed(0)
+    made_of = {
+        "dino": transformers.ViTModel(transformers.ViTConfig(**sizes), add_pooling_layer=False),
+        "dinov2": transformers.Dinov2Model(transformers.Dinov2Config(**sizes)),
+        "clip": transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes)),
+    }
+    for name, network in made_of.items():
+        network.save_pretrained(tmp_path / name)
+    methods = [TINY, *(f"{name}:{tmp_path / name}" for name in made_of)]
+    rules = find_protocols("willow", "willow")
+    result = run_semantic(
+        "willow", data / "willow", rules, methods, tmp_path / "out", LocalEngine(1), "cpu", progress=False
+    )
+    assert list(result.record["methods"]) == methods
+    still = [row for row in result.record["rows"] if row["pair"].endswith("060_0000-060_0001")]
+    assert [row["method"] for row in still] == methods
+    for row in still:
+        assert max(row["errors"]) <= 1 / 90
+    jsonschema.validate(json.loads(result.path.read_text()), SCHEMA)
 
 
 def test_a_sweep_finds_what_runs_find(data: Path, tmp_path: Path) -> None:
