@@ -118,25 +118,30 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
             with replacing(target / file.file_name) as temporary:
                 temporary.write_bytes(path.read_bytes())
             continue
-        _unpack(path, target)
+        unpack(path, target)
     return out / release.folder
 
 
-def _unpack(path: Path, target: Path) -> None:
-    """What is there with the same content is left alone.
+def unpack(path: Path, target: Path, last: int | None = None) -> None:
+    """Unpack an archive; what is there with the same content is left alone.
+
+    Args:
+        path: a ``.zip``, or a ``.tar.gz`` or ``.tgz``.
+        target: folder.
+        last: parts of each file's path that are kept, files with fewer are left out; None keeps all.
 
     Raises:
         GeomatchError: for a damaged archive; nothing of a damaged ``.tar.gz`` is unpacked.
     """
     advice = "delete it, so that it is downloaded again"
     try:
-        if path.suffix != ".zip":
+        if not zipfile.is_zipfile(path):
             _check_gzip(path)
         for name, content in tqdm(_members(path), desc=f"unpacking {path.name}", unit="file"):
             parts = PurePosixPath(name).parts
-            if ".." in parts or name.startswith("/") or parts[0] == "__MACOSX":
+            if ".." in parts or name.startswith("/") or "__MACOSX" in parts or len(parts) < (last or 0):
                 continue
-            place = target.joinpath(*parts)
+            place = target.joinpath(*parts[-(last or 0) :])
             if place.is_file() and place.read_bytes() == content:
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +160,7 @@ def _check_gzip(path: Path) -> None:
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of every file in an archive; links and devices are left out."""
-    if path.suffix == ".zip":
+    if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if not entry.is_dir():

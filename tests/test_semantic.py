@@ -16,10 +16,11 @@ import torch
 
 import geomatch
 from geomatch import DIFTExtractor
+from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import RunResult
 from geomatch.benchmarks.methods.dense import create_dense_method
-from geomatch.benchmarks.semantic.data import SemanticData
+from geomatch.benchmarks.semantic.data import Category
 from geomatch.benchmarks.semantic.harness import read_semantic, run_semantic
 from geomatch.benchmarks.semantic.maps import pack_map, unpack_map
 from geomatch.benchmarks.semantic.protocols import find_protocols, pck, protocols_for, summarise
@@ -133,14 +134,13 @@ def test_the_second_run_computes_nothing_and_maps_are_kept_once(
 
 
 def test_features_ahead_are_those_on_demand(data: Path, tmp_path: Path) -> None:
-    from geomatch.benchmarks.harness.run import DataSet, run_suite
+    from geomatch.benchmarks.harness.run import run_suite
     from geomatch.benchmarks.semantic.harness import SemanticEvaluator
 
     plain = run(data, tmp_path / "a", "spair")
     found = read_semantic("spair", data / "spair")
-    set_ = DataSet(found.folder, found.categories, found.broken, found.complete, found.split)
     ahead = run_suite(
-        SUITES["spair"], set_, find_protocols("spair", "spair"), [TINY], SemanticEvaluator("cpu"),
+        SUITES["spair"], found, find_protocols("spair", "spair"), [TINY], SemanticEvaluator("cpu"),
         tmp_path / "b", LocalEngine(1), ahead=True, progress=False,
     )  # fmt: skip
     assert ahead.record["rows"] == plain.record["rows"]
@@ -209,16 +209,16 @@ def test_broken_annotations_are_refused_with_file_and_line(
 
 
 def test_what_the_loaders_read(pristine: Path) -> None:
-    found: dict[str, SemanticData] = {name: read_semantic(name, pristine / name) for name in SUITES}
-    assert [category.name for category in found["spair"].categories] == ["cat", "dog"]
-    cat = found["spair"].categories[0]
+    found: dict[str, DataSet[Category]] = {name: read_semantic(name, pristine / name) for name in SUITES}
+    assert [category.name for category in found["spair"].units] == ["cat", "dog"]
+    cat = found["spair"].units[0]
     assert [pair.name for pair in cat.pairs] == ["2008_0-2008_1", "2008_0-2008_2"]
     assert cat.pairs[0].box_side == 100
-    assert [(c.name, c.words) for c in found["willow"].categories] == [("duck(S)", "duck")]
-    pair = found["willow"].categories[0].pairs[1]
+    assert [(c.name, c.words) for c in found["willow"].units] == [("duck(S)", "duck")]
+    pair = found["willow"].units[0].pairs[1]
     np.testing.assert_allclose(pair.points1, geomatch.warp_points(MOTIONS[2], made.POINTS), atol=1e-3)
     assert pair.box_side == pytest.approx(float(np.ptp(pair.points1, axis=0).max()))
-    (birds,) = found["cub"].categories
+    (birds,) = found["cub"].units
     assert len(birds.pairs) == 6
     counts = {pair.name: len(pair.points0) for pair in birds.pairs}
     assert counts == {"1-2": 9, "1-3": 10, "2-1": 9, "2-3": 9, "3-1": 10, "3-2": 9}  # a part is hidden in 2
@@ -314,8 +314,8 @@ def test_birds_are_spread_over_the_release(tmp_path: Path) -> None:
     for name, line in rows.items():
         (tmp_path / f"{name}.txt").write_text("\n".join(line.format(k) for k in numbers) + "\n")
     found = read_semantic("cub", tmp_path)
-    assert [len(category.pairs) for category in found.categories] == [25 * 24] * 14
-    images = {path for category in found.categories for path in category.images}
+    assert [len(category.pairs) for category in found.units] == [25 * 24] * 14
+    images = {path for category in found.units for path in category.images}
     assert len(images) == 350
     assert {Path("images/001.A/1.jpg"), Path("images/001.A/1000.jpg")} <= images
     assert not found.complete  # no image is there

@@ -260,13 +260,13 @@ def exact_maps(frames: int) -> Callable[[Sequence[Image]], list[dict[str, Featur
 def test_evaluation_with_perfect_features(pristine: Path) -> None:
     """Features that are the same in every frame carry the first mask unchanged."""
     rules = sharp(PROTOCOLS["davis"]["davis"])
-    for video in read_davis(pristine / "davis").videos:
+    for video in read_davis(pristine / "davis").units:
         rows = evaluate_masks(video, rules, exact_maps(3))
         masks = [np.array(PILImage.open(path)) for path in video.masks]
         for row, number in zip(rows, (1, 2), strict=True):
             expected = [region_similarity(masks[0] == number, later == number) for later in masks[1:-1]]
             assert row["J"] == pytest.approx(expected, abs=0.2)  # the grid's coarseness
-    poses = read_jhmdb(pristine / "jhmdb").videos
+    poses = read_jhmdb(pristine / "jhmdb").units
     pose_rules = replace(sharp(PROTOCOLS["jhmdb"]["jhmdb"]), size=(160, 120))
     (still,) = evaluate_poses(poses[0], pose_rules, exact_maps(3))
     box = np.ptp(poses[0].joints[0], axis=0)
@@ -277,7 +277,7 @@ def test_evaluation_with_perfect_features(pristine: Path) -> None:
 
 
 def test_joints_without_a_spot_are_left_out(pristine: Path) -> None:
-    video = read_jhmdb(pristine / "jhmdb").videos[0]
+    video = read_jhmdb(pristine / "jhmdb").units[0]
     joints = video.joints.copy()
     joints[:, 3] = -50
     (row,) = evaluate_poses(replace(video, joints=joints), sharp(PROTOCOLS["jhmdb"]["jhmdb"]), exact_maps(3))

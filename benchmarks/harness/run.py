@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.keys import SCHEMA
 from geomatch.benchmarks.harness.record import summarise_record, write_run
 from geomatch.benchmarks.harness.suite import Evaluation, Evaluator, Row, Suite, Unit
@@ -27,21 +28,6 @@ from geomatch.store import Manifest, Store
 
 KIND = "rows"
 """Of the rows in the store."""
-
-
-@dataclass(frozen=True, slots=True)
-class DataSet:
-    """A data set on disk, read as far as it can be."""
-
-    folder: Path
-    units: Sequence[Unit]
-    """The usable ones."""
-    broken: dict[str, str]
-    """Names of what cannot be used, with the reason."""
-    complete: bool
-    """Whether it is the whole release, so that numbers compare with published ones."""
-    split: str | None = None
-    """Of the release, where it has several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +48,7 @@ class RunResult:
 
 def run_suite(
     suite: Suite,
-    data: DataSet,
+    data: DataSet[Unit],
     protocols: Sequence[Any],
     methods: Sequence[str],
     evaluator: Evaluator,

@@ -1,16 +1,17 @@
 """What a kind of data set brings: how its units are evaluated, and how its rows are summed up and shown."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.store import Store
 
+AnyRules = TypeVar("AnyRules")
 Row = dict[str, Any]
 """Of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
 Statistic = Callable[[NDArray[np.float64]], float]
@@ -151,8 +152,6 @@ class Suite:
     """A protocol's definition."""
     summarise: Callable[[Any, Sequence[Row]], list[Row]]
     """One row per split of one method's rows: ``split``, the number of items, ``failures`` and measures."""
-    shown: Callable[[str], bool]
-    """Whether a measure is in tables; records have all."""
     values: Callable[[Any, Sequence[Row]], NDArray[np.float64]]
     """(rows, k) what the headline is a statistic of."""
     statistic: Callable[[Any], Statistic]
@@ -164,10 +163,17 @@ class Suite:
     axes: Callable[[Any], Axes]
     curve: Callable[[Any, Sequence[Row]], tuple[NDArray[np.float64], NDArray[np.float64]]]
     """Thresholds, and percentages within them."""
-    draw: Callable[[Any, Row, Picture], str] | None
+    shown: Callable[[str], bool] = lambda measure: True
+    """Whether a measure is in tables; records have all."""
+    draw: Callable[[Any, Row, Picture], str] | None = None
     """A JPEG as a data URL; raises GeomatchError with the reason when there is none."""
-    caption: str
+    caption: str = ""
     """Of such a picture."""
+
+    def overall(self, rules: Any, rows: Sequence[Row]) -> dict[str, Any]:
+        """Of all rows of one method: their number, the measures, and the number of failures."""
+        found = {key: value for key, value in self.summarise(rules, rows)[-1].items() if key != "split"}
+        return found | {"failures": found.pop("failures")}
 
 
 MODULES = {
@@ -179,6 +185,28 @@ MODULES = {
     "jhmdb": "geomatch.benchmarks.temporal.suite",
 }
 """Where the suites are, by name; each has ``SUITES``."""
+
+
+def chosen(known: Mapping[str, AnyRules], names: str) -> list[AnyRules]:
+    """Protocols of a list of names separated by commas; ``all`` is every one.
+
+    Raises:
+        ValueError: listing the names, when there is none of that name.
+    """
+    wanted = list(known) if names == "all" else list(dict.fromkeys(names.split(",")))
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ValueError(f"unknown protocol {unknown[0]!r}; choose from: {', '.join(known)}, or all")
+    return [known[name] for name in wanted]
+
+
+def threshold_of(measure: str) -> float:
+    """The number after the @ of a measure's name.
+
+    >>> threshold_of("PCK@0.1 per image")
+    0.1
+    """
+    return float(measure.partition("@")[2].split()[0])
 
 
 def find_suite(name: str) -> Suite:

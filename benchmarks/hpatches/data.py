@@ -1,14 +1,13 @@
 """Getting data in HPatches layout: the release itself, or a look-alike from photographs."""
 
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as PILImage
-from tqdm import tqdm
 
+from geomatch.benchmarks.download import unpack
 from geomatch.benchmarks.hpatches.sequences import HPatchesData, read_data
 from geomatch.errors import GeomatchError
 from geomatch.files import replacing
@@ -48,20 +47,7 @@ def fetch_hpatches(out: Path, archive: Path | None = None, release: WeightsFile 
     """
     path = locate_weights(release, archive)
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(path) as content:
-            for entry in tqdm(content.infolist(), desc="unpacking", unit="file"):
-                parts = Path(entry.filename).parts[-2:]
-                if entry.is_dir() or len(parts) < 2 or ".." in parts or parts[0].startswith("__"):
-                    continue
-                target = out.joinpath(*parts)
-                if target.is_file() and target.stat().st_size == entry.file_size:
-                    continue
-                target.parent.mkdir(exist_ok=True)
-                with replacing(target) as temporary:
-                    temporary.write_bytes(content.read(entry))
-    except zipfile.BadZipFile as error:
-        raise GeomatchError(f"{path}: damaged or no zip archive ({error})") from error
+    unpack(path, out, last=2)
     return read_data(out)
 
 

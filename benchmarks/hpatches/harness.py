@@ -8,7 +8,8 @@ from typing import Any
 
 import cv2
 
-from geomatch.benchmarks.harness.run import DataSet, RunResult, run_suite
+from geomatch.benchmarks.harness.data import DataSet
+from geomatch.benchmarks.harness.run import RunResult, run_suite
 from geomatch.benchmarks.harness.suite import Row
 from geomatch.benchmarks.hpatches.evaluation import create_solver, evaluate, failed
 from geomatch.benchmarks.hpatches.frames import Frame

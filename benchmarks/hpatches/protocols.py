@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from geomatch.benchmarks.harness.suite import Row
+from geomatch.benchmarks.harness.suite import Row, chosen
 from geomatch.benchmarks.hpatches.frames import Frame
 from geomatch.benchmarks.hpatches.measures import accuracy, trapezoid_auc
 
@@ -113,11 +113,7 @@ def find_protocols(names: str) -> list[Protocol]:
     Raises:
         ValueError: listing the names, when there is none of that name.
     """
-    wanted = list(PROTOCOLS) if names == "all" else list(dict.fromkeys(names.split(",")))
-    unknown = [name for name in wanted if name not in PROTOCOLS]
-    if unknown:
-        raise ValueError(f"unknown protocol {unknown[0]!r}; choose from: {', '.join(PROTOCOLS)}, or all")
-    return [PROTOCOLS[name] for name in wanted]
+    return chosen(PROTOCOLS, names)
 
 
 def summarise(protocol: Protocol, rows: Sequence[Row]) -> list[Row]:

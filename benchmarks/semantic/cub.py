@@ -14,22 +14,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.semantic.data import KeypointPair, SemanticData, put_together, read_lines
+from geomatch.benchmarks.harness.data import DataSet, read_lines
+from geomatch.benchmarks.semantic.data import Category, KeypointPair, put_together
 from geomatch.errors import GeomatchError
 
 SPLITS, IMAGES = 14, 25
 WORDS = "bird"
 
 
-def read_cub(folder: Path) -> SemanticData:
+def read_cub(folder: Path) -> DataSet[Category]:
     """The pairs by split; boxes are those of the bird in the target.
 
     Raises:
         GeomatchError: naming file and line of an annotation that is broken.
     """
     data = put_together(folder, _pairs(folder), 0)
-    whole = len(data.categories) == SPLITS and not data.broken
-    return SemanticData(folder, data.categories, data.broken, whole)
+    whole = len(data.units) == SPLITS and not data.broken
+    return DataSet(folder, data.units, data.broken, whole)
 
 
 def _pairs(folder: Path) -> Iterator[tuple[str, str, KeypointPair]]:

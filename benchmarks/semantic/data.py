@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.benchmarks.harness.data import DataSet, absent, sums_of
 from geomatch.errors import GeomatchError
-from geomatch.files import digest_of, sha256_of
+from geomatch.files import digest_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +53,7 @@ class Category:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over annotations and images; a missing image counts as missing."""
-        sums = [
-            sha256_of(self.folder / path) if (self.folder / path).is_file() else None for path in self.images
-        ]
+        sums = sums_of(self.folder / path for path in self.images)
         points = [
             [pair.name, str(pair.image0), str(pair.image1), pair.points0.tolist(), pair.points1.tolist(),
              pair.box_side]
@@ -63,23 +62,9 @@ class Category:
         return digest_of([self.name, self.words, points, sums])
 
 
-@dataclass(frozen=True, eq=False)
-class SemanticData:
-    """A data set, read as far as it can be."""
-
-    folder: Path
-    categories: list[Category]
-    broken: dict[str, str]
-    """Images that are missing, with the reason; their pairs count as failures."""
-    complete: bool
-    """Whether it has as many pairs as the release, and all images."""
-    split: str | None = None
-    """Of the release, where it has several."""
-
-
 def put_together(
     folder: Path, pairs: Iterable[tuple[str, str, KeypointPair]], release: int, split: str | None = None
-) -> SemanticData:
+) -> DataSet[Category]:
     """Group pairs by category and look for their images.
 
     Args:
@@ -101,14 +86,10 @@ def put_together(
         if twice:
             raise GeomatchError(f"{folder}: the pair {twice[0]} of {name} is listed twice")
     categories = [Category(folder, name, words, tuple(own)) for (name, words), own in sorted(grouped.items())]
-    missing = {
-        str(path): "no such image"
-        for category in categories
-        for path in category.images
-        if not (folder / path).is_file()
-    }
+    images = dict.fromkeys(folder / path for category in categories for path in category.images)
+    missing = absent(folder, images, "no such image")
     count = sum(len(category.pairs) for category in categories)
-    return SemanticData(folder, categories, missing, count == release and not missing, split)
+    return DataSet(folder, categories, missing, count == release and not missing, split)
 
 
 def checked_points(where: str, points: object, count: int | None = None) -> NDArray[np.float64]:
@@ -126,18 +107,6 @@ def checked_points(where: str, points: object, count: int | None = None) -> NDAr
     if count is not None and len(array) != count:
         raise GeomatchError(f"{where}: {len(array)} points, but {count} in the other image")
     return array
-
-
-def read_lines(path: Path) -> list[str]:
-    """Of a text file.
-
-    Raises:
-        GeomatchError: when it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise GeomatchError(f"{path}: cannot be read ({error})") from error
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geomatch.benchmarks.harness.run import DataSet, RunResult, run_suite
+from geomatch.benchmarks.harness.data import DataSet
+from geomatch.benchmarks.harness.run import RunResult, run_suite
 from geomatch.benchmarks.harness.suite import Row
 from geomatch.benchmarks.methods.dense import DenseMethod, create_dense_method
 from geomatch.benchmarks.semantic.cub import read_cub
-from geomatch.benchmarks.semantic.data import Category, SemanticData
+from geomatch.benchmarks.semantic.data import Category
 from geomatch.benchmarks.semantic.evaluation import evaluate_category
 from geomatch.benchmarks.semantic.maps import KeptMaps
 from geomatch.benchmarks.semantic.protocols import SemanticProtocol
@@ -63,11 +64,10 @@ def run_semantic(
     if engine is None:
         with LocalEngine() as own:
             return run_semantic(dataset, data, protocols, methods, out, own, device, store, progress, split)
-    found = read_semantic(dataset, data, split)
     device = engine.device(device)
     return run_suite(
         SUITES[dataset],
-        DataSet(found.folder, found.categories, found.broken, found.complete, found.split),
+        read_semantic(dataset, data, split),
         protocols,
         methods,
         SemanticEvaluator(device),
@@ -79,7 +79,7 @@ def run_semantic(
     )
 
 
-def read_semantic(dataset: str, data: Path, split: str | None = None) -> SemanticData:
+def read_semantic(dataset: str, data: Path, split: str | None = None) -> DataSet[Category]:
     """The data set of that name in a folder.
 
     Raises:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from geomatch.benchmarks.harness.pictures import SIDE, jpeg_url
-from geomatch.benchmarks.harness.suite import Picture, Row
+from geomatch.benchmarks.harness.suite import Picture, Row, threshold_of
 from geomatch.benchmarks.methods.dense import create_dense_method
 from geomatch.benchmarks.semantic.maps import KeptMaps
 from geomatch.benchmarks.semantic.protocols import SemanticProtocol
@@ -23,7 +23,7 @@ def draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) ->
 
     name, _, pair_name = row["pair"].partition(" ")
     found = read_semantic(dataset, wanted.data, wanted.split)
-    category = next((category for category in found.categories if category.name == name), None)
+    category = next((category for category in found.units if category.name == name), None)
     if category is None or category.fingerprint != wanted.fingerprints[name]:
         raise GeomatchError(f"{name} is not in the folder given, or is another one there")
     pair = next(pair for pair in category.pairs if pair.name == pair_name)
@@ -36,7 +36,7 @@ def draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) ->
     width, height = map0.image_size
     points0 = np.clip(pair.points0, 0, [width - 1, height - 1])
     points1 = transfer_points(map0, map1, points0, method.metric, protocol.rule).points
-    alpha = float(protocol.headline.partition("@")[2].split()[0])
+    alpha = threshold_of(protocol.headline)
     right = np.array([error is not None and error <= alpha for error in row["errors"]])
     groups = [(points0[~right], points1[~right], WRONG), (points0[right], points1[right], RIGHT)]
     images = [load_image(category.folder / path) for path in (pair.image0, pair.image1)]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geomatch.benchmarks.harness.suite import Row
+from geomatch.benchmarks.harness.suite import Row, chosen
 from geomatch.transfer import Rule
 
 Reference = Literal["box", "image"]
@@ -64,12 +64,7 @@ def find_protocols(dataset: str, names: str) -> list[SemanticProtocol]:
     Raises:
         ValueError: listing the names, when there is none of that name.
     """
-    known = protocols_for(dataset)
-    wanted = list(known) if names == "all" else list(dict.fromkeys(names.split(",")))
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise ValueError(f"unknown protocol {unknown[0]!r}; choose from: {', '.join(known)}, or all")
-    return [known[name] for name in wanted]
+    return chosen(protocols_for(dataset), names)
 
 
 def with_prompt(protocol: SemanticProtocol, prompt: str) -> SemanticProtocol:

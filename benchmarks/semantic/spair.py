@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from geomatch.benchmarks.harness.data import DataSet, read_lines
 from geomatch.benchmarks.semantic.data import (
+    Category,
     KeypointPair,
-    SemanticData,
     checked_points,
     put_together,
     read_json,
-    read_lines,
 )
 from geomatch.errors import GeomatchError
 
@@ -23,7 +23,7 @@ SPLITS = {"test": 12_234, "val": 5_384, "trn": 53_340}
 _KEYS = ("src_imname", "trg_imname", "category", "src_kps", "trg_kps", "trg_bndbox")
 
 
-def read_spair(folder: Path, split: str = "test") -> SemanticData:
+def read_spair(folder: Path, split: str = "test") -> DataSet[Category]:
     """The pairs of a split, by category; boxes are those of the object in the target.
 
     Raises:

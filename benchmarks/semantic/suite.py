@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.suite import Axes, Picture, Row, Statistic, Suite
+from geomatch.benchmarks.harness.suite import Axes, Picture, Row, Statistic, Suite, threshold_of
 from geomatch.benchmarks.semantic.pictures import draw
 from geomatch.benchmarks.semantic.protocols import SemanticProtocol, summarise
 from geomatch.transfer import SOFT_RADIUS, SOFT_TEMPERATURE
@@ -36,13 +36,9 @@ def in_words(protocol: SemanticProtocol) -> list[tuple[str, str]]:
     ]
 
 
-def _alpha(protocol: SemanticProtocol) -> float:
-    return float(protocol.headline.partition("@")[2].split()[0])
-
-
 def values(protocol: SemanticProtocol, rows: Sequence[Row]) -> NDArray[np.float64]:
     """(pairs, 2) right points at the headline's alpha, and all points."""
-    alpha = _alpha(protocol)
+    alpha = threshold_of(protocol.headline)
     right = [sum(e is not None and e <= alpha for e in row["errors"]) for row in rows]
     return np.array([(hits, len(row["errors"])) for hits, row in zip(right, rows, strict=True)], np.float64)
 
@@ -96,7 +92,6 @@ def _suite(name: str, title: str, unit: tuple[str, str], whole: str) -> Suite:
         rules_of=rules_of,
         in_words=in_words,
         summarise=summarise,
-        shown=lambda measure: True,
         values=values,
         statistic=statistic,
         badness=badness,

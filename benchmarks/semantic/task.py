@@ -6,11 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.suite import Row
-from geomatch.benchmarks.semantic.data import Category, SemanticData
+from geomatch.benchmarks.semantic.data import Category
 from geomatch.benchmarks.semantic.evaluation import evaluate_category
 from geomatch.benchmarks.semantic.harness import prompt_for, read_semantic
-from geomatch.benchmarks.semantic.protocols import SemanticProtocol, summarise
+from geomatch.benchmarks.semantic.protocols import SemanticProtocol
+from geomatch.benchmarks.semantic.suite import SUITES
 from geomatch.benchmarks.sweep import Maps
 from geomatch.images import load_image
 from geomatch.matching import Metric
@@ -34,13 +36,13 @@ class SemanticTask:
     """Of SPair-71k; None takes the one that is reported."""
 
     @cached_property
-    def _read(self) -> SemanticData:
+    def _read(self) -> DataSet[Category]:
         return read_semantic(self.dataset, self.data, self.split)
 
     @cached_property
     def categories(self) -> dict[str, Category]:
         """By name."""
-        return {category.name: category for category in self._read.categories}
+        return {category.name: category for category in self._read.units}
 
     @property
     def units(self) -> Sequence[str]:
@@ -76,6 +78,4 @@ class SemanticTask:
 
     def measures(self, rows: Sequence[Row]) -> dict[str, Any]:
         """See `Task.measures`."""
-        found = summarise(self.protocol, rows)[-1]
-        failures = found.pop("failures")
-        return {key: value for key, value in found.items() if key != "split"} | {"failures": failures}
+        return SUITES[self.dataset].overall(self.protocol, rows)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from geomatch.benchmarks.harness.data import DataSet, read_lines
 from geomatch.benchmarks.semantic.data import (
+    Category,
     KeypointPair,
-    SemanticData,
     checked_points,
     put_together,
-    read_lines,
 )
 from geomatch.errors import GeomatchError
 
@@ -26,7 +26,7 @@ LISTS = ("test_pairs_pf.csv", "test_pairs.csv")
 _WORDS = {"winebottle": "wine bottle"}
 
 
-def read_willow(folder: Path) -> SemanticData:
+def read_willow(folder: Path) -> DataSet[Category]:
     """The pairs by class; the box is that of the target's points, as in Rocco's and Min's code.
 
     Raises:

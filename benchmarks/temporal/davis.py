@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from geomatch.benchmarks.semantic.data import read_lines
+from geomatch.benchmarks.harness.data import DataSet, absent, read_lines, sums_of
 from geomatch.errors import GeomatchError
-from geomatch.files import digest_of, sha256_of
+from geomatch.files import digest_of
 
 SPLITS = {"val": 30, "train": 60}
 """Numbers of videos of the splits with public annotations."""
@@ -37,23 +37,10 @@ class MaskedVideo:
     def fingerprint(self) -> str:
         """SHA-256 over frames and masks; a missing frame counts as missing."""
         paths = (*self.frames, *self.masks)
-        return digest_of([self.name, [sha256_of(path) if path.is_file() else None for path in paths]])
+        return digest_of([self.name, sums_of(paths)])
 
 
-@dataclass(frozen=True, eq=False)
-class DavisData:
-    """A split, read as far as it can be."""
-
-    folder: Path
-    videos: list[MaskedVideo]
-    broken: dict[str, str]
-    """Frames that are missing, with the reason; their videos count as failures."""
-    split: str
-    complete: bool
-    """Whether all videos of the release are there, with all their frames."""
-
-
-def read_davis(folder: Path, split: str = "val") -> DavisData:
+def read_davis(folder: Path, split: str = "val") -> DataSet[MaskedVideo]:
     """The videos of a split.
 
     Raises:
@@ -82,13 +69,8 @@ def read_davis(folder: Path, split: str = "val") -> DavisData:
         videos.append(MaskedVideo(name, frames, masks))
     if not videos:
         raise GeomatchError(f"{names}: lists no video")
-    broken = {
-        str(path.relative_to(folder)): "no such frame"
-        for video in videos
-        for path in video.frames
-        if not path.is_file()
-    }
-    return DavisData(folder, videos, broken, split, len(videos) == SPLITS[split] and not broken)
+    broken = absent(folder, (path for video in videos for path in video.frames), "no such frame")
+    return DataSet(folder, videos, broken, len(videos) == SPLITS[split] and not broken, split)
 
 
 def _check(masks: tuple[Path, ...]) -> None:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geomatch.benchmarks.harness.run import DataSet, RunResult, run_suite
+from geomatch.benchmarks.harness.data import DataSet
+from geomatch.benchmarks.harness.run import RunResult, run_suite
 from geomatch.benchmarks.harness.suite import Row
 from geomatch.benchmarks.methods.dense import DenseMethod, create_dense_method
-from geomatch.benchmarks.temporal.davis import DavisData, MaskedVideo, read_davis
+from geomatch.benchmarks.temporal.davis import MaskedVideo, read_davis
 from geomatch.benchmarks.temporal.evaluation import evaluate_masks, evaluate_poses
-from geomatch.benchmarks.temporal.jhmdb import JhmdbData, PoseVideo, read_jhmdb
+from geomatch.benchmarks.temporal.jhmdb import PoseVideo, read_jhmdb
 from geomatch.benchmarks.temporal.protocols import TemporalProtocol
 from geomatch.benchmarks.temporal.suite import SUITES
 from geomatch.engine import Engine, LocalEngine
@@ -56,11 +57,10 @@ def run_temporal(
     if engine is None:
         with LocalEngine() as own:
             return run_temporal(dataset, data, protocols, methods, out, own, device, store, progress, split)
-    found = read_temporal(dataset, data, split)
     device = engine.device(device)
     return run_suite(
         SUITES[dataset],
-        DataSet(found.folder, found.videos, found.broken, found.complete, found.split),
+        read_temporal(dataset, data, split),
         protocols,
         methods,
         TemporalEvaluator(device),
@@ -73,7 +73,7 @@ def run_temporal(
     )
 
 
-def read_temporal(dataset: str, data: Path, split: str | None = None) -> DavisData | JhmdbData:
+def read_temporal(dataset: str, data: Path, split: str | None = None) -> DataSet[MaskedVideo | PoseVideo]:
     """The data set of that name in a folder.
 
     Raises:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.semantic.data import read_lines
+from geomatch.benchmarks.harness.data import DataSet, absent, read_lines, sums_of
 from geomatch.errors import GeomatchError
-from geomatch.files import digest_of, sha256_of
+from geomatch.files import digest_of
 from geomatch.optional import require
 
 SPLITS = {"1": 268, "2": 270, "3": 267}
@@ -38,24 +38,10 @@ class PoseVideo:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over frames and joints; a missing frame counts as missing."""
-        sums = [sha256_of(path) if path.is_file() else None for path in self.frames]
-        return digest_of([self.name, self.action, sums, self.joints.tolist()])
+        return digest_of([self.name, self.action, sums_of(self.frames), self.joints.tolist()])
 
 
-@dataclass(frozen=True, eq=False)
-class JhmdbData:
-    """A split, read as far as it can be."""
-
-    folder: Path
-    videos: list[PoseVideo]
-    broken: dict[str, str]
-    """Frames that are missing, with the reason; their videos count as failures."""
-    split: str
-    complete: bool
-    """Whether all videos of the release are there, with all their frames."""
-
-
-def read_jhmdb(folder: Path, split: str = "1") -> JhmdbData:
+def read_jhmdb(folder: Path, split: str = "1") -> DataSet[PoseVideo]:
     """The test videos of a split.
 
     Raises:
@@ -81,13 +67,8 @@ def read_jhmdb(folder: Path, split: str = "1") -> JhmdbData:
                 videos.append(_video(folder, action, words[0].removesuffix(".avi"), f"{path}:{number}"))
     if not videos:
         raise GeomatchError(f"{folder / 'splits'}: the lists of split {split} have no test video")
-    broken = {
-        str(frame.relative_to(folder)): "no such frame"
-        for video in videos
-        for frame in video.frames
-        if not frame.is_file()
-    }
-    return JhmdbData(folder, videos, broken, split, len(videos) == SPLITS[split] and not broken)
+    broken = absent(folder, (path for video in videos for path in video.frames), "no such frame")
+    return DataSet(folder, videos, broken, len(videos) == SPLITS[split] and not broken, split)
 
 
 def _video(folder: Path, action: str, name: str, where: str) -> PoseVideo:

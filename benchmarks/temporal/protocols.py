@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.suite import Row
+from geomatch.benchmarks.harness.suite import Row, chosen
 from geomatch.benchmarks.temporal.measures import statistics
 from geomatch.propagation import PropagationConfig
 
@@ -80,12 +80,7 @@ def find_protocols(dataset: str, names: str) -> list[TemporalProtocol]:
     Raises:
         ValueError: listing the names, when there is none of that name.
     """
-    known = PROTOCOLS[dataset]
-    wanted = list(known) if names == "all" else list(dict.fromkeys(names.split(",")))
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise ValueError(f"unknown protocol {unknown[0]!r}; choose from: {', '.join(known)}, or all")
-    return [known[name] for name in wanted]
+    return chosen(PROTOCOLS[dataset], names)
 
 
 def summarise_masks(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.suite import Axes, Row, Statistic, Suite
+from geomatch.benchmarks.harness.suite import Axes, Row, Statistic, Suite, threshold_of
 from geomatch.benchmarks.temporal.protocols import (
     TemporalProtocol,
     hits,
@@ -70,13 +70,9 @@ def mask_worst(protocol: TemporalProtocol, row: Row) -> list[tuple[str, str]]:
     ]
 
 
-def _alpha(protocol: TemporalProtocol) -> float:
-    return float(protocol.headline.partition("@")[2])
-
-
 def pose_values(protocol: TemporalProtocol, rows: Sequence[Row]) -> NDArray[np.float64]:
     """(videos, 2 x joints) right places and all places of each joint at the headline's alpha."""
-    return hits(rows, _alpha(protocol)).reshape(len(rows), -1)
+    return hits(rows, threshold_of(protocol.headline)).reshape(len(rows), -1)
 
 
 def pose_statistic(protocol: TemporalProtocol) -> Statistic:
@@ -100,7 +96,7 @@ def pose_curve(
 
 def pose_worst(protocol: TemporalProtocol, row: Row) -> list[tuple[str, str]]:
     """Headings and cells of a video among the worst."""
-    share = mean_of_joints(hits([row], _alpha(protocol)))
+    share = mean_of_joints(hits([row], threshold_of(protocol.headline)))
     frames = max(len(joint) for joint in row["errors"])
     return [(protocol.headline, f"{share:.1f} %"), ("action", row["split"]), ("frames", str(frames))]
 
@@ -117,7 +113,6 @@ SUITES = {
         rules_of=rules_of,
         in_words=in_words,
         summarise=summarise_masks,
-        shown=lambda measure: True,
         values=mask_values,
         statistic=mask_statistic,
         badness=lambda protocol, values: -values[:, 0],
@@ -126,8 +121,6 @@ SUITES = {
             "Objects that are followed well", "J&F, %", "objects with at least that, %"
         ),
         curve=mask_curve,
-        draw=None,
-        caption="",
     ),
     "jhmdb": Suite(
         name="jhmdb",
@@ -140,15 +133,12 @@ SUITES = {
         rules_of=rules_of,
         in_words=in_words,
         summarise=summarise_poses,
-        shown=lambda measure: True,
         values=pose_values,
         statistic=pose_statistic,
         badness=pose_badness,
         worst=pose_worst,
         axes=lambda protocol: Axes("Joints within a share of the box", "alpha", "joints within it, %"),
         curve=pose_curve,
-        draw=None,
-        caption="",
     ),
 }
 """By name."""

@@ -6,12 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.suite import Row
 from geomatch.benchmarks.sweep import Maps
-from geomatch.benchmarks.temporal.davis import DavisData, MaskedVideo
+from geomatch.benchmarks.temporal.davis import MaskedVideo
 from geomatch.benchmarks.temporal.evaluation import evaluate_masks, evaluate_poses
 from geomatch.benchmarks.temporal.harness import read_temporal
-from geomatch.benchmarks.temporal.jhmdb import JhmdbData, PoseVideo
+from geomatch.benchmarks.temporal.jhmdb import PoseVideo
 from geomatch.benchmarks.temporal.protocols import TemporalProtocol
 from geomatch.benchmarks.temporal.suite import SUITES
 from geomatch.dift import DIFTConfig, FeatureMap
@@ -35,13 +36,13 @@ class TemporalTask:
     """None takes the one that is reported."""
 
     @cached_property
-    def _read(self) -> DavisData | JhmdbData:
+    def _read(self) -> DataSet[MaskedVideo | PoseVideo]:
         return read_temporal(self.dataset, self.data, self.split)
 
     @cached_property
     def videos(self) -> dict[str, MaskedVideo | PoseVideo]:
         """By name."""
-        return {video.name: video for video in self._read.videos}
+        return {video.name: video for video in self._read.units}
 
     @property
     def units(self) -> Sequence[str]:
@@ -80,6 +81,4 @@ class TemporalTask:
 
     def measures(self, rows: Sequence[Row]) -> dict[str, Any]:
         """See `Task.measures`."""
-        found = SUITES[self.dataset].summarise(self.protocol, rows)[-1]
-        failures = found.pop("failures")
-        return {key: value for key, value in found.items() if key != "split"} | {"failures": failures}
+        return SUITES[self.dataset].overall(self.protocol, rows)

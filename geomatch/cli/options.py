@@ -36,6 +36,20 @@ def parse_layers(text: str) -> tuple[str | int, ...]:
     return tuple(int(part) if part.isascii() and part.isdigit() else part for part in text.split(","))
 
 
+def parse_points(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[float, float]]:
+    """``120,80`` as often as it was given; a callback of options."""
+    points = []
+    for value in values:
+        try:
+            x, y = (float(part) for part in value.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is no point; give x,y such as 120,80") from error
+        points.append((x, y))
+    return points
+
+
 def _option(
     name: str, help: str, kind: Any = None, callback: Any = _keep, flag: bool = False
 ) -> tuple[str, Callable[[Command], Command]]:

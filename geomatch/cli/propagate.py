@@ -103,7 +103,8 @@ def propagate(
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for row in rows:
         if row["picture"] is None:
-            click.echo(f"geomatch: {row['target']}: {row['reason']}", err=True)
+            reason = row["reason"].removeprefix(f"{row['target']}: ")
+            click.echo(f"geomatch: {row['target']}: {reason}", err=True)
         else:
             inliers, matches = row["num_inliers"], row["num_matches"]
             click.echo(f"wrote       {out / row['picture']} ({inliers} of {matches} matches agree)")

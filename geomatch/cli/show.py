@@ -4,26 +4,13 @@ from pathlib import Path
 
 import click
 
-from geomatch.cli.options import changed_config, descriptor_options
-
-
-def _points(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> list[tuple[float, float]]:
-    points = []
-    for value in values:
-        try:
-            x, y = (float(part) for part in value.split(","))
-        except ValueError as error:
-            raise click.BadParameter(f"{value!r} is no point; give x,y such as 120,80") from error
-        points.append((x, y))
-    return points
+from geomatch.cli.options import changed_config, descriptor_options, parse_points
 
 
 @click.command()
 @click.argument("image0", type=click.Path(path_type=Path))
 @click.argument("targets", metavar="[IMAGE1]...", type=click.Path(path_type=Path), nargs=-1)
-@click.option("--point", "points", callback=_points, metavar="X,Y", multiple=True,
+@click.option("--point", "points", callback=parse_points, metavar="X,Y", multiple=True,
               help="Pixel of IMAGE0 to find in IMAGE1; may be given several times.")  # fmt: skip
 @click.option("--soft", is_flag=True,
               help="Take the weighted mean about the best cell, not the best pixel.")  # fmt: skip

@@ -5,25 +5,12 @@ from pathlib import Path
 import click
 
 from geomatch.cli.exit_codes import FOUND
-from geomatch.cli.options import changed_config, descriptor_options
-
-
-def _points(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> list[tuple[float, float]]:
-    points = []
-    for value in values:
-        try:
-            x, y = (float(part) for part in value.split(","))
-        except ValueError as error:
-            raise click.BadParameter(f"{value!r} is no point; give x,y such as 120,80") from error
-        points.append((x, y))
-    return points
+from geomatch.cli.options import changed_config, descriptor_options, parse_points
 
 
 @click.command()
 @click.argument("video", type=click.Path(path_type=Path))
-@click.option("--points", multiple=True, callback=_points, metavar="X,Y",
+@click.option("--points", multiple=True, callback=parse_points, metavar="X,Y",
               help="Pixel of the first frame to follow; may be given several times.")  # fmt: skip
 @click.option("--mask", type=click.Path(path_type=Path), metavar="PNG",
               help="Objects of the first frame to follow: grey or palette values number them, 0 is none, "

@@ -1,0 +1,51 @@
+"""A data set on disk, and what its readers share."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from geomatch.benchmarks.harness.suite import Unit
+from geomatch.errors import GeomatchError
+from geomatch.files import sha256_of
+
+Part = TypeVar("Part", bound=Unit, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet(Generic[Part]):
+    """A data set on disk, read as far as it can be."""
+
+    folder: Path
+    units: Sequence[Part]
+    """The usable ones: sequences, categories, videos."""
+    broken: dict[str, str]
+    """Names of what cannot be used, with the reason."""
+    complete: bool
+    """Whether it is the whole release, so that numbers compare with published ones."""
+    split: str | None = None
+    """Of the release, where it has several."""
+
+
+def read_lines(path: Path) -> list[str]:
+    """Of a text file of a release.
+
+    Raises:
+        GeomatchError: when it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise GeomatchError(f"{path}: no such file; give the folder that the release unpacks to") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise GeomatchError(f"{path}: cannot be read ({error})") from error
+
+
+def sums_of(paths: Iterable[Path]) -> list[str | None]:
+    """SHA-256 of files, None for one that is missing."""
+    return [sha256_of(path) if path.is_file() else None for path in paths]
+
+
+def absent(folder: Path, paths: Iterable[Path], reason: str) -> dict[str, str]:
+    """Names below ``folder`` of the files that are missing, each with the reason."""
+    return {str(path.relative_to(folder)): reason for path in paths if not path.is_file()}
