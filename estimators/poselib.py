@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.errors import require
 from geomatch.estimators.gate import Gate, Points, check_threshold
-from geomatch.optional import require
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 

@@ -20,7 +20,7 @@ from geomatch.errors import ShapeError as ShapeError
 from geomatch.errors import WeightsError as WeightsError
 
 if TYPE_CHECKING:
-    from geomatch.bundled import bundled_pair as bundled_pair
+    from geomatch.demo import bundled_pair as bundled_pair
     from geomatch.dift import DIFTConfig as DIFTConfig
     from geomatch.dift import DIFTExtractor as DIFTExtractor
     from geomatch.geometry import corner_error as corner_error
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from geomatch.types import Matches as Matches
 
 _HOME = {
-    "bundled_pair": "geomatch.bundled",
+    "bundled_pair": "geomatch.demo",
     "DIFTConfig": "geomatch.dift",
     "DIFTExtractor": "geomatch.dift",
     "corner_error": "geomatch.geometry",

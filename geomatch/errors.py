@@ -1,5 +1,8 @@
 """The few errors that geomatch raises on its own account."""
 
+import importlib
+from types import ModuleType
+
 
 class GeomatchError(Exception):
     """Base of all: catch it to catch everything that geomatch itself reports."""
@@ -36,3 +39,17 @@ class StoreError(GeomatchError):
 
 class WeightsError(GeomatchError):
     """Model weights are missing, broken or of another architecture."""
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional package.
+
+    Raises:
+        MissingDependencyError: naming the extra that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{purpose} needs the package '{module}'; install it with: pip install 'geomatch-dift[{extra}]'"
+        ) from error

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Protocol
 
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
-from geomatch.dift.hub import is_hub_id
 from geomatch.images import Image
 from geomatch.keypoints import Detector, GridDetector, create_detector
 from geomatch.matching import Metric
 from geomatch.types import Features
+from geomatch.weights.hub import is_hub_id
 
 DEFAULT_DETECTOR = "mixed"
 """SIFT and the embedded network by turns."""

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.alignment import align_homography
-from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap, ReadOut
-from geomatch.dift.refine import refine_matches
+from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap, LinearHead
+from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector, create_detector
@@ -86,8 +86,8 @@ def match(
     max_ratio: float | None = None,
     max_keypoints: int = 3000,
     threshold: float = 3.0,
-    refine: bool | None = None,
-    align: bool = True,
+    refine_keypoints: bool | None = None,
+    refine_homography: bool = True,
     apply_exif: bool = True,
 ) -> MatchResult:
     """Register two photographs.
@@ -109,12 +109,12 @@ def match(
         max_keypoints: per image, when the detector is given by name.
         threshold: largest error of an inlier in pixels of image 1, when the
             estimator is given by name.
-        refine: move each matched keypoint of image 1 to where its features agree best with
-            its partner's, see `geomatch.dift.refine`; those of image 0 stay. None does so for
+        refine_keypoints: move each matched keypoint of image 1 to where its features agree best with
+            its partner's, see `geomatch.dift.maps.refine`; those of image 0 stay. None does so for
             a grid described densely by DIFT; keypoints of other detectors lie more exactly
             than feature maps tell.
-        align: estimate the homography again from windows about the keypoints of image 0, laid over
-            image 1 to a fraction of a pixel, see `geomatch.alignment`; the keypoints stay.
+        refine_homography: estimate the homography again from windows about the keypoints of image 0, laid
+        over image 1 to a fraction of a pixel, see `geomatch.alignment`; the keypoints stay.
         apply_exif: turn the images as their EXIF orientation says.
 
     Returns:
@@ -141,13 +141,13 @@ def match(
     if describer is None:
         framed = all(not len(f) or has_frames(f) for f in (features0, features1))
         describer = cached_extractor(default_config(framed and not isinstance(detect, GridDetector)))
-    refining = _refining(refine, detect, describer)
+    refining = _refining(refine_keypoints, detect, describer)
     if metric is None:
         metric = describer.config.metric if isinstance(describer, DIFTExtractor) else "cosine"
     describable = len(features0) > 0 and len(features1) > 0
     with _timed(seconds, "load_model"):
         if describable and isinstance(describer, DIFTExtractor):
-            _ = describer.model, describer.readout
+            _ = describer.model, describer.head
     with _timed(seconds, "describe"):
         maps: list[FeatureMap] = []
         if describable and refining:
@@ -159,14 +159,14 @@ def match(
     with _timed(seconds, "match"):
         matches = _match(features0, features1, metric, min_similarity, max_ratio)
     if maps:
-        with _timed(seconds, "refine"):
+        with _timed(seconds, "refine_keypoints"):
             step = detect.spacing(second.size) if isinstance(detect, GridDetector) else 0
             moved = refine_matches(maps[0], maps[1], features0, features1, matches, step)
             features1 = replace(features1, keypoints=moved)
     with _timed(seconds, "estimate"):
         homography = _estimate(estimate, features0, features1, matches)
-    if align and homography:
-        with _timed(seconds, "align"):
+    if refine_homography and homography:
+        with _timed(seconds, "refine_homography"):
             i, j = matches.indices.T
             points = features0.keypoints, features0.keypoints[i], features1.keypoints[j]
             homography = align_homography(first, second, *points, homography, estimate, threshold)
@@ -177,33 +177,35 @@ def match(
         "detector": record(detect),
         "descriptor": record(describer),
         "matching": {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio},
-        "refine": refining is not None,
-        "align": align,
+        "refine_keypoints": refining is not None,
+        "refine_homography": refine_homography,
         "estimator": record(estimate),
     }
     return MatchResult(first, second, features0, features1, matches, homography, seconds, settings)
 
 
-def _refining(refine: bool | None, detector: Detector, describer: Describer) -> DIFTExtractor | None:
+def _refining(
+    refine_keypoints: bool | None, detector: Detector, describer: Describer
+) -> DIFTExtractor | None:
     """The extractor in whose maps keypoints are refined; None for no refinement."""
-    if refine is False:
+    if refine_keypoints is False:
         return None
     config = describer.config if isinstance(describer, DIFTExtractor) else None
     # with turned copies there is no one map
     dense = config is not None and config.sampling == "dense" and config.rotations * config.scales == 1
     if isinstance(detector, GridDetector) and isinstance(describer, DIFTExtractor) and dense:
         return describer
-    if refine:
+    if refine_keypoints:
         wrong = "the descriptor is no dense DIFT without copies" if not dense else "the detector is no grid"
-        raise ValueError(f"refine=True is for a grid described densely by DIFT, but {wrong}")
+        raise ValueError(f"refine_keypoints=True is for a grid described densely by DIFT, but {wrong}")
     return None
 
 
 def _sampled(extractor: DIFTExtractor, dense: FeatureMap, features: Features) -> Features:
     """What `DIFTExtractor.describe` gives for a grid, from the map that the refinement needs too."""
     rows = dense.sample(features.keypoints, extractor.config.metric)
-    readout = extractor.readout
-    return replace(features, descriptors=readout.apply(rows) if isinstance(readout, ReadOut) else rows)
+    head = extractor.head
+    return replace(features, descriptors=head.apply(rows) if isinstance(head, LinearHead) else rows)
 
 
 def _match(

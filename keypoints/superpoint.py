@@ -17,13 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geomatch.errors import WeightsError
+from geomatch.errors import WeightsError, require
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
-from geomatch.optional import require
 from geomatch.types import Features
-from geomatch.weights import SUPERPOINT_V6, locate_weights
+from geomatch.weights.download import SUPERPOINT_V6, locate_weights
 
 DESCRIPTOR_SIZE = 256
 """Dimensions of SuperPoint's own descriptors."""
@@ -117,7 +116,7 @@ class SuperPointDetector:
     """Keypoints of SuperPoint with the MIT weights; its own 256-d descriptors come along."""
 
     weights: str | Path | None = None
-    """A weights file; None looks in the cache and then downloads (see `geomatch.weights`)."""
+    """A weights file; None looks in the cache and then downloads (see `geomatch.weights.download`)."""
     max_keypoints: int | None = 3000
     """Keep at most so many, the best by score; None for all."""
     min_distance: float = 0.0

@@ -34,7 +34,8 @@ from other distances."""
 
 @dataclass(frozen=True)
 class TinyDetector:
-    """Keypoints with scale and orientation of the embedded network; see `geomatch.training.detector`.
+    """Keypoints with scale and orientation of the embedded network; see
+    `geomatch.benchmarks.training.detector`.
 
     The network is SuperPoint's detector (DeTone, Malisiewicz, Rabinovich, 2018), narrower, and trained by
     homographic adaptation on openly licensed images. Every level of the pyramid is searched alone.

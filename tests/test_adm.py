@@ -10,11 +10,12 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from geomatch import DIFTConfig, DIFTExtractor, GeomatchError, WeightsError
-from geomatch.dift.adm import adm_config, convert_adm
 from geomatch.dift.inventory import fetch_weights
-from geomatch.dift.presets import ADM, PRESETS
-from geomatch.dift.sources import ADM_CHECKPOINT, converted_folder
-from geomatch.weights import cache_folder
+from geomatch.dift.presets import PRESETS
+from geomatch.weights.adm import adm_config, convert_adm
+from geomatch.weights.download import cache_folder
+from geomatch.weights.models import ADM
+from geomatch.weights.sources import ADM_CHECKPOINT, converted_folder
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "adm_tiny.npz")
 SHAPES: dict[str, list[int]] = dict(json.loads(str(GOLDEN["state_dict_shapes"])))

@@ -111,7 +111,9 @@ def test_homography_is_better_or_the_one_given(photo0: Image, points: NDArray[np
 
 def test_match_aligns_and_says_so() -> None:
     """The bundled pair comes out several times more exactly; keypoints and matches are the same."""
-    plain, aligned = (geomatch.match(PAIR.image0, PAIR.image1, align=flag) for flag in (False, True))
+    plain, aligned = (
+        geomatch.match(PAIR.image0, PAIR.image1, refine_homography=flag) for flag in (False, True)
+    )
     assert plain.homography
     assert aligned.homography
     errors = [
@@ -121,6 +123,6 @@ def test_match_aligns_and_says_so() -> None:
     ]
     assert errors[1] < 0.5 * errors[0]
     np.testing.assert_array_equal(plain.points1, aligned.points1)
-    assert (plain.settings["align"], aligned.settings["align"]) == (False, True)
-    assert "align" in aligned.seconds
-    assert "align" not in plain.seconds
+    assert (plain.settings["refine_homography"], aligned.settings["refine_homography"]) == (False, True)
+    assert "refine_homography" in aligned.seconds
+    assert "refine_homography" not in plain.seconds

@@ -26,11 +26,11 @@ from geomatch.dift.extractor import UPRIGHT_SIDE
 from geomatch.engine import LocalEngine, Work
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.geometry import warp_points
-from geomatch.identity import identity_of
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector, OpenCVDetector
 from geomatch.parts import extraction_parts
 from geomatch.store import Store
+from geomatch.store.identity import identity_of
 from geomatch.types import Features, Matches
 
 
@@ -220,7 +220,7 @@ def test_grid_keypoints_are_shared_and_refined(tmp_path: Path, photo0: Image) ->
     grid = GridDetector(16).detect(photo0)
     for name in folder.names:
         np.testing.assert_array_equal(found.correspondences.features[name].keypoints, grid.keypoints)
-    refined = match_collection(folder, tmp_path / "store", refine=True, **options)
+    refined = match_collection(folder, tmp_path / "store", refine_keypoints=True, **options)
     before, after = [], []
     for pair in found.correspondences.pairs:
         i, j = pair.matches.indices.T
@@ -234,7 +234,7 @@ def test_grid_keypoints_are_shared_and_refined(tmp_path: Path, photo0: Image) ->
     near = np.array(before) < 12  # right up to the grid
     assert near.sum() > 300
     assert np.median(np.array(after)[near]) < 0.5 * np.median(np.array(before)[near])
-    again = match_collection(folder, tmp_path / "store", refine=True, **options)
+    again = match_collection(folder, tmp_path / "store", refine_keypoints=True, **options)
     for name in folder.names:
         assert again.correspondences.features[name] == refined.correspondences.features[name]
 
@@ -303,7 +303,7 @@ def test_refinement_goes_on_where_it_was(tmp_path: Path, photo0: Image) -> None:
     twin.write_bytes((tmp_path / "images" / "view1.png").read_bytes())
     folder = find_images(tmp_path / "images")
     options: dict[str, Any] = {"detector": GridDetector(32), "descriptor": "dift-tiny-dense"}
-    options |= {"progress": False, "refine": True}
+    options |= {"progress": False, "refine_keypoints": True}
     whole = match_collection(folder, tmp_path / "store", **options).correspondences
     files = sorted((tmp_path / "store" / "refined").rglob("*.npz"))
     assert len(files) == 3

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from geomatch.colmap.check import CheckReport, check_database, format_report
+from geomatch.colmap.doctor.check import CheckReport, check_database, format_report
 from geomatch.errors import GeomatchError
 
 SIZE = (1024, 768)

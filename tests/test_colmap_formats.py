@@ -16,7 +16,7 @@ import pytest
 from geomatch.cli import main
 from geomatch.collection import Correspondences, MatchedPair
 from geomatch.colmap import export_database, read_correspondences, write_correspondences
-from geomatch.colmap.hloc import matches_beside
+from geomatch.colmap.formats.hloc import matches_beside
 from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import map_database, summarise_model
 from geomatch.errors import FeaturesError

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, match_mutual
 from geomatch.dift import PRESETS
-from geomatch.dift.copies import REFERENCE_SCALE, choose_copies, needed_copies, turn_image
+from geomatch.dift.maps.copies import REFERENCE_SCALE, choose_copies, needed_copies, turn_image
 from geomatch.geometry import image_corners, warp_points
 from geomatch.images import reduce_image
 from geomatch.keypoints import OpenCVDetector
@@ -188,7 +188,7 @@ def test_wrong_settings_are_refused(change: dict[str, object], words: str) -> No
         DIFTConfig(**change)  # type: ignore[arg-type]
 
 
-def test_readouts_know_copies_only_when_there_are_some() -> None:
+def test_heads_know_copies_only_when_there_are_some() -> None:
     assert not {"rotations", "scales"} & set(DIFTConfig().feature_settings())
     settings = DIFTConfig(rotations=8).feature_settings()
     assert settings["rotations"] == 8

@@ -13,11 +13,11 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, ShapeError, WeightsError
-from geomatch.dift import PRESETS, FeatureMap, ReadOut
-from geomatch.dift.capture import capture, find_layer
+from geomatch.dift import PRESETS, FeatureMap, LinearHead
+from geomatch.dift.backends.capture import capture, find_layer
+from geomatch.dift.backends.schedule import load_alphas
 from geomatch.dift.extractor import dense_size
-from geomatch.dift.fit import fit_readout
-from geomatch.dift.schedule import load_alphas
+from geomatch.dift.head.fit import fit_head
 
 
 def small_unet(channels: int = 3, attention: bool = False) -> UNet2DModel:
@@ -338,47 +338,47 @@ def test_squashing_one_axis_does_not_alias(config: DIFTConfig, tmp_path: Path) -
     torch.testing.assert_close(squashed[:, 8:-8, 8:-8], grey.maps[0][:, 8:-8, 8:-8], atol=0.05, rtol=0)
 
 
-def test_readout_is_the_leading_solution_of_the_generalised_problem(rng: np.random.Generator) -> None:
+def test_head_is_the_leading_solution_of_the_generalised_problem(rng: np.random.Generator) -> None:
     truth = rng.normal(0, 1, (4000, 6)) * [5, 4, 3, 1, 1, 1]
     a, b = (truth + rng.normal(0, 1, truth.shape) * [0.1, 0.1, 0.1, 3, 3, 3] for _ in range(2))
-    readout = fit_readout(a.astype(np.float32), b.astype(np.float32), 3, {"timestep": 1})
+    head = fit_head(a.astype(np.float32), b.astype(np.float32), 3, {"timestep": 1})
     # the three stable directions, and only these, survive
-    assert np.abs(readout.projection[3:]).max() < 0.1 * np.abs(readout.projection[:3]).max()
-    rows = readout.apply(a.astype(np.float32))
+    assert np.abs(head.projection[3:]).max() < 0.1 * np.abs(head.projection[:3]).max()
+    rows = head.apply(a.astype(np.float32))
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     # within-pair differences have unit variance in every direction, up to the ridge
-    difference = (a - b) @ readout.projection
+    difference = (a - b) @ head.projection
     assert (difference.var(0) / 2 < 1.05).all()
 
 
-def test_readout_file(tmp_path: Path, config: DIFTConfig, image: Image) -> None:
+def test_head_file(tmp_path: Path, config: DIFTConfig, image: Image) -> None:
     settings = config.feature_settings()
-    readout = ReadOut(np.zeros(16), np.eye(16)[:, :4], settings)
+    head = LinearHead(np.zeros(16), np.eye(16)[:, :4], settings)
     folder = tmp_path / "model"
     small_unet().save_pretrained(folder)
-    asking = replace(config, model=str(folder), readout=True)
-    with pytest.raises(WeightsError, match="there is no read-out"):
+    asking = replace(config, model=str(folder), head=True)
+    with pytest.raises(WeightsError, match="there is no projection head"):
         DIFTExtractor(asking).describe(image, keypoints(image))
-    readout.save(folder)
+    head.save(folder)
     described = DIFTExtractor(asking).describe(image, keypoints(image))
     assert described.descriptors is not None
     assert described.descriptors.shape == (20, 4)
-    raw = DIFTExtractor(replace(asking, readout=False)).describe(image, keypoints(image)).descriptors
+    raw = DIFTExtractor(replace(asking, head=False)).describe(image, keypoints(image)).descriptors
     assert raw is not None
-    np.testing.assert_allclose(described.descriptors, readout.apply(raw), atol=1e-6)
+    np.testing.assert_allclose(described.descriptors, head.apply(raw), atol=1e-6)
     with pytest.raises(ValueError, match="was fitted with timestep=41"):
         DIFTExtractor(replace(asking, timestep=3)).describe(image, keypoints(image))
-    (folder / "readout.safetensors").write_bytes(b"x")
-    with pytest.raises(WeightsError, match="damaged read-out"):
+    (folder / "head.safetensors").write_bytes(b"x")
+    with pytest.raises(WeightsError, match="damaged projection head"):
         DIFTExtractor(asking).describe(image, keypoints(image))
 
 
 def test_fitting_refuses_what_it_cannot_fit() -> None:
     rows = np.zeros((5, 3), np.float32)
     with pytest.raises(ValueError, match=r"dimension must lie in 1..3"):
-        fit_readout(rows, rows, 4, {})
+        fit_head(rows, rows, 4, {})
     with pytest.raises(ValueError, match="at least 2 pairs"):
-        fit_readout(rows[:1], rows[:1], 2, {})
+        fit_head(rows[:1], rows[:1], 2, {})
 
 
 def test_embedded_model_is_complete_and_small(photo0: Image) -> None:
@@ -390,7 +390,7 @@ def test_embedded_model_is_complete_and_small(photo0: Image) -> None:
     empty = extractor.describe(photo0, keypoints(photo0, 0, frames=True))
     assert empty.descriptors is not None
     assert empty.descriptors.shape == (0, 128)
-    from geomatch.dift.sources import model_folder
+    from geomatch.weights.sources import model_folder
 
     files = list(model_folder("dift-tiny").iterdir())
     assert sum(file.stat().st_size for file in files) < 10e6

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import geomatch
-from geomatch.benchmarks.download import RELEASES, Release, fetch_release
+from geomatch.benchmarks.harness.download import RELEASES, Release, fetch_release
 from geomatch.cli import main
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch.blending import load_edit, warp_edit
 from geomatch.cli import main
 from geomatch.dift import PRESETS
-from geomatch.edit import EditResult, PreparedEdit, carry_edit, prepare_edit, propagate_edit
+from geomatch.editing.blending import load_edit, warp_edit
+from geomatch.editing.edit import EditResult, PreparedEdit, carry_edit, prepare_edit, propagate_edit
 from geomatch.errors import ImageError
 from geomatch.geometry import warp_points
 from geomatch.images import Image, reduce_image
@@ -145,19 +145,19 @@ def test_onto_itself(prepared: PreparedEdit, photo0: Image) -> None:
     assert np.abs(result.picture.astype(int) - direct).mean() < 0.1
 
 
-@pytest.mark.parametrize("align", [True, False])
-def test_keypoints_find_a_known_view(prepared: PreparedEdit, photo0: Image, align: bool) -> None:
+@pytest.mark.parametrize("refine_homography", [True, False])
+def test_keypoints_find_a_known_view(prepared: PreparedEdit, photo0: Image, refine_homography: bool) -> None:
     view = Image(render_view(photo0.pixels, VIEW, (640, 480)), "view")
-    result = carry_edit(prepared, view, align=align)
-    check(result, view, VIEW, 0.5 if align else 2.0)
+    result = carry_edit(prepared, view, refine_homography=refine_homography)
+    check(result, view, VIEW, 0.5 if refine_homography else 2.0)
 
 
-@pytest.mark.parametrize("align", [True, False])
-def test_pixels_find_a_known_view(photo0: Image, align: bool) -> None:
+@pytest.mark.parametrize("refine_homography", [True, False])
+def test_pixels_find_a_known_view(photo0: Image, refine_homography: bool) -> None:
     view = Image(render_view(photo0.pixels, MILD, (640, 480)), "view")
-    options = {"descriptor": "dift-tiny-dense", "max_points": 150, "align": align}
+    options = {"descriptor": "dift-tiny-dense", "max_points": 150, "refine_homography": refine_homography}
     result = propagate_edit(painted(), photo0, view, **options)  # type: ignore[arg-type]
-    check(result, view, MILD, 0.5 if align else 3.0)
+    check(result, view, MILD, 0.5 if refine_homography else 3.0)
     left, top, right, bottom = BOX
     assert len(result.points0) == 150
     assert len(np.unique(result.points0, axis=0)) == 150
@@ -214,7 +214,7 @@ def test_an_edit_that_falls_outside_has_a_reason(prepared: PreparedEdit, photo0:
 
 def test_options_that_make_no_sense_are_refused(photo0: Image) -> None:
     config = replace(PRESETS["dift-tiny-dense"], rotations=2)
-    with pytest.raises(ValueError, match="leave out readout, rotations and scales"):
+    with pytest.raises(ValueError, match="leave out head, rotations and scales"):
         prepare_edit(painted(), photo0, config)
     with pytest.raises(ValueError, match="max_points must be at least 1, got 0"):
         prepare_edit(painted(), photo0, max_points=0)

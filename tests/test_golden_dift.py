@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from geomatch import DIFTConfig, DIFTExtractor
-from geomatch.dift.adm import convert_adm
+from geomatch.weights.adm import convert_adm
 
 GOLDEN = Path(__file__).parent / "golden"
 SD = np.load(GOLDEN / "sd_tiny.npz")
@@ -57,7 +57,7 @@ def test_stable_diffusion(small_sd: Path, picture: np.ndarray, timestep: int) ->
 
 def test_prompt_embedding(small_sd: Path) -> None:
     pytest.importorskip("transformers")
-    from geomatch.dift.prompt import cached_embedding, encode_prompt
+    from geomatch.weights.prompt import cached_embedding, encode_prompt
 
     expected = SD["prompt_embeds"][0]
     assert_equal(torch.from_numpy(encode_prompt(small_sd, "")), expected)

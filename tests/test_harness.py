@@ -22,12 +22,12 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch.benchmarks.harness.record import summarise_record, table
-from geomatch.benchmarks.hpatches.data import RELEASE, fetch_hpatches, make_synthetic
-from geomatch.benchmarks.hpatches.harness import run_hpatches
-from geomatch.benchmarks.hpatches.protocols import PROTOCOLS, find_protocols
-from geomatch.benchmarks.hpatches.sequences import LARGE, SEQUENCES, read_data
-from geomatch.benchmarks.hpatches.suite import SUITE
 from geomatch.benchmarks.methods import create_method
+from geomatch.benchmarks.tasks.homography.data import RELEASE, fetch_hpatches, make_synthetic
+from geomatch.benchmarks.tasks.homography.harness import run_hpatches
+from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, find_protocols
+from geomatch.benchmarks.tasks.homography.sequences import LARGE, SEQUENCES, read_data
+from geomatch.benchmarks.tasks.homography.suite import SUITE
 from geomatch.cli import main
 from geomatch.engine import LocalEngine
 from geomatch.files import sha256_of

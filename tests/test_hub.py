@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from geomatch import DIFTConfig, DIFTExtractor, WeightsError
-from geomatch.dift.hub import hub_folder
 from geomatch.dift.inventory import fetch_weights, inventory
-from geomatch.dift.presets import CLEANDIFT, PRESETS, REMOVED, SD
-from geomatch.dift.sources import model_folder, unet_file
+from geomatch.dift.presets import PRESETS
 from geomatch.images import Image
+from geomatch.weights.hub import hub_folder
+from geomatch.weights.models import CLEANDIFT, REMOVED, SD
+from geomatch.weights.sources import model_folder, unet_file
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

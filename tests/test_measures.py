@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from geomatch.benchmarks.hpatches.measures import (
+from geomatch.benchmarks.tasks.homography.measures import (
     accuracy,
     average_precision,
     match_distances,

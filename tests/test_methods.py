@@ -14,17 +14,17 @@ from kornia import feature
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch.benchmarks.controls import RootSIFT
 from geomatch.benchmarks.harness.run import _evaluated
-from geomatch.benchmarks.hpatches.data import make_synthetic
-from geomatch.benchmarks.hpatches.harness import run_hpatches
-from geomatch.benchmarks.hpatches.protocols import find_protocols
-from geomatch.benchmarks.hpatches.sequences import read_data
 from geomatch.benchmarks.methods import create_method
 from geomatch.benchmarks.methods.backbones import TransformersFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.peers import WEIGHTS, KorniaFeatures, OpenCVFeatures
+from geomatch.benchmarks.studies.controls import RootSIFT
+from geomatch.benchmarks.tasks.homography.data import make_synthetic
+from geomatch.benchmarks.tasks.homography.harness import run_hpatches
+from geomatch.benchmarks.tasks.homography.protocols import find_protocols
+from geomatch.benchmarks.tasks.homography.sequences import read_data
 from geomatch.dift import DIFTExtractor
 from geomatch.engine import LocalEngine
 from geomatch.images import Image

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 import geomatch
-from geomatch.benchmarks import sizing
-from geomatch.benchmarks.dense_speed import table as dense_table
-from geomatch.benchmarks.embedded import (
+from geomatch.benchmarks.studies import sizing
+from geomatch.benchmarks.studies.dense_speed import table as dense_table
+from geomatch.benchmarks.studies.embedded import (
     ALIGNED,
     DEFAULT,
     PLAIN,
@@ -30,10 +30,10 @@ from geomatch.benchmarks.embedded import (
     differences_table,
     table,
 )
-from geomatch.benchmarks.following import table as following_table
-from geomatch.benchmarks.learning import table as learning_table
-from geomatch.benchmarks.matching_speed import table as matching_table
-from geomatch.benchmarks.pca import table as pca_table
+from geomatch.benchmarks.studies.following import table as following_table
+from geomatch.benchmarks.studies.learning import table as learning_table
+from geomatch.benchmarks.studies.matching_speed import table as matching_table
+from geomatch.benchmarks.studies.pca import table as pca_table
 from geomatch.cli import main
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
@@ -43,22 +43,35 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = (
     "geomatch",
     "geomatch.cli",
-    "geomatch.dift",
-    "geomatch.engine",
-    "geomatch.store",
     "geomatch.collection",
     "geomatch.colmap",
+    "geomatch.colmap.doctor",
+    "geomatch.colmap.formats",
+    "geomatch.demo",
+    "geomatch.dift",
+    "geomatch.dift.backends",
+    "geomatch.dift.head",
+    "geomatch.dift.maps",
+    "geomatch.drawing",
+    "geomatch.editing",
+    "geomatch.engine",
     "geomatch.opencv",
     "geomatch.opencv.examples",
+    "geomatch.store",
     "geomatch.training",
+    "geomatch.video",
+    "geomatch.weights",
     "geomatch.keypoints",
     "geomatch.estimators",
     "geomatch.benchmarks",
     "geomatch.benchmarks.harness",
-    "geomatch.benchmarks.hpatches",
-    "geomatch.benchmarks.semantic",
-    "geomatch.benchmarks.temporal",
     "geomatch.benchmarks.methods",
+    "geomatch.benchmarks.tasks",
+    "geomatch.benchmarks.tasks.homography",
+    "geomatch.benchmarks.tasks.semantic",
+    "geomatch.benchmarks.tasks.temporal",
+    "geomatch.benchmarks.studies",
+    "geomatch.benchmarks.training",
 )
 
 
@@ -90,17 +103,13 @@ def test_folders_are_not_imported_under_a_second_name() -> None:
 
 
 LEVELS = [
-    {"errors", "files", "optional", "bundled", "types", "provenance"},
-    {"geometry", "images", "weights", "distances", "patches"},
-    {"candidates"},
-    {"search"},
-    {"synthetic", "matching"},
-    {"keypoints", "dift", "estimators"},
-    {"alignment", "parts", "propagation", "transfer"},
-    {"pipeline"},
-    {"draw", "output", "show", "training", "identity", "store", "engine", "video", "track", "tracks"}
-    | {"blending", "edit"},
-    {"collection"},
+    {"errors", "files", "types", "provenance", "demo"},
+    {"geometry", "images", "patches", "matching", "synthetic", "distances", "candidates", "search"},
+    {"weights", "keypoints", "estimators"},
+    {"dift", "alignment"},
+    {"parts"},
+    {"pipeline", "training", "video", "store", "engine"},
+    {"drawing", "editing", "collection"},
     {"colmap", "opencv"},
     {"benchmarks", "cli"},
 ]
@@ -155,9 +164,8 @@ def test_wheel_holds_one_top_level_name(tmp_path: Path) -> None:
         "geomatch/keypoints/grid.py",
         "geomatch/py.typed",
         "geomatch/demo/image0.jpg",
-        "geomatch/training/images.tsv",
-        "geomatch/dift/weights/dift-tiny/diffusion_pytorch_model.safetensors",
-        "geomatch/dift/weights/dift-tiny/readout.safetensors",
+        "geomatch/weights/dift-tiny/diffusion_pytorch_model.safetensors",
+        "geomatch/weights/dift-tiny/head.safetensors",
         "geomatch/keypoints/weights/tiny.safetensors",
     ):
         assert wanted in names
@@ -243,7 +251,7 @@ def test_readme_commands_run_as_printed(
 
 
 def test_missing_extra_names_the_extra() -> None:
-    from geomatch.optional import require
+    from geomatch.errors import require
 
     with pytest.raises(geomatch.MissingDependencyError, match=r"pip install 'geomatch-dift\[poselib\]'"):
         require("no_such_module_anywhere", "poselib", "this")

@@ -10,9 +10,9 @@ import pytest
 
 import geomatch
 from geomatch import EstimationFailure, Features, Image
+from geomatch.drawing.result import save_result, summary
 from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import GridDetector, OpenCVDetector
-from geomatch.output import save_result, summary
 from geomatch.pipeline import MatchResult
 
 PAIR = geomatch.bundled_pair()
@@ -34,7 +34,7 @@ def error(result: MatchResult) -> float:
 def test_bundled_pair_is_registered(result: MatchResult) -> None:
     assert error(result) < 2
     assert result.homography.num_inliers > 100
-    stages = ("read", "load_model", "detect", "describe", "match", "estimate", "align")
+    stages = ("read", "load_model", "detect", "describe", "match", "estimate", "refine_homography")
     assert set(result.seconds) == set(stages)
 
 
@@ -175,7 +175,7 @@ def test_result_on_disk(result: MatchResult, photo0: Image, tmp_path: Path) -> N
 
 def test_overlay_aligns_the_images(result: MatchResult, photo0: Image, photo1: Image) -> None:
     """Image 1 brought back by the homography looks like image 0, but for the light."""
-    from geomatch.draw import draw_overlay
+    from geomatch.drawing.pairs import draw_overlay
 
     assert result.homography
     mixed = draw_overlay(photo0, photo1, result.homography).astype(float)

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from geomatch.dift import FeatureMap
 from geomatch.errors import ShapeError
-from geomatch.propagation import (
+from geomatch.video.propagation import (
     LabelPropagator,
     PropagationConfig,
     features_on,

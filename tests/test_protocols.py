@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from geomatch.benchmarks.hpatches.evaluation import Pair, evaluate, failed
-from geomatch.benchmarks.hpatches.frames import framed
-from geomatch.benchmarks.hpatches.protocols import PROTOCOLS, Protocol, find_protocols, summarise
+from geomatch.benchmarks.tasks.homography.evaluation import Pair, evaluate, failed
+from geomatch.benchmarks.tasks.homography.frames import framed
+from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, Protocol, find_protocols, summarise
 from geomatch.dift import FeatureMap
 from geomatch.geometry import warp_points
 from geomatch.images import Image

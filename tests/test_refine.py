@@ -13,7 +13,7 @@ import geomatch
 from geomatch import DIFTExtractor, Features, Image, Matches
 from geomatch.cli import main
 from geomatch.dift import PRESETS, FeatureMap
-from geomatch.dift.refine import REACH, refine_matches, refine_points, search_radius
+from geomatch.dift.maps.refine import REACH, refine_matches, refine_points, search_radius
 from geomatch.errors import ShapeError
 from geomatch.keypoints import GridDetector
 
@@ -72,7 +72,7 @@ def test_points_do_not_depend_on_their_company(
     np.testing.assert_allclose(
         refine_points(second, points[order], targets[order], 8.0), found[order], atol=1e-4
     )
-    monkeypatch.setattr("geomatch.dift.refine.ROWS", 300)
+    monkeypatch.setattr("geomatch.dift.maps.refine.ROWS", 300)
     np.testing.assert_allclose(refine_points(second, points, targets, 8.0), found, atol=1e-4)
     assert refine_points(second, points[:0], targets[:0], 8.0).shape == (0, 2)
 
@@ -154,17 +154,17 @@ def test_grid_is_subpixel_with_refinement_only(
 
     monkeypatch.setattr(DIFTExtractor, "dense_many", counted)
     image, matrix = view
-    refined = geomatch.match(photo0, image, detector="grid", align=False)
+    refined = geomatch.match(photo0, image, detector="grid", refine_homography=False)
     assert len(passes) == 2
-    plain = geomatch.match(photo0, image, detector="grid", refine=False, align=False)
+    plain = geomatch.match(photo0, image, detector="grid", refine_keypoints=False, refine_homography=False)
     assert len(passes) == 4
     assert refined.homography
     assert geomatch.corner_error(refined.homography.matrix, matrix, photo0.size) < 1
     assert not plain.homography or geomatch.corner_error(plain.homography.matrix, matrix, photo0.size) > 1
-    assert refined.settings["refine"] is True
-    assert plain.settings["refine"] is False
-    assert list(refined.seconds)[-2:] == ["refine", "estimate"]
-    assert "refine" not in plain.seconds
+    assert refined.settings["refine_keypoints"] is True
+    assert plain.settings["refine_keypoints"] is False
+    assert list(refined.seconds)[-2:] == ["refine_keypoints", "estimate"]
+    assert "refine_keypoints" not in plain.seconds
     # nothing else differs: maps are sampled as the extractor itself does
     assert refined.matches == plain.matches
     assert refined.features0 == plain.features0
@@ -180,7 +180,7 @@ def test_refinement_without_matches(photo0: Image) -> None:
     assert not small.homography
     assert len(small.matches) == 0
     both = geomatch.match(
-        np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), detector="grid", refine=True
+        np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), detector="grid", refine_keypoints=True
     )
     assert not both.homography
 
@@ -193,9 +193,9 @@ def test_refine_is_refused_where_it_cannot_work(photo0: Image) -> None:
         ({"detector": "grid", "descriptor": "dift-tiny"}, "the descriptor is no dense DIFT"),
     ):
         with pytest.raises(ValueError, match=words):
-            geomatch.match(small, small, refine=True, **options)  # type: ignore[arg-type]
+            geomatch.match(small, small, refine_keypoints=True, **options)  # type: ignore[arg-type]
     plain = geomatch.match(small, small, detector="sift", descriptor=DENSE)
-    assert plain.settings["refine"] is False
+    assert plain.settings["refine_keypoints"] is False
 
 
 def test_command_line_says_whether(
@@ -203,8 +203,8 @@ def test_command_line_says_whether(
 ) -> None:
     path = str(tmp_path / "view.png")
     cv2.imwrite(path, view[0].pixels[:200, :240, ::-1])
-    for options, refined in (([], "true"), (["--no-refine"], "false")):
+    for options, refined in (([], "true"), (["--no-refine-keypoints"], "false")):
         main(["match", path, path, "--detector", "grid", "--json", *options])
-        assert f'"refine": {refined}' in capsys.readouterr().out
-    assert main(["match", path, path, "--refine", "--json"]) == 2
+        assert f'"refine_keypoints": {refined}' in capsys.readouterr().out
+    assert main(["match", path, path, "--refine-keypoints", "--json"]) == 2
     assert "grid described densely" in capsys.readouterr().err

@@ -20,10 +20,10 @@ from geomatch.benchmarks.harness.record import read_run, summarise_record
 from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import RunResult
 from geomatch.benchmarks.harness.runs import find_runs, merge
-from geomatch.benchmarks.hpatches.data import make_synthetic
-from geomatch.benchmarks.hpatches.harness import run_hpatches
-from geomatch.benchmarks.hpatches.protocols import PROTOCOLS, find_protocols, summarise
-from geomatch.benchmarks.hpatches.suite import SUITE, curve
+from geomatch.benchmarks.tasks.homography.data import make_synthetic
+from geomatch.benchmarks.tasks.homography.harness import run_hpatches
+from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, find_protocols, summarise
+from geomatch.benchmarks.tasks.homography.suite import SUITE, curve
 from geomatch.cli import main
 from geomatch.engine import LocalEngine
 

@@ -19,14 +19,14 @@ from geomatch import DIFTExtractor
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import RunResult
+from geomatch.benchmarks.harness.sweep import Grid, run_sweep
 from geomatch.benchmarks.methods.dense import create_dense_method
-from geomatch.benchmarks.semantic.data import Category
-from geomatch.benchmarks.semantic.harness import read_semantic, run_semantic
-from geomatch.benchmarks.semantic.maps import pack_map, unpack_map
-from geomatch.benchmarks.semantic.protocols import find_protocols, pck, protocols_for, summarise
-from geomatch.benchmarks.semantic.suite import SUITES
-from geomatch.benchmarks.semantic.task import SemanticTask
-from geomatch.benchmarks.sweep import Grid, run_sweep
+from geomatch.benchmarks.tasks.semantic.data import Category
+from geomatch.benchmarks.tasks.semantic.harness import read_semantic, run_semantic
+from geomatch.benchmarks.tasks.semantic.maps import pack_map, unpack_map
+from geomatch.benchmarks.tasks.semantic.protocols import find_protocols, pck, protocols_for, summarise
+from geomatch.benchmarks.tasks.semantic.suite import SUITES
+from geomatch.benchmarks.tasks.semantic.task import SemanticTask
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig
 from geomatch.engine import LocalEngine
@@ -135,7 +135,7 @@ def test_the_second_run_computes_nothing_and_maps_are_kept_once(
 
 def test_features_ahead_are_those_on_demand(data: Path, tmp_path: Path) -> None:
     from geomatch.benchmarks.harness.run import run_suite
-    from geomatch.benchmarks.semantic.harness import SemanticEvaluator
+    from geomatch.benchmarks.tasks.semantic.harness import SemanticEvaluator
 
     plain = run(data, tmp_path / "a", "spair")
     found = read_semantic("spair", data / "spair")

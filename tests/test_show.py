@@ -12,10 +12,10 @@ from PIL import Image as PILImage
 import geomatch
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTExtractor, FeatureMap
+from geomatch.dift.maps.transfer import Rule, transfer_points
+from geomatch.drawing.similarity import ALONE, draw_transfer, principal_components, show_points
 from geomatch.images import Image, reduce_image
 from geomatch.matching import Metric
-from geomatch.show import ALONE, draw_transfer, principal_components, show_points
-from geomatch.transfer import Rule, transfer_points
 
 CODES = torch.nn.functional.normalize(
     torch.randn(12, 10, 15, generator=torch.Generator().manual_seed(1)), dim=0

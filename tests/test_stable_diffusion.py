@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from geomatch import DIFTConfig, DIFTExtractor, MissingDependencyError, ShapeError, WeightsError
-from geomatch.dift.loading import model_fingerprint
-from geomatch.dift.prompt import cached_embedding
+from geomatch.dift.backends.loading import model_fingerprint
 from geomatch.images import Image
+from geomatch.weights.prompt import cached_embedding
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -17,7 +17,7 @@ import torch
 from geomatch import Image, WeightsError
 from geomatch.keypoints import MagicLeapSuperPoint, SuperPointDetector
 from geomatch.keypoints.superpoint import SuperPointNetwork, load_superpoint
-from geomatch.weights import SUPERPOINT_V6, WeightsFile, is_cached, locate_weights
+from geomatch.weights.download import SUPERPOINT_V6, WeightsFile, is_cached, locate_weights
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "superpoint_v6.npz")
 

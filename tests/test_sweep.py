@@ -11,10 +11,10 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch import DIFTExtractor, GeomatchError, Image
-from geomatch.benchmarks.heat_map import draw_heat_map, markdown, summarise
-from geomatch.benchmarks.homography_task import HomographyTask, accuracy
-from geomatch.benchmarks.hpatches.sequences import find_sequences
-from geomatch.benchmarks.sweep import Grid, run_sweep
+from geomatch.benchmarks.harness.heat_map import draw_heat_map, markdown, summarise
+from geomatch.benchmarks.harness.sweep import Grid, run_sweep
+from geomatch.benchmarks.tasks.homography.sequences import find_sequences
+from geomatch.benchmarks.tasks.homography.task import HomographyTask, accuracy
 from geomatch.cli import main
 from geomatch.dift import PRESETS, FeatureMap
 from geomatch.keypoints import OpenCVDetector
@@ -201,7 +201,7 @@ def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run() == 0
     assert "computed    0 of 4 files" in capsys.readouterr().out
     for extra, words in (
-        (["--descriptor", "dift-tiny"], "dense features without read-out"),
+        (["--descriptor", "dift-tiny"], "dense features without projection head"),
         (["--timestep", "3"], "No such option"),
         (["--ensemble-sizes", "1,two"], "whole numbers"),
         (["--timesteps", "0,1000"], "timestep must be"),

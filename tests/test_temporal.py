@@ -21,20 +21,20 @@ import geomatch
 from geomatch import DIFTExtractor
 from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import RunResult
+from geomatch.benchmarks.harness.sweep import Grid, run_sweep
 from geomatch.benchmarks.methods.backbones import image_size
 from geomatch.benchmarks.methods.dense import create_dense_method
-from geomatch.benchmarks.sweep import Grid, run_sweep
-from geomatch.benchmarks.temporal.davis import MaskedVideo, read_davis
-from geomatch.benchmarks.temporal.evaluation import evaluate_masks, evaluate_poses
-from geomatch.benchmarks.temporal.harness import read_temporal, run_temporal
-from geomatch.benchmarks.temporal.jhmdb import read_jhmdb
-from geomatch.benchmarks.temporal.measures import (
+from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_davis
+from geomatch.benchmarks.tasks.temporal.evaluation import evaluate_masks, evaluate_poses
+from geomatch.benchmarks.tasks.temporal.harness import read_temporal, run_temporal
+from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
+from geomatch.benchmarks.tasks.temporal.measures import (
     TOLERANCE,
     boundary_accuracy,
     region_similarity,
     statistics,
 )
-from geomatch.benchmarks.temporal.protocols import (
+from geomatch.benchmarks.tasks.temporal.protocols import (
     PROTOCOLS,
     TemporalProtocol,
     find_protocols,
@@ -42,9 +42,9 @@ from geomatch.benchmarks.temporal.protocols import (
     mean_of_joints,
     summarise_masks,
 )
-from geomatch.benchmarks.temporal.spots import draw_spots, read_spots
-from geomatch.benchmarks.temporal.suite import SUITES
-from geomatch.benchmarks.temporal.task import TemporalTask
+from geomatch.benchmarks.tasks.temporal.spots import draw_spots, read_spots
+from geomatch.benchmarks.tasks.temporal.suite import SUITES
+from geomatch.benchmarks.tasks.temporal.task import TemporalTask
 from geomatch.cli import main
 from geomatch.dift import PRESETS, FeatureMap
 from geomatch.engine import LocalEngine

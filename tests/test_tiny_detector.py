@@ -9,15 +9,21 @@ import pytest
 import torch
 
 from geomatch import Image, WeightsError, warp_points
-from geomatch.identity import identity_of
+from geomatch.benchmarks.training.adaptation import (
+    VIEW_SIZE,
+    found_again,
+    load_labels,
+    make_labels,
+    stable_points,
+)
+from geomatch.benchmarks.training.detector import DetectorConfig, cell_targets, seen_again, train_detector
 from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector, create_detector
 from geomatch.keypoints.orientation import dominant_orientations
 from geomatch.keypoints.tiny import _shares, load_network, new_network, save_network, weights_file
+from geomatch.store.identity import identity_of
 from geomatch.synthetic import random_homography, render_view
 from geomatch.training import detector as training
-from geomatch.training.adaptation import VIEW_SIZE, found_again, load_labels, make_labels, stable_points
 from geomatch.training.bank import BankImage
-from geomatch.training.detector import DetectorConfig, cell_targets, seen_again, train_detector
 
 
 def test_keypoints_are_found_again(photo0: Image) -> None:

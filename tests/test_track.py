@@ -18,17 +18,17 @@ from geomatch.errors import ImageError
 from geomatch.geometry import warp_points
 from geomatch.images import Image
 from geomatch.parts import cached_extractor
-from geomatch.propagation import LabelPropagator, PropagationConfig, spot_places, spots
 from geomatch.store import Store
 from geomatch.synthetic import render_view
-from geomatch.track import (
+from geomatch.video.frames import frames_of, load_mask, object_colours, write_mask
+from geomatch.video.propagation import LabelPropagator, PropagationConfig, spot_places, spots
+from geomatch.video.track import (
     KIND,
     default_propagation,
     propagate_labels,
     track_mask,
     track_points,
 )
-from geomatch.video import frames_of, load_mask, object_colours, write_mask
 
 SIZE = (160, 120)
 POINTS = np.array([(x, y) for y in (30.0, 60.0, 90.0) for x in (30.0, 65.0, 100.0, 130.0)])

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from geomatch import GeomatchError, Image, warp_points
-from geomatch.dift.head import ConvHead
-from geomatch.dift.readout import TrainedReadOut
+from geomatch.benchmarks.training.cards import detector_card, model_card
+from geomatch.benchmarks.training.crops import CropSource
+from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
+from geomatch.benchmarks.training.detector import DetectorConfig
+from geomatch.benchmarks.training.recipe import DENOISER_PACKAGES
+from geomatch.benchmarks.training.sources import find_images, listed_images
+from geomatch.dift.head.network import HeadNetwork
+from geomatch.dift.head.projection import ConvolutionalHead
 from geomatch.keypoints import OpenCVDetector
 from geomatch.synthetic import random_homography, render_view
-from geomatch.training.cards import detector_card, model_card
-from geomatch.training.crops import CropSource
-from geomatch.training.denoise import DenoiseConfig, train_denoiser
-from geomatch.training.detector import DetectorConfig
-from geomatch.training.head import HeadConfig
+from geomatch.training.convolutional_head import HeadConfig
 from geomatch.training.pairs import make_views, true_pairs, view_pairs
-from geomatch.training.recipe import DENOISER_PACKAGES
-from geomatch.training.sources import find_images, listed_images
 
 CONFIG = DenoiseConfig(widths=(16, 16), crop_size=16, batch_size=2, steps=6)
 
@@ -124,10 +124,10 @@ def test_pairs_of_images(photo0: Image, tmp_path: Path) -> None:
 
 def test_model_card_states_data_licence_steps_and_loss() -> None:
     images = [(image, Path(image.path)) for image in listed_images() if image.split == "train"]
-    head = ConvHead([(4, 8)], (8,), 16).eval()
+    network = HeadNetwork([(4, 8)], (8,), 16).eval()
     log = [{"step": step, "loss": 1 / step, "rank1": 0.5} for step in (10, 20)]
-    readout = TrainedReadOut(head, {}, {"head": asdict(HeadConfig(steps=77)), "pairs": 1234, "log": log})
-    card = model_card(CONFIG, images, DENOISER_PACKAGES, readout, [(2, 0.5), (4, 0.25), (6, 0.125)])
+    head = ConvolutionalHead(network, {}, {"head": asdict(HeadConfig(steps=77)), "pairs": 1234, "log": log})
+    card = model_card(CONFIG, images, DENOISER_PACKAGES, head, [(2, 0.5), (4, 0.25), (6, 0.125)])
     for words in (
         "CC-BY-4.0",
         "supertuxkart-data",

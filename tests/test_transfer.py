@@ -7,10 +7,16 @@ from numpy.typing import NDArray
 
 import geomatch
 from geomatch.dift import PRESETS, DIFTExtractor, FeatureMap
+from geomatch.dift.maps.transfer import (
+    SOFT_RADIUS,
+    SOFT_TEMPERATURE,
+    PixelFeatures,
+    target_of,
+    transfer_points,
+)
 from geomatch.images import Image
 from geomatch.matching import Metric
 from geomatch.synthetic import render_view
-from geomatch.transfer import SOFT_RADIUS, SOFT_TEMPERATURE, PixelFeatures, target_of, transfer_points
 
 SIZE = (43, 31)
 
@@ -57,7 +63,7 @@ def test_order_of_points_and_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch
     points = np.random.default_rng(0).uniform(0, 30, (17, 2))
     whole = transfer_points(map0, map1, points)
     order = np.random.default_rng(1).permutation(17)
-    monkeypatch.setattr("geomatch.transfer._AT_ONCE", 3 * SIZE[0] * SIZE[1])
+    monkeypatch.setattr("geomatch.dift.maps.transfer._AT_ONCE", 3 * SIZE[0] * SIZE[1])
     parts = transfer_points(map0, target_of(map1), points[order])
     np.testing.assert_array_equal(parts.points, whole.points[order])
 

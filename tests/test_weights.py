@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from geomatch import WeightsError
-from geomatch.weights import WeightsFile, cache_folder, locate_weights
+from geomatch.weights.download import WeightsFile, cache_folder, locate_weights
 
 CONTENT = bytes(range(256)) * 4000
 

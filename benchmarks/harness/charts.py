@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from geomatch.benchmarks.harness.suite import Row, Suite
-from geomatch.optional import require
+from geomatch.errors import require
 
 COLOURS = 8
 """Of the page; further methods have dashes."""

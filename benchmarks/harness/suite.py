@@ -177,12 +177,12 @@ class Suite:
 
 
 MODULES = {
-    "hpatches": "geomatch.benchmarks.hpatches.suite",
-    "spair": "geomatch.benchmarks.semantic.suite",
-    "willow": "geomatch.benchmarks.semantic.suite",
-    "cub": "geomatch.benchmarks.semantic.suite",
-    "davis": "geomatch.benchmarks.temporal.suite",
-    "jhmdb": "geomatch.benchmarks.temporal.suite",
+    "hpatches": "geomatch.benchmarks.tasks.homography.suite",
+    "spair": "geomatch.benchmarks.tasks.semantic.suite",
+    "willow": "geomatch.benchmarks.tasks.semantic.suite",
+    "cub": "geomatch.benchmarks.tasks.semantic.suite",
+    "davis": "geomatch.benchmarks.tasks.temporal.suite",
+    "jhmdb": "geomatch.benchmarks.tasks.temporal.suite",
 }
 """Where the suites are, by name; each has ``SUITES``."""
 

@@ -10,11 +10,10 @@ from PIL import Image as PILImage
 
 from geomatch.dift import FeatureMap
 from geomatch.dift.extractor import dense_size
-from geomatch.dift.hub import transformers_fingerprint, transformers_folder
-from geomatch.errors import WeightsError, first_line
+from geomatch.errors import WeightsError, first_line, require
 from geomatch.images import Image
-from geomatch.optional import require
 from geomatch.types import Features
+from geomatch.weights.hub import transformers_fingerprint, transformers_folder
 
 SIDE = 768
 """Images are stretched to a square of this side, rounded to whole patches, as the paper's HPatches images."""

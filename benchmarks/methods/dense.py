@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, SIDE, Size, TransformersFeatures
 from geomatch.dift import DIFTExtractor, FeatureMap
-from geomatch.dift.sources import model_folder
-from geomatch.identity import identity_of
 from geomatch.images import Image
 from geomatch.matching import Metric
 from geomatch.parts import dift_config
+from geomatch.store.identity import identity_of
+from geomatch.weights.sources import model_folder
 
 
 @dataclass(frozen=True)

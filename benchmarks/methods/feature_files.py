@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geomatch.errors import FeaturesError, ShapeError
+from geomatch.errors import FeaturesError, ShapeError, require
 from geomatch.files import fingerprint_of, sha256_of
-from geomatch.optional import require
 from geomatch.types import Features
 
 

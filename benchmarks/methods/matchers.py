@@ -14,7 +14,7 @@ from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.types import Features, Matches
-from geomatch.weights import WeightsFile, locate_weights
+from geomatch.weights.download import WeightsFile, locate_weights
 
 LOFTR_SIDE = 1024
 """Images are reduced to this long side: the memory of LoFTR grows with its fourth power."""

@@ -10,14 +10,14 @@ from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.peers import KorniaFeatures, OpenCVFeatures
 from geomatch.dift import DIFTExtractor
-from geomatch.dift.hub import transformers_folder
 from geomatch.estimators import estimators
-from geomatch.identity import identity_of
 from geomatch.images import Image
 from geomatch.keypoints import Detector, MagicLeapSuperPoint, SuperPointDetector, create_detector
 from geomatch.matching import Metric, match_mutual
 from geomatch.parts import Describer, dift_config
+from geomatch.store.identity import identity_of
 from geomatch.types import Features, Matches
+from geomatch.weights.hub import transformers_folder
 
 _L2 = ("sift", "orb", "akaze")
 _LEARNED = ("aliked", "disk", "xfeat", "dedode")

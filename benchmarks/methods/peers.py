@@ -16,7 +16,7 @@ from geomatch.files import sha256_of
 from geomatch.images import Image
 from geomatch.keypoints.detector import no_keypoints, select_best
 from geomatch.types import Features
-from geomatch.weights import WeightsFile, locate_weights
+from geomatch.weights.download import WeightsFile, locate_weights
 
 MIN_SIDE = 32
 """Images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails."""

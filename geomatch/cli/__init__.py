@@ -9,14 +9,13 @@ from geomatch.cli.benchmark import benchmark
 from geomatch.cli.colmap import colmap, reconstruct
 from geomatch.cli.data import data
 from geomatch.cli.exit_codes import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED
+from geomatch.cli.head import head
 from geomatch.cli.match import demo, match
 from geomatch.cli.models import models
 from geomatch.cli.propagate import propagate
-from geomatch.cli.readout import readout
 from geomatch.cli.show import show
 from geomatch.cli.store import store
 from geomatch.cli.track import track
-from geomatch.cli.train import train
 from geomatch.errors import GeomatchError
 
 OUT_OF_MEMORY = (
@@ -42,8 +41,7 @@ for command in (
     store,
     benchmark,
     data,
-    train,
-    readout,
+    head,
 ):
     app.add_command(command)
 

@@ -43,10 +43,10 @@ def hpatches(
 
     Exit code 1: something was skipped.
     """
-    from geomatch.benchmarks.hpatches.harness import run_hpatches
-    from geomatch.benchmarks.hpatches.protocols import find_protocols
-    from geomatch.benchmarks.hpatches.sequences import read_data
-    from geomatch.benchmarks.hpatches.suite import SUITE
+    from geomatch.benchmarks.tasks.homography.harness import run_hpatches
+    from geomatch.benchmarks.tasks.homography.protocols import find_protocols
+    from geomatch.benchmarks.tasks.homography.sequences import read_data
+    from geomatch.benchmarks.tasks.homography.suite import SUITE
 
     protocols, methods = find_protocols(protocol), list(dict.fromkeys(method.split(",")))
     warning = read_data(data).warning
@@ -85,10 +85,10 @@ def _dataset(name: str, title: str, others: str, splits: str | None) -> click.Co
         prompt: str | None = None,
     ) -> int:
         from geomatch.benchmarks.harness.suite import find_suite
-        from geomatch.benchmarks.semantic import protocols as semantic_protocols
-        from geomatch.benchmarks.semantic.harness import run_semantic
-        from geomatch.benchmarks.temporal import protocols as temporal_protocols
-        from geomatch.benchmarks.temporal.harness import run_temporal
+        from geomatch.benchmarks.tasks.semantic import protocols as semantic_protocols
+        from geomatch.benchmarks.tasks.semantic.harness import run_semantic
+        from geomatch.benchmarks.tasks.temporal import protocols as temporal_protocols
+        from geomatch.benchmarks.tasks.temporal.harness import run_temporal
 
         methods = list(dict.fromkeys(method.split(",")))
         with chosen_engine() as engine:

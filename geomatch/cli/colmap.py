@@ -39,7 +39,7 @@ _matching = _add([
     click.option("--max-pairs", type=click.IntRange(min=1), help="No image is in more pairs than this."),
     click.option("--guided/--no-guided", default=True, show_default=True,
                  help="Keep only matches that agree with one geometry of their pair."),
-    click.option("--refine", is_flag=True,
+    click.option("--refine-keypoints", is_flag=True,
                  help="Move grid keypoints to where feature maps agree best; detected ones get worse."),
 ])  # fmt: skip
 
@@ -100,7 +100,7 @@ def export(
     rules: tuple[str, ...],
     max_pairs: int | None,
     guided: bool,
-    refine: bool,
+    refine_keypoints: bool,
     camera_mode: str,
     camera_model: str,
     camera_params: str,
@@ -146,7 +146,7 @@ def export(
                 max_ratio=max_ratio,
                 max_keypoints=max_keypoints,
                 guided=guided,
-                refine=refine,
+                refine_keypoints=refine_keypoints,
                 engine=engine,
             )
             found, lost = result.correspondences, result.skipped | result.lost_pairs
@@ -197,7 +197,7 @@ def check(database: Path, images: Path | None) -> int:
 
     Exit code 1: there are errors.
     """
-    from geomatch.colmap.check import check_database, format_report
+    from geomatch.colmap.doctor.check import check_database, format_report
 
     report = check_database(database, images)
     click.echo(format_report(report))
@@ -228,7 +228,7 @@ def reconstruct(
     rules: tuple[str, ...],
     max_pairs: int | None,
     guided: bool,
-    refine: bool,
+    refine_keypoints: bool,
     camera_mode: str,
     camera_model: str,
     camera_params: str,
@@ -255,7 +255,7 @@ def reconstruct(
             max_ratio=max_ratio,
             max_keypoints=max_keypoints,
             guided=guided,
-            refine=refine,
+            refine_keypoints=refine_keypoints,
             camera_mode=camera_mode,  # type: ignore[arg-type]
             camera_model=camera_model,
             camera_params=camera_params,

@@ -21,7 +21,7 @@ def hpatches(out: Path, archive: Path | None) -> int:
 
     Exit code 1: something is missing.
     """
-    from geomatch.benchmarks.hpatches.data import fetch_hpatches
+    from geomatch.benchmarks.tasks.homography.data import fetch_hpatches
 
     found = fetch_hpatches(out, archive)
     click.echo(f"present     {len(found.sequences)} sequences in {click.format_filename(out)}")
@@ -39,7 +39,7 @@ def hpatches(out: Path, archive: Path | None) -> int:
 @click.option("--strong", is_flag=True, help="Stronger light, also in v_, and any rotation in views 4 to 6.")
 def synthetic(out: Path, photos: tuple[Path, ...], seed: int, strong: bool) -> int:
     """Make sequences in OUT from PHOTOS: i_ by changed light, v_ by known homographies."""
-    from geomatch.benchmarks.hpatches.data import make_synthetic
+    from geomatch.benchmarks.tasks.homography.data import make_synthetic
 
     found = make_synthetic(photos, out, seed, strong)
     click.echo(f"present     {len(found.sequences)} sequences in {click.format_filename(out)}")
@@ -54,9 +54,9 @@ def _release(name: str, title: str, size: str) -> click.Command:
                   help=f"A downloaded file of the release; may be repeated. [default: download {size}]",
                   )  # fmt: skip
     def command(out: Path, archives: tuple[Path, ...]) -> int:
-        from geomatch.benchmarks.download import RELEASES, fetch_release
-        from geomatch.benchmarks.semantic.harness import SEMANTIC, read_semantic
-        from geomatch.benchmarks.temporal.harness import read_temporal
+        from geomatch.benchmarks.harness.download import RELEASES, fetch_release
+        from geomatch.benchmarks.tasks.semantic.harness import SEMANTIC, read_semantic
+        from geomatch.benchmarks.tasks.temporal.harness import read_temporal
 
         folder = fetch_release(RELEASES[name], out, archives)
         found = read_semantic(name, folder) if name in SEMANTIC else read_temporal(name, folder)

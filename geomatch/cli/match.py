@@ -36,10 +36,10 @@ if TYPE_CHECKING:
               help="Largest error of an inlier, in pixels of image 1.")  # fmt: skip
 @click.option("--min-similarity", type=float, help="Drop matches of a lower cosine similarity.")
 @click.option("--max-ratio", type=float, help="Lowe's ratio test.")
-@click.option("--refine/--no-refine", default=None,
+@click.option("--refine-keypoints/--no-refine-keypoints", default=None,
               help="Move matched grid points to where feature maps agree. [default: yes]")  # fmt: skip
 @descriptor_options()
-@click.option("--align/--no-align", default=True, show_default=True,
+@click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
               help="Estimate again from windows laid over each other to a fraction of a pixel.")  # fmt: skip
 @click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
               help="Turn images as their EXIF data says.")  # fmt: skip
@@ -55,8 +55,8 @@ def match(
     threshold: float,
     min_similarity: float | None,
     max_ratio: float | None,
-    refine: bool | None,
-    align: bool,
+    refine_keypoints: bool | None,
+    refine_homography: bool,
     apply_exif: bool,
 ) -> int:
     """Register IMAGE0 and IMAGE1: the homography from the first to the second.
@@ -64,8 +64,8 @@ def match(
     Exit code 0: found, 1: not found, 2: bad input or usage.
     """
     import geomatch
+    from geomatch.drawing.result import make_folder, save_result, summary
     from geomatch.keypoints.opencv import FRAMED
-    from geomatch.output import make_folder, save_result, summary
 
     if out:
         make_folder(out)  # better now than after the work
@@ -79,8 +79,8 @@ def match(
         max_ratio=max_ratio,
         max_keypoints=max_keypoints,
         threshold=threshold,
-        refine=refine,
-        align=align,
+        refine_keypoints=refine_keypoints,
+        refine_homography=refine_homography,
         apply_exif=apply_exif,
     )
     written = save_result(result, out) if out else []
@@ -118,7 +118,7 @@ def descriptor_config(descriptor: str | None, patches: bool) -> "DIFTConfig | No
 def demo(out: Path) -> int:
     """Register the bundled pair and compare with the known truth."""
     import geomatch
-    from geomatch.output import save_result, summary
+    from geomatch.drawing.result import save_result, summary
 
     pair = geomatch.bundled_pair()
     result = geomatch.match(pair.image0, pair.image1)

@@ -12,7 +12,7 @@ from geomatch.cli.options import changed_config, descriptor_options
 from geomatch.errors import ImageError
 
 if TYPE_CHECKING:
-    from geomatch.edit import EditResult
+    from geomatch.editing.edit import EditResult
 
 RECORD = "propagation.json"
 
@@ -33,7 +33,7 @@ RECORD = "propagation.json"
               "[default: 3 for keypoints, 5 for pixels]")  # fmt: skip
 @click.option("--max-points", type=int, default=1000, show_default=True,
               help="Keypoints or pixels below the edit.")  # fmt: skip
-@click.option("--align/--no-align", default=True, show_default=True,
+@click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
               help="Estimate again from windows laid over each other to a fraction of a pixel.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True,
               help="Of the pixels drawn, and of the descriptor's noise.")  # fmt: skip
@@ -47,7 +47,7 @@ def propagate(
     estimator: str,
     threshold: float | None,
     max_points: int,
-    align: bool,
+    refine_homography: bool,
     seed: int,
 ) -> int:
     """Carry EDIT from SOURCE to every TARGET.
@@ -61,10 +61,10 @@ def propagate(
     names = _names(edit, source, targets, out)
     from tqdm import tqdm
 
-    from geomatch.edit import carry_edit, default_threshold, prepare_edit
+    from geomatch.drawing.result import make_folder, write_png
+    from geomatch.editing.edit import carry_edit, default_threshold, prepare_edit
     from geomatch.estimators import create_estimator
     from geomatch.files import replacing
-    from geomatch.output import make_folder, write_png
     from geomatch.parts import cached_extractor, dift_config
     from geomatch.provenance import record, versions
 
@@ -80,7 +80,7 @@ def propagate(
     rows = []
     for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):
         try:
-            found = carry_edit(prepared, target, solver, threshold, align)
+            found = carry_edit(prepared, target, solver, threshold, refine_homography)
         except ImageError as error:
             rows.append(_row(target, name, str(error)))
         else:
@@ -96,7 +96,7 @@ def propagate(
         "estimator": record(solver),
         "max_points": max_points,
         "seed": seed,
-        "align": align,
+        "refine_homography": refine_homography,
     }
     content = {"targets": rows, "settings": settings, "versions": versions()}
     with replacing(out / RECORD) as temporary:

@@ -43,9 +43,9 @@ def show(
     import numpy as np
 
     import geomatch
-    from geomatch.output import write_png
+    from geomatch.drawing.result import write_png
+    from geomatch.drawing.similarity import draw_components, show_points
     from geomatch.parts import cached_extractor, dift_config
-    from geomatch.show import draw_components, show_points
 
     config = changed_config(dift_config(descriptor))
     if config.sampling != "dense":

@@ -69,13 +69,13 @@ def sweep(
     Writes results.json, table.md and heatmap.png. Exit code 1: images were
     skipped.
     """
-    from geomatch.benchmarks.heat_map import draw_heat_map, markdown, summarise
-    from geomatch.benchmarks.homography_task import HomographyTask
-    from geomatch.benchmarks.sweep import Grid, run_sweep
+    from geomatch.benchmarks.harness.heat_map import draw_heat_map, markdown, summarise
+    from geomatch.benchmarks.harness.sweep import Grid, run_sweep
+    from geomatch.benchmarks.tasks.homography.task import HomographyTask
+    from geomatch.errors import require
     from geomatch.estimators import create_estimator
     from geomatch.files import replacing
     from geomatch.keypoints import create_detector
-    from geomatch.optional import require
     from geomatch.parts import dift_config
 
     require("matplotlib", "plots", "drawing the heat map")  # better now than after the work
@@ -114,11 +114,11 @@ def _other(
     task: str, data: Path, protocol: str | None, split: str | None, config: "DIFTConfig"
 ) -> tuple[Any, "DIFTConfig"]:
     """The task on a data set of semantic or temporal correspondence, and the descriptor as it wants it."""
-    from geomatch.benchmarks.semantic import protocols as semantic
-    from geomatch.benchmarks.semantic.harness import SEMANTIC
-    from geomatch.benchmarks.semantic.task import SemanticTask
-    from geomatch.benchmarks.temporal import protocols as temporal
-    from geomatch.benchmarks.temporal.task import TemporalTask
+    from geomatch.benchmarks.tasks.semantic import protocols as semantic
+    from geomatch.benchmarks.tasks.semantic.harness import SEMANTIC
+    from geomatch.benchmarks.tasks.semantic.task import SemanticTask
+    from geomatch.benchmarks.tasks.temporal import protocols as temporal
+    from geomatch.benchmarks.tasks.temporal.task import TemporalTask
 
     given = given_options()
     idle = [name for name in ("detector", "max_keypoints", "estimator", "threshold") if _was_given(name)]

@@ -25,7 +25,7 @@ from geomatch.cli.options import changed_config, descriptor_options, parse_point
 @click.option("--cells", type=click.IntRange(min=1), help="Along the short side of the grid of labels.")
 @click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
               help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id.")  # fmt: skip
-@descriptor_options(leave_out=("--rotations", "--scales", "--readout", "--no-readout", "--metric"))
+@descriptor_options(leave_out=("--rotations", "--scales", "--head", "--no-head", "--metric"))
 def track(
     video: Path,
     points: list[tuple[float, float]],
@@ -50,13 +50,13 @@ def track(
     import numpy as np
     from tqdm import tqdm
 
-    from geomatch.output import make_folder
+    from geomatch.drawing.result import make_folder
     from geomatch.parts import cached_extractor, dift_config
-    from geomatch.propagation import PropagationConfig
     from geomatch.store import Store
-    from geomatch.track import default_propagation, track_mask, track_points
-    from geomatch.tracks import save_masks, save_points
-    from geomatch.video import count_frames, frame_rate, frames_of, load_mask
+    from geomatch.video.frames import count_frames, frame_rate, frames_of, load_mask
+    from geomatch.video.propagation import PropagationConfig
+    from geomatch.video.track import default_propagation, track_mask, track_points
+    from geomatch.video.writer import save_masks, save_points
 
     config = changed_config(dift_config(descriptor))
     if config.sampling != "dense":

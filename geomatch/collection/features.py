@@ -89,7 +89,7 @@ def feature_key(sha256: str, identity: Mapping[str, Any]) -> str:
 
     Args:
         sha256: of the file.
-        identity: of detector and descriptor, see `geomatch.identity.identity_of`.
+        identity: of detector and descriptor, see `geomatch.store.identity.identity_of`.
     """
     return digest_of([SCHEMA, sha256, "features", dict(identity), versions()])
 

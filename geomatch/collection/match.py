@@ -21,16 +21,16 @@ from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.engine import Engine, LocalEngine, Lost, Work
 from geomatch.errors import ImageError
 from geomatch.files import digest_of
-from geomatch.identity import identity_of
 from geomatch.keypoints import Detector
 from geomatch.matching import Metric, check_options
 from geomatch.parts import Describer, extraction_parts
 from geomatch.provenance import record
 from geomatch.store import Manifest, Store
+from geomatch.store.identity import identity_of
 
 MAX_RATIO = 0.8
 """Of the ratio test before the geometry is estimated. Of 29 photographs along a street 0.9, 0.85 and 0.8
-registered 12, 19 and 21 with the trained read-out of ``dift-tiny``."""
+registered 12, 19 and 21 with the trained projection head of ``dift-tiny``."""
 ROUNDS = 3
 """Features that turn out damaged while pairs are matched are made again so often, less one."""
 
@@ -66,7 +66,7 @@ def match_collection(
     max_ratio: float | None = None,
     max_keypoints: int = 3000,
     guided: bool = True,
-    refine: bool = False,
+    refine_keypoints: bool = False,
     engine: Engine | None = None,
     progress: bool = True,
 ) -> CollectionResult:
@@ -89,7 +89,7 @@ def match_collection(
         max_ratio: likewise; by default 0.8 where keypoints have scale and orientation, and none elsewhere.
         max_keypoints: likewise.
         guided: keep only matches that agree with one geometry of the pair, see `match_guided`.
-        refine: move matched keypoints to where the feature maps agree best, see
+        refine_keypoints: move matched keypoints to where the feature maps agree best, see
             `geomatch.collection.refine.refine_keypoints`.
         engine: who does the work, within its ``with`` statement; None takes the cores of this machine, which
             a script must do under ``if __name__ == "__main__":``, as all that starts processes.
@@ -106,7 +106,8 @@ def match_collection(
             return match_collection(
                 folder, store, rules=rules, max_pairs=max_pairs, detector=detector, descriptor=descriptor,
                 metric=metric, min_similarity=min_similarity, max_ratio=max_ratio,
-                max_keypoints=max_keypoints, guided=guided, refine=refine, engine=own, progress=progress,
+                max_keypoints=max_keypoints, guided=guided, refine_keypoints=refine_keypoints,
+                engine=own, progress=progress,
             )  # fmt: skip
     check_rules(rules)
     check_options(metric or "cosine", min_similarity, max_ratio)
@@ -121,7 +122,7 @@ def match_collection(
         "matching": options._asdict(),
         "rules": list(rules),
         "max_pairs": max_pairs,
-        "refine": refine,
+        "refine_keypoints": refine_keypoints,
     }
     identity = {"detector": identity_of(detect), "descriptor": identity_of(describer)}
     where = store if isinstance(store, Store) else Store.at(store)
@@ -172,7 +173,7 @@ def match_collection(
         if not matched.lost or where.sizes(FEATURES).keys() >= set(kept.keys.values()):
             break
     correspondences = Correspondences(kept.load(), matched.load())
-    if refine:
+    if refine_keypoints:
         correspondences, refined = _refined(correspondences, kept, matched, usable, dense, progress)
         manifest = replace(manifest, objects=manifest.objects | {"refined": refined})
     manifest.saved(where, lost=skipped | dict(matched.lost), retries=work.retries, complete=True)

@@ -17,11 +17,11 @@ from geomatch.collection.correspondences import Correspondences, LazyFeatures, M
 from geomatch.collection.features import KeptFeatures, read_features
 from geomatch.collection.folder import ImageFolder
 from geomatch.dift import DIFTExtractor, FeatureMap
-from geomatch.dift import refine as search
+from geomatch.dift.maps import refine as search
 from geomatch.files import digest_of
-from geomatch.identity import identity_of
 from geomatch.images import load_image
 from geomatch.provenance import versions
+from geomatch.store.identity import identity_of
 from geomatch.types import Features
 
 KIND = "refined"
@@ -74,14 +74,14 @@ def refine_keypoints(
 
     The reference of a track is its keypoint with most matches; it stays where it is. Every other one
     looks about itself for the place whose features agree best with the reference's, see
-    `geomatch.dift.refine`.
+    `geomatch.dift.maps.refine`.
 
     Args:
         found: keypoints and matches.
         folder: the images.
         extractor: of whole maps.
         progress: show a bar.
-        radius: of the search in pixels of the image; None takes `geomatch.dift.refine.search_radius`.
+        radius: of the search in pixels of the image; None takes `geomatch.dift.maps.refine.search_radius`.
         names: of the images wanted; None takes all.
 
     Yields:

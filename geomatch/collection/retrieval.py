@@ -17,9 +17,9 @@ from geomatch.engine.run import grouped, in_blocks
 from geomatch.engine.task import Need
 from geomatch.errors import DamagedError, GeomatchError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
-from geomatch.identity import identity_of
 from geomatch.provenance import versions
 from geomatch.store import Store
+from geomatch.store.identity import identity_of
 
 KIND, CHUNKS = "global", "chunks"
 CHUNK = 4096

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from geomatch.collection.correspondences import Correspondences, PairChecker, check_keypoints
 from geomatch.colmap.cameras import CameraMode, check_camera, image_sizes, import_images
-from geomatch.colmap.check import check_database
 from geomatch.colmap.conventions import CONFIGURATIONS, to_colmap
+from geomatch.colmap.doctor.check import check_database
 from geomatch.colmap.library import database, pycolmap
 from geomatch.colmap.target import Room, check_target, replaced
 from geomatch.colmap.verification import verify_with_colmap, verify_with_ours

@@ -8,8 +8,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from geomatch.errors import GeomatchError, first_line
-from geomatch.optional import require
+from geomatch.errors import GeomatchError, first_line, require
 
 del zlib  # loaded before pycolmap: the other way round, writing a PNG later aborts the process (4.1, 4.2)
 

@@ -65,7 +65,7 @@ def reconstruct(
     max_ratio: float | None = None,
     max_keypoints: int = 3000,
     guided: bool = True,
-    refine: bool = False,
+    refine_keypoints: bool = False,
     camera_mode: CameraMode = "auto",
     camera_model: str = "SIMPLE_RADIAL",
     camera_params: str = "",
@@ -93,7 +93,7 @@ def reconstruct(
         max_ratio: likewise.
         max_keypoints: likewise.
         guided: likewise.
-        refine: likewise.
+        refine_keypoints: likewise.
         camera_mode: see `geomatch.colmap.export_database`, as for the next three.
         camera_model: likewise.
         camera_params: likewise.
@@ -128,7 +128,7 @@ def reconstruct(
             max_ratio=max_ratio,
             max_keypoints=max_keypoints,
             guided=guided,
-            refine=refine,
+            refine_keypoints=refine_keypoints,
             engine=engine,
             progress=progress,
         )

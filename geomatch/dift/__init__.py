@@ -2,9 +2,9 @@
 
 from geomatch.dift.config import DIFTConfig as DIFTConfig
 from geomatch.dift.extractor import DIFTExtractor as DIFTExtractor
-from geomatch.dift.feature_map import FeatureMap as FeatureMap
-from geomatch.dift.presets import MODELS as MODELS
+from geomatch.dift.head.projection import LinearHead as LinearHead
+from geomatch.dift.maps.feature_map import FeatureMap as FeatureMap
 from geomatch.dift.presets import PRESETS as PRESETS
-from geomatch.dift.readout import ReadOut as ReadOut
+from geomatch.weights.models import MODELS as MODELS
 
-__all__ = ["MODELS", "PRESETS", "DIFTConfig", "DIFTExtractor", "FeatureMap", "ReadOut"]
+__all__ = ["MODELS", "PRESETS", "DIFTConfig", "DIFTExtractor", "FeatureMap", "LinearHead"]

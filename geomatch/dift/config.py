@@ -58,21 +58,21 @@ class DIFTConfig:
     the pixels for slanting copies: 8 took 14 times as long."""
     scales: int = 1
     """Copies of the image, each half the size of the one before, of which each keypoint takes the one that
-    its scale fits (`geomatch.dift.copies.REFERENCE_SCALE`), as with rotations. Adds at most a third to the
-    pixels."""
+    its scale fits (`geomatch.dift.maps.copies.REFERENCE_SCALE`), as with rotations. Adds at most a third to
+    the pixels."""
     patch_size: int = 32
     """Side of a patch in its own pixels."""
     patch_scale: float = 8.0
     """Side of a patch in units of the keypoint's scale."""
-    readout: bool | str = False
-    """End with a read-out: True for the one beside the model, or the path of one (its file or folder), as
-    `geomatch readout fit` writes it."""
+    head: bool | str = False
+    """End with a projection head: True for the one beside the model, or the path of one (its file or
+    folder), as `geomatch head fit` writes it."""
     dtype: DType = "float32"
     """Of the network; descriptors are float32 always."""
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: CUDA, else MPS, else the CPU."""
     batch_size: int | None = None
-    """Noisy images per forward pass; None takes what `geomatch.dift.batches.BATCH_PIXELS` allows.
+    """Noisy images per forward pass; None takes what `geomatch.dift.backends.batches.BATCH_PIXELS` allows.
     Halved when the device's memory runs out."""
 
     @property
@@ -124,11 +124,11 @@ class DIFTConfig:
                 raise ValueError(f"{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
 
     def feature_settings(self) -> dict[str, Any]:
-        """The settings that a read-out depends on, as JSON can hold them."""
+        """The settings that a projection head depends on, as JSON can hold them."""
         names = ["timestep", "layers", "noise", "sampling"]
         if self.sampling == "patch":
             names += ["patch_size", "patch_scale"]
-        # named only when used: read-outs fitted before there were copies stay good
+        # named only when used: projection heads fitted before there were copies stay good
         names += [name for name in ("rotations", "scales") if getattr(self, name) > 1]
         values = asdict(self)
         return {name: list(v) if isinstance(v := values[name], tuple) else v for name in names}

@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
-from geomatch.dift.batches import batch_size, in_batches
+from geomatch.dift.backends.batches import batch_size, in_batches
+from geomatch.dift.backends.loading import head_file, load_model, with_prompt
+from geomatch.dift.backends.model import DiffusionModel, Latents
 from geomatch.dift.config import DIFTConfig, Side
-from geomatch.dift.copies import needed_copies
-from geomatch.dift.feature_map import FeatureMap
-from geomatch.dift.head import POOLED
-from geomatch.dift.loading import load_model, with_prompt
-from geomatch.dift.model import DiffusionModel, Latents
+from geomatch.dift.head.network import POOLED
+from geomatch.dift.head.projection import Head, LinearHead, check_settings, load_head, pool_patches
+from geomatch.dift.maps.copies import needed_copies
+from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.dift.presets import PRESETS
-from geomatch.dift.readout import AnyReadOut, ReadOut, check_settings, load_readout, pool_patches
-from geomatch.dift.sources import readout_file
 from geomatch.geometry import resize_points, warp_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
 from geomatch.patches import cut_patches, normalize_patches
@@ -58,20 +57,20 @@ class DIFTExtractor:
         return load_model(self.config, self.prompt_embedding)
 
     @cached_property
-    def readout(self) -> AnyReadOut | None:
-        """The read-out, when the configuration asks for one."""
-        file = readout_file(self.config)
+    def head(self) -> Head | None:
+        """The projection head, when the configuration asks for one."""
+        file = head_file(self.config)
         if file is None:
             return None
-        readout = load_readout(file)
-        check_settings(readout, self.config.feature_settings(), file.parent)
-        return readout
+        head = load_head(file)
+        check_settings(head, self.config.feature_settings(), file.parent)
+        return head
 
     @cached_property
     def dimension(self) -> int:
-        """Of the descriptors; without a read-out the networks are loaded to know it."""
-        if self.readout is not None:
-            return self.readout.dimension
+        """Of the descriptors; without a projection head the networks are loaded to know it."""
+        if self.head is not None:
+            return self.head.dimension
         side = self.model.stride * PROBE_CELLS
         channels = sum(layer.shape[1] for layer in self.activations(torch.zeros(1, 3, side, side)))
         return channels * POOLED**2 if self.config.sampling == "patch" else channels
@@ -224,7 +223,7 @@ class DIFTExtractor:
                     f"the features are of an image of {found.image_size} pixels, "
                     f"{picture.name} has {picture.size}"
                 )
-        width = self.readout.dimension if self.readout else 1
+        width = self.head.dimension if self.head else 1
         rows = [np.zeros((0, width), np.float32) for _ in pictures]
         filled = [index for index, found in enumerate(features) if len(found)]
         if self.config.sampling == "patch":
@@ -237,11 +236,11 @@ class DIFTExtractor:
             maps = self.dense_many([pictures[index] for index in filled])
             for index, feature_map in zip(filled, maps, strict=True):
                 points = features[index].keypoints
-                rows[index] = self._read_out(feature_map.sample(points, self.config.metric, paper_sampling))
+                rows[index] = self._project(feature_map.sample(points, self.config.metric, paper_sampling))
         return [replace(found, descriptors=row) for found, row in zip(features, rows, strict=True)]
 
-    def _read_out(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self.readout.apply(rows) if isinstance(self.readout, ReadOut) else rows
+    def _project(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.head.apply(rows) if isinstance(self.head, LinearHead) else rows
 
     def _describe_copies(
         self, picture: Image, features: Features, paper_sampling: bool
@@ -258,7 +257,7 @@ class DIFTExtractor:
             maps = as_they_are.dense_many([copy.image for copy in members])
             for copy, feature_map in zip(members, maps, strict=True):
                 points = warp_points(copy.matrix, features.keypoints[copy.members])
-                parts.append(self._read_out(feature_map.sample(points, config.metric, paper_sampling)))
+                parts.append(self._project(feature_map.sample(points, config.metric, paper_sampling)))
         described = np.concatenate([copy.members for copy in copies])
         return np.concatenate(parts)[np.argsort(described)]
 
@@ -284,7 +283,7 @@ class DIFTExtractor:
             self.config.patch_size,
         ):
             maps = patch_maps(self, patches)
-            parts.append(self.readout.describe_patches(maps) if self.readout else pool_patches(maps))
+            parts.append(self.head.describe_patches(maps) if self.head else pool_patches(maps))
         return np.concatenate(parts)
 
 

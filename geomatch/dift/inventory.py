@@ -3,13 +3,16 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from geomatch.dift.adm import convert_adm
+from geomatch.dift.backends.loading import prompt_of
 from geomatch.dift.config import DIFTConfig
-from geomatch.dift.hub import is_hub_id
-from geomatch.dift.loading import prompt_of
-from geomatch.dift.presets import ADM, MODELS, PRESETS, ModelInfo
-from geomatch.dift.prompt import cached_embedding
-from geomatch.dift.sources import (
+from geomatch.dift.presets import PRESETS
+from geomatch.errors import MissingDependencyError, WeightsError
+from geomatch.weights.adm import convert_adm
+from geomatch.weights.download import SUPERPOINT_V6, cache_folder, locate_weights
+from geomatch.weights.hub import is_hub_id
+from geomatch.weights.models import ADM, MODELS, ModelInfo
+from geomatch.weights.prompt import cached_embedding
+from geomatch.weights.sources import (
     ADM_CHECKPOINT,
     EMBEDDED,
     converted_folder,
@@ -18,8 +21,6 @@ from geomatch.dift.sources import (
     text_encoder_folder,
     unet_file,
 )
-from geomatch.errors import MissingDependencyError, WeightsError
-from geomatch.weights import SUPERPOINT_V6, cache_folder, locate_weights
 
 SUPERPOINT_SIZE = 5_200_000
 """Bytes, about: 1.3 million parameters."""

@@ -31,7 +31,7 @@ def create_engine(
         ValueError: for options of another engine, or an unknown one.
     """
     if name == "ray":
-        from geomatch.engine.cluster import RayEngine
+        from geomatch.engine.ray import RayEngine
 
         return RayEngine(ray_address, workers, cpus_per_worker or 1, gpus_per_worker)
     if name != "local":

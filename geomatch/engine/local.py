@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from typing import Any
 
-from geomatch.engine.handout import Crew
+from geomatch.engine.pool import Crew
 from geomatch.engine.task import Failure, Task, attempt, started
 from geomatch.errors import first_line
 
@@ -39,7 +39,7 @@ class LocalEngine:
 
     def device(self, name: str) -> str:
         """See `Engine.device`."""
-        from geomatch.dift.loading import find_device  # here, since torch is loaded with it
+        from geomatch.dift.backends.loading import find_device  # here, since torch is loaded with it
 
         return find_device(name)
 

@@ -7,7 +7,7 @@ from functools import partial
 import cv2
 
 from geomatch.dift import DIFTConfig
-from geomatch.dift.readout import ReadOut
+from geomatch.dift.head.projection import LinearHead
 from geomatch.keypoints import Detector, GridDetector, SuperPointDetector, create_detector
 from geomatch.keypoints.opencv import available_opencv_detectors, create_feature2d
 from geomatch.opencv.arguments import check_bool, check_number, check_whole
@@ -28,7 +28,7 @@ def DIFT_create(
     *,
     detector: str | Detector | cv2.Feature2D | None = None,
     descriptor: str | DIFTConfig | Describer = "dift-tiny",
-    pca: ReadOut | None = None,
+    pca: LinearHead | None = None,
 ) -> Feature2D:
     """Diffusion features in place of ``cv2.SIFT_create``: by default SIFT's keypoints, described by DIFT.
 
@@ -86,7 +86,7 @@ def SuperPoint_create(
     *,
     weights: str | os.PathLike[str] | None = None,
     descriptor: str | DIFTConfig | Describer | None = None,
-    pca: ReadOut | None = None,
+    pca: LinearHead | None = None,
 ) -> Feature2D:
     """SuperPoint's keypoints with its own descriptors (256), or with others.
 
@@ -119,7 +119,7 @@ def Grid_create(
     nfeatures: int = 0,
     *,
     descriptor: str | DIFTConfig | Describer = "dift-tiny-dense",
-    pca: ReadOut | None = None,
+    pca: LinearHead | None = None,
 ) -> Feature2D:
     """The centres of square cells, described by DIFT from one map of the image.
 

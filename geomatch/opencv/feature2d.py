@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.dift import DIFTExtractor
-from geomatch.dift.readout import ReadOut
+from geomatch.dift.head.projection import LinearHead
 from geomatch.images import Image
 from geomatch.keypoints import Detector
 from geomatch.keypoints.opencv import MIN_SIDE
@@ -46,7 +46,7 @@ class Feature2D:
     """For `getDefaultName`."""
     nfeatures: int = 0
     """Keep at most so many of the keypoints that the mask allows, the best by their response; 0 for all."""
-    pca: ReadOut | None = field(default=None, repr=False)
+    pca: LinearHead | None = field(default=None, repr=False)
     """Makes the descriptors shorter; see `geomatch.opencv.with_pca`."""
 
     def detect(self, image: Any, mask: Any = None) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.dift.readout import ReadOut
+from geomatch.dift.head.projection import LinearHead
 from geomatch.opencv.arguments import check_whole
 from geomatch.opencv.feature2d import Feature2D
 from geomatch.types import check_shape
@@ -15,7 +15,7 @@ MAX_ROWS = 20_000
 """Descriptors that a fit uses at most, evenly chosen; more change little and cost memory."""
 
 
-def fit_pca(descriptors: NDArray[np.floating], dimension: int) -> ReadOut:
+def fit_pca(descriptors: NDArray[np.floating], dimension: int) -> LinearHead:
     """The mean and the principal components of descriptors (N, D), by an eigendecomposition.
 
     Raises:
@@ -37,14 +37,14 @@ def fit_pca(descriptors: NDArray[np.floating], dimension: int) -> ReadOut:
     centred = chosen - mean
     # not cv2.PCACompute, which did not end within four minutes for 3,328 dimensions
     _, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-    return ReadOut(mean, vectors[:, : -dimension - 1 : -1].astype(np.float32), {"pca": len(chosen)})
+    return LinearHead(mean, vectors[:, : -dimension - 1 : -1].astype(np.float32), {"pca": len(chosen)})
 
 
 def with_pca(feature: Feature2D, images: Sequence[NDArray[np.uint8]], dimension: int = 128) -> Feature2D:
     """The same feature with descriptors of ``dimension`` numbers, fitted to photographs.
 
     Use one fit for all images that are to be matched. ``feature.pca.save(folder)``
-    and `geomatch.dift.readout.load_readout` keep it.
+    and `geomatch.dift.head.projection.load_head` keep it.
 
     Args:
         feature: as made by `DIFT_create`.

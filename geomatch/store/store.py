@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from geomatch.errors import GeomatchError, StoreError, first_line
+from geomatch.errors import GeomatchError, StoreError, first_line, require
 from geomatch.files import replacing
-from geomatch.optional import require
 
 ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs"})
 """Protocols whose objects appear whole once all bytes are there; elsewhere a name is given at the end."""

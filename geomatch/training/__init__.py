@@ -1,1 +1,1 @@
-"""How `dift-tiny` was made: its images, its denoising training, its read-out."""
+"""How `dift-tiny` was made: its images, its denoising training, its projection head."""

@@ -1,4 +1,4 @@
-"""A bank of corresponding patches, made once per image, that trained read-outs learn from."""
+"""A bank of corresponding patches, made once per image, that trained projection heads learn from."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence

@@ -1,0 +1,173 @@
+"""Getting the data sets of semantic and temporal correspondence: download, check, unpack."""
+
+import gzip
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from geomatch.errors import GeomatchError
+from geomatch.files import replacing
+from geomatch.weights.download import WeightsFile, locate_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The files that make up a data set."""
+
+    folder: str
+    """The data set, below the folder that the user gives; where its archives have none it is made."""
+    files: tuple[tuple[WeightsFile, str], ...]
+    """Each with the folder, below the user's, in which it is unpacked or put."""
+
+
+def _file(url: str, licence: str) -> WeightsFile:
+    return WeightsFile(url.rpartition("/")[2], url, licence, sha256=None)  # the authors publish none
+
+
+_WILLOW = "http://www.di.ens.fr/willow/research"
+_JHMDB = "http://files.is.tue.mpg.de/jhmdb"
+_RESEARCH = "none stated; for research"
+RELEASES = {
+    "spair": Release(
+        "SPair-71k",
+        (
+            (
+                _file("http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz", _RESEARCH),
+                "",
+            ),
+        ),
+    ),
+    "willow": Release(
+        "PF-dataset",
+        (
+            (_file(f"{_WILLOW}/proposalflow/dataset/PF-dataset.zip", _RESEARCH), ""),
+            (_file(f"{_WILLOW}/cnngeometric/other_resources/test_pairs_pf.csv", _RESEARCH), "PF-dataset"),
+        ),
+    ),
+    "cub": Release(
+        "CUB_200_2011",
+        (
+            (
+                _file(
+                    "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+                    "images of the web; non-commercial research and education",
+                ),
+                "",
+            ),
+        ),
+    ),
+    "davis": Release(
+        "DAVIS",
+        (
+            (
+                _file(
+                    "https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip",
+                    "CC BY-NC 4.0",
+                ),
+                "",
+            ),
+        ),
+    ),
+    "jhmdb": Release(
+        "JHMDB",
+        tuple(
+            (_file(f"{_JHMDB}/{name}", _RESEARCH), "JHMDB")
+            for name in ("Rename_Images.tar.gz", "joint_positions.zip", "splits.zip")
+        ),
+    ),
+}
+"""By the name of the data set."""
+
+
+def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) -> Path:
+    """Download (or take) the files of a release and unpack them into ``out``.
+
+    What is unpacked already is not written again; downloads go on where they were interrupted. The
+    archives stay in the cache.
+
+    Args:
+        release: see `RELEASES`.
+        out: folder, made if need be.
+        archives: files instead of downloads, known by their names; their checksums are not asked for.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        WeightsError: when a file cannot be downloaded.
+        GeomatchError: when one is no archive, or one given belongs to no file of the release.
+    """
+    given = {path.name: path for path in archives}
+    names = [file.file_name for file, _ in release.files]
+    unknown = sorted(given.keys() - set(names))
+    if unknown:
+        raise GeomatchError(f"{given[unknown[0]]}: the release has {', '.join(names)}; keep these names")
+    for path in archives:
+        if not path.is_file():
+            raise GeomatchError(f"{path}: no such file")
+    for file, place in release.files:
+        path = locate_weights(file, given.get(file.file_name))
+        target = out / place
+        target.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".csv":
+            with replacing(target / file.file_name) as temporary:
+                temporary.write_bytes(path.read_bytes())
+            continue
+        unpack(path, target)
+    return out / release.folder
+
+
+def unpack(path: Path, target: Path, last: int | None = None) -> None:
+    """Unpack an archive; what is there with the same content is left alone.
+
+    Args:
+        path: a ``.zip``, or a ``.tar.gz`` or ``.tgz``.
+        target: folder.
+        last: parts of each file's path that are kept, files with fewer are left out; None keeps all.
+
+    Raises:
+        GeomatchError: for a damaged archive; nothing of a damaged ``.tar.gz`` is unpacked.
+    """
+    advice = "delete it, so that it is downloaded again"
+    try:
+        if not zipfile.is_zipfile(path):
+            _check_gzip(path)
+        for name, content in tqdm(_members(path), desc=f"unpacking {path.name}", unit="file"):
+            parts = PurePosixPath(name).parts
+            if ".." in parts or name.startswith("/") or "__MACOSX" in parts or len(parts) < (last or 0):
+                continue
+            place = target.joinpath(*parts[-(last or 0) :])
+            if place.is_file() and place.read_bytes() == content:
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(place) as temporary:
+                temporary.write_bytes(content)
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise GeomatchError(f"{path}: damaged or no archive ({error}); {advice}") from error
+
+
+def _check_gzip(path: Path) -> None:
+    """Read to the end, where the checksum is, which tarfile does not."""
+    with gzip.open(path) as stream, tqdm(desc=f"checking {path.name}", unit="B", unit_scale=True) as bar:
+        while block := stream.read(2**22):
+            bar.update(len(block))
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file in an archive; links and devices are left out."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if not entry.is_dir():
+                    yield entry.filename, archive.read(entry)
+        return
+    with tarfile.open(path) as packed:
+        for member in packed:
+            inside = packed.extractfile(member) if member.isfile() else None
+            if inside is not None:
+                yield member.name, inside.read()

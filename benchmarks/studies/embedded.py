@@ -1,0 +1,279 @@
+"""What the embedded model is worth: beside hand-made and learned features, and beside its own parts left out.
+
+``python -m geomatch.benchmarks.studies.embedded IMAGES --hpatches DIR --aliked FILE --xfeat FILE`` with the
+folder of
+the recipe's unpacked packages. Pairs are made from photographs that were held out of training, so that their
+truth is exact; ``--hpatches`` adds real ones. Controls are trained on first use (hours); everything is kept
+in the folder of the results, and a second run goes on there.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from geomatch import Features, Matches, corner_error, warp_points
+from geomatch.alignment import align_homography
+from geomatch.benchmarks.methods.method import Method, create_method
+from geomatch.benchmarks.studies.controls import controls, method_of
+from geomatch.benchmarks.studies.record import write_record
+from geomatch.benchmarks.studies.timing import Row, median_seconds
+from geomatch.benchmarks.tasks.homography.data import make_synthetic
+from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_data
+from geomatch.benchmarks.training.sources import find_images
+from geomatch.estimators import OpenCVEstimator
+from geomatch.files import digest_of, replacing
+from geomatch.images import load_image
+from geomatch.parts import DEFAULT_DETECTOR
+
+KEYPOINTS = 1000
+THRESHOLD = 3.0
+"""Of inliers, in pixels."""
+THRESHOLDS = (1.0, 3.0, 5.0)
+"""Pixels, of the area under the curve."""
+PLAIN, ALIGNED = "corner_error_px", "aligned_error_px"
+"""Columns of the rows: the estimate from the matches, and `geomatch.alignment`'s from it."""
+RESAMPLES = 2000
+CEILING = "all right matches of SIFT keypoints"
+"""A row that no descriptor of them can better."""
+DEFAULT = f"dift-tiny, {DEFAULT_DETECTOR} keypoints"
+"""What `geomatch.match` takes; the other rows are at SIFT's keypoints, unless they say so."""
+RIVALS = ("RootSIFT", f"RootSIFT, {DEFAULT_DETECTOR} keypoints", "ALIKED-n16", "XFeat")
+UNRELATED = 20
+"""Pairs of different photographs, which must end in a declared failure."""
+
+
+def held_out_set(images: Path, out: Path) -> Path:
+    """The made set: light, scale and rotation change strongly; ten pairs of each held-out photograph."""
+    photos = [path for image, path in find_images(images, "holdout") if image.kind == "photo"]
+    if not out.is_dir() or len(list(out.iterdir())) < 2 * len(photos):
+        make_synthetic(photos, out, seed=0, strong=True)
+    return out
+
+
+def evaluate_sequence(method: Method | None, sequence: HPatchesSequence) -> list[Row]:
+    """Corner errors of the pairs of a sequence, without and with alignment; None for a failure.
+
+    Without a method the matches are all that are right: what no descriptor of SIFT keypoints can better.
+    """
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    estimator = OpenCVEstimator(threshold=THRESHOLD)
+    images = [load_image(path) for path in (sequence.reference, *(target[1] for target in sequence.targets))]
+    source = method or create_method("sift", KEYPOINTS)
+    found = [source.extract([image], describe=method is not None)[0] for image in images]
+    rows: list[Row] = []
+    for (number, _, truth), image, features in zip(sequence.targets, images[1:], found[1:], strict=True):
+        matches = method.match(found[0], features) if method else true_matches(found[0], features, truth)
+        points0 = found[0].keypoints[matches.indices[:, 0]]
+        points1 = features.keypoints[matches.indices[:, 1]]
+        estimate = estimator.estimate(points0, points1, images[0].size)
+        row = {"sequence": sequence.name, "pair": number, "matches": len(matches)}
+        row |= {"inliers": estimate.num_inliers, PLAIN: None, ALIGNED: None}
+        if estimate:
+            better = align_homography(
+                images[0], image, found[0].keypoints, points0, points1, estimate, estimator, THRESHOLD
+            )
+            row[PLAIN] = corner_error(estimate.matrix, truth, images[0].size)
+            row[ALIGNED] = corner_error(better.matrix, truth, images[0].size)
+        rows.append(row)
+    return rows
+
+
+def true_matches(features0: Features, features1: Features, truth: NDArray[np.float64]) -> Matches:
+    """Keypoints within `THRESHOLD` pixels of image 1 of each other, one to one, nearest first."""
+    moved = warp_points(truth, features0.keypoints)
+    distances = np.linalg.norm(moved[:, None] - features1.keypoints[None], axis=2)
+    partner, rows = distances.argmin(1), np.arange(len(moved))
+    right = (distances.argmin(0)[partner] == rows) & (distances[rows, partner] <= THRESHOLD)
+    pairs = np.stack([rows[right], partner[right]], axis=1)
+    return Matches(pairs, -distances[rows[right], partner[right]])
+
+
+def evaluate(
+    sets: Mapping[str, Path], methods: Mapping[str, Method | None], kept: Path, workers: int = 2
+) -> list[Row]:
+    """Every method on every sequence of every set; what is in ``kept`` is not computed again."""
+    kept.mkdir(parents=True, exist_ok=True)
+    files: dict[tuple[str, str, str], Path] = {}
+    todo: list[tuple[Method | None, HPatchesSequence, Path]] = []
+    for name, method in methods.items():
+        identity = method.identity if method else "true matches"
+        for label, folder in sets.items():
+            for sequence in read_data(folder).sequences:
+                key = digest_of([identity, sequence.fingerprint, KEYPOINTS, THRESHOLD])
+                file = files[name, label, sequence.name] = kept / f"{key}.json"
+                if not file.is_file():
+                    todo.append((method, sequence, file))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:  # torch has threads
+        jobs = {pool.submit(evaluate_sequence, method, sequence): file for method, sequence, file in todo}
+        for job in tqdm(as_completed(jobs), total=len(jobs), unit="sequence"):
+            with replacing(jobs[job]) as temporary:
+                temporary.write_text(json.dumps(job.result()), encoding="utf-8")
+    return [
+        {"method": name, "set": label} | row
+        for (name, label, _), file in files.items()
+        for row in json.loads(file.read_text(encoding="utf-8"))
+    ]
+
+
+def unrelated_failures(method: Method, sequences: Sequence[HPatchesSequence]) -> list[Row]:
+    """Pairs of different photographs: whether the estimate is a declared failure."""
+    estimator = OpenCVEstimator(threshold=THRESHOLD)
+    names = sorted({photo_of(sequence.name) for sequence in sequences})
+    first = {photo_of(sequence.name): sequence.reference for sequence in sequences}
+    rows = []
+    for index in range(UNRELATED):
+        a, b = names[index % len(names)], names[(index + 1 + index // len(names)) % len(names)]
+        found = [method.extract([load_image(first[name])])[0] for name in (a, b)]
+        matches = method.match(found[0], found[1])
+        points = [side.keypoints[matches.indices[:, k]] for k, side in enumerate(found)]
+        estimate = estimator.estimate(points[0], points[1], found[0].image_size)
+        rows.append({"sequence": a, "pair": b, "failed": not estimate, "inliers": estimate.num_inliers})
+    return rows
+
+
+def photo_of(sequence: str) -> str:
+    """The photograph that a sequence was made from: ``i_`` and ``v_`` share it."""
+    return sequence[2:]
+
+
+def area_under_curve(errors: NDArray[np.float64], threshold: float) -> float:
+    """Share of pairs below an error, averaged over errors up to ``threshold``; failures are infinite.
+
+    The mean over pairs of 1 - min(error, threshold) / threshold, which is the
+    area under the step curve; AUC by the trapezoid differs by less than 1/N.
+    """
+    return float(np.mean(1 - np.minimum(errors, threshold) / threshold))
+
+
+def errors_of(rows: Sequence[Row], key: str = PLAIN) -> NDArray[np.float64]:
+    """Corner errors, infinite for failures."""
+    return np.array([np.inf if row[key] is None else row[key] for row in rows])
+
+
+def gain(
+    rows0: Sequence[Row], rows1: Sequence[Row], threshold: float, keys: tuple[str, str] = (PLAIN, PLAIN)
+) -> NDArray[np.float64]:
+    """What every pair adds to the AUC of the first rows minus that of the second, in points."""
+    errors = [errors_of(rows, key) for rows, key in zip((rows0, rows1), keys, strict=True)]
+    return 100 * (np.minimum(errors[1], threshold) - np.minimum(errors[0], threshold)) / threshold
+
+
+def mean_and_interval(values: NDArray[np.float64], photos: Sequence[str], seed: int = 0) -> str:
+    """The mean over pairs with its 95 % interval, which below ten photographs is left out.
+
+    Whole photographs are drawn, since their pairs share them (see `hpatches.comparison`).
+    """
+    names = np.unique(photos)
+    if len(names) < 10:
+        return f"{values.mean():+.1f}"
+    own = [values[np.array(photos) == name] for name in names]
+    sums = np.array([[part.sum(), len(part)] for part in own])
+    drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    totals = sums[drawn].sum(1)
+    low, high = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5])
+    return f"{values.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
+    """Per method its size, its time, and on each set AUC at 1, 3 and 5 px and failures, in Markdown."""
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    head = ["features", "MB", "s", *(f"{name}: AUC@1 / 3 / 5 | aligned | failures" for name in sets)]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * (3 + 3 * len(sets))}"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        cost = costs.get(method)
+        cells = [method, *((f"{cost['megabytes']:.1f}", f"{cost['seconds']:.2f}") if cost else ("", ""))]
+        for name in sets:
+            own = [row for row in rows if row["method"] == method and row["set"] == name]
+            for key in (PLAIN, ALIGNED):
+                cells.append(
+                    " / ".join(f"{100 * area_under_curve(errors_of(own, key), t):.1f}" for t in THRESHOLDS)
+                )
+            cells.append(f"{sum(row[PLAIN] is None for row in own)} of {len(own)}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def differences_table(
+    rows: Sequence[Row], first: str, seconds: Sequence[str], keys: tuple[str, str] = (PLAIN, PLAIN)
+) -> str:
+    """The AUC of one method minus that of others, with 95 % intervals, on each set, in Markdown."""
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    lines = ["| set | minus | AUC@1 | AUC@3 | AUC@5 |", "| --- | --- | --- | --- | --- |"]
+    for name in sets:
+        own = {
+            m: [row for row in rows if row["method"] == m and row["set"] == name] for m in (first, *seconds)
+        }
+        for second in seconds:
+            photos = [photo_of(row["sequence"]) for row in own[first]]
+            cells = [
+                mean_and_interval(gain(own[first], own[second], threshold, keys), photos)
+                for threshold in THRESHOLDS
+            ]
+            lines.append(f"| {name} | {second} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def costs_of(methods: Mapping[str, Method], image: Path, sizes: Mapping[str, int]) -> dict[str, Row]:
+    """Seconds for a 640x480 image with 1,000 keypoints, all threads, and the bytes of the weights."""
+    picture = load_image(image)
+    return {
+        name: {
+            "seconds": round(median_seconds(lambda m=method: m.extract([picture]), 3), 4),  # type: ignore[misc]
+            "megabytes": round(sizes[name] / 1e6, 2),
+        }
+        for name, method in methods.items()
+    }
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m geomatch.benchmarks.studies.embedded", description=__doc__
+    )
+    parser.add_argument("images", type=Path, help="folder of the recipe's unpacked packages")
+    parser.add_argument("--hpatches", type=Path, help="folder of real sequences")
+    parser.add_argument("--aliked", type=Path, help="aliked-n16.pth")
+    parser.add_argument("--xfeat", type=Path, help="xfeat.pt")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="kept between runs")
+    options = parser.parse_args()
+    start = time.time()
+    sets = {"made": held_out_set(options.images, options.work / "made")}
+    if options.hpatches:
+        sets["HPatches"] = options.hpatches
+    methods, sizes = controls(options.images, options.work / "controls", KEYPOINTS)
+    for name, file in (("ALIKED-n16", options.aliked), ("XFeat", options.xfeat)):
+        if file:
+            peer = f"{name.split('-')[0].lower()}:{file}"
+            methods[name] = create_method(peer, KEYPOINTS)
+            methods[f"dift-tiny at {name}'s keypoints"] = create_method(f"{peer}+dift-tiny", KEYPOINTS)
+            sizes[name] = file.stat().st_size
+            sizes[f"dift-tiny at {name}'s keypoints"] = sizes[name] + sizes["dift-tiny"]
+    rows: list[dict[str, Any]] = evaluate(sets, methods | {CEILING: None}, options.work / "pairs")
+    made = read_data(sets["made"]).sequences
+    unrelated = unrelated_failures(method_of("dift-tiny", KEYPOINTS, DEFAULT_DETECTOR), made)
+    view = next(sequence for sequence in made if "picosdeeuropa" in sequence.name).reference
+    costs = costs_of(methods, view, sizes)
+    rivals = [name for name in RIVALS if name in methods]
+    print(table(rows, costs))
+    for keys in ((PLAIN, PLAIN), (ALIGNED, ALIGNED), (ALIGNED, PLAIN)):
+        print("", " minus ".join(keys), differences_table(rows, DEFAULT, rivals, keys), sep="\n")
+    print(f"unrelated: {sum(row['failed'] for row in unrelated)} of {len(unrelated)} declared failures")
+    settings = {"keypoints": KEYPOINTS, "threshold": THRESHOLD, "costs": costs, "unrelated": unrelated}
+    print(f"wrote {write_record(options.out, 'embedded', rows, settings)} after {time.time() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Reconstructions of photographs beside those with pycolmap's own SIFT, with equally many keypoints.
+
+``python -m geomatch.benchmarks.studies.reconstruction FOLDER...`` maps every folder of
+images with each method, all pairs, COLMAP's verification and incremental
+mapper, and writes one record.
+"""
+
+import argparse
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from geomatch.benchmarks.methods import create_method
+from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.methods.matchers import LoFTRMatcher
+from geomatch.benchmarks.studies.record import write_record
+from geomatch.collection import find_images
+from geomatch.colmap.library import pycolmap
+from geomatch.colmap.mapping import map_database, summarise_model
+from geomatch.colmap.reconstruct import reconstruct
+from geomatch.errors import WeightsError, first_line
+
+COLMAP_SIFT = "pycolmap sift"
+METHODS = ("sift-large+dift-tiny", "superpoint+dift-tiny", "aliked+dift-tiny", COLMAP_SIFT)
+Row = dict[str, Any]
+
+
+def measure(
+    folders: Sequence[Path], methods: Sequence[str], max_keypoints: int, seeds: Sequence[int]
+) -> list[Row]:
+    """One row per folder, method and seed; a method without weights has the reason in its row."""
+    rows: list[Row] = []
+    for folder in folders:
+        for method in methods:
+            label = folder.resolve()
+            with tempfile.TemporaryDirectory() as name:
+                for seed in seeds:  # features and matches of ours are made for the first seed only
+                    out = Path(name)
+                    row: Row = {"name": f"{label.parent.name}/{label.name}", "seed": seed}
+                    row["method"] = re.sub(r":[^+]*", "", method)  # without paths of this machine
+                    start = time.perf_counter()
+                    try:
+                        row |= (
+                            _colmap_sift(folder, out / f"{seed}", max_keypoints, seed)
+                            if method == COLMAP_SIFT
+                            else _geomatch(folder, out, method, max_keypoints, seed)
+                        )
+                    except WeightsError as error:
+                        print(f"{method} is skipped: {first_line(error)}")  # it names paths of this machine
+                        rows.append(row | {"skipped": "its weights are missing"})
+                        break
+                    row["seconds"] = round(time.perf_counter() - start, 1)
+                    rows.append(row)
+                    print(row, flush=True)
+    return rows
+
+
+def _geomatch(folder: Path, out: Path, method: str, max_keypoints: int, seed: int) -> Row:
+    parts = create_method(method, max_keypoints)
+    if isinstance(parts.source, (FeatureFiles, LoFTRMatcher)) or not parts.descriptor or parts.estimator:
+        raise ValueError(f"{method}: give DETECTOR+DESCRIPTOR, or {COLMAP_SIFT!r}")
+    found = reconstruct(folder, out, detector=parts.source, descriptor=parts.descriptor, seed=seed)
+    row = _row(found.models, found.num_images)
+    return row | {"pairs": found.export.pairs, "verified": found.export.verified}
+
+
+def _colmap_sift(folder: Path, out: Path, max_keypoints: int, seed: int) -> Row:
+    library = pycolmap()
+    library.set_random_seed(seed)
+    out.mkdir()
+    database = out / "database.db"
+    options = library.FeatureExtractionOptions()
+    options.sift.max_num_features = max_keypoints
+    names = list(find_images(folder).names)
+    library.extract_features(str(database), str(folder), image_names=names, extraction_options=options)
+    geometry = library.TwoViewGeometryOptions()
+    geometry.ransac.random_seed = seed
+    library.match_exhaustive(str(database), verification_options=geometry)
+    models = map_database(database, folder, out / "sparse", "incremental", seed)
+    return _row([summarise_model(model) for model in models], len(names))
+
+
+def _row(models: Sequence[Any], images: int) -> Row:
+    best = models[0] if models else None
+    return {
+        "images": images,
+        "registered": best.registered if best else 0,
+        "points": best.points if best else 0,
+        "mean_track_length": round(best.mean_track_length, 3) if best else None,
+        "mean_reprojection_error": round(best.mean_reprojection_error, 4) if best else None,
+        "models": [model.registered for model in models],
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=measure.__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of photographs")
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, help=f"DETECTOR[:WEIGHTS]+DESCRIPTOR, or {COLMAP_SIFT!r}"
+    )
+    parser.add_argument("--max-keypoints", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    given = parser.parse_args()
+    found = measure(given.folders, given.methods, given.max_keypoints, given.seeds)
+    settings = {"max_keypoints": given.max_keypoints, "seeds": given.seeds}
+    print(f"wrote {write_record(given.out, 'reconstruction', found, settings)}")

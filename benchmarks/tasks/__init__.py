@@ -1,0 +1,1 @@
+"""What is measured: homographies, semantic and temporal correspondence; a folder each."""

@@ -1,0 +1,104 @@
+"""Getting data in HPatches layout: the release itself, or a look-alike from photographs."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PILImage
+
+from geomatch.benchmarks.harness.download import unpack
+from geomatch.benchmarks.tasks.homography.sequences import HPatchesData, read_data
+from geomatch.errors import GeomatchError
+from geomatch.files import replacing
+from geomatch.images import load_image, reduce_image
+from geomatch.synthetic import Motion, change_light, random_homography, render_view
+from geomatch.weights.download import WeightsFile, locate_weights
+
+RELEASE = WeightsFile(
+    file_name="hpatches-sequences-release.zip",
+    url="https://huggingface.co/datasets/vbalnt/hpatches/resolve/main/hpatches-sequences-release.zip",
+    licence="repository MIT; the images come from older data sets: cite the original sources",
+    sha256="99cf7e1ca167896eb4ca2fe3d903beff6566243a3c0c8e07a13a2596648ad670",
+)
+"""1,279,545,572 bytes, put on the hub by the authors."""
+SYNTHETIC_SIDE = 800
+"""Photographs are reduced to this long side."""
+STRONG_LIGHT = 1.6
+"""`change_light`'s strength in strong ``i_`` sequences."""
+UPRIGHT_VIEWS = (2, 3)
+"""Views of strong ``v_`` sequences that stay upright; the others turn freely."""
+
+
+def fetch_hpatches(out: Path, archive: Path | None = None, release: WeightsFile = RELEASE) -> HPatchesData:
+    """Download (or take) the archive, check it, unpack it into ``out`` and check what is there.
+
+    What is unpacked already is not unpacked again; the download goes on where
+    it was interrupted. The archive stays in the cache.
+
+    Args:
+        out: folder in which the sequences' folders will lie.
+        archive: a file instead of the download; its checksum is not asked for.
+        release: what to download.
+
+    Raises:
+        WeightsError: when it cannot be downloaded or has another checksum.
+        GeomatchError: when it is no archive of sequences.
+    """
+    path = locate_weights(release, archive)
+    out.mkdir(parents=True, exist_ok=True)
+    unpack(path, out, last=2)
+    return read_data(out)
+
+
+def make_synthetic(photos: Sequence[Path], out: Path, seed: int = 0, strong: bool = False) -> HPatchesData:
+    """Two sequences per photograph: ``i_NAME`` by light, ``v_NAME`` by exact homographies.
+
+    The name is the file's, with those of its folders where several have one.
+
+    Args:
+        photos: at least one image file.
+        out: folder; sequences of the same names are replaced.
+        seed: of light and homographies; the same gives the same pixels.
+        strong: stronger light in ``i_``; in ``v_`` changed light as well, and in views 4 to 6 any rotation
+            and scales from 0.5 to 2 (see `random_homography`).
+
+    Raises:
+        ImageError: when a photograph cannot be read.
+        GeomatchError: when a photograph is given twice.
+    """
+    for number, (name, path) in enumerate(zip(_names(photos), photos, strict=True)):
+        image = reduce_image(load_image(path), SYNTHETIC_SIDE)
+        for kind in ("i", "v"):
+            rng = np.random.default_rng([seed, number, ord(kind)])
+            folder = out / f"{kind}_{name}"
+            folder.mkdir(parents=True, exist_ok=True)
+            _save(folder / "1.png", image.pixels)
+            for view in range(2, 7):
+                motion: Motion = "rotated" if strong and view not in UPRIGHT_VIEWS else "upright"
+                matrix = np.eye(3) if kind == "i" else random_homography(rng, image.size, motion)
+                pixels = render_view(image.pixels, matrix, image.size)
+                if kind == "i" or strong:
+                    pixels = change_light(rng, pixels, STRONG_LIGHT if strong and kind == "i" else 1.0)
+                _save(folder / f"{view}.png", pixels)
+                with replacing(folder / f"H_1_{view}") as temporary:
+                    np.savetxt(temporary, matrix)
+    return read_data(out)
+
+
+def _names(photos: Sequence[Path]) -> list[str]:
+    names = [path.stem for path in photos]
+    for depth in range(2, max((len(path.parts) for path in photos), default=0) + 1):
+        counts = Counter(names)
+        names = [
+            "_".join([*path.parts[-depth:-1], path.stem]) if counts[name] > 1 else name
+            for name, path in zip(names, photos, strict=True)
+        ]
+    if len(set(names)) < len(names):
+        raise GeomatchError("a photograph is given twice: sequences are named after them")
+    return names
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    with replacing(path) as temporary:
+        PILImage.fromarray(pixels).save(temporary)

@@ -1,0 +1,214 @@
+"""One pair of images under one protocol: from features to a row of the record."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.benchmarks.harness.suite import Row
+from geomatch.benchmarks.tasks.homography import measures, solvers
+from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, Protocol
+from geomatch.estimators import create_estimator
+from geomatch.geometry import image_corners, warp_points
+from geomatch.keypoints.detector import select_best
+from geomatch.types import Features, Matches
+
+CORRECT_PX = 3.0
+"""Largest distance of a correct match, and of a repeated point (SuperPoint's protocol)."""
+HOMOGRAPHY_NMS, DETECTOR_NMS = 8.0, 4.0
+"""Least distances of keypoints in SuperPoint's protocol, before the best are taken."""
+REPEATED_POINTS = 300
+
+Matcher = Callable[[Features, Features], Matches]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Features of two images in one frame, and the truth between them."""
+
+    features0: Features
+    features1: Features
+    truth: NDArray[np.float64]
+    """(3, 3) between pixels of the frame."""
+
+
+def evaluate(
+    protocol: Protocol,
+    pair: Pair,
+    match: Matcher | None,
+    small: Pair | None = None,
+    weighted: bool = False,
+) -> Row:
+    """What the protocol measures of the pair.
+
+    Args:
+        protocol: the rules.
+        pair: in ``protocol.frame``, keypoints best first.
+        match: of features, best first; None when row i of both features is a match, best first.
+        small: for the protocol ``superpoint``, without descriptors and in 320 x 240 pixels.
+        weighted: whether the similarities weigh the matches in the direct linear transform, as a
+            learned matcher's confidences do.
+    """
+    if protocol.kind == "superpoint":
+        pair, kept0, kept1 = _shared(pair, HOMOGRAPHY_NMS, protocol.max_keypoints)
+    else:
+        pair = limited(protocol, pair, match)
+        kept0, kept1 = len(pair.features0), len(pair.features1)
+    start = time.perf_counter()
+    points0, points1, similarity = matched_points(protocol, pair, match)
+    matched = time.perf_counter()
+    row: Row = {"keypoints": [kept0, kept1], "matches": len(points0), "reason": None}
+    distances = measures.match_distances(points0, points1, pair.truth)
+    if protocol.kind == "mma":
+        row["within"] = [int((distances <= t).sum()) for t in MMA_THRESHOLDS]
+        row["reason"] = None if len(points0) else "no matches"
+    else:
+        row |= _homographies(protocol, pair, points0, points1, similarity if weighted else None)
+    if protocol.name == "auc480-poselib":
+        back = measures.match_distances(points1, points0, np.linalg.inv(pair.truth))
+        for threshold in (1, 3):
+            row[f"precision@{threshold}"] = measures.accuracy((distances + back) / 2, threshold)
+    if protocol.kind == "superpoint":
+        correct = distances <= CORRECT_PX
+        row["average_precision"] = measures.average_precision(similarity, correct)
+        row["matching_score"] = measures.matching_score(int(correct.sum()), kept0, kept1)
+        row |= _repeated(small) if small else {}
+    row["seconds"] = {"match": matched - start, "rest": time.perf_counter() - matched}
+    return row
+
+
+def failed(protocol: Protocol, reason: str) -> Row:
+    """The row of a pair that cannot be evaluated: it counts as the worst result."""
+    row: Row = {"keypoints": [0, 0], "matches": 0, "reason": reason, "seconds": {}}
+    if protocol.kind == "mma":
+        return row | {"within": [0] * len(MMA_THRESHOLDS)}
+    row |= {"errors_px": [None] * protocol.seeds, "inliers": [0] * protocol.seeds}
+    if protocol.name == "auc480-poselib":
+        row |= {"errors_DLT": [None], "precision@1": 0.0, "precision@3": 0.0}
+    if protocol.kind == "superpoint":
+        row |= {"repeatability": 0.0, "localisation_px": None}
+        row |= {"average_precision": 0.0, "matching_score": 0.0}
+    return row
+
+
+def limited(protocol: Protocol, pair: Pair, match: Matcher | None) -> Pair:
+    """The pair with no more keypoints than the protocol allows."""
+    if match is None:
+        count = protocol.max_keypoints
+        return Pair(pair.features0[:count], pair.features1[:count], pair.truth)
+    return Pair(_limit(pair.features0, protocol), _limit(pair.features1, protocol), pair.truth)
+
+
+def _limit(features: Features, protocol: Protocol) -> Features:
+    features = features[: protocol.max_keypoints]
+    if protocol.unique and len(features):
+        features = features[np.unique(features.keypoints, axis=0, return_index=True)[1]]
+    return features
+
+
+def _shared(pair: Pair, distance: float, limit: int) -> tuple[Pair, int, int]:
+    """Only points that the other image shows too, thinned out; the truth decides, as in the original."""
+    features0, features1 = pair.features0, pair.features1
+    inverse = np.linalg.inv(pair.truth)
+    seen0 = measures.visible(features0.keypoints, pair.truth, features1.image_size)
+    seen1 = measures.visible(features1.keypoints, inverse, features0.image_size)
+    kept0 = select_best(features0[seen0], limit, distance)
+    kept1 = select_best(features1[seen1], limit, distance)
+    return Pair(kept0, kept1, pair.truth), len(kept0), len(kept1)
+
+
+def matched_points(
+    protocol: Protocol, pair: Pair, match: Matcher | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+    """(M, 2) points of both images and (M,) their similarity, best first."""
+    features0, features1 = pair.features0, pair.features1
+    if match is None:
+        count = protocol.max_matches
+        points = (features.keypoints[:count].astype(np.float64) for features in (features0, features1))
+        return next(points), next(points), features0.scores[:count]
+    if not len(features0) or not len(features1):
+        return np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, np.float32)
+    matches = match(features0, features1)[: protocol.max_matches]
+    points0 = features0.keypoints[matches.indices[:, 0]].astype(np.float64)
+    points1 = features1.keypoints[matches.indices[:, 1]].astype(np.float64)
+    return points0, points1, matches.similarity
+
+
+def _homographies(
+    protocol: Protocol,
+    pair: Pair,
+    points0: NDArray[np.float64],
+    points1: NDArray[np.float64],
+    weights: NDArray[np.float32] | None,
+) -> Row:
+    size0, size1 = pair.features0.image_size, pair.features1.image_size
+    unit = min(size1) / protocol.relative_to if protocol.relative_to else 1.0
+    corners = image_corners(size0)
+    if protocol.corner_origin:
+        points0, points1 = points0 + 0.5, points1 + 0.5
+        width, height = size0
+        corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
+    truth = warp_points(pair.truth, corners)
+
+    def error(matrix: NDArray[np.float64] | None) -> float | None:
+        if matrix is None:
+            return None
+        apart = np.linalg.norm(warp_points(matrix, corners) - truth, axis=1).mean() / unit
+        return float(apart) if np.isfinite(apart) else None
+
+    solve = create_solver(protocol, size0, unit)
+    errors, inliers, reason = [], [], None
+    for seed in range(protocol.seeds):
+        order = np.arange(len(points0))
+        if seed:  # the order steers the sampling of every solver
+            order = np.random.default_rng(seed).permutation(len(points0))
+        matrix = solve(points0[order], points1[order])
+        errors.append(error(matrix))
+        if matrix is None:
+            reason = reason or f"no homography among {len(points0)} matches"
+            inliers.append(0)
+        else:
+            threshold = float(protocol.solver.split()[1]) * unit
+            distances = measures.match_distances(points0, points1, matrix)
+            inliers.append(int((distances <= threshold).sum()))
+    row: Row = {"errors_px": errors, "inliers": inliers, "reason": reason}
+    if protocol.name == "auc480-poselib":
+        row["errors_DLT"] = [error(solvers.direct(points0, points1, weights))]
+    return row
+
+
+def create_solver(protocol: Protocol, size: tuple[int, int] = (1, 1), unit: float = 1.0) -> solvers.Solver:
+    """The protocol's solver for an image 0 of (width, height), with the threshold in units of pixels.
+
+    Raises:
+        MissingDependencyError: when a package is missing.
+    """
+    method, number = protocol.solver.split()
+    threshold = float(number) * unit
+    published: dict[str, Callable[[], solvers.Solver]] = {
+        "lmeds": lambda: solvers.opencv(cv2.LMEDS, threshold),
+        "ransac": lambda: solvers.opencv(cv2.RANSAC, threshold),
+        "ransac-roma": lambda: solvers.opencv(cv2.RANSAC, threshold, confidence=0.99999),
+        "poselib": lambda: solvers.poselib(threshold),
+    }
+    if method in published:
+        return published[method]()
+    estimator = create_estimator(method, threshold)
+
+    def gated(points0: Any, points1: Any) -> NDArray[np.float64] | None:
+        found = estimator.estimate(points0, points1, size)
+        return found.matrix if found else None
+
+    return gated
+
+
+def _repeated(small: Pair) -> Row:
+    pair, _, _ = _shared(small, DETECTOR_NMS, REPEATED_POINTS)
+    share, localisation = measures.repeatability(
+        pair.features0.keypoints, pair.features1.keypoints, pair.truth, CORRECT_PX
+    )
+    return {"repeatability": share, "localisation_px": localisation}

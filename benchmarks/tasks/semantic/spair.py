@@ -1,0 +1,70 @@
+"""SPair-71k (Min et al., 2019) as its archive unpacks.
+
+``Layout/large/<split>.txt`` lists the pairs, ``PairAnnotation/<split>/<pair>.json`` has their points and
+boxes, ``JPEGImages/<category>/`` the photographs. The paper evaluates the split ``test``, 12,234 pairs.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from geomatch.benchmarks.harness.data import DataSet, read_lines
+from geomatch.benchmarks.tasks.semantic.data import (
+    Category,
+    KeypointPair,
+    checked_points,
+    put_together,
+    read_json,
+)
+from geomatch.errors import GeomatchError
+
+SPLITS = {"test": 12_234, "val": 5_384, "trn": 53_340}
+"""Numbers of pairs."""
+_KEYS = ("src_imname", "trg_imname", "category", "src_kps", "trg_kps", "trg_bndbox")
+
+
+def read_spair(folder: Path, split: str = "test") -> DataSet[Category]:
+    """The pairs of a split, by category; boxes are those of the object in the target.
+
+    Raises:
+        GeomatchError: naming file and line of an annotation that is broken or missing.
+        ValueError: for another split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose from: {', '.join(SPLITS)}")
+    return put_together(folder, _pairs(folder, split), SPLITS[split], split)
+
+
+def _pairs(folder: Path, split: str) -> Iterator[tuple[str, str, KeypointPair]]:
+    layout = folder / "Layout" / "large" / f"{split}.txt"
+    for number, line in enumerate(read_lines(layout), 1):
+        name = line.strip()
+        if not name:
+            continue
+        path = folder / "PairAnnotation" / split / f"{name}.json"
+        if not path.is_file():
+            raise GeomatchError(f"{layout}:{number}: {path} is missing")
+        content = read_json(path)
+        missing = [key for key in _KEYS if key not in content]
+        if missing:
+            raise GeomatchError(f"{path}:1: {missing[0]} is missing")
+        category = content["category"]
+        if not isinstance(category, str) or not re.fullmatch(r"[^/\s]+", category):
+            raise GeomatchError(f"{path}:1: category must be a word, got {category!r}")
+        points0 = checked_points(f"{path}:1: src_kps", content["src_kps"])
+        points1 = checked_points(f"{path}:1: trg_kps", content["trg_kps"], len(points0))
+        side = _box_side(path, content["trg_bndbox"])
+        images = [Path("JPEGImages") / category / str(content[key]) for key in ("src_imname", "trg_imname")]
+        pair_name = "-".join(name.partition(":")[0].split("-")[1:]) or name
+        yield category, category, KeypointPair(pair_name, images[0], images[1], points0, points1, side)
+
+
+def _box_side(path: Path, box: object) -> float:
+    """The longer side of (left, top, right, bottom)."""
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(side, (int, float)) for side in box)
+    if not numbers:
+        raise GeomatchError(f"{path}:1: trg_bndbox must be four numbers, got {box!r}")
+    side = max(box[2] - box[0], box[3] - box[1])  # type: ignore[index]
+    if not side > 0:
+        raise GeomatchError(f"{path}:1: trg_bndbox has no extent: {box}")
+    return float(side)

@@ -1,0 +1,64 @@
+"""PF-WILLOW (Ham et al., CVPR 2016) with the pair list that the field uses (Rocco et al., CVPR 2017).
+
+The folder ``PF-dataset`` has a folder per class (``car(G)``, ``duck(S)``, ...) and ``test_pairs_pf.csv``:
+two image names, then ten x and ten y of the first image, then of the second; 900 pairs.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from geomatch.benchmarks.harness.data import DataSet, read_lines
+from geomatch.benchmarks.tasks.semantic.data import (
+    Category,
+    KeypointPair,
+    checked_points,
+    put_together,
+)
+from geomatch.errors import GeomatchError
+
+PAIRS = 900
+POINTS = 10
+LISTS = ("test_pairs_pf.csv", "test_pairs.csv")
+"""Names under which the list of pairs goes around."""
+_WORDS = {"winebottle": "wine bottle"}
+
+
+def read_willow(folder: Path) -> DataSet[Category]:
+    """The pairs by class; the box is that of the target's points, as in Rocco's and Min's code.
+
+    Raises:
+        GeomatchError: naming file and line of a row that is broken.
+    """
+    return put_together(folder, _pairs(folder), PAIRS)
+
+
+def _pairs(folder: Path) -> Iterator[tuple[str, str, KeypointPair]]:
+    found = [folder / name for name in LISTS if (folder / name).is_file()]
+    if not found:
+        raise GeomatchError(f"{folder / LISTS[0]}: the list of pairs is missing")
+    rows = csv.reader(read_lines(found[0]))
+    for row in rows:
+        where = f"{found[0]}:{rows.line_num}"
+        if rows.line_num == 1 or not row:
+            continue
+        if len(row) != 2 + 4 * POINTS:
+            raise GeomatchError(f"{where}: expected {2 + 4 * POINTS} columns, got {len(row)}")
+        numbers = np.array([row[2 + POINTS * k : 2 + POINTS * (k + 1)] for k in range(4)])
+        points0 = checked_points(where, numbers[:2].T)
+        points1 = checked_points(where, numbers[2:].T)
+        # the list was written beside the folder PF-dataset
+        images = [Path(*Path(name).parts[-2:]) for name in row[:2]]
+        if any(len(path.parts) != 2 or ".." in path.parts for path in images):
+            raise GeomatchError(f"{where}: expected images as CLASS/NAME, got {row[0]} and {row[1]}")
+        name = images[0].parts[0]
+        side = float((points1.max(0) - points1.min(0)).max())
+        if not side > 0:
+            raise GeomatchError(f"{where}: all points of the target are one")
+        word = name.partition("(")[0].lower()
+        pair = KeypointPair(
+            f"{images[0].stem}-{images[1].stem}", images[0], images[1], points0, points1, side
+        )
+        yield name, _WORDS.get(word, word), pair

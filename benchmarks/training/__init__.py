@@ -1,0 +1,1 @@
+"""How the embedded model and detector were made: images, trainings, model cards."""

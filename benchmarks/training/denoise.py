@@ -1,0 +1,126 @@
+"""Train a small pixel-space diffusion UNet, resumable at any step."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.training_utils import EMAModel
+from torch.nn import functional
+
+from geomatch.benchmarks.training.crops import CropSource
+from geomatch.files import replacing
+from geomatch.training.checkpoint import take_steps
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseConfig:
+    """Everything that decides the weights, beside the images."""
+
+    widths: tuple[int, ...] = (48, 64, 96)
+    """Channels per resolution level."""
+    unshuffle: int = 2
+    """Pixels of an n x n block become channels before the first convolution."""
+    crop_size: int = 64
+    """Side of the training crops in pixels."""
+    batch_size: int = 16
+    steps: int = 8000
+    """Optimiser steps."""
+    learning_rate: float = 6e-4
+    """Peak of the cosine schedule, after 100 steps of warm-up."""
+    timestep_power: float = 2.0
+    """t = 1000 u^power with u uniform: above 1 favours low noise, where matching looks."""
+    ema_decay: float = 0.999
+    seed: int = 0
+
+
+def new_unet(config: DenoiseConfig) -> UNet2DModel:
+    """An untrained UNet: one ResNet per block, no attention."""
+    channels = 3 * config.unshuffle**2
+    levels = len(config.widths)
+    return UNet2DModel(
+        sample_size=config.crop_size // config.unshuffle,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=1,
+        block_out_channels=config.widths,
+        down_block_types=("DownBlock2D",) * levels,
+        up_block_types=("UpBlock2D",) * levels,
+        norm_num_groups=16,
+        add_attention=False,
+    )
+
+
+def train_denoiser(
+    config: DenoiseConfig,
+    crops: CropSource,
+    out: Path,
+    device: str = "cpu",
+    checkpoint_every: int = 200,
+    progress: bool = True,
+) -> Path:
+    """Train, or go on from ``out/checkpoint.pt``, and save the averaged weights.
+
+    Noise, timesteps and crops of step k depend on (seed, k) alone, so that a
+    resumed run sees what an undisturbed one would have seen.
+
+    Returns:
+        ``out``, which then holds a diffusers folder (config, safetensors,
+        scheduler) and ``loss.csv``.
+
+    Raises:
+        ValueError: when the checkpoint was made with another configuration.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    unet = new_unet(config).to(device)
+    average = EMAModel(unet.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75)
+    optimiser = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=1e-2)
+    schedule = get_cosine_schedule_with_warmup(optimiser, 100, config.steps)
+    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    parts: dict[str, Any] = {
+        "unet": unet,
+        "average": average,
+        "optimiser": optimiser,
+        "schedule": schedule,
+    }
+
+    def take(step: int) -> float:
+        rng = np.random.default_rng([config.seed, step])
+        pixels = torch.from_numpy(crops.batch(rng, config.batch_size, config.crop_size)).to(device)
+        clean = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        clean = functional.pixel_unshuffle(clean, config.unshuffle)
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
+        timesteps = torch.from_numpy(
+            (1000 * rng.random(config.batch_size) ** config.timestep_power).astype(np.int64)
+        ).to(device)
+        noisy = scheduler.add_noise(clean, noise, timesteps)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            predicted = unet(noisy, timesteps).sample
+        loss = functional.mse_loss(predicted.float(), noise)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        average.step(unet.parameters())
+        return loss.item()
+
+    def entry(done: int, loss: float) -> tuple[int, float]:
+        return done, round(loss, 6)
+
+    checkpoint = out / "checkpoint.pt"
+    losses = take_steps(
+        checkpoint, config, parts, config.steps, take, entry, checkpoint_every, "denoising", progress, device
+    )
+    average.copy_to(unet.parameters())
+    unet.eval().save_pretrained(out)
+    scheduler.save_pretrained(out)
+    with replacing(out / "loss.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("step", "loss"), *losses])
+    return out

@@ -1,0 +1,65 @@
+"""``geomatch head``: short descriptors for any DIFT model, from photographs without labels."""
+
+from pathlib import Path
+
+import click
+
+from geomatch.cli.options import changed_config, descriptor_options
+
+
+@click.group()
+def head() -> None:
+    """Fit projection heads: what makes descriptors short and steady."""
+
+
+@head.command()
+@click.argument("descriptor", metavar="MODEL")
+@click.argument("images", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--dimension", type=int, default=128, show_default=True, help="Of the descriptors.")
+@click.option("--views", type=int, default=8, show_default=True, help="Pairs of views per photograph.")
+@click.option(
+    "--trained", is_flag=True, help="Train a small network in place of the closed form (patches only)."
+)
+@click.option("--steps", type=int, default=2000, show_default=True, help="Of that training.")
+@descriptor_options(leave_out=("--head",))
+def fit(
+    descriptor: str, images: Path, out: Path, dimension: int, views: int, trained: bool, steps: int
+) -> int:
+    """Fit a projection head of MODEL to the photographs in the folder IMAGES, and write it into the folder
+    OUT.
+
+    MODEL is a preset, a diffusers folder or an id on the hub. Use the result with `--head OUT`, or
+    with the model itself when OUT is its folder. OUT/work keeps what was computed: an interrupted fit goes
+    on there, and another dimension costs seconds; remove it when done.
+    """
+    from geomatch.collection.folder import find_images
+    from geomatch.parts import dift_config
+
+    config = changed_config(dift_config(descriptor))
+    found = find_images(images, exclude=out)
+    paths = [found.path(name) for name in found.names]
+    work = out / "work"
+    for name, reason in found.skipped.items():
+        click.echo(f"skipped     {name}: {reason}", err=True)
+    if trained:
+        from geomatch.files import sha256_of
+        from geomatch.training.bank import BankImage
+        from geomatch.training.convolutional_head import HeadConfig, train_head
+
+        settings = HeadConfig(dimension=dimension, steps=steps, seed=config.seed)
+        listed = [BankImage(path, sha256_of(path), views) for path in paths]
+        fitted = train_head(config, listed, work, settings)
+    else:
+        from geomatch.training.linear_head import fit_on_images
+
+        fitted = fit_on_images(config, paths, work, dimension, views, config.seed)
+    for name, reason in fitted.skipped.items():
+        click.echo(f"skipped     {name}: {reason}", err=True)
+    fitted.head.save(out)
+    click.echo(f"fitted on   {fitted.pairs} pairs of keypoints in {fitted.images} images")
+    if fitted.after is not None:
+        without = "" if fitted.before is None else f"{100 * fitted.before:.1f} % without, "
+        click.echo(f"rank-1      {without}{100 * fitted.after:.1f} % with it, in images kept out of the fit")
+    click.echo(f"wrote       {click.format_filename(out / 'head.safetensors')}")
+    return 0

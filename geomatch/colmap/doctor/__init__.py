@@ -1,0 +1,1 @@
+"""Examines COLMAP databases for known mistakes."""

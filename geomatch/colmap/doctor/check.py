@@ -1,0 +1,269 @@
+"""Examining a COLMAP database for known mistakes, whoever wrote it, without changing it.
+
+Every release's schema from 3.6 on is read with SQLite alone: pycolmap would bring
+an older file up to date on opening it.
+"""
+
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.colmap.doctor.findings import Finding, Photo, Problem, Tally, columns
+from geomatch.colmap.doctor.keypoints import check_descriptors, check_keypoints
+from geomatch.colmap.doctor.pairs import Edge, check_geometries, check_matches
+from geomatch.colmap.sqlite import reading
+from geomatch.errors import GeomatchError, ImageError
+from geomatch.images import raw_size
+
+_CAMERA_PARAMS = (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12, 16, 4, 5, 3, 4, 6, 2)
+"""Number of parameters of each camera model, by COLMAP's number."""
+_TWO_FOCAL_LENGTHS = {1, 4, 5, 6, 7, 10, 11, 13, 15, 16}
+_EQUIRECTANGULAR = 17
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What is in a database and what is wrong with it."""
+
+    counts: dict[str, int]
+    findings: tuple[Finding, ...]
+    """Errors first."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error; warnings and notes may be there."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+
+def check_database(path: Path, images: Path | None = None) -> CheckReport:
+    """Examine the database ``path``; with the folder ``images`` its files' sizes too.
+
+    Raises:
+        GeomatchError: when it cannot be read as a COLMAP database.
+    """
+    if images is not None and not images.is_dir():
+        raise GeomatchError(f"{images}: no such folder of images")
+    with reading(path) as connection:
+        return _examined(connection, images)
+
+
+def format_report(report: CheckReport) -> str:
+    """The report for a terminal: what is there, then one line per finding."""
+    lines = [", ".join(f"{number} {what}" for what, number in report.counts.items())]
+    lines += [f"{finding.severity:<7} {finding.message}" for finding in report.findings]
+    if not report.findings:
+        lines.append("nothing known to be wrong")
+    return "\n".join(lines)
+
+
+def _examined(connection: sqlite3.Connection, folder: Path | None) -> CheckReport:
+    connection.execute("BEGIN")  # one state of the file throughout
+    tally = Tally()
+    sizes = _check_cameras(connection, tally)
+    photos, cameras = _check_images(connection, sizes, tally)
+    _check_frames(connection, photos, cameras, tally)
+    if folder is not None:
+        for photo in photos.values():
+            _check_file(folder, photo, tally)
+    numbers = check_keypoints(connection, photos, tally)
+    descriptors = check_descriptors(connection, photos, numbers, tally)
+    configurations: Counter[str] = Counter()
+    matched = _Graph(check_matches(connection, photos, numbers, tally))
+    verified = _Graph(check_geometries(connection, photos, numbers, tally, configurations))
+    _check_graph(photos, numbers, matched, verified, tally)
+    counts = {
+        "cameras": len(sizes),
+        "images": len(photos),
+        "keypoints": sum(numbers.values()),
+        "descriptors": descriptors,
+        "pairs with matches": matched.pairs,
+        "matches": matched.matches,
+        "verified pairs": verified.pairs,
+        "inlier matches": verified.matches,
+        **{f"pairs {name}": configurations[name] for name in sorted(configurations)},
+    }
+    return CheckReport(counts, tally.findings())
+
+
+def _check_cameras(connection: sqlite3.Connection, tally: Tally) -> dict[int, tuple[int, int] | None]:
+    """The size of every camera's images; None when it makes no sense."""
+    sizes: dict[int, tuple[int, int] | None] = {}
+    for camera_id, model, width, height, params, prior in connection.execute(
+        "SELECT camera_id, model, width, height, params, prior_focal_length FROM cameras"
+    ):
+        name = f"camera {camera_id}"
+        sizes[camera_id] = (width, height)
+        if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+            tally.add(
+                Problem("error", "camera", "width and height must be positive"),
+                f"{name}, {width} x {height}",
+            )
+            sizes[camera_id] = None
+            continue
+        if not (isinstance(model, int) and 0 <= model < len(_CAMERA_PARAMS)):
+            tally.add(Problem("warning", "camera", "the camera model is not known here"), f"{name}, {model}")
+            continue
+        if not isinstance(params, bytes) or len(params) != 8 * _CAMERA_PARAMS[model]:
+            text = "parameters have another length than the camera model's; write float64"
+            got = len(params) if isinstance(params, bytes) else 0
+            tally.add(
+                Problem("error", "camera", text), f"{name}, {got} bytes for {_CAMERA_PARAMS[model]} numbers"
+            )
+            continue
+        if model != _EQUIRECTANGULAR:
+            _check_intrinsics(name, model, np.frombuffer(params, "<f8"), (width, height), tally)
+            if not prior:
+                text = "the focal length is only a guess (prior_focal_length 0); give it when it is known"
+                tally.add(Problem("note", "camera", text), name)
+    return sizes
+
+
+def _check_intrinsics(
+    name: str, model: int, params: NDArray[np.float64], size: tuple[int, int], tally: Tally
+) -> None:
+    if not np.isfinite(params).all():
+        tally.add(Problem("error", "camera", "parameters are NaN or infinite"), name)
+        return
+    count = 2 if model in _TWO_FOCAL_LENGTHS else 1
+    focal, centre = params[:count], params[count : count + 2]
+    if (focal <= 0).any() or (focal > 10 * max(size)).any():
+        text = "the focal length is absurd (0 or less, or over 10 times the longer side); it is in pixels"
+        tally.add(Problem("warning", "camera", text), f"{name}, {focal[0]:g}")
+    if (centre < 0).any() or (centre > size).any():
+        text = "the principal point lies outside the image; look at the order of parameters of the model"
+        tally.add(Problem("warning", "camera", text), f"{name}, {centre[0]:g} {centre[1]:g}")
+
+
+def _check_images(
+    connection: sqlite3.Connection, sizes: dict[int, tuple[int, int] | None], tally: Tally
+) -> tuple[dict[int, Photo], dict[int, int]]:
+    photos, cameras = {}, {}
+    for image_id, name, camera_id in connection.execute("SELECT image_id, name, camera_id FROM images"):
+        name = str(name)
+        photos[image_id] = Photo(name, sizes.get(camera_id))
+        cameras[image_id] = camera_id
+        if camera_id not in sizes:
+            text = "the image's camera does not exist"
+            tally.add(Problem("error", "image", text), f"{name}, camera {camera_id}")
+        if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():
+            text = "names must be relative to the folder of images"
+            tally.add(Problem("warning", "image", text), name)
+        elif "\\" in name:
+            text = "names hold a backslash; COLMAP separates folders by / on every system"
+            tally.add(Problem("warning", "image", text), name)
+        elif any(letter.isspace() for letter in name):
+            text = "names hold spaces, on which COLMAP's lists of pairs silently fail; match without a list"
+            tally.add(Problem("note", "image", text), name)
+    return photos, cameras
+
+
+def _check_frames(
+    connection: sqlite3.Connection, photos: dict[int, Photo], cameras: dict[int, int], tally: Tally
+) -> None:
+    if not columns(connection, "frame_data") or not columns(connection, "frames"):
+        return
+    framed = dict(
+        connection.execute(
+            "SELECT data_id, sensor_id FROM frame_data JOIN frames USING (frame_id) WHERE sensor_type = 0"
+        )
+    )
+    if not framed and not connection.execute("SELECT count(*) FROM frames").fetchone()[0]:
+        return
+    for image_id, photo in photos.items():
+        if image_id not in framed:
+            text = "the image has no frame though others have one, on which mappers fail; add a frame to each"
+            tally.add(Problem("error", "image", text), photo.name)
+        elif framed[image_id] != cameras[image_id]:
+            text = "the image's frame is of another camera; write the image's own in frame_data.sensor_id"
+            tally.add(Problem("error", "image", text), photo.name)
+
+
+def _check_file(folder: Path, photo: Photo, tally: Tally) -> None:
+    file = folder / photo.name
+    if not os.path.isfile(file):
+        tally.add(Problem("warning", "image", f"no such file in {folder}"), photo.name)
+        return
+    try:
+        size = raw_size(file)
+    except ImageError:
+        tally.add(Problem("warning", "image", "the file is not a readable image"), photo.name)
+        return
+    if photo.size is None or size == photo.size:
+        return
+    case = f"{photo.name}, camera {photo.size[0]} x {photo.size[1]}, file {size[0]} x {size[1]}"
+    if size == photo.size[::-1]:
+        text = (
+            "width and height are exchanged: the image was rotated by its EXIF orientation before "
+            "keypoints were found, COLMAP reads pixels as they are stored; extract again without rotation"
+        )
+    else:
+        text = (
+            "the file has another size than its camera; give the original images, "
+            "or scale camera and keypoints"
+        )
+    tally.add(Problem("error", "image", text), case)
+
+
+class _Graph:
+    """Images joined by pairs."""
+
+    def __init__(self, edges: Iterable[Edge]) -> None:
+        self.pairs = self.matches = self.used = 0
+        self.images: set[int] = set()
+        self._parent: dict[int, int] = {}
+        for edge in edges:
+            self.pairs += 1
+            self.matches += edge.matches
+            self.images.update(edge.image_ids)
+            if edge.used:
+                self.used += 1
+                self._parent[self._root(edge.image_ids[0])] = self._root(edge.image_ids[1])
+
+    def _root(self, image_id: int) -> int:
+        parent = self._parent
+        while parent.setdefault(image_id, image_id) != image_id:
+            parent[image_id] = image_id = parent[parent[image_id]]
+        return image_id
+
+    def components(self) -> list[int]:
+        """Numbers of images that hang together by used pairs, largest first."""
+        return sorted(Counter(map(self._root, list(self._parent))).values(), reverse=True)
+
+
+def _check_graph(
+    photos: dict[int, Photo], numbers: dict[int, int], matched: _Graph, verified: _Graph, tally: Tally
+) -> None:
+    for image_id, photo in photos.items():
+        if not numbers.get(image_id):
+            tally.add(Problem("warning", "image", "no keypoints; extract features"), photo.name)
+        elif image_id not in matched.images and image_id not in verified.images:
+            tally.add(
+                Problem("note", "image", "no match with any other image; it cannot be placed"), photo.name
+            )
+    if not photos:
+        tally.add(Problem("warning", "", "there are no images; import them first"))
+    elif not matched.pairs and not verified.pairs:
+        tally.add(Problem("warning", "", "there are no matches; match the images before mapping"))
+    elif not verified.pairs:
+        text = (
+            "there are matches but no verified pairs, and mappers use only these ('No images with matches "
+            "found'); run geometric verification (pycolmap.geometric_verification)"
+        )
+        tally.add(Problem("warning", "", text))
+    elif not verified.used:
+        text = "no verified pair has 15 inliers and a configuration that mappers use; there will be no model"
+        tally.add(Problem("warning", "", text))
+    sizes = (verified if verified.used else matched).components()
+    if len(sizes) > 1:
+        shown = ", ".join(map(str, sizes[:10])) + (", ..." if len(sizes) > 10 else "")
+        text = (
+            f"the images fall into {len(sizes)} groups that no pair joins (of {shown} images), and so into "
+            "as many models at least; match more pairs between them"
+        )
+        tally.add(Problem("note", "", text))

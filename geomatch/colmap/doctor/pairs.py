@@ -1,0 +1,235 @@
+"""What a COLMAP database says of matches and two-view geometries; only one row is in memory at a time."""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from geomatch.colmap.conventions import CONFIGURATIONS, PAIR_BASE
+from geomatch.colmap.doctor.findings import (
+    SHOWN,
+    Array,
+    Photo,
+    Problem,
+    Severity,
+    Tally,
+    columns,
+    decoded,
+    lengths,
+)
+
+_MINUS_ONE = 2**32 - 1
+_INT16_BELOW_ZERO = 2**32 - 2**15
+_IGNORES_UNDEFINED = 4_020_000
+"""COLMAP's first schema whose mappers ignore pairs of configuration 0."""
+_MIN_INLIERS = 15
+"""Of a pair that COLMAP's mappers use, by default."""
+
+
+class Edge(NamedTuple):
+    """A pair with matches."""
+
+    image_ids: tuple[int, int]
+    matches: int
+    used: bool
+    """Whether mappers use it."""
+
+
+class _Pairs:
+    """Checks that matches and two_view_geometries have in common."""
+
+    def __init__(self, table: str, photos: dict[int, Photo], numbers: dict[int, int], tally: Tally) -> None:
+        self.table = table
+        self.photos = photos
+        self.numbers = numbers
+        self.tally = tally
+        self.matches = self.reused = self.reusing = 0
+        self.reusing_first: list[str] = []
+
+    def add(self, severity: Severity, text: str, case: str) -> None:
+        self.tally.add(Problem(severity, f"pair in {self.table}", text), case)
+
+    def ids(self, pair_id: Any) -> tuple[tuple[int, int], str] | None:
+        """Both images and what to call the pair; None when they are no images."""
+        id0, id1 = divmod(pair_id, PAIR_BASE) if isinstance(pair_id, int) else (-1, -1)
+        if id0 not in self.photos or id1 not in self.photos:
+            text = "an image does not exist; pair_id must be 2147483647 * smaller image_id + larger"
+            self.add("error", text, f"pair_id {pair_id}, images {id0} and {id1}")
+            return None
+        label = f"{self.photos[id0].name} - {self.photos[id1].name}"
+        if id0 > id1:
+            text = "the larger image_id comes first in pair_id, where COLMAP never looks; write the smaller "
+            self.add("error", text + "first and exchange the columns", label)
+        return (id0, id1), label
+
+    def indices(self, ids: tuple[int, int], label: str, rows: Any, cols: Any, data: Any) -> int:
+        """Examine a pair's matches; how many there are."""
+        matches = decoded(rows, cols, data, "<u4")
+        if matches is None:
+            text = "matches have another length than rows x columns x 4 bytes; write uint32"
+            self.add("error", text, f"{label}, {lengths(rows, cols, data)}")
+            return 0
+        if not len(matches):
+            return 0
+        if cols != 2:
+            self.add("error", "matches must have 2 columns", f"{label}, {cols} columns")
+            return 0
+        if ids[0] == ids[1]:
+            self.add("error", "an image is matched to itself; delete these rows", label)
+            return 0
+        self.matches += len(matches)
+        limits = np.array([self.numbers.get(image_id, 0) for image_id in ids])
+        if not limits.all():
+            text = "matched images have no keypoints; write the keypoints that the matches are about"
+            self.add("error", text, label)
+        elif self._in_range(matches.astype(np.int64), limits, label):
+            self._unique(matches, label)
+        return len(matches)
+
+    def _in_range(self, matches: Array, limits: Array, label: str) -> bool:
+        wrong = matches[matches >= limits]
+        if not wrong.size:
+            return True
+        if (matches < limits[::-1]).all():
+            text = "indices fit only when the columns are exchanged; the smaller image_id comes first"
+        elif (wrong == _MINUS_ONE).all():
+            text = "indices are 4294967295, which is -1 for no match; drop these rows: COLMAP crashes on them"
+        elif (wrong >= _INT16_BELOW_ZERO).any():
+            text = "indices above 32767 went through int16 and became negative; match again with int32"
+        else:
+            text = "indices point past the last keypoint, so that COLMAP reads foreign memory; match again"
+        self.add("error", text, f"{label}, {wrong.size} of {matches.size}")
+        return False
+
+    def _unique(self, matches: Array, label: str) -> None:
+        joined = matches.astype(np.uint64) << np.array([32, 0], np.uint64)
+        different = np.unique(joined[:, 0] | joined[:, 1])
+        if len(different) < len(matches):
+            text = "the same match is written several times; drop the repetitions"
+            self.add("warning", text, f"{label}, {len(matches) - len(different)} of {len(matches)}")
+        halves = np.stack([different >> np.uint64(32), different & np.uint64(_MINUS_ONE)])
+        reused = int((_repeated(halves[0]) | _repeated(halves[1])).sum())
+        if reused:
+            self.reused += reused
+            self.reusing += 1
+            if self.reusing <= SHOWN:
+                self.reusing_first.append(f"{label}, {reused} of {len(matches)}")
+
+    def finish(self) -> None:
+        """Report what concerns the whole table."""
+        share = 100 * self.reused / max(self.matches, 1)
+        text = (
+            f"keypoints have several matches in one image ({share:.2g} % of all matches), which cannot all "
+            "be right; keep the best of each, or mutual neighbours only"
+        )
+        for k in range(self.reusing):
+            self.add("warning", text, self.reusing_first[k] if k < SHOWN else "")
+
+
+def _repeated(values: Array) -> Array:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return count[place] > 1
+
+
+def check_matches(
+    connection: sqlite3.Connection, photos: dict[int, Photo], numbers: dict[int, int], tally: Tally
+) -> Iterator[Edge]:
+    """Examine every row of matches; the pairs that have some."""
+    pairs = _Pairs("matches", photos, numbers, tally)
+    for pair_id, rows, cols, data in connection.execute("SELECT pair_id, rows, cols, data FROM matches"):
+        known = pairs.ids(pair_id)
+        count = known and pairs.indices(*known, rows, cols, data)
+        if known and count:
+            yield Edge(known[0], count, True)
+    pairs.finish()
+
+
+def check_geometries(
+    connection: sqlite3.Connection,
+    photos: dict[int, Photo],
+    numbers: dict[int, int],
+    tally: Tally,
+    configurations: Counter[str],
+) -> Iterator[Edge]:
+    """Examine every two-view geometry; the pairs that have inliers. ``configurations`` are counted."""
+    present = columns(connection, "two_view_geometries")
+    if not present:
+        return
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    matrices = [name if name in present else "NULL" for name in ("F", "E", "H")]
+    pairs = _Pairs("two_view_geometries", photos, numbers, tally)
+    kinds: Counter[int] = Counter()
+    blank: Counter[str] = Counter()
+    for pair_id, rows, cols, data, config, *blobs in connection.execute(
+        f"SELECT pair_id, rows, cols, data, config, {', '.join(matrices)} FROM two_view_geometries"
+    ):
+        known = pairs.ids(pair_id)
+        if known is None:
+            continue
+        ids, label = known
+        if not (isinstance(config, int) and 0 <= config < len(CONFIGURATIONS)):
+            pairs.add("error", "COLMAP knows no such configuration", f"{label}, {config}")
+            continue
+        configurations[CONFIGURATIONS[config]] += 1
+        count = pairs.indices(ids, label, rows, cols, data)
+        if any(blob and not (isinstance(blob, bytes) and len(blob) == 72) for blob in blobs):
+            pairs.add("error", "F, E and H must be 9 float64, row by row, or NULL", label)
+        elif count:
+            blank[_blank(blobs)] += 1
+        if not count:
+            continue
+        kinds[config] += 1
+        _check_configuration(config, version, label, pairs)
+        yield Edge(ids, count, config > 1 and count >= _MIN_INLIERS)
+    pairs.finish()
+    _check_kinds(kinds, blank, tally)
+
+
+def _check_configuration(config: int, version: int, label: str, pairs: _Pairs) -> None:
+    if config == 0 and version >= _IGNORES_UNDEFINED:
+        text = (
+            "inliers have configuration UNDEFINED (0), which mappers ignore since COLMAP 4.2; run geometric "
+            "verification, or write the right configuration (2 calibrated, 3 uncalibrated, 6 planar)"
+        )
+        pairs.add("error", text, label)
+    elif config == 0:
+        text = (
+            "inliers have configuration UNDEFINED (0); mappers before COLMAP 4.2 use them, and 4.2 takes "
+            "them for calibrated when it opens the file; better run geometric verification"
+        )
+        pairs.add("warning", text, label)
+    elif config == 1:
+        text = "inliers have configuration DEGENERATE (1), which mappers ignore since COLMAP 4.2"
+        pairs.add("warning", text + "; run geometric verification again", label)
+
+
+def _blank(blobs: list[bytes | None]) -> str:
+    """Whether the matrices that are there say nothing: identity, zero, or none of these."""
+    there = [np.frombuffer(blob, "<f8").reshape(3, 3) for blob in blobs if blob]
+    if there and all(not matrix.any() for matrix in there):
+        return "zero"
+    identity = np.eye(3)
+    if there and all(not matrix.any() or np.array_equal(matrix, identity) for matrix in there):
+        return "identity"
+    return ""
+
+
+def _check_kinds(kinds: Counter[int], blank: Counter[str], tally: Tally) -> None:
+    total = kinds.total()
+    if not total:
+        return
+    if set(kinds) == {2} and blank["identity"] + blank["zero"] == total:
+        text = (
+            f"all {total} verified pairs are CALIBRATED and their F, E and H are identity or zero: nothing "
+            "was verified, wrong matches count as right; empty two_view_geometries and run geometric "
+            "verification"
+        )
+        tally.add(Problem("warning", "", text))
+    if set(kinds) <= {4, 5, 6}:
+        text = (
+            f"all {total} verified pairs are planar or panoramic, which global mapping does not use; "
+            "use incremental mapping, or take photographs from different places"
+        )
+        tally.add(Problem("note", "", text))

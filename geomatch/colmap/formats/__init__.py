@@ -1,0 +1,1 @@
+"""Correspondences in the formats of other programs."""

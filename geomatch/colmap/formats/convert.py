@@ -1,0 +1,108 @@
+"""Other formats than the database, in and out, by what lies at a path."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from geomatch.collection.correspondences import (
+    Correspondences,
+    LazyFeatures,
+    LazyPairs,
+    MatchedPair,
+    PairChecker,
+    check_keypoints,
+)
+from geomatch.colmap import sqlite
+from geomatch.colmap.cameras import image_sizes
+from geomatch.colmap.formats import hloc, npz, text
+from geomatch.errors import FeaturesError
+from geomatch.files import new_folder
+from geomatch.types import Features
+
+Format = Literal["text", "hloc", "npz"]
+FORMATS: tuple[Format, ...] = ("text", "hloc", "npz")
+
+
+def write_correspondences(
+    correspondences: Correspondences, folder: Path, form: Format, images: Path
+) -> dict[str, int]:
+    """Write to a new folder, whole or not at all.
+
+    - ``text``: ``features/<name>.txt`` and ``matches.txt``, for COLMAP's ``feature_importer`` and
+      ``matches_importer --match_type raw``; half a pixel is added, descriptors are zeros;
+    - ``hloc``: ``features.h5``, ``matches.h5`` and ``pairs.txt`` of the Hierarchical-Localization toolbox;
+    - ``npz``: ours, ``features/<name>.npz`` and ``matches/<number>.npz`` as `Features.save` and
+      `Matches.save` write them, and ``pairs.json``.
+
+    Returns:
+        What was left out, counted.
+
+    Raises:
+        FeaturesError: for keypoints or matches that cannot be right, or that the format cannot hold.
+        FileExistsError: when there is something at ``folder``.
+        MissingDependencyError: when h5py is not installed.
+    """
+    writers = {"text": text.write, "hloc": hloc.write, "npz": npz.write}
+    sizes, unreadable = image_sizes(images, correspondences.features, "auto")
+    skipped = {"images that cannot be read": len(unreadable)} if unreadable else {}
+    with new_folder(folder) as temporary:
+        writers[form](_checked(correspondences, sizes, skipped), temporary)
+    return skipped
+
+
+def _checked(
+    found: Correspondences, sizes: Mapping[str, tuple[int, int]], skipped: dict[str, int]
+) -> Correspondences:
+    lengths: dict[str, int] = {}
+
+    def load(name: str) -> Features:
+        features = found.features[name]
+        check_keypoints(name, features, sizes[name])
+        lengths[name] = len(features)
+        return features
+
+    names = list(sizes)
+
+    def pairs() -> Iterator[MatchedPair]:
+        for name in names:
+            if name not in lengths:
+                load(name)
+        checker = PairChecker(lengths)
+        for pair in found.pairs:
+            reason = checker.check(pair)
+            if reason is None:
+                yield pair
+            else:
+                skipped[reason] = skipped.get(reason, 0) + 1
+
+    return Correspondences(LazyFeatures(names, load), LazyPairs(pairs))
+
+
+def read_correspondences(path: Path, images: Path) -> Correspondences:
+    """What another program, or `write_correspondences`, has left.
+
+    Args:
+        path: a COLMAP database, or a folder with the files of `write_correspondences`, or an h5 file of
+            hloc's features with ``matches.h5`` (or the only other ``*matches*.h5``) beside it.
+        images: the folder of images, whose sizes text files do not hold.
+
+    Raises:
+        FeaturesError: when nothing is known there, or it makes no sense.
+    """
+    if path.is_file():
+        with path.open("rb") as stream:
+            head = stream.read(len(sqlite.HEADER))
+        if head == sqlite.HEADER:
+            return sqlite.read(path)
+        if path.suffix in (".h5", ".hdf5"):
+            return hloc.read(path, hloc.matches_beside(path), images)
+        raise FeaturesError(f"{path}: neither a COLMAP database nor an h5 file")
+    if (path / "features.h5").is_file():
+        return hloc.read(path / "features.h5", hloc.matches_beside(path / "features.h5"), images)
+    if (path / "pairs.json").is_file():
+        return npz.read(path)
+    if (path / "matches.txt").is_file():
+        return text.read(path, images)
+    raise FeaturesError(
+        f"{path}: expected a COLMAP database, or a folder with features.h5, pairs.json or matches.txt"
+    )

@@ -1,0 +1,33 @@
+"""The pair of photographs that comes with the package."""
+
+import importlib.resources
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class BundledPair:
+    """One openly licensed photograph, and a second view rendered from it in another light."""
+
+    image0: Path
+    image1: Path
+    homography: NDArray[np.float64]
+    """(3, 3) the true homography from image 0 to image 1."""
+    credit: str
+    """Author, title, source and licence."""
+
+
+def bundled_pair() -> BundledPair:
+    """The demo pair."""
+    folder = Path(str(importlib.resources.files("geomatch.demo")))
+    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    return BundledPair(
+        image0=folder / "image0.jpg",
+        image1=folder / "image1.jpg",
+        homography=np.array(truth["homography"], dtype=np.float64),
+        credit=truth["credit"],
+    )

@@ -1,0 +1,1 @@
+"""Diffusion models as networks that give activations: one module per kind of model."""

@@ -1,0 +1,75 @@
+"""Unconditional diffusion models in pixel space: every diffusers ``UNet2DModel``, ADM included."""
+
+import math
+from pathlib import Path
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geomatch.dift.backends.model import DiffusionModel, Latents, layer_name, unneeded_parts
+from geomatch.dift.backends.schedule import load_alphas
+from geomatch.dift.config import DIFTConfig
+from geomatch.errors import WeightsError
+from geomatch.weights.checkpoint import empty_network, fill_network
+
+
+def load_pixel_unet(
+    folder: Path, unet_folder: Path, unet_file: Path | None, config: DIFTConfig, device: str
+) -> DiffusionModel:
+    """From a diffusers folder: a bare UNet, or a pipeline with ``unet`` and ``scheduler`` in it.
+
+    A UNet with 3 n^2 input channels works on n x n blocks of pixels.
+
+    Raises:
+        WeightsError: when the files are missing, damaged or of another network.
+        ValueError: for layers that it has not, and for a prompt.
+    """
+    if config.prompt:
+        raise ValueError(f"{config.model} takes no text: leave the prompt empty")
+    if config.latent == "sample":
+        raise ValueError(f"{config.model} has no autoencoder: use latent='mode'")
+    unet = empty_network(UNet2DModel, unet_folder)
+    channels = unet.config.in_channels
+    unshuffle = math.isqrt(channels // 3)
+    if channels < 3 or 3 * unshuffle**2 != channels:
+        raise WeightsError(
+            f"{unet_folder}: {channels} input channels; RGB images need 3, or 3 n^2 for n x n blocks"
+        )
+    if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
+        raise WeightsError(f"{unet_folder}: a class-conditional UNet, which needs labels; unconditional only")
+    up_layers = output_blocks(unet)
+    names = [layer_name(layer, up_layers) for layer in config.layers]
+    dropped = unneeded_parts(unet, names)
+    fill_network(unet, unet_folder, getattr(torch, config.dtype), dropped, unet_file)
+    unet = unet.to(device)
+    if config.dtype == "float32":  # a fifth faster on CPUs; in bfloat16 it is slower (measured)
+        unet = unet.to(memory_format=torch.channels_last)
+
+    def encode(images: Tensor) -> Latents:
+        return Latents(functional.pixel_unshuffle(images.to(device), unshuffle))
+
+    return DiffusionModel(
+        unet=unet,
+        encode=encode,
+        alphas_cumprod=load_alphas(folder),
+        stride=unshuffle * 2 ** (len(unet.config.block_out_channels) - 1),
+        up_layers=up_layers,
+    )
+
+
+def output_blocks(unet: nn.Module) -> tuple[str, ...]:
+    """Module names of guided-diffusion's ``output_blocks``, by which DIFT counts ADM's layers.
+
+    Each of diffusers' up-blocks stands for one output block per resnet: after
+    the attention if there is one; the last of a level includes the upsampling
+    and so is the up-block itself.
+    """
+    names = []
+    for level, block in enumerate(unet.get_submodule("up_blocks").children()):
+        part = "attentions" if any(True for _ in getattr(block, "attentions", None) or ()) else "resnets"
+        inner = len(block.get_submodule("resnets")) - 1  # type: ignore[arg-type]  # a ModuleList
+        names += [f"up_blocks.{level}.{part}.{index}" for index in range(inner)]
+        names.append(f"up_blocks.{level}")
+    return tuple(names)

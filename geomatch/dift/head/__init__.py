@@ -1,0 +1,1 @@
+"""Projection heads: what turns activations into short descriptors."""

@@ -1,0 +1,179 @@
+"""Projection heads: what turns activations into short descriptors, kept in one file beside a model or
+elsewhere.
+
+A linear one is fitted in closed form (`geomatch.dift.head.fit`), for dense maps and for patches; a trained
+one is a small network over the maps of patches (`geomatch.dift.head.network`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from geomatch.dift.head.network import POOLED, HeadNetwork
+from geomatch.errors import WeightsError
+from geomatch.files import replacing
+from geomatch.types import checked
+from geomatch.weights.sources import HEAD_FILE
+
+FORMAT = "2"
+"""Of the file; files without it were written before there was a second kind, and are linear."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LinearHead:
+    """Descriptor = (activations - mean) @ projection, scaled to unit length."""
+
+    mean: NDArray[np.float32]
+    """(D,) float32."""
+    projection: NDArray[np.float32]
+    """(D, K) float32."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """`DIFTConfig.feature_settings` of the activations it was fitted on."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """What it was fitted on, as JSON can hold it: SHA-256 of the images, number of pairs, model."""
+
+    def __post_init__(self) -> None:
+        projection = checked("LinearHead.projection", self.projection, ("D", "K"), np.float32)
+        object.__setattr__(self, "projection", projection)
+        mean = checked("LinearHead.mean", self.mean, (len(projection),), np.float32)
+        object.__setattr__(self, "mean", mean)
+
+    @property
+    def dimension(self) -> int:
+        """K, of the descriptors."""
+        return int(self.projection.shape[1])
+
+    def apply(self, activations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, D) to (N, K) rows of unit length.
+
+        Raises:
+            ValueError: for rows of another length, which are another network's.
+        """
+        if activations.shape[1] != len(self.mean):
+            raise ValueError(
+                f"the projection head was fitted on {len(self.mean)} numbers per keypoint, the network gives "
+                f"{activations.shape[1]}: it is another network's"
+            )
+        rows = (activations - self.mean) @ self.projection
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.asarray(rows / np.maximum(lengths, 1e-12), dtype=np.float32)
+
+    def describe_patches(self, maps: Sequence[Tensor]) -> NDArray[np.float32]:
+        """The layers' maps of N patches, each (N, C, h, w), to (N, K)."""
+        return self.apply(pool_patches(maps))
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder, as float16."""
+        tensors = {"mean": torch.tensor(self.mean), "projection": torch.tensor(self.projection)}
+        _save(folder, tensors, {"kind": "linear"}, self.settings, self.training)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ConvolutionalHead:
+    """A small network over the maps of a patch."""
+
+    network: HeadNetwork
+    """In evaluation mode, on the CPU."""
+    settings: Mapping[str, Any]
+    """As of `LinearHead`."""
+    training: Mapping[str, Any]
+    """As of `LinearHead`."""
+
+    @property
+    def dimension(self) -> int:
+        """Of the descriptors."""
+        return self.network.dimension
+
+    @torch.inference_mode()
+    def describe_patches(self, maps: Sequence[Tensor]) -> NDArray[np.float32]:
+        """As `LinearHead.describe_patches`; computed where the network is."""
+        place = next(self.network.parameters()).device
+        return np.asarray(self.network([layer.to(place) for layer in maps]).numpy(force=True))
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder, convolutions as float16."""
+        kind: dict[str, Any] = {"kind": "trained", "maps": self.network.maps, "widths": self.network.widths}
+        kind["dimension"] = self.network.dimension
+        _save(folder, self.network.state_dict(), kind, self.settings, self.training)
+
+
+Head = LinearHead | ConvolutionalHead
+
+
+def pool_patches(maps: Sequence[Tensor]) -> NDArray[np.float32]:
+    """Maps of N patches, each (N, C, h, w), averaged to 4 x 4 cells: rows (N, 16 sum of C) of unit length.
+
+    Every layer is normalised before they are joined.
+    """
+    cells = [functional.adaptive_avg_pool2d(layer, POOLED).flatten(1) for layer in maps]
+    rows = torch.cat([functional.normalize(cell, dim=1) for cell in cells], dim=1)
+    return functional.normalize(rows, dim=1).numpy(force=True)
+
+
+def check_settings(head: Head, wanted: Mapping[str, Any], place: Path) -> None:
+    """Raise ValueError unless the projection head was made for these `DIFTConfig.feature_settings`."""
+    names = dict.fromkeys([*wanted, *head.settings])
+    different = [name for name in names if head.settings.get(name) != wanted.get(name)]
+    if different:
+        fitted = ", ".join(f"{name}={head.settings.get(name)}" for name in different)
+        raise ValueError(f"the projection head of {place} was fitted with {fitted}; use these, or head=False")
+
+
+def load_head(place: Path) -> Head:
+    """A projection head by its file, or by the folder that holds it.
+
+    Raises:
+        WeightsError: when there is none or the file is damaged.
+    """
+    from safetensors import safe_open
+
+    path = place / HEAD_FILE if place.is_dir() else place
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: there is no projection head; `geomatch head fit` makes one, or use head=False"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        kind = json.loads(metadata.get("kind", '{"kind": "linear"}'))
+        settings, training = (json.loads(metadata.get(name, "{}")) for name in ("settings", "training"))
+        if kind["kind"] == "linear":
+            mean, projection = (tensors[name].float().numpy() for name in ("mean", "projection"))
+            return LinearHead(mean, projection, settings, training)
+        network = HeadNetwork([tuple(entry) for entry in kind["maps"]], kind["widths"], kind["dimension"])
+        network.load_state_dict(tensors)
+    except Exception as error:  # safetensors and torch raise many types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path}: damaged projection head ({reason})") from error
+    return ConvolutionalHead(network.eval(), settings, training)
+
+
+def _save(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    kind: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> None:
+    from safetensors.torch import save_file
+
+    # vectors stay as they are: they are few, and variances may leave the range of float16
+    halved = {
+        name: tensor.half().contiguous() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()
+    }
+    metadata = {"format": FORMAT} | {
+        name: json.dumps(value)
+        for name, value in (("kind", kind), ("settings", settings), ("training", training))
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / HEAD_FILE) as temporary:
+        save_file(halved, temporary, metadata=metadata)

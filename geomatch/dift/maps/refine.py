@@ -1,0 +1,148 @@
+"""Local search: points move to where a feature map agrees best with the features of their partners.
+
+The similarity, a cosine, is looked at all over the reach first, then finely about the best place, then
+finely about the best of those; the point goes to the mean of the last places, weighted by a softmax
+(soft-argmax), which is finer than any spacing.
+
+The constants were measured with ``dift-tiny-dense`` on 40 made views of photographs under mild known
+homographies and other light, grids of 16 px. Errors in pixels, medians over matches: of those right up to
+the grid, and of the estimator's inliers:
+
+=====================================  =====  =======
+unrefined                              4.29   3.33
+best place only                        2.79   1.61
+parabola through the best three        2.69   1.56
+soft-argmax, temperature 0.003         2.60   1.51
+soft-argmax, temperature 0.01          2.58   1.48
+soft-argmax, temperature 0.03          2.62   1.51
+=====================================  =====  =======
+
+On six views of the bundled photograph in its own light: 3.66 unrefined, 1.15 with the parabola, 0.99 here.
+
+All layers are used: fine places looked for in the finest layer alone gave 3.5, all places 4.4 px.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.dift.maps.feature_map import FeatureMap
+from geomatch.types import Features, Matches, check_shape
+
+REACH = 4.0
+"""Half side of the searched square in cells of the finest map, unless grid cells are larger. With the
+parabola 2, 4 and 6 cells gave 2.69, 2.69 and 2.76 px, of the homographies' corner errors 17, 24 and 23 %
+of the area under the curve at 5 px. On the bundled photograph, with the soft-argmax: 1.01, 0.99, 0.99."""
+COARSE = 2.0
+"""Largest spacing of the places tried first, in cells."""
+FINE = 0.5
+"""Spacing of the places tried next, in cells."""
+WINDOW = 4
+"""Fine places on each side of the middle one: 9 x 9. The mean over 7 x 7 was 2.66 px off, over 5 x 5 2.70."""
+TEMPERATURE = 0.01
+"""Of the softmax: a place that agrees less by so much of the cosine counts 1 / e."""
+DECIMALS = 6
+"""Of the similarities: single precision tells no more, and where it tells nothing points shall stay."""
+ROWS = 2**15
+"""Places sampled at a time, so that memory is bounded."""
+
+
+def search_radius(dense: FeatureMap, spacing: float = 0.0) -> float:
+    """Half side, in pixels of the image, of the square in which to search.
+
+    `REACH` cells of the finest map, and at least half the spacing of the grid that the points are from: the
+    right place is so far off, along each axis, from the nearest grid point.
+    """
+    return max(REACH * _cell(dense), spacing / 2)
+
+
+def refine_points(
+    dense: FeatureMap, points: NDArray[np.floating], targets: NDArray[np.floating], radius: float
+) -> NDArray[np.float32]:
+    """Each point moved to the best agreement near it; independent of the others.
+
+    Args:
+        dense: of the image that the points are in.
+        points: (N, 2) pixels of the image.
+        targets: (N, D) features of their partners, from `FeatureMap.sample` of the other image.
+        radius: half side of the square searched, in pixels; points may end up to four cells beyond.
+
+    Returns:
+        (N, 2) pixels within the image.
+
+    Raises:
+        ShapeError: when the arrays do not fit one another or the map.
+        ValueError: when the radius is not positive and finite.
+    """
+    check_shape("points", points, ("N", 2))
+    check_shape("targets", targets, (len(points), sum(len(layer) for layer in dense.maps)))
+    if not 0 < radius < math.inf:
+        raise ValueError(f"radius must be positive and finite, got {radius}")
+    cell = _cell(dense)
+    half = math.ceil(radius / (COARSE * cell))
+    coarse, fine = _square(half, radius / half), _square(WINDOW, FINE * cell)
+    chunk = max(1, ROWS // max(len(coarse), len(fine)))
+    refined = np.zeros((len(points), 2))
+    for start in range(0, len(points), chunk):
+        part = slice(start, start + chunk)
+        best = points[part].astype(np.float64)
+        for offsets in (coarse, fine):
+            best += offsets[_similarity(dense, best, offsets, targets[part]).argmax(axis=1)]
+        scores = _similarity(dense, best, fine, targets[part])
+        weights = np.exp((scores - scores.max(axis=1, keepdims=True)) / TEMPERATURE)
+        refined[part] = best + weights @ fine / weights.sum(axis=1, keepdims=True)
+    return np.clip(refined, -0.5, np.array(dense.image_size) - 0.5).astype(np.float32)
+
+
+def refine_matches(
+    dense0: FeatureMap,
+    dense1: FeatureMap,
+    features0: Features,
+    features1: Features,
+    matches: Matches,
+    spacing: float = 0.0,
+) -> NDArray[np.float32]:
+    """(N, 2) keypoints of image 1, those matched moved to where they agree best with their partners.
+
+    Args:
+        dense0: of image 0.
+        dense1: of image 1.
+        features0: keypoints of image 0; they stay.
+        features1: keypoints of image 1.
+        matches: mutual, so that no keypoint moves twice.
+        spacing: of the grid in image 1, see `search_radius`.
+    """
+    i, j = matches.indices.T
+    keypoints = features1.keypoints.copy()
+    targets = dense0.sample(features0.keypoints[i])
+    keypoints[j] = refine_points(dense1, keypoints[j], targets, search_radius(dense1, spacing))
+    return keypoints
+
+
+def _cell(dense: FeatureMap) -> float:
+    """Side in image pixels of a cell of the finest map, the longer one."""
+    return max(
+        dense.image_size[0] / max(layer.shape[2] for layer in dense.maps),
+        dense.image_size[1] / max(layer.shape[1] for layer in dense.maps),
+    )
+
+
+def _square(half: int, spacing: float) -> NDArray[np.float64]:
+    """((2 half + 1)^2, 2) offsets, the nearest first, so that of equal places it is taken."""
+    axis = np.arange(-half, half + 1) * spacing
+    offsets = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    return offsets[np.argsort((offsets**2).sum(axis=1), kind="stable")]
+
+
+def _similarity(
+    dense: FeatureMap,
+    centres: NDArray[np.float64],
+    offsets: NDArray[np.float64],
+    targets: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """(n, K) cosines of the features at K places about each of n centres with its target."""
+    places = (centres[:, None] + offsets).reshape(-1, 2)
+    rows = dense.sample(places).reshape(len(centres), len(offsets), -1)
+    scores: NDArray[np.float64] = np.einsum("nkd,nd->nk", rows, targets).astype(np.float64)
+    return scores.round(DECIMALS)

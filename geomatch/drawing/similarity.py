@@ -1,0 +1,154 @@
+"""What the features see: points found in other images, and principal components."""
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geomatch.dift import DIFTExtractor, FeatureMap
+from geomatch.dift.maps.transfer import PixelFeatures, Rule, Transferred, transfer_points
+from geomatch.geometry import resize_points
+from geomatch.images import Image, reduce_image
+
+GRID_SIDE = 640
+"""Most cells of a picture of principal components along its long side."""
+PICTURE_SIDE = 960
+"""Long side of each image in a picture."""
+ALONE = (80, 255, 120)
+"""Colour of a point that is alone."""
+
+
+def show_points(
+    extractor: DIFTExtractor,
+    image0: Image,
+    targets: Sequence[Image],
+    points: NDArray[np.floating],
+    rule: Rule = "argmax",
+) -> tuple[list[Transferred], NDArray[np.uint8]]:
+    """Find points of a photograph in others, and draw what was found.
+
+    Args:
+        extractor: of the feature maps.
+        image0: where the points are.
+        targets: where they are looked for.
+        points: (N, 2) pixels of image 0.
+        rule: see `transfer_points`.
+
+    Returns:
+        What was found, per target; and (H, W, 3) RGB, a row of `draw_transfer` per target, with the heat map
+        where there is one point.
+
+    Raises:
+        ValueError: when a point lies outside image 0.
+    """
+    map0, metric = extractor.dense(image0), extractor.config.metric
+    found, rows = [], []
+    for target in targets:
+        map1 = extractor.dense(target)
+        found.append(transfer_points(map0, map1, points, metric, rule))
+        heat = None
+        if len(points) == 1:
+            shown = PixelFeatures(map1, metric, reduce_image(target, PICTURE_SIDE).size)
+            heat = shown.similarities(map0.sample(points, metric))[0].float().cpu().numpy()
+        rows.append(draw_transfer(image0, target, points, found[-1].points, heat))
+    return found, _on_black(rows, across=False)
+
+
+def principal_components(feature_map: FeatureMap) -> NDArray[np.uint8]:
+    """(h, w, 3) uint8: the first three components of the features over the image, each stretched to 0..255.
+
+    At the resolution of the finest layer, at most `GRID_SIDE`. Signs are fixed
+    so that the largest weight of a component is positive.
+    """
+    finest = max(feature_map.maps, key=lambda layer: layer.shape[1] * layer.shape[2])
+    cells = min(GRID_SIDE, max(finest.shape[1:]))
+    grid = _grid(feature_map.image_size, cells)
+    rows = torch.from_numpy(np.concatenate([feature_map.sample(row) for row in grid]))
+    rows = rows - rows.mean(0)
+    _, vectors = torch.linalg.eigh((rows.T @ rows).double())
+    leading = vectors.flip(1)[:, :3]
+    leading = leading * leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
+    values = (rows.double() @ leading).numpy()
+    low, high = np.percentile(values, [1, 99], axis=0)
+    stretched = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
+    shown = np.zeros((*grid.shape[:2], 3))
+    shown[..., : values.shape[1]] = stretched.reshape(*grid.shape[:2], -1)
+    return np.asarray(np.round(shown * 255), np.uint8)
+
+
+def draw_transfer(
+    image0: Image,
+    image1: Image,
+    points0: NDArray[np.floating],
+    points1: NDArray[np.floating],
+    heat: NDArray[np.float32] | None = None,
+) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB: image 0 beside image 1, a cross on each point; several have colours and numbers.
+
+    Args:
+        image0: the first image.
+        image1: the second image.
+        points0: (N, 2) pixels of image 0.
+        points1: (N, 2) their places in image 1, in pixels.
+        heat: (h, w) similarities that cover image 1, laid over it; None leaves it as it is.
+    """
+    left, right = (reduce_image(image, PICTURE_SIDE).pixels.copy() for image in (image0, image1))
+    if heat is not None:
+        low, high = np.percentile(heat, 5), heat.max()
+        level = np.clip((heat - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
+        level = np.asarray(cv2.resize(level, right.shape[1::-1]), np.uint8)
+        colours = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[:, :, ::-1]
+        right = np.asarray(np.round(0.45 * right + 0.55 * colours), np.uint8)
+    for picture, points, size in ((left, points0, image0.size), (right, points1, image1.size)):
+        places = np.round(resize_points(points, size, picture.shape[1::-1])).astype(int)
+        for number, centre in enumerate(places.tolist(), start=1):
+            _mark(picture, centre, number, len(points))
+    return _on_black([left, right], across=True)
+
+
+def draw_components(image: Image, feature_map: FeatureMap) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB: the image beside the first three principal components of its features."""
+    small = reduce_image(image, PICTURE_SIDE)
+    colours = cv2.resize(principal_components(feature_map), small.size, interpolation=cv2.INTER_NEAREST)
+    return _on_black([small.pixels, np.asarray(colours, np.uint8)], across=True)
+
+
+def _grid(size: tuple[int, int], side: int) -> NDArray[np.float64]:
+    """(h, w, 2) centres of cells that tile the image, at most one per pixel."""
+    factor = min(1.0, side / max(size))
+    columns, rows = (max(1, round(length * factor)) for length in size)
+    xs = (np.arange(columns) + 0.5) * size[0] / columns - 0.5
+    ys = (np.arange(rows) + 0.5) * size[1] / rows - 0.5
+    return np.stack(np.meshgrid(xs, ys), axis=-1)
+
+
+def _mark(picture: NDArray[np.uint8], centre: Sequence[int], number: int, total: int) -> None:
+    """Draw one of ``total`` points: the colours of several go round the circle of hues."""
+    colour: tuple[float, ...] = ALONE
+    if total > 1:
+        colour = tuple(255 * part for part in colorsys.hsv_to_rgb((number - 1) / total, 0.75, 1.0))
+    cv2.drawMarker(picture, centre, (0, 0, 0), cv2.MARKER_CROSS, 26, 5, cv2.LINE_AA)
+    cv2.drawMarker(picture, centre, colour, cv2.MARKER_CROSS, 24, 2, cv2.LINE_AA)
+    if total > 1:
+        text = str(number)
+        (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.7, 2)
+        # to the right and above, or where there is room
+        x = centre[0] + 6 if centre[0] + 6 + width <= picture.shape[1] else centre[0] - 6 - width
+        y = centre[1] - 6 if centre[1] - 6 - height >= 0 else centre[1] + 6 + height
+        for ink, thickness in (((0, 0, 0), 5), (colour, 2)):
+            cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.7, ink, thickness, cv2.LINE_AA)
+
+
+def _on_black(pictures: Sequence[NDArray[np.uint8]], across: bool) -> NDArray[np.uint8]:
+    """Pictures in a row, aligned at the top, or in a column, aligned at the left."""
+    along, side = (1, 0) if across else (0, 1)
+    longest = max(picture.shape[side] for picture in pictures)
+    filled = []
+    for picture in pictures:
+        room = [(0, 0), (0, 0), (0, 0)]
+        room[side] = (0, longest - picture.shape[side])
+        filled.append(np.pad(picture, room))
+    return np.concatenate(filled, axis=along)

@@ -1,0 +1,1 @@
+"""Edits painted on one photograph, carried to others."""

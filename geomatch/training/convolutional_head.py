@@ -1,0 +1,227 @@
+"""Train the convolutional projection head on a bank of corresponding patches, resumable at any checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from geomatch.dift import DIFTConfig, DIFTExtractor
+from geomatch.dift.extractor import patch_maps
+from geomatch.dift.head.network import HeadNetwork
+from geomatch.dift.head.projection import ConvolutionalHead
+from geomatch.errors import GeomatchError
+from geomatch.training import linear_head
+from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
+from geomatch.training.checkpoint import take_steps
+from geomatch.training.linear_head import FittedHead
+
+CHECKPOINT = "head.pt"
+KEPT_OUT = 20
+"""One image in so many is not trained on."""
+NEAR = 8.0
+"""Pixels within which two keypoints of a view may be one place, and are no negatives of each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """Everything that decides the head's weights, beside network and bank."""
+
+    widths: tuple[int, ...] = (64, 128)
+    """See `HeadNetwork`."""
+    dimension: int = 128
+    """Of the descriptor."""
+    views: int = 4
+    """Pairs of views in a batch: negatives of the same view are those that matching meets."""
+    per_view: int = 128
+    """Corresponding keypoints taken of each at most."""
+    steps: int = 2000
+    """Optimiser steps."""
+    learning_rate: float = 2e-3
+    """Peak of the one-cycle cosine schedule."""
+    temperature: float = 0.05
+    """Of the softmax over similarities."""
+    seed: int = 0
+
+
+def train_head(
+    config: DIFTConfig,
+    images: Sequence[BankImage],
+    work: Path,
+    settings: HeadConfig = HeadConfig(),
+    patches: Path | None = None,
+    workers: int = 2,
+    progress: bool = True,
+) -> FittedHead:
+    """Make the bank and train the network of a model that describes patches; a second call goes on.
+
+    Args:
+        config: the model and its settings.
+        images: photographs; every `KEPT_OUT`-th is used to watch the training only.
+        work: folder of the checkpoint.
+        settings: of the training.
+        patches: folder of the bank, which several trainings can share; None for ``work/patches``.
+        workers: processes that make the bank.
+        progress: show bars.
+
+    Raises:
+        GeomatchError: when the images give no pairs.
+        ValueError: when the model is not one of patches.
+    """
+    if config.sampling != "patch":
+        raise ValueError(
+            "a projection head can be trained for sampling='patch' only; dense maps have the fitted one"
+        )
+    bank = PatchBank(patches or work / "patches", config.patch_size, config.patch_scale)
+    unreadable = make_bank(bank, images, workers, progress)
+    images = [image for image in images if image not in unreadable]
+    watched = images[::KEPT_OUT] if len(images) >= KEPT_OUT else []
+    used = [image for image in images if image not in watched]
+    views, watched_views = load_bank(bank, used), load_bank(bank, watched)
+    if not views:
+        raise GeomatchError(
+            f"{len(used)} images gave no pairs of keypoints: give photographs with something to find"
+        )
+    extractor = DIFTExtractor(replace(config, head=False))
+    network = train_network(
+        extractor, views, settings, work, validation=watched_views[:100], progress=progress
+    )
+    log = torch.load(work / CHECKPOINT, weights_only=True)["log"]
+    training = {
+        "model": config.model,
+        "images": [image.sha256 for image in used],
+        "pairs": sum(len(rows) for rows in views),
+        "head": asdict(settings),
+        "log": log,
+    }
+    head = ConvolutionalHead(network, config.feature_settings(), training)
+    skipped = {str(image.path): reason for image, reason in unreadable.items()}
+    return FittedHead(head, len(used), skipped, training["pairs"], None, log[-1].get("rank1"))
+
+
+def train_network(
+    extractor: DIFTExtractor,
+    bank: Sequence[Rows],
+    config: HeadConfig,
+    out: Path,
+    checkpoint_every: int = 100,
+    validation: Sequence[Rows] = (),
+    progress: bool = True,
+) -> HeadNetwork:
+    """Train on frozen activations, or go on from ``out/head.pt``.
+
+    The loss is the cross-entropy of finding the partner among the batch, both ways (InfoNCE; van den Oord
+    et al., 2018). Both patches of a pair are turned and mirrored alike at random.
+
+    Args:
+        extractor: of patches; its projection head is not used.
+        bank: what is learned from, the rows of each pair of views.
+        config: see there.
+        out: folder of the checkpoint.
+        checkpoint_every: steps.
+        validation: other views, whose rank-1 accuracy is logged at every checkpoint.
+        progress: show a bar.
+
+    Raises:
+        ValueError: when the checkpoint was made with another configuration.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    sides = [(layer.shape[1], layer.shape[2]) for layer in _maps(extractor, bank[0]["patches"][:1, 0])]
+    network = HeadNetwork(sides, config.widths, config.dimension)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.1
+    )
+    parts: dict[str, Any] = {"head": network, "optimiser": optimiser, "schedule": schedule}
+
+    def take(step: int) -> float:
+        rng = np.random.default_rng([config.seed, step])
+        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
+        chosen = [bank[k] for k in rng.permutation(len(bank))[: config.views]]
+        drawn = [rows[np.sort(rng.permutation(len(rows))[: config.per_view])] for rows in chosen]
+        rows, views = np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(part) for part in drawn])
+        patches = _augmented(rows["patches"], rng)
+        network.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = _maps(extractor, np.concatenate([patches[:, 0], patches[:, 1]]))
+            found = network(maps)
+        loss = pair_loss(found.float(), rows["points"], views, config.temperature)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        return loss.item()
+
+    def entry(done: int, loss: float) -> dict[str, float]:
+        found: dict[str, float] = {"step": done, "loss": round(loss, 4)}
+        if validation:
+            found["rank1"] = round(rank1(extractor, network, validation), 4)
+        return found
+
+    take_steps(
+        out / CHECKPOINT,
+        config,
+        parts,
+        config.steps,
+        take,
+        entry,
+        checkpoint_every,
+        "projection head",
+        progress,
+    )
+    return network.eval()
+
+
+def pair_loss(
+    descriptors: Tensor, points: NDArray[np.floating], views: NDArray[np.integer], temperature: float
+) -> Tensor:
+    """Cross-entropy of every descriptor's partner among all, the mean of both directions.
+
+    Args:
+        descriptors: (2N, D) of unit length, first the first views', then the second views'.
+        points: (N, 2, 2) pixels in both views; neighbours of one view within `NEAR` do not compete.
+        views: (N,) number of the pair of views.
+        temperature: of the softmax.
+    """
+    count = len(points)
+    scores = descriptors[:count] @ descriptors[count:].T / temperature
+    same = views[:, None] == views[None]
+    near = (np.linalg.norm(points[:, None] - points[None], axis=-1) < NEAR).any(-1) & same
+    np.fill_diagonal(near, False)
+    scores = scores.masked_fill(torch.from_numpy(near), -1e4)
+    target = torch.arange(count)
+    return (functional.cross_entropy(scores, target) + functional.cross_entropy(scores.T, target)) / 2
+
+
+@torch.no_grad()
+def rank1(extractor: DIFTExtractor, network: HeadNetwork, views: Sequence[Rows]) -> float:
+    """Share of first-view patches whose nearest among their view pair's second patches is their partner."""
+    network.eval()
+    parts = []
+    for rows in views:
+        with torch.autocast("cpu", torch.bfloat16):
+            first, second = (network(_maps(extractor, rows["patches"][:, side])).float() for side in (0, 1))
+        parts.append((first.numpy(), second.numpy(), np.zeros(len(rows), np.int64)))
+    return linear_head.rank1(parts)
+
+
+def _maps(extractor: DIFTExtractor, patches: NDArray[np.uint8]) -> Sequence[Tensor]:
+    tensor = torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()
+    # copies, since tensors of inference mode cannot be differentiated through
+    return [layer.float().clone() for layer in patch_maps(extractor, tensor)]
+
+
+def _augmented(patches: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(N, 2, S, S, 3) turned by quarter turns and mirrored, each pair alike."""
+    turned = patches.copy()
+    turns, mirrored = rng.integers(4, size=len(patches)), rng.random(len(patches)) < 0.5
+    for turn in range(1, 4):
+        turned[turns == turn] = np.rot90(patches[turns == turn], turn, axes=(2, 3))
+    turned[mirrored] = turned[mirrored][:, :, :, ::-1]
+    return turned

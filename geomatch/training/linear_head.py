@@ -1,0 +1,176 @@
+"""Fit a projection head for any DIFT model from photographs, without labels; an interrupted fit goes on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from geomatch.dift import DIFTConfig, DIFTExtractor
+from geomatch.dift.head.fit import fit_head
+from geomatch.dift.head.projection import Head
+from geomatch.errors import GeomatchError, ImageError
+from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
+from geomatch.store.identity import identity_of
+from geomatch.synthetic import Motion
+from geomatch.training.pairs import view_pairs
+from geomatch.types import Features
+
+PER_VIEW = 40
+"""Keypoints of a pair of views: few points of many views, since the variety of views is what counts."""
+MAX_PAIRS = 40_000
+"""Corresponding keypoints that a fit uses at most; memory is 8 bytes per pair and activation."""
+KEPT_OUT = 10
+"""Every tenth image is kept out of the fit, to measure it on."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedHead:
+    """A projection head, and what is known of it."""
+
+    head: Head
+    images: int
+    """That it was fitted on."""
+    skipped: dict[str, str]
+    """Images that could not be used, and why."""
+    pairs: int
+    """Corresponding keypoints that it was fitted on."""
+    before: float | None
+    """Rank-1 accuracy without it: share of keypoints in the images kept out whose nearest neighbour, among
+    the corresponding keypoints of the other view, is right. None when it was not measured."""
+    after: float | None
+    """The same with it; None when there were too few images to keep any out."""
+
+
+def fit_on_images(
+    config: DIFTConfig,
+    images: Sequence[Path],
+    work: Path,
+    dimension: int = 128,
+    views: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+) -> FittedHead:
+    """Fit the closed-form projection head (`geomatch.dift.head.fit.fit_head`) of a DIFT model.
+
+    Every image is seen in pairs of views related by known homographies and changed in light; what SIFT
+    finds in both views at one place is a pair. For models that see the whole image, without turned copies,
+    views stay upright.
+
+    Args:
+        config: the model and its settings.
+        images: photographs, at least 640x480 to be seen sharply.
+        work: folder where activations are kept per image, so that a second call goes on.
+        dimension: of the descriptors.
+        views: pairs of views per image.
+        seed: of the views.
+        progress: show a bar.
+
+    Raises:
+        GeomatchError: when the images give too few pairs.
+        WeightsError: when the model cannot be loaded.
+        ValueError: for a dimension that the activations do not have.
+    """
+    if views < 1:
+        raise ValueError(f"views must be at least 1, got {views}")
+    extractor = DIFTExtractor(replace(config, head=False))
+    upright = config.sampling == "dense" and config.rotations == 1
+    motions: tuple[Motion, ...] = ("upright",) if upright else ("upright", "rotated")
+    settings = [identity_of(extractor), views, seed, motions, PER_VIEW]
+    work.mkdir(parents=True, exist_ok=True)
+    hashes: dict[str, Path] = {}
+    skipped: dict[str, str] = {}
+    for path in images:
+        digest = sha256_of(path)
+        if digest in hashes:
+            skipped[str(path)] = f"the same as {hashes[digest]}"
+        else:
+            hashes[digest] = path
+    fitted: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    kept_out: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]] = []
+    used: list[str] = []
+    for number, (digest, path) in enumerate(
+        tqdm(hashes.items(), desc="activations", unit="image", disable=None if progress else True)
+    ):
+        file = work / f"{digest_of([digest, settings])}.npz"
+        try:
+            if not file.is_file():
+                parts = list(_activations(extractor, path, views, motions, seed + int(digest[:8], 16)))
+                _keep(file, parts)
+        except ImageError as error:
+            skipped[str(path)] = str(error).removeprefix(f"{path}: ")
+            continue
+        kept = load_arrays(file, "activations", ("first", "second", "view"))
+        if not len(kept["view"]):
+            skipped[str(path)] = "no common keypoints in its views"
+            continue
+        first, second = kept["first"].astype(np.float32), kept["second"].astype(np.float32)
+        if number % KEPT_OUT == 1:
+            kept_out.append((first, second, kept["view"]))
+        elif sum(len(part[0]) for part in fitted) < MAX_PAIRS:
+            fitted.append((first, second))
+            used.append(digest)
+    count = sum(len(part[0]) for part in fitted)
+    if count < 2 * dimension:
+        raise GeomatchError(
+            f"{len(used)} images gave {count} pairs of keypoints, a head of {dimension} dimensions "
+            f"needs at least {2 * dimension}: give more photographs, or a smaller dimension"
+        )
+    first, second = (np.concatenate([part[side] for part in fitted]) for side in (0, 1))
+    head = fit_head(first, second, dimension, config.feature_settings())
+    training: dict[str, Any] = {
+        "model": config.model,
+        "images": used,
+        "pairs": count,
+        "views": views,
+        "seed": seed,
+    }
+    head = replace(head, training=training)
+    before = after = None
+    if kept_out:
+        before = rank1(kept_out)
+        after = rank1([(head.apply(a), head.apply(b), view) for a, b, view in kept_out])
+    return FittedHead(head, len(used), skipped, count, before, after)
+
+
+def rank1(parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]) -> float:
+    """Share of first rows whose most similar second row of the same view, by cosine, is their partner."""
+    right = total = 0
+    for first, second, view in parts:
+        a, b = (
+            rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (first, second)
+        )
+        for number in np.unique(view):
+            own = view == number
+            right += int(((a[own] @ b[own].T).argmax(1) == np.arange(own.sum())).sum())
+            total += int(own.sum())
+    return right / total
+
+
+def _activations(
+    extractor: DIFTExtractor, path: Path, views: int, motions: Sequence[Motion], seed: int
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    for number, (view0, view1, features0, features1) in enumerate(
+        view_pairs(path, views, seed, motions=motions)
+    ):
+        keep = np.random.default_rng([seed, number]).permutation(len(features0))[:PER_VIEW]
+        yield (
+            _rows(extractor.describe(view0, features0[keep])),
+            _rows(extractor.describe(view1, features1[keep])),
+        )
+
+
+def _keep(file: Path, parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:
+    empty = np.zeros((0, 0), np.float32)
+    sides = [np.concatenate([part[side] for part in parts]) if parts else empty for side in (0, 1)]
+    view = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
+    save_arrays(file, "activations", {"first": sides[0], "second": sides[1], "view": view})
+
+
+def _rows(features: Features) -> NDArray[np.float32]:
+    if features.descriptors is None:
+        raise ValueError("features without descriptors")
+    return features.descriptors

@@ -1,0 +1,1 @@
+"""Points and masks followed through videos."""

@@ -1,0 +1,208 @@
+"""OpenAI's ADM (guided-diffusion) checkpoints as stock diffusers models.
+
+Names on the left are those of guided-diffusion's ``UNetModel``, on the right
+those of diffusers' ``UNet2DModel``. The architecture is read from the shapes.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor
+
+from geomatch.errors import GeomatchError, WeightsError, first_line
+from geomatch.files import sha256_of
+from geomatch.weights.checkpoint import load_pickled
+
+HEAD_CHANNELS = 64
+"""Channels per attention head of OpenAI's models; shapes do not tell."""
+_RESNET = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+_OUTER = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+
+
+def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -> Path:
+    """Write a diffusers ``UNet2DModel`` folder with the weights of an unconditional ADM checkpoint.
+
+    Args:
+        checkpoint: such as ``256x256_diffusion_uncond.pt``; read without running code from it.
+        out: folder to make, with the noise schedule of the model in it.
+        head_channels: per attention head; by default 64, or the model's base width if that is less.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        WeightsError: when the checkpoint is missing, damaged or of another architecture.
+        GeomatchError: when ``out`` has something in it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise GeomatchError(f"{out} exists already: delete it, or give another folder")
+    state = _read(checkpoint)
+    try:
+        config = adm_config(state, head_channels)
+        renamed = rename_adm(state, config)
+        with torch.device("meta"):
+            unet = UNet2DModel.from_config(config)
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:  # names or shapes are not as there
+        raise WeightsError(f"{checkpoint}: no guided-diffusion UNet ({error})") from error
+    except WeightsError as error:
+        raise WeightsError(f"{checkpoint}: {error}") from error
+    wanted = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
+    wrong = [name for name in wanted.keys() | renamed.keys() if _shape(renamed, name) != wanted.get(name)]
+    if wrong:
+        name = min(wrong)
+        raise WeightsError(
+            f"{checkpoint}: not the architecture of guided-diffusion's unconditional models: {len(wrong)} "
+            f"parameters differ, such as {name}: {_shape(renamed, name)} instead of {wanted.get(name)}"
+        )
+    unet.load_state_dict(renamed, assign=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".") as name:
+        folder = Path(name) / "model"
+        unet.save_pretrained(folder)
+        # linear betas, 1000 steps: guided-diffusion's script_util defaults for these models
+        DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").save_pretrained(folder)
+        record = {
+            "source": checkpoint.name,
+            "sha256": sha256_of(checkpoint),
+            "head_channels": config["attention_head_dim"],
+            "head_channels_given": head_channels is not None,
+        }
+        (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        shutil.move(folder, out)
+    return out
+
+
+def adm_config(state: Mapping[str, Tensor], head_channels: int | None = None) -> dict[str, Any]:
+    """The `UNet2DModel` configuration that the shapes of an ADM state dict imply.
+
+    Raises:
+        WeightsError: for architectures that diffusers' model cannot express.
+    """
+    blocks = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("output_blocks."))
+    # a level ends in one more residual block, which goes up; the last level has none
+    ups = [name for name in state if re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)]
+    levels = len(ups) + 1
+    if "label_emb.weight" in state:
+        raise WeightsError("the checkpoint is class-conditional; DIFT uses the unconditional model")
+    if blocks % levels or any(".op." in name or name.endswith(".conv.weight") for name in state):
+        raise WeightsError("the checkpoint goes up and down without residual blocks (resblock_updown=False)")
+    each = blocks // levels  # residual blocks of a level on the way up; one fewer on the way down
+    starts = [1 + level * each for level in range(levels)]
+    channels = [state[f"input_blocks.{start}.0.out_layers.3.weight"].shape[0] for start in starts]
+    attention = [f"input_blocks.{start}.1.qkv.weight" in state for start in starts]
+    base = state["input_blocks.0.0.weight"].shape[0]
+    heads = head_channels or min(HEAD_CHANNELS, base)
+    narrow = [c for c, attends in zip(channels, attention, strict=True) if attends and c % heads]
+    if narrow:
+        raise WeightsError(f"{narrow[0]} channels cannot be split into heads of {heads}; give head_channels")
+    shifts = state["input_blocks.1.0.emb_layers.1.weight"].shape[0] == 2 * channels[0]
+    down = ["AttnDownBlock2D" if attends else "ResnetDownsampleBlock2D" for attends in attention]
+    up = ["AttnUpBlock2D" if attends else "ResnetUpsampleBlock2D" for attends in reversed(attention)]
+    return {
+        "_class_name": "UNet2DModel",
+        "in_channels": state["input_blocks.0.0.weight"].shape[1],
+        "out_channels": state["out.2.weight"].shape[0],
+        "layers_per_block": each - 1,
+        "block_out_channels": channels,
+        "down_block_types": down,
+        "up_block_types": up,
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+        "attention_head_dim": heads,
+        "attn_norm_num_groups": 32,
+        "resnet_time_scale_shift": "scale_shift" if shifts else "default",
+    }
+
+
+def rename_adm(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """An ADM state dict under diffusers' names, with queries, keys and values apart."""
+    each = int(config["layers_per_block"]) + 1
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        path, kind = name.rsplit(".", 1)
+        if path in _OUTER:
+            renamed[f"{_OUTER[path]}.{kind}"] = value
+            continue
+        home, part = _place(path, each, state)
+        if part in _RESNET:
+            renamed[f"{home}.{_RESNET[part]}.{kind}"] = value
+        elif part == "norm":
+            renamed[f"{home}.group_norm.{kind}"] = value
+        elif part == "proj_out":
+            renamed[f"{home}.to_out.0.{kind}"] = value.squeeze(-1) if kind == "weight" else value
+        elif part == "qkv":
+            # guided-diffusion's legacy order: heads outside, then q, k, v, then the head's channels
+            split = value.reshape(-1, 3, int(config["attention_head_dim"]), *value.shape[1:])
+            for index, letter in enumerate("qkv"):
+                chosen = split[:, index].flatten(0, 1)
+                chosen = chosen.squeeze(-1) if kind == "weight" else chosen
+                renamed[f"{home}.to_{letter}.{kind}"] = chosen.contiguous()
+        else:
+            raise KeyError(name)
+    return renamed
+
+
+def _place(path: str, each: int, state: Mapping[str, Tensor]) -> tuple[str, str]:
+    """Of a parameter's path: diffusers' block, and guided-diffusion's name inside it."""
+    side, first, rest = path.split(".", 2)
+    if side == "middle_block":
+        places = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
+        return places[first], rest
+    index, (slot, part) = int(first), rest.split(".", 1)
+    attends = f"{side}.{index}.1.qkv.weight" in state
+    if side == "input_blocks":
+        level, position = divmod(index - 1, each)
+        if slot == "0" and position == each - 1:
+            return f"down_blocks.{level}.downsamplers.0", part
+        return f"down_blocks.{level}.{'resnets' if slot == '0' else 'attentions'}.{position}", part
+    if side != "output_blocks":
+        raise KeyError(path)
+    level, position = divmod(index, each)
+    if slot == "0":
+        return f"up_blocks.{level}.resnets.{position}", part
+    if slot == "1" and attends:
+        return f"up_blocks.{level}.attentions.{position}", part
+    return f"up_blocks.{level}.upsamplers.0", part
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None
+
+
+def _read(checkpoint: Path) -> dict[str, Tensor]:
+    if not checkpoint.is_file():
+        raise WeightsError(f"{checkpoint}: no such file")
+    try:
+        state = load_pickled(checkpoint)
+    except Exception as error:  # pickle, zip and torch have types of their own
+        raise WeightsError(
+            f"{checkpoint}: damaged, truncated, or no torch checkpoint of weights alone ({first_line(error)})"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{checkpoint}: holds no state dict (names and tensors)")
+    if not any(name.startswith("output_blocks.") for name in state):
+        raise WeightsError(f"{checkpoint}: no guided-diffusion UNet: there are no output_blocks")
+    return state

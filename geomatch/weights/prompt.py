@@ -1,0 +1,111 @@
+"""Text embeddings, computed once per prompt and kept beside the weights."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.errors import MissingDependencyError, WeightsError, first_line, require
+from geomatch.files import fingerprint_of, replacing
+from geomatch.types import checked
+from geomatch.weights.checkpoint import read_config
+
+FOLDER = "prompt_embeddings"
+TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Where transformers looks for the weights of a text encoder, in this order."""
+_KEY = "prompt_embedding"
+
+
+def cached_embedding(folder: Path, prompt: str) -> NDArray[np.float32] | None:
+    """(tokens, D) from the cache beside the weights; None if it is not there or of another text encoder.
+
+    Raises:
+        WeightsError: when the file is damaged.
+    """
+    from safetensors import safe_open
+
+    path = _path(folder, prompt)
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            made_by = file.metadata()["text_encoder"]
+            embedding = file.get_tensor(_KEY)
+    except Exception as error:
+        raise WeightsError(f"{path}: damaged prompt embedding ({error}); delete it") from error
+    encoder = _fingerprint(folder)
+    if encoder is not None and encoder != made_by:
+        return None
+    return checked(f"{path}", embedding, ("tokens", "D"), np.float32)
+
+
+def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
+    """(tokens, D), the last hidden state of the pipeline's text encoder, as Stable Diffusion uses it.
+
+    Kept beside the weights if that folder can be written to.
+
+    Raises:
+        MissingDependencyError: when transformers is not installed.
+        WeightsError: when the text encoder or the tokenizer is missing or damaged.
+    """
+    from safetensors.numpy import save_file
+
+    fingerprint = _fingerprint(folder)
+    for part in ("text_encoder", "tokenizer"):
+        if not (folder / part).is_dir() or (part == "text_encoder" and fingerprint is None):
+            raise WeightsError(
+                f"{folder / part}: missing, and the embedding of prompt {prompt!r} is not cached; "
+                f"add the {part.replace('_', ' ')} or give the embedding"
+            )
+    try:
+        transformers: Any = require("transformers", "transformers", f"encoding the prompt {prompt!r}")
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"{error}; or copy {_path(folder, prompt).relative_to(folder)} from a machine that has it"
+        ) from error
+    import torch
+
+    if read_config(folder / "text_encoder").get("model_type") not in ("clip_text_model", "clip"):
+        raise WeightsError(f"{folder / 'text_encoder'}: no CLIP text encoder; Stable Diffusion 1 and 2 only")
+    try:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder = transformers.CLIPTextModel.from_pretrained(
+            folder / "text_encoder", local_files_only=True, dtype=torch.float32
+        ).eval()
+    except Exception as error:  # transformers raises many types
+        raise WeightsError(f"{folder}: cannot load the text encoder ({first_line(error)})") from error
+    tokens = tokenizer(
+        prompt,
+        padding="max_length",
+        max_length=encoder.config.max_position_embeddings,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    with torch.inference_mode():
+        embedding = encoder(tokens)[0][0].float().numpy().copy()
+    path = _path(folder, prompt)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as temporary:
+            save_file(
+                {_KEY: embedding}, temporary, metadata={"prompt": prompt, "text_encoder": str(fingerprint)}
+            )
+    except OSError:
+        pass  # a read-only folder: it is computed again next time
+    return np.asarray(embedding, np.float32)
+
+
+def _path(folder: Path, prompt: str) -> Path:
+    return folder / FOLDER / f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}.safetensors"
+
+
+def _fingerprint(folder: Path) -> str | None:
+    """SHA-256 over the text encoder's weights and configuration and the tokenizer; None without weights."""
+    weights = [path for name in TEXT_WEIGHTS if (path := folder / "text_encoder" / name).is_file()][:1]
+    if not weights:
+        return None
+    tokenizer = sorted(path for path in (folder / "tokenizer").glob("*") if path.is_file())
+    config = [path for path in [folder / "text_encoder" / "config.json"] if path.is_file()]
+    return fingerprint_of([*weights, *config, *tokenizer])

@@ -1,0 +1,305 @@
+"""Projection heads: exact files, training that resumes, and a gain that photographs show."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from geomatch import GeomatchError, Image, WeightsError
+from geomatch.cli import main
+from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
+from geomatch.dift.extractor import patch_maps
+from geomatch.dift.head.network import HeadNetwork
+from geomatch.dift.head.projection import ConvolutionalHead, LinearHead, load_head
+from geomatch.images import load_image
+from geomatch.keypoints import OpenCVDetector
+from geomatch.training import convolutional_head as training
+from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
+from geomatch.training.convolutional_head import HeadConfig, pair_loss, train_head, train_network
+from geomatch.training.linear_head import fit_on_images
+from geomatch.weights.adm import convert_adm
+from geomatch.weights.sources import HEAD_FILE
+
+TINY = replace(PRESETS["dift-tiny"], head=False)
+SMALL = replace(TINY, layers=("down_blocks.1.resnets.0",))
+HEAD = HeadConfig(widths=(8,), dimension=16, views=2, per_view=24, steps=6)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two free photographs, one of them twice."""
+    import geomatch
+
+    folder = tmp_path_factory.mktemp("photos")
+    pair = geomatch.bundled_pair()
+    for name, path in (("a", pair.image0), ("b", pair.image1)):
+        PILImage.open(path).convert("RGB").save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bank(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[Any]]:
+    place = PatchBank(tmp_path_factory.mktemp("bank"))
+    images = [BankImage(photos / "a.png", "00ff00ff", 3), BankImage(photos / "b.png", "ff00ff00", 2)]
+    make_bank(place, images, workers=1, progress=False)
+    return load_bank(place, images)
+
+
+def head_of(maps: list[tuple[int, int]], dimension: int = 16) -> HeadNetwork:
+    torch.manual_seed(0)
+    network = HeadNetwork(maps, (8, 8)[: 1 if maps[0][1] == 8 else 2], dimension).eval()
+    return network
+
+
+def test_head_gives_unit_rows_that_do_not_depend_on_their_company() -> None:
+    network = head_of([(4, 16), (6, 8), (5, 4)])
+    torch.manual_seed(1)
+    maps = [torch.randn(7, c, s, s) for c, s in network.maps]
+    with torch.inference_mode():
+        whole = network(maps)
+        order = torch.randperm(7)
+        part = network([layer[order][:3] for layer in maps])
+    assert whole.shape == (7, 16)
+    torch.testing.assert_close(whole.norm(dim=1), torch.ones(7))
+    torch.testing.assert_close(part, whole[order][:3], atol=1e-6, rtol=0)
+
+
+def test_head_refuses_maps_that_do_not_halve_to_four() -> None:
+    with pytest.raises(ValueError, match=r"1 halvings do not lead from maps of sides \[16\] to 4"):
+        HeadNetwork([(4, 16)], (8,), 16)
+    with pytest.raises(ValueError, match="do not lead"):
+        HeadNetwork([(4, 16), (4, 6)], (8, 8), 16)
+
+
+def test_trained_head_file(tmp_path: Path, photo0: Image) -> None:
+    extractor = DIFTExtractor(TINY)
+    features = OpenCVDetector("sift", 40).detect(photo0)
+    network = head_of([(48, 16), (64, 8)]).half().float()  # as the file keeps it
+    head = ConvolutionalHead(network, TINY.feature_settings(), {"images": ["00"], "pairs": 3})
+    head.save(tmp_path)
+    loaded = load_head(tmp_path / HEAD_FILE)
+    assert isinstance(loaded, ConvolutionalHead)
+    assert loaded.training == {"images": ["00"], "pairs": 3}
+    asking = DIFTExtractor(replace(TINY, head=str(tmp_path)))
+    asking.__dict__["model"] = extractor.model
+    assert asking.dimension == 16
+    rows = asking.describe(photo0, features).descriptors
+    assert rows is not None
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    patches = torch.rand(5, 3, 32, 32) * 255
+    maps = patch_maps(extractor, patches)
+    np.testing.assert_allclose(loaded.describe_patches(maps), head.describe_patches(maps), atol=1e-5)
+    with pytest.raises(ValueError, match="was fitted with timestep=20"):
+        _ = DIFTExtractor(replace(asking.config, timestep=30)).head
+    with pytest.raises(ValueError, match="was fitted with"):
+        _ = DIFTExtractor(replace(PRESETS["dift-tiny-dense"], head=str(tmp_path))).head
+    (tmp_path / HEAD_FILE).write_bytes((tmp_path / HEAD_FILE).read_bytes()[:-10])
+    with pytest.raises(WeightsError, match="damaged projection head"):
+        load_head(tmp_path)
+    with pytest.raises(WeightsError, match="geomatch head fit"):
+        load_head(tmp_path / "nowhere")
+
+
+def test_linear_head_keeps_what_it_was_fitted_on(tmp_path: Path, rng: np.random.Generator) -> None:
+    head = LinearHead(np.zeros(6), np.eye(6)[:, :2], {"timestep": 3}, {"images": ["ab"], "pairs": 9})
+    head.save(tmp_path)
+    loaded = load_head(tmp_path)
+    assert isinstance(loaded, LinearHead)
+    assert (loaded.settings, loaded.training) == ({"timestep": 3}, {"images": ["ab"], "pairs": 9})
+    np.testing.assert_array_equal(loaded.projection, head.projection)
+    with pytest.raises(ValueError, match="it is another network's"):
+        loaded.apply(rng.normal(size=(4, 5)).astype(np.float32))
+
+
+def test_files_without_a_format_are_linear(tmp_path: Path) -> None:
+    """As the first release wrote them."""
+    from safetensors.numpy import save_file
+
+    tensors = {"mean": np.zeros(4, np.float16), "projection": np.eye(4, 2, dtype=np.float16)}
+    save_file(tensors, tmp_path / HEAD_FILE, metadata={"settings": json.dumps({"timestep": 5})})
+    loaded = load_head(tmp_path)
+    assert isinstance(loaded, LinearHead)
+    assert loaded.settings == {"timestep": 5}
+
+
+def test_bank_holds_one_place_seen_twice(bank: list[NDArray[Any]]) -> None:
+    """Partners look alike, others do not: raw patches tell most of them apart."""
+    right = total = 0
+    for rows in bank:
+        flat = [rows["patches"][:, side].reshape(len(rows), -1).astype(np.float32) for side in (0, 1)]
+        flat = [part - part.mean(1, keepdims=True) for part in flat]
+        flat = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in flat]
+        right += int(((flat[0] @ flat[1].T).argmax(1) == np.arange(len(rows))).sum())
+        total += len(rows)
+    assert len(bank) == 5
+    assert right > 0.5 * total
+
+
+def test_bank_is_made_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, images = PatchBank(tmp_path), [BankImage(photos / "a.png", "00ff", 1)]
+    make_bank(place, images, workers=1, progress=False)
+    stamp = place.file(images[0]).stat().st_mtime_ns
+    make_bank(place, images, workers=1, progress=False)
+    assert place.file(images[0]).stat().st_mtime_ns == stamp
+    assert PatchBank(tmp_path, patch_scale=6.0).file(images[0]) != place.file(images[0])
+
+
+def test_loss_counts_neighbours_of_a_view_as_no_negatives() -> None:
+    rows = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [1.0, 0.01], [0, 1.0]]), dim=1)
+    both = torch.cat([rows, rows])
+    points = np.array([[[10.0, 10], [10, 10]], [[12, 10], [12, 10]], [[90, 90], [90, 90]]])
+    views = np.zeros(3, np.int64)
+    close = pair_loss(both, points, views, 0.05)
+    assert close < 1e-3  # the two look alike, and lie at one place
+    apart = pair_loss(both, points * [[[1, 1]]] + np.arange(3)[:, None, None] * 50, views, 0.05)
+    assert apart > 0.3
+    assert pair_loss(both, points, np.arange(3), 0.05) > 0.3  # of different views they are different places
+
+
+def test_interrupted_head_ends_as_if_undisturbed(
+    bank: list[NDArray[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
+) -> None:
+    extractor = DIFTExtractor(SMALL)
+
+    def train(name: str) -> HeadNetwork:
+        return train_network(extractor, bank, HEAD, tmp_path / name, checkpoint_every=2, progress=False)
+
+    whole = train("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "pair_loss", dying(training.pair_loss, 5))
+        with pytest.raises(KeyboardInterrupt):
+            train("cut")
+    resumed = train("cut")
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="train into another folder"):
+        train_network(extractor, bank, replace(HEAD, steps=9), tmp_path / "cut", progress=False)
+
+
+def test_training_a_head_needs_patches(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="for sampling='patch' only"):
+        train_head(PRESETS["dift-tiny-dense"], [], tmp_path)
+
+
+def test_fitted_head_is_better_and_goes_on(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a photograph kept out, the closed form of raw activations finds more partners."""
+    paths = [photos / "a.png", photos / "b.png", photos / "none.png"]
+    PILImage.new("RGB", (64, 64)).save(paths[2])  # nothing to find there
+    fitted = fit_on_images(SMALL, paths, tmp_path, dimension=64, views=4, progress=False)
+    assert fitted.images == 1
+    assert fitted.head.projection.shape == (1024, 64)
+    assert list(fitted.skipped.values()) == ["no common keypoints in its views"]
+    assert fitted.before is not None
+    assert fitted.after is not None
+    assert fitted.after > fitted.before > 0.3
+    assert len(fitted.head.training["images"][0]) == 64
+
+    def never(*arguments: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("geomatch.training.linear_head._activations", never)
+    again = fit_on_images(SMALL, paths, tmp_path, dimension=32, views=4, progress=False)
+    np.testing.assert_allclose(
+        np.abs(again.head.projection), np.abs(fitted.head.projection[:, :32]), atol=1e-3
+    )
+    paths[2].unlink()
+    with pytest.raises(GeomatchError, match="needs at least 2000"):
+        fit_on_images(SMALL, paths[:2], tmp_path, dimension=1000, views=4, progress=False)
+
+
+def test_head_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dense model is fitted, and what was fitted describes."""
+    out = tmp_path / "out"
+    code = main(
+        ["head", "fit", "dift-tiny-dense", str(photos), str(out), "--dimension", "16", "--views", "2"]
+    )
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    assert "pairs of keypoints in 1 images" in printed.out
+    assert "rank-1" in printed.out
+    a, b = (str(photos / f"{name}.png") for name in "ab")
+    arguments = [
+        "match",
+        a,
+        b,
+        "--detector",
+        "sift",
+        "--descriptor",
+        "dift-tiny-dense",
+        "--max-keypoints",
+        "200",
+    ]
+    assert main([*arguments, "--head", str(out), "--json"]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["settings"]["descriptor"]["config"]["head"] == str(out)
+    assert main([*arguments, "--head", str(tmp_path / "nowhere")]) == 2
+    assert "there is no projection head" in capsys.readouterr().err
+    assert main(["head", "fit", "dift-tiny", str(tmp_path / "empty"), str(out)]) == 2
+    assert "no such folder of images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["Stable Diffusion", "ADM"])
+def test_heads_of_large_models(kind: str, photos: Path, small_sd: Path, tmp_path: Path, seeded: Any) -> None:
+    """Of small ones built alike: the file lies beside the model, is found there, and shortens descriptors."""
+    if kind == "ADM":
+        golden = np.load(Path(__file__).parent / "golden" / "adm_tiny.npz")
+        state = seeded(json.loads(str(golden["state_dict_shapes"])), "geomatch-adm:")
+        torch.save(state, tmp_path / "adm.pt")
+        model = convert_adm(tmp_path / "adm.pt", tmp_path / "model")
+        config = replace(PRESETS["dift-adm"], model=str(model), layers=(4,))
+    else:
+        model = Path(shutil.copytree(small_sd, tmp_path / "model"))
+        config = DIFTConfig(str(model), timestep=0, layers=(1,), image_size=128)
+    config = replace(config, ensemble_size=1, image_size=128, head=False)
+    fitted = fit_on_images(
+        config, [photos / "a.png", photos / "b.png"], tmp_path / "work", 16, 2, progress=False
+    )
+    assert fitted.before is not None
+    assert fitted.after is not None
+    image = load_image(photos / "a.png")
+    features = OpenCVDetector("sift", max_keypoints=50).detect(image)
+    raw = DIFTExtractor(config).describe(image, features).descriptors
+    fitted.head.save(model)
+    short = DIFTExtractor(replace(config, head=True)).describe(image, features).descriptors
+    assert raw is not None
+    assert short is not None
+    assert raw.shape[1] > short.shape[1] == 16
+    np.testing.assert_allclose(short, fitted.head.apply(raw), atol=2e-3)  # the file holds float16
+    with pytest.raises(ValueError, match="was fitted with"):
+        DIFTExtractor(replace(config, head=True, timestep=11)).describe(image, features)
+
+
+def test_trained_head_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A photograph that breaks off is skipped by name."""
+    out = tmp_path / "out"
+    photos = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:20_000])
+    arguments = [
+        "head",
+        "fit",
+        "dift-tiny",
+        str(photos),
+        str(out),
+        "--trained",
+        "--steps",
+        "3",
+        "--views",
+        "1",
+    ]
+    code = main(arguments)
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    assert "broken.png: " in printed.err
+    assert "pairs of keypoints in 2 images" in printed.out
+    head = load_head(out)
+    assert isinstance(head, ConvolutionalHead)
+    assert len(head.training["images"]) == 2
+    assert head.dimension == 128
