@@ -1,7 +1,5 @@
 """Exact mutual nearest neighbours with bounded memory."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,9 +7,7 @@ from torch import Tensor
 
 from geomatch.candidates import search_blocks
 from geomatch.distances import checked_rows, pair_distances, ranked
-from geomatch.types import Matches
-
-Metric = Literal["cosine", "l2"]
+from geomatch.types import Matches, Metric
 
 _Pairs = tuple[Tensor, Tensor]
 """Rows of a and rows of b, both (M,) int64."""

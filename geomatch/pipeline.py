@@ -10,22 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.alignment import align_homography
-from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap, LinearHead
+from geomatch.describers import (
+    DEFAULT_DETECTOR,
+    DenseDescriber,
+    Describer,
+    as_dense,
+    cached_extractor,
+    create_describer,
+    default_config,
+    is_oriented,
+    traits_of,
+)
+from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
 from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector, create_detector
-from geomatch.matching import Metric, check_options, match_mutual
-from geomatch.parts import (
-    DEFAULT_DETECTOR,
-    Describer,
-    cached_extractor,
-    create_describer,
-    default_config,
-    has_frames,
-)
+from geomatch.matching import check_options, match_mutual
 from geomatch.provenance import record, versions
-from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
+from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -139,21 +142,21 @@ def match(
     with _timed(seconds, "detect"):
         features0, features1 = detect.detect(first), detect.detect(second)
     if describer is None:
-        framed = all(not len(f) or has_frames(f) for f in (features0, features1))
+        framed = all(not len(f) or is_oriented(f) for f in (features0, features1))
         describer = cached_extractor(default_config(framed and not isinstance(detect, GridDetector)))
     refining = _refining(refine_keypoints, detect, describer)
     if metric is None:
-        metric = describer.config.metric if isinstance(describer, DIFTExtractor) else "cosine"
+        metric = traits_of(describer).metric
     describable = len(features0) > 0 and len(features1) > 0
     with _timed(seconds, "load_model"):
-        if describable and isinstance(describer, DIFTExtractor):
+        if describable and isinstance(describer, DIFTExtractor):  # so that its time is not the description's
             _ = describer.model, describer.head
     with _timed(seconds, "describe"):
         maps: list[FeatureMap] = []
         if describable and refining:
             maps = [refining.dense(first), refining.dense(second)]
-            features0 = _sampled(refining, maps[0], features0)
-            features1 = _sampled(refining, maps[1], features1)
+            features0 = refining.describe_map(maps[0], features0)
+            features1 = refining.describe_map(maps[1], features1)
         elif describable:
             features0, features1 = describer.describe(first, features0), describer.describe(second, features1)
     with _timed(seconds, "match"):
@@ -186,26 +189,19 @@ def match(
 
 def _refining(
     refine_keypoints: bool | None, detector: Detector, describer: Describer
-) -> DIFTExtractor | None:
-    """The extractor in whose maps keypoints are refined; None for no refinement."""
+) -> DenseDescriber | None:
+    """The describer in whose maps keypoints are refined; None for no refinement."""
     if refine_keypoints is False:
         return None
-    config = describer.config if isinstance(describer, DIFTExtractor) else None
-    # with turned copies there is no one map
-    dense = config is not None and config.sampling == "dense" and config.rotations * config.scales == 1
-    if isinstance(detector, GridDetector) and isinstance(describer, DIFTExtractor) and dense:
-        return describer
+    dense = as_dense(describer)
+    if isinstance(detector, GridDetector) and dense is not None:
+        return dense
     if refine_keypoints:
-        wrong = "the descriptor is no dense DIFT without copies" if not dense else "the detector is no grid"
-        raise ValueError(f"refine_keypoints=True is for a grid described densely by DIFT, but {wrong}")
+        wrong = (
+            "the descriptor samples no map of the whole image" if dense is None else "the detector is no grid"
+        )
+        raise ValueError(f"refine_keypoints=True is for a grid described densely, but {wrong}")
     return None
-
-
-def _sampled(extractor: DIFTExtractor, dense: FeatureMap, features: Features) -> Features:
-    """What `DIFTExtractor.describe` gives for a grid, from the map that the refinement needs too."""
-    rows = dense.sample(features.keypoints, extractor.config.metric)
-    head = extractor.head
-    return replace(features, descriptors=head.apply(rows) if isinstance(head, LinearHead) else rows)
 
 
 def _match(

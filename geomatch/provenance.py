@@ -1,7 +1,10 @@
-"""What a result was made with, as JSON can hold it."""
+"""What a result was made with: settings for records, and the key under which it is cached."""
 
+import hashlib
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,23 +12,106 @@ from typing import Any
 
 import numpy as np
 
+from geomatch.files import sha256_of
+
 
 def record(part: object) -> Any:
-    """A part of the pipeline as JSON can hold it: its type and fields."""
+    """The type and fields of a part of the pipeline, as JSON can hold them, for people to read.
+
+    Arrays become their shape and type; objects that are no dataclasses the name of their type.
+    """
     if is_dataclass(part) and not isinstance(part, type):
         values = {field.name: record(getattr(part, field.name)) for field in fields(part)}
         return {"type": type(part).__name__, **values}
     if isinstance(part, np.generic):
         return part.item()
+    if isinstance(part, Mapping):
+        return {str(name): record(value) for name, value in part.items()}
     if isinstance(part, (list, tuple)):
         return [record(value) for value in part]
     if part is None or isinstance(part, (bool, int, float, str)):
         return part
+    if hasattr(part, "shape") and hasattr(part, "dtype"):
+        return f"{type(part).__name__} {tuple(part.shape)} {part.dtype}"
     return str(part) if isinstance(part, Path) else type(part).__name__
 
 
+def cache_key(part: object) -> Any:
+    """All that decides what a detector, descriptor or estimator gives, as JSON can hold it.
+
+    Results are cached under its checksum. An object that has a method ``cache_key()`` is asked for
+    it; else a dataclass gives its fields. Arrays and tensors count by their content, `Path`
+    values by the content of the file.
+
+    Raises:
+        ValueError: for an object whose settings cannot be read, saying how to give it a key.
+        WeightsError: when weights are missing.
+    """
+    own = getattr(part, "cache_key", None)
+    if own is not None and not isinstance(part, type):
+        return {"type": _type_name(part), "key": cache_key(own())}
+    if is_dataclass(part) and not isinstance(part, type):
+        return settings_key(part)
+    if part is None or isinstance(part, (bool, int, float, str)):
+        return part
+    if isinstance(part, bytes):
+        return {"bytes": hashlib.sha256(part).hexdigest()}
+    if isinstance(part, np.generic):
+        return cache_key(np.asarray(part))
+    if isinstance(part, Enum):
+        return {"type": _type_name(part), "name": part.name}
+    if isinstance(part, Path):
+        return {"file": sha256_of(part)}
+    if isinstance(part, Mapping):
+        return {"mapping": sorted(([cache_key(k), cache_key(v)] for k, v in part.items()), key=repr)}
+    if isinstance(part, (set, frozenset)):
+        return {"set": sorted((cache_key(value) for value in part), key=repr)}
+    if isinstance(part, Sequence):
+        return {"type": _type_name(part), "items": [cache_key(value) for value in part]}
+    if not isinstance(part, np.ndarray) and hasattr(part, "detach") and hasattr(part, "numpy"):
+        part = _as_array(part)
+    if isinstance(part, np.ndarray) and part.dtype != object:
+        content = np.ascontiguousarray(part)
+        return {
+            "array": hashlib.sha256(content.tobytes()).hexdigest(),
+            "dtype": str(content.dtype),
+            "shape": list(part.shape),
+        }
+    raise ValueError(
+        f"results of a {_type_name(part)} cannot be cached, since its settings cannot be read: make it a "
+        "frozen dataclass of its settings, or give it a method cache_key() that returns all that decides "
+        "its results"
+    )
+
+
+def settings_key(part: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """The type and fields of a dataclass for `cache_key`, without those that do not decide its results."""
+    return {
+        "type": _type_name(part),
+        "fields": {
+            field.name: cache_key(getattr(part, field.name))
+            for field in fields(part)
+            if field.init and field.name not in leave_out
+        },
+    }
+
+
+def _type_name(part: object) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+def _as_array(tensor: Any) -> np.ndarray:
+    """A tensor of any device and type; bfloat16, which NumPy has not, as its bits."""
+    held = tensor.detach().cpu()
+    if str(held.dtype) == "torch.bfloat16":
+        import torch
+
+        held = held.view(torch.int16)
+    return np.asarray(held.numpy())
+
+
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that shape the numbers."""
+    """Python's version and those of the packages that shape the numbers."""
     return dict(_versions())
 
 

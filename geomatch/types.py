@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from geomatch.errors import ShapeError
 from geomatch.files import load_arrays, pack_arrays, read_archive, replacing, unpack_arrays
 
+Metric = Literal["cosine", "l2"]
+"""How descriptors are compared: by the cosine of the angle between rows, or by their Euclidean distance."""
+
 
 def check_shape(name: str, array: NDArray[Any], shape: tuple[int | str, ...]) -> None:
     """Raise `ShapeError` unless ``array`` has ``shape``; letters stand for any length."""
@@ -260,3 +263,20 @@ class EstimationFailure(_Record):
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote."""
         return cls(reason=str(load_arrays(path, cls.__name__, ("reason",))["reason"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a pipeline asks of a describer besides descriptors."""
+
+    metric: Metric = "cosine"
+    """How its descriptors want to be compared."""
+    dense: bool = False
+    """Whether it samples a map of the whole image, as a `DenseDescriber`; on accelerators images of one size
+    then go through the network together."""
+    large: bool = False
+    """Whether its network wants all cores of a worker, or an accelerator."""
+    device: str = "auto"
+    """Where its network runs."""
+    max_ratio: float | None = None
+    """Lowe's ratio test that collections make when none is asked for."""

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from geomatch.files import sha256_of
 from geomatch.images import Image
 from geomatch.keypoints.detector import Detector, check_limits, no_keypoints, select_best
 from geomatch.keypoints.opencv import OpenCVDetector
-from geomatch.keypoints.tiny import TinyDetector
+from geomatch.keypoints.tiny import TinyDetector, weights_file
+from geomatch.provenance import settings_key
 from geomatch.types import Features
 
 
@@ -31,6 +34,14 @@ class MixedDetector:
     """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
     """Of the network."""
+
+    def cache_key(self) -> Any:
+        """See `geomatch.provenance.cache_key`: the settings, and the weights by their content.
+
+        Raises:
+            WeightsError: when they are missing.
+        """
+        return [settings_key(self, leave_out=("weights",)), sha256_of(weights_file(self.weights))]
 
     def __post_init__(self) -> None:
         check_limits(self.max_keypoints, self.min_distance)

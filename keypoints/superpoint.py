@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geomatch.errors import WeightsError, require
+from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
+from geomatch.provenance import settings_key
 from geomatch.types import Features
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
+from geomatch.weights.hub import transformers_fingerprint
 
 DESCRIPTOR_SIZE = 256
 """Dimensions of SuperPoint's own descriptors."""
@@ -131,6 +134,17 @@ class SuperPointDetector:
     """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
 
+    def cache_key(self) -> Any:
+        """See `geomatch.provenance.cache_key`: the settings, and the weights by their content.
+
+        Raises:
+            WeightsError: when they are missing.
+        """
+        return [
+            settings_key(self, leave_out=("weights",)),
+            sha256_of(locate_weights(SUPERPOINT_V6, self.weights)),
+        ]
+
     def __post_init__(self) -> None:
         check_limits(self.max_keypoints, self.min_distance)
         if self.nms_radius < 0 or self.border < 0:
@@ -226,6 +240,14 @@ class MagicLeapSuperPoint:
     max_image_side: int | None = 2048
     """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
+
+    def cache_key(self) -> Any:
+        """See `geomatch.provenance.cache_key`: the settings, and the weights by their content.
+
+        Raises:
+            WeightsError: when they are missing.
+        """
+        return [settings_key(self, leave_out=("weights",)), transformers_fingerprint(self.weights)]
 
     def __post_init__(self) -> None:
         check_limits(self.max_keypoints, self.min_distance)

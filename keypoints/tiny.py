@@ -4,6 +4,7 @@ import importlib.resources
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from geomatch.errors import WeightsError
-from geomatch.files import replacing
+from geomatch.files import replacing, sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
 from geomatch.keypoints.orientation import dominant_orientations
 from geomatch.keypoints.superpoint import SuperPointNetwork
+from geomatch.provenance import settings_key
 from geomatch.types import Features
 
 CHANNELS, HEAD = (16, 32, 32, 64), 128
@@ -56,6 +58,14 @@ class TinyDetector:
     max_image_side: int | None = 2048
     """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
+
+    def cache_key(self) -> Any:
+        """See `geomatch.provenance.cache_key`: the settings, and the weights by their content.
+
+        Raises:
+            WeightsError: when they are missing.
+        """
+        return [settings_key(self, leave_out=("weights",)), sha256_of(weights_file(self.weights))]
 
     def __post_init__(self) -> None:
         check_limits(self.max_keypoints, self.min_distance)

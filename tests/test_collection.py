@@ -21,6 +21,7 @@ from geomatch.collection.pair_matches import MatchOptions, match_features
 from geomatch.collection.photographs import Photograph, examine
 from geomatch.collection.refine import refine_keypoints, track_references
 from geomatch.collection.retrieval import keep_descriptors
+from geomatch.describers import extraction_parts
 from geomatch.dift import DIFTExtractor
 from geomatch.dift.extractor import UPRIGHT_SIDE
 from geomatch.engine import LocalEngine, Work
@@ -28,9 +29,8 @@ from geomatch.errors import GeomatchError, ImageError
 from geomatch.geometry import warp_points
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector, OpenCVDetector
-from geomatch.parts import extraction_parts
+from geomatch.provenance import cache_key
 from geomatch.store import Store
-from geomatch.store.identity import identity_of
 from geomatch.types import Features, Matches
 
 
@@ -156,10 +156,10 @@ def test_guided_matching_finds_back_what_the_ratio_test_drops(photo0: Image, pho
 
 def test_objects_whose_settings_cannot_be_read_are_refused() -> None:
     with pytest.raises(ValueError, match="give the detector by name"):
-        identity_of(OpenCVDetector(cv2.ORB_create()))  # type: ignore[attr-defined]
+        cache_key(OpenCVDetector(cv2.ORB_create()))  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="must be a dataclass"):
-        identity_of(object())
-    assert identity_of(OpenCVDetector("sift")) != identity_of(OpenCVDetector("sift", rank_by="size"))
+        cache_key(object())
+    assert cache_key(OpenCVDetector("sift")) != cache_key(OpenCVDetector("sift", rank_by="size"))
 
 
 def test_large_keypoints_come_first(photo0: Image) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 import geomatch.candidates
 import geomatch.distances
 from geomatch import ShapeError, match_mutual
-from geomatch.matching import Metric
+from geomatch.types import Metric
 
 METRICS: list[Metric] = ["cosine", "l2"]
 

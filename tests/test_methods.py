@@ -266,7 +266,7 @@ def test_missing_file_of_features_fails_its_pairs_only(data: Path, tmp_path: Pat
 
 
 def test_batches_give_what_single_images_give(small: Image) -> None:
-    config = replace(geomatch.parts.dift_config("dift-tiny-dense"), device="cpu")
+    config = replace(geomatch.describers.dift_config("dift-tiny-dense"), device="cpu")
     extractor = DIFTExtractor(config)
     images = [small, moved_one_pixel(small), Image(np.ascontiguousarray(small.pixels[:96]), "other size")]
     found = [GridDetector(step=24).detect(image) for image in images]

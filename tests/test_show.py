@@ -15,7 +15,7 @@ from geomatch.dift import PRESETS, DIFTExtractor, FeatureMap
 from geomatch.dift.maps.transfer import Rule, transfer_points
 from geomatch.drawing.similarity import ALONE, draw_transfer, principal_components, show_points
 from geomatch.images import Image, reduce_image
-from geomatch.matching import Metric
+from geomatch.types import Metric
 
 CODES = torch.nn.functional.normalize(
     torch.randn(12, 10, 15, generator=torch.Generator().manual_seed(1)), dim=0

@@ -20,7 +20,7 @@ from geomatch.benchmarks.training.detector import DetectorConfig, cell_targets, 
 from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector, create_detector
 from geomatch.keypoints.orientation import dominant_orientations
 from geomatch.keypoints.tiny import _shares, load_network, new_network, save_network, weights_file
-from geomatch.store.identity import identity_of
+from geomatch.provenance import cache_key
 from geomatch.synthetic import random_homography, render_view
 from geomatch.training import detector as training
 from geomatch.training.bank import BankImage
@@ -117,10 +117,10 @@ def test_weights_are_part_of_the_identity(tmp_path: Path) -> None:
     torch.manual_seed(1)
     save_network(new_network(), tmp_path / "other.safetensors")
     for kind in (TinyDetector, MixedDetector):
-        own, other = identity_of(kind()), identity_of(kind(weights=tmp_path / "other.safetensors"))
+        own, other = cache_key(kind()), cache_key(kind(weights=tmp_path / "other.safetensors"))
         assert own is not None
         assert own != other
-        assert own == identity_of(kind(weights=weights_file()))
+        assert own == cache_key(kind(weights=weights_file()))
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
     for name, words in (("broken", "does not hold weights"), ("none", "does not hold weights")):
         with pytest.raises(WeightsError, match=words):

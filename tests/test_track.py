@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from geomatch.cli import main
+from geomatch.describers import cached_extractor
 from geomatch.dift import PRESETS
 from geomatch.errors import ImageError
 from geomatch.geometry import warp_points
 from geomatch.images import Image
-from geomatch.parts import cached_extractor
 from geomatch.store import Store
 from geomatch.synthetic import render_view
 from geomatch.video.frames import frames_of, load_mask, object_colours, write_mask

@@ -15,8 +15,8 @@ from geomatch.dift.maps.transfer import (
     transfer_points,
 )
 from geomatch.images import Image
-from geomatch.matching import Metric
 from geomatch.synthetic import render_view
+from geomatch.types import Metric
 
 SIZE = (43, 31)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.keys import SCHEMA
+from geomatch.benchmarks.harness.machine import machine
 from geomatch.benchmarks.harness.record import summarise_record, write_run
 from geomatch.benchmarks.harness.suite import Evaluation, Evaluator, Row, Suite, Unit
-from geomatch.benchmarks.studies.record import machine
 from geomatch.engine import Engine, Lost, Work
 from geomatch.engine.run import grouped
 from geomatch.engine.task import Need

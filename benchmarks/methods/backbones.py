@@ -12,6 +12,7 @@ from geomatch.dift import FeatureMap
 from geomatch.dift.extractor import dense_size
 from geomatch.errors import WeightsError, first_line, require
 from geomatch.images import Image
+from geomatch.provenance import settings_key
 from geomatch.types import Features
 from geomatch.weights.hub import transformers_fingerprint, transformers_folder
 
@@ -41,10 +42,9 @@ class TransformersFeatures:
     `geomatch.dift.DIFTConfig` has them; rounded to whole patches."""
     device: str = "cpu"
 
-    @property
-    def weights_sha256(self) -> list[str]:
+    def cache_key(self) -> Any:
         """Of all files that decide the features."""
-        return [transformers_fingerprint(self.model)]
+        return [settings_key(self, leave_out=("model",)), transformers_fingerprint(self.model)]
 
     @cached_property
     def network(self) -> Any:

@@ -6,11 +6,11 @@ from functools import cached_property, lru_cache
 from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, SIDE, Size, TransformersFeatures
+from geomatch.describers import dift_config
 from geomatch.dift import DIFTExtractor, FeatureMap
 from geomatch.images import Image
-from geomatch.matching import Metric
-from geomatch.parts import dift_config
-from geomatch.store.identity import identity_of
+from geomatch.provenance import cache_key
+from geomatch.types import Metric
 from geomatch.weights.sources import model_folder
 
 
@@ -30,7 +30,7 @@ class DenseMethod:
         Raises:
             WeightsError: when weights are missing.
         """
-        return {"features": identity_of(self.features), "metric": self.metric}
+        return {"features": cache_key(self.features), "metric": self.metric}
 
     @cached_property
     def takes_text(self) -> bool:

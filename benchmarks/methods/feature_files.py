@@ -9,6 +9,7 @@ import numpy as np
 
 from geomatch.errors import FeaturesError, ShapeError, require
 from geomatch.files import fingerprint_of, sha256_of
+from geomatch.provenance import settings_key
 from geomatch.types import Features
 
 
@@ -29,8 +30,7 @@ class FeatureFiles:
     """The method's name in the names of npz files."""
     max_keypoints: int = 2000
 
-    @property
-    def weights_sha256(self) -> list[str]:
+    def cache_key(self) -> Any:
         """Of all that is in the files.
 
         Raises:
@@ -40,11 +40,11 @@ class FeatureFiles:
         if self.kind == "h5":
             if not root.is_file():
                 raise FeaturesError(f"{root}: no such file of features")
-            return [sha256_of(root)]
+            return [settings_key(self, leave_out=("root",)), sha256_of(root)]
         files = sorted(root.glob(f"*/*.{self.suffix}")) if self.suffix else []
         if not files:
             raise FeaturesError(f"{root}: no files of features <sequence>/<image>.{self.suffix} there")
-        return [fingerprint_of(files)]
+        return [settings_key(self, leave_out=("root",)), fingerprint_of(files)]
 
     def read(self, image: Path, size: tuple[int, int]) -> Features:
         """Of one image file, best first.

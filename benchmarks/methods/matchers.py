@@ -13,6 +13,7 @@ from geomatch.errors import WeightsError, first_line
 from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
+from geomatch.provenance import settings_key
 from geomatch.types import Features, Matches
 from geomatch.weights.download import WeightsFile, locate_weights
 
@@ -57,10 +58,12 @@ class LightGlueMatcher:
     """A file; None looks in the cache and then downloads."""
     device: str = "cpu"
 
-    @property
-    def weights_sha256(self) -> list[str]:
+    def cache_key(self) -> Any:
         """Of the weights file."""
-        return [sha256_of(locate_weights(lightglue_weights(self.features), self.weights))]
+        return [
+            settings_key(self, leave_out=("weights",)),
+            sha256_of(locate_weights(lightglue_weights(self.features), self.weights)),
+        ]
 
     @cached_property
     def network(self) -> Any:
@@ -131,10 +134,12 @@ class LoFTRMatcher:
     max_matches: int = 2000
     device: str = "cpu"
 
-    @property
-    def weights_sha256(self) -> list[str]:
+    def cache_key(self) -> Any:
         """Of the weights file."""
-        return [sha256_of(locate_weights(LOFTR_OUTDOOR, self.weights))]
+        return [
+            settings_key(self, leave_out=("weights",)),
+            sha256_of(locate_weights(LOFTR_OUTDOOR, self.weights)),
+        ]
 
     @cached_property
     def network(self) -> Any:

@@ -9,14 +9,14 @@ from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.peers import KorniaFeatures, OpenCVFeatures
+from geomatch.describers import Describer, dift_config
 from geomatch.dift import DIFTExtractor
 from geomatch.estimators import estimators
 from geomatch.images import Image
 from geomatch.keypoints import Detector, MagicLeapSuperPoint, SuperPointDetector, create_detector
-from geomatch.matching import Metric, match_mutual
-from geomatch.parts import Describer, dift_config
-from geomatch.store.identity import identity_of
-from geomatch.types import Features, Matches
+from geomatch.matching import match_mutual
+from geomatch.provenance import cache_key
+from geomatch.types import Features, Matches, Metric
 from geomatch.weights.hub import transformers_folder
 
 _L2 = ("sift", "orb", "akaze")
@@ -85,12 +85,12 @@ class Method:
             WeightsError: when weights are missing.
             FeaturesError: when files are.
         """
-        return {"source": identity_of(self.source), "descriptor": identity_of(self.descriptor)}
+        return {"source": cache_key(self.source), "descriptor": cache_key(self.descriptor)}
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides its numbers; raises as `feature_identity`."""
-        rest = {"metric": self.metric, "matcher": identity_of(self.matcher), "estimator": self.estimator}
+        rest = {"metric": self.metric, "matcher": cache_key(self.matcher), "estimator": self.estimator}
         return self.feature_identity | rest
 
 

@@ -15,6 +15,7 @@ from geomatch.errors import MissingDependencyError, WeightsError, first_line
 from geomatch.files import sha256_of
 from geomatch.images import Image
 from geomatch.keypoints.detector import no_keypoints, select_best
+from geomatch.provenance import settings_key
 from geomatch.types import Features
 from geomatch.weights.download import WeightsFile, locate_weights
 
@@ -129,14 +130,13 @@ class KorniaFeatures:
             return [locate_weights(file, self.weights) for file in files]
         return [locate_weights(file, Path(self.weights) / file.file_name) for file in files]
 
-    @property
-    def weights_sha256(self) -> list[str]:
+    def cache_key(self) -> Any:
         """Of the weights files.
 
         Raises:
             WeightsError: when one is missing.
         """
-        return [sha256_of(path) for path in self._files()]
+        return [settings_key(self, leave_out=("weights",)), [sha256_of(path) for path in self._files()]]
 
     @cached_property
     def network(self) -> Any:

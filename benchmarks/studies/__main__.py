@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from geomatch.benchmarks.harness.machine import write_record
 from geomatch.benchmarks.studies.engines import engine_rows
 from geomatch.benchmarks.studies.export_speed import export_rows
-from geomatch.benchmarks.studies.record import write_record
 from geomatch.benchmarks.studies.speed import measure
 
 parser = argparse.ArgumentParser(prog="python -m geomatch.benchmarks", description=measure.__doc__)

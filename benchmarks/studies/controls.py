@@ -14,12 +14,12 @@ from geomatch.benchmarks.methods.peers import rootsift
 from geomatch.benchmarks.training.denoise import DenoiseConfig, new_unet
 from geomatch.benchmarks.training.recipe import HEAD, bank_images
 from geomatch.benchmarks.training.sources import find_images
+from geomatch.describers import DEFAULT_DETECTOR, Describer
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.backends.loading import head_file
 from geomatch.images import Image
 from geomatch.keypoints import create_detector
 from geomatch.keypoints.tiny import weights_file
-from geomatch.parts import DEFAULT_DETECTOR, Describer
 from geomatch.patches import cut_patches, normalize_patches
 from geomatch.training.convolutional_head import train_head
 from geomatch.training.linear_head import fit_on_images

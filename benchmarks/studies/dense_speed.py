@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geomatch.benchmarks.studies.record import write_record
+from geomatch.benchmarks.harness.machine import write_record
 from geomatch.benchmarks.studies.timing import Row, median_seconds, timing_row
 from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import PixelFeatures

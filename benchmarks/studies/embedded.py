@@ -24,17 +24,17 @@ from tqdm import tqdm
 
 from geomatch import Features, Matches, corner_error, warp_points
 from geomatch.alignment import align_homography
+from geomatch.benchmarks.harness.machine import write_record
 from geomatch.benchmarks.methods.method import Method, create_method
 from geomatch.benchmarks.studies.controls import controls, method_of
-from geomatch.benchmarks.studies.record import write_record
 from geomatch.benchmarks.studies.timing import Row, median_seconds
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_data
 from geomatch.benchmarks.training.sources import find_images
+from geomatch.describers import DEFAULT_DETECTOR
 from geomatch.estimators import OpenCVEstimator
 from geomatch.files import digest_of, replacing
 from geomatch.images import load_image
-from geomatch.parts import DEFAULT_DETECTOR
 
 KEYPOINTS = 1000
 THRESHOLD = 3.0

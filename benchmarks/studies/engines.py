@@ -25,14 +25,14 @@ from geomatch.collection.pair_matches import MatchOptions, match_pairs, pair_blo
 from geomatch.collection.pairs import select_pairs
 from geomatch.collection.photographs import Photograph, examine
 from geomatch.collection.retrieval import CHUNK, keep_descriptors
+from geomatch.describers import extraction_parts
 from geomatch.engine import Engine, Failure, LocalEngine, Task, Work, create_engine
 from geomatch.engine.local import threads
 from geomatch.engine.task import Need
 from geomatch.errors import MissingDependencyError, require
 from geomatch.images import load_image
-from geomatch.parts import extraction_parts
+from geomatch.provenance import cache_key
 from geomatch.store import Store
-from geomatch.store.identity import identity_of
 from geomatch.store.packs import pack_name
 
 IMAGES, KEYPOINTS, NEIGHBOURS = 24, 1000, 12
@@ -116,7 +116,7 @@ def _stages(engine: Engine, folder: Path, label: str, plain: float) -> list[Row]
     detector, describer, metric = extraction_parts("sift-large", None, KEYPOINTS)
     photos = [photo for _, photo in examine(images, work, False) if isinstance(photo, Photograph)]
     photos.sort(key=lambda photo: photo.name)
-    identity = {"detector": identity_of(detector), "descriptor": identity_of(describer)}
+    identity = {"detector": cache_key(detector), "descriptor": cache_key(describer)}
     keys = {photo.name: feature_key(photo.sha256, identity) for photo in photos}
     # every worker loads its model first
     warm = photos[: 2 * engine.workers]

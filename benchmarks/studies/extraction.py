@@ -29,7 +29,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from geomatch.benchmarks.studies.record import write_record
+from geomatch.benchmarks.harness.machine import write_record
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.backends.capture import capture
 from geomatch.dift.backends.model import layer_name

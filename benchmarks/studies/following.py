@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import geomatch
-from geomatch.benchmarks.studies.record import write_record
+from geomatch.benchmarks.harness.machine import write_record
 from geomatch.benchmarks.studies.timing import Row
 from geomatch.benchmarks.tasks.homography.sequences import find_sequences
 from geomatch.benchmarks.tasks.temporal.measures import boundary_accuracy, region_similarity

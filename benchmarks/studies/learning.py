@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
+from geomatch.benchmarks.harness.machine import write_record
 from geomatch.benchmarks.studies.controls import random_model
-from geomatch.benchmarks.studies.record import write_record
 from geomatch.benchmarks.studies.timing import Row
 from geomatch.benchmarks.training.crops import CropSource, load_crops
 from geomatch.benchmarks.training.denoise import DenoiseConfig, new_unet, train_denoiser

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch import corner_error, load_image, match_mutual
+from geomatch.benchmarks.harness.machine import write_record
 from geomatch.benchmarks.studies.embedded import (
     KEYPOINTS,
     THRESHOLDS,
@@ -24,7 +25,6 @@ from geomatch.benchmarks.studies.embedded import (
     errors_of,
     held_out_set,
 )
-from geomatch.benchmarks.studies.record import write_record
 from geomatch.benchmarks.studies.timing import Row
 from geomatch.benchmarks.tasks.homography.sequences import read_data
 from geomatch.benchmarks.training.sources import find_images

@@ -34,7 +34,7 @@ def fit(
     on there, and another dimension costs seconds; remove it when done.
     """
     from geomatch.collection.folder import find_images
-    from geomatch.parts import dift_config
+    from geomatch.describers import dift_config
 
     config = changed_config(dift_config(descriptor))
     found = find_images(images, exclude=out)

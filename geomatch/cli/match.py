@@ -100,7 +100,7 @@ def descriptor_config(descriptor: str | None, patches: bool) -> "DIFTConfig | No
         descriptor: as given.
         patches: whether options alone are for the embedded model in patches.
     """
-    from geomatch.parts import default_config, dift_config
+    from geomatch.describers import default_config, dift_config
 
     if descriptor is not None:
         return changed_config(dift_config(descriptor))

@@ -61,11 +61,11 @@ def propagate(
     names = _names(edit, source, targets, out)
     from tqdm import tqdm
 
+    from geomatch.describers import cached_extractor, dift_config
     from geomatch.drawing.result import make_folder, write_png
     from geomatch.editing.edit import carry_edit, default_threshold, prepare_edit
     from geomatch.estimators import create_estimator
     from geomatch.files import replacing
-    from geomatch.parts import cached_extractor, dift_config
     from geomatch.provenance import record, versions
 
     config = replace(changed_config(dift_config(descriptor)), seed=seed)

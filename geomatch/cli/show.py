@@ -43,9 +43,9 @@ def show(
     import numpy as np
 
     import geomatch
+    from geomatch.describers import cached_extractor, dift_config
     from geomatch.drawing.result import write_png
     from geomatch.drawing.similarity import draw_components, show_points
-    from geomatch.parts import cached_extractor, dift_config
 
     config = changed_config(dift_config(descriptor))
     if config.sampling != "dense":

@@ -72,11 +72,11 @@ def sweep(
     from geomatch.benchmarks.harness.heat_map import draw_heat_map, markdown, summarise
     from geomatch.benchmarks.harness.sweep import Grid, run_sweep
     from geomatch.benchmarks.tasks.homography.task import HomographyTask
+    from geomatch.describers import dift_config
     from geomatch.errors import require
     from geomatch.estimators import create_estimator
     from geomatch.files import replacing
     from geomatch.keypoints import create_detector
-    from geomatch.parts import dift_config
 
     require("matplotlib", "plots", "drawing the heat map")  # better now than after the work
     config = changed_config(dift_config(descriptor))

@@ -50,8 +50,8 @@ def track(
     import numpy as np
     from tqdm import tqdm
 
+    from geomatch.describers import cached_extractor, dift_config
     from geomatch.drawing.result import make_folder
-    from geomatch.parts import cached_extractor, dift_config
     from geomatch.store import Store
     from geomatch.video.frames import count_frames, frame_rate, frames_of, load_mask
     from geomatch.video.propagation import PropagationConfig

@@ -7,14 +7,13 @@ from typing import Any
 
 from geomatch.collection.correspondences import LazyFeatures
 from geomatch.collection.photographs import Photograph
-from geomatch.dift import DIFTExtractor
+from geomatch.describers import Describer, describe_images, traits_of
 from geomatch.engine import Engine, Lost, Work
 from geomatch.engine.task import Need
 from geomatch.errors import DamagedError, FeaturesError, ImageError, first_line
 from geomatch.files import digest_of, sha256_of
 from geomatch.images import Image, load_image
 from geomatch.keypoints import Detector
-from geomatch.parts import Describer, describe_images
 from geomatch.provenance import versions
 from geomatch.store import Store
 from geomatch.types import Features
@@ -89,7 +88,7 @@ def feature_key(sha256: str, identity: Mapping[str, Any]) -> str:
 
     Args:
         sha256: of the file.
-        identity: of detector and descriptor, see `geomatch.store.identity.identity_of`.
+        identity: of detector and descriptor, see `geomatch.provenance.cache_key`.
     """
     return digest_of([SCHEMA, sha256, "features", dict(identity), versions()])
 
@@ -152,11 +151,12 @@ def read_features(store: Store, key: str, kind: str = KIND) -> Features:
 
 def need_of(describer: Describer | None) -> Need:
     """What a worker that describes should have."""
-    if not isinstance(describer, DIFTExtractor):
-        return "processor" if describer is None else "network"
-    if not describer.config.embedded:
+    if describer is None:
+        return "processor"
+    traits = traits_of(describer)
+    if traits.large:
         return "large network"
-    return "processor" if describer.config.device == "cpu" else "network"
+    return "processor" if traits.device == "cpu" else "network"
 
 
 def batch_of(describer: Describer | None, engine: Engine) -> int:
@@ -164,9 +164,9 @@ def batch_of(describer: Describer | None, engine: Engine) -> int:
 
     On CPUs it would not be faster, and the last bits of small images' maps depend on their company.
     """
-    if not isinstance(describer, DIFTExtractor) or describer.config.sampling != "dense":
+    if describer is None or not traits_of(describer).dense:
         return 1
-    return 1 if engine.device(describer.config.device) == "cpu" else BATCH
+    return 1 if engine.device(traits_of(describer).device) == "cpu" else BATCH
 
 
 def by_size(items: Sequence[tuple[Photograph, str]], batch: int) -> list[list[tuple[Photograph, str]]]:

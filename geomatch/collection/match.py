@@ -17,20 +17,17 @@ from geomatch.collection.pairs import PairReport, check_rules, needs_appearance,
 from geomatch.collection.photographs import Photograph, examine
 from geomatch.collection.retrieval import KIND as GLOBAL
 from geomatch.collection.retrieval import global_key, keep_descriptors
+from geomatch.describers import DenseDescriber, Describer, as_dense, extraction_parts, traits_of
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.engine import Engine, LocalEngine, Lost, Work
 from geomatch.errors import ImageError
 from geomatch.files import digest_of
 from geomatch.keypoints import Detector
-from geomatch.matching import Metric, check_options
-from geomatch.parts import Describer, extraction_parts
-from geomatch.provenance import record
+from geomatch.matching import check_options
+from geomatch.provenance import cache_key, record
 from geomatch.store import Manifest, Store
-from geomatch.store.identity import identity_of
+from geomatch.types import Metric
 
-MAX_RATIO = 0.8
-"""Of the ratio test before the geometry is estimated. Of 29 photographs along a street 0.9, 0.85 and 0.8
-registered 12, 19 and 21 with the trained projection head of ``dift-tiny``."""
 ROUNDS = 3
 """Features that turn out damaged while pairs are matched are made again so often, less one."""
 
@@ -113,8 +110,8 @@ def match_collection(
     check_options(metric or "cosine", min_similarity, max_ratio)
     detect, describer, own_metric = extraction_parts(detector, descriptor, max_keypoints)
     metric = metric or own_metric
-    if max_ratio is None and guided and isinstance(describer, DIFTExtractor):
-        max_ratio = MAX_RATIO if describer.config.sampling == "patch" else None
+    if max_ratio is None and guided:
+        max_ratio = traits_of(describer).max_ratio
     options = MatchOptions(metric, min_similarity, max_ratio, guided)
     settings = {
         "detector": record(detect),
@@ -124,7 +121,7 @@ def match_collection(
         "max_pairs": max_pairs,
         "refine_keypoints": refine_keypoints,
     }
-    identity = {"detector": identity_of(detect), "descriptor": identity_of(describer)}
+    identity = {"detector": cache_key(detect), "descriptor": cache_key(describer)}
     where = store if isinstance(store, Store) else Store.at(store)
     work = Work(engine, progress)
     skipped = dict(folder.skipped)
@@ -193,7 +190,7 @@ def _choose_pairs(
     photos: Sequence[Photograph],
     rules: Sequence[str],
     max_pairs: int | None,
-    dense: DIFTExtractor,
+    dense: DenseDescriber,
     store: Store,
     work: Work,
 ) -> tuple[PairReport, tuple[str, ...]]:
@@ -209,12 +206,12 @@ def _choose_pairs(
     return select_pairs(folder, rules, max_pairs, nearest, positions), tuple(keys)
 
 
-def dense_twin(describer: Describer) -> DIFTExtractor:
+def dense_twin(describer: Describer) -> DenseDescriber:
     """An extractor of whole maps: the descriptor itself, or the embedded model's dense mode."""
-    if isinstance(describer, DIFTExtractor) and describer.config.sampling == "dense":
-        return describer
-    device = describer.config.device if isinstance(describer, DIFTExtractor) else "auto"
-    return DIFTExtractor(replace(PRESETS["dift-tiny-dense"], device=device))
+    dense = as_dense(describer)
+    if dense is not None:
+        return dense
+    return DIFTExtractor(replace(PRESETS["dift-tiny-dense"], device=traits_of(describer).device))
 
 
 def _refined(
@@ -222,7 +219,7 @@ def _refined(
     kept: KeptFeatures,
     matched: KeptMatches,
     folder: ImageFolder,
-    dense: DIFTExtractor,
+    dense: DenseDescriber,
     progress: bool,
 ) -> tuple[Correspondences, tuple[str, ...]]:
     from geomatch.collection.refine import keep_refined

@@ -19,11 +19,11 @@ from geomatch.errors import DamagedError, FeaturesError
 from geomatch.estimators import estimate_two_view
 from geomatch.estimators.two_view import THRESHOLD, transfer_errors
 from geomatch.files import digest_of
-from geomatch.matching import Metric, match_mutual
+from geomatch.matching import match_mutual
 from geomatch.provenance import versions
 from geomatch.store import Store
 from geomatch.store.packs import PackIndex, by_pack, read_pack, write_pack
-from geomatch.types import Features, Matches
+from geomatch.types import Features, Matches, Metric
 
 KIND = "matches"
 ARRAYS = ("counts", "indices", "similarity")

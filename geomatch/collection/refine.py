@@ -16,12 +16,12 @@ from tqdm import tqdm
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, MatchedPair
 from geomatch.collection.features import KeptFeatures, read_features
 from geomatch.collection.folder import ImageFolder
-from geomatch.dift import DIFTExtractor, FeatureMap
+from geomatch.describers import DenseDescriber
+from geomatch.dift import FeatureMap
 from geomatch.dift.maps import refine as search
 from geomatch.files import digest_of
 from geomatch.images import load_image
-from geomatch.provenance import versions
-from geomatch.store.identity import identity_of
+from geomatch.provenance import cache_key, versions
 from geomatch.types import Features
 
 KIND = "refined"
@@ -35,7 +35,7 @@ def keep_refined(
     found: Correspondences,
     kept: KeptFeatures,
     folder: ImageFolder,
-    extractor: DIFTExtractor,
+    extractor: DenseDescriber,
     matching: str,
     progress: bool = True,
 ) -> tuple[Correspondences, dict[str, str]]:
@@ -49,7 +49,7 @@ def keep_refined(
         matching: a word that tells the pairs and the matching's settings apart.
         progress: show a bar.
     """
-    settings = [list(kept.keys.items()), matching, identity_of(extractor), list(SEARCH), versions()]
+    settings = [list(kept.keys.items()), matching, cache_key(extractor), list(SEARCH), versions()]
     whole = digest_of(settings)
     # two images may be one file, and yet be matched differently
     keys = {name: digest_of([whole, name]) for name in folder.names}
@@ -65,7 +65,7 @@ def keep_refined(
 def refine_keypoints(
     found: Correspondences,
     folder: ImageFolder,
-    extractor: DIFTExtractor,
+    extractor: DenseDescriber,
     progress: bool = True,
     radius: float | None = None,
     names: Sequence[str] | None = None,
@@ -161,5 +161,5 @@ def track_references(
     return np.where(degree > 0, references[roots], -1)
 
 
-def _dense(folder: ImageFolder, name: str, extractor: DIFTExtractor) -> FeatureMap:
+def _dense(folder: ImageFolder, name: str, extractor: DenseDescriber) -> FeatureMap:
     return extractor.dense(load_image(folder.path(name), apply_exif=False))

@@ -11,15 +11,15 @@ from geomatch.collection.features import SCHEMA, batch_of, by_size, load_photogr
 from geomatch.collection.nearest import best_partners
 from geomatch.collection.pairs import LOOP_GAP
 from geomatch.collection.photographs import Photograph
-from geomatch.dift import DIFTExtractor, FeatureMap
+from geomatch.describers import DenseDescriber
+from geomatch.dift import FeatureMap
 from geomatch.engine import Lost, Work
 from geomatch.engine.run import grouped, in_blocks
 from geomatch.engine.task import Need
 from geomatch.errors import DamagedError, GeomatchError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
-from geomatch.provenance import versions
+from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
-from geomatch.store.identity import identity_of
 
 KIND, CHUNKS = "global", "chunks"
 CHUNK = 4096
@@ -47,7 +47,7 @@ class Pooling:
     """The task: pooled features, an object per image."""
 
     root: Path
-    extractor: DIFTExtractor
+    extractor: DenseDescriber
     store: Store
     need: Need
 
@@ -177,13 +177,13 @@ class KeptDescriptors:
         return np.concatenate([part for part in ranked if not isinstance(part, Lost)]).astype(np.int64)
 
 
-def global_key(sha256: str, extractor: DIFTExtractor) -> str:
+def global_key(sha256: str, extractor: DenseDescriber) -> str:
     """Of an image's pooled features; ``sha256`` is the file's."""
-    return digest_of([SCHEMA, sha256, "pooled", identity_of(extractor), versions()])
+    return digest_of([SCHEMA, sha256, "pooled", cache_key(extractor), versions()])
 
 
 def keep_descriptors(
-    root: Path, photos: Sequence[Photograph], extractor: DIFTExtractor, store: Store, work: Work
+    root: Path, photos: Sequence[Photograph], extractor: DenseDescriber, store: Store, work: Work
 ) -> KeptDescriptors:
     """Pooled features of the images, each made once.
 

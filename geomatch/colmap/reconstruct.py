@@ -20,11 +20,11 @@ from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import Mapper, ModelSummary, map_database, summarise_model
 from geomatch.colmap.target import check_closed
 from geomatch.colmap.view import sparse_model, write_view
+from geomatch.describers import Describer
 from geomatch.dift import DIFTConfig
 from geomatch.engine import Engine
 from geomatch.errors import GeomatchError
 from geomatch.keypoints import Detector
-from geomatch.parts import Describer
 from geomatch.provenance import versions
 from geomatch.store import Store
 

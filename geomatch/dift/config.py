@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from geomatch.matching import Metric
+from geomatch.types import Metric
 
 Sampling = Literal["dense", "patch"]
 DType = Literal["float32", "bfloat16", "float16"]

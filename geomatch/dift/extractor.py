@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from geomatch.dift.backends.batches import batch_size, in_batches
-from geomatch.dift.backends.loading import head_file, load_model, with_prompt
+from geomatch.dift.backends.loading import head_file, load_model, model_fingerprint, with_prompt
 from geomatch.dift.backends.model import DiffusionModel, Latents
 from geomatch.dift.config import DIFTConfig, Side
 from geomatch.dift.head.network import POOLED
@@ -23,13 +24,17 @@ from geomatch.dift.presets import PRESETS
 from geomatch.geometry import resize_points, warp_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
 from geomatch.patches import cut_patches, normalize_patches
-from geomatch.types import Features, check_shape
+from geomatch.provenance import settings_key
+from geomatch.types import Features, Traits, check_shape
 
 PATCH_CONTRAST = 0.5
 """Deviation that patches are given before the network, whose images lie in [-1, 1]."""
 UPRIGHT_SIDE = 88.0
 """Side, in pixels of the reduced image, of the upright patches of keypoints without scale or orientation:
 of 44, 64 and 88 the one whose matches made whole models of photographs."""
+PATCH_RATIO = 0.8
+"""Ratio test of collections before the geometry is estimated. Of 29 photographs along a street 0.9, 0.85 and
+0.8 registered 12, 19 and 21 with the trained head of ``dift-tiny``."""
 PROBE_CELLS = 8
 """Cells of the smallest image that every UNet known here can halve three times."""
 VIDEO_MULTIPLE = 32
@@ -75,6 +80,33 @@ class DIFTExtractor:
         channels = sum(layer.shape[1] for layer in self.activations(torch.zeros(1, 3, side, side)))
         return channels * POOLED**2 if self.config.sampling == "patch" else channels
 
+    @property
+    def traits(self) -> Traits:
+        """See `geomatch.types.Traits`."""
+        config = self.config
+        patches = config.sampling == "patch"
+        return Traits(
+            metric=config.metric,
+            dense=not patches and config.rotations * config.scales == 1,  # copies have no one map
+            large=not config.embedded,
+            device=config.device,
+            max_ratio=PATCH_RATIO if patches else None,
+        )
+
+    def cache_key(self) -> Any:
+        """See `geomatch.provenance.cache_key`: the settings, and weights and prompt by their content.
+
+        Raises:
+            WeightsError: when weights are missing.
+        """
+        places = ("model", "revision", "unet_file", "head", "prompt")
+        prompt = self.prompt_embedding
+        return [
+            settings_key(self.config, leave_out=places),
+            model_fingerprint(self.config, prompt),
+            bool(self.config.head),
+        ]
+
     def __getstate__(self) -> dict[str, object]:
         """Only the settings travel: whoever unpickles loads the networks again."""
         return {"config": self.config, "prompt_embedding": self.prompt_embedding}
@@ -88,6 +120,11 @@ class DIFTExtractor:
                 shape of the encoded image, instead of those drawn from the seed.
         """
         return self.dense_many([image], noises)[0]
+
+    def describe_map(self, feature_map: FeatureMap, features: Features) -> Features:
+        """What `describe` gives for keypoints of an image whose map is at hand."""
+        rows = self._project(feature_map.sample(features.keypoints, self.config.metric))
+        return replace(features, descriptors=rows)
 
     def at_timestep(self, timestep: int) -> "DIFTExtractor":
         """The same at another noise level, with the same networks in memory."""

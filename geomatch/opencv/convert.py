@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from geomatch.geometry import normalize_homography
 from geomatch.images import Image
-from geomatch.matching import Metric
 from geomatch.opencv.arguments import check_image, check_keypoints
-from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
+from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
 
 def from_bgr(image: NDArray[np.uint8], name: str = "array") -> Image:

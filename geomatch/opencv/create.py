@@ -6,13 +6,13 @@ from functools import partial
 
 import cv2
 
+from geomatch.describers import Describer, create_describer
 from geomatch.dift import DIFTConfig
 from geomatch.dift.head.projection import LinearHead
 from geomatch.keypoints import Detector, GridDetector, SuperPointDetector, create_detector
 from geomatch.keypoints.opencv import available_opencv_detectors, create_feature2d
 from geomatch.opencv.arguments import check_bool, check_number, check_whole
 from geomatch.opencv.feature2d import Feature2D
-from geomatch.parts import Describer, create_describer
 
 MANY = 1_000_000
 """More keypoints than any image has: no limit, where a detector wants a number."""

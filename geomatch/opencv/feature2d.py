@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.describers import Describer
 from geomatch.dift import DIFTExtractor
 from geomatch.dift.head.projection import LinearHead
 from geomatch.images import Image
@@ -16,7 +17,6 @@ from geomatch.keypoints import Detector
 from geomatch.keypoints.opencv import MIN_SIDE
 from geomatch.opencv.arguments import check_image, check_images, check_keypoints, check_mask
 from geomatch.opencv.convert import from_bgr, keypoint_rows, to_keypoints
-from geomatch.parts import Describer
 from geomatch.types import Features
 
 KeyPoints = tuple[cv2.KeyPoint, ...]

@@ -2,21 +2,22 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from geomatch.errors import GeomatchError, StoreError, first_line, require
+from geomatch.errors import DamagedError, GeomatchError, StoreError, first_line, require
 from geomatch.files import replacing
 
 ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs"})
 """Protocols whose objects appear whole once all bytes are there; elsewhere a name is given at the end."""
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}
 """Package and extra of a protocol that fsspec does not bring itself."""
+Value = TypeVar("Value")
 SUFFIX = ".npz"
 _TEMPORARY = re.compile(r"\w+/[0-9a-f]{2}/(\.[^/]+\.npz|[0-9a-f]+\.npz\.[0-9a-f]{16}\.part)")
 
@@ -112,6 +113,46 @@ class Store:
             temporary_name = f"{target}.{os.urandom(8).hex()}.part"
             files.pipe_file(temporary_name, data)
             files.mv(temporary_name, target)
+
+    def found(self, kind: str, key: str, unpack: Callable[[bytes, str], Value]) -> Value | None:
+        """An object as ``unpack(bytes, label)`` reads it; None when it is missing, or damaged and removed.
+
+        Raises:
+            StoreError: when the store cannot be read.
+        """
+        try:
+            return unpack(self.read(kind, key), f"{self.url}: {self.name(kind, key)}")
+        except KeyError:
+            return None
+        except DamagedError:
+            self.remove(kind, key)
+            return None
+
+    def cached(
+        self,
+        kind: str,
+        key: str,
+        make: Callable[[], Value],
+        pack: Callable[[Value], bytes],
+        unpack: Callable[[bytes, str], Value],
+    ) -> Value:
+        """The object of that key, made and written where it is missing or damaged.
+
+        Args:
+            kind: of the object.
+            key: SHA-256 of all that decides it, see `geomatch.provenance.cache_key`.
+            make: called when there is none.
+            pack: the object as bytes.
+            unpack: the object from bytes and a label for errors; raises `DamagedError` for damaged bytes.
+
+        Raises:
+            StoreError: when the store cannot be read or written.
+        """
+        value = self.found(kind, key, unpack)
+        if value is None:
+            value = make()
+            self.write(kind, key, pack(value))
+        return value
 
     def sizes(self, kind: str) -> dict[str, int]:
         """Bytes of all objects of a kind, by key.

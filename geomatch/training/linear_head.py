@@ -14,7 +14,7 @@ from geomatch.dift.head.fit import fit_head
 from geomatch.dift.head.projection import Head
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
-from geomatch.store.identity import identity_of
+from geomatch.provenance import cache_key
 from geomatch.synthetic import Motion
 from geomatch.training.pairs import view_pairs
 from geomatch.types import Features
@@ -79,7 +79,7 @@ def fit_on_images(
     extractor = DIFTExtractor(replace(config, head=False))
     upright = config.sampling == "dense" and config.rotations == 1
     motions: tuple[Motion, ...] = ("upright",) if upright else ("upright", "rotated")
-    settings = [identity_of(extractor), views, seed, motions, PER_VIEW]
+    settings = [cache_key(extractor), views, seed, motions, PER_VIEW]
     work.mkdir(parents=True, exist_ok=True)
     hashes: dict[str, Path] = {}
     skipped: dict[str, str] = {}

@@ -19,9 +19,8 @@ from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.errors import DamagedError, ImageError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.images import Image, ImageLike, load_image
-from geomatch.provenance import record, versions
+from geomatch.provenance import cache_key, record, versions
 from geomatch.store import Store
-from geomatch.store.identity import identity_of
 from geomatch.video.frames import MAX_OBJECTS
 from geomatch.video.propagation import (
     LabelPropagator,
@@ -226,7 +225,7 @@ def track_mask(
 
 def _what_decides(extractor: DIFTExtractor, labels: NDArray[np.float32], config: PropagationConfig) -> str:
     shown = {
-        "extractor": identity_of(extractor),
+        "extractor": cache_key(extractor),
         "propagation": record(config),
         "labels": [list(labels.shape), hashlib.sha256(labels.tobytes()).hexdigest()],
         "versions": versions(),

@@ -15,9 +15,9 @@ from geomatch.estimators import Estimator, OpenCVEstimator
 from geomatch.geometry import corner_error, warp_points
 from geomatch.images import Image, load_image
 from geomatch.keypoints import Detector, OpenCVDetector
-from geomatch.matching import Metric, match_mutual
+from geomatch.matching import match_mutual
 from geomatch.provenance import record
-from geomatch.types import Features
+from geomatch.types import Features, Metric
 
 CORRECT = 3.0
 """Pixels; largest error of a match that counts as correct."""

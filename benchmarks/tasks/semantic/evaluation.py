@@ -11,7 +11,7 @@ from geomatch.benchmarks.tasks.semantic.protocols import SemanticProtocol
 from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import PixelFeatures, target_of, transfer_points
 from geomatch.errors import ImageError
-from geomatch.matching import Metric
+from geomatch.types import Metric
 
 Maps = Callable[[Path], Iterable[tuple[str, FeatureMap]]]
 """An image's path to its maps by cell, as a sweep has many of; raises ImageError."""

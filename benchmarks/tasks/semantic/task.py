@@ -15,7 +15,7 @@ from geomatch.benchmarks.tasks.semantic.harness import prompt_for, read_semantic
 from geomatch.benchmarks.tasks.semantic.protocols import SemanticProtocol
 from geomatch.benchmarks.tasks.semantic.suite import SUITES
 from geomatch.images import load_image
-from geomatch.matching import Metric
+from geomatch.types import Metric
 
 
 @dataclass(frozen=True)

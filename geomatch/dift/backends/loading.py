@@ -80,12 +80,18 @@ def prompt_of(config: DIFTConfig, folder: Path) -> NDArray[np.float32]:
     return encode_prompt(text_encoder_folder(config.model, config.revision, folder), config.prompt)
 
 
-def model_fingerprint(config: DIFTConfig) -> str:
-    """SHA-256 over all that decides the activations besides the settings: weights, configurations, prompt."""
+def model_fingerprint(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> str:
+    """SHA-256 over all that decides the activations besides the settings: weights, configurations, prompt.
+
+    Args:
+        config: model, weights and prompt.
+        prompt_embedding: (tokens, D) in place of the prompt's.
+    """
     found = fingerprint_of(model_files(config))
     folder = model_folder(config.model, config.revision, own_unet=config.unet_file is None)
     if (folder / "vae").is_dir():
-        found += hashlib.sha256(prompt_of(config, folder).tobytes()).hexdigest()
+        embedding = prompt_of(config, folder) if prompt_embedding is None else prompt_embedding
+        found += hashlib.sha256(np.asarray(embedding, np.float32).tobytes()).hexdigest()
     return found
 
 

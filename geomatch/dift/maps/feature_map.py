@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from geomatch.matching import Metric
+from geomatch.types import Metric
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from geomatch.dift import FeatureMap
 from geomatch.geometry import resize_points
-from geomatch.matching import Metric
+from geomatch.types import Metric
 
 Rule = Literal["argmax", "soft-argmax"]
 """``argmax``: the best pixel. ``soft-argmax``: the best cell of the finest map, then the mean of the cells

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
-from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
+from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor, FeatureMap
 from geomatch.images import Image
 from geomatch.keypoints import Detector, GridDetector, create_detector
-from geomatch.matching import Metric
-from geomatch.types import Features
+from geomatch.types import Features, Metric, Traits
 from geomatch.weights.hub import is_hub_id
 
 DEFAULT_DETECTOR = "mixed"
@@ -17,11 +16,46 @@ DEFAULT_DETECTOR = "mixed"
 
 
 class Describer(Protocol):
-    """Anything that describes keypoints; `DIFTExtractor` does."""
+    """Anything that describes keypoints; `DIFTExtractor` does.
+
+    Three more members are used where an object has them:
+
+    - ``traits``: a `Traits`;
+    - ``describe_many(images, features)``: a list of `Features`, for several images at once;
+    - ``cache_key()``: all that decides the descriptors, see `geomatch.provenance.cache_key`. A frozen
+      dataclass needs none: its fields are its key.
+    """
 
     def describe(self, image: Image, features: Features) -> Features:
         """The same keypoints with descriptors."""
         ...
+
+
+class DenseDescriber(Describer, Protocol):
+    """A describer that samples a feature map of the whole image."""
+
+    def dense(self, image: Image) -> FeatureMap:
+        """The map."""
+        ...
+
+    def dense_many(self, images: Sequence[Image]) -> list[FeatureMap]:
+        """The maps of several images, those of one size made together where that is faster."""
+        ...
+
+    def describe_map(self, feature_map: FeatureMap, features: Features) -> Features:
+        """What ``describe`` gives, from the image's map."""
+        ...
+
+
+def traits_of(describer: Describer) -> Traits:
+    """The describer's ``traits``, or the defaults."""
+    found: Traits = getattr(describer, "traits", Traits())
+    return found
+
+
+def as_dense(describer: Describer) -> DenseDescriber | None:
+    """The describer, if it samples a map of the whole image."""
+    return cast(DenseDescriber, describer) if traits_of(describer).dense else None
 
 
 @lru_cache(maxsize=2)
@@ -48,7 +82,7 @@ def extraction_parts(
     detect = create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen
     if describer is None:
         describer = cached_extractor(default_config(patches=not isinstance(detect, GridDetector)))
-    return detect, describer, describer.config.metric if isinstance(describer, DIFTExtractor) else "cosine"
+    return detect, describer, traits_of(describer).metric
 
 
 def dift_config(descriptor: str) -> DIFTConfig:
@@ -81,7 +115,7 @@ def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
 def describe_images(
     describer: Describer | None, images: Sequence[Image], found: Sequence[Features]
 ) -> list[Features]:
-    """Keypoints of several images described, those of DIFT together; as they are where there are none.
+    """Keypoints of several images described, together where the describer can.
 
     Args:
         describer: None leaves all as they are.
@@ -90,16 +124,16 @@ def describe_images(
     """
     described = list(found)
     filled = [place for place, features in enumerate(found) if len(features)]
-    if isinstance(describer, DIFTExtractor):
-        new = describer.describe_many([images[place] for place in filled], [found[place] for place in filled])
-        for place, features in zip(filled, new, strict=True):
-            described[place] = features
-    elif describer is not None:
-        for place in filled:
-            described[place] = describer.describe(images[place], found[place])
+    if describer is None or not filled:
+        return described
+    together = getattr(describer, "describe_many", None)
+    chosen = [images[place] for place in filled], [found[place] for place in filled]
+    new = together(*chosen) if together else [describer.describe(*pair) for pair in zip(*chosen, strict=True)]
+    for place, features in zip(filled, new, strict=True):
+        described[place] = features
     return described
 
 
-def has_frames(features: Features) -> bool:
+def is_oriented(features: Features) -> bool:
     """Whether the keypoints have scale and orientation, so that patches can follow them."""
     return features.scales is not None and features.orientations is not None
