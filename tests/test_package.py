@@ -107,7 +107,7 @@ LEVELS = [
     {"geometry", "images", "patches", "matching", "synthetic", "distances", "candidates", "search"},
     {"weights", "keypoints", "estimators"},
     {"dift", "alignment"},
-    {"parts"},
+    {"describers"},
     {"pipeline", "training", "video", "store", "engine"},
     {"drawing", "editing", "collection"},
     {"colmap", "opencv"},

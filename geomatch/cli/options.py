@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -13,6 +14,33 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 _META = "geomatch.descriptor"
 _ENGINE = "geomatch.engine"
+
+
+def bundled(
+    into: str, make: Callable[..., Any], *options: Callable[[Any], Any]
+) -> Callable[[Command], Command]:
+    """Options whose values a command gets as one argument.
+
+    Args:
+        into: name of that argument.
+        make: gives its value from the options' values, by their names; a ``ValueError`` is the user's.
+        options: made with ``click.option``.
+    """
+
+    def decorate(command: Command) -> Command:
+        def run(*arguments: Any, **values: Any) -> Any:
+            own = {name: values.pop(name) for name in names}
+            return command(*arguments, **values, **{into: make(**own)})
+
+        wrapped: Any = update_wrapper(run, command)
+        earlier = list(getattr(command, "__click_params__", []))
+        wrapped.__click_params__ = list(earlier)
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        names = [str(added.name) for added in wrapped.__click_params__[len(earlier) :]]
+        return cast(Command, wrapped)
+
+    return decorate
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: object) -> None:

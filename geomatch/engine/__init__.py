@@ -4,6 +4,7 @@ A stage is a `Task`, a pure function from blocks of items to results that are ke
 under the checksum of all that decides them; an engine only hands blocks out.
 """
 
+from geomatch.engine.context import RunContext as RunContext
 from geomatch.engine.create import create_engine as create_engine
 from geomatch.engine.local import LocalEngine as LocalEngine
 from geomatch.engine.run import Work as Work
@@ -12,4 +13,4 @@ from geomatch.engine.task import Failure as Failure
 from geomatch.engine.task import Lost as Lost
 from geomatch.engine.task import Task as Task
 
-__all__ = ["Engine", "Failure", "LocalEngine", "Lost", "Task", "Work", "create_engine"]
+__all__ = ["Engine", "Failure", "LocalEngine", "Lost", "RunContext", "Task", "Work", "create_engine"]

@@ -1,0 +1,51 @@
+"""Who does the work of a run, where its results are kept, and what is shown meanwhile."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from geomatch.engine.local import LocalEngine
+from geomatch.engine.run import Work
+from geomatch.engine.task import Engine
+from geomatch.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Everything about a run that does not decide its results."""
+
+    store: Store | str | os.PathLike[str] | None = None
+    """Where features, matches and rows are cached: a folder, made when missing, or a URL of fsspec; None takes
+    a folder beside the results."""
+    engine: Engine | None = None
+    """Who does the work, within its ``with`` statement. None takes the cores of this machine for this call,
+    which a script must do under ``if __name__ == "__main__":``, as all that starts processes."""
+    device: str = "auto"
+    """Where networks run: ``cpu``, ``cuda``, ``mps``; ``auto`` takes what the engine's workers have."""
+    progress: bool = True
+    """Show bars with rate and time left."""
+
+    @contextmanager
+    def started(self) -> Iterator["RunContext"]:
+        """The same with an engine, started and ended here where none was given."""
+        if self.engine is not None:
+            yield self
+            return
+        with LocalEngine() as own:
+            yield replace(self, engine=own)
+
+    def work(self) -> Work:
+        """The bookkeeping of a run's stages; within `started`."""
+        if self.engine is None:
+            raise ValueError("a run has no engine yet: use it within RunContext.started()")
+        return Work(self.engine, self.progress)
+
+    def store_at(self, default: Path) -> Store:
+        """The store, or one in the folder ``default``.
+
+        Raises:
+            ValueError: for a place that cannot hold a store.
+        """
+        return self.store if isinstance(self.store, Store) else Store.at(self.store or default)
