@@ -4,7 +4,6 @@ import inspect
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from geomatch.estimators.gate import Gate, Points, check_threshold
@@ -41,6 +40,7 @@ class KorniaEstimator:
         return self.gate.run(self._solve, points0, points1, self.threshold, image_size)
 
     def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+        import torch
         from kornia.geometry.ransac import RANSAC
 
         known = inspect.signature(RANSAC).parameters

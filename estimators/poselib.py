@@ -1,11 +1,10 @@
-"""PoseLib's LO-RANSAC (the extra ``poselib``)."""
+"""PoseLib's LO-RANSAC."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import require
 from geomatch.estimators.gate import Gate, Points, check_threshold
 from geomatch.types import EstimationFailure, HomographyEstimate
 
@@ -36,7 +35,8 @@ class PoseLibEstimator:
         return self.gate.run(self._solve, points0, points1, self.threshold, image_size)
 
     def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
-        poselib = require("poselib", "poselib", "the estimator 'poselib'")
+        import poselib
+
         options = {
             "max_reproj_error": self.threshold,
             "max_iterations": self.max_iterations,

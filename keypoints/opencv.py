@@ -27,9 +27,6 @@ _FACTORIES: dict[str, tuple[str, dict[str, Any]]] = {
 MIN_SIDE = 16
 """Narrower images have no keypoints; some detectors of OpenCV fail on them."""
 
-FRAMED = ("sift", "sift-large", "orb", "akaze", "kaze", "brisk")
-"""Detectors whose keypoints have scale and orientation."""
-
 
 def available_opencv_detectors() -> list[str]:
     """Names of the detectors that the installed OpenCV has."""

@@ -16,7 +16,7 @@ from geomatch import DIFTConfig, DIFTExtractor, Features, Image, ShapeError, Wei
 from geomatch.dift import PRESETS, FeatureMap, LinearHead
 from geomatch.dift.backends.capture import capture, find_layer
 from geomatch.dift.backends.schedule import load_alphas
-from geomatch.dift.extractor import dense_size
+from geomatch.dift.inputs import dense_size
 from geomatch.dift.head.fit import fit_head
 
 

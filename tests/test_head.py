@@ -15,7 +15,6 @@ from PIL import Image as PILImage
 from geomatch import GeomatchError, Image, WeightsError
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
-from geomatch.dift.extractor import patch_maps
 from geomatch.dift.head.network import HeadNetwork
 from geomatch.dift.head.projection import ConvolutionalHead, LinearHead, load_head
 from geomatch.images import load_image
@@ -25,7 +24,7 @@ from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
 from geomatch.training.convolutional_head import HeadConfig, pair_loss, train_head, train_network
 from geomatch.training.linear_head import fit_on_images
 from geomatch.weights.adm import convert_adm
-from geomatch.weights.sources import HEAD_FILE
+from geomatch.weights.folders import HEAD_FILE
 
 TINY = replace(PRESETS["dift-tiny"], head=False)
 SMALL = replace(TINY, layers=("down_blocks.1.resnets.0",))
@@ -94,7 +93,7 @@ def test_trained_head_file(tmp_path: Path, photo0: Image) -> None:
     assert rows is not None
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     patches = torch.rand(5, 3, 32, 32) * 255
-    maps = patch_maps(extractor, patches)
+    maps = extractor.patch_maps(patches)
     np.testing.assert_allclose(loaded.describe_patches(maps), head.describe_patches(maps), atol=1e-5)
     with pytest.raises(ValueError, match="was fitted with timestep=20"):
         _ = DIFTExtractor(replace(asking.config, timestep=30)).head

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from geomatch import DIFTConfig, DIFTExtractor, MissingDependencyError, ShapeError, WeightsError
-from geomatch.dift.backends.loading import model_fingerprint
+from geomatch.dift.files import model_fingerprint
 from geomatch.images import Image
 from geomatch.weights.prompt import cached_embedding
 

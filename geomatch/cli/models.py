@@ -39,7 +39,7 @@ def fetch(name: str, revision: str | None) -> int:
 def convert_adm(checkpoint: Path, out: Path, head_channels: int | None) -> int:
     """Turn OpenAI's CHECKPOINT (256x256_diffusion_uncond.pt) into a diffusers folder OUT."""
     from geomatch.weights import adm
-    from geomatch.weights.checkpoint import read_config
+    from geomatch.weights.folders import read_config
 
     click.echo(f"wrote       {click.format_filename(adm.convert_adm(checkpoint, out, head_channels))}")
     if head_channels is None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.extractor import patch_maps
 from geomatch.dift.head.network import HeadNetwork
 from geomatch.dift.head.projection import ConvolutionalHead
 from geomatch.errors import GeomatchError
@@ -214,7 +213,7 @@ def rank1(extractor: DIFTExtractor, network: HeadNetwork, views: Sequence[Rows])
 def _maps(extractor: DIFTExtractor, patches: NDArray[np.uint8]) -> Sequence[Tensor]:
     tensor = torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()
     # copies, since tensors of inference mode cannot be differentiated through
-    return [layer.float().clone() for layer in patch_maps(extractor, tensor)]
+    return [layer.float().clone() for layer in extractor.patch_maps(tensor)]
 
 
 def _augmented(patches: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

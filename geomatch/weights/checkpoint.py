@@ -1,6 +1,5 @@
 """Networks from diffusers folders, of which only the wanted parts are read."""
 
-import json
 import re
 import warnings
 import zipfile
@@ -13,52 +12,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from geomatch.errors import WeightsError, first_line
+from geomatch.weights.folders import FILES, find_weights, read_config
 
-STEM = "diffusion_pytorch_model"
-"""Diffusers' name for the weights of a network."""
-FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.bin")
-"""Where weights are looked for in the folder of a network, in this order."""
 _TOGETHER = 64
 """Tensors read per opening of a file, whose mapped pages stay in memory until it is closed."""
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """A diffusers configuration.
-
-    Raises:
-        WeightsError: when it is missing or no JSON object.
-    """
-    path = folder / name
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: no readable diffusers configuration ({error})") from error
-    if not isinstance(config, dict):
-        raise WeightsError(f"{path}: no readable diffusers configuration (not an object)")
-    return config
-
-
-def find_weights(folder: Path) -> list[Path]:
-    """The files with the weights of the network in ``folder``; empty if there are none.
-
-    Raises:
-        WeightsError: when an index names shards that are missing.
-    """
-    for name in FILES:
-        path = folder / name
-        if not path.is_file():
-            continue
-        if not name.endswith(".index.json"):
-            return [path]
-        index = read_config(folder, name).get("weight_map", {})
-        shards = [folder / shard for shard in sorted(set(index.values()))]
-        missing = [shard.name for shard in shards if not shard.is_file()]
-        if missing:
-            raise WeightsError(f"{folder}: {', '.join(missing)} missing, named in {name}")
-        return shards
-    return []
 
 
 def empty_network(kind: type[Any], folder: Path) -> Any:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from geomatch.errors import MissingDependencyError, WeightsError, first_line, require
 from geomatch.files import fingerprint_of, replacing
 from geomatch.types import checked
-from geomatch.weights.checkpoint import read_config
+from geomatch.weights.folders import read_config
 
 FOLDER = "prompt_embeddings"
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -34,7 +34,7 @@ def cached_embedding(folder: Path, prompt: str) -> NDArray[np.float32] | None:
             made_by = file.metadata()["text_encoder"]
             embedding = file.get_tensor(_KEY)
     except Exception as error:
-        raise WeightsError(f"{path}: damaged prompt embedding ({error}); delete it") from error
+        raise WeightsError(f"{path}: damaged prompt embedding ({first_line(error)}); delete it") from error
     encoder = _fingerprint(folder)
     if encoder is not None and encoder != made_by:
         return None

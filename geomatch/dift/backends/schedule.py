@@ -6,7 +6,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from geomatch.errors import WeightsError
-from geomatch.weights.checkpoint import read_config
+from geomatch.weights.folders import read_config
 
 _FILE = "scheduler_config.json"
 _SETTINGS = (

@@ -21,7 +21,7 @@ from geomatch.dift.head.network import POOLED, HeadNetwork
 from geomatch.errors import WeightsError
 from geomatch.files import replacing
 from geomatch.types import checked
-from geomatch.weights.sources import HEAD_FILE
+from geomatch.weights.folders import HEAD_FILE
 
 FORMAT = "2"
 """Of the file; files without it were written before there was a second kind, and are linear."""
