@@ -31,7 +31,7 @@ class PoseLibEstimator:
         points1: NDArray[np.floating],
         image_size: tuple[int, int] | None = None,
     ) -> HomographyEstimate | EstimationFailure:
-        """See `geomatch.estimators.Estimator`."""
+        """Estimate as `geomatch.estimators.Estimator` says."""
         return self.gate.run(self._solve, points0, points1, self.threshold, image_size)
 
     def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:

@@ -113,7 +113,7 @@ def _decode(name: str, read: Callable[[], NDArray[np.uint8]]) -> Image:
 
 
 def check_image_file(path: Path) -> None:
-    """Raise `ImageError` unless there is a file that can be read and is not empty; its pixels are not read."""
+    """Raise `ImageError` unless there is a file that can be read and is not empty."""
     try:
         if path.is_dir():
             raise ImageError(f"{path}: is a folder, not an image")

@@ -115,7 +115,7 @@ def match(
         refine_keypoints: move each matched keypoint of image 1 to where its features agree best with its
             partner's, see `geomatch.dift.maps.refine`; those of image 0 stay. None does so for a grid
             described densely; keypoints of other detectors are placed more exactly than feature maps tell.
-        refine_homography: refine the homography by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
+        refine_homography: refine it by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
         apply_exif: turn the images as their EXIF orientation says.
 
     Returns:
@@ -173,7 +173,7 @@ def match(
     if refine_homography and homography:
         with _timed(seconds, "refine_homography"):
             homography = align_homography(
-                *images, features0.keypoints, points0, points1, homography, estimate, threshold
+                images[0], images[1], features0.keypoints, points0, points1, homography, estimate, threshold
             )
     settings = {
         **{f"image{n}": {"name": image.name, "size": list(image.size)} for n, image in enumerate(images)},
@@ -185,7 +185,7 @@ def match(
         "refine_homography": refine_homography,
         "estimator": record(estimate),
     }
-    return MatchResult(*images, features0, features1, matches, homography, seconds, settings)
+    return MatchResult(images[0], images[1], features0, features1, matches, homography, seconds, settings)
 
 
 def _refining(

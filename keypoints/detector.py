@@ -18,7 +18,7 @@ class Detector(Protocol):
 
 
 def no_keypoints(image: Image) -> Features:
-    """For images too small to have any."""
+    """The features of an image without keypoints."""
     return Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), image.size)
 
 
@@ -43,9 +43,9 @@ def select_best(features: Features, max_keypoints: int | None = None, min_distan
 
 
 def _spread(points: NDArray[np.float32], distance: float, limit: int | None) -> NDArray[np.int64]:
-    """Indices kept when points are taken in order unless one taken lies nearer than ``distance``."""
+    """Indices of points taken in order, unless one taken already lies nearer than ``distance``."""
     cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
-    kept: list[int] = []
+    taken: list[int] = []
     for index, (x, y) in enumerate(points.tolist()):
         column, row = int(x // distance), int(y // distance)
         near = (
@@ -56,7 +56,7 @@ def _spread(points: NDArray[np.float32], distance: float, limit: int | None) -> 
         )
         if all((x - u) ** 2 + (y - v) ** 2 >= distance**2 for u, v in near):
             cells.setdefault((column, row), []).append((x, y))
-            kept.append(index)
-            if len(kept) == limit:
+            taken.append(index)
+            if len(taken) == limit:
                 break
-    return np.array(kept, dtype=np.int64)
+    return np.array(taken, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Keypoints on a regular grid: the baseline that needs neither weights nor texture."""
+"""Keypoints on a regular grid, which needs neither weights nor texture."""
 
 import math
 from dataclasses import dataclass
@@ -14,8 +14,7 @@ from geomatch.types import Features
 class GridDetector:
     """The centres of square cells, row by row, all with score 1.
 
-    The cells are centred on the image, so that mirroring the image mirrors the
-    grid. There is no jitter.
+    The cells are centred on the image, so that mirroring the image mirrors the grid.
     """
 
     step: int = 16

@@ -19,7 +19,7 @@ _FACTORIES: dict[str, tuple[str, dict[str, Any]]] = {
     "orb": ("ORB_create", {"nfeatures": 20_000}),
     "gftt": ("GFTTDetector_create", {"maxCorners": 0, "minDistance": 3}),
     "fast": ("FastFeatureDetector_create", {}),
-    "akaze": ("AKAZE_create", {}),  # gone from OpenCV 5's main package, as are the next two
+    "akaze": ("AKAZE_create", {}),  # not in OpenCV 5's main package, as the next two
     "kaze": ("KAZE_create", {}),
     "brisk": ("BRISK_create", {}),
 }

@@ -1,9 +1,8 @@
 """SuperPoint (DeTone, Malisiewicz, Rabinovich, 2018) with free or original weights.
 
-The network and its post-processing follow rpautrat/SuperPoint, whose weights
-``superpoint_v6_from_tf.pth`` are under the MIT licence. The original weights
-of Magic Leap, under a licence for academic and non-commercial use only, come
-through transformers (`MagicLeapSuperPoint`).
+The network and its post-processing follow rpautrat/SuperPoint, whose weights ``superpoint_v6_from_tf.pth``
+are under the MIT licence. The original weights of Magic Leap, under a licence for academic and non-commercial
+use only, come through transformers (`MagicLeapSuperPoint`).
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geomatch.errors import WeightsError, require
+from geomatch.errors import WeightsError, first_line, require
 from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
@@ -50,7 +49,7 @@ class SuperPointNetwork(nn.Module):
     """The fully convolutional network; attribute names are those of the published weights.
 
     Args:
-        channels: of the four stages; each but the last halves the resolution.
+        channels: channels of the four stages; each but the last halves the resolution.
         head: channels of the hidden layers of both heads, and of the descriptors.
         describes: False leaves the descriptors' head out.
     """
@@ -88,7 +87,7 @@ class SuperPointNetwork(nn.Module):
         return found
 
     def scores(self, cells: Tensor) -> Tensor:
-        """Those of the pixels, (B, H, W), from logits of cells."""
+        """Scores of the pixels, (B, H, W), from logits of cells."""
         return functional.pixel_shuffle(cells.softmax(1)[:, :-1], self.stride)[:, 0]
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,11 +134,7 @@ class SuperPointDetector:
     device: str = "cpu"
 
     def cache_key(self) -> Any:
-        """See `geomatch.provenance.cache_key`: the settings, and the weights by their content.
-
-        Raises:
-            WeightsError: when they are missing.
-        """
+        """The settings, and the weights by their content; see `geomatch.provenance.cache_key`."""
         return [
             settings_key(self, leave_out=("weights",)),
             sha256_of(locate_weights(SUPERPOINT_V6, self.weights)),
@@ -218,17 +213,15 @@ def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
         network = SuperPointNetwork()
         network.load_state_dict(state)
     except Exception as error:  # unpickling and loading raise many types
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path} does not hold SuperPoint weights ({reason})") from error
+        raise WeightsError(f"{path} does not hold SuperPoint weights ({first_line(error)})") from error
     return network.eval()
 
 
 @dataclass(frozen=True)
 class MagicLeapSuperPoint:
-    """SuperPoint with Magic Leap's weights through transformers.
+    """SuperPoint with Magic Leap's weights through transformers (the extra ``transformers``).
 
-    Their licence allows academic and non-commercial use only. Needs the extra
-    ``transformers``.
+    Their licence allows academic and non-commercial use only.
     """
 
     weights: str = "magic-leap-community/superpoint"
@@ -242,11 +235,7 @@ class MagicLeapSuperPoint:
     device: str = "cpu"
 
     def cache_key(self) -> Any:
-        """See `geomatch.provenance.cache_key`: the settings, and the weights by their content.
-
-        Raises:
-            WeightsError: when they are missing.
-        """
+        """The settings, and the weights by their content; see `geomatch.provenance.cache_key`."""
         return [settings_key(self, leave_out=("weights",)), transformers_fingerprint(self.weights)]
 
     def __post_init__(self) -> None:
@@ -259,9 +248,8 @@ class MagicLeapSuperPoint:
         try:
             model = transformers.SuperPointForKeypointDetection.from_pretrained(self.weights)
         except Exception as error:  # hub, network and format errors alike
-            reason = str(error).splitlines()[0]
             raise WeightsError(
-                f"cannot load {self.weights} ({reason}); give a local folder with config.json and "
+                f"cannot load {self.weights} ({first_line(error)}); give a local folder with config.json and "
                 "model.safetensors, or fill the Hugging Face cache while online"
             ) from error
         return model.eval().to(self.device)

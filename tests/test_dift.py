@@ -16,8 +16,8 @@ from geomatch import DIFTConfig, DIFTExtractor, Features, Image, ShapeError, Wei
 from geomatch.dift import PRESETS, FeatureMap, LinearHead
 from geomatch.dift.backends.capture import capture, find_layer
 from geomatch.dift.backends.schedule import load_alphas
-from geomatch.dift.inputs import dense_size
 from geomatch.dift.head.fit import fit_head
+from geomatch.dift.inputs import dense_size
 
 
 def small_unet(channels: int = 3, attention: bool = False) -> UNet2DModel:

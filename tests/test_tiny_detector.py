@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from geomatch import Image, WeightsError, warp_points
+from geomatch.benchmarks.training import detector as training
 from geomatch.benchmarks.training.adaptation import (
     VIEW_SIZE,
     found_again,
@@ -22,7 +23,6 @@ from geomatch.keypoints.orientation import dominant_orientations
 from geomatch.keypoints.tiny import _shares, load_network, new_network, save_network, weights_file
 from geomatch.provenance import cache_key
 from geomatch.synthetic import random_homography, render_view
-from geomatch.benchmarks.training import detector as training
 from geomatch.training.bank import BankImage
 
 

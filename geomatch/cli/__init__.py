@@ -29,7 +29,20 @@ def app() -> None:
     """Register two photographs with diffusion features."""
 
 
-for command in (match, show, propagate, track, demo, models, colmap, reconstruct, store, benchmark, data, head):
+for command in (
+    match,
+    show,
+    propagate,
+    track,
+    demo,
+    models,
+    colmap,
+    reconstruct,
+    store,
+    benchmark,
+    data,
+    head,
+):
     app.add_command(command)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MatchOptions:
-    """The options of ``geomatch match`` by the names of `geomatch.match`, whose documentation says what they do."""
+    """The options of ``geomatch match``, by the names and meaning of `geomatch.match`'s arguments."""
 
     detector: str | None
     descriptor: str | None

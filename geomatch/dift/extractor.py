@@ -95,7 +95,7 @@ class DIFTExtractor:
         )
 
     def cache_key(self) -> Any:
-        """Settings, kind of device, and weights and prompt by their content; see `geomatch.provenance.cache_key`.
+        """Settings, kind of device, weights and prompt by their content; see `geomatch.provenance.cache_key`.
 
         Raises:
             WeightsError: when weights are missing.
@@ -173,7 +173,12 @@ class DIFTExtractor:
         return [found[index] for index in range(len(pictures))]
 
     def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
-        """Describe the keypoints of an image; ``paper_sampling`` as of `FeatureMap.sample`, patches have no such choice.
+        """Describe the keypoints of an image.
+
+        Args:
+            image: see `geomatch.load_image`.
+            features: the image's keypoints.
+            paper_sampling: see `FeatureMap.sample`; patches have no such choice.
 
         Raises:
             ValueError: when the features belong to an image of another size.

@@ -47,9 +47,7 @@ def dense_size(
     return max(1, round(width / stride)) * stride, max(1, round(height / stride)) * stride
 
 
-def keypoint_patches(
-    picture: Image, features: Features, config: DIFTConfig, stride: int
-) -> Iterator[Tensor]:
+def keypoint_patches(picture: Image, features: Features, config: DIFTConfig, stride: int) -> Iterator[Tensor]:
     """Batches (n, 3, P, P), values 0 to 255, of patches in each keypoint's own scale and orientation.
 
     Raises:

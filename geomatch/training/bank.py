@@ -1,4 +1,4 @@
-"""A bank of corresponding patches, made once per image, that trained projection heads learn from."""
+"""A bank of corresponding patches, cut once per image, that convolutional heads are trained on."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -22,9 +22,9 @@ from geomatch.training.pairs import view_pairs
 from geomatch.types import Features
 
 PER_VIEW = 160
-"""Corresponding keypoints kept of a pair of views, drawn at random."""
+"""Corresponding keypoints taken of a pair of views, drawn at random."""
 STRENGTHS = (1.0, 1.6)
-"""Of the changes of light, in turn."""
+"""Strengths of the changes of light, one after the other."""
 Rows = NDArray[Any]
 """(n,) records, see `row_type`."""
 
@@ -35,7 +35,7 @@ class BankImage:
 
     path: Path
     sha256: str
-    """Of the file, in hexadecimal; decides the views."""
+    """Checksum of the file, in hexadecimal; decides the views."""
     views: int
     """Pairs of views."""
 
@@ -46,12 +46,12 @@ class PatchBank:
 
     folder: Path
     patch_size: int = 32
-    """As `DIFTConfig.patch_size`."""
+    """Side of a patch in its own pixels, as `DIFTConfig.patch_size`."""
     patch_scale: float = 11.0
-    """As `DIFTConfig.patch_scale`."""
+    """Side of a patch in units of the keypoint's scale, as `DIFTConfig.patch_scale`."""
 
     def file(self, image: BankImage) -> Path:
-        """Of one image; its name tells the settings."""
+        """The patches of one image; the name tells the settings."""
         settings = [image.sha256, image.views, self.patch_size, self.patch_scale, PER_VIEW, STRENGTHS]
         return self.folder / f"{digest_of(settings)}.npy"
 
@@ -69,7 +69,7 @@ def row_type(patch_size: int) -> np.dtype[Any]:
 def make_bank(
     bank: PatchBank, images: Sequence[BankImage], workers: int = 2, progress: bool = True
 ) -> dict[BankImage, str]:
-    """One file per image; images whose file is there are passed over. Those that cannot be read, and why."""
+    """Write one file per image, unless it is there; return the images that cannot be read, and why."""
     bank.folder.mkdir(parents=True, exist_ok=True)
     todo = [image for image in images if not bank.file(image).is_file()]
     return for_each_image(partial(_make_one, bank), todo, workers, "patches", progress)
@@ -78,7 +78,7 @@ def make_bank(
 def for_each_image(
     make: Callable[[BankImage], None], images: Sequence[BankImage], workers: int, what: str, progress: bool
 ) -> dict[BankImage, str]:
-    """Call ``make`` of every image in processes of one thread. Images that cannot be read, and why."""
+    """Call ``make`` for every image in processes of one thread; return those that cannot be read, and why."""
     unreadable: dict[BankImage, str] = {}
     # not forked: torch may hold threads
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:

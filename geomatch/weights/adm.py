@@ -1,7 +1,7 @@
 """OpenAI's ADM (guided-diffusion) checkpoints as stock diffusers models.
 
-Names on the left are those of guided-diffusion's ``UNetModel``, on the right
-those of diffusers' ``UNet2DModel``. The architecture is read from the shapes.
+Names of guided-diffusion's ``UNetModel`` become those of diffusers' ``UNet2DModel``; the architecture is read
+from the shapes.
 """
 
 import json

@@ -3,7 +3,8 @@
 import re
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,12 @@ def fill_network(
 ) -> None:
     """Give an empty network its parameters, ready for inference on the CPU.
 
-    Dropped modules are neither allocated nor read. In their place stands an
-    identity, so that the numbering of blocks stays.
-
     Args:
         network: from `empty_network`.
         folder: with its weights, unless ``file`` is given.
-        dtype: of the parameters.
-        dropped: dotted names of modules.
+        dtype: the parameters' type.
+        dropped: dotted names of modules that are neither allocated nor read; an identity takes the place of
+            each, so that the numbering of blocks stays.
         file: weights that replace the folder's.
 
     Raises:
@@ -83,7 +82,7 @@ def fill_network(
 
 
 def load_pickled(path: Path) -> Any:
-    """A torch checkpoint, of which nothing is run; on disk until it is used, if the format allows."""
+    """Read a torch checkpoint without running code from it; on disk until used, if the format allows."""
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
@@ -92,31 +91,32 @@ def _tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """The wanted tensors of a file under their present names; names that no part has go to ``unknown``."""
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as content:
-                names = list(content.keys())
-            for start in range(0, len(names), _TOGETHER):
-                with safe_open(path, framework="pt") as content:
-                    for stored in names[start : start + _TOGETHER]:
-                        name = _present_name(stored, whole)
-                        if name in wanted:
-                            yield name, content.get_tensor(stored)
-                        elif name not in whole:
-                            unknown.append(name)
-        else:
-            loaded = load_pickled(path)
-            for stored, tensor in loaded.items():
-                name = _present_name(stored, whole)
-                if name in wanted:
-                    yield name, tensor
-                elif name not in whole:
-                    unknown.append(name)
+        for stored, read in _entries(path):
+            name = _present_name(stored, whole)
+            if name in wanted:
+                yield name, read()
+            elif name not in whole:
+                unknown.append(name)
     except WeightsError:
         raise
     except Exception as error:  # safetensors and pickle have types of their own
         raise WeightsError(
             f"{path}: damaged or truncated weights ({first_line(error)}); fetch the file again"
         ) from error
+
+
+def _entries(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """Names in a file of weights, and what reads each."""
+    if path.suffix != ".safetensors":
+        for name, tensor in load_pickled(path).items():
+            yield name, partial(Tensor.detach, tensor)
+        return
+    with safe_open(path, framework="pt") as content:
+        names = list(content.keys())
+    for start in range(0, len(names), _TOGETHER):
+        with safe_open(path, framework="pt") as content:
+            for name in names[start : start + _TOGETHER]:
+                yield name, partial(content.get_tensor, name)
 
 
 def _present_name(stored: str, whole: Mapping[str, Tensor]) -> str:

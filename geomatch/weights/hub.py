@@ -15,7 +15,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether a name has the form ORGANISATION/NAME."""
+    """True if a name has the form ORGANISATION/NAME."""
     return _HUB_ID.fullmatch(model) is not None
 
 
@@ -28,15 +28,12 @@ def hub_folder(
 ) -> Path:
     """A snapshot of a repository on the hub, from its cache if that is complete, else downloaded.
 
-    Downloads show their progress, go on where they were broken off and are
-    checked by huggingface_hub.
-
     Args:
         repository: ORGANISATION/NAME.
         revision: branch, tag or commit; None for the main branch.
         alternatives: lists of file patterns; the next is tried when one leaves files missing.
         missing: what a folder lacks, in words.
-        download: whether the hub may be asked, if the user has not forbidden it.
+        download: the hub may be asked, if the user has not forbidden it.
 
     Raises:
         WeightsError: when it cannot be had, with the way out.

@@ -1,4 +1,4 @@
-"""Text embeddings, computed once per prompt and kept beside the weights."""
+"""Text embeddings, computed once per prompt and cached beside the weights."""
 
 import hashlib
 from pathlib import Path
@@ -44,7 +44,7 @@ def cached_embedding(folder: Path, prompt: str) -> NDArray[np.float32] | None:
 def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
     """(tokens, D), the last hidden state of the pipeline's text encoder, as Stable Diffusion uses it.
 
-    Kept beside the weights if that folder can be written to.
+    Cached beside the weights if that folder can be written to.
 
     Raises:
         MissingDependencyError: when transformers is not installed.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class _AllSeen(Exception):  # noqa: N818 (control flow, not an error)
-    """Raised inside the network once every wanted layer has spoken."""
+    """Raised inside the network once every wanted layer has run."""
 
 
 def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object]) -> list[Tensor]:
@@ -24,7 +24,7 @@ def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object
     handles = []
 
     def hook(name: str) -> Callable[..., None]:
-        def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        def store(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
             value = output[0] if isinstance(output, tuple) else output
             if value.ndim != 4:
                 raise ValueError(
@@ -34,7 +34,7 @@ def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object
             if len(outputs) == len(wanted):
                 raise _AllSeen
 
-        return keep
+        return store
 
     try:
         for name in wanted:

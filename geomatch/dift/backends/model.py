@@ -39,7 +39,7 @@ class DiffusionModel:
     prompt_embedding: Tensor | None = None
     """(1, tokens, D) for UNets conditioned on text."""
     lock: Lock = field(default_factory=Lock)
-    """Held during a pass: hooks on a shared network would hear other threads."""
+    """Held during a pass: hooks on a shared network would see other threads' passes."""
 
     def check_timestep(self, timestep: int) -> None:
         """Raise ValueError unless the schedule has that timestep."""
@@ -74,7 +74,7 @@ class DiffusionModel:
 
 
 def layer_name(layer: str | int, up_layers: Sequence[str]) -> str:
-    """The module of a layer that may be given by the paper's index.
+    """The module's name of a layer that may be given by the paper's index.
 
     Raises:
         ValueError: for an index that the model has not.

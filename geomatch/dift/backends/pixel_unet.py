@@ -62,9 +62,8 @@ def load_pixel_unet(
 def output_blocks(unet: nn.Module) -> tuple[str, ...]:
     """Module names of guided-diffusion's ``output_blocks``, by which DIFT counts ADM's layers.
 
-    Each of diffusers' up-blocks stands for one output block per resnet: after
-    the attention if there is one; the last of a level includes the upsampling
-    and so is the up-block itself.
+    Each of diffusers' up-blocks stands for one output block per resnet: after the attention if there is one;
+    the last of a level includes the upsampling and so is the up-block itself.
     """
     names = []
     for level, block in enumerate(unet.get_submodule("up_blocks").children()):

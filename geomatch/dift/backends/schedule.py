@@ -5,7 +5,7 @@ from pathlib import Path
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
-from geomatch.errors import WeightsError
+from geomatch.errors import WeightsError, first_line
 from geomatch.weights.folders import read_config
 
 _FILE = "scheduler_config.json"
@@ -42,6 +42,8 @@ def load_alphas(folder: Path, required: bool = False) -> Tensor:
     try:
         scheduler = DDIMScheduler(**{name: config[name] for name in _SETTINGS if name in config})
     except Exception as error:
-        raise WeightsError(f"{found[0] / _FILE}: damaged scheduler_config.json ({error})") from error
+        raise WeightsError(
+            f"{found[0] / _FILE}: damaged scheduler_config.json ({first_line(error)})"
+        ) from error
     alphas: Tensor = scheduler.alphas_cumprod
     return alphas
