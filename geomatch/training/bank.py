@@ -1,7 +1,7 @@
 """A bank of corresponding patches, cut once per image, that convolutional heads are trained on."""
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -78,17 +78,32 @@ def make_bank(
 def for_each_image(
     make: Callable[[BankImage], None], images: Sequence[BankImage], workers: int, what: str, progress: bool
 ) -> dict[BankImage, str]:
-    """Call ``make`` for every image in processes of one thread; return those that cannot be read, and why."""
+    """Call ``make`` for every image, in processes of one thread if more than one is asked for.
+
+    Returns:
+        The images that cannot be read, and why.
+    """
     unreadable: dict[BankImage, str] = {}
+    ordered = sorted(images, key=lambda image: -image.views)  # the longest first
+
+    def show(items: Iterable[Any]) -> Iterable[Any]:
+        return tqdm(items, total=len(ordered), desc=what, unit="image", disable=not progress)
+
+    def finish(image: BankImage, result: Callable[[], None]) -> None:
+        try:
+            result()
+        except ImageError as error:
+            unreadable[image] = str(error).removeprefix(f"{image.path}: ")
+
+    if workers == 1:
+        for image in show(ordered):
+            finish(image, partial(make, image))
+        return unreadable
     # not forked: torch may hold threads
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
-        # the longest first
-        jobs = {pool.submit(make, image): image for image in sorted(images, key=lambda image: -image.views)}
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc=what, unit="image", disable=not progress):
-            try:
-                job.result()
-            except ImageError as error:
-                unreadable[jobs[job]] = str(error).removeprefix(f"{jobs[job].path}: ")
+        jobs = {pool.submit(make, image): image for image in ordered}
+        for job in show(as_completed(jobs)):
+            finish(jobs[job], job.result)
     return unreadable
 
 
