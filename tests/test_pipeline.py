@@ -36,7 +36,9 @@ def error(result: MatchResult) -> float:
     return geomatch.corner_error(result.homography.matrix, PAIR.homography, (640, 480))
 
 
-def test_bundled_pair_is_registered_every_time_alike(result: MatchResult, photo0: Image, photo1: Image) -> None:
+def test_bundled_pair_is_registered_every_time_alike(
+    result: MatchResult, photo0: Image, photo1: Image
+) -> None:
     assert error(result) < 2
     assert result.homography.num_inliers > FEW / 10
     stages = ("read", "load_model", "detect", "describe", "match", "estimate", "refine_homography")
