@@ -2,7 +2,7 @@
 
 import json
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -108,7 +108,7 @@ class Plain:
 class Whole(Plain):
     """With traits, several images at once, and its dimension."""
 
-    traits: Traits = Traits(metric="l2")
+    traits: Traits = field(default_factory=lambda: Traits(metric="l2"))
     dimension: int = 24
 
     def describe_many(self, images: list[Image], features: list[Features]) -> list[Features]:
