@@ -22,12 +22,10 @@ def no_keypoints(image: Image) -> Features:
     return Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), image.size)
 
 
-def check_limits(max_keypoints: int | None, min_distance: float) -> None:
-    """Raise ValueError unless the limits of `select_best` make sense."""
+def check_limit(max_keypoints: int | None) -> None:
+    """Raise ValueError unless the number of keypoints makes sense."""
     if max_keypoints is not None and max_keypoints < 1:
         raise ValueError(f"max_keypoints must be at least 1 or None, got {max_keypoints}")
-    if not min_distance >= 0:
-        raise ValueError(f"min_distance must be 0 or more pixels, got {min_distance}")
 
 
 def select_best(features: Features, max_keypoints: int | None = None, min_distance: float = 0.0) -> Features:
@@ -35,7 +33,7 @@ def select_best(features: Features, max_keypoints: int | None = None, min_distan
 
     Equal scores keep the order they came in.
     """
-    check_limits(max_keypoints, min_distance)
+    check_limit(max_keypoints)
     order = np.argsort(-features.scores, kind="stable")
     if min_distance > 0:
         order = order[_spread(features.keypoints[order], min_distance, max_keypoints)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geomatch.images import Image
-from geomatch.keypoints.detector import check_limits
+from geomatch.keypoints.detector import check_limit
 from geomatch.types import Features
 
 
@@ -29,7 +29,7 @@ class GridDetector:
             raise ValueError(f"step must be at least 1 pixel, got {self.step}")
         if self.border < 0:
             raise ValueError(f"border must be 0 or more pixels, got {self.border}")
-        check_limits(self.max_keypoints, self.step)
+        check_limit(self.max_keypoints)
 
     def spacing(self, size: tuple[int, int]) -> int:
         """The step in a (width, height) image, grown as far as ``max_keypoints`` asks."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from geomatch.files import sha256_of
 from geomatch.images import Image
-from geomatch.keypoints.detector import Detector, check_limits, no_keypoints, select_best
+from geomatch.keypoints.detector import Detector, check_limit, no_keypoints, select_best
 from geomatch.keypoints.opencv import OpenCVDetector
 from geomatch.provenance import settings_key
 from geomatch.types import Features
@@ -27,15 +27,13 @@ class MixedDetector:
     """The network's weights, as `TinyDetector.weights`."""
     max_keypoints: int | None = 3000
     """Keep at most so many; None for all."""
-    min_distance: float = 0.0
-    """Least distance in pixels between two keypoints, of whichever kind."""
     max_image_side: int | None = 2048
     """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
     """The network's device."""
 
     def __post_init__(self) -> None:
-        check_limits(self.max_keypoints, self.min_distance)
+        check_limit(self.max_keypoints)
 
     def cache_key(self) -> Any:
         """The settings, and the weights by their content; see `geomatch.provenance.cache_key`."""
@@ -68,4 +66,4 @@ class MixedDetector:
             for name in ("keypoints", "scales", "orientations")
         }
         features = Features(scores=scores, image_size=image.size, **joined)
-        return select_best(features, self.max_keypoints, self.min_distance)
+        return select_best(features, self.max_keypoints)

@@ -9,7 +9,7 @@ import numpy as np
 
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
-from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
+from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.types import Features
 
 _FACTORIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,8 +57,6 @@ class OpenCVDetector:
     """A name (see `available_opencv_detectors`) or an object made with OpenCV's own options."""
     max_keypoints: int | None = 3000
     """Keep at most so many, the best by OpenCV's response; None for all."""
-    min_distance: float = 0.0
-    """Least distance in pixels between two keypoints; 0 keeps SIFT's several orientations at a point."""
     max_image_side: int | None = 2048
     """Larger images are reduced to this long side for detection, which bounds time and memory."""
     rank_by: Literal["response", "size"] = "response"
@@ -66,7 +64,7 @@ class OpenCVDetector:
     placed less exactly: COLMAP ranks by size, too."""
 
     def __post_init__(self) -> None:
-        check_limits(self.max_keypoints, self.min_distance)
+        check_limit(self.max_keypoints)
         if self.rank_by not in ("response", "size"):
             raise ValueError(f"rank_by must be 'response' or 'size', got {self.rank_by!r}")
         if isinstance(self.feature, str):
@@ -94,4 +92,4 @@ class OpenCVDetector:
             scales=sizes.astype(np.float32) if scaled else None,
             orientations=np.radians(angles).astype(np.float32) if oriented else None,
         )
-        return select_best(features, self.max_keypoints, self.min_distance)
+        return select_best(features, self.max_keypoints)

@@ -20,7 +20,7 @@ from geomatch.errors import WeightsError, first_line, require
 from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
-from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
+from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.provenance import settings_key
 from geomatch.types import Features
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
@@ -35,6 +35,18 @@ def _grey_tensor(image: Image) -> Tensor:
     """(1, 1, H, W) in [0, 1]."""
     rgb = torch.from_numpy(image.pixels.astype(np.float32) / 255).permute(2, 0, 1)
     return (rgb * torch.tensor(_GREY)[:, None, None]).sum(0)[None, None]
+
+
+def _features(
+    keypoints: Tensor, scores: Tensor, descriptors: Tensor, reduced: Image, image: Image
+) -> Features:
+    """Keypoints (N, 2) of the reduced image as those of the image."""
+    return Features(
+        keypoints=resize_points(keypoints.cpu().numpy(), reduced.size, image.size),
+        scores=scores.cpu().numpy(),
+        image_size=image.size,
+        descriptors=descriptors.cpu().numpy(),
+    )
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int, relu: bool = True) -> nn.Module:
@@ -121,8 +133,6 @@ class SuperPointDetector:
     """A weights file; None looks in the cache and then downloads (see `geomatch.weights.download`)."""
     max_keypoints: int | None = 3000
     """Keep at most so many, the best by score; None for all."""
-    min_distance: float = 0.0
-    """Least Euclidean distance in pixels, beside the square window of ``nms_radius``."""
     nms_radius: int = 4
     """Half side in pixels of the square in which a keypoint must be the maximum."""
     detection_threshold: float = 0.005
@@ -141,7 +151,7 @@ class SuperPointDetector:
         ]
 
     def __post_init__(self) -> None:
-        check_limits(self.max_keypoints, self.min_distance)
+        check_limit(self.max_keypoints)
         if self.nms_radius < 0 or self.border < 0:
             raise ValueError("nms_radius and border must be 0 or more pixels")
 
@@ -155,14 +165,8 @@ class SuperPointDetector:
         reduced = reduce_image(image, self.max_image_side)
         if min(reduced.size) < SuperPointNetwork.stride:  # no whole cell
             return no_keypoints(image)
-        keypoints, scores, descriptors = self.detect_tensor(_grey_tensor(reduced).to(self.device))
-        features = Features(
-            keypoints=resize_points(keypoints.cpu().numpy(), reduced.size, image.size),
-            scores=scores.cpu().numpy(),
-            image_size=image.size,
-            descriptors=descriptors.cpu().numpy(),
-        )
-        return select_best(features, self.max_keypoints, self.min_distance)
+        found = self.detect_tensor(_grey_tensor(reduced).to(self.device))
+        return select_best(_features(*found, reduced, image), self.max_keypoints)
 
     @torch.inference_mode()
     def describe(self, image: Image, features: Features) -> Features:
@@ -186,7 +190,7 @@ class SuperPointDetector:
     def detect_tensor(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From one grey image (1, 1, H, W) in [0, 1]: keypoints (N, 2), scores (N,), descriptors (N, 256).
 
-        Best first; ``max_keypoints`` is applied, resizing and ``min_distance`` are not.
+        Best first; ``max_keypoints`` is applied; the image is not resized.
         """
         scores, coarse = self.network(grey)
         scores = _suppress(scores, self.nms_radius)
@@ -228,8 +232,6 @@ class MagicLeapSuperPoint:
     """Hub id or local folder."""
     max_keypoints: int | None = 3000
     """Keep at most so many, the best by score; None for all."""
-    min_distance: float = 0.0
-    """Least Euclidean distance in pixels between keypoints."""
     max_image_side: int | None = 2048
     """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
@@ -239,7 +241,7 @@ class MagicLeapSuperPoint:
         return [settings_key(self, leave_out=("weights",)), transformers_fingerprint(self.weights)]
 
     def __post_init__(self) -> None:
-        check_limits(self.max_keypoints, self.min_distance)
+        check_limit(self.max_keypoints)
 
     @cached_property
     def network(self) -> Any:
@@ -264,10 +266,5 @@ class MagicLeapSuperPoint:
         valid = found.mask[0].bool()
         # the model returns coordinates divided by (width, height) of its input
         pixels = found.keypoints[0][valid] * found.keypoints.new_tensor(reduced.size)
-        features = Features(
-            keypoints=resize_points(pixels.cpu().numpy(), reduced.size, image.size),
-            scores=found.scores[0][valid].cpu().numpy(),
-            image_size=image.size,
-            descriptors=found.descriptors[0][valid].cpu().numpy(),
-        )
-        return select_best(features, self.max_keypoints, self.min_distance)
+        scores, descriptors = found.scores[0][valid], found.descriptors[0][valid]
+        return select_best(_features(pixels, scores, descriptors, reduced, image), self.max_keypoints)

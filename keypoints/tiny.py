@@ -15,7 +15,7 @@ from geomatch.errors import WeightsError, first_line
 from geomatch.files import replacing, sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
-from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
+from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.keypoints.orientation import dominant_orientations
 from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.provenance import settings_key
@@ -46,8 +46,6 @@ class TinyDetector:
     """A file of `save_network`; None for the embedded one."""
     max_keypoints: int | None = 3000
     """Keep at most so many; None for all."""
-    min_distance: float = 0.0
-    """Least distance in pixels between two keypoints, of whatever levels."""
     nms_radius: int = 3
     """Half side, in pixels of its level, of the square in which a keypoint must be the maximum."""
     detection_threshold: float = 0.01
@@ -63,7 +61,7 @@ class TinyDetector:
         return [settings_key(self, leave_out=("weights",)), sha256_of(weights_file(self.weights))]
 
     def __post_init__(self) -> None:
-        check_limits(self.max_keypoints, self.min_distance)
+        check_limit(self.max_keypoints)
         if self.nms_radius < 0 or self.border < 1:
             raise ValueError("nms_radius must be 0 or more pixels, border 1 or more")
 
@@ -97,7 +95,7 @@ class TinyDetector:
             scales=scales * np.float32(image.size[0] / reduced.size[0]),
             orientations=dominant_orientations(reduced.pixels, points, scales),
         )
-        return select_best(features, self.max_keypoints, self.min_distance)
+        return select_best(features, self.max_keypoints)
 
     @torch.inference_mode()
     def _search(self, grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -2,14 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from geomatch import EstimationFailure, HomographyEstimate, ShapeError, corner_error, warp_points
 from geomatch.estimators import (
     Estimator,
     Gate,
-    KorniaEstimator,
     OpenCVEstimator,
     create_estimator,
     estimate_two_view,
@@ -72,33 +70,6 @@ def test_order_of_matches_and_images_hardly_matters(rng: np.random.Generator) ->
     np.testing.assert_array_equal(one.inliers[order], other.inliers)
     swapped = found(OpenCVEstimator().estimate(p1, p0, SIZE))
     assert corner_error(np.linalg.inv(swapped.matrix), one.matrix, SIZE) < 0.5
-
-
-@pytest.mark.parametrize("modern", [False, True], ids=["0.8.2", "0.8.3 on"])
-def test_kornia_gets_its_threshold_in_its_own_unit(
-    modern: bool, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
-) -> None:
-    """Up to 0.8.2 kornia compares squared errors with ``inl_th``; later releases square it themselves."""
-    given: list[float] = []
-
-    class Old:
-        def __init__(self, model_type: str, inl_th: float, batch_size: int, max_iter: int,
-                     confidence: float, max_lo_iters: int) -> None:  # fmt: skip
-            given.append(inl_th)
-
-        def __call__(self, p0: torch.Tensor, p1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return torch.from_numpy(H), torch.ones(len(p0))
-
-    class New(Old):
-        def __init__(self, model_type: str, inl_th: float, batch_size: int, max_iter: int,
-                     confidence: float, max_lo_iters: int, seed: int, score_type: str,
-                     prosac_sampling: bool) -> None:  # fmt: skip
-            given.append(inl_th)
-
-    monkeypatch.setattr("kornia.geometry.ransac.RANSAC", New if modern else Old)
-    p0, p1 = random_matches(rng, H, 50, 0)
-    assert KorniaEstimator(threshold=3.0).estimate(p0, p1, SIZE)
-    assert given == [3.0 if modern else 9.0]
 
 
 @pytest.mark.parametrize("name", ["ransac", "usac_accurate", "poselib", "kornia"])

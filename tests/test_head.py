@@ -30,7 +30,7 @@ from geomatch.weights.folders import HEAD_FILE
 
 TINY = replace(PRESETS["dift-tiny"], head=False)
 SMALL = replace(TINY, layers=("down_blocks.1.resnets.0",))
-HEAD = HeadConfig(widths=(8,), dimension=16, views=2, per_view=24, steps=6)
+HEAD = HeadConfig(widths=(8,), dimension=32, views=4, per_view=24, steps=6)
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +172,9 @@ def test_fitted_head_is_better_and_goes_on(
     """On a photograph kept out, the closed form of raw activations finds more partners."""
     paths = [photos / "a.png", photos / "b.png", photos / "none.png"]
     PILImage.new("RGB", (64, 64)).save(paths[2])  # nothing to find there
-    fitted = fit_on_images(SMALL, paths, tmp_path, dimension=32, views=2, progress=False)
+    fitted = fit_on_images(SMALL, paths, tmp_path, dimension=64, views=4, progress=False)
     assert fitted.images == 1
-    assert fitted.head.projection.shape == (1024, 32)
+    assert fitted.head.projection.shape == (1024, 64)
     assert list(fitted.skipped.values()) == ["no common keypoints in its views"]
     assert fitted.before is not None
     assert fitted.after is not None
@@ -185,13 +185,13 @@ def test_fitted_head_is_better_and_goes_on(
         raise AssertionError("computed again")
 
     monkeypatch.setattr("geomatch.training.linear_head._activations", never)
-    again = fit_on_images(SMALL, paths, tmp_path, dimension=16, views=2, progress=False)
+    again = fit_on_images(SMALL, paths, tmp_path, dimension=32, views=4, progress=False)
     np.testing.assert_allclose(
-        np.abs(again.head.projection), np.abs(fitted.head.projection[:, :16]), atol=1e-3
+        np.abs(again.head.projection), np.abs(fitted.head.projection[:, :32]), atol=1e-3
     )
     paths[2].unlink()
     with pytest.raises(GeomatchError, match="needs at least 2000"):
-        fit_on_images(SMALL, paths[:2], tmp_path, dimension=1000, views=2, progress=False)
+        fit_on_images(SMALL, paths[:2], tmp_path, dimension=1000, views=4, progress=False)
 
 
 def test_head_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import torch
 from geomatch import Image, WeightsError
 from geomatch.keypoints import MagicLeapSuperPoint, SuperPointDetector
 from geomatch.keypoints.superpoint import SuperPointNetwork, load_superpoint
-from geomatch.weights.download import SUPERPOINT_V6, WeightsFile, is_cached, locate_weights
+from geomatch.weights.download import SUPERPOINT_V6, WeightsFile, locate_weights
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "superpoint_v6.npz")
 
@@ -66,12 +66,10 @@ def test_golden_output(weights: Path) -> None:
 
 
 def test_detecting_on_images(weights: Path, photo0: Image) -> None:
-    found = SuperPointDetector(weights=weights, max_keypoints=100, min_distance=6).detect(photo0)
+    found = SuperPointDetector(weights=weights, max_keypoints=100).detect(photo0)
     assert 0 < len(found) <= 100
     assert found.descriptors is not None
     np.testing.assert_allclose(np.linalg.norm(found.descriptors, axis=1), 1, atol=1e-5)
-    apart = np.linalg.norm(found.keypoints[:, None] - found.keypoints[None], axis=2)
-    assert apart[~np.eye(len(found), dtype=bool)].min() >= 6
     tiny = Image(np.zeros((5, 7, 3), np.uint8), "tiny")
     assert len(SuperPointDetector(weights=weights).detect(tiny)) == 0
 
@@ -121,10 +119,8 @@ def test_download_into_the_cache(server: str, weights: Path, monkeypatch: pytest
     monkeypatch.delenv("HF_HUB_OFFLINE")
     known = hashlib.sha256(weights.read_bytes()).hexdigest()
     file = WeightsFile(weights.name, f"{server}/{weights.name}", "MIT", known)
-    assert not is_cached(file)
     path = locate_weights(file)
     assert path.read_bytes() == weights.read_bytes()
-    assert is_cached(file)
     assert sorted(p.name for p in path.parent.iterdir() if p.is_file()) == [weights.name]
     load_superpoint()  # finds it in the cache
     (path.parent / (weights.name + ".sha256")).unlink()
@@ -136,7 +132,6 @@ def test_download_into_the_cache(server: str, weights: Path, monkeypatch: pytest
     cut = replace(file, file_name="cut.pth", url=f"{server}/cut.pth", sha256=None)
     with pytest.raises(WeightsError, match=r"got 10 of 1000 bytes"):
         locate_weights(cut)
-    assert not is_cached(cut)
     missing = replace(file, file_name="missing.pth", url=f"{server}/missing.pth")
     with pytest.raises(WeightsError, match="404"):
         locate_weights(missing)

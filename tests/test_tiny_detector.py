@@ -108,9 +108,6 @@ def test_mixed_takes_turns(photo0: Image) -> None:
     np.testing.assert_array_equal(found.keypoints[::2], sift.keypoints[:151])
     np.testing.assert_array_equal(found.keypoints[1::2], tiny.keypoints[:150])
     assert (np.diff(found.scores) < 0).all()
-    spread = MixedDetector(max_keypoints=None, min_distance=6).detect(photo0).keypoints
-    apart = np.linalg.norm(spread[:, None] - spread[None], axis=2) + 1e9 * np.eye(len(spread))
-    assert apart.min() >= 6
 
 
 def test_weights_are_part_of_the_identity(tmp_path: Path) -> None:

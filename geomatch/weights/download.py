@@ -53,11 +53,6 @@ def is_offline() -> bool:
     return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in values)
 
 
-def is_cached(weights: WeightsFile) -> bool:
-    """True if the file is in the cache already."""
-    return (cache_folder() / weights.file_name).is_file()
-
-
 def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path:
     """The file on disk, downloaded and verified if need be.
 
