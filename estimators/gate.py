@@ -107,12 +107,7 @@ class Gate:
         return ""
 
     def _unsupported(
-        self,
-        p0: Points,
-        p1: Points,
-        inliers: NDArray[np.bool_],
-        finite: NDArray[np.bool_],
-        threshold: float,
+        self, p0: Points, p1: Points, inliers: NDArray[np.bool_], finite: NDArray[np.bool_], threshold: float
     ) -> EstimationFailure | None:
         """A failure unless the inliers are more than chance would give."""
         total, count = _distinct(p0[finite], p1[finite]), _distinct(p0[inliers], p1[inliers])

@@ -54,29 +54,7 @@ _HOME = {
     "Matches": "geomatch.types",
 }
 
-__all__ = [
-    "DIFTConfig",
-    "DIFTExtractor",
-    "EstimationFailure",
-    "Features",
-    "GeomatchError",
-    "HomographyEstimate",
-    "Image",
-    "ImageError",
-    "MatchResult",
-    "Matches",
-    "MissingDependencyError",
-    "ShapeError",
-    "WeightsError",
-    "bundled_pair",
-    "corner_error",
-    "load_image",
-    "match",
-    "match_mutual",
-    "release",
-    "warp_points",
-]
-
+__all__ = [*_HOME, "GeomatchError", "ImageError", "MissingDependencyError", "ShapeError", "WeightsError"]
 
 __getattr__ = lazy_names(__name__, _HOME)
 

@@ -79,8 +79,7 @@ class OpenCVDetector:
         grey = cv2.cvtColor(reduced.pixels, cv2.COLOR_RGB2GRAY)
         found = feature.detect(grey, None)
         rows = np.array(
-            [(*point.pt, point.response, point.size, point.angle) for point in found],
-            dtype=np.float64,
+            [(*point.pt, point.response, point.size, point.angle) for point in found], dtype=np.float64
         ).reshape(-1, 5)
         sizes, angles = rows[:, 3] * (image.size[0] / reduced.size[0]), rows[:, 4]
         oriented = len(rows) > 0 and bool((angles >= 0).all())  # OpenCV writes -1 for "none"

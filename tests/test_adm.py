@@ -108,10 +108,7 @@ def test_other_files_are_refused(state: dict[str, torch.Tensor], tmp_path: Path)
     plain = {**state, "input_blocks.3.0.op.weight": torch.zeros(1)}
     fails(save(plain, tmp_path / "plain.pt"), "resblock_updown=False")
     fewer = {name: value for name, value in state.items() if name != "middle_block.1.norm.bias"}
-    fails(
-        save(fewer, tmp_path / "fewer.pt"),
-        r"1 parameters differ, such as mid_block.att.*norm.bias",
-    )
+    fails(save(fewer, tmp_path / "fewer.pt"), r"1 parameters differ, such as mid_block.att.*norm.bias")
     more = {**state, "surprise.0.weight": torch.zeros(1)}
     fails(save(more, tmp_path / "more.pt"), "no guided-diffusion UNet")
     wide = {**state, "out.2.weight": torch.zeros(6, 64, 3, 3)}

@@ -16,9 +16,8 @@ def test_grid_points_are_cell_centres() -> None:
     assert (found.scores == 1).all()
 
 
-@pytest.mark.parametrize("size", [(33, 50), (64, 64), (5, 100)])
-def test_grid_is_symmetric_and_inside(size: tuple[int, int]) -> None:
-    width, height = size
+@pytest.mark.parametrize(("width", "height"), [(33, 50), (64, 64), (5, 100)])
+def test_grid_is_symmetric_and_inside(width: int, height: int) -> None:
     image = Image(np.zeros((height, width, 3), np.uint8), "x")
     points = GridDetector(step=7, border=2).detect(image).keypoints
     mirrored = np.array([width - 1, 0]) + points * [-1, 1]

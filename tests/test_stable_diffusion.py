@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,27 +142,30 @@ def test_embedding_is_computed_once(folder: Path, image: Image, monkeypatch: pyt
         _ = DIFTExtractor(asking).model
 
 
-@pytest.mark.parametrize("changed", ["weights", "configuration", "tokenizer"])
-def test_another_text_encoder_makes_other_embeddings(folder: Path, changed: str) -> None:
+def test_another_text_encoder_makes_other_embeddings(folder: Path) -> None:
     """Whatever part of it is another, the last weight included."""
     pytest.importorskip("transformers")
-    load(folder)
-    before = cached_embedding(folder, "")
-    if changed == "weights":
-        path = folder / "text_encoder" / "model.safetensors"
-        state = load_file(path)
-        name = next(key for key in state if key.endswith("final_layer_norm.bias"))
-        save_file({**state, name: state[name] + 0.1}, path, metadata={"format": "pt"})
-    elif changed == "configuration":
-        change(folder / "text_encoder" / "config.json", {"hidden_act": "gelu"})
-    else:
-        change(folder / "tokenizer" / "vocab.json", {"<|startoftext|>": 1, "<|endoftext|>": 0})
-    assert cached_embedding(folder, "") is None
-    load(folder)
-    after = cached_embedding(folder, "")
-    assert before is not None
-    assert after is not None
-    assert not np.allclose(before, after)
+
+    def embedding() -> np.ndarray[Any, Any]:
+        load(folder)
+        found = cached_embedding(folder, "")
+        assert found is not None
+        return found
+
+    before = embedding()
+    path = folder / "text_encoder" / "model.safetensors"
+    state = load_file(path)
+    name = next(key for key in state if key.endswith("final_layer_norm.bias"))
+    for make_other in (
+        lambda: save_file({**state, name: state[name] + 0.1}, path, metadata={"format": "pt"}),
+        lambda: change(folder / "text_encoder" / "config.json", {"hidden_act": "gelu"}),
+        lambda: change(folder / "tokenizer" / "vocab.json", {"<|startoftext|>": 1, "<|endoftext|>": 0}),
+    ):
+        make_other()
+        assert cached_embedding(folder, "") is None
+        after = embedding()
+        assert not np.allclose(before, after)
+        before = after
 
 
 def test_fingerprint_covers_all_that_decides(folder: Path) -> None:
@@ -269,7 +273,6 @@ def test_damage_is_named(folder: Path, small_sd: Path) -> None:
 
 
 def test_layers_that_are_not_there(small_sd: Path) -> None:
-    with pytest.raises(ValueError, match=r"layer 4: up_ft indices of this model are 0 to 3"):
-        _ = DIFTExtractor(replace(config(small_sd), layers=(4,))).model
-    with pytest.raises(ValueError, match=r"unknown layer 'up_blocks.9'"):
-        _ = DIFTExtractor(replace(config(small_sd), layers=("up_blocks.9",))).model
+    for layer, words in ((4, "layer 4: up_ft indices of this model are 0 to 3"), ("up_blocks.9", "unknown")):
+        with pytest.raises(ValueError, match=words):
+            _ = DIFTExtractor(replace(config(small_sd), layers=(layer,))).model

@@ -17,6 +17,7 @@ import torch
 from geomatch import Image, WeightsError
 from geomatch.keypoints import MagicLeapSuperPoint, SuperPointDetector
 from geomatch.keypoints.superpoint import SuperPointNetwork, load_superpoint
+from geomatch.keypoints.tiny import load_network
 from geomatch.weights.download import SUPERPOINT_V6, WeightsFile, locate_weights
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "superpoint_v6.npz")
@@ -47,12 +48,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_parameters_are_those_of_the_reference() -> None:
+def test_golden_output(weights: Path) -> None:
     shapes = {name: list(value.shape) for name, value in SuperPointNetwork().state_dict().items()}
     assert shapes == json.loads(str(GOLDEN["state_dict_shapes"]))
-
-
-def test_golden_output(weights: Path) -> None:
     conf = json.loads(str(GOLDEN["conf"]))
     detector = SuperPointDetector(
         weights=weights,
@@ -83,11 +81,25 @@ def test_broken_and_missing_weights(tmp_path: Path) -> None:
     torch.save({"other": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="does not hold SuperPoint"):
         load_superpoint(tmp_path / "other.pth")
-
-
-def test_offline_says_what_to_do() -> None:
     with pytest.raises(WeightsError, match=r"downloads are off; download https://.* and put it at "):
-        locate_weights(SUPERPOINT_V6)
+        load_superpoint()
+
+
+@pytest.mark.parametrize("silent", [OSError(), ValueError("\n"), KeyError()])
+def test_errors_without_a_message_are_reported(
+    silent: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other libraries raise them; the type is named in their place."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise silent
+
+    (tmp_path / "x.pth").write_bytes(b"x")
+    monkeypatch.setattr("torch.load", fail)
+    monkeypatch.setattr("safetensors.torch.load_file", fail)
+    for load in (load_superpoint, load_network):
+        with pytest.raises(WeightsError, match=rf"does not hold .*\({type(silent).__name__}\)"):
+            load(tmp_path / "x.pth")
 
 
 @pytest.fixture
@@ -143,7 +155,6 @@ def test_first_download_binds_later_reads(
     monkeypatch.delenv("HF_HUB_OFFLINE")
     file = WeightsFile(weights.name, f"{server}/{weights.name}", "MIT", None)
     path = locate_weights(file)
-    assert locate_weights(file) == path
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(WeightsError, match="damaged or was replaced"):
         locate_weights(file)

@@ -22,7 +22,8 @@ class DIFTConfig:
     """Timestep t of the forward pass, 0 to 999."""
     layers: tuple[str | int, ...] = ("up_blocks.1",)
     """Where the UNet is read: the paper's up_ft_index (0 to 3 in Stable Diffusion, 0 to 17 in ADM) or a
-    module by diffusers' name, such as ``up_blocks.1``. Several are concatenated, for the cosine each normalised."""
+    module by diffusers' name, such as ``up_blocks.1``. Several are concatenated, each normalised for the
+    cosine."""
     noise: bool = True
     """Add noise of timestep t, as the paper does; without it the clean image is used."""
     ensemble_size: int = 1

@@ -129,14 +129,11 @@ def load_bank(bank: PatchBank, images: Sequence[BankImage]) -> list[Rows]:
 def _make_one(bank: PatchBank, image: BankImage) -> None:
     seed = int(image.sha256[:8], 16)
     parts = [np.zeros(0, row_type(bank.patch_size))]
-    pairs = view_pairs(image.path, image.views, seed, 1000, STRENGTHS)
+    pairs = view_pairs(image.path, image.views, seed, 1000, STRENGTHS, per_view=PER_VIEW)
     for number, (view0, view1, features0, features1) in enumerate(pairs):
-        keep = np.random.default_rng([seed, number]).permutation(len(features0))[:PER_VIEW]
-        rows = np.zeros(len(keep), row_type(bank.patch_size))
-        rows["patches"] = np.stack(
-            [_cut(bank, view0, features0[keep]), _cut(bank, view1, features1[keep])], axis=1
-        )
-        rows["points"] = np.stack([features0.keypoints[keep], features1.keypoints[keep]], axis=1)
+        rows = np.zeros(len(features0), row_type(bank.patch_size))
+        rows["patches"] = np.stack([_cut(bank, view0, features0), _cut(bank, view1, features1)], axis=1)
+        rows["points"] = np.stack([features0.keypoints, features1.keypoints], axis=1)
         rows["view"] = number
         parts.append(rows)
     with replacing(bank.file(image)) as temporary, temporary.open("wb") as file:

@@ -57,7 +57,7 @@ def train_head(
     workers: int = 2,
     progress: bool = True,
 ) -> FittedHead:
-    """Make the bank and train the network of a model that describes patches; a second call goes on.
+    """Make the bank and train the head of a model that describes patches; a second call goes on.
 
     Args:
         config: the model and its settings.
@@ -65,7 +65,7 @@ def train_head(
         work: folder of the checkpoint.
         settings: the training's settings.
         patches: folder of the bank, which several trainings can share; None for ``work/patches``.
-        workers: processes that make the bank.
+        workers: processes that make the bank; 1 is this one.
         progress: show bars.
 
     Raises:
@@ -73,9 +73,7 @@ def train_head(
         ValueError: when the model is not one of patches.
     """
     if config.sampling != "patch":
-        raise ValueError(
-            "a projection head can be trained for sampling='patch' only; dense maps have the fitted one"
-        )
+        raise ValueError("a head can be trained for sampling='patch' only; dense maps have the fitted one")
     bank = PatchBank(patches or work / "patches", config.patch_size, config.patch_scale)
     unreadable = make_bank(bank, images, workers, progress)
     images = [image for image in images if image not in unreadable]

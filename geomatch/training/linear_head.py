@@ -153,14 +153,9 @@ def rank1(parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], NDArra
 def _activations(
     extractor: DIFTExtractor, path: Path, views: int, motions: Sequence[Motion], seed: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    for number, (view0, view1, features0, features1) in enumerate(
-        view_pairs(path, views, seed, motions=motions)
-    ):
-        keep = np.random.default_rng([seed, number]).permutation(len(features0))[:PER_VIEW]
-        yield (
-            _rows(extractor.describe(view0, features0[keep])),
-            _rows(extractor.describe(view1, features1[keep])),
-        )
+    pairs = view_pairs(path, views, seed, motions=motions, per_view=PER_VIEW)
+    for view0, view1, features0, features1 in pairs:
+        yield _rows(extractor.describe(view0, features0)), _rows(extractor.describe(view1, features1))
 
 
 def _save(file: Path, parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:

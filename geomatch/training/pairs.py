@@ -76,6 +76,7 @@ def view_pairs(
     max_keypoints: int = 400,
     strengths: Sequence[float] = (1.0,),
     motions: Sequence[Motion] = ("upright", "rotated"),
+    per_view: int | None = None,
 ) -> Iterator[tuple[Image, Image, Features, Features]]:
     """Pairs of views of one image, with SIFT keypoints that correspond row by row.
 
@@ -86,7 +87,9 @@ def view_pairs(
         max_keypoints: limit of the detector in each view.
         strengths: strengths of the change of light, each for a round of the motions.
         motions: kinds of motion, one after the other.
+        per_view: take at most so many keypoints of a pair, drawn at random.
     """
+    found = 0
     detector = OpenCVDetector("sift", max_keypoints=max_keypoints)
     pixels = load_image(path).pixels
     for view in range(views):
@@ -96,4 +99,7 @@ def view_pairs(
         features0, features1 = detector.detect(view0), detector.detect(view1)
         pairs = true_pairs(features0, features1, matrix)
         if len(pairs):
+            if per_view is not None:
+                pairs = pairs[np.random.default_rng([seed, found]).permutation(len(pairs))[:per_view]]
+            found += 1
             yield view0, view1, features0[pairs[:, 0]], features1[pairs[:, 1]]

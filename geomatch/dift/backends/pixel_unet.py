@@ -18,7 +18,7 @@ from geomatch.weights.checkpoint import empty_network, fill_network
 def load_pixel_unet(
     folder: Path, unet_folder: Path, unet_file: Path | None, config: DIFTConfig, device: str
 ) -> DiffusionModel:
-    """From a diffusers folder: a bare UNet, or a pipeline with ``unet`` and ``scheduler`` in it.
+    """Load a diffusers folder: a bare UNet, or a pipeline with ``unet`` and ``scheduler`` in it.
 
     A UNet with 3 n^2 input channels works on n x n blocks of pixels.
 

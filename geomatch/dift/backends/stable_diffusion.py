@@ -19,13 +19,13 @@ from geomatch.weights.checkpoint import empty_network, fill_network
 def load_stable_diffusion(
     folder: Path, unet_file: Path | None, embedding: NDArray[np.float32], config: DIFTConfig, device: str
 ) -> DiffusionModel:
-    """From the folder of a diffusers pipeline; text encoder, decoder and later up-blocks are not read.
+    """Load the folder of a diffusers pipeline; text encoder, decoder and later up-blocks are not read.
 
     Args:
-        folder: with ``unet``, ``vae`` and ``scheduler``.
+        folder: holds ``unet``, ``vae`` and ``scheduler``.
         unet_file: weights that replace the UNet's.
         embedding: (tokens, D) of the prompt.
-        config: layers, dtype.
+        config: layers and dtype.
         device: where the networks go.
 
     Raises:

@@ -14,10 +14,7 @@ RIDGE = 0.1
 
 
 def fit_head(
-    first: NDArray[np.float32],
-    second: NDArray[np.float32],
-    dimension: int,
-    settings: dict[str, Any],
+    first: NDArray[np.float32], second: NDArray[np.float32], dimension: int, settings: dict[str, Any]
 ) -> LinearHead:
     """Fit the directions in which different places differ most, measured by how much one place changes.
 
