@@ -14,9 +14,11 @@ from diffusers import DDPMScheduler, UNet2DModel
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
 from geomatch.dift import PRESETS, FeatureMap
 from geomatch.dift.backends.capture import capture, find_layer
+from geomatch.dift.backends.loading import find_device
 from geomatch.dift.backends.schedule import load_alphas
 from geomatch.dift.head.fit import fit_head
 from geomatch.dift.inputs import dense_size
+from geomatch.provenance import cache_key
 from geomatch.weights.sources import model_folder
 
 
@@ -155,6 +157,14 @@ def test_same_seed_same_descriptors_and_other_seed_others(config: DIFTConfig, im
     assert one == DIFTExtractor(config).describe(image, points)
     assert one != DIFTExtractor(replace(config, seed=1)).describe(image, points)
     assert one == DIFTExtractor(config).describe(image.pixels, points)
+
+
+def test_cache_key_holds_what_decides_the_descriptors(config: DIFTConfig) -> None:
+    key = cache_key(DIFTExtractor(config))
+    for change in ({"batch_size": 3}, {"device": find_device("auto")}):
+        assert cache_key(DIFTExtractor(replace(config, **change))) == key  # type: ignore[arg-type]
+    for change in ({"seed": 1}, {"timestep": 3}, {"dtype": "bfloat16"}, {"image_size": 64}):
+        assert cache_key(DIFTExtractor(replace(config, **change))) != key  # type: ignore[arg-type]
 
 
 def test_ensemble_is_the_mean_over_seeds(config: DIFTConfig, image: Image) -> None:

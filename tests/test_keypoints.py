@@ -30,6 +30,10 @@ def test_grid_grows_its_step_to_the_limit() -> None:
     found = GridDetector(step=2, max_keypoints=50).detect(BLANK)
     assert 25 <= len(found) <= 50
     assert len(GridDetector(step=100).detect(BLANK)) == 0
+    for grid in (GridDetector(16), GridDetector(8, border=5, max_keypoints=40)):
+        xs = np.unique(grid.detect(BLANK).keypoints[:, 0])
+        assert np.diff(xs).min() == grid.spacing(BLANK.size)
+    assert GridDetector(8, max_keypoints=40).spacing(BLANK.size) > 8
 
 
 @pytest.mark.parametrize("name", available_opencv_detectors())

@@ -15,7 +15,6 @@ from geomatch.cli import main
 from geomatch.dift import PRESETS, FeatureMap
 from geomatch.dift.maps.refine import REACH, refine_matches, refine_points, search_radius
 from geomatch.errors import ShapeError
-from geomatch.keypoints import GridDetector
 
 SIZE = (160, 120)
 CELL = 2
@@ -89,13 +88,6 @@ def test_radius_covers_half_a_grid_cell() -> None:
     points = np.array([[60.0, 60.0], [90.0, 50.0]])
     found = refine_points(far, points, dense.sample(points), search_radius(far, 40.0))
     np.testing.assert_allclose(found, points + np.array([15, 0]), atol=CELL / 4)
-
-
-def test_spacing_is_that_of_the_grid(photo0: Image) -> None:
-    for grid in (GridDetector(16), GridDetector(8, border=5, max_keypoints=100)):
-        xs = np.unique(grid.detect(photo0).keypoints[:, 0])
-        assert np.diff(xs).min() == grid.spacing(photo0.size)
-    assert GridDetector(8, max_keypoints=100).spacing(photo0.size) > 8
 
 
 def test_wrong_arguments_are_refused() -> None:
@@ -189,7 +181,7 @@ def test_refine_is_refused_where_it_cannot_work(photo0: Image) -> None:
     assert plain.settings["refine_keypoints"] is False
 
 
-def test_command_line_says_whether(
+def test_command_line_says_what_was_refined(
     view: tuple[Image, np.ndarray[Any, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(tmp_path / "view.png")

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from geomatch import EstimationFailure, Features, GeomatchError, HomographyEstimate, Matches, ShapeError
-from geomatch.types import TwoViewGeometry
 
 
 def features(n: int = 5) -> Features:
@@ -26,7 +25,6 @@ RECORDS = [
     Matches(np.array([[0, 1], [2, 0]]), np.array([0.9, 0.5])),
     Matches(np.zeros((0, 2), np.int64), np.zeros(0)),
     HomographyEstimate(np.eye(3), np.array([True, False])),
-    TwoViewGeometry("planar", np.eye(3), np.array([True])),
     EstimationFailure("too few matches"),
 ]
 
