@@ -147,7 +147,7 @@ def test_very_large_image(run: Run, tmp_path: Path) -> None:
         ),
         (["models", "fetch", "cleandift", "--revision", "x"], "--revision has no single meaning"),
         (["models", "fetch", "sd"], "unknown model 'sd'; choose one of"),
-        (["models", "convert-adm", "none.pt", "out"], "none.pt: no such file"),
+        (["models", "convert-adm", "none.pt", "out"], "File 'none.pt' does not exist"),
         (["benchmark", "sweep", "none", "--timesteps", "0", "--layers", "0"], "none: no such folder"),
         (["matsch"], "No such command 'matsch'"),
         (["match", PAIR.image0, PAIR.image1, "--nonsense"], "No such option"),

@@ -56,7 +56,7 @@ def head_of(maps: list[tuple[int, int]]) -> HeadNetwork:
     return HeadNetwork(maps, (8, 8), 16).eval()
 
 
-def test_head_gives_unit_rows_that_do_not_depend_on_their_company() -> None:
+def test_head_gives_unit_rows_that_do_not_depend_on_one_another() -> None:
     network = head_of([(4, 16), (6, 8), (5, 4)])
     torch.manual_seed(1)
     maps = [torch.randn(7, c, s, s) for c, s in network.maps]
@@ -169,7 +169,7 @@ def test_interrupted_head_ends_as_if_undisturbed(
 def test_fitted_head_is_better_and_goes_on(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a photograph kept out, the closed form of raw activations finds more partners."""
+    """On a photograph held out, the closed form of raw activations finds more partners."""
     paths = [photos / "a.png", photos / "b.png", photos / "none.png"]
     PILImage.new("RGB", (64, 64)).save(paths[2])  # nothing to find there
     fitted = fit_on_images(SMALL, paths, tmp_path, dimension=64, views=4, progress=False)

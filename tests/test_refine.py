@@ -52,7 +52,7 @@ def test_displaced_points_come_back(shift: tuple[float, float], rng: np.random.G
     assert np.median(errors) < CELL / 20
 
 
-def test_points_do_not_depend_on_their_company(
+def test_points_do_not_depend_on_one_another(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, points = waves(), waves((2.3, 1.1)), places(rng)

@@ -76,7 +76,7 @@ def test_sampled_latents_and_seeds(small_sd: Path, image: Image) -> None:
     assert not torch.allclose(mode, alone[0], rtol=1e-3)
 
 
-def test_images_do_not_depend_on_their_company(small_sd: Path, image: Image) -> None:
+def test_images_do_not_depend_on_one_another(small_sd: Path, image: Image) -> None:
     others = [Image(np.roll(image.pixels, 9 * k, axis=1), "rolled") for k in range(3)]
     tall = Image(np.ascontiguousarray(image.pixels.transpose(1, 0, 2)), "tall")
     extractor = DIFTExtractor(replace(config(small_sd), ensemble_size=2, timestep=100))
@@ -121,8 +121,8 @@ def test_embedding_is_computed_once(folder: Path, image: Image, monkeypatch: pyt
     pytest.importorskip("transformers")
     asking = replace(config(folder), prompt="a cat")
     first = DIFTExtractor(asking).dense(image).maps[0]
-    kept = cached_embedding(folder, "a cat")
-    assert kept is not None
+    cached = cached_embedding(folder, "a cat")
+    assert cached is not None
     monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
     assert torch.equal(DIFTExtractor(asking).dense(image).maps[0], first)
     with pytest.raises(MissingDependencyError, match=r"geomatch-dift\[transformers\]"):
@@ -132,10 +132,10 @@ def test_embedding_is_computed_once(folder: Path, image: Image, monkeypatch: pyt
     assert torch.equal(DIFTExtractor(asking).dense(image).maps[0], first)
     with pytest.raises(WeightsError, match="text_encoder: missing, and the embedding of prompt 'a dog'"):
         _ = DIFTExtractor(replace(asking, prompt="a dog")).model
-    given = DIFTExtractor(replace(asking, prompt="a dog"), prompt_embedding=kept)
+    given = DIFTExtractor(replace(asking, prompt="a dog"), prompt_embedding=cached)
     assert torch.equal(given.dense(image).maps[0], first)
     with pytest.raises(ShapeError, match=r"\(tokens, 32\), got \(77, 8\)"):
-        _ = DIFTExtractor(asking, prompt_embedding=kept[:, :8]).model
+        _ = DIFTExtractor(asking, prompt_embedding=cached[:, :8]).model
     for path in (folder / "prompt_embeddings").iterdir():
         path.write_bytes(b"x")
     with pytest.raises(WeightsError, match="damaged prompt embedding"):

@@ -32,7 +32,7 @@ def fetch(name: str, revision: str | None) -> int:
 
 
 @models.command("convert-adm")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--head-channels", type=int,
               help="Per attention head. [default: 64, or the base width if that is less]")  # fmt: skip

@@ -28,7 +28,7 @@ def member_activations(
 ) -> Iterator[list[Tensor]]:
     """The layers' outputs for each member of the ensemble in turn.
 
-    Every image is encoded once. All images share the noises, so that none depends on its company.
+    Every image is encoded once. All images share the noises, so that none depends on the others.
 
     Args:
         model: the networks.
