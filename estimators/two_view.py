@@ -146,13 +146,13 @@ def _essential(
     calibration1: NDArray[np.floating],
     threshold: float,
 ) -> Points | None:
-    rays = [
+    r0, r1 = (
         cv2.undistortPoints(p[:, None], np.asarray(k, np.float64), None)[:, 0]
         for p, k in ((p0, calibration0), (p1, calibration1))
-    ]
+    )
     focal = float(np.mean([calibration0[0, 0], calibration0[1, 1], calibration1[0, 0], calibration1[1, 1]]))
     method, limit = cv2.USAC_MAGSAC, threshold / focal
-    return _usable(lambda: cv2.findEssentialMat(*rays, np.eye(3), method, _CONFIDENCE, limit, _ITERATIONS))
+    return _usable(lambda: cv2.findEssentialMat(r0, r1, np.eye(3), method, _CONFIDENCE, limit, _ITERATIONS))
 
 
 def _usable(solve: Callable[[], Any]) -> Points | None:

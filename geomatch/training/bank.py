@@ -87,7 +87,8 @@ def for_each_image(
     ordered = sorted(images, key=lambda image: -image.views)  # the longest first
 
     def show(items: Iterable[Any]) -> Iterable[Any]:
-        return tqdm(items, total=len(ordered), desc=what, unit="image", disable=not progress)
+        bar: Iterable[Any] = tqdm(items, total=len(ordered), desc=what, unit="image", disable=not progress)
+        return bar
 
     def finish(image: BankImage, result: Callable[[], None]) -> None:
         try:
