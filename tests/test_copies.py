@@ -77,26 +77,6 @@ def test_quarter_turns_change_nothing(config: DIFTConfig, size: tuple[int, int],
     assert np.abs(first - described(config, *turned)).max() > 0.1
 
 
-def test_other_turns_change_less(config: DIFTConfig) -> None:
-    """Turned by a third of a right angle, with room around, against the plain descriptors."""
-    image, step = scene(), 2 * math.pi / 12
-    xs, ys = np.meshgrid(np.linspace(40, 88, 7), np.linspace(30, 66, 7))
-    points = np.stack([xs.ravel(), ys.ravel()], axis=1)
-    features = Features(points, np.ones(49), SIZE, orientations=np.zeros(49))
-    pixels, matrix = turn_image(image.pixels, step, 8)
-    other = replace(
-        features,
-        keypoints=warp_points(matrix, features.keypoints),
-        orientations=np.full(49, step),
-        image_size=(pixels.shape[1], pixels.shape[0]),
-    )
-    first = described(config, image, features)
-    similar = (first * described(replace(config, rotations=12), Image(pixels, ""), other)).sum(axis=1)
-    plain = (first * described(config, Image(pixels, ""), other)).sum(axis=1)
-    assert similar.mean() > 0.8
-    assert similar.mean() > plain.mean() + 0.1
-
-
 def test_one_copy_is_the_image_itself(config: DIFTConfig) -> None:
     """Features that want nothing turned or reduced get what they get without copies, bit by bit."""
     image, features = scene((118, 85)), oriented((118, 85))

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
-from geomatch.dift import PRESETS, FeatureMap
+from geomatch.dift import FeatureMap
 from geomatch.dift.backends.capture import capture, find_layer
 from geomatch.dift.backends.loading import find_device
 from geomatch.dift.backends.schedule import load_alphas
@@ -358,19 +358,3 @@ def test_descriptors_do_not_depend_on_the_number_of_threads(photo0: Image) -> No
     assert rows[0] is not None
     assert rows[1] is not None
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
-
-
-def test_dense_descriptors_follow_a_shift(photo0: Image) -> None:
-    """Shifted by a multiple of the stride, the interior keeps its descriptors' neighbours."""
-    extractor = DIFTExtractor(PRESETS["dift-tiny-dense"])
-    a = Image(photo0.pixels[:256, :320], "a")
-    b = Image(photo0.pixels[16:272, 32:352], "b")
-    rng = np.random.default_rng(0)
-    points = rng.uniform([80, 60], [280, 230], (60, 2))
-    rows = []
-    for image, shift in ((a, (0, 0)), (b, (32, 16))):
-        features = Features(points - shift, np.ones(60), image.size)
-        rows.append(extractor.describe(image, features).descriptors)
-    assert rows[0] is not None
-    assert rows[1] is not None
-    assert ((rows[0] @ rows[1].T).argmax(1) == np.arange(60)).mean() > 0.9
