@@ -94,8 +94,8 @@ def cached_extractor(config: DIFTConfig) -> "DIFTExtractor":
 def release() -> None:
     """Free the models that geomatch keeps loaded between calls, on accelerators too.
 
-    Up to two are kept, of gigabytes when they are large; the next call loads what it needs again. Models of
-    extractors that you made live as long as these.
+    Up to two stay loaded, of gigabytes when they are large; the next call loads what it needs again. Models
+    of extractors that you made live as long as these.
     """
     cached_extractor.cache_clear()
     gc.collect()

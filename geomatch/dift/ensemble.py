@@ -36,10 +36,6 @@ def member_activations(
         images: (B, 3, H, W) in [-1, 1], sides multiples of the model's stride.
         noises: one (1, C, h, w) tensor per member, of the shape of the encoded image, instead of those drawn
             from the seed.
-
-    Raises:
-        ShapeError: for noises of another shape.
-        MemoryError: when not even one image at a time fits the device.
     """
     if noises is not None and not config.noise:
         raise ValueError("noises were given to a configuration without noise")

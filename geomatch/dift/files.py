@@ -14,11 +14,7 @@ from geomatch.weights.sources import model_folder, text_encoder_folder, unet_fil
 
 
 def folder_of(config: DIFTConfig) -> Path:
-    """The model's folder; without weights of the UNet where ``unet_file`` replaces them.
-
-    Raises:
-        WeightsError: when it is nowhere, or files of it are missing.
-    """
+    """The model's folder; without weights of the UNet where ``unet_file`` replaces them."""
     return model_folder(config.model, config.revision, own_unet=config.unet_file is None)
 
 
@@ -36,11 +32,7 @@ def prompt_of(config: DIFTConfig, folder: Path) -> NDArray[np.float32]:
 
 
 def head_file(config: DIFTConfig) -> Path | None:
-    """Where the projection head that a configuration asks for should be; None when it asks for none.
-
-    Raises:
-        WeightsError: when it is asked for beside a model that is nowhere.
-    """
+    """Where the projection head that a configuration asks for should be; None when it asks for none."""
     if not config.head:
         return None
     if config.head is True:

@@ -48,11 +48,7 @@ def dense_size(
 
 
 def keypoint_patches(picture: Image, features: Features, config: DIFTConfig, stride: int) -> Iterator[Tensor]:
-    """Batches (n, 3, P, P), values 0 to 255, of patches in each keypoint's own scale and orientation.
-
-    Raises:
-        ValueError: for a size that squashes the image, and a patch size that the model cannot divide.
-    """
+    """Batches (n, 3, P, P), values 0 to 255, of patches in each keypoint's own scale and orientation."""
     if isinstance(config.image_size, tuple):
         raise ValueError("sampling='patch' keeps the aspect: image_size must be an int or None")
     if config.patch_size % stride:

@@ -114,11 +114,7 @@ def _one_thread() -> None:
 
 
 def load_bank(bank: PatchBank, images: Sequence[BankImage]) -> list[Rows]:
-    """The rows of every pair of views, read from disk when used.
-
-    Raises:
-        FileNotFoundError: when an image's are missing; `make_bank` makes them.
-    """
+    """The rows of every pair of views, read from disk when used."""
     views: list[Rows] = []
     for image in images:
         rows = np.load(bank.file(image), mmap_mode="r")

@@ -34,11 +34,7 @@ class Checkpoint:
             torch.save(state | {"config": asdict(self.config), "step": step, "log": log}, temporary)
 
     def resume(self) -> tuple[int, list[Any]]:
-        """Put the parts into the saved state, if there is one; the steps done and the log.
-
-        Raises:
-            ValueError: when it was made with another configuration.
-        """
+        """Put the parts into the saved state, if there is one; the steps done and the log."""
         if not self.path.exists():
             return 0, []
         saved = torch.load(self.path, map_location=self.device, weights_only=True)
@@ -69,9 +65,6 @@ def take_steps(
         entry: an entry of the log, from the steps done and the mean loss since the entry before.
         every: steps between two entries and checkpoints; there is one at the end, too.
         bar: label of the progress bar; None shows none.
-
-    Raises:
-        ValueError: when the checkpoint was made with another configuration.
     """
     start, log = checkpoint.resume()
     recent: list[float] = []

@@ -22,11 +22,7 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 
 
 def empty_network(kind: type[Any], folder: Path) -> Any:
-    """The network that ``folder/config.json`` describes, without memory for its parameters.
-
-    Raises:
-        WeightsError: when the description is missing or of something else.
-    """
+    """The network that ``folder/config.json`` describes, without memory for its parameters."""
     config = read_config(folder)
     try:
         with torch.device("meta"), warnings.catch_warnings():
@@ -49,9 +45,6 @@ def fill_network(
         dropped: dotted names of modules that are neither allocated nor read; an identity takes the place of
             each, so that the numbering of blocks stays.
         file: weights that replace the folder's.
-
-    Raises:
-        WeightsError: when a file is missing or damaged, or holds other parameters.
     """
     whole = network.state_dict()
     for name in dropped:

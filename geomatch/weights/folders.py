@@ -17,11 +17,7 @@ HEAD_FILE = "head.safetensors"
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """A diffusers configuration.
-
-    Raises:
-        WeightsError: when it is missing or no JSON object.
-    """
+    """A diffusers configuration."""
     path = folder / name
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -34,11 +30,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """The files with the weights of the network in ``folder``; empty if there are none.
-
-    Raises:
-        WeightsError: when an index names shards that are missing.
-    """
+    """The files with the weights of the network in ``folder``; empty if there are none."""
     for name in FILES:
         path = folder / name
         if not path.is_file():

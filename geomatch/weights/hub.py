@@ -34,9 +34,6 @@ def hub_folder(
         alternatives: lists of file patterns; the next is tried when one leaves files missing.
         missing: what a folder lacks, in words.
         download: the hub may be asked, if the user has not forbidden it.
-
-    Raises:
-        WeightsError: when it cannot be had, with the way out.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -92,11 +89,7 @@ def hub_folder(
 
 
 def transformers_folder(model: str) -> Path:
-    """The folder of a model of transformers: given, in the cache of the hub, or downloaded.
-
-    Raises:
-        WeightsError: when it cannot be had.
-    """
+    """The folder of a model of transformers: given, in the cache of the hub, or downloaded."""
     folder = Path(model).expanduser()
     if folder.is_dir() or not is_hub_id(model):
         lacking = _lacking(folder)

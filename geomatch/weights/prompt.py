@@ -19,11 +19,7 @@ _KEY = "prompt_embedding"
 
 
 def cached_embedding(folder: Path, prompt: str) -> NDArray[np.float32] | None:
-    """(tokens, D) from the cache beside the weights; None if it is not there or of another text encoder.
-
-    Raises:
-        WeightsError: when the file is damaged.
-    """
+    """(tokens, D) from the cache beside the weights; None if it is not there or of another text encoder."""
     from safetensors import safe_open
 
     path = _path(folder, prompt)
@@ -45,10 +41,6 @@ def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
     """(tokens, D), the last hidden state of the pipeline's text encoder, as Stable Diffusion uses it.
 
     Cached beside the weights if that folder can be written to.
-
-    Raises:
-        MissingDependencyError: when transformers is not installed.
-        WeightsError: when the text encoder or the tokenizer is missing or damaged.
     """
     from safetensors.numpy import save_file
 

@@ -39,9 +39,6 @@ def model_folder(
         revision: branch, tag or commit of a model on the hub.
         own_unet: the UNet's own weights are wanted.
         download: the hub may be asked, if the user has not forbidden it.
-
-    Raises:
-        WeightsError: when it is nowhere, or files of it are missing, naming them.
     """
     if model in EMBEDDED:
         return Path(str(importlib.resources.files("geomatch.weights") / model))
@@ -90,11 +87,7 @@ def text_encoder_folder(model: str, revision: str | None, folder: Path, download
 
 
 def unet_file(name: str, download: bool = True) -> Path:
-    """A file of UNet weights, at a path or as ORG/REPO/FILE or ORG/REPO/FILE@REVISION on the hub.
-
-    Raises:
-        WeightsError: when it is nowhere.
-    """
+    """A file of UNet weights, at a path or as ORG/REPO/FILE or ORG/REPO/FILE@REVISION on the hub."""
     path = Path(name).expanduser()
     if path.is_file():
         return path

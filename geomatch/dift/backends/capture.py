@@ -15,9 +15,6 @@ def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object
     Returns:
         One tensor per layer, in the order asked. Where a block returns several
         values the first is taken, which diffusers makes the hidden state.
-
-    Raises:
-        ValueError: for a name that is no submodule, and a layer that never ran or gives no map.
     """
     outputs: dict[str, Tensor] = {}
     wanted = set(layers)
@@ -52,11 +49,7 @@ def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object
 
 
 def find_layer(network: nn.Module, name: str) -> nn.Module:
-    """A submodule by its dotted name.
-
-    Raises:
-        ValueError: listing the names at the level where it fails.
-    """
+    """A submodule by its dotted name."""
     module, path = network, ""
     for part in name.split("."):
         children = dict(module.named_children())

@@ -19,11 +19,6 @@ def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None 
     Args:
         config: model, layers, prompt, dtype and device.
         prompt_embedding: (tokens, D) to use instead of encoding the prompt.
-
-    Raises:
-        WeightsError: when files are missing, damaged or of an unknown kind, naming them.
-        MissingDependencyError: when a prompt must be encoded without transformers.
-        ValueError: when the device or a layer does not exist.
     """
     device = find_device(config.device)
     file = replaced_unet(config)
@@ -49,11 +44,7 @@ def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None 
 
 
 def with_prompt(model: DiffusionModel, config: DIFTConfig) -> DiffusionModel:
-    """The same networks with the prompt of ``config``; a model without text is given back as it is.
-
-    Raises:
-        WeightsError: when the prompt is not in the cache and there is no text encoder.
-    """
+    """The same networks with the prompt of ``config``; a model without text is given back as it is."""
     if model.prompt_embedding is None:
         return model
     embedding = torch.tensor(prompt_of(config, folder_of(config)))[None].to(model.prompt_embedding)
@@ -61,11 +52,7 @@ def with_prompt(model: DiffusionModel, config: DIFTConfig) -> DiffusionModel:
 
 
 def find_device(name: str) -> str:
-    """``auto`` as a device that is there, other names after a trial.
-
-    Raises:
-        ValueError: when the device cannot be used.
-    """
+    """``auto`` as a device that is there, other names after a trial."""
     if name == "auto":
         if torch.cuda.is_available():
             return "cuda"

@@ -21,10 +21,6 @@ def load_pixel_unet(
     """Load a diffusers folder: a bare UNet, or a pipeline with ``unet`` and ``scheduler`` in it.
 
     A UNet with 3 n^2 input channels works on n x n blocks of pixels.
-
-    Raises:
-        WeightsError: when the files are missing, damaged or of another network.
-        ValueError: for layers that it has not, and for a prompt.
     """
     if config.prompt:
         raise ValueError(f"{config.model} takes no text: leave the prompt empty")

@@ -25,9 +25,6 @@ def load_alphas(folder: Path, required: bool = False) -> Tensor:
     All of diffusers' discrete schedulers share the settings that matter here.
     Without a file the schedule is that of DDPM: betas from 1e-4 to 0.02 in 1000
     linear steps (Ho et al., NeurIPS 2020).
-
-    Raises:
-        WeightsError: when the file is damaged, or missing though ``required``.
     """
     found = [place for place in (folder / "scheduler", folder) if (place / _FILE).is_file()]
     if not found and required:

@@ -27,11 +27,6 @@ def load_stable_diffusion(
         embedding: (tokens, D) of the prompt.
         config: layers and dtype.
         device: where the networks go.
-
-    Raises:
-        WeightsError: when files are missing, damaged or of another architecture.
-        ShapeError: when the embedding does not fit the UNet.
-        ValueError: for layers that the UNet has not.
     """
     dtype = getattr(torch, config.dtype)
     unet = empty_network(UNet2DConditionModel, folder / "unet")
