@@ -23,11 +23,12 @@ DEFAULT_DETECTOR = "mixed"
 class Describer(Protocol):
     """Anything that describes keypoints; `DIFTExtractor` does.
 
-    Four more members are used where an object has them:
+    Five more members are used where an object has them:
 
     - ``traits``: a `Traits`;
     - ``dimension``: the length of its descriptors;
     - ``describe_many(images, features)``: a list of `Features`, for several images at once;
+    - ``load_networks()``: loads what takes long now, so that it is timed apart from the description;
     - ``cache_key()``: all that decides the descriptors, see `geomatch.provenance.cache_key`. A frozen
       dataclass needs none: its fields are its key.
     """

@@ -144,8 +144,8 @@ def match(
         metric = traits_of(describer).metric
     describable = all(len(features) for features in found)
     with _timed(seconds, "load_model"):
-        if describable and hasattr(describer, "load"):  # so that its time is not the description's
-            describer.load()
+        if describable and hasattr(describer, "load_networks"):  # so that its time is not the description's
+            describer.load_networks()
     maps = []
     with _timed(seconds, "describe"):
         if describable and refining is not None:

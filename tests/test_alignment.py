@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import geomatch
 from geomatch import EstimationFailure, HomographyEstimate, Image, corner_error, warp_points
 from geomatch.alignment import align_homography, align_points
 from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import OpenCVDetector
 from geomatch.synthetic import change_light, random_homography, render_view
-
-PAIR = geomatch.bundled_pair()
 
 
 @pytest.fixture(scope="module")
@@ -131,22 +128,3 @@ def test_the_estimators_threshold_counts(photo0: Image, points: NDArray[np.float
         errors = np.linalg.norm(warp_points(better.matrix, points) - noisy, axis=1)
         np.testing.assert_array_equal(better.inliers, errors <= threshold)
         assert (errors > 0.5).any()
-
-
-def test_match_aligns_and_says_so() -> None:
-    """The bundled pair comes out several times more exactly; keypoints and matches are the same."""
-    plain, aligned = (
-        geomatch.match(PAIR.image0, PAIR.image1, refine_homography=flag, max_keypoints=500)
-        for flag in (False, True)
-    )
-    assert plain.homography
-    assert aligned.homography
-    error, better = (
-        corner_error(found.matrix, PAIR.homography, (640, 480))
-        for found in (plain.homography, aligned.homography)
-    )
-    assert better < 0.5 * error
-    np.testing.assert_array_equal(plain.points1, aligned.points1)
-    assert (plain.settings["refine_homography"], aligned.settings["refine_homography"]) == (False, True)
-    assert "refine_homography" in aligned.seconds
-    assert "refine_homography" not in plain.seconds

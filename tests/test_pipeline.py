@@ -16,7 +16,7 @@ from geomatch.describers import cached_extractor
 from geomatch.dift import PRESETS
 from geomatch.drawing.pairs import draw_overlay
 from geomatch.drawing.result import save_result, summary
-from geomatch.estimators import OpenCVEstimator
+from geomatch.estimators import OpenCVEstimator, create_estimator
 from geomatch.keypoints import GridDetector, OpenCVDetector
 from geomatch.pipeline import MatchResult
 from geomatch.types import Traits
@@ -70,13 +70,24 @@ def test_an_image_matches_itself_and_quarter_turns_but_not_its_mirror(photo0: Im
     assert isinstance(mirrored.homography, EstimationFailure)
 
 
-@pytest.mark.parametrize("estimator", ["ransac", "kornia", "poselib"])
-def test_other_estimators(estimator: str) -> None:
-    assert error(geomatch.match(PAIR.image0, PAIR.image1, estimator=estimator, max_keypoints=FEW)) < 3
+@pytest.mark.parametrize("estimator", ["ransac", "usac_accurate", "kornia", "poselib"])
+def test_other_estimators(estimator: str, result: MatchResult) -> None:
+    found = create_estimator(estimator).estimate(result.points0, result.points1, (640, 480))
+    assert found
+    assert geomatch.corner_error(found.matrix, PAIR.homography, (640, 480)) < 3
+
+
+def test_refinement_is_said_and_changes_the_homography_alone(result: MatchResult) -> None:
+    """The bundled pair comes out several times more exactly; keypoints and matches are the same."""
+    plain = geomatch.match(PAIR.image0, PAIR.image1, refine_homography=False, max_keypoints=FEW)
+    assert error(result) < 0.5 * error(plain)
+    np.testing.assert_array_equal(plain.points1, result.points1)
+    assert (plain.settings["refine_homography"], result.settings["refine_homography"]) == (False, True)
+    assert "refine_homography" not in plain.seconds
 
 
 def test_other_detectors(photo0: Image, photo1: Image) -> None:
-    found = geomatch.match(photo0, photo1, detector="orb", max_keypoints=1000)
+    found = geomatch.match(photo0, photo1, detector="orb", max_keypoints=500)
     assert found.settings["detector"]["feature"] == "orb"
     assert error(found) < 5
     shifted = photo0.pixels[32:, 64:]
@@ -144,7 +155,7 @@ def test_an_estimator_brings_its_threshold(result: MatchResult) -> None:
 
 def test_released_models_are_freed() -> None:
     extractor = cached_extractor(PRESETS["dift-tiny-dense"])
-    extractor.load()
+    extractor.load_networks()
     held, network = weakref.ref(extractor), weakref.ref(extractor.model.unet)
     del extractor
     assert network() is not None

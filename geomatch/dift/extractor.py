@@ -68,7 +68,7 @@ class DIFTExtractor:
         check_settings(head, self.config.feature_settings(), file.parent)
         return head
 
-    def load(self) -> None:
+    def load_networks(self) -> None:
         """Load networks and projection head now."""
         _ = self.head, self.model
 
