@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from geomatch.dift import PRESETS, DIFTConfig
 from geomatch.images import Image
-from geomatch.keypoints import Detector, GridDetector, create_detector
+from geomatch.keypoints import DEFAULT_DETECTOR as DEFAULT_DETECTOR
+from geomatch.keypoints import Detector, GridDetector, choose_detector
 from geomatch.types import Features, Metric, Traits
 from geomatch.weights.hub import is_hub_id
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTExtractor, FeatureMap
-
-DEFAULT_DETECTOR = "mixed"
-"""SIFT and the embedded network, interleaved."""
 
 
 class Describer(Protocol):
@@ -135,16 +133,6 @@ def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
     if isinstance(descriptor, str):
         descriptor = dift_config(descriptor)
     return cached_extractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor
-
-
-def choose_detector(detector: str | Detector | None, max_keypoints: int) -> Detector:
-    """The detector of that name, `DEFAULT_DETECTOR` for None; an object is given back as it is.
-
-    Raises:
-        ValueError: listing the names, when there is none of that name.
-    """
-    chosen = DEFAULT_DETECTOR if detector is None else detector
-    return create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen
 
 
 def extraction_parts(

@@ -15,7 +15,6 @@ from geomatch.describers import (
     DenseDescriber,
     Describer,
     as_dense,
-    choose_detector,
     create_describer,
     default_config,
     traits_of,
@@ -24,7 +23,7 @@ from geomatch.dift import DIFTConfig
 from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.images import Image, ImageLike, load_image
-from geomatch.keypoints import Detector, GridDetector
+from geomatch.keypoints import Detector, GridDetector, choose_detector
 from geomatch.matching import check_options, match_mutual
 from geomatch.provenance import record, versions
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric

@@ -27,6 +27,7 @@ __all__ = [
     "OpenCVDetector",
     "SuperPointDetector",
     "TinyDetector",
+    "choose_detector",
     "create_detector",
     "detectors",
 ]
@@ -40,6 +41,8 @@ __getattr__ = lazy_names(
     },
 )
 
+DEFAULT_DETECTOR = "mixed"
+"""SIFT and the embedded network, interleaved."""
 ORIENTED = ("mixed", "superpoint-tiny", "sift", "sift-large", "orb", "akaze", "kaze", "brisk")
 """Names of the detectors whose keypoints have scale and orientation."""
 
@@ -72,3 +75,13 @@ def create_detector(name: str, max_keypoints: int = 3000) -> Detector:
     if name not in known:
         raise ValueError(f"unknown detector {name!r}; choose one of: {', '.join(sorted(known))}")
     return known[name](max_keypoints)
+
+
+def choose_detector(detector: str | Detector | None, max_keypoints: int) -> Detector:
+    """The detector of that name, `DEFAULT_DETECTOR` for None; an object is given back as it is.
+
+    Raises:
+        ValueError: listing the names, when there is none of that name.
+    """
+    chosen = DEFAULT_DETECTOR if detector is None else detector
+    return create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen

@@ -37,9 +37,8 @@ class MatchOptions:
         Raises:
             ValueError: for unknown names and numbers that make no sense.
         """
-        from geomatch.describers import choose_detector
         from geomatch.estimators import create_estimator
-        from geomatch.keypoints import ORIENTED
+        from geomatch.keypoints import ORIENTED, choose_detector
 
         config = descriptor_config(self.descriptor, self.detector is None or self.detector in ORIENTED)
         names = ("min_similarity", "max_ratio", "refine_keypoints", "refine_homography", "apply_exif")
