@@ -21,10 +21,10 @@ from PIL import ImageOps, UnidentifiedImageError
 from geomatch.errors import ImageError, first_line
 from geomatch.types import check_shape
 
-MAX_PIXELS = 89_478_485
-"""Largest image accepted (Pillow's own limit against decompression bombs)."""
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Suffixes, in lower case, of the files in a folder that count as images."""
+MAX_PIXELS = 89_478_485
+"""Largest image accepted (Pillow's own limit against decompression bombs)."""
 _ORIENTATION = 0x0112
 _BACK = {
     2: PILImage.Transpose.FLIP_LEFT_RIGHT,
