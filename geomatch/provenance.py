@@ -39,9 +39,8 @@ def record(part: object) -> Any:
 def cache_key(part: object) -> Any:
     """All that decides what a detector, descriptor or estimator gives, as JSON can hold it.
 
-    Results are cached under its checksum. An object that has a method ``cache_key()`` is asked for
-    it; else a dataclass gives its fields. Arrays and tensors count by their content, `Path`
-    values by the content of the file.
+    Results are cached under its checksum. An object that has a method ``cache_key()`` is asked for it; else a
+    dataclass gives its fields. Arrays and tensors count by their content, `Path` values by that of the file.
 
     Raises:
         ValueError: for an object whose settings cannot be read, saying how to give it a key.

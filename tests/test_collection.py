@@ -23,7 +23,7 @@ from geomatch.collection.refine import refine_keypoints, track_references
 from geomatch.collection.retrieval import keep_descriptors
 from geomatch.describers import extraction_parts
 from geomatch.dift import DIFTExtractor
-from geomatch.dift.extractor import UPRIGHT_SIDE
+from geomatch.dift.inputs import UPRIGHT_SIDE
 from geomatch.engine import LocalEngine, Work
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.geometry import warp_points

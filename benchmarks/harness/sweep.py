@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from geomatch.benchmarks.harness.suite import Row
 from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
-from geomatch.dift.backends.loading import model_fingerprint
+from geomatch.dift.files import model_fingerprint
 from geomatch.errors import ImageError
 from geomatch.files import replacing
 from geomatch.images import Image

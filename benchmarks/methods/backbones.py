@@ -9,7 +9,7 @@ import torch
 from PIL import Image as PILImage
 
 from geomatch.dift import FeatureMap
-from geomatch.dift.extractor import dense_size
+from geomatch.dift.inputs import dense_size
 from geomatch.errors import WeightsError, first_line, require
 from geomatch.images import Image
 from geomatch.provenance import settings_key

@@ -16,7 +16,7 @@ from geomatch.benchmarks.training.recipe import HEAD, bank_images
 from geomatch.benchmarks.training.sources import find_images
 from geomatch.describers import DEFAULT_DETECTOR, Describer
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
-from geomatch.dift.backends.loading import head_file
+from geomatch.dift.files import head_file
 from geomatch.images import Image
 from geomatch.keypoints import create_detector
 from geomatch.keypoints.tiny import weights_file
@@ -24,7 +24,8 @@ from geomatch.patches import cut_patches, normalize_patches
 from geomatch.training.convolutional_head import train_head
 from geomatch.training.linear_head import fit_on_images
 from geomatch.types import Features
-from geomatch.weights.sources import HEAD_FILE, model_folder
+from geomatch.weights.folders import HEAD_FILE
+from geomatch.weights.sources import model_folder
 
 PIXELS = ("conv_in",)
 """The layer that is one convolution of the pixels."""

@@ -26,7 +26,7 @@ from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.head.projection import ConvolutionalHead
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
 from geomatch.training.convolutional_head import HeadConfig, rank1, train_head
-from geomatch.weights.sources import HEAD_FILE
+from geomatch.weights.folders import HEAD_FILE
 
 SHORT = 400
 """Steps of the projection head where something else varies."""

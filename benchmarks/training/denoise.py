@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from geomatch.benchmarks.training.crops import CropSource
 from geomatch.files import replacing
-from geomatch.training.checkpoint import take_steps
+from geomatch.training.checkpoint import Checkpoint, take_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +114,9 @@ def train_denoiser(
     def entry(done: int, loss: float) -> tuple[int, float]:
         return done, round(loss, 6)
 
-    checkpoint = out / "checkpoint.pt"
-    losses = take_steps(
-        checkpoint, config, parts, config.steps, take, entry, checkpoint_every, "denoising", progress, device
-    )
+    checkpoint = Checkpoint(out / "checkpoint.pt", config, parts, device)
+    bar = "denoising" if progress else None
+    losses = take_steps(checkpoint, config.steps, take, entry, checkpoint_every, bar)
     average.copy_to(unet.parameters())
     unet.eval().save_pretrained(out)
     scheduler.save_pretrained(out)

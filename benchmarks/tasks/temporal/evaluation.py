@@ -14,7 +14,7 @@ from geomatch.benchmarks.tasks.temporal.measures import boundary_accuracy, regio
 from geomatch.benchmarks.tasks.temporal.protocols import STRIDE, TemporalProtocol
 from geomatch.benchmarks.tasks.temporal.spots import draw_spots, read_spots
 from geomatch.dift import FeatureMap
-from geomatch.dift.extractor import dense_size
+from geomatch.dift.inputs import dense_size
 from geomatch.errors import ImageError
 from geomatch.images import Image, load_image
 from geomatch.video.propagation import LabelPropagator, features_on, mask_labels, mask_of
