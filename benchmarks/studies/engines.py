@@ -26,8 +26,8 @@ from geomatch.collection.pairs import select_pairs
 from geomatch.collection.photographs import Photograph, examine
 from geomatch.collection.retrieval import CHUNK, keep_descriptors
 from geomatch.describers import extraction_parts
-from geomatch.engine import Engine, Failure, LocalEngine, Task, Work, create_engine
-from geomatch.engine.local import threads
+from geomatch.engine import Engine, FailedBlock, LocalEngine, Task, Work, create_engine
+from geomatch.engine.worker import threads
 from geomatch.engine.task import Need
 from geomatch.errors import MissingDependencyError, require
 from geomatch.images import load_image
@@ -212,7 +212,7 @@ class Pretending:
 
     def map(
         self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-    ) -> Generator[tuple[int, Sequence[Any] | Failure], None, None]:
+    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
         """See `geomatch.engine.Engine.map`."""
         for index, block in enumerate(blocks):
             name = pack_name([item.key for item in block])

@@ -1,4 +1,4 @@
-"""Who does the work of a run, where its results are kept, and what is shown meanwhile."""
+"""Who does the work of a run, where its results are cached, and what is shown meanwhile."""
 
 import os
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ class RunContext:
     """Everything about a run that does not decide its results."""
 
     store: Store | str | os.PathLike[str] | None = None
-    """Where features, matches and rows are cached: a folder, made when missing, or a URL of fsspec; None takes
-    a folder beside the results."""
+    """Where features, matches and rows are cached: a folder, made when missing, or a URL of fsspec
+    (``s3://bucket/folder``). None takes a folder beside the results."""
     engine: Engine | None = None
-    """Who does the work, within its ``with`` statement. None takes the cores of this machine for this call,
+    """Does the work, within its ``with`` statement. None takes the cores of this machine for this call,
     which a script must do under ``if __name__ == "__main__":``, as all that starts processes."""
     device: str = "auto"
-    """Where networks run: ``cpu``, ``cuda``, ``mps``; ``auto`` takes what the engine's workers have."""
+    """Where networks that are given by name run: ``cpu``, ``cuda``, ``mps``; ``auto`` takes the workers'."""
     progress: bool = True
     """Show bars with rate and time left."""
 
     @contextmanager
     def started(self) -> Iterator["RunContext"]:
-        """The same with an engine, started and ended here where none was given."""
+        """The same with an engine, which is started and ended here where none was given."""
         if self.engine is not None:
             yield self
             return
@@ -43,7 +43,7 @@ class RunContext:
         return Work(self.engine, self.progress)
 
     def store_at(self, default: Path) -> Store:
-        """The store, or one in the folder ``default``.
+        """The store; in the folder ``default`` where none was given.
 
         Raises:
             ValueError: for a place that cannot hold a store.

@@ -15,16 +15,16 @@ def create_engine(
     cpus_per_worker: float | None = None,
     gpus_per_worker: float | None = None,
 ) -> Engine:
-    """The engine of that name.
+    """Create an engine, to be used in a ``with`` statement.
 
     Args:
         name: ``local`` or ``ray``.
-        workers: how many; None takes what the machine or the cluster has room for.
-        ray_address: of the cluster, for ``ray``; None takes ``RAY_ADDRESS``, and without it starts Ray here.
-        cpus_per_worker: for ``ray``, cores that a worker reserves; large networks compute on all of them,
-            everything else on one. None takes 1.
-        gpus_per_worker: for ``ray``, GPUs, or a part of one, of a worker with a network; None takes 1 where
-            the cluster has any.
+        workers: how many; None takes one per core, of a cluster as many as it has room for.
+        ray_address: address of the Ray cluster; None takes ``RAY_ADDRESS``, and without it starts Ray here.
+        cpus_per_worker: cores that a Ray worker reserves; large networks compute on all of them, everything
+            else on one. None takes 1.
+        gpus_per_worker: GPUs, or a part of one, of a Ray worker with a network; None takes 1 where the
+            cluster has any.
 
     Raises:
         MissingDependencyError: when Ray is not installed.
