@@ -7,8 +7,7 @@ from typing import Protocol, cast
 
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor, FeatureMap
 from geomatch.images import Image
-from geomatch.keypoints import Detector, GridDetector, create_detector
-from geomatch.types import Features, Metric, Traits
+from geomatch.types import Features, Traits
 from geomatch.weights.hub import is_hub_id
 
 DEFAULT_DETECTOR = "mixed"
@@ -67,22 +66,6 @@ def cached_extractor(config: DIFTConfig) -> DIFTExtractor:
 def default_config(patches: bool) -> DIFTConfig:
     """The embedded model, in patches or densely."""
     return PRESETS["dift-tiny" if patches else "dift-tiny-dense"]
-
-
-def extraction_parts(
-    detector: str | Detector | None, descriptor: str | DIFTConfig | Describer | None, max_keypoints: int
-) -> tuple[Detector, Describer, Metric]:
-    """Detector, descriptor and metric for a collection, decided before any image is seen.
-
-    By default all keypoints but a grid's are described in patches: of those without scale and orientation
-    a homography comes out as well densely, but fewer matches are right, and models need many.
-    """
-    describer = create_describer(descriptor) if descriptor is not None else None
-    chosen = detector if detector is not None else DEFAULT_DETECTOR
-    detect = create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen
-    if describer is None:
-        describer = cached_extractor(default_config(patches=not isinstance(detect, GridDetector)))
-    return detect, describer, traits_of(describer).metric
 
 
 def dift_config(descriptor: str) -> DIFTConfig:

@@ -115,7 +115,7 @@ def run_suite(
     )
     keys = tuple(dict.fromkeys(job.key(rules) for job in jobs for rules in job.wanted()))
     manifest = manifest.saved(
-        where, names=tuple(job.name for job in jobs), objects={KIND: keys}, lost=skipped
+        where, names=tuple(job.name for job in jobs), objects={KIND: keys}, failed=skipped
     )
     work = Work(engine, progress)
     rows, computed = _evaluated(jobs, work, suite, Evaluating(need), ahead)

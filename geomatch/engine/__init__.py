@@ -13,4 +13,13 @@ from geomatch.engine.task import FailedBlock as FailedBlock
 from geomatch.engine.task import FailedItem as FailedItem
 from geomatch.engine.task import Task as Task
 
-__all__ = ["Engine", "FailedBlock", "FailedItem", "LocalEngine", "RunContext", "Task", "Work", "create_engine"]
+__all__ = [
+    "Engine",
+    "FailedBlock",
+    "FailedItem",
+    "LocalEngine",
+    "RunContext",
+    "Task",
+    "Work",
+    "create_engine",
+]

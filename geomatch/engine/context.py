@@ -49,3 +49,6 @@ class RunContext:
             ValueError: for a place that cannot hold a store.
         """
         return self.store if isinstance(self.store, Store) else Store.at(self.store or default)
+
+
+CONTEXT = RunContext()

@@ -154,8 +154,8 @@ class Remote:
         """Do a block, unless the node's versions differ from the driver's."""
         if self._other:
             return FailedBlock(
-                f"the node {os.uname().nodename} has {', '.join(self._other)}; all nodes need the versions of "
-                "the driver, since results are cached under them",
+                f"the node {os.uname().nodename} has {', '.join(self._other)}; all nodes need the versions "
+                "of the driver, since results are cached under them",
                 "start",
             )
         return self._warm.run(pickled, block)

@@ -1,4 +1,4 @@
-"""What a worker does, wherever it is: a task is started once, and its models stay loaded for further blocks."""
+"""What a worker does, wherever it is: a task is started once, and its models stay loaded."""
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence

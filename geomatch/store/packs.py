@@ -17,18 +17,18 @@ KEY = np.dtype("S32")
 
 
 def pack_name(keys: Sequence[bytes]) -> str:
-    """Of a pack: a checksum of the keys in it, so that the same block of work has the same name."""
+    """Name of a pack: a checksum of its keys, so that the same block of work has the same name."""
     return hashlib.sha256(b"".join(keys)).hexdigest()
 
 
 def write_pack(store: Store, kind: str, keys: Sequence[bytes], arrays: Mapping[str, Any]) -> str:
-    """Write results of the keys; returns the pack's name.
+    """Write results and return the pack's name.
 
     Args:
-        store: where.
+        store: where to.
         kind: of the pack.
         keys: raw SHA-256, one per result.
-        arrays: whatever describes the results, in the order of the keys.
+        arrays: the results, in the order of the keys.
     """
     name = pack_name(keys)
     rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
@@ -43,16 +43,15 @@ def read_pack(store: Store, kind: str, name: str, arrays: Sequence[str]) -> dict
         DamagedError: when it is damaged.
         KeyError: when it is gone.
     """
-    label = f"{store.url}: {store.name(kind, name)}"
-    return unpack_arrays(store.read(kind, name), label, kind, ("keys", *arrays))
+    return unpack_arrays(store.read(kind, name), store.label(kind, name), kind, ("keys", *arrays))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PackIndex:
-    """Which pack holds which key."""
+    """Says which pack holds which key."""
 
     names: tuple[str, ...]
-    """Of the packs."""
+    """Names of the packs."""
     keys: NDArray[np.bytes_]
     """(K,) sorted, of type S32."""
     places: NDArray[np.int32]
@@ -60,7 +59,7 @@ class PackIndex:
 
     @classmethod
     def read(cls, store: Store, kind: str, arrays: Sequence[str], mend: bool = False) -> "PackIndex":
-        """Of all packs of a kind but damaged ones; ``mend`` removes these."""
+        """Read the keys of all packs of a kind but damaged ones; ``mend`` removes these."""
         names: list[str] = []
         keys, places = [], []
         for name in sorted(store.sizes(kind)):
@@ -93,7 +92,7 @@ class PackIndex:
 
 
 def by_pack(places: NDArray[np.int32]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Pack after pack of `PackIndex.find`'s answer: its number, and (position in the answer, row) of each."""
+    """Group places by pack: yield its number, and (position in ``places``, row) of each of its keys."""
     order = np.lexsort((places[:, 1], places[:, 0]))
     starts = np.flatnonzero(np.diff(places[order, 0], prepend=-2))
     for part in np.split(order, starts[1:]) if len(order) else ():

@@ -14,9 +14,9 @@ from PIL import Image as PILImage
 
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.files import natural_order, replacing
-from geomatch.images import Image, load_image
+from geomatch.images import IMAGE_SUFFIXES, Image, load_image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".webp"})
+SUFFIXES = IMAGE_SUFFIXES | {".webp"}
 """Files of a folder that count as frames."""
 MAX_OBJECTS = 254
 """Objects in a mask: 0 is the background, 255 the single object of a black and white one."""

@@ -20,7 +20,8 @@ from geomatch.files import new_folder
 from geomatch.types import Features
 
 Format = Literal["text", "hloc", "npz"]
-FORMATS: tuple[Format, ...] = ("text", "hloc", "npz")
+UNREADABLE = "images that cannot be read"
+"""Counted by `write_correspondences`."""
 
 
 def write_correspondences(
@@ -44,7 +45,7 @@ def write_correspondences(
     """
     writers = {"text": text.write, "hloc": hloc.write, "npz": npz.write}
     sizes, unreadable = image_sizes(images, correspondences.features, "auto")
-    skipped = {"images that cannot be read": len(unreadable)} if unreadable else {}
+    skipped = {UNREADABLE: len(unreadable)} if unreadable else {}
     with new_folder(folder) as temporary:
         writers[form](_checked(correspondences, sizes, skipped), temporary)
     return skipped
