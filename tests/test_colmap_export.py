@@ -17,7 +17,7 @@ import pytest
 
 import geomatch
 from geomatch.collection import Correspondences, MatchedPair
-from geomatch.colmap import check_database, export_database
+from geomatch.colmap import Cameras, check_database, export_database
 from geomatch.colmap.conventions import (
     fundamental_to_colmap,
     homography_to_colmap,
@@ -26,9 +26,12 @@ from geomatch.colmap.conventions import (
 from geomatch.colmap.library import database, pycolmap
 from geomatch.colmap.mapping import map_database, summarise_model
 from geomatch.colmap.verification import to_two_view_geometry
+from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import FeaturesError, GeomatchError, ImageError
 from geomatch.geometry import warp_points
 from geomatch.types import Features, Matches, TwoViewGeometry
+
+QUIET = RunContext(engine=LocalEngine(1), progress=False)
 
 
 @pytest.mark.parametrize("verification", ["colmap", "geomatch"])
@@ -96,7 +99,7 @@ def test_own_homography_is_written_as_planar(tmp_path: Path, rng: np.random.Gene
     indices = np.stack([np.arange(200)] * 2, axis=1)
     pair = MatchedPair("b.png", "a.png", Matches(indices, np.ones(200)))  # type: ignore[arg-type]
     found = Correspondences(features, [pair])
-    report = export_database(tmp_path, found, tmp_path / "x.db", verification="geomatch", progress=False)
+    report = export_database(tmp_path, found, tmp_path / "x.db", verification="geomatch", context=QUIET)
     assert report.verified == {"planar or panoramic": 1}
     with database(str(tmp_path / "x.db")) as opened:
         geometry = opened.read_two_view_geometry(2, 1)  # b to a
@@ -210,17 +213,17 @@ def test_contradicting_pairs_self_pairs_and_foreign_sizes(
 def test_camera_modes(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     scene = make_scene(frames=3)
     for mode, cameras in (("single", 1), ("per-image", 3)):
-        scene.export(tmp_path / f"{mode}.db", camera_mode=mode, verification="none")
+        scene.export(tmp_path / f"{mode}.db", cameras=Cameras(mode), verification="none")
         with database(str(tmp_path / f"{mode}.db")) as opened:
             assert len(opened.read_all_cameras()) == cameras
     odd = dict(scene.correspondences.features)
     cv2.imwrite(str(scene.folder / "odd.png"), np.zeros((50, 60), np.uint8))
     odd["odd.png"] = Features(np.zeros((1, 2)), np.ones(1), (60, 50))  # type: ignore[arg-type]
     with pytest.raises(FeaturesError, match="images of one camera must be of one size"):
-        scene.changed(features=odd).export(tmp_path / "odd.db", camera_mode="single")
+        scene.changed(features=odd).export(tmp_path / "odd.db", cameras=Cameras("single"))
     with pytest.raises(GeomatchError, match="NO_SUCH_MODEL"):
-        scene.export(tmp_path / "odd.db", camera_model="NO_SUCH_MODEL")
-    scene.export(tmp_path / "known.db", camera_model="PINHOLE", camera_params="900,901,512,384")
+        scene.export(tmp_path / "odd.db", cameras=Cameras(model="NO_SUCH_MODEL"))
+    scene.export(tmp_path / "known.db", cameras=Cameras("auto", "PINHOLE", "900,901,512,384"))
     with database(str(tmp_path / "known.db")) as opened:
         assert opened.read_all_cameras()[0].params.tolist() == [900, 901, 512, 384]
         assert opened.read_all_cameras()[0].has_prior_focal_length
@@ -279,15 +282,6 @@ def test_interruption_ends_verification() -> None:
     assert interruptible(lambda token: 7) == 7
 
 
-def test_pycolmap_after_our_accessor_does_not_break_png(tmp_path: Path) -> None:
-    code = (
-        "from geomatch.colmap.library import pycolmap; pycolmap(); import cv2, numpy as np; "
-        f"cv2.imwrite({str(tmp_path / 'x.png')!r}, np.zeros((9, 9), np.uint8)); print('alive')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "alive", done.stderr
-
-
 def test_own_geometries_are_of_the_matches_there(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     scene, path = make_scene(frames=3), tmp_path / "out.db"
     scene.export(path, verification="none")
@@ -304,11 +298,15 @@ def test_own_geometries_are_of_the_matches_there(make_scene: Callable[..., Any],
     assert check_database(path).ok
 
 
-def test_ctrl_c_waits_for_colmap_to_end() -> None:
-    """A thread of COLMAP that outlives the interpreter aborts the process."""
+def test_a_process_of_its_own_writes_png_and_waits_for_colmap_to_end() -> None:
+    """PNG files can be written after our accessor; a thread that outlives the interpreter would abort."""
     code = """
-import sys, time
-from geomatch.colmap.library import interruptible
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
+from geomatch.colmap.library import interruptible, pycolmap
+pycolmap()
+import cv2, numpy as np
+assert cv2.imencode(".png", np.zeros((9, 9), np.uint8))[0]
 def work(token):
     print("under way", flush=True)
     while not token.is_cancelled:

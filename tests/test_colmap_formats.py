@@ -19,8 +19,11 @@ from geomatch.colmap import export_database, read_correspondences, write_corresp
 from geomatch.colmap.formats.hloc import matches_beside
 from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import map_database, summarise_model
+from geomatch.engine import RunContext
 from geomatch.errors import FeaturesError
 from geomatch.types import Matches
+
+QUIET = RunContext(progress=False)
 
 
 def content(found: Correspondences) -> dict[tuple[str, str], list[list[int]]]:
@@ -41,7 +44,7 @@ def test_there_and_back(make_scene: Callable[..., Any], tmp_path: Path, form: An
         pytest.importorskip("h5py")
     path = tmp_path / "out"
     if form == "database":
-        export_database(scene.folder, scene.correspondences, path, progress=False)
+        export_database(scene.folder, scene.correspondences, path, context=QUIET)
     else:
         assert write_correspondences(scene.correspondences, path, form, scene.folder) == {}
     back = read_correspondences(path, scene.folder)
@@ -53,7 +56,7 @@ def test_there_and_back(make_scene: Callable[..., Any], tmp_path: Path, form: An
     if form != "database":
         with pytest.raises(FileExistsError, match="exists already"):
             write_correspondences(scene.correspondences, path, form, scene.folder)
-        report = export_database(scene.folder, back, tmp_path / "x.db", progress=False)
+        report = export_database(scene.folder, back, tmp_path / "x.db", context=QUIET)
         assert report.pairs == 6
     assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".")] == []
 
@@ -61,7 +64,7 @@ def test_there_and_back(make_scene: Callable[..., Any], tmp_path: Path, form: An
 def test_reading_a_database_leaves_no_trace(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     scene = make_scene(frames=3)
     path = tmp_path / "out.db"
-    export_database(scene.folder, scene.correspondences, path, progress=False)
+    export_database(scene.folder, scene.correspondences, path, context=QUIET)
     before = path.read_bytes()
     found = read_correspondences(path, scene.folder)
     assert len(list(found.pairs)) == 3
@@ -102,7 +105,7 @@ def test_the_text_files_map_in_another_colmap_as_the_database_does(
         str(tmp_path / "sparse"),
     )
     theirs = pycolmap().Reconstruction(str(tmp_path / "sparse" / "0"))
-    export_database(scene.folder, scene.correspondences, tmp_path / "ours.db", progress=False)
+    export_database(scene.folder, scene.correspondences, tmp_path / "ours.db", context=QUIET)
     (ours,) = map_database(tmp_path / "ours.db", scene.folder, tmp_path / "own", "incremental", 0)
     names = [{image.name for image in model.images.values()} for model in (theirs, ours)]
     assert names[0] == names[1] == set(scene.correspondences.features)
@@ -135,7 +138,7 @@ def test_slashes_that_collide(make_scene: Callable[..., Any], tmp_path: Path) ->
     )
     with pytest.raises(FeaturesError, match="one name in hloc's files"):
         write_correspondences(scene.correspondences, tmp_path / "h5", "hloc", scene.folder)
-    assert export_database(scene.folder, scene.correspondences, tmp_path / "x.db", progress=False).pairs == 3
+    assert export_database(scene.folder, scene.correspondences, tmp_path / "x.db", context=QUIET).pairs == 3
 
 
 def test_h5_files_of_others(make_scene: Callable[..., Any], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from geomatch.engine import Engine, LocalEngine, FailedItem, Work, create_engine
+from geomatch.engine import Engine, FailedItem, LocalEngine, Work, create_engine
 from geomatch.engine.run import BRAKE, grouped, in_blocks
 from geomatch.errors import GeomatchError, StoreError
 
