@@ -23,8 +23,8 @@ from PIL import ImageOps, UnidentifiedImageError
 from geomatch.errors import ImageError
 from geomatch.types import check_shape
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"})
-"""Endings of files that are searched for in a folder of images."""
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""Suffixes, in lower case, of the files in a folder that count as images."""
 MAX_PIXELS = 89_478_485
 """Largest image accepted (Pillow's own limit against decompression bombs)."""
 

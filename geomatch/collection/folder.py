@@ -57,7 +57,7 @@ def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
         else:
             names.append(name)
     if not names:
-        raise ImageError(f"{root}: no images there ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise ImageError(f"{root}: no images there ({', '.join(sorted(IMAGE_SUFFIXES - UNREADABLE))})")
     return ImageFolder(root, tuple(sorted(names)), skipped)
 
 
