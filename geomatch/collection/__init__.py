@@ -17,20 +17,3 @@ from geomatch.collection.options import Matching as Matching
 from geomatch.collection.options import PairSelection as PairSelection
 from geomatch.collection.pairs import PairReport as PairReport
 from geomatch.collection.pairs import select_pairs as select_pairs
-
-__all__ = [
-    "CollectionResult",
-    "Correspondences",
-    "Extraction",
-    "ImageFolder",
-    "LazyFeatures",
-    "LazyPairs",
-    "MatchedPair",
-    "Matching",
-    "PairReport",
-    "PairSelection",
-    "find_images",
-    "match_collection",
-    "merge_points",
-    "select_pairs",
-]

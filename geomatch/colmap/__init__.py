@@ -9,15 +9,3 @@ from geomatch.colmap.options import Cameras as Cameras
 from geomatch.colmap.options import Mapping as Mapping
 from geomatch.colmap.reconstruct import Reconstructed as Reconstructed
 from geomatch.colmap.reconstruct import reconstruct as reconstruct
-
-__all__ = [
-    "Cameras",
-    "ExportReport",
-    "Mapping",
-    "Reconstructed",
-    "check_database",
-    "export_database",
-    "read_correspondences",
-    "reconstruct",
-    "write_correspondences",
-]

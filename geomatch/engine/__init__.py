@@ -12,14 +12,3 @@ from geomatch.engine.task import Engine as Engine
 from geomatch.engine.task import FailedBlock as FailedBlock
 from geomatch.engine.task import FailedItem as FailedItem
 from geomatch.engine.task import Task as Task
-
-__all__ = [
-    "Engine",
-    "FailedBlock",
-    "FailedItem",
-    "LocalEngine",
-    "RunContext",
-    "Task",
-    "Work",
-    "create_engine",
-]

@@ -2,5 +2,3 @@
 
 from geomatch.store.manifest import Manifest as Manifest
 from geomatch.store.store import Store as Store
-
-__all__ = ["Manifest", "Store"]
