@@ -96,31 +96,28 @@ def small_folder(folder: Path) -> Path:
 
 
 def test_an_honest_message_when_there_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small_folder(tmp_path / "images")
-    assert (
-        main(
-            [
-                "reconstruct",
-                str(tmp_path / "images"),
-                str(tmp_path / "out"),
-                "--max-keypoints",
-                "60",
-                "--workers",
-                "1",
-            ]
-        )
-        == 1
-    )
+    images, out = small_folder(tmp_path / "images"), tmp_path / "out"
+    assert main(["reconstruct", str(images), str(out), "--max-keypoints", "50", "--workers", "1"]) == 1
     assert "no model    no pair of images has matches" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["reason"]
-    assert not (tmp_path / "out" / "model.html").exists()
-    assert main(["reconstruct", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
-    (tmp_path / "other" / "sparse").mkdir(parents=True)
-    capsys.readouterr()
-    assert main(["reconstruct", str(tmp_path / "images"), str(tmp_path / "other")]) == 2
-    assert "was not written by `geomatch reconstruct`" in capsys.readouterr().err
+    assert json.loads((out / "summary.json").read_text())["reason"]
+    assert not (out / "model.html").exists()
     with pytest.raises(ValueError, match="verified pairs only"):
-        reconstruct(tmp_path / "images", tmp_path / "out", mapping=Mapping(verification="none"))
+        Mapping(verification="none")
+
+
+def test_only_what_could_not_be_done_is_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = small_folder(tmp_path / "images")
+    command = ["colmap", "export", str(images), str(tmp_path / "x.db"), "--max-keypoints", "50"]
+    command += ["--workers", "1"]
+    assert main(command) == 0
+    assert "skipped     3 pairs without matches" in capsys.readouterr().out
+    assert main([*command, "--extend"]) == 0
+    assert "skipped     3 images that the database already had" in capsys.readouterr().out
+    (images / "broken.png").write_bytes(b"no image")
+    assert main([*command, "--extend"]) == 1
+    assert "broken.png" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -185,9 +182,10 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
 def test_what_cannot_work_is_said_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = small_folder(tmp_path / "images")
     (tmp_path / "file").write_text("x")
-    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "sparse").mkdir(parents=True)
     (tmp_path / "theirs" / "summary.json").write_text('{"models": []}')
     _, code = cv2.imencode(".png", np.zeros((40, 60), np.uint8))
+    assert main(["reconstruct", str(tmp_path / "none"), str(tmp_path / "o")]) == 2
     for arguments, words in (
         ([str(images)], "is the folder of images"),
         ([str(tmp_path / "file")], "no folder can be made there"),
