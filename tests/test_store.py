@@ -17,7 +17,7 @@ from geomatch.collection import Extraction, Matching, PairSelection, find_images
 from geomatch.collection.features import extract_features
 from geomatch.collection.match import CollectionResult
 from geomatch.collection.pair_matches import pair_blocks
-from geomatch.engine import Engine, LocalEngine, RunContext
+from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import FeaturesError, GeomatchError, StoreError
 from geomatch.files import is_sound, pack_arrays, unpack_arrays
 from geomatch.store import Manifest, Store
@@ -128,12 +128,13 @@ def test_any_damage_is_noticed() -> None:
 
 
 def test_our_files_are_plain_npz(tmp_path: Path) -> None:
-    """Whoever has NumPy reads them; those without a checksum are read, too."""
+    """NumPy reads them; those without a checksum are read, too."""
     (tmp_path / "x.npz").write_bytes(pack_arrays("thing", {"a": np.arange(3)}))
-    with np.load(tmp_path / "x.npz") as file:
-        assert file["a"].tolist() == [0, 1, 2]
     np.savez(tmp_path / "y.npz", kind=np.asarray("thing"), a=np.arange(3))
-    assert unpack_arrays((tmp_path / "y.npz").read_bytes(), "y", "thing", ("a",))["a"].tolist() == [0, 1, 2]
+    for name in ("x.npz", "y.npz"):
+        with np.load(tmp_path / name) as file:
+            assert file["a"].tolist() == [0, 1, 2]
+        assert unpack_arrays((tmp_path / name).read_bytes(), name, "thing", ("a",))["a"].tolist() == [0, 1, 2]
 
 
 def test_packs_find_every_key(tmp_path: Path) -> None:
@@ -188,21 +189,10 @@ def test_blocks_of_pairs_load_few_images(shape: str) -> None:
     assert sum(loads) / len(pairs) < bound  # without blocks 2
 
 
-def run(
-    folder: Path,
-    store: Any,
-    *rules: str,
-    keypoints: int = 60,
-    matching: Matching = Matching(),  # noqa: B008
-    engine: Engine | None = None,
-) -> CollectionResult:
-    return match_collection(
-        find_images(folder),
-        extraction=Extraction(max_keypoints=keypoints),
-        pairs=PairSelection(rules),
-        matching=matching,
-        context=RunContext(store, engine or LocalEngine(1), progress=False),
-    )
+def run(folder: Path, store: Any, *rules: str, keypoints: int = 60, **options: Any) -> CollectionResult:
+    context = RunContext(store, options.pop("engine", LocalEngine(1)), progress=False)
+    parts = {"extraction": Extraction(max_keypoints=keypoints), "pairs": PairSelection(rules), **options}
+    return match_collection(find_images(folder), **parts, context=context)
 
 
 def objects(store: Store) -> dict[str, bytes]:
@@ -328,22 +318,13 @@ def test_a_sick_connection_deletes_nothing(
     assert objects(store) == before
 
 
-def test_new_photographs_are_a_run_of_their_own(small_views: Path, tmp_path: Path) -> None:
-    run(small_views, tmp_path / "store")
-    (small_views / "view3.png").unlink()
-    assert run(small_views, tmp_path / "store").computed == (0, 0)
-    assert len(inspect_store(Store.at(tmp_path / "store")).runs) == 2
-    assert prune_store(Store.at(tmp_path / "store")).objects == 0
-
-
 def test_a_manifest_says_what_a_run_is(small_views: Path, tmp_path: Path) -> None:
     (small_views / "broken.png").write_bytes(b"no image")
-    run(small_views, tmp_path / "store", "sequential:1")
     store = Store.at(tmp_path / "store")
+    run(small_views, store, "sequential:1")
     (state,) = inspect_store(store).runs
     manifest = state.manifest
-    assert manifest.program == "collection"
-    assert manifest.source == str(small_views)
+    assert (manifest.program, manifest.source) == ("collection", str(small_views))
     assert manifest.names == tuple(f"view{k}.png" for k in range(4))
     assert list(manifest.failed) == ["broken.png"]
     assert manifest.settings["rules"] == ["sequential:1"]
@@ -352,6 +333,10 @@ def test_a_manifest_says_what_a_run_is(small_views: Path, tmp_path: Path) -> Non
     assert Manifest.load(store, manifest.key).objects == manifest.objects
     with pytest.raises(KeyError):
         Manifest.load(store, OTHER)
+    (small_views / "view3.png").unlink()  # other photographs are a run of their own
+    assert run(small_views, store, "sequential:1").computed == (0, 0)
+    assert len(inspect_store(store).runs) == 2
+    assert prune_store(store).objects == 0
 
 
 @pytest.fixture

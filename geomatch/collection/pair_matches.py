@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from geomatch.collection.features import SCHEMA, StoredFeatures, read_features
 from geomatch.collection.options import Matching
 from geomatch.collection.pairs import Pair
 from geomatch.engine import FailedItem, Work
+from geomatch.engine.run import LazyBlock
 from geomatch.engine.task import Need
 from geomatch.errors import DamagedError, FeaturesError
 from geomatch.estimators import estimate_two_view
@@ -115,24 +116,6 @@ class StoredMatches:
                 yield MatchedPair(*self.pairs[pair], matches)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Block(Sequence[PairKeys]):
-    """Pairs that are spelt out when they are scheduled: for millions only the places are held."""
-
-    features: Mapping[str, str]
-    pairs: Sequence[Pair]
-    keys: NDArray[np.uint8]
-    places: list[int]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: Any) -> Any:
-        place = self.places[index]
-        (a, b) = self.pairs[place]
-        return PairKeys(f"{a} - {b}", self.features[a], self.features[b], self.keys[place].tobytes(), place)
-
-
 def pair_keys(stored: StoredFeatures, pairs: Sequence[Pair], matching: Matching) -> NDArray[np.uint8]:
     """(P, 32) keys of the pairs' matches: SHA-256 of the keys of both features, the options and versions."""
     options = digest_of([SCHEMA, cache_key(matching), versions()])
@@ -157,17 +140,20 @@ def match_pairs(
     places = index.find(keys)
     todo: list[int] = np.flatnonzero(places[:, 0] < 0).tolist()
     packs = {name: number for number, name in enumerate(index.names)}
-    blocks = [
-        _Block(stored.keys, pairs, keys, [todo[p] for p in block])
-        for block in pair_blocks([pairs[p] for p in todo])
-    ]
+
+    def item(place: int) -> PairKeys:
+        a, b = pairs[place]
+        features = stored.keys[a], stored.keys[b]
+        return PairKeys(f"{a} - {b}", *features, keys[place].tobytes(), place)
+
+    blocks = [LazyBlock([todo[p] for p in block], item) for block in pair_blocks([pairs[p] for p in todo])]
     failed = {}
     task = PairMatching(store, matching)
-    for item, result in work.results(task, blocks, "pairs", "pair", len(pairs) - len(todo)):
+    for pair, result in work.results(task, blocks, "pairs", "pair", len(pairs) - len(todo)):
         if isinstance(result, FailedItem):
-            failed[item.name] = result.reason
+            failed[pair.name] = result.reason
         else:
-            places[item.place] = packs.setdefault(result[0], len(packs)), result[1]
+            places[pair.place] = packs.setdefault(result[0], len(packs)), result[1]
     return StoredMatches(store, tuple(pairs), tuple(packs), places, failed, len(todo) - len(failed))
 
 

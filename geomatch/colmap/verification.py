@@ -22,7 +22,7 @@ from geomatch.colmap.conventions import (
 )
 from geomatch.colmap.library import database, interruptible, pycolmap
 from geomatch.engine import FailedItem, Work
-from geomatch.engine.run import grouped, in_blocks
+from geomatch.engine.run import LazyBlock, grouped, in_blocks
 from geomatch.engine.task import Need
 from geomatch.errors import GeomatchError
 from geomatch.estimators import estimate_two_view
@@ -99,7 +99,10 @@ def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None
                 write(todo[place], found)
                 written.add(todo[place])
             todo = [pair_id for pair_id in todo if pair_id not in written]
-        blocks = [_Block(opened, views, tuple(part)) for part in in_blocks(todo, _BATCH)]
+        blocks = [
+            LazyBlock(part, lambda pair_id: _read_pair(opened, views, pair_id))
+            for part in in_blocks(todo, _BATCH)
+        ]
         results: Iterator[tuple[_Pair, Found | FailedItem]] = work.results(
             Verifying(store), blocks, "verification", "pair", total - len(todo)
         )
@@ -180,21 +183,6 @@ class _Pair(NamedTuple):
         for points in self.points:
             digest.update(np.ascontiguousarray(points, np.float32).tobytes())
         return digest.digest()
-
-
-@dataclass(frozen=True, slots=True)
-class _Block(Sequence[_Pair]):
-    """Pairs that are read from the database when they are scheduled."""
-
-    opened: Any
-    views: dict[int, Any]
-    pair_ids: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.pair_ids)
-
-    def __getitem__(self, place: Any) -> Any:
-        return _read_pair(self.opened, self.views, self.pair_ids[place])
 
 
 def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:

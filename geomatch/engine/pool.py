@@ -106,7 +106,8 @@ class WorkerPool:
                     elif isinstance(error, self.deaths):
                         yield index, FailedBlock(self.died)
                     else:
-                        yield index, future.result() if error is None else FailedBlock(first_line(error))
+                        cause = getattr(error, "cause", None) or error  # Ray's errors begin with a header
+                        yield index, future.result() if cause is None else FailedBlock(first_line(cause))
             self._starting = {future: worker for future, (worker, _) in busy.items()}
         except BaseException:
             for worker, _ in busy.values():

@@ -1,6 +1,6 @@
 """A stage of work from its first block to its last: blocks that fail are tried again and counted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,6 +119,20 @@ def grouped(failed: dict[str, str]) -> list[str]:
         more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         lines.append(f"{len(names)} x {reason}: {', '.join(names[:SHOWN])}{more}")
     return lines
+
+
+@dataclass(frozen=True, slots=True)
+class LazyBlock(Sequence[Item]):
+    """Items that are made when the block is scheduled: of millions only the places are held."""
+
+    places: Sequence[int]
+    make: Callable[[int], Item]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.make(self.places[index])
 
 
 def in_blocks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
