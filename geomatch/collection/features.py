@@ -128,11 +128,10 @@ def read_features(store: Store, key: str, kind: str = KIND) -> Features:
         FeaturesError: when they are missing or damaged.
         StoreError: when the store cannot be read.
     """
-    label = store.label(kind, key)
     try:
-        return Features.from_bytes(store.read(kind, key), label)
+        return Features.from_bytes(store.read(kind, key), store.label(kind, key))
     except KeyError as error:
-        raise FeaturesError(f"{label} is gone; give the same command again") from error
+        raise FeaturesError(f"{store.label(kind, key)} is missing; give the same command again") from error
     except (DamagedError, ValueError) as error:
         raise FeaturesError(
             f"{error}; `geomatch store verify --remove`, then the same command again"
@@ -142,9 +141,7 @@ def read_features(store: Store, key: str, kind: str = KIND) -> Features:
 def need_of(describer: Describer) -> Need:
     """What a worker that describes should have."""
     traits = traits_of(describer)
-    if traits.large:
-        return "large network"
-    return "processor" if traits.device == "cpu" else "network"
+    return "large network" if traits.large else "processor" if traits.device == "cpu" else "network"
 
 
 def batch_of(describer: Describer, engine: Engine) -> int:

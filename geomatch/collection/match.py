@@ -72,7 +72,7 @@ def match_collection(
 
     Raises:
         ImageError: when no image can be read.
-        StoreError: when the store cannot be written or read; what was done is kept.
+        StoreError: when the store cannot be written or read; what was done stays.
         WeightsError: when a model cannot be loaded.
         ValueError: for options that make no sense, and objects that have no cache key.
     """

@@ -77,12 +77,11 @@ def merge_points(
 
 def _first_of_each(indices: NDArray[np.int64]) -> NDArray[Any]:
     """Rows neither of whose two keypoints is in an earlier row that was taken."""
-    taken0: set[int] = set()
-    taken1: set[int] = set()
+    taken: tuple[set[int], set[int]] = (set(), set())
     rows = []
     for row, (i, j) in enumerate(indices.tolist()):
-        if i not in taken0 and j not in taken1:
-            taken0.add(i)
-            taken1.add(j)
+        if i not in taken[0] and j not in taken[1]:
+            taken[0].add(i)
+            taken[1].add(j)
             rows.append(row)
     return np.array(rows, dtype=np.int64)

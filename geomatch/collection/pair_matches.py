@@ -108,7 +108,7 @@ class StoredMatches:
                 arrays = read_pack(self.store, KIND, self.packs[pack], ARRAYS)
             except (KeyError, DamagedError) as error:
                 label = self.store.label(KIND, self.packs[pack])
-                raise FeaturesError(f"{label} is gone or damaged; give the same command again") from error
+                raise FeaturesError(f"{label} is missing or damaged; give the same command again") from error
             ends = np.cumsum(arrays["counts"])
             for pair, row in rows:
                 part = slice(int(ends[row] - arrays["counts"][row]), int(ends[row]))

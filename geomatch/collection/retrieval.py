@@ -65,30 +65,25 @@ class Pooling:
         return results
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Moments:
-    """Sums over the rows of a chunk."""
-
-    total: NDArray[np.float64]
-    squares: NDArray[np.float64]
-
-
 @dataclass(frozen=True, slots=True)
 class Gathering:
-    """Task: gathers the rows of a chunk of images, given by their keys, in one object."""
+    """Task: gathers the rows of a chunk of images, given by their keys, in one object.
+
+    Results are (2, D) sums of the rows and of their squares.
+    """
 
     store: Store
     need: Need = "processor"
 
-    def start(self) -> Callable[[Sequence[tuple[str, ...]]], list[Moments]]:
+    def start(self) -> Callable[[Sequence[tuple[str, ...]]], list[NDArray[np.float64]]]:
         """Return the function that does a block."""
         return lambda block: [self._gather(keys) for keys in block]
 
-    def _gather(self, keys: Sequence[str]) -> Moments:
+    def _gather(self, keys: Sequence[str]) -> NDArray[np.float64]:
         rows = np.stack([_read(self.store, KIND, key, "row") for key in keys])
         self.store.write(CHUNKS, digest_of(list(keys)), pack_arrays(CHUNKS, {"rows": rows}))
         wide = rows.astype(np.float64)
-        return Moments(wide.sum(axis=0), (wide**2).sum(axis=0))
+        return np.stack([wide.sum(axis=0), (wide**2).sum(axis=0)])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -149,12 +144,9 @@ class StoredDescriptors:
             raise GeomatchError("images cannot be compared: " + "; ".join(grouped(self.failed)))
         chunks = [tuple(chunk) for chunk in in_blocks(self.keys, CHUNK)]
         total = len(self.keys)
-        moments = list(
-            _all(work.results(Gathering(self.store), [[c] for c in chunks], "descriptors", "chunk"), chunks)
-        )
-        mean = np.sum([part.total for part in moments], axis=0) / total
-        variance = np.sum([part.squares for part in moments], axis=0) / total - mean**2
-        deviation = np.sqrt(np.maximum(variance, 0))
+        gathered = work.results(Gathering(self.store), [[c] for c in chunks], "descriptors", "chunk")
+        mean, squares = np.sum(list(_all(gathered, chunks)), axis=0) / total
+        deviation = np.sqrt(np.maximum(squares - mean**2, 0))
         names = tuple(digest_of(list(chunk)) for chunk in chunks)
         task = Ranking(self.store, names, total, mean, deviation, count, order)
         numbers = list(range(len(chunks)))
@@ -219,7 +211,7 @@ def _read(store: Store, kind: str, key: str, array: str) -> NDArray[np.float32]:
     try:
         return unpack_arrays(store.read(kind, key), label, kind, (array,))[array]
     except KeyError as error:
-        raise GeomatchError(f"{label} is gone; give the same command again") from error
+        raise GeomatchError(f"{label} is missing; give the same command again") from error
     except DamagedError:
         store.remove(kind, key)  # made again by the next run
         raise

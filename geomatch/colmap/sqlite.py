@@ -21,7 +21,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot write; it leaves no files beside a database that nobody writes to.
 
     Raises:
-        GeomatchError: when there is no SQLite database, or a transaction that was not ended.
+        GeomatchError: when it is no SQLite database, or has an unfinished transaction.
     """
     if not path.exists():
         raise GeomatchError(f"{path}: no such file")
@@ -48,11 +48,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """An open database, closed at the end; what goes wrong in the block is an error that names the file.
-
-    Raises:
-        GeomatchError: when it cannot be read, or is no database of COLMAP.
-    """
+    """Open a database of COLMAP to read; what goes wrong in the block is a `GeomatchError` that names it."""
     try:
         with closing(open_read_only(path)) as connection:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
@@ -78,11 +74,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def read(path: Path) -> Correspondences:
-    """Keypoints and raw matches of a database.
-
-    Raises:
-        GeomatchError: when it cannot be read.
-    """
+    """Keypoints and raw matches of a database; raises `GeomatchError` when it cannot be read."""
     with reading(path) as connection:
         rows = connection.execute(
             "SELECT images.image_id, images.name, cameras.width, cameras.height FROM images "

@@ -89,12 +89,13 @@ def replaced(path: Path, extend: bool, space: DiskSpace) -> Iterator[Path]:
             # by another connection: the backup of one that holds a lock would wait for itself
             with closing(open_read_only(path)) as source, closing(sqlite3.connect(temporary)) as copy:
                 source.backup(copy)
-            before = _stamp(path)
+            before = path.stat()
             yield temporary
             _settle(temporary)
             shutil.copymode(path, temporary)
         check_closed(path)  # a log of the old file would be taken for the new one's
-        if _stamp(path) != before:
+        after = path.stat()
+        if (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
             raise GeomatchError(f"{path} was changed by another program meanwhile; export again")
         os.replace(temporary, path)
 
@@ -164,11 +165,6 @@ def check_closed(path: Path) -> None:
             f"{path} is open in another program; close it there and run again (if one that ended without "
             f"closing it left {log.name}, open and close the database once)"
         )
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
 
 
 def _schema_of(connection: sqlite3.Connection) -> int:

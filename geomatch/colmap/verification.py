@@ -149,7 +149,7 @@ class Verifying:
         return self._verify
 
     def _verify(self, block: "Sequence[_Pair]") -> list[Found]:
-        found = [_estimate(pair) for pair in block]
+        found = [estimate_two_view(*pair.points, *pair.sizes, *pair.calibrations) for pair in block]
         if self.store is not None:
             inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
             arrays = {
@@ -195,11 +195,6 @@ def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
     cameras = [views[image_id] for image_id in image_ids]
     sizes = [(camera.width, camera.height) for camera in cameras]
     return _Pair(pair_id, points, sizes, [_calibration(camera) for camera in cameras])
-
-
-def _estimate(pair: _Pair) -> Found:
-    (points0, points1), (size0, size1), (camera0, camera1) = pair.points, pair.sizes, pair.calibrations
-    return estimate_two_view(points0, points1, size0, size1, camera0, camera1)
 
 
 def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:

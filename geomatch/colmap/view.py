@@ -95,7 +95,11 @@ def sparse_model(reconstruction: Any) -> SparseModel:
         centres=_rows([image.projection_center() for image in images], 3),
         rotations=np.array([pose[:, :3] for pose in poses], np.float64).reshape(-1, 3, 3),
         image_sizes=np.array([(c.width, c.height) for c in cameras], np.int64).reshape(-1, 2),
-        focal_lengths=np.array([_focal_length(camera) for camera in cameras], np.float64),
+        focal_lengths=np.array(
+            # panoramas have none; any frustum will do
+            [c.mean_focal_length() if c.focal_length_idxs() else c.width / 2 for c in cameras],
+            np.float64,
+        ),
         num_points=np.array([image.num_points3D for image in images], np.int64),
         errors=np.array(
             [_image_error(*one, xyz, row_of) for one in zip(images, cameras, poses, strict=True)], np.float64
@@ -183,12 +187,6 @@ def _image_error(
     world = xyz[[row_of[one.point3D_id] for one in seen]]
     projected = camera.img_from_cam(world @ pose[:, :3].T + pose[:, 3])
     return _mean(np.linalg.norm(projected - _rows([one.xy for one in seen], 2), axis=1))
-
-
-def _focal_length(camera: Any) -> float:
-    if camera.focal_length_idxs():
-        return float(camera.mean_focal_length())
-    return float(camera.width) / 2  # panoramas have none; any frustum will do
 
 
 def _rows(values: Sequence[Any], columns: int) -> NDArray[np.float64]:

@@ -46,7 +46,7 @@ class Work:
             done: items that are done already and only counted.
 
         Raises:
-            StoreError: when the store fails again and again; what was done is kept.
+            StoreError: when the store fails again and again; what was done stays.
             GeomatchError: when no worker can begin.
         """
         todo = blocks
@@ -95,7 +95,7 @@ def _given_up(failed: Sequence[tuple[Sequence[Any], FailedBlock]], unit: str) ->
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return StoreError(
         f"{reason}; not done: {len(names)} {unit}s at least ({', '.join(names[:SHOWN])}{more}); "
-        "what was done is kept: when the store is right again, give the same command"
+        "what was done stays: when the store is right again, give the same command"
     )
 
 

@@ -79,7 +79,10 @@ class Manifest:
         )
         summary = {name: getattr(new, name) for name in words}
         summary |= {"schema": SCHEMA, "versions": versions(), "kinds": sorted(new.objects)}
-        arrays: dict[str, Any] = {f"keys_{kind}": _packed(keys) for kind, keys in new.objects.items()}
+        arrays: dict[str, Any] = {
+            f"keys_{kind}": np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
+            for kind, keys in new.objects.items()
+        }
         data = pack_arrays("Manifest", {"summary": json.dumps(summary), **arrays, "pair_keys": new.pair_keys})
         store.write(KIND, new.key, data)
         return new
@@ -102,7 +105,3 @@ class Manifest:
         kinds, names = summary.pop("kinds"), tuple(summary.pop("names"))
         objects = {kind: tuple(row.tobytes().hex() for row in arrays[f"keys_{kind}"]) for kind in kinds}
         return cls(**summary, names=names, objects=objects, pair_keys=arrays["pair_keys"])
-
-
-def _packed(keys: tuple[str, ...]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(bytes.fromhex(key) for key in keys), np.uint8).reshape(-1, 32)

@@ -41,7 +41,7 @@ def read_pack(store: Store, kind: str, name: str, arrays: Sequence[str]) -> dict
 
     Raises:
         DamagedError: when it is damaged.
-        KeyError: when it is gone.
+        KeyError: when it is missing.
     """
     return unpack_arrays(store.read(kind, name), store.label(kind, name), kind, ("keys", *arrays))
 

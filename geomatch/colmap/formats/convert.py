@@ -1,4 +1,4 @@
-"""Other formats than the database, in and out, by what lies at a path."""
+"""Correspondences in other formats than the database, written and read."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -80,7 +80,7 @@ def _checked(
 
 
 def read_correspondences(path: Path, images: Path) -> Correspondences:
-    """What another program, or `write_correspondences`, has left.
+    """Read what another program, or `write_correspondences`, wrote.
 
     Args:
         path: a COLMAP database, or a folder with the files of `write_correspondences`, or an h5 file of
@@ -88,7 +88,7 @@ def read_correspondences(path: Path, images: Path) -> Correspondences:
         images: the folder of images, whose sizes text files do not hold.
 
     Raises:
-        FeaturesError: when nothing is known there, or it makes no sense.
+        FeaturesError: when there is no such format, or the files make no sense.
     """
     if path.is_file():
         with path.open("rb") as stream:

@@ -1,7 +1,6 @@
 """COLMAP's text files: features of one image per file, and a list of matches.
 
-``feature_importer`` accepts 128 descriptor columns only, so that each keypoint gets as many zeros:
-the matches come with it.
+``feature_importer`` accepts 128 descriptor columns only, so each keypoint gets as many zeros.
 """
 
 from collections.abc import Iterator
@@ -16,16 +15,12 @@ from geomatch.images import raw_size
 from geomatch.types import Features, Matches
 
 COLUMNS = 128
-"""Of descriptors; the importer ends on any other number."""
+"""Columns of descriptors; the importer aborts on any other number."""
 _ZEROS = " 0" * COLUMNS + "\n"
 
 
 def write(correspondences: Correspondences, folder: Path) -> None:
-    """Write ``features/<name>.txt`` and ``matches.txt``.
-
-    Raises:
-        FeaturesError: for names with spaces, which the match list cannot hold.
-    """
+    """Write ``features/<name>.txt`` and ``matches.txt``; raises `FeaturesError` for names with spaces."""
     spaced = [name for name in correspondences.features if len(name.split()) != 1]
     if spaced:
         raise FeaturesError(
