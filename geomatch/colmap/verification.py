@@ -166,9 +166,9 @@ class _Pair(NamedTuple):
     """Matched points of two images, in our coordinates."""
 
     pair_id: int
-    points: list[NDArray[np.float32]]
-    sizes: list[tuple[int, int]]
-    calibrations: list[NDArray[np.float64] | None]
+    points: tuple[NDArray[np.float32], NDArray[np.float32]]
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    calibrations: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]
 
     @property
     def name(self) -> str:
@@ -186,15 +186,19 @@ class _Pair(NamedTuple):
 
 
 def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
-    image_ids = divmod(pair_id, PAIR_BASE)
-    indices = np.asarray(opened.read_matches(*image_ids), np.int64)
-    points = [
-        from_colmap(np.asarray(opened.read_keypoints(image_id))[rows, :2])
-        for image_id, rows in zip(image_ids, indices.T, strict=True)
-    ]
-    cameras = [views[image_id] for image_id in image_ids]
-    sizes = [(camera.width, camera.height) for camera in cameras]
-    return _Pair(pair_id, points, sizes, [_calibration(camera) for camera in cameras])
+    id0, id1 = divmod(pair_id, PAIR_BASE)
+    indices = np.asarray(opened.read_matches(id0, id1), np.int64)
+
+    def points(image_id: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return from_colmap(np.asarray(opened.read_keypoints(image_id))[rows, :2])
+
+    camera0, camera1 = views[id0], views[id1]
+    return _Pair(
+        pair_id,
+        (points(id0, indices[:, 0]), points(id1, indices[:, 1])),
+        ((camera0.width, camera0.height), (camera1.width, camera1.height)),
+        (_calibration(camera0), _calibration(camera1)),
+    )
 
 
 def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
