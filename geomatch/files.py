@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import DamagedError, GeomatchError
+from geomatch.errors import DamagedError, GeomatchError, first_line
 
 _MARK = b"sha256:"
 _TRAILER = len(_MARK) + 64
@@ -113,10 +113,8 @@ def unpack_arrays(
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise DamagedError(f"{label}: not a readable .npz file ({error})") from error
     except Exception as error:  # zipfile raises its own
-        raise DamagedError(f"{label}: damaged .npz file ({error})") from error
+        raise DamagedError(f"{label}: not a readable .npz file ({first_line(error)})") from error
     found = str(arrays.pop("kind", "unknown"))
     if found != kind:
         raise DamagedError(f"{label}: expected {kind}, the file holds {found}")
@@ -148,7 +146,7 @@ def read_archive(path: str | os.PathLike[str]) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise GeomatchError(f"{os.fspath(path)}: not a readable .npz file ({error})") from error
+        raise GeomatchError(f"{os.fspath(path)}: not a readable .npz file ({first_line(error)})") from error
 
 
 def natural_order(names: Iterable[str]) -> list[str]:

@@ -96,9 +96,10 @@ def test_places_that_are_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for nowhere in ("s3://", "memory://x"):
         with pytest.raises(ValueError, match="no place that several processes can share"):
             Store.at(nowhere)
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(GeomatchError, match=r"geomatch-dift\[cluster\]"):
-        Store.at("s3://elsewhere/x")
+    for package in ("s3fs", "fsspec"):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(GeomatchError, match=rf"'{package}'; .*pip install 'geomatch-dift\[cluster\]'"):
+            Store.at("s3://elsewhere/x")
 
 
 def test_a_bucket_that_is_not_there_is_one_line(s3: str) -> None:

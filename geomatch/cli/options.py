@@ -138,10 +138,10 @@ _PREFIX = "dift_"
 _NATIVE = "native"
 
 
-def _option(flag: str, help: str, kind: Any = None, **more: Any) -> tuple[str, Option]:
+def _option(flag: str, help: str, kind: Any = None, callback: Any = None) -> tuple[str, Option]:
     name = flag.split("/")[0]
     key = _PREFIX + name[2:].replace("-", "_")
-    return name, click.option(flag, key, type=kind, default=None, help=help, **more)
+    return name, click.option(flag, key, type=kind, default=None, help=help, callback=callback)
 
 
 _OPTIONS = dict([
@@ -165,7 +165,8 @@ _OPTIONS = dict([
     _option("--rotations", "Rotated copies, to describe keypoints upright; 8 take 14 times as long.", int),
     _option("--scales", "Copies, each half as large, for keypoints of larger scale.", int),
     _option("--head", "End with this projection head: a folder that `geomatch head fit` wrote."),
-    _option("--no-head", "Leave the preset's projection head out.", is_flag=True),
+    ("--no-head", click.option("--no-head", f"{_PREFIX}no_head", is_flag=True,
+                               help="Leave the preset's projection head out.")),
     _option("--dtype", "Of the network.", click.Choice(["float32", "bfloat16", "float16"])),
     _option("--device", "cpu, cuda, mps. [default: the best there is]"),
     _option("--batch-size", "Noisy images per forward pass.", int),

@@ -121,3 +121,4 @@ class Matching:
 
 
 EXTRACTION, PAIRS, MATCHING = Extraction(), PairSelection(), Matching()
+"""What functions take when nothing is said."""

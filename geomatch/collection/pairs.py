@@ -12,7 +12,7 @@ from geomatch.collection.folder import ImageFolder
 from geomatch.collection.gps import position
 from geomatch.collection.nearest import best_partners
 from geomatch.collection.options import PAIRS, PairSelection
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, first_line
 from geomatch.files import natural_order
 
 Pair = tuple[str, str]
@@ -141,7 +141,7 @@ def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise GeomatchError(f"{path}: cannot be read as a list of pairs ({error})") from error
+        raise GeomatchError(f"{path}: cannot be read as a list of pairs ({first_line(error)})") from error
     unknown = 0
     for number, line in enumerate(lines, 1):
         parts = line.split("\t") if "\t" in line else line.split()

@@ -41,3 +41,4 @@ class Mapping:
 
 
 CAMERAS, MAPPING = Cameras(), Mapping()
+"""What functions take when nothing is said."""

@@ -59,15 +59,15 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     except GeomatchError:
         raise
     except OSError as error:
-        raise GeomatchError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise GeomatchError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             text = "is locked: another program writes to it; try when it is done"
         elif code == sqlite3.SQLITE_CORRUPT:
-            text = f"is damaged ({error}); `sqlite3 {path} .recover` may save a part of it"
+            text = f"is damaged ({first_line(error)}); `sqlite3 {path} .recover` may save a part of it"
         else:
-            text = f"cannot be read as a COLMAP database ({error})"
+            text = f"cannot be read as a COLMAP database ({first_line(error)})"
         raise GeomatchError(f"{path} {text}") from error
     except (TypeError, ValueError, OverflowError) as error:  # of values of another type than announced
         raise GeomatchError(f"{path} holds rows that make no sense ({first_line(error)})") from error

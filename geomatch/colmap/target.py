@@ -11,7 +11,7 @@ from pathlib import Path
 
 from geomatch.colmap.library import database
 from geomatch.colmap.sqlite import TABLES, open_read_only
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, first_line
 
 SPARE = 32 * 2**20
 """Bytes of the disk that stay free."""
@@ -121,7 +121,7 @@ def _settle(path: Path) -> None:
             (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
         raise GeomatchError(
-            f"{path.parent.parent}: the database cannot be written there ({error})"
+            f"{path.parent.parent}: the database cannot be written there ({first_line(error)})"
         ) from error
     if busy or mode != "delete" or answer != "ok":
         raise GeomatchError(f"{path.parent.parent}: the database could not be written whole ({answer})")
@@ -141,9 +141,9 @@ def _held(path: Path) -> Iterator[None]:
             found = _schema_of(connection)
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         except sqlite3.OperationalError as error:
-            raise GeomatchError(f"{path} is in use by another program ({error})") from error
+            raise GeomatchError(f"{path} is in use by another program ({first_line(error)})") from error
         except sqlite3.DatabaseError as error:
-            raise GeomatchError(f"{path} is no database of COLMAP ({error})") from error
+            raise GeomatchError(f"{path} is no database of COLMAP ({first_line(error)})") from error
         if not tables >= TABLES:
             raise GeomatchError(f"{path} is no database of COLMAP: it lacks its tables")
         if found != _own_schema():

@@ -52,3 +52,4 @@ class RunContext:
 
 
 CONTEXT = RunContext()
+"""What functions take when nothing is said."""

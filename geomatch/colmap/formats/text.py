@@ -10,7 +10,7 @@ import numpy as np
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
 from geomatch.colmap.conventions import from_colmap, to_colmap
-from geomatch.errors import FeaturesError
+from geomatch.errors import FeaturesError, first_line
 from geomatch.images import raw_size
 from geomatch.types import Features, Matches
 
@@ -61,7 +61,9 @@ def read(folder: Path, images: Path) -> Correspondences:
             if len(table) != count:
                 raise ValueError(f"{len(table)} rows, {count} are announced")
         except (ValueError, IndexError, OSError) as error:
-            raise FeaturesError(f"{path}: no features of COLMAP's text format ({error})") from error
+            raise FeaturesError(
+                f"{path}: no features of COLMAP's text format ({first_line(error)})"
+            ) from error
         # the scale of the text file has another meaning than ours, and may be anything
         return Features(from_colmap(table[:, :2]), np.ones(len(table), np.float32), raw_size(images / name))
 
