@@ -208,7 +208,7 @@ def test_what_cannot_work_is_said_before_the_work(tmp_path: Path, capsys: pytest
 
 def test_one_database_gives_one_model(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     """With more threads sums come in any order, and with them which images are registered."""
-    scene = make_scene(frames=5, points=6000)  # with less COLMAP takes one thread anyway
+    scene = make_scene(frames=4, points=6000)  # with less COLMAP takes one thread anyway
     rng = np.random.default_rng(0)
     noisy = {}
     for name, found in scene.correspondences.features.items():
