@@ -21,7 +21,7 @@ from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import FeaturesError, GeomatchError, StoreError
 from geomatch.files import is_sound, pack_arrays, unpack_arrays
 from geomatch.store import Manifest, Store
-from geomatch.store.packs import PackIndex, as_keys, by_pack, read_pack, write_pack
+from geomatch.store.packs import PackIndex, as_keys, stored_results, write_pack
 from geomatch.store.upkeep import inspect_store, prune_store, verify_store
 from geomatch.types import Features
 
@@ -144,25 +144,27 @@ def test_packs_find_every_key(tmp_path: Path) -> None:
     rows = rng.integers(0, 256, (50, 32), dtype=np.uint8)
     rows[7, -3:] = 0  # NumPy's strings drop zeros at the end
     keys = [row.tobytes() for row in rows]
-    write_pack(store, "matches", keys[:20], {"value": np.arange(20)})
-    write_pack(store, "matches", keys[20:45], {"value": np.arange(20, 45)})
-    index = PackIndex.read(store, "matches", ("value",))
+    values = {"counts": np.full(50, 2), "value": np.arange(100)}
+
+    def part(first: int, last: int) -> dict[str, Any]:
+        return {"counts": values["counts"][first:last], "value": values["value"][2 * first : 2 * last]}
+
+    write_pack(store, "matches", keys[:20], part(0, 20))
+    write_pack(store, "matches", keys[20:45], part(20, 45))
+    index = PackIndex.read(store, "matches", ("counts", "value"))
     places = index.find(rows)
     assert (places[45:] == -1).all()
-    found = {}
-    for pack, members in by_pack(places):
-        if pack >= 0:
-            values = read_pack(store, "matches", index.names[pack], ("value",))["value"]
-            found |= {position: int(values[row]) for position, row in members}
-    assert found == {k: k for k in range(45)}
+    results = stored_results(store, "matches", index.names, places, ("counts", "value"))
+    found = {position: arrays["value"][own].tolist() for position, _, own, arrays in results}
+    assert found == {k: [2 * k, 2 * k + 1] for k in range(45)}
     assert len(set(as_keys(rows).tolist())) == 50
-    name = write_pack(store, "matches", keys[:20], {"value": np.arange(20)})
+    name = write_pack(store, "matches", keys[:20], part(0, 20))
     assert name in index.names  # the same keys, the same pack
     path = tmp_path / store.name("matches", name)
     path.write_bytes(path.read_bytes()[:-1])
-    PackIndex.read(store, "matches", ("value",))
+    PackIndex.read(store, "matches", ("counts", "value"))
     assert path.exists()  # who only looks changes nothing
-    again = PackIndex.read(store, "matches", ("value",), mend=True)  # a damaged pack is no pack
+    again = PackIndex.read(store, "matches", ("counts", "value"), mend=True)  # a damaged pack is no pack
     assert (again.find(rows[:20]) == -1).all()
     assert (again.find(rows[20:45]) >= 0).all()
     assert not path.exists()

@@ -17,14 +17,14 @@ from geomatch.collection.pairs import Pair
 from geomatch.engine import FailedItem, Work
 from geomatch.engine.run import LazyBlock
 from geomatch.engine.task import Need
-from geomatch.errors import DamagedError, FeaturesError
+from geomatch.errors import FeaturesError
 from geomatch.estimators import estimate_two_view
 from geomatch.estimators.two_view import THRESHOLD, transfer_errors
 from geomatch.files import digest_of
 from geomatch.matching import match_mutual
 from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
-from geomatch.store.packs import PackIndex, by_pack, read_pack, write_pack
+from geomatch.store.packs import PackIndex, stored_results, write_pack
 from geomatch.types import Features, Matches
 
 KIND = "matches"
@@ -101,19 +101,10 @@ class StoredMatches:
         return LazyPairs(self._read, int((self.places[:, 0] >= 0).sum()))
 
     def _read(self) -> Iterator[MatchedPair]:
-        for pack, rows in by_pack(self.places):
-            if pack < 0:
-                continue
-            try:
-                arrays = read_pack(self.store, KIND, self.packs[pack], ARRAYS)
-            except (KeyError, DamagedError) as error:
-                label = self.store.label(KIND, self.packs[pack])
-                raise FeaturesError(f"{label} is missing or damaged; give the same command again") from error
-            ends = np.cumsum(arrays["counts"])
-            for pair, row in rows:
-                part = slice(int(ends[row] - arrays["counts"][row]), int(ends[row]))
-                matches = Matches(arrays["indices"][part].astype(np.int64), arrays["similarity"][part])
-                yield MatchedPair(*self.pairs[pair], matches)
+        results = stored_results(self.store, KIND, self.packs, self.places, ARRAYS)
+        for pair, _, part, arrays in results:
+            matches = Matches(arrays["indices"][part].astype(np.int64), arrays["similarity"][part])
+            yield MatchedPair(*self.pairs[pair], matches)
 
 
 def pair_keys(stored: StoredFeatures, pairs: Sequence[Pair], matching: Matching) -> NDArray[np.uint8]:

@@ -28,7 +28,7 @@ from geomatch.errors import GeomatchError
 from geomatch.estimators import estimate_two_view
 from geomatch.provenance import versions
 from geomatch.store import Store
-from geomatch.store.packs import PackIndex, by_pack, read_pack, write_pack
+from geomatch.store.packs import PackIndex, stored_results, write_pack
 from geomatch.types import EstimationFailure, TwoViewGeometry
 
 _BATCH = 64
@@ -120,21 +120,12 @@ def _cached(store: Store, keys: Sequence[bytes]) -> Iterator[tuple[int, Found]]:
     """The geometries that the store holds, and which of the keys they are of."""
     index = PackIndex.read(store, KIND, ARRAYS, mend=True)
     places = index.find(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32))
-    for pack, rows in by_pack(places):
-        if pack < 0:
-            continue
-        try:
-            arrays = read_pack(store, KIND, index.names[pack], ARRAYS)
-        except KeyError:  # pruned meanwhile: estimated again
-            continue
-        ends = np.cumsum(arrays["counts"])
-        for place, row in rows:
-            kind = KINDS[int(arrays["kinds"][row])]
-            inliers = arrays["inliers"][ends[row] - arrays["counts"][row] : ends[row]]
-            if kind is None:
-                yield place, EstimationFailure("none was found before")
-            else:
-                yield place, TwoViewGeometry(kind, arrays["matrices"][row], inliers)
+    for place, row, part, arrays in stored_results(store, KIND, index.names, places, ARRAYS):
+        kind = KINDS[int(arrays["kinds"][row])]
+        if kind is None:
+            yield place, EstimationFailure("none was found before")
+        else:
+            yield place, TwoViewGeometry(kind, arrays["matrices"][row], arrays["inliers"][part])
 
 
 @dataclass(frozen=True, slots=True)

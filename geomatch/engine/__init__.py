@@ -5,7 +5,7 @@ under the checksum of all that decides them; an engine only schedules blocks.
 """
 
 from geomatch.engine.context import RunContext as RunContext
-from geomatch.engine.create import create_engine as create_engine
+from geomatch.engine.context import create_engine as create_engine
 from geomatch.engine.local import LocalEngine as LocalEngine
 from geomatch.engine.run import Work as Work
 from geomatch.engine.task import Engine as Engine

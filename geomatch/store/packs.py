@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import DamagedError
+from geomatch.errors import DamagedError, FeaturesError
 from geomatch.files import pack_arrays, unpack_arrays
 from geomatch.store.store import Store
 
@@ -91,12 +91,40 @@ class PackIndex:
         return found
 
 
-def by_pack(places: NDArray[np.int32]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Group places by pack: yield its number, and (position in ``places``, row) of each of its keys."""
+def stored_results(
+    store: Store, kind: str, names: Sequence[str], places: NDArray[np.int32], arrays: Sequence[str]
+) -> Iterator[tuple[int, int, slice, dict[str, NDArray[Any]]]]:
+    """Read the results that a `PackIndex` found, pack after pack.
+
+    Args:
+        store: where from.
+        kind: of the packs, which have an array ``counts``.
+        names: names of the packs.
+        places: (N, 2) answer of `PackIndex.find`.
+        arrays: of the packs.
+
+    Yields:
+        The result's position in ``places``, its row, its slice of arrays with ``counts`` entries each, and
+        the pack's arrays.
+
+    Raises:
+        FeaturesError: when a pack is missing or damaged.
+    """
     order = np.lexsort((places[:, 1], places[:, 0]))
     starts = np.flatnonzero(np.diff(places[order, 0], prepend=-2))
     for part in np.split(order, starts[1:]) if len(order) else ():
-        yield int(places[part[0], 0]), [(int(i), int(places[i, 1])) for i in part]
+        pack = int(places[part[0], 0])
+        if pack < 0:
+            continue
+        try:
+            found = read_pack(store, kind, names[pack], arrays)
+        except (KeyError, DamagedError) as error:
+            label = store.label(kind, names[pack])
+            raise FeaturesError(f"{label} is missing or damaged; give the same command again") from error
+        ends = np.cumsum(found["counts"])
+        for position in part.tolist():
+            row = int(places[position, 1])
+            yield position, row, slice(int(ends[row] - found["counts"][row]), int(ends[row])), found
 
 
 def as_keys(rows: NDArray[np.uint8]) -> NDArray[np.bytes_]:
