@@ -176,15 +176,9 @@ def test_guided_matching_finds_back_what_the_ratio_test_drops(photo0: Image, pho
     nothing = match_features(features0, features0[:0], Matching())
     assert len(nothing) == 0
     noise = np.random.default_rng(0).normal(0, 1, (400, 16)).astype(np.float32)
-    unrelated = replace(features0, descriptors=noise[: len(features0)])
-    assert (
-        len(
-            match_features(
-                unrelated, replace(features1, descriptors=noise[: len(features1)][::-1]), Matching()
-            )
-        )
-        == 0
-    )
+    unrelated0 = replace(features0, descriptors=noise[: len(features0)])
+    unrelated1 = replace(features1, descriptors=noise[: len(features1)][::-1])
+    assert len(match_features(unrelated0, unrelated1, Matching())) == 0
 
 
 def test_large_keypoints_come_first(photo0: Image) -> None:
@@ -221,6 +215,11 @@ def test_merged_points_are_one_keypoint_in_every_pair() -> None:
     np.testing.assert_allclose(crowded.features["b"].keypoints[pair.matches.indices[0, 1]], [70, 70])
     with pytest.raises(ValueError, match="cell"):
         merge_points([], sizes, cell=0)
+    inside = np.array([[1.0, 2.0]])
+    with pytest.raises(GeomatchError, match="lie outside the image"):
+        merge_points([("a", "b", inside, np.array([[100.0, 2.0]]), np.ones(1))], sizes)
+    with pytest.raises(GeomatchError, match="1 points, 1 partners and 2"):
+        merge_points([("a", "b", inside, inside, np.ones(2))], sizes)
 
 
 def test_every_track_has_one_reference() -> None:
@@ -313,14 +312,6 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "global").rglob("*.npz")}
     assert pool_images(folder.root, photos, extractor, store, work).keys == kept.keys
     assert before == {path: path.stat().st_mtime_ns for path in before}
-
-
-def test_merging_asks_for_points_of_the_image() -> None:
-    sizes, inside = {"a": (100, 80), "b": (100, 80)}, np.array([[1.0, 2.0]])
-    with pytest.raises(GeomatchError, match="lie outside the image"):
-        merge_points([("a", "b", inside, np.array([[100.0, 2.0]]), np.ones(1))], sizes)
-    with pytest.raises(GeomatchError, match="1 points, 1 partners and 2"):
-        merge_points([("a", "b", inside, inside, np.ones(2))], sizes)
 
 
 def test_keypoints_without_frames_are_described_upright(tmp_path: Path, photo0: Image) -> None:

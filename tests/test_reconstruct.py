@@ -77,12 +77,12 @@ def test_a_rendered_room_becomes_a_model(
     ratios = np.linalg.norm(np.diff(ours, axis=0), axis=1) / np.linalg.norm(np.diff(truth, axis=0), axis=1)
     assert np.ptp(ratios) / ratios.mean() < 0.05
     assert (tmp_path / "out" / "model.html").is_file()
-    assert main(arguments) == 0  # again: everything is there
+    assert main(arguments) == 0
+    assert "computed    0 images, 0 pairs" in capsys.readouterr().out
     again = json.loads((tmp_path / "out" / "summary.json").read_text())
     (same, *_) = again["models"]
     assert (same["registered"], same["points"]) == (model["registered"], model["points"])
     assert same["mean_reprojection_error"] == model["mean_reprojection_error"]
-    assert again["seconds"]["matching"] < 0.3 * summary["seconds"]["matching"]
 
 
 def small_folder(folder: Path) -> Path:

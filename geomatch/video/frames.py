@@ -55,7 +55,7 @@ def images_of(folder: Path) -> list[Path]:
     Raises:
         ImageError: when there is none.
     """
-    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
+    found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
     if not found:
         raise ImageError(f"{folder}: no frames there ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [folder / name for name in natural_order(path.name for path in found)]
