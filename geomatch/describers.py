@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from geomatch.dift import PRESETS, DIFTConfig
 from geomatch.images import Image
-from geomatch.keypoints import DEFAULT_DETECTOR as DEFAULT_DETECTOR
-from geomatch.keypoints import Detector, GridDetector, choose_detector
-from geomatch.types import Features, Metric, Traits
+from geomatch.types import Features, Traits
 from geomatch.weights.hub import is_hub_id
 
 if TYPE_CHECKING:
@@ -133,18 +131,3 @@ def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
     if isinstance(descriptor, str):
         descriptor = dift_config(descriptor)
     return cached_extractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor
-
-
-def extraction_parts(
-    detector: str | Detector | None, descriptor: str | DIFTConfig | Describer | None, max_keypoints: int
-) -> tuple[Detector, Describer, Metric]:
-    """Detector, descriptor and metric for a collection, decided before any image is seen.
-
-    By default all keypoints but a grid's are described in patches: of those without scale and orientation
-    a homography comes out as well densely, but fewer matches are right, and models need many.
-    """
-    detect = choose_detector(detector, max_keypoints)
-    if descriptor is None:
-        descriptor = default_config(patches=not isinstance(detect, GridDetector))
-    describer = create_describer(descriptor)
-    return detect, describer, traits_of(describer).metric

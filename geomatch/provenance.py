@@ -67,13 +67,14 @@ def cache_key(part: object) -> Any:
         return {"set": sorted((cache_key(value) for value in part), key=repr)}
     if isinstance(part, Sequence):
         return {"type": _type_name(part), "items": [cache_key(value) for value in part]}
+    dtype = str(getattr(part, "dtype", "")).removeprefix("torch.")
     if not isinstance(part, np.ndarray) and hasattr(part, "detach") and hasattr(part, "numpy"):
         part = _as_array(part)
     if isinstance(part, np.ndarray) and part.dtype != object:
         content = np.ascontiguousarray(part)
         return {
             "array": hashlib.sha256(content.tobytes()).hexdigest(),
-            "dtype": str(content.dtype),
+            "dtype": dtype,
             "shape": list(part.shape),
         }
     raise ValueError(

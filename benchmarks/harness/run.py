@@ -18,7 +18,7 @@ from geomatch.benchmarks.harness.keys import SCHEMA
 from geomatch.benchmarks.harness.machine import machine
 from geomatch.benchmarks.harness.record import summarise_record, write_run
 from geomatch.benchmarks.harness.suite import Evaluation, Evaluator, Row, Suite, Unit
-from geomatch.engine import Engine, Lost, Work
+from geomatch.engine import Engine, FailedItem, Work
 from geomatch.engine.run import grouped
 from geomatch.engine.task import Need
 from geomatch.errors import DamagedError, GeomatchError, first_line
@@ -115,7 +115,7 @@ def run_suite(
     )
     keys = tuple(dict.fromkeys(job.key(rules) for job in jobs for rules in job.wanted()))
     manifest = manifest.saved(
-        where, names=tuple(job.name for job in jobs), objects={KIND: keys}, lost=skipped
+        where, names=tuple(job.name for job in jobs), objects={KIND: keys}, failed=skipped
     )
     work = Work(engine, progress)
     rows, computed = _evaluated(jobs, work, suite, Evaluating(need), ahead)
@@ -226,13 +226,13 @@ def _evaluated(
     lost: dict[str, str] = {}
     if ahead:
         for job, extracted in work.results(Extracting(), todo, "features", unit):
-            if isinstance(extracted, Lost):
+            if isinstance(extracted, FailedItem):
                 lost[job.name] = extracted.reason
         todo = [block for block in todo if block[0].name not in lost]
     place = {id(job): index for index, job in enumerate(jobs)}
     computed = 0
     for job, result in work.results(evaluating, todo, suite.name, unit, len(jobs) - len(todo)):
-        if isinstance(result, Lost):
+        if isinstance(result, FailedItem):
             lost[job.name] = result.reason
         else:
             rows[place[id(job)]], count = result

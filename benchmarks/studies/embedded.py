@@ -31,10 +31,10 @@ from geomatch.benchmarks.studies.timing import Row, median_seconds
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_data
 from geomatch.benchmarks.training.sources import find_images
-from geomatch.describers import DEFAULT_DETECTOR
 from geomatch.estimators import OpenCVEstimator
 from geomatch.files import digest_of, replacing
 from geomatch.images import load_image
+from geomatch.keypoints import DEFAULT_DETECTOR
 
 KEYPOINTS = 1000
 THRESHOLD = 3.0

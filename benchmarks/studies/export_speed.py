@@ -16,6 +16,7 @@ from geomatch.collection import Correspondences, LazyFeatures, MatchedPair
 from geomatch.collection.correspondences import LazyPairs
 from geomatch.colmap import export_database
 from geomatch.colmap.library import database, pycolmap
+from geomatch.engine import RunContext
 from geomatch.types import Features, Matches
 
 IMAGES, KEYPOINTS, PAIRS, MATCHES = 2000, 2000, 20_000, 200
@@ -87,7 +88,8 @@ def _pairs() -> Iterator[MatchedPair]:
 
 def _with_geomatch(folder: Path) -> None:
     found = Correspondences(LazyFeatures(_names(), _keypoints), LazyPairs(_pairs))
-    export_database(folder / "images", found, folder / "ours.db", verification="none", progress=False)
+    quiet = RunContext(progress=False)
+    export_database(folder / "images", found, folder / "ours.db", verification="none", context=quiet)
 
 
 def _with_pycolmap(folder: Path) -> None:

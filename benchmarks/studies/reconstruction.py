@@ -17,9 +17,10 @@ from geomatch.benchmarks.harness.machine import write_record
 from geomatch.benchmarks.methods import create_method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
-from geomatch.collection import find_images
+from geomatch.collection import Extraction, find_images
 from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import map_database, summarise_model
+from geomatch.colmap.options import Mapping
 from geomatch.colmap.reconstruct import reconstruct
 from geomatch.errors import WeightsError, first_line
 
@@ -62,7 +63,8 @@ def _geomatch(folder: Path, out: Path, method: str, max_keypoints: int, seed: in
     parts = create_method(method, max_keypoints)
     if isinstance(parts.source, (FeatureFiles, LoFTRMatcher)) or not parts.descriptor or parts.estimator:
         raise ValueError(f"{method}: give DETECTOR+DESCRIPTOR, or {COLMAP_SIFT!r}")
-    found = reconstruct(folder, out, detector=parts.source, descriptor=parts.descriptor, seed=seed)
+    extraction = Extraction(parts.source, parts.descriptor)
+    found = reconstruct(folder, out, extraction=extraction, mapping=Mapping(seed=seed))
     row = _row(found.models, found.num_images)
     return row | {"pairs": found.export.pairs, "verified": found.export.verified}
 

@@ -14,10 +14,8 @@ from PIL import Image as PILImage
 
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.files import natural_order, replacing
-from geomatch.images import Image, load_image
+from geomatch.images import IMAGE_SUFFIXES, Image, load_image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".webp"})
-"""Files of a folder that count as frames."""
 MAX_OBJECTS = 254
 """Objects in a mask: 0 is the background, 255 the single object of a black and white one."""
 DEFAULT_RATE = 25.0
@@ -57,9 +55,9 @@ def images_of(folder: Path) -> list[Path]:
     Raises:
         ImageError: when there is none.
     """
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
+    found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
     if not found:
-        raise ImageError(f"{folder}: no frames there ({', '.join(sorted(SUFFIXES))})")
+        raise ImageError(f"{folder}: no frames there ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [folder / name for name in natural_order(path.name for path in found)]
 
 
