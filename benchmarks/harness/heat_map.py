@@ -1,67 +1,36 @@
-"""Tables and pictures of a search."""
+"""The picture of a search."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geomatch.benchmarks.harness.suite import Row
-from geomatch.benchmarks.harness.sweep import Grid
 from geomatch.errors import require
 from geomatch.files import replacing
 
-Measures = Callable[[Sequence[Row]], dict[str, Any]]
-"""See `Task.measures`."""
-
-
-def summarise(rows: Sequence[Row], grid: Grid, measures: Measures) -> list[dict[str, Any]]:
-    """One entry per point of the grid and split."""
-    scores = []
-    for timestep in grid.timesteps:
-        for layer, size in grid.cells:
-            own = [
-                r for r in rows if (r["timestep"], r["layer"], r["ensemble_size"]) == (timestep, layer, size)
-            ]
-            splits = {"all": own}
-            for split in sorted({row["split"] for row in rows} - {"all"}):
-                splits[split] = [row for row in own if row["split"] == split]
-            for split, part in splits.items():
-                if part:
-                    where = {"timestep": timestep, "layer": layer, "ensemble_size": size, "split": split}
-                    scores.append({**where, **measures(part)})
-    return scores
-
-
-def markdown(scores: Sequence[dict[str, Any]]) -> str:
-    """The scores as a table."""
-    names = {"timestep": "t", "ensemble_size": "ensemble"}
-    head = [names.get(key, key.replace("_", " ")) for key in scores[0]]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for score in scores:
-        cells = [f"{value:.1f}" if isinstance(value, float) else str(value) for value in score.values()]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+if TYPE_CHECKING:
+    from geomatch.benchmarks.harness.sweep import Grid
 
 
 def draw_heat_map(
-    scores: Sequence[dict[str, Any]], grid: Grid, title: str, path: Path, headline: tuple[str, str]
+    scores: Sequence[dict[str, Any]], grid: "Grid", title: str, path: Path, headline: str
 ) -> None:
     """A measure over timestep and layer; with several ensemble sizes, over these and the rest.
 
     Args:
-        scores: see `summarise`.
-        grid: of the search.
-        title: of the picture.
+        scores: see `SweepResult.scores`.
+        grid: what was searched.
+        title: above the picture.
         path: of the PNG.
-        headline: the measure and words for it.
+        headline: the measure, in percent.
 
     Raises:
         MissingDependencyError: without matplotlib.
     """
     figures = require("matplotlib.figure", "plots", "drawing the heat map")
     values = {
-        (score["timestep"], score["layer"], score["ensemble_size"]): score[headline[0]]
+        (score["timestep"], score["layer"], score["ensemble"]): score[headline]
         for score in scores
         if score["split"] == "all"
     }
@@ -90,6 +59,6 @@ def draw_heat_map(
     axes.set_xticks(range(count), ticks, rotation=turn, ha="right" if turn else "center")
     axes.set_yticks(range(rows), labels)
     axes.set(xlabel=below, ylabel=left, title=title)
-    figure.colorbar(image, label=headline[1])
+    figure.colorbar(image, label=f"{headline}, %")
     with replacing(path) as temporary:
         figure.savefig(temporary)

@@ -1,4 +1,4 @@
-"""One JSON file per run: where and with what it was measured, and the rows."""
+"""JSON files of results: the record of a study, with where and with what it was measured."""
 
 import json
 import os
@@ -33,13 +33,18 @@ def write_record(
         },
         "results": [dict(row) for row in rows],
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(path, content)
     return path
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """The machine that this process runs on."""
     return {
         "system": platform.platform(),
         "processor": _processor(),

@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from geomatch.benchmarks.harness import record as records
@@ -14,7 +13,7 @@ from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import Comparison, compare_all
 from geomatch.benchmarks.harness.published import PublishedRow, published_rows
 from geomatch.benchmarks.harness.runs import Run, find_runs, merge
-from geomatch.benchmarks.harness.suite import Picture, Row
+from geomatch.benchmarks.harness.task import Picture, Row
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import replacing
 from geomatch.store import Store
@@ -52,6 +51,8 @@ def write_report(
         GeomatchError: see `find_runs` and `merge`.
         MissingDependencyError: without matplotlib.
     """
+    import jinja2
+
     runs = merge(find_runs(paths))
     sections = [_section(run, data, store) for run in runs]
     out.mkdir(parents=True, exist_ok=True)
@@ -66,20 +67,14 @@ def write_report(
 
 
 def _summaries(run: Run, protocol: Any) -> list[Row]:
-    found = []
-    for method in run.methods:
-        own = [row for row in run.of(protocol.name) if row["method"] == method]
-        if own:
-            labels = {"protocol": protocol.name, "method": method}
-            found += [{**labels, **row} for row in run.suite.summarise(protocol, own)]
-    return found
+    return records.summaries_of(run.task, protocol, run.methods, run.rows)
 
 
 def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
         "data": run.data,
-        "suite": run.suite,
+        "task": run.task,
         "methods": list(run.methods),
         "skipped": run.skipped,
         "machines": sorted({_machine(r["machine"]) for r in run.records}),
@@ -96,47 +91,46 @@ def _machine(found: dict[str, Any]) -> str:
 
 
 def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict[str, Any]:
-    rows, summaries = run.of(protocol.name), _summaries(run, protocol)
+    rows, summaries = run.rows_of(protocol.name), _summaries(run, protocol)
     by_method = {method: [r for r in rows if r["method"] == method] for method in run.methods}
-    suite = run.suite
-    columns = records.columns_of(suite, summaries)
+    task = run.task
+    columns = records.columns_of(task, summaries)
     best = {
         (split, column): max((r[column] for r in own if r.get(column) is not None), default=None)
-        for split in suite.splits
+        for split in task.splits
         for own in [[r for r in summaries if r["split"] == split]]
         for column in columns
     }
     charts = []
-    for split in suite.splits:
+    for split in task.splits:
         own = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
         if any(own.values()):
-            charts.append(draw_curves(suite, protocol, {m: part for m, part in own.items() if part}, split))
+            charts.append(draw_curves(task, protocol, {m: part for m, part in own.items() if part}, split))
     return {
         "protocol": protocol,
-        "rules": suite.in_words(protocol),
-        "axes": suite.axes(protocol),
+        "definition": task.in_words(protocol),
+        "axes": task.axes(protocol),
         "columns": columns,
-        "tables": [(split, [r for r in summaries if r["split"] == split]) for split in suite.splits],
+        "tables": [(split, [r for r in summaries if r["split"] == split]) for split in task.splits],
         "best": best,
         "cell": records.cell,
-        "published": published_rows(suite.package, protocol.name),
+        "published": published_rows(task.package, protocol.name),
         "charts": charts,
         "heat": _heat(run, protocol, by_method),
-        "comparisons": compare_all(suite, protocol, rows),
+        "comparisons": compare_all(task, protocol, rows),
         "worst": _worst(run, protocol, by_method, data, store),
     }
 
 
 def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tuple[str, list[float | None]]]:
     """The headline measure per unit and method, worst units first."""
-    statistic = run.suite.statistic(protocol)
     names = dict.fromkeys(row["pair"].split()[0] for rows in by_method.values() for row in rows)
     table = []
     for name in names:
         cells: list[float | None] = []
         for rows in by_method.values():
             own = [row for row in rows if row["pair"].split()[0] == name]
-            cells.append(statistic(run.suite.values(protocol, own)) if own else None)
+            cells.append(run.task.statistic(protocol, run.task.values(protocol, own)) if own else None)
         table.append((name, cells))
     return sorted(table, key=lambda line: np.mean([cell for cell in line[1] if cell is not None]))
 
@@ -152,45 +146,42 @@ def _worst(
     for label, rows in by_method.items():
         if not rows:
             continue
-        badness = run.suite.badness(protocol, run.suite.values(protocol, rows))
-        order = np.argsort(-badness, kind="stable")[:WORST]
-        listed = [
-            _Worst(row["pair"], run.suite.worst(protocol, row), row) for row in (rows[i] for i in order)
-        ]
-        for entry in listed[:PICTURES] if data and run.suite.draw else []:
+        severity = run.task.severity(protocol, run.task.values(protocol, rows))
+        order = np.argsort(-severity, kind="stable")[:WORST]
+        listed = [_Worst(row["pair"], run.task.worst(protocol, row), row) for row in (rows[i] for i in order)]
+        for entry in listed[:PICTURES] if data and run.task.draw else []:
             _draw(entry, run, label, protocol, data, store)
         found.append((label, listed))
     return found
 
 
 def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path | None, store: str | None) -> None:
-    if data is None or run.suite.draw is None:
+    if data is None or run.task.draw is None:
         return
-    ran = run.methods[label]
-    wanted = Picture(
-        data, run.data["split"], run.data["units"], Store.at(store or ran.folder), ran.text, ran.settings
-    )
+    method = run.methods[label]
+    place = Store.at(store or method.folder)
     try:
-        entry.image = run.suite.draw(protocol, entry.row, wanted)
-    except GeomatchError as error:
+        wanted = Picture(data, run.data, place, method.text, method.settings)
+        entry.image = run.task.draw(protocol, entry.row, wanted)
+    except (GeomatchError, ValueError) as error:  # a name that the user gave is no method's string
         entry.why = first_line(error)
 
 
 def _markdown(runs: Sequence[Run]) -> str:
     blocks = ["# Report"]
     for run in runs:
-        count, suite = len(run.data["units"]), run.suite
-        have = f"{count} {suite.unit[count != 1]} of {suite.whole}"
-        blocks.append(f"## {suite.title}, {run.data['folder']}: {have}")
+        count, task = len(run.data["units"]), run.task
+        have = f"{count} {task.unit[count != 1]} of {task.whole}"
+        blocks.append(f"## {task.title}, {run.data['folder']}: {have}")
         if not run.data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")
         for protocol in run.protocols.values():
-            blocks.append(records.table(suite, _summaries(run, protocol)))
-            blocks.append("\n".join(f"- {name}: {text}" for name, text in suite.in_words(protocol)))
-            comparisons = compare_all(suite, protocol, run.of(protocol.name))
+            blocks.append(records.table(task, _summaries(run, protocol)))
+            blocks.append("\n".join(f"- {name}: {text}" for name, text in task.in_words(protocol)))
+            comparisons = compare_all(task, protocol, run.rows_of(protocol.name))
             if comparisons:
-                blocks.append("\n".join(f"- {in_words(one, suite.unit[1])}" for one in comparisons))
-            published = published_rows(suite.package, protocol.name)
+                blocks.append("\n".join(f"- {in_words(one, task.unit[1])}" for one in comparisons))
+            published = published_rows(task.package, protocol.name)
             if published:
                 blocks.append(_published_table(published))
         if run.skipped:

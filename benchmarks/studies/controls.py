@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from geomatch.benchmarks.methods.method import Method, create_method
+from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.peers import rootsift
 from geomatch.benchmarks.training.denoise import DenoiseConfig, new_unet
 from geomatch.benchmarks.training.recipe import HEAD, bank_images

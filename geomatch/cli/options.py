@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
-    from geomatch.engine import Engine
+    from geomatch.engine import Engine, RunContext
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _META = "geomatch.descriptor"
@@ -157,6 +157,29 @@ def chosen_engine() -> "Engine":
         given["_cpus_per_worker"],
         given["_gpus_per_worker"],
     )
+
+
+def run_options(store: str, device: bool = False) -> Callable[[Command], Command]:
+    """Add the options of a `RunContext`, which the command gets as ``context``.
+
+    Args:
+        store: the default of ``--store``, in words.
+        device: add ``--device``, for commands without the options of a descriptor.
+    """
+
+    def context(store: str | None, device: str = "auto") -> "RunContext":
+        from geomatch.engine import RunContext
+
+        return RunContext(store, click.get_current_context().with_resource(chosen_engine()), device)
+
+    place = click.option("--store", metavar="PLACE",
+                         help="Cache of features and results: a folder, or a URL, s3://bucket/folder. "
+                         f"[default: {store}]")  # fmt: skip
+    more = click.option(
+        "--device", default="auto", show_default=True, help="Of the networks: cpu, cuda, mps."
+    )
+    add = bundled("context", context, place, *([more] if device else []))
+    return lambda command: engine_options(add(command))
 
 
 def descriptor_options(leave_out: Collection[str] = ()) -> Callable[[Command], Command]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from geomatch.benchmarks.harness.data import DataSet, absent, read_lines, sums_of
+from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_lines, sums_of
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
 
@@ -47,8 +47,7 @@ def read_davis(folder: Path, split: str = "val") -> DataSet[MaskedVideo]:
         GeomatchError: naming the file, and of lists the line, of an annotation that is broken or missing.
         ValueError: for another split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from: {', '.join(SPLITS)}")
+    check_split(split, SPLITS)
     names = folder / "ImageSets" / "2017" / f"{split}.txt"
     videos = []
     for number, line in enumerate(read_lines(names), 1):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet, absent, read_lines, sums_of
+from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_lines, sums_of
 from geomatch.errors import GeomatchError, require
 from geomatch.files import digest_of
 
@@ -48,8 +48,7 @@ def read_jhmdb(folder: Path, split: str = "1") -> DataSet[PoseVideo]:
         MissingDependencyError: without scipy, which reads the joints.
         ValueError: for another split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from: {', '.join(SPLITS)}")
+    check_split(split, SPLITS)
     lists = sorted((folder / "splits").glob(f"*_test_split{split}.txt"))
     if not lists:
         raise GeomatchError(f"{folder / 'splits'}: no list ..._test_split{split}.txt there")
