@@ -153,7 +153,8 @@ def _usable(
     pairs = methods.items() if isinstance(methods, Mapping) else [
         (given if isinstance(given, str) else given.name, given) for given in methods
     ]  # fmt: skip
-    usable, known = [], {}
+    usable: list[Entry] = []
+    known: dict[Any, Any] = {}
     for name, given in dict(pairs).items():
         try:
             method = _method(task, name, given, settings, device)

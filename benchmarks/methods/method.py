@@ -105,8 +105,9 @@ class Method:
     def at_size(self, size: int | tuple[int, int]) -> "Method":
         """The same with images at a protocol's size, the short side or (width, height), where it has one."""
         if self.dift is not None:
-            side = "short" if isinstance(size, int) else "long"
-            config = replace(self.dift, image_size=size, image_side=side)
+            config = replace(
+                self.dift, image_size=size, image_side="short" if isinstance(size, int) else "long"
+            )
             return replace(self, dift=config, descriptor=replace(cast(Any, self.descriptor), config=config))
         change = getattr(self.descriptor, "at_size", None)
         return replace(self, descriptor=change(size)) if change else self
@@ -122,22 +123,22 @@ class Method:
             WeightsError: when weights are missing.
             FeaturesError: when files of features are.
         """
-        descriptor = cache_key(self.descriptor) if self.dift is None else self._dift_key(known)
         return {
             "source": cache_key(self.source),
-            "descriptor": descriptor,
+            "descriptor": self._descriptor_key({} if known is None else known),
             "metric": self.metric,
             "matcher": cache_key(self.matcher),
             "estimator": self.estimator,
         }
 
-    def _dift_key(self, known: MutableMapping[DIFTConfig, Any] | None) -> dict[str, Any]:
+    def _descriptor_key(self, known: MutableMapping[DIFTConfig, Any]) -> Any:
+        if self.dift is None:
+            return cache_key(self.descriptor)
+        base = replace(self.dift, timestep=0, layers=(0,), ensemble_size=1)
+        if base not in known:
+            known[base] = cache_key(replace(cast(Any, self.descriptor), config=base))
         names = ("timestep", "layers", "ensemble_size")
-        base = replace(self.dift, timestep=0, layers=(0,), ensemble_size=1)  # type: ignore[type-var]
-        found = {} if known is None else known
-        if base not in found:
-            found[base] = cache_key(replace(cast(Any, self.descriptor), config=base))
-        return {"dift": found[base], **{name: cache_key(getattr(self.dift, name)) for name in names}}
+        return {"dift": known[base], **{name: cache_key(getattr(self.dift, name)) for name in names}}
 
 
 def feature_key(key: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def _grid(timesteps: tuple[int, ...], layers: str, ensemble_sizes: tuple[int, ..
 @click.option("--task", "name", type=click.Choice(list(shared.PROTOCOLS)), default="hpatches",
               show_default=True, help="The data set.")  # fmt: skip
 @click.option("--method", metavar="STRING",
-              help="A dense DIFT descriptor, NAME[image_size=320,noise=true]; on hpatches DETECTOR+DESCRIPTOR. "
-              "[default: dift-tiny-dense, sift+dift-tiny-dense]")  # fmt: skip
+              help="A dense DIFT descriptor, NAME[image_size=320,noise=true]; on hpatches "
+              "DETECTOR+DESCRIPTOR. [default: dift-tiny-dense, sift+dift-tiny-dense]")  # fmt: skip
 @bundled("protocols", shared.Chosen,
     click.option("--protocol", metavar="NAME", help="One of the data set's. [default: its first; sweep]"),
     shared.prompt_option,

@@ -82,7 +82,8 @@ PROTOCOLS: dict[str, HomographyProtocol] = {
         HomographyProtocol(
             name="auc480-poselib", version=1, source="glue-factory, eval/hpatches.py, at 1 px",
             large=False, kind="homography", frame="short480", max_keypoints=1024, solver="poselib 1",
-            areas=(1, 3, 5), corner_origin=True, headline="AUC@3", precisions=(1, 3), symmetric=True, direct=True,
+            areas=(1, 3, 5), corner_origin=True, headline="AUC@3", precisions=(1, 3), symmetric=True,
+            direct=True,
         ),
         HomographyProtocol(
             name="superpoint", version=1, source="DeTone et al., 2018, as in rpautrat/SuperPoint",

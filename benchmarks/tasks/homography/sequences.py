@@ -35,7 +35,16 @@ vitro wall wapping war weapons woman wormhole wounded yard yuri
 SEQUENCES = tuple(f"i_{n}" for n in _ILLUMINATION.split()) + tuple(f"v_{n}" for n in _VIEWPOINT.split())
 """All 116 of the release (hpatches-benchmark, ``python/utils/splits.json``)."""
 LARGE = frozenset(
-    "i_contruction i_crownnight i_dc i_pencils i_whitebuilding v_artisans v_astronautis v_talent".split()
+    [
+        "i_contruction",
+        "i_crownnight",
+        "i_dc",
+        "i_pencils",
+        "i_whitebuilding",
+        "v_artisans",
+        "v_astronautis",
+        "v_talent",
+    ]
 )
 """Those with images over 1600 x 1200, which D2-Net's protocol and its heirs leave out."""
 PAIRS = 5

@@ -1,4 +1,4 @@
-"""Feature maps of one category's images, made once and cached by the content of image, weights and settings."""
+"""Feature maps of one category's images, made once and cached by content."""
 
 from collections.abc import Sequence
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Gaussian label maps of joints, drawn and read as Jabri et al. (NeurIPS 2020, ``jhmdb.py``, ``test_utils.py``) do.
+"""Gaussian label maps of joints as Jabri et al. (NeurIPS 2020, ``jhmdb.py``, ``test_utils.py``) have them.
 
 Gaussians lie on whole cells, and cell k is read as pixel k times the cell's width, so that places are up to
 half a cell off even where nothing moves. `geomatch.video.propagation` has exact ones; these are for numbers

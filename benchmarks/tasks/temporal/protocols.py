@@ -45,7 +45,10 @@ _DAVIS: dict[str, Any] = {"size": 480, "headline": "J&F"}
 _TANG: dict[str, Any] = {"exceptions": (("shooting", 10),)}
 """The paper's code looks at fewer frames of one long video, for its memory."""
 _JHMDB: dict[str, Any] = {"size": (320, 320), "headline": "PCK@0.1", "alphas": (0.1, 0.2, 0.3, 0.4, 0.5)}
-_POSES = "Gaussian label maps and PCK of Jabri et al., NeurIPS 2020; Tang et al. publish no settings: those of DAVIS for "
+_POSES = (
+    "Gaussian label maps and PCK of Jabri et al., NeurIPS 2020; Tang et al. publish no settings: those of "
+    "DAVIS for "
+)
 
 PROTOCOLS: dict[str, dict[str, TemporalProtocol]] = {
     "davis": {
