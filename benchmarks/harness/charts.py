@@ -9,7 +9,7 @@ from geomatch.benchmarks.harness.task import Row, Task
 from geomatch.errors import require
 
 COLOURS = 8
-"""Of the page; further methods have dashes."""
+"""Colours of the page; further methods have dashes."""
 _INK, _FAINT = "#010101", "#020202"
 _LINES = [f"#0300{index:02x}" for index in range(COLOURS)]
 

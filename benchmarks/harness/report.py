@@ -21,7 +21,7 @@ from geomatch.store import Store
 WORST = 5
 """Rows listed per method and protocol."""
 PICTURES = 3
-"""Of these drawn, under one protocol."""
+"""Rows drawn of these, under one protocol."""
 
 
 @dataclass

@@ -35,6 +35,10 @@ Methods = Sequence[str | Method] | Mapping[str, Given]
 """Methods, or methods by the names that the record gives them."""
 
 
+Cells = dict[tuple[str, str], list[Row]]
+"""Rows by protocol and method."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """What a run found."""
@@ -102,11 +106,11 @@ def run_benchmark(
         ahead = cache is not None and device != "cpu"
         need: Need = "processor" if ahead or device == "cpu" else "large network"
         evaluating = Evaluating(name, tuple(allowed), parts, store, cache, need)
-        kept = {"max_keypoints": settings.max_keypoints, "device": device}
+        given = {"max_keypoints": settings.max_keypoints, "device": device}
         keys = {entry.method.name: entry.key for entry in usable}
         fields = {protocol.name: asdict(protocol) for protocol in allowed}
         manifest = Manifest.start(
-            store, name, str(found.folder), {"protocols": list(fields.values()), "methods": keys, **kept},
+            store, name, str(found.folder), {"protocols": list(fields.values()), "methods": keys, **given},
             digest_of([unit.fingerprint for unit in found.units]),
         )  # fmt: skip
         _check_travels(evaluating, work.engine.workers)
@@ -123,7 +127,7 @@ def run_benchmark(
         },
         "protocols": fields,
         "methods": keys,
-        "settings": kept,
+        "settings": given,
         "skipped": skipped,
         "versions": versions(),
         "machine": machine(),
@@ -210,10 +214,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Evaluating:
-    """The engine's task: the rows of a unit, and how many of its cells had to be computed.
-
-    A cell is a protocol with a method.
-    """
+    """The engine's task: rows of a unit, by protocol and method, and how many of these had to be computed."""
 
     task: str
     protocols: tuple[Any, ...]
@@ -223,8 +224,10 @@ class Evaluating:
     cache: Store | None
     """Where features are cached, if at all."""
     need: Need = "processor"
+    ahead: bool = False
+    """Make the features alone, a batch of images at a time; there are no rows then."""
 
-    def start(self) -> Callable[[Sequence[Job]], list[tuple[dict[tuple[str, str], list[Row]], int]]]:
+    def start(self) -> Callable[[Sequence[Job]], list[tuple[Cells, int]]]:
         """See `geomatch.engine.Task.start`."""
         return lambda block: [self.evaluate(job) for job in block]
 
@@ -241,60 +244,43 @@ class Evaluating:
         group = self.groups[job.group]
         return [key_of(asdict(protocol), group[k].key, job.unit.fingerprint) for k in places]
 
-    def evaluate(self, job: Job) -> tuple[dict[tuple[str, str], list[Row]], int]:
-        """Rows by protocol and method."""
+    def evaluate(self, job: Job) -> tuple[Cells, int]:
+        """Rows, and how many had to be computed."""
         group = self.groups[job.group]
         evaluation = find_task(self.task).evaluation(job.unit, group, self.cache)
-        rows: dict[tuple[str, str], list[Row]] = {}
+        cells: Cells = {}
         computed = 0
         for protocol in self.protocols:
             places = self.wanted(job, protocol)
+            keys = self.keys(job, protocol, places)
+            if self.ahead:
+                todo = [k for k, key in zip(places, keys, strict=True) if not self.store.has(ROWS, key)]
+                if todo:
+                    evaluation.prepare(protocol, todo)
+                continue
 
             def make(missing: list[int], protocol: Any = protocol, places: list[int] = places) -> Any:
                 nonlocal computed
                 computed += len(missing)
                 return evaluation.rows(protocol, [places[k] for k in missing])
 
-            keys = self.keys(job, protocol, places)
             found = read_or_make(self.store, ROWS, keys, make, pack_rows, unpack_rows)
-            rows |= {(protocol.name, group[k].method.name): own for k, own in zip(places, found, strict=True)}
-        return rows, computed
+            cells |= {
+                (protocol.name, group[k].method.name): own for k, own in zip(places, found, strict=True)
+            }
+        return cells, computed
 
-    def cached(self, job: Job) -> dict[tuple[str, str], list[Row]] | None:
-        """Rows by protocol and method, if all are in the store."""
-        rows = {}
+    def cached(self, job: Job) -> Cells | None:
+        """Rows, if all are in the store."""
+        cells: Cells = {}
         for protocol in self.protocols:
             places = self.wanted(job, protocol)
             for place, key in zip(places, self.keys(job, protocol, places), strict=True):
                 own = self.store.found(ROWS, key, unpack_rows)
                 if own is None:
                     return None
-                rows[protocol.name, self.groups[job.group][place].method.name] = own
-        return rows
-
-
-@dataclass(frozen=True)
-class Preparing:
-    """The engine's task: the features of a unit, a batch of images at a time, for `Evaluating` to find."""
-
-    evaluating: Evaluating
-    need: Need = "large network"
-
-    def start(self) -> Callable[[Sequence[Job]], list[str]]:
-        """See `geomatch.engine.Task.start`; results are names."""
-        return lambda block: [self.prepare(job) for job in block]
-
-    def prepare(self, job: Job) -> str:
-        """Make the features of a job."""
-        whole = self.evaluating
-        evaluation = find_task(whole.task).evaluation(job.unit, whole.groups[job.group], whole.cache)
-        for protocol in whole.protocols:
-            places = whole.wanted(job, protocol)
-            keys = whole.keys(job, protocol, places)
-            missing = [k for k, key in zip(places, keys, strict=True) if not whole.store.has(ROWS, key)]
-            if missing:
-                evaluation.prepare(protocol, missing)
-        return job.name
+                cells[protocol.name, self.groups[job.group][place].method.name] = own
+        return cells
 
 
 def _evaluated(
@@ -310,10 +296,8 @@ def _evaluated(
     for number, group in enumerate(evaluating.groups):
         label = group[0].method.name + (f" and {len(group) - 1} more" if len(group) > 1 else "")
         jobs += [Job(unit, number, f"{label} on {unit.name}") for unit in data.units]
-    keys: dict[str, None] = {}
-    for job in jobs:
-        for protocol in evaluating.protocols:
-            keys |= dict.fromkeys(evaluating.keys(job, protocol, evaluating.wanted(job, protocol)))
+    pairs = [(job, protocol) for job in jobs for protocol in evaluating.protocols]
+    keys = dict.fromkeys(key for pair in pairs for key in evaluating.keys(*pair, evaluating.wanted(*pair)))
     names = tuple(job.name for job in jobs)
     manifest = manifest.saved(evaluating.store, names=names, objects={ROWS: tuple(keys)}, lost=skipped)
     task = find_task(evaluating.task)
@@ -321,7 +305,8 @@ def _evaluated(
     todo = [[job] for job in jobs if rows[job.name] is None]
     lost: dict[str, str] = {}
     if ahead:
-        for job, prepared in work.results(Preparing(evaluating), todo, "features", task.unit[0]):
+        preparing = replace(evaluating, need="large network", ahead=True)
+        for job, prepared in work.results(preparing, todo, "features", task.unit[0]):
             if isinstance(prepared, Lost):
                 lost[job.name] = prepared.reason
         todo = [block for block in todo if block[0].name not in lost]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.methods.method import Method
+from geomatch.benchmarks.methods import Method, create_dense_method
 from geomatch.store import Store
 
 AnyProtocol = TypeVar("AnyProtocol")
@@ -63,7 +63,7 @@ class Axes:
     steps: bool = True
     """True if the curve is level between its points."""
     start: float = 0.0
-    """Of the x axis."""
+    """The least x."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,10 @@ class Picture:
     """The ``settings`` of the run's record."""
 
 
+def _dense_method(text: str, settings: Settings, device: str) -> Method:
+    return create_dense_method(text, device)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """How methods are evaluated on one data set, and how its rows are summed up and shown.
@@ -92,7 +96,7 @@ class Task:
     """
 
     name: str
-    """Of the command, and in records."""
+    """The command's, and the record's."""
     title: str
     unit: tuple[str, str]
     """What a unit is called, one and several."""
@@ -106,8 +110,6 @@ class Task:
     """The data set in a folder; of a split, or the one that is reported."""
     protocols: Mapping[str, Any]
     """By name."""
-    method: Callable[[str, Settings, str], Method]
-    """A method from its string, for a device."""
     evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]
     """Methods on a unit; features are cached in a store, if at all."""
     in_words: Callable[[Any], list[tuple[str, str]]]
@@ -127,6 +129,8 @@ class Task:
     """Thresholds, and percentages within them."""
     splits: tuple[str, ...] = ("all",)
     """Those with a table of their own in a report, in its order."""
+    method: Callable[[str, Settings, str], Method] = _dense_method
+    """A method from its string, for a device."""
     dense: bool = True
     """True if methods compare feature maps of whole images, and need no keypoints."""
     caches: bool = True
@@ -142,7 +146,7 @@ class Task:
     draw: Callable[[Any, Row, Picture], str] | None = None
     """A JPEG as a data URL; raises GeomatchError with the reason when there is none."""
     caption: str = ""
-    """Of such a picture."""
+    """What such a picture shows."""
 
     def find_protocols(self, names: str) -> list[Any]:
         """Protocols of a list of names separated by commas; ``all`` is every one.

@@ -39,7 +39,7 @@ class Method:
     descriptor: Describer | None
     """For dense tasks a `geomatch.describers.DenseDescriber`."""
     metric: Metric = "cosine"
-    """Of mutual nearest neighbours, and of dense comparisons."""
+    """The metric of mutual nearest neighbours, and of dense comparisons."""
     matcher: Matcher | None = None
     """Instead of mutual nearest neighbours."""
     estimator: str | None = None

@@ -21,7 +21,7 @@ class HomographyProtocol:
     name: str
     version: int
     source: str
-    """Who defined it, and where."""
+    """The paper or code that defines it."""
     large: bool
     """True if the eight sequences with images over 1600 x 1200 belong to it (116 in all, else 108)."""
     kind: Kind

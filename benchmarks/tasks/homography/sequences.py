@@ -75,12 +75,15 @@ class HPatchesSequence:
         return fingerprint_of(paths)
 
 
-def read_hpatches(folder: Path) -> DataSet[HPatchesSequence]:
+def read_hpatches(folder: Path, split: str | None = None) -> DataSet[HPatchesSequence]:
     """The sequences under a folder, in order of their names; those that cannot be used, with the reason.
 
     Raises:
         GeomatchError: when there is none that can be used.
+        ValueError: for a split, since there are none.
     """
+    if split is not None:
+        raise ValueError(f"hpatches has no splits, got {split!r}")
     sequences, broken = [], {}
     for place in _folders(folder):
         try:

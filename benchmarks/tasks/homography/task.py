@@ -3,14 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.measures import accuracy, area_under_curve
 from geomatch.benchmarks.harness.pictures import draw_points
 from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Settings, Task, Values
@@ -239,12 +237,6 @@ def draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
     return draw_points(paths, points0, points1, match_distances(points0, points1, truth) <= CORRECT_PX)
 
 
-def _read(folder: Path, split: str | None) -> DataSet[HPatchesSequence]:
-    if split is not None:
-        raise ValueError(f"hpatches has no splits, got {split!r}")
-    return read_hpatches(folder)
-
-
 def _method(text: str, settings: Settings, device: str) -> Method:
     return create_method(text, settings.max_keypoints, device)
 
@@ -267,7 +259,7 @@ HPATCHES = Task(
     item="pairs",
     whole=116,
     package="geomatch.benchmarks.tasks.homography",
-    read=_read,
+    read=read_hpatches,
     protocols=PROTOCOLS,
     method=_method,
     evaluation=SequenceEvaluation,
@@ -286,7 +278,7 @@ HPATCHES = Task(
     undefined=_undefined,
     shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
     draw=draw,
-    caption="its surest matches, green within 3 px of the truth, red not",
+    caption="its best matches, green within 3 px of the truth, red not",
 )
 TASKS = {"hpatches": HPATCHES}
 """By name."""

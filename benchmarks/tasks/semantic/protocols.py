@@ -24,7 +24,7 @@ class SemanticProtocol:
     name: str
     version: int
     source: str
-    """Who defined it, and where."""
+    """The paper or code that defines it."""
     reference: Reference
     """Alpha is a share of the longer side of the target's box, or of the target image."""
     rule: Rule = "argmax"

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.pictures import draw_points
-from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Settings, Task, Values, threshold_of
-from geomatch.benchmarks.methods import Method, create_dense_method
+from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Task, Values, threshold_of
+from geomatch.benchmarks.methods import create_dense_method
 from geomatch.benchmarks.tasks.semantic.cub import read_cub
 from geomatch.benchmarks.tasks.semantic.data import Category
 from geomatch.benchmarks.tasks.semantic.evaluation import CategoryEvaluation, prompt_for
@@ -143,10 +143,6 @@ def read_semantic(dataset: str, folder: Path, split: str | None = None) -> DataS
     return read_willow(folder) if dataset == "willow" else read_cub(folder)
 
 
-def _method(text: str, settings: Settings, device: str) -> Method:
-    return create_dense_method(text, device)
-
-
 def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
     return Task(
         name=name,
@@ -157,7 +153,6 @@ def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
         package="geomatch.benchmarks.tasks.semantic",
         read=partial(read_semantic, name),
         protocols=protocols_of(name),
-        method=_method,
         evaluation=CategoryEvaluation,
         in_words=in_words,
         summarise=summarise,

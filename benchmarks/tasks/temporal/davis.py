@@ -40,13 +40,14 @@ class MaskedVideo:
         return digest_of([self.name, sums_of(paths)])
 
 
-def read_davis(folder: Path, split: str = "val") -> DataSet[MaskedVideo]:
-    """The videos of a split.
+def read_davis(folder: Path, split: str | None = None) -> DataSet[MaskedVideo]:
+    """The videos of a split; None is ``val``.
 
     Raises:
         GeomatchError: naming the file, and of lists the line, of an annotation that is broken or missing.
         ValueError: for another split.
     """
+    split = split or "val"
     check_split(split, SPLITS)
     names = folder / "ImageSets" / "2017" / f"{split}.txt"
     videos = []

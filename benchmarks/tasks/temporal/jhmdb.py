@@ -40,14 +40,15 @@ class PoseVideo:
         return digest_of([self.name, self.action, sums_of(self.frames), self.joints.tolist()])
 
 
-def read_jhmdb(folder: Path, split: str = "1") -> DataSet[PoseVideo]:
-    """The test videos of a split.
+def read_jhmdb(folder: Path, split: str | None = None) -> DataSet[PoseVideo]:
+    """The test videos of a split; None is the first.
 
     Raises:
         GeomatchError: naming the file, and of lists the line, of an annotation that is broken or missing.
         MissingDependencyError: without scipy, which reads the joints.
         ValueError: for another split.
     """
+    split = split or "1"
     check_split(split, SPLITS)
     lists = sorted((folder / "splits").glob(f"*_test_split{split}.txt"))
     if not lists:

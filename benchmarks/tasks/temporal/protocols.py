@@ -19,7 +19,7 @@ class TemporalProtocol:
     name: str
     version: int
     source: str
-    """Who defined it, and where."""
+    """The paper or code that defines it."""
     context: int
     top_k: int
     radius: int
@@ -30,7 +30,7 @@ class TemporalProtocol:
     headline: str
     """The measure by which methods are compared."""
     alphas: tuple[float, ...] = ()
-    """Of PCK."""
+    """Thresholds of PCK."""
     exceptions: tuple[tuple[str, int], ...] = ()
     """Videos with another context."""
 

@@ -1,17 +1,14 @@
 """DAVIS-2017 and JHMDB as tasks: sums over objects or videos, and what reports show."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.task import Axes, Row, Settings, Task, Values, threshold_of
-from geomatch.benchmarks.methods import Method, create_dense_method
-from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_davis
+from geomatch.benchmarks.harness.task import Axes, Row, Task, Values, threshold_of
+from geomatch.benchmarks.tasks.temporal.davis import read_davis
 from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation
-from geomatch.benchmarks.tasks.temporal.jhmdb import PoseVideo, read_jhmdb
+from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
 from geomatch.benchmarks.tasks.temporal.measures import statistics
 from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS, TemporalProtocol
 
@@ -124,18 +121,6 @@ def pose_worst(protocol: TemporalProtocol, row: Row) -> list[tuple[str, str]]:
     return [(protocol.headline, f"{share:.1f} %"), ("action", row["split"]), ("frames", str(frames))]
 
 
-def _read_davis(folder: Path, split: str | None) -> DataSet[MaskedVideo]:
-    return read_davis(folder, split or "val")
-
-
-def _read_jhmdb(folder: Path, split: str | None) -> DataSet[PoseVideo]:
-    return read_jhmdb(folder, split or "1")
-
-
-def _method(text: str, settings: Settings, device: str) -> Method:
-    return create_dense_method(text, device)
-
-
 TASKS = {
     "davis": Task(
         name="davis",
@@ -144,9 +129,8 @@ TASKS = {
         item="objects",
         whole=30,
         package="geomatch.benchmarks.tasks.temporal",
-        read=_read_davis,
+        read=read_davis,
         protocols=PROTOCOLS["davis"],
-        method=_method,
         evaluation=VideoEvaluation,
         in_words=in_words,
         summarise=summarise_masks,
@@ -167,9 +151,8 @@ TASKS = {
         item="videos",
         whole=268,
         package="geomatch.benchmarks.tasks.temporal",
-        read=_read_jhmdb,
+        read=read_jhmdb,
         protocols=PROTOCOLS["jhmdb"],
-        method=_method,
         evaluation=VideoEvaluation,
         in_words=in_words,
         summarise=summarise_poses,
