@@ -31,25 +31,27 @@ def _file(url: str, licence: str, place: str = "") -> tuple[WeightsFile, str]:
 
 
 _WILLOW = "http://www.di.ens.fr/willow/research"
+_JHMDB_FILES = ("Rename_Images.tar.gz", "joint_positions.zip", "splits.zip")
 _JHMDB = "http://files.is.tue.mpg.de/jhmdb"
 _RESEARCH = "none stated; for research"
 _CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 _DAVIS = "https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip"
 RELEASES = {
-    name: Release(folder, files)
-    for name, folder, *files in (
-        ("spair", "SPair-71k",
-         _file("http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz", _RESEARCH)),
-        ("willow", "PF-dataset",
-         _file(f"{_WILLOW}/proposalflow/dataset/PF-dataset.zip", _RESEARCH),
-         _file(f"{_WILLOW}/cnngeometric/other_resources/test_pairs_pf.csv", _RESEARCH, "PF-dataset")),
-        ("cub", "CUB_200_2011", _file(_CUB, "images of the web; non-commercial research and education")),
-        ("davis", "DAVIS", _file(_DAVIS, "CC BY-NC 4.0")),
-        ("jhmdb", "JHMDB",
-         *(_file(f"{_JHMDB}/{name}", _RESEARCH, "JHMDB")
-           for name in ("Rename_Images.tar.gz", "joint_positions.zip", "splits.zip"))),
-    )
-}  # fmt: skip
+    "spair": Release(
+        "SPair-71k",
+        [_file("http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz", _RESEARCH)],
+    ),
+    "willow": Release(
+        "PF-dataset",
+        [
+            _file(f"{_WILLOW}/proposalflow/dataset/PF-dataset.zip", _RESEARCH),
+            _file(f"{_WILLOW}/cnngeometric/other_resources/test_pairs_pf.csv", _RESEARCH, "PF-dataset"),
+        ],
+    ),
+    "cub": Release("CUB_200_2011", [_file(_CUB, "images of the web; non-commercial research and education")]),
+    "davis": Release("DAVIS", [_file(_DAVIS, "CC BY-NC 4.0")]),
+    "jhmdb": Release("JHMDB", [_file(f"{_JHMDB}/{name}", _RESEARCH, "JHMDB") for name in _JHMDB_FILES]),
+}
 """By the name of the data set."""
 
 
