@@ -226,10 +226,10 @@ def test_features_from_files_score_as_the_program_that_wrote_them(
             with (root / path.parent.name / f"{path.name}.mine").open("wb") as stream:
                 np.savez(stream, **arrays)
     text = f"npz:{root}:mine" if kind == "npz" else f"h5:{root}"
-    result = run(data, tmp_path / "out", "mma,geomatch,auc480,superpoint", [text, "rootsift"], 150)
+    result = run(data, tmp_path / "out", "mma,sweep,auc480,superpoint", [text, "rootsift"], 150)
     rows = {(r["method"], r["protocol"], r["pair"]): r for r in result.record["rows"]}
     for (name, protocol, pair), row in rows.items():
-        if name == text and protocol in ("mma", "geomatch"):
+        if name == text and protocol in ("mma", "sweep"):
             other = rows["rootsift", protocol, pair]
             keys = row.keys() - {"method", "seconds"}
             assert {key: row[key] for key in keys} == {key: other[key] for key in keys}

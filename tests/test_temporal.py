@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import find_task
 from geomatch.benchmarks.methods import Method, create_dense_method
@@ -387,17 +386,6 @@ def test_the_grid_of_the_baselines_is_theirs() -> None:
     assert image_size((480, 854), 480, 8) == (480, 832)
     assert image_size((854, 480), 480, 14) == (826, 476)
     assert image_size((854, 480), (768, 768), 14) == (770, 770)
-
-
-def test_records_and_reports(davis: RunResult, pristine: Path, tmp_path: Path) -> None:
-    jsonschema.validate(json.loads(davis.path.read_text()), SCHEMA)
-    pytest.importorskip("matplotlib")
-    markdown, page = write_report([davis.path], tmp_path / "report", pristine / "davis")
-    text = page.read_text()
-    assert text.count("<svg") == 1
-    assert "DAVIS-2017" in text
-    assert "recalled, no source seen" in text
-    assert "2 videos of 30" in markdown.read_text()
 
 
 def test_the_commands(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,8 +38,7 @@ _CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 _DAVIS = "https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip"
 RELEASES = {
     "spair": Release(
-        "SPair-71k",
-        [_file("http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz", _RESEARCH)],
+        "SPair-71k", [_file("http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz", _RESEARCH)]
     ),
     "willow": Release(
         "PF-dataset",

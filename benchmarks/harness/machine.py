@@ -26,11 +26,7 @@ def write_record(
     path = folder / version("geomatch-dift") / f"{study}--{name}--{device}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "metadata": {
-            "versions": versions(),
-            **machine(),
-            "settings": dict(settings),
-        },
+        "metadata": {"versions": versions(), **machine(), "settings": dict(settings)},
         "results": [dict(row) for row in rows],
     }
     write_json(path, content)

@@ -136,11 +136,7 @@ def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tupl
 
 
 def _worst(
-    run: Run,
-    protocol: Any,
-    by_method: dict[str, list[Row]],
-    data: Path | None,
-    store: str | None,
+    run: Run, protocol: Any, by_method: dict[str, list[Row]], data: Path | None, store: str | None
 ) -> list[tuple[str, list[_Worst]]]:
     found = []
     for label, rows in by_method.items():

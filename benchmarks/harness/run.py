@@ -106,7 +106,7 @@ def run_benchmark(
         ahead = cache is not None and device != "cpu"
         need: Need = "processor" if ahead or device == "cpu" else "large network"
         evaluating = Evaluating(name, tuple(allowed), parts, store, cache, need)
-        given = {"max_keypoints": settings.max_keypoints, "device": device}
+        given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
         keys = {entry.method.name: entry.key for entry in usable}
         fields = {protocol.name: asdict(protocol) for protocol in allowed}
         manifest = Manifest.start(

@@ -204,6 +204,22 @@ def find_task(name: str) -> Task:
     return task
 
 
+def by_split(
+    item: str,
+    rows: Sequence[Row],
+    splits: Sequence[str],
+    measures: Callable[[Sequence[Row]], Mapping[str, Any]],
+) -> list[Row]:
+    """One row per split: the number of items, failures, and the measures of its rows, if it has any."""
+    found = []
+    for split in splits:
+        own = [row for row in rows if split in ("all", row["split"])]
+        failures = sum(row["reason"] is not None for row in own)
+        numbers = {"split": split, item: len(own), "failures": failures}
+        found.append({**numbers, **(measures(own) if own else {})})
+    return found
+
+
 def threshold_of(measure: str) -> float:
     """The number after the @ of a measure's name.
 

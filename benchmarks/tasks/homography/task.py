@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.measures import accuracy, area_under_curve
 from geomatch.benchmarks.harness.pictures import draw_points
-from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Settings, Task, Values
+from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Settings, Task, Values, by_split
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.tasks.homography.evaluation import (
@@ -94,13 +95,7 @@ def summarise(protocol: HomographyProtocol, rows: Sequence[Row]) -> list[Row]:
 
     ``rows`` are those of one method under this protocol. A measure without any pair to tell is None.
     """
-    found = []
-    for split in SPLITS:
-        own = [row for row in rows if split in ("all", row["split"])]
-        failures = sum(row["reason"] is not None for row in own)
-        measures = _measures(protocol, own) if own else {}
-        found.append({"split": split, "pairs": len(own), "failures": failures, **measures})
-    return found
+    return by_split("pairs", rows, SPLITS, partial(_measures, protocol))
 
 
 def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, float | None]:

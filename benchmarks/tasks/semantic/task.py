@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.pictures import draw_points
-from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Task, Values, threshold_of
+from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Task, Values, by_split, threshold_of
 from geomatch.benchmarks.methods import create_dense_method
 from geomatch.benchmarks.tasks.semantic.cub import read_cub
 from geomatch.benchmarks.tasks.semantic.data import Category
@@ -28,16 +27,15 @@ _LIMIT = 0.3
 
 def summarise(protocol: SemanticProtocol, rows: Sequence[Row]) -> list[Row]:
     """One row per category and one for all: pairs, failures, and PCK in percent, per point and per image."""
-    found = []
-    for split in [*sorted({row["split"] for row in rows}), "all"]:
-        own = [row for row in rows if split in ("all", row["split"])]
-        failures = sum(row["reason"] is not None for row in own)
-        measures: dict[str, Any] = {}
-        for suffix in ("", " per image"):
-            for alpha in protocol.alphas:
-                measures[f"PCK@{alpha:g}{suffix}"] = pck(counts(own, alpha), per_image=bool(suffix))
-        found.append({"split": split, "pairs": len(own), "failures": failures, **measures})
-    return found
+
+    def measures(own: Sequence[Row]) -> dict[str, float]:
+        return {
+            f"PCK@{alpha:g}{suffix}": pck(counts(own, alpha), per_image=bool(suffix))
+            for suffix in ("", " per image")
+            for alpha in protocol.alphas
+        }
+
+    return by_split("pairs", rows, [*sorted({row["split"] for row in rows}), "all"], measures)
 
 
 def counts(rows: Sequence[Row], alpha: float) -> Values:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.task import Axes, Row, Task, Values, threshold_of
+from geomatch.benchmarks.harness.task import Axes, Row, Task, Values, by_split, threshold_of
 from geomatch.benchmarks.tasks.temporal.davis import read_davis
 from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation
 from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
@@ -65,13 +65,11 @@ def mask_worst(protocol: TemporalProtocol, row: Row) -> list[tuple[str, str]]:
 
 def summarise_poses(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row]:
     """One row per action and one for all: videos, failures, and PCK in percent, the mean over joints."""
-    found = []
-    for split in [*sorted({row["split"] for row in rows}), "all"]:
-        own = [row for row in rows if split in ("all", row["split"])]
-        measures = {f"PCK@{alpha:g}": mean_of_joints(hits(own, alpha)) for alpha in protocol.alphas}
-        failures = sum(row["reason"] is not None for row in own)
-        found.append({"split": split, "videos": len(own), "failures": failures, **measures})
-    return found
+
+    def measures(own: Sequence[Row]) -> dict[str, float]:
+        return {f"PCK@{alpha:g}": mean_of_joints(hits(own, alpha)) for alpha in protocol.alphas}
+
+    return by_split("videos", rows, [*sorted({row["split"] for row in rows}), "all"], measures)
 
 
 def hits(rows: Sequence[Row], alpha: float) -> NDArray[np.float64]:
