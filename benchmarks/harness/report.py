@@ -1,7 +1,7 @@
 """Records of runs as a Markdown file and one page of HTML that needs nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ class _Worst:
     pair: str
     cells: list[tuple[str, str]]
     row: Row
-    image: str | None = field(default=None)
-    why: str | None = field(default=None)
+    image: str | None = None
+    why: str | None = None
 
 
 def write_report(
@@ -66,10 +66,6 @@ def write_report(
     return [out / name for name in texts]
 
 
-def _summaries(run: Run, protocol: Any) -> list[Row]:
-    return records.summaries_of(run.task, protocol, run.methods, run.rows)
-
-
 def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
@@ -77,7 +73,7 @@ def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
         "task": run.task,
         "methods": list(run.methods),
         "skipped": run.skipped,
-        "machines": sorted({_machine(r["machine"]) for r in run.records}),
+        "machines": sorted({"{processor}, {cores} cores".format(**r["machine"]) for r in run.records}),
         "versions": run.records[0]["versions"],
         "protocols": [
             _part(run, p, data if p.name == drawn else None, store) for p in run.protocols.values()
@@ -86,12 +82,11 @@ def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
     }
 
 
-def _machine(found: dict[str, Any]) -> str:
-    return f"{found['processor']}, {found['cores']} cores"
-
-
 def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict[str, Any]:
-    rows, summaries = run.rows_of(protocol.name), _summaries(run, protocol)
+    rows, summaries = (
+        run.rows_of(protocol.name),
+        run.summaries(protocol),
+    )
     by_method = {method: [r for r in rows if r["method"] == method] for method in run.methods}
     task = run.task
     columns = records.columns_of(task, summaries)
@@ -159,8 +154,10 @@ def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path | None,
     try:
         wanted = Picture(data, run.data, place, method.text, method.settings)
         entry.image = run.task.draw(protocol, entry.row, wanted)
-    except (GeomatchError, ValueError) as error:  # a name that the user gave is no method's string
+    except GeomatchError as error:
         entry.why = first_line(error)
+    except ValueError:  # the user's name for an object is no method's string
+        entry.why = f"no picture: no string names the method {method.text}"
 
 
 def _markdown(runs: Sequence[Run]) -> str:
@@ -172,7 +169,7 @@ def _markdown(runs: Sequence[Run]) -> str:
         if not run.data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")
         for protocol in run.protocols.values():
-            blocks.append(records.table(task, _summaries(run, protocol)))
+            blocks.append(records.table(task, run.summaries(protocol)))
             blocks.append("\n".join(f"- {name}: {text}" for name, text in task.in_words(protocol)))
             comparisons = compare_all(task, protocol, run.rows_of(protocol.name))
             if comparisons:

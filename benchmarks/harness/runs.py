@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geomatch.benchmarks.harness.record import protocols_of, read_run
+from geomatch.benchmarks.harness.record import protocols_of, read_run, summaries_of
 from geomatch.benchmarks.harness.task import MODULES, Row, Task, find_task
 from geomatch.errors import GeomatchError
 
@@ -43,6 +43,10 @@ class Run:
     def rows_of(self, protocol: str) -> list[Row]:
         """The rows under one protocol."""
         return [row for row in self.rows if row["protocol"] == protocol]
+
+    def summaries(self, protocol: Any) -> list[Row]:
+        """One row per method and split under one protocol."""
+        return summaries_of(self.task, protocol, self.methods, self.rows)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
