@@ -29,15 +29,10 @@ def read_or_make(
     pack: Callable[[Value], bytes],
     unpack: Callable[[bytes, str], Value],
 ) -> list[Value]:
-    """The objects of the keys, from the store or made; see `Store.cached`, which makes a single one.
+    """The objects of the keys, from the store or made; as `Store.cached`, for several at once.
 
-    Args:
-        store: where they are; None makes all and writes nothing.
-        kind: their kind.
-        keys: their keys.
-        make: called once with the places of all keys that are missing; gives their objects.
-        pack: an object as bytes.
-        unpack: an object from bytes and a label for errors; raises `DamagedError` for damaged bytes.
+    ``make`` is called once, with the places of all keys that are missing, and gives their objects. Without a
+    store all are made, and nothing is written.
     """
     found: dict[str, Value] = {}
     missing = []

@@ -40,17 +40,9 @@ class Comparison:
 def compare(
     task: Task, protocol: Any, rows0: Sequence[Row], rows1: Sequence[Row], resamples: int = 2000
 ) -> Comparison:
-    """The protocol's headline measure of two methods, on the pairs that both have.
+    """The protocol's headline measure of two methods, on the pairs that both have rows of.
 
-    Args:
-        task: of the rows.
-        protocol: under which all rows were taken.
-        rows0: rows of the first method.
-        rows1: rows of the second.
-        resamples: see `bootstrap`.
-
-    Raises:
-        ValueError: when the methods have no pair in common.
+    Raises ValueError when the methods have no pair in common; ``resamples`` as `bootstrap`.
     """
     by_pair0, by_pair1 = ({row["pair"]: row for row in rows} for rows in (rows0, rows1))
     common = [pair for pair in by_pair0 if pair in by_pair1]

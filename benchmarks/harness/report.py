@@ -36,16 +36,13 @@ class _Worst:
 def write_report(
     paths: Sequence[Path], out: Path, data: Path | None = None, store: str | None = None
 ) -> list[Path]:
-    """Write ``report.md`` and ``report.html`` into ``out``.
+    """Write ``report.md`` and ``report.html`` into a folder and return their paths.
 
     Args:
         paths: records, or folders with records.
-        out: folder, made if need be.
+        out: the folder, made if need be.
         data: the runs' folder of images, for pictures of the worst pairs.
-        store: of the runs, where it is not the folder of the record.
-
-    Returns:
-        The files.
+        store: the runs' store, where it is not the folder of the record.
 
     Raises:
         GeomatchError: see `find_runs` and `merge`.

@@ -72,18 +72,13 @@ def run_sweep(
     context: RunContext | None = None,
     settings: Settings | None = None,
 ) -> SweepResult:
-    """Evaluate a method at every point of a grid; see `run_benchmark`.
+    """Evaluate a method at every point of a grid; arguments and errors as `run_benchmark`.
 
     Args:
-        name: the task.
-        data: folder of the data set.
-        protocol: of the task.
+        protocol: one of the task.
         method: the string of a method with a dense DIFT descriptor without projection head, whose timestep,
             layers and ensemble size the grid replaces.
         grid: the combinations.
-        out: folder of records.
-        context: see `run_benchmark`.
-        settings: see `run_benchmark`.
 
     Raises:
         MissingDependencyError: without matplotlib.
@@ -119,7 +114,7 @@ def run_sweep(
     for path, text in zip(written, (content, scores_table(task, scores)), strict=False):
         with replacing(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-    draw_heat_map(scores, grid, title, written[2], protocol.headline)
+    _draw(scores, grid, title, written[2], protocol.headline)
     return SweepResult(run, scores, written)
 
 
@@ -133,21 +128,8 @@ def scores_table(task: Task, scores: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def draw_heat_map(
-    scores: Sequence[dict[str, Any]], grid: Grid, title: str, path: Path, headline: str
-) -> None:
-    """A measure over timestep and layer; with several ensemble sizes, over these and the rest.
-
-    Args:
-        scores: see `SweepResult.scores`.
-        grid: what was searched.
-        title: above the picture.
-        path: of the PNG.
-        headline: the measure, in percent.
-
-    Raises:
-        MissingDependencyError: without matplotlib.
-    """
+def _draw(scores: Sequence[Row], grid: Grid, title: str, path: Path, headline: str) -> None:
+    """The headline over timestep and layer; with several ensemble sizes, over these and the rest."""
     figures = require("matplotlib.figure", "plots", "drawing the heat map")
     values = {
         (score["timestep"], score["layer"], score["ensemble"]): score[headline]

@@ -36,13 +36,8 @@ def fetch_hpatches(
 ) -> DataSet[HPatchesSequence]:
     """Download (or take) the archive, check it, unpack it into ``out`` and check what is there.
 
-    What is unpacked already is not unpacked again; the download goes on where
-    it was interrupted. The archive stays in the cache.
-
-    Args:
-        out: folder in which the sequences' folders will lie.
-        archive: a file instead of the download; its checksum is not asked for.
-        release: what to download.
+    What is unpacked already is not unpacked again; the download goes on where it was interrupted, and stays
+    in the cache. An ``archive`` is taken instead of the download, whatever its checksum.
 
     Raises:
         WeightsError: when it cannot be downloaded or has another checksum.

@@ -67,11 +67,8 @@ def put_together(
 ) -> DataSet[Category]:
     """Group pairs by category and look for their images.
 
-    Args:
-        folder: of the data set.
-        pairs: name of the category, its words, and a pair of it.
-        release: number of pairs of the whole release.
-        split: their split.
+    ``pairs`` gives the name of a category, its words, and a pair of it; ``release`` is the number of pairs
+    of the whole release.
 
     Raises:
         GeomatchError: when there is no pair at all, or one twice.
