@@ -26,7 +26,7 @@ from geomatch.benchmarks.methods.strings import split_methods
 from geomatch.benchmarks.studies.controls import RootSIFT
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
-from geomatch.dift import PRESETS, DIFTExtractor
+from geomatch.dift import PRESETS
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector
@@ -57,10 +57,6 @@ def run(data: Path, out: Path, names: str, methods: list[str], keypoints: int = 
 def seeded(make: Callable[[], Any]) -> Any:
     torch.manual_seed(0)
     return make().eval()
-
-
-def moved_one_pixel(image: Image, axis: int = 1) -> Image:
-    return Image(np.roll(image.pixels, 8, axis=axis), "moved")
 
 
 @pytest.mark.parametrize("name", ["disk", pytest.param("dedode", marks=pytest.mark.slow)])
@@ -262,20 +258,6 @@ def test_missing_file_of_features_fails_its_pairs_only(data: Path, tmp_path: Pat
     reasons = {row["pair"]: row["reason"] for row in result.record["rows"]}
     assert "6.png.mine" in reasons["v_p 1-6"]
     assert [reasons[f"v_p 1-{k}"] for k in (2, 3, 4, 5)] == [None] * 4
-
-
-def test_batches_give_what_single_images_give(small: Image) -> None:
-    config = replace(geomatch.describers.dift_config("dift-tiny-dense"), device="cpu")
-    extractor = DIFTExtractor(config)
-    images = [small, moved_one_pixel(small), Image(np.ascontiguousarray(small.pixels[:96]), "other size")]
-    found = [GridDetector(step=24).detect(image) for image in images]
-    found[1] = found[1][:0]
-    together = extractor.describe_many(images, found)
-    for image, features, rows in zip(images, found, together, strict=True):
-        alone = extractor.describe(image, features).descriptors
-        assert rows.descriptors is not None
-        assert alone is not None
-        assert np.allclose(rows.descriptors, alone, atol=1e-5)
 
 
 def test_extraction_ahead_of_the_evaluation_changes_nothing(

@@ -1,4 +1,4 @@
-"""JSON files of results: the record of a study, with where and with what it was measured."""
+"""One JSON file per run: where and with what it was measured, and the rows."""
 
 import json
 import os
@@ -16,31 +16,30 @@ from geomatch.provenance import versions
 
 def write_record(
     folder: Path,
-    study: str,
+    suite: str,
     rows: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
     device: str = "cpu",
 ) -> Path:
-    """Write ``folder/<version>/<study>--<machine>--<device>.json`` and return its path."""
+    """Write ``folder/<version>/<suite>--<machine>--<device>.json`` and return its path."""
     name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
-    path = folder / version("geomatch-dift") / f"{study}--{name}--{device}.json"
+    path = folder / version("geomatch-dift") / f"{suite}--{name}--{device}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "metadata": {"versions": versions(), **machine(), "settings": dict(settings)},
+        "metadata": {
+            "versions": versions(),
+            **machine(),
+            "settings": dict(settings),
+        },
         "results": [dict(row) for row in rows],
     }
-    write_json(path, content)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 def machine() -> dict[str, Any]:
-    """The machine that this process runs on."""
+    """What it ran on."""
     return {
         "system": platform.platform(),
         "processor": _processor(),

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.cache import SCHEMA
-from geomatch.benchmarks.harness.machine import write_json
 from geomatch.benchmarks.harness.task import MODULES, Row, Task, find_task
 from geomatch.errors import GeomatchError, first_line
-from geomatch.files import digest_of
+from geomatch.files import digest_of, replacing
 
 _KEYS = {"schema", "benchmark", "data", "protocols", "methods", "settings", "skipped", "versions", "machine",
          "rows"}  # fmt: skip
@@ -19,7 +18,8 @@ def write_run(folder: Path, record: dict[str, Any]) -> Path:
     """Write ``<benchmark>-<content>.json`` and return its path; the same run has the same name."""
     keys = ("data", "protocols", "methods", "settings", "versions")
     path = folder / f"{record['benchmark']}-{digest_of([record[key] for key in keys])[:12]}.json"
-    write_json(path, record)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
 
