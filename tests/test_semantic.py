@@ -158,7 +158,7 @@ def test_cached_maps_are_exact(photo0: Image) -> None:
     assert back.image_size == photo0.size
     for one, other in zip(found.maps, back.maps, strict=True):
         assert np.array_equal(one.numpy(), other.numpy())
-    with pytest.raises(geomatch.GeomatchError, match="map: damaged"):
+    with pytest.raises(geomatch.GeomatchError, match="map: "):
         unpack_map(pack_map(found)[:-100], "map")
 
 
