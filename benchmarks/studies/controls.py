@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from geomatch.benchmarks.methods.method import Method, create_method
+from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.peers import rootsift
 from geomatch.benchmarks.training.denoise import DenoiseConfig, new_unet
 from geomatch.benchmarks.training.recipe import HEAD, bank_images
 from geomatch.benchmarks.training.sources import find_images
-from geomatch.describers import DEFAULT_DETECTOR, Describer
+from geomatch.describers import Describer
+from geomatch.keypoints import DEFAULT_DETECTOR
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.files import head_file
 from geomatch.images import Image

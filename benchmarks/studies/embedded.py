@@ -25,11 +25,11 @@ from tqdm import tqdm
 from geomatch import Features, Matches, corner_error, warp_points
 from geomatch.alignment import align_homography
 from geomatch.benchmarks.harness.machine import write_record
-from geomatch.benchmarks.methods.method import Method, create_method
+from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.studies.controls import controls, method_of
 from geomatch.benchmarks.studies.timing import Row, median_seconds
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
-from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_data
+from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_hpatches
 from geomatch.benchmarks.training.sources import find_images
 from geomatch.estimators import OpenCVEstimator
 from geomatch.files import digest_of, replacing
@@ -108,9 +108,9 @@ def evaluate(
     files: dict[tuple[str, str, str], Path] = {}
     todo: list[tuple[Method | None, HPatchesSequence, Path]] = []
     for name, method in methods.items():
-        identity = method.identity if method else "true matches"
+        identity = method.key() if method else "true matches"
         for label, folder in sets.items():
-            for sequence in read_data(folder).sequences:
+            for sequence in read_hpatches(folder).units:
                 key = digest_of([identity, sequence.fingerprint, KEYPOINTS, THRESHOLD])
                 file = files[name, label, sequence.name] = kept / f"{key}.json"
                 if not file.is_file():
@@ -262,7 +262,7 @@ def main() -> None:
             sizes[name] = file.stat().st_size
             sizes[f"dift-tiny at {name}'s keypoints"] = sizes[name] + sizes["dift-tiny"]
     rows: list[dict[str, Any]] = evaluate(sets, methods | {CEILING: None}, options.work / "pairs")
-    made = read_data(sets["made"]).sequences
+    made = read_hpatches(sets["made"]).units
     unrelated = unrelated_failures(method_of("dift-tiny", KEYPOINTS, DEFAULT_DETECTOR), made)
     view = next(sequence for sequence in made if "picosdeeuropa" in sequence.name).reference
     costs = costs_of(methods, view, sizes)

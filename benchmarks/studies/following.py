@@ -20,7 +20,7 @@ from tqdm import tqdm
 import geomatch
 from geomatch.benchmarks.harness.machine import write_record
 from geomatch.benchmarks.studies.timing import Row
-from geomatch.benchmarks.tasks.homography.sequences import find_sequences
+from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
 from geomatch.benchmarks.tasks.temporal.measures import boundary_accuracy, region_similarity
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.drawing.result import write_png
@@ -114,7 +114,7 @@ def example() -> NDArray[np.uint8]:
 def carry(data: Path, out: Path) -> list[Row]:
     """The sticker carried to all views of all sequences, by keypoints and densely; pictures go to ``out``."""
     rows: list[Row] = []
-    for sequence in find_sequences(data):
+    for sequence in read_hpatches(data).units:
         source = load_image(sequence.reference)
         edit, corners = sticker(source.size)
         for descriptor in ("dift-tiny", DENSE):

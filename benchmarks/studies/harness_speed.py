@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 
 import geomatch
+from geomatch.benchmarks.harness.run import run_benchmark
+from geomatch.benchmarks.harness.task import Settings
 from geomatch.benchmarks.studies.timing import Row, median_seconds, timing_row
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
-from geomatch.benchmarks.tasks.homography.harness import run_hpatches
-from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, Protocol
-from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_data
-from geomatch.engine import LocalEngine
+from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, HomographyProtocol
+from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_hpatches
+from geomatch.engine import LocalEngine, RunContext
 from geomatch.geometry import corner_error
 
 PROTOCOL = PROTOCOLS["dift-adm"]
@@ -37,7 +38,7 @@ def harness_rows(repeats: int) -> list[Row]:
             photo = folder / f"p{seed}.png"
             photo.write_bytes(pair.image0.read_bytes())
             make_synthetic([photo], folder / "data", seed)
-        sequences = read_data(folder / "data").sequences
+        sequences = read_hpatches(folder / "data").units
         pairs = sum(len(sequence.targets) for sequence in sequences)
         script = [
             median_seconds(lambda: [_script(sequence) for sequence in sequences], 1) for _ in range(repeats)
@@ -70,9 +71,11 @@ def _processes(count: int) -> str:
     return f"{count} process{'es' if count > 1 else ''}"
 
 
-def _harness(data: Path, protocols: list[Protocol], out: Path, workers: int) -> None:
+def _harness(data: Path, protocols: list[HomographyProtocol], out: Path, workers: int) -> None:
     with LocalEngine(workers) as engine:
-        run_hpatches(data, protocols, [METHOD], out, PROTOCOL.max_keypoints, engine, "cpu", progress=False)
+        context = RunContext(engine=engine, device="cpu", progress=False)
+        settings = Settings(PROTOCOL.max_keypoints)
+        run_benchmark("hpatches", data, protocols, [METHOD], out, context, settings)
 
 
 def _script(sequence: HPatchesSequence) -> list[float]:

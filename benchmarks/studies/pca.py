@@ -26,7 +26,7 @@ from geomatch.benchmarks.studies.embedded import (
     held_out_set,
 )
 from geomatch.benchmarks.studies.timing import Row
-from geomatch.benchmarks.tasks.homography.sequences import read_data
+from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
 from geomatch.benchmarks.training.sources import find_images
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.dift.head.projection import LinearHead
@@ -67,7 +67,7 @@ def compare(images: Path, made: Path) -> list[Row]:
     components = {name: fitted(extractor, images) for name, extractor in extractors.items()}
     detector, estimator = OpenCVDetector("sift", max_keypoints=KEYPOINTS), OpenCVEstimator()
     rows: list[Row] = []
-    for sequence in tqdm(read_data(held_out_set(images, made)).sequences, unit="sequence"):
+    for sequence in tqdm(read_hpatches(held_out_set(images, made)).units, unit="sequence"):
         views = [
             load_image(path) for path in (sequence.reference, *(target[1] for target in sequence.targets))
         ]
