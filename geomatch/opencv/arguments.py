@@ -55,6 +55,49 @@ def check_mask(mask: object, image: NDArray[np.uint8]) -> NDArray[np.uint8] | No
     return np.ascontiguousarray(mask.reshape(image.shape[:2]))
 
 
+def check_descriptors(name: str, descriptors: object) -> NDArray[np.float32]:
+    """Rows (N, D) of uint8 or any float, as float32; None stands for no descriptors.
+
+    Raises:
+        TypeError: for other types.
+        ValueError: for other shapes.
+    """
+    if descriptors is None:
+        return np.zeros((0, 0), np.float32)
+    if not isinstance(descriptors, np.ndarray):
+        raise TypeError(f"{name} must be an array (N, D) or None, got {type(descriptors).__name__}")
+    if descriptors.dtype != np.uint8 and descriptors.dtype.kind != "f":
+        raise TypeError(f"{name} must be float32 or uint8, got {descriptors.dtype}")
+    if descriptors.ndim != 2:
+        raise ValueError(f"{name} must have shape (N, D), got {descriptors.shape}")
+    return np.ascontiguousarray(descriptors, np.float32)
+
+
+def check_masks(masks: object, queries: int, trains: Sequence[int]) -> NDArray[np.bool_] | None:
+    """Which pairs are allowed, (queries, all train rows), by a mask or one per image; None for all.
+
+    Raises:
+        TypeError: for anything but uint8 arrays.
+        ValueError: for another number of them and other shapes.
+    """
+    if masks is None or (isinstance(masks, (list, tuple)) and not masks):
+        return None
+    several: Sequence[Any] = masks if isinstance(masks, (list, tuple)) else [masks]
+    if len(several) != len(trains):
+        raise ValueError(f"as many masks as images with train descriptors are needed: {len(trains)}")
+    allowed = []
+    for mask, count in zip(several, trains, strict=True):
+        given = np.ones((queries, count), np.uint8) if mask is None else mask
+        if not isinstance(given, np.ndarray) or given.dtype != np.uint8:
+            raise TypeError(
+                f"a mask must be a uint8 array, got {getattr(given, 'dtype', type(given).__name__)}"
+            )
+        if given.shape != (queries, count):
+            raise ValueError(f"the mask must have shape ({queries}, {count}), got {given.shape}")
+        allowed.append(given != 0)
+    return np.concatenate(allowed, axis=1)
+
+
 def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
     """A sequence of ``cv2.KeyPoint``; None stands for no keypoints.
 
