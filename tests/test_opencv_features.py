@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -355,7 +356,7 @@ def test_pca_keeps_distances_and_dimension(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     assert short.pca is not None
     short.pca.save(tmp_path)
-    again = gcv.DIFT_create(300, pca=load_head(tmp_path))
+    again = replace(gcv.DIFT_create(300), pca=load_head(tmp_path))
     np.testing.assert_allclose(again.compute(BGR, points)[1], rows, atol=2e-3)  # float16 on disk
     with pytest.raises(ValueError, match="no keypoints were found"):
         gcv.with_pca(OURS, [BLACK], 64)

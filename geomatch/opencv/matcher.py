@@ -17,7 +17,7 @@ DMatches = tuple[cv2.DMatch, ...]
 
 
 class BFMatcher:
-    """Exact nearest neighbours by the Euclidean distance, several times faster than ``cv2.BFMatcher``.
+    """Exact nearest neighbours by the Euclidean distance, faster than ``cv2.BFMatcher``.
 
     Query and train descriptors are (N, D) arrays of uint8 or any float, computed with as float32; None stands
     for no descriptors. Without train descriptors in the call those given to `add` are searched.
@@ -65,9 +65,9 @@ class BFMatcher:
     ) -> DMatches:
         """The nearest neighbour of each query, in their order; queries without one are left out.
 
-        ``mask`` (N, M) uint8 is zero for pairs that are not allowed; for the descriptors given to `add` a list
-        of these or None, one per image, which OpenCV calls ``masks``. TypeError for other types, ValueError
-        for other shapes, NaN, and ``crossCheck`` with masks, several images or more than one neighbour.
+        ``mask`` (N, M) uint8 is zero for pairs that are not allowed; with `add` a list of these or None, one
+        per image, which OpenCV calls ``masks``. TypeError for other types; ValueError for other shapes, NaN,
+        and ``crossCheck`` with masks, several images or more than one neighbour.
         """
         if isinstance(trainDescriptors, (list, tuple)):
             trainDescriptors, mask = ..., trainDescriptors
@@ -78,7 +78,7 @@ class BFMatcher:
         self, queryDescriptors: Any, trainDescriptors: Any = ..., k: Any = None, mask: Any = None,
         compactResult: bool = False, *, masks: Any = None,
     ) -> tuple[DMatches, ...]:  # fmt: skip
-        """The ``k`` nearest neighbours of each query, nearest first; compact drops queries without."""
+        """The ``k`` nearest neighbours of each query, nearest first; `match` has the other arguments."""
         trainDescriptors, k, mask, compact = _shifted(trainDescriptors, k, mask, compactResult)
         count = check_whole("k", k, 1)
         query, trains, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
