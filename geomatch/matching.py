@@ -64,7 +64,7 @@ def mutual_nearest(
     """`match_mutual` for tensors: pairs (M, 2) int64 and similarities (M,) float32."""
     check_options(metric, min_similarity, max_ratio)
     rows = _prepared(a, b, metric == "cosine")
-    pairs, distance = _candidates(*rows, 1 if max_ratio is None else min(2, len(b)), 0, None, True)
+    pairs, distance = _candidates(rows, 1 if max_ratio is None else min(2, len(b)), 0, None, True)
     rank = _ranks(pairs[0], distance)
     good = (rank == 0) & (_ranks(pairs[1], distance) == 0)
     similarity = (1 - distance.square() / 2 if metric == "cosine" else -distance).float()
@@ -84,7 +84,7 @@ def nearest(a: Tensor, b: Tensor, k: int, mask: Tensor | None = None) -> tuple[T
     Returns int64 indices and float32 distances, (N0, min(k, N1)), nearest first; -1 and infinity for none.
     """
     k = min(k, len(b))
-    pairs, distance = _candidates(*_prepared(a, b), k, 0, mask, False)
+    pairs, distance = _candidates(_prepared(a, b), k, 0, mask, False)
     rank = _ranks(pairs[0], distance)
     indices, distances = pairs.new_full((len(a), k), -1), distance.new_full((len(a), k), math.inf)
     place = pairs[0, rank < k], rank[rank < k]
@@ -94,7 +94,7 @@ def nearest(a: Tensor, b: Tensor, k: int, mask: Tensor | None = None) -> tuple[T
 
 def within(a: Tensor, b: Tensor, radius: float, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Pairs of rows (M, 2) at float32 distances (M,) of at most ``radius``, by row of a, then by distance."""
-    pairs, distance = _candidates(*_prepared(a, b), 0, radius, mask, False)
+    pairs, distance = _candidates(_prepared(a, b), 0, radius, mask, False)
     order = (distance.float().to(distance) <= radius).nonzero()[:, 0]
     order = order[distance[order].argsort(stable=True)]
     order = order[pairs[0, order].argsort(stable=True)]
@@ -119,26 +119,29 @@ class _Rows(NamedTuple):
         return self.values[index].to(dtype, copy=True).div_(self.lengths[index])
 
 
-def _prepared(a: Tensor, b: Tensor, unit: bool = False) -> list[_Rows]:
+def _prepared(a: Tensor, b: Tensor, unit: bool = False) -> tuple[_Rows, _Rows]:
     if not (a.ndim == b.ndim == 2 and (not len(a) or not len(b) or a.shape[1] == b.shape[1] > 0)):
         got = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise ShapeError(f"descriptors0 and descriptors1 must have shapes (N0, D) and (N1, D), got {got}")
-    high, rows = torch.float32 if a.device.type == "mps" else torch.float64, []
-    for side, values in enumerate((a.detach().float(), b.detach().float())):
-        parts = values.split(CHUNK_BYTES // 8 // max(1, values.shape[1]) + 1)
-        norms = torch.cat([part.to(high).norm(dim=1) for part in parts])
-        if not norms.isfinite().all():
-            raise ValueError(f"descriptors{side} must be finite, got NaN or infinity in it")
-        lengths = norms.where(norms > 0, 1) if unit else torch.ones_like(norms)
-        half = (norms / lengths).square() / 2
-        rows.append(_Rows(values, lengths[:, None], half.where(half > 0, math.inf) if unit else half))
-    return rows
+    return _described("descriptors0", a, unit), _described("descriptors1", b, unit)
+
+
+def _described(name: str, values: Tensor, unit: bool) -> _Rows:
+    values, high = values.detach().float(), torch.float32 if values.device.type == "mps" else torch.float64
+    parts = torch.split(values, CHUNK_BYTES // 8 // max(1, values.shape[1]) + 1)
+    norms = torch.cat([part.to(high).norm(dim=1) for part in parts])
+    if not norms.isfinite().all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity in it")
+    lengths = norms.where(norms > 0, 1) if unit else torch.ones_like(norms)
+    half = (norms / lengths).square() / 2
+    return _Rows(values, lengths[:, None], half.where(half > 0, math.inf) if unit else half)
 
 
 def _candidates(
-    a: _Rows, b: _Rows, k: int, radius: float, mask: Tensor | None, both: bool, again: bool = False
+    rows: tuple[_Rows, _Rows], k: int, radius: float, mask: Tensor | None, both: bool, again: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Pairs (2, M) in order and distances: the ``k`` nearest (``both``: and one of b's rows) or in radius."""
+    a, b = rows
     found = [torch.empty(2, 0, dtype=torch.int64, device=a.half.device)]
     if not len(a.half) or not len(b.half):
         return found[0], a.half[:0]
@@ -173,9 +176,9 @@ def _candidates(
             hits |= across
         pairs = hits.nonzero().T
         if k and dtype != high and pairs.shape[1] > 8 * (k * len(x) + len(y)):
-            return _candidates(a, b, k, radius, mask, both, again=True)
+            return _candidates(rows, k, radius, mask, both, again=True)
         found.append(torch.stack([pairs[0] + start, pairs[1]]))
     pairs, mode = torch.cat(found, dim=1), "donot_use_mm_for_euclid_dist"
-    parts = pairs.split(CHUNK_BYTES // 64 // max(1, a.values.shape[1]) + 1, dim=1)
-    rows = ((a.scaled(i, high)[:, None], b.scaled(j, high)[:, None]) for i, j in parts)
-    return pairs, torch.cat([torch.cdist(x, y, compute_mode=mode)[:, 0, 0] for x, y in rows])
+    parts = torch.split(pairs, CHUNK_BYTES // 64 // max(1, a.values.shape[1]) + 1, dim=1)
+    chunks = ((a.scaled(i, high)[:, None], b.scaled(j, high)[:, None]) for i, j in parts)
+    return pairs, torch.cat([torch.cdist(x, y, compute_mode=mode)[:, 0, 0] for x, y in chunks])
