@@ -116,7 +116,7 @@ class _Rows(NamedTuple):
     half: Tensor  # (N,), half the squared norms after it; infinity for what matches nothing
 
     def scaled(self, index: Tensor | slice, dtype: torch.dtype) -> Tensor:
-        return self.values[index].to(dtype, copy=True).div_(self.lengths[index])
+        return self.values[index].to(dtype, copy=True).div_(self.lengths[index].to(dtype))
 
 
 def _prepared(a: Tensor, b: Tensor, unit: bool = False) -> tuple[_Rows, _Rows]:
@@ -174,9 +174,10 @@ def _candidates(
             if dtype == high:
                 across &= (low > before + slack) & (across.cumsum(0, dtype=torch.int32) <= TIES)
             hits |= across
-        pairs = hits.nonzero().T
-        if k and dtype != high and pairs.shape[1] > 8 * (k * len(x) + len(y)):
+        if k and dtype != high and int(hits.count_nonzero()) > 8 * (k * len(x) + len(y)):
+            del y, buffer, scores, hits  # of the memory that is promised
             return _candidates(rows, k, radius, mask, both, again=True)
+        pairs = hits.nonzero().T
         found.append(torch.stack([pairs[0] + start, pairs[1]]))
     pairs, mode = torch.cat(found, dim=1), "donot_use_mm_for_euclid_dist"
     parts = torch.split(pairs, CHUNK_BYTES // 64 // max(1, a.values.shape[1]) + 1, dim=1)

@@ -1,6 +1,7 @@
 """geomatch's values as OpenCV's, and back; TypeError and ValueError for what is neither."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -75,6 +76,27 @@ def to_dmatches(matches: Matches, metric: Metric = "cosine") -> tuple[cv2.DMatch
     distances = np.sqrt(np.maximum(0.0, 2 - 2 * similarity)) if metric == "cosine" else -similarity
     rows = zip(matches.indices.tolist(), distances.tolist(), strict=True)
     return tuple(cv2.DMatch(i, j, distance) for (i, j), distance in rows)
+
+
+def dmatches_by_query(
+    pairs: NDArray[np.int64],
+    distances: NDArray[np.float32],
+    queries: int,
+    trains: Sequence[int],
+    compact: bool,
+) -> tuple[tuple[cv2.DMatch, ...], ...]:
+    """Pairs (M, 2), whose queries ascend, for each query; train rows count through images of ``trains`` rows.
+
+    ``compact`` leaves out queries without a match.
+    """
+    starts = np.cumsum([0, *trains])
+    rows, columns = pairs.T
+    images = np.searchsorted(starts[1:], columns, side="right")
+    values = (rows.tolist(), (columns - starts[images]).tolist(), images.tolist(), distances.tolist())
+    made = tuple(cv2.DMatch(*each) for each in zip(*values, strict=True))
+    ends = np.searchsorted(rows, np.arange(queries + 1)).tolist()
+    found = (made[start:end] for start, end in pairwise(ends))
+    return tuple(row for row in found if row or not compact)
 
 
 def from_dmatches(dmatches: Sequence[cv2.DMatch], metric: Metric = "cosine") -> Matches:

@@ -1,7 +1,6 @@
 """A matcher with the methods of ``cv2.BFMatcher``."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from geomatch.matching import as_rows, mutual_nearest, nearest, within
 from geomatch.opencv.arguments import check_descriptors, check_masks, check_number, check_whole
+from geomatch.opencv.convert import dmatches_by_query
 
 DMatches = tuple[cv2.DMatch, ...]
 
@@ -19,12 +19,12 @@ DMatches = tuple[cv2.DMatch, ...]
 class BFMatcher:
     """Exact nearest neighbours by the Euclidean distance, faster than ``cv2.BFMatcher``.
 
-    Query and train descriptors are (N, D) arrays of uint8 or any float, computed with as float32; None stands
-    for no descriptors. Without train descriptors in the call those given to `add` are searched.
+    With ``crossCheck`` only pairs count that are each other's nearest neighbour. Descriptors are (N, D)
+    arrays of uint8 or any float, computed with as float32; None stands for no descriptors. Without train
+    descriptors in the call those given to `add` are searched.
     """
 
     def __init__(self, normType: int = cv2.NORM_L2, crossCheck: bool = False) -> None:
-        """With ``crossCheck`` only mutual nearest neighbours count. ValueError for another norm."""
         if normType != cv2.NORM_L2:
             raise ValueError(f"normType must be cv2.NORM_L2 (4), got {normType}; cv2.BFMatcher has others")
         self.crossCheck = bool(crossCheck)
@@ -81,17 +81,18 @@ class BFMatcher:
         """The ``k`` nearest neighbours of each query, nearest first; `match` has the other arguments."""
         trainDescriptors, k, mask, compact = _shifted(trainDescriptors, k, mask, compactResult)
         count = check_whole("k", k, 1)
-        query, trains, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
-        if self.crossCheck and (allowed is not None or len(trains) > 1 or count > 1):
-            raise ValueError("crossCheck goes with one image, no mask and k = 1")
+        query, train, counts, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
         if self.crossCheck:
-            pairs, similarity = mutual_nearest(query, _together(trains), "l2", None, None)
+            if allowed is not None or len(counts) > 1 or count > 1:
+                raise ValueError("crossCheck goes with one image, no mask and k = 1")
+            pairs, distances = mutual_nearest(query, train, "l2", None, None)
             order = pairs[:, 0].argsort()
-            return _by_query(query, pairs[order], -similarity[order], trains, compact)
-        indices, distances = nearest(query, _together(trains), count, allowed)
-        rows, ranks = (indices >= 0).nonzero().T
-        pairs = torch.stack([rows, indices[rows, ranks]], dim=1)
-        return _by_query(query, pairs, distances[rows, ranks], trains, compact)
+            pairs, distances = pairs[order], -distances[order]
+        else:
+            indices, distances = nearest(query, train, count, allowed)
+            found = indices >= 0
+            pairs, distances = torch.stack([found.nonzero()[:, 0], indices[found]], 1), distances[found]
+        return dmatches_by_query(pairs.numpy(), distances.numpy(), len(query), counts, compact)
 
     def radiusMatch(
         self, queryDescriptors: Any, trainDescriptors: Any = ..., maxDistance: Any = None, mask: Any = None,
@@ -101,19 +102,24 @@ class BFMatcher:
         trainDescriptors, radius, mask, compact = _shifted(trainDescriptors, maxDistance, mask, compactResult)
         if not check_number("maxDistance", radius) > 0:
             raise ValueError(f"maxDistance must be positive, got {radius}")
-        query, trains, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
+        query, train, counts, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
         with np.errstate(over="ignore"):
-            pairs, distances = within(query, _together(trains), float(np.float32(radius)), allowed)
-        return _by_query(query, pairs, distances, trains, compact)
+            pairs, distances = within(query, train, float(np.float32(radius)), allowed)
+        return dmatches_by_query(pairs.numpy(), distances.numpy(), len(query), counts, compact)
 
     def _inputs(
         self, query: object, train: object, mask: object, masks: object
-    ) -> tuple[Tensor, list[NDArray[np.float32]], Tensor | None]:
-        """Query rows, train rows of each image, and which pairs are allowed."""
+    ) -> tuple[Tensor, Tensor, list[int], Tensor | None]:
+        """Query rows, train rows of all images together, their numbers, and which pairs are allowed."""
         rows = check_descriptors("queryDescriptors", query)
         trains = self._trains if train is ... else [check_descriptors("trainDescriptors", train)]
-        allowed = check_masks(mask if masks is None else masks, len(rows), [len(own) for own in trains])
-        return as_rows(rows), trains, None if allowed is None else torch.from_numpy(allowed)
+        filled, counts = [own for own in trains if len(own)], [len(own) for own in trains]
+        widths = {own.shape[1] for own in filled}
+        if len(widths) > 1:
+            raise ValueError(f"train descriptors must be of one dimension, got {sorted(widths)}")
+        allowed = check_masks(mask if masks is None else masks, len(rows), counts)
+        together = as_rows(np.concatenate(filled) if filled else np.zeros((0, 0), np.float32))
+        return as_rows(rows), together, counts, None if allowed is None else torch.from_numpy(allowed)
 
 
 def _shifted(trains: Any, number: Any, mask: Any, compact: bool) -> tuple[Any, Any, Any, bool]:
@@ -123,26 +129,3 @@ def _shifted(trains: Any, number: Any, mask: Any, compact: bool) -> tuple[Any, A
     if isinstance(mask, (bool, np.bool_)):  # (number, masks, compact) by position
         return ..., trains, number, bool(mask)
     return ..., trains, mask if number is None else number, compact
-
-
-def _together(trains: Sequence[NDArray[np.float32]]) -> Tensor:
-    """The rows of all images; those without any may be of another width."""
-    filled = [train for train in trains if len(train)]
-    widths = sorted({train.shape[1] for train in filled})
-    if len(widths) > 1:
-        raise ValueError(f"train descriptors must be of one dimension, got {widths}")
-    return as_rows(np.concatenate(filled) if filled else np.zeros((0, 0), np.float32))
-
-
-def _by_query(
-    query: Tensor, pairs: Tensor, distances: Tensor, trains: Sequence[NDArray[np.float32]], compact: bool
-) -> tuple[DMatches, ...]:
-    """Matches grouped by their query; rows ascend, columns count through all images."""
-    starts = np.cumsum([0, *map(len, trains)])
-    rows, columns = pairs.numpy().T
-    images = np.searchsorted(starts[1:], columns, side="right")
-    values = (rows.tolist(), (columns - starts[images]).tolist(), images.tolist(), distances.tolist())
-    made = tuple(cv2.DMatch(*each) for each in zip(*values, strict=True))
-    ends = np.searchsorted(rows, np.arange(len(query) + 1)).tolist()
-    found = (made[start:end] for start, end in pairwise(ends))
-    return tuple(row for row in found if row or not compact)
