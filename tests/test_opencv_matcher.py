@@ -201,7 +201,7 @@ def test_other_norms_are_refused() -> None:
         gcv.BFMatcher(crossCheck=True).knnMatch(A, B, 2)
 
 
-def test_descriptors_are_kept_as_they_were_given() -> None:
+def test_descriptors_are_stored_as_they_were_given() -> None:
     matcher, rows = gcv.BFMatcher(), B.copy()
     matcher.add([rows])
     rows[:] = 0
