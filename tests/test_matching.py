@@ -62,7 +62,7 @@ def pairs_of(found: Any) -> set[tuple[int, int]]:
     return set(map(tuple, found.indices.tolist()))
 
 
-@pytest.fixture(params=[1 << 11, 1 << 24], ids=["many chunks", "one chunk"])
+@pytest.fixture(params=[1 << 14, 1 << 24], ids=["many chunks", "one chunk"])
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(geomatch.matching, "CHUNK_BYTES", request.param)
 
