@@ -27,7 +27,7 @@ from geomatch.drawing.result import write_png
 from geomatch.editing.edit import carry_edit, prepare_edit
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
-from geomatch.opencv.examples.track_plane import made_video
+from geomatch.opencv.examples.track_plane import synthetic_video
 from geomatch.video.frames import draw_mask, draw_trails
 from geomatch.video.track import track_mask, track_points
 
@@ -40,7 +40,7 @@ STICKER = (0.16, 0.11)
 
 def follow(photo: Path | None) -> tuple[list[Row], NDArray[np.uint8]]:
     """Errors of points and masks, and a strip of frames."""
-    made = list(made_video(photo=photo))
+    made = list(synthetic_video(photo=photo))
     frames = [Image(np.ascontiguousarray(bgr[..., ::-1]), f"frame {k}") for k, (bgr, _) in enumerate(made)]
     width, height = frames[0].size
     xs, ys = np.linspace(0.15, 0.85, 5) * width, np.linspace(0.15, 0.85, 4) * height

@@ -1,4 +1,4 @@
-"""What shorter descriptors cost and save: `geomatch.opencv.fit_pca` on made pairs, and OpenCV's matcher.
+"""What shorter descriptors cost and save: `geomatch.opencv.fit_pca` on synthetic pairs, and OpenCV's matcher.
 
 ``python -m geomatch.benchmarks.studies.pca IMAGES`` with the folder of the recipe's
 unpacked packages. Components are fitted to training photographs, pairs are
@@ -57,7 +57,7 @@ def fitted(extractor: DIFTExtractor, images: Path) -> dict[int, LinearHead]:
 
 
 def compare(images: Path, made: Path) -> list[Row]:
-    """Corner errors with and without components, at the same keypoints of the pairs kept in ``made``."""
+    """Corner errors with and without components, at the same keypoints of the pairs cached in ``made``."""
     tiny = PRESETS["dift-tiny"]
     extractors = {
         "dift-tiny": DIFTExtractor(tiny),
@@ -107,7 +107,7 @@ def table(rows: list[Row], seconds: Mapping[str, float]) -> str:
 
 
 def matcher_seconds(dimension: int) -> float:
-    """Of ``cv2.BFMatcher(NORM_L2, crossCheck=True)`` on random unit rows: the best of three."""
+    """Seconds of ``cv2.BFMatcher(NORM_L2, crossCheck=True)`` on random unit rows, the best of three."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(2, ROWS, dimension)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=2, keepdims=True)
@@ -123,7 +123,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m geomatch.benchmarks.studies.pca", description=__doc__)
     parser.add_argument("images", type=Path, help="folder of the recipe's unpacked packages")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
-    parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="kept between runs")
+    parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="cached between runs")
     options = parser.parse_args()
     results = compare(options.images, options.work / "made")
     times = {str(d): matcher_seconds(d) for d in sorted({row["dimension"] for row in results})}
