@@ -55,7 +55,7 @@ def check_options(metric: Metric, min_similarity: float | None, max_ratio: float
 def as_rows(array: NDArray[np.floating], name: str = "descriptors") -> Tensor:
     """A float32 tensor (N, D) that may share the array's memory; raises as `match_mutual`."""
     rows = np.asarray(array, np.float32)
-    if not (np.abs(rows) < LARGEST).all():
+    if rows.size and not -LARGEST < rows.min() <= rows.max() < LARGEST:  # false for NaN, too
         raise ValueError(f"{name} must be finite and below {LARGEST:g}, got other numbers in it")
     return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
 
@@ -66,25 +66,27 @@ def mutual_nearest(
 ) -> tuple[Tensor, Tensor]:
     """`match_mutual` of float32 tensors on one device: indices (M, 2) int64 and similarities (M,)."""
     check_options(metric, min_similarity, max_ratio)
-    forward, second = [], []
+    # written in place: what outlives a chunk would keep the heap from using that chunk's memory again
+    value, second = (a.new_full((len(a),), -torch.inf) for _ in range(2))
+    j, rival = (torch.zeros(len(a), dtype=torch.int64, device=a.device) for _ in range(2))
     best, back = a.new_full((len(b),), -torch.inf), torch.zeros(len(b), dtype=torch.int64, device=a.device)
     for start, scores in _scores(a, b, metric):
-        forward.append(scores.max(1))
-        value, row = scores.max(0)
-        back = torch.where(value > best, row + start, back)  # strictly larger: of equals the first stays
-        best = torch.maximum(value, best)
+        part = slice(start, start + len(scores))
+        value[part], j[part] = scores.max(1)
+        own, row = scores.max(0)
+        back.copy_(torch.where(own > best, row + start, back))  # strictly larger: of equals the first stays
+        best.copy_(torch.maximum(own, best))
         if max_ratio is not None:
-            second.append(scores.scatter_(1, forward[-1].indices[:, None], -torch.inf).max(1))
-    if not forward:
+            second[part], rival[part] = scores.scatter_(1, j[part, None], -torch.inf).max(1)
+    if not len(b):
         return torch.zeros(0, 2, dtype=torch.int64, device=a.device), a.new_zeros(0)
-    value, j = (torch.cat(parts) for parts in zip(*forward, strict=True))
     i = ((back[j] == torch.arange(len(a), device=a.device)) & (value > -torch.inf)).nonzero()[:, 0]
     distance = _distances(a, b, i, j[i], metric)
     similarity = (1 - distance.square() / 2 if metric == "cosine" else -distance).float()
     good = torch.ones_like(i, dtype=torch.bool)
     if max_ratio is not None:
-        value, k = (torch.cat(parts)[i] for parts in zip(*second, strict=True))
-        good &= distance < max_ratio * _distances(a, b, i, k, metric).where(value > -torch.inf, torch.inf)
+        apart = _distances(a, b, i, rival[i], metric).where(second[i] > -torch.inf, torch.inf)
+        good &= distance < max_ratio * apart
     if min_similarity is not None:
         good &= similarity >= min_similarity
     similarity, order = similarity[good].sort(descending=True, stable=True)
@@ -137,9 +139,10 @@ def _scores(a: Tensor, b: Tensor, metric: Metric, mask: Tensor | None = None) ->
     shift = b.mean(0).round() if metric == "l2" else b.new_zeros(b.shape[1])
     other = b - shift if metric == "l2" else b
     other_squares, step = _squares(other), max(1, CHUNK // len(b))
+    buffer = other.new_empty(min(step, len(a)), len(b))
     for start in range(0, len(a), step):
         own = a[start : start + step] - shift
-        own_squares, scores = _squares(own)[:, None], _product(own, other)
+        own_squares, scores = _squares(own)[:, None], _product(own, other, buffer[: len(own)])
         if metric == "l2":
             scores.sub_(own_squares / 2).sub_(other_squares / 2)
         else:
@@ -150,14 +153,14 @@ def _scores(a: Tensor, b: Tensor, metric: Metric, mask: Tensor | None = None) ->
         yield start, scores
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """(N0, N1) in float32, through float64 where torch is set to multiply more coarsely than float32."""
+def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """``out`` (N0, N1) in float32, through float64 where torch is set to multiply more coarsely."""
     with torch.autocast(a.device.type, enabled=False):
         try:
             exact = torch.get_float32_matmul_precision() == "highest"
         except RuntimeError:  # set by torch's newer means, which this question does not know
             exact = False
-        return a @ b.T if exact else (a.double() @ b.T.double()).float()
+        return torch.mm(a, b.T, out=out) if exact else out.copy_(a.double() @ b.T.double())
 
 
 def _squares(rows: Tensor) -> Tensor:
