@@ -64,7 +64,8 @@ def match(
     Exit code 0: found, 1: not found, 2: bad input or usage.
     """
     import geomatch
-    from geomatch.drawing.result import make_folder, save_result, summary
+    from geomatch.drawing.result import save_result, summary
+    from geomatch.files import make_folder
     from geomatch.keypoints.opencv import FRAMED
 
     if out:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import changed_config, descriptor_options
+from geomatch.cli.options import bundled, changed_config, descriptor_options
+from geomatch.editing.options import EditOptions
 from geomatch.errors import ImageError
 
 if TYPE_CHECKING:
@@ -26,29 +27,24 @@ RECORD = "propagation.json"
 @click.option("--descriptor", metavar="NAME", default="dift-tiny", show_default=True,
               help="A preset (`geomatch models`), or a diffusers model: folder or hub id. "
               "Those in patches match keypoints, dense ones pixels.")  # fmt: skip
-@click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
-              help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib.")  # fmt: skip
-@click.option("--threshold", type=float,
-              help="Largest error of an inlier, in pixels of the target. "
-              "[default: 3 for keypoints, 5 for pixels]")  # fmt: skip
-@click.option("--max-points", type=int, default=1000, show_default=True,
-              help="Keypoints or pixels below the edit.")  # fmt: skip
-@click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
-              help="Estimate again from windows laid over each other to a fraction of a pixel.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True,
-              help="Of the pixels drawn, and of the descriptor's noise.")  # fmt: skip
+@bundled(
+    "options",
+    EditOptions,
+    click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
+                 help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
+    click.option("--threshold", type=float,
+                 help="Largest error of an inlier, in pixels of the target. "
+                 "[default: 3 for keypoints, 5 for pixels]"),
+    click.option("--max-points", type=int, default=1000, show_default=True,
+                 help="Keypoints or pixels below the edit."),
+    click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
+                 help="Refine by Lucas-Kanade to a fraction of a pixel."),
+    click.option("--seed", type=int, default=0, show_default=True,
+                 help="Random seed of the pixels drawn and of the descriptor's noise."),
+)  # fmt: skip
 @descriptor_options(leave_out=("--rotations", "--scales", "--seed"))
 def propagate(
-    edit: Path,
-    source: Path,
-    targets: tuple[Path, ...],
-    out: Path,
-    descriptor: str,
-    estimator: str,
-    threshold: float | None,
-    max_points: int,
-    refine_homography: bool,
-    seed: int,
+    edit: Path, source: Path, targets: tuple[Path, ...], out: Path, descriptor: str, options: EditOptions
 ) -> int:
     """Carry EDIT from SOURCE to every TARGET.
 
@@ -62,25 +58,20 @@ def propagate(
     from tqdm import tqdm
 
     from geomatch.describers import cached_extractor, dift_config
-    from geomatch.drawing.result import make_folder, write_png
-    from geomatch.editing.edit import carry_edit, default_threshold, prepare_edit
-    from geomatch.estimators import create_estimator
-    from geomatch.files import replacing
+    from geomatch.editing.edit import carry_edit, prepare_edit
+    from geomatch.files import make_folder, replacing
+    from geomatch.images import write_png
     from geomatch.provenance import record, versions
 
-    config = replace(changed_config(dift_config(descriptor)), seed=seed)
-    extractor = cached_extractor(config)
-    if threshold is None:
-        threshold = default_threshold(extractor)
-    solver = create_estimator(estimator, threshold)
-    prepared = prepare_edit(edit, source, extractor, max_points, seed)
+    extractor = cached_extractor(replace(changed_config(dift_config(descriptor)), seed=options.seed))
+    prepared = prepare_edit(edit, source, extractor, options)
     make_folder(out)
     earlier = _pictures(out / RECORD)
-    (out / RECORD).unlink(missing_ok=True)  # it would tell of other pictures than those made now
+    (out / RECORD).unlink(missing_ok=True)  # it would describe other pictures than those made now
     rows = []
     for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):
         try:
-            found = carry_edit(prepared, target, solver, threshold, refine_homography)
+            found = carry_edit(prepared, target)
         except ImageError as error:
             rows.append(_row(target, name, str(error)))
         else:
@@ -93,10 +84,10 @@ def propagate(
         "edit": str(edit),
         "source": str(source),
         "descriptor": record(extractor),
-        "estimator": record(solver),
-        "max_points": max_points,
-        "seed": seed,
-        "refine_homography": refine_homography,
+        "estimator": record(prepared.estimator),
+        "max_points": options.max_points,
+        "seed": options.seed,
+        "refine_homography": options.refine_homography,
     }
     content = {"targets": rows, "settings": settings, "versions": versions()}
     with replacing(out / RECORD) as temporary:
@@ -112,7 +103,7 @@ def propagate(
 
 
 def _names(edit: Path, source: Path, targets: tuple[Path, ...], out: Path) -> list[str]:
-    """Of the pictures, none of which may take the place of another or of what is read."""
+    """File names of the pictures, none of which may overwrite another or an input."""
     names = [f"{target.stem}.png" for target in targets]
     first: dict[str, Path] = {}
     for target, name in zip(targets, names, strict=True):
@@ -140,7 +131,7 @@ def _pictures(record: Path) -> set[str]:
 
 
 def _row(target: Path, name: str, found: "EditResult | str") -> dict[str, Any]:
-    """Of propagation.json: a result, or why there is none."""
+    """Row of propagation.json: a result, or why there is none."""
     row: dict[str, Any] = {"target": str(target), "picture": None, "homography": None, "reason": None}
     if isinstance(found, str):
         return row | {"reason": found, "num_matches": 0, "num_inliers": 0}
