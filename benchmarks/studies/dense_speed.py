@@ -1,22 +1,26 @@
 """Point transfer and label propagation beside re-statements of the reference procedures.
 
 ``python -m geomatch.benchmarks.studies.dense_speed [--device cuda]``: random maps of the size that Stable
-Diffusion
-gives in the paper's settings. The references enlarge both maps to their images (``eval_spair.py``), and make
-the affinities of all cells with all cells of the context at once (DINO's ``eval_video_segmentation.py``).
+Diffusion gives in the paper's settings. The references enlarge both maps to their images (``eval_spair.py``),
+and make the affinities of all cells with all cells of the context at once (DINO's
+``eval_video_segmentation.py``).
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geomatch.benchmarks.harness.machine import write_record
-from geomatch.benchmarks.studies.timing import Row, median_seconds, timing_row
+from geomatch.benchmarks.studies.record import (
+    Row,
+    markdown,
+    median_seconds,
+    study_parser,
+    timing_row,
+    write_record,
+)
 from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import PixelFeatures
 from geomatch.video.propagation import LabelPropagator, PropagationConfig
@@ -28,6 +32,8 @@ TEMPORAL, OBJECTS = (640, 60, 104), 3
 """Map of DAVIS-2017 at a short side of 480."""
 CONTEXTS = {"cpu": (7,), "cuda": (7, 28)}
 """Last frames; the reference with 28 takes more memory than small machines have."""
+Calls = tuple[Callable[[], Tensor], Callable[[], Tensor]]
+"""Ours and the reference."""
 
 
 def dense_rows(device: str, repeats: int) -> list[Row]:
@@ -37,18 +43,14 @@ def dense_rows(device: str, repeats: int) -> list[Row]:
     def random(shape: Sequence[int]) -> Tensor:
         return torch.randn(tuple(shape), generator=generator).to(device)
 
-    ours, theirs = transfer_calls(random)
-    rows = [_beside("transfer of 8 points", ours, theirs, "maps enlarged to the images", device, repeats)]
+    calls = {"transfer of 8 points": (transfer_calls(random), "maps enlarged to the images")}
     for context in CONTEXTS["cpu" if device == "cpu" else "cuda"]:
-        ours, theirs = propagation_calls(random, context)
         name = f"propagation, {context} frames of context"
-        rows.append(_beside(name, ours, theirs, "all affinities at once", device, repeats))
-    return rows
+        calls[name] = propagation_calls(random, context), "all affinities at once"
+    return [_measured(name, pair, words, device, repeats) for name, (pair, words) in calls.items()]
 
 
-def transfer_calls(
-    random: Callable[[Sequence[int]], Tensor],
-) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+def transfer_calls(random: Callable[[Sequence[int]], Tensor]) -> Calls:
     """Similarities of points with every pixel, by us and by the reference."""
     source, target = random(SEMANTIC), random(SEMANTIC)
     places = [(37 * k % IMAGE[0], 53 * k % IMAGE[1]) for k in range(1, POINTS + 1)]
@@ -59,23 +61,20 @@ def transfer_calls(
         return PixelFeatures(map1).similarities(map0.sample(points))
 
     def theirs() -> Tensor:
-        large = [
-            functional.interpolate(m[None], IMAGE[::-1], mode="bilinear", align_corners=False)[0]
-            for m in (source, target)
-        ]
+        first, second = (
+            functional.interpolate(part[None], IMAGE[::-1], mode="bilinear", align_corners=False)[0]
+            for part in (source, target)
+        )
         found = []
         for x, y in places:
-            vector = functional.normalize(large[0][:, y, x], dim=0)
-            rows = functional.normalize(large[1].reshape(SEMANTIC[0], -1).T, dim=1)
-            found.append((rows @ vector).view(IMAGE[::-1]))
+            rows = functional.normalize(second.reshape(SEMANTIC[0], -1).T, dim=1)
+            found.append((rows @ functional.normalize(first[:, y, x], dim=0)).view(IMAGE[::-1]))
         return torch.stack(found)
 
     return ours, theirs
 
 
-def propagation_calls(
-    random: Callable[[Sequence[int]], Tensor], context: int
-) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+def propagation_calls(random: Callable[[Sequence[int]], Tensor], context: int) -> Calls:
     """Labels of one frame, by us and by the reference."""
     config = PropagationConfig(context=context)
     _, rows, columns = TEMPORAL
@@ -83,10 +82,10 @@ def propagation_calls(
     labels = [random((OBJECTS, rows, columns)).softmax(0) for _ in range(context + 1)]
 
     def ours() -> Tensor:
-        carrier = LabelPropagator(config, frames[0], labels[0])
+        propagator = LabelPropagator(config, frames[0], labels[0])
         for frame, own in zip(frames[1:-1], labels[1:], strict=True):
-            carrier.keep(frame, own)
-        return carrier.step(frames[-1])
+            propagator.add(frame, own)
+        return propagator.step(frames[-1])
 
     @torch.inference_mode()
     def theirs() -> Tensor:
@@ -97,71 +96,55 @@ def propagation_calls(
             axis.flatten().to(affinity.device)
             for axis in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         )
-        near = ((y[:, None] - y).abs() <= radius) & ((x[:, None] - x).abs() <= radius)
-        affinity *= near
+        affinity *= ((y[:, None] - y).abs() <= radius) & ((x[:, None] - x).abs() <= radius)
         affinity = affinity.transpose(1, 2).reshape(-1, rows * columns)
-        least = affinity.topk(config.top_k, dim=0)[0].amin(0)
-        affinity[affinity < least] = 0
+        affinity[affinity < affinity.topk(config.top_k, dim=0)[0].amin(0)] = 0
         affinity = affinity / affinity.sum(0)
         return (torch.cat([own.flatten(1) for own in labels], 1) @ affinity).view(-1, rows, columns)
 
     return ours, theirs
 
 
-def _beside(
-    name: str,
-    ours: Callable[[], Tensor],
-    theirs: Callable[[], Tensor],
-    words: str,
-    device: str,
-    repeats: int,
-) -> Row:
-    difference = float((ours() - theirs()).abs().max())
-    seconds, peaks = [], []
-    for call in (ours, theirs):
-        if device != "cpu":
+def _measured(name: str, calls: Calls, words: str, device: str, repeats: int) -> Row:
+    difference = float((calls[0]() - calls[1]()).abs().max())
+    cuda, seconds, peaks = device != "cpu", [], []
+    for call in calls:
+        if cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        before = 0 if device == "cpu" else torch.cuda.memory_allocated()
-        seconds.append(median_seconds(partial(_finished, call, device), repeats))
-        peaks.append(0 if device == "cpu" else torch.cuda.max_memory_allocated() - before)
-    row = timing_row(name, seconds[0], "s", words, seconds[1])
-    row["largest_difference"] = difference
-    if device != "cpu":
-        row |= {"peak_MiB": round(peaks[0] / 2**20), "alternative_peak_MiB": round(peaks[1] / 2**20)}
-    return row
+        before = torch.cuda.memory_allocated() if cuda else 0
+        seconds.append(median_seconds(partial(_finished, call, cuda), repeats))
+        peaks.append(round((torch.cuda.max_memory_allocated() - before) / 2**20) if cuda else 0)
+    row = timing_row(name, seconds[0], "s", words, seconds[1]) | {"largest_difference": difference}
+    return row | ({"peak_MiB": peaks[0], "alternative_peak_MiB": peaks[1]} if cuda else {})
 
 
-def _finished(call: Callable[[], Tensor], device: str) -> None:
+def _finished(call: Callable[[], Tensor], cuda: bool) -> None:
     call()
-    if device != "cpu":
+    if cuda:
         torch.cuda.synchronize()
 
 
 def table(rows: Sequence[Row]) -> str:
     """In Markdown."""
-    lines = ["| | geomatch | reference procedure | ratio |", "| --- | --- | --- | --- |"]
+    cells = []
     for row in rows:
-        ours, theirs = f"{row['value']:.3f} s", f"{row['alternative_value']:.3f} s"
-        if "peak_MiB" in row:
-            ours += f", {row['peak_MiB']} MiB"
-            theirs += f", {row['alternative_peak_MiB']} MiB"
-        lines.append(f"| {row['name']} | {ours} | {theirs} | {row['ratio']:.1f} |")
-    return "\n".join(lines)
+        ours, theirs = (
+            f"{row[f'{side}value']:.3f} s" + (f", {row[peak]} MiB" if peak in row else "")
+            for side, peak in (("", "peak_MiB"), ("alternative_", "alternative_peak_MiB"))
+        )
+        cells.append((row["name"], ours, theirs, f"{row['ratio']:.1f}"))
+    return markdown(("", "geomatch", "reference procedure", "ratio"), cells)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m geomatch.benchmarks.studies.dense_speed", description=__doc__
-    )
+    parser = study_parser("dense_speed", __doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5, help="runs per figure, of which the median counts")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the record")
     options = parser.parse_args()
     measured = dense_rows(options.device, options.repeats)
     print(table(measured))
     settings = {"device": options.device, "repeats": options.repeats}
     if options.device != "cpu":
         settings["accelerator"] = torch.cuda.get_device_name()
-    kind = options.device.partition(":")[0]
-    print(f"wrote {write_record(options.out, 'dense', measured, settings, kind)}")
+    write_record(options.out, "dense", measured, settings, options.device.partition(":")[0])

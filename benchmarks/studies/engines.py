@@ -1,9 +1,7 @@
-"""Images and pairs per second by engine and number of workers, and what handing out and storing cost."""
+"""Images and pairs per second by engine and number of workers, and what scheduling and storing cost."""
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -16,7 +14,7 @@ import cv2
 import numpy as np
 
 import geomatch
-from geomatch.benchmarks.studies.timing import Row, timing_row
+from geomatch.benchmarks.studies.record import Row, child_process, median_seconds, memory, timing_row
 from geomatch.collection import ImageFolder, find_images
 from geomatch.collection.features import KeptFeatures, feature_key, keep_features, read_features
 from geomatch.collection.match import dense_twin
@@ -38,18 +36,18 @@ from geomatch.store.packs import pack_name
 IMAGES, KEYPOINTS, NEIGHBOURS = 24, 1000, 12
 SIZE = (640, 480)
 BLOCKS = 400
-"""Of a task that does nothing."""
+"""Blocks of a task that does nothing."""
 ENGINES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """A task that takes no time: what is left is the handing out."""
+    """A task that takes no time: what is left is scheduling."""
 
     need: Need = "processor"
 
     def start(self) -> Callable[[Sequence[int]], list[int]]:
-        """See `geomatch.engine.Task.start`."""
+        """As `geomatch.engine.Task.start`."""
         return list
 
 
@@ -71,14 +69,12 @@ def engine_rows() -> list[Row]:
             with ExitStack() as stack:
                 start = time.perf_counter()
                 made = stack.enter_context(create_engine(engine, workers))  # type: ignore[arg-type]
-                _hand_out(made, workers)
+                _schedule(made, workers)
                 rows.append(timing_row(f"start of the engine, {label}", time.perf_counter() - start, "s"))
                 rows += _stages(made, folder, label, plain)
         rows += _store_rows(folder)
         rows += _retrieval_rows(folder)
-    done = subprocess.run([sys.executable, "-m", __spec__.name], capture_output=True, text=True, check=True)
-    rows += [_rate(*entry) for entry in json.loads(done.stdout)]
-    return rows
+    return rows + [_rate(*entry) for entry in json.loads(child_process(__spec__.name))]
 
 
 def _photographs(folder: Path) -> None:
@@ -134,19 +130,19 @@ def _stages(engine: Engine, folder: Path, label: str, plain: float) -> list[Row]
     rows.append(_rate(f"pairs, {label}", len(pairs) / (time.perf_counter() - start), "pairs/s"))
     blocks = max(1, BLOCKS // engine.workers) * engine.workers
     start = time.perf_counter()
-    _hand_out(engine, blocks)
+    _schedule(engine, blocks)
     each = (time.perf_counter() - start) / blocks * 1000
     rows.append(_rate(f"handing out a block, {label}", each, "ms"))
     return rows
 
 
-def _hand_out(engine: Engine, blocks: int) -> None:
+def _schedule(engine: Engine, blocks: int) -> None:
     for _ in Work(engine, progress=False).results(Nothing(), [[n] for n in range(blocks)], "", "block"):
         pass
 
 
 def _store_rows(folder: Path) -> list[Row]:
-    """Beside NumPy's own file without checksum, name of its own or renaming."""
+    """Beside NumPy's own file, without checksum, cache key or renaming."""
     store = Store.at(folder / "local-1-worker")
     keys = sorted(store.sizes("features"))
     found = [read_features(store, key) for key in keys]
@@ -174,7 +170,7 @@ def _store_rows(folder: Path) -> list[Row]:
 
     rows = []
     for what, ours, theirs in (("write", write, write_plain), ("read", read, read_plain)):
-        seconds = [_median(call) / len(keys) * 1000 for call in (ours, theirs)]
+        seconds = [median_seconds(call, 5) / len(keys) * 1000 for call in (ours, theirs)]
         rows.append(timing_row(f"store, {what} features of an image", seconds[0], "ms", "numpy", seconds[1]))
     size = statistics.mean(store.sizes("features").values())
     rows.append(_rate("store, bytes per image with 1000 keypoints", size, "bytes"))
@@ -196,7 +192,9 @@ def _retrieval_rows(folder: Path) -> list[Row]:
     unit = np.random.default_rng(0).normal(size=(CHUNK, width)).astype(np.float32)
     with threads(1):
         whole = slice(0, CHUNK)
-        seconds = _median(lambda: best_partners(lambda a, b: unit[a] @ unit[b].T, whole, CHUNK, 20, CHUNK))
+        seconds = median_seconds(
+            lambda: best_partners(lambda a, b: unit[a] @ unit[b].T, whole, CHUNK, 20, CHUNK), 5
+        )
     return [
         _rate("pooled features of whole images, 1 worker", IMAGES / spent, "images/s"),
         _rate("pooled features, numbers per image", width, "numbers"),
@@ -206,20 +204,20 @@ def _retrieval_rows(folder: Path) -> list[Row]:
 
 @dataclass
 class Pretending:
-    """An engine that does nothing and says that all is done, to see what the machine that asks must hold."""
+    """An engine that does nothing and says that all is done, to see what the driver must hold."""
 
     workers: int = 1
 
     def map(
         self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
     ) -> Generator[tuple[int, Sequence[Any] | Failure], None, None]:
-        """See `geomatch.engine.Engine.map`."""
+        """As `geomatch.engine.Engine.map`."""
         for index, block in enumerate(blocks):
             name = pack_name([item.key for item in block])
             yield index, [(name, row) for row in range(len(block))]
 
     def device(self, name: str) -> str:
-        """See `geomatch.engine.Engine.device`."""
+        """As `geomatch.engine.Engine.device`."""
         return name
 
     def __enter__(self) -> "Pretending":
@@ -228,8 +226,8 @@ class Pretending:
     def __exit__(self, *error: object) -> None: ...
 
 
-def _asking() -> list[tuple[str, float, str]]:
-    """Memory of the machine that gives the command, and features read per pair: 20 nearest on a plane."""
+def _driver() -> list[tuple[str, float, str]]:
+    """Memory of the driver, and features read per pair: 20 nearest on a plane."""
     images = 20_000
     places = np.random.default_rng(0).uniform(size=(images, 2)).astype(np.float32)
     order = np.argsort(np.floor(places[:, 0] * 140) + places[:, 1])  # names follow the place, roughly
@@ -242,11 +240,11 @@ def _asking() -> list[tuple[str, float, str]]:
         )
         for k in range(0, images, 50)
     ]  # fmt: skip
-    before = _resident()
+    before = memory()
     names = [f"folder/photograph-{number:08}.jpg" for number in range(images)]
     photos = [Photograph(name, f"{number:064x}", SIZE) for number, name in enumerate(names)]
     keys = {photo.name: feature_key(photo.sha256, {}) for photo in photos}
-    per_image = (_resident() - before) / images
+    per_image = (memory() - before) / images
     ranked = np.concatenate(chosen)
     folder = ImageFolder(Path("/none"), tuple(names), {})
     report = select_pairs(folder, ["retrieval:20"], nearest=lambda count, order: ranked)
@@ -254,35 +252,15 @@ def _asking() -> list[tuple[str, float, str]]:
         kept = KeptFeatures(Store.at(place), keys, {}, 0)
         wanted = pair_keys(kept, report.pairs, MatchOptions())
         match_pairs(kept, report.pairs, wanted, MatchOptions(), Work(Pretending(), progress=False))
-    per_pair = (_resident("VmHWM") - before) / len(report.pairs)
+    per_pair = (memory("VmHWM") - before) / len(report.pairs) - per_image * images / len(report.pairs)
     blocks = pair_blocks(report.pairs)
     loads = sum(len({name for p in block for name in report.pairs[p]}) for block in blocks)
     return [
         ("memory where the command is given, per image", per_image, "bytes"),
-        (
-            "memory where the command is given, per pair",
-            per_pair - per_image * images / len(report.pairs),
-            "bytes",
-        ),
+        ("memory where the command is given, per pair", per_pair, "bytes"),
         ("pairs per image, 20 nearest on a plane", len(report.pairs) / images, "pairs"),
         ("features read per pair, 20 nearest on a plane", loads / len(report.pairs), "images"),
     ]
-
-
-def _resident(what: str = "VmRSS") -> float:
-    """Bytes; ``VmHWM`` is the most so far, of this program alone."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(what))
-
-
-def _median(call: Callable[[], object]) -> float:
-    call()
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 def _rate(name: str, value: float, unit: str) -> Row:
@@ -290,4 +268,4 @@ def _rate(name: str, value: float, unit: str) -> Row:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_asking()))
+    print(json.dumps(_driver()))

@@ -1,14 +1,11 @@
-"""Points, masks and edits followed where the truth is known: a video made of a photograph, and HPatches.
+"""Points, masks and edits followed where the truth is known: a synthetic video, and HPatches.
 
 ``python -m geomatch.benchmarks.studies.following [--hpatches DIR] [--photo FILE]`` follows a grid of points
-and two
-objects through 24 frames of a hand-held camera over the photograph (the bundled one if none is given),
-carries a sticker to the views of HPatches sequences, and writes a record and pictures.
+and two objects through 24 frames of a hand-held camera over the photograph (the bundled one if none is
+given), carries a sticker to the views of HPatches sequences, and writes a record and pictures.
 """
 
-import argparse
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,18 +15,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import geomatch
-from geomatch.benchmarks.harness.machine import write_record
-from geomatch.benchmarks.studies.timing import Row
+from geomatch.benchmarks.studies.record import Row, markdown, seconds_of, study_parser, write_record
 from geomatch.benchmarks.tasks.homography.sequences import find_sequences
 from geomatch.benchmarks.tasks.temporal.measures import boundary_accuracy, region_similarity
 from geomatch.dift import PRESETS, DIFTExtractor
-from geomatch.drawing.result import write_png
 from geomatch.editing.edit import carry_edit, prepare_edit
 from geomatch.geometry import warp_points
-from geomatch.images import Image, load_image
+from geomatch.images import Image, load_image, write_png
 from geomatch.opencv.examples.track_plane import made_video
-from geomatch.video.frames import draw_mask, draw_trails
-from geomatch.video.track import track_mask, track_points
+from geomatch.video.overlay import draw_mask, draw_trails
+from geomatch.video.track import TrackedPoints, track_mask, track_points
 
 DENSE = "dift-tiny-dense"
 SHOWN = 5
@@ -49,39 +44,39 @@ def follow(photo: Path | None) -> tuple[list[Row], NDArray[np.uint8]]:
     cv2.ellipse(mask, (width // 3, height // 2), (width // 9, height // 7), 20, 0, 360, 1, -1)
     corners = np.array([[0.55, 0.35], [0.8, 0.3], [0.85, 0.6], [0.65, 0.7]]) * (width, height)
     cv2.fillPoly(mask, [corners.round().astype(np.int32)], 2)
-    extractor = DIFTExtractor(PRESETS[DENSE])
-    errors, lost, out_and_kept, strip = [], 0, 0, []
-    start = time.perf_counter()
-    followed = list(track_points(extractor, tqdm(frames, desc="points"), points))
-    seconds = (time.perf_counter() - start) / len(frames)
+    extractor, followed = DIFTExtractor(PRESETS[DENSE]), list[TrackedPoints]()
+    seconds = seconds_of(
+        lambda: followed.extend(track_points(extractor, tqdm(frames, desc="points"), points))
+    )
+    errors, lost, outside = [], 0, 0
     for found, (_, matrix) in zip(followed[1:], made[1:], strict=True):
         truth = warp_points(matrix, points)
         inside = ((truth >= 0) & (truth <= [width - 1, height - 1])).all(1)
         known = np.isfinite(found.points).all(1)
         lost += int((inside & ~known).sum())
-        out_and_kept += int((~inside & known).sum())
+        outside += int((~inside & known).sum())
         errors += np.linalg.norm(found.points - truth, axis=1)[inside & known].tolist()
+    video = {"frames": len(frames), "size": [width, height]}
+    count = len(errors) + lost
     rows: list[Row] = [
-        {"name": "points", "frames": len(frames), "size": [width, height], "places": len(errors) + lost,
-         "mean_px": statistics.mean(errors), "median_px": statistics.median(errors), "max_px": max(errors),
-         "within_4_px": sum(e <= 4 for e in errors) / (len(errors) + lost), "lost": lost,
-         "kept_outside": out_and_kept, "seconds_per_frame": seconds}
+        {"name": "points", **video, "places": count, "mean_px": statistics.mean(errors),
+         "median_px": statistics.median(errors), "max_px": max(errors),
+         "within_4_px": sum(error <= 4 for error in errors) / count, "lost": lost,
+         "kept_outside": outside, "seconds_per_frame": seconds / len(frames)}
     ]  # fmt: skip
-    regions: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     masks = list(track_mask(extractor, tqdm(frames, desc="objects"), mask))
-    for one, (_, matrix) in zip(masks[1:], made[1:], strict=True):
-        exact = cv2.warpPerspective(mask, matrix, (width, height), flags=cv2.INTER_NEAREST)
-        for number, own in regions.items():
+    for number in (1, 2):
+        own = []
+        for one, (_, matrix) in zip(masks[1:], made[1:], strict=True):
+            exact = cv2.warpPerspective(mask, matrix, (width, height), flags=cv2.INTER_NEAREST)
             pair = one.mask == number, np.asarray(exact == number)
             own.append((region_similarity(*pair), boundary_accuracy(*pair)))
-    for number, own in regions.items():
-        j, f = np.mean(own, axis=0)
-        rows.append({"name": f"object {number}", "frames": len(frames), "size": [width, height],
-                     "J": float(j), "F": float(f), "least_J": min(value for value, _ in own)})  # fmt: skip
+        j, f = np.mean(own, axis=0).tolist()
+        rows.append({"name": f"object {number}", **video, "J": j, "F": f, "least_J": min(own)[0]})
+    strip = []
     for index in np.linspace(0, len(frames) - 1, SHOWN).astype(int):
-        tail = [found.points for found in followed[max(0, index - 8) : index + 1]]
-        strip.append(np.vstack([draw_trails(frames[index].pixels, tail),
-                                draw_mask(frames[index].pixels, masks[index].mask)]))  # fmt: skip
+        pixels, tail = frames[index].pixels, [one.points for one in followed[max(0, index - 8) : index + 1]]
+        strip.append(np.vstack([draw_trails(pixels, tail), draw_mask(pixels, masks[index].mask)]))
     return rows, np.hstack(strip)
 
 
@@ -105,9 +100,8 @@ def sticker(size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float6
 def example() -> NDArray[np.uint8]:
     """The sticker on the bundled photograph, and carried to its second view."""
     pair = geomatch.bundled_pair()
-    source, target = load_image(pair.image0), load_image(pair.image1)
-    edit, _ = sticker(source.size)
-    pictures = [carry_edit(prepare_edit(edit, source), image).picture for image in (source, target)]
+    prepared = prepare_edit(sticker((640, 480))[0], pair.image0)
+    pictures = [carry_edit(prepared, image).picture for image in (pair.image0, pair.image1)]
     return np.hstack([picture for picture in pictures if picture is not None])
 
 
@@ -121,13 +115,13 @@ def carry(data: Path, out: Path) -> list[Row]:
             prepared = prepare_edit(edit, source, descriptor)
             for number, path, truth in tqdm(sequence.targets, desc=f"{sequence.name}, {descriptor}"):
                 result = carry_edit(prepared, load_image(path))
-                error = None
+                row = {"name": "edit", "pair": f"{sequence.name} 1-{number}", "descriptor": descriptor,
+                       "corner_error_px": None}  # fmt: skip
                 if result.homography and result.picture is not None:
                     apart = warp_points(result.homography.matrix, corners) - warp_points(truth, corners)
-                    error = float(np.linalg.norm(apart, axis=1).mean())
+                    row["corner_error_px"] = float(np.linalg.norm(apart, axis=1).mean())
                     write_png(out / f"{sequence.name}-{number}-{descriptor}.png", result.picture)
-                rows.append({"name": "edit", "pair": f"{sequence.name} 1-{number}", "descriptor": descriptor,
-                             "corner_error_px": error})  # fmt: skip
+                rows.append(row)
     return rows
 
 
@@ -136,51 +130,40 @@ def table(rows: Sequence[Row]) -> str:
     found = {row["name"]: row for row in rows if row["name"] != "edit"}
     points = found["points"]
     lines = [
-        f"| points, {points['places']} places in {points['frames']} frames of "
-        f"{points['size'][0]}x{points['size'][1]} | error: mean {points['mean_px']:.1f}, median "
-        f"{points['median_px']:.1f}, largest {points['max_px']:.0f} px; {100 * points['within_4_px']:.0f} % "
-        f"within 4 px; {points['lost']} lost; {points['kept_outside']} kept that had left the frame |"
+        (
+            f"points, {points['places']} places in {points['frames']} frames of "
+            f"{points['size'][0]}x{points['size'][1]}",
+            f"error: mean {points['mean_px']:.1f}, median {points['median_px']:.1f}, largest "
+            f"{points['max_px']:.0f} px; {100 * points['within_4_px']:.0f} % within 4 px; "
+            f"{points['lost']} lost; {points['kept_outside']} kept that had left the frame",
+        )
     ]
     for name in ("object 1", "object 2"):
-        own = found[name]
-        lines.append(
-            f"| {name} | J {100 * own['J']:.0f} % (least {100 * own['least_J']:.0f} %), "
-            f"F {100 * own['F']:.0f} % |"
-        )
-    edits: dict[tuple[str, str], list[float | None]] = {}
+        j, least, f = (f"{100 * found[name][measure]:.0f} %" for measure in ("J", "least_J", "F"))
+        lines.append((name, f"J {j} (least {least}), F {f}"))
+    edits: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["name"] == "edit":
+            error = row["corner_error_px"]
             key = row["pair"].split()[0], row["descriptor"]
-            edits.setdefault(key, []).append(row["corner_error_px"])
+            edits.setdefault(key, []).append("none" if error is None else f"{error:.1f}")
     for (sequence, descriptor), errors in edits.items():
-        shown = ", ".join("none" if error is None else f"{error:.1f}" for error in errors)
-        lines.append(
-            f"| edit, {sequence}, `{descriptor}` | mean error of its corners in views 2 to 6: {shown} px |"
-        )
-    return "\n".join(["| | |", "| --- | --- |", *lines])
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        prog="python -m geomatch.benchmarks.studies.following", description=__doc__
-    )
-    parser.add_argument("--photo", type=Path, help="none: the bundled photograph")
-    parser.add_argument("--hpatches", type=Path, help="folder of sequences to carry an edit through")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/benchmarks"), help="folder for what is written"
-    )
-    options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows, strip = follow(options.photo)
-    write_png(options.out / "following.png", strip)
-    write_png(options.out / "edit.png", example())
-    if options.hpatches:
-        rows += carry(options.hpatches, options.out)
-    print(table(rows))
-    settings = {"photo": options.photo.name if options.photo else geomatch.bundled_pair().image0.name}
-    print(f"wrote {write_record(options.out, 'following', rows, settings)}")
+        words = f"mean error of its corners in views 2 to 6: {', '.join(errors)} px"
+        lines.append((f"edit, {sequence}, `{descriptor}`", words))
+    return markdown(("", ""), lines)
 
 
 if __name__ == "__main__":
-    main()
+    parser = study_parser("following", __doc__)
+    parser.add_argument("--photo", type=Path, help="none: the bundled photograph")
+    parser.add_argument("--hpatches", type=Path, help="folder of sequences to carry an edit through")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    results, strip = follow(options.photo)
+    write_png(options.out / "following.png", strip)
+    write_png(options.out / "edit.png", example())
+    if options.hpatches:
+        results += carry(options.hpatches, options.out)
+    print(table(results))
+    settings = {"photo": options.photo.name if options.photo else geomatch.bundled_pair().image0.name}
+    write_record(options.out, "following", results, settings)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 import geomatch
-from geomatch.benchmarks.studies.timing import Row, median_seconds, timing_row
+from geomatch.benchmarks.studies.record import Row, seconds_of, timing_row
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.harness import run_hpatches
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, Protocol
@@ -23,34 +23,30 @@ PROTOCOL = PROTOCOLS["dift-adm"]
 """Original pixels, 1000 keypoints, ``cv2.RANSAC`` with OpenCV's defaults: what a script would do."""
 METHOD = "sift"
 COPIES = 8
-"""Sequences are rendered with so many seeds, two of each photograph."""
+"""Random seeds with which sequences are rendered, two of each photograph."""
 
 
 def harness_rows(repeats: int) -> list[Row]:
-    """Whole runs beside the script, and the loop over pairs with features kept, by number of processes."""
-    pair = geomatch.bundled_pair()
-    every = list(PROTOCOLS.values())
-    counts = sorted({1, os.cpu_count() or 1})
+    """Whole runs beside the script, and the loop over pairs with cached features, by number of processes."""
+    every, counts = list(PROTOCOLS.values()), sorted({1, os.cpu_count() or 1})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for seed in range(COPIES):
             photo = folder / f"p{seed}.png"
-            photo.write_bytes(pair.image0.read_bytes())
+            photo.write_bytes(geomatch.bundled_pair().image0.read_bytes())
             make_synthetic([photo], folder / "data", seed)
         sequences = read_data(folder / "data").sequences
         pairs = sum(len(sequence.targets) for sequence in sequences)
-        script = [
-            median_seconds(lambda: [_script(sequence) for sequence in sequences], 1) for _ in range(repeats)
-        ]
-        alone = statistics.median(script)
-        rows = []
+
+        def script() -> None:
+            for sequence in sequences:
+                _script(sequence)
+
+        alone, rows = statistics.median(seconds_of(script) for _ in range(repeats)), []
         for workers in counts:
             outs = [folder / f"whole-{workers}-{run}" for run in range(repeats)]
-            seconds = [
-                median_seconds(partial(_harness, folder / "data", [PROTOCOL], out, workers), 1)
-                for out in outs
-            ]
-            total = statistics.median(seconds)
+            runs = [partial(_harness, folder / "data", [PROTOCOL], out, workers) for out in outs]
+            total = statistics.median(map(seconds_of, runs))
             label = f"HPatches, {pairs} pairs with SIFT, {_processes(workers)}"
             rows.append(timing_row(label, total, "s", "plain OpenCV script", alone))
         _harness(folder / "data", every, folder / "loop", counts[-1])
@@ -60,7 +56,7 @@ def harness_rows(repeats: int) -> list[Row]:
                 found = []
                 for _ in range(repeats):
                     shutil.rmtree(folder / "loop" / "rows")
-                    found.append(pairs * len(protocols) / median_seconds(run, 1))
+                    found.append(pairs * len(protocols) / seconds_of(run))
                 text = f"HPatches, features kept, {label}, {_processes(workers)}"
                 rows.append(timing_row(text, statistics.median(found), "pairs/s"))
     return rows

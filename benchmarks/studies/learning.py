@@ -1,30 +1,27 @@
 """What more training of the embedded model would buy: quality against samples seen, images and parameters.
 
 ``python -m geomatch.benchmarks.studies.learning IMAGES`` with the folder of the recipe's unpacked packages.
-Every row
-is trained on first use (an hour and a half on one core) and measured by its rank-1 accuracy on photographs
-held out: the share of patches whose nearest neighbour among those of the other view is right. Corner errors
-would tell less, since SIFT's keypoints bound them (`benchmarks.embedded`). Everything is kept in the work
-folder, and a second run goes on there.
+Every row is trained on first use (an hour and a half on one core) and measured by its rank-1 accuracy on
+photographs held out: the share of patches whose nearest neighbour among those of the other view is right.
+Corner errors would tell less, since SIFT's keypoints bound them (`geomatch.benchmarks.studies.embedded`).
+Everything is cached in the work folder, where a second run resumes.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from geomatch.benchmarks.harness.machine import write_record
 from geomatch.benchmarks.studies.controls import random_model
-from geomatch.benchmarks.studies.timing import Row
+from geomatch.benchmarks.studies.record import Row, markdown, study_parser, write_record
 from geomatch.benchmarks.training.crops import CropSource, load_crops
 from geomatch.benchmarks.training.denoise import DenoiseConfig, new_unet, train_denoiser
 from geomatch.benchmarks.training.recipe import DENOISER_PACKAGES, bank_images
 from geomatch.benchmarks.training.sources import find_images
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.head.projection import ConvolutionalHead
-from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
+from geomatch.training.bank import PatchBank, Rows, load_bank, make_bank
 from geomatch.training.convolutional_head import HeadConfig, rank1, train_head
 from geomatch.weights.sources import HEAD_FILE
 
@@ -43,7 +40,7 @@ class Variant:
     denoiser: DenoiseConfig | None = None
     """None for the shipped one."""
     every: int = 1
-    """One training image in so many is learned from."""
+    """Train with every so-many-th image."""
 
 
 def variants() -> list[Variant]:
@@ -65,7 +62,7 @@ def variants() -> list[Variant]:
 
 
 def trained(variant: Variant, images: Path, crops: list[CropSource], work: Path) -> DIFTConfig:
-    """The settings of a variant; trains what is not there yet. ``crops`` keeps what was read once."""
+    """The settings of a variant; trains what is not there yet. ``crops`` caches what was read once."""
     config = PRESETS["dift-tiny"]
     if variant.name == "dift-tiny as shipped":
         return config
@@ -105,33 +102,30 @@ def measured(variant: Variant, config: DIFTConfig, held_out: Sequence[Rows]) -> 
 
 def table(rows: Sequence[Row]) -> str:
     """In Markdown, one line per variant."""
-    lines = ["| | crops seen | pairs seen | parameters | rank-1 |", "|" + " --- |" * 5]
-    for row in rows:
-        numbers = f"{row['crops']:,} | {row['pairs']:,} | {row['parameters'] / 1e6:.2f} M"
-        lines.append(f"| {row['method']} | {numbers} | {100 * row['rank1']:.1f} % |")
-    return "\n".join(lines)
+    return markdown(
+        ("", "crops seen", "pairs seen", "parameters", "rank-1"),
+        [
+            (row["method"], f"{row['crops']:,}", f"{row['pairs']:,}", f"{row['parameters'] / 1e6:.2f} M",
+             f"{100 * row['rank1']:.1f} %")
+            for row in rows
+        ],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m geomatch.benchmarks.studies.learning", description=__doc__
-    )
+    parser = study_parser("learning", __doc__)
     parser.add_argument("images", type=Path, help="folder of the recipe's unpacked packages")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
-    parser.add_argument("--work", type=Path, default=Path("runs/learning"), help="kept between runs")
+    parser.add_argument("--work", type=Path, default=Path("runs/learning"), help="cache between runs")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    watched = [
-        BankImage(path, image.sha256, HELD_OUT_VIEWS)
-        for image, path in find_images(options.images, "holdout")
-        if image.kind == "photo"
-    ]
+    photos = [entry for entry in find_images(options.images, "holdout") if entry[0].kind == "photo"]
+    watched = bank_images(photos, {"photo": HELD_OUT_VIEWS})
     bank = PatchBank(options.work / "patches")
     make_bank(bank, watched)
-    kept: list[CropSource] = []
-    configs = {v: trained(v, options.images, kept, options.work) for v in variants()}
+    crops: list[CropSource] = []
+    configs = {v: trained(v, options.images, crops, options.work) for v in variants()}
     results = [measured(v, config, load_bank(bank, watched)) for v, config in configs.items()]
     print(table(results))
     settings = {"images": [image.sha256 for image in watched], "views": HELD_OUT_VIEWS}
-    print(f"wrote {write_record(options.out, 'learning', results, settings)}")
+    write_record(options.out, "learning", results, settings)

@@ -1,12 +1,9 @@
-"""What shorter descriptors cost and save: `geomatch.opencv.fit_pca` on made pairs, and OpenCV's matcher.
+"""What shorter descriptors cost and save: `geomatch.opencv.fit_pca` on synthetic pairs, and OpenCV's matcher.
 
-``python -m geomatch.benchmarks.studies.pca IMAGES`` with the folder of the recipe's
-unpacked packages. Components are fitted to training photographs, pairs are
-made from the images that were held out.
+``python -m geomatch.benchmarks.studies.pca IMAGES`` with the folder of the recipe's unpacked packages.
+Components are fitted to training photographs, pairs are made of the images that were held out.
 """
 
-import argparse
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch import corner_error, load_image, match_mutual
-from geomatch.benchmarks.harness.machine import write_record
-from geomatch.benchmarks.studies.embedded import (
-    KEYPOINTS,
-    THRESHOLDS,
-    area_under_curve,
-    errors_of,
-    held_out_set,
-)
-from geomatch.benchmarks.studies.timing import Row
+from geomatch.benchmarks.studies.embedded import KEYPOINTS, areas, held_out_set
+from geomatch.benchmarks.studies.record import Row, markdown, seconds_of, study_parser, write_record
 from geomatch.benchmarks.tasks.homography.sequences import read_data
 from geomatch.benchmarks.training.sources import find_images
 from geomatch.dift import PRESETS, DIFTExtractor
@@ -57,7 +47,7 @@ def fitted(extractor: DIFTExtractor, images: Path) -> dict[int, LinearHead]:
 
 
 def compare(images: Path, made: Path) -> list[Row]:
-    """Corner errors with and without components, at the same keypoints of the pairs kept in ``made``."""
+    """Corner errors with and without components, at the same keypoints of the pairs in ``made``."""
     tiny = PRESETS["dift-tiny"]
     extractors = {
         "dift-tiny": DIFTExtractor(tiny),
@@ -83,50 +73,38 @@ def compare(images: Path, made: Path) -> list[Row]:
                     points1 = found[number].keypoints[matches.indices[:, 1]]
                     estimate = estimator.estimate(points0, points1, views[0].size)
                     error = corner_error(estimate.matrix, truth, views[0].size) if estimate else None
-                    row = {
-                        "sequence": sequence.name,
-                        "method": f"{name}, {dimension}",
-                        "dimension": dimension,
-                    }
-                    rows.append(row | {"corner_error_px": error})
+                    rows.append({"sequence": sequence.name, "method": f"{name}, {dimension}",
+                                 "dimension": dimension, "corner_error_px": error})  # fmt: skip
     return rows
 
 
 def table(rows: list[Row], seconds: Mapping[str, float]) -> str:
     """In Markdown: AUC per descriptor and dimension, and the time of OpenCV's matcher at that dimension."""
-    lines = [
-        "| descriptor, dimensions | AUC@1 | AUC@3 | AUC@5 | failures | `cv2.BFMatcher` |",
-        "|" + " --- |" * 6,
-    ]
+    lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         failures = sum(row["corner_error_px"] is None for row in own)
-        areas = " | ".join(f"{100 * area_under_curve(errors_of(own), t):.1f}" for t in THRESHOLDS)
-        lines.append(f"| {method} | {areas} | {failures} | {seconds[str(own[0]['dimension'])]:.2f} s |")
-    return "\n".join(lines)
+        lines.append((method, *areas(own), str(failures), f"{seconds[str(own[0]['dimension'])]:.2f} s"))
+    titles = ("descriptor, dimensions", "AUC@1", "AUC@3", "AUC@5", "failures", "`cv2.BFMatcher`")
+    return markdown(titles, lines)
 
 
 def matcher_seconds(dimension: int) -> float:
-    """Of ``cv2.BFMatcher(NORM_L2, crossCheck=True)`` on random unit rows: the best of three."""
+    """Seconds of ``cv2.BFMatcher(NORM_L2, crossCheck=True)`` on random unit rows: the best of three."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(2, ROWS, dimension)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=2, keepdims=True)
-    matcher, seconds = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True), []
-    for _ in range(3):
-        start = time.perf_counter()
-        matcher.match(rows[0], rows[1])
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    matcher = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True)
+    return min(seconds_of(lambda: matcher.match(rows[0], rows[1])) for _ in range(3))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m geomatch.benchmarks.studies.pca", description=__doc__)
+    parser = study_parser("pca", __doc__)
     parser.add_argument("images", type=Path, help="folder of the recipe's unpacked packages")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
-    parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="kept between runs")
+    parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="cache between runs")
     options = parser.parse_args()
     results = compare(options.images, options.work / "made")
     times = {str(d): matcher_seconds(d) for d in sorted({row["dimension"] for row in results})}
     print(table(results, times))
     settings = {"keypoints": KEYPOINTS, "matcher_rows": ROWS, "matcher_seconds": times}
-    print(f"wrote {write_record(options.out, 'pca', results, settings)}")
+    write_record(options.out, "pca", results, settings)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from geomatch.benchmarks.studies.record import markdown
+
 SIZES = (1_000, 100_000, 10_000_000)
 PACK = 256
-"""Pairs per object in large collections, see `geomatch.collection.pair_matches.BLOCK_PAIRS`."""
+"""Pairs per stored object in large collections (`geomatch.collection.pair_matches.BLOCK_PAIRS`)."""
 HOUR = 3600.0
 
 
@@ -34,7 +36,7 @@ def rates_of(engines: Sequence[Mapping[str, Any]], export: Sequence[Mapping[str,
 
 
 def sizing(images: int, rates: Mapping[str, float]) -> dict[str, float]:
-    """What ``images`` photographs take, with retrieval of 20 partners; see SCALING.md for the formulas."""
+    """What ``images`` photographs take, with retrieval of 20 partners, by the formulas of SCALING.md."""
     pairs = images * rates["partners"]
     return {
         "pairs": pairs,
@@ -56,15 +58,10 @@ def sizing(images: int, rates: Mapping[str, float]) -> dict[str, float]:
 
 
 def table(rates: Mapping[str, float]) -> str:
-    """Markdown."""
+    """In Markdown, one column per size."""
     columns = [sizing(images, rates) for images in SIZES]
-    lines = [
-        "| photographs | " + " | ".join(f"{images:,}" for images in SIZES) + " |",
-        "| --- |" + " --- |" * len(SIZES),
-    ]
-    for what in columns[0]:
-        lines.append(f"| {what} | " + " | ".join(_short(column[what]) for column in columns) + " |")
-    return "\n".join(lines)
+    rows = [[what, *(_short(column[what]) for column in columns)] for what in columns[0]]
+    return markdown(["photographs", *(f"{images:,}" for images in SIZES)], rows)
 
 
 def _short(value: float) -> str:
@@ -78,14 +75,14 @@ def _short(value: float) -> str:
 
 
 def rates_table(engines: Sequence[Mapping[str, Any]]) -> str:
-    """The record as Markdown."""
-    lines = ["| measured | |", "| --- | --- |"]
+    """The record in Markdown."""
+    rows = []
     for row in engines:
-        beside = (
-            f" ({row['alternative']}: {_figure(row['alternative_value'])})" if "alternative" in row else ""
-        )
-        lines.append(f"| {row['name']} | {_figure(row['value'])} {row['unit']}{beside} |")
-    return "\n".join(lines)
+        value = f"{_figure(row['value'])} {row['unit']}"
+        if "alternative" in row:
+            value += f" ({row['alternative']}: {_figure(row['alternative_value'])})"
+        rows.append((row["name"], value))
+    return markdown(("measured", ""), rows)
 
 
 def _figure(value: float) -> str:

@@ -1,0 +1,108 @@
+"""What the studies share: arguments, times, memory, child processes, tables and records."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from geomatch.benchmarks.harness.machine import machine
+from geomatch.files import replacing
+from geomatch.provenance import versions
+
+Row = dict[str, Any]
+
+
+def study_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Arguments of ``python -m geomatch.benchmarks.studies.NAME`` with ``--out``."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m geomatch.benchmarks.studies.{name}", description=description
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the record")
+    return parser
+
+
+def write_record(
+    folder: Path, study: str, rows: Sequence[Row], settings: Mapping[str, Any], device: str = "cpu"
+) -> Path:
+    """Write ``folder/<version>/<study>--<machine>--<device>.json`` and say so."""
+    name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
+    path = folder / version("geomatch-dift") / f"{study}--{name}--{device}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "metadata": {"versions": versions(), **machine(), "settings": dict(settings)},
+        "results": rows,
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {path}")
+    return path
+
+
+def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    head = "|".join(f" {title} " if title else " " for title in titles)
+    return "\n".join([f"|{head}|", "|" + " --- |" * len(titles), *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def print_rows(rows: Iterable[Row]) -> None:
+    """Print timing rows, one a line."""
+    for row in rows:
+        beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x" if row.get("ratio") else ""
+        if "over_geomatch" in row:
+            beside = f"   {row['over_geomatch']:.2f} x geomatch's, finds {100 * row['found']:.1f} %"
+        if row.get("peak_mib") is not None:
+            beside += f"   {row['peak_mib']} MiB"
+        print(f"{row['name']:<70} {row['value']:>9.3f} {row['unit']}{beside}", flush=True)
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def median_seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median wall time of several calls, after a first one that does not count; of one, its own."""
+    if repeats > 1:
+        call()
+    return statistics.median(seconds_of(call) for _ in range(repeats))
+
+
+def timing_row(
+    name: str, value: float, unit: str, alternative: str | None = None, other: float | None = None
+) -> Row:
+    """``ratio`` is the alternative's time over ours: above 1 ours is faster."""
+    row: Row = {"name": name, "value": round(value, 5), "unit": unit}
+    if other is not None:
+        row["alternative"], row["alternative_value"] = alternative, round(other, 5)
+        row["ratio"] = round(other / value, 3)
+    return row
+
+
+def child_process(*arguments: object, **environment: str) -> str:
+    """Standard output of ``python -m ARGUMENTS``."""
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | environment
+    )
+    return done.stdout
+
+
+def memory(key: str = "VmRSS") -> int:
+    """Bytes of this process now (Linux); ``VmHWM``: the peak since it began or since `reset_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def reset_peak() -> None:
+    """Let `memory`'s peak start again from here."""
+    Path("/proc/self/clear_refs").write_text("5")
