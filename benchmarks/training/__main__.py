@@ -15,7 +15,7 @@ from geomatch.benchmarks.training.recipe import run_recipe
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--threads", type=int, help="CPU threads. [default: all]")
 def train(out: Path, images: Path, steps: int, device: str, threads: int | None) -> None:
-    """Train the embedded model and detector again, into the folder OUT; a second start goes on."""
+    """Train the embedded model and detector again, into the folder OUT; a second start resumes."""
     run_recipe(out, images, steps=steps, device=device, threads=threads)
     click.echo(f"wrote       {out}")
 

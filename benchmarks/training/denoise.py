@@ -1,4 +1,4 @@
-"""Train a small pixel-space diffusion UNet, resumable at any step."""
+"""Training of a small pixel-space diffusion UNet, resumable at any checkpoint."""
 
 import csv
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from geomatch.training.checkpoint import take_steps
 
 @dataclass(frozen=True, slots=True)
 class DenoiseConfig:
-    """Everything that decides the weights, beside the images."""
+    """Everything that decides the weights, besides the images."""
 
     widths: tuple[int, ...] = (48, 64, 96)
     """Channels per resolution level."""
@@ -34,7 +34,7 @@ class DenoiseConfig:
     learning_rate: float = 6e-4
     """Peak of the cosine schedule, after 100 steps of warm-up."""
     timestep_power: float = 2.0
-    """t = 1000 u^power with u uniform: above 1 favours low noise, where matching looks."""
+    """t = 1000 u^power with u uniform: above 1 favours the low noise that matching uses."""
     ema_decay: float = 0.999
     seed: int = 0
 
@@ -64,14 +64,12 @@ def train_denoiser(
     checkpoint_every: int = 200,
     progress: bool = True,
 ) -> Path:
-    """Train, or go on from ``out/checkpoint.pt``, and save the averaged weights.
+    """Train, or resume from ``out/checkpoint.pt``, and save the averaged weights.
 
-    Noise, timesteps and crops of step k depend on (seed, k) alone, so that a
-    resumed run sees what an undisturbed one would have seen.
+    Noise, timesteps and crops of step k depend on (seed, k) alone, so that a resumed run gives the same.
 
     Returns:
-        ``out``, which then holds a diffusers folder (config, safetensors,
-        scheduler) and ``loss.csv``.
+        ``out``, now a diffusers folder (config, safetensors, scheduler) with ``loss.csv``.
 
     Raises:
         ValueError: when the checkpoint was made with another configuration.
@@ -83,12 +81,7 @@ def train_denoiser(
     optimiser = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=1e-2)
     schedule = get_cosine_schedule_with_warmup(optimiser, 100, config.steps)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
-    parts: dict[str, Any] = {
-        "unet": unet,
-        "average": average,
-        "optimiser": optimiser,
-        "schedule": schedule,
-    }
+    parts: dict[str, Any] = {"unet": unet, "average": average, "optimiser": optimiser, "schedule": schedule}
 
     def take(step: int) -> float:
         rng = np.random.default_rng([config.seed, step])
@@ -96,9 +89,8 @@ def train_denoiser(
         clean = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
         clean = functional.pixel_unshuffle(clean, config.unshuffle)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
-        timesteps = torch.from_numpy(
-            (1000 * rng.random(config.batch_size) ** config.timestep_power).astype(np.int64)
-        ).to(device)
+        times = 1000 * rng.random(config.batch_size) ** config.timestep_power
+        timesteps = torch.from_numpy(times.astype(np.int64)).to(device)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             predicted = unet(noisy, timesteps).sample

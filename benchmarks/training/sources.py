@@ -33,7 +33,7 @@ class TrainingImage:
     licence: str
     """Licence as stated in the package's copyright file."""
     sha256: str
-    """Of the file, in hexadecimal."""
+    """Checksum of the file, in hexadecimal."""
     path: str
     """Inside the package."""
 
@@ -42,19 +42,13 @@ def listed_images() -> list[TrainingImage]:
     """Every image of the recipe, in the order of the list."""
     source = importlib.resources.files("geomatch.benchmarks.training") / "images.tsv"
     with source.open(encoding="utf-8") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        return [
-            TrainingImage(
-                row["split"], row["kind"], row["package"], row["licence"], row["sha256"], row["path"]
-            )
-            for row in rows
-        ]
+        return [TrainingImage(**row) for row in csv.DictReader(file, delimiter="\t")]
 
 
 def fetch_packages(folder: Path) -> None:
-    """Download and unpack the Debian packages into ``folder/<package>``.
+    """Download the Debian packages that are missing and unpack them into ``folder/<package>``.
 
-    Packages that are there already are left alone. Nothing is installed.
+    Nothing is installed.
 
     Raises:
         GeomatchError: when ``apt-get`` or ``dpkg`` is missing or fails.
@@ -73,21 +67,23 @@ def fetch_packages(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as name:
             work = Path(name)
             work.chmod(0o755)
-            done = subprocess.run(
-                ["apt-get", "download", "-qq", package], cwd=work, capture_output=True, text=True
-            )
+            failure = _run(work, "apt-get", "download", "-qq", package)
             archives = list(work.glob("*.deb"))
-            if done.returncode != 0 or not archives:
-                reason = " ".join(done.stderr.split()) or "no archive"
+            if failure is not None or not archives:
+                reason = failure or "no archive"
                 raise GeomatchError(
                     f"apt-get download {package} failed ({reason}); run `apt-get update` as root first"
                 )
-            done = subprocess.run(
-                ["dpkg", "-x", archives[0].name, "unpacked"], cwd=work, capture_output=True, text=True
-            )
-            if done.returncode != 0:
-                raise GeomatchError(f"dpkg could not unpack {package} ({' '.join(done.stderr.split())})")
+            failure = _run(work, "dpkg", "-x", archives[0].name, "unpacked")
+            if failure is not None:
+                raise GeomatchError(f"dpkg could not unpack {package} ({failure})")
             (work / "unpacked").rename(folder / package)
+
+
+def _run(folder: Path, *command: str) -> str | None:
+    """Run a command; its error output when it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return " ".join(done.stderr.split()) if done.returncode else None
 
 
 def find_images(folder: Path, split: Split) -> list[tuple[TrainingImage, Path]]:
@@ -97,17 +93,11 @@ def find_images(folder: Path, split: Split) -> list[tuple[TrainingImage, Path]]:
         GeomatchError: when any is missing or differs, naming the first.
     """
     listed = [image for image in listed_images() if image.split == split]
-    found: list[tuple[TrainingImage, Path]] = []
-    wrong: list[str] = []
-    for image in listed:
-        path = folder / image.package / image.path
-        if path.is_file() and sha256_of(path) == image.sha256:
-            found.append((image, path))
-        else:
-            wrong.append(f"{image.package}/{image.path}")
+    found = [(image, folder / image.package / image.path) for image in listed]
+    wrong = [image for image, path in found if not path.is_file() or sha256_of(path) != image.sha256]
     if wrong:
         raise GeomatchError(
             f"{len(wrong)} of {len(listed)} listed images are missing or differ under {folder}, "
-            f"the first is {wrong[0]}; the list was made from Debian 12 (bookworm)"
+            f"the first is {wrong[0].package}/{wrong[0].path}; the list was made from Debian 12 (bookworm)"
         )
     return found
