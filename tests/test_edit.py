@@ -142,17 +142,6 @@ def check(result: EditResult, target: Image, truth: NDArray[np.float64], toleran
     assert result.points0.shape == result.points1.shape == (len(result.homography.inliers), 2)
 
 
-def test_onto_itself(prepared: PreparedEdit, small: Image) -> None:
-    result = carry_edit(prepared, small)
-    check(result, small, np.eye(3), 0.1)
-    direct = small.pixels.copy()
-    direct[BOX[1] : BOX[3] + 1, BOX[0] : BOX[2] + 1] = (255, 0, 0)
-    assert result.picture is not None
-    inner = slice(BOX[1] + 1, BOX[3]), slice(BOX[0] + 1, BOX[2])
-    np.testing.assert_array_equal(result.picture[inner], direct[inner])
-    assert np.abs(result.picture.astype(int) - direct).mean() < 0.1
-
-
 @pytest.mark.parametrize("refine", [True, False])
 def test_keypoints_find_a_known_view(prepared: PreparedEdit, small: Image, refine: bool) -> None:
     view = Image(render_view(small.pixels, VIEW, SIZE), "view")

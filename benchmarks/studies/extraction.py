@@ -132,12 +132,12 @@ def reference_way(setup: Setup, folder: Path) -> Callable[[], Tensor]:
 
     if setup.model == "adm":
         unet, schedule = load(UNet2DModel), DDIMScheduler()
-        layer, arguments = layer_name(index, output_blocks(unet)), ()
+        layer, arguments = layer_name(index, output_blocks(unet)), list[Tensor]()
     else:
         unet, vae = load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae")
         schedule = DDIMScheduler.from_pretrained(folder / "scheduler")
         layer = f"up_blocks.{index}"
-        arguments = (torch.from_numpy(embedding)[None].to(device, dtype).repeat(count, 1, 1),)
+        arguments = [torch.from_numpy(embedding)[None].to(device, dtype).repeat(count, 1, 1)]
 
     def call() -> Tensor:
         latents = image.repeat(count, 1, 1, 1)
@@ -194,7 +194,7 @@ def gigaflops(kind: str, size: int) -> dict[str, float]:
 def _gigaflops(call: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         call()
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops()) / 1e9
 
 
 def measure(setup: Setup) -> list[Row]:

@@ -115,8 +115,8 @@ def carry(data: Path, out: Path) -> list[Row]:
             prepared = prepare_edit(edit, source, descriptor)
             for number, path, truth in tqdm(sequence.targets, desc=f"{sequence.name}, {descriptor}"):
                 result = carry_edit(prepared, load_image(path))
-                row = {"name": "edit", "pair": f"{sequence.name} 1-{number}", "descriptor": descriptor,
-                       "corner_error_px": None}  # fmt: skip
+                row: Row = {"name": "edit", "pair": f"{sequence.name} 1-{number}"}
+                row |= {"descriptor": descriptor, "corner_error_px": None}
                 if result.homography and result.picture is not None:
                     apart = warp_points(result.homography.matrix, corners) - warp_points(truth, corners)
                     row["corner_error_px"] = float(np.linalg.norm(apart, axis=1).mean())

@@ -216,8 +216,9 @@ def carry_edit(prepared: PreparedEdit, target: ImageLike) -> EditResult:
 def _check_dense(describer: Describer) -> None:
     """Raise ValueError for dense DIFT settings that maps alone do not have."""
     config = getattr(describer, "config", None)
-    dense = isinstance(config, DIFTConfig) and config.sampling == "dense"
-    if dense and (config.head or config.rotations * config.scales > 1):
+    if not isinstance(config, DIFTConfig) or config.sampling != "dense":
+        return
+    if config.head or config.rotations * config.scales > 1:
         raise ValueError("pixels are compared by one map as it is: leave out head, rotations and scales")
 
 

@@ -23,7 +23,7 @@ CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))
 @contextmanager
 def video_writer(
     path: Path, size: tuple[int, int], rate: float
-) -> Iterator[tuple[Callable[[NDArray[np.uint8]], None], Path]]:
+) -> Iterator[tuple[Callable[[NDArray[np.uint8]], object], Path]]:
     """Give a function that writes frames, each (H, W, 3) RGB, and the path of the finished file.
 
     The file is ``path`` as MPEG-4 (.mp4) or, where OpenCV cannot write that, Motion JPEG (.avi); one of the
