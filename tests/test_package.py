@@ -25,7 +25,7 @@ from geomatch.benchmarks.studies.embedded import (
     ALIGNED,
     DEFAULT,
     PLAIN,
-    RIVALS,
+    BASELINES,
     area_under_curve,
     differences_table,
     table,
@@ -265,7 +265,7 @@ def test_readme_tables_are_those_of_the_records() -> None:
     record = json.loads(embedded.read_text())
     assert table(record["results"], record["metadata"]["settings"]["costs"]) in readme
     for keys in ((PLAIN, PLAIN), (ALIGNED, ALIGNED), (ALIGNED, PLAIN)):
-        assert differences_table(record["results"], DEFAULT, RIVALS, keys) in readme
+        assert differences_table(record["results"], DEFAULT, BASELINES, keys) in readme
     assert all(row["failed"] for row in record["metadata"]["settings"]["unrelated"])
     speed = json.loads((results / "speed--linux-x86_64-2cores--cpu.json").read_text())["results"]
     assert matching_table(speed) in readme

@@ -45,7 +45,7 @@ CEILING = "all right matches of SIFT keypoints"
 """A row that no descriptor of them can better."""
 DEFAULT = f"dift-tiny, {DEFAULT_DETECTOR} keypoints"
 """The default of `geomatch.match`; the other rows are at SIFT's keypoints, unless they say so."""
-RIVALS = ("RootSIFT", f"RootSIFT, {DEFAULT_DETECTOR} keypoints", "ALIKED-n16", "XFeat")
+BASELINES = ("RootSIFT", f"RootSIFT, {DEFAULT_DETECTOR} keypoints", "ALIKED-n16", "XFeat")
 UNRELATED = 20
 """Pairs of different photographs, which must end in a declared failure."""
 
@@ -253,9 +253,9 @@ def main() -> None:
     view = next(sequence for sequence in synthetic if "picosdeeuropa" in sequence.name).reference
     costs = costs_of(methods, view, sizes)
     print(table(rows, costs))
-    rivals = [name for name in RIVALS if name in methods]
+    baselines = [name for name in BASELINES if name in methods]
     for keys in ((PLAIN, PLAIN), (ALIGNED, ALIGNED), (ALIGNED, PLAIN)):
-        print("", " minus ".join(keys), differences_table(rows, DEFAULT, rivals, keys), sep="\n")
+        print("", " minus ".join(keys), differences_table(rows, DEFAULT, baselines, keys), sep="\n")
     print(f"unrelated: {sum(row['failed'] for row in unrelated)} of {len(unrelated)} declared failures")
     settings = {"keypoints": KEYPOINTS, "threshold": THRESHOLD, "costs": costs, "unrelated": unrelated}
     write_record(options.out, "embedded", rows, settings)

@@ -21,10 +21,9 @@ Row = dict[str, Any]
 
 
 def study_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Arguments of ``python -m geomatch.benchmarks.studies.NAME`` with ``--out``."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m geomatch.benchmarks.studies.{name}", description=description
-    )
+    """Arguments of ``python -m geomatch.benchmarks.studies[.NAME]`` with ``--out``."""
+    program = f"python -m geomatch.benchmarks.studies.{name}".rstrip(".")
+    parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the record")
     return parser
 
