@@ -1,4 +1,4 @@
-"""Point transfer and principal components on maps whose answer is known."""
+"""Pictures of point transfer and principal components whose answer is known, and the command."""
 
 import re
 from collections.abc import Callable
@@ -11,32 +11,9 @@ from PIL import Image as PILImage
 
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTExtractor, FeatureMap
-from geomatch.dift.maps.transfer import Rule, transfer_points
+from geomatch.dift.maps.transfer import Rule
 from geomatch.drawing.similarity import SINGLE, draw_transfer, principal_components, show_points
 from geomatch.images import Image, reduce_image, write_png
-from geomatch.types import Metric
-
-CODES = torch.nn.functional.normalize(
-    torch.randn(12, 10, 15, generator=torch.Generator().manual_seed(1)), dim=0
-)
-
-
-@pytest.mark.parametrize("metric", ["cosine", "l2"])
-@pytest.mark.parametrize("factor", [1, 7])
-def test_the_same_cell_of_a_moved_map_is_found(metric: Metric, factor: int) -> None:
-    size = (15 * factor, 10 * factor)
-    moved = FeatureMap((CODES.roll((2, -3), (1, 2)),), size)
-    centres = np.array([[4, 3], [9, 6], [12, 0]]) * factor + (factor - 1) / 2
-    found = transfer_points(FeatureMap((CODES,), size), moved, centres, metric)
-    np.testing.assert_array_equal(found.points, centres + np.array([-3, 2]) * factor)
-    np.testing.assert_allclose(found.similarity, 1 if metric == "cosine" else 0, atol=1e-5)
-
-
-def test_points_outside_are_refused() -> None:
-    small = FeatureMap((CODES,), (15, 10))
-    for point in ((-1.0, 0.0), (15.0, 3.0), (3.0, float("nan"))):
-        with pytest.raises(ValueError, match=r"outside image 0, whose last pixel is \(14, 9\)"):
-            transfer_points(small, small, np.array([point]))
 
 
 def test_components_of_three_known_directions() -> None:
@@ -147,9 +124,7 @@ def run(
 
 
 def test_the_command_prints_a_line_per_target_and_point(run: Run, tmp_path: Path) -> None:
-    code, out, err = run(
-        "a.png", "b.png", "a.png", "--point", "240,60", "--point", "50,50", "--out", "p.png"
-    )
+    code, out, err = run("a.png", "b.png", "a.png", "--point", "240,60", "--point", "50,50", "--out", "p.png")
     assert (code, err) == (0, "loading dift-tiny-dense ...\n")
     lines = out.splitlines()
     pattern = re.compile(r"best match  ([\d.]+),([\d.]+) in (.+) \(similarity (-?[\d.]+)\)")
