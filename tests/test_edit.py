@@ -1,7 +1,7 @@
 """Edits carried to other photographs: blending by hand, views with known truth, and the command."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +50,13 @@ def blended(
     edit: NDArray[np.uint8], target: NDArray[np.uint8], matrix: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
     return warp_edit(edit, matrix, (target.shape[1], target.shape[0])).over(target)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_keypoints() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geomatch.editing.edit.KEYPOINTS", 800)
+        yield
 
 
 @pytest.fixture(scope="module")
