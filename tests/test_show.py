@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +83,8 @@ def test_several_points_in_several_targets_have_rows_colours_and_numbers(
     image0, image1 = pair
     small = reduce_image(image1, 200)  # 200x150, narrower and lower than image 0
     points = np.array([POINT, [50, 70], [319, 0]])
-    found, picture = show_points(extractor, image0, [image1, small], points)
+    own: Any = SimpleNamespace(dense=extractor.dense)  # a user's, without traits
+    found, picture = show_points(own, image0, [image1, small], points)
     assert [len(places.points) for places in found] == [3, 3]
     assert np.linalg.norm(found[0].points[0] - TRUTH) < 4
     assert np.linalg.norm(found[1].points[0] * 1.6 - TRUTH) < 10

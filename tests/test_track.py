@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -67,7 +68,8 @@ def test_nothing_moves_in_a_still_video(moving: Video) -> None:
     for found in track_points(EXTRACTOR, still, POINTS, RULES, CELLS):
         assert np.linalg.norm(found.points - POINTS, axis=1).max() < 1  # a third of a cell
         assert found.confidence.min() > 0.6
-    for frame in track_mask(EXTRACTOR, still, objects(), RULES, CELLS):
+    own: Any = SimpleNamespace(dense=EXTRACTOR.dense)  # a user's describer
+    for frame in track_mask(own, still, objects(), RULES, CELLS):
         assert overlap(frame.mask, objects()) > 0.95
 
 
