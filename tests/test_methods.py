@@ -20,7 +20,7 @@ from geomatch.benchmarks.methods.backbones import TransformersFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.peers import WEIGHTS, KorniaFeatures, OpenCVFeatures
-from geomatch.benchmarks.studies.controls import RootSIFT
+from geomatch.benchmarks.studies.baselines import RootSIFT
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.harness import run_hpatches
 from geomatch.benchmarks.tasks.homography.protocols import find_protocols

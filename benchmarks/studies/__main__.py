@@ -1,15 +1,16 @@
-"""``make bench``: export, engines and speed."""
+"""``make bench``: engines, the whole path and the matcher."""
 
+from geomatch.benchmarks.studies import matching_speed, sizing
 from geomatch.benchmarks.studies.engines import engine_rows
-from geomatch.benchmarks.studies.export_speed import export_rows
-from geomatch.benchmarks.studies.record import print_rows, study_parser, write_record
-from geomatch.benchmarks.studies.speed import measure
+from geomatch.benchmarks.studies.record import rows_table, study_parser, write_record
+from geomatch.benchmarks.studies.speed import pipeline_rows, process_rows
 
-parser = study_parser("", measure.__doc__)
+parser = study_parser("", __doc__)
 parser.add_argument("--repeats", type=int, default=5, help="runs per figure, of which the median counts")
 options = parser.parse_args()
-for study, make in (("export", export_rows), ("engines", engine_rows)):  # a peak memory is the process's
-    rows = make()
-    print_rows(rows)
-    write_record(options.out, study, rows, {})
-write_record(options.out, "speed", measure(options.repeats), {"repeats": options.repeats})
+rows = engine_rows()  # before the others, since a peak memory is the process's
+write_record(options.out, "engines", rows, {}, [rows_table(rows), sizing.table(sizing.rates_of(rows))])
+whole = pipeline_rows(options.repeats) + process_rows(options.repeats)
+matching = matching_speed.matching_rows(options.repeats)
+tables = [rows_table(whole), matching_speed.table(matching)]
+write_record(options.out, "speed", whole + matching, {"repeats": options.repeats}, tables)

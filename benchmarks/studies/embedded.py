@@ -1,15 +1,16 @@
-"""What the embedded model is worth: beside hand-made and learned features, and beside its own parts left out.
+"""What the embedded model is worth: beside hand-made and learned features, a random network and raw pixels.
 
 ``python -m geomatch.benchmarks.studies.embedded IMAGES --hpatches DIR --aliked FILE --xfeat FILE`` with the
 folder of the recipe's unpacked packages. Synthetic pairs, whose truth is exact, are made of photographs held
-out of training; ``--hpatches`` adds real ones. Controls are trained on first use (hours); everything is
-cached in the work folder, where a second run resumes.
+out of training; ``--hpatches`` adds real ones. The random network's projection head is trained on first use
+(hours); everything is cached in the work folder, where a second run resumes.
 """
 
 import json
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from geomatch import Features, Matches, corner_error, warp_points
 from geomatch.alignment import align_homography
 from geomatch.benchmarks.methods.method import Method, create_method
-from geomatch.benchmarks.studies.controls import controls
+from geomatch.benchmarks.studies.baselines import methods
 from geomatch.benchmarks.studies.record import Row, markdown, median_seconds, study_parser, write_record
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_data
@@ -183,21 +184,21 @@ def mean_and_interval(values: NDArray[np.float64], photos: Sequence[str], seed: 
     return f"{values.mean():+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
-    """Per method its size, its time, and on each set AUC at 1, 3 and 5 px and failures, in Markdown."""
+def table(rows: Sequence[Row], seconds: Mapping[str, float]) -> str:
+    """Per method its time, and on each set AUC at 1, 3 and 5 px and failures, in Markdown."""
     sets = list(dict.fromkeys(row["set"] for row in rows))
-    # three columns per set, in one title
-    titles = ["features", "MB", "s", *(f"{name}: AUC@1 / 3 / 5 | aligned | failures" for name in sets)]
+    titles = ["features", "s"]
+    for name in sets:
+        titles += [f"{name}: AUC@1 / 3 / 5", "aligned", "failures"]
     lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
-        cost = costs.get(method)
-        cells = [method, *((f"{cost['megabytes']:.1f}", f"{cost['seconds']:.2f}") if cost else ("", ""))]
+        cells = [method, f"{seconds[method]:.2f}" if method in seconds else ""]
         for name in sets:
             own = [row for row in rows if row["method"] == method and row["set"] == name]
             cells += [" / ".join(areas(own, key)) for key in (PLAIN, ALIGNED)]
             cells.append(f"{sum(row[PLAIN] is None for row in own)} of {len(own)}")
         lines.append(cells)
-    return markdown(" | ".join(titles).split(" | "), lines)
+    return markdown(titles, lines)
 
 
 def differences_table(
@@ -218,15 +219,6 @@ def differences_table(
     return markdown(("set", "minus", "AUC@1", "AUC@3", "AUC@5"), lines)
 
 
-def costs_of(methods: Mapping[str, Method], image: Path, sizes: Mapping[str, int]) -> dict[str, Row]:
-    """Seconds for a 640x480 image with 1,000 keypoints, all threads, and megabytes of weights."""
-    picture, costs = load_image(image), {}
-    for name, method in methods.items():
-        seconds = median_seconds(lambda m=method: m.extract([picture]), 3)  # type: ignore[misc]
-        costs[name] = {"seconds": round(seconds, 4), "megabytes": round(sizes[name] / 1e6, 2)}
-    return costs
-
-
 def main() -> None:
     """Run from the command line."""
     parser = study_parser("embedded", __doc__)
@@ -239,26 +231,19 @@ def main() -> None:
     sets = {"made": held_out_set(options.images, options.work / "made")}
     if options.hpatches:
         sets["HPatches"] = options.hpatches
-    methods, sizes = controls(options.images, options.work / "controls", KEYPOINTS)
-    for name, file in (("ALIKED-n16", options.aliked), ("XFeat", options.xfeat)):
-        if file:
-            text = f"{name.split('-')[0].lower()}:{file}"
-            methods[name] = create_method(text, KEYPOINTS)
-            methods[f"dift-tiny at {name}'s keypoints"] = create_method(f"{text}+dift-tiny", KEYPOINTS)
-            sizes[name] = file.stat().st_size
-            sizes[f"dift-tiny at {name}'s keypoints"] = sizes[name] + sizes["dift-tiny"]
-    rows = evaluate(sets, methods | {CEILING: None}, options.work / "pairs")
-    synthetic = read_data(sets["made"]).sequences
-    unrelated = unrelated_failures(methods[DEFAULT], synthetic)
-    view = next(sequence for sequence in synthetic if "picosdeeuropa" in sequence.name).reference
-    costs = costs_of(methods, view, sizes)
-    print(table(rows, costs))
-    baselines = [name for name in BASELINES if name in methods]
+    peers = {name: file for name, file in (("ALIKED-n16", options.aliked), ("XFeat", options.xfeat)) if file}
+    compared = methods(options.images, options.work / "random", KEYPOINTS, peers)
+    rows = evaluate(sets, compared | {CEILING: None}, options.work / "pairs")
+    sequences = read_data(sets["made"]).sequences
+    unrelated = unrelated_failures(compared[DEFAULT], sequences)
+    view = load_image(next(one for one in sequences if "picosdeeuropa" in one.name).reference)
+    seconds = {name: median_seconds(partial(one.extract, [view]), 3) for name, one in compared.items()}
+    baselines = [name for name in BASELINES if name in compared]
+    tables = [table(rows, seconds)]
     for keys in ((PLAIN, PLAIN), (ALIGNED, ALIGNED), (ALIGNED, PLAIN)):
-        print("", " minus ".join(keys), differences_table(rows, DEFAULT, baselines, keys), sep="\n")
-    print(f"unrelated: {sum(row['failed'] for row in unrelated)} of {len(unrelated)} declared failures")
-    settings = {"keypoints": KEYPOINTS, "threshold": THRESHOLD, "costs": costs, "unrelated": unrelated}
-    write_record(options.out, "embedded", rows, settings)
+        tables.append(differences_table(rows, DEFAULT, baselines, keys))
+    settings = {"keypoints": KEYPOINTS, "threshold": THRESHOLD, "seconds": seconds, "unrelated": unrelated}
+    write_record(options.out, "embedded", rows, settings, tables)
 
 
 if __name__ == "__main__":

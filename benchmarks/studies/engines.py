@@ -5,8 +5,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ import cv2
 import numpy as np
 
 import geomatch
-from geomatch.benchmarks.studies.record import Row, child_process, median_seconds, memory, timing_row
+from geomatch.benchmarks.studies.record import (
+    Row,
+    child_process,
+    median_seconds,
+    memory,
+    seconds_of,
+    timing_row,
+)
 from geomatch.collection import ImageFolder, find_images
 from geomatch.collection.features import KeptFeatures, feature_key, keep_features, read_features
 from geomatch.collection.match import dense_twin
@@ -27,11 +34,11 @@ from geomatch.describers import extraction_parts
 from geomatch.engine import Engine, Failure, LocalEngine, Task, Work, create_engine
 from geomatch.engine.local import threads
 from geomatch.engine.task import Need
-from geomatch.errors import MissingDependencyError, require
 from geomatch.images import load_image
 from geomatch.provenance import cache_key
 from geomatch.store import Store
 from geomatch.store.packs import pack_name
+from geomatch.types import Features
 
 IMAGES, KEYPOINTS, NEIGHBOURS = 24, 1000, 12
 SIZE = (640, 480)
@@ -58,23 +65,17 @@ def engine_rows() -> list[Row]:
         folder = Path(name)
         _photographs(folder / "images")
         plain = _plain_loop(folder / "images")
-        rows.append(_rate("features, plain loop without engine or store", IMAGES / plain, "images/s"))
-        for engine, workers in ENGINES:
+        rows.append(timing_row("features, plain loop without engine or store", IMAGES / plain, "images/s"))
+        for engine, workers in ENGINES if find_spec("ray") else ENGINES[:2]:
             label = f"{engine}, {workers} worker{'s' if workers > 1 else ''}"
-            try:
-                require("ray", "ray", "this engine")
-            except MissingDependencyError:
-                if engine == "ray":
-                    continue
-            with ExitStack() as stack:
-                start = time.perf_counter()
-                made = stack.enter_context(create_engine(engine, workers))  # type: ignore[arg-type]
+            start = time.perf_counter()
+            with create_engine(engine, workers) as made:  # type: ignore[arg-type]
                 _schedule(made, workers)
                 rows.append(timing_row(f"start of the engine, {label}", time.perf_counter() - start, "s"))
-                rows += _stages(made, folder, label, plain)
+                rows += _stages(made, folder, label)
         rows += _store_rows(folder)
         rows += _retrieval_rows(folder)
-    return rows + [_rate(*entry) for entry in json.loads(child_process(__spec__.name))]
+    return rows + [timing_row(*entry) for entry in json.loads(child_process(__spec__.name))]
 
 
 def _photographs(folder: Path) -> None:
@@ -93,19 +94,16 @@ def _plain_loop(folder: Path) -> float:
     detector, describer, _ = extraction_parts("sift-large", None, KEYPOINTS)
     paths = sorted(folder.iterdir())
 
-    def one(path: Path) -> None:
+    def one(path: Path) -> Features:
         image = load_image(path, apply_exif=False)
-        describer.describe(image, detector.detect(image))
+        return describer.describe(image, detector.detect(image))
 
     with threads(1):
         one(paths[0])
-        start = time.perf_counter()
-        for path in paths:
-            one(path)
-        return time.perf_counter() - start
+        return seconds_of(lambda: [one(path) for path in paths])
 
 
-def _stages(engine: Engine, folder: Path, label: str, plain: float) -> list[Row]:
+def _stages(engine: Engine, folder: Path, label: str) -> list[Row]:
     work = Work(engine, progress=False)
     store = Store.at(folder / label.replace(", ", "-").replace(" ", "-"))
     images = find_images(folder / "images")
@@ -117,22 +115,16 @@ def _stages(engine: Engine, folder: Path, label: str, plain: float) -> list[Row]
     # every worker loads its model first
     warm = photos[: 2 * engine.workers]
     keep_features(images.root, warm, keys, detector, describer, Store.at(f"{store.url}-warm"), work)
-    start = time.perf_counter()
-    keep_features(images.root, photos, keys, detector, describer, store, work)
-    spent = time.perf_counter() - start
-    rows = [_rate(f"features, {label}", IMAGES / spent, "images/s")]
-    rows[0]["over_plain_loop"] = round(plain / spent, 3)
+    spent = seconds_of(lambda: keep_features(images.root, photos, keys, detector, describer, store, work))
+    rows = [timing_row(f"features, {label}", IMAGES / spent, "images/s")]
     kept = KeptFeatures(store, keys, {}, IMAGES)
     pairs = select_pairs(images, [f"sequential:{NEIGHBOURS}"]).pairs
     options = MatchOptions(metric, max_ratio=0.8)
-    start = time.perf_counter()
-    match_pairs(kept, pairs, pair_keys(kept, pairs, options), options, work)
-    rows.append(_rate(f"pairs, {label}", len(pairs) / (time.perf_counter() - start), "pairs/s"))
+    spent = seconds_of(lambda: match_pairs(kept, pairs, pair_keys(kept, pairs, options), options, work))
+    rows.append(timing_row(f"pairs, {label}", len(pairs) / spent, "pairs/s"))
     blocks = max(1, BLOCKS // engine.workers) * engine.workers
-    start = time.perf_counter()
-    _schedule(engine, blocks)
-    each = (time.perf_counter() - start) / blocks * 1000
-    rows.append(_rate(f"handing out a block, {label}", each, "ms"))
+    each = seconds_of(lambda: _schedule(engine, blocks)) / blocks * 1000
+    rows.append(timing_row(f"handing out a block, {label}", each, "ms"))
     return rows
 
 
@@ -173,9 +165,9 @@ def _store_rows(folder: Path) -> list[Row]:
         seconds = [median_seconds(call, 5) / len(keys) * 1000 for call in (ours, theirs)]
         rows.append(timing_row(f"store, {what} features of an image", seconds[0], "ms", "numpy", seconds[1]))
     size = statistics.mean(store.sizes("features").values())
-    rows.append(_rate("store, bytes per image with 1000 keypoints", size, "bytes"))
+    rows.append(timing_row("store, bytes per image with 1000 keypoints", size, "bytes"))
     pairs = len(select_pairs(find_images(folder / "images"), [f"sequential:{NEIGHBOURS}"]).pairs)
-    rows.append(_rate("store, bytes per pair", sum(store.sizes("matches").values()) / pairs, "bytes"))
+    rows.append(timing_row("store, bytes per pair", sum(store.sizes("matches").values()) / pairs, "bytes"))
     return rows
 
 
@@ -196,9 +188,9 @@ def _retrieval_rows(folder: Path) -> list[Row]:
             lambda: best_partners(lambda a, b: unit[a] @ unit[b].T, whole, CHUNK, 20, CHUNK), 5
         )
     return [
-        _rate("pooled features of whole images, 1 worker", IMAGES / spent, "images/s"),
-        _rate("pooled features, numbers per image", width, "numbers"),
-        _rate("comparisons of pooled features, 1 worker", CHUNK**2 / seconds / 1e6, "million/s"),
+        timing_row("pooled features of whole images, 1 worker", IMAGES / spent, "images/s"),
+        timing_row("pooled features, numbers per image", width, "numbers"),
+        timing_row("comparisons of pooled features, 1 worker", CHUNK**2 / seconds / 1e6, "million/s"),
     ]
 
 
@@ -261,10 +253,6 @@ def _driver() -> list[tuple[str, float, str]]:
         ("pairs per image, 20 nearest on a plane", len(report.pairs) / images, "pairs"),
         ("features read per pair, 20 nearest on a plane", loads / len(report.pairs), "images"),
     ]
-
-
-def _rate(name: str, value: float, unit: str) -> Row:
-    return {"name": name, "value": round(value, 3), "unit": unit}
 
 
 if __name__ == "__main__":

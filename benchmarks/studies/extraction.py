@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from geomatch.benchmarks.studies.record import (
     Row,
     child_process,
+    markdown,
     memory,
     reset_peak,
     seconds_of,
@@ -221,6 +222,20 @@ def measure(setup: Setup) -> list[Row]:
     return rows
 
 
+def table(rows: list[Row]) -> str:
+    """In Markdown."""
+    found = {row["name"]: row for row in rows}
+    words = {"seconds": "seconds per image", "loading": "peak memory while loading, MiB",
+             "extracting": "peak memory while extracting, MiB"}  # fmt: skip
+    figures = [(words[what], found[what]["value"], found[what]["reference"]) for what in words]
+    ours, theirs = (found[f"GFLOP at 768 x 768, {way}"]["value"] for way in WAYS)
+    lines = [
+        (name, f"{own:.{1 if own < 100 else 0}f}", f"{other:.{1 if own < 100 else 0}f}", f"{other / own:.1f}")
+        for name, own, other in (*figures, ("GFLOP at 768x768", ours, theirs))
+    ]
+    return markdown(("", "geomatch", "reference procedure", "ratio"), lines)
+
+
 def main() -> None:
     """Run from the command line."""
     parser = study_parser("extraction", __doc__)
@@ -232,9 +247,8 @@ def main() -> None:
     given = vars(parser.parse_args())
     out, setup = given.pop("out"), Setup(**given)
     rows = measure(setup)
-    for row in rows:
-        print(json.dumps(row))
-    write_record(out, f"extraction-{setup.model}", rows, asdict(setup), setup.device.partition(":")[0])
+    device = setup.device.partition(":")[0]
+    write_record(out, f"extraction-{setup.model}", rows, asdict(setup), [table(rows)], device)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 from geomatch.benchmarks.methods import create_method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
-from geomatch.benchmarks.studies.record import Row, study_parser, write_record
+from geomatch.benchmarks.studies.record import Row, markdown, study_parser, write_record
 from geomatch.collection import find_images
 from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import map_database, summarise_model
@@ -84,6 +84,29 @@ def _row(models: Sequence[Any], images: int) -> Row:
     }
 
 
+def table(rows: Sequence[Row]) -> str:
+    """One line per folder and method, with the figures of all seeds, in Markdown."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.get("models"):
+            groups.setdefault(f"{row['name']}: {row['method']}", []).append(row)
+    columns = {
+        "registered": ".0f",
+        "points": ".0f",
+        "mean_track_length": ".2f",
+        "mean_reprojection_error": ".2f",
+    }
+    lines = [
+        (
+            name,
+            *(", ".join(format(row[what], style) for row in own) for what, style in columns.items()),
+            f"{own[0]['seconds']:.0f} s",
+        )
+        for name, own in groups.items()
+    ]
+    return markdown(("", "images", "points", "track length", "error, px", "time, first seed"), lines)
+
+
 if __name__ == "__main__":
     parser = study_parser("reconstruction", __doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of photographs")
@@ -98,4 +121,4 @@ if __name__ == "__main__":
         for one in given.methods:
             found += measure(place, one, given.max_keypoints, given.seeds)
     settings = {"max_keypoints": given.max_keypoints, "seeds": given.seeds}
-    write_record(given.out, "reconstruction", found, settings)
+    write_record(given.out, "reconstruction", found, settings, [table(found)])

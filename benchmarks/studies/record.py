@@ -29,20 +29,24 @@ def study_parser(name: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def write_record(
-    folder: Path, study: str, rows: Sequence[Row], settings: Mapping[str, Any], device: str = "cpu"
-) -> Path:
-    """Write ``folder/<version>/<study>--<machine>--<device>.json`` and say so."""
+    folder: Path,
+    study: str,
+    rows: Sequence[Row],
+    settings: Mapping[str, Any],
+    tables: Sequence[str],
+    device: str = "cpu",
+) -> None:
+    """Write ``folder/<version>/<study>--<machine>--<device>.json`` and print its tables.
+
+    The tables are Markdown, for documents to quote as they are.
+    """
     name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
     path = folder / version("geomatch-dift") / f"{study}--{name}--{device}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "metadata": {"versions": versions(), **machine(), "settings": dict(settings)},
-        "results": rows,
-    }
+    metadata = {"versions": versions(), **machine(), "settings": dict(settings), "tables": list(tables)}
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {path}")
-    return path
+        temporary.write_text(json.dumps({"metadata": metadata, "results": rows}, indent=2) + "\n", "utf-8")
+    print(*tables, f"wrote {path}", sep="\n\n")
 
 
 def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -51,15 +55,19 @@ def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([f"|{head}|", "|" + " --- |" * len(titles), *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def print_rows(rows: Iterable[Row]) -> None:
-    """Print timing rows, one a line."""
+def rows_table(rows: Iterable[Row]) -> str:
+    """Rows of `timing_row` in Markdown, alternatives in parentheses."""
+    lines = []
     for row in rows:
-        beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x" if row.get("ratio") else ""
-        if "over_geomatch" in row:
-            beside = f"   {row['over_geomatch']:.2f} x geomatch's, finds {100 * row['found']:.1f} %"
-        if row.get("peak_mib") is not None:
-            beside += f"   {row['peak_mib']} MiB"
-        print(f"{row['name']:<70} {row['value']:>9.3f} {row['unit']}{beside}", flush=True)
+        beside = (
+            f" ({row['alternative']}: {_figure(row['alternative_value'])})" if "alternative" in row else ""
+        )
+        lines.append((row["name"], f"{_figure(row['value'])} {row['unit']}{beside}"))
+    return markdown(("measured", ""), lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def seconds_of(call: Callable[[], object]) -> float:

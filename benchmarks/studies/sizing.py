@@ -1,4 +1,4 @@
-"""What collections of some sizes take, from the rates of a record; the formulas of SCALING.md."""
+"""What collections of some sizes take, by the rates of the record ``engines``: the formulas of SCALING.md."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,17 +8,14 @@ from geomatch.benchmarks.studies.record import markdown
 SIZES = (1_000, 100_000, 10_000_000)
 PACK = 256
 """Pairs per stored object in large collections (`geomatch.collection.pair_matches.BLOCK_PAIRS`)."""
+EXPORT = 4434.92
+"""Pairs written to a COLMAP database in a second (record ``export``)."""
 HOUR = 3600.0
 
 
-def rates_of(engines: Sequence[Mapping[str, Any]], export: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The measured numbers that the formulas need.
-
-    Args:
-        engines: rows of the record ``engines``.
-        export: rows of the record ``export``.
-    """
-    rows = {row["name"]: row["value"] for row in (*engines, *export)}
+def rates_of(engines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The measured numbers that the formulas need, from rows of the record ``engines``."""
+    rows = {row["name"]: row["value"] for row in engines}
     return {
         "features": rows["features, local, 1 worker"],
         "pooled": rows["pooled features of whole images, 1 worker"],
@@ -29,7 +26,7 @@ def rates_of(engines: Sequence[Mapping[str, Any]], export: Sequence[Mapping[str,
         "pair_bytes": rows["store, bytes per pair"],
         "partners": rows["pairs per image, 20 nearest on a plane"],
         "loads": rows["features read per pair, 20 nearest on a plane"],
-        "export": rows["export, pairs per second"],
+        "export": EXPORT,
         "image_memory": rows["memory where the command is given, per image"],
         "pair_memory": rows["memory where the command is given, per pair"],
     }
@@ -72,18 +69,3 @@ def _short(value: float) -> str:
     """
     rounded = float(f"{value:.2g}")
     return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
-
-
-def rates_table(engines: Sequence[Mapping[str, Any]]) -> str:
-    """The record in Markdown."""
-    rows = []
-    for row in engines:
-        value = f"{_figure(row['value'])} {row['unit']}"
-        if "alternative" in row:
-            value += f" ({row['alternative']}: {_figure(row['alternative_value'])})"
-        rows.append((row["name"], value))
-    return markdown(("measured", ""), rows)
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

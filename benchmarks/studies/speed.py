@@ -1,4 +1,4 @@
-"""Time and memory of the whole path and of the matcher, beside OpenCV's."""
+"""Time and memory of a pair of 640x480 with 1000 keypoints, beside SIFT with OpenCV."""
 
 import os
 import statistics
@@ -12,21 +12,9 @@ import cv2
 import numpy as np
 
 import geomatch
-from geomatch.benchmarks.studies.harness_speed import harness_rows
-from geomatch.benchmarks.studies.matching_speed import matching_rows
-from geomatch.benchmarks.studies.record import Row, print_rows, timing_row
+from geomatch.benchmarks.studies.record import Row, timing_row
 
 KEYPOINTS = 1000
-
-
-def measure(repeats: int) -> list[Row]:
-    """Time a pair of 640x480 with 1000 keypoints beside SIFT, the matcher, and the HPatches harness."""
-    rows: list[Row] = []
-    for part in (pipeline_rows, process_rows, matching_rows, harness_rows):
-        new = part(max(1, repeats // 2) if part is harness_rows else repeats)
-        print_rows(new)
-        rows += new
-    return rows
 
 
 def pipeline_rows(repeats: int) -> list[Row]:
