@@ -87,27 +87,19 @@ def random_network(images: Path, work: Path) -> DIFTConfig:
 
 
 def methods(images: Path, work: Path, keypoints: int, peers: dict[str, Path]) -> dict[str, Method]:
-    """Every row of the table.
+    """Every row of the table; ``peers`` are the weights of learned features, such as ``ALIKED-n16``."""
 
-    Args:
-        images: the recipe's unpacked packages.
-        work: gets the random network (hours).
-        keypoints: per image.
-        peers: weights of learned features by name, such as ``ALIKED-n16``.
-    """
-
-    def method(descriptor: DIFTConfig | Describer, detector: str = "sift") -> Method:
-        describer = DIFTExtractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor
+    def method(describer: Describer, detector: str = "sift") -> Method:
         name = f"{detector}+{type(describer).__name__}"
         return Method(name, create_detector(detector, keypoints), describer, traits_of(describer).metric)
 
-    tiny = PRESETS["dift-tiny"]
+    tiny = DIFTExtractor(PRESETS["dift-tiny"])
     found = {
         "RootSIFT": create_method("rootsift", keypoints),
         f"RootSIFT, {DEFAULT_DETECTOR} keypoints": method(RootSIFT(), DEFAULT_DETECTOR),
         "dift-tiny": method(tiny),
         f"dift-tiny, {DEFAULT_DETECTOR} keypoints": method(tiny, DEFAULT_DETECTOR),
-        "random weights": method(random_network(images, work)),
+        "random weights": method(DIFTExtractor(random_network(images, work))),
         "raw pixels": method(RawPatches()),
     }
     for name, file in peers.items():

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from geomatch import Features, Matches, corner_error, warp_points
 from geomatch.alignment import align_homography
+from geomatch.benchmarks.harness.comparison import FEW
 from geomatch.benchmarks.methods.method import Method, create_method
 from geomatch.benchmarks.studies.baselines import methods
 from geomatch.benchmarks.studies.record import Row, markdown, median_seconds, study_parser, write_record
@@ -39,9 +40,9 @@ THRESHOLD = 3.0
 """Largest error of an inlier in pixels."""
 THRESHOLDS = (1.0, 3.0, 5.0)
 """Corner errors in pixels up to which the area under the curve is taken."""
+RESAMPLES = 2000
 PLAIN, ALIGNED = "corner_error_px", "aligned_error_px"
 """Columns of the rows: the estimate from the matches, and the one that `geomatch.alignment` refines."""
-RESAMPLES = 2000
 CEILING = "all right matches of SIFT keypoints"
 """A row that no descriptor of them can better."""
 DEFAULT = f"dift-tiny, {DEFAULT_DETECTOR} keypoints"
@@ -134,7 +135,7 @@ def evaluate(
 
 def unrelated_failures(method: Method, sequences: Sequence[HPatchesSequence]) -> list[Row]:
     """Pairs of different photographs, and if the estimate is a declared failure."""
-    first = {photo_of(sequence.name): sequence.reference for sequence in sequences}
+    first = {sequence.name[2:]: sequence.reference for sequence in sequences}  # i_ and v_ share a photograph
     names, rows = sorted(first), []
     for index in range(UNRELATED):
         a, b = names[index % len(names)], names[(index + 1 + index // len(names)) % len(names)]
@@ -144,16 +145,10 @@ def unrelated_failures(method: Method, sequences: Sequence[HPatchesSequence]) ->
     return rows
 
 
-def photo_of(sequence: str) -> str:
-    """The photograph that a sequence was made from: ``i_`` and ``v_`` share it."""
-    return sequence[2:]
-
-
 def area_under_curve(errors: NDArray[np.float64], threshold: float) -> float:
     """Share of pairs below an error, averaged over errors up to ``threshold``; failures are infinite.
 
-    The mean over pairs of 1 - min(error, threshold) / threshold, which is the
-    area under the step curve; AUC by the trapezoid differs by less than 1/N.
+    This is the area under the step curve; AUC by the trapezoid differs by less than 1/N.
     """
     return float(np.mean(1 - np.minimum(errors, threshold) / threshold))
 
@@ -169,12 +164,9 @@ def areas(rows: Sequence[Row], key: str = PLAIN) -> list[str]:
 
 
 def mean_and_interval(values: NDArray[np.float64], photos: Sequence[str], seed: int = 0) -> str:
-    """The mean over pairs with its 95 % interval, which below ten photographs is left out.
-
-    Whole photographs are drawn, since their pairs share them (see `geomatch.benchmarks.harness.comparison`).
-    """
+    """The mean over pairs with its 95 % interval over whole photographs, left out below ten of them."""
     names = np.unique(photos)
-    if len(names) < 10:
+    if len(names) < FEW:
         return f"{values.mean():+.1f}"
     own = [values[np.array(photos) == name] for name in names]
     sums = np.array([[part.sum(), len(part)] for part in own])
@@ -208,7 +200,7 @@ def differences_table(
     lines = []
     for name in dict.fromkeys(row["set"] for row in rows):
         own = {m: [r for r in rows if (r["method"], r["set"]) == (m, name)] for m in (first, *seconds)}
-        photos = [photo_of(row["sequence"]) for row in own[first]]
+        photos = [row["sequence"][2:] for row in own[first]]  # of i_ and v_
         for second in seconds:
             ours, theirs = (errors_of(own[m], key) for m, key in zip((first, second), keys, strict=True))
             cells = [

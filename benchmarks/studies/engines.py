@@ -1,4 +1,4 @@
-"""Images and pairs per second by engine and number of workers, and what scheduling and storing cost."""
+"""Images and pairs per second by engine and number of workers, and what scheduling costs."""
 
 import json
 import statistics
@@ -23,7 +23,7 @@ from geomatch.benchmarks.studies.record import (
     timing_row,
 )
 from geomatch.collection import ImageFolder, find_images
-from geomatch.collection.features import KeptFeatures, feature_key, keep_features, read_features
+from geomatch.collection.features import KeptFeatures, feature_key, keep_features
 from geomatch.collection.match import dense_twin
 from geomatch.collection.nearest import best_partners
 from geomatch.collection.pair_matches import MatchOptions, match_pairs, pair_blocks, pair_keys
@@ -134,41 +134,13 @@ def _schedule(engine: Engine, blocks: int) -> None:
 
 
 def _store_rows(folder: Path) -> list[Row]:
-    """Beside NumPy's own file, without checksum, cache key or renaming."""
     store = Store.at(folder / "local-1-worker")
-    keys = sorted(store.sizes("features"))
-    found = [read_features(store, key) for key in keys]
-    other = Store.at(folder / "other")
-    (folder / "plain").mkdir()
-    files = [folder / "plain" / f"{number}.npz" for number in range(len(keys))]
-
-    def write() -> None:
-        for key, features in zip(keys, found, strict=True):
-            other.write("features", key, features.to_bytes())
-
-    def write_plain() -> None:
-        for file, features in zip(files, found, strict=True):
-            np.savez(file, keypoints=features.keypoints, descriptors=features.descriptors)  # type: ignore[arg-type]
-
-    def read() -> None:
-        for key in keys:
-            read_features(other, key)
-
-    def read_plain() -> None:
-        for file in files:
-            with np.load(file) as arrays:
-                for name in arrays.files:
-                    arrays[name]
-
-    rows = []
-    for what, ours, theirs in (("write", write, write_plain), ("read", read, read_plain)):
-        seconds = [median_seconds(call, 5) / len(keys) * 1000 for call in (ours, theirs)]
-        rows.append(timing_row(f"store, {what} features of an image", seconds[0], "ms", "numpy", seconds[1]))
-    size = statistics.mean(store.sizes("features").values())
-    rows.append(timing_row("store, bytes per image with 1000 keypoints", size, "bytes"))
     pairs = len(select_pairs(find_images(folder / "images"), [f"sequential:{NEIGHBOURS}"]).pairs)
-    rows.append(timing_row("store, bytes per pair", sum(store.sizes("matches").values()) / pairs, "bytes"))
-    return rows
+    features, matches = (store.sizes(kind).values() for kind in ("features", "matches"))
+    return [
+        timing_row("store, bytes per image with 1000 keypoints", statistics.mean(features), "bytes"),
+        timing_row("store, bytes per pair", sum(matches) / pairs, "bytes"),
+    ]
 
 
 def _retrieval_rows(folder: Path) -> list[Row]:

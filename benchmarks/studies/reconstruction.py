@@ -88,23 +88,15 @@ def table(rows: Sequence[Row]) -> str:
     """One line per folder and method, with the figures of all seeds, in Markdown."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if row.get("models"):
+        if "skipped" not in row:
             groups.setdefault(f"{row['name']}: {row['method']}", []).append(row)
-    columns = {
-        "registered": ".0f",
-        "points": ".0f",
-        "mean_track_length": ".2f",
-        "mean_reprojection_error": ".2f",
-    }
-    lines = [
-        (
-            name,
-            *(", ".join(format(row[what], style) for row in own) for what, style in columns.items()),
-            f"{own[0]['seconds']:.0f} s",
-        )
-        for name, own in groups.items()
-    ]
-    return markdown(("", "images", "points", "track length", "error, px", "time, first seed"), lines)
+    titles = {"registered": "images", "points": "points", "mean_track_length": "track length",
+              "mean_reprojection_error": "error, px"}  # fmt: skip
+    lines = []
+    for name, own in groups.items():
+        cells = [", ".join(str(row[what]) for row in own) for what in titles]
+        lines.append([name, *cells, f"{own[0]['seconds']:.0f} s"])
+    return markdown(["", *titles.values(), "time, first seed"], lines)
 
 
 if __name__ == "__main__":

@@ -77,12 +77,7 @@ def found_again(
 
     A search counts where its warped view shows the pixel; a point counts by a Gaussian of 1 px around it.
     The larger share of the two kinds of points is taken.
-
-    Args:
-        pixels: the photograph.
-        view: (3, 3) from it to the view.
-        rng: draws homographies and changes of light.
-        warps: number of searches; the first is of the view itself, under another light.
+    ``view`` (3, 3) maps the photograph to the view. The first search is of the view itself, relit.
     """
     width, height = VIEW_SIZE
     sift = cv2.SIFT_create(enable_precise_upscale=True)  # type: ignore[attr-defined]

@@ -23,12 +23,7 @@ def model_card(
 ) -> str:
     """The model card in Markdown: data, licences, settings and learning curves.
 
-    Args:
-        config: the denoiser's.
-        images: all that were trained on.
-        packages: those that the denoiser saw.
-        head: the projection head, with the record of its training.
-        losses: of the denoiser by step, of which every so-many-th is shown.
+    The denoiser saw the images of ``packages`` alone; some twenty of its ``losses`` are shown.
     """
     stride = max(1, len(losses) // 20)
     shown = [*losses[::stride], losses[-1]] if (len(losses) - 1) % stride else losses[::stride]

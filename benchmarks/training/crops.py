@@ -26,13 +26,12 @@ class CropSource:
 
     def batch(self, rng: np.random.Generator, count: int, side: int) -> NDArray[np.uint8]:
         """``count`` crops of shape (side, side, 3), RGB."""
-        return np.stack([self._textured(rng, side) for _ in range(count)])
 
-    def _textured(self, rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
-        """The crop with the strongest edges of three: empty sky teaches little."""
-        crops = [self._crop(rng, side) for _ in range(3)]
-        edges = [np.abs(np.diff(crop.astype(np.float32), axis=1)).mean() for crop in crops]
-        return crops[int(np.argmax(edges))]
+        def edges(crop: NDArray[np.uint8]) -> float:
+            return float(np.abs(np.diff(crop.astype(np.float32), axis=1)).mean())
+
+        # the strongest edges of three: empty sky teaches little
+        return np.stack([max((self._crop(rng, side) for _ in range(3)), key=edges) for _ in range(count)])
 
     def _crop(self, rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
         group = self.photos if rng.random() < PHOTO_SHARE or not self.textures else self.textures

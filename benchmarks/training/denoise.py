@@ -1,6 +1,5 @@
 """Training of a small pixel-space diffusion UNet, resumable at any checkpoint."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from diffusers.training_utils import EMAModel
 from torch.nn import functional
 
 from geomatch.benchmarks.training.crops import CropSource
-from geomatch.files import replacing
 from geomatch.training.checkpoint import take_steps
 
 
@@ -41,8 +39,7 @@ class DenoiseConfig:
 
 def new_unet(config: DenoiseConfig) -> UNet2DModel:
     """An untrained UNet: one ResNet per block, no attention."""
-    channels = 3 * config.unshuffle**2
-    levels = len(config.widths)
+    channels, levels = 3 * config.unshuffle**2, len(config.widths)
     return UNet2DModel(
         sample_size=config.crop_size // config.unshuffle,
         in_channels=channels,
@@ -63,13 +60,11 @@ def train_denoiser(
     device: str = "cpu",
     checkpoint_every: int = 200,
     progress: bool = True,
-) -> Path:
-    """Train, or resume from ``out/checkpoint.pt``, and save the averaged weights.
+) -> list[tuple[int, float]]:
+    """Train, or resume from ``out/checkpoint.pt``, and save the averaged weights; steps and losses.
 
-    Noise, timesteps and crops of step k depend on (seed, k) alone, so that a resumed run gives the same.
-
-    Returns:
-        ``out``, now a diffusers folder (config, safetensors, scheduler) with ``loss.csv``.
+    Noise, timesteps and crops of step k depend on (seed, k) alone, so that a resumed run gives the same. Then
+    ``out`` is a diffusers folder (config, safetensors, scheduler).
 
     Raises:
         ValueError: when the checkpoint was made with another configuration.
@@ -113,6 +108,4 @@ def train_denoiser(
     average.copy_to(unet.parameters())
     unet.eval().save_pretrained(out)
     scheduler.save_pretrained(out)
-    with replacing(out / "loss.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("step", "loss"), *losses])
-    return out
+    return losses

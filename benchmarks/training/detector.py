@@ -109,15 +109,9 @@ def seen_again(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Render a view under another homography and light, with what the network should answer.
 
-    Args:
-        label: the view and its points.
-        size: (width, height) of the crop.
-        rng: draws homography, place and light.
-        number: place in the batch; decides how far images rotate and how light changes.
-
-    Returns:
-        Grey values (h, w) in [0, 1], the target (h/8, w/8, 65) of every cell, and weights (h/8, w/8), 0 for
-        cells near the view's edge, which is no keypoint; beyond it is flat ground without any.
+    The place ``number`` in the batch decides how far images rotate and how light changes. Given are grey
+    values (h, w) in [0, 1] of a crop of ``size`` (w, h), the target (h/8, w/8, 65) of every cell, and weights
+    (h/8, w/8), 0 for cells near the view's edge, which is no keypoint; beyond it is flat ground without any.
     """
     view, points = label
     motion = random_homography(rng, VIEW_SIZE, "rotated" if number % 2 else "upright")

@@ -1,10 +1,10 @@
 """The whole recipe of what is embedded: images, denoiser, projection head, detector, model cards."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -37,18 +37,18 @@ HEAD = HeadConfig()
 """Settings of the shipped projection head."""
 
 
-def run_recipe(
-    out: Path, images: Path, steps: int = 8000, device: str = "cpu", threads: int | None = None
-) -> None:
-    """Train ``dift-tiny`` and the detector into the folder ``out``; an interrupted run resumes.
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", default=Path("training-images"),
+              show_default=True, help="Where the Debian packages are, or will be, unpacked.")  # fmt: skip
+@click.option("--steps", type=int, default=8000, show_default=True, help="Optimiser steps of the denoiser.")
+@click.option("--device", default="cpu", show_default=True, help="Of the denoiser: cpu or cuda.")
+@click.option("--threads", type=int, help="CPU threads. [default: all]")
+def train(out: Path, images: Path, steps: int, device: str, threads: int | None) -> None:
+    """Train the embedded model again into the folder OUT, and the detector into OUT/detector.
 
-    Args:
-        out: gets the model folder, with the detector in ``out/detector``; ``out/work`` keeps checkpoints,
-            patches and labels (4 GB).
-        images: folder of the unpacked Debian packages, downloaded if missing.
-        steps: optimiser steps of the denoiser.
-        device: where the denoiser is trained.
-        threads: CPU threads; None for torch's default.
+    OUT/work keeps checkpoints, patches and labels (4 GB), from which an
+    interrupted run resumes.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -56,7 +56,7 @@ def run_recipe(
     found = find_images(images, "train")
     config, work = DenoiseConfig(steps=steps), out / "work"
     crops = load_crops([entry for entry in found if entry[0].package in DENOISER_PACKAGES])
-    train_denoiser(config, crops, work, device)
+    losses = train_denoiser(config, crops, work, device)
     unet = UNet2DModel.from_pretrained(work, low_cpu_mem_usage=False)
     unet.register_to_config(_name_or_path="dift-tiny")  # not a path of this machine
     unet.half().save_pretrained(out)
@@ -66,11 +66,10 @@ def run_recipe(
     head = train_head(settings, bank_images(found), work, HEAD).head
     head = replace(head, training={**head.training, "model": "dift-tiny"})
     head.save(out)
-    with (work / "loss.csv").open(newline="", encoding="utf-8") as file:
-        losses = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
     listed = [image for image, _ in found]
     _write(out / "README.md", model_card(config, listed, DENOISER_PACKAGES, head, losses))
     _run_detector(out / "detector", found, work)
+    click.echo(f"wrote       {out}")
 
 
 def _run_detector(out: Path, found: Sequence[tuple[TrainingImage, Path]], work: Path) -> None:

@@ -1,23 +1,19 @@
 """The openly licensed images that `dift-tiny` learned from, and how to get them.
 
-All come from Debian's main archive, which holds only what the Debian Free
-Software Guidelines admit. `images.tsv` lists every file with its package,
-licence and SHA-256; rows marked ``holdout`` are never trained on.
+All come from Debian's main archive, which holds only what the Debian Free Software Guidelines admit.
+`images.tsv` lists every file; rows marked ``holdout`` are never trained on.
 """
 
 import csv
 import importlib.resources
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, first_line
 from geomatch.files import sha256_of
-
-Split = Literal["train", "holdout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,40 +49,25 @@ def fetch_packages(folder: Path) -> None:
     Raises:
         GeomatchError: when ``apt-get`` or ``dpkg`` is missing or fails.
     """
-    wanted = sorted({image.package for image in listed_images()})
-    missing = [package for package in wanted if not (folder / package).is_dir()]
-    if not missing:
-        return
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        raise GeomatchError(
-            f"cannot download {', '.join(missing)}: apt-get and dpkg are needed (a Debian system); "
-            f"elsewhere, unpack each package into {folder}/<package>"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    for package in missing:
+    for package in sorted({image.package for image in listed_images()}):
+        if (folder / package).is_dir():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as name:
             work = Path(name)
             work.chmod(0o755)
-            failure = _run(work, "apt-get", "download", "-qq", package)
-            archives = list(work.glob("*.deb"))
-            if failure is not None or not archives:
-                reason = failure or "no archive"
+            try:
+                subprocess.run(["apt-get", "download", "-qq", package], cwd=work, check=True)
+                subprocess.run(["dpkg", "-x", *work.glob("*.deb"), work / "unpacked"], check=True)
+            except (OSError, subprocess.CalledProcessError) as error:
                 raise GeomatchError(
-                    f"apt-get download {package} failed ({reason}); run `apt-get update` as root first"
-                )
-            failure = _run(work, "dpkg", "-x", archives[0].name, "unpacked")
-            if failure is not None:
-                raise GeomatchError(f"dpkg could not unpack {package} ({failure})")
+                    f"cannot download {package} ({first_line(error)}); on Debian run `apt-get update` first, "
+                    f"elsewhere unpack each package into {folder}/PACKAGE"
+                ) from None
             (work / "unpacked").rename(folder / package)
 
 
-def _run(folder: Path, *command: str) -> str | None:
-    """Run a command; its error output when it fails."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    return " ".join(done.stderr.split()) if done.returncode else None
-
-
-def find_images(folder: Path, split: Split) -> list[tuple[TrainingImage, Path]]:
+def find_images(folder: Path, split: Literal["train", "holdout"]) -> list[tuple[TrainingImage, Path]]:
     """The images of one split under ``folder``, each verified by its SHA-256.
 
     Raises:
