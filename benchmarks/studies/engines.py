@@ -38,7 +38,6 @@ from geomatch.images import load_image
 from geomatch.provenance import cache_key
 from geomatch.store import Store
 from geomatch.store.packs import pack_name
-from geomatch.types import Features
 
 IMAGES, KEYPOINTS, NEIGHBOURS = 24, 1000, 12
 SIZE = (640, 480)
@@ -64,8 +63,6 @@ def engine_rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _photographs(folder / "images")
-        plain = _plain_loop(folder / "images")
-        rows.append(timing_row("features, plain loop without engine or store", IMAGES / plain, "images/s"))
         for engine, workers in ENGINES if find_spec("ray") else ENGINES[:2]:
             label = f"{engine}, {workers} worker{'s' if workers > 1 else ''}"
             start = time.perf_counter()
@@ -88,19 +85,6 @@ def _photographs(folder: Path) -> None:
         moved = corners + rng.uniform(-40, 40, (4, 2)).astype(np.float32)
         view = cv2.warpPerspective(photo, cv2.getPerspectiveTransform(corners, moved), SIZE)
         (folder / f"{number:03}.png").write_bytes(cv2.imencode(".png", view)[1].tobytes())
-
-
-def _plain_loop(folder: Path) -> float:
-    detector, describer, _ = extraction_parts("sift-large", None, KEYPOINTS)
-    paths = sorted(folder.iterdir())
-
-    def one(path: Path) -> Features:
-        image = load_image(path, apply_exif=False)
-        return describer.describe(image, detector.detect(image))
-
-    with threads(1):
-        one(paths[0])
-        return seconds_of(lambda: [one(path) for path in paths])
 
 
 def _stages(engine: Engine, folder: Path, label: str) -> list[Row]:

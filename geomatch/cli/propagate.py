@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,9 +11,6 @@ from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.options import bundled, changed_config, descriptor_options
 from geomatch.editing.options import EditOptions
 from geomatch.errors import ImageError
-
-if TYPE_CHECKING:
-    from geomatch.editing.edit import EditResult
 
 RECORD = "propagation.json"
 
@@ -70,16 +67,22 @@ def propagate(
     (out / RECORD).unlink(missing_ok=True)  # it would describe other pictures than those made now
     rows = []
     for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):
+        row: dict[str, Any] = {"target": str(target), "picture": None, "homography": None, "reason": None}
+        row |= {"num_matches": 0, "num_inliers": 0}
         try:
             found = carry_edit(prepared, target)
         except ImageError as error:
-            rows.append(_row(target, name, str(error)))
+            row["reason"] = str(error)
         else:
-            rows.append(_row(target, name, found))
-            if found.picture is not None:
+            row |= {"num_matches": len(found.points0), "num_inliers": found.homography.num_inliers}
+            if not found.homography:
+                row["reason"] = found.homography.reason
+            elif found.picture is not None:
                 write_png(out / name, found.picture)
-        if rows[-1]["picture"] is None and name in earlier:
+                row |= {"picture": name, "homography": found.homography.matrix.tolist()}
+        if row["picture"] is None and name in earlier:
             (out / name).unlink(missing_ok=True)
+        rows.append(row)
     settings = {
         "edit": str(edit),
         "source": str(source),
@@ -128,15 +131,3 @@ def _pictures(record: Path) -> set[str]:
         return {row["picture"] for row in json.loads(record.read_text(encoding="utf-8"))["targets"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-
-
-def _row(target: Path, name: str, found: "EditResult | str") -> dict[str, Any]:
-    """Row of propagation.json: a result, or why there is none."""
-    row: dict[str, Any] = {"target": str(target), "picture": None, "homography": None, "reason": None}
-    if isinstance(found, str):
-        return row | {"reason": found, "num_matches": 0, "num_inliers": 0}
-    if found.homography:
-        row |= {"picture": name, "homography": found.homography.matrix.tolist()}
-    else:
-        row |= {"reason": found.homography.reason}
-    return row | {"num_matches": len(found.points0), "num_inliers": found.homography.num_inliers}

@@ -79,8 +79,6 @@ def track(
     click.echo(f"frames      {saved.frames}")
     whole = sum(count == saved.frames for count in saved.seen)
     click.echo(f"{'objects' if mask else 'points':<11} {len(saved.seen)}, {whole} of them in every frame")
-    if saved.paths[0].suffix == ".avi":
-        click.echo("note        OpenCV cannot write MPEG-4 here: the overlay is Motion JPEG")
     for path in saved.paths:
         click.echo(f"wrote       {click.format_filename(path)}")
     return FOUND

@@ -15,8 +15,7 @@ from geomatch.pipeline import MatchResult
 def save_result(result: MatchResult, folder: Path) -> list[Path]:
     """Write ``result.json``, ``matches.npz``, ``matches.png`` and, with a homography, ``overlay.png``.
 
-    Returns:
-        The paths written. Without a homography the ``overlay.png`` of an earlier result is removed.
+    Without one the ``overlay.png`` of an earlier result is removed. The paths written are returned.
 
     Raises:
         OSError: when the folder cannot be made or written.

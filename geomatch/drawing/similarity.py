@@ -29,18 +29,9 @@ def show_points(
     points: NDArray[np.floating],
     rule: Rule = "argmax",
 ) -> tuple[list[Transferred], NDArray[np.uint8]]:
-    """Find points of a photograph in others, and draw what was found.
+    """Find points (N, 2) of image 0 in others: what was found, per target, and a picture (H, W, 3) RGB.
 
-    Args:
-        describer: gives the feature maps.
-        image0: where the points are.
-        targets: where they are looked for.
-        points: (N, 2) pixels of image 0.
-        rule: how a place is chosen, see `geomatch.dift.maps.transfer`.
-
-    Returns:
-        What was found, per target; and (H, W, 3) RGB, a row of `draw_transfer` per target, with the heat map
-        where there is one point.
+    It has a row of `draw_transfer` per target, with the heat map where there is one point.
 
     Raises:
         ValueError: when a point lies outside image 0.
@@ -86,14 +77,9 @@ def draw_transfer(
     points1: NDArray[np.floating],
     heat: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB: image 0 beside image 1, a cross on each point; several have colours and numbers.
+    """(H, W, 3) RGB: image 0 beside image 1, a cross on each point (N, 2); several have colours and numbers.
 
-    Args:
-        image0: the first image.
-        image1: the second image.
-        points0: (N, 2) pixels of image 0.
-        points1: (N, 2) their places in image 1, in pixels.
-        heat: (h, w) similarities that cover image 1, drawn over it; None for none.
+    ``heat`` are (h, w) similarities that cover image 1, drawn over it.
     """
     left, right = (reduce_image(image, PICTURE_SIDE).pixels.copy() for image in (image0, image1))
     if heat is not None:
@@ -144,11 +130,7 @@ def _mark(picture: NDArray[np.uint8], centre: Sequence[int], number: int, total:
 
 def _on_black(pictures: Sequence[NDArray[np.uint8]], across: bool) -> NDArray[np.uint8]:
     """Pictures in a row, aligned at the top, or in a column, aligned at the left."""
-    along, side = (1, 0) if across else (0, 1)
-    longest = max(picture.shape[side] for picture in pictures)
-    filled = []
-    for picture in pictures:
-        room = [(0, 0), (0, 0), (0, 0)]
-        room[side] = (0, longest - picture.shape[side])
-        filled.append(np.pad(picture, room))
-    return np.concatenate(filled, axis=along)
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    if across:
+        return np.hstack([np.pad(one, ((0, height - len(one)), (0, 0), (0, 0))) for one in pictures])
+    return np.vstack([np.pad(one, ((0, 0), (0, width - one.shape[1]), (0, 0))) for one in pictures])

@@ -58,8 +58,7 @@ def load_edit(source: EditLike) -> NDArray[np.uint8]:
     """Read (H, W, 4) RGBA of a picture with transparency, its EXIF orientation applied.
 
     Raises:
-        ImageError: when it cannot be read, has no alpha channel, or is transparent everywhere; the message
-            names it.
+        ImageError: when it cannot be read, has no alpha channel, or is transparent everywhere.
     """
     if isinstance(source, np.ndarray):
         name, pixels = "edit", source
@@ -99,12 +98,7 @@ def shift_homography(x: float, y: float) -> NDArray[np.float64]:
 
 
 def warp_edit(edit: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> Layer:
-    """Warp a picture into a target.
-
-    Args:
-        edit: (H, W, 4) RGBA, not premultiplied.
-        matrix: (3, 3) from pixels of the picture to pixels of the target.
-        size: (width, height) of the target.
+    """Warp a picture (H, W, 4), RGBA not premultiplied, by (3, 3) into a (width, height) target.
 
     Raises:
         ShapeError: for an array of another shape.

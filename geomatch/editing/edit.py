@@ -95,11 +95,6 @@ class _Within:
     estimator: Estimator
     box: Box
 
-    @property
-    def threshold(self) -> float:
-        """Largest error of an inlier in pixels of image 1."""
-        return float(getattr(self.estimator, "threshold", THRESHOLD))
-
     def estimate(
         self,
         points0: NDArray[np.floating],
@@ -139,11 +134,8 @@ def prepare_edit(
     A dense descriptor takes pixels below the edit, drawn at random, as the paper does; any other one
     keypoints (see `GROWTH`), best first.
 
-    Args:
-        edit: a picture with transparency of the source's size, see `load_edit`.
-        source: the photograph below it.
-        descriptor: a preset, a diffusers model, a `DIFTConfig`, or an object with a ``describe`` method.
-        options: how the edit's place is found in targets; None for the defaults.
+    The edit is a picture with transparency of the source's size, see `load_edit`; the descriptor a preset, a
+    diffusers model, a `DIFTConfig`, or an object with a ``describe`` method.
 
     Raises:
         ImageError: when an image cannot be used, or the sizes differ.
@@ -151,7 +143,10 @@ def prepare_edit(
         ValueError: for options that make no sense.
     """
     options, describer = options or EditOptions(), create_describer(descriptor)
-    _check_dense(describer)
+    config = getattr(describer, "config", None)
+    mapped = isinstance(config, DIFTConfig) and config.sampling == "dense"
+    if mapped and (config.head or config.rotations * config.scales > 1):
+        raise ValueError("pixels are compared by one map as it is: leave out head, rotations and scales")
     dense, estimator = as_dense(describer), options.estimator
     if isinstance(estimator, str):
         usual = THRESHOLD if dense is None else DENSE_THRESHOLD
@@ -195,8 +190,9 @@ def carry_edit(prepared: PreparedEdit, target: ImageLike) -> EditResult:
     found = within.estimate(points0, points1)
     if prepared.refine_homography and found:
         found = align_homography(
-            prepared.source, photo, prepared.followed, points0, points1, found, within, within.threshold
-        )
+            prepared.source, photo, prepared.followed, points0, points1, found, within,
+            float(getattr(prepared.estimator, "threshold", THRESHOLD)),
+        )  # fmt: skip
     if not found:
         return EditResult(None, found, points0, points1)
     apart = _halves_apart(points0[found.inliers], points1[found.inliers], box)
@@ -211,15 +207,6 @@ def carry_edit(prepared: PreparedEdit, target: ImageLike) -> EditResult:
         outside = EstimationFailure("the homography sends the edit to a place outside the target")
         return EditResult(None, outside, points0, points1)
     return EditResult(layer.over(photo.pixels), found, points0, points1)
-
-
-def _check_dense(describer: Describer) -> None:
-    """Raise ValueError for dense DIFT settings that maps alone do not have."""
-    config = getattr(describer, "config", None)
-    if not isinstance(config, DIFTConfig) or config.sampling != "dense":
-        return
-    if config.head or config.rotations * config.scales > 1:
-        raise ValueError("pixels are compared by one map as it is: leave out head, rotations and scales")
 
 
 def _keypoints_below(mask: NDArray[np.bool_], photo: Image, most: int) -> Features:

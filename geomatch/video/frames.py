@@ -20,12 +20,10 @@ _MISSING, _MISSING_SHARE = 2, 0.02
 
 
 def frames_of(video: Path, limit: int | None = None) -> Iterator[Image]:
-    """Read the frames in order, RGB, all of one size; only one is in memory at a time.
+    """Read at most ``limit`` frames in order, RGB, all of one size; only one is in memory at a time.
 
-    Args:
-        video: a file that OpenCV can read, or a folder of images, read with `geomatch.load_image` in natural
-            order of their names (``9.png`` before ``10.png``).
-        limit: stop after so many.
+    The video is a file that OpenCV can read, or a folder of images, read with `geomatch.load_image` in
+    natural order of their names (``9.png`` before ``10.png``).
 
     Raises:
         ImageError: naming the file or frame, when there is none (at once), it cannot be read, its size

@@ -24,8 +24,7 @@ def load_mask(path: Path) -> NDArray[np.uint8]:
     no values but 0 and 255 (or one bit) has one object, number 1.
 
     Raises:
-        ImageError: when it cannot be read, is in colour, is deeper than 8 bits, is empty, or has numbers
-            above 254.
+        ImageError: when it cannot be read, is in colour, deeper than 8 bits or empty, or numbers exceed 254.
     """
     load_image(path)  # its errors say in one line what is wrong with a file
     with PILImage.open(path) as picture:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -16,54 +15,30 @@ from geomatch.video.masks import object_colours
 
 MAX_SIDE = 960
 """Longest side of an overlay's frames in pixels."""
-CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))
-"""Containers and codecs, in the order in which they are tried. Motion JPEG is OpenCV's own."""
 
 
 @contextmanager
 def video_writer(
     path: Path, size: tuple[int, int], rate: float
-) -> Iterator[tuple[Callable[[NDArray[np.uint8]], object], Path]]:
-    """Give a function that writes frames, each (H, W, 3) RGB, and the path of the finished file.
+) -> Iterator[Callable[[NDArray[np.uint8]], object]]:
+    """Give a function that writes frames, each (H, W, 3) RGB, to an MPEG-4 file (.mp4).
 
-    The file is ``path`` as MPEG-4 (.mp4) or, where OpenCV cannot write that, Motion JPEG (.avi); one of the
-    other format from an earlier run is removed.
-
-    Args:
-        path: of the file; the suffix is the codec's.
-        size: (width, height) of all frames, both even.
-        rate: frames per second.
+    All frames have the (width, height) ``size``, both even; ``rate`` is their number per second.
 
     Raises:
-        GeomatchError: when neither can be written.
-        OSError: when the folder cannot be written.
+        GeomatchError: when OpenCV cannot write MPEG-4.
+        OSError: when the file cannot be written.
     """
-    suffix, codec = _usable_codec(size, rate)
-    target = path.with_suffix(suffix)
-    with replacing(target) as temporary:
-        writer = _open_writer(temporary, codec, size, rate)
+    with replacing(path) as temporary:
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+        if not writer.isOpened():
+            raise GeomatchError(
+                "OpenCV cannot write MPEG-4 videos (mp4v) here; install opencv-python from PyPI"
+            )
         try:
-            yield lambda rgb: writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)), target
+            yield lambda rgb: writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
         finally:
             writer.release()
-    for other, _ in CODECS:
-        if other != suffix:
-            path.with_suffix(other).unlink(missing_ok=True)
-
-
-def _usable_codec(size: tuple[int, int], rate: float) -> tuple[str, str]:
-    with TemporaryDirectory() as folder:
-        for suffix, codec in CODECS:
-            writer = _open_writer(Path(folder) / f"probe{suffix}", codec, size, rate)
-            opened = writer.isOpened()
-            writer.release()
-            if opened:
-                return suffix, codec
-    raise GeomatchError("OpenCV can write neither MPEG-4 (mp4v) nor Motion JPEG (MJPG) videos here")
-
-
-def _open_writer(path: Path, codec: str, size: tuple[int, int], rate: float) -> cv2.VideoWriter:
-    return cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, size)
 
 
 def overlay_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -73,13 +48,7 @@ def overlay_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def draw_trails(rgb: NDArray[np.uint8], places: Sequence[NDArray[np.floating]]) -> NDArray[np.uint8]:
-    """Draw points as coloured dots with the way they came.
-
-    Args:
-        rgb: (H, W, 3).
-        places: (N, 2) pixels of the same points in the last frames, this frame's last; NaN where a point is
-            lost.
-    """
+    """Draw points over (H, W, 3) as dots with the way they came: (N, 2) pixels per frame, NaN where lost."""
     drawn = rgb.copy()
     radius = max(2, round(max(rgb.shape) / 160))
     colours = object_colours(1 + len(places[-1])).tolist()[1:]

@@ -51,12 +51,7 @@ class LabelPropagator:
     """The labels of one video, frame after frame."""
 
     def __init__(self, config: PropagationConfig, features: Tensor, labels: Tensor) -> None:
-        """Begin with the first frame.
-
-        Args:
-            config: where labels are looked for.
-            features: (C, h, w) of the first frame, see `features_on`.
-            labels: (L, h, w) of any meaning, usually shares that sum to one in every cell.
+        """Begin with the first frame: features (C, h, w), see `features_on`, and labels (L, h, w).
 
         Raises:
             ShapeError: when they do not cover the same cells.
@@ -149,12 +144,9 @@ def features_on(feature_map: FeatureMap, cells: tuple[int, int]) -> Tensor:
 
 
 def mask_labels(mask: NDArray[np.integer], cells: tuple[int, int], smooth: bool = True) -> Tensor:
-    """(L, h, w) shares of background and objects 1 to L - 1 in cells.
+    """(L, h, w) shares of background, 0, and objects 1 to L - 1 of a mask (H, W) in (w, h) ``cells``.
 
-    Args:
-        mask: (H, W) object numbers, zero for the background.
-        cells: (w, h) of the grid.
-        smooth: mean over a cell's pixels; else the label of one pixel, as in DINO's protocol.
+    Smooth labels are means over a cell's pixels; others are those of one pixel, as in DINO's protocol.
     """
     count = int(mask.max()) + 1
     if smooth:
@@ -167,13 +159,10 @@ def mask_labels(mask: NDArray[np.integer], cells: tuple[int, int], smooth: bool 
 
 
 def mask_of(labels: Tensor, size: tuple[int, int], via: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """(H, W) number of the strongest label at every pixel of a (width, height) image.
+    """(H, W) number of the strongest of labels (L, h, w) at every pixel of a (width, height) image.
 
-    Args:
-        labels: (L, h, w).
-        size: of the image.
-        via: DINO's protocol: enlarge to this (width, height), stretch every label's values to 0..1, decide,
-            and take the nearest pixel. It brings objects that have left the frame back, out of nothing.
+    ``via`` is DINO's protocol: enlarge to this (width, height), stretch every label's values to 0..1, decide,
+    and take the nearest pixel. It brings objects that have left the frame back, out of nothing.
     """
     width, height = via or size
     large = functional.interpolate(

@@ -68,10 +68,9 @@ class TrackedMask:
 def default_propagation(config: DIFTConfig | None) -> tuple[PropagationConfig, int]:
     """The rules for the features of a configuration, and the number of cells along a frame's short side.
 
-    The embedded model: measured on a synthetic video: of grids of 60, 90 and 120 cells 90 had the smallest
-    errors of points (mean 2.2 px of 320x240), and 120 hardly better masks (IoU 0.86 against 0.84, 0.73 with
-    60). Others, ADM and Stable Diffusion: the paper's for DAVIS-2017 (Tang et al., NeurIPS 2023), whose grid
-    is an eighth of a short side of 480.
+    Those of the embedded model were measured on a synthetic video: of grids of 60, 90 and 120 cells 90 had
+    the smallest errors of points, and 120 hardly better masks. Others are the paper's for DAVIS-2017 (Tang et
+    al., NeurIPS 2023), whose grid is an eighth of a short side of 480.
     """
     if config and config.embedded:
         return PropagationConfig(context=7, top_k=5, radius=15, temperature=0.02), 90
@@ -87,16 +86,11 @@ def propagate_labels(
     config: PropagationConfig,
     store: Store | None = None,
 ) -> Iterator[tuple[Image, NDArray[np.float32]]]:
-    """Give each frame with its labels (L, h, w), those of the first one as given.
+    """Give each frame with its labels (L, h, w), those of the first one as given, whose grid is compared.
 
-    Args:
-        describer: gives the frames' feature maps.
-        frames: all of one size.
-        labels: (L, h, w) of the first frame; h and w make the grid on which frames are compared.
-        config: where labels are looked for.
-        store: caches the labels of every further frame under the digest of all that decides them: describer,
-            rules, first labels, package versions, and the pixels of all frames so far. Features are computed
-            only where they are needed, so that an interrupted run resumes, with the same results.
+    The store caches the labels of every further frame under the digest of all that decides them: describer,
+    rules, first labels, package versions, and the pixels of all frames so far. Features are computed only
+    where they are needed, so that an interrupted run resumes, with the same results.
 
     Raises:
         ImageError: when a frame cannot be used.
@@ -111,6 +105,9 @@ def propagate_labels(
     # frames whose labels came from the store, of which the propagator does not know yet
     waiting: deque[tuple[Image, NDArray[np.float32]]] = deque(maxlen=config.context)
 
+    def unpacked(data: bytes, label: str) -> NDArray[np.float32]:
+        return unpack_arrays(data, label, KIND, ("labels",))["labels"]
+
     def features(frame: Image) -> Tensor:
         return features_on(describer.dense(frame), (labels.shape[2], labels.shape[1]))
 
@@ -122,7 +119,7 @@ def propagate_labels(
             yield frame, labels
             continue
         key = digest_of([fixed, seen.hexdigest()])
-        known = store.found(KIND, key, _unpacked) if store else None
+        known = store.found(KIND, key, unpacked) if store else None
         if known is not None:
             waiting.append((frame, known))
             yield frame, known
@@ -148,13 +145,8 @@ def track_points(
 ) -> Iterator[TrackedPoints]:
     """Track points of the first frame; the first result is the first frame's.
 
-    Args:
-        describer: gives the frames' feature maps, such as a `DIFTExtractor` of a dense preset.
-        frames: all of one size.
-        points: (N, 2) pixels (x, y) of the first frame.
-        config: where labels are looked for; None takes `default_propagation`.
-        short: cells along the frames' short side; None takes `default_propagation`.
-        store: caches the labels, see `propagate_labels`.
+    ``points`` are (N, 2) pixels (x, y) of the first frame; ``config`` and ``short``, the cells along the
+    short side, are `default_propagation` unless given; the store is that of `propagate_labels`.
 
     Raises:
         ImageError: when a frame cannot be used, or there is none.
@@ -192,13 +184,8 @@ def track_mask(
 ) -> Iterator[TrackedMask]:
     """Track objects of the first frame; the first result is the mask as given.
 
-    Args:
-        describer: as for `track_points`.
-        frames: all of one size.
-        mask: (H, W) object numbers of the first frame, 0 for the background.
-        config: as for `track_points`.
-        short: as for `track_points`.
-        store: as for `track_points`.
+    ``mask`` is (H, W) object numbers of the first frame, 0 for the background; the others are those of
+    `track_points`.
 
     Raises:
         ImageError: when a frame cannot be used, or there is none.
@@ -219,10 +206,6 @@ def track_mask(
     for number, (frame, labels) in enumerate(propagate_labels(describer, frames, start, config, store)):
         found = mask_of(torch.from_numpy(labels), frame.size) if number else mask.astype(np.uint8)
         yield TrackedMask(frame, found)
-
-
-def _unpacked(data: bytes, label: str) -> NDArray[np.float32]:
-    return unpack_arrays(data, label, KIND, ("labels",))["labels"]
 
 
 def _rules(

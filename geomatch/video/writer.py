@@ -39,12 +39,8 @@ class SavedTracks:
 def save_points(tracked: Iterable[TrackedPoints], folder: Path, rate: float) -> SavedTracks:
     """Write the overlay and ``tracks.csv``: frame, point, x, y, confidence, without x and y where it is lost.
 
-    The files appear when all frames are done, and replace those of an earlier result.
-
-    Args:
-        tracked: as `geomatch.video.track.track_points` gives them.
-        folder: that exists.
-        rate: frames per second of the overlay.
+    The files appear in the folder, which exists, when all frames are done, and replace those of an earlier
+    result. ``rate`` is the overlay's frames per second.
 
     Raises:
         GeomatchError: when no video can be written.
@@ -72,16 +68,7 @@ def save_masks(tracked: Iterable[TrackedMask], folder: Path, rate: float) -> Sav
 
     The table has frame, object, area_px, the centre of mass x and y, and the bounding box left, top, width
     and height, all in pixels of the frame; for an object that is not there only the area, 0. The masks are
-    indexed PNGs of the frames' size, written one by one; the other files appear when all frames are done.
-
-    Args:
-        tracked: as `geomatch.video.track.track_mask` gives them.
-        folder: that exists.
-        rate: frames per second of the overlay.
-
-    Raises:
-        GeomatchError: when no video can be written.
-        OSError: when a file cannot be written.
+    indexed PNGs of the frames' size, written one by one; the rest and the errors are as in `save_points`.
     """
     place = folder / MASKS
     place.mkdir(exist_ok=True)
@@ -118,11 +105,11 @@ def _save(
     rest = iter(tracked)
     first = next(rest)
     size = overlay_size(first.image.size)
-    number, table = 0, folder / "tracks.csv"
+    number, video, table = 0, folder / "overlay.mp4", folder / "tracks.csv"
     with (
-        video_writer(folder / "overlay.mp4", size, rate) as (write, video),
         replacing(table) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as lines,
+        video_writer(video, size, rate) as write,
     ):
         lines.write(header)
         for number, found in enumerate(chain([first], rest), 1):
