@@ -91,7 +91,7 @@ def geomatch_way(setup: Setup, folder: Path) -> Callable[[], Tensor]:
     picture, noises, embedding = inputs(setup)
     config = DIFTConfig(
         str(folder), timestep=TIMESTEP, layers=(LAYER,), ensemble_size=ENSEMBLE, image_size=None,
-        device=setup.device, dtype=setup.dtype,
+        device=setup.device, dtype=setup.dtype,  # type: ignore[arg-type]
     )  # fmt: skip
     extractor = DIFTExtractor(config, embedding)
     _ = extractor.model

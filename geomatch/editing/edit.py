@@ -144,8 +144,8 @@ def prepare_edit(
     """
     options, describer = options or EditOptions(), create_describer(descriptor)
     config = getattr(describer, "config", None)
-    mapped = isinstance(config, DIFTConfig) and config.sampling == "dense"
-    if mapped and (config.head or config.rotations * config.scales > 1):
+    dift = config if isinstance(config, DIFTConfig) and config.sampling == "dense" else None
+    if dift and (dift.head or dift.rotations * dift.scales > 1):
         raise ValueError("pixels are compared by one map as it is: leave out head, rotations and scales")
     dense, estimator = as_dense(describer), options.estimator
     if isinstance(estimator, str):
