@@ -1,8 +1,7 @@
 """What every solver's answer must pass before it is called a homography.
 
-Robust solvers return a matrix for 200 random pairs, for 50 collinear points
-and for mirrored nonsense. The gate looks at the input before and at the
-matrix after, so that all backends fail alike and with a reason.
+Robust solvers return a matrix for 200 random pairs, for 50 collinear points and for mirrored nonsense. The
+gate checks the input before and the matrix after, so that all solvers fail alike and with a reason.
 """
 
 from collections.abc import Callable
@@ -34,7 +33,6 @@ class Gate:
     """Least standard deviation in pixels across the line that fits the points best."""
     max_condition: float = 1e4
     """Bound on the condition number of the matrix between unit squares."""
-
     refits: int = 10
     """Least-squares fits to the inliers after the solver, at most; 0 leaves its matrix alone."""
 
@@ -48,8 +46,7 @@ class Gate:
     ) -> HomographyEstimate | EstimationFailure:
         """Check the points, call ``solver`` on the finite ones, check its matrix.
 
-        Inliers of the result are recomputed from the matrix: transfer error in
-        image 1 at most ``threshold`` pixels.
+        Inliers are recomputed from the matrix: transfer error in image 1 at most ``threshold`` pixels.
 
         Raises:
             ShapeError: unless both are (M, 2) with the same M.
@@ -110,12 +107,7 @@ class Gate:
         return ""
 
     def _unsupported(
-        self,
-        p0: Points,
-        p1: Points,
-        inliers: NDArray[np.bool_],
-        finite: NDArray[np.bool_],
-        threshold: float,
+        self, p0: Points, p1: Points, inliers: NDArray[np.bool_], finite: NDArray[np.bool_], threshold: float
     ) -> EstimationFailure | None:
         """A failure unless the inliers are more than chance would give."""
         total, count = _distinct(p0[finite], p1[finite]), _distinct(p0[inliers], p1[inliers])

@@ -1,10 +1,8 @@
-"""Kornia's RANSAC, with one meaning of the threshold for all its releases."""
+"""Kornia's RANSAC."""
 
-import inspect
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from geomatch.estimators.gate import Gate, Points, check_threshold
@@ -37,34 +35,25 @@ class KorniaEstimator:
         points1: NDArray[np.floating],
         image_size: tuple[int, int] | None = None,
     ) -> HomographyEstimate | EstimationFailure:
-        """See `geomatch.estimators.Estimator`."""
+        """Estimate as `geomatch.estimators.Estimator` says."""
         return self.gate.run(self._solve, points0, points1, self.threshold, image_size)
 
     def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+        import torch
         from kornia.geometry.ransac import RANSAC
 
-        known = inspect.signature(RANSAC).parameters
-        # Up to 0.8.2 the squared error is compared with inl_th as it is, and there is no seed
-        # (read and run for 0.8.2, 0.8.3 and 0.9.0).
-        modern = "seed" in known
-        options: dict[str, object] = {
-            "inl_th": self.threshold if modern else self.threshold**2,
-            "batch_size": self.batch_size,
-            "max_iter": self.max_batches,
-            "confidence": self.confidence,
-            "max_lo_iters": self.local_iterations,
-        }
-        if modern:
-            # MSAC of 0.8.3 finds nothing among many outliers: its score starts below that of "none"
-            score = "msac" if "local_optimization" in known else "ransac"
-            options |= {"seed": self.seed, "score_type": score, "prosac_sampling": False}
-        ransac = RANSAC("homography", **options)
+        ransac = RANSAC(
+            "homography",
+            inl_th=self.threshold,
+            batch_size=self.batch_size,
+            max_iter=self.max_batches,
+            confidence=self.confidence,
+            max_lo_iters=self.local_iterations,
+            seed=self.seed,
+        )
         devices = [self.device] if self.device.startswith("cuda") else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.seed)
-            matrix, _ = ransac(
-                torch.from_numpy(p0).float().to(self.device),
-                torch.from_numpy(p1).float().to(self.device),
-            )
+            matrix, _ = ransac(*(torch.from_numpy(points).float().to(self.device) for points in (p0, p1)))
         found = matrix.detach().cpu().double().numpy()
         return found if np.any(found) else None  # kornia says "none" with zeros

@@ -27,9 +27,8 @@ OPENCV_METHODS: dict[str, int] = {
 class OpenCVEstimator:
     """``cv2.findHomography`` behind the gate.
 
-    The defaults, MAGSAC++ with iterations for nine outliers in ten, take a few
-    milliseconds where outliers are fewer. OpenCV's sampling is seeded inside:
-    the same input gives the same output.
+    The defaults, MAGSAC++ with iterations for nine outliers in ten, take a few milliseconds where outliers
+    are fewer. OpenCV's sampling is seeded inside: the same input gives the same output.
     """
 
     method: str = "usac_magsac"
@@ -58,7 +57,7 @@ class OpenCVEstimator:
         points1: NDArray[np.floating],
         image_size: tuple[int, int] | None = None,
     ) -> HomographyEstimate | EstimationFailure:
-        """See `geomatch.estimators.Estimator`."""
+        """Estimate as `geomatch.estimators.Estimator` says."""
         return self.gate.run(self._solve, points0, points1, self.threshold, image_size)
 
     def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:

@@ -1,11 +1,10 @@
-"""PoseLib's LO-RANSAC (the extra ``poselib``)."""
+"""PoseLib's LO-RANSAC."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import require
 from geomatch.estimators.gate import Gate, Points, check_threshold
 from geomatch.types import EstimationFailure, HomographyEstimate
 
@@ -32,11 +31,12 @@ class PoseLibEstimator:
         points1: NDArray[np.floating],
         image_size: tuple[int, int] | None = None,
     ) -> HomographyEstimate | EstimationFailure:
-        """See `geomatch.estimators.Estimator`."""
+        """Estimate as `geomatch.estimators.Estimator` says."""
         return self.gate.run(self._solve, points0, points1, self.threshold, image_size)
 
     def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
-        poselib = require("poselib", "poselib", "the estimator 'poselib'")
+        import poselib
+
         options = {
             "max_reproj_error": self.threshold,
             "max_iterations": self.max_iterations,

@@ -14,8 +14,7 @@ def refine_homography(
 ) -> Points:
     """Fit to the matches within ``threshold`` pixels (OpenCV's least squares), select again, and so on.
 
-    A robust solver's last sample leaves its mark on the matrix, which shows far
-    from the inliers; this removes most of it, whichever the solver.
+    This removes most of the error that a robust solver's last sample leaves far from the inliers.
 
     Args:
         matrix: (3, 3) to start from, with element [2, 2] one.

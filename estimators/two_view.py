@@ -1,5 +1,6 @@
 """Epipolar geometry of two views, or a homography where one plane explains them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -18,7 +19,7 @@ MAX_H_INLIER_RATIO = 0.8
 MIN_E_F_INLIER_RATIO = 0.95
 """COLMAP's ``min_E_F_inlier_ratio``: with fewer, the calibration is not believed."""
 MAX_LOG10_NFA = -3.0
-"""As in `geomatch.estimators.Gate`."""
+"""Bound on the number of false alarms, as of `geomatch.estimators.Gate`."""
 THRESHOLD = 4.0
 """Pixels, COLMAP's ``ransac.max_error``."""
 _CONFIDENCE, _ITERATIONS = 0.9999, 10_000
@@ -34,11 +35,11 @@ def estimate_two_view(
     calibration1: NDArray[np.floating] | None = None,
     threshold: float = THRESHOLD,
 ) -> TwoViewGeometry | EstimationFailure:
-    """A fundamental matrix, with both calibrations an essential one, on a plane a homography.
+    """Estimate a fundamental matrix, with both calibrations an essential one, on a plane a homography.
 
-    Solvers are OpenCV's MAGSAC++. The choice between the kinds, and its limits, is that of
-    COLMAP's ``EstimateTwoViewGeometry``. The support must be more than chance
-    explains (number of false alarms of Moisan and Stival, 2004).
+    Solvers are OpenCV's MAGSAC++. The choice between the kinds, and its limits, is that of COLMAP's
+    ``EstimateTwoViewGeometry``. The support must be more than chance explains (number of false alarms of
+    Moisan and Stival, 2004).
 
     Args:
         points0: (M, 2) pixels of image 0.
@@ -48,9 +49,6 @@ def estimate_two_view(
         calibration0: (3, 3) camera matrix of image 0, when known.
         calibration1: (3, 3) of image 1.
         threshold: largest distance in pixels from the epipolar lines.
-
-    Returns:
-        The geometry, or why there is none.
 
     Raises:
         ShapeError: unless both are (M, 2) with the same M.
@@ -136,11 +134,9 @@ def _unsupported(
 
 
 def _fundamental(p0: Points, p1: Points, threshold: float) -> Points | None:
-    try:
-        matrix, _ = cv2.findFundamentalMat(p0, p1, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS)
-    except cv2.error:  # of degenerate points
-        return None
-    return _usable(matrix)
+    return _usable(
+        lambda: cv2.findFundamentalMat(p0, p1, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS)
+    )
 
 
 def _essential(
@@ -150,21 +146,21 @@ def _essential(
     calibration1: NDArray[np.floating],
     threshold: float,
 ) -> Points | None:
-    rays = [
+    r0, r1 = (
         cv2.undistortPoints(p[:, None], np.asarray(k, np.float64), None)[:, 0]
         for p, k in ((p0, calibration0), (p1, calibration1))
-    ]
+    )
     focal = float(np.mean([calibration0[0, 0], calibration0[1, 1], calibration1[0, 0], calibration1[1, 1]]))
+    method, limit = cv2.USAC_MAGSAC, threshold / focal
+    return _usable(lambda: cv2.findEssentialMat(r0, r1, np.eye(3), method, _CONFIDENCE, limit, _ITERATIONS))
+
+
+def _usable(solve: Callable[[], Any]) -> Points | None:
+    """The solver's matrix with norm one; None when there is none."""
     try:
-        matrix, _ = cv2.findEssentialMat(
-            rays[0], rays[1], np.eye(3), cv2.USAC_MAGSAC, _CONFIDENCE, threshold / focal, _ITERATIONS
-        )
-    except cv2.error:
+        matrix, _ = solve()
+    except cv2.error:  # degenerate points
         return None
-    return _usable(matrix)
-
-
-def _usable(matrix: NDArray[Any] | None) -> Points | None:
     if matrix is None or matrix.shape != (3, 3) or not np.isfinite(matrix).all():
         return None
     norm = np.linalg.norm(matrix)

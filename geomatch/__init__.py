@@ -10,17 +10,18 @@ Names are imported when they are first used: ``import geomatch`` alone loads
 neither torch nor OpenCV.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geomatch.errors import GeomatchError as GeomatchError
 from geomatch.errors import ImageError as ImageError
 from geomatch.errors import MissingDependencyError as MissingDependencyError
 from geomatch.errors import ShapeError as ShapeError
 from geomatch.errors import WeightsError as WeightsError
+from geomatch.lazy import lazy_names
 
 if TYPE_CHECKING:
     from geomatch.demo import bundled_pair as bundled_pair
+    from geomatch.describers import release as release
     from geomatch.dift import DIFTConfig as DIFTConfig
     from geomatch.dift import DIFTExtractor as DIFTExtractor
     from geomatch.geometry import corner_error as corner_error
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "bundled_pair": "geomatch.demo",
+    "release": "geomatch.describers",
     "DIFTConfig": "geomatch.dift",
     "DIFTExtractor": "geomatch.dift",
     "corner_error": "geomatch.geometry",
@@ -52,35 +54,9 @@ _HOME = {
     "Matches": "geomatch.types",
 }
 
-__all__ = [
-    "DIFTConfig",
-    "DIFTExtractor",
-    "EstimationFailure",
-    "Features",
-    "GeomatchError",
-    "HomographyEstimate",
-    "Image",
-    "ImageError",
-    "MatchResult",
-    "Matches",
-    "MissingDependencyError",
-    "ShapeError",
-    "WeightsError",
-    "bundled_pair",
-    "corner_error",
-    "load_image",
-    "match",
-    "match_mutual",
-    "warp_points",
-]
+__all__ = [*_HOME, "GeomatchError", "ImageError", "MissingDependencyError", "ShapeError", "WeightsError"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'geomatch' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Sub-pixel places of matches: windows about matched points, laid over each other by their pixels.
+"""Refine a homography by Lucas-Kanade: sub-pixel places of keypoints from the pixels about them.
 
 A homography that is right to a few pixels says where a point of image 0 should lie in image 1 and how its
 surroundings look there. What is left is a small shift, found by OpenCV's pyramidal Lucas-Kanade in the
@@ -10,26 +10,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.estimators import Estimator
+from geomatch.estimators import Estimator, threshold_of
 from geomatch.geometry import resize_homography, warp_points
 from geomatch.images import Image, reduce_image
 from geomatch.types import HomographyEstimate
 
 WINDOW = 31
-"""Side of the windows in pixels. On 110 made pairs 21, 31 and 41 gave 75.6, 78.7 and 77.7 % of the area under
-the curve of the corner error at 1 px, from 41.7 % without."""
+"""Side in pixels of the square compared. On 110 synthetic pairs 21, 31 and 41 gave 75.6, 78.7 and 77.7 % of
+the area under the curve of the corner error at 1 px, from 41.7 % without."""
 MAX_SHIFT = 5.0
-"""Pixels of image 0 that a point may lie off."""
+"""Largest shift in pixels of image 0."""
 MAX_RETURN = 0.3
-"""Pixels between a point and where it comes back to when it is followed there and back."""
+"""Largest distance in pixels between a point and where it returns when it is followed there and back."""
 LOCAL = 8.0
-"""Standard deviation in pixels of the neighbourhood that brightness and contrast are taken from."""
+"""Standard deviation in pixels of the Gaussian that local brightness and contrast are taken from."""
 MAX_SIDE = 2048
 """Larger images are reduced to this long side first."""
 ROUNDS = 2
 """The second starts from a better homography, and finds what lay too far off in the first."""
 MIN_SHARE = 0.75
-"""Of the inliers at first, so many windows and matches must agree with the new homography."""
+"""Share of the first inliers that must agree with the new homography, keypoints as well as matches."""
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.003)
 
 
@@ -43,10 +43,10 @@ def align_homography(
     estimator: Estimator,
     threshold: float,
 ) -> HomographyEstimate:
-    """The homography estimated again, from where the windows about all keypoints of image 0 lie exactly.
+    """Estimate the homography again, from where Lucas-Kanade places all keypoints of image 0 in image 1.
 
     Keypoints without a match serve as well, since the homography says where to look for them. Where too few
-    windows or matches agree with the new homography, the one given is returned.
+    keypoints or matches agree with the new homography, the one given is returned.
 
     Args:
         image0: the first image.
@@ -55,9 +55,10 @@ def align_homography(
         points0: (M, 2) matched pixels of image 0.
         points1: (M, 2) their partners.
         found: the homography estimated from the matches.
-        estimator: what estimates again.
-        threshold: largest transfer error in pixels of image 1 of a match that counts as inlier.
+        estimator: what estimates again; matches within its threshold are the inliers.
+        threshold: the threshold in pixels of image 1 for an estimator that has none of its own.
     """
+    threshold = threshold_of(estimator, threshold)
     best = found
     for _ in range(ROUNDS):
         places, trusted = align_points(image0, image1, keypoints0, best.matrix)
@@ -75,13 +76,7 @@ def align_homography(
 def align_points(
     image0: Image, image1: Image, points0: NDArray[np.floating], matrix: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Where points of image 0 lie in image 1, starting from a homography that is right to a few pixels.
-
-    Args:
-        image0: the first image.
-        image1: the second image.
-        points0: (N, 2) pixels of image 0.
-        matrix: (3, 3) from image 0 to image 1.
+    """Find pixels (N, 2) of image 0 in image 1, from a homography (3, 3) that is right to a few pixels.
 
     Returns:
         (N, 2) pixels of image 1, and (N,) which of them can be trusted: followed back they return, and
@@ -113,7 +108,7 @@ def _follow(
     points: NDArray[np.float32],
     guess: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """(N, 2) where the windows about points of the first image are in the second, and (N,) whether."""
+    """(N, 2) points of the first image in the second, and (N,) which were found."""
     found, status, _ = cv2.calcOpticalFlowPyrLK(
         image0, image1, points[:, None], guess[:, None].copy(), winSize=(WINDOW, WINDOW), maxLevel=1,
         criteria=_CRITERIA, flags=cv2.OPTFLOW_USE_INITIAL_FLOW,

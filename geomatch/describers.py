@@ -1,27 +1,30 @@
-"""The parts of the pipeline by name, and which are taken when none is named."""
+"""What a describer is, the parts of the pipeline by name, and which are taken when none is named."""
 
+import gc
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor, FeatureMap
+from geomatch.dift import PRESETS, DIFTConfig
 from geomatch.images import Image
-from geomatch.keypoints import Detector, GridDetector, create_detector
-from geomatch.types import Features, Metric, Traits
+from geomatch.types import Features, Traits
 from geomatch.weights.hub import is_hub_id
 
-DEFAULT_DETECTOR = "mixed"
-"""SIFT and the embedded network by turns."""
+if TYPE_CHECKING:
+    from geomatch.dift import DIFTExtractor, FeatureMap
 
 
 class Describer(Protocol):
     """Anything that describes keypoints; `DIFTExtractor` does.
 
-    Three more members are used where an object has them:
+    Five more members are used where an object has them:
 
     - ``traits``: a `Traits`;
+    - ``dimension``: the length of its descriptors;
     - ``describe_many(images, features)``: a list of `Features`, for several images at once;
+    - ``load_networks()``: loads what takes long now, so that it is timed apart from the description;
     - ``cache_key()``: all that decides the descriptors, see `geomatch.provenance.cache_key`. A frozen
       dataclass needs none: its fields are its key.
     """
@@ -34,15 +37,15 @@ class Describer(Protocol):
 class DenseDescriber(Describer, Protocol):
     """A describer that samples a feature map of the whole image."""
 
-    def dense(self, image: Image) -> FeatureMap:
+    def dense(self, image: Image) -> "FeatureMap":
         """The map."""
         ...
 
-    def dense_many(self, images: Sequence[Image]) -> list[FeatureMap]:
+    def dense_many(self, images: Sequence[Image]) -> list["FeatureMap"]:
         """The maps of several images, those of one size made together where that is faster."""
         ...
 
-    def describe_map(self, feature_map: FeatureMap, features: Features) -> Features:
+    def describe_map(self, feature_map: "FeatureMap", features: Features) -> Features:
         """What ``describe`` gives, from the image's map."""
         ...
 
@@ -58,35 +61,53 @@ def as_dense(describer: Describer) -> DenseDescriber | None:
     return cast(DenseDescriber, describer) if traits_of(describer).dense else None
 
 
+def describe_images(
+    describer: Describer | None, images: Sequence[Image], found: Sequence[Features]
+) -> list[Features]:
+    """Describe the keypoints of several images, together where the describer can.
+
+    Images without keypoints are left out; a describer of None leaves all as they are.
+    """
+    described = list(found)
+    filled = [place for place, features in enumerate(found) if len(features)]
+    if describer is None or not filled:
+        return described
+    together = getattr(describer, "describe_many", None)
+    chosen = [images[place] for place in filled], [found[place] for place in filled]
+    new = together(*chosen) if together else [describer.describe(*pair) for pair in zip(*chosen, strict=True)]
+    for place, features in zip(filled, new, strict=True):
+        described[place] = features
+    return described
+
+
 @lru_cache(maxsize=2)
-def cached_extractor(config: DIFTConfig) -> DIFTExtractor:
-    """One extractor per configuration, so that a second call finds the model loaded."""
+def cached_extractor(config: DIFTConfig) -> "DIFTExtractor":
+    """One extractor per configuration, so that a second call finds the model loaded; see `release`."""
+    from geomatch.dift import DIFTExtractor
+
     return DIFTExtractor(config)
 
 
+def release() -> None:
+    """Free the models that geomatch keeps loaded between calls, on accelerators too.
+
+    Up to two stay loaded, of gigabytes when they are large; the next call loads what it needs again. Models
+    of extractors that you made live as long as these.
+    """
+    cached_extractor.cache_clear()
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def default_config(patches: bool) -> DIFTConfig:
-    """The embedded model, in patches or densely."""
+    """The embedded model's settings, in patches or densely."""
     return PRESETS["dift-tiny" if patches else "dift-tiny-dense"]
 
 
-def extraction_parts(
-    detector: str | Detector | None, descriptor: str | DIFTConfig | Describer | None, max_keypoints: int
-) -> tuple[Detector, Describer, Metric]:
-    """Detector, descriptor and metric for a collection, decided before any image is seen.
-
-    By default all keypoints but a grid's are described in patches: of those without scale and orientation
-    a homography comes out as well densely, but fewer matches are right, and models need many.
-    """
-    describer = create_describer(descriptor) if descriptor is not None else None
-    chosen = detector if detector is not None else DEFAULT_DETECTOR
-    detect = create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen
-    if describer is None:
-        describer = cached_extractor(default_config(patches=not isinstance(detect, GridDetector)))
-    return detect, describer, traits_of(describer).metric
-
-
 def dift_config(descriptor: str) -> DIFTConfig:
-    """The preset of that name, or a configuration for the model in that folder or of that id on the hub.
+    """The preset of that name, or settings for the model in that folder or of that id on the hub.
 
     Raises:
         ValueError: listing the presets, when it is neither.
@@ -102,7 +123,7 @@ def dift_config(descriptor: str) -> DIFTConfig:
 
 
 def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
-    """A describer by preset, folder, hub id or configuration; an object is given back as it is.
+    """Create a describer by preset, folder, hub id or settings; an object is given back as it is.
 
     Raises:
         ValueError: listing the presets, when it is none of these.
@@ -110,30 +131,3 @@ def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
     if isinstance(descriptor, str):
         descriptor = dift_config(descriptor)
     return cached_extractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor
-
-
-def describe_images(
-    describer: Describer | None, images: Sequence[Image], found: Sequence[Features]
-) -> list[Features]:
-    """Keypoints of several images described, together where the describer can.
-
-    Args:
-        describer: None leaves all as they are.
-        images: the images.
-        found: their keypoints.
-    """
-    described = list(found)
-    filled = [place for place, features in enumerate(found) if len(features)]
-    if describer is None or not filled:
-        return described
-    together = getattr(describer, "describe_many", None)
-    chosen = [images[place] for place in filled], [found[place] for place in filled]
-    new = together(*chosen) if together else [describer.describe(*pair) for pair in zip(*chosen, strict=True)]
-    for place, features in zip(filled, new, strict=True):
-        described[place] = features
-    return described
-
-
-def is_oriented(features: Features) -> bool:
-    """Whether the keypoints have scale and orientation, so that patches can follow them."""
-    return features.scales is not None and features.orientations is not None

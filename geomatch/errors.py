@@ -1,4 +1,4 @@
-"""The few errors that geomatch raises on its own account."""
+"""The errors that geomatch raises on its own account, and what other libraries' errors say."""
 
 import importlib
 from types import ModuleType
@@ -6,11 +6,6 @@ from types import ModuleType
 
 class GeomatchError(Exception):
     """Base of all: catch it to catch everything that geomatch itself reports."""
-
-
-def first_line(error: BaseException) -> str:
-    """What another library's error says, in one line; its type when it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class ShapeError(GeomatchError, ValueError):
@@ -39,6 +34,22 @@ class StoreError(GeomatchError):
 
 class WeightsError(GeomatchError):
     """Model weights are missing, broken or of another architecture."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message; the error's type when it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if torch, OpenCV or Python says that memory has run out, on any device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on CUDA
+        return True
+    message = str(error).lower()
+    if type(error).__module__.startswith("cv2"):
+        return "insufficient memory" in message
+    allocation = "out of memory" in message or "memory: you tried to allocate" in message  # MPS and the CPU
+    return isinstance(error, RuntimeError) and allocation
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

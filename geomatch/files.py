@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import DamagedError, GeomatchError
+from geomatch.errors import DamagedError, GeomatchError, first_line
 
 _MARK = b"sha256:"
 _TRAILER = len(_MARK) + 64
@@ -24,10 +24,7 @@ _TRAILER = len(_MARK) + 64
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path in the folder of ``path``, renamed to it when the block succeeds.
-
-    The suffix is kept, since some writers choose the format by it.
-    """
+    """A temporary path of the same suffix beside ``path``, renamed to it when the block succeeds."""
     target = Path(path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
     os.close(handle)
@@ -48,7 +45,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder beside ``path``, renamed to it when the block succeeds.
 
     Raises:
-        FileExistsError: when there is something already, other than an empty folder.
+        FileExistsError: when ``path`` exists and is not an empty folder.
     """
     target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -87,7 +84,7 @@ def sha256_of(path: Path) -> str:
 
 
 def fingerprint_of(paths: Iterable[Path]) -> str:
-    """SHA-256 over several files, their order and their names with that of their folder."""
+    """SHA-256 of several files, their order, and their names with that of the folder."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.parent.name}/{path.name} {sha256_of(path)}\n".encode())
@@ -95,9 +92,9 @@ def fingerprint_of(paths: Iterable[Path]) -> str:
 
 
 def pack_arrays(kind: str, arrays: Mapping[str, Any]) -> bytes:
-    """Named arrays as an ``.npz`` file that says what it holds; None is left out.
+    """Pack named arrays, but those that are None, in an ``.npz`` file that says what it holds.
 
-    Same arrays, same bytes. The comment of the archive is the SHA-256 of the bytes before it, so that
+    Same arrays, same bytes. The archive's comment is the SHA-256 of the bytes before it, by which
     `unpack_arrays` and `is_sound` notice any damage.
     """
     present = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
@@ -109,7 +106,7 @@ def pack_arrays(kind: str, arrays: Mapping[str, Any]) -> bytes:
 
 
 def is_sound(data: bytes) -> bool:
-    """Whether bytes that `pack_arrays` made still have their checksum."""
+    """True if bytes that `pack_arrays` made still have their checksum."""
     body, comment = data[: -_TRAILER - 2], data[-_TRAILER:]
     return comment == _MARK + hashlib.sha256(body).hexdigest().encode()
 
@@ -117,10 +114,10 @@ def is_sound(data: bytes) -> bool:
 def unpack_arrays(
     data: bytes, label: str, kind: str, needed: Collection[str], optional: Collection[str] = ()
 ) -> dict[str, NDArray[Any]]:
-    """What `pack_arrays` packed.
+    """Unpack what `pack_arrays` packed.
 
     Raises:
-        DamagedError: naming ``label``, when bytes are damaged, or hold another kind or other arrays.
+        DamagedError: naming ``label``, for bytes that are damaged, of another kind, or hold other arrays.
     """
     end = data.rfind(b"PK\5\6")  # of the archive's last record, which tells the length of the comment
     if data[end + 20 : end + 22] == struct.pack("<H", _TRAILER) and not is_sound(data):
@@ -128,10 +125,8 @@ def unpack_arrays(
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise DamagedError(f"{label}: not a readable .npz file ({error})") from error
     except Exception as error:  # zipfile raises its own
-        raise DamagedError(f"{label}: damaged .npz file ({error})") from error
+        raise DamagedError(f"{label}: not a readable .npz file ({first_line(error)})") from error
     found = str(arrays.pop("kind", "unknown"))
     if found != kind:
         raise DamagedError(f"{label}: expected {kind}, the file holds {found}")
@@ -141,7 +136,7 @@ def unpack_arrays(
 
 
 def save_arrays(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any]) -> None:
-    """Write what `pack_arrays` makes to a file, whole or not at all."""
+    """Write arrays to a file with `pack_arrays`, whole or not at all."""
     data = pack_arrays(kind, arrays)
     with replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -159,19 +154,15 @@ def load_arrays(
 
 
 def read_archive(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        GeomatchError: when it cannot be read.
-    """
+    """The bytes of a file; raises `GeomatchError` when it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise GeomatchError(f"{os.fspath(path)}: not a readable .npz file ({error})") from error
+        raise GeomatchError(f"{os.fspath(path)}: not a readable .npz file ({first_line(error)})") from error
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
-    """Names sorted with numbers by their value.
+    """Sort names with numbers by their value.
 
     >>> natural_order(["img10.png", "img9.png"])
     ['img9.png', 'img10.png']

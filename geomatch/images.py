@@ -1,11 +1,9 @@
-"""The one way in for images: files, arrays and PIL images become RGB of 8 bits.
+"""Images from files, arrays and PIL images, as RGB of 8 bits.
 
-Rules: EXIF orientation is applied unless switched off; grey is repeated to
-RGB; transparency is composited over white; 16-bit grey values are divided by
-257 (of 16-bit colour Pillow keeps the upper byte); palettes are expanded;
-floating-point values must lie in [0, 1]. CMYK, animated, truncated and too
-large images, and files that are no images, are refused with an `ImageError`
-that names them.
+Rules: EXIF orientation is applied unless switched off; grey is repeated to RGB; transparency is composited
+over white; 16-bit grey values are divided by 257 (of 16-bit colour Pillow keeps the upper byte); palettes are
+expanded; floating-point values must lie in [0, 1]. CMYK, animated, truncated and too large images, and files
+that are no images, are refused with an `ImageError` that names them.
 """
 
 import os
@@ -20,14 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 
-from geomatch.errors import ImageError
+from geomatch.errors import ImageError, first_line
 from geomatch.files import replacing
 from geomatch.types import check_shape
 
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""Suffixes, in lower case, of the files in a folder that count as images."""
 MAX_PIXELS = 89_478_485
 """Largest image accepted (Pillow's own limit against decompression bombs)."""
-
-
 _ORIENTATION = 0x0112
 _BACK = {
     2: PILImage.Transpose.FLIP_LEFT_RIGHT,
@@ -38,7 +36,7 @@ _BACK = {
     7: PILImage.Transpose.TRANSVERSE,
     8: PILImage.Transpose.ROTATE_270,
 }
-"""What undoes the turning of each EXIF orientation."""
+"""The transposition that undoes each EXIF orientation."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -48,7 +46,7 @@ class Image:
     pixels: NDArray[np.uint8]
     """(H, W, 3) uint8, RGB, read-only."""
     name: str
-    """The path it came from, or a word for what was given."""
+    """The path it came from, or ``array`` or the like."""
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != np.uint8:
@@ -75,11 +73,10 @@ def load_image(source: ImageLike, *, apply_exif: bool = True) -> Image:
     """Read an image by the rules of this module.
 
     Args:
-        source: a path, an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4)
-            RGBA of uint8, uint16 or floats in [0, 1], or a PIL image. OpenCV's
-            arrays are BGR: turn them first, ``array[..., ::-1]``.
-        apply_exif: turn the picture as its EXIF orientation says. COLMAP reads
-            raw pixels, so its exporter switches this off.
+        source: a path, an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, uint16 or floats
+            in [0, 1], or a PIL image. OpenCV's arrays are BGR: turn them first, ``array[..., ::-1]``.
+        apply_exif: turn the picture as its EXIF orientation says. COLMAP reads raw pixels, so its exporter
+            switches this off.
 
     Raises:
         ImageError: when it cannot be used; the message names the source.
@@ -98,7 +95,7 @@ def load_image(source: ImageLike, *, apply_exif: bool = True) -> Image:
 
 
 def _decode(name: str, read: Callable[[], NDArray[np.uint8]]) -> Image:
-    """Every way in which decoding fails, as an `ImageError` that names the image."""
+    """Decode; every failure becomes an `ImageError` that names the image."""
     try:
         pixels = read()
     except (ImageError, MemoryError):
@@ -110,28 +107,33 @@ def _decode(name: str, read: Callable[[], NDArray[np.uint8]]) -> Image:
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image in a known format") from error
     except Exception as error:  # decoders raise whatever they like on damaged data
-        raise ImageError(f"{name}: damaged or truncated image ({error})") from error
+        raise ImageError(f"{name}: damaged or truncated image ({first_line(error)})") from error
     if pixels.flags.owndata:
         pixels.flags.writeable = False  # ours alone: no copy is needed
     return Image(pixels, name)
 
 
-def _pixels_of_file(path: Path, apply_exif: bool) -> NDArray[np.uint8]:
-    name = str(path)
+def check_image_file(path: Path) -> None:
+    """Raise `ImageError` unless there is a file that can be read and is not empty."""
     try:
         if path.is_dir():
-            raise ImageError(f"{name}: is a folder, not an image")
-        if path.stat().st_size == 0:
-            raise ImageError(f"{name}: the file is empty")
+            raise ImageError(f"{path}: is a folder, not an image")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise ImageError(f"{path}: the file is empty")
     except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such file") from error
+        raise ImageError(f"{path}: no such file") from error
     except OSError as error:
-        raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _pixels_of_file(path: Path, apply_exif: bool) -> NDArray[np.uint8]:
+    check_image_file(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damage that we report as errors
         warnings.simplefilter("error", PILImage.DecompressionBombWarning)
         with PILImage.open(path) as picture:
-            return _pixels_of_pil(picture, name, apply_exif)
+            return _pixels_of_pil(picture, str(path), apply_exif)
 
 
 def _pixels_of_pil(picture: PILImage.Image, name: str, apply_exif: bool) -> NDArray[np.uint8]:
@@ -179,7 +181,7 @@ def raw_size(path: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
     except Exception as error:  # Pillow raises many types on damaged files
-        raise ImageError(f"{path}: not a readable image ({error})") from error
+        raise ImageError(f"{path}: not a readable image ({first_line(error)})") from error
 
 
 def _turned_by_pillow(picture: PILImage.Image) -> int:

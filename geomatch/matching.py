@@ -1,16 +1,23 @@
-"""Exact mutual nearest neighbours with bounded memory."""
+"""Nearest neighbours of descriptors on any device, by a product in chunks: exact in float32, deterministic.
+
+Pairs that the product's rounding leaves open are compared by their differences in float64 (float32 on Apple's
+GPUs), whatever torch's settings; of equal neighbours the first counts. Where it leaves too many, the product
+is made in float64, and of more than `TIES` neighbours that this cannot tell apart the first are compared.
+"""
+
+import math
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.candidates import search_blocks
-from geomatch.distances import checked_rows, pair_distances, ranked
+from geomatch.errors import ShapeError
 from geomatch.types import Matches, Metric
 
-_Pairs = tuple[Tensor, Tensor]
-"""Rows of a and rows of b, both (M,) int64."""
+CHUNK_BYTES, TIES = 16 * 2**20, 16
 
 
 def match_mutual(
@@ -20,133 +27,159 @@ def match_mutual(
     min_similarity: float | None = None,
     max_ratio: float | None = None,
 ) -> Matches:
-    """Keep the pairs of rows that are each other's nearest neighbour, best first.
+    """Keep the pairs of rows of (N0, D) and (N1, D) that are each other's nearest neighbour, best first.
 
-    The search is exact: the nearest are those by distances in float64 between the
-    rows in float32. Of equal neighbours the first counts. Rows without direction
-    (all zero) match nothing under the cosine.
+    Under the ``cosine`` rows of zeros match nothing; under ``l2`` the similarity is minus the distance. Pairs
+    below ``min_similarity`` are dropped, and those whose distance is not less than ``max_ratio`` times that
+    to the second nearest in image 1 (Lowe, 2004): Euclidean, under the cosine between unit vectors.
 
-    Args:
-        descriptors0: (N0, D) floating point; computed with in float32.
-        descriptors1: (N1, D).
-        metric: ``cosine`` or ``l2``.
-        min_similarity: drop pairs below it; for ``l2`` the similarity is minus the distance.
-        max_ratio: drop pairs unless distance to the nearest < ``max_ratio`` times
-            distance to the second nearest, seen from image 0 (Lowe, 2004).
-            Distances are Euclidean, under the cosine between unit vectors.
-
-    Raises:
-        ShapeError: when the arrays are not two-dimensional or differ in D.
-        ValueError: for numbers that are not finite and options out of range.
-
-    >>> rows = np.eye(3, dtype=np.float32)
-    >>> match_mutual(rows, rows[::-1]).indices.tolist()
-    [[0, 2], [1, 1], [2, 0]]
+    Raises `ShapeError` for other shapes, ValueError for numbers that are not finite and options out of range.
     """
-    check_options(metric, min_similarity, max_ratio)
-    a, b = checked_rows(descriptors0, descriptors1, ("descriptors0", "descriptors1"))
-    unit = metric == "cosine"
-    with torch.inference_mode():
-        kept0, kept1 = _usable(a, unit), _usable(b, unit)
-        a, b = (rows if len(kept) == len(rows) else rows[kept] for rows, kept in ((a, kept0), (b, kept1)))
-        first, second, runner_up = _mutual(a, b, unit, max_ratio is not None)
-        distance = pair_distances(a, b, first, second, unit)
-        similarity = (1 - distance.square() / 2 if unit else -distance).float()
-        kept = torch.ones(len(first), dtype=torch.bool, device="cpu")
-        if max_ratio is not None:
-            kept &= distance < max_ratio * runner_up
-        if min_similarity is not None:
-            kept &= similarity >= min_similarity
-        first, second, similarity = kept0[first[kept]], kept1[second[kept]], similarity[kept]
-        order = torch.sort(similarity, descending=True, stable=True).indices
-        indices = torch.stack([first, second], dim=1)[order]
-    return Matches(indices.numpy(), similarity[order].numpy())
+    rows = as_rows(descriptors0), as_rows(descriptors1)
+    pairs, similarity = mutual_nearest(*rows, metric, min_similarity, max_ratio)
+    return Matches(pairs.numpy(), similarity.numpy())
 
 
 def check_options(metric: Metric, min_similarity: float | None, max_ratio: float | None) -> None:
     """Raise ValueError unless the options of `match_mutual` make sense."""
     if metric not in ("cosine", "l2"):
         raise ValueError(f"metric must be 'cosine' or 'l2', got {metric!r}")
-    if min_similarity is not None and not np.isfinite(min_similarity):
+    if min_similarity is not None and not math.isfinite(min_similarity):
         raise ValueError(f"min_similarity must be a finite number, got {min_similarity}")
     if max_ratio is not None and not 0 < max_ratio <= 1:
         raise ValueError(f"max_ratio must lie in (0, 1], got {max_ratio}")
 
 
-def _usable(rows: Tensor, unit: bool) -> Tensor:
-    """Indices of the rows that may match: under the cosine those with a direction."""
-    if not unit or (rows.norm(dim=1) > 0).all():
-        return torch.arange(len(rows), device="cpu")
-    return (rows != 0).any(dim=1).nonzero()[:, 0]
+def as_rows(array: NDArray[Any]) -> Tensor:
+    """A float32 tensor, in the array's memory where that is float32 already: not to be written to."""
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    # declared writeable, since torch warns of memory that is not
+    interface = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+    return torch.from_numpy(np.asarray(SimpleNamespace(__array_interface__=interface, owner=array)))
 
 
-def _mutual(a: Tensor, b: Tensor, unit: bool, with_second: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The mutual pairs by row of a, and with the second nearest in b also its distances (M,), else (0,).
+def mutual_nearest(
+    a: Tensor, b: Tensor, metric: Metric, min_similarity: float | None, max_ratio: float | None
+) -> tuple[Tensor, Tensor]:
+    """`match_mutual` for tensors: pairs (M, 2) int64 and similarities (M,) float32."""
+    check_options(metric, min_similarity, max_ratio)
+    rows = _prepared(a, b, metric == "cosine")
+    pairs, distance = _candidates(rows, 1 if max_ratio is None else min(2, len(b)), 0, None, True)
+    rank = _ranks(pairs[0], distance)
+    good = (rank == 0) & (_ranks(pairs[1], distance) == 0)
+    similarity = (1 - distance.square() / 2 if metric == "cosine" else -distance).float()
+    if max_ratio is not None:
+        second = distance.new_full((len(a),), math.inf)
+        second[pairs[0, rank == 1]] = distance[rank == 1]
+        good &= distance < max_ratio * second[pairs[0]]
+    if min_similarity is not None:
+        good &= similarity >= min_similarity
+    similarity, order = similarity[good].sort(descending=True, stable=True)
+    return pairs[:, good].T[order], similarity
 
-    Only what is a candidate both ways can be mutual: distances decide where such a
-    pair has a rival.
+
+def nearest(a: Tensor, b: Tensor, k: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The ``k`` nearest rows of b of each row of a by Euclidean distance, where ``mask`` (N0, N1) is true.
+
+    Returns int64 indices and float32 distances, (N0, min(k, N1)), nearest first; -1 and infinity for none.
     """
-    count = min(2 if with_second else 1, len(b))
-    rows, columns = _candidates(a, b, unit, count)
-    rows = _of_groups(rows, 0, rows[0][_in(rows, columns, b)])
-    runner_up = torch.zeros(0, dtype=torch.float64, device="cpu")
-    if with_second:
-        own, other, distance, rank = ranked(*rows, pair_distances(a, b, *rows, unit), count)
-        runner_up = torch.full((len(a),), torch.inf, dtype=torch.float64, device="cpu")
-        runner_up[own[rank == 1]] = torch.from_numpy(distance[rank == 1])
-        nearest = (torch.from_numpy(own[rank == 0]), torch.from_numpy(other[rank == 0]))
-    else:
-        nearest = _nearest(a, b, unit, rows, 0, 1)
-    nearest = _take(nearest, _in(nearest, columns, b))
-    best = _nearest(a, b, unit, _of_groups(columns, 1, nearest[1]), 1, 1)
-    first, second = _take(nearest, _in(nearest, best, b))
-    order = first.argsort()
-    first, second = first[order], second[order]
-    return first, second, runner_up[first] if with_second else runner_up
+    k = min(k, len(b))
+    pairs, distance = _candidates(_prepared(a, b), k, 0, mask, False)
+    rank = _ranks(pairs[0], distance)
+    indices, distances = pairs.new_full((len(a), k), -1), distance.new_full((len(a), k), math.inf)
+    place = pairs[0, rank < k], rank[rank < k]
+    indices[place], distances[place] = pairs[1, rank < k], distance[rank < k]
+    return indices, distances.float()
 
 
-def _candidates(a: Tensor, b: Tensor, unit: bool, count: int) -> tuple[_Pairs, _Pairs]:
-    """Among which are the ``count`` nearest in b of each row of a, and the nearest in a of each row of b."""
-    empty = torch.zeros(0, dtype=torch.int64, device="cpu")
-    rows, columns, upper = (empty, empty), (empty, empty), torch.zeros(0, dtype=torch.float64, device="cpu")
-    many = 8 * (len(a) + len(b))
-    for block in search_blocks(a, b, unit=unit, count=count, columns=True):
-        assert block.columns is not None
-        rows = _joined(rows, block.rows[:2])
-        columns = _joined(columns, block.columns[:2])
-        upper = torch.cat([upper, block.columns.upper])
-        kept = upper >= block.low[columns[1]]
-        columns, upper = _take(columns, kept), upper[kept]
-        if len(rows[0]) > many:
-            rows = _nearest(a, b, unit, rows, 0, count)
-        if len(columns[0]) > many:
-            columns = _nearest(a, b, unit, columns, 1, 1)
-            upper = torch.full(columns[0].shape, torch.inf, dtype=torch.float64, device="cpu")
-    return rows, columns
+def within(a: Tensor, b: Tensor, radius: float, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Pairs of rows (M, 2) at float32 distances (M,) of at most ``radius``, by row of a, then by distance."""
+    pairs, distance = _candidates(_prepared(a, b), 0, radius, mask, False)
+    order = (distance.float().to(distance) <= radius).nonzero()[:, 0]
+    order = order[distance[order].argsort(stable=True)]
+    order = order[pairs[0, order].argsort(stable=True)]
+    return pairs[:, order].T, distance[order].float()
 
 
-def _nearest(a: Tensor, b: Tensor, unit: bool, pairs: _Pairs, side: int, count: int) -> _Pairs:
-    """Of each row of a side (0 for a, 1 for b) the ``count`` nearest; distances only where there are more."""
-    rivals = torch.bincount(pairs[side])[pairs[side]] > count
-    open_ = _take(pairs, rivals)
-    chosen = ranked(open_[side], open_[1 - side], pair_distances(a, b, *open_, unit), count)[:2]
-    own, other = (torch.from_numpy(indices) for indices in chosen)
-    return _joined(_take(pairs, ~rivals), (other, own) if side else (own, other))
+def _ranks(own: Tensor, distance: Tensor) -> Tensor:
+    """The rank of each pair by its distance among those of its row on one side; the other side ascends."""
+    order = distance.argsort(stable=True)
+    order = order[own[order].argsort(stable=True)]
+    ranks, own = torch.empty_like(order), own[order]
+    ranks[order] = torch.arange(len(own), device=own.device) - torch.searchsorted(own, own)
+    return ranks
 
 
-def _of_groups(pairs: _Pairs, side: int, wanted: Tensor) -> _Pairs:
-    """The pairs whose row on one side is among those wanted."""
-    return _take(pairs, torch.isin(pairs[side], wanted))
+class _Rows(NamedTuple):
+    values: Tensor
+    lengths: Tensor  # (N, 1), what rows are divided by: their norms under the cosine, else one
+    half: Tensor  # (N,), half the squared norms after it; infinity for what matches nothing
+
+    def scaled(self, index: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        return self.values[index].to(dtype, copy=True).div_(self.lengths[index].to(dtype))
 
 
-def _in(pairs: _Pairs, others: _Pairs, b: Tensor) -> Tensor:
-    """(M,) bool: which pairs are also among the others."""
-    return torch.isin(pairs[0] * len(b) + pairs[1], others[0] * len(b) + others[1])
+def _prepared(a: Tensor, b: Tensor, unit: bool = False) -> tuple[_Rows, _Rows]:
+    if not (a.ndim == b.ndim == 2 and (not len(a) or not len(b) or a.shape[1] == b.shape[1] > 0)):
+        got = f"{tuple(a.shape)} and {tuple(b.shape)}"
+        raise ShapeError(f"descriptors0 and descriptors1 must have shapes (N0, D) and (N1, D), got {got}")
+    return _described("descriptors0", a, unit), _described("descriptors1", b, unit)
 
 
-def _take(pairs: _Pairs, kept: Tensor) -> _Pairs:
-    return pairs[0][kept], pairs[1][kept]
+def _described(name: str, values: Tensor, unit: bool) -> _Rows:
+    values, high = values.detach().float(), torch.float32 if values.device.type == "mps" else torch.float64
+    parts = torch.split(values, CHUNK_BYTES // 8 // max(1, values.shape[1]) + 1)
+    norms = torch.cat([part.to(high).norm(dim=1) for part in parts])
+    if not norms.isfinite().all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity in it")
+    lengths = norms.where(norms > 0, 1) if unit else torch.ones_like(norms)
+    half = (norms / lengths).square() / 2
+    return _Rows(values, lengths[:, None], half.where(half > 0, math.inf) if unit else half)
 
 
-def _joined(pairs: _Pairs, more: _Pairs) -> _Pairs:
-    return torch.cat([pairs[0], more[0]]), torch.cat([pairs[1], more[1]])
+def _candidates(
+    rows: tuple[_Rows, _Rows], k: int, radius: float, mask: Tensor | None, both: bool, again: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Pairs (2, M) in order and distances: the ``k`` nearest (``both``: and one of b's rows) or in radius."""
+    a, b = rows
+    found = [torch.empty(2, 0, dtype=torch.int64, device=a.half.device)]
+    if not len(a.half) or not len(b.half):
+        return found[0], a.half[:0]
+    try:
+        fast = torch.get_float32_matmul_precision() == "highest" and not again
+    except RuntimeError:  # set by newer means, which this question does not know
+        fast = False
+    high, half = a.half.dtype, torch.cat([a.half, b.half, a.half.new_zeros(1)])
+    largest = float(half[half < math.inf].max())
+    dtype = torch.float32 if fast and 2.0**-80 < largest < 2.0**80 else high
+    slack = 8 * torch.finfo(dtype).eps * (a.values.shape[1] ** 0.5 + 8) * largest
+    least = torch.finfo(dtype).min
+    y, half = b.scaled(slice(None), dtype), b.half.to(dtype)
+    step = CHUNK_BYTES // dtype.itemsize // max(1, *b.values.shape) + 1
+    buffer, low = y.new_empty(step, len(y)), half.new_full(half.shape, -math.inf)
+    for start in range(0, len(a.half), step):
+        x, own = a.scaled(slice(start, start + step), dtype), a.half[start : start + step, None].to(dtype)
+        scores = torch.mm(x, y.T, out=buffer[: len(x)]).sub_(half).sub_(own)  # -distance^2 / 2
+        if mask is not None:
+            scores.masked_fill_(~mask[start : start + step], -math.inf)
+        best = own[:, 0] * 0 - radius * radius / 2 * 1.000001
+        if k:
+            best = scores.amax(1) if k == 1 else scores.topk(k).values[:, -1]
+        hits = scores >= (best - slack).clamp(min=least)[:, None]
+        if k and dtype == high:
+            hits &= hits.cumsum(1, dtype=torch.int32) <= k + TIES
+        if both:
+            before, low = low, torch.maximum(low, scores.amax(0))
+            across = scores >= (low - slack).clamp(min=least)
+            if dtype == high:
+                across &= (low > before + slack) & (across.cumsum(0, dtype=torch.int32) <= TIES)
+            hits |= across
+        if k and dtype != high and int(hits.count_nonzero()) > 8 * (k * len(x) + len(y)):
+            del y, buffer, scores, hits  # of the memory that is promised
+            return _candidates(rows, k, radius, mask, both, again=True)
+        pairs = hits.nonzero().T
+        found.append(torch.stack([pairs[0] + start, pairs[1]]))
+    pairs, mode = torch.cat(found, dim=1), "donot_use_mm_for_euclid_dist"
+    parts = torch.split(pairs, CHUNK_BYTES // 64 // max(1, a.values.shape[1]) + 1, dim=1)
+    chunks = ((a.scaled(i, high)[:, None], b.scaled(j, high)[:, None]) for i, j in parts)
+    return pairs, torch.cat([torch.cdist(x, y, compute_mode=mode)[:, 0, 0] for x, y in chunks])

@@ -28,9 +28,8 @@ def cut_patches(
         orientations: (N,) radians; the patch's x axis points that way.
         patch_size: side in pixels of the patch.
 
-    Each patch is read bilinearly from the level of an image pyramid (means of
-    2 x 2) in which its own pixel is between 1 and 2 pixels wide; outside the
-    image the border is repeated.
+    Each patch is read bilinearly from the level of an image pyramid (means of 2 x 2) in which its own pixel
+    is between 1 and 2 pixels wide; outside the image the border is repeated.
     """
     steps = np.asarray(sides, np.float64) / patch_size
     levels = np.maximum(0, np.floor(np.log2(np.maximum(steps, 1e-6)))).astype(int)

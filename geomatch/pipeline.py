@@ -1,5 +1,6 @@
 """From two images to a homography: detect, describe, match, refine, estimate."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,24 +12,23 @@ from numpy.typing import NDArray
 
 from geomatch.alignment import align_homography
 from geomatch.describers import (
-    DEFAULT_DETECTOR,
     DenseDescriber,
     Describer,
     as_dense,
-    cached_extractor,
     create_describer,
     default_config,
-    is_oriented,
     traits_of,
 )
-from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
+from geomatch.dift import DIFTConfig
 from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.images import Image, ImageLike, load_image
-from geomatch.keypoints import Detector, GridDetector, create_detector
+from geomatch.keypoints import Detector, GridDetector, choose_detector
 from geomatch.matching import check_options, match_mutual
 from geomatch.provenance import record, versions
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -36,19 +36,20 @@ class MatchResult:
     """What `match` found, and how."""
 
     image0: Image
-    """As read."""
+    """Image 0 as read."""
     image1: Image
-    """As read."""
+    """Image 1 as read."""
     features0: Features
-    """Of image 0, with descriptors if both images have keypoints."""
+    """Keypoints of image 0, with descriptors if both images have keypoints."""
     features1: Features
-    """Of image 1; a refined keypoint has the descriptor that it was matched by."""
+    """Keypoints of image 1; a refined keypoint has the descriptor that it was matched by."""
     matches: Matches
     """Best first."""
     homography: HomographyEstimate | EstimationFailure
     """From image 0 to image 1; false, with a reason, when there is none."""
     seconds: dict[str, float]
-    """Wall time per stage: read, load_model, detect, describe, match, refine (of a grid), estimate."""
+    """Wall time per stage: read, load_model, detect, describe, match, refine_keypoints (of a grid), estimate,
+    refine_homography."""
     settings: dict[str, Any]
     """Images, detector, descriptor, matching, refinement and estimator as used, as JSON can hold them."""
 
@@ -97,85 +98,84 @@ def match(
 
     Args:
         image0: path, RGB array or PIL image; see `geomatch.load_image`.
-        image1: likewise.
-        detector: a name (`geomatch.keypoints.detectors`) or an object; by default SIFT's
-            keypoints and those of the embedded network by turns (`MixedDetector`).
-        descriptor: a preset (`geomatch.dift.PRESETS`), the path of a diffusers
-            folder or its id on the hub, a `DIFTConfig` or an object. By default
-            the embedded model: ``dift-tiny`` where keypoints have scale and
-            orientation, ``dift-tiny-dense`` where not.
+        image1: the other image.
+        detector: a name (`geomatch.keypoints.detectors`) or an object; by default SIFT's keypoints and those
+            of the embedded network, interleaved (`MixedDetector`).
+        descriptor: a preset (`geomatch.dift.PRESETS`), the path of a diffusers folder or its id on the hub, a
+            `DIFTConfig` or an object (`geomatch.describers.Describer`). By default the embedded model:
+            ``dift-tiny`` where keypoints have scale and orientation, ``dift-tiny-dense`` where not.
         estimator: a name (`geomatch.estimators.estimators`) or an object.
-        metric: see `match_mutual`, as are the next two; by default that of the DIFT
-            descriptor's settings, for other descriptors the cosine.
+        metric: ``cosine`` or ``l2``, see `match_mutual`; by default the descriptor's own.
         min_similarity: least similarity of a match.
         max_ratio: Lowe's ratio test.
         max_keypoints: per image, when the detector is given by name.
-        threshold: largest error of an inlier in pixels of image 1, when the
-            estimator is given by name.
-        refine_keypoints: move each matched keypoint of image 1 to where its features agree best with
-            its partner's, see `geomatch.dift.maps.refine`; those of image 0 stay. None does so for
-            a grid described densely by DIFT; keypoints of other detectors lie more exactly
-            than feature maps tell.
-        refine_homography: estimate the homography again from windows about the keypoints of image 0, laid
-        over image 1 to a fraction of a pixel, see `geomatch.alignment`; the keypoints stay.
+        threshold: largest error of an inlier in pixels of image 1, when the estimator is given by name; an
+            object brings its own (`Estimator`).
+        refine_keypoints: move each matched keypoint of image 1 to where its features agree best with its
+            partner's, see `geomatch.dift.maps.refine`; those of image 0 stay. None does so for a grid
+            described densely; keypoints of other detectors are placed more exactly than feature maps tell.
+        refine_homography: refine it by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
         apply_exif: turn the images as their EXIF orientation says.
 
     Returns:
-        Everything found; ``result.homography`` is false when there is no
-        homography, which is no error.
+        Everything found; ``result.homography`` is false when there is no homography, which is no error.
 
     Raises:
         ImageError: when an image cannot be read.
         WeightsError: when a model cannot be loaded.
-        ValueError: for options that make no sense, such as ``refine`` for anything but a
-            grid described densely by DIFT.
+        ValueError: for options that make no sense, such as ``refine_keypoints`` for anything but a grid
+            described densely.
     """
     check_options(metric or "cosine", min_similarity, max_ratio)
     seconds: dict[str, float] = {}
     estimate = create_estimator(estimator, threshold) if isinstance(estimator, str) else estimator
-    describer = create_describer(descriptor) if descriptor is not None else None
-    detect = detector if detector is not None else DEFAULT_DETECTOR
-    if isinstance(detect, str):
-        detect = create_detector(detect, max_keypoints)
+    describer = None if descriptor is None else create_describer(descriptor)
+    detect = choose_detector(detector, max_keypoints)
     with _timed(seconds, "read"):
-        first, second = load_image(image0, apply_exif=apply_exif), load_image(image1, apply_exif=apply_exif)
+        images = [load_image(image, apply_exif=apply_exif) for image in (image0, image1)]
     with _timed(seconds, "detect"):
-        features0, features1 = detect.detect(first), detect.detect(second)
+        found = [detect.detect(image) for image in images]
     if describer is None:
-        framed = all(not len(f) or is_oriented(f) for f in (features0, features1))
-        describer = cached_extractor(default_config(framed and not isinstance(detect, GridDetector)))
+        oriented = all(f.scales is not None and f.orientations is not None for f in found if len(f))
+        describer = create_describer(default_config(oriented and not isinstance(detect, GridDetector)))
     refining = _refining(refine_keypoints, detect, describer)
     if metric is None:
         metric = traits_of(describer).metric
-    describable = len(features0) > 0 and len(features1) > 0
+    describable = all(len(features) for features in found)
     with _timed(seconds, "load_model"):
-        if describable and isinstance(describer, DIFTExtractor):  # so that its time is not the description's
-            _ = describer.model, describer.head
+        if describable and hasattr(describer, "load_networks"):  # so that its time is not the description's
+            describer.load_networks()
+    maps = []
     with _timed(seconds, "describe"):
-        maps: list[FeatureMap] = []
-        if describable and refining:
-            maps = [refining.dense(first), refining.dense(second)]
-            features0 = refining.describe_map(maps[0], features0)
-            features1 = refining.describe_map(maps[1], features1)
+        if describable and refining is not None:
+            maps = [refining.dense(image) for image in images]
+            found = [refining.describe_map(*pair) for pair in zip(maps, found, strict=True)]
         elif describable:
-            features0, features1 = describer.describe(first, features0), describer.describe(second, features1)
+            found = [describer.describe(*pair) for pair in zip(images, found, strict=True)]
+    features0, features1 = found
     with _timed(seconds, "match"):
         matches = _match(features0, features1, metric, min_similarity, max_ratio)
     if maps:
         with _timed(seconds, "refine_keypoints"):
-            step = detect.spacing(second.size) if isinstance(detect, GridDetector) else 0
+            step = detect.spacing(images[1].size) if isinstance(detect, GridDetector) else 0
             moved = refine_matches(maps[0], maps[1], features0, features1, matches, step)
             features1 = replace(features1, keypoints=moved)
+    i, j = matches.indices.T
+    points0, points1 = features0.keypoints[i], features1.keypoints[j]
     with _timed(seconds, "estimate"):
-        homography = _estimate(estimate, features0, features1, matches)
+        empty = [index for index, features in enumerate(found) if not len(features)]
+        homography: HomographyEstimate | EstimationFailure = (
+            EstimationFailure(f"no keypoints in image {empty[0]}")
+            if empty
+            else estimate.estimate(points0, points1, images[0].size)
+        )
     if refine_homography and homography:
         with _timed(seconds, "refine_homography"):
-            i, j = matches.indices.T
-            points = features0.keypoints, features0.keypoints[i], features1.keypoints[j]
-            homography = align_homography(first, second, *points, homography, estimate, threshold)
+            homography = align_homography(
+                images[0], images[1], features0.keypoints, points0, points1, homography, estimate, threshold
+            )
     settings = {
-        "image0": {"name": first.name, "size": list(first.size)},
-        "image1": {"name": second.name, "size": list(second.size)},
+        **{f"image{n}": {"name": image.name, "size": list(image.size)} for n, image in enumerate(images)},
         "apply_exif": apply_exif,
         "detector": record(detect),
         "descriptor": record(describer),
@@ -184,7 +184,7 @@ def match(
         "refine_homography": refine_homography,
         "estimator": record(estimate),
     }
-    return MatchResult(first, second, features0, features1, matches, homography, seconds, settings)
+    return MatchResult(images[0], images[1], features0, features1, matches, homography, seconds, settings)
 
 
 def _refining(
@@ -218,21 +218,19 @@ def _match(
     return match_mutual(features0.descriptors, features1.descriptors, metric, min_similarity, max_ratio)
 
 
-def _estimate(
-    estimator: Estimator, features0: Features, features1: Features, matches: Matches
-) -> HomographyEstimate | EstimationFailure:
-    for index, features in enumerate((features0, features1)):
-        if not len(features):
-            return EstimationFailure(f"no keypoints in image {index}")
-    return estimator.estimate(
-        features0.keypoints[matches.indices[:, 0]],
-        features1.keypoints[matches.indices[:, 1]],
-        features0.image_size,
-    )
+_DOING = {
+    "detect": "detecting keypoints",
+    "describe": "describing keypoints",
+    "match": "matching",
+    "refine_homography": "refining the homography",
+}
+"""What is logged of a stage when it begins."""
 
 
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    if stage in _DOING:
+        _log.info("%s", _DOING[stage])
     start = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - start

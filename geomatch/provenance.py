@@ -39,9 +39,8 @@ def record(part: object) -> Any:
 def cache_key(part: object) -> Any:
     """All that decides what a detector, descriptor or estimator gives, as JSON can hold it.
 
-    Results are cached under its checksum. An object that has a method ``cache_key()`` is asked for
-    it; else a dataclass gives its fields. Arrays and tensors count by their content, `Path`
-    values by the content of the file.
+    Results are cached under its checksum. An object that has a method ``cache_key()`` is asked for it; else a
+    dataclass gives its fields. Arrays and tensors count by their content, `Path` values by that of the file.
 
     Raises:
         ValueError: for an object whose settings cannot be read, saying how to give it a key.
@@ -68,13 +67,14 @@ def cache_key(part: object) -> Any:
         return {"set": sorted((cache_key(value) for value in part), key=repr)}
     if isinstance(part, Sequence):
         return {"type": _type_name(part), "items": [cache_key(value) for value in part]}
+    dtype = str(getattr(part, "dtype", "")).removeprefix("torch.")
     if not isinstance(part, np.ndarray) and hasattr(part, "detach") and hasattr(part, "numpy"):
         part = _as_array(part)
     if isinstance(part, np.ndarray) and part.dtype != object:
         content = np.ascontiguousarray(part)
         return {
             "array": hashlib.sha256(content.tobytes()).hexdigest(),
-            "dtype": str(content.dtype),
+            "dtype": dtype,
             "shape": list(part.shape),
         }
     raise ValueError(

@@ -94,7 +94,7 @@ def random_matches(
     """Matched points (M, 2) and (M, 2): some under a homography, the others anywhere, shuffled.
 
     Args:
-        rng: of the points, the noise and the order.
+        rng: draws the points, the noise and the order.
         matrix: (3, 3) the homography.
         inliers: number of points that follow it.
         outliers: number whose partner is uniform over the image.

@@ -1,19 +1,18 @@
 """What geomatch computes, as small frozen values.
 
-Coordinates are (x, y) in pixels of the original image, x right, y down; the
-centre of the first pixel is (0, 0), as in OpenCV. A homography maps image 0
-to image 1.
+Coordinates are (x, y) in pixels of the original image, x right, y down; the centre of the first pixel is
+(0, 0), as in OpenCV. A homography maps image 0 to image 1.
 """
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from geomatch.errors import ShapeError
-from geomatch.files import load_arrays, pack_arrays, read_archive, replacing, unpack_arrays
+from geomatch.files import pack_arrays, read_archive, replacing, unpack_arrays
 
 Metric = Literal["cosine", "l2"]
 """How descriptors are compared: by the cosine of the angle between rows, or by their Euclidean distance."""
@@ -72,6 +71,23 @@ class _Record:
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         return pack_arrays(type(self).__name__, arrays)
 
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            GeomatchError: when the file is missing, damaged or of another kind.
+        """
+        return cls.from_bytes(read_archive(path), os.fspath(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, label: str) -> Self:
+        """From what `to_bytes` gave; errors name ``label``."""
+        own = fields(cls)  # type: ignore[arg-type]
+        needed = [field.name for field in own if field.default is MISSING]
+        optional = [field.name for field in own if field.default is not MISSING]
+        return cls(**unpack_arrays(data, label, cls.__name__, needed, optional))
+
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
@@ -105,11 +121,7 @@ class Features(_Record):
         if width < 1 or height < 1:
             raise ValueError(f"Features.image_size must be positive, got {(width, height)}")
         set_(self, "image_size", (width, height))
-        for name, shape in (
-            ("scales", (n,)),
-            ("orientations", (n,)),
-            ("descriptors", (n, "D")),
-        ):
+        for name, shape in (("scales", (n,)), ("orientations", (n,)), ("descriptors", (n, "D"))):
             value = getattr(self, name)
             if value is not None:
                 set_(self, name, checked(f"Features.{name}", value, shape, np.float32))
@@ -133,24 +145,6 @@ class Features(_Record):
             orientations=take(self.orientations),
             descriptors=take(self.descriptors),
         )
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote."""
-        return cls.from_bytes(read_archive(path), os.fspath(path))
-
-    @classmethod
-    def from_bytes(cls, data: bytes, label: str) -> Self:
-        """From what `to_bytes` gave; errors name ``label``."""
-        arrays = unpack_arrays(
-            data,
-            label,
-            cls.__name__,
-            ("keypoints", "scores", "image_size"),
-            ("scales", "orientations", "descriptors"),
-        )
-        width, height = arrays.pop("image_size")
-        return cls(image_size=(int(width), int(height)), **arrays)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -180,11 +174,6 @@ class Matches(_Record):
         """Some of the matches: a slice, indices or a mask."""
         return Matches(self.indices[index], self.similarity[index])
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote."""
-        return cls(**load_arrays(path, cls.__name__, ("indices", "similarity")))
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class HomographyEstimate(_Record):
@@ -210,11 +199,6 @@ class HomographyEstimate(_Record):
     def num_inliers(self) -> int:
         """How many of the matches agree with the homography."""
         return int(self.inliers.sum())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote."""
-        return cls(**load_arrays(path, cls.__name__, ("matrix", "inliers")))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -251,18 +235,16 @@ class EstimationFailure(_Record):
     reason: str
     """Why, in words for the user."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", str(self.reason))
+
     def __bool__(self) -> Literal[False]:
         return False
 
     @property
     def num_inliers(self) -> int:
-        """None agree."""
+        """Always 0."""
         return 0
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote."""
-        return cls(reason=str(load_arrays(path, cls.__name__, ("reason",))["reason"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,13 +252,13 @@ class Traits:
     """What a pipeline asks of a describer besides descriptors."""
 
     metric: Metric = "cosine"
-    """How its descriptors want to be compared."""
+    """How its descriptors are compared."""
     dense: bool = False
-    """Whether it samples a map of the whole image, as a `DenseDescriber`; on accelerators images of one size
-    then go through the network together."""
+    """It samples a map of the whole image, as a `DenseDescriber`; on accelerators images of one size then go
+    through the network together."""
     large: bool = False
-    """Whether its network wants all cores of a worker, or an accelerator."""
+    """Its network wants all cores of a worker, or an accelerator."""
     device: str = "auto"
     """Where its network runs."""
     max_ratio: float | None = None
-    """Lowe's ratio test that collections make when none is asked for."""
+    """Lowe's ratio test in collections when none is asked for."""

@@ -4,36 +4,69 @@ A detector is anything with a ``detect(image) -> Features`` method.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from geomatch.keypoints.detector import Detector as Detector
 from geomatch.keypoints.grid import GridDetector as GridDetector
 from geomatch.keypoints.mixed import MixedDetector as MixedDetector
 from geomatch.keypoints.opencv import OpenCVDetector as OpenCVDetector
 from geomatch.keypoints.opencv import available_opencv_detectors
-from geomatch.keypoints.superpoint import MagicLeapSuperPoint as MagicLeapSuperPoint
-from geomatch.keypoints.superpoint import SuperPointDetector as SuperPointDetector
-from geomatch.keypoints.tiny import TinyDetector as TinyDetector
+from geomatch.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from geomatch.keypoints.superpoint import MagicLeapSuperPoint as MagicLeapSuperPoint
+    from geomatch.keypoints.superpoint import SuperPointDetector as SuperPointDetector
+    from geomatch.keypoints.tiny import TinyDetector as TinyDetector
+
+__all__ = [
+    "Detector",
+    "GridDetector",
+    "MagicLeapSuperPoint",
+    "MixedDetector",
+    "OpenCVDetector",
+    "SuperPointDetector",
+    "TinyDetector",
+    "choose_detector",
+    "create_detector",
+    "detectors",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "MagicLeapSuperPoint": "geomatch.keypoints.superpoint",
+        "SuperPointDetector": "geomatch.keypoints.superpoint",
+        "TinyDetector": "geomatch.keypoints.tiny",
+    },
+)
+
+DEFAULT_DETECTOR = "mixed"
+"""SIFT and the embedded network, interleaved."""
+ORIENTED = ("mixed", "superpoint-tiny", "sift", "sift-large", "orb", "akaze", "kaze", "brisk")
+"""Names of the detectors whose keypoints have scale and orientation."""
 
 
-def _opencv(name: str) -> Callable[[int], Detector]:
-    return lambda max_keypoints: OpenCVDetector(name, max_keypoints=max_keypoints)
+def _network(name: str, max_keypoints: int) -> Detector:
+    detector: Callable[..., Detector] = __getattr__(name)  # loads torch
+    return detector(max_keypoints=max_keypoints)
 
 
 def detectors() -> dict[str, Callable[[int], Detector]]:
     """Every detector by name, as a function of the largest number of keypoints."""
     return {
         "grid": lambda max_keypoints: GridDetector(max_keypoints=max_keypoints),
-        "superpoint": lambda max_keypoints: SuperPointDetector(max_keypoints=max_keypoints),
-        "superpoint-tiny": lambda max_keypoints: TinyDetector(max_keypoints=max_keypoints),
+        "superpoint": partial(_network, "SuperPointDetector"),
+        "superpoint-tiny": partial(_network, "TinyDetector"),
         "mixed": lambda max_keypoints: MixedDetector(max_keypoints=max_keypoints),
-        "superpoint-magicleap": lambda max_keypoints: MagicLeapSuperPoint(max_keypoints=max_keypoints),
+        "superpoint-magicleap": partial(_network, "MagicLeapSuperPoint"),
         "sift-large": lambda max_keypoints: OpenCVDetector("sift", max_keypoints, rank_by="size"),
-        **{name: _opencv(name) for name in available_opencv_detectors()},
+        **{name: partial(OpenCVDetector, name) for name in available_opencv_detectors()},
     }
 
 
 def create_detector(name: str, max_keypoints: int = 3000) -> Detector:
-    """A detector by its name.
+    """Create a detector by its name.
 
     Raises:
         ValueError: listing the names, when there is none of that name.
@@ -44,14 +77,11 @@ def create_detector(name: str, max_keypoints: int = 3000) -> Detector:
     return known[name](max_keypoints)
 
 
-__all__ = [
-    "Detector",
-    "GridDetector",
-    "MagicLeapSuperPoint",
-    "MixedDetector",
-    "OpenCVDetector",
-    "SuperPointDetector",
-    "TinyDetector",
-    "create_detector",
-    "detectors",
-]
+def choose_detector(detector: str | Detector | None, max_keypoints: int) -> Detector:
+    """The detector of that name, `DEFAULT_DETECTOR` for None; an object is given back as it is.
+
+    Raises:
+        ValueError: listing the names, when there is none of that name.
+    """
+    chosen = DEFAULT_DETECTOR if detector is None else detector
+    return create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen

@@ -18,16 +18,14 @@ class Detector(Protocol):
 
 
 def no_keypoints(image: Image) -> Features:
-    """For images too small to have any."""
+    """The features of an image without keypoints."""
     return Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), image.size)
 
 
-def check_limits(max_keypoints: int | None, min_distance: float) -> None:
-    """Raise ValueError unless the limits of `select_best` make sense."""
+def check_limit(max_keypoints: int | None) -> None:
+    """Raise ValueError unless the number of keypoints makes sense."""
     if max_keypoints is not None and max_keypoints < 1:
         raise ValueError(f"max_keypoints must be at least 1 or None, got {max_keypoints}")
-    if not min_distance >= 0:
-        raise ValueError(f"min_distance must be 0 or more pixels, got {min_distance}")
 
 
 def select_best(features: Features, max_keypoints: int | None = None, min_distance: float = 0.0) -> Features:
@@ -35,7 +33,7 @@ def select_best(features: Features, max_keypoints: int | None = None, min_distan
 
     Equal scores keep the order they came in.
     """
-    check_limits(max_keypoints, min_distance)
+    check_limit(max_keypoints)
     order = np.argsort(-features.scores, kind="stable")
     if min_distance > 0:
         order = order[_spread(features.keypoints[order], min_distance, max_keypoints)]
@@ -43,9 +41,9 @@ def select_best(features: Features, max_keypoints: int | None = None, min_distan
 
 
 def _spread(points: NDArray[np.float32], distance: float, limit: int | None) -> NDArray[np.int64]:
-    """Indices kept when points are taken in order unless one taken lies nearer than ``distance``."""
+    """Indices of points taken in order, unless one taken already lies nearer than ``distance``."""
     cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
-    kept: list[int] = []
+    taken: list[int] = []
     for index, (x, y) in enumerate(points.tolist()):
         column, row = int(x // distance), int(y // distance)
         near = (
@@ -56,7 +54,7 @@ def _spread(points: NDArray[np.float32], distance: float, limit: int | None) -> 
         )
         if all((x - u) ** 2 + (y - v) ** 2 >= distance**2 for u, v in near):
             cells.setdefault((column, row), []).append((x, y))
-            kept.append(index)
-            if len(kept) == limit:
+            taken.append(index)
+            if len(taken) == limit:
                 break
-    return np.array(kept, dtype=np.int64)
+    return np.array(taken, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Keypoints on a regular grid: the baseline that needs neither weights nor texture."""
+"""Keypoints on a regular grid, which needs neither weights nor texture."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geomatch.images import Image
-from geomatch.keypoints.detector import check_limits
+from geomatch.keypoints.detector import check_limit
 from geomatch.types import Features
 
 
@@ -14,8 +14,7 @@ from geomatch.types import Features
 class GridDetector:
     """The centres of square cells, row by row, all with score 1.
 
-    The cells are centred on the image, so that mirroring the image mirrors the
-    grid. There is no jitter.
+    The cells are centred on the image, so that mirroring the image mirrors the grid.
     """
 
     step: int = 16
@@ -30,7 +29,7 @@ class GridDetector:
             raise ValueError(f"step must be at least 1 pixel, got {self.step}")
         if self.border < 0:
             raise ValueError(f"border must be 0 or more pixels, got {self.border}")
-        check_limits(self.max_keypoints, self.step)
+        check_limit(self.max_keypoints)
 
     def spacing(self, size: tuple[int, int]) -> int:
         """The step in a (width, height) image, grown as far as ``max_keypoints`` asks."""

@@ -1,4 +1,4 @@
-"""SIFT's keypoints and those of the embedded network by turns."""
+"""SIFT's keypoints and those of the embedded network, interleaved."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,9 +9,8 @@ import numpy as np
 
 from geomatch.files import sha256_of
 from geomatch.images import Image
-from geomatch.keypoints.detector import Detector, check_limits, no_keypoints, select_best
+from geomatch.keypoints.detector import Detector, check_limit, no_keypoints, select_best
 from geomatch.keypoints.opencv import OpenCVDetector
-from geomatch.keypoints.tiny import TinyDetector, weights_file
 from geomatch.provenance import settings_key
 from geomatch.types import Features
 
@@ -20,35 +19,33 @@ from geomatch.types import Features
 class MixedDetector:
     """The best of SIFT, the best of the network, the second best of SIFT, ...
 
-    SIFT's lie more exactly; the network still finds some where light or want of texture leave SIFT none.
-    Scores are the order: from 1 down.
+    SIFT's are placed more exactly; the network still finds some where light or want of texture leave SIFT
+    none. Scores are the order: from 1 down.
     """
 
     weights: str | Path | None = None
-    """As of `TinyDetector`."""
+    """The network's weights, as `TinyDetector.weights`."""
     max_keypoints: int | None = 3000
     """Keep at most so many; None for all."""
-    min_distance: float = 0.0
-    """Least distance in pixels between two keypoints, of whichever kind."""
     max_image_side: int | None = 2048
     """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
-    """Of the network."""
-
-    def cache_key(self) -> Any:
-        """See `geomatch.provenance.cache_key`: the settings, and the weights by their content.
-
-        Raises:
-            WeightsError: when they are missing.
-        """
-        return [settings_key(self, leave_out=("weights",)), sha256_of(weights_file(self.weights))]
+    """The network's device."""
 
     def __post_init__(self) -> None:
-        check_limits(self.max_keypoints, self.min_distance)
+        check_limit(self.max_keypoints)
+
+    def cache_key(self) -> Any:
+        """The settings, and the weights by their content; see `geomatch.provenance.cache_key`."""
+        from geomatch.keypoints.tiny import weights_file
+
+        return [settings_key(self, leave_out=("weights",)), sha256_of(weights_file(self.weights))]
 
     @cached_property
     def parts(self) -> tuple[Detector, Detector]:
         """SIFT and the network, each of which could fill the whole number."""
+        from geomatch.keypoints.tiny import TinyDetector  # loads torch
+
         sift = OpenCVDetector("sift", self.max_keypoints, max_image_side=self.max_image_side)
         tiny = TinyDetector(
             self.weights, self.max_keypoints, max_image_side=self.max_image_side, device=self.device
@@ -64,15 +61,9 @@ class MixedDetector:
         order = np.argsort(rank, kind="stable")
         scores = np.empty(len(order), np.float32)
         scores[order] = 1 - np.arange(len(order)) / len(order)
-
-        def joined(name: str) -> np.ndarray:
-            return np.concatenate([getattr(features, name) for features in found])
-
-        features = Features(
-            keypoints=joined("keypoints"),
-            scores=scores,
-            image_size=image.size,
-            scales=joined("scales"),
-            orientations=joined("orientations"),
-        )
-        return select_best(features, self.max_keypoints, self.min_distance)
+        joined = {
+            name: np.concatenate([getattr(features, name) for features in found])
+            for name in ("keypoints", "scales", "orientations")
+        }
+        features = Features(scores=scores, image_size=image.size, **joined)
+        return select_best(features, self.max_keypoints)

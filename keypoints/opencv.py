@@ -9,7 +9,7 @@ import numpy as np
 
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
-from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
+from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.types import Features
 
 _FACTORIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -19,16 +19,13 @@ _FACTORIES: dict[str, tuple[str, dict[str, Any]]] = {
     "orb": ("ORB_create", {"nfeatures": 20_000}),
     "gftt": ("GFTTDetector_create", {"maxCorners": 0, "minDistance": 3}),
     "fast": ("FastFeatureDetector_create", {}),
-    "akaze": ("AKAZE_create", {}),  # gone from OpenCV 5's main package, as are the next two
+    "akaze": ("AKAZE_create", {}),  # not in OpenCV 5's main package, as the next two
     "kaze": ("KAZE_create", {}),
     "brisk": ("BRISK_create", {}),
 }
 
 MIN_SIDE = 16
 """Narrower images have no keypoints; some detectors of OpenCV fail on them."""
-
-FRAMED = ("sift", "sift-large", "orb", "akaze", "kaze", "brisk")
-"""Detectors whose keypoints have scale and orientation."""
 
 
 def available_opencv_detectors() -> list[str]:
@@ -60,8 +57,6 @@ class OpenCVDetector:
     """A name (see `available_opencv_detectors`) or an object made with OpenCV's own options."""
     max_keypoints: int | None = 3000
     """Keep at most so many, the best by OpenCV's response; None for all."""
-    min_distance: float = 0.0
-    """Least distance in pixels between two keypoints; 0 keeps SIFT's several orientations at a point."""
     max_image_side: int | None = 2048
     """Larger images are reduced to this long side for detection, which bounds time and memory."""
     rank_by: Literal["response", "size"] = "response"
@@ -69,7 +64,7 @@ class OpenCVDetector:
     placed less exactly: COLMAP ranks by size, too."""
 
     def __post_init__(self) -> None:
-        check_limits(self.max_keypoints, self.min_distance)
+        check_limit(self.max_keypoints)
         if self.rank_by not in ("response", "size"):
             raise ValueError(f"rank_by must be 'response' or 'size', got {self.rank_by!r}")
         if isinstance(self.feature, str):
@@ -84,8 +79,7 @@ class OpenCVDetector:
         grey = cv2.cvtColor(reduced.pixels, cv2.COLOR_RGB2GRAY)
         found = feature.detect(grey, None)
         rows = np.array(
-            [(*point.pt, point.response, point.size, point.angle) for point in found],
-            dtype=np.float64,
+            [(*point.pt, point.response, point.size, point.angle) for point in found], dtype=np.float64
         ).reshape(-1, 5)
         sizes, angles = rows[:, 3] * (image.size[0] / reduced.size[0]), rows[:, 4]
         oriented = len(rows) > 0 and bool((angles >= 0).all())  # OpenCV writes -1 for "none"
@@ -97,4 +91,4 @@ class OpenCVDetector:
             scales=sizes.astype(np.float32) if scaled else None,
             orientations=np.radians(angles).astype(np.float32) if oriented else None,
         )
-        return select_best(features, self.max_keypoints, self.min_distance)
+        return select_best(features, self.max_keypoints)

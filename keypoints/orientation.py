@@ -1,4 +1,4 @@
-"""The orientation that a keypoint's neighbourhood has: SIFT's rule, for keypoints of any detector."""
+"""The orientation of a keypoint's neighbourhood by SIFT's rule, for keypoints of any detector."""
 
 import numpy as np
 import torch
@@ -8,9 +8,9 @@ from torch.nn import functional
 from geomatch.patches import cut_patches
 
 _BINS = 36
-"""Of the histogram (Lowe, 2004, section 5)."""
+"""Bins of the histogram (Lowe, 2004, section 5)."""
 _SIDE = 24
-"""Of the sampled neighbourhood, in its own pixels."""
+"""Side of the sampled neighbourhood in its own pixels."""
 _REACH = 6.0
 """Side of the neighbourhood in units of the keypoint's scale."""
 
@@ -26,7 +26,7 @@ def dominant_orientations(
     Args:
         pixels: (H, W, 3) uint8.
         keypoints: (N, 2) in pixels.
-        scales: (N,) diameters, as of `Features`.
+        scales: (N,) diameters in pixels.
     """
     offsets = (torch.arange(_SIDE) - (_SIDE - 1) / 2) / (_SIDE / 4)
     fall = torch.exp(-0.5 * offsets**2)

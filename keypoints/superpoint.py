@@ -1,9 +1,8 @@
 """SuperPoint (DeTone, Malisiewicz, Rabinovich, 2018) with free or original weights.
 
-The network and its post-processing follow rpautrat/SuperPoint, whose weights
-``superpoint_v6_from_tf.pth`` are under the MIT licence. The original weights
-of Magic Leap, under a licence for academic and non-commercial use only, come
-through transformers (`MagicLeapSuperPoint`).
+The network and its post-processing follow rpautrat/SuperPoint, whose weights ``superpoint_v6_from_tf.pth``
+are under the MIT licence. The original weights of Magic Leap, under a licence for academic and non-commercial
+use only, come through transformers (`MagicLeapSuperPoint`).
 """
 
 from collections.abc import Sequence
@@ -17,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geomatch.errors import WeightsError, require
+from geomatch.errors import WeightsError, first_line, require
 from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
-from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
+from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.provenance import settings_key
 from geomatch.types import Features
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
@@ -38,6 +37,18 @@ def _grey_tensor(image: Image) -> Tensor:
     return (rgb * torch.tensor(_GREY)[:, None, None]).sum(0)[None, None]
 
 
+def _features(
+    keypoints: Tensor, scores: Tensor, descriptors: Tensor, reduced: Image, image: Image
+) -> Features:
+    """Keypoints (N, 2) of the reduced image as those of the image."""
+    return Features(
+        keypoints=resize_points(keypoints.cpu().numpy(), reduced.size, image.size),
+        scores=scores.cpu().numpy(),
+        image_size=image.size,
+        descriptors=descriptors.cpu().numpy(),
+    )
+
+
 def _convolution(channels_in: int, channels_out: int, kernel: int, relu: bool = True) -> nn.Module:
     block = nn.Sequential()
     block.add_module("conv", nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2))
@@ -50,7 +61,7 @@ class SuperPointNetwork(nn.Module):
     """The fully convolutional network; attribute names are those of the published weights.
 
     Args:
-        channels: of the four stages; each but the last halves the resolution.
+        channels: channels of the four stages; each but the last halves the resolution.
         head: channels of the hidden layers of both heads, and of the descriptors.
         describes: False leaves the descriptors' head out.
     """
@@ -88,7 +99,7 @@ class SuperPointNetwork(nn.Module):
         return found
 
     def scores(self, cells: Tensor) -> Tensor:
-        """Those of the pixels, (B, H, W), from logits of cells."""
+        """Scores of the pixels, (B, H, W), from logits of cells."""
         return functional.pixel_shuffle(cells.softmax(1)[:, :-1], self.stride)[:, 0]
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,8 +133,6 @@ class SuperPointDetector:
     """A weights file; None looks in the cache and then downloads (see `geomatch.weights.download`)."""
     max_keypoints: int | None = 3000
     """Keep at most so many, the best by score; None for all."""
-    min_distance: float = 0.0
-    """Least Euclidean distance in pixels, beside the square window of ``nms_radius``."""
     nms_radius: int = 4
     """Half side in pixels of the square in which a keypoint must be the maximum."""
     detection_threshold: float = 0.005
@@ -135,18 +144,14 @@ class SuperPointDetector:
     device: str = "cpu"
 
     def cache_key(self) -> Any:
-        """See `geomatch.provenance.cache_key`: the settings, and the weights by their content.
-
-        Raises:
-            WeightsError: when they are missing.
-        """
+        """The settings, and the weights by their content; see `geomatch.provenance.cache_key`."""
         return [
             settings_key(self, leave_out=("weights",)),
             sha256_of(locate_weights(SUPERPOINT_V6, self.weights)),
         ]
 
     def __post_init__(self) -> None:
-        check_limits(self.max_keypoints, self.min_distance)
+        check_limit(self.max_keypoints)
         if self.nms_radius < 0 or self.border < 0:
             raise ValueError("nms_radius and border must be 0 or more pixels")
 
@@ -160,14 +165,8 @@ class SuperPointDetector:
         reduced = reduce_image(image, self.max_image_side)
         if min(reduced.size) < SuperPointNetwork.stride:  # no whole cell
             return no_keypoints(image)
-        keypoints, scores, descriptors = self.detect_tensor(_grey_tensor(reduced).to(self.device))
-        features = Features(
-            keypoints=resize_points(keypoints.cpu().numpy(), reduced.size, image.size),
-            scores=scores.cpu().numpy(),
-            image_size=image.size,
-            descriptors=descriptors.cpu().numpy(),
-        )
-        return select_best(features, self.max_keypoints, self.min_distance)
+        found = self.detect_tensor(_grey_tensor(reduced).to(self.device))
+        return select_best(_features(*found, reduced, image), self.max_keypoints)
 
     @torch.inference_mode()
     def describe(self, image: Image, features: Features) -> Features:
@@ -191,7 +190,7 @@ class SuperPointDetector:
     def detect_tensor(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From one grey image (1, 1, H, W) in [0, 1]: keypoints (N, 2), scores (N,), descriptors (N, 256).
 
-        Best first; ``max_keypoints`` is applied, resizing and ``min_distance`` are not.
+        Best first; ``max_keypoints`` is applied; the image is not resized.
         """
         scores, coarse = self.network(grey)
         scores = _suppress(scores, self.nms_radius)
@@ -218,39 +217,31 @@ def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
         network = SuperPointNetwork()
         network.load_state_dict(state)
     except Exception as error:  # unpickling and loading raise many types
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path} does not hold SuperPoint weights ({reason})") from error
+        raise WeightsError(f"{path} does not hold SuperPoint weights ({first_line(error)})") from error
     return network.eval()
 
 
 @dataclass(frozen=True)
 class MagicLeapSuperPoint:
-    """SuperPoint with Magic Leap's weights through transformers.
+    """SuperPoint with Magic Leap's weights through transformers (the extra ``transformers``).
 
-    Their licence allows academic and non-commercial use only. Needs the extra
-    ``transformers``.
+    Their licence allows academic and non-commercial use only.
     """
 
     weights: str = "magic-leap-community/superpoint"
     """Hub id or local folder."""
     max_keypoints: int | None = 3000
     """Keep at most so many, the best by score; None for all."""
-    min_distance: float = 0.0
-    """Least Euclidean distance in pixels between keypoints."""
     max_image_side: int | None = 2048
     """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
 
     def cache_key(self) -> Any:
-        """See `geomatch.provenance.cache_key`: the settings, and the weights by their content.
-
-        Raises:
-            WeightsError: when they are missing.
-        """
+        """The settings, and the weights by their content; see `geomatch.provenance.cache_key`."""
         return [settings_key(self, leave_out=("weights",)), transformers_fingerprint(self.weights)]
 
     def __post_init__(self) -> None:
-        check_limits(self.max_keypoints, self.min_distance)
+        check_limit(self.max_keypoints)
 
     @cached_property
     def network(self) -> Any:
@@ -259,9 +250,8 @@ class MagicLeapSuperPoint:
         try:
             model = transformers.SuperPointForKeypointDetection.from_pretrained(self.weights)
         except Exception as error:  # hub, network and format errors alike
-            reason = str(error).splitlines()[0]
             raise WeightsError(
-                f"cannot load {self.weights} ({reason}); give a local folder with config.json and "
+                f"cannot load {self.weights} ({first_line(error)}); give a local folder with config.json and "
                 "model.safetensors, or fill the Hugging Face cache while online"
             ) from error
         return model.eval().to(self.device)
@@ -276,10 +266,5 @@ class MagicLeapSuperPoint:
         valid = found.mask[0].bool()
         # the model returns coordinates divided by (width, height) of its input
         pixels = found.keypoints[0][valid] * found.keypoints.new_tensor(reduced.size)
-        features = Features(
-            keypoints=resize_points(pixels.cpu().numpy(), reduced.size, image.size),
-            scores=found.scores[0][valid].cpu().numpy(),
-            image_size=image.size,
-            descriptors=found.descriptors[0][valid].cpu().numpy(),
-        )
-        return select_best(features, self.max_keypoints, self.min_distance)
+        scores, descriptors = found.scores[0][valid], found.descriptors[0][valid]
+        return select_best(_features(pixels, scores, descriptors, reduced, image), self.max_keypoints)

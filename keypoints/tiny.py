@@ -1,4 +1,4 @@
-"""Our own detector: a narrow SuperPoint on an image pyramid, with weights that come with the package."""
+"""The embedded detector: a narrow SuperPoint on an image pyramid, with weights that come with the package."""
 
 import importlib.resources
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomatch.errors import WeightsError
+from geomatch.errors import WeightsError, first_line
 from geomatch.files import replacing, sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
-from geomatch.keypoints.detector import check_limits, no_keypoints, select_best
+from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.keypoints.orientation import dominant_orientations
 from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.provenance import settings_key
 from geomatch.types import Features
 
 CHANNELS, HEAD = (16, 32, 32, 64), 128
-"""Of the network: a quarter to a half of SuperPoint's."""
+"""Widths of the network: a quarter to a half of SuperPoint's."""
 _LEVELS = 9
-"""Of the pyramid; each is smaller by the square root of 2."""
+"""Levels of the pyramid; each is smaller by the square root of 2."""
 _LEAST_SIDE = 48
-"""Of a level, in pixels."""
+"""Least side of a level in pixels."""
 _SCALE = 4.0
 """Diameter in pixels that a keypoint of the first level is given; at coarser levels in proportion."""
 _DECAY = 1.5
@@ -36,8 +36,7 @@ from other distances."""
 
 @dataclass(frozen=True)
 class TinyDetector:
-    """Keypoints with scale and orientation of the embedded network; see
-    `geomatch.benchmarks.training.detector`.
+    """Keypoints with scale and orientation of the embedded network.
 
     The network is SuperPoint's detector (DeTone, Malisiewicz, Rabinovich, 2018), narrower, and trained by
     homographic adaptation on openly licensed images. Every level of the pyramid is searched alone.
@@ -47,8 +46,6 @@ class TinyDetector:
     """A file of `save_network`; None for the embedded one."""
     max_keypoints: int | None = 3000
     """Keep at most so many; None for all."""
-    min_distance: float = 0.0
-    """Least distance in pixels between two keypoints, of whatever levels."""
     nms_radius: int = 3
     """Half side, in pixels of its level, of the square in which a keypoint must be the maximum."""
     detection_threshold: float = 0.01
@@ -60,15 +57,11 @@ class TinyDetector:
     device: str = "cpu"
 
     def cache_key(self) -> Any:
-        """See `geomatch.provenance.cache_key`: the settings, and the weights by their content.
-
-        Raises:
-            WeightsError: when they are missing.
-        """
+        """The settings, and the weights by their content; see `geomatch.provenance.cache_key`."""
         return [settings_key(self, leave_out=("weights",)), sha256_of(weights_file(self.weights))]
 
     def __post_init__(self) -> None:
-        check_limits(self.max_keypoints, self.min_distance)
+        check_limit(self.max_keypoints)
         if self.nms_radius < 0 or self.border < 1:
             raise ValueError("nms_radius must be 0 or more pixels, border 1 or more")
 
@@ -102,7 +95,7 @@ class TinyDetector:
             scales=scales * np.float32(image.size[0] / reduced.size[0]),
             orientations=dominant_orientations(reduced.pixels, points, scales),
         )
-        return select_best(features, self.max_keypoints, self.min_distance)
+        return select_best(features, self.max_keypoints)
 
     @torch.inference_mode()
     def _search(self, grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -135,7 +128,7 @@ def peak_shifts(
 
 
 def _shares(found: list[int], limit: int | None) -> list[int]:
-    """How many of each level's points are kept; what a coarse level cannot fill goes to finer ones."""
+    """How many points of each level are taken; what a coarse level cannot fill goes to finer ones."""
     if limit is None:
         return found
     weights = 2.0 ** (-_DECAY / 2 * np.arange(len(found)))
@@ -177,11 +170,12 @@ def load_network(path: Path) -> SuperPointNetwork:
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
     except Exception as error:  # safetensors and torch raise many types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} does not hold weights of the embedded detector ({reason})") from error
+        raise WeightsError(
+            f"{path} does not hold weights of the embedded detector ({first_line(error)})"
+        ) from error
     return network.eval()
 
 
 def new_network() -> SuperPointNetwork:
-    """Untrained."""
+    """The network with untrained weights."""
     return SuperPointNetwork(CHANNELS, HEAD, describes=False)

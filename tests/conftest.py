@@ -161,8 +161,10 @@ class Scene:
     def export(self, path: Path, **options: Any) -> Any:
         """To a database."""
         from geomatch.colmap import export_database
+        from geomatch.engine import LocalEngine, RunContext
 
-        return export_database(self.folder, self.correspondences, path, progress=False, **options)
+        context = RunContext(engine=LocalEngine(1), progress=False)
+        return export_database(self.folder, self.correspondences, path, context=context, **options)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""A folder of photographs: names, pairs, kept features and matches, merged points, refinement."""
+"""A folder of photographs: names, cached results, merged points, refinement, users' describers."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,32 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch.collection import (
+    Extraction,
     MatchedPair,
+    Matching,
     find_images,
     match_collection,
     merge_points,
 )
-from geomatch.collection.match import dense_twin
-from geomatch.collection.pair_matches import MatchOptions, match_features
+from geomatch.collection.match import CollectionResult, dense_twin
+from geomatch.collection.pair_matches import match_features
 from geomatch.collection.photographs import Photograph, examine
-from geomatch.collection.refine import refine_keypoints, track_references
-from geomatch.collection.retrieval import keep_descriptors
-from geomatch.describers import extraction_parts
+from geomatch.collection.refine import track_references
+from geomatch.collection.retrieval import pool_images
 from geomatch.dift import DIFTExtractor
-from geomatch.dift.extractor import UPRIGHT_SIDE
-from geomatch.engine import LocalEngine, Work
+from geomatch.dift.inputs import UPRIGHT_SIDE
+from geomatch.engine import LocalEngine, RunContext, Work
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.geometry import warp_points
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector, OpenCVDetector
-from geomatch.provenance import cache_key
 from geomatch.store import Store
 from geomatch.types import Features, Matches
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+from own_describer import Patches
+
+GRID = Extraction(GridDetector(12), "dift-tiny-dense")
 
 
 def write(path: Path, pixels: Any) -> None:
@@ -43,17 +49,22 @@ def write(path: Path, pixels: Any) -> None:
 def views(folder: Path, photo: Image, count: int) -> list[np.ndarray[Any, Any]]:
     """The photograph and parts of it under known homographies."""
     rng = np.random.default_rng(5)
-    width, height = photo.size
+    width, height = size = (400, 300)
+    pixels = cv2.resize(photo.pixels[..., ::-1], size, interpolation=cv2.INTER_AREA)
+    corners = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
     found = []
     for number in range(count):
-        moved = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
-        moved += rng.uniform(-40, 40, (4, 2)).astype(np.float32) * (number > 0)
-        corners = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
+        moved = corners + rng.uniform(-25, 25, (4, 2)).astype(np.float32) * (number > 0)
         matrix = cv2.getPerspectiveTransform(corners, moved)
-        view = cv2.warpPerspective(photo.pixels[..., ::-1], matrix, (width, height), flags=cv2.INTER_AREA)
-        write(folder / f"view{number}.png", view)
+        write(folder / f"view{number}.png", cv2.warpPerspective(pixels, matrix, size, flags=cv2.INTER_AREA))
         found.append(matrix)
     return found
+
+
+def run(folder: Path, store: Path, extraction: Extraction, **options: Any) -> CollectionResult:
+    """In this process unless another engine is given."""
+    context = RunContext(store, options.pop("engine", LocalEngine(1)), progress=False)
+    return match_collection(find_images(folder), extraction=extraction, context=context, **options)
 
 
 def test_images_are_found_by_colmaps_names(tmp_path: Path) -> None:
@@ -62,12 +73,19 @@ def test_images_are_found_by_colmaps_names(tmp_path: Path) -> None:
         (tmp_path / name).with_suffix(".png").rename(tmp_path / name)
     found = find_images(tmp_path, exclude=tmp_path / "out")
     assert found.names == ("a.png", "b/x 1.JPG")
+    assert (
+        find_images(tmp_path, exclude=tmp_path).names[-1] == "out/d.png"
+    )  # the folder itself is not left out
     with pytest.raises(ImageError, match="no images there"):
         find_images(tmp_path / "a")
     with pytest.raises(ImageError, match="no such folder"):
         find_images(tmp_path / "none")
     (tmp_path / "two\nlines.png").write_bytes(b"x")
-    assert find_images(tmp_path).skipped == {"two\nlines.png": "its name holds a line break"}
+    PILImage.new("RGB", (8, 8)).save(tmp_path / "b.webp")
+    assert find_images(tmp_path).skipped == {
+        "two\nlines.png": "its name holds a line break",
+        "b.webp": "COLMAP does not read this format; convert it to JPEG or PNG",
+    }
 
 
 @dataclass(frozen=True)
@@ -79,22 +97,15 @@ class Counting:
     def detect(self, image: Image) -> Features:
         with open(self.marks, "a") as file:
             file.write("x")
-        return OpenCVDetector("sift", 300).detect(image)
+        return OpenCVDetector("sift", 200).detect(image)
 
 
 def test_nothing_is_done_twice(tmp_path: Path, photo0: Image) -> None:
-    truth = views(tmp_path / "images", photo0, 3)
-    (tmp_path / "images" / "broken.png").write_bytes(b"no image")
-    marks = tmp_path / "marks"
-    folder = find_images(tmp_path / "images")
-
-    def run(**options: Any) -> Any:
-        detector = Counting(str(marks))
-        return match_collection(
-            folder, tmp_path / "store", detector=detector, descriptor="dift-tiny", progress=False, **options
-        )
-
-    first = run()
+    folder, store, marks = tmp_path / "images", tmp_path / "store", tmp_path / "marks"
+    truth = views(folder, photo0, 3)
+    (folder / "broken.png").write_bytes(b"no image")
+    extraction = Extraction(Counting(str(marks)), "dift-tiny")
+    first = run(folder, store, extraction)
     assert first.computed == (3, 3)
     assert list(first.skipped) == ["broken.png"]
     pairs = list(first.correspondences.pairs)
@@ -106,22 +117,44 @@ def test_nothing_is_done_twice(tmp_path: Path, photo0: Image) -> None:
         errors = np.linalg.norm(warp_points(matrix, features0.keypoints[i]) - features1.keypoints[j], axis=1)
         assert len(pair.matches) > 60
         assert np.mean(errors < 3) > 0.95
-    second = run(engine=LocalEngine(1))
+    second = run(folder, store, extraction)
     assert second.computed == (0, 0)
     assert len(marks.read_text()) == 3
     for a, b in zip(pairs, second.correspondences.pairs, strict=True):
         assert (a.name0, a.name1, a.matches) == (b.name0, b.name1, b.matches)
-    assert run(max_ratio=0.7).computed == (0, 3)  # other options, other matches
-    views(tmp_path / "images", photo0, 2)  # the same files again: content counts
-    assert run().computed == (0, 0)
-    for pack in (tmp_path / "store" / "matches").rglob("*.npz"):
+    assert run(folder, store, extraction, matching=Matching(max_ratio=0.7)).computed == (0, 3)
+    views(folder, photo0, 2)  # the same files again: content counts
+    assert run(folder, store, extraction).computed == (0, 0)
+    for pack in (store / "matches").rglob("*.npz"):
         pack.unlink()
-    again = run()
+    again = run(folder, store, extraction)
     assert again.computed == (0, 3)
     assert [pair.matches for pair in again.correspondences.pairs] == [pair.matches for pair in pairs]
-    for kept in (tmp_path / "store").rglob("*.npz"):
-        kept.write_bytes(kept.read_bytes()[:100])  # of a sick disk
-    assert run().computed == (3, 3)
+    for file in store.rglob("*.npz"):
+        file.write_bytes(file.read_bytes()[:100])  # a failing disk
+    assert run(folder, store, extraction).computed == (3, 3)
+
+
+def test_a_users_describer_works_everywhere_under_its_own_key(tmp_path: Path, photo0: Image) -> None:
+    """Two describers that differ in an array share no results; worker processes give the same as this one."""
+    folder = tmp_path / "images"
+    views(folder, photo0, 3)
+    weights = np.hanning(13)[1:-1].astype(np.float32)
+    results = []
+    with LocalEngine(2) as engine:
+        for number, array in enumerate((weights, weights**2, weights)):
+            extraction = Extraction("sift", Patches(array), max_keypoints=100)
+            results.append(run(folder, tmp_path / "store", extraction, engine=engine))
+            assert results[-1].computed == ((3, 3) if number < 2 else (0, 0))
+    here = run(folder, tmp_path / "other", Extraction("sift", Patches(weights), max_keypoints=100))
+    first, second, _ = (result.correspondences.features for result in results)
+    for name in first:
+        assert first[name] == here.correspondences.features[name]
+        np.testing.assert_array_equal(first[name].keypoints, second[name].keypoints)
+        assert not np.array_equal(first[name].descriptors, second[name].descriptors)  # type: ignore[arg-type]
+    pairs = [list(result.correspondences.pairs) for result in (results[0], here)]
+    assert min(len(pair.matches) for pair in pairs[1]) > 20
+    assert [pair.matches for pair in pairs[0]] == [pair.matches for pair in pairs[1]]
 
 
 def test_guided_matching_finds_back_what_the_ratio_test_drops(photo0: Image, photo1: Image) -> None:
@@ -129,9 +162,9 @@ def test_guided_matching_finds_back_what_the_ratio_test_drops(photo0: Image, pho
     dift = DIFTExtractor()
     detector = OpenCVDetector("sift", 400)
     features0, features1 = (dift.describe(photo, detector.detect(photo)) for photo in (photo0, photo1))
-    sure = match_features(features0, features1, MatchOptions(max_ratio=0.8, guided=False))
-    guided = match_features(features0, features1, MatchOptions(max_ratio=0.8))
-    every = match_features(features0, features1, MatchOptions(guided=False))
+    sure = match_features(features0, features1, Matching(max_ratio=0.8, guided=False))
+    guided = match_features(features0, features1, Matching(max_ratio=0.8))
+    every = match_features(features0, features1, Matching(guided=False))
 
     def right(matches: Matches) -> int:
         i, j = matches.indices.T
@@ -140,26 +173,12 @@ def test_guided_matching_finds_back_what_the_ratio_test_drops(photo0: Image, pho
 
     assert right(guided) > right(sure)
     assert right(guided) / len(guided) > 0.97 > right(every) / len(every)
-    nothing = match_features(features0, features0[:0], MatchOptions())
+    nothing = match_features(features0, features0[:0], Matching())
     assert len(nothing) == 0
     noise = np.random.default_rng(0).normal(0, 1, (400, 16)).astype(np.float32)
-    unrelated = replace(features0, descriptors=noise[: len(features0)])
-    assert (
-        len(
-            match_features(
-                unrelated, replace(features1, descriptors=noise[: len(features1)][::-1]), MatchOptions()
-            )
-        )
-        == 0
-    )
-
-
-def test_objects_whose_settings_cannot_be_read_are_refused() -> None:
-    with pytest.raises(ValueError, match="give the detector by name"):
-        cache_key(OpenCVDetector(cv2.ORB_create()))  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="must be a dataclass"):
-        cache_key(object())
-    assert cache_key(OpenCVDetector("sift")) != cache_key(OpenCVDetector("sift", rank_by="size"))
+    unrelated0 = replace(features0, descriptors=noise[: len(features0)])
+    unrelated1 = replace(features1, descriptors=noise[: len(features1)][::-1])
+    assert len(match_features(unrelated0, unrelated1, Matching())) == 0
 
 
 def test_large_keypoints_come_first(photo0: Image) -> None:
@@ -196,6 +215,11 @@ def test_merged_points_are_one_keypoint_in_every_pair() -> None:
     np.testing.assert_allclose(crowded.features["b"].keypoints[pair.matches.indices[0, 1]], [70, 70])
     with pytest.raises(ValueError, match="cell"):
         merge_points([], sizes, cell=0)
+    inside = np.array([[1.0, 2.0]])
+    with pytest.raises(GeomatchError, match="lie outside the image"):
+        merge_points([("a", "b", inside, np.array([[100.0, 2.0]]), np.ones(1))], sizes)
+    with pytest.raises(GeomatchError, match="1 points, 1 partners and 2"):
+        merge_points([("a", "b", inside, inside, np.ones(2))], sizes)
 
 
 def test_every_track_has_one_reference() -> None:
@@ -207,51 +231,61 @@ def test_every_track_has_one_reference() -> None:
     assert references.tolist() == [3, -1, 2, 3, 2, -1, -1, -1, 3]  # keypoint 0 of b has two matches
 
 
-def test_grid_keypoints_are_shared_and_refined(tmp_path: Path, photo0: Image) -> None:
+@pytest.fixture(scope="module")
+def refined(
+    tmp_path_factory: pytest.TempPathFactory, photo0: Image
+) -> tuple[Path, list[Any], CollectionResult, CollectionResult]:
+    """A folder with images and store, the true matrices, and grid keypoints without and with refinement.
+
+    The last image is a copy of the one before.
+    """
+    folder = tmp_path_factory.mktemp("grid")
+    truth = views(folder / "images", photo0, 3)
+    (folder / "images" / "view3.png").write_bytes((folder / "images" / "view2.png").read_bytes())
+    found = run(folder / "images", folder / "store", GRID)
+    moved = run(folder / "images", folder / "store", GRID, matching=Matching(refine_keypoints=True))
+    assert moved.computed == (0, 0)
+    return folder, [*truth, truth[2]], found, moved
+
+
+def test_grid_keypoints_are_shared_and_refined(refined: Any, photo0: Image) -> None:
     """The same pixel has one index in all pairs; refinement brings partners nearer to the truth."""
-    truth = views(tmp_path / "images", photo0, 3)
-    folder = find_images(tmp_path / "images")
-    options: dict[str, Any] = {
-        "detector": GridDetector(16),
-        "descriptor": "dift-tiny-dense",
-        "progress": False,
-    }
-    found = match_collection(folder, tmp_path / "store", **options)
-    grid = GridDetector(16).detect(photo0)
-    for name in folder.names:
-        np.testing.assert_array_equal(found.correspondences.features[name].keypoints, grid.keypoints)
-    refined = match_collection(folder, tmp_path / "store", refine_keypoints=True, **options)
+    _, truth, found, moved = refined
+    features = found.correspondences.features
+    for name in features:
+        np.testing.assert_array_equal(features[name].keypoints, features["view0.png"].keypoints)
     before, after = [], []
+    matched: dict[str, set[int]] = {name: set() for name in features}
     for pair in found.correspondences.pairs:
         i, j = pair.matches.indices.T
+        matched[pair.name0] |= set(i.tolist())
+        matched[pair.name1] |= set(j.tolist())
+        if {pair.name0, pair.name1} == {"view2.png", "view3.png"}:  # one image
+            continue
         matrix = truth[int(pair.name1[4])] @ np.linalg.inv(truth[int(pair.name0[4])])
-        for features, errors in (
-            (found.correspondences.features, before),
-            (refined.correspondences.features, after),
-        ):
-            moved = warp_points(matrix, features[pair.name0].keypoints[i])
-            errors.extend(np.linalg.norm(moved - features[pair.name1].keypoints[j], axis=1))
+        for own, errors in ((features, before), (moved.correspondences.features, after)):
+            there = warp_points(matrix, own[pair.name0].keypoints[i])
+            errors.extend(np.linalg.norm(there - own[pair.name1].keypoints[j], axis=1))
     near = np.array(before) < 12  # right up to the grid
     assert near.sum() > 300
     assert np.median(np.array(after)[near]) < 0.5 * np.median(np.array(before)[near])
-    again = match_collection(folder, tmp_path / "store", refine_keypoints=True, **options)
-    for name in folder.names:
-        assert again.correspondences.features[name] == refined.correspondences.features[name]
+    for name, rows in matched.items():
+        unmatched = np.setdiff1d(np.arange(len(features[name])), list(rows))
+        new = moved.correspondences.features[name].keypoints
+        np.testing.assert_array_equal(new[unmatched], features[name].keypoints[unmatched])
 
 
-def test_refinement_moves_each_keypoint_once(tmp_path: Path, photo0: Image) -> None:
-    views(tmp_path, photo0, 2)
-    folder = find_images(tmp_path)
-    found = match_collection(
-        folder, tmp_path / "store", detector=GridDetector(32), descriptor="dift-tiny-dense", progress=False
-    )
-    dense = dense_twin(DIFTExtractor())
-    moved = dict(refine_keypoints(found.correspondences, folder, dense, progress=False))
-    (pair,) = found.correspondences.pairs
-    for side, name in ((0, pair.name0), (1, pair.name1)):
-        unmatched = np.setdiff1d(np.arange(len(moved[name])), pair.matches.indices[:, side])
-        old = found.correspondences.features[name].keypoints
-        np.testing.assert_array_equal(moved[name].keypoints[unmatched], old[unmatched])
+def test_refinement_goes_on_where_it_was(refined: Any) -> None:
+    """Two images of one content are two images; what was refined before an interruption stays."""
+    folder, _, _, whole = refined
+    files = sorted((folder / "store" / "refined").rglob("*.npz"))
+    assert len(files) == 4
+    written = {file: file.stat().st_mtime_ns for file in files}
+    before = dict(whole.correspondences.features)
+    files[1].unlink()
+    again = run(folder / "images", folder / "store", GRID, matching=Matching(refine_keypoints=True))
+    assert {file for file in files if file.stat().st_mtime_ns != written[file]} == {files[1]}
+    assert dict(again.correspondences.features) == before
 
 
 def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +294,7 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch
     views(tmp_path / "all", photo0, 3)
     for scene in range(2):
         noise = rng.uniform(0, 255, (20 + 40 * scene, 30, 3)).astype(np.uint8)
-        whole = cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC)
+        whole = cv2.resize(noise, (320, 240), interpolation=cv2.INTER_CUBIC)
         for number in range(3):
             write(tmp_path / "all" / f"x{scene}{number}.png", np.roll(whole, 15 * number, axis=1))
     folder = find_images(tmp_path / "all")
@@ -268,7 +302,7 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch
     work = Work(LocalEngine(1), progress=False)
     photos = [photo for _, photo in examine(folder, work, False) if isinstance(photo, Photograph)]
     store = Store.at(tmp_path / "store")
-    kept = keep_descriptors(folder.root, photos, extractor, store, work)
+    kept = pool_images(folder.root, photos, extractor, store, work)
     group = [name[:2] for name in folder.names]
     best = kept.nearest(2, None, work)
     for index in range(9):
@@ -276,53 +310,15 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch
     monkeypatch.setattr("geomatch.collection.retrieval.CHUNK", 4)  # bounded memory changes nothing
     np.testing.assert_array_equal(kept.nearest(2, None, work), best)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "global").rglob("*.npz")}
-    assert keep_descriptors(folder.root, photos, extractor, store, work).keys == kept.keys
+    assert pool_images(folder.root, photos, extractor, store, work).keys == kept.keys
     assert before == {path: path.stat().st_mtime_ns for path in before}
-
-
-def test_images_that_colmap_cannot_read_are_named(tmp_path: Path) -> None:
-    for name in ("a.png", "b.webp"):
-        PILImage.new("RGB", (8, 8)).save(tmp_path / name)
-    found = find_images(tmp_path, exclude=tmp_path)  # the folder itself is never left out
-    assert found.names == ("a.png",)
-    assert "convert it" in found.skipped["b.webp"]
-
-
-def test_merging_asks_for_points_of_the_image() -> None:
-    sizes, inside = {"a": (100, 80), "b": (100, 80)}, np.array([[1.0, 2.0]])
-    with pytest.raises(GeomatchError, match="lie outside the image"):
-        merge_points([("a", "b", inside, np.array([[100.0, 2.0]]), np.ones(1))], sizes)
-    with pytest.raises(GeomatchError, match="1 points, 1 partners and 2"):
-        merge_points([("a", "b", inside, inside, np.ones(2))], sizes)
-
-
-def test_refinement_goes_on_where_it_was(tmp_path: Path, photo0: Image) -> None:
-    """Two images of one content are two images; what was refined before an interruption stays."""
-    views(tmp_path / "images", photo0, 2)
-    twin = tmp_path / "images" / "view2.png"
-    twin.write_bytes((tmp_path / "images" / "view1.png").read_bytes())
-    folder = find_images(tmp_path / "images")
-    options: dict[str, Any] = {"detector": GridDetector(32), "descriptor": "dift-tiny-dense"}
-    options |= {"progress": False, "refine_keypoints": True}
-    whole = match_collection(folder, tmp_path / "store", **options).correspondences
-    files = sorted((tmp_path / "store" / "refined").rglob("*.npz"))
-    assert len(files) == 3
-    written = {file: file.stat().st_mtime_ns for file in files}
-    before = {name: whole.features[name] for name in folder.names}
-    files[1].unlink()
-    again = match_collection(folder, tmp_path / "store", **options).correspondences
-    assert {file for file in files if file.stat().st_mtime_ns != written[file]} == {files[1]}
-    assert {name: again.features[name] for name in folder.names} == before
-    for name in folder.names:
-        limit = np.array(photo0.size) - 0.5
-        assert ((before[name].keypoints >= -0.5) & (before[name].keypoints <= limit)).all()
 
 
 def test_keypoints_without_frames_are_described_upright(tmp_path: Path, photo0: Image) -> None:
     """In a collection every detector but a grid gets patches; those of one size are as with frames of it."""
     plain = OpenCVDetector("fast", 50).detect(photo0)
     assert plain.scales is None or plain.orientations is None
-    _, describer, _ = extraction_parts("fast", None, 50)
+    _, describer = Extraction("fast").parts()
     assert isinstance(describer, DIFTExtractor)
     assert describer.config.sampling == "patch"
     size = np.full(len(plain), UPRIGHT_SIDE / describer.config.patch_scale)
@@ -330,6 +326,6 @@ def test_keypoints_without_frames_are_described_upright(tmp_path: Path, photo0: 
     rows = [describer.describe(photo0, found).descriptors for found in (plain, framed)]
     assert max(photo0.size) <= 2048
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
-    _, dense, _ = extraction_parts("grid", None, 50)
+    _, dense = Extraction("grid").parts()
     assert isinstance(dense, DIFTExtractor)
     assert dense.config.sampling == "dense"

@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,18 +17,21 @@ import pytest
 
 import geomatch
 from geomatch.collection import Correspondences, MatchedPair
-from geomatch.colmap import check_database, export_database
+from geomatch.colmap import Cameras, check_database, export_database
 from geomatch.colmap.conventions import (
     fundamental_to_colmap,
     homography_to_colmap,
     to_colmap,
 )
-from geomatch.colmap.library import database, pycolmap
+from geomatch.colmap.library import database, interruptible, pycolmap
 from geomatch.colmap.mapping import map_database, summarise_model
 from geomatch.colmap.verification import to_two_view_geometry
+from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import FeaturesError, GeomatchError, ImageError
 from geomatch.geometry import warp_points
 from geomatch.types import Features, Matches, TwoViewGeometry
+
+QUIET = RunContext(engine=LocalEngine(1), progress=False)
 
 
 @pytest.mark.parametrize("verification", ["colmap", "geomatch"])
@@ -96,7 +99,7 @@ def test_own_homography_is_written_as_planar(tmp_path: Path, rng: np.random.Gene
     indices = np.stack([np.arange(200)] * 2, axis=1)
     pair = MatchedPair("b.png", "a.png", Matches(indices, np.ones(200)))  # type: ignore[arg-type]
     found = Correspondences(features, [pair])
-    report = export_database(tmp_path, found, tmp_path / "x.db", verification="geomatch", progress=False)
+    report = export_database(tmp_path, found, tmp_path / "x.db", verification="geomatch", context=QUIET)
     assert report.verified == {"planar or panoramic": 1}
     with database(str(tmp_path / "x.db")) as opened:
         geometry = opened.read_two_view_geometry(2, 1)  # b to a
@@ -138,17 +141,10 @@ def test_what_is_left_out_is_counted(make_scene: Callable[..., Any], tmp_path: P
     features[names[3]] = features[names[3]][:0]
     features["gone.png"] = features[names[0]]
     first = scene.correspondences.pairs[0]
-    turned = MatchedPair(
-        first.name1, first.name0, Matches(first.matches.indices[::-1, ::-1], first.matches.similarity)
-    )
-    pairs = [
-        first,
-        turned,
-        first,
-        matched(names[0], names[3], []),
-        matched(names[0], "gone.png", [(0, 0)]),
-        matched(names[1], names[2], [(0, 1), (2, 3)]),
-    ]
+    flipped = Matches(first.matches.indices[::-1, ::-1], first.matches.similarity)
+    pairs = [first, MatchedPair(first.name1, first.name0, flipped), first]
+    pairs += [matched(names[0], names[3], []), matched(names[0], "gone.png", [(0, 0)])]
+    pairs += [matched(names[1], names[2], [(0, 1), (2, 3)])]
     report = scene.changed(features=features, pairs=pairs).export(tmp_path / "out.db")
     assert (report.images, report.pairs) == (4, 2)
     assert report.skipped == {
@@ -161,66 +157,52 @@ def test_what_is_left_out_is_counted(make_scene: Callable[..., Any], tmp_path: P
     assert "2 pairs given twice" in report.text()
 
 
-@pytest.mark.parametrize(
-    ("rows", "says"),
-    [
-        ([(0, 10_000)], r"names keypoint 10000 of .*, which has \d+"),
-        ([(1, 1), (2, 2), (1, 1)], "the same match is given more than once"),
-    ],
-)
-def test_wrong_matches_write_nothing(
-    make_scene: Callable[..., Any], tmp_path: Path, rows: Any, says: str
-) -> None:
+def test_wrong_input_writes_nothing(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     scene = make_scene(frames=3)
-    names = sorted(scene.correspondences.features)
-    pairs = [*scene.correspondences.pairs[:1], matched(names[1], names[2], rows)]
-    with pytest.raises(FeaturesError, match=says):
-        scene.changed(pairs=pairs).export(tmp_path / "out.db")
-    assert not (tmp_path / "out.db").exists()
-    with pytest.raises(ValueError, match="must not be negative"):
-        matched(names[0], names[1], [(-1, 0)])
-
-
-def test_contradicting_pairs_self_pairs_and_foreign_sizes(
-    make_scene: Callable[..., Any], tmp_path: Path
-) -> None:
-    scene = make_scene(frames=3)
-    names = sorted(scene.correspondences.features)
+    a, b, c = sorted(scene.correspondences.features)
     path = tmp_path / "out.db"
-    pairs = [matched(names[0], names[1], [(0, 0)]), matched(names[1], names[0], [(1, 0)])]
-    with pytest.raises(FeaturesError, match=r"given twice .* different matches"):
-        scene.changed(pairs=pairs).export(path)
-    with pytest.raises(FeaturesError, match="matched with itself"):
-        scene.changed(pairs=[matched(names[0], names[0], [(0, 1)])]).export(path)
-    features = dict(scene.correspondences.features)
-    right = features[names[0]]
-    features[names[0]] = Features(right.keypoints, right.scores, right.image_size[::-1])
-    with pytest.raises(FeaturesError, match="EXIF orientation"):
-        scene.changed(features=features).export(path)
-    features[names[0]] = Features(right.keypoints * 2, right.scores, right.image_size)
-    with pytest.raises(FeaturesError, match=r"keypoints lie outside .* resized"):
-        scene.changed(features=features).export(path)
-    with pytest.raises(FeaturesError, match="paths below the image folder"):
-        scene.changed(features={"../x.png": right}, pairs=[]).export(path)
+    first = scene.correspondences.pairs[0]
+    for pairs, says in (
+        ([first, matched(b, c, [(0, 10_000)])], r"names keypoint 10000 of .*, which has \d+"),
+        ([first, matched(b, c, [(1, 1), (2, 2), (1, 1)])], "the same match is given more than once"),
+        ([matched(a, b, [(0, 0)]), matched(b, a, [(1, 0)])], r"given twice .* different matches"),
+        ([matched(a, a, [(0, 1)])], "matched with itself"),
+    ):
+        with pytest.raises(FeaturesError, match=says):
+            scene.changed(pairs=pairs).export(path)
+    right = scene.correspondences.features[a]
+    for name, features, says in (
+        (a, Features(right.keypoints, right.scores, right.image_size[::-1]), "EXIF orientation"),
+        (
+            a,
+            Features(right.keypoints * 2, right.scores, right.image_size),
+            r"keypoints lie outside .* resized",
+        ),
+        ("../x.png", right, "paths below the image folder"),
+    ):
+        with pytest.raises(FeaturesError, match=says):
+            scene.changed(features={**scene.correspondences.features, name: features}).export(path)
     with pytest.raises(ImageError, match="none of 3 images can be read"):
         replace(scene, folder=tmp_path / "elsewhere").export(path)
     assert not path.exists()
+    with pytest.raises(ValueError, match="must not be negative"):
+        matched(a, b, [(-1, 0)])
 
 
 def test_camera_modes(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     scene = make_scene(frames=3)
     for mode, cameras in (("single", 1), ("per-image", 3)):
-        scene.export(tmp_path / f"{mode}.db", camera_mode=mode, verification="none")
+        scene.export(tmp_path / f"{mode}.db", cameras=Cameras(mode), verification="none")
         with database(str(tmp_path / f"{mode}.db")) as opened:
             assert len(opened.read_all_cameras()) == cameras
     odd = dict(scene.correspondences.features)
     cv2.imwrite(str(scene.folder / "odd.png"), np.zeros((50, 60), np.uint8))
     odd["odd.png"] = Features(np.zeros((1, 2)), np.ones(1), (60, 50))  # type: ignore[arg-type]
     with pytest.raises(FeaturesError, match="images of one camera must be of one size"):
-        scene.changed(features=odd).export(tmp_path / "odd.db", camera_mode="single")
+        scene.changed(features=odd).export(tmp_path / "odd.db", cameras=Cameras("single"))
     with pytest.raises(GeomatchError, match="NO_SUCH_MODEL"):
-        scene.export(tmp_path / "odd.db", camera_model="NO_SUCH_MODEL")
-    scene.export(tmp_path / "known.db", camera_model="PINHOLE", camera_params="900,901,512,384")
+        scene.export(tmp_path / "odd.db", cameras=Cameras(model="NO_SUCH_MODEL"))
+    scene.export(tmp_path / "known.db", cameras=Cameras("auto", "PINHOLE", "900,901,512,384"))
     with database(str(tmp_path / "known.db")) as opened:
         assert opened.read_all_cameras()[0].params.tolist() == [900, 901, 512, 384]
         assert opened.read_all_cameras()[0].has_prior_focal_length
@@ -251,18 +233,7 @@ def test_extending(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.fixture
-def _interruptible_process() -> Iterator[None]:
-    """Processes started in the background ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible_process")
 def test_interruption_ends_verification() -> None:
-    from geomatch.colmap.library import interruptible
-
     seen: list[Any] = []
 
     def work(token: Any) -> None:
@@ -271,21 +242,16 @@ def test_interruption_ends_verification() -> None:
         while not token.is_cancelled:
             time.sleep(0.01)
 
-    with pytest.raises(KeyboardInterrupt):
-        interruptible(work)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interruptible(work)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert seen[0].is_cancelled
     with pytest.raises(ZeroDivisionError):
         interruptible(lambda token: 1 / 0)
     assert interruptible(lambda token: 7) == 7
-
-
-def test_pycolmap_after_our_accessor_does_not_break_png(tmp_path: Path) -> None:
-    code = (
-        "from geomatch.colmap.library import pycolmap; pycolmap(); import cv2, numpy as np; "
-        f"cv2.imwrite({str(tmp_path / 'x.png')!r}, np.zeros((9, 9), np.uint8)); print('alive')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "alive", done.stderr
 
 
 def test_own_geometries_are_of_the_matches_there(make_scene: Callable[..., Any], tmp_path: Path) -> None:
@@ -304,11 +270,15 @@ def test_own_geometries_are_of_the_matches_there(make_scene: Callable[..., Any],
     assert check_database(path).ok
 
 
-def test_ctrl_c_waits_for_colmap_to_end() -> None:
-    """A thread of COLMAP that outlives the interpreter aborts the process."""
+def test_a_process_of_its_own_writes_png_and_waits_for_colmap_to_end() -> None:
+    """PNG files can be written after our accessor; a thread that outlives the interpreter would abort."""
     code = """
-import sys, time
-from geomatch.colmap.library import interruptible
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
+from geomatch.colmap.library import interruptible, pycolmap
+pycolmap()
+import cv2, numpy as np
+assert cv2.imencode(".png", np.zeros((9, 9), np.uint8))[0]
 def work(token):
     print("under way", flush=True)
     while not token.is_cancelled:

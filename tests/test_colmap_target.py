@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 from geomatch.cli import main
-from geomatch.collection import MatchedPair
-from geomatch.collection.correspondences import LazyPairs
-from geomatch.colmap import check_database
+from geomatch.collection import LazyPairs, MatchedPair
+from geomatch.colmap import Cameras, check_database
 from geomatch.colmap.library import database
 from geomatch.colmap.target import SPARE
 from geomatch.errors import FeaturesError, GeomatchError
@@ -61,6 +60,7 @@ import sys, time
 from pathlib import Path
 from geomatch.colmap import export_database, read_correspondences
 from geomatch.collection import Correspondences
+from geomatch.engine import RunContext
 found = read_correspondences(Path({str(path)!r}), Path({str(scene.folder)!r}))
 def pairs():
     yield from found.pairs
@@ -70,7 +70,7 @@ class Slow:
     def __iter__(self):
         return pairs()
 export_database(Path({str(scene.folder)!r}), Correspondences(found.features, Slow()), Path({str(path)!r}),
-                extend=True, progress=False)
+                extend=True, context=RunContext(progress=False))
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -83,30 +83,26 @@ export_database(Path({str(scene.folder)!r}), Correspondences(found.features, Slo
     assert report.skipped["images that the database already had"] == 3
 
 
-def test_an_appeared_file_stays(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_file_that_appears_or_changes_meanwhile_stays(
+    make_scene: Callable[..., Any], tmp_path: Path
+) -> None:
     scene, path = make_scene(frames=3), tmp_path / "out.db"
 
     def meanwhile() -> Iterator[MatchedPair]:
-        path.write_text("of somebody else")
+        path.write_bytes(path.read_bytes() + bytes(4096) if path.exists() else b"of somebody else")
         yield from scene.correspondences.pairs
 
+    slow = scene.changed(pairs=LazyPairs(meanwhile))
     with pytest.raises(GeomatchError, match="made by another program meanwhile"):
-        scene.changed(pairs=LazyPairs(meanwhile)).export(path)
-    assert path.read_text() == "of somebody else"
+        slow.export(path)
+    assert path.read_bytes() == b"of somebody else"
     assert sorted(item.name for item in tmp_path.iterdir()) == ["out.db", "scene", "truth.db"]
-
-
-def test_a_database_that_changes_meanwhile_stays(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    scene, path = make_scene(frames=3), tmp_path / "out.db"
+    path.unlink()
     scene.export(path, verification="none")
-
-    def meanwhile() -> Iterator[MatchedPair]:
-        path.write_bytes(path.read_bytes() + b"\0" * 4096)
-        yield from scene.correspondences.pairs
-
+    size = path.stat().st_size
     with pytest.raises(GeomatchError, match="was changed by another program meanwhile"):
-        scene.changed(pairs=LazyPairs(meanwhile)).export(path, extend=True)
-    assert path.read_bytes()[-4096:] == b"\0" * 4096
+        slow.export(path, extend=True)
+    assert path.stat().st_size == size + 4096
 
 
 def test_a_full_disk_is_told_before_it_is_full(
@@ -129,10 +125,10 @@ def test_extending_keeps_link_mode_and_camera(make_scene: Callable[..., Any], tm
     part = {name: scene.correspondences.features[name] for name in names[:2]}
     real, link = tmp_path / "real.db", tmp_path / "link.db"
     first = [pair for pair in scene.correspondences.pairs if {pair.name0, pair.name1} <= set(part)]
-    scene.changed(features=part, pairs=first).export(real, camera_mode="single", verification="none")
+    scene.changed(features=part, pairs=first).export(real, cameras=Cameras("single"), verification="none")
     real.chmod(0o640)
     link.symlink_to(real.name)
-    report = scene.export(link, extend=True, camera_mode="single")
+    report = scene.export(link, extend=True, cameras=Cameras("single"))
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
     with database(str(real)) as opened:

@@ -39,19 +39,8 @@ def model(reconstruction: Any) -> SparseModel:
 
 def empty() -> SparseModel:
     none, whole = np.zeros(0), np.zeros(0, np.int64)
-    return SparseModel(
-        (),
-        np.zeros((0, 3)),
-        np.zeros((0, 3, 3)),
-        np.zeros((0, 2), np.int64),
-        none,
-        whole,
-        none,
-        np.zeros((0, 3), np.float32),
-        np.zeros((0, 3), np.uint8),
-        whole,
-        none,
-    )
+    images = (), np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros((0, 2), np.int64), none, whole, none
+    return SparseModel(*images, np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), whole, none)
 
 
 def embedded(page: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Turned and reduced copies: geometry, choice, and what they are good for."""
+"""Rotated and scaled copies: geometry, choice, and what they are good for."""
 
 import math
 from dataclasses import replace
@@ -17,7 +17,7 @@ from geomatch.geometry import image_corners, warp_points
 from geomatch.images import reduce_image
 from geomatch.keypoints import OpenCVDetector
 
-ROOM = (128, 96)
+SIZE = (128, 96)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DIFTConfig:
     return DIFTConfig(str(folder), 20, ("up_blocks.0", "up_blocks.1"), noise=False, image_size=None)
 
 
-def scene(size: tuple[int, int] = ROOM, seed: int = 0) -> Image:
+def scene(size: tuple[int, int] = SIZE, seed: int = 0) -> Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image(np.asarray(cv2.GaussianBlur(pixels, (0, 0), 1.5)), "blurred noise")
 
 
-def framed(size: tuple[int, int], n: int = 30) -> Features:
+def oriented(size: tuple[int, int], n: int = 30) -> Features:
     rng = np.random.default_rng(1)
     points = rng.uniform(0, 1, (n, 2)) * (np.array(size) - 1)
     return Features(points, np.ones(n), size, rng.uniform(2, 20, n), rng.uniform(0, 2 * math.pi, n))
@@ -66,41 +66,20 @@ def quarter_turn(image: Image, features: Features) -> tuple[Image, Features]:
     )
 
 
-@pytest.mark.parametrize("size", [ROOM, (118, 85)], ids=["sides of the stride", "other sides"])
-@pytest.mark.parametrize("scales", [1, 3])
+@pytest.mark.parametrize(("size", "scales"), [(SIZE, 1), ((118, 85), 3)], ids=["exact", "resized"])
 def test_quarter_turns_change_nothing(config: DIFTConfig, size: tuple[int, int], scales: int) -> None:
-    image, features = scene(size), framed(size)
+    image, features = scene(size), oriented(size)
     settings = replace(config, rotations=4, scales=scales)
     turned = quarter_turn(image, features)
     first, second = described(settings, image, features), described(settings, *turned)
     # of unit length; only Pillow's rounding between rows and columns leaves a difference, where it resizes
-    np.testing.assert_allclose(first, second, atol=1e-5 if size == ROOM and scales == 1 else 0.05)
+    np.testing.assert_allclose(first, second, atol=1e-5 if size == SIZE and scales == 1 else 0.05)
     assert np.abs(first - described(config, *turned)).max() > 0.1
-
-
-def test_other_turns_change_less(config: DIFTConfig) -> None:
-    """Turned by a third of a right angle, with room around, against the plain descriptors."""
-    image, step = scene(), 2 * math.pi / 12
-    xs, ys = np.meshgrid(np.linspace(40, 88, 7), np.linspace(30, 66, 7))
-    points = np.stack([xs.ravel(), ys.ravel()], axis=1)
-    features = Features(points, np.ones(49), ROOM, orientations=np.zeros(49))
-    pixels, matrix = turn_image(image.pixels, step, 8)
-    other = replace(
-        features,
-        keypoints=warp_points(matrix, features.keypoints),
-        orientations=np.full(49, step),
-        image_size=(pixels.shape[1], pixels.shape[0]),
-    )
-    first = described(config, image, features)
-    similar = (first * described(replace(config, rotations=12), Image(pixels, ""), other)).sum(axis=1)
-    plain = (first * described(config, Image(pixels, ""), other)).sum(axis=1)
-    assert similar.mean() > 0.8
-    assert similar.mean() > plain.mean() + 0.1
 
 
 def test_one_copy_is_the_image_itself(config: DIFTConfig) -> None:
     """Features that want nothing turned or reduced get what they get without copies, bit by bit."""
-    image, features = scene((118, 85)), framed((118, 85))
+    image, features = scene((118, 85)), oriented((118, 85))
     plain = described(config, image, features)
     asking = replace(config, rotations=8, scales=3)
     bare = replace(features, scales=None, orientations=None)
@@ -112,7 +91,7 @@ def test_one_copy_is_the_image_itself(config: DIFTConfig) -> None:
 
 
 def test_each_keypoint_is_described_by_itself(config: DIFTConfig) -> None:
-    image, features = scene(), framed(ROOM)
+    image, features = scene(), oriented(SIZE)
     order = np.random.default_rng(2).permutation(30)
     settings = replace(config, rotations=3, scales=2)
     whole = described(settings, image, features)
@@ -143,8 +122,8 @@ def test_only_needed_copies_are_made_and_reduced_ones_are_smaller() -> None:
     assert [copy.members.tolist() for copy in copies] == [[0], [1], [2, 3]]
 
 
-@pytest.mark.parametrize("angle", [0.0, 0.3, math.pi / 4, math.pi / 2, 2.0, math.pi, -math.pi / 2])
-@pytest.mark.parametrize("size", [(64, 48), (61, 40), (1, 1), (3, 200)])
+@pytest.mark.parametrize("angle", [0.0, 0.3, math.pi / 2, 2.0, -math.pi / 2])
+@pytest.mark.parametrize("size", [(61, 40), (1, 1), (3, 200)])
 def test_the_canvas_holds_the_image(angle: float, size: tuple[int, int]) -> None:
     pixels, matrix = turn_image(np.zeros((size[1], size[0], 3), np.uint8), angle, 8)
     canvas = np.array([pixels.shape[1], pixels.shape[0]])
@@ -176,8 +155,8 @@ def test_points_stay_on_what_they_are_on() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"rotations": 0}, "at least 1, got 0 and 1"),
-        ({"scales": -1}, "at least 1, got 1 and -1"),
+        ({"rotations": 0}, "rotations must be at least 1, got 0"),
+        ({"scales": -1}, "scales must be at least 1, got -1"),
         ({"rotations": 8, "sampling": "patch"}, "patches follow keypoints anyway"),
         ({"scales": 2, "sampling": "patch"}, "patches follow keypoints anyway"),
         ({"rotations": 2, "image_size": (768, 768)}, "keep the aspect"),
@@ -196,7 +175,7 @@ def test_heads_know_copies_only_when_there_are_some() -> None:
 
 
 def test_a_turned_photograph(photo0: Image) -> None:
-    """Of one photograph turned by 75 degrees, eight rotations match many times as many keypoints rightly."""
+    """In a photograph turned by 75 degrees, eight rotations match many times as many keypoints rightly."""
     image = reduce_image(photo0, 240)
     pixels, matrix = turn_image(image.pixels, math.radians(75), 8)
     turned = Image(pixels, "turned")
@@ -205,8 +184,10 @@ def test_a_turned_photograph(photo0: Image) -> None:
 
     def right(config: DIFTConfig) -> int:
         extractor = DIFTExtractor(config)
-        rows = [described_by(extractor, p, f) for p, f in zip((image, turned), features, strict=True)]
-        pairs = match_mutual(*rows).indices
+        rows = [extractor.describe(*pair).descriptors for pair in zip((image, turned), features, strict=True)]
+        assert rows[0] is not None
+        assert rows[1] is not None
+        pairs = match_mutual(rows[0], rows[1]).indices
         there = warp_points(matrix, features[0].keypoints[pairs[:, 0]])
         return int((np.linalg.norm(there - features[1].keypoints[pairs[:, 1]], axis=1) < 3).sum())
 
@@ -214,9 +195,3 @@ def test_a_turned_photograph(photo0: Image) -> None:
     found = {rotations: right(replace(dense, rotations=rotations)) for rotations in (1, 8)}
     assert found[8] > 3 * found[1]
     assert found[8] > 60
-
-
-def described_by(extractor: DIFTExtractor, image: Image, features: Features) -> NDArray[np.float32]:
-    rows = extractor.describe(image, features).descriptors
-    assert rows is not None
-    return rows

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from geomatch.engine import Engine, LocalEngine, Lost, Work, create_engine
+from geomatch.engine import Engine, FailedItem, LocalEngine, Work, create_engine
 from geomatch.engine.run import BRAKE, grouped, in_blocks
 from geomatch.errors import GeomatchError, StoreError
 
@@ -40,7 +40,7 @@ def count(folder: Path, what: str) -> int:
 def test_every_item_comes_back_once(engine: Engine, tmp_path: Path) -> None:
     work = Work(engine, progress=False)
     found = list(work.results(Toy(tmp_path), in_blocks([*ITEMS, -1], 4), "toys", "toy"))
-    assert dict(found) == {**DOUBLED, -1: Lost("negative")}
+    assert dict(found) == {**DOUBLED, -1: FailedItem("negative")}
     assert len(found) == 13
     assert work.retries == 0
     assert list(work.results(Toy(tmp_path), [], "toys", "toy")) == []
@@ -179,7 +179,7 @@ def test_engines_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="are for the engine 'ray'"):
         create_engine("local", ray_address="here:1")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(GeomatchError, match=r"geomatch-dift\[ray\]"), create_engine("ray"):
+    with pytest.raises(GeomatchError, match=r"geomatch-dift\[cluster\]"), create_engine("ray"):
         pass
 
 

@@ -2,14 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
-from geomatch import EstimationFailure, HomographyEstimate, ShapeError, corner_error
+from geomatch import EstimationFailure, HomographyEstimate, ShapeError, corner_error, warp_points
 from geomatch.estimators import (
     Estimator,
     Gate,
-    KorniaEstimator,
     OpenCVEstimator,
     create_estimator,
     estimate_two_view,
@@ -31,7 +29,9 @@ def estimator(request: pytest.FixtureRequest) -> Estimator:
 
 @pytest.fixture(params=ROBUST)
 def robust(request: pytest.FixtureRequest) -> Estimator:
-    return create_estimator(request.param)
+    """With fewer iterations than by default where data are hopeless."""
+    made = create_estimator(request.param)
+    return replace(made, max_iterations=5000) if isinstance(made, OpenCVEstimator) else made
 
 
 def found(estimate: HomographyEstimate | EstimationFailure) -> HomographyEstimate:
@@ -52,13 +52,8 @@ def test_noise_and_outliers(robust: Estimator, rng: np.random.Generator) -> None
     estimate = found(robust.estimate(p0, p1, SIZE))
     assert corner_error(estimate.matrix, H, SIZE) < 2
     # the mask is what the matrix says
-    error = np.linalg.norm(np.asarray(warp(estimate.matrix, p0)) - p1, axis=1)
+    error = np.linalg.norm(warp_points(estimate.matrix, p0) - p1, axis=1)
     np.testing.assert_array_equal(estimate.inliers, error <= 3.0)
-
-
-def warp(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    homogeneous = np.c_[points, np.ones(len(points))] @ matrix.T
-    return np.asarray(homogeneous[:, :2] / homogeneous[:, 2:])
 
 
 def test_same_input_same_output(estimator: Estimator, rng: np.random.Generator) -> None:
@@ -66,47 +61,15 @@ def test_same_input_same_output(estimator: Estimator, rng: np.random.Generator) 
     assert estimator.estimate(p0, p1, SIZE) == estimator.estimate(p0, p1, SIZE)
 
 
-def test_order_of_matches_hardly_matters(rng: np.random.Generator) -> None:
+def test_order_of_matches_and_images_hardly_matters(rng: np.random.Generator) -> None:
     p0, p1 = random_matches(rng, H, 150, 50, noise=0.3)
     order = rng.permutation(len(p0))
     one = found(OpenCVEstimator().estimate(p0, p1, SIZE))
     other = found(OpenCVEstimator().estimate(p0[order], p1[order], SIZE))
     assert corner_error(one.matrix, other.matrix, SIZE) < 0.3
     np.testing.assert_array_equal(one.inliers[order], other.inliers)
-
-
-def test_swapping_the_images_inverts_the_homography(rng: np.random.Generator) -> None:
-    p0, p1 = random_matches(rng, H, 200, 50, noise=0.2)
-    one = found(OpenCVEstimator().estimate(p0, p1, SIZE))
-    other = found(OpenCVEstimator().estimate(p1, p0, SIZE))
-    assert corner_error(np.linalg.inv(other.matrix), one.matrix, SIZE) < 0.5
-
-
-@pytest.mark.parametrize("modern", [False, True], ids=["0.8.2", "0.8.3 on"])
-def test_kornia_gets_its_threshold_in_its_own_unit(
-    modern: bool, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
-) -> None:
-    """Up to 0.8.2 kornia compares squared errors with ``inl_th``; later releases square it themselves."""
-    given: list[float] = []
-
-    class Old:
-        def __init__(self, model_type: str, inl_th: float, batch_size: int, max_iter: int,
-                     confidence: float, max_lo_iters: int) -> None:  # fmt: skip
-            given.append(inl_th)
-
-        def __call__(self, p0: torch.Tensor, p1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return torch.from_numpy(H), torch.ones(len(p0))
-
-    class New(Old):
-        def __init__(self, model_type: str, inl_th: float, batch_size: int, max_iter: int,
-                     confidence: float, max_lo_iters: int, seed: int, score_type: str,
-                     prosac_sampling: bool) -> None:  # fmt: skip
-            given.append(inl_th)
-
-    monkeypatch.setattr("kornia.geometry.ransac.RANSAC", New if modern else Old)
-    p0, p1 = random_matches(rng, H, 50, 0)
-    assert KorniaEstimator(threshold=3.0).estimate(p0, p1, SIZE)
-    assert given == [3.0 if modern else 9.0]
+    swapped = found(OpenCVEstimator().estimate(p1, p0, SIZE))
+    assert corner_error(np.linalg.inv(swapped.matrix), one.matrix, SIZE) < 0.5
 
 
 @pytest.mark.parametrize("name", ["ransac", "usac_accurate", "poselib", "kornia"])
@@ -119,7 +82,7 @@ def test_backends_use_the_threshold(name: str) -> None:
 
     def shift(threshold: float) -> float:
         plain = replace(create_estimator(name, threshold), gate=Gate(refits=0))  # type: ignore[type-var]
-        return float(warp(found(plain.estimate(p0, p1, SIZE)).matrix, p0).mean(0)[0] - p0.mean(0)[0])
+        return float(warp_points(found(plain.estimate(p0, p1, SIZE)).matrix, p0).mean(0)[0] - p0.mean(0)[0])
 
     assert abs(shift(1.0)) < 0.1
     assert 0.3 < shift(6.0) < 2.0
@@ -148,15 +111,15 @@ def test_degenerate_input_is_a_failure_with_a_reason(estimator: Estimator, rng: 
         assert words in honest.reason
 
 
-@pytest.mark.parametrize("count", [20, 50, 200, 1000])
+@pytest.mark.parametrize("count", [20, 50, 200])
 def test_pure_chance_is_a_failure(robust: Estimator, count: int, rng: np.random.Generator) -> None:
-    if type(robust).__name__ == "KorniaEstimator" and count == 1000:
-        pytest.skip("slow, and no different from 200")
     for _ in range(3):
         p0, p1 = random_matches(rng, H, 0, count)
         estimate = robust.estimate(p0, p1, SIZE)
         assert isinstance(estimate, EstimationFailure)
         assert estimate.reason
+    p0, p1 = random_matches(rng, H, 0, 1000)
+    assert not OpenCVEstimator().estimate(p0, p1, SIZE)  # with all its iterations
 
 
 def test_rows_that_are_not_finite_are_outliers(robust: Estimator, rng: np.random.Generator) -> None:
@@ -206,9 +169,10 @@ def test_number_of_false_alarms() -> None:
     assert log10_nfa(200, 20, 1e-4) < log10_nfa(200, 12, 1e-4) < log10_nfa(400, 12, 1e-4)
 
 
-def test_large_thresholds_on_small_regions_are_fine(rng: np.random.Generator) -> None:
+def test_large_thresholds_on_small_regions_and_unknown_sizes_are_fine(rng: np.random.Generator) -> None:
     p0 = rng.uniform(100, 140, (60, 2))
     assert OpenCVEstimator(threshold=15).estimate(p0, p0, SIZE)
+    assert OpenCVEstimator().estimate(*random_matches(rng, H, 60, 0))  # the points bound the image
 
 
 def test_wrong_options_are_refused() -> None:
@@ -223,11 +187,6 @@ def test_wrong_options_are_refused() -> None:
         OpenCVEstimator(threshold=0)
     with pytest.raises(ShapeError):
         OpenCVEstimator().estimate(np.zeros((9, 2)), np.zeros((8, 2)))
-
-
-def test_without_image_size_the_points_bound_the_image(rng: np.random.Generator) -> None:
-    p0, p1 = random_matches(rng, H, 60, 0)
-    assert OpenCVEstimator().estimate(p0, p1)
 
 
 def test_points_off_a_plane_are_told_by_the_calibration(rng: np.random.Generator) -> None:

@@ -61,9 +61,9 @@ def test_prompt_embedding(small_sd: Path) -> None:
 
     expected = SD["prompt_embeds"][0]
     assert_equal(torch.from_numpy(encode_prompt(small_sd, "")), expected)
-    kept = cached_embedding(small_sd, "")
-    assert kept is not None
-    np.testing.assert_array_equal(kept, encode_prompt(small_sd, ""))
+    cached = cached_embedding(small_sd, "")
+    assert cached is not None
+    np.testing.assert_array_equal(cached, encode_prompt(small_sd, ""))
 
 
 def test_adm_after_conversion(tmp_path: Path, seeded: Seeded) -> None:

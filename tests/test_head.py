@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
+import geomatch
 from geomatch import GeomatchError, Image, WeightsError
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
-from geomatch.dift.extractor import patch_maps
 from geomatch.dift.head.network import HeadNetwork
 from geomatch.dift.head.projection import ConvolutionalHead, LinearHead, load_head
 from geomatch.images import load_image
@@ -25,18 +26,16 @@ from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
 from geomatch.training.convolutional_head import HeadConfig, pair_loss, train_head, train_network
 from geomatch.training.linear_head import fit_on_images
 from geomatch.weights.adm import convert_adm
-from geomatch.weights.sources import HEAD_FILE
+from geomatch.weights.folders import HEAD_FILE
 
 TINY = replace(PRESETS["dift-tiny"], head=False)
 SMALL = replace(TINY, layers=("down_blocks.1.resnets.0",))
-HEAD = HeadConfig(widths=(8,), dimension=16, views=2, per_view=24, steps=6)
+HEAD = HeadConfig(widths=(8,), dimension=32, views=4, per_view=24, steps=6)
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two free photographs, one of them twice."""
-    import geomatch
-
+    """Two free photographs."""
     folder = tmp_path_factory.mktemp("photos")
     pair = geomatch.bundled_pair()
     for name, path in (("a", pair.image0), ("b", pair.image1)):
@@ -52,13 +51,12 @@ def bank(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[NDArray
     return load_bank(place, images)
 
 
-def head_of(maps: list[tuple[int, int]], dimension: int = 16) -> HeadNetwork:
+def head_of(maps: list[tuple[int, int]]) -> HeadNetwork:
     torch.manual_seed(0)
-    network = HeadNetwork(maps, (8, 8)[: 1 if maps[0][1] == 8 else 2], dimension).eval()
-    return network
+    return HeadNetwork(maps, (8, 8), 16).eval()
 
 
-def test_head_gives_unit_rows_that_do_not_depend_on_their_company() -> None:
+def test_head_gives_unit_rows_that_do_not_depend_on_one_another() -> None:
     network = head_of([(4, 16), (6, 8), (5, 4)])
     torch.manual_seed(1)
     maps = [torch.randn(7, c, s, s) for c, s in network.maps]
@@ -69,16 +67,13 @@ def test_head_gives_unit_rows_that_do_not_depend_on_their_company() -> None:
     assert whole.shape == (7, 16)
     torch.testing.assert_close(whole.norm(dim=1), torch.ones(7))
     torch.testing.assert_close(part, whole[order][:3], atol=1e-6, rtol=0)
-
-
-def test_head_refuses_maps_that_do_not_halve_to_four() -> None:
     with pytest.raises(ValueError, match=r"1 halvings do not lead from maps of sides \[16\] to 4"):
         HeadNetwork([(4, 16)], (8,), 16)
     with pytest.raises(ValueError, match="do not lead"):
         HeadNetwork([(4, 16), (4, 6)], (8, 8), 16)
 
 
-def test_trained_head_file(tmp_path: Path, photo0: Image) -> None:
+def test_convolutional_head_file(tmp_path: Path, photo0: Image) -> None:
     extractor = DIFTExtractor(TINY)
     features = OpenCVDetector("sift", 40).detect(photo0)
     network = head_of([(48, 16), (64, 8)]).half().float()  # as the file keeps it
@@ -94,7 +89,7 @@ def test_trained_head_file(tmp_path: Path, photo0: Image) -> None:
     assert rows is not None
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     patches = torch.rand(5, 3, 32, 32) * 255
-    maps = patch_maps(extractor, patches)
+    maps = extractor.patch_maps(patches)
     np.testing.assert_allclose(loaded.describe_patches(maps), head.describe_patches(maps), atol=1e-5)
     with pytest.raises(ValueError, match="was fitted with timestep=20"):
         _ = DIFTExtractor(replace(asking.config, timestep=30)).head
@@ -118,19 +113,8 @@ def test_linear_head_keeps_what_it_was_fitted_on(tmp_path: Path, rng: np.random.
         loaded.apply(rng.normal(size=(4, 5)).astype(np.float32))
 
 
-def test_files_without_a_format_are_linear(tmp_path: Path) -> None:
-    """As the first release wrote them."""
-    from safetensors.numpy import save_file
-
-    tensors = {"mean": np.zeros(4, np.float16), "projection": np.eye(4, 2, dtype=np.float16)}
-    save_file(tensors, tmp_path / HEAD_FILE, metadata={"settings": json.dumps({"timestep": 5})})
-    loaded = load_head(tmp_path)
-    assert isinstance(loaded, LinearHead)
-    assert loaded.settings == {"timestep": 5}
-
-
-def test_bank_holds_one_place_seen_twice(bank: list[NDArray[Any]]) -> None:
-    """Partners look alike, others do not: raw patches tell most of them apart."""
+def test_bank_holds_one_place_seen_twice(bank: list[NDArray[Any]], photos: Path, tmp_path: Path) -> None:
+    """Partners look alike, others do not: raw patches tell most of them apart. It is made once."""
     right = total = 0
     for rows in bank:
         flat = [rows["patches"][:, side].reshape(len(rows), -1).astype(np.float32) for side in (0, 1)]
@@ -140,9 +124,6 @@ def test_bank_holds_one_place_seen_twice(bank: list[NDArray[Any]]) -> None:
         total += len(rows)
     assert len(bank) == 5
     assert right > 0.5 * total
-
-
-def test_bank_is_made_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, images = PatchBank(tmp_path), [BankImage(photos / "a.png", "00ff", 1)]
     make_bank(place, images, workers=1, progress=False)
     stamp = place.file(images[0]).stat().st_mtime_ns
@@ -181,9 +162,6 @@ def test_interrupted_head_ends_as_if_undisturbed(
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
     with pytest.raises(ValueError, match="train into another folder"):
         train_network(extractor, bank, replace(HEAD, steps=9), tmp_path / "cut", progress=False)
-
-
-def test_training_a_head_needs_patches(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="for sampling='patch' only"):
         train_head(PRESETS["dift-tiny-dense"], [], tmp_path)
 
@@ -191,7 +169,7 @@ def test_training_a_head_needs_patches(tmp_path: Path) -> None:
 def test_fitted_head_is_better_and_goes_on(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a photograph kept out, the closed form of raw activations finds more partners."""
+    """On a photograph held out, the closed form of raw activations finds more partners."""
     paths = [photos / "a.png", photos / "b.png", photos / "none.png"]
     PILImage.new("RGB", (64, 64)).save(paths[2])  # nothing to find there
     fitted = fit_on_images(SMALL, paths, tmp_path, dimension=64, views=4, progress=False)
@@ -219,26 +197,14 @@ def test_fitted_head_is_better_and_goes_on(
 def test_head_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A dense model is fitted, and what was fitted describes."""
     out = tmp_path / "out"
-    code = main(
-        ["head", "fit", "dift-tiny-dense", str(photos), str(out), "--dimension", "16", "--views", "2"]
-    )
+    code = main(f"head fit dift-tiny-dense {photos} {out} --dimension 16 --views 2 --image-size 320".split())
     printed = capsys.readouterr()
     assert code == 0, printed.err
     assert "pairs of keypoints in 1 images" in printed.out
     assert "rank-1" in printed.out
     a, b = (str(photos / f"{name}.png") for name in "ab")
-    arguments = [
-        "match",
-        a,
-        b,
-        "--detector",
-        "sift",
-        "--descriptor",
-        "dift-tiny-dense",
-        "--max-keypoints",
-        "200",
-    ]
-    assert main([*arguments, "--head", str(out), "--json"]) in (0, 1)
+    arguments = f"match {a} {b} --detector sift --descriptor dift-tiny-dense --max-keypoints 200".split()
+    assert main([*arguments, "--head", str(out), "--image-size", "320", "--json"]) in (0, 1)
     assert json.loads(capsys.readouterr().out)["settings"]["descriptor"]["config"]["head"] == str(out)
     assert main([*arguments, "--head", str(tmp_path / "nowhere")]) == 2
     assert "there is no projection head" in capsys.readouterr().err
@@ -248,7 +214,7 @@ def test_head_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("kind", ["Stable Diffusion", "ADM"])
 def test_heads_of_large_models(kind: str, photos: Path, small_sd: Path, tmp_path: Path, seeded: Any) -> None:
-    """Of small ones built alike: the file lies beside the model, is found there, and shortens descriptors."""
+    """The file lies beside a small model of that kind, is found there, and shortens descriptors."""
     if kind == "ADM":
         golden = np.load(Path(__file__).parent / "golden" / "adm_tiny.npz")
         state = seeded(json.loads(str(golden["state_dict_shapes"])), "geomatch-adm:")
@@ -277,24 +243,16 @@ def test_heads_of_large_models(kind: str, photos: Path, small_sd: Path, tmp_path
         DIFTExtractor(replace(config, head=True, timestep=11)).describe(image, features)
 
 
-def test_trained_head_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trained_head_command(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A photograph that breaks off is skipped by name."""
     out = tmp_path / "out"
     photos = Path(shutil.copytree(photos, tmp_path / "photos"))
     (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:20_000])
-    arguments = [
-        "head",
-        "fit",
-        "dift-tiny",
-        str(photos),
-        str(out),
-        "--trained",
-        "--steps",
-        "3",
-        "--views",
-        "1",
-    ]
-    code = main(arguments)
+    alone = partial(make_bank, workers=1, progress=False)  # no processes of its own
+    monkeypatch.setattr(training, "make_bank", lambda bank, images, *_: alone(bank, images))
+    code = main(f"head fit dift-tiny {photos} {out} --trained --steps 2 --views 1".split())
     printed = capsys.readouterr()
     assert code == 0, printed.err
     assert "broken.png: " in printed.err

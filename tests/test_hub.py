@@ -40,7 +40,7 @@ def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def put_in_cache(cache: Path, repository: str, source: Path, files: list[str]) -> Path:
-    """Lay files out as huggingface_hub leaves them after a download."""
+    """Files as huggingface_hub leaves them after a download."""
     home = cache / f"models--{repository.replace('/', '--')}"
     snapshot = home / "snapshots" / COMMIT
     for name in files:
@@ -108,25 +108,21 @@ def test_preset_from_the_cache(hub_cache: Path, small_sd: Path) -> None:
         _ = DIFTExtractor(PRESETS["dift-sd"]).model
 
 
-def test_removed_models_are_explained(hub_cache: Path) -> None:
+def test_without_a_network(
+    hub_cache: Path, small_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for dead, successor in REMOVED.items():
         with pytest.raises(WeightsError, match=rf"the hub removed {dead}: use {successor}, or the folder"):
             load(dead)
-
-
-def test_offline_by_either_variable(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("GEOMATCH_OFFLINE", "1")
     with pytest.raises(WeightsError, match=rf"{SD} is not in the cache.*downloads are off; fetch {SD}"):
         load(SD)
-
-
-def test_local_folders_come_first(
-    hub_cache: Path, small_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    with pytest.raises(ValueError, match="unknown model 'sd'; choose one of: superpoint, dift-tiny"):
+        fetch_weights("sd")
     shutil.copytree(small_sd, tmp_path / SD)
     monkeypatch.chdir(tmp_path)
-    assert model_folder(SD) == Path(SD)
+    assert model_folder(SD) == Path(SD)  # a local folder comes first
 
 
 class _Hub(http.server.SimpleHTTPRequestHandler):
@@ -139,13 +135,10 @@ class _Hub(http.server.SimpleHTTPRequestHandler):
         pass
 
     def do_HEAD(self) -> None:
-        self._answer(body=False)
+        self.do_GET()
 
     def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, body: bool) -> None:
-        path = self.path.split("?")[0]
+        path, body = self.path.split("?")[0], self.command == "GET"
         if body:
             _Hub.requests.append(path)
         root = Path(self.directory)
@@ -220,27 +213,16 @@ def test_fetch_from_a_hub(hub: list[str], image: Image, small_sd: Path) -> None:
     assert hub == []  # nothing is asked twice
 
 
-def test_a_hub_without_the_model(hub: list[str]) -> None:
+def test_a_hub_that_lacks_something_or_cannot_be_reached(
+    hub: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(WeightsError, match="nobody/nothing: the hub has no such model; fetch"):
         load("nobody/nothing")
     with pytest.raises(WeightsError, match="the hub removed runwayml/stable-diffusion-v1-5"):
         load("runwayml/stable-diffusion-v1-5")
-
-
-def test_a_hub_without_the_file(hub: list[str]) -> None:
     with pytest.raises(WeightsError, match=r"neither the hub .* has all files: gone.safetensors is missing"):
         unet_file(f"{SD}/gone.safetensors")
     assert unet_file(f"{SD}/unet/{WEIGHTS}@{COMMIT}").is_file()
-
-
-def test_a_hub_that_cannot_be_reached(hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(WeightsError, match="cannot be downloaded"):
         hub_folder("some/model", None, [["*"]], lambda folder: ["x is missing"])
-
-
-def test_unknown_names(hub_cache: Path) -> None:
-    with pytest.raises(ValueError, match="unknown model 'sd'; choose one of: superpoint, dift-tiny"):
-        fetch_weights("sd")
-    with pytest.raises(WeightsError, match="models fetch adm-256x256-uncond"):
-        _ = DIFTExtractor(PRESETS["dift-adm"]).model

@@ -14,13 +14,8 @@ GREY = RGB[:, :, 0]
 
 def test_arrays_files_and_pil_images_agree(tmp_path: Path) -> None:
     PILImage.fromarray(RGB).save(tmp_path / "a.png")
-    for source in (
-        RGB,
-        tmp_path / "a.png",
-        str(tmp_path / "a.png"),
-        PILImage.fromarray(RGB),
-        Image(RGB, "x"),
-    ):
+    path = tmp_path / "a.png"
+    for source in (RGB, path, str(path), PILImage.fromarray(RGB), Image(RGB, "x")):
         loaded = load_image(source)
         np.testing.assert_array_equal(loaded.pixels, RGB)
         assert loaded.size == (32, 24)
@@ -70,12 +65,10 @@ def test_exif_orientation_is_applied_and_can_be_left(tmp_path: Path) -> None:
     np.testing.assert_array_equal(raw.pixels, RGB)
 
 
-@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pixels_of_a_turned_tiff_are_those_in_the_file(
-    tmp_path: Path, orientation: int, compression: str | None
-) -> None:
+def test_pixels_of_a_turned_tiff_are_those_in_the_file(tmp_path: Path, orientation: int) -> None:
     """Pillow turns TIFFs on loading, unlike other formats, and unlike COLMAP."""
+    compression = "tiff_lzw" if orientation % 2 else None
     exif = PILImage.Exif()
     exif[0x0112] = orientation
     PILImage.fromarray(RGB).save(tmp_path / "x.tif", exif=exif, compression=compression)
@@ -92,7 +85,8 @@ def test_floats_and_booleans() -> None:
     assert load_image(np.ones((2, 2), np.bool_)).pixels.max() == 255
 
 
-def broken_files(folder: Path) -> dict[str, Path]:
+def broken_files(folder: Path) -> dict[str, str]:
+    """Files that cannot be used, and what the error says of each."""
     picture = PILImage.fromarray(np.repeat(np.repeat(RGB, 8, 0), 8, 1))
     picture.save(folder / "whole.jpg", quality=95)
     data = (folder / "whole.jpg").read_bytes()
@@ -105,19 +99,6 @@ def broken_files(folder: Path) -> dict[str, Path]:
     PILImage.new("1", (9500, 9500)).save(folder / "huge.png")
     (folder / "folder.png").mkdir()
     return {
-        "truncated.jpg": folder / "truncated.jpg",
-        "empty.png": folder / "empty.png",
-        "text.png": folder / "text.png",
-        "cmyk.jpg": folder / "cmyk.jpg",
-        "moving.gif": folder / "moving.gif",
-        "huge.png": folder / "huge.png",
-        "folder.png": folder / "folder.png",
-        "missing.png": folder / "missing.png",
-    }
-
-
-def test_every_broken_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    words = {
         "truncated.jpg": "truncated",
         "empty.png": "empty",
         "text.png": "not an image",
@@ -127,31 +108,33 @@ def test_every_broken_file_is_an_error_that_names_it(tmp_path: Path) -> None:
         "folder.png": "folder",
         "missing.png": "no such file",
     }
-    for name, path in broken_files(tmp_path).items():
-        with pytest.raises(ImageError, match=words[name]) as caught:
-            load_image(path)
+
+
+def test_every_broken_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    for name, words in broken_files(tmp_path).items():
+        with pytest.raises(ImageError, match=words) as caught:
+            load_image(tmp_path / name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+    with PILImage.open(tmp_path / "truncated.jpg") as picture, pytest.raises(ImageError, match="truncated"):
+        load_image(picture)
+    with pytest.raises(ImageError, match="cannot be read"):
+        load_image("x" * 300 + ".png")
 
 
-@pytest.mark.parametrize(
-    "array",
-    [
+def test_arrays_that_are_no_images() -> None:
+    for array in (
         np.zeros((0, 4, 3), np.uint8),
         np.zeros((4, 4, 2), np.uint8),
         np.zeros(4, np.uint8),
         np.full((4, 4), 300.0),
         np.full((4, 4), np.nan),
-        np.full((4, 4), -1),
         np.arange(16).reshape(4, 4),  # 8 or 16 bit? nobody can tell
         np.zeros((4, 4), np.complex64),
         np.array([["a"]]),
-    ],
-    ids=str,
-)
-def test_arrays_that_are_no_images(array: np.ndarray) -> None:
-    with pytest.raises(ImageError):
-        load_image(array)
+    ):
+        with pytest.raises(ImageError):
+            load_image(array)
 
 
 def test_other_objects_and_huge_arrays_are_refused() -> None:
@@ -162,16 +145,11 @@ def test_other_objects_and_huge_arrays_are_refused() -> None:
         load_image(wide)
 
 
-def test_pil_images_fail_like_files(tmp_path: Path) -> None:
-    files = broken_files(tmp_path)
-    with PILImage.open(files["truncated.jpg"]) as picture, pytest.raises(ImageError, match="truncated"):
-        load_image(picture)
+def test_closed_pil_images_are_refused() -> None:
     closed = PILImage.fromarray(RGB)
     closed.close()
     with pytest.raises(ImageError, match="PIL image"):
         load_image(closed)
-    with pytest.raises(ImageError, match="cannot be read"):
-        load_image("x" * 300 + ".png")
 
 
 def test_images_cannot_be_changed_from_outside() -> None:
@@ -179,10 +157,6 @@ def test_images_cannot_be_changed_from_outside() -> None:
     image = load_image(array)
     array[:] = 0
     np.testing.assert_array_equal(image.pixels, RGB)
-
-
-def test_one_pixel_is_an_image() -> None:
-    assert load_image(np.zeros((1, 1, 3), np.uint8)).size == (1, 1)
 
 
 def test_reducing_bounds_the_long_side() -> None:

@@ -14,12 +14,16 @@ import pytest
 from filelock import FileLock
 
 from geomatch.cli import main
-from geomatch.colmap import export_database, reconstruct
+from geomatch.collection import Extraction
+from geomatch.colmap import Mapping, export_database, reconstruct
 from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import map_database
+from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import GeomatchError
 from geomatch.images import Image
 from geomatch.types import Features
+
+QUIET = RunContext(engine=LocalEngine(1), progress=False)
 
 
 def rendered(folder: Path, photo: Image, frames: int = 5) -> None:
@@ -53,15 +57,9 @@ def test_a_rendered_room_becomes_a_model(
     tmp_path: Path, photo0: Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rendered(tmp_path / "images", photo0)
-    arguments = ["reconstruct", str(tmp_path / "images"), str(tmp_path / "out"), "--max-keypoints", "700"]
-    arguments += [
-        "--camera-mode",
-        "single",
-        "--camera-model",
-        "SIMPLE_PINHOLE",
-        "--camera-params",
-        "480,240,240",
-    ]
+    arguments = ["reconstruct", str(tmp_path / "images"), str(tmp_path / "out"), "--max-keypoints", "500"]
+    arguments += ["--camera-mode", "single", "--camera-model", "SIMPLE_PINHOLE"]
+    arguments += ["--camera-params", "480,240,240", "--workers", "1"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "5 of 5 images" in out
@@ -79,12 +77,12 @@ def test_a_rendered_room_becomes_a_model(
     ratios = np.linalg.norm(np.diff(ours, axis=0), axis=1) / np.linalg.norm(np.diff(truth, axis=0), axis=1)
     assert np.ptp(ratios) / ratios.mean() < 0.05
     assert (tmp_path / "out" / "model.html").is_file()
-    assert main(arguments) == 0  # again: everything is there
+    assert main(arguments) == 0
+    assert "computed    0 images, 0 pairs" in capsys.readouterr().out
     again = json.loads((tmp_path / "out" / "summary.json").read_text())
     (same, *_) = again["models"]
     assert (same["registered"], same["points"]) == (model["registered"], model["points"])
     assert same["mean_reprojection_error"] == model["mean_reprojection_error"]
-    assert again["seconds"]["matching"] < 0.3 * summary["seconds"]["matching"]
 
 
 def small_folder(folder: Path) -> Path:
@@ -98,27 +96,37 @@ def small_folder(folder: Path) -> Path:
 
 
 def test_an_honest_message_when_there_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small_folder(tmp_path / "images")
-    assert (
-        main(["reconstruct", str(tmp_path / "images"), str(tmp_path / "out"), "--max-keypoints", "200"]) == 1
-    )
+    images, out = small_folder(tmp_path / "images"), tmp_path / "out"
+    assert main(["reconstruct", str(images), str(out), "--max-keypoints", "50", "--workers", "1"]) == 1
     assert "no model    no pair of images has matches" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["reason"]
-    assert not (tmp_path / "out" / "model.html").exists()
-    assert main(["reconstruct", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
-    (tmp_path / "other" / "sparse").mkdir(parents=True)
-    capsys.readouterr()
-    assert main(["reconstruct", str(tmp_path / "images"), str(tmp_path / "other")]) == 2
-    assert "was not written by `geomatch reconstruct`" in capsys.readouterr().err
+    assert json.loads((out / "summary.json").read_text())["reason"]
+    assert not (out / "model.html").exists()
     with pytest.raises(ValueError, match="verified pairs only"):
-        reconstruct(tmp_path / "images", tmp_path / "out", verification="none")
+        Mapping(verification="none")
+
+
+def test_only_what_could_not_be_done_is_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = small_folder(tmp_path / "images")
+    command = ["colmap", "export", str(images), str(tmp_path / "x.db"), "--max-keypoints", "50"]
+    command += ["--workers", "1"]
+    assert main(command) == 0
+    assert "skipped     3 pairs without matches" in capsys.readouterr().out
+    assert main([*command, "--extend"]) == 0
+    assert "skipped     3 images that the database already had" in capsys.readouterr().out
+    (images / "broken.png").write_bytes(b"no image")
+    assert main([*command, "--extend"]) == 1
+    assert "broken.png" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(("place", "least"), [("sacre_coeur/mapping", 10), ("opensfm_lund/images", 15)])
 def test_real_photographs(tmp_path: Path, place: str, least: int, sfm: Callable[[str], Path]) -> None:
-    result = reconstruct(sfm(place), tmp_path / "out", max_keypoints=2000, progress=False)
+    result = reconstruct(
+        sfm(place), tmp_path / "out", extraction=Extraction(max_keypoints=2000), context=QUIET
+    )
     assert result.models[0].registered >= least
     assert result.models[0].mean_reprojection_error < 1
 
@@ -143,16 +151,16 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_an_earlier_result_stays_until_there_is_a_new_one(tmp_path: Path) -> None:
     images, out = small_folder(tmp_path / "images"), tmp_path / "out"
-    reconstruct(images, out, max_keypoints=50, progress=False)
+    reconstruct(images, out, extraction=Extraction(max_keypoints=50), context=QUIET)
     before = content(out)
     assert set(before) == {".lock", "database.db", "summary.json"}
     with pytest.raises(GeomatchError, match="no more"):
-        reconstruct(images, out, detector=Failing(), progress=False)
+        reconstruct(images, out, extraction=Extraction(Failing()), context=QUIET)
     assert content(out) == before
     (out / ".unfinished").mkdir()  # of a run that was killed
     (out / ".unfinished" / "half.db").write_text("x")
     (out / "sparse" / "0").mkdir(parents=True)  # of a run that found a model, which this one does not
-    result = reconstruct(images, out, max_keypoints=60, progress=False)
+    result = reconstruct(images, out, extraction=Extraction(max_keypoints=60), context=QUIET)
     assert not result
     assert set(content(out)) == {".lock", "database.db", "summary.json"}
     assert result.export.path == out / "database.db"
@@ -162,21 +170,22 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     images, out = small_folder(tmp_path / "images"), tmp_path / "out"
     out.mkdir()
     with FileLock(out / ".lock"), pytest.raises(GeomatchError, match="another run is writing there"):
-        reconstruct(images, out, progress=False)
-    reconstruct(images, out, max_keypoints=50, progress=False)
+        reconstruct(images, out, context=QUIET)
+    reconstruct(images, out, extraction=Extraction(max_keypoints=50), context=QUIET)
     with closing(sqlite3.connect(out / "database.db")) as other:
         other.execute("PRAGMA journal_mode=WAL")
         other.execute("SELECT count(*) FROM images").fetchall()
         with pytest.raises(GeomatchError, match="open in another program"):
-            reconstruct(images, out, max_keypoints=50, progress=False)
+            reconstruct(images, out, extraction=Extraction(max_keypoints=50), context=QUIET)
 
 
 def test_what_cannot_work_is_said_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = small_folder(tmp_path / "images")
     (tmp_path / "file").write_text("x")
-    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "sparse").mkdir(parents=True)
     (tmp_path / "theirs" / "summary.json").write_text('{"models": []}')
     _, code = cv2.imencode(".png", np.zeros((40, 60), np.uint8))
+    assert main(["reconstruct", str(tmp_path / "none"), str(tmp_path / "o")]) == 2
     for arguments, words in (
         ([str(images)], "is the folder of images"),
         ([str(tmp_path / "file")], "no folder can be made there"),
@@ -193,13 +202,13 @@ def test_what_cannot_work_is_said_before_the_work(tmp_path: Path, capsys: pytest
     assert "images of one camera must be of one size" in capsys.readouterr().err
     for name in ("odd.png", "1.png", "2.png"):
         (images / name).unlink()
-    result = reconstruct(images, tmp_path / "one", max_keypoints=50, progress=False)
+    result = reconstruct(images, tmp_path / "one", extraction=Extraction(max_keypoints=50), context=QUIET)
     assert result.reason == "at least two images are needed"
 
 
 def test_one_database_gives_one_model(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     """With more threads sums come in any order, and with them which images are registered."""
-    scene = make_scene(frames=5, points=6000)  # with less COLMAP takes one thread anyway
+    scene = make_scene(frames=4, points=6000)  # with less COLMAP takes one thread anyway
     rng = np.random.default_rng(0)
     noisy = {}
     for name, found in scene.correspondences.features.items():
@@ -207,7 +216,7 @@ def test_one_database_gives_one_model(make_scene: Callable[..., Any], tmp_path: 
         noisy[name] = replace(found, keypoints=np.clip(moved, -0.5, np.array(found.image_size) - 0.5))
     path = tmp_path / "out.db"
     given = replace(scene.correspondences, features=noisy)
-    export_database(scene.folder, given, path, progress=False)
+    export_database(scene.folder, given, path, context=QUIET)
     points = []
     for number in range(2):
         (model, *_) = map_database(path, scene.folder, tmp_path / f"{number}", "incremental", 3)

@@ -13,19 +13,21 @@ import numpy as np
 import pytest
 
 from geomatch.cli import main
-from geomatch.collection import find_images, match_collection
-from geomatch.collection.features import keep_features
+from geomatch.collection import Extraction, Matching, PairSelection, find_images, match_collection
+from geomatch.collection.features import extract_features
 from geomatch.collection.match import CollectionResult
 from geomatch.collection.pair_matches import pair_blocks
-from geomatch.engine import LocalEngine
+from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import FeaturesError, GeomatchError, StoreError
 from geomatch.files import is_sound, pack_arrays, unpack_arrays
 from geomatch.store import Manifest, Store
-from geomatch.store.packs import PackIndex, as_keys, by_pack, read_pack, write_pack
+from geomatch.store.packs import PackIndex, as_keys, stored_results, write_pack
 from geomatch.store.upkeep import inspect_store, prune_store, verify_store
 from geomatch.types import Features
 
 KEY, OTHER = "ab" * 32, "cd" * 32
+WORKERS = [1, pytest.param(2, marks=pytest.mark.slow)]
+"""In this process, and in processes of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_objects_are_written_listed_and_removed(store: Store) -> None:
     store.remove("features", KEY)
     store.remove("features", KEY)
     assert store.sizes("features") == {OTHER: 0}
-    assert store.strays(["features", "matches"]) == []
+    assert store.temporary_files(["features", "matches"]) == []
 
 
 def test_places_that_are_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +96,10 @@ def test_places_that_are_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for nowhere in ("s3://", "memory://x"):
         with pytest.raises(ValueError, match="no place that several processes can share"):
             Store.at(nowhere)
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(GeomatchError, match=r"geomatch-dift\[s3\]"):
-        Store.at("s3://elsewhere/x")
+    for package in ("s3fs", "fsspec"):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(GeomatchError, match=rf"'{package}'; .*pip install 'geomatch-dift\[cluster\]'"):
+            Store.at("s3://elsewhere/x")
 
 
 def test_a_bucket_that_is_not_there_is_one_line(s3: str) -> None:
@@ -126,12 +129,13 @@ def test_any_damage_is_noticed() -> None:
 
 
 def test_our_files_are_plain_npz(tmp_path: Path) -> None:
-    """Whoever has NumPy reads them; those without a checksum are read, too."""
+    """NumPy reads them; those without a checksum are read, too."""
     (tmp_path / "x.npz").write_bytes(pack_arrays("thing", {"a": np.arange(3)}))
-    with np.load(tmp_path / "x.npz") as file:
-        assert file["a"].tolist() == [0, 1, 2]
     np.savez(tmp_path / "y.npz", kind=np.asarray("thing"), a=np.arange(3))
-    assert unpack_arrays((tmp_path / "y.npz").read_bytes(), "y", "thing", ("a",))["a"].tolist() == [0, 1, 2]
+    for name in ("x.npz", "y.npz"):
+        with np.load(tmp_path / name) as file:
+            assert file["a"].tolist() == [0, 1, 2]
+        assert unpack_arrays((tmp_path / name).read_bytes(), name, "thing", ("a",))["a"].tolist() == [0, 1, 2]
 
 
 def test_packs_find_every_key(tmp_path: Path) -> None:
@@ -140,25 +144,27 @@ def test_packs_find_every_key(tmp_path: Path) -> None:
     rows = rng.integers(0, 256, (50, 32), dtype=np.uint8)
     rows[7, -3:] = 0  # NumPy's strings drop zeros at the end
     keys = [row.tobytes() for row in rows]
-    write_pack(store, "matches", keys[:20], {"value": np.arange(20)})
-    write_pack(store, "matches", keys[20:45], {"value": np.arange(20, 45)})
-    index = PackIndex.read(store, "matches", ("value",))
+    values = {"counts": np.full(50, 2), "value": np.arange(100)}
+
+    def part(first: int, last: int) -> dict[str, Any]:
+        return {"counts": values["counts"][first:last], "value": values["value"][2 * first : 2 * last]}
+
+    write_pack(store, "matches", keys[:20], part(0, 20))
+    write_pack(store, "matches", keys[20:45], part(20, 45))
+    index = PackIndex.read(store, "matches", ("counts", "value"))
     places = index.find(rows)
     assert (places[45:] == -1).all()
-    found = {}
-    for pack, members in by_pack(places):
-        if pack >= 0:
-            values = read_pack(store, "matches", index.names[pack], ("value",))["value"]
-            found |= {position: int(values[row]) for position, row in members}
-    assert found == {k: k for k in range(45)}
+    results = stored_results(store, "matches", index.names, places, ("counts", "value"))
+    found = {position: arrays["value"][own].tolist() for position, _, own, arrays in results}
+    assert found == {k: [2 * k, 2 * k + 1] for k in range(45)}
     assert len(set(as_keys(rows).tolist())) == 50
-    name = write_pack(store, "matches", keys[:20], {"value": np.arange(20)})
+    name = write_pack(store, "matches", keys[:20], part(0, 20))
     assert name in index.names  # the same keys, the same pack
     path = tmp_path / store.name("matches", name)
     path.write_bytes(path.read_bytes()[:-1])
-    PackIndex.read(store, "matches", ("value",))
+    PackIndex.read(store, "matches", ("counts", "value"))
     assert path.exists()  # who only looks changes nothing
-    again = PackIndex.read(store, "matches", ("value",), mend=True)  # a damaged pack is no pack
+    again = PackIndex.read(store, "matches", ("counts", "value"), mend=True)  # a damaged pack is no pack
     assert (again.find(rows[:20]) == -1).all()
     assert (again.find(rows[20:45]) >= 0).all()
     assert not path.exists()
@@ -186,9 +192,10 @@ def test_blocks_of_pairs_load_few_images(shape: str) -> None:
     assert sum(loads) / len(pairs) < bound  # without blocks 2
 
 
-def run(folder: Path, store: Any, **options: Any) -> CollectionResult:
-    settings: dict[str, Any] = {"max_keypoints": 60, "engine": LocalEngine(1), "progress": False}
-    return match_collection(find_images(folder), store, **settings | options)
+def run(folder: Path, store: Any, *rules: str, keypoints: int = 60, **options: Any) -> CollectionResult:
+    context = RunContext(store, options.pop("engine", LocalEngine(1)), progress=False)
+    parts = {"extraction": Extraction(max_keypoints=keypoints), "pairs": PairSelection(rules), **options}
+    return match_collection(find_images(folder), **parts, context=context)
 
 
 def objects(store: Store) -> dict[str, bytes]:
@@ -196,16 +203,19 @@ def objects(store: Store) -> dict[str, bytes]:
     return {f"{kind}/{key}": store.read(kind, key) for kind in kinds for key in store.sizes(kind)}
 
 
-def test_object_storage_holds_the_same_bytes(small_views: Path, s3: str, tmp_path: Path) -> None:
-    rules = {"rules": ["retrieval:2", "sequential:1"]}
-    local = run(small_views, tmp_path / "store", **rules)
-    with LocalEngine(2) as engine:  # processes of their own
-        remote = run(small_views, s3, engine=engine, **rules)
+@pytest.mark.parametrize("workers", WORKERS)
+def test_object_storage_holds_the_same_bytes(
+    small_views: Path, s3: str, tmp_path: Path, workers: int
+) -> None:
+    rules = ("retrieval:2", "sequential:1")
+    local = run(small_views, tmp_path / "store", *rules)
+    with LocalEngine(workers) as engine:
+        remote = run(small_views, s3, *rules, engine=engine)
     assert objects(Store.at(s3)) == objects(Store.at(tmp_path / "store"))
     assert len(objects(Store.at(s3))) > 8
     for a, b in zip(local.correspondences.pairs, remote.correspondences.pairs, strict=True):
         assert (a.name0, a.name1, a.matches) == (b.name0, b.name1, b.matches)
-    assert run(small_views, s3, **rules).computed == (0, 0)
+    assert run(small_views, s3, *rules).computed == (0, 0)
     assert main(["store", "info", s3]) == 0
     assert main(["store", "verify", s3]) == 0
     export = ["colmap", "export", str(small_views), str(tmp_path / "s3.db"), "--store", s3, "--workers", "1"]
@@ -224,7 +234,7 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     with pytest.raises(GeomatchError, match="no run would be left"):
         prune_store(store)
     run(small_views, place)
-    run(small_views, place, max_keypoints=40)
+    run(small_views, place, keypoints=40)
     assert main(["store", "info", place]) == 0
     out = capsys.readouterr().out
     assert out.count("complete: 4 of 4 features, 6 of 6 pairs") == 2
@@ -242,7 +252,7 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "store" / "features" / "ab" / ".half.npz").exists()
     assert (tmp_path / "store" / "runs" / "notes.txt").exists()
     assert run(small_views, place).computed == (0, 0)
-    assert run(small_views, place, max_keypoints=40).computed == (4, 6)
+    assert run(small_views, place, keypoints=40).computed == (4, 6)
     assert main(["store", "verify", place]) == 0
     victim = next((tmp_path / "store" / "features").rglob("*.npz"))
     data = bytearray(victim.read_bytes())
@@ -251,13 +261,13 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     capsys.readouterr()
     assert main(["store", "verify", place]) == 1
     assert f"damaged     features/{victim.parent.name}/{victim.name}" in capsys.readouterr().out
-    found = [run(small_views, place, max_keypoints=count).correspondences.features for count in (60, 40)]
+    found = [run(small_views, place, keypoints=count).correspondences.features for count in (60, 40)]
     with pytest.raises(FeaturesError, match="verify --remove"):
         list(chain(*(features.values() for features in found)))
     assert main(["store", "verify", place, "--remove"]) == 1
     assert main(["store", "info", place]) == 1  # a run lacks something
     assert "3 of 4 features" in capsys.readouterr().out
-    assert sum(run(small_views, place, max_keypoints=k).computed[0] for k in (60, 40)) == 1
+    assert sum(run(small_views, place, keypoints=k).computed[0] for k in (60, 40)) == 1
     assert main(["store", "info", place]) == 0
     manifest = tmp_path / "store" / store.name("runs", newest.key)
     manifest.write_bytes(b"x")
@@ -272,19 +282,19 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
 def test_an_interrupted_second_run_gives_nothing_up(
     small_views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Callable[..., Any]
 ) -> None:
-    rules = {"rules": ["retrieval:2"]}
-    run(small_views, tmp_path / "store", **rules)
+    rules = ("retrieval:2",)
+    run(small_views, tmp_path / "store", *rules)
     store = Store.at(tmp_path / "store")
     before = objects(store)
     with monkeypatch.context() as patch:
-        name = "geomatch.collection.match.keep_features"
-        patch.setattr(name, dying(keep_features, 1))
+        name = "geomatch.collection.match.extract_features"
+        patch.setattr(name, dying(extract_features, 1))
         with pytest.raises(KeyboardInterrupt):
-            run(small_views, tmp_path / "store", **rules)
+            run(small_views, tmp_path / "store", *rules)
     assert not inspect_store(store).runs[0].manifest.complete
     prune_store(store)
     assert objects(store) == before
-    assert run(small_views, tmp_path / "store", **rules).computed == (0, 0)
+    assert run(small_views, tmp_path / "store", *rules).computed == (0, 0)
 
 
 def test_a_sick_connection_deletes_nothing(
@@ -307,35 +317,29 @@ def test_a_sick_connection_deletes_nothing(
             inspect_store(store)
         kinds = {"features"}
         with pytest.raises(StoreError, match=r"connection reset.*give the same command"):
-            run(small_views, tmp_path / "store", max_ratio=0.7)
+            run(small_views, tmp_path / "store", matching=Matching(max_ratio=0.7))
     assert objects(store) == before
-
-
-def test_new_photographs_are_a_run_of_their_own(small_views: Path, tmp_path: Path) -> None:
-    run(small_views, tmp_path / "store")
-    (small_views / "view3.png").unlink()
-    assert run(small_views, tmp_path / "store").computed == (0, 0)
-    assert len(inspect_store(Store.at(tmp_path / "store")).runs) == 2
-    assert prune_store(Store.at(tmp_path / "store")).objects == 0
 
 
 def test_a_manifest_says_what_a_run_is(small_views: Path, tmp_path: Path) -> None:
     (small_views / "broken.png").write_bytes(b"no image")
-    run(small_views, tmp_path / "store", rules=["sequential:1"])
     store = Store.at(tmp_path / "store")
+    run(small_views, store, "sequential:1")
     (state,) = inspect_store(store).runs
     manifest = state.manifest
-    assert manifest.program == "collection"
-    assert manifest.source == str(small_views)
+    assert (manifest.program, manifest.source) == ("collection", str(small_views))
     assert manifest.names == tuple(f"view{k}.png" for k in range(4))
-    assert manifest.pairs.tolist() == [[0, 1], [1, 2], [2, 3]]
-    assert list(manifest.lost) == ["broken.png"]
+    assert list(manifest.failed) == ["broken.png"]
     assert manifest.settings["rules"] == ["sequential:1"]
     assert manifest.complete
     assert state.done == {"features": (4, 4), "pairs": (3, 3)}
     assert Manifest.load(store, manifest.key).objects == manifest.objects
     with pytest.raises(KeyError):
         Manifest.load(store, OTHER)
+    (small_views / "view3.png").unlink()  # other photographs are a run of their own
+    assert run(small_views, store, "sequential:1").computed == (0, 0)
+    assert len(inspect_store(store).runs) == 2
+    assert prune_store(store).objects == 0
 
 
 @pytest.fixture
@@ -358,7 +362,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_a_full_disk_ends_the_run_and_loses_nothing(
     small_views: Path, tmp_path: Path, small_disk: Callable[[str], Path], workers: int
 ) -> None:
@@ -371,7 +375,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(
         run(small_views, place / "store", engine=engine)
     assert len(Store.at(place / "store").sizes("features")) in (1, 2, 3)
     assert verify_store(Store.at(place / "store"), progress=False)[1] == []
-    assert Store.at(place / "store").strays(["features"]) == []
+    assert Store.at(place / "store").temporary_files(["features"]) == []
     small_disk("10m")
     again = run(small_views, place / "store")
     assert again.computed[0] < 4

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from geomatch import Image, WeightsError, warp_points
+from geomatch.benchmarks.training import detector as training
 from geomatch.benchmarks.training.adaptation import (
     VIEW_SIZE,
     found_again,
@@ -22,7 +23,6 @@ from geomatch.keypoints.orientation import dominant_orientations
 from geomatch.keypoints.tiny import _shares, load_network, new_network, save_network, weights_file
 from geomatch.provenance import cache_key
 from geomatch.synthetic import random_homography, render_view
-from geomatch.training import detector as training
 from geomatch.training.bank import BankImage
 
 
@@ -34,7 +34,7 @@ def test_keypoints_are_found_again(photo0: Image) -> None:
     assert first.scales is not None
     assert first.orientations is not None
     assert (np.diff(first.scores) <= 0).all()
-    for seed in range(3):
+    for seed in range(2):
         matrix = random_homography(np.random.default_rng(seed), photo0.size, "rotated")
         view = Image(render_view(photo0.pixels, matrix, photo0.size), "view")
         second = detector.detect(view)
@@ -100,7 +100,7 @@ def test_an_enlarged_image_has_enlarged_keypoints(photo0: Image) -> None:
     np.testing.assert_allclose(there.scales, here.scales * 2, rtol=1e-6)  # type: ignore[operator]
 
 
-def test_mixed_takes_turns(photo0: Image) -> None:
+def test_mixed_is_interleaved(photo0: Image) -> None:
     mixed = MixedDetector(max_keypoints=301)
     sift, tiny = (part.detect(photo0) for part in mixed.parts)
     found = mixed.detect(photo0)
@@ -108,12 +108,9 @@ def test_mixed_takes_turns(photo0: Image) -> None:
     np.testing.assert_array_equal(found.keypoints[::2], sift.keypoints[:151])
     np.testing.assert_array_equal(found.keypoints[1::2], tiny.keypoints[:150])
     assert (np.diff(found.scores) < 0).all()
-    spread = MixedDetector(max_keypoints=None, min_distance=6).detect(photo0).keypoints
-    apart = np.linalg.norm(spread[:, None] - spread[None], axis=2) + 1e9 * np.eye(len(spread))
-    assert apart.min() >= 6
 
 
-def test_weights_are_part_of_the_identity(tmp_path: Path) -> None:
+def test_weights_are_part_of_the_cache_key(tmp_path: Path) -> None:
     torch.manual_seed(1)
     save_network(new_network(), tmp_path / "other.safetensors")
     for kind in (TinyDetector, MixedDetector):
@@ -209,7 +206,7 @@ def test_interrupted_training_ends_as_if_undisturbed(
     torch.testing.assert_close(again.cells(grey), whole.cells(grey), rtol=1e-2, atol=1e-2)
 
 
-def test_labels_are_kept(photo0: Image, tmp_path: Path) -> None:
+def test_labels_are_cached(photo0: Image, tmp_path: Path) -> None:
     good, bad = tmp_path / "a.png", tmp_path / "b.png"
     cv2.imwrite(str(good), cv2.resize(photo0.pixels, VIEW_SIZE, interpolation=cv2.INTER_AREA))
     bad.write_bytes(good.read_bytes()[:3000])

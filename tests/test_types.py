@@ -29,15 +29,15 @@ RECORDS = [
 ]
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda r: type(r).__name__)
-def test_file_gives_back_what_was_saved(record: Features, tmp_path: Path) -> None:
+def test_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "record.npz"
-    record.save(path)
-    assert type(record).load(path) == record
+    for record in RECORDS:
+        record.save(path)
+        assert type(record).load(path) == record
     assert [p.name for p in tmp_path.iterdir()] == ["record.npz"]
 
 
-def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     EstimationFailure("x").save(tmp_path / "a.npz")
     with pytest.raises(GeomatchError, match=r"expected Features, the file holds EstimationFailure"):
         Features.load(tmp_path / "a.npz")
@@ -45,20 +45,10 @@ def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     for name in ("b.npz", "missing.npz"):
         with pytest.raises(GeomatchError, match=name):
             Matches.load(tmp_path / name)
-
-
-def test_file_with_other_arrays_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "a.npz").open("wb") as file:
         np.savez(file, kind="Matches", indices=np.zeros((1, 2), int))
     with pytest.raises(GeomatchError, match="expected indices, similarity, found indices"):
         Matches.load(tmp_path / "a.npz")
-
-
-def test_values_cannot_be_changed_from_outside() -> None:
-    points = np.ones((2, 2), np.float32)
-    f = Features(points, np.ones(2), (3, 3))
-    points[:] = np.nan
-    assert (f.keypoints == 1).all()
 
 
 def test_equality_sees_every_field() -> None:
@@ -72,6 +62,10 @@ def test_equality_sees_every_field() -> None:
 
 
 def test_arrays_are_converted_and_cannot_be_written() -> None:
+    points = np.ones((2, 2), np.float32)
+    copied = Features(points, np.ones(2), (3, 3))
+    points[:] = np.nan
+    assert (copied.keypoints == 1).all()
     f = features()
     assert f.keypoints.dtype == f.scores.dtype == np.float32
     with pytest.raises(ValueError, match="read-only"):

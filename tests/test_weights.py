@@ -1,8 +1,10 @@
-"""Downloads that are broken off go on where they ended, and never mix two versions of a file."""
+"""Downloads go on where they were broken off, never mix two versions of a file, and are checked."""
 
+import hashlib
 import http.server
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +23,9 @@ class _Flaky(http.server.BaseHTTPRequestHandler):
     ranges: list[str | None] = []  # noqa: RUF012 (shared on purpose)
 
     def do_GET(self) -> None:
+        if self.path != "/big.pt":
+            self.send_error(404)
+            return
         asked = self.headers["Range"]
         _Flaky.ranges.append(asked)
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
@@ -77,3 +82,20 @@ def test_a_part_that_is_too_long_is_dropped(flaky: WeightsFile, monkeypatch: pyt
     (cache_folder() / "big.pt.part.etag").write_text(_Flaky.tag)
     monkeypatch.setattr(_Flaky, "limit", len(CONTENT))
     assert locate_weights(flaky).read_bytes() == CONTENT
+
+
+def test_files_are_checked(flaky: WeightsFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a known checksum, else by that of the first download."""
+    monkeypatch.setattr(_Flaky, "limit", len(CONTENT))
+    with pytest.raises(WeightsError, match=r"cannot download other.pt .*SHA-256"):
+        locate_weights(replace(flaky, file_name="other.pt", sha256="0" * 64))
+    with pytest.raises(WeightsError, match="404"):
+        locate_weights(replace(flaky, file_name="none.pt", url=flaky.url + "x"))
+    assert not list(cache_folder().glob("*.pt"))
+    known = replace(flaky, sha256=hashlib.sha256(CONTENT).hexdigest())
+    assert locate_weights(known).read_bytes() == CONTENT
+    assert [path.name for path in cache_folder().iterdir() if path.is_file()] == ["big.pt"]
+    locate_weights(flaky)  # read without a known checksum: it is noted
+    (cache_folder() / "big.pt").write_bytes(CONTENT[::-1])
+    with pytest.raises(WeightsError, match="damaged or was replaced"):
+        locate_weights(flaky)

@@ -9,19 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from geomatch.benchmarks.methods.method import Method, create_method
+from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.peers import rootsift
 from geomatch.benchmarks.training.denoise import DenoiseConfig, new_unet
 from geomatch.benchmarks.training.recipe import HEAD, bank_images
 from geomatch.benchmarks.training.sources import find_images
-from geomatch.describers import DEFAULT_DETECTOR, Describer, traits_of
+from geomatch.describers import Describer
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.images import Image
-from geomatch.keypoints import create_detector
+from geomatch.keypoints import DEFAULT_DETECTOR, create_detector
 from geomatch.patches import cut_patches, normalize_patches
 from geomatch.training.convolutional_head import train_head
 from geomatch.types import Features
-from geomatch.weights.sources import HEAD_FILE
+from geomatch.weights.folders import HEAD_FILE
 
 RAW_SIDE = 16
 """Side of raw patches, which are grey."""
@@ -91,7 +91,7 @@ def methods(images: Path, work: Path, keypoints: int, peers: dict[str, Path]) ->
 
     def method(describer: Describer, detector: str = "sift") -> Method:
         name = f"{detector}+{type(describer).__name__}"
-        return Method(name, create_detector(detector, keypoints), describer, traits_of(describer).metric)
+        return Method.of(name, create_detector(detector, keypoints), describer)
 
     tiny = DIFTExtractor(PRESETS["dift-tiny"])
     found = {

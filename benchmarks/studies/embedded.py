@@ -22,16 +22,16 @@ from tqdm import tqdm
 from geomatch import Features, Matches, corner_error, warp_points
 from geomatch.alignment import align_homography
 from geomatch.benchmarks.harness.comparison import FEW
-from geomatch.benchmarks.methods.method import Method, create_method
+from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.studies.baselines import methods
 from geomatch.benchmarks.studies.record import Row, markdown, median_seconds, study_parser, write_record
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
-from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_data
+from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_hpatches
 from geomatch.benchmarks.training.sources import find_images
-from geomatch.describers import DEFAULT_DETECTOR
 from geomatch.estimators import OpenCVEstimator
 from geomatch.files import digest_of, replacing
 from geomatch.images import load_image
+from geomatch.keypoints import DEFAULT_DETECTOR
 from geomatch.provenance import cache_key
 from geomatch.types import EstimationFailure, HomographyEstimate
 
@@ -113,7 +113,7 @@ def evaluate(
     cache.mkdir(parents=True, exist_ok=True)
     files: dict[tuple[str, str, str], Path] = {}
     todo: list[tuple[Method | None, HPatchesSequence, Path]] = []
-    data = {label: read_data(folder).sequences for label, folder in sets.items()}
+    data = {label: read_hpatches(folder).units for label, folder in sets.items()}
     for name, method in methods.items():
         own = cache_key(method)
         for label, sequence in ((label, one) for label, sequences in data.items() for one in sequences):
@@ -226,7 +226,7 @@ def main() -> None:
     peers = {name: file for name, file in (("ALIKED-n16", options.aliked), ("XFeat", options.xfeat)) if file}
     compared = methods(options.images, options.work / "random", KEYPOINTS, peers)
     rows = evaluate(sets, compared | {CEILING: None}, options.work / "pairs")
-    sequences = read_data(sets["made"]).sequences
+    sequences = read_hpatches(sets["made"]).units
     unrelated = unrelated_failures(compared[DEFAULT], sequences)
     view = load_image(next(one for one in sequences if "picosdeeuropa" in one.name).reference)
     seconds = {name: median_seconds(partial(one.extract, [view]), 3) for name, one in compared.items()}

@@ -22,18 +22,18 @@ from geomatch.benchmarks.studies.record import (
     seconds_of,
     timing_row,
 )
-from geomatch.collection import ImageFolder, find_images
-from geomatch.collection.features import KeptFeatures, feature_key, keep_features
+from geomatch.collection import Extraction, ImageFolder, Matching, PairSelection, find_images
+from geomatch.collection.features import StoredFeatures, extract_features, feature_key
 from geomatch.collection.match import dense_twin
 from geomatch.collection.nearest import best_partners
-from geomatch.collection.pair_matches import MatchOptions, match_pairs, pair_blocks, pair_keys
+from geomatch.collection.pair_matches import match_pairs, pair_blocks, pair_keys
 from geomatch.collection.pairs import select_pairs
 from geomatch.collection.photographs import Photograph, examine
-from geomatch.collection.retrieval import CHUNK, keep_descriptors
-from geomatch.describers import extraction_parts
-from geomatch.engine import Engine, Failure, LocalEngine, Task, Work, create_engine
-from geomatch.engine.local import threads
+from geomatch.collection.retrieval import CHUNK, pool_images
+from geomatch.describers import traits_of
+from geomatch.engine import Engine, FailedBlock, LocalEngine, Task, Work, create_engine
 from geomatch.engine.task import Need
+from geomatch.engine.worker import threads
 from geomatch.images import load_image
 from geomatch.provenance import cache_key
 from geomatch.store import Store
@@ -91,19 +91,19 @@ def _stages(engine: Engine, folder: Path, label: str) -> list[Row]:
     work = Work(engine, progress=False)
     store = Store.at(folder / label.replace(", ", "-").replace(" ", "-"))
     images = find_images(folder / "images")
-    detector, describer, metric = extraction_parts("sift-large", None, KEYPOINTS)
+    parts = Extraction(max_keypoints=KEYPOINTS).parts()
     photos = [photo for _, photo in examine(images, work, False) if isinstance(photo, Photograph)]
     photos.sort(key=lambda photo: photo.name)
-    identity = {"detector": cache_key(detector), "descriptor": cache_key(describer)}
-    keys = {photo.name: feature_key(photo.sha256, identity) for photo in photos}
+    key = [cache_key(part) for part in parts]
+    keys = {photo.name: feature_key(photo.sha256, key) for photo in photos}
     # every worker loads its model first
     warm = photos[: 2 * engine.workers]
-    keep_features(images.root, warm, keys, detector, describer, Store.at(f"{store.url}-warm"), work)
-    spent = seconds_of(lambda: keep_features(images.root, photos, keys, detector, describer, store, work))
+    extract_features(images.root, warm, keys, parts, Store.at(f"{store.url}-warm"), work)
+    spent = seconds_of(lambda: extract_features(images.root, photos, keys, parts, store, work))
     rows = [timing_row(f"features, {label}", IMAGES / spent, "images/s")]
-    kept = KeptFeatures(store, keys, {}, IMAGES)
-    pairs = select_pairs(images, [f"sequential:{NEIGHBOURS}"]).pairs
-    options = MatchOptions(metric, max_ratio=0.8)
+    kept = StoredFeatures(store, keys)
+    pairs = select_pairs(images, PairSelection([f"sequential:{NEIGHBOURS}"])).pairs
+    options = Matching(max_ratio=0.8).settled(traits_of(parts[1]))
     spent = seconds_of(lambda: match_pairs(kept, pairs, pair_keys(kept, pairs, options), options, work))
     rows.append(timing_row(f"pairs, {label}", len(pairs) / spent, "pairs/s"))
     blocks = max(1, BLOCKS // engine.workers) * engine.workers
@@ -119,7 +119,8 @@ def _schedule(engine: Engine, blocks: int) -> None:
 
 def _store_rows(folder: Path) -> list[Row]:
     store = Store.at(folder / "local-1-worker")
-    pairs = len(select_pairs(find_images(folder / "images"), [f"sequential:{NEIGHBOURS}"]).pairs)
+    selection = PairSelection([f"sequential:{NEIGHBOURS}"])
+    pairs = len(select_pairs(find_images(folder / "images"), selection).pairs)
     features, matches = (store.sizes(kind).values() for kind in ("features", "matches"))
     return [
         timing_row("store, bytes per image with 1000 keypoints", statistics.mean(features), "bytes"),
@@ -131,10 +132,10 @@ def _retrieval_rows(folder: Path) -> list[Row]:
     work = Work(LocalEngine(1), progress=False)
     images = find_images(folder / "images")
     photos = [photo for _, photo in examine(images, work, False) if isinstance(photo, Photograph)]
-    extractor = dense_twin(extraction_parts("sift-large", None, KEYPOINTS)[1])
-    keep_descriptors(images.root, photos[:1], extractor, Store.at(folder / "warm"), work)
+    extractor = dense_twin(Extraction(max_keypoints=KEYPOINTS).parts()[1])
+    pool_images(images.root, photos[:1], extractor, Store.at(folder / "warm"), work)
     start = time.perf_counter()
-    kept = keep_descriptors(images.root, photos, extractor, Store.at(folder / "pooled"), work)
+    kept = pool_images(images.root, photos, extractor, Store.at(folder / "pooled"), work)
     spent = time.perf_counter() - start
     width = kept.rows().shape[1]
     unit = np.random.default_rng(0).normal(size=(CHUNK, width)).astype(np.float32)
@@ -158,7 +159,7 @@ class Pretending:
 
     def map(
         self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-    ) -> Generator[tuple[int, Sequence[Any] | Failure], None, None]:
+    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
         """As `geomatch.engine.Engine.map`."""
         for index, block in enumerate(blocks):
             name = pack_name([item.key for item in block])
@@ -195,11 +196,11 @@ def _driver() -> list[tuple[str, float, str]]:
     per_image = (memory() - before) / images
     ranked = np.concatenate(chosen)
     folder = ImageFolder(Path("/none"), tuple(names), {})
-    report = select_pairs(folder, ["retrieval:20"], nearest=lambda count, order: ranked)
+    report = select_pairs(folder, PairSelection(["retrieval:20"]), nearest=lambda count, order: ranked)
     with tempfile.TemporaryDirectory() as place:
-        kept = KeptFeatures(Store.at(place), keys, {}, 0)
-        wanted = pair_keys(kept, report.pairs, MatchOptions())
-        match_pairs(kept, report.pairs, wanted, MatchOptions(), Work(Pretending(), progress=False))
+        kept = StoredFeatures(Store.at(place), keys)
+        wanted = pair_keys(kept, report.pairs, Matching())
+        match_pairs(kept, report.pairs, wanted, Matching(), Work(Pretending(), progress=False))
     per_pair = (memory("VmHWM") - before) / len(report.pairs) - per_image * images / len(report.pairs)
     blocks = pair_blocks(report.pairs)
     loads = sum(len({name for p in block for name in report.pairs[p]}) for block in blocks)

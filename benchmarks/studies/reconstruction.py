@@ -15,9 +15,10 @@ from geomatch.benchmarks.methods import create_method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.studies.record import Row, markdown, study_parser, write_record
-from geomatch.collection import find_images
+from geomatch.collection import Extraction, find_images
 from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import map_database, summarise_model
+from geomatch.colmap.options import Mapping
 from geomatch.colmap.reconstruct import reconstruct
 from geomatch.errors import WeightsError, first_line
 
@@ -49,9 +50,13 @@ def measure(folder: Path, method: str, max_keypoints: int, seeds: Sequence[int])
 
 def _geomatch(folder: Path, out: Path, method: str, max_keypoints: int, seed: int) -> Row:
     parts = create_method(method, max_keypoints)
-    if isinstance(parts.source, (FeatureFiles, LoFTRMatcher)) or not parts.descriptor or parts.estimator:
+    source = (
+        None if parts.estimator or isinstance(parts.source, (FeatureFiles, LoFTRMatcher)) else parts.source
+    )
+    if not source or not parts.descriptor:
         raise ValueError(f"{method}: give DETECTOR+DESCRIPTOR, or {COLMAP_SIFT!r}")
-    found = reconstruct(folder, out, detector=parts.source, descriptor=parts.descriptor, seed=seed)
+    extraction = Extraction(source, parts.descriptor)
+    found = reconstruct(folder, out, extraction=extraction, mapping=Mapping(seed=seed))
     row = _row(found.models, found.num_images)
     return row | {"pairs": found.export.pairs, "verified": found.export.verified}
 

@@ -13,7 +13,7 @@ from diffusers.training_utils import EMAModel
 from torch.nn import functional
 
 from geomatch.benchmarks.training.crops import CropSource
-from geomatch.training.checkpoint import take_steps
+from geomatch.training.checkpoint import Checkpoint, take_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,9 @@ def train_denoiser(
     def entry(done: int, loss: float) -> tuple[int, float]:
         return done, round(loss, 6)
 
-    checkpoint = out / "checkpoint.pt"
-    losses = take_steps(
-        checkpoint, config, parts, config.steps, take, entry, checkpoint_every, "denoising", progress, device
-    )
+    checkpoint = Checkpoint(out / "checkpoint.pt", config, parts, device)
+    bar = "denoising" if progress else None
+    losses = take_steps(checkpoint, config.steps, take, entry, checkpoint_every, bar)
     average.copy_to(unet.parameters())
     unet.eval().save_pretrained(out)
     scheduler.save_pretrained(out)

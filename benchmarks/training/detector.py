@@ -16,7 +16,7 @@ from geomatch.geometry import warp_points
 from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.keypoints.tiny import new_network
 from geomatch.synthetic import change_light, random_homography
-from geomatch.training.checkpoint import take_steps
+from geomatch.training.checkpoint import Checkpoint, take_steps
 
 CHECKPOINT = "detector.pt"
 CELL = SuperPointNetwork.stride
@@ -98,9 +98,8 @@ def train_detector(
     def entry(done: int, loss: float) -> tuple[int, float]:
         return done, round(loss, 4)
 
-    take_steps(
-        out / CHECKPOINT, config, parts, config.steps, take, entry, checkpoint_every, "detector", progress
-    )
+    checkpoint = Checkpoint(out / CHECKPOINT, config, parts)
+    take_steps(checkpoint, config.steps, take, entry, checkpoint_every, "detector" if progress else None)
     return network.eval()
 
 

@@ -16,7 +16,7 @@ from geomatch.cli.propagate import propagate
 from geomatch.cli.show import show
 from geomatch.cli.store import store
 from geomatch.cli.track import track
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, is_out_of_memory
 
 OUT_OF_MEMORY = (
     "out of memory; try a smaller --image-size, fewer --max-keypoints, --batch-size 1 or --dtype bfloat16"
@@ -59,14 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except SystemExit:  # click's way out when the reader of a pipe has gone
         return PIPE_CLOSED
-    except MemoryError:
-        return _complain(OUT_OF_MEMORY)
-    except RuntimeError as error:
-        if "memory" not in str(error):  # torch's word for it, on every device
-            raise
-        return _complain(OUT_OF_MEMORY)
     except (GeomatchError, ValueError, OSError, sqlite3.Error) as error:
-        return _complain(str(error))
+        return _complain(str(error) or type(error).__name__)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise  # a defect, whose traceback is wanted
+        return _complain(OUT_OF_MEMORY)
     return code if isinstance(code, int) else FOUND
 
 

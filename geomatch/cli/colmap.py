@@ -1,31 +1,53 @@
 """``geomatch colmap`` and ``geomatch reconstruct``."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.match import descriptor_config
-from geomatch.cli.options import chosen_engine, descriptor_options, engine_options
+from geomatch.cli.options import Option, bundled, descriptor_options, run_options
 
 if TYPE_CHECKING:
-    from geomatch.collection.match import CollectionResult
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _add(options: list[Callable[[Command], Command]]) -> Callable[[Command], Command]:
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
+    from geomatch.collection import CollectionResult, Extraction, Matching, PairSelection
+    from geomatch.colmap import Cameras, Mapping
+    from geomatch.colmap.options import Verification
+    from geomatch.engine import RunContext
 
 
-_matching = _add([
+class Collection(NamedTuple):
+    """How a collection is matched."""
+
+    extraction: "Extraction"
+    pairs: "PairSelection"
+    matching: "Matching"
+
+
+def _collection(
+    detector: str,
+    descriptor: str | None,
+    max_keypoints: int,
+    rules: tuple[str, ...],
+    max_pairs: int | None,
+    min_similarity: float | None,
+    max_ratio: float | None,
+    guided: bool,
+    refine_keypoints: bool,
+) -> Collection:
+    from geomatch.collection import Extraction, Matching, PairSelection
+
+    config = descriptor_config(descriptor, patches=detector != "grid")
+    return Collection(
+        Extraction(detector, config, max_keypoints),
+        PairSelection(rules, max_pairs),
+        Matching(None, min_similarity, max_ratio, guided, refine_keypoints),
+    )
+
+
+_collection_options = bundled(
+    "collection", _collection,
     click.option("--detector", metavar="NAME", default="sift-large", show_default=True,
                  help="sift-large, sift, mixed, superpoint-tiny, superpoint, grid, orb, ..."),
     click.option("--descriptor", metavar="NAME",
@@ -41,28 +63,50 @@ _matching = _add([
                  help="Keep only matches that agree with one geometry of their pair."),
     click.option("--refine-keypoints", is_flag=True,
                  help="Move grid keypoints to where feature maps agree best; detected ones get worse."),
-])  # fmt: skip
+)  # fmt: skip
 
-_cameras = _add([
+_CAMERAS = (
     click.option("--camera-mode", type=click.Choice(["auto", "single", "per-folder", "per-image"]),
                  default="auto", show_default=True, help="Which images share a camera."),
     click.option("--camera-model", metavar="NAME", default="SIMPLE_RADIAL", show_default=True,
                  help="Of COLMAP; focal lengths come from EXIF where it has them."),
     click.option("--camera-params", metavar="F,CX,CY,...", default="",
                  help="Instead, in COLMAP's order and pixels."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of COLMAP's random choices."),
-])  # fmt: skip
+)  # fmt: skip
 
 
-def _verification(*choices: str) -> Callable[[Command], Command]:
-    return click.option("--verification", type=click.Choice(choices), default=choices[0], show_default=True,
-                        help="Who finds the two-view geometry of each pair.")  # fmt: skip
+def _cameras(camera_mode: str, camera_model: str, camera_params: str) -> "Cameras":
+    from geomatch.colmap import Cameras
+
+    return Cameras(camera_mode, camera_model, camera_params)  # type: ignore[arg-type]
 
 
-def _store(default: str) -> Callable[[Command], Command]:
-    return click.option("--store", metavar="PLACE",
-                        help="For features and matches: a folder, or a URL such as s3://bucket/folder. "
-                             f"[default: {default}]")  # fmt: skip
+def _geometry(*verifications: str) -> tuple[Option, Option]:
+    return (
+        click.option("--seed", type=int, default=0, show_default=True, help="COLMAP's random seed."),
+        click.option("--verification", type=click.Choice(verifications), default=verifications[0],
+                     show_default=True, help="What finds the two-view geometry of each pair."),
+    )  # fmt: skip
+
+
+class Writing(NamedTuple):
+    """How a database is written."""
+
+    cameras: "Cameras"
+    verification: "Verification"
+    seed: int
+
+
+def _writing(
+    camera_mode: str, camera_model: str, camera_params: str, verification: "Verification", seed: int
+) -> Writing:
+    return Writing(_cameras(camera_mode, camera_model, camera_params), verification, seed)
+
+
+def _mapping(mapper: str, verification: str, seed: int) -> "Mapping":
+    from geomatch.colmap import Mapping
+
+    return Mapping(mapper, verification, seed)  # type: ignore[arg-type]
 
 
 @click.group()
@@ -79,11 +123,9 @@ def colmap() -> None:
               help="Keypoints and matches of another program instead: a database, features.h5 of hloc, "
                    "or a folder that --format wrote.")  # fmt: skip
 @click.option("--extend", is_flag=True, help="Add to a database that exists.")
-@_store("geomatch-store beside TARGET")
-@_matching
-@engine_options
-@_cameras
-@_verification("colmap", "geomatch", "none")
+@_collection_options
+@run_options("geomatch-store beside TARGET")
+@bundled("writing", _writing, *_CAMERAS, *_geometry("colmap", "geomatch", "none"))
 @descriptor_options(leave_out=("--seed", "--metric"))
 def export(
     images: Path,
@@ -91,89 +133,50 @@ def export(
     form: str,
     source: Path | None,
     extend: bool,
-    store: str | None,
-    detector: str,
-    descriptor: str | None,
-    max_keypoints: int,
-    min_similarity: float | None,
-    max_ratio: float | None,
-    rules: tuple[str, ...],
-    max_pairs: int | None,
-    guided: bool,
-    refine_keypoints: bool,
-    camera_mode: str,
-    camera_model: str,
-    camera_params: str,
-    verification: str,
-    seed: int,
+    collection: Collection,
+    context: "RunContext",
+    writing: Writing,
 ) -> int:
     """Match the images of the folder IMAGES and write TARGET, a COLMAP database.
 
-    Exit code 1: something was skipped.
+    Exit code 1: an image or a pair could not be used.
     """
     from geomatch.collection import find_images, match_collection
     from geomatch.colmap import export_database, read_correspondences, write_correspondences
-    from geomatch.colmap.cameras import check_camera, image_sizes
+    from geomatch.colmap.cameras import check_cameras, image_sizes
+    from geomatch.colmap.formats.convert import UNREADABLE
     from geomatch.colmap.target import check_target
     from geomatch.errors import GeomatchError
-    from geomatch.store import Store
 
-    # all that can be known is asked before the matching, which takes long
+    # everything is checked before the matching, which takes long
     if extend and form != "database":
         raise click.UsageError("--extend is for databases only")
     if form == "database":
         check_target(target, extend)
-        check_camera(camera_model, camera_params)
+        check_cameras(writing.cameras)
     elif target.exists() and (target.is_file() or any(target.iterdir())):
         raise GeomatchError(f"{target} exists already; give another name")
-    place = Store.at(store or target.parent / "geomatch-store")
-    lost: dict[str, str] = {}
-    with chosen_engine() as engine:
-        if source:
-            found = read_correspondences(source, images)
-        else:
-            config = descriptor_config(descriptor, patches=detector != "grid")
-            folder = find_images(images)
-            image_sizes(images, folder.names, camera_mode)  # type: ignore[arg-type]
-            result = match_collection(
-                folder,
-                place,
-                rules=rules,
-                max_pairs=max_pairs,
-                detector=detector,
-                descriptor=config,
-                min_similarity=min_similarity,
-                max_ratio=max_ratio,
-                max_keypoints=max_keypoints,
-                guided=guided,
-                refine_keypoints=refine_keypoints,
-                engine=engine,
-            )
-            found, lost = result.correspondences, result.skipped | result.lost_pairs
-            _tell(result)
-        if form == "database":
-            report = export_database(
-                images,
-                found,
-                target,
-                camera_mode=camera_mode,  # type: ignore[arg-type]
-                camera_model=camera_model,
-                camera_params=camera_params,
-                verification=verification,  # type: ignore[arg-type]
-                extend=extend,
-                seed=seed,
-                engine=engine,
-                store=None if source else place,
-            )
-            click.echo(report.text())
-            left_out = {**report.skipped, **report.images_skipped}
-        else:
-            counted = write_correspondences(found, target, form, images)  # type: ignore[arg-type]
-            for what, count in counted.items():
-                click.echo(f"skipped     {count} {what}")
-            left_out = dict.fromkeys(counted, "")
+    if source:
+        found, failed = read_correspondences(source, images), False
+        context = replace(context, store=None)
+    else:
+        folder = find_images(images)
+        image_sizes(images, folder.names, writing.cameras.mode)
+        context = replace(context, store=context.store_at(target.parent / "geomatch-store"))
+        result = match_collection(folder, **collection._asdict(), context=context)
+        found, failed = result.correspondences, bool(result.skipped or result.failed_pairs)
+        _tell(result)
+    if form == "database":
+        report = export_database(images, found, target, **writing._asdict(), extend=extend, context=context)
+        click.echo(report.text())
+        failed = failed or bool(report.images_skipped)
+    else:
+        skipped = write_correspondences(found, target, form, images)  # type: ignore[arg-type]
+        for what, count in skipped.items():
+            click.echo(f"skipped     {count} {what}")
+        failed = failed or UNREADABLE in skipped
     click.echo(f"wrote       {click.format_filename(target)}")
-    return NOT_FOUND if lost or left_out else FOUND
+    return NOT_FOUND if failed else FOUND
 
 
 def _tell(result: "CollectionResult") -> None:
@@ -183,7 +186,7 @@ def _tell(result: "CollectionResult") -> None:
     click.echo(f"computed    {result.computed[0]} images, {result.computed[1]} pairs, the rest was there")
     if result.retries:
         click.echo(f"retried     {result.retries} blocks of work")
-    for what, names in (("image", result.skipped), ("pair", result.lost_pairs)):
+    for what, names in (("image", result.skipped), ("pair", result.failed_pairs)):
         for line in grouped(names):
             click.echo(f"skipped     {what}: {line}", err=True)
 
@@ -207,33 +210,24 @@ def check(database: Path, images: Path | None) -> int:
 @click.command()
 @click.argument("images", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--mapper", type=click.Choice(["incremental", "global"]), default="incremental",
-              show_default=True, help="Of COLMAP.")  # fmt: skip
-@_store("store in OUT")
-@_matching
-@engine_options
-@_cameras
-@_verification("colmap", "geomatch")
+@_collection_options
+@run_options("store in OUT")
+@bundled("cameras", _cameras, *_CAMERAS)
+@bundled(
+    "mapping",
+    _mapping,
+    click.option("--mapper", type=click.Choice(["incremental", "global"]), default="incremental",
+                 show_default=True, help="Of COLMAP."),
+    *_geometry("colmap", "geomatch"),
+)  # fmt: skip
 @descriptor_options(leave_out=("--seed", "--metric"))
 def reconstruct(
     images: Path,
     out: Path,
-    mapper: str,
-    store: str | None,
-    detector: str,
-    descriptor: str | None,
-    max_keypoints: int,
-    min_similarity: float | None,
-    max_ratio: float | None,
-    rules: tuple[str, ...],
-    max_pairs: int | None,
-    guided: bool,
-    refine_keypoints: bool,
-    camera_mode: str,
-    camera_model: str,
-    camera_params: str,
-    verification: str,
-    seed: int,
+    collection: Collection,
+    context: "RunContext",
+    cameras: "Cameras",
+    mapping: "Mapping",
 ) -> int:
     """From IMAGES, a folder of photographs, to a COLMAP model in OUT.
 
@@ -242,28 +236,7 @@ def reconstruct(
     """
     from geomatch.colmap import reconstruct as run
 
-    with chosen_engine() as engine:
-        result = run(
-            images,
-            out,
-            mapper=mapper,  # type: ignore[arg-type]
-            rules=rules,
-            max_pairs=max_pairs,
-            detector=detector,
-            descriptor=descriptor_config(descriptor, patches=detector != "grid"),
-            min_similarity=min_similarity,
-            max_ratio=max_ratio,
-            max_keypoints=max_keypoints,
-            guided=guided,
-            refine_keypoints=refine_keypoints,
-            camera_mode=camera_mode,  # type: ignore[arg-type]
-            camera_model=camera_model,
-            camera_params=camera_params,
-            verification=verification,  # type: ignore[arg-type]
-            seed=seed,
-            store=store,
-            engine=engine,
-        )
+    result = run(images, out, **collection._asdict(), cameras=cameras, mapping=mapping, context=context)
     _tell(result.matching)
     click.echo(result.export.text())
     for number, model in enumerate(result.models):

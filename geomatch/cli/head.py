@@ -9,19 +9,19 @@ from geomatch.cli.options import changed_config, descriptor_options
 
 @click.group()
 def head() -> None:
-    """Fit projection heads: what makes descriptors short and steady."""
+    """Fit projection heads, which make descriptors short and robust."""
 
 
 @head.command()
 @click.argument("descriptor", metavar="MODEL")
 @click.argument("images", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--dimension", type=int, default=128, show_default=True, help="Of the descriptors.")
+@click.option("--dimension", type=int, default=128, show_default=True, help="Length of the descriptors.")
 @click.option("--views", type=int, default=8, show_default=True, help="Pairs of views per photograph.")
 @click.option(
     "--trained", is_flag=True, help="Train a small network in place of the closed form (patches only)."
 )
-@click.option("--steps", type=int, default=2000, show_default=True, help="Of that training.")
+@click.option("--steps", type=int, default=2000, show_default=True, help="Steps of that training.")
 @descriptor_options(leave_out=("--head",))
 def fit(
     descriptor: str, images: Path, out: Path, dimension: int, views: int, trained: bool, steps: int
@@ -29,9 +29,9 @@ def fit(
     """Fit a projection head of MODEL to the photographs in the folder IMAGES, and write it into the folder
     OUT.
 
-    MODEL is a preset, a diffusers folder or an id on the hub. Use the result with `--head OUT`, or
-    with the model itself when OUT is its folder. OUT/work keeps what was computed: an interrupted fit goes
-    on there, and another dimension costs seconds; remove it when done.
+    MODEL is a preset, a diffusers folder or an id on the hub. Use the result with `--head OUT`, or with the
+    model itself when OUT is its folder. OUT/work caches what was computed: an interrupted fit goes on there,
+    and another dimension costs seconds; remove it when done.
     """
     from geomatch.collection.folder import find_images
     from geomatch.describers import dift_config
@@ -60,6 +60,6 @@ def fit(
     click.echo(f"fitted on   {fitted.pairs} pairs of keypoints in {fitted.images} images")
     if fitted.after is not None:
         without = "" if fitted.before is None else f"{100 * fitted.before:.1f} % without, "
-        click.echo(f"rank-1      {without}{100 * fitted.after:.1f} % with it, in images kept out of the fit")
+        click.echo(f"rank-1      {without}{100 * fitted.after:.1f} % with it, in images held out of the fit")
     click.echo(f"wrote       {click.format_filename(out / 'head.safetensors')}")
     return 0

@@ -1,105 +1,123 @@
 """``geomatch match`` and ``geomatch demo``."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import changed_config, descriptor_options, given_options
+from geomatch.cli.options import bundled, changed_config, descriptor_options, given_options
+from geomatch.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
+    from geomatch.pipeline import MatchResult
+
+
+@dataclass(frozen=True, slots=True)
+class MatchOptions:
+    """The options of ``geomatch match``, by the names and meaning of `geomatch.match`'s arguments."""
+
+    detector: str | None
+    descriptor: str | None
+    estimator: str
+    max_keypoints: int
+    threshold: float
+    min_similarity: float | None
+    max_ratio: float | None
+    refine_keypoints: bool | None
+    refine_homography: bool
+    apply_exif: bool
+
+    def parts(self) -> dict[str, Any]:
+        """Arguments of `geomatch.match`; names and numbers are checked before torch is loaded.
+
+        Raises:
+            ValueError: for unknown names and numbers that make no sense.
+        """
+        from geomatch.estimators import create_estimator
+        from geomatch.keypoints import ORIENTED, choose_detector
+
+        config = descriptor_config(self.descriptor, self.detector is None or self.detector in ORIENTED)
+        names = ("min_similarity", "max_ratio", "refine_keypoints", "refine_homography", "apply_exif")
+        return {
+            "descriptor": config,
+            "estimator": create_estimator(self.estimator, self.threshold),
+            "detector": choose_detector(self.detector, self.max_keypoints),
+            **{name: getattr(self, name) for name in names},
+        }
 
 
 @click.command()
 @click.argument("image0", type=click.Path(path_type=Path))
 @click.argument("image1", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
               help="Write result.json, matches.npz, matches.png and overlay.png here.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
-@click.option(
-    "--detector",
-    metavar="NAME",
-    help="mixed, sift, superpoint-tiny, superpoint, grid, orb, ... [default: mixed]",
-)
-@click.option(
-    "--descriptor",
-    metavar="NAME",
-    help="A preset (`geomatch models`), or a diffusers model: folder or hub id.",
-)
-@click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
-              help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib.")  # fmt: skip
-@click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image.")
-@click.option("--threshold", type=float, default=3.0, show_default=True,
-              help="Largest error of an inlier, in pixels of image 1.")  # fmt: skip
-@click.option("--min-similarity", type=float, help="Drop matches of a lower cosine similarity.")
-@click.option("--max-ratio", type=float, help="Lowe's ratio test.")
-@click.option("--refine-keypoints/--no-refine-keypoints", default=None,
-              help="Move matched grid points to where feature maps agree. [default: yes]")  # fmt: skip
+@bundled(
+    "options",
+    MatchOptions,
+    click.option("--detector", metavar="NAME",
+                 help="mixed, sift, superpoint-tiny, superpoint, grid, orb, ... [default: mixed]"),
+    click.option("--descriptor", metavar="NAME",
+                 help="A preset (`geomatch models`), or a diffusers model: folder or hub id."),
+    click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
+                 help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
+    click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
+    click.option("--threshold", type=float, default=3.0, show_default=True,
+                 help="Largest error of an inlier, in pixels of image 1."),
+    click.option("--min-similarity", type=float, help="Drop matches of a lower cosine similarity."),
+    click.option("--max-ratio", type=float, help="Lowe's ratio test."),
+    click.option("--refine-keypoints/--no-refine-keypoints", default=None,
+                 help="Move matched grid points to where feature maps agree. [default: yes]"),
+    click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
+                 help="Refine the homography by Lucas-Kanade, to a fraction of a pixel."),
+    click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
+                 help="Turn images as their EXIF data says."),
+)  # fmt: skip
 @descriptor_options()
-@click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
-              help="Estimate again from windows laid over each other to a fraction of a pixel.")  # fmt: skip
-@click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
-              help="Turn images as their EXIF data says.")  # fmt: skip
-def match(
-    image0: Path,
-    image1: Path,
-    out: Path | None,
-    as_json: bool,
-    detector: str | None,
-    descriptor: str | None,
-    estimator: str,
-    max_keypoints: int,
-    threshold: float,
-    min_similarity: float | None,
-    max_ratio: float | None,
-    refine_keypoints: bool | None,
-    refine_homography: bool,
-    apply_exif: bool,
-) -> int:
+def match(image0: Path, image1: Path, out: Path | None, as_json: bool, options: MatchOptions) -> int:
     """Register IMAGE0 and IMAGE1: the homography from the first to the second.
 
     Exit code 0: found, 1: not found, 2: bad input or usage.
     """
+    from geomatch.images import check_image_file
+
+    for path in (image0, image1):
+        check_image_file(path)
+    parts = options.parts()
+    show_progress()
     import geomatch
-    from geomatch.drawing.result import save_result, summary
+    from geomatch.drawing.result import save_result
     from geomatch.files import make_folder
-    from geomatch.keypoints.opencv import FRAMED
 
     if out:
         make_folder(out)  # better now than after the work
-    result = geomatch.match(
-        image0,
-        image1,
-        detector=detector,
-        descriptor=descriptor_config(descriptor, patches=detector is None or detector in FRAMED),
-        estimator=estimator,
-        min_similarity=min_similarity,
-        max_ratio=max_ratio,
-        max_keypoints=max_keypoints,
-        threshold=threshold,
-        refine_keypoints=refine_keypoints,
-        refine_homography=refine_homography,
-        apply_exif=apply_exif,
-    )
+    result = geomatch.match(image0, image1, **parts)
     written = save_result(result, out) if out else []
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
-        click.echo(summary(result))
-        for path in written:
-            click.echo(f"wrote       {click.format_filename(path)}")
+        _print(result, written)
     return FOUND if result.homography else NOT_FOUND
+
+
+def _print(result: "MatchResult", written: list[Path], *remarks: str) -> None:
+    from geomatch.drawing.result import summary
+
+    click.echo(summary(result))
+    for line in (*remarks, *(f"wrote       {click.format_filename(path)}" for path in written)):
+        click.echo(line)
 
 
 def descriptor_config(descriptor: str | None, patches: bool) -> "DIFTConfig | None":
     """The descriptor's settings with the options that were given; None leaves all of it to the package.
 
     Args:
-        descriptor: as given.
-        patches: whether options alone are for the embedded model in patches.
+        descriptor: preset, folder or hub id.
+        patches: options alone are for the embedded model in patches, not densely.
     """
     from geomatch.describers import default_config, dift_config
 
@@ -114,21 +132,23 @@ def descriptor_config(descriptor: str | None, patches: bool) -> "DIFTConfig | No
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("demo-out"),
-              show_default=True, help="Folder for the pictures.")  # fmt: skip
+@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
+              default=Path("demo-out"), show_default=True, help="Folder for the pictures.")  # fmt: skip
 def demo(out: Path) -> int:
     """Register the bundled pair and compare with the known truth."""
+    show_progress()
     import geomatch
-    from geomatch.drawing.result import save_result, summary
+    from geomatch.drawing.result import save_result
+    from geomatch.files import make_folder
 
+    make_folder(out)
     pair = geomatch.bundled_pair()
     result = geomatch.match(pair.image0, pair.image1)
     written = save_result(result, out)
-    click.echo(summary(result))
+    remarks = []
     if result.homography:
         error = geomatch.corner_error(result.homography.matrix, pair.homography, result.image0.size)
-        click.echo(f"truth       mean corner error {error:.2f} px against the known homography")
-    for path in written:
-        click.echo(f"wrote       {click.format_filename(path)}")
+        remarks = [f"truth       mean corner error {error:.2f} px against the known homography"]
+    _print(result, written, *remarks)
     click.echo(f"photograph  {pair.credit}")
     return FOUND if result.homography else NOT_FOUND

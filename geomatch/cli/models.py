@@ -32,14 +32,14 @@ def fetch(name: str, revision: str | None) -> int:
 
 
 @models.command("convert-adm")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--head-channels", type=int,
               help="Per attention head. [default: 64, or the base width if that is less]")  # fmt: skip
 def convert_adm(checkpoint: Path, out: Path, head_channels: int | None) -> int:
     """Turn OpenAI's CHECKPOINT (256x256_diffusion_uncond.pt) into a diffusers folder OUT."""
     from geomatch.weights import adm
-    from geomatch.weights.checkpoint import read_config
+    from geomatch.weights.folders import read_config
 
     click.echo(f"wrote       {click.format_filename(adm.convert_adm(checkpoint, out, head_channels))}")
     if head_channels is None:

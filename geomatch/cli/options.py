@@ -1,6 +1,6 @@
-"""The options of the descriptor, which several commands share."""
+"""Options that several commands share."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -9,16 +9,14 @@ import click
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
-    from geomatch.engine import Engine
+    from geomatch.engine import Engine, RunContext
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_META = "geomatch.descriptor"
-_ENGINE = "geomatch.engine"
+Option = Callable[[Any], Any]
+"""Made with ``click.option``."""
 
 
-def bundled(
-    into: str, make: Callable[..., Any], *options: Callable[[Any], Any]
-) -> Callable[[Command], Command]:
+def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[Command], Command]:
     """Options whose values a command gets as one argument.
 
     Args:
@@ -26,11 +24,18 @@ def bundled(
         make: gives its value from the options' values, by their names; a ``ValueError`` is the user's.
         options: made with ``click.option``.
     """
+    return _withheld(options, lambda own: {into: make(**own)})
+
+
+def _withheld(
+    options: Sequence[Option], give: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Callable[[Command], Command]:
+    """Options in place of whose values a command gets what ``give`` makes of them."""
 
     def decorate(command: Command) -> Command:
         def run(*arguments: Any, **values: Any) -> Any:
             own = {name: values.pop(name) for name in names}
-            return command(*arguments, **values, **{into: make(**own)})
+            return command(*arguments, **values, **give(own))
 
         wrapped: Any = update_wrapper(run, command)
         earlier = list(getattr(command, "__click_params__", []))
@@ -43,20 +48,71 @@ def bundled(
     return decorate
 
 
-def _keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
-    """What was given on the command line goes to the context, so that commands need not name it."""
-    if parameter.name is not None:
-        _keep_as(context, parameter.name, value)
+def store_option(default: str) -> Option:
+    """The option that says where features and results are cached."""
+    return click.option(
+        "--store",
+        metavar="PLACE",
+        help=f"Cache of features and results: a folder, or a URL, s3://bucket/folder. [default: {default}]",
+    )
 
 
-def _keep_as(context: click.Context, name: str, value: object) -> None:
-    if value is not None:
-        context.meta.setdefault(_META, {})[name] = value
+_ENGINE = (
+    click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+                 help="This machine, or a Ray cluster."),
+    click.option("--workers", type=click.IntRange(min=1),
+                 help="Processes. [default: one per core, of a cluster as many as it has room for]"),
+    click.option("--ray-address", metavar="ADDRESS",
+                 help="Of the cluster. [default: RAY_ADDRESS; without it Ray starts here]"),
+    click.option("--cpus-per-worker", type=click.FloatRange(min=0.01), help="Of the cluster. [default: 1]"),
+    click.option("--gpus-per-worker", type=click.FloatRange(min=0),
+                 help="For networks. [default: 1 if the cluster has any]"),
+)  # fmt: skip
 
 
-def _layers(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        _keep(context, parameter, parse_layers(value))
+def run_options(store: str, device: bool = False) -> Callable[[Command], Command]:
+    """Add the options of a `RunContext`, which the command gets as ``context``.
+
+    Args:
+        store: the default of ``--store``, in words.
+        device: add ``--device``, for commands without the options of a descriptor.
+    """
+
+    def context(
+        store: str | None,
+        engine: str,
+        workers: int | None,
+        ray_address: str | None,
+        cpus_per_worker: float | None,
+        gpus_per_worker: float | None,
+        device: str = "auto",
+    ) -> "RunContext":
+        from geomatch.engine import RunContext
+
+        made = _engine(engine, workers, ray_address, cpus_per_worker, gpus_per_worker)
+        return RunContext(store, click.get_current_context().with_resource(made), device)
+
+    more = click.option(
+        "--device", default="auto", show_default=True, help="Of the networks: cpu, cuda, mps."
+    )
+    return bundled("context", context, store_option(store), *_ENGINE, *([more] if device else []))
+
+
+def _engine(name: str, *options: Any) -> "Engine":
+    from geomatch.engine import create_engine
+
+    return create_engine(name, *options)  # type: ignore[arg-type]
+
+
+def engine_options(command: Command) -> Command:
+    """Add the options of an engine; `chosen_engine` creates it."""
+    return _withheld(_ENGINE, lambda own: {})(command)
+
+
+def chosen_engine() -> "Engine":
+    """The engine that the options name."""
+    names = ("engine", "workers", "ray_address", "cpus_per_worker", "gpus_per_worker")
+    return _engine(*(click.get_current_context().params[name] for name in names))
 
 
 def parse_layers(text: str) -> tuple[str | int, ...]:
@@ -78,102 +134,53 @@ def parse_points(
     return points
 
 
-def _option(
-    name: str, help: str, kind: Any = None, callback: Any = _keep, flag: bool = False
-) -> tuple[str, Callable[[Command], Command]]:
-    option = click.option(
-        name, type=kind, default=None, expose_value=False, callback=callback, help=help, is_flag=flag or None
-    )
-    return name.split("/")[0], option
-
-
-_OPTIONS = dict([
-    _option("--model", help="Weights for these settings: a diffusers folder, or an id on the hub."),
-    _option("--unet-file", help="Weights in place of the UNet's: a file, or ORG/REPO/FILE[@REV]."),
-    _option("--revision", help="Branch, tag or commit of a model on the hub."),
-    _option("--timestep", kind=int, help="Noise level of the forward pass."),
-    _option("--layers", help="Where the UNet is read: the paper's indices or diffusers' names, A,B,...",
-            callback=_layers),
-    _option("--noise/--no-noise", kind=bool, help="Add noise of that level, as the paper does."),
-    _option("--ensemble-size", kind=int, help="Noises to average over."),
-    _option("--seed", kind=int, help="Of the noise."),
-    _option("--latent", kind=click.Choice(["mode", "sample"]), help="Of the autoencoder's distribution."),
-    _option("--prompt", help="For models conditioned on text."),
-    _option("--metric", kind=click.Choice(["cosine", "l2"]),
-            help="Of descriptors and matching; l2 takes the activations as they are."),
-    _option("--sampling", kind=click.Choice(["dense", "patch"]), help="Whole image, or patch by patch."),
-    _option("--image-size", help="Size at which the descriptor uses the images: a side, WxH, or native.",
-            callback=lambda context, parameter, value: _keep(context, parameter, _image_size(value))),
-    _option("--image-side", kind=click.Choice(["long", "short"]), help="Which side --image-size is about."),
-    _option("--rotations", kind=int,
-            help="Turned copies, to describe keypoints upright; 8 take 14 times as long."),
-    _option("--scales", kind=int, help="Copies, each half as large, for keypoints of larger scale."),
-    _option("--head", help="End with this projection head: a folder that `geomatch head fit` wrote."),
-    _option("--no-head", help="Leave the preset's projection head out.", flag=True,
-            callback=lambda context, _, value: _keep_as(context, "head", False if value else None)),
-    _option("--dtype", kind=click.Choice(["float32", "bfloat16", "float16"]), help="Of the network."),
-    _option("--device", help="cpu, cuda, mps. [default: the best there is]"),
-    _option("--batch-size", kind=int, help="Noisy images per forward pass."),
-])  # fmt: skip
+_PREFIX = "dift_"
 _NATIVE = "native"
 
 
-def engine_options(command: Command) -> Command:
-    """Add the options that say who does the work; `chosen_engine` makes it."""
-    options = [
-        click.option("--engine", "_engine", type=click.Choice(["local", "ray"]), default="local",
-                     show_default=True, expose_value=False, callback=_keep_engine,
-                     help="This machine, or a Ray cluster."),
-        click.option("--workers", "_workers", type=click.IntRange(min=1), expose_value=False,
-                     callback=_keep_engine,
-                     help="Processes. [default: one per core, of a cluster as many as it has room for]"),
-        click.option("--ray-address", "_ray_address", metavar="ADDRESS", expose_value=False,
-                     callback=_keep_engine,
-                     help="Of the cluster. [default: RAY_ADDRESS; without it Ray starts here]"),
-        click.option("--cpus-per-worker", "_cpus_per_worker", type=click.FloatRange(min=0.01),
-                     expose_value=False, callback=_keep_engine, help="Of the cluster. [default: 1]"),
-        click.option("--gpus-per-worker", "_gpus_per_worker", type=click.FloatRange(min=0),
-                     expose_value=False, callback=_keep_engine,
-                     help="For networks. [default: 1 if the cluster has any]"),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+def _option(flag: str, help: str, kind: Any = None, callback: Any = None) -> tuple[str, Option]:
+    name = flag.split("/")[0]
+    key = _PREFIX + name[2:].replace("-", "_")
+    return name, click.option(flag, key, type=kind, default=None, help=help, callback=callback)
 
 
-def _keep_engine(context: click.Context, parameter: click.Parameter, value: object) -> None:
-    context.meta.setdefault(_ENGINE, {})[str(parameter.name)] = value
-
-
-def chosen_engine() -> "Engine":
-    """The engine that the options name."""
-    from geomatch.engine import create_engine
-
-    given = click.get_current_context().meta[_ENGINE]
-    return create_engine(
-        given["_engine"],
-        given["_workers"],
-        given["_ray_address"],
-        given["_cpus_per_worker"],
-        given["_gpus_per_worker"],
-    )
+_OPTIONS = dict([
+    _option("--model", "Weights for these settings: a diffusers folder, or an id on the hub."),
+    _option("--unet-file", "Weights in place of the UNet's: a file, or ORG/REPO/FILE[@REV]."),
+    _option("--revision", "Branch, tag or commit of a model on the hub."),
+    _option("--timestep", "Noise level of the forward pass.", int),
+    _option("--layers", "Where the UNet is read: the paper's indices or diffusers' names, A,B,...",
+            callback=lambda context, parameter, value: value and parse_layers(value)),
+    _option("--noise/--no-noise", "Add noise of that level, as the paper does.", bool),
+    _option("--ensemble-size", "Noises to average over.", int),
+    _option("--seed", "Random seed of the noise.", int),
+    _option("--latent", "Of the autoencoder's distribution.", click.Choice(["mode", "sample"])),
+    _option("--prompt", "For models conditioned on text."),
+    _option("--metric", "Of descriptors and matching; l2 takes the activations as they are.",
+            click.Choice(["cosine", "l2"])),
+    _option("--sampling", "Whole image, or patch by patch.", click.Choice(["dense", "patch"])),
+    _option("--image-size", "Size at which the descriptor uses the images: a side, WxH, or native.",
+            callback=lambda context, parameter, value: _image_size(value)),
+    _option("--image-side", "Which side --image-size is about.", click.Choice(["long", "short"])),
+    _option("--rotations", "Rotated copies, to describe keypoints upright; 8 take 14 times as long.", int),
+    _option("--scales", "Copies, each half as large, for keypoints of larger scale.", int),
+    _option("--head", "End with this projection head: a folder that `geomatch head fit` wrote."),
+    ("--no-head", click.option("--no-head", f"{_PREFIX}no_head", is_flag=True,
+                               help="Leave the preset's projection head out.")),
+    _option("--dtype", "Of the network.", click.Choice(["float32", "bfloat16", "float16"])),
+    _option("--device", "cpu, cuda, mps. [default: the best there is]"),
+    _option("--batch-size", "Noisy images per forward pass.", int),
+])  # fmt: skip
 
 
 def descriptor_options(leave_out: Collection[str] = ()) -> Callable[[Command], Command]:
     """Add the options that change a descriptor's settings, but those named; `changed_config` applies them."""
-
-    def add(command: Command) -> Command:
-        for names, option in reversed(_OPTIONS.items()):
-            if names not in leave_out:
-                command = option(command)
-        return command
-
-    return add
+    return _withheld([made for name, made in _OPTIONS.items() if name not in leave_out], lambda own: {})
 
 
 def changed_config(config: "DIFTConfig") -> "DIFTConfig":
     """The settings with the options that were given."""
-    changes = dict(given_options())
+    changes = given_options()
     if changes.get("image_size") == _NATIVE:
         changes["image_size"] = None
     return replace(config, **changes)
@@ -181,8 +188,13 @@ def changed_config(config: "DIFTConfig") -> "DIFTConfig":
 
 def given_options() -> dict[str, Any]:
     """The options of the descriptor that were given, by the names of `DIFTConfig`."""
-    found: dict[str, Any] = click.get_current_context().meta.get(_META, {})
-    return found
+    values = click.get_current_context().params.items()
+    given = {
+        name.removeprefix(_PREFIX): v for name, v in values if name.startswith(_PREFIX) and v is not None
+    }
+    if given.pop("no_head", False):
+        given["head"] = False
+    return given
 
 
 def _image_size(value: str | None) -> int | tuple[int, int] | str | None:

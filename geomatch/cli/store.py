@@ -1,4 +1,4 @@
-"""``geomatch store``: what a store holds."""
+"""``geomatch store``."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ def store() -> None:
 @store.command()
 @click.argument("place")
 def info(place: str) -> int:
-    """What PLACE holds, and how far its runs have come.
+    """List what PLACE holds, and how far its runs are.
 
     Exit code 1: something is missing from a run.
     """
@@ -35,8 +35,8 @@ def info(place: str) -> int:
         click.echo(f"{kind:<11} {count} objects, {size / 2**20:.1f} MiB")
     for state in found.runs:
         click.echo(_line(state))
-        for name, reason in list(state.manifest.lost.items())[:SHOWN]:
-            click.echo(f"  lost      {name}: {reason}")
+        for name, reason in list(state.manifest.failed.items())[:SHOWN]:
+            click.echo(f"  failed    {name}: {reason}")
     for key in found.damaged:
         click.echo(f"run {key[:12]} its manifest is damaged", err=True)
     if not found.objects:
@@ -46,13 +46,13 @@ def info(place: str) -> int:
 
 def _whole(state: "RunState") -> bool:
     manifest = state.manifest
-    return manifest.complete and not manifest.lost and all(done == of for done, of in state.done.values())
+    return manifest.complete and not manifest.failed and all(done == of for done, of in state.done.values())
 
 
 def _line(state: "RunState") -> str:
     manifest = state.manifest
     parts = ", ".join(f"{done} of {of} {kind}" for kind, (done, of) in state.done.items())
-    word = "complete" if _whole(state) else "ended, with losses" if manifest.complete else "not complete"
+    word = "complete" if _whole(state) else "ended, with failures" if manifest.complete else "not complete"
     again = f", {manifest.retries} blocks tried again" if manifest.retries else ""
     whence = f"{manifest.program} of {manifest.source}, {manifest.started}"
     return f"run {manifest.key[:12]} {word}: {parts}{again}; {whence}"
@@ -91,9 +91,9 @@ def verify(place: str, remove: bool) -> int:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> int:
-    """Remove from PLACE what no run consists of, while no run is under way.
+    """Remove from PLACE what no run needs, while no run is under way.
 
-    Verified geometries and results of `benchmark hpatches` stay.
+    Verified geometries and results of benchmarks stay.
     """
     from geomatch.store import Store
     from geomatch.store.upkeep import prune_store
@@ -101,6 +101,7 @@ def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> int:
     gone = prune_store(Store.at(place), forget, dry_run)
     word = "would go" if dry_run else "removed"
     click.echo(
-        f"{word:<11} {gone.objects} objects, {gone.bytes / 2**20:.1f} MiB, {gone.strays} half-written files"
+        f"{word:<11} {gone.objects} objects, {gone.bytes / 2**20:.1f} MiB, "
+        f"{gone.temporary_files} half-written files"
     )
     return FOUND

@@ -1,4 +1,4 @@
-"""Keypoints of many images and the matches between them, and what every exporter asks of them."""
+"""Keypoints of many images and the matches between them, and the checks that every exporter makes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ class MatchedPair:
     name0: str
     """Path of image 0 below the image folder, with ``/``."""
     name1: str
-    """Of image 1."""
+    """Path of image 1."""
     matches: Matches
     """Indices into the keypoints of both; not verified."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Correspondences:
-    """What is known of a collection; both parts may be read from disk as they are asked for."""
+    """Features and matches of a collection; both may be read from disk on demand."""
 
     features: Mapping[str, Features]
-    """By image name; of raw pixels, without EXIF orientation, as COLMAP reads images."""
+    """By image name; in raw pixels, without EXIF orientation, as COLMAP reads images."""
     pairs: Iterable[MatchedPair]
-    """May be gone through more than once."""
+    """Can be iterated more than once."""
 
 
 class LazyFeatures(Mapping[str, Features]):
-    """Features that are loaded when they are asked for, and not kept."""
+    """Features that are loaded on demand, and not held in memory."""
 
     def __init__(self, names: Sequence[str], load: Callable[[str], Features]) -> None:
         self._names = dict.fromkeys(names)
@@ -56,48 +56,39 @@ class LazyFeatures(Mapping[str, Features]):
 
 @dataclass(frozen=True, slots=True)
 class LazyPairs:
-    """Pairs that are made anew each time they are gone through."""
+    """Pairs that are read anew at each iteration."""
 
     make: Callable[[], Iterator[MatchedPair]]
     number: int | None = None
-    """Of pairs, where it is known, for the time left on a progress bar."""
+    """Number of pairs, where it is known, for the time left on a progress bar."""
 
     def __iter__(self) -> Iterator[MatchedPair]:
         return self.make()
 
     def __len__(self) -> int:
         if self.number is None:
-            raise TypeError("how many pairs there are is not known before they are gone through")
+            raise TypeError("the number of pairs is not known before they are read")
         return self.number
 
 
 def check_name(name: str) -> None:
-    """Raise unless an image's name is a path below the image folder.
-
-    Raises:
-        FeaturesError: for names that could lead elsewhere.
-    """
+    """Raise `FeaturesError` unless an image's name is a path below the image folder."""
     if name != Path(name).as_posix() or Path(name).is_absolute() or ".." in Path(name).parts:
         raise FeaturesError(f"{name!r}: image names must be paths below the image folder, with '/'")
 
 
 def check_keypoints(name: str, features: Features, size: tuple[int, int]) -> None:
-    """Raise unless the features can be of an image file of ``size`` (width, height).
-
-    Raises:
-        FeaturesError: naming the image and what is wrong.
-    """
+    """Raise `FeaturesError` unless the features fit an image file of ``size`` (width, height)."""
     if features.image_size != size:
-        turned = features.image_size == size[::-1]
-        raise FeaturesError(
-            f"{name}: the features are of an image of {features.image_size[0]}x{features.image_size[1]} "
-            f"pixels, the file has {size[0]}x{size[1]}"
-            + (
+        own, exif = features.image_size, ""
+        if own == size[::-1]:
+            exif = (
                 "; it seems to have been turned by its EXIF orientation, which COLMAP does not: "
                 "extract with apply_exif=False"
-                if turned
-                else ""
             )
+        raise FeaturesError(
+            f"{name}: the features are of an image of {own[0]}x{own[1]} pixels, the file has "
+            f"{size[0]}x{size[1]}{exif}"
         )
     points = features.keypoints
     outside = ((points < -0.5) | (points > np.array(size, np.float32) - 0.5)).any(axis=1)
@@ -110,7 +101,7 @@ def check_keypoints(name: str, features: Features, size: tuple[int, int]) -> Non
 
 
 class PairChecker:
-    """Looks at pair after pair; remembers which have been seen."""
+    """Checks pair after pair, and remembers those it has seen."""
 
     def __init__(self, num_keypoints: Mapping[str, int]) -> None:
         self._num_keypoints = num_keypoints
@@ -118,7 +109,7 @@ class PairChecker:
         self._seen: dict[int, int] = {}
 
     def check(self, pair: MatchedPair) -> str | None:
-        """None for a pair to write, else why it is skipped, in two or three words for a count.
+        """None for a pair to write, else why it is skipped, as a count says it.
 
         Raises:
             FeaturesError: for matches that cannot be right.
@@ -126,14 +117,12 @@ class PairChecker:
         label = f"{pair.name0} - {pair.name1}"
         if pair.name0 == pair.name1:
             raise FeaturesError(f"{label}: an image is matched with itself")
-        counts = []
-        for name in (pair.name0, pair.name1):
-            if name not in self._num_keypoints:
-                return "pairs of skipped images"
-            counts.append(self._num_keypoints[name])
+        if not {pair.name0, pair.name1} <= self._num_keypoints.keys():
+            return "pairs of skipped images"
         indices = pair.matches.indices
         if len(indices) == 0:
             return "pairs without matches"
+        counts = [self._num_keypoints[name] for name in (pair.name0, pair.name1)]
         beyond = indices >= np.array(counts)
         if beyond.any():
             row, side = (int(i) for i in np.argwhere(beyond)[0])
@@ -147,7 +136,7 @@ class PairChecker:
         if (keys[1:] == keys[:-1]).any():
             raise FeaturesError(f"{label}: the same match is given more than once")
         first, second = (pair.name1, pair.name0) if flipped else (pair.name0, pair.name1)
-        key = self._place[first] * len(self._place) + self._place[second]  # of many pairs tuples are large
+        key = self._place[first] * len(self._place) + self._place[second]  # tuples of many pairs are large
         content = hash(keys.tobytes())
         if key in self._seen:
             if self._seen[key] != content:

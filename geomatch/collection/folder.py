@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geomatch.errors import ImageError
+from geomatch.images import IMAGE_SUFFIXES
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"}
-"""Files that count as images: COLMAP reads them all."""
 UNREADABLE = {".webp", ".gif", ".heic", ".heif", ".avif", ".jxl"}
-"""Files that are images, too, but not for COLMAP."""
+"""Images that COLMAP cannot read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +22,16 @@ class ImageFolder:
     """Files that look like images but cannot be used, and why."""
 
     def path(self, name: str) -> Path:
-        """Of one image."""
+        """Path of an image."""
         return self.root / name
 
 
 def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
-    """Look for images below a folder, hidden files and folders left out.
+    """Find the images below a folder; hidden files and folders are left out.
 
     Args:
         root: the folder.
-        exclude: a folder below it that is not looked into (results, say); others change nothing.
+        exclude: a folder below it to leave out, such as that of results.
 
     Raises:
         ImageError: when there is no folder or no image in it.
@@ -45,7 +44,7 @@ def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
         left_out = None
     for path in root.rglob("*"):
         below = path.relative_to(root)
-        if path.suffix.lower() not in SUFFIXES | UNREADABLE or any(
+        if path.suffix.lower() not in IMAGE_SUFFIXES | UNREADABLE or any(
             part.startswith(".") for part in below.parts
         ):
             continue
@@ -58,7 +57,7 @@ def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
         else:
             names.append(name)
     if not names:
-        raise ImageError(f"{root}: no images there ({', '.join(sorted(SUFFIXES))})")
+        raise ImageError(f"{root}: no images there ({', '.join(sorted(IMAGE_SUFFIXES - UNREADABLE))})")
     return ImageFolder(root, tuple(sorted(names)), skipped)
 
 

@@ -17,16 +17,15 @@ PairPoints = tuple[str, str, NDArray[np.floating], NDArray[np.floating], NDArray
 def merge_points(
     pairs: Iterable[PairPoints], sizes: Mapping[str, tuple[int, int]], cell: float = 1.0
 ) -> Correspondences:
-    """Keypoints shared by all pairs of an image, so that tracks form.
+    """Join points to keypoints that all pairs of an image share, so that tracks form.
 
-    Matchers without a detector (LoFTR, dense ones) give every pair points of
-    its own, and no track would ever be longer than two. Here points of an
-    image that fall into one square of side ``cell`` are one keypoint, at the
-    mean of their coordinates. Of the matches of a pair that become equal, or
-    share a keypoint, the most similar stays.
+    Matchers without a detector (LoFTR, dense ones) give every pair points of its own, and no track would
+    be longer than two. Points of an image that fall into one square of side ``cell`` become one keypoint,
+    at the mean of their coordinates. Of the matches of a pair that become equal, or share a keypoint, the
+    most similar stays.
 
     Args:
-        pairs: gone through once; all points are held in memory.
+        pairs: read once; all points are held in memory.
         sizes: (width, height) of each image.
         cell: pixels; with 1 equal pixels are equal keypoints.
 
@@ -77,13 +76,12 @@ def merge_points(
 
 
 def _first_of_each(indices: NDArray[np.int64]) -> NDArray[Any]:
-    """Rows, in order, neither of whose two keypoints is in an earlier row that was taken."""
-    taken0: set[int] = set()
-    taken1: set[int] = set()
+    """Rows neither of whose two keypoints is in an earlier row that was taken."""
+    taken: tuple[set[int], set[int]] = (set(), set())
     rows = []
     for row, (i, j) in enumerate(indices.tolist()):
-        if i not in taken0 and j not in taken1:
-            taken0.add(i)
-            taken1.add(j)
+        if i not in taken[0] and j not in taken[1]:
+            taken[0].add(i)
+            taken[1].add(j)
             rows.append(row)
     return np.array(rows, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The best partners of everyone, found block by block, so that memory does not grow with the square."""
+"""The best partners of each item, found block by block, so that memory does not grow with the square."""
 
 from collections.abc import Callable
 
@@ -6,18 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Score = Callable[[slice, slice], NDArray[np.floating]]
-"""(n, m) of some with others, larger is better, minus infinity for never."""
+"""(n, m) scores of some items with others, larger is better, minus infinity for never."""
 
 
 def best_partners(score: Score, part: slice, total: int, count: int, step: int) -> NDArray[np.int64]:
-    """(n, count) partners of those in ``part``, best first, of equals the first; -1 where there are fewer.
+    """(n, count) best partners of the items in ``part``, of equals the first; -1 where there are fewer.
 
     Args:
-        score: see `Score`.
-        part: of all.
-        total: how many there are.
-        count: of partners wanted.
-        step: how many are looked at at a time.
+        score: scores two slices of the items.
+        part: slice of the items.
+        total: number of items.
+        count: number of partners.
+        step: number of items that are compared at a time.
     """
     own = np.arange(part.start, part.stop)
     values = np.full((len(own), count), -np.inf)

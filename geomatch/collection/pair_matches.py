@@ -4,42 +4,35 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.collection.correspondences import LazyPairs, MatchedPair
 from geomatch.collection.features import KIND as FEATURES
-from geomatch.collection.features import SCHEMA, KeptFeatures, read_features
+from geomatch.collection.features import SCHEMA, StoredFeatures, read_features
+from geomatch.collection.options import Matching
 from geomatch.collection.pairs import Pair
-from geomatch.engine import Lost, Work
+from geomatch.engine import FailedItem, Work
+from geomatch.engine.run import LazyBlock
 from geomatch.engine.task import Need
-from geomatch.errors import DamagedError, FeaturesError
+from geomatch.errors import FeaturesError
 from geomatch.estimators import estimate_two_view
 from geomatch.estimators.two_view import THRESHOLD, transfer_errors
 from geomatch.files import digest_of
 from geomatch.matching import match_mutual
-from geomatch.provenance import versions
+from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
-from geomatch.store.packs import PackIndex, by_pack, read_pack, write_pack
-from geomatch.types import Features, Matches, Metric
+from geomatch.store.packs import PackIndex, stored_results, write_pack
+from geomatch.types import Features, Matches
 
 KIND = "matches"
 ARRAYS = ("counts", "indices", "similarity")
 BLOCK_IMAGES = 32
-"""At most in a block: their features are what a worker holds in memory."""
+"""Most images of a block: their features are what a worker holds in memory."""
 BLOCK_PAIRS = (16, 256)
-"""In a block, at least and at most; between them a sixty-fourth of all, so that few are shared out, too."""
-
-
-class MatchOptions(NamedTuple):
-    """How two sets of features are matched; see `geomatch.collection.match_collection`."""
-
-    metric: Metric = "cosine"
-    min_similarity: float | None = None
-    max_ratio: float | None = None
-    guided: bool = True
+"""Fewest and most pairs of a block; between them a sixty-fourth of all, so that few are shared out, too."""
 
 
 class PairKeys(NamedTuple):
@@ -48,30 +41,30 @@ class PairKeys(NamedTuple):
     name: str
     """For the user."""
     key0: str
-    """Of the features of image 0 in the store."""
+    """Key of the features of image 0 in the store."""
     key1: str
-    """Of image 1."""
+    """Key of the features of image 1."""
     key: bytes
-    """Of the matches: raw SHA-256 of all that decides them."""
+    """Key of the matches: raw SHA-256 of all that decides them."""
     place: int
-    """Of the pair in the list of all."""
+    """Index of the pair in the list of all."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairMatching:
-    """The task: matches the pairs of a block, and writes a pack."""
+    """Task: matches the pairs of a block, and writes a pack; results are the pack and the row in it."""
 
     store: Store
-    options: MatchOptions
+    matching: Matching
     need: Need = "processor"
 
-    def start(self) -> Callable[[Sequence[PairKeys]], list[tuple[str, int] | Lost]]:
-        """See `Task.start`; results are the pack and the row in it."""
+    def start(self) -> Callable[[Sequence[PairKeys]], list[tuple[str, int] | FailedItem]]:
+        """Return the function that does a block."""
         return self._match
 
-    def _match(self, block: Sequence[PairKeys]) -> list[tuple[str, int] | Lost]:
+    def _match(self, block: Sequence[PairKeys]) -> list[tuple[str, int] | FailedItem]:
         features = {key: self._read(key) for key in {key for pair in block for key in (pair.key0, pair.key1)}}
-        found = [match_features(features[pair.key0], features[pair.key1], self.options) for pair in block]
+        found = [match_features(features[pair.key0], features[pair.key1], self.matching) for pair in block]
         arrays = {
             "counts": np.array([len(matches) for matches in found]),
             "indices": np.concatenate([matches.indices for matches in found]).astype(np.uint32),
@@ -89,101 +82,74 @@ class PairMatching:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class KeptMatches:
-    """Where the matches of a collection lie."""
+class StoredMatches:
+    """The matches of a collection in a store."""
 
     store: Store
     pairs: tuple[Pair, ...]
-    keys: NDArray[np.uint8]
-    """(P, 32) of the pairs in packs."""
     packs: tuple[str, ...]
+    """Names of packs."""
     places: NDArray[np.int32]
-    """(P, 2) pack and row of each pair; -1 for those that are lost."""
-    lost: Mapping[str, str]
+    """(P, 2) pack and row of each pair; -1 for those that failed."""
+    failed: Mapping[str, str]
     """Pairs that could not be matched, and why."""
     computed: int
-    """How many were not kept before."""
+    """Number of pairs that were not cached."""
 
     def load(self) -> LazyPairs:
-        """All of them, read pack after pack when gone through."""
+        """All of them, read pack after pack."""
         return LazyPairs(self._read, int((self.places[:, 0] >= 0).sum()))
 
     def _read(self) -> Iterator[MatchedPair]:
-        for pack, rows in by_pack(self.places):
-            if pack < 0:
-                continue
-            try:
-                arrays = read_pack(self.store, KIND, self.packs[pack], ARRAYS)
-            except (KeyError, DamagedError) as error:
-                raise FeaturesError(
-                    f"{self.store.url}: {self.store.name(KIND, self.packs[pack])} is gone or damaged; "
-                    "give the same command again"
-                ) from error
-            ends = np.cumsum(arrays["counts"])
-            for pair, row in rows:
-                part = slice(int(ends[row] - arrays["counts"][row]), int(ends[row]))
-                matches = Matches(arrays["indices"][part].astype(np.int64), arrays["similarity"][part])
-                yield MatchedPair(*self.pairs[pair], matches)
+        results = stored_results(self.store, KIND, self.packs, self.places, ARRAYS)
+        for pair, _, part, arrays in results:
+            matches = Matches(arrays["indices"][part].astype(np.int64), arrays["similarity"][part])
+            yield MatchedPair(*self.pairs[pair], matches)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Block(Sequence[PairKeys]):
-    """Pairs, spelt out when they are handed out: of millions only the places are held."""
-
-    features: Mapping[str, str]
-    pairs: Sequence[Pair]
-    keys: NDArray[np.uint8]
-    places: list[int]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: Any) -> Any:
-        place = self.places[index]
-        (a, b) = self.pairs[place]
-        return PairKeys(f"{a} - {b}", self.features[a], self.features[b], self.keys[place].tobytes(), place)
-
-
-def pair_keys(kept: KeptFeatures, pairs: Sequence[Pair], options: MatchOptions) -> NDArray[np.uint8]:
-    """(P, 32) of the matches of pairs: SHA-256 of the keys of both features, options and versions."""
-    rules = digest_of([SCHEMA, list(options), versions()])
-    keys = [hashlib.sha256((rules + kept.keys[a] + kept.keys[b]).encode()).digest() for a, b in pairs]
+def pair_keys(stored: StoredFeatures, pairs: Sequence[Pair], matching: Matching) -> NDArray[np.uint8]:
+    """(P, 32) keys of the pairs' matches: SHA-256 of the keys of both features, the options and versions."""
+    options = digest_of([SCHEMA, cache_key(matching), versions()])
+    keys = [hashlib.sha256((options + stored.keys[a] + stored.keys[b]).encode()).digest() for a, b in pairs]
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
 
 
 def match_pairs(
-    kept: KeptFeatures, pairs: Sequence[Pair], keys: NDArray[np.uint8], options: MatchOptions, work: Work
-) -> KeptMatches:
+    stored: StoredFeatures, pairs: Sequence[Pair], keys: NDArray[np.uint8], matching: Matching, work: Work
+) -> StoredMatches:
     """Match the pairs that the store does not hold yet.
 
     Args:
-        kept: features of all images.
+        stored: features of all images.
         pairs: names.
-        keys: see `pair_keys`.
-        options: see `MatchOptions`.
-        work: on an engine.
+        keys: keys of the matches, see `pair_keys`.
+        matching: settled options.
+        work: does it.
     """
-    store = kept.store
+    store = stored.store
     index = PackIndex.read(store, KIND, ARRAYS, mend=True)
     places = index.find(keys)
     todo: list[int] = np.flatnonzero(places[:, 0] < 0).tolist()
     packs = {name: number for number, name in enumerate(index.names)}
-    blocks = [
-        _Block(kept.keys, pairs, keys, [todo[p] for p in block])
-        for block in pair_blocks([pairs[p] for p in todo])
-    ]
-    lost = {}
-    task = PairMatching(store, options)
-    for item, result in work.results(task, blocks, "pairs", "pair", len(pairs) - len(todo)):
-        if isinstance(result, Lost):
-            lost[item.name] = result.reason
+
+    def item(place: int) -> PairKeys:
+        a, b = pairs[place]
+        features = stored.keys[a], stored.keys[b]
+        return PairKeys(f"{a} - {b}", *features, keys[place].tobytes(), place)
+
+    blocks = [LazyBlock([todo[p] for p in block], item) for block in pair_blocks([pairs[p] for p in todo])]
+    failed = {}
+    task = PairMatching(store, matching)
+    for pair, result in work.results(task, blocks, "pairs", "pair", len(pairs) - len(todo)):
+        if isinstance(result, FailedItem):
+            failed[pair.name] = result.reason
         else:
-            places[item.place] = packs.setdefault(result[0], len(packs)), result[1]
-    return KeptMatches(store, tuple(pairs), keys, tuple(packs), places, lost, len(todo) - len(lost))
+            places[pair.place] = packs.setdefault(result[0], len(packs)), result[1]
+    return StoredMatches(store, tuple(pairs), tuple(packs), places, failed, len(todo) - len(failed))
 
 
 def pair_blocks(pairs: Sequence[Pair]) -> list[list[int]]:
-    """Places of the pairs, block by block; the blocks depend on nothing but the pairs.
+    """Indices of the pairs, block by block; the blocks depend on nothing but the pairs.
 
     Images are put in an order in which partners are near each other, and pairs sorted by the groups of both,
     so large that a block is of two groups: few images are loaded for many pairs.
@@ -220,8 +186,8 @@ def _near_each_other(pairs: Sequence[Pair]) -> list[str]:
     return list(order)
 
 
-def match_features(features0: Features, features1: Features, options: MatchOptions) -> Matches:
-    """Mutual nearest neighbours, guided if wanted; nothing matches an image without keypoints.
+def match_features(features0: Features, features1: Features, matching: Matching) -> Matches:
+    """Match mutual nearest neighbours, guided if wanted; images without keypoints have no matches.
 
     Raises:
         FeaturesError: when there are no descriptors.
@@ -231,25 +197,26 @@ def match_features(features0: Features, features1: Features, options: MatchOptio
     a, b = features0.descriptors, features1.descriptors
     if a is None or b is None:
         raise FeaturesError("the features have no descriptors, and the detector brings none")
-    sure = match_mutual(a, b, options.metric, options.min_similarity, options.max_ratio)
-    if not options.guided:
-        return sure
-    every = sure if options.max_ratio is None else match_mutual(a, b, options.metric, options.min_similarity)
-    return match_guided(features0, features1, sure, every)
+    metric, least, ratio = matching.metric or "cosine", matching.min_similarity, matching.max_ratio
+    distinct = match_mutual(a, b, metric, least, ratio)
+    if not matching.guided:
+        return distinct
+    every = distinct if ratio is None else match_mutual(a, b, metric, least)
+    return match_guided(features0, features1, distinct, every)
 
 
-def match_guided(features0: Features, features1: Features, sure: Matches, every: Matches) -> Matches:
-    """Those of ``every`` that agree with the two-view geometry of the ``sure`` ones; none without geometry.
+def match_guided(features0: Features, features1: Features, distinct: Matches, every: Matches) -> Matches:
+    """Those of ``every`` that agree with the two-view geometry of the ``distinct`` ones; none without one.
 
-    The ratio test leaves matches among which a solver finds the geometry, and drops many right
-    ones; these come back here. See `geomatch.estimators.estimate_two_view`. Of a planar pair only those
-    on the plane do: the epipolar lines of its fundamental matrix let repeated windows in, with which
-    models of photographs fell apart.
+    The ratio test leaves matches among which a solver finds the geometry, and drops many right ones, which
+    come back here. See `geomatch.estimators.estimate_two_view`. Of a planar pair only matches on the plane
+    do: the epipolar lines of its fundamental matrix let repeated windows in, with which models of
+    photographs fell apart.
     """
-    i, j = sure.indices.T
+    i, j = distinct.indices.T
     points0, points1 = features0.keypoints[i], features1.keypoints[j]
     found = estimate_two_view(points0, points1, features0.image_size, features1.image_size)
     if not found:
-        return sure[:0]
+        return distinct[:0]
     i, j = every.indices.T
     return every[transfer_errors(found, features0.keypoints[i], features1.keypoints[j]) <= THRESHOLD]

@@ -1,6 +1,6 @@
 """Which images are matched with which: rules, their limits, and how many pairs each gave."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from geomatch.collection.folder import ImageFolder
 from geomatch.collection.gps import position
 from geomatch.collection.nearest import best_partners
-from geomatch.errors import GeomatchError
+from geomatch.collection.options import PAIRS, PairSelection
+from geomatch.errors import GeomatchError, first_line
 from geomatch.files import natural_order
 
 Pair = tuple[str, str]
@@ -24,8 +25,8 @@ LOOP_GAP = 10
 ROWS = 64
 """Positions compared with all others at a time."""
 Nearest = Callable[[int, NDArray[np.int64] | None], NDArray[np.int64]]
-"""(N, count) places of the images that look most alike, best first, -1 where there are fewer. With the places
-of all images in natural order, those nearer than `LOOP_GAP` in it are left out."""
+"""(N, count) indices of the images that look most alike, best first, -1 where there are fewer. With the
+places of all images in natural order, those nearer than `LOOP_GAP` in it are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class PairReport:
     given: dict[str, int]
     """By rule: pairs that no rule before it gave."""
     remarks: tuple[str, ...]
-    """What was left out, in words."""
+    """What was left out."""
 
     def text(self) -> str:
         """One line per rule."""
@@ -47,40 +48,29 @@ class PairReport:
 
 def select_pairs(
     folder: ImageFolder,
-    rules: Sequence[str] = (),
-    max_pairs: int | None = None,
+    selection: PairSelection = PAIRS,
     nearest: Nearest | None = None,
     positions: Mapping[str, tuple[float, float]] | None = None,
 ) -> PairReport:
-    """Apply rules one after the other.
-
-    - ``exhaustive``: every pair;
-    - ``sequential:N``: the next N images in natural order (``img9`` before ``img10``); 10 if not said;
-    - ``retrieval:N``: the N images that look most alike; 20 if not said;
-    - ``loop:N``: the same among images more than 10 apart in natural order, for sequences that come back;
-    - ``gps:N``: the N nearest by EXIF position; 20 if not said;
-    - ``file:PATH``: two names per line, separated by a space, or by a tab when names have spaces; a number
-      after them is passed over, and so are lines that begin with ``#``, unless they name two images.
+    """Apply the rules of a selection one after the other.
 
     Args:
         folder: the images.
-        rules: by default ``exhaustive`` up to 60 images, above them ``retrieval:20``.
-        max_pairs: no image is in more pairs than this; those of earlier rules and ranks come first.
-        nearest: see `Nearest` (`geomatch.collection.retrieval`); needed by ``retrieval`` and ``loop``.
+        selection: rules and limit.
+        nearest: finds images that look alike, for ``retrieval`` and ``loop``.
         positions: latitude and longitude in degrees by name, for ``gps``; None reads them from the files.
 
     Raises:
-        ValueError: for rules that are none, or that need what is not there.
+        ValueError: for rules that need what is not there.
         GeomatchError: when a file of pairs cannot be read.
     """
-    names = folder.names
-    chosen = list(rules) or ["exhaustive" if len(names) <= EXHAUSTIVE_LIMIT else "retrieval"]
+    names, max_pairs = folder.names, selection.max_pairs
     pairs: dict[Pair, None] = {}
     load = dict.fromkeys(names, 0)
     given: dict[str, int] = {}
     remarks: list[str] = []
     refused: set[Pair] = set()
-    for rule in chosen:
+    for rule in selection.rules or ["retrieval" if needs_retrieval(selection, len(names)) else "exhaustive"]:
         fresh = 0
         for a, b in _apply(rule, folder, nearest, positions, remarks):
             pair = (a, b) if a < b else (b, a)
@@ -98,33 +88,14 @@ def select_pairs(
         remarks.append(f"{len(refused)} pairs left out: no image may be in more than {max_pairs}")
     alone = [name for name, count in load.items() if count == 0]
     if alone:
-        remarks.append(
-            f"{len(alone)} images are in no pair: {', '.join(alone[:3])}{' ...'[: 4 * (len(alone) > 3)]}"
-        )
+        more = " ..." if len(alone) > 3 else ""
+        remarks.append(f"{len(alone)} images are in no pair: {', '.join(alone[:3])}{more}")
     return PairReport(tuple(pairs), given, tuple(remarks))
 
 
-def needs_appearance(rules: Sequence[str], images: int) -> bool:
-    """Whether `select_pairs` would compare images by their looks."""
-    kinds = {rule.partition(":")[0] for rule in rules}
-    return bool(kinds & {"retrieval", "loop"}) or (not rules and images > EXHAUSTIVE_LIMIT)
-
-
-def check_rules(rules: Iterable[str]) -> None:
-    """Raise ValueError unless all are rules of `select_pairs`."""
-    for rule in rules:
-        kind, _, value = rule.partition(":")
-        numbered = kind in ("sequential", "retrieval", "loop", "gps")
-        good = (
-            (kind == "exhaustive" and not value)
-            or (kind == "file" and value)
-            or (numbered and (not value or (value.isascii() and value.isdigit() and int(value) > 0)))
-        )
-        if not good:
-            raise ValueError(
-                f"{rule!r} is no rule for pairs: give exhaustive, sequential:N, retrieval:N, loop:N, gps:N "
-                "or file:PATH"
-            )
+def needs_retrieval(selection: PairSelection, images: int) -> bool:
+    """True if `select_pairs` compares images by their looks."""
+    return selection.uses("retrieval", "loop") or (not selection.rules and images > EXHAUSTIVE_LIMIT)
 
 
 def _apply(
@@ -134,7 +105,6 @@ def _apply(
     positions: Mapping[str, tuple[float, float]] | None,
     remarks: list[str],
 ) -> Iterator[Pair]:
-    check_rules([rule])
     kind, _, value = rule.partition(":")
     names = folder.names
     if kind == "exhaustive":
@@ -160,7 +130,7 @@ def _apply(
 
 
 def _ranked(names: Sequence[str], chosen: NDArray[np.int64]) -> Iterator[Pair]:
-    """Every image with its best, all first choices before the second ones."""
+    """Pair every image with its best, all first choices before the second ones."""
     for rank in range(chosen.shape[1]):
         for index, name in enumerate(names):
             if chosen[index, rank] >= 0:
@@ -171,7 +141,7 @@ def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise GeomatchError(f"{path}: cannot be read as a list of pairs ({error})") from error
+        raise GeomatchError(f"{path}: cannot be read as a list of pairs ({first_line(error)})") from error
     unknown = 0
     for number, line in enumerate(lines, 1):
         parts = line.split("\t") if "\t" in line else line.split()
@@ -203,8 +173,8 @@ def _nearby(
     if count < 1:
         return
     latitude, longitude = np.radians(np.array(list(found.values()))).T
-    # chords between points of the unit sphere order as distances on it do; of differences, since products
-    # of near points differ in their last bits only
+    # chords of the unit sphere are ordered as distances on it; from differences, since products of near
+    # points differ in their last bits only
     points = np.stack(
         [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=1
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from geomatch.collection.folder import ImageFolder
 from geomatch.collection.gps import position
-from geomatch.engine import Lost, Work
+from geomatch.engine import FailedItem, Work
 from geomatch.engine.run import in_blocks
 from geomatch.engine.task import Need
 from geomatch.errors import ImageError, first_line
@@ -21,9 +21,9 @@ class Photograph:
     """An image file."""
 
     name: str
-    """Below the folder, with ``/``."""
+    """Path below the folder, with ``/``."""
     sha256: str
-    """Of the file."""
+    """Checksum of the file."""
     size: tuple[int, int]
     """(width, height) in pixels as stored."""
     position: tuple[float, float] | None = None
@@ -32,32 +32,28 @@ class Photograph:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """The task: reads the files, decodes none."""
+    """Task: examines files by name; decodes none."""
 
     root: Path
     positions: bool
     need: Need = "processor"
 
-    def start(self) -> Callable[[Sequence[str]], list[Photograph | Lost]]:
-        """See `Task.start`; items are names."""
+    def start(self) -> Callable[[Sequence[str]], list[Photograph | FailedItem]]:
+        """Return the function that does a block."""
         return lambda names: [self._examine(name) for name in names]
 
-    def _examine(self, name: str) -> Photograph | Lost:
+    def _examine(self, name: str) -> Photograph | FailedItem:
         path = self.root / name
         try:
             place = position(path) if self.positions else None
             return Photograph(name, sha256_of(path), raw_size(path), place)
         except (ImageError, OSError) as error:
-            return Lost(first_line(error))
+            return FailedItem(first_line(error))
 
 
-def examine(folder: ImageFolder, work: Work, positions: bool) -> Iterator[tuple[str, Photograph | Lost]]:
-    """Every image of the folder.
-
-    Args:
-        folder: visible under this path to every worker.
-        work: on an engine.
-        positions: read where they were taken, too.
-    """
+def examine(
+    folder: ImageFolder, work: Work, positions: bool
+) -> Iterator[tuple[str, Photograph | FailedItem]]:
+    """Examine every image of a folder; with their EXIF positions if asked for."""
     task = Examination(folder.root.absolute(), positions)
     return work.results(task, in_blocks(folder.names, BLOCK), "images", "image")

@@ -1,8 +1,9 @@
 """Which images show the same place: one descriptor per image, pooled from the diffusion features."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from geomatch.collection.pairs import LOOP_GAP
 from geomatch.collection.photographs import Photograph
 from geomatch.describers import DenseDescriber
 from geomatch.dift import FeatureMap
-from geomatch.engine import Lost, Work
+from geomatch.engine import FailedItem, Work
 from geomatch.engine.run import grouped, in_blocks
 from geomatch.engine.task import Need
 from geomatch.errors import DamagedError, GeomatchError
@@ -23,16 +24,13 @@ from geomatch.store import Store
 
 KIND, CHUNKS = "global", "chunks"
 CHUNK = 4096
-"""Images whose descriptors lie in one object; so many are compared with so many at a time."""
+"""Images whose descriptors lie in one object, and are compared with as many at a time."""
 CONSTANT = 1e-6
-"""A channel whose deviation is this share of its mean says nothing."""
+"""A channel whose deviation is this share of its mean is left out."""
 
 
 def pool(feature_map: FeatureMap) -> NDArray[np.float32]:
-    """(D,) of a whole image: mean and standard deviation of each channel over the cells.
-
-    Every layer's cells are normalised first.
-    """
+    """(D,) mean and standard deviation of each channel over the normalised cells of each layer."""
     parts = []
     for layer in feature_map.maps:
         # NumPy's sums, unlike torch's, do not depend on the number of threads
@@ -44,59 +42,53 @@ def pool(feature_map: FeatureMap) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """The task: pooled features, an object per image."""
+    """Task: pools the features of images, and writes an object for each; results are the keys."""
 
     root: Path
     extractor: DenseDescriber
     store: Store
     need: Need
 
-    def start(self) -> Callable[[Sequence[tuple[Photograph, str]]], list[str | Lost]]:
-        """See `Task.start`; items are images and keys, results the keys."""
+    def start(self) -> Callable[[Sequence[tuple[Photograph, str]]], list[str | FailedItem]]:
+        """Return the function that does a block."""
         return self._pool
 
-    def _pool(self, block: Sequence[tuple[Photograph, str]]) -> list[str | Lost]:
+    def _pool(self, block: Sequence[tuple[Photograph, str]]) -> list[str | FailedItem]:
         loaded = [load_photograph(self.root, photo) for photo, _ in block]
-        images = [image for image in loaded if not isinstance(image, Lost)]
+        images = [image for image in loaded if not isinstance(image, FailedItem)]
         maps = iter(self.extractor.dense_many(images))
-        results: list[str | Lost] = []
+        results: list[str | FailedItem] = []
         for (_, key), image in zip(block, loaded, strict=True):
-            if not isinstance(image, Lost):
+            if not isinstance(image, FailedItem):
                 self.store.write(KIND, key, pack_arrays(KIND, {"row": pool(next(maps))}))
-            results.append(image if isinstance(image, Lost) else key)
+            results.append(image if isinstance(image, FailedItem) else key)
         return results
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Moments:
-    """Of the rows of a chunk."""
-
-    count: int
-    total: NDArray[np.float64]
-    squares: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Gathering:
-    """The task: rows of many images into one object."""
+    """Task: gathers the rows of a chunk of images, given by their keys, in one object.
+
+    Results are (2, D) sums of the rows and of their squares.
+    """
 
     store: Store
     need: Need = "processor"
 
-    def start(self) -> Callable[[Sequence[tuple[str, ...]]], list[Moments]]:
-        """See `Task.start`; items are the keys of a chunk."""
+    def start(self) -> Callable[[Sequence[tuple[str, ...]]], list[NDArray[np.float64]]]:
+        """Return the function that does a block."""
         return lambda block: [self._gather(keys) for keys in block]
 
-    def _gather(self, keys: Sequence[str]) -> Moments:
+    def _gather(self, keys: Sequence[str]) -> NDArray[np.float64]:
         rows = np.stack([_read(self.store, KIND, key, "row") for key in keys])
         self.store.write(CHUNKS, digest_of(list(keys)), pack_arrays(CHUNKS, {"rows": rows}))
         wide = rows.astype(np.float64)
-        return Moments(len(rows), wide.sum(axis=0), (wide**2).sum(axis=0))
+        return np.stack([wide.sum(axis=0), (wide**2).sum(axis=0)])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ranking:
-    """The task: the best partners of the images of a chunk among all."""
+    """Task: finds the best partners of the images of a chunk, given by its number, among all."""
 
     store: Store
     chunks: tuple[str, ...]
@@ -105,11 +97,11 @@ class Ranking:
     deviation: NDArray[np.float64]
     count: int
     order: NDArray[np.int64] | None
-    """Of a loop, see `geomatch.collection.pairs.Nearest`."""
-    need: Need = field(default="processor")
+    """Places of the images of a loop, see `geomatch.collection.pairs.Nearest`."""
+    need: Need = "processor"
 
     def start(self) -> Callable[[Sequence[int]], list[NDArray[np.int32]]]:
-        """See `Task.start`; items are numbers of chunks."""
+        """Return the function that does a block."""
         return lambda block: [self._rank(number) for number in block]
 
     def _rank(self, number: int) -> NDArray[np.int32]:
@@ -133,13 +125,13 @@ class Ranking:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class KeptDescriptors:
-    """Pooled features of a collection in the store."""
+class StoredDescriptors:
+    """Pooled features of a collection in a store."""
 
     store: Store
     keys: tuple[str, ...]
     """One per image, in order."""
-    lost: dict[str, str]
+    failed: dict[str, str]
     """Images without, and why."""
 
     def rows(self) -> NDArray[np.float32]:
@@ -147,73 +139,65 @@ class KeptDescriptors:
         return np.stack([_read(self.store, KIND, key, "row") for key in self.keys])
 
     def nearest(self, count: int, order: NDArray[np.int64] | None, work: Work) -> NDArray[np.int64]:
-        """See `geomatch.collection.pairs.Nearest`."""
-        if self.lost:
-            raise GeomatchError("images cannot be compared: " + "; ".join(grouped(self.lost)))
+        """Find the images that look most alike, see `geomatch.collection.pairs.Nearest`."""
+        if self.failed:
+            raise GeomatchError("images cannot be compared: " + "; ".join(grouped(self.failed)))
         chunks = [tuple(chunk) for chunk in in_blocks(self.keys, CHUNK)]
-        moments = dict(work.results(Gathering(self.store), [[c] for c in chunks], "descriptors", "chunk"))
-        sums = [moments[chunk] for chunk in chunks]
         total = len(self.keys)
-        failed = [part for part in sums if isinstance(part, Lost)]
-        if failed:
-            raise GeomatchError(f"the images cannot be compared: {failed[0].reason}")
-        good = [part for part in sums if not isinstance(part, Lost)]
-        mean = np.sum([part.total for part in good], axis=0) / total
-        variance = np.sum([part.squares for part in good], axis=0) / total - mean**2
-        task = Ranking(
-            self.store,
-            tuple(digest_of(list(chunk)) for chunk in chunks),
-            total,
-            mean,
-            np.sqrt(np.maximum(variance, 0)),
-            count,
-            order,
-        )
-        parts = dict(work.results(task, [[n] for n in range(len(chunks))], "retrieval", "chunk"))
-        ranked = [parts[number] for number in range(len(chunks))]
-        for part in ranked:
-            if isinstance(part, Lost):
-                raise GeomatchError(f"the images cannot be compared: {part.reason}")
-        return np.concatenate([part for part in ranked if not isinstance(part, Lost)]).astype(np.int64)
+        gathered = work.results(Gathering(self.store), [[c] for c in chunks], "descriptors", "chunk")
+        mean, squares = np.sum(list(_all(gathered, chunks)), axis=0) / total
+        deviation = np.sqrt(np.maximum(squares - mean**2, 0))
+        names = tuple(digest_of(list(chunk)) for chunk in chunks)
+        task = Ranking(self.store, names, total, mean, deviation, count, order)
+        numbers = list(range(len(chunks)))
+        ranked = _all(work.results(task, [[n] for n in numbers], "retrieval", "chunk"), numbers)
+        return np.concatenate(list(ranked)).astype(np.int64)
+
+
+def _all(results: Iterator[tuple[Any, Any]], items: Sequence[Any]) -> Iterator[Any]:
+    """The results in the order of the items."""
+    found = dict(results)
+    for item in items:
+        if isinstance(found[item], FailedItem):
+            raise GeomatchError(f"the images cannot be compared: {found[item].reason}")
+        yield found[item]
 
 
 def global_key(sha256: str, extractor: DenseDescriber) -> str:
-    """Of an image's pooled features; ``sha256`` is the file's."""
+    """Key of an image's pooled features; ``sha256`` is the file's."""
     return digest_of([SCHEMA, sha256, "pooled", cache_key(extractor), versions()])
 
 
-def keep_descriptors(
+def pool_images(
     root: Path, photos: Sequence[Photograph], extractor: DenseDescriber, store: Store, work: Work
-) -> KeptDescriptors:
-    """Pooled features of the images, each made once.
+) -> StoredDescriptors:
+    """Pool the features of the images that the store does not hold yet.
 
     Args:
-        root: of the folder of images.
+        root: the folder of images.
         photos: the images.
-        extractor: of whole maps.
-        store: where they are kept.
-        work: on an engine.
+        extractor: makes whole maps.
+        store: where pooled features are cached.
+        work: does it.
     """
     keys = {photo.name: global_key(photo.sha256, extractor) for photo in photos}
     there = store.sizes(KIND)
     todo = {keys[photo.name]: photo for photo in photos if keys[photo.name] not in there}
     task = Pooling(root.absolute(), extractor, store, need_of(extractor))
     blocks = by_size([(photo, key) for key, photo in todo.items()], batch_of(extractor, work.engine))
-    gone = {}
-    for (_, key), result in work.results(task, blocks, "appearance", "image", len(photos) - len(todo)):
-        if isinstance(result, Lost):
-            gone[key] = result.reason
-    lost = {name: gone[key] for name, key in keys.items() if key in gone}
-    return KeptDescriptors(store, tuple(keys.values()), lost)
+    results = work.results(task, blocks, "appearance", "image", len(photos) - len(todo))
+    reasons = {key: result.reason for (_, key), result in results if isinstance(result, FailedItem)}
+    failed = {name: reasons[key] for name, key in keys.items() if key in reasons}
+    return StoredDescriptors(store, tuple(keys.values()), failed)
 
 
 def comparable(
     rows: NDArray[np.floating], mean: NDArray[np.float64], deviation: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """(N, D) unit rows whose products say how alike images are, after what all share is taken away.
+    """(N, D) unit rows whose products say how alike images are.
 
     Channels are centred and divided by their deviation over the collection: features that all
-    photographs have say nothing about which belong together.
+    photographs share say nothing about which belong together.
     """
     centred = rows.astype(np.float64) - mean
     centred *= np.where(deviation > CONSTANT * np.abs(mean), 1 / np.maximum(deviation, 1e-12), 0)
@@ -223,11 +207,11 @@ def comparable(
 
 
 def _read(store: Store, kind: str, key: str, array: str) -> NDArray[np.float32]:
-    label = f"{store.url}: {store.name(kind, key)}"
+    label = store.label(kind, key)
     try:
         return unpack_arrays(store.read(kind, key), label, kind, (array,))[array]
     except KeyError as error:
-        raise GeomatchError(f"{label} is gone; give the same command again") from error
+        raise GeomatchError(f"{label} is missing; give the same command again") from error
     except DamagedError:
         store.remove(kind, key)  # made again by the next run
         raise

@@ -2,25 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 
 from geomatch.collection.correspondences import check_name
 from geomatch.colmap.library import database, pycolmap
+from geomatch.colmap.options import CameraMode, Cameras
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
 from geomatch.images import raw_size
 
-CameraMode = Literal["auto", "single", "per-folder", "per-image"]
 
-
-def check_camera(model: str, params: str) -> None:
-    """Raise unless a camera model is COLMAP's, and parameters, if given, fit it.
-
-    Raises:
-        GeomatchError: saying which models or parameters there are.
-    """
-    library = pycolmap()
+def check_cameras(cameras: Cameras) -> None:
+    """Raise `GeomatchError` unless COLMAP has the camera model, and parameters, if given, fit it."""
+    library, model, params = pycolmap(), cameras.model, cameras.params
     models = [name for name in library.CameraModelId.__members__ if name != "INVALID"]
     if model not in models:
         raise GeomatchError(f"COLMAP has no camera model {model!r}; choose one of: {', '.join(models)}")
@@ -43,12 +37,7 @@ def check_camera(model: str, params: str) -> None:
 def image_sizes(
     images: Path, names: Iterable[str], mode: CameraMode
 ) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """(width, height) of the files that are there, in COLMAP's order, and why others are not.
-
-    Args:
-        images: the folder.
-        names: below it.
-        mode: which images share a camera.
+    """(width, height) of the readable images of a folder, in COLMAP's order, and the reasons for the others.
 
     Raises:
         FeaturesError: when images of one camera differ in size, or a name could lead elsewhere.
@@ -77,22 +66,13 @@ def image_sizes(
     return sizes, skipped
 
 
-def import_images(
-    path: Path, images: Path, names: Sequence[str], mode: CameraMode, model: str, params: str
-) -> None:
-    """Add those images that the database does not have; what COLMAP cannot read stays away silently.
-
-    Args:
-        path: of the database.
-        images: the folder.
-        names: below it.
-        mode: which images share a camera, those in the database among them.
-        model: of cameras.
-        params: of cameras, separated by commas; empty to take the focal length from EXIF.
+def import_images(path: Path, images: Path, names: Sequence[str], cameras: Cameras) -> None:
+    """Add the images that the database ``path`` lacks; COLMAP leaves out silently what it cannot read.
 
     Raises:
         GeomatchError: when images that should share a camera have several in the database.
     """
+    mode = cameras.mode
     library = pycolmap()
     with database(str(path)) as opened:
         present = {image.name: image.camera_id for image in opened.read_all_images()}
@@ -102,16 +82,16 @@ def import_images(
     groups: dict[int | None, list[str]] = {}
     for name in names:
         if name not in present:
-            cameras = shared.get(_sharing(name, mode), set()) if mode in ("single", "per-folder") else set()
-            if len(cameras) > 1:
+            own = shared.get(_sharing(name, mode), set()) if mode in ("single", "per-folder") else set()
+            if len(own) > 1:
                 raise GeomatchError(
-                    f"camera mode {mode}: images that share a camera with {name} have {len(cameras)} in the "
+                    f"camera mode {mode}: images that share a camera with {name} have {len(own)} in the "
                     "database; use 'auto' or 'per-image'"
                 )
-            groups.setdefault(next(iter(cameras), None), []).append(name)
+            groups.setdefault(next(iter(own), None), []).append(name)
     for camera_id, members in groups.items():
         options = library.ImageReaderOptions()
-        options.camera_model, options.camera_params = model, params
+        options.camera_model, options.camera_params = cameras.model, cameras.params
         if camera_id is not None:
             options.existing_camera_id = camera_id
         try:
@@ -124,7 +104,8 @@ def import_images(
             )
         except (RuntimeError, ValueError) as error:
             raise GeomatchError(
-                f"COLMAP cannot make {model} cameras with parameters {params!r} ({first_line(error)})"
+                f"COLMAP cannot make {cameras.model} cameras with parameters {cameras.params!r} "
+                f"({first_line(error)})"
             ) from error
 
 

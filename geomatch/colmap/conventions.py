@@ -16,7 +16,7 @@ CONFIGURATIONS = (
     "undefined", "degenerate", "calibrated", "uncalibrated", "planar", "panoramic", "planar or panoramic",
     "watermark", "multiple", "calibrated rig",
 )  # fmt: skip
-"""Of a two-view geometry, by COLMAP's number."""
+"""Configurations of a two-view geometry, by COLMAP's number."""
 HALF = 0.5
 _SHIFT = np.array([[1.0, 0.0, HALF], [0.0, 1.0, HALF], [0.0, 0.0, 1.0]])
 _UNSHIFT = np.array([[1.0, 0.0, -HALF], [0.0, 1.0, -HALF], [0.0, 0.0, 1.0]])
@@ -37,22 +37,19 @@ def from_colmap(keypoints: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def homography_to_colmap(matrix: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The same map between points of COLMAP: T H T^-1, T adding half a pixel."""
+    """Convert a homography to COLMAP's points: T H T^-1, T adding half a pixel."""
     moved: NDArray[np.float64] = _SHIFT @ matrix @ _UNSHIFT
     return moved
 
 
 def fundamental_to_colmap(matrix: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The same epipolar geometry between points of COLMAP: T^-T F T^-1."""
+    """Convert a fundamental matrix to COLMAP's points: T^-T F T^-1."""
     moved: NDArray[np.float64] = _UNSHIFT.T @ matrix @ _UNSHIFT
     return moved
 
 
 def camera_matrix(params: NDArray[np.floating], num_focal: int) -> NDArray[np.float64]:
-    """(3, 3) in our coordinates, from a COLMAP camera's parameters: focal length(s), then cx, cy.
-
-    Distortion is left out.
-    """
+    """(3, 3) in our coordinates, from a COLMAP camera's focal length(s), cx, cy; distortion is left out."""
     fx, fy = params[0], params[num_focal - 1]
     cx, cy = params[num_focal] - HALF, params[num_focal + 1] - HALF
     return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])

@@ -15,23 +15,15 @@ del zlib  # loaded before pycolmap: the other way round, writing a PNG later abo
 
 @cache
 def pycolmap() -> ModuleType:
-    """The library, quiet but for errors.
-
-    Raises:
-        MissingDependencyError: when it is not installed.
-    """
-    library = require("pycolmap", "all", "writing COLMAP databases")
+    """The library, quiet but for errors; raises `MissingDependencyError` when it is not installed."""
+    library = require("pycolmap", "all", "COLMAP")
     library.logging.minloglevel = 3  # what matters is compared afterwards and reported by us
     return library
 
 
 @contextmanager
 def database(path: str) -> Iterator[Any]:
-    """An open database of pycolmap, closed at the end; its errors in our words.
-
-    Raises:
-        GeomatchError: when SQLite refuses.
-    """
+    """Open a database with pycolmap, and close it at the end; raises `GeomatchError` when SQLite refuses."""
     try:
         opened = pycolmap().Database.open(path)
     except (RuntimeError, ValueError) as error:

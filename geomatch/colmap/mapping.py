@@ -5,26 +5,26 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from geomatch.colmap.library import database as database_of
 from geomatch.colmap.library import interruptible, pycolmap
+from geomatch.colmap.options import Mapper
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import new_folder
 
-Mapper = Literal["incremental", "global"]
 MIN_MODEL_SIZE = 3
-"""Images of a further model beside the largest; COLMAP's 10 would hide parts of small collections."""
+"""Fewest images of a further model beside the largest; COLMAP's 10 would hide parts of small collections."""
 STARTS: tuple[dict[str, float], ...] = (
     {},
     {"init_max_forward_motion": 1.0, "init_min_tri_angle": 4.0, "init_min_num_inliers": 50},
     {"init_max_forward_motion": 1.0, "init_min_tri_angle": 2.0, "init_min_num_inliers": 50},
 )
-"""What the incremental mapper asks of its first pair: COLMAP's defaults, then less (walks forward along
-a street have no better), as long as no model holds half of the images."""
+"""Demands on the incremental mapper's first pair: COLMAP's defaults, then less (walks forward along a street
+have no better), as long as no model holds half of the images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ def map_database(
         database: with verified pairs; only read.
         images: the folder, for the colours of points.
         out: a folder that is replaced.
-        mapper: ``incremental``, begun again by the rule of `STARTS`, or ``global``.
-        seed: of its random choices.
-        progress: show a bar of the images registered (the incremental mapper's only).
+        mapper: ``incremental``, begun again as `STARTS` says, or ``global``.
+        seed: random seed.
+        progress: show a bar of the images registered (incremental mapper only).
 
     Returns:
         ``pycolmap.Reconstruction`` objects; empty when nothing could be registered.
@@ -127,7 +127,7 @@ def _run_mapper(
 
 
 def summarise_model(model: Any) -> ModelSummary:
-    """Its figures."""
+    """Count and average over a model."""
     values = [model.compute_mean_track_length(), model.compute_mean_reprojection_error()]
     length, error = (float(np.nan_to_num(value)) for value in values)
     return ModelSummary(

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,29 +14,28 @@ from filelock import FileLock, Timeout
 
 from geomatch.collection.folder import ImageFolder, find_images
 from geomatch.collection.match import CollectionResult, match_collection
-from geomatch.colmap.cameras import CameraMode, check_camera, image_sizes
-from geomatch.colmap.database import ExportReport, Verification, export_database
+from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
+from geomatch.colmap.cameras import check_cameras, image_sizes
+from geomatch.colmap.database import ExportReport, export_database
 from geomatch.colmap.library import pycolmap
-from geomatch.colmap.mapping import Mapper, ModelSummary, map_database, summarise_model
+from geomatch.colmap.mapping import ModelSummary, map_database, summarise_model
+from geomatch.colmap.options import CAMERAS, MAPPING, Cameras, Mapper, Mapping
 from geomatch.colmap.target import check_closed
 from geomatch.colmap.view import sparse_model, write_view
-from geomatch.describers import Describer
-from geomatch.dift import DIFTConfig
-from geomatch.engine import Engine
+from geomatch.engine import RunContext
+from geomatch.engine.context import CONTEXT
 from geomatch.errors import GeomatchError
-from geomatch.keypoints import Detector
 from geomatch.provenance import versions
-from geomatch.store import Store
 
 WRITTEN = ("summary.json", "database.db", "sparse", "model.html")
 """What a run leaves in its folder, in the order it is put there; the first marks the folder as ours."""
 PROGRAM = "geomatch reconstruct"
-"""By which ``summary.json`` says so."""
+"""The mark in ``summary.json``."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Reconstructed:
-    """What `reconstruct` found; false when no image could be registered."""
+    """Result of `reconstruct`; false when no image could be registered."""
 
     folder: Path
     num_images: int
@@ -45,8 +44,9 @@ class Reconstructed:
     matching: CollectionResult
     export: ExportReport
     reason: str
-    """Why there is no model, in words; empty if there is."""
+    """Why there is no model; empty if there is one."""
     seconds: dict[str, float]
+    """Wall time of matching, database and mapping."""
 
     def __bool__(self) -> bool:
         return bool(self.models)
@@ -56,24 +56,12 @@ def reconstruct(
     images: Path,
     out: Path,
     *,
-    mapper: Mapper = "incremental",
-    rules: Sequence[str] = (),
-    max_pairs: int | None = None,
-    detector: str | Detector = "sift-large",
-    descriptor: str | DIFTConfig | Describer | None = None,
-    min_similarity: float | None = None,
-    max_ratio: float | None = None,
-    max_keypoints: int = 3000,
-    guided: bool = True,
-    refine_keypoints: bool = False,
-    camera_mode: CameraMode = "auto",
-    camera_model: str = "SIMPLE_RADIAL",
-    camera_params: str = "",
-    verification: Verification = "colmap",
-    seed: int = 0,
-    store: Store | str | os.PathLike[str] | None = None,
-    engine: Engine | None = None,
-    progress: bool = True,
+    extraction: Extraction = EXTRACTION,
+    pairs: PairSelection = PAIRS,
+    matching: Matching = MATCHING,
+    cameras: Cameras = CAMERAS,
+    mapping: Mapping = MAPPING,
+    context: RunContext = CONTEXT,
 ) -> Reconstructed:
     """Match a folder of photographs and map it with COLMAP.
 
@@ -84,88 +72,65 @@ def reconstruct(
     Args:
         images: folder of photographs.
         out: folder, made when missing.
-        mapper: of COLMAP; ``global`` does not use planar pairs.
-        rules: see `geomatch.collection.select_pairs`.
-        max_pairs: likewise.
-        detector: see `geomatch.collection.match_collection`, as for the next six.
-        descriptor: likewise.
-        min_similarity: likewise.
-        max_ratio: likewise.
-        max_keypoints: likewise.
-        guided: likewise.
-        refine_keypoints: likewise.
-        camera_mode: see `geomatch.colmap.export_database`, as for the next three.
-        camera_model: likewise.
-        camera_params: likewise.
-        verification: likewise.
-        seed: of COLMAP's RANSAC and mapper.
-        store: of features and matches; None takes ``out/store``.
-        engine: as `match_collection`.
-        progress: show bars.
+        extraction: detector and descriptor.
+        pairs: which images are matched.
+        matching: how they are matched.
+        cameras: which images share a camera, and what is known of it.
+        mapping: verification, mapper and random seed.
+        context: engine, progress, and the store; ``out/store`` if not given.
 
     Raises:
         GeomatchError: as `match_collection` and `export_database` do, and when ``out`` is the folder of
             images, or holds a database or model of another program.
         ValueError: for options that make no sense.
     """
-    if verification == "none":
-        raise ValueError("mappers use verified pairs only: verification must be 'colmap' or 'geomatch'")
-    check_camera(camera_model, camera_params)
+    check_cameras(cameras)
     folder = _photographs(images, out)
-    where = store if isinstance(store, Store) else Store.at(store or out / "store")
-    image_sizes(images, folder.names, camera_mode)  # better now than after the matching
+    image_sizes(images, folder.names, cameras.mode)  # better now than after the matching
     seconds: dict[str, float] = {}
-    with _unfinished(out) as work:
-        start = time.perf_counter()
-        found = match_collection(
-            folder,
-            where,
-            rules=rules,
-            max_pairs=max_pairs,
-            detector=detector,
-            descriptor=descriptor,
-            min_similarity=min_similarity,
-            max_ratio=max_ratio,
-            max_keypoints=max_keypoints,
-            guided=guided,
-            refine_keypoints=refine_keypoints,
-            engine=engine,
-            progress=progress,
-        )
-        seconds["matching"] = time.perf_counter() - start
-        start = time.perf_counter()
-        report = export_database(
-            images,
-            found.correspondences,
-            work / "database.db",
-            camera_mode=camera_mode,
-            camera_model=camera_model,
-            camera_params=camera_params,
-            verification=verification,
-            seed=seed,
-            engine=engine,
-            store=where,
-            progress=progress,
-        )
-        seconds["database"] = time.perf_counter() - start
-        start = time.perf_counter()
-        models = map_database(work / "database.db", images, work / "sparse", mapper, seed, progress)
-        seconds["mapping"] = time.perf_counter() - start
+    with _unfinished(out) as work, context.started() as started:
+        run = replace(started, store=context.store_at(out / "store"))
+        with _timed(seconds, "matching"):
+            found = match_collection(
+                folder, extraction=extraction, pairs=pairs, matching=matching, context=run
+            )
+        with _timed(seconds, "database"):
+            report = export_database(
+                images,
+                found.correspondences,
+                work / "database.db",
+                cameras=cameras,
+                verification=mapping.verification,
+                seed=mapping.seed,
+                context=run,
+            )
+        with _timed(seconds, "mapping"):
+            models = map_database(
+                work / "database.db", images, work / "sparse", mapping.mapper, mapping.seed, run.progress
+            )
         if models:
             further = f", the largest of {len(models)} models" if len(models) > 1 else ""
             write_view(sparse_model(models[0]), work / "model.html", images.resolve().name + further)
+        count = len(found.correspondences.features)
         result = Reconstructed(
             out,
-            len(found.correspondences.features),
+            count,
             tuple(summarise_model(model) for model in models),
             found,
             replace(report, path=out / "database.db"),
-            "" if models else _reason(len(found.correspondences.features), report, mapper),
+            "" if models else _reason(count, report, mapping.mapper),
             seconds,
         )
-        settings = {**found.settings, "mapper": mapper, "verification": verification, "seed": seed}
-        (work / "summary.json").write_text(_summary(result, settings), encoding="utf-8")
+        text = _summary(result, {**found.settings, **asdict(mapping)})
+        (work / "summary.json").write_text(text, encoding="utf-8")
     return result
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
 
 
 def _summary(result: Reconstructed, settings: dict[str, Any]) -> str:
@@ -177,7 +142,7 @@ def _summary(result: Reconstructed, settings: dict[str, Any]) -> str:
         "reason": result.reason or None,
         "pairs": matching.pairs.given,
         "verified": export.verified,
-        "skipped": {**export.skipped, **matching.skipped, **matching.lost_pairs, **export.images_skipped},
+        "skipped": {**export.skipped, **matching.skipped, **matching.failed_pairs, **export.images_skipped},
         "seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
         "settings": settings,
         "versions": versions() | {"pycolmap": pycolmap().__version__},
@@ -198,7 +163,7 @@ def _photographs(images: Path, out: Path) -> ImageFolder:
 
 @contextmanager
 def _unfinished(out: Path) -> Iterator[Path]:
-    """A folder in ``out`` whose content takes the place of an earlier run's when the block succeeds.
+    """A folder in ``out`` whose content replaces an earlier run's when the block succeeds.
 
     Raises:
         GeomatchError: when ``out`` holds a database or model of another program, or another run writes there.

@@ -21,7 +21,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot write; it leaves no files beside a database that nobody writes to.
 
     Raises:
-        GeomatchError: when there is no SQLite database, or a transaction that was not ended.
+        GeomatchError: when it is no SQLite database, or has an unfinished transaction.
     """
     if not path.exists():
         raise GeomatchError(f"{path}: no such file")
@@ -48,11 +48,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """An open database, closed at the end; what goes wrong in the block is an error that names the file.
-
-    Raises:
-        GeomatchError: when it cannot be read, or is no database of COLMAP.
-    """
+    """Open a database of COLMAP to read; what goes wrong in the block is a `GeomatchError` that names it."""
     try:
         with closing(open_read_only(path)) as connection:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
@@ -63,26 +59,22 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     except GeomatchError:
         raise
     except OSError as error:
-        raise GeomatchError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise GeomatchError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             text = "is locked: another program writes to it; try when it is done"
         elif code == sqlite3.SQLITE_CORRUPT:
-            text = f"is damaged ({error}); `sqlite3 {path} .recover` may save a part of it"
+            text = f"is damaged ({first_line(error)}); `sqlite3 {path} .recover` may save a part of it"
         else:
-            text = f"cannot be read as a COLMAP database ({error})"
+            text = f"cannot be read as a COLMAP database ({first_line(error)})"
         raise GeomatchError(f"{path} {text}") from error
     except (TypeError, ValueError, OverflowError) as error:  # of values of another type than announced
         raise GeomatchError(f"{path} holds rows that make no sense ({first_line(error)})") from error
 
 
 def read(path: Path) -> Correspondences:
-    """Keypoints and raw matches of a database.
-
-    Raises:
-        GeomatchError: when it cannot be read.
-    """
+    """Keypoints and raw matches of a database; raises `GeomatchError` when it cannot be read."""
     with reading(path) as connection:
         rows = connection.execute(
             "SELECT images.image_id, images.name, cameras.width, cameras.height FROM images "

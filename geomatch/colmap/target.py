@@ -1,4 +1,4 @@
-"""The file of a database: made beside its name and put there whole, never in place of something else."""
+"""The file of a database: written beside its name and put there whole, never in place of something else."""
 
 import os
 import shutil
@@ -11,40 +11,36 @@ from pathlib import Path
 
 from geomatch.colmap.library import database
 from geomatch.colmap.sqlite import TABLES, open_read_only
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, first_line
 
 SPARE = 32 * 2**20
 """Bytes of the disk that stay free."""
 
 
-class Room:
-    """Free space is asked for before it is used: COLMAP ends the process when the disk is full."""
+class DiskSpace:
+    """Free disk space is checked before it is used: COLMAP ends the process when the disk is full."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._taken = 0
+        self._reserved = 0
 
-    def take(self, size: int) -> None:
-        """Announce bytes that will be written.
-
-        Raises:
-            GeomatchError: when the disk has not so many.
-        """
-        self._taken += size
+    def reserve(self, size: int) -> None:
+        """Announce bytes that will be written; raise `GeomatchError` when the disk lacks them."""
+        self._reserved += size
         # what was written so far lies in SQLite's log, and is copied into the database from there
-        wanted, free = self._taken + SPARE, shutil.disk_usage(self._folder).free
+        wanted, free = self._reserved + SPARE, shutil.disk_usage(self._folder).free
         if free < wanted:
-            have, need = free / 2**20, wanted / 2**20
             raise GeomatchError(
-                f"{self._folder}: {have:.0f} MiB are free on this disk, {need:.0f} are needed"
+                f"{self._folder}: {free / 2**20:.0f} MiB are free on this disk, "
+                f"{wanted / 2**20:.0f} are needed"
             )
 
 
 def check_target(path: Path, extend: bool) -> None:
-    """Raise unless a database can be put at ``path``.
+    """Raise unless a database can be written to ``path``.
 
     Raises:
-        GeomatchError: when it exists, or is none that can be extended.
+        GeomatchError: when it exists, or cannot be extended.
         OSError: when there is no folder for it.
     """
     if path.is_dir():
@@ -61,7 +57,7 @@ def check_target(path: Path, extend: bool) -> None:
 
 @cache
 def _own_schema() -> int:
-    """Of the databases that pycolmap here makes."""
+    """Version of the schema that pycolmap writes here."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "new.db"
         with database(str(path)):
@@ -71,8 +67,8 @@ def _own_schema() -> int:
 
 
 @contextmanager
-def replaced(path: Path, extend: bool, room: Room) -> Iterator[Path]:
-    """A database beside ``path``, new or a copy of it, that takes its place when the block succeeds.
+def replaced(path: Path, extend: bool, space: DiskSpace) -> Iterator[Path]:
+    """A database beside ``path``, new or a copy of it, that replaces it when the block succeeds.
 
     Raises:
         GeomatchError: as `check_target`, and when the file changes meanwhile.
@@ -88,17 +84,18 @@ def replaced(path: Path, extend: bool, room: Room) -> Iterator[Path]:
             _settle(temporary)
             _put(temporary, path)
             return
-        room.take(path.stat().st_size)
+        space.reserve(path.stat().st_size)
         with _held(path):
             # by another connection: the backup of one that holds a lock would wait for itself
             with closing(open_read_only(path)) as source, closing(sqlite3.connect(temporary)) as copy:
                 source.backup(copy)
-            before = _stamp(path)
+            before = path.stat()
             yield temporary
             _settle(temporary)
             shutil.copymode(path, temporary)
         check_closed(path)  # a log of the old file would be taken for the new one's
-        if _stamp(path) != before:
+        after = path.stat()
+        if (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
             raise GeomatchError(f"{path} was changed by another program meanwhile; export again")
         os.replace(temporary, path)
 
@@ -116,7 +113,7 @@ def _put(temporary: Path, path: Path) -> None:
 
 
 def _settle(path: Path) -> None:
-    """See that all is in the one file, and on the disk: what SQLite cannot copy it leaves in its log."""
+    """Bring everything from SQLite's log into the file, and onto the disk."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -124,7 +121,7 @@ def _settle(path: Path) -> None:
             (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
         raise GeomatchError(
-            f"{path.parent.parent}: the database cannot be written there ({error})"
+            f"{path.parent.parent}: the database cannot be written there ({first_line(error)})"
         ) from error
     if busy or mode != "delete" or answer != "ok":
         raise GeomatchError(f"{path.parent.parent}: the database could not be written whole ({answer})")
@@ -134,7 +131,7 @@ def _settle(path: Path) -> None:
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Keep other writers out."""
+    """Keep other writers out in the block."""
     if not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK):
         raise GeomatchError(f"{path} is read-only; export to a new database")
     with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection:
@@ -144,9 +141,9 @@ def _held(path: Path) -> Iterator[None]:
             found = _schema_of(connection)
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         except sqlite3.OperationalError as error:
-            raise GeomatchError(f"{path} is in use by another program ({error})") from error
+            raise GeomatchError(f"{path} is in use by another program ({first_line(error)})") from error
         except sqlite3.DatabaseError as error:
-            raise GeomatchError(f"{path} is no database of COLMAP ({error})") from error
+            raise GeomatchError(f"{path} is no database of COLMAP ({first_line(error)})") from error
         if not tables >= TABLES:
             raise GeomatchError(f"{path} is no database of COLMAP: it lacks its tables")
         if found != _own_schema():
@@ -160,11 +157,7 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def check_closed(path: Path) -> None:
-    """Raise while another program has the database open.
-
-    Raises:
-        GeomatchError: when its log lies beside it.
-    """
+    """Raise `GeomatchError` while another program has the database open: its log lies beside it then."""
     path = path.resolve()
     log = path.with_name(path.name + "-wal")  # it goes when the last one closes the database
     if log.exists():
@@ -172,11 +165,6 @@ def check_closed(path: Path) -> None:
             f"{path} is open in another program; close it there and run again (if one that ended without "
             f"closing it left {log.name}, open and close the database once)"
         )
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
 
 
 def _schema_of(connection: sqlite3.Connection) -> int:

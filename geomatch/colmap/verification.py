@@ -21,14 +21,14 @@ from geomatch.colmap.conventions import (
     homography_to_colmap,
 )
 from geomatch.colmap.library import database, interruptible, pycolmap
-from geomatch.engine import Lost, Work
-from geomatch.engine.run import grouped, in_blocks
+from geomatch.engine import FailedItem, Work
+from geomatch.engine.run import LazyBlock, grouped, in_blocks
 from geomatch.engine.task import Need
 from geomatch.errors import GeomatchError
 from geomatch.estimators import estimate_two_view
 from geomatch.provenance import versions
 from geomatch.store import Store
-from geomatch.store.packs import PackIndex, by_pack, read_pack, write_pack
+from geomatch.store.packs import PackIndex, stored_results, write_pack
 from geomatch.types import EstimationFailure, TwoViewGeometry
 
 _BATCH = 64
@@ -37,15 +37,15 @@ ARRAYS = ("kinds", "matrices", "counts", "inliers")
 KINDS: tuple[Literal["uncalibrated", "calibrated", "planar"] | None, ...] = (
     None, "uncalibrated", "calibrated", "planar"
 )  # fmt: skip
-"""By their numbers in a pack; None is a failure."""
+"""Kinds by their number in a pack; None is a failure."""
 SCHEMA = 1
-"""Part of every key: raised when kept geometries would mean something else."""
+"""Part of every key: raised when cached geometries would mean something else."""
 _TODO = "FROM matches WHERE rows > 0 AND pair_id NOT IN (SELECT pair_id FROM two_view_geometries)"
 Found = TwoViewGeometry | EstimationFailure
 
 
 def verify_with_colmap(path: Path, seed: int, progress: bool) -> None:
-    """Have COLMAP estimate the geometry of every pair that has matches and none."""
+    """Have COLMAP estimate the geometry of every pair that has matches but no geometry."""
     library = pycolmap()
     options = library.TwoViewGeometryOptions()
     options.ransac.random_seed = seed
@@ -68,20 +68,21 @@ def verify_with_colmap(path: Path, seed: int, progress: bool) -> None:
 
 
 def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None:
-    """Estimate and write a geometry for every pair that has matches and none.
+    """Estimate and write a geometry for every pair that has matches but no geometry.
 
     Pairs that fail are written as degenerate without inliers, which mappers ignore.
 
     Args:
-        path: of the database.
-        work: on an engine.
-        store: where geometries are kept and looked for; None keeps none.
+        path: file of the database.
+        work: estimates.
+        store: where geometries are cached; None caches none.
 
     Raises:
         GeomatchError: when pairs cannot be verified, which is no failure of the estimate.
     """
     with closing(sqlite3.connect(path)) as connection:
-        pair_ids = [row[0] for row in connection.execute(f"SELECT pair_id {_TODO} ORDER BY pair_id")]
+        todo = [row[0] for row in connection.execute(f"SELECT pair_id {_TODO} ORDER BY pair_id")]
+    total = len(todo)
     with database(str(path)) as opened, pycolmap().DatabaseTransaction(opened):
         cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
         views = {image.image_id: cameras[image.camera_id] for image in opened.read_all_images()}
@@ -91,64 +92,55 @@ def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None
             indices = np.asarray(opened.read_matches(*image_ids), np.int64)
             opened.write_two_view_geometry(*image_ids, to_two_view_geometry(found, indices))
 
-        todo = pair_ids
         if store is not None:
-            keys = [_read_pair(opened, views, pair_id).key for pair_id in pair_ids]
-            kept = _write_kept(store, pair_ids, keys, write)
-            todo = [pair_id for pair_id in pair_ids if pair_id not in kept]
-        blocks = [_Block(opened, views, tuple(part)) for part in in_blocks(todo, _BATCH)]
-        results: Iterator[tuple[_Pair, Found | Lost]] = work.results(
-            Verifying(store), blocks, "verification", "pair", len(pair_ids) - len(todo)
+            written = set()
+            keys = [_read_pair(opened, views, pair_id).key for pair_id in todo]
+            for place, found in _cached(store, keys):
+                write(todo[place], found)
+                written.add(todo[place])
+            todo = [pair_id for pair_id in todo if pair_id not in written]
+        blocks = [
+            LazyBlock(part, lambda pair_id: _read_pair(opened, views, pair_id))
+            for part in in_blocks(todo, _BATCH)
+        ]
+        results: Iterator[tuple[_Pair, Found | FailedItem]] = work.results(
+            Verifying(store), blocks, "verification", "pair", total - len(todo)
         )
-        lost = {}
-        for pair, found in results:
-            if isinstance(found, Lost):
-                lost[pair.name] = found.reason
+        failed = {}
+        for pair, result in results:
+            if isinstance(result, FailedItem):
+                failed[pair.name] = result.reason
             else:
-                write(pair.pair_id, found)
-        if lost:
-            raise GeomatchError("pairs could not be verified: " + "; ".join(grouped(lost)))
+                write(pair.pair_id, result)
+        if failed:
+            raise GeomatchError("pairs could not be verified: " + "; ".join(grouped(failed)))
 
 
-def _write_kept(
-    store: Store, pair_ids: Sequence[int], keys: Sequence[bytes], write: Callable[[int, Found], None]
-) -> set[int]:
-    """Write what the store holds; returns the pairs."""
-    written = set()
+def _cached(store: Store, keys: Sequence[bytes]) -> Iterator[tuple[int, Found]]:
+    """The geometries that the store holds, and which of the keys they are of."""
     index = PackIndex.read(store, KIND, ARRAYS, mend=True)
     places = index.find(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32))
-    for pack, rows in by_pack(places):
-        if pack < 0:
-            continue
-        try:
-            arrays = read_pack(store, KIND, index.names[pack], ARRAYS)
-        except KeyError:  # pruned meanwhile: estimated again
-            continue
-        ends = np.cumsum(arrays["counts"])
-        for place, row in rows:
-            kind = KINDS[int(arrays["kinds"][row])]
-            inliers = arrays["inliers"][ends[row] - arrays["counts"][row] : ends[row]]
-            found: Found = EstimationFailure("none was found before")
-            if kind is not None:
-                found = TwoViewGeometry(kind, arrays["matrices"][row], inliers)
-            write(pair_ids[place], found)
-            written.add(pair_ids[place])
-    return written
+    for place, row, part, arrays in stored_results(store, KIND, index.names, places, ARRAYS):
+        kind = KINDS[int(arrays["kinds"][row])]
+        if kind is None:
+            yield place, EstimationFailure("none was found before")
+        else:
+            yield place, TwoViewGeometry(kind, arrays["matrices"][row], arrays["inliers"][part])
 
 
 @dataclass(frozen=True, slots=True)
 class Verifying:
-    """The task: estimates the geometries of a block, and writes a pack of them if there is a store."""
+    """Task: estimates the geometries of a block, and writes a pack of them if there is a store."""
 
     store: Store | None
     need: Need = "processor"
 
     def start(self) -> "Callable[[Sequence[_Pair]], list[Found]]":
-        """See `Task.start`."""
+        """Return the function that does a block."""
         return self._verify
 
     def _verify(self, block: "Sequence[_Pair]") -> list[Found]:
-        found = [_estimate(pair) for pair in block]
+        found = [estimate_two_view(*pair.points, *pair.sizes, *pair.calibrations) for pair in block]
         if self.store is not None:
             inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
             arrays = {
@@ -165,18 +157,18 @@ class _Pair(NamedTuple):
     """Matched points of two images, in our coordinates."""
 
     pair_id: int
-    points: list[NDArray[np.float32]]
-    sizes: list[tuple[int, int]]
-    calibrations: list[NDArray[np.float64] | None]
+    points: tuple[NDArray[np.float32], NDArray[np.float32]]
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    calibrations: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]
 
     @property
     def name(self) -> str:
-        """For the user."""
+        """For messages."""
         return "images {} and {}".format(*divmod(self.pair_id, PAIR_BASE))
 
     @property
     def key(self) -> bytes:
-        """Raw SHA-256 of all that decides the geometry."""
+        """Key of the geometry: raw SHA-256 of all that decides it."""
         cameras = [None if camera is None else camera.tolist() for camera in self.calibrations]
         digest = hashlib.sha256(json.dumps([SCHEMA, self.sizes, cameras, versions()]).encode())
         for points in self.points:
@@ -184,45 +176,24 @@ class _Pair(NamedTuple):
         return digest.digest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Block(Sequence[_Pair]):
-    """Pairs that are read from the database when they are handed out."""
-
-    opened: Any
-    views: dict[int, Any]
-    pair_ids: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.pair_ids)
-
-    def __getitem__(self, place: Any) -> Any:
-        return _read_pair(self.opened, self.views, self.pair_ids[place])
-
-
 def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
-    image_ids = divmod(pair_id, PAIR_BASE)
-    indices = np.asarray(opened.read_matches(*image_ids), np.int64)
-    points = [
-        from_colmap(np.asarray(opened.read_keypoints(image_id))[rows, :2])
-        for image_id, rows in zip(image_ids, indices.T, strict=True)
-    ]
-    cameras = [views[image_id] for image_id in image_ids]
-    sizes = [(camera.width, camera.height) for camera in cameras]
-    return _Pair(pair_id, points, sizes, [_calibration(camera) for camera in cameras])
+    id0, id1 = divmod(pair_id, PAIR_BASE)
+    indices = np.asarray(opened.read_matches(id0, id1), np.int64)
 
+    def points(image_id: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return from_colmap(np.asarray(opened.read_keypoints(image_id))[rows, :2])
 
-def _estimate(pair: _Pair) -> Found:
-    (points0, points1), (size0, size1), (camera0, camera1) = pair.points, pair.sizes, pair.calibrations
-    return estimate_two_view(points0, points1, size0, size1, camera0, camera1)
+    camera0, camera1 = views[id0], views[id1]
+    return _Pair(
+        pair_id,
+        (points(id0, indices[:, 0]), points(id1, indices[:, 1])),
+        ((camera0.width, camera0.height), (camera1.width, camera1.height)),
+        (_calibration(camera0), _calibration(camera1)),
+    )
 
 
 def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
-    """As pycolmap's object.
-
-    Args:
-        found: from image 0 to image 1, in our pixels.
-        indices: (M, 2) the matches it was estimated from.
-    """
+    """Convert a geometry in our pixels, estimated from matches (M, 2), to pycolmap's object."""
     library = pycolmap()
     kinds = library.TwoViewGeometryConfiguration
     geometry = library.TwoViewGeometry()

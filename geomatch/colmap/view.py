@@ -1,16 +1,17 @@
 """A sparse model as one page of HTML that needs nothing else."""
 
 import base64
+import html
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,18 +19,15 @@ from geomatch.errors import ShapeError
 from geomatch.files import replacing
 
 SEED = 0
-"""Of the choice of points when there are more than are drawn."""
-FIELD_OF_VIEW = 50.0
-"""Of the view, in degrees over its shorter side."""
-YAW, PITCH = -25.0, 22.0
-"""Of the first view, in degrees off the mean direction of the cameras; pitch looks from above."""
-FRUSTUM = 0.09
-"""Edge of a drawn camera in radii of the scene."""
+"""Random seed of the choice of points when there are more than are drawn."""
+VIEW = {"fov": 50.0, "yaw": -25.0, "pitch": 22.0, "frustum": 0.09}
+"""The first view: field of view over the shorter side, and direction off the cameras' mean (pitch looks from
+above), in degrees; edge of a drawn camera in radii of the scene."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SparseModel:
-    """What is shown of a sparse model: N registered images and M points.
+    """A sparse model of N registered images and M points, as it is shown.
 
     World units are those of the model; errors are in pixels and NaN where unknown.
 
@@ -60,23 +58,15 @@ class SparseModel:
     """(M,) mean reprojection error of each point, pixels."""
 
     def __post_init__(self) -> None:
-        n, m = len(self.names), len(self.points)
-        expected = {
-            "centres": (n, 3),
-            "rotations": (n, 3, 3),
-            "image_sizes": (n, 2),
-            "focal_lengths": (n,),
-            "num_points": (n,),
-            "errors": (n,),
-            "points": (m, 3),
-            "colours": (m, 3),
-            "track_lengths": (m,),
-            "point_errors": (m,),
-        }
-        for name, shape in expected.items():
-            found = getattr(self, name).shape
-            if found != shape:
-                raise ShapeError(f"{name} must be {shape} for {n} images and {m} points, not {found}")
+        for length, columns in (
+            (len(self.names), {"centres": (3,), "rotations": (3, 3), "image_sizes": (2,), "focal_lengths": (),
+                               "num_points": (), "errors": ()}),
+            (len(self.points), {"points": (3,), "colours": (3,), "track_lengths": (), "point_errors": ()}),
+        ):  # fmt: skip
+            for name, rest in columns.items():
+                found = getattr(self, name).shape
+                if found != (length, *rest):
+                    raise ShapeError(f"{name} must be of shape {(length, *rest)}, not {found}")
 
     @property
     def mean_track_length(self) -> float:
@@ -90,7 +80,7 @@ class SparseModel:
 
 
 def sparse_model(reconstruction: Any) -> SparseModel:
-    """Convert a ``pycolmap.Reconstruction``; images without a pose are left out, the others go by name."""
+    """Convert a ``pycolmap.Reconstruction``; images are sorted by name, those without a pose left out."""
     images = sorted(
         (image for image in reconstruction.images.values() if image.has_pose), key=lambda one: str(one.name)
     )
@@ -105,7 +95,11 @@ def sparse_model(reconstruction: Any) -> SparseModel:
         centres=_rows([image.projection_center() for image in images], 3),
         rotations=np.array([pose[:, :3] for pose in poses], np.float64).reshape(-1, 3, 3),
         image_sizes=np.array([(c.width, c.height) for c in cameras], np.int64).reshape(-1, 2),
-        focal_lengths=np.array([_focal_length(camera) for camera in cameras], np.float64),
+        focal_lengths=np.array(
+            # panoramas have none; any frustum will do
+            [c.mean_focal_length() if c.focal_length_idxs() else c.width / 2 for c in cameras],
+            np.float64,
+        ),
         num_points=np.array([image.num_points3D for image in images], np.int64),
         errors=np.array(
             [_image_error(*one, xyz, row_of) for one in zip(images, cameras, poses, strict=True)], np.float64
@@ -126,7 +120,7 @@ def write_view(
         model: what to show.
         path: an ``.html`` file in a folder that exists; replaced.
         title: heading of the page.
-        max_points: of more points, this many are drawn, chosen at random with a fixed seed.
+        max_points: most points that are drawn; of more, some are chosen at random.
 
     Returns:
         The file.
@@ -152,20 +146,33 @@ def write_view(
         "centre": centre.tolist(),
         "radius": radius,
         "turn": _upright(model).ravel().tolist(),
-        "view": {"fov": FIELD_OF_VIEW, "yaw": YAW, "pitch": PITCH, "frustum": FRUSTUM},
+        "view": VIEW,
     }
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    drawn = ""
+    if len(chosen) < len(model.points):
+        drawn = (
+            f"{len(chosen):,} of {len(model.points):,} points are drawn, chosen at random with seed {SEED}; "
+            "the figures count all. "
+        )
+    rows = [
+        f'<tr data-i="{row}"><td><button><bdi>{html.escape(name)}</bdi></button></td>'
+        f"<td>{points:,}</td><td>{_number(error)}</td></tr>"
+        for row, (name, points, error) in enumerate(
+            zip(model.names, model.num_points.tolist(), model.errors.tolist(), strict=True)
+        )
+    ]
+    values = {
+        "title": html.escape(title),
+        "images": f"{len(model.names):,}",
+        "points": f"{len(model.points):,}",
+        "track": _number(model.mean_track_length),
+        "error": _number(model.mean_error),
+        "drawn": drawn,
+        "rows": "\n".join(rows),
+        "data": json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+    }
     template = files("geomatch.colmap").joinpath("view.html").read_text(encoding="utf-8")
-    page = environment.from_string(template).render(
-        title=title,
-        rows=list(zip(model.names, model.num_points.tolist(), content["errors"], strict=True)),
-        num_points=len(model.points),
-        num_drawn=len(chosen),
-        seed=SEED,
-        track=_number(model.mean_track_length),
-        error=_number(model.mean_error),
-        data=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    )
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
     return Path(path)
@@ -180,12 +187,6 @@ def _image_error(
     world = xyz[[row_of[one.point3D_id] for one in seen]]
     projected = camera.img_from_cam(world @ pose[:, :3].T + pose[:, 3])
     return _mean(np.linalg.norm(projected - _rows([one.xy for one in seen], 2), axis=1))
-
-
-def _focal_length(camera: Any) -> float:
-    if camera.focal_length_idxs():
-        return float(camera.mean_focal_length())
-    return float(camera.width) / 2  # panoramas have none; any frustum will do
 
 
 def _rows(values: Sequence[Any], columns: int) -> NDArray[np.float64]:
@@ -214,7 +215,7 @@ def _choose(count: int, most: int) -> NDArray[np.intp]:
 
 
 def _frame(model: SparseModel) -> tuple[NDArray[np.float64], float]:
-    """Centre (3,) and radius of what the first view shows, without points and cameras that lie far off."""
+    """Centre (3,) and radius of the first view, without points and cameras that lie far off."""
     points = model.points[np.isfinite(model.points).all(axis=1)].astype(np.float64)
     if not len(points) and not len(model.centres):
         return np.zeros(3), 1.0

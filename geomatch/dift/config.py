@@ -1,7 +1,7 @@
 """Everything that decides a DIFT descriptor."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from geomatch.types import Metric
 
@@ -9,6 +9,7 @@ Sampling = Literal["dense", "patch"]
 DType = Literal["float32", "bfloat16", "float16"]
 Latent = Literal["mode", "sample"]
 Side = Literal["long", "short"]
+_CHOICES = {"latent": Latent, "metric": Metric, "sampling": Sampling, "image_side": Side, "dtype": DType}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,57 +19,53 @@ class DIFTConfig:
     model: str = "dift-tiny"
     """Name of a known model (`geomatch.dift.MODELS`), path of a diffusers folder, or id on the hub."""
     timestep: int = 50
-    """Noise level t of the forward pass, 0 to 999."""
+    """Timestep t of the forward pass, 0 to 999."""
     layers: tuple[str | int, ...] = ("up_blocks.1",)
-    """Where the UNet is read. A number is the paper's up_ft_index: 0 to 3 in Stable Diffusion, 0 to 17 in
-    ADM. A word is a module by diffusers' names, such as ``up_blocks.1`` or ``down_blocks.0.resnets.0``.
-    Several layers are concatenated, for the cosine after normalising each."""
+    """Where the UNet is read: the paper's up_ft_index (0 to 3 in Stable Diffusion, 0 to 17 in ADM) or a
+    module by diffusers' name, such as ``up_blocks.1``. Several are concatenated, each normalised for the
+    cosine."""
     noise: bool = True
-    """Add noise of level t, as the paper does; without it the clean image is taken as it is."""
+    """Add noise of timestep t, as the paper does; without it the clean image is used."""
     ensemble_size: int = 1
     """Number of noises over which the activations are averaged."""
     seed: int = 0
-    """Of the noise; member k of the ensemble uses seed + k."""
+    """Random seed of the noise; member k of the ensemble uses seed + k."""
     latent: Latent = "mode"
-    """Of the autoencoder's distribution take the ``mode``, or as the paper does a ``sample`` per member."""
+    """What is taken from the autoencoder's distribution: its mode, or as in the paper a sample per member."""
     prompt: str = ""
-    """For models conditioned on text."""
+    """Text, for models conditioned on it."""
     revision: str | None = None
     """Branch, tag or commit of a model on the hub; a commit pins it."""
     unet_file: str | None = None
     """A safetensors file that replaces the UNet's weights: a path, or ORG/REPO/FILE[@REVISION] on the hub."""
     metric: Metric = "cosine"
-    """How the descriptors want to be compared: for ``cosine`` rows have unit length,
-    for ``l2`` they are the activations themselves (the paper matches ADM so)."""
+    """How descriptors are compared: for ``cosine`` rows have unit length, for ``l2`` they are the activations
+    themselves (the paper matches ADM so)."""
     sampling: Sampling = "dense"
-    """``dense``: one pass over the image, sampled at the keypoints (the paper's way).
-    ``patch``: one small pass per keypoint, in its own scale and orientation; without these, upright and of
-    one size (`geomatch.dift.extractor.UPRIGHT_SIDE`)."""
+    """``dense``: one pass over the image, sampled at the keypoints (the paper's way). ``patch``: one small
+    pass per keypoint, in its own scale and orientation; without these, upright and of one size."""
     image_size: int | tuple[int, int] | None = 768
-    """Size at which the image is used: an int bounds one side and keeps the aspect (larger images are
-    reduced, smaller ones left), a pair (width, height) is taken as it is (the paper squashes to 768x768),
-    None keeps the size. Dense sides are rounded to what the model can divide."""
+    """Size at which the image is used: an int bounds one side and keeps the aspect (smaller images are left),
+    a pair (width, height) is taken as it is (the paper squashes to 768x768), None keeps the size. Dense sides
+    are rounded to what the model can divide."""
     image_side: Side = "long"
     """What an int ``image_size`` means: ``long`` bounds the long side; ``short`` makes the short side that
-    long, enlarging too, and cuts the other down to a multiple of 32, as the paper does with video."""
+    long, enlarging too, and cuts the other to a multiple of 32, as the paper does with video."""
     rotations: int = 1
-    """Copies of the image, turned by multiples of 360 / rotations degrees, of which each keypoint takes the
-    one that its orientation comes upright in; those without orientation take the image as it is. For
-    ``dense`` sampling at an image_size that keeps the aspect. Costs up to rotations passes, of about twice
-    the pixels for slanting copies: 8 took 14 times as long."""
+    """Copies of the image, rotated by multiples of 360 / rotations degrees; a keypoint is described in the
+    one in which its orientation is upright. For ``dense`` sampling that keeps the aspect; 8 took 14 times as
+    long."""
     scales: int = 1
-    """Copies of the image, each half the size of the one before, of which each keypoint takes the one that
-    its scale fits (`geomatch.dift.maps.copies.REFERENCE_SCALE`), as with rotations. Adds at most a third to
-    the pixels."""
+    """Copies of the image, each half the size of the one before; a keypoint is described in the one that its
+    scale fits. Adds at most a third to the pixels."""
     patch_size: int = 32
     """Side of a patch in its own pixels."""
     patch_scale: float = 8.0
     """Side of a patch in units of the keypoint's scale."""
     head: bool | str = False
-    """End with a projection head: True for the one beside the model, or the path of one (its file or
-    folder), as `geomatch head fit` writes it."""
+    """End with a projection head (`geomatch head fit`): True for the one beside the model, or its path."""
     dtype: DType = "float32"
-    """Of the network; descriptors are float32 always."""
+    """Data type of the network; descriptors are float32 always."""
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: CUDA, else MPS, else the CPU."""
     batch_size: int | None = None
@@ -77,7 +74,7 @@ class DIFTConfig:
 
     @property
     def embedded(self) -> bool:
-        """Whether the network is the small one that comes with the package."""
+        """True if the network is the small one that comes with the package."""
         return self.model == "dift-tiny"
 
     def __post_init__(self) -> None:
@@ -86,49 +83,37 @@ class DIFTConfig:
         if isinstance(self.layers, str) or not self.layers or not all(_is_layer(x) for x in self.layers):
             raise ValueError(f"layers must be a tuple of names or up_ft indices, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
-        if self.ensemble_size < 1:
-            raise ValueError(f"ensemble_size must be at least 1, got {self.ensemble_size}")
+        for name in ("ensemble_size", "rotations", "scales", "patch_size", "batch_size"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+        if not self.patch_scale > 0:
+            raise ValueError(f"patch_scale must be positive, got {self.patch_scale}")
         if not 0 <= self.seed < 2**62:
             raise ValueError(f"seed must be a whole number of at most 62 bits, got {self.seed}")
         if not self.noise and self.ensemble_size > 1:
             raise ValueError("without noise all members of an ensemble are equal: use ensemble_size=1")
         if not self.noise and self.latent == "sample":
             raise ValueError("latent='sample' is noise too: with noise=False use latent='mode'")
-        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size or 1,) * 2
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,) * 2
         whole = all(isinstance(side, int) and side >= 1 for side in sides)
-        if self.image_size == 0 or not whole or len(sides) != 2:
+        if self.image_size is not None and (not whole or len(sides) != 2):
             raise ValueError(
                 f"image_size must be None, a positive int or a pair of these, got {self.image_size}"
-            )
-        if min(self.rotations, self.scales) < 1:
-            raise ValueError(
-                f"rotations and scales must be at least 1, got {self.rotations} and {self.scales}"
             )
         if self.rotations * self.scales > 1 and self.sampling == "patch":
             raise ValueError("rotations and scales are for sampling='dense': patches follow keypoints anyway")
         if self.rotations * self.scales > 1 and isinstance(self.image_size, tuple):
             raise ValueError("rotations and scales keep the aspect: image_size must be an int or None")
-        if self.patch_size < 1 or not self.patch_scale > 0:
-            raise ValueError("patch_size and patch_scale must be positive")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        choices = {
-            "latent": ("mode", "sample"),
-            "metric": ("cosine", "l2"),
-            "sampling": ("dense", "patch"),
-            "image_side": ("long", "short"),
-            "dtype": ("float32", "bfloat16", "float16"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                allowed = " or ".join(get_args(choices))
+                raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
 
     def feature_settings(self) -> dict[str, Any]:
         """The settings that a projection head depends on, as JSON can hold them."""
         names = ["timestep", "layers", "noise", "sampling"]
         if self.sampling == "patch":
             names += ["patch_size", "patch_scale"]
-        # named only when used: projection heads fitted before there were copies stay good
         names += [name for name in ("rotations", "scales") if getattr(self, name) > 1]
         values = asdict(self)
         return {name: list(v) if isinstance(v := values[name], tuple) else v for name in names}

@@ -1,14 +1,14 @@
-"""The known models on this machine: listed and fetched."""
+"""The known models on this machine: list and fetch them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from geomatch.dift.backends.loading import prompt_of
 from geomatch.dift.config import DIFTConfig
+from geomatch.dift.files import folder_of, prompt_of
 from geomatch.dift.presets import PRESETS
 from geomatch.errors import MissingDependencyError, WeightsError
-from geomatch.weights.adm import convert_adm
 from geomatch.weights.download import SUPERPOINT_V6, cache_folder, locate_weights
+from geomatch.weights.folders import missing_files
 from geomatch.weights.hub import is_hub_id
 from geomatch.weights.models import ADM, MODELS, ModelInfo
 from geomatch.weights.prompt import cached_embedding
@@ -16,7 +16,6 @@ from geomatch.weights.sources import (
     ADM_CHECKPOINT,
     EMBEDDED,
     converted_folder,
-    missing_files,
     model_folder,
     text_encoder_folder,
     unet_file,
@@ -67,8 +66,8 @@ def inventory() -> list[Entry]:
 def fetch_weights(name: str, revision: str | None = None) -> list[Path]:
     """Make the weights that a preset, a model or ``superpoint`` needs present; returns where they are.
 
-    For Stable Diffusion that includes the embedding of the preset's prompt, so
-    that afterwards neither the network nor transformers is needed.
+    For Stable Diffusion that includes the embedding of the preset's prompt: afterwards neither the network
+    nor transformers is needed.
 
     Raises:
         WeightsError: when they cannot be had.
@@ -92,9 +91,10 @@ def fetch_weights(name: str, revision: str | None = None) -> list[Path]:
     if config.unet_file is not None:
         found.append(unet_file(config.unet_file))
     if config.model == ADM and missing_files(converted_folder(ADM)):
-        converted_folder(ADM).parent.mkdir(parents=True, exist_ok=True)
+        from geomatch.weights.adm import convert_adm
+
         convert_adm(locate_weights(ADM_CHECKPOINT), converted_folder(ADM))
-    folder = model_folder(config.model, config.revision, own_unet=config.unet_file is None)
+    folder = folder_of(config)
     found.append(folder)
     if (folder / "vae").is_dir():
         try:

@@ -12,14 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.alignment import align_homography
-from geomatch.describers import (
-    DEFAULT_DETECTOR,
-    Describer,
-    as_dense,
-    create_describer,
-    describe_images,
-    traits_of,
-)
+from geomatch.describers import Describer, as_dense, create_describer, describe_images, traits_of
 from geomatch.dift import DIFTConfig, FeatureMap
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.editing.blending import EditLike, load_edit, painted_box, shift_homography, warp_edit
@@ -28,7 +21,7 @@ from geomatch.errors import ImageError
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image
-from geomatch.keypoints import create_detector
+from geomatch.keypoints import DEFAULT_DETECTOR, create_detector
 from geomatch.matching import match_mutual
 from geomatch.types import EstimationFailure, Features, HomographyEstimate
 

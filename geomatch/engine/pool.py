@@ -1,4 +1,4 @@
-"""Blocks go to whoever is free; who dies is replaced, and the block it had is given back."""
+"""Blocks go to idle workers; a worker that dies is replaced, and its block reported as failed."""
 
 import sys
 from collections import deque
@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from geomatch.engine.task import Failure, Task
+from geomatch.engine.task import FailedBlock, Task
 from geomatch.errors import GeomatchError, first_line
 
 STARTS = 5
-"""Workers that may fail to start in a stage; then no more are hired, and without others it is an error."""
+"""Workers that may fail to start in a stage; then no more are started, and without others it is an error."""
 PATIENCE = 30.0
 """Seconds without any worker after which the user is told."""
 
@@ -26,7 +26,7 @@ class Worker(Protocol):
         ...
 
     def submit(self, task: Task[Any, Any], block: Sequence[Any]) -> "Future[Any]":
-        """Results or a `Failure`; an exception means that the process died."""
+        """Results or a `FailedBlock`; an exception means that the process died."""
         ...
 
     def stop(self) -> None:
@@ -35,14 +35,14 @@ class Worker(Protocol):
 
 
 @dataclass
-class Crew:
+class WorkerPool:
     """The workers of an engine, which stay from stage to stage."""
 
-    hire: Callable[[], Worker]
+    start: Callable[[], Worker]
     deaths: tuple[type[BaseException], ...]
-    """Exceptions that mean that a worker is gone."""
+    """Exceptions that mean that a worker died."""
     died: str
-    """What that is called."""
+    """The reason given then."""
     hint: str = ""
     """What to do when no worker can be started."""
 
@@ -52,15 +52,15 @@ class Crew:
 
     def map(
         self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]], count: int
-    ) -> Generator[tuple[int, Sequence[Any] | Failure], None, None]:
-        """See `Engine.map`; at most ``count`` blocks are under way at a time.
+    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
+        """Try every block once, at most ``count`` at a time; yield its number and results, in any order.
 
         Raises:
             GeomatchError: when no worker can be started.
         """
         queue = deque(range(len(blocks)))
         wanted = min(count, len(blocks))
-        # those that are still starting may wait for room for ever; they help if they come
+        # those that are still starting may wait for free cores for ever; they help if they come
         busy: dict[Future[Any], tuple[Worker, int | None]] = {
             future: (worker, None) for future, worker in self._starting.items()
         }
@@ -71,16 +71,19 @@ class Crew:
         def begin(worker: Worker) -> None:
             busy[worker.ready()] = worker, None
 
+        def working() -> bool:
+            return any(index is not None for _, index in busy.values())
+
         try:
             for worker in self._idle[:wanted]:
                 begin(worker)
             del self._idle[:wanted]
             while len(busy) < wanted:
-                begin(self.hire())
-            while queue or any(index is not None for _, index in busy.values()):
+                begin(self.start())
+            while queue or working():
                 done = wait(busy, PATIENCE, FIRST_COMPLETED).done
-                if not done and not told and all(index is None for _, index in busy.values()):
-                    tqdm.write("waiting for room for workers", file=sys.stderr)
+                if not done and not told and not working():
+                    tqdm.write("waiting for free cores for workers", file=sys.stderr)
                     told = True
                 for future in done:
                     worker, index = busy.pop(future)
@@ -88,12 +91,11 @@ class Crew:
                     if error is not None and (index is None or isinstance(error, self.deaths)):
                         worker.stop()
                         failed_starts += index is None
-                        under_way = any(other is not None for _, other in busy.values())
-                        if failed_starts >= STARTS and not under_way:
+                        if failed_starts >= STARTS and not working():
                             reason = f"no worker can be started: {first_line(error)}{self.hint}"
                             raise GeomatchError(reason) from error
                         if queue and failed_starts < STARTS:
-                            begin(self.hire())
+                            begin(self.start())
                     elif queue:
                         following = queue.popleft()
                         busy[worker.submit(task, list(blocks[following]))] = worker, following
@@ -101,19 +103,19 @@ class Crew:
                         self._idle.append(worker)
                     if index is None:
                         failed_starts = failed_starts if error is not None else 0
-                        continue
-                    if isinstance(error, self.deaths):
-                        yield index, Failure(self.died)
+                    elif isinstance(error, self.deaths):
+                        yield index, FailedBlock(self.died)
                     else:
-                        yield index, future.result() if error is None else Failure(first_line(error))
+                        cause = getattr(error, "cause", None) or error  # Ray's errors begin with a header
+                        yield index, future.result() if cause is None else FailedBlock(first_line(cause))
             self._starting = {future: worker for future, (worker, _) in busy.items()}
         except BaseException:
             for worker, _ in busy.values():
                 worker.stop()
             raise
 
-    def dismiss(self) -> None:
-        """End all."""
+    def stop(self) -> None:
+        """End all workers."""
         for worker in [*self._idle, *self._starting.values()]:
             worker.stop()
         self._idle.clear()

@@ -7,34 +7,39 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
-from geomatch.engine.local import begun, set_threads
-from geomatch.engine.pool import Crew
-from geomatch.engine.task import Failure, Task, attempt
+from geomatch.engine.pool import WorkerPool
+from geomatch.engine.task import FailedBlock, Task
+from geomatch.engine.worker import WarmTask, set_threads
 from geomatch.errors import GeomatchError, first_line, require
 from geomatch.provenance import versions
 
 DIED = "the worker or the node that worked on it died (of too little memory, perhaps)"
 
 
+def _ray() -> ModuleType:
+    return require("ray", "cluster", "the engine 'ray'")
+
+
 @dataclass
 class RayEngine:
-    """Actors on a Ray cluster, each with its model loaded once."""
+    """Actors on a Ray cluster, each with its model loaded once; fields as in `create_engine`."""
 
     address: str | None = None
-    """See `create_engine`, as for the others."""
     count: int | None = None
     cpus: float = 1
     gpus: float | None = None
-    _crews: dict[float, Crew] = field(default_factory=dict, init=False, repr=False)
+    _pools: dict[float, WorkerPool] = field(default_factory=dict, init=False, repr=False)
+    """By GPUs of a worker."""
     _joined: bool = field(default=False, init=False, repr=False)
 
     def __enter__(self) -> "RayEngine":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported anywhere
         # workers that ask for no GPU see none
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-        ray = require("ray", "ray", "the engine 'ray'")
+        ray = _ray()
         if not ray.is_initialized():
             address = self.address or os.environ.get("RAY_ADDRESS")
             options: dict[str, Any] = {} if address else {"include_dashboard": False}
@@ -48,51 +53,48 @@ class RayEngine:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for crew in self._crews.values():
-            crew.dismiss()
-        self._crews.clear()
+        for pool in self._pools.values():
+            pool.stop()
+        self._pools.clear()
         if self._joined:
-            require("ray", "ray", "the engine 'ray'").shutdown()
+            _ray().shutdown()
             self._joined = False
 
     @property
     def workers(self) -> int:
-        """See `Engine.workers`."""
-        return self._room(0.0)
+        """Number of workers that the cluster has free cores for."""
+        return self._places(0.0)
 
     def device(self, name: str) -> str:
-        """See `Engine.device`."""
+        """The device that ``auto`` means on the cluster."""
         if name != "auto":
             return name
-        return "cuda" if self._has("GPU") and self.gpus != 0 else "cpu"
+        return "cuda" if self._has_gpu() and self.gpus != 0 else "cpu"
 
     def map(
         self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-    ) -> Generator[tuple[int, Sequence[Any] | Failure], None, None]:
-        """See `Engine.map`."""
-        gpus = self._gpus(task)
-        for other, crew in self._crews.items():
+    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
+        """Try every block once, see `geomatch.engine.Engine.map`."""
+        gpus = 0.0
+        if task.need != "processor":
+            gpus = self.gpus if self.gpus is not None else float(self._has_gpu())
+        for other, pool in self._pools.items():
             if other != gpus:  # what they hold is needed
-                crew.dismiss()
-        deaths = (require("ray", "ray", "the engine 'ray'").exceptions.RayActorError,)
-        crew = self._crews.setdefault(gpus, Crew(lambda: _Actor(self.cpus, gpus), deaths, DIED))
-        yield from crew.map(task, blocks, self._room(gpus))
+                pool.stop()
+        deaths = (_ray().exceptions.RayActorError,)
+        pool = self._pools.setdefault(gpus, WorkerPool(lambda: _Actor(self.cpus, gpus), deaths, DIED))
+        yield from pool.map(task, blocks, self._places(gpus))
 
-    def _gpus(self, task: Task[Any, Any]) -> float:
-        if task.need == "processor":
-            return 0.0
-        return self.gpus if self.gpus is not None else float(self._has("GPU") >= 1)
-
-    def _room(self, gpus: float) -> int:
+    def _places(self, gpus: float) -> int:
         if self.count:
             return self.count
         places = 0
-        for node in require("ray", "ray", "the engine 'ray'").nodes():
+        for node in _ray().nodes():
             if node["Alive"]:
-                room = node["Resources"].get("CPU", 0) / self.cpus
+                most = node["Resources"].get("CPU", 0) / self.cpus
                 if gpus:
-                    room = min(room, node["Resources"].get("GPU", 0) / gpus)
-                places += math.floor(room)
+                    most = min(most, node["Resources"].get("GPU", 0) / gpus)
+                places += math.floor(most)
         if not places:
             raise GeomatchError(
                 f"no node of the Ray cluster has room for a worker of {self.cpus:g} cores"
@@ -102,17 +104,16 @@ class RayEngine:
         return places
 
     @staticmethod
-    def _has(resource: str) -> float:
-        ray = require("ray", "ray", "the engine 'ray'")
-        return float(ray.cluster_resources().get(resource, 0))
+    def _has_gpu() -> bool:
+        return bool(_ray().cluster_resources().get("GPU", 0) >= 1)
 
 
 class _Actor:
     """A worker of the cluster."""
 
     def __init__(self, cpus: float, gpus: float) -> None:
-        ray = require("ray", "ray", "the engine 'ray'")
-        # no restarts by Ray: a worker that died is replaced where there is room, and its block tried again
+        ray = _ray()
+        # no restarts by Ray: a worker that died is replaced where there are free cores, its block tried again
         made = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Remote)
         self._actor = made.remote(max(1, int(cpus)), versions(), os.getcwd())
         self._pickle = ray.cloudpickle.dumps  # classes of a script travel whole
@@ -139,32 +140,22 @@ class Remote:
     def __init__(self, cores: int, driver: dict[str, str], folder: str) -> None:
         with suppress(OSError):
             os.chdir(folder)  # relative paths mean the same, where the folder is shared
-        self._trouble = ""
-        if versions() != driver:
-            own = versions()
-            other = [
-                f"{name} {own[name]} in place of {driver.get(name)}"
-                for name in own
-                if own[name] != driver.get(name)
-            ]
-            self._trouble = (
-                f"the node {os.uname().nodename} has {', '.join(other)}; all nodes need the versions of the "
-                "machine that gives the command, since results are kept under them"
-            )
-        self._cores = cores
+        own = versions()
+        different = [name for name in own if own[name] != driver.get(name)]
+        self._other = [f"{name} {own[name]} in place of {driver.get(name)}" for name in different]
         set_threads(1)
-        self._last: tuple[bytes, Any] | None = None
+        self._warm = WarmTask(cores)
 
     def ready(self) -> bool:
-        """Whether it has begun."""
+        """True once it has begun."""
         return True
 
-    def work(self, pickled: bytes, block: Sequence[Any]) -> Sequence[Any] | Failure:
-        """One block; the last task's models stay loaded."""
-        if self._trouble:
-            return Failure(self._trouble, "start")
-        if self._last is None or self._last[0] != pickled:
-            self._last = None
-            self._last = pickled, begun(pickled, self._cores)
-        ready = self._last[1]
-        return ready if isinstance(ready, Failure) else attempt(ready, block)
+    def work(self, pickled: bytes, block: Sequence[Any]) -> Sequence[Any] | FailedBlock:
+        """Do a block, unless the node's versions differ from the driver's."""
+        if self._other:
+            return FailedBlock(
+                f"the node {os.uname().nodename} has {', '.join(self._other)}; all nodes need the versions "
+                "of the driver, since results are cached under them",
+                "start",
+            )
+        return self._warm.run(pickled, block)

@@ -1,13 +1,13 @@
-"""A stage of work from its first block to its last: tries again, counts, and says what was lost."""
+"""A stage of work from its first block to its last: blocks that fail are tried again and counted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
 
-from geomatch.engine.task import Engine, Failure, Item, Lost, Result, Task
+from geomatch.engine.task import Engine, FailedBlock, FailedItem, Item, Result, Task
 from geomatch.errors import GeomatchError, StoreError
 
 TRIES = 4
@@ -20,13 +20,13 @@ SHOWN = 5
 
 @dataclass
 class Work:
-    """All stages of one run on one engine; remembers what had to be done again."""
+    """All stages of one run on one engine."""
 
     engine: Engine
     progress: bool = True
     """Show bars."""
     retries: int = field(default=0, init=False)
-    """Blocks that were handed out again."""
+    """Blocks that were tried again."""
 
     def results(
         self,
@@ -35,18 +35,18 @@ class Work:
         what: str,
         unit: str,
         done: int = 0,
-    ) -> Iterator[tuple[Item, Result | Lost]]:
-        """Every item with its result, as blocks are done.
+    ) -> Iterator[tuple[Item, Result | FailedItem]]:
+        """Yield every item with its result, as blocks are done.
 
         Args:
             task: of the stage.
-            blocks: of items that are best done together; they may be read when they are asked for.
+            blocks: items that are best done together; a block is read when it is scheduled.
             what: the name of the stage on the bar.
-            unit: an item.
+            unit: the word for an item.
             done: items that are done already and only counted.
 
         Raises:
-            StoreError: when the store fails again and again; what was done is kept.
+            StoreError: when the store fails again and again; what was done stays.
             GeomatchError: when no worker can begin.
         """
         todo = blocks
@@ -56,7 +56,7 @@ class Work:
         with tqdm(
             total=total, initial=done, desc=what, unit=unit, disable=None if self.progress else True
         ) as bar:
-            failed: list[tuple[Sequence[Item], Failure]] = []
+            failed: list[tuple[Sequence[Item], FailedBlock]] = []
             for number in range(TRIES):
                 if number:
                     self.retries += len(todo)
@@ -64,7 +64,7 @@ class Work:
                 failed, in_a_row = [], 0
                 with closing(self.engine.map(task, todo)) as answers:
                     for index, answer in answers:
-                        if isinstance(answer, Failure):
+                        if isinstance(answer, FailedBlock):
                             failed.append((todo[index], answer))
                             if answer.kind == "start":
                                 raise GeomatchError(answer.reason)
@@ -86,16 +86,16 @@ class Work:
             for block, failure in failed:
                 bar.update(len(block))
                 for item in block:
-                    yield item, Lost(failure.reason)
+                    yield item, FailedItem(failure.reason)
 
 
-def _given_up(failed: Sequence[tuple[Sequence[Any], Failure]], unit: str) -> StoreError:
+def _given_up(failed: Sequence[tuple[Sequence[Any], FailedBlock]], unit: str) -> StoreError:
     reason = next(failure.reason for _, failure in reversed(failed) if failure.kind == "store")
     names = [_label(item) for block, failure in failed if failure.kind == "store" for item in block]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return StoreError(
         f"{reason}; not done: {len(names)} {unit}s at least ({', '.join(names[:SHOWN])}{more}); "
-        "what was done is kept: when the store is right again, give the same command"
+        "what was done stays: when the store is right again, give the same command"
     )
 
 
@@ -104,14 +104,14 @@ def _label(item: Any) -> str:
     return str(getattr(first, "name", first))
 
 
-def grouped(lost: dict[str, str]) -> list[str]:
-    """Names by reason, most first, for the screen.
+def grouped(failed: dict[str, str]) -> list[str]:
+    """Names by reason, the most frequent first, for the screen.
 
     >>> grouped({"a.jpg": "no such file", "b.jpg": "no such file"})
     ['2 x no such file: a.jpg, b.jpg']
     """
     reasons: dict[str, list[str]] = {}
-    for name, reason in lost.items():
+    for name, reason in failed.items():
         own = reason.replace(str(name), "").lstrip(": ") or reason
         reasons.setdefault(own, []).append(name)
     lines = []
@@ -121,6 +121,20 @@ def grouped(lost: dict[str, str]) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True, slots=True)
+class LazyBlock(Sequence[Item]):
+    """Items that are made when the block is scheduled: of millions only the places are held."""
+
+    places: Sequence[int]
+    make: Callable[[int], Item]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.make(self.places[index])
+
+
 def in_blocks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Consecutive items, so many at a time."""
+    """Split into consecutive blocks of that size, the last perhaps smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,10 +1,8 @@
-"""What is handed out, to whom, and what comes back."""
+"""A stage of work, the engines that do it, and what comes back."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
-
-from geomatch.errors import StoreError, first_line
 
 Need = Literal["processor", "network", "large network"]
 """``network``: a small one, which a GPU helps; ``large network``: gigabytes, a GPU or a machine to itself."""
@@ -15,9 +13,9 @@ _Result = TypeVar("_Result", covariant=True)
 
 
 class Task(Protocol[_Item, _Result]):
-    """A stage of work. It is pickled and travels; equal tasks on equal items write equal bytes.
+    """A stage of work. It is pickled and sent; equal tasks on equal items write equal bytes.
 
-    To do a block twice, or half and then whole, is no harm.
+    A block may be done twice, or half and then whole.
     """
 
     @property
@@ -25,28 +23,28 @@ class Task(Protocol[_Item, _Result]):
         """What the worker should have."""
         ...
 
-    def start(self) -> Callable[[Sequence[_Item]], Sequence["_Result | Lost"]]:
-        """Called once by every worker, to load models; what it returns does one block.
+    def start(self) -> Callable[[Sequence[_Item]], Sequence["_Result | FailedItem"]]:
+        """Load models, once per worker; return the function that does a block.
 
-        The results are in the order of the items; an item that cannot be done, such as a damaged image, is
-        `Lost`. Exceptions are for what another try may mend.
+        Its results are in the order of the items; an item that cannot be done, such as a damaged image, is a
+        `FailedItem`. Exceptions are for what another try may mend.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class FailedItem:
     """An item that cannot be done; false in a condition."""
 
     reason: str
-    """In words for the user."""
+    """For the user."""
 
     def __bool__(self) -> Literal[False]:
         return False
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailedBlock:
     """A block that was not done in one try."""
 
     reason: str
@@ -56,47 +54,27 @@ class Failure:
 
 
 class Engine(Protocol):
-    """Whoever hands blocks out. Used in a ``with`` statement, since workers outlive a stage."""
+    """Schedules blocks. Used in a ``with`` statement, since workers outlive a stage."""
 
     @property
     def workers(self) -> int:
-        """How many blocks are under way at a time, about."""
+        """Number of blocks in work at a time, about."""
         ...
 
     def device(self, name: str) -> str:
-        """What ``auto`` means for networks of the workers: ``cuda``, ``mps`` or ``cpu``; others as they are.
+        """The device of the workers' networks: ``auto`` becomes ``cuda``, ``mps`` or ``cpu``.
 
         Raises:
-            ValueError: when it is known that the device cannot be used.
+            ValueError: when the device cannot be used.
         """
         ...
 
     def map(
         self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-    ) -> Generator[tuple[int, Sequence[Any] | Failure], None, None]:
-        """Every block tried once: its number and results, in any order."""
+    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
+        """Try every block once; yield its number and results, in any order."""
         ...
 
     def __enter__(self) -> "Engine": ...
 
     def __exit__(self, *error: object) -> None: ...
-
-
-def attempt(work: Callable[[Sequence[Any]], Sequence[Any]], block: Sequence[Any]) -> Sequence[Any] | Failure:
-    """One try of one block; no exception but those that end the process gets out."""
-    try:
-        return work(block)
-    except StoreError as error:
-        return Failure(first_line(error), "store")
-    except MemoryError:
-        return Failure("out of memory")
-    except Exception as error:
-        return Failure(first_line(error))
-
-
-def started(task: Task[Any, Any]) -> Callable[[Sequence[Any]], Sequence[Any]] | Failure:
-    """The task's function, or why it cannot begin."""
-    try:
-        return task.start()
-    except Exception as error:
-        return Failure(first_line(error), "start")

@@ -1,6 +1,4 @@
-"""Where features and matches lie: a local folder, a shared one, or object storage."""
+"""Where features and matches are cached: a local folder, a shared one, or object storage."""
 
 from geomatch.store.manifest import Manifest as Manifest
 from geomatch.store.store import Store as Store
-
-__all__ = ["Manifest", "Store"]

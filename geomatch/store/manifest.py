@@ -1,4 +1,4 @@
-"""What a run consists of, kept in the store beside what it made."""
+"""What a run consists of, stored beside what it made."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -14,14 +14,14 @@ from geomatch.provenance import versions
 from geomatch.store.store import Store
 
 KIND = "runs"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Manifest:
     """One run: the same command on the same images has the same manifest, whenever it is given.
 
-    What is done is not written here: it is what the store holds of the keys.
+    It does not say what is done: that is what the store holds of the keys.
     """
 
     program: str
@@ -31,98 +31,77 @@ class Manifest:
     settings: dict[str, Any]
     """As JSON can hold them."""
     content: str
-    """A checksum of the images or sequences."""
+    """Checksum of the images or sequences."""
     started: str
     """ISO 8601, UTC."""
     names: tuple[str, ...] = ()
-    """Of the images; of an evaluation its parts."""
+    """Names of the images, or of an evaluation's parts."""
     objects: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Keys of objects by kind."""
-    pairs: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 2), np.int32))
-    """(P, 2) places in ``names``."""
     pair_keys: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 32), np.uint8))
-    """(P, 32) under which the packs of ``matches`` hold the pairs."""
-    lost: dict[str, str] = field(default_factory=dict)
+    """(P, 32) keys of the matched pairs in the packs of ``matches``."""
+    failed: dict[str, str] = field(default_factory=dict)
     """Images and pairs that could not be done, and why."""
     retries: int = 0
-    """Blocks of work that were given out again."""
+    """Blocks of work that were tried again."""
     complete: bool = False
-    """Whether the run came to its end; with nothing lost all is there."""
+    """True if the run came to its end; if nothing failed all is there."""
 
     @classmethod
     def start(
         cls, store: Store, program: str, source: str, settings: dict[str, Any], content: str
     ) -> "Manifest":
-        """Of a run that begins, or goes on: what it is known to need stays, so that nobody prunes it."""
+        """The manifest of a run that begins, or goes on: what it needs stays, so that it is not pruned."""
         new = cls(program, source, settings, content, datetime.now(UTC).isoformat(timespec="seconds"))
         try:
-            return replace(cls.load(store, new.key), complete=False, lost={}, retries=0)
+            return replace(cls.load(store, new.key), complete=False, failed={}, retries=0)
         except (KeyError, DamagedError):
             return new
 
     @property
     def key(self) -> str:
-        """Of the run."""
+        """Key of the run."""
         return digest_of([self.program, self.source, self.settings, self.content])
 
     def saved(self, store: Store, **changes: Any) -> "Manifest":
         """The manifest with changes, after it was written."""
         new = replace(self, **changes)
-        summary = {
-            "schema": SCHEMA,
-            "program": new.program,
-            "source": new.source,
-            "settings": new.settings,
-            "versions": versions(),
-            "content": new.content,
-            "started": new.started,
-            "names": new.names,
-            "kinds": sorted(new.objects),
-            "lost": new.lost,
-            "retries": new.retries,
-            "complete": new.complete,
+        words = (
+            "program",
+            "source",
+            "settings",
+            "content",
+            "started",
+            "names",
+            "failed",
+            "retries",
+            "complete",
+        )
+        summary = {name: getattr(new, name) for name in words}
+        summary |= {"schema": SCHEMA, "versions": versions(), "kinds": sorted(new.objects)}
+        arrays: dict[str, Any] = {
+            f"keys_{kind}": np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
+            for kind, keys in new.objects.items()
         }
-        arrays: dict[str, Any] = {f"keys_{kind}": _packed(keys) for kind, keys in new.objects.items()}
-        arrays |= {"pairs": new.pairs, "pair_keys": new.pair_keys}
-        data = pack_arrays("Manifest", {"summary": json.dumps(summary), **arrays})
+        data = pack_arrays("Manifest", {"summary": json.dumps(summary), **arrays, "pair_keys": new.pair_keys})
         store.write(KIND, new.key, data)
         return new
 
     @classmethod
     def load(cls, store: Store, key: str) -> "Manifest":
-        """Of the run with that key.
+        """Read the manifest of the run with that key.
 
         Raises:
             DamagedError: when it is damaged, or of another version.
             KeyError: when it is not there.
         """
-        label = f"{store.url}: {store.name(KIND, key)}"
-        kinds = ("features", "global", "chunks", "refined", "rows")
-        arrays = unpack_arrays(
-            store.read(KIND, key),
-            label,
-            "Manifest",
-            ("summary", "pairs", "pair_keys"),
-            [f"keys_{kind}" for kind in kinds],
-        )
+        label = store.label(KIND, key)
+        optional = [f"keys_{kind}" for kind in ("features", "global", "refined", "rows")]
+        arrays = unpack_arrays(store.read(KIND, key), label, "Manifest", ("summary", "pair_keys"), optional)
         summary = json.loads(str(arrays["summary"]))
-        if summary["schema"] != SCHEMA:
+        if summary.pop("schema") != SCHEMA:
             raise DamagedError(f"{label}: a manifest of another version of geomatch")
-        return cls(
-            summary["program"],
-            summary["source"],
-            summary["settings"],
-            summary["content"],
-            summary["started"],
-            tuple(summary["names"]),
-            {kind: tuple(row.tobytes().hex() for row in arrays[f"keys_{kind}"]) for kind in summary["kinds"]},
-            arrays["pairs"],
-            arrays["pair_keys"],
-            summary["lost"],
-            summary["retries"],
-            summary["complete"],
-        )
-
-
-def _packed(keys: tuple[str, ...]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(bytes.fromhex(key) for key in keys), np.uint8).reshape(-1, 32)
+        del summary["versions"]
+        kinds, names = summary.pop("kinds"), tuple(summary.pop("names"))
+        objects = {kind: tuple(row.tobytes().hex() for row in arrays[f"keys_{kind}"]) for kind in kinds}
+        return cls(**summary, names=names, objects=objects, pair_keys=arrays["pair_keys"])

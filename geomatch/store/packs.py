@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import DamagedError
+from geomatch.errors import DamagedError, FeaturesError
 from geomatch.files import pack_arrays, unpack_arrays
 from geomatch.store.store import Store
 
@@ -17,18 +17,18 @@ KEY = np.dtype("S32")
 
 
 def pack_name(keys: Sequence[bytes]) -> str:
-    """Of a pack: a checksum of the keys in it, so that the same block of work has the same name."""
+    """Name of a pack: a checksum of its keys, so that the same block of work has the same name."""
     return hashlib.sha256(b"".join(keys)).hexdigest()
 
 
 def write_pack(store: Store, kind: str, keys: Sequence[bytes], arrays: Mapping[str, Any]) -> str:
-    """Write results of the keys; returns the pack's name.
+    """Write results and return the pack's name.
 
     Args:
-        store: where.
+        store: where to.
         kind: of the pack.
         keys: raw SHA-256, one per result.
-        arrays: whatever describes the results, in the order of the keys.
+        arrays: the results, in the order of the keys.
     """
     name = pack_name(keys)
     rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
@@ -41,18 +41,17 @@ def read_pack(store: Store, kind: str, name: str, arrays: Sequence[str]) -> dict
 
     Raises:
         DamagedError: when it is damaged.
-        KeyError: when it is gone.
+        KeyError: when it is missing.
     """
-    label = f"{store.url}: {store.name(kind, name)}"
-    return unpack_arrays(store.read(kind, name), label, kind, ("keys", *arrays))
+    return unpack_arrays(store.read(kind, name), store.label(kind, name), kind, ("keys", *arrays))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PackIndex:
-    """Which pack holds which key."""
+    """Says which pack holds which key."""
 
     names: tuple[str, ...]
-    """Of the packs."""
+    """Names of the packs."""
     keys: NDArray[np.bytes_]
     """(K,) sorted, of type S32."""
     places: NDArray[np.int32]
@@ -60,7 +59,7 @@ class PackIndex:
 
     @classmethod
     def read(cls, store: Store, kind: str, arrays: Sequence[str], mend: bool = False) -> "PackIndex":
-        """Of all packs of a kind but damaged ones; ``mend`` removes these."""
+        """Read the keys of all packs of a kind but damaged ones; ``mend`` removes these."""
         names: list[str] = []
         keys, places = [], []
         for name in sorted(store.sizes(kind)):
@@ -92,12 +91,40 @@ class PackIndex:
         return found
 
 
-def by_pack(places: NDArray[np.int32]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Pack after pack of `PackIndex.find`'s answer: its number, and (position in the answer, row) of each."""
+def stored_results(
+    store: Store, kind: str, names: Sequence[str], places: NDArray[np.int32], arrays: Sequence[str]
+) -> Iterator[tuple[int, int, slice, dict[str, NDArray[Any]]]]:
+    """Read the results that a `PackIndex` found, pack after pack.
+
+    Args:
+        store: where from.
+        kind: of the packs, which have an array ``counts``.
+        names: names of the packs.
+        places: (N, 2) answer of `PackIndex.find`.
+        arrays: of the packs.
+
+    Yields:
+        The result's position in ``places``, its row, its slice of arrays with ``counts`` entries each, and
+        the pack's arrays.
+
+    Raises:
+        FeaturesError: when a pack is missing or damaged.
+    """
     order = np.lexsort((places[:, 1], places[:, 0]))
     starts = np.flatnonzero(np.diff(places[order, 0], prepend=-2))
     for part in np.split(order, starts[1:]) if len(order) else ():
-        yield int(places[part[0], 0]), [(int(i), int(places[i, 1])) for i in part]
+        pack = int(places[part[0], 0])
+        if pack < 0:
+            continue
+        try:
+            found = read_pack(store, kind, names[pack], arrays)
+        except (KeyError, DamagedError) as error:
+            label = store.label(kind, names[pack])
+            raise FeaturesError(f"{label} is missing or damaged; give the same command again") from error
+        ends = np.cumsum(found["counts"])
+        for position in part.tolist():
+            row = int(places[position, 1])
+            yield position, row, slice(int(ends[row] - found["counts"][row]), int(ends[row])), found
 
 
 def as_keys(rows: NDArray[np.uint8]) -> NDArray[np.bytes_]:

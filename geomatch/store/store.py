@@ -15,8 +15,7 @@ from geomatch.files import replacing
 
 ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs"})
 """Protocols whose objects appear whole once all bytes are there; elsewhere a name is given at the end."""
-EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}
-"""Package and extra of a protocol that fsspec does not bring itself."""
+S3 = ("s3", "s3a")
 Value = TypeVar("Value")
 SUFFIX = ".npz"
 _TEMPORARY = re.compile(r"\w+/[0-9a-f]{2}/(\.[^/]+\.npz|[0-9a-f]+\.npz\.[0-9a-f]{16}\.part)")
@@ -26,17 +25,18 @@ _TEMPORARY = re.compile(r"\w+/[0-9a-f]{2}/(\.[^/]+\.npz|[0-9a-f]+\.npz\.[0-9a-f]
 class Store:
     """Objects by kind and key (``features``, a SHA-256), each a file ``<kind>/<first two digits>/<key>.npz``.
 
-    The key says what decides the content, so that an object is never changed: whoever makes it
-    again writes the same. Several processes and machines may write at a time.
+    An object never changes: its key says what decides it, and whoever makes it again writes the same.
+    Several processes and machines may write at a time. Methods raise `StoreError` when the store cannot
+    be read or written.
     """
 
     url: str
-    """A path of a folder, or a URL of fsspec (``s3://bucket/folder``). Credentials and the endpoint of
-    object storage come from the environment of every process."""
+    """Path of a folder, or a URL of fsspec (``s3://bucket/folder``). Credentials and the endpoint of object
+    storage come from the environment of every process."""
 
     @classmethod
     def at(cls, place: str | os.PathLike[str]) -> "Store":
-        """A store at a path or URL; nothing is made yet.
+        """Name a store by its path or URL; nothing is made yet.
 
         Raises:
             MissingDependencyError: when the protocol needs a package that is missing.
@@ -54,21 +54,12 @@ class Store:
         return cls(str(Path(url).expanduser().absolute()))
 
     def check(self) -> None:
-        """Raise unless there is a folder; object storage has none, and passes.
-
-        Raises:
-            StoreError: when there is none.
-        """
+        """Raise `StoreError` unless the folder is there; object storage has none, and passes."""
         if self._local and not Path(self.url).is_dir():
             raise StoreError(f"{self.url}: no store there, nor any folder")
 
     def read(self, kind: str, key: str) -> bytes:
-        """The bytes of an object.
-
-        Raises:
-            KeyError: when it is not there.
-            StoreError: when the store cannot be read.
-        """
+        """The bytes of an object; raises KeyError when it is not there."""
         name = self.name(kind, key)
         try:
             with self._errors("read"):
@@ -80,11 +71,7 @@ class Store:
             raise KeyError(f"{kind}/{key}") from error
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether an object is there; of many, `sizes` tells faster.
-
-        Raises:
-            StoreError: when the store cannot be read.
-        """
+        """True if an object is there; for many, `sizes` is faster."""
         name = self.name(kind, key)
         with self._errors("looked at"):
             if self._local:
@@ -92,11 +79,7 @@ class Store:
             return bool(_remote(self.url).exists(f"{self.url}/{name}"))
 
     def write(self, kind: str, key: str, data: bytes) -> None:
-        """Put an object there, whole or not at all.
-
-        Raises:
-            StoreError: when that is not possible.
-        """
+        """Write an object, whole or not at all."""
         name = self.name(kind, key)
         with self._errors("written"):
             if self._local:
@@ -115,13 +98,9 @@ class Store:
             files.mv(temporary_name, target)
 
     def found(self, kind: str, key: str, unpack: Callable[[bytes, str], Value]) -> Value | None:
-        """An object as ``unpack(bytes, label)`` reads it; None when it is missing, or damaged and removed.
-
-        Raises:
-            StoreError: when the store cannot be read.
-        """
+        """The object as ``unpack(bytes, label)`` reads it; None if missing, or damaged and then removed."""
         try:
-            return unpack(self.read(kind, key), f"{self.url}: {self.name(kind, key)}")
+            return unpack(self.read(kind, key), self.label(kind, key))
         except KeyError:
             return None
         except DamagedError:
@@ -141,12 +120,9 @@ class Store:
         Args:
             kind: of the object.
             key: SHA-256 of all that decides it, see `geomatch.provenance.cache_key`.
-            make: called when there is none.
+            make: makes the object.
             pack: the object as bytes.
             unpack: the object from bytes and a label for errors; raises `DamagedError` for damaged bytes.
-
-        Raises:
-            StoreError: when the store cannot be read or written.
         """
         value = self.found(kind, key, unpack)
         if value is None:
@@ -155,11 +131,7 @@ class Store:
         return value
 
     def sizes(self, kind: str) -> dict[str, int]:
-        """Bytes of all objects of a kind, by key.
-
-        Raises:
-            StoreError: when the store cannot be read.
-        """
+        """Size in bytes of each object of a kind, by key."""
         found: dict[str, int] = {}
         with self._errors("listed"):
             for name, size in self._list(kind):
@@ -168,17 +140,17 @@ class Store:
                     found[key] = size
         return found
 
-    def strays(self, kinds: Iterable[str]) -> list[str]:
-        """Names of temporary files below the kinds: what a killed process left half-written."""
+    def temporary_files(self, kinds: Iterable[str]) -> list[str]:
+        """Names of half-written files that killed processes left below the kinds."""
         with self._errors("listed"):
             return [name for kind in kinds for name, _ in self._list(kind) if _TEMPORARY.fullmatch(name)]
 
     def remove(self, kind: str, key: str) -> None:
-        """Take an object away; none is no error."""
-        self.remove_stray(self.name(kind, key))
+        """Remove an object, if it is there."""
+        self.remove_file(self.name(kind, key))
 
-    def remove_stray(self, name: str) -> None:
-        """As `remove`, for a name that `strays` gave."""
+    def remove_file(self, name: str) -> None:
+        """Remove a file by its name below the store, if it is there."""
         with self._errors("changed"):
             if self._local:
                 (Path(self.url) / name).unlink(missing_ok=True)
@@ -188,8 +160,12 @@ class Store:
 
     @staticmethod
     def name(kind: str, key: str) -> str:
-        """Of the file below the store."""
+        """Name of an object's file below the store."""
         return f"{kind}/{key[:2]}/{key}{SUFFIX}"
+
+    def label(self, kind: str, key: str) -> str:
+        """An object's name for messages."""
+        return f"{self.url}: {self.name(kind, key)}"
 
     @property
     def _local(self) -> bool:
@@ -238,11 +214,10 @@ def _unless_missing(error: OSError) -> None:
 @lru_cache(maxsize=4)
 def _remote(url: str) -> Any:
     """The file system of a URL, without a cache of listings."""
-    import fsspec
-
     protocol = url.partition("://")[0]
-    if protocol in EXTRAS:
-        require(*EXTRAS[protocol], f"a store at {protocol}://")
+    fsspec = require("fsspec", "cluster", f"a store at {protocol}://")
+    if protocol in S3:
+        require("s3fs", "cluster", f"a store at {protocol}://")
     try:
         return fsspec.filesystem(protocol, use_listings_cache=False)
     except ImportError as error:

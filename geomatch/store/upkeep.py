@@ -1,4 +1,4 @@
-"""Looking into a store: what is there, whether it is sound, and what no run needs any more."""
+"""Looking into a store: what is there, what is damaged, and what no run needs any more."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ import numpy as np
 from tqdm import tqdm
 
 from geomatch.errors import DamagedError, GeomatchError
-from geomatch.files import is_sound, unpack_arrays
+from geomatch.files import is_sound
 from geomatch.store.manifest import KIND as RUNS
 from geomatch.store.manifest import Manifest
-from geomatch.store.packs import PackIndex, as_keys
+from geomatch.store.packs import PackIndex, as_keys, read_pack
 from geomatch.store.store import Store
 
 OBJECTS = ("features", "global", "chunks", "refined")
-"""Kinds whose objects manifests name."""
+"""Kinds whose objects manifests name, and ``chunks``, which only serve the choice of pairs."""
 PACKS = {
     "matches": ("counts", "indices", "similarity"),
     "geometries": ("kinds", "matrices", "counts", "inliers"),
@@ -31,7 +31,7 @@ class RunState:
 
     manifest: Manifest
     done: dict[str, tuple[int, int]]
-    """By kind of object: how many are there, of how many."""
+    """By kind of object: how many are there, and how many are needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,16 @@ class StoreInfo:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was taken away, or would be."""
+    """What was removed, or would be."""
 
     objects: int
     bytes: int
-    strays: int
+    temporary_files: int
     """Half-written files of killed processes."""
 
 
 def inspect_store(store: Store) -> StoreInfo:
-    """Numbers and sizes, and the state of every run."""
+    """Count the store's objects and find the state of every run."""
     sizes = {kind: store.sizes(kind) for kind in KINDS}
     manifests, damaged = _manifests(store, sizes[RUNS])
     held: PackIndex | None = None
@@ -65,9 +65,8 @@ def inspect_store(store: Store) -> StoreInfo:
     for manifest in manifests:
         done = {}
         for kind, keys in manifest.objects.items():
-            if kind != "chunks":  # they only serve the choice of pairs
-                wanted = set(keys)
-                done[kind] = len(wanted & sizes[kind].keys()), len(wanted)
+            wanted = set(keys)
+            done[kind] = len(wanted & sizes[kind].keys()), len(wanted)
         if len(manifest.pair_keys):
             held = held or PackIndex.read(store, "matches", PACKS["matches"])
             there = int((held.find(manifest.pair_keys)[:, 0] >= 0).sum())
@@ -82,13 +81,13 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
     """Read everything and compare checksums.
 
     Args:
-        store: which.
-        remove: damaged objects, so that the next run makes them again; not manifests, without which it would
-            not be known what a run needs.
+        store: the store.
+        remove: remove damaged objects, so that the next run makes them again; manifests stay, since without
+            them it would not be known what a run needs.
         progress: show a bar.
 
     Returns:
-        How many objects were read, and the names of the damaged ones.
+        Number of objects read, and names of the damaged ones.
     """
     found = [(kind, key) for kind in KINDS for key in sorted(store.sizes(kind))]
     damaged = []
@@ -107,18 +106,17 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
 
 
 def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False) -> Pruned:
-    """Remove what no run consists of, and what killed processes left half-written.
+    """Remove what no run needs, and what killed processes left half-written, while no run is under way.
 
-    No run may be under way. Verified geometries and objects of the HPatches harness, which no manifest names,
-    stay.
+    Verified geometries and results of the benchmarks, which no manifest names, stay.
 
     Args:
-        store: which.
+        store: the store.
         forget: runs to remove first, by the beginning of their key.
         dry_run: change nothing.
 
     Raises:
-        GeomatchError: when a run to forget is none, when no run would be left, or a manifest is damaged.
+        GeomatchError: when there is no such run, no run would be left, or a manifest is damaged.
     """
     runs = store.sizes(RUNS)
     forgotten = {_run(runs, text) for text in forget}
@@ -138,24 +136,23 @@ def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False)
         going += [(kind, key, size) for key, size in store.sizes(kind).items() if key not in wanted]
     pairs = np.unique(np.concatenate([as_keys(manifest.pair_keys) for manifest in manifests]))
     going += [("matches", name, size) for name, size in _unused(store, "matches", pairs)]
-    strays = store.strays(KINDS)
+    temporary = store.temporary_files(KINDS)
     if not dry_run:
         for kind, key, _ in going:
             store.remove(kind, key)
-        for name in strays:
-            store.remove_stray(name)
-    return Pruned(len(going), sum(size for *_, size in going), len(strays))
+        for name in temporary:
+            store.remove_file(name)
+    return Pruned(len(going), sum(size for *_, size in going), len(temporary))
 
 
 def _unused(
     store: Store, kind: str, wanted: np.ndarray[tuple[int], np.dtype[np.bytes_]]
 ) -> list[tuple[str, int]]:
-    """Packs none of whose keys is wanted."""
+    """Names and sizes of the packs none of whose keys is wanted."""
     found = []
     for name, size in store.sizes(kind).items():
         try:
-            label = f"{store.url}: {store.name(kind, name)}"
-            keys = unpack_arrays(store.read(kind, name), label, kind, ("keys", *PACKS[kind]))["keys"]
+            keys = read_pack(store, kind, name, PACKS[kind])["keys"]
         except (KeyError, DamagedError):  # verify tells
             continue
         if not np.isin(as_keys(keys), wanted).any():

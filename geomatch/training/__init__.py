@@ -1,1 +1,1 @@
-"""How `dift-tiny` was made: its images, its denoising training, its projection head."""
+"""Projection heads fitted to photographs without labels: in closed form, or trained."""

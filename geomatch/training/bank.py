@@ -1,7 +1,7 @@
-"""A bank of corresponding patches, made once per image, that trained projection heads learn from."""
+"""A bank of corresponding patches, cut once per image, that convolutional heads are trained on."""
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +22,9 @@ from geomatch.training.pairs import view_pairs
 from geomatch.types import Features
 
 PER_VIEW = 160
-"""Corresponding keypoints kept of a pair of views, drawn at random."""
+"""Corresponding keypoints taken of a pair of views, drawn at random."""
 STRENGTHS = (1.0, 1.6)
-"""Of the changes of light, in turn."""
+"""Strengths of the changes of light, one after the other."""
 Rows = NDArray[Any]
 """(n,) records, see `row_type`."""
 
@@ -35,7 +35,7 @@ class BankImage:
 
     path: Path
     sha256: str
-    """Of the file, in hexadecimal; decides the views."""
+    """Checksum of the file, in hexadecimal; decides the views."""
     views: int
     """Pairs of views."""
 
@@ -46,12 +46,12 @@ class PatchBank:
 
     folder: Path
     patch_size: int = 32
-    """As `DIFTConfig.patch_size`."""
+    """Side of a patch in its own pixels, as `DIFTConfig.patch_size`."""
     patch_scale: float = 11.0
-    """As `DIFTConfig.patch_scale`."""
+    """Side of a patch in units of the keypoint's scale, as `DIFTConfig.patch_scale`."""
 
     def file(self, image: BankImage) -> Path:
-        """Of one image; its name tells the settings."""
+        """The patches of one image; the name tells the settings."""
         settings = [image.sha256, image.views, self.patch_size, self.patch_scale, PER_VIEW, STRENGTHS]
         return self.folder / f"{digest_of(settings)}.npy"
 
@@ -69,7 +69,7 @@ def row_type(patch_size: int) -> np.dtype[Any]:
 def make_bank(
     bank: PatchBank, images: Sequence[BankImage], workers: int = 2, progress: bool = True
 ) -> dict[BankImage, str]:
-    """One file per image; images whose file is there are passed over. Those that cannot be read, and why."""
+    """Write one file per image, unless it is there; return the images that cannot be read, and why."""
     bank.folder.mkdir(parents=True, exist_ok=True)
     todo = [image for image in images if not bank.file(image).is_file()]
     return for_each_image(partial(_make_one, bank), todo, workers, "patches", progress)
@@ -78,17 +78,33 @@ def make_bank(
 def for_each_image(
     make: Callable[[BankImage], None], images: Sequence[BankImage], workers: int, what: str, progress: bool
 ) -> dict[BankImage, str]:
-    """Call ``make`` of every image in processes of one thread. Images that cannot be read, and why."""
+    """Call ``make`` for every image, in processes of one thread if more than one is asked for.
+
+    Returns:
+        The images that cannot be read, and why.
+    """
     unreadable: dict[BankImage, str] = {}
+    ordered = sorted(images, key=lambda image: -image.views)  # the longest first
+
+    def show(items: Iterable[Any]) -> Iterable[Any]:
+        bar: Iterable[Any] = tqdm(items, total=len(ordered), desc=what, unit="image", disable=not progress)
+        return bar
+
+    def finish(image: BankImage, result: Callable[[], None]) -> None:
+        try:
+            result()
+        except ImageError as error:
+            unreadable[image] = str(error).removeprefix(f"{image.path}: ")
+
+    if workers == 1:
+        for image in show(ordered):
+            finish(image, partial(make, image))
+        return unreadable
     # not forked: torch may hold threads
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
-        # the longest first
-        jobs = {pool.submit(make, image): image for image in sorted(images, key=lambda image: -image.views)}
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc=what, unit="image", disable=not progress):
-            try:
-                job.result()
-            except ImageError as error:
-                unreadable[jobs[job]] = str(error).removeprefix(f"{jobs[job].path}: ")
+        jobs = {pool.submit(make, image): image for image in ordered}
+        for job in show(as_completed(jobs)):
+            finish(jobs[job], job.result)
     return unreadable
 
 
@@ -98,11 +114,7 @@ def _one_thread() -> None:
 
 
 def load_bank(bank: PatchBank, images: Sequence[BankImage]) -> list[Rows]:
-    """The rows of every pair of views, read from disk when used.
-
-    Raises:
-        FileNotFoundError: when an image's are missing; `make_bank` makes them.
-    """
+    """The rows of every pair of views, read from disk when used."""
     views: list[Rows] = []
     for image in images:
         rows = np.load(bank.file(image), mmap_mode="r")
@@ -114,14 +126,11 @@ def load_bank(bank: PatchBank, images: Sequence[BankImage]) -> list[Rows]:
 def _make_one(bank: PatchBank, image: BankImage) -> None:
     seed = int(image.sha256[:8], 16)
     parts = [np.zeros(0, row_type(bank.patch_size))]
-    pairs = view_pairs(image.path, image.views, seed, 1000, STRENGTHS)
+    pairs = view_pairs(image.path, image.views, seed, 1000, STRENGTHS, per_view=PER_VIEW)
     for number, (view0, view1, features0, features1) in enumerate(pairs):
-        keep = np.random.default_rng([seed, number]).permutation(len(features0))[:PER_VIEW]
-        rows = np.zeros(len(keep), row_type(bank.patch_size))
-        rows["patches"] = np.stack(
-            [_cut(bank, view0, features0[keep]), _cut(bank, view1, features1[keep])], axis=1
-        )
-        rows["points"] = np.stack([features0.keypoints[keep], features1.keypoints[keep]], axis=1)
+        rows = np.zeros(len(features0), row_type(bank.patch_size))
+        rows["patches"] = np.stack([_cut(bank, view0, features0), _cut(bank, view1, features1)], axis=1)
+        rows["points"] = np.stack([features0.keypoints, features1.keypoints], axis=1)
         rows["view"] = number
         parts.append(rows)
     with replacing(bank.file(image)) as temporary, temporary.open("wb") as file:

@@ -1,7 +1,7 @@
 """The loop of a training, and its checkpoints, bound to its configuration."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,73 +15,65 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Checkpoint:
+    """A training's state on disk."""
+
+    path: Path
+    config: "DataclassInstance"
+    """It is bound to this: with another one it is refused."""
+    parts: Mapping[str, Any]
+    """Network, optimiser and so on, whose ``state_dict`` it holds."""
+    device: str = "cpu"
+    """Where the parts are."""
+
+    def save(self, step: int, log: object) -> None:
+        """Write the state of every part, with the configuration, the steps done and the log."""
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        with replacing(self.path) as temporary:
+            torch.save(state | {"config": asdict(self.config), "step": step, "log": log}, temporary)
+
+    def resume(self) -> tuple[int, list[Any]]:
+        """Put the parts into the saved state, if there is one; the steps done and the log."""
+        if not self.path.exists():
+            return 0, []
+        saved = torch.load(self.path, map_location=self.device, weights_only=True)
+        if saved["config"] != asdict(self.config):
+            raise ValueError(
+                f"{self.path} was made with {saved['config']}, not {asdict(self.config)}; "
+                "train into another folder or delete it"
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
+        return saved["step"], saved["log"]
+
+
 def take_steps(
-    path: Path,
-    config: "DataclassInstance",
-    parts: Mapping[str, Any],
+    checkpoint: Checkpoint,
     steps: int,
     take: Callable[[int], float],
     entry: Callable[[int, float], Any],
     every: int,
-    what: str,
-    progress: bool,
-    device: str = "cpu",
+    bar: str | None = None,
 ) -> list[Any]:
-    """Take the optimiser steps that a checkpoint leaves to take, with a new one now and then; the log.
+    """Take the optimiser steps that are left; return the log.
 
     Args:
-        path: of the checkpoint.
-        config: it is bound to this.
-        parts: whose state it holds.
-        steps: in all.
-        take: one step by its number, from 0; returns the loss.
-        entry: of the log, from the steps done and the mean loss since the entry before.
-        every: so many steps there is an entry and a checkpoint, and at the end.
-        what: for the bar.
-        progress: show it.
-        device: of the parts.
-
-    Raises:
-        ValueError: when the checkpoint was made with another configuration.
+        checkpoint: where to go on, and what is written now and then.
+        steps: number of steps in all.
+        take: takes one step by its number, from 0, and returns the loss.
+        entry: an entry of the log, from the steps done and the mean loss since the entry before.
+        every: steps between two entries and checkpoints; there is one at the end, too.
+        bar: label of the progress bar; None shows none.
     """
-    start, log = resume(path, config, parts, device)
+    start, log = checkpoint.resume()
     recent: list[float] = []
-    bar = tqdm(range(start, steps), initial=start, total=steps, unit="step", desc=what, disable=not progress)
-    for step in bar:
+    shown = tqdm(range(start, steps), initial=start, total=steps, unit="step", desc=bar, disable=bar is None)
+    for step in shown:
         recent.append(take(step))
         if (step + 1) % every == 0 or step + 1 == steps:
             log.append(entry(step + 1, float(np.mean(recent))))
-            bar.set_postfix_str(str(log[-1]))
+            shown.set_postfix_str(str(log[-1]))
             recent = []
-            save_checkpoint(path, config, parts, step + 1, log)
+            checkpoint.save(step + 1, log)
     return log
-
-
-def save_checkpoint(
-    path: Path, config: "DataclassInstance", parts: Mapping[str, Any], step: int, log: object
-) -> None:
-    """Write the state of every part, with the configuration, the steps done and the log."""
-    state = {name: part.state_dict() for name, part in parts.items()}
-    with replacing(path) as temporary:
-        torch.save(state | {"config": asdict(config), "step": step, "log": log}, temporary)
-
-
-def resume(
-    path: Path, config: "DataclassInstance", parts: Mapping[str, Any], device: str = "cpu"
-) -> tuple[int, list[Any]]:
-    """Put the parts into the state of a checkpoint, if there is one; the steps done and the log.
-
-    Raises:
-        ValueError: when the checkpoint was made with another configuration.
-    """
-    if not path.exists():
-        return 0, []
-    saved = torch.load(path, map_location=device, weights_only=True)
-    if saved["config"] != asdict(config):
-        raise ValueError(
-            f"{path} was made with {saved['config']}, not {asdict(config)}; "
-            "train into another folder or delete it"
-        )
-    for name, part in parts.items():
-        part.load_state_dict(saved[name])
-    return saved["step"], saved["log"]

@@ -12,17 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.extractor import patch_maps
 from geomatch.dift.head.network import HeadNetwork
 from geomatch.dift.head.projection import ConvolutionalHead
 from geomatch.errors import GeomatchError
 from geomatch.training import linear_head
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
-from geomatch.training.checkpoint import take_steps
+from geomatch.training.checkpoint import Checkpoint, take_steps
 from geomatch.training.linear_head import FittedHead
 
 CHECKPOINT = "head.pt"
-KEPT_OUT = 20
+HELD_OUT = 20
 """One image in so many is not trained on."""
 NEAR = 8.0
 """Pixels within which two keypoints of a view may be one place, and are no negatives of each other."""
@@ -30,12 +29,12 @@ NEAR = 8.0
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
-    """Everything that decides the head's weights, beside network and bank."""
+    """Everything that decides the head's weights, besides network and bank."""
 
     widths: tuple[int, ...] = (64, 128)
-    """See `HeadNetwork`."""
+    """Channels after each halving, see `HeadNetwork`."""
     dimension: int = 128
-    """Of the descriptor."""
+    """Length of the descriptor."""
     views: int = 4
     """Pairs of views in a batch: negatives of the same view are those that matching meets."""
     per_view: int = 128
@@ -45,7 +44,7 @@ class HeadConfig:
     learning_rate: float = 2e-3
     """Peak of the one-cycle cosine schedule."""
     temperature: float = 0.05
-    """Of the softmax over similarities."""
+    """Temperature of the softmax over similarities."""
     seed: int = 0
 
 
@@ -58,15 +57,15 @@ def train_head(
     workers: int = 2,
     progress: bool = True,
 ) -> FittedHead:
-    """Make the bank and train the network of a model that describes patches; a second call goes on.
+    """Make the bank and train the head of a model that describes patches; a second call goes on.
 
     Args:
         config: the model and its settings.
-        images: photographs; every `KEPT_OUT`-th is used to watch the training only.
+        images: photographs; every `HELD_OUT`-th is used to watch the training only.
         work: folder of the checkpoint.
-        settings: of the training.
+        settings: the training's settings.
         patches: folder of the bank, which several trainings can share; None for ``work/patches``.
-        workers: processes that make the bank.
+        workers: processes that make the bank; 1 is this one.
         progress: show bars.
 
     Raises:
@@ -74,13 +73,11 @@ def train_head(
         ValueError: when the model is not one of patches.
     """
     if config.sampling != "patch":
-        raise ValueError(
-            "a projection head can be trained for sampling='patch' only; dense maps have the fitted one"
-        )
+        raise ValueError("a head can be trained for sampling='patch' only; dense maps have the fitted one")
     bank = PatchBank(patches or work / "patches", config.patch_size, config.patch_scale)
     unreadable = make_bank(bank, images, workers, progress)
     images = [image for image in images if image not in unreadable]
-    watched = images[::KEPT_OUT] if len(images) >= KEPT_OUT else []
+    watched = images[::HELD_OUT] if len(images) >= HELD_OUT else []
     used = [image for image in images if image not in watched]
     views, watched_views = load_bank(bank, used), load_bank(bank, watched)
     if not views:
@@ -119,11 +116,11 @@ def train_network(
     et al., 2018). Both patches of a pair are turned and mirrored alike at random.
 
     Args:
-        extractor: of patches; its projection head is not used.
+        extractor: describes patches; its projection head is not used.
         bank: what is learned from, the rows of each pair of views.
-        config: see there.
+        config: the training's settings.
         out: folder of the checkpoint.
-        checkpoint_every: steps.
+        checkpoint_every: steps between two checkpoints.
         validation: other views, whose rank-1 accuracy is logged at every checkpoint.
         progress: show a bar.
 
@@ -164,16 +161,9 @@ def train_network(
             found["rank1"] = round(rank1(extractor, network, validation), 4)
         return found
 
+    checkpoint = Checkpoint(out / CHECKPOINT, config, parts)
     take_steps(
-        out / CHECKPOINT,
-        config,
-        parts,
-        config.steps,
-        take,
-        entry,
-        checkpoint_every,
-        "projection head",
-        progress,
+        checkpoint, config.steps, take, entry, checkpoint_every, "projection head" if progress else None
     )
     return network.eval()
 
@@ -187,7 +177,7 @@ def pair_loss(
         descriptors: (2N, D) of unit length, first the first views', then the second views'.
         points: (N, 2, 2) pixels in both views; neighbours of one view within `NEAR` do not compete.
         views: (N,) number of the pair of views.
-        temperature: of the softmax.
+        temperature: the softmax's temperature.
     """
     count = len(points)
     scores = descriptors[:count] @ descriptors[count:].T / temperature
@@ -214,7 +204,7 @@ def rank1(extractor: DIFTExtractor, network: HeadNetwork, views: Sequence[Rows])
 def _maps(extractor: DIFTExtractor, patches: NDArray[np.uint8]) -> Sequence[Tensor]:
     tensor = torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()
     # copies, since tensors of inference mode cannot be differentiated through
-    return [layer.float().clone() for layer in patch_maps(extractor, tensor)]
+    return [layer.float().clone() for layer in extractor.patch_maps(tensor)]
 
 
 def _augmented(patches: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -20,11 +20,11 @@ from geomatch.training.pairs import view_pairs
 from geomatch.types import Features
 
 PER_VIEW = 40
-"""Keypoints of a pair of views: few points of many views, since the variety of views is what counts."""
+"""Keypoints of a pair of views: few points of many views, since variety of views counts."""
 MAX_PAIRS = 40_000
 """Corresponding keypoints that a fit uses at most; memory is 8 bytes per pair and activation."""
-KEPT_OUT = 10
-"""Every tenth image is kept out of the fit, to measure it on."""
+HELD_OUT = 10
+"""One image in so many is held out of the fit, to measure it on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,16 @@ class FittedHead:
 
     head: Head
     images: int
-    """That it was fitted on."""
+    """Number of images that it was fitted on."""
     skipped: dict[str, str]
     """Images that could not be used, and why."""
     pairs: int
-    """Corresponding keypoints that it was fitted on."""
+    """Number of corresponding keypoints that it was fitted on."""
     before: float | None
-    """Rank-1 accuracy without it: share of keypoints in the images kept out whose nearest neighbour, among
+    """Rank-1 accuracy without it, in the held-out images: share of keypoints whose nearest neighbour, among
     the corresponding keypoints of the other view, is right. None when it was not measured."""
     after: float | None
-    """The same with it; None when there were too few images to keep any out."""
+    """The same with it; None when there were too few images to hold any out."""
 
 
 def fit_on_images(
@@ -57,16 +57,16 @@ def fit_on_images(
     """Fit the closed-form projection head (`geomatch.dift.head.fit.fit_head`) of a DIFT model.
 
     Every image is seen in pairs of views related by known homographies and changed in light; what SIFT
-    finds in both views at one place is a pair. For models that see the whole image, without turned copies,
+    finds in both views at one place is a pair. For models that see the whole image, without rotated copies,
     views stay upright.
 
     Args:
         config: the model and its settings.
         images: photographs, at least 640x480 to be seen sharply.
-        work: folder where activations are kept per image, so that a second call goes on.
-        dimension: of the descriptors.
+        work: folder where activations are cached per image, so that a second call goes on.
+        dimension: length of the descriptors.
         views: pairs of views per image.
-        seed: of the views.
+        seed: random seed of the views.
         progress: show a bar.
 
     Raises:
@@ -90,7 +90,7 @@ def fit_on_images(
         else:
             hashes[digest] = path
     fitted: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-    kept_out: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]] = []
+    held_out: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]] = []
     used: list[str] = []
     for number, (digest, path) in enumerate(
         tqdm(hashes.items(), desc="activations", unit="image", disable=None if progress else True)
@@ -99,17 +99,17 @@ def fit_on_images(
         try:
             if not file.is_file():
                 parts = list(_activations(extractor, path, views, motions, seed + int(digest[:8], 16)))
-                _keep(file, parts)
+                _save(file, parts)
         except ImageError as error:
             skipped[str(path)] = str(error).removeprefix(f"{path}: ")
             continue
-        kept = load_arrays(file, "activations", ("first", "second", "view"))
-        if not len(kept["view"]):
+        saved = load_arrays(file, "activations", ("first", "second", "view"))
+        if not len(saved["view"]):
             skipped[str(path)] = "no common keypoints in its views"
             continue
-        first, second = kept["first"].astype(np.float32), kept["second"].astype(np.float32)
-        if number % KEPT_OUT == 1:
-            kept_out.append((first, second, kept["view"]))
+        first, second = saved["first"].astype(np.float32), saved["second"].astype(np.float32)
+        if number % HELD_OUT == 1:
+            held_out.append((first, second, saved["view"]))
         elif sum(len(part[0]) for part in fitted) < MAX_PAIRS:
             fitted.append((first, second))
             used.append(digest)
@@ -130,9 +130,9 @@ def fit_on_images(
     }
     head = replace(head, training=training)
     before = after = None
-    if kept_out:
-        before = rank1(kept_out)
-        after = rank1([(head.apply(a), head.apply(b), view) for a, b, view in kept_out])
+    if held_out:
+        before = rank1(held_out)
+        after = rank1([(head.apply(a), head.apply(b), view) for a, b, view in held_out])
     return FittedHead(head, len(used), skipped, count, before, after)
 
 
@@ -153,17 +153,12 @@ def rank1(parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], NDArra
 def _activations(
     extractor: DIFTExtractor, path: Path, views: int, motions: Sequence[Motion], seed: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    for number, (view0, view1, features0, features1) in enumerate(
-        view_pairs(path, views, seed, motions=motions)
-    ):
-        keep = np.random.default_rng([seed, number]).permutation(len(features0))[:PER_VIEW]
-        yield (
-            _rows(extractor.describe(view0, features0[keep])),
-            _rows(extractor.describe(view1, features1[keep])),
-        )
+    pairs = view_pairs(path, views, seed, motions=motions, per_view=PER_VIEW)
+    for view0, view1, features0, features1 in pairs:
+        yield _rows(extractor.describe(view0, features0)), _rows(extractor.describe(view1, features1))
 
 
-def _keep(file: Path, parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:
+def _save(file: Path, parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:
     empty = np.zeros((0, 0), np.float32)
     sides = [np.concatenate([part[side] for part in parts]) if parts else empty for side in (0, 1)]
     view = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])

@@ -13,7 +13,7 @@ from geomatch.synthetic import Motion, change_light, random_homography, render_v
 from geomatch.types import Features
 
 VIEW_SIZE = (640, 480)
-"""(width, height) of the made views."""
+"""(width, height) of the synthetic views."""
 
 
 def make_views(
@@ -42,7 +42,7 @@ def random_part(
 
 
 def true_pairs(features0: Features, features1: Features, matrix: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(P, 2) indices of oriented keypoints that a homography maps onto each other.
+    """(P, 2) indices of keypoints with scale and orientation that a homography maps onto each other.
 
     Within 2.5 px, a factor 1.6 in scale and 25 degrees in orientation; one-to-one, nearest first.
     """
@@ -76,17 +76,20 @@ def view_pairs(
     max_keypoints: int = 400,
     strengths: Sequence[float] = (1.0,),
     motions: Sequence[Motion] = ("upright", "rotated"),
+    per_view: int | None = None,
 ) -> Iterator[tuple[Image, Image, Features, Features]]:
     """Pairs of views of one image, with SIFT keypoints that correspond row by row.
 
     Args:
         path: the image.
         views: number of pairs; those without a common keypoint are left out.
-        seed: of the views.
-        max_keypoints: detected in each view.
-        strengths: of the change of light, each for a round of the motions.
-        motions: taken in turn.
+        seed: random seed of the views.
+        max_keypoints: limit of the detector in each view.
+        strengths: strengths of the change of light, each for a round of the motions.
+        motions: kinds of motion, one after the other.
+        per_view: take at most so many keypoints of a pair, drawn at random.
     """
+    found = 0
     detector = OpenCVDetector("sift", max_keypoints=max_keypoints)
     pixels = load_image(path).pixels
     for view in range(views):
@@ -96,4 +99,7 @@ def view_pairs(
         features0, features1 = detector.detect(view0), detector.detect(view1)
         pairs = true_pairs(features0, features1, matrix)
         if len(pairs):
+            if per_view is not None:
+                pairs = pairs[np.random.default_rng([seed, found]).permutation(len(pairs))[:per_view]]
+            found += 1
             yield view0, view1, features0[pairs[:, 0]], features1[pairs[:, 1]]

@@ -9,10 +9,8 @@ import numpy as np
 
 from geomatch.errors import ImageError
 from geomatch.files import natural_order
-from geomatch.images import Image, load_image
+from geomatch.images import IMAGE_SUFFIXES, Image, load_image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".webp"})
-"""Files of a folder that count as frames."""
 DEFAULT_RATE = 25.0
 """Frames per second of a folder, and of a file that states none."""
 _MISSING, _MISSING_SHARE = 2, 0.02
@@ -51,9 +49,9 @@ def video_properties(video: Path, limit: int | None = None) -> tuple[int | None,
 
 
 def _images_of(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
+    found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
     if not found:
-        raise ImageError(f"{folder}: no frames there ({', '.join(sorted(SUFFIXES))})")
+        raise ImageError(f"{folder}: no frames there ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [folder / name for name in natural_order(path.name for path in found)]
 
 

@@ -1,13 +1,11 @@
 """OpenAI's ADM (guided-diffusion) checkpoints as stock diffusers models.
 
-Names on the left are those of guided-diffusion's ``UNetModel``, on the right
-those of diffusers' ``UNet2DModel``. The architecture is read from the shapes.
+Names of guided-diffusion's ``UNetModel`` become those of diffusers' ``UNet2DModel``; the architecture is read
+from the shapes.
 """
 
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
-from geomatch.errors import GeomatchError, WeightsError, first_line
-from geomatch.files import sha256_of
+from geomatch.errors import WeightsError, first_line
+from geomatch.files import new_folder, sha256_of
 from geomatch.weights.checkpoint import load_pickled
 
 HEAD_CHANNELS = 64
@@ -53,10 +51,25 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
 
     Raises:
         WeightsError: when the checkpoint is missing, damaged or of another architecture.
-        GeomatchError: when ``out`` has something in it.
+        FileExistsError: when ``out`` has something in it.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise GeomatchError(f"{out} exists already: delete it, or give another folder")
+    with new_folder(out) as folder:
+        unet, heads = _converted(checkpoint, head_channels)
+        unet.save_pretrained(folder)
+        # linear betas, 1000 steps: guided-diffusion's script_util defaults for these models
+        DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").save_pretrained(folder)
+        record = {
+            "source": checkpoint.name,
+            "sha256": sha256_of(checkpoint),
+            "head_channels": heads,
+            "head_channels_given": head_channels is not None,
+        }
+        (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return out
+
+
+def _converted(checkpoint: Path, head_channels: int | None) -> tuple[UNet2DModel, int]:
+    """The checkpoint as a network, and the channels per attention head."""
     state = _read(checkpoint)
     try:
         config = adm_config(state, head_channels)
@@ -64,35 +77,20 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
         with torch.device("meta"):
             unet = UNet2DModel.from_config(config)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:  # names or shapes are not as there
-        raise WeightsError(f"{checkpoint}: no guided-diffusion UNet ({error})") from error
+        raise WeightsError(f"{checkpoint}: no guided-diffusion UNet ({first_line(error)})") from error
     except WeightsError as error:
         raise WeightsError(f"{checkpoint}: {error}") from error
     wanted = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
-    wrong = [name for name in wanted.keys() | renamed.keys() if _shape(renamed, name) != wanted.get(name)]
+    found = {name: tuple(value.shape) for name, value in renamed.items()}
+    wrong = [name for name in wanted.keys() | found.keys() if found.get(name) != wanted.get(name)]
     if wrong:
         name = min(wrong)
         raise WeightsError(
             f"{checkpoint}: not the architecture of guided-diffusion's unconditional models: {len(wrong)} "
-            f"parameters differ, such as {name}: {_shape(renamed, name)} instead of {wanted.get(name)}"
+            f"parameters differ, such as {name}: {found.get(name)} instead of {wanted.get(name)}"
         )
     unet.load_state_dict(renamed, assign=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".") as name:
-        folder = Path(name) / "model"
-        unet.save_pretrained(folder)
-        # linear betas, 1000 steps: guided-diffusion's script_util defaults for these models
-        DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").save_pretrained(folder)
-        record = {
-            "source": checkpoint.name,
-            "sha256": sha256_of(checkpoint),
-            "head_channels": config["attention_head_dim"],
-            "head_channels_given": head_channels is not None,
-        }
-        (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        shutil.move(folder, out)
-    return out
+    return unet, config["attention_head_dim"]
 
 
 def adm_config(state: Mapping[str, Tensor], head_channels: int | None = None) -> dict[str, Any]:
@@ -166,7 +164,7 @@ def rename_adm(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[s
 
 
 def _place(path: str, each: int, state: Mapping[str, Tensor]) -> tuple[str, str]:
-    """Of a parameter's path: diffusers' block, and guided-diffusion's name inside it."""
+    """Split a parameter's path into diffusers' block and guided-diffusion's name inside it."""
     side, first, rest = path.split(".", 2)
     if side == "middle_block":
         places = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
@@ -186,10 +184,6 @@ def _place(path: str, each: int, state: Mapping[str, Tensor]) -> tuple[str, str]
     if slot == "1" and attends:
         return f"up_blocks.{level}.attentions.{position}", part
     return f"up_blocks.{level}.upsamplers.0", part
-
-
-def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(state[name].shape) if name in state else None
 
 
 def _read(checkpoint: Path) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
 """Networks from diffusers folders, of which only the wanted parts are read."""
 
-import json
 import re
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +13,16 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from geomatch.errors import WeightsError, first_line
+from geomatch.weights.folders import FILES, find_weights, read_config
 
-STEM = "diffusion_pytorch_model"
-"""Diffusers' name for the weights of a network."""
-FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.bin")
-"""Where weights are looked for in the folder of a network, in this order."""
 _TOGETHER = 64
 """Tensors read per opening of a file, whose mapped pages stay in memory until it is closed."""
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """A diffusers configuration.
-
-    Raises:
-        WeightsError: when it is missing or no JSON object.
-    """
-    path = folder / name
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: no readable diffusers configuration ({error})") from error
-    if not isinstance(config, dict):
-        raise WeightsError(f"{path}: no readable diffusers configuration (not an object)")
-    return config
-
-
-def find_weights(folder: Path) -> list[Path]:
-    """The files with the weights of the network in ``folder``; empty if there are none.
-
-    Raises:
-        WeightsError: when an index names shards that are missing.
-    """
-    for name in FILES:
-        path = folder / name
-        if not path.is_file():
-            continue
-        if not name.endswith(".index.json"):
-            return [path]
-        index = read_config(folder, name).get("weight_map", {})
-        shards = [folder / shard for shard in sorted(set(index.values()))]
-        missing = [shard.name for shard in shards if not shard.is_file()]
-        if missing:
-            raise WeightsError(f"{folder}: {', '.join(missing)} missing, named in {name}")
-        return shards
-    return []
-
-
 def empty_network(kind: type[Any], folder: Path) -> Any:
-    """The network that ``folder/config.json`` describes, without memory for its parameters.
-
-    Raises:
-        WeightsError: when the description is missing or of something else.
-    """
+    """The network that ``folder/config.json`` describes, without memory for its parameters."""
     config = read_config(folder)
     try:
         with torch.device("meta"), warnings.catch_warnings():
@@ -82,18 +38,13 @@ def fill_network(
 ) -> None:
     """Give an empty network its parameters, ready for inference on the CPU.
 
-    Dropped modules are neither allocated nor read. In their place stands an
-    identity, so that the numbering of blocks stays.
-
     Args:
         network: from `empty_network`.
         folder: with its weights, unless ``file`` is given.
-        dtype: of the parameters.
-        dropped: dotted names of modules.
+        dtype: the parameters' type.
+        dropped: dotted names of modules that are neither allocated nor read; an identity takes the place of
+            each, so that the numbering of blocks stays.
         file: weights that replace the folder's.
-
-    Raises:
-        WeightsError: when a file is missing or damaged, or holds other parameters.
     """
     whole = network.state_dict()
     for name in dropped:
@@ -124,7 +75,7 @@ def fill_network(
 
 
 def load_pickled(path: Path) -> Any:
-    """A torch checkpoint, of which nothing is run; on disk until it is used, if the format allows."""
+    """Read a torch checkpoint without running code from it; on disk until used, if the format allows."""
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
@@ -133,31 +84,32 @@ def _tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """The wanted tensors of a file under their present names; names that no part has go to ``unknown``."""
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as content:
-                names = list(content.keys())
-            for start in range(0, len(names), _TOGETHER):
-                with safe_open(path, framework="pt") as content:
-                    for stored in names[start : start + _TOGETHER]:
-                        name = _present_name(stored, whole)
-                        if name in wanted:
-                            yield name, content.get_tensor(stored)
-                        elif name not in whole:
-                            unknown.append(name)
-        else:
-            loaded = load_pickled(path)
-            for stored, tensor in loaded.items():
-                name = _present_name(stored, whole)
-                if name in wanted:
-                    yield name, tensor
-                elif name not in whole:
-                    unknown.append(name)
+        for stored, read in _entries(path):
+            name = _present_name(stored, whole)
+            if name in wanted:
+                yield name, read()
+            elif name not in whole:
+                unknown.append(name)
     except WeightsError:
         raise
     except Exception as error:  # safetensors and pickle have types of their own
         raise WeightsError(
             f"{path}: damaged or truncated weights ({first_line(error)}); fetch the file again"
         ) from error
+
+
+def _entries(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """Names in a file of weights, and what reads each."""
+    if path.suffix != ".safetensors":
+        for name, tensor in load_pickled(path).items():
+            yield name, partial(Tensor.detach, tensor)
+        return
+    with safe_open(path, framework="pt") as content:
+        names = list(content.keys())
+    for start in range(0, len(names), _TOGETHER):
+        with safe_open(path, framework="pt") as content:
+            for name in names[start : start + _TOGETHER]:
+                yield name, partial(content.get_tensor, name)
 
 
 def _present_name(stored: str, whole: Mapping[str, Tensor]) -> str:

@@ -1,9 +1,7 @@
-"""Where single weight files live, and how they are fetched.
+"""Single files of weights: a path that the user gives, the cache, then the network.
 
-Order: a path that the user gives, the cache, then the network. The cache is
-``$GEOMATCH_HOME``, else ``$XDG_CACHE_HOME/geomatch``, else
-``~/.cache/geomatch``. With ``HF_HUB_OFFLINE=1`` or ``GEOMATCH_OFFLINE=1``
-nothing is downloaded.
+The cache is ``$GEOMATCH_HOME``, else ``$XDG_CACHE_HOME/geomatch``, else ``~/.cache/geomatch``. With
+``HF_HUB_OFFLINE=1`` or ``GEOMATCH_OFFLINE=1`` nothing is downloaded.
 """
 
 import os
@@ -16,7 +14,7 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 from tqdm import tqdm
 
-from geomatch.errors import WeightsError
+from geomatch.errors import WeightsError, first_line
 from geomatch.files import replacing, sha256_of
 
 
@@ -50,22 +48,16 @@ def cache_folder() -> Path:
 
 
 def is_offline() -> bool:
-    """Whether the user forbids downloads."""
+    """True if the user forbids downloads."""
     values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "GEOMATCH_OFFLINE"))
     return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in values)
-
-
-def is_cached(weights: WeightsFile) -> bool:
-    """Whether the file is in the cache already."""
-    return (cache_folder() / weights.file_name).is_file()
 
 
 def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path:
     """The file on disk, downloaded and verified if need be.
 
     Raises:
-        WeightsError: naming the file and how to get it, when it is missing,
-            cannot be fetched or has another checksum.
+        WeightsError: when it is missing, cannot be fetched or has another checksum.
     """
     if path is not None:
         chosen = Path(path).expanduser()
@@ -97,11 +89,11 @@ def _download(weights: WeightsFile, target: Path) -> None:
                 raise OSError("wrong SHA-256")
             part.replace(target)
     except (OSError, HTTPException) as error:
-        raise WeightsError(f"cannot download {weights.file_name} ({error}); {advice}") from error
+        raise WeightsError(f"cannot download {weights.file_name} ({first_line(error)}); {advice}") from error
 
 
 def _fetch(weights: WeightsFile, part: Path) -> None:
-    """Fill ``part``, going on where an earlier attempt at the same version of the file ended."""
+    """Fill ``part``; go on where an earlier attempt at the same version of the file ended."""
     note = part.with_name(part.name + ".etag")
     done = part.stat().st_size if part.is_file() and note.is_file() else 0
     # If-Range: the whole file comes if it is another one by now

@@ -15,7 +15,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether a name has the form ORGANISATION/NAME."""
+    """True if a name has the form ORGANISATION/NAME."""
     return _HUB_ID.fullmatch(model) is not None
 
 
@@ -28,18 +28,12 @@ def hub_folder(
 ) -> Path:
     """A snapshot of a repository on the hub, from its cache if that is complete, else downloaded.
 
-    Downloads show their progress, go on where they were broken off and are
-    checked by huggingface_hub.
-
     Args:
         repository: ORGANISATION/NAME.
         revision: branch, tag or commit; None for the main branch.
         alternatives: lists of file patterns; the next is tried when one leaves files missing.
         missing: what a folder lacks, in words.
-        download: whether the hub may be asked, if the user has not forbidden it.
-
-    Raises:
-        WeightsError: when it cannot be had, with the way out.
+        download: the hub may be asked, if the user has not forbidden it.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -95,11 +89,7 @@ def hub_folder(
 
 
 def transformers_folder(model: str) -> Path:
-    """The folder of a model of transformers: given, in the cache of the hub, or downloaded.
-
-    Raises:
-        WeightsError: when it cannot be had.
-    """
+    """The folder of a model of transformers: given, in the cache of the hub, or downloaded."""
     folder = Path(model).expanduser()
     if folder.is_dir() or not is_hub_id(model):
         lacking = _lacking(folder)

@@ -1,4 +1,4 @@
-"""Text embeddings, computed once per prompt and kept beside the weights."""
+"""Text embeddings, computed once per prompt and cached beside the weights."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from geomatch.errors import MissingDependencyError, WeightsError, first_line, require
 from geomatch.files import fingerprint_of, replacing
 from geomatch.types import checked
-from geomatch.weights.checkpoint import read_config
+from geomatch.weights.folders import read_config
 
 FOLDER = "prompt_embeddings"
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -19,11 +19,7 @@ _KEY = "prompt_embedding"
 
 
 def cached_embedding(folder: Path, prompt: str) -> NDArray[np.float32] | None:
-    """(tokens, D) from the cache beside the weights; None if it is not there or of another text encoder.
-
-    Raises:
-        WeightsError: when the file is damaged.
-    """
+    """(tokens, D) from the cache beside the weights; None if it is not there or of another text encoder."""
     from safetensors import safe_open
 
     path = _path(folder, prompt)
@@ -34,7 +30,7 @@ def cached_embedding(folder: Path, prompt: str) -> NDArray[np.float32] | None:
             made_by = file.metadata()["text_encoder"]
             embedding = file.get_tensor(_KEY)
     except Exception as error:
-        raise WeightsError(f"{path}: damaged prompt embedding ({error}); delete it") from error
+        raise WeightsError(f"{path}: damaged prompt embedding ({first_line(error)}); delete it") from error
     encoder = _fingerprint(folder)
     if encoder is not None and encoder != made_by:
         return None
@@ -44,11 +40,7 @@ def cached_embedding(folder: Path, prompt: str) -> NDArray[np.float32] | None:
 def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
     """(tokens, D), the last hidden state of the pipeline's text encoder, as Stable Diffusion uses it.
 
-    Kept beside the weights if that folder can be written to.
-
-    Raises:
-        MissingDependencyError: when transformers is not installed.
-        WeightsError: when the text encoder or the tokenizer is missing or damaged.
+    Cached beside the weights if that folder can be written to.
     """
     from safetensors.numpy import save_file
 

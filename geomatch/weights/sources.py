@@ -5,13 +5,12 @@ import re
 from pathlib import Path
 
 from geomatch.errors import WeightsError
-from geomatch.weights.checkpoint import FILES, STEM, find_weights, read_config
 from geomatch.weights.download import WeightsFile, cache_folder
+from geomatch.weights.folders import CONFIGS, HEAD_FILE, STEM, missing_files
 from geomatch.weights.hub import hub_folder, is_hub_id
 from geomatch.weights.models import ADM, MODELS
 from geomatch.weights.prompt import TEXT_WEIGHTS
 
-HEAD_FILE = "head.safetensors"
 EMBEDDED = ("dift-tiny",)
 """Models that come with the package."""
 ADM_CHECKPOINT = WeightsFile(
@@ -21,7 +20,6 @@ ADM_CHECKPOINT = WeightsFile(
     sha256=None,  # OpenAI publishes none
 )
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+?)(?:@([\w./-]+))?")
-CONFIGS = [f"{part}config.json" for part in ("", "unet/", "vae/")]
 _SMALL = [*CONFIGS, "model_index.json", "scheduler_config.json", "scheduler/*", HEAD_FILE]
 _SAFE = (f"{STEM}.safetensors", f"{STEM}-*-of-*.safetensors", f"{STEM}.safetensors.index.json")
 _PICKLED = (f"{STEM}.bin",)
@@ -33,17 +31,14 @@ def model_folder(
 ) -> Path:
     """The folder of a model, complete but for its text encoder.
 
-    Looked for in this order: the models that come with the package, a folder
-    of that path, the cache of geomatch, the cache of huggingface_hub, the hub.
+    Looked for in this order: the models that come with the package, a folder of that path, the cache of
+    geomatch, the cache of huggingface_hub, the hub.
 
     Args:
         model: see `DIFTConfig.model`.
-        revision: of a model on the hub.
-        own_unet: whether the UNet's own weights are wanted.
-        download: whether the hub may be asked, if the user has not forbidden it.
-
-    Raises:
-        WeightsError: when it is nowhere, or files of it are missing, naming them.
+        revision: branch, tag or commit of a model on the hub.
+        own_unet: the UNet's own weights are wanted.
+        download: the hub may be asked, if the user has not forbidden it.
     """
     if model in EMBEDDED:
         return Path(str(importlib.resources.files("geomatch.weights") / model))
@@ -66,7 +61,6 @@ def model_folder(
             f"{model}: neither a known model ({', '.join((*EMBEDDED, ADM))}) nor a folder with a diffusers "
             "model nor an id on the hub (ORGANISATION/NAME)"
         )
-
     networks = ("", "unet/", "vae/") if own_unet else ("vae/",)
     kinds = [
         [*_SMALL, *(f"{network}{name}" for network in networks for name in names)]
@@ -81,12 +75,11 @@ def text_encoder_folder(model: str, revision: str | None, folder: Path, download
         return folder
 
     def missing(found: Path) -> list[str]:
-        words = any((found / "tokenizer" / name).is_file() for name in ("vocab.json", "tokenizer.json"))
-        weights = any((found / "text_encoder" / name).is_file() for name in TEXT_WEIGHTS)
+        weights, words = TEXT_WEIGHTS, ("vocab.json", "tokenizer.json")
         return [
-            f"{name} is missing"
-            for name, there in ((f"text_encoder/{TEXT_WEIGHTS[0]}", weights), ("tokenizer/vocab.json", words))
-            if not there
+            f"{part}/{names[0]} is missing"
+            for part, names in (("text_encoder", weights), ("tokenizer", words))
+            if not any((found / part / name).is_file() for name in names)
         ]
 
     kinds = [[*_TOKENIZER, f"text_encoder/{name}"] for name in TEXT_WEIGHTS]
@@ -94,11 +87,7 @@ def text_encoder_folder(model: str, revision: str | None, folder: Path, download
 
 
 def unet_file(name: str, download: bool = True) -> Path:
-    """A file of UNet weights, at a path or as ORG/REPO/FILE or ORG/REPO/FILE@REVISION on the hub.
-
-    Raises:
-        WeightsError: when it is nowhere.
-    """
+    """A file of UNet weights, at a path or as ORG/REPO/FILE or ORG/REPO/FILE@REVISION on the hub."""
     path = Path(name).expanduser()
     if path.is_file():
         return path
@@ -116,30 +105,3 @@ def unet_file(name: str, download: bool = True) -> Path:
 def converted_folder(model: str) -> Path:
     """Where a converted model lies in the cache of geomatch."""
     return cache_folder() / "models" / model
-
-
-def unet_folder(folder: Path) -> Path:
-    """Where the UNet is in a diffusers folder: in ``unet`` of a pipeline, else in the folder itself."""
-    # flat repositories of DDPM have a model_index.json beside the UNet's own config.json
-    indexed = (folder / "model_index.json").is_file() and not (folder / "config.json").is_file()
-    return folder / "unet" if (folder / "unet").is_dir() or indexed else folder
-
-
-def missing_files(folder: Path, own_unet: bool = True) -> list[str]:
-    """What a diffusers folder lacks, in words; empty when it can be loaded."""
-    unet = unet_folder(folder)
-    if not (unet / "config.json").is_file():
-        return [f"no readable diffusers configuration at {unet / 'config.json'}"]
-    networks = [unet] if own_unet else []
-    missing = []
-    if read_config(unet).get("_class_name") == "UNet2DConditionModel":
-        networks.append(folder / "vae")
-        if not (folder / "vae" / "config.json").is_file():
-            missing.append("vae/config.json is missing (the autoencoder of Stable Diffusion)")
-        if not (folder / "scheduler" / "scheduler_config.json").is_file():
-            missing.append("scheduler/scheduler_config.json is missing")
-    for network in networks:
-        if not find_weights(network):
-            name = network.relative_to(folder) / FILES[0]
-            missing.append(f"{name} is missing (nor is there {', '.join(FILES[1:])})")
-    return missing

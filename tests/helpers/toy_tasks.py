@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from geomatch.engine import Lost
+from geomatch.engine import FailedItem
 from geomatch.engine.task import Need
 from geomatch.errors import StoreError, WeightsError
 
@@ -35,13 +35,13 @@ class Toy:
     seconds: float = 0.0
     need: Need = "processor"
 
-    def start(self) -> Callable[[Sequence[int]], list[int | Lost]]:
+    def start(self) -> Callable[[Sequence[int]], list[int | FailedItem]]:
         if self.no_start:
             raise WeightsError("the weights are missing")
         (self.folder / f"started-{os.getpid()}-{time.monotonic_ns()}").touch()
         return lambda block: [self._double(item) for item in block]
 
-    def _double(self, item: int) -> int | Lost:
+    def _double(self, item: int) -> int | FailedItem:
         time.sleep(self.seconds)
         (self.folder / f"tried-{item}-{time.monotonic_ns()}").touch()
         if self.store_fails:
@@ -50,4 +50,4 @@ class Toy:
             os.kill(os.getpid(), signal.SIGKILL)
         if item == self.raises_once and once(self.folder, "raised"):
             raise ValueError("bad luck")
-        return Lost("negative") if item < 0 else 2 * item
+        return FailedItem("negative") if item < 0 else 2 * item

@@ -7,14 +7,14 @@ an older file up to date on opening it.
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.colmap.doctor.findings import Finding, Photo, Problem, Tally, columns
+from geomatch.collection.components import components
+from geomatch.colmap.doctor.findings import Finding, Photo, Tally, columns
 from geomatch.colmap.doctor.keypoints import check_descriptors, check_keypoints
 from geomatch.colmap.doctor.pairs import Edge, check_geometries, check_matches
 from geomatch.colmap.sqlite import reading
@@ -37,12 +37,12 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error; warnings and notes may be there."""
+        """True if there is no error; there may be warnings and notes."""
         return all(finding.severity != "error" for finding in self.findings)
 
 
 def check_database(path: Path, images: Path | None = None) -> CheckReport:
-    """Examine the database ``path``; with the folder ``images`` its files' sizes too.
+    """Examine the database ``path``, and its files' sizes if the folder ``images`` is given.
 
     Raises:
         GeomatchError: when it cannot be read as a COLMAP database.
@@ -57,9 +57,7 @@ def format_report(report: CheckReport) -> str:
     """The report for a terminal: what is there, then one line per finding."""
     lines = [", ".join(f"{number} {what}" for what, number in report.counts.items())]
     lines += [f"{finding.severity:<7} {finding.message}" for finding in report.findings]
-    if not report.findings:
-        lines.append("nothing known to be wrong")
-    return "\n".join(lines)
+    return "\n".join(lines if report.findings else [*lines, "nothing known to be wrong"])
 
 
 def _examined(connection: sqlite3.Connection, folder: Path | None) -> CheckReport:
@@ -74,18 +72,18 @@ def _examined(connection: sqlite3.Connection, folder: Path | None) -> CheckRepor
     numbers = check_keypoints(connection, photos, tally)
     descriptors = check_descriptors(connection, photos, numbers, tally)
     configurations: Counter[str] = Counter()
-    matched = _Graph(check_matches(connection, photos, numbers, tally))
-    verified = _Graph(check_geometries(connection, photos, numbers, tally, configurations))
+    matched = list(check_matches(connection, photos, numbers, tally))
+    verified = list(check_geometries(connection, photos, numbers, tally, configurations))
     _check_graph(photos, numbers, matched, verified, tally)
     counts = {
         "cameras": len(sizes),
         "images": len(photos),
         "keypoints": sum(numbers.values()),
         "descriptors": descriptors,
-        "pairs with matches": matched.pairs,
-        "matches": matched.matches,
-        "verified pairs": verified.pairs,
-        "inlier matches": verified.matches,
+        "pairs with matches": len(matched),
+        "matches": sum(edge.matches for edge in matched),
+        "verified pairs": len(verified),
+        "inlier matches": sum(edge.matches for edge in verified),
         **{f"pairs {name}": configurations[name] for name in sorted(configurations)},
     }
     return CheckReport(counts, tally.findings())
@@ -98,29 +96,23 @@ def _check_cameras(connection: sqlite3.Connection, tally: Tally) -> dict[int, tu
         "SELECT camera_id, model, width, height, params, prior_focal_length FROM cameras"
     ):
         name = f"camera {camera_id}"
-        sizes[camera_id] = (width, height)
         if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-            tally.add(
-                Problem("error", "camera", "width and height must be positive"),
-                f"{name}, {width} x {height}",
-            )
             sizes[camera_id] = None
+            tally.add("error", "camera", "width and height must be positive", f"{name}, {width} x {height}")
             continue
+        sizes[camera_id] = (width, height)
         if not (isinstance(model, int) and 0 <= model < len(_CAMERA_PARAMS)):
-            tally.add(Problem("warning", "camera", "the camera model is not known here"), f"{name}, {model}")
+            tally.add("warning", "camera", "the camera model is not known here", f"{name}, {model}")
             continue
-        if not isinstance(params, bytes) or len(params) != 8 * _CAMERA_PARAMS[model]:
+        got = len(params) if isinstance(params, bytes) else 0
+        if got != 8 * _CAMERA_PARAMS[model]:
             text = "parameters have another length than the camera model's; write float64"
-            got = len(params) if isinstance(params, bytes) else 0
-            tally.add(
-                Problem("error", "camera", text), f"{name}, {got} bytes for {_CAMERA_PARAMS[model]} numbers"
-            )
-            continue
-        if model != _EQUIRECTANGULAR:
+            tally.add("error", "camera", text, f"{name}, {got} bytes for {_CAMERA_PARAMS[model]} numbers")
+        elif model != _EQUIRECTANGULAR:
             _check_intrinsics(name, model, np.frombuffer(params, "<f8"), (width, height), tally)
             if not prior:
                 text = "the focal length is only a guess (prior_focal_length 0); give it when it is known"
-                tally.add(Problem("note", "camera", text), name)
+                tally.add("note", "camera", text, name)
     return sizes
 
 
@@ -128,16 +120,16 @@ def _check_intrinsics(
     name: str, model: int, params: NDArray[np.float64], size: tuple[int, int], tally: Tally
 ) -> None:
     if not np.isfinite(params).all():
-        tally.add(Problem("error", "camera", "parameters are NaN or infinite"), name)
+        tally.add("error", "camera", "parameters are NaN or infinite", name)
         return
     count = 2 if model in _TWO_FOCAL_LENGTHS else 1
     focal, centre = params[:count], params[count : count + 2]
     if (focal <= 0).any() or (focal > 10 * max(size)).any():
         text = "the focal length is absurd (0 or less, or over 10 times the longer side); it is in pixels"
-        tally.add(Problem("warning", "camera", text), f"{name}, {focal[0]:g}")
+        tally.add("warning", "camera", text, f"{name}, {focal[0]:g}")
     if (centre < 0).any() or (centre > size).any():
         text = "the principal point lies outside the image; look at the order of parameters of the model"
-        tally.add(Problem("warning", "camera", text), f"{name}, {centre[0]:g} {centre[1]:g}")
+        tally.add("warning", "camera", text, f"{name}, {centre[0]:g} {centre[1]:g}")
 
 
 def _check_images(
@@ -149,17 +141,15 @@ def _check_images(
         photos[image_id] = Photo(name, sizes.get(camera_id))
         cameras[image_id] = camera_id
         if camera_id not in sizes:
-            text = "the image's camera does not exist"
-            tally.add(Problem("error", "image", text), f"{name}, camera {camera_id}")
+            tally.add("error", "image", "the image's camera does not exist", f"{name}, camera {camera_id}")
         if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():
-            text = "names must be relative to the folder of images"
-            tally.add(Problem("warning", "image", text), name)
+            tally.add("warning", "image", "names must be relative to the folder of images", name)
         elif "\\" in name:
             text = "names hold a backslash; COLMAP separates folders by / on every system"
-            tally.add(Problem("warning", "image", text), name)
+            tally.add("warning", "image", text, name)
         elif any(letter.isspace() for letter in name):
             text = "names hold spaces, on which COLMAP's lists of pairs silently fail; match without a list"
-            tally.add(Problem("note", "image", text), name)
+            tally.add("note", "image", text, name)
     return photos, cameras
 
 
@@ -178,92 +168,71 @@ def _check_frames(
     for image_id, photo in photos.items():
         if image_id not in framed:
             text = "the image has no frame though others have one, on which mappers fail; add a frame to each"
-            tally.add(Problem("error", "image", text), photo.name)
+            tally.add("error", "image", text, photo.name)
         elif framed[image_id] != cameras[image_id]:
             text = "the image's frame is of another camera; write the image's own in frame_data.sensor_id"
-            tally.add(Problem("error", "image", text), photo.name)
+            tally.add("error", "image", text, photo.name)
 
 
 def _check_file(folder: Path, photo: Photo, tally: Tally) -> None:
     file = folder / photo.name
     if not os.path.isfile(file):
-        tally.add(Problem("warning", "image", f"no such file in {folder}"), photo.name)
+        tally.add("warning", "image", f"no such file in {folder}", photo.name)
         return
     try:
         size = raw_size(file)
     except ImageError:
-        tally.add(Problem("warning", "image", "the file is not a readable image"), photo.name)
+        tally.add("warning", "image", "the file is not a readable image", photo.name)
         return
     if photo.size is None or size == photo.size:
         return
-    case = f"{photo.name}, camera {photo.size[0]} x {photo.size[1]}, file {size[0]} x {size[1]}"
+    text = (
+        "the file has another size than its camera; give the original images, or scale camera and keypoints"
+    )
     if size == photo.size[::-1]:
         text = (
             "width and height are exchanged: the image was rotated by its EXIF orientation before "
             "keypoints were found, COLMAP reads pixels as they are stored; extract again without rotation"
         )
-    else:
-        text = (
-            "the file has another size than its camera; give the original images, "
-            "or scale camera and keypoints"
-        )
-    tally.add(Problem("error", "image", text), case)
+    case = f"{photo.name}, camera {photo.size[0]} x {photo.size[1]}, file {size[0]} x {size[1]}"
+    tally.add("error", "image", text, case)
 
 
-class _Graph:
-    """Images joined by pairs."""
-
-    def __init__(self, edges: Iterable[Edge]) -> None:
-        self.pairs = self.matches = self.used = 0
-        self.images: set[int] = set()
-        self._parent: dict[int, int] = {}
-        for edge in edges:
-            self.pairs += 1
-            self.matches += edge.matches
-            self.images.update(edge.image_ids)
-            if edge.used:
-                self.used += 1
-                self._parent[self._root(edge.image_ids[0])] = self._root(edge.image_ids[1])
-
-    def _root(self, image_id: int) -> int:
-        parent = self._parent
-        while parent.setdefault(image_id, image_id) != image_id:
-            parent[image_id] = image_id = parent[parent[image_id]]
-        return image_id
-
-    def components(self) -> list[int]:
-        """Numbers of images that hang together by used pairs, largest first."""
-        return sorted(Counter(map(self._root, list(self._parent))).values(), reverse=True)
+def _groups(edges: list[Edge]) -> list[int]:
+    """Numbers of images that are connected by edges, largest first."""
+    ids, places = np.unique([edge.image_ids for edge in edges], return_inverse=True)
+    return sorted(Counter(components(len(ids), [places.reshape(-1, 2)]).tolist()).values(), reverse=True)
 
 
 def _check_graph(
-    photos: dict[int, Photo], numbers: dict[int, int], matched: _Graph, verified: _Graph, tally: Tally
+    photos: dict[int, Photo], numbers: dict[int, int], matched: list[Edge], verified: list[Edge], tally: Tally
 ) -> None:
+    paired = {image_id for edge in (*matched, *verified) for image_id in edge.image_ids}
     for image_id, photo in photos.items():
         if not numbers.get(image_id):
-            tally.add(Problem("warning", "image", "no keypoints; extract features"), photo.name)
-        elif image_id not in matched.images and image_id not in verified.images:
-            tally.add(
-                Problem("note", "image", "no match with any other image; it cannot be placed"), photo.name
-            )
+            tally.add("warning", "image", "no keypoints; extract features", photo.name)
+        elif image_id not in paired:
+            tally.add("note", "image", "no match with any other image; it cannot be placed", photo.name)
+    used = [edge for edge in verified if edge.used]
+    text = ""
     if not photos:
-        tally.add(Problem("warning", "", "there are no images; import them first"))
-    elif not matched.pairs and not verified.pairs:
-        tally.add(Problem("warning", "", "there are no matches; match the images before mapping"))
-    elif not verified.pairs:
+        text = "there are no images; import them first"
+    elif not matched and not verified:
+        text = "there are no matches; match the images before mapping"
+    elif not verified:
         text = (
             "there are matches but no verified pairs, and mappers use only these ('No images with matches "
             "found'); run geometric verification (pycolmap.geometric_verification)"
         )
-        tally.add(Problem("warning", "", text))
-    elif not verified.used:
+    elif not used:
         text = "no verified pair has 15 inliers and a configuration that mappers use; there will be no model"
-        tally.add(Problem("warning", "", text))
-    sizes = (verified if verified.used else matched).components()
+    if text:
+        tally.add("warning", "", text)
+    sizes = _groups(used or matched)
     if len(sizes) > 1:
         shown = ", ".join(map(str, sizes[:10])) + (", ..." if len(sizes) > 10 else "")
         text = (
             f"the images fall into {len(sizes)} groups that no pair joins (of {shown} images), and so into "
             "as many models at least; match more pairs between them"
         )
-        tally.add(Problem("note", "", text))
+        tally.add("note", "", text)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Severity = Literal["error", "warning", "note"]
 Array = NDArray[Any]
 SHOWN = 3
-IMAGE_GONE = "the image of {} does not exist; delete these rows"
+"""Cases of a problem that are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +32,23 @@ class Photo(NamedTuple):
     """(width, height); None when the camera is missing."""
 
 
-class Problem(NamedTuple):
-    """What `Tally` counts."""
-
-    severity: Severity
-    subject: str
-    """What one case is, such as "image" or "pair in matches"; empty for the database as a whole."""
-    text: str
-
-
 @dataclass(slots=True)
 class Tally:
-    """Cases of each problem; the first ones by name."""
+    """Counts the cases of each problem, and holds the first ones by name."""
 
-    number: Counter[Problem] = field(default_factory=Counter)
-    first: dict[Problem, list[str]] = field(default_factory=dict)
+    number: Counter[tuple[Severity, str, str]] = field(default_factory=Counter)
+    first: dict[tuple[Severity, str, str], list[str]] = field(default_factory=dict)
 
-    def add(self, problem: Problem, case: str = "") -> None:
-        """Count one more."""
+    def add(self, severity: Severity, subject: str, text: str, case: str = "") -> None:
+        """Count one more case.
+
+        Args:
+            severity: of the problem.
+            subject: what a case is, such as "image" or "pair in matches"; empty for the whole database.
+            text: what is wrong, and what to do.
+            case: names the case.
+        """
+        problem = severity, subject, text
         self.number[problem] += 1
         shown = self.first.setdefault(problem, [])
         if case and len(shown) < SHOWN:
@@ -57,18 +56,16 @@ class Tally:
 
     def findings(self) -> tuple[Finding, ...]:
         """Errors first."""
-
-        def line(problem: Problem) -> str:
-            count, cases = self.number[problem], self.first[problem]
-            if not problem.subject:
-                return problem.text
-            named = f" ({'; '.join(cases)}{'; ...' if count > len(cases) else ''})" if cases else ""
-            noun, *where = problem.subject.split()
-            subject = " ".join([noun if count == 1 else noun + "s", *where])
-            return f"{count} {subject}{named}: {problem.text}"
-
+        found = []
+        for problem, count in self.number.items():
+            severity, subject, text = problem
+            if subject:
+                cases = self.first[problem]
+                named = f" ({'; '.join(cases)}{'; ...' if count > len(cases) else ''})" if cases else ""
+                noun, *where = subject.split()
+                text = f"{count} {' '.join([noun if count == 1 else noun + 's', *where])}{named}: {text}"
+            found.append(Finding(severity, text))
         order: tuple[Severity, ...] = ("error", "warning", "note")
-        found = [Finding(problem.severity, line(problem)) for problem in self.number]
         return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
 
 

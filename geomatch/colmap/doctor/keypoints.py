@@ -5,77 +5,59 @@ from collections import Counter
 
 import numpy as np
 
-from geomatch.colmap.doctor.findings import (
-    IMAGE_GONE,
-    Array,
-    Photo,
-    Problem,
-    Tally,
-    columns,
-    decoded,
-    lengths,
-)
+from geomatch.colmap.doctor.findings import Array, Photo, Tally, columns, decoded, lengths
 
 ENOUGH = 20
 """Numbers that share a rare property by chance with a probability below one in a million."""
-_NO_HALF = Problem(
-    "warning",
-    "image",
-    "all keypoints have integer coordinates; COLMAP's pixel centres lie at .5, so that half a pixel was "
-    "probably forgotten: add 0.5 to x and y",
-)
-_ALL_HALF = Problem(
-    "note",
-    "",
-    "all keypoints have coordinates ending in .5, as a correct export of whole pixels gives; "
-    "a detector with subpixel accuracy would be more exact",
-)
-_HALF_PRECISION = Problem(
-    "warning",
-    "image",
-    "keypoints were stored as float16, which keeps steps of 1 pixel above 1024 and 2 above 2048; "
-    "extract again and store float32 (hloc: as_half=False)",
-)
+IMAGE_GONE = "the image of {} does not exist; delete these rows"
 
 
 def check_keypoints(connection: sqlite3.Connection, photos: dict[int, Photo], tally: Tally) -> dict[int, int]:
-    """Examine every row of keypoints; how many each image has."""
+    """Examine every row of keypoints; return the number of each image's."""
     numbers: dict[int, int] = {}
     endings: Counter[str] = Counter()
     for image_id, rows, cols, data in connection.execute("SELECT image_id, rows, cols, data FROM keypoints"):
         numbers[image_id] = max(rows, 0) if isinstance(rows, int) else 0
         photo = photos.get(image_id)
         if photo is None:
-            tally.add(Problem("warning", "row", IMAGE_GONE.format("keypoints")), f"image_id {image_id}")
+            tally.add("warning", "row", IMAGE_GONE.format("keypoints"), f"image_id {image_id}")
             continue
         table = decoded(rows, cols, data, "<f4")
         if table is None:
             problem = "keypoints have another length than rows x columns x 4 bytes; write float32"
-            tally.add(Problem("error", "image", problem), f"{photo.name}, {lengths(rows, cols, data)}")
+            tally.add("error", "image", problem, f"{photo.name}, {lengths(rows, cols, data)}")
             continue
         if not len(table):
             continue
         if cols not in (2, 4, 6):
             problem = "COLMAP reads keypoints of 2, 4 or 6 columns only; write x and y"
-            tally.add(Problem("error", "image", problem), f"{photo.name}, {cols} columns")
+            tally.add("error", "image", problem, f"{photo.name}, {cols} columns")
         if cols >= 2:
             endings[_check_points(table, photo, tally)] += 1
     judged = endings.total() - endings["too few"]
     if judged and endings["half"] == judged:
-        tally.add(_ALL_HALF)
+        text = (
+            "all keypoints have coordinates ending in .5, as a correct export of whole pixels gives; "
+            "a detector with subpixel accuracy would be more exact"
+        )
+        tally.add("note", "", text)
     return numbers
 
 
 def _check_points(table: Array, photo: Photo, tally: Tally) -> str:
-    """Examine an image's keypoints; how their coordinates end: integer, half, other or too few."""
+    """Examine an image's keypoints; return how their coordinates end: integer, half, other or too few."""
     if not np.isfinite(table).all():
-        tally.add(Problem("error", "image", "keypoints are NaN or infinite; drop them"), photo.name)
+        tally.add("error", "image", "keypoints are NaN or infinite; drop them", photo.name)
         table = table[np.isfinite(table).all(axis=1)]
     points = table[:, :2].astype(np.float64)
     if photo.size is not None:
         _check_inside(points, np.array(photo.size, np.float64), photo.name, tally)
         if max(photo.size) > 1024 and any(_is_float16(points.ravel() - shift) for shift in (0.0, 0.5)):
-            tally.add(_HALF_PRECISION, photo.name)
+            text = (
+                "keypoints were stored as float16, which keeps steps of 1 pixel above 1024 and 2 above 2048; "
+                "extract again and store float32 (hloc: as_half=False)"
+            )
+            tally.add("warning", "image", text, photo.name)
     if len(points) < ENOUGH // 2:
         return "too few"
     fraction = points % 1
@@ -83,7 +65,11 @@ def _check_points(table: Array, photo: Photo, tally: Tally) -> str:
         return "half"
     if (fraction == 0).all():
         if not _is_centred_grid(points, photo.size):
-            tally.add(_NO_HALF, photo.name)
+            text = (
+                "all keypoints have integer coordinates; COLMAP's pixel centres lie at .5, so that half a "
+                "pixel was probably forgotten: add 0.5 to x and y"
+            )
+            tally.add("warning", "image", text, photo.name)
         return "integer"
     return "other"
 
@@ -91,22 +77,21 @@ def _check_points(table: Array, photo: Photo, tally: Tally) -> str:
 def _check_inside(points: Array, size: Array, name: str, tally: Tally) -> None:
     outside = int(((points < 0) | (points > size)).any(axis=1).sum())
     if outside:
-        turned = not ((points < 0) | (points > size[::-1])).any()
-        if turned:
+        if not ((points < 0) | (points > size[::-1])).any():
             problem = "keypoints lie outside the image, but inside when x and y are exchanged; write x first"
-            tally.add(Problem("error", "image", problem), name)
+            tally.add("error", "image", problem, name)
         else:
             problem = (
                 "keypoints lie outside the image; coordinates must be those of the original image "
                 "that the camera describes, not of a reduced or rotated one"
             )
-            tally.add(Problem("warning", "image", problem), f"{name}, {outside} of {len(points)}")
+            tally.add("warning", "image", problem, f"{name}, {outside} of {len(points)}")
     elif len(points) >= ENOUGH and size.min() > 16 and points.max() <= 1:
-        tally.add(Problem("error", "image", "all keypoints lie within 0 and 1; write pixels"), name)
+        tally.add("error", "image", "all keypoints lie within 0 and 1; write pixels", name)
 
 
 def _is_float16(values: Array) -> bool:
-    """Whether the numbers have the steps of float16, coarser where they are large, and no others."""
+    """True if the numbers have the steps of float16, coarser where they are large, and no others."""
     with np.errstate(over="ignore"):
         if not (values.astype(np.float16) == values).all():
             return False
@@ -117,7 +102,7 @@ def _is_float16(values: Array) -> bool:
 
 
 def _is_centred_grid(points: Array, size: tuple[int, int] | None) -> bool:
-    """Whether integers are right: centres of cells of an even number of pixels."""
+    """True if integers are right: centres of cells of an even number of pixels."""
     low, high = points.min(axis=0), points.max(axis=0)
     if np.abs([low, high]).max() > 2**31:
         return False
@@ -130,7 +115,7 @@ def _is_centred_grid(points: Array, size: tuple[int, int] | None) -> bool:
 def check_descriptors(
     connection: sqlite3.Connection, photos: dict[int, Photo], numbers: dict[int, int], tally: Tally
 ) -> int:
-    """Examine every row of descriptors but for their numbers; how many there are."""
+    """Examine every row of descriptors but for their values; return their number."""
     present = columns(connection, "descriptors")
     if not present:
         return 0
@@ -141,20 +126,20 @@ def check_descriptors(
     ):
         photo = photos.get(image_id)
         if photo is None:
-            tally.add(Problem("warning", "row", IMAGE_GONE.format("descriptors")), f"image_id {image_id}")
+            tally.add("warning", "row", IMAGE_GONE.format("descriptors"), f"image_id {image_id}")
             continue
         if not (isinstance(rows, int) and isinstance(cols, int) and length == rows * cols):
             problem = "descriptors have another length than rows x columns bytes; write uint8"
-            tally.add(Problem("error", "image", problem), f"{photo.name}, {length} bytes for {rows} x {cols}")
+            tally.add("error", "image", problem, f"{photo.name}, {length} bytes for {rows} x {cols}")
             continue
         total += rows
         if rows != numbers.get(image_id, 0):
             problem = "descriptors and keypoints differ in number; write both from one extraction"
-            tally.add(Problem("error", "image", problem), photo.name)
+            tally.add("error", "image", problem, photo.name)
         if rows and (type_ == -1 or (type_ == 0 and cols != 128)):
             problem = (
                 "descriptors are not SIFT's 128 bytes, on which COLMAP's matchers abort the process; "
                 "do not call them on it, write matches instead"
             )
-            tally.add(Problem("warning", "image", problem), f"{photo.name}, {cols} bytes each")
+            tally.add("warning", "image", problem, f"{photo.name}, {cols} bytes each")
     return total

@@ -8,24 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geomatch.colmap.conventions import CONFIGURATIONS, PAIR_BASE
-from geomatch.colmap.doctor.findings import (
-    SHOWN,
-    Array,
-    Photo,
-    Problem,
-    Severity,
-    Tally,
-    columns,
-    decoded,
-    lengths,
-)
+from geomatch.colmap.doctor.findings import SHOWN, Array, Photo, Severity, Tally, columns, decoded, lengths
 
 _MINUS_ONE = 2**32 - 1
 _INT16_BELOW_ZERO = 2**32 - 2**15
 _IGNORES_UNDEFINED = 4_020_000
 """COLMAP's first schema whose mappers ignore pairs of configuration 0."""
 _MIN_INLIERS = 15
-"""Of a pair that COLMAP's mappers use, by default."""
+"""Fewest inliers of a pair that COLMAP's mappers use, by default."""
 
 
 class Edge(NamedTuple):
@@ -34,7 +24,7 @@ class Edge(NamedTuple):
     image_ids: tuple[int, int]
     matches: int
     used: bool
-    """Whether mappers use it."""
+    """True if mappers use it."""
 
 
 class _Pairs:
@@ -49,10 +39,10 @@ class _Pairs:
         self.reusing_first: list[str] = []
 
     def add(self, severity: Severity, text: str, case: str) -> None:
-        self.tally.add(Problem(severity, f"pair in {self.table}", text), case)
+        self.tally.add(severity, f"pair in {self.table}", text, case)
 
     def ids(self, pair_id: Any) -> tuple[tuple[int, int], str] | None:
-        """Both images and what to call the pair; None when they are no images."""
+        """Both images and the pair's name; None when an image does not exist."""
         id0, id1 = divmod(pair_id, PAIR_BASE) if isinstance(pair_id, int) else (-1, -1)
         if id0 not in self.photos or id1 not in self.photos:
             text = "an image does not exist; pair_id must be 2147483647 * smaller image_id + larger"
@@ -65,7 +55,7 @@ class _Pairs:
         return (id0, id1), label
 
     def indices(self, ids: tuple[int, int], label: str, rows: Any, cols: Any, data: Any) -> int:
-        """Examine a pair's matches; how many there are."""
+        """Examine a pair's matches; return their number."""
         matches = decoded(rows, cols, data, "<u4")
         if matches is None:
             text = "matches have another length than rows x columns x 4 bytes; write uint32"
@@ -118,7 +108,7 @@ class _Pairs:
                 self.reusing_first.append(f"{label}, {reused} of {len(matches)}")
 
     def finish(self) -> None:
-        """Report what concerns the whole table."""
+        """Report keypoints with several matches, as a share of the whole table."""
         share = 100 * self.reused / max(self.matches, 1)
         text = (
             f"keypoints have several matches in one image ({share:.2g} % of all matches), which cannot all "
@@ -136,7 +126,7 @@ def _repeated(values: Array) -> Array:
 def check_matches(
     connection: sqlite3.Connection, photos: dict[int, Photo], numbers: dict[int, int], tally: Tally
 ) -> Iterator[Edge]:
-    """Examine every row of matches; the pairs that have some."""
+    """Examine every row of matches; yield the pairs that have some."""
     pairs = _Pairs("matches", photos, numbers, tally)
     for pair_id, rows, cols, data in connection.execute("SELECT pair_id, rows, cols, data FROM matches"):
         known = pairs.ids(pair_id)
@@ -153,7 +143,7 @@ def check_geometries(
     tally: Tally,
     configurations: Counter[str],
 ) -> Iterator[Edge]:
-    """Examine every two-view geometry; the pairs that have inliers. ``configurations`` are counted."""
+    """Examine every two-view geometry and count ``configurations``; yield the pairs that have inliers."""
     present = columns(connection, "two_view_geometries")
     if not present:
         return
@@ -206,7 +196,7 @@ def _check_configuration(config: int, version: int, label: str, pairs: _Pairs) -
 
 
 def _blank(blobs: list[bytes | None]) -> str:
-    """Whether the matrices that are there say nothing: identity, zero, or none of these."""
+    """Name the matrices if they say nothing: ``identity`` or ``zero``."""
     there = [np.frombuffer(blob, "<f8").reshape(3, 3) for blob in blobs if blob]
     if there and all(not matrix.any() for matrix in there):
         return "zero"
@@ -226,10 +216,10 @@ def _check_kinds(kinds: Counter[int], blank: Counter[str], tally: Tally) -> None
             "was verified, wrong matches count as right; empty two_view_geometries and run geometric "
             "verification"
         )
-        tally.add(Problem("warning", "", text))
+        tally.add("warning", "", text)
     if set(kinds) <= {4, 5, 6}:
         text = (
             f"all {total} verified pairs are planar or panoramic, which global mapping does not use; "
             "use incremental mapping, or take photographs from different places"
         )
-        tally.add(Problem("note", "", text))
+        tally.add("note", "", text)

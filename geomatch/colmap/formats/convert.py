@@ -1,4 +1,4 @@
-"""Other formats than the database, in and out, by what lies at a path."""
+"""Correspondences in other formats than the database, written and read."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +20,8 @@ from geomatch.files import new_folder
 from geomatch.types import Features
 
 Format = Literal["text", "hloc", "npz"]
-FORMATS: tuple[Format, ...] = ("text", "hloc", "npz")
+UNREADABLE = "images that cannot be read"
+"""Counted by `write_correspondences`."""
 
 
 def write_correspondences(
@@ -44,7 +45,7 @@ def write_correspondences(
     """
     writers = {"text": text.write, "hloc": hloc.write, "npz": npz.write}
     sizes, unreadable = image_sizes(images, correspondences.features, "auto")
-    skipped = {"images that cannot be read": len(unreadable)} if unreadable else {}
+    skipped = {UNREADABLE: len(unreadable)} if unreadable else {}
     with new_folder(folder) as temporary:
         writers[form](_checked(correspondences, sizes, skipped), temporary)
     return skipped
@@ -79,7 +80,7 @@ def _checked(
 
 
 def read_correspondences(path: Path, images: Path) -> Correspondences:
-    """What another program, or `write_correspondences`, has left.
+    """Read what another program, or `write_correspondences`, wrote.
 
     Args:
         path: a COLMAP database, or a folder with the files of `write_correspondences`, or an h5 file of
@@ -87,7 +88,7 @@ def read_correspondences(path: Path, images: Path) -> Correspondences:
         images: the folder of images, whose sizes text files do not hold.
 
     Raises:
-        FeaturesError: when nothing is known there, or it makes no sense.
+        FeaturesError: when there is no such format, or the files make no sense.
     """
     if path.is_file():
         with path.open("rb") as stream:

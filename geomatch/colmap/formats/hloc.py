@@ -1,9 +1,8 @@
 """The h5 files of hloc (Hierarchical-Localization): features, matches and a list of pairs.
 
-Pixel centres are whole numbers in them, as with us; hloc adds the half itself
-when it writes a database. Coordinates are written as float32, indices as
-int32. The matches' groups are named by image names with ``/`` replaced by
-``-``, which may collide; then nothing is written.
+Pixel centres are whole numbers in them, as with us; hloc adds the half itself when it writes a database.
+Coordinates are written as float32, indices as int32. The matches' groups are named by image names with ``/``
+replaced by ``-``, which may collide; then nothing is written.
 """
 
 from collections.abc import Iterator
@@ -67,7 +66,7 @@ def write(correspondences: Correspondences, folder: Path) -> None:
 
 
 def _keys(names: list[str]) -> dict[str, str]:
-    """Image names by the names that hloc gives them in the matches file."""
+    """Image names by hloc's names in the matches file."""
     keys: dict[str, str] = {}
     for name in names:
         other = keys.setdefault(name.replace("/", "-"), name)
@@ -79,11 +78,7 @@ def _keys(names: list[str]) -> dict[str, str]:
 
 
 def matches_beside(features: Path) -> Path:
-    """The file of matches in the folder of a file of features.
-
-    Raises:
-        FeaturesError: when there is none, or more than one.
-    """
+    """The file of matches beside a file of features; raises `FeaturesError` unless there is exactly one."""
     usual = features.with_name("matches.h5")
     found = [usual] if usual.is_file() else sorted(features.parent.glob("*matches*.h5"))
     if len(found) != 1:
@@ -139,7 +134,7 @@ def read(features: Path, matches: Path, images: Path) -> Correspondences:
 
 @contextmanager
 def _opened(path: Path, trouble: str = "no h5 file of hloc, or damaged") -> Iterator[Any]:
-    """A file to read; what goes wrong in the block is an error that names it."""
+    """Open a file to read; what goes wrong in the block is an error that names it."""
     try:
         with _h5py().File(path, "r") as file:
             yield file
@@ -181,7 +176,7 @@ def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterato
 
 
 def _groups(file: Any, path: Path, keys: dict[str, str]) -> Iterator[tuple[str, str, Any]]:
-    """Both names of each pair, as the file spells them, and its group."""
+    """Yield both names of each pair, as the file spells them, and its group."""
     for key in file:
         if "matches0" not in file[key]:
             for other in file[key]:

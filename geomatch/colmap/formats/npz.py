@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
-from geomatch.errors import FeaturesError
+from geomatch.errors import FeaturesError, first_line
 from geomatch.types import Features, Matches
 
 
@@ -32,7 +32,9 @@ def read(folder: Path) -> Correspondences:
         images = [str(name) for name in content["images"]]
         pairs = [(str(a), str(b)) for a, b in content["pairs"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FeaturesError(f"{path}: no list of images and pairs of geomatch ({error})") from error
+        raise FeaturesError(
+            f"{path}: no list of images and pairs of geomatch ({first_line(error)})"
+        ) from error
 
     def matches() -> Iterator[MatchedPair]:
         for number, (a, b) in enumerate(pairs):

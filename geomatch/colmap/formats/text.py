@@ -1,7 +1,6 @@
 """COLMAP's text files: features of one image per file, and a list of matches.
 
-``feature_importer`` accepts 128 descriptor columns only, so that each keypoint gets as many zeros:
-the matches come with it.
+``feature_importer`` accepts 128 descriptor columns only, so each keypoint gets as many zeros.
 """
 
 from collections.abc import Iterator
@@ -11,21 +10,17 @@ import numpy as np
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
 from geomatch.colmap.conventions import from_colmap, to_colmap
-from geomatch.errors import FeaturesError
+from geomatch.errors import FeaturesError, first_line
 from geomatch.images import raw_size
 from geomatch.types import Features, Matches
 
 COLUMNS = 128
-"""Of descriptors; the importer ends on any other number."""
+"""Columns of descriptors; the importer aborts on any other number."""
 _ZEROS = " 0" * COLUMNS + "\n"
 
 
 def write(correspondences: Correspondences, folder: Path) -> None:
-    """Write ``features/<name>.txt`` and ``matches.txt``.
-
-    Raises:
-        FeaturesError: for names with spaces, which the match list cannot hold.
-    """
+    """Write ``features/<name>.txt`` and ``matches.txt``; raises `FeaturesError` for names with spaces."""
     spaced = [name for name in correspondences.features if len(name.split()) != 1]
     if spaced:
         raise FeaturesError(
@@ -66,7 +61,9 @@ def read(folder: Path, images: Path) -> Correspondences:
             if len(table) != count:
                 raise ValueError(f"{len(table)} rows, {count} are announced")
         except (ValueError, IndexError, OSError) as error:
-            raise FeaturesError(f"{path}: no features of COLMAP's text format ({error})") from error
+            raise FeaturesError(
+                f"{path}: no features of COLMAP's text format ({first_line(error)})"
+            ) from error
         # the scale of the text file has another meaning than ours, and may be anything
         return Features(from_colmap(table[:, :2]), np.ones(len(table), np.float32), raw_size(images / name))
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from geomatch.dift.backends.model import DiffusionModel
+from geomatch.errors import is_out_of_memory
 
 BATCH_PIXELS = {"cpu": 2**18, "accelerator": 8 * 768**2}
-"""Pixels of images per forward pass: on CPUs larger batches are not faster (measured); elsewhere
-an ensemble of 8 at the paper's size goes through at once."""
+"""Pixels of images per forward pass: on CPUs larger batches are not faster (measured); elsewhere an ensemble
+of 8 at the paper's size goes through at once."""
 
 
 def batch_size(images: Tensor, model: DiffusionModel) -> int:
@@ -24,8 +25,8 @@ def in_batches(count: int, size: int, run: Callable[[slice], None]) -> int:
     while start < count:
         try:
             run(slice(start, start + size))
-        except RuntimeError as error:  # of CUDA a kind of its own, elsewhere told by its words
-            if "out of memory" not in str(error).lower():
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
                 raise
             if size == 1:
                 raise MemoryError(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class _AllSeen(Exception):  # noqa: N818 (control flow, not an error)
-    """Raised inside the network once every wanted layer has spoken."""
+    """Raised inside the network once every wanted layer has run."""
 
 
 def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object]) -> list[Tensor]:
@@ -15,16 +15,13 @@ def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object
     Returns:
         One tensor per layer, in the order asked. Where a block returns several
         values the first is taken, which diffusers makes the hidden state.
-
-    Raises:
-        ValueError: for a name that is no submodule, and a layer that never ran or gives no map.
     """
     outputs: dict[str, Tensor] = {}
     wanted = set(layers)
     handles = []
 
     def hook(name: str) -> Callable[..., None]:
-        def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        def store(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
             value = output[0] if isinstance(output, tuple) else output
             if value.ndim != 4:
                 raise ValueError(
@@ -34,7 +31,7 @@ def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object
             if len(outputs) == len(wanted):
                 raise _AllSeen
 
-        return keep
+        return store
 
     try:
         for name in wanted:
@@ -52,11 +49,7 @@ def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object
 
 
 def find_layer(network: nn.Module, name: str) -> nn.Module:
-    """A submodule by its dotted name.
-
-    Raises:
-        ValueError: listing the names at the level where it fails.
-    """
+    """A submodule by its dotted name."""
     module, path = network, ""
     for part in name.split("."):
         children = dict(module.named_children())

@@ -39,7 +39,7 @@ class DiffusionModel:
     prompt_embedding: Tensor | None = None
     """(1, tokens, D) for UNets conditioned on text."""
     lock: Lock = field(default_factory=Lock)
-    """Held during a pass: hooks on a shared network would hear other threads."""
+    """Held during a pass: hooks on a shared network would see other threads' passes."""
 
     def check_timestep(self, timestep: int) -> None:
         """Raise ValueError unless the schedule has that timestep."""
@@ -54,11 +54,7 @@ class DiffusionModel:
 
     @torch.inference_mode()
     def activations(self, latents: Tensor, timestep: int, layers: Sequence[str | int]) -> list[Tensor]:
-        """Outputs (B, C, h, w) in float32 of the layers, for noisy latents (B, C, h, w).
-
-        Raises:
-            ValueError: for a layer that is not there.
-        """
+        """Outputs (B, C, h, w) in float32 of the layers, for noisy latents (B, C, h, w)."""
         self.check_timestep(timestep)
         parameter = next(self.unet.parameters())
         latents = latents.to(parameter.device, parameter.dtype)
@@ -74,11 +70,7 @@ class DiffusionModel:
 
 
 def layer_name(layer: str | int, up_layers: Sequence[str]) -> str:
-    """The module of a layer that may be given by the paper's index.
-
-    Raises:
-        ValueError: for an index that the model has not.
-    """
+    """The module's name of a layer that may be given by the paper's index."""
     if isinstance(layer, str):
         return layer
     if layer >= len(up_layers):
@@ -87,11 +79,7 @@ def layer_name(layer: str | int, up_layers: Sequence[str]) -> str:
 
 
 def unneeded_parts(unet: nn.Module, names: Iterable[str]) -> list[str]:
-    """Modules that run only after all the named ones: later up-blocks and the output layers.
-
-    Raises:
-        ValueError: for a name that is no submodule.
-    """
+    """Modules that run only after all the named ones: later up-blocks and the output layers."""
     names = list(names)
     for name in names:
         find_layer(unet, name)

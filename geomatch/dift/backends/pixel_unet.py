@@ -18,13 +18,9 @@ from geomatch.weights.checkpoint import empty_network, fill_network
 def load_pixel_unet(
     folder: Path, unet_folder: Path, unet_file: Path | None, config: DIFTConfig, device: str
 ) -> DiffusionModel:
-    """From a diffusers folder: a bare UNet, or a pipeline with ``unet`` and ``scheduler`` in it.
+    """Load a diffusers folder: a bare UNet, or a pipeline with ``unet`` and ``scheduler`` in it.
 
     A UNet with 3 n^2 input channels works on n x n blocks of pixels.
-
-    Raises:
-        WeightsError: when the files are missing, damaged or of another network.
-        ValueError: for layers that it has not, and for a prompt.
     """
     if config.prompt:
         raise ValueError(f"{config.model} takes no text: leave the prompt empty")
@@ -62,9 +58,8 @@ def load_pixel_unet(
 def output_blocks(unet: nn.Module) -> tuple[str, ...]:
     """Module names of guided-diffusion's ``output_blocks``, by which DIFT counts ADM's layers.
 
-    Each of diffusers' up-blocks stands for one output block per resnet: after
-    the attention if there is one; the last of a level includes the upsampling
-    and so is the up-block itself.
+    Each of diffusers' up-blocks stands for one output block per resnet: after the attention if there is one;
+    the last of a level includes the upsampling and so is the up-block itself.
     """
     names = []
     for level, block in enumerate(unet.get_submodule("up_blocks").children()):

@@ -5,8 +5,8 @@ from pathlib import Path
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
-from geomatch.errors import WeightsError
-from geomatch.weights.checkpoint import read_config
+from geomatch.errors import WeightsError, first_line
+from geomatch.weights.folders import read_config
 
 _FILE = "scheduler_config.json"
 _SETTINGS = (
@@ -25,9 +25,6 @@ def load_alphas(folder: Path, required: bool = False) -> Tensor:
     All of diffusers' discrete schedulers share the settings that matter here.
     Without a file the schedule is that of DDPM: betas from 1e-4 to 0.02 in 1000
     linear steps (Ho et al., NeurIPS 2020).
-
-    Raises:
-        WeightsError: when the file is damaged, or missing though ``required``.
     """
     found = [place for place in (folder / "scheduler", folder) if (place / _FILE).is_file()]
     if not found and required:
@@ -42,6 +39,8 @@ def load_alphas(folder: Path, required: bool = False) -> Tensor:
     try:
         scheduler = DDIMScheduler(**{name: config[name] for name in _SETTINGS if name in config})
     except Exception as error:
-        raise WeightsError(f"{found[0] / _FILE}: damaged scheduler_config.json ({error})") from error
+        raise WeightsError(
+            f"{found[0] / _FILE}: damaged scheduler_config.json ({first_line(error)})"
+        ) from error
     alphas: Tensor = scheduler.alphas_cumprod
     return alphas

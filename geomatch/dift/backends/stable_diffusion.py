@@ -19,19 +19,14 @@ from geomatch.weights.checkpoint import empty_network, fill_network
 def load_stable_diffusion(
     folder: Path, unet_file: Path | None, embedding: NDArray[np.float32], config: DIFTConfig, device: str
 ) -> DiffusionModel:
-    """From the folder of a diffusers pipeline; text encoder, decoder and later up-blocks are not read.
+    """Load the folder of a diffusers pipeline; text encoder, decoder and later up-blocks are not read.
 
     Args:
-        folder: with ``unet``, ``vae`` and ``scheduler``.
+        folder: holds ``unet``, ``vae`` and ``scheduler``.
         unet_file: weights that replace the UNet's.
         embedding: (tokens, D) of the prompt.
-        config: layers, dtype.
+        config: layers and dtype.
         device: where the networks go.
-
-    Raises:
-        WeightsError: when files are missing, damaged or of another architecture.
-        ShapeError: when the embedding does not fit the UNet.
-        ValueError: for layers that the UNet has not.
     """
     dtype = getattr(torch, config.dtype)
     unet = empty_network(UNet2DConditionModel, folder / "unet")

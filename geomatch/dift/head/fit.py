@@ -14,12 +14,9 @@ RIDGE = 0.1
 
 
 def fit_head(
-    first: NDArray[np.float32],
-    second: NDArray[np.float32],
-    dimension: int,
-    settings: dict[str, Any],
+    first: NDArray[np.float32], second: NDArray[np.float32], dimension: int, settings: dict[str, Any]
 ) -> LinearHead:
-    """The directions in which different places differ most, measured by how much one place changes.
+    """Fit the directions in which different places differ most, measured by how much one place changes.
 
     Linear discriminant analysis with one class per pair: with C the covariance
     of all activations and W half that of the differences of partners, the
@@ -29,7 +26,7 @@ def fit_head(
     Args:
         first: (N, D) activations at keypoints in one view.
         second: (N, D) activations at the same places in another view.
-        dimension: of the descriptor, at most D.
+        dimension: length of the descriptor, at most D.
         settings: recorded with the projection head.
     """
     check_shape("first", first, ("N", "D"))

@@ -13,13 +13,13 @@ POOLED = 4
 class HeadNetwork(nn.Module):
     """From the maps of several layers to unit descriptors, finest map first.
 
-    Each halving of the resolution is a 3x3 convolution, after which the maps of that resolution join and
-    are mixed by another; the last 4x4 cells are read by one linear map, as in L2-Net (Tian et al., 2017).
+    Each halving of the resolution is a 3x3 convolution, after which the maps of that resolution join and are
+    mixed by another; one linear map takes the last 4x4 cells, as in L2-Net (Tian et al., 2017).
 
     Args:
         maps: (channels, side) of every layer of a patch; sides are 4 times a power of two.
         widths: channels after the steps to half, a quarter ... of the finest side.
-        dimension: of the descriptor.
+        dimension: length of the descriptor.
     """
 
     def __init__(self, maps: Sequence[tuple[int, int]], widths: Sequence[int], dimension: int) -> None:
@@ -50,15 +50,11 @@ class HeadNetwork(nn.Module):
         """Maps (N, C, side, side), in the order of the constructor, to (N, dimension) of unit length."""
         scaled = [norm(layer) for norm, layer in zip(self.scale, maps, strict=True)]
         side = max(layer.shape[2] for layer in scaled)
-        x = _at(scaled, side)
+        x = torch.cat([layer for layer in scaled if layer.shape[2] == side], dim=1)
         for down, mix in zip(self.down, self.mix, strict=True):
             side //= 2
             x = mix(torch.cat([down(x), *(layer for layer in scaled if layer.shape[2] == side)], dim=1))
         return functional.normalize(self.last(x).flatten(1), dim=1)
-
-
-def _at(maps: Sequence[Tensor], side: int) -> Tensor:
-    return torch.cat([layer for layer in maps if layer.shape[2] == side], dim=1)
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

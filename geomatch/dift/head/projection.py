@@ -1,8 +1,7 @@
-"""Projection heads: what turns activations into short descriptors, kept in one file beside a model or
-elsewhere.
+"""Projection heads, which turn activations into short descriptors, and their files.
 
-A linear one is fitted in closed form (`geomatch.dift.head.fit`), for dense maps and for patches; a trained
-one is a small network over the maps of patches (`geomatch.dift.head.network`).
+A linear one is fitted in closed form (`geomatch.dift.head.fit`), for dense maps and for patches; a
+convolutional one is a small network over the maps of patches (`geomatch.dift.head.network`).
 """
 
 import json
@@ -18,13 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from geomatch.dift.head.network import POOLED, HeadNetwork
-from geomatch.errors import WeightsError
+from geomatch.errors import WeightsError, first_line
 from geomatch.files import replacing
 from geomatch.types import checked
-from geomatch.weights.sources import HEAD_FILE
-
-FORMAT = "2"
-"""Of the file; files without it were written before there was a second kind, and are linear."""
+from geomatch.weights.folders import HEAD_FILE
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -48,7 +44,7 @@ class LinearHead:
 
     @property
     def dimension(self) -> int:
-        """K, of the descriptors."""
+        """K, the length of the descriptors."""
         return int(self.projection.shape[1])
 
     def apply(self, activations: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -73,7 +69,7 @@ class LinearHead:
     def save(self, folder: Path) -> None:
         """Write it into a folder, as float16."""
         tensors = {"mean": torch.tensor(self.mean), "projection": torch.tensor(self.projection)}
-        _save(folder, tensors, {"kind": "linear"}, self.settings, self.training)
+        _save(self, folder, {"kind": "linear"}, tensors)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -83,33 +79,32 @@ class ConvolutionalHead:
     network: HeadNetwork
     """In evaluation mode, on the CPU."""
     settings: Mapping[str, Any]
-    """As of `LinearHead`."""
+    """The same as `LinearHead.settings`."""
     training: Mapping[str, Any]
-    """As of `LinearHead`."""
+    """The same as `LinearHead.training`."""
 
     @property
     def dimension(self) -> int:
-        """Of the descriptors."""
+        """Length of the descriptors."""
         return self.network.dimension
 
     @torch.inference_mode()
     def describe_patches(self, maps: Sequence[Tensor]) -> NDArray[np.float32]:
-        """As `LinearHead.describe_patches`; computed where the network is."""
+        """The layers' maps of N patches, each (N, C, h, w), to (N, K); computed where the network is."""
         place = next(self.network.parameters()).device
         return np.asarray(self.network([layer.to(place) for layer in maps]).numpy(force=True))
 
     def save(self, folder: Path) -> None:
         """Write it into a folder, convolutions as float16."""
-        kind: dict[str, Any] = {"kind": "trained", "maps": self.network.maps, "widths": self.network.widths}
-        kind["dimension"] = self.network.dimension
-        _save(folder, self.network.state_dict(), kind, self.settings, self.training)
+        kind = {name: getattr(self.network, name) for name in ("maps", "widths", "dimension")}
+        _save(self, folder, {"kind": "trained", **kind}, self.network.state_dict())
 
 
 Head = LinearHead | ConvolutionalHead
 
 
 def pool_patches(maps: Sequence[Tensor]) -> NDArray[np.float32]:
-    """Maps of N patches, each (N, C, h, w), averaged to 4 x 4 cells: rows (N, 16 sum of C) of unit length.
+    """Average maps of N patches, each (N, C, h, w), to 4 x 4 cells: rows (N, 16 sum of C) of unit length.
 
     Every layer is normalised before they are joined.
     """
@@ -144,36 +139,27 @@ def load_head(place: Path) -> Head:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        kind = json.loads(metadata.get("kind", '{"kind": "linear"}'))
-        settings, training = (json.loads(metadata.get(name, "{}")) for name in ("settings", "training"))
+        kind, settings, training = (json.loads(metadata[name]) for name in ("kind", "settings", "training"))
         if kind["kind"] == "linear":
             mean, projection = (tensors[name].float().numpy() for name in ("mean", "projection"))
             return LinearHead(mean, projection, settings, training)
         network = HeadNetwork([tuple(entry) for entry in kind["maps"]], kind["widths"], kind["dimension"])
         network.load_state_dict(tensors)
     except Exception as error:  # safetensors and torch raise many types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: damaged projection head ({reason})") from error
+        raise WeightsError(f"{path}: damaged projection head ({first_line(error)})") from error
     return ConvolutionalHead(network.eval(), settings, training)
 
 
-def _save(
-    folder: Path,
-    tensors: Mapping[str, Tensor],
-    kind: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    training: Mapping[str, Any],
-) -> None:
+def _save(head: Head, folder: Path, kind: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     # vectors stay as they are: they are few, and variances may leave the range of float16
     halved = {
         name: tensor.half().contiguous() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()
     }
-    metadata = {"format": FORMAT} | {
-        name: json.dumps(value)
-        for name, value in (("kind", kind), ("settings", settings), ("training", training))
-    }
+    values = {"kind": kind, "settings": head.settings, "training": head.training}
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / HEAD_FILE) as temporary:
-        save_file(halved, temporary, metadata=metadata)
+        save_file(
+            halved, temporary, metadata={name: json.dumps(dict(value)) for name, value in values.items()}
+        )

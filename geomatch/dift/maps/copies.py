@@ -1,4 +1,4 @@
-"""Turned and reduced copies of an image, for models that need a whole image and are used to it upright.
+"""Rotated and scaled copies of an image, for models that need a whole image and are used to it upright.
 
 A keypoint is described in that copy in which its orientation lies nearest the x axis and its
 scale nearest `REFERENCE_SCALE`.
@@ -17,7 +17,7 @@ from geomatch.types import Features
 
 REFERENCE_SCALE = 3.0
 """Scale in pixels of the network's input that wants no reduction: of 2, 3, 4, 6 and 8 the one with most right
-matches of SIFT keypoints without rotations, on 16 made pairs."""
+matches of SIFT keypoints without rotations, on 16 synthetic pairs."""
 BORDER = cv2.BORDER_REFLECT
 """What a copy shows where the image shows nothing."""
 
@@ -41,10 +41,10 @@ def needed_copies(
     Args:
         picture: the original.
         features: its keypoints.
-        size: (width, height) of the unturned copy of level 0.
-        rotations: see `DIFTConfig.rotations`.
-        scales: see `DIFTConfig.scales`.
-        stride: what the model can divide sides by.
+        size: (width, height) of the copy that is neither rotated nor reduced.
+        rotations: number of rotations.
+        scales: number of scales.
+        stride: sides are multiples of it.
     """
     chosen = choose_copies(features, rotations, scales, size[0] / picture.size[0])
     reduced = {level: _reduce(picture, size, level) for level in np.unique(chosen[:, 0]).tolist()}
@@ -58,10 +58,10 @@ def needed_copies(
 
 
 def choose_copies(features: Features, rotations: int, scales: int, factor: float = 1.0) -> NDArray[np.int64]:
-    """(N, 2) the level, halvings of the side, and the rotation, counted in steps, of each keypoint's copy.
+    """(N, 2) int64 per keypoint: halvings of the side, and rotation in steps of 360 / rotations degrees.
 
-    Without scales the level is 0, without orientations the rotation. ``factor`` leads from
-    pixels of the original to those of the network's input.
+    Both are 0 for keypoints without scale or orientation. ``factor`` leads from pixels of the original to
+    those of the network's input.
     """
     chosen = np.zeros((len(features), 2), np.int64)
     if features.scales is not None:
@@ -76,7 +76,7 @@ def choose_copies(features: Features, rotations: int, scales: int, factor: float
 def turn_image(
     pixels: NDArray[np.uint8], angle: float, stride: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """An image (H, W, 3) turned on a canvas that holds all of it, and the (3, 3) matrix that turned it.
+    """Rotate an image (H, W, 3) on a canvas that holds all of it; also the (3, 3) matrix.
 
     ``angle`` is in radians from the x axis towards the y axis. The sides of the canvas are multiples of
     ``stride``. Quarter turns move pixels without mixing them.
@@ -95,6 +95,6 @@ def turn_image(
 
 
 def _reduce(picture: Image, size: tuple[int, int], level: int) -> NDArray[np.uint8]:
-    """Pillow's bicubic, as in `DIFTExtractor.network_input`, which averages where it shrinks."""
+    """Reduce by Pillow's bicubic, which averages, as `geomatch.dift.inputs.image_input` does."""
     reduced = (max(1, round(size[0] / 2**level)), max(1, round(size[1] / 2**level)))
     return np.asarray(PILImage.fromarray(picture.pixels).resize(reduced, PILImage.Resampling.BICUBIC))

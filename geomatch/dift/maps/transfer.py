@@ -25,7 +25,7 @@ Rule = Literal["argmax", "soft-argmax"]
 """``argmax``: the best pixel. ``soft-argmax``: the best cell of the finest map, then the mean of the cells
 about it, weighed by the softmax of their similarities (Zhang et al., GeoAware-SC, CVPR 2024)."""
 SOFT_RADIUS, SOFT_TEMPERATURE = 5, 0.02
-"""Of the soft-argmax: cells to each side, and what divides the similarities (GeoAware-SC's evaluation)."""
+"""The soft-argmax's cells to each side, and its temperature (GeoAware-SC's evaluation)."""
 _AT_ONCE = 2**25
 """Similarities in memory at a time."""
 
@@ -41,7 +41,7 @@ class Transferred:
 
 
 class PixelFeatures:
-    """The features at every pixel of an image, compared without being made."""
+    """The features at every pixel of an image, compared without being computed."""
 
     def __init__(
         self, feature_map: FeatureMap, metric: Metric = "cosine", size: tuple[int, int] | None = None
@@ -49,8 +49,8 @@ class PixelFeatures:
         """Prepare a map.
 
         Args:
-            feature_map: of the image.
-            metric: see `FeatureMap.sample`.
+            feature_map: the image's map.
+            metric: ``cosine`` or ``l2``, as `FeatureMap.sample` has it.
             size: (width, height) of a grid that covers the image; None takes its pixels.
         """
         self.feature_map = feature_map
@@ -62,7 +62,7 @@ class PixelFeatures:
         self._squares = [_enlarged_squares(layer, self.size) for layer in self._maps]
 
     def similarities(self, descriptors: NDArray[np.float32]) -> Tensor:
-        """(N, height, width) of descriptors (N, C) of this metric, as `FeatureMap.sample` gives them."""
+        """(N, height, width) similarities to descriptors (N, C), as `FeatureMap.sample` gives them."""
         parts = [layer.shape[0] for layer in self._maps]
         rows = torch.split(torch.from_numpy(descriptors).to(self._maps[0]), parts, dim=1)
         found: Tensor | None = None
@@ -95,11 +95,10 @@ def transfer_points(
     """Find points (N, 2) of image 0 in image 1.
 
     Args:
-        map0: of image 0.
-        map1: of image 1; `PixelFeatures` spares the preparation when many images are compared with it,
-            and must fit the metric and the rule (see `target_of`).
+        map0: the map of image 0.
+        map1: the map of image 1; `target_of` prepares it once when many images are compared with it.
         points: pixels of image 0.
-        metric: of the descriptors.
+        metric: how features are compared.
         rule: how the place is chosen.
 
     Raises:

@@ -1,0 +1,124 @@
+"""What `match_collection` and `geomatch.colmap.reconstruct` can be told, as values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from geomatch.describers import Describer, cached_extractor, default_config, dift_config
+from geomatch.dift import DIFTConfig
+from geomatch.keypoints import Detector, GridDetector, create_detector
+from geomatch.matching import check_options
+from geomatch.provenance import settings_key
+from geomatch.types import Metric, Traits
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """Which keypoints are detected, and how they are described."""
+
+    detector: str | Detector = "sift-large"
+    """A name (`geomatch.keypoints.detectors`) or an object. Large keypoints of SIFT by default: on
+    photographs of one place they gave larger models than those of best response."""
+    descriptor: str | DIFTConfig | Describer | None = None
+    """A preset, the folder or hub id of a diffusers model, a configuration or an object. None takes the
+    embedded model, densely for a grid, in patches for all other keypoints: of those without scale and
+    orientation fewer dense matches are right, and models need many."""
+    max_keypoints: int = 3000
+    """Per image, for a detector given by name."""
+
+    def parts(self, device: str = "auto") -> tuple[Detector, Describer]:
+        """Create detector and describer; a network whose device is ``auto`` runs on ``device``.
+
+        Raises:
+            ValueError: for unknown names, listing the known ones.
+        """
+        detector = self.detector
+        if isinstance(detector, str):
+            detector = create_detector(detector, self.max_keypoints)
+        chosen = self.descriptor
+        if chosen is None:
+            chosen = default_config(patches=not isinstance(detector, GridDetector))
+        elif isinstance(chosen, str):
+            chosen = dift_config(chosen)
+        if isinstance(chosen, DIFTConfig):
+            return detector, cached_extractor(
+                replace(chosen, device=device) if chosen.device == "auto" else chosen
+            )
+        return detector, chosen
+
+
+@dataclass(frozen=True, slots=True)
+class PairSelection:
+    """Which images are matched with which.
+
+    Raises:
+        ValueError: for a rule that does not exist.
+    """
+
+    rules: Sequence[str] = ()
+    """Applied one after the other; none means ``exhaustive`` up to 60 images and ``retrieval`` above:
+
+    - ``exhaustive``: every pair;
+    - ``sequential:N``: the next N images in natural order (``img9`` before ``img10``); 10 if not said;
+    - ``retrieval:N``: the N images that look most alike; 20 if not said;
+    - ``loop:N``: the same among images more than 10 apart in natural order, for sequences that come back;
+    - ``gps:N``: the N nearest by EXIF position; 20 if not said;
+    - ``file:PATH``: two names per line, separated by a space, or by a tab when names have spaces; a number
+      after them is ignored, and so are lines that begin with ``#``, unless they name two images.
+    """
+    max_pairs: int | None = None
+    """No image is in more pairs; those of earlier rules and ranks come first."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", tuple(self.rules))
+        for rule in self.rules:
+            kind, _, value = rule.partition(":")
+            number = not value or (value.isascii() and value.isdigit() and int(value) > 0)
+            good = {"exhaustive": not value, "file": bool(value)} | dict.fromkeys(
+                ("sequential", "retrieval", "loop", "gps"), number
+            )
+            if not good.get(kind):
+                raise ValueError(
+                    f"{rule!r} is no rule for pairs: give exhaustive, sequential:N, retrieval:N, loop:N, "
+                    "gps:N or file:PATH"
+                )
+
+    def uses(self, *kinds: str) -> bool:
+        """True if a rule of these kinds is given."""
+        return any(rule.partition(":")[0] in kinds for rule in self.rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """How the features of two images are matched: mutual nearest neighbours that pass the tests.
+
+    Raises:
+        ValueError: for values that make no sense.
+    """
+
+    metric: Metric | None = None
+    """None takes the describer's own."""
+    min_similarity: float | None = None
+    """Least similarity of a match, see `geomatch.match_mutual`."""
+    max_ratio: float | None = None
+    """Lowe's ratio test. None takes the describer's own when ``guided``, and no test otherwise."""
+    guided: bool = True
+    """Keep the matches, ratio test or not, that agree with the pair's two-view geometry (`match_guided`)."""
+    refine_keypoints: bool = False
+    """Move the matched keypoints of a grid to where feature maps agree best; detected ones get worse."""
+
+    def __post_init__(self) -> None:
+        check_options(self.metric or "cosine", self.min_similarity, self.max_ratio)
+
+    def settled(self, traits: Traits) -> "Matching":
+        """The same with the describer's own metric and ratio where none is given."""
+        ratio = traits.max_ratio if self.max_ratio is None and self.guided else self.max_ratio
+        return replace(self, metric=self.metric or traits.metric, max_ratio=ratio)
+
+    def cache_key(self) -> Any:
+        """All that decides the matches of two images."""
+        return settings_key(self, leave_out=("refine_keypoints",))
+
+
+EXTRACTION, PAIRS, MATCHING = Extraction(), PairSelection(), Matching()
+"""What functions take when nothing is said."""

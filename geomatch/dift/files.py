@@ -1,0 +1,60 @@
+"""The files that a configuration names, and the prompt's embedding."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.dift.config import DIFTConfig
+from geomatch.files import fingerprint_of
+from geomatch.weights.folders import CONFIGS, HEAD_FILE, SCHEDULES, find_weights, unet_folder
+from geomatch.weights.prompt import cached_embedding, encode_prompt
+from geomatch.weights.sources import model_folder, text_encoder_folder, unet_file
+
+
+def folder_of(config: DIFTConfig) -> Path:
+    """The model's folder; without weights of the UNet where ``unet_file`` replaces them."""
+    return model_folder(config.model, config.revision, own_unet=config.unet_file is None)
+
+
+def replaced_unet(config: DIFTConfig) -> Path | None:
+    """The file that replaces the UNet's weights."""
+    return None if config.unet_file is None else unet_file(config.unet_file)
+
+
+def prompt_of(config: DIFTConfig, folder: Path) -> NDArray[np.float32]:
+    """(tokens, D) of the prompt, from the cache beside the weights or from the text encoder."""
+    cached = cached_embedding(folder, config.prompt)
+    if cached is not None:
+        return cached
+    return encode_prompt(text_encoder_folder(config.model, config.revision, folder), config.prompt)
+
+
+def head_file(config: DIFTConfig) -> Path | None:
+    """Where the projection head that a configuration asks for should be; None when it asks for none."""
+    if not config.head:
+        return None
+    if config.head is True:
+        return folder_of(config) / HEAD_FILE
+    path = Path(config.head).expanduser()
+    return path / HEAD_FILE if path.is_dir() else path
+
+
+def model_fingerprint(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> str:
+    """SHA-256 over all that decides the descriptors besides the settings: weights, configurations, prompt.
+
+    Args:
+        config: model, weights and prompt.
+        prompt_embedding: (tokens, D) in place of the prompt's.
+    """
+    folder, file, head = folder_of(config), replaced_unet(config), head_file(config)
+    files = find_weights(unet_folder(folder)) if file is None else [file]
+    if (folder / "vae").is_dir():
+        files += find_weights(folder / "vae")
+    places = [*(folder / name for name in (*CONFIGS, *SCHEDULES)), *([head] if head else [])]
+    found = fingerprint_of(files + [path for path in places if path.is_file()])
+    if (folder / "vae").is_dir():
+        embedding = prompt_of(config, folder) if prompt_embedding is None else prompt_embedding
+        found += hashlib.sha256(np.asarray(embedding, np.float32).tobytes()).hexdigest()
+    return found
