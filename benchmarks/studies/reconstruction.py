@@ -50,10 +50,8 @@ def measure(folder: Path, method: str, max_keypoints: int, seeds: Sequence[int])
 
 def _geomatch(folder: Path, out: Path, method: str, max_keypoints: int, seed: int) -> Row:
     parts = create_method(method, max_keypoints)
-    source = (
-        None if parts.estimator or isinstance(parts.source, (FeatureFiles, LoFTRMatcher)) else parts.source
-    )
-    if not source or not parts.descriptor:
+    source = None if isinstance(parts.source, (FeatureFiles, LoFTRMatcher)) else parts.source
+    if not source or not parts.descriptor or parts.estimator:
         raise ValueError(f"{method}: give DETECTOR+DESCRIPTOR, or {COLMAP_SIFT!r}")
     extraction = Extraction(source, parts.descriptor)
     found = reconstruct(folder, out, extraction=extraction, mapping=Mapping(seed=seed))
