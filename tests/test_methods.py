@@ -23,7 +23,7 @@ from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.peers import WEIGHTS, KorniaFeatures, OpenCVFeatures
 from geomatch.benchmarks.methods.strings import split_methods
-from geomatch.benchmarks.studies.controls import RootSIFT
+from geomatch.benchmarks.studies.baselines import RootSIFT
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
 from geomatch.dift import PRESETS

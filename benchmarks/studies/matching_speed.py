@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.studies.timing import Row, median_seconds, timing_row
+from geomatch.benchmarks.studies.record import Row, median_seconds, timing_row
 from geomatch.matching import match_mutual
 
 COUNTS, DIMENSIONS = (1000, 3000, 10_000), (128, 640, 1280)
