@@ -53,7 +53,7 @@ check-lock: .venv/tools
 	else cat build/lock.log; exit 1; fi
 
 bench: .venv/tools
-	$(BIN)/python -m geomatch.benchmarks
+	$(BIN)/python -m geomatch.benchmarks.studies
 
 # the package and what it needs, nothing else; torch comes first, since it is by far the largest
 .venv/package: pyproject.toml constraints.txt

@@ -131,6 +131,13 @@ def test_lock_pins_what_is_installed() -> None:
             assert Version(Version(found.version).public) in locked[name], f"{name} is {found.version} here"
 
 
+def test_pages_speak_of_this_version() -> None:
+    version = PROJECT["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    headings = re.findall("^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0].split()[0] == version
+
+
 def test_missing_extra_names_the_extra() -> None:
     from geomatch.errors import require
 
