@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check
 INSTALL := $(PIP) -c constraints.txt
 # of all that pip says: what is downloaded, and how large it is
-SHOWN := | sed -un '/^ *Downloading/p; /^ *Using cached/p'
+SHOWN := 2> >(grep -v ^WARNING >&2) | sed -un '/^ *Downloading/p; /^ *Using cached/p'
 LOCK := $(BIN)/uv pip compile -q pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 

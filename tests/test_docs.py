@@ -5,6 +5,7 @@ import importlib
 import json
 import pkgutil
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -75,7 +76,7 @@ class Workplace:
         if not wanted:
             command = command.replace("--workers 2", "").replace("--engine ray", "")
         if command not in self.codes:
-            self.codes[command] = 0 if command.startswith(DOWNLOADS) else main(command.split()[1:])
+            self.codes[command] = 0 if command.startswith(DOWNLOADS) else main(shlex.split(command)[1:])
         return self.codes[command]
 
 
