@@ -5,8 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check
 INSTALL := $(PIP) -c constraints.txt
-# of all that pip says: what is downloaded, and how large it is
-SHOWN := 2> >(grep -v ^WARNING >&2) | sed -un '/^ *Downloading/p; /^ *Using cached/p'
+# of all that pip says: what is downloaded, how large it is, and errors
+SHOWN := 2> >(grep -v ^WARNING >&2) | awk '/^ *(Downloading|Using cached)/ { print; fflush() }'
 LOCK := $(BIN)/uv pip compile -q pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 

@@ -84,17 +84,17 @@ class Workplace:
 def workplace(
     tmp_path_factory: pytest.TempPathFactory, small_sd: Path, seeded: Callable[..., dict[str, torch.Tensor]]
 ) -> Workplace:
-    """Photographs of 240x180, models of small width with random weights, data sets of three images."""
+    """Photographs of 200x150, models of small width with random weights, data sets of three images."""
     folder = tmp_path_factory.mktemp("readme")
     pair = geomatch.bundled_pair()
     names = ("a.jpg", "b.jpg"), ("1.jpg", "2.jpg"), ("image0.jpg", "image1.jpg")
     for place, path in enumerate((pair.image0, pair.image1)):
-        reduced = cv2.resize(cv2.imread(str(path)), (240, 180), interpolation=cv2.INTER_AREA)
+        reduced = cv2.resize(cv2.imread(str(path)), (200, 150), interpolation=cv2.INTER_AREA)
         jpeg = cv2.imencode(".jpg", reduced)[1].tobytes()
         for where, name in zip((".", "hpatches-sequences/v_demo", "photos"), names, strict=True):
             (folder / where).mkdir(parents=True, exist_ok=True)
             (folder / where / name[place]).write_bytes(jpeg)
-    scale = np.diag([240 / 640, 180 / 480, 1])
+    scale = np.diag([200 / 640, 150 / 480, 1])
     truth = scale @ pair.homography @ np.linalg.inv(scale)
     np.savetxt(folder / "hpatches-sequences" / "v_demo" / "H_1_2", truth)
     home = folder / "hub" / "models--sd2-community--stable-diffusion-2-1"
@@ -113,7 +113,7 @@ def workplace(
     walk.release()
     synthetic.save(folder / "objects.png", synthetic.first_mask())
     painted = np.zeros((*small.shape[:2], 4), np.uint8)
-    painted[70:100, 95:145] = 255, 200, 0, 200
+    painted[55:85, 80:120] = 255, 200, 0, 200
     synthetic.save(folder / "edit.png", painted)
     images = folder / "photos" / "image0.jpg", folder / "photos" / "image1.jpg"
     return Workplace(folder, BundledPair(*images, truth, pair.credit))
