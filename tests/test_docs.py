@@ -4,6 +4,7 @@ import doctest
 import importlib
 import json
 import pkgutil
+import pydoc
 import re
 import shlex
 import shutil
@@ -173,6 +174,16 @@ def test_python_runs_as_printed(
     script = {"__name__": "__main__"}
     for number, code in enumerate(codes, 1):
         exec(compile(code, f"{name}, block {number} of {len(codes)}", "exec"), script)
+
+
+def test_names_on_pages_are_there() -> None:
+    """Every dotted name in backticks, and every path of the repository."""
+    for page in [*ROOT.glob("*.md"), *PAGES[1:]]:
+        text = page.read_text()
+        for name in re.findall(r"`(?:python -m )?(geomatch(?:\.\w+)+)", text):
+            assert pydoc.locate(name) is not None, f"{page.name}: {name}"
+        for name in re.findall(r"`((?:geomatch|keypoints|estimators|benchmarks|tests)/[\w./-]+)`", text):
+            assert "NAME" in name or "VERSION" in name or (ROOT / name).exists(), f"{page.name}: {name}"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
