@@ -48,6 +48,7 @@ check-lock: .venv/tools
 	@mkdir -p build && cp constraints.txt build/constraints.txt
 	@if $(LOCK) -o build/constraints.txt 2> build/lock.log; then \
 	  diff constraints.txt build/constraints.txt || { echo "constraints.txt is old: run \`make lock\`"; exit 1; }; \
+	  echo "constraints.txt is what pyproject.toml asks for"; \
 	elif grep -q "Failed to fetch" build/lock.log; then \
 	  echo "no package index can be reached: constraints.txt is not compared"; \
 	else cat build/lock.log; exit 1; fi
