@@ -11,9 +11,9 @@ from geomatch.benchmarks.studies import sizing
 from geomatch.benchmarks.studies.dense_speed import table as dense_table
 from geomatch.benchmarks.studies.embedded import (
     ALIGNED,
+    BASELINES,
     DEFAULT,
     PLAIN,
-    RIVALS,
     area_under_curve,
     differences_table,
     table,
@@ -39,7 +39,7 @@ def test_embedded_models() -> None:
     rows, settings = read("embedded")
     assert table(rows, settings["costs"]) in README
     for keys in ((PLAIN, PLAIN), (ALIGNED, ALIGNED), (ALIGNED, PLAIN)):
-        assert differences_table(rows, DEFAULT, RIVALS, keys) in README
+        assert differences_table(rows, DEFAULT, BASELINES, keys) in README
     assert all(row["failed"] for row in settings["unrelated"])
 
 
