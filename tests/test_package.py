@@ -21,19 +21,9 @@ from layout import PROJECT, ROOT, SHIPPED
 
 LARGEST_WHEEL = 10e6
 """Bytes: the embedded models, the bundled pair and the pictures of three examples."""
-SHIPS = [
-    "geomatch/py.typed",
-    "geomatch/keypoints/grid.py",
-    "geomatch/keypoints/weights/tiny.safetensors",
-    "geomatch/weights/dift-tiny/diffusion_pytorch_model.safetensors",
-    "geomatch/weights/dift-tiny/head.safetensors",
-    "geomatch/demo/image0.jpg",
-    "geomatch/demo/truth.json",
-    "geomatch/colmap/view.html",
-    "geomatch/opencv/examples/find_object.jpg",
-    "geomatch/benchmarks/harness/report.html",
-    "geomatch/benchmarks/tasks/homography/published.json",
-]
+STAYS = ("benchmarks/results/", "benchmarks/studies/", "benchmarks/training/")
+"""Folders that do not ship."""
+FOLDERS = PROJECT["tool"]["setuptools"]["package-dir"]
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +32,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     place = tmp_path_factory.mktemp("built")
     source = place / "source"
     source.mkdir()
-    copied = [
-        "geomatch",
-        *PROJECT["tool"]["setuptools"]["package-dir"].values(),
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-    ]
-    subprocess.run(["cp", "-r", *dict.fromkeys(copied), str(source)], cwd=ROOT, check=True)
+    copied = [*FOLDERS.values(), "pyproject.toml", "README.md", "LICENSE"]
+    subprocess.run(["cp", "-r", *copied, str(source)], cwd=ROOT, check=True)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(place), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -62,10 +46,16 @@ def test_wheel_holds_one_top_level_name(built: tuple[Path, Path, str]) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"geomatch"}
-    assert not set(SHIPS) - set(names)
-    folders = {str(Path(name).parent).replace("/", ".") for name in names if name.endswith(".py")}
-    assert folders == set(SHIPPED)  # neither studies nor training
-    assert not [name for name in names if "results" in name or name.endswith(".tsv")]
+    packages = {str(Path(name).parent).replace("/", ".") for name in names if name.endswith(".py")}
+    assert packages == set(SHIPPED)
+    wanted = set()
+    for package, folder in FOLDERS.items():
+        for file in (ROOT / folder).rglob("*"):
+            data = file.is_file() and file.suffix not in (".py", ".pyc")
+            if data and not str(file.relative_to(ROOT)).startswith(STAYS):
+                wanted.add(f"{package.replace('.', '/')}/{file.relative_to(ROOT / folder)}")
+    assert wanted == {name for name in names if not name.endswith(".py")}
+    assert {"geomatch/py.typed", "geomatch/weights/dift-tiny/head.safetensors"} <= wanted
     assert wheel.stat().st_size < LARGEST_WHEEL
 
 
@@ -149,7 +139,7 @@ def test_extras_that_messages_name_are_there() -> None:
     """In every module and page."""
     known = PROJECT["project"]["optional-dependencies"]
     files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-    for folder in PROJECT["tool"]["setuptools"]["package-dir"].values():
+    for folder in FOLDERS.values():
         files += (ROOT / folder).rglob("*.py")
     for file in files:
         for names in re.findall(r"geomatch-dift\[([a-z0-9,]+)\]", file.read_text()):
