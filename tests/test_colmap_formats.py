@@ -204,24 +204,6 @@ def test_commands_convert_and_check(
     assert main(["colmap", "check", str(tmp_path / "none.db")]) == 2
 
 
-def test_matches_of_older_hlocs(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    """Names joined by an underscore, and no scores."""
-    h5py = pytest.importorskip("h5py")
-    scene = make_scene(frames=3, rename=lambda name: f"left/{name}")
-    features, matches = hloc_files(scene, tmp_path / "h5")
-    with h5py.File(matches, "r") as file:
-        held = {(a, b): np.asarray(file[a][b]["matches0"]) for a in file for b in file[a]}
-    matches.unlink()
-    with h5py.File(matches, "w") as file:
-        for (a, b), values in held.items():
-            file.create_group(f"{a}_{b}")["matches0"] = values.astype(np.int16)
-    assert content(read_correspondences(features, scene.folder)) == content(scene.correspondences)
-    with h5py.File(matches, "a") as file:
-        file.create_group("a_b")["matches0"] = values
-    with pytest.raises(FeaturesError, match="does not say which two images"):
-        list(read_correspondences(features, scene.folder).pairs)
-
-
 def test_matches_that_make_no_sense(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     scene = make_scene(frames=3)

@@ -1,15 +1,33 @@
 """Cameras and images of a database, made by COLMAP from the files."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
 from geomatch.collection.correspondences import check_name
 from geomatch.colmap.library import database, pycolmap
-from geomatch.colmap.options import CameraMode, Cameras
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
 from geomatch.images import raw_size
+
+CameraMode = Literal["auto", "single", "per-folder", "per-image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cameras:
+    """The cameras that images are given in a database."""
+
+    mode: CameraMode = "auto"
+    """Which images share a camera; ``auto`` leaves it to COLMAP, by the images' EXIF data."""
+    model: str = "SIMPLE_RADIAL"
+    """COLMAP's name of the model; the focal length comes from EXIF where it is there."""
+    params: str = ""
+    """Known parameters instead: numbers separated by commas, in pixels and COLMAP's order."""
+
+
+CAMERAS = Cameras()
 
 
 def check_cameras(cameras: Cameras) -> None:
@@ -37,12 +55,7 @@ def check_cameras(cameras: Cameras) -> None:
 def image_sizes(
     images: Path, names: Iterable[str], mode: CameraMode
 ) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """(width, height) of the readable images of a folder, in COLMAP's order, and the reasons for the others.
-
-    Raises:
-        FeaturesError: when images of one camera differ in size, or a name could lead elsewhere.
-        ImageError: when no image is there.
-    """
+    """(width, height) of a folder's images, in COLMAP's order, and the reasons for those not readable."""
     sizes: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
     shared: dict[str, tuple[str, tuple[int, int]]] = {}
@@ -57,9 +70,8 @@ def image_sizes(
             first, size = shared.setdefault(_sharing(name, mode), (name, sizes[name]))
             if size != sizes[name]:
                 raise FeaturesError(
-                    f"camera mode {mode}: {first} has {size[0]}x{size[1]} pixels, {name} has "
-                    f"{sizes[name][0]}x{sizes[name][1]}; images of one camera must be of one size: use "
-                    "'auto' or 'per-image'"
+                    f"camera mode {mode}: {first} has {size[0]}x{size[1]} pixels, {name} has {sizes[name][0]}x"
+                    f"{sizes[name][1]}; images of one camera must be of one size: use 'auto' or 'per-image'"
                 )
     if not sizes:
         raise ImageError(f"{images}: none of {len(skipped)} images can be read; is it the right folder?")
@@ -67,13 +79,8 @@ def image_sizes(
 
 
 def import_images(path: Path, images: Path, names: Sequence[str], cameras: Cameras) -> None:
-    """Add the images that the database ``path`` lacks; COLMAP leaves out silently what it cannot read.
-
-    Raises:
-        GeomatchError: when images that should share a camera have several in the database.
-    """
-    mode = cameras.mode
-    library = pycolmap()
+    """Add the images that the database ``path`` lacks; COLMAP leaves out silently what it cannot read."""
+    mode, library = cameras.mode, pycolmap()
     with database(str(path)) as opened:
         present = {image.name: image.camera_id for image in opened.read_all_images()}
     shared: dict[str, set[int]] = {}

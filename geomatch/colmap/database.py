@@ -12,13 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from geomatch.collection.correspondences import Correspondences, PairChecker, check_keypoints
-from geomatch.colmap.cameras import check_cameras, image_sizes, import_images
+from geomatch.colmap.cameras import CAMERAS, Cameras, check_cameras, image_sizes, import_images
 from geomatch.colmap.conventions import CONFIGURATIONS, to_colmap
 from geomatch.colmap.doctor.check import check_database
 from geomatch.colmap.library import database, pycolmap
-from geomatch.colmap.options import CAMERAS, Cameras, Verification
 from geomatch.colmap.target import DiskSpace, check_target, replaced
-from geomatch.colmap.verification import verify_with_colmap, verify_with_ours
+from geomatch.colmap.verification import Verification, verify_with_colmap, verify_with_ours
 from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line

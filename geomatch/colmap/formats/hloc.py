@@ -23,13 +23,9 @@ def _h5py() -> Any:
 
 
 def write(correspondences: Correspondences, folder: Path) -> None:
-    """Write ``features.h5``, ``matches.h5`` and ``pairs.txt``.
-
-    Raises:
-        FeaturesError: when two names are equal after ``/`` is replaced, or hold spaces.
-    """
+    """Write ``features.h5``, ``matches.h5`` and ``pairs.txt``."""
     names = list(correspondences.features)
-    keys = _keys(names)
+    keys = {name: key for key, name in _names_by_key(names).items()}
     spaced = [name for name in names if len(name.split()) != 1]
     if spaced:
         raise FeaturesError(f"{spaced[0]!r}: hloc's list of pairs cannot hold spaces; rename the image")
@@ -45,7 +41,6 @@ def write(correspondences: Correspondences, folder: Path) -> None:
             group["image_size"] = np.array(features.image_size)
             if features.descriptors is not None:
                 group["descriptors"] = features.descriptors.T
-    back = {name: key for key, name in keys.items()}
     with (
         h5py.File(folder / "matches.h5", "w") as file,
         (folder / "pairs.txt").open("w", encoding="utf-8") as listed,
@@ -59,13 +54,13 @@ def write(correspondences: Correspondences, folder: Path) -> None:
                     f"{pair.name0} - {pair.name1}: a keypoint has several matches, which hloc cannot hold"
                 )
             matches0[i], scores0[i] = j, pair.matches.similarity
-            group = file.create_group(f"{back[pair.name0]}/{back[pair.name1]}")
+            group = file.create_group(f"{keys[pair.name0]}/{keys[pair.name1]}")
             group["matches0"] = matches0
             group["matching_scores0"] = scores0
             listed.write(f"{pair.name0} {pair.name1}\n")
 
 
-def _keys(names: list[str]) -> dict[str, str]:
+def _names_by_key(names: list[str]) -> dict[str, str]:
     """Image names by hloc's names in the matches file."""
     keys: dict[str, str] = {}
     for name in names:
@@ -78,7 +73,7 @@ def _keys(names: list[str]) -> dict[str, str]:
 
 
 def matches_beside(features: Path) -> Path:
-    """The file of matches beside a file of features; raises `FeaturesError` unless there is exactly one."""
+    """The file of matches beside a file of features; there must be exactly one."""
     usual = features.with_name("matches.h5")
     found = [usual] if usual.is_file() else sorted(features.parent.glob("*matches*.h5"))
     if len(found) != 1:
@@ -87,16 +82,7 @@ def matches_beside(features: Path) -> Path:
 
 
 def read(features: Path, matches: Path, images: Path) -> Correspondences:
-    """Features and matches of hloc, read as they are asked for.
-
-    Args:
-        features: h5 file with a group per image.
-        matches: h5 file with a group per pair.
-        images: the folder, for sizes that the features do not hold.
-
-    Raises:
-        FeaturesError: when a file makes no sense.
-    """
+    """Read both h5 files; ``images`` is the folder, for sizes that the features do not hold."""
     lengths: dict[str, int] = {}
 
     def visit(name: str, item: Any) -> None:
@@ -128,13 +114,12 @@ def read(features: Path, matches: Path, images: Path) -> Correspondences:
             return Features(points[:, :2], scores, (int(size[0]), int(size[1])), descriptors=descriptors)
 
     names = list(lengths)
-    keys = _keys(names)
+    keys = _names_by_key(names)
     return Correspondences(LazyFeatures(names, load), LazyPairs(lambda: _pairs(matches, keys, lengths)))
 
 
 @contextmanager
 def _opened(path: Path, trouble: str = "no h5 file of hloc, or damaged") -> Iterator[Any]:
-    """Open a file to read; what goes wrong in the block is an error that names it."""
     try:
         with _h5py().File(path, "r") as file:
             yield file
@@ -146,10 +131,11 @@ def _opened(path: Path, trouble: str = "no h5 file of hloc, or damaged") -> Iter
 
 def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterator[MatchedPair]:
     with _opened(path) as file:
-        for key0, key1, group in _groups(file, path, keys):
+        for key0, key1 in [(first, second) for first in file for second in file[first]]:
             label = f"{path}: {key0}/{key1}"
             if key0 not in keys or key1 not in keys:
                 raise FeaturesError(f"{label} names an image that has no features")
+            group = file[key0][key1]
             if "matches0" not in group:
                 raise FeaturesError(f"{label} lacks matches0")
             name0, name1 = keys[key0], keys[key1]
@@ -173,17 +159,3 @@ def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterato
             rows = np.flatnonzero(partner >= 0)
             indices = np.stack([rows, partner[rows]], axis=1)
             yield MatchedPair(name0, name1, Matches(indices, scores[rows]))
-
-
-def _groups(file: Any, path: Path, keys: dict[str, str]) -> Iterator[tuple[str, str, Any]]:
-    """Yield both names of each pair, as the file spells them, and its group."""
-    for key in file:
-        if "matches0" not in file[key]:
-            for other in file[key]:
-                yield key, other, file[key][other]
-            continue
-        # the first releases of hloc joined the names by an underscore
-        cuts = [i for i, letter in enumerate(key) if letter == "_" and {key[:i], key[i + 1 :]} <= keys.keys()]
-        if len(cuts) != 1:
-            raise FeaturesError(f"{path}: {key} does not say which two images it is of; match again")
-        yield key[: cuts[0]], key[cuts[0] + 1 :], file[key]

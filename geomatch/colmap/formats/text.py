@@ -14,18 +14,17 @@ from geomatch.errors import FeaturesError, first_line
 from geomatch.images import raw_size
 from geomatch.types import Features, Matches
 
-COLUMNS = 128
-"""Columns of descriptors; the importer aborts on any other number."""
-_ZEROS = " 0" * COLUMNS + "\n"
+_COLUMNS = 128
+_ZEROS = " 0" * _COLUMNS + "\n"
 
 
 def write(correspondences: Correspondences, folder: Path) -> None:
-    """Write ``features/<name>.txt`` and ``matches.txt``; raises `FeaturesError` for names with spaces."""
+    """Write ``features/<name>.txt`` and ``matches.txt``."""
     spaced = [name for name in correspondences.features if len(name.split()) != 1]
     if spaced:
         raise FeaturesError(
-            f"{spaced[0]!r}: COLMAP's match list separates names by spaces, so that {len(spaced)} of these "
-            "names cannot be written; rename the images, or export a database, which can hold them"
+            f"{spaced[0]!r}: names with spaces cannot be written to COLMAP's match list; rename "
+            f"{len(spaced)} images, or export a database"
         )
     for name, features in correspondences.features.items():
         path = folder / "features" / f"{name}.txt"
@@ -34,7 +33,7 @@ def write(correspondences: Correspondences, folder: Path) -> None:
         scales = np.ones(len(rows)) if features.scales is None else features.scales
         angles = np.zeros(len(rows)) if features.orientations is None else features.orientations
         with path.open("w", encoding="utf-8") as file:
-            file.write(f"{len(rows)} {COLUMNS}\n")
+            file.write(f"{len(rows)} {_COLUMNS}\n")
             for (x, y), scale, angle in zip(rows.tolist(), scales.tolist(), angles.tolist(), strict=True):
                 file.write(f"{x:.9g} {y:.9g} {scale:.6g} {angle:.6g}{_ZEROS}")
     with (folder / "matches.txt").open("w", encoding="utf-8") as file:
@@ -61,9 +60,7 @@ def read(folder: Path, images: Path) -> Correspondences:
             if len(table) != count:
                 raise ValueError(f"{len(table)} rows, {count} are announced")
         except (ValueError, IndexError, OSError) as error:
-            raise FeaturesError(
-                f"{path}: no features of COLMAP's text format ({first_line(error)})"
-            ) from error
+            raise FeaturesError(f"{path}: no features in COLMAP's text ({first_line(error)})") from error
         # the scale of the text file has another meaning than ours, and may be anything
         return Features(from_colmap(table[:, :2]), np.ones(len(table), np.float32), raw_size(images / name))
 
