@@ -70,7 +70,7 @@ def image_sizes(
             first, size = shared.setdefault(_sharing(name, mode), (name, sizes[name]))
             if size != sizes[name]:
                 raise FeaturesError(
-                    f"camera mode {mode}: {first} has {size[0]}x{size[1]} pixels, {name} has {sizes[name][0]}x"
+                    f"camera mode {mode}: {first} has {size[0]}x{size[1]} pixels, {name} {sizes[name][0]}x"
                     f"{sizes[name][1]}; images of one camera must be of one size: use 'auto' or 'per-image'"
                 )
     if not sizes:
