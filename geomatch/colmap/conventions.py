@@ -36,14 +36,12 @@ def from_colmap(keypoints: NDArray[Any]) -> NDArray[np.float32]:
 
 def homography_to_colmap(matrix: NDArray[np.floating]) -> NDArray[np.float64]:
     """Convert a homography to COLMAP's points: T H T^-1, T adding half a pixel."""
-    moved: NDArray[np.float64] = _SHIFT @ matrix @ _UNSHIFT
-    return moved
+    return np.asarray(_SHIFT @ matrix @ _UNSHIFT)
 
 
 def fundamental_to_colmap(matrix: NDArray[np.floating]) -> NDArray[np.float64]:
     """Convert a fundamental matrix to COLMAP's points: T^-T F T^-1."""
-    moved: NDArray[np.float64] = _UNSHIFT.T @ matrix @ _UNSHIFT
-    return moved
+    return np.asarray(_UNSHIFT.T @ matrix @ _UNSHIFT)
 
 
 def camera_matrix(params: NDArray[np.floating], num_focal: int) -> NDArray[np.float64]:

@@ -115,7 +115,10 @@ def export_database(
                 store = context.store_at(path) if context.store else None
                 with context.started() as run:
                     verify_with_ours(temporary, run.work(), store)
-            verified = _configurations(temporary)
+            known = f"WHERE config < {len(CONFIGURATIONS)} GROUP BY config ORDER BY config"
+            query = f"SELECT config, count(*) FROM two_view_geometries {known}"
+            with closing(sqlite3.connect(temporary)) as connection:
+                verified = {CONFIGURATIONS[kind]: n for kind, n in connection.execute(query)}
     except (RuntimeError, sqlite3.Error) as error:
         raise GeomatchError(f"{path}: COLMAP could not write the database ({first_line(error)})") from error
     written = len(keypoints), sum(keypoints)
@@ -196,11 +199,3 @@ class _Writer:
             pairs += 1
             matches += len(pair.matches)
         return pairs, matches
-
-
-def _configurations(path: Path) -> dict[str, int]:
-    with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(
-            "SELECT config, count(*) FROM two_view_geometries GROUP BY config ORDER BY config"
-        ).fetchall()
-    return {CONFIGURATIONS[config]: count for config, count in rows if config < len(CONFIGURATIONS)}

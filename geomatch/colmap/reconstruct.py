@@ -64,10 +64,8 @@ def reconstruct(
     """Match a folder of photographs and map it with COLMAP.
 
     Writes ``database.db``, ``sparse/0`` (the largest model) and further ones, ``summary.json`` and
-    ``model.html`` to ``out``. What is in the store is not made again; what an earlier run wrote to ``out``
-    is replaced.
-
-    The store is ``out/store`` unless ``context`` has another.
+    ``model.html`` to ``out``, in place of an earlier run's. What is in the store, ``out/store`` unless
+    ``context`` has another, is not made again.
 
     Raises:
         GeomatchError: as `match_collection` and `export_database` do, and when ``out`` is the folder of
@@ -152,10 +150,7 @@ def _unfinished(out: Path) -> Iterator[Path]:
     with lock:
         others = [name for name in _WRITTEN if (out / name).exists()]
         if others and not _is_ours(out / _WRITTEN[0]):
-            raise GeomatchError(
-                f"{out / others[-1]} was not written by `{_PROGRAM}` (no {_WRITTEN[0]} of it is there): "
-                "give another folder"
-            )
+            raise GeomatchError(f"{out / others[-1]} was not written by `{_PROGRAM}`: give another folder")
         check_closed(out / "database.db")
         shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed
         try:

@@ -48,8 +48,8 @@ class _Pairs:
             return None
         label = f"{self.photos[id0].name} - {self.photos[id1].name}"
         if id0 > id1:
-            text = "the larger image_id comes first in pair_id, where COLMAP never looks; write the smaller "
-            self.add("error", text + "first and exchange the columns", label)
+            text = "the larger image_id comes first in pair_id; write the smaller first, exchange the columns"
+            self.add("error", text, label)
         return (id0, id1), label
 
     def indices(self, ids: tuple[int, int], label: str, rows: Any, cols: Any, data: Any) -> int:
@@ -154,7 +154,11 @@ def check_geometries(
         if not count:
             continue
         kinds[config] += 1
-        _check_configuration(config, version, label, pairs)
+        if config < 2:
+            severity: Severity = "error" if config == 0 and version >= _IGNORES_UNDEFINED else "warning"
+            text = f"inliers have configuration {CONFIGURATIONS[config].upper()} ({config})"
+            text += ", which mappers ignore since COLMAP 4.2; run geometric verification"
+            pairs.add(severity, text, label)
         yield Edge(ids, count, config > 1 and count >= _MIN_INLIERS)
     if set(kinds) == {2} and blank == kinds.total():
         text = (
@@ -167,24 +171,6 @@ def check_geometries(
             f"all {kinds.total()} verified pairs are planar or panoramic, which global mapping does not use"
         )
         tally.add("note", "", text + "; use incremental mapping, or photographs from different places")
-
-
-def _check_configuration(config: int, version: int, label: str, pairs: _Pairs) -> None:
-    if config == 0 and version >= _IGNORES_UNDEFINED:
-        text = (
-            "inliers have configuration UNDEFINED (0), which mappers ignore since COLMAP 4.2; run geometric "
-            "verification, or write the right configuration (2 calibrated, 3 uncalibrated, 6 planar)"
-        )
-        pairs.add("error", text, label)
-    elif config == 0:
-        text = (
-            "inliers have configuration UNDEFINED (0); mappers before COLMAP 4.2 use them, and 4.2 takes "
-            "them for calibrated when it opens the file; better run geometric verification"
-        )
-        pairs.add("warning", text, label)
-    elif config == 1:
-        text = "inliers have configuration DEGENERATE (1), which mappers ignore since COLMAP 4.2"
-        pairs.add("warning", text + "; run geometric verification again", label)
 
 
 def _is_blank(blobs: list[bytes]) -> bool:
