@@ -1,8 +1,6 @@
 """The file of a database: whole or not at all, and never in place of something else."""
 
-import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -56,28 +54,22 @@ def test_a_killed_export_leaves_the_old_database(make_scene: Callable[..., Any],
     scene.export(path, verification="none")
     before = path.read_bytes()
     code = f"""
-import sys, time
+import time
 from pathlib import Path
 from geomatch.colmap import export_database, read_correspondences
-from geomatch.collection import Correspondences
-from geomatch.engine import RunContext
-found = read_correspondences(Path({str(path)!r}), Path({str(scene.folder)!r}))
+from geomatch.collection import Correspondences, LazyPairs
+path, images = Path({str(path)!r}), Path({str(scene.folder)!r})
+found = read_correspondences(path, images)
 def pairs():
     yield from found.pairs
     print("half way", flush=True)
     time.sleep(60)
-class Slow:
-    def __iter__(self):
-        return pairs()
-export_database(Path({str(scene.folder)!r}), Correspondences(found.features, Slow()), Path({str(path)!r}),
-                extend=True, context=RunContext(progress=False))
+export_database(images, Correspondences(found.features, LazyPairs(pairs)), path, extend=True)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "half way\n"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half way\n"
+        process.kill()
     assert path.read_bytes() == before
     report = scene.export(path, extend=True)  # what the killed one held does not bar the way
     assert report.skipped["images that the database already had"] == 3
