@@ -66,13 +66,12 @@ def image_sizes(
         except ImageError as error:
             skipped[name] = first_line(error)
             continue
-        if mode in ("single", "per-folder"):
-            first, size = shared.setdefault(_sharing(name, mode), (name, sizes[name]))
-            if size != sizes[name]:
-                raise FeaturesError(
-                    f"camera mode {mode}: {first} has {size[0]}x{size[1]} pixels, {name} {sizes[name][0]}x"
-                    f"{sizes[name][1]}; images of one camera must be of one size: use 'auto' or 'per-image'"
-                )
+        first, size = shared.setdefault(_sharing(name, mode), (name, sizes[name]))
+        if size != sizes[name]:
+            raise FeaturesError(
+                f"camera mode {mode}: {first} has {size[0]}x{size[1]} pixels, {name} {sizes[name][0]}x"
+                f"{sizes[name][1]}; images of one camera must be of one size: use 'auto' or 'per-image'"
+            )
     if not sizes:
         raise ImageError(f"{images}: none of {len(skipped)} images can be read; is it the right folder?")
     return sizes, skipped
@@ -81,6 +80,7 @@ def image_sizes(
 def import_images(path: Path, images: Path, names: Sequence[str], cameras: Cameras) -> None:
     """Add the images that the database ``path`` lacks; COLMAP leaves out silently what it cannot read."""
     mode, library = cameras.mode, pycolmap()
+    sharing = getattr(library.CameraMode, mode.replace("-", "_").upper())
     with database(str(path)) as opened:
         present = {image.name: image.camera_id for image in opened.read_all_images()}
     shared: dict[str, set[int]] = {}
@@ -88,14 +88,15 @@ def import_images(path: Path, images: Path, names: Sequence[str], cameras: Camer
         shared.setdefault(_sharing(name, mode), set()).add(camera_id)
     groups: dict[int | None, list[str]] = {}
     for name in names:
-        if name not in present:
-            own = shared.get(_sharing(name, mode), set()) if mode in ("single", "per-folder") else set()
-            if len(own) > 1:
-                raise GeomatchError(
-                    f"camera mode {mode}: images that share a camera with {name} have {len(own)} in the "
-                    "database; use 'auto' or 'per-image'"
-                )
-            groups.setdefault(next(iter(own), None), []).append(name)
+        if name in present:
+            continue
+        own = shared.get(_sharing(name, mode), set())
+        if len(own) > 1:
+            text = (
+                f"camera mode {mode}: images that share a camera with {name} have {len(own)} in the database"
+            )
+            raise GeomatchError(text + "; use 'auto' or 'per-image'")
+        groups.setdefault(next(iter(own), None), []).append(name)
     for camera_id, members in groups.items():
         options = library.ImageReaderOptions()
         options.camera_model, options.camera_params = cameras.model, cameras.params
@@ -103,19 +104,15 @@ def import_images(path: Path, images: Path, names: Sequence[str], cameras: Camer
             options.existing_camera_id = camera_id
         try:
             library.import_images(
-                str(path),
-                str(images),
-                camera_mode=getattr(library.CameraMode, mode.replace("-", "_").upper()),
-                image_names=members,
-                options=options,
+                str(path), str(images), camera_mode=sharing, image_names=members, options=options
             )
         except (RuntimeError, ValueError) as error:
-            raise GeomatchError(
-                f"COLMAP cannot make {cameras.model} cameras with parameters {cameras.params!r} "
-                f"({first_line(error)})"
-            ) from error
+            text = f"COLMAP cannot make {cameras.model} cameras with parameters {cameras.params!r}"
+            raise GeomatchError(f"{text} ({first_line(error)})") from error
 
 
 def _sharing(name: str, mode: CameraMode) -> str:
-    """What images of one camera have in common."""
-    return "" if mode == "single" else str(PurePosixPath(name).parent)
+    """What images of one camera have in common: for ``auto`` and ``per-image``, nothing but the name."""
+    if mode == "single":
+        return ""
+    return str(PurePosixPath(name).parent) if mode == "per-folder" else name

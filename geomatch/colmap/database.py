@@ -32,10 +32,9 @@ class ExportReport:
 
     path: Path
     images: int
-    """Number of images written by this export."""
+    """Number of images written by this export, as of the next three."""
     keypoints: int
     pairs: int
-    """Number of pairs with matches."""
     matches: int
     verified: dict[str, int]
     """Two-view geometries in the database, by configuration; those that mappers ignore too."""
@@ -104,7 +103,7 @@ def export_database(
             import_images(temporary, images, list(sizes), cameras)
             with database(str(temporary)) as opened, pycolmap().DatabaseTransaction(opened):
                 ids = _imported(opened, sizes, images_skipped)
-                writer = _Writer(opened, ids, correspondences, space, not context.progress or None)
+                writer = _Writer(opened, ids, correspondences, space, None if context.progress else True)
                 keypoints = writer.write_keypoints(sizes)
                 pairs, matches = writer.write_matches()
                 # a geometry holds its inliers again
@@ -136,10 +135,8 @@ def _imported(
             images_skipped[name] = "COLMAP cannot read it: a format that it does not know, or damaged"
             del sizes[name]
         elif (camera := cameras[present[name].camera_id]) != (size := sizes[name]):
-            raise FeaturesError(
-                f"{name}: its camera in the database is of {camera[0]}x{camera[1]} pixels, the file has "
-                f"{size[0]}x{size[1]}"
-            )
+            text = f"{name}: its camera in the database is of {camera[0]}x{camera[1]} pixels, the file has "
+            raise FeaturesError(text + f"{size[0]}x{size[1]}")
     if not sizes:
         raise ImageError(f"COLMAP can read none of {len(images_skipped)} images")
     return {name: present[name].image_id for name in sizes}

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -80,6 +79,7 @@ def reconstruct(
     seconds: dict[str, float] = {}
     with _unfinished(out) as work, context.started() as started:
         run = replace(started, store=context.store_at(out / "store"))
+        database = work / "database.db"
         with _timed(seconds, "matching"):
             found = match_collection(
                 folder, extraction=extraction, pairs=pairs, matching=matching, context=run
@@ -88,26 +88,36 @@ def reconstruct(
             report = export_database(
                 images,
                 found.correspondences,
-                work / "database.db",
+                database,
                 cameras=cameras,
                 verification=mapping.verification,
                 seed=mapping.seed,
                 context=run,
             )
         with _timed(seconds, "mapping"):
-            models = map_database(
-                work / "database.db", images, work / "sparse", mapping.mapper, mapping.seed, run.progress
-            )
+            sparse = work / "sparse"
+            models = map_database(database, images, sparse, mapping.mapper, mapping.seed, run.progress)
         if models:
             further = f", the largest of {len(models)} models" if len(models) > 1 else ""
             write_view(sparse_model(models[0]), work / "model.html", images.resolve().name + further)
         count = len(found.correspondences.features)
         reason = "" if models else _reason(count, report, mapping.mapper)
         report, summaries = replace(report, path=out / "database.db"), tuple(map(summarise_model, models))
-        result = Reconstructed(out, count, summaries, found, report, reason, seconds)
-        text = _summary(result, {**found.settings, **asdict(mapping)})
+        summary = {
+            "program": _PROGRAM,
+            "images": count,
+            "models": [asdict(model) for model in summaries],
+            "reason": reason or None,
+            "pairs": found.pairs.given,
+            "verified": report.verified,
+            "skipped": {**report.skipped, **found.skipped, **found.failed_pairs, **report.images_skipped},
+            "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+            "settings": {**found.settings, **asdict(mapping)},
+            "versions": versions() | {"pycolmap": pycolmap().__version__},
+        }
+        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         (work / "summary.json").write_text(text, encoding="utf-8")
-    return result
+    return Reconstructed(out, count, summaries, found, report, reason, seconds)
 
 
 @contextmanager
@@ -115,23 +125,6 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - start
-
-
-def _summary(result: Reconstructed, settings: dict[str, Any]) -> str:
-    matching, export = result.matching, result.export
-    content = {
-        "program": _PROGRAM,
-        "images": result.num_images,
-        "models": [asdict(model) for model in result.models],
-        "reason": result.reason or None,
-        "pairs": matching.pairs.given,
-        "verified": export.verified,
-        "skipped": {**export.skipped, **matching.skipped, **matching.failed_pairs, **export.images_skipped},
-        "seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
-        "settings": settings,
-        "versions": versions() | {"pycolmap": pycolmap().__version__},
-    }
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 @contextmanager

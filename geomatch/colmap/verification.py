@@ -14,13 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from geomatch.colmap.conventions import (
-    PAIR_BASE,
-    camera_matrix,
-    from_colmap,
-    fundamental_to_colmap,
-    homography_to_colmap,
-)
+from geomatch.colmap import conventions
+from geomatch.colmap.conventions import PAIR_BASE
 from geomatch.colmap.library import database, interruptible, pycolmap
 from geomatch.engine import FailedItem, Work
 from geomatch.engine.run import LazyBlock, grouped, in_blocks
@@ -93,8 +88,10 @@ def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None
                 written.add(todo[place])
             todo = [pair_id for pair_id in todo if pair_id not in written]
         blocks = [LazyBlock(part, read) for part in in_blocks(todo, _BATCH)]
-        task, done = _Verifying(store), total - len(todo)
-        for pair, result in work.results(task, blocks, "verification", "pair", done):
+        results: Iterator[tuple[_Pair, Found | FailedItem]] = work.results(
+            _Verifying(store), blocks, "verification", "pair", total - len(todo)
+        )
+        for pair, result in results:
             if isinstance(result, FailedItem):
                 failed["images {} and {}".format(*divmod(pair.pair_id, PAIR_BASE))] = result.reason
             else:
@@ -162,7 +159,7 @@ def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
     indices = np.asarray(opened.read_matches(id0, id1), np.int64)
 
     def points(image_id: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return from_colmap(np.asarray(opened.read_keypoints(image_id))[rows, :2])
+        return conventions.from_colmap(np.asarray(opened.read_keypoints(image_id))[rows, :2])
 
     camera0, camera1 = views[id0], views[id1]
     return _Pair(
@@ -178,19 +175,19 @@ def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
     library = pycolmap()
     kinds = library.TwoViewGeometryConfiguration
     geometry = library.TwoViewGeometry()
+    geometry.config = int(kinds.DEGENERATE)
     if not found:
-        geometry.config = int(kinds.DEGENERATE)
         return geometry
     if found.kind == "planar":
         # a plane, or a camera that only turned: without poses COLMAP itself does not say which
         geometry.config = int(kinds.PLANAR_OR_PANORAMIC)
-        geometry.H = homography_to_colmap(found.matrix)
+        geometry.H = conventions.homography_to_colmap(found.matrix)
     elif found.kind == "calibrated":
         geometry.config = int(kinds.CALIBRATED)
         geometry.E = found.matrix
     else:
         geometry.config = int(kinds.UNCALIBRATED)
-        geometry.F = fundamental_to_colmap(found.matrix)
+        geometry.F = conventions.fundamental_to_colmap(found.matrix)
     geometry.inlier_matches = indices[found.inliers].astype(np.uint32)
     return geometry
 
@@ -198,4 +195,4 @@ def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
 def _calibration(camera: Any) -> NDArray[np.float64] | None:
     if not camera.has_prior_focal_length:
         return None
-    return camera_matrix(np.asarray(camera.params), len(camera.focal_length_idxs()))
+    return conventions.camera_matrix(np.asarray(camera.params), len(camera.focal_length_idxs()))
