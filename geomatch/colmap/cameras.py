@@ -44,10 +44,8 @@ def check_cameras(cameras: Cameras) -> None:
     except ValueError:
         values = np.zeros(0)
     if len(values) != len(camera.params) or not np.isfinite(values).all():
-        raise GeomatchError(
-            f"camera model {model} has {len(camera.params)} parameters separated by commas "
-            f"({camera.params_info}), got {params!r}"
-        )
+        text = f"camera model {model} has {len(camera.params)} parameters ({camera.params_info})"
+        raise GeomatchError(f"{text}: give as many numbers separated by commas, got {params!r}")
     if (values[camera.focal_length_idxs()] <= 0).any():
         raise GeomatchError(f"focal lengths must be positive, got {params!r} for {camera.params_info}")
 
@@ -92,9 +90,7 @@ def import_images(path: Path, images: Path, names: Sequence[str], cameras: Camer
             continue
         own = shared.get(_sharing(name, mode), set())
         if len(own) > 1:
-            text = (
-                f"camera mode {mode}: images that share a camera with {name} have {len(own)} in the database"
-            )
+            text = f"camera mode {mode}: images that share one with {name} have {len(own)} in the database"
             raise GeomatchError(text + "; use 'auto' or 'per-image'")
         groups.setdefault(next(iter(own), None), []).append(name)
     for camera_id, members in groups.items():

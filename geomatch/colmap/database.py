@@ -166,10 +166,8 @@ class _Writer:
                 old = self.opened.read_keypoints(self.ids[name])
                 # subtracting and adding half a pixel may change the last bit
                 if len(old) != len(rows) or not np.allclose(old[:, :2], rows, rtol=0, atol=1e-3):
-                    raise FeaturesError(
-                        f"{name}: the database has other keypoints for it ({len(old)}, new {len(rows)}); "
-                        "export to a new database"
-                    )
+                    text = f"{name}: the database has other keypoints for it ({len(old)}, new {len(rows)})"
+                    raise FeaturesError(text + "; export to a new database")
                 self.skipped["images that the database already had"] += 1
                 continue
             self.space.reserve(rows.nbytes)

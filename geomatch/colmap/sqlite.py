@@ -27,10 +27,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         raise GeomatchError(f"{path} is no SQLite database, which COLMAP's are")
     real = path.resolve()
     if real.with_name(real.name + "-journal").exists():
-        raise GeomatchError(
-            f"{path}: another program writes to it, or was ended while it did; then open it once with "
-            "that program, which takes back what is half written"
-        )
+        text = f"{path}: another program writes to it, or was ended while it did"
+        raise GeomatchError(text + "; then open it once with that program, which undoes what is half written")
     # COLMAP's files have a write-ahead log. While nobody has one open it is not there, and a
     # reader would create it and leave it behind: say that nothing will change, then it does not.
     idle = header[18] == 2 and not real.with_name(real.name + "-wal").exists()

@@ -31,9 +31,8 @@ class DiskSpace:
         # what was written so far lies in SQLite's log, and is copied into the database from there
         wanted, free = (self.reserved + SPARE) / 2**20, shutil.disk_usage(self.folder).free / 2**20
         if free < wanted:
-            raise GeomatchError(
-                f"{self.folder}: {free:.0f} MiB are free on this disk, {wanted:.0f} are needed"
-            )
+            needed = f"{free:.0f} MiB are free on this disk, {wanted:.0f} are needed"
+            raise GeomatchError(f"{self.folder}: {needed}")
 
 
 def check_target(path: Path, extend: bool) -> None:
@@ -136,10 +135,8 @@ def _held(path: Path) -> Iterator[None]:
         if not tables >= TABLES:
             raise GeomatchError(f"{path} is no database of COLMAP: it lacks its tables")
         if found != _own_schema():
-            raise GeomatchError(
-                f"{path} has the schema of another COLMAP (version {found}, pycolmap here writes "
-                f"{_own_schema()}), which could not read it any more; export to a new database"
-            )
+            text = f"{path} has the schema of another COLMAP (version {found}, here {_own_schema()})"
+            raise GeomatchError(text + ", which could not read it any more; export to a new database")
         yield
         connection.execute("ROLLBACK")
 

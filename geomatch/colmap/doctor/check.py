@@ -172,10 +172,7 @@ def _check_file(folder: Path, photo: Photo, tally: Tally) -> None:
         return
     text = "the file has another size than its camera; give original images, or scale camera and keypoints"
     if size == photo.size[::-1]:
-        text = (
-            "width and height are exchanged: keypoints are of the image rotated by its EXIF orientation, "
-            "COLMAP reads pixels as they are stored; extract again without rotation"
-        )
+        text = "width and height are exchanged: COLMAP does not rotate by EXIF; extract without rotation"
     case = f"{photo.name}, camera {photo.size[0]} x {photo.size[1]}, file {size[0]} x {size[1]}"
     tally.add("error", "image", text, case)
 
@@ -195,11 +192,8 @@ def _check_graph(
     elif not matched and not verified:
         tally.add("warning", "", "there are no matches; match the images before mapping")
     elif not verified:
-        text = (
-            "there are matches but no verified pairs, and mappers use only these ('No images with matches "
-            "found'); run geometric verification (pycolmap.geometric_verification)"
-        )
-        tally.add("warning", "", text)
+        text = "there are matches but no verified pairs, and mappers use only these ('No images with matches"
+        tally.add("warning", "", text + " found'); run pycolmap.geometric_verification")
     elif not used:
         text = "no verified pair has 15 inliers and a configuration that mappers use; there will be no model"
         tally.add("warning", "", text)

@@ -40,15 +40,11 @@ def _check_points(table: Array, photo: Photo, tally: Tally) -> None:
     if photo.size is not None:
         _check_inside(points, np.array(photo.size, np.float64), photo.name, tally)
         if max(photo.size) > 1024 and any(_is_float16(points.ravel() - shift) for shift in (0.0, 0.5)):
-            text = (
-                "keypoints were stored as float16, in steps of 1 pixel above 1024 and 2 above 2048; "
-                "extract again and store float32 (hloc: as_half=False)"
-            )
+            text = "keypoints were stored as float16; extract again and store float32 (hloc: as_half=False)"
             tally.add("warning", "image", text, photo.name)
     if len(points) >= _ENOUGH // 2 and (points % 1 == 0).all() and not _is_centred_grid(points, photo.size):
         text = (
-            "all keypoints have integer coordinates; COLMAP's pixel centres lie at .5, so that half a "
-            "pixel was probably forgotten: add 0.5 to x and y"
+            "all keypoints have integer coordinates, but COLMAP's pixel centres lie at .5: add 0.5 to x and y"
         )
         tally.add("warning", "image", text, photo.name)
 

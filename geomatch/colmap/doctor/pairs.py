@@ -161,15 +161,10 @@ def check_geometries(
             pairs.add(severity, text, label)
         yield Edge(ids, count, config > 1 and count >= _MIN_INLIERS)
     if set(kinds) == {2} and blank == kinds.total():
-        text = (
-            f"all {blank} verified pairs are CALIBRATED and their F, E and H are identity or zero: nothing "
-            "was verified; empty two_view_geometries and run geometric verification"
-        )
-        tally.add("warning", "", text)
+        text = f"all {blank} verified pairs are CALIBRATED, their F, E and H identity or zero: nothing was "
+        tally.add("warning", "", text + "verified; empty two_view_geometries and run geometric verification")
     if kinds and set(kinds) <= {4, 5, 6}:
-        text = (
-            f"all {kinds.total()} verified pairs are planar or panoramic, which global mapping does not use"
-        )
+        text = f"all {kinds.total()} verified pairs are planar or panoramic: global mapping does not use them"
         tally.add("note", "", text + "; use incremental mapping, or photographs from different places")
 
 

@@ -96,9 +96,8 @@ def read_correspondences(path: Path, images: Path) -> Correspondences:
         return _read_npz(path)
     if (path / "matches.txt").is_file():
         return text.read(path, images)
-    raise FeaturesError(
-        f"{path}: expected a COLMAP database, or a folder with features.h5, pairs.json or matches.txt"
-    )
+    known = "a COLMAP database, or a folder with features.h5, pairs.json or matches.txt"
+    raise FeaturesError(f"{path}: expected {known}")
 
 
 def _write_npz(correspondences: Correspondences, folder: Path) -> None:

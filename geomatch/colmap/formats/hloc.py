@@ -50,9 +50,8 @@ def write(correspondences: Correspondences, folder: Path) -> None:
             scores0 = np.zeros(lengths[pair.name0], np.float32)
             i, j = pair.matches.indices.T
             if len(np.unique(i)) < len(i):
-                raise FeaturesError(
-                    f"{pair.name0} - {pair.name1}: a keypoint has several matches, which hloc cannot hold"
-                )
+                label = f"{pair.name0} - {pair.name1}"
+                raise FeaturesError(f"{label}: a keypoint has several matches, which hloc cannot hold")
             matches0[i], scores0[i] = j, pair.matches.similarity
             group = file.create_group(f"{keys[pair.name0]}/{keys[pair.name1]}")
             group["matches0"] = matches0
@@ -66,9 +65,8 @@ def _names_by_key(names: list[str]) -> dict[str, str]:
     for name in names:
         other = keys.setdefault(name.replace("/", "-"), name)
         if other != name:
-            raise FeaturesError(
-                f"{other!r} and {name!r} have one name in hloc's files, which replace '/' by '-'; rename one"
-            )
+            text = f"{other!r} and {name!r} have one name in hloc's files"
+            raise FeaturesError(text + ", which replace '/' by '-'; rename one")
     return keys
 
 
@@ -98,16 +96,12 @@ def read(features: Path, matches: Path, images: Path) -> Correspondences:
         with _opened(features, f"the features of {name} make no sense") as file:
             arrays = {key: np.asarray(value) for key, value in file[name].items()}
             points = arrays["keypoints"]
-            if points.dtype == np.float16:
-                raise FeaturesError(
-                    f"{features}: the keypoints of {name} are of 16 bits, which moves points beyond 1024 "
-                    "by up to half a pixel; extract again with hloc's as_half=False"
-                )
+            label = f"{features}: the keypoints of {name}"
+            if points.dtype == np.float16:  # which moves points beyond 1024 by up to half a pixel
+                raise FeaturesError(f"{label} are of 16 bits; extract again with hloc's as_half=False")
             if points.ndim != 2 or points.shape[1] < 2 or points.dtype.kind not in "fiu":
-                raise FeaturesError(
-                    f"{features}: the keypoints of {name} must be numbers of shape (N, 2), got "
-                    f"{points.dtype} of shape {points.shape}"
-                )
+                text = f"must be numbers of shape (N, 2), got {points.dtype} of shape {points.shape}"
+                raise FeaturesError(f"{label} {text}")
             size = arrays["image_size"].tolist() if "image_size" in arrays else raw_size(images / name)
             scores = arrays.get("scores", np.ones(len(points)))
             descriptors = arrays["descriptors"].T if "descriptors" in arrays else None
@@ -141,16 +135,14 @@ def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterato
             name0, name1 = keys[key0], keys[key1]
             stored = np.asarray(group["matches0"])
             if stored.shape != (lengths[name0],) or stored.dtype.kind not in "iu":
-                raise FeaturesError(
-                    f"{label}: matches0 must hold a whole number for each of the {lengths[name0]} keypoints "
-                    f"of {name0}, got {stored.dtype} of shape {stored.shape}; are both files of one run?"
+                text = (
+                    f"{label}: matches0 must hold a whole number for each of {lengths[name0]} keypoints, got"
                 )
+                raise FeaturesError(f"{text} {stored.dtype} {stored.shape}; are both files of one run?")
             partner = stored.astype(np.int64)
             if (partner < -1).any() or lengths[name1] - 1 > np.iinfo(stored.dtype).max:
-                raise FeaturesError(
-                    f"{label} has indices that did not fit into 16 bits, so that they name other keypoints: "
-                    "match again with at most 32767 keypoints per image"
-                )
+                text = "indices did not fit into 16 bits: match again with at most 32767 keypoints per image"
+                raise FeaturesError(f"{label}: {text}")
             scores = np.ones(len(partner), np.float32)
             if "matching_scores0" in group:
                 scores = np.asarray(group["matching_scores0"], np.float32)

@@ -22,10 +22,10 @@ def write(correspondences: Correspondences, folder: Path) -> None:
     """Write ``features/<name>.txt`` and ``matches.txt``."""
     spaced = [name for name in correspondences.features if len(name.split()) != 1]
     if spaced:
-        raise FeaturesError(
-            f"{spaced[0]!r}: names with spaces cannot be written to COLMAP's match list; rename "
-            f"{len(spaced)} images, or export a database"
+        text = (
+            f"{spaced[0]!r}: COLMAP's match list cannot hold names with spaces; rename {len(spaced)} images"
         )
+        raise FeaturesError(text + ", or export a database")
     for name, features in correspondences.features.items():
         path = folder / "features" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
