@@ -52,7 +52,8 @@ def embedded(page: str) -> dict[str, Any]:
 
 
 def written(model: SparseModel, folder: Path, title: str = "model", **options: Any) -> str:
-    path = write_view(model, folder / "model.html", title, **options)
+    path = folder / "model.html"
+    write_view(model, path, title, **options)
     assert [file.name for file in folder.iterdir()] == ["model.html"]
     return path.read_text(encoding="utf-8")
 

@@ -32,10 +32,10 @@ class ExportReport:
 
     path: Path
     images: int
-    """Number of images written by this export, as of the next three."""
     keypoints: int
     pairs: int
     matches: int
+    """Number of images, keypoints, pairs with matches, and matches that this export wrote."""
     verified: dict[str, int]
     """Two-view geometries in the database, by configuration; those that mappers ignore too."""
     skipped: dict[str, int]

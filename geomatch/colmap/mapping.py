@@ -66,10 +66,9 @@ class ModelSummary:
 def map_database(
     path: Path, images: Path, out: Path, mapper: Mapper, seed: int, progress: bool = False
 ) -> list[Any]:
-    """Run COLMAP's mapper on the verified pairs and write ``out/0`` and on, replacing the folder.
+    """Run COLMAP's mapper and write ``out/0`` and on, in place of what is there; return the models.
 
-    Returns:
-        ``pycolmap.Reconstruction`` objects, that with most images first; empty when no image was registered.
+    They are ``pycolmap.Reconstruction`` objects, that with most images first.
     """
     if out.exists():
         shutil.rmtree(out)

@@ -86,14 +86,9 @@ def reconstruct(
             )
         with _timed(seconds, "database"):
             report = export_database(
-                images,
-                found.correspondences,
-                database,
-                cameras=cameras,
-                verification=mapping.verification,
-                seed=mapping.seed,
-                context=run,
-            )
+                images, found.correspondences, database,
+                cameras=cameras, verification=mapping.verification, seed=mapping.seed, context=run,
+            )  # fmt: skip
         with _timed(seconds, "mapping"):
             sparse = work / "sparse"
             models = map_database(database, images, sparse, mapping.mapper, mapping.seed, run.progress)
@@ -104,17 +99,13 @@ def reconstruct(
         reason = "" if models else _reason(count, report, mapping.mapper)
         report, summaries = replace(report, path=out / "database.db"), tuple(map(summarise_model, models))
         summary = {
-            "program": _PROGRAM,
-            "images": count,
-            "models": [asdict(model) for model in summaries],
-            "reason": reason or None,
-            "pairs": found.pairs.given,
-            "verified": report.verified,
+            "program": _PROGRAM, "images": count, "models": [asdict(model) for model in summaries],
+            "reason": reason or None, "pairs": found.pairs.given, "verified": report.verified,
             "skipped": {**report.skipped, **found.skipped, **found.failed_pairs, **report.images_skipped},
             "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
             "settings": {**found.settings, **asdict(mapping)},
             "versions": versions() | {"pycolmap": pycolmap().__version__},
-        }
+        }  # fmt: skip
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         (work / "summary.json").write_text(text, encoding="utf-8")
     return Reconstructed(out, count, summaries, found, report, reason, seconds)

@@ -85,8 +85,8 @@ def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None
             written = set()
             for place, found in _cached(store, [read(pair_id).key for pair_id in todo]):
                 write(todo[place], found)
-                written.add(todo[place])
-            todo = [pair_id for pair_id in todo if pair_id not in written]
+                written.add(place)
+            todo = [pair_id for place, pair_id in enumerate(todo) if place not in written]
         blocks = [LazyBlock(part, read) for part in in_blocks(todo, _BATCH)]
         results: Iterator[tuple[_Pair, Found | FailedItem]] = work.results(
             _Verifying(store), blocks, "verification", "pair", total - len(todo)

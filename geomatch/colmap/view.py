@@ -4,7 +4,6 @@ import base64
 import html
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +59,7 @@ def sparse_model(reconstruction: Any) -> SparseModel:
     xyz = _rows([point.xyz for point in found], 3)
     cameras = [image.camera for image in images]
     poses = [np.asarray(image.cam_from_world().matrix(), np.float64) for image in images]
+    seen = zip(images, cameras, poses, strict=True)
     return SparseModel(
         names=tuple(str(image.name) for image in images),
         centres=_rows([image.projection_center() for image in images], 3),
@@ -71,9 +71,7 @@ def sparse_model(reconstruction: Any) -> SparseModel:
             np.float64,
         ),
         num_points=np.array([image.num_points3D for image in images], np.int64),
-        errors=np.array(
-            [_image_error(*one, xyz, row_of) for one in zip(images, cameras, poses, strict=True)], np.float64
-        ),
+        errors=np.array([_image_error(*one, xyz, row_of) for one in seen], np.float64),
         points=xyz.astype(np.float32),
         colours=np.array([point.color for point in found], np.uint8).reshape(-1, 3),
         track_lengths=np.array([point.track.length() for point in found], np.int64),
@@ -81,59 +79,40 @@ def sparse_model(reconstruction: Any) -> SparseModel:
     )
 
 
-def write_view(
-    model: SparseModel, path: str | os.PathLike[str], title: str, max_points: int = 100_000
-) -> Path:
-    """Write an interactive page of points, cameras and a list of images; return its path.
-
-    Of more than ``max_points`` points, some are chosen at random.
-    """
+def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100_000) -> None:
+    """Write an interactive page: ``max_points`` points, chosen at random, cameras, and a list of images."""
     count = len(model.points)
     chosen = np.arange(count)
     if count > max_points:
         chosen = np.sort(np.random.default_rng(_SEED).choice(count, max_points, replace=False))
     centre, radius = _first_view(model)
     content = {
-        "names": list(model.names),
-        "sizes": model.image_sizes.tolist(),
-        "focals": model.focal_lengths.tolist(),
-        "counts": model.num_points.tolist(),
+        "names": list(model.names), "sizes": model.image_sizes.tolist(),
+        "focals": model.focal_lengths.tolist(), "counts": model.num_points.tolist(),
         "errors": [value if math.isfinite(value) else None for value in model.errors.tolist()],
-        "centres": model.centres.tolist(),
-        "rotations": model.rotations.reshape(-1, 9).tolist(),
-        "points": _encode(model.points[chosen], "<f4"),
-        "colours": _encode(model.colours[chosen], "u1"),
+        "centres": model.centres.tolist(), "rotations": model.rotations.reshape(-1, 9).tolist(),
+        "points": _encode(model.points[chosen], "<f4"), "colours": _encode(model.colours[chosen], "u1"),
         "tracks": _encode(np.minimum(model.track_lengths[chosen], 65535), "<u2"),
-        "pointErrors": _encode(model.point_errors[chosen], "<f4"),
-        "coloured": bool(model.colours.any()),
-        "centre": centre.tolist(),
-        "radius": radius,
-        "turn": _upright(model).ravel().tolist(),
-        "view": _VIEW,
-    }
+        "pointErrors": _encode(model.point_errors[chosen], "<f4"), "coloured": bool(model.colours.any()),
+        "centre": centre.tolist(), "radius": radius, "turn": _upright(model).ravel().tolist(), "view": _VIEW,
+    }  # fmt: skip
     drawn = f"{len(chosen):,} of {count:,} points are drawn, chosen at random; the figures count all. "
+    listed = zip(model.names, model.num_points.tolist(), model.errors.tolist(), strict=True)
     rows = [
         f'<tr data-i="{row}"><td><button><bdi>{html.escape(name)}</bdi></button></td>'
         f"<td>{points:,}</td><td>{_number(error)}</td></tr>"
-        for row, (name, points, error) in enumerate(
-            zip(model.names, model.num_points.tolist(), model.errors.tolist(), strict=True)
-        )
+        for row, (name, points, error) in enumerate(listed)
     ]
     values = {
-        "title": html.escape(title),
-        "images": f"{len(model.names):,}",
-        "points": f"{count:,}",
-        "track": _number(_mean(model.track_lengths)),
-        "error": _number(_mean(model.point_errors)),
-        "drawn": drawn if len(chosen) < count else "",
-        "rows": "\n".join(rows),
+        "title": html.escape(title), "images": f"{len(model.names):,}", "points": f"{count:,}",
+        "track": _number(_mean(model.track_lengths)), "error": _number(_mean(model.point_errors)),
+        "drawn": drawn if len(chosen) < count else "", "rows": "\n".join(rows),
         "data": json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    }
+    }  # fmt: skip
     template = files("geomatch.colmap").joinpath("view.html").read_text(encoding="utf-8")
     page = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
-    return Path(path)
 
 
 def _image_error(

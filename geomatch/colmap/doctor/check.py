@@ -1,8 +1,4 @@
-"""Examining a COLMAP database for known mistakes, whoever wrote it, without changing it.
-
-Every release's schema from 3.6 on is read with SQLite alone: pycolmap would bring
-an older file up to date on opening it.
-"""
+"""Examining a COLMAP database (3.6 and later) for known mistakes, whoever wrote it, without changing it."""
 
 import os
 import sqlite3
@@ -66,16 +62,12 @@ def check_database(path: Path, images: Path | None = None) -> CheckReport:
         verified = list(check_geometries(connection, photos, numbers, tally, configurations))
     _check_graph(photos, numbers, matched, verified, tally)
     counts = {
-        "cameras": len(sizes),
-        "images": len(photos),
-        "keypoints": sum(numbers.values()),
-        "descriptors": descriptors,
-        "pairs with matches": len(matched),
-        "matches": sum(edge.matches for edge in matched),
-        "verified pairs": len(verified),
+        "cameras": len(sizes), "images": len(photos), "keypoints": sum(numbers.values()),
+        "descriptors": descriptors, "pairs with matches": len(matched),
+        "matches": sum(edge.matches for edge in matched), "verified pairs": len(verified),
         "inlier matches": sum(edge.matches for edge in verified),
         **{f"pairs {name}": configurations[name] for name in sorted(configurations)},
-    }
+    }  # fmt: skip
     return CheckReport(counts, tally.findings())
 
 
@@ -192,8 +184,8 @@ def _check_graph(
     elif not matched and not verified:
         tally.add("warning", "", "there are no matches; match the images before mapping")
     elif not verified:
-        text = "there are matches but no verified pairs, and mappers use only these ('No images with matches"
-        tally.add("warning", "", text + " found'); run pycolmap.geometric_verification")
+        text = "there are no verified pairs, and mappers use only these ('No images with matches found')"
+        tally.add("warning", "", text + "; run pycolmap.geometric_verification")
     elif not used:
         text = "no verified pair has 15 inliers and a configuration that mappers use; there will be no model"
         tally.add("warning", "", text)

@@ -1,8 +1,6 @@
 """The h5 files of hloc (Hierarchical-Localization): features, matches and a list of pairs.
 
 Pixel centres are whole numbers in them, as with us; hloc adds the half itself when it writes a database.
-Coordinates are written as float32, indices as int32. The matches' groups are named by image names with ``/``
-replaced by ``-``, which may collide; then nothing is written.
 """
 
 from collections.abc import Iterator
@@ -60,7 +58,7 @@ def write(correspondences: Correspondences, folder: Path) -> None:
 
 
 def _names_by_key(names: list[str]) -> dict[str, str]:
-    """Image names by hloc's names in the matches file."""
+    """Image names by hloc's names of the matches' groups."""
     keys: dict[str, str] = {}
     for name in names:
         other = keys.setdefault(name.replace("/", "-"), name)

@@ -22,9 +22,7 @@ def write(correspondences: Correspondences, folder: Path) -> None:
     """Write ``features/<name>.txt`` and ``matches.txt``."""
     spaced = [name for name in correspondences.features if len(name.split()) != 1]
     if spaced:
-        text = (
-            f"{spaced[0]!r}: COLMAP's match list cannot hold names with spaces; rename {len(spaced)} images"
-        )
+        text = f"{spaced[0]!r}: COLMAP's match list cannot hold spaces; rename {len(spaced)} images"
         raise FeaturesError(text + ", or export a database")
     for name, features in correspondences.features.items():
         path = folder / "features" / f"{name}.txt"
