@@ -56,7 +56,7 @@ def test_a_rendered_room_becomes_a_model(
     tmp_path: Path, photo0: Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rendered(tmp_path / "images", photo0)
-    arguments = ["reconstruct", str(tmp_path / "images"), str(tmp_path / "out"), "--max-keypoints", "500"]
+    arguments = ["reconstruct", str(tmp_path / "images"), str(tmp_path / "out"), "--max-keypoints", "400"]
     arguments += ["--camera-mode", "single", "--camera-model", "SIMPLE_PINHOLE"]
     arguments += ["--camera-params", "480,240,240", "--workers", "1"]
     assert main(arguments) == 0
