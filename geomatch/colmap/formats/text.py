@@ -53,8 +53,7 @@ def read(folder: Path, images: Path) -> Correspondences:
         try:
             with path.open(encoding="utf-8") as file:
                 count = int(file.readline().split()[0])
-                rows = np.loadtxt(file, usecols=(0, 1, 2, 3), ndmin=2, dtype=np.float64) if count else None
-            table = np.zeros((0, 4)) if rows is None else rows
+                table = np.loadtxt(file, usecols=(0, 1, 2, 3), ndmin=2) if count else np.zeros((0, 4))
             if len(table) != count:
                 raise ValueError(f"{len(table)} rows, {count} are announced")
         except (ValueError, IndexError, OSError) as error:
