@@ -15,7 +15,6 @@ import pytest
 from geomatch.cli import main
 from geomatch.collection import Correspondences, MatchedPair
 from geomatch.colmap import export_database, read_correspondences, write_correspondences
-from geomatch.colmap.formats.hloc import matches_beside
 from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import map_database, summarise_model
 from geomatch.engine import RunContext
@@ -46,29 +45,20 @@ def test_there_and_back(make_scene: Callable[..., Any], tmp_path: Path, form: An
         export_database(scene.folder, scene.correspondences, path, context=QUIET)
     else:
         assert write_correspondences(scene.correspondences, path, form, scene.folder) == {}
+    before = path.read_bytes() if form == "database" else b""
     back = read_correspondences(path, scene.folder)
     assert sorted(back.features) == sorted(scene.correspondences.features)
     for name, features in scene.correspondences.features.items():
         np.testing.assert_allclose(back.features[name].keypoints, features.keypoints, atol=1e-3)
         assert back.features[name].image_size == features.image_size
     assert content(back) == content(scene.correspondences)
-    if form != "database":
+    if form == "database":
+        assert path.read_bytes() == before
+    else:
         with pytest.raises(FileExistsError, match="exists already"):
             write_correspondences(scene.correspondences, path, form, scene.folder)
-        report = export_database(scene.folder, back, tmp_path / "x.db", context=QUIET)
-        assert report.pairs == 6
-    assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".")] == []
-
-
-def test_reading_a_database_leaves_no_trace(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    scene = make_scene(frames=3)
-    path = tmp_path / "out.db"
-    export_database(scene.folder, scene.correspondences, path, context=QUIET)
-    before = path.read_bytes()
-    found = read_correspondences(path, scene.folder)
-    assert len(list(found.pairs)) == 3
-    assert path.read_bytes() == before
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["out.db", "scene", "truth.db"]
+        assert export_database(scene.folder, back, tmp_path / "x.db", context=QUIET).pairs == 6
+    assert {item.name for item in tmp_path.iterdir()} <= {"out", "scene", "truth.db", "x.db"}
 
 
 def run_colmap(command: str, **options: object) -> None:
@@ -123,48 +113,75 @@ def test_names_that_a_format_cannot_hold(make_scene: Callable[..., Any], tmp_pat
     assert scene.export(tmp_path / "x.db").images == 2
 
 
-def hloc_files(scene: Any, folder: Path) -> tuple[Path, Path]:
+@pytest.fixture
+def hloc(make_scene: Callable[..., Any], tmp_path: Path) -> Callable[[], Correspondences]:
+    """Reads the files of hloc in the folder ``h5``, which were written for three images."""
+    pytest.importorskip("h5py")
+    scene, folder = make_scene(frames=3), tmp_path / "h5"
     write_correspondences(scene.correspondences, folder, "hloc", scene.folder)
-    return folder / "features.h5", folder / "matches.h5"
+    return lambda: read_correspondences(folder / "features.h5", scene.folder)
 
 
-def test_files_of_16_bits_and_missing_matches(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
-    scene = make_scene(frames=3)
-    features, matches = hloc_files(scene, tmp_path / "h5")
-    name = min(scene.correspondences.features)
-    with h5py.File(features, "a") as file:
-        half = np.asarray(file[name]["keypoints"]).astype(np.float16)
-        del file[name]["keypoints"]
-        file[name]["keypoints"] = half
-    with pytest.raises(FeaturesError, match="as_half=False"):
-        _ = read_correspondences(features, scene.folder).features[name]
-    with h5py.File(matches, "a") as file:
-        assert next(iter(file[next(iter(file))].values()))["matches0"].dtype == np.int32
+def test_matches_that_make_no_sense(hloc: Callable[[], Correspondences], tmp_path: Path) -> None:
+    import h5py
+
+    matches = tmp_path / "h5" / "matches.h5"
+    with h5py.File(matches, "r") as file:
+        values = np.asarray(next(iter(file[next(iter(file))].values()))["matches0"])
+    assert values.dtype == np.int32
+    for wrong, says in (
+        (values[:-1], "are both files of one run"),
+        (values.astype(float), "a whole number for each"),
+        (np.where(values < 0, -7, values - 40_000), "did not fit into 16 bits"),
+        (values.astype(np.int8).clip(-1), "did not fit into 16 bits"),
+        (None, "lacks matches0"),
+    ):
+        with h5py.File(matches, "a") as file:
+            group = next(iter(file[next(iter(file))].values()))
+            del group["matches0"]
+            if wrong is not None:
+                group["matches0"] = wrong
+        with pytest.raises(FeaturesError, match=says):
+            list(hloc().pairs)
+    with h5py.File(matches, "w") as file:
         file.create_group("gone/too")
     with pytest.raises(FeaturesError, match="names an image that has no features"):
-        list(read_correspondences(features, scene.folder).pairs)
+        list(hloc().pairs)
     matches.unlink()
     with pytest.raises(FeaturesError, match=r"expected one file matches.h5"):
-        matches_beside(features)
+        hloc()
+
+
+def test_keypoints_that_make_no_sense(hloc: Callable[[], Correspondences], tmp_path: Path) -> None:
+    import h5py
+
+    features, name = tmp_path / "h5" / "features.h5", min(hloc().features)
+    wrong: tuple[Any, ...] = (7.0, np.zeros(4), np.full((3, 2), np.nan), ["text"], np.zeros((3, 2), "f2"))
+    for values in wrong:
+        with h5py.File(features, "a") as file:
+            del file[name]["keypoints"]
+            file[name]["keypoints"] = values
+        with pytest.raises(
+            FeaturesError, match=rf"features.h5: the (features|keypoints) of {name} "
+        ) as found:
+            _ = hloc().features[name]
+    assert "as_half=False" in str(found.value)
+    whole = features.read_bytes()
+    features.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FeaturesError, match=r"features.h5: no h5 file of hloc, or damaged"):
+        hloc()
 
 
 def test_what_is_no_input(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    for path, says in (
-        (tmp_path, "expected a COLMAP database"),
-        (tmp_path / "x", "neither a COLMAP database"),
-    ):
-        if path.name == "x":
-            path.write_text("words")
+    (tmp_path / "features").mkdir()
+    (tmp_path / "x").write_text("words")
+    for path, says in ((tmp_path, "expected a COLMAP database"), (tmp_path / "x", "neither a COLMAP data")):
         with pytest.raises(FeaturesError, match=says):
             read_correspondences(path, tmp_path)
-    (tmp_path / "features").mkdir()
-    (tmp_path / "matches.txt").write_text("a b\n0 1\n0 1 2\n")
-    with pytest.raises(FeaturesError, match=r"matches.txt:3: expected two names or numbers"):
-        list(read_correspondences(tmp_path, tmp_path).pairs)
-    (tmp_path / "matches.txt").write_text("a b\nx y\n")
-    with pytest.raises(FeaturesError, match=r"matches.txt:2: no two numbers"):
-        list(read_correspondences(tmp_path, tmp_path).pairs)
+    for rows, says in (("0 1\n0 1 2", "3: expected two names or numbers"), ("x y", "2: no two numbers")):
+        (tmp_path / "matches.txt").write_text(f"a b\n{rows}\n")
+        with pytest.raises(FeaturesError, match=f"matches.txt:{says}"):
+            list(read_correspondences(tmp_path, tmp_path).pairs)
     (tmp_path / "features" / "a.txt").write_text("3 128\n1 2 3 4\n")
     with pytest.raises(FeaturesError, match="1 rows, 3 are announced"):
         _ = read_correspondences(tmp_path, tmp_path).features["a"]
@@ -202,60 +219,3 @@ def test_commands_convert_and_check(
     assert main(["colmap", "check", path]) == 1
     assert "error" in capsys.readouterr().out
     assert main(["colmap", "check", str(tmp_path / "none.db")]) == 2
-
-
-def test_matches_of_older_hlocs(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    """Names joined by an underscore, and no scores."""
-    h5py = pytest.importorskip("h5py")
-    scene = make_scene(frames=3, rename=lambda name: f"left/{name}")
-    features, matches = hloc_files(scene, tmp_path / "h5")
-    with h5py.File(matches, "r") as file:
-        held = {(a, b): np.asarray(file[a][b]["matches0"]) for a in file for b in file[a]}
-    matches.unlink()
-    with h5py.File(matches, "w") as file:
-        for (a, b), values in held.items():
-            file.create_group(f"{a}_{b}")["matches0"] = values.astype(np.int16)
-    assert content(read_correspondences(features, scene.folder)) == content(scene.correspondences)
-    with h5py.File(matches, "a") as file:
-        file.create_group("a_b")["matches0"] = values
-    with pytest.raises(FeaturesError, match="does not say which two images"):
-        list(read_correspondences(features, scene.folder).pairs)
-
-
-def test_matches_that_make_no_sense(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
-    scene = make_scene(frames=3)
-    features, matches = hloc_files(scene, tmp_path / "h5")
-    with h5py.File(matches, "r") as file:
-        values = np.asarray(next(iter(file[next(iter(file))].values()))["matches0"])
-    for wrong, says in (
-        (values[:-1], "are both files of one run"),
-        (values.astype(float), "a whole number for each"),
-        (np.where(values < 0, -7, values - 40_000), "did not fit into 16 bits"),
-        (values.astype(np.int8).clip(-1), "did not fit into 16 bits"),
-        (None, "lacks matches0"),
-    ):
-        with h5py.File(matches, "a") as file:
-            group = next(iter(file[next(iter(file))].values()))
-            del group["matches0"]
-            if wrong is not None:
-                group["matches0"] = wrong
-        with pytest.raises(FeaturesError, match=says):
-            list(read_correspondences(features, scene.folder).pairs)
-
-
-def test_keypoints_that_make_no_sense(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
-    scene = make_scene(frames=3)
-    name = min(scene.correspondences.features)
-    for number, values in enumerate((7.0, np.zeros(4), np.full((3, 2), np.nan), ["text"])):
-        features, _ = hloc_files(scene, tmp_path / f"{number}")
-        with h5py.File(features, "a") as file:
-            del file[name]["keypoints"]
-            file[name]["keypoints"] = values
-        with pytest.raises(FeaturesError, match=rf"features.h5: the (features|keypoints) of {name} "):
-            _ = read_correspondences(features, scene.folder).features[name]
-    whole = features.read_bytes()
-    features.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FeaturesError, match=r"features.h5: no h5 file of hloc, or damaged"):
-        read_correspondences(features, scene.folder)

@@ -1,8 +1,6 @@
 """The file of a database: whole or not at all, and never in place of something else."""
 
-import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,15 +17,25 @@ from geomatch.cli import main
 from geomatch.collection import LazyPairs, MatchedPair
 from geomatch.colmap import Cameras, check_database
 from geomatch.colmap.library import database
+from geomatch.colmap.mapping import map_database, summarise_model
 from geomatch.colmap.target import SPARE
 from geomatch.errors import FeaturesError, GeomatchError
 from geomatch.types import Features
 
 
-def test_databases_that_cannot_be_extended(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    scene = make_scene(frames=3)
-    path = tmp_path / "out.db"
-    scene.export(path, verification="none")
+@pytest.fixture
+def scene(make_scene: Callable[..., Any]) -> Any:
+    return make_scene(frames=3)
+
+
+@pytest.fixture
+def path(scene: Any, tmp_path: Path) -> Path:
+    """The scene's database, without verified pairs."""
+    scene.export(tmp_path / "out.db", verification="none")
+    return tmp_path / "out.db"
+
+
+def test_databases_that_cannot_be_extended(scene: Any, path: Path) -> None:
     before = path.read_bytes()
     with closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -39,6 +47,14 @@ def test_databases_that_cannot_be_extended(make_scene: Callable[..., Any], tmp_p
         scene.export(path, extend=True)
     path.chmod(0o644)
     assert path.read_bytes() == before
+    with closing(sqlite3.connect(path)) as other, other:
+        wrong = np.array([[0, 100_000]], np.uint32).tobytes()
+        other.execute("UPDATE matches SET rows = 1, data = ?", (wrong,))
+    before = path.read_bytes()
+    # COLMAP would verify its matches, too, and read beyond the keypoints
+    with pytest.raises(GeomatchError, match="has errors that must be mended first"):
+        scene.export(path, extend=True)
+    assert path.read_bytes() == before
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA user_version = 3800000")
     with pytest.raises(GeomatchError, match="schema of another COLMAP"):
@@ -47,69 +63,54 @@ def test_databases_that_cannot_be_extended(make_scene: Callable[..., Any], tmp_p
     with pytest.raises(GeomatchError, match="no database of COLMAP"):
         scene.export(path, extend=True)
     with pytest.raises(OSError, match="no such folder"):
-        scene.export(tmp_path / "none" / "out.db")
+        scene.export(path.parent / "none" / "out.db")
 
 
-def test_a_killed_export_leaves_the_old_database(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    scene = make_scene(frames=3)
-    path = tmp_path / "out.db"
-    scene.export(path, verification="none")
+def test_a_killed_export_leaves_the_old_database(scene: Any, path: Path) -> None:
     before = path.read_bytes()
     code = f"""
-import sys, time
+import time
 from pathlib import Path
 from geomatch.colmap import export_database, read_correspondences
-from geomatch.collection import Correspondences
-from geomatch.engine import RunContext
-found = read_correspondences(Path({str(path)!r}), Path({str(scene.folder)!r}))
+from geomatch.collection import Correspondences, LazyPairs
+path, images = Path({str(path)!r}), Path({str(scene.folder)!r})
+found = read_correspondences(path, images)
 def pairs():
     yield from found.pairs
     print("half way", flush=True)
     time.sleep(60)
-class Slow:
-    def __iter__(self):
-        return pairs()
-export_database(Path({str(scene.folder)!r}), Correspondences(found.features, Slow()), Path({str(path)!r}),
-                extend=True, context=RunContext(progress=False))
+export_database(images, Correspondences(found.features, LazyPairs(pairs)), path, extend=True)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "half way\n"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half way\n"
+        process.kill()
     assert path.read_bytes() == before
     report = scene.export(path, extend=True)  # what the killed one held does not bar the way
     assert report.skipped["images that the database already had"] == 3
 
 
-def test_a_file_that_appears_or_changes_meanwhile_stays(
-    make_scene: Callable[..., Any], tmp_path: Path
-) -> None:
-    scene, path = make_scene(frames=3), tmp_path / "out.db"
-
+def test_a_file_that_appears_or_changes_meanwhile_stays(scene: Any, path: Path) -> None:
     def meanwhile() -> Iterator[MatchedPair]:
         path.write_bytes(path.read_bytes() + bytes(4096) if path.exists() else b"of somebody else")
         yield from scene.correspondences.pairs
 
     slow = scene.changed(pairs=LazyPairs(meanwhile))
-    with pytest.raises(GeomatchError, match="made by another program meanwhile"):
-        slow.export(path)
-    assert path.read_bytes() == b"of somebody else"
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["out.db", "scene", "truth.db"]
-    path.unlink()
-    scene.export(path, verification="none")
     size = path.stat().st_size
     with pytest.raises(GeomatchError, match="was changed by another program meanwhile"):
         slow.export(path, extend=True)
     assert path.stat().st_size == size + 4096
+    path.unlink()
+    with pytest.raises(GeomatchError, match="made by another program meanwhile"):
+        slow.export(path)
+    assert path.read_bytes() == b"of somebody else"
+    assert sorted(item.name for item in path.parent.iterdir()) == ["out.db", "scene", "truth.db"]
 
 
 def test_a_full_disk_is_told_before_it_is_full(
-    make_scene: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """COLMAP ends the process when a write fails."""
-    scene = make_scene(frames=3)
     usage = shutil.disk_usage(tmp_path)
     for free in (0, SPARE + 4000):
         monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: usage._replace(free=free))
@@ -119,49 +120,42 @@ def test_a_full_disk_is_told_before_it_is_full(
     assert sorted(item.name for item in tmp_path.iterdir()) == ["scene", "truth.db"]
 
 
-def test_extending_keeps_link_mode_and_camera(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    scene = make_scene(frames=4)
+def test_extending(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene()
     names = sorted(scene.correspondences.features)
-    part = {name: scene.correspondences.features[name] for name in names[:2]}
+    part = {name: scene.correspondences.features[name] for name in names[:3]}
     real, link = tmp_path / "real.db", tmp_path / "link.db"
-    first = [pair for pair in scene.correspondences.pairs if {pair.name0, pair.name1} <= set(part)]
-    scene.changed(features=part, pairs=first).export(real, cameras=Cameras("single"), verification="none")
+    inside = [pair for pair in scene.correspondences.pairs if {pair.name0, pair.name1} <= set(part)]
+    scene.changed(features=part, pairs=inside).export(real, cameras=Cameras("single"), verification="none")
+    with pytest.raises(GeomatchError, match="exists already"):
+        scene.export(real)
     real.chmod(0o640)
     link.symlink_to(real.name)
     report = scene.export(link, extend=True, cameras=Cameras("single"))
+    assert (report.images, report.pairs) == (3, 12)
+    assert report.skipped == {f"{what} that the database already had": 3 for what in ("images", "pairs")}
+    assert sum(report.verified.values()) == 15  # the first pairs, too, which had matches only
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
     with database(str(real)) as opened:
-        assert len(opened.read_all_cameras()) == 1
-        assert opened.num_images() == 4
-    assert sum(report.verified.values()) == 6  # the first pair, too, which had matches only
+        assert (len(opened.read_all_cameras()), opened.num_images()) == (1, 6)
     assert check_database(real, scene.folder).ok
+    (model,) = map_database(real, scene.folder, tmp_path / "sparse", "incremental", 0)
+    assert summarise_model(model).mean_reprojection_error < 0.01
+    before = real.read_bytes()
+    moved = {**scene.correspondences.features, names[0]: part[names[0]][::-1]}
+    with pytest.raises(FeaturesError, match="has other keypoints"):
+        scene.changed(features=moved).export(real, extend=True)
     cv2.imwrite(str(scene.folder / names[0]), np.zeros((50, 60), np.uint8))
     odd = {names[0]: Features(np.zeros((0, 2)), np.zeros(0), (60, 50))}  # type: ignore[arg-type]
     with pytest.raises(FeaturesError, match=r"its camera in the database is of .* the file has 60x50"):
         scene.changed(features=odd, pairs=[]).export(real, extend=True)
-
-
-def test_a_faulty_database_is_not_extended(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    """COLMAP would verify its matches, too, and read beyond the keypoints."""
-    scene, path = make_scene(frames=3), tmp_path / "out.db"
-    scene.export(path, verification="none")
-    with closing(sqlite3.connect(path)) as connection, connection:
-        wrong = np.array([[0, 100_000]], np.uint32).tobytes()
-        connection.execute("UPDATE matches SET rows = 1, data = ?", (wrong,))
-    before = path.read_bytes()
-    with pytest.raises(GeomatchError, match="has errors that must be mended first"):
-        scene.export(path, extend=True)
-    assert path.read_bytes() == before
+    assert real.read_bytes() == before
 
 
 def test_what_cannot_be_written_is_said_before_the_matching(
-    make_scene: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scene = make_scene(frames=3)
     cv2.imwrite(str(scene.folder / "odd.png"), np.zeros((50, 60), np.uint8))
     (tmp_path / "there.db").write_text("x")
 

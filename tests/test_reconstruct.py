@@ -24,6 +24,7 @@ from geomatch.images import Image
 from geomatch.types import Features
 
 QUIET = RunContext(engine=LocalEngine(1), progress=False)
+FEW = Extraction(max_keypoints=50)
 
 
 def rendered(folder: Path, photo: Image, frames: int = 5) -> None:
@@ -45,26 +46,22 @@ def rendered(folder: Path, photo: Image, frames: int = 5) -> None:
             hit = (reach > 0) & (reach < depth)
             point = centre + world * np.where(hit, reach, 0)[..., None]
             u, v = (point[..., (axis + k) % 3] * 140 + 240 for k in (1, 2))
-            warped = cv2.remap(
-                texture, np.float32(u), np.float32(v), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-            )
+            maps = np.float32(u), np.float32(v)
+            warped = cv2.remap(texture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
             picture[hit], depth[hit] = warped[hit], reach[hit]
-        _, code = cv2.imencode(".png", picture)
-        (folder / f"view {number}.png").write_bytes(code.tobytes())
+        cv2.imwrite(str(folder / f"view {number}.png"), picture)
 
 
 def test_a_rendered_room_becomes_a_model(
     tmp_path: Path, photo0: Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rendered(tmp_path / "images", photo0)
-    arguments = ["reconstruct", str(tmp_path / "images"), str(tmp_path / "out"), "--max-keypoints", "500"]
+    arguments = ["reconstruct", str(tmp_path / "images"), str(tmp_path / "out"), "--max-keypoints", "400"]
     arguments += ["--camera-mode", "single", "--camera-model", "SIMPLE_PINHOLE"]
     arguments += ["--camera-params", "480,240,240", "--workers", "1"]
     assert main(arguments) == 0
-    out = capsys.readouterr().out
-    assert "5 of 5 images" in out
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    (model, *_) = summary["models"]
+    assert "5 of 5 images" in capsys.readouterr().out
+    (model, *_) = json.loads((tmp_path / "out" / "summary.json").read_text())["models"]
     assert model["registered"] == 5
     assert model["points"] > 200
     assert model["mean_reprojection_error"] < 1
@@ -79,10 +76,7 @@ def test_a_rendered_room_becomes_a_model(
     assert (tmp_path / "out" / "model.html").is_file()
     assert main(arguments) == 0
     assert "computed    0 images, 0 pairs" in capsys.readouterr().out
-    again = json.loads((tmp_path / "out" / "summary.json").read_text())
-    (same, *_) = again["models"]
-    assert (same["registered"], same["points"]) == (model["registered"], model["points"])
-    assert same["mean_reprojection_error"] == model["mean_reprojection_error"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["models"][0] == model
 
 
 def small_folder(folder: Path) -> Path:
@@ -90,8 +84,7 @@ def small_folder(folder: Path) -> Path:
     folder.mkdir()
     for number in range(3):
         noise = cv2.resize(rng.uniform(0, 255, (40, 40)).astype(np.uint8), (320, 320))
-        _, code = cv2.imencode(".png", noise)
-        (folder / f"{number}.png").write_bytes(code.tobytes())
+        cv2.imwrite(str(folder / f"{number}.png"), noise)
     return folder
 
 
@@ -109,8 +102,8 @@ def test_only_what_could_not_be_done_is_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = small_folder(tmp_path / "images")
-    command = ["colmap", "export", str(images), str(tmp_path / "x.db"), "--max-keypoints", "50"]
-    command += ["--workers", "1"]
+    command = ["colmap", "export", str(images), str(tmp_path / "x.db")]
+    command += ["--max-keypoints", "50", "--workers", "1"]
     assert main(command) == 0
     assert "skipped     3 pairs without matches" in capsys.readouterr().out
     assert main([*command, "--extend"]) == 0
@@ -124,19 +117,14 @@ def test_only_what_could_not_be_done_is_exit_code_1(
 @pytest.mark.shared
 @pytest.mark.parametrize(("place", "least"), [("sacre_coeur/mapping", 10), ("opensfm_lund/images", 15)])
 def test_real_photographs(tmp_path: Path, place: str, least: int, sfm: Callable[[str], Path]) -> None:
-    result = reconstruct(
-        sfm(place), tmp_path / "out", extraction=Extraction(max_keypoints=2000), context=QUIET
-    )
+    many = Extraction(max_keypoints=2000)
+    result = reconstruct(sfm(place), tmp_path / "out", extraction=many, context=QUIET)
     assert result.models[0].registered >= least
     assert result.models[0].mean_reprojection_error < 1
 
 
 @dataclass(frozen=True)
 class Failing:
-    """A detector that cannot go on."""
-
-    number: int = 0
-
     def detect(self, image: Image) -> Features:
         raise GeomatchError("no more")
 
@@ -151,7 +139,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_an_earlier_result_stays_until_there_is_a_new_one(tmp_path: Path) -> None:
     images, out = small_folder(tmp_path / "images"), tmp_path / "out"
-    reconstruct(images, out, extraction=Extraction(max_keypoints=50), context=QUIET)
+    reconstruct(images, out, extraction=FEW, context=QUIET)
     before = content(out)
     assert set(before) == {".lock", "database.db", "summary.json"}
     with pytest.raises(GeomatchError, match="no more"):
@@ -171,12 +159,12 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     out.mkdir()
     with FileLock(out / ".lock"), pytest.raises(GeomatchError, match="another run is writing there"):
         reconstruct(images, out, context=QUIET)
-    reconstruct(images, out, extraction=Extraction(max_keypoints=50), context=QUIET)
+    reconstruct(images, out, extraction=FEW, context=QUIET)
     with closing(sqlite3.connect(out / "database.db")) as other:
         other.execute("PRAGMA journal_mode=WAL")
         other.execute("SELECT count(*) FROM images").fetchall()
         with pytest.raises(GeomatchError, match="open in another program"):
-            reconstruct(images, out, extraction=Extraction(max_keypoints=50), context=QUIET)
+            reconstruct(images, out, extraction=FEW, context=QUIET)
 
 
 def test_what_cannot_work_is_said_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +172,6 @@ def test_what_cannot_work_is_said_before_the_work(tmp_path: Path, capsys: pytest
     (tmp_path / "file").write_text("x")
     (tmp_path / "theirs" / "sparse").mkdir(parents=True)
     (tmp_path / "theirs" / "summary.json").write_text('{"models": []}')
-    _, code = cv2.imencode(".png", np.zeros((40, 60), np.uint8))
     assert main(["reconstruct", str(tmp_path / "none"), str(tmp_path / "o")]) == 2
     for arguments, words in (
         ([str(images)], "is the folder of images"),
@@ -197,12 +184,12 @@ def test_what_cannot_work_is_said_before_the_work(tmp_path: Path, capsys: pytest
     ):
         assert main(["reconstruct", str(images), *arguments]) == 2
         assert words in capsys.readouterr().err
-    (images / "odd.png").write_bytes(code.tobytes())
+    cv2.imwrite(str(images / "odd.png"), np.zeros((40, 60), np.uint8))
     assert main(["reconstruct", str(images), str(tmp_path / "p"), "--camera-mode", "single"]) == 2
     assert "images of one camera must be of one size" in capsys.readouterr().err
     for name in ("odd.png", "1.png", "2.png"):
         (images / name).unlink()
-    result = reconstruct(images, tmp_path / "one", extraction=Extraction(max_keypoints=50), context=QUIET)
+    result = reconstruct(images, tmp_path / "one", extraction=FEW, context=QUIET)
     assert result.reason == "at least two images are needed"
 
 

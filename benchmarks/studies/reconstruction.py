@@ -17,8 +17,7 @@ from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.studies.record import Row, markdown, study_parser, write_record
 from geomatch.collection import Extraction, find_images
 from geomatch.colmap.library import pycolmap
-from geomatch.colmap.mapping import map_database, summarise_model
-from geomatch.colmap.options import Mapping
+from geomatch.colmap.mapping import Mapping, map_database, summarise_model
 from geomatch.colmap.reconstruct import reconstruct
 from geomatch.errors import WeightsError, first_line
 

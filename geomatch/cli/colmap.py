@@ -13,7 +13,7 @@ from geomatch.cli.options import Option, bundled, descriptor_options, run_option
 if TYPE_CHECKING:
     from geomatch.collection import CollectionResult, Extraction, Matching, PairSelection
     from geomatch.colmap import Cameras, Mapping
-    from geomatch.colmap.options import Verification
+    from geomatch.colmap.verification import Verification
     from geomatch.engine import RunContext
 
 

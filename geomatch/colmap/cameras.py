@@ -1,15 +1,33 @@
 """Cameras and images of a database, made by COLMAP from the files."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
 from geomatch.collection.correspondences import check_name
 from geomatch.colmap.library import database, pycolmap
-from geomatch.colmap.options import CameraMode, Cameras
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
 from geomatch.images import raw_size
+
+CameraMode = Literal["auto", "single", "per-folder", "per-image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cameras:
+    """The cameras that images are given in a database."""
+
+    mode: CameraMode = "auto"
+    """Which images share a camera; ``auto`` leaves it to COLMAP, by the images' EXIF data."""
+    model: str = "SIMPLE_RADIAL"
+    """COLMAP's name of the model; the focal length comes from EXIF where it is there."""
+    params: str = ""
+    """Known parameters instead: numbers separated by commas, in pixels and COLMAP's order."""
+
+
+CAMERAS = Cameras()
 
 
 def check_cameras(cameras: Cameras) -> None:
@@ -26,10 +44,8 @@ def check_cameras(cameras: Cameras) -> None:
     except ValueError:
         values = np.zeros(0)
     if len(values) != len(camera.params) or not np.isfinite(values).all():
-        raise GeomatchError(
-            f"camera model {model} has {len(camera.params)} parameters separated by commas "
-            f"({camera.params_info}), got {params!r}"
-        )
+        text = f"camera model {model} has {len(camera.params)} parameters ({camera.params_info})"
+        raise GeomatchError(f"{text}: give as many numbers separated by commas, got {params!r}")
     if (values[camera.focal_length_idxs()] <= 0).any():
         raise GeomatchError(f"focal lengths must be positive, got {params!r} for {camera.params_info}")
 
@@ -37,12 +53,7 @@ def check_cameras(cameras: Cameras) -> None:
 def image_sizes(
     images: Path, names: Iterable[str], mode: CameraMode
 ) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """(width, height) of the readable images of a folder, in COLMAP's order, and the reasons for the others.
-
-    Raises:
-        FeaturesError: when images of one camera differ in size, or a name could lead elsewhere.
-        ImageError: when no image is there.
-    """
+    """(width, height) of a folder's images, in COLMAP's order, and the reasons for those not readable."""
     sizes: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
     shared: dict[str, tuple[str, tuple[int, int]]] = {}
@@ -53,27 +64,21 @@ def image_sizes(
         except ImageError as error:
             skipped[name] = first_line(error)
             continue
-        if mode in ("single", "per-folder"):
-            first, size = shared.setdefault(_sharing(name, mode), (name, sizes[name]))
-            if size != sizes[name]:
-                raise FeaturesError(
-                    f"camera mode {mode}: {first} has {size[0]}x{size[1]} pixels, {name} has "
-                    f"{sizes[name][0]}x{sizes[name][1]}; images of one camera must be of one size: use "
-                    "'auto' or 'per-image'"
-                )
+        first, size = shared.setdefault(_sharing(name, mode), (name, sizes[name]))
+        if size != sizes[name]:
+            raise FeaturesError(
+                f"camera mode {mode}: {first} has {size[0]}x{size[1]} pixels, {name} {sizes[name][0]}x"
+                f"{sizes[name][1]}; images of one camera must be of one size: use 'auto' or 'per-image'"
+            )
     if not sizes:
         raise ImageError(f"{images}: none of {len(skipped)} images can be read; is it the right folder?")
     return sizes, skipped
 
 
 def import_images(path: Path, images: Path, names: Sequence[str], cameras: Cameras) -> None:
-    """Add the images that the database ``path`` lacks; COLMAP leaves out silently what it cannot read.
-
-    Raises:
-        GeomatchError: when images that should share a camera have several in the database.
-    """
-    mode = cameras.mode
-    library = pycolmap()
+    """Add the images that the database ``path`` lacks; COLMAP leaves out silently what it cannot read."""
+    mode, library = cameras.mode, pycolmap()
+    sharing = getattr(library.CameraMode, mode.replace("-", "_").upper())
     with database(str(path)) as opened:
         present = {image.name: image.camera_id for image in opened.read_all_images()}
     shared: dict[str, set[int]] = {}
@@ -81,14 +86,13 @@ def import_images(path: Path, images: Path, names: Sequence[str], cameras: Camer
         shared.setdefault(_sharing(name, mode), set()).add(camera_id)
     groups: dict[int | None, list[str]] = {}
     for name in names:
-        if name not in present:
-            own = shared.get(_sharing(name, mode), set()) if mode in ("single", "per-folder") else set()
-            if len(own) > 1:
-                raise GeomatchError(
-                    f"camera mode {mode}: images that share a camera with {name} have {len(own)} in the "
-                    "database; use 'auto' or 'per-image'"
-                )
-            groups.setdefault(next(iter(own), None), []).append(name)
+        if name in present:
+            continue
+        own = shared.get(_sharing(name, mode), set())
+        if len(own) > 1:
+            text = f"camera mode {mode}: images that share one with {name} have {len(own)} in the database"
+            raise GeomatchError(text + "; use 'auto' or 'per-image'")
+        groups.setdefault(next(iter(own), None), []).append(name)
     for camera_id, members in groups.items():
         options = library.ImageReaderOptions()
         options.camera_model, options.camera_params = cameras.model, cameras.params
@@ -96,19 +100,15 @@ def import_images(path: Path, images: Path, names: Sequence[str], cameras: Camer
             options.existing_camera_id = camera_id
         try:
             library.import_images(
-                str(path),
-                str(images),
-                camera_mode=getattr(library.CameraMode, mode.replace("-", "_").upper()),
-                image_names=members,
-                options=options,
+                str(path), str(images), camera_mode=sharing, image_names=members, options=options
             )
         except (RuntimeError, ValueError) as error:
-            raise GeomatchError(
-                f"COLMAP cannot make {cameras.model} cameras with parameters {cameras.params!r} "
-                f"({first_line(error)})"
-            ) from error
+            text = f"COLMAP cannot make {cameras.model} cameras with parameters {cameras.params!r}"
+            raise GeomatchError(f"{text} ({first_line(error)})") from error
 
 
 def _sharing(name: str, mode: CameraMode) -> str:
-    """What images of one camera have in common."""
-    return "" if mode == "single" else str(PurePosixPath(name).parent)
+    """What images of one camera have in common: for ``auto`` and ``per-image``, nothing but the name."""
+    if mode == "single":
+        return ""
+    return str(PurePosixPath(name).parent) if mode == "per-folder" else name

@@ -12,13 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from geomatch.collection.correspondences import Correspondences, PairChecker, check_keypoints
-from geomatch.colmap.cameras import check_cameras, image_sizes, import_images
+from geomatch.colmap.cameras import CAMERAS, Cameras, check_cameras, image_sizes, import_images
 from geomatch.colmap.conventions import CONFIGURATIONS, to_colmap
 from geomatch.colmap.doctor.check import check_database
 from geomatch.colmap.library import database, pycolmap
-from geomatch.colmap.options import CAMERAS, Cameras, Verification
 from geomatch.colmap.target import DiskSpace, check_target, replaced
-from geomatch.colmap.verification import verify_with_colmap, verify_with_ours
+from geomatch.colmap.verification import Verification, verify_with_colmap, verify_with_ours
 from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
@@ -33,11 +32,10 @@ class ExportReport:
 
     path: Path
     images: int
-    """Number of images written by this export."""
     keypoints: int
     pairs: int
-    """Number of pairs with matches."""
     matches: int
+    """Number of images, keypoints, pairs with matches, and matches that this export wrote."""
     verified: dict[str, int]
     """Two-view geometries in the database, by configuration; those that mappers ignore too."""
     skipped: dict[str, int]
@@ -76,14 +74,14 @@ def export_database(
 
     Args:
         images: the folder that names are relative to.
-        correspondences: keypoints and matches, see `geomatch.collection`.
+        correspondences: keypoints and matches.
         path: file of the database.
         cameras: of new images.
         verification: ``colmap`` runs COLMAP's own, here; ``geomatch`` estimates geometries on the engine
             (`estimate_two_view`); ``none`` writes matches only, which mappers do not use.
         extend: add to a database that exists; images in it must have the same keypoints, and its pairs stay.
         seed: random seed of COLMAP's RANSAC.
-        context: engine, progress, and the store where own geometries are cached; none of them if not given.
+        context: engine, progress, and the store where own geometries are cached; none if not given.
 
     Raises:
         FeaturesError: for keypoints or matches that cannot be right; nothing is written.
@@ -94,7 +92,10 @@ def export_database(
     sizes, images_skipped = image_sizes(images, correspondences.features, cameras.mode)
     check_target(path, extend)
     if path.exists():
-        _check_sound(path)
+        # COLMAP verifies old matches with the new ones, and reads beyond the keypoints when these are wrong
+        wrong = next((one.message for one in check_database(path).findings if one.severity == "error"), "")
+        if wrong:
+            raise GeomatchError(f"{path} has errors that must be mended first (`colmap check`): {wrong}")
     space = DiskSpace(path.resolve().parent)
     try:
         with replaced(path, extend, space) as temporary:
@@ -113,21 +114,14 @@ def export_database(
                 store = context.store_at(path) if context.store else None
                 with context.started() as run:
                     verify_with_ours(temporary, run.work(), store)
-            verified = _configurations(temporary)
+            known = f"WHERE config < {len(CONFIGURATIONS)} GROUP BY config ORDER BY config"
+            query = f"SELECT config, count(*) FROM two_view_geometries {known}"
+            with closing(sqlite3.connect(temporary)) as connection:
+                verified = {CONFIGURATIONS[kind]: n for kind, n in connection.execute(query)}
     except (RuntimeError, sqlite3.Error) as error:
         raise GeomatchError(f"{path}: COLMAP could not write the database ({first_line(error)})") from error
-    count, skipped = len(keypoints), dict(writer.skipped)
-    total = sum(keypoints.values())
-    return ExportReport(path, count, total, pairs, matches, verified, skipped, images_skipped)
-
-
-def _check_sound(path: Path) -> None:
-    # COLMAP verifies old matches with the new ones, and reads beyond the keypoints when these are wrong
-    errors = [finding.message for finding in check_database(path).findings if finding.severity == "error"]
-    if errors:
-        raise GeomatchError(
-            f"{path} has errors that must be mended first, `geomatch colmap check` lists them: {errors[0]}"
-        )
+    written = len(keypoints), sum(keypoints)
+    return ExportReport(path, *written, pairs, matches, verified, dict(writer.skipped), images_skipped)
 
 
 def _imported(
@@ -140,12 +134,9 @@ def _imported(
         if name not in present:  # what COLMAP cannot use it only logs
             images_skipped[name] = "COLMAP cannot read it: a format that it does not know, or damaged"
             del sizes[name]
-        elif cameras[present[name].camera_id] != sizes[name]:
-            camera, size = cameras[present[name].camera_id], sizes[name]
-            raise FeaturesError(
-                f"{name}: its camera in the database is of {camera[0]}x{camera[1]} pixels, the file has "
-                f"{size[0]}x{size[1]}"
-            )
+        elif (camera := cameras[present[name].camera_id]) != (size := sizes[name]):
+            text = f"{name}: its camera in the database is of {camera[0]}x{camera[1]} pixels, the file has "
+            raise FeaturesError(text + f"{size[0]}x{size[1]}")
     if not sizes:
         raise ImageError(f"COLMAP can read none of {len(images_skipped)} images")
     return {name: present[name].image_id for name in sizes}
@@ -153,20 +144,18 @@ def _imported(
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """Writes correspondences to an open database."""
+    """Writes correspondences to an open database; ``ids`` are the numbers of its images by name."""
 
     opened: Any
     ids: Mapping[str, int]
-    """Numbers of the images, by name."""
     correspondences: Correspondences
     space: DiskSpace
     disable: bool | None
-    """tqdm's."""
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def write_keypoints(self, sizes: Mapping[str, tuple[int, int]]) -> dict[str, int]:
-        """Write the keypoints that are not there; return their number by image."""
-        written: dict[str, int] = {}
+    def write_keypoints(self, sizes: Mapping[str, tuple[int, int]]) -> list[int]:
+        """Write the keypoints that are not there; return their number in each image."""
+        written = []
         for name, size in tqdm(sizes.items(), desc="keypoints", unit="image", disable=self.disable):
             features = self.correspondences.features[name]
             check_keypoints(name, features, size)
@@ -177,15 +166,13 @@ class _Writer:
                 old = self.opened.read_keypoints(self.ids[name])
                 # subtracting and adding half a pixel may change the last bit
                 if len(old) != len(rows) or not np.allclose(old[:, :2], rows, rtol=0, atol=1e-3):
-                    raise FeaturesError(
-                        f"{name}: the database has other keypoints for it ({len(old)}, new {len(rows)}), and "
-                        "its matches would point to the wrong ones; export to a new database"
-                    )
+                    text = f"{name}: the database has other keypoints for it ({len(old)}, new {len(rows)})"
+                    raise FeaturesError(text + "; export to a new database")
                 self.skipped["images that the database already had"] += 1
                 continue
             self.space.reserve(rows.nbytes)
             self.opened.write_keypoints(self.ids[name], rows)
-            written[name] = len(rows)
+            written.append(len(rows))
         return written
 
     def write_matches(self) -> tuple[int, int]:
@@ -207,11 +194,3 @@ class _Writer:
             pairs += 1
             matches += len(pair.matches)
         return pairs, matches
-
-
-def _configurations(path: Path) -> dict[str, int]:
-    with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(
-            "SELECT config, count(*) FROM two_view_geometries GROUP BY config ORDER BY config"
-        ).fetchall()
-    return {CONFIGURATIONS[config]: count for config, count in rows if config < len(CONFIGURATIONS)}

@@ -3,6 +3,7 @@
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
@@ -35,37 +36,28 @@ def database(path: str) -> Iterator[Any]:
 
 
 def interruptible(call: Callable[[Any], Any], meanwhile: Callable[[], None] | None = None) -> Any:
-    """Run a long call of pycolmap that takes a cancellation token, so that Ctrl-C ends it.
+    """Run a long ``call`` of pycolmap, which is given a cancellation token, so that Ctrl-C ends it.
 
-    Args:
-        call: takes the token.
-        meanwhile: called a few times per second, to show progress.
-    """
+    ``meanwhile`` is called a few times per second, to show progress."""
     token = pycolmap().CancellationToken()
-    results: list[Any] = []
-    errors: list[BaseException] = []
-    done = threading.Event()
+    result: Future[Any] = Future()
 
     def work() -> None:
         try:
-            results.append(call(token))
+            result.set_result(call(token))
         except BaseException as error:
-            errors.append(error)
-        finally:
-            done.set()
+            result.set_exception(error)
 
     thread = threading.Thread(target=work)
     try:
         thread.start()
         # not join: a thread whose join was interrupted passes for ended, though it runs
-        while not done.wait(0.2):
+        while not wait([result], 0.2).done:
             if meanwhile is not None:
                 meanwhile()
     except BaseException:
         token.cancel()
         if thread.ident is not None:  # it is None when Ctrl-C came while it was being started
-            done.wait()
+            wait([result])
         raise
-    if errors:
-        raise errors[0]
-    return results[0]
+    return result.result()

@@ -8,18 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from geomatch.collection.folder import ImageFolder, find_images
+from geomatch.collection.folder import find_images
 from geomatch.collection.match import CollectionResult, match_collection
 from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
-from geomatch.colmap.cameras import check_cameras, image_sizes
+from geomatch.colmap.cameras import CAMERAS, Cameras, check_cameras, image_sizes
 from geomatch.colmap.database import ExportReport, export_database
 from geomatch.colmap.library import pycolmap
-from geomatch.colmap.mapping import ModelSummary, map_database, summarise_model
-from geomatch.colmap.options import CAMERAS, MAPPING, Cameras, Mapper, Mapping
+from geomatch.colmap.mapping import MAPPING, Mapper, Mapping, ModelSummary, map_database, summarise_model
 from geomatch.colmap.target import check_closed
 from geomatch.colmap.view import sparse_model, write_view
 from geomatch.engine import RunContext
@@ -27,10 +25,9 @@ from geomatch.engine.context import CONTEXT
 from geomatch.errors import GeomatchError
 from geomatch.provenance import versions
 
-WRITTEN = ("summary.json", "database.db", "sparse", "model.html")
+_WRITTEN = ("summary.json", "database.db", "sparse", "model.html")
 """What a run leaves in its folder, in the order it is put there; the first marks the folder as ours."""
-PROGRAM = "geomatch reconstruct"
-"""The mark in ``summary.json``."""
+_PROGRAM = "geomatch reconstruct"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,18 +63,8 @@ def reconstruct(
     """Match a folder of photographs and map it with COLMAP.
 
     Writes ``database.db``, ``sparse/0`` (the largest model) and further ones, ``summary.json`` and
-    ``model.html`` to ``out``. What is in the store is not made again; what an earlier run wrote to ``out``
-    is replaced.
-
-    Args:
-        images: folder of photographs.
-        out: folder, made when missing.
-        extraction: detector and descriptor.
-        pairs: which images are matched.
-        matching: how they are matched.
-        cameras: which images share a camera, and what is known of it.
-        mapping: verification, mapper and random seed.
-        context: engine, progress, and the store; ``out/store`` if not given.
+    ``model.html`` to ``out``, in place of an earlier run's. What is in the store, ``out/store`` unless
+    ``context`` has another, is not made again.
 
     Raises:
         GeomatchError: as `match_collection` and `export_database` do, and when ``out`` is the folder of
@@ -85,45 +72,43 @@ def reconstruct(
         ValueError: for options that make no sense.
     """
     check_cameras(cameras)
-    folder = _photographs(images, out)
+    if out.resolve() == images.resolve():
+        raise GeomatchError(f"{out} is the folder of images; give another one for the results")
+    folder = find_images(images, exclude=out)
     image_sizes(images, folder.names, cameras.mode)  # better now than after the matching
     seconds: dict[str, float] = {}
     with _unfinished(out) as work, context.started() as started:
         run = replace(started, store=context.store_at(out / "store"))
+        database = work / "database.db"
         with _timed(seconds, "matching"):
             found = match_collection(
                 folder, extraction=extraction, pairs=pairs, matching=matching, context=run
             )
         with _timed(seconds, "database"):
             report = export_database(
-                images,
-                found.correspondences,
-                work / "database.db",
-                cameras=cameras,
-                verification=mapping.verification,
-                seed=mapping.seed,
-                context=run,
-            )
+                images, found.correspondences, database,
+                cameras=cameras, verification=mapping.verification, seed=mapping.seed, context=run,
+            )  # fmt: skip
         with _timed(seconds, "mapping"):
-            models = map_database(
-                work / "database.db", images, work / "sparse", mapping.mapper, mapping.seed, run.progress
-            )
+            sparse = work / "sparse"
+            models = map_database(database, images, sparse, mapping.mapper, mapping.seed, run.progress)
         if models:
             further = f", the largest of {len(models)} models" if len(models) > 1 else ""
             write_view(sparse_model(models[0]), work / "model.html", images.resolve().name + further)
         count = len(found.correspondences.features)
-        result = Reconstructed(
-            out,
-            count,
-            tuple(summarise_model(model) for model in models),
-            found,
-            replace(report, path=out / "database.db"),
-            "" if models else _reason(count, report, mapping.mapper),
-            seconds,
-        )
-        text = _summary(result, {**found.settings, **asdict(mapping)})
+        reason = "" if models else _reason(count, report, mapping.mapper)
+        report, summaries = replace(report, path=out / "database.db"), tuple(map(summarise_model, models))
+        summary = {
+            "program": _PROGRAM, "images": count, "models": [asdict(model) for model in summaries],
+            "reason": reason or None, "pairs": found.pairs.given, "verified": report.verified,
+            "skipped": {**report.skipped, **found.skipped, **found.failed_pairs, **report.images_skipped},
+            "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+            "settings": {**found.settings, **asdict(mapping)},
+            "versions": versions() | {"pycolmap": pycolmap().__version__},
+        }  # fmt: skip
+        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         (work / "summary.json").write_text(text, encoding="utf-8")
-    return result
+    return Reconstructed(out, count, summaries, found, report, reason, seconds)
 
 
 @contextmanager
@@ -133,61 +118,33 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - start
 
 
-def _summary(result: Reconstructed, settings: dict[str, Any]) -> str:
-    matching, export = result.matching, result.export
-    content = {
-        "program": PROGRAM,
-        "images": result.num_images,
-        "models": [asdict(model) for model in result.models],
-        "reason": result.reason or None,
-        "pairs": matching.pairs.given,
-        "verified": export.verified,
-        "skipped": {**export.skipped, **matching.skipped, **matching.failed_pairs, **export.images_skipped},
-        "seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
-        "settings": settings,
-        "versions": versions() | {"pycolmap": pycolmap().__version__},
-    }
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
-
-
-def _photographs(images: Path, out: Path) -> ImageFolder:
-    if out.resolve() == images.resolve():
-        raise GeomatchError(f"{out} is the folder of images; give another one for the results")
-    folder = find_images(images, exclude=out)
+@contextmanager
+def _unfinished(out: Path) -> Iterator[Path]:
+    """A folder in ``out`` whose content replaces an earlier run's when the block succeeds."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GeomatchError(f"{out}: no folder can be made there ({error.strerror})") from error
-    return folder
-
-
-@contextmanager
-def _unfinished(out: Path) -> Iterator[Path]:
-    """A folder in ``out`` whose content replaces an earlier run's when the block succeeds.
-
-    Raises:
-        GeomatchError: when ``out`` holds a database or model of another program, or another run writes there.
-    """
-    with _alone(out):
-        others = [name for name in WRITTEN if (out / name).exists()]
-        if others and not _is_ours(out / WRITTEN[0]):
-            raise GeomatchError(
-                f"{out / others[-1]} was not written by `{PROGRAM}` (no {WRITTEN[0]} of it is there): "
-                "give another folder"
-            )
+    try:
+        lock = FileLock(out / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        text = f"{out}: another run is writing there; wait for it, or give another folder"
+        raise GeomatchError(text) from error
+    work = out / ".unfinished"
+    with lock:
+        others = [name for name in _WRITTEN if (out / name).exists()]
+        if others and not _is_ours(out / _WRITTEN[0]):
+            raise GeomatchError(f"{out / others[-1]} was not written by `{_PROGRAM}`: give another folder")
         check_closed(out / "database.db")
-        work = out / ".unfinished"
-        shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-        work.mkdir()
+        shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed
         try:
+            (work / "old").mkdir(parents=True)
             yield work
-            old = work / "old"
-            old.mkdir()
             check_closed(out / "database.db")  # a log of the old one would be taken for the new one's
-            for name in WRITTEN:
+            for name in _WRITTEN:
                 if (out / name).is_dir() or not (work / name).exists():
                     with suppress(FileNotFoundError):
-                        os.replace(out / name, old / name)
+                        os.replace(out / name, work / "old" / name)
                 if (work / name).exists():
                     os.replace(work / name, out / name)
         finally:
@@ -199,28 +156,11 @@ def _is_ours(summary: Path) -> bool:
         content = json.loads(summary.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.get("program") == PROGRAM
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise GeomatchError(
-            f"{out}: another run is writing there; wait for it, or give another folder"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return isinstance(content, dict) and content.get("program") == _PROGRAM
 
 
 def _reason(images: int, report: ExportReport, mapper: Mapper) -> str:
-    ignored = ("undefined", "degenerate")
-    good = {kind: count for kind, count in report.verified.items() if kind not in ignored}
-    planar = ("planar", "panoramic", "planar or panoramic")
+    good = {kind: n for kind, n in report.verified.items() if kind not in ("undefined", "degenerate")}
     if images < 2:
         return "at least two images are needed"
     if not report.pairs:
@@ -230,7 +170,7 @@ def _reason(images: int, report: ExportReport, mapper: Mapper) -> str:
             f"none of {report.pairs} pairs has enough matches that agree with one geometry: the images may "
             "not overlap, or more keypoints (--max-keypoints) or pairs (--pairs) are needed"
         )
-    if mapper == "global" and set(good) <= {*planar, "watermark", "multiple"}:
+    if mapper == "global" and set(good).isdisjoint(("calibrated", "uncalibrated", "calibrated rig")):
         return "all verified pairs are planar or of a turning camera, which global mapping does not use"
     return (
         f"{sum(good.values())} pairs are verified, but no two images could start a model: they may be taken "

@@ -18,25 +18,17 @@ TABLES = {"cameras", "images", "keypoints", "matches"}
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write; it leaves no files beside a database that nobody writes to.
-
-    Raises:
-        GeomatchError: when it is no SQLite database, or has an unfinished transaction.
-    """
-    if not path.exists():
-        raise GeomatchError(f"{path}: no such file")
+    """A connection that cannot write; it leaves no files beside a database that nobody writes to."""
     if not path.is_file():
-        raise GeomatchError(f"{path} is not a file")
+        raise GeomatchError(f"{path} is not a file" if path.exists() else f"{path}: no such file")
     with path.open("rb") as file:
         header = file.read(20)
     if not header.startswith(HEADER):
         raise GeomatchError(f"{path} is no SQLite database, which COLMAP's are")
     real = path.resolve()
     if real.with_name(real.name + "-journal").exists():
-        raise GeomatchError(
-            f"{path}: another program writes to it, or was ended while it did; then open it once with that "
-            "program, which takes back what is half written"
-        )
+        text = f"{path}: another program writes to it, or was ended while it did"
+        raise GeomatchError(text + "; then open it once with that program, which undoes what is half written")
     # COLMAP's files have a write-ahead log. While nobody has one open it is not there, and a
     # reader would create it and leave it behind: say that nothing will change, then it does not.
     idle = header[18] == 2 and not real.with_name(real.name + "-wal").exists()
@@ -48,7 +40,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database of COLMAP to read; what goes wrong in the block is a `GeomatchError` that names it."""
+    """Open a database to read; what goes wrong in the block is a `GeomatchError` that names it."""
     try:
         with closing(open_read_only(path)) as connection:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
@@ -74,7 +66,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def read(path: Path) -> Correspondences:
-    """Keypoints and raw matches of a database; raises `GeomatchError` when it cannot be read."""
+    """Keypoints and raw matches of a database."""
     with reading(path) as connection:
         rows = connection.execute(
             "SELECT images.image_id, images.name, cameras.width, cameras.height FROM images "

@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -17,32 +18,25 @@ SPARE = 32 * 2**20
 """Bytes of the disk that stay free."""
 
 
+@dataclass(slots=True)
 class DiskSpace:
     """Free disk space is checked before it is used: COLMAP ends the process when the disk is full."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._reserved = 0
+    folder: Path
+    reserved: int = 0
 
     def reserve(self, size: int) -> None:
         """Announce bytes that will be written; raise `GeomatchError` when the disk lacks them."""
-        self._reserved += size
+        self.reserved += size
         # what was written so far lies in SQLite's log, and is copied into the database from there
-        wanted, free = self._reserved + SPARE, shutil.disk_usage(self._folder).free
+        wanted, free = (self.reserved + SPARE) / 2**20, shutil.disk_usage(self.folder).free / 2**20
         if free < wanted:
-            raise GeomatchError(
-                f"{self._folder}: {free / 2**20:.0f} MiB are free on this disk, "
-                f"{wanted / 2**20:.0f} are needed"
-            )
+            needed = f"{free:.0f} MiB are free on this disk, {wanted:.0f} are needed"
+            raise GeomatchError(f"{self.folder}: {needed}")
 
 
 def check_target(path: Path, extend: bool) -> None:
-    """Raise unless a database can be written to ``path``.
-
-    Raises:
-        GeomatchError: when it exists, or cannot be extended.
-        OSError: when there is no folder for it.
-    """
+    """Raise `GeomatchError` or `OSError` unless a database can be written to ``path``."""
     if path.is_dir():
         raise GeomatchError(f"{path} is a folder, not a database")
     if path.exists() and not extend:
@@ -57,7 +51,6 @@ def check_target(path: Path, extend: bool) -> None:
 
 @cache
 def _own_schema() -> int:
-    """Version of the schema that pycolmap writes here."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "new.db"
         with database(str(path)):
@@ -68,11 +61,7 @@ def _own_schema() -> int:
 
 @contextmanager
 def replaced(path: Path, extend: bool, space: DiskSpace) -> Iterator[Path]:
-    """A database beside ``path``, new or a copy of it, that replaces it when the block succeeds.
-
-    Raises:
-        GeomatchError: as `check_target`, and when the file changes meanwhile.
-    """
+    """A database beside ``path``, new or a copy of it, that replaces it when the block succeeds."""
     check_target(path, extend)
     path = path.resolve()  # a link stays a link
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".geomatch-") as name:
@@ -120,9 +109,8 @@ def _settle(path: Path) -> None:
             (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
             (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
-        raise GeomatchError(
-            f"{path.parent.parent}: the database cannot be written there ({first_line(error)})"
-        ) from error
+        text = f"{path.parent.parent}: the database cannot be written there ({first_line(error)})"
+        raise GeomatchError(text) from error
     if busy or mode != "delete" or answer != "ok":
         raise GeomatchError(f"{path.parent.parent}: the database could not be written whole ({answer})")
     with path.open("rb") as file:
@@ -147,11 +135,8 @@ def _held(path: Path) -> Iterator[None]:
         if not tables >= TABLES:
             raise GeomatchError(f"{path} is no database of COLMAP: it lacks its tables")
         if found != _own_schema():
-            raise GeomatchError(
-                f"{path} has the schema of another COLMAP (version {found}, pycolmap here writes "
-                f"{_own_schema()}); extending would change it so that its own program cannot read it: "
-                "export to a new database"
-            )
+            text = f"{path} has the schema of another COLMAP (version {found}, here {_own_schema()})"
+            raise GeomatchError(text + ", which could not read it any more; export to a new database")
         yield
         connection.execute("ROLLBACK")
 
@@ -161,10 +146,8 @@ def check_closed(path: Path) -> None:
     path = path.resolve()
     log = path.with_name(path.name + "-wal")  # it goes when the last one closes the database
     if log.exists():
-        raise GeomatchError(
-            f"{path} is open in another program; close it there and run again (if one that ended without "
-            f"closing it left {log.name}, open and close the database once)"
-        )
+        text = f"{path} is open in another program; close it there and run again"
+        raise GeomatchError(f"{text} (if none is running, open and close it once: {log.name} is left over)")
 
 
 def _schema_of(connection: sqlite3.Connection) -> int:

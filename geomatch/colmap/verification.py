@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,13 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from geomatch.colmap.conventions import (
-    PAIR_BASE,
-    camera_matrix,
-    from_colmap,
-    fundamental_to_colmap,
-    homography_to_colmap,
-)
+from geomatch.colmap import conventions
+from geomatch.colmap.conventions import PAIR_BASE
 from geomatch.colmap.library import database, interruptible, pycolmap
 from geomatch.engine import FailedItem, Work
 from geomatch.engine.run import LazyBlock, grouped, in_blocks
@@ -31,14 +27,15 @@ from geomatch.store import Store
 from geomatch.store.packs import PackIndex, stored_results, write_pack
 from geomatch.types import EstimationFailure, TwoViewGeometry
 
+Verification = Literal["colmap", "geomatch", "none"]
 _BATCH = 64
-KIND = "geometries"
-ARRAYS = ("kinds", "matrices", "counts", "inliers")
-KINDS: tuple[Literal["uncalibrated", "calibrated", "planar"] | None, ...] = (
+_STORED = "geometries"
+_ARRAYS = ("kinds", "matrices", "counts", "inliers")
+_KINDS: tuple[Literal["uncalibrated", "calibrated", "planar"] | None, ...] = (
     None, "uncalibrated", "calibrated", "planar"
 )  # fmt: skip
 """Kinds by their number in a pack; None is a failure."""
-SCHEMA = 1
+_SCHEMA = 1
 """Part of every key: raised when cached geometries would mean something else."""
 _TODO = "FROM matches WHERE rows > 0 AND pair_id NOT IN (SELECT pair_id FROM two_view_geometries)"
 Found = TwoViewGeometry | EstimationFailure
@@ -49,6 +46,10 @@ def verify_with_colmap(path: Path, seed: int, progress: bool) -> None:
     library = pycolmap()
     options = library.TwoViewGeometryOptions()
     options.ransac.random_seed = seed
+
+    def verify(token: Any) -> None:
+        library.geometric_verification(str(path), two_view_geometry_options=options, cancellation_token=token)
+
     with closing(sqlite3.connect(path)) as connection:
 
         def left() -> int:
@@ -58,34 +59,22 @@ def verify_with_colmap(path: Path, seed: int, progress: bool) -> None:
         if not total:
             return
         with tqdm(total=total, desc="verification", unit="pair", disable=None if progress else True) as bar:
-            interruptible(
-                lambda token: library.geometric_verification(
-                    str(path), two_view_geometry_options=options, cancellation_token=token
-                ),
-                lambda: bar.update(total - left() - bar.n),
-            )
+            interruptible(verify, lambda: bar.update(total - left() - bar.n))
             bar.update(total - bar.n)
 
 
 def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None:
-    """Estimate and write a geometry for every pair that has matches but no geometry.
+    """Estimate the geometry of every pair that has matches but no geometry; ``store`` caches them.
 
     Pairs that fail are written as degenerate without inliers, which mappers ignore.
-
-    Args:
-        path: file of the database.
-        work: estimates.
-        store: where geometries are cached; None caches none.
-
-    Raises:
-        GeomatchError: when pairs cannot be verified, which is no failure of the estimate.
     """
     with closing(sqlite3.connect(path)) as connection:
         todo = [row[0] for row in connection.execute(f"SELECT pair_id {_TODO} ORDER BY pair_id")]
-    total = len(todo)
+    total, failed = len(todo), {}
     with database(str(path)) as opened, pycolmap().DatabaseTransaction(opened):
         cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
         views = {image.image_id: cameras[image.camera_id] for image in opened.read_all_images()}
+        read = partial(_read_pair, opened, views)
 
         def write(pair_id: int, found: Found) -> None:
             image_ids = divmod(pair_id, PAIR_BASE)
@@ -94,22 +83,17 @@ def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None
 
         if store is not None:
             written = set()
-            keys = [_read_pair(opened, views, pair_id).key for pair_id in todo]
-            for place, found in _cached(store, keys):
+            for place, found in _cached(store, [read(pair_id).key for pair_id in todo]):
                 write(todo[place], found)
-                written.add(todo[place])
-            todo = [pair_id for pair_id in todo if pair_id not in written]
-        blocks = [
-            LazyBlock(part, lambda pair_id: _read_pair(opened, views, pair_id))
-            for part in in_blocks(todo, _BATCH)
-        ]
+                written.add(place)
+            todo = [pair_id for place, pair_id in enumerate(todo) if place not in written]
+        blocks = [LazyBlock(part, read) for part in in_blocks(todo, _BATCH)]
         results: Iterator[tuple[_Pair, Found | FailedItem]] = work.results(
-            Verifying(store), blocks, "verification", "pair", total - len(todo)
+            _Verifying(store), blocks, "verification", "pair", total - len(todo)
         )
-        failed = {}
         for pair, result in results:
             if isinstance(result, FailedItem):
-                failed[pair.name] = result.reason
+                failed["images {} and {}".format(*divmod(pair.pair_id, PAIR_BASE))] = result.reason
             else:
                 write(pair.pair_id, result)
         if failed:
@@ -117,11 +101,11 @@ def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None
 
 
 def _cached(store: Store, keys: Sequence[bytes]) -> Iterator[tuple[int, Found]]:
-    """The geometries that the store holds, and which of the keys they are of."""
-    index = PackIndex.read(store, KIND, ARRAYS, mend=True)
+    """The cached geometries, each with the position of its key."""
+    index = PackIndex.read(store, _STORED, _ARRAYS, mend=True)
     places = index.find(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32))
-    for place, row, part, arrays in stored_results(store, KIND, index.names, places, ARRAYS):
-        kind = KINDS[int(arrays["kinds"][row])]
+    for place, row, part, arrays in stored_results(store, _STORED, index.names, places, _ARRAYS):
+        kind = _KINDS[int(arrays["kinds"][row])]
         if kind is None:
             yield place, EstimationFailure("none was found before")
         else:
@@ -129,14 +113,13 @@ def _cached(store: Store, keys: Sequence[bytes]) -> Iterator[tuple[int, Found]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Verifying:
+class _Verifying:
     """Task: estimates the geometries of a block, and writes a pack of them if there is a store."""
 
     store: Store | None
     need: Need = "processor"
 
     def start(self) -> "Callable[[Sequence[_Pair]], list[Found]]":
-        """Return the function that does a block."""
         return self._verify
 
     def _verify(self, block: "Sequence[_Pair]") -> list[Found]:
@@ -144,12 +127,12 @@ class Verifying:
         if self.store is not None:
             inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
             arrays = {
-                "kinds": np.array([KINDS.index(f.kind if f else None) for f in found]),
+                "kinds": np.array([_KINDS.index(f.kind if f else None) for f in found]),
                 "matrices": np.stack([f.matrix if f else np.zeros((3, 3)) for f in found]),
                 "counts": np.array([len(rows) for rows in inliers]),
                 "inliers": np.concatenate(inliers),
             }
-            write_pack(self.store, KIND, [pair.key for pair in block], arrays)
+            write_pack(self.store, _STORED, [pair.key for pair in block], arrays)
         return found
 
 
@@ -162,15 +145,10 @@ class _Pair(NamedTuple):
     calibrations: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]
 
     @property
-    def name(self) -> str:
-        """For messages."""
-        return "images {} and {}".format(*divmod(self.pair_id, PAIR_BASE))
-
-    @property
     def key(self) -> bytes:
-        """Key of the geometry: raw SHA-256 of all that decides it."""
+        """Raw SHA-256 of all that decides the geometry."""
         cameras = [None if camera is None else camera.tolist() for camera in self.calibrations]
-        digest = hashlib.sha256(json.dumps([SCHEMA, self.sizes, cameras, versions()]).encode())
+        digest = hashlib.sha256(json.dumps([_SCHEMA, self.sizes, cameras, versions()]).encode())
         for points in self.points:
             digest.update(np.ascontiguousarray(points, np.float32).tobytes())
         return digest.digest()
@@ -181,7 +159,7 @@ def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
     indices = np.asarray(opened.read_matches(id0, id1), np.int64)
 
     def points(image_id: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return from_colmap(np.asarray(opened.read_keypoints(image_id))[rows, :2])
+        return conventions.from_colmap(np.asarray(opened.read_keypoints(image_id))[rows, :2])
 
     camera0, camera1 = views[id0], views[id1]
     return _Pair(
@@ -197,19 +175,19 @@ def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
     library = pycolmap()
     kinds = library.TwoViewGeometryConfiguration
     geometry = library.TwoViewGeometry()
+    geometry.config = int(kinds.DEGENERATE)
     if not found:
-        geometry.config = int(kinds.DEGENERATE)
         return geometry
     if found.kind == "planar":
         # a plane, or a camera that only turned: without poses COLMAP itself does not say which
         geometry.config = int(kinds.PLANAR_OR_PANORAMIC)
-        geometry.H = homography_to_colmap(found.matrix)
+        geometry.H = conventions.homography_to_colmap(found.matrix)
     elif found.kind == "calibrated":
         geometry.config = int(kinds.CALIBRATED)
         geometry.E = found.matrix
     else:
         geometry.config = int(kinds.UNCALIBRATED)
-        geometry.F = fundamental_to_colmap(found.matrix)
+        geometry.F = conventions.fundamental_to_colmap(found.matrix)
     geometry.inlier_matches = indices[found.inliers].astype(np.uint32)
     return geometry
 
@@ -217,4 +195,4 @@ def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
 def _calibration(camera: Any) -> NDArray[np.float64] | None:
     if not camera.has_prior_focal_length:
         return None
-    return camera_matrix(np.asarray(camera.params), len(camera.focal_length_idxs()))
+    return conventions.camera_matrix(np.asarray(camera.params), len(camera.focal_length_idxs()))

@@ -4,7 +4,6 @@ import base64
 import html
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,29 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import ShapeError
 from geomatch.files import replacing
 
-SEED = 0
-"""Random seed of the choice of points when there are more than are drawn."""
-VIEW = {"fov": 50.0, "yaw": -25.0, "pitch": 22.0, "frustum": 0.09}
+_SEED = 0
+_VIEW = {"fov": 50.0, "yaw": -25.0, "pitch": 22.0, "frustum": 0.09}
 """The first view: field of view over the shorter side, and direction off the cameras' mean (pitch looks from
 above), in degrees; edge of a drawn camera in radii of the scene."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SparseModel:
-    """A sparse model of N registered images and M points, as it is shown.
-
-    World units are those of the model; errors are in pixels and NaN where unknown.
-
-    Raises:
-        ShapeError: when the lengths do not agree.
-    """
+    """N registered images and M points, in the model's units; errors are in pixels, NaN where unknown."""
 
     names: tuple[str, ...]
     centres: NDArray[np.float64]
-    """(N, 3) centres of projection, in the world."""
+    """(N, 3) centres of projection."""
     rotations: NDArray[np.float64]
     """(N, 3, 3) from the world to the camera: x right, y down, z forward."""
     image_sizes: NDArray[np.int64]
@@ -49,7 +40,7 @@ class SparseModel:
     errors: NDArray[np.float64]
     """(N,) mean reprojection error of each image, pixels."""
     points: NDArray[np.float32]
-    """(M, 3) in the world."""
+    """(M, 3)."""
     colours: NDArray[np.uint8]
     """(M, 3) RGB; all zero when never extracted."""
     track_lengths: NDArray[np.int64]
@@ -57,39 +48,18 @@ class SparseModel:
     point_errors: NDArray[np.float64]
     """(M,) mean reprojection error of each point, pixels."""
 
-    def __post_init__(self) -> None:
-        for length, columns in (
-            (len(self.names), {"centres": (3,), "rotations": (3, 3), "image_sizes": (2,), "focal_lengths": (),
-                               "num_points": (), "errors": ()}),
-            (len(self.points), {"points": (3,), "colours": (3,), "track_lengths": (), "point_errors": ()}),
-        ):  # fmt: skip
-            for name, rest in columns.items():
-                found = getattr(self, name).shape
-                if found != (length, *rest):
-                    raise ShapeError(f"{name} must be of shape {(length, *rest)}, not {found}")
-
-    @property
-    def mean_track_length(self) -> float:
-        """Images per point; NaN without points."""
-        return _mean(self.track_lengths)
-
-    @property
-    def mean_error(self) -> float:
-        """Mean over the points of their reprojection errors, in pixels, as COLMAP reports it."""
-        return _mean(self.point_errors)
-
 
 def sparse_model(reconstruction: Any) -> SparseModel:
     """Convert a ``pycolmap.Reconstruction``; images are sorted by name, those without a pose left out."""
-    images = sorted(
-        (image for image in reconstruction.images.values() if image.has_pose), key=lambda one: str(one.name)
-    )
+    placed = [image for image in reconstruction.images.values() if image.has_pose]
+    images = sorted(placed, key=lambda one: str(one.name))
     points = reconstruction.points3D
     found = list(points.values())
     row_of = {number: row for row, number in enumerate(points)}
     xyz = _rows([point.xyz for point in found], 3)
     cameras = [image.camera for image in images]
     poses = [np.asarray(image.cam_from_world().matrix(), np.float64) for image in images]
+    seen = zip(images, cameras, poses, strict=True)
     return SparseModel(
         names=tuple(str(image.name) for image in images),
         centres=_rows([image.projection_center() for image in images], 3),
@@ -101,9 +71,7 @@ def sparse_model(reconstruction: Any) -> SparseModel:
             np.float64,
         ),
         num_points=np.array([image.num_points3D for image in images], np.int64),
-        errors=np.array(
-            [_image_error(*one, xyz, row_of) for one in zip(images, cameras, poses, strict=True)], np.float64
-        ),
+        errors=np.array([_image_error(*one, xyz, row_of) for one in seen], np.float64),
         points=xyz.astype(np.float32),
         colours=np.array([point.color for point in found], np.uint8).reshape(-1, 3),
         track_lengths=np.array([point.track.length() for point in found], np.int64),
@@ -111,71 +79,40 @@ def sparse_model(reconstruction: Any) -> SparseModel:
     )
 
 
-def write_view(
-    model: SparseModel, path: str | os.PathLike[str], title: str, max_points: int = 100_000
-) -> Path:
-    """Write an interactive page: points, cameras, and a list of images.
-
-    Args:
-        model: what to show.
-        path: an ``.html`` file in a folder that exists; replaced.
-        title: heading of the page.
-        max_points: most points that are drawn; of more, some are chosen at random.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: when ``max_points`` is not positive.
-    """
-    chosen = _choose(len(model.points), max_points)
-    centre, radius = _frame(model)
+def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100_000) -> None:
+    """Write an interactive page: ``max_points`` points, chosen at random, cameras, and a list of images."""
+    count = len(model.points)
+    chosen = np.arange(count)
+    if count > max_points:
+        chosen = np.sort(np.random.default_rng(_SEED).choice(count, max_points, replace=False))
+    centre, radius = _first_view(model)
     content = {
-        "names": list(model.names),
-        "sizes": model.image_sizes.tolist(),
-        "focals": model.focal_lengths.tolist(),
-        "counts": model.num_points.tolist(),
+        "names": list(model.names), "sizes": model.image_sizes.tolist(),
+        "focals": model.focal_lengths.tolist(), "counts": model.num_points.tolist(),
         "errors": [value if math.isfinite(value) else None for value in model.errors.tolist()],
-        "centres": model.centres.tolist(),
-        "rotations": model.rotations.reshape(-1, 9).tolist(),
-        "points": _encode(model.points[chosen], "<f4"),
-        "colours": _encode(model.colours[chosen], "u1"),
+        "centres": model.centres.tolist(), "rotations": model.rotations.reshape(-1, 9).tolist(),
+        "points": _encode(model.points[chosen], "<f4"), "colours": _encode(model.colours[chosen], "u1"),
         "tracks": _encode(np.minimum(model.track_lengths[chosen], 65535), "<u2"),
-        "pointErrors": _encode(model.point_errors[chosen], "<f4"),
-        "coloured": bool(model.colours.any()),
-        "centre": centre.tolist(),
-        "radius": radius,
-        "turn": _upright(model).ravel().tolist(),
-        "view": VIEW,
-    }
-    drawn = ""
-    if len(chosen) < len(model.points):
-        drawn = (
-            f"{len(chosen):,} of {len(model.points):,} points are drawn, chosen at random with seed {SEED}; "
-            "the figures count all. "
-        )
+        "pointErrors": _encode(model.point_errors[chosen], "<f4"), "coloured": bool(model.colours.any()),
+        "centre": centre.tolist(), "radius": radius, "turn": _upright(model).ravel().tolist(), "view": _VIEW,
+    }  # fmt: skip
+    drawn = f"{len(chosen):,} of {count:,} points are drawn, chosen at random; the figures count all. "
+    listed = zip(model.names, model.num_points.tolist(), model.errors.tolist(), strict=True)
     rows = [
         f'<tr data-i="{row}"><td><button><bdi>{html.escape(name)}</bdi></button></td>'
         f"<td>{points:,}</td><td>{_number(error)}</td></tr>"
-        for row, (name, points, error) in enumerate(
-            zip(model.names, model.num_points.tolist(), model.errors.tolist(), strict=True)
-        )
+        for row, (name, points, error) in enumerate(listed)
     ]
     values = {
-        "title": html.escape(title),
-        "images": f"{len(model.names):,}",
-        "points": f"{len(model.points):,}",
-        "track": _number(model.mean_track_length),
-        "error": _number(model.mean_error),
-        "drawn": drawn,
-        "rows": "\n".join(rows),
+        "title": html.escape(title), "images": f"{len(model.names):,}", "points": f"{count:,}",
+        "track": _number(_mean(model.track_lengths)), "error": _number(_mean(model.point_errors)),
+        "drawn": drawn if len(chosen) < count else "", "rows": "\n".join(rows),
         "data": json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    }
+    }  # fmt: skip
     template = files("geomatch.colmap").joinpath("view.html").read_text(encoding="utf-8")
     page = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
-    return Path(path)
 
 
 def _image_error(
@@ -206,15 +143,7 @@ def _encode(values: NDArray[Any], kind: str) -> str:
     return base64.b64encode(np.ascontiguousarray(values, np.dtype(kind)).tobytes()).decode("ascii")
 
 
-def _choose(count: int, most: int) -> NDArray[np.intp]:
-    if most < 1:
-        raise ValueError(f"max_points must be positive, not {most}")
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(SEED).choice(count, most, replace=False))
-
-
-def _frame(model: SparseModel) -> tuple[NDArray[np.float64], float]:
+def _first_view(model: SparseModel) -> tuple[NDArray[np.float64], float]:
     """Centre (3,) and radius of the first view, without points and cameras that lie far off."""
     points = model.points[np.isfinite(model.points).all(axis=1)].astype(np.float64)
     if not len(points) and not len(model.centres):

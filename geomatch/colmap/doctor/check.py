@@ -1,8 +1,4 @@
-"""Examining a COLMAP database for known mistakes, whoever wrote it, without changing it.
-
-Every release's schema from 3.6 on is read with SQLite alone: pycolmap would bring
-an older file up to date on opening it.
-"""
+"""Examining a COLMAP database (3.6 and later) for known mistakes, whoever wrote it, without changing it."""
 
 import os
 import sqlite3
@@ -25,6 +21,8 @@ _CAMERA_PARAMS = (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12, 16, 4, 5, 3, 4, 6, 2)
 """Number of parameters of each camera model, by COLMAP's number."""
 _TWO_FOCAL_LENGTHS = {1, 4, 5, 6, 7, 10, 11, 13, 15, 16}
 _EQUIRECTANGULAR = 17
+_Sizes = dict[int, tuple[int, int] | None]
+"""(width, height) of every camera's images; None when it makes no sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,28 @@ def check_database(path: Path, images: Path | None = None) -> CheckReport:
     """
     if images is not None and not images.is_dir():
         raise GeomatchError(f"{images}: no such folder of images")
+    tally = Tally()
+    configurations: Counter[str] = Counter()
     with reading(path) as connection:
-        return _examined(connection, images)
+        connection.execute("BEGIN")  # one state of the file throughout
+        sizes = _check_cameras(connection, tally)
+        photos = _check_images(connection, sizes, tally)
+        if images is not None:
+            for photo in photos.values():
+                _check_file(images, photo, tally)
+        numbers = check_keypoints(connection, photos, tally)
+        descriptors = check_descriptors(connection, photos, numbers, tally)
+        matched = list(check_matches(connection, photos, numbers, tally))
+        verified = list(check_geometries(connection, photos, numbers, tally, configurations))
+    _check_graph(photos, numbers, matched, verified, tally)
+    counts = {
+        "cameras": len(sizes), "images": len(photos), "keypoints": sum(numbers.values()),
+        "descriptors": descriptors, "pairs with matches": len(matched),
+        "matches": sum(edge.matches for edge in matched), "verified pairs": len(verified),
+        "inlier matches": sum(edge.matches for edge in verified),
+        **{f"pairs {name}": configurations[name] for name in sorted(configurations)},
+    }  # fmt: skip
+    return CheckReport(counts, tally.findings())
 
 
 def format_report(report: CheckReport) -> str:
@@ -60,44 +78,14 @@ def format_report(report: CheckReport) -> str:
     return "\n".join(lines if report.findings else [*lines, "nothing known to be wrong"])
 
 
-def _examined(connection: sqlite3.Connection, folder: Path | None) -> CheckReport:
-    connection.execute("BEGIN")  # one state of the file throughout
-    tally = Tally()
-    sizes = _check_cameras(connection, tally)
-    photos, cameras = _check_images(connection, sizes, tally)
-    _check_frames(connection, photos, cameras, tally)
-    if folder is not None:
-        for photo in photos.values():
-            _check_file(folder, photo, tally)
-    numbers = check_keypoints(connection, photos, tally)
-    descriptors = check_descriptors(connection, photos, numbers, tally)
-    configurations: Counter[str] = Counter()
-    matched = list(check_matches(connection, photos, numbers, tally))
-    verified = list(check_geometries(connection, photos, numbers, tally, configurations))
-    _check_graph(photos, numbers, matched, verified, tally)
-    counts = {
-        "cameras": len(sizes),
-        "images": len(photos),
-        "keypoints": sum(numbers.values()),
-        "descriptors": descriptors,
-        "pairs with matches": len(matched),
-        "matches": sum(edge.matches for edge in matched),
-        "verified pairs": len(verified),
-        "inlier matches": sum(edge.matches for edge in verified),
-        **{f"pairs {name}": configurations[name] for name in sorted(configurations)},
-    }
-    return CheckReport(counts, tally.findings())
-
-
-def _check_cameras(connection: sqlite3.Connection, tally: Tally) -> dict[int, tuple[int, int] | None]:
-    """The size of every camera's images; None when it makes no sense."""
-    sizes: dict[int, tuple[int, int] | None] = {}
+def _check_cameras(connection: sqlite3.Connection, tally: Tally) -> _Sizes:
+    sizes: _Sizes = {}
     for camera_id, model, width, height, params, prior in connection.execute(
         "SELECT camera_id, model, width, height, params, prior_focal_length FROM cameras"
     ):
         name = f"camera {camera_id}"
+        sizes[camera_id] = None
         if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-            sizes[camera_id] = None
             tally.add("error", "camera", "width and height must be positive", f"{name}, {width} x {height}")
             continue
         sizes[camera_id] = (width, height)
@@ -109,7 +97,8 @@ def _check_cameras(connection: sqlite3.Connection, tally: Tally) -> dict[int, tu
             text = "parameters have another length than the camera model's; write float64"
             tally.add("error", "camera", text, f"{name}, {got} bytes for {_CAMERA_PARAMS[model]} numbers")
         elif model != _EQUIRECTANGULAR:
-            _check_intrinsics(name, model, np.frombuffer(params, "<f8"), (width, height), tally)
+            count = 2 if model in _TWO_FOCAL_LENGTHS else 1
+            _check_intrinsics(name, np.frombuffer(params, "<f8"), count, (width, height), tally)
             if not prior:
                 text = "the focal length is only a guess (prior_focal_length 0); give it when it is known"
                 tally.add("note", "camera", text, name)
@@ -117,13 +106,12 @@ def _check_cameras(connection: sqlite3.Connection, tally: Tally) -> dict[int, tu
 
 
 def _check_intrinsics(
-    name: str, model: int, params: NDArray[np.float64], size: tuple[int, int], tally: Tally
+    name: str, params: NDArray[np.float64], focals: int, size: tuple[int, int], tally: Tally
 ) -> None:
     if not np.isfinite(params).all():
         tally.add("error", "camera", "parameters are NaN or infinite", name)
         return
-    count = 2 if model in _TWO_FOCAL_LENGTHS else 1
-    focal, centre = params[:count], params[count : count + 2]
+    focal, centre = params[:focals], params[focals : focals + 2]
     if (focal <= 0).any() or (focal > 10 * max(size)).any():
         text = "the focal length is absurd (0 or less, or over 10 times the longer side); it is in pixels"
         tally.add("warning", "camera", text, f"{name}, {focal[0]:g}")
@@ -132,9 +120,7 @@ def _check_intrinsics(
         tally.add("warning", "camera", text, f"{name}, {centre[0]:g} {centre[1]:g}")
 
 
-def _check_images(
-    connection: sqlite3.Connection, sizes: dict[int, tuple[int, int] | None], tally: Tally
-) -> tuple[dict[int, Photo], dict[int, int]]:
+def _check_images(connection: sqlite3.Connection, sizes: _Sizes, tally: Tally) -> dict[int, Photo]:
     photos, cameras = {}, {}
     for image_id, name, camera_id in connection.execute("SELECT image_id, name, camera_id FROM images"):
         name = str(name)
@@ -145,33 +131,23 @@ def _check_images(
         if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():
             tally.add("warning", "image", "names must be relative to the folder of images", name)
         elif "\\" in name:
-            text = "names hold a backslash; COLMAP separates folders by / on every system"
-            tally.add("warning", "image", text, name)
+            tally.add("warning", "image", "names hold a backslash; COLMAP separates folders by /", name)
         elif any(letter.isspace() for letter in name):
             text = "names hold spaces, on which COLMAP's lists of pairs silently fail; match without a list"
             tally.add("note", "image", text, name)
-    return photos, cameras
-
-
-def _check_frames(
-    connection: sqlite3.Connection, photos: dict[int, Photo], cameras: dict[int, int], tally: Tally
-) -> None:
     if not columns(connection, "frame_data") or not columns(connection, "frames"):
-        return
-    framed = dict(
-        connection.execute(
-            "SELECT data_id, sensor_id FROM frame_data JOIN frames USING (frame_id) WHERE sensor_type = 0"
-        )
-    )
-    if not framed and not connection.execute("SELECT count(*) FROM frames").fetchone()[0]:
-        return
-    for image_id, photo in photos.items():
-        if image_id not in framed:
-            text = "the image has no frame though others have one, on which mappers fail; add a frame to each"
-            tally.add("error", "image", text, photo.name)
-        elif framed[image_id] != cameras[image_id]:
-            text = "the image's frame is of another camera; write the image's own in frame_data.sensor_id"
-            tally.add("error", "image", text, photo.name)
+        return photos
+    query = "SELECT data_id, sensor_id FROM frame_data JOIN frames USING (frame_id) WHERE sensor_type = 0"
+    sensors = dict(connection.execute(query))
+    if sensors or connection.execute("SELECT count(*) FROM frames").fetchone()[0]:
+        for image_id, photo in photos.items():
+            if image_id not in sensors:
+                text = "the image has no frame though others have, so that mappers fail; add a frame to each"
+                tally.add("error", "image", text, photo.name)
+            elif sensors[image_id] != cameras[image_id]:
+                text = "the image's frame is of another camera; write its own in frame_data.sensor_id"
+                tally.add("error", "image", text, photo.name)
+    return photos
 
 
 def _check_file(folder: Path, photo: Photo, tally: Tally) -> None:
@@ -186,22 +162,11 @@ def _check_file(folder: Path, photo: Photo, tally: Tally) -> None:
         return
     if photo.size is None or size == photo.size:
         return
-    text = (
-        "the file has another size than its camera; give the original images, or scale camera and keypoints"
-    )
+    text = "the file has another size than its camera; give original images, or scale camera and keypoints"
     if size == photo.size[::-1]:
-        text = (
-            "width and height are exchanged: the image was rotated by its EXIF orientation before "
-            "keypoints were found, COLMAP reads pixels as they are stored; extract again without rotation"
-        )
+        text = "width and height are exchanged: COLMAP does not rotate by EXIF; extract without rotation"
     case = f"{photo.name}, camera {photo.size[0]} x {photo.size[1]}, file {size[0]} x {size[1]}"
     tally.add("error", "image", text, case)
-
-
-def _groups(edges: list[Edge]) -> list[int]:
-    """Numbers of images that are connected by edges, largest first."""
-    ids, places = np.unique([edge.image_ids for edge in edges], return_inverse=True)
-    return sorted(Counter(components(len(ids), [places.reshape(-1, 2)]).tolist()).values(), reverse=True)
 
 
 def _check_graph(
@@ -214,25 +179,20 @@ def _check_graph(
         elif image_id not in paired:
             tally.add("note", "image", "no match with any other image; it cannot be placed", photo.name)
     used = [edge for edge in verified if edge.used]
-    text = ""
     if not photos:
-        text = "there are no images; import them first"
+        tally.add("warning", "", "there are no images; import them first")
     elif not matched and not verified:
-        text = "there are no matches; match the images before mapping"
+        tally.add("warning", "", "there are no matches; match the images before mapping")
     elif not verified:
-        text = (
-            "there are matches but no verified pairs, and mappers use only these ('No images with matches "
-            "found'); run geometric verification (pycolmap.geometric_verification)"
-        )
+        text = "there are no verified pairs, and mappers use only these ('No images with matches found')"
+        tally.add("warning", "", text + "; run pycolmap.geometric_verification")
     elif not used:
         text = "no verified pair has 15 inliers and a configuration that mappers use; there will be no model"
-    if text:
         tally.add("warning", "", text)
-    sizes = _groups(used or matched)
+    ids, places = np.unique([edge.image_ids for edge in used or matched], return_inverse=True)
+    labels = components(len(ids), [places.reshape(-1, 2)]).tolist()
+    sizes = sorted(Counter(labels).values(), reverse=True)
     if len(sizes) > 1:
         shown = ", ".join(map(str, sizes[:10])) + (", ..." if len(sizes) > 10 else "")
-        text = (
-            f"the images fall into {len(sizes)} groups that no pair joins (of {shown} images), and so into "
-            "as many models at least; match more pairs between them"
-        )
-        tally.add("note", "", text)
+        text = f"the images fall into {len(sizes)} groups that no pair joins (of {shown} images)"
+        tally.add("note", "", text + ", and into as many models at least; match more pairs between them")

@@ -1,7 +1,7 @@
 """What examining a database finds: problems counted by kind, with the first cases by name."""
 
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Severity = Literal["error", "warning", "note"]
 Array = NDArray[Any]
-SHOWN = 3
+_SHOWN = 3
 """Cases of a problem that are named."""
 
 
@@ -25,34 +25,25 @@ class Finding:
 
 
 class Photo(NamedTuple):
-    """A row of images, with the size of its camera."""
+    """A row of images, with the (width, height) of its camera; None when the camera is missing."""
 
     name: str
     size: tuple[int, int] | None
-    """(width, height); None when the camera is missing."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts the cases of each problem, and holds the first ones by name."""
+    """Counts the cases of each problem: severity, subject and text."""
 
     number: Counter[tuple[Severity, str, str]] = field(default_factory=Counter)
-    first: dict[tuple[Severity, str, str], list[str]] = field(default_factory=dict)
+    first: dict[tuple[Severity, str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, severity: Severity, subject: str, text: str, case: str = "") -> None:
-        """Count one more case.
-
-        Args:
-            severity: of the problem.
-            subject: what a case is, such as "image" or "pair in matches"; empty for the whole database.
-            text: what is wrong, and what to do.
-            case: names the case.
-        """
+        """Count one more case; its subject is "image" or "pair in matches", or empty for the database."""
         problem = severity, subject, text
         self.number[problem] += 1
-        shown = self.first.setdefault(problem, [])
-        if case and len(shown) < SHOWN:
-            shown.append("".join(c if c.isprintable() else "?" for c in case))
+        if case and len(self.first[problem]) < _SHOWN:
+            self.first[problem].append("".join(c if c.isprintable() else "?" for c in case))
 
     def findings(self) -> tuple[Finding, ...]:
         """Errors first."""
@@ -65,8 +56,7 @@ class Tally:
                 noun, *where = subject.split()
                 text = f"{count} {' '.join([noun if count == 1 else noun + 's', *where])}{named}: {text}"
             found.append(Finding(severity, text))
-        order: tuple[Severity, ...] = ("error", "warning", "note")
-        return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+        return tuple(sorted(found, key=lambda finding: ("error", "warning", "note").index(finding.severity)))
 
 
 def columns(connection: sqlite3.Connection, table: str) -> set[str]:
@@ -87,7 +77,6 @@ def decoded(rows: Any, cols: Any, data: Any, dtype: str) -> Array | None:
 def lengths(rows: Any, cols: Any, data: Any) -> str:
     """How long the data is and should be, in words."""
     got = len(data) if isinstance(data, bytes) else 0
-    hints = {8: ", 64 bits per number", 2: ", 16 bits per number"}
     numbers = rows * cols if isinstance(rows, int) and isinstance(cols, int) else 0
-    hint = next((text for width, text in hints.items() if numbers > 0 and got == numbers * width), "")
-    return f"{got} bytes for {rows} x {cols}{hint}"
+    fits = numbers > 0 and got in (2 * numbers, 8 * numbers)
+    return f"{got} bytes for {rows} x {cols}" + (f", {8 * got // numbers} bits per number" if fits else "")

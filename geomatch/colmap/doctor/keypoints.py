@@ -1,51 +1,38 @@
 """What a COLMAP database says of keypoints and descriptors; only one row is in memory at a time."""
 
 import sqlite3
-from collections import Counter
 
 import numpy as np
 
 from geomatch.colmap.doctor.findings import Array, Photo, Tally, columns, decoded, lengths
 
-ENOUGH = 20
+_ENOUGH = 20
 """Numbers that share a rare property by chance with a probability below one in a million."""
-IMAGE_GONE = "the image of {} does not exist; delete these rows"
+_NO_IMAGE = "the image of {} does not exist; delete these rows"
 
 
 def check_keypoints(connection: sqlite3.Connection, photos: dict[int, Photo], tally: Tally) -> dict[int, int]:
     """Examine every row of keypoints; return the number of each image's."""
     numbers: dict[int, int] = {}
-    endings: Counter[str] = Counter()
     for image_id, rows, cols, data in connection.execute("SELECT image_id, rows, cols, data FROM keypoints"):
         numbers[image_id] = max(rows, 0) if isinstance(rows, int) else 0
         photo = photos.get(image_id)
-        if photo is None:
-            tally.add("warning", "row", IMAGE_GONE.format("keypoints"), f"image_id {image_id}")
-            continue
         table = decoded(rows, cols, data, "<f4")
-        if table is None:
-            problem = "keypoints have another length than rows x columns x 4 bytes; write float32"
-            tally.add("error", "image", problem, f"{photo.name}, {lengths(rows, cols, data)}")
-            continue
-        if not len(table):
-            continue
-        if cols not in (2, 4, 6):
-            problem = "COLMAP reads keypoints of 2, 4 or 6 columns only; write x and y"
-            tally.add("error", "image", problem, f"{photo.name}, {cols} columns")
-        if cols >= 2:
-            endings[_check_points(table, photo, tally)] += 1
-    judged = endings.total() - endings["too few"]
-    if judged and endings["half"] == judged:
-        text = (
-            "all keypoints have coordinates ending in .5, as a correct export of whole pixels gives; "
-            "a detector with subpixel accuracy would be more exact"
-        )
-        tally.add("note", "", text)
+        if photo is None:
+            tally.add("warning", "row", _NO_IMAGE.format("keypoints"), f"image_id {image_id}")
+        elif table is None:
+            text = "keypoints have another length than rows x columns x 4 bytes; write float32"
+            tally.add("error", "image", text, f"{photo.name}, {lengths(rows, cols, data)}")
+        elif len(table):
+            if cols not in (2, 4, 6):
+                text = "COLMAP reads keypoints of 2, 4 or 6 columns only; write x and y"
+                tally.add("error", "image", text, f"{photo.name}, {cols} columns")
+            if cols >= 2:
+                _check_points(table, photo, tally)
     return numbers
 
 
-def _check_points(table: Array, photo: Photo, tally: Tally) -> str:
-    """Examine an image's keypoints; return how their coordinates end: integer, half, other or too few."""
+def _check_points(table: Array, photo: Photo, tally: Tally) -> None:
     if not np.isfinite(table).all():
         tally.add("error", "image", "keypoints are NaN or infinite; drop them", photo.name)
         table = table[np.isfinite(table).all(axis=1)]
@@ -53,40 +40,24 @@ def _check_points(table: Array, photo: Photo, tally: Tally) -> str:
     if photo.size is not None:
         _check_inside(points, np.array(photo.size, np.float64), photo.name, tally)
         if max(photo.size) > 1024 and any(_is_float16(points.ravel() - shift) for shift in (0.0, 0.5)):
-            text = (
-                "keypoints were stored as float16, which keeps steps of 1 pixel above 1024 and 2 above 2048; "
-                "extract again and store float32 (hloc: as_half=False)"
-            )
+            text = "keypoints were stored as float16; extract again and store float32 (hloc: as_half=False)"
             tally.add("warning", "image", text, photo.name)
-    if len(points) < ENOUGH // 2:
-        return "too few"
-    fraction = points % 1
-    if (fraction == 0.5).all():
-        return "half"
-    if (fraction == 0).all():
-        if not _is_centred_grid(points, photo.size):
-            text = (
-                "all keypoints have integer coordinates; COLMAP's pixel centres lie at .5, so that half a "
-                "pixel was probably forgotten: add 0.5 to x and y"
-            )
-            tally.add("warning", "image", text, photo.name)
-        return "integer"
-    return "other"
+    if len(points) >= _ENOUGH // 2 and (points % 1 == 0).all() and not _is_centred_grid(points, photo.size):
+        text = (
+            "all keypoints have integer coordinates, but COLMAP's pixel centres lie at .5: add 0.5 to x and y"
+        )
+        tally.add("warning", "image", text, photo.name)
 
 
 def _check_inside(points: Array, size: Array, name: str, tally: Tally) -> None:
     outside = int(((points < 0) | (points > size)).any(axis=1).sum())
-    if outside:
-        if not ((points < 0) | (points > size[::-1])).any():
-            problem = "keypoints lie outside the image, but inside when x and y are exchanged; write x first"
-            tally.add("error", "image", problem, name)
-        else:
-            problem = (
-                "keypoints lie outside the image; coordinates must be those of the original image "
-                "that the camera describes, not of a reduced or rotated one"
-            )
-            tally.add("warning", "image", problem, f"{name}, {outside} of {len(points)}")
-    elif len(points) >= ENOUGH and size.min() > 16 and points.max() <= 1:
+    if outside and not ((points < 0) | (points > size[::-1])).any():
+        text = "keypoints lie outside the image, but inside when x and y are exchanged; write x first"
+        tally.add("error", "image", text, name)
+    elif outside:
+        text = "keypoints lie outside the image; write those of the original, not a reduced or rotated image"
+        tally.add("warning", "image", text, f"{name}, {outside} of {len(points)}")
+    elif len(points) >= _ENOUGH and size.min() > 16 and points.max() <= 1:
         tally.add("error", "image", "all keypoints lie within 0 and 1; write pixels", name)
 
 
@@ -97,8 +68,8 @@ def _is_float16(values: Array) -> bool:
             return False
     # integers prove nothing below 2048: they fit whatever the detector does
     if (values[values < 1024] % 1 != 0).any():
-        return int((values >= 1024).sum()) >= ENOUGH
-    return bool((values[values < 2048] % 2 == 1).any()) and int((values >= 2048).sum()) >= ENOUGH
+        return int((values >= 1024).sum()) >= _ENOUGH
+    return bool((values[values < 2048] % 2 == 1).any()) and int((values >= 2048).sum()) >= _ENOUGH
 
 
 def _is_centred_grid(points: Array, size: tuple[int, int] | None) -> bool:
@@ -126,20 +97,17 @@ def check_descriptors(
     ):
         photo = photos.get(image_id)
         if photo is None:
-            tally.add("warning", "row", IMAGE_GONE.format("descriptors"), f"image_id {image_id}")
+            tally.add("warning", "row", _NO_IMAGE.format("descriptors"), f"image_id {image_id}")
             continue
         if not (isinstance(rows, int) and isinstance(cols, int) and length == rows * cols):
-            problem = "descriptors have another length than rows x columns bytes; write uint8"
-            tally.add("error", "image", problem, f"{photo.name}, {length} bytes for {rows} x {cols}")
+            text = "descriptors have another length than rows x columns bytes; write uint8"
+            tally.add("error", "image", text, f"{photo.name}, {length} bytes for {rows} x {cols}")
             continue
         total += rows
         if rows != numbers.get(image_id, 0):
-            problem = "descriptors and keypoints differ in number; write both from one extraction"
-            tally.add("error", "image", problem, photo.name)
+            text = "descriptors and keypoints differ in number; write both from one extraction"
+            tally.add("error", "image", text, photo.name)
         if rows and (type_ == -1 or (type_ == 0 and cols != 128)):
-            problem = (
-                "descriptors are not SIFT's 128 bytes, on which COLMAP's matchers abort the process; "
-                "do not call them on it, write matches instead"
-            )
-            tally.add("warning", "image", problem, f"{photo.name}, {cols} bytes each")
+            text = "descriptors are not SIFT's 128 bytes: COLMAP's matchers abort; do not call them"
+            tally.add("warning", "image", text, f"{photo.name}, {cols} bytes each")
     return total

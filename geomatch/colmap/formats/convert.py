@@ -1,5 +1,6 @@
 """Correspondences in other formats than the database, written and read."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -14,10 +15,10 @@ from geomatch.collection.correspondences import (
 )
 from geomatch.colmap import sqlite
 from geomatch.colmap.cameras import image_sizes
-from geomatch.colmap.formats import hloc, npz, text
-from geomatch.errors import FeaturesError
+from geomatch.colmap.formats import hloc, text
+from geomatch.errors import FeaturesError, first_line
 from geomatch.files import new_folder
-from geomatch.types import Features
+from geomatch.types import Features, Matches
 
 Format = Literal["text", "hloc", "npz"]
 UNREADABLE = "images that cannot be read"
@@ -27,7 +28,7 @@ UNREADABLE = "images that cannot be read"
 def write_correspondences(
     correspondences: Correspondences, folder: Path, form: Format, images: Path
 ) -> dict[str, int]:
-    """Write to a new folder, whole or not at all.
+    """Write to a new folder, whole or not at all; return what was left out, counted.
 
     - ``text``: ``features/<name>.txt`` and ``matches.txt``, for COLMAP's ``feature_importer`` and
       ``matches_importer --match_type raw``; half a pixel is added, descriptors are zeros;
@@ -35,15 +36,12 @@ def write_correspondences(
     - ``npz``: ours, ``features/<name>.npz`` and ``matches/<number>.npz`` as `Features.save` and
       `Matches.save` write them, and ``pairs.json``.
 
-    Returns:
-        What was left out, counted.
-
     Raises:
         FeaturesError: for keypoints or matches that cannot be right, or that the format cannot hold.
         FileExistsError: when there is something at ``folder``.
         MissingDependencyError: when h5py is not installed.
     """
-    writers = {"text": text.write, "hloc": hloc.write, "npz": npz.write}
+    writers = {"text": text.write, "hloc": hloc.write, "npz": _write_npz}
     sizes, unreadable = image_sizes(images, correspondences.features, "auto")
     skipped = {UNREADABLE: len(unreadable)} if unreadable else {}
     with new_folder(folder) as temporary:
@@ -62,12 +60,7 @@ def _checked(
         lengths[name] = len(features)
         return features
 
-    names = list(sizes)
-
-    def pairs() -> Iterator[MatchedPair]:
-        for name in names:
-            if name not in lengths:
-                load(name)
+    def pairs() -> Iterator[MatchedPair]:  # after the features, whose lengths it needs
         checker = PairChecker(lengths)
         for pair in found.pairs:
             reason = checker.check(pair)
@@ -76,7 +69,7 @@ def _checked(
             else:
                 skipped[reason] = skipped.get(reason, 0) + 1
 
-    return Correspondences(LazyFeatures(names, load), LazyPairs(pairs))
+    return Correspondences(LazyFeatures(list(sizes), load), LazyPairs(pairs))
 
 
 def read_correspondences(path: Path, images: Path) -> Correspondences:
@@ -92,18 +85,47 @@ def read_correspondences(path: Path, images: Path) -> Correspondences:
     """
     if path.is_file():
         with path.open("rb") as stream:
-            head = stream.read(len(sqlite.HEADER))
-        if head == sqlite.HEADER:
-            return sqlite.read(path)
+            if stream.read(len(sqlite.HEADER)) == sqlite.HEADER:
+                return sqlite.read(path)
         if path.suffix in (".h5", ".hdf5"):
             return hloc.read(path, hloc.matches_beside(path), images)
         raise FeaturesError(f"{path}: neither a COLMAP database nor an h5 file")
     if (path / "features.h5").is_file():
         return hloc.read(path / "features.h5", hloc.matches_beside(path / "features.h5"), images)
     if (path / "pairs.json").is_file():
-        return npz.read(path)
+        return _read_npz(path)
     if (path / "matches.txt").is_file():
         return text.read(path, images)
-    raise FeaturesError(
-        f"{path}: expected a COLMAP database, or a folder with features.h5, pairs.json or matches.txt"
-    )
+    known = "a COLMAP database, or a folder with features.h5, pairs.json or matches.txt"
+    raise FeaturesError(f"{path}: expected {known}")
+
+
+def _write_npz(correspondences: Correspondences, folder: Path) -> None:
+    for name, features in correspondences.features.items():
+        path = folder / "features" / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        features.save(path)
+    (folder / "matches").mkdir()
+    names = []
+    for number, pair in enumerate(correspondences.pairs):
+        pair.matches.save(folder / "matches" / f"{number:06d}.npz")
+        names.append([pair.name0, pair.name1])
+    content = {"images": list(correspondences.features), "pairs": names}
+    (folder / "pairs.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _read_npz(folder: Path) -> Correspondences:
+    path = folder / "pairs.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images = [str(name) for name in content["images"]]
+        pairs = [(str(a), str(b)) for a, b in content["pairs"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FeaturesError(f"{path}: no list of images and pairs ({first_line(error)})") from error
+
+    def matches() -> Iterator[MatchedPair]:
+        for number, (a, b) in enumerate(pairs):
+            yield MatchedPair(a, b, Matches.load(folder / "matches" / f"{number:06d}.npz"))
+
+    features = LazyFeatures(images, lambda name: Features.load(folder / "features" / f"{name}.npz"))
+    return Correspondences(features, LazyPairs(matches, len(pairs)))

@@ -1,8 +1,6 @@
 """The h5 files of hloc (Hierarchical-Localization): features, matches and a list of pairs.
 
 Pixel centres are whole numbers in them, as with us; hloc adds the half itself when it writes a database.
-Coordinates are written as float32, indices as int32. The matches' groups are named by image names with ``/``
-replaced by ``-``, which may collide; then nothing is written.
 """
 
 from collections.abc import Iterator
@@ -23,13 +21,9 @@ def _h5py() -> Any:
 
 
 def write(correspondences: Correspondences, folder: Path) -> None:
-    """Write ``features.h5``, ``matches.h5`` and ``pairs.txt``.
-
-    Raises:
-        FeaturesError: when two names are equal after ``/`` is replaced, or hold spaces.
-    """
+    """Write ``features.h5``, ``matches.h5`` and ``pairs.txt``."""
     names = list(correspondences.features)
-    keys = _keys(names)
+    keys = {name: key for key, name in _names_by_key(names).items()}
     spaced = [name for name in names if len(name.split()) != 1]
     if spaced:
         raise FeaturesError(f"{spaced[0]!r}: hloc's list of pairs cannot hold spaces; rename the image")
@@ -45,7 +39,6 @@ def write(correspondences: Correspondences, folder: Path) -> None:
             group["image_size"] = np.array(features.image_size)
             if features.descriptors is not None:
                 group["descriptors"] = features.descriptors.T
-    back = {name: key for key, name in keys.items()}
     with (
         h5py.File(folder / "matches.h5", "w") as file,
         (folder / "pairs.txt").open("w", encoding="utf-8") as listed,
@@ -55,30 +48,28 @@ def write(correspondences: Correspondences, folder: Path) -> None:
             scores0 = np.zeros(lengths[pair.name0], np.float32)
             i, j = pair.matches.indices.T
             if len(np.unique(i)) < len(i):
-                raise FeaturesError(
-                    f"{pair.name0} - {pair.name1}: a keypoint has several matches, which hloc cannot hold"
-                )
+                label = f"{pair.name0} - {pair.name1}"
+                raise FeaturesError(f"{label}: a keypoint has several matches, which hloc cannot hold")
             matches0[i], scores0[i] = j, pair.matches.similarity
-            group = file.create_group(f"{back[pair.name0]}/{back[pair.name1]}")
+            group = file.create_group(f"{keys[pair.name0]}/{keys[pair.name1]}")
             group["matches0"] = matches0
             group["matching_scores0"] = scores0
             listed.write(f"{pair.name0} {pair.name1}\n")
 
 
-def _keys(names: list[str]) -> dict[str, str]:
-    """Image names by hloc's names in the matches file."""
+def _names_by_key(names: list[str]) -> dict[str, str]:
+    """Image names by hloc's names of the matches' groups."""
     keys: dict[str, str] = {}
     for name in names:
         other = keys.setdefault(name.replace("/", "-"), name)
         if other != name:
-            raise FeaturesError(
-                f"{other!r} and {name!r} have one name in hloc's files, which replace '/' by '-'; rename one"
-            )
+            text = f"{other!r} and {name!r} have one name in hloc's files"
+            raise FeaturesError(text + ", which replace '/' by '-'; rename one")
     return keys
 
 
 def matches_beside(features: Path) -> Path:
-    """The file of matches beside a file of features; raises `FeaturesError` unless there is exactly one."""
+    """The file of matches beside a file of features; there must be exactly one."""
     usual = features.with_name("matches.h5")
     found = [usual] if usual.is_file() else sorted(features.parent.glob("*matches*.h5"))
     if len(found) != 1:
@@ -87,16 +78,7 @@ def matches_beside(features: Path) -> Path:
 
 
 def read(features: Path, matches: Path, images: Path) -> Correspondences:
-    """Features and matches of hloc, read as they are asked for.
-
-    Args:
-        features: h5 file with a group per image.
-        matches: h5 file with a group per pair.
-        images: the folder, for sizes that the features do not hold.
-
-    Raises:
-        FeaturesError: when a file makes no sense.
-    """
+    """Read both h5 files; ``images`` is the folder, for sizes that the features do not hold."""
     lengths: dict[str, int] = {}
 
     def visit(name: str, item: Any) -> None:
@@ -112,29 +94,24 @@ def read(features: Path, matches: Path, images: Path) -> Correspondences:
         with _opened(features, f"the features of {name} make no sense") as file:
             arrays = {key: np.asarray(value) for key, value in file[name].items()}
             points = arrays["keypoints"]
-            if points.dtype == np.float16:
-                raise FeaturesError(
-                    f"{features}: the keypoints of {name} are of 16 bits, which moves points beyond 1024 "
-                    "by up to half a pixel; extract again with hloc's as_half=False"
-                )
+            label = f"{features}: the keypoints of {name}"
+            if points.dtype == np.float16:  # which moves points beyond 1024 by up to half a pixel
+                raise FeaturesError(f"{label} are of 16 bits; extract again with hloc's as_half=False")
             if points.ndim != 2 or points.shape[1] < 2 or points.dtype.kind not in "fiu":
-                raise FeaturesError(
-                    f"{features}: the keypoints of {name} must be numbers of shape (N, 2), got "
-                    f"{points.dtype} of shape {points.shape}"
-                )
+                text = f"must be numbers of shape (N, 2), got {points.dtype} of shape {points.shape}"
+                raise FeaturesError(f"{label} {text}")
             size = arrays["image_size"].tolist() if "image_size" in arrays else raw_size(images / name)
             scores = arrays.get("scores", np.ones(len(points)))
             descriptors = arrays["descriptors"].T if "descriptors" in arrays else None
             return Features(points[:, :2], scores, (int(size[0]), int(size[1])), descriptors=descriptors)
 
     names = list(lengths)
-    keys = _keys(names)
+    keys = _names_by_key(names)
     return Correspondences(LazyFeatures(names, load), LazyPairs(lambda: _pairs(matches, keys, lengths)))
 
 
 @contextmanager
 def _opened(path: Path, trouble: str = "no h5 file of hloc, or damaged") -> Iterator[Any]:
-    """Open a file to read; what goes wrong in the block is an error that names it."""
     try:
         with _h5py().File(path, "r") as file:
             yield file
@@ -146,25 +123,24 @@ def _opened(path: Path, trouble: str = "no h5 file of hloc, or damaged") -> Iter
 
 def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterator[MatchedPair]:
     with _opened(path) as file:
-        for key0, key1, group in _groups(file, path, keys):
+        for key0, key1 in [(first, second) for first in file for second in file[first]]:
             label = f"{path}: {key0}/{key1}"
             if key0 not in keys or key1 not in keys:
                 raise FeaturesError(f"{label} names an image that has no features")
+            group = file[key0][key1]
             if "matches0" not in group:
                 raise FeaturesError(f"{label} lacks matches0")
             name0, name1 = keys[key0], keys[key1]
             stored = np.asarray(group["matches0"])
             if stored.shape != (lengths[name0],) or stored.dtype.kind not in "iu":
-                raise FeaturesError(
-                    f"{label}: matches0 must hold a whole number for each of the {lengths[name0]} keypoints "
-                    f"of {name0}, got {stored.dtype} of shape {stored.shape}; are both files of one run?"
+                text = (
+                    f"{label}: matches0 must hold a whole number for each of {lengths[name0]} keypoints, got"
                 )
+                raise FeaturesError(f"{text} {stored.dtype} {stored.shape}; are both files of one run?")
             partner = stored.astype(np.int64)
             if (partner < -1).any() or lengths[name1] - 1 > np.iinfo(stored.dtype).max:
-                raise FeaturesError(
-                    f"{label} has indices that did not fit into 16 bits, so that they name other keypoints: "
-                    "match again with at most 32767 keypoints per image"
-                )
+                text = "indices did not fit into 16 bits: match again with at most 32767 keypoints per image"
+                raise FeaturesError(f"{label}: {text}")
             scores = np.ones(len(partner), np.float32)
             if "matching_scores0" in group:
                 scores = np.asarray(group["matching_scores0"], np.float32)
@@ -173,17 +149,3 @@ def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterato
             rows = np.flatnonzero(partner >= 0)
             indices = np.stack([rows, partner[rows]], axis=1)
             yield MatchedPair(name0, name1, Matches(indices, scores[rows]))
-
-
-def _groups(file: Any, path: Path, keys: dict[str, str]) -> Iterator[tuple[str, str, Any]]:
-    """Yield both names of each pair, as the file spells them, and its group."""
-    for key in file:
-        if "matches0" not in file[key]:
-            for other in file[key]:
-                yield key, other, file[key][other]
-            continue
-        # the first releases of hloc joined the names by an underscore
-        cuts = [i for i, letter in enumerate(key) if letter == "_" and {key[:i], key[i + 1 :]} <= keys.keys()]
-        if len(cuts) != 1:
-            raise FeaturesError(f"{path}: {key} does not say which two images it is of; match again")
-        yield key[: cuts[0]], key[cuts[0] + 1 :], file[key]

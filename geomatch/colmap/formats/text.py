@@ -14,19 +14,16 @@ from geomatch.errors import FeaturesError, first_line
 from geomatch.images import raw_size
 from geomatch.types import Features, Matches
 
-COLUMNS = 128
-"""Columns of descriptors; the importer aborts on any other number."""
-_ZEROS = " 0" * COLUMNS + "\n"
+_COLUMNS = 128
+_ZEROS = " 0" * _COLUMNS + "\n"
 
 
 def write(correspondences: Correspondences, folder: Path) -> None:
-    """Write ``features/<name>.txt`` and ``matches.txt``; raises `FeaturesError` for names with spaces."""
+    """Write ``features/<name>.txt`` and ``matches.txt``."""
     spaced = [name for name in correspondences.features if len(name.split()) != 1]
     if spaced:
-        raise FeaturesError(
-            f"{spaced[0]!r}: COLMAP's match list separates names by spaces, so that {len(spaced)} of these "
-            "names cannot be written; rename the images, or export a database, which can hold them"
-        )
+        text = f"{spaced[0]!r}: COLMAP's match list cannot hold spaces; rename {len(spaced)} images"
+        raise FeaturesError(text + ", or export a database")
     for name, features in correspondences.features.items():
         path = folder / "features" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +31,7 @@ def write(correspondences: Correspondences, folder: Path) -> None:
         scales = np.ones(len(rows)) if features.scales is None else features.scales
         angles = np.zeros(len(rows)) if features.orientations is None else features.orientations
         with path.open("w", encoding="utf-8") as file:
-            file.write(f"{len(rows)} {COLUMNS}\n")
+            file.write(f"{len(rows)} {_COLUMNS}\n")
             for (x, y), scale, angle in zip(rows.tolist(), scales.tolist(), angles.tolist(), strict=True):
                 file.write(f"{x:.9g} {y:.9g} {scale:.6g} {angle:.6g}{_ZEROS}")
     with (folder / "matches.txt").open("w", encoding="utf-8") as file:
@@ -56,14 +53,11 @@ def read(folder: Path, images: Path) -> Correspondences:
         try:
             with path.open(encoding="utf-8") as file:
                 count = int(file.readline().split()[0])
-                rows = np.loadtxt(file, usecols=(0, 1, 2, 3), ndmin=2, dtype=np.float64) if count else None
-            table = np.zeros((0, 4)) if rows is None else rows
+                table = np.loadtxt(file, usecols=(0, 1, 2, 3), ndmin=2) if count else np.zeros((0, 4))
             if len(table) != count:
                 raise ValueError(f"{len(table)} rows, {count} are announced")
         except (ValueError, IndexError, OSError) as error:
-            raise FeaturesError(
-                f"{path}: no features of COLMAP's text format ({first_line(error)})"
-            ) from error
+            raise FeaturesError(f"{path}: no features in COLMAP's text ({first_line(error)})") from error
         # the scale of the text file has another meaning than ours, and may be anything
         return Features(from_colmap(table[:, :2]), np.ones(len(table), np.float32), raw_size(images / name))
 
