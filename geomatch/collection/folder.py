@@ -44,11 +44,10 @@ def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
         left_out = None
     for path in root.rglob("*"):
         below = path.relative_to(root)
-        if path.suffix.lower() not in IMAGE_SUFFIXES | UNREADABLE or any(
-            part.startswith(".") for part in below.parts
-        ):
+        if path.suffix.lower() not in IMAGE_SUFFIXES | UNREADABLE:
             continue
-        if left_out is not None and left_out in path.resolve().parents:
+        hidden = any(part.startswith(".") for part in below.parts)
+        if hidden or (left_out is not None and left_out in path.resolve().parents):
             continue
         name = below.as_posix()
         reason = _unusable(path, name)

@@ -103,7 +103,7 @@ class Matching:
     max_ratio: float | None = None
     """Lowe's ratio test. None takes the describer's own when ``guided``, and no test otherwise."""
     guided: bool = True
-    """Keep the matches, ratio test or not, that agree with the pair's two-view geometry (`match_guided`)."""
+    """Keep the matches, ratio test or not, that agree with the pair's two-view geometry."""
     refine_keypoints: bool = False
     """Move the matched keypoints of a grid to where feature maps agree best; detected ones get worse."""
 

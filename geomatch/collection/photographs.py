@@ -1,19 +1,22 @@
-"""What has to be known of every image before anything is computed: checksum, size, place."""
+"""What has to be known of every image before anything is computed: checksum, size, position."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from PIL import Image as PILImage
+
 from geomatch.collection.folder import ImageFolder
-from geomatch.collection.gps import position
-from geomatch.engine import FailedItem, Work
+from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import in_blocks
-from geomatch.engine.task import Need
 from geomatch.errors import ImageError, first_line
 from geomatch.files import sha256_of
 from geomatch.images import raw_size
 
-BLOCK = 32
+_BLOCK = 32
+_GPS = 0x8825
+_LATITUDE, _LONGITUDE = (1, 2), (3, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,30 +33,39 @@ class Photograph:
     """Latitude and longitude in degrees, if the file says and they were asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """Task: examines files by name; decodes none."""
-
-    root: Path
-    positions: bool
-    need: Need = "processor"
-
-    def start(self) -> Callable[[Sequence[str]], list[Photograph | FailedItem]]:
-        """Return the function that does a block."""
-        return lambda names: [self._examine(name) for name in names]
-
-    def _examine(self, name: str) -> Photograph | FailedItem:
-        path = self.root / name
-        try:
-            place = position(path) if self.positions else None
-            return Photograph(name, sha256_of(path), raw_size(path), place)
-        except (ImageError, OSError) as error:
-            return FailedItem(first_line(error))
-
-
 def examine(
     folder: ImageFolder, work: Work, positions: bool
 ) -> Iterator[tuple[str, Photograph | FailedItem]]:
-    """Examine every image of a folder; with their EXIF positions if asked for."""
-    task = Examination(folder.root.absolute(), positions)
-    return work.results(task, in_blocks(folder.names, BLOCK), "images", "image")
+    """Examine every image of a folder, decoding none; with their EXIF positions if asked for."""
+    task = BlockTask(partial(_examine, folder.root.absolute(), positions))
+    return work.results(task, in_blocks(folder.names, _BLOCK), "images", "image")
+
+
+def _examine(root: Path, positions: bool, names: Sequence[str]) -> list[Photograph | FailedItem]:
+    results: list[Photograph | FailedItem] = []
+    for name in names:
+        path = root / name
+        try:
+            place = position(path) if positions else None
+            results.append(Photograph(name, sha256_of(path), raw_size(path), place))
+        except (ImageError, OSError) as error:
+            results.append(FailedItem(first_line(error)))
+    return results
+
+
+def position(path: Path) -> tuple[float, float] | None:
+    """Latitude and longitude in degrees, north and east positive; None when the file does not say."""
+    try:
+        with PILImage.open(path) as picture:
+            tags = picture.getexif().get_ifd(_GPS)
+        return _degrees(tags, *_LATITUDE, "S"), _degrees(tags, *_LONGITUDE, "W")
+    except Exception:  # damaged tags are as good as none
+        return None
+
+
+def _degrees(tags: dict[int, object], reference: int, value: int, negative: str) -> float:
+    degrees, minutes, seconds = (float(part) for part in tags[value])  # type: ignore[attr-defined]
+    angle = degrees + minutes / 60 + seconds / 3600
+    if not abs(angle) <= 180:
+        raise ValueError("no angle")
+    return -angle if str(tags.get(reference, "")).strip("\0 ").upper() == negative else angle

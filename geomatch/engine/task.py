@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 Need = Literal["processor", "network", "large network"]
 """``network``: a small one, which a GPU helps; ``large network``: gigabytes, a GPU or a machine to itself."""
@@ -30,6 +30,18 @@ class Task(Protocol[_Item, _Result]):
         `FailedItem`. Exceptions are for what another try may mend.
         """
         ...
+
+
+@dataclass(frozen=True)
+class BlockTask(Generic[Item, Result]):
+    """A task without anything to load: a function of a module, or a `functools.partial` of one."""
+
+    function: Callable[[Sequence[Item]], Sequence["Result | FailedItem"]]
+    need: Need = "processor"
+
+    def start(self) -> Callable[[Sequence[Item]], Sequence["Result | FailedItem"]]:
+        """Return the function."""
+        return self.function
 
 
 @dataclass(frozen=True, slots=True)
