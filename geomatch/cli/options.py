@@ -17,13 +17,7 @@ Option = Callable[[Any], Any]
 
 
 def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[Command], Command]:
-    """Options whose values a command gets as one argument.
-
-    Args:
-        into: name of that argument.
-        make: gives its value from the options' values, by their names; a ``ValueError`` is the user's.
-        options: made with ``click.option``.
-    """
+    """Options whose values a command gets as one argument ``into``, which ``make`` makes of them by name."""
     return _withheld(options, lambda own: {into: make(**own)})
 
 
@@ -48,15 +42,6 @@ def _withheld(
     return decorate
 
 
-def store_option(default: str) -> Option:
-    """The option that says where features and results are cached."""
-    return click.option(
-        "--store",
-        metavar="PLACE",
-        help=f"Cache of features and results: a folder, or a URL, s3://bucket/folder. [default: {default}]",
-    )
-
-
 _ENGINE = (
     click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
                  help="This machine, or a Ray cluster."),
@@ -70,12 +55,10 @@ _ENGINE = (
 )  # fmt: skip
 
 
-def run_options(store: str, device: bool = False) -> Callable[[Command], Command]:
+def run_options(default: str, device: bool = False) -> Callable[[Command], Command]:
     """Add the options of a `RunContext`, which the command gets as ``context``.
 
-    Args:
-        store: the default of ``--store``, in words.
-        device: add ``--device``, for commands without the options of a descriptor.
+    ``device`` adds ``--device``, for commands without the options of a descriptor.
     """
 
     def context(
@@ -92,10 +75,14 @@ def run_options(store: str, device: bool = False) -> Callable[[Command], Command
         made = _engine(engine, workers, ray_address, cpus_per_worker, gpus_per_worker)
         return RunContext(store, click.get_current_context().with_resource(made), device)
 
+    place = click.option(
+        "--store", metavar="PLACE",
+        help=f"Cache of features and results: a folder, or a URL, s3://bucket/folder. [default: {default}]",
+    )  # fmt: skip
     more = click.option(
         "--device", default="auto", show_default=True, help="Of the networks: cpu, cuda, mps."
     )
-    return bundled("context", context, store_option(store), *_ENGINE, *([more] if device else []))
+    return bundled("context", context, place, *_ENGINE, *([more] if device else []))
 
 
 def _engine(name: str, *options: Any) -> "Engine":
@@ -188,10 +175,8 @@ def changed_config(config: "DIFTConfig") -> "DIFTConfig":
 
 def given_options() -> dict[str, Any]:
     """The options of the descriptor that were given, by the names of `DIFTConfig`."""
-    values = click.get_current_context().params.items()
-    given = {
-        name.removeprefix(_PREFIX): v for name, v in values if name.startswith(_PREFIX) and v is not None
-    }
+    values = {k: v for k, v in click.get_current_context().params.items() if v is not None}
+    given = {k.removeprefix(_PREFIX): v for k, v in values.items() if k.startswith(_PREFIX)}
     if given.pop("no_head", False):
         given["head"] = False
     return given

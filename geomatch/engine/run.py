@@ -24,17 +24,11 @@ class Work:
 
     engine: Engine
     progress: bool = True
-    """Show bars."""
     retries: int = field(default=0, init=False)
     """Blocks that were tried again."""
 
     def results(
-        self,
-        task: Task[Item, Result],
-        blocks: Sequence[Sequence[Item]],
-        what: str,
-        unit: str,
-        done: int = 0,
+        self, task: Task[Item, Result], blocks: Sequence[Sequence[Item]], what: str, unit: str, done: int = 0
     ) -> Iterator[tuple[Item, Result | FailedItem]]:
         """Yield every item with its result, as blocks are done.
 
@@ -49,13 +43,11 @@ class Work:
             StoreError: when the store fails again and again; what was done stays.
             GeomatchError: when no worker can begin.
         """
-        todo = blocks
-        if not todo:
+        if not blocks:
             return
-        total = done + sum(len(block) for block in todo)
-        with tqdm(
-            total=total, initial=done, desc=what, unit=unit, disable=None if self.progress else True
-        ) as bar:
+        todo = blocks
+        total, quiet = done + sum(len(block) for block in todo), None if self.progress else True
+        with tqdm(total=total, initial=done, desc=what, unit=unit, disable=quiet) as bar:
             failed: list[tuple[Sequence[Item], FailedBlock]] = []
             for number in range(TRIES):
                 if number:
@@ -77,10 +69,9 @@ class Work:
                         yield from zip(todo[index], answer, strict=True)
                 if not failed:
                     return
-                alone = number >= 1
-                todo = [
-                    part for block, _ in failed for part in ([[item] for item in block] if alone else [block])
-                ]
+                todo = [block for block, _ in failed]
+                if number:
+                    todo = [[item] for block in todo for item in block]
             if any(failure.kind == "store" for _, failure in failed):
                 raise _given_up(failed, unit)
             for block, failure in failed:

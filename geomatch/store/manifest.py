@@ -1,7 +1,7 @@
 """What a run consists of, stored beside what it made."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,13 +25,13 @@ class Manifest:
     """
 
     program: str
-    """``collection`` or ``hpatches``."""
+    """``collection``, or the name of an evaluation."""
     source: str
-    """The folder of images or sequences."""
+    """The folder of the data."""
     settings: dict[str, Any]
     """As JSON can hold them."""
     content: str
-    """Checksum of the images or sequences."""
+    """Checksum of the data."""
     started: str
     """ISO 8601, UTC."""
     names: tuple[str, ...] = ()
@@ -66,18 +66,9 @@ class Manifest:
     def saved(self, store: Store, **changes: Any) -> "Manifest":
         """The manifest with changes, after it was written."""
         new = replace(self, **changes)
-        words = (
-            "program",
-            "source",
-            "settings",
-            "content",
-            "started",
-            "names",
-            "failed",
-            "retries",
-            "complete",
-        )
-        summary = {name: getattr(new, name) for name in words}
+        summary = {
+            f.name: getattr(new, f.name) for f in fields(new) if f.name not in ("objects", "pair_keys")
+        }
         summary |= {"schema": SCHEMA, "versions": versions(), "kinds": sorted(new.objects)}
         arrays: dict[str, Any] = {
             f"keys_{kind}": np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
@@ -89,12 +80,7 @@ class Manifest:
 
     @classmethod
     def load(cls, store: Store, key: str) -> "Manifest":
-        """Read the manifest of the run with that key.
-
-        Raises:
-            DamagedError: when it is damaged, or of another version.
-            KeyError: when it is not there.
-        """
+        """Read a run's manifest; raises `KeyError`, or `DamagedError`, also for one of another version."""
         label = store.label(KIND, key)
         optional = [f"keys_{kind}" for kind in ("features", "global", "refined", "rows")]
         arrays = unpack_arrays(store.read(KIND, key), label, "Manifest", ("summary", "pair_keys"), optional)
