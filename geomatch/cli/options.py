@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from geomatch.engine import Engine, RunContext
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Option = Callable[[Any], Any]
-"""Made with ``click.option``."""
+Option = Callable[[Any], Any]  # made with ``click.option``
 
 
 def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[Command], Command]:

@@ -9,8 +9,7 @@ from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 if TYPE_CHECKING:
     from geomatch.store.upkeep import RunState
 
-SHOWN = 20
-"""Names of damaged objects."""
+SHOWN = 20  # names of damaged objects
 
 
 @click.group()

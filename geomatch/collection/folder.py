@@ -7,8 +7,7 @@ from pathlib import Path
 from geomatch.errors import ImageError
 from geomatch.images import IMAGE_SUFFIXES
 
-UNREADABLE = {".webp", ".gif", ".heic", ".heif", ".avif", ".jxl"}
-"""Images that COLMAP cannot read."""
+UNREADABLE = {".webp", ".gif", ".heic", ".heif", ".avif", ".jxl"}  # images that COLMAP cannot read
 
 
 @dataclass(frozen=True, slots=True)

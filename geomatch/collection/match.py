@@ -27,8 +27,7 @@ from geomatch.files import digest_of
 from geomatch.provenance import cache_key, record
 from geomatch.store import Manifest
 
-ROUNDS = 3
-"""Times that features are extracted, if they turn out damaged while pairs are matched."""
+ROUNDS = 3  # times that features are extracted, if they turn out damaged while pairs are matched
 STORE = Path("geomatch-store")
 
 

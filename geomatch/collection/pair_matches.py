@@ -29,21 +29,16 @@ from geomatch.types import Features, Matches
 
 KIND = "matches"
 ARRAYS = ("counts", "indices", "similarity")
-BLOCK_IMAGES = 32
-"""Most images of a block: their features are what a worker holds in memory."""
+BLOCK_IMAGES = 32  # most images of a block: their features are what a worker holds in memory
 BLOCK_PAIRS = (16, 256)
 """Fewest and most pairs of a block; between them a sixty-fourth of all, so that few are shared out, too."""
 
 
 class _PairKeys(NamedTuple):
-    name: str
-    """For the user."""
-    features: tuple[str, str]
-    """Keys of both images' features."""
-    key: bytes
-    """Key of the matches: raw SHA-256 of all that decides them."""
-    place: int
-    """Index of the pair in the list of all."""
+    name: str  # for the user
+    features: tuple[str, str]  # keys of both images' features
+    key: bytes  # key of the matches: raw SHA-256 of all that decides them
+    place: int  # index of the pair in the list of all
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -53,12 +48,9 @@ class StoredMatches:
     store: Store
     pairs: tuple[Pair, ...]
     packs: tuple[str, ...]
-    places: NDArray[np.int32]
-    """(P, 2) pack and row of each pair; -1 for those that failed."""
-    failed: dict[str, str]
-    """Pairs that could not be matched, and why."""
-    computed: int
-    """Number of pairs that were not cached."""
+    places: NDArray[np.int32]  # (P, 2) pack and row of each pair; -1 for those that failed
+    failed: dict[str, str]  # pairs that could not be matched, and why
+    computed: int  # number of pairs that were not cached
 
     def load(self) -> LazyPairs:
         """All of them, read pack after pack."""

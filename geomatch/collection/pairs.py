@@ -15,14 +15,10 @@ from geomatch.errors import GeomatchError, first_line
 from geomatch.files import natural_order
 
 Pair = tuple[str, str]
-EXHAUSTIVE_LIMIT = 60
-"""By default larger collections are not matched exhaustively (60 images are 1770 pairs)."""
-NEIGHBOURS = 20
-"""Partners per image that retrieval and GPS look for by default."""
-LOOP_GAP = 10
-"""Places in natural order that images of a loop are apart, at least one more."""
-_ROWS = 64
-"""Positions compared with all others at a time."""
+EXHAUSTIVE_LIMIT = 60  # by default larger collections are not matched exhaustively (60 images are 1770 pairs)
+NEIGHBOURS = 20  # partners per image that retrieval and GPS look for by default
+LOOP_GAP = 10  # places in natural order that images of a loop are apart, at least one more
+_ROWS = 64  # positions compared with all others at a time
 Nearest = Callable[[int, NDArray[np.int64] | None], NDArray[np.int64]]
 """(N, count) indices of the images that look most alike, best first, -1 where there are fewer. With the
 places of all images in natural order, those nearer than `LOOP_GAP` in it are left out."""

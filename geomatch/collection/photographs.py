@@ -23,12 +23,9 @@ _LATITUDE, _LONGITUDE = (1, 2), (3, 4)
 class Photograph:
     """An image file."""
 
-    name: str
-    """Path below the folder, with ``/``."""
-    sha256: str
-    """Checksum of the file."""
-    size: tuple[int, int]
-    """(width, height) in pixels as stored."""
+    name: str  # path below the folder, with ``/``
+    sha256: str  # checksum of the file
+    size: tuple[int, int]  # (width, height) in pixels as stored
     position: tuple[float, float] | None = None
     """Latitude and longitude in degrees, if the file says and they were asked for."""
 

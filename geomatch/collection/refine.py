@@ -28,8 +28,7 @@ from geomatch.types import Features
 KIND = "refined"
 SEARCH = ("soft-argmax", search.REACH, search.COARSE, search.FINE, search.WINDOW, search.TEMPERATURE)
 """All that decides where a keypoint goes; part of the keys of cached results."""
-CHUNK = 256
-"""Keypoints whose references' features are in memory at a time."""
+CHUNK = 256  # keypoints whose references' features are in memory at a time
 
 
 def refine_stored(

@@ -23,10 +23,8 @@ from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
 
 KIND, CHUNKS = "global", "chunks"
-CHUNK = 4096
-"""Images whose descriptors lie in one object, and are compared with as many at a time."""
-CONSTANT = 1e-6
-"""A channel whose deviation is this share of its mean is left out."""
+CHUNK = 4096  # images whose descriptors lie in one object, and are compared with as many at a time
+CONSTANT = 1e-6  # a channel whose deviation is this share of its mean is left out
 
 
 def global_key(sha256: str, extractor: DenseDescriber) -> str:
@@ -64,10 +62,8 @@ class StoredDescriptors:
     """Pooled features of a collection in a store."""
 
     store: Store
-    keys: tuple[str, ...]
-    """One per image, in order."""
-    failed: dict[str, str]
-    """Images without, and why."""
+    keys: tuple[str, ...]  # one per image, in order
+    failed: dict[str, str]  # images without, and why
 
     def rows(self) -> NDArray[np.float32]:
         """(N, D) all of them."""

@@ -54,8 +54,7 @@ class RunContext:
         return self.store if isinstance(self.store, Store) else Store.at(self.store or default)
 
 
-CONTEXT = RunContext()
-"""What functions take when nothing is said."""
+CONTEXT = RunContext()  # what functions take when nothing is said
 
 
 def create_engine(

@@ -14,8 +14,7 @@ from geomatch.errors import GeomatchError, first_line
 
 STARTS = 5
 """Workers that may fail to start in a stage; then no more are started, and without others it is an error."""
-PATIENCE = 30.0
-"""Seconds without any worker after which the user is told."""
+PATIENCE = 30.0  # seconds without any worker after which the user is told
 
 
 class _Worker(Protocol):
@@ -33,12 +32,9 @@ class WorkerPool:
     """The workers of an engine, which stay from stage to stage."""
 
     start: Callable[[], _Worker]
-    death: type[BaseException]
-    """The exception of `submit` that means that the worker died."""
-    died: str
-    """The reason given then."""
-    hint: str = ""
-    """What to do when no worker can be started."""
+    death: type[BaseException]  # the exception of `submit` that means that the worker died
+    died: str  # the reason given then
+    hint: str = ""  # what to do when no worker can be started
 
     def __post_init__(self) -> None:
         self._idle: list[_Worker] = []

@@ -10,12 +10,10 @@ from tqdm import tqdm
 from geomatch.engine.task import Engine, FailedBlock, FailedItem, Item, Result, Task
 from geomatch.errors import GeomatchError, StoreError
 
-TRIES = 4
-"""The first, again, and twice with every item alone, so that one bad item takes no others with it."""
+TRIES = 4  # the first, again, and twice with every item alone, so that one bad item takes no others with it
 BRAKE = 8
 """Blocks, besides one per worker, that fail at the store one after the other before the run gives up."""
-SHOWN = 5
-"""Names per reason in a summary."""
+SHOWN = 5  # names per reason in a summary
 
 
 @dataclass
@@ -24,8 +22,7 @@ class Work:
 
     engine: Engine
     progress: bool = True
-    retries: int = field(default=0, init=False)
-    """Blocks that were tried again."""
+    retries: int = field(default=0, init=False)  # blocks that were tried again
 
     def results(
         self, task: Task[Item, Result], blocks: Sequence[Sequence[Item]], what: str, unit: str, done: int = 0

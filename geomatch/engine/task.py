@@ -48,8 +48,7 @@ class BlockTask(Generic[Item, Result]):
 class FailedItem:
     """An item that cannot be done; false in a condition."""
 
-    reason: str
-    """For the user."""
+    reason: str  # for the user
 
     def __bool__(self) -> Literal[False]:
         return False

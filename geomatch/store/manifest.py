@@ -24,28 +24,18 @@ class Manifest:
     It does not say what is done: that is what the store holds of the keys.
     """
 
-    program: str
-    """``collection``, or the name of an evaluation."""
-    source: str
-    """The folder of the data."""
-    settings: dict[str, Any]
-    """As JSON can hold them."""
-    content: str
-    """Checksum of the data."""
-    started: str
-    """ISO 8601, UTC."""
-    names: tuple[str, ...] = ()
-    """Names of the images, or of an evaluation's parts."""
-    objects: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Keys of objects by kind."""
+    program: str  # ``collection``, or the name of an evaluation
+    source: str  # the folder of the data
+    settings: dict[str, Any]  # as JSON can hold them
+    content: str  # checksum of the data
+    started: str  # ISO 8601, UTC
+    names: tuple[str, ...] = ()  # names of the images, or of an evaluation's parts
+    objects: dict[str, tuple[str, ...]] = field(default_factory=dict)  # keys of objects by kind
     pair_keys: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 32), np.uint8))
     """(P, 32) keys of the matched pairs in the packs of ``matches``."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Images and pairs that could not be done, and why."""
-    retries: int = 0
-    """Blocks of work that were tried again."""
-    complete: bool = False
-    """True if the run came to its end; if nothing failed all is there."""
+    failed: dict[str, str] = field(default_factory=dict)  # images and pairs that could not be done, and why
+    retries: int = 0  # blocks of work that were tried again
+    complete: bool = False  # true if the run came to its end; if nothing failed all is there
 
     @classmethod
     def start(

@@ -38,12 +38,9 @@ def read_pack(store: Store, kind: str, name: str, arrays: Sequence[str]) -> dict
 class PackIndex:
     """Says which pack holds which key."""
 
-    names: tuple[str, ...]
-    """Names of the packs."""
-    keys: NDArray[np.bytes_]
-    """(K,) sorted, of type S32."""
-    places: NDArray[np.int32]
-    """(K, 2) pack and row of each."""
+    names: tuple[str, ...]  # names of the packs
+    keys: NDArray[np.bytes_]  # (K,) sorted, of type S32
+    places: NDArray[np.int32]  # (K, 2) pack and row of each
 
     @classmethod
     def read(cls, store: Store, kind: str, arrays: Sequence[str], mend: bool = False) -> "PackIndex":

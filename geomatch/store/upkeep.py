@@ -15,8 +15,7 @@ from geomatch.store.store import Store
 
 OBJECTS = ("features", "global", "chunks", "refined")
 """Kinds whose objects manifests name, and ``chunks``, which only serve the choice of pairs."""
-MATCHES = ("counts", "indices", "similarity")
-"""Arrays of the packs of matches."""
+MATCHES = ("counts", "indices", "similarity")  # arrays of the packs of matches
 KINDS = (RUNS, *OBJECTS, "matches", "geometries", "views", "maps", "rows", "tracks")
 
 
@@ -24,8 +23,7 @@ class RunState(NamedTuple):
     """A run, and how much of it the store holds."""
 
     manifest: Manifest
-    done: dict[str, tuple[int, int]]
-    """By kind of object: how many are there, and how many are needed."""
+    done: dict[str, tuple[int, int]]  # by kind of object: how many are there, and how many are needed
 
     @property
     def whole(self) -> bool:
@@ -39,12 +37,9 @@ class RunState(NamedTuple):
 class StoreInfo(NamedTuple):
     """What a store holds."""
 
-    objects: dict[str, tuple[int, int]]
-    """By kind: number and bytes."""
-    runs: list[RunState]
-    """Newest first."""
-    damaged: list[str]
-    """Runs whose manifest cannot be read."""
+    objects: dict[str, tuple[int, int]]  # by kind: number and bytes
+    runs: list[RunState]  # newest first
+    damaged: list[str]  # runs whose manifest cannot be read
 
 
 class Pruned(NamedTuple):
