@@ -12,9 +12,9 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch.collection import Extraction, MatchedPair, Matching, find_images, match_collection, merge_points
+from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import CollectionResult, dense_twin
 from geomatch.collection.pair_matches import match_features
-from geomatch.collection.photographs import Photograph, examine
 from geomatch.collection.refine import track_references
 from geomatch.collection.retrieval import pool_images
 from geomatch.dift import DIFTExtractor

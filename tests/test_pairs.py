@@ -9,8 +9,8 @@ import pytest
 from PIL import Image as PILImage
 
 from geomatch.collection import ImageFolder, PairReport, PairSelection, find_images, select_pairs
+from geomatch.collection.folder import position
 from geomatch.collection.pairs import LOOP_GAP, best_partners
-from geomatch.collection.photographs import position
 from geomatch.errors import GeomatchError
 from geomatch.files import natural_order
 

@@ -19,10 +19,10 @@ import geomatch
 from geomatch.benchmarks.studies.timing import Row, timing_row
 from geomatch.collection import Extraction, ImageFolder, Matching, PairSelection, find_images
 from geomatch.collection.features import StoredFeatures, extract_features, feature_key, read_features
+from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import dense_twin
 from geomatch.collection.pair_matches import match_pairs, pair_blocks, pair_keys
 from geomatch.collection.pairs import best_partners, select_pairs
-from geomatch.collection.photographs import Photograph, examine
 from geomatch.collection.retrieval import CHUNK, pool_images
 from geomatch.describers import traits_of
 from geomatch.engine import Engine, FailedBlock, LocalEngine, Task, Work, create_engine

@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -16,19 +16,15 @@ Option = Callable[[Any], Any]  # made with ``click.option``
 
 
 def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[Command], Command]:
-    """Options whose values a command gets as one argument ``into``, which ``make`` makes of them by name."""
-    return _withheld(options, lambda own: {into: make(**own)})
+    """Options whose values a command gets as one argument ``into``, which ``make`` makes of them by name.
 
-
-def _withheld(
-    options: Sequence[Option], give: Callable[[dict[str, Any]], dict[str, Any]]
-) -> Callable[[Command], Command]:
-    """Options in place of whose values a command gets what ``give`` makes of them."""
+    Without a name for it the command gets none, and finds them in click's context.
+    """
 
     def decorate(command: Command) -> Command:
         def run(*arguments: Any, **values: Any) -> Any:
-            own = {name: values.pop(name) for name in names}
-            return command(*arguments, **values, **give(own))
+            made = make(**{name: values.pop(name) for name in names})
+            return command(*arguments, **values, **({into: made} if into else {}))
 
         wrapped: Any = update_wrapper(run, command)
         earlier = list(getattr(command, "__click_params__", []))
@@ -92,7 +88,7 @@ def _engine(name: str, *options: Any) -> "Engine":
 
 def engine_options(command: Command) -> Command:
     """Add the options of an engine; `chosen_engine` creates it."""
-    return _withheld(_ENGINE, lambda own: {})(command)
+    return bundled("", dict, *_ENGINE)(command)
 
 
 def chosen_engine() -> "Engine":
@@ -161,7 +157,7 @@ _OPTIONS = dict([
 
 def descriptor_options(leave_out: Collection[str] = ()) -> Callable[[Command], Command]:
     """Add the options that change a descriptor's settings, but those named; `changed_config` applies them."""
-    return _withheld([made for name, made in _OPTIONS.items() if name not in leave_out], lambda own: {})
+    return bundled("", dict, *(made for name, made in _OPTIONS.items() if name not in leave_out))
 
 
 def changed_config(config: "DIFTConfig") -> "DIFTConfig":

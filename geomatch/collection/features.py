@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.collection.correspondences import LazyFeatures
-from geomatch.collection.photographs import Photograph
+from geomatch.collection.folder import Photograph
 from geomatch.describers import Describer, describe_images, traits_of
 from geomatch.engine import BlockTask, Engine, FailedItem, Work
 from geomatch.engine.task import Need

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from geomatch.collection.correspondences import Correspondences
 from geomatch.collection.features import KIND as FEATURES
 from geomatch.collection.features import StoredFeatures, extract_features, feature_key
-from geomatch.collection.folder import ImageFolder
+from geomatch.collection.folder import ImageFolder, Photograph, examine
 from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
 from geomatch.collection.pair_matches import match_pairs, pair_keys
 from geomatch.collection.pairs import PairReport, needs_retrieval, select_pairs
-from geomatch.collection.photographs import Photograph, examine
 from geomatch.collection.retrieval import KIND as GLOBAL
 from geomatch.collection.retrieval import global_key, pool_images
 from geomatch.describers import DenseDescriber, Describer, as_dense, traits_of

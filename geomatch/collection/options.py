@@ -27,11 +27,7 @@ class Extraction:
     """Per image, for a detector given by name."""
 
     def parts(self, device: str = "auto") -> tuple[Detector, Describer]:
-        """Create detector and describer; a network whose device is ``auto`` runs on ``device``.
-
-        Raises:
-            ValueError: for unknown names, listing the known ones.
-        """
+        """Create detector and describer; a network whose device is ``auto`` runs on ``device``."""
         detector = self.detector
         if isinstance(detector, str):
             detector = create_detector(detector, self.max_keypoints)
@@ -40,11 +36,11 @@ class Extraction:
             chosen = default_config(patches=not isinstance(detector, GridDetector))
         elif isinstance(chosen, str):
             chosen = dift_config(chosen)
-        if isinstance(chosen, DIFTConfig):
-            return detector, cached_extractor(
-                replace(chosen, device=device) if chosen.device == "auto" else chosen
-            )
-        return detector, chosen
+        if not isinstance(chosen, DIFTConfig):
+            return detector, chosen
+        if chosen.device == "auto":
+            chosen = replace(chosen, device=device)
+        return detector, cached_extractor(chosen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,8 @@ def _match(
 ) -> list[tuple[str, int] | FailedItem]:
     """Match the pairs of a block, and write a pack; results are its name and the pair's row."""
     features = {key: _read(store, key) for key in {key for pair in block for key in pair.features}}
-    found = [match_features(*(features[key] for key in pair.features), matching) for pair in block]
+    ends = [pair.features for pair in block]
+    found = [match_features(features[key0], features[key1], matching) for key0, key1 in ends]
     arrays = {
         "counts": np.array([len(matches) for matches in found]),
         "indices": np.concatenate([matches.indices for matches in found]).astype(np.uint32),

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.collection.folder import ImageFolder
+from geomatch.collection.folder import ImageFolder, position
 from geomatch.collection.options import PAIRS, PairSelection
-from geomatch.collection.photographs import position
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import natural_order
 
@@ -53,15 +52,8 @@ def select_pairs(
 ) -> PairReport:
     """Apply the rules of a selection one after the other.
 
-    Args:
-        folder: the images.
-        selection: rules and limit.
-        nearest: finds images that look alike, for ``retrieval`` and ``loop``.
-        positions: latitude and longitude in degrees by name, for ``gps``; None reads them from the files.
-
-    Raises:
-        ValueError: for rules that need what is not there.
-        GeomatchError: when a file of pairs cannot be read.
+    ``retrieval`` and ``loop`` need ``nearest``; ``gps`` reads positions that are not given from the files.
+    Raises `GeomatchError` when a file of pairs cannot be read.
     """
     names, max_pairs = folder.names, selection.max_pairs
     pairs: dict[Pair, None] = {}

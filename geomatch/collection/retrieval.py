@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.collection.features import SCHEMA, StoredFeatures, make_missing
+from geomatch.collection.folder import Photograph
 from geomatch.collection.pairs import LOOP_GAP, best_partners
-from geomatch.collection.photographs import Photograph
 from geomatch.describers import DenseDescriber
 from geomatch.dift import FeatureMap
 from geomatch.engine import BlockTask, FailedItem, Work

@@ -47,8 +47,10 @@ class LocalEngine:
         self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
     ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
         """Try every block once, see `geomatch.engine.Engine.map`."""
-        large = task.need == "large network" or (task.need == "network" and self.device("auto") != "cpu")
-        if self.workers > 1 and not (large and self.count is None):
+        alone = self.count is None and (
+            task.need == "large network" or (task.need == "network" and self.device("auto") != "cpu")
+        )
+        if self.workers > 1 and not alone:
             yield from self._pool.map(task, blocks, self.workers)
             return
         with threads(threads_for(task, os.cpu_count() or 1)):

@@ -27,18 +27,10 @@ class Work:
     def results(
         self, task: Task[Item, Result], blocks: Sequence[Sequence[Item]], what: str, unit: str, done: int = 0
     ) -> Iterator[tuple[Item, Result | FailedItem]]:
-        """Yield every item with its result, as blocks are done.
+        """Yield every item with its result, as blocks are done; a block is read when it is scheduled.
 
-        Args:
-            task: of the stage.
-            blocks: items that are best done together; a block is read when it is scheduled.
-            what: the name of the stage on the bar.
-            unit: the word for an item.
-            done: items that are done already and only counted.
-
-        Raises:
-            StoreError: when the store fails again and again; what was done stays.
-            GeomatchError: when no worker can begin.
+        The bar is called ``what``, counts items by the word ``unit``, and begins at ``done``. Raises
+        `StoreError` when the store fails again and again, `GeomatchError` when no worker can begin.
         """
         if not blocks:
             return

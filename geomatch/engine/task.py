@@ -73,11 +73,7 @@ class Engine(Protocol):
         ...
 
     def device(self, name: str) -> str:
-        """The device of the workers' networks: ``auto`` becomes ``cuda``, ``mps`` or ``cpu``.
-
-        Raises:
-            ValueError: when the device cannot be used.
-        """
+        """The device of the workers' networks: ``auto`` becomes ``cuda``, ``mps`` or ``cpu``."""
         ...
 
     def map(

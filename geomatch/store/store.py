@@ -35,12 +35,7 @@ class Store:
 
     @classmethod
     def at(cls, place: str | os.PathLike[str]) -> "Store":
-        """Name a store by its path or URL; nothing is made yet.
-
-        Raises:
-            MissingDependencyError: when the protocol needs a package that is missing.
-            ValueError: for a protocol that is unknown.
-        """
+        """Name a store by its path or URL, of a protocol that fsspec knows; nothing is made yet."""
         url = os.fspath(place)
         if url.startswith("file:"):
             url = urlsplit(url).path
