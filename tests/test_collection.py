@@ -99,7 +99,7 @@ class Counting:
     def detect(self, image: Image) -> Features:
         with open(self.marks, "a") as file:
             file.write("x")
-        return OpenCVDetector("sift", 200).detect(image)
+        return OpenCVDetector("sift", 120).detect(image)
 
 
 def test_nothing_is_done_twice(tmp_path: Path, photo0: Image) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,13 @@ def test_places_that_are_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             Store.at("s3://elsewhere/x")
 
 
-def test_any_damage_is_noticed() -> None:
+def test_any_damage_of_our_npz_files_is_noticed(tmp_path: Path) -> None:
+    np.savez(tmp_path / "y.npz", kind=np.asarray("thing"), a=np.arange(3))
+    plain = (tmp_path / "y.npz").read_bytes()  # files without a checksum are read, too
+    for written in (plain, pack_arrays("thing", {"a": np.arange(3)})):
+        with np.load(BytesIO(written)) as file:
+            assert file["a"].tolist() == [0, 1, 2]
+        assert unpack_arrays(written, "x", "thing", ("a",))["a"].tolist() == [0, 1, 2]
     features = Features(np.ones((3, 2)), np.ones(3), (9, 9), descriptors=np.eye(3))  # type: ignore[arg-type]
     data = features.to_bytes()
     assert is_sound(data)
@@ -117,16 +124,6 @@ def test_any_damage_is_noticed() -> None:
     body[len(body) // 2] ^= 1
     with pytest.raises(GeomatchError, match="checksum is wrong"):
         Features.from_bytes(bytes(body), "x")
-
-
-def test_our_files_are_plain_npz(tmp_path: Path) -> None:
-    """NumPy reads them; those without a checksum are read, too."""
-    (tmp_path / "x.npz").write_bytes(pack_arrays("thing", {"a": np.arange(3)}))
-    np.savez(tmp_path / "y.npz", kind=np.asarray("thing"), a=np.arange(3))
-    for name in ("x.npz", "y.npz"):
-        with np.load(tmp_path / name) as file:
-            assert file["a"].tolist() == [0, 1, 2]
-        assert unpack_arrays((tmp_path / name).read_bytes(), name, "thing", ("a",))["a"].tolist() == [0, 1, 2]
 
 
 def test_packs_find_every_key(tmp_path: Path) -> None:
@@ -269,44 +266,36 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     assert manifest.exists()  # without it, it would not be known what the run needs
 
 
-def test_an_interrupted_second_run_gives_nothing_up(
+def test_interruptions_delete_nothing(
     small_views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Callable[..., Any]
 ) -> None:
     rules = ("retrieval:2",)
-    run(small_views, tmp_path / "store", *rules)
     store = Store.at(tmp_path / "store")
+    run(small_views, store, *rules)
     before = objects(store)
     with monkeypatch.context() as patch:
         patch.setattr("geomatch.collection.match.extract_features", dying(extract_features, 1))
         with pytest.raises(KeyboardInterrupt):
-            run(small_views, tmp_path / "store", *rules)
+            run(small_views, store, *rules)
     assert not inspect_store(store).runs[0].manifest.complete
     prune_store(store)
     assert objects(store) == before
-    assert run(small_views, tmp_path / "store", *rules).computed == (0, 0)
-
-
-def test_a_sick_connection_deletes_nothing(
-    small_views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(small_views, tmp_path / "store")
-    store = Store.at(tmp_path / "store")
-    before = objects(store)
+    assert run(small_views, store, *rules).computed == (0, 0)
     read = Store.read
 
     def reset(self: Store, kind: str, key: str) -> bytes:
-        if kind in kinds:
+        if kind == broken:
             raise StoreError("connection reset")
         return read(self, kind, key)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "read", reset)
-        kinds = {"matches"}
-        with pytest.raises(StoreError, match="connection reset"):
-            inspect_store(store)
-        kinds = {"features"}
-        with pytest.raises(StoreError, match=r"connection reset.*give the same command"):
-            run(small_views, tmp_path / "store", matching=Matching(max_ratio=0.7))
+    monkeypatch.setattr(Store, "read", reset)
+    broken = "matches"
+    with pytest.raises(StoreError, match="connection reset"):
+        inspect_store(store)
+    broken = "features"
+    with pytest.raises(StoreError, match=r"connection reset.*give the same command"):
+        run(small_views, store, *rules, matching=Matching(max_ratio=0.7))
+    broken = ""
     assert objects(store) == before
 
 

@@ -43,10 +43,11 @@ _ENGINE = (
     click.option("--workers", type=click.IntRange(min=1),
                  help="Processes. [default: one per core, of a cluster as many as it has room for]"),
     click.option("--ray-address", metavar="ADDRESS",
-                 help="Of the cluster. [default: RAY_ADDRESS; without it Ray starts here]"),
-    click.option("--cpus-per-worker", type=click.FloatRange(min=0.01), help="Of the cluster. [default: 1]"),
+                 help="Address of the cluster. [default: RAY_ADDRESS; without it Ray starts here]"),
+    click.option("--cpus-per-worker", type=click.FloatRange(min=0.01),
+                 help="Cores per Ray worker. [default: 1]"),
     click.option("--gpus-per-worker", type=click.FloatRange(min=0),
-                 help="For networks. [default: 1 if the cluster has any]"),
+                 help="GPUs per Ray worker with a network. [default: 1 if the cluster has any]"),
 )  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def run_options(default: str, device: bool = False) -> Callable[[Command], Comma
         help=f"Cache of features and results: a folder, or a URL, s3://bucket/folder. [default: {default}]",
     )  # fmt: skip
     more = click.option(
-        "--device", default="auto", show_default=True, help="Of the networks: cpu, cuda, mps."
+        "--device", default="auto", show_default=True, help="Device of the networks: cpu, cuda, mps."
     )
     return bundled("context", context, place, *_ENGINE, *([more] if device else []))
 
@@ -136,9 +137,9 @@ _OPTIONS = dict([
     _option("--noise/--no-noise", "Add noise of that level, as the paper does.", bool),
     _option("--ensemble-size", "Noises to average over.", int),
     _option("--seed", "Random seed of the noise.", int),
-    _option("--latent", "Of the autoencoder's distribution.", click.Choice(["mode", "sample"])),
+    _option("--latent", "Value of the autoencoder's distribution.", click.Choice(["mode", "sample"])),
     _option("--prompt", "For models conditioned on text."),
-    _option("--metric", "Of descriptors and matching; l2 takes the activations as they are.",
+    _option("--metric", "How descriptors are compared; l2 takes the activations as they are.",
             click.Choice(["cosine", "l2"])),
     _option("--sampling", "Whole image, or patch by patch.", click.Choice(["dense", "patch"])),
     _option("--image-size", "Size at which the descriptor uses the images: a side, WxH, or native.",
@@ -149,7 +150,7 @@ _OPTIONS = dict([
     _option("--head", "End with this projection head: a folder that `geomatch head fit` wrote."),
     ("--no-head", click.option("--no-head", f"{_PREFIX}no_head", is_flag=True,
                                help="Leave the preset's projection head out.")),
-    _option("--dtype", "Of the network.", click.Choice(["float32", "bfloat16", "float16"])),
+    _option("--dtype", "Number format of the network.", click.Choice(["float32", "bfloat16", "float16"])),
     _option("--device", "cpu, cuda, mps. [default: the best there is]"),
     _option("--batch-size", "Noisy images per forward pass.", int),
 ])  # fmt: skip

@@ -34,9 +34,9 @@ class StoredFeatures:
     store: Store
     keys: Mapping[str, str]
 
-    def load(self) -> LazyFeatures:
+    def load(self, kind: str = KIND) -> LazyFeatures:
         """All of them, read on demand."""
-        return LazyFeatures(list(self.keys), lambda name: read_features(self.store, self.keys[name]))
+        return LazyFeatures(list(self.keys), lambda name: read_features(self.store, self.keys[name], kind))
 
 
 def feature_key(sha256: str, parts: Any) -> str:

@@ -134,23 +134,23 @@ def match_collection(
                 failed=skipped,
                 retries=work.retries,
             )
-            matched = match_pairs(stored, report.pairs, wanted, matching, work)
-            computed_pairs += matched.computed
-            if not matched.failed or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
+            matched, failed_pairs, made = match_pairs(stored, report.pairs, wanted, matching, work)
+            computed_pairs += made
+            if not failed_pairs or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
                 break
-    result = Correspondences(stored.load(), matched.load())
+    result = Correspondences(stored.load(), matched)
     if matching.refine_keypoints:
         from geomatch.collection.refine import refine_stored
 
         checksum = digest_of([wanted.tobytes().hex()])
         result, refined = refine_stored(result, stored, usable, dense, checksum, context.progress)
         manifest = replace(manifest, objects=manifest.objects | {"refined": refined})
-    manifest.saved(store, failed=skipped | matched.failed, retries=work.retries, complete=True)
+    manifest.saved(store, failed=skipped | failed_pairs, retries=work.retries, complete=True)
     return CollectionResult(
         result,
         report,
         skipped,
-        matched.failed,
+        failed_pairs,
         (computed_images, computed_pairs),
         work.retries,
         settings | {"pairs": dict(report.given)},

@@ -1,5 +1,6 @@
 """What `match_collection` and `geomatch.colmap.reconstruct` can be told, as values."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +44,9 @@ class Extraction:
         return detector, cached_extractor(chosen)
 
 
+_RULE = re.compile(r"exhaustive:?|file:.+|(sequential|retrieval|loop|gps)(:(0*[1-9][0-9]*)?)?", re.DOTALL)
+
+
 @dataclass(frozen=True, slots=True)
 class PairSelection:
     """Which images are matched with which.
@@ -68,12 +72,7 @@ class PairSelection:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(self.rules))
         for rule in self.rules:
-            kind, _, value = rule.partition(":")
-            number = not value or (value.isascii() and value.isdigit() and int(value) > 0)
-            good = {"exhaustive": not value, "file": bool(value)} | dict.fromkeys(
-                ("sequential", "retrieval", "loop", "gps"), number
-            )
-            if not good.get(kind):
+            if not _RULE.fullmatch(rule):
                 raise ValueError(
                     f"{rule!r} is no rule for pairs: give exhaustive, sequential:N, retrieval:N, loop:N, "
                     "gps:N or file:PATH"

@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -41,27 +40,6 @@ class _PairKeys(NamedTuple):
     place: int  # index of the pair in the list of all
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class StoredMatches:
-    """The matches of a collection in a store."""
-
-    store: Store
-    pairs: tuple[Pair, ...]
-    packs: tuple[str, ...]
-    places: NDArray[np.int32]  # (P, 2) pack and row of each pair; -1 for those that failed
-    failed: dict[str, str]  # pairs that could not be matched, and why
-    computed: int  # number of pairs that were not cached
-
-    def load(self) -> LazyPairs:
-        """All of them, read pack after pack."""
-        return LazyPairs(self._read, int((self.places[:, 0] >= 0).sum()))
-
-    def _read(self) -> Iterator[MatchedPair]:
-        for pair, _, part, arrays in stored_results(self.store, KIND, self.packs, self.places, ARRAYS):
-            matches = Matches(arrays["indices"][part].astype(np.int64), arrays["similarity"][part])
-            yield MatchedPair(*self.pairs[pair], matches)
-
-
 def pair_keys(stored: StoredFeatures, pairs: Sequence[Pair], matching: Matching) -> NDArray[np.uint8]:
     """(P, 32) keys of the pairs' matches: SHA-256 of the keys of both features, the options and versions."""
     options = digest_of([SCHEMA, cache_key(matching), versions()])
@@ -71,8 +49,11 @@ def pair_keys(stored: StoredFeatures, pairs: Sequence[Pair], matching: Matching)
 
 def match_pairs(
     stored: StoredFeatures, pairs: Sequence[Pair], keys: NDArray[np.uint8], matching: Matching, work: Work
-) -> StoredMatches:
-    """Match the pairs that the store does not hold yet, under their `pair_keys`."""
+) -> tuple[LazyPairs, dict[str, str], int]:
+    """Match the pairs that the store does not hold yet, under their `pair_keys`.
+
+    Returns the matches of all, why pairs could not be matched, and how many were not cached.
+    """
     store = stored.store
     index = PackIndex.read(store, KIND, ARRAYS, mend=True)
     places = index.find(keys)
@@ -91,7 +72,14 @@ def match_pairs(
             failed[pair.name] = result.reason
         else:
             places[pair.place] = packs.setdefault(result[0], len(packs)), result[1]
-    return StoredMatches(store, tuple(pairs), tuple(packs), places, failed, len(todo) - len(failed))
+
+    def read() -> Iterator[MatchedPair]:
+        for pair, _, part, arrays in stored_results(store, KIND, tuple(packs), places, ARRAYS):
+            matches = Matches(arrays["indices"][part].astype(np.int64), arrays["similarity"][part])
+            yield MatchedPair(*pairs[pair], matches)
+
+    found = LazyPairs(read, int((places[:, 0] >= 0).sum()))
+    return found, failed, len(todo) - len(failed)
 
 
 def _match(

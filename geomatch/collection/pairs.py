@@ -1,6 +1,7 @@
 """Which images are matched with which: rules, their limits, and how many pairs each gave."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -131,8 +132,10 @@ def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
     unknown = 0
     for number, line in enumerate(lines, 1):
         pair = [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
-        if len(pair) == 3 and _is_number(pair[2]):  # a score
-            del pair[2]
+        if len(pair) == 3:
+            with suppress(ValueError):
+                float(pair[2])  # a score
+                del pair[2]
         if not line.strip() or (line.lstrip().startswith("#") and not known.issuperset(pair)):
             continue
         if len(pair) != 2 or pair[0] == pair[1]:
@@ -170,14 +173,6 @@ def _nearby(names: Sequence[str], positions: Positions, count: int, remarks: lis
     parts = [slice(start, min(start + _ROWS, total)) for start in range(0, total, _ROWS)]
     chosen = [best_partners(near, part, total, count, 64 * _ROWS) for part in parts]
     yield from _ranked(list(found), np.concatenate(chosen))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def best_partners(score: Score, part: slice, total: int, count: int, step: int) -> NDArray[np.int64]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch.collection.components import components
-from geomatch.collection.correspondences import Correspondences, LazyFeatures, MatchedPair
-from geomatch.collection.features import StoredFeatures, read_features
+from geomatch.collection.correspondences import Correspondences, MatchedPair
+from geomatch.collection.features import StoredFeatures
 from geomatch.collection.folder import ImageFolder
 from geomatch.describers import DenseDescriber
 from geomatch.dift import FeatureMap
@@ -51,8 +51,8 @@ def refine_stored(
     if todo:
         for name, features in _refined(found, folder, extractor, progress, todo):
             stored.store.write(KIND, keys[name], features.to_bytes())
-    load = LazyFeatures(list(keys), lambda name: read_features(stored.store, keys[name], KIND))
-    return Correspondences(load, found.pairs), tuple(keys.values())
+    refined = StoredFeatures(stored.store, keys).load(KIND)
+    return Correspondences(refined, found.pairs), tuple(keys.values())
 
 
 def _refined(

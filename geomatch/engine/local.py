@@ -5,7 +5,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from multiprocessing import forkserver
 from typing import Any
 
 from geomatch.engine.pool import WorkerPool
-from geomatch.engine.task import FailedBlock, Task
+from geomatch.engine.task import Answers, FailedBlock, Task
 from geomatch.engine.worker import WarmTask, attempt, set_threads, started, threads, threads_for
 
 _HINT = "; a script must begin work under: if __name__ == '__main__':"
@@ -43,9 +43,7 @@ class LocalEngine:
 
         return find_device(name)
 
-    def map(
-        self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
+    def map(self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]) -> Answers:
         """Try every block once, see `geomatch.engine.Engine.map`."""
         alone = self.count is None and (
             task.need == "large network" or (task.need == "network" and self.device("auto") != "cpu")

@@ -2,14 +2,14 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from geomatch.engine.task import FailedBlock, Task
+from geomatch.engine.task import Answers, FailedBlock, Task
 from geomatch.errors import GeomatchError, first_line
 
 STARTS = 5
@@ -40,10 +40,8 @@ class WorkerPool:
         self._idle: list[_Worker] = []
         self._starting: dict[Future[Any], _Worker] = {}
 
-    def map(
-        self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]], count: int
-    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
-        """Try every block once, at most ``count`` at a time; yield its number and results, in any order."""
+    def map(self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]], count: int) -> Answers:
+        """Try every block once, at most ``count`` at a time."""
         queue = deque(range(len(blocks)))
         wanted = min(count, len(blocks))
         # those that are still starting may wait for free cores for ever; they help if they come

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from geomatch.engine.pool import WorkerPool
-from geomatch.engine.task import FailedBlock, Task
+from geomatch.engine.task import Answers, FailedBlock, Task
 from geomatch.engine.worker import WarmTask, set_threads
 from geomatch.errors import GeomatchError, first_line, require
 from geomatch.provenance import versions
@@ -31,14 +31,12 @@ class RayEngine:
     count: int | None = None
     cpus: float = 1
     gpus: float | None = None
-    _pools: dict[float, WorkerPool] = field(default_factory=dict, init=False, repr=False)
-    """By GPUs of a worker."""
+    _pools: dict[float, WorkerPool] = field(default_factory=dict, init=False, repr=False)  # by GPUs
     _joined: bool = field(default=False, init=False, repr=False)
 
     def __enter__(self) -> "RayEngine":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported anywhere
-        # workers that ask for no GPU see none
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # who asks for no GPU sees none
         ray = _ray()
         if not ray.is_initialized():
             address = self.address or os.environ.get("RAY_ADDRESS")
@@ -70,9 +68,7 @@ class RayEngine:
             return name
         return "cuda" if self._has_gpu() and self.gpus != 0 else "cpu"
 
-    def map(
-        self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
+    def map(self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]) -> Answers:
         """Try every block once, see `geomatch.engine.Engine.map`."""
         gpus = 0.0
         if task.need != "processor":

@@ -64,6 +64,10 @@ class FailedBlock:
     could not begin, and no other will."""
 
 
+Answers = Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]
+"""Numbers of blocks and their results, in any order."""
+
+
 class Engine(Protocol):
     """Schedules blocks. Used in a ``with`` statement, since workers outlive a stage."""
 
@@ -76,10 +80,8 @@ class Engine(Protocol):
         """The device of the workers' networks: ``auto`` becomes ``cuda``, ``mps`` or ``cpu``."""
         ...
 
-    def map(
-        self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
-        """Try every block once; yield its number and results, in any order."""
+    def map(self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]) -> Answers:
+        """Try every block once."""
         ...
 
     def __enter__(self) -> "Engine": ...

@@ -158,17 +158,13 @@ class Store:
     def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except GeomatchError:
-            raise
-        except OSError as error:
-            if what == "read" and isinstance(error, FileNotFoundError):
-                raise
-            reason = error.strerror or first_line(error)
-            raise StoreError(f"{self.url}: the store cannot be {what} ({reason})") from error
         except Exception as error:  # object storage has exceptions of its own
-            if self._local:
+            missing = what == "read" and isinstance(error, FileNotFoundError)
+            ours = isinstance(error, GeomatchError) or (self._local and not isinstance(error, OSError))
+            if missing or ours:
                 raise
-            raise StoreError(f"{self.url}: the store cannot be {what} ({first_line(error)})") from error
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise StoreError(f"{self.url}: the store cannot be {what} ({reason})") from error
 
 
 def _unless_missing(error: OSError) -> None:
