@@ -23,8 +23,8 @@ SCHEMA = 2  # part of every key: raised when cached objects would mean something
 KIND = "features"
 BATCH, BATCH_PIXELS = 8, 32_000_000
 """Most images of one size, and pixels, that a network sees together: what a worker holds in memory."""
-_BARS = {"global": "appearance"}
 _Keyed = tuple[Photograph, str]
+_Make = Callable[[Sequence[Image]], list[bytes]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,9 +56,8 @@ def extract_features(
 
     Returns the number of images that were extracted, and those that failed, with the reason.
     """
-    return make_missing(
-        root, photos, StoredFeatures(store, keys), KIND, partial(_extract, parts), parts[1], work
-    )
+    stored, make = StoredFeatures(store, keys), partial(_extract, parts)
+    return make_missing(root, photos, stored, KIND, make, parts[1], work, "features")
 
 
 def _extract(parts: tuple[Detector, Describer], images: Sequence[Image]) -> list[bytes]:
@@ -72,9 +71,10 @@ def make_missing(
     photos: Sequence[Photograph],
     stored: StoredFeatures,
     kind: str,
-    make: Callable[[Sequence[Image]], list[bytes]],
+    make: _Make,
     describer: Describer,
     work: Work,
+    what: str,
 ) -> tuple[int, dict[str, str]]:
     """Make the objects of images that the store lacks; their number, and why others failed, by name."""
     there = stored.store.sizes(kind)
@@ -86,8 +86,8 @@ def make_missing(
     blocks = _by_size([(photo, key) for key, photo in todo.items()], _batch_of(describer, work.engine))
     failed: dict[str, str] = {}
     made = len(todo)
-    done = sum(len(names[key]) for key in names if key not in todo)
-    for (_, key), result in work.results(task, blocks, _BARS.get(kind, kind), "image", done):
+    done = sum(stored.keys[photo.name] in there for photo in photos)
+    for (_, key), result in work.results(task, blocks, what, "image", done):
         if isinstance(result, FailedItem):
             failed.update(dict.fromkeys(names[key], result.reason))
             made -= 1
@@ -95,11 +95,7 @@ def make_missing(
 
 
 def _write(
-    root: Path,
-    store: Store,
-    kind: str,
-    make: Callable[[Sequence[Image]], list[bytes]],
-    block: Sequence[_Keyed],
+    root: Path, store: Store, kind: str, make: _Make, block: Sequence[_Keyed]
 ) -> list[str | FailedItem]:
     results: list[str | FailedItem] = []
     images: dict[str, Image] = {}

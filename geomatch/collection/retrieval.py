@@ -37,8 +37,8 @@ def pool_images(
 ) -> "StoredDescriptors":
     """Pool the features of the images that the store does not hold yet."""
     keys = {photo.name: global_key(photo.sha256, extractor) for photo in photos}
-    make = partial(_pool_all, extractor)
-    _, failed = make_missing(root, photos, StoredFeatures(store, keys), KIND, make, extractor, work)
+    stored, make = StoredFeatures(store, keys), partial(_pool_all, extractor)
+    _, failed = make_missing(root, photos, stored, KIND, make, extractor, work, "appearance")
     return StoredDescriptors(store, tuple(keys.values()), failed)
 
 
