@@ -9,7 +9,8 @@ import click
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
-    from geomatch.engine import Engine, RunContext
+    from geomatch.engine import RunContext
+    from geomatch.engine.context import EngineName
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Any], Any]  # made with ``click.option``
@@ -59,16 +60,16 @@ def run_options(default: str, device: bool = False) -> Callable[[Command], Comma
 
     def context(
         store: str | None,
-        engine: str,
+        engine: "EngineName",
         workers: int | None,
         ray_address: str | None,
         cpus_per_worker: float | None,
         gpus_per_worker: float | None,
         device: str = "auto",
     ) -> "RunContext":
-        from geomatch.engine import RunContext
+        from geomatch.engine import RunContext, create_engine
 
-        made = _engine(engine, workers, ray_address, cpus_per_worker, gpus_per_worker)
+        made = create_engine(engine, workers, ray_address, cpus_per_worker, gpus_per_worker)
         return RunContext(store, click.get_current_context().with_resource(made), device)
 
     place = click.option(
@@ -79,23 +80,6 @@ def run_options(default: str, device: bool = False) -> Callable[[Command], Comma
         "--device", default="auto", show_default=True, help="Device of the networks: cpu, cuda, mps."
     )
     return bundled("context", context, place, *_ENGINE, *([more] if device else []))
-
-
-def _engine(name: str, *options: Any) -> "Engine":
-    from geomatch.engine import create_engine
-
-    return create_engine(name, *options)  # type: ignore[arg-type]
-
-
-def engine_options(command: Command) -> Command:
-    """Add the options of an engine; `chosen_engine` creates it."""
-    return bundled("", dict, *_ENGINE)(command)
-
-
-def chosen_engine() -> "Engine":
-    """The engine that the options name."""
-    names = ("engine", "workers", "ray_address", "cpus_per_worker", "gpus_per_worker")
-    return _engine(*(click.get_current_context().params[name] for name in names))
 
 
 def parse_layers(text: str) -> tuple[str | int, ...]:
