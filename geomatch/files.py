@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from geomatch.errors import DamagedError, GeomatchError, first_line
 
 _MARK = b"sha256:"
-_TRAILER = len(_MARK) + 64
-"""Bytes of the comment that ends our ``.npz`` files: the checksum of all that is before it."""
+_TRAILER = len(_MARK) + 64  # bytes of the comment that ends our .npz files, the checksum of all before it
 
 
 @contextmanager
@@ -44,8 +43,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder beside ``path``, renamed to it when the block succeeds.
 
-    Raises:
-        FileExistsError: when ``path`` exists and is not an empty folder.
+    Raises `FileExistsError` when ``path`` exists and is not an empty folder.
     """
     target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -94,8 +92,7 @@ def fingerprint_of(paths: Iterable[Path]) -> str:
 def pack_arrays(kind: str, arrays: Mapping[str, Any]) -> bytes:
     """Pack named arrays, but those that are None, in an ``.npz`` file that says what it holds.
 
-    Same arrays, same bytes. The archive's comment is the SHA-256 of the bytes before it, by which
-    `unpack_arrays` and `is_sound` notice any damage.
+    Same arrays, same bytes. The archive's comment is the SHA-256 of the bytes before it.
     """
     present = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
     buffer = io.BytesIO()
@@ -116,8 +113,7 @@ def unpack_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Unpack what `pack_arrays` packed.
 
-    Raises:
-        DamagedError: naming ``label``, for bytes that are damaged, of another kind, or hold other arrays.
+    Raises `DamagedError`, naming ``label``, for damaged bytes, another kind or other arrays.
     """
     end = data.rfind(b"PK\5\6")  # of the archive's last record, which tells the length of the comment
     if data[end + 20 : end + 22] == struct.pack("<H", _TRAILER) and not is_sound(data):
@@ -137,19 +133,14 @@ def unpack_arrays(
 
 def save_arrays(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any]) -> None:
     """Write arrays to a file with `pack_arrays`, whole or not at all."""
-    data = pack_arrays(kind, arrays)
     with replacing(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(pack_arrays(kind, arrays))
 
 
 def load_arrays(
     path: str | os.PathLike[str], kind: str, needed: Collection[str], optional: Collection[str] = ()
 ) -> dict[str, NDArray[Any]]:
-    """Read what `save_arrays` wrote.
-
-    Raises:
-        GeomatchError: when the file is missing, broken, holds another kind or other arrays.
-    """
+    """Read what `save_arrays` wrote; raises `GeomatchError` when it is missing or not what is expected."""
     return unpack_arrays(read_archive(path), os.fspath(path), kind, needed, optional)
 
 

@@ -11,17 +11,10 @@ import pytest
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch.collection import (
-    Extraction,
-    MatchedPair,
-    Matching,
-    find_images,
-    match_collection,
-    merge_points,
-)
+from geomatch.collection import Extraction, MatchedPair, Matching, find_images, match_collection, merge_points
+from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import CollectionResult, dense_twin
 from geomatch.collection.pair_matches import match_features
-from geomatch.collection.photographs import Photograph, examine
 from geomatch.collection.refine import track_references
 from geomatch.collection.retrieval import pool_images
 from geomatch.dift import DIFTExtractor
@@ -61,25 +54,34 @@ def views(folder: Path, photo: Image, count: int) -> list[np.ndarray[Any, Any]]:
     return found
 
 
+def errors_of(pair: MatchedPair, features: Any, truth: list[Any]) -> Any:
+    """(M,) distances in pixels of the matches of two views from the truth."""
+    matrix = truth[int(pair.name1[4])] @ np.linalg.inv(truth[int(pair.name0[4])])
+    i, j = pair.matches.indices.T
+    there = warp_points(matrix, features[pair.name0].keypoints[i])
+    return np.linalg.norm(there - features[pair.name1].keypoints[j], axis=1)
+
+
 def run(folder: Path, store: Path, extraction: Extraction, **options: Any) -> CollectionResult:
     """In this process unless another engine is given."""
     context = RunContext(store, options.pop("engine", LocalEngine(1)), progress=False)
     return match_collection(find_images(folder), extraction=extraction, context=context, **options)
 
 
+def matches_of(result: CollectionResult) -> list[Any]:
+    return [(pair.name0, pair.name1, pair.matches) for pair in result.correspondences.pairs]
+
+
 def test_images_are_found_by_colmaps_names(tmp_path: Path) -> None:
     for name in ("b/x 1.JPG", "a.png", ".hidden/c.png", "out/d.png", "a/y.txt"):
         write((tmp_path / name).with_suffix(".png"), np.zeros((4, 4), np.uint8))
         (tmp_path / name).with_suffix(".png").rename(tmp_path / name)
-    found = find_images(tmp_path, exclude=tmp_path / "out")
-    assert found.names == ("a.png", "b/x 1.JPG")
-    assert (
-        find_images(tmp_path, exclude=tmp_path).names[-1] == "out/d.png"
-    )  # the folder itself is not left out
-    with pytest.raises(ImageError, match="no images there"):
-        find_images(tmp_path / "a")
-    with pytest.raises(ImageError, match="no such folder"):
-        find_images(tmp_path / "none")
+    assert find_images(tmp_path, exclude=tmp_path / "out").names == ("a.png", "b/x 1.JPG")
+    every = find_images(tmp_path, exclude=tmp_path)  # the folder itself is not left out
+    assert every.names[-1] == "out/d.png"
+    for folder, error in (("a", "no images there"), ("none", "no such folder")):
+        with pytest.raises(ImageError, match=error):
+            find_images(tmp_path / folder)
     (tmp_path / "two\nlines.png").write_bytes(b"x")
     PILImage.new("RGB", (8, 8)).save(tmp_path / "b.webp")
     assert find_images(tmp_path).skipped == {
@@ -97,31 +99,26 @@ class Counting:
     def detect(self, image: Image) -> Features:
         with open(self.marks, "a") as file:
             file.write("x")
-        return OpenCVDetector("sift", 200).detect(image)
+        return OpenCVDetector("sift", 120).detect(image)
 
 
 def test_nothing_is_done_twice(tmp_path: Path, photo0: Image) -> None:
     folder, store, marks = tmp_path / "images", tmp_path / "store", tmp_path / "marks"
     truth = views(folder, photo0, 3)
-    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "broken.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes((folder / "view0.png").read_bytes()[:5000])  # its header is right
     extraction = Extraction(Counting(str(marks)), "dift-tiny")
     first = run(folder, store, extraction)
     assert first.computed == (3, 3)
-    assert list(first.skipped) == ["broken.png"]
-    pairs = list(first.correspondences.pairs)
-    for pair in pairs:
-        features0, features1 = (first.correspondences.features[name] for name in (pair.name0, pair.name1))
-        i, j = pair.matches.indices.T
-        number0, number1 = (int(name[4]) for name in (pair.name0, pair.name1))
-        matrix = truth[number1] @ np.linalg.inv(truth[number0])
-        errors = np.linalg.norm(warp_points(matrix, features0.keypoints[i]) - features1.keypoints[j], axis=1)
+    assert sorted(first.skipped) == ["broken.png", "cut.png"]
+    for pair in first.correspondences.pairs:
         assert len(pair.matches) > 60
-        assert np.mean(errors < 3) > 0.95
+        assert np.mean(errors_of(pair, first.correspondences.features, truth) < 3) > 0.95
+    pairs = matches_of(first)
     second = run(folder, store, extraction)
     assert second.computed == (0, 0)
     assert len(marks.read_text()) == 3
-    for a, b in zip(pairs, second.correspondences.pairs, strict=True):
-        assert (a.name0, a.name1, a.matches) == (b.name0, b.name1, b.matches)
+    assert matches_of(second) == pairs
     assert run(folder, store, extraction, matching=Matching(max_ratio=0.7)).computed == (0, 3)
     views(folder, photo0, 2)  # the same files again: content counts
     assert run(folder, store, extraction).computed == (0, 0)
@@ -129,7 +126,7 @@ def test_nothing_is_done_twice(tmp_path: Path, photo0: Image) -> None:
         pack.unlink()
     again = run(folder, store, extraction)
     assert again.computed == (0, 3)
-    assert [pair.matches for pair in again.correspondences.pairs] == [pair.matches for pair in pairs]
+    assert matches_of(again) == pairs
     for file in store.rglob("*.npz"):
         file.write_bytes(file.read_bytes()[:100])  # a failing disk
     assert run(folder, store, extraction).computed == (3, 3)
@@ -152,9 +149,8 @@ def test_a_users_describer_works_everywhere_under_its_own_key(tmp_path: Path, ph
         assert first[name] == here.correspondences.features[name]
         np.testing.assert_array_equal(first[name].keypoints, second[name].keypoints)
         assert not np.array_equal(first[name].descriptors, second[name].descriptors)  # type: ignore[arg-type]
-    pairs = [list(result.correspondences.pairs) for result in (results[0], here)]
-    assert min(len(pair.matches) for pair in pairs[1]) > 20
-    assert [pair.matches for pair in pairs[0]] == [pair.matches for pair in pairs[1]]
+    assert min(len(matches) for *_, matches in matches_of(here)) > 20
+    assert matches_of(results[0]) == matches_of(here)
 
 
 def test_guided_matching_finds_back_what_the_ratio_test_drops(photo0: Image, photo1: Image) -> None:
@@ -162,7 +158,7 @@ def test_guided_matching_finds_back_what_the_ratio_test_drops(photo0: Image, pho
     dift = DIFTExtractor()
     detector = OpenCVDetector("sift", 400)
     features0, features1 = (dift.describe(photo, detector.detect(photo)) for photo in (photo0, photo1))
-    sure = match_features(features0, features1, Matching(max_ratio=0.8, guided=False))
+    distinct = match_features(features0, features1, Matching(max_ratio=0.8, guided=False))
     guided = match_features(features0, features1, Matching(max_ratio=0.8))
     every = match_features(features0, features1, Matching(guided=False))
 
@@ -171,10 +167,9 @@ def test_guided_matching_finds_back_what_the_ratio_test_drops(photo0: Image, pho
         errors = np.linalg.norm(warp_points(truth, features0.keypoints[i]) - features1.keypoints[j], axis=1)
         return int((errors < 4).sum())
 
-    assert right(guided) > right(sure)
+    assert right(guided) > right(distinct)
     assert right(guided) / len(guided) > 0.97 > right(every) / len(every)
-    nothing = match_features(features0, features0[:0], Matching())
-    assert len(nothing) == 0
+    assert len(match_features(features0, features0[:0], Matching())) == 0
     noise = np.random.default_rng(0).normal(0, 1, (400, 16)).astype(np.float32)
     unrelated0 = replace(features0, descriptors=noise[: len(features0)])
     unrelated1 = replace(features1, descriptors=noise[: len(features1)][::-1])
@@ -191,8 +186,8 @@ def test_large_keypoints_come_first(photo0: Image) -> None:
 
 
 def test_merged_points_are_one_keypoint_in_every_pair() -> None:
-    sizes = {"a": (100, 80), "b": (100, 80), "c": (100, 80)}
-    ones = np.ones(2)
+    sizes = dict.fromkeys("abc", (100, 80))
+    ones, inside = np.ones(2), np.array([[1.0, 2.0]])
     found = merge_points(
         [
             ("a", "b", np.array([[10.2, 5.1], [50.0, 60.0]]), np.array([[20.0, 9.0], [1.0, 2.0]]), ones),
@@ -200,11 +195,10 @@ def test_merged_points_are_one_keypoint_in_every_pair() -> None:
         ],
         sizes,
     )
-    assert len(found.features["a"]) == 2  # not four
+    assert [len(found.features[name]) for name in "ab"] == [2, 2]  # not four
     first, second = found.pairs
     assert first.matches.indices[0, 0] == second.matches.indices[0, 1]
     np.testing.assert_allclose(found.features["a"].keypoints[first.matches.indices[0, 0]], [10.0, 5.0])
-    assert len(found.features["b"]) == 2
     for pair in found.pairs:
         assert pair.matches.indices.max() < 2
     # two matches that fall into one cell stay one, the better
@@ -215,11 +209,10 @@ def test_merged_points_are_one_keypoint_in_every_pair() -> None:
     np.testing.assert_allclose(crowded.features["b"].keypoints[pair.matches.indices[0, 1]], [70, 70])
     with pytest.raises(ValueError, match="cell"):
         merge_points([], sizes, cell=0)
-    inside = np.array([[1.0, 2.0]])
     with pytest.raises(GeomatchError, match="lie outside the image"):
         merge_points([("a", "b", inside, np.array([[100.0, 2.0]]), np.ones(1))], sizes)
     with pytest.raises(GeomatchError, match="1 points, 1 partners and 2"):
-        merge_points([("a", "b", inside, inside, np.ones(2))], sizes)
+        merge_points([("a", "b", inside, inside, ones)], sizes)
 
 
 def test_every_track_has_one_reference() -> None:
@@ -231,65 +224,44 @@ def test_every_track_has_one_reference() -> None:
     assert references.tolist() == [3, -1, 2, 3, 2, -1, -1, -1, 3]  # keypoint 0 of b has two matches
 
 
-@pytest.fixture(scope="module")
-def refined(
-    tmp_path_factory: pytest.TempPathFactory, photo0: Image
-) -> tuple[Path, list[Any], CollectionResult, CollectionResult]:
-    """A folder with images and store, the true matrices, and grid keypoints without and with refinement.
-
-    The last image is a copy of the one before.
-    """
-    folder = tmp_path_factory.mktemp("grid")
-    truth = views(folder / "images", photo0, 3)
-    (folder / "images" / "view3.png").write_bytes((folder / "images" / "view2.png").read_bytes())
-    found = run(folder / "images", folder / "store", GRID)
-    moved = run(folder / "images", folder / "store", GRID, matching=Matching(refine_keypoints=True))
-    assert moved.computed == (0, 0)
-    return folder, [*truth, truth[2]], found, moved
-
-
-def test_grid_keypoints_are_shared_and_refined(refined: Any, photo0: Image) -> None:
+def test_grid_keypoints_are_shared_and_refined(tmp_path: Path, photo0: Image) -> None:
     """The same pixel has one index in all pairs; refinement brings partners nearer to the truth."""
-    _, truth, found, moved = refined
+    folder, store = tmp_path / "images", tmp_path / "store"
+    truth = views(folder, photo0, 3)
+    (folder / "view3.png").write_bytes((folder / "view2.png").read_bytes())  # two images, one content
+    refining = Matching(refine_keypoints=True)
+    found, moved = run(folder, store, GRID), run(folder, store, GRID, matching=refining)
+    assert moved.computed == (0, 0)
     features = found.correspondences.features
     for name in features:
         np.testing.assert_array_equal(features[name].keypoints, features["view0.png"].keypoints)
     before, after = [], []
     matched: dict[str, set[int]] = {name: set() for name in features}
     for pair in found.correspondences.pairs:
-        i, j = pair.matches.indices.T
-        matched[pair.name0] |= set(i.tolist())
-        matched[pair.name1] |= set(j.tolist())
-        if {pair.name0, pair.name1} == {"view2.png", "view3.png"}:  # one image
-            continue
-        matrix = truth[int(pair.name1[4])] @ np.linalg.inv(truth[int(pair.name0[4])])
-        for own, errors in ((features, before), (moved.correspondences.features, after)):
-            there = warp_points(matrix, own[pair.name0].keypoints[i])
-            errors.extend(np.linalg.norm(there - own[pair.name1].keypoints[j], axis=1))
+        for name, rows in zip((pair.name0, pair.name1), pair.matches.indices.T, strict=True):
+            matched[name] |= set(rows.tolist())
+        if (pair.name0, pair.name1) != ("view2.png", "view3.png"):
+            before.extend(errors_of(pair, features, [*truth, truth[2]]))
+            after.extend(errors_of(pair, moved.correspondences.features, [*truth, truth[2]]))
     near = np.array(before) < 12  # right up to the grid
     assert near.sum() > 300
     assert np.median(np.array(after)[near]) < 0.5 * np.median(np.array(before)[near])
-    for name, rows in matched.items():
-        unmatched = np.setdiff1d(np.arange(len(features[name])), list(rows))
+    for name, indices in matched.items():
+        unmatched = np.setdiff1d(np.arange(len(features[name])), list(indices))
         new = moved.correspondences.features[name].keypoints
         np.testing.assert_array_equal(new[unmatched], features[name].keypoints[unmatched])
-
-
-def test_refinement_goes_on_where_it_was(refined: Any) -> None:
-    """Two images of one content are two images; what was refined before an interruption stays."""
-    folder, _, _, whole = refined
-    files = sorted((folder / "store" / "refined").rglob("*.npz"))
+    files = sorted((store / "refined").rglob("*.npz"))
     assert len(files) == 4
     written = {file: file.stat().st_mtime_ns for file in files}
-    before = dict(whole.correspondences.features)
-    files[1].unlink()
-    again = run(folder / "images", folder / "store", GRID, matching=Matching(refine_keypoints=True))
+    points = dict(moved.correspondences.features)
+    files[1].unlink()  # an interruption: what was refined before it stays
+    again = run(folder, store, GRID, matching=refining)
     assert {file for file in files if file.stat().st_mtime_ns != written[file]} == {files[1]}
-    assert dict(again.correspondences.features) == before
+    assert dict(again.correspondences.features) == points
 
 
 def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Views of the photograph look more like each other than like two made-up scenes."""
+    """Views of the photograph look more like each other than like two synthetic scenes."""
     rng = np.random.default_rng(1)
     views(tmp_path / "all", photo0, 3)
     for scene in range(2):
@@ -302,28 +274,28 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch
     work = Work(LocalEngine(1), progress=False)
     photos = [photo for _, photo in examine(folder, work, False) if isinstance(photo, Photograph)]
     store = Store.at(tmp_path / "store")
-    kept = pool_images(folder.root, photos, extractor, store, work)
+    pooled = pool_images(folder.root, photos, extractor, store, work)
     group = [name[:2] for name in folder.names]
-    best = kept.nearest(2, None, work)
+    best = pooled.nearest(2, None, work)
     for index in range(9):
         assert {group[other] for other in best[index]} == {group[index]}
     monkeypatch.setattr("geomatch.collection.retrieval.CHUNK", 4)  # bounded memory changes nothing
-    np.testing.assert_array_equal(kept.nearest(2, None, work), best)
+    np.testing.assert_array_equal(pooled.nearest(2, None, work), best)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "global").rglob("*.npz")}
-    assert pool_images(folder.root, photos, extractor, store, work).keys == kept.keys
+    assert pool_images(folder.root, photos, extractor, store, work).keys == pooled.keys
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_keypoints_without_frames_are_described_upright(tmp_path: Path, photo0: Image) -> None:
-    """In a collection every detector but a grid gets patches; those of one size are as with frames of it."""
+def test_keypoints_without_scale_are_described_upright(photo0: Image) -> None:
+    """In a collection every detector but a grid gets patches; those without scale are of one size."""
     plain = OpenCVDetector("fast", 50).detect(photo0)
     assert plain.scales is None or plain.orientations is None
     _, describer = Extraction("fast").parts()
     assert isinstance(describer, DIFTExtractor)
     assert describer.config.sampling == "patch"
     size = np.full(len(plain), UPRIGHT_SIDE / describer.config.patch_scale)
-    framed = replace(plain, scales=size.astype(np.float32), orientations=np.zeros(len(plain), np.float32))
-    rows = [describer.describe(photo0, found).descriptors for found in (plain, framed)]
+    oriented = replace(plain, scales=size.astype(np.float32), orientations=np.zeros(len(plain), np.float32))
+    rows = [describer.describe(photo0, found).descriptors for found in (plain, oriented)]
     assert max(photo0.size) <= 2048
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
     _, dense = Extraction("grid").parts()

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from itertools import chain
+from io import BytesIO
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,13 @@ def s3(bucket: str, tmp_path: Path) -> str:
     return f"{bucket}/{tmp_path.name}"
 
 
-@pytest.fixture(params=["local", "s3", "slow protocol"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.mark.parametrize("place", ["local", "s3", "slow protocol"])
+def test_objects_are_written_listed_and_removed(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """A folder, object storage, and a file system on which a name is given at the end."""
-    if request.param == "local":
-        return Store.at(tmp_path / "store")
-    if request.param == "s3":
-        return Store.at(request.getfixturevalue("s3"))
-    return Store.at(f"local://{tmp_path / 'store'}")
-
-
-def test_objects_are_written_listed_and_removed(store: Store) -> None:
+    url = {"local": str(tmp_path / "store"), "slow protocol": f"local://{tmp_path / 'store'}"}.get(place)
+    store = Store.at(url or request.getfixturevalue("s3"))
     assert store.sizes("features") == {}
     assert not store.has("features", KEY)
     store.write("features", KEY, b"first")
@@ -102,12 +99,13 @@ def test_places_that_are_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             Store.at("s3://elsewhere/x")
 
 
-def test_a_bucket_that_is_not_there_is_one_line(s3: str) -> None:
-    with pytest.raises(StoreError, match="does not exist"):
-        Store.at("s3://no-such-bucket/x").write("features", KEY, b"x")
-
-
-def test_any_damage_is_noticed() -> None:
+def test_any_damage_of_our_npz_files_is_noticed(tmp_path: Path) -> None:
+    np.savez(tmp_path / "y.npz", kind=np.asarray("thing"), a=np.arange(3))
+    plain = (tmp_path / "y.npz").read_bytes()  # files without a checksum are read, too
+    for written in (plain, pack_arrays("thing", {"a": np.arange(3)})):
+        with np.load(BytesIO(written)) as file:
+            assert file["a"].tolist() == [0, 1, 2]
+        assert unpack_arrays(written, "x", "thing", ("a",))["a"].tolist() == [0, 1, 2]
     features = Features(np.ones((3, 2)), np.ones(3), (9, 9), descriptors=np.eye(3))  # type: ignore[arg-type]
     data = features.to_bytes()
     assert is_sound(data)
@@ -126,16 +124,6 @@ def test_any_damage_is_noticed() -> None:
     body[len(body) // 2] ^= 1
     with pytest.raises(GeomatchError, match="checksum is wrong"):
         Features.from_bytes(bytes(body), "x")
-
-
-def test_our_files_are_plain_npz(tmp_path: Path) -> None:
-    """NumPy reads them; those without a checksum are read, too."""
-    (tmp_path / "x.npz").write_bytes(pack_arrays("thing", {"a": np.arange(3)}))
-    np.savez(tmp_path / "y.npz", kind=np.asarray("thing"), a=np.arange(3))
-    for name in ("x.npz", "y.npz"):
-        with np.load(tmp_path / name) as file:
-            assert file["a"].tolist() == [0, 1, 2]
-        assert unpack_arrays((tmp_path / name).read_bytes(), name, "thing", ("a",))["a"].tolist() == [0, 1, 2]
 
 
 def test_packs_find_every_key(tmp_path: Path) -> None:
@@ -170,26 +158,23 @@ def test_packs_find_every_key(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("shape", ["all", "chain", "random", "star"])
-def test_blocks_of_pairs_load_few_images(shape: str) -> None:
+def test_blocks_of_pairs_load_few_images() -> None:
     rng = np.random.default_rng(3)
-    if shape == "all":
-        pairs = [(f"{i:03}", f"{j:03}") for i in range(60) for j in range(i + 1, 60)]
-    elif shape == "chain":
-        names = [f"{k:03}" for k in rng.permutation(300)]  # names say nothing about the order
-        pairs = [(names[i], names[j]) for i in range(300) for j in range(i + 1, min(i + 11, 300))]
-    elif shape == "random":
-        pairs = [(f"{i:03}", f"{j:03}") for i, j in rng.integers(0, 200, (900, 2)) if i != j]
-    else:
-        pairs = [("hub", f"{k:03}") for k in range(100)]
-    blocks = pair_blocks(pairs)
-    assert sorted(p for block in blocks for p in block) == list(range(len(pairs)))
-    loads = [len({name for p in block for name in pairs[p]}) for block in blocks]
-    assert max(loads) <= 32
-    assert max(map(len, blocks)) <= 256
-    assert blocks == pair_blocks(pairs)
-    bound = {"all": 0.6, "chain": 0.6, "random": 2.0, "star": 1.1}[shape]
-    assert sum(loads) / len(pairs) < bound  # without blocks 2
+    names = [f"{k:03}" for k in range(300)]
+    mixed = [f"{k:03}" for k in rng.permutation(300)]  # names say nothing about the order
+    for bound, pairs in (
+        (0.6, list(combinations(names[:60], 2))),
+        (0.6, [(mixed[i], mixed[j]) for i in range(300) for j in range(i + 1, min(i + 11, 300))]),
+        (2.0, [(names[i], names[j]) for i, j in rng.integers(0, 200, (900, 2)) if i != j]),
+        (1.1, [("hub", name) for name in names[:100]]),
+    ):
+        blocks = pair_blocks(pairs)
+        assert sorted(p for block in blocks for p in block) == list(range(len(pairs)))
+        loads = [len({name for p in block for name in pairs[p]}) for block in blocks]
+        assert max(loads) <= 32
+        assert max(map(len, blocks)) <= 256
+        assert blocks == pair_blocks(pairs)
+        assert sum(loads) / len(pairs) < bound  # without blocks 2
 
 
 def run(folder: Path, store: Any, *rules: str, keypoints: int = 60, **options: Any) -> CollectionResult:
@@ -207,6 +192,8 @@ def objects(store: Store) -> dict[str, bytes]:
 def test_object_storage_holds_the_same_bytes(
     small_views: Path, s3: str, tmp_path: Path, workers: int
 ) -> None:
+    with pytest.raises(StoreError, match="does not exist"):
+        Store.at("s3://no-such-bucket/x").write("features", KEY, b"x")
     rules = ("retrieval:2", "sequential:1")
     local = run(small_views, tmp_path / "store", *rules)
     with LocalEngine(workers) as engine:
@@ -219,7 +206,7 @@ def test_object_storage_holds_the_same_bytes(
     assert main(["store", "info", s3]) == 0
     assert main(["store", "verify", s3]) == 0
     export = ["colmap", "export", str(small_views), str(tmp_path / "s3.db"), "--store", s3, "--workers", "1"]
-    assert main([*export, "--max-keypoints", "60", "--pairs", "retrieval:2", "--pairs", "sequential:1"]) == 0
+    assert main([*export, "--max-keypoints", "60", *chain(*(("--pairs", rule) for rule in rules))]) == 0
 
 
 def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,11 +241,11 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     assert run(small_views, place).computed == (0, 0)
     assert run(small_views, place, keypoints=40).computed == (4, 6)
     assert main(["store", "verify", place]) == 0
+    capsys.readouterr()
     victim = next((tmp_path / "store" / "features").rglob("*.npz"))
     data = bytearray(victim.read_bytes())
     data[300] ^= 255
     victim.write_bytes(bytes(data))
-    capsys.readouterr()
     assert main(["store", "verify", place]) == 1
     assert f"damaged     features/{victim.parent.name}/{victim.name}" in capsys.readouterr().out
     found = [run(small_views, place, keypoints=count).correspondences.features for count in (60, 40)]
@@ -279,45 +266,36 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     assert manifest.exists()  # without it, it would not be known what the run needs
 
 
-def test_an_interrupted_second_run_gives_nothing_up(
+def test_interruptions_delete_nothing(
     small_views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Callable[..., Any]
 ) -> None:
     rules = ("retrieval:2",)
-    run(small_views, tmp_path / "store", *rules)
     store = Store.at(tmp_path / "store")
+    run(small_views, store, *rules)
     before = objects(store)
     with monkeypatch.context() as patch:
-        name = "geomatch.collection.match.extract_features"
-        patch.setattr(name, dying(extract_features, 1))
+        patch.setattr("geomatch.collection.match.extract_features", dying(extract_features, 1))
         with pytest.raises(KeyboardInterrupt):
-            run(small_views, tmp_path / "store", *rules)
+            run(small_views, store, *rules)
     assert not inspect_store(store).runs[0].manifest.complete
     prune_store(store)
     assert objects(store) == before
-    assert run(small_views, tmp_path / "store", *rules).computed == (0, 0)
-
-
-def test_a_sick_connection_deletes_nothing(
-    small_views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(small_views, tmp_path / "store")
-    store = Store.at(tmp_path / "store")
-    before = objects(store)
+    assert run(small_views, store, *rules).computed == (0, 0)
     read = Store.read
 
     def reset(self: Store, kind: str, key: str) -> bytes:
-        if kind in kinds:
+        if kind == broken:
             raise StoreError("connection reset")
         return read(self, kind, key)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "read", reset)
-        kinds = {"matches"}
-        with pytest.raises(StoreError, match="connection reset"):
-            inspect_store(store)
-        kinds = {"features"}
-        with pytest.raises(StoreError, match=r"connection reset.*give the same command"):
-            run(small_views, tmp_path / "store", matching=Matching(max_ratio=0.7))
+    monkeypatch.setattr(Store, "read", reset)
+    broken = "matches"
+    with pytest.raises(StoreError, match="connection reset"):
+        inspect_store(store)
+    broken = "features"
+    with pytest.raises(StoreError, match=r"connection reset.*give the same command"):
+        run(small_views, store, *rules, matching=Matching(max_ratio=0.7))
+    broken = ""
     assert objects(store) == before
 
 
@@ -342,41 +320,24 @@ def test_a_manifest_says_what_a_run_is(small_views: Path, tmp_path: Path) -> Non
     assert prune_store(store).objects == 0
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A disk of a given size, where this can be had."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = False
-
-    def mount(size: str) -> Path:
-        nonlocal made
-        command = ["mount", "-t", "tmpfs", "-o", f"{'remount,' if made else ''}size={size}", "tmpfs", place]
-        if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("no disk can be mounted here")
-        made = True
-        return place
-
-    yield mount
-    if made:
-        subprocess.run(["umount", place], check=True)
-
-
 @pytest.mark.parametrize("workers", WORKERS)
-def test_a_full_disk_ends_the_run_and_loses_nothing(
-    small_views: Path, tmp_path: Path, small_disk: Callable[[str], Path], workers: int
-) -> None:
-    run(small_views, tmp_path / "store")
-    place = small_disk("64k")
-    with (
-        LocalEngine(workers) as engine,
-        pytest.raises(StoreError, match=r"No space left.*give the same command"),
-    ):
-        run(small_views, place / "store", engine=engine)
-    assert len(Store.at(place / "store").sizes("features")) in (1, 2, 3)
-    assert verify_store(Store.at(place / "store"), progress=False)[1] == []
-    assert Store.at(place / "store").temporary_files(["features"]) == []
-    small_disk("10m")
-    again = run(small_views, place / "store")
-    assert again.computed[0] < 4
-    assert objects(Store.at(place / "store")) == objects(Store.at(tmp_path / "store"))
+def test_a_full_disk_ends_the_run_and_loses_nothing(small_views: Path, tmp_path: Path, workers: int) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", disk, "-o"]
+    if os.geteuid() or subprocess.run([*mount, "size=64k"], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    store = Store.at(disk / "store")
+    try:
+        full = pytest.raises(StoreError, match=r"No space left.*give the same command")
+        with LocalEngine(workers) as engine, full:
+            run(small_views, store, engine=engine)
+        assert len(store.sizes("features")) in (1, 2, 3)
+        assert verify_store(store, progress=False)[1] == []
+        assert store.temporary_files(["features"]) == []
+        subprocess.run([*mount, "remount,size=10m"], check=True)
+        assert run(small_views, store).computed[0] < 4
+        run(small_views, tmp_path / "store")
+        assert objects(store) == objects(Store.at(tmp_path / "store"))
+    finally:
+        subprocess.run(["umount", disk], check=True)

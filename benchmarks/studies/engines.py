@@ -24,11 +24,10 @@ from geomatch.benchmarks.studies.record import (
 )
 from geomatch.collection import Extraction, ImageFolder, Matching, PairSelection, find_images
 from geomatch.collection.features import StoredFeatures, extract_features, feature_key
+from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import dense_twin
-from geomatch.collection.nearest import best_partners
 from geomatch.collection.pair_matches import match_pairs, pair_blocks, pair_keys
-from geomatch.collection.pairs import select_pairs
-from geomatch.collection.photographs import Photograph, examine
+from geomatch.collection.pairs import best_partners, select_pairs
 from geomatch.collection.retrieval import CHUNK, pool_images
 from geomatch.describers import traits_of
 from geomatch.engine import Engine, FailedBlock, LocalEngine, Task, Work, create_engine

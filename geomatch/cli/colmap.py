@@ -69,9 +69,9 @@ _CAMERAS = (
     click.option("--camera-mode", type=click.Choice(["auto", "single", "per-folder", "per-image"]),
                  default="auto", show_default=True, help="Which images share a camera."),
     click.option("--camera-model", metavar="NAME", default="SIMPLE_RADIAL", show_default=True,
-                 help="Of COLMAP; focal lengths come from EXIF where it has them."),
+                 help="COLMAP's name; focal lengths come from EXIF where it has them."),
     click.option("--camera-params", metavar="F,CX,CY,...", default="",
-                 help="Instead, in COLMAP's order and pixels."),
+                 help="Known parameters, in COLMAP's order and pixels."),
 )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def check(database: Path, images: Path | None) -> int:
     "mapping",
     _mapping,
     click.option("--mapper", type=click.Choice(["incremental", "global"]), default="incremental",
-                 show_default=True, help="Of COLMAP."),
+                 show_default=True, help="COLMAP's mapper."),
     *_geometry("colmap", "geomatch"),
 )  # fmt: skip
 @descriptor_options(leave_out=("--seed", "--metric"))

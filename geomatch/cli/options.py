@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -9,33 +9,23 @@ import click
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
-    from geomatch.engine import Engine, RunContext
+    from geomatch.engine import RunContext
+    from geomatch.engine.context import EngineName
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Option = Callable[[Any], Any]
-"""Made with ``click.option``."""
+Option = Callable[[Any], Any]  # made with ``click.option``
 
 
 def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[Command], Command]:
-    """Options whose values a command gets as one argument.
+    """Options whose values a command gets as one argument ``into``, which ``make`` makes of them by name.
 
-    Args:
-        into: name of that argument.
-        make: gives its value from the options' values, by their names; a ``ValueError`` is the user's.
-        options: made with ``click.option``.
+    Without a name for it the command gets none, and finds them in click's context.
     """
-    return _withheld(options, lambda own: {into: make(**own)})
-
-
-def _withheld(
-    options: Sequence[Option], give: Callable[[dict[str, Any]], dict[str, Any]]
-) -> Callable[[Command], Command]:
-    """Options in place of whose values a command gets what ``give`` makes of them."""
 
     def decorate(command: Command) -> Command:
         def run(*arguments: Any, **values: Any) -> Any:
-            own = {name: values.pop(name) for name in names}
-            return command(*arguments, **values, **give(own))
+            made = make(**{name: values.pop(name) for name in names})
+            return command(*arguments, **values, **({into: made} if into else {}))
 
         wrapped: Any = update_wrapper(run, command)
         earlier = list(getattr(command, "__click_params__", []))
@@ -48,71 +38,48 @@ def _withheld(
     return decorate
 
 
-def store_option(default: str) -> Option:
-    """The option that says where features and results are cached."""
-    return click.option(
-        "--store",
-        metavar="PLACE",
-        help=f"Cache of features and results: a folder, or a URL, s3://bucket/folder. [default: {default}]",
-    )
-
-
 _ENGINE = (
     click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
                  help="This machine, or a Ray cluster."),
     click.option("--workers", type=click.IntRange(min=1),
                  help="Processes. [default: one per core, of a cluster as many as it has room for]"),
     click.option("--ray-address", metavar="ADDRESS",
-                 help="Of the cluster. [default: RAY_ADDRESS; without it Ray starts here]"),
-    click.option("--cpus-per-worker", type=click.FloatRange(min=0.01), help="Of the cluster. [default: 1]"),
+                 help="Address of the cluster. [default: RAY_ADDRESS; without it Ray starts here]"),
+    click.option("--cpus-per-worker", type=click.FloatRange(min=0.01),
+                 help="Cores per Ray worker. [default: 1]"),
     click.option("--gpus-per-worker", type=click.FloatRange(min=0),
-                 help="For networks. [default: 1 if the cluster has any]"),
+                 help="GPUs per Ray worker with a network. [default: 1 if the cluster has any]"),
 )  # fmt: skip
 
 
-def run_options(store: str, device: bool = False) -> Callable[[Command], Command]:
+def run_options(default: str, device: bool = False) -> Callable[[Command], Command]:
     """Add the options of a `RunContext`, which the command gets as ``context``.
 
-    Args:
-        store: the default of ``--store``, in words.
-        device: add ``--device``, for commands without the options of a descriptor.
+    ``device`` adds ``--device``, for commands without the options of a descriptor.
     """
 
     def context(
         store: str | None,
-        engine: str,
+        engine: "EngineName",
         workers: int | None,
         ray_address: str | None,
         cpus_per_worker: float | None,
         gpus_per_worker: float | None,
         device: str = "auto",
     ) -> "RunContext":
-        from geomatch.engine import RunContext
+        from geomatch.engine import RunContext, create_engine
 
-        made = _engine(engine, workers, ray_address, cpus_per_worker, gpus_per_worker)
+        made = create_engine(engine, workers, ray_address, cpus_per_worker, gpus_per_worker)
         return RunContext(store, click.get_current_context().with_resource(made), device)
 
+    place = click.option(
+        "--store", metavar="PLACE",
+        help=f"Cache of features and results: a folder, or a URL, s3://bucket/folder. [default: {default}]",
+    )  # fmt: skip
     more = click.option(
-        "--device", default="auto", show_default=True, help="Of the networks: cpu, cuda, mps."
+        "--device", default="auto", show_default=True, help="Device of the networks: cpu, cuda, mps."
     )
-    return bundled("context", context, store_option(store), *_ENGINE, *([more] if device else []))
-
-
-def _engine(name: str, *options: Any) -> "Engine":
-    from geomatch.engine import create_engine
-
-    return create_engine(name, *options)  # type: ignore[arg-type]
-
-
-def engine_options(command: Command) -> Command:
-    """Add the options of an engine; `chosen_engine` creates it."""
-    return _withheld(_ENGINE, lambda own: {})(command)
-
-
-def chosen_engine() -> "Engine":
-    """The engine that the options name."""
-    names = ("engine", "workers", "ray_address", "cpus_per_worker", "gpus_per_worker")
-    return _engine(*(click.get_current_context().params[name] for name in names))
+    return bundled("context", context, place, *_ENGINE, *([more] if device else []))
 
 
 def parse_layers(text: str) -> tuple[str | int, ...]:
@@ -154,9 +121,9 @@ _OPTIONS = dict([
     _option("--noise/--no-noise", "Add noise of that level, as the paper does.", bool),
     _option("--ensemble-size", "Noises to average over.", int),
     _option("--seed", "Random seed of the noise.", int),
-    _option("--latent", "Of the autoencoder's distribution.", click.Choice(["mode", "sample"])),
+    _option("--latent", "Value of the autoencoder's distribution.", click.Choice(["mode", "sample"])),
     _option("--prompt", "For models conditioned on text."),
-    _option("--metric", "Of descriptors and matching; l2 takes the activations as they are.",
+    _option("--metric", "How descriptors are compared; l2 takes the activations as they are.",
             click.Choice(["cosine", "l2"])),
     _option("--sampling", "Whole image, or patch by patch.", click.Choice(["dense", "patch"])),
     _option("--image-size", "Size at which the descriptor uses the images: a side, WxH, or native.",
@@ -167,7 +134,7 @@ _OPTIONS = dict([
     _option("--head", "End with this projection head: a folder that `geomatch head fit` wrote."),
     ("--no-head", click.option("--no-head", f"{_PREFIX}no_head", is_flag=True,
                                help="Leave the preset's projection head out.")),
-    _option("--dtype", "Of the network.", click.Choice(["float32", "bfloat16", "float16"])),
+    _option("--dtype", "Number format of the network.", click.Choice(["float32", "bfloat16", "float16"])),
     _option("--device", "cpu, cuda, mps. [default: the best there is]"),
     _option("--batch-size", "Noisy images per forward pass.", int),
 ])  # fmt: skip
@@ -175,7 +142,7 @@ _OPTIONS = dict([
 
 def descriptor_options(leave_out: Collection[str] = ()) -> Callable[[Command], Command]:
     """Add the options that change a descriptor's settings, but those named; `changed_config` applies them."""
-    return _withheld([made for name, made in _OPTIONS.items() if name not in leave_out], lambda own: {})
+    return bundled("", dict, *(made for name, made in _OPTIONS.items() if name not in leave_out))
 
 
 def changed_config(config: "DIFTConfig") -> "DIFTConfig":
@@ -188,10 +155,8 @@ def changed_config(config: "DIFTConfig") -> "DIFTConfig":
 
 def given_options() -> dict[str, Any]:
     """The options of the descriptor that were given, by the names of `DIFTConfig`."""
-    values = click.get_current_context().params.items()
-    given = {
-        name.removeprefix(_PREFIX): v for name, v in values if name.startswith(_PREFIX) and v is not None
-    }
+    values = {k: v for k, v in click.get_current_context().params.items() if v is not None}
+    given = {k.removeprefix(_PREFIX): v for k, v in values.items() if k.startswith(_PREFIX)}
     if given.pop("no_head", False):
         given["head"] = False
     return given

@@ -9,8 +9,7 @@ from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 if TYPE_CHECKING:
     from geomatch.store.upkeep import RunState
 
-SHOWN = 20
-"""Names of damaged objects."""
+SHOWN = 20  # names of damaged objects
 
 
 @click.group()
@@ -41,18 +40,13 @@ def info(place: str) -> int:
         click.echo(f"run {key[:12]} its manifest is damaged", err=True)
     if not found.objects:
         click.echo("nothing is there")
-    return FOUND if all(_whole(state) for state in found.runs) and not found.damaged else NOT_FOUND
-
-
-def _whole(state: "RunState") -> bool:
-    manifest = state.manifest
-    return manifest.complete and not manifest.failed and all(done == of for done, of in state.done.values())
+    return FOUND if all(state.whole for state in found.runs) and not found.damaged else NOT_FOUND
 
 
 def _line(state: "RunState") -> str:
     manifest = state.manifest
     parts = ", ".join(f"{done} of {of} {kind}" for kind, (done, of) in state.done.items())
-    word = "complete" if _whole(state) else "ended, with failures" if manifest.complete else "not complete"
+    word = "complete" if state.whole else "ended, with failures" if manifest.complete else "not complete"
     again = f", {manifest.retries} blocks tried again" if manifest.retries else ""
     whence = f"{manifest.program} of {manifest.source}, {manifest.started}"
     return f"run {manifest.key[:12]} {word}: {parts}{again}; {whence}"
@@ -60,9 +54,8 @@ def _line(state: "RunState") -> str:
 
 @store.command()
 @click.argument("place")
-@click.option(
-    "--remove", is_flag=True, help="Damaged objects but manifests, so that the next run makes them again."
-)
+@click.option("--remove", is_flag=True,
+              help="Damaged objects but manifests, so that the next run makes them again.")  # fmt: skip
 def verify(place: str, remove: bool) -> int:
     """Read every object of PLACE and compare its checksum.
 
@@ -78,17 +71,15 @@ def verify(place: str, remove: bool) -> int:
         click.echo(f"damaged     {name}")
     if len(damaged) > SHOWN:
         click.echo(f"damaged     {len(damaged) - SHOWN} more")
-    click.echo(
-        f"verified    {checked} objects, {len(damaged)} damaged{' and removed' if remove and damaged else ''}"
-    )
+    removed = " and removed" if remove and damaged else ""
+    click.echo(f"verified    {checked} objects, {len(damaged)} damaged{removed}")
     return NOT_FOUND if damaged else FOUND
 
 
 @store.command()
 @click.argument("place")
-@click.option(
-    "--forget", multiple=True, metavar="RUN", help="Remove this run first; the beginning of its name."
-)
+@click.option("--forget", multiple=True, metavar="RUN",
+              help="Remove this run first; the beginning of its name.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> int:
     """Remove from PLACE what no run needs, while no run is under way.
@@ -99,9 +90,8 @@ def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> int:
     from geomatch.store.upkeep import prune_store
 
     gone = prune_store(Store.at(place), forget, dry_run)
-    word = "would go" if dry_run else "removed"
+    word, size = "would go" if dry_run else "removed", gone.bytes / 2**20
     click.echo(
-        f"{word:<11} {gone.objects} objects, {gone.bytes / 2**20:.1f} MiB, "
-        f"{gone.temporary_files} half-written files"
+        f"{word:<11} {gone.objects} objects, {size:.1f} MiB, {gone.temporary_files} half-written files"
     )
     return FOUND

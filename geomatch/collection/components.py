@@ -7,11 +7,7 @@ from numpy.typing import NDArray
 
 
 def components(total: int, edges: Iterable[NDArray[np.integer]]) -> NDArray[np.int64]:
-    """(total,) the smallest node of each node's component.
-
-    Args:
-        total: number of nodes.
-        edges: arrays (M, 2) of nodes that are joined.
+    """(total,) the smallest node of each node's component; edges are arrays (M, 2) of joined nodes.
 
     >>> components(4, [np.array([[3, 1]])]).tolist()
     [0, 1, 2, 1]

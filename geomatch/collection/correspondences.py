@@ -12,12 +12,10 @@ from geomatch.types import Features, Matches
 
 @dataclass(frozen=True, eq=False, slots=True)
 class MatchedPair:
-    """Matches between two images of a collection."""
+    """Matches between two images of a collection, named by their paths below its folder, with ``/``."""
 
     name0: str
-    """Path of image 0 below the image folder, with ``/``."""
     name1: str
-    """Path of image 1."""
     matches: Matches
     """Indices into the keypoints of both; not verified."""
 
@@ -79,16 +77,15 @@ def check_name(name: str) -> None:
 
 def check_keypoints(name: str, features: Features, size: tuple[int, int]) -> None:
     """Raise `FeaturesError` unless the features fit an image file of ``size`` (width, height)."""
-    if features.image_size != size:
-        own, exif = features.image_size, ""
-        if own == size[::-1]:
-            exif = (
-                "; it seems to have been turned by its EXIF orientation, which COLMAP does not: "
-                "extract with apply_exif=False"
-            )
+    own = features.image_size
+    if own != size:
+        exif = (
+            "; it seems to have been turned by its EXIF orientation, which COLMAP does not: "
+            "extract with apply_exif=False"
+        )
         raise FeaturesError(
             f"{name}: the features are of an image of {own[0]}x{own[1]} pixels, the file has "
-            f"{size[0]}x{size[1]}{exif}"
+            f"{size[0]}x{size[1]}{exif if own == size[::-1] else ''}"
         )
     points = features.keypoints
     outside = ((points < -0.5) | (points > np.array(size, np.float32) - 0.5)).any(axis=1)
@@ -109,40 +106,36 @@ class PairChecker:
         self._seen: dict[int, int] = {}
 
     def check(self, pair: MatchedPair) -> str | None:
-        """None for a pair to write, else why it is skipped, as a count says it.
-
-        Raises:
-            FeaturesError: for matches that cannot be right.
-        """
-        label = f"{pair.name0} - {pair.name1}"
+        """None for a pair to write, else why it is skipped; raises `FeaturesError` if it cannot be right."""
+        names, label = (pair.name0, pair.name1), f"{pair.name0} - {pair.name1}"
         if pair.name0 == pair.name1:
             raise FeaturesError(f"{label}: an image is matched with itself")
-        if not {pair.name0, pair.name1} <= self._num_keypoints.keys():
+        if not self._num_keypoints.keys() >= set(names):
             return "pairs of skipped images"
         indices = pair.matches.indices
         if len(indices) == 0:
             return "pairs without matches"
-        counts = [self._num_keypoints[name] for name in (pair.name0, pair.name1)]
+        counts = [self._num_keypoints[name] for name in names]
         beyond = indices >= np.array(counts)
         if beyond.any():
             row, side = (int(i) for i in np.argwhere(beyond)[0])
             raise FeaturesError(
-                f"{label}: match {row} names keypoint {indices[row, side]} of "
-                f"{(pair.name0, pair.name1)[side]}, which has {counts[side]}"
+                f"{label}: match {row} names keypoint {indices[row, side]} of {names[side]}, which has "
+                f"{counts[side]}"
             )
         flipped = pair.name0 > pair.name1
         ordered = indices[:, ::-1] if flipped else indices
         keys = np.sort(ordered[:, 0] * (int(ordered[:, 1].max()) + 1) + ordered[:, 1])
         if (keys[1:] == keys[:-1]).any():
             raise FeaturesError(f"{label}: the same match is given more than once")
-        first, second = (pair.name1, pair.name0) if flipped else (pair.name0, pair.name1)
+        first, second = names[::-1] if flipped else names
         key = self._place[first] * len(self._place) + self._place[second]  # tuples of many pairs are large
         content = hash(keys.tobytes())
-        if key in self._seen:
-            if self._seen[key] != content:
-                raise FeaturesError(
-                    f"{label}: the pair is given twice (perhaps in both orders) with different matches"
-                )
-            return "pairs given twice"
-        self._seen[key] = content
-        return None
+        if key not in self._seen:
+            self._seen[key] = content
+            return None
+        if self._seen[key] != content:
+            raise FeaturesError(
+                f"{label}: the pair is given twice (perhaps in both orders) with different matches"
+            )
+        return "pairs given twice"

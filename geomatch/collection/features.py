@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from geomatch.collection.correspondences import LazyFeatures
-from geomatch.collection.photographs import Photograph
+from geomatch.collection.folder import Photograph
 from geomatch.describers import Describer, describe_images, traits_of
-from geomatch.engine import Engine, FailedItem, Work
+from geomatch.engine import BlockTask, Engine, FailedItem, Work
 from geomatch.engine.task import Need
 from geomatch.errors import DamagedError, FeaturesError, ImageError, first_line
 from geomatch.files import digest_of, sha256_of
@@ -18,64 +19,24 @@ from geomatch.provenance import versions
 from geomatch.store import Store
 from geomatch.types import Features
 
-SCHEMA = 2
-"""Part of every key: raised when cached objects would mean something else."""
+SCHEMA = 2  # part of every key: raised when cached objects would mean something else
 KIND = "features"
 BATCH, BATCH_PIXELS = 8, 32_000_000
 """Most images of one size, and pixels, that a network sees together: what a worker holds in memory."""
-CHANGED = "the file changed while it was read; give the command again"
+_Keyed = tuple[Photograph, str]
+_Make = Callable[[Sequence[Image]], list[bytes]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StoredFeatures:
-    """The features of a collection in a store."""
+    """The features of a collection in a store, by image name."""
 
     store: Store
     keys: Mapping[str, str]
-    """By image name."""
 
-    def load(self) -> LazyFeatures:
+    def load(self, kind: str = KIND) -> LazyFeatures:
         """All of them, read on demand."""
-        return LazyFeatures(list(self.keys), lambda name: read_features(self.store, self.keys[name]))
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractionTask:
-    """Detects and describes images with the keys of their features, and writes an object for each."""
-
-    root: Path
-    detector: Detector
-    describer: Describer
-    store: Store
-    need: Need
-
-    def start(self) -> Callable[[Sequence[tuple[Photograph, str]]], list[str | FailedItem]]:
-        """Return the function that does a block; its results are the keys."""
-        return self._extract
-
-    def _extract(self, block: Sequence[tuple[Photograph, str]]) -> list[str | FailedItem]:
-        results: list[str | FailedItem] = []
-        images: dict[str, Image] = {}
-        for photo, key in block:
-            found = load_photograph(self.root, photo)
-            results.append(found if isinstance(found, FailedItem) else key)
-            if not isinstance(found, FailedItem):
-                images[key] = found
-        detected = [self.detector.detect(image) for image in images.values()]
-        described = describe_images(self.describer, list(images.values()), detected)
-        for key, features in zip(images, described, strict=True):
-            self.store.write(KIND, key, features.to_bytes())
-        return results
-
-
-def load_photograph(root: Path, photo: Photograph) -> Image | FailedItem:
-    """The pixels as stored: EXIF orientation is not applied, since COLMAP reads raw pixels."""
-    path = root / photo.name
-    try:
-        image = load_image(path, apply_exif=False)
-        return image if sha256_of(path) == photo.sha256 else FailedItem(CHANGED)
-    except (ImageError, OSError) as error:
-        return FailedItem(first_line(error))
+        return LazyFeatures(list(self.keys), lambda name: read_features(self.store, self.keys[name], kind))
 
 
 def feature_key(sha256: str, parts: Any) -> str:
@@ -91,43 +52,76 @@ def extract_features(
     store: Store,
     work: Work,
 ) -> tuple[int, dict[str, str]]:
-    """Detect and describe what the store does not hold yet.
+    """Detect and describe what the store does not hold yet, under the `feature_key` of each name.
 
-    Args:
-        root: the folder of images.
-        photos: the images.
-        keys: keys of their features by name, see `feature_key`.
-        parts: detector and describer.
-        store: where features are cached.
-        work: does it.
-
-    Returns:
-        Number of images that were extracted, and those that failed, with the reason.
+    Returns the number of images that were extracted, and those that failed, with the reason.
     """
-    there = store.sizes(KIND)
-    names: dict[str, list[str]] = {}  # files of one content share their features
+    stored, make = StoredFeatures(store, keys), partial(_extract, parts)
+    return make_missing(root, photos, stored, KIND, make, parts[1], work, "features")
+
+
+def _extract(parts: tuple[Detector, Describer], images: Sequence[Image]) -> list[bytes]:
+    detector, describer = parts
+    detected = [detector.detect(image) for image in images]
+    return [features.to_bytes() for features in describe_images(describer, images, detected)]
+
+
+def make_missing(
+    root: Path,
+    photos: Sequence[Photograph],
+    stored: StoredFeatures,
+    kind: str,
+    make: _Make,
+    describer: Describer,
+    work: Work,
+    what: str,
+) -> tuple[int, dict[str, str]]:
+    """Make the objects of images that the store lacks; their number, and why others failed, by name."""
+    there = stored.store.sizes(kind)
+    names: dict[str, list[str]] = {}  # files of one content share their object
     for photo in photos:
-        names.setdefault(keys[photo.name], []).append(photo.name)
-    todo = {keys[photo.name]: photo for photo in photos if keys[photo.name] not in there}
-    task = ExtractionTask(root.absolute(), *parts, store, need_of(parts[1]))
-    blocks = by_size([(photo, key) for key, photo in todo.items()], batch_of(parts[1], work.engine))
+        names.setdefault(stored.keys[photo.name], []).append(photo.name)
+    todo = {stored.keys[photo.name]: photo for photo in photos if stored.keys[photo.name] not in there}
+    task = BlockTask(partial(_write, root.absolute(), stored.store, kind, make), _need_of(describer))
+    blocks = _by_size([(photo, key) for key, photo in todo.items()], _batch_of(describer, work.engine))
     failed: dict[str, str] = {}
     made = len(todo)
-    done = sum(len(names[key]) for key in names if key not in todo)
-    for (_, key), result in work.results(task, blocks, "features", "image", done):
+    done = sum(stored.keys[photo.name] in there for photo in photos)
+    for (_, key), result in work.results(task, blocks, what, "image", done):
         if isinstance(result, FailedItem):
             failed.update(dict.fromkeys(names[key], result.reason))
             made -= 1
     return made, failed
 
 
-def read_features(store: Store, key: str, kind: str = KIND) -> Features:
-    """Read the features of a key.
+def _write(
+    root: Path, store: Store, kind: str, make: _Make, block: Sequence[_Keyed]
+) -> list[str | FailedItem]:
+    results: list[str | FailedItem] = []
+    images: dict[str, Image] = {}
+    for photo, key in block:
+        found = _load(root / photo.name, photo.sha256)
+        results.append(found if isinstance(found, FailedItem) else key)
+        if not isinstance(found, FailedItem):
+            images[key] = found
+    for key, data in zip(images, make(list(images.values())), strict=True):
+        store.write(kind, key, data)
+    return results
 
-    Raises:
-        FeaturesError: when they are missing or damaged.
-        StoreError: when the store cannot be read.
-    """
+
+def _load(path: Path, sha256: str) -> Image | FailedItem:
+    """The pixels as stored: EXIF orientation is not applied, since COLMAP reads raw pixels."""
+    try:
+        image = load_image(path, apply_exif=False)
+        if sha256_of(path) == sha256:
+            return image
+        return FailedItem("the file changed while it was read; give the command again")
+    except (ImageError, OSError) as error:
+        return FailedItem(first_line(error))
+
+
+def read_features(store: Store, key: str, kind: str = KIND) -> Features:
+    """Read the features of a key; raises `FeaturesError` when they are missing or damaged."""
     try:
         return Features.from_bytes(store.read(kind, key), store.label(kind, key))
     except KeyError as error:
@@ -138,13 +132,12 @@ def read_features(store: Store, key: str, kind: str = KIND) -> Features:
         ) from error
 
 
-def need_of(describer: Describer) -> Need:
-    """What a worker that describes should have."""
+def _need_of(describer: Describer) -> Need:
     traits = traits_of(describer)
     return "large network" if traits.large else "processor" if traits.device == "cpu" else "network"
 
 
-def batch_of(describer: Describer, engine: Engine) -> int:
+def _batch_of(describer: Describer, engine: Engine) -> int:
     """Number of images that are described together: where their maps share an accelerator's passes.
 
     On CPUs it would not be faster, and the last bits of small images' maps depend on the others'.
@@ -153,9 +146,9 @@ def batch_of(describer: Describer, engine: Engine) -> int:
     return BATCH if traits.dense and engine.device(traits.device) != "cpu" else 1
 
 
-def by_size(items: Sequence[tuple[Photograph, str]], batch: int) -> list[list[tuple[Photograph, str]]]:
+def _by_size(items: Sequence[_Keyed], batch: int) -> list[list[_Keyed]]:
     """Blocks of up to ``batch`` images of one size and of bounded pixels."""
-    blocks: list[list[tuple[Photograph, str]]] = []
+    blocks: list[list[_Keyed]] = []
     for photo, key in sorted(items, key=lambda item: (item[0].size, item[0].name)):
         most = min(batch, BATCH_PIXELS // (photo.size[0] * photo.size[1]))
         if not blocks or len(blocks[-1]) >= most or blocks[-1][0][0].size != photo.size:

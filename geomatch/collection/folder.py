@@ -1,14 +1,22 @@
-"""The images of a folder, by the names that COLMAP gives them."""
+"""The images of a folder, by the names that COLMAP gives them, and what each is: checksum, size, position."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from geomatch.errors import ImageError
-from geomatch.images import IMAGE_SUFFIXES
+from PIL import Image as PILImage
 
-UNREADABLE = {".webp", ".gif", ".heic", ".heif", ".avif", ".jxl"}
-"""Images that COLMAP cannot read."""
+from geomatch.engine import BlockTask, FailedItem, Work
+from geomatch.engine.run import in_blocks
+from geomatch.errors import ImageError, first_line
+from geomatch.files import sha256_of
+from geomatch.images import IMAGE_SUFFIXES, raw_size
+
+UNREADABLE = {".webp", ".gif", ".heic", ".heif", ".avif", ".jxl"}  # images that COLMAP cannot read
+_BLOCK = 32
+_GPS = 0x8825
+_LATITUDE, _LONGITUDE = (1, 2), (3, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +52,10 @@ def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
         left_out = None
     for path in root.rglob("*"):
         below = path.relative_to(root)
-        if path.suffix.lower() not in IMAGE_SUFFIXES | UNREADABLE or any(
-            part.startswith(".") for part in below.parts
-        ):
+        if path.suffix.lower() not in IMAGE_SUFFIXES | UNREADABLE:
             continue
-        if left_out is not None and left_out in path.resolve().parents:
+        hidden = any(part.startswith(".") for part in below.parts)
+        if hidden or (left_out is not None and left_out in path.resolve().parents):
             continue
         name = below.as_posix()
         reason = _unusable(path, name)
@@ -71,3 +78,52 @@ def _unusable(path: Path, name: str) -> str:
     except UnicodeEncodeError:
         return "its name is not UTF-8"
     return "its name holds a line break" if "\n" in name or "\r" in name else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """An image file."""
+
+    name: str  # path below the folder, with ``/``
+    sha256: str  # checksum of the file
+    size: tuple[int, int]  # (width, height) in pixels as stored
+    position: tuple[float, float] | None = None
+    """Latitude and longitude in degrees, if the file says and they were asked for."""
+
+
+def examine(
+    folder: ImageFolder, work: Work, positions: bool
+) -> Iterator[tuple[str, Photograph | FailedItem]]:
+    """Examine every image of a folder, decoding none; with their EXIF positions if asked for."""
+    task = BlockTask(partial(_examine, folder.root.absolute(), positions))
+    return work.results(task, in_blocks(folder.names, _BLOCK), "images", "image")
+
+
+def _examine(root: Path, positions: bool, names: Sequence[str]) -> list[Photograph | FailedItem]:
+    results: list[Photograph | FailedItem] = []
+    for name in names:
+        path = root / name
+        try:
+            place = position(path) if positions else None
+            results.append(Photograph(name, sha256_of(path), raw_size(path), place))
+        except (ImageError, OSError) as error:
+            results.append(FailedItem(first_line(error)))
+    return results
+
+
+def position(path: Path) -> tuple[float, float] | None:
+    """Latitude and longitude in degrees, north and east positive; None when the file does not say."""
+    try:
+        with PILImage.open(path) as picture:
+            tags = picture.getexif().get_ifd(_GPS)
+        return _degrees(tags, *_LATITUDE, "S"), _degrees(tags, *_LONGITUDE, "W")
+    except Exception:  # damaged tags are as good as none
+        return None
+
+
+def _degrees(tags: dict[int, object], reference: int, value: int, negative: str) -> float:
+    degrees, minutes, seconds = (float(part) for part in tags[value])  # type: ignore[attr-defined]
+    angle = degrees + minutes / 60 + seconds / 3600
+    if not abs(angle) <= 180:
+        raise ValueError("no angle")
+    return -angle if str(tags.get(reference, "")).strip("\0 ").upper() == negative else angle

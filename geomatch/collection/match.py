@@ -1,6 +1,6 @@
 """Matching a collection: images examined, described, paired and matched, everything cached."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,22 @@ from numpy.typing import NDArray
 from geomatch.collection.correspondences import Correspondences
 from geomatch.collection.features import KIND as FEATURES
 from geomatch.collection.features import StoredFeatures, extract_features, feature_key
-from geomatch.collection.folder import ImageFolder
+from geomatch.collection.folder import ImageFolder, Photograph, examine
 from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
 from geomatch.collection.pair_matches import match_pairs, pair_keys
 from geomatch.collection.pairs import PairReport, needs_retrieval, select_pairs
-from geomatch.collection.photographs import Photograph, examine
 from geomatch.collection.retrieval import KIND as GLOBAL
 from geomatch.collection.retrieval import global_key, pool_images
 from geomatch.describers import DenseDescriber, Describer, as_dense, traits_of
 from geomatch.dift import PRESETS, DIFTExtractor
-from geomatch.engine import FailedItem, RunContext, Work
+from geomatch.engine import FailedItem, RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.errors import ImageError
 from geomatch.files import digest_of
 from geomatch.provenance import cache_key, record
-from geomatch.store import Manifest, Store
+from geomatch.store import Manifest
 
-ROUNDS = 3
-"""Times that features are extracted, if they turn out damaged while pairs are matched."""
+ROUNDS = 3  # times that features are extracted, if they turn out damaged while pairs are matched
 STORE = Path("geomatch-store")
 
 
@@ -101,10 +99,18 @@ def match_collection(
         keys = {photo.name: feature_key(photo.sha256, parts_key) for photo in photos}
         content = digest_of([[photo.name, photo.sha256] for photo in photos])
         manifest = Manifest.start(store, "collection", str(folder.root.absolute()), settings, content)
-        needed = {FEATURES: tuple(dict.fromkeys(keys.values()))}
+        needed = {FEATURES: _unique(keys.values())}
         if needs_retrieval(pairs, len(photos)):
-            needed[GLOBAL] = tuple(dict.fromkeys(global_key(photo.sha256, dense) for photo in photos))
+            needed[GLOBAL] = _unique(global_key(photo.sha256, dense) for photo in photos)
         manifest = manifest.saved(store, objects=manifest.objects | needed, failed=skipped)
+        pooled: tuple[str, ...] = ()
+
+        def nearest(count: int, order: NDArray[np.int64] | None) -> NDArray[np.int64]:
+            nonlocal pooled
+            descriptors = pool_images(folder.root, photos, dense, store, work)
+            pooled = _unique(descriptors.keys)
+            return descriptors.nearest(count, order, work)
+
         computed_images = computed_pairs = 0
         for _ in range(ROUNDS):
             made, failed = extract_features(folder.root, photos, keys, (detector, describer), store, work)
@@ -116,58 +122,43 @@ def match_collection(
                 raise ImageError(f"{folder.root}: no image could be read ({reasons})")
             usable = replace(folder, names=tuple(photo.name for photo in photos))
             stored = StoredFeatures(store, {name: keys[name] for name in usable.names})
-            report, pooled = _choose_pairs(usable, photos, pairs, dense, store, work)
-            objects = {FEATURES: tuple(dict.fromkeys(stored.keys.values()))}
+            positions = {photo.name: photo.position for photo in photos if photo.position is not None}
+            report = select_pairs(usable, pairs, nearest, positions)
+            objects = {FEATURES: _unique(stored.keys.values())} | ({GLOBAL: pooled} if pooled else {})
             wanted = pair_keys(stored, report.pairs, matching)
             manifest = manifest.saved(
                 store,
                 names=usable.names,
-                objects=manifest.objects | objects | ({GLOBAL: pooled} if pooled else {}),
+                objects=manifest.objects | objects,
                 pair_keys=wanted,
                 failed=skipped,
                 retries=work.retries,
             )
-            matched = match_pairs(stored, report.pairs, wanted, matching, work)
-            computed_pairs += matched.computed
-            if not matched.failed or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
+            matched, failed_pairs, made = match_pairs(stored, report.pairs, wanted, matching, work)
+            computed_pairs += made
+            if not failed_pairs or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
                 break
-    result = Correspondences(stored.load(), matched.load())
+    result = Correspondences(stored.load(), matched)
     if matching.refine_keypoints:
         from geomatch.collection.refine import refine_stored
 
         checksum = digest_of([wanted.tobytes().hex()])
         result, refined = refine_stored(result, stored, usable, dense, checksum, context.progress)
         manifest = replace(manifest, objects=manifest.objects | {"refined": refined})
-    manifest.saved(store, failed=skipped | dict(matched.failed), retries=work.retries, complete=True)
+    manifest.saved(store, failed=skipped | failed_pairs, retries=work.retries, complete=True)
     return CollectionResult(
         result,
         report,
         skipped,
-        dict(matched.failed),
+        failed_pairs,
         (computed_images, computed_pairs),
         work.retries,
         settings | {"pairs": dict(report.given)},
     )
 
 
-def _choose_pairs(
-    folder: ImageFolder,
-    photos: Sequence[Photograph],
-    selection: PairSelection,
-    dense: DenseDescriber,
-    store: Store,
-    work: Work,
-) -> tuple[PairReport, tuple[str, ...]]:
-    """The pairs, and the keys of the pooled features if these were needed."""
-    keys: dict[str, None] = {}
-
-    def nearest(count: int, order: NDArray[np.int64] | None) -> NDArray[np.int64]:
-        pooled = pool_images(folder.root, photos, dense, store, work)
-        keys.update(dict.fromkeys(pooled.keys))
-        return pooled.nearest(count, order, work)
-
-    positions = {photo.name: photo.position for photo in photos if photo.position is not None}
-    return select_pairs(folder, selection, nearest, positions), tuple(keys)
+def _unique(keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(keys))
 
 
 def dense_twin(describer: Describer) -> DenseDescriber:

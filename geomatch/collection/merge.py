@@ -1,7 +1,6 @@
 """One keypoint per place and image, where a matcher finds points anew in every pair."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,23 +36,19 @@ def merge_points(
     if not cell > 0:
         raise ValueError(f"cell must be a positive number of pixels, got {cell}")
     parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in sizes}
-    spans: list[tuple[str, str, slice, slice, NDArray[np.float32]]] = []
-    lengths = dict.fromkeys(sizes, 0)
+    links: list[tuple[str, str, NDArray[np.float32]]] = []
     for name0, name1, points0, points1, similarity in pairs:
         if not len(points0) == len(points1) == len(similarity):
             raise FeaturesError(
                 f"{name0} - {name1}: {len(points0)} points, {len(points1)} partners and {len(similarity)} "
                 "similarities; these must be as many"
             )
-        found = []
         for name, points in ((name0, points0), (name1, points1)):
             rows = np.asarray(points, np.float64).reshape(-1, 2)
             if not ((rows >= -0.5) & (rows <= np.array(sizes[name]) - 0.5)).all():
                 raise FeaturesError(f"{name}: points lie outside the image of {sizes[name]} pixels")
             parts[name].append(rows)
-            found.append(slice(lengths[name], lengths[name] + len(rows)))
-            lengths[name] += len(rows)
-        spans.append((name0, name1, found[0], found[1], np.asarray(similarity, np.float32)))
+        links.append((name0, name1, np.asarray(similarity, np.float32)))
     features, places = {}, {}
     for name, size in sizes.items():
         points = np.concatenate([np.zeros((0, 2)), *parts[name]])
@@ -65,23 +60,18 @@ def merge_points(
         sums = np.stack([np.bincount(where, points[:, axis], len(counts)) for axis in (0, 1)], axis=1)
         keypoints = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
         features[name] = Features(keypoints, counts.astype(np.float32), size)
-        places[name] = where
+        ends = np.cumsum([len(rows) for rows in parts[name]], dtype=np.int64)
+        places[name] = iter(np.split(where, ends[:-1]))  # in the order of the pairs
     merged = []
-    for name0, name1, span0, span1, similarity in spans:
-        indices = np.stack([places[name0][span0], places[name1][span1]], axis=1)
-        order = np.argsort(-similarity, kind="stable")
-        kept = order[_first_of_each(indices[order])]
-        merged.append(MatchedPair(name0, name1, Matches(indices[kept], similarity[kept])))
+    for name0, name1, similarity in links:
+        indices = np.stack([next(places[name0]), next(places[name1])], axis=1)
+        taken: tuple[set[int], set[int]] = (set(), set())
+        chosen: list[int] = []
+        for row in np.argsort(-similarity, kind="stable").tolist():
+            i, j = indices[row].tolist()
+            if i not in taken[0] and j not in taken[1]:
+                taken[0].add(i)
+                taken[1].add(j)
+                chosen.append(row)
+        merged.append(MatchedPair(name0, name1, Matches(indices[chosen], similarity[chosen])))
     return Correspondences(features, merged)
-
-
-def _first_of_each(indices: NDArray[np.int64]) -> NDArray[Any]:
-    """Rows neither of whose two keypoints is in an earlier row that was taken."""
-    taken: tuple[set[int], set[int]] = (set(), set())
-    rows = []
-    for row, (i, j) in enumerate(indices.tolist()):
-        if i not in taken[0] and j not in taken[1]:
-            taken[0].add(i)
-            taken[1].add(j)
-            rows.append(row)
-    return np.array(rows, dtype=np.int64)

@@ -1,5 +1,6 @@
 """What `match_collection` and `geomatch.colmap.reconstruct` can be told, as values."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,11 +28,7 @@ class Extraction:
     """Per image, for a detector given by name."""
 
     def parts(self, device: str = "auto") -> tuple[Detector, Describer]:
-        """Create detector and describer; a network whose device is ``auto`` runs on ``device``.
-
-        Raises:
-            ValueError: for unknown names, listing the known ones.
-        """
+        """Create detector and describer; a network whose device is ``auto`` runs on ``device``."""
         detector = self.detector
         if isinstance(detector, str):
             detector = create_detector(detector, self.max_keypoints)
@@ -40,11 +37,14 @@ class Extraction:
             chosen = default_config(patches=not isinstance(detector, GridDetector))
         elif isinstance(chosen, str):
             chosen = dift_config(chosen)
-        if isinstance(chosen, DIFTConfig):
-            return detector, cached_extractor(
-                replace(chosen, device=device) if chosen.device == "auto" else chosen
-            )
-        return detector, chosen
+        if not isinstance(chosen, DIFTConfig):
+            return detector, chosen
+        if chosen.device == "auto":
+            chosen = replace(chosen, device=device)
+        return detector, cached_extractor(chosen)
+
+
+_RULE = re.compile(r"exhaustive:?|file:.+|(sequential|retrieval|loop|gps)(:(0*[1-9][0-9]*)?)?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,7 @@ class PairSelection:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(self.rules))
         for rule in self.rules:
-            kind, _, value = rule.partition(":")
-            number = not value or (value.isascii() and value.isdigit() and int(value) > 0)
-            good = {"exhaustive": not value, "file": bool(value)} | dict.fromkeys(
-                ("sequential", "retrieval", "loop", "gps"), number
-            )
-            if not good.get(kind):
+            if not _RULE.fullmatch(rule):
                 raise ValueError(
                     f"{rule!r} is no rule for pairs: give exhaustive, sequential:N, retrieval:N, loop:N, "
                     "gps:N or file:PATH"
@@ -103,7 +98,7 @@ class Matching:
     max_ratio: float | None = None
     """Lowe's ratio test. None takes the describer's own when ``guided``, and no test otherwise."""
     guided: bool = True
-    """Keep the matches, ratio test or not, that agree with the pair's two-view geometry (`match_guided`)."""
+    """Keep the matches, ratio test or not, that agree with the pair's two-view geometry."""
     refine_keypoints: bool = False
     """Move the matched keypoints of a grid to where feature maps agree best; detected ones get worse."""
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +14,8 @@ from geomatch.collection.features import KIND as FEATURES
 from geomatch.collection.features import SCHEMA, StoredFeatures, read_features
 from geomatch.collection.options import Matching
 from geomatch.collection.pairs import Pair
-from geomatch.engine import FailedItem, Work
+from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import LazyBlock
-from geomatch.engine.task import Need
 from geomatch.errors import FeaturesError
 from geomatch.estimators import estimate_two_view
 from geomatch.estimators.two_view import THRESHOLD, transfer_errors
@@ -29,82 +28,16 @@ from geomatch.types import Features, Matches
 
 KIND = "matches"
 ARRAYS = ("counts", "indices", "similarity")
-BLOCK_IMAGES = 32
-"""Most images of a block: their features are what a worker holds in memory."""
+BLOCK_IMAGES = 32  # most images of a block: their features are what a worker holds in memory
 BLOCK_PAIRS = (16, 256)
 """Fewest and most pairs of a block; between them a sixty-fourth of all, so that few are shared out, too."""
 
 
-class PairKeys(NamedTuple):
-    """A pair to match."""
-
-    name: str
-    """For the user."""
-    key0: str
-    """Key of the features of image 0 in the store."""
-    key1: str
-    """Key of the features of image 1."""
-    key: bytes
-    """Key of the matches: raw SHA-256 of all that decides them."""
-    place: int
-    """Index of the pair in the list of all."""
-
-
-@dataclass(frozen=True, slots=True)
-class PairMatching:
-    """Task: matches the pairs of a block, and writes a pack; results are the pack and the row in it."""
-
-    store: Store
-    matching: Matching
-    need: Need = "processor"
-
-    def start(self) -> Callable[[Sequence[PairKeys]], list[tuple[str, int] | FailedItem]]:
-        """Return the function that does a block."""
-        return self._match
-
-    def _match(self, block: Sequence[PairKeys]) -> list[tuple[str, int] | FailedItem]:
-        features = {key: self._read(key) for key in {key for pair in block for key in (pair.key0, pair.key1)}}
-        found = [match_features(features[pair.key0], features[pair.key1], self.matching) for pair in block]
-        arrays = {
-            "counts": np.array([len(matches) for matches in found]),
-            "indices": np.concatenate([matches.indices for matches in found]).astype(np.uint32),
-            "similarity": np.concatenate([matches.similarity for matches in found]),
-        }
-        name = write_pack(self.store, KIND, [pair.key for pair in block], arrays)
-        return [(name, row) for row in range(len(block))]
-
-    def _read(self, key: str) -> Features:
-        try:
-            return read_features(self.store, key)
-        except FeaturesError:
-            self.store.remove(FEATURES, key)  # so that it is made again
-            raise
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class StoredMatches:
-    """The matches of a collection in a store."""
-
-    store: Store
-    pairs: tuple[Pair, ...]
-    packs: tuple[str, ...]
-    """Names of packs."""
-    places: NDArray[np.int32]
-    """(P, 2) pack and row of each pair; -1 for those that failed."""
-    failed: Mapping[str, str]
-    """Pairs that could not be matched, and why."""
-    computed: int
-    """Number of pairs that were not cached."""
-
-    def load(self) -> LazyPairs:
-        """All of them, read pack after pack."""
-        return LazyPairs(self._read, int((self.places[:, 0] >= 0).sum()))
-
-    def _read(self) -> Iterator[MatchedPair]:
-        results = stored_results(self.store, KIND, self.packs, self.places, ARRAYS)
-        for pair, _, part, arrays in results:
-            matches = Matches(arrays["indices"][part].astype(np.int64), arrays["similarity"][part])
-            yield MatchedPair(*self.pairs[pair], matches)
+class _PairKeys(NamedTuple):
+    name: str  # for the user
+    features: tuple[str, str]  # keys of both images' features
+    key: bytes  # key of the matches: raw SHA-256 of all that decides them
+    place: int  # index of the pair in the list of all
 
 
 def pair_keys(stored: StoredFeatures, pairs: Sequence[Pair], matching: Matching) -> NDArray[np.uint8]:
@@ -116,15 +49,10 @@ def pair_keys(stored: StoredFeatures, pairs: Sequence[Pair], matching: Matching)
 
 def match_pairs(
     stored: StoredFeatures, pairs: Sequence[Pair], keys: NDArray[np.uint8], matching: Matching, work: Work
-) -> StoredMatches:
-    """Match the pairs that the store does not hold yet.
+) -> tuple[LazyPairs, dict[str, str], int]:
+    """Match the pairs that the store does not hold yet, under their `pair_keys`.
 
-    Args:
-        stored: features of all images.
-        pairs: names.
-        keys: keys of the matches, see `pair_keys`.
-        matching: settled options.
-        work: does it.
+    Returns the matches of all, why pairs could not be matched, and how many were not cached.
     """
     store = stored.store
     index = PackIndex.read(store, KIND, ARRAYS, mend=True)
@@ -132,20 +60,50 @@ def match_pairs(
     todo: list[int] = np.flatnonzero(places[:, 0] < 0).tolist()
     packs = {name: number for number, name in enumerate(index.names)}
 
-    def item(place: int) -> PairKeys:
+    def item(place: int) -> _PairKeys:
         a, b = pairs[place]
-        features = stored.keys[a], stored.keys[b]
-        return PairKeys(f"{a} - {b}", *features, keys[place].tobytes(), place)
+        return _PairKeys(f"{a} - {b}", (stored.keys[a], stored.keys[b]), keys[place].tobytes(), place)
 
     blocks = [LazyBlock([todo[p] for p in block], item) for block in pair_blocks([pairs[p] for p in todo])]
     failed = {}
-    task = PairMatching(store, matching)
+    task = BlockTask(partial(_match, store, matching))
     for pair, result in work.results(task, blocks, "pairs", "pair", len(pairs) - len(todo)):
         if isinstance(result, FailedItem):
             failed[pair.name] = result.reason
         else:
             places[pair.place] = packs.setdefault(result[0], len(packs)), result[1]
-    return StoredMatches(store, tuple(pairs), tuple(packs), places, failed, len(todo) - len(failed))
+
+    def read() -> Iterator[MatchedPair]:
+        for pair, _, part, arrays in stored_results(store, KIND, tuple(packs), places, ARRAYS):
+            matches = Matches(arrays["indices"][part].astype(np.int64), arrays["similarity"][part])
+            yield MatchedPair(*pairs[pair], matches)
+
+    found = LazyPairs(read, int((places[:, 0] >= 0).sum()))
+    return found, failed, len(todo) - len(failed)
+
+
+def _match(
+    store: Store, matching: Matching, block: Sequence[_PairKeys]
+) -> list[tuple[str, int] | FailedItem]:
+    """Match the pairs of a block, and write a pack; results are its name and the pair's row."""
+    features = {key: _read(store, key) for key in {key for pair in block for key in pair.features}}
+    ends = [pair.features for pair in block]
+    found = [match_features(features[key0], features[key1], matching) for key0, key1 in ends]
+    arrays = {
+        "counts": np.array([len(matches) for matches in found]),
+        "indices": np.concatenate([matches.indices for matches in found]).astype(np.uint32),
+        "similarity": np.concatenate([matches.similarity for matches in found]),
+    }
+    name = write_pack(store, KIND, [pair.key for pair in block], arrays)
+    return [(name, row) for row in range(len(block))]
+
+
+def _read(store: Store, key: str) -> Features:
+    try:
+        return read_features(store, key)
+    except FeaturesError:
+        store.remove(FEATURES, key)  # so that it is made again
+        raise
 
 
 def pair_blocks(pairs: Sequence[Pair]) -> list[list[int]]:
@@ -187,11 +145,7 @@ def _near_each_other(pairs: Sequence[Pair]) -> list[str]:
 
 
 def match_features(features0: Features, features1: Features, matching: Matching) -> Matches:
-    """Match mutual nearest neighbours, guided if wanted; images without keypoints have no matches.
-
-    Raises:
-        FeaturesError: when there are no descriptors.
-    """
+    """Match mutual nearest neighbours, guided if wanted; images without keypoints have no matches."""
     if not len(features0) or not len(features1):
         return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
     a, b = features0.descriptors, features1.descriptors
@@ -202,10 +156,10 @@ def match_features(features0: Features, features1: Features, matching: Matching)
     if not matching.guided:
         return distinct
     every = distinct if ratio is None else match_mutual(a, b, metric, least)
-    return match_guided(features0, features1, distinct, every)
+    return _match_guided(features0, features1, distinct, every)
 
 
-def match_guided(features0: Features, features1: Features, distinct: Matches, every: Matches) -> Matches:
+def _match_guided(features0: Features, features1: Features, distinct: Matches, every: Matches) -> Matches:
     """Those of ``every`` that agree with the two-view geometry of the ``distinct`` ones; none without one.
 
     The ratio test leaves matches among which a solver finds the geometry, and drops many right ones, which

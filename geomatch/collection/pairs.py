@@ -1,6 +1,7 @@
 """Which images are matched with which: rules, their limits, and how many pairs each gave."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -8,25 +9,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.collection.folder import ImageFolder
-from geomatch.collection.gps import position
-from geomatch.collection.nearest import best_partners
+from geomatch.collection.folder import ImageFolder, position
 from geomatch.collection.options import PAIRS, PairSelection
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import natural_order
 
 Pair = tuple[str, str]
-EXHAUSTIVE_LIMIT = 60
-"""By default larger collections are not matched exhaustively (60 images are 1770 pairs)."""
-NEIGHBOURS = 20
-"""Partners per image that retrieval and GPS look for by default."""
-LOOP_GAP = 10
-"""Places in natural order that images of a loop are apart, at least one more."""
-ROWS = 64
-"""Positions compared with all others at a time."""
+EXHAUSTIVE_LIMIT = 60  # by default larger collections are not matched exhaustively (60 images are 1770 pairs)
+NEIGHBOURS = 20  # partners per image that retrieval and GPS look for by default
+LOOP_GAP = 10  # places in natural order that images of a loop are apart, at least one more
+_ROWS = 64  # positions compared with all others at a time
 Nearest = Callable[[int, NDArray[np.int64] | None], NDArray[np.int64]]
 """(N, count) indices of the images that look most alike, best first, -1 where there are fewer. With the
 places of all images in natural order, those nearer than `LOOP_GAP` in it are left out."""
+Positions = Mapping[str, tuple[float, float]]
+"""Latitude and longitude in degrees, by name."""
+Score = Callable[[slice, slice], NDArray[np.floating]]
+"""(n, m) scores of some items with others, larger is better, minus infinity for never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +49,12 @@ def select_pairs(
     folder: ImageFolder,
     selection: PairSelection = PAIRS,
     nearest: Nearest | None = None,
-    positions: Mapping[str, tuple[float, float]] | None = None,
+    positions: Positions | None = None,
 ) -> PairReport:
     """Apply the rules of a selection one after the other.
 
-    Args:
-        folder: the images.
-        selection: rules and limit.
-        nearest: finds images that look alike, for ``retrieval`` and ``loop``.
-        positions: latitude and longitude in degrees by name, for ``gps``; None reads them from the files.
-
-    Raises:
-        ValueError: for rules that need what is not there.
-        GeomatchError: when a file of pairs cannot be read.
+    ``retrieval`` and ``loop`` need ``nearest``; ``gps`` reads positions that are not given from the files.
+    Raises `GeomatchError` when a file of pairs cannot be read.
     """
     names, max_pairs = folder.names, selection.max_pairs
     pairs: dict[Pair, None] = {}
@@ -71,7 +63,7 @@ def select_pairs(
     remarks: list[str] = []
     refused: set[Pair] = set()
     for rule in selection.rules or ["retrieval" if needs_retrieval(selection, len(names)) else "exhaustive"]:
-        fresh = 0
+        given.setdefault(rule, 0)
         for a, b in _apply(rule, folder, nearest, positions, remarks):
             pair = (a, b) if a < b else (b, a)
             if pair in pairs:
@@ -82,8 +74,7 @@ def select_pairs(
             pairs[pair] = None
             load[a] += 1
             load[b] += 1
-            fresh += 1
-        given[rule] = given.get(rule, 0) + fresh
+            given[rule] += 1
     if refused:
         remarks.append(f"{len(refused)} pairs left out: no image may be in more than {max_pairs}")
     alone = [name for name, count in load.items() if count == 0]
@@ -99,11 +90,7 @@ def needs_retrieval(selection: PairSelection, images: int) -> bool:
 
 
 def _apply(
-    rule: str,
-    folder: ImageFolder,
-    nearest: Nearest | None,
-    positions: Mapping[str, tuple[float, float]] | None,
-    remarks: list[str],
+    rule: str, folder: ImageFolder, nearest: Nearest | None, positions: Positions | None, remarks: list[str]
 ) -> Iterator[Pair]:
     kind, _, value = rule.partition(":")
     names = folder.names
@@ -131,10 +118,10 @@ def _apply(
 
 def _ranked(names: Sequence[str], chosen: NDArray[np.int64]) -> Iterator[Pair]:
     """Pair every image with its best, all first choices before the second ones."""
-    for rank in range(chosen.shape[1]):
-        for index, name in enumerate(names):
-            if chosen[index, rank] >= 0:
-                yield name, names[chosen[index, rank]]
+    for column in chosen.T:
+        for name, other in zip(names, column, strict=True):
+            if other >= 0:
+                yield name, names[other]
 
 
 def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
@@ -144,10 +131,11 @@ def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
         raise GeomatchError(f"{path}: cannot be read as a list of pairs ({first_line(error)})") from error
     unknown = 0
     for number, line in enumerate(lines, 1):
-        parts = line.split("\t") if "\t" in line else line.split()
-        pair = [part.strip() for part in parts]
-        if len(pair) == 3 and _is_number(pair[2]):  # a score
-            del pair[2]
+        pair = [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
+        if len(pair) == 3:
+            with suppress(ValueError):
+                float(pair[2])  # a score
+                del pair[2]
         if not line.strip() or (line.lstrip().startswith("#") and not known.issuperset(pair)):
             continue
         if len(pair) != 2 or pair[0] == pair[1]:
@@ -163,13 +151,12 @@ def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
         remarks.append(f"{unknown} pairs of {path} name images that are not there")
 
 
-def _nearby(
-    names: Sequence[str], positions: Mapping[str, tuple[float, float]], count: int, remarks: list[str]
-) -> Iterator[Pair]:
+def _nearby(names: Sequence[str], positions: Positions, count: int, remarks: list[str]) -> Iterator[Pair]:
     found = {name: positions[name] for name in names if name in positions}
     if len(found) < len(names):
         remarks.append(f"{len(names) - len(found)} of {len(names)} images have no EXIF position")
-    count = min(count, len(found) - 1)
+    total = len(found)
+    count = min(count, total - 1)
     if count < 1:
         return
     latitude, longitude = np.radians(np.array(list(found.values()))).T
@@ -183,17 +170,27 @@ def _nearby(
         distances: NDArray[np.floating] = ((points[part, None] - points[None, others]) ** 2).sum(axis=-1)
         return -distances
 
-    total = len(found)
-    parts = [
-        best_partners(near, slice(start, min(start + ROWS, total)), total, count, 64 * ROWS)
-        for start in range(0, total, ROWS)
-    ]
-    yield from _ranked(list(found), np.concatenate(parts))
+    parts = [slice(start, min(start + _ROWS, total)) for start in range(0, total, _ROWS)]
+    chosen = [best_partners(near, part, total, count, 64 * _ROWS) for part in parts]
+    yield from _ranked(list(found), np.concatenate(chosen))
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def best_partners(score: Score, part: slice, total: int, count: int, step: int) -> NDArray[np.int64]:
+    """(n, count) best partners of the items in ``part`` among ``total``, of equals the first, -1 for none.
+
+    Compares with ``step`` items at a time, so that memory does not grow with the square of their number.
+    """
+    own = np.arange(part.start, part.stop)
+    values = np.full((len(own), count), -np.inf)
+    chosen = np.full((len(own), count), -1)
+    for start in range(0, total, step):
+        others = np.arange(start, min(start + step, total))
+        found = np.array(score(part, slice(others[0], others[-1] + 1)), np.float64)
+        found[own[:, None] == others[None]] = -np.inf
+        every = np.concatenate([values, found], axis=1)
+        names = np.concatenate([chosen, np.broadcast_to(others, found.shape)], axis=1)
+        best = np.argpartition(-every, count - 1, axis=1)[:, :count]
+        values, chosen = np.take_along_axis(every, best, axis=1), np.take_along_axis(names, best, axis=1)
+    order = np.lexsort((chosen, -values), axis=1)
+    ranked = np.take_along_axis(chosen, order, axis=1)
+    return np.where(np.take_along_axis(values, order, axis=1) > -np.inf, ranked, -1)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch.collection.components import components
-from geomatch.collection.correspondences import Correspondences, LazyFeatures, MatchedPair
-from geomatch.collection.features import StoredFeatures, read_features
+from geomatch.collection.correspondences import Correspondences, MatchedPair
+from geomatch.collection.features import StoredFeatures
 from geomatch.collection.folder import ImageFolder
 from geomatch.describers import DenseDescriber
 from geomatch.dift import FeatureMap
@@ -28,8 +28,7 @@ from geomatch.types import Features
 KIND = "refined"
 SEARCH = ("soft-argmax", search.REACH, search.COARSE, search.FINE, search.WINDOW, search.TEMPERATURE)
 """All that decides where a keypoint goes; part of the keys of cached results."""
-CHUNK = 256
-"""Keypoints whose references' features are in memory at a time."""
+CHUNK = 256  # keypoints whose references' features are in memory at a time
 
 
 def refine_stored(
@@ -42,13 +41,7 @@ def refine_stored(
 ) -> tuple[Correspondences, tuple[str, ...]]:
     """Refine the keypoints that are not cached, and return them without descriptors, and the objects' keys.
 
-    Args:
-        found: keypoints and matches.
-        stored: the features that the keypoints are from.
-        folder: the images.
-        extractor: makes whole maps.
-        matching: a checksum of the pairs and all that decides their matches.
-        progress: show a bar.
+    ``matching`` is a checksum of the pairs and all that decides their matches.
     """
     whole = digest_of([list(stored.keys.items()), matching, cache_key(extractor), list(SEARCH), versions()])
     # two images may be one file, and yet be matched differently
@@ -56,41 +49,30 @@ def refine_stored(
     there = stored.store.sizes(KIND)
     todo = [name for name, key in keys.items() if key not in there]
     if todo:
-        for name, features in refine_keypoints(found, folder, extractor, progress, names=todo):
+        for name, features in _refined(found, folder, extractor, progress, todo):
             stored.store.write(KIND, keys[name], features.to_bytes())
-    load = LazyFeatures(list(keys), lambda name: read_features(stored.store, keys[name], KIND))
-    return Correspondences(load, found.pairs), tuple(keys.values())
+    refined = StoredFeatures(stored.store, keys).load(KIND)
+    return Correspondences(refined, found.pairs), tuple(keys.values())
 
 
-def refine_keypoints(
+def _refined(
     found: Correspondences,
     folder: ImageFolder,
     extractor: DenseDescriber,
-    progress: bool = True,
-    names: Sequence[str] | None = None,
+    progress: bool,
+    wanted: Sequence[str],
 ) -> Iterator[tuple[str, Features]]:
-    """Move keypoints to the best agreement with their track's reference.
+    """Move the keypoints of the wanted images to the best agreement with their track's reference.
 
     The reference of a track is its keypoint with most matches; it stays where it is. Every other one
     searches around itself for the place whose features agree best with the reference's, see
     `geomatch.dift.maps.refine`.
-
-    Args:
-        found: keypoints and matches.
-        folder: the images.
-        extractor: makes whole maps.
-        progress: show a bar.
-        names: the images wanted; None takes all.
-
-    Yields:
-        Image name and keypoints, same order and number, without descriptors.
     """
     disable = None if progress else True
     sizes = {name: len(found.features[name]) for name in folder.names}
     starts = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1].tolist(), strict=True))
     references = track_references(found.pairs, starts, sum(sizes.values()))
     own = {name: slice(starts[name], starts[name] + sizes[name]) for name in sizes}
-    wanted = folder.names if names is None else names
     used = np.unique(np.concatenate([references[own[name]] for name in wanted]))
     used = used[used >= 0]
     row_of = np.full(len(references), -1)
@@ -126,10 +108,7 @@ def track_references(
 ) -> NDArray[np.int64]:
     """(total,) the keypoint with most matches of each one's track, of equals the first; -1 if unmatched.
 
-    Args:
-        pairs: matches; pairs of images that are not in ``starts`` are ignored.
-        starts: index of an image's first keypoint among all.
-        total: number of keypoints.
+    ``starts`` are indices of the images' first keypoints among all; pairs of other images are ignored.
     """
     degree = np.zeros(total, np.int64)
 

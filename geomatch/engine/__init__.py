@@ -1,4 +1,4 @@
-"""Who does the work: this machine's processes, or a Ray cluster. A stage of work does not know which.
+"""What does the work: this machine's processes, or a Ray cluster. A stage of work does not know which.
 
 A stage is a `Task`, a pure function from blocks of items to results that are cached in a store
 under the checksum of all that decides them; an engine only schedules blocks.
@@ -8,6 +8,7 @@ from geomatch.engine.context import RunContext as RunContext
 from geomatch.engine.context import create_engine as create_engine
 from geomatch.engine.local import LocalEngine as LocalEngine
 from geomatch.engine.run import Work as Work
+from geomatch.engine.task import BlockTask as BlockTask
 from geomatch.engine.task import Engine as Engine
 from geomatch.engine.task import FailedBlock as FailedBlock
 from geomatch.engine.task import FailedItem as FailedItem

@@ -46,16 +46,11 @@ class RunContext:
         return Work(self.engine, self.progress)
 
     def store_at(self, default: Path) -> Store:
-        """The store; in the folder ``default`` where none was given.
-
-        Raises:
-            ValueError: for a place that cannot hold a store.
-        """
+        """The store; in the folder ``default`` where none was given."""
         return self.store if isinstance(self.store, Store) else Store.at(self.store or default)
 
 
-CONTEXT = RunContext()
-"""What functions take when nothing is said."""
+CONTEXT = RunContext()  # what functions take when nothing is said
 
 
 def create_engine(

@@ -5,7 +5,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from multiprocessing import forkserver
 from typing import Any
 
 from geomatch.engine.pool import WorkerPool
-from geomatch.engine.task import FailedBlock, Task
+from geomatch.engine.task import Answers, FailedBlock, Task
 from geomatch.engine.worker import WarmTask, attempt, set_threads, started, threads, threads_for
 
-HINT = "; a script must begin work under: if __name__ == '__main__':"
-DIED = "the process that worked on it died (of too little memory, perhaps)"
+_HINT = "; a script must begin work under: if __name__ == '__main__':"
+_DIED = "the process that worked on it died (of too little memory, perhaps)"
 
 
 @dataclass
@@ -30,7 +30,7 @@ class LocalEngine:
     _pool: WorkerPool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._pool = WorkerPool(lambda: _Process(self.workers), (BrokenExecutor,), DIED, HINT)
+        self._pool = WorkerPool(lambda: _Process(self.workers), BrokenExecutor, _DIED, _HINT)
 
     @property
     def workers(self) -> int:
@@ -43,20 +43,18 @@ class LocalEngine:
 
         return find_device(name)
 
-    def map(
-        self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
+    def map(self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]) -> Answers:
         """Try every block once, see `geomatch.engine.Engine.map`."""
         alone = self.count is None and (
             task.need == "large network" or (task.need == "network" and self.device("auto") != "cpu")
         )
-        if self.workers == 1 or alone:
-            with threads(threads_for(task, os.cpu_count() or 1)):
-                function = started(task)
-                for index, block in enumerate(blocks):
-                    yield index, attempt(function, list(block))
+        if self.workers > 1 and not alone:
+            yield from self._pool.map(task, blocks, self.workers)
             return
-        yield from self._pool.map(task, blocks, self.workers)
+        with threads(threads_for(task, os.cpu_count() or 1)):
+            function = started(task)
+            for index, block in enumerate(blocks):
+                yield index, attempt(function, list(block))
 
     def __enter__(self) -> "LocalEngine":
         return self
@@ -73,7 +71,7 @@ class _Process:
         kinds = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
         if "forkserver" in kinds:
-            context.set_forkserver_preload(["geomatch.engine.preload"])
+            context.set_forkserver_preload(["cv2", "torch"])
             with _ignoring_ctrl_c():  # the server, too, while it imports
                 forkserver.ensure_running()
         cores = max(1, (os.cpu_count() or 1) // workers)

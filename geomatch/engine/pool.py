@@ -2,73 +2,56 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from geomatch.engine.task import FailedBlock, Task
+from geomatch.engine.task import Answers, FailedBlock, Task
 from geomatch.errors import GeomatchError, first_line
 
 STARTS = 5
 """Workers that may fail to start in a stage; then no more are started, and without others it is an error."""
-PATIENCE = 30.0
-"""Seconds without any worker after which the user is told."""
+PATIENCE = 30.0  # seconds without any worker after which the user is told
 
 
-class Worker(Protocol):
-    """A process somewhere."""
+class _Worker(Protocol):
+    """A process somewhere; `ready` ends when it can take a block, and `stop` ends it at once."""
 
-    def ready(self) -> "Future[Any]":
-        """Done when the process can take a block."""
-        ...
+    def ready(self) -> "Future[Any]": ...
 
-    def submit(self, task: Task[Any, Any], block: Sequence[Any]) -> "Future[Any]":
-        """Results or a `FailedBlock`; an exception means that the process died."""
-        ...
+    def submit(self, task: Task[Any, Any], block: Sequence[Any]) -> "Future[Any]": ...
 
-    def stop(self) -> None:
-        """End the process at once."""
-        ...
+    def stop(self) -> None: ...
 
 
 @dataclass
 class WorkerPool:
     """The workers of an engine, which stay from stage to stage."""
 
-    start: Callable[[], Worker]
-    deaths: tuple[type[BaseException], ...]
-    """Exceptions that mean that a worker died."""
-    died: str
-    """The reason given then."""
-    hint: str = ""
-    """What to do when no worker can be started."""
+    start: Callable[[], _Worker]
+    death: type[BaseException]  # the exception of `submit` that means that the worker died
+    died: str  # the reason given then
+    hint: str = ""  # what to do when no worker can be started
 
     def __post_init__(self) -> None:
-        self._idle: list[Worker] = []
-        self._starting: dict[Future[Any], Worker] = {}
+        self._idle: list[_Worker] = []
+        self._starting: dict[Future[Any], _Worker] = {}
 
-    def map(
-        self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]], count: int
-    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
-        """Try every block once, at most ``count`` at a time; yield its number and results, in any order.
-
-        Raises:
-            GeomatchError: when no worker can be started.
-        """
+    def map(self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]], count: int) -> Answers:
+        """Try every block once, at most ``count`` at a time."""
         queue = deque(range(len(blocks)))
         wanted = min(count, len(blocks))
         # those that are still starting may wait for free cores for ever; they help if they come
-        busy: dict[Future[Any], tuple[Worker, int | None]] = {
-            future: (worker, None) for future, worker in self._starting.items()
-        }
+        busy: dict[Future[Any], tuple[_Worker, int | None]]
+        busy = {future: (worker, None) for future, worker in self._starting.items()}
         self._starting = {}
         failed_starts = 0
         told = False
 
-        def begin(worker: Worker) -> None:
+        def begin(worker: _Worker) -> None:
             busy[worker.ready()] = worker, None
 
         def working() -> bool:
@@ -88,7 +71,7 @@ class WorkerPool:
                 for future in done:
                     worker, index = busy.pop(future)
                     error = future.exception()
-                    if error is not None and (index is None or isinstance(error, self.deaths)):
+                    if error is not None and (index is None or isinstance(error, self.death)):
                         worker.stop()
                         failed_starts += index is None
                         if failed_starts >= STARTS and not working():
@@ -103,7 +86,7 @@ class WorkerPool:
                         self._idle.append(worker)
                     if index is None:
                         failed_starts = failed_starts if error is not None else 0
-                    elif isinstance(error, self.deaths):
+                    elif isinstance(error, self.death):
                         yield index, FailedBlock(self.died)
                     else:
                         cause = getattr(error, "cause", None) or error  # Ray's errors begin with a header

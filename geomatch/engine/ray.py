@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from types import ModuleType
 from typing import Any
 
 from geomatch.engine.pool import WorkerPool
-from geomatch.engine.task import FailedBlock, Task
+from geomatch.engine.task import Answers, FailedBlock, Task
 from geomatch.engine.worker import WarmTask, set_threads
 from geomatch.errors import GeomatchError, first_line, require
 from geomatch.provenance import versions
 
-DIED = "the worker or the node that worked on it died (of too little memory, perhaps)"
+_DIED = "the worker or the node that worked on it died (of too little memory, perhaps)"
 
 
 def _ray() -> ModuleType:
@@ -31,14 +31,12 @@ class RayEngine:
     count: int | None = None
     cpus: float = 1
     gpus: float | None = None
-    _pools: dict[float, WorkerPool] = field(default_factory=dict, init=False, repr=False)
-    """By GPUs of a worker."""
+    _pools: dict[float, WorkerPool] = field(default_factory=dict, init=False, repr=False)  # by GPUs
     _joined: bool = field(default=False, init=False, repr=False)
 
     def __enter__(self) -> "RayEngine":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported anywhere
-        # workers that ask for no GPU see none
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # who asks for no GPU sees none
         ray = _ray()
         if not ray.is_initialized():
             address = self.address or os.environ.get("RAY_ADDRESS")
@@ -46,9 +44,8 @@ class RayEngine:
             try:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
             except Exception as error:
-                raise GeomatchError(
-                    f"no Ray cluster at {address or 'this machine'} ({first_line(error)})"
-                ) from error
+                place = address or "this machine"
+                raise GeomatchError(f"no Ray cluster at {place} ({first_line(error)})") from error
             self._joined = True
         return self
 
@@ -62,7 +59,7 @@ class RayEngine:
 
     @property
     def workers(self) -> int:
-        """Number of workers that the cluster has free cores for."""
+        """Number of workers that the cluster has room for."""
         return self._places(0.0)
 
     def device(self, name: str) -> str:
@@ -71,9 +68,7 @@ class RayEngine:
             return name
         return "cuda" if self._has_gpu() and self.gpus != 0 else "cpu"
 
-    def map(
-        self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
+    def map(self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]) -> Answers:
         """Try every block once, see `geomatch.engine.Engine.map`."""
         gpus = 0.0
         if task.need != "processor":
@@ -81,8 +76,8 @@ class RayEngine:
         for other, pool in self._pools.items():
             if other != gpus:  # what they hold is needed
                 pool.stop()
-        deaths = (_ray().exceptions.RayActorError,)
-        pool = self._pools.setdefault(gpus, WorkerPool(lambda: _Actor(self.cpus, gpus), deaths, DIED))
+        death = _ray().exceptions.RayActorError
+        pool = self._pools.setdefault(gpus, WorkerPool(lambda: _Actor(self.cpus, gpus), death, _DIED))
         yield from pool.map(task, blocks, self._places(gpus))
 
     def _places(self, gpus: float) -> int:
@@ -96,10 +91,10 @@ class RayEngine:
                     most = min(most, node["Resources"].get("GPU", 0) / gpus)
                 places += math.floor(most)
         if not places:
+            size = f"{self.cpus:g} cores" + (f" and {gpus:g} GPUs" if gpus else "")
             raise GeomatchError(
-                f"no node of the Ray cluster has room for a worker of {self.cpus:g} cores"
-                + (f" and {gpus:g} GPUs" if gpus else "")
-                + "; for a cluster that grows, say how many (--workers)"
+                f"no node of the Ray cluster has room for a worker of {size}; for a cluster that grows, say "
+                "how many (--workers)"
             )
         return places
 
@@ -109,8 +104,6 @@ class RayEngine:
 
 
 class _Actor:
-    """A worker of the cluster."""
-
     def __init__(self, cpus: float, gpus: float) -> None:
         ray = _ray()
         # no restarts by Ray: a worker that died is replaced where there are free cores, its block tried again
@@ -147,7 +140,7 @@ class Remote:
         self._warm = WarmTask(cores)
 
     def ready(self) -> bool:
-        """True once it has begun."""
+        """Return once it has begun."""
         return True
 
     def work(self, pickled: bytes, block: Sequence[Any]) -> Sequence[Any] | FailedBlock:

@@ -10,12 +10,10 @@ from tqdm import tqdm
 from geomatch.engine.task import Engine, FailedBlock, FailedItem, Item, Result, Task
 from geomatch.errors import GeomatchError, StoreError
 
-TRIES = 4
-"""The first, again, and twice with every item alone, so that one bad item takes no others with it."""
+TRIES = 4  # the first, again, and twice with every item alone, so that one bad item takes no others with it
 BRAKE = 8
 """Blocks, besides one per worker, that fail at the store one after the other before the run gives up."""
-SHOWN = 5
-"""Names per reason in a summary."""
+SHOWN = 5  # names per reason in a summary
 
 
 @dataclass
@@ -24,38 +22,21 @@ class Work:
 
     engine: Engine
     progress: bool = True
-    """Show bars."""
-    retries: int = field(default=0, init=False)
-    """Blocks that were tried again."""
+    retries: int = field(default=0, init=False)  # blocks that were tried again
 
     def results(
-        self,
-        task: Task[Item, Result],
-        blocks: Sequence[Sequence[Item]],
-        what: str,
-        unit: str,
-        done: int = 0,
+        self, task: Task[Item, Result], blocks: Sequence[Sequence[Item]], what: str, unit: str, done: int = 0
     ) -> Iterator[tuple[Item, Result | FailedItem]]:
-        """Yield every item with its result, as blocks are done.
+        """Yield every item with its result, as blocks are done; a block is read when it is scheduled.
 
-        Args:
-            task: of the stage.
-            blocks: items that are best done together; a block is read when it is scheduled.
-            what: the name of the stage on the bar.
-            unit: the word for an item.
-            done: items that are done already and only counted.
-
-        Raises:
-            StoreError: when the store fails again and again; what was done stays.
-            GeomatchError: when no worker can begin.
+        The bar is called ``what``, counts items by the word ``unit``, and begins at ``done``. Raises
+        `StoreError` when the store fails again and again, `GeomatchError` when no worker can begin.
         """
-        todo = blocks
-        if not todo:
+        if not blocks:
             return
-        total = done + sum(len(block) for block in todo)
-        with tqdm(
-            total=total, initial=done, desc=what, unit=unit, disable=None if self.progress else True
-        ) as bar:
+        todo = blocks
+        total, quiet = done + sum(len(block) for block in todo), None if self.progress else True
+        with tqdm(total=total, initial=done, desc=what, unit=unit, disable=quiet) as bar:
             failed: list[tuple[Sequence[Item], FailedBlock]] = []
             for number in range(TRIES):
                 if number:
@@ -77,10 +58,9 @@ class Work:
                         yield from zip(todo[index], answer, strict=True)
                 if not failed:
                     return
-                alone = number >= 1
-                todo = [
-                    part for block, _ in failed for part in ([[item] for item in block] if alone else [block])
-                ]
+                todo = [block for block, _ in failed]
+                if number:
+                    todo = [[item] for block in todo for item in block]
             if any(failure.kind == "store" for _, failure in failed):
                 raise _given_up(failed, unit)
             for block, failure in failed:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 Need = Literal["processor", "network", "large network"]
 """``network``: a small one, which a GPU helps; ``large network``: gigabytes, a GPU or a machine to itself."""
@@ -32,12 +32,23 @@ class Task(Protocol[_Item, _Result]):
         ...
 
 
+@dataclass(frozen=True)
+class BlockTask(Generic[Item, Result]):
+    """A task without anything to load: a function of a module, or a `functools.partial` of one."""
+
+    function: Callable[[Sequence[Item]], Sequence["Result | FailedItem"]]
+    need: Need = "processor"
+
+    def start(self) -> Callable[[Sequence[Item]], Sequence["Result | FailedItem"]]:
+        """Return the function."""
+        return self.function
+
+
 @dataclass(frozen=True, slots=True)
 class FailedItem:
     """An item that cannot be done; false in a condition."""
 
-    reason: str
-    """For the user."""
+    reason: str  # for the user
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -53,6 +64,10 @@ class FailedBlock:
     could not begin, and no other will."""
 
 
+Answers = Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]
+"""Numbers of blocks and their results, in any order."""
+
+
 class Engine(Protocol):
     """Schedules blocks. Used in a ``with`` statement, since workers outlive a stage."""
 
@@ -62,17 +77,11 @@ class Engine(Protocol):
         ...
 
     def device(self, name: str) -> str:
-        """The device of the workers' networks: ``auto`` becomes ``cuda``, ``mps`` or ``cpu``.
-
-        Raises:
-            ValueError: when the device cannot be used.
-        """
+        """The device of the workers' networks: ``auto`` becomes ``cuda``, ``mps`` or ``cpu``."""
         ...
 
-    def map(
-        self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
-        """Try every block once; yield its number and results, in any order."""
+    def map(self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]) -> Answers:
+        """Try every block once."""
         ...
 
     def __enter__(self) -> "Engine": ...

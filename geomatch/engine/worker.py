@@ -23,16 +23,13 @@ class WarmTask:
         """Do a block of the pickled task."""
         if self._function is None or pickled != self._pickled:
             self._function = None  # the old models go before new ones are loaded
-            self._pickled, self._function = pickled, self._start(pickled)
+            try:
+                task = pickle.loads(pickled)
+            except Exception as error:  # of a class that is not importable here
+                return FailedBlock(f"the work cannot be read by a worker ({first_line(error)})", "start")
+            set_threads(threads_for(task, self._cores))
+            self._pickled, self._function = pickled, started(task)
         return attempt(self._function, block)
-
-    def _start(self, pickled: bytes) -> Function | FailedBlock:
-        try:
-            task = pickle.loads(pickled)
-        except Exception as error:  # of a class that is not importable there
-            return FailedBlock(f"the work cannot be read by a worker ({first_line(error)})", "start")
-        set_threads(threads_for(task, self._cores))
-        return started(task)
 
 
 def started(task: Task[Any, Any]) -> Function | FailedBlock:

@@ -1,7 +1,7 @@
 """What a run consists of, stored beside what it made."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,28 +24,18 @@ class Manifest:
     It does not say what is done: that is what the store holds of the keys.
     """
 
-    program: str
-    """``collection`` or ``hpatches``."""
-    source: str
-    """The folder of images or sequences."""
-    settings: dict[str, Any]
-    """As JSON can hold them."""
-    content: str
-    """Checksum of the images or sequences."""
-    started: str
-    """ISO 8601, UTC."""
-    names: tuple[str, ...] = ()
-    """Names of the images, or of an evaluation's parts."""
-    objects: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Keys of objects by kind."""
+    program: str  # ``collection``, or the name of an evaluation
+    source: str  # the folder of the data
+    settings: dict[str, Any]  # as JSON can hold them
+    content: str  # checksum of the data
+    started: str  # ISO 8601, UTC
+    names: tuple[str, ...] = ()  # names of the images, or of an evaluation's parts
+    objects: dict[str, tuple[str, ...]] = field(default_factory=dict)  # keys of objects by kind
     pair_keys: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 32), np.uint8))
     """(P, 32) keys of the matched pairs in the packs of ``matches``."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Images and pairs that could not be done, and why."""
-    retries: int = 0
-    """Blocks of work that were tried again."""
-    complete: bool = False
-    """True if the run came to its end; if nothing failed all is there."""
+    failed: dict[str, str] = field(default_factory=dict)  # images and pairs that could not be done, and why
+    retries: int = 0  # blocks of work that were tried again
+    complete: bool = False  # true if the run came to its end; if nothing failed all is there
 
     @classmethod
     def start(
@@ -66,18 +56,9 @@ class Manifest:
     def saved(self, store: Store, **changes: Any) -> "Manifest":
         """The manifest with changes, after it was written."""
         new = replace(self, **changes)
-        words = (
-            "program",
-            "source",
-            "settings",
-            "content",
-            "started",
-            "names",
-            "failed",
-            "retries",
-            "complete",
-        )
-        summary = {name: getattr(new, name) for name in words}
+        summary = {
+            f.name: getattr(new, f.name) for f in fields(new) if f.name not in ("objects", "pair_keys")
+        }
         summary |= {"schema": SCHEMA, "versions": versions(), "kinds": sorted(new.objects)}
         arrays: dict[str, Any] = {
             f"keys_{kind}": np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
@@ -89,12 +70,7 @@ class Manifest:
 
     @classmethod
     def load(cls, store: Store, key: str) -> "Manifest":
-        """Read the manifest of the run with that key.
-
-        Raises:
-            DamagedError: when it is damaged, or of another version.
-            KeyError: when it is not there.
-        """
+        """Read a run's manifest; raises `KeyError`, or `DamagedError`, also for one of another version."""
         label = store.label(KIND, key)
         optional = [f"keys_{kind}" for kind in ("features", "global", "refined", "rows")]
         arrays = unpack_arrays(store.read(KIND, key), label, "Manifest", ("summary", "pair_keys"), optional)

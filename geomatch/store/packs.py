@@ -12,7 +12,7 @@ from geomatch.errors import DamagedError, FeaturesError
 from geomatch.files import pack_arrays, unpack_arrays
 from geomatch.store.store import Store
 
-KEY = np.dtype("S32")
+_KEY = np.dtype("S32")
 """Raw SHA-256 of all that decides a result; zeros at the end, which NumPy drops, are dropped everywhere."""
 
 
@@ -22,14 +22,7 @@ def pack_name(keys: Sequence[bytes]) -> str:
 
 
 def write_pack(store: Store, kind: str, keys: Sequence[bytes], arrays: Mapping[str, Any]) -> str:
-    """Write results and return the pack's name.
-
-    Args:
-        store: where to.
-        kind: of the pack.
-        keys: raw SHA-256, one per result.
-        arrays: the results, in the order of the keys.
-    """
+    """Write results in the order of their keys, raw SHA-256; return the pack's name."""
     name = pack_name(keys)
     rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
     store.write(kind, name, pack_arrays(kind, {"keys": rows, **arrays}))
@@ -37,12 +30,7 @@ def write_pack(store: Store, kind: str, keys: Sequence[bytes], arrays: Mapping[s
 
 
 def read_pack(store: Store, kind: str, name: str, arrays: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The arrays of a pack, with ``keys`` (P, 32).
-
-    Raises:
-        DamagedError: when it is damaged.
-        KeyError: when it is missing.
-    """
+    """The arrays of a pack, with ``keys`` (P, 32); raises `DamagedError`, or `KeyError` if it is missing."""
     return unpack_arrays(store.read(kind, name), store.label(kind, name), kind, ("keys", *arrays))
 
 
@@ -50,18 +38,15 @@ def read_pack(store: Store, kind: str, name: str, arrays: Sequence[str]) -> dict
 class PackIndex:
     """Says which pack holds which key."""
 
-    names: tuple[str, ...]
-    """Names of the packs."""
-    keys: NDArray[np.bytes_]
-    """(K,) sorted, of type S32."""
-    places: NDArray[np.int32]
-    """(K, 2) pack and row of each."""
+    names: tuple[str, ...]  # names of the packs
+    keys: NDArray[np.bytes_]  # (K,) sorted, of type S32
+    places: NDArray[np.int32]  # (K, 2) pack and row of each
 
     @classmethod
     def read(cls, store: Store, kind: str, arrays: Sequence[str], mend: bool = False) -> "PackIndex":
         """Read the keys of all packs of a kind but damaged ones; ``mend`` removes these."""
         names: list[str] = []
-        keys, places = [], []
+        keys, places = [np.zeros(0, _KEY)], [np.zeros((0, 2), np.int32)]
         for name in sorted(store.sizes(kind)):
             try:
                 found = read_pack(store, kind, name, arrays)["keys"]
@@ -75,8 +60,7 @@ class PackIndex:
             places.append(np.stack([np.full_like(rows, len(names)), rows], axis=1))
             keys.append(as_keys(found))
             names.append(name)
-        every = np.concatenate([np.zeros(0, KEY), *keys])
-        where = np.concatenate([np.zeros((0, 2), np.int32), *places])
+        every, where = np.concatenate(keys), np.concatenate(places)
         order = np.argsort(every, kind="stable")
         return cls(tuple(names), every[order], where[order])
 
@@ -94,21 +78,10 @@ class PackIndex:
 def stored_results(
     store: Store, kind: str, names: Sequence[str], places: NDArray[np.int32], arrays: Sequence[str]
 ) -> Iterator[tuple[int, int, slice, dict[str, NDArray[Any]]]]:
-    """Read the results that a `PackIndex` found, pack after pack.
+    """Read the results that `PackIndex.find` found in the packs of these names, pack after pack.
 
-    Args:
-        store: where from.
-        kind: of the packs, which have an array ``counts``.
-        names: names of the packs.
-        places: (N, 2) answer of `PackIndex.find`.
-        arrays: of the packs.
-
-    Yields:
-        The result's position in ``places``, its row, its slice of arrays with ``counts`` entries each, and
-        the pack's arrays.
-
-    Raises:
-        FeaturesError: when a pack is missing or damaged.
+    Yields the result's position in ``places``, its row, its slice of arrays with ``counts`` entries each, and
+    the pack's arrays. Raises `FeaturesError` when a pack is missing or damaged.
     """
     order = np.lexsort((places[:, 1], places[:, 0]))
     starts = np.flatnonzero(np.diff(places[order, 0], prepend=-2))
@@ -129,4 +102,4 @@ def stored_results(
 
 def as_keys(rows: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     """(N,) of type S32 from bytes (N, 32)."""
-    return np.ascontiguousarray(rows, np.uint8).reshape(-1, 32).view(KEY).reshape(-1)
+    return np.ascontiguousarray(rows, np.uint8).reshape(-1, 32).view(_KEY).reshape(-1)

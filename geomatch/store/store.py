@@ -15,7 +15,6 @@ from geomatch.files import replacing
 
 ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs"})
 """Protocols whose objects appear whole once all bytes are there; elsewhere a name is given at the end."""
-S3 = ("s3", "s3a")
 Value = TypeVar("Value")
 SUFFIX = ".npz"
 _TEMPORARY = re.compile(r"\w+/[0-9a-f]{2}/(\.[^/]+\.npz|[0-9a-f]+\.npz\.[0-9a-f]{16}\.part)")
@@ -36,12 +35,7 @@ class Store:
 
     @classmethod
     def at(cls, place: str | os.PathLike[str]) -> "Store":
-        """Name a store by its path or URL; nothing is made yet.
-
-        Raises:
-            MissingDependencyError: when the protocol needs a package that is missing.
-            ValueError: for a protocol that is unknown.
-        """
+        """Name a store by its path or URL, of a protocol that fsspec knows; nothing is made yet."""
         url = os.fspath(place)
         if url.startswith("file:"):
             url = urlsplit(url).path
@@ -60,35 +54,30 @@ class Store:
 
     def read(self, kind: str, key: str) -> bytes:
         """The bytes of an object; raises KeyError when it is not there."""
-        name = self.name(kind, key)
+        path = f"{self.url}/{self.name(kind, key)}"
         try:
             with self._errors("read"):
-                if self._local:
-                    return (Path(self.url) / name).read_bytes()
-                data: bytes = _remote(self.url).cat_file(f"{self.url}/{name}")
+                data: bytes = Path(path).read_bytes() if self._local else _remote(self.url).cat_file(path)
                 return data
         except FileNotFoundError as error:
             raise KeyError(f"{kind}/{key}") from error
 
     def has(self, kind: str, key: str) -> bool:
         """True if an object is there; for many, `sizes` is faster."""
-        name = self.name(kind, key)
+        path = f"{self.url}/{self.name(kind, key)}"
         with self._errors("looked at"):
-            if self._local:
-                return (Path(self.url) / name).is_file()
-            return bool(_remote(self.url).exists(f"{self.url}/{name}"))
+            return Path(path).is_file() if self._local else bool(_remote(self.url).exists(path))
 
     def write(self, kind: str, key: str, data: bytes) -> None:
         """Write an object, whole or not at all."""
-        name = self.name(kind, key)
+        target = f"{self.url}/{self.name(kind, key)}"
         with self._errors("written"):
             if self._local:
-                path = Path(self.url) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with replacing(path) as temporary:
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                with replacing(target) as temporary:
                     temporary.write_bytes(data)
                 return
-            files, target = _remote(self.url), f"{self.url}/{name}"
+            files = _remote(self.url)
             if self.url.partition("://")[0] in ATOMIC:
                 files.pipe_file(target, data)
                 return
@@ -106,29 +95,6 @@ class Store:
         except DamagedError:
             self.remove(kind, key)
             return None
-
-    def cached(
-        self,
-        kind: str,
-        key: str,
-        make: Callable[[], Value],
-        pack: Callable[[Value], bytes],
-        unpack: Callable[[bytes, str], Value],
-    ) -> Value:
-        """The object of that key, made and written where it is missing or damaged.
-
-        Args:
-            kind: of the object.
-            key: SHA-256 of all that decides it, see `geomatch.provenance.cache_key`.
-            make: makes the object.
-            pack: the object as bytes.
-            unpack: the object from bytes and a label for errors; raises `DamagedError` for damaged bytes.
-        """
-        value = self.found(kind, key, unpack)
-        if value is None:
-            value = make()
-            self.write(kind, key, pack(value))
-        return value
 
     def sizes(self, kind: str) -> dict[str, int]:
         """Size in bytes of each object of a kind, by key."""
@@ -151,11 +117,10 @@ class Store:
 
     def remove_file(self, name: str) -> None:
         """Remove a file by its name below the store, if it is there."""
-        with self._errors("changed"):
+        with self._errors("changed"), suppress(FileNotFoundError):
             if self._local:
-                (Path(self.url) / name).unlink(missing_ok=True)
-                return
-            with suppress(FileNotFoundError):
+                (Path(self.url) / name).unlink()
+            else:
                 _remote(self.url).rm_file(f"{self.url}/{name}")
 
     @staticmethod
@@ -193,17 +158,13 @@ class Store:
     def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except GeomatchError:
-            raise
-        except OSError as error:
-            if what == "read" and isinstance(error, FileNotFoundError):
-                raise
-            reason = error.strerror or first_line(error)
-            raise StoreError(f"{self.url}: the store cannot be {what} ({reason})") from error
         except Exception as error:  # object storage has exceptions of its own
-            if self._local:
+            missing = what == "read" and isinstance(error, FileNotFoundError)
+            ours = isinstance(error, GeomatchError) or (self._local and not isinstance(error, OSError))
+            if missing or ours:
                 raise
-            raise StoreError(f"{self.url}: the store cannot be {what} ({first_line(error)})") from error
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise StoreError(f"{self.url}: the store cannot be {what} ({reason})") from error
 
 
 def _unless_missing(error: OSError) -> None:
@@ -216,7 +177,7 @@ def _remote(url: str) -> Any:
     """The file system of a URL, without a cache of listings."""
     protocol = url.partition("://")[0]
     fsspec = require("fsspec", "cluster", f"a store at {protocol}://")
-    if protocol in S3:
+    if protocol in ("s3", "s3a"):
         require("s3fs", "cluster", f"a store at {protocol}://")
     try:
         return fsspec.filesystem(protocol, use_listings_cache=False)

@@ -1,7 +1,7 @@
 """Looking into a store: what is there, what is damaged, and what no run needs any more."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -15,45 +15,39 @@ from geomatch.store.store import Store
 
 OBJECTS = ("features", "global", "chunks", "refined")
 """Kinds whose objects manifests name, and ``chunks``, which only serve the choice of pairs."""
-PACKS = {
-    "matches": ("counts", "indices", "similarity"),
-    "geometries": ("kinds", "matrices", "counts", "inliers"),
-}
-"""Kinds of packs, and their arrays."""
-EVALUATIONS = ("views", "maps", "rows", "tracks")
-"""Kinds of `geomatch benchmark` and `geomatch track`."""
-KINDS = (RUNS, *OBJECTS, *PACKS, *EVALUATIONS)
+MATCHES = ("counts", "indices", "similarity")  # arrays of the packs of matches
+KINDS = (RUNS, *OBJECTS, "matches", "geometries", "views", "maps", "rows", "tracks")
 
 
-@dataclass(frozen=True, slots=True)
-class RunState:
+class RunState(NamedTuple):
     """A run, and how much of it the store holds."""
 
     manifest: Manifest
-    done: dict[str, tuple[int, int]]
-    """By kind of object: how many are there, and how many are needed."""
+    done: dict[str, tuple[int, int]]  # by kind of object: how many are there, and how many are needed
+
+    @property
+    def whole(self) -> bool:
+        """True if nothing failed, and all is there."""
+        manifest = self.manifest
+        return (
+            manifest.complete and not manifest.failed and all(there == of for there, of in self.done.values())
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class StoreInfo:
+class StoreInfo(NamedTuple):
     """What a store holds."""
 
-    objects: dict[str, tuple[int, int]]
-    """By kind: number and bytes."""
-    runs: tuple[RunState, ...]
-    """Newest first."""
-    damaged: tuple[str, ...]
-    """Runs whose manifest cannot be read."""
+    objects: dict[str, tuple[int, int]]  # by kind: number and bytes
+    runs: list[RunState]  # newest first
+    damaged: list[str]  # runs whose manifest cannot be read
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What was removed, or would be."""
+class Pruned(NamedTuple):
+    """What was removed, or would be; temporary files are of killed processes."""
 
     objects: int
     bytes: int
     temporary_files: int
-    """Half-written files of killed processes."""
 
 
 def inspect_store(store: Store) -> StoreInfo:
@@ -65,29 +59,22 @@ def inspect_store(store: Store) -> StoreInfo:
     for manifest in manifests:
         done = {}
         for kind, keys in manifest.objects.items():
-            wanted = set(keys)
-            done[kind] = len(wanted & sizes[kind].keys()), len(wanted)
+            done[kind] = len(set(keys) & sizes[kind].keys()), len(set(keys))
         if len(manifest.pair_keys):
-            held = held or PackIndex.read(store, "matches", PACKS["matches"])
+            held = held or PackIndex.read(store, "matches", MATCHES)
             there = int((held.find(manifest.pair_keys)[:, 0] >= 0).sum())
             done["pairs"] = there, len(manifest.pair_keys)
         states.append(RunState(manifest, done))
     states.sort(key=lambda state: state.manifest.started, reverse=True)
     counted = {kind: (len(found), sum(found.values())) for kind, found in sizes.items() if found}
-    return StoreInfo(counted, tuple(states), tuple(damaged))
+    return StoreInfo(counted, states, damaged)
 
 
 def verify_store(store: Store, remove: bool = False, progress: bool = True) -> tuple[int, list[str]]:
-    """Read everything and compare checksums.
+    """Read everything and compare checksums; the number of objects, and names of the damaged ones.
 
-    Args:
-        store: the store.
-        remove: remove damaged objects, so that the next run makes them again; manifests stay, since without
-            them it would not be known what a run needs.
-        progress: show a bar.
-
-    Returns:
-        Number of objects read, and names of the damaged ones.
+    ``remove`` removes these, so that the next run makes them again; manifests stay, since without them it
+    would not be known what a run needs.
     """
     found = [(kind, key) for kind in KINDS for key in sorted(store.sizes(kind))]
     damaged = []
@@ -108,15 +95,8 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
 def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False) -> Pruned:
     """Remove what no run needs, and what killed processes left half-written, while no run is under way.
 
-    Verified geometries and results of the benchmarks, which no manifest names, stay.
-
-    Args:
-        store: the store.
-        forget: runs to remove first, by the beginning of their key.
-        dry_run: change nothing.
-
-    Raises:
-        GeomatchError: when there is no such run, no run would be left, or a manifest is damaged.
+    Verified geometries and results of the benchmarks, which no manifest names, stay. ``forget`` are runs to
+    remove first, by the beginning of their key.
     """
     runs = store.sizes(RUNS)
     forgotten = {_run(runs, text) for text in forget}
@@ -135,7 +115,13 @@ def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False)
         wanted = {key for manifest in manifests for key in manifest.objects.get(kind, ())}
         going += [(kind, key, size) for key, size in store.sizes(kind).items() if key not in wanted]
     pairs = np.unique(np.concatenate([as_keys(manifest.pair_keys) for manifest in manifests]))
-    going += [("matches", name, size) for name, size in _unused(store, "matches", pairs)]
+    for name, size in store.sizes("matches").items():
+        try:
+            keys = as_keys(read_pack(store, "matches", name, MATCHES)["keys"])
+        except (KeyError, DamagedError):  # verify tells
+            continue
+        if not np.isin(keys, pairs).any():
+            going.append(("matches", name, size))
     temporary = store.temporary_files(KINDS)
     if not dry_run:
         for kind, key, _ in going:
@@ -143,21 +129,6 @@ def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False)
         for name in temporary:
             store.remove_file(name)
     return Pruned(len(going), sum(size for *_, size in going), len(temporary))
-
-
-def _unused(
-    store: Store, kind: str, wanted: np.ndarray[tuple[int], np.dtype[np.bytes_]]
-) -> list[tuple[str, int]]:
-    """Names and sizes of the packs none of whose keys is wanted."""
-    found = []
-    for name, size in store.sizes(kind).items():
-        try:
-            keys = read_pack(store, kind, name, PACKS[kind])["keys"]
-        except (KeyError, DamagedError):  # verify tells
-            continue
-        if not np.isin(as_keys(keys), wanted).any():
-            found.append((name, size))
-    return found
 
 
 def _manifests(store: Store, keys: Iterable[str]) -> tuple[list[Manifest], list[str]]:
