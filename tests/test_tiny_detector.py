@@ -19,8 +19,14 @@ from geomatch.benchmarks.training.adaptation import (
 )
 from geomatch.benchmarks.training.detector import DetectorConfig, cell_targets, seen_again, train_detector
 from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector, create_detector
-from geomatch.keypoints.orientation import dominant_orientations
-from geomatch.keypoints.tiny import _shares, load_network, new_network, save_network, weights_file
+from geomatch.keypoints.tiny import (
+    _shares,
+    dominant_orientations,
+    load_network,
+    new_network,
+    save_network,
+    weights_file,
+)
 from geomatch.provenance import cache_key
 from geomatch.synthetic import random_homography, render_view
 from geomatch.training.bank import BankImage
