@@ -191,11 +191,9 @@ def _refining(
     refine_keypoints: bool | None, detector: Detector, describer: Describer
 ) -> DenseDescriber | None:
     """The describer in whose maps keypoints are refined; None for no refinement."""
-    if refine_keypoints is False:
-        return None
     dense = as_dense(describer)
     if isinstance(detector, GridDetector) and dense is not None:
-        return dense
+        return None if refine_keypoints is False else dense
     if refine_keypoints:
         wrong = (
             "the descriptor samples no map of the whole image" if dense is None else "the detector is no grid"
@@ -224,7 +222,6 @@ _DOING = {
     "match": "matching",
     "refine_homography": "refining the homography",
 }
-"""What is logged of a stage when it begins."""
 
 
 @contextmanager
