@@ -87,8 +87,8 @@ def test_bad_and_unusual_images(run: Run, tmp_path: Path) -> None:
         ("missing.png", 2, "no such file"),
         ("", 2, "is a folder"),
         ("truncated.jpg", 2, "truncated"),
-        ("dot.png", 1, "no keypoints"),
-        ("uniform.png", 1, "no keypoints"),
+        ("dot.png", 1, "no keypoints in image 1"),
+        ("uniform.png", 1, "no keypoints in image 1"),
         ("deep.png", 0, ""),
         ("turned.jpg", 0, ""),
     ):
