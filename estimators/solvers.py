@@ -15,7 +15,8 @@ class Estimator(Protocol):
     """Finds the homography that most matches agree on.
 
     An attribute ``threshold``, the largest transfer error of an inlier in pixels of image 1, is used where an
-    object has it, so that inliers are counted again as the estimator did.
+    object has it, so that inliers are counted again as the estimator did. Ours have it, and ``confidence``,
+    the wanted probability of having drawn one sample without outliers.
     """
 
     def estimate(
@@ -86,10 +87,9 @@ class OpenCVEstimator:
     method: str = "usac_magsac"
     """A key of `OPENCV_METHODS`."""
     threshold: float = 3.0
-    """Largest transfer error of an inlier, in pixels of image 1 (LMEDS uses it for the mask only)."""
+    """LMEDS uses it for the mask only."""
     max_iterations: int = 100_000
     confidence: float = 0.9999
-    """Wanted probability of having drawn one sample without outliers."""
     gate: Gate = field(default_factory=Gate)
 
     def __post_init__(self) -> None:
@@ -119,11 +119,9 @@ class KorniaEstimator:
     """``kornia.geometry.ransac.RANSAC('homography')`` behind the gate."""
 
     threshold: float = 3.0
-    """Largest transfer error of an inlier, in pixels of image 1."""
     max_batches: int = 10
     """Batches of 2048 samples at most."""
     confidence: float = 0.9999
-    """Wanted probability of having drawn one sample without outliers."""
     seed: int = 0
     device: str = "cpu"
     gate: Gate = field(default_factory=Gate)
@@ -154,11 +152,9 @@ class PoseLibEstimator:
     """``poselib.estimate_homography``, a LO-RANSAC, behind the gate."""
 
     threshold: float = 3.0
-    """Largest transfer error of an inlier, in pixels of image 1."""
     max_iterations: int = 100_000
     min_iterations: int = 1_000
     confidence: float = 0.9999
-    """Wanted probability of having drawn one sample without outliers."""
     seed: int = 0
     gate: Gate = field(default_factory=Gate)
 

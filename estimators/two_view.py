@@ -12,16 +12,12 @@ from geomatch.estimators.solvers import OpenCVEstimator
 from geomatch.geometry import warp_points
 from geomatch.types import EstimationFailure, TwoViewGeometry
 
-MIN_INLIERS = 15
-"""COLMAP's ``TwoViewGeometryOptions.min_num_inliers``."""
-MAX_H_INLIER_RATIO = 0.8
-"""COLMAP's ``max_H_inlier_ratio``: with more of the epipolar inliers on a homography, it is a plane."""
-MIN_E_F_INLIER_RATIO = 0.95
-"""COLMAP's ``min_E_F_inlier_ratio``: with fewer, the calibration is not believed."""
-MAX_LOG10_NFA = -3.0
-"""Bound on the number of false alarms, as in `geomatch.estimators.Gate`."""
-THRESHOLD = 4.0
-"""Pixels, COLMAP's ``ransac.max_error``."""
+# COLMAP's TwoViewGeometryOptions
+_MIN_INLIERS = 15  # min_num_inliers
+_MAX_H_INLIER_RATIO = 0.8  # with more of the epipolar inliers on a homography, it is a plane
+_MIN_E_F_INLIER_RATIO = 0.95  # with fewer, the calibration is not believed
+THRESHOLD = 4.0  # pixels, ransac.max_error
+_MAX_LOG10_NFA = -3.0  # as in Gate
 _CONFIDENCE, _ITERATIONS = 0.9999, 10_000
 
 
@@ -56,9 +52,11 @@ def estimate_two_view(
     p0, p1 = checked_points(points0, points1)
     if not (np.isfinite(p0).all() and np.isfinite(p1).all()):
         raise ValueError("matched points must be finite, got NaN or infinity in them")
-    if len(p0) < MIN_INLIERS:
-        return EstimationFailure(f"{len(p0)} matches, {MIN_INLIERS} are needed")
-    fundamental = _fundamental(p0, p1, threshold)
+    if len(p0) < _MIN_INLIERS:
+        return EstimationFailure(f"{len(p0)} matches, {_MIN_INLIERS} are needed")
+    fundamental = _usable(
+        lambda: cv2.findFundamentalMat(p0, p1, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS)
+    )
     planar = OpenCVEstimator("usac_magsac", threshold=threshold).estimate(p0, p1, size0)
     inliers = np.zeros(len(p0), np.bool_)
     if fundamental is not None:
@@ -70,9 +68,9 @@ def estimate_two_view(
         if essential is not None:
             matrix = np.linalg.inv(calibration1).T @ essential @ np.linalg.inv(calibration0)
             agreeing = _epipolar_distances(matrix, p0, p1) <= threshold
-            if agreeing.sum() < MIN_E_F_INLIER_RATIO * count:
+            if agreeing.sum() < _MIN_E_F_INLIER_RATIO * count:
                 essential = None
-    if planar and planar.num_inliers >= max(MIN_INLIERS, MAX_H_INLIER_RATIO * count):
+    if planar and planar.num_inliers >= max(_MIN_INLIERS, _MAX_H_INLIER_RATIO * count):
         # with known calibration, points off the plane can be told from wrong ones
         off_plane = essential is not None and agreeing.sum() > planar.num_inliers
         return TwoViewGeometry("planar", planar.matrix, agreeing if off_plane else planar.inliers)
@@ -113,18 +111,12 @@ def _epipolar_distances(matrix: NDArray[np.floating], p0: Points, p1: Points) ->
 def _unsupported(
     count: int, total: int, size0: tuple[int, int], size1: tuple[int, int], threshold: float
 ) -> str:
-    if count < MIN_INLIERS:
-        return too_few(count, total, "geometry", MIN_INLIERS)
+    if count < _MIN_INLIERS:
+        return too_few(count, total, "geometry", _MIN_INLIERS)
     # the strip about a line through the image that random points would have to hit, in both images
     chances = [min(1.0, 2 * threshold * np.hypot(*size) / (size[0] * size[1])) for size in (size0, size1)]
     nfa = log10_nfa(total, count, min(chances), sample=7, models=3)
-    return by_chance(count, total, "geometry", nfa, MAX_LOG10_NFA)
-
-
-def _fundamental(p0: Points, p1: Points, threshold: float) -> Points | None:
-    return _usable(
-        lambda: cv2.findFundamentalMat(p0, p1, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS)
-    )
+    return by_chance(count, total, "geometry", nfa, _MAX_LOG10_NFA)
 
 
 def _essential(

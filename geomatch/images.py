@@ -26,16 +26,10 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".t
 MAX_PIXELS = 89_478_485
 """Largest image accepted (Pillow's own limit against decompression bombs)."""
 _ORIENTATION = 0x0112
-_BACK = {
-    2: PILImage.Transpose.FLIP_LEFT_RIGHT,
-    3: PILImage.Transpose.ROTATE_180,
-    4: PILImage.Transpose.FLIP_TOP_BOTTOM,
-    5: PILImage.Transpose.TRANSPOSE,
-    6: PILImage.Transpose.ROTATE_90,
-    7: PILImage.Transpose.TRANSVERSE,
-    8: PILImage.Transpose.ROTATE_270,
-}
-"""The transposition that undoes each EXIF orientation."""
+_TURN = PILImage.Transpose
+# the transposition that undoes each EXIF orientation
+_BACK = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE,
+         6: _TURN.ROTATE_90, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_270}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -197,8 +191,7 @@ def _pixels_of_array(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     pixels = _to_uint8(array, name)
     if pixels.shape[2] == 4:
         alpha = pixels[:, :, 3:].astype(np.float32) / 255
-        over = pixels[:, :, :3] * alpha + 255 * (1 - alpha)
-        pixels = np.round(over).astype(np.uint8)
+        pixels = np.round(pixels[:, :, :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 

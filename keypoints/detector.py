@@ -12,7 +12,11 @@ from geomatch.types import Features
 
 
 class Detector(Protocol):
-    """Finds keypoints in one image."""
+    """Finds keypoints in one image.
+
+    Ours share ``max_keypoints``, the most that are kept, the best by score (None for all), and
+    ``max_image_side``, the long side in pixels to which larger images are reduced for detection.
+    """
 
     def detect(self, image: Image) -> Features:
         """Keypoints with scores, best first, in pixels of the image given."""

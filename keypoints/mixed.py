@@ -25,9 +25,7 @@ class MixedDetector:
     weights: str | Path | None = None
     """The network's weights, as `TinyDetector.weights`."""
     max_keypoints: int | None = 3000
-    """Keep at most so many; None for all."""
     max_image_side: int | None = 2048
-    """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
 
     def __post_init__(self) -> None:

@@ -52,9 +52,7 @@ class OpenCVDetector:
     feature: str | cv2.Feature2D = "sift"
     """A name (see `available_opencv_detectors`) or an object made with OpenCV's own options."""
     max_keypoints: int | None = 3000
-    """Keep at most so many, the best by OpenCV's response; None for all."""
     max_image_side: int | None = 2048
-    """Larger images are reduced to this long side for detection, which bounds time and memory."""
     rank_by: Literal["response", "size"] = "response"
     """What makes a keypoint good. Large ones are found again from other distances and directions, and are
     placed less exactly: COLMAP ranks by size, too."""

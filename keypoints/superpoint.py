@@ -130,15 +130,13 @@ class SuperPointDetector:
     weights: str | Path | None = None
     """A weights file; None looks in the cache and then downloads (see `geomatch.weights.download`)."""
     max_keypoints: int | None = 3000
-    """Keep at most so many, the best by score; None for all."""
     nms_radius: int = 4
     """Half side in pixels of the square in which a keypoint must be the maximum."""
     detection_threshold: float = 0.005
-    """Least score; 0.005 is the reference's default."""
+    """Least score; the reference's default."""
     border: int = 4
     """Pixels near the image border where no keypoint is taken."""
     max_image_side: int | None = 2048
-    """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
 
     def cache_key(self) -> Any:
@@ -219,9 +217,7 @@ class MagicLeapSuperPoint:
     weights: str = "magic-leap-community/superpoint"
     """Hub id or local folder."""
     max_keypoints: int | None = 3000
-    """Keep at most so many, the best by score; None for all."""
     max_image_side: int | None = 2048
-    """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
 
     def cache_key(self) -> Any:

@@ -45,7 +45,6 @@ class TinyDetector:
     weights: str | Path | None = None
     """A file of `save_network`; None for the embedded one."""
     max_keypoints: int | None = 3000
-    """Keep at most so many; None for all."""
     nms_radius: int = 3
     """Half side, in pixels of its level, of the square in which a keypoint must be the maximum."""
     detection_threshold: float = 0.01
@@ -53,7 +52,6 @@ class TinyDetector:
     border: int = 6
     """Pixels of its level near the border where no keypoint is taken."""
     max_image_side: int | None = 2048
-    """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
 
     def cache_key(self) -> Any:
