@@ -1,6 +1,5 @@
-"""Measurements, as ratios against a named alternative in one run.
+"""Evaluation on benchmarks, studies of our own code, and the recipe of what is embedded.
 
-``python -m geomatch.benchmarks`` measures speed and memory and writes one JSON
-record under ``runs/benchmarks``; those behind the README are kept in
-``benchmarks/results``.
+``python -m geomatch.benchmarks.studies`` measures speed and memory and writes JSON records under
+``runs/benchmarks``; those behind the README are stored in ``benchmarks/results``.
 """

@@ -60,6 +60,18 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
 
 
+def make_folder(folder: Path) -> None:
+    """Create the folder for results.
+
+    Raises:
+        OSError: when there is a file of that name, or no permission.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OSError(f"{folder} is a file; give a folder for the results") from error
+
+
 def digest_of(content: Any) -> str:
     """SHA-256 of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

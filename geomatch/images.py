@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from geomatch.errors import ImageError, first_line
+from geomatch.files import replacing
 from geomatch.types import check_shape
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -219,3 +220,13 @@ def reduce_image(image: Image, max_side: int | None) -> Image:
     width, height = (max(1, round(side * factor)) for side in image.size)
     pixels = cv2.resize(image.pixels, (width, height), interpolation=cv2.INTER_AREA)
     return Image(np.asarray(pixels, dtype=np.uint8), image.name)
+
+
+def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
+    """Write a picture (H, W, 3) RGB."""
+    import cv2
+
+    # OpenCV writes no file itself: it crashes on names that are not UTF-8
+    _, code = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    with replacing(path) as temporary:
+        temporary.write_bytes(code.tobytes())

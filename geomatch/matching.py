@@ -1,16 +1,25 @@
-"""Exact mutual nearest neighbours with bounded memory."""
+"""Nearest neighbours of descriptors: float32 products in chunks of rows, on the device where the rows are.
+
+Neighbours are exact in float32 arithmetic and the same on every run of one device, whatever torch is set
+to; of equal neighbours the lower index counts. Distances come from differences: equal rows are at 0.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.candidates import search_blocks
-from geomatch.distances import checked_rows, pair_distances, ranked
+from geomatch.errors import ShapeError
 from geomatch.types import Matches, Metric
 
-_Pairs = tuple[Tensor, Tensor]
-"""Rows of a and rows of b, both (M,) int64."""
+CHUNK = 2**22
+"""Scores in memory at a time: 16 MiB of float32."""
+LARGEST = 1e15
+"""Bound of the numbers in descriptors, whose squares float32 must hold."""
+ROUNDING = 1e-5
+"""Bound of the rounding of a score, in units of the largest squared length."""
 
 
 def match_mutual(
@@ -20,47 +29,17 @@ def match_mutual(
     min_similarity: float | None = None,
     max_ratio: float | None = None,
 ) -> Matches:
-    """Keep the pairs of rows that are each other's nearest neighbour, best first.
+    """Keep the pairs of rows of (N0, D) and (N1, D) that are each other's nearest neighbour, best first.
 
-    The search is exact: the nearest are those by distances in float64 between the
-    rows in float32. Of equal neighbours the first counts. Rows without direction
-    (all zero) match nothing under the cosine.
+    Rows of zeros match nothing under the ``cosine``; for ``l2`` the similarity is minus the distance. Pairs
+    below ``min_similarity`` are dropped, and those whose distance is not < ``max_ratio`` times the distance
+    to the second nearest, seen from image 0 (Lowe, 2004); under the cosine between unit vectors.
 
-    Args:
-        descriptors0: (N0, D) floating point; computed with in float32.
-        descriptors1: (N1, D).
-        metric: ``cosine`` or ``l2``.
-        min_similarity: drop pairs below it; for ``l2`` the similarity is minus the distance.
-        max_ratio: drop pairs unless distance to the nearest < ``max_ratio`` times
-            distance to the second nearest, seen from image 0 (Lowe, 2004).
-            Distances are Euclidean, under the cosine between unit vectors.
-
-    Raises:
-        ShapeError: when the arrays are not two-dimensional or differ in D.
-        ValueError: for numbers that are not finite and options out of range.
-
-    >>> rows = np.eye(3, dtype=np.float32)
-    >>> match_mutual(rows, rows[::-1]).indices.tolist()
-    [[0, 2], [1, 1], [2, 0]]
+    Raises `ShapeError` for other shapes, ValueError for numbers that are not finite and options out of range.
     """
-    check_options(metric, min_similarity, max_ratio)
-    a, b = checked_rows(descriptors0, descriptors1, ("descriptors0", "descriptors1"))
-    unit = metric == "cosine"
-    with torch.inference_mode():
-        kept0, kept1 = _usable(a, unit), _usable(b, unit)
-        a, b = (rows if len(kept) == len(rows) else rows[kept] for rows, kept in ((a, kept0), (b, kept1)))
-        first, second, runner_up = _mutual(a, b, unit, max_ratio is not None)
-        distance = pair_distances(a, b, first, second, unit)
-        similarity = (1 - distance.square() / 2 if unit else -distance).float()
-        kept = torch.ones(len(first), dtype=torch.bool, device="cpu")
-        if max_ratio is not None:
-            kept &= distance < max_ratio * runner_up
-        if min_similarity is not None:
-            kept &= similarity >= min_similarity
-        first, second, similarity = kept0[first[kept]], kept1[second[kept]], similarity[kept]
-        order = torch.sort(similarity, descending=True, stable=True).indices
-        indices = torch.stack([first, second], dim=1)[order]
-    return Matches(indices.numpy(), similarity[order].numpy())
+    rows = as_rows(descriptors0, "descriptors0"), as_rows(descriptors1, "descriptors1")
+    indices, similarity = mutual_nearest(*rows, metric, min_similarity, max_ratio)
+    return Matches(indices.numpy(), similarity.numpy())
 
 
 def check_options(metric: Metric, min_similarity: float | None, max_ratio: float | None) -> None:
@@ -73,80 +52,129 @@ def check_options(metric: Metric, min_similarity: float | None, max_ratio: float
         raise ValueError(f"max_ratio must lie in (0, 1], got {max_ratio}")
 
 
-def _usable(rows: Tensor, unit: bool) -> Tensor:
-    """Indices of the rows that may match: under the cosine those with a direction."""
-    if not unit or (rows.norm(dim=1) > 0).all():
-        return torch.arange(len(rows), device="cpu")
-    return (rows != 0).any(dim=1).nonzero()[:, 0]
+def as_rows(array: NDArray[np.floating], name: str = "descriptors") -> Tensor:
+    """A float32 tensor (N, D) that may share the array's memory; raises as `match_mutual`."""
+    rows = np.asarray(array, np.float32)
+    if rows.size and not -LARGEST < rows.min() <= rows.max() < LARGEST:  # false for NaN, too
+        raise ValueError(f"{name} must be finite and below {LARGEST:g}, got other numbers in it")
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
 
 
-def _mutual(a: Tensor, b: Tensor, unit: bool, with_second: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The mutual pairs by row of a, and with the second nearest in b also its distances (M,), else (0,).
+@torch.no_grad()
+def mutual_nearest(
+    a: Tensor, b: Tensor, metric: Metric, min_similarity: float | None = None, max_ratio: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """`match_mutual` of float32 tensors on one device: indices (M, 2) int64 and similarities (M,)."""
+    check_options(metric, min_similarity, max_ratio)
+    # written in place: what outlives a chunk would keep the heap from using that chunk's memory again
+    value, second = (a.new_full((len(a),), -torch.inf) for _ in range(2))
+    j, rival = (torch.zeros(len(a), dtype=torch.int64, device=a.device) for _ in range(2))
+    best, back = a.new_full((len(b),), -torch.inf), torch.zeros(len(b), dtype=torch.int64, device=a.device)
+    for start, scores in _scores(a, b, metric):
+        part = slice(start, start + len(scores))
+        value[part], j[part] = scores.max(1)
+        own, row = scores.max(0)
+        back.copy_(torch.where(own > best, row + start, back))  # strictly larger: of equals the first stays
+        best.copy_(torch.maximum(own, best))
+        if max_ratio is not None:
+            second[part], rival[part] = scores.scatter_(1, j[part, None], -torch.inf).max(1)
+    if not len(b):
+        return torch.zeros(0, 2, dtype=torch.int64, device=a.device), a.new_zeros(0)
+    i = ((back[j] == torch.arange(len(a), device=a.device)) & (value > -torch.inf)).nonzero()[:, 0]
+    distance = _distances(a, b, i, j[i], metric)
+    similarity = (1 - distance.square() / 2 if metric == "cosine" else -distance).float()
+    good = torch.ones_like(i, dtype=torch.bool)
+    if max_ratio is not None:
+        apart = _distances(a, b, i, rival[i], metric).where(second[i] > -torch.inf, torch.inf)
+        good &= distance < max_ratio * apart
+    if min_similarity is not None:
+        good &= similarity >= min_similarity
+    similarity, order = similarity[good].sort(descending=True, stable=True)
+    return torch.stack([i, j[i]], 1)[good][order], similarity
 
-    Only what is a candidate both ways can be mutual: distances decide where such a
-    pair has a rival.
+
+@torch.no_grad()
+def nearest(a: Tensor, b: Tensor, k: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The ``k`` rows of b nearest to each row of a by Euclidean distance, where ``mask`` (N0, N1) is true.
+
+    Returns indices (N0, k) int64, -1 for none, and distances (N0, k), infinite for none, nearest first.
     """
-    count = min(2 if with_second else 1, len(b))
-    rows, columns = _candidates(a, b, unit, count)
-    rows = _of_groups(rows, 0, rows[0][_in(rows, columns, b)])
-    runner_up = torch.zeros(0, dtype=torch.float64, device="cpu")
-    if with_second:
-        own, other, distance, rank = ranked(*rows, pair_distances(a, b, *rows, unit), count)
-        runner_up = torch.full((len(a),), torch.inf, dtype=torch.float64, device="cpu")
-        runner_up[own[rank == 1]] = torch.from_numpy(distance[rank == 1])
-        nearest = (torch.from_numpy(own[rank == 0]), torch.from_numpy(other[rank == 0]))
-    else:
-        nearest = _nearest(a, b, unit, rows, 0, 1)
-    nearest = _take(nearest, _in(nearest, columns, b))
-    best = _nearest(a, b, unit, _of_groups(columns, 1, nearest[1]), 1, 1)
-    first, second = _take(nearest, _in(nearest, best, b))
-    order = first.argsort()
-    first, second = first[order], second[order]
-    return first, second, runner_up[first] if with_second else runner_up
+    count = min(k, len(b))
+    found = [(a.new_zeros(0, count), torch.zeros(0, count, dtype=torch.int64, device=a.device))]
+    for _, scores in _scores(a, b, "l2", mask):
+        # of equal scores the first counts, which topk does not promise
+        best = scores.sort(dim=1, descending=True, stable=True)
+        found.append((best.values[:, :k], best.indices[:, :k]))
+    value, column = (torch.cat(parts).reshape(len(a), count) for parts in zip(*found, strict=True))
+    row = torch.arange(len(a), device=a.device)[:, None].expand_as(column)
+    distance = _distances(a, b, row.reshape(-1), column.reshape(-1)).reshape(column.shape)
+    distance, order = distance.where(value > -torch.inf, torch.inf).sort(dim=1, stable=True)
+    return column.where(value > -torch.inf, -1).gather(1, order), distance.float()
 
 
-def _candidates(a: Tensor, b: Tensor, unit: bool, count: int) -> tuple[_Pairs, _Pairs]:
-    """Among which are the ``count`` nearest in b of each row of a, and the nearest in a of each row of b."""
-    empty = torch.zeros(0, dtype=torch.int64, device="cpu")
-    rows, columns, upper = (empty, empty), (empty, empty), torch.zeros(0, dtype=torch.float64, device="cpu")
-    many = 8 * (len(a) + len(b))
-    for block in search_blocks(a, b, unit=unit, count=count, columns=True):
-        assert block.columns is not None
-        rows = _joined(rows, block.rows[:2])
-        columns = _joined(columns, block.columns[:2])
-        upper = torch.cat([upper, block.columns.upper])
-        kept = upper >= block.low[columns[1]]
-        columns, upper = _take(columns, kept), upper[kept]
-        if len(rows[0]) > many:
-            rows = _nearest(a, b, unit, rows, 0, count)
-        if len(columns[0]) > many:
-            columns = _nearest(a, b, unit, columns, 1, 1)
-            upper = torch.full(columns[0].shape, torch.inf, dtype=torch.float64, device="cpu")
-    return rows, columns
+@torch.no_grad()
+def within(a: Tensor, b: Tensor, radius: float, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Pairs of rows (M, 2) at Euclidean distances (M,) of at most ``radius``; by row of a, then distance."""
+    pairs = [torch.zeros(0, 2, dtype=torch.int64, device=a.device)]
+    largest = max((float(_squares(rows).max()) for rows in (a, b) if len(rows)), default=1.0) + ROUNDING
+    for start, scores in _scores(a, b, "l2", mask):
+        hits = (scores > -radius * radius / 2 - ROUNDING * largest).nonzero()
+        pairs.append(hits + torch.tensor([start, 0], device=a.device))
+    i, j = torch.cat(pairs).T
+    distances = _distances(a, b, i, j).float()
+    order = (distances <= radius).nonzero()[:, 0]
+    order = order[distances[order].argsort(stable=True)]
+    order = order[i[order].argsort(stable=True)]
+    return torch.stack([i[order], j[order]], 1), distances[order]
 
 
-def _nearest(a: Tensor, b: Tensor, unit: bool, pairs: _Pairs, side: int, count: int) -> _Pairs:
-    """Of each row of a side (0 for a, 1 for b) the ``count`` nearest; distances only where there are more."""
-    rivals = torch.bincount(pairs[side])[pairs[side]] > count
-    open_ = _take(pairs, rivals)
-    chosen = ranked(open_[side], open_[1 - side], pair_distances(a, b, *open_, unit), count)[:2]
-    own, other = (torch.from_numpy(indices) for indices in chosen)
-    return _joined(_take(pairs, ~rivals), (other, own) if side else (own, other))
+def _scores(a: Tensor, b: Tensor, metric: Metric, mask: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+    """Each chunk's first row, and its scores (n, N1): larger for nearer, -inf where rows match nothing."""
+    if a.ndim != 2 or b.ndim != 2 or (len(a) and len(b) and not a.shape[1] == b.shape[1] > 0):
+        got = f"{tuple(a.shape)} and {tuple(b.shape)}"
+        raise ShapeError(f"descriptors must have shapes (N0, D) and (N1, D), got {got}")
+    if not len(b):
+        return
+    # a shift changes no distance, and small numbers round less; a whole one keeps whole numbers exact
+    shift = b.mean(0).round() if metric == "l2" else b.new_zeros(b.shape[1])
+    other = b - shift if metric == "l2" else b
+    other_squares, step = _squares(other), max(1, CHUNK // len(b))
+    buffer = other.new_empty(min(step, len(a)), len(b))
+    for start in range(0, len(a), step):
+        own = a[start : start + step] - shift
+        own_squares, scores = _squares(own)[:, None], _product(own, other, buffer[: len(own)])
+        if metric == "l2":
+            scores.sub_(own_squares / 2).sub_(other_squares / 2)
+        else:
+            scores.div_(own_squares.sqrt()).div_(other_squares.sqrt())
+            scores.masked_fill_((own_squares == 0) | (other_squares == 0), -torch.inf)
+        if mask is not None:
+            scores.masked_fill_(~mask[start : start + step], -torch.inf)
+        yield start, scores
 
 
-def _of_groups(pairs: _Pairs, side: int, wanted: Tensor) -> _Pairs:
-    """The pairs whose row on one side is among those wanted."""
-    return _take(pairs, torch.isin(pairs[side], wanted))
+def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """``out`` (N0, N1) in float32, through float64 where torch is set to multiply more coarsely."""
+    with torch.autocast(a.device.type, enabled=False):
+        try:
+            exact = torch.get_float32_matmul_precision() == "highest"
+        except RuntimeError:  # set by torch's newer means, which this question does not know
+            exact = False
+        return torch.mm(a, b.T, out=out) if exact else out.copy_(a.double() @ b.T.double())
 
 
-def _in(pairs: _Pairs, others: _Pairs, b: Tensor) -> Tensor:
-    """(M,) bool: which pairs are also among the others."""
-    return torch.isin(pairs[0] * len(b) + pairs[1], others[0] * len(b) + others[1])
+def _squares(rows: Tensor) -> Tensor:
+    """(N,) squared lengths, exact for whole numbers."""
+    return torch.cat([part.square().sum(1) for part in rows.split(1024)])
 
 
-def _take(pairs: _Pairs, kept: Tensor) -> _Pairs:
-    return pairs[0][kept], pairs[1][kept]
-
-
-def _joined(pairs: _Pairs, more: _Pairs) -> _Pairs:
-    return torch.cat([pairs[0], more[0]]), torch.cat([pairs[1], more[1]])
+def _distances(a: Tensor, b: Tensor, i: Tensor, j: Tensor, metric: Metric = "l2") -> Tensor:
+    """(M,) float64 distances of rows i of a and j of b, of unit vectors under the cosine; float32 on MPS."""
+    high = torch.float32 if a.device.type == "mps" else torch.float64
+    found, step = [a.new_zeros(0, dtype=high)], CHUNK // 8 // max(1, a.shape[1]) + 1
+    for start in range(0, len(i), step):
+        x, y = (rows[index[start : start + step]].to(high) for rows, index in ((a, i), (b, j)))
+        if metric == "cosine":
+            x, y = x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True)
+        found.append((x - y).norm(dim=1))
+    return torch.cat(found)

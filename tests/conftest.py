@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
+# tests run in one process per core, and so do the processes that they start
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

@@ -1,21 +1,15 @@
 """The releases' downloads: from a local server, from files given, damaged ones, and what is there already."""
 
 import gzip
-import http.server
 import tarfile
-import threading
 import zipfile
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import geomatch
-from geomatch.benchmarks.harness.download import RELEASES, Release, fetch_release
+from geomatch.benchmarks.harness.download import RELEASES, fetch_release
 from geomatch.cli import main
 
 
@@ -76,25 +70,6 @@ def test_damaged_archives_are_refused_and_leave_nothing(site: Path, tmp_path: Pa
     (site / "Rename_Images.tar.gz").write_bytes(gzip.compress(b"no archive" * 200))
     with pytest.raises(geomatch.GeomatchError, match="damaged or no archive"):
         fetch_release(RELEASES["jhmdb"], tmp_path / "out", given(site))
-
-
-def test_files_come_from_the_server(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    handler: Callable[..., Any] = partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
-    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        files = [
-            (replace(file, url=f"http://127.0.0.1:{server.server_port}/{file.file_name}"), place)
-            for file, place in RELEASES["jhmdb"].files
-        ]
-        fetch_release(Release("JHMDB", tuple(files)), tmp_path / "out")
-        server.shutdown()
-    assert (tmp_path / "out" / "JHMDB" / "splits" / "wave.txt").read_text() == "content"
-    # offline, from the cache
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    fetch_release(Release("JHMDB", tuple(files)), tmp_path / "again")
-    assert (tmp_path / "again" / "JHMDB" / "splits" / "wave.txt").is_file()
 
 
 def test_wrong_use_is_one_line(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The HPatches harness: caches, interruption, bad data, records."""
+"""Runs on HPatches: caches, interruption, bad data, records, and the user's own methods."""
 
 import http.server
 import json
@@ -11,7 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,24 +22,29 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch.benchmarks.harness.record import summarise_record, table
-from geomatch.benchmarks.methods import create_method
+from geomatch.benchmarks.harness.run import Methods, RunResult, run_benchmark
+from geomatch.benchmarks.harness.task import Settings, find_task
+from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.tasks.homography.data import RELEASE, fetch_hpatches, make_synthetic
-from geomatch.benchmarks.tasks.homography.harness import run_hpatches
-from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, find_protocols
-from geomatch.benchmarks.tasks.homography.sequences import LARGE, SEQUENCES, read_data
-from geomatch.benchmarks.tasks.homography.suite import SUITE
+from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
+from geomatch.benchmarks.tasks.homography.sequences import LARGE, SEQUENCES, read_hpatches
 from geomatch.cli import main
-from geomatch.engine import LocalEngine
+from geomatch.engine import LocalEngine, RunContext
 from geomatch.files import sha256_of
+from geomatch.keypoints import OpenCVDetector
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+from own_methods import Patches
 
 PAIR = geomatch.bundled_pair()
+HPATCHES = find_task("hpatches")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     with PILImage.open(PAIR.image0) as picture:
-        picture.resize((400, 300)).save(folder / "hill.png")
+        picture.resize((280, 210)).save(folder / "hill.png")
     make_synthetic([folder / "hill.png"], folder / "data", seed=3)
     return folder / "data"
 
@@ -49,58 +54,75 @@ def data(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "data"))
 
 
-def run(data: Path, out: Path, names: str = "mma,geomatch", methods: tuple[str, ...] = ("orb",)) -> Any:
-    return run_hpatches(data, find_protocols(names), methods, out, 500, LocalEngine(1), progress=False)
+def run(
+    data: Path,
+    out: Path,
+    names: str = "mma,geomatch",
+    methods: Methods = ("orb",),
+    engine: LocalEngine | None = None,
+) -> RunResult:
+    context = RunContext(engine=engine or LocalEngine(1), device="cpu", progress=False)
+    return run_benchmark("hpatches", data, names, methods, out, context, Settings(250))
 
 
 def numbers(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in record["rows"]]
 
 
-def test_release_has_116_names() -> None:
+def test_synthetic_data_is_seeded_and_exact(made: Path, tmp_path: Path) -> None:
     assert len(set(SEQUENCES)) == 116
-    assert sum(name.startswith("i_") for name in SEQUENCES) == 57
-    assert len(LARGE) == 8
     assert set(SEQUENCES) >= LARGE
-
-
-def test_synthetic_data_is_seeded_and_exact(made: Path, data: Path, tmp_path: Path) -> None:
-    found = read_data(made)
-    assert [s.name for s in found.sequences] == ["i_hill", "v_hill"]
-    assert not found.complete
-    assert "0 of 116 sequences" in (found.warning or "")
-    light, view = found.sequences
+    found = read_hpatches(made)
+    assert [s.name for s in found.units] == ["i_hill", "v_hill"]
+    warning = HPATCHES.warning(found) or ""
+    assert "(0 of 116 sequences)" in warning
+    assert warning.endswith("missing: i_ajuntament, i_autannes, i_bologna and 113 more")
+    light, view = found.units
     assert all(np.array_equal(truth, np.eye(3)) for _, _, truth in light.targets)
     photo = made.parent / "hill.png"
-    again = make_synthetic([photo], tmp_path / "again", seed=3).sequences
+    again = make_synthetic([photo], tmp_path / "again", seed=3).units
     assert [s.fingerprint for s in again] == [light.fingerprint, view.fingerprint]
-    other = make_synthetic([photo], tmp_path / "other", seed=4).sequences
+    other = make_synthetic([photo], tmp_path / "other", seed=4).units
     assert other[1].fingerprint != view.fingerprint
+
+
+def test_data_that_is_no_hpatches(tmp_path: Path) -> None:
+    def refused(words: str) -> None:
+        with pytest.raises(geomatch.GeomatchError, match=words):
+            read_hpatches(tmp_path / "data")
+
+    refused("no such folder")
+    (tmp_path / "data" / "v_a").mkdir(parents=True)
+    refused("no HPatches sequences there")
+    (tmp_path / "data" / "v_a" / "H_1_2").write_text("1 0 0\n0 1 0\n")
+    refused("image 1 is missing")
+    for number in (1, 2):
+        PILImage.new("RGB", (8, 8)).save(tmp_path / "data" / "v_a" / f"{number}.png")
+    refused(r"expected a 3 x 3 homography, got shape \(2, 3\)")
+    (tmp_path / "data" / "v_a" / "H_1_2").write_text("words")
+    refused("no readable homography")
 
 
 def test_all_protocols_and_the_second_run(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("poselib")
-    methods = ("sift", "sift+mnn+ransac")
-    first = run(data, tmp_path / "out", "all", methods)
-    assert first.computed == 2 * 2 * len(PROTOCOLS)
-    rows = {(r["protocol"], r["method"], r["split"]): r for r in first.summaries()}
-    assert len(rows) == len(PROTOCOLS) * 2 * 3
-    assert all(row["pairs"] == (10 if key[2] == "all" else 5) for key, row in rows.items())
-    easy = rows["geomatch", "sift", "illumination"]
-    assert easy["accuracy@3"] == 100
-    assert rows["auc480", "sift", "all"]["AUC@5"] > 40
-    # another estimator changes what an estimator decides, and nothing else
-    a, b = (rows["roma", method, "all"]["AUC@3"] for method in methods)
-    assert rows["mma", methods[0], "all"]["MMA@3"] == rows["mma", methods[1], "all"]["MMA@3"]
-    assert a == pytest.approx(b, abs=10)
-    second = run(data, tmp_path / "out", "all", methods)
+    first = run(data, tmp_path / "out", "all", ["sift"])
+    assert first.computed == 2 * len(PROTOCOLS)
+    rows = {(r["protocol"], r["split"]): r for r in first.summaries()}
+    assert len(rows) == len(PROTOCOLS) * 3
+    assert all(row["pairs"] == (10 if split == "all" else 5) for (_, split), row in rows.items())
+    assert rows["geomatch", "illumination"]["accuracy@3"] == 100
+    assert rows["auc480", "all"]["AUC@5"] > 20
+    second = run(data, tmp_path / "out", "all", ["sift"])
     assert (second.computed, second.path, second.record) == (0, first.path, first.record)
     content = json.loads(first.path.read_text())
     assert summarise_record(content) == first.summaries()
-    assert content.keys() == {"schema", "benchmark", "data", "protocols", "methods", "settings", "skipped",
-                              "versions", "machine", "rows"}  # fmt: skip
-    text = table(SUITE, first.summaries())
+    text = table(HPATCHES, first.summaries())
     assert all(f"### {name}\n" in text for name in PROTOCOLS)
+    # another estimator changes what an estimator decides, and nothing else
+    other = run(data, tmp_path / "out", "mma,roma", ["sift+mnn+ransac"])
+    changed = {row["protocol"]: row for row in other.summaries() if row["split"] == "all"}
+    assert changed["mma"]["MMA@3"] == rows["mma", "all"]["MMA@3"]
+    assert changed["roma"]["AUC@3"] == pytest.approx(rows["roma", "all"]["AUC@3"], abs=10)
 
 
 def test_caches_know_content_not_names(data: Path, tmp_path: Path) -> None:
@@ -123,9 +145,9 @@ def test_caches_know_content_not_names(data: Path, tmp_path: Path) -> None:
 
 def test_killed_and_started_again(data: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle, then two processes: the same numbers as an undisturbed run."""
-    whole = run(data, tmp_path / "whole", "mma,geomatch", ("sift",))
+    whole = run(data, tmp_path / "whole", methods=("sift",))
     command = [sys.executable, "-m", "geomatch", "benchmark", "hpatches", str(data), "--workers", "1"]
-    command += ["--protocol", "mma,geomatch", "--method", "sift", "--max-keypoints", "500"]
+    command += ["--protocol", "mma,geomatch", "--method", "sift", "--max-keypoints", "250"]
     command += ["--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(600):
@@ -134,12 +156,64 @@ def test_killed_and_started_again(data: Path, tmp_path: Path) -> None:
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with LocalEngine(2) as engine:
-        result = run_hpatches(
-            data, find_protocols("mma,geomatch"), ["sift"], tmp_path / "out", 500, engine, progress=False
-        )
-    assert numbers(result.record) == numbers(whole.record)
-    assert result.path.name == whole.path.name
+    with LocalEngine(2) as engine:  # a user's describer travels to the workers, too
+        methods = {"sift": "sift", "mine": (OpenCVDetector("sift", max_keypoints=250), Patches())}
+        result = run(data, tmp_path / "out", methods=methods, engine=engine)
+    assert [row for row in numbers(result.record) if row["method"] == "sift"] == numbers(whole.record)
+    alone = run(data, tmp_path / "alone", methods={"mine": methods["mine"]})
+    assert [row for row in numbers(result.record) if row["method"] == "mine"] == numbers(alone.record)
+
+
+@dataclass(frozen=True)
+class Halved:
+    """A describer that can be neither pickled nor, without a key, cached."""
+
+    inner: Any
+
+    def describe(self, image: geomatch.Image, features: geomatch.Features) -> geomatch.Features:
+        found: geomatch.Features = self.inner(image, features)
+        return found
+
+
+def test_a_users_describer_has_a_key_of_its_own(data: Path, tmp_path: Path) -> None:
+    detector = OpenCVDetector("sift", max_keypoints=250)
+    mine = {"mine": (detector, Patches())}
+    first = run(data, tmp_path / "out", "geomatch", mine)
+    assert first.computed == 2
+    rows = {(row["method"], row["split"]): row for row in first.summaries()}
+    assert rows["mine", "illumination"]["accuracy@3"] > 50
+    assert run(data, tmp_path / "out", "geomatch", mine).computed == 0
+    # the same under another name, and as a method beside strings
+    both = run(data, tmp_path / "out", "geomatch", ["orb", Method("same", detector, Patches())])
+    assert (both.computed, list(both.record["methods"])) == (2, ["orb", "same"])
+    assert both.record["methods"]["same"] == first.record["methods"]["mine"]
+    other = run(data, tmp_path / "out", "geomatch", {"mine": (detector, Patches(side=8))})
+    assert other.computed == 2
+    assert other.record["rows"] != first.record["rows"]
+    assert (
+        run(data, tmp_path / "out", "geomatch", {"own": (detector, Patches()), "sift": "sift"}).computed == 2
+    )
+    for given, words in (
+        ((detector, Halved(lambda image, features: features)), "mine: results of a .* cannot be cached"),
+        (Patches(), r"mine: hpatches needs keypoints: give \(detector, describer\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run(data, tmp_path / "out", "geomatch", {"mine": given})
+    local = {"mine": (detector, hidden("no module has this class"))}
+    with LocalEngine(2) as engine, pytest.raises(geomatch.GeomatchError, match="cannot be sent to worker"):
+        run(data, tmp_path / "out", "geomatch", local, engine)
+
+
+def hidden(text: str) -> Any:
+    """An object of a class that only this function knows."""
+
+    class Hidden:
+        def cache_key(self) -> str:
+            return text
+
+        describe = Patches().describe
+
+    return Hidden()
 
 
 def test_bad_sequences_are_counted_and_the_rest_goes_on(data: Path, tmp_path: Path) -> None:
@@ -200,7 +274,7 @@ def test_full_disk_is_one_line_and_nothing_is_lost(
 
     monkeypatch.setattr("geomatch.store.store.replacing", full)
     command = ["benchmark", "hpatches", str(data), "--protocol", "mma,auc480", "--method", "orb"]
-    command += ["--max-keypoints", "500", "--workers", "1", "--out", str(tmp_path / "out")]
+    command += ["--max-keypoints", "250", "--workers", "1", "--out", str(tmp_path / "out")]
     assert main(command) == 2
     assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
     monkeypatch.undo()
@@ -227,7 +301,7 @@ def test_missing_packages_skip_what_needs_them(
         run(data, tmp_path / "out", "auc480-poselib", ("sift",))
 
 
-def test_one_method_written_in_two_ways_has_all_rows_under_both(data: Path, tmp_path: Path) -> None:
+def test_one_method_under_two_names_has_all_rows_under_both(data: Path, tmp_path: Path) -> None:
     result = run(data, tmp_path / "out", "mma,geomatch", ("orb", "orb+mnn"))
     assert result.computed == 4
     summaries = {(r["method"], r["protocol"], r["split"]): r for r in result.summaries()}
@@ -237,16 +311,17 @@ def test_one_method_written_in_two_ways_has_all_rows_under_both(data: Path, tmp_
 
 
 def test_images_without_content_fail_and_do_not_stop_the_run(tmp_path: Path) -> None:
-    for name, size in {"v_tiny": (1, 1), "v_small": (20, 16), "v_blank": (300, 200)}.items():
+    for name, size in {"v_tiny": (1, 1), "v_small": (20, 16), "v_blank": (90, 60)}.items():
         (tmp_path / "data" / name).mkdir(parents=True)
-        for number in range(1, 7):
+        for number in (1, 2):
             PILImage.new("RGB", size, (90, 90, 90)).save(tmp_path / "data" / name / f"{number}.png")
-            np.savetxt(tmp_path / "data" / name / f"H_1_{number}", np.eye(3))
-    result = run(tmp_path / "data", tmp_path / "out", "all", ("orb", "sift", "grid+dift-tiny-dense"))
+        np.savetxt(tmp_path / "data" / name / "H_1_2", np.eye(3))
+    names, methods = "mma,auc480-poselib,superpoint,geomatch", ("orb", "sift", "grid+dift-tiny-dense")
+    result = run(tmp_path / "data", tmp_path / "out", names, methods)
     # of a grid on a blank image all descriptors are alike, and matches can be anything
     assert all(row["reason"] for row in result.record["rows"] if "grid" not in row["method"])
     for row in result.summaries():
-        assert row["pairs"] == (0 if row["split"] == "illumination" else 15)
+        assert row["pairs"] == (0 if row["split"] == "illumination" else 3)
 
 
 def test_archive_is_fetched_checked_and_unpacked(
@@ -269,7 +344,7 @@ def test_archive_is_fetched_checked_and_unpacked(
             fetch_hpatches(tmp_path / "out", release=replace(RELEASE, url=url))
         found = fetch_hpatches(tmp_path / "out", release=right)
         server.shutdown()
-    assert [s.fingerprint for s in found.sequences] == [s.fingerprint for s in read_data(data).sequences]
+    assert [s.fingerprint for s in found.units] == [s.fingerprint for s in read_hpatches(data).units]
     assert not (tmp_path / "escape.txt").exists()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
     (tmp_path / "out" / "v_hill" / "6.png").unlink()
@@ -279,11 +354,13 @@ def test_archive_is_fetched_checked_and_unpacked(
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("name", ["aliked:aliked-n16.pth", "xfeat:xfeat.pt"])
-def test_peers_on_a_real_pair(name: str, hpatches: Path) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param("aliked:aliked-n16.pth", marks=pytest.mark.slow), "xfeat:xfeat.pt"]
+)
+def test_baselines_on_a_real_pair(name: str, hpatches: Path) -> None:
     weights = hpatches.parents[1] / "weights" / name.split(":")[1]
     if not weights.is_file():
-        pytest.skip("the peers' weights of the development checkout are not here")
+        pytest.skip("the baselines' weights of the development checkout are not here")
     method = create_method(f"{name.split(':')[0]}:{weights}", 500)
     first, second = (geomatch.load_image(hpatches / "v_churchill" / f"{k}.ppm") for k in (1, 2))
     features0, features1 = method.extract([first, second])

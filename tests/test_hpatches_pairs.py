@@ -16,7 +16,7 @@ pytestmark = pytest.mark.shared
     ("sequence", "number"),
     [
         ("v_churchill", 2),
-        ("v_graffiti", 2),
+        pytest.param("v_graffiti", 2, marks=pytest.mark.slow),
         *(pytest.param("v_churchill", k, marks=pytest.mark.slow) for k in (3, 4, 5, 6)),
         pytest.param("v_graffiti", 3, marks=pytest.mark.slow),
     ],

@@ -1,152 +1,282 @@
+"""The matcher: agreement with all distances in float64, ties, memory, and torch's settings."""
+
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-import geomatch.candidates
-import geomatch.distances
+import geomatch.matching
 from geomatch import ShapeError, match_mutual
+from geomatch.matching import as_rows, mutual_nearest, nearest, within
 from geomatch.types import Metric
 
 METRICS: list[Metric] = ["cosine", "l2"]
+Rows = NDArray[np.float32]
 
 
-def brute_force(a: NDArray[np.float64], b: NDArray[np.float64], metric: Metric) -> set[tuple[int, int]]:
-    """Mutual nearest neighbours by their definition, in double precision."""
+def random(rng: np.random.Generator, n: int, d: int) -> Rows:
+    return rng.normal(size=(n, d)).astype(np.float32)
+
+
+def ties(rng: np.random.Generator, n: int, d: int) -> Rows:
+    """Small whole numbers: most distances occur many times."""
+    return rng.integers(0, 2, (n, d)).astype(np.float32)
+
+
+def duplicates(rng: np.random.Generator, n: int, d: int) -> Rows:
+    return np.eye(9, d, dtype=np.float32)[rng.integers(0, 9, n)] * np.float32(3)
+
+
+def far_away(rng: np.random.Generator, n: int, d: int) -> Rows:
+    """Squares a million times as large as the differences, which float32 cannot subtract."""
+    return random(rng, n, d) + np.float32(1000)
+
+
+def large(rng: np.random.Generator, n: int, d: int) -> Rows:
+    """Norms over two orders of magnitude."""
+    return random(rng, n, d) * np.float32(10.0) ** rng.uniform(-1, 1, (n, 1)).astype(np.float32)
+
+
+DATA = [random, ties, duplicates, far_away, large]
+
+
+def distances(a: Rows, b: Rows, metric: str = "l2") -> NDArray[np.float64]:
+    """(N0, N1) in float64, infinite for rows of zeros under the cosine."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
     if metric == "cosine":
-        a = a / np.linalg.norm(a, axis=1, keepdims=True)
-        b = b / np.linalg.norm(b, axis=1, keepdims=True)
-    distance = np.linalg.norm(a[:, None] - b[None], axis=2)
-    forward, backward = distance.argmin(1), distance.argmin(0)
-    return {(i, int(j)) for i, j in enumerate(forward) if backward[j] == i}
+        with np.errstate(invalid="ignore"):
+            x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y))
+    apart = np.linalg.norm(x[:, None] - y[None], axis=2)
+    return np.where(np.isnan(apart), np.inf, np.round(apart, 12))
 
 
-@pytest.fixture(params=[1 << 8, 1 << 12, geomatch.candidates.CHUNK_BYTES])
+def pairs_of(found: Any) -> set[tuple[int, int]]:
+    return set(map(tuple, found.indices.tolist()))
+
+
+@pytest.fixture(params=[1 << 9, 1 << 22], ids=["many chunks", "one chunk"])
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (geomatch.candidates, geomatch.distances):
-        monkeypatch.setattr(module, "CHUNK_BYTES", request.param)
+    monkeypatch.setattr(geomatch.matching, "CHUNK", request.param)
 
 
 @pytest.mark.usefixtures("_chunk")
+@pytest.mark.parametrize("make", DATA)
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("shape", [(40, 60, 8), (61, 17, 3), (1, 5, 4), (5, 1, 4)])
-def test_agrees_with_the_definition(
-    metric: Metric, shape: tuple[int, int, int], rng: np.random.Generator
+def test_mutual_agrees_with_the_definition(make: Any, metric: Metric, rng: np.random.Generator) -> None:
+    for n0, n1, d in ((37, 53, 16), (60, 41, 600), (1, 5, 9), (5, 1, 9)):
+        a, b = make(rng, n0, d), make(rng, n1, d)
+        true = distances(a, b, metric)
+        forward, backward = true.argmin(1), true.argmin(0)
+        wanted = {(i, int(j)) for i, j in enumerate(forward) if backward[j] == i and true[i, j] < np.inf}
+        found, swapped = match_mutual(a, b, metric), match_mutual(b, a, metric)
+        if metric == "cosine" and make is ties:  # equal directions of unequal lengths round apart
+            assert len(pairs_of(found) ^ wanted) <= 2
+            continue
+        if metric == "cosine" and make is far_away:  # directions that float32 cannot tell apart
+            continue
+        assert pairs_of(found) == wanted
+        assert {(i, j) for j, i in pairs_of(swapped)} == wanted, "the same with the images swapped"
+        assert (np.diff(found.similarity) <= 0).all()
+        apart = true[tuple(found.indices.T)]
+        similarity = 1 - apart**2 / 2 if metric == "cosine" else -apart
+        np.testing.assert_allclose(found.similarity, similarity, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("_chunk")
+@pytest.mark.parametrize("make", DATA)
+@pytest.mark.parametrize("masked", [False, True])
+def test_nearest_and_radius_agree_with_all_distances(
+    make: Any, masked: bool, rng: np.random.Generator
 ) -> None:
-    n0, n1, d = shape
-    a, b = rng.normal(0, 2, (n0, d)), rng.normal(0, 2, (n1, d))
-    found = match_mutual(a, b, metric)
-    assert set(map(tuple, found.indices.tolist())) == brute_force(a, b, metric)
-    assert (np.diff(found.similarity) <= 0).all()
-    i, j = found.indices.T
-    if metric == "cosine":
-        lengths = np.linalg.norm(a[i], axis=1) * np.linalg.norm(b[j], axis=1)
-        expected = (a[i] * b[j]).sum(1) / lengths
-    else:
-        expected = -np.linalg.norm(a[i] - b[j], axis=1)
-    np.testing.assert_allclose(found.similarity, expected, atol=1e-5)
+    for d in (16, 600):
+        a, b = make(rng, 37, d), make(rng, 53, d)
+        mask = rng.random((37, 53)) < 0.1 if masked else None
+        if mask is not None:
+            mask[5] = False
+        true = distances(a, b) if mask is None else np.where(mask, distances(a, b), np.inf)
+        order, allowed = true.argsort(axis=1, kind="stable"), None if mask is None else torch.from_numpy(mask)
+        for k in (1, 2, 5, 99):
+            indices, found = (part.numpy() for part in nearest(as_rows(a), as_rows(b), k, allowed))
+            wanted = np.take_along_axis(true, order[:, :k], 1)
+            np.testing.assert_allclose(found, wanted, rtol=1e-6)
+            expected = np.where(wanted < np.inf, order[:, :k], -1)
+            agree = (indices == expected) | (make in (far_away, large))  # there float64 rounds apart, too
+            assert agree.all()
+        for radius in (-1.0, 0.0, float(np.median(true[true < np.inf])) * (1 + 1e-6), 1e200, np.inf):
+            pairs, apart = (part.numpy() for part in within(as_rows(a), as_rows(b), radius, allowed))
+            assert set(map(tuple, pairs.tolist())) == set(
+                map(tuple, np.argwhere((true <= radius) & (true < np.inf)))
+            )
+            np.testing.assert_allclose(apart, true[tuple(pairs.T)], rtol=1e-6, atol=1e-6)
+            assert (np.lexsort((apart, pairs[:, 0])) == np.arange(len(pairs))).all()
+
+
+@pytest.mark.parametrize("make", [random, ties])
+def test_the_same_neighbours_as_opencv(make: Any, rng: np.random.Generator) -> None:
+    """Whole numbers to the last tie, others where float32 tells the neighbours apart."""
+    a, b = make(rng, 37, 24), make(rng, 53, 24)
+    theirs = [[match.trainIdx for match in row] for row in cv2.BFMatcher().knnMatch(a, b, 3)]
+    np.testing.assert_array_equal(nearest(as_rows(a), as_rows(b), 3)[0].numpy(), theirs)
+
+
+def test_sift_distances_are_exact(rng: np.random.Generator) -> None:
+    """Whole numbers of norm 512: the float32 nearest to the root of a whole number."""
+    a, b = (rng.integers(0, 256, (40, 128)) for _ in range(2))
+    squares = ((a[:, None] - b[None]) ** 2).sum(2)
+    indices, found = nearest(as_rows(a), as_rows(b), 3)
+    np.testing.assert_array_equal(indices.numpy(), squares.argsort(axis=1, kind="stable")[:, :3])
+    np.testing.assert_array_equal(found.numpy(), np.sqrt(np.sort(squares, axis=1)[:, :3]).astype(np.float32))
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_swapping_the_images_swaps_the_columns(metric: Metric, rng: np.random.Generator) -> None:
-    a, b = rng.normal(0, 1, (50, 6)), rng.normal(0, 1, (70, 6))
-    one, other = match_mutual(a, b, metric), match_mutual(b, a, metric)
-    assert set(map(tuple, one.indices.tolist())) == set(map(tuple, other.indices[:, ::-1].tolist()))
+def test_equal_rows_are_matched_to_the_first(metric: Metric, rng: np.random.Generator) -> None:
+    """Also when there are more of them than are compared."""
+    rows = np.repeat(random(rng, 4, 40), 60, axis=0)
+    found = match_mutual(rows, rows, metric)
+    assert sorted(map(tuple, found.indices.tolist())) == [(i, i) for i in (0, 60, 120, 180)]
+    assert len(match_mutual(rows, rows, metric, max_ratio=1.0)) == 0, "the second is as near"
+    assert match_mutual(rows[:60], rows[:60], metric).indices.tolist() == [[0, 0]]
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_permutation_is_recovered(metric: Metric, rng: np.random.Generator) -> None:
-    a = rng.normal(0, 1, (300, 16)).astype(np.float32)
-    order = rng.permutation(300)
-    found = match_mutual(a, a[order], metric)
-    assert len(found) == 300
-    np.testing.assert_array_equal(order[found.indices[:, 1]], found.indices[:, 0])
-
-
-@pytest.mark.usefixtures("_chunk")
-@pytest.mark.parametrize("metric", METRICS)
-def test_of_equal_rows_the_first_counts(metric: Metric) -> None:
-    rows = np.random.default_rng(1).normal(0, 1, (4, 40)).astype(np.float32)
-    a = np.repeat(rows, 6, axis=0)  # six copies of each of four rows
-    found = match_mutual(a, a, metric)
-    assert sorted(map(tuple, found.indices.tolist())) == [(0, 0), (6, 6), (12, 12), (18, 18)]
-
-
-def test_rows_without_direction_match_nothing() -> None:
+def test_rows_of_zeros_match_nothing_under_the_cosine() -> None:
     a = np.array([[0.0, 0], [1, 0]])
     assert match_mutual(a, a).indices.tolist() == [[1, 1]]
-    assert len(match_mutual(np.zeros((2, 2)), a)) == 0
+    assert match_mutual(-a, a).indices.tolist() == [[1, 1]]
+    assert len(match_mutual(np.zeros((2, 2)), a)) == len(match_mutual(a * 0, a * 0)) == 0
     assert len(match_mutual(a, a, "l2")) == 2
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_ratio_and_similarity_are_filters(metric: Metric, rng: np.random.Generator) -> None:
-    a, b = rng.normal(0, 1, (80, 5)), rng.normal(0, 1, (90, 5))
-    if metric == "cosine":
-        a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    a, b = random(rng, 80, 5), random(rng, 90, 5)
     everything = match_mutual(a, b, metric)
-    distance = np.sort(np.linalg.norm(a[:, None] - b[None], axis=2), axis=1)
-    ratio = distance[:, 0] / distance[:, 1]
+    apart = np.sort(distances(a, b, metric), axis=1)
     kept = match_mutual(a, b, metric, max_ratio=0.8)
-    assert kept == everything[ratio[everything.indices[:, 0]] < 0.8]
+    assert 0 < len(kept) < len(everything)
+    assert kept == everything[(apart[:, 0] < 0.8 * apart[:, 1])[everything.indices[:, 0]]]
     middle = float(np.median(everything.similarity))
     assert match_mutual(a, b, metric, min_similarity=middle) == everything[everything.similarity >= middle]
+    assert len(match_mutual(a, b[:1], metric, max_ratio=0.5)) == 1, "without a second nearest it is kept"
 
 
-def test_ratio_with_a_single_candidate_keeps_it() -> None:
-    assert len(match_mutual(np.ones((3, 2)), np.ones((1, 2)), max_ratio=0.5)) == 1
+def test_numbers_whose_squares_float32_cannot_hold_are_refused(rng: np.random.Generator) -> None:
+    rows = random(rng, 30, 8)
+    with pytest.raises(ValueError, match="descriptors1 must be finite and below 1e"):
+        match_mutual(rows, rows * np.float32(1e30))
 
 
-def test_empty_inputs_give_empty_matches() -> None:
-    for a, b in ((0, 5), (5, 0), (0, 0)):
-        found = match_mutual(np.zeros((a, 4)), np.ones((b, 4)))
-        assert len(found) == 0
-        assert found.indices.shape == (0, 2)
-    assert len(match_mutual(np.zeros((0, 1)), np.ones((5, 4)))) == 0
+def test_half_precision_is_computed_in_single_and_input_is_not_written(rng: np.random.Generator) -> None:
+    a, b = random(rng, 50, 64), random(rng, 60, 64)
+    for rows in (a, b):
+        rows.flags.writeable = False
+    before = match_mutual(a, b)
+    assert match_mutual(a.astype(np.float64), b) == before
+    half = a.astype(np.float16)
+    assert match_mutual(half, b) == match_mutual(half.astype(np.float32), b)
+    pairs, similarity = mutual_nearest(
+        torch.tensor(a, requires_grad=True), torch.tensor(b), "cosine", None, None
+    )
+    np.testing.assert_array_equal(pairs.numpy(), before.indices)
+    assert not similarity.requires_grad
 
 
-def test_half_precision_is_computed_in_single(rng: np.random.Generator) -> None:
-    a = rng.normal(0, 1, (50, 64)).astype(np.float16)
-    b = rng.normal(0, 1, (60, 64)).astype(np.float16)
-    assert match_mutual(a, b) == match_mutual(a.astype(np.float32), b.astype(np.float32))
+@contextmanager
+def defaults() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
-def test_wrong_input_is_refused() -> None:
+@contextmanager
+def precision(setting: Any, name: str, value: str) -> Iterator[None]:
+    before = getattr(setting, name)
+    setattr(setting, name, value)
+    try:
+        yield
+    finally:
+        setattr(setting, name, before)
+
+
+@contextmanager
+def legacy_precision() -> Iterator[None]:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+SETTINGS: list[Any] = [
+    defaults,
+    torch.inference_mode,
+    lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    legacy_precision,
+    lambda: precision(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_process_wide_settings_change_nothing(setting: Any, rng: np.random.Generator) -> None:
+    a = random(rng, 200, 64)
+    b = np.concatenate([a + 0.05 * random(rng, 200, 64) for _ in range(3)])
+
+    def results() -> list[Any]:
+        rows = as_rows(a), as_rows(b)
+        parts = [*nearest(*rows, 3), *within(*rows, 1.0), *mutual_nearest(*rows, "cosine", None, 0.9)]
+        return [part.numpy() for part in parts]
+
+    before = results()
+    with setting():
+        during = results()
+    for one, two in zip(before, during, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_threads_and_chunks_change_nothing(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = random(rng, 300, 200), random(rng, 300, 200)
+    before, number = match_mutual(a, b, max_ratio=0.95), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3 - number if number < 3 else 1)
+        assert match_mutual(a, b, max_ratio=0.95) == before
+    finally:
+        torch.set_num_threads(number)
+    monkeypatch.setattr(geomatch.matching, "CHUNK", 1 << 12)
+    assert match_mutual(a, b, max_ratio=0.95) == before
+
+
+def test_nothing_to_find() -> None:
+    rows = torch.ones(3, 4)
+    for a, b in ((rows[:0], rows), (rows, rows[:0]), (torch.zeros(0, 0), rows), (rows[:0], rows[:0])):
+        indices, apart = nearest(a, b, 2)
+        assert indices.shape == apart.shape == (len(a), min(2, len(b)))
+        assert within(a, b, 1.0)[0].shape == (0, 2)
+        assert match_mutual(a.numpy(), b.numpy(), max_ratio=0.8).indices.shape == (0, 2)
+
+
+def test_wrong_input() -> None:
     good = np.ones((3, 4))
-    with pytest.raises(ShapeError, match=r"descriptors1 must have shape \(N1, 4\), got \(3, 5\)"):
+    with pytest.raises(ShapeError, match=r"shapes \(N0, D\) and \(N1, D\), got \(3, 4\) and \(3, 5\)"):
         match_mutual(good, np.ones((3, 5)))
-    with pytest.raises(ShapeError):
-        match_mutual(good[0], good)
-    with pytest.raises(ValueError, match="descriptors1 must be finite"):
-        match_mutual(good, np.full((3, 4), np.inf))
-    with pytest.raises(ValueError, match="metric"):
-        match_mutual(good, good, "hamming")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="max_ratio"):
-        match_mutual(good, good, max_ratio=1.5)
-
-
-def test_input_is_not_written(rng: np.random.Generator) -> None:
-    a = rng.normal(0, 1, (30, 4)).astype(np.float32)
-    a.flags.writeable = False
-    before = a.copy()
-    match_mutual(a, a[::-1])
-    np.testing.assert_array_equal(a, before)
-
-
-@pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0])
-def test_l2_is_exact_far_from_the_origin(offset: float, rng: np.random.Generator) -> None:
-    a, b = (rng.normal(0, 1, (200, 32)).astype(np.float32) + np.float32(offset) for _ in range(2))
-    found = match_mutual(a, b, "l2")
-    assert set(map(tuple, found.indices.tolist())) == brute_force(a.astype(float), b.astype(float), "l2")
-
-
-def test_ratio_of_near_copies_is_exact(rng: np.random.Generator) -> None:
-    a = rng.normal(0, 1, (30, 16))
-    b = np.concatenate([a, a + rng.normal(0, 1e-2, a.shape)])
-    assert len(match_mutual(a, b, max_ratio=0.5)) == 30
+    for other in (good[0], good[:, :0]):
+        with pytest.raises(ShapeError):
+            match_mutual(other, other)
+    for number in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="descriptors1 must be finite"):
+            match_mutual(good, good * number)
+    for options in ({"metric": "hamming"}, {"max_ratio": 1.5}, {"min_similarity": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            match_mutual(good, good, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The worked examples do what they say, on the bundled photographs and on one's own."""
+"""The worked examples do what they say, on the bundled photographs and on the user's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,16 +28,11 @@ def test_tutorial_finds_the_object_with_sift_and_with_ours(name: str) -> None:
     assert picture.shape == (480, right - left + 640, 3)
 
 
-def test_nothing_is_found_in_noise() -> None:
+def test_nothing_is_found_in_noise_nor_of_a_blank_object() -> None:
     wanted, _ = find_object.bundled_object()
-    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3)).astype(np.uint8)
-    assert find_object.find_object(wanted, noise, find_object.create_feature("dift"))[0] is None
-
-
-def test_nothing_is_found_of_a_blank_object() -> None:
-    _, scene = find_object.bundled_object()
-    blank = np.zeros((60, 60, 3), np.uint8)
-    assert find_object.find_object(blank, scene, find_object.create_feature("dift"))[0] is None
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3)).astype(np.uint8)
+    for shown in (wanted, np.zeros((60, 60, 3), np.uint8)):
+        assert find_object.find_object(shown, noise, find_object.create_feature("dift"))[0] is None
 
 
 def test_panorama_shows_both_in_the_frame_of_the_first() -> None:
@@ -70,8 +65,8 @@ def test_panorama_of_unrelated_pictures_is_none() -> None:
     assert panorama.stitch(panorama.bundled_views()[0], noise, gcv.DIFT_create(300)) is None
 
 
-def test_plane_is_tracked_through_the_made_video() -> None:
-    frames = list(track_plane.made_video(8))
+def test_plane_is_tracked_through_the_synthetic_video() -> None:
+    frames = list(track_plane.synthetic_video(5))
     tracker = track_plane.PlaneTracker(
         frames[0][0], (90, 50, 150, 130), gcv.DIFT_create(track_plane.KEYPOINTS)
     )
@@ -93,7 +88,7 @@ def test_scripts_write_their_pictures(tmp_path: Path, capsys: pytest.CaptureFixt
     out = tmp_path / "tracked.avi"
     video = tmp_path / "video.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 12, track_plane.SIZE)
-    for frame, _ in track_plane.made_video(3):
+    for frame, _ in track_plane.synthetic_video(3):
         writer.write(frame)
     writer.release()
     assert track_plane.main([str(video), "--out", str(out)]) == 0

@@ -1,9 +1,8 @@
 """The drop-in for ``cv2.SIFT_create()``, call by call beside the original."""
 
-import copy
 import pickle
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,82 +35,56 @@ CASES: dict[str, Call] = {
     "detect BGR": lambda f: f.detect(BGR, None),
     "detect BGRA": lambda f: f.detect(cv2.cvtColor(BGR, cv2.COLOR_BGR2BGRA)),
     "detect (H, W, 1)": lambda f: f.detect(GREY[:, :, None]),
-    "detect by keyword": lambda f: f.detect(image=GREY, mask=None),
     "detect black": lambda f: f.detect(BLACK),
     "detect empty": lambda f: f.detect(np.zeros((0, 0), np.uint8)),
     "detect None": lambda f: f.detect(None),
     "detect 1 pixel": lambda f: f.detect(np.zeros((1, 1), np.uint8)),
     "detect 2 channels": lambda f: f.detect(BGR[:, :, :2]),
-    "detect mirrored view": lambda f: f.detect(BGR[:, ::-1]),
     "detect Fortran order": lambda f: f.detect(np.asfortranarray(GREY)),
     "detect float32": lambda f: f.detect(GREY.astype(np.float32)),
-    "detect uint16": lambda f: f.detect(GREY.astype(np.uint16)),
-    "detect bool": lambda f: f.detect(GREY > 9),
-    "detect four dimensions": lambda f: f.detect(np.zeros((2, 30, 30, 3), np.uint8)),
     "detect a word": lambda f: f.detect("image.png"),
     "detect list": lambda f: f.detect([GREY, BGR]),
-    "detect tuple": lambda f: f.detect((GREY, BGR)),
     "detect no images": lambda f: f.detect([]),
     "detect list, masks": lambda f: f.detect([GREY, BGR], [BLACK, HALF]),
     "detect list, one mask short": lambda f: f.detect([GREY, BGR], [BLACK]),
-    "detect list of lists": lambda f: f.detect([[1, 2], [3, 4]]),
     "detect zero mask": lambda f: f.detect(GREY, BLACK),
     "detect half mask": lambda f: f.detect(GREY, HALF),
-    "detect empty mask": lambda f: f.detect(GREY, np.zeros((0, 0), np.uint8)),
-    "detect mask (H, W, 1)": lambda f: f.detect(GREY, BLACK[:, :, None]),
     "detect mask of 3 channels": lambda f: f.detect(GREY, BGR),
-    "detect float mask": lambda f: f.detect(GREY, HALF.astype(np.float32)),
     "detect bool mask": lambda f: f.detect(GREY, HALF > 0),
     "detect small mask": lambda f: f.detect(GREY, HALF[:100] | 1),
     "compute": lambda f: f.compute(GREY, POINTS),
-    "compute list of keypoints": lambda f: f.compute(BGR, list(POINTS)),
-    "compute by keyword": lambda f: f.compute(image=GREY, keypoints=POINTS),
     "compute no keypoints": lambda f: f.compute(GREY, []),
-    "compute None keypoints": lambda f: f.compute(GREY, None),
     "compute array of points": lambda f: f.compute(GREY, np.zeros((3, 2), np.float32)),
-    "compute numbers": lambda f: f.compute(GREY, [1, 2]),
     "compute black": lambda f: f.compute(BLACK, POINTS[:3]),
     "compute empty": lambda f: f.compute(np.zeros((0, 0), np.uint8), POINTS[:3]),
     "compute None": lambda f: f.compute(None, POINTS[:3]),
-    "compute float32": lambda f: f.compute(GREY.astype(np.float32), POINTS[:3]),
     "compute list": lambda f: f.compute([GREY, BGR], [POINTS, POINTS[:3]]),
     "compute list, none in one": lambda f: f.compute([GREY, BGR], [POINTS, []]),
     "compute list, one short": lambda f: f.compute([GREY, BGR], [POINTS]),
-    "compute no images": lambda f: f.compute([], []),
     "compute outside": lambda f: f.compute(GREY, [cv2.KeyPoint(-50.0, 9.0, 5.0), *POINTS[:2]]),
     "compute NaN": lambda f: f.compute(GREY, [cv2.KeyPoint(float("nan"), 9.0, 5.0)]),
     "both": lambda f: f.detectAndCompute(GREY, None),
-    "both BGR": lambda f: f.detectAndCompute(BGR, None),
-    "both by keyword": lambda f: f.detectAndCompute(image=BGR, mask=HALF),
     "both without mask": lambda f: f.detectAndCompute(GREY),
     "both black": lambda f: f.detectAndCompute(BLACK, None),
-    "both zero mask": lambda f: f.detectAndCompute(GREY, BLACK),
     "both half mask": lambda f: f.detectAndCompute(GREY, HALF),
     "both empty": lambda f: f.detectAndCompute(np.zeros((0, 0), np.uint8), None),
-    "both None": lambda f: f.detectAndCompute(None, None),
-    "both float32": lambda f: f.detectAndCompute(GREY.astype(np.float32), None),
     "both list": lambda f: f.detectAndCompute([GREY, BGR], None),
     "both provided": lambda f: f.detectAndCompute(GREY, None, None, True),
-    "both provided by keyword": lambda f: f.detectAndCompute(GREY, None, useProvidedKeypoints=True),
     "both with buffer": lambda f: f.detectAndCompute(GREY, None, np.zeros((3, 3), np.float32)),
-    "descriptorSize": lambda f: f.descriptorSize(),
-    "descriptorType": lambda f: f.descriptorType(),
-    "defaultNorm": lambda f: f.defaultNorm(),
+    "constants": lambda f: (f.descriptorSize(), f.descriptorType(), f.defaultNorm()),
     "empty": lambda f: f.empty(),
     "pickle": pickle.dumps,
-    "deepcopy": copy.deepcopy,
 }
 
 MEANT: dict[str, str] = {
     "detect None": "a file that could not be read is an error, not an image without keypoints",
-    "compute None": "likewise",
+    "compute None": "what cannot be read or described is no silent nothing",
     "detect 2 channels": "no image has two channels",
     "detect small mask": "SIFT reads beyond the mask's end",
     "compute outside": "what cannot be described is left out; SIFT returns rows of zeros",
-    "compute NaN": "likewise",
+    "compute NaN": "what cannot be read or described is no silent nothing",
     "both list": "detectAndCompute takes lists of images as detect does",
     "pickle": "OpenCV's objects cannot be pickled",
-    "deepcopy": "nor copied",
 }
 """Where ours differs from SIFT on purpose, and why."""
 
@@ -144,14 +117,10 @@ def test_behaves_as_sift(name: str) -> None:
     theirs, ours = outcome(SIFT, CASES[name]), outcome(OURS, CASES[name])
     if name in MEANT:
         assert ours != theirs, "no longer a difference"
-    elif name.startswith("compute") or name.startswith("descriptor") or "error" in (ours, theirs):
+    elif name.startswith("compute") or name == "constants" or "error" in (ours, theirs):
         assert ours == theirs
     else:  # the keypoints lie a quarter of a pixel apart, so that their number may differ by a few
         assert str(outline(CASES[name](gcv.DIFT_create(40, enable_precise_upscale=False)))) == str(theirs)
-
-
-def test_the_table_names_no_missing_case() -> None:
-    assert set(MEANT) <= set(CASES)
 
 
 def test_keypoints_are_those_of_sift() -> None:
@@ -201,7 +170,7 @@ def test_no_descriptor_depends_on_its_company() -> None:
     assert np.abs(rows[::2] - rows[1::2]).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["ORB_create", "GFTTDetector_create", "FastFeatureDetector_create"])
+@pytest.mark.parametrize("name", ["ORB_create", "FastFeatureDetector_create"])
 def test_any_detector_of_opencv_is_described(name: str) -> None:
     detector = getattr(cv2, name)()
     points = detector.detect(GREY, None)[:50]
@@ -238,12 +207,6 @@ def test_pickled_without_its_networks() -> None:
     )
 
 
-def test_names() -> None:
-    assert OURS.getDefaultName() == "Feature2D.DIFT"
-    assert gcv.Grid_create().getDefaultName() == "Feature2D.Grid"
-    assert gcv.SuperPoint_create().getDefaultName() == "Feature2D.SuperPoint"
-
-
 def test_cpp_refuses_the_duck_with_an_error() -> None:
     """It is no cv2.Feature2D, and what needs one says so instead of crashing."""
     assert not isinstance(OURS, cv2.Feature2D)
@@ -257,11 +220,8 @@ def test_cpp_refuses_the_duck_with_an_error() -> None:
     ("arguments", "error", "message"),
     [
         ({"nfeatures": 5.5}, TypeError, "nfeatures must be a whole number"),
-        ({"nfeatures": "all"}, TypeError, "nfeatures"),
         ({"nOctaveLayers": 0}, ValueError, "nOctaveLayers must be at least 1"),
         ({"sigma": 0}, ValueError, "sigma must be positive"),
-        ({"contrastThreshold": None}, TypeError, "contrastThreshold must be a number"),
-        ({"edgeThreshold": float("nan")}, ValueError, "edgeThreshold"),
         ({"enable_precise_upscale": cv2.CV_8U}, TypeError, "enable_precise_upscale must be True or False"),
         ({"nfeatures": 10**400, "sigma": 10**400}, ValueError, "sigma is too large"),
         ({"detector": "orb", "sigma": 2.0}, ValueError, "the other arguments are SIFT's"),
@@ -275,7 +235,7 @@ def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], mess
 
 
 def test_the_mask_comes_before_the_limit() -> None:
-    for source in ("orb", "gftt", OpenCVDetector("sift", None)):
+    for source in ("orb", OpenCVDetector("sift", None)):
         feature = gcv.DIFT_create(25, detector=source)
         everything = gcv.DIFT_create(detector=source).detect(GREY, HALF)
         assert len(everything) > 25
@@ -295,13 +255,10 @@ def test_detectors_that_opencv_cannot_make_are_a_value_error() -> None:
         gcv.DIFT_create(nOctaveLayers=2**40).detect(GREY)
 
 
-def test_negative_number_of_features_is_all() -> None:
-    assert len(gcv.DIFT_create(-1).detect(GREY)) == len(gcv.DIFT_create().detect(GREY)) > 40
-
-
 def test_grid() -> None:
     grid = gcv.Grid_create(32, 8)
     points, rows = grid.detectAndCompute(BGR, HALF)
+    assert (grid.getDefaultName(), OURS.getDefaultName()) == ("Feature2D.Grid", "Feature2D.DIFT")
     assert len(points) == len(rows) == 4 * 7
     assert rows.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
@@ -340,10 +297,17 @@ def test_own_describer_and_its_dimension() -> None:
                 features.keypoints, features.scores, features.image_size, descriptors=rows
             )
 
-    feature = gcv.DIFT_create(20, descriptor=Place())
+    class Known(Place):
+        dimension = 3
+
+        def describe(self, image: Image, features: geomatch.Features) -> geomatch.Features:
+            raise AssertionError("asked for descriptors to learn their dimension")
+
+    feature = gcv.DIFT_create(-1, descriptor=Place())
     points, rows = feature.detectAndCompute(GREY, None)
+    assert len(points) > 40, "a negative number is no limit"
     np.testing.assert_allclose(rows[:, :2], [point.pt for point in points])
-    assert feature.descriptorSize() == 3
+    assert feature.descriptorSize() == gcv.DIFT_create(descriptor=Known()).descriptorSize() == 3
 
 
 def test_pca_keeps_distances_and_dimension(tmp_path: Path) -> None:
@@ -355,7 +319,7 @@ def test_pca_keeps_distances_and_dimension(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     assert short.pca is not None
     short.pca.save(tmp_path)
-    again = gcv.DIFT_create(300, pca=load_head(tmp_path))
+    again = replace(gcv.DIFT_create(300), pca=load_head(tmp_path))
     np.testing.assert_allclose(again.compute(BGR, points)[1], rows, atol=2e-3)  # float16 on disk
     with pytest.raises(ValueError, match="no keypoints were found"):
         gcv.with_pca(OURS, [BLACK], 64)
@@ -377,7 +341,3 @@ def test_pca_of_as_many_components_is_a_rotation() -> None:
     np.testing.assert_allclose(np.linalg.norm(turned[:, None] - turned[None], axis=2), apart, atol=1e-4)
     variances = turned.var(axis=0)
     assert (np.diff(variances) <= 1e-6).all(), "the leading components come first"
-
-
-def test_ours_are_made_by_functions_that_pickle() -> None:
-    assert isinstance(OURS.detector, partial)

@@ -1,371 +1,148 @@
-"""The guards of the layout: lazy imports, one top-level name, docs that run."""
+"""What users install: the wheel, the sdist, the extras, and the versions at which all of it is tested."""
 
-import ast
-import doctest
-import importlib
-import json
-import pkgutil
 import re
-import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import geomatch
-from geomatch.benchmarks.studies import sizing
-from geomatch.benchmarks.studies.dense_speed import table as dense_table
-from geomatch.benchmarks.studies.embedded import (
-    ALIGNED,
-    DEFAULT,
-    PLAIN,
-    RIVALS,
-    area_under_curve,
-    differences_table,
-    table,
-)
-from geomatch.benchmarks.studies.following import table as following_table
-from geomatch.benchmarks.studies.learning import table as learning_table
-from geomatch.benchmarks.studies.matching_speed import table as matching_table
-from geomatch.benchmarks.studies.pca import table as pca_table
-from geomatch.cli import main
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
-import correspondence_data as made
+from layout import PROJECT, ROOT, SHIPPED
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = (
-    "geomatch",
-    "geomatch.cli",
-    "geomatch.collection",
-    "geomatch.colmap",
-    "geomatch.colmap.doctor",
-    "geomatch.colmap.formats",
-    "geomatch.demo",
-    "geomatch.dift",
-    "geomatch.dift.backends",
-    "geomatch.dift.head",
-    "geomatch.dift.maps",
-    "geomatch.drawing",
-    "geomatch.editing",
-    "geomatch.engine",
-    "geomatch.opencv",
-    "geomatch.opencv.examples",
-    "geomatch.store",
-    "geomatch.training",
-    "geomatch.video",
-    "geomatch.weights",
-    "geomatch.keypoints",
-    "geomatch.estimators",
-    "geomatch.benchmarks",
-    "geomatch.benchmarks.harness",
-    "geomatch.benchmarks.methods",
-    "geomatch.benchmarks.tasks",
-    "geomatch.benchmarks.tasks.homography",
-    "geomatch.benchmarks.tasks.semantic",
-    "geomatch.benchmarks.tasks.temporal",
-    "geomatch.benchmarks.studies",
-    "geomatch.benchmarks.training",
-)
+LARGEST_WHEEL = 10e6
+"""Bytes: the embedded models, the bundled pair and the pictures of three examples."""
+STAYS = ("benchmarks/results/", "benchmarks/studies/", "benchmarks/training/")
+"""Folders that do not ship."""
+FOLDERS = PROJECT["tool"]["setuptools"]["package-dir"]
 
 
-def python(code: str, cwd: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
-    heavy = {"torch", "cv2", "diffusers", "pycolmap", "kornia", "transformers", "PIL", "matplotlib", "numpy"}
-    loaded = python("import sys, geomatch, geomatch.cli; print(*sys.modules)", tmp_path).split()
-    assert not heavy & set(loaded)
-
-
-def test_every_public_name_can_be_imported() -> None:
-    for name in geomatch.__all__:
-        assert getattr(geomatch, name) is not None
-    assert set(geomatch._HOME) <= set(geomatch.__all__)
-    assert dir(geomatch) == sorted(geomatch.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = geomatch.nothing
-
-
-def test_folders_are_not_imported_under_a_second_name() -> None:
-    for package in PACKAGES:
-        importlib.import_module(package)
-    assert not {"keypoints", "estimators", "benchmarks"} & set(sys.modules)
-
-
-LEVELS = [
-    {"errors", "files", "types", "provenance", "demo"},
-    {"geometry", "images", "patches", "matching", "synthetic", "distances", "candidates", "search"},
-    {"weights", "keypoints", "estimators"},
-    {"dift", "alignment"},
-    {"describers"},
-    {"pipeline", "training", "video", "store", "engine"},
-    {"drawing", "editing", "collection"},
-    {"colmap", "opencv"},
-    {"benchmarks", "cli"},
-]
-
-
-def test_imports_point_one_way() -> None:
-    """No part imports from a level above its own, nor its neighbours where they are alternatives."""
-    level = {name: number for number, names in enumerate(LEVELS) for name in names}
-    for package in PACKAGES:
-        for path in importlib.import_module(package).__path__:
-            for file in Path(path).glob("*.py"):
-                part = file.stem if package == "geomatch" else package.split(".")[1]
-                if part in ("__init__", "__main__"):
-                    continue
-                for node in ast.walk(ast.parse(file.read_text())):
-                    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("geomatch."):
-                        other = str(node.module).split(".")[1]
-                        assert level[other] <= level[part], f"{file} imports {node.module}"
-
-
-def test_every_sub_folder_is_packaged() -> None:
-    config = (ROOT / "pyproject.toml").read_text()
-    for init in (ROOT / "geomatch").rglob("__init__.py"):
-        name = ".".join(init.parent.relative_to(ROOT).parts)
-        assert f'"{name}",' in config
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_doctests(package: str) -> None:
-    root = importlib.import_module(package)
-    names = [package, *(f"{package}.{m.name}" for m in pkgutil.iter_modules(root.__path__) if not m.ispkg)]
-    for name in names:
-        if name.endswith("__main__"):
-            continue
-        failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
-        assert failed == 0, name
-
-
-def test_wheel_holds_one_top_level_name(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    copied = ["geomatch", "keypoints", "estimators", "benchmarks", "pyproject.toml", "README.md", "LICENSE"]
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """The sdist of a copy of the repository, the wheel made from that sdist, and what was said meanwhile."""
+    place = tmp_path_factory.mktemp("built")
+    source = place / "source"
     source.mkdir()
+    copied = [*FOLDERS.values(), "pyproject.toml", "README.md", "LICENSE"]
     subprocess.run(["cp", "-r", *copied, str(source)], cwd=ROOT, check=True)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w"]
-    subprocess.run([*command, str(tmp_path / "wheel"), str(source)], check=True, capture_output=True)
-    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(place), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (sdist,), (wheel,) = place.glob("*.tar.gz"), place.glob("*.whl")
+    return sdist, wheel, done.stdout + done.stderr
+
+
+def test_wheel_holds_one_top_level_name(built: tuple[Path, Path, str]) -> None:
+    wheel = built[1]
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == {"geomatch"}
-    for wanted in (
-        "geomatch/keypoints/grid.py",
-        "geomatch/py.typed",
-        "geomatch/demo/image0.jpg",
-        "geomatch/weights/dift-tiny/diffusion_pytorch_model.safetensors",
-        "geomatch/weights/dift-tiny/head.safetensors",
-        "geomatch/keypoints/weights/tiny.safetensors",
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert {name.split("/")[0] for name in names} == {"geomatch"}
+    packages = {str(Path(name).parent).replace("/", ".") for name in names if name.endswith(".py")}
+    assert packages == set(SHIPPED)
+    wanted = set()
+    for package, folder in FOLDERS.items():
+        for file in (ROOT / folder).rglob("*"):
+            data = file.is_file() and file.suffix not in (".py", ".pyc")
+            if data and not str(file.relative_to(ROOT)).startswith(STAYS):
+                wanted.add(f"{package.replace('.', '/')}/{file.relative_to(ROOT / folder)}")
+    assert wanted == {name for name in names if not name.endswith(".py")}
+    assert {"geomatch/py.typed", "geomatch/weights/dift-tiny/head.safetensors"} <= wanted
+    assert wheel.stat().st_size < LARGEST_WHEEL
+
+
+def test_sdist_keeps_the_layout(built: tuple[Path, Path, str]) -> None:
+    with tarfile.open(built[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"geomatch/pipeline.py", "estimators/gate.py", "benchmarks/harness/run.py"} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "keypoints/weights/tiny.safetensors"} <= names
+
+
+def test_building_warns_of_nothing(built: tuple[Path, Path, str]) -> None:
+    said = [
+        line for line in built[2].splitlines() if re.search("warning|deprecat|ignored", line, re.IGNORECASE)
+    ]
+    assert not [line for line in said if "byte-compiling" not in line]  # which the environment decides
+
+
+def requirements() -> Iterator[Requirement]:
+    """Everything that pyproject.toml asks for, with the tools that build."""
+    project = PROJECT["project"]
+    for group in (
+        project["dependencies"],
+        *project["optional-dependencies"].values(),
+        *PROJECT["dependency-groups"].values(),
+        PROJECT["build-system"]["requires"],
     ):
-        assert wanted in names
-    assert wheel.stat().st_size < 10e6
+        yield from (wish for wish in map(Requirement, group) if wish.name != project["name"])
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def pins() -> dict[str, set[Version]]:
+    """The versions of constraints.txt by name: several where the version of Python or the system decides."""
+    found: dict[str, set[Version]] = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        pin = Requirement(line)
+        (exact,) = pin.specifier
+        assert exact.operator == "==", line
+        found.setdefault(canonicalize_name(pin.name), set()).add(Version(exact.version))
+    return found
 
 
-def test_readme_python_runs_as_printed(tmp_path: Path) -> None:
-    found = blocks("python")
-    assert found
-    for code in found:
-        python(code, tmp_path)
+def test_lock_pins_what_the_project_asks_for() -> None:
+    locked = pins()
+    for wish in requirements():
+        versions = locked.get(canonicalize_name(wish.name), set())
+        assert versions, f"constraints.txt has no {wish.name}; run `make lock`"
+        assert all(version in wish.specifier for version in versions), f"{wish}; run `make lock`"
 
 
-def test_readme_commands_run_as_printed(
-    tmp_path: Path,
-    small_sd: Path,
-    seeded: Callable[..., dict[str, torch.Tensor]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Every `geomatch ...` line but those that train or download, on small made-up models and data."""
-    pytest.importorskip("transformers")
-    pytest.importorskip("matplotlib")
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("geomatch ")]
-    monkeypatch.chdir(tmp_path)
-    pair = geomatch.bundled_pair()
-    for name, path in (("a.jpg", pair.image0), ("b.jpg", pair.image1)):
-        (tmp_path / name).write_bytes(path.read_bytes())
-    home = tmp_path / "hub" / "models--sd2-community--stable-diffusion-2-1"
-    shutil.copytree(small_sd, home / "snapshots" / "0123")
-    (home / "refs").mkdir()
-    (home / "refs" / "main").write_text("0123")
-    shapes = dict(json.loads(str(np.load(ROOT / "tests" / "golden" / "adm_tiny.npz")["state_dict_shapes"])))
-    torch.save(seeded(shapes, "geomatch-adm:"), tmp_path / "256x256_diffusion_uncond.pt")
-    sequence = tmp_path / "hpatches-sequences" / "v_demo"
-    sequence.mkdir(parents=True)
-    for number, path in ((1, pair.image0), (2, pair.image1)):
-        (sequence / f"{number}.jpg").write_bytes(path.read_bytes())
-    np.savetxt(sequence / "H_1_2", pair.homography)
-    small = geomatch.load_image(pair.image0).pixels
-    motions = [made.moved(0, 0), made.moved(4, -2), made.moved(8, -4)]
-    made.make_spair(tmp_path / "SPair-71k", small, motions)
-    made.make_davis(tmp_path / "DAVIS", small, {"walk": motions})
-    walk = cv2.VideoWriter("walk.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 10, made.SIZE)
-    for motion in motions:
-        walk.write(np.ascontiguousarray(made.view(small, motion)[..., ::-1]))
-    walk.release()
-    made.save(tmp_path / "objects.png", made.first_mask())
-    painted = np.zeros((*small.shape[:2], 4), np.uint8)
-    painted[180:260, 260:380] = 255, 200, 0, 200
-    made.save(tmp_path / "edit.png", painted)
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for path in (pair.image0, pair.image1):
-        (photos / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    ran = []
-    for line in lines:
-        arguments = line.split("#")[0].split()[1:]
-        if arguments[0] == "train" or (arguments[0] == "data" and arguments[1] != "synthetic"):
-            continue
-        code = main(arguments)
-        # random weights need not find a homography: 1 says so
-        random = "--descriptor" in arguments and arguments[0] == "match"
-        random |= arguments[0] == "reconstruct"  # and two views of one plane are no model
-        assert code in ((0, 1) if random else (0,)), (line, capsys.readouterr().err)
-        ran.append(arguments[0])
-    assert {
-        "match",
-        "show",
-        "demo",
-        "models",
-        "benchmark",
-        "colmap",
-        "reconstruct",
-        "track",
-        "propagate",
-    } <= set(ran)
+def test_readme_names_the_torch_of_the_lock() -> None:
+    """So that `make demo` keeps the build for CPUs."""
+    (version,) = pins()["torch"]
+    assert f"torch=={version} --index-url" in (ROOT / "README.md").read_text()
+
+
+def test_lock_pins_what_is_installed() -> None:
+    """So that an installation without the lock's packages, or at other versions, is noticed."""
+    locked = pins()
+    for found in distributions():
+        name = canonicalize_name(found.metadata["Name"])
+        if name != PROJECT["project"]["name"]:
+            assert name in locked, f"{name} is installed, but constraints.txt does not pin it"
+            # a build of torch for CPUs has a label of its own
+            assert Version(Version(found.version).public) in locked[name], f"{name} is {found.version} here"
+
+
+def test_pages_speak_of_this_version() -> None:
+    version = PROJECT["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    headings = re.findall("^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0].split()[0] == version
 
 
 def test_missing_extra_names_the_extra() -> None:
     from geomatch.errors import require
 
-    with pytest.raises(geomatch.MissingDependencyError, match=r"pip install 'geomatch-dift\[poselib\]'"):
-        require("no_such_module_anywhere", "poselib", "this")
+    with pytest.raises(geomatch.MissingDependencyError, match=r"pip install 'geomatch-dift\[hloc\]'"):
+        require("no_such_module_anywhere", "hloc", "this")
 
 
-def test_readme_tables_are_those_of_the_records() -> None:
-    """The figures of the README come from the committed results."""
-    readme = (ROOT / "README.md").read_text()
-    results = ROOT / "benchmarks" / "results" / "0.1.0"
-    embedded = results / "embedded--linux-x86_64-2cores--cpu.json"
-    record = json.loads(embedded.read_text())
-    assert table(record["results"], record["metadata"]["settings"]["costs"]) in readme
-    for keys in ((PLAIN, PLAIN), (ALIGNED, ALIGNED), (ALIGNED, PLAIN)):
-        assert differences_table(record["results"], DEFAULT, RIVALS, keys) in readme
-    assert all(row["failed"] for row in record["metadata"]["settings"]["unrelated"])
-    speed = json.loads((results / "speed--linux-x86_64-2cores--cpu.json").read_text())["results"]
-    assert matching_table(speed) in readme
-    for row in speed:
-        if row["name"].startswith("match "):
-            assert row["identical_matches"]
-        elif row["unit"] == "pairs/s":
-            assert f"| {row['value']:.0f} pairs/s |" in readme
-        elif row["name"].startswith("HPatches"):
-            assert f"| {row['value']:.1f} s |" in readme
-            assert f"({row['alternative_value']:.1f} s)" in readme
-
-
-def test_readme_learning_table_is_that_of_the_record() -> None:
-    readme = (ROOT / "README.md").read_text()
-    record = ROOT / "benchmarks" / "results" / "0.1.0" / "learning--linux-x86_64-2cores--cpu.json"
-    assert learning_table(json.loads(record.read_text())["results"]) in readme
-
-
-def test_readme_pca_table_is_that_of_the_record() -> None:
-    readme = (ROOT / "README.md").read_text()
-    record = json.loads(
-        (ROOT / "benchmarks" / "results" / "0.1.0" / "pca--linux-x86_64-2cores--cpu.json").read_text()
-    )
-    assert pca_table(record["results"], record["metadata"]["settings"]["matcher_seconds"]) in readme
-
-
-def test_readme_tables_of_dense_tasks_are_those_of_the_records() -> None:
-    readme = (ROOT / "README.md").read_text()
-    results = ROOT / "benchmarks" / "results" / "0.1.0"
-    for name in ("dense--linux-x86_64-2cores--cpu", "dense--linux-x86_64-16cores--cuda"):
-        rows = json.loads((results / f"{name}.json").read_text())["results"]
-        assert dense_table(rows) in readme
-        assert all(row["largest_difference"] < 1e-5 for row in rows)
-    followed = json.loads((results / "following--linux-x86_64-2cores--cpu.json").read_text())["results"]
-    assert following_table(followed) in readme
-
-
-def test_readme_extraction_table_is_that_of_the_record() -> None:
-    readme = (ROOT / "README.md").read_text()
-    record = ROOT / "benchmarks" / "results" / "0.1.0" / "extraction-sd--linux-x86_64-2cores--cpu.json"
-    rows = {row["name"]: row for row in json.loads(record.read_text())["results"]}
-    assert rows["largest relative difference of the features"]["value"] < 2e-6
-    for what, words, digits in (
-        ("seconds", "seconds per image", 1),
-        ("loading", "peak memory while loading, MiB", 0),
-        ("extracting", "peak memory while extracting, MiB", 0),
-    ):
-        row = rows[what]
-        figures = f"{row['value']:.{digits}f} | {row['reference']:.{digits}f} | {row['ratio']:.1f}"
-        assert f"| {words} | {figures} |" in readme
-    ours, theirs = (rows[f"GFLOP at 768 x 768, {way}"]["value"] for way in ("geomatch", "reference"))
-    assert f"| GFLOP at 768x768 | {ours:.0f} | {theirs:.0f} | {theirs / ours:.1f} |" in readme
-    assert f"needs {rows['GFLOP at 768 x 768, geomatch, ensemble 1']['value']:.0f} GFLOP" in readme
-
-
-def test_readme_reconstructions_are_those_of_the_record() -> None:
-    readme = (ROOT / "README.md").read_text()
-    results = ROOT / "benchmarks" / "results" / "0.1.0"
-    rows: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for row in json.loads((results / "reconstruction--linux-x86_64-2cores--cpu.json").read_text())["results"]:
-        if "skipped" not in row:
-            rows.setdefault((row["name"], row["method"]), []).append(row)
-    for own in rows.values():
-        for what, digits in (("registered", 0), ("points", 0), ("mean_track_length", 2)):
-            figures = ", ".join(f"{row[what]:.{digits}f}" for row in own)
-            assert figures in readme, (what, figures)
-        errors = ", ".join(f"{row['mean_reprojection_error']:.2f}" for row in own)
-        assert errors in readme
-        assert f"| {own[0]['seconds']:.0f} s |" in readme
-    export = json.loads((results / "export--linux-x86_64-2cores--cpu.json").read_text())["results"]
-    for row in export:
-        assert f"| {row['value']:.0f} | {row['alternative_value']:.0f} |" in readme, row
-
-
-def test_scaling_page_is_that_of_the_records() -> None:
-    page = (ROOT / "SCALING.md").read_text()
-    results = ROOT / "benchmarks" / "results" / "0.1.0"
-    engines, export = (
-        json.loads((results / f"{suite}--linux-x86_64-2cores--cpu.json").read_text())["results"]
-        for suite in ("engines", "export")
-    )
-    rates = sizing.rates_of(engines, export)
-    assert sizing.rates_table(engines) in page
-    assert sizing.table(rates) in page
-    assert f"p =\n{rates['partners']:.0f} for k = 20" in page
-    one = sizing.sizing(1000, dict.fromkeys(rates, 1.0))
-    assert one["matching, core-hours"] == 1000 / 3600
-    assert one["all pairs"] == 499_500
-    assert one["stored, GB"] == pytest.approx(3000 / 1e9)
-
-
-def test_area_under_curve_by_hand() -> None:
-    errors = np.array([0.0, 2.5, 5.0, np.inf])
-    assert area_under_curve(errors, 5.0) == pytest.approx((1 + 0.5 + 0 + 0) / 4)
-    assert area_under_curve(np.zeros(3), 1.0) == 1
-    # the trapezoid of the HPatches protocols differs by less than one pair's share
-    many = np.random.default_rng(0).exponential(3, 200)
-    recall = np.r_[0, np.arange(1, 201) / 200]
-    ordered = np.r_[0, np.sort(many)]
-    below = ordered <= 5
-    x, y = np.r_[ordered[below], 5], np.r_[recall[below], recall[below][-1]]
-    assert abs(np.trapezoid(y, x) / 5 - area_under_curve(many, 5.0)) < 1 / 200
+def test_extras_that_messages_name_are_there() -> None:
+    """In every module and page."""
+    known = PROJECT["project"]["optional-dependencies"]
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    for folder in FOLDERS.values():
+        files += (ROOT / folder).rglob("*.py")
+    for file in files:
+        for names in re.findall(r"geomatch-dift\[([a-z0-9,]+)\]", file.read_text()):
+            assert set(names.split(",")) <= set(known), f"{file}: {names}"
+        for name in re.findall(r"require\(\s*\"\w+\", \"(\w+)\"", file.read_text()):
+            assert name in known, f"{file}: {name}"

@@ -15,8 +15,8 @@ from geomatch.video.propagation import (
     grid_for,
     mask_labels,
     mask_of,
-    spot_places,
-    spots,
+    point_labels,
+    points_of,
 )
 
 
@@ -25,7 +25,7 @@ def frames(count: int, shape: tuple[int, int] = (23, 37), channels: int = 12) ->
     return [normalize(torch.randn(channels, *shape, generator=generator), dim=0) for _ in range(count)]
 
 
-def by_the_book(config: PropagationConfig, frame: Tensor, context: list[tuple[Tensor, Tensor]]) -> Tensor:
+def reference(config: PropagationConfig, frame: Tensor, context: list[tuple[Tensor, Tensor]]) -> Tensor:
     """All affinities at once, those far away or small set to zero, columns divided by their sums."""
     channels, rows, columns = frame.shape
     queries = frame.reshape(channels, -1).T
@@ -47,41 +47,41 @@ def by_the_book(config: PropagationConfig, frame: Tensor, context: list[tuple[Te
 
 
 @pytest.mark.parametrize("radius", [4, 0, None])
-def test_every_step_is_that_of_the_formula(radius: int | None) -> None:
+def test_every_step_follows_the_formula(radius: int | None) -> None:
     config = PropagationConfig(context=3, top_k=1 if radius == 0 else 5, radius=radius, temperature=0.1)
     first, *others = frames(7)
     labels = torch.rand(3, 23, 37, generator=torch.Generator().manual_seed(1))
-    carrier, last = LabelPropagator(config, first, labels), list[tuple[Tensor, Tensor]]()
+    propagator, last = LabelPropagator(config, first, labels), list[tuple[Tensor, Tensor]]()
     for frame in others:
-        expected = by_the_book(config, frame, [(first, labels), *last[-3:]])
-        found = carrier.step(frame)
+        expected = reference(config, frame, [(first, labels), *last[-3:]])
+        found = propagator.step(frame)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
         last.append((frame, expected))
 
 
-def test_shares_stay_shares_and_frames_that_are_known_continue() -> None:
+def test_shares_stay_shares_and_known_frames_can_be_added() -> None:
     config = PropagationConfig(context=2, top_k=4, radius=6)
     first, *others = frames(5)
     labels = torch.rand(3, 23, 37).softmax(0)
-    carrier = LabelPropagator(config, first, labels)
-    steps = [carrier.step(frame) for frame in others]
+    propagator = LabelPropagator(config, first, labels)
+    steps = [propagator.step(frame) for frame in others]
     for found in steps:
         torch.testing.assert_close(found.sum(0), torch.ones(23, 37))
     resumed = LabelPropagator(config, first, labels)
     for frame, known in list(zip(others, steps, strict=True))[:3]:
-        resumed.keep(frame, known)
+        resumed.add(frame, known)
     assert torch.equal(resumed.step(others[3]), steps[3])
 
 
-def test_a_map_that_moves_takes_its_labels_along() -> None:
+def test_labels_follow_a_moving_map() -> None:
     """Codes of cells moved by whole cells: with one neighbour the labels move exactly."""
     (codes,) = frames(1, (20, 30), 40)
     mask = np.zeros((20, 30), np.uint8)
     mask[5:12, 6:14] = 1
     mask[8:15, 18:24] = 2
-    carrier = LabelPropagator(PropagationConfig(3, 1, 5, 0.1), codes, mask_labels(mask, (30, 20)))
+    propagator = LabelPropagator(PropagationConfig(3, 1, 5, 0.1), codes, mask_labels(mask, (30, 20)))
     for step in range(1, 4):
-        found = mask_of(carrier.step(codes.roll((step, -step), (1, 2))), (30, 20))
+        found = mask_of(propagator.step(codes.roll((step, -step), (1, 2))), (30, 20))
         expected = np.roll(mask, (step, -step), (0, 1))
         inside = slice(4, -4), slice(4, -4)  # what rolls round the edge is new
         np.testing.assert_array_equal(found[inside], expected[inside])
@@ -91,9 +91,9 @@ def test_wrong_shapes_and_settings() -> None:
     first, second = frames(2)
     with pytest.raises(ShapeError, match="must be"):
         LabelPropagator(PropagationConfig(), first, torch.zeros(2, 3, 4))
-    carrier = LabelPropagator(PropagationConfig(), first, torch.zeros(2, 23, 37))
+    propagator = LabelPropagator(PropagationConfig(), first, torch.zeros(2, 23, 37))
     with pytest.raises(ShapeError, match="expected shape"):
-        carrier.step(second[:, :5])
+        propagator.step(second[:, :5])
     for wrong in ({"top_k": 0}, {"radius": -1}, {"context": -1}, {"temperature": 0.0}):
         with pytest.raises(ValueError, match="must"):
             PropagationConfig(**wrong)  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def test_masks_to_labels_and_back() -> None:
     assert mask_labels(mask, (80, 60)).argmax(0).numpy().tolist() == mask.tolist()
 
 
-def test_an_object_that_has_left_is_gone_unless_the_protocol_stretches() -> None:
+def test_an_object_that_left_stays_away_unless_the_protocol_stretches() -> None:
     """DINO's protocol gives every label its full height, however little is left of it."""
     labels = torch.stack([torch.full((6, 8), 1.0), torch.zeros(6, 8)])
     labels[:, 2, 3] = torch.tensor([0.999, 0.001])
@@ -127,20 +127,19 @@ def test_an_object_that_has_left_is_gone_unless_the_protocol_stretches() -> None
     assert not mask_of(labels, (80, 60), via=(64, 48)).any()
 
 
-def test_points_to_spots_and_back() -> None:
-    rng = np.random.default_rng(2)
-    points = rng.uniform([20, 20], [140, 100], (30, 2))
-    labels = spots(points, (160, 120), (40, 30))
+def test_points_to_labels_and_back() -> None:
+    points = np.random.default_rng(2).uniform([20, 20], [140, 100], (30, 2))
+    labels = point_labels(points, (160, 120), (40, 30))
     assert labels.shape == (30, 30, 40)
-    found, amounts = spot_places(labels, (160, 120))
+    found, amounts = points_of(labels, (160, 120))
     assert np.abs(found - points).max() < 0.1  # cells have four pixels
-    np.testing.assert_allclose(amounts, amounts.mean(), rtol=0.05)
-    found, amounts = spot_places(torch.zeros(2, 30, 40), (160, 120))
+    np.testing.assert_allclose(amounts, 2 * np.pi, rtol=0.05)
+    found, amounts = points_of(torch.zeros(2, 30, 40), (160, 120))
     assert np.isnan(found).all()
     assert not amounts.any()
 
 
-def test_layers_are_brought_to_one_grid() -> None:
+def test_layers_are_resampled_to_one_grid() -> None:
     exact = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(3))
     alone = features_on(FeatureMap((exact,), (80, 60)), (8, 6))
     torch.testing.assert_close(alone, normalize(exact, dim=0))

@@ -1,4 +1,4 @@
-"""Every protocol on made-up pairs with known answers."""
+"""Every protocol on synthetic pairs with known answers."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import torch
 
 from geomatch.benchmarks.tasks.homography.evaluation import Pair, evaluate, failed
 from geomatch.benchmarks.tasks.homography.frames import framed
-from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, Protocol, find_protocols, summarise
+from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, HomographyProtocol
+from geomatch.benchmarks.tasks.homography.task import HPATCHES, summarise
 from geomatch.dift import FeatureMap
 from geomatch.geometry import warp_points
 from geomatch.images import Image
@@ -18,11 +19,10 @@ TRUTH = np.array([[1.02, 0.03, 4.0], [-0.02, 0.98, 6.0], [1e-5, 2e-5, 1.0]])
 SIZE = (640, 480)
 
 
-def made_pair(
+def synthetic_pair(
     rng: np.random.Generator, noise: float = 0.0, count: int = 300, truth: np.ndarray = TRUTH
 ) -> Pair:
-    """300 points on a lattice, well inside both images, with descriptors far apart."""
-    count = 300
+    """Points on a lattice, well inside both images, with descriptors far apart."""
     x, y = np.meshgrid(np.arange(60, 560, 20.0), np.arange(60, 420, 20.0))
     points0 = rng.permutation(np.column_stack([x.ravel(), y.ravel()]))[:count]
     points1 = warp_points(truth, points0) + rng.normal(0, 1, points0.shape) * noise
@@ -43,20 +43,21 @@ def match(features0: Features, features1: Features) -> Matches:
     return match_mutual(features0.descriptors, features1.descriptors)
 
 
-def row_of(protocol: Protocol, pair: Pair, split: str = "viewpoint") -> dict[str, object]:
+def row_of(protocol: HomographyProtocol, pair: Pair, split: str = "viewpoint") -> dict[str, object]:
     return {"split": split, **evaluate(protocol, pair, match, pair)}
 
 
-def scores(protocol: Protocol, rows: list[dict[str, object]]) -> dict[str, float]:
+def scores(protocol: HomographyProtocol, rows: list[dict[str, object]]) -> dict[str, float]:
     found = summarise(protocol, rows)[-1]
     return {key: value for key, value in found.items() if "@" in key and "spread" not in key}
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
-def test_perfect_matches_give_100_and_none_give_0(protocol: Protocol, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_perfect_matches_give_100_and_none_give_0(name: str, rng: np.random.Generator) -> None:
+    protocol = PROTOCOLS[name]
     # exact pixels of float32 keypoints: whole numbers and a shift
     shift = np.array([[1.0, 0, 3], [0, 1, -2], [0, 0, 1]])
-    pair = made_pair(rng, truth=shift)
+    pair = synthetic_pair(rng, truth=shift)
     for value in scores(protocol, [row_of(protocol, pair)]).values():
         assert value == pytest.approx(100, abs=1e-6)
     nothing = Features(np.zeros((0, 2)), np.zeros(0), SIZE)
@@ -70,7 +71,7 @@ def test_perfect_matches_give_100_and_none_give_0(protocol: Protocol, rng: np.ra
 
 def test_splits_and_failures_are_counted(rng: np.random.Generator) -> None:
     protocol = PROTOCOLS["geomatch"]
-    row = row_of(protocol, made_pair(rng), "illumination")
+    row = row_of(protocol, synthetic_pair(rng), "illumination")
     broken = {"split": "viewpoint", **failed(protocol, "no image")}
     light, view, both = summarise(protocol, [row, broken, broken])
     assert (light["pairs"], light["failures"], light["accuracy@1"]) == (1, 0, 100)
@@ -81,7 +82,7 @@ def test_splits_and_failures_are_counted(rng: np.random.Generator) -> None:
 
 
 def test_noise_puts_mma_where_the_rayleigh_distribution_says(rng: np.random.Generator) -> None:
-    rows = [row_of(PROTOCOLS["mma"], made_pair(rng, noise=1.5)) for _ in range(30)]
+    rows = [row_of(PROTOCOLS["mma"], synthetic_pair(rng, noise=1.5)) for _ in range(30)]
     found = scores(PROTOCOLS["mma"], rows)
     for t in (1, 2, 3, 5):
         assert found[f"MMA@{t}"] == pytest.approx(100 * (1 - np.exp(-(t**2) / (2 * 1.5**2))), abs=1.5)
@@ -92,7 +93,7 @@ def test_noise_puts_the_corner_error_where_least_squares_says(name: str, rng: np
     """A solver near the optimum has the error of a least-squares fit to the same noise."""
     protocol, errors, expected = PROTOCOLS[name], [], []
     for _ in range(15):
-        pair = made_pair(rng, noise=0.5)
+        pair = synthetic_pair(rng, noise=0.5)
         row = row_of(protocol, pair)
         errors.append(row["errors_px"][0])  # type: ignore[index]
         p = pair.features0.keypoints.astype(float)
@@ -112,7 +113,7 @@ def test_noise_puts_the_corner_error_where_least_squares_says(name: str, rng: np
 
 
 def test_order_of_images_does_not_matter_where_the_protocol_is_symmetric(rng: np.random.Generator) -> None:
-    pair = made_pair(rng, noise=1.0)
+    pair = synthetic_pair(rng, noise=1.0)
     turned = Pair(pair.features1, pair.features0, np.linalg.inv(pair.truth))
     protocol = PROTOCOLS["superpoint"]
     one, two = (row_of(protocol, each) for each in (pair, turned))
@@ -123,7 +124,7 @@ def test_order_of_images_does_not_matter_where_the_protocol_is_symmetric(rng: np
 
 
 def test_relative_errors_are_those_of_the_480_frame(rng: np.random.Generator) -> None:
-    pair = made_pair(rng, noise=1.0)
+    pair = synthetic_pair(rng, noise=1.0)
     double = np.diag([2.0, 2.0, 1.0])
     big = [
         Features(2 * f.keypoints, f.scores, (1280, 960), descriptors=f.descriptors)
@@ -168,12 +169,11 @@ def test_paper_sampling_is_that_of_the_published_code(rng: np.random.Generator) 
     middle = centre[None]
     both = [FeatureMap((layer,), (width, height)).sample(middle, "l2", rule) for rule in (False, True)]
     assert np.allclose(*both, atol=1e-5)
-    assert PROTOCOLS["dift"].paper_sampling
-    assert PROTOCOLS["dift-adm"].paper_sampling
+    assert [p.name for p in PROTOCOLS.values() if p.paper_sampling] == ["dift", "dift-adm"]
 
 
 def test_unknown_protocols_are_refused() -> None:
-    assert [p.name for p in find_protocols("mma,dift")] == ["mma", "dift"]
-    assert len(find_protocols("all")) == len(PROTOCOLS)
+    assert [p.name for p in HPATCHES.find_protocols("mma,dift")] == ["mma", "dift"]
+    assert len(HPATCHES.find_protocols("all")) == len(PROTOCOLS)
     with pytest.raises(ValueError, match="unknown protocol 'hpatches'; choose from: dift"):
-        find_protocols("mma,hpatches")
+        HPATCHES.find_protocols("mma,hpatches")

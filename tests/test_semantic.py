@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,19 @@ import geomatch
 from geomatch import DIFTExtractor
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.report import write_report
-from geomatch.benchmarks.harness.run import RunResult
-from geomatch.benchmarks.harness.sweep import Grid, run_sweep
-from geomatch.benchmarks.methods.dense import create_dense_method
+from geomatch.benchmarks.harness.run import Methods, RunResult, run_benchmark
+from geomatch.benchmarks.harness.task import Settings, find_task
+from geomatch.benchmarks.methods import create_dense_method
+from geomatch.benchmarks.methods.strings import with_settings
 from geomatch.benchmarks.tasks.semantic.data import Category
-from geomatch.benchmarks.tasks.semantic.harness import read_semantic, run_semantic
 from geomatch.benchmarks.tasks.semantic.maps import pack_map, unpack_map
-from geomatch.benchmarks.tasks.semantic.protocols import find_protocols, pck, protocols_for, summarise
-from geomatch.benchmarks.tasks.semantic.suite import SUITES
-from geomatch.benchmarks.tasks.semantic.task import SemanticTask
+from geomatch.benchmarks.tasks.semantic.protocols import protocols_of
+from geomatch.benchmarks.tasks.semantic.task import TASKS, counts, pck, read_semantic, summarise
 from geomatch.cli import main
-from geomatch.dift import PRESETS, DIFTConfig
-from geomatch.engine import LocalEngine
+from geomatch.dift import PRESETS, DIFTConfig, FeatureMap
+from geomatch.engine import LocalEngine, RunContext
 from geomatch.images import Image
+from geomatch.types import Features, Traits
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
 import correspondence_data as made
@@ -55,11 +55,12 @@ def data(pristine: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine, tmp_path / "data"))
 
 
-def run(data: Path, out: Path, dataset: str, names: str | None = None, method: str = TINY) -> RunResult:
-    protocols = find_protocols(dataset, names or dataset)
-    return run_semantic(
-        dataset, data / dataset, protocols, [method], out, LocalEngine(1), "cpu", progress=False
-    )
+def run(
+    data: Path, out: Path, dataset: str, names: str | None = None, methods: Methods = (TINY,),
+    settings: Settings | None = None,
+) -> RunResult:  # fmt: skip
+    context = RunContext(engine=LocalEngine(1), device="cpu", progress=False)
+    return run_benchmark(dataset, data / dataset, names or dataset, methods, out, context, settings)
 
 
 @pytest.fixture(scope="module")
@@ -68,24 +69,24 @@ def spair(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult
 
 
 def test_pck_by_hand() -> None:
-    protocol = protocols_for("spair")["spair"]
+    protocol = protocols_of("spair")["spair"]
     rows: list[dict[str, Any]] = [
         {"split": "cat", "errors": [0.0, 0.1, 0.100001, 0.04], "reason": None},
         {"split": "cat", "errors": [0.2], "reason": None},
         {"split": "dog", "errors": [None, None], "reason": "no such file"},
     ]
-    assert pck(rows, 0.1) == pytest.approx(100 * 3 / 7)
-    assert pck(rows, 0.1, per_image=True) == pytest.approx(100 * (3 / 4 + 0 + 0) / 3)
+    assert pck(counts(rows, 0.1)) == pytest.approx(100 * 3 / 7)
+    assert pck(counts(rows, 0.1), per_image=True) == pytest.approx(100 * (3 / 4 + 0 + 0) / 3)
     found = {row["split"]: row for row in summarise(protocol, rows)}
     assert list(found) == ["cat", "dog", "all"]
     assert (found["cat"]["PCK@0.1"], found["cat"]["PCK@0.05"]) == (60, 40)
     assert [found[split]["failures"] for split in found] == [0, 1, 1]
     # what reports compare is the same measure, for any choice of pairs
-    suite = SUITES["spair"]
+    task = find_task("spair")
     for headline in ("PCK@0.1", "PCK@0.05 per image"):
-        rules = replace(protocol, headline=headline)
-        assert suite.statistic(rules)(suite.values(rules, rows)) == pytest.approx(found["all"][headline])
-    x, y = suite.curve(protocol, rows)
+        other = replace(protocol, headline=headline)
+        assert task.statistic(other, task.values(other, rows)) == pytest.approx(found["all"][headline])
+    x, y = task.curve(protocol, rows)
     assert y[np.searchsorted(x, 0.1)] == pytest.approx(100 * 3 / 7)
     assert y[-1] == pytest.approx(100 * 5 / 7)
 
@@ -111,7 +112,7 @@ def test_a_known_motion_is_followed(spair: RunResult) -> None:
         np.testing.assert_allclose(box * 100, image * 160, atol=1e-5)  # box of 100, image of 160 pixels
 
 
-def test_the_second_run_computes_nothing_and_maps_are_kept_once(
+def test_the_second_run_computes_nothing_and_maps_are_cached_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(data, tmp_path / "out", "spair")
@@ -121,7 +122,7 @@ def test_the_second_run_computes_nothing_and_maps_are_kept_once(
     second = run(data, tmp_path / "out", "spair")
     assert (second.computed, second.record) == (0, first.record)
     # other protocols need no network, nor do broken rows
-    monkeypatch.setattr(DIFTExtractor, "dense_many", lambda *_: pytest.fail("maps are kept"))
+    monkeypatch.setattr(DIFTExtractor, "members", lambda *_: pytest.fail("maps are cached"))
     assert run(data, tmp_path / "out", "spair", "all").computed == 4
     for path in (tmp_path / "out" / "rows").rglob("*.npz"):
         path.write_bytes(b"half")
@@ -133,26 +134,31 @@ def test_the_second_run_computes_nothing_and_maps_are_kept_once(
     assert run(data, tmp_path / "out", "spair").record["rows"] == first.record["rows"]
 
 
-def test_features_ahead_are_those_on_demand(data: Path, tmp_path: Path) -> None:
-    from geomatch.benchmarks.harness.run import run_suite
-    from geomatch.benchmarks.tasks.semantic.harness import SemanticEvaluator
-
+def test_features_ahead_are_those_on_demand(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an accelerator does: all maps first, several images at a time, then the rows."""
     plain = run(data, tmp_path / "a", "spair")
-    found = read_semantic("spair", data / "spair")
-    ahead = run_suite(
-        SUITES["spair"], found, find_protocols("spair", "spair"), [TINY], SemanticEvaluator("cpu"),
-        tmp_path / "b", LocalEngine(1), ahead=True, progress=False,
-    )  # fmt: skip
+    monkeypatch.setattr(LocalEngine, "device", lambda self, name: "cpu:0")
+    stages: list[str] = []
+    original = LocalEngine.map
+    monkeypatch.setattr(
+        LocalEngine,
+        "map",
+        lambda self, task, blocks: stages.append(task.need) or original(self, task, blocks),
+    )
+    ahead = run(data, tmp_path / "b", "spair")
+    assert stages == ["large network", "processor"]
     assert ahead.record["rows"] == plain.record["rows"]
 
 
-def test_kept_maps_are_exact(photo0: Image) -> None:
-    (found,) = create_dense_method(TINY).dense([photo0])
+def test_cached_maps_are_exact(photo0: Image) -> None:
+    (found,) = create_dense_method(TINY).maps([photo0])
     back = unpack_map(pack_map(found), "map")
     assert back.image_size == photo0.size
     for one, other in zip(found.maps, back.maps, strict=True):
         assert np.array_equal(one.numpy(), other.numpy())
-    with pytest.raises(geomatch.GeomatchError, match="map: damaged"):
+    with pytest.raises(geomatch.GeomatchError, match="map: "):
         unpack_map(pack_map(found)[:-100], "map")
 
 
@@ -209,7 +215,7 @@ def test_broken_annotations_are_refused_with_file_and_line(
 
 
 def test_what_the_loaders_read(pristine: Path) -> None:
-    found: dict[str, DataSet[Category]] = {name: read_semantic(name, pristine / name) for name in SUITES}
+    found: dict[str, DataSet[Category]] = {name: read_semantic(name, pristine / name) for name in TASKS}
     assert [category.name for category in found["spair"].units] == ["cat", "dog"]
     cat = found["spair"].units[0]
     assert [pair.name for pair in cat.pairs] == ["2008_0-2008_1", "2008_0-2008_2"]
@@ -252,7 +258,7 @@ def test_a_prompt_per_category(
         return original(self, prompt)
 
     monkeypatch.setattr(DIFTExtractor, "at_prompt", heard)
-    run(data, tmp_path / "out", "spair", method=str(small_sd))
+    run(data, tmp_path / "out", "spair", methods=[str(small_sd)])
     assert asked == ["a photo of a cat", "a photo of a dog"]
     assert len(list((tmp_path / "out" / "maps").rglob("*.npz"))) == 4  # two images, with two prompts
 
@@ -271,10 +277,7 @@ def test_the_baselines_run_beside_dift(data: Path, tmp_path: Path) -> None:
     for name, network in made_of.items():
         network.save_pretrained(tmp_path / name)
     methods = [TINY, *(f"{name}:{tmp_path / name}" for name in made_of)]
-    rules = find_protocols("willow", "willow")
-    result = run_semantic(
-        "willow", data / "willow", rules, methods, tmp_path / "out", LocalEngine(1), "cpu", progress=False
-    )
+    result = run(data, tmp_path / "out", "willow", methods=methods)
     assert list(result.record["methods"]) == methods
     still = [row for row in result.record["rows"] if row["pair"].endswith("060_0000-060_0001")]
     assert [row["method"] for row in still] == methods
@@ -283,26 +286,70 @@ def test_the_baselines_run_beside_dift(data: Path, tmp_path: Path) -> None:
     jsonschema.validate(json.loads(result.path.read_text()), SCHEMA)
 
 
-def test_a_sweep_finds_what_runs_find(data: Path, tmp_path: Path) -> None:
-    (protocol,) = find_protocols("spair", "spair")
-    task = SemanticTask("spair", data / "spair", protocol)
-    config = replace(PRESETS[TINY], noise=True)
-    grid = Grid((10, 60), ("up_blocks.0", 1), (1, 2))
-    swept = run_sweep(task, config, grid, tmp_path / "sweep", progress=False)
-    assert swept.computed == 4
-    for timestep, layer, size in ((10, "up_blocks.0", 1), (60, 1, 2)):
-        extractor = DIFTExtractor(replace(config, timestep=timestep, layers=(layer,), ensemble_size=size))
-        direct = [row for unit in task.units for row in task.evaluate(
-            unit, lambda image, prompt=None, e=extractor: iter([("", e.dense(image))]), [""])]  # fmt: skip
-        own = [r for r in swept.rows
-               if (r["timestep"], r["layer"], r["ensemble_size"]) == (timestep, layer, size)]  # fmt: skip
-        assert [row["pair"] for row in own] == [row["pair"] for row in direct]
-        for one, other in zip(own, direct, strict=True):
-            assert np.mean(np.isclose(one["errors"], other["errors"], atol=0.02)) >= 0.9
-    assert run_sweep(task, config, grid, tmp_path / "sweep", progress=False).computed == 0
-    measures = task.measures(swept.rows[:4])
-    assert next(iter(measures)) == "pairs"
-    assert task.headline[0] in measures
+def test_methods_of_one_timestep_share_their_passes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run over the largest ensemble per image, and the numbers of each method alone."""
+    base = f"{TINY}[noise=true]"
+    methods = [
+        with_settings(base, {"t": 30, "layer": layer, "ensemble": size})
+        for layer, size in (("up_blocks.0", 1), ("1", 2), ("up_blocks.0|1", 2))
+    ]
+    passes: list[int] = []
+    original = DIFTExtractor.members
+
+    def counted(self: DIFTExtractor, images: torch.Tensor) -> Any:
+        for maps in original(self, images):
+            passes.append(len(images))
+            yield maps
+
+    monkeypatch.setattr(DIFTExtractor, "members", counted)
+    searching = Settings(cache_features=False)
+    together = run(data, tmp_path / "together", "spair", methods=methods, settings=searching)
+    images = [path for category in read_semantic("spair", data / "spair").units for path in category.images]
+    assert passes == [1] * 2 * len(images)
+    assert together.computed == 2 * len(methods)
+    assert not (tmp_path / "together" / "maps").exists()
+    passes.clear()
+    assert run(data, tmp_path / "together", "spair", methods=methods[1:], settings=searching).computed == 0
+    for method in methods:
+        alone = run(data, tmp_path / "alone", "spair", methods=[method], settings=searching)
+        assert alone.record["rows"] == [row for row in together.record["rows"] if row["method"] == method]
+    assert len(passes) == 5 * len(images)  # 1 + 2 + 2
+    # cached, they share the passes for what is missing
+    run(data, tmp_path / "cached", "spair", methods=methods[:1])
+    passes.clear()
+    cached = run(data, tmp_path / "cached", "spair", methods=methods)
+    assert len(passes) == 4  # the maps of two images: the first of every category is one, and the second, too
+    assert cached.record["rows"] == together.record["rows"]
+
+
+@dataclass(frozen=True)
+class Colours:
+    """A user's own dense describer: the colours of the image, reduced."""
+
+    cells: int = 20
+    traits = Traits(dense=True)
+
+    def dense_many(self, images: list[Image]) -> list[FeatureMap]:
+        """Maps of (3, h, w)."""
+        grids = [torch.tensor(image.pixels).permute(2, 0, 1)[None].float() for image in images]
+        size = (self.cells * 3 // 4, self.cells)
+        small = [torch.nn.functional.adaptive_avg_pool2d(grid, size)[0] - 128 for grid in grids]
+        return [FeatureMap((one,), image.size) for one, image in zip(small, images, strict=True)]
+
+    def describe(self, image: Image, features: Features) -> Features:
+        """Not asked for here."""
+        raise NotImplementedError
+
+
+def test_a_users_dense_describer(data: Path, tmp_path: Path) -> None:
+    result = run(data, tmp_path / "out", "spair", methods={"colours": Colours(), "tiny": TINY})
+    assert list(result.record["methods"]) == ["colours", "tiny"]
+    assert run(data, tmp_path / "out", "spair", methods={"other name": Colours()}).computed == 0
+    assert run(data, tmp_path / "out", "spair", methods={"colours": Colours(8)}).computed == 2
+    with pytest.raises(ValueError, match="mine: spair needs a describer of whole images"):
+        run(data, tmp_path / "out", "spair", methods={"mine": object()})  # type: ignore[dict-item]
 
 
 def test_birds_are_spread_over_the_release(tmp_path: Path) -> None:
@@ -361,14 +408,16 @@ def test_the_commands(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert len(lines) == 1
         assert words in lines[0]
     sweep = ["benchmark", "sweep", str(data / "cub"), "--task", "cub", "--timesteps", "20", "--layers", "0"]
-    assert main([*sweep, "--out", str(tmp_path / "sweep")]) == 0
+    sweep += ["--workers", "1", "--out", str(tmp_path / "sweep")]
+    assert main(sweep) == 0
     assert "| 20 | 0 | 1 | all | 6 |" in capsys.readouterr().out
-    (folder,) = (tmp_path / "sweep").iterdir()
-    assert (folder / "heatmap.png").is_file()
+    (record,) = (tmp_path / "sweep").glob("cub-*.json")
+    assert (record.with_suffix("") / "heatmap.png").is_file()
     for extra, words in (
-        (["--detector", "grid"], "--detector has no meaning for --task cub"),
         (["--protocol", "all"], "--protocol: give one"),
         (["--split", "test"], "cub has no splits"),
+        (["--method", "dift-tiny"], "works in patches"),
+        (["--method", "dino"], "a sweep needs dense features of DIFT"),
     ):
         assert main([*sweep, *extra]) == 2
         assert words in capsys.readouterr().err

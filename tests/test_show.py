@@ -1,43 +1,21 @@
-"""Point transfer and principal components on maps whose answer is known."""
+"""Pictures of point transfer and principal components whose answer is known, and the command."""
 
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage
 
-import geomatch
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTExtractor, FeatureMap
-from geomatch.dift.maps.transfer import Rule, transfer_points
-from geomatch.drawing.similarity import ALONE, draw_transfer, principal_components, show_points
-from geomatch.images import Image, reduce_image
-from geomatch.types import Metric
-
-CODES = torch.nn.functional.normalize(
-    torch.randn(12, 10, 15, generator=torch.Generator().manual_seed(1)), dim=0
-)
-
-
-@pytest.mark.parametrize("metric", ["cosine", "l2"])
-@pytest.mark.parametrize("factor", [1, 7])
-def test_the_same_cell_of_a_moved_map_is_found(metric: Metric, factor: int) -> None:
-    size = (15 * factor, 10 * factor)
-    moved = FeatureMap((CODES.roll((2, -3), (1, 2)),), size)
-    centres = np.array([[4, 3], [9, 6], [12, 0]]) * factor + (factor - 1) / 2
-    found = transfer_points(FeatureMap((CODES,), size), moved, centres, metric)
-    np.testing.assert_array_equal(found.points, centres + np.array([-3, 2]) * factor)
-    np.testing.assert_allclose(found.similarity, 1 if metric == "cosine" else 0, atol=1e-5)
-
-
-def test_points_outside_are_refused() -> None:
-    small = FeatureMap((CODES,), (15, 10))
-    for point in ((-1.0, 0.0), (15.0, 3.0), (3.0, float("nan"))):
-        with pytest.raises(ValueError, match=r"outside image 0, whose last pixel is \(14, 9\)"):
-            transfer_points(small, small, np.array([point]))
+from geomatch.dift.maps.transfer import Rule
+from geomatch.drawing.similarity import SINGLE, draw_transfer, principal_components, show_points
+from geomatch.images import Image, reduce_image, write_png
 
 
 def test_components_of_three_known_directions() -> None:
@@ -63,67 +41,82 @@ def extractor() -> DIFTExtractor:
     return DIFTExtractor(PRESETS["dift-tiny-dense"])
 
 
-TRUTH = [344.3, 194.1]
-"""Where (320, 200) of the bundled pair lies by the known homography."""
+SIZE = (320, 240)
+POINT = [240.0, 60.0]
+TRUTH = [284.6, 76.5]
+"""Where that point of the bundled pair, reduced, lies by the known homography."""
+
+
+@pytest.fixture(scope="module")
+def pair(photo0: Image, photo1: Image) -> tuple[Image, Image]:
+    return reduce_image(photo0, SIZE[0]), reduce_image(photo1, SIZE[0])
 
 
 @pytest.mark.parametrize("rule", ["argmax", "soft-argmax"])
-def test_a_point_of_the_bundled_pair(
-    extractor: DIFTExtractor, photo0: Image, photo1: Image, rule: Rule
-) -> None:
-    (found,), picture = show_points(extractor, photo0, [photo1], np.array([[320, 200]]), rule)
+def test_a_point_of_the_bundled_pair(extractor: DIFTExtractor, pair: tuple[Image, Image], rule: Rule) -> None:
+    image0, image1 = pair
+    (found,), picture = show_points(extractor, image0, [image1], np.array([POINT]), rule)
     assert np.linalg.norm(found.points[0] - TRUTH) < (4 if rule == "argmax" else 8)
     whole = bool((found.points == np.round(found.points)).all())
     assert whole == (rule == "argmax")
-    assert picture.shape == (480, 1280, 3)
+    assert picture.shape == (240, 640, 3)
     # the left half is the photograph but for the cross, the right one is under a map whose top is the match
-    changed = np.argwhere((picture[:, :640] != photo0.pixels).any(2))
-    assert (np.abs(changed - [200, 320]) <= 17).all()
-    assert tuple(picture[200, 320]) == ALONE
+    changed = np.argwhere((picture[:, :320] != image0.pixels).any(2))
+    assert (np.abs(changed - POINT[::-1]) <= 17).all()
+    assert tuple(picture[60, 240]) == SINGLE
     column, row = np.round(found.points[0]).astype(int)
-    assert tuple(picture[row, 640 + column]) == ALONE
-    assert (picture[:, 640:] != photo1.pixels).any(2).mean() > 0.9
+    assert tuple(picture[row, 320 + column]) == SINGLE
+    assert (picture[:, 320:] != image1.pixels).any(2).mean() > 0.9
 
 
-def test_the_heat_is_hottest_at_the_match(photo0: Image) -> None:
-    heat = np.zeros((480, 640), np.float32)
-    heat[300:, 400:] = 1
-    picture = draw_transfer(photo0, photo0, np.array([[5, 5]]), np.array([[500, 400]]), heat)[:, 640:]
-    hot, cold = picture[310:470, 420:460].mean((0, 1)), picture[10:290, 10:390].mean((0, 1))
+def test_the_heat_map_is_highest_at_the_match(pair: tuple[Image, Image]) -> None:
+    heat = np.zeros((240, 320), np.float32)
+    heat[150:, 200:] = 1
+    picture = draw_transfer(pair[0], pair[0], np.array([[5, 5]]), np.array([[250, 200]]), heat)[:, 320:]
+    hot, cold = picture[160:230, 210:225].mean((0, 1)), picture[10:140, 10:190].mean((0, 1))
     assert hot[0] - cold[0] > 100
 
 
 def test_several_points_in_several_targets_have_rows_colours_and_numbers(
-    extractor: DIFTExtractor, photo0: Image, photo1: Image
+    extractor: DIFTExtractor, pair: tuple[Image, Image]
 ) -> None:
-    small = reduce_image(photo1, 400)  # 400x300, narrower and lower than image 0
-    points = np.array([[320.0, 200], [100, 100], [639, 0]])
-    found, picture = show_points(extractor, photo0, [photo1, small], points)
+    image0, image1 = pair
+    small = reduce_image(image1, 200)  # 200x150, narrower and lower than image 0
+    points = np.array([POINT, [50, 70], [319, 0]])
+    own: Any = SimpleNamespace(dense=extractor.dense)  # a user's, without traits
+    found, picture = show_points(own, image0, [image1, small], points)
     assert [len(places.points) for places in found] == [3, 3]
     assert np.linalg.norm(found[0].points[0] - TRUTH) < 4
     assert np.linalg.norm(found[1].points[0] * 1.6 - TRUTH) < 10
-    assert picture.shape == (960, 1280, 3)
-    assert not picture[:480, 640:].max(2).min()  # crosses have black rims
-    assert not picture[480:, 640 + 400 :].any()
-    assert not picture[480 + 300 :, 640:].any()
+    assert picture.shape == (480, 640, 3)
+    assert not picture[:240, 320:].max(2).min()  # crosses have black rims
+    assert not picture[240:, 320 + 200 :].any()
+    assert not picture[240 + 150 :, 320:].any()
     colours = {tuple(picture[y, x].tolist()) for x, y in points[:2].astype(int)}
     assert len(colours) == 2
-    for top, places in zip((0, 480), found, strict=True):
+    for top, places in zip((0, 240), found, strict=True):
         for (x0, y0), (x1, y1) in zip(points[:2].astype(int), places.points[:2].astype(int), strict=True):
-            assert (picture[top + y0, x0] == picture[top + y1, 640 + x1]).all()
+            assert (picture[top + y0, x0] == picture[top + y1, 320 + x1]).all()
     # the photograph is as it was but for crosses and numbers
-    touched = (picture[:480, :640] != photo0.pixels).any(2)
-    assert 0 < touched.mean() < 0.02
-    assert touched[200 - 24 : 200 - 14, 326:340].any()  # the number, up and to the right
-    assert touched[6:30, 610:633].any()  # in the corner it is inside
+    touched = (picture[:240, :320] != image0.pixels).any(2)
+    assert 0 < touched.mean() < 0.08
+    assert touched[60 - 24 : 60 - 14, 246:260].any()  # the number, up and to the right
+    assert touched[6:30, 290:313].any()  # in the corner it is inside
 
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pair: tuple[Image, Image],
+) -> Run:
     monkeypatch.chdir(tmp_path)
+    for name, image in zip(("a.png", "b.png"), pair, strict=True):
+        write_png(Path(name), image.pixels)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         code = main(["show", *map(str, arguments)])
@@ -134,41 +127,38 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_the_command_prints_a_line_per_target_and_point(run: Run, tmp_path: Path) -> None:
-    pair = geomatch.bundled_pair()
-    options = ("--point", "320,200", "--point", "100,100", "--out", "p.png")
-    code, out, err = run(pair.image0, pair.image1, pair.image0, *options)
-    assert (code, err) == (0, "")
+    code, out, err = run("a.png", "b.png", "a.png", "--point", "240,60", "--point", "50,50", "--out", "p.png")
+    assert (code, err) == (0, "loading dift-tiny-dense ...\n")
     lines = out.splitlines()
     pattern = re.compile(r"best match  ([\d.]+),([\d.]+) in (.+) \(similarity (-?[\d.]+)\)")
     rows = [found.groups() for line in lines if (found := pattern.fullmatch(line))]
-    assert [row[2] for row in rows] == [str(pair.image1)] * 2 + [str(pair.image0)] * 2
+    assert [row[2] for row in rows] == ["b.png"] * 2 + ["a.png"] * 2
     assert np.hypot(float(rows[0][0]) - TRUTH[0], float(rows[0][1]) - TRUTH[1]) < 4
-    assert rows[2] == ("320.0", "200.0", str(pair.image0), "1.0000")
+    assert rows[2] == ("240.0", "60.0", "a.png", "1.0000")
     assert lines[4:] == ["wrote       p.png"]
     with PILImage.open(tmp_path / "p.png") as picture:
-        assert picture.size == (1280, 960)
+        assert picture.size == (640, 480)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--point", "1,1", "--point", "640,0"], "the point (640, 0) lies outside image 0, whose last pixel"),
-        (["--point", "1,1", "--point", "nan,0"], "the point (nan, 0) lies outside image 0"),
-        (["--point", "1,1", "--point", "1"], "'1' is no point; give x,y"),
-        (["--point", "1,1", "--pca"], "give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca"),
-        (["none.jpg", "--point", "1,1"], "none.jpg: no such file"),
-        ([], "give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca"),
-    ],
-)
-def test_wrong_use_is_one_line(run: Run, tmp_path: Path, arguments: list[str], words: str) -> None:
-    pair = geomatch.bundled_pair()
-    code, out, err = run(pair.image0, pair.image1, *arguments)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert words in err
+def test_wrong_use_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it loads a network."""
+
+    def never(*_: object) -> None:
+        raise AssertionError("a network is loaded")
+
+    monkeypatch.setattr("geomatch.describers.cached_extractor", lambda config: DIFTExtractor(config))
+    monkeypatch.setattr("geomatch.dift.extractor.load_model", never)
+    for arguments, words in (
+        ("a.png b.png --point 1,1 --point 320,0", "point (320, 0) lies outside image 0, whose last pixel"),
+        ("a.png b.png --point 1,1 --point nan,0", "the point (nan, 0) lies outside image 0"),
+        ("a.png b.png --point 1,1 --point 1", "'1' is no point; give x,y"),
+        ("a.png b.png --point 1,1 --pca", "give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca"),
+        ("a.png b.png none.jpg --point 1,1", "none.jpg: no such file"),
+        ("a.png b.png", "give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca"),
+        ("a.png b.png --point 1,1 --out no/p.png", "give a .png file in a folder that exists"),
+        ("a.png --pca --soft", "--soft is about --point"),
+    ):
+        code, out, err = run(*arguments.split())
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert words in err
     assert not (tmp_path / "show.png").exists()
-
-
-def test_soft_is_no_option_of_components(run: Run) -> None:
-    code, _, err = run(geomatch.bundled_pair().image0, "--pca", "--soft")
-    assert code == 2
-    assert "--soft is about --point" in err

@@ -1,7 +1,6 @@
-"""The search: equal to single runs, resumable, growing, with skips counted."""
+"""The search: methods of one run, with tables and pictures of its record."""
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,169 +9,127 @@ import pytest
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch import DIFTExtractor, GeomatchError, Image
-from geomatch.benchmarks.harness.heat_map import draw_heat_map, markdown, summarise
-from geomatch.benchmarks.harness.sweep import Grid, run_sweep
-from geomatch.benchmarks.tasks.homography.sequences import find_sequences
-from geomatch.benchmarks.tasks.homography.task import HomographyTask, accuracy
+from geomatch import DIFTExtractor
+from geomatch.benchmarks.harness.sweep import Grid, SweepResult, run_sweep
+from geomatch.benchmarks.harness.task import Settings
+from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
+from geomatch.benchmarks.tasks.homography.task import SequenceEvaluation
 from geomatch.cli import main
-from geomatch.dift import PRESETS, FeatureMap
+from geomatch.dift import PRESETS
+from geomatch.engine import LocalEngine, RunContext
+from geomatch.estimators import OpenCVEstimator
+from geomatch.geometry import corner_error, warp_points
 from geomatch.keypoints import OpenCVDetector
+from geomatch.matching import match_mutual
 from geomatch.synthetic import render_view
 
-TINY = replace(PRESETS["dift-tiny-dense"], noise=True, image_size=320)
+TINY = replace(PRESETS["dift-tiny-dense"], noise=True, image_size=160)
+METHOD = "sift+dift-tiny-dense[noise=true,image_size=160]"
 PAIR = geomatch.bundled_pair()
+GRID = Grid((10, 60), ("up_blocks.0", 1), (1, 2))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two sequences of two pairs in HPatches layout, made from the bundled photograph."""
+    pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("hpatches")
     pixels = geomatch.load_image(PAIR.image0).pixels
-    half = np.diag([0.5, 0.5, 1.0])
     for name, angle in (("v_turned", 0.1), ("i_shifted", 0.0)):
         (folder / name).mkdir()
         for number in (1, 2, 3):
-            turn = angle * (number - 1)
+            turn, shift = angle * (number - 1), 8.0 * (number - 1)
             matrix = np.array(
-                [
-                    [np.cos(turn), -np.sin(turn), 8.0 * (number - 1)],
-                    [np.sin(turn), np.cos(turn), 0],
-                    [0, 0, 1],
-                ]
+                [[np.cos(turn), -np.sin(turn), shift], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
             )
-            view = render_view(pixels, matrix @ half, (320, 240))
+            view = render_view(pixels, matrix @ np.diag([0.25, 0.25, 1.0]), (160, 120))
             PILImage.fromarray(view).save(folder / name / f"{number}.ppm")
             if number > 1:
                 np.savetxt(folder / name / f"H_1_{number}", matrix)
     return folder
 
 
-@pytest.fixture
-def task(data: Path) -> HomographyTask:
-    return HomographyTask(data, OpenCVDetector("sift", max_keypoints=150))
+def sweep(data: Path, out: Path, grid: Grid = GRID, method: str = METHOD) -> SweepResult:
+    context = RunContext(engine=LocalEngine(1), device="cpu", progress=False)
+    settings = Settings(max_keypoints=100, cache_features=False)
+    return run_sweep("hpatches", data, PROTOCOLS["sweep"], method, grid, out, context, settings)
 
 
-def single_run(task: HomographyTask, extractor: DIFTExtractor) -> list[dict[str, object]]:
-    def maps(image: Image, prompt: str | None = None) -> Iterator[tuple[str, FeatureMap]]:
-        yield "", extractor.dense(image)
-
-    return [row for unit in task.units for row in task.evaluate(unit, maps, [""])]
+@pytest.fixture(scope="module")
+def swept(data: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    return sweep(data, tmp_path_factory.mktemp("swept"))
 
 
-def test_cells_are_those_of_single_runs(task: HomographyTask, tmp_path: Path) -> None:
-    """One pass for all layers and ensemble sizes gives what one extractor per cell gives."""
-    grid = Grid((10, 60), ("up_blocks.0", 1), (1, 3))
-    together = run_sweep(task, TINY, grid, tmp_path, progress=False)
-    assert len(together.rows) == 2 * 2 * 2 * 4
-    for timestep, layer, size in ((10, "up_blocks.0", 1), (60, 1, 3)):
-        config = replace(TINY, timestep=timestep, layers=(layer,), ensemble_size=size)
-        rows = single_run(task, DIFTExtractor(config))
-        cell = [
-            r
-            for r in together.rows
-            if (r["timestep"], r["layer"], r["ensemble_size"]) == (timestep, layer, size)
-        ]
-        for expected, found in zip(rows, cell, strict=True):
-            assert found["pair"] == expected["pair"]
-            assert found["matches"] == pytest.approx(expected["matches"], abs=2)
-            assert found["correct_share"] == pytest.approx(expected["correct_share"], abs=0.03)
+def test_every_point_is_that_of_its_own_descriptor(swept: SweepResult, data: Path) -> None:
+    """Mutual nearest neighbours of SIFT keypoints and MAGSAC++, written out."""
+    assert swept.run.computed == 8 * 2
+    rows = {(row["method"], row["pair"]): row for row in swept.run.record["rows"]}
+    detector, estimator = OpenCVDetector("sift", max_keypoints=100), OpenCVEstimator()
+    for (timestep, layer, size), text in zip(GRID.points(), swept.run.record["methods"], strict=True):
+        assert text == METHOD.replace("]", f",t={timestep},layer={layer},ensemble={size}]")
+        if (layer, size) not in (("up_blocks.0", 1), (1, 2)):
+            continue
+        extractor = DIFTExtractor(replace(TINY, timestep=timestep, layers=(layer,), ensemble_size=size))
+        images = [geomatch.load_image(data / "v_turned" / f"{k}.ppm") for k in (1, 3)]
+        found = [extractor.describe(image, detector.detect(image)) for image in images]
+        assert found[0].descriptors is not None
+        assert found[1].descriptors is not None
+        matches = match_mutual(found[0].descriptors, found[1].descriptors).indices
+        points0, points1 = (found[k].keypoints[matches[:, k]].astype(float) for k in (0, 1))
+        truth = np.loadtxt(data / "v_turned" / "H_1_3")
+        right = np.linalg.norm(warp_points(truth, points0) - points1, axis=1) <= 3
+        estimate = estimator.estimate(points0, points1, images[0].size)
+        row = rows[text, "v_turned 1-3"]
+        assert row["matches"] == pytest.approx(len(matches), abs=2)
+        assert row["precision@3"] == pytest.approx(right.mean(), abs=0.03)
+        if estimate and row["errors_px"][0] is not None and row["matches"] == len(matches):
+            expected = corner_error(estimate.matrix, truth, images[0].size)
+            assert row["errors_px"][0] == pytest.approx(expected, rel=0.5)
 
 
-def test_stopping_and_going_on(task: HomographyTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_and_pictures_are_made_of_the_rows(swept: SweepResult) -> None:
+    (score,) = [s for s in swept.scores if s["split"] == "all" and s["timestep"] == 60 and s["layer"] == 1
+                and s["ensemble"] == 2]  # fmt: skip
+    own = [r for r in swept.run.record["rows"] if r["method"].endswith("t=60,layer=1,ensemble=2]")]
+    errors = np.array([np.inf if row["errors_px"][0] is None else row["errors_px"][0] for row in own])
+    assert (score["pairs"], score["failures"]) == (4, sum(row["reason"] is not None for row in own))
+    assert [score[f"accuracy@{t}"] for t in (1, 3, 5)] == [100 * np.mean(errors <= t) for t in (1, 3, 5)]
+    assert score["precision@3"] == pytest.approx(100 * np.mean([row["precision@3"] for row in own]))
+    results, table, picture = swept.written
+    assert json.loads(results.read_text()) == {"scores": swept.scores, "skipped": {}}
+    assert table.read_text().count("| all |") == 8
+    with PILImage.open(picture) as opened:
+        assert opened.size[0] > 300
+
+
+def test_stopping_and_going_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = Grid((10, 20), (0,))
-    whole = run_sweep(task, TINY, grid, tmp_path / "whole", progress=False)
-    assert whole.computed == 4
-    original = HomographyTask.evaluate
-    calls: list[str] = []
+    whole = sweep(data, tmp_path / "whole", grid)
+    assert whole.run.computed == 4
+    original = SequenceEvaluation.rows
+    calls: list[int] = []
 
-    def counted(self: HomographyTask, unit: str, maps: object, cells: object) -> object:
-        calls.append(unit)
+    def counted(self: SequenceEvaluation, protocol: object, wanted: list[int]) -> object:
+        calls.append(len(wanted))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(self, unit, maps, cells)  # type: ignore[arg-type]
+        return original(self, protocol, wanted)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(HomographyTask, "evaluate", counted)
+    monkeypatch.setattr(SequenceEvaluation, "rows", counted)
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(task, TINY, grid, tmp_path / "parts", progress=False)
-    again = run_sweep(task, TINY, grid, tmp_path / "parts", progress=False)
-    assert (again.computed, len(calls)) == (2, 5)  # two before the stop, the one stopped, two after
-    assert again.rows == whole.rows
+        sweep(data, tmp_path / "parts", grid)
+    again = sweep(data, tmp_path / "parts", grid)
+    assert (again.run.computed, len(calls)) == (2, 5)  # two before the stop, the one stopped, two after
+    assert again.scores == whole.scores
     # a larger grid adds only what is new; a repeated one nothing
-    more = run_sweep(task, TINY, Grid((10, 20), (0, 1)), tmp_path / "parts", progress=False)
-    assert more.computed == 4
-    assert [row for row in more.rows if row["layer"] == 0] == whole.rows
-    assert run_sweep(task, TINY, Grid((20,), (1,)), tmp_path / "parts", progress=False).computed == 0
+    more = sweep(data, tmp_path / "parts", Grid((10, 20), (0, 1)))
+    assert (more.run.computed, calls[5:]) == (4, [1] * 4)
+    assert [score for score in more.scores if score["layer"] == 0] == whole.scores
+    assert sweep(data, tmp_path / "parts", Grid((20,), (1,))).run.computed == 0
     # other settings are another search
-    other = run_sweep(task, replace(TINY, seed=1), Grid((10,), (0,)), tmp_path / "parts", progress=False)
-    assert other.folder != more.folder
-    # a broken file is computed again
-    (more.folder / "i_shifted--t10.json").write_text("{")
-    mended = run_sweep(task, TINY, grid, tmp_path / "parts", progress=False)
-    assert (mended.computed, mended.rows) == (1, whole.rows)
-
-
-def test_changed_data_is_computed_again(task: HomographyTask, data: Path, tmp_path: Path) -> None:
-    grid = Grid((10,), (0,))
-    run_sweep(task, TINY, grid, tmp_path, progress=False)
-    path = data / "i_shifted" / "3.ppm"
-    kept = path.read_bytes()
-    path.write_bytes(kept[:-300] + b"\x00" * 300)
-    try:
-        assert (
-            run_sweep(HomographyTask(data, task.detector), TINY, grid, tmp_path, progress=False).computed == 1
-        )
-        path.write_bytes(b"no picture")
-        result = run_sweep(HomographyTask(data, task.detector), TINY, grid, tmp_path, progress=False)
-        assert result.skipped.keys() == {"i_shifted"}
-        assert {row["pair"] for row in result.rows} == {"v_turned 1-2", "v_turned 1-3"}
-    finally:
-        path.write_bytes(kept)
-
-
-def test_scores_by_hand(tmp_path: Path) -> None:
-    grid = Grid((0,), ("a",), (1, 2))
-    where = {"timestep": 0, "layer": "a"}
-    rows = [
-        {**where, "ensemble_size": 1, "split": split, "corner_error_px": error, "correct_share": share}
-        for split, error, share in (
-            ("viewpoint", 0.5, 1.0),
-            ("viewpoint", 4.0, 0.5),
-            ("illumination", 3.0, 0.5),
-            ("illumination", None, 0.0),
-        )
-    ]
-    assert [accuracy(rows, t) for t in (1, 3, 5)] == [25, 50, 75]
-    task = HomographyTask(tmp_path)
-    scores = summarise(rows, grid, task.measures)
-    assert [(s["split"], s["pairs"], s["failures"]) for s in scores] == [
-        ("all", 4, 1),
-        ("illumination", 2, 1),
-        ("viewpoint", 2, 0),
-    ]
-    assert "| 0 | a | 1 | all | 4 | 25.0 | 50.0 | 75.0 | 50.0 | 1 |" in markdown(scores)
-    pytest.importorskip("matplotlib")
-    draw_heat_map(scores, grid, "by hand", tmp_path / "map.png", task.headline)
-    with PILImage.open(tmp_path / "map.png") as picture:
-        assert picture.size[0] > 300
-
-
-def test_data_that_is_no_hpatches(tmp_path: Path) -> None:
-    with pytest.raises(GeomatchError, match="no such folder"):
-        find_sequences(tmp_path / "none")
-    with pytest.raises(GeomatchError, match="no HPatches sequences there"):
-        find_sequences(tmp_path)
-    (tmp_path / "v_a").mkdir()
-    (tmp_path / "v_a" / "H_1_2").write_text("1 0 0\n0 1 0\n")
-    with pytest.raises(GeomatchError, match="image 1 is missing"):
-        find_sequences(tmp_path)
-    for number in (1, 2):
-        PILImage.new("RGB", (8, 8)).save(tmp_path / "v_a" / f"{number}.png")
-    with pytest.raises(GeomatchError, match=r"expected a 3 x 3 homography, got shape \(2, 3\)"):
-        find_sequences(tmp_path)
-    (tmp_path / "v_a" / "H_1_2").write_text("words")
-    with pytest.raises(GeomatchError, match="no readable homography"):
-        find_sequences(tmp_path)
+    assert (
+        sweep(data, tmp_path / "parts", Grid((10,), (0,)), METHOD.replace("]", ",seed=1]")).run.computed == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,26 +143,27 @@ def test_wrong_grids(values: dict[str, object]) -> None:
 
 
 def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     command = ["benchmark", "sweep", str(data), "--timesteps", "0,40", "--layers", "0,up_blocks.1"]
-    command += ["--max-keypoints", "100", "--image-size", "160", "--out", str(tmp_path)]
-    run: Callable[[], int] = lambda: main(command)  # noqa: E731
-    assert run() == 0
+    command += ["--max-keypoints", "50", "--method", "sift+dift-tiny-dense[image_size=120]"]
+    command += ["--workers", "1", "--out", str(tmp_path)]
+    assert main(command) == 0
     first = capsys.readouterr().out
     assert "| 40 | up_blocks.1 | 1 | all | 4 |" in first
-    assert "computed    4 of 4 files" in first
-    (folder,) = tmp_path.iterdir()
-    assert {"settings.json", "results.json", "table.md", "heatmap.png"} <= {p.name for p in folder.iterdir()}
-    scores = json.loads((folder / "results.json").read_text())["scores"]
-    assert {score["split"] for score in scores} == {"all", "illumination", "viewpoint"}
-    assert run() == 0
-    assert "computed    0 of 4 files" in capsys.readouterr().out
+    assert "computed    8 evaluations of a sequence" in first
+    (record,) = tmp_path.glob("hpatches-*.json")
+    folder = record.with_suffix("")
+    assert {path.name for path in folder.iterdir()} == {"results.json", "table.md", "heatmap.png"}
+    assert main(command) == 0
+    assert "computed    0 evaluations" in capsys.readouterr().out
     for extra, words in (
-        (["--descriptor", "dift-tiny"], "dense features without projection head"),
+        (["--method", "sift"], "a sweep needs dense features"),
+        (["--method", "sift+dift-tiny"], "a sweep needs dense features"),
+        (["--method", "sift+dift-tiny-dense[depth=3]"], "unknown setting 'depth=3'"),
         (["--timestep", "3"], "No such option"),
         (["--ensemble-sizes", "1,two"], "whole numbers"),
         (["--timesteps", "0,1000"], "timestep must be"),
         (["--layers", "0,70"], "layer 70: up_ft indices"),
+        (["--prompt", "a hill"], "--prompt has no meaning for hpatches"),
     ):
         assert main([*command, *extra]) == 2
         error = capsys.readouterr().err

@@ -18,36 +18,25 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch import DIFTExtractor
-from geomatch.benchmarks.harness.report import write_report
-from geomatch.benchmarks.harness.run import RunResult
-from geomatch.benchmarks.harness.sweep import Grid, run_sweep
+from geomatch.benchmarks.harness.run import RunResult, run_benchmark
+from geomatch.benchmarks.harness.task import find_task
+from geomatch.benchmarks.methods import Method, create_dense_method
 from geomatch.benchmarks.methods.backbones import image_size
-from geomatch.benchmarks.methods.dense import create_dense_method
 from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_davis
 from geomatch.benchmarks.tasks.temporal.evaluation import evaluate_masks, evaluate_poses
-from geomatch.benchmarks.tasks.temporal.harness import read_temporal, run_temporal
 from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
+from geomatch.benchmarks.tasks.temporal.label_maps import draw_labels, read_labels
 from geomatch.benchmarks.tasks.temporal.measures import (
     TOLERANCE,
     boundary_accuracy,
     region_similarity,
     statistics,
 )
-from geomatch.benchmarks.tasks.temporal.protocols import (
-    PROTOCOLS,
-    TemporalProtocol,
-    find_protocols,
-    hits,
-    mean_of_joints,
-    summarise_masks,
-)
-from geomatch.benchmarks.tasks.temporal.spots import draw_spots, read_spots
-from geomatch.benchmarks.tasks.temporal.suite import SUITES
-from geomatch.benchmarks.tasks.temporal.task import TemporalTask
+from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS, TemporalProtocol
+from geomatch.benchmarks.tasks.temporal.task import hits, mean_of_joints, summarise_masks
 from geomatch.cli import main
 from geomatch.dift import PRESETS, FeatureMap
-from geomatch.engine import LocalEngine
+from geomatch.engine import LocalEngine, RunContext
 from geomatch.images import Image
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
@@ -78,11 +67,10 @@ def data(pristine: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine, tmp_path / "data"))
 
 
-def run(
-    data: Path, out: Path, dataset: str, protocols: Sequence[TemporalProtocol] | None = None
-) -> RunResult:
-    chosen = [sharp(p) for p in find_protocols(dataset, dataset)] if protocols is None else protocols
-    return run_temporal(dataset, data / dataset, chosen, [TINY], out, LocalEngine(1), "cpu", progress=False)
+def run(data: Path, out: Path, dataset: str, methods: Sequence[str] = (TINY,)) -> RunResult:
+    context = RunContext(engine=LocalEngine(1), device="cpu", progress=False)
+    protocols = [sharp(PROTOCOLS[dataset][dataset])]
+    return run_benchmark(dataset, data / dataset, protocols, methods, out, context)
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +151,8 @@ def test_statistics_by_hand() -> None:
     (summary,) = summarise_masks(PROTOCOLS["davis"]["davis"], rows)
     assert (summary["objects"], summary["failures"]) == (2, 1)
     assert (summary["J"], summary["F"], summary["J&F"]) == pytest.approx((35, 15, 25))
-    suite = SUITES["davis"]
-    rules = PROTOCOLS["davis"]["davis"]
-    assert suite.statistic(rules)(suite.values(rules, rows)) == pytest.approx(25)
+    task, protocol = find_task("davis"), PROTOCOLS["davis"]["davis"]
+    assert task.statistic(protocol, task.values(protocol, rows)) == pytest.approx(25)
 
 
 def test_joints_by_hand() -> None:
@@ -183,6 +170,20 @@ def test_a_still_video_is_followed(davis: RunResult) -> None:
         assert len(pan["J"]) == 2
         assert min(still["J"]) > 0.8  # cells of eight pixels: perfect features do no better
         assert np.mean(pan["J"]) > 0.55
+
+
+class Codes:
+    """Not features of an image, but what the test says of its first pixel."""
+
+    def __init__(self, maps: Callable[[int], torch.Tensor]) -> None:
+        self.maps = maps
+
+    def dense_many(self, images: Sequence[Image]) -> list[FeatureMap]:
+        return [FeatureMap((self.maps(int(image.pixels[0, 0, 0])),), image.size) for image in images]
+
+
+def coded(maps: Callable[[int], torch.Tensor]) -> list[Method]:
+    return [Method("codes", None, Codes(maps))]  # type: ignore[arg-type]
 
 
 def flat(level: int) -> Image:
@@ -203,15 +204,10 @@ def aligned(folder: Path, steps: int) -> MaskedVideo:
 def test_every_frame_is_measured_against_its_own_truth(tmp_path: Path) -> None:
     """Codes of cells that jump with the object: a frame too early or too late would have J = 0.43."""
     codes = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
-
-    def maps(images: Sequence[Image]) -> list[dict[str, FeatureMap]]:
-        shifts = [int(image.pixels[0, 0, 0]) // 5 for image in images]
-        return [{"": FeatureMap((codes.roll(shift, 2),), (160, 120))} for shift in shifts]
-
-    rules = replace(
-        sharp(PROTOCOLS["davis"]["davis"]), radius=30
-    )  # what leaves to the right comes in at the left
-    (row,) = evaluate_masks(aligned(tmp_path, 6), rules, maps)
+    # what leaves to the right comes in at the left
+    protocol = replace(sharp(PROTOCOLS["davis"]["davis"]), radius=30)
+    methods = coded(lambda level: codes.roll(level // 5, 2))
+    ((row,),) = evaluate_masks(aligned(tmp_path, 6), protocol, methods)
     assert len(row["J"]) == 4
     assert min(row["J"]) > 0.97  # corners of cells are cut
     assert min(row["F"]) > 0.97
@@ -223,67 +219,61 @@ def test_objects_that_leave_have_no_region(tmp_path: Path) -> None:
     empty = codes[:, 14:, :1].expand(48, 15, 20)  # the last row's first cell, all over
     video = aligned(tmp_path, 4)
     made.save(video.masks[1], np.zeros((120, 160), np.uint8))
-
-    def maps(images: Sequence[Image]) -> list[dict[str, FeatureMap]]:
-        chosen = [codes if image.pixels[0, 0, 0] == 0 else empty for image in images]
-        return [{"": FeatureMap((own,), (160, 120))} for own in chosen]
-
-    rules = replace(sharp(PROTOCOLS["davis"]["davis"]), radius=30)
-    (row,) = evaluate_masks(video, rules, maps)
+    protocol = replace(sharp(PROTOCOLS["davis"]["davis"]), radius=30)
+    ((row,),) = evaluate_masks(video, protocol, coded(lambda level: codes if level == 0 else empty))
     assert row["J"] == [1, 0]  # gone in truth, and then not
     assert row["F"] == [1, 0]
 
 
-def test_spots_are_those_of_the_protocol() -> None:
-    """By hand: a spot sits on whole cells, and its place is its cell times the cell's width."""
+def test_label_maps_are_those_of_the_protocol() -> None:
+    """By hand: a Gaussian sits on whole cells, and its place is its cell times the cell's width."""
     points = np.array([[80.0, 60.0], [83.0, 61.0], [-4.0, 60.0], [-40.0, 60.0], [159.0, 119.0]])
-    labels = draw_spots(points, (160, 120), (20, 15))
+    labels = draw_labels(points, (160, 120), (20, 15))
     assert labels[0, 8, 10] > labels[0].flatten().sort().values[-2]  # 80 / 8 = 10, 60 / 8 = 7.5
     assert torch.equal(labels[0], labels[1])
     assert labels[2].amax() > 0  # just outside
     assert not labels[3].any()
-    places = read_spots(labels, (160, 120))
+    places = read_labels(labels, (160, 120))
     assert np.isnan(places[3]).all()
     assert np.abs(places[[0, 1, 4]] - points[[0, 1, 4]]).max() < 8
     single = torch.zeros(1, 15, 20)
     single[0, 3, 5] = 1
-    assert read_spots(single, (160, 120))[0].tolist() == [40, 24]
+    assert read_labels(single, (160, 120))[0].tolist() == [40, 24]
 
 
-def exact_maps(frames: int) -> Callable[[Sequence[Image]], list[dict[str, FeatureMap]]]:
+def fixed() -> list[Method]:
     """Codes of cells that never move, whatever the images show."""
-    generator = torch.Generator().manual_seed(0)
-    codes = torch.randn(48, 15, 20, generator=generator)
-    return lambda images: [{"": FeatureMap((codes,), image.size)} for image in images]
+    codes = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
+    return coded(lambda level: codes)
 
 
 def test_evaluation_with_perfect_features(pristine: Path) -> None:
     """Features that are the same in every frame carry the first mask unchanged."""
-    rules = sharp(PROTOCOLS["davis"]["davis"])
+    protocol = sharp(PROTOCOLS["davis"]["davis"])
     for video in read_davis(pristine / "davis").units:
-        rows = evaluate_masks(video, rules, exact_maps(3))
+        (rows,) = evaluate_masks(video, protocol, fixed())
         masks = [np.array(PILImage.open(path)) for path in video.masks]
         for row, number in zip(rows, (1, 2), strict=True):
             expected = [region_similarity(masks[0] == number, later == number) for later in masks[1:-1]]
             assert row["J"] == pytest.approx(expected, abs=0.2)  # the grid's coarseness
     poses = read_jhmdb(pristine / "jhmdb").units
-    pose_rules = replace(sharp(PROTOCOLS["jhmdb"]["jhmdb"]), size=(160, 120))
-    (still,) = evaluate_poses(poses[0], pose_rules, exact_maps(3))
+    pose_protocol = replace(sharp(PROTOCOLS["jhmdb"]["jhmdb"]), size=(160, 120))
+    (still,) = evaluate_poses(poses[0], pose_protocol, fixed())
     box = np.ptp(poses[0].joints[0], axis=0)
     assert np.max(still["errors"]) * 0.6 * np.hypot(*box) < 8  # whole cells of eight pixels
-    (pan,) = evaluate_poses(poses[1], pose_rules, exact_maps(4))
+    (pan,) = evaluate_poses(poses[1], pose_protocol, fixed())
     moved = np.linalg.norm(poses[1].joints[3] - poses[1].joints[0], axis=1) / (0.6 * np.hypot(*box))
     assert np.abs(np.array(pan["errors"])[:, 2] - moved).max() * 0.6 * np.hypot(*box) < 8
 
 
-def test_joints_without_a_spot_are_left_out(pristine: Path) -> None:
+def test_joints_without_a_label_are_left_out(pristine: Path) -> None:
     video = read_jhmdb(pristine / "jhmdb").units[0]
     joints = video.joints.copy()
     joints[:, 3] = -50
-    (row,) = evaluate_poses(replace(video, joints=joints), sharp(PROTOCOLS["jhmdb"]["jhmdb"]), exact_maps(3))
+    (row,) = evaluate_poses(replace(video, joints=joints), sharp(PROTOCOLS["jhmdb"]["jhmdb"]), fixed())
     assert row["errors"][3] == []
     assert len(row["errors"][4]) == 2
-    (whole,) = evaluate_poses(video, sharp(PROTOCOLS["jhmdb"]["jhmdb"]), exact_maps(3))
+    (whole,) = evaluate_poses(video, sharp(PROTOCOLS["jhmdb"]["jhmdb"]), fixed())
     assert row["errors"][4] == whole["errors"][4]  # nor does its place count for the box
 
 
@@ -359,7 +349,7 @@ def test_broken_annotations_are_refused_with_file_and_line(
 ) -> None:
     spoil(data / dataset)
     with pytest.raises(geomatch.GeomatchError, match=words):
-        read_temporal(dataset, data / dataset)
+        find_task(dataset).read(data / dataset, None)
     assert main(["benchmark", dataset, str(data / dataset)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -370,35 +360,24 @@ def test_without_scipy_the_extra_is_named(data: Path, monkeypatch: pytest.Monkey
         read_jhmdb(data / "jhmdb")
 
 
-def test_a_sweep_finds_what_runs_find(pristine: Path, tmp_path: Path) -> None:
-    config = replace(PRESETS[TINY], noise=True)
+def test_methods_of_one_timestep_are_followed_together(pristine: Path, tmp_path: Path) -> None:
+    methods = [f"{TINY}[noise=true,t=30,layer=1,ensemble={size}]" for size in (1, 2)]
     for dataset in ("davis", "jhmdb"):
-        rules = sharp(PROTOCOLS[dataset][dataset])
-        task = TemporalTask(dataset, pristine / dataset, rules)
-        chosen = task.config(config)
-        grid = Grid((30,), (1,), (1, 2))
-        swept = run_sweep(task, chosen, grid, tmp_path / dataset, progress=False)
-        assert swept.computed == len(task.units)
-        extractor = DIFTExtractor(replace(chosen, timestep=30, layers=(1,), ensemble_size=2))
-
-        def maps(image: Image, prompt: str | None = None, extractor: DIFTExtractor = extractor) -> Any:
-            yield "", extractor.dense(image)
-
-        direct = [row for unit in task.units for row in task.evaluate(unit, maps, [""])]
-        own = [row for row in swept.rows if (row["layer"], row["ensemble_size"]) == (1, 2)]
-        assert [row["pair"] for row in own] == [row["pair"] for row in direct]
-        one, other = task.measures(own), task.measures(direct)
-        assert one.keys() == other.keys()
-        assert one[rules.headline] == pytest.approx(other[rules.headline], abs=2)
-        assert run_sweep(task, chosen, grid, tmp_path / dataset, progress=False).computed == 0
+        together = run(pristine, tmp_path / "together", dataset, methods)
+        assert together.computed == 2 * 2
+        alone = [row for method in methods
+                 for row in run(pristine, tmp_path / "alone", dataset, [method]).record["rows"]]  # fmt: skip
+        assert together.record["rows"] == alone
 
 
 def test_the_sizes_of_protocols_reach_the_methods() -> None:
-    dift = create_dense_method("dift-adm-temporal", "cpu", 480)
-    assert dift.features == DIFTExtractor(replace(PRESETS["dift-adm-temporal"], device="cpu"))
-    square = create_dense_method("dift-sd-temporal", "cpu", (320, 320)).features
-    assert isinstance(square, DIFTExtractor)
-    assert square.config.image_size == (320, 320)
+    dift = create_dense_method("dift-adm-temporal").at_size(480)
+    assert dift.dift == replace(PRESETS["dift-adm-temporal"], device="cpu")
+    square: Any = create_dense_method("dift-sd-temporal").at_size((320, 320))
+    assert square.descriptor.config == square.dift
+    assert square.dift.image_size == (320, 320)
+    dino: Any = create_dense_method("dino:nowhere").at_size(480)
+    assert dino.descriptor.size == 480
 
 
 def test_the_grid_of_the_baselines_is_theirs() -> None:
@@ -407,17 +386,6 @@ def test_the_grid_of_the_baselines_is_theirs() -> None:
     assert image_size((480, 854), 480, 8) == (480, 832)
     assert image_size((854, 480), 480, 14) == (826, 476)
     assert image_size((854, 480), (768, 768), 14) == (770, 770)
-
-
-def test_records_and_reports(davis: RunResult, pristine: Path, tmp_path: Path) -> None:
-    jsonschema.validate(json.loads(davis.path.read_text()), SCHEMA)
-    pytest.importorskip("matplotlib")
-    markdown, page = write_report([davis.path], tmp_path / "report", pristine / "davis")
-    text = page.read_text()
-    assert text.count("<svg") == 1
-    assert "DAVIS-2017" in text
-    assert "recalled, no source seen" in text
-    assert "2 videos of 30" in markdown.read_text()
 
 
 def test_the_commands(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,16 +5,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from geomatch.benchmarks.harness.suite import Row, Suite
+from geomatch.benchmarks.harness.task import Row, Task
 from geomatch.errors import require
 
 COLOURS = 8
-"""Of the page; further methods have dashes."""
+"""Colours of the page; further methods have dashes."""
 _INK, _FAINT = "#010101", "#020202"
 _LINES = [f"#0300{index:02x}" for index in range(COLOURS)]
 
 
-def draw_curves(suite: Suite, protocol: Any, by_method: Mapping[str, Sequence[Row]], title: str) -> str:
+def draw_curves(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]], title: str) -> str:
     """One chart as SVG for a page that defines ``--ink``, ``--faint`` and ``--c0`` to ``--c7``.
 
     Raises:
@@ -27,11 +27,11 @@ def draw_curves(suite: Suite, protocol: Any, by_method: Mapping[str, Sequence[Ro
     with matplotlib.rc_context(settings | colours | {"axes.edgecolor": _FAINT}):
         figure = figures.Figure(figsize=(4.6, 3.4), layout="constrained")
         axes = figure.subplots()
-        words = suite.axes(protocol)
+        words = task.axes(protocol)
         x_end = words.start
         for index, rows in enumerate(by_method.values()):
             style = ("-", "--", ":")[index // COLOURS % 3]
-            x, y = suite.curve(protocol, rows)
+            x, y = task.curve(protocol, rows)
             x_end = float(x[-1])
             steps = "steps-post" if words.steps else "default"
             axes.plot(x, y, style, drawstyle=steps, color=_LINES[index % COLOURS], linewidth=2)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from geomatch.benchmarks.harness.suite import Unit
 from geomatch.errors import GeomatchError
 from geomatch.files import sha256_of
 
-Part = TypeVar("Part", bound=Unit, covariant=True)
+Part = TypeVar("Part", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +21,28 @@ class DataSet(Generic[Part]):
     broken: dict[str, str]
     """Names of what cannot be used, with the reason."""
     complete: bool
-    """Whether it is the whole release, so that numbers compare with published ones."""
+    """True if it is the whole release, so that numbers compare with published ones."""
     split: str | None = None
-    """Of the release, where it has several."""
+    """The release's split, where it has several."""
+    missing: tuple[str, ...] = ()
+    """Units of the release that are not here or not whole, where their names are known."""
+    known: int | None = None
+    """Units of the release that are here; None when all are."""
+
+    @property
+    def present(self) -> int:
+        """How many units of the release are here."""
+        return len(self.units) if self.known is None else self.known
+
+
+def check_split(split: str, splits: Iterable[str]) -> None:
+    """Raise ValueError, listing the splits, for one that the data set has not."""
+    if split not in splits:
+        raise ValueError(f"unknown split {split!r}; choose from: {', '.join(splits)}")
 
 
 def read_lines(path: Path) -> list[str]:
-    """Of a text file of a release.
+    """The lines of a text file of a release.
 
     Raises:
         GeomatchError: when it cannot be read.

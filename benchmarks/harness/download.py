@@ -21,65 +21,35 @@ class Release:
 
     folder: str
     """The data set, below the folder that the user gives; where its archives have none it is made."""
-    files: tuple[tuple[WeightsFile, str], ...]
+    files: Sequence[tuple[WeightsFile, str]]
     """Each with the folder, below the user's, in which it is unpacked or put."""
 
 
-def _file(url: str, licence: str) -> WeightsFile:
-    return WeightsFile(url.rpartition("/")[2], url, licence, sha256=None)  # the authors publish none
+def _file(url: str, licence: str, place: str = "") -> tuple[WeightsFile, str]:
+    # the authors publish no checksums
+    return WeightsFile(url.rpartition("/")[2], url, licence, sha256=None), place
 
 
 _WILLOW = "http://www.di.ens.fr/willow/research"
+_JHMDB_FILES = ("Rename_Images.tar.gz", "joint_positions.zip", "splits.zip")
 _JHMDB = "http://files.is.tue.mpg.de/jhmdb"
 _RESEARCH = "none stated; for research"
+_CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
+_DAVIS = "https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip"
 RELEASES = {
     "spair": Release(
-        "SPair-71k",
-        (
-            (
-                _file("http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz", _RESEARCH),
-                "",
-            ),
-        ),
+        "SPair-71k", [_file("http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz", _RESEARCH)]
     ),
     "willow": Release(
         "PF-dataset",
-        (
-            (_file(f"{_WILLOW}/proposalflow/dataset/PF-dataset.zip", _RESEARCH), ""),
-            (_file(f"{_WILLOW}/cnngeometric/other_resources/test_pairs_pf.csv", _RESEARCH), "PF-dataset"),
-        ),
+        [
+            _file(f"{_WILLOW}/proposalflow/dataset/PF-dataset.zip", _RESEARCH),
+            _file(f"{_WILLOW}/cnngeometric/other_resources/test_pairs_pf.csv", _RESEARCH, "PF-dataset"),
+        ],
     ),
-    "cub": Release(
-        "CUB_200_2011",
-        (
-            (
-                _file(
-                    "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-                    "images of the web; non-commercial research and education",
-                ),
-                "",
-            ),
-        ),
-    ),
-    "davis": Release(
-        "DAVIS",
-        (
-            (
-                _file(
-                    "https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip",
-                    "CC BY-NC 4.0",
-                ),
-                "",
-            ),
-        ),
-    ),
-    "jhmdb": Release(
-        "JHMDB",
-        tuple(
-            (_file(f"{_JHMDB}/{name}", _RESEARCH), "JHMDB")
-            for name in ("Rename_Images.tar.gz", "joint_positions.zip", "splits.zip")
-        ),
-    ),
+    "cub": Release("CUB_200_2011", [_file(_CUB, "images of the web; non-commercial research and education")]),
+    "davis": Release("DAVIS", [_file(_DAVIS, "CC BY-NC 4.0")]),
+    "jhmdb": Release("JHMDB", [_file(f"{_JHMDB}/{name}", _RESEARCH, "JHMDB") for name in _JHMDB_FILES]),
 }
 """By the name of the data set."""
 
@@ -128,7 +98,7 @@ def unpack(path: Path, target: Path, last: int | None = None) -> None:
     Args:
         path: a ``.zip``, or a ``.tar.gz`` or ``.tgz``.
         target: folder.
-        last: parts of each file's path that are kept, files with fewer are left out; None keeps all.
+        last: number of parts of each file's path to take, files with fewer are left out; None takes all.
 
     Raises:
         GeomatchError: for a damaged archive; nothing of a damaged ``.tar.gz`` is unpacked.

@@ -1,41 +1,11 @@
-"""One JSON file per run: where and with what it was measured, and the rows."""
+"""Where a run was measured."""
 
-import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from geomatch.files import replacing
-from geomatch.provenance import versions
-
-
-def write_record(
-    folder: Path,
-    suite: str,
-    rows: Sequence[Mapping[str, Any]],
-    settings: Mapping[str, Any],
-    device: str = "cpu",
-) -> Path:
-    """Write ``folder/<version>/<suite>--<machine>--<device>.json`` and return its path."""
-    name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
-    path = folder / version("geomatch-dift") / f"{suite}--{name}--{device}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "metadata": {
-            "versions": versions(),
-            **machine(),
-            "settings": dict(settings),
-        },
-        "results": [dict(row) for row in rows],
-    }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return path
 
 
 def machine() -> dict[str, Any]:

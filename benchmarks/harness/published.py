@@ -1,4 +1,4 @@
-"""Published numbers, each under the protocol it was taken with; a suite's ``published.json`` has them."""
+"""Published numbers, each under the protocol it was taken with; a task's ``published.json`` has them."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class PublishedRow:
     """One row of somebody's table."""
 
     protocol: str
-    """Of the suite."""
+    """Its name."""
     method: str
     split: str
     measures: dict[str, float]
@@ -23,7 +23,7 @@ class PublishedRow:
 
 @cache
 def published_rows(package: str, protocol: str) -> tuple[PublishedRow, ...]:
-    """Of one protocol of the suite in that package; none for those under which no source was read."""
+    """Rows under one protocol of the task in that package; none where no source was read."""
     text = files(package).joinpath("published.json").read_text(encoding="utf-8")
     content = json.loads(text)
     rows = [

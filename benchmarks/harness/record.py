@@ -1,12 +1,13 @@
 """The record of a run: written, read, checked, summed up."""
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from geomatch.benchmarks.harness.keys import SCHEMA
-from geomatch.benchmarks.harness.suite import MODULES, Row, Suite, find_suite
-from geomatch.errors import GeomatchError
+from geomatch.benchmarks.harness.cache import SCHEMA
+from geomatch.benchmarks.harness.task import MODULES, Row, Task, find_task
+from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of, replacing
 
 _KEYS = {"schema", "benchmark", "data", "protocols", "methods", "settings", "skipped", "versions", "machine",
@@ -26,12 +27,12 @@ def read_run(path: Path) -> dict[str, Any]:
     """A record from its file.
 
     Raises:
-        GeomatchError: when it is none, or of another version.
+        GeomatchError: when it is no record, or one of another version.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise GeomatchError(f"{path}: not a readable record ({error})") from error
+        raise GeomatchError(f"{path}: not a readable record ({first_line(error)})") from error
     if not isinstance(record, dict) or not {"schema", "rows"} <= record.keys():
         raise GeomatchError(f"{path}: not a record of geomatch benchmark")
     if record["schema"] != SCHEMA:
@@ -45,30 +46,38 @@ def read_run(path: Path) -> dict[str, Any]:
 
 def protocols_of(record: dict[str, Any]) -> list[Any]:
     """The definitions under which the record was taken, whatever this version's are."""
-    suite = find_suite(record["benchmark"])
-    return [suite.rules_of(fields) for fields in record["protocols"].values()]
+    task = find_task(record["benchmark"])
+    return [task.protocol_of(values) for values in record["protocols"].values()]
 
 
 def summarise_record(record: dict[str, Any]) -> list[Row]:
     """One row per method, protocol and split of a record."""
-    suite = find_suite(record["benchmark"])
+    task = find_task(record["benchmark"])
+    return [
+        row
+        for protocol in protocols_of(record)
+        for row in summaries_of(task, protocol, record["methods"], record["rows"])
+    ]
+
+
+def summaries_of(task: Task, protocol: Any, methods: Iterable[str], rows: Sequence[Row]) -> list[Row]:
+    """One row per method and split under one protocol."""
     found = []
-    for rules in protocols_of(record):
-        for method in record["methods"]:
-            own = [r for r in record["rows"] if (r["protocol"], r["method"]) == (rules.name, method)]
-            if own:
-                labels = {"protocol": rules.name, "method": method}
-                found += [{**labels, **row} for row in suite.summarise(rules, own)]
+    for method in methods:
+        own = [row for row in rows if (row["protocol"], row["method"]) == (protocol.name, method)]
+        if own:
+            labels = {"protocol": protocol.name, "method": method}
+            found += [{**labels, **row} for row in task.summarise(protocol, own)]
     return found
 
 
-def table(suite: Suite, summaries: list[Row]) -> str:
+def table(task: Task, summaries: list[Row]) -> str:
     """In Markdown, one table per protocol, so that no number loses its protocol."""
     blocks = []
     for name in dict.fromkeys(row["protocol"] for row in summaries):
         own = [row for row in summaries if row["protocol"] == name]
-        columns = columns_of(suite, own)
-        first = ("method", "split", suite.item, "failures")
+        columns = columns_of(task, own)
+        first = ("method", "split", task.item, "failures")
         lines = [f"### {name}", "", "| " + " | ".join([*first, *columns]) + " |"]
         lines.append("| --- " * (len(first) + len(columns)) + "|")
         for row in own:
@@ -79,11 +88,11 @@ def table(suite: Suite, summaries: list[Row]) -> str:
     return "\n\n".join(blocks)
 
 
-def columns_of(suite: Suite, summaries: list[Row]) -> list[str]:
+def columns_of(task: Task, summaries: list[Row]) -> list[str]:
     """The measures that a table shows."""
-    first = ("protocol", "method", "split", suite.item, "failures")
+    first = ("protocol", "method", "split", task.item, "failures")
     shown = (key for row in summaries for key in row if key not in first and not key.endswith("spread"))
-    return [key for key in dict.fromkeys(shown) if suite.shown(key)]
+    return [key for key in dict.fromkeys(shown) if task.shown(key)]
 
 
 def cell(row: Row, column: str) -> str:

@@ -1,12 +1,11 @@
 """Records of runs as a Markdown file and one page of HTML that needs nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from geomatch.benchmarks.harness import record as records
@@ -14,7 +13,7 @@ from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import Comparison, compare_all
 from geomatch.benchmarks.harness.published import PublishedRow, published_rows
 from geomatch.benchmarks.harness.runs import Run, find_runs, merge
-from geomatch.benchmarks.harness.suite import Picture, Row
+from geomatch.benchmarks.harness.task import Picture, Row
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import replacing
 from geomatch.store import Store
@@ -22,7 +21,7 @@ from geomatch.store import Store
 WORST = 5
 """Rows listed per method and protocol."""
 PICTURES = 3
-"""Of these drawn, under one protocol."""
+"""Rows drawn of these, under one protocol."""
 
 
 @dataclass
@@ -30,28 +29,27 @@ class _Worst:
     pair: str
     cells: list[tuple[str, str]]
     row: Row
-    image: str | None = field(default=None)
-    why: str | None = field(default=None)
+    image: str | None = None
+    why: str | None = None
 
 
 def write_report(
     paths: Sequence[Path], out: Path, data: Path | None = None, store: str | None = None
 ) -> list[Path]:
-    """Write ``report.md`` and ``report.html`` into ``out``.
+    """Write ``report.md`` and ``report.html`` into a folder and return their paths.
 
     Args:
         paths: records, or folders with records.
-        out: folder, made if need be.
+        out: the folder, made if need be.
         data: the runs' folder of images, for pictures of the worst pairs.
-        store: of the runs, where it is not the folder of the record.
-
-    Returns:
-        The files.
+        store: the runs' store, where it is not the folder of the record.
 
     Raises:
         GeomatchError: see `find_runs` and `merge`.
         MissingDependencyError: without matplotlib.
     """
+    import jinja2
+
     runs = merge(find_runs(paths))
     sections = [_section(run, data, store) for run in runs]
     out.mkdir(parents=True, exist_ok=True)
@@ -65,24 +63,14 @@ def write_report(
     return [out / name for name in texts]
 
 
-def _summaries(run: Run, protocol: Any) -> list[Row]:
-    found = []
-    for method in run.methods:
-        own = [row for row in run.of(protocol.name) if row["method"] == method]
-        if own:
-            labels = {"protocol": protocol.name, "method": method}
-            found += [{**labels, **row} for row in run.suite.summarise(protocol, own)]
-    return found
-
-
 def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
         "data": run.data,
-        "suite": run.suite,
+        "task": run.task,
         "methods": list(run.methods),
         "skipped": run.skipped,
-        "machines": sorted({_machine(r["machine"]) for r in run.records}),
+        "machines": sorted({"{processor}, {cores} cores".format(**r["machine"]) for r in run.records}),
         "versions": run.records[0]["versions"],
         "protocols": [
             _part(run, p, data if p.name == drawn else None, store) for p in run.protocols.values()
@@ -91,106 +79,99 @@ def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
     }
 
 
-def _machine(found: dict[str, Any]) -> str:
-    return f"{found['processor']}, {found['cores']} cores"
-
-
 def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict[str, Any]:
-    rows, summaries = run.of(protocol.name), _summaries(run, protocol)
+    rows, summaries = (
+        run.rows_of(protocol.name),
+        run.summaries(protocol),
+    )
     by_method = {method: [r for r in rows if r["method"] == method] for method in run.methods}
-    suite = run.suite
-    columns = records.columns_of(suite, summaries)
+    task = run.task
+    columns = records.columns_of(task, summaries)
     best = {
         (split, column): max((r[column] for r in own if r.get(column) is not None), default=None)
-        for split in suite.splits
+        for split in task.splits
         for own in [[r for r in summaries if r["split"] == split]]
         for column in columns
     }
     charts = []
-    for split in suite.splits:
+    for split in task.splits:
         own = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
         if any(own.values()):
-            charts.append(draw_curves(suite, protocol, {m: part for m, part in own.items() if part}, split))
+            charts.append(draw_curves(task, protocol, {m: part for m, part in own.items() if part}, split))
     return {
         "protocol": protocol,
-        "rules": suite.in_words(protocol),
-        "axes": suite.axes(protocol),
+        "definition": task.in_words(protocol),
+        "axes": task.axes(protocol),
         "columns": columns,
-        "tables": [(split, [r for r in summaries if r["split"] == split]) for split in suite.splits],
+        "tables": [(split, [r for r in summaries if r["split"] == split]) for split in task.splits],
         "best": best,
         "cell": records.cell,
-        "published": published_rows(suite.package, protocol.name),
+        "published": published_rows(task.package, protocol.name),
         "charts": charts,
         "heat": _heat(run, protocol, by_method),
-        "comparisons": compare_all(suite, protocol, rows),
+        "comparisons": compare_all(task, protocol, rows),
         "worst": _worst(run, protocol, by_method, data, store),
     }
 
 
 def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tuple[str, list[float | None]]]:
     """The headline measure per unit and method, worst units first."""
-    statistic = run.suite.statistic(protocol)
     names = dict.fromkeys(row["pair"].split()[0] for rows in by_method.values() for row in rows)
     table = []
     for name in names:
         cells: list[float | None] = []
         for rows in by_method.values():
             own = [row for row in rows if row["pair"].split()[0] == name]
-            cells.append(statistic(run.suite.values(protocol, own)) if own else None)
+            cells.append(run.task.statistic(protocol, run.task.values(protocol, own)) if own else None)
         table.append((name, cells))
     return sorted(table, key=lambda line: np.mean([cell for cell in line[1] if cell is not None]))
 
 
 def _worst(
-    run: Run,
-    protocol: Any,
-    by_method: dict[str, list[Row]],
-    data: Path | None,
-    store: str | None,
+    run: Run, protocol: Any, by_method: dict[str, list[Row]], data: Path | None, store: str | None
 ) -> list[tuple[str, list[_Worst]]]:
     found = []
     for label, rows in by_method.items():
         if not rows:
             continue
-        badness = run.suite.badness(protocol, run.suite.values(protocol, rows))
-        order = np.argsort(-badness, kind="stable")[:WORST]
-        listed = [
-            _Worst(row["pair"], run.suite.worst(protocol, row), row) for row in (rows[i] for i in order)
-        ]
-        for entry in listed[:PICTURES] if data and run.suite.draw else []:
+        severity = run.task.severity(protocol, run.task.values(protocol, rows))
+        order = np.argsort(-severity, kind="stable")[:WORST]
+        listed = [_Worst(row["pair"], run.task.worst(protocol, row), row) for row in (rows[i] for i in order)]
+        for entry in listed[:PICTURES] if data and run.task.draw else []:
             _draw(entry, run, label, protocol, data, store)
         found.append((label, listed))
     return found
 
 
 def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path | None, store: str | None) -> None:
-    if data is None or run.suite.draw is None:
+    if data is None or run.task.draw is None:
         return
-    ran = run.methods[label]
-    wanted = Picture(
-        data, run.data["split"], run.data["units"], Store.at(store or ran.folder), ran.text, ran.settings
-    )
+    method = run.methods[label]
+    place = Store.at(store or method.folder)
     try:
-        entry.image = run.suite.draw(protocol, entry.row, wanted)
+        wanted = Picture(data, run.data, place, method.text, method.settings)
+        entry.image = run.task.draw(protocol, entry.row, wanted)
     except GeomatchError as error:
         entry.why = first_line(error)
+    except ValueError:  # the user's name for an object is no method's string
+        entry.why = f"no picture: no string names the method {method.text}"
 
 
 def _markdown(runs: Sequence[Run]) -> str:
     blocks = ["# Report"]
     for run in runs:
-        count, suite = len(run.data["units"]), run.suite
-        have = f"{count} {suite.unit[count != 1]} of {suite.whole}"
-        blocks.append(f"## {suite.title}, {run.data['folder']}: {have}")
+        count, task = len(run.data["units"]), run.task
+        have = f"{count} {task.unit[count != 1]} of {task.whole}"
+        blocks.append(f"## {task.title}, {run.data['folder']}: {have}")
         if not run.data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")
         for protocol in run.protocols.values():
-            blocks.append(records.table(suite, _summaries(run, protocol)))
-            blocks.append("\n".join(f"- {name}: {text}" for name, text in suite.in_words(protocol)))
-            comparisons = compare_all(suite, protocol, run.of(protocol.name))
+            blocks.append(records.table(task, run.summaries(protocol)))
+            blocks.append("\n".join(f"- {name}: {text}" for name, text in task.in_words(protocol)))
+            comparisons = compare_all(task, protocol, run.rows_of(protocol.name))
             if comparisons:
-                blocks.append("\n".join(f"- {in_words(one, suite.unit[1])}" for one in comparisons))
-            published = published_rows(suite.package, protocol.name)
+                blocks.append("\n".join(f"- {in_words(one, task.unit[1])}" for one in comparisons))
+            published = published_rows(task.package, protocol.name)
             if published:
                 blocks.append(_published_table(published))
         if run.skipped:

@@ -1,33 +1,42 @@
-"""Protocols times methods over the units of a data set, with everything that is done kept.
+"""Protocols times methods over the units of a data set, with everything that is done cached.
 
-Two stages, both kept: features once per image, then rows once per unit,
-protocol and method. The name of a kept object is the SHA-256 of all that
-decides its content (pixels, weights, settings, versions), so that nothing
-old is ever taken for something new, and several processes may share a store.
+Features are cached per image, rows per unit, protocol and method. The name of a cached object is the
+SHA-256 of all that decides its content (pixels, weights, settings, versions), so that nothing old is ever
+taken for something new, and several processes may share a store.
 """
 
-import json
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, read_or_make, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.keys import SCHEMA
 from geomatch.benchmarks.harness.machine import machine
 from geomatch.benchmarks.harness.record import summarise_record, write_run
-from geomatch.benchmarks.harness.suite import Evaluation, Evaluator, Row, Suite, Unit
-from geomatch.engine import Engine, FailedItem, Work
+from geomatch.benchmarks.harness.task import Entry, Row, Settings, Task, find_task
+from geomatch.benchmarks.methods.method import Method
+from geomatch.benchmarks.methods.together import groups
+from geomatch.describers import Describer
+from geomatch.engine import FailedItem, RunContext, Work
 from geomatch.engine.run import grouped
 from geomatch.engine.task import Need
-from geomatch.errors import DamagedError, GeomatchError, first_line
-from geomatch.files import digest_of, pack_arrays, unpack_arrays
+from geomatch.errors import GeomatchError, MissingDependencyError, first_line
+from geomatch.files import digest_of
+from geomatch.keypoints import Detector
 from geomatch.provenance import versions
 from geomatch.store import Manifest, Store
 
-KIND = "rows"
-"""Of the rows in the store."""
+Given = str | Method | Describer | tuple[Detector, Describer | None]
+"""A method's string, a `Method`, a dense describer for dense tasks, or a detector and a describer; without
+one the detector brings descriptors."""
+Methods = Sequence[str | Method] | Mapping[str, Given]
+"""Methods, or methods by the names that the record gives them."""
+
+
+Cells = dict[tuple[str, str], list[Row]]
+"""Rows by protocol and method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,231 +49,280 @@ class RunResult:
     """``record.schema.json`` beside this module says what it holds."""
     computed: int
     """Units x protocols x methods that were not on disk."""
+    warning: str | None = None
+    """Why the numbers compare with no others, in a line; None on a whole release."""
 
     def summaries(self) -> list[Row]:
         """One row per method, protocol and split, computed from the record's rows."""
         return summarise_record(self.record)
 
 
-def run_suite(
-    suite: Suite,
-    data: DataSet[Unit],
-    protocols: Sequence[Any],
-    methods: Sequence[str],
-    evaluator: Evaluator,
+def run_benchmark(
+    name: str,
+    data: Path,
+    protocols: str | Sequence[Any],
+    methods: Methods,
     out: Path,
-    engine: Engine,
-    store: Store | str | os.PathLike[str] | None = None,
-    ahead: bool = False,
-    progress: bool = True,
-    skipped: dict[str, str] | None = None,
-    need: Need = "processor",
+    context: RunContext | None = None,
+    settings: Settings | None = None,
 ) -> RunResult:
     """Evaluate methods under protocols; what is on disk already is not computed again.
 
     Args:
-        suite: of the data set.
-        data: with an absolute folder, since workers may run elsewhere.
-        protocols: the suite's.
-        methods: strings that the evaluator understands; one whose weights or packages are missing is
-            skipped with the reason.
-        evaluator: of the suite.
-        out: folder of records.
-        engine: who does the work, within its ``with`` statement.
-        store: of features and rows: a folder, or a URL of fsspec; None takes ``out``.
-        ahead: make the features of all units first, as accelerators like it.
-        progress: show a bar.
-        skipped: what was left out already, with the reason.
-        need: of the evaluation, when it runs a network that no features were made ahead for.
+        name: the task, a name in `geomatch.benchmarks.harness.task.MODULES`.
+        data: folder of the data set.
+        protocols: names separated by commas, or protocols; one whose packages are missing is skipped.
+        methods: see `Methods`; strings as `geomatch.benchmarks.methods.create_method` reads them, for dense
+            tasks `create_dense_method`. One whose weights or packages are missing is skipped with the reason.
+        out: folder of records; without a store in the context of features and rows, too.
+        context: on an accelerator features come first, a unit's images at a time, and then the rows.
+        settings: see `Settings`.
 
     Returns:
-        The record, written as ``out/<suite>-....json``.
+        The record, written as ``out/<name>-....json``.
 
     Raises:
-        GeomatchError: when there is no method to evaluate, or something could not be done after several
-            tries; what was done is kept.
-        ValueError: for methods that are none.
+        GeomatchError: for data that cannot be read; when there is nothing to evaluate, or something could
+            not be done after several tries; what was done is cached.
+        ValueError: for protocols or methods that are none, or an object whose settings cannot be read.
     """
-    usable: dict[str, dict[str, Any]] = {}
-    skipped = {**data.broken, **(skipped or {})}
-    for text in methods:
-        try:
-            usable[text] = evaluator.identity(text)
-        except GeomatchError as error:
-            skipped[text] = first_line(error)
-            continue
-        for rules in protocols:
-            reason = evaluator.undefined(text, rules)
-            if reason is not None:
-                skipped[f"{text} under {rules.name}"] = reason
-    if not usable or not protocols:
-        raise GeomatchError("nothing can run: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
-    where = store if isinstance(store, Store) else Store.at(store or out)
-    out.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        Job(unit, text, identity, tuple(protocols), where, evaluator)
-        for text, identity in usable.items()
-        for unit in data.units
-    ]
-    manifest = Manifest.start(
-        where,
-        suite.name,
-        str(data.folder),
-        {"protocols": [asdict(rules) for rules in protocols], "methods": usable, **evaluator.settings},
-        digest_of([unit.fingerprint for unit in data.units]),
-    )
-    keys = tuple(dict.fromkeys(job.key(rules) for job in jobs for rules in job.wanted()))
-    manifest = manifest.saved(
-        where, names=tuple(job.name for job in jobs), objects={KIND: keys}, failed=skipped
-    )
-    work = Work(engine, progress)
-    rows, computed = _evaluated(jobs, work, suite, Evaluating(need), ahead)
-    manifest.saved(where, retries=work.retries, complete=True)
+    task, settings = find_task(name), settings or Settings()
+    chosen = task.find_protocols(protocols) if isinstance(protocols, str) else list(protocols)
+    found = task.read(data.absolute(), settings.split)  # workers may run elsewhere
+    with (context or RunContext()).started() as started:
+        work = started.work()
+        device = work.engine.device(started.device)
+        usable, allowed, skipped = _usable(task, chosen, methods, settings, device)
+        skipped = {**found.broken, **skipped}
+        if not usable or not allowed:
+            raise GeomatchError("nothing can run: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
+        store = started.store_at(out)
+        out.mkdir(parents=True, exist_ok=True)
+        entries = {entry.method.name: entry for entry in usable}
+        parts = tuple(
+            tuple(entries[method.name] for method in group) for group in groups([e.method for e in usable])
+        )
+        cache = store if settings.cache_features and task.caches else None
+        ahead = cache is not None and device != "cpu"
+        need: Need = "processor" if ahead or device == "cpu" else "large network"
+        evaluating = Evaluating(name, tuple(allowed), parts, store, cache, need)
+        given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
+        keys = {entry.method.name: entry.key for entry in usable}
+        fields = {protocol.name: asdict(protocol) for protocol in allowed}
+        manifest = Manifest.start(
+            store, name, str(found.folder), {"protocols": list(fields.values()), "methods": keys, **given},
+            digest_of([unit.fingerprint for unit in found.units]),
+        )  # fmt: skip
+        _check_travels(evaluating, work.engine.workers)
+        manifest, cells, computed = _evaluated(evaluating, found, work, ahead, manifest, skipped)
+        manifest.saved(store, retries=work.retries, complete=True)
     record = {
         "schema": SCHEMA,
-        "benchmark": suite.name,
+        "benchmark": name,
         "data": {
-            "folder": data.folder.resolve().name,
-            "split": data.split,
-            "units": {unit.name: unit.fingerprint for unit in data.units},
-            "complete": data.complete,
+            "folder": found.folder.resolve().name,
+            "split": found.split,
+            "units": {unit.name: unit.fingerprint for unit in found.units},
+            "complete": found.complete,
         },
-        "protocols": {rules.name: asdict(rules) for rules in protocols},
-        "methods": usable,
-        "settings": evaluator.settings,
+        "protocols": fields,
+        "methods": keys,
+        "settings": given,
         "skipped": skipped,
         "versions": versions(),
         "machine": machine(),
-        "rows": [row for own in rows for row in own],
+        "rows": [
+            {"protocol": protocol, "method": method, **row}
+            for method in keys
+            for unit in found.units
+            for protocol in fields
+            for row in cells.get((method, unit.name, protocol), [])
+        ],
     }
-    return RunResult(write_run(out, record), record, computed)
+    return RunResult(write_run(out, record), record, computed, task.warning(found))
+
+
+def _usable(
+    task: Task, protocols: Sequence[Any], methods: Methods, settings: Settings, device: str
+) -> tuple[list[Entry], list[Any], dict[str, str]]:
+    """The methods and protocols that can run, and the others with the reason."""
+    skipped: dict[str, str] = {}
+    allowed = []
+    for protocol in protocols:
+        try:
+            task.check(protocol)
+            allowed.append(protocol)
+        except MissingDependencyError as error:
+            skipped[protocol.name] = first_line(error)
+    pairs = methods.items() if isinstance(methods, Mapping) else [
+        (given if isinstance(given, str) else given.name, given) for given in methods
+    ]  # fmt: skip
+    usable: list[Entry] = []
+    known: dict[Any, Any] = {}
+    for name, given in dict(pairs).items():
+        try:
+            method = _method(task, name, given, settings, device)
+            usable.append(Entry(method, method.key(known)))
+        except ValueError as error:
+            raise ValueError(f"{name}: {first_line(error)}" if name != given else str(error)) from error
+        except GeomatchError as error:
+            skipped[name] = first_line(error)
+            continue
+        for protocol in allowed:
+            reason = task.undefined(protocol, method)
+            if reason is not None:
+                skipped[f"{name} under {protocol.name}"] = reason
+    return usable, allowed, skipped
+
+
+def _method(task: Task, name: str, given: Given, settings: Settings, device: str) -> Method:
+    if isinstance(given, str):
+        return replace(task.method(given, settings, device), name=name)
+    if isinstance(given, Method):
+        method = replace(given, name=name)
+    else:
+        method = Method.of(name, *given) if isinstance(given, tuple) else Method.of(name, None, given)
+    if task.dense and not hasattr(method.descriptor, "dense_many"):
+        raise ValueError(f"{task.name} needs a describer of whole images, see DenseDescriber")
+    if not task.dense and method.source is None:
+        raise ValueError(f"{task.name} needs keypoints: give (detector, describer)")
+    return method
+
+
+def _check_travels(evaluating: "Evaluating", workers: int) -> None:
+    """Raise GeomatchError, naming the method, when one cannot be sent to worker processes."""
+    for entry in (entry for group in evaluating.groups for entry in group if workers > 1):
+        try:
+            pickle.dumps(entry)
+        except Exception as error:  # whatever a user's object raises
+            raise GeomatchError(
+                f"{entry.method.name} cannot be sent to worker processes ({first_line(error)}): define its "
+                "classes at the top of a module, or take a single worker"
+            ) from error
 
 
 @dataclass(frozen=True)
 class Job:
-    """One unit with one method, under all protocols."""
+    """One unit with the methods of one group, under all protocols."""
 
-    unit: Unit
-    text: str
-    identity: dict[str, Any]
-    protocols: tuple[Any, ...]
-    store: Store
-    evaluator: Evaluator
-
-    @property
-    def name(self) -> str:
-        """For the user."""
-        return f"{self.text} on {self.unit.name}"
-
-    def begin(self) -> Evaluation:
-        """The evaluation of the unit."""
-        return self.evaluator.begin(self.text, self.identity, self.unit, self.store)
-
-    def wanted(self) -> list[Any]:
-        """Protocols that have this unit and are defined for the method."""
-        return [
-            rules
-            for rules in self.protocols
-            if self.evaluator.undefined(self.text, rules) is None
-            and self.evaluator.covers(self.text, rules, self.unit)
-        ]
-
-    def key(self, rules: Any) -> str:
-        """Of the rows."""
-        return digest_of([SCHEMA, asdict(rules), self.identity, self.unit.fingerprint, versions()])
-
-    def kept(self) -> list[Row] | None:
-        """The rows of all protocols, if all are in the store."""
-        rows: list[Row] = []
-        for rules in self.wanted():
-            own = self.stored(rules)
-            if own is None:
-                return None
-            rows += own
-        return rows
-
-    def stored(self, rules: Any) -> list[Row] | None:
-        """The rows of one protocol, if they are in the store."""
-        key = self.key(rules)
-        try:
-            text = unpack_arrays(self.store.read(KIND, key), key, KIND, ("rows",))["rows"]
-        except (KeyError, DamagedError):  # made, or made again
-            return None
-        rows: list[Row] = json.loads(str(text))
-        return [{**row, "method": self.text} for row in rows]  # one method may be written in two ways
+    unit: Any
+    group: int
+    """Place in `Evaluating.groups`."""
+    name: str
+    """For the user."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extracting:
-    """The task: features of a unit, a batch of images at a time, for `Evaluating` to find."""
-
-    need: Need = "large network"
-
-    def start(self) -> Callable[[Sequence[Job]], list[str]]:
-        """See `Task.start`; results are names."""
-        return lambda block: [_extract(job) for job in block]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Evaluating:
-    """The task: the rows of a unit under all protocols, and how many protocols had to be computed."""
+    """The engine's task: rows of a unit, by protocol and method, and how many of these had to be computed."""
 
+    task: str
+    protocols: tuple[Any, ...]
+    groups: tuple[tuple[Entry, ...], ...]
+    """Methods whose features come from the same passes."""
+    store: Store
+    cache: Store | None
+    """Where features are cached, if at all."""
     need: Need = "processor"
+    ahead: bool = False
+    """Make the features alone, a batch of images at a time; there are no rows then."""
 
-    def start(self) -> Callable[[Sequence[Job]], list[tuple[list[Row], int]]]:
-        """See `Task.start`."""
-        return lambda block: [_evaluate(job) for job in block]
+    def start(self) -> Callable[[Sequence[Job]], list[tuple[Cells, int]]]:
+        """See `geomatch.engine.Task.start`."""
+        return lambda block: [self.evaluate(job) for job in block]
+
+    def wanted(self, job: Job, protocol: Any) -> list[int]:
+        """Places in the group of the methods for which the protocol is defined and has the unit."""
+        task = find_task(self.task)
+        if not task.covers(protocol, job.unit):
+            return []
+        group = self.groups[job.group]
+        return [k for k, entry in enumerate(group) if task.undefined(protocol, entry.method) is None]
+
+    def keys(self, job: Job, protocol: Any, places: Sequence[int]) -> list[str]:
+        """The keys of the rows of the methods at these places."""
+        group = self.groups[job.group]
+        return [key_of(asdict(protocol), group[k].key, job.unit.fingerprint) for k in places]
+
+    def evaluate(self, job: Job) -> tuple[Cells, int]:
+        """Rows, and how many had to be computed."""
+        group = self.groups[job.group]
+        evaluation = find_task(self.task).evaluation(job.unit, group, self.cache)
+        cells: Cells = {}
+        computed = 0
+        for protocol in self.protocols:
+            places = self.wanted(job, protocol)
+            keys = self.keys(job, protocol, places)
+            if self.ahead:
+                todo = [k for k, key in zip(places, keys, strict=True) if not self.store.has(ROWS, key)]
+                if todo:
+                    evaluation.prepare(protocol, todo)
+                continue
+
+            def make(missing: list[int], protocol: Any = protocol, places: list[int] = places) -> Any:
+                nonlocal computed
+                computed += len(missing)
+                return evaluation.rows(protocol, [places[k] for k in missing])
+
+            found = read_or_make(self.store, ROWS, keys, make, pack_rows, unpack_rows)
+            cells |= {
+                (protocol.name, group[k].method.name): own for k, own in zip(places, found, strict=True)
+            }
+        return cells, computed
+
+    def cached(self, job: Job) -> Cells | None:
+        """Rows, if all are in the store."""
+        cells: Cells = {}
+        for protocol in self.protocols:
+            places = self.wanted(job, protocol)
+            for place, key in zip(places, self.keys(job, protocol, places), strict=True):
+                own = self.store.found(ROWS, key, unpack_rows)
+                if own is None:
+                    return None
+                cells[protocol.name, self.groups[job.group][place].method.name] = own
+        return cells
 
 
 def _evaluated(
-    jobs: Sequence[Job], work: Work, suite: Suite, evaluating: Evaluating, ahead: bool
-) -> tuple[list[list[Row]], int]:
-    """The rows of each job, and the number of computed protocols."""
-    unit = suite.unit[0]
-    rows = [job.kept() for job in jobs]
-    todo = [[job] for job, own in zip(jobs, rows, strict=True) if own is None]
-    lost: dict[str, str] = {}
+    evaluating: Evaluating,
+    data: DataSet[Any],
+    work: Work,
+    ahead: bool,
+    manifest: Manifest,
+    skipped: dict[str, str],
+) -> tuple[Manifest, dict[tuple[str, str, str], list[Row]], int]:
+    """Rows by method, unit and protocol, and the number of computed cells."""
+    jobs = []
+    for number, group in enumerate(evaluating.groups):
+        label = group[0].method.name + (f" and {len(group) - 1} more" if len(group) > 1 else "")
+        jobs += [Job(unit, number, f"{label} on {unit.name}") for unit in data.units]
+    pairs = [(job, protocol) for job in jobs for protocol in evaluating.protocols]
+    keys = dict.fromkeys(key for pair in pairs for key in evaluating.keys(*pair, evaluating.wanted(*pair)))
+    names = tuple(job.name for job in jobs)
+    manifest = manifest.saved(evaluating.store, names=names, objects={ROWS: tuple(keys)}, failed=skipped)
+    task = find_task(evaluating.task)
+    rows = {job.name: evaluating.cached(job) for job in jobs}
+    todo = [[job] for job in jobs if rows[job.name] is None]
+    failed: dict[str, str] = {}
     if ahead:
-        for job, extracted in work.results(Extracting(), todo, "features", unit):
-            if isinstance(extracted, FailedItem):
-                lost[job.name] = extracted.reason
-        todo = [block for block in todo if block[0].name not in lost]
-    place = {id(job): index for index, job in enumerate(jobs)}
+        preparing = replace(evaluating, need="large network", ahead=True)
+        for job, prepared in work.results(preparing, todo, "features", task.unit[0]):
+            if isinstance(prepared, FailedItem):
+                failed[job.name] = prepared.reason
+        todo = [block for block in todo if block[0].name not in failed]
     computed = 0
-    for job, result in work.results(evaluating, todo, suite.name, unit, len(jobs) - len(todo)):
+    for job, result in work.results(evaluating, todo, task.name, task.unit[0], len(jobs) - len(todo)):
         if isinstance(result, FailedItem):
-            lost[job.name] = result.reason
+            failed[job.name] = result.reason
         else:
-            rows[place[id(job)]], count = result
+            rows[job.name], count = result
             computed += count
-    if lost:
-        raise GeomatchError(
-            f"not done after several tries: {'; '.join(grouped(lost))}; what was done is kept: run again"
-        )
-    return [own for own in rows if own is not None], computed
-
-
-def _extract(job: Job) -> str:
-    """Make the features of a job."""
-    evaluation = job.begin()
-    for rules in job.wanted():
-        if not job.store.has(KIND, job.key(rules)):
-            evaluation.extract(rules)
-    return job.name
-
-
-def _evaluate(job: Job) -> tuple[list[Row], int]:
-    """The rows of all protocols, and how many protocols had to be computed."""
-    evaluation = job.begin()
-    rows: list[Row] = []
-    computed = 0
-    for rules in job.wanted():
-        own = job.stored(rules)
-        if own is None:
-            names = {"protocol": rules.name, "method": job.text}
-            own = [{**names, **row} for row in evaluation.rows(rules)]
-            data = pack_arrays(KIND, {"rows": json.dumps(own, allow_nan=False)})
-            job.store.write(KIND, job.key(rules), data)
-            computed += 1
-        rows += own
-    return rows, computed
+    if failed:
+        reasons = "; ".join(grouped(failed))
+        raise GeomatchError(f"not done after several tries: {reasons}; what was done is cached: run again")
+    cells = {
+        (method, job.unit.name, protocol): own
+        for job in jobs
+        for (protocol, method), own in (rows[job.name] or {}).items()
+    }
+    return manifest, cells, computed

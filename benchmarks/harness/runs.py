@@ -1,4 +1,4 @@
-"""Records of runs found and put together, so that one report shows them."""
+"""Records of runs, found and put together, so that one report shows them."""
 
 import json
 import re
@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geomatch.benchmarks.harness.record import protocols_of, read_run
-from geomatch.benchmarks.harness.suite import MODULES, Row, Suite, find_suite
+from geomatch.benchmarks.harness.record import protocols_of, read_run, summaries_of
+from geomatch.benchmarks.harness.task import MODULES, Row, Task, find_task
 from geomatch.errors import GeomatchError
 
 
 @dataclass(frozen=True)
-class Ran:
+class RecordedMethod:
     """A method as one record has it."""
 
     text: str
-    """Its string."""
+    """Its string, or the user's name for it."""
     folder: Path
-    """Of the record and its caches."""
+    """The folder of the record and its caches."""
     settings: dict[str, Any]
-    """`Evaluator.settings` of the run."""
-    identity: tuple[Any, ...] = field(repr=False)
+    """The record's."""
+    key: tuple[Any, ...] = field(repr=False)
     """All that decides its numbers."""
 
 
@@ -30,23 +30,27 @@ class Ran:
 class Run:
     """Records on the same data put together."""
 
-    suite: Suite
+    task: Task
     data: dict[str, Any]
     protocols: dict[str, Any]
-    methods: dict[str, "Ran"]
+    methods: dict[str, "RecordedMethod"]
     """By label: the method's string, with a number where it was run in two ways."""
     rows: list[Row]
     """With labels as methods."""
     skipped: dict[str, str]
     records: list[dict[str, Any]]
 
-    def of(self, protocol: str) -> list[Row]:
+    def rows_of(self, protocol: str) -> list[Row]:
         """The rows under one protocol."""
         return [row for row in self.rows if row["protocol"] == protocol]
 
+    def summaries(self, protocol: Any) -> list[Row]:
+        """One row per method and split under one protocol."""
+        return summaries_of(self.task, protocol, self.methods, self.rows)
+
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Record files: those given, and ``<benchmark>-*.json`` in folders given.
+    """The record files: those given, and ``<benchmark>-*.json`` in folders given.
 
     Raises:
         GeomatchError: when a path has none.
@@ -72,8 +76,8 @@ def merge(paths: Sequence[Path]) -> list[Run]:
     for path in paths:
         found = read_run(path)
         key = json.dumps([found["benchmark"], found["data"]["units"]], sort_keys=True)
-        suite = find_suite(found["benchmark"])
-        run = runs.setdefault(key, Run(suite, found["data"], {}, {}, [], {}, []))
+        task = find_task(found["benchmark"])
+        run = runs.setdefault(key, Run(task, found["data"], {}, {}, [], {}, []))
         run.records.append(found)
         run.skipped.update(found["skipped"])
         for protocol in protocols_of(found):
@@ -92,11 +96,11 @@ def merge(paths: Sequence[Path]) -> list[Run]:
 
 def _label(run: Run, found: dict[str, Any], text: str, path: Path) -> str:
     """The method's string without folders, with a number when another run's method of that string differs."""
-    identity = found["methods"][text], found["settings"], found["versions"]
+    key = found["methods"][text], found["settings"], found["versions"]
     short = "+".join(re.sub(r":.*/", ":", part) for part in text.split("+"))
     label, number = short, 1
-    while label in run.methods and run.methods[label].identity != identity:
+    while label in run.methods and run.methods[label].key != key:
         number += 1
         label = f"{short} ({number})"
-    run.methods.setdefault(label, Ran(text, path.parent, found["settings"], identity))
+    run.methods.setdefault(label, RecordedMethod(text, path.parent, found["settings"], key))
     return label

@@ -1,75 +1,26 @@
-"""The search of the paper: a task over timesteps, layers and ensemble sizes.
+"""The paper's search: one method at many timesteps, layers and ensemble sizes, as methods of one run.
 
-One forward pass serves all layers of a timestep, and the members of the
-largest ensemble serve the smaller ones. Every unit of the task (a sequence of
-images, say) at every timestep leaves one file, so that a search goes on where
-it was stopped and grows when the grid does.
+Methods of one timestep share their passes (`geomatch.benchmarks.methods.together`).
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from tqdm import tqdm
+import numpy as np
 
-from geomatch.benchmarks.harness.suite import Row
-from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
-from geomatch.dift.files import model_fingerprint
-from geomatch.errors import ImageError
+from geomatch.benchmarks.harness.record import summaries_of
+from geomatch.benchmarks.harness.run import RunResult, run_benchmark
+from geomatch.benchmarks.harness.task import Row, Settings, Task, find_task
+from geomatch.benchmarks.methods.strings import with_settings
+from geomatch.benchmarks.methods.together import shared_pass
+from geomatch.engine import RunContext
+from geomatch.errors import require
 from geomatch.files import replacing
-from geomatch.images import Image
-from geomatch.provenance import record
 
 Layer = str | int
-
-
-class Maps(Protocol):
-    """What a sweep gives to its task."""
-
-    def __call__(self, image: Image, prompt: str | None = None) -> Iterator[tuple[str, FeatureMap]]:
-        """The image's map in every cell of one timestep, by `cell_name`; made one after the other.
-
-        Args:
-            image: the image.
-            prompt: for models conditioned on text, instead of the descriptor's.
-        """
-        ...
-
-
-class Task(Protocol):
-    """A data set with its measure, in units that can be evaluated alone."""
-
-    @property
-    def units(self) -> Sequence[str]:
-        """Names, which serve as file names."""
-        ...
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the results besides the descriptor and the data, as JSON can hold it."""
-        ...
-
-    def fingerprint(self, unit: str) -> str:
-        """Of the data of a unit."""
-        ...
-
-    @property
-    def headline(self) -> tuple[str, str]:
-        """The measure that is drawn, and words for it."""
-        ...
-
-    def evaluate(self, unit: str, maps: Maps, cells: Sequence[str]) -> list[Row]:
-        """Rows with ``cell``, ``split`` and what was found."""
-        ...
-
-    def measures(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Of rows of one point of the grid: their number, the measures, and the number of failures."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,143 +30,137 @@ class Grid:
     timesteps: tuple[int, ...]
     layers: tuple[Layer, ...]
     """See `DIFTConfig.layers`; each is a descriptor of its own."""
-    ensemble_sizes: tuple[int, ...] = (1,)
+    ensemble_sizes: tuple[int, ...] = ()
+    """None takes the method's own."""
 
     def __post_init__(self) -> None:
         for name in ("timesteps", "layers", "ensemble_sizes"):
             values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
+            if (not values and name != "ensemble_sizes") or len(set(values)) != len(values):
                 raise ValueError(f"{name} must be different values, at least one, got {values}")
-        if min(self.ensemble_sizes) < 1:
+        if min(self.ensemble_sizes, default=1) < 1:
             raise ValueError(f"ensemble_sizes must be at least 1, got {self.ensemble_sizes}")
 
-    @property
-    def cells(self) -> list[tuple[Layer, int]]:
-        """The combinations of one timestep."""
-        return [(layer, size) for layer in self.layers for size in self.ensemble_sizes]
+    def points(self) -> Iterator[tuple[int, Layer, int]]:
+        """Timestep, layer and ensemble size of each combination."""
+        for timestep in self.timesteps:
+            for layer in self.layers:
+                for size in self.ensemble_sizes:
+                    yield timestep, layer, size
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """All rows of a search."""
+    """What a search found."""
 
-    folder: Path
-    """Where the files of this search lie."""
-    rows: list[Row]
-    """Each with ``timestep``, ``layer``, ``ensemble_size`` and what the task measured."""
-    skipped: dict[str, str]
-    """Units whose images cannot be read, with the reason."""
-    computed: int
-    """Files that this run had to compute."""
-
-
-def cell_name(layer: Layer, ensemble_size: int) -> str:
-    """Of a layer and an ensemble size."""
-    return f"{layer} x{ensemble_size}"
+    run: RunResult
+    """The run of all combinations."""
+    scores: list[Row]
+    """One per combination and split: ``timestep``, ``layer``, ``ensemble``, ``split``, number of items,
+    measures and ``failures``; split ``all`` first."""
+    written: list[Path]
+    """``results.json``, ``table.md`` and ``heatmap.png``, in a folder named as the record."""
 
 
-def run_sweep(task: Task, config: DIFTConfig, grid: Grid, out: Path, progress: bool = True) -> SweepResult:
-    """Evaluate a task at every point of the grid; what is on disk already is not computed again.
+def run_sweep(
+    name: str,
+    data: Path,
+    protocol: Any,
+    method: str,
+    grid: Grid,
+    out: Path,
+    context: RunContext | None = None,
+    settings: Settings | None = None,
+) -> SweepResult:
+    """Evaluate a method at every point of a grid; arguments and errors as `run_benchmark`.
 
     Args:
-        task: what is measured.
-        config: the descriptor, whose timestep, layers and ensemble size are replaced.
+        protocol: one of the task.
+        method: the string of a method with a dense DIFT descriptor without projection head, whose timestep,
+            layers and ensemble size the grid replaces.
         grid: the combinations.
-        out: folder under which every search (same task, settings and weights) has a folder of its own.
-        progress: show a bar.
 
     Raises:
-        ValueError: for settings that cannot be searched.
-        WeightsError: when the model cannot be loaded.
+        MissingDependencyError: without matplotlib.
+        ValueError: for a method that cannot be searched.
     """
-    if config.sampling != "dense" or config.head:
-        raise ValueError("a sweep needs dense features without projection head; choose another descriptor")
-    largest = max(grid.ensemble_sizes)
-    configs = [
-        replace(config, timestep=t, layers=grid.layers, ensemble_size=largest) for t in grid.timesteps
-    ]  # all are checked before the work begins
-    steps = [(timestep, unit) for timestep in grid.timesteps for unit in task.units]
-    settings = record(replace(config, timestep=0, layers=(0,), ensemble_size=1, batch_size=None))
-    identity = {
-        **task.settings,
-        "descriptor": settings,
-        "model": model_fingerprint(config),
-        "version": version("geomatch-dift"),
+    require("matplotlib", "plots", "drawing the heat map")  # better now than after the work
+    task, settings = find_task(name), settings or Settings(cache_features=False)
+    parts = task.method(method, settings, "cpu")
+    if shared_pass(parts) is None or parts.dift is None:
+        raise ValueError(
+            f"{method}: a sweep needs dense features of DIFT without projection head, rotations and scales"
+        )
+    grid = replace(grid, ensemble_sizes=grid.ensemble_sizes or (parts.dift.ensemble_size,))
+    texts = {
+        point: with_settings(method, dict(zip(("t", "layer", "ensemble"), point, strict=True)))
+        for point in grid.points()
     }
-    text = json.dumps(identity, indent=2, sort_keys=True)
-    folder = out / f"sweep-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "settings.json", text + "\n")
-
-    extractor: DIFTExtractor | None = None
-    rows: list[Row] = []
-    skipped: dict[str, str] = {}
-    computed = 0
-    kept = {step: _stored(_path(folder, *step), task.fingerprint(step[1])) for step in steps}
-    names = [cell_name(*cell) for cell in grid.cells]
-    if any(set(names) - cells.keys() for cells in kept.values()):
-        extractor = DIFTExtractor(configs[0])
-        extractor.model.check_timestep(max(grid.timesteps))
-    for timestep, unit in tqdm(steps, desc="sweep", unit="unit", disable=not progress):
-        stored = kept[timestep, unit]
-        missing = [cell for cell in grid.cells if cell_name(*cell) not in stored]
-        if missing and extractor is not None and unit not in skipped:
-            maps = _maps(extractor.at_timestep(timestep), missing, grid.layers)
-            try:
-                fresh = task.evaluate(unit, maps, [cell_name(*cell) for cell in missing])
-            except ImageError as error:
-                skipped[unit] = str(error)
-                continue
-            for row in fresh:
-                stored.setdefault(row.pop("cell"), []).append(row)
-            content = {"fingerprint": task.fingerprint(unit), "cells": stored}
-            _write(_path(folder, timestep, unit), json.dumps(content) + "\n")
-            computed += 1
-        for layer, size in grid.cells:
-            where = {"timestep": timestep, "layer": layer, "ensemble_size": size}
-            rows += [{**where, **row} for row in stored.get(cell_name(layer, size), [])]
-    return SweepResult(folder, rows, skipped, computed)
+    run = run_benchmark(name, data, [protocol], list(texts.values()), out, context, settings)
+    scores = []
+    for (timestep, layer, size), text in texts.items():
+        where = {"timestep": timestep, "layer": layer, "ensemble": size}
+        found = summaries_of(task, protocol, [text], run.record["rows"])
+        for row in sorted(found, key=lambda row: row["split"] != "all"):
+            last = ("protocol", "method", "failures")
+            if row[task.item]:
+                measures = {key: value for key, value in row.items() if key not in last}
+                scores.append({**where, **measures, "failures": row["failures"]})
+    folder = run.path.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    title = f"{method} on {data.name}, {protocol.name}"
+    written = [folder / name for name in ("results.json", "table.md", "heatmap.png")]
+    content = json.dumps({"scores": scores, "skipped": run.record["skipped"]}, indent=2)
+    for path, text in zip(written, (content, scores_table(task, scores)), strict=False):
+        with replacing(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+    _draw(scores, grid, title, written[2], protocol.headline)
+    return SweepResult(run, scores, written)
 
 
-def _maps(extractor: DIFTExtractor, cells: Sequence[tuple[Layer, int]], layers: Sequence[Layer]) -> Maps:
-    """All wanted cells from one run over the ensemble."""
-    wanted = sorted({layers.index(layer) for layer, _ in cells})
-    largest = max(size for _, size in cells)
-    prompted = {extractor.config.prompt: extractor}
-
-    def maps(image: Image, prompt: str | None = None) -> Iterator[tuple[str, FeatureMap]]:
-        text = extractor.config.prompt if prompt is None else prompt
-        if text not in prompted:
-            prompted[text] = extractor.at_prompt(text)
-        own = prompted[text]
-        sums: dict[int, torch.Tensor] = {}
-        for member, found in enumerate(own.members(own.network_input(image)), start=1):
-            for index in wanted:
-                sums[index] = sums[index] + found[index][0] if index in sums else found[index][0]
-            for layer, size in cells:
-                if size == member:
-                    mean = sums[layers.index(layer)] / size
-                    yield cell_name(layer, size), FeatureMap((mean,), image.size)
-            if member == largest:
-                break
-
-    return maps
+def scores_table(task: Task, scores: Sequence[Row]) -> str:
+    """Scores in Markdown."""
+    head = [key for key in scores[0] if task.shown(key) and not key.endswith("spread")]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for score in scores:
+        cells = [f"{value:.1f}" if isinstance(value := score[key], float) else str(value) for key in head]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
-def _path(folder: Path, timestep: int, unit: str) -> Path:
-    return folder / f"{unit}--t{timestep}.json"
-
-
-def _stored(path: Path, fingerprint: str) -> dict[str, list[Row]]:
-    """Rows by cell; nothing if the file is missing, broken or of other data."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        cells: dict[str, list[Row]] = content["cells"] if content["fingerprint"] == fingerprint else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return cells
-
-
-def _write(path: Path, text: str) -> None:
+def _draw(scores: Sequence[Row], grid: Grid, title: str, path: Path, headline: str) -> None:
+    """The headline over timestep and layer; with several ensemble sizes, over these and the rest."""
+    figures = require("matplotlib.figure", "plots", "drawing the heat map")
+    values = {
+        (score["timestep"], score["layer"], score["ensemble"]): score[headline]
+        for score in scores
+        if score["split"] == "all"
+    }
+    sizes = grid.ensemble_sizes
+    if len(sizes) > 1:
+        columns = [(t, layer) for t in grid.timesteps for layer in grid.layers]
+        table = np.array([[values.get((*column, size), np.nan) for column in columns] for size in sizes])
+        ticks = [f"t={t}\n{layer}" for t, layer in columns]
+        labels, left, below = [str(size) for size in sizes], "ensemble size", "timestep and layer"
+    else:
+        layers = grid.layers
+        table = np.array(
+            [[values.get((t, layer, sizes[0]), np.nan) for layer in layers] for t in grid.timesteps]
+        )
+        ticks, labels = [str(layer) for layer in layers], [str(t) for t in grid.timesteps]
+        left, below = "timestep", "layer"
+    rows, count = table.shape
+    figure = figures.Figure(figsize=(2.5 + 0.9 * count, 1.8 + 0.5 * rows), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(table, cmap="viridis", aspect="auto")
+    middle = (np.nanmin(table) + np.nanmax(table)) / 2 if np.isfinite(table).any() else 0
+    for (row, column), value in np.ndenumerate(table):
+        colour = "black" if value > middle else "white"
+        axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour)
+    turn = 0 if max(map(len, ticks)) <= 12 else 30
+    axes.set_xticks(range(count), ticks, rotation=turn, ha="right" if turn else "center")
+    axes.set_yticks(range(rows), labels)
+    axes.set(xlabel=below, ylabel=left, title=title)
+    figure.colorbar(image, label=f"{headline}, %")
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        figure.savefig(temporary)

@@ -1,5 +1,6 @@
-"""Methods to compare: strings that name them, and the peers of the field behind them."""
+"""Methods to compare: strings that name them, the user's own, and the baselines of the field."""
 
-from geomatch.benchmarks.methods.method import Method, create_method
+from geomatch.benchmarks.methods.method import Method
+from geomatch.benchmarks.methods.strings import create_dense_method, create_method
 
-__all__ = ["Method", "create_method"]
+__all__ = ["Method", "create_dense_method", "create_method"]

@@ -1,5 +1,6 @@
 """DINO, DINOv2 and CLIP as dense descriptors: the baselines of the DIFT paper, through transformers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from geomatch.dift.inputs import dense_size
 from geomatch.errors import WeightsError, first_line, require
 from geomatch.images import Image
 from geomatch.provenance import settings_key
-from geomatch.types import Features
+from geomatch.types import Features, Traits
 from geomatch.weights.hub import transformers_fingerprint, transformers_folder
 
 SIDE = 768
@@ -42,8 +43,13 @@ class TransformersFeatures:
     `geomatch.dift.DIFTConfig` has them; rounded to whole patches."""
     device: str = "cpu"
 
+    @property
+    def traits(self) -> Traits:
+        """See `geomatch.types.Traits`."""
+        return Traits(dense=True, large=True, device=self.device)
+
     def cache_key(self) -> Any:
-        """Of all files that decide the features."""
+        """The settings, and the model by the content of its files."""
         return [settings_key(self, leave_out=("model",)), transformers_fingerprint(self.model)]
 
     @cached_property
@@ -85,11 +91,23 @@ class TransformersFeatures:
         ).last_hidden_state[0, -rows * columns :]
         return FeatureMap((tokens.T.reshape(-1, rows, columns).float(),), image.size)
 
+    def dense_many(self, images: Sequence[Image]) -> list[FeatureMap]:
+        """The maps of several images, one after the other."""
+        return [self.dense(image) for image in images]
+
+    def at_size(self, size: Size) -> "TransformersFeatures":
+        """The same at another size."""
+        return replace(self, size=size)
+
+    def describe_map(self, feature_map: FeatureMap, features: Features) -> Features:
+        """See `geomatch.describers.DenseDescriber`."""
+        return replace(features, descriptors=feature_map.sample(features.keypoints))
+
     def describe(self, image: Image, features: Features) -> Features:
         """The keypoints with descriptors, of unit length."""
         if not len(features):
             return replace(features, descriptors=np.zeros((0, 1), np.float32))
-        return replace(features, descriptors=self.dense(image).sample(features.keypoints))
+        return self.describe_map(self.dense(image), features)
 
 
 def image_size(size: tuple[int, int], rule: Size, patch: int) -> tuple[int, int]:

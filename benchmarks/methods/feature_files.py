@@ -31,7 +31,7 @@ class FeatureFiles:
     max_keypoints: int = 2000
 
     def cache_key(self) -> Any:
-        """Of all that is in the files.
+        """The settings, and the files by their content.
 
         Raises:
             FeaturesError: when there are none.
@@ -47,7 +47,7 @@ class FeatureFiles:
         return [settings_key(self, leave_out=("root",)), fingerprint_of(files)]
 
     def read(self, image: Path, size: tuple[int, int]) -> Features:
-        """Of one image file, best first.
+        """Features of one image file, best first.
 
         Raises:
             FeaturesError: when they are missing or make no sense.

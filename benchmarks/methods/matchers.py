@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomatch.errors import WeightsError, first_line
+from geomatch.benchmarks.methods.loading import XFEAT, load_network, weights_at
 from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
@@ -19,12 +19,8 @@ from geomatch.weights.download import WeightsFile, locate_weights
 
 LOFTR_SIDE = 1024
 """Images are reduced to this long side: the memory of LoFTR grows with its fourth power."""
-LOFTR_OUTDOOR = WeightsFile(
-    file_name="loftr_outdoor.ckpt",
-    url="https://cmp.felk.cvut.cz/~mishkdmy/models/loftr_outdoor.ckpt",
-    licence="Apache-2.0",
-    sha256=None,
-)
+_DMYTRO = "https://cmp.felk.cvut.cz/~mishkdmy/models"
+LOFTR_OUTDOOR = weights_at(f"{_DMYTRO}/loftr_outdoor.ckpt", "Apache-2.0")
 TRAINED_FOR = {
     "superpoint-magicleap": "superpoint",
     "aliked": "aliked",
@@ -41,11 +37,7 @@ def lightglue_weights(features: str) -> WeightsFile:
     """The published weights for features of a name in `TRAINED_FOR`."""
     kind = TRAINED_FOR[features]
     name = "xfeat-lighterglue.pt" if kind == "xfeat" else f"{kind}_lightglue.pth"
-    site = {
-        "xfeat": "https://github.com/verlab/accelerated_features/raw/main/weights",
-        "dedodeb": "https://cmp.felk.cvut.cz/~mishkdmy/models",
-    }.get(kind, _RELEASE)
-    return WeightsFile(file_name=name, url=f"{site}/{name}", licence="Apache-2.0", sha256=None)
+    return weights_at(f"{ {'xfeat': XFEAT, 'dedodeb': _DMYTRO}.get(kind, _RELEASE) }/{name}", "Apache-2.0")
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,7 @@ class LightGlueMatcher:
     device: str = "cpu"
 
     def cache_key(self) -> Any:
-        """Of the weights file."""
+        """The settings, and the weights by their content."""
         return [
             settings_key(self, leave_out=("weights",)),
             sha256_of(locate_weights(lightglue_weights(self.features), self.weights)),
@@ -67,33 +59,26 @@ class LightGlueMatcher:
 
     @cached_property
     def network(self) -> Any:
-        """Loaded on first use.
+        """Loaded on first use; raises `WeightsError` when weights are missing or of another network."""
+        path = locate_weights(lightglue_weights(self.features), self.weights)
+        return load_network(f"LightGlue for {self.features}", [path], self._build, self.device)
 
-        Raises:
-            WeightsError: when the weights are missing or of another network.
-        """
+    def _build(self, states: list[Any]) -> Any:
         from kornia.feature import LightGlue
 
-        path = locate_weights(lightglue_weights(self.features), self.weights)
         settings = {**LightGlue.features[TRAINED_FOR[self.features]], "weights": None}
         network = LightGlue(features=None, **settings)
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = {_renamed(key): value for key, value in state.items()}
-            found = network.load_state_dict(state, strict=False)
-            learned = set(dict(network.named_parameters()))
-            lacking = [key for key in found.missing_keys if key in learned] + found.unexpected_keys
-            if lacking:
-                raise ValueError(f"keys differ: {lacking[0]}")
-        except Exception as error:  # unpickling and loading raise many types
-            raise WeightsError(
-                f"{path} does not hold weights of LightGlue for {self.features} ({first_line(error)})"
-            ) from error
-        return network.eval().to(self.device)
+        state = {_renamed(key): value for key, value in states[0].items()}
+        found = network.load_state_dict(state, strict=False)
+        learned = set(dict(network.named_parameters()))
+        lacking = [key for key in found.missing_keys if key in learned] + found.unexpected_keys
+        if lacking:
+            raise ValueError(f"keys differ: {lacking[0]}")
+        return network
 
     @torch.inference_mode()
     def match(self, features0: Features, features1: Features) -> Matches:
-        """Matches, surest first; their similarity is LightGlue's score.
+        """Matches, best first; their similarity is LightGlue's score.
 
         Raises:
             ValueError: when scale and orientation, or descriptors, are missing.
@@ -118,7 +103,7 @@ class LightGlueMatcher:
 
 
 def _renamed(key: str) -> str:
-    """Of the published files' keys the network's: a prefix, and an older order of words."""
+    """The network's name of a published file's key: a prefix, and an older order of words."""
     parts = key.removeprefix("matcher.").split(".")
     if parts[0] in ("self_attn", "cross_attn"):
         parts[:2] = ["transformers", parts[1], parts[0]]
@@ -135,7 +120,7 @@ class LoFTRMatcher:
     device: str = "cpu"
 
     def cache_key(self) -> Any:
-        """Of the weights file."""
+        """The settings, and the weights by their content."""
         return [
             settings_key(self, leave_out=("weights",)),
             sha256_of(locate_weights(LOFTR_OUTDOOR, self.weights)),
@@ -143,24 +128,20 @@ class LoFTRMatcher:
 
     @cached_property
     def network(self) -> Any:
-        """Loaded on first use.
+        """Loaded on first use; raises `WeightsError` when weights are missing or of another network."""
+        path = locate_weights(LOFTR_OUTDOOR, self.weights)
+        return load_network("LoFTR", [path], self._build, self.device)
 
-        Raises:
-            WeightsError: when the weights are missing or of another network.
-        """
+    def _build(self, states: list[Any]) -> Any:
         from kornia.feature import LoFTR
 
-        path = locate_weights(LOFTR_OUTDOOR, self.weights)
         network = LoFTR(pretrained=None)
-        try:
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-        except Exception as error:  # unpickling and loading raise many types
-            raise WeightsError(f"{path} does not hold weights of LoFTR ({first_line(error)})") from error
-        return network.eval().to(self.device)
+        network.load_state_dict(states[0]["state_dict"])
+        return network
 
     @torch.inference_mode()
     def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
-        """Row i of the one and row i of the other match, surest first; scores are LoFTR's confidence."""
+        """Row i of the one and row i of the other match, best first; scores are LoFTR's confidence."""
         smaller = [reduce_image(image, LOFTR_SIDE) for image in (image0, image1)]
         greys = [cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for image in smaller]
         inputs = {

@@ -1,4 +1,4 @@
-"""Features of the field to compare with: detectors whose keypoints bring their own descriptors."""
+"""Baselines of the field: detectors whose keypoints bring their own descriptors."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.errors import MissingDependencyError, WeightsError, first_line
+from geomatch.benchmarks.methods.loading import XFEAT, load_network, weights_at
+from geomatch.errors import MissingDependencyError
 from geomatch.files import sha256_of
 from geomatch.images import Image
 from geomatch.keypoints.detector import no_keypoints, select_best
 from geomatch.provenance import settings_key
 from geomatch.types import Features
-from geomatch.weights.download import WeightsFile, locate_weights
+from geomatch.weights.download import locate_weights
 
 MIN_SIDE = 32
 """Images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails."""
@@ -26,44 +27,15 @@ _FACTORIES = {
     "sift": "SIFT_create", "rootsift": "SIFT_create", "orb": "ORB_create", "akaze": "AKAZE_create",
 }  # fmt: skip
 _DEDODE = "https://github.com/Parskatt/DeDoDe/releases/download"
-WEIGHTS: dict[str, tuple[WeightsFile, ...]] = {
-    "aliked": (
-        WeightsFile(
-            file_name="aliked-n16.pth",
-            url="https://github.com/Shiaoming/ALIKED/raw/main/models/aliked-n16.pth",
-            licence="BSD-3-Clause",
-            sha256=None,
-        ),
-    ),
-    "disk": (
-        WeightsFile(
-            file_name="depth-save.pth",
-            url="https://raw.githubusercontent.com/cvlab-epfl/disk/master/depth-save.pth",
-            licence="Apache-2.0",
-            sha256=None,
-        ),
-    ),
-    "xfeat": (
-        WeightsFile(
-            file_name="xfeat.pt",
-            url="https://github.com/verlab/accelerated_features/raw/main/weights/xfeat.pt",
-            licence="Apache-2.0",
-            sha256=None,
-        ),
-    ),
+_ALIKED = "https://github.com/Shiaoming/ALIKED/raw/main/models/aliked-n16.pth"
+_DISK = "https://raw.githubusercontent.com/cvlab-epfl/disk/master/depth-save.pth"
+WEIGHTS = {
+    "aliked": (weights_at(_ALIKED, "BSD-3-Clause"),),
+    "disk": (weights_at(_DISK, "Apache-2.0"),),
+    "xfeat": (weights_at(f"{XFEAT}/xfeat.pt", "Apache-2.0"),),
     "dedode": (
-        WeightsFile(
-            file_name="dedode_detector_L_v2.pth",
-            url=f"{_DEDODE}/v2/dedode_detector_L_v2.pth",
-            licence="MIT",
-            sha256=None,
-        ),
-        WeightsFile(
-            file_name="dedode_descriptor_B.pth",
-            url=f"{_DEDODE}/dedode_pretrained_models/dedode_descriptor_B.pth",
-            licence="MIT",
-            sha256=None,
-        ),
+        weights_at(f"{_DEDODE}/v2/dedode_detector_L_v2.pth", "MIT"),
+        weights_at(f"{_DEDODE}/dedode_pretrained_models/dedode_descriptor_B.pth", "MIT"),
     ),
 }
 
@@ -96,13 +68,14 @@ class OpenCVFeatures:
         values = descriptors.astype(np.float32)
         if self.name == "rootsift":
             values = rootsift(values)
-        framed = self.name in ("sift", "rootsift")
+        oriented = self.name in ("sift", "rootsift")
+        angles = [point.angle for point in found]
         features = Features(
             np.array([point.pt for point in found], np.float32),
             np.array([point.response for point in found], np.float32),
             image.size,
-            scales=np.array([point.size for point in found], np.float32) if framed else None,
-            orientations=np.radians([point.angle for point in found]).astype(np.float32) if framed else None,
+            scales=np.array([point.size for point in found], np.float32) if oriented else None,
+            orientations=np.radians(angles).astype(np.float32) if oriented else None,
             descriptors=values,
         )
         return select_best(features, self.max_keypoints)
@@ -131,45 +104,33 @@ class KorniaFeatures:
         return [locate_weights(file, Path(self.weights) / file.file_name) for file in files]
 
     def cache_key(self) -> Any:
-        """Of the weights files.
-
-        Raises:
-            WeightsError: when one is missing.
-        """
+        """The settings, and the weights by their content; raises `WeightsError` when they are missing."""
         return [settings_key(self, leave_out=("weights",)), [sha256_of(path) for path in self._files()]]
 
     @cached_property
     def network(self) -> Any:
-        """Loaded on first use.
+        """Loaded on first use; raises `WeightsError` when weights are missing or of another network."""
+        return load_network(self.name, self._files(), self._build, self.device)
 
-        Raises:
-            WeightsError: when the weights are missing or of another network.
-        """
+    def _build(self, states: list[Any]) -> Any:
         from kornia import feature
 
-        paths = self._files()
-        try:
-            states = [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
-            if self.name == "aliked":
-                network = feature.ALIKED("aliked-n16", max_num_keypoints=self.max_keypoints)
-                missing = network.load_state_dict(states[0], strict=False)
-                if set(missing.missing_keys) - {"dkd.hw_grid"} or missing.unexpected_keys:
-                    raise ValueError(f"keys differ: {missing}")
-            elif self.name == "xfeat":
-                network = feature.XFeat(top_k=self.max_keypoints)
-                network.load_state_dict({f"net.{key}": value for key, value in states[0].items()})
-            elif self.name == "dedode":
-                network = feature.DeDoDe("L", "B", amp_dtype=torch.float32)
-                network.detector.load_state_dict(states[0])
-                network.descriptor.load_state_dict(states[1])
-            else:
-                network = feature.DISK()
-                network.load_state_dict(states[0]["extractor"])
-        except Exception as error:  # unpickling and loading raise many types
-            raise WeightsError(
-                f"{paths[0]} does not hold weights of {self.name} ({first_line(error)})"
-            ) from error
-        return network.eval().to(self.device)
+        if self.name == "aliked":
+            network = feature.ALIKED("aliked-n16", max_num_keypoints=self.max_keypoints)
+            missing = network.load_state_dict(states[0], strict=False)
+            if set(missing.missing_keys) - {"dkd.hw_grid"} or missing.unexpected_keys:
+                raise ValueError(f"keys differ: {missing}")
+        elif self.name == "xfeat":
+            network = feature.XFeat(top_k=self.max_keypoints)
+            network.load_state_dict({f"net.{key}": value for key, value in states[0].items()})
+        elif self.name == "dedode":
+            network = feature.DeDoDe("L", "B", amp_dtype=torch.float32)
+            network.detector.load_state_dict(states[0])
+            network.descriptor.load_state_dict(states[1])
+        else:
+            network = feature.DISK()
+            network.load_state_dict(states[0]["extractor"])
+        return network
 
     @torch.inference_mode()
     def detect(self, image: Image) -> Features:

@@ -1,1 +1,1 @@
-"""Studies of our own code: speed, memory, and what each part is worth."""
+"""Studies of our own code: speed, memory, and what each part contributes."""

@@ -1,26 +1,16 @@
-"""``make bench``."""
+"""``make bench``: engines, the whole path and the matcher."""
 
-import argparse
-from pathlib import Path
-
-from geomatch.benchmarks.harness.machine import write_record
+from geomatch.benchmarks.studies import matching_speed, sizing
 from geomatch.benchmarks.studies.engines import engine_rows
-from geomatch.benchmarks.studies.export_speed import export_rows
-from geomatch.benchmarks.studies.speed import measure
+from geomatch.benchmarks.studies.record import rows_table, study_parser, write_record
+from geomatch.benchmarks.studies.speed import pipeline_rows, process_rows
 
-parser = argparse.ArgumentParser(prog="python -m geomatch.benchmarks", description=measure.__doc__)
-parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the record")
+parser = study_parser("", __doc__)
 parser.add_argument("--repeats", type=int, default=5, help="runs per figure, of which the median counts")
 options = parser.parse_args()
-exported = export_rows()  # first: its peak memory is that of the process
-for row in exported:
-    beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x"
-    print(f"{row['name']:<70} {row['value']:>9.3f} {row['unit']}{beside}")
-print(f"wrote {write_record(options.out, 'export', exported, {})}")
-engines = engine_rows()
-for row in engines:
-    beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x" if "ratio" in row else ""
-    print(f"{row['name']:<70} {row['value']:>9.3f} {row['unit']}{beside}")
-print(f"wrote {write_record(options.out, 'engines', engines, {})}")
-rows = measure(options.repeats)
-print(f"wrote {write_record(options.out, 'speed', rows, {'repeats': options.repeats})}")
+rows = engine_rows()  # before the others, since a peak memory is the process's
+write_record(options.out, "engines", rows, {}, [rows_table(rows), sizing.table(sizing.rates_of(rows))])
+whole = pipeline_rows(options.repeats) + process_rows(options.repeats)
+matching = matching_speed.matching_rows(options.repeats)
+tables = [rows_table(whole), matching_speed.table(matching)]
+write_record(options.out, "speed", whole + matching, {"repeats": options.repeats}, tables)

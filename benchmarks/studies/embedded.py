@@ -1,20 +1,17 @@
-"""What the embedded model is worth: beside hand-made and learned features, and beside its own parts left out.
+"""What the embedded model is worth: beside hand-made and learned features, a random network and raw pixels.
 
 ``python -m geomatch.benchmarks.studies.embedded IMAGES --hpatches DIR --aliked FILE --xfeat FILE`` with the
-folder of
-the recipe's unpacked packages. Pairs are made from photographs that were held out of training, so that their
-truth is exact; ``--hpatches`` adds real ones. Controls are trained on first use (hours); everything is kept
-in the folder of the results, and a second run goes on there.
+folder of the recipe's unpacked packages. Synthetic pairs, whose truth is exact, are made of photographs held
+out of training; ``--hpatches`` adds real ones. The random network's projection head is trained on first use
+(hours); everything is cached in the work folder, where a second run resumes.
 """
 
-import argparse
 import json
 import multiprocessing
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,37 +21,39 @@ from tqdm import tqdm
 
 from geomatch import Features, Matches, corner_error, warp_points
 from geomatch.alignment import align_homography
-from geomatch.benchmarks.harness.machine import write_record
-from geomatch.benchmarks.methods.method import Method, create_method
-from geomatch.benchmarks.studies.controls import controls, method_of
-from geomatch.benchmarks.studies.timing import Row, median_seconds
+from geomatch.benchmarks.harness.comparison import FEW
+from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.studies.baselines import methods
+from geomatch.benchmarks.studies.record import Row, markdown, median_seconds, study_parser, write_record
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
-from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_data
+from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_hpatches
 from geomatch.benchmarks.training.sources import find_images
 from geomatch.estimators import OpenCVEstimator
 from geomatch.files import digest_of, replacing
 from geomatch.images import load_image
 from geomatch.keypoints import DEFAULT_DETECTOR
+from geomatch.provenance import cache_key
+from geomatch.types import EstimationFailure, HomographyEstimate
 
 KEYPOINTS = 1000
 THRESHOLD = 3.0
-"""Of inliers, in pixels."""
+"""Largest error of an inlier in pixels."""
 THRESHOLDS = (1.0, 3.0, 5.0)
-"""Pixels, of the area under the curve."""
-PLAIN, ALIGNED = "corner_error_px", "aligned_error_px"
-"""Columns of the rows: the estimate from the matches, and `geomatch.alignment`'s from it."""
+"""Corner errors in pixels up to which the area under the curve is taken."""
 RESAMPLES = 2000
+PLAIN, ALIGNED = "corner_error_px", "aligned_error_px"
+"""Columns of the rows: the estimate from the matches, and the one that `geomatch.alignment` refines."""
 CEILING = "all right matches of SIFT keypoints"
 """A row that no descriptor of them can better."""
 DEFAULT = f"dift-tiny, {DEFAULT_DETECTOR} keypoints"
-"""What `geomatch.match` takes; the other rows are at SIFT's keypoints, unless they say so."""
-RIVALS = ("RootSIFT", f"RootSIFT, {DEFAULT_DETECTOR} keypoints", "ALIKED-n16", "XFeat")
+"""The default of `geomatch.match`; the other rows are at SIFT's keypoints, unless they say so."""
+BASELINES = ("RootSIFT", f"RootSIFT, {DEFAULT_DETECTOR} keypoints", "ALIKED-n16", "XFeat")
 UNRELATED = 20
 """Pairs of different photographs, which must end in a declared failure."""
 
 
 def held_out_set(images: Path, out: Path) -> Path:
-    """The made set: light, scale and rotation change strongly; ten pairs of each held-out photograph."""
+    """Synthetic pairs with strong changes of light, scale and rotation; ten of each held-out photograph."""
     photos = [path for image, path in find_images(images, "holdout") if image.kind == "photo"]
     if not out.is_dir() or len(list(out.iterdir())) < 2 * len(photos):
         make_synthetic(photos, out, seed=0, strong=True)
@@ -62,25 +61,23 @@ def held_out_set(images: Path, out: Path) -> Path:
 
 
 def evaluate_sequence(method: Method | None, sequence: HPatchesSequence) -> list[Row]:
-    """Corner errors of the pairs of a sequence, without and with alignment; None for a failure.
+    """Corner errors of the pairs of a sequence, without and with refinement; None for a failure.
 
-    Without a method the matches are all that are right: what no descriptor of SIFT keypoints can better.
+    Without a method the matches are all right ones: what no descriptor of SIFT keypoints can better.
     """
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    estimator = OpenCVEstimator(threshold=THRESHOLD)
     images = [load_image(path) for path in (sequence.reference, *(target[1] for target in sequence.targets))]
     source = method or create_method("sift", KEYPOINTS)
     found = [source.extract([image], describe=method is not None)[0] for image in images]
     rows: list[Row] = []
     for (number, _, truth), image, features in zip(sequence.targets, images[1:], found[1:], strict=True):
         matches = method.match(found[0], features) if method else true_matches(found[0], features, truth)
-        points0 = found[0].keypoints[matches.indices[:, 0]]
-        points1 = features.keypoints[matches.indices[:, 1]]
-        estimate = estimator.estimate(points0, points1, images[0].size)
+        points0, points1, estimate = _estimated(found[0], features, matches)
         row = {"sequence": sequence.name, "pair": number, "matches": len(matches)}
         row |= {"inliers": estimate.num_inliers, PLAIN: None, ALIGNED: None}
         if estimate:
+            estimator = OpenCVEstimator(threshold=THRESHOLD)
             better = align_homography(
                 images[0], image, found[0].keypoints, points0, points1, estimate, estimator, THRESHOLD
             )
@@ -88,6 +85,15 @@ def evaluate_sequence(method: Method | None, sequence: HPatchesSequence) -> list
             row[ALIGNED] = corner_error(better.matrix, truth, images[0].size)
         rows.append(row)
     return rows
+
+
+def _estimated(
+    features0: Features, features1: Features, matches: Matches
+) -> tuple[NDArray[np.float32], NDArray[np.float32], HomographyEstimate | EstimationFailure]:
+    points0 = features0.keypoints[matches.indices[:, 0]]
+    points1 = features1.keypoints[matches.indices[:, 1]]
+    estimator = OpenCVEstimator(threshold=THRESHOLD)
+    return points0, points1, estimator.estimate(points0, points1, features0.image_size)
 
 
 def true_matches(features0: Features, features1: Features, truth: NDArray[np.float64]) -> Matches:
@@ -101,20 +107,20 @@ def true_matches(features0: Features, features1: Features, truth: NDArray[np.flo
 
 
 def evaluate(
-    sets: Mapping[str, Path], methods: Mapping[str, Method | None], kept: Path, workers: int = 2
+    sets: Mapping[str, Path], methods: Mapping[str, Method | None], cache: Path, workers: int = 2
 ) -> list[Row]:
-    """Every method on every sequence of every set; what is in ``kept`` is not computed again."""
-    kept.mkdir(parents=True, exist_ok=True)
+    """Every method on every sequence of every set; what is in ``cache`` is not computed again."""
+    cache.mkdir(parents=True, exist_ok=True)
     files: dict[tuple[str, str, str], Path] = {}
     todo: list[tuple[Method | None, HPatchesSequence, Path]] = []
+    data = {label: read_hpatches(folder).units for label, folder in sets.items()}
     for name, method in methods.items():
-        identity = method.identity if method else "true matches"
-        for label, folder in sets.items():
-            for sequence in read_data(folder).sequences:
-                key = digest_of([identity, sequence.fingerprint, KEYPOINTS, THRESHOLD])
-                file = files[name, label, sequence.name] = kept / f"{key}.json"
-                if not file.is_file():
-                    todo.append((method, sequence, file))
+        own = cache_key(method)
+        for label, sequence in ((label, one) for label, sequences in data.items() for one in sequences):
+            key = digest_of([own, sequence.fingerprint, KEYPOINTS, THRESHOLD])
+            file = files[name, label, sequence.name] = cache / f"{key}.json"
+            if not file.is_file():
+                todo.append((method, sequence, file))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:  # torch has threads
         jobs = {pool.submit(evaluate_sequence, method, sequence): file for method, sequence, file in todo}
         for job in tqdm(as_completed(jobs), total=len(jobs), unit="sequence"):
@@ -128,31 +134,21 @@ def evaluate(
 
 
 def unrelated_failures(method: Method, sequences: Sequence[HPatchesSequence]) -> list[Row]:
-    """Pairs of different photographs: whether the estimate is a declared failure."""
-    estimator = OpenCVEstimator(threshold=THRESHOLD)
-    names = sorted({photo_of(sequence.name) for sequence in sequences})
-    first = {photo_of(sequence.name): sequence.reference for sequence in sequences}
-    rows = []
+    """Pairs of different photographs, and if the estimate is a declared failure."""
+    first = {sequence.name[2:]: sequence.reference for sequence in sequences}  # i_ and v_ share a photograph
+    names, rows = sorted(first), []
     for index in range(UNRELATED):
         a, b = names[index % len(names)], names[(index + 1 + index // len(names)) % len(names)]
         found = [method.extract([load_image(first[name])])[0] for name in (a, b)]
-        matches = method.match(found[0], found[1])
-        points = [side.keypoints[matches.indices[:, k]] for k, side in enumerate(found)]
-        estimate = estimator.estimate(points[0], points[1], found[0].image_size)
+        _, _, estimate = _estimated(found[0], found[1], method.match(found[0], found[1]))
         rows.append({"sequence": a, "pair": b, "failed": not estimate, "inliers": estimate.num_inliers})
     return rows
-
-
-def photo_of(sequence: str) -> str:
-    """The photograph that a sequence was made from: ``i_`` and ``v_`` share it."""
-    return sequence[2:]
 
 
 def area_under_curve(errors: NDArray[np.float64], threshold: float) -> float:
     """Share of pairs below an error, averaged over errors up to ``threshold``; failures are infinite.
 
-    The mean over pairs of 1 - min(error, threshold) / threshold, which is the
-    area under the step curve; AUC by the trapezoid differs by less than 1/N.
+    This is the area under the step curve; AUC by the trapezoid differs by less than 1/N.
     """
     return float(np.mean(1 - np.minimum(errors, threshold) / threshold))
 
@@ -162,21 +158,15 @@ def errors_of(rows: Sequence[Row], key: str = PLAIN) -> NDArray[np.float64]:
     return np.array([np.inf if row[key] is None else row[key] for row in rows])
 
 
-def gain(
-    rows0: Sequence[Row], rows1: Sequence[Row], threshold: float, keys: tuple[str, str] = (PLAIN, PLAIN)
-) -> NDArray[np.float64]:
-    """What every pair adds to the AUC of the first rows minus that of the second, in points."""
-    errors = [errors_of(rows, key) for rows, key in zip((rows0, rows1), keys, strict=True)]
-    return 100 * (np.minimum(errors[1], threshold) - np.minimum(errors[0], threshold)) / threshold
+def areas(rows: Sequence[Row], key: str = PLAIN) -> list[str]:
+    """AUC in percent at each of `THRESHOLDS`."""
+    return [f"{100 * area_under_curve(errors_of(rows, key), threshold):.1f}" for threshold in THRESHOLDS]
 
 
 def mean_and_interval(values: NDArray[np.float64], photos: Sequence[str], seed: int = 0) -> str:
-    """The mean over pairs with its 95 % interval, which below ten photographs is left out.
-
-    Whole photographs are drawn, since their pairs share them (see `hpatches.comparison`).
-    """
+    """The mean over pairs with its 95 % interval over whole photographs, left out below ten of them."""
     names = np.unique(photos)
-    if len(names) < 10:
+    if len(names) < FEW:
         return f"{values.mean():+.1f}"
     own = [values[np.array(photos) == name] for name in names]
     sums = np.array([[part.sum(), len(part)] for part in own])
@@ -186,93 +176,66 @@ def mean_and_interval(values: NDArray[np.float64], photos: Sequence[str], seed: 
     return f"{values.mean():+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def table(rows: Sequence[Row], costs: Mapping[str, Row]) -> str:
-    """Per method its size, its time, and on each set AUC at 1, 3 and 5 px and failures, in Markdown."""
+def table(rows: Sequence[Row], seconds: Mapping[str, float]) -> str:
+    """Per method its time, and on each set AUC at 1, 3 and 5 px and failures, in Markdown."""
     sets = list(dict.fromkeys(row["set"] for row in rows))
-    head = ["features", "MB", "s", *(f"{name}: AUC@1 / 3 / 5 | aligned | failures" for name in sets)]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * (3 + 3 * len(sets))}"]
+    titles = ["features", "s"]
+    for name in sets:
+        titles += [f"{name}: AUC@1 / 3 / 5", "aligned", "failures"]
+    lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
-        cost = costs.get(method)
-        cells = [method, *((f"{cost['megabytes']:.1f}", f"{cost['seconds']:.2f}") if cost else ("", ""))]
+        cells = [method, f"{seconds[method]:.2f}" if method in seconds else ""]
         for name in sets:
             own = [row for row in rows if row["method"] == method and row["set"] == name]
-            for key in (PLAIN, ALIGNED):
-                cells.append(
-                    " / ".join(f"{100 * area_under_curve(errors_of(own, key), t):.1f}" for t in THRESHOLDS)
-                )
+            cells += [" / ".join(areas(own, key)) for key in (PLAIN, ALIGNED)]
             cells.append(f"{sum(row[PLAIN] is None for row in own)} of {len(own)}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown(titles, lines)
 
 
 def differences_table(
     rows: Sequence[Row], first: str, seconds: Sequence[str], keys: tuple[str, str] = (PLAIN, PLAIN)
 ) -> str:
     """The AUC of one method minus that of others, with 95 % intervals, on each set, in Markdown."""
-    sets = list(dict.fromkeys(row["set"] for row in rows))
-    lines = ["| set | minus | AUC@1 | AUC@3 | AUC@5 |", "| --- | --- | --- | --- | --- |"]
-    for name in sets:
-        own = {
-            m: [row for row in rows if row["method"] == m and row["set"] == name] for m in (first, *seconds)
-        }
+    lines = []
+    for name in dict.fromkeys(row["set"] for row in rows):
+        own = {m: [r for r in rows if (r["method"], r["set"]) == (m, name)] for m in (first, *seconds)}
+        photos = [row["sequence"][2:] for row in own[first]]  # of i_ and v_
         for second in seconds:
-            photos = [photo_of(row["sequence"]) for row in own[first]]
+            ours, theirs = (errors_of(own[m], key) for m, key in zip((first, second), keys, strict=True))
             cells = [
-                mean_and_interval(gain(own[first], own[second], threshold, keys), photos)
-                for threshold in THRESHOLDS
+                mean_and_interval(100 * (np.minimum(theirs, most) - np.minimum(ours, most)) / most, photos)
+                for most in THRESHOLDS
             ]
-            lines.append(f"| {name} | {second} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def costs_of(methods: Mapping[str, Method], image: Path, sizes: Mapping[str, int]) -> dict[str, Row]:
-    """Seconds for a 640x480 image with 1,000 keypoints, all threads, and the bytes of the weights."""
-    picture = load_image(image)
-    return {
-        name: {
-            "seconds": round(median_seconds(lambda m=method: m.extract([picture]), 3), 4),  # type: ignore[misc]
-            "megabytes": round(sizes[name] / 1e6, 2),
-        }
-        for name, method in methods.items()
-    }
+            lines.append([name, second, *cells])
+    return markdown(("set", "minus", "AUC@1", "AUC@3", "AUC@5"), lines)
 
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m geomatch.benchmarks.studies.embedded", description=__doc__
-    )
+    parser = study_parser("embedded", __doc__)
     parser.add_argument("images", type=Path, help="folder of the recipe's unpacked packages")
     parser.add_argument("--hpatches", type=Path, help="folder of real sequences")
     parser.add_argument("--aliked", type=Path, help="aliked-n16.pth")
     parser.add_argument("--xfeat", type=Path, help="xfeat.pt")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
-    parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="kept between runs")
+    parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="cache between runs")
     options = parser.parse_args()
-    start = time.time()
     sets = {"made": held_out_set(options.images, options.work / "made")}
     if options.hpatches:
         sets["HPatches"] = options.hpatches
-    methods, sizes = controls(options.images, options.work / "controls", KEYPOINTS)
-    for name, file in (("ALIKED-n16", options.aliked), ("XFeat", options.xfeat)):
-        if file:
-            peer = f"{name.split('-')[0].lower()}:{file}"
-            methods[name] = create_method(peer, KEYPOINTS)
-            methods[f"dift-tiny at {name}'s keypoints"] = create_method(f"{peer}+dift-tiny", KEYPOINTS)
-            sizes[name] = file.stat().st_size
-            sizes[f"dift-tiny at {name}'s keypoints"] = sizes[name] + sizes["dift-tiny"]
-    rows: list[dict[str, Any]] = evaluate(sets, methods | {CEILING: None}, options.work / "pairs")
-    made = read_data(sets["made"]).sequences
-    unrelated = unrelated_failures(method_of("dift-tiny", KEYPOINTS, DEFAULT_DETECTOR), made)
-    view = next(sequence for sequence in made if "picosdeeuropa" in sequence.name).reference
-    costs = costs_of(methods, view, sizes)
-    rivals = [name for name in RIVALS if name in methods]
-    print(table(rows, costs))
+    peers = {name: file for name, file in (("ALIKED-n16", options.aliked), ("XFeat", options.xfeat)) if file}
+    compared = methods(options.images, options.work / "random", KEYPOINTS, peers)
+    rows = evaluate(sets, compared | {CEILING: None}, options.work / "pairs")
+    sequences = read_hpatches(sets["made"]).units
+    unrelated = unrelated_failures(compared[DEFAULT], sequences)
+    view = load_image(next(one for one in sequences if "picosdeeuropa" in one.name).reference)
+    seconds = {name: median_seconds(partial(one.extract, [view]), 3) for name, one in compared.items()}
+    baselines = [name for name in BASELINES if name in compared]
+    tables = [table(rows, seconds)]
     for keys in ((PLAIN, PLAIN), (ALIGNED, ALIGNED), (ALIGNED, PLAIN)):
-        print("", " minus ".join(keys), differences_table(rows, DEFAULT, rivals, keys), sep="\n")
-    print(f"unrelated: {sum(row['failed'] for row in unrelated)} of {len(unrelated)} declared failures")
-    settings = {"keypoints": KEYPOINTS, "threshold": THRESHOLD, "costs": costs, "unrelated": unrelated}
-    print(f"wrote {write_record(options.out, 'embedded', rows, settings)} after {time.time() - start:.0f} s")
+        tables.append(differences_table(rows, DEFAULT, baselines, keys))
+    settings = {"keypoints": KEYPOINTS, "threshold": THRESHOLD, "seconds": seconds, "unrelated": unrelated}
+    write_record(options.out, "embedded", rows, settings, tables)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
-"""Images and pairs per second by engine and number of workers, and what handing out and storing cost."""
+"""Images and pairs per second by engine and number of workers, and what scheduling costs."""
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,16 @@ import cv2
 import numpy as np
 
 import geomatch
-from geomatch.benchmarks.studies.timing import Row, timing_row
+from geomatch.benchmarks.studies.record import (
+    Row,
+    child_process,
+    median_seconds,
+    memory,
+    seconds_of,
+    timing_row,
+)
 from geomatch.collection import Extraction, ImageFolder, Matching, PairSelection, find_images
-from geomatch.collection.features import StoredFeatures, extract_features, feature_key, read_features
+from geomatch.collection.features import StoredFeatures, extract_features, feature_key
 from geomatch.collection.match import dense_twin
 from geomatch.collection.nearest import best_partners
 from geomatch.collection.pair_matches import match_pairs, pair_blocks, pair_keys
@@ -29,7 +34,6 @@ from geomatch.describers import traits_of
 from geomatch.engine import Engine, FailedBlock, LocalEngine, Task, Work, create_engine
 from geomatch.engine.task import Need
 from geomatch.engine.worker import threads
-from geomatch.errors import MissingDependencyError, require
 from geomatch.images import load_image
 from geomatch.provenance import cache_key
 from geomatch.store import Store
@@ -38,18 +42,18 @@ from geomatch.store.packs import pack_name
 IMAGES, KEYPOINTS, NEIGHBOURS = 24, 1000, 12
 SIZE = (640, 480)
 BLOCKS = 400
-"""Of a task that does nothing."""
+"""Blocks of a task that does nothing."""
 ENGINES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """A task that takes no time: what is left is the handing out."""
+    """A task that takes no time: what is left is scheduling."""
 
     need: Need = "processor"
 
     def start(self) -> Callable[[Sequence[int]], list[int]]:
-        """See `geomatch.engine.Task.start`."""
+        """As `geomatch.engine.Task.start`."""
         return list
 
 
@@ -59,26 +63,16 @@ def engine_rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _photographs(folder / "images")
-        plain = _plain_loop(folder / "images")
-        rows.append(_rate("features, plain loop without engine or store", IMAGES / plain, "images/s"))
-        for engine, workers in ENGINES:
+        for engine, workers in ENGINES if find_spec("ray") else ENGINES[:2]:
             label = f"{engine}, {workers} worker{'s' if workers > 1 else ''}"
-            try:
-                require("ray", "cluster", "this engine")
-            except MissingDependencyError:
-                if engine == "ray":
-                    continue
-            with ExitStack() as stack:
-                start = time.perf_counter()
-                made = stack.enter_context(create_engine(engine, workers))  # type: ignore[arg-type]
-                _hand_out(made, workers)
+            start = time.perf_counter()
+            with create_engine(engine, workers) as made:  # type: ignore[arg-type]
+                _schedule(made, workers)
                 rows.append(timing_row(f"start of the engine, {label}", time.perf_counter() - start, "s"))
-                rows += _stages(made, folder, label, plain)
+                rows += _stages(made, folder, label)
         rows += _store_rows(folder)
         rows += _retrieval_rows(folder)
-    done = subprocess.run([sys.executable, "-m", __spec__.name], capture_output=True, text=True, check=True)
-    rows += [_rate(*entry) for entry in json.loads(done.stdout)]
-    return rows
+    return rows + [timing_row(*entry) for entry in json.loads(child_process(__spec__.name))]
 
 
 def _photographs(folder: Path) -> None:
@@ -93,23 +87,7 @@ def _photographs(folder: Path) -> None:
         (folder / f"{number:03}.png").write_bytes(cv2.imencode(".png", view)[1].tobytes())
 
 
-def _plain_loop(folder: Path) -> float:
-    detector, describer = Extraction(max_keypoints=KEYPOINTS).parts()
-    paths = sorted(folder.iterdir())
-
-    def one(path: Path) -> None:
-        image = load_image(path, apply_exif=False)
-        describer.describe(image, detector.detect(image))
-
-    with threads(1):
-        one(paths[0])
-        start = time.perf_counter()
-        for path in paths:
-            one(path)
-        return time.perf_counter() - start
-
-
-def _stages(engine: Engine, folder: Path, label: str, plain: float) -> list[Row]:
+def _stages(engine: Engine, folder: Path, label: str) -> list[Row]:
     work = Work(engine, progress=False)
     store = Store.at(folder / label.replace(", ", "-").replace(" ", "-"))
     images = find_images(folder / "images")
@@ -121,67 +99,33 @@ def _stages(engine: Engine, folder: Path, label: str, plain: float) -> list[Row]
     # every worker loads its model first
     warm = photos[: 2 * engine.workers]
     extract_features(images.root, warm, keys, parts, Store.at(f"{store.url}-warm"), work)
-    start = time.perf_counter()
-    extract_features(images.root, photos, keys, parts, store, work)
-    spent = time.perf_counter() - start
-    rows = [_rate(f"features, {label}", IMAGES / spent, "images/s")]
-    rows[0]["over_plain_loop"] = round(plain / spent, 3)
+    spent = seconds_of(lambda: extract_features(images.root, photos, keys, parts, store, work))
+    rows = [timing_row(f"features, {label}", IMAGES / spent, "images/s")]
     kept = StoredFeatures(store, keys)
     pairs = select_pairs(images, PairSelection([f"sequential:{NEIGHBOURS}"])).pairs
     options = Matching(max_ratio=0.8).settled(traits_of(parts[1]))
-    start = time.perf_counter()
-    match_pairs(kept, pairs, pair_keys(kept, pairs, options), options, work)
-    rows.append(_rate(f"pairs, {label}", len(pairs) / (time.perf_counter() - start), "pairs/s"))
+    spent = seconds_of(lambda: match_pairs(kept, pairs, pair_keys(kept, pairs, options), options, work))
+    rows.append(timing_row(f"pairs, {label}", len(pairs) / spent, "pairs/s"))
     blocks = max(1, BLOCKS // engine.workers) * engine.workers
-    start = time.perf_counter()
-    _hand_out(engine, blocks)
-    each = (time.perf_counter() - start) / blocks * 1000
-    rows.append(_rate(f"handing out a block, {label}", each, "ms"))
+    each = seconds_of(lambda: _schedule(engine, blocks)) / blocks * 1000
+    rows.append(timing_row(f"handing out a block, {label}", each, "ms"))
     return rows
 
 
-def _hand_out(engine: Engine, blocks: int) -> None:
+def _schedule(engine: Engine, blocks: int) -> None:
     for _ in Work(engine, progress=False).results(Nothing(), [[n] for n in range(blocks)], "", "block"):
         pass
 
 
 def _store_rows(folder: Path) -> list[Row]:
-    """Beside NumPy's own file without checksum, name of its own or renaming."""
     store = Store.at(folder / "local-1-worker")
-    keys = sorted(store.sizes("features"))
-    found = [read_features(store, key) for key in keys]
-    other = Store.at(folder / "other")
-    (folder / "plain").mkdir()
-    files = [folder / "plain" / f"{number}.npz" for number in range(len(keys))]
-
-    def write() -> None:
-        for key, features in zip(keys, found, strict=True):
-            other.write("features", key, features.to_bytes())
-
-    def write_plain() -> None:
-        for file, features in zip(files, found, strict=True):
-            np.savez(file, keypoints=features.keypoints, descriptors=features.descriptors)  # type: ignore[arg-type]
-
-    def read() -> None:
-        for key in keys:
-            read_features(other, key)
-
-    def read_plain() -> None:
-        for file in files:
-            with np.load(file) as arrays:
-                for name in arrays.files:
-                    arrays[name]
-
-    rows = []
-    for what, ours, theirs in (("write", write, write_plain), ("read", read, read_plain)):
-        seconds = [_median(call) / len(keys) * 1000 for call in (ours, theirs)]
-        rows.append(timing_row(f"store, {what} features of an image", seconds[0], "ms", "numpy", seconds[1]))
-    size = statistics.mean(store.sizes("features").values())
-    rows.append(_rate("store, bytes per image with 1000 keypoints", size, "bytes"))
     selection = PairSelection([f"sequential:{NEIGHBOURS}"])
     pairs = len(select_pairs(find_images(folder / "images"), selection).pairs)
-    rows.append(_rate("store, bytes per pair", sum(store.sizes("matches").values()) / pairs, "bytes"))
-    return rows
+    features, matches = (store.sizes(kind).values() for kind in ("features", "matches"))
+    return [
+        timing_row("store, bytes per image with 1000 keypoints", statistics.mean(features), "bytes"),
+        timing_row("store, bytes per pair", sum(matches) / pairs, "bytes"),
+    ]
 
 
 def _retrieval_rows(folder: Path) -> list[Row]:
@@ -197,30 +141,32 @@ def _retrieval_rows(folder: Path) -> list[Row]:
     unit = np.random.default_rng(0).normal(size=(CHUNK, width)).astype(np.float32)
     with threads(1):
         whole = slice(0, CHUNK)
-        seconds = _median(lambda: best_partners(lambda a, b: unit[a] @ unit[b].T, whole, CHUNK, 20, CHUNK))
+        seconds = median_seconds(
+            lambda: best_partners(lambda a, b: unit[a] @ unit[b].T, whole, CHUNK, 20, CHUNK), 5
+        )
     return [
-        _rate("pooled features of whole images, 1 worker", IMAGES / spent, "images/s"),
-        _rate("pooled features, numbers per image", width, "numbers"),
-        _rate("comparisons of pooled features, 1 worker", CHUNK**2 / seconds / 1e6, "million/s"),
+        timing_row("pooled features of whole images, 1 worker", IMAGES / spent, "images/s"),
+        timing_row("pooled features, numbers per image", width, "numbers"),
+        timing_row("comparisons of pooled features, 1 worker", CHUNK**2 / seconds / 1e6, "million/s"),
     ]
 
 
 @dataclass
 class Pretending:
-    """An engine that does nothing and says that all is done, to see what the machine that asks must hold."""
+    """An engine that does nothing and says that all is done, to see what the driver must hold."""
 
     workers: int = 1
 
     def map(
         self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
     ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
-        """See `geomatch.engine.Engine.map`."""
+        """As `geomatch.engine.Engine.map`."""
         for index, block in enumerate(blocks):
             name = pack_name([item.key for item in block])
             yield index, [(name, row) for row in range(len(block))]
 
     def device(self, name: str) -> str:
-        """See `geomatch.engine.Engine.device`."""
+        """As `geomatch.engine.Engine.device`."""
         return name
 
     def __enter__(self) -> "Pretending":
@@ -229,8 +175,8 @@ class Pretending:
     def __exit__(self, *error: object) -> None: ...
 
 
-def _asking() -> list[tuple[str, float, str]]:
-    """Memory of the machine that gives the command, and features read per pair: 20 nearest on a plane."""
+def _driver() -> list[tuple[str, float, str]]:
+    """Memory of the driver, and features read per pair: 20 nearest on a plane."""
     images = 20_000
     places = np.random.default_rng(0).uniform(size=(images, 2)).astype(np.float32)
     order = np.argsort(np.floor(places[:, 0] * 140) + places[:, 1])  # names follow the place, roughly
@@ -243,11 +189,11 @@ def _asking() -> list[tuple[str, float, str]]:
         )
         for k in range(0, images, 50)
     ]  # fmt: skip
-    before = _resident()
+    before = memory()
     names = [f"folder/photograph-{number:08}.jpg" for number in range(images)]
     photos = [Photograph(name, f"{number:064x}", SIZE) for number, name in enumerate(names)]
     keys = {photo.name: feature_key(photo.sha256, {}) for photo in photos}
-    per_image = (_resident() - before) / images
+    per_image = (memory() - before) / images
     ranked = np.concatenate(chosen)
     folder = ImageFolder(Path("/none"), tuple(names), {})
     report = select_pairs(folder, PairSelection(["retrieval:20"]), nearest=lambda count, order: ranked)
@@ -255,40 +201,16 @@ def _asking() -> list[tuple[str, float, str]]:
         kept = StoredFeatures(Store.at(place), keys)
         wanted = pair_keys(kept, report.pairs, Matching())
         match_pairs(kept, report.pairs, wanted, Matching(), Work(Pretending(), progress=False))
-    per_pair = (_resident("VmHWM") - before) / len(report.pairs)
+    per_pair = (memory("VmHWM") - before) / len(report.pairs) - per_image * images / len(report.pairs)
     blocks = pair_blocks(report.pairs)
     loads = sum(len({name for p in block for name in report.pairs[p]}) for block in blocks)
     return [
         ("memory where the command is given, per image", per_image, "bytes"),
-        (
-            "memory where the command is given, per pair",
-            per_pair - per_image * images / len(report.pairs),
-            "bytes",
-        ),
+        ("memory where the command is given, per pair", per_pair, "bytes"),
         ("pairs per image, 20 nearest on a plane", len(report.pairs) / images, "pairs"),
         ("features read per pair, 20 nearest on a plane", loads / len(report.pairs), "images"),
     ]
 
 
-def _resident(what: str = "VmRSS") -> float:
-    """Bytes; ``VmHWM`` is the most so far, of this program alone."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(what))
-
-
-def _median(call: Callable[[], object]) -> float:
-    call()
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
-
-
-def _rate(name: str, value: float, unit: str) -> Row:
-    return {"name": name, "value": round(value, 3), "unit": unit}
-
-
 if __name__ == "__main__":
-    print(json.dumps(_asking()))
+    print(json.dumps(_driver()))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.studies.timing import Row, median_seconds, timing_row
+from geomatch.benchmarks.studies.record import Row, median_seconds, timing_row
 from geomatch.matching import match_mutual
 
 COUNTS, DIMENSIONS = (1000, 3000, 10_000), (128, 640, 1280)
@@ -25,7 +25,7 @@ Rows = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 
-def made_descriptors(count: int, dimension: int) -> tuple[Rows, Rows]:
+def synthetic_descriptors(count: int, dimension: int) -> tuple[Rows, Rows]:
     """Unit rows, and a noisy permutation of them."""
     rng = np.random.default_rng(0)
     a = rng.standard_normal((count, dimension), dtype=np.float32)
@@ -98,7 +98,7 @@ def matching_rows(repeats: int) -> list[Row]:
     rows: list[Row] = []
     for count in COUNTS:
         for dimension in DIMENSIONS:
-            a, b = made_descriptors(count, dimension)
+            a, b = synthetic_descriptors(count, dimension)
             size = f"{count} x {count} x {dimension}"
             exact = _pairs(_bfmatcher(a, b))
             seconds = {}
@@ -171,8 +171,8 @@ def peak_memory(method: str, count: int, dimension: int) -> int | None:
 def _print_peak(method: str, count: int, dimension: int) -> None:
     if not Path("/proc/self/clear_refs").exists():
         return
-    METHODS[method](*made_descriptors(64, dimension))  # loads what it needs
-    a, b = made_descriptors(count, dimension)
+    METHODS[method](*synthetic_descriptors(64, dimension))  # loads what it needs
+    a, b = synthetic_descriptors(count, dimension)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     METHODS[method](a, b)

@@ -1,22 +1,21 @@
-"""What collections of some sizes take, from the rates of a record; the formulas of SCALING.md."""
+"""What collections of some sizes take, by the rates of the record ``engines``: the formulas of SCALING.md."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from geomatch.benchmarks.studies.record import markdown
+
 SIZES = (1_000, 100_000, 10_000_000)
 PACK = 256
-"""Pairs per object in large collections, see `geomatch.collection.pair_matches.BLOCK_PAIRS`."""
+"""Pairs per stored object in large collections (`geomatch.collection.pair_matches.BLOCK_PAIRS`)."""
+EXPORT = 4434.92
+"""Pairs written to a COLMAP database in a second (record ``export``)."""
 HOUR = 3600.0
 
 
-def rates_of(engines: Sequence[Mapping[str, Any]], export: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The measured numbers that the formulas need.
-
-    Args:
-        engines: rows of the record ``engines``.
-        export: rows of the record ``export``.
-    """
-    rows = {row["name"]: row["value"] for row in (*engines, *export)}
+def rates_of(engines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The measured numbers that the formulas need, from rows of the record ``engines``."""
+    rows = {row["name"]: row["value"] for row in engines}
     return {
         "features": rows["features, local, 1 worker"],
         "pooled": rows["pooled features of whole images, 1 worker"],
@@ -27,14 +26,14 @@ def rates_of(engines: Sequence[Mapping[str, Any]], export: Sequence[Mapping[str,
         "pair_bytes": rows["store, bytes per pair"],
         "partners": rows["pairs per image, 20 nearest on a plane"],
         "loads": rows["features read per pair, 20 nearest on a plane"],
-        "export": rows["export, pairs per second"],
+        "export": EXPORT,
         "image_memory": rows["memory where the command is given, per image"],
         "pair_memory": rows["memory where the command is given, per pair"],
     }
 
 
 def sizing(images: int, rates: Mapping[str, float]) -> dict[str, float]:
-    """What ``images`` photographs take, with retrieval of 20 partners; see SCALING.md for the formulas."""
+    """What ``images`` photographs take, with retrieval of 20 partners, by the formulas of SCALING.md."""
     pairs = images * rates["partners"]
     return {
         "pairs": pairs,
@@ -56,15 +55,10 @@ def sizing(images: int, rates: Mapping[str, float]) -> dict[str, float]:
 
 
 def table(rates: Mapping[str, float]) -> str:
-    """Markdown."""
+    """In Markdown, one column per size."""
     columns = [sizing(images, rates) for images in SIZES]
-    lines = [
-        "| photographs | " + " | ".join(f"{images:,}" for images in SIZES) + " |",
-        "| --- |" + " --- |" * len(SIZES),
-    ]
-    for what in columns[0]:
-        lines.append(f"| {what} | " + " | ".join(_short(column[what]) for column in columns) + " |")
-    return "\n".join(lines)
+    rows = [[what, *(_short(column[what]) for column in columns)] for what in columns[0]]
+    return markdown(["photographs", *(f"{images:,}" for images in SIZES)], rows)
 
 
 def _short(value: float) -> str:
@@ -75,18 +69,3 @@ def _short(value: float) -> str:
     """
     rounded = float(f"{value:.2g}")
     return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
-
-
-def rates_table(engines: Sequence[Mapping[str, Any]]) -> str:
-    """The record as Markdown."""
-    lines = ["| measured | |", "| --- | --- |"]
-    for row in engines:
-        beside = (
-            f" ({row['alternative']}: {_figure(row['alternative_value'])})" if "alternative" in row else ""
-        )
-        lines.append(f"| {row['name']} | {_figure(row['value'])} {row['unit']}{beside} |")
-    return "\n".join(lines)
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Time and memory of the whole path and of the matcher, beside OpenCV's."""
+"""Time and memory of a pair of 640x480 with 1000 keypoints, beside SIFT with OpenCV."""
 
 import os
 import statistics
@@ -12,31 +12,9 @@ import cv2
 import numpy as np
 
 import geomatch
-from geomatch.benchmarks.studies.harness_speed import harness_rows
-from geomatch.benchmarks.studies.matching_speed import matching_rows
-from geomatch.benchmarks.studies.timing import Row, timing_row
+from geomatch.benchmarks.studies.record import Row, timing_row
 
 KEYPOINTS = 1000
-
-
-def measure(repeats: int) -> list[Row]:
-    """Time a pair of 640x480 with 1000 keypoints beside SIFT, the matcher, and the HPatches harness."""
-    rows: list[Row] = []
-    for part in (pipeline_rows, process_rows, matching_rows, harness_rows):
-        new = part(max(1, repeats // 2) if part is harness_rows else repeats)
-        _print(new)
-        rows += new
-    return rows
-
-
-def _print(rows: list[Row]) -> None:
-    for row in rows:
-        beside = f"   beside {row['alternative']}: {row['ratio']:.2f} x" if row.get("ratio") else ""
-        if "over_geomatch" in row:
-            beside = f"   {row['over_geomatch']:.2f} x geomatch's, finds {100 * row['found']:.1f} %"
-        if row.get("peak_mib") is not None:
-            beside += f"   {row['peak_mib']} MiB"
-        print(f"{row['name']:<56} {row['value']:>9.3f} {row['unit']}{beside}", flush=True)
 
 
 def pipeline_rows(repeats: int) -> list[Row]:
@@ -78,32 +56,24 @@ def process_rows(repeats: int) -> list[Row]:
     """The shell command from a cold start with its peak memory, and the import alone."""
     pair = geomatch.bundled_pair()
     with tempfile.TemporaryDirectory() as out:
-        command = [
-            sys.executable,
-            "-m",
-            "geomatch",
-            "match",
-            str(pair.image0),
-            str(pair.image1),
-            "--out",
-            out,
-        ]
-        cold = [_run(command) for _ in range(max(1, repeats // 2))]
-    bare = [_run([sys.executable, "-c", "pass"])[0] for _ in range(repeats)]
-    imports = [_run([sys.executable, "-c", "import geomatch"])[0] for _ in range(repeats)]
+        command = ["-m", "geomatch", "match", str(pair.image0), str(pair.image1), "--out", out]
+        cold = [_run(*command) for _ in range(max(1, repeats // 2))]
+    bare, imports = (
+        statistics.median(_run("-c", code)[0] for _ in range(repeats)) for code in ("pass", "import geomatch")
+    )
     return [
         timing_row("cold shell command with pictures", statistics.median(run[0] for run in cold), "s"),
         timing_row("its peak memory", max(run[1] for run in cold), "MiB"),
-        timing_row("import geomatch", statistics.median(imports) - statistics.median(bare), "s"),
+        timing_row("import geomatch", imports - bare, "s"),
     ]
 
 
-def _run(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak resident MiB of one process."""
+def _run(*arguments: str) -> tuple[float, float]:
+    """Seconds and peak resident MiB of one Python process."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}")
+        raise RuntimeError(f"{' '.join(arguments)} ended with code {process.returncode}")
     return time.perf_counter() - start, usage.ru_maxrss / 1024

@@ -1,7 +1,7 @@
-"""Labels for a keypoint detector, without labels: what is found again under many homographies and lights.
+"""Labels for a keypoint detector: points found again under many homographies and changes of light.
 
-Homographic adaptation (DeTone, Malisiewicz, Rabinovich, 2018, section 5). What finds points here are SIFT at
-its fine scales and OpenCV's corners (Shi and Tomasi, 1994), in place of a network trained on drawn shapes.
+Homographic adaptation (DeTone, Malisiewicz, Rabinovich, 2018, section 5). The base detectors are SIFT at its
+fine scales and OpenCV's corners (Shi and Tomasi, 1994), in place of a network trained on synthetic shapes.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ WARPS = 40
 LARGEST = 9.0
 """Diameter in pixels of SIFT's largest keypoints that count: coarser ones are found in reduced images."""
 MOST = 400
-"""Of SIFT's keypoints per search, the best."""
+"""SIFT keypoints per search, the best."""
 MARGIN = 4
-"""Pixels between two points, and from the edge, which where the photograph ends is found, too."""
+"""Least distance in pixels between two points, and from the view's edge, where detectors find the border."""
 STABLE = 0.35
 """Least share of the searches in which a point must have been found."""
 
@@ -39,7 +39,7 @@ STABLE = 0.35
 def make_labels(
     folder: Path, images: Sequence[BankImage], workers: int = 2, progress: bool = True
 ) -> dict[BankImage, str]:
-    """One file per image; what is there is passed over. Images that cannot be read, and why."""
+    """Write one file per image, unless it exists; return the images that cannot be read, and why."""
     folder.mkdir(parents=True, exist_ok=True)
     todo = [image for image in images if not _file(folder, image).is_file()]
     return for_each_image(partial(_label_image, folder), todo, workers, "labels", progress)
@@ -48,15 +48,15 @@ def make_labels(
 def load_labels(
     folder: Path, images: Sequence[BankImage]
 ) -> list[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
-    """Views (H, W, 3) with their stable points (N, 2).
+    """Views (H, W, 3) with their stable points (N, 2), as `make_labels` wrote them.
 
     Raises:
-        GeomatchError: when an image's are missing; `make_labels` makes them.
+        GeomatchError: when labels are missing.
     """
     found = []
     for image in images:
-        kept = load_arrays(_file(folder, image), "keypoint labels", ("views", "shares"))
-        for view, shares in zip(kept["views"], kept["shares"], strict=True):
+        stored = load_arrays(_file(folder, image), "keypoint labels", ("views", "shares"))
+        for view, shares in zip(stored["views"], stored["shares"], strict=True):
             found.append((view, stable_points(shares.astype(np.float32) / 255)))
     return found
 
@@ -73,16 +73,11 @@ def stable_points(shares: NDArray[np.float32], least: float = STABLE) -> NDArray
 def found_again(
     pixels: NDArray[np.uint8], view: NDArray[np.float64], rng: np.random.Generator, warps: int = WARPS
 ) -> NDArray[np.uint8]:
-    """Of each pixel of a view, 255 times the share of searches that found a point there.
+    """255 times the share of searches that found a point, at each pixel of a view.
 
-    A search counts where its warped view shows the pixel; a point counts by a Gaussian of 1 px about it.
+    A search counts where its warped view shows the pixel; a point counts by a Gaussian of 1 px around it.
     The larger share of the two kinds of points is taken.
-
-    Args:
-        pixels: the photograph.
-        view: (3, 3) from it to the view.
-        rng: of homographies and lights.
-        warps: number of searches; the first is of the view itself, in changed light.
+    ``view`` (3, 3) maps the photograph to the view. The first search is of the view itself, relit.
     """
     width, height = VIEW_SIZE
     sift = cv2.SIFT_create(enable_precise_upscale=True)  # type: ignore[attr-defined]
@@ -105,7 +100,7 @@ def found_again(
 
 
 def _spread(points: NDArray[np.float64]) -> NDArray[np.float32]:
-    """A map with a Gaussian of height 1 about each point; the highest counts."""
+    """A map with a Gaussian of height 1 around each point; the highest counts."""
     width, height = VIEW_SIZE
     spread = np.zeros((height, width), np.float32)
     for x, y in points[np.isfinite(points).all(1)]:

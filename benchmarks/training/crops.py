@@ -1,4 +1,4 @@
-"""Random crops of the training images: any place, scale, rotation and mirror image."""
+"""Random crops of the training images at any place, scale and rotation, mirrored or not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +26,12 @@ class CropSource:
 
     def batch(self, rng: np.random.Generator, count: int, side: int) -> NDArray[np.uint8]:
         """``count`` crops of shape (side, side, 3), RGB."""
-        return np.stack([self._textured(rng, side) for _ in range(count)])
 
-    def _textured(self, rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
-        """The busiest of three crops: empty sky teaches little."""
-        crops = [self._crop(rng, side) for _ in range(3)]
-        edges = [np.abs(np.diff(crop.astype(np.float32), axis=1)).mean() for crop in crops]
-        return crops[int(np.argmax(edges))]
+        def edges(crop: NDArray[np.uint8]) -> float:
+            return float(np.abs(np.diff(crop.astype(np.float32), axis=1)).mean())
+
+        # the strongest edges of three: empty sky teaches little
+        return np.stack([max((self._crop(rng, side) for _ in range(3)), key=edges) for _ in range(count)])
 
     def _crop(self, rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
         group = self.photos if rng.random() < PHOTO_SHARE or not self.textures else self.textures
@@ -49,19 +48,12 @@ class CropSource:
         linear = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]])
         reach = 0.5 * side * step * 1.42
         centre = np.array(
-            [
-                rng.uniform(min(reach, image.shape[1] / 2), max(image.shape[1] - reach, image.shape[1] / 2)),
-                rng.uniform(min(reach, image.shape[0] / 2), max(image.shape[0] - reach, image.shape[0] / 2)),
-            ]
+            [rng.uniform(min(reach, n / 2), max(n - reach, n / 2)) for n in (image.shape[1], image.shape[0])]
         )
         offset = centre - linear @ np.full(2, (side - 1) / 2)
-        crop = cv2.warpAffine(
-            image,
-            np.hstack([linear, offset[:, None]]),
-            (side, side),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        matrix = np.hstack([linear, offset[:, None]])
+        crop = cv2.warpAffine(image, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
         if rng.random() < 0.5:  # exposure and contrast
             gain, shift = np.exp(rng.uniform(-0.5, 0.5)), rng.uniform(-30, 30)
             mean = crop.mean()

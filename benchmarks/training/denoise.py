@@ -1,6 +1,5 @@
-"""Train a small pixel-space diffusion UNet, resumable at any step."""
+"""Training of a small pixel-space diffusion UNet, resumable at any checkpoint."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from diffusers.training_utils import EMAModel
 from torch.nn import functional
 
 from geomatch.benchmarks.training.crops import CropSource
-from geomatch.files import replacing
 from geomatch.training.checkpoint import Checkpoint, take_steps
 
 
 @dataclass(frozen=True, slots=True)
 class DenoiseConfig:
-    """Everything that decides the weights, beside the images."""
+    """Everything that decides the weights, besides the images."""
 
     widths: tuple[int, ...] = (48, 64, 96)
     """Channels per resolution level."""
@@ -34,15 +32,14 @@ class DenoiseConfig:
     learning_rate: float = 6e-4
     """Peak of the cosine schedule, after 100 steps of warm-up."""
     timestep_power: float = 2.0
-    """t = 1000 u^power with u uniform: above 1 favours low noise, where matching looks."""
+    """t = 1000 u^power with u uniform: above 1 favours the low noise that matching uses."""
     ema_decay: float = 0.999
     seed: int = 0
 
 
 def new_unet(config: DenoiseConfig) -> UNet2DModel:
     """An untrained UNet: one ResNet per block, no attention."""
-    channels = 3 * config.unshuffle**2
-    levels = len(config.widths)
+    channels, levels = 3 * config.unshuffle**2, len(config.widths)
     return UNet2DModel(
         sample_size=config.crop_size // config.unshuffle,
         in_channels=channels,
@@ -63,15 +60,11 @@ def train_denoiser(
     device: str = "cpu",
     checkpoint_every: int = 200,
     progress: bool = True,
-) -> Path:
-    """Train, or go on from ``out/checkpoint.pt``, and save the averaged weights.
+) -> list[tuple[int, float]]:
+    """Train, or resume from ``out/checkpoint.pt``, and save the averaged weights; steps and losses.
 
-    Noise, timesteps and crops of step k depend on (seed, k) alone, so that a
-    resumed run sees what an undisturbed one would have seen.
-
-    Returns:
-        ``out``, which then holds a diffusers folder (config, safetensors,
-        scheduler) and ``loss.csv``.
+    Noise, timesteps and crops of step k depend on (seed, k) alone, so that a resumed run gives the same. Then
+    ``out`` is a diffusers folder (config, safetensors, scheduler).
 
     Raises:
         ValueError: when the checkpoint was made with another configuration.
@@ -83,12 +76,7 @@ def train_denoiser(
     optimiser = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=1e-2)
     schedule = get_cosine_schedule_with_warmup(optimiser, 100, config.steps)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
-    parts: dict[str, Any] = {
-        "unet": unet,
-        "average": average,
-        "optimiser": optimiser,
-        "schedule": schedule,
-    }
+    parts: dict[str, Any] = {"unet": unet, "average": average, "optimiser": optimiser, "schedule": schedule}
 
     def take(step: int) -> float:
         rng = np.random.default_rng([config.seed, step])
@@ -96,9 +84,8 @@ def train_denoiser(
         clean = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
         clean = functional.pixel_unshuffle(clean, config.unshuffle)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
-        timesteps = torch.from_numpy(
-            (1000 * rng.random(config.batch_size) ** config.timestep_power).astype(np.int64)
-        ).to(device)
+        times = 1000 * rng.random(config.batch_size) ** config.timestep_power
+        timesteps = torch.from_numpy(times.astype(np.int64)).to(device)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             predicted = unet(noisy, timesteps).sample
@@ -120,6 +107,4 @@ def train_denoiser(
     average.copy_to(unet.parameters())
     unet.eval().save_pretrained(out)
     scheduler.save_pretrained(out)
-    with replacing(out / "loss.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("step", "loss"), *losses])
-    return out
+    return losses

@@ -1,4 +1,4 @@
-"""Train the embedded detector on the labels of `adaptation`, resumable at any checkpoint."""
+"""Training of the embedded detector on the labels of `adaptation`, resumable at any checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)
 NOTHING = 6.6
 """Logit of "no keypoint" at the start: with 64 others at 0, 92 % of the cells."""
 LIGHTS = (1.0, 1.6)
-"""Strengths of the change of light, in turn."""
+"""Strengths of the change of light, alternating."""
 Label = tuple[NDArray[np.uint8], NDArray[np.float64]]
 """A view (H, W, 3) of `VIEW_SIZE` and the stable points in it (N, 2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
-    """Everything that decides the weights, beside the labels."""
+    """Everything that decides the weights, besides the labels."""
 
     crop_size: tuple[int, int] = (192, 144)
     """(width, height) seen in each step, in pixels."""
@@ -51,10 +51,10 @@ def train_detector(
     checkpoint_every: int = 100,
     progress: bool = True,
 ) -> SuperPointNetwork:
-    """Train, or go on from ``out/detector.pt``; crops of step k depend on (seed, k) alone.
+    """Train, or resume from ``out/detector.pt``; crops of step k depend on (seed, k) alone.
 
     The loss is SuperPoint's cross-entropy over the pixels of a cell and "no keypoint" (DeTone et al.,
-    2018, section 3.4), with a point's share spread over the four pixels about it.
+    2018, section 3.4), with a point's share spread over the four pixels around it.
 
     Raises:
         ValueError: when the checkpoint was made with another configuration.
@@ -106,17 +106,11 @@ def train_detector(
 def seen_again(
     label: Label, size: tuple[int, int], rng: np.random.Generator, number: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """A view under another homography and light, as the network is to see it.
+    """Render a view under another homography and light, with what the network should answer.
 
-    Args:
-        label: see there.
-        size: (width, height) of the crop.
-        rng: of homography, place and light.
-        number: in the batch; decides how far images turn and how light changes.
-
-    Returns:
-        Grey values (h, w) in [0, 1], the target (h/8, w/8, 65) of every cell, and (h/8, w/8) 0 for cells
-        near the view's edge, which is no keypoint; beyond it is flat ground without any.
+    The place ``number`` in the batch decides how far images rotate and how light changes. Given are grey
+    values (h, w) in [0, 1] of a crop of ``size`` (w, h), the target (h/8, w/8, 65) of every cell, and weights
+    (h/8, w/8), 0 for cells near the view's edge, which is no keypoint; beyond it is flat ground without any.
     """
     view, points = label
     motion = random_homography(rng, VIEW_SIZE, "rotated" if number % 2 else "upright")
@@ -138,8 +132,8 @@ def seen_again(
 def cell_targets(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
     """(h/8, w/8, 65): shares of the pixels of each cell row by row, and of "no keypoint".
 
-    A point is shared by the four pixels about it, as far as they are in its cell; of several points in a
-    cell the first counts.
+    A point is shared by the four pixels around it, as far as they are in its cell; the first of several
+    points in a cell counts.
     """
     width, height = size
     target = np.zeros((height // CELL, width // CELL, CELL**2 + 1), np.float32)

@@ -1,10 +1,10 @@
 """The whole recipe of what is embedded: images, denoiser, projection head, detector, model cards."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -28,77 +28,68 @@ DENOISER_PACKAGES = (
     "supertuxkart-data",
     "torcs-data",
 )
-"""The denoiser learned from these packages; the projection head, which came later, from all."""
+"""Packages that the denoiser learned from; the projection head, which came later, learned from all."""
 VIEWS = {"photo": 40, "texture": 4}
 """View pairs per image for the projection head: there are few photographs."""
-DETECTOR = "detector"
-"""Folder of the detector's weights and card."""
 DETECTOR_VIEWS = {"photo": 8, "texture": 1}
 """Views per image for the detector."""
 HEAD = HeadConfig()
-"""Of the shipped projection head."""
+"""Settings of the shipped projection head."""
 
 
-def run_recipe(
-    out: Path,
-    images: Path,
-    steps: int = 8000,
-    device: str = "cpu",
-    threads: int | None = None,
-    progress: bool = True,
-) -> Path:
-    """Train ``dift-tiny`` and the detector into the folder ``out``; an interrupted run goes on.
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", default=Path("training-images"),
+              show_default=True, help="Where the Debian packages are, or will be, unpacked.")  # fmt: skip
+@click.option("--steps", type=int, default=8000, show_default=True, help="Optimiser steps of the denoiser.")
+@click.option("--device", default="cpu", show_default=True, help="Of the denoiser: cpu or cuda.")
+@click.option("--threads", type=int, help="CPU threads. [default: all]")
+def train(out: Path, images: Path, steps: int, device: str, threads: int | None) -> None:
+    """Train the embedded model again into the folder OUT, and the detector into OUT/detector.
 
-    Args:
-        out: gets the model folder, with the detector in ``out/detector``; ``out/work`` keeps checkpoints,
-            patches and labels (4 GB).
-        images: folder of the unpacked Debian packages, downloaded if missing.
-        steps: optimiser steps of the denoiser.
-        device: of the denoiser.
-        threads: CPU threads; None for torch's default.
-        progress: show progress bars.
+    OUT/work keeps checkpoints, patches and labels (4 GB), from which an
+    interrupted run resumes.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     fetch_packages(images)
     found = find_images(images, "train")
-    config = DenoiseConfig(steps=steps)
-    work = out / "work"
-    of_denoiser = [entry for entry in found if entry[0].package in DENOISER_PACKAGES]
-    train_denoiser(config, load_crops(of_denoiser, progress), work, device, progress=progress)
+    config, work = DenoiseConfig(steps=steps), out / "work"
+    crops = load_crops([entry for entry in found if entry[0].package in DENOISER_PACKAGES])
+    losses = train_denoiser(config, crops, work, device)
     unet = UNet2DModel.from_pretrained(work, low_cpu_mem_usage=False)
     unet.register_to_config(_name_or_path="dift-tiny")  # not a path of this machine
     unet.half().save_pretrained(out)
     (out / "diffusion_pytorch_model.safetensors").chmod(0o644)  # diffusers leaves it to the owner alone
-    with replacing(out / "scheduler_config.json") as temporary:
-        temporary.write_bytes((work / "scheduler_config.json").read_bytes())
+    _write(out / "scheduler_config.json", (work / "scheduler_config.json").read_text(encoding="utf-8"))
     settings = replace(PRESETS["dift-tiny"], model=str(out), head=False)
-    head = train_head(settings, bank_images(found), work, HEAD, progress=progress).head
+    head = train_head(settings, bank_images(found), work, HEAD).head
     head = replace(head, training={**head.training, "model": "dift-tiny"})
     head.save(out)
-    with (work / "loss.csv").open(newline="", encoding="utf-8") as file:
-        losses = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-    with replacing(out / "README.md") as temporary:
-        card = model_card(config, found, DENOISER_PACKAGES, head, losses)
-        temporary.write_text(card, encoding="utf-8")
-    _run_detector(out / DETECTOR, found, work, progress)
-    return out
+    listed = [image for image, _ in found]
+    _write(out / "README.md", model_card(config, listed, DENOISER_PACKAGES, head, losses))
+    _run_detector(out / "detector", found, work)
+    click.echo(f"wrote       {out}")
 
 
-def _run_detector(out: Path, found: Sequence[tuple[TrainingImage, Path]], work: Path, progress: bool) -> None:
+def _run_detector(out: Path, found: Sequence[tuple[TrainingImage, Path]], work: Path) -> None:
     images = bank_images(found, DETECTOR_VIEWS)
-    make_labels(work / "labels", images, progress=progress)
+    make_labels(work / "labels", images)
     labels, config = load_labels(work / "labels", images), DetectorConfig()
-    network = train_detector(labels, config, work, progress=progress)
+    network = train_detector(labels, config, work)
     out.mkdir(exist_ok=True)
     save_network(network, out / "tiny.safetensors")
     log = torch.load(work / CHECKPOINT, weights_only=True)["log"]
-    with replacing(out / "README.md") as temporary:
-        temporary.write_text(detector_card(config, found, len(labels), log), encoding="utf-8")
+    _write(out / "README.md", detector_card(config, [image for image, _ in found], len(labels), log))
 
 
 def bank_images(
     images: Sequence[tuple[TrainingImage, Path]], views: Mapping[str, int] = VIEWS
 ) -> list[BankImage]:
-    """How often each image is seen."""
+    """The images with the number of views of each."""
     return [BankImage(path, image.sha256, views[image.kind]) for image, path in images]
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -5,13 +5,41 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import chosen_engine, engine_options
+from geomatch.cli.evaluation import (
+    PROTOCOLS,
+    SEMANTIC,
+    Chosen,
+    Option,
+    ended,
+    keypoints_option,
+    out_option,
+    prompt_option,
+    settings_options,
+    split_option,
+)
+from geomatch.cli.exit_codes import FOUND
+from geomatch.cli.options import bundled, run_options
 from geomatch.cli.sweep import sweep
 
 if TYPE_CHECKING:
-    from geomatch.benchmarks.harness.run import RunResult
-    from geomatch.benchmarks.harness.suite import Suite
+    from geomatch.benchmarks.harness.task import Settings
+    from geomatch.engine import RunContext
+
+_TITLES = {
+    "hpatches": "a folder in HPatches layout",
+    "spair": "the folder of SPair-71k",
+    "willow": "the folder of PF-WILLOW",
+    "cub": "the folder of CUB-200-2011",
+    "davis": "the folder of DAVIS-2017",
+    "jhmdb": "the folder of JHMDB",
+}
+_SPLITS = {
+    "spair": "test, val or trn; test is reported.",
+    "davis": "val or train; val is reported.",
+    "jhmdb": "1, 2 or 3; 1 is reported.",
+}
+_SPARSE = "DETECTOR+DESCRIPTOR, or sift, aliked:WEIGHTS, ...; DESCRIPTOR[t=50,layer=2] changes settings."
+_DENSE = "A dense preset, folder or hub id, dino, dinov2 or clip; NAME[t=50,layer=2] changes settings."
 
 
 @click.group()
@@ -22,127 +50,54 @@ def benchmark() -> None:
 benchmark.add_command(sweep)
 
 
-@benchmark.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--protocol", metavar="NAME,...", default="geomatch", show_default=True,
-              help="Or: dift, dift-adm, mma, auc480, auc480-poselib, superpoint, roma, all.")  # fmt: skip
-@click.option("--method", metavar="STRING,...", default="sift+dift-tiny,rootsift", show_default=True,
-              help="DETECTOR+DESCRIPTOR, or a peer's name (sift, aliked:WEIGHTS, ...).")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("runs"),
-              show_default=True, help="Records; the same run goes on there.")  # fmt: skip
-@click.option("--max-keypoints", type=click.IntRange(min=1), default=2000, show_default=True,
-              help="Per image, at most; protocols take the best.")  # fmt: skip
-@click.option("--store", metavar="PLACE",
-              help="Of features and rows: a folder or a URL, s3://bucket/folder. [default: OUT]")  # fmt: skip
-@engine_options
-@click.option("--device", default="auto", show_default=True, help="Of the networks: cpu, cuda, mps.")
-def hpatches(
-    data: Path, protocol: str, method: str, out: Path, max_keypoints: int, store: str | None, device: str
-) -> int:
-    """Evaluate methods on DATA, a folder in HPatches layout, under named protocols.
+def _data_set(name: str) -> click.Command:
+    """The command of a data set."""
 
-    Exit code 1: something was skipped.
-    """
-    from geomatch.benchmarks.tasks.homography.harness import run_hpatches
-    from geomatch.benchmarks.tasks.homography.protocols import find_protocols
-    from geomatch.benchmarks.tasks.homography.sequences import read_data
-    from geomatch.benchmarks.tasks.homography.suite import SUITE
-
-    protocols, methods = find_protocols(protocol), list(dict.fromkeys(method.split(",")))
-    warning = read_data(data).warning
-    if warning:
-        click.echo(f"warning     {warning}", err=True)
-    with chosen_engine() as engine:
-        result = run_hpatches(data, protocols, methods, out, max_keypoints, engine, device, store)
-    return _told(SUITE, result)
-
-
-def _dataset(name: str, title: str, others: str, splits: str | None) -> click.Command:
-    """The command of a data set of semantic or temporal correspondence."""
-    semantic = name in ("spair", "willow", "cub")
-
-    @click.argument("data", type=click.Path(path_type=Path))
-    @click.option("--protocol", metavar="NAME,...", default=name, show_default=True,
-                  help=f"Or: {others}, all.")  # fmt: skip
-    @click.option("--method", metavar="STRING,...", default="dift-tiny-dense", show_default=True,
-                  help="A dense descriptor (`geomatch models`; a folder or hub id), dino, dinov2 or clip.",
-                  )  # fmt: skip
-    @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("runs"),
-                  show_default=True, help="Records; the same run goes on there.")  # fmt: skip
-    @click.option("--store", metavar="PLACE",
-                  help="Of features and rows: a folder or a URL, s3://bucket/folder. [default: OUT]",
-                  )  # fmt: skip
-    @engine_options
-    @click.option("--device", default="auto", show_default=True, help="Of the networks: cpu, cuda, mps.")
     def command(
-        data: Path,
-        protocol: str,
-        method: str,
-        out: Path,
-        store: str | None,
-        device: str,
-        split: str | None = None,
-        prompt: str | None = None,
+        data: Path, protocols: Chosen, method: str, out: Path, context: "RunContext", settings: "Settings"
     ) -> int:
-        from geomatch.benchmarks.harness.suite import find_suite
-        from geomatch.benchmarks.tasks.semantic import protocols as semantic_protocols
-        from geomatch.benchmarks.tasks.semantic.harness import run_semantic
-        from geomatch.benchmarks.tasks.temporal import protocols as temporal_protocols
-        from geomatch.benchmarks.tasks.temporal.harness import run_temporal
+        from geomatch.benchmarks.harness.record import table
+        from geomatch.benchmarks.harness.run import run_benchmark
+        from geomatch.benchmarks.harness.task import find_task
+        from geomatch.benchmarks.methods.strings import split_methods
 
-        methods = list(dict.fromkeys(method.split(",")))
-        with chosen_engine() as engine:
-            if semantic:
-                rules = semantic_protocols.find_protocols(name, protocol)
-                if prompt is not None:
-                    rules = [semantic_protocols.with_prompt(one, prompt) for one in rules]
-                result = run_semantic(name, data, rules, methods, out, engine, device, store, split=split)
-            else:
-                others = temporal_protocols.find_protocols(name, protocol)
-                result = run_temporal(name, data, others, methods, out, engine, device, store, split=split)
-        suite = find_suite(name)
-        if not result.record["data"]["complete"]:
-            have = len(result.record["data"]["units"])
-            click.echo(
-                f"warning     this is not the whole of {title} ({have} of {suite.whole} {suite.unit[1]}): "
-                "numbers are not comparable with published ones",
-                err=True,
-            )
-        return _told(suite, result)
+        task = find_task(name)
+        chosen = protocols.of(task, default)
+        result = run_benchmark(name, data, chosen, split_methods(method), out, context, settings)
+        if result.warning:
+            click.echo(f"warning     {result.warning}", err=True)
+        click.echo(table(task, result.summaries()))
+        return ended(task, result, [result.path])
 
     command.__doc__ = (
-        f"Evaluate methods on DATA, the folder of {title}, under named protocols.\n\n"
+        f"Evaluate methods on DATA, {_TITLES[name]}, under named protocols.\n\n"
         "Exit code 1: something was skipped."
     )
+    default, others = PROTOCOLS[name]
+    sparse = name == "hpatches"
+    own = [keypoints_option] if sparse else []
+    own += [split_option(_SPLITS[name])] if name in _SPLITS else []
+    decorators: list[Option] = [
+        click.argument("data", type=click.Path(path_type=Path)),
+        bundled("protocols", Chosen,
+            click.option("--protocol", metavar="NAME,...", default=default, show_default=True,
+                         help=f"Or: {others}, all."),
+            *([prompt_option] if name in SEMANTIC else [])),
+        click.option("--method", metavar="STRING,...", show_default=True,
+                     default="sift+dift-tiny,rootsift" if sparse else "dift-tiny-dense",
+                     help=_SPARSE if sparse else _DENSE),
+        out_option,
+        settings_options(*own),
+        run_options("OUT", device=True),
+    ]  # fmt: skip
     made: Any = command
-    if splits:
-        made = click.option("--split", metavar="NAME", help=f"{splits}.")(made)
-    if semantic:
-        words = "For models conditioned on text. [default: a photo of a {category}]"
-        made = click.option("--prompt", metavar="TEXT", help=words)(made)
+    for decorator in reversed(decorators):
+        made = decorator(made)
     return click.command(name)(made)
 
 
-for _arguments in (
-    ("spair", "SPair-71k", "spair-image, spair-soft", "test, val or trn; test is reported"),
-    ("willow", "PF-WILLOW", "willow-image, willow-soft", None),
-    ("cub", "CUB-200-2011", "cub-image, cub-soft", None),
-    ("davis", "DAVIS-2017", "davis-adm, davis-dino", "val or train; val is reported"),
-    ("jhmdb", "JHMDB", "jhmdb-adm", "1, 2 or 3; 1 is reported"),
-):
-    benchmark.add_command(_dataset(*_arguments))
-
-
-def _told(suite: "Suite", result: "RunResult") -> int:
-    """Print what a run found."""
-    from geomatch.benchmarks.harness.record import table
-
-    click.echo(table(suite, result.summaries()))
-    for name, reason in result.record["skipped"].items():
-        click.echo(f"skipped     {name}: {reason}", err=True)
-    click.echo(f"computed    {result.computed} evaluations of a {suite.unit[0]}, the rest was there")
-    click.echo(f"wrote       {click.format_filename(result.path)}")
-    return NOT_FOUND if result.record["skipped"] else FOUND
+for _name in PROTOCOLS:
+    benchmark.add_command(_data_set(_name))
 
 
 @benchmark.command()

@@ -21,28 +21,30 @@ def hpatches(out: Path, archive: Path | None) -> int:
 
     Exit code 1: something is missing.
     """
+    from geomatch.benchmarks.harness.task import find_task
     from geomatch.benchmarks.tasks.homography.data import fetch_hpatches
 
     found = fetch_hpatches(out, archive)
-    click.echo(f"present     {len(found.sequences)} sequences in {click.format_filename(out)}")
+    click.echo(f"present     {len(found.units)} sequences in {click.format_filename(out)}")
     for name, reason in found.broken.items():
         click.echo(f"broken      {name}: {reason}", err=True)
-    if found.warning:
-        click.echo(f"warning     {found.warning}", err=True)
+    warning = find_task("hpatches").warning(found)
+    if warning:
+        click.echo(f"warning     {warning}", err=True)
     return FOUND if found.complete else NOT_FOUND
 
 
 @data.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of light and homographies.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of light and homographies.")
 @click.option("--strong", is_flag=True, help="Stronger light, also in v_, and any rotation in views 4 to 6.")
 def synthetic(out: Path, photos: tuple[Path, ...], seed: int, strong: bool) -> int:
     """Make sequences in OUT from PHOTOS: i_ by changed light, v_ by known homographies."""
     from geomatch.benchmarks.tasks.homography.data import make_synthetic
 
     found = make_synthetic(photos, out, seed, strong)
-    click.echo(f"present     {len(found.sequences)} sequences in {click.format_filename(out)}")
+    click.echo(f"present     {len(found.units)} sequences in {click.format_filename(out)}")
     return FOUND
 
 
@@ -55,11 +57,10 @@ def _release(name: str, title: str, size: str) -> click.Command:
                   )  # fmt: skip
     def command(out: Path, archives: tuple[Path, ...]) -> int:
         from geomatch.benchmarks.harness.download import RELEASES, fetch_release
-        from geomatch.benchmarks.tasks.semantic.harness import SEMANTIC, read_semantic
-        from geomatch.benchmarks.tasks.temporal.harness import read_temporal
+        from geomatch.benchmarks.harness.task import find_task
 
         folder = fetch_release(RELEASES[name], out, archives)
-        found = read_semantic(name, folder) if name in SEMANTIC else read_temporal(name, folder)
+        found = find_task(name).read(folder.absolute(), None)
         click.echo(f"present     {title} in {click.format_filename(folder)}")
         for missing, reason in found.broken.items():
             click.echo(f"missing     {missing}: {reason}", err=True)

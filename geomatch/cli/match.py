@@ -107,7 +107,8 @@ def match(image0: Path, image1: Path, out: Path | None, as_json: bool, options: 
     parts = options.parts()
     _show_progress()
     import geomatch
-    from geomatch.drawing.result import make_folder, save_result
+    from geomatch.drawing.result import save_result
+    from geomatch.files import make_folder
 
     if out:
         make_folder(out)  # better now than after the work
@@ -150,7 +151,8 @@ def demo(out: Path) -> int:
     """Register the bundled pair and compare with the known truth."""
     _show_progress()
     import geomatch
-    from geomatch.drawing.result import make_folder, save_result
+    from geomatch.drawing.result import save_result
+    from geomatch.files import make_folder
 
     make_folder(out)
     pair = geomatch.bundled_pair()

@@ -3,16 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import changed_config, descriptor_options
+from geomatch.cli.options import bundled, changed_config, descriptor_options
+from geomatch.editing.options import EditOptions
 from geomatch.errors import ImageError
-
-if TYPE_CHECKING:
-    from geomatch.editing.edit import EditResult
 
 RECORD = "propagation.json"
 
@@ -26,29 +24,24 @@ RECORD = "propagation.json"
 @click.option("--descriptor", metavar="NAME", default="dift-tiny", show_default=True,
               help="A preset (`geomatch models`), or a diffusers model: folder or hub id. "
               "Those in patches match keypoints, dense ones pixels.")  # fmt: skip
-@click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
-              help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib.")  # fmt: skip
-@click.option("--threshold", type=float,
-              help="Largest error of an inlier, in pixels of the target. "
-              "[default: 3 for keypoints, 5 for pixels]")  # fmt: skip
-@click.option("--max-points", type=int, default=1000, show_default=True,
-              help="Keypoints or pixels below the edit.")  # fmt: skip
-@click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
-              help="Estimate again from windows laid over each other to a fraction of a pixel.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True,
-              help="Of the pixels drawn, and of the descriptor's noise.")  # fmt: skip
+@bundled(
+    "options",
+    EditOptions,
+    click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
+                 help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
+    click.option("--threshold", type=float,
+                 help="Largest error of an inlier, in pixels of the target. "
+                 "[default: 3 for keypoints, 5 for pixels]"),
+    click.option("--max-points", type=int, default=1000, show_default=True,
+                 help="Keypoints or pixels below the edit."),
+    click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
+                 help="Refine by Lucas-Kanade to a fraction of a pixel."),
+    click.option("--seed", type=int, default=0, show_default=True,
+                 help="Random seed of the pixels drawn and of the descriptor's noise."),
+)  # fmt: skip
 @descriptor_options(leave_out=("--rotations", "--scales", "--seed"))
 def propagate(
-    edit: Path,
-    source: Path,
-    targets: tuple[Path, ...],
-    out: Path,
-    descriptor: str,
-    estimator: str,
-    threshold: float | None,
-    max_points: int,
-    refine_homography: bool,
-    seed: int,
+    edit: Path, source: Path, targets: tuple[Path, ...], out: Path, descriptor: str, options: EditOptions
 ) -> int:
     """Carry EDIT from SOURCE to every TARGET.
 
@@ -62,41 +55,42 @@ def propagate(
     from tqdm import tqdm
 
     from geomatch.describers import cached_extractor, dift_config
-    from geomatch.drawing.result import make_folder, write_png
-    from geomatch.editing.edit import carry_edit, default_threshold, prepare_edit
-    from geomatch.estimators import create_estimator
-    from geomatch.files import replacing
+    from geomatch.editing.edit import carry_edit, prepare_edit
+    from geomatch.files import make_folder, replacing
+    from geomatch.images import write_png
     from geomatch.provenance import record, versions
 
-    config = replace(changed_config(dift_config(descriptor)), seed=seed)
-    extractor = cached_extractor(config)
-    if threshold is None:
-        threshold = default_threshold(extractor)
-    solver = create_estimator(estimator, threshold)
-    prepared = prepare_edit(edit, source, extractor, max_points, seed)
+    extractor = cached_extractor(replace(changed_config(dift_config(descriptor)), seed=options.seed))
+    prepared = prepare_edit(edit, source, extractor, options)
     make_folder(out)
     earlier = _pictures(out / RECORD)
-    (out / RECORD).unlink(missing_ok=True)  # it would tell of other pictures than those made now
+    (out / RECORD).unlink(missing_ok=True)  # it would describe other pictures than those made now
     rows = []
     for target, name in tqdm(list(zip(targets, names, strict=True)), unit="image", disable=None):
+        row: dict[str, Any] = {"target": str(target), "picture": None, "homography": None, "reason": None}
+        row |= {"num_matches": 0, "num_inliers": 0}
         try:
-            found = carry_edit(prepared, target, solver, threshold, refine_homography)
+            found = carry_edit(prepared, target)
         except ImageError as error:
-            rows.append(_row(target, name, str(error)))
+            row["reason"] = str(error)
         else:
-            rows.append(_row(target, name, found))
-            if found.picture is not None:
+            row |= {"num_matches": len(found.points0), "num_inliers": found.homography.num_inliers}
+            if not found.homography:
+                row["reason"] = found.homography.reason
+            elif found.picture is not None:
                 write_png(out / name, found.picture)
-        if rows[-1]["picture"] is None and name in earlier:
+                row |= {"picture": name, "homography": found.homography.matrix.tolist()}
+        if row["picture"] is None and name in earlier:
             (out / name).unlink(missing_ok=True)
+        rows.append(row)
     settings = {
         "edit": str(edit),
         "source": str(source),
         "descriptor": record(extractor),
-        "estimator": record(solver),
-        "max_points": max_points,
-        "seed": seed,
-        "refine_homography": refine_homography,
+        "estimator": record(prepared.estimator),
+        "max_points": options.max_points,
+        "seed": options.seed,
+        "refine_homography": options.refine_homography,
     }
     content = {"targets": rows, "settings": settings, "versions": versions()}
     with replacing(out / RECORD) as temporary:
@@ -112,7 +106,7 @@ def propagate(
 
 
 def _names(edit: Path, source: Path, targets: tuple[Path, ...], out: Path) -> list[str]:
-    """Of the pictures, none of which may take the place of another or of what is read."""
+    """File names of the pictures, none of which may overwrite another or an input."""
     names = [f"{target.stem}.png" for target in targets]
     first: dict[str, Path] = {}
     for target, name in zip(targets, names, strict=True):
@@ -137,15 +131,3 @@ def _pictures(record: Path) -> set[str]:
         return {row["picture"] for row in json.loads(record.read_text(encoding="utf-8"))["targets"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-
-
-def _row(target: Path, name: str, found: "EditResult | str") -> dict[str, Any]:
-    """Of propagation.json: a result, or why there is none."""
-    row: dict[str, Any] = {"target": str(target), "picture": None, "homography": None, "reason": None}
-    if isinstance(found, str):
-        return row | {"reason": found, "num_matches": 0, "num_inliers": 0}
-    if found.homography:
-        row |= {"picture": name, "homography": found.homography.matrix.tolist()}
-    else:
-        row |= {"reason": found.homography.reason}
-    return row | {"num_matches": len(found.points0), "num_inliers": found.homography.num_inliers}

@@ -40,26 +40,29 @@ def show(
         raise click.UsageError("give either IMAGE0 IMAGE1 --point X,Y, or IMAGE0 --pca")
     if soft and pca:
         raise click.UsageError("--soft is about --point; leave it out with --pca")
+    if out.suffix.lower() != ".png" or out.is_dir() or not out.parent.is_dir():
+        raise click.UsageError(f"--out {out}: give a .png file in a folder that exists")
     import numpy as np
 
     import geomatch
     from geomatch.describers import cached_extractor, dift_config
-    from geomatch.drawing.result import write_png
+    from geomatch.dift.maps.transfer import check_inside
     from geomatch.drawing.similarity import draw_components, show_points
+    from geomatch.images import write_png
 
     config = changed_config(dift_config(descriptor))
     if config.sampling != "dense":
         raise click.UsageError(f"{descriptor} works in patches; choose a dense one, such as dift-tiny-dense")
-    if out.suffix.lower() != ".png" or out.is_dir() or not out.parent.is_dir():
-        raise click.UsageError(f"--out {out}: give a .png file in a folder that exists")
-    first = geomatch.load_image(image0)
+    images = [geomatch.load_image(image) for image in (image0, *targets)]
+    places0 = np.array(points).reshape(-1, 2)
+    check_inside(places0, images[0].size)
     extractor = cached_extractor(config)
+    click.echo(f"loading {descriptor} ...", err=True)
     if pca:
-        picture = draw_components(first, extractor.dense(first))
+        picture = draw_components(images[0], extractor.dense(images[0]))
     else:
-        images = [geomatch.load_image(target) for target in targets]
         found, picture = show_points(
-            extractor, first, images, np.array(points), "soft-argmax" if soft else "argmax"
+            extractor, images[0], images[1:], places0, "soft-argmax" if soft else "argmax"
         )
         for target, places in zip(targets, found, strict=True):
             for (x, y), similarity in zip(places.points, places.similarity, strict=True):

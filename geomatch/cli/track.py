@@ -1,11 +1,13 @@
 """``geomatch track``."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from geomatch.cli.exit_codes import FOUND
-from geomatch.cli.options import changed_config, descriptor_options, parse_points
+from geomatch.cli.options import bundled, changed_config, descriptor_options, parse_points
 
 
 @click.command()
@@ -16,12 +18,16 @@ from geomatch.cli.options import changed_config, descriptor_options, parse_point
               help="Objects of the first frame to follow: grey or palette values number them, 0 is none, "
               "black and white is one.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", required=True,
-              help="Write overlay.mp4, tracks.csv and masks/ here; store/ keeps what is done.")  # fmt: skip
+              help="Write overlay.mp4, tracks.csv and masks/ here; store/ caches what is done.")  # fmt: skip
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after so many. [default: all]")
-@click.option("--context", type=int, help="Last frames that are looked at besides the first.")
-@click.option("--top-k", type=int, help="Cells whose labels a cell takes.")
-@click.option("--radius", type=int, help="Cells to each side that are looked at.")
-@click.option("--temperature", type=float, help="Divides the cosine: lower trusts the best cells more.")
+@bundled(
+    "rules",
+    dict,
+    click.option("--context", type=int, help="Last frames that are looked at besides the first."),
+    click.option("--top-k", type=int, help="Cells whose labels a cell takes."),
+    click.option("--radius", type=int, help="Cells to each side that are looked at."),
+    click.option("--temperature", type=float, help="Divides the cosine: lower trusts the best cells more."),
+)
 @click.option("--cells", type=click.IntRange(min=1), help="Along the short side of the grid of labels.")
 @click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
               help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id.")  # fmt: skip
@@ -32,10 +38,7 @@ def track(
     mask: Path | None,
     out: Path,
     frames: int | None,
-    context: int | None,
-    top_k: int | None,
-    radius: int | None,
-    temperature: float | None,
+    rules: dict[str, Any],
     cells: int | None,
     descriptor: str,
 ) -> int:
@@ -43,7 +46,7 @@ def track(
 
     The defaults of --context, --top-k, --radius, --temperature and --cells
     depend on the model: the paper's for Stable Diffusion and ADM, measured
-    ones for dift-tiny. A run that was interrupted goes on where it was.
+    ones for dift-tiny. A run that was interrupted resumes where it was.
     """
     if bool(points) == (mask is not None):
         raise click.UsageError("give either --points X,Y (once or more often) or --mask PNG")
@@ -51,41 +54,31 @@ def track(
     from tqdm import tqdm
 
     from geomatch.describers import cached_extractor, dift_config
-    from geomatch.drawing.result import make_folder
+    from geomatch.files import make_folder
     from geomatch.store import Store
-    from geomatch.video.frames import count_frames, frame_rate, frames_of, load_mask
-    from geomatch.video.propagation import PropagationConfig
+    from geomatch.video.frames import frames_of, video_properties
+    from geomatch.video.masks import load_mask
     from geomatch.video.track import default_propagation, track_mask, track_points
     from geomatch.video.writer import save_masks, save_points
 
     config = changed_config(dift_config(descriptor))
     if config.sampling != "dense":
         raise click.UsageError(f"{descriptor} works in patches; choose a dense one, such as dift-tiny-dense")
-    marks = load_mask(mask) if mask else None
     usual, usual_cells = default_propagation(dift_config(descriptor))  # --model may rename it
-    rules = PropagationConfig(
-        context=usual.context if context is None else context,
-        top_k=usual.top_k if top_k is None else top_k,
-        radius=usual.radius if radius is None else radius,
-        temperature=usual.temperature if temperature is None else temperature,
-    )
+    chosen = replace(usual, **{name: value for name, value in rules.items() if value is not None})
+    marks = load_mask(mask) if mask else None
+    images = frames_of(video, frames)
+    count, rate = video_properties(video, frames)
     make_folder(out)
-    extractor, store = cached_extractor(config), Store.at(out / "store")
-    shown = tqdm(frames_of(video, frames), total=count_frames(video, frames), unit="frame", disable=None)
+    given = chosen, cells or usual_cells, Store.at(out / "store")
+    extractor, shown = cached_extractor(config), tqdm(images, total=count, unit="frame", disable=None)
     if marks is None:
-        places = np.array(points)
-        saved = save_points(
-            track_points(extractor, shown, places, rules, cells or usual_cells, store), out, frame_rate(video)
-        )
+        saved = save_points(track_points(extractor, shown, np.array(points), *given), out, rate)
     else:
-        saved = save_masks(
-            track_mask(extractor, shown, marks, rules, cells or usual_cells, store), out, frame_rate(video)
-        )
+        saved = save_masks(track_mask(extractor, shown, marks, *given), out, rate)
     click.echo(f"frames      {saved.frames}")
     whole = sum(count == saved.frames for count in saved.seen)
     click.echo(f"{'objects' if mask else 'points':<11} {len(saved.seen)}, {whole} of them in every frame")
-    if saved.paths[0].suffix == ".avi":
-        click.echo("note        OpenCV cannot write MPEG-4 here: the overlay is Motion JPEG")
     for path in saved.paths:
         click.echo(f"wrote       {click.format_filename(path)}")
     return FOUND

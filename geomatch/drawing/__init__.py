@@ -1,1 +1,1 @@
-"""Pictures of what was found and of what the features see."""
+"""Pictures and files of what was found, and pictures of what the features see."""

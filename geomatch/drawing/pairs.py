@@ -1,4 +1,4 @@
-"""Pictures of a result."""
+"""Two images side by side with their matches, and one warped onto the other."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ Lines = tuple[NDArray[np.floating], NDArray[np.floating], tuple[int, int, int]]
 
 
 def draw_matches(result: MatchResult) -> NDArray[np.uint8]:
-    """Both images side by side, (H, W, 3) RGB, with the inliers joined; all matches if there are none."""
+    """Both images side by side, (H, W, 3) RGB, with lines between inliers, or all matches."""
     chosen = np.arange(len(result.matches))
     if result.homography:
         chosen = np.flatnonzero(result.homography.inliers)
@@ -37,7 +37,7 @@ def draw_matches(result: MatchResult) -> NDArray[np.uint8]:
 def draw_lines(
     image0: Image, image1: Image, groups: Sequence[Lines], side: int = PICTURE_SIDE
 ) -> NDArray[np.uint8]:
-    """Both images side by side, (H, W, 3) RGB, reduced to long sides of ``side``, with points joined."""
+    """Both images side by side, (H, W, 3) RGB, long sides at most ``side``, with lines between points."""
     small0, small1 = reduce_image(image0, side), reduce_image(image1, side)
     canvas: Any = None
     flags = cv2.DRAW_MATCHES_FLAGS_NOT_DRAW_SINGLE_POINTS

@@ -1,24 +1,21 @@
-"""A result on disk and on the screen."""
+"""A match result as files and as lines for the screen."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.drawing.pairs import draw_matches, draw_overlay
-from geomatch.files import replacing
+from geomatch.files import make_folder, replacing
+from geomatch.images import write_png
 from geomatch.pipeline import MatchResult
 
 
 def save_result(result: MatchResult, folder: Path) -> list[Path]:
     """Write ``result.json``, ``matches.npz``, ``matches.png`` and, with a homography, ``overlay.png``.
 
-    Returns:
-        The paths written. An ``overlay.png`` of an earlier result does not
-        survive a failure.
+    Without one the ``overlay.png`` of an earlier result is removed. The paths written are returned.
 
     Raises:
         OSError: when the folder cannot be made or written.
@@ -48,7 +45,7 @@ def save_result(result: MatchResult, folder: Path) -> list[Path]:
 
 
 def summary(result: MatchResult) -> str:
-    """A few lines for the screen."""
+    """Summarise a result in a few lines."""
     found = result.homography
     detector, descriptor = result.settings["detector"], result.settings["descriptor"]
     lines = [
@@ -66,31 +63,11 @@ def summary(result: MatchResult) -> str:
     return "\n".join(lines)
 
 
-def make_folder(folder: Path) -> None:
-    """Create the folder for results.
-
-    Raises:
-        OSError: when there is a file of that name, or no permission.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise OSError(f"{folder} is a file; give a folder for the results") from error
-
-
 def _name(part: Any) -> str:
-    """Of a recorded detector or descriptor."""
+    """The name of a recorded detector or descriptor."""
     if not isinstance(part, dict):
         return str(part)
     if part["type"] == "DIFTExtractor":
         config = part["config"]
         return f"{config['model']} ({config['sampling']}, t={config['timestep']})"
     return str(part["feature"] if part["type"] == "OpenCVDetector" else part["type"])
-
-
-def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
-    """Write a picture (H, W, 3) RGB."""
-    # OpenCV writes no file itself: it crashes on names that are not UTF-8
-    _, code = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    with replacing(path) as temporary:
-        temporary.write_bytes(code.tobytes())

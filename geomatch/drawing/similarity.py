@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomatch.dift import DIFTExtractor, FeatureMap
+from geomatch.describers import DenseDescriber, traits_of
+from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import PixelFeatures, Rule, Transferred, transfer_points
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
@@ -17,37 +18,28 @@ GRID_SIDE = 640
 """Most cells of a picture of principal components along its long side."""
 PICTURE_SIDE = 960
 """Long side of each image in a picture."""
-ALONE = (80, 255, 120)
-"""Colour of a point that is alone."""
+SINGLE = (80, 255, 120)
+"""Colour of a single point."""
 
 
 def show_points(
-    extractor: DIFTExtractor,
+    describer: DenseDescriber,
     image0: Image,
     targets: Sequence[Image],
     points: NDArray[np.floating],
     rule: Rule = "argmax",
 ) -> tuple[list[Transferred], NDArray[np.uint8]]:
-    """Find points of a photograph in others, and draw what was found.
+    """Find points (N, 2) of image 0 in others: what was found, per target, and a picture (H, W, 3) RGB.
 
-    Args:
-        extractor: of the feature maps.
-        image0: where the points are.
-        targets: where they are looked for.
-        points: (N, 2) pixels of image 0.
-        rule: see `transfer_points`.
-
-    Returns:
-        What was found, per target; and (H, W, 3) RGB, a row of `draw_transfer` per target, with the heat map
-        where there is one point.
+    It has a row of `draw_transfer` per target, with the heat map where there is one point.
 
     Raises:
         ValueError: when a point lies outside image 0.
     """
-    map0, metric = extractor.dense(image0), extractor.config.metric
+    map0, metric = describer.dense(image0), traits_of(describer).metric
     found, rows = [], []
     for target in targets:
-        map1 = extractor.dense(target)
+        map1 = describer.dense(target)
         found.append(transfer_points(map0, map1, points, metric, rule))
         heat = None
         if len(points) == 1:
@@ -60,8 +52,7 @@ def show_points(
 def principal_components(feature_map: FeatureMap) -> NDArray[np.uint8]:
     """(h, w, 3) uint8: the first three components of the features over the image, each stretched to 0..255.
 
-    At the resolution of the finest layer, at most `GRID_SIDE`. Signs are fixed
-    so that the largest weight of a component is positive.
+    At the resolution of the finest layer, at most `GRID_SIDE`. The largest weight of a component is positive.
     """
     finest = max(feature_map.maps, key=lambda layer: layer.shape[1] * layer.shape[2])
     cells = min(GRID_SIDE, max(finest.shape[1:]))
@@ -86,14 +77,9 @@ def draw_transfer(
     points1: NDArray[np.floating],
     heat: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB: image 0 beside image 1, a cross on each point; several have colours and numbers.
+    """(H, W, 3) RGB: image 0 beside image 1, a cross on each point (N, 2); several have colours and numbers.
 
-    Args:
-        image0: the first image.
-        image1: the second image.
-        points0: (N, 2) pixels of image 0.
-        points1: (N, 2) their places in image 1, in pixels.
-        heat: (h, w) similarities that cover image 1, laid over it; None leaves it as it is.
+    ``heat`` are (h, w) similarities that cover image 1, drawn over it.
     """
     left, right = (reduce_image(image, PICTURE_SIDE).pixels.copy() for image in (image0, image1))
     if heat is not None:
@@ -127,7 +113,7 @@ def _grid(size: tuple[int, int], side: int) -> NDArray[np.float64]:
 
 def _mark(picture: NDArray[np.uint8], centre: Sequence[int], number: int, total: int) -> None:
     """Draw one of ``total`` points: the colours of several go round the circle of hues."""
-    colour: tuple[float, ...] = ALONE
+    colour: tuple[float, ...] = SINGLE
     if total > 1:
         colour = tuple(255 * part for part in colorsys.hsv_to_rgb((number - 1) / total, 0.75, 1.0))
     cv2.drawMarker(picture, centre, (0, 0, 0), cv2.MARKER_CROSS, 26, 5, cv2.LINE_AA)
@@ -144,11 +130,7 @@ def _mark(picture: NDArray[np.uint8], centre: Sequence[int], number: int, total:
 
 def _on_black(pictures: Sequence[NDArray[np.uint8]], across: bool) -> NDArray[np.uint8]:
     """Pictures in a row, aligned at the top, or in a column, aligned at the left."""
-    along, side = (1, 0) if across else (0, 1)
-    longest = max(picture.shape[side] for picture in pictures)
-    filled = []
-    for picture in pictures:
-        room = [(0, 0), (0, 0), (0, 0)]
-        room[side] = (0, longest - picture.shape[side])
-        filled.append(np.pad(picture, room))
-    return np.concatenate(filled, axis=along)
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    if across:
+        return np.hstack([np.pad(one, ((0, height - len(one)), (0, 0), (0, 0))) for one in pictures])
+    return np.vstack([np.pad(one, ((0, 0), (0, width - one.shape[1]), (0, 0))) for one in pictures])

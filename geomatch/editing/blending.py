@@ -1,4 +1,4 @@
-"""Pictures with transparency: reading them, and laying them over photographs through a homography.
+"""Pictures with transparency: read, and blended over photographs through a homography.
 
 Colours are premultiplied by their alpha before they are interpolated, so that those of transparent pixels do
 not show at the edges (Porter and Duff, 1984). Where a picture shrinks its pixels are averaged.
@@ -20,7 +20,7 @@ from geomatch.images import load_image
 from geomatch.types import check_shape
 
 MAX_SAMPLES = 4
-"""Samples per pixel and axis of a target that sees the picture aslant."""
+"""Samples per pixel and axis of a target that sees the picture at a slant."""
 _MOST = 32_000
 """Pixels along a side that are warped at once: OpenCV takes no more than 32767."""
 
@@ -30,21 +30,21 @@ EditLike = str | os.PathLike[str] | NDArray[np.uint8] | PILImage.Image
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layer:
-    """What a target may show of a picture."""
+    """A picture as a target sees it."""
 
     values: NDArray[np.float32]
-    """(h, w, 4) RGB premultiplied by alpha, and alpha, in 0 to 1; of a part of the target."""
+    """(h, w, 4) RGB premultiplied by alpha, and alpha, in 0 to 1; covers a part of the target."""
     corner: tuple[int, int]
     """(x, y) the first pixel of that part."""
 
     @property
     def empty(self) -> bool:
-        """Whether it is transparent everywhere."""
+        """True if it is transparent everywhere."""
         return not self.values[:, :, 3].any()
 
     def over(self, target: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8: the target below the layer, blended by the values that files hold, as the paper's
-        code does; where the layer is transparent, the target as it is."""
+        """(H, W, 3) uint8: the layer blended over the target in the values that files hold, as in the paper's
+        code; where the layer is transparent, the target as it is."""
         picture = target.copy()
         height, width = self.values.shape[:2]
         x, y = self.corner
@@ -55,18 +55,17 @@ class Layer:
 
 
 def load_edit(source: EditLike) -> NDArray[np.uint8]:
-    """(H, W, 4) RGBA of a picture with transparency, its EXIF orientation applied.
+    """Read (H, W, 4) RGBA of a picture with transparency, its EXIF orientation applied.
 
     Raises:
-        ImageError: when it cannot be read, has no alpha channel, or is transparent everywhere; the message
-            names it.
+        ImageError: when it cannot be read, has no alpha channel, or is transparent everywhere.
     """
     if isinstance(source, np.ndarray):
         name, pixels = "edit", source
         if pixels.ndim != 3 or pixels.shape[2] != 4 or pixels.dtype != np.uint8:
             raise ImageError(f"edit: expected (H, W, 4) uint8 RGBA, got {pixels.shape} {pixels.dtype}")
     else:
-        name = load_image(source).name  # complains of all that can be wrong but its transparency
+        name = load_image(source).name  # its errors say what is wrong, but for transparency
         if isinstance(source, PILImage.Image):
             pixels = _rgba(source, name)
         else:
@@ -99,12 +98,7 @@ def shift_homography(x: float, y: float) -> NDArray[np.float64]:
 
 
 def warp_edit(edit: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> Layer:
-    """A picture as a target sees it.
-
-    Args:
-        edit: (H, W, 4) RGBA, not premultiplied.
-        matrix: (3, 3) from pixels of the picture to pixels of the target.
-        size: (width, height) of the target.
+    """Warp a picture (H, W, 4), RGBA not premultiplied, by (3, 3) into a (width, height) target.
 
     Raises:
         ShapeError: for an array of another shape.
@@ -127,7 +121,7 @@ def warp_edit(edit: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[
         return Layer(np.zeros((0, 0, 4), np.float32), (0, 0))
     least, most = _shrinking(to_target, edges)
     step = max(1, min(int(least), width, height))
-    if step > 1:  # what shrinks in all directions alike is averaged before, the rest by samples after
+    if step > 1:  # shrinking common to all directions is averaged before, the rest by samples after
         padded = np.pad(cut, [(0, -height % step), (0, -width % step), (0, 0)])
         reduced = padded.shape[1] // step, padded.shape[0] // step
         cut = np.asarray(cv2.resize(padded, reduced, interpolation=cv2.INTER_AREA), np.float32)
@@ -143,7 +137,7 @@ def warp_edit(edit: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[
 
 
 def _shrinking(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> tuple[float, float]:
-    """How many pixels become one, at least and at most, by a homography's derivatives at points (N, 2)."""
+    """Least and largest number of pixels that become one, by a homography's derivatives at points (N, 2)."""
     depth = (points @ matrix[2, :2] + matrix[2, 2])[:, None, None]
     seen = warp_points(matrix, points)
     derivatives = (matrix[None, :2, :2] - seen[:, :, None] * matrix[2, :2]) / depth

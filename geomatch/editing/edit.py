@@ -12,22 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.alignment import align_homography
-from geomatch.describers import Describer, create_describer
-from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
+from geomatch.describers import Describer, as_dense, create_describer, describe_images, traits_of
+from geomatch.dift import DIFTConfig, FeatureMap
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.editing.blending import EditLike, load_edit, painted_box, shift_homography, warp_edit
+from geomatch.editing.options import EditOptions
 from geomatch.errors import ImageError
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import DEFAULT_DETECTOR, create_detector
 from geomatch.matching import match_mutual
-from geomatch.types import EstimationFailure, Features, HomographyEstimate, Metric
+from geomatch.types import EstimationFailure, Features, HomographyEstimate
 
-MAX_POINTS = 1000
-"""Points below an edit that are looked for (the paper's number of pixels)."""
 THRESHOLD, DENSE_THRESHOLD = 3.0, 5.0
-"""Pixels of the target that an inlier may lie off: a keypoint as in `match`, a pixel as in the paper."""
+"""Largest error of an inlier in pixels of the target: of a keypoint as in `match`, of a pixel as in the
+paper."""
 KEYPOINTS = 3000
 """Keypoints detected in each image, as in `match`."""
 GROWTH = 0.5
@@ -35,8 +35,10 @@ GROWTH = 0.5
 lie below small edits, and those beside them hold the corners."""
 STEADY, SPLITS = 0.05, 7
 """Largest distance at which two halves of the matches may place the corners, in units of the edit's size, and
-how often they are drawn. Right homographies of HPatches had at most 0.01, a wrong one that the estimator's
-gate let pass 0.06."""
+how often they are drawn. Right homographies of HPatches had at most 0.01, a wrong one that passed the
+estimator's checks 0.06."""
+Box = tuple[int, int, int, int]
+"""Left, top, width and height in pixels."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -48,14 +50,18 @@ class PreparedEdit:
     source: Image
     """The photograph it was painted on."""
     describer: Describer
-    """Of source and targets."""
+    """For source and targets."""
     points: Features
     """What is looked for: keypoints with descriptors, or pixels below the edit without."""
     feature_map: FeatureMap | None
-    """Of the source, for pixels; None for keypoints."""
-    windows: NDArray[np.float32]
-    """(K, 2) pixels of the source worth following when the homography is aligned: keypoints below the edit,
-    and the pixels drawn, without which there are too few below small edits."""
+    """The source's, for pixels; None for keypoints."""
+    followed: NDArray[np.float32]
+    """(K, 2) pixels of the source that Lucas-Kanade follows: keypoints below the edit, and the pixels drawn,
+    without which there are too few below small edits."""
+    estimator: Estimator
+    """Estimates the homography."""
+    refine_homography: bool
+    """True to refine it by Lucas-Kanade."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -77,13 +83,10 @@ class EditResult:
 
 @dataclass(frozen=True, slots=True)
 class _Within:
-    """An estimator whose homography must make sense over a box of image 0, not over all of it."""
+    """An estimator whose homography must be plausible over a box of image 0, not over all of it."""
 
     estimator: Estimator
-    origin: tuple[int, int]
-    """First pixel of the box."""
-    size: tuple[int, int]
-    """(width, height) of the box."""
+    box: Box
 
     def estimate(
         self,
@@ -91,11 +94,12 @@ class _Within:
         points1: NDArray[np.floating],
         image_size: tuple[int, int] | None = None,
     ) -> HomographyEstimate | EstimationFailure:
-        """See `Estimator`; ``image_size`` is that of the box."""
-        found = self.estimator.estimate(points0 - np.array(self.origin, np.float64), points1, self.size)
+        """As `Estimator.estimate`, but with the box for ``image_size``."""
+        left, top, width, height = self.box
+        found = self.estimator.estimate(points0 - np.array([left, top], np.float64), points1, (width, height))
         if not found:
             return found
-        matrix = normalize_homography(found.matrix @ shift_homography(-self.origin[0], -self.origin[1]))
+        matrix = normalize_homography(found.matrix @ shift_homography(-left, -top))
         if matrix is None:
             return EstimationFailure("the homography sends the first pixel of the source to infinity")
         return replace(found, matrix=matrix)
@@ -105,55 +109,41 @@ def propagate_edit(
     edit: EditLike,
     source: ImageLike,
     target: ImageLike,
-    *,
     descriptor: str | DIFTConfig | Describer = "dift-tiny",
-    estimator: str | Estimator = "usac_magsac",
-    threshold: float | None = None,
-    max_points: int = MAX_POINTS,
-    seed: int = 0,
-    refine_homography: bool = True,
+    options: EditOptions | None = None,
 ) -> EditResult:
-    """Carry an edit from the photograph it was painted on to another; see `prepare_edit` and `carry_edit`.
-
-    Raises:
-        ImageError: when an image cannot be used, or the edit has another size than the source.
-        WeightsError: when a model cannot be loaded.
-        ValueError: for options that make no sense.
-    """
-    prepared = prepare_edit(edit, source, descriptor, max_points, seed)
-    return carry_edit(prepared, target, estimator, threshold, refine_homography)
+    """Carry an edit from the photograph it was painted on to another: `prepare_edit`, then `carry_edit`."""
+    return carry_edit(prepare_edit(edit, source, descriptor, options), target)
 
 
 def prepare_edit(
     edit: EditLike,
     source: ImageLike,
     descriptor: str | DIFTConfig | Describer = "dift-tiny",
-    max_points: int = MAX_POINTS,
-    seed: int = 0,
+    options: EditOptions | None = None,
 ) -> PreparedEdit:
     """Choose and describe what is below an edit.
 
-    A dense DIFT descriptor takes pixels below the edit, drawn at random, as the paper does; any other one
+    A dense descriptor takes pixels below the edit, drawn at random, as the paper does; any other one
     keypoints (see `GROWTH`), best first.
 
-    Args:
-        edit: a picture with transparency of the source's size, see `load_edit`.
-        source: the photograph below it.
-        descriptor: a preset, a diffusers model, a `DIFTConfig`, or an object with a ``describe`` method.
-        max_points: pixels or keypoints at most.
-        seed: of the draw.
+    The edit is a picture with transparency of the source's size, see `load_edit`; the descriptor a preset, a
+    diffusers model, a `DIFTConfig`, or an object with a ``describe`` method.
 
     Raises:
         ImageError: when an image cannot be used, or the sizes differ.
         WeightsError: when a model cannot be loaded.
         ValueError: for options that make no sense.
     """
-    if max_points < 1:
-        raise ValueError(f"max_points must be at least 1, got {max_points}")
-    describer = create_describer(descriptor)
-    dense = _dense(describer)
-    if dense and (dense.config.head or dense.config.rotations * dense.config.scales > 1):
+    options, describer = options or EditOptions(), create_describer(descriptor)
+    config = getattr(describer, "config", None)
+    dift = config if isinstance(config, DIFTConfig) and config.sampling == "dense" else None
+    if dift and (dift.head or dift.rotations * dift.scales > 1):
         raise ValueError("pixels are compared by one map as it is: leave out head, rotations and scales")
+    dense, estimator = as_dense(describer), options.estimator
+    if isinstance(estimator, str):
+        usual = THRESHOLD if dense is None else DENSE_THRESHOLD
+        estimator = create_estimator(estimator, usual if options.threshold is None else options.threshold)
     pixels, photo = load_edit(edit), load_image(source)
     size = pixels.shape[1], pixels.shape[0]
     if size != photo.size:
@@ -162,81 +152,54 @@ def prepare_edit(
             "give an edit painted on this photograph in its full size"
         )
     mask = pixels[:, :, 3] > 0
-    below = _keypoints_below(mask, photo, max_points)
-    if dense:
-        chosen = np.random.default_rng(seed).permutation(np.flatnonzero(mask))[:max_points]
-        rows, columns = np.divmod(chosen, size[0])
+    below = _keypoints_below(mask, photo, options.max_points)
+    points, followed, feature_map = below, below.keypoints, None
+    if dense is None:
+        points = describe_images(describer, [photo], [below])[0]
+    else:
+        rng = np.random.default_rng(options.seed)
+        rows, columns = np.divmod(rng.permutation(np.flatnonzero(mask))[: options.max_points], size[0])
         places = np.stack([columns, rows], axis=1).astype(np.float32)
-        drawn = Features(places, np.ones(len(places), np.float32), size)
-        windows = np.concatenate([places, below.keypoints])
-        return PreparedEdit(pixels, photo, dense, drawn, dense.dense(photo), windows)
-    described = describer.describe(photo, below) if len(below) else below
-    return PreparedEdit(pixels, photo, describer, described, None, below.keypoints)
+        points = Features(places, np.ones(len(places), np.float32), size)
+        followed, feature_map = np.concatenate([places, followed]), dense.dense(photo)
+    return PreparedEdit(
+        pixels, photo, describer, points, feature_map, followed, estimator, options.refine_homography
+    )
 
 
-def carry_edit(
-    prepared: PreparedEdit,
-    target: ImageLike,
-    estimator: str | Estimator = "usac_magsac",
-    threshold: float | None = None,
-    refine_homography: bool = True,
-) -> EditResult:
+def carry_edit(prepared: PreparedEdit, target: ImageLike) -> EditResult:
     """Find in a target what is below the edit, and blend the edit in.
 
     Pixels are matched with the most similar pixel of the target, keypoints with its keypoints by mutual
-    nearest neighbours. The homography must make sense over the edit's bounding box.
-
-    Args:
-        prepared: see `prepare_edit`.
-        target: another photograph.
-        estimator: a name (`geomatch.estimators.estimators`) or an object.
-        threshold: largest error of an inlier in pixels of the target, when the estimator is given by name;
-            None takes `THRESHOLD` for keypoints, `DENSE_THRESHOLD` for pixels.
-        refine_homography: estimate again from windows laid over the target to a fraction of a pixel, see
-            `geomatch.alignment`.
+    nearest neighbours. The homography must be plausible over the edit's bounding box.
 
     Raises:
         ImageError: when the target cannot be read.
-        ValueError: for options that make no sense.
     """
-    if threshold is None:
-        threshold = default_threshold(prepared.describer)
-    solver = create_estimator(estimator, threshold) if isinstance(estimator, str) else estimator
     photo = load_image(target)
     points0, points1 = _matched(prepared, photo)
-    left, top, width, height = painted_box(prepared.pixels)
-    within = _Within(solver, (left, top), (width, height))
+    box = painted_box(prepared.pixels)
+    within = _Within(prepared.estimator, box)
     found = within.estimate(points0, points1)
-    if refine_homography and found:
+    if prepared.refine_homography and found:
         found = align_homography(
-            prepared.source, photo, prepared.windows, points0, points1, found, within, threshold
-        )
+            prepared.source, photo, prepared.followed, points0, points1, found, within,
+            float(getattr(prepared.estimator, "threshold", THRESHOLD)),
+        )  # fmt: skip
     if not found:
         return EditResult(None, found, points0, points1)
-    apart = _halves_apart(points0[found.inliers], points1[found.inliers], painted_box(prepared.pixels))
+    apart = _halves_apart(points0[found.inliers], points1[found.inliers], box)
     if apart > STEADY:
         reason = f"two halves of its matches place the edit {100 * apart:.0f} % of its size apart"
         return EditResult(None, EstimationFailure(reason), points0, points1)
     try:
         layer = warp_edit(prepared.pixels, found.matrix, photo.size)
-    except ValueError as error:  # the gate looked at the box alone, interpolation reaches a pixel further
+    except ValueError as error:  # the estimator checked the box alone, interpolation reaches a pixel further
         return EditResult(None, EstimationFailure(str(error)), points0, points1)
     if layer.empty:
         outside = EstimationFailure("the homography sends the edit to a place outside the target")
         return EditResult(None, outside, points0, points1)
     return EditResult(layer.over(photo.pixels), found, points0, points1)
-
-
-def default_threshold(describer: Describer) -> float:
-    """`DENSE_THRESHOLD` for what matches pixels, `THRESHOLD` for what matches keypoints."""
-    return THRESHOLD if _dense(describer) is None else DENSE_THRESHOLD
-
-
-def _dense(describer: Describer) -> DIFTExtractor | None:
-    """The describer, if it is one whose feature maps are compared pixel by pixel."""
-    if isinstance(describer, DIFTExtractor) and describer.config.sampling == "dense":
-        return describer
-    return None
 
 
 def _keypoints_below(mask: NDArray[np.bool_], photo: Image, most: int) -> Features:
@@ -248,10 +211,8 @@ def _keypoints_below(mask: NDArray[np.bool_], photo: Image, most: int) -> Featur
     return found[near[np.argsort(-found.scores[near], kind="stable")[:most]]]
 
 
-def _halves_apart(
-    points0: NDArray[np.float64], points1: NDArray[np.float64], box: tuple[int, int, int, int]
-) -> float:
-    """How far random halves of matches move the corners of a box apart, in units of its diagonal there.
+def _halves_apart(points0: NDArray[np.float64], points1: NDArray[np.float64], box: Box) -> float:
+    """How far random halves of the matches move the corners of a box apart, in units of its diagonal there.
 
     The median over `SPLITS`. Matches of neighbouring pixels agree with each other whatever is true, so that
     their number alone says little about a corner that none of them is near.
@@ -272,10 +233,8 @@ def _halves_apart(
 
 def _matched(prepared: PreparedEdit, target: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(M, 2) pixels of the source and (M, 2) of the target, best match first."""
-    points, describer = prepared.points, prepared.describer
-    metric: Metric = describer.config.metric if isinstance(describer, DIFTExtractor) else "cosine"
-    places = points.keypoints.astype(np.float64)
-    dense = _dense(describer)
+    points, metric = prepared.points, traits_of(prepared.describer).metric
+    places, dense = points.keypoints.astype(np.float64), as_dense(prepared.describer)
     if prepared.feature_map is not None and dense:
         moved = transfer_points(prepared.feature_map, dense.dense(target), places, metric)
         order = np.argsort(-moved.similarity, kind="stable")
@@ -283,7 +242,7 @@ def _matched(prepared: PreparedEdit, target: Image) -> tuple[NDArray[np.float64]
     found = create_detector(DEFAULT_DETECTOR, KEYPOINTS).detect(target)
     if not len(points) or not len(found):
         return np.zeros((0, 2)), np.zeros((0, 2))
-    found = describer.describe(target, found)
+    (found,) = describe_images(prepared.describer, [target], [found])
     if points.descriptors is None or found.descriptors is None:
         raise ValueError("the descriptor returned features without descriptors")
     first, second = match_mutual(points.descriptors, found.descriptors, metric).indices.T

@@ -1,4 +1,4 @@
-"""Arguments as OpenCV takes them, checked before any of its code sees them."""
+"""Arguments as OpenCV takes them: TypeError for the wrong type, ValueError for the wrong shape or value."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,7 @@ from numpy.typing import NDArray
 
 
 def check_image(image: object) -> NDArray[np.uint8]:
-    """A uint8 array (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA; empty arrays pass.
-
-    Raises:
-        TypeError: for anything but a uint8 array.
-        ValueError: for other shapes.
-    """
+    """A uint8 array (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA; empty arrays pass."""
     if image is None:
         raise TypeError("the image is None: cv2.imread returns None for files that it cannot read")
     if not isinstance(image, np.ndarray):
@@ -36,12 +31,7 @@ def check_image(image: object) -> NDArray[np.uint8]:
 
 
 def check_mask(mask: object, image: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """A uint8 array of the image's height and width; None and empty arrays stand for no mask.
-
-    Raises:
-        TypeError: for anything but a uint8 array.
-        ValueError: when it has another size than the image. OpenCV reads beyond its end then.
-    """
+    """A uint8 array of the image's height and width; None and empty arrays stand for no mask."""
     if mask is None:
         return None
     if not isinstance(mask, np.ndarray):
@@ -55,12 +45,41 @@ def check_mask(mask: object, image: NDArray[np.uint8]) -> NDArray[np.uint8] | No
     return np.ascontiguousarray(mask.reshape(image.shape[:2]))
 
 
-def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
-    """A sequence of ``cv2.KeyPoint``; None stands for no keypoints.
+def check_descriptors(name: str, descriptors: object) -> NDArray[np.float32]:
+    """Rows (N, D) of uint8 or any float, as float32; None stands for no descriptors."""
+    if descriptors is None:
+        return np.zeros((0, 0), np.float32)
+    if not isinstance(descriptors, np.ndarray):
+        raise TypeError(f"{name} must be an array (N, D) or None, got {type(descriptors).__name__}")
+    if descriptors.dtype != np.uint8 and descriptors.dtype.kind != "f":
+        raise TypeError(f"{name} must be float32 or uint8, got {descriptors.dtype}")
+    if descriptors.ndim != 2:
+        raise ValueError(f"{name} must have shape (N, D), got {descriptors.shape}")
+    return np.ascontiguousarray(descriptors, np.float32)
 
-    Raises:
-        TypeError: for anything else.
-    """
+
+def check_masks(masks: object, queries: int, trains: Sequence[int]) -> NDArray[np.bool_] | None:
+    """Which pairs are allowed, (queries, all train rows), by a mask or one per image; None for all."""
+    if masks is None or (isinstance(masks, (list, tuple)) and not masks):
+        return None
+    several: Sequence[Any] = masks if isinstance(masks, (list, tuple)) else [masks]
+    if len(several) != len(trains):
+        raise ValueError(f"as many masks as images with train descriptors are needed: {len(trains)}")
+    allowed = []
+    for mask, count in zip(several, trains, strict=True):
+        given = np.ones((queries, count), np.uint8) if mask is None else mask
+        if not isinstance(given, np.ndarray) or given.dtype != np.uint8:
+            raise TypeError(
+                f"a mask must be a uint8 array, got {getattr(given, 'dtype', type(given).__name__)}"
+            )
+        if given.shape != (queries, count):
+            raise ValueError(f"the mask must have shape ({queries}, {count}), got {given.shape}")
+        allowed.append(given != 0)
+    return np.concatenate(allowed, axis=1)
+
+
+def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
+    """A sequence of ``cv2.KeyPoint``; None stands for no keypoints."""
     if keypoints is None:
         return ()
     if isinstance(keypoints, np.ndarray):
@@ -69,19 +88,19 @@ def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
         )
     if not isinstance(keypoints, Sequence):
         raise TypeError(f"keypoints must be a sequence of cv2.KeyPoint, got {type(keypoints).__name__}")
-    for index, point in enumerate(keypoints):
-        if not isinstance(point, cv2.KeyPoint):
-            raise TypeError(f"keypoints[{index}] must be a cv2.KeyPoint, got {type(point).__name__}")
+    check_each("keypoints", keypoints, cv2.KeyPoint)
     return tuple(keypoints)
 
 
-def check_images(images: Sequence[Any], name: str, values: Sequence[Any] | None) -> Sequence[Any]:
-    """One value per image; None stands for one None each.
+def check_each(name: str, values: Sequence[object], wanted: type) -> None:
+    """Objects of one type."""
+    for index, value in enumerate(values):
+        if not isinstance(value, wanted):
+            raise TypeError(f"{name}[{index}] must be a cv2.{wanted.__name__}, got {type(value).__name__}")
 
-    Raises:
-        TypeError: when the values are no list.
-        ValueError: when their number is another.
-    """
+
+def check_images(images: Sequence[Any], name: str, values: Sequence[Any] | None) -> Sequence[Any]:
+    """One value per image; None stands for one None each."""
     if values is None:
         return [None] * len(images)
     if not isinstance(values, (list, tuple)):
@@ -92,12 +111,7 @@ def check_images(images: Sequence[Any], name: str, values: Sequence[Any] | None)
 
 
 def check_whole(name: str, value: object, least: int) -> int:
-    """A whole number of at least ``least``.
-
-    Raises:
-        TypeError: when it is none.
-        ValueError: when it is smaller.
-    """
+    """A whole number of at least ``least``."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < least:
@@ -105,24 +119,8 @@ def check_whole(name: str, value: object, least: int) -> int:
     return int(value)
 
 
-def check_bool(name: str, value: object) -> bool:
-    """A truth value and no number, which would stand for another argument.
-
-    Raises:
-        TypeError: when it is none.
-    """
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
-
-
 def check_number(name: str, value: object) -> float:
-    """A real number.
-
-    Raises:
-        TypeError: when it is none.
-        ValueError: for NaN.
-    """
+    """A real number."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if value != value:

@@ -1,6 +1,7 @@
-"""geomatch's values as OpenCV's, and back."""
+"""geomatch's values as OpenCV's, and back; TypeError and ValueError for what is neither."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -9,19 +10,12 @@ from numpy.typing import NDArray
 
 from geomatch.geometry import normalize_homography
 from geomatch.images import Image
-from geomatch.opencv.arguments import check_image, check_keypoints
+from geomatch.opencv.arguments import check_each, check_image, check_keypoints
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
 
 def from_bgr(image: NDArray[np.uint8], name: str = "array") -> Image:
-    """An image as OpenCV keeps it, (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA, uint8.
-
-    The fourth channel is dropped, as OpenCV's detectors do.
-
-    Raises:
-        TypeError: for anything but a uint8 array.
-        ValueError: for other shapes and for empty arrays.
-    """
+    """From uint8 (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA, whose fourth channel is dropped."""
     array = check_image(image)
     if array.ndim == 2:
         return Image(np.repeat(array[:, :, None], 3, axis=2), name)
@@ -51,16 +45,9 @@ def from_keypoints(
     image_size: tuple[int, int],
     descriptors: NDArray[np.floating] | None = None,
 ) -> Features:
-    """Scales when all sizes are positive, orientations when no angle is negative; octaves are lost.
+    """N keypoints of an image of ``image_size`` (width, height), with descriptors (N, D).
 
-    Args:
-        keypoints: N of them.
-        image_size: (width, height) of their image.
-        descriptors: (N, D), row by row those of the keypoints.
-
-    Raises:
-        TypeError: when they are no keypoints.
-        ValueError: when a number is not finite or the descriptors do not fit.
+    Scales when all sizes are positive, orientations when no angle is negative; octaves are dropped.
     """
     rows = keypoint_rows(check_keypoints(keypoints)).astype(np.float32)
     sizes, angles = rows[:, 2], rows[:, 3]
@@ -91,16 +78,30 @@ def to_dmatches(matches: Matches, metric: Metric = "cosine") -> tuple[cv2.DMatch
     return tuple(cv2.DMatch(i, j, distance) for (i, j), distance in rows)
 
 
-def from_dmatches(dmatches: Sequence[cv2.DMatch], metric: Metric = "cosine") -> Matches:
-    """Sorted by their distance, nearest first. `to_dmatches` has the meaning of the metric.
+def dmatches_by_query(
+    pairs: NDArray[np.int64],
+    distances: NDArray[np.float32],
+    queries: int,
+    trains: Sequence[int],
+    compact: bool,
+) -> tuple[tuple[cv2.DMatch, ...], ...]:
+    """Pairs (M, 2), whose queries ascend, for each query; train rows count through images of ``trains`` rows.
 
-    Raises:
-        TypeError: for anything but ``cv2.DMatch``, lists of ``knnMatch`` too.
+    ``compact`` leaves out queries without a match.
     """
-    dmatches = tuple(dmatches)
-    for index, match in enumerate(dmatches):
-        if not isinstance(match, cv2.DMatch):
-            raise TypeError(f"matches[{index}] must be a cv2.DMatch, got {type(match).__name__}")
+    starts = np.cumsum([0, *trains])
+    rows, columns = pairs.T
+    images = np.searchsorted(starts[1:], columns, side="right")
+    values = (rows.tolist(), (columns - starts[images]).tolist(), images.tolist(), distances.tolist())
+    made = tuple(cv2.DMatch(*each) for each in zip(*values, strict=True))
+    ends = np.searchsorted(rows, np.arange(queries + 1)).tolist()
+    found = (made[start:end] for start, end in pairwise(ends))
+    return tuple(row for row in found if row or not compact)
+
+
+def from_dmatches(dmatches: Sequence[cv2.DMatch], metric: Metric = "cosine") -> Matches:
+    """Nearest first; distances as in `to_dmatches`."""
+    check_each("matches", dmatches := tuple(dmatches), cv2.DMatch)
     distances = np.array([match.distance for match in dmatches], np.float64)
     indices = np.array([(match.queryIdx, match.trainIdx) for match in dmatches], np.int64).reshape(-1, 2)
     order = np.argsort(distances, kind="stable")
@@ -135,11 +136,8 @@ def to_image_features(
 ) -> "cv2.detail.ImageFeatures":
     """For OpenCV's stitching pipeline (``cv2.detail.BestOf2NearestMatcher`` and what follows).
 
-    Args:
-        keypoints: N of them.
-        descriptors: (N, D) float32, or None without keypoints.
-        image_size: (width, height) of the image.
-        index: of the image in the panorama.
+    N keypoints with descriptors (N, D), None without any, of an image of ``image_size`` (width, height);
+    ``index`` counts the images of the panorama.
     """
     points = check_keypoints(keypoints)
     rows = np.zeros((0, 0), np.float32)

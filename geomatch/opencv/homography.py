@@ -25,20 +25,19 @@ def findHomography(
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.uint8]]:
     """The homography between matched points, or None where chance explains the matches as well.
 
-    A robust method's matrix must pass the gate of `geomatch.estimators`; OpenCV returns one for
-    random matches, too. ``method=0`` is OpenCV's least squares on all points, which four exact pairs
-    suffice for and which no gate judges.
+    A robust method's matrix must pass the gate of `geomatch.estimators`; OpenCV returns one for random
+    matches, too. ``method=0`` is OpenCV's least squares on all points, which no gate judges.
 
     Args:
         srcPoints: (N, 2), (N, 1, 2) or (1, N, 2), any numbers, pixels of the first image.
-        dstPoints: likewise, their partners; best match first for ``cv2.RHO`` and ``cv2.USAC_PROSAC``.
+        dstPoints: their partners; best match first for ``cv2.RHO`` and ``cv2.USAC_PROSAC``.
         method: 0, a method of OpenCV (``cv2.RANSAC``, ``cv2.USAC_MAGSAC``, ...), a name
             (`geomatch.estimators.estimators`: ``"poselib"``, ``"kornia"``, ...), or an estimator.
         ransacReprojThreshold: largest error of an inlier in pixels of the second image; an
             estimator object has its own.
         mask: an array (N, 1) to fill, too.
         maxIters: of OpenCV's methods; names and estimators have their own.
-        confidence: likewise; between 0 and 1, both excluded.
+        confidence: of OpenCV's methods, between 0 and 1, both excluded.
 
     Returns:
         (3, 3) float64 with element [2, 2] one, or None; and (N, 1) uint8, 1 for inliers.

@@ -1,55 +1,49 @@
 """A matcher with the methods of ``cv2.BFMatcher``."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from geomatch.matching import match_mutual
-from geomatch.opencv.arguments import check_number, check_whole
-from geomatch.search import nearest_neighbours, within_radius
+from geomatch.matching import as_rows, mutual_nearest, nearest, within
+from geomatch.opencv.arguments import check_descriptors, check_masks, check_number, check_whole
+from geomatch.opencv.convert import dmatches_by_query
 
 DMatches = tuple[cv2.DMatch, ...]
 
 
 class BFMatcher:
-    """Exact nearest neighbours by the Euclidean distance, several times faster than ``cv2.BFMatcher``.
+    """Exact nearest neighbours by the Euclidean distance, faster than ``cv2.BFMatcher``.
 
-    Query and train descriptors are (N, D) arrays, float32, or uint8 or any other float, which are
-    computed with as float32; None stands for no descriptors, as detectors return it. Without train
-    descriptors in the call those given to `add` are searched, and ``DMatch.imgIdx`` says in which.
+    With ``crossCheck`` only pairs count that are each other's nearest neighbour. Descriptors are (N, D)
+    arrays of uint8 or any float, computed with as float32; None stands for no descriptors. Without train
+    descriptors in the call those given to `add` are searched.
     """
 
     def __init__(self, normType: int = cv2.NORM_L2, crossCheck: bool = False) -> None:
-        """With ``crossCheck`` only pairs count that are each other's nearest neighbour.
-
-        Raises:
-            ValueError: for another norm.
-        """
         if normType != cv2.NORM_L2:
-            raise ValueError(
-                f"normType must be cv2.NORM_L2 ({cv2.NORM_L2}), got {normType}; cv2.BFMatcher has others"
-            )
+            raise ValueError(f"normType must be cv2.NORM_L2 (4), got {normType}; cv2.BFMatcher has others")
         self.crossCheck = bool(crossCheck)
         self._trains: list[NDArray[np.float32]] = []
 
     def add(self, descriptors: Sequence[NDArray[Any]] | NDArray[Any]) -> None:
         """Train descriptors of further images: a list of arrays, or one array."""
         several = descriptors if isinstance(descriptors, (list, tuple)) else [descriptors]
-        self._trains += [_checked("descriptors", one).copy() for one in several]
+        self._trains += [check_descriptors("descriptors", one).copy() for one in several]
 
     def clear(self) -> None:
         """Forget all train descriptors."""
         self._trains = []
 
     def train(self) -> None:
-        """Nothing to do: the search is exact and needs no index."""
+        """Do nothing: the search needs no index."""
 
     def empty(self) -> bool:
-        """Whether there are no train descriptors."""
+        """True without train descriptors."""
         return not self._trains
 
     def getTrainDescriptors(self) -> tuple[NDArray[np.float32], ...]:
@@ -71,17 +65,9 @@ class BFMatcher:
     ) -> DMatches:
         """The nearest neighbour of each query, in their order; queries without one are left out.
 
-        Args:
-            queryDescriptors: (N, D).
-            trainDescriptors: (M, D). When left out, those given to `add`; their masks may take its place.
-            mask: (N, M) uint8, zero for pairs that are not allowed; for the descriptors given to `add` a
-                list of these or None, one per image.
-            masks: OpenCV's name of that list.
-
-        Raises:
-            TypeError: for arguments of the wrong type.
-            ValueError: for other shapes, NaN, and what OpenCV has not either: ``crossCheck`` with
-                masks, with several images, or with more than one neighbour.
+        ``mask`` (N, M) uint8 is zero for pairs that are not allowed; with `add` a list of these or None, one
+        per image, which OpenCV calls ``masks``. TypeError for other types; ValueError for other shapes, NaN,
+        and ``crossCheck`` with masks, several images or more than one neighbour.
         """
         if isinstance(trainDescriptors, (list, tuple)):
             trainDescriptors, mask = ..., trainDescriptors
@@ -89,86 +75,51 @@ class BFMatcher:
         return tuple(row[0] for row in found if row)
 
     def knnMatch(
-        self,
-        queryDescriptors: Any,
-        trainDescriptors: Any = ...,
-        k: Any = None,
-        mask: Any = None,
-        compactResult: bool = False,
-        *,
-        masks: Any = None,
-    ) -> tuple[DMatches, ...]:
-        """The ``k`` nearest neighbours of each query, nearest first; see `match`.
-
-        Args:
-            queryDescriptors: (N, D).
-            trainDescriptors: (M, D), or left out: ``knnMatch(query, k, masks, compactResult)``.
-            k: how many; all when there are fewer.
-            mask: see `match`.
-            compactResult: leave out queries without any neighbour.
-            masks: see `match`.
-        """
-        trainDescriptors, k, mask, compactResult = _shifted(trainDescriptors, k, mask, compactResult)
+        self, queryDescriptors: Any, trainDescriptors: Any = ..., k: Any = None, mask: Any = None,
+        compactResult: bool = False, *, masks: Any = None,
+    ) -> tuple[DMatches, ...]:  # fmt: skip
+        """The ``k`` nearest neighbours of each query, nearest first; `match` has the other arguments."""
+        trainDescriptors, k, mask, compact = _shifted(trainDescriptors, k, mask, compactResult)
         count = check_whole("k", k, 1)
-        query, trains, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
+        query, train, counts, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
         if self.crossCheck:
-            if allowed is not None or len(trains) > 1 or count > 1:
+            if allowed is not None or len(counts) > 1 or count > 1:
                 raise ValueError("crossCheck goes with one image, no mask and k = 1")
-            found = _mutual(query, trains)
-        elif len(query) == 0 or sum(map(len, trains)) == 0:
-            found = ((),) * len(query)
+            pairs, distances = mutual_nearest(query, train, "l2", None, None)
+            order = pairs[:, 0].argsort()
+            pairs, distances = pairs[order], -distances[order]
         else:
-            indices, distances = nearest_neighbours(query, _together(trains), count, allowed)
-            kept = indices >= 0
-            rows = np.nonzero(kept)[0]
-            found = _by_query(len(query), rows, indices[kept], distances[kept], trains)
-        return tuple(row for row in found if row) if compactResult else found
+            indices, distances = nearest(query, train, count, allowed)
+            found = indices >= 0
+            pairs, distances = torch.stack([found.nonzero()[:, 0], indices[found]], 1), distances[found]
+        return dmatches_by_query(pairs.numpy(), distances.numpy(), len(query), counts, compact)
 
     def radiusMatch(
-        self,
-        queryDescriptors: Any,
-        trainDescriptors: Any = ...,
-        maxDistance: Any = None,
-        mask: Any = None,
-        compactResult: bool = False,
-        *,
-        masks: Any = None,
-    ) -> tuple[DMatches, ...]:
-        """All neighbours of each query within a distance, nearest first; ``crossCheck`` plays no part here.
-
-        Args:
-            queryDescriptors: (N, D).
-            trainDescriptors: (M, D), or left out: ``radiusMatch(query, maxDistance, masks, compactResult)``.
-            maxDistance: largest Euclidean distance, positive, in float32 as the distances of ``cv2.DMatch``.
-            mask: see `match`.
-            compactResult: leave out queries without any neighbour, which OpenCV forgets here.
-            masks: see `match`.
-        """
-        trainDescriptors, maxDistance, mask, compactResult = _shifted(
-            trainDescriptors, maxDistance, mask, compactResult
-        )
-        if not check_number("maxDistance", maxDistance) > 0:
-            raise ValueError(f"maxDistance must be positive, got {maxDistance}")
-        largest = float(np.finfo(np.float32).max)
-        radius = np.float32(maxDistance if maxDistance <= largest else np.inf)
-        query, trains, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
-        if len(query) == 0 or sum(map(len, trains)) == 0:
-            found: tuple[DMatches, ...] = ((),) * len(query)
-        else:
-            above = float(np.nextafter(radius, np.float32(np.inf)))
-            rows, columns, distances = within_radius(query, _together(trains), above, allowed)
-            near = distances <= radius
-            found = _by_query(len(query), rows[near], columns[near], distances[near], trains)
-        return tuple(row for row in found if row) if compactResult else found
+        self, queryDescriptors: Any, trainDescriptors: Any = ..., maxDistance: Any = None, mask: Any = None,
+        compactResult: bool = False, *, masks: Any = None,
+    ) -> tuple[DMatches, ...]:  # fmt: skip
+        """All neighbours within ``maxDistance`` > 0, nearest first; ``crossCheck`` plays no part here."""
+        trainDescriptors, radius, mask, compact = _shifted(trainDescriptors, maxDistance, mask, compactResult)
+        if not check_number("maxDistance", radius) > 0:
+            raise ValueError(f"maxDistance must be positive, got {radius}")
+        query, train, counts, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
+        with np.errstate(over="ignore"):
+            pairs, distances = within(query, train, float(np.float32(radius)), allowed)
+        return dmatches_by_query(pairs.numpy(), distances.numpy(), len(query), counts, compact)
 
     def _inputs(
-        self, queryDescriptors: object, trainDescriptors: object, mask: object, masks: object
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]], NDArray[np.bool_] | None]:
-        """Query rows, train rows of each image, and which pairs are allowed."""
-        query, trains = _checked("queryDescriptors", queryDescriptors), self._trains
-        if trainDescriptors is not ...:
-            trains = [_checked("trainDescriptors", trainDescriptors)]
-        return query, trains, _joined(mask if masks is None else masks, len(query), trains)
+        self, query: object, train: object, mask: object, masks: object
+    ) -> tuple[Tensor, Tensor, list[int], Tensor | None]:
+        """Query rows, train rows of all images together, their numbers, and which pairs are allowed."""
+        rows = check_descriptors("queryDescriptors", query)
+        trains = self._trains if train is ... else [check_descriptors("trainDescriptors", train)]
+        filled, counts = [own for own in trains if len(own)], [len(own) for own in trains]
+        widths = {own.shape[1] for own in filled}
+        if len(widths) > 1:
+            raise ValueError(f"train descriptors must be of one dimension, got {sorted(widths)}")
+        allowed = check_masks(mask if masks is None else masks, len(rows), counts)
+        together = as_rows(np.concatenate(filled) if filled else np.zeros((0, 0), np.float32))
+        return as_rows(rows), together, counts, None if allowed is None else torch.from_numpy(allowed)
 
 
 def _shifted(trains: Any, number: Any, mask: Any, compact: bool) -> tuple[Any, Any, Any, bool]:
@@ -178,76 +129,3 @@ def _shifted(trains: Any, number: Any, mask: Any, compact: bool) -> tuple[Any, A
     if isinstance(mask, (bool, np.bool_)):  # (number, masks, compact) by position
         return ..., trains, number, bool(mask)
     return ..., trains, mask if number is None else number, compact
-
-
-def _together(trains: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The rows of all images; those without any may be of another width."""
-    filled = [train for train in trains if len(train)]
-    widths = sorted({train.shape[1] for train in filled})
-    if len(widths) > 1:
-        raise ValueError(f"train descriptors must be of one dimension, got {widths}")
-    return np.concatenate(filled)
-
-
-def _checked(name: str, descriptors: object) -> NDArray[np.float32]:
-    if descriptors is None:
-        return np.zeros((0, 0), np.float32)
-    if not isinstance(descriptors, np.ndarray):
-        raise TypeError(f"{name} must be an array (N, D) or None, got {type(descriptors).__name__}")
-    if descriptors.dtype != np.uint8 and descriptors.dtype.kind != "f":
-        raise TypeError(f"{name} must be float32 or uint8, got {descriptors.dtype}")
-    if descriptors.ndim != 2:
-        raise ValueError(f"{name} must have shape (N, D), got {descriptors.shape}")
-    return np.ascontiguousarray(descriptors, np.float32)
-
-
-def _joined(masks: object, queries: int, trains: Sequence[NDArray[np.float32]]) -> NDArray[np.bool_] | None:
-    """The masks of all images side by side, (queries, all train rows)."""
-    if masks is None or (isinstance(masks, (list, tuple)) and not masks):
-        return None
-    several: Sequence[Any] = masks if isinstance(masks, (list, tuple)) else [masks]
-    if len(several) != len(trains):
-        raise ValueError(f"as many masks as images with train descriptors are needed: {len(trains)}")
-    filled = []
-    for mask, train in zip(several, trains, strict=True):
-        if mask is None:
-            filled.append(np.ones((queries, len(train)), np.uint8))
-            continue
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8:
-            got = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
-            raise TypeError(f"a mask must be a uint8 array, got {got}")
-        if mask.shape != (queries, len(train)):
-            raise ValueError(f"the mask must have shape ({queries}, {len(train)}), got {mask.shape}")
-        filled.append(mask)
-    allowed: NDArray[np.bool_] = np.concatenate(filled, axis=1) != 0
-    return allowed
-
-
-def _mutual(query: NDArray[np.float32], trains: Sequence[NDArray[np.float32]]) -> tuple[DMatches, ...]:
-    if not trains or len(query) == 0:
-        return ((),) * len(query)
-    matches = match_mutual(query, trains[0], "l2")
-    order = np.argsort(matches.indices[:, 0])
-    rows, columns = matches.indices[order].T
-    return _by_query(len(query), rows, columns, -matches.similarity[order], trains)
-
-
-def _by_query(
-    queries: int,
-    rows: NDArray[np.integer[Any]],
-    columns: NDArray[np.integer[Any]],
-    distances: NDArray[np.floating],
-    trains: Sequence[NDArray[np.float32]],
-) -> tuple[DMatches, ...]:
-    """Matches grouped by their query; rows ascend, columns count through all images."""
-    starts = np.concatenate([[0], np.cumsum([len(train) for train in trains])[:-1]])
-    images = np.searchsorted(starts, columns, side="right") - 1
-    local = columns - starts[images]
-    made = [
-        cv2.DMatch(i, j, image, distance)
-        for i, j, image, distance in zip(
-            rows.tolist(), local.tolist(), images.tolist(), distances.tolist(), strict=True
-        )
-    ]
-    ends = np.searchsorted(rows, np.arange(queries + 1))
-    return tuple(tuple(made[start:end]) for start, end in pairwise(ends.tolist()))

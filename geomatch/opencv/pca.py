@@ -43,13 +43,13 @@ def fit_pca(descriptors: NDArray[np.floating], dimension: int) -> LinearHead:
 def with_pca(feature: Feature2D, images: Sequence[NDArray[np.uint8]], dimension: int = 128) -> Feature2D:
     """The same feature with descriptors of ``dimension`` numbers, fitted to photographs.
 
-    Use one fit for all images that are to be matched. ``feature.pca.save(folder)``
-    and `geomatch.dift.head.projection.load_head` keep it.
+    Use one fit for all images that are to be matched. ``feature.pca.save(folder)`` stores it, and
+    ``dataclasses.replace(feature, pca=load_head(folder))`` (`geomatch.dift.head.projection`) uses it again.
 
     Args:
-        feature: as made by `DIFT_create`.
-        images: some of the photographs, or others of the kind: as OpenCV reads them.
-        dimension: of the descriptors.
+        feature: made by `DIFT_create`, say.
+        images: photographs as OpenCV reads them.
+        dimension: numbers per descriptor.
 
     Raises:
         TypeError: for one image in place of a list.

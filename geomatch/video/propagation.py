@@ -19,13 +19,12 @@ from torch.nn import functional
 from geomatch.dift import FeatureMap
 from geomatch.errors import ShapeError
 
+POINT_SIGMA = 1.0
+"""Standard deviation of the Gaussian label map of a point, in cells."""
+POINT_REACH = 3
+"""Cells to each side of a label map's maximum whose weighted mean is the point's place."""
 _TILE = 16
-"""Side of the squares of cells that are looked up together."""
-
-SPOT_SIGMA = 1.0
-"""Cells; deviation of the spots of `spots`, of which more is left after some frames than of `POINT_SIGMA`."""
-SPOT_REACH = 3
-"""Cells to each side of a spot's summit whose weighted mean is its place in `spot_places`."""
+"""Side of the squares of cells that are compared together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class PropagationConfig:
     radius: int | None = 15
     """Cells to each side of a cell's own place that are looked at; None for the whole frame."""
     temperature: float = 0.2
-    """Divides the cosine."""
+    """Divides the cosine: lower trusts the best cells more."""
 
     def __post_init__(self) -> None:
         if self.context < 0 or self.top_k < 1 or (self.radius is not None and self.radius < 0):
@@ -52,12 +51,7 @@ class LabelPropagator:
     """The labels of one video, frame after frame."""
 
     def __init__(self, config: PropagationConfig, features: Tensor, labels: Tensor) -> None:
-        """Begin with the first frame.
-
-        Args:
-            config: the rules.
-            features: (C, h, w) of the first frame, see `features_on`.
-            labels: (L, h, w) of any meaning, usually shares that sum to one in every cell.
+        """Begin with the first frame: features (C, h, w), see `features_on`, and labels (L, h, w).
 
         Raises:
             ShapeError: when they do not cover the same cells.
@@ -67,14 +61,14 @@ class LabelPropagator:
         self._first = features, labels.to(features)
         self._last: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.context)
 
-    def keep(self, features: Tensor, labels: Tensor) -> None:
-        """Take a further frame whose labels are known."""
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        """Add a further frame whose labels are known to the context."""
         _check(features, labels)
         self._last.append((features, labels.to(features)))
 
     @torch.inference_mode()
     def step(self, features: Tensor) -> Tensor:
-        """(L, h, w) labels of the next frame, whose features (C, h, w) become part of the context."""
+        """Return the labels (L, h, w) of the next frame of features (C, h, w), and add it to the context."""
         context = [self._first, *self._last]
         if features.shape != self._first[0].shape:
             raise ShapeError(
@@ -96,31 +90,48 @@ class LabelPropagator:
         radius = self.config.radius
         reach = max(height, width) if radius is None else radius
         above, before = max(0, top - reach), max(0, left - reach)
-        near = (
-            slice(None),
-            slice(None),
-            slice(above, top + rows + reach),
-            slice(before, left + columns + reach),
+        keys, values = (
+            part[:, :, above : top + rows + reach, before : left + columns + reach] for part in (keys, values)
         )
-        keys, values = keys[near], values[near]
+        count = rows * columns
         found = queries.flatten(1).T @ keys.flatten(2)  # context frame, query, key
         if radius is not None:
             device = queries.device
             off_y = _too_far(top, rows, above, keys.shape[2], radius, device)
             off_x = _too_far(left, columns, before, keys.shape[3], radius, device)
             off = off_y[:, None, :, None] | off_x[None, :, None, :]
-            found.masked_fill_(off.reshape(rows * columns, -1), -torch.inf)
-        count = rows * columns
+            found.masked_fill_(off.reshape(count, -1), -torch.inf)
         found = found.transpose(0, 1).reshape(count, -1)
         best, places = found.topk(min(self.config.top_k, found.shape[1]), dim=1)
         weights = (best / self.config.temperature).softmax(1)
-        marks = values.permute(0, 2, 3, 1).reshape(-1, values.shape[1])
-        taken = (marks[places] * weights[:, :, None]).sum(1)
+        labels = values.permute(0, 2, 3, 1).reshape(-1, values.shape[1])
+        taken = (labels[places] * weights[:, :, None]).sum(1)
         return taken.T.reshape(-1, rows, columns)
 
 
+def _check(features: Tensor, labels: Tensor) -> None:
+    if features.ndim != 3 or labels.ndim != 3 or features.shape[1:] != labels.shape[1:]:
+        raise ShapeError(
+            f"features and labels must be (C, h, w) and (L, h, w), got {tuple(features.shape)} and "
+            f"{tuple(labels.shape)}"
+        )
+
+
+def _too_far(start: int, count: int, first: int, length: int, radius: int, device: torch.device) -> Tensor:
+    """(count, length) bool: cells more than the radius apart along one axis."""
+    here = torch.arange(start, start + count, device=device)
+    there = torch.arange(first, first + length, device=device)
+    return (here[:, None] - there[None]).abs() > radius
+
+
+def grid_for(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """(w, h) of a grid of about square cells with ``short`` of them along an image's short side."""
+    factor = short / min(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
 def features_on(feature_map: FeatureMap, cells: tuple[int, int]) -> Tensor:
-    """(C, h, w) of unit length in every cell, on a grid of (w, h) ``cells``; each layer counts alike."""
+    """(C, h, w) of unit length in every cell, on a grid of (w, h) ``cells``; all layers have equal weight."""
     parts = []
     for layer in feature_map.maps:
         if tuple(layer.shape[1:]) != (cells[1], cells[0]):
@@ -133,32 +144,25 @@ def features_on(feature_map: FeatureMap, cells: tuple[int, int]) -> Tensor:
 
 
 def mask_labels(mask: NDArray[np.integer], cells: tuple[int, int], smooth: bool = True) -> Tensor:
-    """(L, h, w) shares of background and objects 1 to L - 1 in cells.
+    """(L, h, w) shares of background, 0, and objects 1 to L - 1 of a mask (H, W) in (w, h) ``cells``.
 
-    Args:
-        mask: (H, W) numbers of objects, zero for the background.
-        cells: (w, h) of the grid.
-        smooth: mean over a cell's pixels; else the label of one pixel, as in DINO's protocol.
+    Smooth labels are means over a cell's pixels; others are those of one pixel, as in DINO's protocol.
     """
+    count = int(mask.max()) + 1
     if smooth:
-        parts = [
-            cv2.resize((mask == number).astype(np.float32), cells, interpolation=cv2.INTER_AREA)
-            for number in range(int(mask.max()) + 1)
-        ]
+        objects = ((mask == number).astype(np.float32) for number in range(count))
+        parts = [cv2.resize(one, cells, interpolation=cv2.INTER_AREA) for one in objects]
         return torch.from_numpy(np.stack(parts))
     small = PILImage.fromarray(mask.astype(np.uint8)).resize(cells, PILImage.Resampling.NEAREST)
     numbers = torch.from_numpy(np.array(small)).long()
-    return functional.one_hot(numbers, int(mask.max()) + 1).permute(2, 0, 1).float()
+    return functional.one_hot(numbers, count).permute(2, 0, 1).float()
 
 
 def mask_of(labels: Tensor, size: tuple[int, int], via: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """(H, W) number of the strongest label at every pixel of a (width, height) image.
+    """(H, W) number of the strongest of labels (L, h, w) at every pixel of a (width, height) image.
 
-    Args:
-        labels: (L, h, w).
-        size: of the image.
-        via: DINO's protocol: enlarge to this (width, height), stretch every label's values to 0..1, decide,
-            and take the nearest pixel. An object that has left the frame comes back so, out of nothing.
+    ``via`` is DINO's protocol: enlarge to this (width, height), stretch every label's values to 0..1, decide,
+    and take the nearest pixel. It brings objects that have left the frame back, out of nothing.
     """
     width, height = via or size
     large = functional.interpolate(
@@ -174,53 +178,31 @@ def mask_of(labels: Tensor, size: tuple[int, int], via: tuple[int, int] | None =
     return np.asarray(PILImage.fromarray(numbers).resize(size, PILImage.Resampling.NEAREST))
 
 
-def spots(points: NDArray[np.floating], size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
-    """(N, h, w): a Gaussian of `SPOT_SIGMA` cells for each point (N, 2) of a (width, height) image."""
+def point_labels(points: NDArray[np.floating], size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """(N, h, w) Gaussian label maps of points (N, 2) of a (width, height) image on a grid of (w, h) cells."""
     places = (np.asarray(points, np.float64) + 0.5) * (np.array(cells) / np.array(size)) - 0.5
     x, y = np.arange(cells[0]) - places[:, :1], np.arange(cells[1]) - places[:, 1:]
-    across, down = (np.exp(-(part**2) / (2 * SPOT_SIGMA**2)) for part in (x, y))
+    across, down = (np.exp(-(part**2) / (2 * POINT_SIGMA**2)) for part in (x, y))
     return torch.from_numpy((down[:, :, None] * across[:, None, :]).astype(np.float32))
 
 
-def spot_places(labels: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where spots (N, h, w) lie, (N, 2) pixels of a (width, height) image, and what is there of them, (N,).
+def points_of(labels: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Places (N, 2) of label maps (N, h, w) in a (width, height) image, and their sums (N,) near there.
 
-    NaN and 0 for one without any height. The place is the mean of the cells around the summit, weighed by
-    their values, and what is there their sum. The summit is that of sums over 3x3 cells, so that one stray
-    cell is none. The mean of the best cells anywhere may lie between two parts of a spot, where there
-    is nothing.
+    NaN and 0 for a map without any height. The place is the mean of the cells around the maximum, weighed
+    by their values. The maximum is that of sums over 3x3 cells, so that a single stray cell does not count;
+    the mean of the best cells anywhere could lie between two parts of a map, where there is nothing.
     """
     places = np.full((len(labels), 2), np.nan)
     amounts = np.zeros(len(labels))
-    for row, spot in enumerate(labels.float().numpy(force=True)):
-        sums = cv2.boxFilter(spot, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    for row, values in enumerate(labels.float().numpy(force=True)):
+        sums = cv2.boxFilter(values, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
         top, left = (int(place) for place in np.unravel_index(int(sums.argmax()), sums.shape))
-        above, before = max(0, top - SPOT_REACH), max(0, left - SPOT_REACH)
-        near = spot[above : top + SPOT_REACH + 1, before : left + SPOT_REACH + 1].astype(np.float64)
+        above, before = max(0, top - POINT_REACH), max(0, left - POINT_REACH)
+        near = values[above : top + POINT_REACH + 1, before : left + POINT_REACH + 1].astype(np.float64)
         amounts[row] = near.sum()
         if amounts[row] > 0:
             y, x = np.mgrid[above : above + near.shape[0], before : before + near.shape[1]]
             places[row] = (near * x).sum() / amounts[row], (near * y).sum() / amounts[row]
     scale = np.array(size) / np.array((labels.shape[2], labels.shape[1]))
     return (places + 0.5) * scale - 0.5, amounts
-
-
-def _check(features: Tensor, labels: Tensor) -> None:
-    if features.ndim != 3 or labels.ndim != 3 or features.shape[1:] != labels.shape[1:]:
-        raise ShapeError(
-            f"features and labels must be (C, h, w) and (L, h, w), got {tuple(features.shape)} and "
-            f"{tuple(labels.shape)}"
-        )
-
-
-def _too_far(start: int, count: int, first: int, length: int, radius: int, device: torch.device) -> Tensor:
-    """(count, length): whether cells are more than the radius apart along one axis."""
-    here = torch.arange(start, start + count, device=device)
-    there = torch.arange(first, first + length, device=device)
-    return (here[:, None] - there[None]).abs() > radius
-
-
-def grid_for(size: tuple[int, int], short: int) -> tuple[int, int]:
-    """(w, h) of a grid of about square cells with ``short`` of them along an image's short side."""
-    factor = short / min(size)
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

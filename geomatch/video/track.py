@@ -1,7 +1,7 @@
-"""Points or a mask of a video's first frame carried through it by the similarity of DIFT features.
+"""Points or a mask of a video's first frame tracked through it by the similarity of DIFT features.
 
-The labels go from frame to frame as in `geomatch.video.propagation`; here are what the labels of users are,
-what is read from them, and how they are kept so that an interrupted run goes on.
+The labels go from frame to frame as in `geomatch.video.propagation`; this module makes labels of points and
+masks, reads the tracks from them, and caches them so that an interrupted run resumes.
 """
 
 import hashlib
@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.errors import DamagedError, ImageError
+from geomatch.describers import DenseDescriber
+from geomatch.dift import DIFTConfig
+from geomatch.errors import ImageError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.images import Image, ImageLike, load_image
-from geomatch.provenance import cache_key, record, versions
+from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
-from geomatch.video.frames import MAX_OBJECTS
+from geomatch.video.masks import MAX_OBJECTS
 from geomatch.video.propagation import (
     LabelPropagator,
     PropagationConfig,
@@ -29,16 +30,16 @@ from geomatch.video.propagation import (
     grid_for,
     mask_labels,
     mask_of,
-    spot_places,
-    spots,
+    point_labels,
+    points_of,
 )
 from geomatch.weights.models import ADM
 
 KIND = "tracks"
-"""Of the objects that a store keeps: the labels of one frame each."""
+"""Kind of the store's objects: the labels of one frame each."""
 LOST = 0.15
-"""Confidence below which a point is lost. On a made video 11 of 14 places outside the frame had less, and at
-most 7 % of those inside, whose errors were the largest."""
+"""Confidence below which a point is lost. On a synthetic video 11 of 14 places outside the frame had less,
+and at most 7 % of those inside, whose errors were the largest."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -50,8 +51,8 @@ class TrackedPoints:
     points: NDArray[np.float64]
     """(N, 2) pixels of the frame; NaN where a point is lost."""
     confidence: NDArray[np.float32]
-    """(N,) in [0, 1]: what is together of the point's spot (`geomatch.video.propagation.spot_places`), in
-    units of the first frame's, at most 1 where the camera has come nearer; 0 where it is lost."""
+    """(N,) in [0, 1]: the sum of the point's label map around its maximum, as a share of the first frame's;
+    0 where the point is lost."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -61,44 +62,35 @@ class TrackedMask:
     image: Image
     """The frame."""
     mask: NDArray[np.uint8]
-    """(H, W) numbers of objects, 0 for the background."""
+    """(H, W) object numbers, 0 for the background."""
 
 
-def default_propagation(config: DIFTConfig) -> tuple[PropagationConfig, int]:
-    """Rules for the features of a configuration, and the cells along a frame's short side.
+def default_propagation(config: DIFTConfig | None) -> tuple[PropagationConfig, int]:
+    """The rules for the features of a configuration, and the number of cells along a frame's short side.
 
-    Stable Diffusion and ADM: those of the paper for DAVIS-2017 (Tang et al., NeurIPS 2023), whose grid is an
-    eighth of a short side of 480. The embedded model: measured on a video made of a photograph: of grids of
-    60, 90 and 120 cells 90 had the smallest errors of points (mean 2.2 px of 320x240), and 120 but little
-    better masks (IoU 0.86 against 0.84, 0.73 with 60).
+    Those of the embedded model were measured on a synthetic video: of grids of 60, 90 and 120 cells 90 had
+    the smallest errors of points, and 120 hardly better masks. Others are the paper's for DAVIS-2017 (Tang et
+    al., NeurIPS 2023), whose grid is an eighth of a short side of 480.
     """
-    if config.embedded:
+    if config and config.embedded:
         return PropagationConfig(context=7, top_k=5, radius=15, temperature=0.02), 90
-    if config.model == ADM:
+    if config and config.model == ADM:
         return PropagationConfig(context=28, top_k=10, radius=15, temperature=0.1), 60
     return PropagationConfig(context=28, top_k=15, radius=15, temperature=0.2), 60
 
 
 def propagate_labels(
-    extractor: DIFTExtractor,
+    describer: DenseDescriber,
     frames: Iterable[ImageLike],
     labels: NDArray[np.float32],
     config: PropagationConfig,
     store: Store | None = None,
 ) -> Iterator[tuple[Image, NDArray[np.float32]]]:
-    """Each frame with its labels (L, h, w), those given for the first one.
+    """Give each frame with its labels (L, h, w), those of the first one as given, whose grid is compared.
 
-    With a store the labels of every further frame are kept there under the digest of all that decides them:
-    the extractor with its weights, the rules, the first frame's labels, the packages' versions, and the
-    pixels of all frames so far. What is there is not computed again, and features only where they are needed:
-    an interrupted run goes on where it was, and gives what one without interruption gives.
-
-    Args:
-        extractor: of the features, dense ones.
-        frames: all of one size.
-        labels: (L, h, w) of the first frame; h and w make the grid on which frames are compared.
-        config: the rules.
-        store: where labels are kept.
+    The store caches the labels of every further frame under the digest of all that decides them: describer,
+    rules, first labels, package versions, and the pixels of all frames so far. Features are computed only
+    where they are needed, so that an interrupted run resumes, with the same results.
 
     Raises:
         ImageError: when a frame cannot be used.
@@ -106,15 +98,18 @@ def propagate_labels(
         StoreError: when the store cannot be read or written.
     """
     labels = np.ascontiguousarray(labels, dtype=np.float32)
-    fixed = _what_decides(extractor, labels, config) if store else ""
+    fixed = digest_of([cache_key([describer, config, labels]), versions()]) if store else ""
     seen = hashlib.sha256()
     first: Image | None = None
     propagator: LabelPropagator | None = None
     # frames whose labels came from the store, of which the propagator does not know yet
     waiting: deque[tuple[Image, NDArray[np.float32]]] = deque(maxlen=config.context)
 
+    def unpacked(data: bytes, label: str) -> NDArray[np.float32]:
+        return unpack_arrays(data, label, KIND, ("labels",))["labels"]
+
     def features(frame: Image) -> Tensor:
-        return features_on(extractor.dense(frame), (labels.shape[2], labels.shape[1]))
+        return features_on(describer.dense(frame), (labels.shape[2], labels.shape[1]))
 
     for source in frames:
         frame = load_image(source)
@@ -124,7 +119,7 @@ def propagate_labels(
             yield frame, labels
             continue
         key = digest_of([fixed, seen.hexdigest()])
-        known = _kept(store, key, labels.shape) if store else None
+        known = store.found(KIND, key, unpacked) if store else None
         if known is not None:
             waiting.append((frame, known))
             yield frame, known
@@ -133,7 +128,7 @@ def propagate_labels(
             propagator = LabelPropagator(config, features(first), torch.from_numpy(labels))
         while waiting:
             image, old = waiting.popleft()
-            propagator.keep(features(image), torch.from_numpy(old))
+            propagator.add(features(image), torch.from_numpy(old))
         new = propagator.step(features(frame)).float().numpy(force=True)
         if store:
             store.write(KIND, key, pack_arrays(KIND, {"labels": new}))
@@ -141,28 +136,23 @@ def propagate_labels(
 
 
 def track_points(
-    extractor: DIFTExtractor,
+    describer: DenseDescriber,
     frames: Iterable[ImageLike],
     points: NDArray[np.floating],
     config: PropagationConfig | None = None,
     short: int | None = None,
     store: Store | None = None,
 ) -> Iterator[TrackedPoints]:
-    """Where points of the first frame are in every frame, the first included.
+    """Track points of the first frame; the first result is the first frame's.
 
-    Args:
-        extractor: of the features, dense ones.
-        frames: all of one size.
-        points: (N, 2) pixels (x, y) of the first frame.
-        config: the rules; None takes `default_propagation`.
-        short: cells along the frames' short side; None takes `default_propagation`.
-        store: see `propagate_labels`.
+    ``points`` are (N, 2) pixels (x, y) of the first frame; ``config`` and ``short``, the cells along the
+    short side, are `default_propagation` unless given; the store is that of `propagate_labels`.
 
     Raises:
         ImageError: when a frame cannot be used, or there is none.
         ValueError: when a point lies outside the first frame.
     """
-    first, frames = _begun(frames)
+    first, frames = _with_first(frames)
     (width, height), points = first.size, np.asarray(points, np.float64).reshape(-1, 2)
     for x, y in points.tolist():
         if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
@@ -170,11 +160,11 @@ def track_points(
                 f"point {x:g},{y:g} lies outside the first frame, whose last pixel is "
                 f"{width - 1},{height - 1}"
             )
-    config, cells = _settings(extractor, config, short, first.size)
-    start = spots(points, first.size, cells).numpy()
-    _, whole = spot_places(torch.from_numpy(start), first.size)
-    for frame, labels in propagate_labels(extractor, frames, start, config, store):
-        places, amounts = spot_places(torch.from_numpy(labels), frame.size)
+    config, cells = _rules(describer, config, short, first.size)
+    start = point_labels(points, first.size, cells).numpy()
+    _, whole = points_of(torch.from_numpy(start), first.size)
+    for frame, labels in propagate_labels(describer, frames, start, config, store):
+        places, amounts = points_of(torch.from_numpy(labels), frame.size)
         confidence = np.minimum(amounts / whole, 1)
         lost = confidence < LOST
         yield TrackedPoints(
@@ -185,28 +175,23 @@ def track_points(
 
 
 def track_mask(
-    extractor: DIFTExtractor,
+    describer: DenseDescriber,
     frames: Iterable[ImageLike],
     mask: NDArray[np.integer],
     config: PropagationConfig | None = None,
     short: int | None = None,
     store: Store | None = None,
 ) -> Iterator[TrackedMask]:
-    """Where objects of the first frame are in every frame; in the first as given.
+    """Track objects of the first frame; the first result is the mask as given.
 
-    Args:
-        extractor: of the features, dense ones.
-        frames: all of one size.
-        mask: (H, W) numbers of objects, 0 for the background, of the first frame's size.
-        config: the rules; None takes `default_propagation`.
-        short: cells along the frames' short side; None takes `default_propagation`.
-        store: see `propagate_labels`.
+    ``mask`` is (H, W) object numbers of the first frame, 0 for the background; the others are those of
+    `track_points`.
 
     Raises:
         ImageError: when a frame cannot be used, or there is none.
         ValueError: when the mask has another size, no object or more than 254.
     """
-    first, frames = _begun(frames)
+    first, frames = _with_first(frames)
     if mask.shape != first.size[::-1]:
         raise ValueError(
             f"the mask must have the frames' size, {first.size[0]}x{first.size[1]} pixels, "
@@ -216,40 +201,22 @@ def track_mask(
         raise ValueError(
             f"the mask must number objects from 1 to {MAX_OBJECTS}, got {mask.min()} to {mask.max()}"
         )
-    config, cells = _settings(extractor, config, short, first.size)
+    config, cells = _rules(describer, config, short, first.size)
     start = mask_labels(mask, cells).numpy()
-    for number, (frame, labels) in enumerate(propagate_labels(extractor, frames, start, config, store)):
+    for number, (frame, labels) in enumerate(propagate_labels(describer, frames, start, config, store)):
         found = mask_of(torch.from_numpy(labels), frame.size) if number else mask.astype(np.uint8)
         yield TrackedMask(frame, found)
 
 
-def _what_decides(extractor: DIFTExtractor, labels: NDArray[np.float32], config: PropagationConfig) -> str:
-    shown = {
-        "extractor": cache_key(extractor),
-        "propagation": record(config),
-        "labels": [list(labels.shape), hashlib.sha256(labels.tobytes()).hexdigest()],
-        "versions": versions(),
-    }
-    return digest_of(shown)
-
-
-def _kept(store: Store, key: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """Labels of the store; None when they are not there or damaged, so that they are made again."""
-    try:
-        labels = unpack_arrays(store.read(KIND, key), store.name(KIND, key), KIND, ("labels",))["labels"]
-    except (KeyError, DamagedError):
-        return None
-    return labels if labels.shape == shape and labels.dtype == np.float32 else None
-
-
-def _settings(
-    extractor: DIFTExtractor, config: PropagationConfig | None, short: int | None, size: tuple[int, int]
+def _rules(
+    describer: DenseDescriber, config: PropagationConfig | None, short: int | None, size: tuple[int, int]
 ) -> tuple[PropagationConfig, tuple[int, int]]:
-    usual, usual_short = default_propagation(extractor.config)
-    return config or usual, grid_for(size, short or usual_short)
+    settings = getattr(describer, "config", None)
+    usual, cells = default_propagation(settings if isinstance(settings, DIFTConfig) else None)
+    return config or usual, grid_for(size, short or cells)
 
 
-def _begun(frames: Iterable[ImageLike]) -> tuple[Image, Iterator[ImageLike]]:
+def _with_first(frames: Iterable[ImageLike]) -> tuple[Image, Iterator[ImageLike]]:
     """The first frame, and all of them."""
     rest = iter(frames)
     try:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PILImage
 
+from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.download import unpack
-from geomatch.benchmarks.tasks.homography.sequences import HPatchesData, read_data
+from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_hpatches
 from geomatch.errors import GeomatchError
 from geomatch.files import replacing
 from geomatch.images import load_image, reduce_image
@@ -30,16 +31,13 @@ UPRIGHT_VIEWS = (2, 3)
 """Views of strong ``v_`` sequences that stay upright; the others turn freely."""
 
 
-def fetch_hpatches(out: Path, archive: Path | None = None, release: WeightsFile = RELEASE) -> HPatchesData:
+def fetch_hpatches(
+    out: Path, archive: Path | None = None, release: WeightsFile = RELEASE
+) -> DataSet[HPatchesSequence]:
     """Download (or take) the archive, check it, unpack it into ``out`` and check what is there.
 
-    What is unpacked already is not unpacked again; the download goes on where
-    it was interrupted. The archive stays in the cache.
-
-    Args:
-        out: folder in which the sequences' folders will lie.
-        archive: a file instead of the download; its checksum is not asked for.
-        release: what to download.
+    What is unpacked already is not unpacked again; the download goes on where it was interrupted, and stays
+    in the cache. An ``archive`` is taken instead of the download, whatever its checksum.
 
     Raises:
         WeightsError: when it cannot be downloaded or has another checksum.
@@ -48,10 +46,12 @@ def fetch_hpatches(out: Path, archive: Path | None = None, release: WeightsFile 
     path = locate_weights(release, archive)
     out.mkdir(parents=True, exist_ok=True)
     unpack(path, out, last=2)
-    return read_data(out)
+    return read_hpatches(out)
 
 
-def make_synthetic(photos: Sequence[Path], out: Path, seed: int = 0, strong: bool = False) -> HPatchesData:
+def make_synthetic(
+    photos: Sequence[Path], out: Path, seed: int = 0, strong: bool = False
+) -> DataSet[HPatchesSequence]:
     """Two sequences per photograph: ``i_NAME`` by light, ``v_NAME`` by exact homographies.
 
     The name is the file's, with those of its folders where several have one.
@@ -83,7 +83,7 @@ def make_synthetic(photos: Sequence[Path], out: Path, seed: int = 0, strong: boo
                 _save(folder / f"{view}.png", pixels)
                 with replacing(folder / f"H_1_{view}") as temporary:
                     np.savetxt(temporary, matrix)
-    return read_data(out)
+    return read_hpatches(out)
 
 
 def _names(photos: Sequence[Path]) -> list[str]:

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.suite import Row
+from geomatch.benchmarks.harness.measures import accuracy
+from geomatch.benchmarks.harness.task import Row
 from geomatch.benchmarks.tasks.homography import measures, solvers
-from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, Protocol
+from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, HomographyProtocol
 from geomatch.estimators import create_estimator
 from geomatch.geometry import image_corners, warp_points
 from geomatch.keypoints.detector import select_best
@@ -37,7 +38,7 @@ class Pair:
 
 
 def evaluate(
-    protocol: Protocol,
+    protocol: HomographyProtocol,
     pair: Pair,
     match: Matcher | None,
     small: Pair | None = None,
@@ -46,11 +47,11 @@ def evaluate(
     """What the protocol measures of the pair.
 
     Args:
-        protocol: the rules.
+        protocol: what is measured, and how.
         pair: in ``protocol.frame``, keypoints best first.
         match: of features, best first; None when row i of both features is a match, best first.
         small: for the protocol ``superpoint``, without descriptors and in 320 x 240 pixels.
-        weighted: whether the similarities weigh the matches in the direct linear transform, as a
+        weighted: True if the similarities weigh the matches in the direct linear transform, as a
             learned matcher's confidences do.
     """
     if protocol.kind == "superpoint":
@@ -68,10 +69,11 @@ def evaluate(
         row["reason"] = None if len(points0) else "no matches"
     else:
         row |= _homographies(protocol, pair, points0, points1, similarity if weighted else None)
-    if protocol.name == "auc480-poselib":
+    apart = distances
+    if protocol.symmetric:
         back = measures.match_distances(points1, points0, np.linalg.inv(pair.truth))
-        for threshold in (1, 3):
-            row[f"precision@{threshold}"] = measures.accuracy((distances + back) / 2, threshold)
+        apart = (distances + back) / 2
+    row |= {f"precision@{threshold:g}": accuracy(apart, threshold) for threshold in protocol.precisions}
     if protocol.kind == "superpoint":
         correct = distances <= CORRECT_PX
         row["average_precision"] = measures.average_precision(similarity, correct)
@@ -81,21 +83,22 @@ def evaluate(
     return row
 
 
-def failed(protocol: Protocol, reason: str) -> Row:
+def failed(protocol: HomographyProtocol, reason: str) -> Row:
     """The row of a pair that cannot be evaluated: it counts as the worst result."""
     row: Row = {"keypoints": [0, 0], "matches": 0, "reason": reason, "seconds": {}}
     if protocol.kind == "mma":
         return row | {"within": [0] * len(MMA_THRESHOLDS)}
     row |= {"errors_px": [None] * protocol.seeds, "inliers": [0] * protocol.seeds}
-    if protocol.name == "auc480-poselib":
-        row |= {"errors_DLT": [None], "precision@1": 0.0, "precision@3": 0.0}
+    row |= {f"precision@{threshold:g}": 0.0 for threshold in protocol.precisions}
+    if protocol.direct:
+        row["errors_DLT"] = [None]
     if protocol.kind == "superpoint":
         row |= {"repeatability": 0.0, "localisation_px": None}
         row |= {"average_precision": 0.0, "matching_score": 0.0}
     return row
 
 
-def limited(protocol: Protocol, pair: Pair, match: Matcher | None) -> Pair:
+def limited(protocol: HomographyProtocol, pair: Pair, match: Matcher | None) -> Pair:
     """The pair with no more keypoints than the protocol allows."""
     if match is None:
         count = protocol.max_keypoints
@@ -103,7 +106,7 @@ def limited(protocol: Protocol, pair: Pair, match: Matcher | None) -> Pair:
     return Pair(_limit(pair.features0, protocol), _limit(pair.features1, protocol), pair.truth)
 
 
-def _limit(features: Features, protocol: Protocol) -> Features:
+def _limit(features: Features, protocol: HomographyProtocol) -> Features:
     features = features[: protocol.max_keypoints]
     if protocol.unique and len(features):
         features = features[np.unique(features.keypoints, axis=0, return_index=True)[1]]
@@ -122,7 +125,7 @@ def _shared(pair: Pair, distance: float, limit: int) -> tuple[Pair, int, int]:
 
 
 def matched_points(
-    protocol: Protocol, pair: Pair, match: Matcher | None
+    protocol: HomographyProtocol, pair: Pair, match: Matcher | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
     """(M, 2) points of both images and (M,) their similarity, best first."""
     features0, features1 = pair.features0, pair.features1
@@ -139,7 +142,7 @@ def matched_points(
 
 
 def _homographies(
-    protocol: Protocol,
+    protocol: HomographyProtocol,
     pair: Pair,
     points0: NDArray[np.float64],
     points1: NDArray[np.float64],
@@ -176,12 +179,14 @@ def _homographies(
             distances = measures.match_distances(points0, points1, matrix)
             inliers.append(int((distances <= threshold).sum()))
     row: Row = {"errors_px": errors, "inliers": inliers, "reason": reason}
-    if protocol.name == "auc480-poselib":
+    if protocol.direct:
         row["errors_DLT"] = [error(solvers.direct(points0, points1, weights))]
     return row
 
 
-def create_solver(protocol: Protocol, size: tuple[int, int] = (1, 1), unit: float = 1.0) -> solvers.Solver:
+def create_solver(
+    protocol: HomographyProtocol, size: tuple[int, int] = (1, 1), unit: float = 1.0
+) -> solvers.Solver:
     """The protocol's solver for an image 0 of (width, height), with the threshold in units of pixels.
 
     Raises:

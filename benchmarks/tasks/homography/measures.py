@@ -1,8 +1,4 @@
-"""What the HPatches protocols measure, as functions of arrays.
-
-Errors and distances are in pixels of whatever frame the protocol chose;
-infinity stands for a failure.
-"""
+"""What the HPatches protocols measure of one pair; distances are in pixels of the protocol's frame."""
 
 from typing import NamedTuple
 
@@ -14,43 +10,10 @@ from geomatch.geometry import warp_points
 Points = NDArray[np.floating]
 
 
-def accuracy(errors: ArrayLike, threshold: float) -> float:
-    """Share of the errors that are at most the threshold; 0 of no errors.
-
-    The measure of CAPS, DIFT and SuperPoint ("homography correctness").
-    """
-    values = np.asarray(errors, np.float64)
-    return float((values <= threshold).mean()) if values.size else 0.0
-
-
-def trapezoid_auc(errors: ArrayLike, threshold: float) -> float:
-    """Area under the curve of recall over error from 0 to the threshold, divided by it; 0 of no errors.
-
-    As SuperGlue, LoFTR and glue-factory compute it: the i-th smallest of n
-    errors has recall i/n, lines join these points from (0, 0) on, and from the
-    last error below the threshold the curve is level.
-
-    >>> trapezoid_auc([1.0, np.inf], 2.0)
-    0.375
-    """
-    ordered = np.sort(np.asarray(errors, np.float64))
-    below = ordered[ordered < threshold]
-    if not below.size:
-        return 0.0
-    recall = np.arange(len(below) + 1) / len(ordered)
-    x, y = np.r_[0.0, below, threshold], np.r_[recall, recall[-1]]
-    return float((np.diff(x) * (y[1:] + y[:-1])).sum() / (2 * threshold))
-
-
 def match_distances(points0: Points, points1: Points, truth: ArrayLike) -> NDArray[np.float64]:
     """(M,) distance in image 1 between where the truth sends a point and its partner (D2-Net, one way)."""
     apart = warp_points(truth, points0) - np.reshape(points1, (-1, 2))
     return np.asarray(np.linalg.norm(apart, axis=1), np.float64)
-
-
-def matching_accuracy(distances: ArrayLike, threshold: float) -> float:
-    """Share of one pair's matches within the threshold; no match counts as 0 (D2-Net's MMA is its mean)."""
-    return accuracy(distances, threshold)
 
 
 def visible(points: Points, matrix: ArrayLike, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -61,7 +24,7 @@ def visible(points: Points, matrix: ArrayLike, size: tuple[int, int]) -> NDArray
 
 
 class Repeatability(NamedTuple):
-    """Of one pair, as SuperPoint's protocol measures it."""
+    """The repeatability of one pair, as SuperPoint's protocol measures it."""
 
     share: float | None
     """Points found again among all that could be, both ways; None when there were none."""
@@ -76,7 +39,7 @@ def repeatability(
 
     Args:
         points0: (N0, 2) of image 0, only those visible in image 1.
-        points1: (N1, 2) likewise.
+        points1: (N1, 2) of image 1, only those visible in image 0.
         truth: (3, 3) from image 0 to image 1.
         threshold: in pixels.
     """

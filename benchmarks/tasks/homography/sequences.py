@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.benchmarks.harness.data import DataSet
 from geomatch.errors import GeomatchError
 from geomatch.files import fingerprint_of
 
@@ -62,7 +63,7 @@ class HPatchesSequence:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """The folder's."""
         return self.folder.name
 
     @cached_property
@@ -74,63 +75,28 @@ class HPatchesSequence:
         return fingerprint_of(paths)
 
 
-@dataclass(frozen=True)
-class HPatchesData:
-    """A folder of sequences, read as far as it can be."""
-
-    sequences: list[HPatchesSequence]
-    """The usable ones, in order of their names."""
-    broken: dict[str, str]
-    """Names of the others, with the reason."""
-
-    @property
-    def missing(self) -> list[str]:
-        """Sequences of the release that are not here or not whole."""
-        whole = {s.name for s in self.sequences if len(s.targets) == PAIRS}
-        return [name for name in SEQUENCES if name not in whole]
-
-    @property
-    def complete(self) -> bool:
-        """Whether it is the release: all 116 sequences, whole, and nothing else."""
-        return not self.missing and not self.broken and len(self.sequences) == len(SEQUENCES)
-
-    @property
-    def warning(self) -> str | None:
-        """Why numbers from here compare with no others, in a line; None for the release."""
-        if self.complete:
-            return None
-        have = len(SEQUENCES) - len(self.missing)
-        names = ", ".join(self.missing)
-        return (
-            f"this is not the whole of HPatches ({have} of {len(SEQUENCES)} sequences): "
-            f"numbers are not comparable with published ones; missing: {names or 'none, but others are here'}"
-        )
-
-
-def read_data(data: Path) -> HPatchesData:
-    """The sequences under a folder; those that cannot be used are named with the reason.
+def read_hpatches(folder: Path, split: str | None = None) -> DataSet[HPatchesSequence]:
+    """The sequences under a folder, in order of their names; those that cannot be used, with the reason.
 
     Raises:
         GeomatchError: when there is none that can be used.
+        ValueError: for a split, since there are none.
     """
+    if split is not None:
+        raise ValueError(f"hpatches has no splits, got {split!r}")
     sequences, broken = [], {}
-    for folder in _folders(data):
+    for place in _folders(folder):
         try:
-            sequences.append(_read_sequence(folder))
+            sequences.append(_read_sequence(place))
         except GeomatchError as error:
-            broken[folder.name] = str(error)
+            broken[place.name] = str(error)
     if not sequences:
-        raise GeomatchError(f"{data}: no usable sequence; {next(iter(broken.values()))}")
-    return HPatchesData(sequences, broken)
-
-
-def find_sequences(data: Path) -> list[HPatchesSequence]:
-    """The sequences under a folder, in order of their names.
-
-    Raises:
-        GeomatchError: when there are none, or one is incomplete, naming what is missing.
-    """
-    return [_read_sequence(folder) for folder in _folders(data)]
+        raise GeomatchError(f"{folder}: no usable sequence; {next(iter(broken.values()))}")
+    whole = {sequence.name for sequence in sequences if len(sequence.targets) == PAIRS}
+    missing = tuple(name for name in SEQUENCES if name not in whole)
+    complete = not missing and not broken and len(sequences) == len(SEQUENCES)
+    known = len(SEQUENCES) - len(missing)
+    return DataSet(folder, sequences, broken, complete, missing=missing, known=known)
 
 
 def _folders(data: Path) -> list[Path]:

@@ -1,123 +1,279 @@
-"""Homography estimation on HPatches as a task for a sweep."""
+"""HPatches as a task: methods on a sequence, sums over pairs, and what reports show."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.suite import Row
-from geomatch.benchmarks.harness.sweep import Maps
-from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, find_sequences, split_of
-from geomatch.estimators import Estimator, OpenCVEstimator
-from geomatch.geometry import corner_error, warp_points
-from geomatch.images import Image, load_image
-from geomatch.keypoints import Detector, OpenCVDetector
-from geomatch.matching import match_mutual
-from geomatch.provenance import record
-from geomatch.types import Features, Metric
+from geomatch.benchmarks.harness.measures import accuracy, area_under_curve
+from geomatch.benchmarks.harness.pictures import draw_points
+from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Settings, Task, Values, by_split
+from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.methods.matchers import LoFTRMatcher
+from geomatch.benchmarks.tasks.homography.evaluation import (
+    CORRECT_PX,
+    create_solver,
+    evaluate,
+    failed,
+    limited,
+    matched_points,
+)
+from geomatch.benchmarks.tasks.homography.frames import Frame
+from geomatch.benchmarks.tasks.homography.measures import match_distances
+from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, PROTOCOLS, HomographyProtocol
+from geomatch.benchmarks.tasks.homography.sequences import LARGE, HPatchesSequence, read_hpatches, split_of
+from geomatch.benchmarks.tasks.homography.views import SMALL, Views
+from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
+from geomatch.store import Store
 
-CORRECT = 3.0
-"""Pixels; largest error of a match that counts as correct."""
-THRESHOLDS = (1.0, 3.0, 5.0)
-"""Pixels of mean corner error at which a homography counts as right."""
+SPLITS = ("illumination", "viewpoint", "all")
+_MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
+_LIMIT = 10.0
+"""Pixels; the end of curves."""
+_DRAWN = 60
+"""Best matches in a picture."""
 
 
-def accuracy(rows: Sequence[Row], threshold: float) -> float:
-    """Percentage of pairs whose corner error is at most ``threshold``; failures count as wrong."""
-    errors = np.array([np.inf if row["corner_error_px"] is None else row["corner_error_px"] for row in rows])
-    return 100 * float(np.mean(errors <= threshold))
+class SequenceEvaluation:
+    """Methods on one sequence; see `geomatch.benchmarks.harness.task.Evaluation`."""
+
+    def __init__(self, sequence: HPatchesSequence, entries: Sequence[Entry], store: Store | None) -> None:
+        """Start on a sequence."""
+        self.sequence, self.entries = sequence, entries
+        self.views = Views(entries, store)
+
+    def prepare(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> None:
+        """See `Evaluation.prepare`."""
+        paths = [self.sequence.reference, *(path for _, path, _ in self.sequence.targets)]
+        for frame in _frames(protocol):
+            self.views.prepare(paths, frame, protocol.paper_sampling, wanted)
+
+    def rows(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[list[Row]]:
+        """See `Evaluation.rows`."""
+        found: list[list[Row]] = [[] for _ in wanted]
+        for number, path, truth in self.sequence.targets:
+            names = {"pair": f"{self.sequence.name} 1-{number}", "split": split_of(self.sequence.name)}
+            paths = self.sequence.reference, path
+            try:
+                pairs = [
+                    self.views.pairs(paths, truth, frame, protocol.paper_sampling, wanted)
+                    for frame in _frames(protocol)
+                ]
+            except (ImageError, FeaturesError, cv2.error) as error:
+                for own in found:
+                    own.append({**names, **failed(protocol, first_line(error))})
+                continue
+            for place, own in enumerate(found):
+                method = self.entries[wanted[place]].method
+                own.append({**names, **_measured(protocol, method, [pair[place] for pair in pairs])})
+        return found
 
 
-@dataclass(frozen=True)
-class HomographyTask:
-    """Every pair of every sequence: the corner error of the estimate, and the share of correct matches.
+def _measured(protocol: HomographyProtocol, method: Method, pairs: Sequence[Any]) -> Row:
+    chosen = protocol
+    if method.estimator and protocol.solver:
+        chosen = replace(protocol, solver=f"{method.estimator} {protocol.solver.split()[1]}")
+    match = None if isinstance(method.source, LoFTRMatcher) else method.match
+    weighted = match is None or method.matcher is not None
+    try:
+        return evaluate(chosen, pairs[0], match, pairs[1] if len(pairs) > 1 else None, weighted)
+    except cv2.error as error:
+        return failed(protocol, first_line(error))
 
-    Images in their own size, mutual nearest neighbours, no other filter. A
-    failed estimate has no corner error and counts as wrong at every threshold.
+
+def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
+    return (protocol.frame, SMALL) if protocol.kind == "superpoint" else (protocol.frame,)
+
+
+def summarise(protocol: HomographyProtocol, rows: Sequence[Row]) -> list[Row]:
+    """One row per split: the numbers of pairs and failures, and the protocol's measures in percent.
+
+    ``rows`` are those of one method under this protocol. A measure without any pair to tell is None.
     """
+    return by_split("pairs", rows, SPLITS, partial(_measures, protocol))
 
-    data: Path
-    """Folder in HPatches layout."""
-    detector: Detector = field(default_factory=lambda: OpenCVDetector("sift", max_keypoints=1000))
-    estimator: Estimator = field(default_factory=OpenCVEstimator)
-    metric: Metric = "cosine"
 
-    @cached_property
-    def sequences(self) -> dict[str, HPatchesSequence]:
-        """By name."""
-        return {sequence.name: sequence for sequence in find_sequences(self.data)}
-
-    @property
-    def units(self) -> Sequence[str]:
-        """Names of the sequences."""
-        return list(self.sequences)
-
-    def fingerprint(self, unit: str) -> str:
-        """Of the sequence's files."""
-        return self.sequences[unit].fingerprint
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the results besides the descriptor."""
+def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, float | None]:
+    if protocol.kind == "mma":
         return {
-            "task": "homography",
-            "detector": record(self.detector),
-            "estimator": record(self.estimator),
-            "metric": self.metric,
-            "correct_px": CORRECT,
+            f"MMA@{t}": 100 * sum(row["within"][t - 1] / max(1, row["matches"]) for row in rows) / len(rows)
+            for t in MMA_THRESHOLDS
         }
+    measures: dict[str, float | None] = {}
+    if protocol.kind == "superpoint":
+        for name in ("repeatability", "localisation_px", "average_precision", "matching_score"):
+            measures[name] = _mean([row[name] for row in rows if row[name] is not None])
+    for column in (key for key in rows[0] if key.startswith("errors_")):
+        per_seed = list(zip(*(errors_of(row, column) for row in rows), strict=True))
+        label = "" if column == "errors_px" else column.removeprefix("errors_") + " "
+        for name, thresholds, measure in (
+            ("accuracy", protocol.accuracies, accuracy),
+            ("AUC", protocol.areas, area_under_curve),
+        ):
+            for threshold in thresholds:
+                values = [100 * measure(errors, threshold) for errors in per_seed]
+                measures[f"{label}{name}@{threshold:g}"] = _mean(values)
+                if len(values) > 1:
+                    measures[f"{label}{name}@{threshold:g} spread"] = max(values) - min(values)
+    for name in (f"precision@{threshold:g}" for threshold in protocol.precisions):
+        measures[name] = 100 * sum(row[name] for row in rows) / len(rows)
+    return measures
 
-    @property
-    def headline(self) -> tuple[str, str]:
-        """See `Task.headline`."""
-        return "accuracy_3px", "homographies within 3 px, %"
 
-    def measures(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """See `Task.measures`."""
-        found: dict[str, Any] = {"pairs": len(rows)}
-        found |= {f"accuracy_{t:g}px": accuracy(rows, t) for t in THRESHOLDS}
-        found["correct_matches"] = 100 * float(np.mean([row["correct_share"] for row in rows]))
-        return found | {"failures": sum(row["corner_error_px"] is None for row in rows)}
+def errors_of(row: Row, column: str) -> list[float]:
+    """One error per seed in pixels, infinity for a failure."""
+    return [float("inf") if error is None else error for error in row[column]]
 
-    def evaluate(self, unit: str, maps: Maps, cells: Sequence[str]) -> list[Row]:
-        """One row per pair and cell."""
 
-        def describe(image: Image) -> dict[str, Features]:
-            keypoints = self.detector.detect(image)
-            if not len(keypoints):
-                return dict.fromkeys(cells, keypoints)
-            return {
-                cell: replace(keypoints, descriptors=found.sample(keypoints.keypoints, self.metric))
-                for cell, found in maps(image)
-            }
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
-        sequence = self.sequences[unit]
-        image0 = load_image(sequence.reference)
-        described0 = describe(image0)
-        rows = []
-        for number, path, truth in sequence.targets:
-            image1 = load_image(path)
-            described1 = describe(image1)
-            for cell in cells:
-                measured = self._pair(described0[cell], described1[cell], truth)
-                rows.append({"pair": f"{unit} 1-{number}", "split": split_of(unit), "cell": cell, **measured})
-        return rows
 
-    def _pair(self, features0: Features, features1: Features, truth: Any) -> dict[str, Any]:
-        if not len(features0) or not len(features1):
-            return {"corner_error_px": None, "reason": "no keypoints", "matches": 0, "correct_share": 0.0}
-        if features0.descriptors is None or features1.descriptors is None:
-            raise ValueError("the features were not described")
-        indices = match_mutual(features0.descriptors, features1.descriptors, self.metric).indices
-        points0, points1 = features0.keypoints[indices[:, 0]], features1.keypoints[indices[:, 1]]
-        distances = np.linalg.norm(warp_points(truth, points0) - points1, axis=1)
-        found = self.estimator.estimate(points0, points1, features0.image_size)
-        return {
-            "corner_error_px": corner_error(found.matrix, truth, features0.image_size) if found else None,
-            "reason": None if found else found.reason,
-            "matches": len(indices),
-            "correct_share": float((distances <= CORRECT).mean()) if len(indices) else 0.0,
-        }
+def in_words(protocol: HomographyProtocol) -> list[tuple[str, str]]:
+    """A protocol's definition."""
+    frame = {
+        "original": "original pixels",
+        "short480": "short side 480 pixels",
+        "crop640x480": "grey, centre crop of 640 x 480 pixels (repeatability: 320 x 240)",
+    }
+    found = [
+        ("source", protocol.source),
+        ("sequences", "116" if protocol.large else "108, without the eight largest"),
+        ("frame", frame[protocol.frame]),
+        ("keypoints", f"best {protocol.max_keypoints}" + (", distinct places" if protocol.unique else "")),
+        ("matches", f"best {protocol.max_matches}" if protocol.max_matches else "all mutual neighbours"),
+    ]
+    if protocol.solver:
+        seeds = f", {protocol.seeds} orders of the matches" if protocol.seeds > 1 else ""
+        name, threshold = protocol.solver.split()
+        limit = "" if name == "lmeds" else f", {threshold} px"
+        found.append(("estimator", f"{name}{limit}{seeds}"))
+    if protocol.relative_to:
+        found.append(("unit", f"(short side of image 2) / {protocol.relative_to:g} pixels"))
+    return found
+
+
+def values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
+    """(pairs, seeds) errors in pixels, or the share of right matches."""
+    if protocol.kind == "mma":
+        threshold = int(protocol.headline.split("@")[1])
+        return np.array([[row["within"][threshold - 1] / max(1, row["matches"])] for row in rows])
+    return np.array([errors_of(row, "errors_px") for row in rows])
+
+
+def statistic(protocol: HomographyProtocol, found: Values) -> float:
+    """The headline measure in percent."""
+    name, _, number = protocol.headline.partition("@")
+    if name == "MMA":
+        return 100 * float(found.mean())
+    measure = {"accuracy": accuracy, "AUC": area_under_curve}[name]
+    return 100 * float(np.mean([measure(column, float(number)) for column in found.T]))
+
+
+def severity(protocol: HomographyProtocol, found: Values) -> NDArray[np.float64]:
+    """(pairs,) larger for worse."""
+    means = found.mean(axis=1)
+    return np.asarray(-means if protocol.kind == "mma" else means, np.float64)
+
+
+def worst(protocol: HomographyProtocol, row: Row) -> list[tuple[str, str]]:
+    """Headings and cells of a pair among the worst."""
+    counts = [("keypoints", " / ".join(map(str, row["keypoints"]))), ("matches", str(row["matches"]))]
+    value = float(values(protocol, [row]).mean())
+    if protocol.kind == "mma":
+        return [(protocol.headline, f"{100 * value:.1f} %"), *counts]
+    errors = row["errors_px"]
+    failures = sum(error is None for error in errors)
+    text = "no homography" + (f" in {failures} of {len(errors)} orders" if failures < len(errors) else "")
+    error = f"{value:.1f} px" if math.isfinite(value) else text
+    return [("corner error", error), *counts, ("inliers", str(row["inliers"][0]))]
+
+
+def axes(protocol: HomographyProtocol) -> Axes:
+    """Words of the chart."""
+    if protocol.kind == "mma":
+        return Axes(
+            "Matches within a distance of the truth", "threshold, px", "matches within it, %", False, 1.0
+        )
+    return Axes("Pairs within a corner error", "threshold, px", "pairs within it, %")
+
+
+def curve(
+    protocol: HomographyProtocol, rows: Sequence[Row]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Thresholds in pixels, and the percentage within: of pairs by corner error, or of matches (MMA)."""
+    if protocol.kind == "mma":
+        shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
+        return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)
+    errors = np.sort(np.array([errors_of(row, "errors_px") for row in rows]).ravel())
+    x = np.concatenate([[0.0], errors[errors <= _LIMIT], [_LIMIT]])
+    return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
+
+
+def draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
+    """The best matches of a pair, in the original frame whatever the protocol's, as a JPEG's data URL."""
+    name, _, number = row["pair"].partition(" 1-")
+    sequences = {sequence.name: sequence for sequence in read_hpatches(wanted.data).units}
+    if name not in sequences or sequences[name].fingerprint != wanted.record["units"][name]:
+        raise GeomatchError("the sequence is not in the folder given, or is another one there")
+    method = create_method(wanted.method, wanted.settings["max_keypoints"])
+    path, truth = next((path, truth) for k, path, truth in sequences[name].targets if k == number)
+    paths = sequences[name].reference, path
+    views = Views([Entry(method, method.key())], wanted.store)
+    match = None if isinstance(method.source, LoFTRMatcher) else method.match
+    pair = limited(protocol, views.pairs(paths, truth, "original", False, [0])[0], match)
+    points0, points1, _ = matched_points(protocol, pair, match)
+    points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
+    return draw_points(paths, points0, points1, match_distances(points0, points1, truth) <= CORRECT_PX)
+
+
+def _method(text: str, settings: Settings, device: str) -> Method:
+    return create_method(text, settings.max_keypoints, device)
+
+
+def _check(protocol: HomographyProtocol) -> None:
+    if protocol.solver:
+        create_solver(protocol)
+
+
+def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
+    if isinstance(method.source, LoFTRMatcher) and protocol.kind == "superpoint":
+        return "it has no keypoints that could repeat"
+    return None
+
+
+HPATCHES = Task(
+    name="hpatches",
+    title="HPatches",
+    unit=("sequence", "sequences"),
+    item="pairs",
+    whole=116,
+    package="geomatch.benchmarks.tasks.homography",
+    read=read_hpatches,
+    protocols=PROTOCOLS,
+    method=_method,
+    evaluation=SequenceEvaluation,
+    in_words=in_words,
+    summarise=summarise,
+    values=values,
+    statistic=statistic,
+    severity=severity,
+    worst=worst,
+    axes=axes,
+    curve=curve,
+    splits=tuple(reversed(SPLITS)),
+    dense=False,
+    covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
+    check=_check,
+    undefined=_undefined,
+    shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
+    draw=draw,
+    caption="its best matches, green within 3 px of the truth, red not",
+)
+TASKS = {"hpatches": HPATCHES}
+"""By name."""

@@ -1,146 +1,141 @@
-"""What a method sees of one sequence in one frame: features, and where the truth goes there."""
+"""What methods see of one sequence in one frame: features, and where the truth goes there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.keys import SCHEMA
-from geomatch.benchmarks.methods import Method
+from geomatch.benchmarks.harness.cache import key_of, read_or_make
+from geomatch.benchmarks.harness.task import Entry
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
+from geomatch.benchmarks.methods.method import feature_key
+from geomatch.benchmarks.methods.together import extract_together
 from geomatch.benchmarks.tasks.homography.evaluation import Pair
 from geomatch.benchmarks.tasks.homography.frames import Frame, framed
-from geomatch.errors import DamagedError, ImageError
-from geomatch.files import digest_of, sha256_of
+from geomatch.errors import ImageError
+from geomatch.files import sha256_of
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
-from geomatch.provenance import versions
 from geomatch.store import Store
 from geomatch.types import Features
 
 KIND = "views"
-"""Of the features in the store."""
+"""Kind of the features in the store."""
 SMALL: Frame = "crop320x240"
 """Only keypoints are looked at there."""
-
-View = tuple[Features, NDArray[np.float64]]
-"""Features in a frame, and the (3, 3) matrix from original pixels to it."""
 
 
 @dataclass
 class Views:
-    """Features of one sequence's images, each made or read once; kept in a store by content."""
+    """Features of one sequence's images by the methods of one group, each made or read once."""
 
-    method: Method
-    identity: dict[str, Any]
-    """`Method.feature_identity`."""
-    store: Store
-    _images: dict[Path, Image] = field(default_factory=dict)
+    entries: Sequence[Entry]
+    store: Store | None
+    """Where they are cached, by content."""
+    _images: dict[tuple[Path, Frame], tuple[Image, NDArray[np.float64]]] = field(default_factory=dict)
     _sums: dict[Path, str] = field(default_factory=dict)
-    _views: dict[tuple[Any, ...], View] = field(default_factory=dict)
+    _views: dict[tuple[Path, Frame, bool, int], Features] = field(default_factory=dict)
 
-    def pair(
-        self, path0: Path, path1: Path, truth: NDArray[np.float64], frame: Frame, paper_sampling: bool
-    ) -> Pair:
-        """Features of two images, and the truth between their frames.
+    def pairs(
+        self,
+        paths: tuple[Path, Path],
+        truth: NDArray[np.float64],
+        frame: Frame,
+        paper_sampling: bool,
+        wanted: Sequence[int],
+    ) -> list[Pair]:
+        """Features of two images by the methods at these places, and the truth between their frames.
 
         Raises:
             ImageError: when one cannot be read.
             FeaturesError: when its features cannot.
         """
-        if isinstance(self.method.source, LoFTRMatcher):
-            (features0, matrix0), (features1, matrix1) = self._matched(
-                self.method.source, path0, path1, frame
-            )
-        else:
-            features0, matrix0 = self._one(path0, frame, paper_sampling)
-            features1, matrix1 = self._one(path1, frame, paper_sampling)
-        return Pair(features0, features1, matrix1 @ truth @ np.linalg.inv(matrix0))
+        source = self.entries[0].method.source
+        if isinstance(source, LoFTRMatcher):
+            keys = [self._key(list(paths), frame, side, 0) for side in (0, 1)]
 
-    def extract(self, paths: list[Path], frame: Frame, paper_sampling: bool) -> None:
-        """Extract all that is not kept yet, in one batch; images that cannot be read are left out."""
-        if isinstance(self.method.source, (LoFTRMatcher, FeatureFiles)):
+            def make(places: list[int]) -> list[Features]:
+                both = source.match_images(*(self._image(path, frame)[0] for path in paths))
+                return [both[place] for place in places]
+
+            both = [read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)]
+        else:
+            sides = [self._features(path, frame, paper_sampling, wanted) for path in paths]
+            both = [list(pair) for pair in zip(*sides, strict=True)]
+        matrix0, matrix1 = (
+            np.eye(3) if frame == "original" else self._image(path, frame)[1] for path in paths
+        )
+        moved = matrix1 @ truth @ np.linalg.inv(matrix0)
+        return [Pair(features0, features1, moved) for features0, features1 in both]
+
+    def prepare(
+        self, paths: Sequence[Path], frame: Frame, paper_sampling: bool, wanted: Sequence[int]
+    ) -> None:
+        """Make all that is not cached, in one batch; images that cannot be read are left out."""
+        if self.store is None or isinstance(self.entries[0].method.source, (LoFTRMatcher, FeatureFiles)):
             return
-        wanted: list[tuple[str, Image]] = []
+        images, keys = [], []
         for path in paths:
-            kept = self._kept([path], frame, paper_sampling)
-            if not self.store.has(KIND, kept):
+            own = [self._key([path], frame, paper_sampling, k) for k in wanted]
+            if not all(self.store.has(KIND, key) for key in own):
                 try:
-                    wanted.append((kept, framed(self._image(path), frame)[0]))
+                    images.append(self._image(path, frame)[0])
+                    keys.append(own)
                 except ImageError:
                     continue
-        if wanted:
-            images = [image for _, image in wanted]
-            found = self.method.extract(images, frame != SMALL, self._samples(paper_sampling))
-            for (kept, _), features in zip(wanted, found, strict=True):
-                self._save(kept, features)
+        if images:
+            methods = [self.entries[k].method for k in wanted]
+            found = extract_together(methods, images, frame != SMALL, self._samples(paper_sampling))
+            for place, own in enumerate(keys):
+                for key, features in zip(own, found, strict=True):
+                    self.store.write(KIND, key, features[place].to_bytes())
 
-    def _one(self, path: Path, frame: Frame, paper_sampling: bool) -> View:
-        key = path, frame, self._samples(paper_sampling)
-        if key not in self._views:
-            self._views[key] = self._made(path, frame, paper_sampling)
-        return self._views[key]
+    def _features(
+        self, path: Path, frame: Frame, paper_sampling: bool, wanted: Sequence[int]
+    ) -> list[Features]:
+        paper = self._samples(paper_sampling)
+        todo = [k for k in wanted if (path, frame, paper, k) not in self._views]
+        source = self.entries[0].method.source
+        if todo and isinstance(source, FeatureFiles):
+            image, matrix = self._image(path, frame)
+            whole = source.read(path, self._image(path, "original")[0].size)
+            self._views[path, frame, paper, 0] = _moved(whole, matrix, image.size)
+        elif todo:
 
-    def _made(self, path: Path, frame: Frame, paper_sampling: bool) -> View:
-        source = self.method.source
-        if isinstance(source, FeatureFiles):
-            image, matrix = framed(self._image(path), frame)
-            return _moved(source.read(path, self._image(path).size), matrix, image.size), matrix
-        key = self._kept([path], frame, paper_sampling)
-        kept = self._load(key)
-        if kept is not None and frame == "original":
-            return kept, np.eye(3)  # nothing to decode
-        image, matrix = framed(self._image(path), frame)
-        if kept is None:
-            (kept,) = self.method.extract([image], frame != SMALL, self._samples(paper_sampling))
-            self._save(key, kept)
-        return kept, matrix
+            def make(places: list[int]) -> list[Features]:
+                methods = [self.entries[todo[place]].method for place in places]
+                image, _ = self._image(path, frame)
+                return [own for (own,) in extract_together(methods, [image], frame != SMALL, paper)]
 
-    def _matched(self, matcher: LoFTRMatcher, path0: Path, path1: Path, frame: Frame) -> tuple[View, View]:
-        image0, matrix0 = framed(self._image(path0), frame)
-        image1, matrix1 = framed(self._image(path1), frame)
-        keys = [self._kept([path0, path1], frame, side) for side in (0, 1)]
-        kept0, kept1 = map(self._load, keys)
-        if kept0 is None or kept1 is None:
-            kept0, kept1 = matcher.match_images(image0, image1)
-            self._save(keys[0], kept0)
-            self._save(keys[1], kept1)
-        return (kept0, matrix0), (kept1, matrix1)
+            keys = [self._key([path], frame, paper_sampling, k) for k in todo]
+            made = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)
+            self._views |= {(path, frame, paper, k): own for k, own in zip(todo, made, strict=True)}
+        return [self._views[path, frame, paper, k] for k in wanted]
 
     def _samples(self, paper_sampling: bool) -> bool:
-        return paper_sampling and self.method.dense  # others know no difference
+        return paper_sampling and self.entries[0].method.samples  # others know no difference
 
-    def _kept(self, paths: list[Path], frame: Frame, how: bool | int) -> str:
+    def _key(self, paths: Sequence[Path], frame: Frame, how: bool | int, place: int) -> str:
         for path in paths:
             if path not in self._sums:
                 self._sums[path] = sha256_of(path)
         how = self._samples(how) if isinstance(how, bool) else how
-        parts = [SCHEMA, [self._sums[path] for path in paths], frame, how, self.identity, versions()]
-        return digest_of(parts)
+        sums = [self._sums[path] for path in paths]
+        return key_of(sums, frame, how, feature_key(self.entries[place].key))
 
-    def _save(self, key: str, features: Features) -> None:
-        self.store.write(KIND, key, features.to_bytes())
-
-    def _load(self, key: str) -> Features | None:
-        try:
-            return Features.from_bytes(self.store.read(KIND, key), key)
-        except KeyError:
-            return None
-        except DamagedError:  # made again
-            self.store.remove(KIND, key)
-            return None
-
-    def _image(self, path: Path) -> Image:
-        if path not in self._images:
-            self._images[path] = load_image(path)
-        return self._images[path]
+    def _image(self, path: Path, frame: Frame) -> tuple[Image, NDArray[np.float64]]:
+        """The image in the frame, and the matrix from original pixels to it."""
+        if (path, frame) not in self._images:
+            whole = load_image(path) if frame == "original" else self._image(path, "original")[0]
+            self._images[path, frame] = framed(whole, frame)
+        return self._images[path, frame]
 
 
 def _moved(features: Features, matrix: NDArray[np.float64], size: tuple[int, int]) -> Features:
-    """Features of the original image in a frame; those outside are gone."""
+    """Features of the original image in a frame, without those that lie outside."""
     points = warp_points(matrix, features.keypoints).astype(np.float32)
     inside = ((points >= -0.5) & (points <= np.array(size) - 0.5)).all(axis=1)
     moved = Features(points, features.scores, size, descriptors=features.descriptors)

@@ -24,7 +24,7 @@ class KeypointPair:
     image0: Path
     """The source, relative to the folder of the data set."""
     image1: Path
-    """The target, likewise."""
+    """The target, relative to the folder of the data set."""
     points0: NDArray[np.float64]
     """(N, 2) pixels of the source."""
     points1: NDArray[np.float64]
@@ -38,7 +38,7 @@ class Category:
     """All pairs of one category; what is evaluated alone."""
 
     folder: Path
-    """Of the data set."""
+    """The data set's."""
     name: str
     """Without spaces."""
     words: str
@@ -47,7 +47,7 @@ class Category:
 
     @cached_property
     def images(self) -> tuple[Path, ...]:
-        """Of all pairs, each once, relative to the folder."""
+        """The images of all pairs, each once, relative to the folder."""
         return tuple(dict.fromkeys(path for pair in self.pairs for path in (pair.image0, pair.image1)))
 
     @cached_property
@@ -67,11 +67,8 @@ def put_together(
 ) -> DataSet[Category]:
     """Group pairs by category and look for their images.
 
-    Args:
-        folder: of the data set.
-        pairs: name of the category, its words, and a pair of it.
-        release: number of pairs of the whole release.
-        split: their split.
+    ``pairs`` gives the name of a category, its words, and a pair of it; ``release`` is the number of pairs
+    of the whole release.
 
     Raises:
         GeomatchError: when there is no pair at all, or one twice.

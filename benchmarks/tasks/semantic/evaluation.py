@@ -1,60 +1,82 @@
-"""One category under one protocol: from feature maps to rows of the record."""
+"""Methods on one category: from feature maps to rows of the record."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from geomatch.benchmarks.harness.suite import Row
+from geomatch.benchmarks.harness.task import Entry, Row
 from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair
+from geomatch.benchmarks.tasks.semantic.maps import CachedMaps
 from geomatch.benchmarks.tasks.semantic.protocols import SemanticProtocol
 from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import PixelFeatures, target_of, transfer_points
 from geomatch.errors import ImageError
+from geomatch.store import Store
 from geomatch.types import Metric
 
-Maps = Callable[[Path], Iterable[tuple[str, FeatureMap]]]
-"""An image's path to its maps by cell, as a sweep has many of; raises ImageError."""
 
+class CategoryEvaluation:
+    """Methods on one category; see `geomatch.benchmarks.harness.task.Evaluation`.
 
-def evaluate_category(
-    category: Category, protocol: SemanticProtocol, metric: Metric, maps: Maps, cells: Sequence[str] = ("",)
-) -> list[Row]:
-    """A row per pair and cell: ``cell``, ``pair``, ``split``, ``errors``, ``reason``; pairs in their order.
-
-    Targets in turn, each with all its sources, so that a target is prepared once.
+    The maps of a category's images by all methods of a group are in memory at once: of SPair-71k with Stable
+    Diffusion about 0.3 GB for each method.
     """
-    order: dict[Path, list[KeypointPair]] = {}
-    for pair in category.pairs:
-        order.setdefault(pair.image1, []).append(pair)
-    kept: dict[Path, dict[str, FeatureMap] | str] = {}
 
-    def found(path: Path) -> dict[str, FeatureMap] | str:
-        if path not in kept:
-            try:
-                kept[path] = dict(maps(category.folder / path))
-            except ImageError as error:
-                kept[path] = str(error)
-        return kept[path]
+    def __init__(self, category: Category, entries: Sequence[Entry], store: Store | None) -> None:
+        """Start on a category."""
+        self.category, self.entries = category, entries
+        self.maps = CachedMaps(category.folder, entries, store)
 
-    rows: dict[str, list[Row]] = {}
-    for image1, pairs in order.items():
-        maps1 = found(image1)
-        targets: dict[str, PixelFeatures] = {}
-        for pair in pairs:
-            maps0 = found(pair.image0)
-            own = rows[pair.name] = []
-            for cell in cells:
-                if isinstance(maps0, str) or isinstance(maps1, str):
-                    reason = maps0 if isinstance(maps0, str) else str(maps1)
-                    row = _row(category, pair, None, reason)
-                else:
-                    if cell not in targets:
-                        targets[cell] = target_of(maps1[cell], metric, protocol.rule)
-                    errors = _errors(protocol, pair, maps0[cell], targets[cell], metric)
-                    row = _row(category, pair, errors, None)
-                own.append({**row, "cell": cell})
-    return [row for pair in category.pairs for row in rows[pair.name]]
+    def prepare(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> None:
+        """See `Evaluation.prepare`."""
+        self.maps.prepare(self.category.images, prompt_for(protocol, self.category), wanted)
+
+    def rows(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[list[Row]]:
+        """See `Evaluation.rows`; ``errors`` of each point are in units of the reference length.
+
+        Targets in turn, each with all its sources, so that a target is prepared once.
+        """
+        prompt = prompt_for(protocol, self.category)
+        order: dict[Path, list[KeypointPair]] = {}
+        for pair in self.category.pairs:
+            order.setdefault(pair.image1, []).append(pair)
+        known: dict[Path, list[FeatureMap] | str] = {}
+
+        def found(path: Path) -> list[FeatureMap] | str:
+            if path not in known:
+                try:
+                    known[path] = self.maps.of(path, prompt, wanted)
+                except ImageError as error:
+                    known[path] = str(error)
+            return known[path]
+
+        rows: list[dict[str, Row]] = [{} for _ in wanted]
+        for image1, pairs in order.items():
+            maps1 = found(image1)
+            targets: dict[int, PixelFeatures] = {}
+            for pair in pairs:
+                maps0 = found(pair.image0)
+                for place, own in enumerate(rows):
+                    if isinstance(maps0, str) or isinstance(maps1, str):
+                        reason = maps0 if isinstance(maps0, str) else str(maps1)
+                        own[pair.name] = self._row(pair, [None] * len(pair.points0), reason)
+                        continue
+                    metric = self.entries[wanted[place]].method.metric
+                    if place not in targets:
+                        targets[place] = target_of(maps1[place], metric, protocol.rule)
+                    errors = _errors(protocol, pair, maps0[place], targets[place], metric)
+                    own[pair.name] = self._row(pair, errors, None)
+        return [[own[pair.name] for pair in self.category.pairs] for own in rows]
+
+    def _row(self, pair: KeypointPair, errors: Sequence[float | None], reason: str | None) -> Row:
+        name = self.category.name
+        return {"pair": f"{name} {pair.name}", "split": name, "errors": errors, "reason": reason}
+
+
+def prompt_for(protocol: SemanticProtocol, category: Category) -> str:
+    """The text of a category."""
+    return protocol.prompt.replace("{category}", category.words)
 
 
 def _errors(
@@ -68,12 +90,3 @@ def _errors(
     length = pair.box_side if protocol.reference == "box" else float(max(size))
     apart = np.linalg.norm(found.points - pair.points1, axis=1) / length
     return [round(float(error), 8) for error in apart]
-
-
-def _row(category: Category, pair: KeypointPair, errors: list[float] | None, reason: str | None) -> Row:
-    return {
-        "pair": f"{category.name} {pair.name}",
-        "split": category.name,
-        "errors": errors if errors is not None else [None] * len(pair.points0),
-        "reason": reason,
-    }

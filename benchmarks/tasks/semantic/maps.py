@@ -1,108 +1,101 @@
-"""Feature maps of images, made once and kept in a store by the content of image, weights and settings."""
+"""Feature maps of one category's images, made once and cached by content."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from geomatch.benchmarks.harness.keys import SCHEMA
-from geomatch.benchmarks.methods.dense import DenseMethod
+from geomatch.benchmarks.harness.cache import key_of, read_or_make
+from geomatch.benchmarks.harness.task import Entry
+from geomatch.benchmarks.methods.method import feature_key
+from geomatch.benchmarks.methods.together import dense_maps
 from geomatch.dift import FeatureMap
-from geomatch.errors import DamagedError, ImageError
-from geomatch.files import digest_of, pack_arrays, sha256_of, unpack_arrays
+from geomatch.errors import ImageError
+from geomatch.files import pack_arrays, sha256_of, unpack_arrays
 from geomatch.images import load_image
-from geomatch.provenance import versions
 from geomatch.store import Store
 
 KIND = "maps"
-"""Of the maps in the store."""
+"""Kind of the maps in the store."""
 AT_ONCE = 8
 """Images that go through the network together."""
 _LAYERS = tuple(f"layer{index}" for index in range(64))
 
 
 @dataclass
-class KeptMaps:
-    """Maps of one category's images."""
+class CachedMaps:
+    """Maps of one category's images by the methods of one group."""
 
     folder: Path
-    """Of the data set."""
-    method: DenseMethod
-    identity: dict[str, Any]
-    """`DenseMethod.identity`."""
-    store: Store
-    _prompted: dict[str, DenseMethod] = field(default_factory=dict)
+    """The data set's."""
+    entries: Sequence[Entry]
+    store: Store | None
+    """Where they are cached."""
     _sums: dict[Path, str] = field(default_factory=dict)
 
-    def extract(self, paths: Sequence[Path], prompt: str) -> None:
-        """Make all that are not kept yet, several at a time; images that cannot be read are left out."""
-        wanted = []
+    def prepare(self, paths: Sequence[Path], prompt: str, wanted: Sequence[int]) -> None:
+        """Make all that are not cached, several images at a time; those that cannot be read are left out."""
+        if self.store is None:
+            return
+        todo = []
         for path in paths:
-            try:
-                key = self._key(path, prompt)
-                if not self.store.has(KIND, key):
-                    wanted.append((key, load_image(self.folder / path)))
-            except ImageError:
-                continue
-            if len(wanted) == AT_ONCE:
-                self._make(wanted, prompt)
-                wanted = []
-        self._make(wanted, prompt)
+            keys = []
+            with suppress(ImageError):
+                keys = [self._key(path, prompt, k) for k in wanted]
+            if not all(self.store.has(KIND, key) for key in keys):
+                todo.append((path, keys))
+        for start in range(0, len(todo), AT_ONCE):
+            readable, images = [], []
+            for path, keys in todo[start : start + AT_ONCE]:
+                with suppress(ImageError):
+                    images.append(load_image(self.folder / path))
+                    readable.append(keys)
+            found = dense_maps([self.entries[k].method for k in wanted], images, prompt) if images else []
+            for maps, method_keys in zip(found, zip(*readable, strict=True), strict=True):
+                for key, feature_map in zip(method_keys, maps, strict=True):
+                    self.store.write(KIND, key, pack_map(feature_map))
 
-    def of(self, path: Path, prompt: str) -> Iterator[tuple[str, FeatureMap]]:
-        """The map of an image, under the name of the only cell.
+    def of(self, path: Path, prompt: str, wanted: Sequence[int]) -> list[FeatureMap]:
+        """The maps of an image by the methods at these places.
 
         Raises:
             ImageError: when the image cannot be read.
         """
-        key = self._key(path, prompt)
-        found = self._stored(key)
-        if found is None:
-            (found,) = self._make([(key, load_image(self.folder / path))], prompt)
-        yield "", found
 
-    def kept(self, path: Path, prompt: str) -> FeatureMap | None:
-        """The map of an image, if it is in the store; raises as `of`."""
-        return self._stored(self._key(path, prompt))
+        def make(places: list[int]) -> list[FeatureMap]:
+            methods = [self.entries[wanted[place]].method for place in places]
+            return [own for (own,) in dense_maps(methods, [load_image(self.folder / path)], prompt)]
 
-    def _stored(self, key: str) -> FeatureMap | None:
-        try:
-            return unpack_map(self.store.read(KIND, key), key)
-        except (KeyError, DamagedError):
-            return None
+        keys = [self._key(path, prompt, k) for k in wanted]
+        return read_or_make(self.store, KIND, keys, make, pack_map, unpack_map)
 
-    def _make(self, wanted: Sequence[tuple[str, Any]], prompt: str) -> list[FeatureMap]:
-        if not wanted:
-            return []
-        if prompt not in self._prompted:
-            self._prompted[prompt] = self.method.prompted(prompt)
-        found = self._prompted[prompt].dense([image for _, image in wanted])
-        for (key, _), feature_map in zip(wanted, found, strict=True):
-            self.store.write(KIND, key, pack_map(feature_map))
-        return found
+    def found(self, path: Path, prompt: str) -> FeatureMap | None:
+        """The map of an image by the only method, if it is in the store; raises as `of`."""
+        key = self._key(path, prompt, 0)
+        return self.store.found(KIND, key, unpack_map) if self.store else None
 
-    def _key(self, path: Path, prompt: str) -> str:
+    def _key(self, path: Path, prompt: str, place: int) -> str:
         if path not in self._sums:
             full = self.folder / path
             if not full.is_file():
                 raise ImageError(f"{path}: no such file")
             self._sums[path] = sha256_of(full)
-        text = prompt if self.method.takes_text else None
-        return digest_of([SCHEMA, self._sums[path], self.identity["features"], text, versions()])
+        entry = self.entries[place]
+        return key_of(self._sums[path], feature_key(entry.key), prompt if entry.method.takes_text else None)
 
 
 def pack_map(feature_map: FeatureMap) -> bytes:
-    """For `unpack_map`."""
+    """A map for the store."""
     names = _LAYERS[: len(feature_map.maps)]
     layers = {name: layer.cpu().numpy() for name, layer in zip(names, feature_map.maps, strict=True)}
     return pack_arrays("FeatureMap", {"image_size": np.array(feature_map.image_size), **layers})
 
 
 def unpack_map(data: bytes, label: str) -> FeatureMap:
-    """From what `pack_map` gave.
+    """A map from what `pack_map` gave.
 
     Raises:
         DamagedError: naming ``label``, when the bytes are damaged.

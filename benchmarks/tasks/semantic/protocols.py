@@ -4,13 +4,9 @@ PCK (Yang and Ramanan, 2013): a transferred point is right when it lies within a
 length of the truth. ``PCK@a`` counts points over all pairs, ``PCK@a per image`` is the mean over pairs.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
-from geomatch.benchmarks.harness.suite import Row, chosen
 from geomatch.dift.maps.transfer import Rule
 
 Reference = Literal["box", "image"]
@@ -28,7 +24,7 @@ class SemanticProtocol:
     name: str
     version: int
     source: str
-    """Whose rules."""
+    """The paper or code that defines it."""
     reference: Reference
     """Alpha is a share of the longer side of the target's box, or of the target image."""
     rule: Rule = "argmax"
@@ -46,8 +42,8 @@ _SOURCES = {
 }
 
 
-def protocols_for(dataset: str) -> dict[str, SemanticProtocol]:
-    """Those of ``spair``, ``willow`` or ``cub``: by box, by image, and by box with the soft-argmax."""
+def protocols_of(dataset: str) -> dict[str, SemanticProtocol]:
+    """Protocols of ``spair``, ``willow`` or ``cub``: by box, by image, and by box with the soft-argmax."""
     source = _SOURCES[dataset]
     soft = f"{source}; windowed soft-argmax of Zhang et al., CVPR 2024"
     own = (
@@ -58,39 +54,8 @@ def protocols_for(dataset: str) -> dict[str, SemanticProtocol]:
     return {protocol.name: protocol for protocol in own}
 
 
-def find_protocols(dataset: str, names: str) -> list[SemanticProtocol]:
-    """Those of a list separated by commas; ``all`` is every one of the data set.
-
-    Raises:
-        ValueError: listing the names, when there is none of that name.
-    """
-    return chosen(protocols_for(dataset), names)
-
-
 def with_prompt(protocol: SemanticProtocol, prompt: str) -> SemanticProtocol:
     """The protocol with another text, which its name tells, since numbers differ."""
     if prompt == protocol.prompt:
         return protocol
     return replace(protocol, prompt=prompt, name=f"{protocol.name}:{prompt or 'no prompt'}")
-
-
-def summarise(protocol: SemanticProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per category and one for all: pairs, failures, and PCK in percent, per point and per image."""
-    found = []
-    for split in [*sorted({row["split"] for row in rows}), "all"]:
-        own = [row for row in rows if split in ("all", row["split"])]
-        failures = sum(row["reason"] is not None for row in own)
-        measures: dict[str, Any] = {}
-        for suffix in ("", " per image"):
-            for alpha in protocol.alphas:
-                measures[f"PCK@{alpha:g}{suffix}"] = pck(own, alpha, per_image=bool(suffix))
-        found.append({"split": split, "pairs": len(own), "failures": failures, **measures})
-    return found
-
-
-def pck(rows: Sequence[Row], alpha: float, per_image: bool = False) -> float:
-    """Percentage of points within alpha, over all points or as the mean over pairs."""
-    shares = [np.array([error is not None and error <= alpha for error in row["errors"]]) for row in rows]
-    if per_image:
-        return 100 * float(np.mean([share.mean() for share in shares]))
-    return 100 * float(np.concatenate(shares).mean())

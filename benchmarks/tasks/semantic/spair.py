@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from geomatch.benchmarks.harness.data import DataSet, read_lines
+from geomatch.benchmarks.harness.data import DataSet, check_split, read_lines
 from geomatch.benchmarks.tasks.semantic.data import (
     Category,
     KeypointPair,
@@ -30,8 +30,7 @@ def read_spair(folder: Path, split: str = "test") -> DataSet[Category]:
         GeomatchError: naming file and line of an annotation that is broken or missing.
         ValueError: for another split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from: {', '.join(SPLITS)}")
+    check_split(split, SPLITS)
     return put_together(folder, _pairs(folder, split), SPLITS[split], split)
 
 

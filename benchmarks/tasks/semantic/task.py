@@ -1,81 +1,173 @@
-"""Semantic correspondence as a task for a sweep."""
+"""Data sets of semantic correspondence as tasks: sums over pairs, and what reports show."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.suite import Row
-from geomatch.benchmarks.harness.sweep import Maps
+from geomatch.benchmarks.harness.pictures import draw_points
+from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Task, Values, by_split, threshold_of
+from geomatch.benchmarks.methods import create_dense_method
+from geomatch.benchmarks.tasks.semantic.cub import read_cub
 from geomatch.benchmarks.tasks.semantic.data import Category
-from geomatch.benchmarks.tasks.semantic.evaluation import evaluate_category
-from geomatch.benchmarks.tasks.semantic.harness import prompt_for, read_semantic
-from geomatch.benchmarks.tasks.semantic.protocols import SemanticProtocol
-from geomatch.benchmarks.tasks.semantic.suite import SUITES
-from geomatch.images import load_image
-from geomatch.types import Metric
+from geomatch.benchmarks.tasks.semantic.evaluation import CategoryEvaluation, prompt_for
+from geomatch.benchmarks.tasks.semantic.maps import CachedMaps
+from geomatch.benchmarks.tasks.semantic.protocols import SemanticProtocol, protocols_of
+from geomatch.benchmarks.tasks.semantic.spair import read_spair
+from geomatch.benchmarks.tasks.semantic.willow import read_willow
+from geomatch.dift.maps.transfer import SOFT_RADIUS, SOFT_TEMPERATURE, transfer_points
+from geomatch.errors import GeomatchError
+
+_LIMIT = 0.3
+"""Alpha at the end of curves."""
 
 
-@dataclass(frozen=True)
-class SemanticTask:
-    """PCK of every category of a data set.
+def summarise(protocol: SemanticProtocol, rows: Sequence[Row]) -> list[Row]:
+    """One row per category and one for all: pairs, failures, and PCK in percent, per point and per image."""
 
-    The maps of a category's images in all cells of a timestep are in memory at once: of SPair-71k with Stable
-    Diffusion about 0.3 GB for each layer and ensemble size.
+    def measures(own: Sequence[Row]) -> dict[str, float]:
+        return {
+            f"PCK@{alpha:g}{suffix}": pck(counts(own, alpha), per_image=bool(suffix))
+            for suffix in ("", " per image")
+            for alpha in protocol.alphas
+        }
+
+    return by_split("pairs", rows, [*sorted({row["split"] for row in rows}), "all"], measures)
+
+
+def counts(rows: Sequence[Row], alpha: float) -> Values:
+    """(pairs, 2) points within alpha, and all points."""
+    right = [sum(error is not None and error <= alpha for error in row["errors"]) for row in rows]
+    return np.array([(hits, len(row["errors"])) for hits, row in zip(right, rows, strict=True)], np.float64)
+
+
+def pck(found: Values, per_image: bool = False) -> float:
+    """Percentage of points within alpha from `counts`, over all points or as the mean over pairs."""
+    if per_image:
+        return 100 * float((found[:, 0] / found[:, 1]).mean())
+    return 100 * float(found[:, 0].sum() / found[:, 1].sum())
+
+
+def in_words(protocol: SemanticProtocol) -> list[tuple[str, str]]:
+    """A protocol's definition."""
+    lengths = {"box": "longer side of the target's box", "image": "longer side of the target image"}
+    places = {
+        "argmax": "most similar pixel",
+        "soft-argmax": f"softmax of similarities / {SOFT_TEMPERATURE:g} over the cells within {SOFT_RADIUS} "
+        "of the best",
+    }
+    return [
+        ("source", protocol.source),
+        ("right within", f"alpha x {lengths[protocol.reference]}"),
+        ("place", places[protocol.rule]),
+        ("prompt", protocol.prompt or "none"),
+    ]
+
+
+def values(protocol: SemanticProtocol, rows: Sequence[Row]) -> Values:
+    """(pairs, 2) right points at the headline's alpha, and all points."""
+    return counts(rows, threshold_of(protocol.headline))
+
+
+def statistic(protocol: SemanticProtocol, found: Values) -> float:
+    """PCK per point, or per image if that is the headline."""
+    return pck(found, protocol.headline.endswith("per image"))
+
+
+def severity(protocol: SemanticProtocol, found: Values) -> NDArray[np.float64]:
+    """(pairs,) the share of wrong points."""
+    return np.asarray(1 - found[:, 0] / found[:, 1], np.float64)
+
+
+def worst(protocol: SemanticProtocol, row: Row) -> list[tuple[str, str]]:
+    """Headings and cells of a pair among the worst."""
+    right, count = values(protocol, [row])[0]
+    known = [error for error in row["errors"] if error is not None]
+    middle = f"{np.median(known):.2f}" if known else "-"
+    return [(protocol.headline, f"{100 * right / count:.0f} %"), ("points", f"{count:.0f}"),
+            ("median error / length", middle)]  # fmt: skip
+
+
+def axes(protocol: SemanticProtocol) -> Axes:
+    """Words of the chart."""
+    return Axes("Points within a share of the reference length", "alpha", "points within it, %")
+
+
+def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Alphas, and the percentage of points within."""
+    errors = np.sort([np.inf if error is None else error for row in rows for error in row["errors"]])
+    # thousands of points: the curve of every hundredth looks the same
+    x = np.linspace(0, _LIMIT, 121)
+    return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
+
+
+def draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) -> str:
+    """The points of a pair joined with the places found for them, as a JPEG's data URL."""
+    name, _, pair_name = row["pair"].partition(" ")
+    found = read_semantic(dataset, wanted.data, wanted.record["split"])
+    category = next((category for category in found.units if category.name == name), None)
+    if category is None or category.fingerprint != wanted.record["units"][name]:
+        raise GeomatchError(f"{name} is not in the folder given, or is another one there")
+    pair = next(pair for pair in category.pairs if pair.name == pair_name)
+    method = create_dense_method(wanted.method, wanted.settings["device"])
+    maps = CachedMaps(category.folder, [Entry(method, method.key())], wanted.store)
+    prompt = prompt_for(protocol, category)
+    map0, map1 = (maps.found(path, prompt) for path in (pair.image0, pair.image1))
+    if map0 is None or map1 is None:
+        raise GeomatchError("its maps are not in the folder of the record; give the run's --store")
+    width, height = map0.image_size
+    points0 = np.clip(pair.points0, 0, [width - 1, height - 1])
+    points1 = transfer_points(map0, map1, points0, method.metric, protocol.rule).points
+    alpha = threshold_of(protocol.headline)
+    right = np.array([error is not None and error <= alpha for error in row["errors"]])
+    paths = category.folder / pair.image0, category.folder / pair.image1
+    return draw_points(paths, points0, points1, right)
+
+
+def read_semantic(dataset: str, folder: Path, split: str | None = None) -> DataSet[Category]:
+    """The data set of that name in a folder.
+
+    Raises:
+        GeomatchError: naming file and line of a broken annotation.
+        ValueError: for a split that the data set has not.
     """
+    if dataset == "spair":
+        return read_spair(folder, split or "test")
+    if split is not None:
+        raise ValueError(f"{dataset} has no splits, got {split!r}")
+    return read_willow(folder) if dataset == "willow" else read_cub(folder)
 
-    dataset: str
-    """``spair``, ``willow`` or ``cub``."""
-    data: Path
-    """Folder of the release."""
-    protocol: SemanticProtocol
-    metric: Metric = "cosine"
-    split: str | None = None
-    """Of SPair-71k; None takes the one that is reported."""
 
-    @cached_property
-    def _read(self) -> DataSet[Category]:
-        return read_semantic(self.dataset, self.data, self.split)
+def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
+    return Task(
+        name=name,
+        title=title,
+        unit=unit,
+        item="pairs",
+        whole=whole,
+        package="geomatch.benchmarks.tasks.semantic",
+        read=partial(read_semantic, name),
+        protocols=protocols_of(name),
+        evaluation=CategoryEvaluation,
+        in_words=in_words,
+        summarise=summarise,
+        values=values,
+        statistic=statistic,
+        severity=severity,
+        worst=worst,
+        axes=axes,
+        curve=curve,
+        draw=partial(draw, name),
+        caption="its points and where they were found: green within the headline's alpha, red not",
+    )
 
-    @cached_property
-    def categories(self) -> dict[str, Category]:
-        """By name."""
-        return {category.name: category for category in self._read.units}
 
-    @property
-    def units(self) -> Sequence[str]:
-        """Names of the categories."""
-        return list(self.categories)
-
-    def fingerprint(self, unit: str) -> str:
-        """Of the category's images and annotations."""
-        return self.categories[unit].fingerprint
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the results besides the descriptor."""
-        names = {"task": self.dataset, "split": self._read.split}
-        return {**names, "protocol": asdict(self.protocol), "metric": self.metric}
-
-    @property
-    def headline(self) -> tuple[str, str]:
-        """See `Task.headline`."""
-        return self.protocol.headline, f"{self.protocol.headline}, %"
-
-    def evaluate(self, unit: str, maps: Maps, cells: Sequence[str]) -> list[Row]:
-        """One row per pair and cell."""
-        category = self.categories[unit]
-        prompt = prompt_for(self.protocol, category)
-        return evaluate_category(
-            category,
-            self.protocol,
-            self.metric,
-            lambda path: maps(load_image(category.folder / path), prompt),
-            cells,
-        )
-
-    def measures(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """See `Task.measures`."""
-        return SUITES[self.dataset].overall(self.protocol, rows)
+TASKS = {
+    "spair": _task("spair", "SPair-71k", ("category", "categories"), 18),
+    "willow": _task("willow", "PF-WILLOW", ("class", "classes"), 10),
+    "cub": _task("cub", "CUB-200-2011", ("split", "splits"), 14),
+}
+"""By name."""

@@ -11,12 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from geomatch.benchmarks.harness.data import DataSet, read_lines
-from geomatch.benchmarks.tasks.semantic.data import (
-    Category,
-    KeypointPair,
-    checked_points,
-    put_together,
-)
+from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair, checked_points, put_together
 from geomatch.errors import GeomatchError
 
 PAIRS = 900

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from geomatch.benchmarks.harness.data import DataSet, absent, read_lines, sums_of
+from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_lines, sums_of
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
 
@@ -40,15 +40,15 @@ class MaskedVideo:
         return digest_of([self.name, sums_of(paths)])
 
 
-def read_davis(folder: Path, split: str = "val") -> DataSet[MaskedVideo]:
-    """The videos of a split.
+def read_davis(folder: Path, split: str | None = None) -> DataSet[MaskedVideo]:
+    """The videos of a split; None is ``val``.
 
     Raises:
         GeomatchError: naming the file, and of lists the line, of an annotation that is broken or missing.
         ValueError: for another split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from: {', '.join(SPLITS)}")
+    split = split or "val"
+    check_split(split, SPLITS)
     names = folder / "ImageSets" / "2017" / f"{split}.txt"
     videos = []
     for number, line in enumerate(read_lines(names), 1):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet, absent, read_lines, sums_of
+from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_lines, sums_of
 from geomatch.errors import GeomatchError, require
 from geomatch.files import digest_of
 
@@ -40,16 +40,16 @@ class PoseVideo:
         return digest_of([self.name, self.action, sums_of(self.frames), self.joints.tolist()])
 
 
-def read_jhmdb(folder: Path, split: str = "1") -> DataSet[PoseVideo]:
-    """The test videos of a split.
+def read_jhmdb(folder: Path, split: str | None = None) -> DataSet[PoseVideo]:
+    """The test videos of a split; None is the first.
 
     Raises:
         GeomatchError: naming the file, and of lists the line, of an annotation that is broken or missing.
         MissingDependencyError: without scipy, which reads the joints.
         ValueError: for another split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from: {', '.join(SPLITS)}")
+    split = split or "1"
+    check_split(split, SPLITS)
     lists = sorted((folder / "splits").glob(f"*_test_split{split}.txt"))
     if not lists:
         raise GeomatchError(f"{folder / 'splits'}: no list ..._test_split{split}.txt there")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOLERANCE = 0.008
-"""Of the image's diagonal, rounded up to pixels: how far a boundary may be off."""
+"""How far a boundary may be off: a share of the image's diagonal, rounded up to pixels."""
 RECALL = 0.5
 """Frames above it count as found."""
 
@@ -55,7 +55,7 @@ def _boundary(mask: Mask) -> Mask:
 
 
 class Statistics(NamedTuple):
-    """Of one object's measure over the frames of a video."""
+    """One object's measure over the frames of a video."""
 
     mean: float
     recall: float
@@ -65,7 +65,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(values: Sequence[float]) -> Statistics:
-    """Of a measure over frames, as davis2017-evaluation computes them: quarters share their ends."""
+    """Statistics of a measure over frames, as davis2017-evaluation has them: quarters share their ends."""
     array = np.asarray(values, np.float64)
     ends = np.round(np.linspace(1, len(array), 5) + 1e-10).astype(int) - 1
     first, last = array[: ends[1] + 1], array[ends[3] :]

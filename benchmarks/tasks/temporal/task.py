@@ -1,84 +1,166 @@
-"""Label propagation as a task for a sweep."""
+"""DAVIS-2017 and JHMDB as tasks: sums over objects or videos, and what reports show."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.suite import Row
-from geomatch.benchmarks.harness.sweep import Maps
-from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo
-from geomatch.benchmarks.tasks.temporal.evaluation import evaluate_masks, evaluate_poses
-from geomatch.benchmarks.tasks.temporal.harness import read_temporal
-from geomatch.benchmarks.tasks.temporal.jhmdb import PoseVideo
-from geomatch.benchmarks.tasks.temporal.protocols import TemporalProtocol
-from geomatch.benchmarks.tasks.temporal.suite import SUITES
-from geomatch.dift import DIFTConfig, FeatureMap
-from geomatch.images import Image
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.benchmarks.harness.task import Axes, Row, Task, Values, by_split, threshold_of
+from geomatch.benchmarks.tasks.temporal.davis import read_davis
+from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation
+from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
+from geomatch.benchmarks.tasks.temporal.measures import statistics
+from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS, TemporalProtocol
 
 
-@dataclass(frozen=True)
-class TemporalTask:
-    """J and F of every video of DAVIS-2017, or PCK of JHMDB.
+def in_words(protocol: TemporalProtocol) -> list[tuple[str, str]]:
+    """A protocol's definition."""
+    size = protocol.size
+    frames = f"short side {size} pixels" if isinstance(size, int) else f"{size[0]} x {size[1]} pixels"
+    others = "".join(f"; {name}: {context}" for name, context in protocol.exceptions)
+    return [
+        ("source", protocol.source),
+        ("frames", frames),
+        ("context", f"the first frame and the last {protocol.context}{others}"),
+        ("labels", f"of the best {protocol.top_k} cells within {protocol.radius} of the own place"),
+        ("weights", f"exp(cosine / {protocol.temperature:g})"),
+    ]
 
-    The context's maps of all cells of a timestep are in memory at once: of DAVIS with Stable Diffusion about
-    0.5 GB for each layer and ensemble size.
-    """
 
-    dataset: str
-    """``davis`` or ``jhmdb``."""
-    data: Path
-    """Folder of the release."""
-    protocol: TemporalProtocol
-    split: str | None = None
-    """None takes the one that is reported."""
+def summarise_masks(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row]:
+    """One row: objects, failures, and J, F and their mean in percent, each object counting alike."""
+    failures = sum(row["reason"] is not None for row in rows)
+    found: Row = {}
+    for name in ("J", "F"):
+        own = np.array([statistics(row[name]) for row in rows])
+        for column, suffix in enumerate(("", " recall", " decay")):
+            found[name + suffix] = 100 * float(own[:, column].mean())
+    mean = (found["J"] + found["F"]) / 2
+    return [{"split": "all", "objects": len(rows), "failures": failures, "J&F": mean, **found}]
 
-    @cached_property
-    def _read(self) -> DataSet[MaskedVideo | PoseVideo]:
-        return read_temporal(self.dataset, self.data, self.split)
 
-    @cached_property
-    def videos(self) -> dict[str, MaskedVideo | PoseVideo]:
-        """By name."""
-        return {video.name: video for video in self._read.units}
+def mask_values(protocol: TemporalProtocol, rows: Sequence[Row]) -> Values:
+    """(objects, 1) mean of J and F over the frames."""
+    return np.array([[(np.mean(row["J"]) + np.mean(row["F"])) / 2] for row in rows])
 
-    @property
-    def units(self) -> Sequence[str]:
-        """Names of the videos."""
-        return list(self.videos)
 
-    def fingerprint(self, unit: str) -> str:
-        """Of the video's frames and annotations."""
-        return self.videos[unit].fingerprint
+def mask_curve(
+    protocol: TemporalProtocol, rows: Sequence[Row]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """J&F, and the percentage of objects with at least that."""
+    ordered = np.sort(100 * mask_values(protocol, rows)[:, 0])
+    x = np.linspace(0, 100, 101)
+    return x, 100 * (1 - np.searchsorted(ordered, x, side="left") / len(ordered))
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the results besides the descriptor."""
-        return {"task": self.dataset, "split": self._read.split, "protocol": asdict(self.protocol)}
 
-    @property
-    def headline(self) -> tuple[str, str]:
-        """See `Task.headline`."""
-        return self.protocol.headline, f"{self.protocol.headline}, %"
+def mask_worst(protocol: TemporalProtocol, row: Row) -> list[tuple[str, str]]:
+    """Headings and cells of an object among the worst."""
+    return [
+        ("J&F", f"{100 * float(mask_values(protocol, [row]).mean()):.1f}"),
+        ("J", f"{100 * np.mean(row['J']):.1f}"),
+        ("F", f"{100 * np.mean(row['F']):.1f}"),
+        ("frames", str(len(row["J"]))),
+    ]
 
-    def config(self, config: DIFTConfig) -> DIFTConfig:
-        """The descriptor with frames in the protocol's size."""
-        size = self.protocol.size
-        return replace(config, image_size=size, image_side="short" if isinstance(size, int) else "long")
 
-    def evaluate(self, unit: str, maps: Maps, cells: Sequence[str]) -> list[Row]:
-        """One row per cell and object, or per cell."""
-        video = self.videos[unit]
+def summarise_poses(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row]:
+    """One row per action and one for all: videos, failures, and PCK in percent, the mean over joints."""
 
-        def of_frames(images: Sequence[Image]) -> Iterator[dict[str, FeatureMap]]:
-            return (dict(maps(image)) for image in images)
+    def measures(own: Sequence[Row]) -> dict[str, float]:
+        return {f"PCK@{alpha:g}": mean_of_joints(hits(own, alpha)) for alpha in protocol.alphas}
 
-        if isinstance(video, MaskedVideo):
-            return evaluate_masks(video, self.protocol, of_frames, cells)
-        return evaluate_poses(video, self.protocol, of_frames, cells)
+    return by_split("videos", rows, [*sorted({row["split"] for row in rows}), "all"], measures)
 
-    def measures(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """See `Task.measures`."""
-        return SUITES[self.dataset].overall(self.protocol, rows)
+
+def hits(rows: Sequence[Row], alpha: float) -> NDArray[np.float64]:
+    """(rows, 2, joints): how often each joint is within alpha, and how often it is to be found."""
+    counts = []
+    for row in rows:  # nulls are those of a video that could not be read
+        right = [sum(error is not None and error <= alpha for error in joint) for joint in row["errors"]]
+        counts.append([right, [len(joint) for joint in row["errors"]]])
+    return np.array(counts, np.float64)
+
+
+def mean_of_joints(counts: NDArray[np.float64]) -> float:
+    """Percentage per joint over all rows, then the mean over joints that there are."""
+    right, every = counts.sum(axis=0)
+    there = every > 0
+    return 100 * float((right[there] / every[there]).mean()) if there.any() else 0.0
+
+
+def pose_values(protocol: TemporalProtocol, rows: Sequence[Row]) -> Values:
+    """(videos, 2 x joints) right places and all places of each joint at the headline's alpha."""
+    return hits(rows, threshold_of(protocol.headline)).reshape(len(rows), -1)
+
+
+def pose_statistic(protocol: TemporalProtocol, found: Values) -> float:
+    """PCK in percent, the mean over joints."""
+    return mean_of_joints(found.reshape(len(found), 2, -1))
+
+
+def pose_severity(protocol: TemporalProtocol, found: Values) -> NDArray[np.float64]:
+    """(videos,) the share of wrong places."""
+    right, every = found.reshape(len(found), 2, -1).sum(axis=2).T
+    return np.asarray(1 - right / np.maximum(every, 1), np.float64)
+
+
+def pose_curve(
+    protocol: TemporalProtocol, rows: Sequence[Row]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Alphas, and the percentage of places within, the mean over joints."""
+    x = np.linspace(0, max(protocol.alphas), 51)
+    return x, np.array([mean_of_joints(hits(rows, alpha)) for alpha in x])
+
+
+def pose_worst(protocol: TemporalProtocol, row: Row) -> list[tuple[str, str]]:
+    """Headings and cells of a video among the worst."""
+    share = mean_of_joints(hits([row], threshold_of(protocol.headline)))
+    frames = max(len(joint) for joint in row["errors"])
+    return [(protocol.headline, f"{share:.1f} %"), ("action", row["split"]), ("frames", str(frames))]
+
+
+TASKS = {
+    "davis": Task(
+        name="davis",
+        title="DAVIS-2017",
+        unit=("video", "videos"),
+        item="objects",
+        whole=30,
+        package="geomatch.benchmarks.tasks.temporal",
+        read=read_davis,
+        protocols=PROTOCOLS["davis"],
+        evaluation=VideoEvaluation,
+        in_words=in_words,
+        summarise=summarise_masks,
+        values=mask_values,
+        statistic=lambda protocol, found: 100 * float(found.mean()),
+        severity=lambda protocol, found: -found[:, 0],
+        worst=mask_worst,
+        axes=lambda protocol: Axes(
+            "Objects that are followed well", "J&F, %", "objects with at least that, %"
+        ),
+        curve=mask_curve,
+        caches=False,
+    ),
+    "jhmdb": Task(
+        name="jhmdb",
+        title="JHMDB",
+        unit=("video", "videos"),
+        item="videos",
+        whole=268,
+        package="geomatch.benchmarks.tasks.temporal",
+        read=read_jhmdb,
+        protocols=PROTOCOLS["jhmdb"],
+        evaluation=VideoEvaluation,
+        in_words=in_words,
+        summarise=summarise_poses,
+        values=pose_values,
+        statistic=pose_statistic,
+        severity=pose_severity,
+        worst=pose_worst,
+        axes=lambda protocol: Axes("Joints within a share of the box", "alpha", "joints within it, %"),
+        curve=pose_curve,
+        caches=False,
+    ),
+}
+"""By name."""

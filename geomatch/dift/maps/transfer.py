@@ -104,13 +104,7 @@ def transfer_points(
     Raises:
         ValueError: when a point lies outside image 0.
     """
-    width, height = map0.image_size
-    inside = (points >= -0.5).all(1) & (points <= np.array([width - 0.5, height - 0.5])).all(1)
-    if not inside.all():
-        x, y = points[~inside][0]
-        raise ValueError(
-            f"the point ({x:g}, {y:g}) lies outside image 0, whose last pixel is {(width - 1, height - 1)}"
-        )
+    check_inside(points, map0.image_size)
     target = map1 if isinstance(map1, PixelFeatures) else target_of(map1, metric, rule)
     found, best = [np.zeros((0, 2))], [np.zeros(0, np.float32)]
     for similarities in target.in_parts(map0.sample(points, metric)):
@@ -126,6 +120,17 @@ def transfer_points(
     size = target.feature_map.image_size
     where = cells_found if target.size == size else resize_points(cells_found, target.size, size)
     return Transferred(np.asarray(where, np.float64), np.concatenate(best))
+
+
+def check_inside(points: NDArray[np.floating], size: tuple[int, int]) -> None:
+    """Raise ValueError unless all points (N, 2) lie inside image 0 of (width, height)."""
+    width, height = size
+    inside = (points >= -0.5).all(1) & (points <= np.array([width - 0.5, height - 0.5])).all(1)
+    if not inside.all():
+        x, y = points[~inside][0]
+        raise ValueError(
+            f"the point ({x:g}, {y:g}) lies outside image 0, whose last pixel is {(width - 1, height - 1)}"
+        )
 
 
 def target_of(feature_map: FeatureMap, metric: Metric = "cosine", rule: Rule = "argmax") -> PixelFeatures:

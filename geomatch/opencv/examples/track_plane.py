@@ -1,9 +1,9 @@
-"""Follow a plane through a video, with the model kept warm.
+"""Follow a plane through a video, with the model loaded once.
 
 ``python -m geomatch.opencv.examples.track_plane [VIDEO --box X,Y,W,H]`` marks a
 box of the first frame, finds it in every other one, and writes the video with
-the outline (Motion JPEG) and a picture of some frames. Without a video one is
-made from the bundled photograph, whose true motion is known.
+the outline (Motion JPEG) and a picture of some frames. Without a video it
+renders one from the bundled photograph, whose true motion is known.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class PlaneTracker:
         return None if matrix is None else cv2.perspectiveTransform(self.corners[None], matrix)[0]
 
 
-def made_video(frames: int = FRAMES, photo: Path | None = None) -> Iterator[tuple[Frame, Corners]]:
+def synthetic_video(frames: int = FRAMES, photo: Path | None = None) -> Iterator[tuple[Frame, Corners]]:
     """A hand-held camera over a photograph (the bundled one); with frames the homography from the first."""
     pixels = cv2.imread(str(photo or geomatch.bundled_pair().image0))
     if pixels is None:
@@ -104,11 +104,11 @@ def outlined(frame: Frame, corners: Corners | None) -> Frame:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the plane was found in some frame, 1 when in none, 2 on bad input."""
     parser = argparse.ArgumentParser(description="Follow a plane through a video.")
-    parser.add_argument("video", nargs="?", type=Path, help="none: one is made")
+    parser.add_argument("video", nargs="?", type=Path, help="without one, a synthetic one")
     parser.add_argument("--box", default="90,50,150,130", help="left,top,width,height in the first frame")
     parser.add_argument("--out", type=Path, default=Path("tracked.avi"), help="the picture goes beside it")
     options = parser.parse_args(arguments)
-    made = [] if options.video else list(made_video())
+    made = [] if options.video else list(synthetic_video())
     frames = frames_of(options.video) if options.video else iter(frame for frame, _ in made)
     first = next(frames, None)
     if first is None:

@@ -1,0 +1,63 @@
+"""Read it or make it: features, maps and rows of a run."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from geomatch.benchmarks.harness.task import Row
+from geomatch.files import digest_of, pack_arrays, unpack_arrays
+from geomatch.provenance import versions
+from geomatch.store import Store
+
+SCHEMA = 4
+"""Version of the record's layout and of what is cached; part of every key."""
+ROWS = "rows"
+"""Kind of the rows in the store."""
+Value = TypeVar("Value")
+
+
+def key_of(*parts: object) -> str:
+    """SHA-256 of all that decides an object, and of the versions of the packages."""
+    return digest_of([SCHEMA, *parts, versions()])
+
+
+def read_or_make(
+    store: Store | None,
+    kind: str,
+    keys: Sequence[str],
+    make: Callable[[list[int]], Sequence[Value]],
+    pack: Callable[[Value], bytes],
+    unpack: Callable[[bytes, str], Value],
+) -> list[Value]:
+    """The objects of the keys, from the store or made; as `Store.cached`, for several at once.
+
+    ``make`` is called once, with the places of all keys that are missing, and gives their objects. Without a
+    store all are made, and nothing is written.
+    """
+    found: dict[str, Value] = {}
+    missing = []
+    for place, key in enumerate(keys):
+        if key in keys[:place]:
+            continue
+        value = store.found(kind, key, unpack) if store else None
+        if value is None:
+            missing.append(place)
+        else:
+            found[key] = value
+    if missing:
+        for place, value in zip(missing, make(missing), strict=True):
+            if store:
+                store.write(kind, keys[place], pack(value))
+            found[keys[place]] = value
+    return [found[key] for key in keys]
+
+
+def pack_rows(rows: list[Row]) -> bytes:
+    """Rows for the store."""
+    return pack_arrays(ROWS, {"rows": json.dumps(rows, allow_nan=False)})
+
+
+def unpack_rows(data: bytes, label: str) -> list[Row]:
+    """Rows from what `pack_rows` gave; raises `DamagedError` naming ``label``."""
+    rows: list[Row] = json.loads(str(unpack_arrays(data, label, ROWS, ("rows",))["rows"]))
+    return rows

@@ -1,0 +1,59 @@
+"""Measures that tasks and studies share; errors are infinite for failures."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def accuracy(errors: ArrayLike, threshold: float) -> float:
+    """Share of the errors that are at most the threshold; 0 of no errors.
+
+    Of corner errors the "homography correctness" of SuperPoint, CAPS and DIFT, of one pair's match distances
+    the matching accuracy, whose mean is D2-Net's MMA.
+    """
+    values = np.asarray(errors, np.float64)
+    return float((values <= threshold).mean()) if values.size else 0.0
+
+
+def area_under_curve(errors: ArrayLike, threshold: float) -> float:
+    """Area under the curve of recall over error from 0 to the threshold, divided by it; 0 of no errors.
+
+    As SuperGlue, LoFTR and glue-factory compute it: the i-th smallest of n errors has recall i/n, lines join
+    these points from (0, 0) on, and from the last error below the threshold the curve is level.
+
+    >>> area_under_curve([1.0, np.inf], 2.0)
+    0.375
+    """
+    ordered = np.sort(np.asarray(errors, np.float64))
+    below = ordered[ordered < threshold]
+    if not below.size:
+        return 0.0
+    recall = np.arange(len(below) + 1) / len(ordered)
+    x, y = np.r_[0.0, below, threshold], np.r_[recall, recall[-1]]
+    return float((np.diff(x) * (y[1:] + y[:-1])).sum() / (2 * threshold))
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.intp]], float], units: Sequence[str], resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of a statistic of rows, when whole units are drawn with replacement.
+
+    Rows of one unit share images and fail together, so that units are drawn, not rows (bootstrap of clusters;
+    Davison and Hinkley, 1997, ch. 3.8).
+
+    Args:
+        statistic: of the rows at these places, (N,).
+        units: the name of each row's unit.
+        resamples: number of draws.
+        seed: of the draws.
+    """
+    names = np.asarray(units)
+    members = [np.flatnonzero(names == name) for name in dict.fromkeys(units)]
+    rng = np.random.default_rng(seed)
+    drawn = [
+        statistic(np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))]))
+        for _ in range(resamples)
+    ]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,233 @@
+"""A task: a kind of evaluation on one data set, from its units to its tables and charts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.benchmarks.harness.data import DataSet
+from geomatch.benchmarks.methods import Method, create_dense_method
+from geomatch.store import Store
+
+AnyProtocol = TypeVar("AnyProtocol")
+Row = dict[str, Any]
+"""A row of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
+Values = NDArray[np.float64]
+"""(rows, k), from `Task.values`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides the numbers of a run besides data, protocols and methods, or how much is cached."""
+
+    max_keypoints: int = 2000
+    """Keypoints per image, at most; protocols take the best of them."""
+    split: str | None = None
+    """The data set's split, where it has several; None takes the one that is reported."""
+    cache_features: bool = True
+    """Cache features and maps, not only rows; a search of many settings does without."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method in a run."""
+
+    method: Method
+    key: dict[str, Any]
+    """`Method.key`."""
+
+
+class Evaluation(Protocol):
+    """Methods of one of `geomatch.benchmarks.methods.together.groups` on one unit, under any protocols."""
+
+    def prepare(self, protocol: Any, wanted: Sequence[int]) -> None:
+        """Make and cache the features of the methods at these places, several images at a time."""
+        ...
+
+    def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
+        """What the protocol measures of the methods at these places, without protocol and method."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Words of a chart."""
+
+    title: str
+    x: str
+    y: str
+    steps: bool = True
+    """True if the curve is level between its points."""
+    start: float = 0.0
+    """The least x."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a picture of a row needs besides the row."""
+
+    data: Path
+    """The folder of the data set."""
+    record: dict[str, Any]
+    """The ``data`` of the run's record."""
+    store: Store
+    """The run's."""
+    method: str
+    settings: dict[str, Any]
+    """The ``settings`` of the run's record."""
+
+
+def _dense_method(text: str, settings: Settings, device: str) -> Method:
+    return create_dense_method(text, device)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """How methods are evaluated on one data set, and how its rows are summed up and shown.
+
+    A protocol is a frozen dataclass of everything that decides a number, with ``name``, ``version`` (counts
+    its changes), ``source`` (who defined it) and ``headline``, the measure by which methods are compared. A
+    unit is what is evaluated alone (a sequence, a category, a video), with ``name``, without spaces, and
+    ``fingerprint``, a SHA-256 of its images and annotations.
+    """
+
+    name: str
+    """The command's, and the record's."""
+    title: str
+    unit: tuple[str, str]
+    """What a unit is called, one and several."""
+    item: str
+    """What a row is, in plural."""
+    whole: int
+    """Number of units of the release."""
+    package: str
+    """With ``published.json``."""
+    read: Callable[[Path, str | None], DataSet[Any]]
+    """The data set in a folder; of a split, or the one that is reported."""
+    protocols: Mapping[str, Any]
+    """By name."""
+    evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]
+    """Methods on a unit; features are cached in a store, if at all."""
+    in_words: Callable[[Any], list[tuple[str, str]]]
+    """A protocol's definition."""
+    summarise: Callable[[Any, Sequence[Row]], list[Row]]
+    """One row per split of one method's rows: ``split``, the number of items, ``failures`` and measures."""
+    values: Callable[[Any, Sequence[Row]], Values]
+    """What the headline is a statistic of."""
+    statistic: Callable[[Any, Values], float]
+    """The headline measure of such values, in percent."""
+    severity: Callable[[Any, Values], NDArray[np.float64]]
+    """(rows,) larger for worse."""
+    worst: Callable[[Any, Row], list[tuple[str, str]]]
+    """Headings and cells of a row among the worst."""
+    axes: Callable[[Any], Axes]
+    curve: Callable[[Any, Sequence[Row]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+    """Thresholds, and percentages within them."""
+    splits: tuple[str, ...] = ("all",)
+    """Those with a table of their own in a report, in its order."""
+    method: Callable[[str, Settings, str], Method] = _dense_method
+    """A method from its string, for a device."""
+    dense: bool = True
+    """True if methods compare feature maps of whole images, and need no keypoints."""
+    caches: bool = True
+    """True if features are worth caching."""
+    covers: Callable[[Any, Any], bool] = lambda protocol, unit: True
+    """True if the protocol has that unit."""
+    check: Callable[[Any], None] = lambda protocol: None
+    """Raises MissingDependencyError when the protocol needs a package that is missing."""
+    undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None
+    """Why the protocol is not defined for the method; None when it is."""
+    shown: Callable[[str], bool] = lambda measure: True
+    """True if a measure is in tables; records have all."""
+    draw: Callable[[Any, Row, Picture], str] | None = None
+    """A JPEG as a data URL; raises GeomatchError with the reason when there is none."""
+    caption: str = ""
+    """What such a picture shows."""
+
+    def find_protocols(self, names: str) -> list[Any]:
+        """Protocols of a list of names separated by commas; ``all`` is every one.
+
+        Raises:
+            ValueError: listing the names, when there is none of that name.
+        """
+        wanted = list(self.protocols) if names == "all" else list(dict.fromkeys(names.split(",")))
+        unknown = [name for name in wanted if name not in self.protocols]
+        if unknown:
+            raise ValueError(
+                f"unknown protocol {unknown[0]!r}; choose from: {', '.join(self.protocols)}, or all"
+            )
+        return [self.protocols[name] for name in wanted]
+
+    def protocol_of(self, values: Mapping[str, Any]) -> Any:
+        """A protocol from the fields that a record has of it."""
+        kind = type(next(iter(self.protocols.values())))
+        return kind(**{field.name: _tuples(values[field.name]) for field in fields(kind)})
+
+    def warning(self, data: DataSet[Any]) -> str | None:
+        """Why numbers from there compare with no others, in a line; None for the whole release."""
+        if data.complete:
+            return None
+        text = (
+            f"this is not the whole of {self.title} ({data.present} of {self.whole} {self.unit[1]}): "
+            "numbers are not comparable with published ones"
+        )
+        if not data.missing:
+            return text
+        more = len(data.missing) - 3
+        return f"{text}; missing: {', '.join(data.missing[:3])}" + (f" and {more} more" if more > 0 else "")
+
+
+MODULES = {
+    "hpatches": "geomatch.benchmarks.tasks.homography.task",
+    "spair": "geomatch.benchmarks.tasks.semantic.task",
+    "willow": "geomatch.benchmarks.tasks.semantic.task",
+    "cub": "geomatch.benchmarks.tasks.semantic.task",
+    "davis": "geomatch.benchmarks.tasks.temporal.task",
+    "jhmdb": "geomatch.benchmarks.tasks.temporal.task",
+}
+"""Where the tasks are, by name; each module has ``TASKS``."""
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ValueError: listing the names, when there is none of that name.
+    """
+    if name not in MODULES:
+        raise ValueError(f"unknown task {name!r}; choose from: {', '.join(MODULES)}")
+    task: Task = import_module(MODULES[name]).TASKS[name]
+    return task
+
+
+def by_split(
+    item: str,
+    rows: Sequence[Row],
+    splits: Sequence[str],
+    measures: Callable[[Sequence[Row]], Mapping[str, Any]],
+) -> list[Row]:
+    """One row per split: the number of items, failures, and the measures of its rows, if it has any."""
+    found = []
+    for split in splits:
+        own = [row for row in rows if split in ("all", row["split"])]
+        failures = sum(row["reason"] is not None for row in own)
+        numbers = {"split": split, item: len(own), "failures": failures}
+        found.append({**numbers, **(measures(own) if own else {})})
+    return found
+
+
+def threshold_of(measure: str) -> float:
+    """The number after the @ of a measure's name.
+
+    >>> threshold_of("PCK@0.1 per image")
+    0.1
+    """
+    return float(measure.partition("@")[2].split()[0])
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value

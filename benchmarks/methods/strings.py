@@ -1,0 +1,188 @@
+"""Methods by their strings: parts joined by ``+``, weights after a colon, settings of DIFT in brackets."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from functools import lru_cache, partial
+from typing import Any, cast
+
+from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
+from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
+from geomatch.benchmarks.methods.method import Method
+from geomatch.benchmarks.methods.peers import KorniaFeatures, OpenCVFeatures
+from geomatch.describers import dift_config
+from geomatch.dift import DIFTConfig, DIFTExtractor
+from geomatch.estimators import estimators
+from geomatch.keypoints import Detector, MagicLeapSuperPoint, SuperPointDetector, create_detector
+from geomatch.weights.hub import transformers_folder
+
+_L2 = ("sift", "orb", "akaze")
+_LEARNED = ("aliked", "disk", "xfeat", "dedode")
+_FEATURES = (*_L2, "rootsift", "superpoint", "superpoint-magicleap", *_LEARNED)
+_SHORT = {"t": "timestep", "layer": "layers", "ensemble": "ensemble_size"}
+_DEFAULTS = {field.name: field.default for field in fields(DIFTConfig) if field.name != "device"}
+
+
+def split_methods(text: str) -> list[str]:
+    """The different strings of a list separated by commas, those in brackets left alone.
+
+    >>> split_methods("sift,sift+dift-sd[t=0,layer=2]")
+    ['sift', 'sift+dift-sd[t=0,layer=2]']
+    """
+    return list(dict.fromkeys(re.split(r",(?![^\[\]]*\])", text)))
+
+
+def with_settings(text: str, settings: Mapping[str, object]) -> str:
+    """The string with more settings of its descriptor.
+
+    >>> with_settings("sift+dift-sd[seed=1]+ransac", {"t": 0})
+    'sift+dift-sd[seed=1,t=0]+ransac'
+    """
+    parts = _parts(text)
+    place = 1 if len(parts) > 1 else 0
+    given = ",".join(f"{name}={value}" for name, value in settings.items())
+    name, own = _bracketed(parts[place])
+    parts[place] = f"{name}[{own},{given}]" if own else f"{name}[{given}]"
+    return "+".join(parts)
+
+
+@lru_cache(maxsize=64)
+def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> Method:
+    """A method of sparse features by its string.
+
+    - features: a name with its own descriptors (``sift``, ``aliked:aliked-n16.pth``), or
+      ``DETECTOR+DESCRIPTOR`` with a detector of geomatch or a learned one's keypoints and a DIFT
+      descriptor, ``dino``, ``dinov2`` or ``clip`` (``superpoint+dift-sd``, ``sift+dinov2:FOLDER``,
+      ``aliked:aliked-n16.pth+dift-tiny``), or files, see `FeatureFiles`
+      (``npz:ROOT:SUFFIX``, ``h5:FILE``), or ``loftr``;
+    - a DIFT descriptor may have settings, ``dift-sd[t=0,layer=2,ensemble=4,image_size=768]``: ``t``,
+      ``layer`` (several as ``1|2``), ``ensemble``, or any other field of `DIFTConfig` by its name;
+    - then ``mnn`` (the default) or ``lightglue``;
+    - then an estimator, which takes the place of the protocol's, at the protocol's threshold.
+
+    Args:
+        text: such a string.
+        max_keypoints: per image.
+        device: of the networks, as torch names it.
+
+    Raises:
+        ValueError: saying how a method is written, when it is none.
+    """
+    parts = _parts(text)
+    estimator = {"magsac": "usac_magsac"}.get(parts[-1], parts[-1])
+    chosen = estimator if estimator in estimators() else None
+    parts = parts[:-1] if chosen else parts
+    name, _, weights = parts[0].partition(":")
+    matcher = None
+    if parts[-1] == "mnn":
+        parts = parts[:-1]
+    elif parts[-1].partition(":")[0] == "lightglue":
+        if name not in TRAINED_FOR or len(parts) != 2:
+            raise ValueError(f"{text}: LightGlue has weights for {', '.join(TRAINED_FOR)} only")
+        matcher = LightGlueMatcher(name, parts[-1].partition(":")[2] or None, device)
+        parts = parts[:-1]
+    if len(parts) == 1 and name == "loftr":
+        loftr = LoFTRMatcher(weights or None, max_keypoints, device)
+        return Method(text, loftr, None, estimator=chosen)
+    if len(parts) == 1 and name in ("npz", "h5") and weights:
+        root, _, suffix = weights.rpartition(":") if name == "npz" else (weights, "", "")
+        files = FeatureFiles("npz" if name == "npz" else "h5", root, suffix, max_keypoints)
+        return Method(text, files, None, estimator=chosen)
+    if len(parts) == 1 and name in _FEATURES:
+        source = _features(name, max_keypoints, weights, device)
+        return Method(text, source, None, "l2" if name in _L2 else "cosine", matcher, chosen)
+    if len(parts) != 2 or matcher:
+        raise ValueError(
+            f"no method {text!r}: give one of {', '.join(_FEATURES)}, loftr, npz:ROOT:SUFFIX, h5:FILE, or "
+            "DETECTOR+DESCRIPTOR (sift+dift-tiny); then +lightglue if wanted, then an estimator (+magsac)"
+        )
+    described = _described(text, parts[1], device)
+    return replace(described, source=_detector(name, max_keypoints, weights, device), estimator=chosen)
+
+
+@lru_cache(maxsize=64)
+def create_dense_method(text: str, device: str = "cpu") -> Method:
+    """A method of dense features: ``dino``, ``dinov2``, ``clip`` (with ``:MODEL``, a folder or hub id), or
+    a dense DIFT descriptor with or without settings, as in `create_method`.
+
+    Raises:
+        ValueError: for any other name, or a descriptor that works in patches.
+    """
+    method = _described(text, text, device)
+    if method.dift is not None and method.dift.sampling != "dense":
+        raise ValueError(f"{text}: works in patches; choose a dense descriptor, such as dift-tiny-dense")
+    return method
+
+
+def _described(name: str, text: str, device: str) -> Method:
+    """A method of a descriptor alone."""
+    kind, _, model = text.partition(":")
+    if kind in MODELS:
+        backbone = TransformersFeatures(cast(Any, kind), model or MODELS[kind], device=device)
+        return Method(name, None, backbone)
+    base, settings = _bracketed(text)
+    config = replace(_changed(dift_config(base), settings, text), device=device)
+    return Method(name, None, DIFTExtractor(config), config.metric, dift=config)
+
+
+def _changed(config: DIFTConfig, settings: str, text: str) -> DIFTConfig:
+    changes = {}
+    for item in settings.split(",") if settings else ():
+        given, equals, value = item.partition("=")
+        name = _SHORT.get(given, given)
+        if not equals or name not in _DEFAULTS:
+            known = ", ".join([*_SHORT, *(key for key in _DEFAULTS if key not in _SHORT.values())])
+            raise ValueError(f"{text}: unknown setting {item!r}; give NAME=VALUE with one of: {known}")
+        try:
+            changes[name] = _value(name, value)
+        except ValueError as error:
+            raise ValueError(f"{text}: {given} cannot be {value!r}") from error
+    try:
+        return replace(config, **changes)
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}") from error
+
+
+def _value(name: str, text: str) -> Any:
+    default = _DEFAULTS[name]
+    if name == "layers":
+        return tuple(int(part) if part.isdecimal() else part for part in text.split("|"))
+    if name == "image_size":
+        sides = tuple(map(int, text.split("x"))) if text != "native" else None
+        return sides[0] if sides and len(sides) == 1 else sides
+    if isinstance(default, bool) and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if isinstance(default, bool) and name != "head":
+        raise ValueError(text)
+    if name == "batch_size" or (isinstance(default, int) and not isinstance(default, bool)):
+        return int(text)
+    return float(text) if isinstance(default, float) else text
+
+
+def _parts(text: str) -> list[str]:
+    return re.split(r"\+(?![^\[\]]*\])", text)
+
+
+def _bracketed(part: str) -> tuple[str, str]:
+    """``dift-sd[t=0]`` as name and settings."""
+    found = re.fullmatch(r"(.*?)\[([^\[\]]*)\]", part)
+    return (found[1], found[2]) if found else (part, "")
+
+
+def _features(name: str, count: int, weights: str, device: str) -> Detector:
+    if name in ("sift", "rootsift", "orb", "akaze"):
+        return OpenCVFeatures(cast(Any, name), count)
+    return _detector(name, count, weights, device)
+
+
+def _detector(name: str, count: int, weights: str, device: str) -> Detector:
+    own: dict[str, Callable[[], Detector]] = {
+        "superpoint": partial(SuperPointDetector, weights or None, max_keypoints=count, device=device),
+        "superpoint-magicleap": lambda: MagicLeapSuperPoint(
+            str(transformers_folder(weights or MagicLeapSuperPoint.weights)), count, device=device
+        ),
+    }
+    if name in _LEARNED:  # their descriptors give way to those of the method
+        return KorniaFeatures(cast(Any, name), count, weights or None, device)
+    return own[name]() if name in own else create_detector(name, count)

@@ -1,0 +1,113 @@
+"""What the studies share: arguments, times, memory, child processes, tables and records."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from geomatch.benchmarks.harness.machine import machine
+from geomatch.files import replacing
+from geomatch.provenance import versions
+
+Row = dict[str, Any]
+
+
+def study_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Arguments of ``python -m geomatch.benchmarks.studies[.NAME]`` with ``--out``."""
+    program = f"python -m geomatch.benchmarks.studies.{name}".rstrip(".")
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the record")
+    return parser
+
+
+def write_record(
+    folder: Path,
+    study: str,
+    rows: Sequence[Row],
+    settings: Mapping[str, Any],
+    tables: Sequence[str],
+    device: str = "cpu",
+) -> None:
+    """Write ``folder/<version>/<study>--<machine>--<device>.json`` and print its tables.
+
+    The tables are Markdown, for documents to quote as they are.
+    """
+    name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
+    path = folder / version("geomatch-dift") / f"{study}--{name}--{device}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"versions": versions(), **machine(), "settings": dict(settings), "tables": list(tables)}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({"metadata": metadata, "results": rows}, indent=2) + "\n", "utf-8")
+    print(*tables, f"wrote {path}", sep="\n\n")
+
+
+def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    head = "|".join(f" {title} " if title else " " for title in titles)
+    return "\n".join([f"|{head}|", "|" + " --- |" * len(titles), *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def rows_table(rows: Iterable[Row]) -> str:
+    """Rows of `timing_row` in Markdown, alternatives in parentheses."""
+    lines = []
+    for row in rows:
+        beside = (
+            f" ({row['alternative']}: {_figure(row['alternative_value'])})" if "alternative" in row else ""
+        )
+        lines.append((row["name"], f"{_figure(row['value'])} {row['unit']}{beside}"))
+    return markdown(("measured", ""), lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def median_seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median wall time of several calls, after a first one that does not count; of one, its own."""
+    if repeats > 1:
+        call()
+    return statistics.median(seconds_of(call) for _ in range(repeats))
+
+
+def timing_row(
+    name: str, value: float, unit: str, alternative: str | None = None, other: float | None = None
+) -> Row:
+    """``ratio`` is the alternative's time over ours: above 1 ours is faster."""
+    row: Row = {"name": name, "value": round(value, 5), "unit": unit}
+    if other is not None:
+        row["alternative"], row["alternative_value"] = alternative, round(other, 5)
+        row["ratio"] = round(other / value, 3)
+    return row
+
+
+def child_process(*arguments: object) -> str:
+    """Standard output of ``python -m ARGUMENTS``, which downloads nothing."""
+    command = [sys.executable, "-m", *map(str, arguments)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+
+
+def memory(key: str = "VmRSS") -> int:
+    """Bytes of this process now (Linux); ``VmHWM``: the peak since it began or since `reset_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def reset_peak() -> None:
+    """Let `memory`'s peak start again from here."""
+    Path("/proc/self/clear_refs").write_text("5")

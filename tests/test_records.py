@@ -1,0 +1,82 @@
+"""The tables of README.md and SCALING.md are those of the committed records of the studies."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geomatch.benchmarks.studies import sizing
+from geomatch.benchmarks.studies.embedded import area_under_curve
+
+ROOT = Path(__file__).parents[1]
+PAGES = "\n\n".join((ROOT / name).read_text() for name in ("README.md", "SCALING.md"))
+RECORDS = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
+}
+TABLES = [table for record in RECORDS.values() for table in record["metadata"]["tables"]]
+
+
+def rows(study: str, machine: str = "linux-x86_64-2cores--cpu") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = RECORDS[f"{study}--{machine}"]["results"]
+    return found
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_pages_quote_every_record(name: str) -> None:
+    metadata, results = RECORDS[name]["metadata"], RECORDS[name]["results"]
+    assert {"versions", "system", "processor", "cores", "threads", "settings", "tables"} == set(metadata)
+    assert results
+    assert all(isinstance(row, dict) for row in results)
+    for table in metadata["tables"]:
+        assert table in PAGES
+
+
+def test_records_have_every_table_that_has_their_header() -> None:
+    headers = {table.split("\n")[0] for table in TABLES if "\n" in table} - {"| | |"}
+    tables = [table.rstrip("\n") for table in re.findall(r"(?:^\|.*\n)+", PAGES, re.MULTILINE)]
+    quoted = [table for table in tables if table.split("\n")[0] in headers]
+    assert len(quoted) >= len(headers)
+    assert not [table for table in quoted if table not in TABLES]
+
+
+def test_figures_that_must_hold() -> None:
+    unrelated = RECORDS["embedded--linux-x86_64-2cores--cpu"]["metadata"]["settings"]["unrelated"]
+    assert unrelated
+    assert all(row["failed"] for row in unrelated)
+    assert all(row["identical_matches"] for row in rows("speed") if row["name"].startswith("match "))
+    for row in rows("dense") + rows("dense", "linux-x86_64-16cores--cuda"):
+        assert row["largest_difference"] < 1e-5
+    extraction = {row["name"]: row["value"] for row in rows("extraction-sd")}
+    assert extraction["largest relative difference of the features"] < 2e-6
+    assert f"needs {extraction['GFLOP at 768 x 768, geomatch, ensemble 1']:.0f} GFLOP" in PAGES
+    script = next(row["alternative_value"] for row in rows("speed") if row["name"].startswith("HPatches"))
+    assert f"({script:.1f} s)" in PAGES
+
+
+def test_sizing() -> None:
+    export = {row["name"]: row["value"] for row in rows("export")}
+    assert export["export, pairs per second"] == sizing.EXPORT
+    rates = sizing.rates_of(rows("engines"))
+    assert sizing.table(rates) in PAGES
+    assert re.search(rf"p =\s{rates['partners']:.0f} for k = 20", PAGES)
+    one = sizing.sizing(1000, dict.fromkeys(rates, 1.0))
+    assert one["matching, core-hours"] == 1000 / 3600
+    assert one["all pairs"] == 499_500
+    assert one["stored, GB"] == pytest.approx(3000 / 1e9)
+
+
+def test_area_under_curve_by_hand() -> None:
+    errors = np.array([0.0, 2.5, 5.0, np.inf])
+    assert area_under_curve(errors, 5.0) == pytest.approx((1 + 0.5 + 0 + 0) / 4)
+    assert area_under_curve(np.zeros(3), 1.0) == 1
+    # the trapezoid of the HPatches protocols differs by less than one pair's share
+    many = np.random.default_rng(0).exponential(3, 200)
+    recall = np.r_[0, np.arange(1, 201) / 200]
+    ordered = np.r_[0, np.sort(many)]
+    below = ordered <= 5
+    x, y = np.r_[ordered[below], 5], np.r_[recall[below], recall[below][-1]]
+    assert abs(np.trapezoid(y, x) / 5 - area_under_curve(many, 5.0)) < 1 / 200
