@@ -16,7 +16,7 @@ from geomatch.describers import cached_extractor
 from geomatch.dift import PRESETS
 from geomatch.drawing.pairs import draw_overlay
 from geomatch.drawing.result import save_result, summary
-from geomatch.estimators import OpenCVEstimator, create_estimator
+from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import GridDetector, OpenCVDetector
 from geomatch.pipeline import MatchResult
 from geomatch.types import Traits
@@ -69,12 +69,6 @@ def test_an_image_matches_itself_and_quarter_turns_but_not_its_mirror(photo0: Im
     np.testing.assert_allclose(corners, [[0, 639], [0, 0], [479, 0], [479, 639]], atol=0.1)
     mirrored = geomatch.match(photo0, photo0.pixels[:, ::-1], max_keypoints=FEW)
     assert isinstance(mirrored.homography, EstimationFailure)
-
-
-@pytest.mark.parametrize("estimator", ["ransac", "usac_accurate", "kornia", "poselib"])
-def test_other_estimators(estimator: str, result: MatchResult) -> None:
-    found = create_estimator(estimator).estimate(result.points0, result.points1, (640, 480))
-    assert error(replace(result, homography=found)) < 3
 
 
 def test_refinement_is_said_and_changes_the_homography_alone(result: MatchResult) -> None:

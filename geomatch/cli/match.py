@@ -46,16 +46,10 @@ class MatchOptions:
         }
 
 
-class _Told(logging.Handler):
-    """Prints what the package logs that it is doing: ``loading dift-tiny ...``."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"{record.getMessage()} ...", err=True)
-
-
 def _show_progress() -> None:
-    """Print on standard error what the package is doing, until the present command ends."""
-    logger, told = logging.getLogger("geomatch"), _Told()
+    """Print on standard error what the package logs that it is doing, until the present command ends."""
+    logger, told = logging.getLogger("geomatch"), logging.StreamHandler()
+    told.setFormatter(logging.Formatter("%(message)s ..."))  # loading dift-tiny ...
     before = logger.level
     logger.addHandler(told)
     logger.setLevel(logging.INFO)
