@@ -40,17 +40,9 @@ def align_homography(
 ) -> HomographyEstimate:
     """Estimate the homography again, from where Lucas-Kanade places all keypoints of image 0 in image 1.
 
-    Where too few keypoints or matches agree with the new homography, the one given is returned.
-
-    Args:
-        image0: the first image.
-        image1: the second image.
-        keypoints0: (N, 2) pixels of image 0 worth following.
-        points0: (M, 2) matched pixels of image 0.
-        points1: (M, 2) their partners.
-        found: the homography estimated from the matches.
-        estimator: estimates again; matches within its threshold are the inliers.
-        threshold: in pixels of image 1, for an estimator that has none of its own.
+    It is estimated from ``keypoints0`` (N, 2) in pixels of image 0; matches (M, 2) within the estimator's
+    threshold in pixels of image 1, or ``threshold`` if it has none, are the inliers. Where too few keypoints
+    or matches agree with it, the one given is returned.
     """
     threshold = threshold_of(estimator, threshold)
     best = found

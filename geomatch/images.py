@@ -49,7 +49,7 @@ class Image:
         if self.pixels.size == 0:
             raise ImageError(f"{self.name}: the image has no pixels")
         pixels = np.ascontiguousarray(self.pixels)
-        pixels = pixels.copy() if pixels.flags.writeable else pixels.view()  # nobody may change it later
+        pixels = pixels.copy() if pixels.flags.writeable else pixels.view()  # it must not change later
         pixels.flags.writeable = False
         object.__setattr__(self, "pixels", pixels)
 

@@ -59,10 +59,7 @@ def _convolution(channels_in: int, channels_out: int, kernel: int, relu: bool = 
 class SuperPointNetwork(nn.Module):
     """The fully convolutional network; attribute names are those of the published weights.
 
-    Args:
-        channels: channels of the four stages; each but the last halves the resolution.
-        head: channels of the hidden layers of both heads, and of the descriptors.
-        describes: False leaves the descriptors' head out.
+    Each stage but the last halves the resolution; both heads, and the descriptors, have ``head`` channels.
     """
 
     stride = 8
@@ -101,9 +98,9 @@ class SuperPointNetwork(nn.Module):
         return functional.pixel_shuffle(cells.softmax(1)[:, :-1], self.stride)[:, 0]
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
-        """Grey images (B, 1, H, W) in [0, 1] to scores (B, H', W') and unit descriptors (B, D, H'/8, W'/8).
+        """Grey images (B, 1, H, W) in [0, 1] to scores (B, H, W) and unit descriptors (B, D, H/8, W/8).
 
-        H' and W' are H and W without the remainder of a division by 8.
+        Remainders of a division of H and W by 8 are cut off.
         """
         features = self.backbone(grey)
         return self.scores(self.detector(features)), functional.normalize(self.descriptor(features), dim=1)
