@@ -6,26 +6,21 @@ An estimator is anything with an ``estimate`` method like `Estimator`'s.
 from collections.abc import Callable
 from functools import partial
 
-from geomatch.estimators.estimator import Estimator as Estimator
-from geomatch.estimators.estimator import threshold_of as threshold_of
-from geomatch.estimators.gate import Gate as Gate
-from geomatch.estimators.kornia import KorniaEstimator as KorniaEstimator
-from geomatch.estimators.opencv import OPENCV_METHODS
-from geomatch.estimators.opencv import OpenCVEstimator as OpenCVEstimator
-from geomatch.estimators.poselib import PoseLibEstimator as PoseLibEstimator
-from geomatch.estimators.two_view import estimate_two_view as estimate_two_view
+from geomatch.estimators.gate import Gate
+from geomatch.estimators.solvers import (
+    OPENCV_METHODS,
+    Estimator,
+    KorniaEstimator,
+    OpenCVEstimator,
+    PoseLibEstimator,
+    threshold_of,
+)
+from geomatch.estimators.two_view import estimate_two_view
 
 __all__ = [
-    "Estimator",
-    "Gate",
-    "KorniaEstimator",
-    "OpenCVEstimator",
-    "PoseLibEstimator",
-    "create_estimator",
-    "estimate_two_view",
-    "estimators",
-    "threshold_of",
-]
+    "Estimator", "Gate", "KorniaEstimator", "OpenCVEstimator", "PoseLibEstimator",
+    "create_estimator", "estimate_two_view", "estimators", "threshold_of",
+]  # fmt: skip
 
 
 def estimators() -> dict[str, Callable[[float], Estimator]]:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, lgamma, log, log10, pi
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.estimators.refine import refine_homography
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
 
@@ -27,8 +27,8 @@ class Gate:
     min_inliers: int = 8
     """Inliers at distinct places in both images; four fit any homography."""
     max_log10_nfa: float = -3.0
-    """Bound on the number of false alarms (log10): how many matrices as well supported
-    chance alone would give among so many matches (Moisan and Stival, 2004)."""
+    """Bound on the number of false alarms (log10): how many matrices as well supported chance would give
+    among so many matches (Moisan and Stival, 2004)."""
     min_spread: float = 2.0
     """Least standard deviation in pixels across the line that fits the points best."""
     max_condition: float = 1e4
@@ -44,16 +44,11 @@ class Gate:
         threshold: float,
         image_size: tuple[int, int] | None,
     ) -> HomographyEstimate | EstimationFailure:
-        """Check the points, call ``solver`` on the finite ones, check its matrix.
+        """Check the points, call ``solver`` on the finite ones, refine and check its matrix.
 
         Inliers are recomputed from the matrix: transfer error in image 1 at most ``threshold`` pixels.
-
-        Raises:
-            ShapeError: unless both are (M, 2) with the same M.
         """
-        p0, p1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
-        check_shape("points0", p0, ("M", 2))
-        check_shape("points1", p1, (len(p0), 2))
+        p0, p1 = checked_points(points0, points1)
         finite: NDArray[np.bool_] = np.asarray(np.isfinite(np.hstack([p0, p1])).all(axis=1))
         used0, used1 = p0[finite], p1[finite]
         dropped = len(p0) - len(used0)
@@ -72,16 +67,14 @@ class Gate:
         h = normalize_homography(matrix)
         if h is None:
             return EstimationFailure("the solver's matrix is not finite or sends the origin to infinity")
-        h = refine_homography(h, used0, used1, threshold, self.refits)
-        size = image_size or _bounding_size(used0)
+        h = _refined(h, used0, used1, threshold, self.refits)
+        width, height = (int(side) for side in np.ceil(np.ptp(used0, axis=0) + 1))
+        size = image_size or (width, height)
         corners = image_corners(size) + (0 if image_size else used0.min(0))
-        reason = self._implausible(h, corners, size)
-        if reason:
-            return EstimationFailure(reason)
         inliers = np.zeros(len(p0), dtype=np.bool_)
         inliers[finite] = np.linalg.norm(warp_points(h, used0) - used1, axis=1) <= threshold
-        unsupported = self._unsupported(p0, p1, inliers, finite, threshold)
-        return HomographyEstimate(h, inliers) if unsupported is None else unsupported
+        reason = self._implausible(h, corners, size) or self._unsupported(p0, p1, inliers, finite, threshold)
+        return EstimationFailure(reason) if reason else HomographyEstimate(h, inliers)
 
     def _implausible(self, h: Points, corners: Points, size: tuple[int, int]) -> str:
         """Why the matrix cannot be a view of the image; empty if it can."""
@@ -108,26 +101,59 @@ class Gate:
 
     def _unsupported(
         self, p0: Points, p1: Points, inliers: NDArray[np.bool_], finite: NDArray[np.bool_], threshold: float
-    ) -> EstimationFailure | None:
-        """A failure unless the inliers are more than chance would give."""
+    ) -> str:
+        """Why the inliers are no more than chance would give; empty if they are."""
         total, count = _distinct(p0[finite], p1[finite]), _distinct(p0[inliers], p1[inliers])
         if count < self.min_inliers:
-            return EstimationFailure(
-                f"only {count} of {total} matches agree with the best homography, "
-                f"{self.min_inliers} are needed"
-            )
+            return too_few(count, total, "homography", self.min_inliers)
         for points, name in ((p0[inliers], "image 0"), (p1[inliers], "image 1")):
             if _spread(points) < self.min_spread:
-                return EstimationFailure(f"the inliers of {name} lie on a line or a point")
+                return f"the inliers of {name} lie on a line or a point"
         width, height = np.maximum(np.ptp(p1[finite], axis=0), 1.0)
         nfa = log10_nfa(total, count, pi * threshold**2 / (width * height))
-        if nfa > self.max_log10_nfa:
-            return EstimationFailure(
-                f"{count} of {total} matches agree with the best homography: no more than chance "
-                f"explains (log10 of the number of false alarms {nfa:.1f}, at most "
-                f"{self.max_log10_nfa:g} is accepted)"
-            )
-        return None
+        return by_chance(count, total, "homography", nfa, self.max_log10_nfa)
+
+
+def checked_points(points0: NDArray[np.floating], points1: NDArray[np.floating]) -> tuple[Points, Points]:
+    """Both as float64; a `ShapeError` unless they are (M, 2) with the same M."""
+    p0, p1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
+    check_shape("points0", p0, ("M", 2))
+    check_shape("points1", p1, (len(p0), 2))
+    return p0, p1
+
+
+def _refined(matrix: Points, p0: Points, p1: Points, threshold: float, rounds: int) -> Points:
+    """Fit to the matches within ``threshold`` (least squares), select again, until they no longer change.
+
+    This removes most of the error that a robust solver's last sample leaves far from the inliers.
+    """
+    inliers = np.zeros(len(p0), dtype=np.bool_)
+    for _ in range(rounds):
+        previous = inliers
+        inliers = np.linalg.norm(warp_points(matrix, p0) - p1, axis=1) <= threshold
+        if inliers.sum() < 4 or np.array_equal(inliers, previous):
+            break
+        fitted, _mask = cv2.findHomography(p0[inliers], p1[inliers], 0)
+        normal = None if fitted is None else normalize_homography(fitted)
+        if normal is None:
+            break
+        matrix = normal
+    return matrix
+
+
+def too_few(count: int, total: int, model: str, least: int) -> str:
+    """The reason for a failure: fewer inliers than are needed."""
+    return f"only {count} of {total} matches agree with the best {model}, {least} are needed"
+
+
+def by_chance(count: int, total: int, model: str, nfa: float, limit: float) -> str:
+    """The reason for a failure: more false alarms (log10) than accepted; empty if there are not."""
+    if nfa <= limit:
+        return ""
+    return (
+        f"{count} of {total} matches agree with the best {model}: no more than chance explains "
+        f"(log10 of the number of false alarms {nfa:.1f}, at most {limit:g} is accepted)"
+    )
 
 
 def check_threshold(threshold: float) -> None:
@@ -149,11 +175,8 @@ def log10_nfa(total: int, inliers: int, probability: float, sample: int = 4, mod
     def log_choose(n: int, k: int) -> float:
         return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
 
-    natural = (
-        log_choose(total, inliers)
-        + log_choose(inliers, sample)
-        + (inliers - sample) * log(min(1.0, probability))
-    )
+    choices = log_choose(total, inliers) + log_choose(inliers, sample)
+    natural = choices + (inliers - sample) * log(min(1.0, probability))
     return natural / log(10) + log10(models * max(1, total - sample))
 
 
@@ -168,8 +191,3 @@ def _spread(points: Points) -> float:
     """Standard deviation in pixels across the line that fits the points best."""
     centred = points - points.mean(0)
     return float(np.linalg.svd(centred, compute_uv=False)[-1] / np.sqrt(len(points)))
-
-
-def _bounding_size(points: Points) -> tuple[int, int]:
-    width, height = np.ptp(points, axis=0) + 1
-    return int(np.ceil(width)), int(np.ceil(height))

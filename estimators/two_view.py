@@ -7,23 +7,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.estimators.gate import log10_nfa
-from geomatch.estimators.opencv import OpenCVEstimator
+from geomatch.estimators.gate import Points, by_chance, checked_points, log10_nfa, too_few
+from geomatch.estimators.solvers import OpenCVEstimator
 from geomatch.geometry import warp_points
-from geomatch.types import EstimationFailure, TwoViewGeometry, check_shape
+from geomatch.types import EstimationFailure, TwoViewGeometry
 
-MIN_INLIERS = 15
-"""COLMAP's ``TwoViewGeometryOptions.min_num_inliers``."""
-MAX_H_INLIER_RATIO = 0.8
-"""COLMAP's ``max_H_inlier_ratio``: with more of the epipolar inliers on a homography, it is a plane."""
-MIN_E_F_INLIER_RATIO = 0.95
-"""COLMAP's ``min_E_F_inlier_ratio``: with fewer, the calibration is not believed."""
-MAX_LOG10_NFA = -3.0
-"""Bound on the number of false alarms, as of `geomatch.estimators.Gate`."""
-THRESHOLD = 4.0
-"""Pixels, COLMAP's ``ransac.max_error``."""
+# COLMAP's TwoViewGeometryOptions
+_MIN_INLIERS = 15  # min_num_inliers
+_MAX_H_INLIER_RATIO = 0.8  # with more of the epipolar inliers on a homography, it is a plane
+_MIN_E_F_INLIER_RATIO = 0.95  # with fewer, the calibration is not believed
+THRESHOLD = 4.0  # pixels, ransac.max_error
+_MAX_LOG10_NFA = -3.0  # as in Gate
 _CONFIDENCE, _ITERATIONS = 0.9999, 10_000
-Points = NDArray[np.float64]
 
 
 def estimate_two_view(
@@ -54,28 +49,28 @@ def estimate_two_view(
         ShapeError: unless both are (M, 2) with the same M.
         ValueError: when a number is not finite.
     """
-    p0, p1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
-    check_shape("points0", p0, ("M", 2))
-    check_shape("points1", p1, (len(p0), 2))
+    p0, p1 = checked_points(points0, points1)
     if not (np.isfinite(p0).all() and np.isfinite(p1).all()):
         raise ValueError("matched points must be finite, got NaN or infinity in them")
-    if len(p0) < MIN_INLIERS:
-        return EstimationFailure(f"{len(p0)} matches, {MIN_INLIERS} are needed")
-    fundamental = _fundamental(p0, p1, threshold)
+    if len(p0) < _MIN_INLIERS:
+        return EstimationFailure(f"{len(p0)} matches, {_MIN_INLIERS} are needed")
+    fundamental = _usable(
+        lambda: cv2.findFundamentalMat(p0, p1, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS)
+    )
     planar = OpenCVEstimator("usac_magsac", threshold=threshold).estimate(p0, p1, size0)
     inliers = np.zeros(len(p0), np.bool_)
     if fundamental is not None:
-        inliers = epipolar_distances(fundamental, p0, p1) <= threshold
+        inliers = _epipolar_distances(fundamental, p0, p1) <= threshold
     count = int(inliers.sum())
     essential, agreeing = None, inliers
     if fundamental is not None and calibration0 is not None and calibration1 is not None:
         essential = _essential(p0, p1, calibration0, calibration1, threshold)
         if essential is not None:
             matrix = np.linalg.inv(calibration1).T @ essential @ np.linalg.inv(calibration0)
-            agreeing = epipolar_distances(matrix, p0, p1) <= threshold
-            if agreeing.sum() < MIN_E_F_INLIER_RATIO * count:
+            agreeing = _epipolar_distances(matrix, p0, p1) <= threshold
+            if agreeing.sum() < _MIN_E_F_INLIER_RATIO * count:
                 essential = None
-    if planar and planar.num_inliers >= max(MIN_INLIERS, MAX_H_INLIER_RATIO * count):
+    if planar and planar.num_inliers >= max(_MIN_INLIERS, _MAX_H_INLIER_RATIO * count):
         # with known calibration, points off the plane can be told from wrong ones
         off_plane = essential is not None and agreeing.sum() > planar.num_inliers
         return TwoViewGeometry("planar", planar.matrix, agreeing if off_plane else planar.inliers)
@@ -92,21 +87,17 @@ def estimate_two_view(
 def transfer_errors(
     found: TwoViewGeometry, points0: NDArray[np.floating], points1: NDArray[np.floating]
 ) -> Points:
-    """(M,) pixels of matched points (M, 2): from the epipolar lines, or under the homography in image 1.
-
-    Raises:
-        ValueError: for an essential matrix, which is about rays.
-    """
+    """(M,) pixels of matched points (M, 2): from the epipolar lines, or under the homography in image 1."""
     if found.kind == "calibrated":
         raise ValueError("an essential matrix relates rays, not pixels")
     p0, p1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
     if found.kind == "planar":
         errors: Points = np.linalg.norm(warp_points(found.matrix, p0) - p1, axis=1)
         return errors
-    return epipolar_distances(found.matrix, p0, p1)
+    return _epipolar_distances(found.matrix, p0, p1)
 
 
-def epipolar_distances(matrix: NDArray[np.floating], p0: Points, p1: Points) -> Points:
+def _epipolar_distances(matrix: NDArray[np.floating], p0: Points, p1: Points) -> Points:
     """(M,) pixels: the larger of the distances of both points to the other's epipolar line."""
     h0, h1 = np.column_stack([p0, np.ones(len(p0))]), np.column_stack([p1, np.ones(len(p1))])
     lines1, lines0 = h0 @ matrix.T, h1 @ matrix
@@ -120,23 +111,12 @@ def epipolar_distances(matrix: NDArray[np.floating], p0: Points, p1: Points) -> 
 def _unsupported(
     count: int, total: int, size0: tuple[int, int], size1: tuple[int, int], threshold: float
 ) -> str:
-    if count < MIN_INLIERS:
-        return f"only {count} of {total} matches agree with the best geometry, {MIN_INLIERS} are needed"
+    if count < _MIN_INLIERS:
+        return too_few(count, total, "geometry", _MIN_INLIERS)
     # the strip about a line through the image that random points would have to hit, in both images
     chances = [min(1.0, 2 * threshold * np.hypot(*size) / (size[0] * size[1])) for size in (size0, size1)]
     nfa = log10_nfa(total, count, min(chances), sample=7, models=3)
-    if nfa > MAX_LOG10_NFA:
-        return (
-            f"{count} of {total} matches agree with the best geometry: no more than chance explains "
-            f"(log10 of the number of false alarms {nfa:.1f}, at most {MAX_LOG10_NFA:g} is accepted)"
-        )
-    return ""
-
-
-def _fundamental(p0: Points, p1: Points, threshold: float) -> Points | None:
-    return _usable(
-        lambda: cv2.findFundamentalMat(p0, p1, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS)
-    )
+    return by_chance(count, total, "geometry", nfa, _MAX_LOG10_NFA)
 
 
 def _essential(

@@ -6,57 +6,43 @@
 >>> bool(result.homography)
 True
 
-Names are imported when they are first used: ``import geomatch`` alone loads
-neither torch nor OpenCV.
+Names are imported when they are first used: ``import geomatch`` alone loads neither torch nor OpenCV.
 """
 
 from typing import TYPE_CHECKING
 
-from geomatch.errors import GeomatchError as GeomatchError
-from geomatch.errors import ImageError as ImageError
-from geomatch.errors import MissingDependencyError as MissingDependencyError
-from geomatch.errors import ShapeError as ShapeError
-from geomatch.errors import WeightsError as WeightsError
+from geomatch.errors import GeomatchError, ImageError, MissingDependencyError, ShapeError, WeightsError
 from geomatch.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from geomatch.demo import bundled_pair as bundled_pair
-    from geomatch.describers import release as release
-    from geomatch.dift import DIFTConfig as DIFTConfig
-    from geomatch.dift import DIFTExtractor as DIFTExtractor
-    from geomatch.geometry import corner_error as corner_error
-    from geomatch.geometry import warp_points as warp_points
-    from geomatch.images import Image as Image
-    from geomatch.images import load_image as load_image
-    from geomatch.matching import match_mutual as match_mutual
-    from geomatch.pipeline import MatchResult as MatchResult
-    from geomatch.pipeline import match as match
-    from geomatch.types import EstimationFailure as EstimationFailure
-    from geomatch.types import Features as Features
-    from geomatch.types import HomographyEstimate as HomographyEstimate
-    from geomatch.types import Matches as Matches
+    from geomatch.demo import bundled_pair
+    from geomatch.describers import release
+    from geomatch.dift import DIFTConfig, DIFTExtractor
+    from geomatch.geometry import corner_error, warp_points
+    from geomatch.images import Image, load_image
+    from geomatch.matching import match_mutual
+    from geomatch.pipeline import MatchResult, match
+    from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
 
-_HOME = {
-    "bundled_pair": "geomatch.demo",
-    "release": "geomatch.describers",
-    "DIFTConfig": "geomatch.dift",
-    "DIFTExtractor": "geomatch.dift",
-    "corner_error": "geomatch.geometry",
-    "warp_points": "geomatch.geometry",
-    "Image": "geomatch.images",
-    "load_image": "geomatch.images",
-    "match_mutual": "geomatch.matching",
-    "MatchResult": "geomatch.pipeline",
-    "match": "geomatch.pipeline",
-    "EstimationFailure": "geomatch.types",
-    "Features": "geomatch.types",
-    "HomographyEstimate": "geomatch.types",
-    "Matches": "geomatch.types",
-}
+__all__ = [
+    "DIFTConfig", "DIFTExtractor", "EstimationFailure", "Features", "GeomatchError", "HomographyEstimate",
+    "Image", "ImageError", "MatchResult", "Matches", "MissingDependencyError", "ShapeError", "WeightsError",
+    "bundled_pair", "corner_error", "load_image", "match", "match_mutual", "release", "warp_points",
+]  # fmt: skip
 
-__all__ = [*_HOME, "GeomatchError", "ImageError", "MissingDependencyError", "ShapeError", "WeightsError"]
-
-__getattr__ = lazy_names(__name__, _HOME)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "geomatch.demo": ("bundled_pair",),
+        "geomatch.describers": ("release",),
+        "geomatch.dift": ("DIFTConfig", "DIFTExtractor"),
+        "geomatch.geometry": ("corner_error", "warp_points"),
+        "geomatch.images": ("Image", "load_image"),
+        "geomatch.matching": ("match_mutual",),
+        "geomatch.pipeline": ("MatchResult", "match"),
+        "geomatch.types": ("EstimationFailure", "Features", "HomographyEstimate", "Matches"),
+    },
+)
 
 
 def __dir__() -> list[str]:

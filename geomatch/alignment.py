@@ -15,20 +15,15 @@ from geomatch.geometry import resize_homography, warp_points
 from geomatch.images import Image, reduce_image
 from geomatch.types import HomographyEstimate
 
-WINDOW = 31
+_WINDOW = 31
 """Side in pixels of the square compared. On 110 synthetic pairs 21, 31 and 41 gave 75.6, 78.7 and 77.7 % of
 the area under the curve of the corner error at 1 px, from 41.7 % without."""
-MAX_SHIFT = 5.0
-"""Largest shift in pixels of image 0."""
-MAX_RETURN = 0.3
-"""Largest distance in pixels between a point and where it returns when it is followed there and back."""
-LOCAL = 8.0
-"""Standard deviation in pixels of the Gaussian that local brightness and contrast are taken from."""
-MAX_SIDE = 2048
-"""Larger images are reduced to this long side first."""
-ROUNDS = 2
-"""The second starts from a better homography, and finds what lay too far off in the first."""
-MIN_SHARE = 0.75
+_MAX_SHIFT = 5.0  # in pixels of image 0
+_MAX_RETURN = 0.3  # pixels between a point and where it returns when it is followed there and back
+_LOCAL = 8.0  # standard deviation in pixels of the Gaussian that gives local brightness and contrast
+_MAX_SIDE = 2048  # larger images are reduced to this long side first
+_ROUNDS = 2  # the second starts from a better homography, and finds what lay too far off in the first
+_MIN_SHARE = 0.75
 """Share of the first inliers that must agree with the new homography, keypoints as well as matches."""
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.003)
 
@@ -45,29 +40,20 @@ def align_homography(
 ) -> HomographyEstimate:
     """Estimate the homography again, from where Lucas-Kanade places all keypoints of image 0 in image 1.
 
-    Keypoints without a match serve as well, since the homography says where to look for them. Where too few
-    keypoints or matches agree with the new homography, the one given is returned.
-
-    Args:
-        image0: the first image.
-        image1: the second image.
-        keypoints0: (N, 2) pixels of image 0 worth following.
-        points0: (M, 2) matched pixels of image 0.
-        points1: (M, 2) their partners.
-        found: the homography estimated from the matches.
-        estimator: what estimates again; matches within its threshold are the inliers.
-        threshold: the threshold in pixels of image 1 for an estimator that has none of its own.
+    It is estimated from ``keypoints0`` (N, 2) in pixels of image 0; matches (M, 2) within the estimator's
+    threshold in pixels of image 1, or ``threshold`` if it has none, are the inliers. Where too few keypoints
+    or matches agree with it, the one given is returned.
     """
     threshold = threshold_of(estimator, threshold)
     best = found
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         places, trusted = align_points(image0, image1, keypoints0, best.matrix)
         again = estimator.estimate(keypoints0[trusted], places[trusted], image0.size)
-        if not again or again.num_inliers < found.num_inliers * MIN_SHARE:
+        if not again or again.num_inliers < found.num_inliers * _MIN_SHARE:
             break
         errors = np.linalg.norm(warp_points(again.matrix, points0) - points1, axis=1)
         inliers = np.asarray(errors <= threshold)
-        if inliers.sum() < found.num_inliers * MIN_SHARE:
+        if inliers.sum() < found.num_inliers * _MIN_SHARE:
             break
         best = HomographyEstimate(again.matrix, inliers)
     return best
@@ -78,11 +64,10 @@ def align_points(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Find pixels (N, 2) of image 0 in image 1, from a homography (3, 3) that is right to a few pixels.
 
-    Returns:
-        (N, 2) pixels of image 1, and (N,) which of them can be trusted: followed back they return, and
-        they lie near where the homography sends them. The others are where it sends them.
+    Returns (N, 2) pixels of image 1, and (N,) which of them can be trusted: followed back they return, and
+    they lie near where the homography sends them. The others are where it sends them.
     """
-    small0, small1 = reduce_image(image0, MAX_SIDE), reduce_image(image1, MAX_SIDE)
+    small0, small1 = reduce_image(image0, _MAX_SIDE), reduce_image(image1, _MAX_SIDE)
     down0 = resize_homography(image0.size, small0.size)
     small = resize_homography(image1.size, small1.size) @ matrix @ np.linalg.inv(down0)
     start = warp_points(down0, points0).astype(np.float32)
@@ -95,7 +80,7 @@ def align_points(
     there, seen = _follow(flat0, flat1, start, start)
     back, seen_again = _follow(flat1, flat0, there, there)
     shift, miss = np.linalg.norm(there - start, axis=1), np.linalg.norm(back - start, axis=1)
-    trusted = seen & seen_again & (shift <= MAX_SHIFT) & (miss <= MAX_RETURN)
+    trusted = seen & seen_again & (shift <= _MAX_SHIFT) & (miss <= _MAX_RETURN)
     inside = warp_points(small, there.astype(np.float64))
     trusted &= ((inside >= 0) & (inside <= np.array(small1.size) - 1)).all(axis=1)
     places = np.where(trusted[:, None], there, start).astype(np.float64)
@@ -110,7 +95,7 @@ def _follow(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """(N, 2) points of the first image in the second, and (N,) which were found."""
     found, status, _ = cv2.calcOpticalFlowPyrLK(
-        image0, image1, points[:, None], guess[:, None].copy(), winSize=(WINDOW, WINDOW), maxLevel=1,
+        image0, image1, points[:, None], guess[:, None].copy(), winSize=(_WINDOW, _WINDOW), maxLevel=1,
         criteria=_CRITERIA, flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )  # fmt: skip
     return np.asarray(found[:, 0], np.float32), np.asarray(status[:, 0] == 1)
@@ -119,6 +104,6 @@ def _follow(
 def _flattened(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The image with mean 128 and deviation 40 in every neighbourhood; what is flat stays so."""
     values = grey.astype(np.float32)
-    values -= cv2.GaussianBlur(values, (0, 0), LOCAL)
-    spread = np.sqrt(cv2.GaussianBlur(values**2, (0, 0), LOCAL) + 5.0**2)
+    values -= cv2.GaussianBlur(values, (0, 0), _LOCAL)
+    spread = np.sqrt(cv2.GaussianBlur(values**2, (0, 0), _LOCAL) + 5.0**2)
     return np.asarray(np.clip(values / spread * 40 + 128, 0, 255), np.uint8)

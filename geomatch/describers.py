@@ -64,10 +64,7 @@ def as_dense(describer: Describer) -> DenseDescriber | None:
 def describe_images(
     describer: Describer | None, images: Sequence[Image], found: Sequence[Features]
 ) -> list[Features]:
-    """Describe the keypoints of several images, together where the describer can.
-
-    Images without keypoints are left out; a describer of None leaves all as they are.
-    """
+    """Describe the keypoints of several images, together where the describer can; None describes none."""
     described = list(found)
     filled = [place for place, features in enumerate(found) if len(features)]
     if describer is None or not filled:
@@ -91,8 +88,8 @@ def cached_extractor(config: DIFTConfig) -> "DIFTExtractor":
 def release() -> None:
     """Free the models that geomatch keeps loaded between calls, on accelerators too.
 
-    Up to two stay loaded, of gigabytes when they are large; the next call loads what it needs again. Models
-    of extractors that you made live as long as these.
+    Up to two stay loaded; the next call loads what it needs again. Models of extractors that you made live as
+    long as these.
     """
     cached_extractor.cache_clear()
     gc.collect()
@@ -107,11 +104,7 @@ def default_config(patches: bool) -> DIFTConfig:
 
 
 def dift_config(descriptor: str) -> DIFTConfig:
-    """The preset of that name, or settings for the model in that folder or of that id on the hub.
-
-    Raises:
-        ValueError: listing the presets, when it is neither.
-    """
+    """The preset of that name, or settings for the model in that folder or of that id on the hub."""
     if descriptor in PRESETS:
         return PRESETS[descriptor]
     if (descriptor and Path(descriptor).expanduser().is_dir()) or is_hub_id(descriptor):
@@ -123,11 +116,7 @@ def dift_config(descriptor: str) -> DIFTConfig:
 
 
 def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
-    """Create a describer by preset, folder, hub id or settings; an object is given back as it is.
-
-    Raises:
-        ValueError: listing the presets, when it is none of these.
-    """
+    """Create a describer by preset, folder, hub id or settings; an object is given back as it is."""
     if isinstance(descriptor, str):
         descriptor = dift_config(descriptor)
     return cached_extractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor

@@ -53,11 +53,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import an optional package.
-
-    Raises:
-        MissingDependencyError: naming the extra that brings it.
-    """
+    """Import an optional package; the error of a missing one names the extra that brings it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

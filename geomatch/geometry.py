@@ -39,10 +39,7 @@ def corner_error(estimate: ArrayLike, truth: ArrayLike, size: tuple[int, int]) -
 
 
 def normalize_homography(matrix: ArrayLike) -> NDArray[np.float64] | None:
-    """Scale so that ``matrix[2, 2] == 1``; None when that is impossible.
-
-    Impossible are non-finite matrices and those that send the origin to infinity.
-    """
+    """Scale so that ``matrix[2, 2] == 1``; None if it is not finite or sends (0, 0) to infinity."""
     h = np.asarray(matrix, dtype=np.float64)
     check_shape("matrix", h, (3, 3))
     if not np.isfinite(h).all() or abs(h[2, 2]) <= 1e-12 * np.abs(h).max():
@@ -56,8 +53,8 @@ def resize_points(
 ) -> NDArray[np.float32]:
     """Where points (N, 2) of a (width, height) image lie after it is resized to another size.
 
-    Pixels are areas and their centres have whole coordinates, so x' = (x + 0.5) w'/w - 0.5.
-    The same rule leads from an image to a feature map that covers it.
+    Pixels are areas and their centres have whole coordinates, so x' = (x + 0.5) w'/w - 0.5, also from an
+    image to a feature map that covers it.
     """
     factor = np.array([new_size[0] / size[0], new_size[1] / size[1]])
     return np.asarray((points.astype(np.float64) + 0.5) * factor - 0.5, dtype=np.float32)

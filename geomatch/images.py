@@ -27,16 +27,10 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".t
 MAX_PIXELS = 89_478_485
 """Largest image accepted (Pillow's own limit against decompression bombs)."""
 _ORIENTATION = 0x0112
-_BACK = {
-    2: PILImage.Transpose.FLIP_LEFT_RIGHT,
-    3: PILImage.Transpose.ROTATE_180,
-    4: PILImage.Transpose.FLIP_TOP_BOTTOM,
-    5: PILImage.Transpose.TRANSPOSE,
-    6: PILImage.Transpose.ROTATE_90,
-    7: PILImage.Transpose.TRANSVERSE,
-    8: PILImage.Transpose.ROTATE_270,
-}
-"""The transposition that undoes each EXIF orientation."""
+_TURN = PILImage.Transpose
+# the transposition that undoes each EXIF orientation
+_BACK = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE,
+         6: _TURN.ROTATE_90, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_270}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -55,7 +49,7 @@ class Image:
         if self.pixels.size == 0:
             raise ImageError(f"{self.name}: the image has no pixels")
         pixels = np.ascontiguousarray(self.pixels)
-        pixels = pixels.copy() if pixels.flags.writeable else pixels.view()  # nobody may change it later
+        pixels = pixels.copy() if pixels.flags.writeable else pixels.view()  # it must not change later
         pixels.flags.writeable = False
         object.__setattr__(self, "pixels", pixels)
 
@@ -75,8 +69,7 @@ def load_image(source: ImageLike, *, apply_exif: bool = True) -> Image:
     Args:
         source: a path, an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, uint16 or floats
             in [0, 1], or a PIL image. OpenCV's arrays are BGR: turn them first, ``array[..., ::-1]``.
-        apply_exif: turn the picture as its EXIF orientation says. COLMAP reads raw pixels, so its exporter
-            switches this off.
+        apply_exif: turn the picture as its EXIF orientation says; COLMAP reads raw pixels.
 
     Raises:
         ImageError: when it cannot be used; the message names the source.
@@ -101,9 +94,7 @@ def _decode(name: str, read: Callable[[], NDArray[np.uint8]]) -> Image:
     except (ImageError, MemoryError):
         raise
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
-        raise ImageError(
-            f"{name}: has more than {MAX_PIXELS / 1e6:.0f} million pixels; reduce it first"
-        ) from error
+        raise _too_large(name) from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image in a known format") from error
     except Exception as error:  # decoders raise whatever they like on damaged data
@@ -111,6 +102,10 @@ def _decode(name: str, read: Callable[[], NDArray[np.uint8]]) -> Image:
     if pixels.flags.owndata:
         pixels.flags.writeable = False  # ours alone: no copy is needed
     return Image(pixels, name)
+
+
+def _too_large(name: str) -> ImageError:
+    return ImageError(f"{name}: has more than {MAX_PIXELS / 1e6:.0f} million pixels; reduce it first")
 
 
 def check_image_file(path: Path) -> None:
@@ -137,11 +132,8 @@ def _pixels_of_file(path: Path, apply_exif: bool) -> NDArray[np.uint8]:
 
 
 def _pixels_of_pil(picture: PILImage.Image, name: str, apply_exif: bool) -> NDArray[np.uint8]:
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name}: has {width}x{height} pixels, more than {MAX_PIXELS / 1e6:.0f} million; reduce it first"
-        )
+    if picture.width * picture.height > MAX_PIXELS:
+        raise _too_large(name)
     # phones append previews and depth maps as further frames (MPO): the first is the photograph
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
         raise ImageError(f"{name}: animated or multi-page image; save one frame as a file of its own")
@@ -167,11 +159,7 @@ def _pixels_of_pil(picture: PILImage.Image, name: str, apply_exif: bool) -> NDAr
 
 
 def raw_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a file's pixels as they are stored, whatever its EXIF orientation says.
-
-    Raises:
-        ImageError: when it cannot be read.
-    """
+    """(width, height) of a file's pixels as they are stored, whatever its EXIF orientation says."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the image is large: its pixels are not read
@@ -200,12 +188,11 @@ def _pixels_of_array(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
             f"{name}: expected shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}"
         )
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ImageError(f"{name}: more than {MAX_PIXELS / 1e6:.0f} million pixels; reduce it first")
+        raise _too_large(name)
     pixels = _to_uint8(array, name)
     if pixels.shape[2] == 4:
         alpha = pixels[:, :, 3:].astype(np.float32) / 255
-        over = pixels[:, :, :3] * alpha + 255 * (1 - alpha)
-        pixels = np.round(over).astype(np.uint8)
+        pixels = np.round(pixels[:, :, :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
@@ -224,10 +211,7 @@ def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
 
 
 def reduce_image(image: Image, max_side: int | None) -> Image:
-    """The image with its long side at most ``max_side`` pixels, by area averaging; None for no limit.
-
-    `geomatch.geometry.resize_points` leads from its pixels back to the original's.
-    """
+    """The image with its long side at most ``max_side`` pixels, by area averaging; None for no limit."""
     if max_side is None or max(image.size) <= max_side:
         return image
     import cv2

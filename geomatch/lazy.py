@@ -2,17 +2,13 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
-def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a package, so that importing it loads none of its parts.
-
-    Args:
-        package: the package's ``__name__``.
-        homes: the module that holds each name.
-    """
+def lazy_names(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a package, from the names that each module holds."""
+    homes = {name: module for module, held in names.items() for name in held}
 
     def get(name: str) -> Any:
         if name not in homes:

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-CHUNK = 256
-"""Patches per batch."""
+_CHUNK = 256  # patches per batch
 
 
 def cut_patches(
@@ -19,17 +18,11 @@ def cut_patches(
     orientations: NDArray[np.floating],
     patch_size: int,
 ) -> Iterator[Tensor]:
-    """Batches of patches (n, 3, patch_size, patch_size), values 0 to 255; see `normalize_patches`.
+    """Batches of patches (n, 3, patch_size, patch_size) of values 0 to 255 from pixels (H, W, 3).
 
-    Args:
-        pixels: (H, W, 3) uint8.
-        keypoints: (N, 2) centres, in pixels of ``pixels``.
-        sides: (N,) side of each patch in those pixels.
-        orientations: (N,) radians; the patch's x axis points that way.
-        patch_size: side in pixels of the patch.
-
-    Each patch is read bilinearly from the level of an image pyramid (means of 2 x 2) in which its own pixel
-    is between 1 and 2 pixels wide; outside the image the border is repeated.
+    Keypoints (N, 2) are the centres and ``sides`` (N,) the sides in those pixels; a patch's x axis points to
+    its orientation (N,) in radians. Each is read bilinearly from the level of an image pyramid (means of
+    2 x 2) in which its own pixel is between 1 and 2 pixels wide; outside the image the border is repeated.
     """
     steps = np.asarray(sides, np.float64) / patch_size
     levels = np.maximum(0, np.floor(np.log2(np.maximum(steps, 1e-6)))).astype(int)
@@ -37,8 +30,8 @@ def cut_patches(
     levels = np.minimum(levels, len(pyramid) - 1)
     offsets = np.arange(patch_size) - (patch_size - 1) / 2
     square = np.stack(np.meshgrid(offsets, offsets), axis=-1)  # (P, P, 2) as (x, y)
-    for start in range(0, len(keypoints), CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, len(keypoints), _CHUNK):
+        part = slice(start, start + _CHUNK)
         cosine, sine = np.cos(orientations[part]), np.sin(orientations[part])
         turn = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], -2)
         places = np.einsum("nij,hwj->nhwi", turn * steps[part, None, None], square)

@@ -164,11 +164,11 @@ def match(
     points0, points1 = features0.keypoints[i], features1.keypoints[j]
     with _timed(seconds, "estimate"):
         empty = [index for index, features in enumerate(found) if not len(features)]
-        homography: HomographyEstimate | EstimationFailure = (
-            EstimationFailure(f"no keypoints in image {empty[0]}")
-            if empty
-            else estimate.estimate(points0, points1, images[0].size)
-        )
+        homography: HomographyEstimate | EstimationFailure
+        if empty:
+            homography = EstimationFailure(f"no keypoints in image {empty[0]}")
+        else:
+            homography = estimate.estimate(points0, points1, images[0].size)
     if refine_homography and homography:
         with _timed(seconds, "refine_homography"):
             homography = align_homography(
@@ -191,11 +191,9 @@ def _refining(
     refine_keypoints: bool | None, detector: Detector, describer: Describer
 ) -> DenseDescriber | None:
     """The describer in whose maps keypoints are refined; None for no refinement."""
-    if refine_keypoints is False:
-        return None
     dense = as_dense(describer)
     if isinstance(detector, GridDetector) and dense is not None:
-        return dense
+        return None if refine_keypoints is False else dense
     if refine_keypoints:
         wrong = (
             "the descriptor samples no map of the whole image" if dense is None else "the detector is no grid"
@@ -205,17 +203,13 @@ def _refining(
 
 
 def _match(
-    features0: Features,
-    features1: Features,
-    metric: Metric,
-    min_similarity: float | None,
-    max_ratio: float | None,
+    features0: Features, features1: Features, metric: Metric, least: float | None, max_ratio: float | None
 ) -> Matches:
     if not len(features0) or not len(features1):
         return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
     if features0.descriptors is None or features1.descriptors is None:
         raise ValueError("the descriptor returned features without descriptors")
-    return match_mutual(features0.descriptors, features1.descriptors, metric, min_similarity, max_ratio)
+    return match_mutual(features0.descriptors, features1.descriptors, metric, least, max_ratio)
 
 
 _DOING = {
@@ -224,7 +218,6 @@ _DOING = {
     "match": "matching",
     "refine_homography": "refining the homography",
 }
-"""What is logged of a stage when it begins."""
 
 
 @contextmanager

@@ -41,10 +41,6 @@ def cache_key(part: object) -> Any:
 
     Results are cached under its checksum. An object that has a method ``cache_key()`` is asked for it; else a
     dataclass gives its fields. Arrays and tensors count by their content, `Path` values by that of the file.
-
-    Raises:
-        ValueError: for an object whose settings cannot be read, saying how to give it a key.
-        WeightsError: when weights are missing.
     """
     own = getattr(part, "cache_key", None)
     if own is not None and not isinstance(part, type):
@@ -71,12 +67,8 @@ def cache_key(part: object) -> Any:
     if not isinstance(part, np.ndarray) and hasattr(part, "detach") and hasattr(part, "numpy"):
         part = _as_array(part)
     if isinstance(part, np.ndarray) and part.dtype != object:
-        content = np.ascontiguousarray(part)
-        return {
-            "array": hashlib.sha256(content.tobytes()).hexdigest(),
-            "dtype": dtype,
-            "shape": list(part.shape),
-        }
+        content = hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()
+        return {"array": content, "dtype": dtype, "shape": list(part.shape)}
     raise ValueError(
         f"results of a {_type_name(part)} cannot be cached, since its settings cannot be read: make it a "
         "frozen dataclass of its settings, or give it a method cache_key() that returns all that decides "
@@ -86,14 +78,8 @@ def cache_key(part: object) -> Any:
 
 def settings_key(part: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
     """The type and fields of a dataclass for `cache_key`, without those that do not decide its results."""
-    return {
-        "type": _type_name(part),
-        "fields": {
-            field.name: cache_key(getattr(part, field.name))
-            for field in fields(part)
-            if field.init and field.name not in leave_out
-        },
-    }
+    names = [field.name for field in fields(part) if field.init and field.name not in leave_out]
+    return {"type": _type_name(part), "fields": {name: cache_key(getattr(part, name)) for name in names}}
 
 
 def _type_name(part: object) -> str:
@@ -110,13 +96,9 @@ def _as_array(tensor: Any) -> np.ndarray:
     return np.asarray(held.numpy())
 
 
+@cache
 def versions() -> dict[str, str]:
     """Python's version and those of the packages that shape the numbers."""
-    return dict(_versions())
-
-
-@cache
-def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("geomatch-dift", "torch", "diffusers", "kornia", "opencv-python", "numpy", "pillow"):
         try:

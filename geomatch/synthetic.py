@@ -91,15 +91,9 @@ def random_matches(
     noise: float = 0.0,
     size: tuple[int, int] = (640, 480),
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Matched points (M, 2) and (M, 2): some under a homography, the others anywhere, shuffled.
+    """Matched points (M, 2) and (M, 2), shuffled: inliers of a homography, and outliers anywhere.
 
-    Args:
-        rng: draws the points, the noise and the order.
-        matrix: (3, 3) the homography.
-        inliers: number of points that follow it.
-        outliers: number whose partner is uniform over the image.
-        noise: standard deviation per coordinate of image 1, in pixels.
-        size: (width, height) of both images.
+    ``noise`` is the standard deviation in pixels per coordinate of image 1, ``size`` (width, height) of both.
     """
     span = np.array(size) - 1.0
     p0 = rng.uniform(0, 1, (inliers + outliers, 2)) * span

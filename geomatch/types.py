@@ -29,14 +29,7 @@ def check_shape(name: str, array: NDArray[Any], shape: tuple[int | str, ...]) ->
 
 
 def checked(name: str, value: ArrayLike, shape: tuple[int | str, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """``value`` as a read-only array with the given dtype, shape and only finite numbers.
-
-    What the caller could still write is copied.
-
-    Raises:
-        ShapeError: when the shape differs.
-        ValueError: when a number is NaN or infinite.
-    """
+    """``value`` as a read-only array of that dtype and shape with only finite numbers; copied if writable."""
     array = np.ascontiguousarray(value, dtype=dtype)
     array = array.copy() if array.flags.writeable else array.view()
     if array.size == 0 and "N" in shape and array.ndim != len(shape):
@@ -49,7 +42,7 @@ def checked(name: str, value: ArrayLike, shape: tuple[int | str, ...], dtype: DT
 
 
 class _Record:
-    """Equality by content for the frozen values below; they are not hashable."""
+    """Equality by content, and files, for the frozen values below; they are not hashable."""
 
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
@@ -62,9 +55,8 @@ class _Record:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one ``.npz`` file, whole or not at all."""
-        data = self.to_bytes()
         with replacing(path) as temporary:
-            temporary.write_bytes(data)
+            temporary.write_bytes(self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """The content of such a file; equal values give equal bytes."""
@@ -134,17 +126,11 @@ class Features(_Record):
     def __getitem__(self, index: slice | NDArray[Any] | list[int]) -> "Features":
         """Some of the keypoints: a slice, indices or a mask."""
 
-        def take(array: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-            return None if array is None else array[index]
-
-        return Features(
-            keypoints=self.keypoints[index],
-            scores=self.scores[index],
-            image_size=self.image_size,
-            scales=take(self.scales),
-            orientations=take(self.orientations),
-            descriptors=take(self.descriptors),
+        optional = (
+            None if array is None else array[index]
+            for array in (self.scales, self.orientations, self.descriptors)
         )
+        return Features(self.keypoints[index], self.scores[index], self.image_size, *optional)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -164,8 +150,7 @@ class Matches(_Record):
         set_(self, "indices", checked("Matches.indices", indices, ("N", 2), np.int64))
         if (self.indices < 0).any():
             raise ValueError("Matches.indices must not be negative")
-        similarity = checked("Matches.similarity", self.similarity, (len(self),), np.float32)
-        set_(self, "similarity", similarity)
+        set_(self, "similarity", checked("Matches.similarity", self.similarity, (len(self),), np.float32))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -175,8 +160,29 @@ class Matches(_Record):
         return Matches(self.indices[index], self.similarity[index])
 
 
+class _Model(_Record):
+    """A matrix and its inliers, checked; true in a condition."""
+
+    __slots__ = ()
+    matrix: NDArray[np.float64]
+    inliers: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        for name, shape, dtype in (("matrix", (3, 3), np.float64), ("inliers", ("N",), np.bool_)):
+            label = f"{type(self).__name__}.{name}"
+            object.__setattr__(self, name, checked(label, getattr(self, name), shape, dtype))
+
+    def __bool__(self) -> Literal[True]:
+        return True
+
+    @property
+    def num_inliers(self) -> int:
+        """How many of the matches agree."""
+        return int(self.inliers.sum())
+
+
 @dataclass(frozen=True, eq=False, slots=True)
-class HomographyEstimate(_Record):
+class HomographyEstimate(_Model):
     """A homography that was found; true in a condition."""
 
     matrix: NDArray[np.float64]
@@ -185,24 +191,13 @@ class HomographyEstimate(_Record):
     """(M,) bool, one per match given."""
 
     def __post_init__(self) -> None:
-        matrix = checked("HomographyEstimate.matrix", self.matrix, (3, 3), np.float64)
-        if matrix[2, 2] != 1:
-            raise ValueError(f"HomographyEstimate.matrix[2, 2] must be 1, got {matrix[2, 2]}")
-        object.__setattr__(self, "matrix", matrix)
-        inliers = checked("HomographyEstimate.inliers", self.inliers, ("N",), np.bool_)
-        object.__setattr__(self, "inliers", inliers)
-
-    def __bool__(self) -> Literal[True]:
-        return True
-
-    @property
-    def num_inliers(self) -> int:
-        """How many of the matches agree with the homography."""
-        return int(self.inliers.sum())
+        _Model.__post_init__(self)
+        if self.matrix[2, 2] != 1:
+            raise ValueError(f"HomographyEstimate.matrix[2, 2] must be 1, got {self.matrix[2, 2]}")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class TwoViewGeometry(_Record):
+class TwoViewGeometry(_Model):
     """How two views of a scene are related; true in a condition."""
 
     kind: Literal["uncalibrated", "calibrated", "planar"]
@@ -212,20 +207,6 @@ class TwoViewGeometry(_Record):
     that is pixels after the inverse camera matrices. Homography: from image 0 to image 1."""
     inliers: NDArray[np.bool_]
     """(M,) bool, one per match given."""
-
-    def __post_init__(self) -> None:
-        matrix = checked("TwoViewGeometry.matrix", self.matrix, (3, 3), np.float64)
-        object.__setattr__(self, "matrix", matrix)
-        inliers = checked("TwoViewGeometry.inliers", self.inliers, ("N",), np.bool_)
-        object.__setattr__(self, "inliers", inliers)
-
-    def __bool__(self) -> Literal[True]:
-        return True
-
-    @property
-    def num_inliers(self) -> int:
-        """How many of the matches agree."""
-        return int(self.inliers.sum())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -259,6 +240,5 @@ class Traits:
     large: bool = False
     """Its network wants all cores of a worker, or an accelerator."""
     device: str = "auto"
-    """Where its network runs."""
     max_ratio: float | None = None
     """Lowe's ratio test in collections when none is asked for."""

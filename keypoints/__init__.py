@@ -7,37 +7,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from geomatch.keypoints.detector import Detector as Detector
-from geomatch.keypoints.grid import GridDetector as GridDetector
-from geomatch.keypoints.mixed import MixedDetector as MixedDetector
-from geomatch.keypoints.opencv import OpenCVDetector as OpenCVDetector
-from geomatch.keypoints.opencv import available_opencv_detectors
+from geomatch.keypoints.detector import Detector, GridDetector
+from geomatch.keypoints.mixed import MixedDetector
+from geomatch.keypoints.opencv import OpenCVDetector, available_opencv_detectors
 from geomatch.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from geomatch.keypoints.superpoint import MagicLeapSuperPoint as MagicLeapSuperPoint
-    from geomatch.keypoints.superpoint import SuperPointDetector as SuperPointDetector
-    from geomatch.keypoints.tiny import TinyDetector as TinyDetector
+    from geomatch.keypoints.superpoint import MagicLeapSuperPoint, SuperPointDetector
+    from geomatch.keypoints.tiny import TinyDetector
 
 __all__ = [
-    "Detector",
-    "GridDetector",
-    "MagicLeapSuperPoint",
-    "MixedDetector",
-    "OpenCVDetector",
-    "SuperPointDetector",
-    "TinyDetector",
-    "choose_detector",
-    "create_detector",
-    "detectors",
-]
+    "Detector", "GridDetector", "MagicLeapSuperPoint", "MixedDetector", "OpenCVDetector",
+    "SuperPointDetector", "TinyDetector", "choose_detector", "create_detector", "detectors",
+]  # fmt: skip
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "MagicLeapSuperPoint": "geomatch.keypoints.superpoint",
-        "SuperPointDetector": "geomatch.keypoints.superpoint",
-        "TinyDetector": "geomatch.keypoints.tiny",
+        "geomatch.keypoints.superpoint": ("MagicLeapSuperPoint", "SuperPointDetector"),
+        "geomatch.keypoints.tiny": ("TinyDetector",),
     },
 )
 
@@ -78,10 +66,6 @@ def create_detector(name: str, max_keypoints: int = 3000) -> Detector:
 
 
 def choose_detector(detector: str | Detector | None, max_keypoints: int) -> Detector:
-    """The detector of that name, `DEFAULT_DETECTOR` for None; an object is given back as it is.
-
-    Raises:
-        ValueError: listing the names, when there is none of that name.
-    """
+    """Return `create_detector` of a name, `DEFAULT_DETECTOR` for None; an object as it is."""
     chosen = DEFAULT_DETECTOR if detector is None else detector
     return create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen

@@ -1,5 +1,7 @@
-"""What a detector is, and how every detector thins out its keypoints."""
+"""What a detector is, how keypoints are thinned out, and the simplest detector, a grid."""
 
+import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +12,11 @@ from geomatch.types import Features
 
 
 class Detector(Protocol):
-    """Finds keypoints in one image."""
+    """Finds keypoints in one image.
+
+    Ours share ``max_keypoints``, the most that are kept, the best by score (None for all), and
+    ``max_image_side``, the long side in pixels to which larger images are reduced for detection.
+    """
 
     def detect(self, image: Image) -> Features:
         """Keypoints with scores, best first, in pixels of the image given."""
@@ -58,3 +64,46 @@ def _spread(points: NDArray[np.float32], distance: float, limit: int | None) -> 
             if len(taken) == limit:
                 break
     return np.array(taken, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class GridDetector:
+    """The centres of square cells, row by row, all with score 1; needs neither weights nor texture.
+
+    The cells are centred on the image, so that mirroring the image mirrors the grid.
+    """
+
+    step: int = 16
+    """Side of a cell in pixels, and so the least distance between keypoints."""
+    border: int = 0
+    """Pixels left free on every side."""
+    max_keypoints: int | None = None
+    """The step grows until no more keypoints than this remain; None for no limit."""
+
+    def __post_init__(self) -> None:
+        if self.step < 1:
+            raise ValueError(f"step must be at least 1 pixel, got {self.step}")
+        if self.border < 0:
+            raise ValueError(f"border must be 0 or more pixels, got {self.border}")
+        check_limit(self.max_keypoints)
+
+    def spacing(self, size: tuple[int, int]) -> int:
+        """The step in pixels in a (width, height) image, grown as far as ``max_keypoints`` asks."""
+        step = self.step
+        while self.max_keypoints is not None and math.prod(self._cells(size, step)) > self.max_keypoints:
+            step += 1
+        return step
+
+    def detect(self, image: Image) -> Features:
+        """The grid of the image; empty when no cell fits."""
+        width, height = image.size
+        step = self.spacing(image.size)
+        columns, rows = self._cells(image.size, step)
+        xs = (width - 1) / 2 + (np.arange(columns) - (columns - 1) / 2) * step
+        ys = (height - 1) / 2 + (np.arange(rows) - (rows - 1) / 2) * step
+        grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+        return Features(grid.astype(np.float32), np.ones(len(grid), np.float32), image.size)
+
+    def _cells(self, size: tuple[int, int], step: int) -> tuple[int, int]:
+        columns, rows = (max(0, side - 2 * self.border) // step for side in size)
+        return columns, rows

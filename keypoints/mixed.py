@@ -17,26 +17,22 @@ from geomatch.types import Features
 
 @dataclass(frozen=True)
 class MixedDetector:
-    """The best of SIFT, the best of the network, the second best of SIFT, ...
+    """The best of SIFT, the best of the network, the second best of SIFT, ...; scores fall from 1.
 
-    SIFT's are placed more exactly; the network still finds some where light or want of texture leave SIFT
-    none. Scores are the order: from 1 down.
+    SIFT's are placed more exactly; the network finds some where light or lack of texture leave SIFT none.
     """
 
     weights: str | Path | None = None
     """The network's weights, as `TinyDetector.weights`."""
     max_keypoints: int | None = 3000
-    """Keep at most so many; None for all."""
     max_image_side: int | None = 2048
-    """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
-    """The network's device."""
 
     def __post_init__(self) -> None:
         check_limit(self.max_keypoints)
 
     def cache_key(self) -> Any:
-        """The settings, and the weights by their content; see `geomatch.provenance.cache_key`."""
+        """The settings, and the weights by their content."""
         from geomatch.keypoints.tiny import weights_file
 
         return [settings_key(self, leave_out=("weights",)), sha256_of(weights_file(self.weights))]
@@ -46,11 +42,9 @@ class MixedDetector:
         """SIFT and the network, each of which could fill the whole number."""
         from geomatch.keypoints.tiny import TinyDetector  # loads torch
 
-        sift = OpenCVDetector("sift", self.max_keypoints, max_image_side=self.max_image_side)
-        tiny = TinyDetector(
-            self.weights, self.max_keypoints, max_image_side=self.max_image_side, device=self.device
-        )
-        return sift, tiny
+        count, side = self.max_keypoints, self.max_image_side
+        sift = OpenCVDetector("sift", count, max_image_side=side)
+        return sift, TinyDetector(self.weights, count, max_image_side=side, device=self.device)
 
     def detect(self, image: Image) -> Features:
         """Detect on the grey image."""
@@ -61,9 +55,9 @@ class MixedDetector:
         order = np.argsort(rank, kind="stable")
         scores = np.empty(len(order), np.float32)
         scores[order] = 1 - np.arange(len(order)) / len(order)
-        joined = {
-            name: np.concatenate([getattr(features, name) for features in found])
+        points, scales, angles = (
+            np.concatenate([getattr(features, name) for features in found])
             for name in ("keypoints", "scales", "orientations")
-        }
-        features = Features(scores=scores, image_size=image.size, **joined)
+        )
+        features = Features(points, scores, image.size, scales, angles)
         return select_best(features, self.max_keypoints)

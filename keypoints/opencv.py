@@ -12,8 +12,8 @@ from geomatch.images import Image, reduce_image
 from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.types import Features
 
+# name: (function of cv2, arguments); limits of their own are lifted, ours apply
 _FACTORIES: dict[str, tuple[str, dict[str, Any]]] = {
-    # name: (function of cv2, arguments); limits of their own are lifted, ours apply
     # without the precise upscale (OpenCV 4.8 on) SIFT's points lie a quarter of a pixel off
     "sift": ("SIFT_create", {"enable_precise_upscale": True}),
     "orb": ("ORB_create", {"nfeatures": 20_000}),
@@ -34,15 +34,11 @@ def available_opencv_detectors() -> list[str]:
 
 
 def create_feature2d(name: str) -> cv2.Feature2D:
-    """An OpenCV detector by name, without a limit on its number of keypoints.
-
-    Raises:
-        ValueError: when the installed OpenCV has none of that name, listing those it has.
-    """
-    if name not in available_opencv_detectors():
+    """An OpenCV detector by name, without a limit on its number of keypoints."""
+    known = available_opencv_detectors()
+    if name not in known:
         raise ValueError(
-            f"OpenCV {cv2.__version__} has no detector {name!r}; "
-            f"choose one of: {', '.join(available_opencv_detectors())}"
+            f"OpenCV {cv2.__version__} has no detector {name!r}; choose one of: {', '.join(known)}"
         )
     function, arguments = _FACTORIES[name]
     create: Callable[..., cv2.Feature2D] = getattr(cv2, function)
@@ -56,9 +52,7 @@ class OpenCVDetector:
     feature: str | cv2.Feature2D = "sift"
     """A name (see `available_opencv_detectors`) or an object made with OpenCV's own options."""
     max_keypoints: int | None = 3000
-    """Keep at most so many, the best by OpenCV's response; None for all."""
     max_image_side: int | None = 2048
-    """Larger images are reduced to this long side for detection, which bounds time and memory."""
     rank_by: Literal["response", "size"] = "response"
     """What makes a keypoint good. Large ones are found again from other distances and directions, and are
     placed less exactly: COLMAP ranks by size, too."""
@@ -78,9 +72,8 @@ class OpenCVDetector:
             return no_keypoints(image)
         grey = cv2.cvtColor(reduced.pixels, cv2.COLOR_RGB2GRAY)
         found = feature.detect(grey, None)
-        rows = np.array(
-            [(*point.pt, point.response, point.size, point.angle) for point in found], dtype=np.float64
-        ).reshape(-1, 5)
+        values = [(*point.pt, point.response, point.size, point.angle) for point in found]
+        rows = np.array(values, dtype=np.float64).reshape(-1, 5)
         sizes, angles = rows[:, 3] * (image.size[0] / reduced.size[0]), rows[:, 4]
         oriented = len(rows) > 0 and bool((angles >= 0).all())  # OpenCV writes -1 for "none"
         scaled = len(rows) > 0 and bool((sizes > 0).all())

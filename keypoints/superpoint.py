@@ -5,7 +5,7 @@ are under the MIT licence. The original weights of Magic Leap, under a licence f
 use only, come through transformers (`MagicLeapSuperPoint`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +26,7 @@ from geomatch.types import Features
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
 from geomatch.weights.hub import transformers_fingerprint
 
-DESCRIPTOR_SIZE = 256
-"""Dimensions of SuperPoint's own descriptors."""
+_DESCRIPTOR_SIZE = 256
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as in the reference
 
 
@@ -37,16 +36,16 @@ def _grey_tensor(image: Image) -> Tensor:
     return (rgb * torch.tensor(_GREY)[:, None, None]).sum(0)[None, None]
 
 
-def _features(
-    keypoints: Tensor, scores: Tensor, descriptors: Tensor, reduced: Image, image: Image
+def _detect(
+    image: Image, max_side: int | None, limit: int | None, search: Callable[[Tensor], Sequence[Tensor]]
 ) -> Features:
-    """Keypoints (N, 2) of the reduced image as those of the image."""
-    return Features(
-        keypoints=resize_points(keypoints.cpu().numpy(), reduced.size, image.size),
-        scores=scores.cpu().numpy(),
-        image_size=image.size,
-        descriptors=descriptors.cpu().numpy(),
-    )
+    """Keypoints with descriptors of the grey image, reduced to ``max_side`` for ``search``."""
+    reduced = reduce_image(image, max_side)
+    if min(reduced.size) < SuperPointNetwork.stride:  # no whole cell
+        return no_keypoints(image)
+    points, scores, descriptors = (found.cpu().numpy() for found in search(_grey_tensor(reduced)))
+    moved = resize_points(points, reduced.size, image.size)
+    return select_best(Features(moved, scores, image.size, descriptors=descriptors), limit)
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int, relu: bool = True) -> nn.Module:
@@ -60,10 +59,7 @@ def _convolution(channels_in: int, channels_out: int, kernel: int, relu: bool = 
 class SuperPointNetwork(nn.Module):
     """The fully convolutional network; attribute names are those of the published weights.
 
-    Args:
-        channels: channels of the four stages; each but the last halves the resolution.
-        head: channels of the hidden layers of both heads, and of the descriptors.
-        describes: False leaves the descriptors' head out.
+    Each stage but the last halves the resolution; both heads, and the descriptors, have ``head`` channels.
     """
 
     stride = 8
@@ -71,12 +67,11 @@ class SuperPointNetwork(nn.Module):
     def __init__(
         self,
         channels: Sequence[int] = (64, 64, 128, 128),
-        head: int = DESCRIPTOR_SIZE,
+        head: int = _DESCRIPTOR_SIZE,
         describes: bool = True,
     ) -> None:
         super().__init__()
-        stages = []
-        previous = 1
+        stages, previous = [], 1
         for index, width in enumerate(channels):
             layers = [_convolution(previous, width, 3), _convolution(width, width, 3)]
             if index + 1 < len(channels):
@@ -85,13 +80,13 @@ class SuperPointNetwork(nn.Module):
             previous = width
         self.backbone = nn.Sequential(*stages)
         cells = self.stride**2 + 1  # one class per pixel of a cell, and "no keypoint"
-        self.detector = nn.Sequential(
-            _convolution(previous, head, 3), _convolution(head, cells, 1, relu=False)
-        )
+
+        def branch(width: int) -> nn.Module:
+            return nn.Sequential(_convolution(previous, head, 3), _convolution(head, width, 1, relu=False))
+
+        self.detector = branch(cells)
         if describes:
-            self.descriptor = nn.Sequential(
-                _convolution(previous, head, 3), _convolution(head, head, 1, relu=False)
-            )
+            self.descriptor = branch(head)
 
     def cells(self, grey: Tensor) -> Tensor:
         """Grey images (B, 1, H, W) in [0, 1] to logits (B, 65, H/8, W/8): a cell's 64 pixels, then none."""
@@ -103,9 +98,9 @@ class SuperPointNetwork(nn.Module):
         return functional.pixel_shuffle(cells.softmax(1)[:, :-1], self.stride)[:, 0]
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
-        """Grey images (B, 1, H, W) in [0, 1] to scores (B, H', W') and unit descriptors (B, D, H'/8, W'/8).
+        """Grey images (B, 1, H, W) in [0, 1] to scores (B, H, W) and unit descriptors (B, D, H/8, W/8).
 
-        H' and W' are H and W without the remainder of a division by 8.
+        Remainders of a division of H and W by 8 are cut off.
         """
         features = self.backbone(grey)
         return self.scores(self.detector(features)), functional.normalize(self.descriptor(features), dim=1)
@@ -132,23 +127,19 @@ class SuperPointDetector:
     weights: str | Path | None = None
     """A weights file; None looks in the cache and then downloads (see `geomatch.weights.download`)."""
     max_keypoints: int | None = 3000
-    """Keep at most so many, the best by score; None for all."""
     nms_radius: int = 4
     """Half side in pixels of the square in which a keypoint must be the maximum."""
     detection_threshold: float = 0.005
-    """Least score; 0.005 is the reference's default."""
+    """Least score; the reference's default."""
     border: int = 4
     """Pixels near the image border where no keypoint is taken."""
     max_image_side: int | None = 2048
-    """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
 
     def cache_key(self) -> Any:
-        """The settings, and the weights by their content; see `geomatch.provenance.cache_key`."""
-        return [
-            settings_key(self, leave_out=("weights",)),
-            sha256_of(locate_weights(SUPERPOINT_V6, self.weights)),
-        ]
+        """The settings, and the weights by their content."""
+        weights = locate_weights(SUPERPOINT_V6, self.weights)
+        return [settings_key(self, leave_out=("weights",)), sha256_of(weights)]
 
     def __post_init__(self) -> None:
         check_limit(self.max_keypoints)
@@ -162,17 +153,13 @@ class SuperPointDetector:
 
     def detect(self, image: Image) -> Features:
         """Detect on the grey image and sample descriptors at the keypoints."""
-        reduced = reduce_image(image, self.max_image_side)
-        if min(reduced.size) < SuperPointNetwork.stride:  # no whole cell
-            return no_keypoints(image)
-        found = self.detect_tensor(_grey_tensor(reduced).to(self.device))
-        return select_best(_features(*found, reduced, image), self.max_keypoints)
+        return _detect(image, self.max_image_side, self.max_keypoints, self.detect_tensor)
 
     @torch.inference_mode()
     def describe(self, image: Image, features: Features) -> Features:
         """Any keypoints of the image with SuperPoint's descriptors; zeros in images smaller than a cell."""
         reduced = reduce_image(image, self.max_image_side)
-        rows = torch.zeros(len(features), DESCRIPTOR_SIZE)
+        rows = torch.zeros(len(features), _DESCRIPTOR_SIZE)
         if min(reduced.size) >= SuperPointNetwork.stride and len(features):
             points = resize_points(features.keypoints, image.size, reduced.size)
             _, coarse = self.network(_grey_tensor(reduced).to(self.device))
@@ -192,7 +179,7 @@ class SuperPointDetector:
 
         Best first; ``max_keypoints`` is applied; the image is not resized.
         """
-        scores, coarse = self.network(grey)
+        scores, coarse = self.network(grey.to(self.device))
         scores = _suppress(scores, self.nms_radius)
         if self.border:
             inside = torch.zeros_like(scores, dtype=torch.bool)
@@ -206,11 +193,7 @@ class SuperPointDetector:
 
 
 def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
-    """The network with the published weights, ready to use.
-
-    Raises:
-        WeightsError: when they are missing, damaged or of another network.
-    """
+    """The network with the published weights, ready to use."""
     path = locate_weights(SUPERPOINT_V6, weights)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -231,13 +214,11 @@ class MagicLeapSuperPoint:
     weights: str = "magic-leap-community/superpoint"
     """Hub id or local folder."""
     max_keypoints: int | None = 3000
-    """Keep at most so many, the best by score; None for all."""
     max_image_side: int | None = 2048
-    """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
 
     def cache_key(self) -> Any:
-        """The settings, and the weights by their content; see `geomatch.provenance.cache_key`."""
+        """The settings, and the weights by their content."""
         return [settings_key(self, leave_out=("weights",)), transformers_fingerprint(self.weights)]
 
     def __post_init__(self) -> None:
@@ -258,13 +239,12 @@ class MagicLeapSuperPoint:
 
     def detect(self, image: Image) -> Features:
         """Detect on the grey image; descriptors come along."""
-        reduced = reduce_image(image, self.max_image_side)
-        if min(reduced.size) < SuperPointNetwork.stride:
-            return no_keypoints(image)
-        with torch.inference_mode():
-            found = self.network(_grey_tensor(reduced).expand(-1, 3, -1, -1).to(self.device))
+        return _detect(image, self.max_image_side, self.max_keypoints, self._search)
+
+    @torch.inference_mode()
+    def _search(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = self.network(grey.expand(-1, 3, -1, -1).to(self.device))
         valid = found.mask[0].bool()
         # the model returns coordinates divided by (width, height) of its input
-        pixels = found.keypoints[0][valid] * found.keypoints.new_tensor(reduced.size)
-        scores, descriptors = found.scores[0][valid], found.descriptors[0][valid]
-        return select_best(_features(pixels, scores, descriptors, reduced, image), self.max_keypoints)
+        pixels = found.keypoints[0][valid] * found.keypoints.new_tensor([grey.shape[3], grey.shape[2]])
+        return pixels, found.scores[0][valid], found.descriptors[0][valid]

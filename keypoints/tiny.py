@@ -10,33 +10,33 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import replacing, sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
-from geomatch.keypoints.orientation import dominant_orientations
 from geomatch.keypoints.superpoint import SuperPointNetwork
+from geomatch.patches import cut_patches
 from geomatch.provenance import settings_key
 from geomatch.types import Features
 
-CHANNELS, HEAD = (16, 32, 32, 64), 128
-"""Widths of the network: a quarter to a half of SuperPoint's."""
-_LEVELS = 9
-"""Levels of the pyramid; each is smaller by the square root of 2."""
-_LEAST_SIDE = 48
-"""Least side of a level in pixels."""
-_SCALE = 4.0
-"""Diameter in pixels that a keypoint of the first level is given; at coarser levels in proportion."""
+_CHANNELS, _HEAD = (16, 32, 32, 64), 128  # a quarter to a half of SuperPoint's
+_LEVELS = 9  # of the pyramid; each is smaller by the square root of 2
+_LEAST_SIDE = 48  # of a level in pixels
+_SCALE = 4.0  # diameter in pixels of a keypoint of the first level; at coarser levels in proportion
 _DECAY = 1.5
 """A level reduced s times gets s^-1.5 of the keypoints: fine ones lie more exactly, coarse ones are found
 from other distances."""
+_BINS = 36  # of the histogram of gradients (Lowe, 2004, section 5)
+_SIDE = 24  # of the neighbourhood that gives the orientation, in its own pixels
+_REACH = 6.0  # side of that neighbourhood in units of the keypoint's scale
 
 
 @dataclass(frozen=True)
 class TinyDetector:
-    """Keypoints with scale and orientation of the embedded network.
+    """Keypoints of the embedded network, with scale and orientation.
 
     The network is SuperPoint's detector (DeTone, Malisiewicz, Rabinovich, 2018), narrower, and trained by
     homographic adaptation on openly licensed images. Every level of the pyramid is searched alone.
@@ -45,7 +45,6 @@ class TinyDetector:
     weights: str | Path | None = None
     """A file of `save_network`; None for the embedded one."""
     max_keypoints: int | None = 3000
-    """Keep at most so many; None for all."""
     nms_radius: int = 3
     """Half side, in pixels of its level, of the square in which a keypoint must be the maximum."""
     detection_threshold: float = 0.01
@@ -53,11 +52,10 @@ class TinyDetector:
     border: int = 6
     """Pixels of its level near the border where no keypoint is taken."""
     max_image_side: int | None = 2048
-    """Larger images are reduced to this long side for detection."""
     device: str = "cpu"
 
     def cache_key(self) -> Any:
-        """The settings, and the weights by their content; see `geomatch.provenance.cache_key`."""
+        """The settings, and the weights by their content."""
         return [settings_key(self, leave_out=("weights",)), sha256_of(weights_file(self.weights))]
 
     def __post_init__(self) -> None:
@@ -139,6 +137,39 @@ def _shares(found: list[int], limit: int | None) -> list[int]:
     return kept
 
 
+def dominant_orientations(
+    pixels: NDArray[np.uint8], keypoints: NDArray[np.floating], scales: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """(N,) radians from the x axis towards the y axis, for keypoints (N, 2) and scales (N,) in pixels.
+
+    The fullest bin of SIFT's histogram of gradients, which count by their length and by a Gaussian about the
+    keypoint; the histogram is smoothed, and a parabola places its peak (Lowe, 2004, section 5).
+    """
+    offsets = (torch.arange(_SIDE) - (_SIDE - 1) / 2) / (_SIDE / 4)
+    fall = torch.exp(-0.5 * offsets**2)
+    found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
+    upright = np.zeros(len(keypoints))
+    for patches in cut_patches(pixels, keypoints, scales * _REACH, upright, _SIDE):
+        grey = patches.mean(1)
+        across = functional.pad(grey[:, :, 2:] - grey[:, :, :-2], (1, 1))
+        down = functional.pad(grey[:, 2:] - grey[:, :-2], (0, 0, 1, 1))
+        weight = (torch.hypot(across, down) * fall[:, None] * fall).flatten(1)
+        place = (torch.atan2(down, across) / (2 * torch.pi) * _BINS).flatten(1) % _BINS
+        low = place.floor()
+        share = place - low
+        bins = torch.zeros(len(grey), _BINS)
+        bins.scatter_add_(1, low.long() % _BINS, weight * (1 - share))
+        bins.scatter_add_(1, (low.long() + 1) % _BINS, weight * share)
+        for _ in range(2):
+            bins = bins.roll(1, 1) / 4 + bins / 2 + bins.roll(-1, 1) / 4
+        peak = bins.argmax(1, keepdim=True)
+        before, highest, after = (bins.gather(1, (peak + step) % _BINS) for step in (-1, 0, 1))
+        bend = (before + after - 2 * highest).clamp(max=-1e-9)
+        angle = (peak + (before - after) / (2 * bend)) / _BINS * 2 * torch.pi
+        found.append(angle[:, 0].numpy().astype(np.float32))
+    return np.concatenate(found)
+
+
 def weights_file(weights: str | Path | None = None) -> Path:
     """The file named, or the one that comes with the package."""
     if weights is not None:
@@ -147,7 +178,7 @@ def weights_file(weights: str | Path | None = None) -> Path:
 
 
 def save_network(network: SuperPointNetwork, path: Path) -> None:
-    """Write the weights, convolutions as float16."""
+    """Write the weights; convolutions become float16."""
     from safetensors.torch import save_file
 
     state = {
@@ -159,11 +190,7 @@ def save_network(network: SuperPointNetwork, path: Path) -> None:
 
 
 def load_network(path: Path) -> SuperPointNetwork:
-    """What `save_network` wrote, ready to use.
-
-    Raises:
-        WeightsError: when it is missing, damaged or of another network.
-    """
+    """What `save_network` wrote, ready to use."""
     from safetensors.torch import load_file
 
     network = new_network()
@@ -178,4 +205,4 @@ def load_network(path: Path) -> SuperPointNetwork:
 
 def new_network() -> SuperPointNetwork:
     """The network with untrained weights."""
-    return SuperPointNetwork(CHANNELS, HEAD, describes=False)
+    return SuperPointNetwork(_CHANNELS, _HEAD, describes=False)

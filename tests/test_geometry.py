@@ -21,29 +21,19 @@ def matrix(request: pytest.FixtureRequest) -> NDArray[np.float64]:
     return random_homography(np.random.default_rng(request.param), SIZE, motion)
 
 
-def test_inverse_brings_points_back(matrix: NDArray[np.float64], rng: np.random.Generator) -> None:
-    points = rng.uniform(0, 480, (50, 2))
-    back = warp_points(np.linalg.inv(matrix), warp_points(matrix, points))
-    np.testing.assert_allclose(back, points, atol=1e-8)
+def test_inverse_composition_and_scale(matrix: NDArray[np.float64], rng: np.random.Generator) -> None:
+    points, other = rng.uniform(0, 480, (50, 2)), random_homography(rng, SIZE)
+    moved = warp_points(matrix, points)
+    np.testing.assert_allclose(warp_points(np.linalg.inv(matrix), moved), points, atol=1e-8)
+    np.testing.assert_allclose(warp_points(other @ matrix, points), warp_points(other, moved), atol=1e-8)
+    np.testing.assert_allclose(warp_points(-3.5 * matrix, points), moved, atol=1e-8)
 
 
-def test_composition_and_scale_invariance(matrix: NDArray[np.float64], rng: np.random.Generator) -> None:
-    other = random_homography(rng, SIZE)
-    points = rng.uniform(0, 480, (50, 2))
-    np.testing.assert_allclose(
-        warp_points(other @ matrix, points), warp_points(other, warp_points(matrix, points)), atol=1e-8
-    )
-    np.testing.assert_allclose(warp_points(-3.5 * matrix, points), warp_points(matrix, points), atol=1e-8)
-
-
-def test_corner_error_of_a_translation_is_its_length() -> None:
+def test_corners_are_pixel_centres_and_the_error_of_a_translation_is_its_length() -> None:
+    assert image_corners((4, 3)).tolist() == [[0, 0], [3, 0], [3, 2], [0, 2]]
     moved = np.array([[1, 0, 3], [0, 1, 4], [0, 0, 1]], dtype=float)
     assert corner_error(moved, np.eye(3), SIZE) == pytest.approx(5.0)
     assert corner_error(moved, moved, SIZE) == 0
-
-
-def test_corners_are_pixel_centres() -> None:
-    assert image_corners((4, 3)).tolist() == [[0, 0], [3, 0], [3, 2], [0, 2]]
 
 
 def test_resizing_there_and_back_and_as_a_matrix(rng: np.random.Generator) -> None:
@@ -55,13 +45,10 @@ def test_resizing_there_and_back_and_as_a_matrix(rng: np.random.Generator) -> No
     assert resize_points(np.array([[-0.5, -0.5]]), SIZE, (77, 31)).tolist() == [[-0.5, -0.5]]
 
 
-def test_matrices_without_a_scale_are_refused() -> None:
+def test_matrices_without_a_scale_are_refused_and_points_at_infinity_are_infinite() -> None:
     assert normalize_homography(np.diag([2.0, 2.0, 2.0])) is not None
     assert normalize_homography(np.diag([1.0, 1.0, 0.0])) is None
     assert normalize_homography(np.full((3, 3), np.nan)) is None
     assert normalize_homography(np.zeros((3, 3))) is None
-
-
-def test_points_at_infinity() -> None:
     horizon = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1]], dtype=float)
     assert np.isinf(warp_points(horizon, [[-1.0, 5.0]])).all()

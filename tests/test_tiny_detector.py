@@ -7,20 +7,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from geomatch import Image, WeightsError, warp_points
+from geomatch.benchmarks.training import adaptation
 from geomatch.benchmarks.training import detector as training
-from geomatch.benchmarks.training.adaptation import (
-    VIEW_SIZE,
-    found_again,
-    load_labels,
-    make_labels,
-    stable_points,
-)
+from geomatch.benchmarks.training.adaptation import VIEW_SIZE, stable_points
 from geomatch.benchmarks.training.detector import DetectorConfig, cell_targets, seen_again, train_detector
-from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector, create_detector
-from geomatch.keypoints.orientation import dominant_orientations
-from geomatch.keypoints.tiny import _shares, load_network, new_network, save_network, weights_file
+from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector, create_detector, tiny
+from geomatch.keypoints.tiny import dominant_orientations, load_network, save_network, weights_file
 from geomatch.provenance import cache_key
 from geomatch.synthetic import random_homography, render_view
 from geomatch.training.bank import BankImage
@@ -31,55 +26,59 @@ def test_keypoints_are_found_again(photo0: Image) -> None:
     detector = TinyDetector(max_keypoints=500)
     first = detector.detect(photo0)
     assert len(first) == 500
-    assert first.scales is not None
-    assert first.orientations is not None
     assert (np.diff(first.scores) <= 0).all()
     for seed in range(2):
         matrix = random_homography(np.random.default_rng(seed), photo0.size, "rotated")
-        view = Image(render_view(photo0.pixels, matrix, photo0.size), "view")
-        second = detector.detect(view)
+        second = detector.detect(Image(render_view(photo0.pixels, matrix, photo0.size), "view"))
         moved = warp_points(matrix, first.keypoints)
         shown = ((moved >= 8) & (moved < np.array(photo0.size) - 8)).all(1)
-        nearest = np.linalg.norm(moved[shown][:, None] - second.keypoints[None], axis=2).min(1)
-        assert (nearest < 2).mean() > 0.4, seed
         nowhere = np.random.default_rng(seed).uniform(0, photo0.size, (500, 2))  # by chance one in ten
-        assert (np.linalg.norm(nowhere[:, None] - second.keypoints[None], axis=2).min(1) < 2).mean() < 0.15
+        right, chance = (
+            (np.linalg.norm(points[:, None] - second.keypoints[None], axis=2).min(1) < 2).mean()
+            for points in (moved[shown], nowhere)
+        )
+        assert right > 0.4, seed
+        assert chance < 0.15
+
+
+def angle(difference: NDArray[np.floating]) -> NDArray[np.floating]:
+    return np.abs(np.angle(np.exp(1j * difference)))
 
 
 def test_orientations_turn_with_the_image(photo0: Image) -> None:
     """By quarter turns exactly, with the keypoints."""
     features = OpenCVDetector("sift", max_keypoints=300).detect(photo0)
     assert features.scales is not None
+    assert features.orientations is not None
     height = photo0.size[1]
     turned = np.ascontiguousarray(np.rot90(photo0.pixels, -1))  # clockwise: (x, y) to (height - 1 - y, x)
     points = np.stack([height - 1 - features.keypoints[:, 1], features.keypoints[:, 0]], axis=1)
     before = dominant_orientations(photo0.pixels, features.keypoints, features.scales)
     after = dominant_orientations(turned, points, features.scales)
-    difference = np.abs(np.angle(np.exp(1j * (after - before - np.pi / 2))))
-    assert np.mean(difference < 1e-3) > 0.98  # odd borders of pyramid levels move a few
+    assert (
+        np.mean(angle(after - before - np.pi / 2) < 1e-3) > 0.98
+    )  # odd borders of pyramid levels move a few
     # and they are SIFT's, for most: its own neighbourhood differs a little
-    assert features.orientations is not None
-    assert np.median(np.abs(np.angle(np.exp(1j * (before - features.orientations))))) < 0.2
+    assert np.median(angle(before - features.orientations)) < 0.2
 
 
 def test_orientation_of_an_edge() -> None:
     """It points to where the image gets lighter."""
-    for angle in (0.0, 0.7, 2.0, -2.5):
-        x, y = np.meshgrid(np.arange(101) - 50, np.arange(101) - 50)
-        ramp = 128 + 2 * (x * np.cos(angle) + y * np.sin(angle))
+    x, y = np.meshgrid(np.arange(101) - 50, np.arange(101) - 50)
+    for true in (0.0, 0.7, 2.0, -2.5):
+        ramp = 128 + 2 * (x * np.cos(true) + y * np.sin(true))
         pixels = np.repeat(np.clip(ramp, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
         found = dominant_orientations(pixels, np.array([[50.0, 50.0]]), np.array([5.0]))
-        assert np.abs(np.angle(np.exp(1j * (found[0] - angle)))) < 0.05
+        assert angle(found - true) < 0.05
 
 
-@pytest.mark.parametrize(
-    ("found", "limit"), [([900, 300, 80], 500), ([900, 0, 0], 500), ([10, 10, 10], 500), ([], 5), ([7], None)]
-)
-def test_shares_of_the_levels(found: list[int], limit: int | None) -> None:
-    kept = _shares(found, limit)
-    assert all(0 <= k <= f for k, f in zip(kept, found, strict=True))
-    assert sum(kept) == min(sum(found), sum(found) if limit is None else limit) or min(found[:1]) == 10
-    assert kept == sorted(kept, reverse=True)
+def test_shares_of_the_levels() -> None:
+    for found, total in (([900, 300, 80], 500), ([900, 0, 0], 500), ([10, 10, 10], 30), ([], 0)):
+        kept = tiny._shares(found, 500)
+        assert all(0 <= k <= f for k, f in zip(kept, found, strict=True))
+        assert sum(kept) == total
+        assert kept == sorted(kept, reverse=True)
+    assert tiny._shares([7], None) == [7]
 
 
 def test_small_and_flat_images_have_no_keypoints() -> None:
@@ -112,15 +111,14 @@ def test_mixed_is_interleaved(photo0: Image) -> None:
 
 def test_weights_are_part_of_the_cache_key(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    save_network(new_network(), tmp_path / "other.safetensors")
+    save_network(tiny.new_network(), tmp_path / "other.safetensors")
     for kind in (TinyDetector, MixedDetector):
         own, other = cache_key(kind()), cache_key(kind(weights=tmp_path / "other.safetensors"))
-        assert own is not None
         assert own != other
         assert own == cache_key(kind(weights=weights_file()))
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
-    for name, words in (("broken", "does not hold weights"), ("none", "does not hold weights")):
-        with pytest.raises(WeightsError, match=words):
+    for name in ("broken", "none"):
+        with pytest.raises(WeightsError, match="does not hold weights"):
             load_network(tmp_path / f"{name}.safetensors")
 
 
@@ -138,7 +136,7 @@ def test_adaptation_finds_what_is_there(rng: np.random.Generator) -> None:
     """The corners of a bright square, and nothing on the flat ground."""
     pixels = np.full((240, 320, 3), 60, np.uint8)
     pixels[80:160, 120:220] = 200
-    shares = found_again(pixels, np.eye(3), rng, warps=12).astype(np.float32) / 255
+    shares = adaptation.found_again(pixels, np.eye(3), rng, warps=12).astype(np.float32) / 255
     points = stable_points(shares, 0.5)
     corners = np.array([[119.5, 79.5], [219.5, 79.5], [119.5, 159.5], [219.5, 159.5]])
     distance = np.linalg.norm(corners[:, None] - points[None], axis=2)
@@ -156,9 +154,8 @@ def test_targets_of_cells() -> None:
     cell = target[1, 2, :64]
     np.testing.assert_allclose([16 + cell @ columns, 8 + cell @ rows], points[0], atol=1e-6)
     assert target[0, 0, 4 * 8 + 3] == 1
-    assert (
-        target[..., 64] == 1
-    ).sum() == 13  # the second point shares a cell, the fourth is too near the edge
+    # the second point shares a cell, the fourth is too near the edge
+    assert (target[..., 64] == 1).sum() == 13
 
 
 def label(photo: Image) -> training.Label:
@@ -211,12 +208,12 @@ def test_labels_are_cached(photo0: Image, tmp_path: Path) -> None:
     cv2.imwrite(str(good), cv2.resize(photo0.pixels, VIEW_SIZE, interpolation=cv2.INTER_AREA))
     bad.write_bytes(good.read_bytes()[:3000])
     images = [BankImage(good, "0" * 64, 1), BankImage(bad, "1" * 64, 1)]
-    unreadable = make_labels(tmp_path / "labels", images, workers=1, progress=False)
+    unreadable = adaptation.make_labels(tmp_path / "labels", images, workers=1, progress=False)
     assert list(unreadable) == [images[1]]
-    (view, points), *more = load_labels(tmp_path / "labels", images[:1])
-    assert not more
+    [(view, points)] = adaptation.load_labels(tmp_path / "labels", images[:1])
     assert view.shape == (VIEW_SIZE[1], VIEW_SIZE[0], 3)
     assert len(points) > 20
-    before = next((tmp_path / "labels").iterdir()).stat().st_mtime_ns
-    make_labels(tmp_path / "labels", images[:1], workers=1, progress=False)
-    assert next((tmp_path / "labels").iterdir()).stat().st_mtime_ns == before
+    [file] = (tmp_path / "labels").iterdir()
+    before = file.stat().st_mtime_ns
+    adaptation.make_labels(tmp_path / "labels", images[:1], workers=1, progress=False)
+    assert file.stat().st_mtime_ns == before

@@ -4,18 +4,13 @@ import numpy as np
 import pytest
 
 from geomatch import EstimationFailure, Features, GeomatchError, HomographyEstimate, Matches, ShapeError
+from geomatch.types import TwoViewGeometry
 
 
 def features(n: int = 5) -> Features:
     rng = np.random.default_rng(n)
-    return Features(
-        keypoints=rng.uniform(0, 100, (n, 2)),
-        scores=rng.uniform(0, 1, n),
-        image_size=(100, 100),
-        scales=rng.uniform(1, 9, n),
-        orientations=rng.uniform(0, 6, n),
-        descriptors=rng.normal(0, 1, (n, 8)),
-    )
+    points, scores, size = rng.uniform(0, 100, (n, 2)), rng.uniform(0, 1, n), (100, 100)
+    return Features(points, scores, size, scores + 1, scores * 6, rng.normal(0, 1, (n, 8)))
 
 
 RECORDS = [
@@ -77,11 +72,8 @@ def test_arrays_are_converted_and_cannot_be_written() -> None:
 def test_indexing_keeps_rows_together() -> None:
     f = features()
     index = np.array([3, 1])
-    g = f[index]
-    assert len(g) == 2
-    assert g.descriptors is not None
-    assert f.descriptors is not None
-    np.testing.assert_array_equal(g.descriptors, f.descriptors[index])
+    for field in ("keypoints", "scores", "scales", "orientations", "descriptors"):
+        np.testing.assert_array_equal(getattr(f[index], field), getattr(f, field)[index])
     np.testing.assert_array_equal(f[f.scores > 0.5].scores, f.scores[f.scores > 0.5])
     matches = Matches(np.array([[0, 1], [2, 0]]), np.array([0.9, 0.5]))
     assert matches[:1].indices.tolist() == [[0, 1]]
@@ -116,6 +108,8 @@ def test_wrong_matches_and_estimates_are_refused() -> None:
 
 
 def test_truth_of_an_estimate() -> None:
-    assert HomographyEstimate(np.eye(3), np.ones(4, np.bool_))
     assert not EstimationFailure("no")
-    assert HomographyEstimate(np.eye(3), np.array([True, False])).num_inliers == 1
+    inliers = np.array([True, False])
+    for found in HomographyEstimate(np.eye(3), inliers), TwoViewGeometry("planar", np.eye(3), inliers):
+        assert found
+        assert found.num_inliers == 1

@@ -18,7 +18,7 @@ from geomatch.cli.store import store
 from geomatch.cli.track import track
 from geomatch.errors import GeomatchError, is_out_of_memory
 
-OUT_OF_MEMORY = (
+_OUT_OF_MEMORY = (
     "out of memory; try a smaller --image-size, fewer --max-keypoints, --batch-size 1 or --dtype bfloat16"
 )
 
@@ -29,21 +29,11 @@ def app() -> None:
     """Register two photographs with diffusion features."""
 
 
-for command in (
-    match,
-    show,
-    propagate,
-    track,
-    demo,
-    models,
-    colmap,
-    reconstruct,
-    store,
-    benchmark,
-    data,
-    head,
-):
-    app.add_command(command)
+_COMMANDS = (
+    match, show, propagate, track, demo, models, colmap, reconstruct, store, benchmark, data, head,
+)  # fmt: skip
+for _command in _COMMANDS:
+    app.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not is_out_of_memory(error):
             raise  # a defect, whose traceback is wanted
-        return _complain(OUT_OF_MEMORY)
+        return _complain(_OUT_OF_MEMORY)
     return code if isinstance(code, int) else FOUND
 
 

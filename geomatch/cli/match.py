@@ -1,6 +1,7 @@
 """``geomatch match`` and ``geomatch demo``."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,6 @@ import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.options import bundled, changed_config, descriptor_options, given_options
-from geomatch.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
@@ -32,11 +32,7 @@ class MatchOptions:
     apply_exif: bool
 
     def parts(self) -> dict[str, Any]:
-        """Arguments of `geomatch.match`; names and numbers are checked before torch is loaded.
-
-        Raises:
-            ValueError: for unknown names and numbers that make no sense.
-        """
+        """Arguments of `geomatch.match`; names and numbers are checked before torch is loaded."""
         from geomatch.estimators import create_estimator
         from geomatch.keypoints import ORIENTED, choose_detector
 
@@ -48,6 +44,21 @@ class MatchOptions:
             "detector": choose_detector(self.detector, self.max_keypoints),
             **{name: getattr(self, name) for name in names},
         }
+
+
+def _show_progress() -> None:
+    """Print on standard error what the package logs that it is doing, until the present command ends."""
+    logger, told = logging.getLogger("geomatch"), logging.StreamHandler()
+    told.setFormatter(logging.Formatter("%(message)s ..."))  # loading dift-tiny ...
+    before = logger.level
+    logger.addHandler(told)
+    logger.setLevel(logging.INFO)
+
+    def quiet() -> None:
+        logger.removeHandler(told)
+        logger.setLevel(before)
+
+    click.get_current_context().call_on_close(quiet)
 
 
 @click.command()
@@ -88,7 +99,7 @@ def match(image0: Path, image1: Path, out: Path | None, as_json: bool, options: 
     for path in (image0, image1):
         check_image_file(path)
     parts = options.parts()
-    show_progress()
+    _show_progress()
     import geomatch
     from geomatch.drawing.result import save_result
     from geomatch.files import make_folder
@@ -113,12 +124,8 @@ def _print(result: "MatchResult", written: list[Path], *remarks: str) -> None:
 
 
 def descriptor_config(descriptor: str | None, patches: bool) -> "DIFTConfig | None":
-    """The descriptor's settings with the options that were given; None leaves all of it to the package.
-
-    Args:
-        descriptor: preset, folder or hub id.
-        patches: options alone are for the embedded model in patches, not densely.
-    """
+    """The descriptor's settings with the options given; without a descriptor those of the embedded model, in
+    patches or densely; None without either."""
     from geomatch.describers import default_config, dift_config
 
     if descriptor is not None:
@@ -136,7 +143,7 @@ def descriptor_config(descriptor: str | None, patches: bool) -> "DIFTConfig | No
               default=Path("demo-out"), show_default=True, help="Folder for the pictures.")  # fmt: skip
 def demo(out: Path) -> int:
     """Register the bundled pair and compare with the known truth."""
-    show_progress()
+    _show_progress()
     import geomatch
     from geomatch.drawing.result import save_result
     from geomatch.files import make_folder

@@ -17,8 +17,8 @@ __all__ = ["MODELS", "PRESETS", "DIFTConfig", "DIFTExtractor", "FeatureMap", "Li
 __getattr__ = lazy_names(
     __name__,
     {
-        "DIFTExtractor": "geomatch.dift.extractor",
-        "LinearHead": "geomatch.dift.head.projection",
-        "FeatureMap": "geomatch.dift.maps.feature_map",
+        "geomatch.dift.extractor": ("DIFTExtractor",),
+        "geomatch.dift.head.projection": ("LinearHead",),
+        "geomatch.dift.maps.feature_map": ("FeatureMap",),
     },
 )

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.estimators import Estimator, OpenCVEstimator, create_estimator
-from geomatch.estimators.opencv import OPENCV_METHODS
+from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import normalize_homography
 from geomatch.opencv.arguments import check_number, check_whole
 from geomatch.opencv.convert import to_homography

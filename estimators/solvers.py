@@ -1,0 +1,174 @@
+"""What an estimator is, and those of OpenCV, Kornia and PoseLib."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.estimators.gate import Gate, Points, check_threshold
+from geomatch.types import EstimationFailure, HomographyEstimate
+
+
+class Estimator(Protocol):
+    """Finds the homography that most matches agree on.
+
+    An attribute ``threshold``, the largest transfer error of an inlier in pixels of image 1, is used where an
+    object has it, so that inliers are counted again as the estimator did. Ours have it, and ``confidence``,
+    the wanted probability of having drawn one sample without outliers.
+    """
+
+    def estimate(
+        self,
+        points0: NDArray[np.floating],
+        points1: NDArray[np.floating],
+        image_size: tuple[int, int] | None = None,
+    ) -> HomographyEstimate | EstimationFailure:
+        """Estimate the homography from image 0 to image 1, or say why there is none.
+
+        Args:
+            points0: (M, 2) pixels of image 0, best match first.
+            points1: (M, 2) pixels of image 1, row by row the partners.
+            image_size: (width, height) of image 0, whose corners must map to a sensible quadrilateral; None
+                takes the bounding box of ``points0``.
+
+        Raises:
+            ShapeError: unless both are (M, 2) with the same M.
+        """
+        ...
+
+
+def threshold_of(estimator: Estimator, default: float) -> float:
+    """The estimator's own ``threshold`` in pixels of image 1, or ``default`` if it has none."""
+    return float(getattr(estimator, "threshold", default))
+
+
+class _Solver(Protocol):
+    @property
+    def gate(self) -> Gate: ...
+    @property
+    def threshold(self) -> float: ...
+    def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None: ...
+
+
+def _estimate(
+    self: _Solver,
+    points0: NDArray[np.floating],
+    points1: NDArray[np.floating],
+    image_size: tuple[int, int] | None = None,
+) -> HomographyEstimate | EstimationFailure:
+    """Estimate as `Estimator` says."""
+    return self.gate.run(self._solve, points0, points1, self.threshold, image_size)
+
+
+OPENCV_METHODS: dict[str, int] = {
+    "ransac": cv2.RANSAC,
+    "lmeds": cv2.LMEDS,
+    "rho": cv2.RHO,
+    "usac_default": cv2.USAC_DEFAULT,
+    "usac_fast": cv2.USAC_FAST,
+    "usac_accurate": cv2.USAC_ACCURATE,
+    "usac_prosac": cv2.USAC_PROSAC,
+    "usac_parallel": cv2.USAC_PARALLEL,
+    "usac_magsac": cv2.USAC_MAGSAC,
+}
+"""Names of OpenCV's methods. ``rho`` and ``usac_prosac`` sample the first matches first."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCVEstimator:
+    """``cv2.findHomography`` behind the gate.
+
+    The defaults, MAGSAC++ with iterations for nine outliers in ten, take a few milliseconds where outliers
+    are fewer. OpenCV's sampling is seeded inside: the same input gives the same output.
+    """
+
+    method: str = "usac_magsac"
+    """A key of `OPENCV_METHODS`."""
+    threshold: float = 3.0
+    """LMEDS uses it for the mask only."""
+    max_iterations: int = 100_000
+    confidence: float = 0.9999
+    gate: Gate = field(default_factory=Gate)
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+        if self.method not in OPENCV_METHODS:
+            raise ValueError(
+                f"unknown OpenCV method {self.method!r}; choose one of: {', '.join(OPENCV_METHODS)}"
+            )
+        if not 1 <= self.max_iterations < 2**31:
+            raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}")
+
+    estimate = _estimate
+
+    def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+        method, limit = OPENCV_METHODS[self.method], self.max_iterations
+        try:
+            matrix, _ = cv2.findHomography(p0, p1, method, self.threshold, None, limit, self.confidence)
+        except cv2.error:  # some methods raise on degenerate input, others return None
+            return None
+        return None if matrix is None else np.asarray(matrix, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class KorniaEstimator:
+    """``kornia.geometry.ransac.RANSAC('homography')`` behind the gate."""
+
+    threshold: float = 3.0
+    max_batches: int = 10
+    """Batches of 2048 samples at most."""
+    confidence: float = 0.9999
+    seed: int = 0
+    device: str = "cpu"
+    gate: Gate = field(default_factory=Gate)
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
+    estimate = _estimate
+
+    def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+        import torch
+        from kornia.geometry.ransac import RANSAC
+
+        ransac = RANSAC(
+            "homography", inl_th=self.threshold, batch_size=2048, max_iter=self.max_batches,
+            confidence=self.confidence, max_lo_iters=5, seed=self.seed,
+        )  # fmt: skip
+        devices = [self.device] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.seed)
+            matrix, _ = ransac(*(torch.from_numpy(points).float().to(self.device) for points in (p0, p1)))
+        found = matrix.detach().cpu().double().numpy()
+        return found if np.any(found) else None  # kornia says "none" with zeros
+
+
+@dataclass(frozen=True, slots=True)
+class PoseLibEstimator:
+    """``poselib.estimate_homography``, a LO-RANSAC, behind the gate."""
+
+    threshold: float = 3.0
+    max_iterations: int = 100_000
+    min_iterations: int = 1_000
+    confidence: float = 0.9999
+    seed: int = 0
+    gate: Gate = field(default_factory=Gate)
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
+    estimate = _estimate
+
+    def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+        import poselib
+
+        options = {
+            "max_reproj_error": self.threshold, "max_iterations": self.max_iterations,
+            "min_iterations": self.min_iterations, "success_prob": self.confidence, "seed": self.seed,
+        }  # fmt: skip
+        matrix, info = poselib.estimate_homography(p0, p1, options, {})
+        return np.asarray(matrix) if info["num_inliers"] else None
