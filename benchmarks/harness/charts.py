@@ -8,18 +8,13 @@ from typing import Any
 from geomatch.benchmarks.harness.task import Row, Task
 from geomatch.errors import require
 
-COLOURS = 8
-"""Colours of the page; further methods have dashes."""
+COLOURS = 8  # colours of the page; further methods have dashes
 _INK, _FAINT = "#010101", "#020202"
 _LINES = [f"#0300{index:02x}" for index in range(COLOURS)]
 
 
 def draw_curves(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]], title: str) -> str:
-    """One chart as SVG for a page that defines ``--ink``, ``--faint`` and ``--c0`` to ``--c7``.
-
-    Raises:
-        MissingDependencyError: without matplotlib.
-    """
+    """One chart as SVG for a page that defines ``--ink``, ``--faint`` and ``--c0`` to ``--c7``."""
     matplotlib = require("matplotlib", "plots", "drawing the report's curves")
     figures = require("matplotlib.figure", "plots", "drawing the report's curves")
     settings = {"svg.fonttype": "none", "svg.hashsalt": f"{protocol.name} {title}", "font.size": 11}

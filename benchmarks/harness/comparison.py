@@ -8,8 +8,7 @@ from typing import Any
 from geomatch.benchmarks.harness.measures import bootstrap
 from geomatch.benchmarks.harness.task import Row, Task
 
-FEW = 10
-"""Below so many units the resamples are too much alike for an interval."""
+FEW = 10  # below so many units the resamples are too much alike for an interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +19,10 @@ class Comparison:
     second: str
     measure: str
     difference: float
-    low: float
-    """2.5 % of the resamples lie below."""
-    high: float
-    """2.5 % of the resamples lie above."""
-    items: int
-    """Rows that both methods have."""
-    units: int
-    """Sequences, categories or videos, which are drawn whole."""
+    low: float  # 2.5 % of the resamples lie below
+    high: float  # 2.5 % of the resamples lie above
+    items: int  # rows that both methods have
+    units: int  # Sequences, categories or videos, which are drawn whole
 
     @property
     def verdict(self) -> str:

@@ -41,12 +41,6 @@ def bootstrap(
 
     Rows of one unit share images and fail together, so that units are drawn, not rows (bootstrap of clusters;
     Davison and Hinkley, 1997, ch. 3.8).
-
-    Args:
-        statistic: of the rows at these places, (N,).
-        units: the name of each row's unit.
-        resamples: number of draws.
-        seed: of the draws.
     """
     names = np.asarray(units)
     members = [np.flatnonzero(names == name) for name in dict.fromkeys(units)]

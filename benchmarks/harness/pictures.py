@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from geomatch.drawing.pairs import RIGHT, WRONG, draw_lines
 from geomatch.images import load_image
 
-SIDE = 420
-"""Long side of each image of a pair."""
+SIDE = 420  # long side of each image of a pair
 
 
 def draw_points(

@@ -10,15 +10,12 @@ from importlib.resources import files
 class PublishedRow:
     """One row of somebody's table."""
 
-    protocol: str
-    """Its name."""
+    protocol: str  # its name
     method: str
     split: str
-    measures: dict[str, float]
-    """By the names that our tables have; percentages, and repeatability as a share."""
+    measures: dict[str, float]  # by the names that our tables have; percentages, and repeatability as a share
     source: str
-    note: str = ""
-    """What differs from the protocol, as far as the source says."""
+    note: str = ""  # what differs from the protocol, as far as the source says
 
 
 @cache

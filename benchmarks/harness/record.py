@@ -24,11 +24,7 @@ def write_run(folder: Path, record: dict[str, Any]) -> Path:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """A record from its file.
-
-    Raises:
-        GeomatchError: when it is no record, or one of another version.
-    """
+    """A record from its file."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

@@ -18,10 +18,8 @@ from geomatch.errors import GeomatchError, first_line
 from geomatch.files import replacing
 from geomatch.store import Store
 
-WORST = 5
-"""Rows listed per method and protocol."""
-PICTURES = 3
-"""Rows drawn of these, under one protocol."""
+WORST = 5  # rows listed per method and protocol
+PICTURES = 3  # rows drawn of these, under one protocol
 
 
 @dataclass

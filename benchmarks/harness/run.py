@@ -35,8 +35,7 @@ Methods = Sequence[str | Method] | Mapping[str, Given]
 """Methods, or methods by the names that the record gives them."""
 
 
-Cells = dict[tuple[str, str], list[Row]]
-"""Rows by protocol and method."""
+Cells = dict[tuple[str, str], list[Row]]  # rows by protocol and method
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +205,8 @@ class Job:
     """One unit with the methods of one group, under all protocols."""
 
     unit: Any
-    group: int
-    """Place in `Evaluating.groups`."""
-    name: str
-    """For the user."""
+    group: int  # place in `Evaluating.groups`
+    name: str  # for the user
 
 
 @dataclass(frozen=True)
@@ -218,14 +215,11 @@ class Evaluating:
 
     task: str
     protocols: tuple[Any, ...]
-    groups: tuple[tuple[Entry, ...], ...]
-    """Methods whose features come from the same passes."""
+    groups: tuple[tuple[Entry, ...], ...]  # methods whose features come from the same passes
     store: Store
-    cache: Store | None
-    """Where features are cached, if at all."""
+    cache: Store | None  # where features are cached, if at all
     need: Need = "processor"
-    ahead: bool = False
-    """Make the features alone, a batch of images at a time; there are no rows then."""
+    ahead: bool = False  # make the features alone, a batch of images at a time; there are no rows then
 
     def start(self) -> Callable[[Sequence[Job]], list[tuple[Cells, int]]]:
         """See `geomatch.engine.Task.start`."""

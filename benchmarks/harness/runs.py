@@ -16,14 +16,10 @@ from geomatch.errors import GeomatchError
 class RecordedMethod:
     """A method as one record has it."""
 
-    text: str
-    """Its string, or the user's name for it."""
-    folder: Path
-    """The folder of the record and its caches."""
-    settings: dict[str, Any]
-    """The record's."""
-    key: tuple[Any, ...] = field(repr=False)
-    """All that decides its numbers."""
+    text: str  # its string, or the user's name for it
+    folder: Path  # the folder of the record and its caches
+    settings: dict[str, Any]  # the record's
+    key: tuple[Any, ...] = field(repr=False)  # all that decides its numbers
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,7 @@ class Run:
     protocols: dict[str, Any]
     methods: dict[str, "RecordedMethod"]
     """By label: the method's string, with a number where it was run in two ways."""
-    rows: list[Row]
-    """With labels as methods."""
+    rows: list[Row]  # with labels as methods
     skipped: dict[str, str]
     records: list[dict[str, Any]]
 
@@ -50,11 +45,7 @@ class Run:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The record files: those given, and ``<benchmark>-*.json`` in folders given.
-
-    Raises:
-        GeomatchError: when a path has none.
-    """
+    """The record files: those given, and ``<benchmark>-*.json`` in folders given."""
     found: list[Path] = []
     for path in paths:
         own = [path]
@@ -67,11 +58,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def merge(paths: Sequence[Path]) -> list[Run]:
-    """Records grouped by their data; a method that was run in two ways has two labels.
-
-    Raises:
-        GeomatchError: when a record cannot be read, or two define one protocol in two ways.
-    """
+    """Records grouped by their data; a method that was run in two ways has two labels."""
     runs: dict[str, Run] = {}
     for path in paths:
         found = read_run(path)

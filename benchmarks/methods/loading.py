@@ -18,11 +18,7 @@ def weights_at(url: str, licence: str) -> WeightsFile:
 
 
 def load_network(name: str, paths: Sequence[Path], build: Callable[[list[Any]], Any], device: str) -> Any:
-    """The network that ``build`` makes of the files' contents, for inference on a device.
-
-    Raises:
-        WeightsError: when a file cannot be read, or ``build`` fails.
-    """
+    """The network that ``build`` makes of the files' contents, for inference on a device."""
     try:
         network = build([torch.load(path, map_location="cpu", weights_only=True) for path in paths])
     except Exception as error:  # unpickling and loading raise many types

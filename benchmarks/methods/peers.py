@@ -20,8 +20,7 @@ from geomatch.provenance import settings_key
 from geomatch.types import Features
 from geomatch.weights.download import locate_weights
 
-MIN_SIDE = 32
-"""Images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails."""
+MIN_SIDE = 32  # images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails
 
 _FACTORIES = {
     "sift": "SIFT_create", "rootsift": "SIFT_create", "orb": "ORB_create", "akaze": "AKAZE_create",

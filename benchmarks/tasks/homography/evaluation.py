@@ -18,8 +18,7 @@ from geomatch.geometry import image_corners, warp_points
 from geomatch.keypoints.detector import select_best
 from geomatch.types import Features, Matches
 
-CORRECT_PX = 3.0
-"""Largest distance of a correct match, and of a repeated point (SuperPoint's protocol)."""
+CORRECT_PX = 3.0  # largest distance of a correct match, and of a repeated point (SuperPoint's protocol)
 HOMOGRAPHY_NMS, DETECTOR_NMS = 8.0, 4.0
 """Least distances of keypoints in SuperPoint's protocol, before the best are taken."""
 REPEATED_POINTS = 300
@@ -33,8 +32,7 @@ class Pair:
 
     features0: Features
     features1: Features
-    truth: NDArray[np.float64]
-    """(3, 3) between pixels of the frame."""
+    truth: NDArray[np.float64]  # (3, 3) between pixels of the frame
 
 
 def evaluate(
@@ -44,16 +42,7 @@ def evaluate(
     small: Pair | None = None,
     weighted: bool = False,
 ) -> Row:
-    """What the protocol measures of the pair.
-
-    Args:
-        protocol: what is measured, and how.
-        pair: in ``protocol.frame``, keypoints best first.
-        match: of features, best first; None when row i of both features is a match, best first.
-        small: for the protocol ``superpoint``, without descriptors and in 320 x 240 pixels.
-        weighted: True if the similarities weigh the matches in the direct linear transform, as a
-            learned matcher's confidences do.
-    """
+    """What the protocol measures of the pair."""
     if protocol.kind == "superpoint":
         pair, kept0, kept1 = _shared(pair, HOMOGRAPHY_NMS, protocol.max_keypoints)
     else:
@@ -187,11 +176,7 @@ def _homographies(
 def create_solver(
     protocol: HomographyProtocol, size: tuple[int, int] = (1, 1), unit: float = 1.0
 ) -> solvers.Solver:
-    """The protocol's solver for an image 0 of (width, height), with the threshold in units of pixels.
-
-    Raises:
-        MissingDependencyError: when a package is missing.
-    """
+    """The protocol's solver for an image 0 of (width, height), with the threshold in units of pixels."""
     method, number = protocol.solver.split()
     threshold = float(number) * unit
     published: dict[str, Callable[[], solvers.Solver]] = {

@@ -20,40 +20,28 @@ class HomographyProtocol:
 
     name: str
     version: int
-    source: str
-    """The paper or code that defines it."""
+    source: str  # the paper or code that defines it
     large: bool
     """True if the eight sequences with images over 1600 x 1200 belong to it (116 in all, else 108)."""
     kind: Kind
-    frame: Frame = "original"
-    """In which features are extracted and errors are measured."""
+    frame: Frame = "original"  # in which features are extracted and errors are measured
     max_keypoints: int = 2000
-    max_matches: int | None = None
-    """Best by similarity."""
-    solver: str = ""
-    """``METHOD THRESHOLD``, with the solver's published defaults; see ``evaluation``."""
+    max_matches: int | None = None  # best by similarity
+    solver: str = ""  # ``METHOD THRESHOLD``, with the solver's published defaults; see ``evaluation``
     seeds: int = 1
     """Runs of the estimator, each with the matches in another order; the mean and spread are reported."""
-    accuracies: tuple[float, ...] = ()
-    """Thresholds in pixels of the frame."""
-    areas: tuple[float, ...] = ()
-    """Thresholds of the area under the curve."""
-    unique: bool = False
-    """Keypoints at one place are one, as ``np.unique`` orders them."""
+    accuracies: tuple[float, ...] = ()  # thresholds in pixels of the frame
+    areas: tuple[float, ...] = ()  # thresholds of the area under the curve
+    unique: bool = False  # keypoints at one place are one, as ``np.unique`` orders them
     paper_sampling: bool = False
     """Dense DIFT features are sampled as in the paper's code; see `FeatureMap.sample`."""
     corner_origin: bool = False
     """Coordinates and corners count from the corner of the first pixel: half a pixel is added."""
-    headline: str = "accuracy@3"
-    """The measure by which methods are compared."""
-    relative_to: float | None = None
-    """Errors and threshold are in units of (shorter side of image 2) / this."""
-    precisions: tuple[float, ...] = ()
-    """Thresholds in pixels of the share of matches that are right."""
-    symmetric: bool = False
-    """Distances of matches are the mean of those in image 1 and image 2."""
-    direct: bool = False
-    """Errors of the direct linear transform over all matches, too."""
+    headline: str = "accuracy@3"  # the measure by which methods are compared
+    relative_to: float | None = None  # errors and threshold are in units of (shorter side of image 2) / this
+    precisions: tuple[float, ...] = ()  # thresholds in pixels of the share of matches that are right
+    symmetric: bool = False  # distances of matches are the mean of those in image 1 and image 2
+    direct: bool = False  # errors of the direct linear transform over all matches, too
 
 
 _DIFT: dict[str, Any] = {"large": False, "kind": "homography", "max_keypoints": 1000}
@@ -106,6 +94,5 @@ PROTOCOLS: dict[str, HomographyProtocol] = {
         ),
     )
 }  # fmt: skip
-"""By name."""
 
 MMA_THRESHOLDS = tuple(range(1, 16))

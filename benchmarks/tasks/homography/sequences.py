@@ -47,8 +47,7 @@ LARGE = frozenset(
     ]
 )
 """Those with images over 1600 x 1200, which D2-Net's protocol and its heirs leave out."""
-PAIRS = 5
-"""Per sequence of the release."""
+PAIRS = 5  # per sequence of the release
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,7 @@ class HPatchesSequence:
     """One sequence on disk."""
 
     folder: Path
-    reference: Path
-    """Image 1."""
+    reference: Path  # image 1
     targets: tuple[tuple[str, Path, NDArray[np.float64]], ...]
     """Number, path, and homography (3, 3) from image 1, of the other images."""
 
@@ -76,12 +74,7 @@ class HPatchesSequence:
 
 
 def read_hpatches(folder: Path, split: str | None = None) -> DataSet[HPatchesSequence]:
-    """The sequences under a folder, in order of their names; those that cannot be used, with the reason.
-
-    Raises:
-        GeomatchError: when there is none that can be used.
-        ValueError: for a split, since there are none.
-    """
+    """The sequences under a folder, in order of their names; those that cannot be used, with the reason."""
     if split is not None:
         raise ValueError(f"hpatches has no splits, got {split!r}")
     sequences, broken = [], {}

@@ -33,10 +33,8 @@ from geomatch.store import Store
 
 SPLITS = ("illumination", "viewpoint", "all")
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
-_LIMIT = 10.0
-"""Pixels; the end of curves."""
-_DRAWN = 60
-"""Best matches in a picture."""
+_LIMIT = 10.0  # Pixels; the end of curves
+_DRAWN = 60  # best matches in a picture
 
 
 class SequenceEvaluation:
@@ -276,4 +274,3 @@ HPATCHES = Task(
     caption="its best matches, green within 3 px of the truth, red not",
 )
 TASKS = {"hpatches": HPATCHES}
-"""By name."""

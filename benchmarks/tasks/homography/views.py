@@ -22,10 +22,8 @@ from geomatch.images import Image, load_image
 from geomatch.store import Store
 from geomatch.types import Features
 
-KIND = "views"
-"""Kind of the features in the store."""
-SMALL: Frame = "crop320x240"
-"""Only keypoints are looked at there."""
+KIND = "views"  # kind of the features in the store
+SMALL: Frame = "crop320x240"  # only keypoints are looked at there
 
 
 @dataclass
@@ -33,8 +31,7 @@ class Views:
     """Features of one sequence's images by the methods of one group, each made or read once."""
 
     entries: Sequence[Entry]
-    store: Store | None
-    """Where they are cached, by content."""
+    store: Store | None  # where they are cached, by content
     _images: dict[tuple[Path, Frame], tuple[Image, NDArray[np.float64]]] = field(default_factory=dict)
     _sums: dict[Path, str] = field(default_factory=dict)
     _views: dict[tuple[Path, Frame, bool, int], Features] = field(default_factory=dict)
@@ -47,12 +44,7 @@ class Views:
         paper_sampling: bool,
         wanted: Sequence[int],
     ) -> list[Pair]:
-        """Features of two images by the methods at these places, and the truth between their frames.
-
-        Raises:
-            ImageError: when one cannot be read.
-            FeaturesError: when its features cannot.
-        """
+        """Features of two images by the methods at these places, and the truth between their frames."""
         source = self.entries[0].method.source
         if isinstance(source, LoFTRMatcher):
             keys = [self._key(list(paths), frame, side, 0) for side in (0, 1)]

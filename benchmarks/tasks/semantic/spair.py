@@ -18,18 +18,12 @@ from geomatch.benchmarks.tasks.semantic.data import (
 )
 from geomatch.errors import GeomatchError
 
-SPLITS = {"test": 12_234, "val": 5_384, "trn": 53_340}
-"""Numbers of pairs."""
+SPLITS = {"test": 12_234, "val": 5_384, "trn": 53_340}  # numbers of pairs
 _KEYS = ("src_imname", "trg_imname", "category", "src_kps", "trg_kps", "trg_bndbox")
 
 
 def read_spair(folder: Path, split: str = "test") -> DataSet[Category]:
-    """The pairs of a split, by category; boxes are those of the object in the target.
-
-    Raises:
-        GeomatchError: naming file and line of an annotation that is broken or missing.
-        ValueError: for another split.
-    """
+    """The pairs of a split, by category; boxes are those of the object in the target."""
     check_split(split, SPLITS)
     return put_together(folder, _pairs(folder, split), SPLITS[split], split)
 

@@ -21,8 +21,7 @@ from geomatch.benchmarks.tasks.semantic.willow import read_willow
 from geomatch.dift.maps.transfer import SOFT_RADIUS, SOFT_TEMPERATURE, transfer_points
 from geomatch.errors import GeomatchError
 
-_LIMIT = 0.3
-"""Alpha at the end of curves."""
+_LIMIT = 0.3  # alpha at the end of curves
 
 
 def summarise(protocol: SemanticProtocol, rows: Sequence[Row]) -> list[Row]:
@@ -128,12 +127,7 @@ def draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) ->
 
 
 def read_semantic(dataset: str, folder: Path, split: str | None = None) -> DataSet[Category]:
-    """The data set of that name in a folder.
-
-    Raises:
-        GeomatchError: naming file and line of a broken annotation.
-        ValueError: for a split that the data set has not.
-    """
+    """The data set of that name in a folder."""
     if dataset == "spair":
         return read_spair(folder, split or "test")
     if split is not None:
@@ -170,4 +164,3 @@ TASKS = {
     "willow": _task("willow", "PF-WILLOW", ("class", "classes"), 10),
     "cub": _task("cub", "CUB-200-2011", ("split", "splits"), 14),
 }
-"""By name."""

@@ -16,17 +16,12 @@ from geomatch.errors import GeomatchError
 
 PAIRS = 900
 POINTS = 10
-LISTS = ("test_pairs_pf.csv", "test_pairs.csv")
-"""Names under which the list of pairs goes around."""
+LISTS = ("test_pairs_pf.csv", "test_pairs.csv")  # names under which the list of pairs goes around
 _WORDS = {"winebottle": "wine bottle"}
 
 
 def read_willow(folder: Path) -> DataSet[Category]:
-    """The pairs by class; the box is that of the target's points, as in Rocco's and Min's code.
-
-    Raises:
-        GeomatchError: naming file and line of a row that is broken.
-    """
+    """The pairs by class; the box is that of the target's points, as in Rocco's and Min's code."""
     return put_together(folder, _pairs(folder), PAIRS)
 
 

@@ -17,10 +17,8 @@ from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
 
-SPLITS = {"val": 30, "train": 60}
-"""Numbers of videos of the splits with public annotations."""
-VOID = 255
-"""Index of pixels that belong to nothing; here background, as the official evaluation has it."""
+SPLITS = {"val": 30, "train": 60}  # numbers of videos of the splits with public annotations
+VOID = 255  # index of pixels that belong to nothing; here background, as the official evaluation has it
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +26,8 @@ class MaskedVideo:
     """One video with the objects of every frame; what is evaluated alone."""
 
     name: str
-    frames: tuple[Path, ...]
-    """In order; some may be missing."""
-    masks: tuple[Path, ...]
-    """One per frame."""
+    frames: tuple[Path, ...]  # in order; some may be missing
+    masks: tuple[Path, ...]  # one per frame
 
     @cached_property
     def fingerprint(self) -> str:
@@ -41,12 +37,7 @@ class MaskedVideo:
 
 
 def read_davis(folder: Path, split: str | None = None) -> DataSet[MaskedVideo]:
-    """The videos of a split; None is ``val``.
-
-    Raises:
-        GeomatchError: naming the file, and of lists the line, of an annotation that is broken or missing.
-        ValueError: for another split.
-    """
+    """The videos of a split; None is ``val``."""
     split = split or "val"
     check_split(split, SPLITS)
     names = folder / "ImageSets" / "2017" / f"{split}.txt"
@@ -101,11 +92,7 @@ def _check(masks: tuple[Path, ...]) -> None:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """(H, W) numbers of objects, 0 for the background.
-
-    Raises:
-        GeomatchError: naming the file, when it is damaged.
-    """
+    """(H, W) numbers of objects, 0 for the background."""
     try:
         with PILImage.open(path) as picture:
             mask = np.array(picture.convert("L") if picture.mode == "1" else picture, np.uint8)

@@ -21,10 +21,8 @@ from geomatch.images import load_image
 from geomatch.store import Store
 from geomatch.video.propagation import LabelPropagator, features_on, mask_labels, mask_of
 
-AT_ONCE = 4
-"""Frames that go through the network together."""
-BOX = 0.6
-"""Share of the diagonal of the joints' box to which PCK's alpha refers (Jabri et al.)."""
+AT_ONCE = 4  # frames that go through the network together
+BOX = 0.6  # share of the diagonal of the joints' box to which PCK's alpha refers (Jabri et al.)
 
 
 class VideoEvaluation:

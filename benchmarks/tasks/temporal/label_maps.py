@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SIGMA = 0.5
-"""Cells."""
-BEST = 3
-"""Cells whose weighted mean is the place."""
+SIGMA = 0.5  # cells
+BEST = 3  # cells whose weighted mean is the place
 
 
 def draw_labels(points: NDArray[np.floating], size: tuple[int, int], cells: tuple[int, int]) -> Tensor:

@@ -163,4 +163,3 @@ TASKS = {
         caches=False,
     ),
 }
-"""By name."""
