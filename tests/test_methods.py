@@ -19,9 +19,9 @@ from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings
 from geomatch.benchmarks.methods import create_dense_method, create_method
 from geomatch.benchmarks.methods.backbones import TransformersFeatures
+from geomatch.benchmarks.methods.baselines import WEIGHTS, KorniaFeatures, OpenCVFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
-from geomatch.benchmarks.methods.peers import WEIGHTS, KorniaFeatures, OpenCVFeatures
 from geomatch.benchmarks.methods.strings import split_methods
 from geomatch.benchmarks.studies.controls import RootSIFT
 from geomatch.benchmarks.tasks.homography.data import make_synthetic

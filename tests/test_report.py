@@ -15,9 +15,8 @@ from PIL import Image as PILImage
 import geomatch
 from geomatch.benchmarks.harness.charts import draw_curves
 from geomatch.benchmarks.harness.comparison import compare
-from geomatch.benchmarks.harness.published import published_rows
 from geomatch.benchmarks.harness.record import read_run, summarise_record
-from geomatch.benchmarks.harness.report import write_report
+from geomatch.benchmarks.harness.report import published_rows, write_report
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.runs import find_runs, merge
 from geomatch.benchmarks.harness.task import Settings

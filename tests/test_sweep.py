@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ import geomatch
 from geomatch import DIFTExtractor
 from geomatch.benchmarks.harness.sweep import Grid, SweepResult, run_sweep
 from geomatch.benchmarks.harness.task import Settings
+from geomatch.benchmarks.tasks.homography import task
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
-from geomatch.benchmarks.tasks.homography.task import SequenceEvaluation
 from geomatch.cli import main
 from geomatch.dift import PRESETS
 from geomatch.engine import LocalEngine, RunContext
@@ -106,16 +107,16 @@ def test_stopping_and_going_on(data: Path, tmp_path: Path, monkeypatch: pytest.M
     grid = Grid((10, 20), (0,))
     whole = sweep(data, tmp_path / "whole", grid)
     assert whole.run.computed == 4
-    original = SequenceEvaluation.rows
+    original = task._SequenceEvaluation.rows
     calls: list[int] = []
 
-    def counted(self: SequenceEvaluation, protocol: object, wanted: list[int]) -> object:
+    def counted(self: Any, protocol: Any, wanted: list[int]) -> object:
         calls.append(len(wanted))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(self, protocol, wanted)  # type: ignore[arg-type]
+        return original(self, protocol, wanted)
 
-    monkeypatch.setattr(SequenceEvaluation, "rows", counted)
+    monkeypatch.setattr(task._SequenceEvaluation, "rows", counted)
     with pytest.raises(KeyboardInterrupt):
         sweep(data, tmp_path / "parts", grid)
     again = sweep(data, tmp_path / "parts", grid)

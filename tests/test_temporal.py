@@ -23,9 +23,13 @@ from geomatch.benchmarks.harness.task import find_task
 from geomatch.benchmarks.methods import Method, create_dense_method
 from geomatch.benchmarks.methods.backbones import image_size
 from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_davis
-from geomatch.benchmarks.tasks.temporal.evaluation import evaluate_masks, evaluate_poses
+from geomatch.benchmarks.tasks.temporal.evaluation import (
+    draw_labels,
+    evaluate_masks,
+    evaluate_poses,
+    read_labels,
+)
 from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
-from geomatch.benchmarks.tasks.temporal.label_maps import draw_labels, read_labels
 from geomatch.benchmarks.tasks.temporal.measures import (
     TOLERANCE,
     boundary_accuracy,

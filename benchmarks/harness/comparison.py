@@ -1,11 +1,13 @@
 """Two methods on the same pairs: the difference, and how far chance could have made it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from geomatch.benchmarks.harness.measures import bootstrap
+import numpy as np
+from numpy.typing import NDArray
+
 from geomatch.benchmarks.harness.task import Row, Task
 
 FEW = 10  # below so many units the resamples are too much alike for an interval
@@ -64,3 +66,22 @@ def compare_all(task: Task, protocol: Any, rows: Sequence[Row]) -> list[Comparis
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
     return [compare(task, protocol, a, b) for a, b in combinations(by_method.values(), 2)]
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.intp]], float], units: Sequence[str], resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of a statistic of rows, when whole units are drawn with replacement.
+
+    Rows of one unit share images and fail together, so that units are drawn, not rows (bootstrap of clusters;
+    Davison and Hinkley, 1997, ch. 3.8).
+    """
+    names = np.asarray(units)
+    members = [np.flatnonzero(names == name) for name in dict.fromkeys(units)]
+    rng = np.random.default_rng(seed)
+    drawn = [
+        statistic(np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))]))
+        for _ in range(resamples)
+    ]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)

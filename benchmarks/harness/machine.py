@@ -25,14 +25,8 @@ def write_record(
     name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
     path = folder / version("geomatch-dift") / f"{suite}--{name}--{device}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "metadata": {
-            "versions": versions(),
-            **machine(),
-            "settings": dict(settings),
-        },
-        "results": [dict(row) for row in rows],
-    }
+    metadata = {"versions": versions(), **machine(), "settings": dict(settings)}
+    content = {"metadata": metadata, "results": [dict(row) for row in rows]}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path

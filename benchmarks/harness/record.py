@@ -74,14 +74,18 @@ def table(task: Task, summaries: list[Row]) -> str:
         own = [row for row in summaries if row["protocol"] == name]
         columns = columns_of(task, own)
         first = ("method", "split", task.item, "failures")
-        lines = [f"### {name}", "", "| " + " | ".join([*first, *columns]) + " |"]
-        lines.append("| --- " * (len(first) + len(columns)) + "|")
-        for row in own:
-            cells = [str(row[key]).replace("|", "\\|") for key in first]
-            cells += [cell(row, column) for column in columns]
-            lines.append("| " + " | ".join(cells) + " |")
-        blocks.append("\n".join(lines))
+        rows = [
+            [*(str(row[key]).replace("|", "\\|") for key in first), *(cell(row, key) for key in columns)]
+            for row in own
+        ]
+        blocks.append(f"### {name}\n\n{markdown_table([*first, *columns], rows)}")
     return "\n\n".join(blocks)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells in Markdown."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "| --- " * len(head) + "|", *lines[1:]])
 
 
 def columns_of(task: Task, summaries: list[Row]) -> list[str]:

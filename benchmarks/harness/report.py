@@ -1,17 +1,18 @@
 """Records of runs as a Markdown file and one page of HTML that needs nothing else."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from geomatch.benchmarks.harness import record as records
 from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import Comparison, compare_all
-from geomatch.benchmarks.harness.published import PublishedRow, published_rows
 from geomatch.benchmarks.harness.runs import Run, find_runs, merge
 from geomatch.benchmarks.harness.task import Picture, Row
 from geomatch.errors import GeomatchError, first_line
@@ -20,6 +21,29 @@ from geomatch.store import Store
 
 WORST = 5  # rows listed per method and protocol
 PICTURES = 3  # rows drawn of these, under one protocol
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRow:
+    """One row of somebody's table, taken under one protocol."""
+
+    method: str
+    split: str
+    measures: dict[str, float]  # by the names that our tables have; percentages, and repeatability as a share
+    source: str
+    note: str = ""  # what differs from the protocol, as far as the source says
+
+
+@cache
+def published_rows(package: str, protocol: str) -> tuple[PublishedRow, ...]:
+    """Rows under one protocol of the task in that package; none where no source was read."""
+    content = json.loads(files(package).joinpath("published.json").read_text(encoding="utf-8"))
+    return tuple(
+        PublishedRow(source=group["source"], note=group.get("note", ""), **row)
+        for group in content
+        for row in group["rows"]
+        if group["protocol"] == protocol
+    )
 
 
 @dataclass
@@ -78,10 +102,7 @@ def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
 
 
 def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict[str, Any]:
-    rows, summaries = (
-        run.rows_of(protocol.name),
-        run.summaries(protocol),
-    )
+    rows, summaries = run.rows_of(protocol.name), run.summaries(protocol)
     by_method = {method: [r for r in rows if r["method"] == method] for method in run.methods}
     task = run.task
     columns = records.columns_of(task, summaries)
@@ -135,20 +156,18 @@ def _worst(
         severity = run.task.severity(protocol, run.task.values(protocol, rows))
         order = np.argsort(-severity, kind="stable")[:WORST]
         listed = [_Worst(row["pair"], run.task.worst(protocol, row), row) for row in (rows[i] for i in order)]
-        for entry in listed[:PICTURES] if data and run.task.draw else []:
-            _draw(entry, run, label, protocol, data, store)
+        if data and run.task.draw:
+            for entry in listed[:PICTURES]:
+                _draw(entry, run, label, protocol, data, store)
         found.append((label, listed))
     return found
 
 
-def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path | None, store: str | None) -> None:
-    if data is None or run.task.draw is None:
-        return
+def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path, store: str | None) -> None:
     method = run.methods[label]
-    place = Store.at(store or method.folder)
+    wanted = Picture(data, run.data, Store.at(store or method.folder), method.text, method.settings)
     try:
-        wanted = Picture(data, run.data, place, method.text, method.settings)
-        entry.image = run.task.draw(protocol, entry.row, wanted)
+        entry.image = cast(Any, run.task.draw)(protocol, entry.row, wanted)
     except GeomatchError as error:
         entry.why = first_line(error)
     except ValueError:  # the user's name for an object is no method's string
@@ -187,10 +206,10 @@ def in_words(one: Comparison, units: str) -> str:
 
 def _published_table(rows: Sequence[PublishedRow]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row.measures))
-    lines = ["| published, on the whole release | split | " + " | ".join([*columns, "source"]) + " |"]
-    lines.append("| --- " * (3 + len(columns)) + "|")
-    for row in rows:
-        cells = [f"{row.measures[name]:g}" if name in row.measures else "-" for name in columns]
-        source = row.source + (f" ({row.note})" if row.note else "")
-        lines.append("| " + " | ".join([row.method, row.split, *cells, source]) + " |")
-    return "\n".join(lines)
+    cells = [
+        [row.method, row.split,
+         *(f"{row.measures[name]:g}" if name in row.measures else "-" for name in columns),
+         row.source + (f" ({row.note})" if row.note else "")]
+        for row in rows
+    ]  # fmt: skip
+    return records.markdown_table(["published, on the whole release", "split", *columns, "source"], cells)

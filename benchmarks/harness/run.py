@@ -22,7 +22,7 @@ from geomatch.describers import Describer
 from geomatch.engine import FailedItem, RunContext, Work
 from geomatch.engine.run import grouped
 from geomatch.engine.task import Need
-from geomatch.errors import GeomatchError, MissingDependencyError, first_line
+from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of
 from geomatch.keypoints import Detector
 from geomatch.provenance import versions
@@ -33,8 +33,6 @@ Given = str | Method | Describer | tuple[Detector, Describer | None]
 one the detector brings descriptors."""
 Methods = Sequence[str | Method] | Mapping[str, Given]
 """Methods, or methods by the names that the record gives them."""
-
-
 Cells = dict[tuple[str, str], list[Row]]  # rows by protocol and method
 
 
@@ -69,16 +67,12 @@ def run_benchmark(
 
     Args:
         name: the task, a name in `geomatch.benchmarks.harness.task.MODULES`.
-        data: folder of the data set.
-        protocols: names separated by commas, or protocols; one whose packages are missing is skipped.
+        protocols: names separated by commas, or protocols.
         methods: see `Methods`; strings as `geomatch.benchmarks.methods.create_method` reads them, for dense
             tasks `create_dense_method`. One whose weights or packages are missing is skipped with the reason.
-        out: folder of records; without a store in the context of features and rows, too.
+        out: folder of the record, ``<name>-....json``, and of features and rows unless the context has a store.
         context: on an accelerator features come first, a unit's images at a time, and then the rows.
-        settings: see `Settings`.
-
-    Returns:
-        The record, written as ``out/<name>-....json``.
+        settings: what else decides the numbers.
 
     Raises:
         GeomatchError: for data that cannot be read; when there is nothing to evaluate, or something could
@@ -91,9 +85,9 @@ def run_benchmark(
     with (context or RunContext()).started() as started:
         work = started.work()
         device = work.engine.device(started.device)
-        usable, allowed, skipped = _usable(task, chosen, methods, settings, device)
+        usable, skipped = _usable(task, chosen, methods, settings, device)
         skipped = {**found.broken, **skipped}
-        if not usable or not allowed:
+        if not usable:
             raise GeomatchError("nothing can run: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
         store = started.store_at(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -104,10 +98,10 @@ def run_benchmark(
         cache = store if settings.cache_features and task.caches else None
         ahead = cache is not None and device != "cpu"
         need: Need = "processor" if ahead or device == "cpu" else "large network"
-        evaluating = Evaluating(name, tuple(allowed), parts, store, cache, need)
+        evaluating = Evaluating(name, tuple(chosen), parts, store, cache, need)
         given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
         keys = {entry.method.name: entry.key for entry in usable}
-        fields = {protocol.name: asdict(protocol) for protocol in allowed}
+        fields = {protocol.name: asdict(protocol) for protocol in chosen}
         manifest = Manifest.start(
             store, name, str(found.folder), {"protocols": list(fields.values()), "methods": keys, **given},
             digest_of([unit.fingerprint for unit in found.units]),
@@ -143,16 +137,9 @@ def run_benchmark(
 
 def _usable(
     task: Task, protocols: Sequence[Any], methods: Methods, settings: Settings, device: str
-) -> tuple[list[Entry], list[Any], dict[str, str]]:
-    """The methods and protocols that can run, and the others with the reason."""
+) -> tuple[list[Entry], dict[str, str]]:
+    """The methods that can run, and the others with the reason."""
     skipped: dict[str, str] = {}
-    allowed = []
-    for protocol in protocols:
-        try:
-            task.check(protocol)
-            allowed.append(protocol)
-        except MissingDependencyError as error:
-            skipped[protocol.name] = first_line(error)
     pairs = methods.items() if isinstance(methods, Mapping) else [
         (given if isinstance(given, str) else given.name, given) for given in methods
     ]  # fmt: skip
@@ -167,11 +154,11 @@ def _usable(
         except GeomatchError as error:
             skipped[name] = first_line(error)
             continue
-        for protocol in allowed:
+        for protocol in protocols:
             reason = task.undefined(protocol, method)
             if reason is not None:
                 skipped[f"{name} under {protocol.name}"] = reason
-    return usable, allowed, skipped
+    return usable, skipped
 
 
 def _method(task: Task, name: str, given: Given, settings: Settings, device: str) -> Method:
@@ -225,18 +212,16 @@ class Evaluating:
         """See `geomatch.engine.Task.start`."""
         return lambda block: [self.evaluate(job) for job in block]
 
-    def wanted(self, job: Job, protocol: Any) -> list[int]:
-        """Places in the group of the methods for which the protocol is defined and has the unit."""
-        task = find_task(self.task)
+    def keys(self, job: Job, protocol: Any) -> dict[int, str]:
+        """Keys of the rows, by place in the group of the methods for which the protocol is defined."""
+        task, group = find_task(self.task), self.groups[job.group]
         if not task.covers(protocol, job.unit):
-            return []
-        group = self.groups[job.group]
-        return [k for k, entry in enumerate(group) if task.undefined(protocol, entry.method) is None]
-
-    def keys(self, job: Job, protocol: Any, places: Sequence[int]) -> list[str]:
-        """The keys of the rows of the methods at these places."""
-        group = self.groups[job.group]
-        return [key_of(asdict(protocol), group[k].key, job.unit.fingerprint) for k in places]
+            return {}
+        return {
+            place: key_of(asdict(protocol), entry.key, job.unit.fingerprint)
+            for place, entry in enumerate(group)
+            if task.undefined(protocol, entry.method) is None
+        }
 
     def evaluate(self, job: Job) -> tuple[Cells, int]:
         """Rows, and how many had to be computed."""
@@ -245,10 +230,10 @@ class Evaluating:
         cells: Cells = {}
         computed = 0
         for protocol in self.protocols:
-            places = self.wanted(job, protocol)
-            keys = self.keys(job, protocol, places)
+            keys = self.keys(job, protocol)
+            places = list(keys)
             if self.ahead:
-                todo = [k for k, key in zip(places, keys, strict=True) if not self.store.has(ROWS, key)]
+                todo = [place for place in places if not self.store.has(ROWS, keys[place])]
                 if todo:
                     evaluation.prepare(protocol, todo)
                 continue
@@ -258,18 +243,16 @@ class Evaluating:
                 computed += len(missing)
                 return evaluation.rows(protocol, [places[k] for k in missing])
 
-            found = read_or_make(self.store, ROWS, keys, make, pack_rows, unpack_rows)
-            cells |= {
-                (protocol.name, group[k].method.name): own for k, own in zip(places, found, strict=True)
-            }
+            found = read_or_make(self.store, ROWS, list(keys.values()), make, pack_rows, unpack_rows)
+            for place, own in zip(places, found, strict=True):
+                cells[protocol.name, group[place].method.name] = own
         return cells, computed
 
     def cached(self, job: Job) -> Cells | None:
         """Rows, if all are in the store."""
         cells: Cells = {}
         for protocol in self.protocols:
-            places = self.wanted(job, protocol)
-            for place, key in zip(places, self.keys(job, protocol, places), strict=True):
+            for place, key in self.keys(job, protocol).items():
                 own = self.store.found(ROWS, key, unpack_rows)
                 if own is None:
                     return None
@@ -291,7 +274,7 @@ def _evaluated(
         label = group[0].method.name + (f" and {len(group) - 1} more" if len(group) > 1 else "")
         jobs += [Job(unit, number, f"{label} on {unit.name}") for unit in data.units]
     pairs = [(job, protocol) for job in jobs for protocol in evaluating.protocols]
-    keys = dict.fromkeys(key for pair in pairs for key in evaluating.keys(*pair, evaluating.wanted(*pair)))
+    keys = dict.fromkeys(key for pair in pairs for key in evaluating.keys(*pair).values())
     names = tuple(job.name for job in jobs)
     manifest = manifest.saved(evaluating.store, names=names, objects={ROWS: tuple(keys)}, failed=skipped)
     task = find_task(evaluating.task)

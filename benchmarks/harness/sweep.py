@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from geomatch.benchmarks.harness.record import summaries_of
+from geomatch.benchmarks.harness.record import markdown_table, summaries_of
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Row, Settings, Task, find_task
 from geomatch.benchmarks.methods.strings import with_settings
@@ -121,32 +121,27 @@ def run_sweep(
 def scores_table(task: Task, scores: Sequence[Row]) -> str:
     """Scores in Markdown."""
     head = [key for key in scores[0] if task.shown(key) and not key.endswith("spread")]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for score in scores:
-        cells = [f"{value:.1f}" if isinstance(value := score[key], float) else str(value) for key in head]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [
+        [f"{value:.1f}" if isinstance(value := score[key], float) else str(value) for key in head]
+        for score in scores
+    ]
+    return markdown_table(head, rows)
 
 
 def _draw(scores: Sequence[Row], grid: Grid, title: str, path: Path, headline: str) -> None:
     """The headline over timestep and layer; with several ensemble sizes, over these and the rest."""
     figures = require("matplotlib.figure", "plots", "drawing the heat map")
-    values = {
-        (score["timestep"], score["layer"], score["ensemble"]): score[headline]
-        for score in scores
-        if score["split"] == "all"
-    }
-    sizes = grid.ensemble_sizes
+    whole = [score for score in scores if score["split"] == "all"]
+    values = {(score["timestep"], score["layer"], score["ensemble"]): score[headline] for score in whole}
+    layers, sizes = grid.layers, grid.ensemble_sizes
     if len(sizes) > 1:
-        columns = [(t, layer) for t in grid.timesteps for layer in grid.layers]
+        columns = [(t, layer) for t in grid.timesteps for layer in layers]
         table = np.array([[values.get((*column, size), np.nan) for column in columns] for size in sizes])
         ticks = [f"t={t}\n{layer}" for t, layer in columns]
         labels, left, below = [str(size) for size in sizes], "ensemble size", "timestep and layer"
     else:
-        layers = grid.layers
-        table = np.array(
-            [[values.get((t, layer, sizes[0]), np.nan) for layer in layers] for t in grid.timesteps]
-        )
+        (size,) = sizes
+        table = np.array([[values.get((t, layer, size), np.nan) for layer in layers] for t in grid.timesteps])
         ticks, labels = [str(layer) for layer in layers], [str(t) for t in grid.timesteps]
         left, below = "timestep", "layer"
     rows, count = table.shape

@@ -44,11 +44,9 @@ class Evaluation(Protocol):
 
     def prepare(self, protocol: Any, wanted: Sequence[int]) -> None:
         """Make and cache the features of the methods at these places, several images at a time."""
-        ...
 
     def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
         """What the protocol measures of the methods at these places, without protocol and method."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +111,6 @@ class Task:
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
     caches: bool = True  # True if features are worth caching
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
-    check: Callable[[Any], None] = lambda protocol: None
-    """Raises MissingDependencyError when the protocol needs a package that is missing."""
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None
     """Why the protocol is not defined for the method; None when it is."""
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomatch.benchmarks.methods.loading import XFEAT, load_network, weights_at
+from geomatch.benchmarks.methods.baselines import XFEAT, load_network, weights_at
 from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image

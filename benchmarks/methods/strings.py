@@ -7,10 +7,10 @@ from functools import lru_cache, partial
 from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
+from geomatch.benchmarks.methods.baselines import KorniaFeatures, OpenCVFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.method import Method
-from geomatch.benchmarks.methods.peers import KorniaFeatures, OpenCVFeatures
 from geomatch.describers import dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.estimators import estimators

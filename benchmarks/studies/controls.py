@@ -10,16 +10,15 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from geomatch.benchmarks.methods import Method, create_method
-from geomatch.benchmarks.methods.peers import rootsift
+from geomatch.benchmarks.methods.baselines import rootsift
 from geomatch.benchmarks.training.denoise import DenoiseConfig, new_unet
 from geomatch.benchmarks.training.recipe import HEAD, bank_images
 from geomatch.benchmarks.training.sources import find_images
 from geomatch.describers import Describer
-from geomatch.keypoints import DEFAULT_DETECTOR
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.files import head_file
 from geomatch.images import Image
-from geomatch.keypoints import create_detector
+from geomatch.keypoints import DEFAULT_DETECTOR, create_detector
 from geomatch.keypoints.tiny import weights_file
 from geomatch.patches import cut_patches, normalize_patches
 from geomatch.training.convolutional_head import train_head

@@ -1,8 +1,8 @@
 """Data sets in the layout of the HPatches sequences.
 
-A sequence is a folder with the images ``1`` to ``6`` (``.ppm``, or another
-format) and text files ``H_1_2`` to ``H_1_6``, 3 x 3 homographies from image 1
-to the others. Names begin with ``i_`` (illumination) or ``v_`` (viewpoint).
+A sequence is a folder with the images ``1`` to ``6`` (``.ppm``, or another format) and text files ``H_1_2``
+to ``H_1_6``, 3 x 3 homographies from image 1 to the others. Names begin with ``i_`` (illumination) or ``v_``
+(viewpoint).
 """
 
 from dataclasses import dataclass
@@ -35,17 +35,9 @@ vitro wall wapping war weapons woman wormhole wounded yard yuri
 SEQUENCES = tuple(f"i_{n}" for n in _ILLUMINATION.split()) + tuple(f"v_{n}" for n in _VIEWPOINT.split())
 """All 116 of the release (hpatches-benchmark, ``python/utils/splits.json``)."""
 LARGE = frozenset(
-    [
-        "i_contruction",
-        "i_crownnight",
-        "i_dc",
-        "i_pencils",
-        "i_whitebuilding",
-        "v_artisans",
-        "v_astronautis",
-        "v_talent",
-    ]
-)
+    ["i_contruction", "i_crownnight", "i_dc", "i_pencils", "i_whitebuilding", "v_artisans",
+     "v_astronautis", "v_talent"]
+)  # fmt: skip
 """Those with images over 1600 x 1200, which D2-Net's protocol and its heirs leave out."""
 PAIRS = 5  # per sequence of the release
 

@@ -10,22 +10,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.measures import accuracy, area_under_curve
-from geomatch.benchmarks.harness.pictures import draw_points
 from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Settings, Task, Values, by_split
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.tasks.homography.evaluation import (
     CORRECT_PX,
-    create_solver,
     evaluate,
     failed,
     limited,
     matched_points,
 )
-from geomatch.benchmarks.tasks.homography.frames import Frame
 from geomatch.benchmarks.tasks.homography.measures import match_distances
-from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, PROTOCOLS, HomographyProtocol
+from geomatch.benchmarks.tasks.homography.protocols import (
+    MMA_THRESHOLDS,
+    PROTOCOLS,
+    Frame,
+    HomographyProtocol,
+)
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, HPatchesSequence, read_hpatches, split_of
 from geomatch.benchmarks.tasks.homography.views import SMALL, Views
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
@@ -37,22 +40,17 @@ _LIMIT = 10.0  # Pixels; the end of curves
 _DRAWN = 60  # best matches in a picture
 
 
-class SequenceEvaluation:
-    """Methods on one sequence; see `geomatch.benchmarks.harness.task.Evaluation`."""
-
+class _SequenceEvaluation:
     def __init__(self, sequence: HPatchesSequence, entries: Sequence[Entry], store: Store | None) -> None:
-        """Start on a sequence."""
         self.sequence, self.entries = sequence, entries
         self.views = Views(entries, store)
 
     def prepare(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> None:
-        """See `Evaluation.prepare`."""
         paths = [self.sequence.reference, *(path for _, path, _ in self.sequence.targets)]
         for frame in _frames(protocol):
             self.views.prepare(paths, frame, protocol.paper_sampling, wanted)
 
     def rows(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[list[Row]]:
-        """See `Evaluation.rows`."""
         found: list[list[Row]] = [[] for _ in wanted]
         for number, path, truth in self.sequence.targets:
             names = {"pair": f"{self.sequence.name} 1-{number}", "split": split_of(self.sequence.name)}
@@ -89,10 +87,7 @@ def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
 
 
 def summarise(protocol: HomographyProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per split: the numbers of pairs and failures, and the protocol's measures in percent.
-
-    ``rows`` are those of one method under this protocol. A measure without any pair to tell is None.
-    """
+    """One row per split of one method's: pairs, failures, and measures in percent, None without any pair."""
     return by_split("pairs", rows, SPLITS, partial(_measures, protocol))
 
 
@@ -234,11 +229,6 @@ def _method(text: str, settings: Settings, device: str) -> Method:
     return create_method(text, settings.max_keypoints, device)
 
 
-def _check(protocol: HomographyProtocol) -> None:
-    if protocol.solver:
-        create_solver(protocol)
-
-
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
     if isinstance(method.source, LoFTRMatcher) and protocol.kind == "superpoint":
         return "it has no keypoints that could repeat"
@@ -246,31 +236,12 @@ def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
 
 
 HPATCHES = Task(
-    name="hpatches",
-    title="HPatches",
-    unit=("sequence", "sequences"),
-    item="pairs",
-    whole=116,
-    package="geomatch.benchmarks.tasks.homography",
-    read=read_hpatches,
-    protocols=PROTOCOLS,
-    method=_method,
-    evaluation=SequenceEvaluation,
-    in_words=in_words,
-    summarise=summarise,
-    values=values,
-    statistic=statistic,
-    severity=severity,
-    worst=worst,
-    axes=axes,
-    curve=curve,
-    splits=tuple(reversed(SPLITS)),
-    dense=False,
+    "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116,
+    "geomatch.benchmarks.tasks.homography", read_hpatches, PROTOCOLS, _SequenceEvaluation, in_words,
+    summarise, values, statistic, severity, worst, axes, curve,
+    splits=tuple(reversed(SPLITS)), method=_method, dense=False,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
-    check=_check,
-    undefined=_undefined,
-    shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
-    draw=draw,
-    caption="its best matches, green within 3 px of the truth, red not",
-)
+    undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
+    draw=draw, caption="its best matches, green within 3 px of the truth, red not",
+)  # fmt: skip
 TASKS = {"hpatches": HPATCHES}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PILImage
 
 from geomatch.benchmarks.harness.cache import key_of, read_or_make
 from geomatch.benchmarks.harness.task import Entry
@@ -14,7 +15,7 @@ from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import extract_together
 from geomatch.benchmarks.tasks.homography.evaluation import Pair
-from geomatch.benchmarks.tasks.homography.frames import Frame, framed
+from geomatch.benchmarks.tasks.homography.protocols import Frame
 from geomatch.errors import ImageError
 from geomatch.files import sha256_of
 from geomatch.geometry import warp_points
@@ -23,6 +24,7 @@ from geomatch.store import Store
 from geomatch.types import Features
 
 KIND = "views"  # kind of the features in the store
+_CROPS = {"crop640x480": (640, 480), "crop320x240": (320, 240)}
 SMALL: Frame = "crop320x240"  # only keypoints are looked at there
 
 
@@ -132,3 +134,31 @@ def _moved(features: Features, matrix: NDArray[np.float64], size: tuple[int, int
     inside = ((points >= -0.5) & (points <= np.array(size) - 0.5)).all(axis=1)
     moved = Features(points, features.scores, size, descriptors=features.descriptors)
     return moved[np.flatnonzero(inside)]
+
+
+def framed(image: Image, frame: Frame) -> tuple[Image, NDArray[np.float64]]:
+    """The image in that frame, and the (3, 3) matrix from its original pixels there.
+
+    The matrix only scales and shifts: the published harnesses do not move pixel centres by (s - 1)/2, and so
+    neither do their protocols here. Resizing is bilinear, smoothed where it shrinks.
+    """
+    if frame == "original":
+        return image, np.eye(3)
+    width, height = image.size
+    if frame == "short480":
+        factor = 480 / min(width, height)
+        size = round(width * factor), round(height * factor)
+        scale = np.diag([size[0] / width, size[1] / height, 1.0])
+        return Image(_resized(PILImage.fromarray(image.pixels), size), image.name), scale
+    target = _CROPS[frame]
+    factor = max(target[0] / width, target[1] / height)
+    size = max(target[0], int(width * factor)), max(target[1], int(height * factor))
+    left, top = (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
+    grey = PILImage.fromarray(image.pixels).convert("L").convert("RGB")
+    pixels = _resized(grey, size)[top : top + target[1], left : left + target[0]]
+    matrix = np.array([[factor, 0.0, -left], [0.0, factor, -top], [0.0, 0.0, 1.0]])
+    return Image(np.ascontiguousarray(pixels), image.name), matrix
+
+
+def _resized(picture: PILImage.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(picture.resize(size, PILImage.Resampling.BILINEAR))

@@ -119,47 +119,23 @@ def pose_worst(protocol: TemporalProtocol, row: Row) -> list[tuple[str, str]]:
     return [(protocol.headline, f"{share:.1f} %"), ("action", row["split"]), ("frames", str(frames))]
 
 
+_UNIT, _PACKAGE = ("video", "videos"), "geomatch.benchmarks.tasks.temporal"
 TASKS = {
     "davis": Task(
-        name="davis",
-        title="DAVIS-2017",
-        unit=("video", "videos"),
-        item="objects",
-        whole=30,
-        package="geomatch.benchmarks.tasks.temporal",
-        read=read_davis,
-        protocols=PROTOCOLS["davis"],
-        evaluation=VideoEvaluation,
-        in_words=in_words,
-        summarise=summarise_masks,
-        values=mask_values,
+        "davis", "DAVIS-2017", _UNIT, "objects", 30, _PACKAGE, read_davis, PROTOCOLS["davis"],
+        VideoEvaluation, in_words, summarise_masks, mask_values,
         statistic=lambda protocol, found: 100 * float(found.mean()),
         severity=lambda protocol, found: -found[:, 0],
         worst=mask_worst,
         axes=lambda protocol: Axes(
             "Objects that are followed well", "J&F, %", "objects with at least that, %"
         ),
-        curve=mask_curve,
-        caches=False,
+        curve=mask_curve, caches=False,
     ),
     "jhmdb": Task(
-        name="jhmdb",
-        title="JHMDB",
-        unit=("video", "videos"),
-        item="videos",
-        whole=268,
-        package="geomatch.benchmarks.tasks.temporal",
-        read=read_jhmdb,
-        protocols=PROTOCOLS["jhmdb"],
-        evaluation=VideoEvaluation,
-        in_words=in_words,
-        summarise=summarise_poses,
-        values=pose_values,
-        statistic=pose_statistic,
-        severity=pose_severity,
-        worst=pose_worst,
+        "jhmdb", "JHMDB", _UNIT, "videos", 268, _PACKAGE, read_jhmdb, PROTOCOLS["jhmdb"],
+        VideoEvaluation, in_words, summarise_poses, pose_values, pose_statistic, pose_severity, pose_worst,
         axes=lambda protocol: Axes("Joints within a share of the box", "alpha", "joints within it, %"),
-        curve=pose_curve,
-        caches=False,
+        curve=pose_curve, caches=False,
     ),
-}
+}  # fmt: skip

@@ -1,5 +1,6 @@
 """Baselines of the field: detectors whose keypoints bring their own descriptors."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,16 +12,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.benchmarks.methods.loading import XFEAT, load_network, weights_at
-from geomatch.errors import MissingDependencyError
+from geomatch.errors import MissingDependencyError, WeightsError, first_line
 from geomatch.files import sha256_of
 from geomatch.images import Image
 from geomatch.keypoints.detector import no_keypoints, select_best
 from geomatch.provenance import settings_key
 from geomatch.types import Features
-from geomatch.weights.download import locate_weights
+from geomatch.weights.download import WeightsFile, locate_weights
 
+XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
 MIN_SIDE = 32  # images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails
+
+
+def weights_at(url: str, licence: str) -> WeightsFile:
+    """A file of weights; no author publishes a checksum."""
+    return WeightsFile(file_name=url.rpartition("/")[2], url=url, licence=licence, sha256=None)
+
+
+def load_network(name: str, paths: Sequence[Path], build: Callable[[list[Any]], Any], device: str) -> Any:
+    """The network that ``build`` makes of the files' contents, for inference on a device."""
+    try:
+        network = build([torch.load(path, map_location="cpu", weights_only=True) for path in paths])
+    except Exception as error:  # unpickling and loading raise many types
+        raise WeightsError(f"{paths[0]} does not hold weights of {name} ({first_line(error)})") from error
+    return network.eval().to(device)
+
 
 _FACTORIES = {
     "sift": "SIFT_create", "rootsift": "SIFT_create", "orb": "ORB_create", "akaze": "AKAZE_create",
