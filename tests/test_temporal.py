@@ -90,17 +90,11 @@ def blobs(rng: np.random.Generator, shape: tuple[int, int] = (90, 120)) -> Mask:
 def outline(mask: Mask) -> Mask:
     """Pixels that differ from a neighbour to the right, below or slanting, one at a time."""
     found = np.zeros_like(mask)
-    rows, columns = mask.shape
-    for y in range(rows):
-        for x in range(columns):
-            others = [(y, x + 1), (y + 1, x), (y + 1, x + 1)]
-            if y == rows - 1 and x == columns - 1:
-                others = []
-            elif y == rows - 1:
-                others = [(y, x + 1)]
-            elif x == columns - 1:
-                others = [(y + 1, x)]
-            found[y, x] = any(mask[y, x] != mask[place] for place in others)
+    bottom, right = mask.shape[0] - 1, mask.shape[1] - 1
+    for y, x in np.ndindex(mask.shape):
+        across, down = [(y, x + 1)] * (x < right), [(y + 1, x)] * (y < bottom)
+        slanting = [(y + 1, x + 1)] * (x < right and y < bottom)
+        found[y, x] = any(mask[y, x] != mask[place] for place in across + down + slanting)
     return found
 
 
@@ -111,26 +105,22 @@ def test_boundary_by_the_distance_transform(rng: np.random.Generator) -> None:
         reach = np.ceil(TOLERANCE * np.hypot(*truth.shape))
         lines = outline(found), outline(truth)
         to = [
-            cv2.distanceTransform((~line).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-            for line in lines
+            cv2.distanceTransform((~own).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+            for own in lines
         ]
         precision, recall = (to[1][lines[0]] <= reach).mean(), (to[0][lines[1]] <= reach).mean()
         expected = 2 * precision * recall / (precision + recall)
         assert boundary_accuracy(found, truth) == pytest.approx(expected, abs=1e-12)
         assert boundary_accuracy(found, truth) == boundary_accuracy(truth, found)
-        assert region_similarity(found, truth) == pytest.approx(
-            np.logical_and(found, truth).sum() / np.logical_or(found, truth).sum()
-        )
+        assert region_similarity(found, truth) == pytest.approx((found & truth).sum() / (found | truth).sum())
 
 
 def test_masks_with_known_answers() -> None:
     square = np.zeros((100, 100), np.bool_)
     square[20:60, 20:60] = True
     none = np.zeros_like(square)
-    assert (region_similarity(square, square), boundary_accuracy(square, square)) == (1, 1)
-    assert (region_similarity(none, none), boundary_accuracy(none, none)) == (1, 1)
-    assert (region_similarity(none, square), boundary_accuracy(none, square)) == (0, 0)
-    assert (region_similarity(square, none), boundary_accuracy(square, none)) == (0, 0)
+    for one, other, value in ((square, square, 1), (none, none, 1), (none, square, 0), (square, none, 0)):
+        assert region_similarity(one, other) == boundary_accuracy(one, other) == value
     half = square.copy()
     half[40:] = False
     assert region_similarity(half, square) == 0.5
@@ -190,14 +180,15 @@ def coded(maps: Callable[[int], torch.Tensor]) -> list[Method]:
     return [Method("codes", None, Codes(maps))]  # type: ignore[arg-type]
 
 
-def flat(level: int) -> Image:
-    return Image(np.full((120, 160, 3), level, np.uint8), "flat")
+CODES = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
+FIXED = coded(lambda level: CODES)
+"""Codes of cells that never move, whatever the images show."""
 
 
 def aligned(folder: Path, steps: int) -> MaskedVideo:
     """A box of 5x5 cells of eight pixels that jumps two cells to the right between frames of one grey."""
     for index in range(steps):
-        made.save(folder / f"{index:05d}.png", flat(10 * index).pixels)
+        made.save(folder / f"{index:05d}.png", np.full((120, 160, 3), 10 * index, np.uint8))
         mask = np.zeros((120, 160), np.uint8)
         mask[40:80, 16 + 16 * index : 56 + 16 * index] = 1
         made.save(folder / "masks" / f"{index:05d}.png", mask)
@@ -207,10 +198,9 @@ def aligned(folder: Path, steps: int) -> MaskedVideo:
 
 def test_every_frame_is_measured_against_its_own_truth(tmp_path: Path) -> None:
     """Codes of cells that jump with the object: a frame too early or too late would have J = 0.43."""
-    codes = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
     # what leaves to the right comes in at the left
     protocol = replace(sharp(PROTOCOLS["davis"]["davis"]), radius=30)
-    methods = coded(lambda level: codes.roll(level // 5, 2))
+    methods = coded(lambda level: CODES.roll(level // 5, 2))
     ((row,),) = evaluate_masks(aligned(tmp_path, 6), protocol, methods)
     assert len(row["J"]) == 4
     assert min(row["J"]) > 0.97  # corners of cells are cut
@@ -219,12 +209,11 @@ def test_every_frame_is_measured_against_its_own_truth(tmp_path: Path) -> None:
 
 def test_objects_that_leave_have_no_region(tmp_path: Path) -> None:
     """Frames that look like the background alone have no label but it, and count fully where that is true."""
-    codes = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
-    empty = codes[:, 14:, :1].expand(48, 15, 20)  # the last row's first cell, all over
+    empty = CODES[:, 14:, :1].expand(48, 15, 20)  # the last row's first cell, all over
     video = aligned(tmp_path, 4)
     made.save(video.masks[1], np.zeros((120, 160), np.uint8))
     protocol = replace(sharp(PROTOCOLS["davis"]["davis"]), radius=30)
-    ((row,),) = evaluate_masks(video, protocol, coded(lambda level: codes if level == 0 else empty))
+    ((row,),) = evaluate_masks(video, protocol, coded(lambda level: CODES if level == 0 else empty))
     assert row["J"] == [1, 0]  # gone in truth, and then not
     assert row["F"] == [1, 0]
 
@@ -245,27 +234,21 @@ def test_label_maps_are_those_of_the_protocol() -> None:
     assert read_labels(single, (160, 120))[0].tolist() == [40, 24]
 
 
-def fixed() -> list[Method]:
-    """Codes of cells that never move, whatever the images show."""
-    codes = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
-    return coded(lambda level: codes)
-
-
 def test_evaluation_with_perfect_features(pristine: Path) -> None:
     """Features that are the same in every frame carry the first mask unchanged."""
     protocol = sharp(PROTOCOLS["davis"]["davis"])
     for video in read_davis(pristine / "davis").units:
-        (rows,) = evaluate_masks(video, protocol, fixed())
+        (rows,) = evaluate_masks(video, protocol, FIXED)
         masks = [np.array(PILImage.open(path)) for path in video.masks]
         for row, number in zip(rows, (1, 2), strict=True):
             expected = [region_similarity(masks[0] == number, later == number) for later in masks[1:-1]]
             assert row["J"] == pytest.approx(expected, abs=0.2)  # the grid's coarseness
     poses = read_jhmdb(pristine / "jhmdb").units
     pose_protocol = replace(sharp(PROTOCOLS["jhmdb"]["jhmdb"]), size=(160, 120))
-    (still,) = evaluate_poses(poses[0], pose_protocol, fixed())
+    (still,) = evaluate_poses(poses[0], pose_protocol, FIXED)
     box = np.ptp(poses[0].joints[0], axis=0)
     assert np.max(still["errors"]) * 0.6 * np.hypot(*box) < 8  # whole cells of eight pixels
-    (pan,) = evaluate_poses(poses[1], pose_protocol, fixed())
+    (pan,) = evaluate_poses(poses[1], pose_protocol, FIXED)
     moved = np.linalg.norm(poses[1].joints[3] - poses[1].joints[0], axis=1) / (0.6 * np.hypot(*box))
     assert np.abs(np.array(pan["errors"])[:, 2] - moved).max() * 0.6 * np.hypot(*box) < 8
 
@@ -274,10 +257,10 @@ def test_joints_without_a_label_are_left_out(pristine: Path) -> None:
     video = read_jhmdb(pristine / "jhmdb").units[0]
     joints = video.joints.copy()
     joints[:, 3] = -50
-    (row,) = evaluate_poses(replace(video, joints=joints), sharp(PROTOCOLS["jhmdb"]["jhmdb"]), fixed())
+    (row,) = evaluate_poses(replace(video, joints=joints), sharp(PROTOCOLS["jhmdb"]["jhmdb"]), FIXED)
     assert row["errors"][3] == []
     assert len(row["errors"][4]) == 2
-    (whole,) = evaluate_poses(video, sharp(PROTOCOLS["jhmdb"]["jhmdb"]), fixed())
+    (whole,) = evaluate_poses(video, sharp(PROTOCOLS["jhmdb"]["jhmdb"]), FIXED)
     assert row["errors"][4] == whole["errors"][4]  # nor does its place count for the box
 
 
@@ -293,17 +276,16 @@ def test_videos_that_are_done_are_not_done_again(data: Path, tmp_path: Path, dav
     first = run(data, tmp_path, "davis")
     assert (first.computed, first.record["rows"]) == (2, davis.record["rows"])
     assert run(data, tmp_path, "davis").computed == 0
-    shutil.rmtree(data / "davis" / "JPEGImages" / "480p" / "still")
-    shutil.copytree(
-        data / "davis" / "JPEGImages" / "480p" / "pan", data / "davis" / "JPEGImages" / "480p" / "still"
-    )
-    (data / "davis" / "JPEGImages" / "480p" / "still" / "00003.jpg").unlink()
+    frames = data / "davis" / "JPEGImages" / "480p"
+    for number in range(3):
+        shutil.copyfile(frames / "pan" / f"{number:05d}.jpg", frames / "still" / f"{number:05d}.jpg")
     assert run(data, tmp_path, "davis").computed == 1
 
 
 def test_missing_and_damaged_frames_are_counted(data: Path, tmp_path: Path) -> None:
-    (data / "davis" / "JPEGImages" / "480p" / "still" / "00001.jpg").unlink()
-    (data / "davis" / "JPEGImages" / "480p" / "pan" / "00001.jpg").write_bytes(b"no picture")
+    frames = data / "davis" / "JPEGImages" / "480p"
+    (frames / "still" / "00001.jpg").unlink()
+    (frames / "pan" / "00001.jpg").write_bytes(b"no picture")
     result = run(data, tmp_path, "davis")
     assert result.record["skipped"] == {"JPEGImages/480p/still/00001.jpg": "no such frame"}
     (summary,) = result.summaries()

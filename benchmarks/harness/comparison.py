@@ -1,6 +1,6 @@
 """Two methods on the same pairs: the difference, and how far chance could have made it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -39,7 +39,8 @@ def compare(
 ) -> Comparison:
     """The protocol's headline measure of two methods, on the pairs that both have rows of.
 
-    Raises ValueError when the methods have no pair in common; ``resamples`` as `bootstrap`.
+    The 95 % interval is a bootstrap of clusters (Davison and Hinkley, 1997, ch. 3.8): rows of one unit share
+    images and fail together, so that whole units are drawn. Raises ValueError without a common pair.
     """
     by_pair0, by_pair1 = ({row["pair"]: row for row in rows} for rows in (rows0, rows1))
     common = [pair for pair in by_pair0 if pair in by_pair1]
@@ -47,16 +48,21 @@ def compare(
         raise ValueError("the methods have no pair in common")
     values0 = task.values(protocol, [by_pair0[pair] for pair in common])
     values1 = task.values(protocol, [by_pair1[pair] for pair in common])
-    units = [pair.split()[0] for pair in common]
-    low, high = bootstrap(
-        lambda places: task.statistic(protocol, values0[places]) - task.statistic(protocol, values1[places]),
-        units,
-        resamples,
-    )
-    difference = task.statistic(protocol, values0) - task.statistic(protocol, values1)
+    units = np.array([pair.split()[0] for pair in common])
+    members = [np.flatnonzero(units == name) for name in dict.fromkeys(units)]
+    rng = np.random.default_rng(0)
+
+    def difference(places: NDArray[np.intp]) -> float:
+        return task.statistic(protocol, values0[places]) - task.statistic(protocol, values1[places])
+
+    drawn = []
+    for _ in range(resamples):
+        chosen = rng.integers(len(members), size=len(members))
+        drawn.append(difference(np.concatenate([members[k] for k in chosen])))
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return Comparison(
         rows0[0]["method"], rows1[0]["method"], protocol.headline,
-        difference, low, high, len(common), len(set(units)),
+        difference(np.arange(len(common))), float(low), float(high), len(common), len(members),
     )  # fmt: skip
 
 
@@ -66,22 +72,3 @@ def compare_all(task: Task, protocol: Any, rows: Sequence[Row]) -> list[Comparis
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
     return [compare(task, protocol, a, b) for a, b in combinations(by_method.values(), 2)]
-
-
-def bootstrap(
-    statistic: Callable[[NDArray[np.intp]], float], units: Sequence[str], resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of a statistic of rows, when whole units are drawn with replacement.
-
-    Rows of one unit share images and fail together, so that units are drawn, not rows (bootstrap of clusters;
-    Davison and Hinkley, 1997, ch. 3.8).
-    """
-    names = np.asarray(units)
-    members = [np.flatnonzero(names == name) for name in dict.fromkeys(units)]
-    rng = np.random.default_rng(seed)
-    drawn = [
-        statistic(np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))]))
-        for _ in range(resamples)
-    ]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)

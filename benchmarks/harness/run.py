@@ -70,7 +70,7 @@ def run_benchmark(
         protocols: names separated by commas, or protocols.
         methods: see `Methods`; strings as `geomatch.benchmarks.methods.create_method` reads them, for dense
             tasks `create_dense_method`. One whose weights or packages are missing is skipped with the reason.
-        out: folder of the record, ``<name>-....json``, and of features and rows unless the context has a store.
+        out: folder of the record, ``<name>-....json``, and of the cache where the context has none.
         context: on an accelerator features come first, a unit's images at a time, and then the rows.
         settings: what else decides the numbers.
 

@@ -6,6 +6,7 @@ Methods of one timestep share their passes (`geomatch.benchmarks.methods.togethe
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,7 @@ class Grid:
 
     def points(self) -> Iterator[tuple[int, Layer, int]]:
         """Timestep, layer and ensemble size of each combination."""
-        for timestep in self.timesteps:
-            for layer in self.layers:
-                for size in self.ensemble_sizes:
-                    yield timestep, layer, size
+        yield from product(self.timesteps, self.layers, self.ensemble_sizes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from geomatch.store import Store
 AnyProtocol = TypeVar("AnyProtocol")
 Row = dict[str, Any]
 """A row of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
+Words = list[tuple[str, str]]  # headings, and what stands there
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # thresholds, and percentages within them
 Values = NDArray[np.float64]  # (rows, k), from `Task.values`
 
 
@@ -96,16 +98,15 @@ class Task:
     protocols: Mapping[str, Any]
     evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]
     """Methods on a unit; features are cached in a store, if at all."""
-    in_words: Callable[[Any], list[tuple[str, str]]]  # a protocol's definition
+    in_words: Callable[[Any], Words]  # a protocol's definition
     summarise: Callable[[Any, Sequence[Row]], list[Row]]
     """One row per split of one method's rows: ``split``, the number of items, ``failures`` and measures."""
     values: Callable[[Any, Sequence[Row]], Values]  # what the headline is a statistic of
     statistic: Callable[[Any, Values], float]  # the headline measure of such values, in percent
     severity: Callable[[Any, Values], NDArray[np.float64]]  # (rows,) larger for worse
-    worst: Callable[[Any, Row], list[tuple[str, str]]]  # headings and cells of a row among the worst
+    worst: Callable[[Any, Row], Words]  # headings and cells of a row among the worst
     axes: Callable[[Any], Axes]
-    curve: Callable[[Any, Sequence[Row]], tuple[NDArray[np.float64], NDArray[np.float64]]]
-    """Thresholds, and percentages within them."""
+    curve: Callable[[Any, Sequence[Row]], Curve]
     splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
     method: Callable[[str, Settings, str], Method] = _dense_method  # a method from its string, for a device
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints

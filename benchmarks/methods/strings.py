@@ -1,9 +1,9 @@
 """Methods by their strings: parts joined by ``+``, weights after a colon, settings of DIFT in brackets."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
@@ -90,7 +90,10 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         files = FeatureFiles("npz" if name == "npz" else "h5", root, suffix, max_keypoints)
         return Method(text, files, None, estimator=chosen)
     if len(parts) == 1 and name in _FEATURES:
-        source = _features(name, max_keypoints, weights, device)
+        if name in (*_L2, "rootsift"):
+            source: Detector = OpenCVFeatures(cast(Any, name), max_keypoints)
+        else:
+            source = _detector(name, max_keypoints, weights, device)
         return Method(text, source, None, "l2" if name in _L2 else "cosine", matcher, chosen)
     if len(parts) != 2 or matcher:
         raise ValueError(
@@ -170,19 +173,12 @@ def _bracketed(part: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else (part, "")
 
 
-def _features(name: str, count: int, weights: str, device: str) -> Detector:
-    if name in ("sift", "rootsift", "orb", "akaze"):
-        return OpenCVFeatures(cast(Any, name), count)
-    return _detector(name, count, weights, device)
-
-
 def _detector(name: str, count: int, weights: str, device: str) -> Detector:
-    own: dict[str, Callable[[], Detector]] = {
-        "superpoint": partial(SuperPointDetector, weights or None, max_keypoints=count, device=device),
-        "superpoint-magicleap": lambda: MagicLeapSuperPoint(
-            str(transformers_folder(weights or MagicLeapSuperPoint.weights)), count, device=device
-        ),
-    }
     if name in _LEARNED:  # their descriptors give way to those of the method
         return KorniaFeatures(cast(Any, name), count, weights or None, device)
-    return own[name]() if name in own else create_detector(name, count)
+    if name == "superpoint":
+        return SuperPointDetector(weights or None, max_keypoints=count, device=device)
+    if name == "superpoint-magicleap":
+        folder = transformers_folder(weights or MagicLeapSuperPoint.weights)
+        return MagicLeapSuperPoint(str(folder), count, device=device)
+    return create_detector(name, count)

@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.measures import accuracy, area_under_curve
-from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Settings, Task, Values, by_split
+from geomatch.benchmarks.harness.task import (
+    Axes,
+    Curve,
+    Entry,
+    Picture,
+    Row,
+    Settings,
+    Task,
+    Values,
+    Words,
+    by_split,
+)
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.tasks.homography.evaluation import (
@@ -109,10 +120,10 @@ def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, fl
             ("AUC", protocol.areas, area_under_curve),
         ):
             for threshold in thresholds:
-                values = [100 * measure(errors, threshold) for errors in per_seed]
-                measures[f"{label}{name}@{threshold:g}"] = _mean(values)
-                if len(values) > 1:
-                    measures[f"{label}{name}@{threshold:g} spread"] = max(values) - min(values)
+                found = [100 * measure(errors, threshold) for errors in per_seed]
+                measures[f"{label}{name}@{threshold:g}"] = _mean(found)
+                if len(found) > 1:
+                    measures[f"{label}{name}@{threshold:g} spread"] = max(found) - min(found)
     for name in (f"precision@{threshold:g}" for threshold in protocol.precisions):
         measures[name] = 100 * sum(row[name] for row in rows) / len(rows)
     return measures
@@ -127,8 +138,7 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def in_words(protocol: HomographyProtocol) -> list[tuple[str, str]]:
-    """A protocol's definition."""
+def _in_words(protocol: HomographyProtocol) -> Words:
     frame = {
         "original": "original pixels",
         "short480": "short side 480 pixels",
@@ -151,7 +161,7 @@ def in_words(protocol: HomographyProtocol) -> list[tuple[str, str]]:
     return found
 
 
-def values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
+def _values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
     """(pairs, seeds) errors in pixels, or the share of right matches."""
     if protocol.kind == "mma":
         threshold = int(protocol.headline.split("@")[1])
@@ -159,8 +169,7 @@ def values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
     return np.array([errors_of(row, "errors_px") for row in rows])
 
 
-def statistic(protocol: HomographyProtocol, found: Values) -> float:
-    """The headline measure in percent."""
+def _statistic(protocol: HomographyProtocol, found: Values) -> float:
     name, _, number = protocol.headline.partition("@")
     if name == "MMA":
         return 100 * float(found.mean())
@@ -168,16 +177,14 @@ def statistic(protocol: HomographyProtocol, found: Values) -> float:
     return 100 * float(np.mean([measure(column, float(number)) for column in found.T]))
 
 
-def severity(protocol: HomographyProtocol, found: Values) -> NDArray[np.float64]:
-    """(pairs,) larger for worse."""
+def _severity(protocol: HomographyProtocol, found: Values) -> NDArray[np.float64]:
     means = found.mean(axis=1)
     return np.asarray(-means if protocol.kind == "mma" else means, np.float64)
 
 
-def worst(protocol: HomographyProtocol, row: Row) -> list[tuple[str, str]]:
-    """Headings and cells of a pair among the worst."""
+def _worst(protocol: HomographyProtocol, row: Row) -> Words:
     counts = [("keypoints", " / ".join(map(str, row["keypoints"]))), ("matches", str(row["matches"]))]
-    value = float(values(protocol, [row]).mean())
+    value = float(_values(protocol, [row]).mean())
     if protocol.kind == "mma":
         return [(protocol.headline, f"{100 * value:.1f} %"), *counts]
     errors = row["errors_px"]
@@ -187,8 +194,7 @@ def worst(protocol: HomographyProtocol, row: Row) -> list[tuple[str, str]]:
     return [("corner error", error), *counts, ("inliers", str(row["inliers"][0]))]
 
 
-def axes(protocol: HomographyProtocol) -> Axes:
-    """Words of the chart."""
+def _axes(protocol: HomographyProtocol) -> Axes:
     if protocol.kind == "mma":
         return Axes(
             "Matches within a distance of the truth", "threshold, px", "matches within it, %", False, 1.0
@@ -196,9 +202,7 @@ def axes(protocol: HomographyProtocol) -> Axes:
     return Axes("Pairs within a corner error", "threshold, px", "pairs within it, %")
 
 
-def curve(
-    protocol: HomographyProtocol, rows: Sequence[Row]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
     """Thresholds in pixels, and the percentage within: of pairs by corner error, or of matches (MMA)."""
     if protocol.kind == "mma":
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
@@ -208,7 +212,7 @@ def curve(
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
+def _draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
     """The best matches of a pair, in the original frame whatever the protocol's, as a JPEG's data URL."""
     name, _, number = row["pair"].partition(" 1-")
     sequences = {sequence.name: sequence for sequence in read_hpatches(wanted.data).units}
@@ -237,11 +241,11 @@ def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
 
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116,
-    "geomatch.benchmarks.tasks.homography", read_hpatches, PROTOCOLS, _SequenceEvaluation, in_words,
-    summarise, values, statistic, severity, worst, axes, curve,
+    "geomatch.benchmarks.tasks.homography", read_hpatches, PROTOCOLS, _SequenceEvaluation, _in_words,
+    summarise, _values, _statistic, _severity, _worst, _axes, curve,
     splits=tuple(reversed(SPLITS)), method=_method, dense=False,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
-    draw=draw, caption="its best matches, green within 3 px of the truth, red not",
+    draw=_draw, caption="its best matches, green within 3 px of the truth, red not",
 )  # fmt: skip
 TASKS = {"hpatches": HPATCHES}

@@ -9,7 +9,18 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Task, Values, by_split, threshold_of
+from geomatch.benchmarks.harness.task import (
+    Axes,
+    Curve,
+    Entry,
+    Picture,
+    Row,
+    Task,
+    Values,
+    Words,
+    by_split,
+    threshold_of,
+)
 from geomatch.benchmarks.methods import create_dense_method
 from geomatch.benchmarks.tasks.semantic.cub import read_cub
 from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair
@@ -128,8 +139,7 @@ def pck(found: Values, per_image: bool = False) -> float:
     return 100 * float(found[:, 0].sum() / found[:, 1].sum())
 
 
-def in_words(protocol: SemanticProtocol) -> list[tuple[str, str]]:
-    """A protocol's definition."""
+def _in_words(protocol: SemanticProtocol) -> Words:
     lengths = {"box": "longer side of the target's box", "image": "longer side of the target image"}
     places = {
         "argmax": "most similar pixel",
@@ -144,36 +154,34 @@ def in_words(protocol: SemanticProtocol) -> list[tuple[str, str]]:
     ]
 
 
-def values(protocol: SemanticProtocol, rows: Sequence[Row]) -> Values:
+def _values(protocol: SemanticProtocol, rows: Sequence[Row]) -> Values:
     """(pairs, 2) right points at the headline's alpha, and all points."""
     return counts(rows, threshold_of(protocol.headline))
 
 
-def statistic(protocol: SemanticProtocol, found: Values) -> float:
+def _statistic(protocol: SemanticProtocol, found: Values) -> float:
     """PCK per point, or per image if that is the headline."""
     return pck(found, protocol.headline.endswith("per image"))
 
 
-def severity(protocol: SemanticProtocol, found: Values) -> NDArray[np.float64]:
+def _severity(protocol: SemanticProtocol, found: Values) -> NDArray[np.float64]:
     """(pairs,) the share of wrong points."""
     return np.asarray(1 - found[:, 0] / found[:, 1], np.float64)
 
 
-def worst(protocol: SemanticProtocol, row: Row) -> list[tuple[str, str]]:
-    """Headings and cells of a pair among the worst."""
-    right, count = values(protocol, [row])[0]
+def _worst(protocol: SemanticProtocol, row: Row) -> Words:
+    right, count = _values(protocol, [row])[0]
     known = [error for error in row["errors"] if error is not None]
     middle = f"{np.median(known):.2f}" if known else "-"
     return [(protocol.headline, f"{100 * right / count:.0f} %"), ("points", f"{count:.0f}"),
             ("median error / length", middle)]  # fmt: skip
 
 
-def axes(protocol: SemanticProtocol) -> Axes:
-    """Words of the chart."""
+def _axes(protocol: SemanticProtocol) -> Axes:
     return Axes("Points within a share of the reference length", "alpha", "points within it, %")
 
 
-def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> Curve:
     """Alphas, and the percentage of points within."""
     errors = np.sort([np.inf if error is None else error for row in rows for error in row["errors"]])
     # thousands of points: the curve of every hundredth looks the same
@@ -181,7 +189,7 @@ def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> tuple[NDArray[np.f
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) -> str:
+def _draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) -> str:
     """The points of a pair joined with the places found for them, as a JPEG's data URL."""
     name, _, pair_name = row["pair"].partition(" ")
     found = read_semantic(dataset, wanted.data, wanted.record["split"])
@@ -216,8 +224,8 @@ def read_semantic(dataset: str, folder: Path, split: str | None = None) -> DataS
 def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
     return Task(
         name, title, unit, "pairs", whole, "geomatch.benchmarks.tasks.semantic",
-        partial(read_semantic, name), protocols_of(name), _CategoryEvaluation, in_words, summarise, values,
-        statistic, severity, worst, axes, curve, draw=partial(draw, name),
+        partial(read_semantic, name), protocols_of(name), _CategoryEvaluation, _in_words, summarise, _values,
+        _statistic, _severity, _worst, _axes, curve, draw=partial(_draw, name),
         caption="its points and where they were found: green within the headline's alpha, red not",
     )  # fmt: skip
 
