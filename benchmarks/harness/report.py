@@ -67,7 +67,7 @@ def write_report(
         store: the runs' store, where it is not the folder of the record.
 
     Raises:
-        GeomatchError: see `find_runs` and `merge`.
+        GeomatchError: without a record, for one of another version, or two definitions of one protocol.
         MissingDependencyError: without matplotlib.
     """
     import jinja2
@@ -88,17 +88,13 @@ def write_report(
 def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
-        "data": run.data,
-        "task": run.task,
-        "methods": list(run.methods),
-        "skipped": run.skipped,
+        "data": run.data, "task": run.task, "methods": list(run.methods), "skipped": run.skipped,
         "machines": sorted({"{processor}, {cores} cores".format(**r["machine"]) for r in run.records}),
-        "versions": run.records[0]["versions"],
+        "versions": run.records[0]["versions"], "has_pictures": data is not None,
         "protocols": [
             _part(run, p, data if p.name == drawn else None, store) for p in run.protocols.values()
         ],
-        "has_pictures": data is not None,
-    }
+    }  # fmt: skip
 
 
 def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict[str, Any]:
@@ -106,31 +102,24 @@ def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict
     by_method = {method: [r for r in rows if r["method"] == method] for method in run.methods}
     task = run.task
     columns = records.columns_of(task, summaries)
+    tables = [(split, [r for r in summaries if r["split"] == split]) for split in task.splits]
     best = {
         (split, column): max((r[column] for r in own if r.get(column) is not None), default=None)
-        for split in task.splits
-        for own in [[r for r in summaries if r["split"] == split]]
+        for split, own in tables
         for column in columns
     }
     charts = []
     for split in task.splits:
-        own = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
-        if any(own.values()):
-            charts.append(draw_curves(task, protocol, {m: part for m, part in own.items() if part}, split))
+        parts = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
+        if any(parts.values()):
+            charts.append(draw_curves(task, protocol, {m: part for m, part in parts.items() if part}, split))
     return {
-        "protocol": protocol,
-        "definition": task.in_words(protocol),
-        "axes": task.axes(protocol),
-        "columns": columns,
-        "tables": [(split, [r for r in summaries if r["split"] == split]) for split in task.splits],
-        "best": best,
-        "cell": records.cell,
-        "published": published_rows(task.package, protocol.name),
-        "charts": charts,
-        "heat": _heat(run, protocol, by_method),
+        "protocol": protocol, "definition": task.in_words(protocol), "axes": task.axes(protocol),
+        "columns": columns, "tables": tables, "best": best, "cell": records.cell, "charts": charts,
+        "published": published_rows(task.package, protocol.name), "heat": _heat(run, protocol, by_method),
         "comparisons": compare_all(task, protocol, rows),
         "worst": _worst(run, protocol, by_method, data, store),
-    }
+    }  # fmt: skip
 
 
 def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tuple[str, list[float | None]]]:

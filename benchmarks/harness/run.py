@@ -92,9 +92,8 @@ def run_benchmark(
         store = started.store_at(out)
         out.mkdir(parents=True, exist_ok=True)
         entries = {entry.method.name: entry for entry in usable}
-        parts = tuple(
-            tuple(entries[method.name] for method in group) for group in groups([e.method for e in usable])
-        )
+        shared = groups([entry.method for entry in usable])
+        parts = tuple(tuple(entries[method.name] for method in group) for group in shared)
         cache = store if settings.cache_features and task.caches else None
         ahead = cache is not None and device != "cpu"
         need: Need = "processor" if ahead or device == "cpu" else "large network"
@@ -109,29 +108,20 @@ def run_benchmark(
         _check_travels(evaluating, work.engine.workers)
         manifest, cells, computed = _evaluated(evaluating, found, work, ahead, manifest, skipped)
         manifest.saved(store, retries=work.retries, complete=True)
+    rows = [
+        {"protocol": protocol, "method": method, **row}
+        for method in keys
+        for unit in found.units
+        for protocol in fields
+        for row in cells.get((method, unit.name, protocol), [])
+    ]
+    units = {unit.name: unit.fingerprint for unit in found.units}
+    described = {"folder": found.folder.resolve().name, "split": found.split, "units": units,
+                 "complete": found.complete}  # fmt: skip
     record = {
-        "schema": SCHEMA,
-        "benchmark": name,
-        "data": {
-            "folder": found.folder.resolve().name,
-            "split": found.split,
-            "units": {unit.name: unit.fingerprint for unit in found.units},
-            "complete": found.complete,
-        },
-        "protocols": fields,
-        "methods": keys,
-        "settings": given,
-        "skipped": skipped,
-        "versions": versions(),
-        "machine": machine(),
-        "rows": [
-            {"protocol": protocol, "method": method, **row}
-            for method in keys
-            for unit in found.units
-            for protocol in fields
-            for row in cells.get((method, unit.name, protocol), [])
-        ],
-    }
+        "schema": SCHEMA, "benchmark": name, "data": described, "protocols": fields, "methods": keys,
+        "settings": given, "skipped": skipped, "versions": versions(), "machine": machine(), "rows": rows,
+    }  # fmt: skip
     return RunResult(write_run(out, record), record, computed, task.warning(found))
 
 
@@ -140,12 +130,11 @@ def _usable(
 ) -> tuple[list[Entry], dict[str, str]]:
     """The methods that can run, and the others with the reason."""
     skipped: dict[str, str] = {}
-    pairs = methods.items() if isinstance(methods, Mapping) else [
-        (given if isinstance(given, str) else given.name, given) for given in methods
-    ]  # fmt: skip
+    if not isinstance(methods, Mapping):
+        methods = {given if isinstance(given, str) else given.name: given for given in methods}
     usable: list[Entry] = []
     known: dict[Any, Any] = {}
-    for name, given in dict(pairs).items():
+    for name, given in methods.items():
         try:
             method = _method(task, name, given, settings, device)
             usable.append(Entry(method, method.key(known)))

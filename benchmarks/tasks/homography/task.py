@@ -26,13 +26,7 @@ from geomatch.benchmarks.harness.task import (
 )
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
-from geomatch.benchmarks.tasks.homography.evaluation import (
-    CORRECT_PX,
-    evaluate,
-    failed,
-    limited,
-    matched_points,
-)
+from geomatch.benchmarks.tasks.homography import evaluation
 from geomatch.benchmarks.tasks.homography.measures import match_distances
 from geomatch.benchmarks.tasks.homography.protocols import (
     MMA_THRESHOLDS,
@@ -47,7 +41,8 @@ from geomatch.store import Store
 
 SPLITS = ("illumination", "viewpoint", "all")
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
-_LIMIT = 10.0  # Pixels; the end of curves
+_MEASURES = {"accuracy": accuracy, "AUC": area_under_curve}
+_LIMIT = 10.0  # pixels; the end of curves
 _DRAWN = 60  # best matches in a picture
 
 
@@ -66,14 +61,12 @@ class _SequenceEvaluation:
         for number, path, truth in self.sequence.targets:
             names = {"pair": f"{self.sequence.name} 1-{number}", "split": split_of(self.sequence.name)}
             paths = self.sequence.reference, path
+            sampling = protocol.paper_sampling
             try:
-                pairs = [
-                    self.views.pairs(paths, truth, frame, protocol.paper_sampling, wanted)
-                    for frame in _frames(protocol)
-                ]
+                pairs = [self.views.pairs(paths, truth, f, sampling, wanted) for f in _frames(protocol)]
             except (ImageError, FeaturesError, cv2.error) as error:
                 for own in found:
-                    own.append({**names, **failed(protocol, first_line(error))})
+                    own.append({**names, **evaluation.failed(protocol, first_line(error))})
                 continue
             for place, own in enumerate(found):
                 method = self.entries[wanted[place]].method
@@ -88,9 +81,9 @@ def _measured(protocol: HomographyProtocol, method: Method, pairs: Sequence[Any]
     match = None if isinstance(method.source, LoFTRMatcher) else method.match
     weighted = match is None or method.matcher is not None
     try:
-        return evaluate(chosen, pairs[0], match, pairs[1] if len(pairs) > 1 else None, weighted)
+        return evaluation.evaluate(chosen, pairs[0], match, pairs[1] if len(pairs) > 1 else None, weighted)
     except cv2.error as error:
-        return failed(protocol, first_line(error))
+        return evaluation.failed(protocol, first_line(error))
 
 
 def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
@@ -115,15 +108,12 @@ def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, fl
     for column in (key for key in rows[0] if key.startswith("errors_")):
         per_seed = list(zip(*(errors_of(row, column) for row in rows), strict=True))
         label = "" if column == "errors_px" else column.removeprefix("errors_") + " "
-        for name, thresholds, measure in (
-            ("accuracy", protocol.accuracies, accuracy),
-            ("AUC", protocol.areas, area_under_curve),
-        ):
-            for threshold in thresholds:
-                found = [100 * measure(errors, threshold) for errors in per_seed]
-                measures[f"{label}{name}@{threshold:g}"] = _mean(found)
-                if len(found) > 1:
-                    measures[f"{label}{name}@{threshold:g} spread"] = max(found) - min(found)
+        wanted = [("accuracy", t) for t in protocol.accuracies] + [("AUC", t) for t in protocol.areas]
+        for name, threshold in wanted:
+            found = [100 * _MEASURES[name](errors, threshold) for errors in per_seed]
+            measures[f"{label}{name}@{threshold:g}"] = _mean(found)
+            if len(found) > 1:
+                measures[f"{label}{name}@{threshold:g} spread"] = max(found) - min(found)
     for name in (f"precision@{threshold:g}" for threshold in protocol.precisions):
         measures[name] = 100 * sum(row[name] for row in rows) / len(rows)
     return measures
@@ -173,8 +163,7 @@ def _statistic(protocol: HomographyProtocol, found: Values) -> float:
     name, _, number = protocol.headline.partition("@")
     if name == "MMA":
         return 100 * float(found.mean())
-    measure = {"accuracy": accuracy, "AUC": area_under_curve}[name]
-    return 100 * float(np.mean([measure(column, float(number)) for column in found.T]))
+    return 100 * float(np.mean([_MEASURES[name](column, float(number)) for column in found.T]))
 
 
 def _severity(protocol: HomographyProtocol, found: Values) -> NDArray[np.float64]:
@@ -197,7 +186,7 @@ def _worst(protocol: HomographyProtocol, row: Row) -> Words:
 def _axes(protocol: HomographyProtocol) -> Axes:
     if protocol.kind == "mma":
         return Axes(
-            "Matches within a distance of the truth", "threshold, px", "matches within it, %", False, 1.0
+            "Matches within a distance of the truth", "threshold, px", "matches within it, %", False, 1
         )
     return Axes("Pairs within a corner error", "threshold, px", "pairs within it, %")
 
@@ -223,10 +212,12 @@ def _draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
     paths = sequences[name].reference, path
     views = Views([Entry(method, method.key())], wanted.store)
     match = None if isinstance(method.source, LoFTRMatcher) else method.match
-    pair = limited(protocol, views.pairs(paths, truth, "original", False, [0])[0], match)
-    points0, points1, _ = matched_points(protocol, pair, match)
+    pair = evaluation.limited(protocol, views.pairs(paths, truth, "original", False, [0])[0], match)
+    points0, points1, _ = evaluation.matched_points(protocol, pair, match)
     points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
-    return draw_points(paths, points0, points1, match_distances(points0, points1, truth) <= CORRECT_PX)
+    return draw_points(
+        paths, points0, points1, match_distances(points0, points1, truth) <= evaluation.CORRECT_PX
+    )
 
 
 def _method(text: str, settings: Settings, device: str) -> Method:

@@ -120,7 +120,7 @@ TASKS = {
         statistic=lambda protocol, found: 100 * float(found.mean()),
         severity=lambda protocol, found: -found[:, 0],
         worst=_mask_worst,
-        axes=lambda protocol: Axes("Objects followed well", "J&F, %", "objects with at least that, %"),
+        axes=lambda protocol: Axes("Objects that are followed well", "J&F, %", "objects with at least that, %"),
         curve=_mask_curve, caches=False,
     ),
     "jhmdb": Task(
