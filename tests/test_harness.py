@@ -241,23 +241,6 @@ def test_wrong_use_is_one_line(
         assert words in lines[0]
 
 
-def test_full_disk_is_one_line_and_nothing_is_lost(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = run(data, tmp_path / "out", "mma")
-
-    def full(*arguments: object, **options: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("geomatch.store.store.replacing", full)
-    command = ["benchmark", "hpatches", str(data), "--protocol", "mma,auc480", "--method", "orb"]
-    command += ["--max-keypoints", "250", "--workers", "1", "--out", str(tmp_path / "out")]
-    assert main(command) == 2
-    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
-    monkeypatch.undo()
-    assert run(data, tmp_path / "out", "mma").record == kept.record
-
-
 def test_missing_weights_and_packages_skip_a_method_only(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,7 +269,10 @@ def test_images_without_content_fail_and_do_not_stop_the_run(tmp_path: Path) -> 
         for number in (1, 2):
             PILImage.new("RGB", size, (90, 90, 90)).save(tmp_path / "data" / name / f"{number}.png")
         np.savetxt(tmp_path / "data" / name / "H_1_2", np.eye(3))
-    names, methods = "mma,auc480-poselib,superpoint,geomatch", ("orb", "sift", "grid+dift-tiny-dense")
+    names, methods = (
+        "mma,auc480-poselib,superpoint,geomatch",
+        ("orb", "sift", "grid+dift-tiny-dense[image_size=64]"),
+    )
     result = run(tmp_path / "data", tmp_path / "out", names, methods)
     # of a grid on a blank image all descriptors are alike, and matches can be anything
     assert all(row["reason"] for row in result.record["rows"] if "grid" not in row["method"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.cache import SCHEMA
-from geomatch.benchmarks.harness.task import MODULES, Row, Task, find_task
+from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of, replacing
 
@@ -35,7 +35,7 @@ def read_run(path: Path) -> dict[str, Any]:
         raise GeomatchError(
             f"{path}: a record of layout {record['schema']}, this version reads {SCHEMA}; run again"
         )
-    if not record.keys() >= _KEYS or record["benchmark"] not in MODULES:
+    if not record.keys() >= _KEYS or record["benchmark"] not in FOLDERS:
         raise GeomatchError(f"{path}: not a record of geomatch benchmark")
     return record
 

@@ -14,7 +14,7 @@ from geomatch.benchmarks.harness import record as records
 from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import Comparison, compare_all
 from geomatch.benchmarks.harness.runs import Run, find_runs, merge
-from geomatch.benchmarks.harness.task import Picture, Row
+from geomatch.benchmarks.harness.task import FOLDERS, Picture, Row
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import replacing
 from geomatch.store import Store
@@ -35,9 +35,10 @@ class PublishedRow:
 
 
 @cache
-def published_rows(package: str, protocol: str) -> tuple[PublishedRow, ...]:
-    """Rows under one protocol of the task in that package; none where no source was read."""
-    content = json.loads(files(package).joinpath("published.json").read_text(encoding="utf-8"))
+def published_rows(task: str, protocol: str) -> tuple[PublishedRow, ...]:
+    """Rows under one protocol of a task; none where no source was read."""
+    package = files(f"geomatch.benchmarks.tasks.{FOLDERS[task]}")
+    content = json.loads(package.joinpath("published.json").read_text(encoding="utf-8"))
     return tuple(
         PublishedRow(source=group["source"], note=group.get("note", ""), **row)
         for group in content
@@ -116,7 +117,7 @@ def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict
     return {
         "protocol": protocol, "definition": task.in_words(protocol), "axes": task.axes(protocol),
         "columns": columns, "tables": tables, "best": best, "cell": records.cell, "charts": charts,
-        "published": published_rows(task.package, protocol.name), "heat": _heat(run, protocol, by_method),
+        "published": published_rows(task.name, protocol.name), "heat": _heat(run, protocol, by_method),
         "comparisons": compare_all(task, protocol, rows),
         "worst": _worst(run, protocol, by_method, data, store),
     }  # fmt: skip
@@ -177,7 +178,7 @@ def _markdown(runs: Sequence[Run]) -> str:
             comparisons = compare_all(task, protocol, run.rows_of(protocol.name))
             if comparisons:
                 blocks.append("\n".join(f"- {in_words(one, task.unit[1])}" for one in comparisons))
-            published = published_rows(task.package, protocol.name)
+            published = published_rows(task.name, protocol.name)
             if published:
                 blocks.append(_published_table(published))
         if run.skipped:

@@ -66,7 +66,7 @@ def run_benchmark(
     """Evaluate methods under protocols; what is on disk already is not computed again.
 
     Args:
-        name: the task, a name in `geomatch.benchmarks.harness.task.MODULES`.
+        name: the task, a name in `geomatch.benchmarks.harness.task.FOLDERS`.
         protocols: names separated by commas, or protocols.
         methods: see `Methods`; strings as `geomatch.benchmarks.methods.create_method` reads them, for dense
             tasks `create_dense_method`. One whose weights or packages are missing is skipped with the reason.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.record import protocols_of, read_run, summaries_of
-from geomatch.benchmarks.harness.task import MODULES, Row, Task, find_task
+from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task
 from geomatch.errors import GeomatchError
 
 
@@ -50,7 +50,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         own = [path]
         if path.is_dir():
-            own = [file for name in MODULES for file in sorted(path.glob(f"{name}-*.json"))]
+            own = [file for name in FOLDERS for file in sorted(path.glob(f"{name}-*.json"))]
         if not own or not own[0].is_file():
             raise GeomatchError(f"{path}: no record of a run there (hpatches-....json, for one)")
         found += own

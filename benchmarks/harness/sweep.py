@@ -29,10 +29,8 @@ class Grid:
     """What is searched: all combinations."""
 
     timesteps: tuple[int, ...]
-    layers: tuple[Layer, ...]
-    """See `DIFTConfig.layers`; each is a descriptor of its own."""
-    ensemble_sizes: tuple[int, ...] = ()
-    """None takes the method's own."""
+    layers: tuple[Layer, ...]  # see `DIFTConfig.layers`; each is a descriptor of its own
+    ensemble_sizes: tuple[int, ...] = ()  # None takes the method's own
 
     def __post_init__(self) -> None:
         for name in ("timesteps", "layers", "ensemble_sizes"):
@@ -51,13 +49,11 @@ class Grid:
 class SweepResult:
     """What a search found."""
 
-    run: RunResult
-    """The run of all combinations."""
+    run: RunResult  # the run of all combinations
     scores: list[Row]
     """One per combination and split: ``timestep``, ``layer``, ``ensemble``, ``split``, number of items,
     measures and ``failures``; split ``all`` first."""
-    written: list[Path]
-    """``results.json``, ``table.md`` and ``heatmap.png``, in a folder named as the record."""
+    written: list[Path]  # ``results.json``, ``table.md`` and ``heatmap.png``, in a folder named as the record
 
 
 def run_sweep(

@@ -92,7 +92,6 @@ class Task:
     unit: tuple[str, str]  # what a unit is called, one and several
     item: str  # what a row is, in plural
     whole: int  # number of units of the release
-    package: str  # with ``published.json``
     read: Callable[[Path, str | None], DataSet[Any]]
     """The data set in a folder; of a split, or the one that is reported."""
     protocols: Mapping[str, Any]
@@ -148,30 +147,21 @@ class Task:
         return f"{text}; missing: {', '.join(data.missing[:3])}" + (f" and {more} more" if more > 0 else "")
 
 
-MODULES = {
-    "hpatches": "geomatch.benchmarks.tasks.homography.task",
-    "spair": "geomatch.benchmarks.tasks.semantic.task",
-    "willow": "geomatch.benchmarks.tasks.semantic.task",
-    "cub": "geomatch.benchmarks.tasks.semantic.task",
-    "davis": "geomatch.benchmarks.tasks.temporal.task",
-    "jhmdb": "geomatch.benchmarks.tasks.temporal.task",
-}
-"""Where the tasks are, by name; each module has ``TASKS``."""
+FOLDERS = {"hpatches": "homography", "spair": "semantic", "willow": "semantic", "cub": "semantic",
+           "davis": "temporal", "jhmdb": "temporal"}  # fmt: skip
+"""Where the tasks are: the folders below ``geomatch.benchmarks.tasks``, each with `TASKS` in ``task.py``."""
 
 
 def find_task(name: str) -> Task:
     """The task of that name."""
-    if name not in MODULES:
-        raise ValueError(f"unknown task {name!r}; choose from: {', '.join(MODULES)}")
-    task: Task = import_module(MODULES[name]).TASKS[name]
+    if name not in FOLDERS:
+        raise ValueError(f"unknown task {name!r}; choose from: {', '.join(FOLDERS)}")
+    task: Task = import_module(f"geomatch.benchmarks.tasks.{FOLDERS[name]}.task").TASKS[name]
     return task
 
 
 def by_split(
-    item: str,
-    rows: Sequence[Row],
-    splits: Sequence[str],
-    measures: Callable[[Sequence[Row]], Mapping[str, Any]],
+    item: str, rows: Sequence[Row], splits: Sequence[str], measures: Callable[[Sequence[Row]], Row]
 ) -> list[Row]:
     """One row per split: the number of items, failures, and the measures of its rows, if it has any."""
     found = []

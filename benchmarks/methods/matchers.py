@@ -136,17 +136,14 @@ class LoFTRMatcher:
         """Row i of the one and row i of the other match, best first; scores are LoFTR's confidence."""
         smaller = [reduce_image(image, LOFTR_SIDE) for image in (image0, image1)]
         greys = [cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for image in smaller]
-        inputs = {
-            f"image{k}": torch.from_numpy(grey)[None, None].to(self.device) for k, grey in enumerate(greys)
-        }
-        found = self.network(inputs)
+        inputs = [torch.from_numpy(grey)[None, None].to(self.device) for grey in greys]
+        found = self.network({"image0": inputs[0], "image1": inputs[1]})
         scores = found["confidence"].float().cpu().numpy()
         order = np.argsort(-scores, kind="stable")[: self.max_matches]
         features = []
         for k, (image, small) in enumerate(zip((image0, image1), smaller, strict=True)):
             # the network's pixel centres lie at halves
             points = found[f"keypoints{k}"].float().cpu().numpy()[order] - 0.5
-            features.append(
-                Features(resize_points(points, small.size, image.size), scores[order], image.size)
-            )
+            points = resize_points(points, small.size, image.size)
+            features.append(Features(points, scores[order], image.size))
         return features[0], features[1]

@@ -87,8 +87,7 @@ def extract_together(
 
 @lru_cache(maxsize=4)
 def _extractor(config: DIFTConfig, prompt: str) -> DIFTExtractor:
-    found = _loaded(replace(config, timestep=0))
-    return found.at_timestep(config.timestep).at_prompt(prompt)
+    return _loaded(replace(config, timestep=0)).at_timestep(config.timestep).at_prompt(prompt)
 
 
 @lru_cache(maxsize=1)

@@ -101,7 +101,7 @@ def limited(protocol: HomographyProtocol, pair: Pair, match: Matcher | None) -> 
         if protocol.unique and len(own) and match is not None:
             own = own[np.unique(own.keypoints, axis=0, return_index=True)[1]]
         both.append(own)
-    return Pair(*both, pair.truth)
+    return Pair(both[0], both[1], pair.truth)
 
 
 def _shared(pair: Pair, distance: float, limit: int) -> Pair:
@@ -109,8 +109,8 @@ def _shared(pair: Pair, distance: float, limit: int) -> Pair:
     features0, features1 = pair.features0, pair.features1
     seen0 = measures.visible(features0.keypoints, pair.truth, features1.image_size)
     seen1 = measures.visible(features1.keypoints, np.linalg.inv(pair.truth), features0.image_size)
-    thinned = [select_best(features0[seen0], limit, distance), select_best(features1[seen1], limit, distance)]
-    return Pair(*thinned, pair.truth)
+    kept0 = select_best(features0[seen0], limit, distance)
+    return Pair(kept0, select_best(features1[seen1], limit, distance), pair.truth)
 
 
 def matched_points(

@@ -39,7 +39,6 @@ LARGE = frozenset(
      "v_astronautis", "v_talent"]
 )  # fmt: skip
 """Those with images over 1600 x 1200, which D2-Net's protocol and its heirs leave out."""
-PAIRS = 5  # per sequence of the release
 
 
 @dataclass(frozen=True)
@@ -69,30 +68,26 @@ def read_hpatches(folder: Path, split: str | None = None) -> DataSet[HPatchesSeq
     """The sequences under a folder, in order of their names; those that cannot be used, with the reason."""
     if split is not None:
         raise ValueError(f"hpatches has no splits, got {split!r}")
+    if not folder.is_dir():
+        raise GeomatchError(f"{folder}: no such folder")
+    places = sorted(path for path in folder.iterdir() if path.is_dir() and any(path.glob("H_1_[2-6]")))
+    if not places:
+        raise GeomatchError(
+            f"{folder}: no HPatches sequences there (folders with images 1 to 6 and H_1_2 to H_1_6)"
+        )
     sequences, broken = [], {}
-    for place in _folders(folder):
+    for place in places:
         try:
             sequences.append(_read_sequence(place))
         except GeomatchError as error:
             broken[place.name] = str(error)
     if not sequences:
         raise GeomatchError(f"{folder}: no usable sequence; {next(iter(broken.values()))}")
-    whole = {sequence.name for sequence in sequences if len(sequence.targets) == PAIRS}
+    whole = {sequence.name for sequence in sequences if len(sequence.targets) == 5}
     missing = tuple(name for name in SEQUENCES if name not in whole)
     complete = not missing and not broken and len(sequences) == len(SEQUENCES)
     known = len(SEQUENCES) - len(missing)
     return DataSet(folder, sequences, broken, complete, missing=missing, known=known)
-
-
-def _folders(data: Path) -> list[Path]:
-    if not data.is_dir():
-        raise GeomatchError(f"{data}: no such folder")
-    folders = sorted(path for path in data.iterdir() if path.is_dir() and any(path.glob("H_1_[2-6]")))
-    if not folders:
-        raise GeomatchError(
-            f"{data}: no HPatches sequences there (folders with images 1 to 6 and H_1_2 to H_1_6)"
-        )
-    return folders
 
 
 def _read_sequence(folder: Path) -> HPatchesSequence:
@@ -100,11 +95,8 @@ def _read_sequence(folder: Path) -> HPatchesSequence:
     for image in sorted(folder.glob("[2-6].*")):
         if image.suffix in SUFFIXES and image.stem not in numbers:
             raise GeomatchError(f"{folder}: H_1_{image.stem} is missing")
-    return HPatchesSequence(
-        folder,
-        _image(folder, "1"),
-        tuple((number, _image(folder, number), _homography(folder / f"H_1_{number}")) for number in numbers),
-    )
+    targets = ((number, _image(folder, number), _homography(folder / f"H_1_{number}")) for number in numbers)
+    return HPatchesSequence(folder, _image(folder, "1"), tuple(targets))
 
 
 def _image(folder: Path, number: str) -> Path:

@@ -1,5 +1,7 @@
 """Homography solvers as the protocols use them: no refit, None for a failure."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -58,7 +60,7 @@ def direct(
         return None
 
 
-def _finite(matrix: NDArray[np.floating] | None) -> NDArray[np.float64] | None:
+def _finite(matrix: NDArray[Any] | None) -> NDArray[np.float64] | None:
     if matrix is None or not np.isfinite(matrix).all() or not np.any(matrix):
         return None
     return np.asarray(matrix, np.float64)

@@ -51,19 +51,22 @@ class _SequenceEvaluation:
         self.sequence, self.entries = sequence, entries
         self.views = Views(entries, store)
 
+    def _samples(self, protocol: HomographyProtocol) -> bool:
+        return protocol.paper_sampling and self.entries[0].method.samples  # others know no difference
+
     def prepare(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> None:
         paths = [self.sequence.reference, *(path for _, path, _ in self.sequence.targets)]
         for frame in _frames(protocol):
-            self.views.prepare(paths, frame, protocol.paper_sampling, wanted)
+            self.views.prepare(paths, frame, self._samples(protocol), wanted)
 
     def rows(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         found: list[list[Row]] = [[] for _ in wanted]
         for number, path, truth in self.sequence.targets:
             names = {"pair": f"{self.sequence.name} 1-{number}", "split": split_of(self.sequence.name)}
             paths = self.sequence.reference, path
-            sampling = protocol.paper_sampling
+            paper = self._samples(protocol)
             try:
-                pairs = [self.views.pairs(paths, truth, f, sampling, wanted) for f in _frames(protocol)]
+                pairs = [self.views.pairs(paths, truth, f, paper, wanted) for f in _frames(protocol)]
             except (ImageError, FeaturesError, cv2.error) as error:
                 for own in found:
                     own.append({**names, **evaluation.failed(protocol, first_line(error))})
@@ -231,8 +234,8 @@ def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
 
 
 HPATCHES = Task(
-    "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116,
-    "geomatch.benchmarks.tasks.homography", read_hpatches, PROTOCOLS, _SequenceEvaluation, _in_words,
+    "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
+    _SequenceEvaluation, _in_words,
     summarise, _values, _statistic, _severity, _worst, _axes, curve,
     splits=tuple(reversed(SPLITS)), method=_method, dense=False,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,

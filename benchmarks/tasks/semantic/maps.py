@@ -38,11 +38,10 @@ class CachedMaps:
             return
         todo = []
         for path in paths:
-            keys = []
             with suppress(ImageError):
                 keys = [self._key(path, prompt, k) for k in wanted]
-            if not all(self.store.has(KIND, key) for key in keys):
-                todo.append((path, keys))
+                if not all(self.store.has(KIND, key) for key in keys):
+                    todo.append((path, keys))
         for start in range(0, len(todo), AT_ONCE):
             readable, images = [], []
             for path, keys in todo[start : start + AT_ONCE]:

@@ -223,8 +223,8 @@ def read_semantic(dataset: str, folder: Path, split: str | None = None) -> DataS
 
 def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
     return Task(
-        name, title, unit, "pairs", whole, "geomatch.benchmarks.tasks.semantic",
-        partial(read_semantic, name), protocols_of(name), _CategoryEvaluation, _in_words, summarise, _values,
+        name, title, unit, "pairs", whole, partial(read_semantic, name),
+        protocols_of(name), _CategoryEvaluation, _in_words, summarise, _values,
         _statistic, _severity, _worst, _axes, curve, draw=partial(_draw, name),
         caption="its points and where they were found: green within the headline's alpha, red not",
     )  # fmt: skip

@@ -48,4 +48,4 @@ def _pairs(folder: Path) -> Iterator[tuple[str, str, KeypointPair]]:
             raise GeomatchError(f"{where}: all points of the target are one")
         word = name.partition("(")[0].lower()
         pair = f"{images[0].stem}-{images[1].stem}"
-        yield name, _WORDS.get(word, word), KeypointPair(pair, *images, points0, points1, side)
+        yield name, _WORDS.get(word, word), KeypointPair(pair, images[0], images[1], points0, points1, side)

@@ -32,8 +32,7 @@ class MaskedVideo:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over frames and masks; a missing frame counts as missing."""
-        paths = (*self.frames, *self.masks)
-        return digest_of([self.name, sums_of(paths)])
+        return digest_of([self.name, sums_of((*self.frames, *self.masks))])
 
 
 def read_davis(folder: Path, split: str | None = None) -> DataSet[MaskedVideo]:
@@ -46,17 +45,15 @@ def read_davis(folder: Path, split: str | None = None) -> DataSet[MaskedVideo]:
         name = line.strip()
         if not name:
             continue
-        masks = tuple(sorted((folder / "Annotations" / "480p" / name).glob("*.png")))
-        images = {path.stem for path in (folder / "JPEGImages" / "480p" / name).glob("*.jpg")}
+        annotations, images = folder / "Annotations" / "480p" / name, folder / "JPEGImages" / "480p" / name
+        masks = tuple(sorted(annotations.glob("*.png")))
         if not masks:
-            raise GeomatchError(
-                f"{names}:{number}: no annotation in {folder / 'Annotations' / '480p' / name}"
-            )
-        without = sorted(images - {path.stem for path in masks})
+            raise GeomatchError(f"{names}:{number}: no annotation in {annotations}")
+        without = sorted({path.stem for path in images.glob("*.jpg")} - {path.stem for path in masks})
         if without:
             raise GeomatchError(f"{masks[0].with_name(without[0] + '.png')}: missing, the frame is there")
         _check(masks)
-        frames = tuple(folder / "JPEGImages" / "480p" / name / f"{path.stem}.jpg" for path in masks)
+        frames = tuple(images / f"{path.stem}.jpg" for path in masks)
         videos.append(MaskedVideo(name, frames, masks))
     if not videos:
         raise GeomatchError(f"{names}: lists no video")
@@ -71,22 +68,17 @@ def _check(masks: tuple[Path, ...]) -> None:
         try:
             with PILImage.open(path) as picture:
                 sizes[path] = picture.size
-                if picture.mode not in ("P", "L", "1"):
-                    raise GeomatchError(
-                        f"{path}: expected a palette of objects, got colour mode {picture.mode}"
-                    )
+                mode = picture.mode
                 picture.verify()
-        except GeomatchError:
-            raise
         except Exception as error:  # Pillow raises many types on damaged files
             raise GeomatchError(f"{path}: damaged annotation ({error})") from error
+        if mode not in ("P", "L", "1"):
+            raise GeomatchError(f"{path}: expected a palette of objects, got colour mode {mode}")
     other = [path for path in masks if sizes[path] != sizes[masks[0]]]
     if other:
         raise GeomatchError(f"{other[0]}: has {sizes[other[0]]} pixels, the first frame {sizes[masks[0]]}")
     if len(masks) < 3:
-        raise GeomatchError(
-            f"{masks[0].parent}: {len(masks)} frames; the measures leave out the first and last"
-        )
+        raise GeomatchError(f"{masks[0].parent}: {len(masks)} frames; the measures leave out first and last")
     if not read_mask(masks[0]).any():
         raise GeomatchError(f"{masks[0]}: no object in the first frame")
 

@@ -61,13 +61,8 @@ def evaluate_masks(
     via, grid = _sizes(size, protocol)
     labels = mask_labels(truths[0], grid, smooth=False)
     measured = truths[1:-1]
-    rows: list[list[Row]] = [
-        [
-            {"pair": f"{video.name} object-{one}", "split": "all", "J": [], "F": [], "reason": None}
-            for one in objects
-        ]
-        for _ in methods
-    ]
+    names = [{"pair": f"{video.name} object-{one}", "split": "all"} for one in objects]
+    rows: list[list[Row]] = [[{**own, "J": [], "F": [], "reason": None} for own in names] for _ in methods]
     try:
         carried = _carried(video.frames[:-1], video.name, protocol, grid, labels, methods, size)
         for truth, found in zip(measured, carried, strict=True):

@@ -112,19 +112,20 @@ def _pose_worst(protocol: TemporalProtocol, row: Row) -> Words:
     return [(protocol.headline, f"{share:.1f} %"), ("action", row["split"]), ("frames", str(frames))]
 
 
-_UNIT, _PACKAGE = ("video", "videos"), "geomatch.benchmarks.tasks.temporal"
+_UNIT = ("video", "videos")
 TASKS = {
     "davis": Task(
-        "davis", "DAVIS-2017", _UNIT, "objects", 30, _PACKAGE, read_davis, PROTOCOLS["davis"],
+        "davis", "DAVIS-2017", _UNIT, "objects", 30, read_davis, PROTOCOLS["davis"],
         VideoEvaluation, _in_words, summarise_masks, _mask_values,
         statistic=lambda protocol, found: 100 * float(found.mean()),
         severity=lambda protocol, found: -found[:, 0],
-        worst=_mask_worst,
-        axes=lambda protocol: Axes("Objects that are followed well", "J&F, %", "objects with at least that, %"),
-        curve=_mask_curve, caches=False,
+        worst=_mask_worst, curve=_mask_curve, caches=False,
+        axes=lambda protocol: Axes(
+            "Objects that are followed well", "J&F, %", "objects with at least that, %"
+        ),
     ),
     "jhmdb": Task(
-        "jhmdb", "JHMDB", _UNIT, "videos", 268, _PACKAGE, read_jhmdb, PROTOCOLS["jhmdb"],
+        "jhmdb", "JHMDB", _UNIT, "videos", 268, read_jhmdb, PROTOCOLS["jhmdb"],
         VideoEvaluation, _in_words, _summarise_poses, _pose_values, _pose_statistic, _pose_severity,
         _pose_worst,
         axes=lambda protocol: Axes("Joints within a share of the box", "alpha", "joints within it, %"),
