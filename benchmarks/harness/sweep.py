@@ -66,25 +66,17 @@ def run_sweep(
     context: RunContext | None = None,
     settings: Settings | None = None,
 ) -> SweepResult:
-    """Evaluate a method at every point of a grid; arguments and errors as `run_benchmark`.
+    """Evaluate a method at every point of a grid; other arguments and errors as `run_benchmark`.
 
-    Args:
-        protocol: one of the task.
-        method: the string of a method with a dense DIFT descriptor without projection head, whose timestep,
-            layers and ensemble size the grid replaces.
-        grid: the combinations.
-
-    Raises:
-        MissingDependencyError: without matplotlib.
-        ValueError: for a method that cannot be searched.
+    ``method`` is the string of a method with a dense DIFT descriptor without projection head, whose timestep,
+    layers and ensemble size the grid replaces; ValueError for another. Needs matplotlib.
     """
     require("matplotlib", "plots", "drawing the heat map")  # better now than after the work
     task, settings = find_task(name), settings or Settings(cache_features=False)
     parts = task.method(method, settings, "cpu")
     if shared_pass(parts) is None or parts.dift is None:
-        raise ValueError(
-            f"{method}: a sweep needs dense features of DIFT without projection head, rotations and scales"
-        )
+        needed = "dense features of DIFT without projection head, rotations and scales"
+        raise ValueError(f"{method}: a sweep needs {needed}")
     grid = replace(grid, ensemble_sizes=grid.ensemble_sizes or (parts.dift.ensemble_size,))
     texts = {
         point: with_settings(method, dict(zip(("t", "layer", "ensemble"), point, strict=True)))
@@ -96,9 +88,8 @@ def run_sweep(
         where = {"timestep": timestep, "layer": layer, "ensemble": size}
         found = summaries_of(task, protocol, [text], run.record["rows"])
         for row in sorted(found, key=lambda row: row["split"] != "all"):
-            last = ("protocol", "method", "failures")
             if row[task.item]:
-                measures = {key: value for key, value in row.items() if key not in last}
+                measures = {key: row[key] for key in row if key not in ("protocol", "method", "failures")}
                 scores.append({**where, **measures, "failures": row["failures"]})
     folder = run.path.with_suffix("")
     folder.mkdir(exist_ok=True)

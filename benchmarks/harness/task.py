@@ -92,14 +92,11 @@ class Task:
     unit: tuple[str, str]  # what a unit is called, one and several
     item: str  # what a row is, in plural
     whole: int  # number of units of the release
-    read: Callable[[Path, str | None], DataSet[Any]]
-    """The data set in a folder; of a split, or the one that is reported."""
+    read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
-    evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]
-    """Methods on a unit; features are cached in a store, if at all."""
+    evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
     in_words: Callable[[Any], Words]  # a protocol's definition
-    summarise: Callable[[Any, Sequence[Row]], list[Row]]
-    """One row per split of one method's rows: ``split``, the number of items, ``failures`` and measures."""
+    summarise: Callable[[Any, Sequence[Row]], list[Row]]  # one method's, as `by_split` gives them
     values: Callable[[Any, Sequence[Row]], Values]  # what the headline is a statistic of
     statistic: Callable[[Any, Values], float]  # the headline measure of such values, in percent
     severity: Callable[[Any, Values], NDArray[np.float64]]  # (rows,) larger for worse
@@ -111,11 +108,9 @@ class Task:
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
     caches: bool = True  # True if features are worth caching
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
-    undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None
-    """Why the protocol is not defined for the method; None when it is."""
+    undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
-    draw: Callable[[Any, Row, Picture], str] | None = None
-    """A JPEG as a data URL; raises GeomatchError with the reason when there is none."""
+    draw: Callable[[Any, Row, Picture], str] | None = None  # a JPEG's data URL; or raises GeomatchError
     caption: str = ""  # what such a picture shows
 
     def find_protocols(self, names: str) -> list[Any]:

@@ -61,13 +61,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     - then ``mnn`` (the default) or ``lightglue``;
     - then an estimator, which takes the place of the protocol's, at the protocol's threshold.
 
-    Args:
-        text: such a string.
-        max_keypoints: per image.
-        device: of the networks, as torch names it.
-
-    Raises:
-        ValueError: saying how a method is written, when it is none.
+    There are at most ``max_keypoints`` per image. Raises ValueError, saying how a method is written.
     """
     parts = _parts(text)
     estimator = {"magsac": "usac_magsac"}.get(parts[-1], parts[-1])
@@ -90,10 +84,8 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         files = FeatureFiles("npz" if name == "npz" else "h5", root, suffix, max_keypoints)
         return Method(text, files, None, estimator=chosen)
     if len(parts) == 1 and name in _FEATURES:
-        if name in (*_L2, "rootsift"):
-            source: Detector = OpenCVFeatures(cast(Any, name), max_keypoints)
-        else:
-            source = _detector(name, max_keypoints, weights, device)
+        opencv = OpenCVFeatures(cast(Any, name), max_keypoints) if name in (*_L2, "rootsift") else None
+        source = opencv or _detector(name, max_keypoints, weights, device)
         return Method(text, source, None, "l2" if name in _L2 else "cosine", matcher, chosen)
     if len(parts) != 2 or matcher:
         raise ValueError(
@@ -107,10 +99,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
 @lru_cache(maxsize=64)
 def create_dense_method(text: str, device: str = "cpu") -> Method:
     """A method of dense features: ``dino``, ``dinov2``, ``clip`` (with ``:MODEL``, a folder or hub id), or
-    a dense DIFT descriptor with or without settings, as in `create_method`.
-
-    Raises:
-        ValueError: for any other name, or a descriptor that works in patches.
+    a dense DIFT descriptor with or without settings, as in `create_method`. Raises ValueError for any other.
     """
     method = _described(text, text, device)
     if method.dift is not None and method.dift.sampling != "dense":

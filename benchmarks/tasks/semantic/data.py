@@ -57,10 +57,9 @@ class Category:
 def put_together(
     folder: Path, pairs: Iterable[tuple[str, str, KeypointPair]], release: int, split: str | None = None
 ) -> DataSet[Category]:
-    """Group pairs by category and look for their images.
+    """Group pairs, given with the name and words of their category, and look for their images.
 
-    ``pairs`` gives the name of a category, its words, and a pair of it; ``release`` is the number of pairs
-    of the whole release.
+    ``release`` is the number of pairs of the whole release.
     """
     grouped: dict[tuple[str, str], list[KeypointPair]] = {}
     for name, words, pair in pairs:
