@@ -36,8 +36,8 @@ HPATCHES = find_task("hpatches")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("original")
     with PILImage.open(PAIR.image0) as picture:
         picture.resize((280, 210)).save(folder / "hill.png")
     make_synthetic([folder / "hill.png"], folder / "data", seed=3)
@@ -45,8 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def data(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "data"))
+def data(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "data"))
 
 
 def run(
@@ -61,17 +61,17 @@ def numbers(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in record["rows"]]
 
 
-def test_synthetic_data_is_seeded_and_exact(made: Path, tmp_path: Path) -> None:
+def test_synthetic_data_is_seeded_and_exact(original: Path, tmp_path: Path) -> None:
     assert len(set(SEQUENCES)) == 116
     assert set(SEQUENCES) >= LARGE
-    found = read_hpatches(made)
+    found = read_hpatches(original)
     assert [s.name for s in found.units] == ["i_hill", "v_hill"]
     warning = HPATCHES.warning(found) or ""
     assert "(0 of 116 sequences)" in warning
     assert warning.endswith("missing: i_ajuntament, i_autannes, i_bologna and 113 more")
     light, view = found.units
     assert all(np.array_equal(truth, np.eye(3)) for _, _, truth in light.targets)
-    photo = made.parent / "hill.png"
+    photo = original.parent / "hill.png"
     again = make_synthetic([photo], tmp_path / "again", seed=3).units
     assert [s.fingerprint for s in again] == [light.fingerprint, view.fingerprint]
     other = make_synthetic([photo], tmp_path / "other", seed=4).units
@@ -130,8 +130,8 @@ def test_caches_know_content_not_names(data: Path, tmp_path: Path) -> None:
     by_pair = {row["pair"]: row for row in changed.record["rows"]}
     assert by_pair["i_hill 1-2"]["within"] == by_pair["i_hill 1-3"]["within"]
     # a broken cache file is made again
-    for kept in (tmp_path / "out").rglob("*.npz"):
-        kept.write_bytes(b"half")
+    for file in (tmp_path / "out").rglob("*.npz"):
+        file.write_bytes(b"half")
     assert numbers(run(data, tmp_path / "out", "mma").record) == numbers(changed.record)
 
 

@@ -60,7 +60,7 @@ def test_records_are_as_the_schema_says(both: RunResult) -> None:
     assert read_run(both.path)["rows"] == record["rows"]
     for spoil in (
         lambda r: r["rows"][0].pop("pair"),
-        lambda r: r["rows"][0].update(accuracy=1.0),  # summaries are computed, not kept
+        lambda r: r["rows"][0].update(accuracy=1.0),  # summaries are computed, not stored
         lambda r: r.update(schema=1),
         lambda r: r["rows"][0].update(split="all"),
     ):

@@ -347,7 +347,7 @@ def test_a_users_dense_describer(data: Path, tmp_path: Path) -> None:
 
 
 def test_birds_are_spread_over_the_release(tmp_path: Path) -> None:
-    """Of 1000 test images 350, the first and the last among them, in 14 splits of 25."""
+    """350 of 1000 test images, the first and the last among them, in 14 splits of 25."""
     (tmp_path / "parts").mkdir()
     numbers = range(1, 1001)
     rows = {"images": "{0} 001.A/{0}.jpg", "bounding_boxes": "{0} 1.0 2.0 30.0 40.0",

@@ -206,7 +206,7 @@ def test_objects_that_leave_have_no_region(tmp_path: Path) -> None:
     ((row,),) = evaluation.evaluate_masks(
         video, protocol, coded(lambda level: CODES if level == 0 else empty)
     )
-    assert row["J"] == [1, 0]  # gone in truth, and then not
+    assert row["J"] == [1, 0]  # it left in truth, and then did not
     assert row["F"] == [1, 0]
 
 

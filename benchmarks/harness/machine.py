@@ -16,14 +16,14 @@ from geomatch.provenance import versions
 
 def write_record(
     folder: Path,
-    suite: str,
+    study: str,
     rows: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
     device: str = "cpu",
 ) -> Path:
-    """Write ``folder/<version>/<suite>--<machine>--<device>.json`` and return its path."""
+    """Write ``folder/<version>/<study>--<machine>--<device>.json`` and return its path."""
     name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
-    path = folder / version("geomatch-dift") / f"{suite}--{name}--{device}.json"
+    path = folder / version("geomatch-dift") / f"{study}--{name}--{device}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"versions": versions(), **machine(), "settings": dict(settings)}
     content = {"metadata": metadata, "results": [dict(row) for row in rows]}

@@ -15,7 +15,7 @@ Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
 
 SIZE = (160, 120)
-"""(width, height) of all made images."""
+"""(width, height) of all images."""
 POINTS = np.array(
     [[40, 40], [80, 30], [120, 50], [60, 70], [100, 80], [30, 90], [130, 95], [80, 60], [70, 95], [110, 30]]
 )
