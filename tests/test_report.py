@@ -30,7 +30,6 @@ from geomatch.engine import LocalEngine, RunContext
 
 SCHEMA = json.loads(files("geomatch.benchmarks.harness").joinpath("record.schema.json").read_text())
 PAIR = geomatch.bundled_pair()
-SHORT = ("mma", "auc480")
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +174,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def short(both: RunResult, work: Path) -> Path:
-    """The record with two protocols: a chart costs more than all that it shows."""
-    record = {**both.record, "protocols": {k: both.record["protocols"][k] for k in SHORT}}
-    record["rows"] = [row for row in both.record["rows"] if row["protocol"] in SHORT]
+    """The record with one protocol: a chart costs more than all that it shows."""
+    record = {**both.record, "protocols": {"auc480": both.record["protocols"]["auc480"]}}
+    record["rows"] = [row for row in both.record["rows"] if row["protocol"] == "auc480"]
     path = work / "out" / "short.json"
     path.write_text(json.dumps(record))
     return path
@@ -188,16 +187,13 @@ def test_report_has_everything_in_one_page(short: Path, work: Path, tmp_path: Pa
     assert [path.name for path in written] == ["report.md", "report.html"]
     page = Page(written[1])
     assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in page.loads)
-    assert page.tags["svg"] == 3 * len(SHORT)
+    assert page.tags["svg"] == 3
     assert page.tags["img"] >= 4  # worst pairs of two methods; an unreadable image has none
-    for name in SHORT:
-        assert f"{name}, version 1" in page.text
+    assert "auc480, version 1" in page.text
     assert "these numbers compare with no published ones" in page.text
     assert "LoFTR" in page.text
     markdown = written[0].read_text()
-    for line in markdown.splitlines():
-        if line.startswith("| sift | all"):
-            assert line.replace("|", "").split()[2] == "10"
+    assert "| sift | all | 10 |" in markdown
     assert "orb minus sift, AUC@5" in markdown
     assert "too few to tell" in markdown
     # the command writes the same, byte for byte
@@ -227,7 +223,6 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
 
 def test_names_cannot_break_the_page(short: Path, tmp_path: Path) -> None:
     record = json.loads(short.read_text().replace('"orb"', '"<script>alert(1)</script>|"'))
-    record["protocols"].pop("auc480")
     (tmp_path / "hpatches-x.json").write_text(json.dumps(record))
     written = write_report([tmp_path], tmp_path / "out")
     page = Page(written[1])
