@@ -270,7 +270,7 @@ def test_images_without_content_fail_and_do_not_stop_the_run(tmp_path: Path) -> 
             PILImage.new("RGB", size, (90, 90, 90)).save(tmp_path / "data" / name / f"{number}.png")
         np.savetxt(tmp_path / "data" / name / "H_1_2", np.eye(3))
     names, methods = (
-        "mma,auc480-poselib,superpoint,geomatch",
+        "mma,auc480-poselib,superpoint",
         ("orb", "sift", "grid+dift-tiny-dense[image_size=64]"),
     )
     result = run(tmp_path / "data", tmp_path / "out", names, methods)
