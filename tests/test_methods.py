@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings
 from geomatch.benchmarks.methods import create_dense_method, create_method
 from geomatch.benchmarks.methods.backbones import TransformersFeatures
+from geomatch.benchmarks.methods.baselines import WEIGHTS, KorniaFeatures, OpenCVFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
-from geomatch.benchmarks.methods.peers import WEIGHTS, KorniaFeatures, OpenCVFeatures
 from geomatch.benchmarks.methods.strings import split_methods
 from geomatch.benchmarks.studies.baselines import RootSIFT
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
@@ -49,6 +50,9 @@ def data(tmp_path_factory: pytest.TempPathFactory, small: Image) -> Path:
     return folder / "data"
 
 
+MOOT = {"method": "", "seconds": {}}
+
+
 def run(data: Path, out: Path, names: str, methods: list[str], keypoints: int = 100) -> RunResult:
     context = RunContext(engine=LocalEngine(1), device="cpu", progress=False)
     return run_benchmark("hpatches", data, names, methods, out, context, Settings(keypoints))
@@ -64,7 +68,7 @@ def test_kornia_features_with_random_weights(name: Any, small: Image, tmp_path: 
     if name == "disk":
         states = [{"extractor": seeded(feature.DISK).state_dict()}]
     else:
-        network = seeded(lambda: feature.DeDoDe("L", "B", amp_dtype=torch.float32))
+        network = seeded(partial(feature.DeDoDe, "L", "B", amp_dtype=torch.float32))
         states = [network.detector.state_dict(), network.descriptor.state_dict()]
     for file, state in zip(WEIGHTS[name], states, strict=True):
         torch.save(state, tmp_path / file.file_name)
@@ -109,9 +113,8 @@ def test_lightglue_reads_published_names_and_is_symmetric(
         state[("matcher." if name == "xfeat" else "") + ".".join(parts)] = value
     torch.save(state, tmp_path / "lg.pth")
     matcher = LightGlueMatcher(name, str(tmp_path / "lg.pth"))
-    assert all(
-        torch.equal(value, matcher.network.state_dict()[key]) for key, value in network.state_dict().items()
-    )
+    loaded = matcher.network.state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
     matcher.network.conf.filter_threshold = 0.0
     dimension = settings["input_dim"]
 
@@ -119,9 +122,7 @@ def test_lightglue_reads_published_names_and_is_symmetric(
         rows = rng.normal(size=(count, dimension)).astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         points = rng.uniform(0, 99, (count, 2))
-        angles = rng.uniform(0, 6, count).astype(np.float32)
-        sizes = np.full(count, 4.0, np.float32)
-        return Features(points, np.ones(count), (100, 120), sizes, angles, rows)
+        return Features(points, np.ones(count), (100, 120), np.full(count, 4), rng.uniform(0, 6, count), rows)
 
     first, second = features(20), features(25)
     found = matcher.match(first, second)
@@ -164,16 +165,9 @@ def test_loftr_in_the_harness(loftr_file: Path, data: Path, tmp_path: Path) -> N
     assert again.record["rows"] == result.record["rows"]
 
 
-CONFIGS = {
-    "dino": (transformers.ViTConfig, transformers.ViTModel),
-    "dinov2": (transformers.Dinov2Config, transformers.Dinov2Model),
-    "clip": (transformers.CLIPVisionConfig, transformers.CLIPVisionModel),
-}
-
-
-@pytest.mark.parametrize("name", list(CONFIGS))
-def test_backbones_describe_where_the_image_says(name: Any, small: Image, tmp_path: Path) -> None:
-    config, model = CONFIGS[name]
+@pytest.mark.parametrize(("name", "kind"), [("dino", "ViT"), ("dinov2", "Dinov2"), ("clip", "CLIPVision")])
+def test_backbones_describe_where_the_image_says(name: Any, kind: str, small: Image, tmp_path: Path) -> None:
+    config, model = (getattr(transformers, f"{kind}{part}") for part in ("Config", "Model"))
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     made = config(**sizes, patch_size=8, image_size=64)
     options = {"add_pooling_layer": False} if name == "dino" else {}
@@ -206,8 +200,7 @@ def test_features_from_files_score_as_the_program_that_wrote_them(
 ) -> None:
     method = create_method("rootsift", 150)
     root = tmp_path / ("features.h5" if kind == "h5" else "files")
-    images = [path for s in read_hpatches(data).units for path in (s.reference, *(t[1] for t in s.targets))]
-    for path in images:
+    for path in data.glob("*/*.png"):
         (found,) = method.extract([geomatch.load_image(path)])
         order = np.random.default_rng(0).permutation(len(found))  # scores say which are best
         arrays = {"keypoints": found.keypoints, "scores": found.scores, "descriptors": found.descriptors}
@@ -227,31 +220,25 @@ def test_features_from_files_score_as_the_program_that_wrote_them(
     rows = {(r["method"], r["protocol"], r["pair"]): r for r in result.record["rows"]}
     for (name, protocol, pair), row in rows.items():
         if name == text and protocol in ("mma", "sweep"):
-            other = rows["rootsift", protocol, pair]
-            keys = row.keys() - {"method", "seconds"}
-            assert {key: row[key] for key in keys} == {key: other[key] for key in keys}
-    for name in (
-        (text, "rootsift") if kind == "npz" else ()
-    ):  # moved to the frame, not found there: near, not equal
-        errors = [
-            rows[name, "auc480", "i_p 1-2"]["errors_px"][0],
-            rows[name, "superpoint", "i_p 1-2"]["errors_px"][0],
-        ]
-        assert all(error < 3 for error in errors)
+            assert {**row, **MOOT} == {**rows["rootsift", protocol, pair], **MOOT}
+    for name, protocol, pair in rows:
+        if protocol in ("auc480", "superpoint") and pair == "i_p 1-2":  # moved to the frame, not found there
+            assert rows[name, protocol, pair]["errors_px"][0] < 3
     with pytest.raises(geomatch.GeomatchError, match=r"no files of features|no such file"):
         create_method(f"{kind}:{tmp_path}/none{':x' if kind == 'npz' else ''}").key()
     with pytest.raises(geomatch.errors.FeaturesError):
         FeatureFiles(kind, str(root), "mine").read(Path("v_other/1.png"), (10, 10))  # type: ignore[arg-type]
 
 
-def test_missing_file_of_features_fails_its_pairs_only(data: Path, tmp_path: Path) -> None:
+def test_missing_file_of_features_fails_its_pairs_only(
+    data: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
     root = tmp_path / "files"
     for sequence in read_hpatches(data).units:
         (root / sequence.name).mkdir(parents=True)
         for number in (1, 2, 3, 4, 5):
+            points, rows = rng.uniform(5, 90, (30, 2)), np.eye(30)
             with (root / sequence.name / f"{number}.png.mine").open("wb") as stream:
-                points = np.random.default_rng(number).uniform(5, 90, (30, 2))
-                rows = np.random.default_rng(0).normal(size=(30, 16))
                 np.savez(stream, keypoints=points, descriptors=rows)
     text = f"npz:{root}:mine"
     result = run(data, tmp_path / "out", "mma", [text], 300)
@@ -264,7 +251,7 @@ def test_extraction_ahead_of_the_evaluation_changes_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a GPU does: features in batches, rows from the cache."""
-    methods = ["sift+dift-tiny-dense[image_size=160]"]
+    methods = ["sift+dift-tiny-dense[image_size=64]"]
     plain = run(data, tmp_path / "plain", "mma", methods)
     monkeypatch.setattr(LocalEngine, "device", lambda self, name: "cpu:0")
     ahead = run(data, tmp_path / "ahead", "mma", methods)

@@ -5,16 +5,15 @@ import pytest
 import torch
 
 from geomatch.benchmarks.tasks.homography.evaluation import Pair, evaluate, failed
-from geomatch.benchmarks.tasks.homography.frames import framed
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, HomographyProtocol
 from geomatch.benchmarks.tasks.homography.task import HPATCHES, summarise
+from geomatch.benchmarks.tasks.homography.views import framed
 from geomatch.dift import FeatureMap
 from geomatch.geometry import warp_points
 from geomatch.images import Image
 from geomatch.matching import match_mutual
 from geomatch.types import Features, Matches
 
-pytest.importorskip("poselib")
 TRUTH = np.array([[1.02, 0.03, 4.0], [-0.02, 0.98, 6.0], [1e-5, 2e-5, 1.0]])
 SIZE = (640, 480)
 

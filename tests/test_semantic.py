@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -20,8 +19,6 @@ from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import Methods, RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings, find_task
-from geomatch.benchmarks.methods import create_dense_method
-from geomatch.benchmarks.methods.strings import with_settings
 from geomatch.benchmarks.tasks.semantic.data import Category
 from geomatch.benchmarks.tasks.semantic.maps import pack_map, unpack_map
 from geomatch.benchmarks.tasks.semantic.protocols import protocols_of
@@ -142,20 +139,21 @@ def test_features_ahead_are_those_on_demand(
     monkeypatch.setattr(LocalEngine, "device", lambda self, name: "cpu:0")
     stages: list[str] = []
     original = LocalEngine.map
-    monkeypatch.setattr(
-        LocalEngine,
-        "map",
-        lambda self, task, blocks: stages.append(task.need) or original(self, task, blocks),
-    )
+
+    def heard(self: LocalEngine, task: Any, blocks: Any) -> Any:
+        stages.append(task.need)
+        return original(self, task, blocks)
+
+    monkeypatch.setattr(LocalEngine, "map", heard)
     ahead = run(data, tmp_path / "b", "spair")
     assert stages == ["large network", "processor"]
     assert ahead.record["rows"] == plain.record["rows"]
 
 
-def test_cached_maps_are_exact(photo0: Image) -> None:
-    (found,) = create_dense_method(TINY).maps([photo0])
+def test_cached_maps_are_exact() -> None:
+    found = FeatureMap((torch.rand(8, 5, 7), torch.rand(4, 10, 14)), (160, 120))
     back = unpack_map(pack_map(found), "map")
-    assert back.image_size == photo0.size
+    assert back.image_size == found.image_size
     for one, other in zip(found.maps, back.maps, strict=True):
         assert np.array_equal(one.numpy(), other.numpy())
     with pytest.raises(geomatch.GeomatchError, match="map: "):
@@ -176,38 +174,41 @@ def test_missing_and_damaged_images_are_counted(data: Path, tmp_path: Path) -> N
     assert not result.record["data"]["complete"]
 
 
-def spoiled(folder: Path, name: str, old: str, new: str) -> None:
-    (path,) = folder.rglob(name)
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
+CAT, PAIRS = "000001*cat.json", "test_pairs_pf.csv"
 
 
 @pytest.mark.parametrize(
     ("dataset", "spoil", "words"),
     [
-        ("spair", lambda f: spoiled(f, "000001*cat.json", '"trg_imname"', "trg_imname"), r"json:3: broken"),
-        ("spair", lambda f: spoiled(f, "000001*cat.json", '"trg_kps"', '"other"'), "1: trg_kps is missing"),
-        ("spair", lambda f: spoiled(f, "000001*cat.json", "  40", '  "x"'), "points that are no numbers"),
-        ("spair", lambda f: spoiled(f, "000001*cat.json", "  120,\n  110", "  20,\n  20"), "has no extent"),
+        ("spair", (CAT, '"trg_imname"', "trg_imname"), r"json:3: broken"),
+        ("spair", (CAT, '"trg_kps"', '"other"'), "1: trg_kps is missing"),
+        ("spair", (CAT, "  40", '  "x"'), "points that are no numbers"),
+        ("spair", (CAT, "  120,\n  110", "  20,\n  20"), "has no extent"),
+        ("spair", (CAT, '"cat"', '"a cat"'), "category must be a word"),
         ("spair", lambda f: next(f.rglob("000002*dog.json")).unlink(), r"test\.txt:4: .*is missing"),
-        ("spair", lambda f: (f / "Layout/large/test.txt").write_text("\n"), "no annotated pair"),
-        ("willow", lambda f: spoiled(f, "test_pairs_pf.csv", "60.0000", "sixty"), "csv:2: points that are"),
-        ("willow", lambda f: spoiled(f, "test_pairs_pf.csv", "60.0000,", ""), "csv:2: expected 42"),
-        ("willow", lambda f: spoiled(f, "test_pairs_pf.csv", "(S)/060_0000.png", "/../.."), "2: expected im"),
-        ("willow", lambda f: (f / "test_pairs_pf.csv").unlink(), "the list of pairs is missing"),
-        ("cub", lambda f: spoiled(f, "part_locs.txt", "1 2 80.0", "1 2 nan"), "locs.txt:2: expected"),
-        ("cub", lambda f: spoiled(f, "bounding_boxes.txt", "2 20.0", "20.0"), "boxes.txt:2: expected"),
-        ("cub", lambda f: spoiled(f, "bounding_boxes.txt", "100.0 90.0", "0.0 0.0"), "boxes.txt:1: a box"),
-        ("spair", lambda f: spoiled(f, "000001*cat.json", '"cat"', '"a cat"'), "category must be a word"),
+        ("spair", lambda f: (f / LAYOUT).write_text("\n"), "no annotated pair"),
         ("spair", lambda f: (f / LAYOUT).write_text("000001-2008_0-2008_1:cat\n" * 2), "twice"),
-        ("cub", lambda f: spoiled(f, "train_test_split.txt", "3 0", ""), "image 3 of images.txt is missing"),
+        ("willow", (PAIRS, "60.0000", "sixty"), "csv:2: points that are"),
+        ("willow", (PAIRS, "60.0000,", ""), "csv:2: expected 42"),
+        ("willow", (PAIRS, "(S)/060_0000.png", "/../.."), "2: expected im"),
+        ("willow", lambda f: (f / PAIRS).unlink(), "the list of pairs is missing"),
+        ("cub", ("part_locs.txt", "1 2 80.0", "1 2 nan"), "locs.txt:2: expected"),
+        ("cub", ("bounding_boxes.txt", "2 20.0", "20.0"), "boxes.txt:2: expected"),
+        ("cub", ("bounding_boxes.txt", "100.0 90.0", "0.0 0.0"), "boxes.txt:1: a box"),
+        ("cub", ("train_test_split.txt", "3 0", ""), "image 3 of images.txt is missing"),
     ],
-)  # fmt: skip
+)
 def test_broken_annotations_are_refused_with_file_and_line(
-    dataset: str, spoil: Callable[[Path], None], words: str, data: Path, capsys: pytest.CaptureFixture[str]
+    dataset: str, spoil: Any, words: str, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoil(data / dataset)
+    if callable(spoil):
+        spoil(data / dataset)
+    else:
+        name, old, new = spoil
+        (path,) = (data / dataset).rglob(name)
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
     with pytest.raises(geomatch.GeomatchError, match=words):
         read_semantic(dataset, data / dataset)
     assert main(["benchmark", dataset, str(data / dataset)]) == 2
@@ -266,35 +267,28 @@ def test_a_prompt_per_category(
 def test_the_baselines_run_beside_dift(data: Path, tmp_path: Path) -> None:
     """DINO, DINOv2 and CLIP of random weights: an image against itself is found whatever they learned."""
     transformers: Any = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    sizes |= {"patch_size": 32, "image_size": 224}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+             "patch_size": 32, "image_size": 224}  # fmt: skip
     torch.manual_seed(0)
-    made_of = {
-        "dino": transformers.ViTModel(transformers.ViTConfig(**sizes), add_pooling_layer=False),
-        "dinov2": transformers.Dinov2Model(transformers.Dinov2Config(**sizes)),
-        "clip": transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes)),
-    }
-    for name, network in made_of.items():
-        network.save_pretrained(tmp_path / name)
-    methods = [TINY, *(f"{name}:{tmp_path / name}" for name in made_of)]
+    for name, kind in (("dino", "ViT"), ("dinov2", "Dinov2"), ("clip", "CLIPVision")):
+        config = getattr(transformers, f"{kind}Config")(**sizes)
+        options = {"add_pooling_layer": False} if name == "dino" else {}
+        getattr(transformers, f"{kind}Model")(config, **options).save_pretrained(tmp_path / name)
+    methods = [TINY, *(f"{name}:{tmp_path / name}" for name in ("dino", "dinov2", "clip"))]
     result = run(data, tmp_path / "out", "willow", methods=methods)
     assert list(result.record["methods"]) == methods
     still = [row for row in result.record["rows"] if row["pair"].endswith("060_0000-060_0001")]
     assert [row["method"] for row in still] == methods
     for row in still:
         assert max(row["errors"]) <= 1 / 90
-    jsonschema.validate(json.loads(result.path.read_text()), SCHEMA)
 
 
 def test_methods_of_one_timestep_share_their_passes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run over the largest ensemble per image, and the numbers of each method alone."""
-    base = f"{TINY}[noise=true]"
-    methods = [
-        with_settings(base, {"t": 30, "layer": layer, "ensemble": size})
-        for layer, size in (("up_blocks.0", 1), ("1", 2), ("up_blocks.0|1", 2))
-    ]
+    settings = ("layer=up_blocks.0,ensemble=1", "layer=1,ensemble=2", "layer=up_blocks.0|1,ensemble=2")
+    methods = [f"{TINY}[noise=true,t=30,{own}]" for own in settings]
     passes: list[int] = []
     original = DIFTExtractor.members
 
@@ -353,7 +347,7 @@ def test_a_users_dense_describer(data: Path, tmp_path: Path) -> None:
 
 
 def test_birds_are_spread_over_the_release(tmp_path: Path) -> None:
-    """Of 1000 test images 350, the first and the last among them, in 14 splits of 25."""
+    """350 of 1000 test images, the first and the last among them, in 14 splits of 25."""
     (tmp_path / "parts").mkdir()
     numbers = range(1, 1001)
     rows = {"images": "{0} 001.A/{0}.jpg", "bounding_boxes": "{0} 1.0 2.0 30.0 40.0",
@@ -397,27 +391,25 @@ def test_the_commands(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "report.html" in capsys.readouterr().out
     assert "### willow-soft" in printed.out
     assert "not the whole of PF-WILLOW (1 of 10 classes)" in printed.err
-    for extra, words in (
-        (["--protocol", "spair"], "unknown protocol 'spair'; choose from: willow"),
-        (["--method", "dift-tiny"], "works in patches"),
-        (["--method", "sift"], "unknown descriptor 'sift'"),
-        (["--method", "dinov2:nowhere/x"], "nothing can run"),
+    for option, value, words in (
+        ("--protocol", "spair", "unknown protocol 'spair'; choose from: willow"),
+        ("--method", "dift-tiny", "works in patches"),
+        ("--method", "sift", "unknown descriptor 'sift'"),
+        ("--method", "dinov2:nowhere/x", "nothing can run"),
     ):
-        assert main([*command, *extra]) == 2
-        lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning")]
-        assert len(lines) == 1
-        assert words in lines[0]
+        assert main([*command, option, value]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
     sweep = ["benchmark", "sweep", str(data / "cub"), "--task", "cub", "--timesteps", "20", "--layers", "0"]
     sweep += ["--workers", "1", "--out", str(tmp_path / "sweep")]
     assert main(sweep) == 0
     assert "| 20 | 0 | 1 | all | 6 |" in capsys.readouterr().out
     (record,) = (tmp_path / "sweep").glob("cub-*.json")
     assert (record.with_suffix("") / "heatmap.png").is_file()
-    for extra, words in (
-        (["--protocol", "all"], "--protocol: give one"),
-        (["--split", "test"], "cub has no splits"),
-        (["--method", "dift-tiny"], "works in patches"),
-        (["--method", "dino"], "a sweep needs dense features of DIFT"),
+    for option, value, words in (
+        ("--protocol", "all", "--protocol: give one"),
+        ("--split", "test", "cub has no splits"),
+        ("--method", "dino", "a sweep needs dense features of DIFT"),
     ):
-        assert main([*sweep, *extra]) == 2
+        assert main([*sweep, option, value]) == 2
         assert words in capsys.readouterr().err

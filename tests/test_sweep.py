@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ import geomatch
 from geomatch import DIFTExtractor
 from geomatch.benchmarks.harness.sweep import Grid, SweepResult, run_sweep
 from geomatch.benchmarks.harness.task import Settings
+from geomatch.benchmarks.tasks.homography import task
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
-from geomatch.benchmarks.tasks.homography.task import SequenceEvaluation
 from geomatch.cli import main
 from geomatch.dift import PRESETS
 from geomatch.engine import LocalEngine, RunContext
@@ -23,8 +24,8 @@ from geomatch.keypoints import OpenCVDetector
 from geomatch.matching import match_mutual
 from geomatch.synthetic import render_view
 
-TINY = replace(PRESETS["dift-tiny-dense"], noise=True, image_size=160)
-METHOD = "sift+dift-tiny-dense[noise=true,image_size=160]"
+TINY = replace(PRESETS["dift-tiny-dense"], noise=True, image_size=96)
+METHOD = "sift+dift-tiny-dense[noise=true,image_size=96]"
 PAIR = geomatch.bundled_pair()
 GRID = Grid((10, 60), ("up_blocks.0", 1), (1, 2))
 
@@ -39,9 +40,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for number in (1, 2, 3):
             turn, shift = angle * (number - 1), 8.0 * (number - 1)
-            matrix = np.array(
-                [[np.cos(turn), -np.sin(turn), shift], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
-            )
+            c, s = np.cos(turn), np.sin(turn)
+            matrix = np.array([[c, -s, shift], [s, c, 0], [0, 0, 1]])
             view = render_view(pixels, matrix @ np.diag([0.25, 0.25, 1.0]), (160, 120))
             PILImage.fromarray(view).save(folder / name / f"{number}.ppm")
             if number > 1:
@@ -106,16 +106,16 @@ def test_stopping_and_going_on(data: Path, tmp_path: Path, monkeypatch: pytest.M
     grid = Grid((10, 20), (0,))
     whole = sweep(data, tmp_path / "whole", grid)
     assert whole.run.computed == 4
-    original = SequenceEvaluation.rows
+    original = task._SequenceEvaluation.rows
     calls: list[int] = []
 
-    def counted(self: SequenceEvaluation, protocol: object, wanted: list[int]) -> object:
+    def counted(self: Any, protocol: Any, wanted: list[int]) -> object:
         calls.append(len(wanted))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(self, protocol, wanted)  # type: ignore[arg-type]
+        return original(self, protocol, wanted)
 
-    monkeypatch.setattr(SequenceEvaluation, "rows", counted)
+    monkeypatch.setattr(task._SequenceEvaluation, "rows", counted)
     with pytest.raises(KeyboardInterrupt):
         sweep(data, tmp_path / "parts", grid)
     again = sweep(data, tmp_path / "parts", grid)
@@ -127,19 +127,15 @@ def test_stopping_and_going_on(data: Path, tmp_path: Path, monkeypatch: pytest.M
     assert [score for score in more.scores if score["layer"] == 0] == whole.scores
     assert sweep(data, tmp_path / "parts", Grid((20,), (1,))).run.computed == 0
     # other settings are another search
-    assert (
-        sweep(data, tmp_path / "parts", Grid((10,), (0,)), METHOD.replace("]", ",seed=1]")).run.computed == 2
-    )
+    other = METHOD.replace("]", ",seed=1]")
+    assert sweep(data, tmp_path / "parts", Grid((10,), (0,)), other).run.computed == 2
 
 
-@pytest.mark.parametrize(
-    "values",
-    [{"timesteps": ()}, {"layers": (1, 1)}, {"ensemble_sizes": (2, 2)}, {"ensemble_sizes": (0, 2)}],
-    ids=str,
-)
-def test_wrong_grids(values: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=next(iter(values))):
-        Grid(**{"timesteps": (1,), "layers": (0,), **values})  # type: ignore[arg-type]
+def test_wrong_grids() -> None:
+    values: dict[str, Any]
+    for values in {"timesteps": ()}, {"layers": (1, 1)}, {"ensemble_sizes": (2, 2)}, {"ensemble_sizes": (0,)}:
+        with pytest.raises(ValueError, match=next(iter(values))):
+            Grid(**{"timesteps": (1,), "layers": (0,), **values})
 
 
 def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,17 +151,16 @@ def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert {path.name for path in folder.iterdir()} == {"results.json", "table.md", "heatmap.png"}
     assert main(command) == 0
     assert "computed    0 evaluations" in capsys.readouterr().out
-    for extra, words in (
-        (["--method", "sift"], "a sweep needs dense features"),
-        (["--method", "sift+dift-tiny"], "a sweep needs dense features"),
-        (["--method", "sift+dift-tiny-dense[depth=3]"], "unknown setting 'depth=3'"),
-        (["--timestep", "3"], "No such option"),
-        (["--ensemble-sizes", "1,two"], "whole numbers"),
-        (["--timesteps", "0,1000"], "timestep must be"),
-        (["--layers", "0,70"], "layer 70: up_ft indices"),
-        (["--prompt", "a hill"], "--prompt has no meaning for hpatches"),
+    for option, value, words in (
+        ("--method", "sift", "a sweep needs dense features"),
+        ("--method", "sift+dift-tiny", "a sweep needs dense features"),
+        ("--method", "sift+dift-tiny-dense[depth=3]", "unknown setting 'depth=3'"),
+        ("--ensemble-sizes", "1,two", "whole numbers"),
+        ("--timesteps", "0,1000", "timestep must be"),
+        ("--layers", "0,70", "layer 70: up_ft indices"),
+        ("--prompt", "a hill", "--prompt has no meaning for hpatches"),
     ):
-        assert main([*command, *extra]) == 2
+        assert main([*command, option, value]) == 2
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1

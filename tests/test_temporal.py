@@ -22,17 +22,10 @@ from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import find_task
 from geomatch.benchmarks.methods import Method, create_dense_method
 from geomatch.benchmarks.methods.backbones import image_size
+from geomatch.benchmarks.tasks.temporal import evaluation, measures
 from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_davis
-from geomatch.benchmarks.tasks.temporal.evaluation import evaluate_masks, evaluate_poses
 from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
-from geomatch.benchmarks.tasks.temporal.label_maps import draw_labels, read_labels
-from geomatch.benchmarks.tasks.temporal.measures import (
-    TOLERANCE,
-    boundary_accuracy,
-    region_similarity,
-    statistics,
-)
-from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS, TemporalProtocol
+from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS
 from geomatch.benchmarks.tasks.temporal.task import hits, mean_of_joints, summarise_masks
 from geomatch.cli import main
 from geomatch.dift import PRESETS, FeatureMap
@@ -48,9 +41,10 @@ STILL, PAN = [made.moved(0, 0)] * 3, [made.moved(2 * k, -k) for k in range(4)]
 Mask = NDArray[np.bool_]
 
 
-def sharp(protocol: TemporalProtocol) -> TemporalProtocol:
-    """Small and exact: one neighbour, and frames of their own size."""
-    return replace(protocol, top_k=1, size=120 if isinstance(protocol.size, int) else (160, 160))
+# small and exact: one neighbour, and frames of their own size
+DAVIS = replace(PROTOCOLS["davis"]["davis"], top_k=1, size=120)
+JHMDB = replace(PROTOCOLS["jhmdb"]["jhmdb"], top_k=1, size=(160, 160))
+PROTOCOL = {"davis": DAVIS, "jhmdb": JHMDB}
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +63,7 @@ def data(pristine: Path, tmp_path: Path) -> Path:
 
 def run(data: Path, out: Path, dataset: str, methods: Sequence[str] = (TINY,)) -> RunResult:
     context = RunContext(engine=LocalEngine(1), device="cpu", progress=False)
-    protocols = [sharp(PROTOCOLS[dataset][dataset])]
-    return run_benchmark(dataset, data / dataset, protocols, methods, out, context)
+    return run_benchmark(dataset, data / dataset, [PROTOCOL[dataset]], methods, out, context)
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +79,11 @@ def blobs(rng: np.random.Generator, shape: tuple[int, int] = (90, 120)) -> Mask:
 def outline(mask: Mask) -> Mask:
     """Pixels that differ from a neighbour to the right, below or slanting, one at a time."""
     found = np.zeros_like(mask)
-    rows, columns = mask.shape
-    for y in range(rows):
-        for x in range(columns):
-            others = [(y, x + 1), (y + 1, x), (y + 1, x + 1)]
-            if y == rows - 1 and x == columns - 1:
-                others = []
-            elif y == rows - 1:
-                others = [(y, x + 1)]
-            elif x == columns - 1:
-                others = [(y + 1, x)]
-            found[y, x] = any(mask[y, x] != mask[place] for place in others)
+    bottom, right = mask.shape[0] - 1, mask.shape[1] - 1
+    for y, x in np.ndindex(mask.shape):
+        across, down = [(y, x + 1)] * (x < right), [(y + 1, x)] * (y < bottom)
+        slanting = [(y + 1, x + 1)] * (x < right and y < bottom)
+        found[y, x] = any(mask[y, x] != mask[place] for place in across + down + slanting)
     return found
 
 
@@ -104,18 +91,18 @@ def test_boundary_by_the_distance_transform(rng: np.random.Generator) -> None:
     """Shares of outline within the reach of the other outline, by exact distances instead of dilation."""
     for _ in range(6):
         truth, found = blobs(rng), blobs(rng)
-        reach = np.ceil(TOLERANCE * np.hypot(*truth.shape))
+        reach = np.ceil(measures.TOLERANCE * np.hypot(*truth.shape))
         lines = outline(found), outline(truth)
         to = [
-            cv2.distanceTransform((~line).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-            for line in lines
+            cv2.distanceTransform((~own).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+            for own in lines
         ]
         precision, recall = (to[1][lines[0]] <= reach).mean(), (to[0][lines[1]] <= reach).mean()
         expected = 2 * precision * recall / (precision + recall)
-        assert boundary_accuracy(found, truth) == pytest.approx(expected, abs=1e-12)
-        assert boundary_accuracy(found, truth) == boundary_accuracy(truth, found)
-        assert region_similarity(found, truth) == pytest.approx(
-            np.logical_and(found, truth).sum() / np.logical_or(found, truth).sum()
+        assert measures.boundary_accuracy(found, truth) == pytest.approx(expected, abs=1e-12)
+        assert measures.boundary_accuracy(found, truth) == measures.boundary_accuracy(truth, found)
+        assert measures.region_similarity(found, truth) == pytest.approx(
+            (found & truth).sum() / (found | truth).sum()
         )
 
 
@@ -123,27 +110,25 @@ def test_masks_with_known_answers() -> None:
     square = np.zeros((100, 100), np.bool_)
     square[20:60, 20:60] = True
     none = np.zeros_like(square)
-    assert (region_similarity(square, square), boundary_accuracy(square, square)) == (1, 1)
-    assert (region_similarity(none, none), boundary_accuracy(none, none)) == (1, 1)
-    assert (region_similarity(none, square), boundary_accuracy(none, square)) == (0, 0)
-    assert (region_similarity(square, none), boundary_accuracy(square, none)) == (0, 0)
+    for one, other, value in ((square, square, 1), (none, none, 1), (none, square, 0), (square, none, 0)):
+        assert measures.region_similarity(one, other) == measures.boundary_accuracy(one, other) == value
     half = square.copy()
     half[40:] = False
-    assert region_similarity(half, square) == 0.5
+    assert measures.region_similarity(half, square) == 0.5
     # the reach is two pixels here: a shift by two leaves all within, one by forty nothing on that side
-    assert boundary_accuracy(np.roll(square, 2, 1), square) == 1
-    assert boundary_accuracy(np.roll(square, 4, 1), square) < 1
+    assert measures.boundary_accuracy(np.roll(square, 2, 1), square) == 1
+    assert measures.boundary_accuracy(np.roll(square, 4, 1), square) < 1
     whole = np.ones_like(square)
-    assert boundary_accuracy(whole, square) == 0  # it has no outline
+    assert measures.boundary_accuracy(whole, square) == 0  # it has no outline
 
 
 def test_statistics_by_hand() -> None:
-    found = statistics([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    found = measures.statistics([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
     assert found.mean == pytest.approx(0.65)
     assert found.recall == 5 / 8
     # ends at frames 1, 3, 5 (of 4.5, rounded to even, with a hair more), 6, 8: each quarter has both its ends
     assert found.decay == pytest.approx(np.mean([1.0, 0.9, 0.8]) - np.mean([0.5, 0.4, 0.3]))
-    assert statistics([0.4] * 5)[1:] == (0, 0)
+    assert measures.statistics([0.4] * 5)[1:] == (0, 0)
     rows: list[dict[str, Any]] = [
         {"J": [0.8, 0.6], "F": [0.4, 0.2], "reason": None},
         {"J": [0.0, 0.0], "F": [0.0, 0.0], "reason": "no such file"},
@@ -186,14 +171,15 @@ def coded(maps: Callable[[int], torch.Tensor]) -> list[Method]:
     return [Method("codes", None, Codes(maps))]  # type: ignore[arg-type]
 
 
-def flat(level: int) -> Image:
-    return Image(np.full((120, 160, 3), level, np.uint8), "flat")
+CODES = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
+FIXED = coded(lambda level: CODES)
+"""Codes of cells that never move, whatever the images show."""
 
 
 def aligned(folder: Path, steps: int) -> MaskedVideo:
     """A box of 5x5 cells of eight pixels that jumps two cells to the right between frames of one grey."""
     for index in range(steps):
-        made.save(folder / f"{index:05d}.png", flat(10 * index).pixels)
+        made.save(folder / f"{index:05d}.png", np.full((120, 160, 3), 10 * index, np.uint8))
         mask = np.zeros((120, 160), np.uint8)
         mask[40:80, 16 + 16 * index : 56 + 16 * index] = 1
         made.save(folder / "masks" / f"{index:05d}.png", mask)
@@ -203,11 +189,9 @@ def aligned(folder: Path, steps: int) -> MaskedVideo:
 
 def test_every_frame_is_measured_against_its_own_truth(tmp_path: Path) -> None:
     """Codes of cells that jump with the object: a frame too early or too late would have J = 0.43."""
-    codes = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
     # what leaves to the right comes in at the left
-    protocol = replace(sharp(PROTOCOLS["davis"]["davis"]), radius=30)
-    methods = coded(lambda level: codes.roll(level // 5, 2))
-    ((row,),) = evaluate_masks(aligned(tmp_path, 6), protocol, methods)
+    methods = coded(lambda level: CODES.roll(level // 5, 2))
+    ((row,),) = evaluation.evaluate_masks(aligned(tmp_path, 6), replace(DAVIS, radius=30), methods)
     assert len(row["J"]) == 4
     assert min(row["J"]) > 0.97  # corners of cells are cut
     assert min(row["F"]) > 0.97
@@ -215,53 +199,49 @@ def test_every_frame_is_measured_against_its_own_truth(tmp_path: Path) -> None:
 
 def test_objects_that_leave_have_no_region(tmp_path: Path) -> None:
     """Frames that look like the background alone have no label but it, and count fully where that is true."""
-    codes = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
-    empty = codes[:, 14:, :1].expand(48, 15, 20)  # the last row's first cell, all over
+    empty = CODES[:, 14:, :1].expand(48, 15, 20)  # the last row's first cell, all over
     video = aligned(tmp_path, 4)
     made.save(video.masks[1], np.zeros((120, 160), np.uint8))
-    protocol = replace(sharp(PROTOCOLS["davis"]["davis"]), radius=30)
-    ((row,),) = evaluate_masks(video, protocol, coded(lambda level: codes if level == 0 else empty))
-    assert row["J"] == [1, 0]  # gone in truth, and then not
+    protocol = replace(DAVIS, radius=30)
+    ((row,),) = evaluation.evaluate_masks(
+        video, protocol, coded(lambda level: CODES if level == 0 else empty)
+    )
+    assert row["J"] == [1, 0]  # it left in truth, and then did not
     assert row["F"] == [1, 0]
 
 
 def test_label_maps_are_those_of_the_protocol() -> None:
     """By hand: a Gaussian sits on whole cells, and its place is its cell times the cell's width."""
     points = np.array([[80.0, 60.0], [83.0, 61.0], [-4.0, 60.0], [-40.0, 60.0], [159.0, 119.0]])
-    labels = draw_labels(points, (160, 120), (20, 15))
+    labels = evaluation.draw_labels(points, (160, 120), (20, 15))
     assert labels[0, 8, 10] > labels[0].flatten().sort().values[-2]  # 80 / 8 = 10, 60 / 8 = 7.5
     assert torch.equal(labels[0], labels[1])
     assert labels[2].amax() > 0  # just outside
     assert not labels[3].any()
-    places = read_labels(labels, (160, 120))
+    places = evaluation.read_labels(labels, (160, 120))
     assert np.isnan(places[3]).all()
     assert np.abs(places[[0, 1, 4]] - points[[0, 1, 4]]).max() < 8
     single = torch.zeros(1, 15, 20)
     single[0, 3, 5] = 1
-    assert read_labels(single, (160, 120))[0].tolist() == [40, 24]
-
-
-def fixed() -> list[Method]:
-    """Codes of cells that never move, whatever the images show."""
-    codes = torch.randn(48, 15, 20, generator=torch.Generator().manual_seed(0))
-    return coded(lambda level: codes)
+    assert evaluation.read_labels(single, (160, 120))[0].tolist() == [40, 24]
 
 
 def test_evaluation_with_perfect_features(pristine: Path) -> None:
     """Features that are the same in every frame carry the first mask unchanged."""
-    protocol = sharp(PROTOCOLS["davis"]["davis"])
     for video in read_davis(pristine / "davis").units:
-        (rows,) = evaluate_masks(video, protocol, fixed())
+        (rows,) = evaluation.evaluate_masks(video, DAVIS, FIXED)
         masks = [np.array(PILImage.open(path)) for path in video.masks]
         for row, number in zip(rows, (1, 2), strict=True):
-            expected = [region_similarity(masks[0] == number, later == number) for later in masks[1:-1]]
+            expected = [
+                measures.region_similarity(masks[0] == number, later == number) for later in masks[1:-1]
+            ]
             assert row["J"] == pytest.approx(expected, abs=0.2)  # the grid's coarseness
     poses = read_jhmdb(pristine / "jhmdb").units
-    pose_protocol = replace(sharp(PROTOCOLS["jhmdb"]["jhmdb"]), size=(160, 120))
-    (still,) = evaluate_poses(poses[0], pose_protocol, fixed())
+    pose_protocol = replace(JHMDB, size=(160, 120))
+    (still,) = evaluation.evaluate_poses(poses[0], pose_protocol, FIXED)
     box = np.ptp(poses[0].joints[0], axis=0)
     assert np.max(still["errors"]) * 0.6 * np.hypot(*box) < 8  # whole cells of eight pixels
-    (pan,) = evaluate_poses(poses[1], pose_protocol, fixed())
+    (pan,) = evaluation.evaluate_poses(poses[1], pose_protocol, FIXED)
     moved = np.linalg.norm(poses[1].joints[3] - poses[1].joints[0], axis=1) / (0.6 * np.hypot(*box))
     assert np.abs(np.array(pan["errors"])[:, 2] - moved).max() * 0.6 * np.hypot(*box) < 8
 
@@ -270,10 +250,10 @@ def test_joints_without_a_label_are_left_out(pristine: Path) -> None:
     video = read_jhmdb(pristine / "jhmdb").units[0]
     joints = video.joints.copy()
     joints[:, 3] = -50
-    (row,) = evaluate_poses(replace(video, joints=joints), sharp(PROTOCOLS["jhmdb"]["jhmdb"]), fixed())
+    (row,) = evaluation.evaluate_poses(replace(video, joints=joints), JHMDB, FIXED)
     assert row["errors"][3] == []
     assert len(row["errors"][4]) == 2
-    (whole,) = evaluate_poses(video, sharp(PROTOCOLS["jhmdb"]["jhmdb"]), fixed())
+    (whole,) = evaluation.evaluate_poses(video, JHMDB, FIXED)
     assert row["errors"][4] == whole["errors"][4]  # nor does its place count for the box
 
 
@@ -289,17 +269,16 @@ def test_videos_that_are_done_are_not_done_again(data: Path, tmp_path: Path, dav
     first = run(data, tmp_path, "davis")
     assert (first.computed, first.record["rows"]) == (2, davis.record["rows"])
     assert run(data, tmp_path, "davis").computed == 0
-    shutil.rmtree(data / "davis" / "JPEGImages" / "480p" / "still")
-    shutil.copytree(
-        data / "davis" / "JPEGImages" / "480p" / "pan", data / "davis" / "JPEGImages" / "480p" / "still"
-    )
-    (data / "davis" / "JPEGImages" / "480p" / "still" / "00003.jpg").unlink()
+    frames = data / "davis" / "JPEGImages" / "480p"
+    for number in range(3):
+        shutil.copyfile(frames / "pan" / f"{number:05d}.jpg", frames / "still" / f"{number:05d}.jpg")
     assert run(data, tmp_path, "davis").computed == 1
 
 
 def test_missing_and_damaged_frames_are_counted(data: Path, tmp_path: Path) -> None:
-    (data / "davis" / "JPEGImages" / "480p" / "still" / "00001.jpg").unlink()
-    (data / "davis" / "JPEGImages" / "480p" / "pan" / "00001.jpg").write_bytes(b"no picture")
+    frames = data / "davis" / "JPEGImages" / "480p"
+    (frames / "still" / "00001.jpg").unlink()
+    (frames / "pan" / "00001.jpg").write_bytes(b"no picture")
     result = run(data, tmp_path, "davis")
     assert result.record["skipped"] == {"JPEGImages/480p/still/00001.jpg": "no such frame"}
     (summary,) = result.summaries()

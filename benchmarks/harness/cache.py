@@ -9,10 +9,8 @@ from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.provenance import versions
 from geomatch.store import Store
 
-SCHEMA = 4
-"""Version of the record's layout and of what is cached; part of every key."""
-ROWS = "rows"
-"""Kind of the rows in the store."""
+SCHEMA = 4  # version of the record's layout and of what is cached; part of every key
+ROWS = "rows"  # kind of the rows in the store
 Value = TypeVar("Value")
 
 

@@ -1,25 +1,29 @@
-"""Curves for the report: SVG whose colours and letters are the page's."""
+"""Curves for the report, as SVG whose colours and letters are the page's, and pictures of points."""
 
+import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from geomatch.benchmarks.harness.task import Row, Task
-from geomatch.errors import require
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-COLOURS = 8
-"""Colours of the page; further methods have dashes."""
+from geomatch.benchmarks.harness.task import Row, Task
+from geomatch.drawing.pairs import RIGHT, WRONG, draw_lines
+from geomatch.errors import require
+from geomatch.images import load_image
+
+COLOURS = 8  # colours of the page; further methods have dashes
+SIDE = 420  # long side of each image of a drawn pair
 _INK, _FAINT = "#010101", "#020202"
 _LINES = [f"#0300{index:02x}" for index in range(COLOURS)]
 
 
 def draw_curves(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]], title: str) -> str:
-    """One chart as SVG for a page that defines ``--ink``, ``--faint`` and ``--c0`` to ``--c7``.
-
-    Raises:
-        MissingDependencyError: without matplotlib.
-    """
+    """One chart as SVG for a page that defines ``--ink``, ``--faint`` and ``--c0`` to ``--c7``."""
     matplotlib = require("matplotlib", "plots", "drawing the report's curves")
     figures = require("matplotlib.figure", "plots", "drawing the report's curves")
     settings = {"svg.fonttype": "none", "svg.hashsalt": f"{protocol.name} {title}", "font.size": 11}
@@ -51,3 +55,16 @@ def draw_curves(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]
     for colour, name in names.items():
         svg = svg.replace(colour, f"var(--{name})")
     return svg
+
+
+def draw_points(
+    paths: tuple[Path, Path],
+    points0: NDArray[np.floating],
+    points1: NDArray[np.floating],
+    right: NDArray[np.bool_],
+) -> str:
+    """Points (N, 2) of two images joined, green where ``right`` (N,), red elsewhere: a JPEG's data URL."""
+    groups = [(points0[~right], points1[~right], WRONG), (points0[right], points1[right], RIGHT)]
+    rgb = draw_lines(load_image(paths[0]), load_image(paths[1]), groups, SIDE)
+    _, coded = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 72])
+    return "data:image/jpeg;base64," + base64.b64encode(np.asarray(coded).tobytes()).decode()

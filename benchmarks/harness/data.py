@@ -16,18 +16,13 @@ class DataSet(Generic[Part]):
     """A data set on disk, read as far as it can be."""
 
     folder: Path
-    units: Sequence[Part]
-    """The usable ones: sequences, categories, videos."""
-    broken: dict[str, str]
-    """Names of what cannot be used, with the reason."""
-    complete: bool
-    """True if it is the whole release, so that numbers compare with published ones."""
-    split: str | None = None
-    """The release's split, where it has several."""
+    units: Sequence[Part]  # the usable ones: sequences, categories, videos
+    broken: dict[str, str]  # names of what cannot be used, with the reason
+    complete: bool  # True if it is the whole release, so that numbers compare with published ones
+    split: str | None = None  # the release's split, where it has several
     missing: tuple[str, ...] = ()
     """Units of the release that are not here or not whole, where their names are known."""
-    known: int | None = None
-    """Units of the release that are here; None when all are."""
+    known: int | None = None  # units of the release that are here; None when all are
 
     @property
     def present(self) -> int:
@@ -42,11 +37,7 @@ def check_split(split: str, splits: Iterable[str]) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file of a release.
-
-    Raises:
-        GeomatchError: when it cannot be read.
-    """
+    """The lines of a text file of a release."""
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:

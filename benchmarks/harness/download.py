@@ -19,8 +19,7 @@ from geomatch.weights.download import WeightsFile, locate_weights
 class Release:
     """The files that make up a data set."""
 
-    folder: str
-    """The data set, below the folder that the user gives; where its archives have none it is made."""
+    folder: str  # the data set, below the folder that the user gives; where its archives have none it is made
     files: Sequence[tuple[WeightsFile, str]]
     """Each with the folder, below the user's, in which it is unpacked or put."""
 
@@ -51,7 +50,6 @@ RELEASES = {
     "davis": Release("DAVIS", [_file(_DAVIS, "CC BY-NC 4.0")]),
     "jhmdb": Release("JHMDB", [_file(f"{_JHMDB}/{name}", _RESEARCH, "JHMDB") for name in _JHMDB_FILES]),
 }
-"""By the name of the data set."""
 
 
 def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) -> Path:
@@ -59,18 +57,6 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
 
     What is unpacked already is not written again; downloads go on where they were interrupted. The
     archives stay in the cache.
-
-    Args:
-        release: see `RELEASES`.
-        out: folder, made if need be.
-        archives: files instead of downloads, known by their names; their checksums are not asked for.
-
-    Returns:
-        The folder of the data set.
-
-    Raises:
-        WeightsError: when a file cannot be downloaded.
-        GeomatchError: when one is no archive, or one given belongs to no file of the release.
     """
     given = {path.name: path for path in archives}
     names = [file.file_name for file, _ in release.files]
@@ -93,16 +79,7 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
 
 
 def unpack(path: Path, target: Path, last: int | None = None) -> None:
-    """Unpack an archive; what is there with the same content is left alone.
-
-    Args:
-        path: a ``.zip``, or a ``.tar.gz`` or ``.tgz``.
-        target: folder.
-        last: number of parts of each file's path to take, files with fewer are left out; None takes all.
-
-    Raises:
-        GeomatchError: for a damaged archive; nothing of a damaged ``.tar.gz`` is unpacked.
-    """
+    """Unpack an archive; what is there with the same content is left alone."""
     advice = "delete it, so that it is downloaded again"
     try:
         if not zipfile.is_zipfile(path):

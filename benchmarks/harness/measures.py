@@ -1,9 +1,7 @@
 """Measures that tasks and studies share; errors are infinite for failures."""
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 
 def accuracy(errors: ArrayLike, threshold: float) -> float:
@@ -32,28 +30,3 @@ def area_under_curve(errors: ArrayLike, threshold: float) -> float:
     recall = np.arange(len(below) + 1) / len(ordered)
     x, y = np.r_[0.0, below, threshold], np.r_[recall, recall[-1]]
     return float((np.diff(x) * (y[1:] + y[:-1])).sum() / (2 * threshold))
-
-
-def bootstrap(
-    statistic: Callable[[NDArray[np.intp]], float], units: Sequence[str], resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of a statistic of rows, when whole units are drawn with replacement.
-
-    Rows of one unit share images and fail together, so that units are drawn, not rows (bootstrap of clusters;
-    Davison and Hinkley, 1997, ch. 3.8).
-
-    Args:
-        statistic: of the rows at these places, (N,).
-        units: the name of each row's unit.
-        resamples: number of draws.
-        seed: of the draws.
-    """
-    names = np.asarray(units)
-    members = [np.flatnonzero(names == name) for name in dict.fromkeys(units)]
-    rng = np.random.default_rng(seed)
-    drawn = [
-        statistic(np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))]))
-        for _ in range(resamples)
-    ]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.cache import SCHEMA
-from geomatch.benchmarks.harness.task import MODULES, Row, Task, find_task
+from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of, replacing
 
@@ -24,11 +24,7 @@ def write_run(folder: Path, record: dict[str, Any]) -> Path:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """A record from its file.
-
-    Raises:
-        GeomatchError: when it is no record, or one of another version.
-    """
+    """A record from its file."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -39,7 +35,7 @@ def read_run(path: Path) -> dict[str, Any]:
         raise GeomatchError(
             f"{path}: a record of layout {record['schema']}, this version reads {SCHEMA}; run again"
         )
-    if not record.keys() >= _KEYS or record["benchmark"] not in MODULES:
+    if not record.keys() >= _KEYS or record["benchmark"] not in FOLDERS:
         raise GeomatchError(f"{path}: not a record of geomatch benchmark")
     return record
 
@@ -78,14 +74,18 @@ def table(task: Task, summaries: list[Row]) -> str:
         own = [row for row in summaries if row["protocol"] == name]
         columns = columns_of(task, own)
         first = ("method", "split", task.item, "failures")
-        lines = [f"### {name}", "", "| " + " | ".join([*first, *columns]) + " |"]
-        lines.append("| --- " * (len(first) + len(columns)) + "|")
-        for row in own:
-            cells = [str(row[key]).replace("|", "\\|") for key in first]
-            cells += [cell(row, column) for column in columns]
-            lines.append("| " + " | ".join(cells) + " |")
-        blocks.append("\n".join(lines))
+        rows = [
+            [*(str(row[key]).replace("|", "\\|") for key in first), *(cell(row, key) for key in columns)]
+            for row in own
+        ]
+        blocks.append(f"### {name}\n\n{markdown_table([*first, *columns], rows)}")
     return "\n\n".join(blocks)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells in Markdown."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "| --- " * len(head) + "|", *lines[1:]])
 
 
 def columns_of(task: Task, summaries: list[Row]) -> list[str]:

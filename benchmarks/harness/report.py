@@ -1,27 +1,50 @@
 """Records of runs as a Markdown file and one page of HTML that needs nothing else."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from geomatch.benchmarks.harness import record as records
 from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import Comparison, compare_all
-from geomatch.benchmarks.harness.published import PublishedRow, published_rows
 from geomatch.benchmarks.harness.runs import Run, find_runs, merge
-from geomatch.benchmarks.harness.task import Picture, Row
+from geomatch.benchmarks.harness.task import FOLDERS, Picture, Row
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import replacing
 from geomatch.store import Store
 
-WORST = 5
-"""Rows listed per method and protocol."""
-PICTURES = 3
-"""Rows drawn of these, under one protocol."""
+WORST = 5  # rows listed per method and protocol
+PICTURES = 3  # rows drawn of these, under one protocol
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRow:
+    """One row of somebody's table, taken under one protocol."""
+
+    method: str
+    split: str
+    measures: dict[str, float]  # by the names that our tables have; percentages, and repeatability as a share
+    source: str
+    note: str = ""  # what differs from the protocol, as far as the source says
+
+
+@cache
+def published_rows(task: str, protocol: str) -> tuple[PublishedRow, ...]:
+    """Rows under one protocol of a task; none where no source was read."""
+    package = files(f"geomatch.benchmarks.tasks.{FOLDERS[task]}")
+    content = json.loads(package.joinpath("published.json").read_text(encoding="utf-8"))
+    return tuple(
+        PublishedRow(source=group["source"], note=group.get("note", ""), **row)
+        for group in content
+        for row in group["rows"]
+        if group["protocol"] == protocol
+    )
 
 
 @dataclass
@@ -45,7 +68,7 @@ def write_report(
         store: the runs' store, where it is not the folder of the record.
 
     Raises:
-        GeomatchError: see `find_runs` and `merge`.
+        GeomatchError: without a record, for one of another version, or two definitions of one protocol.
         MissingDependencyError: without matplotlib.
     """
     import jinja2
@@ -66,52 +89,38 @@ def write_report(
 def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
-        "data": run.data,
-        "task": run.task,
-        "methods": list(run.methods),
-        "skipped": run.skipped,
+        "data": run.data, "task": run.task, "methods": list(run.methods), "skipped": run.skipped,
         "machines": sorted({"{processor}, {cores} cores".format(**r["machine"]) for r in run.records}),
-        "versions": run.records[0]["versions"],
+        "versions": run.records[0]["versions"], "has_pictures": data is not None,
         "protocols": [
             _part(run, p, data if p.name == drawn else None, store) for p in run.protocols.values()
         ],
-        "has_pictures": data is not None,
-    }
+    }  # fmt: skip
 
 
 def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict[str, Any]:
-    rows, summaries = (
-        run.rows_of(protocol.name),
-        run.summaries(protocol),
-    )
+    rows, summaries = run.rows_of(protocol.name), run.summaries(protocol)
     by_method = {method: [r for r in rows if r["method"] == method] for method in run.methods}
     task = run.task
     columns = records.columns_of(task, summaries)
+    tables = [(split, [r for r in summaries if r["split"] == split]) for split in task.splits]
     best = {
         (split, column): max((r[column] for r in own if r.get(column) is not None), default=None)
-        for split in task.splits
-        for own in [[r for r in summaries if r["split"] == split]]
+        for split, own in tables
         for column in columns
     }
     charts = []
     for split in task.splits:
-        own = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
-        if any(own.values()):
-            charts.append(draw_curves(task, protocol, {m: part for m, part in own.items() if part}, split))
+        parts = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
+        if any(parts.values()):
+            charts.append(draw_curves(task, protocol, {m: part for m, part in parts.items() if part}, split))
     return {
-        "protocol": protocol,
-        "definition": task.in_words(protocol),
-        "axes": task.axes(protocol),
-        "columns": columns,
-        "tables": [(split, [r for r in summaries if r["split"] == split]) for split in task.splits],
-        "best": best,
-        "cell": records.cell,
-        "published": published_rows(task.package, protocol.name),
-        "charts": charts,
-        "heat": _heat(run, protocol, by_method),
+        "protocol": protocol, "definition": task.in_words(protocol), "axes": task.axes(protocol),
+        "columns": columns, "tables": tables, "best": best, "cell": records.cell, "charts": charts,
+        "published": published_rows(task.name, protocol.name), "heat": _heat(run, protocol, by_method),
         "comparisons": compare_all(task, protocol, rows),
         "worst": _worst(run, protocol, by_method, data, store),
-    }
+    }  # fmt: skip
 
 
 def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tuple[str, list[float | None]]]:
@@ -137,20 +146,18 @@ def _worst(
         severity = run.task.severity(protocol, run.task.values(protocol, rows))
         order = np.argsort(-severity, kind="stable")[:WORST]
         listed = [_Worst(row["pair"], run.task.worst(protocol, row), row) for row in (rows[i] for i in order)]
-        for entry in listed[:PICTURES] if data and run.task.draw else []:
-            _draw(entry, run, label, protocol, data, store)
+        if data and run.task.draw:
+            for entry in listed[:PICTURES]:
+                _draw(entry, run, label, protocol, data, store)
         found.append((label, listed))
     return found
 
 
-def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path | None, store: str | None) -> None:
-    if data is None or run.task.draw is None:
-        return
+def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path, store: str | None) -> None:
     method = run.methods[label]
-    place = Store.at(store or method.folder)
+    wanted = Picture(data, run.data, Store.at(store or method.folder), method.text, method.settings)
     try:
-        wanted = Picture(data, run.data, place, method.text, method.settings)
-        entry.image = run.task.draw(protocol, entry.row, wanted)
+        entry.image = cast(Any, run.task.draw)(protocol, entry.row, wanted)
     except GeomatchError as error:
         entry.why = first_line(error)
     except ValueError:  # the user's name for an object is no method's string
@@ -171,7 +178,7 @@ def _markdown(runs: Sequence[Run]) -> str:
             comparisons = compare_all(task, protocol, run.rows_of(protocol.name))
             if comparisons:
                 blocks.append("\n".join(f"- {in_words(one, task.unit[1])}" for one in comparisons))
-            published = published_rows(task.package, protocol.name)
+            published = published_rows(task.name, protocol.name)
             if published:
                 blocks.append(_published_table(published))
         if run.skipped:
@@ -189,10 +196,10 @@ def in_words(one: Comparison, units: str) -> str:
 
 def _published_table(rows: Sequence[PublishedRow]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row.measures))
-    lines = ["| published, on the whole release | split | " + " | ".join([*columns, "source"]) + " |"]
-    lines.append("| --- " * (3 + len(columns)) + "|")
-    for row in rows:
-        cells = [f"{row.measures[name]:g}" if name in row.measures else "-" for name in columns]
-        source = row.source + (f" ({row.note})" if row.note else "")
-        lines.append("| " + " | ".join([row.method, row.split, *cells, source]) + " |")
-    return "\n".join(lines)
+    cells = [
+        [row.method, row.split,
+         *(f"{row.measures[name]:g}" if name in row.measures else "-" for name in columns),
+         row.source + (f" ({row.note})" if row.note else "")]
+        for row in rows
+    ]  # fmt: skip
+    return records.markdown_table(["published, on the whole release", "split", *columns, "source"], cells)

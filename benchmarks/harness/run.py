@@ -22,7 +22,7 @@ from geomatch.describers import Describer
 from geomatch.engine import FailedItem, RunContext, Work
 from geomatch.engine.run import grouped
 from geomatch.engine.task import Need
-from geomatch.errors import GeomatchError, MissingDependencyError, first_line
+from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of
 from geomatch.keypoints import Detector
 from geomatch.provenance import versions
@@ -33,10 +33,7 @@ Given = str | Method | Describer | tuple[Detector, Describer | None]
 one the detector brings descriptors."""
 Methods = Sequence[str | Method] | Mapping[str, Given]
 """Methods, or methods by the names that the record gives them."""
-
-
-Cells = dict[tuple[str, str], list[Row]]
-"""Rows by protocol and method."""
+Cells = dict[tuple[str, str], list[Row]]  # rows by protocol and method
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +66,13 @@ def run_benchmark(
     """Evaluate methods under protocols; what is on disk already is not computed again.
 
     Args:
-        name: the task, a name in `geomatch.benchmarks.harness.task.MODULES`.
-        data: folder of the data set.
-        protocols: names separated by commas, or protocols; one whose packages are missing is skipped.
+        name: the task, a name in `geomatch.benchmarks.harness.task.FOLDERS`.
+        protocols: names separated by commas, or protocols.
         methods: see `Methods`; strings as `geomatch.benchmarks.methods.create_method` reads them, for dense
             tasks `create_dense_method`. One whose weights or packages are missing is skipped with the reason.
-        out: folder of records; without a store in the context of features and rows, too.
+        out: folder of the record, ``<name>-....json``, and of the cache where the context has none.
         context: on an accelerator features come first, a unit's images at a time, and then the rows.
-        settings: see `Settings`.
-
-    Returns:
-        The record, written as ``out/<name>-....json``.
+        settings: what else decides the numbers.
 
     Raises:
         GeomatchError: for data that cannot be read; when there is nothing to evaluate, or something could
@@ -92,23 +85,22 @@ def run_benchmark(
     with (context or RunContext()).started() as started:
         work = started.work()
         device = work.engine.device(started.device)
-        usable, allowed, skipped = _usable(task, chosen, methods, settings, device)
+        usable, skipped = _usable(task, chosen, methods, settings, device)
         skipped = {**found.broken, **skipped}
-        if not usable or not allowed:
+        if not usable:
             raise GeomatchError("nothing can run: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
         store = started.store_at(out)
         out.mkdir(parents=True, exist_ok=True)
         entries = {entry.method.name: entry for entry in usable}
-        parts = tuple(
-            tuple(entries[method.name] for method in group) for group in groups([e.method for e in usable])
-        )
+        shared = groups([entry.method for entry in usable])
+        parts = tuple(tuple(entries[method.name] for method in group) for group in shared)
         cache = store if settings.cache_features and task.caches else None
         ahead = cache is not None and device != "cpu"
         need: Need = "processor" if ahead or device == "cpu" else "large network"
-        evaluating = Evaluating(name, tuple(allowed), parts, store, cache, need)
+        evaluating = Evaluating(name, tuple(chosen), parts, store, cache, need)
         given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
         keys = {entry.method.name: entry.key for entry in usable}
-        fields = {protocol.name: asdict(protocol) for protocol in allowed}
+        fields = {protocol.name: asdict(protocol) for protocol in chosen}
         manifest = Manifest.start(
             store, name, str(found.folder), {"protocols": list(fields.values()), "methods": keys, **given},
             digest_of([unit.fingerprint for unit in found.units]),
@@ -116,50 +108,33 @@ def run_benchmark(
         _check_travels(evaluating, work.engine.workers)
         manifest, cells, computed = _evaluated(evaluating, found, work, ahead, manifest, skipped)
         manifest.saved(store, retries=work.retries, complete=True)
+    rows = [
+        {"protocol": protocol, "method": method, **row}
+        for method in keys
+        for unit in found.units
+        for protocol in fields
+        for row in cells.get((method, unit.name, protocol), [])
+    ]
+    units = {unit.name: unit.fingerprint for unit in found.units}
+    described = {"folder": found.folder.resolve().name, "split": found.split, "units": units,
+                 "complete": found.complete}  # fmt: skip
     record = {
-        "schema": SCHEMA,
-        "benchmark": name,
-        "data": {
-            "folder": found.folder.resolve().name,
-            "split": found.split,
-            "units": {unit.name: unit.fingerprint for unit in found.units},
-            "complete": found.complete,
-        },
-        "protocols": fields,
-        "methods": keys,
-        "settings": given,
-        "skipped": skipped,
-        "versions": versions(),
-        "machine": machine(),
-        "rows": [
-            {"protocol": protocol, "method": method, **row}
-            for method in keys
-            for unit in found.units
-            for protocol in fields
-            for row in cells.get((method, unit.name, protocol), [])
-        ],
-    }
+        "schema": SCHEMA, "benchmark": name, "data": described, "protocols": fields, "methods": keys,
+        "settings": given, "skipped": skipped, "versions": versions(), "machine": machine(), "rows": rows,
+    }  # fmt: skip
     return RunResult(write_run(out, record), record, computed, task.warning(found))
 
 
 def _usable(
     task: Task, protocols: Sequence[Any], methods: Methods, settings: Settings, device: str
-) -> tuple[list[Entry], list[Any], dict[str, str]]:
-    """The methods and protocols that can run, and the others with the reason."""
+) -> tuple[list[Entry], dict[str, str]]:
+    """The methods that can run, and the others with the reason."""
     skipped: dict[str, str] = {}
-    allowed = []
-    for protocol in protocols:
-        try:
-            task.check(protocol)
-            allowed.append(protocol)
-        except MissingDependencyError as error:
-            skipped[protocol.name] = first_line(error)
-    pairs = methods.items() if isinstance(methods, Mapping) else [
-        (given if isinstance(given, str) else given.name, given) for given in methods
-    ]  # fmt: skip
+    if not isinstance(methods, Mapping):
+        methods = {given if isinstance(given, str) else given.name: given for given in methods}
     usable: list[Entry] = []
     known: dict[Any, Any] = {}
-    for name, given in dict(pairs).items():
+    for name, given in methods.items():
         try:
             method = _method(task, name, given, settings, device)
             usable.append(Entry(method, method.key(known)))
@@ -168,11 +143,11 @@ def _usable(
         except GeomatchError as error:
             skipped[name] = first_line(error)
             continue
-        for protocol in allowed:
+        for protocol in protocols:
             reason = task.undefined(protocol, method)
             if reason is not None:
                 skipped[f"{name} under {protocol.name}"] = reason
-    return usable, allowed, skipped
+    return usable, skipped
 
 
 def _method(task: Task, name: str, given: Given, settings: Settings, device: str) -> Method:
@@ -206,10 +181,8 @@ class Job:
     """One unit with the methods of one group, under all protocols."""
 
     unit: Any
-    group: int
-    """Place in `Evaluating.groups`."""
-    name: str
-    """For the user."""
+    group: int  # place in `Evaluating.groups`
+    name: str  # for the user
 
 
 @dataclass(frozen=True)
@@ -218,31 +191,26 @@ class Evaluating:
 
     task: str
     protocols: tuple[Any, ...]
-    groups: tuple[tuple[Entry, ...], ...]
-    """Methods whose features come from the same passes."""
+    groups: tuple[tuple[Entry, ...], ...]  # methods whose features come from the same passes
     store: Store
-    cache: Store | None
-    """Where features are cached, if at all."""
+    cache: Store | None  # where features are cached, if at all
     need: Need = "processor"
-    ahead: bool = False
-    """Make the features alone, a batch of images at a time; there are no rows then."""
+    ahead: bool = False  # make the features alone, a batch of images at a time; there are no rows then
 
     def start(self) -> Callable[[Sequence[Job]], list[tuple[Cells, int]]]:
         """See `geomatch.engine.Task.start`."""
         return lambda block: [self.evaluate(job) for job in block]
 
-    def wanted(self, job: Job, protocol: Any) -> list[int]:
-        """Places in the group of the methods for which the protocol is defined and has the unit."""
-        task = find_task(self.task)
+    def keys(self, job: Job, protocol: Any) -> dict[int, str]:
+        """Keys of the rows, by place in the group of the methods for which the protocol is defined."""
+        task, group = find_task(self.task), self.groups[job.group]
         if not task.covers(protocol, job.unit):
-            return []
-        group = self.groups[job.group]
-        return [k for k, entry in enumerate(group) if task.undefined(protocol, entry.method) is None]
-
-    def keys(self, job: Job, protocol: Any, places: Sequence[int]) -> list[str]:
-        """The keys of the rows of the methods at these places."""
-        group = self.groups[job.group]
-        return [key_of(asdict(protocol), group[k].key, job.unit.fingerprint) for k in places]
+            return {}
+        return {
+            place: key_of(asdict(protocol), entry.key, job.unit.fingerprint)
+            for place, entry in enumerate(group)
+            if task.undefined(protocol, entry.method) is None
+        }
 
     def evaluate(self, job: Job) -> tuple[Cells, int]:
         """Rows, and how many had to be computed."""
@@ -251,10 +219,10 @@ class Evaluating:
         cells: Cells = {}
         computed = 0
         for protocol in self.protocols:
-            places = self.wanted(job, protocol)
-            keys = self.keys(job, protocol, places)
+            keys = self.keys(job, protocol)
+            places = list(keys)
             if self.ahead:
-                todo = [k for k, key in zip(places, keys, strict=True) if not self.store.has(ROWS, key)]
+                todo = [place for place in places if not self.store.has(ROWS, keys[place])]
                 if todo:
                     evaluation.prepare(protocol, todo)
                 continue
@@ -264,18 +232,16 @@ class Evaluating:
                 computed += len(missing)
                 return evaluation.rows(protocol, [places[k] for k in missing])
 
-            found = read_or_make(self.store, ROWS, keys, make, pack_rows, unpack_rows)
-            cells |= {
-                (protocol.name, group[k].method.name): own for k, own in zip(places, found, strict=True)
-            }
+            found = read_or_make(self.store, ROWS, list(keys.values()), make, pack_rows, unpack_rows)
+            for place, own in zip(places, found, strict=True):
+                cells[protocol.name, group[place].method.name] = own
         return cells, computed
 
     def cached(self, job: Job) -> Cells | None:
         """Rows, if all are in the store."""
         cells: Cells = {}
         for protocol in self.protocols:
-            places = self.wanted(job, protocol)
-            for place, key in zip(places, self.keys(job, protocol, places), strict=True):
+            for place, key in self.keys(job, protocol).items():
                 own = self.store.found(ROWS, key, unpack_rows)
                 if own is None:
                     return None
@@ -297,7 +263,7 @@ def _evaluated(
         label = group[0].method.name + (f" and {len(group) - 1} more" if len(group) > 1 else "")
         jobs += [Job(unit, number, f"{label} on {unit.name}") for unit in data.units]
     pairs = [(job, protocol) for job in jobs for protocol in evaluating.protocols]
-    keys = dict.fromkeys(key for pair in pairs for key in evaluating.keys(*pair, evaluating.wanted(*pair)))
+    keys = dict.fromkeys(key for pair in pairs for key in evaluating.keys(*pair).values())
     names = tuple(job.name for job in jobs)
     manifest = manifest.saved(evaluating.store, names=names, objects={ROWS: tuple(keys)}, failed=skipped)
     task = find_task(evaluating.task)

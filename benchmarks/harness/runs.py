@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.record import protocols_of, read_run, summaries_of
-from geomatch.benchmarks.harness.task import MODULES, Row, Task, find_task
+from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task
 from geomatch.errors import GeomatchError
 
 
@@ -16,14 +16,10 @@ from geomatch.errors import GeomatchError
 class RecordedMethod:
     """A method as one record has it."""
 
-    text: str
-    """Its string, or the user's name for it."""
-    folder: Path
-    """The folder of the record and its caches."""
-    settings: dict[str, Any]
-    """The record's."""
-    key: tuple[Any, ...] = field(repr=False)
-    """All that decides its numbers."""
+    text: str  # its string, or the user's name for it
+    folder: Path  # the folder of the record and its caches
+    settings: dict[str, Any]  # the record's
+    key: tuple[Any, ...] = field(repr=False)  # all that decides its numbers
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,7 @@ class Run:
     protocols: dict[str, Any]
     methods: dict[str, "RecordedMethod"]
     """By label: the method's string, with a number where it was run in two ways."""
-    rows: list[Row]
-    """With labels as methods."""
+    rows: list[Row]  # with labels as methods
     skipped: dict[str, str]
     records: list[dict[str, Any]]
 
@@ -50,16 +45,12 @@ class Run:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The record files: those given, and ``<benchmark>-*.json`` in folders given.
-
-    Raises:
-        GeomatchError: when a path has none.
-    """
+    """The record files: those given, and ``<benchmark>-*.json`` in folders given."""
     found: list[Path] = []
     for path in paths:
         own = [path]
         if path.is_dir():
-            own = [file for name in MODULES for file in sorted(path.glob(f"{name}-*.json"))]
+            own = [file for name in FOLDERS for file in sorted(path.glob(f"{name}-*.json"))]
         if not own or not own[0].is_file():
             raise GeomatchError(f"{path}: no record of a run there (hpatches-....json, for one)")
         found += own
@@ -67,11 +58,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def merge(paths: Sequence[Path]) -> list[Run]:
-    """Records grouped by their data; a method that was run in two ways has two labels.
-
-    Raises:
-        GeomatchError: when a record cannot be read, or two define one protocol in two ways.
-    """
+    """Records grouped by their data; a method that was run in two ways has two labels."""
     runs: dict[str, Run] = {}
     for path in paths:
         found = read_run(path)

@@ -6,12 +6,13 @@ Methods of one timestep share their passes (`geomatch.benchmarks.methods.togethe
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from geomatch.benchmarks.harness.record import summaries_of
+from geomatch.benchmarks.harness.record import markdown_table, summaries_of
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Row, Settings, Task, find_task
 from geomatch.benchmarks.methods.strings import with_settings
@@ -28,10 +29,8 @@ class Grid:
     """What is searched: all combinations."""
 
     timesteps: tuple[int, ...]
-    layers: tuple[Layer, ...]
-    """See `DIFTConfig.layers`; each is a descriptor of its own."""
-    ensemble_sizes: tuple[int, ...] = ()
-    """None takes the method's own."""
+    layers: tuple[Layer, ...]  # see `DIFTConfig.layers`; each is a descriptor of its own
+    ensemble_sizes: tuple[int, ...] = ()  # None takes the method's own
 
     def __post_init__(self) -> None:
         for name in ("timesteps", "layers", "ensemble_sizes"):
@@ -43,23 +42,18 @@ class Grid:
 
     def points(self) -> Iterator[tuple[int, Layer, int]]:
         """Timestep, layer and ensemble size of each combination."""
-        for timestep in self.timesteps:
-            for layer in self.layers:
-                for size in self.ensemble_sizes:
-                    yield timestep, layer, size
+        yield from product(self.timesteps, self.layers, self.ensemble_sizes)
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
     """What a search found."""
 
-    run: RunResult
-    """The run of all combinations."""
+    run: RunResult  # the run of all combinations
     scores: list[Row]
     """One per combination and split: ``timestep``, ``layer``, ``ensemble``, ``split``, number of items,
     measures and ``failures``; split ``all`` first."""
-    written: list[Path]
-    """``results.json``, ``table.md`` and ``heatmap.png``, in a folder named as the record."""
+    written: list[Path]  # ``results.json``, ``table.md`` and ``heatmap.png``, in a folder named as the record
 
 
 def run_sweep(
@@ -72,25 +66,17 @@ def run_sweep(
     context: RunContext | None = None,
     settings: Settings | None = None,
 ) -> SweepResult:
-    """Evaluate a method at every point of a grid; arguments and errors as `run_benchmark`.
+    """Evaluate a method at every point of a grid; other arguments and errors as `run_benchmark`.
 
-    Args:
-        protocol: one of the task.
-        method: the string of a method with a dense DIFT descriptor without projection head, whose timestep,
-            layers and ensemble size the grid replaces.
-        grid: the combinations.
-
-    Raises:
-        MissingDependencyError: without matplotlib.
-        ValueError: for a method that cannot be searched.
+    ``method`` is the string of a method with a dense DIFT descriptor without projection head, whose timestep,
+    layers and ensemble size the grid replaces; ValueError for another. Needs matplotlib.
     """
     require("matplotlib", "plots", "drawing the heat map")  # better now than after the work
     task, settings = find_task(name), settings or Settings(cache_features=False)
     parts = task.method(method, settings, "cpu")
     if shared_pass(parts) is None or parts.dift is None:
-        raise ValueError(
-            f"{method}: a sweep needs dense features of DIFT without projection head, rotations and scales"
-        )
+        needed = "dense features of DIFT without projection head, rotations and scales"
+        raise ValueError(f"{method}: a sweep needs {needed}")
     grid = replace(grid, ensemble_sizes=grid.ensemble_sizes or (parts.dift.ensemble_size,))
     texts = {
         point: with_settings(method, dict(zip(("t", "layer", "ensemble"), point, strict=True)))
@@ -102,9 +88,8 @@ def run_sweep(
         where = {"timestep": timestep, "layer": layer, "ensemble": size}
         found = summaries_of(task, protocol, [text], run.record["rows"])
         for row in sorted(found, key=lambda row: row["split"] != "all"):
-            last = ("protocol", "method", "failures")
             if row[task.item]:
-                measures = {key: value for key, value in row.items() if key not in last}
+                measures = {key: row[key] for key in row if key not in ("protocol", "method", "failures")}
                 scores.append({**where, **measures, "failures": row["failures"]})
     folder = run.path.with_suffix("")
     folder.mkdir(exist_ok=True)
@@ -121,32 +106,27 @@ def run_sweep(
 def scores_table(task: Task, scores: Sequence[Row]) -> str:
     """Scores in Markdown."""
     head = [key for key in scores[0] if task.shown(key) and not key.endswith("spread")]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for score in scores:
-        cells = [f"{value:.1f}" if isinstance(value := score[key], float) else str(value) for key in head]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [
+        [f"{value:.1f}" if isinstance(value := score[key], float) else str(value) for key in head]
+        for score in scores
+    ]
+    return markdown_table(head, rows)
 
 
 def _draw(scores: Sequence[Row], grid: Grid, title: str, path: Path, headline: str) -> None:
     """The headline over timestep and layer; with several ensemble sizes, over these and the rest."""
     figures = require("matplotlib.figure", "plots", "drawing the heat map")
-    values = {
-        (score["timestep"], score["layer"], score["ensemble"]): score[headline]
-        for score in scores
-        if score["split"] == "all"
-    }
-    sizes = grid.ensemble_sizes
+    whole = [score for score in scores if score["split"] == "all"]
+    values = {(score["timestep"], score["layer"], score["ensemble"]): score[headline] for score in whole}
+    layers, sizes = grid.layers, grid.ensemble_sizes
     if len(sizes) > 1:
-        columns = [(t, layer) for t in grid.timesteps for layer in grid.layers]
+        columns = [(t, layer) for t in grid.timesteps for layer in layers]
         table = np.array([[values.get((*column, size), np.nan) for column in columns] for size in sizes])
         ticks = [f"t={t}\n{layer}" for t, layer in columns]
         labels, left, below = [str(size) for size in sizes], "ensemble size", "timestep and layer"
     else:
-        layers = grid.layers
-        table = np.array(
-            [[values.get((t, layer, sizes[0]), np.nan) for layer in layers] for t in grid.timesteps]
-        )
+        (size,) = sizes
+        table = np.array([[values.get((t, layer, size), np.nan) for layer in layers] for t in grid.timesteps])
         ticks, labels = [str(layer) for layer in layers], [str(t) for t in grid.timesteps]
         left, below = "timestep", "layer"
     rows, count = table.shape

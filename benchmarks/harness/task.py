@@ -16,8 +16,9 @@ from geomatch.store import Store
 AnyProtocol = TypeVar("AnyProtocol")
 Row = dict[str, Any]
 """A row of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
-Values = NDArray[np.float64]
-"""(rows, k), from `Task.values`."""
+Words = list[tuple[str, str]]  # headings, and what stands there
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # thresholds, and percentages within them
+Values = NDArray[np.float64]  # (rows, k), from `Task.values`
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,7 @@ class Entry:
     """A method in a run."""
 
     method: Method
-    key: dict[str, Any]
-    """`Method.key`."""
+    key: dict[str, Any]  # `Method.key`
 
 
 class Evaluation(Protocol):
@@ -46,11 +46,9 @@ class Evaluation(Protocol):
 
     def prepare(self, protocol: Any, wanted: Sequence[int]) -> None:
         """Make and cache the features of the methods at these places, several images at a time."""
-        ...
 
     def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
         """What the protocol measures of the methods at these places, without protocol and method."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +58,19 @@ class Axes:
     title: str
     x: str
     y: str
-    steps: bool = True
-    """True if the curve is level between its points."""
-    start: float = 0.0
-    """The least x."""
+    steps: bool = True  # True if the curve is level between its points
+    start: float = 0.0  # the least x
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
     """What a picture of a row needs besides the row."""
 
-    data: Path
-    """The folder of the data set."""
-    record: dict[str, Any]
-    """The ``data`` of the run's record."""
-    store: Store
-    """The run's."""
+    data: Path  # the folder of the data set
+    record: dict[str, Any]  # the ``data`` of the run's record
+    store: Store  # the run's
     method: str
-    settings: dict[str, Any]
-    """The ``settings`` of the run's record."""
+    settings: dict[str, Any]  # the ``settings`` of the run's record
 
 
 def _dense_method(text: str, settings: Settings, device: str) -> Method:
@@ -95,65 +87,34 @@ class Task:
     ``fingerprint``, a SHA-256 of its images and annotations.
     """
 
-    name: str
-    """The command's, and the record's."""
+    name: str  # the command's, and the record's
     title: str
-    unit: tuple[str, str]
-    """What a unit is called, one and several."""
-    item: str
-    """What a row is, in plural."""
-    whole: int
-    """Number of units of the release."""
-    package: str
-    """With ``published.json``."""
-    read: Callable[[Path, str | None], DataSet[Any]]
-    """The data set in a folder; of a split, or the one that is reported."""
+    unit: tuple[str, str]  # what a unit is called, one and several
+    item: str  # what a row is, in plural
+    whole: int  # number of units of the release
+    read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
-    """By name."""
-    evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]
-    """Methods on a unit; features are cached in a store, if at all."""
-    in_words: Callable[[Any], list[tuple[str, str]]]
-    """A protocol's definition."""
-    summarise: Callable[[Any, Sequence[Row]], list[Row]]
-    """One row per split of one method's rows: ``split``, the number of items, ``failures`` and measures."""
-    values: Callable[[Any, Sequence[Row]], Values]
-    """What the headline is a statistic of."""
-    statistic: Callable[[Any, Values], float]
-    """The headline measure of such values, in percent."""
-    severity: Callable[[Any, Values], NDArray[np.float64]]
-    """(rows,) larger for worse."""
-    worst: Callable[[Any, Row], list[tuple[str, str]]]
-    """Headings and cells of a row among the worst."""
+    evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
+    in_words: Callable[[Any], Words]  # a protocol's definition
+    summarise: Callable[[Any, Sequence[Row]], list[Row]]  # one method's, as `by_split` gives them
+    values: Callable[[Any, Sequence[Row]], Values]  # what the headline is a statistic of
+    statistic: Callable[[Any, Values], float]  # the headline measure of such values, in percent
+    severity: Callable[[Any, Values], NDArray[np.float64]]  # (rows,) larger for worse
+    worst: Callable[[Any, Row], Words]  # headings and cells of a row among the worst
     axes: Callable[[Any], Axes]
-    curve: Callable[[Any, Sequence[Row]], tuple[NDArray[np.float64], NDArray[np.float64]]]
-    """Thresholds, and percentages within them."""
-    splits: tuple[str, ...] = ("all",)
-    """Those with a table of their own in a report, in its order."""
-    method: Callable[[str, Settings, str], Method] = _dense_method
-    """A method from its string, for a device."""
-    dense: bool = True
-    """True if methods compare feature maps of whole images, and need no keypoints."""
-    caches: bool = True
-    """True if features are worth caching."""
-    covers: Callable[[Any, Any], bool] = lambda protocol, unit: True
-    """True if the protocol has that unit."""
-    check: Callable[[Any], None] = lambda protocol: None
-    """Raises MissingDependencyError when the protocol needs a package that is missing."""
-    undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None
-    """Why the protocol is not defined for the method; None when it is."""
-    shown: Callable[[str], bool] = lambda measure: True
-    """True if a measure is in tables; records have all."""
-    draw: Callable[[Any, Row, Picture], str] | None = None
-    """A JPEG as a data URL; raises GeomatchError with the reason when there is none."""
-    caption: str = ""
-    """What such a picture shows."""
+    curve: Callable[[Any, Sequence[Row]], Curve]
+    splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
+    method: Callable[[str, Settings, str], Method] = _dense_method  # a method from its string, for a device
+    dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
+    caches: bool = True  # True if features are worth caching
+    covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
+    undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
+    shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
+    draw: Callable[[Any, Row, Picture], str] | None = None  # a JPEG's data URL; or raises GeomatchError
+    caption: str = ""  # what such a picture shows
 
     def find_protocols(self, names: str) -> list[Any]:
-        """Protocols of a list of names separated by commas; ``all`` is every one.
-
-        Raises:
-            ValueError: listing the names, when there is none of that name.
-        """
+        """Protocols of a list of names separated by commas; ``all`` is every one."""
         wanted = list(self.protocols) if names == "all" else list(dict.fromkeys(names.split(",")))
         unknown = [name for name in wanted if name not in self.protocols]
         if unknown:
@@ -181,34 +142,21 @@ class Task:
         return f"{text}; missing: {', '.join(data.missing[:3])}" + (f" and {more} more" if more > 0 else "")
 
 
-MODULES = {
-    "hpatches": "geomatch.benchmarks.tasks.homography.task",
-    "spair": "geomatch.benchmarks.tasks.semantic.task",
-    "willow": "geomatch.benchmarks.tasks.semantic.task",
-    "cub": "geomatch.benchmarks.tasks.semantic.task",
-    "davis": "geomatch.benchmarks.tasks.temporal.task",
-    "jhmdb": "geomatch.benchmarks.tasks.temporal.task",
-}
-"""Where the tasks are, by name; each module has ``TASKS``."""
+FOLDERS = {"hpatches": "homography", "spair": "semantic", "willow": "semantic", "cub": "semantic",
+           "davis": "temporal", "jhmdb": "temporal"}  # fmt: skip
+"""Where the tasks are: the folders below ``geomatch.benchmarks.tasks``, each with `TASKS` in ``task.py``."""
 
 
 def find_task(name: str) -> Task:
-    """The task of that name.
-
-    Raises:
-        ValueError: listing the names, when there is none of that name.
-    """
-    if name not in MODULES:
-        raise ValueError(f"unknown task {name!r}; choose from: {', '.join(MODULES)}")
-    task: Task = import_module(MODULES[name]).TASKS[name]
+    """The task of that name."""
+    if name not in FOLDERS:
+        raise ValueError(f"unknown task {name!r}; choose from: {', '.join(FOLDERS)}")
+    task: Task = import_module(f"geomatch.benchmarks.tasks.{FOLDERS[name]}.task").TASKS[name]
     return task
 
 
 def by_split(
-    item: str,
-    rows: Sequence[Row],
-    splits: Sequence[str],
-    measures: Callable[[Sequence[Row]], Mapping[str, Any]],
+    item: str, rows: Sequence[Row], splits: Sequence[str], measures: Callable[[Sequence[Row]], Row]
 ) -> list[Row]:
     """One row per split: the number of items, failures, and the measures of its rows, if it has any."""
     found = []

@@ -19,8 +19,7 @@ from geomatch.weights.hub import transformers_fingerprint, transformers_folder
 
 SIDE = 768
 """Images are stretched to a square of this side, rounded to whole patches, as the paper's HPatches images."""
-Size = int | tuple[int, int]
-"""What `geomatch.dift.DIFTConfig.image_size` may be; an int is the short side."""
+Size = int | tuple[int, int]  # what `geomatch.dift.DIFTConfig.image_size` may be; an int is the short side
 MODELS = {
     "dino": "facebook/dino-vitb8",
     "dinov2": "facebook/dinov2-base",
@@ -36,8 +35,7 @@ class TransformersFeatures:
     """Patch tokens of the last layer, sampled at keypoints."""
 
     name: Literal["dino", "dinov2", "clip"]
-    model: str
-    """Hub id or folder."""
+    model: str  # hub id or folder
     size: Size = (SIDE, SIDE)
     """(width, height) to which images are stretched, or the length of the short side, as
     `geomatch.dift.DIFTConfig` has them; rounded to whole patches."""
@@ -54,11 +52,7 @@ class TransformersFeatures:
 
     @cached_property
     def network(self) -> Any:
-        """The vision tower, loaded on first use.
-
-        Raises:
-            WeightsError: when the weights are missing or of another architecture.
-        """
+        """The vision tower, loaded on first use."""
         transformers = require("transformers", "transformers", f"the descriptor {self.name}")
         folder = transformers_folder(self.model)
         kinds = {"dino": "ViTModel", "dinov2": "Dinov2Model", "clip": "CLIPVisionModel"}

@@ -24,18 +24,12 @@ class FeatureFiles:
     """
 
     kind: Literal["npz", "h5"]
-    root: str
-    """The folder, or the h5 file."""
-    suffix: str = ""
-    """The method's name in the names of npz files."""
+    root: str  # the folder, or the h5 file
+    suffix: str = ""  # the method's name in the names of npz files
     max_keypoints: int = 2000
 
     def cache_key(self) -> Any:
-        """The settings, and the files by their content.
-
-        Raises:
-            FeaturesError: when there are none.
-        """
+        """The settings, and the files by their content."""
         root = Path(self.root).expanduser()
         if self.kind == "h5":
             if not root.is_file():
@@ -47,11 +41,7 @@ class FeatureFiles:
         return [settings_key(self, leave_out=("root",)), fingerprint_of(files)]
 
     def read(self, image: Path, size: tuple[int, int]) -> Features:
-        """Features of one image file, best first.
-
-        Raises:
-            FeaturesError: when they are missing or make no sense.
-        """
+        """Features of one image file, best first."""
         name = f"{image.parent.name}/{image.name}"
         arrays = self._npz(name) if self.kind == "npz" else self._h5(name)
         try:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomatch.benchmarks.methods.loading import XFEAT, load_network, weights_at
+from geomatch.benchmarks.methods.baselines import XFEAT, load_network, weights_at
 from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
@@ -17,8 +17,7 @@ from geomatch.provenance import settings_key
 from geomatch.types import Features, Matches
 from geomatch.weights.download import WeightsFile, locate_weights
 
-LOFTR_SIDE = 1024
-"""Images are reduced to this long side: the memory of LoFTR grows with its fourth power."""
+LOFTR_SIDE = 1024  # images are reduced to this long side: the memory of LoFTR grows with its fourth power
 _DMYTRO = "https://cmp.felk.cvut.cz/~mishkdmy/models"
 LOFTR_OUTDOOR = weights_at(f"{_DMYTRO}/loftr_outdoor.ckpt", "Apache-2.0")
 TRAINED_FOR = {
@@ -44,10 +43,8 @@ def lightglue_weights(features: str) -> WeightsFile:
 class LightGlueMatcher:
     """LightGlue (Lindenberger et al., 2023) with the settings of its authors."""
 
-    features: str
-    """A name in `TRAINED_FOR`."""
-    weights: str | None = None
-    """A file; None looks in the cache and then downloads."""
+    features: str  # a name in `TRAINED_FOR`
+    weights: str | None = None  # a file; None looks in the cache and then downloads
     device: str = "cpu"
 
     def cache_key(self) -> Any:
@@ -78,11 +75,7 @@ class LightGlueMatcher:
 
     @torch.inference_mode()
     def match(self, features0: Features, features1: Features) -> Matches:
-        """Matches, best first; their similarity is LightGlue's score.
-
-        Raises:
-            ValueError: when scale and orientation, or descriptors, are missing.
-        """
+        """Matches, best first; their similarity is LightGlue's score."""
         if not len(features0) or not len(features1):
             return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
         found = self.network({"image0": self._input(features0), "image1": self._input(features1)})
@@ -114,8 +107,7 @@ def _renamed(key: str) -> str:
 class LoFTRMatcher:
     """LoFTR (Sun et al., CVPR 2021), outdoor weights: no keypoints, it finds matches between images."""
 
-    weights: str | None = None
-    """A file; None looks in the cache and then downloads."""
+    weights: str | None = None  # a file; None looks in the cache and then downloads
     max_matches: int = 2000
     device: str = "cpu"
 
@@ -144,17 +136,14 @@ class LoFTRMatcher:
         """Row i of the one and row i of the other match, best first; scores are LoFTR's confidence."""
         smaller = [reduce_image(image, LOFTR_SIDE) for image in (image0, image1)]
         greys = [cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for image in smaller]
-        inputs = {
-            f"image{k}": torch.from_numpy(grey)[None, None].to(self.device) for k, grey in enumerate(greys)
-        }
-        found = self.network(inputs)
+        inputs = [torch.from_numpy(grey)[None, None].to(self.device) for grey in greys]
+        found = self.network({"image0": inputs[0], "image1": inputs[1]})
         scores = found["confidence"].float().cpu().numpy()
         order = np.argsort(-scores, kind="stable")[: self.max_matches]
         features = []
         for k, (image, small) in enumerate(zip((image0, image1), smaller, strict=True)):
             # the network's pixel centres lie at halves
             points = found[f"keypoints{k}"].float().cpu().numpy()[order] - 0.5
-            features.append(
-                Features(resize_points(points, small.size, image.size), scores[order], image.size)
-            )
+            points = resize_points(points, small.size, image.size)
+            features.append(Features(points, scores[order], image.size))
         return features[0], features[1]

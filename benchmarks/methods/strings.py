@@ -1,16 +1,16 @@
 """Methods by their strings: parts joined by ``+``, weights after a colon, settings of DIFT in brackets."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
+from geomatch.benchmarks.methods.baselines import KorniaFeatures, OpenCVFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.method import Method
-from geomatch.benchmarks.methods.peers import KorniaFeatures, OpenCVFeatures
 from geomatch.describers import dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.estimators import estimators
@@ -61,13 +61,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     - then ``mnn`` (the default) or ``lightglue``;
     - then an estimator, which takes the place of the protocol's, at the protocol's threshold.
 
-    Args:
-        text: such a string.
-        max_keypoints: per image.
-        device: of the networks, as torch names it.
-
-    Raises:
-        ValueError: saying how a method is written, when it is none.
+    There are at most ``max_keypoints`` per image. Raises ValueError, saying how a method is written.
     """
     parts = _parts(text)
     estimator = {"magsac": "usac_magsac"}.get(parts[-1], parts[-1])
@@ -90,7 +84,8 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         files = FeatureFiles("npz" if name == "npz" else "h5", root, suffix, max_keypoints)
         return Method(text, files, None, estimator=chosen)
     if len(parts) == 1 and name in _FEATURES:
-        source = _features(name, max_keypoints, weights, device)
+        opencv = OpenCVFeatures(cast(Any, name), max_keypoints) if name in (*_L2, "rootsift") else None
+        source = opencv or _detector(name, max_keypoints, weights, device)
         return Method(text, source, None, "l2" if name in _L2 else "cosine", matcher, chosen)
     if len(parts) != 2 or matcher:
         raise ValueError(
@@ -104,10 +99,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
 @lru_cache(maxsize=64)
 def create_dense_method(text: str, device: str = "cpu") -> Method:
     """A method of dense features: ``dino``, ``dinov2``, ``clip`` (with ``:MODEL``, a folder or hub id), or
-    a dense DIFT descriptor with or without settings, as in `create_method`.
-
-    Raises:
-        ValueError: for any other name, or a descriptor that works in patches.
+    a dense DIFT descriptor with or without settings, as in `create_method`. Raises ValueError for any other.
     """
     method = _described(text, text, device)
     if method.dift is not None and method.dift.sampling != "dense":
@@ -170,19 +162,12 @@ def _bracketed(part: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else (part, "")
 
 
-def _features(name: str, count: int, weights: str, device: str) -> Detector:
-    if name in ("sift", "rootsift", "orb", "akaze"):
-        return OpenCVFeatures(cast(Any, name), count)
-    return _detector(name, count, weights, device)
-
-
 def _detector(name: str, count: int, weights: str, device: str) -> Detector:
-    own: dict[str, Callable[[], Detector]] = {
-        "superpoint": partial(SuperPointDetector, weights or None, max_keypoints=count, device=device),
-        "superpoint-magicleap": lambda: MagicLeapSuperPoint(
-            str(transformers_folder(weights or MagicLeapSuperPoint.weights)), count, device=device
-        ),
-    }
     if name in _LEARNED:  # their descriptors give way to those of the method
         return KorniaFeatures(cast(Any, name), count, weights or None, device)
-    return own[name]() if name in own else create_detector(name, count)
+    if name == "superpoint":
+        return SuperPointDetector(weights or None, max_keypoints=count, device=device)
+    if name == "superpoint-magicleap":
+        folder = transformers_folder(weights or MagicLeapSuperPoint.weights)
+        return MagicLeapSuperPoint(str(folder), count, device=device)
+    return create_detector(name, count)

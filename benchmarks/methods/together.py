@@ -41,13 +41,7 @@ def groups(methods: Sequence[Method]) -> list[list[Method]]:
 def dense_maps(
     methods: Sequence[Method], images: Sequence[Image], prompt: str | None = None
 ) -> list[list[FeatureMap]]:
-    """Each method's maps of the images; images of one size go through the network together.
-
-    Args:
-        methods: one, or several of one of `groups`.
-        images: the images.
-        prompt: for models conditioned on text, instead of the method's.
-    """
+    """Each method's maps of the images; images of one size go through the network together."""
     if shared_pass(methods[0]) is None:
         return [method.maps(images, prompt) for method in methods]
     configs = [method.dift for method in methods if method.dift is not None]
@@ -93,8 +87,7 @@ def extract_together(
 
 @lru_cache(maxsize=4)
 def _extractor(config: DIFTConfig, prompt: str) -> DIFTExtractor:
-    found = _loaded(replace(config, timestep=0))
-    return found.at_timestep(config.timestep).at_prompt(prompt)
+    return _loaded(replace(config, timestep=0)).at_timestep(config.timestep).at_prompt(prompt)
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from geomatch.benchmarks.methods import Method, create_method
-from geomatch.benchmarks.methods.peers import rootsift
+from geomatch.benchmarks.methods.baselines import rootsift
 from geomatch.benchmarks.training.denoise import DenoiseConfig, new_unet
 from geomatch.benchmarks.training.recipe import HEAD, bank_images
 from geomatch.benchmarks.training.sources import find_images

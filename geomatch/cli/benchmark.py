@@ -1,45 +1,86 @@
-"""``geomatch benchmark``: measure on data sets."""
+"""``geomatch benchmark``: measure on data sets, search settings, report."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from geomatch.cli.evaluation import (
-    PROTOCOLS,
-    SEMANTIC,
-    Chosen,
-    Option,
-    ended,
-    keypoints_option,
-    out_option,
-    prompt_option,
-    settings_options,
-    split_option,
-)
-from geomatch.cli.exit_codes import FOUND
-from geomatch.cli.options import bundled, run_options
-from geomatch.cli.sweep import sweep
+from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.options import Option, bundled, parse_layers, run_options
 
 if TYPE_CHECKING:
-    from geomatch.benchmarks.harness.task import Settings
+    from geomatch.benchmarks.harness.run import RunResult
+    from geomatch.benchmarks.harness.sweep import Grid
+    from geomatch.benchmarks.harness.task import Settings, Task
     from geomatch.engine import RunContext
 
-_TITLES = {
-    "hpatches": "a folder in HPatches layout",
-    "spair": "the folder of SPair-71k",
-    "willow": "the folder of PF-WILLOW",
-    "cub": "the folder of CUB-200-2011",
-    "davis": "the folder of DAVIS-2017",
-    "jhmdb": "the folder of JHMDB",
-}
-_SPLITS = {
-    "spair": "test, val or trn; test is reported.",
-    "davis": "val or train; val is reported.",
-    "jhmdb": "1, 2 or 3; 1 is reported.",
-}
+_DATA_SETS = {
+    "hpatches": ("a folder in HPatches layout", "geomatch",
+                 "dift, dift-adm, mma, auc480, auc480-poselib, superpoint, roma, sweep", None),
+    "spair": ("the folder of SPair-71k", "spair", "spair-image, spair-soft",
+              "test, val or trn; test is reported."),
+    "willow": ("the folder of PF-WILLOW", "willow", "willow-image, willow-soft", None),
+    "cub": ("the folder of CUB-200-2011", "cub", "cub-image, cub-soft", None),
+    "davis": ("the folder of DAVIS-2017", "davis", "davis-adm, davis-dino", "val or train; val is reported."),
+    "jhmdb": ("the folder of JHMDB", "jhmdb", "jhmdb-adm", "1, 2 or 3; 1 is reported."),
+}  # fmt: skip
+"""What DATA is, the default protocol, the others, and the splits."""
+_SEMANTIC = ("spair", "willow", "cub")
 _SPARSE = "DETECTOR+DESCRIPTOR, or sift, aliked:WEIGHTS, ...; DESCRIPTOR[t=50,layer=2] changes settings."
 _DENSE = "A dense preset, folder or hub id, dino, dinov2 or clip; NAME[t=50,layer=2] changes settings."
+
+_data = click.argument("data", type=click.Path(path_type=Path))
+_out = click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("runs"),
+                    show_default=True, help="Records; the same run goes on there.")  # fmt: skip
+_keypoints = click.option("--max-keypoints", type=click.IntRange(min=1), default=2000, show_default=True,
+                          help="Per image, at most; protocols take the best.")  # fmt: skip
+_prompt = click.option("--prompt", metavar="TEXT",
+                       help="For models conditioned on text. [default: a photo of a {category}]",
+                       )  # fmt: skip
+
+
+def _split(words: str) -> Option:
+    return click.option("--split", metavar="NAME", help=words)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Protocols as the command line names them, and a text instead of theirs."""
+
+    protocol: str | None
+    prompt: str | None = None
+
+    def of(self, task: "Task", default: str) -> list[Any]:
+        """The protocols of a task."""
+        protocols = task.find_protocols(self.protocol or default)
+        if self.prompt is None:
+            return protocols
+        if task.name not in _SEMANTIC:
+            raise click.UsageError(f"--prompt has no meaning for {task.name}")
+        from geomatch.benchmarks.tasks.semantic.protocols import with_prompt
+
+        return [with_prompt(protocol, self.prompt) for protocol in protocols]
+
+
+def _settings(cache_features: bool) -> "Callable[..., Settings]":
+    def make(**given: Any) -> "Settings":
+        from geomatch.benchmarks.harness.task import Settings
+
+        return Settings(**given, cache_features=cache_features)
+
+    return make
+
+
+def _ended(task: "Task", result: "RunResult", *written: Path) -> int:
+    """Print what a run did, and return the exit code."""
+    for name, reason in result.record["skipped"].items():
+        click.echo(f"skipped     {name}: {reason}", err=True)
+    click.echo(f"computed    {result.computed} evaluations of a {task.unit[0]}, the rest was there")
+    for path in (result.path, *written):
+        click.echo(f"wrote       {click.format_filename(path)}")
+    return NOT_FOUND if result.record["skipped"] else FOUND
 
 
 @click.group()
@@ -47,12 +88,27 @@ def benchmark() -> None:
     """Measure descriptors on data sets."""
 
 
-benchmark.add_command(sweep)
+def _add_data_set(name: str, title: str, default: str, others: str, splits: str | None) -> None:
+    sparse = name == "hpatches"
 
-
-def _data_set(name: str) -> click.Command:
-    """The command of a data set."""
-
+    @benchmark.command(
+        name,
+        help=f"Evaluate methods on DATA, {title}, under named protocols.\n\n"
+        "Exit code 1: something was skipped.",
+    )
+    @_data
+    @bundled("protocols", Chosen,
+        click.option("--protocol", metavar="NAME,...", default=default, show_default=True,
+                     help=f"Or: {others}, all."),
+        *([_prompt] if name in _SEMANTIC else []))  # fmt: skip
+    @click.option("--method", metavar="STRING,...", show_default=True,
+                  default="sift+dift-tiny,rootsift" if sparse else "dift-tiny-dense",
+                  help=_SPARSE if sparse else _DENSE)  # fmt: skip
+    @_out
+    @bundled(
+        "settings", _settings(True), *([_keypoints] if sparse else []), *([_split(splits)] if splits else [])
+    )
+    @run_options("OUT", device=True)
     def command(
         data: Path, protocols: Chosen, method: str, out: Path, context: "RunContext", settings: "Settings"
     ) -> int:
@@ -67,37 +123,76 @@ def _data_set(name: str) -> click.Command:
         if result.warning:
             click.echo(f"warning     {result.warning}", err=True)
         click.echo(table(task, result.summaries()))
-        return ended(task, result, [result.path])
-
-    command.__doc__ = (
-        f"Evaluate methods on DATA, {_TITLES[name]}, under named protocols.\n\n"
-        "Exit code 1: something was skipped."
-    )
-    default, others = PROTOCOLS[name]
-    sparse = name == "hpatches"
-    own = [keypoints_option] if sparse else []
-    own += [split_option(_SPLITS[name])] if name in _SPLITS else []
-    decorators: list[Option] = [
-        click.argument("data", type=click.Path(path_type=Path)),
-        bundled("protocols", Chosen,
-            click.option("--protocol", metavar="NAME,...", default=default, show_default=True,
-                         help=f"Or: {others}, all."),
-            *([prompt_option] if name in SEMANTIC else [])),
-        click.option("--method", metavar="STRING,...", show_default=True,
-                     default="sift+dift-tiny,rootsift" if sparse else "dift-tiny-dense",
-                     help=_SPARSE if sparse else _DENSE),
-        out_option,
-        settings_options(*own),
-        run_options("OUT", device=True),
-    ]  # fmt: skip
-    made: Any = command
-    for decorator in reversed(decorators):
-        made = decorator(made)
-    return click.command(name)(made)
+        return _ended(task, result)
 
 
-for _name in PROTOCOLS:
-    benchmark.add_command(_data_set(_name))
+for _name, _words in _DATA_SETS.items():
+    _add_data_set(_name, *_words)
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
+    parts = value.split(",") if value else []
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise click.BadParameter(f"{value!r}: give whole numbers separated by commas")
+    return tuple(int(part) for part in parts)
+
+
+def _grid(timesteps: tuple[int, ...], layers: str, ensemble_sizes: tuple[int, ...]) -> "Grid":
+    from geomatch.benchmarks.harness.sweep import Grid
+
+    return Grid(timesteps, parse_layers(layers), ensemble_sizes)
+
+
+@benchmark.command()
+@_data
+@bundled("grid", _grid,
+    click.option("--timesteps", required=True, callback=_numbers, metavar="T,T,...",
+                 help="Noise levels, 0 to 999."),
+    click.option("--layers", required=True, metavar="A,B,...",
+                 help="The paper's indices or diffusers' names, each a descriptor of its own."),
+    click.option("--ensemble-sizes", callback=_numbers, metavar="N,N,...",
+                 help="Numbers of noises to average. [default: the descriptor's]"),
+)  # fmt: skip
+@click.option("--task", "name", type=click.Choice(list(_DATA_SETS)), default="hpatches", show_default=True,
+              help="The data set.")  # fmt: skip
+@click.option("--method", metavar="STRING",
+              help="A dense DIFT descriptor, NAME[image_size=320,noise=true]; on hpatches "
+              "DETECTOR+DESCRIPTOR. [default: dift-tiny-dense, sift+dift-tiny-dense]")  # fmt: skip
+@bundled("protocols", Chosen,
+    click.option("--protocol", metavar="NAME", help="One of the data set's. [default: its first; sweep]"),
+    _prompt,
+)  # fmt: skip
+@_out
+@bundled("settings", _settings(False),
+    _keypoints, _split("Of spair, davis or jhmdb. [default: the reported one]"),
+)  # fmt: skip
+@run_options("OUT", device=True)
+def sweep(
+    data: Path,
+    grid: "Grid",
+    name: str,
+    method: str | None,
+    protocols: Chosen,
+    out: Path,
+    context: "RunContext",
+    settings: "Settings",
+) -> int:
+    """Search timesteps, layers and ensemble sizes on DATA, a folder in HPatches layout or of another task.
+
+    Writes results.json, table.md and heatmap.png. Exit code 1: something was
+    skipped.
+    """
+    from geomatch.benchmarks.harness.sweep import run_sweep, scores_table
+    from geomatch.benchmarks.harness.task import find_task
+
+    task = find_task(name)
+    chosen = protocols.of(task, "sweep" if name == "hpatches" else name)
+    if len(chosen) != 1:
+        raise click.UsageError("--protocol: give one")
+    method = method or ("dift-tiny-dense" if task.dense else "sift+dift-tiny-dense")
+    result = run_sweep(name, data, chosen[0], method, grid, out, context, settings)
+    click.echo(scores_table(task, [score for score in result.scores if score["split"] == "all"]))
+    return _ended(task, result.run, *result.written)
 
 
 @benchmark.command()

@@ -48,9 +48,10 @@ def synthetic(out: Path, photos: tuple[Path, ...], seed: int, strong: bool) -> i
     return FOUND
 
 
-def _release(name: str, title: str, size: str) -> click.Command:
-    """A command that downloads a data set."""
-
+def _add_release(name: str, title: str, size: str) -> None:
+    @data.command(
+        name, help=f"Download {title} and unpack it into OUT.\n\nExit code 1: it is not the whole release."
+    )
     @click.argument("out", type=click.Path(path_type=Path))
     @click.option("--archive", "archives", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
                   help=f"A downloaded file of the release; may be repeated. [default: download {size}]",
@@ -66,9 +67,6 @@ def _release(name: str, title: str, size: str) -> click.Command:
             click.echo(f"missing     {missing}: {reason}", err=True)
         return FOUND if found.complete else NOT_FOUND
 
-    command.__doc__ = f"Download {title} and unpack it into OUT.\n\nExit code 1: it is not the whole release."
-    return click.command(name)(command)
-
 
 for _name, _title, _size in (
     ("spair", "SPair-71k", "227 MB"),
@@ -77,4 +75,4 @@ for _name, _title, _size in (
     ("davis", "DAVIS-2017 at 480p", "0.8 GB"),
     ("jhmdb", "JHMDB", "its three files"),
 ):
-    data.add_command(_release(_name, _title, _size))
+    _add_release(_name, _title, _size)

@@ -15,7 +15,7 @@ Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
 
 SIZE = (160, 120)
-"""(width, height) of all made images."""
+"""(width, height) of all images."""
 POINTS = np.array(
     [[40, 40], [80, 30], [120, 50], [60, 70], [100, 80], [30, 90], [130, 95], [80, 60], [70, 95], [110, 30]]
 )
@@ -42,33 +42,30 @@ def save(path: Path, pixels: Pixels) -> None:
     PILImage.fromarray(pixels).save(path)
 
 
+def write(path: Path, lines: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
 def make_spair(folder: Path, photo: Pixels, motions: Sequence[Matrix], split: str = "test") -> Path:
     """Two categories; in each the image under every motion, and all pairs with the first as source."""
     names = []
     for category in ("cat", "dog"):
         for index, matrix in enumerate(motions):
             save(folder / "JPEGImages" / category / f"2008_{index}.png", view(photo, matrix))
-        for index, matrix in enumerate(motions[1:], 1):
-            inside = np.round(warp_points(matrix, POINTS)).astype(int)
-            name = f"{index:06d}-2008_0-2008_{index}:{category}"
+            if index == 0:
+                continue
+            names.append(f"{index:06d}-2008_0-2008_{index}:{category}")
             content = {
-                "src_imname": "2008_0.png",
-                "trg_imname": f"2008_{index}.png",
-                "src_imsize": [*SIZE, 3],
-                "trg_imsize": [*SIZE, 3],
-                "src_bndbox": [20, 20, 140, 110],
-                "trg_bndbox": [20, 20, 120, 110],
-                "category": category,
-                "src_kps": POINTS.tolist(),
-                "trg_kps": inside.tolist(),
-            }
-            path = folder / "PairAnnotation" / split / f"{name}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content, indent=1))
-            names.append(name)
-    layout = folder / "Layout" / "large" / f"{split}.txt"
-    layout.parent.mkdir(parents=True, exist_ok=True)
-    layout.write_text("\n".join(names) + "\n")
+                "src_imname": "2008_0.png", "trg_imname": f"2008_{index}.png",
+                "src_imsize": [*SIZE, 3], "trg_imsize": [*SIZE, 3],
+                "src_bndbox": [20, 20, 140, 110], "trg_bndbox": [20, 20, 120, 110],
+                "category": category, "src_kps": POINTS.tolist(),
+                "trg_kps": np.round(warp_points(matrix, POINTS)).astype(int).tolist(),
+            }  # fmt: skip
+            text = json.dumps(content, indent=1)
+            write(folder / "PairAnnotation" / split / f"{names[-1]}.json", [text])
+    write(folder / "Layout" / "large" / f"{split}.txt", names)
     return folder
 
 
@@ -84,7 +81,7 @@ def make_willow(folder: Path, photo: Pixels, motions: Sequence[Matrix]) -> Path:
             numbers = [*POINTS[:, 0], *POINTS[:, 1], *other[:, 0], *other[:, 1]]
             names = [f"PF-dataset/duck(S)/060_{k:04d}.png" for k in (0, index)]
             lines.append(",".join([*names, *(f"{number:.4f}" for number in numbers)]))
-    (folder / "test_pairs_pf.csv").write_text("\n".join(lines) + "\n")
+    write(folder / "test_pairs_pf.csv", lines)
     return folder
 
 
@@ -100,10 +97,8 @@ def make_cub(folder: Path, photo: Pixels, motions: Sequence[Matrix]) -> Path:
         for part, (x, y) in enumerate(warp_points(matrix, POINTS), 1):
             hidden = key == 2 and part == 10
             rows["part_locs"].append(f"{key} {part} {x:.1f} {y:.1f} {0 if hidden else 1}")
-    (folder / "parts").mkdir(parents=True, exist_ok=True)
     for table, lines in rows.items():
-        place = folder / "parts" if table == "part_locs" else folder
-        (place / f"{table}.txt").write_text("\n".join(lines) + "\n")
+        write((folder / "parts" if table == "part_locs" else folder) / f"{table}.txt", lines)
     return folder
 
 
@@ -132,9 +127,7 @@ def make_davis(folder: Path, photo: Pixels, videos: dict[str, Sequence[Matrix]],
             path = folder / "Annotations" / "480p" / name / f"{index:05d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path)
-    names = folder / "ImageSets" / "2017" / f"{split}.txt"
-    names.parent.mkdir(parents=True, exist_ok=True)
-    names.write_text("\n".join(videos) + "\n")
+    write(folder / "ImageSets" / "2017" / f"{split}.txt", list(videos))
     return folder
 
 
@@ -152,6 +145,5 @@ def make_jhmdb(folder: Path, photo: Pixels, videos: dict[str, Sequence[Matrix]])
         path.parent.mkdir(parents=True, exist_ok=True)
         savemat(path, {"pos_img": positions.transpose(1, 0, 2) + 1})
         lines.append(f"{name}.avi 2")
-    (folder / "splits").mkdir(parents=True, exist_ok=True)
-    (folder / "splits" / "wave_test_split1.txt").write_text("\n".join([*lines, "training.avi 1"]) + "\n")
+    write(folder / "splits" / "wave_test_split1.txt", [*lines, "training.avi 1"])
     return folder

@@ -23,27 +23,18 @@ RELEASE = WeightsFile(
     sha256="99cf7e1ca167896eb4ca2fe3d903beff6566243a3c0c8e07a13a2596648ad670",
 )
 """1,279,545,572 bytes, put on the hub by the authors."""
-SYNTHETIC_SIDE = 800
-"""Photographs are reduced to this long side."""
-STRONG_LIGHT = 1.6
-"""`change_light`'s strength in strong ``i_`` sequences."""
-UPRIGHT_VIEWS = (2, 3)
-"""Views of strong ``v_`` sequences that stay upright; the others turn freely."""
+SYNTHETIC_SIDE = 800  # photographs are reduced to this long side
+STRONG_LIGHT = 1.6  # `change_light`'s strength in strong ``i_`` sequences
+UPRIGHT_VIEWS = (2, 3)  # views of strong ``v_`` sequences that stay upright; the others turn freely
 
 
-def fetch_hpatches(
-    out: Path, archive: Path | None = None, release: WeightsFile = RELEASE
-) -> DataSet[HPatchesSequence]:
+def fetch_hpatches(out: Path, archive: Path | None = None) -> DataSet[HPatchesSequence]:
     """Download (or take) the archive, check it, unpack it into ``out`` and check what is there.
 
     What is unpacked already is not unpacked again; the download goes on where it was interrupted, and stays
     in the cache. An ``archive`` is taken instead of the download, whatever its checksum.
-
-    Raises:
-        WeightsError: when it cannot be downloaded or has another checksum.
-        GeomatchError: when it is no archive of sequences.
     """
-    path = locate_weights(release, archive)
+    path = locate_weights(RELEASE, archive)
     out.mkdir(parents=True, exist_ok=True)
     unpack(path, out, last=2)
     return read_hpatches(out)
@@ -54,18 +45,9 @@ def make_synthetic(
 ) -> DataSet[HPatchesSequence]:
     """Two sequences per photograph: ``i_NAME`` by light, ``v_NAME`` by exact homographies.
 
-    The name is the file's, with those of its folders where several have one.
-
-    Args:
-        photos: at least one image file.
-        out: folder; sequences of the same names are replaced.
-        seed: of light and homographies; the same gives the same pixels.
-        strong: stronger light in ``i_``; in ``v_`` changed light as well, and in views 4 to 6 any rotation
-            and scales from 0.5 to 2 (see `random_homography`).
-
-    Raises:
-        ImageError: when a photograph cannot be read.
-        GeomatchError: when a photograph is given twice.
+    The name is the file's, with those of its folders where several have one; sequences of the same names are
+    replaced. ``strong`` is stronger light in ``i_``, changed light in ``v_`` as well, and in views 4 to 6 any
+    rotation and scales from 0.5 to 2. The same seed gives the same pixels.
     """
     for number, (name, path) in enumerate(zip(_names(photos), photos, strict=True)):
         image = reduce_image(load_image(path), SYNTHETIC_SIDE)

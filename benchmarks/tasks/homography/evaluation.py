@@ -3,9 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,13 +11,11 @@ from geomatch.benchmarks.harness.measures import accuracy
 from geomatch.benchmarks.harness.task import Row
 from geomatch.benchmarks.tasks.homography import measures, solvers
 from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, HomographyProtocol
-from geomatch.estimators import create_estimator
 from geomatch.geometry import image_corners, warp_points
 from geomatch.keypoints.detector import select_best
 from geomatch.types import Features, Matches
 
-CORRECT_PX = 3.0
-"""Largest distance of a correct match, and of a repeated point (SuperPoint's protocol)."""
+CORRECT_PX = 3.0  # largest distance of a correct match, and of a repeated point (SuperPoint's protocol)
 HOMOGRAPHY_NMS, DETECTOR_NMS = 8.0, 4.0
 """Least distances of keypoints in SuperPoint's protocol, before the best are taken."""
 REPEATED_POINTS = 300
@@ -33,8 +29,7 @@ class Pair:
 
     features0: Features
     features1: Features
-    truth: NDArray[np.float64]
-    """(3, 3) between pixels of the frame."""
+    truth: NDArray[np.float64]  # (3, 3) between pixels of the frame
 
 
 def evaluate(
@@ -44,25 +39,21 @@ def evaluate(
     small: Pair | None = None,
     weighted: bool = False,
 ) -> Row:
-    """What the protocol measures of the pair.
+    """What the protocol measures of a pair in its frame, keypoints and matches best first.
 
-    Args:
-        protocol: what is measured, and how.
-        pair: in ``protocol.frame``, keypoints best first.
-        match: of features, best first; None when row i of both features is a match, best first.
-        small: for the protocol ``superpoint``, without descriptors and in 320 x 240 pixels.
-        weighted: True if the similarities weigh the matches in the direct linear transform, as a
-            learned matcher's confidences do.
+    Without ``match`` row i of both features is a match. ``small`` is the pair in 320 x 240 pixels, for
+    repeatability. ``weighted`` says that similarities weigh the matches in the direct linear transform, as a
+    learned matcher's confidences do.
     """
     if protocol.kind == "superpoint":
-        pair, kept0, kept1 = _shared(pair, HOMOGRAPHY_NMS, protocol.max_keypoints)
+        pair = _shared(pair, HOMOGRAPHY_NMS, protocol.max_keypoints)
     else:
         pair = limited(protocol, pair, match)
-        kept0, kept1 = len(pair.features0), len(pair.features1)
+    counts = len(pair.features0), len(pair.features1)
     start = time.perf_counter()
     points0, points1, similarity = matched_points(protocol, pair, match)
     matched = time.perf_counter()
-    row: Row = {"keypoints": [kept0, kept1], "matches": len(points0), "reason": None}
+    row: Row = {"keypoints": list(counts), "matches": len(points0), "reason": None}
     distances = measures.match_distances(points0, points1, pair.truth)
     if protocol.kind == "mma":
         row["within"] = [int((distances <= t).sum()) for t in MMA_THRESHOLDS]
@@ -77,8 +68,12 @@ def evaluate(
     if protocol.kind == "superpoint":
         correct = distances <= CORRECT_PX
         row["average_precision"] = measures.average_precision(similarity, correct)
-        row["matching_score"] = measures.matching_score(int(correct.sum()), kept0, kept1)
-        row |= _repeated(small) if small else {}
+        row["matching_score"] = measures.matching_score(int(correct.sum()), *counts)
+        if small:
+            few = _shared(small, DETECTOR_NMS, REPEATED_POINTS)
+            points = few.features0.keypoints, few.features1.keypoints
+            share, localisation = measures.repeatability(*points, few.truth, CORRECT_PX)
+            row |= {"repeatability": share, "localisation_px": localisation}
     row["seconds"] = {"match": matched - start, "rest": time.perf_counter() - matched}
     return row
 
@@ -100,28 +95,22 @@ def failed(protocol: HomographyProtocol, reason: str) -> Row:
 
 def limited(protocol: HomographyProtocol, pair: Pair, match: Matcher | None) -> Pair:
     """The pair with no more keypoints than the protocol allows."""
-    if match is None:
-        count = protocol.max_keypoints
-        return Pair(pair.features0[:count], pair.features1[:count], pair.truth)
-    return Pair(_limit(pair.features0, protocol), _limit(pair.features1, protocol), pair.truth)
+    both = []
+    for features in (pair.features0, pair.features1):
+        own = features[: protocol.max_keypoints]
+        if protocol.unique and len(own) and match is not None:
+            own = own[np.unique(own.keypoints, axis=0, return_index=True)[1]]
+        both.append(own)
+    return Pair(both[0], both[1], pair.truth)
 
 
-def _limit(features: Features, protocol: HomographyProtocol) -> Features:
-    features = features[: protocol.max_keypoints]
-    if protocol.unique and len(features):
-        features = features[np.unique(features.keypoints, axis=0, return_index=True)[1]]
-    return features
-
-
-def _shared(pair: Pair, distance: float, limit: int) -> tuple[Pair, int, int]:
+def _shared(pair: Pair, distance: float, limit: int) -> Pair:
     """Only points that the other image shows too, thinned out; the truth decides, as in the original."""
     features0, features1 = pair.features0, pair.features1
-    inverse = np.linalg.inv(pair.truth)
     seen0 = measures.visible(features0.keypoints, pair.truth, features1.image_size)
-    seen1 = measures.visible(features1.keypoints, inverse, features0.image_size)
+    seen1 = measures.visible(features1.keypoints, np.linalg.inv(pair.truth), features0.image_size)
     kept0 = select_best(features0[seen0], limit, distance)
-    kept1 = select_best(features1[seen1], limit, distance)
-    return Pair(kept0, kept1, pair.truth), len(kept0), len(kept1)
+    return Pair(kept0, select_best(features1[seen1], limit, distance), pair.truth)
 
 
 def matched_points(
@@ -163,57 +152,21 @@ def _homographies(
         apart = np.linalg.norm(warp_points(matrix, corners) - truth, axis=1).mean() / unit
         return float(apart) if np.isfinite(apart) else None
 
-    solve = create_solver(protocol, size0, unit)
+    name, number = protocol.solver.split()
+    threshold = float(number) * unit
     errors, inliers, reason = [], [], None
     for seed in range(protocol.seeds):
         order = np.arange(len(points0))
         if seed:  # the order steers the sampling of every solver
             order = np.random.default_rng(seed).permutation(len(points0))
-        matrix = solve(points0[order], points1[order])
+        matrix = solvers.solve(name, threshold, points0[order], points1[order], size0)
         errors.append(error(matrix))
         if matrix is None:
             reason = reason or f"no homography among {len(points0)} matches"
             inliers.append(0)
         else:
-            threshold = float(protocol.solver.split()[1]) * unit
-            distances = measures.match_distances(points0, points1, matrix)
-            inliers.append(int((distances <= threshold).sum()))
+            inliers.append(int((measures.match_distances(points0, points1, matrix) <= threshold).sum()))
     row: Row = {"errors_px": errors, "inliers": inliers, "reason": reason}
     if protocol.direct:
         row["errors_DLT"] = [error(solvers.direct(points0, points1, weights))]
     return row
-
-
-def create_solver(
-    protocol: HomographyProtocol, size: tuple[int, int] = (1, 1), unit: float = 1.0
-) -> solvers.Solver:
-    """The protocol's solver for an image 0 of (width, height), with the threshold in units of pixels.
-
-    Raises:
-        MissingDependencyError: when a package is missing.
-    """
-    method, number = protocol.solver.split()
-    threshold = float(number) * unit
-    published: dict[str, Callable[[], solvers.Solver]] = {
-        "lmeds": lambda: solvers.opencv(cv2.LMEDS, threshold),
-        "ransac": lambda: solvers.opencv(cv2.RANSAC, threshold),
-        "ransac-roma": lambda: solvers.opencv(cv2.RANSAC, threshold, confidence=0.99999),
-        "poselib": lambda: solvers.poselib(threshold),
-    }
-    if method in published:
-        return published[method]()
-    estimator = create_estimator(method, threshold)
-
-    def gated(points0: Any, points1: Any) -> NDArray[np.float64] | None:
-        found = estimator.estimate(points0, points1, size)
-        return found.matrix if found else None
-
-    return gated
-
-
-def _repeated(small: Pair) -> Row:
-    pair, _, _ = _shared(small, DETECTOR_NMS, REPEATED_POINTS)
-    share, localisation = measures.repeatability(
-        pair.features0.keypoints, pair.features1.keypoints, pair.truth, CORRECT_PX
-    )
-    return {"repeatability": share, "localisation_px": localisation}

@@ -26,23 +26,14 @@ def visible(points: Points, matrix: ArrayLike, size: tuple[int, int]) -> NDArray
 class Repeatability(NamedTuple):
     """The repeatability of one pair, as SuperPoint's protocol measures it."""
 
-    share: float | None
-    """Points found again among all that could be, both ways; None when there were none."""
-    localisation: float | None
-    """Mean distance of those found again; None when there were none."""
+    share: float | None  # points found again among all that could be, both ways; None when there were none
+    localisation: float | None  # mean distance of those found again; None when there were none
 
 
 def repeatability(
     points0: Points, points1: Points, truth: ArrayLike, threshold: float = 3.0
 ) -> Repeatability:
-    """Which points have one of the other image within the threshold, distances in image 1.
-
-    Args:
-        points0: (N0, 2) of image 0, only those visible in image 1.
-        points1: (N1, 2) of image 1, only those visible in image 0.
-        truth: (3, 3) from image 0 to image 1.
-        threshold: in pixels.
-    """
+    """Which points have one of the other image within the threshold, distances in image 1."""
     if not len(points0) + len(points1):
         return Repeatability(None, None)
     if not len(points0) or not len(points1):

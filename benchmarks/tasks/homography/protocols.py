@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from geomatch.benchmarks.tasks.homography.frames import Frame
-
+Frame = Literal["original", "short480", "crop640x480", "crop320x240"]
+"""``short480``: the short side is 480 pixels. ``crop...``: grey, reduced until it just covers
+(width, height), and the centre cut out (SuperPoint's protocol)."""
 Kind = Literal["homography", "mma", "superpoint"]
 
 
@@ -12,100 +13,68 @@ Kind = Literal["homography", "mma", "superpoint"]
 class HomographyProtocol:
     """One way to evaluate; pairs are image 1 with images 2 to 6 of each sequence, and count alike.
 
-    Matches are mutual nearest neighbours without a ratio test. A corner error
-    is the mean distance of the four corners of image 1 under estimate and
-    truth. A failed estimate is an infinite error, a pair without matches has
-    accuracy 0. Keypoints are the best by score.
+    Matches are mutual nearest neighbours without a ratio test. A corner error is the mean distance of the
+    four corners of image 1 under estimate and truth. A failed estimate is an infinite error, a pair without
+    matches has accuracy 0. Keypoints are the best by score.
     """
 
     name: str
     version: int
-    source: str
-    """The paper or code that defines it."""
+    source: str  # the paper or code that defines it
     large: bool
     """True if the eight sequences with images over 1600 x 1200 belong to it (116 in all, else 108)."""
     kind: Kind
-    frame: Frame = "original"
-    """In which features are extracted and errors are measured."""
+    frame: Frame = "original"  # in which features are extracted and errors are measured
     max_keypoints: int = 2000
-    max_matches: int | None = None
-    """Best by similarity."""
-    solver: str = ""
-    """``METHOD THRESHOLD``, with the solver's published defaults; see ``evaluation``."""
+    max_matches: int | None = None  # best by similarity
+    solver: str = ""  # ``METHOD THRESHOLD``, with the solver's published defaults; see `solvers.solve`
     seeds: int = 1
     """Runs of the estimator, each with the matches in another order; the mean and spread are reported."""
-    accuracies: tuple[float, ...] = ()
-    """Thresholds in pixels of the frame."""
-    areas: tuple[float, ...] = ()
-    """Thresholds of the area under the curve."""
-    unique: bool = False
-    """Keypoints at one place are one, as ``np.unique`` orders them."""
+    accuracies: tuple[float, ...] = ()  # thresholds in pixels of the frame
+    areas: tuple[float, ...] = ()  # thresholds of the area under the curve
+    unique: bool = False  # keypoints at one place are one, as ``np.unique`` orders them
     paper_sampling: bool = False
     """Dense DIFT features are sampled as in the paper's code; see `FeatureMap.sample`."""
     corner_origin: bool = False
     """Coordinates and corners count from the corner of the first pixel: half a pixel is added."""
-    headline: str = "accuracy@3"
-    """The measure by which methods are compared."""
-    relative_to: float | None = None
-    """Errors and threshold are in units of (shorter side of image 2) / this."""
-    precisions: tuple[float, ...] = ()
-    """Thresholds in pixels of the share of matches that are right."""
-    symmetric: bool = False
-    """Distances of matches are the mean of those in image 1 and image 2."""
-    direct: bool = False
-    """Errors of the direct linear transform over all matches, too."""
+    headline: str = "accuracy@3"  # the measure by which methods are compared
+    relative_to: float | None = None  # errors and threshold are in units of (shorter side of image 2) / this
+    precisions: tuple[float, ...] = ()  # thresholds in pixels of the share of matches that are right
+    symmetric: bool = False  # distances of matches are the mean of those in image 1 and image 2
+    direct: bool = False  # errors of the direct linear transform over all matches, too
 
 
-_DIFT: dict[str, Any] = {"large": False, "kind": "homography", "max_keypoints": 1000}
-_DIFT |= {"unique": True, "paper_sampling": True}
-
+_DIFT: dict[str, Any] = {
+    "large": False,
+    "kind": "homography",
+    "max_keypoints": 1000,
+    "unique": True,
+    "paper_sampling": True,
+    "accuracies": (1, 3, 5),
+}
+_TANG = "Tang et al., 2023, eval_homography.py"
 PROTOCOLS: dict[str, HomographyProtocol] = {
-    protocol.name: protocol
-    for protocol in (
-        HomographyProtocol(
-            name="dift", version=1, source="Tang et al., 2023, eval_homography.py (SD: cosine, LMEDS)",
-            solver="lmeds 3", accuracies=(1, 3, 5), **_DIFT,
-        ),
-        HomographyProtocol(
-            name="dift-adm", version=1, source="Tang et al., 2023, eval_homography.py (ADM: L2, RANSAC)",
-            solver="ransac 3", accuracies=(1, 3, 5), **_DIFT,
-        ),
-        HomographyProtocol(
-            name="mma", version=1, source="Dusmanu et al., CVPR 2019, D2-Net's notebook, top 2000",
-            large=False, kind="mma", headline="MMA@3",
-        ),
-        HomographyProtocol(
-            name="auc480", version=1, source="Sun et al., CVPR 2021 (LoFTR)", large=False, kind="homography",
-            frame="short480", max_matches=1000, solver="ransac 3", areas=(3, 5, 10),
-            headline="AUC@5",
-        ),
-        HomographyProtocol(
-            name="auc480-poselib", version=1, source="glue-factory, eval/hpatches.py, at 1 px",
-            large=False, kind="homography", frame="short480", max_keypoints=1024, solver="poselib 1",
-            areas=(1, 3, 5), corner_origin=True, headline="AUC@3", precisions=(1, 3), symmetric=True,
-            direct=True,
-        ),
-        HomographyProtocol(
-            name="superpoint", version=1, source="DeTone et al., 2018, as in rpautrat/SuperPoint",
-            large=True, kind="superpoint", frame="crop640x480", max_keypoints=1000, solver="ransac 3",
-            accuracies=(1, 3, 5),
-        ),
-        HomographyProtocol(
-            name="roma", version=1, source="DKM/RoMa, hpatches_sequences_homog_benchmark.py; all 580 pairs",
-            large=True, kind="homography", max_matches=5000, solver="ransac-roma 3", areas=(3, 5, 10),
-            corner_origin=True, relative_to=480, headline="AUC@5",
-        ),
-        HomographyProtocol(
-            name="geomatch", version=1, source="geomatch", large=True, kind="homography",
-            solver="usac_magsac 3", seeds=5, accuracies=(1, 3, 5, 10), areas=(1, 3, 5, 10),
-        ),
-        HomographyProtocol(
-            name="sweep", version=1, source="geomatch, for searches of settings", large=True,
-            kind="homography", max_keypoints=1000, solver="usac_magsac 3", accuracies=(1, 3, 5),
-            precisions=(3,),
-        ),
+    p.name: p
+    for p in (
+        HomographyProtocol("dift", 1, f"{_TANG} (SD: cosine, LMEDS)", solver="lmeds 3", **_DIFT),
+        HomographyProtocol("dift-adm", 1, f"{_TANG} (ADM: L2, RANSAC)", solver="ransac 3", **_DIFT),
+        HomographyProtocol("mma", 1, "Dusmanu et al., CVPR 2019, D2-Net's notebook, top 2000", False, "mma",
+                           headline="MMA@3"),
+        HomographyProtocol("auc480", 1, "Sun et al., CVPR 2021 (LoFTR)", False, "homography", "short480",
+                           max_matches=1000, solver="ransac 3", areas=(3, 5, 10), headline="AUC@5"),
+        HomographyProtocol("auc480-poselib", 1, "glue-factory, eval/hpatches.py, at 1 px", False,
+                           "homography", "short480", 1024, solver="poselib 1", areas=(1, 3, 5),
+                           corner_origin=True, headline="AUC@3", precisions=(1, 3), symmetric=True,
+                           direct=True),
+        HomographyProtocol("superpoint", 1, "DeTone et al., 2018, as in rpautrat/SuperPoint", True,
+                           "superpoint", "crop640x480", 1000, solver="ransac 3", accuracies=(1, 3, 5)),
+        HomographyProtocol("roma", 1, "DKM/RoMa, hpatches_sequences_homog_benchmark.py; all 580 pairs", True,
+                           "homography", max_matches=5000, solver="ransac-roma 3", areas=(3, 5, 10),
+                           corner_origin=True, relative_to=480, headline="AUC@5"),
+        HomographyProtocol("geomatch", 1, "geomatch", True, "homography", solver="usac_magsac 3", seeds=5,
+                           accuracies=(1, 3, 5, 10), areas=(1, 3, 5, 10)),
+        HomographyProtocol("sweep", 1, "geomatch, for searches of settings", True, "homography",
+                           max_keypoints=1000, solver="usac_magsac 3", accuracies=(1, 3, 5), precisions=(3,)),
     )
 }  # fmt: skip
-"""By name."""
-
 MMA_THRESHOLDS = tuple(range(1, 16))

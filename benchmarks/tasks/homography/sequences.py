@@ -1,8 +1,8 @@
 """Data sets in the layout of the HPatches sequences.
 
-A sequence is a folder with the images ``1`` to ``6`` (``.ppm``, or another
-format) and text files ``H_1_2`` to ``H_1_6``, 3 x 3 homographies from image 1
-to the others. Names begin with ``i_`` (illumination) or ``v_`` (viewpoint).
+A sequence is a folder with the images ``1`` to ``6`` (``.ppm``, or another format) and text files ``H_1_2``
+to ``H_1_6``, 3 x 3 homographies from image 1 to the others. Names begin with ``i_`` (illumination) or ``v_``
+(viewpoint).
 """
 
 from dataclasses import dataclass
@@ -35,20 +35,10 @@ vitro wall wapping war weapons woman wormhole wounded yard yuri
 SEQUENCES = tuple(f"i_{n}" for n in _ILLUMINATION.split()) + tuple(f"v_{n}" for n in _VIEWPOINT.split())
 """All 116 of the release (hpatches-benchmark, ``python/utils/splits.json``)."""
 LARGE = frozenset(
-    [
-        "i_contruction",
-        "i_crownnight",
-        "i_dc",
-        "i_pencils",
-        "i_whitebuilding",
-        "v_artisans",
-        "v_astronautis",
-        "v_talent",
-    ]
-)
+    ["i_contruction", "i_crownnight", "i_dc", "i_pencils", "i_whitebuilding", "v_artisans",
+     "v_astronautis", "v_talent"]
+)  # fmt: skip
 """Those with images over 1600 x 1200, which D2-Net's protocol and its heirs leave out."""
-PAIRS = 5
-"""Per sequence of the release."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +46,7 @@ class HPatchesSequence:
     """One sequence on disk."""
 
     folder: Path
-    reference: Path
-    """Image 1."""
+    reference: Path  # image 1
     targets: tuple[tuple[str, Path, NDArray[np.float64]], ...]
     """Number, path, and homography (3, 3) from image 1, of the other images."""
 
@@ -76,38 +65,29 @@ class HPatchesSequence:
 
 
 def read_hpatches(folder: Path, split: str | None = None) -> DataSet[HPatchesSequence]:
-    """The sequences under a folder, in order of their names; those that cannot be used, with the reason.
-
-    Raises:
-        GeomatchError: when there is none that can be used.
-        ValueError: for a split, since there are none.
-    """
+    """The sequences under a folder, in order of their names; those that cannot be used, with the reason."""
     if split is not None:
         raise ValueError(f"hpatches has no splits, got {split!r}")
+    if not folder.is_dir():
+        raise GeomatchError(f"{folder}: no such folder")
+    places = sorted(path for path in folder.iterdir() if path.is_dir() and any(path.glob("H_1_[2-6]")))
+    if not places:
+        raise GeomatchError(
+            f"{folder}: no HPatches sequences there (folders with images 1 to 6 and H_1_2 to H_1_6)"
+        )
     sequences, broken = [], {}
-    for place in _folders(folder):
+    for place in places:
         try:
             sequences.append(_read_sequence(place))
         except GeomatchError as error:
             broken[place.name] = str(error)
     if not sequences:
         raise GeomatchError(f"{folder}: no usable sequence; {next(iter(broken.values()))}")
-    whole = {sequence.name for sequence in sequences if len(sequence.targets) == PAIRS}
+    whole = {sequence.name for sequence in sequences if len(sequence.targets) == 5}
     missing = tuple(name for name in SEQUENCES if name not in whole)
     complete = not missing and not broken and len(sequences) == len(SEQUENCES)
     known = len(SEQUENCES) - len(missing)
     return DataSet(folder, sequences, broken, complete, missing=missing, known=known)
-
-
-def _folders(data: Path) -> list[Path]:
-    if not data.is_dir():
-        raise GeomatchError(f"{data}: no such folder")
-    folders = sorted(path for path in data.iterdir() if path.is_dir() and any(path.glob("H_1_[2-6]")))
-    if not folders:
-        raise GeomatchError(
-            f"{data}: no HPatches sequences there (folders with images 1 to 6 and H_1_2 to H_1_6)"
-        )
-    return folders
 
 
 def _read_sequence(folder: Path) -> HPatchesSequence:
@@ -115,11 +95,8 @@ def _read_sequence(folder: Path) -> HPatchesSequence:
     for image in sorted(folder.glob("[2-6].*")):
         if image.suffix in SUFFIXES and image.stem not in numbers:
             raise GeomatchError(f"{folder}: H_1_{image.stem} is missing")
-    return HPatchesSequence(
-        folder,
-        _image(folder, "1"),
-        tuple((number, _image(folder, number), _homography(folder / f"H_1_{number}")) for number in numbers),
-    )
+    targets = ((number, _image(folder, number), _homography(folder / f"H_1_{number}")) for number in numbers)
+    return HPatchesSequence(folder, _image(folder, "1"), tuple(targets))
 
 
 def _image(folder: Path, number: str) -> Path:

@@ -1,46 +1,47 @@
-"""Homography solvers as the protocols use them: no gate, no refit, None for a failure."""
+"""Homography solvers as the protocols use them: no refit, None for a failure."""
 
-from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomatch.errors import require
+from geomatch.estimators import create_estimator
 
 Points = NDArray[np.float64]
-Solver = Callable[[Points, Points], NDArray[np.float64] | None]
-"""From (M, 2) points of image 0 and their partners to (3, 3), or None."""
+_OPENCV = {  # method and confidence
+    "lmeds": (cv2.LMEDS, 0.995),
+    "ransac": (cv2.RANSAC, 0.995),
+    "ransac-roma": (cv2.RANSAC, 0.99999),
+}
 
 
-def opencv(method: int, threshold: float = 3.0, iterations: int = 2000, confidence: float = 0.995) -> Solver:
-    """``cv2.findHomography``; the defaults are OpenCV's."""
+def solve(
+    name: str, threshold: float, points0: Points, points1: Points, size: tuple[int, int] = (1, 1)
+) -> NDArray[np.float64] | None:
+    """(3, 3) from (M, 2) points of image 0, of (width, height) ``size``, and their partners.
 
-    def solve(points0: Points, points1: Points) -> NDArray[np.float64] | None:
-        if len(points0) < 4:
-            return None
-        try:
-            matrix, _ = cv2.findHomography(points0, points1, method, threshold, None, iterations, confidence)
-        except cv2.error:  # some methods raise where others return None
-            return None
-        return _finite(None if matrix is None else np.asarray(matrix, np.float64))
+    ``name`` is one of `cv2.findHomography`'s methods, ``poselib`` for its LO-RANSAC, both with their own
+    defaults but the threshold in pixels; or an estimator of geomatch, with its gate.
+    """
+    if name not in _OPENCV and name != "poselib":
+        found = create_estimator(name, threshold).estimate(points0, points1, size)
+        return found.matrix if found else None
+    if len(points0) < 4:
+        return None
+    if name == "poselib":
+        import poselib
 
-    return solve
-
-
-def poselib(threshold: float = 1.0) -> Solver:
-    """PoseLib's LO-RANSAC with its own defaults but the threshold in pixels. Needs the extra ``poselib``."""
-    library = require("poselib", "poselib", "the protocol auc480-poselib")
-
-    def solve(points0: Points, points1: Points) -> NDArray[np.float64] | None:
-        if len(points0) < 4:
-            return None
         options = {"max_reproj_error": threshold}
-        matrix, information = library.estimate_homography(points0, points1, options)
+        matrix, information = poselib.estimate_homography(points0, points1, options)
         return _finite(matrix) if information["num_inliers"] >= 4 else None
-
-    return solve
+    method, confidence = _OPENCV[name]
+    try:
+        matrix, _ = cv2.findHomography(points0, points1, method, threshold, None, 2000, confidence)
+    except cv2.error:  # some methods raise where others return None
+        return None
+    return _finite(matrix)
 
 
 def direct(
@@ -52,14 +53,14 @@ def direct(
     if len(points0) < 4:
         return None
     pair = (torch.from_numpy(np.ascontiguousarray(points))[None] for points in (points0, points1))
+    shares = np.ones(len(points0)) if weights is None else weights.astype(np.float64)
     try:
-        shares = np.ones(len(points0)) if weights is None else weights.astype(np.float64)
         return _finite(find_homography_dlt(*pair, torch.from_numpy(shares)[None])[0].numpy())
     except RuntimeError:  # of a decomposition that does not converge
         return None
 
 
-def _finite(matrix: NDArray[np.floating] | None) -> NDArray[np.float64] | None:
+def _finite(matrix: NDArray[Any] | None) -> NDArray[np.float64] | None:
     if matrix is None or not np.isfinite(matrix).all() or not np.any(matrix):
         return None
     return np.asarray(matrix, np.float64)

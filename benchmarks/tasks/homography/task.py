@@ -10,22 +10,30 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.measures import accuracy, area_under_curve
-from geomatch.benchmarks.harness.pictures import draw_points
-from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Settings, Task, Values, by_split
+from geomatch.benchmarks.harness.task import (
+    Axes,
+    Curve,
+    Entry,
+    Picture,
+    Row,
+    Settings,
+    Task,
+    Values,
+    Words,
+    by_split,
+)
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
-from geomatch.benchmarks.tasks.homography.evaluation import (
-    CORRECT_PX,
-    create_solver,
-    evaluate,
-    failed,
-    limited,
-    matched_points,
-)
-from geomatch.benchmarks.tasks.homography.frames import Frame
+from geomatch.benchmarks.tasks.homography import evaluation
 from geomatch.benchmarks.tasks.homography.measures import match_distances
-from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, PROTOCOLS, HomographyProtocol
+from geomatch.benchmarks.tasks.homography.protocols import (
+    MMA_THRESHOLDS,
+    PROTOCOLS,
+    Frame,
+    HomographyProtocol,
+)
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, HPatchesSequence, read_hpatches, split_of
 from geomatch.benchmarks.tasks.homography.views import SMALL, Views
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
@@ -33,40 +41,35 @@ from geomatch.store import Store
 
 SPLITS = ("illumination", "viewpoint", "all")
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
-_LIMIT = 10.0
-"""Pixels; the end of curves."""
-_DRAWN = 60
-"""Best matches in a picture."""
+_MEASURES = {"accuracy": accuracy, "AUC": area_under_curve}
+_LIMIT = 10.0  # pixels; the end of curves
+_DRAWN = 60  # best matches in a picture
 
 
-class SequenceEvaluation:
-    """Methods on one sequence; see `geomatch.benchmarks.harness.task.Evaluation`."""
-
+class _SequenceEvaluation:
     def __init__(self, sequence: HPatchesSequence, entries: Sequence[Entry], store: Store | None) -> None:
-        """Start on a sequence."""
         self.sequence, self.entries = sequence, entries
         self.views = Views(entries, store)
 
+    def _samples(self, protocol: HomographyProtocol) -> bool:
+        return protocol.paper_sampling and self.entries[0].method.samples  # others know no difference
+
     def prepare(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> None:
-        """See `Evaluation.prepare`."""
         paths = [self.sequence.reference, *(path for _, path, _ in self.sequence.targets)]
         for frame in _frames(protocol):
-            self.views.prepare(paths, frame, protocol.paper_sampling, wanted)
+            self.views.prepare(paths, frame, self._samples(protocol), wanted)
 
     def rows(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[list[Row]]:
-        """See `Evaluation.rows`."""
         found: list[list[Row]] = [[] for _ in wanted]
         for number, path, truth in self.sequence.targets:
             names = {"pair": f"{self.sequence.name} 1-{number}", "split": split_of(self.sequence.name)}
             paths = self.sequence.reference, path
+            paper = self._samples(protocol)
             try:
-                pairs = [
-                    self.views.pairs(paths, truth, frame, protocol.paper_sampling, wanted)
-                    for frame in _frames(protocol)
-                ]
+                pairs = [self.views.pairs(paths, truth, f, paper, wanted) for f in _frames(protocol)]
             except (ImageError, FeaturesError, cv2.error) as error:
                 for own in found:
-                    own.append({**names, **failed(protocol, first_line(error))})
+                    own.append({**names, **evaluation.failed(protocol, first_line(error))})
                 continue
             for place, own in enumerate(found):
                 method = self.entries[wanted[place]].method
@@ -81,9 +84,9 @@ def _measured(protocol: HomographyProtocol, method: Method, pairs: Sequence[Any]
     match = None if isinstance(method.source, LoFTRMatcher) else method.match
     weighted = match is None or method.matcher is not None
     try:
-        return evaluate(chosen, pairs[0], match, pairs[1] if len(pairs) > 1 else None, weighted)
+        return evaluation.evaluate(chosen, pairs[0], match, pairs[1] if len(pairs) > 1 else None, weighted)
     except cv2.error as error:
-        return failed(protocol, first_line(error))
+        return evaluation.failed(protocol, first_line(error))
 
 
 def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
@@ -91,10 +94,7 @@ def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
 
 
 def summarise(protocol: HomographyProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per split: the numbers of pairs and failures, and the protocol's measures in percent.
-
-    ``rows`` are those of one method under this protocol. A measure without any pair to tell is None.
-    """
+    """One row per split of one method's: pairs, failures, and measures in percent, None without any pair."""
     return by_split("pairs", rows, SPLITS, partial(_measures, protocol))
 
 
@@ -111,15 +111,12 @@ def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, fl
     for column in (key for key in rows[0] if key.startswith("errors_")):
         per_seed = list(zip(*(errors_of(row, column) for row in rows), strict=True))
         label = "" if column == "errors_px" else column.removeprefix("errors_") + " "
-        for name, thresholds, measure in (
-            ("accuracy", protocol.accuracies, accuracy),
-            ("AUC", protocol.areas, area_under_curve),
-        ):
-            for threshold in thresholds:
-                values = [100 * measure(errors, threshold) for errors in per_seed]
-                measures[f"{label}{name}@{threshold:g}"] = _mean(values)
-                if len(values) > 1:
-                    measures[f"{label}{name}@{threshold:g} spread"] = max(values) - min(values)
+        wanted = [("accuracy", t) for t in protocol.accuracies] + [("AUC", t) for t in protocol.areas]
+        for name, threshold in wanted:
+            found = [100 * _MEASURES[name](errors, threshold) for errors in per_seed]
+            measures[f"{label}{name}@{threshold:g}"] = _mean(found)
+            if len(found) > 1:
+                measures[f"{label}{name}@{threshold:g} spread"] = max(found) - min(found)
     for name in (f"precision@{threshold:g}" for threshold in protocol.precisions):
         measures[name] = 100 * sum(row[name] for row in rows) / len(rows)
     return measures
@@ -134,8 +131,7 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def in_words(protocol: HomographyProtocol) -> list[tuple[str, str]]:
-    """A protocol's definition."""
+def _in_words(protocol: HomographyProtocol) -> Words:
     frame = {
         "original": "original pixels",
         "short480": "short side 480 pixels",
@@ -158,7 +154,7 @@ def in_words(protocol: HomographyProtocol) -> list[tuple[str, str]]:
     return found
 
 
-def values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
+def _values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
     """(pairs, seeds) errors in pixels, or the share of right matches."""
     if protocol.kind == "mma":
         threshold = int(protocol.headline.split("@")[1])
@@ -166,25 +162,21 @@ def values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
     return np.array([errors_of(row, "errors_px") for row in rows])
 
 
-def statistic(protocol: HomographyProtocol, found: Values) -> float:
-    """The headline measure in percent."""
+def _statistic(protocol: HomographyProtocol, found: Values) -> float:
     name, _, number = protocol.headline.partition("@")
     if name == "MMA":
         return 100 * float(found.mean())
-    measure = {"accuracy": accuracy, "AUC": area_under_curve}[name]
-    return 100 * float(np.mean([measure(column, float(number)) for column in found.T]))
+    return 100 * float(np.mean([_MEASURES[name](column, float(number)) for column in found.T]))
 
 
-def severity(protocol: HomographyProtocol, found: Values) -> NDArray[np.float64]:
-    """(pairs,) larger for worse."""
+def _severity(protocol: HomographyProtocol, found: Values) -> NDArray[np.float64]:
     means = found.mean(axis=1)
     return np.asarray(-means if protocol.kind == "mma" else means, np.float64)
 
 
-def worst(protocol: HomographyProtocol, row: Row) -> list[tuple[str, str]]:
-    """Headings and cells of a pair among the worst."""
+def _worst(protocol: HomographyProtocol, row: Row) -> Words:
     counts = [("keypoints", " / ".join(map(str, row["keypoints"]))), ("matches", str(row["matches"]))]
-    value = float(values(protocol, [row]).mean())
+    value = float(_values(protocol, [row]).mean())
     if protocol.kind == "mma":
         return [(protocol.headline, f"{100 * value:.1f} %"), *counts]
     errors = row["errors_px"]
@@ -194,18 +186,15 @@ def worst(protocol: HomographyProtocol, row: Row) -> list[tuple[str, str]]:
     return [("corner error", error), *counts, ("inliers", str(row["inliers"][0]))]
 
 
-def axes(protocol: HomographyProtocol) -> Axes:
-    """Words of the chart."""
+def _axes(protocol: HomographyProtocol) -> Axes:
     if protocol.kind == "mma":
         return Axes(
-            "Matches within a distance of the truth", "threshold, px", "matches within it, %", False, 1.0
+            "Matches within a distance of the truth", "threshold, px", "matches within it, %", False, 1
         )
     return Axes("Pairs within a corner error", "threshold, px", "pairs within it, %")
 
 
-def curve(
-    protocol: HomographyProtocol, rows: Sequence[Row]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
     """Thresholds in pixels, and the percentage within: of pairs by corner error, or of matches (MMA)."""
     if protocol.kind == "mma":
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
@@ -215,7 +204,7 @@ def curve(
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
+def _draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
     """The best matches of a pair, in the original frame whatever the protocol's, as a JPEG's data URL."""
     name, _, number = row["pair"].partition(" 1-")
     sequences = {sequence.name: sequence for sequence in read_hpatches(wanted.data).units}
@@ -226,19 +215,16 @@ def draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
     paths = sequences[name].reference, path
     views = Views([Entry(method, method.key())], wanted.store)
     match = None if isinstance(method.source, LoFTRMatcher) else method.match
-    pair = limited(protocol, views.pairs(paths, truth, "original", False, [0])[0], match)
-    points0, points1, _ = matched_points(protocol, pair, match)
+    pair = evaluation.limited(protocol, views.pairs(paths, truth, "original", False, [0])[0], match)
+    points0, points1, _ = evaluation.matched_points(protocol, pair, match)
     points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
-    return draw_points(paths, points0, points1, match_distances(points0, points1, truth) <= CORRECT_PX)
+    return draw_points(
+        paths, points0, points1, match_distances(points0, points1, truth) <= evaluation.CORRECT_PX
+    )
 
 
 def _method(text: str, settings: Settings, device: str) -> Method:
     return create_method(text, settings.max_keypoints, device)
-
-
-def _check(protocol: HomographyProtocol) -> None:
-    if protocol.solver:
-        create_solver(protocol)
 
 
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
@@ -248,32 +234,12 @@ def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
 
 
 HPATCHES = Task(
-    name="hpatches",
-    title="HPatches",
-    unit=("sequence", "sequences"),
-    item="pairs",
-    whole=116,
-    package="geomatch.benchmarks.tasks.homography",
-    read=read_hpatches,
-    protocols=PROTOCOLS,
-    method=_method,
-    evaluation=SequenceEvaluation,
-    in_words=in_words,
-    summarise=summarise,
-    values=values,
-    statistic=statistic,
-    severity=severity,
-    worst=worst,
-    axes=axes,
-    curve=curve,
-    splits=tuple(reversed(SPLITS)),
-    dense=False,
+    "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
+    _SequenceEvaluation, _in_words,
+    summarise, _values, _statistic, _severity, _worst, _axes, curve,
+    splits=tuple(reversed(SPLITS)), method=_method, dense=False,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
-    check=_check,
-    undefined=_undefined,
-    shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
-    draw=draw,
-    caption="its best matches, green within 3 px of the truth, red not",
-)
+    undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
+    draw=_draw, caption="its best matches, green within 3 px of the truth, red not",
+)  # fmt: skip
 TASKS = {"hpatches": HPATCHES}
-"""By name."""

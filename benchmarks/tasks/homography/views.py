@@ -1,11 +1,13 @@
 """What methods see of one sequence in one frame: features, and where the truth goes there."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PILImage
 
 from geomatch.benchmarks.harness.cache import key_of, read_or_make
 from geomatch.benchmarks.harness.task import Entry
@@ -14,7 +16,7 @@ from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import extract_together
 from geomatch.benchmarks.tasks.homography.evaluation import Pair
-from geomatch.benchmarks.tasks.homography.frames import Frame, framed
+from geomatch.benchmarks.tasks.homography.protocols import Frame
 from geomatch.errors import ImageError
 from geomatch.files import sha256_of
 from geomatch.geometry import warp_points
@@ -22,10 +24,10 @@ from geomatch.images import Image, load_image
 from geomatch.store import Store
 from geomatch.types import Features
 
-KIND = "views"
-"""Kind of the features in the store."""
-SMALL: Frame = "crop320x240"
-"""Only keypoints are looked at there."""
+Matrix = NDArray[np.float64]
+KIND = "views"  # kind of the features in the store
+_CROPS = {"crop640x480": (640, 480), "crop320x240": (320, 240)}
+SMALL: Frame = "crop320x240"  # only keypoints are looked at there
 
 
 @dataclass
@@ -33,29 +35,21 @@ class Views:
     """Features of one sequence's images by the methods of one group, each made or read once."""
 
     entries: Sequence[Entry]
-    store: Store | None
-    """Where they are cached, by content."""
-    _images: dict[tuple[Path, Frame], tuple[Image, NDArray[np.float64]]] = field(default_factory=dict)
+    store: Store | None  # where they are cached, by content
+    _images: dict[tuple[Path, Frame], tuple[Image, Matrix]] = field(default_factory=dict)
     _sums: dict[Path, str] = field(default_factory=dict)
     _views: dict[tuple[Path, Frame, bool, int], Features] = field(default_factory=dict)
 
     def pairs(
-        self,
-        paths: tuple[Path, Path],
-        truth: NDArray[np.float64],
-        frame: Frame,
-        paper_sampling: bool,
-        wanted: Sequence[int],
+        self, paths: tuple[Path, Path], truth: Matrix, frame: Frame, paper: bool, wanted: Sequence[int]
     ) -> list[Pair]:
         """Features of two images by the methods at these places, and the truth between their frames.
 
-        Raises:
-            ImageError: when one cannot be read.
-            FeaturesError: when its features cannot.
+        ``paper`` says that descriptors are sampled as in the paper's code.
         """
         source = self.entries[0].method.source
         if isinstance(source, LoFTRMatcher):
-            keys = [self._key(list(paths), frame, side, 0) for side in (0, 1)]
+            keys = [self._key(paths, frame, side, 0) for side in (0, 1)]
 
             def make(places: list[int]) -> list[Features]:
                 both = source.match_images(*(self._image(path, frame)[0] for path in paths))
@@ -63,40 +57,32 @@ class Views:
 
             both = [read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)]
         else:
-            sides = [self._features(path, frame, paper_sampling, wanted) for path in paths]
+            sides = [self._features(path, frame, paper, wanted) for path in paths]
             both = [list(pair) for pair in zip(*sides, strict=True)]
-        matrix0, matrix1 = (
-            np.eye(3) if frame == "original" else self._image(path, frame)[1] for path in paths
-        )
-        moved = matrix1 @ truth @ np.linalg.inv(matrix0)
-        return [Pair(features0, features1, moved) for features0, features1 in both]
+        if frame != "original":
+            matrix0, matrix1 = (self._image(path, frame)[1] for path in paths)
+            truth = matrix1 @ truth @ np.linalg.inv(matrix0)
+        return [Pair(features0, features1, truth) for features0, features1 in both]
 
-    def prepare(
-        self, paths: Sequence[Path], frame: Frame, paper_sampling: bool, wanted: Sequence[int]
-    ) -> None:
+    def prepare(self, paths: Sequence[Path], frame: Frame, paper: bool, wanted: Sequence[int]) -> None:
         """Make all that is not cached, in one batch; images that cannot be read are left out."""
         if self.store is None or isinstance(self.entries[0].method.source, (LoFTRMatcher, FeatureFiles)):
             return
         images, keys = [], []
         for path in paths:
-            own = [self._key([path], frame, paper_sampling, k) for k in wanted]
+            own = [self._key([path], frame, paper, k) for k in wanted]
             if not all(self.store.has(KIND, key) for key in own):
-                try:
+                with suppress(ImageError):
                     images.append(self._image(path, frame)[0])
                     keys.append(own)
-                except ImageError:
-                    continue
         if images:
             methods = [self.entries[k].method for k in wanted]
-            found = extract_together(methods, images, frame != SMALL, self._samples(paper_sampling))
+            found = extract_together(methods, images, frame != SMALL, paper)
             for place, own in enumerate(keys):
                 for key, features in zip(own, found, strict=True):
                     self.store.write(KIND, key, features[place].to_bytes())
 
-    def _features(
-        self, path: Path, frame: Frame, paper_sampling: bool, wanted: Sequence[int]
-    ) -> list[Features]:
-        paper = self._samples(paper_sampling)
+    def _features(self, path: Path, frame: Frame, paper: bool, wanted: Sequence[int]) -> list[Features]:
         todo = [k for k in wanted if (path, frame, paper, k) not in self._views]
         source = self.entries[0].method.source
         if todo and isinstance(source, FeatureFiles):
@@ -110,23 +96,18 @@ class Views:
                 image, _ = self._image(path, frame)
                 return [own for (own,) in extract_together(methods, [image], frame != SMALL, paper)]
 
-            keys = [self._key([path], frame, paper_sampling, k) for k in todo]
+            keys = [self._key([path], frame, paper, k) for k in todo]
             made = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)
             self._views |= {(path, frame, paper, k): own for k, own in zip(todo, made, strict=True)}
         return [self._views[path, frame, paper, k] for k in wanted]
-
-    def _samples(self, paper_sampling: bool) -> bool:
-        return paper_sampling and self.entries[0].method.samples  # others know no difference
 
     def _key(self, paths: Sequence[Path], frame: Frame, how: bool | int, place: int) -> str:
         for path in paths:
             if path not in self._sums:
                 self._sums[path] = sha256_of(path)
-        how = self._samples(how) if isinstance(how, bool) else how
-        sums = [self._sums[path] for path in paths]
-        return key_of(sums, frame, how, feature_key(self.entries[place].key))
+        return key_of([self._sums[p] for p in paths], frame, how, feature_key(self.entries[place].key))
 
-    def _image(self, path: Path, frame: Frame) -> tuple[Image, NDArray[np.float64]]:
+    def _image(self, path: Path, frame: Frame) -> tuple[Image, Matrix]:
         """The image in the frame, and the matrix from original pixels to it."""
         if (path, frame) not in self._images:
             whole = load_image(path) if frame == "original" else self._image(path, "original")[0]
@@ -134,9 +115,37 @@ class Views:
         return self._images[path, frame]
 
 
-def _moved(features: Features, matrix: NDArray[np.float64], size: tuple[int, int]) -> Features:
+def _moved(features: Features, matrix: Matrix, size: tuple[int, int]) -> Features:
     """Features of the original image in a frame, without those that lie outside."""
     points = warp_points(matrix, features.keypoints).astype(np.float32)
     inside = ((points >= -0.5) & (points <= np.array(size) - 0.5)).all(axis=1)
     moved = Features(points, features.scores, size, descriptors=features.descriptors)
     return moved[np.flatnonzero(inside)]
+
+
+def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
+    """The image in that frame, and the (3, 3) matrix from its original pixels there.
+
+    The matrix only scales and shifts: the published harnesses do not move pixel centres by (s - 1)/2, and so
+    neither do their protocols here. Resizing is bilinear, smoothed where it shrinks.
+    """
+    if frame == "original":
+        return image, np.eye(3)
+    width, height = image.size
+    if frame == "short480":
+        factor = 480 / min(width, height)
+        size = round(width * factor), round(height * factor)
+        scale = np.diag([size[0] / width, size[1] / height, 1.0])
+        return Image(_resized(PILImage.fromarray(image.pixels), size), image.name), scale
+    target = _CROPS[frame]
+    factor = max(target[0] / width, target[1] / height)
+    size = max(target[0], int(width * factor)), max(target[1], int(height * factor))
+    left, top = (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
+    grey = PILImage.fromarray(image.pixels).convert("L").convert("RGB")
+    pixels = _resized(grey, size)[top : top + target[1], left : left + target[0]]
+    matrix = np.array([[factor, 0.0, -left], [0.0, factor, -top], [0.0, 0.0, 1.0]])
+    return Image(np.ascontiguousarray(pixels), image.name), matrix
+
+
+def _resized(picture: PILImage.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(picture.resize(size, PILImage.Resampling.BILINEAR))

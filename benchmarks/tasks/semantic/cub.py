@@ -23,11 +23,7 @@ WORDS = "bird"
 
 
 def read_cub(folder: Path) -> DataSet[Category]:
-    """The pairs by split; boxes are those of the bird in the target.
-
-    Raises:
-        GeomatchError: naming file and line of an annotation that is broken.
-    """
+    """The pairs by split; boxes are those of the bird in the target."""
     data = put_together(folder, _pairs(folder), 0)
     whole = len(data.units) == SPLITS and not data.broken
     return DataSet(folder, data.units, data.broken, whole)

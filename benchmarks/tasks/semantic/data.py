@@ -19,16 +19,11 @@ from geomatch.files import digest_of
 class KeypointPair:
     """Two images that show things of one category."""
 
-    name: str
-    """Without spaces, of its own within the category."""
-    image0: Path
-    """The source, relative to the folder of the data set."""
-    image1: Path
-    """The target, relative to the folder of the data set."""
-    points0: NDArray[np.float64]
-    """(N, 2) pixels of the source."""
-    points1: NDArray[np.float64]
-    """(N, 2) the same parts in the target."""
+    name: str  # without spaces, of its own within the category
+    image0: Path  # the source, relative to the folder of the data set
+    image1: Path  # the target, relative to the folder of the data set
+    points0: NDArray[np.float64]  # (N, 2) pixels of the source
+    points1: NDArray[np.float64]  # (N, 2) the same parts in the target
     box_side: float
     """The longer side of the target's box in pixels; see each loader for what the box is about."""
 
@@ -37,12 +32,9 @@ class KeypointPair:
 class Category:
     """All pairs of one category; what is evaluated alone."""
 
-    folder: Path
-    """The data set's."""
-    name: str
-    """Without spaces."""
-    words: str
-    """What a prompt calls it."""
+    folder: Path  # the data set's
+    name: str  # without spaces
+    words: str  # what a prompt calls it
     pairs: tuple[KeypointPair, ...]
 
     @cached_property
@@ -65,13 +57,9 @@ class Category:
 def put_together(
     folder: Path, pairs: Iterable[tuple[str, str, KeypointPair]], release: int, split: str | None = None
 ) -> DataSet[Category]:
-    """Group pairs by category and look for their images.
+    """Group pairs, given with the name and words of their category, and look for their images.
 
-    ``pairs`` gives the name of a category, its words, and a pair of it; ``release`` is the number of pairs
-    of the whole release.
-
-    Raises:
-        GeomatchError: when there is no pair at all, or one twice.
+    ``release`` is the number of pairs of the whole release.
     """
     grouped: dict[tuple[str, str], list[KeypointPair]] = {}
     for name, words, pair in pairs:
@@ -90,11 +78,7 @@ def put_together(
 
 
 def checked_points(where: str, points: object, count: int | None = None) -> NDArray[np.float64]:
-    """(N, 2) finite numbers, at least one point.
-
-    Raises:
-        GeomatchError: naming ``where`` when they are anything else.
-    """
+    """(N, 2) finite numbers, at least one point."""
     try:
         array = np.asarray(points, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -107,11 +91,7 @@ def checked_points(where: str, points: object, count: int | None = None) -> NDAr
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """An object of a JSON file.
-
-    Raises:
-        GeomatchError: naming file and line when it is broken.
-    """
+    """An object of a JSON file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -18,10 +18,8 @@ from geomatch.files import pack_arrays, sha256_of, unpack_arrays
 from geomatch.images import load_image
 from geomatch.store import Store
 
-KIND = "maps"
-"""Kind of the maps in the store."""
-AT_ONCE = 8
-"""Images that go through the network together."""
+KIND = "maps"  # kind of the maps in the store
+AT_ONCE = 8  # images that go through the network together
 _LAYERS = tuple(f"layer{index}" for index in range(64))
 
 
@@ -29,11 +27,9 @@ _LAYERS = tuple(f"layer{index}" for index in range(64))
 class CachedMaps:
     """Maps of one category's images by the methods of one group."""
 
-    folder: Path
-    """The data set's."""
+    folder: Path  # the data set's
     entries: Sequence[Entry]
-    store: Store | None
-    """Where they are cached."""
+    store: Store | None  # where they are cached
     _sums: dict[Path, str] = field(default_factory=dict)
 
     def prepare(self, paths: Sequence[Path], prompt: str, wanted: Sequence[int]) -> None:
@@ -42,11 +38,10 @@ class CachedMaps:
             return
         todo = []
         for path in paths:
-            keys = []
             with suppress(ImageError):
                 keys = [self._key(path, prompt, k) for k in wanted]
-            if not all(self.store.has(KIND, key) for key in keys):
-                todo.append((path, keys))
+                if not all(self.store.has(KIND, key) for key in keys):
+                    todo.append((path, keys))
         for start in range(0, len(todo), AT_ONCE):
             readable, images = [], []
             for path, keys in todo[start : start + AT_ONCE]:
@@ -59,11 +54,7 @@ class CachedMaps:
                     self.store.write(KIND, key, pack_map(feature_map))
 
     def of(self, path: Path, prompt: str, wanted: Sequence[int]) -> list[FeatureMap]:
-        """The maps of an image by the methods at these places.
-
-        Raises:
-            ImageError: when the image cannot be read.
-        """
+        """The maps of an image by the methods at these places."""
 
         def make(places: list[int]) -> list[FeatureMap]:
             methods = [self.entries[wanted[place]].method for place in places]
@@ -95,11 +86,7 @@ def pack_map(feature_map: FeatureMap) -> bytes:
 
 
 def unpack_map(data: bytes, label: str) -> FeatureMap:
-    """A map from what `pack_map` gave.
-
-    Raises:
-        DamagedError: naming ``label``, when the bytes are damaged.
-    """
+    """A map from what `pack_map` gave."""
     arrays = unpack_arrays(data, label, "FeatureMap", ("image_size", _LAYERS[0]), _LAYERS[1:])
     width, height = arrays.pop("image_size")
     layers = tuple(torch.from_numpy(arrays[name]) for name in _LAYERS if name in arrays)

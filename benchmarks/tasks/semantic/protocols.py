@@ -23,16 +23,12 @@ class SemanticProtocol:
 
     name: str
     version: int
-    source: str
-    """The paper or code that defines it."""
-    reference: Reference
-    """Alpha is a share of the longer side of the target's box, or of the target image."""
+    source: str  # the paper or code that defines it
+    reference: Reference  # alpha is a share of the longer side of the target's box, or of the target image
     rule: Rule = "argmax"
     alphas: tuple[float, ...] = (0.01, 0.05, 0.1, 0.15)
-    prompt: str = "a photo of a {category}"
-    """For models conditioned on text."""
-    headline: str = "PCK@0.1"
-    """The measure by which methods are compared."""
+    prompt: str = "a photo of a {category}"  # for models conditioned on text
+    headline: str = "PCK@0.1"  # the measure by which methods are compared
 
 
 _SOURCES = {

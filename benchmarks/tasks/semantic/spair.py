@@ -18,18 +18,12 @@ from geomatch.benchmarks.tasks.semantic.data import (
 )
 from geomatch.errors import GeomatchError
 
-SPLITS = {"test": 12_234, "val": 5_384, "trn": 53_340}
-"""Numbers of pairs."""
+SPLITS = {"test": 12_234, "val": 5_384, "trn": 53_340}  # numbers of pairs
 _KEYS = ("src_imname", "trg_imname", "category", "src_kps", "trg_kps", "trg_bndbox")
 
 
 def read_spair(folder: Path, split: str = "test") -> DataSet[Category]:
-    """The pairs of a split, by category; boxes are those of the object in the target.
-
-    Raises:
-        GeomatchError: naming file and line of an annotation that is broken or missing.
-        ValueError: for another split.
-    """
+    """The pairs of a split, by category; boxes are those of the object in the target."""
     check_split(split, SPLITS)
     return put_together(folder, _pairs(folder, split), SPLITS[split], split)
 
@@ -52,18 +46,12 @@ def _pairs(folder: Path, split: str) -> Iterator[tuple[str, str, KeypointPair]]:
             raise GeomatchError(f"{path}:1: category must be a word, got {category!r}")
         points0 = checked_points(f"{path}:1: src_kps", content["src_kps"])
         points1 = checked_points(f"{path}:1: trg_kps", content["trg_kps"], len(points0))
-        side = _box_side(path, content["trg_bndbox"])
+        box = content["trg_bndbox"]
+        if not (isinstance(box, list) and len(box) == 4 and all(isinstance(x, (int, float)) for x in box)):
+            raise GeomatchError(f"{path}:1: trg_bndbox must be four numbers, got {box!r}")
+        side = float(max(box[2] - box[0], box[3] - box[1]))  # of (left, top, right, bottom)
+        if not side > 0:
+            raise GeomatchError(f"{path}:1: trg_bndbox has no extent: {box}")
         images = [Path("JPEGImages") / category / str(content[key]) for key in ("src_imname", "trg_imname")]
         pair_name = "-".join(name.partition(":")[0].split("-")[1:]) or name
         yield category, category, KeypointPair(pair_name, images[0], images[1], points0, points1, side)
-
-
-def _box_side(path: Path, box: object) -> float:
-    """The longer side of (left, top, right, bottom)."""
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(side, (int, float)) for side in box)
-    if not numbers:
-        raise GeomatchError(f"{path}:1: trg_bndbox must be four numbers, got {box!r}")
-    side = max(box[2] - box[0], box[3] - box[1])  # type: ignore[index]
-    if not side > 0:
-        raise GeomatchError(f"{path}:1: trg_bndbox has no extent: {box}")
-    return float(side)

@@ -7,22 +7,110 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.pictures import draw_points
-from geomatch.benchmarks.harness.task import Axes, Entry, Picture, Row, Task, Values, by_split, threshold_of
+from geomatch.benchmarks.harness.task import (
+    Axes,
+    Curve,
+    Entry,
+    Picture,
+    Row,
+    Task,
+    Values,
+    Words,
+    by_split,
+    threshold_of,
+)
 from geomatch.benchmarks.methods import create_dense_method
 from geomatch.benchmarks.tasks.semantic.cub import read_cub
-from geomatch.benchmarks.tasks.semantic.data import Category
-from geomatch.benchmarks.tasks.semantic.evaluation import CategoryEvaluation, prompt_for
+from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair
 from geomatch.benchmarks.tasks.semantic.maps import CachedMaps
 from geomatch.benchmarks.tasks.semantic.protocols import SemanticProtocol, protocols_of
 from geomatch.benchmarks.tasks.semantic.spair import read_spair
 from geomatch.benchmarks.tasks.semantic.willow import read_willow
-from geomatch.dift.maps.transfer import SOFT_RADIUS, SOFT_TEMPERATURE, transfer_points
-from geomatch.errors import GeomatchError
+from geomatch.dift import FeatureMap
+from geomatch.dift.maps.transfer import (
+    SOFT_RADIUS,
+    SOFT_TEMPERATURE,
+    PixelFeatures,
+    target_of,
+    transfer_points,
+)
+from geomatch.errors import GeomatchError, ImageError
+from geomatch.store import Store
+from geomatch.types import Metric
 
-_LIMIT = 0.3
-"""Alpha at the end of curves."""
+_LIMIT = 0.3  # alpha at the end of curves
+
+
+class _CategoryEvaluation:
+    """The maps of a category's images by all methods of a group are in memory at once.
+
+    They are about 0.3 GB for each method, of SPair-71k with Stable Diffusion.
+    """
+
+    def __init__(self, category: Category, entries: Sequence[Entry], store: Store | None) -> None:
+        self.category, self.entries = category, entries
+        self.maps = CachedMaps(category.folder, entries, store)
+
+    def prepare(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> None:
+        self.maps.prepare(self.category.images, prompt_for(protocol, self.category), wanted)
+
+    def rows(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[list[Row]]:
+        # targets in turn, each with all its sources, so that a target is prepared once
+        prompt = prompt_for(protocol, self.category)
+        order: dict[Path, list[KeypointPair]] = {}
+        for pair in self.category.pairs:
+            order.setdefault(pair.image1, []).append(pair)
+        known: dict[Path, list[FeatureMap] | str] = {}
+
+        def found(path: Path) -> list[FeatureMap] | str:
+            if path not in known:
+                try:
+                    known[path] = self.maps.of(path, prompt, wanted)
+                except ImageError as error:
+                    known[path] = str(error)
+            return known[path]
+
+        rows: list[dict[str, Row]] = [{} for _ in wanted]
+        for image1, pairs in order.items():
+            maps1 = found(image1)
+            targets: dict[int, PixelFeatures] = {}
+            for pair in pairs:
+                maps0 = found(pair.image0)
+                for place, own in enumerate(rows):
+                    if isinstance(maps0, str) or isinstance(maps1, str):
+                        reason = maps0 if isinstance(maps0, str) else str(maps1)
+                        own[pair.name] = self._row(pair, [None] * len(pair.points0), reason)
+                        continue
+                    metric = self.entries[wanted[place]].method.metric
+                    if place not in targets:
+                        targets[place] = target_of(maps1[place], metric, protocol.rule)
+                    errors = _errors(protocol, pair, maps0[place], targets[place], metric)
+                    own[pair.name] = self._row(pair, errors, None)
+        return [[own[pair.name] for pair in self.category.pairs] for own in rows]
+
+    def _row(self, pair: KeypointPair, errors: Sequence[float | None], reason: str | None) -> Row:
+        name = self.category.name
+        return {"pair": f"{name} {pair.name}", "split": name, "errors": errors, "reason": reason}
+
+
+def prompt_for(protocol: SemanticProtocol, category: Category) -> str:
+    """The text of a category."""
+    return protocol.prompt.replace("{category}", category.words)
+
+
+def _errors(
+    protocol: SemanticProtocol, pair: KeypointPair, map0: FeatureMap, target: PixelFeatures, metric: Metric
+) -> list[float]:
+    """Distance of each transferred point from the truth, in units of the reference length."""
+    width, height = map0.image_size
+    points0 = np.clip(pair.points0, 0, [width - 1, height - 1])
+    found = transfer_points(map0, target, points0, metric, protocol.rule)
+    size = target.feature_map.image_size
+    length = pair.box_side if protocol.reference == "box" else float(max(size))
+    apart = np.linalg.norm(found.points - pair.points1, axis=1) / length
+    return [round(float(error), 8) for error in apart]
 
 
 def summarise(protocol: SemanticProtocol, rows: Sequence[Row]) -> list[Row]:
@@ -51,8 +139,7 @@ def pck(found: Values, per_image: bool = False) -> float:
     return 100 * float(found[:, 0].sum() / found[:, 1].sum())
 
 
-def in_words(protocol: SemanticProtocol) -> list[tuple[str, str]]:
-    """A protocol's definition."""
+def _in_words(protocol: SemanticProtocol) -> Words:
     lengths = {"box": "longer side of the target's box", "image": "longer side of the target image"}
     places = {
         "argmax": "most similar pixel",
@@ -67,36 +154,34 @@ def in_words(protocol: SemanticProtocol) -> list[tuple[str, str]]:
     ]
 
 
-def values(protocol: SemanticProtocol, rows: Sequence[Row]) -> Values:
+def _values(protocol: SemanticProtocol, rows: Sequence[Row]) -> Values:
     """(pairs, 2) right points at the headline's alpha, and all points."""
     return counts(rows, threshold_of(protocol.headline))
 
 
-def statistic(protocol: SemanticProtocol, found: Values) -> float:
+def _statistic(protocol: SemanticProtocol, found: Values) -> float:
     """PCK per point, or per image if that is the headline."""
     return pck(found, protocol.headline.endswith("per image"))
 
 
-def severity(protocol: SemanticProtocol, found: Values) -> NDArray[np.float64]:
+def _severity(protocol: SemanticProtocol, found: Values) -> NDArray[np.float64]:
     """(pairs,) the share of wrong points."""
     return np.asarray(1 - found[:, 0] / found[:, 1], np.float64)
 
 
-def worst(protocol: SemanticProtocol, row: Row) -> list[tuple[str, str]]:
-    """Headings and cells of a pair among the worst."""
-    right, count = values(protocol, [row])[0]
+def _worst(protocol: SemanticProtocol, row: Row) -> Words:
+    right, count = _values(protocol, [row])[0]
     known = [error for error in row["errors"] if error is not None]
     middle = f"{np.median(known):.2f}" if known else "-"
     return [(protocol.headline, f"{100 * right / count:.0f} %"), ("points", f"{count:.0f}"),
             ("median error / length", middle)]  # fmt: skip
 
 
-def axes(protocol: SemanticProtocol) -> Axes:
-    """Words of the chart."""
+def _axes(protocol: SemanticProtocol) -> Axes:
     return Axes("Points within a share of the reference length", "alpha", "points within it, %")
 
 
-def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> Curve:
     """Alphas, and the percentage of points within."""
     errors = np.sort([np.inf if error is None else error for row in rows for error in row["errors"]])
     # thousands of points: the curve of every hundredth looks the same
@@ -104,7 +189,7 @@ def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> tuple[NDArray[np.f
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) -> str:
+def _draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) -> str:
     """The points of a pair joined with the places found for them, as a JPEG's data URL."""
     name, _, pair_name = row["pair"].partition(" ")
     found = read_semantic(dataset, wanted.data, wanted.record["split"])
@@ -128,12 +213,7 @@ def draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) ->
 
 
 def read_semantic(dataset: str, folder: Path, split: str | None = None) -> DataSet[Category]:
-    """The data set of that name in a folder.
-
-    Raises:
-        GeomatchError: naming file and line of a broken annotation.
-        ValueError: for a split that the data set has not.
-    """
+    """The data set of that name in a folder."""
     if dataset == "spair":
         return read_spair(folder, split or "test")
     if split is not None:
@@ -143,26 +223,11 @@ def read_semantic(dataset: str, folder: Path, split: str | None = None) -> DataS
 
 def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
     return Task(
-        name=name,
-        title=title,
-        unit=unit,
-        item="pairs",
-        whole=whole,
-        package="geomatch.benchmarks.tasks.semantic",
-        read=partial(read_semantic, name),
-        protocols=protocols_of(name),
-        evaluation=CategoryEvaluation,
-        in_words=in_words,
-        summarise=summarise,
-        values=values,
-        statistic=statistic,
-        severity=severity,
-        worst=worst,
-        axes=axes,
-        curve=curve,
-        draw=partial(draw, name),
+        name, title, unit, "pairs", whole, partial(read_semantic, name),
+        protocols_of(name), _CategoryEvaluation, _in_words, summarise, _values,
+        _statistic, _severity, _worst, _axes, curve, draw=partial(_draw, name),
         caption="its points and where they were found: green within the headline's alpha, red not",
-    )
+    )  # fmt: skip
 
 
 TASKS = {
@@ -170,4 +235,3 @@ TASKS = {
     "willow": _task("willow", "PF-WILLOW", ("class", "classes"), 10),
     "cub": _task("cub", "CUB-200-2011", ("split", "splits"), 14),
 }
-"""By name."""

@@ -16,27 +16,21 @@ from geomatch.errors import GeomatchError
 
 PAIRS = 900
 POINTS = 10
-LISTS = ("test_pairs_pf.csv", "test_pairs.csv")
-"""Names under which the list of pairs goes around."""
 _WORDS = {"winebottle": "wine bottle"}
 
 
 def read_willow(folder: Path) -> DataSet[Category]:
-    """The pairs by class; the box is that of the target's points, as in Rocco's and Min's code.
-
-    Raises:
-        GeomatchError: naming file and line of a row that is broken.
-    """
+    """The pairs by class; the box is that of the target's points, as in Rocco's and Min's code."""
     return put_together(folder, _pairs(folder), PAIRS)
 
 
 def _pairs(folder: Path) -> Iterator[tuple[str, str, KeypointPair]]:
-    found = [folder / name for name in LISTS if (folder / name).is_file()]
-    if not found:
-        raise GeomatchError(f"{folder / LISTS[0]}: the list of pairs is missing")
-    rows = csv.reader(read_lines(found[0]))
+    path = folder / "test_pairs_pf.csv"
+    if not path.is_file():
+        raise GeomatchError(f"{path}: the list of pairs is missing")
+    rows = csv.reader(read_lines(path))
     for row in rows:
-        where = f"{found[0]}:{rows.line_num}"
+        where = f"{path}:{rows.line_num}"
         if rows.line_num == 1 or not row:
             continue
         if len(row) != 2 + 4 * POINTS:
@@ -53,7 +47,5 @@ def _pairs(folder: Path) -> Iterator[tuple[str, str, KeypointPair]]:
         if not side > 0:
             raise GeomatchError(f"{where}: all points of the target are one")
         word = name.partition("(")[0].lower()
-        pair = KeypointPair(
-            f"{images[0].stem}-{images[1].stem}", images[0], images[1], points0, points1, side
-        )
-        yield name, _WORDS.get(word, word), pair
+        pair = f"{images[0].stem}-{images[1].stem}"
+        yield name, _WORDS.get(word, word), KeypointPair(pair, images[0], images[1], points0, points1, side)

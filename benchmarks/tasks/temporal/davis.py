@@ -17,10 +17,8 @@ from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
 
-SPLITS = {"val": 30, "train": 60}
-"""Numbers of videos of the splits with public annotations."""
-VOID = 255
-"""Index of pixels that belong to nothing; here background, as the official evaluation has it."""
+SPLITS = {"val": 30, "train": 60}  # numbers of videos of the splits with public annotations
+VOID = 255  # index of pixels that belong to nothing; here background, as the official evaluation has it
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,25 +26,17 @@ class MaskedVideo:
     """One video with the objects of every frame; what is evaluated alone."""
 
     name: str
-    frames: tuple[Path, ...]
-    """In order; some may be missing."""
-    masks: tuple[Path, ...]
-    """One per frame."""
+    frames: tuple[Path, ...]  # in order; some may be missing
+    masks: tuple[Path, ...]  # one per frame
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over frames and masks; a missing frame counts as missing."""
-        paths = (*self.frames, *self.masks)
-        return digest_of([self.name, sums_of(paths)])
+        return digest_of([self.name, sums_of((*self.frames, *self.masks))])
 
 
 def read_davis(folder: Path, split: str | None = None) -> DataSet[MaskedVideo]:
-    """The videos of a split; None is ``val``.
-
-    Raises:
-        GeomatchError: naming the file, and of lists the line, of an annotation that is broken or missing.
-        ValueError: for another split.
-    """
+    """The videos of a split; None is ``val``."""
     split = split or "val"
     check_split(split, SPLITS)
     names = folder / "ImageSets" / "2017" / f"{split}.txt"
@@ -55,17 +45,15 @@ def read_davis(folder: Path, split: str | None = None) -> DataSet[MaskedVideo]:
         name = line.strip()
         if not name:
             continue
-        masks = tuple(sorted((folder / "Annotations" / "480p" / name).glob("*.png")))
-        images = {path.stem for path in (folder / "JPEGImages" / "480p" / name).glob("*.jpg")}
+        annotations, images = folder / "Annotations" / "480p" / name, folder / "JPEGImages" / "480p" / name
+        masks = tuple(sorted(annotations.glob("*.png")))
         if not masks:
-            raise GeomatchError(
-                f"{names}:{number}: no annotation in {folder / 'Annotations' / '480p' / name}"
-            )
-        without = sorted(images - {path.stem for path in masks})
+            raise GeomatchError(f"{names}:{number}: no annotation in {annotations}")
+        without = sorted({path.stem for path in images.glob("*.jpg")} - {path.stem for path in masks})
         if without:
             raise GeomatchError(f"{masks[0].with_name(without[0] + '.png')}: missing, the frame is there")
         _check(masks)
-        frames = tuple(folder / "JPEGImages" / "480p" / name / f"{path.stem}.jpg" for path in masks)
+        frames = tuple(images / f"{path.stem}.jpg" for path in masks)
         videos.append(MaskedVideo(name, frames, masks))
     if not videos:
         raise GeomatchError(f"{names}: lists no video")
@@ -80,32 +68,23 @@ def _check(masks: tuple[Path, ...]) -> None:
         try:
             with PILImage.open(path) as picture:
                 sizes[path] = picture.size
-                if picture.mode not in ("P", "L", "1"):
-                    raise GeomatchError(
-                        f"{path}: expected a palette of objects, got colour mode {picture.mode}"
-                    )
+                mode = picture.mode
                 picture.verify()
-        except GeomatchError:
-            raise
         except Exception as error:  # Pillow raises many types on damaged files
             raise GeomatchError(f"{path}: damaged annotation ({error})") from error
+        if mode not in ("P", "L", "1"):
+            raise GeomatchError(f"{path}: expected a palette of objects, got colour mode {mode}")
     other = [path for path in masks if sizes[path] != sizes[masks[0]]]
     if other:
         raise GeomatchError(f"{other[0]}: has {sizes[other[0]]} pixels, the first frame {sizes[masks[0]]}")
     if len(masks) < 3:
-        raise GeomatchError(
-            f"{masks[0].parent}: {len(masks)} frames; the measures leave out the first and last"
-        )
+        raise GeomatchError(f"{masks[0].parent}: {len(masks)} frames; the measures leave out first and last")
     if not read_mask(masks[0]).any():
         raise GeomatchError(f"{masks[0]}: no object in the first frame")
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """(H, W) numbers of objects, 0 for the background.
-
-    Raises:
-        GeomatchError: naming the file, when it is damaged.
-    """
+    """(H, W) numbers of objects, 0 for the background."""
     try:
         with PILImage.open(path) as picture:
             mask = np.array(picture.convert("L") if picture.mode == "1" else picture, np.uint8)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from geomatch.benchmarks.harness.task import Entry, Row
@@ -12,7 +13,6 @@ from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.together import dense_maps
 from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_mask
 from geomatch.benchmarks.tasks.temporal.jhmdb import PoseVideo
-from geomatch.benchmarks.tasks.temporal.label_maps import draw_labels, read_labels
 from geomatch.benchmarks.tasks.temporal.measures import boundary_accuracy, region_similarity
 from geomatch.benchmarks.tasks.temporal.protocols import STRIDE, TemporalProtocol
 from geomatch.dift.inputs import dense_size
@@ -21,28 +21,26 @@ from geomatch.images import load_image
 from geomatch.store import Store
 from geomatch.video.propagation import LabelPropagator, features_on, mask_labels, mask_of
 
-AT_ONCE = 4
-"""Frames that go through the network together."""
-BOX = 0.6
-"""Share of the diagonal of the joints' box to which PCK's alpha refers (Jabri et al.)."""
+AT_ONCE = 4  # frames that go through the network together
+BOX = 0.6  # share of the diagonal of the joints' box to which PCK's alpha refers (Jabri et al.)
+SIGMA = 0.5  # of the Gaussians, in cells
+BEST = 3  # cells whose weighted mean is the place
 
 
 class VideoEvaluation:
-    """Methods on one video; see `geomatch.benchmarks.harness.task.Evaluation`. Features are not cached.
+    """Features are not cached; the context's maps by all methods of a group are in memory at once.
 
-    The context's maps by all methods of a group are in memory at once: of DAVIS with Stable Diffusion about
-    0.5 GB for each method.
+    They are about 0.5 GB for each method, of DAVIS with Stable Diffusion.
     """
 
     def __init__(self, video: MaskedVideo | PoseVideo, entries: Sequence[Entry], store: Store | None) -> None:
-        """Start on a video."""
         self.video, self.entries = video, entries
 
     def prepare(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> None:
-        """See `Evaluation.prepare`."""
+        """Nothing to do: no features are cached."""
 
     def rows(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> list[list[Row]]:
-        """See `Evaluation.rows`."""
+        """See `Evaluation`."""
         methods = [self.entries[k].method.at_size(protocol.size) for k in wanted]
         if isinstance(self.video, MaskedVideo):
             return evaluate_masks(self.video, protocol, methods)
@@ -63,13 +61,8 @@ def evaluate_masks(
     via, grid = _sizes(size, protocol)
     labels = mask_labels(truths[0], grid, smooth=False)
     measured = truths[1:-1]
-    rows: list[list[Row]] = [
-        [
-            {"pair": f"{video.name} object-{one}", "split": "all", "J": [], "F": [], "reason": None}
-            for one in objects
-        ]
-        for _ in methods
-    ]
+    names = [{"pair": f"{video.name} object-{one}", "split": "all"} for one in objects]
+    rows: list[list[Row]] = [[{**own, "J": [], "F": [], "reason": None} for own in names] for _ in methods]
     try:
         carried = _carried(video.frames[:-1], video.name, protocol, grid, labels, methods, size)
         for truth, found in zip(measured, carried, strict=True):
@@ -143,3 +136,34 @@ def _carried(
             else:
                 config = protocol.propagation(name)
                 carriers = [LabelPropagator(config, own, labels) for own in features]
+
+
+def draw_labels(points: NDArray[np.floating], size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """(N, h, w): a Gaussian of 4x4 cells for each point (N, 2) of a (width, height) image, height one.
+
+    As Jabri et al. (NeurIPS 2020, ``jhmdb.py``, ``test_utils.py``) have them: Gaussians lie on whole cells,
+    and cell k is read as pixel k times the cell's width, so that places are up to half a cell off even where
+    nothing moves; the exact ones are in `geomatch.video.propagation`.
+    """
+    places = np.asarray(points, np.float64) * (np.array(cells) / np.array(size))
+    first = np.trunc(places - 3 * SIGMA).astype(int)
+    last = np.trunc(places + 3 * SIGMA + 1).astype(int)
+    across = np.arange(int(6 * SIGMA + 1)) - 2
+    blob = np.exp(-(across[:, None] ** 2 + across**2) / (2 * SIGMA**2))
+    drawn = np.zeros((len(places), cells[1], cells[0]), np.float32)
+    for layer, low, high in zip(drawn, first, last, strict=True):
+        begin, end = np.maximum(low, 0), np.minimum(high, cells)
+        if (low >= cells).any() or (high < 0).any() or (begin >= end).any():
+            continue
+        (x0, y0), (x1, y1) = begin - low, end - low
+        layer[begin[1] : end[1], begin[0] : end[0]] = blob[y0:y1, x0:x1]
+    return torch.from_numpy(drawn)
+
+
+def read_labels(labels: Tensor, size: tuple[int, int]) -> NDArray[np.float64]:
+    """(N, 2) pixels of a (width, height) image where labels (N, h, w) lie; NaN for one without any height."""
+    rows, columns = labels.shape[1:]
+    values, places = labels.flatten(1).double().cpu().topk(min(BEST, rows * columns), dim=1)
+    weights = values / values.sum(1, keepdim=True)
+    cells = torch.stack([(weights * (places % columns)).sum(1), (weights * (places // columns)).sum(1)], 1)
+    return np.asarray(cells.numpy() * (np.array(size) / np.array((columns, rows))), np.float64)

@@ -18,8 +18,7 @@ from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_
 from geomatch.errors import GeomatchError, require
 from geomatch.files import digest_of
 
-SPLITS = {"1": 268, "2": 270, "3": 267}
-"""Numbers of test videos."""
+SPLITS = {"1": 268, "2": 270, "3": 267}  # numbers of test videos
 JOINTS = 15
 
 
@@ -29,10 +28,8 @@ class PoseVideo:
 
     name: str
     action: str
-    frames: tuple[Path, ...]
-    """In order; some may be missing."""
-    joints: NDArray[np.float64]
-    """(T, 15, 2) pixels."""
+    frames: tuple[Path, ...]  # in order; some may be missing
+    joints: NDArray[np.float64]  # (T, 15, 2) pixels
 
     @cached_property
     def fingerprint(self) -> str:
@@ -41,13 +38,7 @@ class PoseVideo:
 
 
 def read_jhmdb(folder: Path, split: str | None = None) -> DataSet[PoseVideo]:
-    """The test videos of a split; None is the first.
-
-    Raises:
-        GeomatchError: naming the file, and of lists the line, of an annotation that is broken or missing.
-        MissingDependencyError: without scipy, which reads the joints.
-        ValueError: for another split.
-    """
+    """The test videos of a split; None is the first."""
     split = split or "1"
     check_split(split, SPLITS)
     lists = sorted((folder / "splits").glob(f"*_test_split{split}.txt"))

@@ -7,10 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-TOLERANCE = 0.008
-"""How far a boundary may be off: a share of the image's diagonal, rounded up to pixels."""
-RECALL = 0.5
-"""Frames above it count as found."""
+TOLERANCE = 0.008  # how far a boundary may be off: a share of the image's diagonal, rounded up to pixels
+RECALL = 0.5  # frames above it count as found
 
 Mask = NDArray[np.bool_]
 
@@ -58,10 +56,8 @@ class Statistics(NamedTuple):
     """One object's measure over the frames of a video."""
 
     mean: float
-    recall: float
-    """Share of frames above `RECALL`."""
-    decay: float
-    """Mean of the first quarter minus mean of the last."""
+    recall: float  # share of frames above `RECALL`
+    decay: float  # mean of the first quarter minus mean of the last
 
 
 def statistics(values: Sequence[float]) -> Statistics:

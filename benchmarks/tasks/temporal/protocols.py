@@ -5,8 +5,7 @@ from typing import Any
 
 from geomatch.video.propagation import PropagationConfig
 
-STRIDE = 8
-"""Pixels of the network's input per cell of the labels."""
+STRIDE = 8  # pixels of the network's input per cell of the labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +17,7 @@ class TemporalProtocol:
 
     name: str
     version: int
-    source: str
-    """The paper or code that defines it."""
+    source: str  # the paper or code that defines it
     context: int
     top_k: int
     radius: int
@@ -27,12 +25,9 @@ class TemporalProtocol:
     size: int | tuple[int, int]
     """At which frames enter the network: the short side (the long one cut to a multiple of 32), or
     (width, height)."""
-    headline: str
-    """The measure by which methods are compared."""
-    alphas: tuple[float, ...] = ()
-    """Thresholds of PCK."""
-    exceptions: tuple[tuple[str, int], ...] = ()
-    """Videos with another context."""
+    headline: str  # the measure by which methods are compared
+    alphas: tuple[float, ...] = ()  # thresholds of PCK
+    exceptions: tuple[tuple[str, int], ...] = ()  # videos with another context
 
     def propagation(self, video: str) -> PropagationConfig:
         """The settings for a video."""
@@ -68,4 +63,3 @@ PROTOCOLS: dict[str, dict[str, TemporalProtocol]] = {
         )
     },
 }  # fmt: skip
-"""By data set and name."""

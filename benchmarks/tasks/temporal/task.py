@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.task import Axes, Row, Task, Values, by_split, threshold_of
+from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, by_split, threshold_of
 from geomatch.benchmarks.tasks.temporal.davis import read_davis
 from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation
 from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
@@ -13,8 +13,7 @@ from geomatch.benchmarks.tasks.temporal.measures import statistics
 from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS, TemporalProtocol
 
 
-def in_words(protocol: TemporalProtocol) -> list[tuple[str, str]]:
-    """A protocol's definition."""
+def _in_words(protocol: TemporalProtocol) -> Words:
     size = protocol.size
     frames = f"short side {size} pixels" if isinstance(size, int) else f"{size[0]} x {size[1]} pixels"
     others = "".join(f"; {name}: {context}" for name, context in protocol.exceptions)
@@ -39,31 +38,28 @@ def summarise_masks(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row
     return [{"split": "all", "objects": len(rows), "failures": failures, "J&F": mean, **found}]
 
 
-def mask_values(protocol: TemporalProtocol, rows: Sequence[Row]) -> Values:
+def _mask_values(protocol: TemporalProtocol, rows: Sequence[Row]) -> Values:
     """(objects, 1) mean of J and F over the frames."""
     return np.array([[(np.mean(row["J"]) + np.mean(row["F"])) / 2] for row in rows])
 
 
-def mask_curve(
-    protocol: TemporalProtocol, rows: Sequence[Row]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _mask_curve(protocol: TemporalProtocol, rows: Sequence[Row]) -> Curve:
     """J&F, and the percentage of objects with at least that."""
-    ordered = np.sort(100 * mask_values(protocol, rows)[:, 0])
+    ordered = np.sort(100 * _mask_values(protocol, rows)[:, 0])
     x = np.linspace(0, 100, 101)
     return x, 100 * (1 - np.searchsorted(ordered, x, side="left") / len(ordered))
 
 
-def mask_worst(protocol: TemporalProtocol, row: Row) -> list[tuple[str, str]]:
-    """Headings and cells of an object among the worst."""
+def _mask_worst(protocol: TemporalProtocol, row: Row) -> Words:
     return [
-        ("J&F", f"{100 * float(mask_values(protocol, [row]).mean()):.1f}"),
+        ("J&F", f"{100 * float(_mask_values(protocol, [row]).mean()):.1f}"),
         ("J", f"{100 * np.mean(row['J']):.1f}"),
         ("F", f"{100 * np.mean(row['F']):.1f}"),
         ("frames", str(len(row["J"]))),
     ]
 
 
-def summarise_poses(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row]:
+def _summarise_poses(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row]:
     """One row per action and one for all: videos, failures, and PCK in percent, the mean over joints."""
 
     def measures(own: Sequence[Row]) -> dict[str, float]:
@@ -88,79 +84,51 @@ def mean_of_joints(counts: NDArray[np.float64]) -> float:
     return 100 * float((right[there] / every[there]).mean()) if there.any() else 0.0
 
 
-def pose_values(protocol: TemporalProtocol, rows: Sequence[Row]) -> Values:
+def _pose_values(protocol: TemporalProtocol, rows: Sequence[Row]) -> Values:
     """(videos, 2 x joints) right places and all places of each joint at the headline's alpha."""
     return hits(rows, threshold_of(protocol.headline)).reshape(len(rows), -1)
 
 
-def pose_statistic(protocol: TemporalProtocol, found: Values) -> float:
+def _pose_statistic(protocol: TemporalProtocol, found: Values) -> float:
     """PCK in percent, the mean over joints."""
     return mean_of_joints(found.reshape(len(found), 2, -1))
 
 
-def pose_severity(protocol: TemporalProtocol, found: Values) -> NDArray[np.float64]:
+def _pose_severity(protocol: TemporalProtocol, found: Values) -> NDArray[np.float64]:
     """(videos,) the share of wrong places."""
     right, every = found.reshape(len(found), 2, -1).sum(axis=2).T
     return np.asarray(1 - right / np.maximum(every, 1), np.float64)
 
 
-def pose_curve(
-    protocol: TemporalProtocol, rows: Sequence[Row]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _pose_curve(protocol: TemporalProtocol, rows: Sequence[Row]) -> Curve:
     """Alphas, and the percentage of places within, the mean over joints."""
     x = np.linspace(0, max(protocol.alphas), 51)
     return x, np.array([mean_of_joints(hits(rows, alpha)) for alpha in x])
 
 
-def pose_worst(protocol: TemporalProtocol, row: Row) -> list[tuple[str, str]]:
-    """Headings and cells of a video among the worst."""
+def _pose_worst(protocol: TemporalProtocol, row: Row) -> Words:
     share = mean_of_joints(hits([row], threshold_of(protocol.headline)))
     frames = max(len(joint) for joint in row["errors"])
     return [(protocol.headline, f"{share:.1f} %"), ("action", row["split"]), ("frames", str(frames))]
 
 
+_UNIT = ("video", "videos")
 TASKS = {
     "davis": Task(
-        name="davis",
-        title="DAVIS-2017",
-        unit=("video", "videos"),
-        item="objects",
-        whole=30,
-        package="geomatch.benchmarks.tasks.temporal",
-        read=read_davis,
-        protocols=PROTOCOLS["davis"],
-        evaluation=VideoEvaluation,
-        in_words=in_words,
-        summarise=summarise_masks,
-        values=mask_values,
+        "davis", "DAVIS-2017", _UNIT, "objects", 30, read_davis, PROTOCOLS["davis"],
+        VideoEvaluation, _in_words, summarise_masks, _mask_values,
         statistic=lambda protocol, found: 100 * float(found.mean()),
         severity=lambda protocol, found: -found[:, 0],
-        worst=mask_worst,
+        worst=_mask_worst, curve=_mask_curve, caches=False,
         axes=lambda protocol: Axes(
             "Objects that are followed well", "J&F, %", "objects with at least that, %"
         ),
-        curve=mask_curve,
-        caches=False,
     ),
     "jhmdb": Task(
-        name="jhmdb",
-        title="JHMDB",
-        unit=("video", "videos"),
-        item="videos",
-        whole=268,
-        package="geomatch.benchmarks.tasks.temporal",
-        read=read_jhmdb,
-        protocols=PROTOCOLS["jhmdb"],
-        evaluation=VideoEvaluation,
-        in_words=in_words,
-        summarise=summarise_poses,
-        values=pose_values,
-        statistic=pose_statistic,
-        severity=pose_severity,
-        worst=pose_worst,
+        "jhmdb", "JHMDB", _UNIT, "videos", 268, read_jhmdb, PROTOCOLS["jhmdb"],
+        VideoEvaluation, _in_words, _summarise_poses, _pose_values, _pose_statistic, _pose_severity,
+        _pose_worst,
         axes=lambda protocol: Axes("Joints within a share of the box", "alpha", "joints within it, %"),
-        curve=pose_curve,
-        caches=False,
+        curve=_pose_curve, caches=False,
     ),
-}
-"""By name."""
+}  # fmt: skip

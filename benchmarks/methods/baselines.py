@@ -1,5 +1,6 @@
 """Baselines of the field: detectors whose keypoints bring their own descriptors."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,17 +12,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.benchmarks.methods.loading import XFEAT, load_network, weights_at
-from geomatch.errors import MissingDependencyError
+from geomatch.errors import MissingDependencyError, WeightsError, first_line
 from geomatch.files import sha256_of
 from geomatch.images import Image
 from geomatch.keypoints.detector import no_keypoints, select_best
 from geomatch.provenance import settings_key
 from geomatch.types import Features
-from geomatch.weights.download import locate_weights
+from geomatch.weights.download import WeightsFile, locate_weights
 
-MIN_SIDE = 32
-"""Images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails."""
+XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
+MIN_SIDE = 32  # images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails
+
+
+def weights_at(url: str, licence: str) -> WeightsFile:
+    """A file of weights; no author publishes a checksum."""
+    return WeightsFile(file_name=url.rpartition("/")[2], url=url, licence=licence, sha256=None)
+
+
+def load_network(name: str, paths: Sequence[Path], build: Callable[[list[Any]], Any], device: str) -> Any:
+    """The network that ``build`` makes of the files' contents, for inference on a device."""
+    try:
+        network = build([torch.load(path, map_location="cpu", weights_only=True) for path in paths])
+    except Exception as error:  # unpickling and loading raise many types
+        raise WeightsError(f"{paths[0]} does not hold weights of {name} ({first_line(error)})") from error
+    return network.eval().to(device)
+
 
 _FACTORIES = {
     "sift": "SIFT_create", "rootsift": "SIFT_create", "orb": "ORB_create", "akaze": "AKAZE_create",
@@ -61,30 +76,25 @@ class OpenCVFeatures:
         if min(image.size) < MIN_SIDE:
             return no_keypoints(image)
         grey = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY)
-        found, rows = self._feature2d().detectAndCompute(grey, None)
-        if rows is None or not len(found):
-            return no_keypoints(image)
-        descriptors = np.unpackbits(rows, axis=1) if rows.dtype == np.uint8 else rows
-        values = descriptors.astype(np.float32)
-        if self.name == "rootsift":
-            values = rootsift(values)
-        oriented = self.name in ("sift", "rootsift")
-        angles = [point.angle for point in found]
-        features = Features(
-            np.array([point.pt for point in found], np.float32),
-            np.array([point.response for point in found], np.float32),
-            image.size,
-            scales=np.array([point.size for point in found], np.float32) if oriented else None,
-            orientations=np.radians(angles).astype(np.float32) if oriented else None,
-            descriptors=values,
-        )
-        return select_best(features, self.max_keypoints)
-
-    def _feature2d(self) -> Any:
         create = getattr(cv2, _FACTORIES[self.name])
         if self.name == "orb":
-            return create(nfeatures=self.max_keypoints)
-        return create() if self.name == "akaze" else create(enable_precise_upscale=True)
+            feature2d = create(nfeatures=self.max_keypoints)
+        else:
+            feature2d = create() if self.name == "akaze" else create(enable_precise_upscale=True)
+        found, rows = feature2d.detectAndCompute(grey, None)
+        if rows is None or not len(found):
+            return no_keypoints(image)
+        descriptors = (np.unpackbits(rows, axis=1) if rows.dtype == np.uint8 else rows).astype(np.float32)
+        if self.name == "rootsift":
+            descriptors = rootsift(descriptors)
+        scales = orientations = None
+        if self.name in ("sift", "rootsift"):
+            scales = np.array([point.size for point in found], np.float32)
+            orientations = np.radians([point.angle for point in found]).astype(np.float32)
+        points = np.array([point.pt for point in found], np.float32)
+        scores = np.array([point.response for point in found], np.float32)
+        features = Features(points, scores, image.size, scales, orientations, descriptors)
+        return select_best(features, self.max_keypoints)
 
 
 @dataclass(frozen=True)
@@ -137,11 +147,9 @@ class KorniaFeatures:
         """Keypoints with descriptors."""
         if min(image.size) < MIN_SIDE:
             return no_keypoints(image)
-        pixels = (
-            torch.from_numpy(image.pixels.astype(np.float32) / 255).permute(2, 0, 1)[None].to(self.device)
-        )
-        points, scores, rows = self._detect(pixels)
-        features = Features(_numpy(points), _numpy(scores), image.size, descriptors=_numpy(rows))
+        pixels = torch.from_numpy(image.pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
+        points, scores, rows = (part.float().cpu().numpy() for part in self._detect(pixels.to(self.device)))
+        features = Features(points, scores, image.size, descriptors=rows)
         return select_best(features, self.max_keypoints)
 
     def _detect(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,7 +166,3 @@ class KorniaFeatures:
         answer = self.network(pixels)[0]
         scores = answer.keypoint_scores if hasattr(answer, "keypoint_scores") else answer.detection_scores
         return answer.keypoints, scores, answer.descriptors
-
-
-def _numpy(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.float().cpu().numpy()
