@@ -13,12 +13,12 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
 from geomatch.dift import FeatureMap
-from geomatch.dift.backends.capture import capture, find_layer
 from geomatch.dift.backends.loading import find_device
+from geomatch.dift.backends.model import capture, find_layer
 from geomatch.dift.backends.schedule import load_alphas
-from geomatch.dift.head.fit import fit_head
 from geomatch.dift.inputs import dense_size
 from geomatch.provenance import cache_key
+from geomatch.training.linear_head import fit_head
 from geomatch.weights.sources import model_folder
 
 

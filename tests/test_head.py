@@ -148,9 +148,10 @@ def test_interrupted_head_ends_as_if_undisturbed(
     bank: list[NDArray[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
     extractor = DIFTExtractor(SMALL)
+    monkeypatch.setattr(training, "EVERY", 2)
 
     def train(name: str) -> HeadNetwork:
-        return train_network(extractor, bank, HEAD, tmp_path / name, checkpoint_every=2, progress=False)
+        return train_network(extractor, bank, HEAD, tmp_path / name, progress=False)
 
     whole = train("whole")
     with monkeypatch.context() as patch:

@@ -31,8 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geomatch.benchmarks.harness.machine import write_record
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.backends.capture import capture
-from geomatch.dift.backends.model import layer_name
+from geomatch.dift.backends.model import capture, layer_name
 from geomatch.dift.backends.pixel_unet import output_blocks
 
 SD_UNET = {

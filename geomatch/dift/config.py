@@ -69,7 +69,7 @@ class DIFTConfig:
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: CUDA, else MPS, else the CPU."""
     batch_size: int | None = None
-    """Noisy images per forward pass; None takes what `geomatch.dift.backends.batches.BATCH_PIXELS` allows.
+    """Noisy images per forward pass; None takes what `geomatch.dift.ensemble.BATCH_PIXELS` allows.
     Halved when the device's memory runs out."""
 
     @property

@@ -42,12 +42,7 @@ def head_file(config: DIFTConfig) -> Path | None:
 
 
 def model_fingerprint(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> str:
-    """SHA-256 over all that decides the descriptors besides the settings: weights, configurations, prompt.
-
-    Args:
-        config: model, weights and prompt.
-        prompt_embedding: (tokens, D) in place of the prompt's.
-    """
+    """SHA-256 over all that decides the descriptors besides the settings: weights, configurations, prompt."""
     folder, file, head = folder_of(config), replaced_unet(config), head_file(config)
     files = find_weights(unet_folder(folder)) if file is None else [file]
     if (folder / "vae").is_dir():

@@ -21,8 +21,7 @@ from geomatch.weights.sources import (
     unet_file,
 )
 
-SUPERPOINT_SIZE = 5_200_000
-"""Bytes, about: 1.3 million parameters."""
+_SUPERPOINT_SIZE = 5_200_000  # bytes, about: 1.3 million parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def inventory() -> list[Entry]:
         else:
             looked_for = f"{HF_HUB_CACHE} (huggingface_hub)"
         entries.append(Entry(name, users, info, looked_for, _is_present(name)))
-    info = ModelInfo(SUPERPOINT_V6.licence, SUPERPOINT_SIZE, SUPERPOINT_V6.url)
+    info = ModelInfo(SUPERPOINT_V6.licence, _SUPERPOINT_SIZE, SUPERPOINT_V6.url)
     path = cache_folder() / SUPERPOINT_V6.file_name
     return [*entries, Entry("superpoint", (), info, str(path), path.is_file())]
 
@@ -87,9 +86,7 @@ def fetch_weights(name: str, revision: str | None = None) -> list[Path]:
         if not is_hub_id(config.model) or config.unet_file is not None:
             raise ValueError(f"--revision has no single meaning for {name}; fetch the models it uses by name")
         config = replace(config, revision=revision)
-    found = []
-    if config.unet_file is not None:
-        found.append(unet_file(config.unet_file))
+    found = [] if config.unet_file is None else [unet_file(config.unet_file)]
     if config.model == ADM and missing_files(converted_folder(ADM)):
         from geomatch.weights.adm import convert_adm
 

@@ -26,29 +26,25 @@ PER_VIEW = 160
 STRENGTHS = (1.0, 1.6)
 """Strengths of the changes of light, one after the other."""
 Rows = NDArray[Any]
-"""(n,) records, see `row_type`."""
+"""(n,) records of `row_type`."""
 
 
 @dataclass(frozen=True, slots=True)
 class BankImage:
-    """A photograph, and how often it is seen."""
+    """A photograph, the checksum of its file, which decides its views, and their number of pairs."""
 
     path: Path
     sha256: str
-    """Checksum of the file, in hexadecimal; decides the views."""
     views: int
-    """Pairs of views."""
 
 
 @dataclass(frozen=True, slots=True)
 class PatchBank:
-    """Where the patches are, and how they are cut."""
+    """Where the patches are, and how they are cut, as `DIFTConfig` says."""
 
     folder: Path
     patch_size: int = 32
-    """Side of a patch in its own pixels, as `DIFTConfig.patch_size`."""
     patch_scale: float = 11.0
-    """Side of a patch in units of the keypoint's scale, as `DIFTConfig.patch_scale`."""
 
     def file(self, image: BankImage) -> Path:
         """The patches of one image; the name tells the settings."""
@@ -57,11 +53,7 @@ class PatchBank:
 
 
 def row_type(patch_size: int) -> np.dtype[Any]:
-    """One place of one image, seen in two views.
-
-    RGB patches, each in its own keypoint's scale and orientation, the pixels of the keypoints, and the
-    number of the pair of views.
-    """
+    """One place in two views: RGB patches, pixels of the keypoints, number of the pair of views."""
     patches = (2, patch_size, patch_size, 3)
     return np.dtype([("patches", np.uint8, patches), ("points", np.float32, (2, 2)), ("view", np.int32)])
 
@@ -78,11 +70,7 @@ def make_bank(
 def for_each_image(
     make: Callable[[BankImage], None], images: Sequence[BankImage], workers: int, what: str, progress: bool
 ) -> dict[BankImage, str]:
-    """Call ``make`` for every image, in processes of one thread if more than one is asked for.
-
-    Returns:
-        The images that cannot be read, and why.
-    """
+    """Call ``make`` for every image; return those that cannot be read, and why."""
     unreadable: dict[BankImage, str] = {}
     ordered = sorted(images, key=lambda image: -image.views)  # the longest first
 

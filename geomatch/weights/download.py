@@ -20,10 +20,9 @@ from geomatch.files import replacing, sha256_of
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """A published file of weights."""
+    """A published file of weights, and its name in the cache."""
 
     file_name: str
-    """Its name in the cache."""
     url: str
     licence: str
     sha256: str | None
@@ -54,11 +53,7 @@ def is_offline() -> bool:
 
 
 def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path:
-    """The file on disk, downloaded and verified if need be.
-
-    Raises:
-        WeightsError: when it is missing, cannot be fetched or has another checksum.
-    """
+    """The file on disk, downloaded and verified if need be."""
     if path is not None:
         chosen = Path(path).expanduser()
         if not chosen.is_file():
@@ -75,10 +70,8 @@ def _download(weights: WeightsFile, target: Path) -> None:
     advice = f"download {weights.url} and put it at {target}"
     if is_offline():
         raise WeightsError(f"{weights.file_name} is not in the cache and downloads are off; {advice}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    locks = target.parent / ".locks"
-    locks.mkdir(exist_ok=True)
+    part, locks = target.with_name(target.name + ".part"), target.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(locks / target.name):
             if target.is_file():  # another process was faster

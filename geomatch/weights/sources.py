@@ -13,12 +13,8 @@ from geomatch.weights.prompt import TEXT_WEIGHTS
 
 EMBEDDED = ("dift-tiny",)
 """Models that come with the package."""
-ADM_CHECKPOINT = WeightsFile(
-    file_name="256x256_diffusion_uncond.pt",
-    url=MODELS[ADM].source,
-    licence=MODELS[ADM].licence,
-    sha256=None,  # OpenAI publishes none
-)
+# OpenAI publishes no checksum
+ADM_CHECKPOINT = WeightsFile("256x256_diffusion_uncond.pt", MODELS[ADM].source, MODELS[ADM].licence, None)
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+?)(?:@([\w./-]+))?")
 _SMALL = [*CONFIGS, "model_index.json", "scheduler_config.json", "scheduler/*", HEAD_FILE]
 _SAFE = (f"{STEM}.safetensors", f"{STEM}-*-of-*.safetensors", f"{STEM}.safetensors.index.json")
@@ -29,16 +25,10 @@ _TOKENIZER = ["text_encoder/config.json", "tokenizer/*"]
 def model_folder(
     model: str, revision: str | None = None, own_unet: bool = True, download: bool = True
 ) -> Path:
-    """The folder of a model, complete but for its text encoder.
+    """The folder of a model, complete but for its text encoder, and the UNet's weights unless ``own_unet``.
 
     Looked for in this order: the models that come with the package, a folder of that path, the cache of
-    geomatch, the cache of huggingface_hub, the hub.
-
-    Args:
-        model: see `DIFTConfig.model`.
-        revision: branch, tag or commit of a model on the hub.
-        own_unet: the UNet's own weights are wanted.
-        download: the hub may be asked, if the user has not forbidden it.
+    geomatch, the cache of huggingface_hub, the hub if ``download``.
     """
     if model in EMBEDDED:
         return Path(str(importlib.resources.files("geomatch.weights") / model))
@@ -94,7 +84,7 @@ def unet_file(name: str, download: bool = True) -> Path:
     found = _HUB_FILE.fullmatch(name)
     if found is None:
         raise WeightsError(f"{name}: no such file, and no ORGANISATION/REPOSITORY/FILE on the hub")
-    repository, file, revision = found[1], found[2], found[3]
+    repository, file, revision = found.groups()
 
     def missing(folder: Path) -> list[str]:
         return [] if (folder / file).is_file() else [f"{file} is missing"]

@@ -16,13 +16,9 @@ from geomatch.weights.folders import read_config, unet_folder
 def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> DiffusionModel:
     """Load the networks that ``config`` names, as far as its layers need them.
 
-    Args:
-        config: model, layers, prompt, dtype and device.
-        prompt_embedding: (tokens, D) to use instead of encoding the prompt.
+    A ``prompt_embedding`` (tokens, D) is used instead of encoding the prompt.
     """
-    device = find_device(config.device)
-    file = replaced_unet(config)
-    folder = folder_of(config)
+    device, file, folder = find_device(config.device), replaced_unet(config), folder_of(config)
     unet = unet_folder(folder)
     kind = read_config(unet).get("_class_name")
     if kind == "UNet2DModel":

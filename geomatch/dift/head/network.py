@@ -14,12 +14,9 @@ class HeadNetwork(nn.Module):
     """From the maps of several layers to unit descriptors, finest map first.
 
     Each halving of the resolution is a 3x3 convolution, after which the maps of that resolution join and are
-    mixed by another; one linear map takes the last 4x4 cells, as in L2-Net (Tian et al., 2017).
-
-    Args:
-        maps: (channels, side) of every layer of a patch; sides are 4 times a power of two.
-        widths: channels after the steps to half, a quarter ... of the finest side.
-        dimension: length of the descriptor.
+    mixed by another; one linear map takes the last 4x4 cells, as in L2-Net (Tian et al., 2017). ``maps`` are
+    (channels, side) of every layer of a patch, sides 4 times a power of two; ``widths`` the channels after
+    the steps to half, a quarter ... of the finest side.
     """
 
     def __init__(self, maps: Sequence[tuple[int, int]], widths: Sequence[int], dimension: int) -> None:

@@ -48,11 +48,7 @@ class LinearHead:
         return int(self.projection.shape[1])
 
     def apply(self, activations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, D) to (N, K) rows of unit length.
-
-        Raises:
-            ValueError: for rows of another length, which are another network's.
-        """
+        """(N, D) to (N, K) rows of unit length; `ValueError` for rows of another network."""
         if activations.shape[1] != len(self.mean):
             raise ValueError(
                 f"the projection head was fitted on {len(self.mean)} numbers per keypoint, the network gives "
@@ -74,14 +70,12 @@ class LinearHead:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ConvolutionalHead:
-    """A small network over the maps of a patch."""
+    """A small network over the maps of a patch; settings and training as those of `LinearHead`."""
 
     network: HeadNetwork
     """In evaluation mode, on the CPU."""
     settings: Mapping[str, Any]
-    """The same as `LinearHead.settings`."""
     training: Mapping[str, Any]
-    """The same as `LinearHead.training`."""
 
     @property
     def dimension(self) -> int:
@@ -104,10 +98,7 @@ Head = LinearHead | ConvolutionalHead
 
 
 def pool_patches(maps: Sequence[Tensor]) -> NDArray[np.float32]:
-    """Average maps of N patches, each (N, C, h, w), to 4 x 4 cells: rows (N, 16 sum of C) of unit length.
-
-    Every layer is normalised before they are joined.
-    """
+    """Average maps of N patches, each (N, C, h, w), to 4 x 4 cells: rows (N, 16 sum of C) of unit length."""
     cells = [functional.adaptive_avg_pool2d(layer, POOLED).flatten(1) for layer in maps]
     rows = torch.cat([functional.normalize(cell, dim=1) for cell in cells], dim=1)
     return functional.normalize(rows, dim=1).numpy(force=True)
@@ -123,11 +114,7 @@ def check_settings(head: Head, wanted: Mapping[str, Any], place: Path) -> None:
 
 
 def load_head(place: Path) -> Head:
-    """A projection head by its file, or by the folder that holds it.
-
-    Raises:
-        WeightsError: when there is none or the file is damaged.
-    """
+    """A projection head by its file, or by the folder that holds it; `WeightsError` unless it is sound."""
     from safetensors import safe_open
 
     path = place / HEAD_FILE if place.is_dir() else place
@@ -158,8 +145,7 @@ def _save(head: Head, folder: Path, kind: Mapping[str, Any], tensors: Mapping[st
         name: tensor.half().contiguous() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()
     }
     values = {"kind": kind, "settings": head.settings, "training": head.training}
+    metadata = {name: json.dumps(dict(value)) for name, value in values.items()}
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / HEAD_FILE) as temporary:
-        save_file(
-            halved, temporary, metadata={name: json.dumps(dict(value)) for name, value in values.items()}
-        )
+        save_file(halved, temporary, metadata=metadata)

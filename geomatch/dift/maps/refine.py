@@ -33,30 +33,17 @@ ROWS = 2**15
 
 
 def search_radius(dense: FeatureMap, spacing: float = 0.0) -> float:
-    """Half side, in pixels of the image, of the square in which to search.
-
-    `REACH` cells of the finest map, and at least half the spacing of the grid that the points are from.
-    """
+    """Half side in pixels of the square to search: `REACH` cells, at least half the points' ``spacing``."""
     return max(REACH * _cell(dense), spacing / 2)
 
 
 def refine_points(
     dense: FeatureMap, points: NDArray[np.floating], targets: NDArray[np.floating], radius: float
 ) -> NDArray[np.float32]:
-    """Move each point to the best agreement near it; independent of the others.
+    """Move points (N, 2) to the best agreement near them with ``targets`` (N, D), the partners' features.
 
-    Args:
-        dense: the map of the image that the points are in.
-        points: (N, 2) pixels of the image.
-        targets: (N, D) features of their partners, from `FeatureMap.sample` of the other image.
-        radius: half side of the square searched, in pixels; points may end up to four cells beyond.
-
-    Returns:
-        (N, 2) pixels within the image.
-
-    Raises:
-        ShapeError: when the arrays do not fit one another or the map.
-        ValueError: when the radius is not positive and finite.
+    ``radius`` is half the side of the square searched, in pixels; points may end up to four cells beyond it,
+    but within the image.
     """
     check_shape("points", points, ("N", 2))
     check_shape("targets", targets, (len(points), sum(len(layer) for layer in dense.maps)))
@@ -88,13 +75,7 @@ def refine_matches(
 ) -> NDArray[np.float32]:
     """(N, 2) keypoints of image 1, those matched moved to where they agree best with their partners.
 
-    Args:
-        dense0: the map of image 0.
-        dense1: the map of image 1.
-        features0: keypoints of image 0; they stay.
-        features1: keypoints of image 1.
-        matches: mutual, so that no keypoint moves twice.
-        spacing: pixels between the points of a grid in image 1; 0 for other keypoints.
+    Matches are mutual, so that none moves twice; ``spacing`` is that of a grid in image 1, in pixels.
     """
     i, j = matches.indices.T
     keypoints = features1.keypoints.copy()
