@@ -15,7 +15,6 @@ from geomatch.weights.adm import convert_adm
 GOLDEN = Path(__file__).parent / "golden"
 SD = np.load(GOLDEN / "sd_tiny.npz")
 ADM = np.load(GOLDEN / "adm_tiny.npz")
-Seeded = Callable[..., dict[str, torch.Tensor]]
 
 
 def assert_equal(got: torch.Tensor, expected: np.ndarray) -> None:  # type: ignore[type-arg]
@@ -25,16 +24,10 @@ def assert_equal(got: torch.Tensor, expected: np.ndarray) -> None:  # type: igno
     assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
-@pytest.fixture(scope="module")
-def picture() -> np.ndarray:  # type: ignore[type-arg]
-    return np.ascontiguousarray(SD["image"][0].transpose(1, 2, 0))
-
-
 @pytest.mark.parametrize("timestep", [0, 261])
-def test_stable_diffusion(small_sd: Path, picture: np.ndarray, timestep: int) -> None:  # type: ignore[type-arg]
-    config = DIFTConfig(
-        str(small_sd), timestep=timestep, layers=(0, 1, 2, 3), image_size=None, batch_size=1, device="cpu"
-    )
+def test_stable_diffusion(small_sd: Path, timestep: int) -> None:
+    picture = np.ascontiguousarray(SD["image"][0].transpose(1, 2, 0))
+    config = DIFTConfig(str(small_sd), timestep, (0, 1, 2, 3), image_size=None, batch_size=1, device="cpu")
     extractor = DIFTExtractor(config, SD["empty_prompt_embeds"][0])
     noise = torch.from_numpy(SD[f"noise_t{timestep}"])
     clean = torch.from_numpy(picture / np.float32(127.5) - 1).permute(2, 0, 1)[None]
@@ -48,25 +41,21 @@ def test_stable_diffusion(small_sd: Path, picture: np.ndarray, timestep: int) ->
     noises = [noise, -noise, noise / 2]
     alone = [extractor.dense(picture, [member]).maps[2].clone() for member in noises]
     for size in (1, 2, 8):
-        changed = replace(config, ensemble_size=3, batch_size=size)
-        several = DIFTExtractor(changed, SD["empty_prompt_embeds"][0])
-        torch.testing.assert_close(
-            several.dense(picture, noises).maps[2], sum(alone) / 3, rtol=1e-4, atol=1e-5
-        )
+        several = replace(extractor, config=replace(config, ensemble_size=3, batch_size=size))
+        found = several.dense(picture, noises).maps[2]
+        torch.testing.assert_close(found, sum(alone) / 3, rtol=1e-4, atol=1e-5)
 
 
 def test_prompt_embedding(small_sd: Path) -> None:
     pytest.importorskip("transformers")
     from geomatch.weights.prompt import cached_embedding, encode_prompt
 
-    expected = SD["prompt_embeds"][0]
-    assert_equal(torch.from_numpy(encode_prompt(small_sd, "")), expected)
-    cached = cached_embedding(small_sd, "")
-    assert cached is not None
-    np.testing.assert_array_equal(cached, encode_prompt(small_sd, ""))
+    encoded = encode_prompt(small_sd, "")
+    assert_equal(torch.from_numpy(encoded), SD["prompt_embeds"][0])
+    np.testing.assert_array_equal(cached_embedding(small_sd, ""), encoded)
 
 
-def test_adm_after_conversion(tmp_path: Path, seeded: Seeded) -> None:
+def test_adm_after_conversion(tmp_path: Path, seeded: Callable[..., dict[str, torch.Tensor]]) -> None:
     shapes = dict(json.loads(str(ADM["state_dict_shapes"])))
     checkpoint = tmp_path / "adm.pt"
     torch.save(seeded(shapes, "geomatch-adm:"), checkpoint)
@@ -83,5 +72,4 @@ def test_adm_after_conversion(tmp_path: Path, seeded: Seeded) -> None:
     for index in (0, 4, 11):
         alone = DIFTExtractor(replace(config, layers=(index,)))
         assert_equal(alone.activations(image, [noise])[0], ADM[f"output_block_{index}"])
-        later = alone.model.unet.get_submodule("up_blocks.5")
-        assert not list(later.parameters())
+        assert not list(alone.model.unet.get_submodule("up_blocks.5").parameters())

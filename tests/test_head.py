@@ -17,8 +17,7 @@ import geomatch
 from geomatch import GeomatchError, Image, WeightsError
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
-from geomatch.dift.head.network import HeadNetwork
-from geomatch.dift.head.projection import ConvolutionalHead, LinearHead, load_head
+from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork, LinearHead, load_head
 from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.training import convolutional_head as training

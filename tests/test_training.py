@@ -15,8 +15,7 @@ from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
 from geomatch.benchmarks.training.detector import DetectorConfig
 from geomatch.benchmarks.training.recipe import DENOISER_PACKAGES
 from geomatch.benchmarks.training.sources import find_images, listed_images
-from geomatch.dift.head.network import HeadNetwork
-from geomatch.dift.head.projection import ConvolutionalHead
+from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork
 from geomatch.keypoints import OpenCVDetector
 from geomatch.synthetic import random_homography, render_view
 from geomatch.training.convolutional_head import HeadConfig

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from geomatch.benchmarks.harness.suite import Row
 from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
+from geomatch.dift.ensemble import member_activations
 from geomatch.dift.files import model_fingerprint
 from geomatch.errors import ImageError
 from geomatch.files import replacing
@@ -189,7 +190,8 @@ def _maps(extractor: DIFTExtractor, cells: Sequence[tuple[Layer, int]], layers: 
             prompted[text] = extractor.at_prompt(text)
         own = prompted[text]
         sums: dict[int, torch.Tensor] = {}
-        for member, found in enumerate(own.members(own.network_input(image)), start=1):
+        passes = member_activations(own.model, own.config, own.network_input(image))
+        for member, found in enumerate(passes, start=1):
             for index in wanted:
                 sums[index] = sums[index] + found[index][0] if index in sums else found[index][0]
             for layer, size in cells:

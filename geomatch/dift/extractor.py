@@ -1,7 +1,7 @@
 """The DIFT descriptor extractor."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -17,8 +17,7 @@ from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.ensemble import member_activations
 from geomatch.dift.files import head_file, model_fingerprint
-from geomatch.dift.head.network import POOLED
-from geomatch.dift.head.projection import Head, LinearHead, check_settings, load_head, pool_patches
+from geomatch.dift.head.projection import POOLED, Head, LinearHead, load_head, pool_patches
 from geomatch.dift.inputs import PATCH_CONTRAST, dense_size, image_input, keypoint_patches
 from geomatch.dift.maps.copies import needed_copies
 from geomatch.dift.maps.feature_map import FeatureMap
@@ -57,8 +56,14 @@ class DIFTExtractor:
         file = head_file(self.config)
         if file is None:
             return None
-        head = load_head(file)
-        check_settings(head, self.config.feature_settings(), file.parent)
+        head, wanted = load_head(file), self.config.feature_settings()
+        names = dict.fromkeys([*wanted, *head.settings])
+        different = [name for name in names if head.settings.get(name) != wanted.get(name)]
+        if different:
+            fitted = ", ".join(f"{name}={head.settings.get(name)}" for name in different)
+            raise ValueError(
+                f"the projection head of {file.parent} was fitted with {fitted}; use these, or head=False"
+            )
         return head
 
     def load_networks(self) -> None:
@@ -90,12 +95,9 @@ class DIFTExtractor:
     def cache_key(self) -> Any:
         """Settings, kind of device, weights and prompt by their content; `WeightsError` without weights."""
         device = find_device("auto") if self.config.device == "auto" else self.config.device
-        return [
-            settings_key(self.config, leave_out=_NOT_SETTINGS),
-            device.split(":")[0],
-            model_fingerprint(self.config, self.prompt_embedding),
-            bool(self.config.head),
-        ]
+        settings = settings_key(self.config, leave_out=_NOT_SETTINGS)
+        fingerprint = model_fingerprint(self.config, self.prompt_embedding)
+        return [settings, device.split(":")[0], fingerprint, bool(self.config.head)]
 
     def __getstate__(self) -> dict[str, object]:
         """Only the settings travel: whoever unpickles loads the networks again."""
@@ -137,10 +139,6 @@ class DIFTExtractor:
             total = [summed + new for summed, new in zip(total, maps, strict=True)] if total else maps
         return [layer / self.config.ensemble_size for layer in total]
 
-    def members(self, images: Tensor) -> Iterator[list[Tensor]]:
-        """The layers' outputs (B, C, h, w) for each member of the ensemble in turn."""
-        return member_activations(self.model, self.config, images)
-
     def patch_maps(self, patches: Tensor) -> list[Tensor]:
         """The layers' outputs (n, C, h, w) for patches (n, 3, P, P) of values 0 to 255."""
         return self.activations(normalize_patches(patches) * PATCH_CONTRAST)  # whatever their light
@@ -164,12 +162,7 @@ class DIFTExtractor:
         return [found[index] for index in range(len(pictures))]
 
     def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
-        """Describe the keypoints of an image.
-
-        Args:
-            image: see `geomatch.load_image`.
-            features: the image's keypoints.
-            paper_sampling: see `FeatureMap.sample`; patches have no such choice.
+        """Describe the keypoints of an image; ``paper_sampling`` as of `FeatureMap.sample`, without patches.
 
         Raises:
             ValueError: when the features belong to an image of another size.
@@ -190,16 +183,14 @@ class DIFTExtractor:
         width = self.head.dimension if self.head else 1
         rows = [np.zeros((0, width), np.float32) for _ in pictures]
         filled = [index for index, found in enumerate(features) if len(found)]
-        if self.config.sampling == "patch":
-            for index in filled:
+        maps = self.dense_many([pictures[index] for index in filled]) if self.traits.dense and filled else []
+        for position, index in enumerate(filled):
+            if maps:
+                rows[index] = self._map_rows(maps[position], features[index].keypoints, paper_sampling)
+            elif self.config.sampling == "patch":
                 rows[index] = self._patch_rows(pictures[index], features[index])
-        elif self.config.rotations * self.config.scales > 1:
-            for index in filled:
+            else:
                 rows[index] = self._copy_rows(pictures[index], features[index], paper_sampling)
-        elif filled:
-            maps = self.dense_many([pictures[index] for index in filled])
-            for index, feature_map in zip(filled, maps, strict=True):
-                rows[index] = self._map_rows(feature_map, features[index].keypoints, paper_sampling)
         return [replace(found, descriptors=row) for found, row in zip(features, rows, strict=True)]
 
     def describe_map(self, feature_map: FeatureMap, features: Features) -> Features:

@@ -1,8 +1,9 @@
 """A bank of corresponding patches, cut once per image, that convolutional heads are trained on."""
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,29 +72,25 @@ def for_each_image(
     make: Callable[[BankImage], None], images: Sequence[BankImage], workers: int, what: str, progress: bool
 ) -> dict[BankImage, str]:
     """Call ``make`` for every image; return those that cannot be read, and why."""
-    unreadable: dict[BankImage, str] = {}
     ordered = sorted(images, key=lambda image: -image.views)  # the longest first
+    attempt = partial(_reason, make)
+    with ExitStack() as stack:
+        reasons: Iterator[str] = map(attempt, ordered)
+        if workers > 1:
+            spawn = multiprocessing.get_context("spawn")  # not forked: torch may hold threads
+            pool = stack.enter_context(ProcessPoolExecutor(workers, spawn, _one_thread))
+            reasons = pool.map(attempt, ordered)
+        shown = tqdm(reasons, total=len(ordered), desc=what, unit="image", disable=not progress)
+        return {image: reason for image, reason in zip(ordered, shown, strict=True) if reason}
 
-    def show(items: Iterable[Any]) -> Iterable[Any]:
-        bar: Iterable[Any] = tqdm(items, total=len(ordered), desc=what, unit="image", disable=not progress)
-        return bar
 
-    def finish(image: BankImage, result: Callable[[], None]) -> None:
-        try:
-            result()
-        except ImageError as error:
-            unreadable[image] = str(error).removeprefix(f"{image.path}: ")
-
-    if workers == 1:
-        for image in show(ordered):
-            finish(image, partial(make, image))
-        return unreadable
-    # not forked: torch may hold threads
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
-        jobs = {pool.submit(make, image): image for image in ordered}
-        for job in show(as_completed(jobs)):
-            finish(jobs[job], job.result)
-    return unreadable
+def _reason(make: Callable[[BankImage], None], image: BankImage) -> str:
+    """Why the image cannot be read; empty if it can."""
+    try:
+        make(image)
+    except ImageError as error:
+        return str(error).removeprefix(f"{image.path}: ")
+    return ""
 
 
 def _one_thread() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +11,13 @@ from tqdm import tqdm
 
 from geomatch.files import replacing
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Checkpoint:
     """A training's state on disk: every part's ``state_dict``; with another configuration it is refused."""
 
     path: Path
-    config: "DataclassInstance"
+    config: Any  # a dataclass
     parts: Mapping[str, Any]
     device: str = "cpu"
 

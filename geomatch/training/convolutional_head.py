@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.head.network import HeadNetwork
-from geomatch.dift.head.projection import ConvolutionalHead
+from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork
 from geomatch.errors import GeomatchError
 from geomatch.training import linear_head
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank

@@ -1,6 +1,6 @@
 """Fit a projection head for any DIFT model from photographs, without labels; an interrupted fit goes on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
 from geomatch.provenance import cache_key
 from geomatch.synthetic import Motion
 from geomatch.training.pairs import view_pairs
-from geomatch.types import Features, check_shape
+from geomatch.types import check_shape
 
 PER_VIEW = 40
 """Keypoints of a pair of views: few points of many views, since variety of views counts."""
@@ -74,21 +74,18 @@ def fit_on_images(
     skipped: dict[str, str] = {}
     for path in images:
         digest = sha256_of(path)
-        if digest in hashes:
-            skipped[str(path)] = f"the same as {hashes[digest]}"
-        else:
-            hashes[digest] = path
+        if (first_path := hashes.setdefault(digest, path)) is not path:
+            skipped[str(path)] = f"the same as {first_path}"
     fitted: list[tuple[Rows, Rows]] = []
     held_out: list[tuple[Rows, Rows, NDArray[np.int64]]] = []
     used: list[str] = []
-    for number, (digest, path) in enumerate(
-        tqdm(hashes.items(), desc="activations", unit="image", disable=None if progress else True)
-    ):
+    shown = tqdm(hashes.items(), desc="activations", unit="image", disable=None if progress else True)
+    for number, (digest, path) in enumerate(shown):
         file = work / f"{digest_of([digest, settings])}.npz"
         try:
             if not file.is_file():
-                parts = list(_activations(extractor, path, views, motions, seed + int(digest[:8], 16)))
-                _save(file, parts)
+                found = _activations(extractor, path, views, motions, seed + int(digest[:8], 16))
+                save_arrays(file, "activations", found)
         except ImageError as error:
             skipped[str(path)] = str(error).removeprefix(f"{path}: ")
             continue
@@ -167,20 +164,12 @@ def rank1(parts: Sequence[tuple[Rows, Rows, NDArray[np.int64]]]) -> float:
 
 def _activations(
     extractor: DIFTExtractor, path: Path, views: int, motions: Sequence[Motion], seed: int
-) -> Iterator[tuple[Rows, Rows]]:
+) -> dict[str, NDArray[Any]]:
+    """Rows of activations at the partners in both views, and the number of their pair of views."""
+    found: dict[str, list[NDArray[Any]]] = {"first": [], "second": [], "view": []}
     pairs = view_pairs(path, views, seed, motions=motions, per_view=PER_VIEW)
-    for view0, view1, features0, features1 in pairs:
-        yield _rows(extractor.describe(view0, features0)), _rows(extractor.describe(view1, features1))
-
-
-def _save(file: Path, parts: Sequence[tuple[Rows, Rows]]) -> None:
-    empty = np.zeros((0, 0), np.float32)
-    sides = [np.concatenate([part[side] for part in parts]) if parts else empty for side in (0, 1)]
-    view = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
-    save_arrays(file, "activations", {"first": sides[0], "second": sides[1], "view": view})
-
-
-def _rows(features: Features) -> Rows:
-    if features.descriptors is None:
-        raise ValueError("features without descriptors")
-    return features.descriptors
+    for number, (view0, view1, features0, features1) in enumerate(pairs):
+        found["first"].append(np.asarray(extractor.describe(view0, features0).descriptors))
+        found["second"].append(np.asarray(extractor.describe(view1, features1).descriptors))
+        found["view"].append(np.full(len(features0), number))
+    return {name: np.concatenate(parts or [np.zeros(0)]) for name, parts in found.items()}

@@ -21,20 +21,13 @@ from geomatch.weights.checkpoint import load_pickled
 
 HEAD_CHANNELS = 64  # per attention head of OpenAI's models; shapes do not tell
 _RESNET = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "emb_layers.1": "time_emb_proj",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-    "skip_connection": "conv_shortcut",
-}
+    "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2", "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
+}  # fmt: skip
 _OUTER = {
-    "time_embed.0": "time_embedding.linear_1",
-    "time_embed.2": "time_embedding.linear_2",
-    "input_blocks.0.0": "conv_in",
-    "out.0": "conv_norm_out",
-    "out.2": "conv_out",
-}
+    "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out",
+}  # fmt: skip
 
 
 def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -> Path:
@@ -52,12 +45,8 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
         unet.save_pretrained(folder)
         # linear betas, 1000 steps: guided-diffusion's script_util defaults for these models
         DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").save_pretrained(folder)
-        record = {
-            "source": checkpoint.name,
-            "sha256": sha256_of(checkpoint),
-            "head_channels": unet.config.attention_head_dim,
-            "head_channels_given": head_channels is not None,
-        }
+        heads = unet.config.attention_head_dim
+        record = {"source": checkpoint.name, "sha256": sha256_of(checkpoint), "head_channels": heads}
         (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return out
 

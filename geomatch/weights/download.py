@@ -29,12 +29,9 @@ class WeightsFile:
     """Known checksum in hexadecimal; when None, that of the first download binds later reads."""
 
 
-SUPERPOINT_V6 = WeightsFile(
-    file_name="superpoint_v6_from_tf.pth",
-    url="https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth",
-    licence="MIT",
-    sha256=None,  # the authors publish none
-)
+_SUPERPOINT_URL = "https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth"
+# the authors publish no checksum
+SUPERPOINT_V6 = WeightsFile("superpoint_v6_from_tf.pth", _SUPERPOINT_URL, "MIT", None)
 
 
 def cache_folder() -> Path:

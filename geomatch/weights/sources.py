@@ -52,9 +52,9 @@ def model_folder(
             "model nor an id on the hub (ORGANISATION/NAME)"
         )
     networks = ("", "unet/", "vae/") if own_unet else ("vae/",)
+    # old repositories have no safetensors
     kinds = [
-        [*_SMALL, *(f"{network}{name}" for network in networks for name in names)]
-        for names in (_SAFE, _PICKLED)  # old repositories have no safetensors
+        [*_SMALL, *(f"{net}{name}" for net in networks for name in names)] for names in (_SAFE, _PICKLED)
     ]
     return hub_folder(model, revision, kinds, lambda found: missing_files(found, own_unet), download)
 
@@ -65,12 +65,9 @@ def text_encoder_folder(model: str, revision: str | None, folder: Path, download
         return folder
 
     def missing(found: Path) -> list[str]:
-        weights, words = TEXT_WEIGHTS, ("vocab.json", "tokenizer.json")
-        return [
-            f"{part}/{names[0]} is missing"
-            for part, names in (("text_encoder", weights), ("tokenizer", words))
-            if not any((found / part / name).is_file() for name in names)
-        ]
+        wanted = {"text_encoder": TEXT_WEIGHTS, "tokenizer": ("vocab.json", "tokenizer.json")}
+        lacking = [p for p in wanted if not any((found / p / name).is_file() for name in wanted[p])]
+        return [f"{part}/{wanted[part][0]} is missing" for part in lacking]
 
     kinds = [[*_TOKENIZER, f"text_encoder/{name}"] for name in TEXT_WEIGHTS]
     return hub_folder(model, revision, kinds, missing, download)

@@ -55,14 +55,14 @@ class PixelFeatures:
 
     def similarities(self, descriptors: NDArray[np.float32]) -> Tensor:
         """(N, height, width) similarities to descriptors (N, C), as `FeatureMap.sample` gives them."""
-        parts = [layer.shape[0] for layer in self._maps]
-        rows = torch.split(torch.from_numpy(descriptors).to(self._maps[0]), parts, dim=1)
+        channels = [len(layer) for layer in self._maps]
+        rows = torch.split(torch.from_numpy(descriptors).to(self._maps[0]), channels, dim=1)
         total = torch.zeros(1).to(self._maps[0])
         for own, layer, squares in zip(rows, self._maps, self._squares, strict=True):
             products = (own @ layer.flatten(1)).view(len(own), *layer.shape[1:])
             enlarged = _enlarged(products, self.size)
             if self.metric == "cosine":
-                total = total + enlarged / squares.sqrt().clamp(min=1e-12) / len(parts) ** 0.5
+                total = total + enlarged / squares.sqrt().clamp(min=1e-12) / len(channels) ** 0.5
             else:
                 total = total + (own.square().sum(1)[:, None, None] - 2 * enlarged + squares)
         return total if self.metric == "cosine" else -total.clamp(min=0).sqrt()
@@ -129,9 +129,7 @@ def _soft(similarities: Tensor, best: Tensor) -> Tensor:
 
 def _enlarged(values: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, h, w) to (N, height, width), bilinear between the centres of cells, as `FeatureMap.sample` does."""
-    return functional.interpolate(
-        values[None], size=(size[1], size[0]), mode="bilinear", align_corners=False
-    )[0]
+    return functional.interpolate(values[None], size[::-1], mode="bilinear", align_corners=False)[0]
 
 
 def _enlarged_squares(layer: Tensor, size: tuple[int, int]) -> Tensor:
