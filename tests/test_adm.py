@@ -1,6 +1,7 @@
-"""Converting ADM checkpoints: architecture from shapes, strictness, damage."""
+"""Converted ADM checkpoints: equal to guided-diffusion's UNet, architecture from shapes, damage."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,35 @@ def save(state: object, path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def folder(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("adm")
+    return convert_adm(save(state, place / "adm.pt"), place / "out")
+
+
+def assert_golden(got: torch.Tensor, name: str) -> None:
+    """To 1e-4 of the largest value."""
+    wanted = torch.from_numpy(GOLDEN[name])
+    assert got.shape == wanted.shape
+    assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_equal_to_guided_diffusion(folder: Path) -> None:
+    timestep = int(GOLDEN["timestep"])
+    config = DIFTConfig(str(folder), timestep=timestep, layers=tuple(range(18)), image_size=None)
+    extractor = DIFTExtractor(config)
+    image, noise = torch.from_numpy(GOLDEN["image"]), torch.from_numpy(GOLDEN["noise"])
+    assert extractor.model.stride == 32
+    assert_golden(extractor.model.add_noise(image, noise, timestep), "noisy")
+    for index, layer in enumerate(extractor.activations(image, [noise])):
+        assert_golden(layer, f"output_block_{index}")
+    # each alone: the blocks after it are not even loaded
+    for index in (0, 4, 11):
+        alone = DIFTExtractor(replace(config, layers=(index,)))
+        assert_golden(alone.activations(image, [noise])[0], f"output_block_{index}")
+        assert not list(alone.model.unet.get_submodule("up_blocks.5").parameters())
+
+
 def test_the_published_architecture_is_recognised() -> None:
     """Shapes of 256x256_diffusion_uncond: 8 times the width of the golden model, heads of 64."""
     with torch.device("meta"):
@@ -51,9 +81,7 @@ def test_the_published_architecture_is_recognised() -> None:
         adm_config(state, 24)
 
 
-def test_a_stock_diffusers_folder_comes_out(state: State, tmp_path: Path) -> None:
-    checkpoint = save(state, tmp_path / "adm.pt")
-    folder = convert_adm(checkpoint, tmp_path / "out")
+def test_a_stock_diffusers_folder_comes_out(state: State, folder: Path, tmp_path: Path) -> None:
     files = ["config.json", "conversion.json", WEIGHTS, "scheduler_config.json"]
     assert sorted(path.name for path in folder.iterdir()) == files
     unet = UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
@@ -63,11 +91,10 @@ def test_a_stock_diffusers_folder_comes_out(state: State, tmp_path: Path) -> Non
     image, noise = torch.from_numpy(GOLDEN["image"]), torch.from_numpy(GOLDEN["noise"])
     with torch.no_grad():
         unet(schedule.add_noise(image, noise, torch.tensor([41])), 41)
-    expected = torch.from_numpy(GOLDEN["output_block_11"])
-    assert (seen[0] - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert_golden(seen[0], "output_block_11")
     with pytest.raises(FileExistsError, match="exists already"):
-        convert_adm(checkpoint, folder)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adm.pt", "out"]
+        convert_adm(folder.parent / "adm.pt", folder)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["adm.pt", "out"]
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     old = convert_adm(tmp_path / "old.pt", tmp_path / "old")
     assert (old / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
@@ -116,8 +143,8 @@ def test_fetching_converts(state: State) -> None:
     assert not np.isclose(length, 1)
 
 
-def test_what_a_pixel_model_cannot_do(state: State, tmp_path: Path) -> None:
-    folder = convert_adm(save(state, tmp_path / "adm.pt"), tmp_path / "adm")
+def test_what_a_pixel_model_cannot_do(folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folder, tmp_path / "adm"))
     plain = DIFTConfig(str(folder))
     for extractor, words in (
         (DIFTExtractor(replace(plain, latent="sample")), "has no autoencoder: use latent='mode'"),

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import geomatch
-from geomatch import DIFTExtractor, Features, Image, Matches
+from geomatch import DIFTExtractor, Image
 from geomatch.cli import main
 from geomatch.dift import PRESETS, FeatureMap
-from geomatch.dift.maps.refine import REACH, refine_matches, refine_points, search_radius
+from geomatch.dift.maps.refine import REACH, refine_points, search_radius
 from geomatch.errors import ShapeError
 
 SIZE = (160, 120)
@@ -95,16 +95,6 @@ def test_wrong_arguments_are_refused() -> None:
     for radius in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="radius must be positive and finite"):
             refine_points(dense, points, targets, radius)
-
-
-def test_only_matched_keypoints_move() -> None:
-    first, second = waves(), waves((3.0, -2.0))
-    points = np.array([[40.0, 40.0], [60.0, 80.0], [100.0, 60.0]], np.float32)
-    features = Features(points, np.ones(3), SIZE)  # type: ignore[arg-type]
-    matches = Matches(np.array([[0, 0], [2, 2]]), np.ones(2))  # type: ignore[arg-type]
-    moved = refine_matches(first, second, features, features, matches)
-    np.testing.assert_array_equal(moved[1], points[1])
-    np.testing.assert_allclose(moved[[0, 2]], points[[0, 2]] + np.array([3, -2]), atol=CELL / 4)
 
 
 @pytest.fixture(scope="module")

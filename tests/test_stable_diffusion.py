@@ -1,4 +1,4 @@
-"""Loading and running a small Stable Diffusion: what is read, batches, prompts, damage."""
+"""A small Stable Diffusion: equal to DIFT's featurizer, what is read, batches, prompts, damage."""
 
 import json
 import shutil
@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from geomatch import DIFTConfig, DIFTExtractor, MissingDependencyError, ShapeError, WeightsError
 from geomatch.dift.files import model_fingerprint
 from geomatch.images import Image, ImageLike
-from geomatch.weights.prompt import cached_embedding
+from geomatch.weights.prompt import cached_embedding, encode_prompt
 
+GOLDEN = np.load(Path(__file__).parent / "golden" / "sd_tiny.npz")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -35,31 +36,61 @@ def config(folder: Path | str) -> DIFTConfig:
     return DIFTConfig(str(folder), timestep=0, layers=(2,), image_size=None, device="cpu")
 
 
+def assert_golden(got: torch.Tensor, name: str) -> None:
+    """To 1e-4 of the largest value."""
+    wanted = torch.from_numpy(GOLDEN[name])
+    assert got.shape == wanted.shape
+    assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("timestep", [0, 261])
+def test_equal_to_the_published_featurizer(small_sd: Path, timestep: int) -> None:
+    picture = np.ascontiguousarray(GOLDEN["image"][0].transpose(1, 2, 0))
+    settings = DIFTConfig(str(small_sd), timestep, (0, 1, 2, 3), image_size=None, batch_size=1, device="cpu")
+    extractor = DIFTExtractor(settings, GOLDEN["empty_prompt_embeds"][0])
+    noise = torch.from_numpy(GOLDEN[f"noise_t{timestep}"])
+    clean = torch.from_numpy(picture / np.float32(127.5) - 1).permute(2, 0, 1)[None]
+    latents = extractor.model.encode(clean)
+    assert_golden(latents.mean, "latents")
+    assert_golden(extractor.model.add_noise(latents.mean, noise, timestep), f"noisy_t{timestep}")
+    for index, layer in enumerate(extractor.dense(picture, noises=[noise]).maps):
+        assert_golden(layer[None], f"up{index}_t{timestep}")
+    # the mean over an ensemble, however it is cut into batches
+    noises = [noise, -noise, noise / 2]
+    alone = [extractor.dense(picture, [member]).maps[2].clone() for member in noises]
+    for size in (1, 2, 8):
+        several = replace(extractor, config=replace(settings, ensemble_size=3, batch_size=size))
+        found = several.dense(picture, noises).maps[2]
+        torch.testing.assert_close(found, sum(alone) / 3, rtol=1e-4, atol=1e-5)
+
+
+def test_prompt_embedding(small_sd: Path) -> None:
+    pytest.importorskip("transformers")
+    encoded = encode_prompt(small_sd, "")
+    assert_golden(torch.from_numpy(encoded)[None], "prompt_embeds")
+    np.testing.assert_array_equal(cached_embedding(small_sd, ""), encoded)
+
+
 def dense(settings: DIFTConfig, image: ImageLike) -> torch.Tensor:
     return DIFTExtractor(settings).dense(image).maps[0]
 
 
-def test_only_what_is_needed_is_read(folder: Path, image: Image) -> None:
-    """Neither later up-blocks nor the decoder; the same features without them in the files' reach."""
-    full = DIFTExtractor(replace(config(folder), layers=(0, 1, 2, 3))).dense(image).maps
+def test_only_what_is_needed_is_read(small_sd: Path) -> None:
+    """Neither later up-blocks nor the decoder, for the same features.
+
+    Latents' sides halve unevenly: a block that is the last one loaded still gets its true size.
+    """
+    odd = np.random.default_rng(0).integers(0, 256, (72, 104, 3), dtype=np.uint8)
+    full = DIFTExtractor(replace(config(small_sd), layers=(0, 1, 2, 3))).dense(odd).maps
+    assert [tuple(layer.shape[1:]) for layer in full[1:]] == [(5, 7), (9, 13), (9, 13)]
     for index, expected in enumerate(full):
-        extractor = DIFTExtractor(replace(config(folder), layers=(index,)))
-        torch.testing.assert_close(extractor.dense(image).maps[0], expected, rtol=1e-4, atol=1e-5)
+        extractor = DIFTExtractor(replace(config(small_sd), layers=(index,)))
+        torch.testing.assert_close(extractor.dense(odd).maps[0], expected, rtol=1e-4, atol=1e-5)
         for later in range(4):
             kept = list(extractor.model.unet.get_submodule(f"up_blocks.{later}").parameters())
             assert bool(kept) == (later <= index)
-    middle = DIFTExtractor(replace(config(folder), layers=("mid_block", "down_blocks.0.attentions.1")))
-    assert [len(layer) for layer in middle.dense(image).maps] == [64, 32]
-
-
-def test_odd_latents_keep_the_geometry(small_sd: Path) -> None:
-    """Sides of latents that halve unevenly: a block that is the last one loaded still gets its true size."""
-    odd = np.random.default_rng(0).integers(0, 256, (72, 104, 3), dtype=np.uint8)
-    full = DIFTExtractor(replace(config(small_sd), layers=(1, 2, 3))).dense(odd).maps
-    assert [tuple(layer.shape[1:]) for layer in full] == [(5, 7), (9, 13), (9, 13)]
-    for index in (1, 2):
-        alone = dense(replace(config(small_sd), layers=(index,)), odd)
-        torch.testing.assert_close(alone, full[index - 1], rtol=1e-4, atol=1e-5)
+    middle = DIFTExtractor(replace(config(small_sd), layers=("mid_block", "down_blocks.0.attentions.1")))
+    assert [len(layer) for layer in middle.dense(odd).maps] == [64, 32]
 
 
 def test_sampled_latents_and_seeds(small_sd: Path, image: Image) -> None:
@@ -261,9 +292,3 @@ def test_damage_is_named(folder: Path, small_sd: Path) -> None:
     ):
         change(path, changes)
         fails(words)
-
-
-def test_layers_that_are_not_there(small_sd: Path) -> None:
-    for layer, words in ((4, "layer 4: up_ft indices of this model are 0 to 3"), ("up_blocks.9", "unknown")):
-        with pytest.raises(ValueError, match=words):
-            _ = DIFTExtractor(replace(config(small_sd), layers=(layer,))).model

@@ -50,12 +50,8 @@ def inventory() -> list[Entry]:
     entries = []
     for name, info in MODELS.items():
         users = tuple(p for p, config in PRESETS.items() if name in (config.model, config.unet_file))
-        if name in EMBEDDED:
-            looked_for = str(model_folder(name))
-        elif name == ADM:
-            looked_for = str(converted_folder(name))
-        else:
-            looked_for = f"{HF_HUB_CACHE} (huggingface_hub)"
+        place = model_folder(name) if name in EMBEDDED else converted_folder(name)
+        looked_for = str(place) if name in (*EMBEDDED, ADM) else f"{HF_HUB_CACHE} (huggingface_hub)"
         entries.append(Entry(name, users, info, looked_for, _is_present(name)))
     info = ModelInfo(SUPERPOINT_V6.licence, _SUPERPOINT_SIZE, SUPERPOINT_V6.url)
     path = cache_folder() / SUPERPOINT_V6.file_name

@@ -22,12 +22,9 @@ from geomatch.patches import cut_patches
 from geomatch.training.pairs import view_pairs
 from geomatch.types import Features
 
-PER_VIEW = 160
-"""Corresponding keypoints taken of a pair of views, drawn at random."""
-STRENGTHS = (1.0, 1.6)
-"""Strengths of the changes of light, one after the other."""
-Rows = NDArray[Any]
-"""(n,) records of `row_type`."""
+PER_VIEW = 160  # corresponding keypoints taken of a pair of views, drawn at random
+STRENGTHS = (1.0, 1.6)  # strengths of the changes of light, one after the other
+Rows = NDArray[Any]  # (n,) records of `row_type`
 
 
 @dataclass(frozen=True, slots=True)

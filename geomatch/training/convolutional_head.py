@@ -20,28 +20,21 @@ from geomatch.training.checkpoint import Checkpoint, take_steps
 from geomatch.training.linear_head import FittedHead
 
 CHECKPOINT = "head.pt"
-EVERY = 100
-"""Steps between two checkpoints."""
-HELD_OUT = 20
-"""One image in so many is not trained on."""
-NEAR = 8.0
-"""Pixels within which two keypoints of a view may be one place, and are no negatives of each other."""
+EVERY = 100  # steps between two checkpoints
+HELD_OUT = 20  # one image in so many is not trained on
+NEAR = 8.0  # pixels within which two keypoints of a view may be one place, and are no negatives of each other
 
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
     """Everything that decides the head's weights, besides network and bank."""
 
-    widths: tuple[int, ...] = (64, 128)
-    """Channels after each halving."""
+    widths: tuple[int, ...] = (64, 128)  # channels after each halving
     dimension: int = 128
-    views: int = 4
-    """Pairs of views in a batch: negatives of the same view are those that matching meets."""
-    per_view: int = 128
-    """Corresponding keypoints taken of each at most."""
+    views: int = 4  # pairs of views in a batch: negatives of the same view are those that matching meets
+    per_view: int = 128  # corresponding keypoints taken of each at most
     steps: int = 2000
-    learning_rate: float = 2e-3
-    """Peak of the one-cycle cosine schedule."""
+    learning_rate: float = 2e-3  # peak of the one-cycle cosine schedule
     temperature: float = 0.05
     seed: int = 0
 

@@ -19,14 +19,11 @@ from geomatch.synthetic import Motion
 from geomatch.training.pairs import view_pairs
 from geomatch.types import check_shape
 
-PER_VIEW = 40
-"""Keypoints of a pair of views: few points of many views, since variety of views counts."""
+PER_VIEW = 40  # keypoints of a pair of views: few points of many views, since variety of views counts
 MAX_PAIRS = 40_000
 """Corresponding keypoints that a fit uses at most; memory is 8 bytes per pair and activation."""
-HELD_OUT = 10
-"""One image in so many is held out of the fit, to measure it on."""
-RIDGE = 0.1
-"""Added to the within-pair covariance, in units of its mean eigenvalue."""
+HELD_OUT = 10  # one image in so many is held out of the fit, to measure it on
+RIDGE = 0.1  # added to the within-pair covariance, in units of its mean eigenvalue
 Rows = NDArray[np.float32]
 
 
@@ -35,17 +32,13 @@ class FittedHead:
     """A projection head, and what is known of it."""
 
     head: Head
-    images: int
-    """Number of images that it was fitted on."""
-    skipped: dict[str, str]
-    """Images that could not be used, and why."""
-    pairs: int
-    """Number of corresponding keypoints that it was fitted on."""
+    images: int  # number of images that it was fitted on
+    skipped: dict[str, str]  # images that could not be used, and why
+    pairs: int  # number of corresponding keypoints that it was fitted on
     before: float | None
     """Rank-1 accuracy without it, in the held-out images: share of keypoints whose nearest neighbour, among
     the corresponding keypoints of the other view, is right. None when it was not measured."""
-    after: float | None
-    """The same with it."""
+    after: float | None  # the same with it
 
 
 def fit_on_images(

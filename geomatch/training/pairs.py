@@ -12,8 +12,7 @@ from geomatch.keypoints import OpenCVDetector
 from geomatch.synthetic import Motion, change_light, random_homography, render_view
 from geomatch.types import Features
 
-VIEW_SIZE = (640, 480)
-"""(width, height) of the synthetic views."""
+VIEW_SIZE = (640, 480)  # (width, height) of the synthetic views
 
 
 def make_views(

@@ -146,7 +146,6 @@ def _place(path: str, each: int, state: Mapping[str, Tensor]) -> tuple[str, str]
         places = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
         return places[first], rest
     index, (slot, part) = int(first), rest.split(".", 1)
-    attends = f"{side}.{index}.1.qkv.weight" in state
     if side == "input_blocks":
         level, position = divmod(index - 1, each)
         if slot == "0" and position == each - 1:
@@ -155,10 +154,8 @@ def _place(path: str, each: int, state: Mapping[str, Tensor]) -> tuple[str, str]
     if side != "output_blocks":
         raise KeyError(path)
     level, position = divmod(index, each)
-    if slot == "0":
-        return f"up_blocks.{level}.resnets.{position}", part
-    if slot == "1" and attends:
-        return f"up_blocks.{level}.attentions.{position}", part
+    if slot == "0" or (slot == "1" and f"{side}.{index}.1.qkv.weight" in state):
+        return f"up_blocks.{level}.{'resnets' if slot == '0' else 'attentions'}.{position}", part
     return f"up_blocks.{level}.upsamplers.0", part
 
 

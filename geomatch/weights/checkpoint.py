@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from geomatch.errors import WeightsError, first_line
 from geomatch.weights.folders import FILES, find_weights, read_config
 
-_TOGETHER = 64
-"""Tensors read per opening of a file, whose mapped pages stay in memory until it is closed."""
+_TOGETHER = 64  # tensors read per opening of a file, whose mapped pages stay in memory until it is closed
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD = re.compile(rf"\.({'|'.join(_OLD_NAMES)})\.")

@@ -11,8 +11,7 @@ from geomatch.weights.hub import hub_folder, is_hub_id
 from geomatch.weights.models import ADM, MODELS
 from geomatch.weights.prompt import TEXT_WEIGHTS
 
-EMBEDDED = ("dift-tiny",)
-"""Models that come with the package."""
+EMBEDDED = ("dift-tiny",)  # models that come with the package
 # OpenAI publishes no checksum
 ADM_CHECKPOINT = WeightsFile("256x256_diffusion_uncond.pt", MODELS[ADM].source, MODELS[ADM].licence, None)
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+?)(?:@([\w./-]+))?")

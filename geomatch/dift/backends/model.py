@@ -14,8 +14,7 @@ from torch import Tensor, nn
 class Latents:
     """What a UNet works on, before noise is added."""
 
-    mean: Tensor
-    """(B, C, h, w), on the model's device; the mode, where there is a distribution."""
+    mean: Tensor  # (B, C, h, w), on the model's device; the mode, where there is a distribution
     std: Tensor | None = None
     """(B, C, h, w) deviation of the autoencoder's distribution; None for models in pixel space."""
 
@@ -24,18 +23,12 @@ class Latents:
 class DiffusionModel:
     """A loaded model, whatever its kind."""
 
-    unet: nn.Module
-    """A diffusers UNet; parts that no wanted layer needs may be absent."""
-    encode: Callable[[Tensor], Latents]
-    """Images (B, 3, H, W) in [-1, 1] to latents."""
-    alphas_cumprod: Tensor
-    """(T,) alpha_bar_t of the noise schedule, on the CPU."""
-    stride: int
-    """Image sides must be multiples of it."""
-    up_layers: tuple[str, ...]
-    """Module names of the paper's up_ft indices."""
-    prompt_embedding: Tensor | None = None
-    """(1, tokens, D) for UNets conditioned on text."""
+    unet: nn.Module  # a diffusers UNet; parts that no wanted layer needs may be absent
+    encode: Callable[[Tensor], Latents]  # images (B, 3, H, W) in [-1, 1] to latents
+    alphas_cumprod: Tensor  # (T,) alpha_bar_t of the noise schedule, on the CPU
+    stride: int  # image sides must be multiples of it
+    up_layers: tuple[str, ...]  # module names of the paper's up_ft indices
+    prompt_embedding: Tensor | None = None  # (1, tokens, D) for UNets conditioned on text
     lock: Lock = field(default_factory=Lock)
     """Held during a pass: hooks on a shared network would see other threads' passes."""
 

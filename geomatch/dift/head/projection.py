@@ -21,8 +21,7 @@ from geomatch.files import replacing
 from geomatch.types import checked
 from geomatch.weights.folders import HEAD_FILE
 
-POOLED = 4
-"""Cells per side that the last, fully connected step sees."""
+POOLED = 4  # cells per side that the last, fully connected step sees
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -126,8 +125,7 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 class ConvolutionalHead:
     """A small network over the maps of a patch; settings and training as those of `LinearHead`."""
 
-    network: HeadNetwork
-    """In evaluation mode, on the CPU."""
+    network: HeadNetwork  # in evaluation mode, on the CPU
     settings: Mapping[str, Any]
     training: Mapping[str, Any]
 

@@ -23,12 +23,9 @@ matches of SIFT keypoints without rotations, on 16 synthetic pairs."""
 class Copy(NamedTuple):
     """One copy, and the keypoints that are described in it."""
 
-    image: Image
-    """Its sides are multiples of the model's stride."""
-    matrix: NDArray[np.float64]
-    """(3, 3) from pixels of the original to pixels of the copy."""
-    members: NDArray[np.int64]
-    """(n,) indices of the keypoints."""
+    image: Image  # its sides are multiples of the model's stride
+    matrix: NDArray[np.float64]  # (3, 3) from pixels of the original to pixels of the copy
+    members: NDArray[np.int64]  # (n,) indices of the keypoints
 
 
 def needed_copies(

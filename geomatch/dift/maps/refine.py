@@ -16,20 +16,14 @@ from numpy.typing import NDArray
 from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.types import Features, Matches, check_shape
 
-REACH = 4.0
-"""Half side of the searched square in cells of the finest map, unless grid cells are larger."""
-COARSE = 2.0
-"""Largest spacing of the places tried first, in cells."""
-FINE = 0.5
-"""Spacing of the places tried next, in cells."""
-WINDOW = 4
-"""Fine places on each side of the middle one: 9 x 9."""
-TEMPERATURE = 0.01
-"""Temperature of the softmax over cosines."""
+REACH = 4.0  # half side of the searched square in cells of the finest map, unless grid cells are larger
+COARSE = 2.0  # largest spacing of the places tried first, in cells
+FINE = 0.5  # spacing of the places tried next, in cells
+WINDOW = 4  # fine places on each side of the middle one: 9 x 9
+TEMPERATURE = 0.01  # temperature of the softmax over cosines
 DECIMALS = 6
 """Similarities are rounded to single precision, so that points stay where nothing tells places apart."""
-ROWS = 2**15
-"""Places sampled at a time, so that memory is bounded."""
+ROWS = 2**15  # places sampled at a time, so that memory is bounded
 
 
 def search_radius(dense: FeatureMap, spacing: float = 0.0) -> float:

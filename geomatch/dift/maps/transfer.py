@@ -24,18 +24,15 @@ Rule = Literal["argmax", "soft-argmax"]
 about it, weighed by the softmax of their similarities (Zhang et al., GeoAware-SC, CVPR 2024)."""
 SOFT_RADIUS, SOFT_TEMPERATURE = 5, 0.02
 """The soft-argmax's cells to each side, and its temperature (GeoAware-SC's evaluation)."""
-_AT_ONCE = 2**25
-"""Similarities in memory at a time."""
+_AT_ONCE = 2**25  # similarities in memory at a time
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Transferred:
     """Points of image 0 found in image 1."""
 
-    points: NDArray[np.float64]
-    """(N, 2) pixels of image 1."""
-    similarity: NDArray[np.float32]
-    """(N,) at the best place: the cosine, or minus the L2 distance."""
+    points: NDArray[np.float64]  # (N, 2) pixels of image 1
+    similarity: NDArray[np.float32]  # (N,) at the best place: the cosine, or minus the L2 distance
 
 
 class PixelFeatures:
