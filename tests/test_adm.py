@@ -149,7 +149,8 @@ def test_what_a_pixel_model_cannot_do(folder: Path, tmp_path: Path) -> None:
     for extractor, words in (
         (DIFTExtractor(replace(plain, latent="sample")), "has no autoencoder: use latent='mode'"),
         (DIFTExtractor(plain, np.zeros((77, 8), np.float32)), "leave out the prompt embedding"),
-        (DIFTExtractor(replace(plain, layers=(18,))), "indices of this model are 0 to 17"),
+        (DIFTExtractor(replace(plain, layers=(18,))), "layer 18: up_ft indices of this model are 0 to 17"),
+        (DIFTExtractor(replace(plain, layers=("up_blocks.9",))), "unknown layer 'up_blocks.9'"),
     ):
         with pytest.raises(ValueError, match=words):
             extractor.load_networks()

@@ -276,7 +276,8 @@ def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp
     ids=str,
 )  # fmt: skip
 def test_wrong_settings_are_refused(change: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=str(change.pop("words", next(iter(change)).split("_")[0]))):
+    words = str(change.pop("words", next(iter(change)).split("_")[0]))
+    with pytest.raises(ValueError, match=words):
         DIFTConfig(**change)
 
 

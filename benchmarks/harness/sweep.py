@@ -21,6 +21,7 @@ from geomatch.benchmarks.harness.suite import Row
 from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
 from geomatch.dift.ensemble import member_activations
 from geomatch.dift.files import model_fingerprint
+from geomatch.dift.inputs import image_input
 from geomatch.errors import ImageError
 from geomatch.files import replacing
 from geomatch.images import Image
@@ -190,7 +191,7 @@ def _maps(extractor: DIFTExtractor, cells: Sequence[tuple[Layer, int]], layers: 
             prompted[text] = extractor.at_prompt(text)
         own = prompted[text]
         sums: dict[int, torch.Tensor] = {}
-        passes = member_activations(own.model, own.config, own.network_input(image))
+        passes = member_activations(own.model, own.config, image_input(image, own.config, own.model.stride))
         for member, found in enumerate(passes, start=1):
             for index in wanted:
                 sums[index] = sums[index] + found[index][0] if index in sums else found[index][0]

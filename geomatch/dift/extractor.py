@@ -123,10 +123,6 @@ class DIFTExtractor:
         other.__dict__["model"] = model
         return other
 
-    def network_input(self, image: ImageLike) -> Tensor:
-        """(1, 3, h, w) in [-1, 1]: the image in the size that `DIFTConfig.image_size` rules."""
-        return image_input(load_image(image), self.config, self.model.stride)
-
     @torch.inference_mode()
     def activations(self, images: Tensor, noises: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Mean of the layers' outputs over the ensemble, each (B, C, h, w) float32.
@@ -152,7 +148,7 @@ class DIFTExtractor:
     ) -> list[FeatureMap]:
         """The feature maps of several images; those that enter the network in one size share its passes."""
         pictures = [load_image(image) for image in images]
-        inputs = [self.network_input(picture) for picture in pictures]
+        inputs = [image_input(picture, self.config, self.model.stride) for picture in pictures]
         found: dict[int, FeatureMap] = {}
         for shape in dict.fromkeys(tensor.shape for tensor in inputs):
             members = [index for index, tensor in enumerate(inputs) if tensor.shape == shape]

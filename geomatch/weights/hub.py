@@ -52,12 +52,9 @@ def hub_folder(
         lacking = missing(cached)
         if not lacking:
             return cached
-    successor = REMOVED.get(repository)
-    advice = (
-        f"the hub removed {repository}: use {successor}, or the folder of a copy that you have"
-        if successor
-        else f"fetch {repository} where there is a network, or give the folder of a copy"
-    )
+    advice = f"fetch {repository} where there is a network, or give the folder of a copy"
+    if successor := REMOVED.get(repository):
+        advice = f"the hub removed {repository}: use {successor}, or the folder of a copy that you have"
     if is_offline() or not download:
         reason = f": {lacking[0]}" if lacking else ""
         raise WeightsError(

@@ -12,7 +12,6 @@ from geomatch.files import fingerprint_of, replacing
 from geomatch.types import checked
 from geomatch.weights.folders import read_config
 
-FOLDER = "prompt_embeddings"
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Where transformers looks for the weights of a text encoder, in this order."""
 _KEY = "prompt_embedding"
@@ -84,7 +83,7 @@ def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
 
 
 def _path(folder: Path, prompt: str) -> Path:
-    return folder / FOLDER / f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}.safetensors"
+    return folder / "prompt_embeddings" / f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}.safetensors"
 
 
 def _fingerprint(folder: Path) -> str | None:
