@@ -76,7 +76,7 @@ def dense(folder: Path | str, image: Image, **changes: str) -> torch.Tensor:
 
 
 def test_hub_cache_is_used(hub_cache: Path, small_sd: Path, image: Image) -> None:
-    """A download by another tool is found; without the text encoder a prompt cannot be encoded."""
+    """A download by another tool is found."""
     snapshot = put_in_cache(hub_cache, SD, small_sd, files_of(small_sd))
     expected = dense(small_sd, image)
     assert torch.equal(dense(SD, image), expected)

@@ -59,15 +59,9 @@ def inventory() -> list[Entry]:
 
 
 def fetch_weights(name: str, revision: str | None = None) -> list[Path]:
-    """Make the weights that a preset, a model or ``superpoint`` needs present; returns where they are.
+    """Make the weights that a preset, a model or ``superpoint`` needs present; return where they are.
 
-    For Stable Diffusion that includes the embedding of the preset's prompt: afterwards neither the network
-    nor transformers is needed.
-
-    Raises:
-        WeightsError: when they cannot be had.
-        MissingDependencyError: when the prompt cannot be encoded without transformers.
-        ValueError: for an unknown name.
+    The embedding of the preset's prompt is made, too: later neither network nor transformers is needed.
     """
     if name == "superpoint":
         return [locate_weights(SUPERPOINT_V6)]

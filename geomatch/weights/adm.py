@@ -1,8 +1,4 @@
-"""OpenAI's ADM (guided-diffusion) checkpoints as stock diffusers models.
-
-Names of guided-diffusion's ``UNetModel`` become those of diffusers' ``UNet2DModel``; the architecture is read
-from the shapes.
-"""
+"""OpenAI's ADM (guided-diffusion) checkpoints as stock diffusers models; shapes tell the architecture."""
 
 import json
 import re
@@ -35,10 +31,6 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
 
     Attention heads have ``head_channels``, by default 64 or the model's base width if that is less. No code
     of the checkpoint is run.
-
-    Raises:
-        WeightsError: when the checkpoint is missing, damaged or of another architecture.
-        FileExistsError: when ``out`` has something in it.
     """
     with new_folder(out) as folder:
         unet = _converted(checkpoint, head_channels)

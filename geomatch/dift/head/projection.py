@@ -1,7 +1,6 @@
 """Projection heads, which turn activations into short descriptors, and their files.
 
-A linear one is fitted in closed form (`geomatch.training.linear_head`), for dense maps and for patches; a
-convolutional one is a small network over the maps of patches.
+A linear one is fitted in closed form, for dense maps and patches; a convolutional one is trained on patches.
 """
 
 import json

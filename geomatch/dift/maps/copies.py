@@ -1,7 +1,6 @@
 """Rotated and scaled copies of an image, for models that need a whole image and are used to it upright.
 
-A keypoint is described in that copy in which its orientation lies nearest the x axis and its
-scale nearest `REFERENCE_SCALE`.
+A keypoint is described where its orientation is nearest the x axis and its scale nearest `REFERENCE_SCALE`.
 """
 
 from typing import NamedTuple
