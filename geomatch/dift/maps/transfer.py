@@ -54,7 +54,7 @@ class PixelFeatures:
         """(N, height, width) similarities to descriptors (N, C), as `FeatureMap.sample` gives them."""
         channels = [len(layer) for layer in self._maps]
         rows = torch.split(torch.from_numpy(descriptors).to(self._maps[0]), channels, dim=1)
-        terms = []
+        terms: list[Tensor] = []
         for own, layer, squares in zip(rows, self._maps, self._squares, strict=True):
             products = (own @ layer.flatten(1)).view(len(own), *layer.shape[1:])
             enlarged = _enlarged(products, self.size)
@@ -62,7 +62,7 @@ class PixelFeatures:
                 terms.append(enlarged / squares.sqrt().clamp(min=1e-12) / len(channels) ** 0.5)
             else:
                 terms.append(own.square().sum(1)[:, None, None] - 2 * enlarged + squares)
-        total = sum(terms[1:], start=terms[0])
+        total: Tensor = sum(terms[1:], start=terms[0])
         return total if self.metric == "cosine" else -total.clamp(min=0).sqrt()
 
 
