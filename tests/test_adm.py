@@ -1,7 +1,9 @@
-"""Converting ADM checkpoints: architecture from shapes, strictness, damage."""
+"""Converted ADM checkpoints: equal to guided-diffusion's UNet, architecture from shapes, damage."""
 
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +21,53 @@ from geomatch.weights.sources import ADM_CHECKPOINT, converted_folder
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "adm_tiny.npz")
 SHAPES: dict[str, list[int]] = dict(json.loads(str(GOLDEN["state_dict_shapes"])))
-Seeded = Callable[..., dict[str, torch.Tensor]]
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+State = dict[str, torch.Tensor]
 
 
-@pytest.fixture
-def state(seeded: Seeded) -> dict[str, torch.Tensor]:
+@pytest.fixture(scope="module")
+def state(seeded: Callable[..., State]) -> State:
     return seeded(SHAPES, "geomatch-adm:")
 
 
-def save(state: Mapping[str, object], path: Path) -> Path:
-    torch.save(dict(state), path)
+def save(state: object, path: Path) -> Path:
+    torch.save(state, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def folder(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("adm")
+    return convert_adm(save(state, place / "adm.pt"), place / "out")
+
+
+def assert_golden(got: torch.Tensor, name: str) -> None:
+    """To 1e-4 of the largest value."""
+    wanted = torch.from_numpy(GOLDEN[name])
+    assert got.shape == wanted.shape
+    assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_equal_to_guided_diffusion(folder: Path) -> None:
+    timestep = int(GOLDEN["timestep"])
+    config = DIFTConfig(str(folder), timestep=timestep, layers=tuple(range(18)), image_size=None)
+    extractor = DIFTExtractor(config)
+    image, noise = torch.from_numpy(GOLDEN["image"]), torch.from_numpy(GOLDEN["noise"])
+    assert extractor.model.stride == 32
+    assert_golden(extractor.model.add_noise(image, noise, timestep), "noisy")
+    for index, layer in enumerate(extractor.activations(image, [noise])):
+        assert_golden(layer, f"output_block_{index}")
+    # each alone: the blocks after it are not even loaded
+    for index in (0, 4, 11):
+        alone = DIFTExtractor(replace(config, layers=(index,)))
+        assert_golden(alone.activations(image, [noise])[0], f"output_block_{index}")
+        assert not list(alone.model.unet.get_submodule("up_blocks.5").parameters())
 
 
 def test_the_published_architecture_is_recognised() -> None:
     """Shapes of 256x256_diffusion_uncond: 8 times the width of the golden model, heads of 64."""
     with torch.device("meta"):
-        state = {
-            name: torch.zeros([n * 8 if n >= 32 else n for n in shape]) for name, shape in SHAPES.items()
-        }
+        state = {key: torch.zeros([n * 8 if n >= 32 else n for n in shape]) for key, shape in SHAPES.items()}
         config = adm_config(state)
         unet = UNet2DModel.from_config(config)
     assert config["block_out_channels"] == [256, 256, 512, 512, 1024, 1024]
@@ -51,15 +81,9 @@ def test_the_published_architecture_is_recognised() -> None:
         adm_config(state, 24)
 
 
-def test_a_stock_diffusers_folder_comes_out(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    checkpoint = save(state, tmp_path / "adm.pt")
-    folder = convert_adm(checkpoint, tmp_path / "out")
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json",
-        "conversion.json",
-        "diffusion_pytorch_model.safetensors",
-        "scheduler_config.json",
-    ]
+def test_a_stock_diffusers_folder_comes_out(state: State, folder: Path, tmp_path: Path) -> None:
+    files = ["config.json", "conversion.json", WEIGHTS, "scheduler_config.json"]
+    assert sorted(path.name for path in folder.iterdir()) == files
     unet = UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
     schedule = DDPMScheduler.from_pretrained(folder)
     seen = []
@@ -67,51 +91,41 @@ def test_a_stock_diffusers_folder_comes_out(state: dict[str, torch.Tensor], tmp_
     image, noise = torch.from_numpy(GOLDEN["image"]), torch.from_numpy(GOLDEN["noise"])
     with torch.no_grad():
         unet(schedule.add_noise(image, noise, torch.tensor([41])), 41)
-    expected = torch.from_numpy(GOLDEN["output_block_11"])
-    assert (seen[0] - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert_golden(seen[0], "output_block_11")
     with pytest.raises(FileExistsError, match="exists already"):
-        convert_adm(checkpoint, folder)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adm.pt", "out"]
-
-
-def test_checkpoints_of_the_old_file_format(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+        convert_adm(folder.parent / "adm.pt", folder)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["adm.pt", "out"]
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     old = convert_adm(tmp_path / "old.pt", tmp_path / "old")
-    new = convert_adm(save(state, tmp_path / "new.pt"), tmp_path / "new")
-    name = "diffusion_pytorch_model.safetensors"
-    assert (old / name).read_bytes() == (new / name).read_bytes()
+    assert (old / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
 
 
-def test_other_files_are_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    def fails(path: Path, words: str) -> None:
+def test_other_files_are_refused(state: State, tmp_path: Path) -> None:
+    def fails(state: object, name: str, words: str) -> None:
+        path = save(state, tmp_path / name) if state else tmp_path / name
         with pytest.raises(WeightsError, match=words):
             convert_adm(path, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
-    def saved(changes: Mapping[str, object], name: str) -> Path:
-        return save({**state, **changes}, tmp_path / name)
-
     good = save(state, tmp_path / "good.pt")
     (tmp_path / "photo.pt").write_bytes(b"\xff\xd8\xff\xe0 no checkpoint")
-    fails(tmp_path / "photo.pt", "photo.pt: damaged, truncated, or no torch checkpoint")
+    fails(None, "photo.pt", "photo.pt: damaged, truncated, or no torch checkpoint")
     (tmp_path / "cut.pt").write_bytes(good.read_bytes()[:-5000])
-    fails(tmp_path / "cut.pt", r"cut.pt: damaged, truncated, or no torch checkpoint")
-    fails(tmp_path / "none.pt", "no such file")
-    fails(save({"weight": torch.zeros(1)}, tmp_path / "other.pt"), "there are no output_blocks")
-    torch.save([1, 2], tmp_path / "list.pt")
-    fails(tmp_path / "list.pt", "holds no state dict")
-    torch.save({"x": Path("code")}, tmp_path / "code.pt")  # a pickle that would run code
-    fails(tmp_path / "code.pt", "weights alone")
-    fails(saved({"label_emb.weight": torch.zeros(1000, 128)}, "labels.pt"), "class-conditional")
-    fails(saved({"input_blocks.3.0.op.weight": torch.zeros(1)}, "plain.pt"), "resblock_updown=False")
+    fails(None, "cut.pt", r"cut.pt: damaged, truncated, or no torch checkpoint")
+    fails(None, "none.pt", "no such file")
+    fails({"weight": torch.zeros(1)}, "other.pt", "there are no output_blocks")
+    fails([1, 2], "list.pt", "holds no state dict")
+    fails({"x": Path("code")}, "code.pt", "weights alone")  # a pickle that would run code
+    fails({**state, "label_emb.weight": torch.zeros(1000, 128)}, "labels.pt", "class-conditional")
+    fails({**state, "input_blocks.3.0.op.weight": torch.zeros(1)}, "plain.pt", "resblock_updown=False")
     fewer = {name: value for name, value in state.items() if name != "middle_block.1.norm.bias"}
-    fails(save(fewer, tmp_path / "fewer.pt"), r"1 parameters differ, such as mid_block.att.*norm.bias")
-    fails(saved({"surprise.0.weight": torch.zeros(1)}, "more.pt"), "no guided-diffusion UNet")
-    wide = saved({"out.2.weight": torch.zeros(6, 64, 3, 3)}, "wide.pt")
-    fails(wide, r"conv_out.weight: \(6, 64, 3, 3\) instead of \(6, 32, 3, 3\)")
+    fails(fewer, "fewer.pt", r"1 parameters differ, such as mid_block.att.*norm.bias")
+    fails({**state, "surprise.0.weight": torch.zeros(1)}, "more.pt", "no guided-diffusion UNet")
+    wide = {**state, "out.2.weight": torch.zeros(6, 64, 3, 3)}
+    fails(wide, "wide.pt", r"conv_out.weight: \(6, 64, 3, 3\) instead of \(6, 32, 3, 3\)")
 
 
-def test_fetching_converts(state: dict[str, torch.Tensor]) -> None:
+def test_fetching_converts(state: State) -> None:
     """With the checkpoint in the cache already, nothing is downloaded; the presets find the result."""
     cache_folder().mkdir(parents=True)
     save(state, cache_folder() / ADM_CHECKPOINT.file_name)
@@ -122,22 +136,25 @@ def test_fetching_converts(state: dict[str, torch.Tensor]) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (64, 100, 3), dtype=np.uint8)
     found = extractor.dense(picture)
     assert found.maps[0].shape == (64, 32, 48)
-    raw = found.sample(np.array([[3.0, 4.0]]), preset.metric)
-    np.testing.assert_allclose(
-        raw / np.linalg.norm(raw), found.sample(np.array([[3.0, 4.0]])), rtol=1e-4, atol=1e-6
-    )
-    assert not np.isclose(np.linalg.norm(raw), 1)
+    point = np.array([[3.0, 4.0]])
+    raw = found.sample(point, preset.metric)
+    length = np.linalg.norm(raw)
+    np.testing.assert_allclose(raw / length, found.sample(point), rtol=1e-4, atol=1e-6)
+    assert not np.isclose(length, 1)
 
 
-def test_what_a_pixel_model_cannot_do(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    folder = convert_adm(save(state, tmp_path / "adm.pt"), tmp_path / "adm")
-    with pytest.raises(ValueError, match="has no autoencoder: use latent='mode'"):
-        _ = DIFTExtractor(DIFTConfig(str(folder), latent="sample")).model
-    with pytest.raises(ValueError, match="leave out the prompt embedding"):
-        _ = DIFTExtractor(DIFTConfig(str(folder)), np.zeros((77, 8), np.float32)).model
-    with pytest.raises(ValueError, match="indices of this model are 0 to 17"):
-        _ = DIFTExtractor(DIFTConfig(str(folder), layers=(18,))).model
+def test_what_a_pixel_model_cannot_do(folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folder, tmp_path / "adm"))
+    plain = DIFTConfig(str(folder))
+    for extractor, words in (
+        (DIFTExtractor(replace(plain, latent="sample")), "has no autoencoder: use latent='mode'"),
+        (DIFTExtractor(plain, np.zeros((77, 8), np.float32)), "leave out the prompt embedding"),
+        (DIFTExtractor(replace(plain, layers=(18,))), "layer 18: up_ft indices of this model are 0 to 17"),
+        (DIFTExtractor(replace(plain, layers=("up_blocks.9",))), "unknown layer 'up_blocks.9'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            extractor.load_networks()
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_class_embeds": 10}))
     with pytest.raises(WeightsError, match="class-conditional UNet"):
-        _ = DIFTExtractor(DIFTConfig(str(folder))).model
+        DIFTExtractor(plain).load_networks()

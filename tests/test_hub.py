@@ -4,7 +4,7 @@ import http.server
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,14 @@ from geomatch.weights.sources import model_folder, unet_file
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+UNWANTED = dict.fromkeys(
+    (
+        "safety_checker/model.safetensors",
+        f"unet/{WEIGHTS.replace('.', '.fp16.')}",
+        "v2-1_768-ema-pruned.ckpt",
+    ),
+    False,
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +67,22 @@ def config(folder: Path | str) -> DIFTConfig:
     return DIFTConfig(str(folder), timestep=0, layers=(2,), image_size=None, device="cpu")
 
 
-def load(folder: Path | str) -> DIFTExtractor:
-    extractor = DIFTExtractor(config(folder))
-    _ = extractor.model
-    return extractor
+def load(folder: Path | str) -> None:
+    DIFTExtractor(config(folder)).load_networks()
+
+
+def dense(folder: Path | str, image: Image, **changes: str) -> torch.Tensor:
+    return DIFTExtractor(replace(config(folder), **changes)).dense(image).maps[0]
 
 
 def test_hub_cache_is_used(hub_cache: Path, small_sd: Path, image: Image) -> None:
-    """A download by another tool is found; without the text encoder a prompt cannot be encoded."""
+    """A download by another tool is found."""
     snapshot = put_in_cache(hub_cache, SD, small_sd, files_of(small_sd))
-    expected = load(small_sd).dense(image).maps[0]
-    assert torch.equal(load(SD).dense(image).maps[0], expected)
-    pinned = DIFTExtractor(replace(config(SD), revision=COMMIT))
-    assert torch.equal(pinned.dense(image).maps[0], expected)
+    expected = dense(small_sd, image)
+    assert torch.equal(dense(SD, image), expected)
+    assert torch.equal(dense(SD, image, revision=COMMIT), expected)
     with pytest.raises(WeightsError, match="at v9 is not in the cache"):
-        _ = DIFTExtractor(replace(config(SD), revision="v9")).model
+        dense(SD, image, revision="v9")
     (snapshot / "vae" / WEIGHTS).unlink()
     with pytest.raises(WeightsError, match=rf"vae/{WEIGHTS} is missing.*downloads are off"):
         load(SD)
@@ -83,9 +92,8 @@ def test_a_cache_that_lacks_only_what_is_not_needed(hub_cache: Path, small_sd: P
     """The hub's list of files is known, and some of them were never fetched; the text encoder is pickled."""
     trees = pytest.importorskip("huggingface_hub._tree_cache")
     transformers = pytest.importorskip("transformers")
-    expected = load(small_sd).dense(image).maps[0]
-    source = hub_cache.parent / "source"
-    shutil.copytree(small_sd, source)
+    expected = dense(small_sd, image)
+    source = Path(shutil.copytree(small_sd, hub_cache.parent / "source"))
     shutil.rmtree(source / "prompt_embeddings")
     encoder = transformers.CLIPTextModel.from_pretrained(source / "text_encoder")
     torch.save(encoder.state_dict(), source / "text_encoder" / "pytorch_model.bin")
@@ -95,7 +103,7 @@ def test_a_cache_that_lacks_only_what_is_not_needed(hub_cache: Path, small_sd: P
     listed = [*files_of(source), "safety_checker/config.json", "scheduler/notes.json", "tokenizer/extra.json"]
     trees.write_tree_cache(str(snapshot.parents[1]), COMMIT, dict.fromkeys(listed, entry))
     assert {entry.name: entry for entry in inventory()}[SD].present
-    torch.testing.assert_close(load(SD).dense(image).maps[0], expected)
+    torch.testing.assert_close(dense(SD, image), expected)
 
 
 def test_preset_from_the_cache(hub_cache: Path, small_sd: Path) -> None:
@@ -129,7 +137,6 @@ class _Hub(http.server.SimpleHTTPRequestHandler):
     """The two answers of a hub that snapshot_download needs: the list of files, and the files."""
 
     requests: list[str] = []  # noqa: RUF012 (shared on purpose)
-    repository = SD
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -142,30 +149,23 @@ class _Hub(http.server.SimpleHTTPRequestHandler):
         if body:
             _Hub.requests.append(path)
         root = Path(self.directory)
-        if path.startswith(f"/api/models/{self.repository}/revision/"):
+        if path.startswith(f"/api/models/{SD}/revision/"):
             files = [{"rfilename": name} for name in files_of(root)]
             self._send(json.dumps({"id": SD, "sha": COMMIT, "siblings": files}).encode(), body)
-        elif path.startswith(f"/api/models/{self.repository}/tree/"):
-            entries = [
-                {"type": "file", "path": name, "size": (root / name).stat().st_size, "oid": "0" * 40}
-                for name in files_of(root)
-            ]
+        elif path.startswith(f"/api/models/{SD}/tree/"):
+            sizes = {name: (root / name).stat().st_size for name in files_of(root)}
+            entries = [{"type": "file", "path": n, "size": s, "oid": "0" * 40} for n, s in sizes.items()]
             self._send(json.dumps(entries).encode(), body)
-        elif path.startswith(f"/{self.repository}/resolve/"):
+        elif path.startswith(f"/{SD}/resolve/"):
             name = path.split("/resolve/")[1].split("/", 1)[1]
-            self._send((root / name).read_bytes(), body, f'"{name.replace("/", "-")}"')
+            self._send((root / name).read_bytes(), body, {"ETag": f'"{name.replace("/", "-")}"'})
         else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self._send(b"", body, {"X-Error-Code": "RepoNotFound"}, 404)
 
-    def _send(self, content: bytes, body: bool, tag: str | None = None) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("X-Repo-Commit", COMMIT)
-        if tag:
-            self.send_header("ETag", tag)
+    def _send(self, content: bytes, body: bool, headers: Mapping[str, str] = {}, code: int = 200) -> None:
+        self.send_response(code)
+        for name, value in {"Content-Length": len(content), "X-Repo-Commit": COMMIT, **headers}.items():
+            self.send_header(name, str(value))
         self.end_headers()
         if body:
             self.wfile.write(content)
@@ -174,26 +174,24 @@ class _Hub(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def hub(small_sd: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A hub on loopback with the small pipeline and things nobody needs; yields the paths asked for."""
-    root = hub_cache.parent / "served"
-    shutil.copytree(small_sd, root)
+    root = Path(shutil.copytree(small_sd, hub_cache.parent / "served"))
     shutil.rmtree(root / "prompt_embeddings", ignore_errors=True)
     (root / "safety_checker").mkdir()
-    (root / "safety_checker" / "model.safetensors").write_bytes(b"not wanted")
-    (root / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not wanted")
-    (root / "v2-1_768-ema-pruned.ckpt").write_bytes(b"not wanted")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Hub, directory=str(root)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    template = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    _Hub.requests.clear()
-    yield _Hub.requests
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    for name in UNWANTED:
+        (root / name).write_bytes(b"not wanted")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Hub, directory=str(root))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        constants = {"HF_HUB_OFFLINE": False, "ENDPOINT": address, "HUGGINGFACE_CO_URL_TEMPLATE": template}
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        for name, value in constants.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        _Hub.requests.clear()
+        yield _Hub.requests
+        server.shutdown()
+        thread.join()
 
 
 def test_fetch_from_a_hub(hub: list[str], image: Image, small_sd: Path) -> None:
@@ -201,14 +199,11 @@ def test_fetch_from_a_hub(hub: list[str], image: Image, small_sd: Path) -> None:
     assert not {entry.name: entry for entry in inventory()}[SD].present
     (folder,) = fetch_weights("dift-sd-fast")
     got = "\n".join(hub)
-    assert f"unet/{WEIGHTS}" in got
-    assert "text_encoder/model.safetensors" in got
-    for unwanted in ("safety_checker/model", ".fp16.", ".ckpt"):
-        assert unwanted not in got
+    for name, wanted in {f"unet/{WEIGHTS}": 1, "text_encoder/model.safetensors": 1, **UNWANTED}.items():
+        assert (name in got) == wanted
     assert {entry.name: entry for entry in inventory()}[SD].present
     hub.clear()
-    expected = load(small_sd).dense(image).maps[0]
-    assert torch.equal(load(SD).dense(image).maps[0], expected)
+    assert torch.equal(dense(SD, image), dense(small_sd, image))
     assert fetch_weights("dift-sd") == [folder]
     assert hub == []  # nothing is asked twice
 

@@ -24,6 +24,7 @@ from geomatch.benchmarks.tasks.semantic.maps import pack_map, unpack_map
 from geomatch.benchmarks.tasks.semantic.protocols import protocols_of
 from geomatch.benchmarks.tasks.semantic.task import TASKS, counts, pck, read_semantic, summarise
 from geomatch.cli import main
+from geomatch.dift.ensemble import member_activations
 from geomatch.dift import PRESETS, DIFTConfig, FeatureMap
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.images import Image
@@ -39,6 +40,11 @@ LAYOUT = "Layout/large/test.txt"
 
 
 @pytest.fixture(scope="module")
+
+PASSES = [f"geomatch.{module}.member_activations" for module in ("dift.extractor", "benchmarks.methods.together")]
+"""Where passes through the network are asked for."""
+
+
 def pristine(tmp_path_factory: pytest.TempPathFactory, photo0: Image) -> Path:
     folder = tmp_path_factory.mktemp("semantic")
     made.make_spair(folder / "spair", photo0.pixels, MOTIONS)
@@ -119,7 +125,8 @@ def test_the_second_run_computes_nothing_and_maps_are_cached_once(
     second = run(data, tmp_path / "out", "spair")
     assert (second.computed, second.record) == (0, first.record)
     # other protocols need no network, nor do broken rows
-    monkeypatch.setattr(DIFTExtractor, "members", lambda *_: pytest.fail("maps are cached"))
+    for place in PASSES:
+        monkeypatch.setattr(place, lambda *_: pytest.fail("maps are cached"))
     assert run(data, tmp_path / "out", "spair", "all").computed == 4
     for path in (tmp_path / "out" / "rows").rglob("*.npz"):
         path.write_bytes(b"half")
@@ -290,14 +297,14 @@ def test_methods_of_one_timestep_share_their_passes(
     settings = ("layer=up_blocks.0,ensemble=1", "layer=1,ensemble=2", "layer=up_blocks.0|1,ensemble=2")
     methods = [f"{TINY}[noise=true,t=30,{own}]" for own in settings]
     passes: list[int] = []
-    original = DIFTExtractor.members
 
-    def counted(self: DIFTExtractor, images: torch.Tensor) -> Any:
-        for maps in original(self, images):
+    def counted(model: Any, config: Any, images: torch.Tensor, noises: Any = None) -> Any:
+        for maps in member_activations(model, config, images, noises):
             passes.append(len(images))
             yield maps
 
-    monkeypatch.setattr(DIFTExtractor, "members", counted)
+    for place in PASSES:
+        monkeypatch.setattr(place, counted)
     searching = Settings(cache_features=False)
     together = run(data, tmp_path / "together", "spair", methods=methods, settings=searching)
     images = [path for category in read_semantic("spair", data / "spair").units for path in category.images]

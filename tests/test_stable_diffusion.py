@@ -1,4 +1,4 @@
-"""Loading and running a small Stable Diffusion: what is read, batches, prompts, damage."""
+"""A small Stable Diffusion: equal to DIFT's featurizer, what is read, batches, prompts, damage."""
 
 import json
 import shutil
@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from geomatch import DIFTConfig, DIFTExtractor, MissingDependencyError, ShapeError, WeightsError
 from geomatch.dift.files import model_fingerprint
-from geomatch.images import Image
-from geomatch.weights.prompt import cached_embedding
+from geomatch.images import Image, ImageLike
+from geomatch.weights.prompt import cached_embedding, encode_prompt
 
+GOLDEN = np.load(Path(__file__).parent / "golden" / "sd_tiny.npz")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -35,54 +36,80 @@ def config(folder: Path | str) -> DIFTConfig:
     return DIFTConfig(str(folder), timestep=0, layers=(2,), image_size=None, device="cpu")
 
 
-def load(folder: Path | str) -> DIFTExtractor:
-    extractor = DIFTExtractor(config(folder))
-    _ = extractor.model
-    return extractor
+def assert_golden(got: torch.Tensor, name: str) -> None:
+    """To 1e-4 of the largest value."""
+    wanted = torch.from_numpy(GOLDEN[name])
+    assert got.shape == wanted.shape
+    assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
-def test_only_what_is_needed_is_read(folder: Path, image: Image) -> None:
-    """Neither later up-blocks nor the decoder; the same features without them in the files' reach."""
-    full = DIFTExtractor(replace(config(folder), layers=(0, 1, 2, 3))).dense(image).maps
+@pytest.mark.parametrize("timestep", [0, 261])
+def test_equal_to_the_published_featurizer(small_sd: Path, timestep: int) -> None:
+    picture = np.ascontiguousarray(GOLDEN["image"][0].transpose(1, 2, 0))
+    settings = DIFTConfig(str(small_sd), timestep, (0, 1, 2, 3), image_size=None, batch_size=1, device="cpu")
+    extractor = DIFTExtractor(settings, GOLDEN["empty_prompt_embeds"][0])
+    noise = torch.from_numpy(GOLDEN[f"noise_t{timestep}"])
+    clean = torch.from_numpy(picture / np.float32(127.5) - 1).permute(2, 0, 1)[None]
+    latents = extractor.model.encode(clean)
+    assert_golden(latents.mean, "latents")
+    assert_golden(extractor.model.add_noise(latents.mean, noise, timestep), f"noisy_t{timestep}")
+    for index, layer in enumerate(extractor.dense(picture, noises=[noise]).maps):
+        assert_golden(layer[None], f"up{index}_t{timestep}")
+    # the mean over an ensemble, however it is cut into batches
+    noises = [noise, -noise, noise / 2]
+    alone = [extractor.dense(picture, [member]).maps[2].clone() for member in noises]
+    for size in (1, 2, 8):
+        several = replace(extractor, config=replace(settings, ensemble_size=3, batch_size=size))
+        found = several.dense(picture, noises).maps[2]
+        torch.testing.assert_close(found, sum(alone) / 3, rtol=1e-4, atol=1e-5)
+
+
+def test_prompt_embedding(small_sd: Path) -> None:
+    pytest.importorskip("transformers")
+    encoded = encode_prompt(small_sd, "")
+    assert_golden(torch.from_numpy(encoded)[None], "prompt_embeds")
+    np.testing.assert_array_equal(cached_embedding(small_sd, ""), encoded)
+
+
+def dense(settings: DIFTConfig, image: ImageLike) -> torch.Tensor:
+    return DIFTExtractor(settings).dense(image).maps[0]
+
+
+def test_only_what_is_needed_is_read(small_sd: Path) -> None:
+    """Neither later up-blocks nor the decoder, for the same features.
+
+    Latents' sides halve unevenly: a block that is the last one loaded still gets its true size.
+    """
+    odd = np.random.default_rng(0).integers(0, 256, (72, 104, 3), dtype=np.uint8)
+    full = DIFTExtractor(replace(config(small_sd), layers=(0, 1, 2, 3))).dense(odd).maps
+    assert [tuple(layer.shape[1:]) for layer in full[1:]] == [(5, 7), (9, 13), (9, 13)]
     for index, expected in enumerate(full):
-        extractor = DIFTExtractor(replace(config(folder), layers=(index,)))
-        torch.testing.assert_close(extractor.dense(image).maps[0], expected, rtol=1e-4, atol=1e-5)
+        extractor = DIFTExtractor(replace(config(small_sd), layers=(index,)))
+        torch.testing.assert_close(extractor.dense(odd).maps[0], expected, rtol=1e-4, atol=1e-5)
         for later in range(4):
             kept = list(extractor.model.unet.get_submodule(f"up_blocks.{later}").parameters())
             assert bool(kept) == (later <= index)
-    middle = DIFTExtractor(replace(config(folder), layers=("mid_block", "down_blocks.0.attentions.1")))
-    assert [len(layer) for layer in middle.dense(image).maps] == [64, 32]
-
-
-def test_odd_latents_keep_the_geometry(small_sd: Path) -> None:
-    """Sides of latents that halve unevenly: a block that is the last one loaded still gets its true size."""
-    odd = np.random.default_rng(0).integers(0, 256, (72, 104, 3), dtype=np.uint8)
-    full = DIFTExtractor(replace(config(small_sd), layers=(1, 2, 3))).dense(odd).maps
-    assert [tuple(layer.shape[1:]) for layer in full] == [(5, 7), (9, 13), (9, 13)]
-    for index in (1, 2):
-        alone = DIFTExtractor(replace(config(small_sd), layers=(index,))).dense(odd).maps[0]
-        torch.testing.assert_close(alone, full[index - 1], rtol=1e-4, atol=1e-5)
+    middle = DIFTExtractor(replace(config(small_sd), layers=("mid_block", "down_blocks.0.attentions.1")))
+    assert [len(layer) for layer in middle.dense(odd).maps] == [64, 32]
 
 
 def test_sampled_latents_and_seeds(small_sd: Path, image: Image) -> None:
     """Ensemble of N = mean of N single runs with the derived seeds, with the autoencoder's noise too."""
     sampled = replace(config(small_sd), latent="sample", timestep=261)
-    together = DIFTExtractor(replace(sampled, ensemble_size=3, seed=4)).dense(image).maps[0]
-    alone = [DIFTExtractor(replace(sampled, seed=4 + k)).dense(image).maps[0] for k in range(3)]
+    together = dense(replace(sampled, ensemble_size=3, seed=4), image)
+    alone = [dense(replace(sampled, seed=4 + k), image) for k in range(3)]
     torch.testing.assert_close(together, sum(alone) / 3, rtol=1e-4, atol=1e-5)
-    again = DIFTExtractor(replace(sampled, ensemble_size=3, seed=4)).dense(image).maps[0]
-    assert torch.equal(together, again)
-    mode = DIFTExtractor(replace(sampled, latent="mode", seed=4)).dense(image).maps[0]
-    assert not torch.allclose(mode, alone[0], rtol=1e-3)
+    assert torch.equal(together, dense(replace(sampled, ensemble_size=3, seed=4), image))
+    assert not torch.allclose(dense(replace(sampled, latent="mode", seed=4), image), alone[0], rtol=1e-3)
 
 
 def test_images_do_not_depend_on_one_another(small_sd: Path, image: Image) -> None:
-    others = [Image(np.roll(image.pixels, 9 * k, axis=1), "rolled") for k in range(3)]
-    tall = Image(np.ascontiguousarray(image.pixels.transpose(1, 0, 2)), "tall")
+    images = [Image(np.roll(image.pixels, 9 * k, axis=1), "rolled") for k in range(3)]
+    images.insert(1, Image(np.ascontiguousarray(image.pixels.transpose(1, 0, 2)), "tall"))
     extractor = DIFTExtractor(replace(config(small_sd), ensemble_size=2, timestep=100))
-    together = extractor.dense_many([others[0], tall, *others[1:]])
+    together = extractor.dense_many(images)
     assert [found.image_size for found in together] == [(96, 64), (64, 96), (96, 64), (96, 64)]
-    for one, found in zip([others[0], tall, *others[1:]], together, strict=True):
+    for one, found in zip(images, together, strict=True):
         torch.testing.assert_close(extractor.dense(one).maps[0], found.maps[0], rtol=1e-4, atol=1e-5)
 
 
@@ -110,26 +137,22 @@ def test_batches_shrink_when_memory_runs_out(small_sd: Path, image: Image) -> No
 
 
 def test_half_precision_stays_close(small_sd: Path, image: Image) -> None:
-    full = DIFTExtractor(config(small_sd)).dense(image).maps[0]
-    half = DIFTExtractor(replace(config(small_sd), dtype="bfloat16")).dense(image).maps[0]
+    full, half = (dense(replace(config(small_sd), dtype=dtype), image) for dtype in ("float32", "bfloat16"))
     assert half.dtype == torch.float32
-    cosine = torch.nn.functional.cosine_similarity(full, half, dim=0)
-    assert cosine.min() > 0.98
+    assert torch.nn.functional.cosine_similarity(full, half, dim=0).min() > 0.98
 
 
 def test_embedding_is_computed_once(folder: Path, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     asking = replace(config(folder), prompt="a cat")
-    first = DIFTExtractor(asking).dense(image).maps[0]
-    cached = cached_embedding(folder, "a cat")
-    assert cached is not None
+    first, cached = dense(asking, image), cached_embedding(folder, "a cat")
     monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
-    assert torch.equal(DIFTExtractor(asking).dense(image).maps[0], first)
+    assert torch.equal(dense(asking, image), first)
     with pytest.raises(MissingDependencyError, match=r"geomatch-dift\[transformers\]"):
         _ = DIFTExtractor(replace(asking, prompt="a dog")).model
     for part in ("text_encoder", "tokenizer"):
         shutil.rmtree(folder / part)
-    assert torch.equal(DIFTExtractor(asking).dense(image).maps[0], first)
+    assert torch.equal(dense(asking, image), first)
     with pytest.raises(WeightsError, match="text_encoder: missing, and the embedding of prompt 'a dog'"):
         _ = DIFTExtractor(replace(asking, prompt="a dog")).model
     given = DIFTExtractor(replace(asking, prompt="a dog"), prompt_embedding=cached)
@@ -147,10 +170,8 @@ def test_another_text_encoder_makes_other_embeddings(folder: Path) -> None:
     pytest.importorskip("transformers")
 
     def embedding() -> np.ndarray[Any, Any]:
-        load(folder)
-        found = cached_embedding(folder, "")
-        assert found is not None
-        return found
+        DIFTExtractor(config(folder)).load_networks()
+        return cached_embedding(folder, "")
 
     before = embedding()
     path = folder / "text_encoder" / "model.safetensors"
@@ -188,7 +209,7 @@ def test_fingerprint_covers_all_that_decides(folder: Path) -> None:
 
 def test_other_files_of_the_same_weights(folder: Path, image: Image) -> None:
     """Pickled weights, shards with an index, old names in the autoencoder."""
-    expected = load(folder).dense(image).maps[0]
+    expected = dense(config(folder), image)
     unet, vae = folder / "unet" / WEIGHTS, folder / "vae" / WEIGHTS
     state = load_file(unet)
     unet.unlink()
@@ -204,26 +225,27 @@ def test_other_files_of_the_same_weights(folder: Path, image: Image) -> None:
         old = {name.replace(f".{new}.", f".{then}."): value for name, value in old.items()}
     assert any(".query." in name for name in old)
     torch.save(old, folder / "vae" / "diffusion_pytorch_model.bin")
-    assert torch.equal(load(folder).dense(image).maps[0], expected)
+    assert torch.equal(dense(config(folder), image), expected)
     (folder / "unet" / "part-2.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"part-2.safetensors missing"):
-        load(folder)
+        dense(config(folder), image)
 
 
 def test_replaced_unet(folder: Path, image: Image, tmp_path: Path) -> None:
     """As for CleanDIFT: another UNet's weights in a pipeline whose own are not even there."""
-    expected = load(folder).dense(image).maps[0]
+    expected = dense(config(folder), image)
     file = tmp_path / "clean.safetensors"
     shutil.move(folder / "unet" / WEIGHTS, file)
-    with pytest.raises(WeightsError, match=r"unet/diffusion_pytorch_model.safetensors is missing"):
-        load(folder)
     swapped = replace(config(folder), unet_file=str(file))
-    assert torch.equal(DIFTExtractor(swapped).dense(image).maps[0], expected)
+    assert torch.equal(dense(swapped, image), expected)
     save_file({"conv_in.weight": torch.zeros(1)}, file)
-    with pytest.raises(WeightsError, match=r"clean.safetensors: weights of another network"):
-        DIFTExtractor(swapped).dense(image)
-    with pytest.raises(WeightsError, match="no such file"):
-        DIFTExtractor(replace(swapped, unet_file="nowhere.safetensors")).dense(image)
+    for settings, words in (
+        (config(folder), r"unet/diffusion_pytorch_model.safetensors is missing"),
+        (swapped, r"clean.safetensors: weights of another network"),
+        (replace(swapped, unet_file="nowhere.safetensors"), "no such file"),
+    ):
+        with pytest.raises(WeightsError, match=words):
+            DIFTExtractor(settings).load_networks()
 
 
 def change(path: Path, changes: dict[str, object]) -> None:
@@ -233,7 +255,7 @@ def change(path: Path, changes: dict[str, object]) -> None:
 def test_damage_is_named(folder: Path, small_sd: Path) -> None:
     def fails(words: str) -> None:
         with pytest.raises(WeightsError, match=words) as caught:
-            load(folder)
+            DIFTExtractor(config(folder)).load_networks()
         assert str(folder) in str(caught.value)
         for path in small_sd.rglob("*"):  # mend it
             if path.is_file():
@@ -257,22 +279,16 @@ def test_damage_is_named(folder: Path, small_sd: Path) -> None:
         fails(r"has unknown surplus \(1 such\)")
         save_file({**state, name: state[name][:1]}, path)
         fails(rf"{name} has shape")
-    (folder / "scheduler" / "scheduler_config.json").unlink()
+    schedule, unet = folder / "scheduler" / "scheduler_config.json", folder / "unet" / "config.json"
+    schedule.unlink()
     fails("scheduler_config.json is missing")
-    change(folder / "scheduler" / "scheduler_config.json", {"beta_schedule": "no such"})
-    fails("damaged scheduler_config.json")
-    change(folder / "unet" / "config.json", {"_class_name": "SD3Transformer2DModel"})
-    fails("is a SD3Transformer2DModel; supported are")
-    change(folder / "unet" / "config.json", {"block_out_channels": [32]})
-    fails("describes no UNet2DConditionModel")
-    change(folder / "unet" / "config.json", {"in_channels": 9})
-    fails("takes 9 channels, the autoencoder gives 4; inpainting")
     sdxl = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
-    change(folder / "unet" / "config.json", {**sdxl, "projection_class_embeddings_input_dim": 80})
-    fails("wants more than text")
-
-
-def test_layers_that_are_not_there(small_sd: Path) -> None:
-    for layer, words in ((4, "layer 4: up_ft indices of this model are 0 to 3"), ("up_blocks.9", "unknown")):
-        with pytest.raises(ValueError, match=words):
-            _ = DIFTExtractor(replace(config(small_sd), layers=(layer,))).model
+    for path, changes, words in (
+        (schedule, {"beta_schedule": "no such"}, "damaged scheduler_config.json"),
+        (unet, {"_class_name": "SD3Transformer2DModel"}, "is a SD3Transformer2DModel; supported are"),
+        (unet, {"block_out_channels": [32]}, "describes no UNet2DConditionModel"),
+        (unet, {"in_channels": 9}, "takes 9 channels, the autoencoder gives 4; inpainting"),
+        (unet, {**sdxl, "projection_class_embeddings_input_dim": 80}, "wants more than text"),
+    ):
+        change(path, changes)
+        fails(words)

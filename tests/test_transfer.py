@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 import geomatch
 from geomatch.dift import PRESETS, DIFTExtractor, FeatureMap
@@ -21,14 +20,12 @@ from geomatch.types import Metric
 SIZE = (43, 31)
 
 
-def random_map(seed: int, *shapes: tuple[int, int, int], size: tuple[int, int] = SIZE) -> FeatureMap:
+PIXELS = np.stack(np.meshgrid(np.arange(43.0), np.arange(31.0)), axis=-1).reshape(-1, 2)
+
+
+def random_map(seed: int, *shapes: tuple[int, int, int]) -> FeatureMap:
     generator = torch.Generator().manual_seed(seed)
-    return FeatureMap(tuple(torch.randn(shape, generator=generator) for shape in shapes), size)
-
-
-def every_pixel(size: tuple[int, int]) -> NDArray[np.float64]:
-    ys, xs = np.mgrid[: size[1], : size[0]]
-    return np.stack([xs, ys], axis=-1).reshape(-1, 2).astype(np.float64)
+    return FeatureMap(tuple(torch.randn(shape, generator=generator) for shape in shapes), SIZE)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -40,7 +37,7 @@ def test_similarities_are_those_of_all_vectors(
     map0, map1 = random_map(1, *shapes), random_map(2, *shapes)
     queries = map0.sample(np.array([[3.0, 4.0], [20.25, 11.5], [42.0, 30.0]]), metric)
     found = PixelFeatures(map1, metric).similarities(queries).numpy()
-    rows = map1.sample(every_pixel(SIZE), metric)
+    rows = map1.sample(PIXELS, metric)
     brute = rows @ queries.T if metric == "cosine" else -np.linalg.norm(rows[:, None] - queries, axis=2)
     np.testing.assert_allclose(found, brute.T.reshape(found.shape), atol=1e-4)
     places = transfer_points(map0, map1, np.array([[3.0, 4.0]]), metric)
@@ -52,9 +49,8 @@ def test_similarities_are_those_of_all_vectors(
 def test_an_image_against_itself() -> None:
     """Cells of random codes: every pixel but those of the border, which is level, finds itself."""
     image = random_map(3, (24, 31, 43))
-    points = every_pixel(SIZE)
-    found = transfer_points(image, image, points)
-    np.testing.assert_array_equal(found.points, points)
+    found = transfer_points(image, image, PIXELS)
+    np.testing.assert_array_equal(found.points, PIXELS)
     np.testing.assert_allclose(found.similarity, 1, atol=1e-5)
 
 
@@ -74,13 +70,11 @@ def test_soft_argmax_by_hand() -> None:
     query = map0.sample(point)[0]
     cells = torch.nn.functional.normalize(map1.maps[0], dim=0).permute(1, 2, 0).numpy() @ query
     row, column = np.unravel_index(cells.argmax(), cells.shape)
-    total, mean = 0.0, np.zeros(2)
-    for y in range(12):
-        for x in range(16):
-            if abs(y - row) <= SOFT_RADIUS and abs(x - column) <= SOFT_RADIUS:
-                weight = np.exp((cells[y, x] - cells.max()) / SOFT_TEMPERATURE)
-                total, mean = total + weight, mean + weight * np.array([x, y])
-    expected = (mean / total + 0.5) * np.array(SIZE) / [16, 12] - 0.5
+    ys, xs = np.mgrid[:12, :16]
+    near = (abs(ys - row) <= SOFT_RADIUS) & (abs(xs - column) <= SOFT_RADIUS)
+    weights = np.exp((cells[near] - cells.max()) / SOFT_TEMPERATURE)
+    mean = weights @ np.stack([xs[near], ys[near]], axis=1) / weights.sum()
+    expected = (mean + 0.5) * np.array(SIZE) / [16, 12] - 0.5
     found = transfer_points(map0, map1, point, rule="soft-argmax")
     np.testing.assert_allclose(found.points[0], expected, atol=1e-3)
 

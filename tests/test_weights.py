@@ -70,9 +70,8 @@ def test_another_version_starts_anew(flaky: WeightsFile, monkeypatch: pytest.Mon
     with pytest.raises(WeightsError, match="got 300000"):
         locate_weights(flaky)
     other = CONTENT[::-1]
-    monkeypatch.setattr(_Flaky, "content", other)
-    monkeypatch.setattr(_Flaky, "tag", '"second"')
-    monkeypatch.setattr(_Flaky, "limit", len(other))
+    for name, value in {"content": other, "tag": '"second"', "limit": len(other)}.items():
+        monkeypatch.setattr(_Flaky, name, value)
     assert locate_weights(flaky).read_bytes() == other
 
 

@@ -24,8 +24,8 @@ _LINES = [f"#0300{index:02x}" for index in range(COLOURS)]
 
 def draw_curves(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]], title: str) -> str:
     """One chart as SVG for a page that defines ``--ink``, ``--faint`` and ``--c0`` to ``--c7``."""
-    matplotlib = require("matplotlib", "plots", "drawing the report's curves")
-    figures = require("matplotlib.figure", "plots", "drawing the report's curves")
+    matplotlib = require("matplotlib", "report", "drawing the report's curves")
+    figures = require("matplotlib.figure", "report", "drawing the report's curves")
     settings = {"svg.fonttype": "none", "svg.hashsalt": f"{protocol.name} {title}", "font.size": 11}
     colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
     with matplotlib.rc_context(settings | colours | {"axes.edgecolor": _FAINT}):

@@ -71,7 +71,7 @@ def run_sweep(
     ``method`` is the string of a method with a dense DIFT descriptor without projection head, whose timestep,
     layers and ensemble size the grid replaces; ValueError for another. Needs matplotlib.
     """
-    require("matplotlib", "plots", "drawing the heat map")  # better now than after the work
+    require("matplotlib", "report", "drawing the heat map")  # better now than after the work
     task, settings = find_task(name), settings or Settings(cache_features=False)
     parts = task.method(method, settings, "cpu")
     if shared_pass(parts) is None or parts.dift is None:
@@ -115,7 +115,7 @@ def scores_table(task: Task, scores: Sequence[Row]) -> str:
 
 def _draw(scores: Sequence[Row], grid: Grid, title: str, path: Path, headline: str) -> None:
     """The headline over timestep and layer; with several ensemble sizes, over these and the rest."""
-    figures = require("matplotlib.figure", "plots", "drawing the heat map")
+    figures = require("matplotlib.figure", "report", "drawing the heat map")
     whole = [score for score in scores if score["split"] == "all"]
     values = {(score["timestep"], score["layer"], score["ensemble"]): score[headline] for score in whole}
     layers, sizes = grid.layers, grid.ensemble_sizes

@@ -12,6 +12,8 @@ import torch
 
 from geomatch.benchmarks.methods.method import Method
 from geomatch.dift import DIFTConfig, DIFTExtractor, FeatureMap
+from geomatch.dift.ensemble import member_activations
+from geomatch.dift.inputs import image_input
 from geomatch.images import Image
 from geomatch.types import Features
 
@@ -49,18 +51,20 @@ def dense_maps(
     largest = max(config.ensemble_size for config in configs)
     whole = replace(configs[0], layers=layers, ensemble_size=largest, metric="cosine")
     extractor = _extractor(whole, prompt if prompt is not None and methods[0].takes_text else whole.prompt)
-    inputs = [extractor.network_input(image) for image in images]
+    model, config = extractor.model, extractor.config
+    inputs = [image_input(image, config, model.stride) for image in images]
     found: list[dict[int, FeatureMap]] = [{} for _ in methods]
     for shape in dict.fromkeys(tensor.shape for tensor in inputs):
         places = [place for place, tensor in enumerate(inputs) if tensor.shape == shape]
         sums: list[torch.Tensor] = []
         with torch.inference_mode():
-            for count, maps in enumerate(extractor.members(torch.cat([inputs[p] for p in places])), 1):
+            together = torch.cat([inputs[place] for place in places])
+            for count, maps in enumerate(member_activations(model, config, together), 1):
                 # not in place: a block and its last part may be one tensor
                 sums = [summed + new for summed, new in zip(sums, maps, strict=True)] if sums else maps
-                for config, own in zip(configs, found, strict=True):
-                    if config.ensemble_size == count:
-                        means = [sums[layers.index(layer)] / count for layer in config.layers]
+                for wanted, own in zip(configs, found, strict=True):
+                    if wanted.ensemble_size == count:
+                        means = [sums[layers.index(layer)] / count for layer in wanted.layers]
                         for row, place in enumerate(places):
                             own[place] = FeatureMap(tuple(mean[row] for mean in means), images[place].size)
     return [[own[place] for place in range(len(images))] for own in found]

@@ -35,7 +35,7 @@ from geomatch.benchmarks.studies.record import (
     write_record,
 )
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.backends.capture import capture
+from geomatch.dift.backends.model import capture
 
 SD_UNET = {
     "sample_size": 96,

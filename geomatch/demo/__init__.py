@@ -25,9 +25,5 @@ def bundled_pair() -> BundledPair:
     """The demo pair."""
     folder = Path(str(importlib.resources.files("geomatch.demo")))
     truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-    return BundledPair(
-        image0=folder / "image0.jpg",
-        image1=folder / "image1.jpg",
-        homography=np.array(truth["homography"], dtype=np.float64),
-        credit=truth["credit"],
-    )
+    matrix = np.array(truth["homography"], dtype=np.float64)
+    return BundledPair(folder / "image0.jpg", folder / "image1.jpg", matrix, truth["credit"])

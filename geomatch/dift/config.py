@@ -21,9 +21,8 @@ class DIFTConfig:
     timestep: int = 50
     """Timestep t of the forward pass, 0 to 999."""
     layers: tuple[str | int, ...] = ("up_blocks.1",)
-    """Where the UNet is read: the paper's up_ft_index (0 to 3 in Stable Diffusion, 0 to 17 in ADM) or a
-    module by diffusers' name, such as ``up_blocks.1``. Several are concatenated, each normalised for the
-    cosine."""
+    """Where the UNet is read: the paper's up_ft_index (0 to 3 in Stable Diffusion, 0 to 17 in ADM), or the
+    name of a module. Several are concatenated, each normalised for the cosine."""
     noise: bool = True
     """Add noise of timestep t, as the paper does; without it the clean image is used."""
     ensemble_size: int = 1
@@ -52,12 +51,10 @@ class DIFTConfig:
     """What an int ``image_size`` means: ``long`` bounds the long side; ``short`` makes the short side that
     long, enlarging too, and cuts the other to a multiple of 32, as the paper does with video."""
     rotations: int = 1
-    """Copies of the image, rotated by multiples of 360 / rotations degrees; a keypoint is described in the
-    one in which its orientation is upright. For ``dense`` sampling that keeps the aspect; 8 took 14 times as
-    long."""
+    """Copies of the image, rotated by multiples of 360 / rotations degrees; a keypoint is described where its
+    orientation is upright. For ``dense`` sampling that keeps the aspect."""
     scales: int = 1
-    """Copies of the image, each half the size of the one before; a keypoint is described in the one that its
-    scale fits. Adds at most a third to the pixels."""
+    """Copies of the image, each half as large; a keypoint is described in the one that its scale fits."""
     patch_size: int = 32
     """Side of a patch in its own pixels."""
     patch_scale: float = 8.0
@@ -69,7 +66,7 @@ class DIFTConfig:
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: CUDA, else MPS, else the CPU."""
     batch_size: int | None = None
-    """Noisy images per forward pass; None takes what `geomatch.dift.backends.batches.BATCH_PIXELS` allows.
+    """Noisy images per forward pass; None takes what `geomatch.dift.ensemble.BATCH_PIXELS` allows.
     Halved when the device's memory runs out."""
 
     @property
@@ -97,9 +94,7 @@ class DIFTConfig:
         sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,) * 2
         whole = all(isinstance(side, int) and side >= 1 for side in sides)
         if self.image_size is not None and (not whole or len(sides) != 2):
-            raise ValueError(
-                f"image_size must be None, a positive int or a pair of these, got {self.image_size}"
-            )
+            raise ValueError(f"image_size must be None, a positive int or a pair, got {self.image_size}")
         if self.rotations * self.scales > 1 and self.sampling == "patch":
             raise ValueError("rotations and scales are for sampling='dense': patches follow keypoints anyway")
         if self.rotations * self.scales > 1 and isinstance(self.image_size, tuple):

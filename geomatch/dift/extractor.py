@@ -1,7 +1,7 @@
 """The DIFT descriptor extractor."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -15,22 +15,21 @@ from torch import Tensor
 from geomatch.dift.backends.loading import find_device, load_model, with_prompt
 from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.config import DIFTConfig
-from geomatch.dift.ensemble import mean_activations, member_activations
+from geomatch.dift.ensemble import member_activations
 from geomatch.dift.files import head_file, model_fingerprint
-from geomatch.dift.head.network import POOLED
-from geomatch.dift.head.projection import Head, LinearHead, check_settings, load_head, pool_patches
-from geomatch.dift.inputs import dense_size, image_input, keypoint_patches, patch_input
+from geomatch.dift.head.projection import POOLED, Head, LinearHead, load_head, pool_patches
+from geomatch.dift.inputs import PATCH_CONTRAST, dense_size, image_input, keypoint_patches
 from geomatch.dift.maps.copies import needed_copies
 from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.dift.presets import PRESETS
 from geomatch.geometry import warp_points
 from geomatch.images import Image, ImageLike, load_image
+from geomatch.patches import normalize_patches
 from geomatch.provenance import settings_key
 from geomatch.types import Features, Traits
 
 PATCH_RATIO = 0.8
-"""Ratio test of collections before the geometry is estimated. Of 29 photographs along a street 0.9, 0.85 and
-0.8 registered 12, 19 and 21 with the trained head of ``dift-tiny``."""
+"""Ratio test of collections: of 29 photographs along a street 0.9, 0.85 and 0.8 registered 12, 19 and 21."""
 PROBE_CELLS = 8
 """Cells of the smallest image that every UNet known here can halve three times."""
 _NOT_SETTINGS = ("model", "revision", "unet_file", "head", "prompt", "device", "batch_size")
@@ -39,10 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DIFTExtractor:
-    """Describes keypoints by the activations of a diffusion model.
-
-    The weights are loaded on first use.
-    """
+    """Describes keypoints by the activations of a diffusion model; the weights are loaded on first use."""
 
     config: DIFTConfig = PRESETS["dift-tiny"]
     prompt_embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
@@ -50,11 +46,7 @@ class DIFTExtractor:
 
     @cached_property
     def model(self) -> DiffusionModel:
-        """The networks.
-
-        Raises:
-            WeightsError: when they cannot be loaded.
-        """
+        """The networks; raises `WeightsError` when they cannot be loaded."""
         _log.info("loading %s", self.config.model)
         return load_model(self.config, self.prompt_embedding)
 
@@ -64,8 +56,14 @@ class DIFTExtractor:
         file = head_file(self.config)
         if file is None:
             return None
-        head = load_head(file)
-        check_settings(head, self.config.feature_settings(), file.parent)
+        head, wanted = load_head(file), self.config.feature_settings()
+        names = dict.fromkeys([*wanted, *head.settings])
+        different = [name for name in names if head.settings.get(name) != wanted.get(name)]
+        if different:
+            fitted = ", ".join(f"{name}={head.settings.get(name)}" for name in different)
+            raise ValueError(
+                f"the projection head of {file.parent} was fitted with {fitted}; use these, or head=False"
+            )
         return head
 
     def load_networks(self) -> None:
@@ -95,29 +93,22 @@ class DIFTExtractor:
         )
 
     def cache_key(self) -> Any:
-        """Settings, kind of device, weights and prompt by their content; see `geomatch.provenance.cache_key`.
-
-        Raises:
-            WeightsError: when weights are missing.
-        """
+        """Settings, kind of device, weights and prompt by their content; `WeightsError` without weights."""
         device = find_device("auto") if self.config.device == "auto" else self.config.device
-        return [
-            settings_key(self.config, leave_out=_NOT_SETTINGS),
-            device.split(":")[0],
-            model_fingerprint(self.config, self.prompt_embedding),
-            bool(self.config.head),
-        ]
+        settings = settings_key(self.config, leave_out=_NOT_SETTINGS)
+        fingerprint = model_fingerprint(self.config, self.prompt_embedding)
+        return [settings, device.split(":")[0], fingerprint, bool(self.config.head)]
 
     def __getstate__(self) -> dict[str, object]:
         """Only the settings travel: whoever unpickles loads the networks again."""
         return {"config": self.config, "prompt_embedding": self.prompt_embedding}
 
     def at_timestep(self, timestep: int) -> "DIFTExtractor":
-        """The same at another noise level, with the same networks in memory."""
-        return self._sharing(replace(self.config, timestep=timestep))
+        """The same at another noise level, sharing the networks."""
+        return self._sharing(replace(self.config, timestep=timestep), self.model)
 
     def at_prompt(self, prompt: str) -> "DIFTExtractor":
-        """The same with another text, with the same networks in memory; without effect on models of no text.
+        """The same with another text, sharing the networks; without effect on models of no text.
 
         Raises:
             WeightsError: when the prompt cannot be encoded, nor is its embedding in the cache.
@@ -125,34 +116,28 @@ class DIFTExtractor:
         if prompt == self.config.prompt:
             return self
         config = replace(self.config, prompt=prompt)
-        other = replace(self, config=config, prompt_embedding=None)
-        other.__dict__["model"] = with_prompt(self.model, config)
-        return other
+        return replace(self, prompt_embedding=None)._sharing(config, with_prompt(self.model, config))
 
-    def _sharing(self, config: DIFTConfig) -> "DIFTExtractor":
-        """The same networks under other settings of the pass."""
+    def _sharing(self, config: DIFTConfig, model: DiffusionModel) -> "DIFTExtractor":
         other = replace(self, config=config)
-        other.__dict__["model"] = self.model
+        other.__dict__["model"] = model
         return other
 
-    def network_input(self, image: ImageLike) -> Tensor:
-        """(1, 3, h, w) in [-1, 1]: the image in the size that `DIFTConfig.image_size` rules."""
-        return image_input(load_image(image), self.config, self.model.stride)
-
+    @torch.inference_mode()
     def activations(self, images: Tensor, noises: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Mean of the layers' outputs over the ensemble, each (B, C, h, w) float32.
 
         Images and noises are those of `geomatch.dift.ensemble.member_activations`.
         """
-        return mean_activations(self.model, self.config, images, noises)
-
-    def members(self, images: Tensor) -> Iterator[list[Tensor]]:
-        """The layers' outputs (B, C, h, w) for each member of the ensemble in turn."""
-        return member_activations(self.model, self.config, images)
+        total: list[Tensor] = []
+        for maps in member_activations(self.model, self.config, images, noises):
+            # not in place: a block and its last part may be one tensor
+            total = [summed + new for summed, new in zip(total, maps, strict=True)] if total else maps
+        return [layer / self.config.ensemble_size for layer in total]
 
     def patch_maps(self, patches: Tensor) -> list[Tensor]:
         """The layers' outputs (n, C, h, w) for patches (n, 3, P, P) of values 0 to 255."""
-        return self.activations(patch_input(patches))
+        return self.activations(normalize_patches(patches) * PATCH_CONTRAST)  # whatever their light
 
     def dense(self, image: ImageLike, noises: Sequence[Tensor] | None = None) -> FeatureMap:
         """The feature maps of the whole image; ``noises`` as of `activations`."""
@@ -163,7 +148,7 @@ class DIFTExtractor:
     ) -> list[FeatureMap]:
         """The feature maps of several images; those that enter the network in one size share its passes."""
         pictures = [load_image(image) for image in images]
-        inputs = [self.network_input(picture) for picture in pictures]
+        inputs = [image_input(picture, self.config, self.model.stride) for picture in pictures]
         found: dict[int, FeatureMap] = {}
         for shape in dict.fromkeys(tensor.shape for tensor in inputs):
             members = [index for index, tensor in enumerate(inputs) if tensor.shape == shape]
@@ -173,12 +158,7 @@ class DIFTExtractor:
         return [found[index] for index in range(len(pictures))]
 
     def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
-        """Describe the keypoints of an image.
-
-        Args:
-            image: see `geomatch.load_image`.
-            features: the image's keypoints.
-            paper_sampling: see `FeatureMap.sample`; patches have no such choice.
+        """Describe the keypoints of an image; ``paper_sampling`` as of `FeatureMap.sample`, without patches.
 
         Raises:
             ValueError: when the features belong to an image of another size.
@@ -199,16 +179,14 @@ class DIFTExtractor:
         width = self.head.dimension if self.head else 1
         rows = [np.zeros((0, width), np.float32) for _ in pictures]
         filled = [index for index, found in enumerate(features) if len(found)]
-        if self.config.sampling == "patch":
-            for index in filled:
+        maps = self.dense_many([pictures[index] for index in filled]) if self.traits.dense and filled else []
+        for position, index in enumerate(filled):
+            if maps:
+                rows[index] = self._map_rows(maps[position], features[index].keypoints, paper_sampling)
+            elif self.config.sampling == "patch":
                 rows[index] = self._patch_rows(pictures[index], features[index])
-        elif self.config.rotations * self.config.scales > 1:
-            for index in filled:
+            else:
                 rows[index] = self._copy_rows(pictures[index], features[index], paper_sampling)
-        elif filled:
-            maps = self.dense_many([pictures[index] for index in filled])
-            for index, feature_map in zip(filled, maps, strict=True):
-                rows[index] = self._map_rows(feature_map, features[index].keypoints, paper_sampling)
         return [replace(found, descriptors=row) for found, row in zip(features, rows, strict=True)]
 
     def describe_map(self, feature_map: FeatureMap, features: Features) -> Features:
@@ -225,7 +203,7 @@ class DIFTExtractor:
         config, stride = self.config, self.model.stride
         size = dense_size(picture.size, config.image_size, stride, config.image_side)
         copies = needed_copies(picture, features, size, config.rotations, config.scales, stride)
-        as_they_are = self._sharing(replace(config, image_size=None, rotations=1, scales=1))
+        as_they_are = self._sharing(replace(config, image_size=None, rotations=1, scales=1), self.model)
         parts = []
         # copies of one size share passes; the maps of all sizes at once might not fit the memory
         copies.sort(key=lambda copy: copy.image.size)

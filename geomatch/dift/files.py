@@ -18,11 +18,6 @@ def folder_of(config: DIFTConfig) -> Path:
     return model_folder(config.model, config.revision, own_unet=config.unet_file is None)
 
 
-def replaced_unet(config: DIFTConfig) -> Path | None:
-    """The file that replaces the UNet's weights."""
-    return None if config.unet_file is None else unet_file(config.unet_file)
-
-
 def prompt_of(config: DIFTConfig, folder: Path) -> NDArray[np.float32]:
     """(tokens, D) of the prompt, from the cache beside the weights or from the text encoder."""
     cached = cached_embedding(folder, config.prompt)
@@ -42,14 +37,9 @@ def head_file(config: DIFTConfig) -> Path | None:
 
 
 def model_fingerprint(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> str:
-    """SHA-256 over all that decides the descriptors besides the settings: weights, configurations, prompt.
-
-    Args:
-        config: model, weights and prompt.
-        prompt_embedding: (tokens, D) in place of the prompt's.
-    """
-    folder, file, head = folder_of(config), replaced_unet(config), head_file(config)
-    files = find_weights(unet_folder(folder)) if file is None else [file]
+    """SHA-256 over all that decides the descriptors besides the settings: weights, configurations, prompt."""
+    folder, head = folder_of(config), head_file(config)
+    files = find_weights(unet_folder(folder)) if config.unet_file is None else [unet_file(config.unet_file)]
     if (folder / "vae").is_dir():
         files += find_weights(folder / "vae")
     places = [*(folder / name for name in (*CONFIGS, *SCHEDULES)), *([head] if head else [])]

@@ -10,14 +10,14 @@ from torch import Tensor
 from geomatch.dift.config import DIFTConfig, Side
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
-from geomatch.patches import cut_patches, normalize_patches
+from geomatch.patches import cut_patches
 from geomatch.types import Features
 
 PATCH_CONTRAST = 0.5
 """Standard deviation that patches are given before the network, whose images lie in [-1, 1]."""
 UPRIGHT_SIDE = 88.0
-"""Side, in pixels of the reduced image, of the upright patches of keypoints without scale or orientation:
-of 44, 64 and 88 the one whose matches made whole models of photographs."""
+"""Side, in pixels of the reduced image, of patches without scale or orientation: of 44, 64 and 88 the one
+whose matches made whole models of photographs."""
 VIDEO_MULTIPLE = 32
 """The paper's temporal settings cut the long side of a frame to a multiple of it (DINO's protocol)."""
 
@@ -61,8 +61,3 @@ def keypoint_patches(picture: Image, features: Features, config: DIFTConfig, str
         sides, angles = features.scales * (config.patch_scale * factor), features.orientations
     points = resize_points(features.keypoints, picture.size, reduced.size)
     return cut_patches(reduced.pixels, points, sides, angles, config.patch_size)
-
-
-def patch_input(patches: Tensor) -> Tensor:
-    """Patches (n, 3, P, P) of values 0 to 255 as the network takes them, whatever their light."""
-    return normalize_patches(patches) * PATCH_CONTRAST

@@ -21,8 +21,7 @@ from geomatch.weights.sources import (
     unet_file,
 )
 
-SUPERPOINT_SIZE = 5_200_000
-"""Bytes, about: 1.3 million parameters."""
+_SUPERPOINT_SIZE = 5_200_000  # bytes, about: 1.3 million parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +50,18 @@ def inventory() -> list[Entry]:
     entries = []
     for name, info in MODELS.items():
         users = tuple(p for p, config in PRESETS.items() if name in (config.model, config.unet_file))
-        if name in EMBEDDED:
-            looked_for = str(model_folder(name))
-        elif name == ADM:
-            looked_for = str(converted_folder(name))
-        else:
-            looked_for = f"{HF_HUB_CACHE} (huggingface_hub)"
+        place = model_folder(name) if name in EMBEDDED else converted_folder(name)
+        looked_for = str(place) if name in (*EMBEDDED, ADM) else f"{HF_HUB_CACHE} (huggingface_hub)"
         entries.append(Entry(name, users, info, looked_for, _is_present(name)))
-    info = ModelInfo(SUPERPOINT_V6.licence, SUPERPOINT_SIZE, SUPERPOINT_V6.url)
+    info = ModelInfo(SUPERPOINT_V6.licence, _SUPERPOINT_SIZE, SUPERPOINT_V6.url)
     path = cache_folder() / SUPERPOINT_V6.file_name
     return [*entries, Entry("superpoint", (), info, str(path), path.is_file())]
 
 
 def fetch_weights(name: str, revision: str | None = None) -> list[Path]:
-    """Make the weights that a preset, a model or ``superpoint`` needs present; returns where they are.
+    """Make the weights that a preset, a model or ``superpoint`` needs present; return where they are.
 
-    For Stable Diffusion that includes the embedding of the preset's prompt: afterwards neither the network
-    nor transformers is needed.
-
-    Raises:
-        WeightsError: when they cannot be had.
-        MissingDependencyError: when the prompt cannot be encoded without transformers.
-        ValueError: for an unknown name.
+    The embedding of the preset's prompt is made, too: later neither network nor transformers is needed.
     """
     if name == "superpoint":
         return [locate_weights(SUPERPOINT_V6)]
@@ -87,9 +76,7 @@ def fetch_weights(name: str, revision: str | None = None) -> list[Path]:
         if not is_hub_id(config.model) or config.unet_file is not None:
             raise ValueError(f"--revision has no single meaning for {name}; fetch the models it uses by name")
         config = replace(config, revision=revision)
-    found = []
-    if config.unet_file is not None:
-        found.append(unet_file(config.unet_file))
+    found = [] if config.unet_file is None else [unet_file(config.unet_file)]
     if config.model == ADM and missing_files(converted_folder(ADM)):
         from geomatch.weights.adm import convert_adm
 

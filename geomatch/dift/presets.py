@@ -1,33 +1,19 @@
-"""Named settings, as plain data.
-
-Settings marked with the paper are those of Tang et al. (NeurIPS 2023) as its
-published code and README have them.
-"""
+"""Named settings; the paper's are those of the code and README of Tang et al. (NeurIPS 2023)."""
 
 from geomatch.dift.config import DIFTConfig
 from geomatch.weights.models import ADM, CLEANDIFT, SD
 
-_TINY_LAYERS = ("down_blocks.0.resnets.0", "down_blocks.1.resnets.0")
 _SQUARE = (768, 768)
 
 PRESETS: dict[str, DIFTConfig] = {
     # embedded: in patches for keypoints with scale and orientation, densely for others
     "dift-tiny": DIFTConfig(
-        model="dift-tiny",
-        timestep=20,
-        layers=_TINY_LAYERS,
-        noise=False,
-        sampling="patch",
-        image_size=2048,
-        patch_scale=11.0,
-        head=True,
+        "dift-tiny", timestep=20, layers=("down_blocks.0.resnets.0", "down_blocks.1.resnets.0"),
+        noise=False, sampling="patch", image_size=2048, patch_scale=11.0, head=True,
     ),
     "dift-tiny-dense": DIFTConfig(
-        model="dift-tiny",
-        timestep=20,
-        layers=("down_blocks.1.resnets.0", "up_blocks.0", "up_blocks.1"),
-        noise=False,
-        image_size=1024,
+        "dift-tiny", timestep=20, layers=("down_blocks.1.resnets.0", "up_blocks.0", "up_blocks.1"),
+        noise=False, image_size=1024,
     ),
     # paper: geometric (HPatches), semantic (SPair-71k; prompt "a photo of a CATEGORY"), temporal (DAVIS)
     "dift-sd": DIFTConfig(SD, timestep=0, layers=(2,), ensemble_size=8, latent="sample", image_size=_SQUARE),
@@ -50,5 +36,4 @@ PRESETS: dict[str, DIFTConfig] = {
     "cleandift-semantic": DIFTConfig(
         SD, unet_file=CLEANDIFT, timestep=261, layers=(1,), noise=False, image_size=_SQUARE
     ),
-}
-"""By name."""
+}  # fmt: skip

@@ -1,8 +1,9 @@
 """A bank of corresponding patches, cut once per image, that convolutional heads are trained on."""
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,34 +22,27 @@ from geomatch.patches import cut_patches
 from geomatch.training.pairs import view_pairs
 from geomatch.types import Features
 
-PER_VIEW = 160
-"""Corresponding keypoints taken of a pair of views, drawn at random."""
-STRENGTHS = (1.0, 1.6)
-"""Strengths of the changes of light, one after the other."""
-Rows = NDArray[Any]
-"""(n,) records, see `row_type`."""
+PER_VIEW = 160  # corresponding keypoints taken of a pair of views, drawn at random
+STRENGTHS = (1.0, 1.6)  # strengths of the changes of light, one after the other
+Rows = NDArray[Any]  # (n,) records of `row_type`
 
 
 @dataclass(frozen=True, slots=True)
 class BankImage:
-    """A photograph, and how often it is seen."""
+    """A photograph, the checksum of its file, which decides its views, and their number of pairs."""
 
     path: Path
     sha256: str
-    """Checksum of the file, in hexadecimal; decides the views."""
     views: int
-    """Pairs of views."""
 
 
 @dataclass(frozen=True, slots=True)
 class PatchBank:
-    """Where the patches are, and how they are cut."""
+    """Where the patches are, and how they are cut, as `DIFTConfig` says."""
 
     folder: Path
     patch_size: int = 32
-    """Side of a patch in its own pixels, as `DIFTConfig.patch_size`."""
     patch_scale: float = 11.0
-    """Side of a patch in units of the keypoint's scale, as `DIFTConfig.patch_scale`."""
 
     def file(self, image: BankImage) -> Path:
         """The patches of one image; the name tells the settings."""
@@ -57,11 +51,7 @@ class PatchBank:
 
 
 def row_type(patch_size: int) -> np.dtype[Any]:
-    """One place of one image, seen in two views.
-
-    RGB patches, each in its own keypoint's scale and orientation, the pixels of the keypoints, and the
-    number of the pair of views.
-    """
+    """One place in two views: RGB patches, pixels of the keypoints, number of the pair of views."""
     patches = (2, patch_size, patch_size, 3)
     return np.dtype([("patches", np.uint8, patches), ("points", np.float32, (2, 2)), ("view", np.int32)])
 
@@ -78,34 +68,26 @@ def make_bank(
 def for_each_image(
     make: Callable[[BankImage], None], images: Sequence[BankImage], workers: int, what: str, progress: bool
 ) -> dict[BankImage, str]:
-    """Call ``make`` for every image, in processes of one thread if more than one is asked for.
-
-    Returns:
-        The images that cannot be read, and why.
-    """
-    unreadable: dict[BankImage, str] = {}
+    """Call ``make`` for every image; return those that cannot be read, and why."""
     ordered = sorted(images, key=lambda image: -image.views)  # the longest first
+    attempt = partial(_reason, make)
+    with ExitStack() as stack:
+        reasons: Iterator[str] = map(attempt, ordered)
+        if workers > 1:
+            spawn = multiprocessing.get_context("spawn")  # not forked: torch may hold threads
+            pool = stack.enter_context(ProcessPoolExecutor(workers, spawn, _one_thread))
+            reasons = pool.map(attempt, ordered)
+        shown = tqdm(reasons, total=len(ordered), desc=what, unit="image", disable=not progress)
+        return {image: reason for image, reason in zip(ordered, shown, strict=True) if reason}
 
-    def show(items: Iterable[Any]) -> Iterable[Any]:
-        bar: Iterable[Any] = tqdm(items, total=len(ordered), desc=what, unit="image", disable=not progress)
-        return bar
 
-    def finish(image: BankImage, result: Callable[[], None]) -> None:
-        try:
-            result()
-        except ImageError as error:
-            unreadable[image] = str(error).removeprefix(f"{image.path}: ")
-
-    if workers == 1:
-        for image in show(ordered):
-            finish(image, partial(make, image))
-        return unreadable
-    # not forked: torch may hold threads
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
-        jobs = {pool.submit(make, image): image for image in ordered}
-        for job in show(as_completed(jobs)):
-            finish(jobs[job], job.result)
-    return unreadable
+def _reason(make: Callable[[BankImage], None], image: BankImage) -> str:
+    """Why the image cannot be read; empty if it can."""
+    try:
+        make(image)
+    except ImageError as error:
+        return str(error).removeprefix(f"{image.path}: ")
+    return ""
 
 
 def _one_thread() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,24 +11,18 @@ from tqdm import tqdm
 
 from geomatch.files import replacing
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Checkpoint:
-    """A training's state on disk."""
+    """A training's state on disk: every part's ``state_dict``; with another configuration it is refused."""
 
     path: Path
-    config: "DataclassInstance"
-    """It is bound to this: with another one it is refused."""
+    config: Any  # a dataclass
     parts: Mapping[str, Any]
-    """Network, optimiser and so on, whose ``state_dict`` it holds."""
     device: str = "cpu"
-    """Where the parts are."""
 
     def save(self, step: int, log: object) -> None:
-        """Write the state of every part, with the configuration, the steps done and the log."""
+        """Write the parts, with the configuration, the steps done and the log."""
         state = {name: part.state_dict() for name, part in self.parts.items()}
         with replacing(self.path) as temporary:
             torch.save(state | {"config": asdict(self.config), "step": step, "log": log}, temporary)
@@ -56,15 +50,10 @@ def take_steps(
     every: int,
     bar: str | None = None,
 ) -> list[Any]:
-    """Take the optimiser steps that are left; return the log.
+    """Take the optimiser steps that are left of ``steps``; return the log.
 
-    Args:
-        checkpoint: where to go on, and what is written now and then.
-        steps: number of steps in all.
-        take: takes one step by its number, from 0, and returns the loss.
-        entry: an entry of the log, from the steps done and the mean loss since the entry before.
-        every: steps between two entries and checkpoints; there is one at the end, too.
-        bar: label of the progress bar; None shows none.
+    ``take`` takes a step by its number, from 0, and returns the loss; ``entry`` makes an entry of the log,
+    ``every`` so many steps and at the end, from the steps done and the mean loss since the entry before.
     """
     start, log = checkpoint.resume()
     recent: list[float] = []

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.head.network import HeadNetwork
-from geomatch.dift.head.projection import ConvolutionalHead
+from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork
 from geomatch.errors import GeomatchError
 from geomatch.training import linear_head
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
@@ -21,30 +20,22 @@ from geomatch.training.checkpoint import Checkpoint, take_steps
 from geomatch.training.linear_head import FittedHead
 
 CHECKPOINT = "head.pt"
-HELD_OUT = 20
-"""One image in so many is not trained on."""
-NEAR = 8.0
-"""Pixels within which two keypoints of a view may be one place, and are no negatives of each other."""
+EVERY = 100  # steps between two checkpoints
+HELD_OUT = 20  # one image in so many is not trained on
+NEAR = 8.0  # pixels within which two keypoints of a view may be one place, and are no negatives of each other
 
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
     """Everything that decides the head's weights, besides network and bank."""
 
-    widths: tuple[int, ...] = (64, 128)
-    """Channels after each halving, see `HeadNetwork`."""
+    widths: tuple[int, ...] = (64, 128)  # channels after each halving
     dimension: int = 128
-    """Length of the descriptor."""
-    views: int = 4
-    """Pairs of views in a batch: negatives of the same view are those that matching meets."""
-    per_view: int = 128
-    """Corresponding keypoints taken of each at most."""
+    views: int = 4  # pairs of views in a batch: negatives of the same view are those that matching meets
+    per_view: int = 128  # corresponding keypoints taken of each at most
     steps: int = 2000
-    """Optimiser steps."""
-    learning_rate: float = 2e-3
-    """Peak of the one-cycle cosine schedule."""
+    learning_rate: float = 2e-3  # peak of the one-cycle cosine schedule
     temperature: float = 0.05
-    """Temperature of the softmax over similarities."""
     seed: int = 0
 
 
@@ -59,18 +50,8 @@ def train_head(
 ) -> FittedHead:
     """Make the bank and train the head of a model that describes patches; a second call goes on.
 
-    Args:
-        config: the model and its settings.
-        images: photographs; every `HELD_OUT`-th is used to watch the training only.
-        work: folder of the checkpoint.
-        settings: the training's settings.
-        patches: folder of the bank, which several trainings can share; None for ``work/patches``.
-        workers: processes that make the bank; 1 is this one.
-        progress: show bars.
-
-    Raises:
-        GeomatchError: when the images give no pairs.
-        ValueError: when the model is not one of patches.
+    ``work`` holds the checkpoint and, unless ``patches`` names a folder that trainings share, the bank, which
+    ``workers`` processes make. Raises `GeomatchError` when the images give no pairs.
     """
     if config.sampling != "patch":
         raise ValueError("a head can be trained for sampling='patch' only; dense maps have the fitted one")
@@ -85,9 +66,7 @@ def train_head(
             f"{len(used)} images gave no pairs of keypoints: give photographs with something to find"
         )
     extractor = DIFTExtractor(replace(config, head=False))
-    network = train_network(
-        extractor, views, settings, work, validation=watched_views[:100], progress=progress
-    )
+    network = train_network(extractor, views, settings, work, watched_views[:100], progress)
     log = torch.load(work / CHECKPOINT, weights_only=True)["log"]
     training = {
         "model": config.model,
@@ -106,26 +85,14 @@ def train_network(
     bank: Sequence[Rows],
     config: HeadConfig,
     out: Path,
-    checkpoint_every: int = 100,
     validation: Sequence[Rows] = (),
     progress: bool = True,
 ) -> HeadNetwork:
-    """Train on frozen activations, or go on from ``out/head.pt``.
+    """Train on frozen activations of the bank's pairs of views, or go on from ``out/head.pt``.
 
     The loss is the cross-entropy of finding the partner among the batch, both ways (InfoNCE; van den Oord
-    et al., 2018). Both patches of a pair are turned and mirrored alike at random.
-
-    Args:
-        extractor: describes patches; its projection head is not used.
-        bank: what is learned from, the rows of each pair of views.
-        config: the training's settings.
-        out: folder of the checkpoint.
-        checkpoint_every: steps between two checkpoints.
-        validation: other views, whose rank-1 accuracy is logged at every checkpoint.
-        progress: show a bar.
-
-    Raises:
-        ValueError: when the checkpoint was made with another configuration.
+    et al., 2018). Both patches of a pair are turned and mirrored alike at random. The rank-1 accuracy on the
+    ``validation`` views is logged.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
@@ -162,9 +129,7 @@ def train_network(
         return found
 
     checkpoint = Checkpoint(out / CHECKPOINT, config, parts)
-    take_steps(
-        checkpoint, config.steps, take, entry, checkpoint_every, "projection head" if progress else None
-    )
+    take_steps(checkpoint, config.steps, take, entry, EVERY, "projection head" if progress else None)
     return network.eval()
 
 
@@ -173,11 +138,8 @@ def pair_loss(
 ) -> Tensor:
     """Cross-entropy of every descriptor's partner among all, the mean of both directions.
 
-    Args:
-        descriptors: (2N, D) of unit length, first the first views', then the second views'.
-        points: (N, 2, 2) pixels in both views; neighbours of one view within `NEAR` do not compete.
-        views: (N,) number of the pair of views.
-        temperature: the softmax's temperature.
+    ``descriptors`` (2N, D) are those of the first views, then of the second; ``points`` (N, 2, 2) pixels in
+    both views, of which neighbours within `NEAR` do not compete; ``views`` (N,) the numbers of the pairs.
     """
     count = len(points)
     scores = descriptors[:count] @ descriptors[count:].T / temperature

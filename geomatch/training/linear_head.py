@@ -1,30 +1,30 @@
 """Fit a projection head for any DIFT model from photographs, without labels; an interrupted fit goes on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.head.fit import fit_head
-from geomatch.dift.head.projection import Head
+from geomatch.dift.head.projection import Head, LinearHead
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
 from geomatch.provenance import cache_key
 from geomatch.synthetic import Motion
 from geomatch.training.pairs import view_pairs
-from geomatch.types import Features
+from geomatch.types import check_shape
 
-PER_VIEW = 40
-"""Keypoints of a pair of views: few points of many views, since variety of views counts."""
+PER_VIEW = 40  # keypoints of a pair of views: few points of many views, since variety of views counts
 MAX_PAIRS = 40_000
 """Corresponding keypoints that a fit uses at most; memory is 8 bytes per pair and activation."""
-HELD_OUT = 10
-"""One image in so many is held out of the fit, to measure it on."""
+HELD_OUT = 10  # one image in so many is held out of the fit, to measure it on
+RIDGE = 0.1  # added to the within-pair covariance, in units of its mean eigenvalue
+Rows = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,13 @@ class FittedHead:
     """A projection head, and what is known of it."""
 
     head: Head
-    images: int
-    """Number of images that it was fitted on."""
-    skipped: dict[str, str]
-    """Images that could not be used, and why."""
-    pairs: int
-    """Number of corresponding keypoints that it was fitted on."""
+    images: int  # number of images that it was fitted on
+    skipped: dict[str, str]  # images that could not be used, and why
+    pairs: int  # number of corresponding keypoints that it was fitted on
     before: float | None
     """Rank-1 accuracy without it, in the held-out images: share of keypoints whose nearest neighbour, among
     the corresponding keypoints of the other view, is right. None when it was not measured."""
-    after: float | None
-    """The same with it; None when there were too few images to hold any out."""
+    after: float | None  # the same with it
 
 
 def fit_on_images(
@@ -54,25 +50,11 @@ def fit_on_images(
     seed: int = 0,
     progress: bool = True,
 ) -> FittedHead:
-    """Fit the closed-form projection head (`geomatch.dift.head.fit.fit_head`) of a DIFT model.
+    """Fit the closed-form projection head of a DIFT model; the folder ``work`` caches activations per image.
 
-    Every image is seen in pairs of views related by known homographies and changed in light; what SIFT
-    finds in both views at one place is a pair. For models that see the whole image, without rotated copies,
-    views stay upright.
-
-    Args:
-        config: the model and its settings.
-        images: photographs, at least 640x480 to be seen sharply.
-        work: folder where activations are cached per image, so that a second call goes on.
-        dimension: length of the descriptors.
-        views: pairs of views per image.
-        seed: random seed of the views.
-        progress: show a bar.
-
-    Raises:
-        GeomatchError: when the images give too few pairs.
-        WeightsError: when the model cannot be loaded.
-        ValueError: for a dimension that the activations do not have.
+    Every image is seen in ``views`` pairs of views related by known homographies and changed in light; what
+    SIFT finds in both views at one place is a pair. For models that see the whole image, without rotated
+    copies, views stay upright. Raises `GeomatchError` when the images give too few pairs.
     """
     if views < 1:
         raise ValueError(f"views must be at least 1, got {views}")
@@ -85,21 +67,18 @@ def fit_on_images(
     skipped: dict[str, str] = {}
     for path in images:
         digest = sha256_of(path)
-        if digest in hashes:
-            skipped[str(path)] = f"the same as {hashes[digest]}"
-        else:
-            hashes[digest] = path
-    fitted: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-    held_out: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]] = []
+        if (first_path := hashes.setdefault(digest, path)) is not path:
+            skipped[str(path)] = f"the same as {first_path}"
+    fitted: list[tuple[Rows, Rows]] = []
+    held_out: list[tuple[Rows, Rows, NDArray[np.int64]]] = []
     used: list[str] = []
-    for number, (digest, path) in enumerate(
-        tqdm(hashes.items(), desc="activations", unit="image", disable=None if progress else True)
-    ):
+    shown = tqdm(hashes.items(), desc="activations", unit="image", disable=None if progress else True)
+    for number, (digest, path) in enumerate(shown):
         file = work / f"{digest_of([digest, settings])}.npz"
         try:
             if not file.is_file():
-                parts = list(_activations(extractor, path, views, motions, seed + int(digest[:8], 16)))
-                _save(file, parts)
+                found = _activations(extractor, path, views, motions, seed + int(digest[:8], 16))
+                save_arrays(file, "activations", found)
         except ImageError as error:
             skipped[str(path)] = str(error).removeprefix(f"{path}: ")
             continue
@@ -121,13 +100,7 @@ def fit_on_images(
         )
     first, second = (np.concatenate([part[side] for part in fitted]) for side in (0, 1))
     head = fit_head(first, second, dimension, config.feature_settings())
-    training: dict[str, Any] = {
-        "model": config.model,
-        "images": used,
-        "pairs": count,
-        "views": views,
-        "seed": seed,
-    }
+    training = {"model": config.model, "images": used, "pairs": count, "views": views, "seed": seed}
     head = replace(head, training=training)
     before = after = None
     if held_out:
@@ -136,7 +109,39 @@ def fit_on_images(
     return FittedHead(head, len(used), skipped, count, before, after)
 
 
-def rank1(parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]) -> float:
+def fit_head(first: Rows, second: Rows, dimension: int, settings: dict[str, Any]) -> LinearHead:
+    """Fit the directions in which different places differ most, measured by how much one place changes.
+
+    Linear discriminant analysis with one class per pair of rows (N, D): with C the covariance of all
+    activations and W half that of the differences of partners, the projection holds the leading solutions v
+    of C v = m W v, scaled so that v' W v = 1. The solution is unique up to signs, which are fixed.
+    """
+    check_shape("first", first, ("N", "D"))
+    check_shape("second", second, first.shape)
+    width = first.shape[1]
+    if not 1 <= dimension <= width:
+        raise ValueError(f"dimension must lie in 1..{width}, got {dimension}")
+    if len(first) < 2:
+        raise ValueError(f"at least 2 pairs are needed, got {len(first)}")
+    mean = (first.mean(0, dtype=np.float64) + second.mean(0, dtype=np.float64)) / 2
+    a = torch.from_numpy((first - mean).astype(np.float32))
+    b = torch.from_numpy((second - mean).astype(np.float32))
+    total = ((a.T @ a + b.T @ b) / (2 * len(a))).double()
+    change = a - b
+    within = (change.T @ change / (2 * len(a))).double()
+    within += RIDGE * within.trace() / width * torch.eye(width, dtype=torch.float64)
+    lower = torch.linalg.cholesky(within)
+    half = torch.linalg.solve_triangular(lower, total, upper=False)
+    symmetric = torch.linalg.solve_triangular(lower, half.T, upper=False)
+    _, vectors = torch.linalg.eigh((symmetric + symmetric.T) / 2)
+    leading = vectors.flip(1)[:, :dimension]
+    projection = torch.linalg.solve_triangular(lower.T, leading, upper=True)
+    largest = projection.gather(0, projection.abs().argmax(0, keepdim=True))
+    projection = projection * largest.sign()
+    return LinearHead(mean.astype(np.float32), projection.numpy().astype(np.float32), settings)
+
+
+def rank1(parts: Sequence[tuple[Rows, Rows, NDArray[np.int64]]]) -> float:
     """Share of first rows whose most similar second row of the same view, by cosine, is their partner."""
     right = total = 0
     for first, second, view in parts:
@@ -152,20 +157,12 @@ def rank1(parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], NDArra
 
 def _activations(
     extractor: DIFTExtractor, path: Path, views: int, motions: Sequence[Motion], seed: int
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+) -> dict[str, NDArray[Any]]:
+    """Rows of activations at the partners in both views, and the number of their pair of views."""
+    found: dict[str, list[NDArray[Any]]] = {"first": [], "second": [], "view": []}
     pairs = view_pairs(path, views, seed, motions=motions, per_view=PER_VIEW)
-    for view0, view1, features0, features1 in pairs:
-        yield _rows(extractor.describe(view0, features0)), _rows(extractor.describe(view1, features1))
-
-
-def _save(file: Path, parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:
-    empty = np.zeros((0, 0), np.float32)
-    sides = [np.concatenate([part[side] for part in parts]) if parts else empty for side in (0, 1)]
-    view = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
-    save_arrays(file, "activations", {"first": sides[0], "second": sides[1], "view": view})
-
-
-def _rows(features: Features) -> NDArray[np.float32]:
-    if features.descriptors is None:
-        raise ValueError("features without descriptors")
-    return features.descriptors
+    for number, (view0, view1, features0, features1) in enumerate(pairs):
+        found["first"].append(np.asarray(extractor.describe(view0, features0).descriptors))
+        found["second"].append(np.asarray(extractor.describe(view1, features1).descriptors))
+        found["view"].append(np.full(len(features0), number))
+    return {name: np.concatenate(parts or [np.zeros(0)]) for name, parts in found.items()}

@@ -12,8 +12,7 @@ from geomatch.keypoints import OpenCVDetector
 from geomatch.synthetic import Motion, change_light, random_homography, render_view
 from geomatch.types import Features
 
-VIEW_SIZE = (640, 480)
-"""(width, height) of the synthetic views."""
+VIEW_SIZE = (640, 480)  # (width, height) of the synthetic views
 
 
 def make_views(
@@ -78,16 +77,10 @@ def view_pairs(
     motions: Sequence[Motion] = ("upright", "rotated"),
     per_view: int | None = None,
 ) -> Iterator[tuple[Image, Image, Features, Features]]:
-    """Pairs of views of one image, with SIFT keypoints that correspond row by row.
+    """Pairs of views of one image, with SIFT keypoints that correspond row by row, ``per_view`` at random.
 
-    Args:
-        path: the image.
-        views: number of pairs; those without a common keypoint are left out.
-        seed: random seed of the views.
-        max_keypoints: limit of the detector in each view.
-        strengths: strengths of the change of light, each for a round of the motions.
-        motions: kinds of motion, one after the other.
-        per_view: take at most so many keypoints of a pair, drawn at random.
+    Motions take turns, and after each round of them the strengths of the change of light. Pairs without a
+    common keypoint are left out.
     """
     found = 0
     detector = OpenCVDetector("sift", max_keypoints=max_keypoints)

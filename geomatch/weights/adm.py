@@ -1,8 +1,4 @@
-"""OpenAI's ADM (guided-diffusion) checkpoints as stock diffusers models.
-
-Names of guided-diffusion's ``UNetModel`` become those of diffusers' ``UNet2DModel``; the architecture is read
-from the shapes.
-"""
+"""OpenAI's ADM (guided-diffusion) checkpoints as stock diffusers models; shapes tell the architecture."""
 
 import json
 import re
@@ -19,61 +15,39 @@ from geomatch.errors import WeightsError, first_line
 from geomatch.files import new_folder, sha256_of
 from geomatch.weights.checkpoint import load_pickled
 
-HEAD_CHANNELS = 64
-"""Channels per attention head of OpenAI's models; shapes do not tell."""
+HEAD_CHANNELS = 64  # per attention head of OpenAI's models; shapes do not tell
 _RESNET = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "emb_layers.1": "time_emb_proj",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-    "skip_connection": "conv_shortcut",
-}
+    "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2", "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
+}  # fmt: skip
 _OUTER = {
-    "time_embed.0": "time_embedding.linear_1",
-    "time_embed.2": "time_embedding.linear_2",
-    "input_blocks.0.0": "conv_in",
-    "out.0": "conv_norm_out",
-    "out.2": "conv_out",
-}
+    "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out",
+}  # fmt: skip
 
 
 def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -> Path:
-    """Write a diffusers ``UNet2DModel`` folder with the weights of an unconditional ADM checkpoint.
+    """Make the diffusers ``UNet2DModel`` folder ``out`` of an unconditional ADM checkpoint; return it.
 
-    Args:
-        checkpoint: such as ``256x256_diffusion_uncond.pt``; read without running code from it.
-        out: folder to make, with the noise schedule of the model in it.
-        head_channels: per attention head; by default 64, or the model's base width if that is less.
-
-    Returns:
-        ``out``.
-
-    Raises:
-        WeightsError: when the checkpoint is missing, damaged or of another architecture.
-        FileExistsError: when ``out`` has something in it.
+    Attention heads have ``head_channels``, by default 64 or the model's base width if that is less. No code
+    of the checkpoint is run.
     """
     with new_folder(out) as folder:
-        unet, heads = _converted(checkpoint, head_channels)
+        unet = _converted(checkpoint, head_channels)
         unet.save_pretrained(folder)
         # linear betas, 1000 steps: guided-diffusion's script_util defaults for these models
         DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").save_pretrained(folder)
-        record = {
-            "source": checkpoint.name,
-            "sha256": sha256_of(checkpoint),
-            "head_channels": heads,
-            "head_channels_given": head_channels is not None,
-        }
+        heads = unet.config.attention_head_dim
+        record = {"source": checkpoint.name, "sha256": sha256_of(checkpoint), "head_channels": heads}
         (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return out
 
 
-def _converted(checkpoint: Path, head_channels: int | None) -> tuple[UNet2DModel, int]:
-    """The checkpoint as a network, and the channels per attention head."""
+def _converted(checkpoint: Path, head_channels: int | None) -> UNet2DModel:
     state = _read(checkpoint)
     try:
         config = adm_config(state, head_channels)
-        renamed = rename_adm(state, config)
+        renamed = _renamed(state, config)
         with torch.device("meta"):
             unet = UNet2DModel.from_config(config)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:  # names or shapes are not as there
@@ -90,15 +64,11 @@ def _converted(checkpoint: Path, head_channels: int | None) -> tuple[UNet2DModel
             f"parameters differ, such as {name}: {found.get(name)} instead of {wanted.get(name)}"
         )
     unet.load_state_dict(renamed, assign=True)
-    return unet, config["attention_head_dim"]
+    return unet
 
 
 def adm_config(state: Mapping[str, Tensor], head_channels: int | None = None) -> dict[str, Any]:
-    """The `UNet2DModel` configuration that the shapes of an ADM state dict imply.
-
-    Raises:
-        WeightsError: for architectures that diffusers' model cannot express.
-    """
+    """The `UNet2DModel` configuration that the shapes of an ADM state dict imply."""
     blocks = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("output_blocks."))
     # a level ends in one more residual block, which goes up; the last level has none
     ups = [name for name in state if re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)]
@@ -117,16 +87,14 @@ def adm_config(state: Mapping[str, Tensor], head_channels: int | None = None) ->
     if narrow:
         raise WeightsError(f"{narrow[0]} channels cannot be split into heads of {heads}; give head_channels")
     shifts = state["input_blocks.1.0.emb_layers.1.weight"].shape[0] == 2 * channels[0]
-    down = ["AttnDownBlock2D" if attends else "ResnetDownsampleBlock2D" for attends in attention]
-    up = ["AttnUpBlock2D" if attends else "ResnetUpsampleBlock2D" for attends in reversed(attention)]
     return {
         "_class_name": "UNet2DModel",
         "in_channels": state["input_blocks.0.0.weight"].shape[1],
         "out_channels": state["out.2.weight"].shape[0],
         "layers_per_block": each - 1,
         "block_out_channels": channels,
-        "down_block_types": down,
-        "up_block_types": up,
+        "down_block_types": ["AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attention],
+        "up_block_types": ["AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in reversed(attention)],
         "downsample_type": "resnet",
         "upsample_type": "resnet",
         "attention_head_dim": heads,
@@ -135,8 +103,8 @@ def adm_config(state: Mapping[str, Tensor], head_channels: int | None = None) ->
     }
 
 
-def rename_adm(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """An ADM state dict under diffusers' names, with queries, keys and values apart."""
+def _renamed(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict under diffusers' names, with queries, keys and values apart."""
     each = int(config["layers_per_block"]) + 1
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -170,7 +138,6 @@ def _place(path: str, each: int, state: Mapping[str, Tensor]) -> tuple[str, str]
         places = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
         return places[first], rest
     index, (slot, part) = int(first), rest.split(".", 1)
-    attends = f"{side}.{index}.1.qkv.weight" in state
     if side == "input_blocks":
         level, position = divmod(index - 1, each)
         if slot == "0" and position == each - 1:
@@ -179,10 +146,8 @@ def _place(path: str, each: int, state: Mapping[str, Tensor]) -> tuple[str, str]
     if side != "output_blocks":
         raise KeyError(path)
     level, position = divmod(index, each)
-    if slot == "0":
-        return f"up_blocks.{level}.resnets.{position}", part
-    if slot == "1" and attends:
-        return f"up_blocks.{level}.attentions.{position}", part
+    if slot == "0" or (slot == "1" and f"{side}.{index}.1.qkv.weight" in state):
+        return f"up_blocks.{level}.{'resnets' if slot == '0' else 'attentions'}.{position}", part
     return f"up_blocks.{level}.upsamplers.0", part
 
 

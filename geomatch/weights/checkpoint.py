@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from geomatch.errors import WeightsError, first_line
 from geomatch.weights.folders import FILES, find_weights, read_config
 
-_TOGETHER = 64
-"""Tensors read per opening of a file, whose mapped pages stay in memory until it is closed."""
+_TOGETHER = 64  # tensors read per opening of a file, whose mapped pages stay in memory until it is closed
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD = re.compile(rf"\.({'|'.join(_OLD_NAMES)})\.")
 
 
 def empty_network(kind: type[Any], folder: Path) -> Any:
@@ -36,15 +36,10 @@ def empty_network(kind: type[Any], folder: Path) -> Any:
 def fill_network(
     network: nn.Module, folder: Path, dtype: torch.dtype, dropped: Collection[str], file: Path | None = None
 ) -> None:
-    """Give an empty network its parameters, ready for inference on the CPU.
+    """Give an empty network its parameters, of ``file`` or the folder, ready for inference on the CPU.
 
-    Args:
-        network: from `empty_network`.
-        folder: with its weights, unless ``file`` is given.
-        dtype: the parameters' type.
-        dropped: dotted names of modules that are neither allocated nor read; an identity takes the place of
-            each, so that the numbering of blocks stays.
-        file: weights that replace the folder's.
+    The ``dropped`` modules, dotted names, are neither allocated nor read; an identity takes the place of
+    each, so that the numbering of blocks stays.
     """
     whole = network.state_dict()
     for name in dropped:
@@ -85,7 +80,7 @@ def _tensors(
     """The wanted tensors of a file under their present names; names that no part has go to ``unknown``."""
     try:
         for stored, read in _entries(path):
-            name = _present_name(stored, whole)
+            name = stored if stored in whole else re.sub(_OLD, lambda m: f".{_OLD_NAMES[m[1]]}.", stored)
             if name in wanted:
                 yield name, read()
             elif name not in whole:
@@ -99,7 +94,6 @@ def _tensors(
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Names in a file of weights, and what reads each."""
     if path.suffix != ".safetensors":
         for name, tensor in load_pickled(path).items():
             yield name, partial(Tensor.detach, tensor)
@@ -110,9 +104,3 @@ def _entries(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
         with safe_open(path, framework="pt") as content:
             for name in names[start : start + _TOGETHER]:
                 yield name, partial(content.get_tensor, name)
-
-
-def _present_name(stored: str, whole: Mapping[str, Tensor]) -> str:
-    if stored in whole:
-        return stored
-    return re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{_OLD_NAMES[m[1]]}.", stored)

@@ -20,22 +20,18 @@ from geomatch.files import replacing, sha256_of
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """A published file of weights."""
+    """A published file of weights, and its name in the cache."""
 
     file_name: str
-    """Its name in the cache."""
     url: str
     licence: str
     sha256: str | None
     """Known checksum in hexadecimal; when None, that of the first download binds later reads."""
 
 
-SUPERPOINT_V6 = WeightsFile(
-    file_name="superpoint_v6_from_tf.pth",
-    url="https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth",
-    licence="MIT",
-    sha256=None,  # the authors publish none
-)
+_SUPERPOINT_URL = "https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth"
+# the authors publish no checksum
+SUPERPOINT_V6 = WeightsFile("superpoint_v6_from_tf.pth", _SUPERPOINT_URL, "MIT", None)
 
 
 def cache_folder() -> Path:
@@ -54,11 +50,7 @@ def is_offline() -> bool:
 
 
 def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path:
-    """The file on disk, downloaded and verified if need be.
-
-    Raises:
-        WeightsError: when it is missing, cannot be fetched or has another checksum.
-    """
+    """The file on disk, downloaded and verified if need be."""
     if path is not None:
         chosen = Path(path).expanduser()
         if not chosen.is_file():
@@ -75,10 +67,8 @@ def _download(weights: WeightsFile, target: Path) -> None:
     advice = f"download {weights.url} and put it at {target}"
     if is_offline():
         raise WeightsError(f"{weights.file_name} is not in the cache and downloads are off; {advice}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    locks = target.parent / ".locks"
-    locks.mkdir(exist_ok=True)
+    part, locks = target.with_name(target.name + ".part"), target.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(locks / target.name):
             if target.is_file():  # another process was faster

@@ -7,13 +7,11 @@ from typing import Any
 from geomatch.errors import WeightsError, first_line
 
 STEM = "diffusion_pytorch_model"
-"""Diffusers' name for the weights of a network."""
 FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.bin")
 """Where weights are looked for in the folder of a network, in this order."""
 CONFIGS = [f"{part}config.json" for part in ("", "unet/", "vae/")]
 SCHEDULES = ("scheduler_config.json", "scheduler/scheduler_config.json")
 HEAD_FILE = "head.safetensors"
-"""The projection head beside a model."""
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -24,8 +22,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
         if not isinstance(config, dict):
             raise ValueError("not an object")
     except (OSError, ValueError) as error:
-        message = f"{path}: no readable diffusers configuration ({first_line(error)})"
-        raise WeightsError(message) from error
+        raise WeightsError(f"{path}: no readable diffusers configuration ({first_line(error)})") from error
     return config
 
 

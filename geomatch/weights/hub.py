@@ -10,7 +10,6 @@ from geomatch.weights.download import is_offline
 from geomatch.weights.models import REMOVED
 
 _TRANSFORMERS = ("config.json", "*.safetensors", "pytorch_model.bin")
-
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -26,14 +25,9 @@ def hub_folder(
     missing: Callable[[Path], list[str]],
     download: bool = True,
 ) -> Path:
-    """A snapshot of a repository on the hub, from its cache if that is complete, else downloaded.
+    """A snapshot of a repository on the hub, from its cache if that is complete, else downloaded if allowed.
 
-    Args:
-        repository: ORGANISATION/NAME.
-        revision: branch, tag or commit; None for the main branch.
-        alternatives: lists of file patterns; the next is tried when one leaves files missing.
-        missing: what a folder lacks, in words.
-        download: the hub may be asked, if the user has not forbidden it.
+    ``alternatives`` are lists of file patterns, of which the next is tried when one leaves files ``missing``.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -58,12 +52,9 @@ def hub_folder(
         lacking = missing(cached)
         if not lacking:
             return cached
-    successor = REMOVED.get(repository)
-    advice = (
-        f"the hub removed {repository}: use {successor}, or the folder of a copy that you have"
-        if successor
-        else f"fetch {repository} where there is a network, or give the folder of a copy"
-    )
+    advice = f"fetch {repository} where there is a network, or give the folder of a copy"
+    if successor := REMOVED.get(repository):
+        advice = f"the hub removed {repository}: use {successor}, or the folder of a copy that you have"
     if is_offline() or not download:
         reason = f": {lacking[0]}" if lacking else ""
         raise WeightsError(
@@ -90,20 +81,19 @@ def hub_folder(
 
 def transformers_folder(model: str) -> Path:
     """The folder of a model of transformers: given, in the cache of the hub, or downloaded."""
+
+    def missing(folder: Path) -> list[str]:
+        if not (folder / "config.json").is_file():
+            return ["config.json is missing"]
+        weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+        return [] if weights else ["model.safetensors is missing"]
+
     folder = Path(model).expanduser()
-    if folder.is_dir() or not is_hub_id(model):
-        lacking = _lacking(folder)
-        if lacking:
-            raise WeightsError(f"{model}: no model of transformers, {lacking[0]}")
-        return folder
-    return hub_folder(model, None, [_TRANSFORMERS[:2], _TRANSFORMERS[::2]], _lacking)
-
-
-def _lacking(folder: Path) -> list[str]:
-    if not (folder / "config.json").is_file():
-        return ["config.json is missing"]
-    weights = list(folder.glob("*.safetensors")) + list(folder.glob("pytorch_model*.bin"))
-    return [] if weights else ["model.safetensors is missing"]
+    if not folder.is_dir() and is_hub_id(model):
+        return hub_folder(model, None, [_TRANSFORMERS[:2], _TRANSFORMERS[::2]], missing)
+    for lacking in missing(folder):
+        raise WeightsError(f"{model}: no model of transformers, {lacking}")
+    return folder
 
 
 def transformers_fingerprint(model: str) -> str:

@@ -11,11 +11,10 @@ CLEANDIFT = "CompVis/cleandift/cleandift_sd21_unet.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Where the weights of a model come from, and on what terms."""
+    """Where the weights of a model come from, on what terms, and the bytes to download, about."""
 
     licence: str
     size: int
-    """Bytes to download, about."""
     source: str
 
 

@@ -12,7 +12,6 @@ from geomatch.files import fingerprint_of, replacing
 from geomatch.types import checked
 from geomatch.weights.folders import read_config
 
-FOLDER = "prompt_embeddings"
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Where transformers looks for the weights of a text encoder, in this order."""
 _KEY = "prompt_embedding"
@@ -68,36 +67,27 @@ def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
         ).eval()
     except Exception as error:  # transformers raises many types
         raise WeightsError(f"{folder}: cannot load the text encoder ({first_line(error)})") from error
-    tokens = tokenizer(
-        prompt,
-        padding="max_length",
-        max_length=encoder.config.max_position_embeddings,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
+    length = encoder.config.max_position_embeddings
+    tokens = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     with torch.inference_mode():
-        embedding = encoder(tokens)[0][0].float().numpy().copy()
+        embedding = encoder(tokens.input_ids)[0][0].float().numpy().copy()
     path = _path(folder, prompt)
     try:
         path.parent.mkdir(exist_ok=True)
+        metadata = {"prompt": prompt, "text_encoder": str(fingerprint)}
         with replacing(path) as temporary:
-            save_file(
-                {_KEY: embedding}, temporary, metadata={"prompt": prompt, "text_encoder": str(fingerprint)}
-            )
+            save_file({_KEY: embedding}, temporary, metadata=metadata)
     except OSError:
         pass  # a read-only folder: it is computed again next time
     return np.asarray(embedding, np.float32)
 
 
 def _path(folder: Path, prompt: str) -> Path:
-    return folder / FOLDER / f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}.safetensors"
+    return folder / "prompt_embeddings" / f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}.safetensors"
 
 
 def _fingerprint(folder: Path) -> str | None:
     """SHA-256 over the text encoder's weights and configuration and the tokenizer; None without weights."""
     weights = [path for name in TEXT_WEIGHTS if (path := folder / "text_encoder" / name).is_file()][:1]
-    if not weights:
-        return None
-    tokenizer = sorted(path for path in (folder / "tokenizer").glob("*") if path.is_file())
-    config = [path for path in [folder / "text_encoder" / "config.json"] if path.is_file()]
-    return fingerprint_of([*weights, *config, *tokenizer])
+    others = [folder / "text_encoder" / "config.json", *sorted((folder / "tokenizer").glob("*"))]
+    return fingerprint_of(weights + [path for path in others if path.is_file()]) if weights else None

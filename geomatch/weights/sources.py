@@ -11,14 +11,9 @@ from geomatch.weights.hub import hub_folder, is_hub_id
 from geomatch.weights.models import ADM, MODELS
 from geomatch.weights.prompt import TEXT_WEIGHTS
 
-EMBEDDED = ("dift-tiny",)
-"""Models that come with the package."""
-ADM_CHECKPOINT = WeightsFile(
-    file_name="256x256_diffusion_uncond.pt",
-    url=MODELS[ADM].source,
-    licence=MODELS[ADM].licence,
-    sha256=None,  # OpenAI publishes none
-)
+EMBEDDED = ("dift-tiny",)  # models that come with the package
+# OpenAI publishes no checksum
+ADM_CHECKPOINT = WeightsFile("256x256_diffusion_uncond.pt", MODELS[ADM].source, MODELS[ADM].licence, None)
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+?)(?:@([\w./-]+))?")
 _SMALL = [*CONFIGS, "model_index.json", "scheduler_config.json", "scheduler/*", HEAD_FILE]
 _SAFE = (f"{STEM}.safetensors", f"{STEM}-*-of-*.safetensors", f"{STEM}.safetensors.index.json")
@@ -29,16 +24,10 @@ _TOKENIZER = ["text_encoder/config.json", "tokenizer/*"]
 def model_folder(
     model: str, revision: str | None = None, own_unet: bool = True, download: bool = True
 ) -> Path:
-    """The folder of a model, complete but for its text encoder.
+    """The folder of a model, complete but for its text encoder, and the UNet's weights unless ``own_unet``.
 
     Looked for in this order: the models that come with the package, a folder of that path, the cache of
-    geomatch, the cache of huggingface_hub, the hub.
-
-    Args:
-        model: see `DIFTConfig.model`.
-        revision: branch, tag or commit of a model on the hub.
-        own_unet: the UNet's own weights are wanted.
-        download: the hub may be asked, if the user has not forbidden it.
+    geomatch, the cache of huggingface_hub, the hub if ``download``.
     """
     if model in EMBEDDED:
         return Path(str(importlib.resources.files("geomatch.weights") / model))
@@ -62,9 +51,9 @@ def model_folder(
             "model nor an id on the hub (ORGANISATION/NAME)"
         )
     networks = ("", "unet/", "vae/") if own_unet else ("vae/",)
+    # old repositories have no safetensors
     kinds = [
-        [*_SMALL, *(f"{network}{name}" for network in networks for name in names)]
-        for names in (_SAFE, _PICKLED)  # old repositories have no safetensors
+        [*_SMALL, *(f"{net}{name}" for net in networks for name in names)] for names in (_SAFE, _PICKLED)
     ]
     return hub_folder(model, revision, kinds, lambda found: missing_files(found, own_unet), download)
 
@@ -75,12 +64,9 @@ def text_encoder_folder(model: str, revision: str | None, folder: Path, download
         return folder
 
     def missing(found: Path) -> list[str]:
-        weights, words = TEXT_WEIGHTS, ("vocab.json", "tokenizer.json")
-        return [
-            f"{part}/{names[0]} is missing"
-            for part, names in (("text_encoder", weights), ("tokenizer", words))
-            if not any((found / part / name).is_file() for name in names)
-        ]
+        wanted = {"text_encoder": TEXT_WEIGHTS, "tokenizer": ("vocab.json", "tokenizer.json")}
+        lacking = [p for p in wanted if not any((found / p / name).is_file() for name in wanted[p])]
+        return [f"{part}/{wanted[part][0]} is missing" for part in lacking]
 
     kinds = [[*_TOKENIZER, f"text_encoder/{name}"] for name in TEXT_WEIGHTS]
     return hub_folder(model, revision, kinds, missing, download)
@@ -94,7 +80,7 @@ def unet_file(name: str, download: bool = True) -> Path:
     found = _HUB_FILE.fullmatch(name)
     if found is None:
         raise WeightsError(f"{name}: no such file, and no ORGANISATION/REPOSITORY/FILE on the hub")
-    repository, file, revision = found[1], found[2], found[3]
+    repository, file, revision = found.groups()
 
     def missing(folder: Path) -> list[str]:
         return [] if (folder / file).is_file() else [f"{file} is missing"]

@@ -8,21 +8,19 @@ from numpy.typing import NDArray
 
 from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.config import DIFTConfig
-from geomatch.dift.files import folder_of, prompt_of, replaced_unet
+from geomatch.dift.files import folder_of, prompt_of
 from geomatch.errors import WeightsError, first_line
 from geomatch.weights.folders import read_config, unet_folder
+from geomatch.weights.sources import unet_file
 
 
 def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> DiffusionModel:
     """Load the networks that ``config`` names, as far as its layers need them.
 
-    Args:
-        config: model, layers, prompt, dtype and device.
-        prompt_embedding: (tokens, D) to use instead of encoding the prompt.
+    A ``prompt_embedding`` (tokens, D) is used instead of encoding the prompt.
     """
-    device = find_device(config.device)
-    file = replaced_unet(config)
-    folder = folder_of(config)
+    device, folder = find_device(config.device), folder_of(config)
+    file = None if config.unet_file is None else unet_file(config.unet_file)
     unet = unet_folder(folder)
     kind = read_config(unet).get("_class_name")
     if kind == "UNet2DModel":

@@ -1,23 +1,20 @@
-"""Diffusion models as feature extractors: an encoder, a UNet and a noise schedule."""
+"""Diffusion models as feature extractors: an encoder, a UNet read at inner layers, a noise schedule."""
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
 import torch
 from torch import Tensor, nn
 
-from geomatch.dift.backends.capture import capture, find_layer
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Latents:
     """What a UNet works on, before noise is added."""
 
-    mean: Tensor
-    """(B, C, h, w), on the model's device; the mode, where there is a distribution."""
+    mean: Tensor  # (B, C, h, w), on the model's device; the mode, where there is a distribution
     std: Tensor | None = None
     """(B, C, h, w) deviation of the autoencoder's distribution; None for models in pixel space."""
 
@@ -26,18 +23,12 @@ class Latents:
 class DiffusionModel:
     """A loaded model, whatever its kind."""
 
-    unet: nn.Module
-    """A diffusers UNet; parts that no wanted layer needs may be absent."""
-    encode: Callable[[Tensor], Latents]
-    """Images (B, 3, H, W) in [-1, 1] to latents."""
-    alphas_cumprod: Tensor
-    """(T,) alpha_bar_t of the noise schedule, on the CPU."""
-    stride: int
-    """Image sides must be multiples of it."""
-    up_layers: tuple[str, ...]
-    """Module names of the paper's up_ft indices."""
-    prompt_embedding: Tensor | None = None
-    """(1, tokens, D) for UNets conditioned on text."""
+    unet: nn.Module  # a diffusers UNet; parts that no wanted layer needs may be absent
+    encode: Callable[[Tensor], Latents]  # images (B, 3, H, W) in [-1, 1] to latents
+    alphas_cumprod: Tensor  # (T,) alpha_bar_t of the noise schedule, on the CPU
+    stride: int  # image sides must be multiples of it
+    up_layers: tuple[str, ...]  # module names of the paper's up_ft indices
+    prompt_embedding: Tensor | None = None  # (1, tokens, D) for UNets conditioned on text
     lock: Lock = field(default_factory=Lock)
     """Held during a pass: hooks on a shared network would see other threads' passes."""
 
@@ -58,15 +49,66 @@ class DiffusionModel:
         self.check_timestep(timestep)
         parameter = next(self.unet.parameters())
         latents = latents.to(parameter.device, parameter.dtype)
-        times = torch.full((len(latents),), timestep, device=parameter.device)
+        inputs = [latents, torch.full((len(latents),), timestep, device=parameter.device)]
+        if self.prompt_embedding is not None:
+            inputs.append(self.prompt_embedding.expand(len(latents), -1, -1))
         names = [layer_name(layer, self.up_layers) for layer in layers]
         with self.lock:
-            if self.prompt_embedding is None:
-                outputs = capture(self.unet, names, lambda: self.unet(latents, times))
-            else:
-                text = self.prompt_embedding.expand(len(latents), -1, -1)
-                outputs = capture(self.unet, names, lambda: self.unet(latents, times, text))
+            outputs = capture(self.unet, names, lambda: self.unet(*inputs))
         return [output.float() for output in outputs]
+
+
+class _AllSeen(Exception):  # noqa: N818 (control flow, not an error)
+    """Raised inside the network once every wanted layer has run."""
+
+
+def capture(network: nn.Module, layers: Sequence[str], call: Callable[[], object]) -> list[Tensor]:
+    """The outputs of the named submodules during ``call``, which is ended once all are there.
+
+    Where a block returns several values the first is taken, which diffusers makes the hidden state.
+    """
+    outputs: dict[str, Tensor] = {}
+    wanted = set(layers)
+    handles = []
+
+    def hook(name: str) -> Callable[..., None]:
+        def store(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            value = output[0] if isinstance(output, tuple) else output
+            if value.ndim != 4:
+                raise ValueError(
+                    f"layer {name!r} gives no feature map: its output has shape {tuple(value.shape)}"
+                )
+            outputs[name] = value
+            if len(outputs) == len(wanted):
+                raise _AllSeen
+
+        return store
+
+    try:
+        for name in wanted:
+            handles.append(find_layer(network, name).register_forward_hook(hook(name)))
+        call()
+    except _AllSeen:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    silent = wanted - outputs.keys()
+    if silent:
+        raise ValueError(f"layers that do not run: {', '.join(sorted(silent))}")
+    return [outputs[name] for name in layers]
+
+
+def find_layer(network: nn.Module, name: str) -> nn.Module:
+    """A submodule by its dotted name."""
+    module, path = network, ""
+    for part in name.split("."):
+        children = dict(module.named_children())
+        if part not in children:
+            place = path or "the network"
+            raise ValueError(f"unknown layer {name!r}: {place} has {', '.join(children) or 'no parts'}")
+        module, path = children[part], f"{path}.{part}" if path else part
+    return module
 
 
 def layer_name(layer: str | int, up_layers: Sequence[str]) -> str:
@@ -78,9 +120,9 @@ def layer_name(layer: str | int, up_layers: Sequence[str]) -> str:
     return up_layers[layer]
 
 
-def unneeded_parts(unet: nn.Module, names: Iterable[str]) -> list[str]:
-    """Modules that run only after all the named ones: later up-blocks and the output layers."""
-    names = list(names)
+def unneeded_parts(unet: nn.Module, layers: Sequence[str | int], up_layers: Sequence[str]) -> list[str]:
+    """Modules that run only after all the wanted layers: later up-blocks and the output layers."""
+    names = [layer_name(layer, up_layers) for layer in layers]
     for name in names:
         find_layer(unet, name)
     tail = ["conv_norm_out", "conv_act", "conv_out"]

@@ -8,7 +8,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geomatch.dift.backends.model import DiffusionModel, Latents, layer_name, unneeded_parts
+from geomatch.dift.backends.model import DiffusionModel, Latents, unneeded_parts
 from geomatch.dift.backends.schedule import load_alphas
 from geomatch.dift.config import DIFTConfig
 from geomatch.errors import WeightsError
@@ -18,10 +18,7 @@ from geomatch.weights.checkpoint import empty_network, fill_network
 def load_pixel_unet(
     folder: Path, unet_folder: Path, unet_file: Path | None, config: DIFTConfig, device: str
 ) -> DiffusionModel:
-    """Load a diffusers folder: a bare UNet, or a pipeline with ``unet`` and ``scheduler`` in it.
-
-    A UNet with 3 n^2 input channels works on n x n blocks of pixels.
-    """
+    """Load a bare UNet or a pipeline of it and a scheduler; 3 n^2 channels are n x n blocks of pixels."""
     if config.prompt:
         raise ValueError(f"{config.model} takes no text: leave the prompt empty")
     if config.latent == "sample":
@@ -36,8 +33,7 @@ def load_pixel_unet(
     if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
         raise WeightsError(f"{unet_folder}: a class-conditional UNet, which needs labels; unconditional only")
     up_layers = output_blocks(unet)
-    names = [layer_name(layer, up_layers) for layer in config.layers]
-    dropped = unneeded_parts(unet, names)
+    dropped = unneeded_parts(unet, config.layers, up_layers)
     fill_network(unet, unet_folder, getattr(torch, config.dtype), dropped, unet_file)
     unet = unet.to(device)
     if config.dtype == "float32":  # a fifth faster on CPUs; in bfloat16 it is slower (measured)

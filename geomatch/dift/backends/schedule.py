@@ -9,26 +9,17 @@ from geomatch.errors import WeightsError, first_line
 from geomatch.weights.folders import read_config
 
 _FILE = "scheduler_config.json"
-_SETTINGS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-)
+_SETTINGS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
+             "rescale_betas_zero_snr")  # fmt: skip
+"""What matters here; all of diffusers' discrete schedulers share these."""
 
 
-def load_alphas(folder: Path, required: bool = False) -> Tensor:
+def load_alphas(folder: Path) -> Tensor:
     """(T,) alpha_bar_t of the scheduler in ``folder/scheduler`` or ``folder``.
 
-    All of diffusers' discrete schedulers share the settings that matter here.
-    Without a file the schedule is that of DDPM: betas from 1e-4 to 0.02 in 1000
-    linear steps (Ho et al., NeurIPS 2020).
+    Without a file it is DDPM's: betas from 1e-4 to 0.02 in 1000 linear steps (Ho et al., NeurIPS 2020).
     """
     found = [place for place in (folder / "scheduler", folder) if (place / _FILE).is_file()]
-    if not found and required:
-        raise WeightsError(f"{folder / 'scheduler' / _FILE}: missing")
     config = read_config(found[0], _FILE) if found else {}
     if found and "beta_start" not in config and config.get("trained_betas") is None:
         kind = config.get("_class_name", "scheduler")
@@ -39,8 +30,6 @@ def load_alphas(folder: Path, required: bool = False) -> Tensor:
     try:
         scheduler = DDIMScheduler(**{name: config[name] for name in _SETTINGS if name in config})
     except Exception as error:
-        raise WeightsError(
-            f"{found[0] / _FILE}: damaged scheduler_config.json ({first_line(error)})"
-        ) from error
+        raise WeightsError(f"{found[0] / _FILE}: damaged {_FILE} ({first_line(error)})") from error
     alphas: Tensor = scheduler.alphas_cumprod
     return alphas

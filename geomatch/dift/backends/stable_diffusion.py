@@ -9,7 +9,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.dift.backends.model import DiffusionModel, Latents, layer_name, unneeded_parts
+from geomatch.dift.backends.model import DiffusionModel, Latents, unneeded_parts
 from geomatch.dift.backends.schedule import load_alphas
 from geomatch.dift.config import DIFTConfig
 from geomatch.errors import ShapeError, WeightsError
@@ -19,14 +19,9 @@ from geomatch.weights.checkpoint import empty_network, fill_network
 def load_stable_diffusion(
     folder: Path, unet_file: Path | None, embedding: NDArray[np.float32], config: DIFTConfig, device: str
 ) -> DiffusionModel:
-    """Load the folder of a diffusers pipeline; text encoder, decoder and later up-blocks are not read.
+    """Load ``unet``, ``vae`` and ``scheduler`` of a pipeline, but not the decoder nor later up-blocks.
 
-    Args:
-        folder: holds ``unet``, ``vae`` and ``scheduler``.
-        unet_file: weights that replace the UNet's.
-        embedding: (tokens, D) of the prompt.
-        config: layers and dtype.
-        device: where the networks go.
+    ``embedding`` (tokens, D) is the prompt's; the weights in ``unet_file`` replace the UNet's.
     """
     dtype = getattr(torch, config.dtype)
     unet = empty_network(UNet2DConditionModel, folder / "unet")
@@ -47,9 +42,8 @@ def load_stable_diffusion(
             f"got {embedding.shape}"
         )
     up_layers = tuple(f"up_blocks.{index}" for index in range(len(unet.up_blocks)))
-    names = [layer_name(layer, up_layers) for layer in config.layers]
-    alphas = load_alphas(folder, required=True)
-    fill_network(unet, folder / "unet", dtype, unneeded_parts(unet, names), unet_file)
+    alphas = load_alphas(folder)
+    fill_network(unet, folder / "unet", dtype, unneeded_parts(unet, config.layers, up_layers), unet_file)
     decoder = [name for name in ("decoder", "post_quant_conv") if getattr(vae, name) is not None]
     fill_network(vae, folder / "vae", dtype, decoder)
     unet, vae = unet.to(device), vae.to(device)

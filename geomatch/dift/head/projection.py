@@ -1,7 +1,6 @@
 """Projection heads, which turn activations into short descriptors, and their files.
 
-A linear one is fitted in closed form (`geomatch.dift.head.fit`), for dense maps and for patches; a
-convolutional one is a small network over the maps of patches (`geomatch.dift.head.network`).
+A linear one is fitted in closed form, for dense maps and patches; a convolutional one is trained on patches.
 """
 
 import json
@@ -13,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from geomatch.dift.head.network import POOLED, HeadNetwork
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import replacing
 from geomatch.types import checked
 from geomatch.weights.folders import HEAD_FILE
+
+POOLED = 4  # cells per side that the last, fully connected step sees
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -48,11 +48,7 @@ class LinearHead:
         return int(self.projection.shape[1])
 
     def apply(self, activations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, D) to (N, K) rows of unit length.
-
-        Raises:
-            ValueError: for rows of another length, which are another network's.
-        """
+        """(N, D) to (N, K) rows of unit length; `ValueError` for rows of another network."""
         if activations.shape[1] != len(self.mean):
             raise ValueError(
                 f"the projection head was fitted on {len(self.mean)} numbers per keypoint, the network gives "
@@ -72,16 +68,65 @@ class LinearHead:
         _save(self, folder, {"kind": "linear"}, tensors)
 
 
+class HeadNetwork(nn.Module):
+    """From the maps of several layers to unit descriptors, finest map first.
+
+    Each halving of the resolution is a 3x3 convolution, after which the maps of that resolution join and are
+    mixed by another; one linear map takes the last 4x4 cells, as in L2-Net (Tian et al., 2017). ``maps`` are
+    (channels, side) of every layer of a patch, sides 4 times a power of two; ``widths`` the channels after
+    the steps to half, a quarter ... of the finest side.
+    """
+
+    def __init__(self, maps: Sequence[tuple[int, int]], widths: Sequence[int], dimension: int) -> None:
+        super().__init__()
+        self.maps = [(int(channels), int(side)) for channels, side in maps]
+        self.widths = [int(width) for width in widths]
+        self.dimension = dimension
+        sides = sorted({side for _, side in self.maps}, reverse=True)
+        finest = sides[0]
+        levels = [finest // 2**k for k in range(len(widths) + 1)]
+        if levels[-1] != POOLED or any(side not in levels for side in sides):
+            raise ValueError(f"{len(widths)} halvings do not lead from maps of sides {sides} to {POOLED}")
+        joining = {side: sum(c for c, s in self.maps if s == side) for side in levels}
+        self.scale = nn.ModuleList(nn.BatchNorm2d(channels, affine=False) for channels, _ in self.maps)
+        self.down, self.mix = nn.ModuleList(), nn.ModuleList()
+        width = joining[finest]
+        for level, wanted in zip(levels[1:], widths, strict=True):
+            self.down.append(_block(width, wanted, stride=2))
+            self.mix.append(_block(wanted + joining[level], wanted))
+            width = wanted
+        self.last = nn.Sequential(
+            nn.Dropout(0.1),
+            nn.Conv2d(width, dimension, POOLED, bias=False),
+            nn.BatchNorm2d(dimension, affine=False),
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (N, C, side, side), in the order of the constructor, to (N, dimension) of unit length."""
+        scaled = [norm(layer) for norm, layer in zip(self.scale, maps, strict=True)]
+        side = max(layer.shape[2] for layer in scaled)
+        x = torch.cat([layer for layer in scaled if layer.shape[2] == side], dim=1)
+        for down, mix in zip(self.down, self.mix, strict=True):
+            side //= 2
+            x = mix(torch.cat([down(x), *(layer for layer in scaled if layer.shape[2] == side)], dim=1))
+        return functional.normalize(self.last(x).flatten(1), dim=1)
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class ConvolutionalHead:
-    """A small network over the maps of a patch."""
+    """A small network over the maps of a patch; settings and training as those of `LinearHead`."""
 
-    network: HeadNetwork
-    """In evaluation mode, on the CPU."""
+    network: HeadNetwork  # in evaluation mode, on the CPU
     settings: Mapping[str, Any]
-    """The same as `LinearHead.settings`."""
     training: Mapping[str, Any]
-    """The same as `LinearHead.training`."""
 
     @property
     def dimension(self) -> int:
@@ -104,30 +149,14 @@ Head = LinearHead | ConvolutionalHead
 
 
 def pool_patches(maps: Sequence[Tensor]) -> NDArray[np.float32]:
-    """Average maps of N patches, each (N, C, h, w), to 4 x 4 cells: rows (N, 16 sum of C) of unit length.
-
-    Every layer is normalised before they are joined.
-    """
+    """Average maps of N patches, each (N, C, h, w), to 4 x 4 cells: rows (N, 16 sum of C) of unit length."""
     cells = [functional.adaptive_avg_pool2d(layer, POOLED).flatten(1) for layer in maps]
     rows = torch.cat([functional.normalize(cell, dim=1) for cell in cells], dim=1)
     return functional.normalize(rows, dim=1).numpy(force=True)
 
 
-def check_settings(head: Head, wanted: Mapping[str, Any], place: Path) -> None:
-    """Raise ValueError unless the projection head was made for these `DIFTConfig.feature_settings`."""
-    names = dict.fromkeys([*wanted, *head.settings])
-    different = [name for name in names if head.settings.get(name) != wanted.get(name)]
-    if different:
-        fitted = ", ".join(f"{name}={head.settings.get(name)}" for name in different)
-        raise ValueError(f"the projection head of {place} was fitted with {fitted}; use these, or head=False")
-
-
 def load_head(place: Path) -> Head:
-    """A projection head by its file, or by the folder that holds it.
-
-    Raises:
-        WeightsError: when there is none or the file is damaged.
-    """
+    """A projection head by its file, or by the folder that holds it; `WeightsError` unless it is sound."""
     from safetensors import safe_open
 
     path = place / HEAD_FILE if place.is_dir() else place
@@ -154,12 +183,9 @@ def _save(head: Head, folder: Path, kind: Mapping[str, Any], tensors: Mapping[st
     from safetensors.torch import save_file
 
     # vectors stay as they are: they are few, and variances may leave the range of float16
-    halved = {
-        name: tensor.half().contiguous() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()
-    }
+    halved = {name: t.half().contiguous() if t.ndim > 1 else t for name, t in tensors.items()}
     values = {"kind": kind, "settings": head.settings, "training": head.training}
+    metadata = {name: json.dumps(dict(value)) for name, value in values.items()}
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / HEAD_FILE) as temporary:
-        save_file(
-            halved, temporary, metadata={name: json.dumps(dict(value)) for name, value in values.items()}
-        )
+        save_file(halved, temporary, metadata=metadata)

@@ -1,7 +1,6 @@
 """Rotated and scaled copies of an image, for models that need a whole image and are used to it upright.
 
-A keypoint is described in that copy in which its orientation lies nearest the x axis and its
-scale nearest `REFERENCE_SCALE`.
+A keypoint is described where its orientation is nearest the x axis and its scale nearest `REFERENCE_SCALE`.
 """
 
 from typing import NamedTuple
@@ -18,19 +17,14 @@ from geomatch.types import Features
 REFERENCE_SCALE = 3.0
 """Scale in pixels of the network's input that wants no reduction: of 2, 3, 4, 6 and 8 the one with most right
 matches of SIFT keypoints without rotations, on 16 synthetic pairs."""
-BORDER = cv2.BORDER_REFLECT
-"""What a copy shows where the image shows nothing."""
 
 
 class Copy(NamedTuple):
     """One copy, and the keypoints that are described in it."""
 
-    image: Image
-    """Its sides are multiples of the model's stride."""
-    matrix: NDArray[np.float64]
-    """(3, 3) from pixels of the original to pixels of the copy."""
-    members: NDArray[np.int64]
-    """(n,) indices of the keypoints."""
+    image: Image  # its sides are multiples of the model's stride
+    matrix: NDArray[np.float64]  # (3, 3) from pixels of the original to pixels of the copy
+    members: NDArray[np.int64]  # (n,) indices of the keypoints
 
 
 def needed_copies(
@@ -38,20 +32,17 @@ def needed_copies(
 ) -> list[Copy]:
     """The copies that some keypoint asks for; every keypoint is a member of one.
 
-    Args:
-        picture: the original.
-        features: its keypoints.
-        size: (width, height) of the copy that is neither rotated nor reduced.
-        rotations: number of rotations.
-        scales: number of scales.
-        stride: sides are multiples of it.
+    ``size`` is that (width, height) of the copy that is neither rotated nor reduced.
     """
     chosen = choose_copies(features, rotations, scales, size[0] / picture.size[0])
-    reduced = {level: _reduce(picture, size, level) for level in np.unique(chosen[:, 0]).tolist()}
+    original = PILImage.fromarray(picture.pixels)
     copies = []
     for level, rotation in np.unique(chosen, axis=0).tolist():
-        pixels, turn = turn_image(reduced[level], -2 * np.pi * rotation / rotations, stride)
-        shrink = resize_homography(picture.size, (reduced[level].shape[1], reduced[level].shape[0]))
+        smaller = (max(1, round(size[0] / 2**level)), max(1, round(size[1] / 2**level)))
+        # Pillow's bicubic, which averages, as `geomatch.dift.inputs.image_input` does
+        reduced = np.asarray(original.resize(smaller, PILImage.Resampling.BICUBIC))
+        pixels, turn = turn_image(reduced, -2 * np.pi * rotation / rotations, stride)
+        shrink = resize_homography(picture.size, smaller)
         members = np.flatnonzero((chosen == (level, rotation)).all(axis=1))
         copies.append(Copy(Image(pixels, picture.name), turn @ shrink, members))
     return copies
@@ -60,8 +51,7 @@ def needed_copies(
 def choose_copies(features: Features, rotations: int, scales: int, factor: float = 1.0) -> NDArray[np.int64]:
     """(N, 2) int64 per keypoint: halvings of the side, and rotation in steps of 360 / rotations degrees.
 
-    Both are 0 for keypoints without scale or orientation. ``factor`` leads from pixels of the original to
-    those of the network's input.
+    ``factor`` leads from pixels of the original to those of the network's input.
     """
     chosen = np.zeros((len(features), 2), np.int64)
     if features.scales is not None:
@@ -78,8 +68,7 @@ def turn_image(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Rotate an image (H, W, 3) on a canvas that holds all of it; also the (3, 3) matrix.
 
-    ``angle`` is in radians from the x axis towards the y axis. The sides of the canvas are multiples of
-    ``stride``. Quarter turns move pixels without mixing them.
+    ``angle`` is in radians from the x axis towards the y axis. Quarter turns move pixels without mixing them.
     """
     cosine, sine = np.round([np.cos(angle), np.sin(angle)], 12)
     matrix = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
@@ -89,12 +78,6 @@ def turn_image(
     # a whole number of pixels on the left and above, so that quarter turns stay exact
     matrix[:2, 2] = np.floor((canvas - extent) / 2) - corners.min(axis=0)
     turned = cv2.warpAffine(
-        pixels, matrix[:2], (int(canvas[0]), int(canvas[1])), flags=cv2.INTER_CUBIC, borderMode=BORDER
+        pixels, matrix[:2], canvas.tolist(), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
     )
     return np.asarray(turned, dtype=np.uint8), matrix
-
-
-def _reduce(picture: Image, size: tuple[int, int], level: int) -> NDArray[np.uint8]:
-    """Reduce by Pillow's bicubic, which averages, as `geomatch.dift.inputs.image_input` does."""
-    reduced = (max(1, round(size[0] / 2**level)), max(1, round(size[1] / 2**level)))
-    return np.asarray(PILImage.fromarray(picture.pixels).resize(reduced, PILImage.Resampling.BICUBIC))

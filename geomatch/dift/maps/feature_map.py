@@ -25,13 +25,10 @@ class FeatureMap:
     ) -> NDArray[np.float32]:
         """Descriptors (N, sum of C) at points (N, 2) of the original image.
 
-        Point x lies at (x + 0.5) w / width - 0.5 in a map of width w. Between
-        cells the value is bilinear, outside it is the border's. For the cosine
-        each layer is normalised, then the whole; for L2 nothing is.
-
-        With ``paper_sampling`` points lie where the paper's ``eval_hpatches.py`` looks for them:
-        up to half an image pixel off towards the border, and beyond the map's outermost cell
-        centres mixed with zeros.
+        Point x lies at (x + 0.5) w / width - 0.5 in a map of width w. Between cells the value is bilinear,
+        outside it is the border's. For the cosine each layer is normalised, then the whole.
+        ``paper_sampling`` looks where the paper's ``eval_hpatches.py`` does: up to half a pixel off towards
+        the border, and beyond the outermost cells mixed with zeros.
         """
         size = torch.tensor(self.image_size, dtype=torch.float64)
         where = torch.from_numpy(np.asarray(points, dtype=np.float64))

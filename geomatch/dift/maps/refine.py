@@ -16,47 +16,28 @@ from numpy.typing import NDArray
 from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.types import Features, Matches, check_shape
 
-REACH = 4.0
-"""Half side of the searched square in cells of the finest map, unless grid cells are larger."""
-COARSE = 2.0
-"""Largest spacing of the places tried first, in cells."""
-FINE = 0.5
-"""Spacing of the places tried next, in cells."""
-WINDOW = 4
-"""Fine places on each side of the middle one: 9 x 9."""
-TEMPERATURE = 0.01
-"""Temperature of the softmax over cosines."""
+REACH = 4.0  # half side of the searched square in cells of the finest map, unless grid cells are larger
+COARSE = 2.0  # largest spacing of the places tried first, in cells
+FINE = 0.5  # spacing of the places tried next, in cells
+WINDOW = 4  # fine places on each side of the middle one: 9 x 9
+TEMPERATURE = 0.01  # temperature of the softmax over cosines
 DECIMALS = 6
 """Similarities are rounded to single precision, so that points stay where nothing tells places apart."""
-ROWS = 2**15
-"""Places sampled at a time, so that memory is bounded."""
+ROWS = 2**15  # places sampled at a time, so that memory is bounded
 
 
 def search_radius(dense: FeatureMap, spacing: float = 0.0) -> float:
-    """Half side, in pixels of the image, of the square in which to search.
-
-    `REACH` cells of the finest map, and at least half the spacing of the grid that the points are from.
-    """
+    """Half side in pixels of the square to search: `REACH` cells, at least half the points' ``spacing``."""
     return max(REACH * _cell(dense), spacing / 2)
 
 
 def refine_points(
     dense: FeatureMap, points: NDArray[np.floating], targets: NDArray[np.floating], radius: float
 ) -> NDArray[np.float32]:
-    """Move each point to the best agreement near it; independent of the others.
+    """Move points (N, 2) to the best agreement near them with ``targets`` (N, D), the partners' features.
 
-    Args:
-        dense: the map of the image that the points are in.
-        points: (N, 2) pixels of the image.
-        targets: (N, D) features of their partners, from `FeatureMap.sample` of the other image.
-        radius: half side of the square searched, in pixels; points may end up to four cells beyond.
-
-    Returns:
-        (N, 2) pixels within the image.
-
-    Raises:
-        ShapeError: when the arrays do not fit one another or the map.
-        ValueError: when the radius is not positive and finite.
+    ``radius`` is half the side of the square searched, in pixels; points may end up to four cells beyond it,
+    but within the image.
     """
     check_shape("points", points, ("N", 2))
     check_shape("targets", targets, (len(points), sum(len(layer) for layer in dense.maps)))
@@ -88,13 +69,7 @@ def refine_matches(
 ) -> NDArray[np.float32]:
     """(N, 2) keypoints of image 1, those matched moved to where they agree best with their partners.
 
-    Args:
-        dense0: the map of image 0.
-        dense1: the map of image 1.
-        features0: keypoints of image 0; they stay.
-        features1: keypoints of image 1.
-        matches: mutual, so that no keypoint moves twice.
-        spacing: pixels between the points of a grid in image 1; 0 for other keypoints.
+    Matches are mutual, so that none moves twice; ``spacing`` is that of a grid in image 1, in pixels.
     """
     i, j = matches.indices.T
     keypoints = features1.keypoints.copy()

@@ -1,13 +1,11 @@
 """Where points of one image lie in another: the most similar pixel, found exactly.
 
-The usual way (Tang et al., NeurIPS 2023, ``eval_spair.py``) enlarges both feature maps to the size of
-their images and compares the vectors of all pixels. Enlarging is linear, so the products with a point's
-vector can be taken in the small map and enlarged instead, and the length of an enlarged vector follows
-from the products of neighbouring cells: the same similarities for the work of one number per pixel
-instead of a thousand.
+The usual way (Tang et al., NeurIPS 2023, ``eval_spair.py``) enlarges both feature maps to the size of their
+images and compares the vectors of all pixels. Enlarging is linear, so the products with a point's vector can
+be enlarged instead, and the length of an enlarged vector follows from the products of neighbouring cells: the
+same similarities for the work of one number per pixel instead of a thousand.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,18 +24,15 @@ Rule = Literal["argmax", "soft-argmax"]
 about it, weighed by the softmax of their similarities (Zhang et al., GeoAware-SC, CVPR 2024)."""
 SOFT_RADIUS, SOFT_TEMPERATURE = 5, 0.02
 """The soft-argmax's cells to each side, and its temperature (GeoAware-SC's evaluation)."""
-_AT_ONCE = 2**25
-"""Similarities in memory at a time."""
+_AT_ONCE = 2**25  # similarities in memory at a time
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Transferred:
     """Points of image 0 found in image 1."""
 
-    points: NDArray[np.float64]
-    """(N, 2) pixels of image 1."""
-    similarity: NDArray[np.float32]
-    """(N,) at the best place: the cosine, or minus the L2 distance."""
+    points: NDArray[np.float64]  # (N, 2) pixels of image 1
+    similarity: NDArray[np.float32]  # (N,) at the best place: the cosine, or minus the L2 distance
 
 
 class PixelFeatures:
@@ -46,13 +41,7 @@ class PixelFeatures:
     def __init__(
         self, feature_map: FeatureMap, metric: Metric = "cosine", size: tuple[int, int] | None = None
     ) -> None:
-        """Prepare a map.
-
-        Args:
-            feature_map: the image's map.
-            metric: ``cosine`` or ``l2``, as `FeatureMap.sample` has it.
-            size: (width, height) of a grid that covers the image; None takes its pixels.
-        """
+        """Prepare a map for a grid of ``size`` (width, height) over the image; None takes its pixels."""
         self.feature_map = feature_map
         self.metric: Metric = metric
         self.size = size or feature_map.image_size
@@ -63,26 +52,18 @@ class PixelFeatures:
 
     def similarities(self, descriptors: NDArray[np.float32]) -> Tensor:
         """(N, height, width) similarities to descriptors (N, C), as `FeatureMap.sample` gives them."""
-        parts = [layer.shape[0] for layer in self._maps]
-        rows = torch.split(torch.from_numpy(descriptors).to(self._maps[0]), parts, dim=1)
-        found: Tensor | None = None
+        channels = [len(layer) for layer in self._maps]
+        rows = torch.split(torch.from_numpy(descriptors).to(self._maps[0]), channels, dim=1)
+        terms: list[Tensor] = []
         for own, layer, squares in zip(rows, self._maps, self._squares, strict=True):
             products = (own @ layer.flatten(1)).view(len(own), *layer.shape[1:])
             enlarged = _enlarged(products, self.size)
             if self.metric == "cosine":
-                term = enlarged / squares.sqrt().clamp(min=1e-12) / len(parts) ** 0.5
+                terms.append(enlarged / squares.sqrt().clamp(min=1e-12) / len(channels) ** 0.5)
             else:
-                term = own.square().sum(1)[:, None, None] - 2 * enlarged + squares
-            found = term if found is None else found + term
-        if found is None:
-            raise ValueError("the feature map has no layer")
-        return found if self.metric == "cosine" else -found.clamp(min=0).sqrt()
-
-    def in_parts(self, descriptors: NDArray[np.float32]) -> Iterator[Tensor]:
-        """`similarities` of a few descriptors at a time, so that large images fit the memory."""
-        step = max(1, _AT_ONCE // (self.size[0] * self.size[1]))
-        for start in range(0, len(descriptors), step):
-            yield self.similarities(descriptors[start : start + step])
+                terms.append(own.square().sum(1)[:, None, None] - 2 * enlarged + squares)
+        total: Tensor = sum(terms[1:], start=terms[0])
+        return total if self.metric == "cosine" else -total.clamp(min=0).sqrt()
 
 
 def transfer_points(
@@ -92,14 +73,7 @@ def transfer_points(
     metric: Metric = "cosine",
     rule: Rule = "argmax",
 ) -> Transferred:
-    """Find points (N, 2) of image 0 in image 1.
-
-    Args:
-        map0: the map of image 0.
-        map1: the map of image 1; `target_of` prepares it once when many images are compared with it.
-        points: pixels of image 0.
-        metric: how features are compared.
-        rule: how the place is chosen.
+    """Find points (N, 2) of image 0 in image 1, whose map `target_of` prepares when it is used many times.
 
     Raises:
         ValueError: when a point lies outside image 0.
@@ -107,19 +81,20 @@ def transfer_points(
     check_inside(points, map0.image_size)
     target = map1 if isinstance(map1, PixelFeatures) else target_of(map1, metric, rule)
     found, best = [np.zeros((0, 2))], [np.zeros(0, np.float32)]
-    for similarities in target.in_parts(map0.sample(points, metric)):
+    descriptors, columns = map0.sample(points, metric), target.size[0]
+    step = max(1, _AT_ONCE // (columns * target.size[1]))
+    for start in range(0, len(descriptors), step):
+        similarities = target.similarities(descriptors[start : start + step])
         values, places = similarities.flatten(1).max(1)
-        columns = target.size[0]
         cells = torch.stack([places % columns, places // columns], dim=1)
         best.append(values.float().cpu().numpy())
-        if rule == "argmax":
-            found.append(cells.double().cpu().numpy())
-        else:
-            found.append(_soft(similarities, cells).double().cpu().numpy())
-    cells_found = np.concatenate(found)
+        where = cells if rule == "argmax" else _soft(similarities, cells)
+        found.append(where.double().cpu().numpy())
+    moved: NDArray[np.floating] = np.concatenate(found)
     size = target.feature_map.image_size
-    where = cells_found if target.size == size else resize_points(cells_found, target.size, size)
-    return Transferred(np.asarray(where, np.float64), np.concatenate(best))
+    if target.size != size:
+        moved = resize_points(moved, target.size, size)
+    return Transferred(np.asarray(moved, np.float64), np.concatenate(best))
 
 
 def check_inside(points: NDArray[np.floating], size: tuple[int, int]) -> None:
@@ -157,9 +132,7 @@ def _soft(similarities: Tensor, best: Tensor) -> Tensor:
 
 def _enlarged(values: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, h, w) to (N, height, width), bilinear between the centres of cells, as `FeatureMap.sample` does."""
-    return functional.interpolate(
-        values[None], size=(size[1], size[0]), mode="bilinear", align_corners=False
-    )[0]
+    return functional.interpolate(values[None], size[::-1], mode="bilinear", align_corners=False)[0]
 
 
 def _enlarged_squares(layer: Tensor, size: tuple[int, int]) -> Tensor:
