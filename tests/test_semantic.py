@@ -24,8 +24,8 @@ from geomatch.benchmarks.tasks.semantic.maps import pack_map, unpack_map
 from geomatch.benchmarks.tasks.semantic.protocols import protocols_of
 from geomatch.benchmarks.tasks.semantic.task import TASKS, counts, pck, read_semantic, summarise
 from geomatch.cli import main
-from geomatch.dift.ensemble import member_activations
 from geomatch.dift import PRESETS, DIFTConfig, FeatureMap
+from geomatch.dift.ensemble import member_activations
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.images import Image
 from geomatch.types import Features, Traits
@@ -38,13 +38,14 @@ MOTIONS = [made.moved(0, 0), made.moved(0, 0), made.moved(6, -4, 0.05)]
 TINY = "dift-tiny-dense"
 LAYOUT = "Layout/large/test.txt"
 
-
-@pytest.fixture(scope="module")
-
-PASSES = [f"geomatch.{module}.member_activations" for module in ("dift.extractor", "benchmarks.methods.together")]
+PASSES = (
+    "geomatch.dift.extractor.member_activations",
+    "geomatch.benchmarks.methods.together.member_activations",
+)
 """Where passes through the network are asked for."""
 
 
+@pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory, photo0: Image) -> Path:
     folder = tmp_path_factory.mktemp("semantic")
     made.make_spair(folder / "spair", photo0.pixels, MOTIONS)
