@@ -158,7 +158,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 def _squares(rows: Tensor) -> Tensor:
     """(N,) squared lengths, exact for whole numbers."""
-    return torch.cat([part.square().sum(1) for part in rows.split(1024)])
+    return torch.cat([part.square().sum(1) for part in torch.split(rows, 1024)])
 
 
 def _distances(a: Tensor, b: Tensor, i: Tensor, j: Tensor, metric: Metric = "l2") -> Tensor:

@@ -7,12 +7,14 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from geomatch.geometry import normalize_homography
 from geomatch.images import Image
 from geomatch.opencv.arguments import check_descriptors, check_each, check_image, check_keypoints
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
+DMatches = tuple[cv2.DMatch, ...]
 Descriptors = NDArray[np.floating] | None
 """(N, D), or None without keypoints."""
 
@@ -65,7 +67,7 @@ def keypoint_rows(keypoints: Sequence[cv2.KeyPoint]) -> NDArray[np.float64]:
     return np.array(rows, dtype=np.float64).reshape(-1, 5)
 
 
-def to_dmatches(matches: Matches, metric: Metric = "cosine") -> tuple[cv2.DMatch, ...]:
+def to_dmatches(matches: Matches, metric: Metric = "cosine") -> DMatches:
     """Best first; the distance is the Euclidean one, under the cosine between unit vectors.
 
     A cosine in float32 tells distances below 0.0004 from 0 no longer; ``metric="l2"`` matches keep theirs.
@@ -77,13 +79,13 @@ def to_dmatches(matches: Matches, metric: Metric = "cosine") -> tuple[cv2.DMatch
 
 
 def dmatches_by_query(
-    pairs: NDArray[Any], distances: NDArray[Any], queries: int, trains: Sequence[int], compact: bool
-) -> tuple[tuple[cv2.DMatch, ...], ...]:
+    pairs: Tensor, distances: Tensor, queries: int, trains: Sequence[int], compact: bool
+) -> tuple[DMatches, ...]:
     """Pairs (M, 2), whose queries ascend, grouped by query; ``compact`` leaves out queries without a match.
 
     Train rows are numbered through all images, which have ``trains`` rows each.
     """
-    starts, (rows, columns) = np.cumsum([0, *trains]), pairs.T
+    starts, (rows, columns) = np.cumsum([0, *trains]), pairs.numpy().T
     images = np.searchsorted(starts[1:], columns, side="right")
     values = rows, columns - starts[images], images, distances
     made = tuple(map(cv2.DMatch, *(value.tolist() for value in values)))

@@ -25,10 +25,9 @@ def fit_pca(descriptors: NDArray[np.floating], dimension: int) -> LinearHead:
     check_whole("dimension", dimension, 1)
     if not np.isfinite(rows).all():
         raise ValueError("descriptors must be finite, got NaN or infinity in them")
-    if dimension > min(rows.shape):
-        raise ValueError(
-            "{} descriptors of {} dimensions have no {} components".format(*rows.shape, dimension)
-        )
+    count, width = rows.shape
+    if dimension > min(count, width):
+        raise ValueError(f"{count} descriptors of {width} dimensions have no {dimension} components")
     chosen = _evenly(rows, MAX_ROWS)
     centred = chosen - (mean := chosen.mean(0))
     # not cv2.PCACompute, which did not end within four minutes for 3,328 dimensions

@@ -48,7 +48,7 @@ def find_object(wanted: Any, scene: Any, feature: Any) -> tuple[Any, Any]:
             outline = np.array([[[0, 0], [right, 0], [right, bottom], [0, bottom]]], np.float32)
             corners = cv2.perspectiveTransform(outline, matrix)[0]
             scene = cv2.polylines(scene.copy(), [np.round(corners).astype(np.int32)], True, (0, 0, 255), 3)
-            drawn = mask.ravel().tolist()
+            drawn = [int(inlier) for inlier in mask.ravel()]
     picture = cv2.drawMatches(  # type: ignore[call-overload]
         wanted, keypoints1, scene, keypoints2, good, None, matchColor=(90, 220, 60), matchesMask=drawn,
         flags=cv2.DrawMatchesFlags_NOT_DRAW_SINGLE_POINTS,
