@@ -18,7 +18,6 @@ true one (``cv2.AffineFeature_create``, say) refuse ours with a TypeError.
 from geomatch.opencv.convert import from_bgr as from_bgr
 from geomatch.opencv.convert import from_dmatches as from_dmatches
 from geomatch.opencv.convert import from_homography as from_homography
-from geomatch.opencv.convert import from_image_features as from_image_features
 from geomatch.opencv.convert import from_keypoints as from_keypoints
 from geomatch.opencv.convert import to_bgr as to_bgr
 from geomatch.opencv.convert import to_dmatches as to_dmatches
@@ -28,8 +27,8 @@ from geomatch.opencv.convert import to_keypoints as to_keypoints
 from geomatch.opencv.create import DIFT_create as DIFT_create
 from geomatch.opencv.create import Grid_create as Grid_create
 from geomatch.opencv.create import SuperPoint_create as SuperPoint_create
+from geomatch.opencv.create import fit_pca as fit_pca
+from geomatch.opencv.create import with_pca as with_pca
 from geomatch.opencv.feature2d import Feature2D as Feature2D
 from geomatch.opencv.homography import findHomography as findHomography
 from geomatch.opencv.matcher import BFMatcher as BFMatcher
-from geomatch.opencv.pca import fit_pca as fit_pca
-from geomatch.opencv.pca import with_pca as with_pca

@@ -140,10 +140,3 @@ def to_image_features(
     features.keypoints, features.descriptors = points, cv2.UMat(rows)  # type: ignore[call-overload]
     features.img_size, features.img_idx = (int(image_size[0]), int(image_size[1])), index
     return features
-
-
-def from_image_features(features: "cv2.detail.ImageFeatures") -> Features:
-    """Keypoints and descriptors of one image of OpenCV's stitching pipeline."""
-    width, height = features.img_size
-    points = features.getKeypoints()
-    return from_keypoints(points, (width, height), np.asarray(features.descriptors.get()) if points else None)

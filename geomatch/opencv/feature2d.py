@@ -76,8 +76,31 @@ class Feature2D:
         """
         if isinstance(image, (list, tuple)):
             return _unzipped(map(self.compute, image, check_images(image, "keypoints", keypoints)))
-        kept, rows = self._compute(check_image(image), check_keypoints(keypoints))
-        return kept, _filled(descriptors, rows)
+        array, given = check_image(image), check_keypoints(keypoints)
+        if array.size == 0 or not given:
+            return given, None
+        picture, rows = from_bgr(array), keypoint_rows(given)
+        inside = (rows[:, :2] >= -0.5) & (rows[:, :2] <= np.array(picture.size) - 0.5)  # false for NaN
+        usable = np.flatnonzero(inside.all(axis=1))
+        if not len(usable):
+            return (), None
+        rows = rows[usable]
+        oriented = (rows[:, 2] > 0) & (rows[:, 3] >= 0) & np.isfinite(rows[:, 2:4]).all(axis=1)
+        # in two groups, so that no keypoint's descriptor depends on its company
+        groups = [group for group in (oriented, ~oriented) if group.any()]
+        found = [_features(rows[group], picture.size, group is oriented) for group in groups]
+        parts = [_rows(self.describer, picture, features) for features in found]
+        described = np.empty((len(rows), parts[0].shape[1]), np.float32)
+        for group, part in zip(groups, parts, strict=True):
+            described[group] = part
+        if self.pca is not None:
+            described = self.pca.apply(described)
+        kept = tuple(given[index] for index in usable)
+        fits = isinstance(descriptors, np.ndarray) and descriptors.flags.writeable
+        if fits and (descriptors.shape, descriptors.dtype) == (described.shape, described.dtype):
+            descriptors[...] = described
+            return kept, descriptors
+        return kept, described
 
     def detectAndCompute(
         self, image: Any, mask: Any, descriptors: Any = None, useProvidedKeypoints: bool = False
@@ -134,27 +157,6 @@ class Feature2D:
                 raise ValueError(f"OpenCV cannot make the detector: {first_line(error)}") from error
         return self.detector
 
-    def _compute(self, array: NDArray[np.uint8], given: tuple[cv2.KeyPoint, ...]) -> tuple[Any, Any]:
-        if array.size == 0 or not given:
-            return given, None
-        picture, rows = from_bgr(array), keypoint_rows(given)
-        inside = (rows[:, :2] >= -0.5) & (rows[:, :2] <= np.array(picture.size) - 0.5)  # false for NaN
-        usable = np.flatnonzero(inside.all(axis=1))
-        if not len(usable):
-            return (), None
-        rows = rows[usable]
-        oriented = (rows[:, 2] > 0) & (rows[:, 3] >= 0) & np.isfinite(rows[:, 2:4]).all(axis=1)
-        # in two groups, so that no keypoint's descriptor depends on its company
-        groups = [group for group in (oriented, ~oriented) if group.any()]
-        found = [_features(rows[group], picture.size, group is oriented) for group in groups]
-        parts = [_rows(self.describer, picture, features) for features in found]
-        described = np.empty((len(rows), parts[0].shape[1]), np.float32)
-        for group, part in zip(groups, parts, strict=True):
-            described[group] = part
-        if self.pca is not None:
-            described = self.pca.apply(described)
-        return tuple(given[index] for index in usable), described
-
 
 def _features(rows: NDArray[np.float64], size: tuple[int, int], oriented: bool) -> Features:
     return Features(
@@ -181,13 +183,3 @@ def _inside(point: cv2.KeyPoint, mask: NDArray[np.uint8]) -> bool:
     """True if the pixel nearest to the point is not zero, as in OpenCV's filter."""
     x, y = (int(value + 0.5) for value in point.pt)
     return bool(0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and mask[y, x])
-
-
-def _filled(target: object, rows: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-    """The rows, in the caller's array when it fits, as OpenCV does."""
-    if rows is None or not isinstance(target, np.ndarray) or not target.flags.writeable:
-        return rows
-    if (target.shape, target.dtype) != (rows.shape, rows.dtype):
-        return rows
-    target[...] = rows
-    return target

@@ -100,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--box", default="90,50,150,130", help="left,top,width,height in the first frame")
     parser.add_argument("--out", type=Path, default=Path("tracked.avi"), help="the picture goes beside it")
     options = parser.parse_args(arguments)
-    made = [] if options.video else list(synthetic_video())
-    frames = frames_of(options.video) if options.video else iter(frame for frame, _ in made)
+    rendered = [] if options.video else list(synthetic_video())
+    frames = frames_of(options.video) if options.video else iter(frame for frame, _ in rendered)
     first = next(frames, None)
     if first is None:
         parser.error(f"cannot read {options.video} as a video")
@@ -119,8 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drawn.append(_outlined(frame, corners))
         if corners is not None:
             found += 1
-            if made:
-                truth = warp_points(made[number][1], tracker.corners)
+            if rendered:
+                truth = warp_points(rendered[number][1], tracker.corners)
                 errors.append(float(np.linalg.norm(corners - truth, axis=1).mean()))
     seconds = (time.perf_counter() - start) / max(1, len(drawn) - 1)
     writer = cv2.VideoWriter(str(options.out), cv2.VideoWriter.fourcc(*"MJPG"), 12, size)
