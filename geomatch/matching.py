@@ -73,6 +73,7 @@ def mutual_nearest(
         best = torch.maximum(column, best)
         if max_ratio is not None:
             second[part], k[part] = scores.scatter_(1, j[part, None], -torch.inf).max(1)
+        del scores  # before the next chunk is made
     i = (value > -torch.inf).nonzero()[:, 0]
     i = i[back[j[i]] == i]
     distance = _distances(a, b, i, j[i], metric)
@@ -144,6 +145,7 @@ def _scores(
         if mask is not None:
             scores.masked_fill_(~mask[part], -torch.inf)
         yield part, scores
+        del scores  # before the next chunk is made
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
