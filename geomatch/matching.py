@@ -14,12 +14,9 @@ from torch import Tensor
 from geomatch.errors import ShapeError
 from geomatch.types import Matches, Metric
 
-CHUNK = 2**22
-"""Scores in memory at a time: 16 MiB of float32."""
-LARGEST = 1e15
-"""Bound of the numbers in descriptors, whose squares float32 must hold."""
-ROUNDING = 1e-5
-"""Bound of the rounding of a score, in units of the largest squared length."""
+CHUNK = 2**22  # scores in memory at a time: 16 MiB of float32
+LARGEST = 1e15  # bound of the numbers in descriptors, whose squares float32 must hold
+ROUNDING = 1e-5  # bound of the rounding of a score, in units of the largest squared length
 
 
 def match_mutual(
@@ -66,29 +63,24 @@ def mutual_nearest(
 ) -> tuple[Tensor, Tensor]:
     """`match_mutual` of float32 tensors on one device: indices (M, 2) int64 and similarities (M,)."""
     check_options(metric, min_similarity, max_ratio)
-    # written in place: what outlives a chunk would keep the heap from using that chunk's memory again
-    value, second = (a.new_full((len(a),), -torch.inf) for _ in range(2))
-    j, rival = (torch.zeros(len(a), dtype=torch.int64, device=a.device) for _ in range(2))
-    best, back = a.new_full((len(b),), -torch.inf), torch.zeros(len(b), dtype=torch.int64, device=a.device)
-    for start, scores in _scores(a, b, metric):
-        part = slice(start, start + len(scores))
+    value, best = a.new_full((len(a),), -torch.inf), a.new_full((len(b),), -torch.inf)
+    j, back = (torch.zeros_like(scores, dtype=torch.int64) for scores in (value, best))
+    second, k = value.clone(), j.clone()
+    for part, scores in _scores(a, b, metric):
         value[part], j[part] = scores.max(1)
-        own, row = scores.max(0)
-        back.copy_(torch.where(own > best, row + start, back))  # strictly larger: of equals the first stays
-        best.copy_(torch.maximum(own, best))
+        column, row = scores.max(0)
+        back.copy_(torch.where(column > best, row + part.start, back))  # of equals the first stays
+        best.copy_(torch.maximum(column, best))
         if max_ratio is not None:
-            second[part], rival[part] = scores.scatter_(1, j[part, None], -torch.inf).max(1)
-    if not len(b):
-        return torch.zeros(0, 2, dtype=torch.int64, device=a.device), a.new_zeros(0)
-    i = ((back[j] == torch.arange(len(a), device=a.device)) & (value > -torch.inf)).nonzero()[:, 0]
+            second[part], k[part] = scores.scatter_(1, j[part, None], -torch.inf).max(1)
+    i = (value > -torch.inf).nonzero()[:, 0]
+    i = i[back[j[i]] == i]
     distance = _distances(a, b, i, j[i], metric)
     similarity = (1 - distance.square() / 2 if metric == "cosine" else -distance).float()
-    good = torch.ones_like(i, dtype=torch.bool)
+    good = similarity >= (-torch.inf if min_similarity is None else min_similarity)
     if max_ratio is not None:
-        apart = _distances(a, b, i, rival[i], metric).where(second[i] > -torch.inf, torch.inf)
-        good &= distance < max_ratio * apart
-    if min_similarity is not None:
-        good &= similarity >= min_similarity
+        limit = _distances(a, b, i, k[i], metric).where(second[i] > -torch.inf, torch.inf)
+        good &= distance < max_ratio * limit
     similarity, order = similarity[good].sort(descending=True, stable=True)
     return torch.stack([i, j[i]], 1)[good][order], similarity
 
@@ -99,13 +91,12 @@ def nearest(a: Tensor, b: Tensor, k: int, mask: Tensor | None = None) -> tuple[T
 
     Returns indices (N0, k) int64, -1 for none, and distances (N0, k), infinite for none, nearest first.
     """
-    count = min(k, len(b))
-    found = [(a.new_zeros(0, count), torch.zeros(0, count, dtype=torch.int64, device=a.device))]
-    for _, scores in _scores(a, b, "l2", mask):
+    value = a.new_full((len(a), min(k, len(b))), -torch.inf)
+    column = torch.zeros_like(value, dtype=torch.int64)
+    for part, scores in _scores(a, b, "l2", mask):
         # of equal scores the first counts, which topk does not promise
-        best = scores.sort(dim=1, descending=True, stable=True)
-        found.append((best.values[:, :k], best.indices[:, :k]))
-    value, column = (torch.cat(parts).reshape(len(a), count) for parts in zip(*found, strict=True))
+        best, order = scores.sort(dim=1, descending=True, stable=True)
+        value[part], column[part] = best[:, : value.shape[1]], order[:, : value.shape[1]]
     row = torch.arange(len(a), device=a.device)[:, None].expand_as(column)
     distance = _distances(a, b, row.reshape(-1), column.reshape(-1)).reshape(column.shape)
     distance, order = distance.where(value > -torch.inf, torch.inf).sort(dim=1, stable=True)
@@ -117,19 +108,21 @@ def within(a: Tensor, b: Tensor, radius: float, mask: Tensor | None = None) -> t
     """Pairs of rows (M, 2) at Euclidean distances (M,) of at most ``radius``; by row of a, then distance."""
     pairs = [torch.zeros(0, 2, dtype=torch.int64, device=a.device)]
     largest = max((float(_squares(rows).max()) for rows in (a, b) if len(rows)), default=1.0) + ROUNDING
-    for start, scores in _scores(a, b, "l2", mask):
+    for part, scores in _scores(a, b, "l2", mask):
         hits = (scores > -radius * radius / 2 - ROUNDING * largest).nonzero()
-        pairs.append(hits + torch.tensor([start, 0], device=a.device))
+        pairs.append(hits + torch.tensor([part.start, 0], device=a.device))
     i, j = torch.cat(pairs).T
     distances = _distances(a, b, i, j).float()
-    order = (distances <= radius).nonzero()[:, 0]
-    order = order[distances[order].argsort(stable=True)]
+    order = distances.argsort(stable=True)
     order = order[i[order].argsort(stable=True)]
+    order = order[distances[order] <= radius]
     return torch.stack([i[order], j[order]], 1), distances[order]
 
 
-def _scores(a: Tensor, b: Tensor, metric: Metric, mask: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
-    """Each chunk's first row, and its scores (n, N1): larger for nearer, -inf where rows match nothing."""
+def _scores(
+    a: Tensor, b: Tensor, metric: Metric, mask: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Each chunk of rows of a, and its scores (n, N1): larger for nearer, -inf where rows match nothing."""
     if a.ndim != 2 or b.ndim != 2 or (len(a) and len(b) and not a.shape[1] == b.shape[1] > 0):
         got = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise ShapeError(f"descriptors must have shapes (N0, D) and (N1, D), got {got}")
@@ -139,9 +132,10 @@ def _scores(a: Tensor, b: Tensor, metric: Metric, mask: Tensor | None = None) ->
     shift = b.mean(0).round() if metric == "l2" else b.new_zeros(b.shape[1])
     other = b - shift if metric == "l2" else b
     other_squares, step = _squares(other), max(1, CHUNK // len(b))
-    buffer = other.new_empty(min(step, len(a)), len(b))
+    buffer = other.new_empty(min(step, len(a)), len(b))  # one for all chunks, so that the heap does not grow
     for start in range(0, len(a), step):
-        own = a[start : start + step] - shift
+        part = slice(start, start + step)
+        own = a[part] - shift
         own_squares, scores = _squares(own)[:, None], _product(own, other, buffer[: len(own)])
         if metric == "l2":
             scores.sub_(own_squares / 2).sub_(other_squares / 2)
@@ -149,8 +143,8 @@ def _scores(a: Tensor, b: Tensor, metric: Metric, mask: Tensor | None = None) ->
             scores.div_(own_squares.sqrt()).div_(other_squares.sqrt())
             scores.masked_fill_((own_squares == 0) | (other_squares == 0), -torch.inf)
         if mask is not None:
-            scores.masked_fill_(~mask[start : start + step], -torch.inf)
-        yield start, scores
+            scores.masked_fill_(~mask[part], -torch.inf)
+        yield part, scores
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:

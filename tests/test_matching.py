@@ -1,13 +1,14 @@
 """The matcher: agreement with all distances in float64, ties, memory, and torch's settings."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -112,19 +113,10 @@ def test_nearest_and_radius_agree_with_all_distances(
             assert agree.all()
         for radius in (-1.0, 0.0, float(np.median(true[true < np.inf])) * (1 + 1e-6), 1e200, np.inf):
             pairs, apart = (part.numpy() for part in within(as_rows(a), as_rows(b), radius, allowed))
-            assert set(map(tuple, pairs.tolist())) == set(
-                map(tuple, np.argwhere((true <= radius) & (true < np.inf)))
-            )
+            wanted = np.argwhere((true <= radius) & (true < np.inf))
+            np.testing.assert_array_equal(pairs[np.lexsort(pairs.T[::-1])], wanted)
             np.testing.assert_allclose(apart, true[tuple(pairs.T)], rtol=1e-6, atol=1e-6)
             assert (np.lexsort((apart, pairs[:, 0])) == np.arange(len(pairs))).all()
-
-
-@pytest.mark.parametrize("make", [random, ties])
-def test_the_same_neighbours_as_opencv(make: Any, rng: np.random.Generator) -> None:
-    """Whole numbers to the last tie, others where float32 tells the neighbours apart."""
-    a, b = make(rng, 37, 24), make(rng, 53, 24)
-    theirs = [[match.trainIdx for match in row] for row in cv2.BFMatcher().knnMatch(a, b, 3)]
-    np.testing.assert_array_equal(nearest(as_rows(a), as_rows(b), 3)[0].numpy(), theirs)
 
 
 def test_sift_distances_are_exact(rng: np.random.Generator) -> None:
@@ -167,62 +159,35 @@ def test_ratio_and_similarity_are_filters(metric: Metric, rng: np.random.Generat
     assert len(match_mutual(a, b[:1], metric, max_ratio=0.5)) == 1, "without a second nearest it is kept"
 
 
-def test_numbers_whose_squares_float32_cannot_hold_are_refused(rng: np.random.Generator) -> None:
-    rows = random(rng, 30, 8)
-    with pytest.raises(ValueError, match="descriptors1 must be finite and below 1e"):
-        match_mutual(rows, rows * np.float32(1e30))
-
-
 def test_half_precision_is_computed_in_single_and_input_is_not_written(rng: np.random.Generator) -> None:
     a, b = random(rng, 50, 64), random(rng, 60, 64)
-    for rows in (a, b):
-        rows.flags.writeable = False
+    a.flags.writeable = b.flags.writeable = False
     before = match_mutual(a, b)
     assert match_mutual(a.astype(np.float64), b) == before
     half = a.astype(np.float16)
     assert match_mutual(half, b) == match_mutual(half.astype(np.float32), b)
-    pairs, similarity = mutual_nearest(
-        torch.tensor(a, requires_grad=True), torch.tensor(b), "cosine", None, None
-    )
+    pairs, similarity = mutual_nearest(torch.tensor(a, requires_grad=True), torch.tensor(b), "cosine")
     np.testing.assert_array_equal(pairs.numpy(), before.indices)
     assert not similarity.requires_grad
 
 
 @contextmanager
-def defaults() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.device("meta"):
-            yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-@contextmanager
-def precision(setting: Any, name: str, value: str) -> Iterator[None]:
-    before = getattr(setting, name)
-    setattr(setting, name, value)
+def changed(change: Any, value: Any, before: Any) -> Iterator[None]:
+    change(value)
     try:
         yield
     finally:
-        setattr(setting, name, before)
+        change(before)
 
 
-@contextmanager
-def legacy_precision() -> Iterator[None]:
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision("highest")
-
-
+MKLDNN: Any = torch.backends.mkldnn.matmul
 SETTINGS: list[Any] = [
-    defaults,
+    lambda: changed(torch.set_default_dtype, torch.float64, torch.float32),
+    lambda: torch.device("meta"),
     torch.inference_mode,
     lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    legacy_precision,
-    lambda: precision(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+    lambda: changed(torch.set_float32_matmul_precision, "medium", "highest"),
+    lambda: changed(partial(setattr, MKLDNN, "fp32_precision"), "bf16", MKLDNN.fp32_precision),
 ]
 
 
@@ -246,11 +211,8 @@ def test_process_wide_settings_change_nothing(setting: Any, rng: np.random.Gener
 def test_threads_and_chunks_change_nothing(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = random(rng, 300, 200), random(rng, 300, 200)
     before, number = match_mutual(a, b, max_ratio=0.95), torch.get_num_threads()
-    try:
-        torch.set_num_threads(3 - number if number < 3 else 1)
+    with changed(torch.set_num_threads, 3 - number if number < 3 else 1, number):
         assert match_mutual(a, b, max_ratio=0.95) == before
-    finally:
-        torch.set_num_threads(number)
     monkeypatch.setattr(geomatch.matching, "CHUNK", 1 << 12)
     assert match_mutual(a, b, max_ratio=0.95) == before
 
@@ -271,8 +233,8 @@ def test_wrong_input() -> None:
     for other in (good[0], good[:, :0]):
         with pytest.raises(ShapeError):
             match_mutual(other, other)
-    for number in (np.nan, np.inf):
-        with pytest.raises(ValueError, match="descriptors1 must be finite"):
+    for number in (np.nan, np.inf, np.float32(1e30)):  # the square of the last is beyond float32
+        with pytest.raises(ValueError, match="descriptors1 must be finite and below 1e"):
             match_mutual(good, good * number)
     for options in ({"metric": "hamming"}, {"max_ratio": 1.5}, {"min_similarity": float("nan")}):
         with pytest.raises(ValueError, match=next(iter(options))):
@@ -299,5 +261,8 @@ before = status('VmRSS')
 assert len(match_mutual(a, b{options})) == 10_000
 print(status('VmHWM') - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # freed chunks go back at once: how far a heap splinters is not what is measured
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert 0 < float(done.stdout) < 150

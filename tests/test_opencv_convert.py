@@ -1,5 +1,6 @@
 """Converters, the homography and the stitching pipeline, beside OpenCV's own."""
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -16,28 +17,21 @@ BGR = cv2.imread(str(PAIR.image0))
 H = np.array([[0.9, -0.2, 30.0], [0.15, 1.1, -20.0], [1e-4, -2e-4, 1.0]])
 
 
-def features(rng: np.random.Generator, n: int = 30, framed: bool = True) -> geomatch.Features:
-    return geomatch.Features(
-        rng.uniform(0, 100, (n, 2)),
-        rng.uniform(0, 1, n),
-        (120, 110),
-        scales=rng.uniform(1, 20, n) if framed else None,
-        orientations=rng.uniform(0, 2 * np.pi, n) if framed else None,
-        descriptors=rng.normal(size=(n, 8)),
-    )
+def features(rng: np.random.Generator, oriented: bool = True) -> geomatch.Features:
+    frames = (rng.uniform(1, 20, 30), rng.uniform(0, 2 * np.pi, 30)) if oriented else (None, None)
+    points, scores, rows = rng.uniform(0, 100, (30, 2)), rng.uniform(0, 1, 30), rng.normal(size=(30, 8))
+    return geomatch.Features(points, scores, (120, 110), *frames, rows)
 
 
-@pytest.mark.parametrize("framed", [True, False])
-def test_keypoints_there_and_back(rng: np.random.Generator, framed: bool) -> None:
-    before = features(rng, framed=framed)
+@pytest.mark.parametrize("oriented", [True, False])
+def test_keypoints_there_and_back(rng: np.random.Generator, oriented: bool) -> None:
+    before = features(rng, oriented)
     after = gcv.from_keypoints(gcv.to_keypoints(before), before.image_size, before.descriptors)
-    np.testing.assert_array_equal(after.keypoints, before.keypoints)
-    np.testing.assert_array_equal(after.scores, before.scores)
-    np.testing.assert_array_equal(after.descriptors, before.descriptors)
-    assert (after.scales is None, after.orientations is None) == (not framed, not framed)
-    if framed:
-        np.testing.assert_array_equal(after.scales, before.scales)
+    if oriented:
+        assert after.orientations is not None
         np.testing.assert_allclose(after.orientations, before.orientations, atol=1e-6)
+    assert replace(after, orientations=before.orientations) == before
+    assert (after.orientations is None) == (not oriented)
 
 
 def test_keypoints_of_opencv_there_and_back() -> None:
@@ -72,13 +66,13 @@ def test_matches_there_and_back(rng: np.random.Generator) -> None:
 def test_distance_of_a_cosine_match_is_that_of_bfmatcher(rng: np.random.Generator) -> None:
     rows = rng.normal(size=(2, 40, 16)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=2, keepdims=True)
-    ours = {
-        (m.queryIdx, m.trainIdx): m.distance for m in gcv.to_dmatches(geomatch.match_mutual(rows[0], rows[1]))
-    }
-    theirs = {
-        (m.queryIdx, m.trainIdx): m.distance
-        for m in cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(rows[0], rows[1])
-    }
+    ours, theirs = (
+        {(m.queryIdx, m.trainIdx): m.distance for m in found}
+        for found in (
+            gcv.to_dmatches(geomatch.match_mutual(*rows)),
+            cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(*rows),
+        )
+    )
     assert ours == pytest.approx(theirs, abs=1e-5)
 
 
@@ -86,8 +80,7 @@ def test_images_there_and_back() -> None:
     image = gcv.from_bgr(BGR)
     np.testing.assert_array_equal(image.pixels, geomatch.load_image(PAIR.image0).pixels)
     np.testing.assert_array_equal(gcv.to_bgr(image), BGR)
-    grey = gcv.from_bgr(BGR[:, :, 0])
-    assert grey.pixels.shape == BGR.shape
+    assert gcv.from_bgr(BGR[:, :, 0]).pixels.shape == BGR.shape
     with pytest.raises(geomatch.ImageError, match="no pixels"):
         gcv.from_bgr(np.zeros((0, 0), np.uint8))
 
@@ -98,8 +91,7 @@ def test_homographies_there_and_back() -> None:
     assert mask.tolist() == [[1], [0], [1]]
     assert gcv.from_homography(matrix, mask) == found
     matrix, mask = gcv.to_homography(geomatch.EstimationFailure("no"), 3)
-    assert matrix is None
-    assert mask.tolist() == [[0], [0], [0]]
+    assert (matrix, mask.tolist()) == (None, [[0], [0], [0]])
     assert not gcv.from_homography(matrix, mask)
 
 
@@ -129,14 +121,9 @@ def test_find_homography_has_opencvs_signature() -> None:
     p0 = np.float32([[0, 0], [9, 0], [9, 9], [0, 9]])
     for function in (cv2.findHomography, gcv.findHomography):
         matrix, mask = function(
-            srcPoints=p0,
-            dstPoints=p0 + 1,
-            method=0,
-            ransacReprojThreshold=3,
-            mask=None,
-            maxIters=9,
+            srcPoints=p0, dstPoints=p0 + 1, method=0, ransacReprojThreshold=3, mask=None, maxIters=9,
             confidence=0.9,
-        )
+        )  # fmt: skip
         np.testing.assert_allclose(matrix, [[1, 0, 1], [0, 1, 1], [0, 0, 1]], atol=1e-6)
         assert mask.tolist() == [[1]] * 4
 
@@ -150,44 +137,42 @@ def test_find_homography_of_chance_is_none(rng: np.random.Generator) -> None:
         for method in (cv2.RANSAC, cv2.USAC_MAGSAC, "poselib"):
             matrix, mask = gcv.findHomography(a, b, method, 3.0)
             assert matrix is None
-            assert mask.shape == (60, 1)
-            assert not mask.any()
-    assert gcv.findHomography(p0 * np.nan, p1)[0] is None
-    assert gcv.findHomography(line, p1)[0] is None
+            assert mask.tolist() == [[0]] * 60
+    assert gcv.findHomography(p0 * np.nan, p1)[0] is gcv.findHomography(line, p1)[0] is None
+
+
+FIVE = np.zeros((5, 2))
 
 
 @pytest.mark.parametrize(
-    ("points0", "points1", "method", "error", "message"),
+    ("arguments", "error", "message"),
     [
-        (np.zeros((3, 2)), np.zeros((3, 2)), 0, ValueError, "at least 4 points"),
-        (np.zeros((5, 2)), np.zeros((4, 2)), 0, ValueError, "as many, got 5 and 4"),
-        (np.zeros((2, 5)), np.zeros((2, 5)), 0, ValueError, r"\(N, 2\), \(N, 1, 2\) or \(1, N, 2\)"),
-        ([[0, 0]] * 5, np.zeros((5, 2)), 0, TypeError, r"got list; use np.float32\(points\)"),
-        (np.zeros((5, 2)), np.zeros((5, 2)), 77, ValueError, r"unknown method 77; choose 0"),
-        (np.zeros((5, 2)), np.zeros((5, 2)), "best", ValueError, "unknown estimator 'best'"),
-        (np.zeros((5, 2)), np.zeros((5, 2)), None, TypeError, "a number, a name or an estimator"),
+        ((FIVE[:3], FIVE[:3]), ValueError, "at least 4 points"),
+        ((FIVE, FIVE[:4]), ValueError, "as many, got 5 and 4"),
+        ((FIVE.T, FIVE.T), ValueError, r"\(N, 2\), \(N, 1, 2\) or \(1, N, 2\)"),
+        ((FIVE.tolist(), FIVE), TypeError, r"got list; use np.float32\(points\)"),
+        ((FIVE, FIVE, 77), ValueError, r"unknown method 77; choose 0"),
+        ((FIVE, FIVE, "best"), ValueError, "unknown estimator 'best'"),
+        ((FIVE, FIVE, None), TypeError, "a number, a name or an estimator"),
     ],
 )
-def test_find_homography_wrong_arguments(
-    points0: Any, points1: Any, method: Any, error: type[Exception], message: str
-) -> None:
+def test_find_homography_wrong_arguments(arguments: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        gcv.findHomography(points0, points1, method)
+        gcv.findHomography(*arguments)
 
 
-def test_image_features_there_and_back(rng: np.random.Generator) -> None:
+def test_image_features_for_stitching(rng: np.random.Generator) -> None:
     before = features(rng)
     assert before.descriptors is not None
-    made = gcv.to_image_features(gcv.to_keypoints(before), before.descriptors, before.image_size, 3)
+    points = gcv.to_keypoints(before)
+    made = gcv.to_image_features(points, before.descriptors, before.image_size, 3)
     assert isinstance(made, cv2.detail.ImageFeatures)
-    assert (made.img_idx, tuple(made.img_size), len(made.getKeypoints())) == (3, (120, 110), 30)
-    after = gcv.from_image_features(made)
-    np.testing.assert_array_equal(after.descriptors, before.descriptors)
-    np.testing.assert_array_equal(after.keypoints, before.keypoints)
-    nothing = gcv.from_image_features(gcv.to_image_features((), None, (120, 110)))
-    assert (len(nothing), nothing.descriptors) == (0, None)
+    assert (made.img_idx, tuple(made.img_size)) == (3, (120, 110))
+    assert [(*p.pt, p.size) for p in made.getKeypoints()] == [(*p.pt, p.size) for p in points]
+    np.testing.assert_array_equal(made.descriptors.get(), before.descriptors)
+    assert gcv.to_image_features((), None, (120, 110)).getKeypoints() == ()
     with pytest.raises(ValueError, match=r"\(30, D\)"):
-        gcv.to_image_features(gcv.to_keypoints(before), before.descriptors[:4], (120, 110))
+        gcv.to_image_features(points, before.descriptors[:4], (120, 110))
 
 
 def test_stitching_pipeline_finds_the_cameras() -> None:
@@ -201,8 +186,7 @@ def test_stitching_pipeline_finds_the_cameras() -> None:
     for index, turn in enumerate(turns):
         rotation, _ = cv2.Rodrigues(np.array([0.0, np.radians(turn), 0.0]))
         view = render_view(np.asarray(photo), inner @ rotation.T @ np.linalg.inv(to_photo), (320, 240))
-        points, rows = dift.detectAndCompute(view, None)
-        made.append(gcv.to_image_features(points, rows, (320, 240), index))
+        made.append(gcv.to_image_features(*dift.detectAndCompute(view, None), (320, 240), index))
     pairs = cv2.detail.BestOf2NearestMatcher(False, 0.3).apply2(made)
     ok, cameras = cv2.detail.HomographyBasedEstimator().apply(made, pairs, None)
     assert ok

@@ -28,11 +28,11 @@ def test_tutorial_finds_the_object_with_sift_and_with_ours(name: str) -> None:
     assert picture.shape == (480, right - left + 640, 3)
 
 
-def test_nothing_is_found_in_noise_nor_of_a_blank_object() -> None:
-    wanted, _ = find_object.bundled_object()
+def test_nothing_is_found_in_noise() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3)).astype(np.uint8)
-    for shown in (wanted, np.zeros((60, 60, 3), np.uint8)):
+    for shown in (find_object.bundled_object()[0], np.zeros((60, 60, 3), np.uint8)):
         assert find_object.find_object(shown, noise, find_object.create_feature("dift"))[0] is None
+    assert panorama.stitch(panorama.bundled_views()[0], noise, gcv.DIFT_create(300)) is None
 
 
 def test_panorama_shows_both_in_the_frame_of_the_first() -> None:
@@ -40,10 +40,9 @@ def test_panorama_shows_both_in_the_frame_of_the_first() -> None:
     first, second = panorama.bundled_views()
     made = panorama.stitch(first, second, gcv.DIFT_create(700))
     assert made is not None
-    inverse = np.linalg.inv(PAIR.homography)
     height, width = second.shape[:2]
     corners = image_corners((width, height)) + np.array([640 - width, 480 - height])
-    warped = geomatch.warp_points(inverse, corners)
+    warped = geomatch.warp_points(np.linalg.inv(PAIR.homography), corners)
     high = np.maximum(warped.max(0), [first.shape[1] - 1, 479])
     low = np.minimum(warped.min(0), 0)
     assert np.abs(np.array(made.shape[1::-1]) - (high - low + 1)).max() < 6
@@ -60,16 +59,10 @@ def test_panorama_shows_both_in_the_frame_of_the_first() -> None:
     assert likeness(445, 530) > 0.75, "here only the second view shows it, in its own light"
 
 
-def test_panorama_of_unrelated_pictures_is_none() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3)).astype(np.uint8)
-    assert panorama.stitch(panorama.bundled_views()[0], noise, gcv.DIFT_create(300)) is None
-
-
 def test_plane_is_tracked_through_the_synthetic_video() -> None:
     frames = list(track_plane.synthetic_video(5))
-    tracker = track_plane.PlaneTracker(
-        frames[0][0], (90, 50, 150, 130), gcv.DIFT_create(track_plane.KEYPOINTS)
-    )
+    feature = gcv.DIFT_create(track_plane.KEYPOINTS)
+    tracker = track_plane.PlaneTracker(frames[0][0], (90, 50, 150, 130), feature)
     for frame, matrix in frames:
         truth = geomatch.warp_points(matrix, tracker.corners)
         corners = tracker.find(frame)
@@ -79,9 +72,7 @@ def test_plane_is_tracked_through_the_synthetic_video() -> None:
 
 
 def test_scripts_write_their_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path in (PAIR.image0, PAIR.image1):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    photos = [str(tmp_path / path.name) for path in (PAIR.image0, PAIR.image1)]
+    photos = [str(PAIR.image0), str(PAIR.image1)]
     out = tmp_path / "object.jpg"
     assert find_object.main([*photos, "--features", "sift", "--out", str(out)]) == 0
     assert cv2.imread(str(out)) is not None
@@ -110,14 +101,8 @@ def test_scripts_write_their_pictures(tmp_path: Path, capsys: pytest.CaptureFixt
     ],
 )
 def test_scripts_refuse_bad_input(
-    script: Callable[[list[str]], int],
-    arguments: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    script: Callable[[list[str]], int], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         script(arguments)
     assert ended.value.code == 2

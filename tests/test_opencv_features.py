@@ -137,25 +137,22 @@ def test_keypoints_are_those_of_sift() -> None:
 
 
 def test_descriptors_are_those_of_the_pipeline() -> None:
-    """Through OpenCV's types or ours, one keypoint has one descriptor."""
     picture = gcv.from_bgr(BGR)
     features = OpenCVDetector("sift", max_keypoints=60).detect(picture)
-    described = geomatch.DIFTExtractor().describe(picture, features).descriptors
     kept, rows = OURS.compute(BGR, gcv.to_keypoints(features))
-    assert described is not None
     assert len(kept) == len(features) > 50
-    np.testing.assert_allclose(rows, described, atol=1e-5)
+    described = geomatch.DIFTExtractor().describe(picture, features).descriptors
+    np.testing.assert_allclose(rows, described, atol=1e-5)  # type: ignore[arg-type]
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
-def test_grey_and_bgr_and_bgra() -> None:
-    """Grey is described as its repeated channel, the fourth channel plays no part."""
-    grey = OURS.compute(GREY, POINTS)[1]
+def test_grey_is_its_repeated_channel_and_the_fourth_plays_no_part() -> None:
+    grey, colour = OURS.compute(GREY, POINTS)[1], OURS.compute(BGR, POINTS)[1]
     np.testing.assert_array_equal(grey, OURS.compute(np.repeat(GREY[:, :, None], 3, axis=2), POINTS)[1])
     bgra = np.dstack([BGR, np.arange(GREY.size).astype(np.uint8).reshape(GREY.shape)])
-    np.testing.assert_array_equal(OURS.compute(bgra, POINTS)[1], OURS.compute(BGR, POINTS)[1])
+    np.testing.assert_array_equal(OURS.compute(bgra, POINTS)[1], colour)
     swapped = OURS.compute(BGR[:, :, ::-1], POINTS)[1]
-    assert np.abs(swapped - OURS.compute(BGR, POINTS)[1]).max() > 1e-3, "the channels' order counts"
+    assert np.abs(swapped - colour).max() > 1e-3, "the channels' order counts"
 
 
 def test_no_descriptor_depends_on_its_company() -> None:
@@ -183,32 +180,24 @@ def test_any_detector_of_opencv_is_described(name: str) -> None:
     assert responses == sorted(responses, reverse=True)
 
 
-def test_keypoints_outside_are_left_out() -> None:
+def test_keypoints_outside_are_left_out_and_a_buffer_is_filled() -> None:
     inside = [cv2.KeyPoint(x, y, 9.0, 10.0) for x, y in ((0.0, 0.0), (-0.5, -0.5), (319.5, 239.5))]
     outside = [cv2.KeyPoint(x, y, 9.0, 10.0) for x, y in ((-0.6, 3.0), (3.0, 240.0), (float("inf"), 3.0))]
-    kept, rows = OURS.compute(BGR, [outside[0], *inside, *outside[1:]])
+    buffer = np.zeros((3, 128), np.float32)
+    kept, rows = OURS.compute(BGR, [outside[0], *inside, *outside[1:]], buffer)
     assert kept == tuple(inside)
+    assert rows is buffer
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
-def test_buffer_of_the_right_shape_is_filled() -> None:
-    buffer = np.zeros((len(POINTS), 128), np.float32)
-    _, rows = OURS.compute(BGR, POINTS, buffer)
-    assert rows is buffer
-    assert buffer.any()
-
-
 def test_pickled_without_its_networks() -> None:
-    OURS.compute(BGR, POINTS[:2])  # loads them
+    rows = OURS.detectAndCompute(BGR, None)[1]  # loads them
     data = pickle.dumps(OURS)
     assert len(data) < 5_000
-    np.testing.assert_array_equal(
-        pickle.loads(data).detectAndCompute(BGR, None)[1], OURS.detectAndCompute(BGR, None)[1]
-    )
+    np.testing.assert_array_equal(pickle.loads(data).detectAndCompute(BGR, None)[1], rows)
 
 
-def test_cpp_refuses_the_duck_with_an_error() -> None:
-    """It is no cv2.Feature2D, and what needs one says so instead of crashing."""
+def test_opencv_refuses_what_only_looks_like_a_feature2d() -> None:
     assert not isinstance(OURS, cv2.Feature2D)
     with pytest.raises((TypeError, cv2.error), match="Feature2D"):
         cv2.AffineFeature_create(OURS)  # type: ignore[attr-defined]
@@ -227,11 +216,12 @@ def test_cpp_refuses_the_duck_with_an_error() -> None:
         ({"detector": "orb", "sigma": 2.0}, ValueError, "the other arguments are SIFT's"),
         ({"detector": "nothing"}, ValueError, "unknown detector 'nothing'; choose one of"),
         ({"descriptor": "nothing"}, ValueError, "unknown descriptor 'nothing'"),
+        ({"nOctaveLayers": 2**40}, ValueError, "OpenCV cannot make the detector"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        gcv.DIFT_create(**arguments)
+        gcv.DIFT_create(**arguments).detect(GREY)
 
 
 def test_the_mask_comes_before_the_limit() -> None:
@@ -250,19 +240,13 @@ def test_a_detector_may_be_callable() -> None:
     assert len(gcv.DIFT_create(detector=Net()).detect(GREY)) == 5
 
 
-def test_detectors_that_opencv_cannot_make_are_a_value_error() -> None:
-    with pytest.raises(ValueError, match="OpenCV cannot make the detector"):
-        gcv.DIFT_create(nOctaveLayers=2**40).detect(GREY)
-
-
 def test_grid() -> None:
     grid = gcv.Grid_create(32, 8)
     points, rows = grid.detectAndCompute(BGR, HALF)
     assert (grid.getDefaultName(), OURS.getDefaultName()) == ("Feature2D.Grid", "Feature2D.DIFT")
-    assert len(points) == len(rows) == 4 * 7
-    assert rows.dtype == np.float32
+    assert (len(points), rows.dtype) == (4 * 7, np.float32)
+    assert rows.shape == (len(points), grid.descriptorSize())
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    assert grid.descriptorSize() == rows.shape[1]
     assert len(gcv.Grid_create(16, nfeatures=10).detect(GREY)) <= 10
     assert gcv.DIFT_create(detector="grid", descriptor="dift-tiny-dense").detect(GREY)
 
@@ -273,8 +257,7 @@ def test_superpoint_with_its_own_descriptors(tmp_path: Path) -> None:
     torch.save(SuperPointNetwork().state_dict(), path)
     feature = gcv.SuperPoint_create(50, 0.0, weights=path)
     points, rows = feature.detectAndCompute(BGR, None)
-    assert (len(points), rows.shape) == (50, (50, 256))
-    assert feature.descriptorSize() == 256
+    assert (len(points), rows.shape, feature.descriptorSize()) == (50, (50, 256), 256)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     # the network's own sampling at the points it found
     found = feature.detector.detect(gcv.from_bgr(BGR))
@@ -292,12 +275,9 @@ def test_missing_superpoint_weights_are_an_error_with_a_way_out() -> None:
 def test_own_describer_and_its_dimension() -> None:
     class Place:
         def describe(self, image: Image, features: geomatch.Features) -> geomatch.Features:
-            rows = np.c_[features.keypoints, np.ones(len(features))]
-            return geomatch.Features(
-                features.keypoints, features.scores, features.image_size, descriptors=rows
-            )
+            return replace(features, descriptors=np.c_[features.keypoints, np.ones(len(features))])
 
-    class Known(Place):
+    class Known:
         dimension = 3
 
         def describe(self, image: Image, features: geomatch.Features) -> geomatch.Features:
@@ -313,22 +293,21 @@ def test_own_describer_and_its_dimension() -> None:
 def test_pca_keeps_distances_and_dimension(tmp_path: Path) -> None:
     short = gcv.with_pca(gcv.DIFT_create(300), [BGR, GREY], 64)
     points, rows = short.detectAndCompute(BGR, None)
-    assert rows.shape == (len(points), 64)
-    assert rows.dtype == np.float32
-    assert short.descriptorSize() == 64
+    assert (rows.shape, rows.dtype, short.descriptorSize()) == ((len(points), 64), np.float32, 64)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     assert short.pca is not None
     short.pca.save(tmp_path)
     again = replace(gcv.DIFT_create(300), pca=load_head(tmp_path))
     np.testing.assert_allclose(again.compute(BGR, points)[1], rows, atol=2e-3)  # float16 on disk
-    with pytest.raises(ValueError, match="no keypoints were found"):
-        gcv.with_pca(OURS, [BLACK], 64)
-    with pytest.raises(TypeError, match="images must be a list"):
-        gcv.with_pca(OURS, BGR, 64)  # type: ignore[arg-type]
+    for feature, images, error, message in (
+        (OURS, [BLACK], ValueError, "no keypoints were found"),
+        (OURS, BGR, TypeError, "images must be a list"),
+        (gcv.DIFT_create(10), [BGR], ValueError, "have no 64 components"),
+    ):
+        with pytest.raises(error, match=message):
+            gcv.with_pca(feature, images, 64)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be finite"):
         gcv.fit_pca(np.full((9, 4), np.nan), 2)
-    with pytest.raises(ValueError, match="have no 64 components"):
-        gcv.with_pca(gcv.DIFT_create(10), [BGR], 64)
 
 
 def test_pca_of_as_many_components_is_a_rotation() -> None:
@@ -336,8 +315,5 @@ def test_pca_of_as_many_components_is_a_rotation() -> None:
     rows = rng.normal(size=(200, 6)).astype(np.float32)
     pca = gcv.fit_pca(rows, 6)
     np.testing.assert_allclose(pca.projection.T @ pca.projection, np.eye(6), atol=1e-5)
-    turned = (rows - pca.mean) @ pca.projection
-    apart = np.linalg.norm(rows[:, None] - rows[None], axis=2)
-    np.testing.assert_allclose(np.linalg.norm(turned[:, None] - turned[None], axis=2), apart, atol=1e-4)
-    variances = turned.var(axis=0)
+    variances = ((rows - pca.mean) @ pca.projection).var(axis=0)
     assert (np.diff(variances) <= 1e-6).all(), "the leading components come first"

@@ -1,14 +1,11 @@
 """geomatch for OpenCV scripts: change one line, keep the rest.
 
-`DIFT_create` stands where ``cv2.SIFT_create`` stood, `BFMatcher` and
-`findHomography` where OpenCV's did; names, arguments and results are
-OpenCV's. The objects only look like OpenCV's classes: subclasses of
-``cv2.Feature2D`` or ``cv2.DescriptorMatcher`` written in Python crash the
-process in every method that they do not override. What wants a true one
-(``cv2.AffineFeature_create``, say) refuses ours with a TypeError.
+`DIFT_create` replaces ``cv2.SIFT_create``; `BFMatcher` and `findHomography` replace OpenCV's. Names,
+arguments and results are OpenCV's. Wrong arguments raise TypeError or ValueError, not ``cv2.error``.
 
-Where OpenCV raises ``cv2.error`` for wrong arguments, these functions raise
-TypeError or ValueError, which say what was expected.
+The objects only look like OpenCV's classes: subclasses of ``cv2.Feature2D`` or ``cv2.DescriptorMatcher``
+written in Python crash the process in every method that they do not override. Functions of OpenCV that need a
+true one (``cv2.AffineFeature_create``, say) refuse ours with a TypeError.
 
 >>> import cv2
 >>> from geomatch import bundled_pair
@@ -21,7 +18,6 @@ TypeError or ValueError, which say what was expected.
 from geomatch.opencv.convert import from_bgr as from_bgr
 from geomatch.opencv.convert import from_dmatches as from_dmatches
 from geomatch.opencv.convert import from_homography as from_homography
-from geomatch.opencv.convert import from_image_features as from_image_features
 from geomatch.opencv.convert import from_keypoints as from_keypoints
 from geomatch.opencv.convert import to_bgr as to_bgr
 from geomatch.opencv.convert import to_dmatches as to_dmatches
@@ -31,29 +27,8 @@ from geomatch.opencv.convert import to_keypoints as to_keypoints
 from geomatch.opencv.create import DIFT_create as DIFT_create
 from geomatch.opencv.create import Grid_create as Grid_create
 from geomatch.opencv.create import SuperPoint_create as SuperPoint_create
+from geomatch.opencv.create import fit_pca as fit_pca
+from geomatch.opencv.create import with_pca as with_pca
 from geomatch.opencv.feature2d import Feature2D as Feature2D
 from geomatch.opencv.homography import findHomography as findHomography
 from geomatch.opencv.matcher import BFMatcher as BFMatcher
-from geomatch.opencv.pca import fit_pca as fit_pca
-from geomatch.opencv.pca import with_pca as with_pca
-
-__all__ = [
-    "BFMatcher",
-    "DIFT_create",
-    "Feature2D",
-    "Grid_create",
-    "SuperPoint_create",
-    "findHomography",
-    "fit_pca",
-    "from_bgr",
-    "from_dmatches",
-    "from_homography",
-    "from_image_features",
-    "from_keypoints",
-    "to_bgr",
-    "to_dmatches",
-    "to_homography",
-    "to_image_features",
-    "to_keypoints",
-    "with_pca",
-]

@@ -5,11 +5,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 def check_image(image: object) -> NDArray[np.uint8]:
-    """A uint8 array (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA; empty arrays pass."""
+    """A uint8 array (H, W), (H, W, 3) BGR or (H, W, 4) BGRA; empty arrays pass."""
     if image is None:
         raise TypeError("the image is None: cv2.imread returns None for files that it cannot read")
     if not isinstance(image, np.ndarray):
@@ -18,16 +20,12 @@ def check_image(image: object) -> NDArray[np.uint8]:
     if image.size == 0:
         return np.zeros((0, 0), np.uint8)
     if image.dtype != np.uint8:
-        raise TypeError(
-            f"the image must be uint8 (CV_8U), got {image.dtype}; scale it to 0..255 and use astype(np.uint8)"
-        )
+        hint = "scale it to 0..255 and use astype(np.uint8)"
+        raise TypeError(f"the image must be uint8 (CV_8U), got {image.dtype}; {hint}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
-        raise ValueError(
-            f"the image must have shape (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA, got {image.shape}"
-        )
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    return np.ascontiguousarray(image)
+        known = "(H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA"
+        raise ValueError(f"the image must have shape {known}, got {image.shape}")
+    return np.ascontiguousarray(image[:, :, 0] if image.shape[2:] == (1,) else image)
 
 
 def check_mask(mask: object, image: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
@@ -58,8 +56,8 @@ def check_descriptors(name: str, descriptors: object) -> NDArray[np.float32]:
     return np.ascontiguousarray(descriptors, np.float32)
 
 
-def check_masks(masks: object, queries: int, trains: Sequence[int]) -> NDArray[np.bool_] | None:
-    """Which pairs are allowed, (queries, all train rows), by a mask or one per image; None for all."""
+def check_masks(masks: object, queries: int, trains: Sequence[int]) -> Tensor | None:
+    """The pairs allowed, bool (queries, all train rows), by a mask or one per image; None for all."""
     if masks is None or (isinstance(masks, (list, tuple)) and not masks):
         return None
     several: Sequence[Any] = masks if isinstance(masks, (list, tuple)) else [masks]
@@ -69,25 +67,22 @@ def check_masks(masks: object, queries: int, trains: Sequence[int]) -> NDArray[n
     for mask, count in zip(several, trains, strict=True):
         given = np.ones((queries, count), np.uint8) if mask is None else mask
         if not isinstance(given, np.ndarray) or given.dtype != np.uint8:
-            raise TypeError(
-                f"a mask must be a uint8 array, got {getattr(given, 'dtype', type(given).__name__)}"
-            )
+            got = getattr(given, "dtype", type(given).__name__)
+            raise TypeError(f"a mask must be a uint8 array, got {got}")
         if given.shape != (queries, count):
             raise ValueError(f"the mask must have shape ({queries}, {count}), got {given.shape}")
         allowed.append(given != 0)
-    return np.concatenate(allowed, axis=1)
+    return torch.from_numpy(np.concatenate(allowed, axis=1))
 
 
 def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
     """A sequence of ``cv2.KeyPoint``; None stands for no keypoints."""
     if keypoints is None:
         return ()
-    if isinstance(keypoints, np.ndarray):
-        raise TypeError(
-            "keypoints must be a sequence of cv2.KeyPoint, got an array; use cv2.KeyPoint_convert(points)"
-        )
     if not isinstance(keypoints, Sequence):
-        raise TypeError(f"keypoints must be a sequence of cv2.KeyPoint, got {type(keypoints).__name__}")
+        hint = "; use cv2.KeyPoint_convert(points)" if isinstance(keypoints, np.ndarray) else ""
+        got = type(keypoints).__name__
+        raise TypeError(f"keypoints must be a sequence of cv2.KeyPoint, got {got}{hint}")
     check_each("keypoints", keypoints, cv2.KeyPoint)
     return tuple(keypoints)
 

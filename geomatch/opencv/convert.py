@@ -7,19 +7,23 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from geomatch.geometry import normalize_homography
 from geomatch.images import Image
-from geomatch.opencv.arguments import check_each, check_image, check_keypoints
+from geomatch.opencv.arguments import check_descriptors, check_each, check_image, check_keypoints
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
+
+DMatches = tuple[cv2.DMatch, ...]
+Descriptors = NDArray[np.floating] | None
+"""(N, D), or None without keypoints."""
 
 
 def from_bgr(image: NDArray[np.uint8], name: str = "array") -> Image:
     """From uint8 (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA, whose fourth channel is dropped."""
     array = check_image(image)
-    if array.ndim == 2:
-        return Image(np.repeat(array[:, :, None], 3, axis=2), name)
-    return Image(np.ascontiguousarray(array[:, :, 2::-1]), name)
+    colours = np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array[:, :, 2::-1]
+    return Image(np.ascontiguousarray(colours), name)
 
 
 def to_bgr(image: Image) -> NDArray[np.uint8]:
@@ -29,21 +33,17 @@ def to_bgr(image: Image) -> NDArray[np.uint8]:
 
 def to_keypoints(features: Features) -> tuple[cv2.KeyPoint, ...]:
     """Size 0 where there are no scales and angle -1 where there are no orientations, as OpenCV has it."""
-    n = len(features)
-    sizes = np.zeros(n) if features.scales is None else features.scales
-    angles = -np.ones(n)
+    sizes, angles = np.zeros(len(features)), -np.ones(len(features))
+    if features.scales is not None:
+        sizes[:] = features.scales
     if features.orientations is not None:
         angles = np.degrees(features.orientations.astype(np.float64)) % 360
-    rows = zip(
-        features.keypoints.tolist(), sizes.tolist(), angles.tolist(), features.scores.tolist(), strict=True
-    )
-    return tuple(cv2.KeyPoint(x, y, size, angle, score) for (x, y), size, angle, score in rows)
+    rows = np.c_[features.keypoints, sizes, angles, features.scores]
+    return tuple(cv2.KeyPoint(*row) for row in rows.tolist())
 
 
 def from_keypoints(
-    keypoints: Sequence[cv2.KeyPoint],
-    image_size: tuple[int, int],
-    descriptors: NDArray[np.floating] | None = None,
+    keypoints: Sequence[cv2.KeyPoint], image_size: tuple[int, int], descriptors: Descriptors = None
 ) -> Features:
     """N keypoints of an image of ``image_size`` (width, height), with descriptors (N, D).
 
@@ -52,12 +52,12 @@ def from_keypoints(
     rows = keypoint_rows(check_keypoints(keypoints)).astype(np.float32)
     sizes, angles = rows[:, 2], rows[:, 3]
     return Features(
-        keypoints=rows[:, :2],
-        scores=rows[:, 4],
-        image_size=image_size,
+        rows[:, :2],
+        rows[:, 4],
+        image_size,
         scales=sizes if len(rows) and (sizes > 0).all() else None,
         orientations=np.radians(angles, dtype=np.float32) if len(rows) and (angles >= 0).all() else None,
-        descriptors=None if descriptors is None else np.asarray(descriptors, np.float32),
+        descriptors=descriptors,
     )
 
 
@@ -67,7 +67,7 @@ def keypoint_rows(keypoints: Sequence[cv2.KeyPoint]) -> NDArray[np.float64]:
     return np.array(rows, dtype=np.float64).reshape(-1, 5)
 
 
-def to_dmatches(matches: Matches, metric: Metric = "cosine") -> tuple[cv2.DMatch, ...]:
+def to_dmatches(matches: Matches, metric: Metric = "cosine") -> DMatches:
     """Best first; the distance is the Euclidean one, under the cosine between unit vectors.
 
     A cosine in float32 tells distances below 0.0004 from 0 no longer; ``metric="l2"`` matches keep theirs.
@@ -79,21 +79,16 @@ def to_dmatches(matches: Matches, metric: Metric = "cosine") -> tuple[cv2.DMatch
 
 
 def dmatches_by_query(
-    pairs: NDArray[np.int64],
-    distances: NDArray[np.float32],
-    queries: int,
-    trains: Sequence[int],
-    compact: bool,
-) -> tuple[tuple[cv2.DMatch, ...], ...]:
-    """Pairs (M, 2), whose queries ascend, for each query; train rows count through images of ``trains`` rows.
+    pairs: Tensor, distances: Tensor, queries: int, trains: Sequence[int], compact: bool
+) -> tuple[DMatches, ...]:
+    """Pairs (M, 2), whose queries ascend, grouped by query; ``compact`` leaves out queries without a match.
 
-    ``compact`` leaves out queries without a match.
+    Train rows are numbered through all images, which have ``trains`` rows each.
     """
-    starts = np.cumsum([0, *trains])
-    rows, columns = pairs.T
+    starts, (rows, columns) = np.cumsum([0, *trains]), pairs.numpy().T
     images = np.searchsorted(starts[1:], columns, side="right")
-    values = (rows.tolist(), (columns - starts[images]).tolist(), images.tolist(), distances.tolist())
-    made = tuple(cv2.DMatch(*each) for each in zip(*values, strict=True))
+    values = rows, columns - starts[images], images, distances
+    made = tuple(map(cv2.DMatch, *(value.tolist() for value in values)))
     ends = np.searchsorted(rows, np.arange(queries + 1)).tolist()
     found = (made[start:end] for start, end in pairwise(ends))
     return tuple(row for row in found if row or not compact)
@@ -112,7 +107,7 @@ def from_dmatches(dmatches: Sequence[cv2.DMatch], metric: Metric = "cosine") -> 
 def to_homography(
     estimate: HomographyEstimate | EstimationFailure, count: int
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.uint8]]:
-    """What ``cv2.findHomography`` returns: the matrix or None, and the mask (M, 1) of ``count`` matches."""
+    """The result of ``cv2.findHomography``: the matrix or None, and the mask (M, 1) of ``count`` matches."""
     if not estimate:
         return None, np.zeros((count, 1), np.uint8)
     return estimate.matrix.copy(), estimate.inliers.astype(np.uint8)[:, None]
@@ -121,7 +116,7 @@ def to_homography(
 def from_homography(
     matrix: NDArray[np.floating] | None, mask: NDArray[np.integer[Any]]
 ) -> HomographyEstimate | EstimationFailure:
-    """From the result of ``cv2.findHomography``; a matrix that cannot be one is a failure."""
+    """From the result of ``cv2.findHomography``; a matrix that is no homography is a failure."""
     normal = None if matrix is None else normalize_homography(matrix)
     if normal is None:
         return EstimationFailure("OpenCV found no homography")
@@ -129,33 +124,19 @@ def from_homography(
 
 
 def to_image_features(
-    keypoints: Sequence[cv2.KeyPoint],
-    descriptors: NDArray[np.float32] | None,
-    image_size: tuple[int, int],
-    index: int = 0,
+    keypoints: Sequence[cv2.KeyPoint], descriptors: Descriptors, image_size: tuple[int, int], index: int = 0
 ) -> "cv2.detail.ImageFeatures":
     """For OpenCV's stitching pipeline (``cv2.detail.BestOf2NearestMatcher`` and what follows).
 
     N keypoints with descriptors (N, D), None without any, of an image of ``image_size`` (width, height);
     ``index`` counts the images of the panorama.
     """
-    points = check_keypoints(keypoints)
-    rows = np.zeros((0, 0), np.float32)
-    if descriptors is not None:
-        rows = np.ascontiguousarray(descriptors, np.float32)
-    if rows.ndim != 2 or len(rows) != len(points):
+    points, rows = check_keypoints(keypoints), check_descriptors("descriptors", descriptors)
+    if len(rows) != len(points):
         raise ValueError(f"descriptors must have shape ({len(points)}, D), got {rows.shape}")
     # on OpenCV 4 a fresh object crashes when its descriptors are set: let a detector make it
-    blank = np.zeros((32, 32), np.uint8)
-    detector = cv2.ORB_create()  # type: ignore[attr-defined]
-    features = cv2.detail.computeImageFeatures2(detector, blank)
+    orb = cv2.ORB_create()  # type: ignore[attr-defined]
+    features = cv2.detail.computeImageFeatures2(orb, np.zeros((32, 32), np.uint8))
     features.keypoints, features.descriptors = points, cv2.UMat(rows)  # type: ignore[call-overload]
     features.img_size, features.img_idx = (int(image_size[0]), int(image_size[1])), index
     return features
-
-
-def from_image_features(features: "cv2.detail.ImageFeatures") -> Features:
-    """Keypoints and descriptors of one image of OpenCV's stitching pipeline."""
-    width, height = features.img_size
-    points, descriptors = features.getKeypoints(), features.descriptors.get()
-    return from_keypoints(points, (width, height), np.asarray(descriptors, np.float32) if points else None)

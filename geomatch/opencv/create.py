@@ -1,21 +1,25 @@
-"""Factories in the style of ``cv2.SIFT_create``."""
+"""Factories in the style of ``cv2.SIFT_create``, and features with shorter descriptors."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from geomatch.describers import Describer, create_describer
 from geomatch.dift import DIFTConfig
+from geomatch.dift.head.projection import LinearHead
 from geomatch.keypoints import Detector, GridDetector, SuperPointDetector, create_detector
 from geomatch.keypoints.opencv import available_opencv_detectors, create_feature2d
 from geomatch.opencv.arguments import check_number, check_whole
 from geomatch.opencv.feature2d import Feature2D
+from geomatch.types import check_shape
 
-MANY = 1_000_000
-"""More keypoints than any image has: no limit, where a detector wants a number."""
+MAX_ROWS = 20_000  # descriptors that a PCA is fitted to, evenly chosen; more change little and cost memory
+_MANY = 1_000_000  # more keypoints than any image has: no limit, where a detector wants a number
 
 
 def DIFT_create(
@@ -34,7 +38,7 @@ def DIFT_create(
     Args:
         nfeatures: keep the best so many keypoints; 0 for all. Time grows with their number. OpenCV's SIFT
             counts before it looks at the mask, and returns a few more where responses are equal.
-        nOctaveLayers: SIFT's, with the three that follow.
+        nOctaveLayers: SIFT's, as are the three that follow.
         contrastThreshold: least contrast of a keypoint.
         edgeThreshold: largest ratio of curvatures of a keypoint.
         sigma: blur of the first layer.
@@ -43,18 +47,13 @@ def DIFT_create(
             or of geomatch. SIFT's arguments do not go with it.
         descriptor: as in `geomatch.match`; a model is loaded on first use and stays in memory.
 
-    Raises:
-        TypeError: for arguments of the wrong type.
-        ValueError: for values that make no sense.
+    Raises TypeError for arguments of the wrong type, ValueError for values that make no sense.
     """
     limit = _limit(nfeatures)
     sift = (
-        check_whole("nOctaveLayers", nOctaveLayers, 1),
-        check_number("contrastThreshold", contrastThreshold),
-        check_number("edgeThreshold", edgeThreshold),
-        check_number("sigma", sigma),
-        enable_precise_upscale,
-    )
+        check_whole("nOctaveLayers", nOctaveLayers, 1), check_number("contrastThreshold", contrastThreshold),
+        check_number("edgeThreshold", edgeThreshold), check_number("sigma", sigma), enable_precise_upscale,
+    )  # fmt: skip
     if not isinstance(enable_precise_upscale, (bool, np.bool_)):  # a number means another of SIFT's arguments
         raise TypeError(f"enable_precise_upscale must be True or False, got {enable_precise_upscale!r}")
     if not 0 < sigma < float("inf"):
@@ -69,8 +68,8 @@ def DIFT_create(
         source = detector
     elif detector in available_opencv_detectors():
         source = partial(create_feature2d, detector)
-    else:  # the mask comes before the limit, but a grid has no best points to keep
-        source = create_detector(detector, limit or MANY if detector == "grid" else MANY)
+    else:  # the mask is applied before the limit, but a grid has no best points to keep
+        source = create_detector(detector, limit or _MANY if detector == "grid" else _MANY)
     return Feature2D(source, describer, nfeatures=limit)
 
 
@@ -91,9 +90,7 @@ def SuperPoint_create(
         weights: a weights file; None looks in the cache and then downloads.
         descriptor: as in `DIFT_create`; None for SuperPoint's own.
 
-    Raises:
-        TypeError, ValueError: as `DIFT_create`.
-        WeightsError: on first use, when the weights are missing.
+    Raises TypeError and ValueError as `DIFT_create`, WeightsError on first use when the weights are missing.
     """
     detector = SuperPointDetector(
         weights=None if weights is None else os.fspath(weights),
@@ -112,25 +109,63 @@ def Grid_create(
     *,
     descriptor: str | DIFTConfig | Describer = "dift-tiny-dense",
 ) -> Feature2D:
-    """The centres of square cells, described by DIFT from one map of the image.
+    """The centres of square cells of ``step`` pixels, described by DIFT from one map of the image.
 
-    Args:
-        step: side of a cell in pixels.
-        border: pixels left free on every side.
-        nfeatures: the step grows until the image has no more keypoints than this; 0 for no limit.
-        descriptor: as in `DIFT_create`.
+    ``border`` pixels are left free on every side; ``step`` grows until an image has at most ``nfeatures``
+    keypoints, 0 for no limit. ``descriptor`` as in `DIFT_create`.
     """
     sides = check_whole("step", step, 1), check_whole("border", border, 0)
     detector = GridDetector(*sides, max_keypoints=_limit(nfeatures) or None)
     return Feature2D(detector, create_describer(descriptor), "Grid")
 
 
+def fit_pca(descriptors: NDArray[np.floating], dimension: int) -> LinearHead:
+    """The mean and the principal components of descriptors (N, D), by an eigendecomposition.
+
+    Raises ShapeError when they are not two-dimensional, TypeError when the dimension is no whole number,
+    ValueError when there are fewer dimensions or rows than components wanted, or NaN.
+    """
+    check_shape("descriptors", descriptors, ("N", "D"))
+    rows = np.asarray(descriptors, np.float32)
+    check_whole("dimension", dimension, 1)
+    if not np.isfinite(rows).all():
+        raise ValueError("descriptors must be finite, got NaN or infinity in them")
+    count, width = rows.shape
+    if dimension > min(count, width):
+        raise ValueError(f"{count} descriptors of {width} dimensions have no {dimension} components")
+    chosen = _evenly(rows, MAX_ROWS)
+    centred = chosen - (mean := chosen.mean(0))
+    # not cv2.PCACompute, which did not end within four minutes for 3,328 dimensions
+    _, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+    return LinearHead(mean, vectors[:, : -dimension - 1 : -1].astype(np.float32), {"pca": len(chosen)})
+
+
+def with_pca(feature: Feature2D, images: Sequence[NDArray[np.uint8]], dimension: int = 128) -> Feature2D:
+    """The same feature with descriptors of ``dimension`` numbers, fitted to photographs.
+
+    Use one fit for all images that are to be matched. ``feature.pca.save(folder)`` stores it, and
+    ``dataclasses.replace(feature, pca=load_head(folder))`` (`geomatch.dift.head.projection`) uses it again.
+    Images are as OpenCV reads them; TypeError for one in place of a list, ValueError for too few keypoints.
+    """
+    if isinstance(images, np.ndarray):
+        raise TypeError("images must be a list of images, got one array")
+    found = (replace(feature, pca=None).detectAndCompute(image, None)[1] for image in images)
+    rows = [_evenly(own, -(-MAX_ROWS // len(images))) for own in found if own is not None]
+    if not rows:
+        raise ValueError("no keypoints were found in the images")
+    return replace(feature, pca=fit_pca(np.concatenate(rows), dimension))
+
+
+def _evenly(rows: NDArray[np.float32], limit: int) -> NDArray[np.float32]:
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), limit)).astype(np.int64)]
+
+
 def _limit(nfeatures: int) -> int:
-    """What is not positive is no limit, as in OpenCV."""
-    return min(max(0, check_whole("nfeatures", nfeatures, -(2**63))), MANY)
+    """0 for no limit, which any number below 1 stands for, as in OpenCV."""
+    return min(max(0, check_whole("nfeatures", nfeatures, -(2**63))), _MANY)
 
 
 def _sift(*arguments: int | float) -> cv2.Feature2D:
-    """As ``cv2.SIFT_create``, whose sixth argument is another one."""
+    """Call ``cv2.SIFT_create``, whose sixth argument is another one."""
     create: Callable[..., cv2.Feature2D] = cv2.SIFT_create  # type: ignore[attr-defined]
     return create(*arguments[:5], enable_precise_upscale=arguments[5])

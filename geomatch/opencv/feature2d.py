@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import cv2
@@ -19,37 +19,30 @@ from geomatch.opencv.arguments import check_image, check_images, check_keypoints
 from geomatch.opencv.convert import from_bgr, keypoint_rows, to_keypoints
 from geomatch.types import Features
 
-KeyPoints = tuple[cv2.KeyPoint, ...]
-Descriptors = NDArray[np.float32] | None
-"""(N, D) float32, or None without keypoints."""
-
-_MAX_SIZE = 4.0
-"""Larger keypoints are taken as so large, in units of the image's long side: all there is lies within."""
+_MAX_SIZE = 4.0  # of a keypoint, in units of the image's long side: larger ones see no more of the image
 
 
 @dataclass(frozen=True)
 class Feature2D:
     """Keypoints of a detector and descriptors of another, by the methods of ``cv2.Feature2D``.
 
-    Made by `DIFT_create`, `SuperPoint_create` and `Grid_create`. An image is uint8, grey, BGR or BGRA; in
-    place of one image all methods take a list, with a list of masks or of keypoints, and return tuples of
-    results. Descriptors are float32 rows of unit length, to be compared by ``NORM_L2``; those of models that
-    are compared without normalising (``dift-adm``) are the activations themselves. All methods raise
-    TypeError for arguments of the wrong type, ValueError for wrong shapes, and WeightsError when a model
-    cannot be loaded.
+    Made by `DIFT_create`, `SuperPoint_create` and `Grid_create`. An image is uint8, grey, BGR or BGRA; all
+    methods also take a list of images, with a list of masks or of keypoints, and return tuples of results.
+    Descriptors are float32 rows of unit length, to be compared by ``NORM_L2``; those of ``dift-adm`` are the
+    activations themselves. All methods raise TypeError for arguments of the wrong type, ValueError for wrong
+    shapes, and WeightsError when a model cannot be loaded.
     """
 
     detector: Detector | cv2.Feature2D | Callable[[], cv2.Feature2D]
-    """Where keypoints come from: an object of OpenCV, a function that makes one (which can be pickled,
-    as OpenCV's objects cannot), or a detector of geomatch."""
+    """An object of OpenCV, a function that makes one (which can be pickled), or a detector of geomatch."""
     describer: Describer
-    """Any object that describes keypoints; `descriptorSize` reads its ``dimension``, if it has one."""
+    """Describes the keypoints; `descriptorSize` reads its ``dimension``, if it has one."""
     name: str = "DIFT"
     """For `getDefaultName`."""
     nfeatures: int = 0
-    """Keep at most so many of the keypoints that the mask allows, the best by their response; 0 for all."""
+    """Most keypoints detected, the best by their response where the mask allows; 0 for all."""
     pca: LinearHead | None = field(default=None, repr=False)
-    """Makes the descriptors shorter: see `geomatch.opencv.with_pca`."""
+    """Makes the descriptors shorter; set by `geomatch.opencv.with_pca`."""
 
     def detect(self, image: Any, mask: Any = None) -> Any:
         """A tuple of ``cv2.KeyPoint``; none where ``mask``, uint8 of the image's size, is zero."""
@@ -76,15 +69,38 @@ class Feature2D:
         return found
 
     def compute(self, image: Any, keypoints: Any, descriptors: Any = None) -> Any:
-        """The keypoints described, and (N, D) float32, or None for none.
+        """The keypoints described, which may be any detector's, and (N, D) float32, or None for none.
 
-        Keypoints of any detector; those outside the image or not finite are left out. Scale and orientation
-        are used where a keypoint has both. ``descriptors`` is filled when it has the right shape.
+        Keypoints outside the image or not finite are left out. Scale and orientation are used where a
+        keypoint has both. ``descriptors`` is filled when it has the right shape.
         """
         if isinstance(image, (list, tuple)):
             return _unzipped(map(self.compute, image, check_images(image, "keypoints", keypoints)))
-        kept, rows = self._compute(check_image(image), check_keypoints(keypoints))
-        return kept, _filled(descriptors, rows)
+        array, given = check_image(image), check_keypoints(keypoints)
+        if array.size == 0 or not given:
+            return given, None
+        picture, rows = from_bgr(array), keypoint_rows(given)
+        inside = (rows[:, :2] >= -0.5) & (rows[:, :2] <= np.array(picture.size) - 0.5)  # false for NaN
+        usable = np.flatnonzero(inside.all(axis=1))
+        if not len(usable):
+            return (), None
+        rows = rows[usable]
+        oriented = (rows[:, 2] > 0) & (rows[:, 3] >= 0) & np.isfinite(rows[:, 2:4]).all(axis=1)
+        # in two groups, so that no keypoint's descriptor depends on its company
+        groups = [group for group in (oriented, ~oriented) if group.any()]
+        found = [_features(rows[group], picture.size, group is oriented) for group in groups]
+        parts = [_rows(self.describer, picture, features) for features in found]
+        described = np.empty((len(rows), parts[0].shape[1]), np.float32)
+        for group, part in zip(groups, parts, strict=True):
+            described[group] = part
+        if self.pca is not None:
+            described = self.pca.apply(described)
+        kept = tuple(given[index] for index in usable)
+        fits = isinstance(descriptors, np.ndarray) and descriptors.flags.writeable
+        if fits and (descriptors.shape, descriptors.dtype) == (described.shape, described.dtype):
+            descriptors[...] = described
+            return kept, descriptors
+        return kept, described
 
     def detectAndCompute(
         self, image: Any, mask: Any, descriptors: Any = None, useProvidedKeypoints: bool = False
@@ -94,11 +110,8 @@ class Feature2D:
         As in OpenCV's Python no keypoints can be provided: the result is empty then.
         """
         if isinstance(image, (list, tuple)):
-            masks = check_images(image, "masks", mask)
-            return _unzipped(
-                self.detectAndCompute(one, own, None, useProvidedKeypoints)
-                for one, own in zip(image, masks, strict=True)
-            )
+            each = partial(self.detectAndCompute, useProvidedKeypoints=useProvidedKeypoints)
+            return _unzipped(map(each, image, check_images(image, "masks", mask)))
         if check_image(image).size == 0:
             raise ValueError("the image is empty")
         if useProvidedKeypoints:
@@ -144,44 +157,19 @@ class Feature2D:
                 raise ValueError(f"OpenCV cannot make the detector: {first_line(error)}") from error
         return self.detector
 
-    def _compute(self, array: NDArray[np.uint8], given: KeyPoints) -> tuple[KeyPoints, Descriptors]:
-        if array.size == 0 or not given:
-            return given, None
-        picture, rows = from_bgr(array), keypoint_rows(given)
-        size = np.array(picture.size)
-        usable = np.asarray(
-            ((rows[:, :2] >= -0.5) & (rows[:, :2] <= size - 0.5)).all(axis=1)
-        )  # false for NaN
-        if not usable.any():
-            return (), None
-        rows = rows[usable]
-        framed = (rows[:, 2] > 0) & (rows[:, 3] >= 0) & np.isfinite(rows[:, 2:4]).all(axis=1)
-        parts: list[tuple[NDArray[np.bool_], NDArray[np.float32]]] = []
-        for group in (framed, ~framed):  # so that no keypoint's descriptor depends on its company
-            if group.any():
-                features = _features(rows[group], picture.size, bool(framed[group].all()))
-                parts.append((group, _rows(self.describer, picture, features)))
-        described = np.empty((len(rows), parts[0][1].shape[1]), np.float32)
-        for group, own in parts:
-            described[group] = own
-        if self.pca is not None:
-            described = self.pca.apply(described)
-        return tuple(point for point, used in zip(given, usable, strict=True) if used), described
 
-
-def _features(rows: NDArray[np.float64], size: tuple[int, int], framed: bool) -> Features:
+def _features(rows: NDArray[np.float64], size: tuple[int, int], oriented: bool) -> Features:
     return Features(
-        keypoints=rows[:, :2].astype(np.float32),
-        scores=np.where(np.isfinite(rows[:, 4]), rows[:, 4], 0).astype(np.float32),
-        image_size=size,
-        scales=np.minimum(rows[:, 2], _MAX_SIZE * max(size)).astype(np.float32) if framed else None,
-        orientations=np.radians(rows[:, 3] % 360).astype(np.float32) if framed else None,
+        rows[:, :2].astype(np.float32),
+        np.where(np.isfinite(rows[:, 4]), rows[:, 4], 0).astype(np.float32),
+        size,
+        scales=np.minimum(rows[:, 2], _MAX_SIZE * max(size)).astype(np.float32) if oriented else None,
+        orientations=np.radians(rows[:, 3] % 360).astype(np.float32) if oriented else None,
     )
 
 
-def _unzipped(pairs: Iterable[tuple[Any, Any]]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    listed = list(pairs)
-    return tuple(pair[0] for pair in listed), tuple(pair[1] for pair in listed)
+def _unzipped(pairs: Iterable[tuple[Any, Any]]) -> tuple[Any, ...]:
+    return tuple(zip(*pairs, strict=True)) or ((), ())
 
 
 def _rows(describer: Describer, image: Image, features: Features) -> NDArray[np.float32]:
@@ -192,16 +180,6 @@ def _rows(describer: Describer, image: Image, features: Features) -> NDArray[np.
 
 
 def _inside(point: cv2.KeyPoint, mask: NDArray[np.uint8]) -> bool:
-    """As OpenCV's filter: the pixel nearest to the point must not be zero."""
+    """True if the pixel nearest to the point is not zero, as in OpenCV's filter."""
     x, y = (int(value + 0.5) for value in point.pt)
     return bool(0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and mask[y, x])
-
-
-def _filled(target: object, rows: Descriptors) -> Descriptors:
-    """The rows, in the caller's array when it fits, as OpenCV does."""
-    if not isinstance(target, np.ndarray) or rows is None or not target.flags.writeable:
-        return rows
-    if target.shape != rows.shape or target.dtype != np.float32:
-        return rows
-    target[...] = rows
-    return target

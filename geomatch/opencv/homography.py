@@ -10,8 +10,7 @@ from geomatch.geometry import normalize_homography
 from geomatch.opencv.arguments import check_number, check_whole
 from geomatch.opencv.convert import to_homography
 
-DEFAULT_THRESHOLD = 3.0
-"""Pixels, taken when the threshold is not positive, as OpenCV does."""
+DEFAULT_THRESHOLD = 3.0  # pixels, also for a threshold that is not positive, as in OpenCV
 
 
 def findHomography(
@@ -25,8 +24,8 @@ def findHomography(
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.uint8]]:
     """The homography between matched points, or None where chance explains the matches as well.
 
-    A robust method's matrix must pass the gate of `geomatch.estimators`; OpenCV returns one for random
-    matches, too. ``method=0`` is OpenCV's least squares on all points, which no gate judges.
+    The matrix of a robust method must pass the gate of `geomatch.estimators`; OpenCV returns one for random
+    matches, too. ``method=0`` is OpenCV's least squares on all points, without the gate.
 
     Args:
         srcPoints: (N, 2), (N, 1, 2) or (1, N, 2), any numbers, pixels of the first image.
@@ -36,15 +35,12 @@ def findHomography(
         ransacReprojThreshold: largest error of an inlier in pixels of the second image; an
             estimator object has its own.
         mask: an array (N, 1) to fill, too.
-        maxIters: of OpenCV's methods; names and estimators have their own.
-        confidence: of OpenCV's methods, between 0 and 1, both excluded.
+        maxIters: for OpenCV's methods; names and estimators have their own.
+        confidence: for OpenCV's methods, between 0 and 1, both excluded.
 
-    Returns:
-        (3, 3) float64 with element [2, 2] one, or None; and (N, 1) uint8, 1 for inliers.
-
-    Raises:
-        TypeError: for arguments of the wrong type.
-        ValueError: for points of other shapes, fewer than four, or two numbers of them; unknown methods.
+    Returns (3, 3) float64 with element [2, 2] one, or None; and (N, 1) uint8, 1 for inliers. Raises TypeError
+    for arguments of the wrong type, ValueError for points of other shapes, fewer than four or not equally
+    many, and for unknown methods.
     """
     points0, points1 = _points("srcPoints", srcPoints), _points("dstPoints", dstPoints)
     if len(points0) != len(points1):
@@ -54,7 +50,8 @@ def findHomography(
     threshold = check_number("ransacReprojThreshold", ransacReprojThreshold)
     threshold = threshold if threshold > 0 else DEFAULT_THRESHOLD
     if isinstance(method, (int, np.integer)) and method == 0:
-        matrix, inliers = _least_squares(points0, points1)
+        matrix = _least_squares(points0, points1)
+        inliers = np.full((len(points0), 1), matrix is not None, np.uint8)
     else:
         iterations = min(max(1, check_whole("maxIters", maxIters, -(2**31))), 2**31 - 1)
         estimator = _estimator(method, threshold, iterations, check_number("confidence", confidence))
@@ -68,24 +65,19 @@ def _points(name: str, points: NDArray[np.number]) -> NDArray[np.float64]:
     if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu":
         got = points.dtype if isinstance(points, np.ndarray) else type(points).__name__
         raise TypeError(f"{name} must be an array of numbers, got {got}; use np.float32(points)")
-    known = points.ndim == 2 or (points.ndim == 3 and 1 in points.shape[:2])
-    if not known or points.shape[-1] != 2:
+    if points.ndim not in (2, 3) or points.shape[-1] != 2 or (points.ndim == 3 and 1 not in points.shape[:2]):
         raise ValueError(f"{name} must have shape (N, 2), (N, 1, 2) or (1, N, 2), got {points.shape}")
     return points.reshape(-1, 2).astype(np.float64)
 
 
-def _least_squares(
-    points0: NDArray[np.float64], points1: NDArray[np.float64]
-) -> tuple[NDArray[np.float64] | None, NDArray[np.uint8]]:
-    nothing = None, np.zeros((len(points0), 1), np.uint8)
+def _least_squares(points0: NDArray[np.float64], points1: NDArray[np.float64]) -> NDArray[np.float64] | None:
     if not (np.isfinite(points0).all() and np.isfinite(points1).all()):
-        return nothing
+        return None
     try:
         matrix, _ = cv2.findHomography(points0, points1, 0)
     except cv2.error:  # numbers beyond its arithmetic
-        return nothing
-    normal = None if matrix is None else normalize_homography(matrix)
-    return nothing if normal is None else (normal, np.ones((len(points0), 1), np.uint8))
+        return None
+    return None if matrix is None else normalize_homography(matrix)
 
 
 def _estimator(

@@ -11,17 +11,14 @@ from torch import Tensor
 
 from geomatch.matching import as_rows, mutual_nearest, nearest, within
 from geomatch.opencv.arguments import check_descriptors, check_masks, check_number, check_whole
-from geomatch.opencv.convert import dmatches_by_query
-
-DMatches = tuple[cv2.DMatch, ...]
+from geomatch.opencv.convert import DMatches, dmatches_by_query
 
 
 class BFMatcher:
     """Exact nearest neighbours by the Euclidean distance, faster than ``cv2.BFMatcher``.
 
-    With ``crossCheck`` only pairs count that are each other's nearest neighbour. Descriptors are (N, D)
-    arrays of uint8 or any float, computed with as float32; None stands for no descriptors. Without train
-    descriptors in the call those given to `add` are searched.
+    With ``crossCheck`` only mutual nearest neighbours count. Descriptors are (N, D) arrays of uint8 or any
+    float; None stands for none. Without train descriptors in the call those given to `add` are searched.
     """
 
     def __init__(self, normType: int = cv2.NORM_L2, crossCheck: bool = False) -> None:
@@ -49,10 +46,6 @@ class BFMatcher:
     def getTrainDescriptors(self) -> tuple[NDArray[np.float32], ...]:
         """One array per image added."""
         return tuple(self._trains)
-
-    def isMaskSupported(self) -> bool:
-        """True, though not together with ``crossCheck``, as in OpenCV."""
-        return True
 
     def clone(self, emptyTrainData: bool = False) -> "BFMatcher":
         """A copy, with or without the train descriptors."""
@@ -85,14 +78,13 @@ class BFMatcher:
         if self.crossCheck:
             if allowed is not None or len(counts) > 1 or count > 1:
                 raise ValueError("crossCheck goes with one image, no mask and k = 1")
-            pairs, distances = mutual_nearest(query, train, "l2", None, None)
+            pairs, similarity = mutual_nearest(query, train, "l2")
             order = pairs[:, 0].argsort()
-            pairs, distances = pairs[order], -distances[order]
-        else:
-            indices, distances = nearest(query, train, count, allowed)
-            found = indices >= 0
-            pairs, distances = torch.stack([found.nonzero()[:, 0], indices[found]], 1), distances[found]
-        return dmatches_by_query(pairs.numpy(), distances.numpy(), len(query), counts, compact)
+            return dmatches_by_query(pairs[order], -similarity[order], len(query), counts, compact)
+        indices, distances = nearest(query, train, count, allowed)
+        found = indices >= 0
+        pairs = torch.stack([found.nonzero()[:, 0], indices[found]], 1)
+        return dmatches_by_query(pairs, distances[found], len(query), counts, compact)
 
     def radiusMatch(
         self, queryDescriptors: Any, trainDescriptors: Any = ..., maxDistance: Any = None, mask: Any = None,
@@ -103,23 +95,20 @@ class BFMatcher:
         if not check_number("maxDistance", radius) > 0:
             raise ValueError(f"maxDistance must be positive, got {radius}")
         query, train, counts, allowed = self._inputs(queryDescriptors, trainDescriptors, mask, masks)
-        with np.errstate(over="ignore"):
-            pairs, distances = within(query, train, float(np.float32(radius)), allowed)
-        return dmatches_by_query(pairs.numpy(), distances.numpy(), len(query), counts, compact)
+        rounded = float(np.float32(min(radius, 1e30)))  # as distances are, none of which is as large as 1e30
+        return dmatches_by_query(*within(query, train, rounded, allowed), len(query), counts, compact)
 
     def _inputs(
         self, query: object, train: object, mask: object, masks: object
     ) -> tuple[Tensor, Tensor, list[int], Tensor | None]:
-        """Query rows, train rows of all images together, their numbers, and which pairs are allowed."""
+        """Query rows, train rows of all images, their number in each image, and the pairs allowed."""
         rows = check_descriptors("queryDescriptors", query)
         trains = self._trains if train is ... else [check_descriptors("trainDescriptors", train)]
         filled, counts = [own for own in trains if len(own)], [len(own) for own in trains]
-        widths = {own.shape[1] for own in filled}
-        if len(widths) > 1:
+        if len(widths := {own.shape[1] for own in filled}) > 1:
             raise ValueError(f"train descriptors must be of one dimension, got {sorted(widths)}")
         allowed = check_masks(mask if masks is None else masks, len(rows), counts)
-        together = as_rows(np.concatenate(filled) if filled else np.zeros((0, 0), np.float32))
-        return as_rows(rows), together, counts, None if allowed is None else torch.from_numpy(allowed)
+        return as_rows(rows), as_rows(np.concatenate(filled or [rows[:0]])), counts, allowed
 
 
 def _shifted(trains: Any, number: Any, mask: Any, compact: bool) -> tuple[Any, Any, Any, bool]:

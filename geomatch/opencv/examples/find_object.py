@@ -1,8 +1,7 @@
 """Find an object in a scene: OpenCV's feature-matching exercise with one line changed.
 
-``python -m geomatch.opencv.examples.find_object [OBJECT SCENE]`` writes the
-scene with the object outlined. Everything between the two marks is plain
-OpenCV and is the same for SIFT; compare with ``--features sift``.
+``python -m geomatch.opencv.examples.find_object [OBJECT SCENE]`` writes the scene with the object outlined.
+Everything between the two marks is plain OpenCV and is the same for SIFT; compare with ``--features sift``.
 """
 
 import argparse
@@ -12,21 +11,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.opencv import DIFT_create
-from geomatch.opencv.examples.photographs import bundled_photographs, read_two
+from geomatch.opencv.examples import Photo, bundled_photographs, two_photographs
 
-RATIO = 0.7
-"""Lowe's ratio, of the distance to the nearest over that to the second nearest."""
+RATIO = 0.7  # Lowe's: distance to the nearest over that to the second nearest
 MIN_MATCHES = 10
+BOX = (270, 90, 450, 240)  # left, top, right and bottom of the rock in the first bundled photograph
 
 
 def create_feature(name: str) -> Any:
     """The one line that differs."""
-    if name == "sift":
-        return cv2.SIFT_create()  # type: ignore[attr-defined]
-    return DIFT_create()
+    return cv2.SIFT_create() if name == "sift" else DIFT_create()  # type: ignore[attr-defined]
 
 
 def find_object(wanted: Any, scene: Any, feature: Any) -> tuple[Any, Any]:
@@ -42,50 +38,39 @@ def find_object(wanted: Any, scene: Any, feature: Any) -> tuple[Any, Any]:
     good = [first for first, second in neighbours if first.distance < RATIO * second.distance]
 
     corners: Any = None
-    drawn = np.zeros(len(good), bool)
+    drawn = [0] * len(good)
     if len(good) >= MIN_MATCHES:
         source = np.array([keypoints1[match.queryIdx].pt for match in good], np.float32).reshape(-1, 1, 2)
         target = np.array([keypoints2[match.trainIdx].pt for match in good], np.float32).reshape(-1, 1, 2)
         matrix, mask = cv2.findHomography(source, target, cv2.RANSAC, 5.0)
         if matrix is not None:
-            height, width = wanted.shape[:2]
-            outline = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float32)
-            corners = cv2.perspectiveTransform(outline[:, None], matrix)[:, 0]
+            right, bottom = wanted.shape[1] - 1, wanted.shape[0] - 1
+            outline = np.array([[[0, 0], [right, 0], [right, bottom], [0, bottom]]], np.float32)
+            corners = cv2.perspectiveTransform(outline, matrix)[0]
             scene = cv2.polylines(scene.copy(), [np.round(corners).astype(np.int32)], True, (0, 0, 255), 3)
-            drawn = mask.ravel() != 0
+            drawn = [int(inlier) for inlier in mask.ravel()]
     picture = cv2.drawMatches(  # type: ignore[call-overload]
-        wanted,
-        keypoints1,
-        scene,
-        keypoints2,
-        good,
-        None,
-        matchColor=(90, 220, 60),
-        matchesMask=drawn.astype(int).tolist(),
+        wanted, keypoints1, scene, keypoints2, good, None, matchColor=(90, 220, 60), matchesMask=drawn,
         flags=cv2.DrawMatchesFlags_NOT_DRAW_SINGLE_POINTS,
-    )
+    )  # fmt: skip
     # --- to here
     return corners, picture
 
 
-def bundled_object() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def bundled_object() -> tuple[Photo, Photo]:
     """A rock cut out of one bundled photograph, and the other one."""
     first, second = bundled_photographs()
     return first[BOX[1] : BOX[3], BOX[0] : BOX[2]].copy(), second
 
 
-BOX = (270, 90, 450, 240)
-"""Left, top, right and bottom of the rock in the first bundled photograph."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the object was found, 1 when not, 2 when a file cannot be read."""
+    """0 if the object was found, 1 if not, 2 if a file cannot be read."""
     parser = argparse.ArgumentParser(description="Find an object in a scene.")
     parser.add_argument("images", nargs="*", type=Path, help="photographs of the object and of the scene")
     parser.add_argument("--features", choices=("dift", "sift"), default="dift")
     parser.add_argument("--out", type=Path, default=Path("object-in-scene.jpg"))
     options = parser.parse_args(arguments)
-    wanted, scene = read_two(parser, options.images) if options.images else bundled_object()
+    wanted, scene = two_photographs(parser, options.images) if options.images else bundled_object()
     corners, picture = find_object(wanted, scene, create_feature(options.features))
     cv2.imwrite(str(options.out), picture)
     print("not found" if corners is None else f"found at {np.round(corners).astype(int).tolist()}")

@@ -1,8 +1,7 @@
 """A panorama of two photographs taken from one place, or of a plane.
 
-``python -m geomatch.opencv.examples.panorama [LEFT RIGHT]`` writes both in the
-frame of the first: DIFT, the exact matcher and the gate of geomatch; exposure,
-seam and blending of OpenCV's stitching module.
+``python -m geomatch.opencv.examples.panorama [LEFT RIGHT]`` writes both in the frame of the first: DIFT, the
+exact matcher and the gate of geomatch; exposure, seam and blending of OpenCV's stitching module.
 """
 
 import argparse
@@ -14,17 +13,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.geometry import image_corners, warp_points
 from geomatch.opencv import BFMatcher, DIFT_create, Feature2D, findHomography
-from geomatch.opencv.examples.photographs import bundled_photographs, read_two
+from geomatch.opencv.examples import Photo, bundled_photographs, two_photographs
 
 KEYPOINTS = 1500
-MAX_GROWTH = 8
-"""A canvas so many times as large as the first photograph says that the homography is a wrong one."""
+MAX_GROWTH = 8  # a canvas so many times as large as the first photograph comes from a wrong homography
 
 
-def stitch(
-    first: NDArray[np.uint8], second: NDArray[np.uint8], feature: Feature2D
-) -> NDArray[np.uint8] | None:
+def stitch(first: Photo, second: Photo, feature: Feature2D) -> Photo | None:
     """Both photographs on one canvas, BGR; None when they do not fit together."""
     keypoints1, descriptors1 = feature.detectAndCompute(first, None)
     keypoints2, descriptors2 = feature.detectAndCompute(second, None)
@@ -34,24 +31,24 @@ def stitch(
     target = np.array([keypoints1[match.queryIdx].pt for match in matches], np.float32)
     source = np.array([keypoints2[match.trainIdx].pt for match in matches], np.float32)
     matrix, _ = findHomography(source, target, cv2.USAC_MAGSAC, 3.0, None, 100_000, 0.9999)
-    return None if matrix is None else blend(first, second, matrix)
+    return None if matrix is None else _blend(first, second, matrix)
 
 
-def blend(
-    first: NDArray[np.uint8], second: NDArray[np.uint8], matrix: NDArray[np.float64]
-) -> NDArray[np.uint8] | None:
+def _blend(first: Photo, second: Photo, matrix: NDArray[np.float64]) -> Photo | None:
     """The second photograph warped into the frame of the first, both blended across a seam."""
-    frames = [_corners(first), cv2.perspectiveTransform(_corners(second), matrix)]
-    low = np.floor(np.concatenate(frames).min(axis=(0, 1))).astype(int)
-    width, height = (np.ceil(np.concatenate(frames).max(axis=(0, 1))).astype(int) - low + 1).tolist()
-    if width * height > MAX_GROWTH * first.shape[0] * first.shape[1]:
+    corners = [image_corners((photo.shape[1], photo.shape[0])) for photo in (first, second)]
+    corners[1] = warp_points(matrix, corners[1])
+    low = np.floor(np.min(corners, axis=(0, 1)))
+    size = np.ceil(np.max(corners, axis=(0, 1))) - low + 1
+    if size.prod() > MAX_GROWTH * first.shape[0] * first.shape[1]:
         return None
+    width, height = size.astype(int).tolist()
     shift = np.array([[1.0, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]])
     layers, masks = [], []
-    detail: Any = cv2.detail  # of which OpenCV's type stubs know little
     for photo, place in ((first, shift), (second, shift @ matrix)):
         layers.append(cv2.warpPerspective(photo, place, (width, height)))
         masks.append(cv2.warpPerspective(np.full(photo.shape[:2], 255, np.uint8), place, (width, height)))
+    detail: Any = cv2.detail  # of which OpenCV's type stubs know little
     exposure = detail.ExposureCompensator_createDefault(detail.EXPOSURE_COMPENSATOR_CHANNELS)
     exposure.feed([(0, 0), (0, 0)], layers, masks)
     for index, layer in enumerate(layers):
@@ -66,24 +63,19 @@ def blend(
     return np.asarray(np.clip(result, 0, 255), np.uint8)
 
 
-def _corners(photo: NDArray[np.uint8]) -> NDArray[np.float32]:
-    height, width = photo.shape[:2]
-    return np.array([[[0, 0]], [[width - 1, 0]], [[width - 1, height - 1]], [[0, height - 1]]], np.float32)
-
-
-def bundled_views() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def bundled_views() -> tuple[Photo, Photo]:
     """The left part of one bundled photograph and the right part of the other, in another light."""
     first, second = bundled_photographs()
     return first[:, :440].copy(), second[40:, 160:].copy()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the photographs fit together, 1 when not, 2 when a file cannot be read."""
+    """0 if the photographs fit together, 1 if not, 2 if a file cannot be read."""
     parser = argparse.ArgumentParser(description="A panorama of two photographs.")
     parser.add_argument("images", nargs="*", type=Path, help="two photographs that overlap")
     parser.add_argument("--out", type=Path, default=Path("panorama.jpg"))
     options = parser.parse_args(arguments)
-    first, second = read_two(parser, options.images) if options.images else bundled_views()
+    first, second = two_photographs(parser, options.images) if options.images else bundled_views()
     panorama = stitch(first, second, DIFT_create(KEYPOINTS))
     if panorama is None:
         print("the photographs do not fit together")
