@@ -27,27 +27,8 @@ def read_or_make(
     pack: Callable[[Value], bytes],
     unpack: Callable[[bytes, str], Value],
 ) -> list[Value]:
-    """The objects of the keys, from the store or made; as `Store.cached`, for several at once.
-
-    ``make`` is called once, with the places of all keys that are missing, and gives their objects. Without a
-    store all are made, and nothing is written.
-    """
-    found: dict[str, Value] = {}
-    missing = []
-    for place, key in enumerate(keys):
-        if key in keys[:place]:
-            continue
-        value = store.found(kind, key, unpack) if store else None
-        if value is None:
-            missing.append(place)
-        else:
-            found[key] = value
-    if missing:
-        for place, value in zip(missing, make(missing), strict=True):
-            if store:
-                store.write(kind, keys[place], pack(value))
-            found[keys[place]] = value
-    return [found[key] for key in keys]
+    """`Store.cached`; without a store all are made, and nothing is written."""
+    return store.cached(kind, keys, make, pack, unpack) if store else list(make(list(range(len(keys)))))
 
 
 def pack_rows(rows: list[Row]) -> bytes:

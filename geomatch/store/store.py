@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -95,6 +95,36 @@ class Store:
         except DamagedError:
             self.remove(kind, key)
             return None
+
+    def cached(
+        self,
+        kind: str,
+        keys: Sequence[str],
+        make: Callable[[list[int]], Sequence[Value]],
+        pack: Callable[[Value], bytes],
+        unpack: Callable[[bytes, str], Value],
+    ) -> list[Value]:
+        """The objects of the keys, read, or made and written where they are missing or damaged.
+
+        ``make`` is called once at most, with the places of the keys that are missing, and gives their objects.
+
+        Raises:
+            StoreError: when the store cannot be read or written.
+        """
+        objects: dict[str, Value] = {}
+        missing: dict[str, int] = {}
+        for place, key in enumerate(keys):
+            if key not in objects and key not in missing:
+                value = self.found(kind, key, unpack)
+                if value is None:
+                    missing[key] = place
+                else:
+                    objects[key] = value
+        if missing:
+            for key, value in zip(missing, make(list(missing.values())), strict=True):
+                self.write(kind, key, pack(value))
+                objects[key] = value
+        return [objects[key] for key in keys]
 
     def sizes(self, kind: str) -> dict[str, int]:
         """Size in bytes of each object of a kind, by key."""
