@@ -106,7 +106,7 @@ class Store:
     ) -> list[Value]:
         """The objects of the keys, read, or made and written where they are missing or damaged.
 
-        ``make`` is called once at most, with the places of the keys that are missing, and gives their objects.
+        ``make`` is called once at most, with the places of the missing keys, and gives their objects.
 
         Raises:
             StoreError: when the store cannot be read or written.
