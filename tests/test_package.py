@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -113,7 +114,7 @@ def test_readme_names_the_torch_of_the_lock() -> None:
 def test_lock_pins_what_is_installed() -> None:
     """So that an installation without the lock's packages, or at other versions, is noticed."""
     locked = pins()
-    for found in distributions():
+    for found in distributions(path=[sysconfig.get_path("purelib")]):  # not what Ray adds to sys.path
         name = canonicalize_name(found.metadata["Name"])
         if name != PROJECT["project"]["name"]:
             assert name in locked, f"{name} is installed, but constraints.txt does not pin it"
