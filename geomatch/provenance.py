@@ -96,9 +96,13 @@ def _as_array(tensor: Any) -> np.ndarray:
     return np.asarray(held.numpy())
 
 
-@cache
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that shape the numbers."""
+    """Python's version and those of the packages that shape the numbers; a dict of the caller's own."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("geomatch-dift", "torch", "diffusers", "kornia", "opencv-python", "numpy", "pillow"):
         try:

@@ -19,7 +19,7 @@ from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.estimators import create_estimator, estimators
 from geomatch.files import digest_of
 from geomatch.keypoints import OpenCVDetector, create_detector, detectors
-from geomatch.provenance import cache_key
+from geomatch.provenance import cache_key, versions
 
 Pair = make_dataclass("Pair", ["first", "second"], frozen=True)
 Twin = make_dataclass("Twin", ["first", "second"], frozen=True)
@@ -168,3 +168,9 @@ def test_objects_may_say_what_counts() -> None:
         refused = r"frozen dataclass of its settings, or give it a method cache_key\(\)"
         with pytest.raises(ValueError, match=refused):
             cache_key(part)
+
+
+def test_versions_belong_to_the_caller() -> None:
+    """Every key counts them: what a caller writes must not reach the next one."""
+    versions()["torch"] = "changed"
+    assert versions()["torch"] != "changed"
