@@ -1,0 +1,207 @@
+"""Images of every kind of source, by the rules of `geomatch.images`."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from geomatch.errors import ImageError
+from geomatch.images.image import Image
+from geomatch.images.opening import (
+    check_size,
+    check_still,
+    format_of,
+    named_errors,
+    open_file,
+    open_picture,
+)
+from geomatch.images.tiff import Page, open_page, read_page
+from geomatch.images.values import CONVERSION, Conversion, Values, choose_bands, opacity, to_pixels
+
+ImageLike = Image | str | os.PathLike[str] | NDArray[Any] | PILImage.Image
+"""What the public functions accept as an image."""
+_ORIENTATION = 0x0112
+
+
+def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conversion = CONVERSION) -> Image:
+    """Read an image by the rules of `geomatch.images`.
+
+    Args:
+        source: a path, an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of integers up to 32 bits
+            or floats, (H, W, C) when bands are chosen, or a PIL image. OpenCV's arrays are BGR: turn them
+            first, ``array[..., ::-1]``.
+        apply_exif: turn the picture as its EXIF orientation says; COLMAP reads raw pixels.
+        conversion: how more than 8 bits and more than three bands become RGB.
+
+    Raises:
+        ImageError: when it cannot be used; the message names the source.
+    """
+    if isinstance(source, Image):
+        return source
+    if isinstance(source, np.ndarray):
+        return _image(_values_of_array(source, conversion), 1, conversion, "array")
+    if isinstance(source, PILImage.Image):
+        with open_image(source) as picture:
+            name, turn = name_of(source), _turn(picture, apply_exif)
+            return _image(_values_of_picture(picture, conversion, name), turn, conversion, name)
+    if isinstance(source, (str, os.PathLike)):
+        return _read(Path(source), apply_exif, conversion)
+    raise ImageError(f"cannot use {type(source).__name__} as an image: give a path, array or PIL image")
+
+
+def _read(path: Path, apply_exif: bool, conversion: Conversion) -> Image:
+    name = str(path)
+    with open_file(path) as file:
+        page = _page(file, name)
+        if page is not None and not page.suits_pillow(conversion.bands):
+            values = read_page(page, file, conversion.bands, name)
+            return _image(values, page.orientation if apply_exif else 1, conversion, name)
+        with _still(file, page, name) as picture:
+            turn = _turn(picture, apply_exif)
+            if _keeps_upper_bytes(picture):
+                values = _deep_colours(file, picture, conversion, name)
+            else:
+                values = _values_of_picture(picture, conversion, name)
+            if page is not None:
+                values = replace(values, nodata=page.nodata)
+        return _image(values, turn, conversion, name)
+
+
+def _image(values: Values, turn: int, conversion: Conversion, name: str) -> Image:
+    pixels, note = to_pixels(values, conversion.stretch, name)
+    pixels = np.ascontiguousarray(_turned(pixels, turn))
+    if pixels.flags.owndata and pixels is not values.array:
+        pixels.flags.writeable = False  # ours alone: no copy is needed
+    return Image(pixels, name, note)
+
+
+def name_of(source: str | os.PathLike[str] | PILImage.Image) -> str:
+    """What errors call it."""
+    if isinstance(source, PILImage.Image):
+        return str(getattr(source, "filename", "")) or "PIL image"
+    return os.fspath(source)
+
+
+@contextmanager
+def open_image(source: str | os.PathLike[str] | PILImage.Image) -> Iterator[PILImage.Image]:
+    """Open a still image, not decoded yet; what goes wrong in the block is an `ImageError` that names it."""
+    name = name_of(source)
+    if isinstance(source, PILImage.Image):
+        with named_errors(name):
+            check_still(source, name)
+            yield source
+    else:
+        with open_file(Path(source)) as file, _still(file, _page(file, name), name) as picture:
+            yield picture
+
+
+@contextmanager
+def _still(file: IO[bytes], page: Page | None, name: str) -> Iterator[PILImage.Image]:
+    with open_picture(file, name) as picture:
+        if page is None:
+            check_still(picture, name)
+        else:
+            picture.seek(page.index)
+            check_size(picture.width, picture.height, name)
+        yield picture
+
+
+def _page(file: IO[bytes], name: str) -> Page | None:
+    """The image of a TIFF; None for other formats."""
+    file.seek(0)
+    return open_page(file, name) if format_of(file.read(16)) == "TIFF" else None
+
+
+def raw_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a file's pixels as they are stored, whatever its EXIF orientation says."""
+    with open_file(path) as file:
+        page = _page(file, str(path))
+        if page is not None:
+            return page.size
+        with open_picture(file, str(path)) as picture:
+            return picture.size
+
+
+def _turn(picture: PILImage.Image, apply_exif: bool) -> int:
+    """The orientation by which decoded pixels must be turned: Pillow turns TIFFs itself on decoding."""
+    if picture.format == "TIFF":
+        stored = getattr(picture, "tag_v2", {}).get(_ORIENTATION, 1)
+        return 1 if apply_exif else {6: 8, 8: 6}.get(stored, stored)
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1)) if apply_exif else 1
+    except Exception:  # damaged tags are as good as none
+        return 1
+
+
+def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turn as EXIF's orientation says."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
+
+
+def _values_of_picture(picture: PILImage.Image, conversion: Conversion, name: str) -> Values:
+    mode = picture.mode
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        return _with_opacity(np.asarray(picture.convert("RGBA")), conversion, name)
+    if mode in ("1", "P"):
+        picture = picture.convert("L" if mode == "1" else "RGB")
+    elif mode not in ("L", "RGB", "F") and not mode.startswith("I"):
+        raise ImageError(f"{name}: colour mode {mode} is not supported; convert it to RGB or grey first")
+    array = np.asarray(picture)
+    if mode == "I" and array.min(initial=0) >= 0 and array.max(initial=0) <= 65535:
+        array = array.astype(np.uint16)  # which Pillow may keep in 32 bits
+    return _with_opacity(array, conversion, name)
+
+
+def _with_opacity(array: NDArray[Any], conversion: Conversion, name: str) -> Values:
+    """(H, W) or (H, W, C), whose fourth band is opacity unless bands are chosen."""
+    array = array[:, :, None] if array.ndim == 2 else array
+    count, alpha = array.shape[2], None
+    if count == 4 and conversion.bands is None:
+        array, alpha = array[:, :, :3], opacity(array[:, :, 3])
+    chosen = choose_bands(array.shape[2], conversion.bands, name)
+    if chosen != list(range(array.shape[2])):
+        array = array[:, :, chosen]
+    note = f"bands {', '.join(map(str, conversion.bands))} of {count}" if conversion.bands else ""
+    return Values(array, alpha, note=note)
+
+
+def _values_of_array(array: NDArray[Any], conversion: Conversion) -> Values:
+    if array.ndim not in (2, 3) or (
+        array.ndim == 3 and conversion.bands is None and array.shape[2] not in (1, 3, 4)
+    ):
+        raise ImageError(
+            f"array: expected shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}; of other "
+            "bands choose with Conversion(bands=(3, 2, 1))"
+        )
+    check_size(array.shape[1], array.shape[0], "array")
+    return _with_opacity(array, conversion, "array")
+
+
+def _keeps_upper_bytes(picture: PILImage.Image) -> bool:
+    """True for colours of 16 bits in PNG and PPM, of which Pillow decodes the upper bytes."""
+    if picture.format not in ("PNG", "PPM") or picture.mode.startswith("I"):
+        return False
+    arguments = [tile.args for tile in getattr(picture, "tile", ())]  # of Pillow's decoders
+    return ("RGB", 65535) in arguments or any(";16B" in str(one) for one in arguments)
+
+
+def _deep_colours(file: IO[bytes], picture: PILImage.Image, conversion: Conversion, name: str) -> Values:
+    """Decode them by OpenCV, once Pillow has seen that they are not damaged."""
+    import cv2
+
+    picture.load()
+    file.seek(0)
+    array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise ValueError("OpenCV cannot decode it")
+    return _with_opacity(np.asarray(array)[:, :, [2, 1, 0, 3][: array.shape[2]]], conversion, name)
