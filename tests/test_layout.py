@@ -82,6 +82,19 @@ def test_large_packages_are_imported_where_they_are_used() -> None:
     assert not wrong
 
 
+def test_images_are_opened_in_one_place_and_no_warnings_are_silenced() -> None:
+    """Pillow alone would open PostScript by running Ghostscript; warning filters are the whole process's."""
+    wrong = []
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            text = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            opens = text in ("PILImage.open", "Image.open", "PIL.Image.open")
+            silences = text in ("warnings.catch_warnings", "warnings.simplefilter", "warnings.filterwarnings")
+            if opens or (silences and name != "geomatch.cli"):  # the command has its process to itself
+                wrong.append(f"{name}:{node.lineno} {text}")
+    assert not wrong
+
+
 def test_every_public_name_can_be_imported() -> None:
     for name in geomatch.__all__:
         assert getattr(geomatch, name) is not None

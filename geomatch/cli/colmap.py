@@ -8,14 +8,13 @@ import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.match import descriptor_config
-from geomatch.cli.options import CONVERSION, Option, bundled, descriptor_options, run_options
+from geomatch.cli.options import Option, bundled, descriptor_options, run_options
 
 if TYPE_CHECKING:
     from geomatch.collection import CollectionResult, Extraction, Matching, PairSelection
     from geomatch.colmap import Cameras, Mapping
     from geomatch.colmap.verification import Verification
     from geomatch.engine import RunContext
-    from geomatch.images import Stretch
 
 
 class Collection(NamedTuple):
@@ -30,8 +29,6 @@ def _collection(
     detector: str,
     descriptor: str | None,
     max_keypoints: int,
-    stretch: "Stretch",
-    bands: tuple[int, ...] | None,
     rules: tuple[str, ...],
     max_pairs: int | None,
     min_similarity: float | None,
@@ -40,11 +37,10 @@ def _collection(
     refine_keypoints: bool,
 ) -> Collection:
     from geomatch.collection import Extraction, Matching, PairSelection
-    from geomatch.images import Conversion
 
     config = descriptor_config(descriptor, patches=detector != "grid")
     return Collection(
-        Extraction(detector, config, max_keypoints, Conversion(stretch, bands)),
+        Extraction(detector, config, max_keypoints),
         PairSelection(rules, max_pairs),
         Matching(None, min_similarity, max_ratio, guided, refine_keypoints),
     )
@@ -57,7 +53,6 @@ _collection_options = bundled(
     click.option("--descriptor", metavar="NAME",
                  help="A preset (`geomatch models`), or a diffusers model: folder or hub id."),
     click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
-    *CONVERSION,
     click.option("--min-similarity", type=float, help="Drop matches of a lower cosine similarity."),
     click.option("--max-ratio", type=float, help="Lowe's ratio test. [default: 0.8 for patch descriptors]"),
     click.option("--pairs", "rules", multiple=True, metavar="RULE",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import CONVERSION, bundled, changed_config, descriptor_options, given_options
+from geomatch.cli.options import bundled, changed_config, descriptor_options, given_options, parse_bands
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
@@ -92,7 +92,11 @@ def _show_progress() -> None:
                  help="Refine the homography by Lucas-Kanade, to a fraction of a pixel."),
     click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
                  help="Turn images as their EXIF data says."),
-    *CONVERSION,
+    click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
+                 show_default=True,
+                 help="Stretch values of more than 8 bits that use less than a quarter of their range."),
+    click.option("--bands", metavar="N[,N,N]", callback=parse_bands,
+                 help="Of an image with several bands: one, or red, green and blue, counted from 1."),
 )  # fmt: skip
 @descriptor_options()
 def match(image0: Path, image1: Path, out: Path | None, as_json: bool, options: MatchOptions) -> int:

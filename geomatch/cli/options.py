@@ -38,24 +38,6 @@ def bundled(into: str, make: Callable[..., Any], *options: Option) -> Callable[[
     return decorate
 
 
-def _bands(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    try:
-        return value if value is None else tuple(int(part) for part in value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(
-            f"{value!r} are no bands; give one number, or three such as 4,3,2"
-        ) from error
-
-
-CONVERSION = (
-    click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
-                 show_default=True,
-                 help="Stretch values of more than 8 bits that use less than a quarter of their range."),
-    click.option("--bands", metavar="N[,N,N]", callback=_bands,
-                 help="Of an image with several bands: one, or red, green and blue, counted from 1."),
-)  # fmt: skip
-"""The options of a `geomatch.Conversion`."""
-
 _ENGINE = (
     click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
                  help="This machine, or a Ray cluster."),
@@ -117,6 +99,16 @@ def parse_points(
             raise click.BadParameter(f"{value!r} is no point; give x,y such as 120,80") from error
         points.append((x, y))
     return points
+
+
+def parse_bands(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    """``4,3,2`` as `geomatch.Conversion.bands`; a callback of options."""
+    try:
+        return value if value is None else tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} are no bands; give one, or three such as 4,3,2") from error
 
 
 _PREFIX = "dift_"

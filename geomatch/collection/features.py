@@ -13,7 +13,7 @@ from geomatch.engine import BlockTask, Engine, FailedItem, Work
 from geomatch.engine.task import Need
 from geomatch.errors import DamagedError, FeaturesError, ImageError, first_line
 from geomatch.files import digest_of, sha256_of
-from geomatch.images import CONVERSION, Conversion, Image, load_image
+from geomatch.images import Image, load_image
 from geomatch.keypoints import Detector
 from geomatch.provenance import versions
 from geomatch.store import Store
@@ -33,13 +33,6 @@ class StoredFeatures:
 
     store: Store
     keys: Mapping[str, str]
-    conversion: Conversion = CONVERSION
-    """How the images are read."""
-
-    @property
-    def read(self) -> Callable[[Path], Image]:
-        """Reads an image; EXIF orientation is not applied, since COLMAP reads raw pixels."""
-        return partial(load_image, apply_exif=False, conversion=self.conversion)
 
     def load(self, kind: str = KIND) -> LazyFeatures:
         """All of them, read on demand."""
@@ -47,7 +40,7 @@ class StoredFeatures:
 
 
 def feature_key(sha256: str, parts: Any) -> str:
-    """Key of an image's features, by the file's SHA-256 and the cache keys of all that makes them."""
+    """Key of an image's features, by the file's SHA-256 and the cache keys of detector and describer."""
     return digest_of([SCHEMA, sha256, "features", parts, versions()])
 
 
@@ -58,13 +51,12 @@ def extract_features(
     parts: tuple[Detector, Describer],
     store: Store,
     work: Work,
-    conversion: Conversion = CONVERSION,
 ) -> tuple[int, dict[str, str]]:
     """Detect and describe what the store does not hold yet, under the `feature_key` of each name.
 
     Returns the number of images that were extracted, and those that failed, with the reason.
     """
-    stored, make = StoredFeatures(store, keys, conversion), partial(_extract, parts)
+    stored, make = StoredFeatures(store, keys), partial(_extract, parts)
     return make_missing(root, photos, stored, KIND, make, parts[1], work, "features")
 
 
@@ -90,9 +82,7 @@ def make_missing(
     for photo in photos:
         names.setdefault(stored.keys[photo.name], []).append(photo.name)
     todo = {stored.keys[photo.name]: photo for photo in photos if stored.keys[photo.name] not in there}
-    task = BlockTask(
-        partial(_write, root.absolute(), stored.store, stored.read, kind, make), _need_of(describer)
-    )
+    task = BlockTask(partial(_write, root.absolute(), stored.store, kind, make), _need_of(describer))
     blocks = _by_size([(photo, key) for key, photo in todo.items()], _batch_of(describer, work.engine))
     failed: dict[str, str] = {}
     made = len(todo)
@@ -105,12 +95,12 @@ def make_missing(
 
 
 def _write(
-    root: Path, store: Store, read: Callable[[Path], Image], kind: str, make: _Make, block: Sequence[_Keyed]
+    root: Path, store: Store, kind: str, make: _Make, block: Sequence[_Keyed]
 ) -> list[str | FailedItem]:
     results: list[str | FailedItem] = []
     images: dict[str, Image] = {}
     for photo, key in block:
-        found = _load(read, root / photo.name, photo.sha256)
+        found = _load(root / photo.name, photo.sha256)
         results.append(found if isinstance(found, FailedItem) else key)
         if not isinstance(found, FailedItem):
             images[key] = found
@@ -119,9 +109,10 @@ def _write(
     return results
 
 
-def _load(read: Callable[[Path], Image], path: Path, sha256: str) -> Image | FailedItem:
+def _load(path: Path, sha256: str) -> Image | FailedItem:
+    """The pixels as stored: EXIF orientation is not applied, since COLMAP reads raw pixels."""
     try:
-        image = read(path)
+        image = load_image(path, apply_exif=False)
         if sha256_of(path) == sha256:
             return image
         return FailedItem("the file changed while it was read; give the command again")

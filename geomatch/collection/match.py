@@ -78,16 +78,14 @@ def match_collection(
     matching = matching.settled(traits_of(describer))
     store = context.store_at(STORE)
     dense = dense_twin(describer)
-    conversion = extraction.conversion
     settings = {
         "detector": record(detector),
         "descriptor": record(describer),
-        "conversion": asdict(conversion),
         "matching": asdict(matching),
         "rules": list(pairs.rules),
         "max_pairs": pairs.max_pairs,
     }
-    parts_key = [cache_key(detector), cache_key(describer), cache_key(conversion)]
+    parts_key = [cache_key(detector), cache_key(describer)]
     with context.started() as run:
         work = run.work()
         skipped = dict(folder.skipped)
@@ -103,21 +101,19 @@ def match_collection(
         manifest = Manifest.start(store, "collection", str(folder.root.absolute()), settings, content)
         needed = {FEATURES: _unique(keys.values())}
         if needs_retrieval(pairs, len(photos)):
-            needed[GLOBAL] = _unique(global_key(photo.sha256, dense, conversion) for photo in photos)
+            needed[GLOBAL] = _unique(global_key(photo.sha256, dense) for photo in photos)
         manifest = manifest.saved(store, objects=manifest.objects | needed, failed=skipped)
         pooled: tuple[str, ...] = ()
 
         def nearest(count: int, order: NDArray[np.int64] | None) -> NDArray[np.int64]:
             nonlocal pooled
-            descriptors = pool_images(folder.root, photos, dense, store, work, conversion)
+            descriptors = pool_images(folder.root, photos, dense, store, work)
             pooled = _unique(descriptors.keys)
             return descriptors.nearest(count, order, work)
 
         computed_images = computed_pairs = 0
         for _ in range(ROUNDS):
-            made, failed = extract_features(
-                folder.root, photos, keys, (detector, describer), store, work, conversion
-            )
+            made, failed = extract_features(folder.root, photos, keys, (detector, describer), store, work)
             computed_images += made
             skipped |= failed
             photos = [photo for photo in photos if photo.name not in failed]
@@ -125,7 +121,7 @@ def match_collection(
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
                 raise ImageError(f"{folder.root}: no image could be read ({reasons})")
             usable = replace(folder, names=tuple(photo.name for photo in photos))
-            stored = StoredFeatures(store, {name: keys[name] for name in usable.names}, conversion)
+            stored = StoredFeatures(store, {name: keys[name] for name in usable.names})
             positions = {photo.name: photo.position for photo in photos if photo.position is not None}
             report = select_pairs(usable, pairs, nearest, positions)
             objects = {FEATURES: _unique(stored.keys.values())} | ({GLOBAL: pooled} if pooled else {})

@@ -7,7 +7,6 @@ from typing import Any
 
 from geomatch.describers import Describer, cached_extractor, default_config, dift_config
 from geomatch.dift import DIFTConfig
-from geomatch.images import CONVERSION, Conversion
 from geomatch.keypoints import Detector, GridDetector, create_detector
 from geomatch.matching import check_options
 from geomatch.provenance import settings_key
@@ -27,8 +26,6 @@ class Extraction:
     orientation fewer dense matches are right, and models need many."""
     max_keypoints: int = 3000
     """Per image, for a detector given by name."""
-    conversion: Conversion = CONVERSION
-    """How images of more than 8 bits, or more than three bands, become RGB."""
 
     def parts(self, device: str = "auto") -> tuple[Detector, Describer]:
         """Create detector and describer; a network whose device is ``auto`` runs on ``device``."""

@@ -6,10 +6,8 @@ for grids: keypoints of a detector lie more exactly than feature maps can tell (
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +21,7 @@ from geomatch.describers import DenseDescriber
 from geomatch.dift import FeatureMap
 from geomatch.dift.maps import refine as search
 from geomatch.files import digest_of
-from geomatch.images import Image
+from geomatch.images import load_image
 from geomatch.provenance import cache_key, versions
 from geomatch.types import Features
 
@@ -51,9 +49,7 @@ def refine_stored(
     there = stored.store.sizes(KIND)
     todo = [name for name, key in keys.items() if key not in there]
     if todo:
-        for name, features in _refined(
-            found, folder, partial(_map, folder, stored.read, extractor), progress, todo
-        ):
+        for name, features in _refined(found, folder, extractor, progress, todo):
             stored.store.write(KIND, keys[name], features.to_bytes())
     refined = StoredFeatures(stored.store, keys).load(KIND)
     return Correspondences(refined, found.pairs), tuple(keys.values())
@@ -62,7 +58,7 @@ def refine_stored(
 def _refined(
     found: Correspondences,
     folder: ImageFolder,
-    map_of: Callable[[str], FeatureMap],
+    extractor: DenseDescriber,
     progress: bool,
     wanted: Sequence[str],
 ) -> Iterator[tuple[str, Features]]:
@@ -87,7 +83,7 @@ def _refined(
             chosen = np.flatnonzero(row_of[own[name]] >= 0)
             if not len(chosen):
                 continue
-            rows = map_of(name).sample(found.features[name].keypoints[chosen])
+            rows = _map(folder, name, extractor).sample(found.features[name].keypoints[chosen])
             if table is None:
                 table = np.memmap(file, np.float32, "w+", shape=(len(used), rows.shape[1]))
             table[row_of[own[name]][chosen]] = rows
@@ -97,7 +93,7 @@ def _refined(
             moving = np.flatnonzero((targets >= 0) & (targets != np.arange(own[name].start, own[name].stop)))
             points = features.keypoints.copy()
             if table is not None and len(moving):
-                dense = map_of(name)
+                dense = _map(folder, name, extractor)
                 reach = search.search_radius(dense)
                 for start in range(0, len(moving), CHUNK):
                     part = moving[start : start + CHUNK]
@@ -131,7 +127,5 @@ def track_references(
     return np.where(degree > 0, references[tracks], -1)
 
 
-def _map(
-    folder: ImageFolder, read: Callable[[Path], Image], extractor: DenseDescriber, name: str
-) -> FeatureMap:
-    return extractor.dense(read(folder.path(name)))
+def _map(folder: ImageFolder, name: str, extractor: DenseDescriber) -> FeatureMap:
+    return extractor.dense(load_image(folder.path(name), apply_exif=False))

@@ -18,7 +18,7 @@ from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import grouped, in_blocks
 from geomatch.errors import DamagedError, GeomatchError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
-from geomatch.images import CONVERSION, Conversion, Image
+from geomatch.images import Image
 from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
 
@@ -27,22 +27,17 @@ CHUNK = 4096  # images whose descriptors lie in one object, and are compared wit
 CONSTANT = 1e-6  # a channel whose deviation is this share of its mean is left out
 
 
-def global_key(sha256: str, extractor: DenseDescriber, conversion: Conversion = CONVERSION) -> str:
+def global_key(sha256: str, extractor: DenseDescriber) -> str:
     """Key of an image's pooled features; ``sha256`` is the file's."""
-    return digest_of([SCHEMA, sha256, "pooled", cache_key(extractor), cache_key(conversion), versions()])
+    return digest_of([SCHEMA, sha256, "pooled", cache_key(extractor), versions()])
 
 
 def pool_images(
-    root: Path,
-    photos: Sequence[Photograph],
-    extractor: DenseDescriber,
-    store: Store,
-    work: Work,
-    conversion: Conversion = CONVERSION,
+    root: Path, photos: Sequence[Photograph], extractor: DenseDescriber, store: Store, work: Work
 ) -> "StoredDescriptors":
     """Pool the features of the images that the store does not hold yet."""
-    keys = {photo.name: global_key(photo.sha256, extractor, conversion) for photo in photos}
-    stored, make = StoredFeatures(store, keys, conversion), partial(_pool_all, extractor)
+    keys = {photo.name: global_key(photo.sha256, extractor) for photo in photos}
+    stored, make = StoredFeatures(store, keys), partial(_pool_all, extractor)
     _, failed = make_missing(root, photos, stored, KIND, make, extractor, work, "appearance")
     return StoredDescriptors(store, tuple(keys.values()), failed)
 

@@ -63,8 +63,8 @@ def _read(path: Path, apply_exif: bool, conversion: Conversion) -> Image:
             values = read_page(page, file, conversion.bands, name)
             return _image(values, page.orientation if apply_exif else 1, conversion, name)
         with _still(file, page, name) as picture:
-            turn = _turn(picture, apply_exif)
-            if _keeps_upper_bytes(picture):
+            deep, turn = _keeps_upper_bytes(picture), _turn(picture, apply_exif)
+            if deep:
                 values = _deep_colours(file, picture, conversion, name)
             else:
                 values = _values_of_picture(picture, conversion, name)
@@ -133,6 +133,7 @@ def _turn(picture: PILImage.Image, apply_exif: bool) -> int:
     if picture.format == "TIFF":
         stored = getattr(picture, "tag_v2", {}).get(_ORIENTATION, 1)
         return 1 if apply_exif else {6: 8, 8: 6}.get(stored, stored)
+    picture.load()
     try:
         return int(picture.getexif().get(_ORIENTATION, 1)) if apply_exif else 1
     except Exception:  # damaged tags are as good as none
@@ -199,7 +200,6 @@ def _deep_colours(file: IO[bytes], picture: PILImage.Image, conversion: Conversi
     """Decode them by OpenCV, once Pillow has seen that they are not damaged."""
     import cv2
 
-    picture.load()
     file.seek(0)
     array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
