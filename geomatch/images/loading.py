@@ -177,13 +177,8 @@ def _with_opacity(array: NDArray[Any], conversion: Conversion, name: str) -> Val
 
 
 def _values_of_array(array: NDArray[Any], conversion: Conversion) -> Values:
-    if array.ndim not in (2, 3) or (
-        array.ndim == 3 and conversion.bands is None and array.shape[2] not in (1, 3, 4)
-    ):
-        raise ImageError(
-            f"array: expected shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}; of other "
-            "bands choose with Conversion(bands=(3, 2, 1))"
-        )
+    if array.ndim not in (2, 3):
+        raise ImageError(f"array: expected shape (H, W) or (H, W, C), got {array.shape}")
     check_size(array.shape[1], array.shape[0], "array")
     return _with_opacity(array, conversion, "array")
 

@@ -46,11 +46,11 @@ class Page:
         """GDAL's value that means none; None without, and for one that the type cannot hold."""
         tag = self.tags.tags.get(_NODATA)
         try:
-            value = float(str(tag.value).strip("\0 ").replace(",", ".")) if tag else None
-            fits = value is None or self.tags.dtype.kind == "f" or value == self.tags.dtype.type(value)
-        except (ValueError, OverflowError, AttributeError):
+            value = float(str(tag.value).strip("\0 ").replace(",", ".")) if tag else np.nan
+            limits = (np.finfo if self.tags.dtype.kind == "f" else np.iinfo)(self.tags.dtype)
+        except (ValueError, AttributeError):
             return None
-        return value if fits else None
+        return value if float(limits.min) <= value <= float(limits.max) else None
 
     @property
     def orientation(self) -> int:

@@ -13,6 +13,7 @@ PERCENTILES = (0.5, 99.5)
 """Between which values are stretched: a few dead or glowing pixels do not decide."""
 _USED = 0.25  # of the range: what uses less is stretched, such as 10, 12 and 14 bits in 16
 _SAMPLES = 1000  # rows and columns, evenly spaced, of which percentiles are taken
+_LARGEST = 1e30  # of floats that are values
 _ROWS = 256  # scaled at a time, which bounds the memory of the copies
 
 
@@ -116,9 +117,14 @@ def _valid(array: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | Non
     The nodata value of floats is none in any band; that of integers may be a true value of one, as in GDAL.
     """
     floats = array.dtype.kind == "f"
-    valid = np.isfinite(array).all(axis=2) if floats else np.ones(array.shape[:2], np.bool_)
+    if not floats and nodata is None:
+        return None
+    # beyond lie infinity, NaN, and what programs write for none, such as -3.4e38
+    valid = (
+        (np.abs(array) < np.float32(_LARGEST)).all(axis=2) if floats else np.ones(array.shape[:2], np.bool_)
+    )
     if nodata is not None:
-        same = array == np.asarray(nodata).astype(array.dtype)
+        same = array == (np.asarray(nodata, array.dtype) if floats else nodata)
         valid &= ~(same.any(axis=2) if floats else same.all(axis=2))
     return None if valid.all() else valid
 
@@ -128,11 +134,8 @@ def _scaled(
 ) -> tuple[NDArray[np.uint8], str]:
     """Scale from the whole range, or from two percentiles of the known values, and say so."""
     least, most = float(known.min()), float(known.max())
-    if array.dtype.kind == "f":
-        first, last = 0.0, 1.0
-    else:
-        limits = np.iinfo(array.dtype)
-        first, last = float(limits.min), float(limits.max)
+    limits = None if array.dtype.kind == "f" else np.iinfo(array.dtype)
+    first, last = (float(limits.min), float(limits.max)) if limits else (0.0, 1.0)
     beyond = least < first or most > last
     if beyond and stretch == "never":
         raise ImageError(
@@ -155,8 +158,8 @@ def _scaled(
             low, high = first, last
     pixels = np.empty(array.shape, np.uint8)
     for row in range(0, len(array), _ROWS):
-        part = np.nan_to_num(array[row : row + _ROWS].astype(np.float64), posinf=high, neginf=low)
-        pixels[row : row + _ROWS] = np.round(np.clip((part - low) * (255 / (high - low)), 0, 255))
+        part = np.clip(np.nan_to_num(array[row : row + _ROWS].astype(np.float64)), low, high)
+        pixels[row : row + _ROWS] = np.round((part - low) * (255 / (high - low)))
     if (low, high) == (first, last):
         return pixels, ""
     return pixels, f"values from {low:.6g} to {high:.6g} stretched to 0 to 255"
