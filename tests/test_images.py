@@ -387,15 +387,28 @@ def test_deep_tiffs_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     saved(path, np.zeros((8, 8), np.complex64), photometric="minisblack")
     with pytest.raises(ImageError, match="complex64"):
         load_image(path)
-    saved(path, np.zeros((64, 64), np.uint16), photometric="minisblack")
-    for tag, value, words in (("ImageWidth", 60000, "strip"), ("ImageLength", 60000, "strip"),
-                              ("Compression", 34712, "compression JPEG2000")):  # fmt: skip
+    saved(path, np.zeros((64, 64, 3)), photometric="rgb", compression="deflate", rowsperstrip=64)
+    tile = saved(tmp_path / "z.tif", np.zeros((64, 64, 3)), photometric="rgb", tile=(64, 64))
+    for source, words, changes in (
+        (path, "truncated", {"ImageWidth": 800, "ImageLength": 800}),
+        (path, "1 GiB of values", {"ImageWidth": 9000, "ImageLength": 9000}),
+        (path, "million pixels", {"ImageWidth": 99000, "ImageLength": 9000}),
+        (path, "a strip or tile of", {"ImageWidth": 6000, "ImageLength": 8000, "RowsPerStrip": 8000}),
+        (path, "compression JPEG2000", {"Compression": 34712}),
+        (path, "strips or tiles are missing", {"RowsPerStrip": 1}),
+        (path, "[0-9]+ strips or tiles", {"ImageWidth": 10, "ImageLength": 400_000, "RowsPerStrip": 1}),
+        (path, "no pixels|truncated", {"ImageWidth": 0}),
+        (tile, "tiles much larger", {"TileWidth": 100_000, "TileLength": 100_000}),
+        (tile, "truncated", {"TileWidth": 0}),
+    ):  # fmt: skip
         other = tmp_path / "y.tif"
-        other.write_bytes(path.read_bytes())
+        other.write_bytes(source.read_bytes())
         with tifffile.TiffFile(other, mode="r+b") as tif:
-            tif.pages[0].tags[tag].overwrite(value)
+            for tag, value in changes.items():
+                tif.pages[0].tags[tag].overwrite(value)
+        one = Conversion(bands=(1,) if words.startswith("a strip") else None)
         with pytest.raises(ImageError, match=words):
-            load_image(other)
+            load_image(other, conversion=one)
 
 
 def test_postscript_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,8 @@ _ALPHA = {1: True, 2: False}  # extra samples that are opacity: true if colours 
 _PACKBITS = 32773
 _COMPRESSIONS = {1, 5, 8, 32946, _PACKBITS, 34925, 50000}  # none, LZW, deflate twice, LZMA, Zstandard
 _MOST_PAGES = 100  # that are looked at
-_LARGEST = 1 << 30  # bytes of a strip or tile
+_MOST_SEGMENTS = 1 << 16  # strips or tiles: each takes half a millisecond
+_LARGEST = 1 << 30  # bytes of a strip or tile, or of all values that are read
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -104,8 +105,12 @@ def read_page(page: Page, file: IO[bytes], bands: tuple[int, ...] | None, name: 
     else:
         free = [band for band in range(count) if band not in alphas]
         chosen = [free[place] for place in choose_bands(len(free), bands, name)]
-    array = _read(tags, file, [*chosen, *alphas[:1]])
     used = len(chosen) + len(alphas[:1])
+    if tags.imagewidth * tags.imagelength * used * tags.dtype.itemsize > _LARGEST:
+        raise ImageError(
+            f"{name}: more than 1 GiB of values; choose one band (--bands 1), or reduce it first"
+        )
+    array = _read(tags, file, [*chosen, *alphas[:1]])
     return Values(
         array[:, :, : len(chosen)],
         opacity(array[:, :, -1]) if alphas else None,
@@ -123,6 +128,8 @@ def _read(tags: Any, file: IO[bytes], bands: list[int]) -> NDArray[Any]:
     columns, rows = -(-width // across), -(-height // down)
     if columns * across * rows * down > 2 * MAX_PIXELS:
         raise ValueError("tiles much larger than the image")
+    if columns * rows > _MOST_SEGMENTS:
+        raise ValueError(f"{columns * rows} strips or tiles")
     planes = samples if tags.planarconfig == 2 else 1
     if len(tags.dataoffsets) < columns * rows * planes or len(tags.databytecounts) < columns * rows * planes:
         raise ValueError("strips or tiles are missing")
@@ -140,7 +147,9 @@ def _read(tags: Any, file: IO[bytes], bands: list[int]) -> NDArray[Any]:
             file.seek(tags.dataoffsets[number])
             data = file.read(min(tags.databytecounts[number], end))
             # GDAL leaves out what is empty
-            part = _segment(tags, data, shape) if data else np.full(shape, tags.nodata, tags.dtype)
+            part = (
+                _segment(tags, data, shape) if data else np.broadcast_to(tags.dtype.type(tags.nodata), shape)
+            )
             for n, band in zip(there, taken, strict=True):
                 array[y : y + tall, x : x + across, n] = part[: height - y, : width - x, band]
     return array

@@ -13,7 +13,7 @@ PERCENTILES = (0.5, 99.5)
 """Between which values are stretched: a few dead or glowing pixels do not decide."""
 _USED = 0.25  # of the range: what uses less is stretched, such as 10, 12 and 14 bits in 16
 _SAMPLES = 1000  # rows and columns, evenly spaced, of which percentiles are taken
-_LARGEST = 1e30  # of floats that are values
+_LARGEST = np.float32(1e30)  # of floats that are values
 _ROWS = 256  # scaled at a time, which bounds the memory of the copies
 
 
@@ -120,9 +120,9 @@ def _valid(array: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | Non
     if not floats and nodata is None:
         return None
     # beyond lie infinity, NaN, and what programs write for none, such as -3.4e38
-    valid = (
-        (np.abs(array) < np.float32(_LARGEST)).all(axis=2) if floats else np.ones(array.shape[:2], np.bool_)
-    )
+    valid = np.ones(array.shape[:2], np.bool_)
+    if floats:
+        valid = ((array > -_LARGEST) & (array < _LARGEST)).all(axis=2)
     if nodata is not None:
         same = array == (np.asarray(nodata, array.dtype) if floats else nodata)
         valid &= ~(same.any(axis=2) if floats else same.all(axis=2))
@@ -157,8 +157,10 @@ def _scaled(
         if low == high or not (beyond or stretch == "always" or high - low < _USED * (last - first)):
             low, high = first, last
     pixels = np.empty(array.shape, np.uint8)
+    exact = np.float64 if array.dtype.kind in "ui" or array.dtype.itemsize > 4 else np.float32
     for row in range(0, len(array), _ROWS):
-        part = np.clip(np.nan_to_num(array[row : row + _ROWS].astype(np.float64)), low, high)
+        part = array[row : row + _ROWS].astype(exact)
+        part = np.clip(part if valid is None else np.nan_to_num(part), low, high)
         pixels[row : row + _ROWS] = np.round((part - low) * (255 / (high - low)))
     if (low, high) == (first, last):
         return pixels, ""
