@@ -45,40 +45,32 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
     if isinstance(source, Image):
         return source
     if isinstance(source, np.ndarray):
-        return _image(_values_of_array(source, conversion), 1, conversion, "array")
-    if isinstance(source, PILImage.Image):
+        values, turn, name = _values_of_array(source, conversion), 1, "array"
+    elif isinstance(source, PILImage.Image):
+        name = name_of(source)
         with open_image(source) as picture:
-            name, turn = name_of(source), _turn(picture, apply_exif)
-            return _image(_values_of_picture(picture, conversion, name), turn, conversion, name)
-    if isinstance(source, (str, os.PathLike)):
-        return _read(Path(source), apply_exif, conversion)
-    raise ImageError(f"cannot use {type(source).__name__} as an image: give a path, array or PIL image")
-
-
-def _read(path: Path, apply_exif: bool, conversion: Conversion) -> Image:
-    name = str(path)
-    with open_file(path) as file:
-        page = _page(file, name)
-        if page is not None and not page.suits_pillow(conversion.bands):
-            values = read_page(page, file, conversion.bands, name)
-            return _image(values, page.orientation if apply_exif else 1, conversion, name)
-        with _still(file, page, name) as picture:
-            deep, turn = _keeps_upper_bytes(picture), _turn(picture, apply_exif)
-            if deep:
-                values = _deep_colours(file, picture, conversion, name)
-            else:
-                values = _values_of_picture(picture, conversion, name)
-            if page is not None:
-                values = replace(values, nodata=page.nodata)
-        return _image(values, turn, conversion, name)
-
-
-def _image(values: Values, turn: int, conversion: Conversion, name: str) -> Image:
-    pixels, note = to_pixels(values, conversion.stretch, name)
+            values, turn = _decode(picture, apply_exif, conversion, name)
+    elif isinstance(source, (str, os.PathLike)):
+        name = name_of(source)
+        values, turn = _read(Path(source), apply_exif, conversion)
+    else:
+        raise ImageError(f"cannot use {type(source).__name__} as an image: give a path, array or PIL image")
+    with named_errors(name):
+        pixels, note = to_pixels(values, conversion.stretch, name)
     pixels = np.ascontiguousarray(_turned(pixels, turn))
     if pixels.flags.owndata and pixels is not values.array:
         pixels.flags.writeable = False  # ours alone: no copy is needed
     return Image(pixels, name, note)
+
+
+def _read(path: Path, apply_exif: bool, conversion: Conversion) -> tuple[Values, int]:
+    name = name_of(path)
+    with open_file(path) as file:
+        page = _page(file, name)
+        if page is None or page.suits_pillow(conversion.bands):
+            values, turn = _decode(_open(file, page, name), apply_exif, conversion, name)
+            return (values if page is None else replace(values, nodata=page.nodata)), turn
+        return read_page(page, file, conversion.bands, name), page.orientation if apply_exif else 1
 
 
 def name_of(source: str | os.PathLike[str] | PILImage.Image) -> str:
@@ -97,19 +89,8 @@ def open_image(source: str | os.PathLike[str] | PILImage.Image) -> Iterator[PILI
             check_still(source, name)
             yield source
     else:
-        with open_file(Path(source)) as file, _still(file, _page(file, name), name) as picture:
-            yield picture
-
-
-@contextmanager
-def _still(file: IO[bytes], page: Page | None, name: str) -> Iterator[PILImage.Image]:
-    with open_picture(file, name) as picture:
-        if page is None:
-            check_still(picture, name)
-        else:
-            picture.seek(page.index)
-            check_size(picture.width, picture.height, name)
-        yield picture
+        with open_file(Path(source)) as file:
+            yield _open(file, _page(file, name), name)
 
 
 def _page(file: IO[bytes], name: str) -> Page | None:
@@ -118,14 +99,22 @@ def _page(file: IO[bytes], name: str) -> Page | None:
     return open_page(file, name) if format_of(file.read(16)) == "TIFF" else None
 
 
+def _open(file: IO[bytes], page: Page | None, name: str) -> PILImage.Image:
+    picture = open_picture(file, name)
+    if page is None:
+        check_still(picture, name)
+    else:
+        picture.seek(page.index)
+        check_size(*picture.size, name)
+    return picture
+
+
 def raw_size(path: Path) -> tuple[int, int]:
     """(width, height) of a file's pixels as they are stored, whatever its EXIF orientation says."""
+    name = name_of(path)
     with open_file(path) as file:
-        page = _page(file, str(path))
-        if page is not None:
-            return page.size
-        with open_picture(file, str(path)) as picture:
-            return picture.size
+        page = _page(file, name)
+        return open_picture(file, name).size if page is None else page.size
 
 
 def _turn(picture: PILImage.Image, apply_exif: bool) -> int:
@@ -149,18 +138,45 @@ def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
 
 
-def _values_of_picture(picture: PILImage.Image, conversion: Conversion, name: str) -> Values:
-    mode = picture.mode
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        return _with_opacity(np.asarray(picture.convert("RGBA")), conversion, name)
-    if mode in ("1", "P"):
-        picture = picture.convert("L" if mode == "1" else "RGB")
-    elif mode not in ("L", "RGB", "F") and not mode.startswith("I"):
+def _decode(
+    picture: PILImage.Image, apply_exif: bool, conversion: Conversion, name: str
+) -> tuple[Values, int]:
+    """The values, and the orientation by which they must be turned."""
+    mode, deep = picture.mode, _deep_colours(picture)
+    turn = _turn(picture, apply_exif)  # it decodes, so that OpenCV sees no damaged file
+    array = _by_opencv(deep) if deep else None
+    if array is None and (mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info):
+        array = np.asarray(picture.convert("RGBA"))
+    elif array is None and mode in ("1", "P"):
+        array = np.asarray(picture.convert("L" if mode == "1" else "RGB"))
+    elif array is None and (mode in ("L", "RGB", "F") or mode.startswith("I")):
+        array = np.asarray(picture)
+    if array is None:
         raise ImageError(f"{name}: colour mode {mode} is not supported; convert it to RGB or grey first")
-    array = np.asarray(picture)
     if mode == "I" and array.min(initial=0) >= 0 and array.max(initial=0) <= 65535:
         array = array.astype(np.uint16)  # which Pillow may keep in 32 bits
-    return _with_opacity(array, conversion, name)
+    return _with_opacity(array, conversion, name), turn
+
+
+def _deep_colours(picture: PILImage.Image) -> bytes | None:
+    """The file of a PNG or PPM with colours of 16 bits, of which Pillow decodes the upper bytes."""
+    arguments = [tile.args for tile in getattr(picture, "tile", ())]  # of Pillow's decoders
+    deep = ("RGB", 65535) in arguments or any(";16B" in str(one) for one in arguments)
+    file: IO[bytes] | None = getattr(picture, "fp", None)
+    if picture.format not in ("PNG", "PPM") or picture.mode.startswith("I") or not deep or file is None:
+        return None
+    place = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(place)
+    return data
+
+
+def _by_opencv(data: bytes) -> NDArray[Any]:
+    import cv2
+
+    array = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+    return array[:, :, [2, 1, 0, 3][: array.shape[2]]]
 
 
 def _with_opacity(array: NDArray[Any], conversion: Conversion, name: str) -> Values:
@@ -181,22 +197,3 @@ def _values_of_array(array: NDArray[Any], conversion: Conversion) -> Values:
         raise ImageError(f"array: expected shape (H, W) or (H, W, C), got {array.shape}")
     check_size(array.shape[1], array.shape[0], "array")
     return _with_opacity(array, conversion, "array")
-
-
-def _keeps_upper_bytes(picture: PILImage.Image) -> bool:
-    """True for colours of 16 bits in PNG and PPM, of which Pillow decodes the upper bytes."""
-    if picture.format not in ("PNG", "PPM") or picture.mode.startswith("I"):
-        return False
-    arguments = [tile.args for tile in getattr(picture, "tile", ())]  # of Pillow's decoders
-    return ("RGB", 65535) in arguments or any(";16B" in str(one) for one in arguments)
-
-
-def _deep_colours(file: IO[bytes], picture: PILImage.Image, conversion: Conversion, name: str) -> Values:
-    """Decode them by OpenCV, once Pillow has seen that they are not damaged."""
-    import cv2
-
-    file.seek(0)
-    array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None:
-        raise ValueError("OpenCV cannot decode it")
-    return _with_opacity(np.asarray(array)[:, :, [2, 1, 0, 3][: array.shape[2]]], conversion, name)

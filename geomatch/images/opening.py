@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
 from geomatch.errors import ImageError, first_line
 
@@ -31,8 +30,6 @@ def named_errors(name: str) -> Iterator[None]:
         yield
     except (ImageError, MemoryError):
         raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image in a known format") from error
     except Exception as error:  # decoders raise whatever they like on damaged data
         raise ImageError(f"{name}: damaged or truncated image ({first_line(error)})") from error
 

@@ -120,7 +120,7 @@ def _valid(array: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | Non
     if not floats and nodata is None:
         return None
     # beyond lie infinity, NaN, and what programs write for none, such as -3.4e38
-    valid = np.ones(array.shape[:2], np.bool_)
+    valid: NDArray[Any] = np.ones(array.shape[:2], np.bool_)
     if floats:
         valid = ((array > -_LARGEST) & (array < _LARGEST)).all(axis=2)
     if nodata is not None:
