@@ -67,7 +67,7 @@ def choose_bands(count: int, bands: tuple[int, ...] | None, name: str) -> list[i
         if count in (1, 3):
             return list(range(count))
         raise ImageError(
-            f"{name}: {count} bands, which may be any; choose one or three: --bands 3,2,1, "
+            f"{name}: {count} bands, which may be any; choose one or three: geomatch match --bands 3,2,1, "
             "in Python Conversion(bands=(3, 2, 1))"
         )
     if max(bands) > count:
@@ -120,9 +120,9 @@ def _valid(array: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | Non
     if not floats and nodata is None:
         return None
     # beyond lie infinity, NaN, and what programs write for none, such as -3.4e38
-    valid: NDArray[Any] = np.ones(array.shape[:2], np.bool_)
+    valid = np.ones(array.shape[:2], np.bool_)
     if floats:
-        valid = ((array > -_LARGEST) & (array < _LARGEST)).all(axis=2)
+        valid = np.asarray(((array > -_LARGEST) & (array < _LARGEST)).all(axis=2))
     if nodata is not None:
         same = array == (np.asarray(nodata, array.dtype) if floats else nodata)
         valid &= ~(same.any(axis=2) if floats else same.all(axis=2))
