@@ -68,7 +68,10 @@ def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
     assert not heavy & set(done.stdout.split())
 
 
-LAZY = {"pycolmap", "kornia", "fsspec", "jinja2", "matplotlib", "transformers", "ray", "h5py", "scipy"}
+LAZY = {
+    "pycolmap", "kornia", "fsspec", "jinja2", "matplotlib", "transformers", "ray", "h5py", "scipy",
+    "tifffile", "pillow_heif",
+}  # fmt: skip
 
 
 def test_large_packages_are_imported_where_they_are_used() -> None:
