@@ -559,11 +559,13 @@ def test_threads_leave_the_warnings_of_the_process_alone(tmp_path: Path) -> None
 
 def test_what_a_mutated_file_gives_is_an_image_or_an_image_error(tmp_path: Path) -> None:
     outcomes, slowest = fuzz(340, 7, tmp_path)
-    assert outcomes["read"] > 100
-    assert outcomes["refused"] > 100
+    assert set(outcomes) == {"read", "refused"}
+    assert min(outcomes.values()) > 100
     assert slowest < 2
 
 
 @pytest.mark.slow
 def test_thousands_of_mutated_files(tmp_path: Path) -> None:
-    assert fuzz(5000, 0, tmp_path)[1] < 5
+    outcomes, slowest = fuzz(5000, 0, tmp_path)
+    assert set(outcomes) == {"read", "refused"}
+    assert slowest < 5
