@@ -102,8 +102,7 @@ def _shifted(residuals: Points, p0: Points, inliers0: Points, threshold: float) 
 def _shares_within(residuals: Points, p0: Points, p1: Points, threshold: float) -> Points:
     """How many pairs of matches have the place where one should lie near the place where the other lies.
 
-    Shares of all pairs within ``threshold`` times 2^-3 to 2^9, at least one pair; matches of one place to one
-    place are no pair.
+    Shares of all pairs within ``threshold`` times 2^-3 to 2^9; matches of one place to one place are no pair.
     """
     some, others = (slice(None, None, max(1, len(p0) // most)) for most in (_SAMPLED, _PARTNERS))
     squared = _squared_distances(p1[some] - residuals[some], p1[others]) / threshold**2
@@ -113,7 +112,8 @@ def _shares_within(residuals: Points, p0: Points, p1: Points, threshold: float) 
     # 4^k < squared / threshold^2 <= 4^(k + 1)
     bins = (np.frexp(np.clip(squared, 1e-30, 1e30) * (1 - 1e-9))[1] + 1) // 2 + _FINER
     counts = np.bincount(np.maximum(bins[~same], 0), minlength=_FINER + _WIDER)[: _FINER + _WIDER]
-    return np.maximum(np.cumsum(counts), 1) / same.size
+    shares: Points = np.cumsum(counts) / same.size
+    return shares
 
 
 def _squared_distances(a: Points, b: Points) -> Points:
@@ -139,5 +139,5 @@ def log10_nfa(total: float, inliers: float, probability: float, sample: int = 4,
         return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
 
     choices = log_choose(total, inliers) + log_choose(inliers, sample)
-    natural = choices + (inliers - sample) * log(min(1.0, probability))
+    natural = choices + (inliers - sample) * log(min(1.0, max(probability, 1e-300)))
     return natural / log(10) + log10(models * max(1.0, total - sample))

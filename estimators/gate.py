@@ -20,6 +20,7 @@ from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
 
 Solver = Callable[[Points, Points], NDArray[np.floating] | None]
 """From at least four finite pairs of points to a 3x3 matrix, or None."""
+_TOLERATED = 3.0  # thresholds of deviation that are no matter in small images
 MAX_AT_REST = 0.8
 """Share of the inliers that may lie in a strip at rest."""
 
@@ -42,7 +43,7 @@ class Gate:
     max_deviation: float = 0.05
     """Bound on the standard deviation of a corner of image 0 in image 1, as a share of the longest side of
     image 0 there."""
-    max_leaning: float = 0.1
+    max_leaning: float = 0.25
     """The same without the inliers that the fit leans on most."""
     allow_mirrored: bool = False
     """A mirrored plane passes, too."""
@@ -123,7 +124,8 @@ class Gate:
             )
         corners = image_corners(image_size) if image_size else _bounds(p0)
         reason = by_chance(count, len(p0), "homography", support.log10_nfa, self.max_log10_nfa)
-        reason = reason or self._implausible(h, corners)
+        if not reason and (what := self._implausible(h, corners)):
+            reason = f"{count} of {len(p0)} matches agree, but the homography {what}"
         if reason:
             return EstimationFailure(reason)
         deviations, without_some = corner_deviations(
@@ -134,7 +136,7 @@ class Gate:
             (deviations.max(), self.max_deviation, ""),
             (without_some.max(), self.max_leaning, " if a few of them were wrong"),
         ):
-            if worst > limit * side:
+            if worst > max(limit * side, _TOLERATED * limit / self.max_deviation * threshold):
                 return EstimationFailure(
                     f"{count} of {len(p0)} matches agree, but they do not determine the homography: a corner "
                     f"of image 0 would be uncertain by {worst:.3g} px{when}"
@@ -142,19 +144,19 @@ class Gate:
         return HomographyEstimate(h, inliers, deviations, support.second)
 
     def _implausible(self, h: Points, corners: Points) -> str:
-        """Why the matrix cannot be a view of the image; empty if it can."""
+        """What the matrix does that a view of the image cannot; empty if it can be one."""
         depth = corners @ h[2, :2] + 1.0
         if (depth <= 0).any():
-            return "the homography sends part of the image through infinity"
+            return "sends part of the image through infinity"
         warped = warp_points(h, corners)
         edges = np.roll(warped, -1, axis=0) - warped
         following = np.roll(edges, -1, axis=0)
         turns = edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0]
         if (turns < 0).all():
             if not self.allow_mirrored:
-                return "the homography mirrors the image"
+                return "mirrors the image"
         elif not (turns > 0).all():
-            return "the homography folds the image: its corners no longer form a convex quadrilateral"
+            return "folds the image: its corners no longer form a convex quadrilateral"
         side = max(np.ptp(warped[:, 0]), np.ptp(warped[:, 1]))
         to_unit = np.diag([1 / side, 1 / side, 1.0])
         to_unit[:2, 2] = -warped.min(0) / side
@@ -162,7 +164,7 @@ class Gate:
         from_unit[:2, 2] = corners[0]
         condition = np.linalg.cond(to_unit @ h @ from_unit)
         if condition > self.max_condition:
-            return f"the homography is nearly singular (condition number {condition:.0f})"
+            return f"is nearly singular (condition number {condition:.0f})"
         return ""
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.estimators.evidence import Points, log10_nfa
-from geomatch.estimators.gate import MAX_AT_REST, by_chance, checked_points, too_few, watermark_reason
+from geomatch.estimators.gate import MAX_AT_REST, Gate, by_chance, checked_points, too_few, watermark_reason
 from geomatch.estimators.solvers import OpenCVEstimator
 from geomatch.estimators.stationary import watermark
 from geomatch.geometry import warp_points
@@ -91,7 +92,10 @@ def _estimate(
     fundamental = _usable(
         lambda: cv2.findFundamentalMat(p0, p1, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS)
     )
-    planar = OpenCVEstimator("usac_magsac", threshold=threshold).estimate(p0, p1, size0)
+    # a plane far from the image's corners is one, too
+    planar = OpenCVEstimator(
+        "usac_magsac", threshold, gate=Gate(max_deviation=inf, max_leaning=inf)
+    ).estimate(p0, p1, size0)
     inliers = np.zeros(len(p0), np.bool_)
     if fundamental is not None:
         inliers = _epipolar_distances(fundamental, p0, p1) <= threshold

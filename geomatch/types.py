@@ -200,8 +200,8 @@ class HomographyEstimate(_Model):
     """(4,) standard deviation in pixels of image 1 of where the corners of image 0 lie, clockwise from the
     first pixel, as the inliers determine them; None when unknown."""
     second_support: int = 0
-    """How many other matches agree on one shift of the homography, on the same ground: with about as many as
-    there are inliers it is ambiguous, as on a facade moved by one window."""
+    """How many other matches among the inliers agree on one shift of the homography: with about as many it is
+    ambiguous, as on a facade moved by one window."""
     watermark: NDArray[np.bool_] | None = None
     """(M,) bool, matches that were set aside because they do not move and lie in a strip, as those of a
     caption; None when there are none."""
@@ -226,16 +226,15 @@ class HomographyEstimate(_Model):
 def _remarks(found: HomographyEstimate) -> tuple[str, ...]:
     remarks = []
     if found.corner_deviations is not None and (worst := found.corner_deviations.max()) > _UNCERTAIN:
-        remarks.append(f"a corner of image 0 is uncertain by {worst:.0f} px: the inliers lie far from it")
+        remarks.append(f"a corner of image 0 is uncertain by {worst:.0f} px: inliers lie far from it")
     if found.second_support >= _AMBIGUOUS * found.num_inliers:
         remarks.append(
-            f"ambiguous: beside {found.num_inliers} inliers, {found.second_support} matches agree on the same "
-            "homography shifted, as where a pattern repeats"
+            f"ambiguous: beside {found.num_inliers} inliers, {found.second_support} matches agree on the "
+            "same homography shifted, as where a pattern repeats"
         )
     if found.watermark is not None:
-        remarks.append(
-            f"{int(found.watermark.sum())} matches that do not move were set aside as a caption or watermark"
-        )
+        still = int(found.watermark.sum())
+        remarks.append(f"{still} matches that do not move were set aside as a caption or watermark")
     return tuple(remarks)
 
 

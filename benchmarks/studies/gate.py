@@ -38,11 +38,11 @@ def _line(rng: np.random.Generator, count: int) -> Points:
 
 
 def line_and_outliers(rng: np.random.Generator) -> Pairs:
-    """Matches along a line that agree, and one to three that lie elsewhere."""
+    """Matches along a line that agree, and one to six that lie elsewhere."""
     truth = random_homography(rng, SIZE)
     p0 = _line(rng, int(rng.integers(8, 60)))
     p1 = warp_points(truth, p0) + rng.normal(0, 0.5, p0.shape)
-    strays = int(rng.integers(1, 4))
+    strays = int(rng.integers(1, 7))
     return np.vstack([p0, _uniform(rng, strays)]), np.vstack([p1, _uniform(rng, strays)])
 
 
@@ -66,8 +66,8 @@ def clusters_at_random(rng: np.random.Generator) -> Pairs:
 
 
 def cluster_and_stray(rng: np.random.Generator) -> Pairs:
-    """A tight cluster that agrees, and one or two matches far away that do not."""
-    truth, strays = random_homography(rng, SIZE), int(rng.integers(1, 3))
+    """A tight cluster that agrees, and one to four matches far away that do not."""
+    truth, strays = random_homography(rng, SIZE), int(rng.integers(1, 5))
     p0 = _uniform(rng, 1) + rng.normal(0, rng.uniform(1, 6), (int(rng.integers(10, 60)), 2))
     p1 = warp_points(truth, p0) + rng.normal(0, 0.5, p0.shape)
     return np.vstack([p0, _uniform(rng, strays)]), np.vstack([p1, _uniform(rng, strays)])
