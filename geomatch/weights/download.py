@@ -4,18 +4,26 @@ The cache is ``$GEOMATCH_HOME``, else ``$XDG_CACHE_HOME/geomatch``, else ``~/.ca
 ``HF_HUB_OFFLINE=1`` or ``GEOMATCH_OFFLINE=1`` nothing is downloaded.
 """
 
+import gzip
+import hashlib
 import os
+import re
+import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from geomatch.errors import WeightsError, first_line
-from geomatch.files import replacing, sha256_of
+from geomatch.files import digest_of, replacing, sha256_of
+from geomatch.weights.transfer import fetch
+
+SUMS = "SHA256SUMS"
+"""Beside the files of a model that we made, as ``sha256sum`` writes it."""
+LARGE = 2**26  # bytes of a file that is not checked again while its size and time stay
+_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class WeightsFile:
     url: str
     licence: str
     sha256: str | None
-    """Known checksum in hexadecimal; when None, that of the first download binds later reads."""
+    """Known checksum in hexadecimal; when None, that of the first whole file binds later reads."""
 
 
 _SUPERPOINT_URL = "https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth"
@@ -50,81 +58,129 @@ def is_offline() -> bool:
 
 
 def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path:
-    """The file on disk, downloaded and verified if need be."""
+    """The file on disk, downloaded if need be, and checked."""
     if path is not None:
         chosen = Path(path).expanduser()
         if not chosen.is_file():
             raise WeightsError(f"{chosen}: no such weights file; get it from {weights.url}")
+        check_file(chosen)
         return chosen
     cached = cache_folder() / weights.file_name
+    note = cached.with_name(cached.name + ".sha256")
     if not cached.is_file():
-        _download(weights, cached)
-    _verify(weights, cached)
+        _download(weights, cached, note)
+        return cached
+    try:
+        _verify(weights, cached, note)
+    except ValueError as error:
+        raise WeightsError(
+            f"{cached} is damaged or was replaced: {error}; "
+            f"delete it (and {note.name}) to download it again from {weights.url}"
+        ) from error
     return cached
 
 
-def _download(weights: WeightsFile, target: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise `WeightsError` for a file whose bytes are not those that are recorded, if any are.
+
+    The hub's cache names large files by SHA-256, small ones by git's SHA-1; folders of ours have `SUMS`;
+    torch's files have CRC-32s. Large files are read once, and again when size or time have changed.
+    """
+    recorded = _recorded(path)
+    if not recorded and (path.suffix == ".safetensors" or not zipfile.is_zipfile(path)):
+        return
+    place, advice = path.resolve(), ""
+    state = place.stat()
+    note = cache_folder() / "checked" / digest_of([str(place), state.st_size, state.st_mtime_ns, recorded])
+    if state.st_size > LARGE and note.is_file():
+        return
+    try:
+        if not recorded:
+            read_whole(place)
+        elif recorded not in _sums_of(place, recorded):
+            advice = f", or correct {SUMS} if you changed it" if not path.is_symlink() else ""
+            raise ValueError("its checksum is not the one recorded")
+    except Exception as error:  # zipfile and zlib raise their own
+        raise WeightsError(
+            f"{path}: damaged or unreadable ({first_line(error)}); delete {place} and get it again{advice}"
+        ) from error
+    if state.st_size > LARGE:
+        with suppress(OSError):  # a cache that cannot be written to: it is read again next time
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.touch()
+
+
+def _recorded(path: Path) -> str:
+    """The checksum that is recorded for a file, in hexadecimal; empty if there is none."""
+    blob = path.readlink() if path.is_symlink() else path
+    if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+        return blob.name
+    sums = path.parent / SUMS
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
+    return next((line.split()[0] for line in lines if line.split()[1:] == [path.name]), "")
+
+
+def _sums_of(path: Path, like: str) -> tuple[str, ...]:
+    """What a checksum as long as another one may be: SHA-256, or SHA-1 as of git or of the file alone."""
+    if len(like) != 40:
+        return (sha256_of(path),)
+    content = path.read_bytes()
+    return tuple(hashlib.sha1(head + content).hexdigest() for head in (b"blob %d\0" % len(content), b""))
+
+
+def read_whole(path: Path) -> None:
+    """Raise an error of some type unless the file is what its name says, to its last byte."""
+    with path.open("rb") as file:
+        if _PAGE.match(file.read(1000)):
+            raise ValueError("it is a page of the web")
+    if path.name.endswith((".gz", ".tgz")):
+        with gzip.open(path) as stream:
+            while stream.read(2**22):
+                pass
+    elif path.suffix == ".csv":
+        path.read_text(encoding="utf-8")
+    elif path.suffix == ".zip" or zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if bad := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
+    if path.suffix in (".pt", ".pth", ".ckpt"):
+        from geomatch.weights.tensors import load_pickled
+
+        load_pickled(path)
+
+
+def _download(weights: WeightsFile, target: Path, note: Path) -> None:
     advice = f"download {weights.url} and put it at {target}"
     if is_offline():
         raise WeightsError(f"{weights.file_name} is not in the cache and downloads are off; {advice}")
-    part, locks = target.with_name(target.name + ".part"), target.parent / ".locks"
+    part, locks = target.with_name("part-" + target.name), target.parent / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(locks / target.name):
             if target.is_file():  # another process was faster
                 return
-            _fetch(weights, part)
-            if weights.sha256 and sha256_of(part) != weights.sha256:
+            fetch(weights.url, part, weights.file_name, weights.sha256 is not None)
+            try:
+                _verify(weights, part, note)
+            except ValueError:
                 part.unlink()
-                raise OSError("wrong SHA-256")
+                raise
             part.replace(target)
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise WeightsError(f"cannot download {weights.file_name} ({first_line(error)}); {advice}") from error
 
 
-def _fetch(weights: WeightsFile, part: Path) -> None:
-    """Fill ``part``; go on where an earlier attempt at the same version of the file ended."""
-    note = part.with_name(part.name + ".etag")
-    done = part.stat().st_size if part.is_file() and note.is_file() else 0
-    # If-Range: the whole file comes if it is another one by now
-    headers = {"Range": f"bytes={done}-", "If-Range": note.read_text()} if done else {}
-    try:
-        answer = urlopen(Request(weights.url, headers=headers), timeout=60)
-    except HTTPError as error:
-        if error.code != 416 or not done:  # nothing is left to send, or the part is too long
-            raise
-        part.unlink()
-        answer = urlopen(weights.url, timeout=60)
-    with answer:
-        if answer.status != 206:
-            done = 0
-            tag = answer.headers.get("ETag") or "W/"
-            note.unlink(missing_ok=True)
-            if not tag.startswith("W/"):  # weak tags promise no equal bytes
-                note.write_text(tag)
-        size = done + int(answer.headers.get("Content-Length") or 0)
-        with (
-            part.open("ab" if done else "wb") as file,
-            tqdm(desc=weights.file_name, total=size or None, initial=done, unit="B", unit_scale=True) as bar,
-        ):
-            while block := answer.read(2**20):
-                file.write(block)
-                bar.update(len(block))
-    if size and part.stat().st_size != size:
-        raise OSError(f"got {part.stat().st_size} of {size} bytes; try again to go on from there")
-    note.unlink(missing_ok=True)
-
-
-def _verify(weights: WeightsFile, path: Path) -> None:
+def _verify(weights: WeightsFile, path: Path, note: Path) -> None:
+    """Raise `ValueError` unless the checksum is right; if none is known, note that of a whole file."""
     found = sha256_of(path)
-    note = path.with_name(path.name + ".sha256")
     expected = weights.sha256 or (note.read_text().strip() if note.is_file() else None)
+    if expected is not None and found != expected:
+        raise ValueError(f"SHA-256 {found}, expected {expected}")
     if expected is None:
+        try:
+            read_whole(path)
+        except Exception as error:  # the readers raise their own
+            raise ValueError(f"it is no whole {path.suffix} file: {first_line(error)}") from error
         if os.access(path.parent, os.W_OK):
             with replacing(note) as temporary:
                 temporary.write_text(found + "\n")
-    elif found != expected:
-        raise WeightsError(
-            f"{path} is damaged or was replaced: SHA-256 {found}, expected {expected}; "
-            f"delete it (and {note.name}) to download it again from {weights.url}"
-        )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import fingerprint_of
-from geomatch.weights.download import is_offline
+from geomatch.weights.download import check_file, is_offline
 from geomatch.weights.models import REMOVED
 
 _TRANSFORMERS = ("config.json", "*.safetensors", "pytorch_model.bin")
@@ -65,6 +65,9 @@ def hub_folder(
             folder = snapshot(patterns, local=False)
             lacking = missing(folder)
             if not lacking:
+                for path in folder.rglob("*"):
+                    if path.is_file():
+                        check_file(path)
                 return folder
     except GatedRepoError as error:
         raise WeightsError(
@@ -93,10 +96,15 @@ def transformers_folder(model: str) -> Path:
         return hub_folder(model, None, [_TRANSFORMERS[:2], _TRANSFORMERS[::2]], missing)
     for lacking in missing(folder):
         raise WeightsError(f"{model}: no model of transformers, {lacking}")
+    for path in _files(folder):
+        check_file(path)
     return folder
 
 
 def transformers_fingerprint(model: str) -> str:
     """SHA-256 over all files of a model of transformers that decide its output."""
-    folder = transformers_folder(model)
-    return fingerprint_of(sorted(path for pattern in _TRANSFORMERS for path in folder.glob(pattern)))
+    return fingerprint_of(_files(transformers_folder(model)))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for pattern in _TRANSFORMERS for path in folder.glob(pattern))
