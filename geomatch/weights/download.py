@@ -143,10 +143,6 @@ def read_whole(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             if bad := archive.testzip():
                 raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
-    if path.suffix in (".pt", ".pth", ".ckpt"):
-        from geomatch.weights.tensors import load_pickled
-
-        load_pickled(path)
 
 
 def _download(weights: WeightsFile, target: Path, note: Path) -> None:
@@ -179,6 +175,10 @@ def _verify(weights: WeightsFile, path: Path, note: Path) -> None:
     if expected is None:
         try:
             read_whole(path)
+            if path.suffix in (".pt", ".pth", ".ckpt"):
+                from geomatch.weights.tensors import load_pickled
+
+                load_pickled(path)
         except Exception as error:  # the readers raise their own
             raise ValueError(f"it is no whole {path.suffix} file: {first_line(error)}") from error
         if os.access(path.parent, os.W_OK):

@@ -18,7 +18,7 @@ _LONGEST = 100_000_000  # bytes of a header that safetensors takes
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whose header holds, as ``sha256``, that of the file with zeros in its place."""
+    """Write a safetensors file whose ``sha256`` in the header is that of the file with zeros in its place."""
     from safetensors.torch import save_file
 
     with replacing(path) as temporary:

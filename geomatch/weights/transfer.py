@@ -16,7 +16,7 @@ LONGEST = 12 * 3600.0  # seconds in all
 class _StaysEncrypted(HTTPRedirectHandler):
     """From https only to https; urllib offers no other way to say so."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]  # noqa: D102, PLR0913
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
         if req.type == "https" and not newurl.startswith("https:"):
             raise OSError(f"{req.full_url} leads to {newurl}, which is not encrypted")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -168,8 +168,12 @@ def load_head(place: Path) -> Head:
         if kind["kind"] == "linear":
             mean, projection = (tensors[name].float().numpy() for name in ("mean", "projection"))
             return LinearHead(mean, projection, settings, training)
-        network = HeadNetwork([tuple(entry) for entry in kind["maps"]], kind["widths"], kind["dimension"])
-        network.load_state_dict(tensors)
+        with torch.device("meta"):  # no random numbers only to be replaced
+            network = HeadNetwork([tuple(entry) for entry in kind["maps"]], kind["widths"], kind["dimension"])
+        full = {
+            name: value.float() if value.is_floating_point() else value for name, value in tensors.items()
+        }
+        network.load_state_dict(full, assign=True)
     except Exception as error:  # safetensors and torch raise many types
         raise WeightsError(
             f"{path}: damaged projection head, or none of this version ({first_line(error)}); "
