@@ -129,4 +129,4 @@ def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
     with tarfile.open(path) as packed:
         for member in packed:
             if member.isfile():
-                yield member.name, member.size, partial(packed.extractfile, member)
+                yield member.name, member.size, partial(packed.extractfile, member)  # type: ignore[misc]
