@@ -19,7 +19,7 @@ import geomatch
 from geomatch import WeightsError
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTExtractor
-from geomatch.weights import download, transfer
+from geomatch.weights import download
 from geomatch.weights.download import WeightsFile, cache_folder, check_file, locate_weights
 from geomatch.weights.folders import SUMS, find_weights, read_config
 from geomatch.weights.sources import model_folder
@@ -202,8 +202,8 @@ def test_faulty_servers_leave_nothing(
     site: Site, big: WeightsFile, fault: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "pause" in fault:
-        monkeypatch.setattr(transfer, "STALL", 0.2)
-        monkeypatch.setattr(transfer, "SLOWEST", 1e6)
+        monkeypatch.setattr(download, "STALL", 0.2)
+        monkeypatch.setattr(download, "SLOWEST", 1e6)
     site.limit = 300_000 if "chunked" in fault else 10**7
     for name, value in fault.items():
         setattr(site, name, value)

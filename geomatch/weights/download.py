@@ -5,25 +5,28 @@ The cache is ``$GEOMATCH_HOME``, else ``$XDG_CACHE_HOME/geomatch``, else ``~/.ca
 """
 
 import gzip
-import hashlib
 import os
 import re
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha1
 from http.client import HTTPException
 from pathlib import Path
+from time import monotonic
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from filelock import FileLock
+from tqdm import tqdm
 
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import digest_of, replacing, sha256_of
-from geomatch.weights.transfer import fetch
 
-SUMS = "SHA256SUMS"
-"""Beside the files of a model that we made, as ``sha256sum`` writes it."""
+SUMS = "SHA256SUMS"  # beside the files of models that we make, as ``sha256sum`` writes it
 LARGE = 2**26  # bytes of a file that is not checked again while its size and time stay
-_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
+STALL, SLOWEST, LONGEST = 60.0, 1000.0, 12 * 3600.0
+"""Of a download: seconds without a byte, mean bytes per second after these, seconds in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +90,22 @@ def check_file(path: Path) -> None:
     torch's files have CRC-32s. Large files are read once, and again when size or time have changed.
     """
     recorded = _recorded(path)
-    if not recorded and (path.suffix == ".safetensors" or not zipfile.is_zipfile(path)):
+    if path.is_dir() or not (recorded or (path.suffix != ".safetensors" and zipfile.is_zipfile(path))):
         return
-    place, advice = path.resolve(), ""
+    place = path.resolve()
     state = place.stat()
     note = cache_folder() / "checked" / digest_of([str(place), state.st_size, state.st_mtime_ns, recorded])
-    if state.st_size > LARGE and note.is_file():
+    if note.is_file():
         return
     try:
         if not recorded:
             read_whole(place)
-        elif recorded not in _sums_of(place, recorded):
-            advice = f", or correct {SUMS} if you changed it" if not path.is_symlink() else ""
+        elif recorded != (sha256_of(place) if len(recorded) == 64 else _git_sum(place)):
             raise ValueError("its checksum is not the one recorded")
     except Exception as error:  # zipfile and zlib raise their own
+        meant = f", or correct {SUMS} if you changed it" if recorded and not path.is_symlink() else ""
         raise WeightsError(
-            f"{path}: damaged or unreadable ({first_line(error)}); delete {place} and get it again{advice}"
+            f"{path}: damaged or unreadable ({first_line(error)}); delete {place} and get it again{meant}"
         ) from error
     if state.st_size > LARGE:
         with suppress(OSError):  # a cache that cannot be written to: it is read again next time
@@ -120,18 +123,15 @@ def _recorded(path: Path) -> str:
     return next((line.split()[0] for line in lines if line.split()[1:] == [path.name]), "")
 
 
-def _sums_of(path: Path, like: str) -> tuple[str, ...]:
-    """What a checksum as long as another one may be: SHA-256, or SHA-1 as of git or of the file alone."""
-    if len(like) != 40:
-        return (sha256_of(path),)
+def _git_sum(path: Path) -> str:
     content = path.read_bytes()
-    return tuple(hashlib.sha1(head + content).hexdigest() for head in (b"blob %d\0" % len(content), b""))
+    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def read_whole(path: Path) -> None:
     """Raise an error of some type unless the file is what its name says, to its last byte."""
     with path.open("rb") as file:
-        if _PAGE.match(file.read(1000)):
+        if file.read(1000).lstrip().startswith(b"<"):
             raise ValueError("it is a page of the web")
     if path.name.endswith((".gz", ".tgz")):
         with gzip.open(path) as stream:
@@ -155,7 +155,7 @@ def _download(weights: WeightsFile, target: Path, note: Path) -> None:
         with FileLock(locks / target.name):
             if target.is_file():  # another process was faster
                 return
-            fetch(weights.url, part, weights.file_name, weights.sha256 is not None)
+            _fetch(weights, part)
             try:
                 _verify(weights, part, note)
             except ValueError:
@@ -164,6 +164,57 @@ def _download(weights: WeightsFile, target: Path, note: Path) -> None:
             part.replace(target)
     except (OSError, HTTPException, ValueError) as error:
         raise WeightsError(f"cannot download {weights.file_name} ({first_line(error)}); {advice}") from error
+
+
+def _fetch(weights: WeightsFile, part: Path) -> None:
+    """Fill ``part``; go on where an earlier attempt at the same version of the file ended."""
+    note = part.with_name(part.name + ".version")  # ETag and length
+    version = note.read_text() if part.is_file() and note.is_file() else ""
+    done = part.stat().st_size if version else 0
+    # If-Range: the whole file comes if it is another one by now
+    headers = {"Range": f"bytes={done}-", "If-Range": version.partition("\n")[0]} if done else {}
+    try:
+        answer = build_opener(_StaysEncrypted).open(Request(weights.url, headers=headers), timeout=STALL)
+    except HTTPError as error:
+        if error.code != 416 or not done:  # nothing is left to send, or the part is too long
+            raise
+        part.unlink()
+        return _fetch(weights, part)
+    with answer:
+        length, tag = answer.headers["Content-Length"], answer.headers["ETag"] or "W/"
+        place, _, whole = (answer.headers["Content-Range"] or "").rpartition("/")
+        found = "" if tag.startswith("W/") else f"{tag}\n{whole or length}"  # weak tags promise nothing
+        if done and answer.status == 206:
+            if not place.startswith(f"bytes {done}-") or found != version:
+                part.unlink()
+                return _fetch(weights, part)
+        elif answer.status != 200:
+            raise OSError(f"the server answered {answer.status}")
+        else:
+            done = 0
+            note.write_text(found)
+        if not (length or answer.chunked or weights.sha256):
+            raise OSError("the server does not say how long the file is")
+        size, begun = done + int(length) if length else None, monotonic()
+        with (
+            part.open("ab" if done else "wb") as file,
+            tqdm(desc=weights.file_name, total=size, initial=done, unit="B", unit_scale=True) as bar,
+        ):
+            while block := answer.read1(2**20):
+                file.write(block)
+                bar.update(len(block))
+                if monotonic() - begun > min(STALL + (bar.n - done) / SLOWEST, LONGEST):
+                    raise OSError(f"too slow: {bar.n - done} bytes came; try again to go on from there")
+    if size is not None and part.stat().st_size != size:
+        raise OSError(f"got {part.stat().st_size} of {size} bytes; try again to go on from there")
+    note.unlink()
+
+
+class _StaysEncrypted(HTTPRedirectHandler):
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+        if req.type == "https" and not newurl.startswith("https:"):
+            raise OSError(f"{req.full_url} leads to {newurl}, which is not encrypted")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _verify(weights: WeightsFile, path: Path, note: Path) -> None:

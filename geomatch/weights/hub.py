@@ -66,8 +66,7 @@ def hub_folder(
             lacking = missing(folder)
             if not lacking:
                 for path in folder.rglob("*"):
-                    if path.is_file():
-                        check_file(path)
+                    check_file(path)
                 return folder
     except GatedRepoError as error:
         raise WeightsError(
@@ -96,15 +95,12 @@ def transformers_folder(model: str) -> Path:
         return hub_folder(model, None, [_TRANSFORMERS[:2], _TRANSFORMERS[::2]], missing)
     for lacking in missing(folder):
         raise WeightsError(f"{model}: no model of transformers, {lacking}")
-    for path in _files(folder):
+    for path in folder.glob("*"):
         check_file(path)
     return folder
 
 
 def transformers_fingerprint(model: str) -> str:
     """SHA-256 over all files of a model of transformers that decide its output."""
-    return fingerprint_of(_files(transformers_folder(model)))
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for pattern in _TRANSFORMERS for path in folder.glob(pattern))
+    folder = transformers_folder(model)
+    return fingerprint_of(sorted(path for pattern in _TRANSFORMERS for path in folder.glob(pattern)))

@@ -58,7 +58,7 @@ def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
 
     from geomatch.weights.tensors import save_tensors
 
-    for path in _files(folder):
+    for path in (*folder.glob("text_encoder/*"), *folder.glob("tokenizer/*")):
         check_file(path)
     if read_config(folder / "text_encoder").get("model_type") not in ("clip_text_model", "clip"):
         raise WeightsError(f"{folder / 'text_encoder'}: no CLIP text encoder; Stable Diffusion 1 and 2 only")
@@ -87,13 +87,7 @@ def _path(folder: Path, prompt: str) -> Path:
 
 
 def _fingerprint(folder: Path) -> str | None:
-    """SHA-256 over `_files`; None without weights."""
-    files = _files(folder)
-    return fingerprint_of(files) if files and files[0].name in TEXT_WEIGHTS else None
-
-
-def _files(folder: Path) -> list[Path]:
-    """The text encoder's weights, if they are there, its configuration, and the tokenizer."""
+    """SHA-256 over the text encoder's weights and configuration and the tokenizer; None without weights."""
     weights = [path for name in TEXT_WEIGHTS if (path := folder / "text_encoder" / name).is_file()][:1]
     others = [folder / "text_encoder" / "config.json", *sorted((folder / "tokenizer").glob("*"))]
-    return weights + [path for path in others if path.is_file()]
+    return fingerprint_of(weights + [path for path in others if path.is_file()]) if weights else None

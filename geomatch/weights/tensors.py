@@ -1,51 +1,43 @@
 """Files of tensors: our own, which carry a checksum, and torch's, of which no code is run."""
 
-import hashlib
+import json
 import re
 import zipfile
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from geomatch.files import replacing, sha256_of
+from geomatch.files import replacing
 
-_NO_SUM = b"0" * 64
-_SUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')  # in other values the quotes are escaped
-_LONGEST = 100_000_000  # bytes of a header that safetensors takes
+_EMPTY = b'"sha256":"' + b"0" * 64
+_SUM = re.compile(rb'"sha256":"([0-9a-f]{64})')  # in other values of the header the quotes are escaped
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whose ``sha256`` in the header is that of the file with zeros in its place."""
-    from safetensors.torch import save_file
+    """Write a safetensors file with a ``sha256`` in its metadata: that of the file with zeros in its place."""
+    from safetensors.torch import save
 
+    data = save(dict(tensors), {**metadata, "sha256": "0" * 64})
     with replacing(path) as temporary:
-        save_file(dict(tensors), temporary, metadata={**metadata, "sha256": _NO_SUM.decode()})
-        found = sha256_of(temporary)
-        with temporary.open("r+b") as file:
-            place = _SUM.search(file.read(_LONGEST))
-            assert place is not None
-            file.seek(place.start(1))
-            file.write(found.encode())
+        temporary.write_bytes(data.replace(_EMPTY, _EMPTY[:10] + sha256(data).hexdigest().encode(), 1))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file of `save_tensors`; an error of some type if a single bit has changed."""
-    from safetensors import safe_open
+    from safetensors.torch import load
 
-    with path.open("rb") as file:
-        length = file.read(8)
-        header = file.read(min(int.from_bytes(length, "little"), _LONGEST))
-        recorded = _SUM.search(header)
-        if recorded is None:
-            raise ValueError("it holds no checksum of geomatch")
-        digest = hashlib.sha256(length + header.replace(recorded[1], _NO_SUM, 1))
-        if hashlib.file_digest(file, lambda: digest).hexdigest() != recorded[1].decode():
-            raise ValueError("its checksum is wrong")
-    with safe_open(path, framework="pt") as content:
-        return {name: content.get_tensor(name) for name in content.keys()}, content.metadata()  # noqa: SIM118
+    data = path.read_bytes()
+    recorded = _SUM.search(data)
+    if recorded is None:
+        raise ValueError("it holds no checksum of geomatch")
+    if sha256(data.replace(recorded[0], _EMPTY, 1)).hexdigest().encode() != recorded[1]:
+        raise ValueError("its checksum is wrong")
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return load(data), header["__metadata__"]
 
 
 def load_pickled(path: Path) -> Any:

@@ -175,10 +175,7 @@ def load_head(place: Path) -> Head:
         }
         network.load_state_dict(full, assign=True)
     except Exception as error:  # safetensors and torch raise many types
-        raise WeightsError(
-            f"{path}: damaged projection head, or none of this version ({first_line(error)}); "
-            "copy it or fit it again"
-        ) from error
+        raise WeightsError(f"{path}: damaged projection head ({first_line(error)}); fit it again") from error
     return ConvolutionalHead(network.eval(), settings, training)
 
 
