@@ -72,14 +72,10 @@ def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path
     note = cached.with_name(cached.name + ".sha256")
     if not cached.is_file():
         _download(weights, cached, note)
-        return cached
-    try:
-        _verify(weights, cached, note)
-    except ValueError as error:
+    elif fault := _fault(weights, cached, note):
         raise WeightsError(
-            f"{cached} is damaged or was replaced: {error}; "
-            f"delete it (and {note.name}) to download it again from {weights.url}"
-        ) from error
+            f"{cached} is damaged or was replaced: {fault}; delete it to download it again from {weights.url}"
+        )
     return cached
 
 
@@ -156,11 +152,10 @@ def _download(weights: WeightsFile, target: Path, note: Path) -> None:
             if target.is_file():  # another process was faster
                 return
             _fetch(weights, part)
-            try:
-                _verify(weights, part, note)
-            except ValueError:
+            note.unlink(missing_ok=True)
+            if fault := _fault(weights, part, note):
                 part.unlink()
-                raise
+                raise OSError(fault)
             part.replace(target)
     except (OSError, HTTPException, ValueError) as error:
         raise WeightsError(f"cannot download {weights.file_name} ({first_line(error)}); {advice}") from error
@@ -192,6 +187,7 @@ def _fetch(weights: WeightsFile, part: Path) -> None:
             raise OSError(f"the server answered {answer.status}")
         else:
             done = 0
+            part.unlink(missing_ok=True)
             note.write_text(found)
         if not (length or answer.chunked or weights.sha256):
             raise OSError("the server does not say how long the file is")
@@ -217,21 +213,20 @@ class _StaysEncrypted(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _verify(weights: WeightsFile, path: Path, note: Path) -> None:
-    """Raise `ValueError` unless the checksum is right; if none is known, note that of a whole file."""
+def _fault(weights: WeightsFile, path: Path, note: Path) -> str:
+    """What is wrong with a file, by its checksum; if none is known, by its content, and then it is noted."""
     found = sha256_of(path)
-    expected = weights.sha256 or (note.read_text().strip() if note.is_file() else None)
-    if expected is not None and found != expected:
-        raise ValueError(f"SHA-256 {found}, expected {expected}")
-    if expected is None:
-        try:
-            read_whole(path)
-            if path.suffix in (".pt", ".pth", ".ckpt"):
-                from geomatch.weights.tensors import load_pickled
+    if expected := weights.sha256 or (note.read_text().strip() if note.is_file() else None):
+        return "" if found == expected else f"SHA-256 {found}, expected {expected}"
+    try:
+        read_whole(path)
+        if path.suffix in (".pt", ".pth", ".ckpt"):
+            from geomatch.weights.tensors import load_pickled
 
-                load_pickled(path)
-        except Exception as error:  # the readers raise their own
-            raise ValueError(f"it is no whole {path.suffix} file: {first_line(error)}") from error
-        if os.access(path.parent, os.W_OK):
-            with replacing(note) as temporary:
-                temporary.write_text(found + "\n")
+            load_pickled(path)
+    except Exception as error:  # the readers raise their own
+        return f"it is no whole {path.suffix} file: {first_line(error)}"
+    if os.access(path.parent, os.W_OK):
+        with replacing(note) as temporary:
+            temporary.write_text(found + "\n")
+    return ""

@@ -18,7 +18,7 @@ _SUM = re.compile(rb'"sha256":"([0-9a-f]{64})')  # in other values of the header
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file with a ``sha256`` in its metadata: that of the file with zeros in its place."""
+    """Write a safetensors file with a ``sha256`` of itself in its metadata, made with zeros in that place."""
     from safetensors.torch import save
 
     data = save(dict(tensors), {**metadata, "sha256": "0" * 64})
