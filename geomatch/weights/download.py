@@ -26,7 +26,7 @@ from geomatch.files import digest_of, replacing, sha256_of
 SUMS = "SHA256SUMS"  # beside the files of models that we make, as ``sha256sum`` writes it
 LARGE = 2**26  # bytes of a file that is not checked again while its size and time stay
 STALL, SLOWEST, LONGEST = 60.0, 1000.0, 12 * 3600.0
-"""Of a download: seconds without a byte, mean bytes per second after these, seconds in all."""
+"""Limits of a download: seconds without a byte, mean bytes per second after these, seconds in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +176,8 @@ def _fetch(weights: WeightsFile, part: Path) -> None:
         part.unlink()
         return _fetch(weights, part)
     with answer:
+        if not (answer.headers["Content-Length"] or answer.chunked or weights.sha256):
+            raise OSError("the server does not say how long the file is")
         length, tag = answer.headers["Content-Length"], answer.headers["ETag"] or "W/"
         place, _, whole = (answer.headers["Content-Range"] or "").rpartition("/")
         found = "" if tag.startswith("W/") else f"{tag}\n{whole or length}"  # weak tags promise nothing
@@ -189,8 +191,6 @@ def _fetch(weights: WeightsFile, part: Path) -> None:
             done = 0
             part.unlink(missing_ok=True)
             note.write_text(found)
-        if not (length or answer.chunked or weights.sha256):
-            raise OSError("the server does not say how long the file is")
         size, begun = done + int(length) if length else None, monotonic()
         with (
             part.open("ab" if done else "wb") as file,
