@@ -1,7 +1,6 @@
 """Networks from diffusers folders, of which only the wanted parts are read."""
 
 import re
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,8 +25,7 @@ def empty_network(kind: type[Any], folder: Path) -> Any:
     """The network that ``folder/config.json`` describes, without memory for its parameters."""
     config = read_config(folder)
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.device("meta"):
             return kind.from_config(config)
     except Exception as error:  # diffusers raises whatever its constructors meet
         name = folder / "config.json"
