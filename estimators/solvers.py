@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.estimators.gate import Gate, Points, check_threshold
+from geomatch.estimators.evidence import Points
+from geomatch.estimators.gate import Gate, check_threshold
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 
