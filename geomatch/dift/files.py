@@ -23,7 +23,10 @@ def prompt_of(config: DIFTConfig, folder: Path) -> NDArray[np.float32]:
     cached = cached_embedding(folder, config.prompt)
     if cached is not None:
         return cached
-    return encode_prompt(text_encoder_folder(config.model, config.revision, folder), config.prompt)
+    from geomatch.isolation import isolated  # loads torch
+
+    with isolated():
+        return encode_prompt(text_encoder_folder(config.model, config.revision, folder), config.prompt)
 
 
 def head_file(config: DIFTConfig) -> Path | None:
