@@ -135,11 +135,14 @@ class KorniaEstimator:
         import torch
         from kornia.geometry.ransac import RANSAC
 
+        from geomatch.isolation import isolated
+
         ransac = RANSAC(
             "homography", inl_th=self.threshold, batch_size=2048, max_iter=self.max_batches,
             confidence=self.confidence, max_lo_iters=5, seed=self.seed,
         )  # fmt: skip
-        matrix, _ = ransac(*(torch.from_numpy(points).float().to(self.device) for points in (p0, p1)))
+        with isolated():
+            matrix, _ = ransac(*(torch.from_numpy(points).float().to(self.device) for points in (p0, p1)))
         found = matrix.detach().cpu().double().numpy()
         return found if np.any(found) else None  # kornia says "none" with zeros
 
