@@ -38,7 +38,7 @@ def _check_fork() -> None:
         return
     if _process not in (None, os.getpid()):
         raise GeomatchError(
-            "this process was forked from one that had used several threads, where torch would wait for ever: "
+            "this process was forked from one that had used several threads, where torch waits for ever: "
             "start it by multiprocessing.get_context('spawn'), or call torch.set_num_threads(1) in it first"
         )
     _process = os.getpid()
