@@ -25,7 +25,7 @@ from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.provenance import settings_key
 from geomatch.types import Features
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
-from geomatch.weights.hub import transformers_fingerprint
+from geomatch.weights.hub import transformers_fingerprint, transformers_folder
 
 _DESCRIPTOR_SIZE = 256
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as in the reference
@@ -234,7 +234,9 @@ class MagicLeapSuperPoint:
         """The transformers model, loaded on first use."""
         transformers = require("transformers", "transformers", "SuperPoint of Magic Leap")
         try:
-            model = transformers.SuperPointForKeypointDetection.from_pretrained(self.weights)
+            model = transformers.SuperPointForKeypointDetection.from_pretrained(
+                transformers_folder(self.weights)
+            )
         except Exception as error:  # hub, network and format errors alike
             raise WeightsError(
                 f"cannot load {self.weights} ({first_line(error)}); give a local folder with config.json and "

@@ -15,7 +15,8 @@ from geomatch import Image, WeightsError
 from geomatch.keypoints import MagicLeapSuperPoint, SuperPointDetector
 from geomatch.keypoints.superpoint import SuperPointNetwork, load_superpoint
 from geomatch.keypoints.tiny import load_network
-from geomatch.weights.download import SUPERPOINT_V6, cache_folder
+from geomatch.places import cache_folder
+from geomatch.weights.download import SUPERPOINT_V6
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "superpoint_v6.npz")
 

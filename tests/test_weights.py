@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from geomatch import WeightsError
-from geomatch.weights.download import WeightsFile, cache_folder, locate_weights
+from geomatch.places import cache_folder
+from geomatch.weights.download import WeightsFile, locate_weights
 
 CONTENT = bytes(range(256)) * 4000
 

@@ -1,7 +1,6 @@
 """Single files of weights: a path that the user gives, the cache, then the network.
 
-The cache is ``$GEOMATCH_HOME``, else ``$XDG_CACHE_HOME/geomatch``, else ``~/.cache/geomatch``. With
-``HF_HUB_OFFLINE=1`` or ``GEOMATCH_OFFLINE=1`` nothing is downloaded.
+With ``HF_HUB_OFFLINE=1`` or ``GEOMATCH_OFFLINE=1`` nothing is downloaded.
 """
 
 import os
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import replacing, sha256_of
+from geomatch.places import cached_path, user_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,6 @@ _SUPERPOINT_URL = "https://github.com/rpautrat/SuperPoint/raw/master/weights/sup
 SUPERPOINT_V6 = WeightsFile("superpoint_v6_from_tf.pth", _SUPERPOINT_URL, "MIT", None)
 
 
-def cache_folder() -> Path:
-    """The folder for downloaded files."""
-    chosen = os.environ.get("GEOMATCH_HOME")
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "geomatch"
-
-
 def is_offline() -> bool:
     """True if the user forbids downloads."""
     values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "GEOMATCH_OFFLINE"))
@@ -52,11 +43,11 @@ def is_offline() -> bool:
 def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path:
     """The file on disk, downloaded and verified if need be."""
     if path is not None:
-        chosen = Path(path).expanduser()
+        chosen = user_path(path)
         if not chosen.is_file():
             raise WeightsError(f"{chosen}: no such weights file; get it from {weights.url}")
         return chosen
-    cached = cache_folder() / weights.file_name
+    cached = cached_path(weights.file_name)
     if not cached.is_file():
         _download(weights, cached)
     _verify(weights, cached)
