@@ -2,7 +2,6 @@
 
 import logging
 import os
-import stat
 import tempfile
 from contextlib import suppress
 from functools import cache
@@ -18,46 +17,39 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        home = Path(path).parts[0]
         raise GeomatchError(
-            f"{path}: {home} is no home that this system knows; write the whole path"
+            f"{path}: {Path(path).parts[0]} is nobody's home; write the whole path"
         ) from error
 
 
 def cache_folder() -> Path:
-    """``$GEOMATCH_HOME``, ``$XDG_CACHE_HOME/geomatch`` or ``~/.cache/geomatch``; a temporary one instead of
-    one that can neither be read nor made, which is told once.
-    """
+    """``$GEOMATCH_HOME``, ``$XDG_CACHE_HOME/geomatch`` or ``~/.cache/geomatch``, or a temporary folder."""
     chosen, base = os.environ.get("GEOMATCH_HOME"), os.environ.get("XDG_CACHE_HOME")
     try:
         folder = user_path(chosen) if chosen else user_path(base or "~/.cache") / "geomatch"
-    except GeomatchError as error:
-        return _temporary(str(error))
-    return folder if _readable(folder) or _writable(folder) else _temporary(f"{folder} cannot be made")
+    except GeomatchError:
+        return _temporary(f"{chosen or base or '~'} is nobody's home")
+    readable = os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK)
+    return folder if readable or _writable(folder) else _temporary(f"{folder} cannot be written to")
 
 
 def cached_path(name: str) -> Path:
-    """Where something in the cache is, or can be put: in a temporary one if `cache_folder` is read-only."""
+    """Where something in the cache is or can be put: in a temporary folder if `cache_folder` is read-only."""
     folder = cache_folder()
-    if os.path.exists(folder / name) or _writable(folder):
-        return folder / name
-    return _temporary(f"{folder} cannot be written to") / name
+    usable = os.path.exists(folder / name) or _writable(folder)
+    return (folder if usable else _temporary(f"{folder} cannot be written to")) / name
 
 
 def hub_caches() -> list[Path]:
-    """Where huggingface_hub's files are looked for; the last is where it can put new ones."""
+    """Where files of huggingface_hub are looked for; the last is where it can put new ones."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE)
-    if folder.parts[0] == "~":  # huggingface_hub takes that name literally where there is no home
-        return [_temporary("~ is no home that this system knows") / "huggingface"]
+    if folder.parts[0] == "~":  # huggingface_hub takes it literally where there is no home
+        return [_temporary("~ is nobody's home") / "huggingface"]
     if _writable(folder):
         return [folder]
-    return [folder] * _readable(folder) + [_temporary(f"{folder} cannot be written to") / "huggingface"]
-
-
-def _readable(folder: Path) -> bool:
-    return os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK)
+    return [folder, _temporary(f"{folder} cannot be written to") / "huggingface"]
 
 
 def _writable(folder: Path) -> bool:
@@ -69,12 +61,12 @@ def _writable(folder: Path) -> bool:
 
 @cache
 def _temporary(reason: str) -> Path:
-    """A folder among the temporary files that only this user can write to."""
+    """A folder among the temporary files that only this user can write to; why, and where, is told once."""
     folder = Path(tempfile.gettempdir()) / f"geomatch-{os.getuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        folder = Path(tempfile.mkdtemp(prefix="geomatch-"))  # that name is somebody else's
-    _log.warning("%s: files are kept in %s, unless GEOMATCH_HOME names another folder", reason, folder)
+    if found.st_mode != 0o40700 or found.st_uid != os.getuid():  # somebody else's
+        folder = Path(tempfile.mkdtemp(prefix="geomatch-"))
+    _log.warning("%s; files are kept in %s", reason, folder)
     return folder

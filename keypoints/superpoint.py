@@ -202,7 +202,7 @@ def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
         state = torch.load(path, map_location="cpu", weights_only=True)
         with torch.device("meta"):
             network = SuperPointNetwork()
-        network.load_state_dict(state, assign=True)
+        network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     except Exception as error:  # unpickling and loading raise many types
         raise WeightsError(f"{path} does not hold SuperPoint weights ({first_line(error)})") from error
     return network.eval()
@@ -234,9 +234,8 @@ class MagicLeapSuperPoint:
         """The transformers model, loaded on first use."""
         transformers = require("transformers", "transformers", "SuperPoint of Magic Leap")
         try:
-            model = transformers.SuperPointForKeypointDetection.from_pretrained(
-                transformers_folder(self.weights)
-            )
+            folder = transformers_folder(self.weights)
+            model = transformers.SuperPointForKeypointDetection.from_pretrained(folder)
         except Exception as error:  # hub, network and format errors alike
             raise WeightsError(
                 f"cannot load {self.weights} ({first_line(error)}); give a local folder with config.json and "

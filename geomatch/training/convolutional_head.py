@@ -160,7 +160,7 @@ def rank1(extractor: DIFTExtractor, network: HeadNetwork, views: Sequence[Rows])
     network.eval()
     parts = []
     for rows in views:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             first, second = (network(_maps(extractor, rows["patches"][:, side])).float() for side in (0, 1))
         parts.append((first.numpy(), second.numpy(), np.zeros(len(rows), np.int64)))
     return linear_head.rank1(parts)

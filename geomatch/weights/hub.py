@@ -36,11 +36,7 @@ def hub_folder(
 
     def snapshot(patterns: Sequence[str], cache: Path, local: bool) -> Path:
         found = snapshot_download(
-            repository,
-            revision=revision,
-            cache_dir=cache,
-            allow_patterns=list(patterns),
-            local_files_only=local,
+            repository, revision=revision, cache_dir=cache, allow_patterns=[*patterns], local_files_only=local
         )
         return Path(found)
 

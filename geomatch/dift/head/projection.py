@@ -115,9 +115,8 @@ class HeadNetwork(nn.Module):
         return functional.normalize(self.last(x).flatten(1), dim=1)
 
 
-# in float32, whatever torch's default
 _norm = partial(nn.BatchNorm2d, dtype=torch.float32)
-_convolution = partial(nn.Conv2d, bias=False, dtype=torch.float32)
+_convolution = partial(nn.Conv2d, bias=False, dtype=torch.float32)  # whatever torch's default
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
