@@ -235,7 +235,7 @@ class MagicLeapSuperPoint:
         transformers = require("transformers", "transformers", "SuperPoint of Magic Leap")
         try:
             folder = transformers_folder(self.weights)
-            model = transformers.SuperPointForKeypointDetection.from_pretrained(folder)
+            model = transformers.SuperPointForKeypointDetection.from_pretrained(folder, dtype=torch.float32)
         except Exception as error:  # hub, network and format errors alike
             raise WeightsError(
                 f"cannot load {self.weights} ({first_line(error)}); give a local folder with config.json and "
@@ -248,6 +248,8 @@ class MagicLeapSuperPoint:
         return _detect(image, self.max_image_side, self.max_keypoints, self._search)
 
     def _search(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if (default := torch.get_default_dtype()) not in (torch.float32, torch.float64):
+            raise ValueError(f"transformers' SuperPoint would round to torch's default dtype, {default}")
         found = self.network(grey.expand(-1, 3, -1, -1).to(self.device))
         valid = found.mask[0].bool()
         # the model returns coordinates divided by (width, height) of its input

@@ -324,7 +324,9 @@ def test_the_loader_of_the_page(tmp_path: Path) -> None:
         PIL.Image.fromarray(view.pixels).save(photos / f"{number}.png")
         counts.append(len(MixedDetector(max_keypoints=500).detect(view)))
     script = script.replace("*.jpg", "*.png")
-    assert run_script(script, tmp_path) == [f"{count} torch.Size([{count}, 128])" for count in counts]
+    assert run_script(script, tmp_path, PYTHONWARNINGS="error::UserWarning") == [
+        f"{count} torch.Size([{count}, 128])" for count in counts
+    ]
 
 
 @pytest.fixture
