@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from geomatch.errors import WeightsError, first_line
-from geomatch.files import replacing, sha256_of
+from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
@@ -22,6 +22,7 @@ from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.patches import cut_patches
 from geomatch.provenance import settings_key
 from geomatch.types import Features
+from geomatch.weights.tensors import load_tensors, save_tensors
 
 _CHANNELS, _HEAD = (16, 32, 32, 64), 128  # a quarter to a half of SuperPoint's
 _LEVELS = 9  # of the pyramid; each is smaller by the square root of 2
@@ -180,29 +181,24 @@ def weights_file(weights: str | Path | None = None) -> Path:
 
 def save_network(network: SuperPointNetwork, path: Path) -> None:
     """Write the weights; convolutions become float16."""
-    from safetensors.torch import save_file
-
     state = {
         name: tensor.half().contiguous() if tensor.ndim > 1 else tensor.contiguous()
         for name, tensor in network.state_dict().items()
     }
-    with replacing(path) as temporary:
-        save_file(state, temporary)
+    save_tensors(path, state, {})
 
 
 @isolated(gradients=True)
 def load_network(path: Path) -> SuperPointNetwork:
     """What `save_network` wrote, ready to use."""
-    from safetensors.torch import load_file
-
     with torch.device("meta"):
         network = new_network()
     try:
-        state = {name: tensor.float() for name, tensor in load_file(path).items()}
+        state = {name: tensor.float() for name, tensor in load_tensors(path)[0].items()}
         network.load_state_dict(state, assign=True)
     except Exception as error:  # safetensors and torch raise many types
         raise WeightsError(
-            f"{path} does not hold weights of the embedded detector ({first_line(error)})"
+            f"{path} does not hold weights of the embedded detector, or is damaged ({first_line(error)})"
         ) from error
     return network.eval()
 

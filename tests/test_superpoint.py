@@ -82,7 +82,7 @@ def test_errors_without_a_message_are_reported_by_their_type(
     (tmp_path / "x.pth").write_bytes(b"x")
     for silent in (OSError(), ValueError("\n"), KeyError()):
         monkeypatch.setattr("torch.load", Mock(side_effect=silent))
-        monkeypatch.setattr("safetensors.torch.load_file", Mock(side_effect=silent))
+        monkeypatch.setattr("geomatch.keypoints.tiny.load_tensors", Mock(side_effect=silent))
         for load in (load_superpoint, load_network):
             with pytest.raises(WeightsError, match=rf"does not hold .*\({type(silent).__name__}\)"):
                 load(tmp_path / "x.pth")

@@ -17,7 +17,7 @@ from geomatch.errors import GeomatchError
 from geomatch.isolation import isolated
 from geomatch.training import linear_head
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
-from geomatch.training.checkpoint import Checkpoint, take_steps
+from geomatch.training.checkpoint import Checkpoint, read_checkpoint, take_steps
 from geomatch.training.linear_head import FittedHead
 
 CHECKPOINT = "head.pt"
@@ -68,7 +68,7 @@ def train_head(
         )
     extractor = DIFTExtractor(replace(config, head=False))
     network = train_network(extractor, views, settings, work, watched_views[:100], progress)
-    log = torch.load(work / CHECKPOINT, weights_only=True)["log"]
+    log = read_checkpoint(work / CHECKPOINT)["log"]
     training = {
         "model": config.model,
         "images": [image.sha256 for image in used],

@@ -2,7 +2,6 @@
 
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from geomatch.errors import WeightsError, first_line
+from geomatch.weights.download import check_file
 from geomatch.weights.folders import FILES, find_weights, read_config
+from geomatch.weights.tensors import load_pickled
 
 _TOGETHER = 64  # tensors read per opening of a file, whose mapped pages stay in memory until it is closed
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
@@ -51,6 +52,7 @@ def fill_network(
     state: dict[str, Tensor] = {}
     unknown: list[str] = []
     for path in files:
+        check_file(path)
         for name, stored in _tensors(path, whole, wanted, unknown):
             if stored.shape != whole[name].shape:
                 raise WeightsError(
@@ -67,11 +69,6 @@ def fill_network(
             )
     network.load_state_dict(state, assign=True)
     network.eval().requires_grad_(False)
-
-
-def load_pickled(path: Path) -> Any:
-    """Read a torch checkpoint without running code from it; on disk until used, if the format allows."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def _tensors(

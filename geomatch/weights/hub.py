@@ -8,7 +8,7 @@ from pathlib import Path
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import fingerprint_of
 from geomatch.places import hub_caches, user_path
-from geomatch.weights.download import is_offline
+from geomatch.weights.download import check_file, is_offline
 from geomatch.weights.models import REMOVED
 
 _TRANSFORMERS = ("config.json", "*.safetensors", "pytorch_model.bin")
@@ -68,6 +68,8 @@ def hub_folder(
             folder = snapshot(patterns, caches[-1], local=False)
             lacking = missing(folder)
             if not lacking:
+                for path in folder.rglob("*"):
+                    check_file(path)
                 return folder
     except GatedRepoError as error:
         raise WeightsError(
@@ -96,6 +98,8 @@ def transformers_folder(model: str) -> Path:
         return hub_folder(model, None, [_TRANSFORMERS[:2], _TRANSFORMERS[::2]], missing)
     for lacking in missing(folder):
         raise WeightsError(f"{model}: no model of transformers, {lacking}")
+    for path in folder.glob("*"):
+        check_file(path)
     return folder
 
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geomatch.errors import WeightsError, first_line
-from geomatch.files import replacing
 from geomatch.isolation import isolated
 from geomatch.types import checked
 from geomatch.weights.folders import HEAD_FILE
+from geomatch.weights.tensors import load_tensors, save_tensors
 
 POOLED = 4  # cells per side that the last, fully connected step sees
 
@@ -165,36 +165,32 @@ def pool_patches(maps: Sequence[Tensor]) -> NDArray[np.float32]:
 @isolated(gradients=True)
 def load_head(place: Path) -> Head:
     """A projection head by its file, or by the folder that holds it; `WeightsError` unless it is sound."""
-    from safetensors import safe_open
-
     path = place / HEAD_FILE if place.is_dir() else place
     if not path.is_file():
         raise WeightsError(
             f"{path}: there is no projection head; `geomatch head fit` makes one, or use head=False"
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        tensors, metadata = load_tensors(path)
         kind, settings, training = (json.loads(metadata[name]) for name in ("kind", "settings", "training"))
         if kind["kind"] == "linear":
             mean, projection = (tensors[name].float().numpy() for name in ("mean", "projection"))
             return LinearHead(mean, projection, settings, training)
-        with torch.device("meta"):
+        with torch.device("meta"):  # no random numbers only to be replaced
             network = HeadNetwork([tuple(entry) for entry in kind["maps"]], kind["widths"], kind["dimension"])
-        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+        full = {
+            name: value.float() if value.is_floating_point() else value for name, value in tensors.items()
+        }
+        network.load_state_dict(full, assign=True)
     except Exception as error:  # safetensors and torch raise many types
-        raise WeightsError(f"{path}: damaged projection head ({first_line(error)})") from error
+        raise WeightsError(f"{path}: damaged projection head ({first_line(error)}); fit it again") from error
     return ConvolutionalHead(network.eval(), settings, training)
 
 
 def _save(head: Head, folder: Path, kind: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
     # vectors stay as they are: they are few, and variances may leave the range of float16
     halved = {name: t.half().contiguous() if t.ndim > 1 else t for name, t in tensors.items()}
     values = {"kind": kind, "settings": head.settings, "training": head.training}
     metadata = {name: json.dumps(dict(value)) for name, value in values.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / HEAD_FILE) as temporary:
-        save_file(halved, temporary, metadata=metadata)
+    save_tensors(folder / HEAD_FILE, halved, metadata)
