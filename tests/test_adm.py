@@ -14,8 +14,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 from geomatch import DIFTConfig, DIFTExtractor, WeightsError
 from geomatch.dift.inventory import fetch_weights
 from geomatch.dift.presets import PRESETS
+from geomatch.places import cache_folder
 from geomatch.weights.adm import adm_config, convert_adm
-from geomatch.weights.download import cache_folder
 from geomatch.weights.models import ADM
 from geomatch.weights.sources import ADM_CHECKPOINT, converted_folder
 

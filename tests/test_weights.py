@@ -19,8 +19,9 @@ import geomatch
 from geomatch import WeightsError
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTExtractor
+from geomatch.places import cache_folder
 from geomatch.weights import download
-from geomatch.weights.download import WeightsFile, cache_folder, check_file, locate_weights
+from geomatch.weights.download import WeightsFile, check_file, locate_weights
 from geomatch.weights.folders import SUMS, find_weights, read_config
 from geomatch.weights.sources import model_folder
 from geomatch.weights.tensors import load_tensors, save_tensors

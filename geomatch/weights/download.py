@@ -1,7 +1,6 @@
 """Single files of weights: a path that the user gives, the cache, then the network.
 
-The cache is ``$GEOMATCH_HOME``, else ``$XDG_CACHE_HOME/geomatch``, else ``~/.cache/geomatch``. With
-``HF_HUB_OFFLINE=1`` or ``GEOMATCH_OFFLINE=1`` nothing is downloaded.
+With ``HF_HUB_OFFLINE=1`` or ``GEOMATCH_OFFLINE=1`` nothing is downloaded.
 """
 
 import gzip
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import digest_of, replacing, sha256_of
+from geomatch.places import cached_path, user_path
 
 SUMS = "SHA256SUMS"  # beside the files of models that we make, as ``sha256sum`` writes it
 LARGE = 2**26  # bytes of a file that is not checked again while its size and time stay
@@ -45,15 +45,6 @@ _SUPERPOINT_URL = "https://github.com/rpautrat/SuperPoint/raw/master/weights/sup
 SUPERPOINT_V6 = WeightsFile("superpoint_v6_from_tf.pth", _SUPERPOINT_URL, "MIT", None)
 
 
-def cache_folder() -> Path:
-    """The folder for downloaded files."""
-    chosen = os.environ.get("GEOMATCH_HOME")
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "geomatch"
-
-
 def is_offline() -> bool:
     """True if the user forbids downloads."""
     values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "GEOMATCH_OFFLINE"))
@@ -63,12 +54,12 @@ def is_offline() -> bool:
 def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path:
     """The file on disk, downloaded if need be, and checked."""
     if path is not None:
-        chosen = Path(path).expanduser()
+        chosen = user_path(path)
         if not chosen.is_file():
             raise WeightsError(f"{chosen}: no such weights file; get it from {weights.url}")
         check_file(chosen)
         return chosen
-    cached = cache_folder() / weights.file_name
+    cached = cached_path(weights.file_name)
     note = cached.with_name(cached.name + ".sha256")
     if not cached.is_file():
         _download(weights, cached, note)
@@ -90,8 +81,9 @@ def check_file(path: Path) -> None:
         return
     place = path.resolve()
     state = place.stat()
-    note = cache_folder() / "checked" / digest_of([str(place), state.st_size, state.st_mtime_ns, recorded])
-    if note.is_file():
+    version = digest_of([str(place), state.st_size, state.st_mtime_ns, recorded])
+    note = cached_path(f"checked/{version}") if state.st_size > LARGE else None
+    if note is not None and note.is_file():
         return
     try:
         if not recorded:
@@ -103,7 +95,7 @@ def check_file(path: Path) -> None:
         raise WeightsError(
             f"{path}: damaged or unreadable ({first_line(error)}); delete {place} and get it again{meant}"
         ) from error
-    if state.st_size > LARGE:
+    if note is not None:
         with suppress(OSError):  # a cache that cannot be written to: it is read again next time
             note.parent.mkdir(parents=True, exist_ok=True)
             note.touch()
