@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.studies.record import Row, markdown, study_parser, write_record
-from geomatch.estimators import OpenCVEstimator, create_estimator, estimators
+from geomatch.estimators import KorniaEstimator, OpenCVEstimator, create_estimator, estimators
 from geomatch.geometry import corner_error, warp_points
 from geomatch.synthetic import random_homography, random_matches
 
@@ -130,7 +130,9 @@ def _count(job: tuple[str, str, int, int]) -> Counter[str]:
     name, kind, first, last = job
     estimator, answers = create_estimator(name), Counter[str]()
     if isinstance(estimator, OpenCVEstimator):  # its plain RANSAC takes seconds where nothing agrees
-        estimator = replace(estimator, max_iterations=min(estimator.max_iterations, _ITERATIONS))
+        estimator = replace(estimator, max_iterations=_ITERATIONS)
+    if isinstance(estimator, KorniaEstimator):
+        estimator = replace(estimator, max_batches=1 + _ITERATIONS // 2048)
     for seed in range(first, last):
         rng = np.random.default_rng(seed)
         if kind == "true":
