@@ -119,6 +119,24 @@ def Grid_create(
     return Feature2D(detector, create_describer(descriptor), "Grid")
 
 
+class DIFT:
+    """``DIFT.create``, as OpenCV has ``SIFT.create`` beside ``SIFT_create``."""
+
+    create = staticmethod(DIFT_create)
+
+
+class SuperPoint:
+    """``SuperPoint.create``: `SuperPoint_create`."""
+
+    create = staticmethod(SuperPoint_create)
+
+
+class Grid:
+    """``Grid.create``: `Grid_create`."""
+
+    create = staticmethod(Grid_create)
+
+
 def fit_pca(descriptors: NDArray[np.floating], dimension: int) -> LinearHead:
     """The mean and the principal components of descriptors (N, D), by an eigendecomposition.
 
