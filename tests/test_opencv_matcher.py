@@ -175,6 +175,16 @@ def test_opencvs_matchers_take_our_descriptors(photographs: Any, name: str) -> N
     assert cv2.drawKeypoints(image0, points0, None).shape == image0.shape
 
 
+def test_made_by_all_of_opencvs_names() -> None:
+    for module in (cv2, gcv):
+        for make in (module.BFMatcher, module.BFMatcher.create, module.BFMatcher_create):  # type: ignore[attr-defined]
+            for matcher in (make(cv2.NORM_L2, True), make(normType=cv2.NORM_L2, crossCheck=True)):
+                assert isinstance(matcher, module.BFMatcher)  # type: ignore[attr-defined]
+                assert outcome(matcher, CASES["match"]) == outcome(
+                    cv2.BFMatcher(cv2.NORM_L2, True), CASES["match"]
+                )
+
+
 def test_other_norms_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be cv2.NORM_L2 \(4\), got 6; cv2.BFMatcher has others"):
         gcv.BFMatcher(cv2.NORM_HAMMING)

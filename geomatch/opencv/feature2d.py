@@ -118,8 +118,8 @@ class Feature2D:
         return f"Feature2D.{self.name}"
 
     def __repr__(self) -> str:
-        parts = f"nfeatures={self.nfeatures}, describer={type(self.describer).__name__}"
-        return f"<{self.getDefaultName()}: {parts}{', pca' if self.pca else ''}>"
+        limit = f", nfeatures={self.nfeatures}" if self.nfeatures else ""
+        return f"<{self.getDefaultName()}, described by {type(self.describer).__name__}{limit}>"
 
     def _detect(self, array: NDArray[np.uint8], mask: Any) -> tuple[tuple[cv2.KeyPoint, ...], Any]:
         """Keypoints, and their rows where the detector is the describer and gives both at once."""

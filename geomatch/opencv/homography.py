@@ -116,7 +116,8 @@ def _estimate(
         found = estimate(points0, points1)
         return found, "" if found else found.reason
     frame0, frame1 = _frames(points0, points1, limit)
-    moved0, moved1 = warp_points(frame0, points0), warp_points(frame1, points1)
+    with np.errstate(invalid="ignore"):  # infinite coordinates
+        moved0, moved1 = warp_points(frame0, points0), warp_points(frame1, points1)
     found, remark = estimate(moved0, moved1), ""
     if not found and method != 0:  # most solvers refuse a mirrored sample
         flip = np.diag([-1.0, 1, 1])
@@ -145,7 +146,7 @@ def _points(name: str, points: object) -> Points:
 
 
 def _frames(points0: Points, points1: Points, threshold: float) -> tuple[Points, Points]:
-    """Similarities to where backends and gate are at home: a threshold of 3, and both sides alike and centred.
+    """Similarities to where solvers and gate are at home: a threshold of 3, both sides centred and alike.
 
     Solvers calculate in float32, which leaves half a metre of a northing in metres.
     """
