@@ -68,11 +68,12 @@ class Gate:
         if h is None:
             return EstimationFailure("the solver's matrix is not finite or sends the origin to infinity")
         h = _refined(h, used0, used1, threshold, self.refits)
-        width, height = (int(side) for side in np.ceil(np.ptp(used0, axis=0) + 1))
-        size = image_size or (width, height)
-        corners = image_corners(size) + (0 if image_size else used0.min(0))
         inliers = np.zeros(len(p0), dtype=np.bool_)
         inliers[finite] = np.linalg.norm(warp_points(h, used0) - used1, axis=1) <= threshold
+        seen = p0[inliers] if inliers.any() else used0
+        width, height = (int(side) for side in np.ceil(np.ptp(seen, axis=0) + 1))
+        size = image_size or (width, height)
+        corners = image_corners(size) + (0 if image_size else seen.min(0))
         reason = self._implausible(h, corners, size) or self._unsupported(p0, p1, inliers, finite, threshold)
         return EstimationFailure(reason) if reason else HomographyEstimate(h, inliers)
 
