@@ -186,6 +186,24 @@ def test_find_homography_in_any_units(rng: np.random.Generator, units: str, meth
         assert mask.sum() >= 60
 
 
+@pytest.mark.parametrize("method", [cv2.RANSAC, cv2.USAC_MAGSAC, "poselib"], ids=str)
+def test_road_seen_by_a_camera(rng: np.random.Generator, method: Any) -> None:
+    """Metres to pixels and back. Wrong matches lie in the sky, beyond the horizon of the right homography."""
+    pytest.importorskip("poselib")
+    matrix = np.array([[900.0, 638, 0], [0, 280, 1394], [0, 1, 0.13]])  # 1.5 m above the road, 5 degrees down
+    road = np.c_[rng.uniform(-6, 6, 180), rng.uniform(5, 40, 180)]
+    seen = geomatch.warp_points(matrix, road) + rng.normal(0, 0.5, (180, 2))
+    seen[120:] = rng.uniform(0, [1280, 720], (60, 2))
+    found = gcv.estimate_homography(road, seen, method, 3.0)
+    assert found, found
+    assert found.num_inliers >= 119
+    back = gcv.estimate_homography(seen, road, method, 0.3)
+    assert back, back
+    near = road[:, 1] < 20  # half a pixel is more than 0.3 m farther away
+    assert back.inliers[:120][near[:120]].all()
+    assert back.inliers[120:].sum() < 5
+
+
 def test_threshold_in_other_units_is_told(rng: np.random.Generator) -> None:
     """The default of 3 among coordinates from 0 to 1 rules nothing out."""
     p0, p1 = random_matches(rng, H, 30, 30)
@@ -253,7 +271,7 @@ def test_four_points_without_a_homography(target: Any, message: str) -> None:
     assert matrix is None
     assert not mask.any()
     five = np.vstack([PAGE, [300, 200]]), np.vstack([SHEET, [10, 290]])
-    with pytest.warns(gcv.HomographyWarning, match="not all of the 5 points agree"):
+    with pytest.warns(gcv.HomographyWarning, match="the 5 points do not all agree"):
         assert gcv.findHomography(*five, cv2.RANSAC, 5.0)[0] is None
 
 
@@ -298,6 +316,7 @@ FIVE = np.zeros((5, 2))
         ((FIVE.tolist(), FIVE), TypeError, r"got list; use np.float32\(points\)"),
         ((FIVE, FIVE, 77), ValueError, r"unknown method 77; choose 0"),
         ((FIVE, FIVE, "best"), ValueError, "unknown estimator 'best'"),
+        ((FIVE, FIVE, 8, float("inf")), ValueError, "threshold must be a positive number"),
         ((FIVE, FIVE, None), TypeError, "a number, a name or an estimator"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The tables of README.md and SCALING.md are those of the committed records of the studies."""
+"""The tables of README.md, SCALING.md and docs are those of the committed records of the studies."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from geomatch.benchmarks.studies import sizing
 from geomatch.benchmarks.studies.embedded import area_under_curve
 
 ROOT = Path(__file__).parents[1]
-PAGES = "\n\n".join((ROOT / name).read_text() for name in ("README.md", "SCALING.md"))
+PAGES = "\n\n".join((ROOT / name).read_text() for name in ("README.md", "SCALING.md", "docs/opencv.md"))
 RECORDS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((ROOT / "benchmarks" / "results").rglob("*.json"))

@@ -25,10 +25,7 @@ RIGHT, WRONG = 10.0, 50.0  # pixels: at most, and more than
 SCRIPTS: dict[str, tuple[str, Any]] = {
     "SIFT, ratio test, `cv2.findHomography`": ("sift", cv2.findHomography),
     "SIFT, ratio test, `geomatch.opencv.findHomography`": ("sift", opencv.findHomography),
-    "`DIFT_create`, `BFMatcher(crossCheck=True)`, `geomatch.opencv.findHomography`": (
-        "dift",
-        opencv.findHomography,
-    ),
+    "`DIFT_create`, `crossCheck`, `geomatch.opencv.findHomography`": ("dift", opencv.findHomography),
 }
 Pair = tuple[str, Path, Path, NDArray[np.float64] | None]
 """Name, two images, and points (N, 4) x0 y0 x1 y1 that belong together; None for unrelated images."""
@@ -58,26 +55,25 @@ def _features(kind: str, path: Path) -> tuple[NDArray[np.float32], NDArray[np.fl
     return cv2.KeyPoint.convert(keypoints), descriptors  # type: ignore[call-overload, no-any-return]
 
 
-def _matches(kind: str, rows0: NDArray[np.float32], rows1: NDArray[np.float32]) -> list[cv2.DMatch]:
-    if kind == "dift":
-        return list(opencv.BFMatcher(crossCheck=True).match(rows0, rows1))
-    return [a for a, b in cv2.BFMatcher().knnMatch(rows0, rows1, k=2) if a.distance < RATIO * b.distance]
-
-
 def measure(pair: Pair, method: int) -> Row:
     """The median error in pixels at the true points under each script's matrix; None where it has none."""
     name, path0, path1, truth = pair
     row: Row = {"name": name, "related": truth is not None}
     for script, (kind, find) in SCRIPTS.items():
         (points0, rows0), (points1, rows1) = _features(kind, path0), _features(kind, path1)
-        pairs = np.array([(m.queryIdx, m.trainIdx) for m in _matches(kind, rows0, rows1)]).reshape(-1, 2)
-        matrix = None
-        if len(pairs) >= 4:
-            matrix, _ = find(points0[pairs[:, 0]], points1[pairs[:, 1]], method, THRESHOLD)
-        error = float("inf")
-        if matrix is not None and truth is not None:
-            error = float(np.median(np.linalg.norm(warp_points(matrix, truth[:, :2]) - truth[:, 2:], axis=1)))
-        row[script] = None if matrix is None else round(min(error, 1e6), 2)
+        if kind == "sift":
+            near = cv2.BFMatcher().knnMatch(rows0, rows1, k=2)
+            matches = [first for first, second in near if first.distance < RATIO * second.distance]
+        else:
+            matches = list(opencv.BFMatcher(crossCheck=True).match(rows0, rows1))
+        matrix, row[script] = None, None
+        if len(matches) >= 4:
+            source = points0[[match.queryIdx for match in matches]]
+            target = points1[[match.trainIdx for match in matches]]
+            matrix, _ = find(source, target, method, THRESHOLD)
+        if matrix is not None:
+            errors = [1e6] if truth is None else warp_points(matrix, truth[:, :2]) - truth[:, 2:]
+            row[script] = round(min(1e6, float(np.median(np.linalg.norm(errors, axis=-1)))), 2)
     return row
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -119,22 +120,10 @@ def Grid_create(
     return Feature2D(detector, create_describer(descriptor), "Grid")
 
 
-class DIFT:
-    """``DIFT.create``, as OpenCV has ``SIFT.create`` beside ``SIFT_create``."""
-
-    create = staticmethod(DIFT_create)
-
-
-class SuperPoint:
-    """``SuperPoint.create``: `SuperPoint_create`."""
-
-    create = staticmethod(SuperPoint_create)
-
-
-class Grid:
-    """``Grid.create``: `Grid_create`."""
-
-    create = staticmethod(Grid_create)
+# as OpenCV has SIFT.create beside SIFT_create
+DIFT = SimpleNamespace(create=DIFT_create)
+SuperPoint = SimpleNamespace(create=SuperPoint_create)
+Grid = SimpleNamespace(create=Grid_create)
 
 
 def fit_pca(descriptors: NDArray[np.floating], dimension: int) -> LinearHead:

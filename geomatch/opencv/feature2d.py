@@ -129,7 +129,7 @@ class Feature2D:
         if not isinstance(source, cv2.Feature2D):
             features = source.detect(from_bgr(array))
             found = to_keypoints(features)
-            rows = features.descriptors if self.describer is source else None
+            rows = features.descriptors if id(self.describer) == id(source) else None
             kept = [i for i, point in enumerate(found) if allowed is None or _inside(point, allowed)]
         elif min(array.shape[:2]) < MIN_SIDE:
             return (), None  # some detectors fail on so few pixels
@@ -151,7 +151,8 @@ class Feature2D:
         if not fits or (descriptors.shape, descriptors.dtype) != (rows.shape, rows.dtype):
             return rows
         descriptors[...] = rows
-        return descriptors
+        given: NDArray[np.float32] = descriptors
+        return given
 
     @cached_property
     def _dimension(self) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from geomatch.errors import first_line
 from geomatch.estimators import Estimator, Gate, OpenCVEstimator, create_estimator
+from geomatch.estimators.gate import check_threshold
 from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import normalize_homography, warp_points
 from geomatch.opencv.arguments import check_number, check_whole
@@ -69,9 +70,10 @@ def findHomography(
     many, and for unknown methods.
     """
     method = method if params is None else params
-    if isinstance(method, cv2.UsacParams) and not isinstance(ransacReprojThreshold, (int, float)):
-        ransacReprojThreshold, mask = DEFAULT_THRESHOLD, ransacReprojThreshold
-    found, remark = _estimate(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
+    threshold = ransacReprojThreshold
+    if isinstance(method, cv2.UsacParams):
+        threshold, mask = method.threshold, threshold if isinstance(threshold, np.ndarray) else mask
+    found, remark = _estimate(srcPoints, dstPoints, method, threshold, maxIters, confidence)
     if remark:
         warnings.warn(remark, HomographyWarning, stacklevel=2)
     matrix, inliers = to_homography(found, srcPoints.size // 2)
@@ -92,7 +94,8 @@ def estimate_homography(
 
     Too few points to vouch for their matrix are a `HomographyWarning` here, too.
     """
-    found, remark = _estimate(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
+    threshold = method.threshold if isinstance(method, cv2.UsacParams) else ransacReprojThreshold
+    found, remark = _estimate(srcPoints, dstPoints, method, threshold, maxIters, confidence)
     if found and remark:
         warnings.warn(remark, HomographyWarning, stacklevel=2)
     return found
@@ -107,9 +110,9 @@ def _estimate(
         raise ValueError(f"srcPoints and dstPoints must be as many, got {len(points0)} and {len(points1)}")
     if len(points0) < 4:
         raise ValueError(f"at least 4 points are needed, got {len(points0)}")
-    given = method.threshold if isinstance(method, cv2.UsacParams) else threshold
-    limit = check_number("ransacReprojThreshold", given)
+    limit = check_number("ransacReprojThreshold", threshold)
     limit = limit if limit > 0 else DEFAULT_THRESHOLD
+    check_threshold(limit)
     whole = min(max(1, check_whole("maxIters", iterations, -(2**31))), 2**31 - 1)
     estimate = _method(method, whole, check_number("confidence", confidence))
     if not isinstance(method, (int, np.integer, str, cv2.UsacParams)):
@@ -119,13 +122,12 @@ def _estimate(
     with np.errstate(invalid="ignore"):  # infinite coordinates
         moved0, moved1 = warp_points(frame0, points0), warp_points(frame1, points1)
     found, remark = estimate(moved0, moved1), ""
-    if not found and method != 0:  # most solvers refuse a mirrored sample
-        flip = np.diag([-1.0, 1, 1])
-        mirrored = estimate(warp_points(flip, moved0), moved1)
-        if mirrored:
+    if method != 0 and 2 * found.num_inliers < len(points0):  # most solvers refuse a mirrored sample
+        mirrored = estimate(warp_points(flip := np.diag([-1.0, 1, 1]), moved0), moved1)
+        if mirrored and mirrored.num_inliers > found.num_inliers:
             found, frame0 = mirrored, flip @ frame0
-        elif len(points0) < MANY:
-            found, remark = _few(moved0, moved1)
+    if method != 0 and not found and len(points0) < MANY:
+        found, remark = _few(moved0, moved1)
     if not found:
         size = float(np.median(np.linalg.norm(moved1, axis=1))) * limit / DEFAULT_THRESHOLD
         hint = f" (the threshold {limit:g} is in units of dstPoints, which spread over {size:.2g})"
@@ -150,46 +152,44 @@ def _frames(points0: Points, points1: Points, threshold: float) -> tuple[Points,
 
     Solvers calculate in float32, which leaves half a metre of a northing in metres.
     """
-    frames, sizes = [], []
     finite = np.isfinite(np.hstack([points0, points1])).all(axis=1)
-    for points in (points0[finite], points1[finite]):
-        centre = np.median(points, axis=0) if len(points) else np.zeros(2)
-        sizes.append(float(np.median(np.linalg.norm(points - centre, axis=1))) if len(points) else 0.0)
-        frames.append(np.array([[1.0, 0, -centre[0]], [0, 1, -centre[1]], [0, 0, 1]]))
+    used = [points[finite] if finite.any() else np.zeros((1, 2)) for points in (points0, points1)]
+    centres = [np.median(points, axis=0) for points in used]
+    sizes = [np.median(np.linalg.norm(p - centre, axis=1)) for p, centre in zip(used, centres, strict=True)]
     scale = DEFAULT_THRESHOLD / threshold
-    ratio = sizes[1] / sizes[0] if min(sizes) > 0 else 1.0
-    return np.diag([scale * ratio] * 2 + [1]) @ frames[0], np.diag([scale] * 2 + [1]) @ frames[1]
+    scales = [scale * (sizes[1] / sizes[0] if min(sizes) > 0 else 1.0), scale]
+    frames = [
+        np.array([[k, 0, -k * x], [0, k, -k * y], [0, 0, 1]])
+        for k, (x, y) in zip(scales, centres, strict=True)
+    ]
+    return frames[0], frames[1]
 
 
 def _few(points0: Points, points1: Points) -> tuple[Estimate, str]:
     """Four to seven points without evidence: their homography if all agree, which the user must be told."""
-    count, reason = len(points0), ""
-    found = _least_squares(points0, points1)
+    count, found = len(points0), _least_squares(points0, points1)
     if not found:
         return found, ""
     errors = np.linalg.norm(warp_points(found.matrix, points0) - points1, axis=1)
     if min(_height(points0), _height(points1)) < MIN_HEIGHT:
-        reason = f"the {count} points determine no homography: three of any four are in line"
+        reason = "determine no homography: three of any four are in line"
     elif errors.max() > DEFAULT_THRESHOLD:
-        reason = f"not all of the {count} points agree, and of fewer than {MANY} all must"
+        reason = f"do not all agree, as fewer than {MANY} must"
     elif np.ptp(np.sign(points0 @ found.matrix[2, :2] + 1)) != 0:
-        reason = f"the horizon of the {count} points' homography lies between them: their order is wrong"
-    if reason:
-        return EstimationFailure(reason), ""
-    return found, f"{count} points cannot tell a homography from chance: nothing has checked this one"
+        reason = "have the horizon of their homography between them: their order is wrong"
+    else:
+        return found, f"{count} points cannot tell a homography from chance: nothing has checked this one"
+    return EstimationFailure(f"the {count} points {reason}"), ""
 
 
 def _height(points: Points) -> float:
     """The least height of a triangle of four points, of those four for which it is largest."""
-    edges = [
-        min(abs(np.linalg.det(np.diff(three, axis=0))) / _longest(three) for three in combinations(four, 3))
-        for four in combinations(points, 4)
-    ]
-    return float(max(edges))
 
+    def height(three: tuple[Points, ...]) -> float:
+        area = abs(np.linalg.det(np.diff(three, axis=0)))
+        return float(area / max(np.ptp(three, axis=0).max(), 1e-9))
 
-def _longest(three: tuple[Points, ...]) -> float:
-    return float(max(np.linalg.norm(a - b) for a, b in combinations(three, 2))) or 1.0
+    return max(min(map(height, combinations(four, 3))) for four in combinations(points, 4))
 
 
 def _least_squares(points0: Points, points1: Points) -> Estimate:
@@ -204,7 +204,7 @@ def _least_squares(points0: Points, points1: Points) -> Estimate:
 
 def _solved(points0: Points, points1: Points, method: int | cv2.UsacParams) -> Points | None:
     try:
-        matrix, _ = cv2.findHomography(points0, points1, method)  # type: ignore[call-overload]
+        matrix, _ = cv2.findHomography(points0, points1, method)
     except cv2.error as error:  # numbers beyond its arithmetic
         if error.code == cv2.Error.StsNotImplemented:
             raise ValueError(f"OpenCV has no such params: {first_line(error)}") from error
@@ -216,9 +216,9 @@ def _method(method: Method, iterations: int, confidence: float) -> Callable[[Poi
     """From points where the threshold is 3 to an estimate."""
     if isinstance(method, cv2.UsacParams):
         own = cv2.UsacParams()
-        for name in (name for name in dir(own) if name[0] != "_"):
-            setattr(own, name, getattr(method, name))
-        own.threshold = DEFAULT_THRESHOLD
+        for name in dir(own):
+            if name[0] != "_":
+                setattr(own, name, getattr(method, name) if name != "threshold" else DEFAULT_THRESHOLD)
         return lambda p0, p1: Gate().run(lambda a, b: _solved(a, b, own), p0, p1, DEFAULT_THRESHOLD, None)
     if isinstance(method, str):
         return create_estimator(method, DEFAULT_THRESHOLD).estimate
