@@ -57,6 +57,28 @@ def test_figures_that_must_hold() -> None:
     assert f"({script:.1f} s)" in PAGES
 
 
+def test_scripts_get_nothing_wrong() -> None:
+    """The README's figures: more than 50 px off among pairs with truth, answers among unrelated ones."""
+    pairs = rows("opencv-scripts")
+    related = [row for row in pairs if row["related"]]
+    opencv, ours, _ = (name for name in pairs[0] if "`" in name)
+    wrong, right, answered = (
+        {name: sum(row[name] is not None and test(row[name]) for row in some) for name in (opencv, ours)}
+        for some, test in (
+            (related, lambda error: error > 50),
+            (related, lambda error: error <= 10),
+            ([row for row in pairs if not row["related"]], lambda _: True),
+        )
+    )
+    assert wrong[ours] == answered[ours] == 0
+    assert right[ours] == right[opencv]
+    text = " ".join(PAGES.split())
+    assert f"On {len(related)} real pairs with known truth" in text
+    assert f"give {wrong[opencv]} matrices that are more than 50 px wrong" in text
+    assert f"of {len(pairs) - len(related)} pairs of unrelated photographs" in text
+    assert f"OpenCV answers {answered[opencv]}, and geomatch none" in text
+
+
 def test_sizing() -> None:
     export = {row["name"]: row["value"] for row in rows("export")}
     assert export["export, pairs per second"] == sizing.EXPORT
