@@ -1,13 +1,15 @@
 """What scripts get: OpenCV's `findHomography` and ours on the same matches, right, wrong, and refused.
 
-``python -m geomatch.benchmarks.studies.opencv_scripts FOLDER...`` reads pairs whose truth is known, folders
-of HPatches (``1.ppm``, ``H_1_2``, ...) and of WxBS (``01.png``, ``corrs.txt``, ...) at any depth. The second
-image of each is also matched with the first of every later one: unrelated, so that every answer is wrong.
+``python -m geomatch.benchmarks.studies.opencv_scripts FOLDER...`` reads pairs with known truth, in folders at
+any depth: HPatches (``1.ppm``, ``H_1_2``, ...; error at the corners), WxBS (``01.png``, ``corrs.txt``, ...;
+at the marked points) and ``pairs_with_gt.txt`` (38 columns, as for SuperGlue; distance from the true epipolar
+lines over the whole image, since such scenes have depth). The second image of each scene of the first two is
+also matched with the first of every later one: unrelated, so that every answer is wrong.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,24 +29,54 @@ SCRIPTS: dict[str, tuple[str, Any]] = {
     "SIFT, ratio test, `geomatch.opencv.findHomography`": ("sift", opencv.findHomography),
     "`DIFT_create`, `crossCheck`, `geomatch.opencv.findHomography`": ("dift", opencv.findHomography),
 }
-Pair = tuple[str, Path, Path, NDArray[np.float64] | None]
-"""Name, two images, and points (N, 4) x0 y0 x1 y1 that belong together; None for unrelated images."""
+Matrix = NDArray[np.float64]
+Pair = tuple[str, Path, Path, Callable[[Matrix], float] | None]
+"""Name, two images, and the median error of a homography in pixels; None for unrelated images."""
 
 
 def pairs_of(folders: Sequence[Path]) -> Iterator[Pair]:
     """Those of every scene, then the unrelated ones."""
-    found = sorted(path for folder in folders for path in folder.rglob("*") if path.stem in ("1", "01"))
-    for first in found:
+    paths = sorted(path for folder in folders for path in folder.rglob("*"))
+    firsts = [path for path in paths if path.stem in ("1", "01")]
+    for first in firsts:
         scene = first.parent
         for path in sorted(scene.glob("H_1_*")):
-            height, width = cv2.imread(str(first), cv2.IMREAD_GRAYSCALE).shape  # type: ignore[union-attr]
-            corners = image_corners((width, height))
+            corners = image_corners(_size(first))
             truth = np.hstack([corners, warp_points(np.loadtxt(path), corners)])
-            yield f"{scene.name} {path.name}", first, scene / f"{path.name[4:]}{first.suffix}", truth
+            name = f"{scene.name} {path.name}"
+            yield name, first, scene / f"{path.name[4:]}{first.suffix}", partial(_transfer_error, truth)
         if (scene / "corrs.txt").exists():
-            yield scene.name, first, scene / f"02{first.suffix}", np.loadtxt(scene / "corrs.txt")
-    for one, other in combinations(found, 2):
+            truth = np.loadtxt(scene / "corrs.txt")
+            yield scene.name, first, scene / f"02{first.suffix}", partial(_transfer_error, truth)
+    for path in (path for path in paths if path.name == "pairs_with_gt.txt"):
+        for name0, name1, *rest in map(str.split, path.read_text("utf-8").splitlines()):
+            k0, k1, pose = np.split(np.array(rest[2:], np.float64), [9, 18])
+            rotation, (x, y, z) = pose.reshape(4, 4)[:3, :3], pose.reshape(4, 4)[:3, 3]
+            essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ rotation
+            inverse0, inverse1 = (np.linalg.inv(k.reshape(3, 3)) for k in (k0, k1))
+            first = path.parent / name0
+            error = partial(_epipolar_error, inverse1.T @ essential @ inverse0, _size(first))
+            yield f"{name0}, {name1}", first, path.parent / name1, error
+    for one, other in combinations(firsts, 2):
         yield f"{one.parent.name}, {other.parent.name}", one.with_stem(one.stem[:-1] + "2"), other, None
+
+
+def _size(path: Path) -> tuple[int, int]:
+    height, width = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).shape  # type: ignore[union-attr]
+    return width, height
+
+
+def _transfer_error(truth: Matrix, matrix: Matrix) -> float:
+    """At points x0 y0 x1 y1 (N, 4)."""
+    return float(np.median(np.linalg.norm(warp_points(matrix, truth[:, :2]) - truth[:, 2:], axis=1)))
+
+
+def _epipolar_error(fundamental: Matrix, size: tuple[int, int], matrix: Matrix) -> float:
+    """On a grid over the first image."""
+    grid = np.stack(np.meshgrid(*(np.linspace(0, side - 1, 12) for side in size)), -1).reshape(-1, 2)
+    lines = np.column_stack([grid, np.ones(len(grid))]) @ fundamental.T
+    products = (lines[:, :2] * warp_points(matrix, grid)).sum(axis=1) + lines[:, 2]
+    return float(np.median(np.abs(products) / np.linalg.norm(lines[:, :2], axis=1)))
 
 
 @cache
@@ -56,9 +88,9 @@ def _features(kind: str, path: Path) -> tuple[NDArray[np.float32], NDArray[np.fl
 
 
 def measure(pair: Pair, method: int) -> Row:
-    """The median error in pixels at the true points under each script's matrix; None where it has none."""
-    name, path0, path1, truth = pair
-    row: Row = {"name": name, "related": truth is not None}
+    """The error in pixels of each script's matrix; None where it has none."""
+    name, path0, path1, error_of = pair
+    row: Row = {"name": name, "related": error_of is not None}
     for script, (kind, find) in SCRIPTS.items():
         (points0, rows0), (points1, rows1) = _features(kind, path0), _features(kind, path1)
         if kind == "sift":
@@ -72,8 +104,7 @@ def measure(pair: Pair, method: int) -> Row:
             target = points1[[match.trainIdx for match in matches]]
             matrix, _ = find(source, target, method, THRESHOLD)
         if matrix is not None:
-            errors = [1e6] if truth is None else warp_points(matrix, truth[:, :2]) - truth[:, 2:]
-            row[script] = round(min(1e6, float(np.median(np.linalg.norm(errors, axis=-1)))), 2)
+            row[script] = round(min(1e6, error_of(matrix) if error_of else 1e6), 2)
     return row
 
 
