@@ -71,7 +71,7 @@ def test_scripts_get_nothing_wrong() -> None:
         )
     )
     assert wrong[ours] == answered[ours] == 0
-    assert right[ours] == right[opencv]
+    assert right[ours] >= right[opencv]
     text = " ".join(PAGES.split())
     assert f"On {len(related)} real pairs with known truth" in text
     assert f"give {wrong[opencv]} matrices that are more than 50 px wrong" in text
