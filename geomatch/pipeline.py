@@ -69,6 +69,8 @@ class MatchResult:
         return {
             "homography": found.matrix.tolist() if found else None,
             "reason": None if found else found.reason,
+            "corner_deviations": _corner_deviations(found),
+            "remarks": list(found.remarks) if found else [],
             "num_keypoints": [len(self.features0), len(self.features1)],
             "num_matches": len(self.matches),
             "num_inliers": found.num_inliers,
@@ -185,6 +187,10 @@ def match(
         "estimator": record(estimate),
     }
     return MatchResult(images[0], images[1], features0, features1, matches, homography, seconds, settings)
+
+
+def _corner_deviations(found: HomographyEstimate | EstimationFailure) -> list[float] | None:
+    return found.corner_deviations.tolist() if found and found.corner_deviations is not None else None
 
 
 def _refining(

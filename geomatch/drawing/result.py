@@ -56,6 +56,12 @@ def summary(result: MatchResult) -> str:
     if found:
         rows = ["  ".join(f"{value: .6g}".rjust(13) for value in row) for row in found.matrix]
         lines += ["homography  (image 0 to image 1)", *rows]
+        if found.corner_deviations is not None:
+            corners = ", ".join(f"{deviation:.2g}" for deviation in found.corner_deviations)
+            lines.append(
+                f"corners     uncertain by {corners} px (standard deviation, clockwise from the first)"
+            )
+        lines += [f"remark      {remark}" for remark in found.remarks]
     else:
         lines.append(f"homography  not found: {found.reason}")
     spent = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items())

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 
 import cv2
@@ -19,7 +20,10 @@ from geomatch.types import EstimationFailure, HomographyEstimate
 
 DEFAULT_THRESHOLD = 3.0  # also for a threshold that is not positive, as in OpenCV
 MANY = 8  # points, from which on the gate decides alone
-MIN_HEIGHT = 2.0  # thresholds / 3 from a line through two points to a third one: `Gate.min_spread`
+MIN_HEIGHT = 0.01  # of the points' extent, from a line through two of them to a third one
+
+PIXELS = 0.5, 20.0  # thresholds that are taken as pixels: the points are not scaled
+_SAME_UNITS = 8.0  # sides whose sizes differ less are in one unit
 
 Points = NDArray[np.float64]
 Estimate = HomographyEstimate | EstimationFailure
@@ -114,11 +118,12 @@ def _estimate(
     limit = limit if limit > 0 else DEFAULT_THRESHOLD
     check_threshold(limit)
     whole = min(max(1, check_whole("maxIters", iterations, -(2**31))), 2**31 - 1)
-    estimate = _method(method, whole, check_number("confidence", confidence))
+    scale = 1.0 if PIXELS[0] <= limit <= PIXELS[1] else DEFAULT_THRESHOLD / limit
+    estimate = _method(method, scale * limit, whole, check_number("confidence", confidence))
     if not isinstance(method, (int, np.integer, str, cv2.UsacParams)):
         found = estimate(points0, points1)
         return found, "" if found else found.reason
-    frame0, frame1 = _frames(points0, points1, limit)
+    frame0, frame1 = _frames(points0, points1, scale)
     with np.errstate(invalid="ignore"):  # infinite coordinates
         moved0, moved1 = warp_points(frame0, points0), warp_points(frame1, points1)
     found, remark = estimate(moved0, moved1), ""
@@ -127,15 +132,16 @@ def _estimate(
         if mirrored and mirrored.num_inliers > found.num_inliers:
             found, frame0 = mirrored, flip @ frame0
     if method != 0 and not found and len(points0) < MANY:
-        found, remark = _few(moved0, moved1)
+        found, remark = _few(moved0, moved1, scale * limit)
     if not found:
-        size = float(np.median(np.linalg.norm(moved1, axis=1))) * limit / DEFAULT_THRESHOLD
+        size = float(np.median(np.abs(points1 - np.median(points1, axis=0)).max(axis=1)))
         hint = f" (the threshold {limit:g} is in units of dstPoints, which spread over {size:.2g})"
         return found, found.reason + (hint if method != 0 and size < 5 * limit else "")
     matrix = normalize_homography(np.linalg.inv(frame1) @ found.matrix @ frame0)
     if matrix is None:
         return EstimationFailure(reason := "the homography sends the origin to infinity"), reason
-    return HomographyEstimate(matrix, found.inliers), remark
+    deviations = None if found.corner_deviations is None else found.corner_deviations / scale
+    return replace(found, matrix=matrix, corner_deviations=deviations), remark
 
 
 def _points(name: str, points: object) -> Points:
@@ -147,25 +153,28 @@ def _points(name: str, points: object) -> Points:
     return points.reshape(-1, 2).astype(np.float64)
 
 
-def _frames(points0: Points, points1: Points, threshold: float) -> tuple[Points, Points]:
-    """Similarities to where solvers and gate are at home: a threshold of 3, both sides centred and alike.
+def _frames(points0: Points, points1: Points, scale: float) -> tuple[Points, Points]:
+    """To coordinates near zero and as large as pixels, which solvers calculate with, in float32.
 
-    Solvers calculate in float32, which leaves half a metre of a northing in metres.
+    One shift and scale for both sides, so that what is at rest stays so, unless their units differ.
     """
     finite = np.isfinite(np.hstack([points0, points1])).all(axis=1)
     used = [points[finite] if finite.any() else np.zeros((1, 2)) for points in (points0, points1)]
-    centres = [np.median(points, axis=0) for points in used]
-    sizes = [np.median(np.linalg.norm(p - centre, axis=1)) for p, centre in zip(used, centres, strict=True)]
-    scale = DEFAULT_THRESHOLD / threshold
-    scales = [scale * (sizes[1] / sizes[0] if min(sizes) > 0 else 1.0), scale]
+    centre0, centre1 = (np.median(points, axis=0) for points in used)
+    size0, size1 = (float(np.median(np.abs(p - np.median(p, axis=0)).max(axis=1))) for p in used)
+    zoom = size1 / size0 if min(size0, size1) > 0 else 1.0
+    if 1 / _SAME_UNITS < zoom < _SAME_UNITS and np.abs(centre1 - centre0).max() < 10 * max(size0, size1):
+        zoom, centre1 = 1.0, centre0
+    else:
+        centre1 = centre1 + 10 * size1  # nothing looks at rest
     frames = [
         np.array([[k, 0, -k * x], [0, k, -k * y], [0, 0, 1]])
-        for k, (x, y) in zip(scales, centres, strict=True)
+        for k, (x, y) in ((scale * zoom, centre0), (scale, centre1))
     ]
     return frames[0], frames[1]
 
 
-def _few(points0: Points, points1: Points) -> tuple[Estimate, str]:
+def _few(points0: Points, points1: Points, threshold: float) -> tuple[Estimate, str]:
     """Four to seven points without evidence: their homography if all agree, which the user must be told."""
     count, found = len(points0), _least_squares(points0, points1)
     if not found:
@@ -173,7 +182,7 @@ def _few(points0: Points, points1: Points) -> tuple[Estimate, str]:
     errors = np.linalg.norm(warp_points(found.matrix, points0) - points1, axis=1)
     if min(_height(points0), _height(points1)) < MIN_HEIGHT:
         reason = "determine no homography: three of any four are in line"
-    elif errors.max() > DEFAULT_THRESHOLD:
+    elif errors.max() > threshold:
         reason = f"do not all agree, as fewer than {MANY} must"
     elif np.ptp(np.sign(points0 @ found.matrix[2, :2] + 1)) != 0:
         reason = "have the horizon of their homography between them: their order is wrong"
@@ -183,13 +192,14 @@ def _few(points0: Points, points1: Points) -> tuple[Estimate, str]:
 
 
 def _height(points: Points) -> float:
-    """The least height of a triangle of four points, of those four for which it is largest."""
+    """The least height of a triangle of four points, of those four for which it is largest, in extents."""
 
     def height(three: tuple[Points, ...]) -> float:
         area = abs(np.linalg.det(np.diff(three, axis=0)))
-        return float(area / max(np.ptp(three, axis=0).max(), 1e-9))
+        return float(area / max(np.ptp(three, axis=0).max(), 1e-300))
 
-    return max(min(map(height, combinations(four, 3))) for four in combinations(points, 4))
+    least = max(min(map(height, combinations(four, 3))) for four in combinations(points, 4))
+    return least / float(max(np.ptp(points, axis=0).max(), 1e-300))
 
 
 def _least_squares(points0: Points, points1: Points) -> Estimate:
@@ -212,16 +222,18 @@ def _solved(points0: Points, points1: Points, method: int | cv2.UsacParams) -> P
     return None if matrix is None else np.asarray(matrix, np.float64)
 
 
-def _method(method: Method, iterations: int, confidence: float) -> Callable[[Points, Points], Estimate]:
-    """From points where the threshold is 3 to an estimate."""
+def _method(
+    method: Method, threshold: float, iterations: int, confidence: float
+) -> Callable[[Points, Points], Estimate]:
+    """From points to an estimate."""
     if isinstance(method, cv2.UsacParams):
         own = cv2.UsacParams()
-        for name in dir(own):
-            if name[0] != "_":
-                setattr(own, name, getattr(method, name) if name != "threshold" else DEFAULT_THRESHOLD)
-        return lambda p0, p1: Gate().run(lambda a, b: _solved(a, b, own), p0, p1, DEFAULT_THRESHOLD, None)
+        for name in (name for name in dir(own) if name[0] != "_"):
+            setattr(own, name, getattr(method, name))
+        own.threshold = threshold
+        return lambda p0, p1: Gate().run(lambda a, b: _solved(a, b, own), p0, p1, threshold, None)
     if isinstance(method, str):
-        return create_estimator(method, DEFAULT_THRESHOLD).estimate
+        return create_estimator(method, threshold).estimate
     if isinstance(method, (int, np.integer)):
         if method == 0:
             return _least_squares
@@ -229,7 +241,7 @@ def _method(method: Method, iterations: int, confidence: float) -> Callable[[Poi
         if not names:
             known = ", ".join(f"{number} ({name})" for name, number in OPENCV_METHODS.items())
             raise ValueError(f"unknown method {method}; choose 0 (least squares), {known}, or a name")
-        return OpenCVEstimator(names[0], DEFAULT_THRESHOLD, iterations, confidence).estimate
+        return OpenCVEstimator(names[0], threshold, iterations, confidence).estimate
     if not callable(getattr(method, "estimate", None)):
         raise TypeError(f"method must be a number, a name or an estimator, got {type(method).__name__}")
     return method.estimate
