@@ -67,7 +67,9 @@ def independence(p0: Points, p1: Points, threshold: float) -> Points:
 
 def _crowd(points: Points, distance: float) -> NDArray[np.int64]:
     """(M,) points in the three by three cells of that side about each point, itself included."""
-    cells = np.floor((points - points.min(0)) / distance).astype(np.int64) + 1
+    cells = (
+        np.minimum((points - points.min(0)) / distance, 2.0**30).astype(np.int64) + 1
+    )  # whatever the units
     width = int(cells[:, 0].max()) + 2
     keys, counts = np.unique(cells[:, 1] * width + cells[:, 0], return_counts=True)
     own = cells[:, 1] * width + cells[:, 0]
