@@ -76,4 +76,5 @@ def _deviations(normal: Points, corner_rows: Points, variance: float) -> Points:
     if values[0] <= 1e-12 * values[-1]:
         return np.full(len(corner_rows), np.inf)
     covariance = (vectors / values) @ vectors.T * variance
-    return np.sqrt(np.maximum(np.einsum("nri,ij,nrj->n", corner_rows, covariance, corner_rows), 0))
+    variances = ((corner_rows @ covariance) * corner_rows).sum(axis=(1, 2))
+    return np.asarray(np.sqrt(np.maximum(variances, 0)))

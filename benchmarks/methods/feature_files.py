@@ -9,6 +9,7 @@ import numpy as np
 
 from geomatch.errors import FeaturesError, ShapeError, require
 from geomatch.files import fingerprint_of, sha256_of
+from geomatch.places import user_path
 from geomatch.provenance import settings_key
 from geomatch.types import Features
 
@@ -30,7 +31,7 @@ class FeatureFiles:
 
     def cache_key(self) -> Any:
         """The settings, and the files by their content."""
-        root = Path(self.root).expanduser()
+        root = user_path(self.root)
         if self.kind == "h5":
             if not root.is_file():
                 raise FeaturesError(f"{root}: no such file of features")

@@ -49,6 +49,7 @@ def summary(result: MatchResult) -> str:
     found = result.homography
     detector, descriptor = result.settings["detector"], result.settings["descriptor"]
     lines = [
+        *(f"image {n}     {one.note}" for n, one in enumerate((result.image0, result.image1)) if one.note),
         f"keypoints   {len(result.features0)} and {len(result.features1)} ({_name(detector)})",
         f"descriptor  {_name(descriptor)}",
         f"matches     {len(result.matches)}, inliers {found.num_inliers}",

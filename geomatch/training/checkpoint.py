@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from geomatch.errors import WeightsError, first_line
 from geomatch.files import replacing
+from geomatch.weights.download import check_file
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -31,7 +33,7 @@ class Checkpoint:
         """Put the parts into the saved state, if there is one; the steps done and the log."""
         if not self.path.exists():
             return 0, []
-        saved = torch.load(self.path, map_location=self.device, weights_only=True)
+        saved = read_checkpoint(self.path, self.device)
         if saved["config"] != asdict(self.config):
             raise ValueError(
                 f"{self.path} was made with {saved['config']}, not {asdict(self.config)}; "
@@ -40,6 +42,17 @@ class Checkpoint:
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         return saved["step"], saved["log"]
+
+
+def read_checkpoint(path: Path, device: str = "cpu") -> Any:
+    """What `Checkpoint.save` wrote; raises `WeightsError` when it is damaged."""
+    try:
+        check_file(path)
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch and pickle raise many types
+        raise WeightsError(
+            f"{path}: damaged checkpoint ({first_line(error)}); delete it to train from the start"
+        ) from error
 
 
 def take_steps(

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.errors import WeightsError, first_line
+from geomatch.files import replacing, sha256_of
+from geomatch.weights.download import SUMS, check_file
 
 STEM = "diffusion_pytorch_model"
 FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.bin")
@@ -18,10 +20,11 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A diffusers configuration."""
     path = folder / name
     try:
+        check_file(path)
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError("not an object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: no readable diffusers configuration ({first_line(error)})") from error
     return config
 
@@ -34,13 +37,23 @@ def find_weights(folder: Path) -> list[Path]:
             continue
         if not name.endswith(".index.json"):
             return [path]
-        index = read_config(folder, name).get("weight_map", {})
+        index = read_config(folder, name).get("weight_map")
+        if not isinstance(index, dict) or not all(isinstance(shard, str) for shard in index.values()):
+            raise WeightsError(f"{path}: has no weight_map of names and files")
         shards = [folder / shard for shard in sorted(set(index.values()))]
         missing = [shard.name for shard in shards if not shard.is_file()]
         if missing:
             raise WeightsError(f"{folder}: {', '.join(missing)} missing, named in {name}")
         return shards
     return []
+
+
+def write_sums(folder: Path) -> None:
+    """Record the checksums of a model's configurations and weights, but not of a head, which has its own."""
+    files = sorted(path for kind in ("*.json", "*.safetensors") for path in folder.glob(kind))
+    lines = [f"{sha256_of(path)}  {path.name}\n" for path in files if path.name != HEAD_FILE]
+    with replacing(folder / SUMS) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def unet_folder(folder: Path) -> Path:
