@@ -7,7 +7,6 @@ lines over the whole image, since such scenes have depth). The second image of e
 also matched with the first of every later one: unrelated, so that every answer is wrong.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import combinations
@@ -127,7 +126,6 @@ if __name__ == "__main__":
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--method", default="RANSAC", help="a robust method of OpenCV")
     options = parser.parse_args()
-    warnings.simplefilter("ignore", opencv.HomographyWarning)
     rows = []
     for pair in pairs_of(options.folders):
         rows.append(measure(pair, getattr(cv2, options.method)))
