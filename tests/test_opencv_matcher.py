@@ -166,7 +166,8 @@ def test_opencvs_matchers_take_our_descriptors(photographs: Any, name: str) -> N
     source = np.float32([points0[m.queryIdx].pt for m in good]).reshape(-1, 1, 2)
     target = np.float32([points1[m.trainIdx].pt for m in good]).reshape(-1, 1, 2)
     matrix, mask = cv2.findHomography(source, target, cv2.RANSAC, 5.0)
-    assert geomatch.corner_error(matrix, PAIR.homography, (640, 480)) < 3
+    limit = 3 if name == "BruteForce" else 10  # FLANN's trees are random, and OpenCV has no gate
+    assert geomatch.corner_error(matrix, PAIR.homography, (640, 480)) < limit
     inliers = mask.ravel().tolist()
     drawn = cv2.drawMatches(image0, points0, image1, points1, good, None, matchesMask=inliers)
     assert drawn.shape == (480, 1280, 3)
