@@ -67,7 +67,8 @@ def independence(p0: Points, p1: Points, threshold: float) -> Points:
 
 def _crowd(points: Points, distance: float) -> NDArray[np.int64]:
     """(M,) points in the three by three cells of that side about each point, itself included."""
-    cells = np.floor((points - points.min(0)) / distance).astype(np.int64) + 1
+    places = np.minimum((points - points.min(0)) / distance, 2.0**30)  # far strays fit into int64
+    cells = places.astype(np.int64) + 1
     width = int(cells[:, 0].max()) + 2
     keys, counts = np.unique(cells[:, 1] * width + cells[:, 0], return_counts=True)
     own = cells[:, 1] * width + cells[:, 0]

@@ -122,7 +122,7 @@ class Gate:
                 f"{count} of {len(p0)} matches agree with the best homography, but at {support.places:.0f} "
                 f"separate places; {self.min_inliers} are needed"
             )
-        corners = image_corners(image_size) if image_size else _bounds(p0)
+        corners = image_corners(image_size) if image_size else _bounds(p0[inliers])
         reason = by_chance(count, len(p0), "homography", support.log10_nfa, self.max_log10_nfa)
         if not reason and (what := self._implausible(h, corners)):
             reason = f"{count} of {len(p0)} matches agree, but the homography {what}"

@@ -1,5 +1,6 @@
 """Converters, the homography and the stitching pipeline, beside OpenCV's own."""
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -128,17 +129,179 @@ def test_find_homography_has_opencvs_signature() -> None:
         assert mask.tolist() == [[1]] * 4
 
 
-def test_find_homography_of_chance_is_none(rng: np.random.Generator) -> None:
+def test_find_homography_of_chance_is_none_and_a_warning(rng: np.random.Generator) -> None:
     """OpenCV finds one among random pairs; a line, one point and NaN are None in both."""
     p0, p1 = rng.uniform(0, 400, (2, 60, 2))
     assert cv2.findHomography(p0, p1, cv2.RANSAC, 3.0)[0] is not None
     line = np.repeat(np.arange(60.0)[:, None], 2, axis=1)
     for a, b in ((p0, p1), (line, p1), (p0 * 0, p1), (p0 * np.nan, p1)):
-        for method in (cv2.RANSAC, cv2.USAC_MAGSAC, "poselib"):
-            matrix, mask = gcv.findHomography(a, b, method, 3.0)
+        for method in (cv2.RANSAC, cv2.USAC_MAGSAC, "poselib", cv2.UsacParams()):
+            failure = gcv.estimate_homography(a, b, method, 3.0)
+            assert isinstance(failure, geomatch.EstimationFailure)
+            with pytest.warns(gcv.HomographyWarning) as warned:
+                matrix, mask = gcv.findHomography(a, b, method, 3.0)
+            assert str(warned[0].message) == failure.reason
+            assert warned[0].filename == __file__, "the script's own line"
             assert matrix is None
             assert mask.tolist() == [[0]] * 60
-    assert gcv.findHomography(p0 * np.nan, p1)[0] is gcv.findHomography(line, p1)[0] is None
+    for a in (p0 * np.nan, line):
+        with pytest.warns(gcv.HomographyWarning, match="lie on a line, or their coordinates are not finite"):
+            assert gcv.findHomography(a, p1)[0] is None
+
+
+def scaled(factor: float, x: float = 0.0, y: float = 0.0, up: float = 1.0) -> np.ndarray[Any, Any]:
+    return np.array([[factor, 0, x], [0, up * factor, y], [0, 0, 1]])
+
+
+UNITS = {
+    "pixels": scaled(1),
+    "0 to 1": scaled(1 / 640),
+    "metres": scaled(0.02),
+    "eastings and northings": scaled(0.1, 500_000, 4_500_000, -1),
+    "y up": scaled(1, 0, 480, -1),
+    "large": scaled(1e6),
+}
+PARAMS = "cv2.UsacParams"
+
+
+def usac(threshold: float) -> cv2.UsacParams:
+    params = cv2.UsacParams()
+    params.threshold, params.maxIterations = threshold, 5000
+    return params
+
+
+@pytest.mark.parametrize("method", [*METHODS[:-1], cv2.RHO, cv2.USAC_ACCURATE, PARAMS], ids=str)
+@pytest.mark.parametrize("units", UNITS)
+def test_find_homography_in_any_units(rng: np.random.Generator, units: str, method: Any) -> None:
+    """From pixels, to pixels, and to the very same units: the homography of the pixels, seen in these."""
+    pytest.importorskip("poselib")
+    p0, p1 = random_matches(rng, H, 60, 0 if method == 0 else 20, noise=0.3)
+    for frame0, frame1 in ((UNITS[units], np.eye(3)), (np.eye(3), UNITS[units]), (UNITS[units],) * 2):
+        q0, q1 = geomatch.warp_points(frame0, p0), geomatch.warp_points(frame1, p1)
+        threshold = 3 * frame1[0, 0]
+        matrix, mask = gcv.findHomography(q0, q1, usac(threshold) if method == PARAMS else method, threshold)
+        assert matrix is not None
+        in_pixels = np.linalg.inv(frame1) @ matrix @ frame0
+        assert geomatch.corner_error(in_pixels, H, (640, 480)) < 1.5
+        assert mask.sum() >= 60
+
+
+@pytest.mark.parametrize("method", [cv2.RANSAC, cv2.USAC_MAGSAC, "poselib"], ids=str)
+def test_road_seen_by_a_camera(rng: np.random.Generator, method: Any) -> None:
+    """Metres to pixels and back. Wrong matches lie in the sky, beyond the horizon of the right homography."""
+    pytest.importorskip("poselib")
+    matrix = np.array([[900.0, 638, 0], [0, 280, 1394], [0, 1, 0.13]])  # 1.5 m above the road, 5 degrees down
+    road = np.c_[rng.uniform(-6, 6, 180), rng.uniform(5, 40, 180)]
+    seen = geomatch.warp_points(matrix, road) + rng.normal(0, 0.5, (180, 2))
+    seen[120:] = rng.uniform(0, [1280, 720], (60, 2))
+    found = gcv.estimate_homography(road, seen, method, 3.0)
+    assert found, found
+    assert found.num_inliers >= 119
+    back = gcv.estimate_homography(seen, road, method, 0.3)
+    assert back, back
+    near = road[:, 1] < 20  # half a pixel is more than 0.3 m farther away
+    assert back.inliers[:120][near[:120]].all()
+    assert back.inliers[120:].sum() < 5
+
+
+def test_threshold_in_other_units_is_told(rng: np.random.Generator) -> None:
+    """The default of 3 among coordinates from 0 to 1 rules nothing out."""
+    p0, p1 = random_matches(rng, H, 30, 30)
+    with pytest.warns(gcv.HomographyWarning, match=r"the threshold 3 is in units of dstPoints, which spread"):
+        assert gcv.findHomography(p0 / 640, p1 / 640, cv2.RANSAC)[0] is None
+    assert gcv.findHomography(p0 / 640, p1 / 640, cv2.RANSAC, 0.003)[0] is not None
+
+
+PAGE = np.array([[102.0, 80], [520, 60], [560, 430], [80, 400]])
+SHEET = np.array([[0.0, 0], [210, 0], [210, 297], [0, 297]])  # millimetres
+
+
+@pytest.mark.parametrize(
+    "method", [cv2.RANSAC, cv2.LMEDS, cv2.RHO, cv2.USAC_MAGSAC, "poselib", PARAMS], ids=str
+)
+def test_four_points_give_their_matrix_and_a_warning(method: Any) -> None:
+    """The corners of a page, clicked; y up too. OpenCV's matrix."""
+    pytest.importorskip("poselib")
+    method = usac(5.0) if method == PARAMS else method
+    for target in (SHEET, SHEET * [1, -1]):
+        with pytest.warns(gcv.HomographyWarning, match="4 points cannot tell a homography from chance"):
+            matrix, mask = gcv.findHomography(PAGE, target, method, 5.0)
+        with pytest.warns(gcv.HomographyWarning, match="4 points"):
+            assert gcv.estimate_homography(PAGE, target, method, 5.0)
+        assert matrix is not None
+        np.testing.assert_allclose(geomatch.warp_points(matrix, PAGE), target, atol=1e-3)
+        np.testing.assert_allclose(matrix, cv2.findHomography(PAGE, target, 0)[0], atol=1e-3)
+        assert mask.tolist() == [[1]] * 4
+    assert gcv.findHomography(PAGE, SHEET)[0] is not None, "least squares does not warn"
+
+
+@pytest.mark.filterwarnings("ignore::geomatch.opencv.HomographyWarning")
+@pytest.mark.parametrize("count", [4, 5, 6, 7])
+def test_few_points_are_answered_when_all_agree(rng: np.random.Generator, count: int) -> None:
+    """Exact ones as OpenCV does; among random ones no wrong matrix comes without a warning."""
+    found, silent = 0, 0
+    for _ in range(30):
+        p0, p1 = random_matches(rng, H, count, 0)
+        matrix, mask = gcv.findHomography(p0, p1, cv2.RANSAC, 3.0)
+        if matrix is not None:
+            found += 1
+            assert geomatch.corner_error(matrix, H, (640, 480)) < 1
+            assert mask.all()
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            matrix, _ = gcv.findHomography(p0, rng.uniform(0, 480, (count, 2)), cv2.RANSAC, 3.0)
+        silent += not warned
+        assert matrix is None or count < 6
+    assert found >= 27, "but for four of which three are nearly in line"
+    assert silent == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (np.array([[0.0, 0], [100, 1], [200, 2], [50, 150]]), "three of any four are in line"),
+        (SHEET[[0, 2, 1, 3]], "their order is wrong"),
+        (SHEET + np.nan, "not finite"),
+        (np.zeros((4, 2)), "on a line"),
+    ],
+)
+def test_four_points_without_a_homography(target: Any, message: str) -> None:
+    with pytest.warns(gcv.HomographyWarning, match=message):
+        matrix, mask = gcv.findHomography(PAGE, target, cv2.RANSAC)
+    assert matrix is None
+    assert not mask.any()
+    five = np.vstack([PAGE, [300, 200]]), np.vstack([SHEET, [10, 290]])
+    with pytest.warns(gcv.HomographyWarning, match="the 5 points do not all agree"):
+        assert gcv.findHomography(*five, cv2.RANSAC, 5.0)[0] is None
+
+
+def test_usac_params_as_in_opencv(rng: np.random.Generator) -> None:
+    """``(src, dst, params[, mask])``; the parameters count, and are not changed."""
+    p0, p1 = random_matches(rng, H, 60, 40)
+    params = cv2.UsacParams()
+    params.threshold, params.maxIterations, params.sampler = 1.0, 20_000, cv2.SAMPLING_PROSAC
+    filled = np.zeros((100, 1), np.uint8)
+    for function in (cv2.findHomography, gcv.findHomography):
+        for matrix, mask in (
+            function(p0, p1, params),
+            function(p0, p1, params, filled),
+            function(p0, p1, params, mask=filled),
+            function(srcPoints=p0, dstPoints=p1, params=params),
+        ):
+            assert matrix is not None
+            assert geomatch.corner_error(matrix, H, (640, 480)) < 0.01
+            assert mask.sum() == 60
+        assert filled.sum() == 60
+        filled[:] = 0
+    assert (params.threshold, params.maxIterations) == (1.0, 20_000)
+    p1[:60] += rng.normal(0, 1, (60, 2))
+    counts = []
+    for params.threshold in (0.5, 4.0):
+        counts.append(int(gcv.findHomography(p0, p1, params)[1].sum()))
+    assert counts[0] < 40 < 55 < counts[1]
+    params.sampler = cv2.SAMPLING_PROGRESSIVE_NAPSAC + 9
+    with pytest.raises(ValueError, match="Sampler is not implemented"):
+        gcv.findHomography(p0, p1, params)
 
 
 FIVE = np.zeros((5, 2))
@@ -153,6 +316,7 @@ FIVE = np.zeros((5, 2))
         ((FIVE.tolist(), FIVE), TypeError, r"got list; use np.float32\(points\)"),
         ((FIVE, FIVE, 77), ValueError, r"unknown method 77; choose 0"),
         ((FIVE, FIVE, "best"), ValueError, "unknown estimator 'best'"),
+        ((FIVE, FIVE, 8, float("inf")), ValueError, "threshold must be a positive number"),
         ((FIVE, FIVE, None), TypeError, "a number, a name or an estimator"),
     ],
 )

@@ -32,13 +32,13 @@ def test_nothing_is_found_in_noise() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3)).astype(np.uint8)
     for shown in (find_object.bundled_object()[0], np.zeros((60, 60, 3), np.uint8)):
         assert find_object.find_object(shown, noise, find_object.create_feature("dift"))[0] is None
-    assert panorama.stitch(panorama.bundled_views()[0], noise, gcv.DIFT_create(300)) is None
+    assert panorama.stitch([panorama.bundled_views()[0], noise], gcv.DIFT_create(300)) is None
 
 
 def test_panorama_shows_both_in_the_frame_of_the_first() -> None:
     """On the bundled views: as large as the true homography says, and the first photograph where it was."""
     first, second = panorama.bundled_views()
-    made = panorama.stitch(first, second, gcv.DIFT_create(700))
+    made = panorama.stitch([first, second], gcv.DIFT_create(700))
     assert made is not None
     height, width = second.shape[:2]
     corners = image_corners((width, height)) + np.array([640 - width, 480 - height])
@@ -57,6 +57,18 @@ def test_panorama_shows_both_in_the_frame_of_the_first() -> None:
 
     assert likeness(20, 300) > 0.95
     assert likeness(445, 530) > 0.75, "here only the second view shows it, in its own light"
+
+
+def test_panorama_of_three_photographs_in_any_order() -> None:
+    """Strips of one photograph, of which only neighbours overlap, give the photograph again."""
+    whole = np.asarray(cv2.imread(str(PAIR.image0)), np.uint8)
+    strips = [whole[:, left : left + 280].copy() for left in (360, 0, 180)]
+    made = panorama.stitch(strips, gcv.DIFT_create(200))
+    assert made is not None
+    assert np.abs(np.array(made.shape) - whole.shape).max() <= 3
+    same = cv2.resize(made, (640, 480)).astype(float), whole.astype(float)
+    assert np.corrcoef(same[0].ravel(), same[1].ravel())[0, 1] > 0.97
+    assert panorama.stitch(strips[:2], gcv.DIFT_create(100)) is None, "they do not overlap"
 
 
 def test_plane_is_tracked_through_the_synthetic_video() -> None:
@@ -93,7 +105,8 @@ def test_scripts_write_their_pictures(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         (find_object.main, ["one.jpg"], "give two photographs"),
         (find_object.main, ["one.jpg", "two.jpg"], "cannot read one.jpg as an image"),
-        (panorama.main, ["one.jpg", "two.jpg"], "cannot read one.jpg as an image"),
+        (panorama.main, ["one.jpg", "two.jpg", "three.jpg"], "cannot read one.jpg as an image"),
+        (panorama.main, ["one.jpg"], "give two photographs or more, or none for the bundled ones"),
         (track_plane.main, ["none.avi"], "cannot read none.avi as a video"),
         (track_plane.main, ["--box", "1,2"], "--box must be left,top,width,height, got 1,2"),
         (track_plane.main, ["--box", "300,2,30,40"], "must lie in the first frame"),

@@ -15,7 +15,7 @@ import geomatch
 from geomatch import opencv as gcv
 from geomatch.dift.head.projection import load_head
 from geomatch.images import Image
-from geomatch.keypoints import OpenCVDetector
+from geomatch.keypoints import OpenCVDetector, SuperPointDetector
 from geomatch.keypoints.superpoint import SuperPointNetwork
 
 PAIR = geomatch.bundled_pair()
@@ -265,6 +265,41 @@ def test_superpoint_with_its_own_descriptors(tmp_path: Path) -> None:
     assert feature.compute(BGR, POINTS)[1].shape == (len(POINTS), 256)
     both = gcv.SuperPoint_create(50, 0.0, weights=path, descriptor="dift-tiny")
     assert both.detectAndCompute(BGR, None)[1].shape == (50, 128)
+
+
+def test_superpoint_runs_its_network_once(tmp_path: Path) -> None:
+    """The mask, the limit, the PCA and the caller's array count as before."""
+    torch.manual_seed(0)
+    path = tmp_path / "superpoint.pth"
+    torch.save(SuperPointNetwork().state_dict(), path)
+    feature = gcv.SuperPoint_create(20, 0.0, weights=path)
+    assert isinstance(feature.detector, SuperPointDetector)
+    image, half = BGR[:96, 120:240], HALF[:96, 120:240]
+    runs: list[int] = []
+    feature.detector.network.register_forward_hook(lambda *_: runs.append(1))
+    buffer = np.zeros((20, 256), np.float32)
+    points, rows = feature.detectAndCompute(image, half, buffer)
+    assert len(runs) == 1
+    assert rows is buffer
+    assert all(point.pt[0] < 40 for point in points)
+    kept, computed = feature.compute(image, feature.detect(image, half))
+    assert [point.pt for point in kept] == [point.pt for point in points]
+    np.testing.assert_allclose(rows, computed, atol=1e-5)
+    short = replace(feature, pca=gcv.fit_pca(rows, 8))
+    np.testing.assert_allclose(
+        short.detectAndCompute(image, half)[1], short.compute(image, points)[1], atol=1e-5
+    )
+    assert feature.detectAndCompute(image, 0 * half) == ((), None)
+
+
+def test_made_by_opencvs_names_and_shown_in_short() -> None:
+    """``SIFT.create`` is ``SIFT_create``; a repr is for reading."""
+    for names, own in (("DIFT", gcv.DIFT), ("SuperPoint", gcv.SuperPoint), ("Grid", gcv.Grid)):
+        made = own.create(nfeatures=70)
+        assert repr(made) == repr(getattr(gcv, f"{names}_create")(nfeatures=70))
+        assert made.getDefaultName() == f"Feature2D.{names}"
+        assert len(repr(made)) < 100
+    assert repr(gcv.DIFT_create(70)) == "<Feature2D.DIFT, described by DIFTExtractor>"
 
 
 def test_missing_superpoint_weights_are_an_error_with_a_way_out() -> None:

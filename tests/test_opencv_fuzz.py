@@ -118,6 +118,7 @@ def test_calls(times: int) -> None:
         assert 0.15 * count < results < 0.85 * count, "both results and errors are common"
 
 
+@pytest.mark.filterwarnings("ignore::geomatch.opencv.HomographyWarning")
 def test_homography_calls() -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):

@@ -166,13 +166,24 @@ def test_opencvs_matchers_take_our_descriptors(photographs: Any, name: str) -> N
     source = np.float32([points0[m.queryIdx].pt for m in good]).reshape(-1, 1, 2)
     target = np.float32([points1[m.trainIdx].pt for m in good]).reshape(-1, 1, 2)
     matrix, mask = cv2.findHomography(source, target, cv2.RANSAC, 5.0)
-    assert geomatch.corner_error(matrix, PAIR.homography, (640, 480)) < 3
+    limit = 3 if name == "BruteForce" else 10  # FLANN's trees are random, and OpenCV has no gate
+    assert geomatch.corner_error(matrix, PAIR.homography, (640, 480)) < limit
     inliers = mask.ravel().tolist()
     drawn = cv2.drawMatches(image0, points0, image1, points1, good, None, matchesMask=inliers)
     assert drawn.shape == (480, 1280, 3)
     for found in (knn[:9], gcv.BFMatcher().knnMatch(*rows, 2), gcv.BFMatcher().radiusMatch(*rows, 0.5)):
         assert cv2.drawMatchesKnn(image0, points0, image1, points1, found, None).shape == drawn.shape
     assert cv2.drawKeypoints(image0, points0, None).shape == image0.shape
+
+
+def test_made_by_all_of_opencvs_names() -> None:
+    for module in (cv2, gcv):
+        for make in (module.BFMatcher, module.BFMatcher.create, module.BFMatcher_create):  # type: ignore[attr-defined]
+            for matcher in (make(cv2.NORM_L2, True), make(normType=cv2.NORM_L2, crossCheck=True)):
+                assert isinstance(matcher, module.BFMatcher)  # type: ignore[attr-defined]
+                assert outcome(matcher, CASES["match"]) == outcome(
+                    cv2.BFMatcher(cv2.NORM_L2, True), CASES["match"]
+                )
 
 
 def test_other_norms_are_refused() -> None:

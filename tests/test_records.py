@@ -1,4 +1,4 @@
-"""The tables of README.md and SCALING.md are those of the committed records of the studies."""
+"""The tables of README.md, SCALING.md and docs are those of the committed records of the studies."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from geomatch.benchmarks.studies import sizing
 from geomatch.benchmarks.studies.embedded import area_under_curve
 
 ROOT = Path(__file__).parents[1]
-PAGES = "\n\n".join((ROOT / name).read_text() for name in ("README.md", "SCALING.md"))
+PAGES = "\n\n".join((ROOT / name).read_text() for name in ("README.md", "SCALING.md", "docs/opencv.md"))
 RECORDS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
@@ -55,6 +55,28 @@ def test_figures_that_must_hold() -> None:
     assert f"needs {extraction['GFLOP at 768 x 768, geomatch, ensemble 1']:.0f} GFLOP" in PAGES
     script = next(row["alternative_value"] for row in rows("speed") if row["name"].startswith("HPatches"))
     assert f"({script:.1f} s)" in PAGES
+
+
+def test_scripts_get_nothing_wrong() -> None:
+    """The README's figures: more than 50 px off among pairs with truth, answers among unrelated ones."""
+    pairs = rows("opencv-scripts")
+    related = [row for row in pairs if row["related"]]
+    opencv, ours, _ = (name for name in pairs[0] if "`" in name)
+    wrong, right, answered = (
+        {name: sum(row[name] is not None and test(row[name]) for row in some) for name in (opencv, ours)}
+        for some, test in (
+            (related, lambda error: error > 50),
+            (related, lambda error: error <= 10),
+            ([row for row in pairs if not row["related"]], lambda _: True),
+        )
+    )
+    assert wrong[ours] == answered[ours] == 0
+    assert right[ours] >= right[opencv]
+    text = " ".join(PAGES.split())
+    assert f"On {len(related)} real pairs with known truth" in text
+    assert f"give {wrong[opencv]} matrices that are more than 50 px wrong" in text
+    assert f"of {len(pairs) - len(related)} pairs of unrelated photographs" in text
+    assert f"OpenCV answers {answered[opencv]}, and geomatch none" in text
 
 
 def test_sizing() -> None:

@@ -24,11 +24,17 @@ from geomatch.opencv.convert import to_dmatches as to_dmatches
 from geomatch.opencv.convert import to_homography as to_homography
 from geomatch.opencv.convert import to_image_features as to_image_features
 from geomatch.opencv.convert import to_keypoints as to_keypoints
+from geomatch.opencv.create import DIFT as DIFT
 from geomatch.opencv.create import DIFT_create as DIFT_create
+from geomatch.opencv.create import Grid as Grid
 from geomatch.opencv.create import Grid_create as Grid_create
+from geomatch.opencv.create import SuperPoint as SuperPoint
 from geomatch.opencv.create import SuperPoint_create as SuperPoint_create
 from geomatch.opencv.create import fit_pca as fit_pca
 from geomatch.opencv.create import with_pca as with_pca
 from geomatch.opencv.feature2d import Feature2D as Feature2D
+from geomatch.opencv.homography import HomographyWarning as HomographyWarning
+from geomatch.opencv.homography import estimate_homography as estimate_homography
 from geomatch.opencv.homography import findHomography as findHomography
 from geomatch.opencv.matcher import BFMatcher as BFMatcher
+from geomatch.opencv.matcher import BFMatcher_create as BFMatcher_create

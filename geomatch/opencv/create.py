@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -117,6 +118,12 @@ def Grid_create(
     sides = check_whole("step", step, 1), check_whole("border", border, 0)
     detector = GridDetector(*sides, max_keypoints=_limit(nfeatures) or None)
     return Feature2D(detector, create_describer(descriptor), "Grid")
+
+
+# as OpenCV has SIFT.create beside SIFT_create
+DIFT = SimpleNamespace(create=DIFT_create)
+SuperPoint = SimpleNamespace(create=SuperPoint_create)
+Grid = SimpleNamespace(create=Grid_create)
 
 
 def fit_pca(descriptors: NDArray[np.floating], dimension: int) -> LinearHead:

@@ -1,7 +1,7 @@
 """An object with the methods of ``cv2.Feature2D``."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from geomatch.types import Features
 _MAX_SIZE = 4.0  # of a keypoint, in units of the image's long side: larger ones see no more of the image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Feature2D:
     """Keypoints of a detector and descriptors of another, by the methods of ``cv2.Feature2D``.
 
@@ -41,32 +41,14 @@ class Feature2D:
     """For `getDefaultName`."""
     nfeatures: int = 0
     """Most keypoints detected, the best by their response where the mask allows; 0 for all."""
-    pca: LinearHead | None = field(default=None, repr=False)
+    pca: LinearHead | None = None
     """Makes the descriptors shorter; set by `geomatch.opencv.with_pca`."""
 
     def detect(self, image: Any, mask: Any = None) -> Any:
         """A tuple of ``cv2.KeyPoint``; none where ``mask``, uint8 of the image's size, is zero."""
         if isinstance(image, (list, tuple)):
             return tuple(map(self.detect, image, check_images(image, "masks", mask)))
-        array = check_image(image)
-        if array.size == 0:
-            return ()
-        allowed = check_mask(mask, array)
-        source = self._source()
-        if not isinstance(source, cv2.Feature2D):
-            found = to_keypoints(source.detect(from_bgr(array)))
-            found = found if allowed is None else tuple(point for point in found if _inside(point, allowed))
-        elif min(array.shape[:2]) < MIN_SIDE:
-            return ()  # some detectors fail on so few pixels
-        else:
-            try:
-                found = tuple(source.detect(array, allowed))
-            except cv2.error as error:
-                raise ValueError(f"the detector of OpenCV failed: {first_line(error)}") from error
-        if self.nfeatures and len(found) > self.nfeatures:
-            order = np.argsort([-point.response for point in found], kind="stable")
-            found = tuple(found[index] for index in order[: self.nfeatures])
-        return found
+        return self._detect(check_image(image), mask)[0]
 
     def compute(self, image: Any, keypoints: Any, descriptors: Any = None) -> Any:
         """The keypoints described, which may be any detector's, and (N, D) float32, or None for none.
@@ -93,14 +75,7 @@ class Feature2D:
         described = np.empty((len(rows), parts[0].shape[1]), np.float32)
         for group, part in zip(groups, parts, strict=True):
             described[group] = part
-        if self.pca is not None:
-            described = self.pca.apply(described)
-        kept = tuple(given[index] for index in usable)
-        fits = isinstance(descriptors, np.ndarray) and descriptors.flags.writeable
-        if fits and (descriptors.shape, descriptors.dtype) == (described.shape, described.dtype):
-            descriptors[...] = described
-            return kept, descriptors
-        return kept, described
+        return tuple(given[index] for index in usable), self._finished(described, descriptors)
 
     def detectAndCompute(
         self, image: Any, mask: Any, descriptors: Any = None, useProvidedKeypoints: bool = False
@@ -112,11 +87,15 @@ class Feature2D:
         if isinstance(image, (list, tuple)):
             each = partial(self.detectAndCompute, useProvidedKeypoints=useProvidedKeypoints)
             return _unzipped(map(each, image, check_images(image, "masks", mask)))
-        if check_image(image).size == 0:
+        array = check_image(image)
+        if array.size == 0:
             raise ValueError("the image is empty")
         if useProvidedKeypoints:
             return (), None
-        return self.compute(image, self.detect(image, mask), descriptors)
+        found, rows = self._detect(array, mask)
+        if rows is None or not found:
+            return self.compute(image, found, descriptors)
+        return found, self._finished(rows, descriptors)
 
     def descriptorSize(self) -> int:
         """Dimensions of a descriptor; the model is loaded where only it knows."""
@@ -137,6 +116,43 @@ class Feature2D:
     def getDefaultName(self) -> str:
         """``Feature2D.`` and the name."""
         return f"Feature2D.{self.name}"
+
+    def __repr__(self) -> str:
+        limit = f", nfeatures={self.nfeatures}" if self.nfeatures else ""
+        return f"<{self.getDefaultName()}, described by {type(self.describer).__name__}{limit}>"
+
+    def _detect(self, array: NDArray[np.uint8], mask: Any) -> tuple[tuple[cv2.KeyPoint, ...], Any]:
+        """Keypoints, and their rows where the detector is the describer and gives both at once."""
+        if array.size == 0:
+            return (), None
+        allowed, rows, source = check_mask(mask, array), None, self._source()
+        if not isinstance(source, cv2.Feature2D):
+            features = source.detect(from_bgr(array))
+            found = to_keypoints(features)
+            rows = features.descriptors if id(self.describer) == id(source) else None
+            kept = [i for i, point in enumerate(found) if allowed is None or _inside(point, allowed)]
+        elif min(array.shape[:2]) < MIN_SIDE:
+            return (), None  # some detectors fail on so few pixels
+        else:
+            try:
+                found = tuple(source.detect(array, allowed))
+            except cv2.error as error:
+                raise ValueError(f"the detector of OpenCV failed: {first_line(error)}") from error
+            kept = list(range(len(found)))
+        if self.nfeatures and len(kept) > self.nfeatures:
+            kept.sort(key=lambda index: -found[index].response)
+            kept = kept[: self.nfeatures]
+        return tuple(found[index] for index in kept), None if rows is None else rows[kept]
+
+    def _finished(self, rows: NDArray[np.float32], descriptors: Any) -> NDArray[np.float32]:
+        """The rows, shorter where there is a PCA, in the caller's array where it fits."""
+        rows = rows if self.pca is None else self.pca.apply(rows)
+        fits = isinstance(descriptors, np.ndarray) and descriptors.flags.writeable
+        if not fits or (descriptors.shape, descriptors.dtype) != (rows.shape, rows.dtype):
+            return rows
+        descriptors[...] = rows
+        given: NDArray[np.float32] = descriptors
+        return given
 
     @cached_property
     def _dimension(self) -> int:

@@ -27,6 +27,11 @@ class BFMatcher:
         self.crossCheck = bool(crossCheck)
         self._trains: list[NDArray[np.float32]] = []
 
+    @classmethod
+    def create(cls, normType: int = cv2.NORM_L2, crossCheck: bool = False) -> "BFMatcher":
+        """Another way to make one, as in OpenCV; ``BFMatcher_create`` is the third."""
+        return cls(normType, crossCheck)
+
     def add(self, descriptors: Sequence[NDArray[Any]] | NDArray[Any]) -> None:
         """Train descriptors of further images: a list of arrays, or one array."""
         several = descriptors if isinstance(descriptors, (list, tuple)) else [descriptors]
@@ -109,6 +114,9 @@ class BFMatcher:
             raise ValueError(f"train descriptors must be of one dimension, got {sorted(widths)}")
         allowed = check_masks(mask if masks is None else masks, len(rows), counts)
         return as_rows(rows), as_rows(np.concatenate(filled or [rows[:0]])), counts, allowed
+
+
+BFMatcher_create = BFMatcher.create
 
 
 def _shifted(trains: Any, number: Any, mask: Any, compact: bool) -> tuple[Any, Any, Any, bool]:

@@ -18,6 +18,11 @@ def two_photographs(parser: ArgumentParser, paths: Sequence[Path]) -> list[Photo
     """The parser reports what is wrong."""
     if len(paths) != 2:
         parser.error("give two photographs, or none for the bundled ones")
+    return read_photographs(parser, paths)
+
+
+def read_photographs(parser: ArgumentParser, paths: Sequence[Path]) -> list[Photo]:
+    """The parser reports what cannot be read."""
     photos = []
     for path in paths:
         photo = cv2.imread(str(path))

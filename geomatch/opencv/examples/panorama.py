@@ -1,11 +1,13 @@
-"""A panorama of two photographs taken from one place, or of a plane.
+"""A panorama of photographs taken from one place, or of a plane, in any order.
 
-``python -m geomatch.opencv.examples.panorama [LEFT RIGHT]`` writes both in the frame of the first: DIFT, the
-exact matcher and the gate of geomatch; exposure, seam and blending of OpenCV's stitching module.
+``python -m geomatch.opencv.examples.panorama [PHOTO PHOTO ...]`` writes all in the frame of the one that most
+others overlap: DIFT, the exact matcher and the gate of geomatch; exposure, seam and blending of OpenCV's
+stitching module, whose ``cv2.Stitcher`` takes no features from Python.
 """
 
 import argparse
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +16,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.geometry import image_corners, warp_points
-from geomatch.opencv import BFMatcher, DIFT_create, Feature2D, findHomography
-from geomatch.opencv.examples import Photo, bundled_photographs, two_photographs
+from geomatch.opencv import BFMatcher, DIFT_create, Feature2D, estimate_homography
+from geomatch.opencv.examples import Photo, bundled_photographs, read_photographs
 
+Matrix = NDArray[np.float64]
 KEYPOINTS = 1500
-MAX_GROWTH = 8  # a canvas so many times as large as the first photograph comes from a wrong homography
+MIN_MATCHES = 8
+MAX_GROWTH = 4  # a canvas so many times as large as all photographs comes from a wrong homography
 
 
-def stitch(first: Photo, second: Photo, feature: Feature2D) -> Photo | None:
-    """Both photographs on one canvas, BGR; None when they do not fit together."""
-    keypoints1, descriptors1 = feature.detectAndCompute(first, None)
-    keypoints2, descriptors2 = feature.detectAndCompute(second, None)
-    matches = BFMatcher(cv2.NORM_L2, crossCheck=True).match(descriptors1, descriptors2)
-    if len(matches) < 4:
-        return None
-    target = np.array([keypoints1[match.queryIdx].pt for match in matches], np.float32)
-    source = np.array([keypoints2[match.trainIdx].pt for match in matches], np.float32)
-    matrix, _ = findHomography(source, target, cv2.USAC_MAGSAC, 3.0, None, 100_000, 0.9999)
-    return None if matrix is None else _blend(first, second, matrix)
+def stitch(photos: Sequence[Photo], feature: Feature2D) -> Photo | None:
+    """All photographs on one canvas, BGR; None when they do not fit together."""
+    keypoints, descriptors = feature.detectAndCompute(list(photos), None)
+    links: dict[
+        tuple[int, int], tuple[int, NDArray[Any]]
+    ] = {}  # inliers, matrix from the second to the first
+    for i, j in combinations(range(len(photos)), 2):
+        matches = BFMatcher(cv2.NORM_L2, crossCheck=True).match(descriptors[i], descriptors[j])
+        if len(matches) >= MIN_MATCHES:
+            target = np.array([keypoints[i][match.queryIdx].pt for match in matches], np.float32)
+            source = np.array([keypoints[j][match.trainIdx].pt for match in matches], np.float32)
+            # as findHomography, without a warning for photographs that do not overlap
+            found = estimate_homography(source, target, cv2.USAC_MAGSAC, 3.0, 100_000, 0.9999)
+            if found:
+                links[i, j] = found.num_inliers, found.matrix
+                links[j, i] = found.num_inliers, np.linalg.inv(found.matrix)
+    support = [sum(count for (i, _), (count, _) in links.items() if i == own) for own in range(len(photos))]
+    places = {int(np.argmax(support)): np.eye(3)}
+    while len(places) < len(photos):  # next the one that shares most with one of those placed
+        ends = [(links[i, j][0], i, j) for i, j in links if i in places and j not in places]
+        if not ends:
+            return None
+        _, i, j = max(ends)
+        places[j] = places[i] @ links[i, j][1]
+    return _blend(photos, [places[i] for i in range(len(photos))])
 
 
-def _blend(first: Photo, second: Photo, matrix: NDArray[np.float64]) -> Photo | None:
-    """The second photograph warped into the frame of the first, both blended across a seam."""
-    corners = [image_corners((photo.shape[1], photo.shape[0])) for photo in (first, second)]
-    corners[1] = warp_points(matrix, corners[1])
-    low = np.floor(np.min(corners, axis=(0, 1)))
-    size = np.ceil(np.max(corners, axis=(0, 1))) - low + 1
-    if size.prod() > MAX_GROWTH * first.shape[0] * first.shape[1]:
+def _blend(photos: Sequence[Photo], places: Sequence[Matrix]) -> Photo | None:
+    """The photographs warped to their places, blended across seams."""
+    sizes = [(photo.shape[1], photo.shape[0]) for photo in photos]
+    corners = np.concatenate(list(map(warp_points, places, map(image_corners, sizes))))
+    low = np.floor(corners.min(axis=0))
+    size = np.ceil(corners.max(axis=0)) - low + 1
+    if size.prod() > MAX_GROWTH * sum(w * h for w, h in sizes):
         return None
     width, height = size.astype(int).tolist()
     shift = np.array([[1.0, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]])
     layers, masks = [], []
-    for photo, place in ((first, shift), (second, shift @ matrix)):
-        layers.append(cv2.warpPerspective(photo, place, (width, height)))
-        masks.append(cv2.warpPerspective(np.full(photo.shape[:2], 255, np.uint8), place, (width, height)))
+    for photo, place in zip(photos, places, strict=True):
+        layers.append(cv2.warpPerspective(photo, shift @ place, (width, height)))
+        whole = np.full(photo.shape[:2], 255, np.uint8)
+        masks.append(cv2.warpPerspective(whole, shift @ place, (width, height)))
+    origins = [(0, 0)] * len(photos)
     detail: Any = cv2.detail  # of which OpenCV's type stubs know little
     exposure = detail.ExposureCompensator_createDefault(detail.EXPOSURE_COMPENSATOR_CHANNELS)
-    exposure.feed([(0, 0), (0, 0)], layers, masks)
+    exposure.feed(origins, layers, masks)
     for index, layer in enumerate(layers):
         layers[index] = exposure.apply(index, (0, 0), layer, masks[index])
     seam = detail.SeamFinder_createDefault(detail.SeamFinder_VORONOI_SEAM)
-    cut = seam.find([layer.astype(np.float32) for layer in layers], [(0, 0), (0, 0)], masks)
+    cut = seam.find([layer.astype(np.float32) for layer in layers], origins, masks)
     blender = detail.MultiBandBlender()
     blender.prepare((0, 0, width, height))
     for layer, mask in zip(layers, cut, strict=True):
@@ -63,20 +83,22 @@ def _blend(first: Photo, second: Photo, matrix: NDArray[np.float64]) -> Photo | 
     return np.asarray(np.clip(result, 0, 255), np.uint8)
 
 
-def bundled_views() -> tuple[Photo, Photo]:
+def bundled_views() -> list[Photo]:
     """The left part of one bundled photograph and the right part of the other, in another light."""
     first, second = bundled_photographs()
-    return first[:, :440].copy(), second[40:, 160:].copy()
+    return [first[:, :440].copy(), second[40:, 160:].copy()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if the photographs fit together, 1 if not, 2 if a file cannot be read."""
-    parser = argparse.ArgumentParser(description="A panorama of two photographs.")
-    parser.add_argument("images", nargs="*", type=Path, help="two photographs that overlap")
+    parser = argparse.ArgumentParser(description="A panorama of photographs.")
+    parser.add_argument("images", nargs="*", type=Path, help="photographs that overlap, in any order")
     parser.add_argument("--out", type=Path, default=Path("panorama.jpg"))
     options = parser.parse_args(arguments)
-    first, second = two_photographs(parser, options.images) if options.images else bundled_views()
-    panorama = stitch(first, second, DIFT_create(KEYPOINTS))
+    if len(options.images) == 1:
+        parser.error("give two photographs or more, or none for the bundled ones")
+    photos = read_photographs(parser, options.images) or bundled_views()
+    panorama = stitch(photos, DIFT_create(KEYPOINTS))
     if panorama is None:
         print("the photographs do not fit together")
         return 1

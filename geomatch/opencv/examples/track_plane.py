@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 import geomatch
 from geomatch.geometry import image_corners, warp_points
-from geomatch.opencv import BFMatcher, DIFT_create, Feature2D, findHomography
+from geomatch.opencv import BFMatcher, DIFT_create, Feature2D, estimate_homography
 from geomatch.opencv.examples import Photo
 from geomatch.synthetic import render_view
 
-KEYPOINTS = 250
+KEYPOINTS, MIN_MATCHES = 250, 8
 FRAMES, SIZE = 24, (320, 240)
 SHOWN = 6  # frames in the picture
 
@@ -44,12 +44,13 @@ class PlaneTracker:
         """The box's corners (4, 2) in another frame, or None if it cannot be seen."""
         keypoints, descriptors = self.feature.detectAndCompute(frame, None)
         matches = self.matcher.match(self.descriptors, descriptors)
-        if len(matches) < 4:
+        if len(matches) < MIN_MATCHES:
             return None
         source = np.array([self.keypoints[match.queryIdx].pt for match in matches], np.float32)
         target = np.array([keypoints[match.trainIdx].pt for match in matches], np.float32)
-        matrix, _ = findHomography(source, target, cv2.USAC_MAGSAC, 3.0, None, 10_000, 0.999)
-        return None if matrix is None else warp_points(matrix, self.corners)
+        # as findHomography, without a warning for frames that do not show the plane
+        found = estimate_homography(source, target, cv2.USAC_MAGSAC, 3.0, 10_000, 0.999)
+        return warp_points(found.matrix, self.corners) if found else None
 
 
 def synthetic_video(frames: int = FRAMES, photo: Path | None = None) -> Iterator[tuple[Photo, Array]]:
