@@ -139,7 +139,7 @@ class Gate:
             if worst > max(limit * side, _TOLERATED * limit / self.max_deviation * threshold):
                 return EstimationFailure(
                     f"{count} of {len(p0)} matches agree, but they do not determine the homography: a corner "
-                    f"of image 0 would be uncertain by {worst:.3g} px{when}"
+                    f"of image 0 would be uncertain by {min(worst / side, 10):.0%} of its size{when}"
                 )
         return HomographyEstimate(h, inliers, deviations, support.second)
 

@@ -32,7 +32,7 @@ class Estimator(Protocol):
             points0: (M, 2) pixels of image 0, best match first.
             points1: (M, 2) pixels of image 1, row by row the partners.
             image_size: (width, height) of image 0, whose corners must map to a sensible quadrilateral; None
-                takes the bounding box of ``points0``.
+                takes the inliers' bounding box.
 
         Raises:
             ShapeError: unless both are (M, 2) with the same M.

@@ -198,7 +198,8 @@ class HomographyEstimate(_Model):
     """(M,) bool, one per match given."""
     corner_deviations: NDArray[np.float64] | None = None
     """(4,) standard deviation in pixels of image 1 of where the corners of image 0 lie, clockwise from the
-    first pixel, as the inliers determine them; None when unknown."""
+    first pixel, as the inliers determine them (of the inliers' bounding box where the image's size was not
+    given); None when unknown."""
     second_support: int = 0
     """How many other matches among the inliers agree on one shift of the homography: with about as many it is
     ambiguous, as on a facade moved by one window."""
