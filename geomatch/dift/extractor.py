@@ -87,6 +87,7 @@ class DIFTExtractor:
         return Traits(
             metric=config.metric,
             dense=not patches and config.rotations * config.scales == 1,  # copies have no one map
+            local=patches,
             large=not config.embedded,
             device=config.device,
             max_ratio=PATCH_RATIO if patches else None,
