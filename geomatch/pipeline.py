@@ -192,6 +192,7 @@ def match(
         "apply_exif": apply_exif,
         "detector": record(detect),
         "descriptor": record(describer),
+        "remark": getattr(describer, "remark", None) if describable else None,
         "matching": {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio},
         "refine_keypoints": refining is not None,
         "refine_homography": refine_homography,

@@ -58,6 +58,8 @@ def summary(result: MatchResult) -> str:
         lines += ["homography  (image 0 to image 1)", *rows]
     else:
         lines.append(f"homography  not found: {found.reason}")
+    if result.settings["remark"]:
+        lines.append(f"remark      {result.settings['remark']}")
     spent = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items())
     lines.append(f"seconds     {sum(result.seconds.values()):.2f} ({spent})")
     return "\n".join(lines)
