@@ -47,7 +47,8 @@ Answer = HomographyEstimate | EstimationFailure
 
 def make_pairs(folders: Sequence[Path], hpatches: Path | None, count: int, side: int) -> list[Pair]:
     """Pairs of images of at most ``side`` pixels, with the homography; None for different places."""
-    rng, pairs = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    pairs: list[Pair] = []
     for sequence in read_hpatches(hpatches).units if hpatches else []:
         reference = load_image(sequence.reference)
         for _, path, truth in sequence.targets:
@@ -158,7 +159,8 @@ class _Remembering:
     """A describer that works once for each photograph."""
 
     def __init__(self, inner: Any) -> None:
-        self.inner, self.known = inner, {}
+        self.inner = inner
+        self.known: dict[tuple[str, str], Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -166,7 +168,7 @@ class _Remembering:
     def dense(self, image: Image) -> Any:
         return self._once("dense", image)
 
-    def describe(self, image: Image, features: Features) -> Features:
+    def describe(self, image: Image, features: Features) -> Any:
         return self._once("describe", image, features)
 
     def _once(self, method: str, image: Image, *rest: Any) -> Any:
