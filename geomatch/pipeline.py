@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.alignment import align_homography
+from geomatch.content import check_content
 from geomatch.describers import (
     DenseDescriber,
     Describer,
@@ -21,7 +22,7 @@ from geomatch.describers import (
 )
 from geomatch.dift import DIFTConfig
 from geomatch.dift.maps.refine import refine_matches
-from geomatch.estimators import Estimator, create_estimator
+from geomatch.estimators import Estimator, create_estimator, threshold_of
 from geomatch.images import CONVERSION, Conversion, Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector, choose_detector
 from geomatch.matching import check_options, match_mutual
@@ -49,7 +50,7 @@ class MatchResult:
     """From image 0 to image 1; false, with a reason, when there is none."""
     seconds: dict[str, float]
     """Wall time per stage: read, load_model, detect, describe, match, refine_keypoints (of a grid), estimate,
-    refine_homography."""
+    refine_homography, check_content (of features that see more than patches)."""
     settings: dict[str, Any]
     """Images, detector, descriptor, matching, refinement and estimator as used, as JSON can hold them."""
 
@@ -122,7 +123,8 @@ def match(
         conversion: how images of more than 8 bits, or more than three bands, become RGB.
 
     Returns:
-        Everything found; ``result.homography`` is false when there is no homography, which is no error.
+        Everything found; ``result.homography`` is false when there is no homography, which is no error. Of
+        features that see more than patches it follows the content, not the frame (`geomatch.content`).
 
     Raises:
         ImageError: when an image cannot be read.
@@ -168,6 +170,11 @@ def match(
             features1 = replace(features1, keypoints=moved)
     i, j = matches.indices.T
     points0, points1 = features0.keypoints[i], features1.keypoints[j]
+
+    def again(features: Features) -> HomographyEstimate | EstimationFailure:
+        i, j = _match(features0, features, metric, min_similarity, max_ratio).indices.T
+        return estimate.estimate(features0.keypoints[i], features.keypoints[j], images[0].size)
+
     with _timed(seconds, "estimate"):
         empty = [index for index, features in enumerate(found) if not len(features)]
         homography: HomographyEstimate | EstimationFailure
@@ -180,6 +187,12 @@ def match(
             homography = align_homography(
                 images[0], images[1], features0.keypoints, points0, points1, homography, estimate, threshold
             )
+    if homography and not traits_of(describer).local:
+        with _timed(seconds, "check_content"):
+            limit = threshold_of(estimate, threshold)
+            homography = check_content(
+                images[0], images[1], features0, features1, homography, describer, again, limit
+            )
     settings = {
         **{
             f"image{n}": {"name": image.name, "size": list(image.size), "note": image.note}
@@ -189,6 +202,7 @@ def match(
         "conversion": asdict(conversion),
         "detector": record(detect),
         "descriptor": record(describer),
+        "remark": getattr(describer, "remark", None) if describable else None,
         "matching": {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio},
         "refine_keypoints": refining is not None,
         "refine_homography": refine_homography,

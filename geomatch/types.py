@@ -285,6 +285,8 @@ class Traits:
     dense: bool = False
     """It samples a map of the whole image, as a `DenseDescriber`; on accelerators images of one size then go
     through the network together."""
+    local: bool = False
+    """Its descriptors see a patch about the keypoint alone, wherever in the image that lies."""
     large: bool = False
     """Its network wants all cores of a worker, or an accelerator."""
     device: str = "auto"

@@ -24,6 +24,7 @@ from geomatch.isolation import isolated
 from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.provenance import settings_key
 from geomatch.types import Features
+from geomatch.weights.checkpoint import warn_if_untrained
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
 from geomatch.weights.hub import transformers_fingerprint, transformers_folder
 
@@ -205,6 +206,7 @@ def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
         network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     except Exception as error:  # unpickling and loading raise many types
         raise WeightsError(f"{path} does not hold SuperPoint weights ({first_line(error)})") from error
+    warn_if_untrained(network, path)
     return network.eval()
 
 

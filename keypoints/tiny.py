@@ -23,6 +23,7 @@ from geomatch.patches import cut_patches
 from geomatch.provenance import settings_key
 from geomatch.types import Features
 from geomatch.weights.tensors import load_tensors, save_tensors
+from geomatch.weights.checkpoint import warn_if_untrained
 
 _CHANNELS, _HEAD = (16, 32, 32, 64), 128  # a quarter to a half of SuperPoint's
 _LEVELS = 9  # of the pyramid; each is smaller by the square root of 2
@@ -200,6 +201,7 @@ def load_network(path: Path) -> SuperPointNetwork:
         raise WeightsError(
             f"{path} does not hold weights of the embedded detector, or is damaged ({first_line(error)})"
         ) from error
+    warn_if_untrained(network, path)
     return network.eval()
 
 

@@ -1,5 +1,6 @@
 """Features of every image of a collection, each extracted once and cached by content."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 from geomatch.collection.correspondences import LazyFeatures
 from geomatch.collection.folder import Photograph
+from geomatch.content import content_share
 from geomatch.describers import Describer, describe_images, traits_of
 from geomatch.engine import BlockTask, Engine, FailedItem, Work
 from geomatch.engine.task import Need
@@ -23,6 +25,10 @@ SCHEMA = 3  # part of every key: raised when cached objects would mean something
 KIND = "features"
 BATCH, BATCH_PIXELS = 8, 32_000_000
 """Most images of one size, and pixels, that a network sees together: what a worker holds in memory."""
+LEAST_SHARE = 0.5
+"""Share of content (`content_share`) below which features are warned of."""
+_log = logging.getLogger(__name__)
+_checked: set[str] = set()  # describers whose first features this process has checked
 _Keyed = tuple[Photograph, str]
 _Make = Callable[[Sequence[Image]], list[bytes]]
 
@@ -63,7 +69,24 @@ def extract_features(
 def _extract(parts: tuple[Detector, Describer], images: Sequence[Image]) -> list[bytes]:
     detector, describer = parts
     detected = [detector.detect(image) for image in images]
-    return [features.to_bytes() for features in describe_images(describer, images, detected)]
+    described = describe_images(describer, images, detected)
+    if repr(describer) not in _checked and len(described[0]):
+        _checked.add(repr(describer))
+        _warn_of_positions(describer, images[0], described[0])
+    return [features.to_bytes() for features in described]
+
+
+def _warn_of_positions(describer: Describer | None, image: Image, described: Features) -> None:
+    if describer is None or traits_of(describer).local:
+        return
+    share = content_share(describer, image, described)
+    if share < LEAST_SHARE:
+        _log.warning(
+            "the features tell positions in the image more than its content: of the matches of %s with "
+            "itself, its content moved, %.0f %% are right; the weights may be untrained",
+            image.name,
+            100 * share,
+        )
 
 
 def make_missing(

@@ -28,6 +28,7 @@ from geomatch.isolation import isolated
 from geomatch.patches import normalize_patches
 from geomatch.provenance import settings_key
 from geomatch.types import Features, Traits
+from geomatch.weights.checkpoint import looks_untrained
 
 PATCH_RATIO = 0.8
 """Ratio test of collections: of 29 photographs along a street 0.9, 0.85 and 0.8 registered 12, 19 and 21."""
@@ -89,10 +90,16 @@ class DIFTExtractor:
         return Traits(
             metric=config.metric,
             dense=not patches and config.rotations * config.scales == 1,  # copies have no one map
+            local=patches,
             large=not config.embedded,
             device=config.device,
             max_ratio=PATCH_RATIO if patches else None,
         )
+
+    @property
+    def remark(self) -> str | None:
+        """What results should say: that the weights look untrained; the networks are loaded to know it."""
+        return "the descriptor's weights look untrained" if looks_untrained(self.model.unet) else None
 
     def cache_key(self) -> Any:
         """Settings, kind of device, weights and prompt by their content; `WeightsError` without weights."""

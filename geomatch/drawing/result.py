@@ -65,6 +65,8 @@ def summary(result: MatchResult) -> str:
         lines += [f"remark      {remark}" for remark in found.remarks]
     else:
         lines.append(f"homography  not found: {found.reason}")
+    if result.settings["remark"]:
+        lines.append(f"remark      {result.settings['remark']}")
     spent = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items())
     lines.append(f"seconds     {sum(result.seconds.values()):.2f} ({spent})")
     return "\n".join(lines)

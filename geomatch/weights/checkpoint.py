@@ -1,5 +1,6 @@
 """Networks from diffusers folders, of which only the wanted parts are read."""
 
+import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
@@ -18,6 +19,8 @@ from geomatch.weights.tensors import load_pickled
 _TOGETHER = 64  # tensors read per opening of a file, whose mapped pages stay in memory until it is closed
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)
+_log = logging.getLogger(__name__)
 _OLD = re.compile(rf"\.({'|'.join(_OLD_NAMES)})\.")
 
 
@@ -67,6 +70,24 @@ def fill_network(
             )
     network.load_state_dict(state, assign=True)
     network.eval().requires_grad_(False)
+    warn_if_untrained(network, files[0])
+
+
+def looks_untrained(network: nn.Module) -> bool:
+    """True if every normalisation layer still has the weights 1 and biases 0 of a new network."""
+    norms = [part for part in network.modules() if isinstance(part, _NORMS)]
+    learned = [
+        (norm.weight, norm.bias) for norm in norms if norm.weight is not None and norm.bias is not None
+    ]
+    return bool(learned) and all(bool((scale == 1).all() and (bias == 0).all()) for scale, bias in learned)
+
+
+def warn_if_untrained(network: nn.Module, path: Path) -> None:
+    """Log a warning for weights that `looks_untrained` tells."""
+    if looks_untrained(network):
+        _log.warning(
+            "%s: weights that look untrained: all normalisation layers are as in a new network", path
+        )
 
 
 def _tensors(
