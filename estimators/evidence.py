@@ -37,6 +37,7 @@ def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float)
     keypoints in clusters, in rows or on a grid. Where wrong matches agree with their neighbours, as on a
     repeated word, as many of the inliers count as one, too.
     """
+    residuals = np.clip(residuals, -1e12 * threshold, 1e12 * threshold)  # some are sent to infinity
     errors = np.linalg.norm(residuals, axis=1)
     inliers = errors <= threshold
     weights = independence(p0[inliers], p1[inliers], threshold)

@@ -50,7 +50,8 @@ class MatchResult:
     """From image 0 to image 1; false, with a reason, when there is none."""
     seconds: dict[str, float]
     """Wall time per stage: read, load_model, detect, describe, match, refine_keypoints (of a grid), estimate,
-    refine_homography, check_content (of features that see more than patches)."""
+    check_mirrored (after a failure, but for large models), refine_homography, check_content (of features that
+    see more than patches)."""
     settings: dict[str, Any]
     """Images, detector, descriptor, matching, refinement and estimator as used, as JSON can hold them."""
 
@@ -182,6 +183,15 @@ def match(
             homography = EstimationFailure(f"no keypoints in image {empty[0]}")
         else:
             homography = estimate.estimate(points0, points1, images[0].size)
+    if not homography and describable and not traits_of(describer).large:
+        with _timed(seconds, "check_mirrored"):
+            mirrored = Image(np.ascontiguousarray(images[1].pixels[:, ::-1]), images[1].name)
+            turned = detect.detect(mirrored)
+            if len(turned) and (other := again(describer.describe(mirrored, turned))):
+                homography = EstimationFailure(
+                    f"one image is mirrored: with image 1 turned over, left to right, {other.num_inliers} "
+                    "matches agree; turn one of them over first"
+                )
     if refine_homography and homography:
         with _timed(seconds, "refine_homography"):
             homography = align_homography(

@@ -22,8 +22,8 @@ from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.patches import cut_patches
 from geomatch.provenance import settings_key
 from geomatch.types import Features
-from geomatch.weights.tensors import load_tensors, save_tensors
 from geomatch.weights.checkpoint import warn_if_untrained
+from geomatch.weights.tensors import load_tensors, save_tensors
 
 _CHANNELS, _HEAD = (16, 32, 32, 64), 128  # a quarter to a half of SuperPoint's
 _LEVELS = 9  # of the pyramid; each is smaller by the square root of 2
