@@ -231,6 +231,35 @@ def objects(store: Store) -> dict[str, bytes]:
     return {f"{kind}/{key}": store.read(kind, key) for kind in kinds for key in store.sizes(kind)}
 
 
+def test_features_damaged_after_their_pairs_were_done_are_made_again(
+    small_views: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store.at(tmp_path / "store")
+    first = run(small_views, store, "retrieval:2")
+    good = dict(first.correspondences.features)
+    for kind in ("features", "global"):
+        path = tmp_path / "store" / store.name(kind, min(store.sizes(kind)))
+        path.write_bytes(path.read_bytes()[:-200] + b"?" * 200)
+    again = run(small_views, store, "retrieval:2")
+    assert again.computed == (0, 0)
+    assert dict(again.correspondences.features.items()) == good
+    assert len(again.remade) == 1
+    assert verify_store(store, progress=False)[1] == []
+    # the command says which, and ends well
+    path = tmp_path / "store" / store.name("features", min(store.sizes("features")))
+    path.write_bytes(path.read_bytes()[:300])
+    export = ["colmap", "export", str(small_views), str(tmp_path / "a.db"), "--store", store.url]
+    assert main([*export, "--workers", "1", "--max-keypoints", "60", "--pairs", "retrieval:2"]) == 0
+    assert f"made again  1 x features were damaged in the store: {again.remade[0]}" in capsys.readouterr().out
+    # without the image it cannot be
+    again = run(small_views, store, "retrieval:2")
+    path.write_bytes(path.read_bytes()[:300])
+    for image in small_views.iterdir():
+        image.write_bytes(b"another")
+    with pytest.raises(FeaturesError, match="damaged and cannot be made again: view"):
+        list(again.correspondences.features.values())
+
+
 @pytest.mark.parametrize("workers", WORKERS)
 def test_object_storage_holds_the_same_bytes(
     small_views: Path, s3: str, tmp_path: Path, workers: int
@@ -292,8 +321,9 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     assert main(["store", "verify", place]) == 1
     assert f"damaged     features/{victim.parent.name}/{victim.name}" in capsys.readouterr().out
     found = [run(small_views, place, keypoints=count).correspondences.features for count in (60, 40)]
-    with pytest.raises(FeaturesError, match="verify --remove"):
-        list(chain(*(features.values() for features in found)))
+    assert sum(map(len, chain(*(features.values() for features in found)))) > 200  # it is made again
+    assert main(["store", "verify", place]) == 0
+    victim.write_bytes(bytes(data))
     assert main(["store", "verify", place, "--remove"]) == 1
     assert main(["store", "info", place]) == 1  # a run lacks something
     assert "3 of 4 features" in capsys.readouterr().out

@@ -102,6 +102,7 @@ def reconstruct(
             "program": _PROGRAM, "images": count, "models": [asdict(model) for model in summaries],
             "reason": reason or None, "pairs": found.pairs.given, "verified": report.verified,
             "skipped": {**report.skipped, **found.skipped, **found.failed_pairs, **report.images_skipped},
+            "remade": found.remade,
             "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
             "settings": {**found.settings, **asdict(mapping)},
             "versions": versions() | {"pycolmap": pycolmap().__version__},
