@@ -5,12 +5,16 @@ import io
 import json
 import math
 import os
+import platform
 import re
+import shutil
 import struct
 import tempfile
+import time
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from numpy.typing import NDArray
 
 from geomatch.errors import DamagedError, reading
 
+_PREFIX, _WEEK = ".geomatch-", 7 * 24 * 3600.0
 _MARK = b"sha256:"
 _END = b"PK\5\6"  # begins a zip archive's last record: 22 bytes, of which two are the length of its comment
 _LENGTH = len(_MARK) + 64  # of a comment without a name
@@ -27,11 +32,62 @@ MAX_UNPACKED = 2**30
 """Most bytes that a smaller archive may unpack to; the features of an image are some millions."""
 
 
+def temporary_prefix(folder: Path) -> str:
+    """Beginning of the names of this process's temporary files in a folder.
+
+    What killed processes left there is removed: of this machine at once, of others when it is a week old.
+    """
+    _sweep(folder.absolute())
+    return f"{_PREFIX}{_machine()}-{os.getpid()}-{_start_of(os.getpid())}-"
+
+
+@cache  # once per process and folder
+def _sweep(folder: Path) -> None:
+    for path in folder.glob(f"{_PREFIX}*"):
+        found = re.match(r"([0-9a-f]{8})-(\d{1,9})-(\d*)-", path.name.removeprefix(_PREFIX))
+        with suppress(OSError):  # another's, or removed meanwhile
+            if found is None:
+                continue
+            if found[1] == _machine():
+                gone = _is_gone(int(found[2]), found[3])
+            else:
+                gone = time.time() - path.lstat().st_mtime > _WEEK
+            if gone and path.is_dir():
+                shutil.rmtree(path)
+            elif gone:
+                path.unlink()
+
+
+@cache
+def _machine() -> str:
+    """Tells machines apart, and containers on them, whose processes have numbers of their own."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts += [os.readlink("/proc/self/ns/pid"), Path("/proc/sys/kernel/random/boot_id").read_text()]
+    return digest_of(parts)[:8]
+
+
+def _start_of(pid: int) -> str:
+    """When a process began, since numbers are given again; empty where the system does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _is_gone(pid: int, start: str) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return _start_of(pid) != start
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path of the same suffix beside ``path``, renamed to it when the block succeeds."""
     target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
+    handle, name = tempfile.mkstemp(target.suffix, temporary_prefix(target.parent), target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -55,7 +111,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists already; give another name, or remove it first")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as name:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=temporary_prefix(target.parent)) as name:
         temporary = Path(name) / "new"
         temporary.mkdir()
         yield temporary
