@@ -50,14 +50,14 @@ def reading(
 ) -> Iterator[None]:
     """Turn whatever a library raises in the block into ``PATH: not a readable WHAT (...)``, of type ``kind``.
 
-    Our own errors pass as they are, and so do an interruption and a lack of memory.
+    Our own errors pass as they are, but those of shapes, which name no file; so do an interruption and a lack
+    of memory.
     """
     try:
         yield
-    except GeomatchError:
-        raise
     except Exception as error:  # parsers raise whatever they like on damaged files
-        if is_out_of_memory(error):
+        ours = isinstance(error, GeomatchError) and not isinstance(error, ShapeError)
+        if ours or is_out_of_memory(error):
             raise
         reason = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
         reason = getattr(error, "strerror", None) or reason

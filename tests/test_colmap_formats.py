@@ -161,14 +161,12 @@ def test_keypoints_that_make_no_sense(hloc: Callable[[], Correspondences], tmp_p
         with h5py.File(features, "a") as file:
             del file[name]["keypoints"]
             file[name]["keypoints"] = values
-        with pytest.raises(
-            FeaturesError, match=rf"features.h5: the (features|keypoints) of {name} "
-        ) as found:
+        with pytest.raises(FeaturesError, match=rf"features.h5: (the keypoints of )?{name}") as found:
             _ = hloc().features[name]
     assert "as_half=False" in str(found.value)
     whole = features.read_bytes()
     features.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FeaturesError, match=r"features.h5: no h5 file of hloc, or damaged"):
+    with pytest.raises(FeaturesError, match=r"features.h5: not a readable h5 file of hloc"):
         hloc()
 
 

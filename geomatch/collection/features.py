@@ -146,7 +146,7 @@ def read_features(store: Store, key: str, kind: str = KIND) -> Features:
         return Features.from_bytes(store.read(kind, key), store.label(kind, key))
     except KeyError as error:
         raise FeaturesError(f"{store.label(kind, key)} is missing; give the same command again") from error
-    except (DamagedError, ValueError) as error:
+    except DamagedError as error:
         raise FeaturesError(f"{error}; give the same command again") from error
 
 
