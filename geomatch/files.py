@@ -22,7 +22,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from geomatch.errors import DamagedError, reading
+from geomatch.errors import DamagedError, GeomatchError, reading
 
 _PREFIX, _WEEK = ".geomatch-", 7 * 24 * 3600.0
 _MARK = b"sha256:"
@@ -149,6 +149,17 @@ def fingerprint_of(paths: Iterable[Path]) -> str:
     for path in paths:
         digest.update(f"{path.parent.name}/{path.name} {sha256_of(path)}\n".encode())
     return digest.hexdigest()
+
+
+def read_json(
+    path: str | os.PathLike[str], what: str, kind: type[GeomatchError] = GeomatchError
+) -> dict[str, Any]:
+    """The object of a JSON file; raises ``kind``, naming the file, when it is not a readable ``what``."""
+    with reading(path, what, kind):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}, no object")
+    return content
 
 
 def pack_arrays(kind: str, arrays: Mapping[str, Any]) -> bytes:

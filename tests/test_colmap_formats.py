@@ -176,7 +176,10 @@ def test_what_is_no_input(make_scene: Callable[..., Any], tmp_path: Path) -> Non
     for path, says in ((tmp_path, "expected a COLMAP database"), (tmp_path / "x", "neither a COLMAP data")):
         with pytest.raises(FeaturesError, match=says):
             read_correspondences(path, tmp_path)
-    for rows, says in (("0 1\n0 1 2", "3: expected two names or numbers"), ("x y", "2: no two numbers")):
+    for rows, says in (
+        ("0 1\n0 1 2", "3: expected two names or numbers"),
+        ("x y", "2: not a readable match"),
+    ):
         (tmp_path / "matches.txt").write_text(f"a b\n{rows}\n")
         with pytest.raises(FeaturesError, match=f"matches.txt:{says}"):
             list(read_correspondences(tmp_path, tmp_path).pairs)

@@ -298,7 +298,8 @@ def _pickled(path: Path) -> None:
     [
         (_bomb, "would unpack to"), (_claims_much, "another number of bytes"), (_encrypted, "encrypted"),
         (_pickled, "another number of bytes"), (Path.touch, "not a zip file"),
-        (Path.mkdir, "Is a directory"), (lambda path: path.write_bytes(b"PK\3\4" + bytes(90)), "not a zip file"),
+        (Path.mkdir, "Is a directory"),
+        (lambda path: path.write_bytes(b"PK\3\4" + bytes(90)), "not a zip file"),
     ],
 )  # fmt: skip
 def test_hostile_archives_are_refused_before_they_are_unpacked(

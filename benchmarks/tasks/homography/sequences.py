@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, reading
 from geomatch.files import fingerprint_of
 
 SUFFIXES = (".ppm", ".png", ".jpg", ".jpeg")
@@ -108,10 +108,8 @@ def _image(folder: Path, number: str) -> Path:
 
 
 def _homography(path: Path) -> NDArray[np.float64]:
-    try:
+    with reading(path, "homography"):
         matrix = np.loadtxt(path, dtype=np.float64)
-    except (OSError, ValueError) as error:
-        raise GeomatchError(f"{path}: no readable homography ({error})") from error
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[2, 2] == 0:
         raise GeomatchError(f"{path}: expected a 3 x 3 homography, got shape {matrix.shape}")
     return matrix

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_lines, sums_of
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, reading
 from geomatch.files import digest_of
 
 SPLITS = {"val": 30, "train": 60}  # numbers of videos of the splits with public annotations
@@ -65,13 +65,10 @@ def _check(masks: tuple[Path, ...]) -> None:
     """All of one size, readable, and with at least one object in the first, three frames at least."""
     sizes = {}
     for path in masks:
-        try:
-            with PILImage.open(path) as picture:
-                sizes[path] = picture.size
-                mode = picture.mode
-                picture.verify()
-        except Exception as error:  # Pillow raises many types on damaged files
-            raise GeomatchError(f"{path}: damaged annotation ({error})") from error
+        with reading(path, "annotation"), PILImage.open(path) as picture:
+            sizes[path] = picture.size
+            mode = picture.mode
+            picture.verify()
         if mode not in ("P", "L", "1"):
             raise GeomatchError(f"{path}: expected a palette of objects, got colour mode {mode}")
     other = [path for path in masks if sizes[path] != sizes[masks[0]]]
@@ -85,10 +82,7 @@ def _check(masks: tuple[Path, ...]) -> None:
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
     """(H, W) numbers of objects, 0 for the background."""
-    try:
-        with PILImage.open(path) as picture:
-            mask = np.array(picture.convert("L") if picture.mode == "1" else picture, np.uint8)
-    except Exception as error:  # Pillow raises many types on damaged files
-        raise GeomatchError(f"{path}: damaged annotation ({error})") from error
+    with reading(path, "annotation"), PILImage.open(path) as picture:
+        mask = np.array(picture.convert("L") if picture.mode == "1" else picture, np.uint8)
     mask[mask == VOID] = 0
     return mask
