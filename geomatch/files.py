@@ -85,8 +85,13 @@ def _is_gone(pid: int, start: str) -> bool:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path of the same suffix beside ``path``, renamed to it when the block succeeds."""
+    """A temporary path of the same suffix beside ``path``, renamed to it when the block succeeds.
+
+    Raises `OSError` when it cannot be written, and for a folder, a pipe or a device.
+    """
     target = Path(path)
+    if target.exists() and not target.is_file():
+        raise OSError(f"{target} is a folder, pipe or device; give the name of a file")
     handle, name = tempfile.mkstemp(target.suffix, temporary_prefix(target.parent), target.parent)
     os.close(handle)
     temporary = Path(name)

@@ -226,7 +226,7 @@ def test_bad_folders(tmp_path: Path) -> None:
             DIFTExtractor(DIFTConfig(str(path))).load_networks()
 
     fails(tmp_path / "none", r"neither a known model \(dift-tiny, .*\) nor a folder")
-    fails(tmp_path, "no readable diffusers configuration")
+    fails(tmp_path, "not a readable diffusers configuration")
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
     fails(tmp_path, "vae/config.json is missing")
     (tmp_path / "config.json").write_text("{")
@@ -235,7 +235,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     fails(tmp_path / "four", "4 input channels")
     small_unet().save_pretrained(tmp_path / "schedule")
     (tmp_path / "schedule" / "scheduler_config.json").write_text("[]")
-    fails(tmp_path / "schedule", "scheduler_config.json: no readable diffusers configuration")
+    fails(tmp_path / "schedule", "scheduler_config.json: not a readable diffusers configuration")
 
 
 def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp_path: Path) -> None:

@@ -80,6 +80,16 @@ def test_what_killed_processes_left_is_removed_by_the_next_and_no_living_ones_fi
         dead.communicate()
 
 
+def test_pipes_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/null")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "device", "folder"):
+        with pytest.raises(OSError, match=f"{name} is a folder, pipe or device"), replacing(tmp_path / name):
+            raise AssertionError
+    assert sorted(os.listdir(tmp_path)) == ["device", "folder", "pipe"]
+
+
 def test_a_terminated_command_leaves_no_temporary_files(photo0: Image, tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     frame = cv2.resize(photo0.pixels, (128, 96))

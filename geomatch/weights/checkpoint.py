@@ -71,7 +71,9 @@ def fill_network(
 
 def load_pickled(path: Path) -> Any:
     """Read a torch checkpoint without running code from it; on disk until used, if the format allows."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other protocols of pickle, before an error that says more
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def _tensors(

@@ -1,10 +1,10 @@
 """What a diffusers folder holds: configurations, and the files of weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from geomatch.errors import WeightsError, first_line
+from geomatch.errors import WeightsError
+from geomatch.files import read_json
 
 STEM = "diffusion_pytorch_model"
 FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.bin")
@@ -16,14 +16,7 @@ HEAD_FILE = "head.safetensors"
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A diffusers configuration."""
-    path = folder / name
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: no readable diffusers configuration ({first_line(error)})") from error
-    return config
+    return read_json(folder / name, "diffusers configuration", WeightsError)
 
 
 def find_weights(folder: Path) -> list[Path]:
