@@ -23,6 +23,7 @@ from geomatch.images import Image, reduce_image
 from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.provenance import settings_key
 from geomatch.types import Features
+from geomatch.weights.checkpoint import load_pickled
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
 from geomatch.weights.hub import transformers_fingerprint
 
@@ -196,7 +197,7 @@ def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
     """The network with the published weights, ready to use."""
     path = locate_weights(SUPERPOINT_V6, weights)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_pickled(path)
         network = SuperPointNetwork()
         network.load_state_dict(state)
     except Exception as error:  # unpickling and loading raise many types

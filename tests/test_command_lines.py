@@ -10,9 +10,7 @@ import pytest
 
 from geomatch.cli import app, main
 
-HELPERS = Path(__file__).parent / "helpers"
-sys.path.append(str(HELPERS))
-
+sys.path.append(str(Path(__file__).parent / "helpers"))
 import command_lines
 
 
@@ -51,6 +49,6 @@ def test_random_lines_where_nothing_is(
 @pytest.mark.slow
 def test_random_lines_with_damaged_files() -> None:
     """``--count 2000`` is the whole study."""
-    study = [sys.executable, str(HELPERS / "command_lines.py"), "--count", "100", "--seed", "1"]
+    study = [sys.executable, command_lines.__file__, "--count", "100", "--seed", "1"]
     done = subprocess.run(study, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

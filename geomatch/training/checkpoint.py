@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from geomatch.errors import GeomatchError, reading
 from geomatch.files import replacing
 
 
@@ -31,15 +32,16 @@ class Checkpoint:
         """Put the parts into the saved state, if there is one; the steps done and the log."""
         if not self.path.exists():
             return 0, []
-        saved = torch.load(self.path, map_location=self.device, weights_only=True)
-        if saved["config"] != asdict(self.config):
-            raise ValueError(
-                f"{self.path} was made with {saved['config']}, not {asdict(self.config)}; "
-                "train into another folder or delete it"
-            )
-        for name, part in self.parts.items():
-            part.load_state_dict(saved[name])
-        return saved["step"], saved["log"]
+        with reading(self.path, "checkpoint of a training"):
+            saved = torch.load(self.path, map_location=self.device, weights_only=True)
+            if saved["config"] != asdict(self.config):
+                raise GeomatchError(
+                    f"{self.path} was made with {saved['config']}, not {asdict(self.config)}; "
+                    "train into another folder or delete it"
+                )
+            for name, part in self.parts.items():
+                part.load_state_dict(saved[name])
+            return int(saved["step"]), list(saved["log"])
 
 
 def take_steps(

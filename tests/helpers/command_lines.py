@@ -38,70 +38,15 @@ import torch
 
 import geomatch
 from geomatch.cli import app, main
+from geomatch.training import bank
 
 CODES = (0, 1, 2, 130)
 CPU = 20  # seconds of a processor after which a line is ended
 MEMORY = 6 * 2**30  # bytes of address space above what the parent has
-HOSTILE = (
-    "", " ", "nan", "inf", "-inf", "-1", "0", "1e400", "99999999999999999999", "2147483648", "-0.0", "\u0661",
-    "\U0001f600", "caf\udce9", "a\nb", "%s%n{0}", "[", "x=1,=,", "None", "..", "/", "/dev/null", "/nowhere/at/all",
-    "~nosuch/x", "~", "-", "a" * 300, "s3://", "memory://x", "file:", "http://localhost/x", "con[", "sift+", "+",
-)  # fmt: skip
-NUMBERS = (
-    "1",
-    "2",
-    "5",
-    "30",
-    "0.5",
-    "0.8",
-    "3",
-    "64",
-    "0",
-    "-1",
-    "1000000",
-    "nan",
-    "inf",
-    "1e-9",
-    "2147483648",
-)
-IMAGES = (
-    "a.png", "b.png", "b.png", "grey.png", "a.jpg", "cut.jpg", "cut.png", "empty.png", "text.png", "ps.jpg",
-    "bomb.png", "one.png", "deep.tif", "rgba.png", "mask.png", "images", "caf\udce9.png", "é.png", "junk.bin",
-)  # fmt: skip
-FOLDERS = (
-    "images", "frames", "hpatches", "spoilt", "willow", "spair", "store", "bad-store", "void", "mixed", "a.png",
-    "text", "npz", "deepnpz", "features.h5", "records", "network", "deepnetwork", "head", "a.db",
-)  # fmt: skip
-FILES = (
-    "a.db", "cut.db", "view.db", "text.db", "features.h5", "links.h5", "cut.h5", "text", "npz", "deepnpz", "clip.avi",
-    "cut.avi", "list.json", "deep.json", "records/good.json", "edited.json", "locked.zip", "odd.zip", "cut.zip",
-    "good.npz", "cut.npz", "pairs.txt", "bytes.txt", "junk.bin", "junk.safetensors", "junk.pt", "void",
-)  # fmt: skip
-GIVEN: dict[str, tuple[str, ...]] = {
-    "image0": IMAGES, "image1": IMAGES, "targets": IMAGES, "edit": ("rgba.png", "rgba.png", *IMAGES),
-    "source": ("a.png", *IMAGES, *FILES), "mask": ("mask.png", *IMAGES), "photos": IMAGES,
-    "video": ("frames", "clip.avi", "clip.avi", "cut.avi", *FOLDERS), "images": ("images", "mixed", *FOLDERS),
-    "database": FILES, "place": ("store", "bad-store", *FOLDERS), "runs": ("records", "records/good.json", *FILES), "checkpoint": FILES,
-    "data": ("hpatches", "spoilt", *FOLDERS), "out": ("new", "new/x", "new.png", "o.db", *FOLDERS, *FILES), "target": ("o.db", "new", *FILES),
-    "archive": FILES, "archives": FILES, "forget": ("", "0", "a"), "store": ("new-store", "store", "bad-store"),
-    "detector": ("sift", "orb", "grid", "mixed", "superpoint-tiny", "sift-large"), "name": ("dift-tiny", "superpoint"),
-    "descriptor": ("dift-tiny", "dift-tiny-dense", "network", "deepnetwork", "head", "sd15"),
-    "estimator": ("usac_magsac", "ransac", "lmeds", "rho", "kornia", "poselib"), "engine": ("local",),
-    "points": ("10,10", "5.5,7", "1e9,1", "nan,nan", "1", ","), "rules": (
-        "exhaustive", "sequential:1", "retrieval:2", "loop:1", "gps:1", "file:pairs.txt", "file:bytes.txt",
-        "file:images", "sequential:0", "retrieval:99999999999"), "layers": ("0", "2", "up_blocks.0", "a", ",", "99"),
-    "timesteps": ("1", "5,9", "-1", "9999", ",", "1e3"), "ensemble_sizes": ("1", "2", "0"),
-    "protocol": ("mma", "geomatch", "sweep", "all", "auc480", "spair", "davis"), "method": (
-        "orb", "sift+dift-tiny", "npz:npz:mine", "npz:deepnpz:mine", "h5:features.h5", "h5:links.h5", "h5:cut.h5",
-        "h5:junk.bin", "aliked:junk.pt+dift-tiny", "dino:network", "sift+superpoint:junk.pt", "dift-tiny-dense",
-        "sift+dift-tiny[layer=", "rootsift+lightglue:junk.pt", "loftr:junk.pt", "xfeat:cut.zip"),
-    "camera_params": ("50,48,36,0", "1", "a,b", "nan,1,1,0", ""), "camera_model": ("PINHOLE", "OPENCV", "X"),
-    "workers": ("1",), "dift_image_size": ("64", "96x64", "native", "8", "0", "3x"), "dift_head": ("head", *FILES),
-    "dift_model": ("network", "deepnetwork", *FILES), "dift_unet_file": FILES, "dift_device": ("cpu", "cuda", "x:"),
-    "dift_layers": ("0", "1", "up_blocks.0", "9"), "device": ("cpu", "cuda", "tpu"), "split": ("test", "val", "1"),
-    "steps": ("1", "2"), "views": ("1", "2"), "dimension": ("2", "8"), "frames": ("1", "2"), "cells": ("4", "9"),
-}  # fmt: skip
-"""Values that may make sense, by the names of parameters."""
+VALUES = json.loads(Path(__file__).with_name("command_values.json").read_text())
+"""Hostile ones, numbers, and what ``make_folder`` makes; ``given``, those that may make sense, the best first, by
+the names of parameters."""
+HOSTILE = VALUES["hostile"]
 
 
 class Outcome(NamedTuple):
@@ -156,16 +101,16 @@ def random_line(rng: random.Random) -> list[str]:
 def value(parameter: click.Parameter, rng: random.Random, hostile: float) -> str:
     """A value; of a line without hostile ones most likely one that works."""
     if rng.random() < hostile:
-        return rng.choice(HOSTILE + NUMBERS + FILES + FOLDERS)
+        return rng.choice(HOSTILE + VALUES["numbers"] + VALUES["files"] + VALUES["folders"])
     name = str(parameter.name)
-    given = GIVEN.get(name) or GIVEN.get(name.removeprefix("dift_"))
-    if given:
+    listed = VALUES["given"].get(name) or VALUES["given"].get(name.removeprefix("dift_"))
+    if listed:
+        given = [one for word in listed for one in (VALUES[word[1:]] if word[:1] == "@" else [word])]
         return rng.choice(given[:2] if not hostile and rng.random() < 0.8 else given)
     if isinstance(parameter.type, click.Choice):
         return rng.choice(list(parameter.type.choices))
-    return rng.choice(
-        NUMBERS if parameter.type.name in ("integer", "float", "integer range", "float range") else HOSTILE
-    )
+    number = parameter.type.name in ("integer", "float", "integer range", "float range")
+    return rng.choice(VALUES["numbers"] if number else HOSTILE)
 
 
 def run_line(line: list[str], folder: Path, seconds: float) -> Outcome:
@@ -245,6 +190,7 @@ def _child(line: list[str], place: Path, above: Path) -> None:
 
     tracker = resource_tracker._resource_tracker  # that of the parent, which this process must not use
     tracker._fd = tracker._pid = None
+    bank.make_bank.__defaults__ = (1, True)  # another user may not start this Python again
     connect, socket.socket.connect = socket.socket.connect, refused  # type: ignore[method-assign]
     sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
     code: int | None = None
@@ -273,8 +219,8 @@ def make_folder(folder: Path) -> None:
     a, b = photo[20:116, 20:148], photo[30:126, 40:168]
     for name, pixels in {
         "a.png": a, "b.png": b, "grey.png": a[..., 0], "a.jpg": a, "one.png": a[:1, :1], "é.png": b,
-        "deep.tif": a.astype(np.uint16) * 100, "rgba.png": np.dstack([a, np.eye(96, 128, dtype=np.uint8) * 255]),
-        "mask.png": (a[..., 0] > 150).astype(np.uint8),
+        "deep.tif": a.astype(np.uint16) * 100, "mask.png": (a[..., 0] > 150).astype(np.uint8),
+        "rgba.png": np.dstack([a, np.eye(96, 128, dtype=np.uint8) * 255]),
     }.items():  # fmt: skip
         cv2.imwrite(name, pixels)
     data = Path("a.png").read_bytes()
@@ -410,9 +356,7 @@ def run_lines(
                     out.write(json.dumps([number, *outcome]) + "\n")
                     out.flush()
                     if outcome.kind != "ended":
-                        print(
-                            f"--- {number} {outcome.kind} {outcome.code} {outcome.seconds:.1f} s: {outcome.line}"
-                        )
+                        print(f"--- {number} {outcome.kind} {outcome.code} {outcome.line}")
                         print("\n".join(outcome.text.splitlines()[-12:]), flush=True)
             os._exit(0)
         os.close(writer)
@@ -432,10 +376,6 @@ def prepare() -> None:
     import matplotlib.pyplot
     import pycolmap
     import transformers
-
-    import geomatch.benchmarks.harness.report
-    import geomatch.benchmarks.harness.run
-    import geomatch.colmap
 
     from geomatch.benchmarks.harness.task import FOLDERS as TASKS
     from geomatch.benchmarks.harness.task import find_task

@@ -109,7 +109,8 @@ def _image(folder: Path, number: str) -> Path:
 
 def _homography(path: Path) -> NDArray[np.float64]:
     with reading(path, "homography"):
-        matrix = np.loadtxt(path, dtype=np.float64)
+        lines = path.read_text(encoding="utf-8").splitlines()
+        matrix = np.array([line.split() for line in lines if line.strip()], np.float64)
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[2, 2] == 0:
         raise GeomatchError(f"{path}: expected a 3 x 3 homography, got shape {matrix.shape}")
     return matrix

@@ -53,9 +53,10 @@ def read(folder: Path, images: Path) -> Correspondences:
         with reading(path, "file of features in COLMAP's text", FeaturesError):
             with path.open(encoding="utf-8") as file:
                 count = int(file.readline().split()[0])
-                table = np.loadtxt(file, usecols=(0, 1, 2, 3), ndmin=2) if count else np.zeros((0, 4))
-            if len(table) != count:
-                raise ValueError(f"{len(table)} rows, {count} are announced")
+                rows = [line.split(maxsplit=4)[:4] for line in file if line.strip()]
+            if len(rows) != count:
+                raise ValueError(f"{len(rows)} rows, {count} are announced")
+            table = np.array(rows, np.float64).reshape(-1, 4)
             # the scale of the text file has another meaning than ours, and may be anything
             points, scores = from_colmap(table[:, :2]), np.ones(count, np.float32)
             return Features(points, scores, raw_size(images / name))
