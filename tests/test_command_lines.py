@@ -36,7 +36,7 @@ def test_random_lines_where_nothing_is(
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command_lines, "HOSTILE", ("", "nan", "-1", "caf\udce9", "[", "~nosuch/x", "a\nb"))
+    monkeypatch.setattr(command_lines, "HOSTILE", ["", "nan", "-1", "caf\udce9", "[", "~nosuch/x", "a\nb"])
     for number in range(40):
         line = command_lines.random_line(random.Random(number))
         if line[0] == "demo":  # works anywhere, and takes long

@@ -44,8 +44,8 @@ CODES = (0, 1, 2, 130)
 CPU = 20  # seconds of a processor after which a line is ended
 MEMORY = 6 * 2**30  # bytes of address space above what the parent has
 VALUES = json.loads(Path(__file__).with_name("command_values.json").read_text())
-"""Hostile ones, numbers, and what ``make_folder`` makes; ``given``, those that may make sense, the best first, by
-the names of parameters."""
+"""Hostile ones, numbers, and what ``make_folder`` makes; ``given``, by the names of parameters: those that may
+make sense, the best first."""
 HOSTILE = VALUES["hostile"]
 
 
