@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from geomatch.errors import DamagedError, GeomatchError, reading
 
-_PREFIX, _WEEK = ".geomatch-", 7 * 24 * 3600.0
+_PREFIX = ".geomatch-"
 _MARK = b"sha256:"
 _END = b"PK\5\6"  # begins a zip archive's last record: 22 bytes, of which two are the length of its comment
 _LENGTH = len(_MARK) + 64  # of a comment without a name
@@ -43,19 +43,12 @@ def temporary_prefix(folder: Path) -> str:
 
 @cache  # once per process and folder
 def _sweep(folder: Path) -> None:
-    for path in folder.glob(f"{_PREFIX}*"):
-        found = re.match(r"([0-9a-f]{8})-(\d{1,9})-(\d*)-", path.name.removeprefix(_PREFIX))
-        with suppress(OSError):  # another's, or removed meanwhile
-            if found is None:
-                continue
-            if found[1] == _machine():
-                gone = _is_gone(int(found[2]), found[3])
-            else:
-                gone = time.time() - path.lstat().st_mtime > _WEEK
-            if gone and path.is_dir():
-                shutil.rmtree(path)
-            elif gone:
-                path.unlink()
+    for path in folder.glob(f"{_PREFIX}*-*-*-*"):
+        machine, pid, start = path.name.removeprefix(_PREFIX).split("-")[:3]
+        with suppress(OSError, ValueError):  # another's, removed meanwhile, or no name of ours
+            week = time.time() - path.lstat().st_mtime > 7 * 24 * 3600
+            if not _runs(int(pid), start) if machine == _machine() else week:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @cache
@@ -69,18 +62,17 @@ def _machine() -> str:
 
 def _start_of(pid: int) -> str:
     """When a process began, since numbers are given again; empty where the system does not say."""
-    try:
+    with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
+    return ""
 
 
-def _is_gone(pid: int, start: str) -> bool:
+def _runs(pid: int, start: str) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return _start_of(pid) != start
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # of another user
+    return _start_of(pid) == start
 
 
 @contextmanager
@@ -193,9 +185,10 @@ def is_named(data: bytes, name: str) -> bool:
 def is_sound(data: bytes) -> bool:
     """True if bytes that `pack_arrays` made still have their checksum."""
     end = data.rfind(_END) + 20
-    comment = data[end + 2 :]
-    length = struct.pack("<H", len(comment) % 2**16)
-    return data[end : end + 2] == length and comment == _comment(data, end, comment[_LENGTH:])
+    length, comment = data[end : end + 2], data[end + 2 :]
+    return length == struct.pack("<H", len(comment) % 2**16) and comment == _comment(
+        data, end, comment[_LENGTH:]
+    )
 
 
 def _comment(data: bytes, end: int, name: bytes) -> bytes:

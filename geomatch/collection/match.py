@@ -127,10 +127,7 @@ def match_collection(
             extract_again(folder.root, by_name[name], keys[name], (detector, describer), store)
 
         computed_images = computed_pairs = 0
-        for number in range(ROUNDS):
-            if number:
-                there = store.sizes(FEATURES)
-                remade += [photo.name for photo in photos if keys[photo.name] not in there]
+        for _ in range(ROUNDS):
             made, failed = extract_features(folder.root, photos, keys, (detector, describer), store, work)
             computed_images += made
             skipped |= failed

@@ -24,6 +24,7 @@ import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -44,8 +45,8 @@ CODES = (0, 1, 2, 130)
 CPU = 20  # seconds of a processor after which a line is ended
 MEMORY = 6 * 2**30  # bytes of address space above what the parent has
 VALUES = json.loads(Path(__file__).with_name("command_values.json").read_text())
-"""Hostile ones, numbers, and what ``make_folder`` makes; ``given``, by the names of parameters: those that may
-make sense, the best first."""
+"""Hostile ones, numbers, and what ``make_folder`` makes; ``given``, by names of parameters: those that may make
+sense, the best first."""
 HOSTILE = VALUES["hostile"]
 
 
@@ -190,7 +191,8 @@ def _child(line: list[str], place: Path, above: Path) -> None:
 
     tracker = resource_tracker._resource_tracker  # that of the parent, which this process must not use
     tracker._fd = tracker._pid = None
-    bank.make_bank.__defaults__ = (1, True)  # another user may not start this Python again
+    # another user may not be allowed to start this Python again
+    bank.ProcessPoolExecutor = lambda *_: ThreadPoolExecutor(1)  # type: ignore[misc, assignment]
     connect, socket.socket.connect = socket.socket.connect, refused  # type: ignore[method-assign]
     sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
     code: int | None = None

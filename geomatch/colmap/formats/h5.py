@@ -22,13 +22,11 @@ def opened(path: Path) -> Iterator[Any]:
 
 def member(group: Any, name: str) -> Any:
     """A group or dataset below a group; raises `ValueError` for links, which may lead into another file."""
-    h5py = require("h5py", "hloc", "reading files of hloc")
     for part in name.split("/"):
-        link = group.get(part, getlink=True)
-        if link is None:
-            raise KeyError(part)
-        if not isinstance(link, h5py.HardLink):
+        if type(group.get(part, getlink=True)).__name__ in ("SoftLink", "ExternalLink"):
             raise ValueError(f"{part} is a link; write the data itself")
+        if part not in group:
+            raise KeyError(part)
         group = group[part]
     return group
 
