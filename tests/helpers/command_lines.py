@@ -45,8 +45,8 @@ CODES = (0, 1, 2, 130)
 CPU = 20  # seconds of a processor after which a line is ended
 MEMORY = 6 * 2**30  # bytes of address space above what the parent has
 VALUES = json.loads(Path(__file__).with_name("command_values.json").read_text())
-"""Hostile ones, numbers, and what ``make_folder`` makes; ``given``, by names of parameters: those that may make
-sense, the best first."""
+"""Hostile ones, numbers, and what ``make_folder`` makes; ``given``, by names of parameters: those that may be
+right, the best first."""
 HOSTILE = VALUES["hostile"]
 
 
@@ -182,7 +182,7 @@ def _child(line: list[str], place: Path, above: Path) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU, CPU))  # SIGXCPU, which ends it
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU, CPU + 9))  # SIGXCPU, which ends it
 
     def refused(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX:
