@@ -226,7 +226,7 @@ def test_bad_folders(tmp_path: Path) -> None:
             DIFTExtractor(DIFTConfig(str(path))).load_networks()
 
     fails(tmp_path / "none", r"neither a known model \(dift-tiny, .*\) nor a folder")
-    fails(tmp_path, "not a readable diffusers configuration")
+    fails(tmp_path, "no readable diffusers configuration")
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
     fails(tmp_path, "vae/config.json is missing")
     (tmp_path / "config.json").write_text("{")

@@ -48,6 +48,7 @@ VALUES = json.loads(Path(__file__).with_name("command_values.json").read_text())
 """Hostile ones, numbers, and what ``make_folder`` makes; ``given``, by names of parameters: those that may be
 right, the best first."""
 HOSTILE = VALUES["hostile"]
+FOR_RAY = ("ray_address", "cpus_per_worker", "gpus_per_worker")
 
 
 class Outcome(NamedTuple):
@@ -81,7 +82,8 @@ def random_line(rng: random.Random) -> list[str]:
     wanted = rng.choice((0.05, 0.1, 0.3))
     for parameter in command.params:
         if isinstance(parameter, click.Option):
-            if not parameter.required and rng.random() > wanted and parameter.name != "workers":
+            often = {"workers": 1.0, "points": 0.8, **dict.fromkeys(FOR_RAY, hostile)}
+            if not parameter.required and rng.random() > often.get(str(parameter.name), wanted):
                 continue
             if parameter.required and rng.random() < 0.02:
                 continue
@@ -111,7 +113,8 @@ def value(parameter: click.Parameter, rng: random.Random, hostile: float) -> str
     if isinstance(parameter.type, click.Choice):
         return rng.choice(list(parameter.type.choices))
     number = parameter.type.name in ("integer", "float", "integer range", "float range")
-    return rng.choice(VALUES["numbers"] if number else HOSTILE)
+    likely = VALUES["numbers"][:3] if not hostile and rng.random() < 0.8 else VALUES["numbers"]
+    return rng.choice(likely if number else HOSTILE)
 
 
 def run_line(line: list[str], folder: Path, seconds: float) -> Outcome:
