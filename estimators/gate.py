@@ -5,34 +5,48 @@ gate checks the input before and the matrix after, so that all solvers fail alik
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import inf, lgamma, log, log10, pi
+from dataclasses import dataclass, replace
+from math import inf
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.estimators.determinacy import corner_deviations
+from geomatch.estimators.evidence import Points, independence, measure_support
+from geomatch.estimators.stationary import watermark
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
 
-Points = NDArray[np.float64]
 Solver = Callable[[Points, Points], NDArray[np.floating] | None]
 """From at least four finite pairs of points to a 3x3 matrix, or None."""
+_TOLERATED = 3.0  # thresholds of deviation that are no matter in small images
+MAX_AT_REST = 0.8
+"""Share of the inliers that may lie in a strip at rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Limits of what counts as a homography, and its last refinement."""
+    """Limits of what counts as a homography, and its last refinement.
 
-    min_inliers: int = 8
-    """Inliers at distinct places in both images; four fit any homography."""
+    All lengths are relative to the inlier threshold or to the extent of the image: the gate is the same for
+    pixels, metres and normalised coordinates.
+    """
+
+    min_inliers: int = 6
+    """Inliers at places two thresholds apart in both images; four fit any homography."""
     max_log10_nfa: float = -3.0
     """Bound on the number of false alarms (log10): how many matrices as well supported chance would give
     among so many matches (Moisan and Stival, 2004)."""
-    min_spread: float = 2.0
-    """Least standard deviation in pixels across the line that fits the points best."""
     max_condition: float = 1e4
     """Bound on the condition number of the matrix between unit squares."""
+    max_deviation: float = 0.05
+    """Bound on the standard deviation of a corner of image 0 in image 1, as a share of the longest side of
+    image 0 there."""
+    max_leaning: float = 0.25
+    """The same without the inliers that the fit leans on most."""
+    allow_mirrored: bool = False
+    """A mirrored plane passes, too."""
     refits: int = 10
     """Least-squares fits to the inliers after the solver, at most; 0 leaves its matrix alone."""
 
@@ -47,71 +61,111 @@ class Gate:
         """Check the points, call ``solver`` on the finite ones, refine and check its matrix.
 
         Inliers are recomputed from the matrix: transfer error in image 1 at most ``threshold`` pixels.
+        Matches at rest in a strip, as those of a watermark, are set aside first; alone they are no answer.
         """
         p0, p1 = checked_points(points0, points1)
         finite: NDArray[np.bool_] = np.asarray(np.isfinite(np.hstack([p0, p1])).all(axis=1))
         used0, used1 = p0[finite], p1[finite]
+        at_rest = watermark(used0, used1, threshold, image_size)
+        if at_rest is None:
+            found = self._check(solver, used0, used1, threshold, image_size)
+        else:
+            found = self._check(solver, used0[~at_rest], used1[~at_rest], threshold, image_size)
+            if not found:
+                with_all = self._check(solver, used0, used1, threshold, image_size)
+                if with_all and (with_all.inliers & at_rest).sum() <= MAX_AT_REST * with_all.num_inliers:
+                    found, at_rest = with_all, None
+                else:
+                    reason = watermark_reason(int(at_rest.sum()), len(used0), found.reason)
+                    found = EstimationFailure(reason, watermark=bool(with_all))
         dropped = len(p0) - len(used0)
-        remark = f" ({dropped} of {len(p0)} had coordinates that are not finite)" if dropped else ""
-        distinct = _distinct(used0, used1)
-        if distinct < self.min_inliers:
+        if not found:
+            remark = f" ({dropped} of {len(p0)} had coordinates that are not finite)" if dropped else ""
+            return replace(found, reason=found.reason + remark)
+        inliers, aside = np.zeros(len(p0), np.bool_), None
+        if at_rest is None:
+            inliers[finite] = found.inliers
+        else:
+            aside = np.zeros(len(p0), np.bool_)
+            aside[finite] = at_rest
+            agree = np.linalg.norm(warp_points(found.matrix, used0) - used1, axis=1) <= threshold
+            inliers[finite] = agree
+        return replace(found, inliers=inliers, watermark=aside)
+
+    def _check(
+        self, solver: Solver, p0: Points, p1: Points, threshold: float, image_size: tuple[int, int] | None
+    ) -> HomographyEstimate | EstimationFailure:
+        """Solve for finite points, and check the matrix."""
+        places = round(independence(p0, p1, threshold).sum())
+        if places < self.min_inliers:
             return EstimationFailure(
-                f"{distinct} matches at distinct points, {self.min_inliers} are needed{remark}"
+                f"{len(p0)} matches at {places} separate places, {self.min_inliers} are needed"
             )
-        for points, name in ((used0, "image 0"), (used1, "image 1")):
-            if _spread(points) < self.min_spread:
-                return EstimationFailure(f"the matched points of {name} lie on a line or a point{remark}")
-        matrix = solver(used0, used1)
+        for points, name in ((p0, "image 0"), (p1, "image 1")):
+            if _lies_on_line(points):
+                return EstimationFailure(f"the matched points of {name} lie on a line or a point")
+        matrix = solver(p0, p1)
         if matrix is None:
-            return EstimationFailure(f"the solver found no homography among {len(used0)} matches")
+            return EstimationFailure(f"the solver found no homography among {len(p0)} matches")
         h = normalize_homography(matrix)
         if h is None:
             return EstimationFailure("the solver's matrix is not finite or sends the origin to infinity")
-        h = _refined(h, used0, used1, threshold, self.refits)
-        width, height = (int(side) for side in np.ceil(np.ptp(used0, axis=0) + 1))
-        size = image_size or (width, height)
-        corners = image_corners(size) + (0 if image_size else used0.min(0))
-        inliers = np.zeros(len(p0), dtype=np.bool_)
-        inliers[finite] = np.linalg.norm(warp_points(h, used0) - used1, axis=1) <= threshold
-        reason = self._implausible(h, corners, size) or self._unsupported(p0, p1, inliers, finite, threshold)
-        return EstimationFailure(reason) if reason else HomographyEstimate(h, inliers)
+        h = _refined(h, p0, p1, threshold, self.refits)
+        residuals = p1 - warp_points(h, p0)
+        inliers = np.asarray(np.linalg.norm(residuals, axis=1) <= threshold)
+        count = int(inliers.sum())
+        if count < self.min_inliers:
+            return EstimationFailure(too_few(count, len(p0), "homography", self.min_inliers))
+        support = measure_support(residuals, p0, p1, threshold)
+        if round(support.places) < self.min_inliers:
+            return EstimationFailure(
+                f"{count} of {len(p0)} matches agree with the best homography, but at {support.places:.0f} "
+                f"separate places; {self.min_inliers} are needed"
+            )
+        corners = image_corners(image_size) if image_size else _bounds(p0)
+        reason = by_chance(count, len(p0), "homography", support.log10_nfa, self.max_log10_nfa)
+        if not reason and (what := self._implausible(h, corners)):
+            reason = f"{count} of {len(p0)} matches agree, but the homography {what}"
+        if reason:
+            return EstimationFailure(reason)
+        deviations, without_some = corner_deviations(
+            h, p0[inliers], residuals[inliers], support.weights, corners, threshold
+        )
+        side = np.ptp(warp_points(h, corners), axis=0).max()
+        for worst, limit, when in (
+            (deviations.max(), self.max_deviation, ""),
+            (without_some.max(), self.max_leaning, " if a few of them were wrong"),
+        ):
+            if worst > max(limit * side, _TOLERATED * limit / self.max_deviation * threshold):
+                return EstimationFailure(
+                    f"{count} of {len(p0)} matches agree, but they do not determine the homography: a corner "
+                    f"of image 0 would be uncertain by {worst:.3g} px{when}"
+                )
+        return HomographyEstimate(h, inliers, deviations, support.second)
 
-    def _implausible(self, h: Points, corners: Points, size: tuple[int, int]) -> str:
-        """Why the matrix cannot be a view of the image; empty if it can."""
+    def _implausible(self, h: Points, corners: Points) -> str:
+        """What the matrix does that a view of the image cannot; empty if it can be one."""
         depth = corners @ h[2, :2] + 1.0
         if (depth <= 0).any():
-            return "the homography sends part of the image through infinity"
+            return "sends part of the image through infinity"
         warped = warp_points(h, corners)
         edges = np.roll(warped, -1, axis=0) - warped
         following = np.roll(edges, -1, axis=0)
         turns = edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0]
         if (turns < 0).all():
-            return "the homography mirrors the image"
-        if not (turns > 0).all():
-            return "the homography folds the image: its corners no longer form a convex quadrilateral"
+            if not self.allow_mirrored:
+                return "mirrors the image"
+        elif not (turns > 0).all():
+            return "folds the image: its corners no longer form a convex quadrilateral"
         side = max(np.ptp(warped[:, 0]), np.ptp(warped[:, 1]))
         to_unit = np.diag([1 / side, 1 / side, 1.0])
         to_unit[:2, 2] = -warped.min(0) / side
-        from_unit = np.diag([*size, 1.0])
+        from_unit = np.diag([*(np.ptp(corners, axis=0) + 1e-300), 1.0])
         from_unit[:2, 2] = corners[0]
         condition = np.linalg.cond(to_unit @ h @ from_unit)
         if condition > self.max_condition:
-            return f"the homography is nearly singular (condition number {condition:.0f})"
+            return f"is nearly singular (condition number {condition:.0f})"
         return ""
-
-    def _unsupported(
-        self, p0: Points, p1: Points, inliers: NDArray[np.bool_], finite: NDArray[np.bool_], threshold: float
-    ) -> str:
-        """Why the inliers are no more than chance would give; empty if they are."""
-        total, count = _distinct(p0[finite], p1[finite]), _distinct(p0[inliers], p1[inliers])
-        if count < self.min_inliers:
-            return too_few(count, total, "homography", self.min_inliers)
-        for points, name in ((p0[inliers], "image 0"), (p1[inliers], "image 1")):
-            if _spread(points) < self.min_spread:
-                return f"the inliers of {name} lie on a line or a point"
-        width, height = np.maximum(np.ptp(p1[finite], axis=0), 1.0)
-        nfa = log10_nfa(total, count, pi * threshold**2 / (width * height))
-        return by_chance(count, total, "homography", nfa, self.max_log10_nfa)
 
 
 def checked_points(points0: NDArray[np.floating], points1: NDArray[np.floating]) -> tuple[Points, Points]:
@@ -162,32 +216,21 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold must be a positive number of pixels, got {threshold}")
 
 
-def log10_nfa(total: int, inliers: int, probability: float, sample: int = 4, models: int = 1) -> float:
-    """log10 of the number of false alarms of a model (Moisan and Stival, IJCV 2004).
-
-    NFA = m (n - s) C(n, k) C(k, s) p^(k - s), for k inliers among n matches when a random match is an
-    inlier with probability p; minimal samples of s matches (4 for a homography, 7 for a fundamental
-    matrix) give up to m models each.
-    """
-    if inliers <= sample:
-        return float("inf")
-
-    def log_choose(n: int, k: int) -> float:
-        return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
-
-    choices = log_choose(total, inliers) + log_choose(inliers, sample)
-    natural = choices + (inliers - sample) * log(min(1.0, probability))
-    return natural / log(10) + log10(models * max(1, total - sample))
+def watermark_reason(at_rest: int, total: int, rest: str) -> str:
+    """The reason for a failure: only what does not move agrees."""
+    return (
+        f"{at_rest} of {total} matches do not move and lie in a small part of the image, as a caption or "
+        f"watermark does; without them: {rest}"
+    )
 
 
-def _distinct(p0: Points, p1: Points) -> int:
-    """Matches that share no (rounded) point with another, in the image where fewer differ."""
-    if len(p0) == 0:
-        return 0
-    return min(len(np.unique(np.round(p), axis=0)) for p in (p0, p1))
+def _bounds(points: Points) -> Points:
+    """(4, 2) corners of the points' bounding box, clockwise from the least."""
+    (left, top), (right, bottom) = points.min(0), points.max(0)
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
-def _spread(points: Points) -> float:
-    """Standard deviation in pixels across the line that fits the points best."""
-    centred = points - points.mean(0)
-    return float(np.linalg.svd(centred, compute_uv=False)[-1] / np.sqrt(len(points)))
+def _lies_on_line(points: Points) -> bool:
+    """The points spread across the line that fits them best by less than a thousandth of their extent."""
+    spread = np.linalg.svd(points - points.mean(0), compute_uv=False)[-1] / np.sqrt(len(points))
+    return bool(spread < 1e-3 * np.ptp(points, axis=0).max())

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.estimators.gate import Gate, Points, check_threshold
+from geomatch.estimators.evidence import Points
+from geomatch.estimators.gate import Gate, check_threshold
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 
@@ -135,13 +136,13 @@ class KorniaEstimator:
         import torch
         from kornia.geometry.ransac import RANSAC
 
+        from geomatch.isolation import isolated
+
         ransac = RANSAC(
             "homography", inl_th=self.threshold, batch_size=2048, max_iter=self.max_batches,
             confidence=self.confidence, max_lo_iters=5, seed=self.seed,
         )  # fmt: skip
-        devices = [self.device] if self.device.startswith("cuda") else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.seed)
+        with isolated():
             matrix, _ = ransac(*(torch.from_numpy(points).float().to(self.device) for points in (p0, p1)))
         found = matrix.detach().cpu().double().numpy()
         return found if np.any(found) else None  # kornia says "none" with zeros

@@ -1,14 +1,18 @@
 """Epipolar geometry of two views, or a homography where one plane explains them."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import inf
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.estimators.gate import Points, by_chance, checked_points, log10_nfa, too_few
+from geomatch.estimators.evidence import Points, log10_nfa
+from geomatch.estimators.gate import MAX_AT_REST, Gate, by_chance, checked_points, too_few, watermark_reason
 from geomatch.estimators.solvers import OpenCVEstimator
+from geomatch.estimators.stationary import watermark
 from geomatch.geometry import warp_points
 from geomatch.types import EstimationFailure, TwoViewGeometry
 
@@ -45,6 +49,8 @@ def estimate_two_view(
         calibration1: (3, 3) of image 1.
         threshold: largest distance in pixels from the epipolar lines.
 
+    Matches at rest in a strip, as those of a watermark, are set aside first; alone they are a failure.
+
     Raises:
         ShapeError: unless both are (M, 2) with the same M.
         ValueError: when a number is not finite.
@@ -52,12 +58,44 @@ def estimate_two_view(
     p0, p1 = checked_points(points0, points1)
     if not (np.isfinite(p0).all() and np.isfinite(p1).all()):
         raise ValueError("matched points must be finite, got NaN or infinity in them")
+
+    def estimate(used: NDArray[np.bool_]) -> TwoViewGeometry | EstimationFailure:
+        return _estimate(p0[used], p1[used], size0, size1, calibration0, calibration1, threshold)
+
+    everything = np.ones(len(p0), np.bool_)
+    at_rest = watermark(p0, p1, threshold, size0)
+    if at_rest is None:
+        return estimate(everything)
+    found = estimate(~at_rest)
+    if found:
+        inliers = np.zeros(len(p0), np.bool_)
+        inliers[~at_rest] = found.inliers
+        return replace(found, inliers=inliers, watermark=at_rest)
+    with_all = estimate(everything)
+    if with_all and (with_all.inliers & at_rest).sum() <= MAX_AT_REST * with_all.num_inliers:
+        return with_all
+    reason = watermark_reason(int(at_rest.sum()), len(p0), found.reason)
+    return EstimationFailure(reason, watermark=bool(with_all))
+
+
+def _estimate(
+    p0: Points,
+    p1: Points,
+    size0: tuple[int, int],
+    size1: tuple[int, int],
+    calibration0: NDArray[np.floating] | None,
+    calibration1: NDArray[np.floating] | None,
+    threshold: float,
+) -> TwoViewGeometry | EstimationFailure:
     if len(p0) < _MIN_INLIERS:
         return EstimationFailure(f"{len(p0)} matches, {_MIN_INLIERS} are needed")
     fundamental = _usable(
         lambda: cv2.findFundamentalMat(p0, p1, cv2.USAC_MAGSAC, threshold, _CONFIDENCE, _ITERATIONS)
     )
-    planar = OpenCVEstimator("usac_magsac", threshold=threshold).estimate(p0, p1, size0)
+    # a plane far from the image's corners is one, too
+    planar = OpenCVEstimator(
+        "usac_magsac", threshold, gate=Gate(max_deviation=inf, max_leaning=inf)
+    ).estimate(p0, p1, size0)
     inliers = np.zeros(len(p0), np.bool_)
     if fundamental is not None:
         inliers = _epipolar_distances(fundamental, p0, p1) <= threshold

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from geomatch.describers import release
     from geomatch.dift import DIFTConfig, DIFTExtractor
     from geomatch.geometry import corner_error, warp_points
-    from geomatch.images import Image, load_image
+    from geomatch.images import Conversion, Image, load_image
     from geomatch.matching import match_mutual
     from geomatch.pipeline import MatchResult, match
     from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
 
 __all__ = [
-    "DIFTConfig", "DIFTExtractor", "EstimationFailure", "Features", "GeomatchError", "HomographyEstimate",
-    "Image", "ImageError", "MatchResult", "Matches", "MissingDependencyError", "ShapeError", "WeightsError",
-    "bundled_pair", "corner_error", "load_image", "match", "match_mutual", "release", "warp_points",
+    "Conversion", "DIFTConfig", "DIFTExtractor", "EstimationFailure", "Features", "GeomatchError",
+    "HomographyEstimate", "Image", "ImageError", "MatchResult", "Matches", "MissingDependencyError",
+    "ShapeError", "WeightsError", "bundled_pair", "corner_error", "load_image", "match", "match_mutual",
+    "release", "warp_points",
 ]  # fmt: skip
 
 __getattr__ = lazy_names(
@@ -37,7 +38,7 @@ __getattr__ = lazy_names(
         "geomatch.describers": ("release",),
         "geomatch.dift": ("DIFTConfig", "DIFTExtractor"),
         "geomatch.geometry": ("corner_error", "warp_points"),
-        "geomatch.images": ("Image", "load_image"),
+        "geomatch.images": ("Conversion", "Image", "load_image"),
         "geomatch.matching": ("match_mutual",),
         "geomatch.pipeline": ("MatchResult", "match"),
         "geomatch.types": ("EstimationFailure", "Features", "HomographyEstimate", "Matches"),

@@ -6,6 +6,8 @@ image warped back, after both were freed of local brightness and contrast. Detec
 image alone, to half a pixel or so; this compares the two.
 """
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +57,7 @@ def align_homography(
         inliers = np.asarray(errors <= threshold)
         if inliers.sum() < found.num_inliers * _MIN_SHARE:
             break
-        best = HomographyEstimate(again.matrix, inliers)
+        best = replace(best, matrix=again.matrix, inliers=inliers, corner_deviations=again.corner_deviations)
     return best
 
 

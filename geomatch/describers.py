@@ -4,11 +4,11 @@ import gc
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from geomatch.dift import PRESETS, DIFTConfig
 from geomatch.images import Image
+from geomatch.places import user_path
 from geomatch.types import Features, Traits
 from geomatch.weights.hub import is_hub_id
 
@@ -107,7 +107,7 @@ def dift_config(descriptor: str) -> DIFTConfig:
     """The preset of that name, or settings for the model in that folder or of that id on the hub."""
     if descriptor in PRESETS:
         return PRESETS[descriptor]
-    if (descriptor and Path(descriptor).expanduser().is_dir()) or is_hub_id(descriptor):
+    if (descriptor and user_path(descriptor).is_dir()) or is_hub_id(descriptor):
         return DIFTConfig(model=descriptor)
     raise ValueError(
         f"unknown descriptor {descriptor!r}; choose one of: {', '.join(PRESETS)}, "

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomatch.errors import ShapeError
+from geomatch.isolation import isolated
 from geomatch.types import Matches, Metric
 
 CHUNK = 2**22  # scores in memory at a time: 16 MiB of float32
@@ -57,7 +58,7 @@ def as_rows(array: NDArray[np.floating], name: str = "descriptors") -> Tensor:
     return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
 
 
-@torch.no_grad()
+@isolated()
 def mutual_nearest(
     a: Tensor, b: Tensor, metric: Metric, min_similarity: float | None = None, max_ratio: float | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -85,7 +86,7 @@ def mutual_nearest(
     return torch.stack([i, j[i]], 1)[good][order], similarity
 
 
-@torch.no_grad()
+@isolated()
 def nearest(a: Tensor, b: Tensor, k: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The ``k`` rows of b nearest to each row of a by Euclidean distance, where ``mask`` (N0, N1) is true.
 
@@ -103,7 +104,7 @@ def nearest(a: Tensor, b: Tensor, k: int, mask: Tensor | None = None) -> tuple[T
     return column.where(value > -torch.inf, -1).gather(1, order), distance.float()
 
 
-@torch.no_grad()
+@isolated()
 def within(a: Tensor, b: Tensor, radius: float, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Pairs of rows (M, 2) at Euclidean distances (M,) of at most ``radius``; by row of a, then distance."""
     pairs = [torch.zeros(0, 2, dtype=torch.int64, device=a.device)]
@@ -149,12 +150,11 @@ def _scores(
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """``out`` (N0, N1) in float32, through float64 where torch is set to multiply more coarsely."""
-    with torch.autocast(a.device.type, enabled=False):
-        try:
-            exact = torch.get_float32_matmul_precision() == "highest"
-        except RuntimeError:  # set by torch's newer means, which this question does not know
-            exact = False
-        return torch.mm(a, b.T, out=out) if exact else out.copy_(a.double() @ b.T.double())
+    try:
+        exact = torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # set by torch's newer means, which this question does not know
+        exact = False
+    return torch.mm(a, b.T, out=out) if exact else out.copy_(a.double() @ b.T.double())
 
 
 def _squares(rows: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def cut_patches(
         turn = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], -2)
         places = np.einsum("nij,hwj->nhwi", turn * steps[part, None, None], square)
         places += np.asarray(keypoints[part], np.float64)[:, None, None]
-        patches = torch.empty(len(places), 3, patch_size, patch_size)
+        patches = torch.empty(len(places), 3, patch_size, patch_size, dtype=torch.float32, device="cpu")
         for level in np.unique(levels[part]):
             chosen = np.flatnonzero(levels[part] == level)
             patches[torch.from_numpy(chosen)] = _read(pyramid[level], places[chosen], 2.0**level)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from geomatch.describers import (
 from geomatch.dift import DIFTConfig
 from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator
-from geomatch.images import Image, ImageLike, load_image
+from geomatch.images import CONVERSION, Conversion, Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector, choose_detector
 from geomatch.matching import check_options, match_mutual
 from geomatch.provenance import record, versions
@@ -69,6 +69,8 @@ class MatchResult:
         return {
             "homography": found.matrix.tolist() if found else None,
             "reason": None if found else found.reason,
+            "corner_deviations": _corner_deviations(found),
+            "remarks": list(found.remarks) if found else [],
             "num_keypoints": [len(self.features0), len(self.features1)],
             "num_matches": len(self.matches),
             "num_inliers": found.num_inliers,
@@ -93,6 +95,7 @@ def match(
     refine_keypoints: bool | None = None,
     refine_homography: bool = True,
     apply_exif: bool = True,
+    conversion: Conversion = CONVERSION,
 ) -> MatchResult:
     """Register two photographs.
 
@@ -116,6 +119,7 @@ def match(
             described densely; keypoints of other detectors are placed more exactly than feature maps tell.
         refine_homography: refine it by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
         apply_exif: turn the images as their EXIF orientation says.
+        conversion: how images of more than 8 bits, or more than three bands, become RGB.
 
     Returns:
         Everything found; ``result.homography`` is false when there is no homography, which is no error.
@@ -132,7 +136,9 @@ def match(
     describer = None if descriptor is None else create_describer(descriptor)
     detect = choose_detector(detector, max_keypoints)
     with _timed(seconds, "read"):
-        images = [load_image(image, apply_exif=apply_exif) for image in (image0, image1)]
+        images = [
+            load_image(image, apply_exif=apply_exif, conversion=conversion) for image in (image0, image1)
+        ]
     with _timed(seconds, "detect"):
         found = [detect.detect(image) for image in images]
     if describer is None:
@@ -175,8 +181,12 @@ def match(
                 images[0], images[1], features0.keypoints, points0, points1, homography, estimate, threshold
             )
     settings = {
-        **{f"image{n}": {"name": image.name, "size": list(image.size)} for n, image in enumerate(images)},
+        **{
+            f"image{n}": {"name": image.name, "size": list(image.size), "note": image.note}
+            for n, image in enumerate(images)
+        },
         "apply_exif": apply_exif,
+        "conversion": asdict(conversion),
         "detector": record(detect),
         "descriptor": record(describer),
         "matching": {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio},
@@ -185,6 +195,10 @@ def match(
         "estimator": record(estimate),
     }
     return MatchResult(images[0], images[1], features0, features1, matches, homography, seconds, settings)
+
+
+def _corner_deviations(found: HomographyEstimate | EstimationFailure) -> list[float] | None:
+    return found.corner_deviations.tolist() if found and found.corner_deviations is not None else None
 
 
 def _refining(

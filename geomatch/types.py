@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from geomatch.errors import DamagedError, ShapeError, reading
 from geomatch.files import pack_arrays, read_archive, replacing, unpack_arrays
 
+_UNCERTAIN = 5.0  # pixels of a corner from which on it is remarked
+_AMBIGUOUS = 0.5  # of the inliers: a second solution with so many is remarked
 Metric = Literal["cosine", "l2"]
 """How descriptors are compared: by the cosine of the angle between rows, or by their Euclidean distance."""
 
@@ -169,10 +171,15 @@ class _Model(_Record):
     matrix: NDArray[np.float64]
     inliers: NDArray[np.bool_]
 
+    watermark: NDArray[np.bool_] | None
+
     def __post_init__(self) -> None:
-        for name, shape, dtype in (("matrix", (3, 3), np.float64), ("inliers", ("N",), np.bool_)):
-            label = f"{type(self).__name__}.{name}"
-            object.__setattr__(self, name, checked(label, getattr(self, name), shape, dtype))
+        set_, name = object.__setattr__, type(self).__name__
+        set_(self, "matrix", checked(f"{name}.matrix", self.matrix, (3, 3), np.float64))
+        set_(self, "inliers", checked(f"{name}.inliers", self.inliers, ("N",), np.bool_))
+        if self.watermark is not None:
+            shape = (len(self.inliers),)
+            set_(self, "watermark", checked(f"{name}.watermark", self.watermark, shape, np.bool_))
 
     def __bool__(self) -> Literal[True]:
         return True
@@ -191,11 +198,46 @@ class HomographyEstimate(_Model):
     """(3, 3) float64, maps image-0 pixels to image-1 pixels, ``matrix[2, 2] == 1``."""
     inliers: NDArray[np.bool_]
     """(M,) bool, one per match given."""
+    corner_deviations: NDArray[np.float64] | None = None
+    """(4,) standard deviation in pixels of image 1 of where the corners of image 0 lie, clockwise from the
+    first pixel, as the inliers determine them; None when unknown."""
+    second_support: int = 0
+    """How many other matches among the inliers agree on one shift of the homography: with about as many it is
+    ambiguous, as on a facade moved by one window."""
+    watermark: NDArray[np.bool_] | None = None
+    """(M,) bool, matches that were set aside because they do not move and lie in a strip, as those of a
+    caption; None when there are none."""
 
     def __post_init__(self) -> None:
         _Model.__post_init__(self)
+        if self.corner_deviations is not None:
+            name = "HomographyEstimate.corner_deviations"
+            object.__setattr__(
+                self, "corner_deviations", checked(name, self.corner_deviations, (4,), np.float64)
+            )
+        object.__setattr__(self, "second_support", int(self.second_support))
         if self.matrix[2, 2] != 1:
             raise ValueError(f"HomographyEstimate.matrix[2, 2] must be 1, got {self.matrix[2, 2]}")
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know before using it, in sentences; empty when there is nothing."""
+        return _remarks(self)
+
+
+def _remarks(found: HomographyEstimate) -> tuple[str, ...]:
+    remarks = []
+    if found.corner_deviations is not None and (worst := found.corner_deviations.max()) > _UNCERTAIN:
+        remarks.append(f"a corner of image 0 is uncertain by {worst:.0f} px: inliers lie far from it")
+    if found.second_support >= _AMBIGUOUS * found.num_inliers:
+        remarks.append(
+            f"ambiguous: beside {found.num_inliers} inliers, {found.second_support} matches agree on the "
+            "same homography shifted, as where a pattern repeats"
+        )
+    if found.watermark is not None:
+        still = int(found.watermark.sum())
+        remarks.append(f"{still} matches that do not move were set aside as a caption or watermark")
+    return tuple(remarks)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -209,6 +251,8 @@ class TwoViewGeometry(_Model):
     that is pixels after the inverse camera matrices. Homography: from image 0 to image 1."""
     inliers: NDArray[np.bool_]
     """(M,) bool, one per match given."""
+    watermark: NDArray[np.bool_] | None = None
+    """(M,) bool, matches set aside as in `HomographyEstimate`."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -217,9 +261,12 @@ class EstimationFailure(_Record):
 
     reason: str
     """Why, in words for the user."""
+    watermark: bool = False
+    """Matches agree, but they do not move and lie in a strip: a caption or watermark, COLMAP's WATERMARK."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", str(self.reason))
+        object.__setattr__(self, "watermark", bool(self.watermark))
 
     def __bool__(self) -> Literal[False]:
         return False

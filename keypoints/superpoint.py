@@ -20,12 +20,13 @@ from geomatch.errors import WeightsError, first_line, require
 from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
+from geomatch.isolation import isolated
 from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.provenance import settings_key
 from geomatch.types import Features
-from geomatch.weights.checkpoint import load_pickled
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
-from geomatch.weights.hub import transformers_fingerprint
+from geomatch.weights.hub import transformers_fingerprint, transformers_folder
+from geomatch.weights.tensors import load_pickled
 
 _DESCRIPTOR_SIZE = 256
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as in the reference
@@ -34,9 +35,10 @@ _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as in the reference
 def _grey_tensor(image: Image) -> Tensor:
     """(1, 1, H, W) in [0, 1]."""
     rgb = torch.from_numpy(image.pixels.astype(np.float32) / 255).permute(2, 0, 1)
-    return (rgb * torch.tensor(_GREY)[:, None, None]).sum(0)[None, None]
+    return (rgb * rgb.new_tensor(_GREY)[:, None, None]).sum(0)[None, None]
 
 
+@isolated()
 def _detect(
     image: Image, max_side: int | None, limit: int | None, search: Callable[[Tensor], Sequence[Tensor]]
 ) -> Features:
@@ -156,11 +158,11 @@ class SuperPointDetector:
         """Detect on the grey image and sample descriptors at the keypoints."""
         return _detect(image, self.max_image_side, self.max_keypoints, self.detect_tensor)
 
-    @torch.inference_mode()
+    @isolated()
     def describe(self, image: Image, features: Features) -> Features:
         """Any keypoints of the image with SuperPoint's descriptors; zeros in images smaller than a cell."""
         reduced = reduce_image(image, self.max_image_side)
-        rows = torch.zeros(len(features), _DESCRIPTOR_SIZE)
+        rows = torch.zeros(len(features), _DESCRIPTOR_SIZE, dtype=torch.float32)
         if min(reduced.size) >= SuperPointNetwork.stride and len(features):
             points = resize_points(features.keypoints, image.size, reduced.size)
             _, coarse = self.network(_grey_tensor(reduced).to(self.device))
@@ -174,7 +176,7 @@ class SuperPointDetector:
         sampled = functional.grid_sample(coarse, grid[None, None], align_corners=False)[0, :, 0].T
         return functional.normalize(sampled, dim=1)
 
-    @torch.inference_mode()
+    @isolated()
     def detect_tensor(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From one grey image (1, 1, H, W) in [0, 1]: keypoints (N, 2), scores (N,), descriptors (N, 256).
 
@@ -193,13 +195,15 @@ class SuperPointDetector:
         return keypoints, found[order], self._sample(coarse, keypoints)
 
 
+@isolated(gradients=True)
 def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
     """The network with the published weights, ready to use."""
     path = locate_weights(SUPERPOINT_V6, weights)
     try:
         state = load_pickled(path)
-        network = SuperPointNetwork()
-        network.load_state_dict(state)
+        with torch.device("meta"):
+            network = SuperPointNetwork()
+        network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     except Exception as error:  # unpickling and loading raise many types
         raise WeightsError(f"{path} does not hold SuperPoint weights ({first_line(error)})") from error
     return network.eval()
@@ -226,11 +230,13 @@ class MagicLeapSuperPoint:
         check_limit(self.max_keypoints)
 
     @cached_property
+    @isolated(gradients=True)
     def network(self) -> Any:
         """The transformers model, loaded on first use."""
         transformers = require("transformers", "transformers", "SuperPoint of Magic Leap")
         try:
-            model = transformers.SuperPointForKeypointDetection.from_pretrained(self.weights)
+            folder = transformers_folder(self.weights)
+            model = transformers.SuperPointForKeypointDetection.from_pretrained(folder, dtype=torch.float32)
         except Exception as error:  # hub, network and format errors alike
             raise WeightsError(
                 f"cannot load {self.weights} ({first_line(error)}); give a local folder with config.json and "
@@ -242,8 +248,9 @@ class MagicLeapSuperPoint:
         """Detect on the grey image; descriptors come along."""
         return _detect(image, self.max_image_side, self.max_keypoints, self._search)
 
-    @torch.inference_mode()
     def _search(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if (default := torch.get_default_dtype()) not in (torch.float32, torch.float64):
+            raise ValueError(f"transformers' SuperPoint would round to torch's default dtype, {default}")
         found = self.network(grey.expand(-1, 3, -1, -1).to(self.device))
         valid = found.mask[0].bool()
         # the model returns coordinates divided by (width, height) of its input

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from geomatch.errors import WeightsError, first_line
-from geomatch.files import replacing, sha256_of
+from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
+from geomatch.isolation import isolated
 from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
 from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.patches import cut_patches
 from geomatch.provenance import settings_key
 from geomatch.types import Features
+from geomatch.weights.tensors import load_tensors, save_tensors
 
 _CHANNELS, _HEAD = (16, 32, 32, 64), 128  # a quarter to a half of SuperPoint's
 _LEVELS = 9  # of the pyramid; each is smaller by the square root of 2
@@ -95,7 +97,7 @@ class TinyDetector:
         )
         return select_best(features, self.max_keypoints)
 
-    @torch.inference_mode()
+    @isolated()
     def _search(self, grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Points (N, 2) in pixels of one level and their scores, best first."""
         height, width = grey.shape
@@ -145,7 +147,7 @@ def dominant_orientations(
     The fullest bin of SIFT's histogram of gradients, which count by their length and by a Gaussian about the
     keypoint; the histogram is smoothed, and a parabola places its peak (Lowe, 2004, section 5).
     """
-    offsets = (torch.arange(_SIDE) - (_SIDE - 1) / 2) / (_SIDE / 4)
+    offsets = (torch.arange(_SIDE, dtype=torch.float32, device="cpu") - (_SIDE - 1) / 2) / (_SIDE / 4)
     fall = torch.exp(-0.5 * offsets**2)
     found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
     upright = np.zeros(len(keypoints))
@@ -157,7 +159,7 @@ def dominant_orientations(
         place = (torch.atan2(down, across) / (2 * torch.pi) * _BINS).flatten(1) % _BINS
         low = place.floor()
         share = place - low
-        bins = torch.zeros(len(grey), _BINS)
+        bins = grey.new_zeros(len(grey), _BINS)
         bins.scatter_add_(1, low.long() % _BINS, weight * (1 - share))
         bins.scatter_add_(1, (low.long() + 1) % _BINS, weight * share)
         for _ in range(2):
@@ -179,26 +181,24 @@ def weights_file(weights: str | Path | None = None) -> Path:
 
 def save_network(network: SuperPointNetwork, path: Path) -> None:
     """Write the weights; convolutions become float16."""
-    from safetensors.torch import save_file
-
     state = {
         name: tensor.half().contiguous() if tensor.ndim > 1 else tensor.contiguous()
         for name, tensor in network.state_dict().items()
     }
-    with replacing(path) as temporary:
-        save_file(state, temporary)
+    save_tensors(path, state, {})
 
 
+@isolated(gradients=True)
 def load_network(path: Path) -> SuperPointNetwork:
     """What `save_network` wrote, ready to use."""
-    from safetensors.torch import load_file
-
-    network = new_network()
+    with torch.device("meta"):
+        network = new_network()
     try:
-        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+        state = {name: tensor.float() for name, tensor in load_tensors(path)[0].items()}
+        network.load_state_dict(state, assign=True)
     except Exception as error:  # safetensors and torch raise many types
         raise WeightsError(
-            f"{path} does not hold weights of the embedded detector ({first_line(error)})"
+            f"{path} does not hold weights of the embedded detector, or is damaged ({first_line(error)})"
         ) from error
     return network.eval()
 

@@ -14,8 +14,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 from geomatch import DIFTConfig, DIFTExtractor, WeightsError
 from geomatch.dift.inventory import fetch_weights
 from geomatch.dift.presets import PRESETS
+from geomatch.places import cache_folder
 from geomatch.weights.adm import adm_config, convert_adm
-from geomatch.weights.download import cache_folder
 from geomatch.weights.models import ADM
 from geomatch.weights.sources import ADM_CHECKPOINT, converted_folder
 
@@ -82,7 +82,7 @@ def test_the_published_architecture_is_recognised() -> None:
 
 
 def test_a_stock_diffusers_folder_comes_out(state: State, folder: Path, tmp_path: Path) -> None:
-    files = ["config.json", "conversion.json", WEIGHTS, "scheduler_config.json"]
+    files = ["SHA256SUMS", "config.json", "conversion.json", WEIGHTS, "scheduler_config.json"]
     assert sorted(path.name for path in folder.iterdir()) == files
     unet = UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
     schedule = DDPMScheduler.from_pretrained(folder)
@@ -156,5 +156,8 @@ def test_what_a_pixel_model_cannot_do(folder: Path, tmp_path: Path) -> None:
             extractor.load_networks()
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_class_embeds": 10}))
+    with pytest.raises(WeightsError, match=r"config.json: damaged .*, or correct SHA256SUMS if you changed"):
+        DIFTExtractor(plain).load_networks()
+    (folder / "SHA256SUMS").unlink()
     with pytest.raises(WeightsError, match="class-conditional UNet"):
         DIFTExtractor(plain).load_networks()

@@ -1,16 +1,25 @@
 """The releases' downloads: from a local server, from files given, damaged ones, and what is there already."""
 
 import gzip
+import http.server
+import io
 import tarfile
+import threading
+import tracemalloc
 import zipfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import geomatch
-from geomatch.benchmarks.harness.download import RELEASES, fetch_release
+from geomatch.benchmarks.harness import download
+from geomatch.benchmarks.harness.download import RELEASES, fetch_release, unpack
 from geomatch.cli import main
+from geomatch.weights.download import cache_folder
 
 
 @pytest.fixture
@@ -67,6 +76,94 @@ def test_damaged_archives_are_refused_and_leave_nothing(site: Path, tmp_path: Pa
     (site / "Rename_Images.tar.gz").write_bytes(gzip.compress(b"no archive" * 200))
     with pytest.raises(geomatch.GeomatchError, match="damaged or no archive"):
         fetch_release(RELEASES["jhmdb"], tmp_path / "out", given(site))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_archives_that_would_fill_the_disk_are_refused(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """By the sizes that they state, which no reading exceeds."""
+    monkeypatch.setattr(download, "SMALL", 2**20)
+    path, size = tmp_path / f"bomb.{kind}", 2**25
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+            zipped.writestr("small.txt", "x")
+            zipped.writestr("zeros", bytes(size))
+    else:
+        with tarfile.open(path, "w:gz") as packed:
+            for name, length in (("small.txt", 1), ("zeros", size)):
+                entry = tarfile.TarInfo(name)
+                entry.size = length
+                packed.addfile(entry, io.BytesIO(bytes(length)))
+        path = path.rename(path.with_name("bomb.tar.gz"))
+    with pytest.raises(geomatch.GeomatchError, match=r"bomb.* unpacks to more than 30 times its size"):
+        unpack(path, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["small.txt"]
+
+
+def test_members_are_never_whole_in_memory(tmp_path: Path) -> None:
+    size, path = 2**25, tmp_path / "big.zip"
+    with zipfile.ZipFile(path, "w") as zipped:
+        zipped.writestr("big", bytes(size))
+    for _ in range(2):  # the second time it is compared
+        tracemalloc.start()
+        unpack(path, tmp_path / "out")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < size / 8
+    assert (tmp_path / "out" / "big").stat().st_size == size
+
+
+def test_odd_archives_are_one_line_and_write_nothing_elsewhere(tmp_path: Path) -> None:
+    path, out = tmp_path / "odd.zip", tmp_path / "out"
+    outside = ("../up.txt", "/etc/geomatch-test", "a/../../up.txt")
+    with zipfile.ZipFile(path, "w") as zipped:
+        for name in ("in/here.txt", *outside):
+            zipped.writestr(name, "content")
+    unpack(path, out)
+    assert [path.name for path in tmp_path.rglob("*.txt")] == ["here.txt"]
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\1\2") + 8] |= 1  # encrypted
+    data[6] |= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        geomatch.GeomatchError, match=r"odd.zip: damaged or no archive .*(password|encrypted)"
+    ):
+        unpack(path, out)
+    with tarfile.open(tmp_path / "links.tar.gz", "w:gz") as packed:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            entry = tarfile.TarInfo("link")
+            entry.type, entry.linkname = kind, "../../up.txt"
+            packed.addfile(entry)
+    unpack(tmp_path / "links.tar.gz", tmp_path / "links")
+    assert not (tmp_path / "links").exists()
+
+
+def test_a_release_from_a_server(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page in place of an archive is refused, and nothing of it is kept."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    files = [
+        (replace(file, url=f"{base}/{file.file_name}"), place) for file, place in RELEASES["jhmdb"].files
+    ]
+    monkeypatch.setitem(RELEASES, "jhmdb", replace(RELEASES["jhmdb"], files=files))
+    whole = (site / "splits.zip").read_bytes()
+    (site / "splits.zip").write_bytes(b"<html><body>Please log in</body></html>")
+    assert main(["data", "jhmdb", str(tmp_path / "out")]) == 2
+    assert "cannot download splits.zip (it is no whole .zip file: it is a page" in capsys.readouterr().err
+    assert not list(cache_folder().glob("*splits.zip*"))
+    (site / "splits.zip").write_bytes(whole)
+    fetch_release(RELEASES["jhmdb"], tmp_path / "out")
+    server.shutdown()
+    server.server_close()
+    assert (tmp_path / "out" / "JHMDB" / "splits" / "wave.txt").read_text() == "content"
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
 
 
 def test_wrong_use_is_one_line(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,12 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from geomatch import EstimationFailure, HomographyEstimate, ShapeError, corner_error, warp_points
+from geomatch.benchmarks.studies.gate import NO_RELATION, true_set
 from geomatch.estimators import (
     Estimator,
     Gate,
@@ -12,12 +15,14 @@ from geomatch.estimators import (
     estimate_two_view,
     estimators,
 )
-from geomatch.estimators.gate import log10_nfa
+from geomatch.estimators.evidence import log10_nfa
+from geomatch.geometry import image_corners
 from geomatch.synthetic import random_homography, random_matches
 from geomatch.types import TwoViewGeometry
 
 SIZE = (640, 480)
 ROBUST = ["ransac", "usac_default", "usac_accurate", "usac_magsac", "usac_parallel", "kornia", "poselib"]
+Kind = Callable[[np.random.Generator], tuple[NDArray[np.float64], NDArray[np.float64]]]
 H = random_homography(np.random.default_rng(3), SIZE)
 
 
@@ -92,10 +97,10 @@ def test_degenerate_input_is_a_failure_with_a_reason(estimator: Estimator, rng: 
     cases = {
         "0 matches": (np.zeros((0, 2)), np.zeros((0, 2))),
         "3 matches": (p0[:3], p0[:3]),
-        "1 matches": (np.ones((50, 2)), p0),
+        "at 1 separate places": (np.ones((50, 2)), p0),
         "line": (line, line[::-1]),
         "(50 of 50 had coordinates that are not finite)": (np.full((50, 2), np.nan), p0),
-        "mirrors": (p0, p0 * [-1, 1] + [400, 0]),
+        "mirrors": (p0, p0 * [-1, 1]),
     }
     for words, (a, b) in cases.items():
         estimate = estimator.estimate(a, b, SIZE)
@@ -128,16 +133,18 @@ def test_gate_refuses_what_a_solver_should_not_return(rng: np.random.Generator) 
     assert Gate().run(lambda a, b: turn, p0, 400 - p0, 3.0, SIZE)
     matrices = {
         "mirrors": np.diag([-1.0, 1, 1]),
-        "infinity": np.array([[1, 0, 0], [0, 1, 0], [-0.01, 0, 1.0]]),
-        "nearly singular": np.array([[1, 0, 0], [0, 1e-7, 0], [0, 0, 1.0]]),
+        "infinity": np.array([[1, 0, 0], [0, 1, 0], [-0.002, 0, 1.0]]),
+        "nearly singular": np.array([[1, 0, 0], [0, 1, 0], [0.1, 0, 1.0]]),
         "not finite": np.full((3, 3), np.nan),
         "origin": np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0.0]]),
         "agree": np.array([[1, 0, 500], [0, 1, 500], [0, 0, 1.0]]),
     }
     for words, matrix in matrices.items():
-        estimate = Gate().run(lambda a, b, m=matrix: m, p0, p0, 3.0, SIZE)
+        exact = warp_points(matrix, p0) if words in ("mirrors", "infinity", "nearly singular") else p0
+        estimate = Gate(max_condition=100).run(lambda a, b, m=matrix: m, p0, exact, 0.01, SIZE)
         assert isinstance(estimate, EstimationFailure)
         assert words in estimate.reason
+    assert Gate(allow_mirrored=True).run(lambda a, b: matrices["mirrors"], p0, p0 * [-1, 1], 3.0, SIZE)
     assert not Gate().run(lambda a, b: None, p0, p0, 3.0, SIZE)
 
 
@@ -161,9 +168,121 @@ def test_number_of_false_alarms() -> None:
 
 def test_chance_large_thresholds_on_small_regions_and_unknown_sizes(rng: np.random.Generator) -> None:
     assert not OpenCVEstimator().estimate(*random_matches(rng, H, 0, 1000), SIZE)  # with all its iterations
-    p0 = rng.uniform(100, 140, (60, 2))
-    assert OpenCVEstimator(threshold=15).estimate(p0, p0, SIZE)
+    p0 = rng.uniform(100, 200, (60, 2))
+    assert OpenCVEstimator(threshold=3).estimate(p0, p0, SIZE)
+    vague = OpenCVEstimator(threshold=50).estimate(p0, p0, SIZE)  # one place, at that scale
+    assert isinstance(vague, EstimationFailure)
+    assert "1 separate places" in vague.reason
     assert OpenCVEstimator().estimate(*random_matches(rng, H, 60, 0))  # the points bound the image
+
+
+@pytest.mark.parametrize("name", ["usac_magsac", "poselib"])
+@pytest.mark.parametrize("kind", NO_RELATION, ids=lambda kind: kind.__name__)
+def test_sets_that_determine_nothing_are_refused(kind: Kind, name: str) -> None:
+    estimator = create_estimator(name)
+    for seed in range(8):
+        estimate = estimator.estimate(*kind(np.random.default_rng(seed)), SIZE)
+        assert isinstance(estimate, EstimationFailure), seed
+        assert "matches" in estimate.reason.split(", but")[0]  # what a person wants to know comes first
+
+
+def test_one_match_beside_a_line_is_no_evidence(rng: np.random.Generator) -> None:
+    p0 = np.column_stack([np.linspace(50, 600, 20), np.linspace(100, 300, 20)])
+    p0, p1 = np.vstack([p0, [[500, 50]]]), np.vstack([warp_points(H, p0), [[100, 400]]])
+    estimate = OpenCVEstimator().estimate(p0, p1, SIZE)
+    assert isinstance(estimate, EstimationFailure)
+    assert " of 21 matches agree, but " in estimate.reason
+
+
+def test_true_sets_are_found_and_their_corners_are_as_uncertain_as_stated() -> None:
+    ratios = []
+    for seed in range(60):
+        p0, p1, truth = true_set(np.random.default_rng(seed))
+        estimate = found(OpenCVEstimator().estimate(p0, p1, SIZE))
+        corners = image_corners(SIZE)
+        errors = np.linalg.norm(warp_points(estimate.matrix, corners) - warp_points(truth, corners), axis=1)
+        assert estimate.corner_deviations is not None
+        ratios.append(errors / estimate.corner_deviations)
+    assert 0.75 < np.sqrt(np.mean(np.square(ratios))) < 1.25
+    assert np.max(ratios) < 5
+
+
+def test_corners_far_from_the_inliers_are_uncertain_and_a_corner_too_far_is_no_answer() -> None:
+    rng = np.random.default_rng(0)
+
+    def estimate(side: float) -> HomographyEstimate | EstimationFailure:
+        p0 = rng.uniform(20, 20 + side, (80, 2))
+        return OpenCVEstimator().estimate(p0, warp_points(H, p0) + rng.normal(0, 0.4, p0.shape), SIZE)
+
+    some = found(estimate(150))
+    assert some.corner_deviations is not None
+    assert some.corner_deviations[2] > 5 > 1 > some.corner_deviations[0]
+    assert "a corner of image 0 is uncertain by" in some.remarks[0]
+    none = estimate(50)
+    assert isinstance(none, EstimationFailure)
+    assert "a corner of image 0 would be uncertain by" in none.reason
+
+
+def test_few_exact_matches_are_enough_and_few_rough_ones_are_not(rng: np.random.Generator) -> None:
+    """A button in a screenshot: the image is small, its keypoints are few and their places exact."""
+    move = np.array([[1.0, 0, 300], [0, 1, 200], [0, 0, 1]])
+    for inliers in (6, 7):
+        p0, p1 = random_matches(rng, move, inliers, 3, 0.0, (120, 40))
+        p1[np.linalg.norm(warp_points(move, p0) - p1, axis=1) > 1] = rng.uniform(0, 600, (3, 2))
+        estimate = found(OpenCVEstimator().estimate(p0, p1, (120, 40)))
+        assert corner_error(estimate.matrix, move, (120, 40)) < 0.1
+    for _ in range(20):
+        p0, p1 = random_matches(rng, move, 4, 26, 1.0)
+        assert not OpenCVEstimator().estimate(p0, p1, SIZE)
+
+
+def test_a_facade_moved_by_one_window_is_called_ambiguous(rng: np.random.Generator) -> None:
+    p0 = rng.uniform(50, 430, (120, 2))
+    p1 = p0 + np.array([10.0, 5.0])
+    p1[:50, 0] += 60
+    assert "ambiguous: beside 70 inliers, 4" in found(OpenCVEstimator().estimate(p0, p1)).remarks[0]
+    other = p0.copy()
+    other[:50] = rng.uniform(0, 480, (50, 2))
+    assert found(OpenCVEstimator().estimate(p0, other)).remarks == ()
+
+
+def test_the_strip_of_a_watermark_never_wins(robust: Estimator, rng: np.random.Generator) -> None:
+    strip = rng.uniform([0, 440], [640, 480], (200, 2))
+    scene, moved = random_matches(rng, H, 60, 60, 0.5)
+    p0, p1 = np.vstack([strip, scene]), np.vstack([strip, moved])
+    estimate = found(robust.estimate(p0, p1, SIZE))
+    assert corner_error(estimate.matrix, H, SIZE) < 3
+    assert estimate.watermark is not None
+    assert estimate.watermark[:200].all()
+    assert "set aside as a caption or watermark" in estimate.remarks[-1]
+    view = estimate_two_view(p0, p1, SIZE, SIZE)
+    assert isinstance(view, TwoViewGeometry)
+    assert view.watermark is not None
+    assert not view.inliers[:200].any()
+
+    p1[200:] = rng.uniform(0, 480, (120, 2))  # two scenes
+    estimate = robust.estimate(p0, p1, SIZE)
+    assert isinstance(estimate, EstimationFailure)
+    assert estimate.watermark
+    assert "200 of 320 matches do not move and lie in a small part of the image" in estimate.reason
+    failure = estimate_two_view(p0, p1, SIZE, SIZE)
+    assert isinstance(failure, EstimationFailure)
+    assert failure.watermark
+
+    tripod = rng.uniform(0, 480, (200, 2))  # nothing moves, but everywhere
+    estimate = found(robust.estimate(np.vstack([tripod, scene]), np.vstack([tripod, p1[200:]]), SIZE))
+    assert corner_error(estimate.matrix, np.eye(3), SIZE) < 0.1
+    assert estimate.watermark is None
+
+
+def test_units_do_not_matter(robust: Estimator, rng: np.random.Generator) -> None:
+    """Pixels to metres, metres to pixels, normalised coordinates: the same matches agree."""
+    p0, p1 = random_matches(rng, H, 80, 60, 0.5)
+    inliers = found(robust.estimate(p0, p1)).inliers
+    for zoom0, zoom1 in ((1 / 640, 1 / 640), (1, 0.001), (0.001, 1), (50, 70)):
+        scaled = replace(robust, threshold=3.0 * zoom1)  # type: ignore[type-var]
+        again = found(scaled.estimate(p0 * zoom0, p1 * zoom1))
+        assert (again.inliers != inliers).sum() <= 2
 
 
 def test_wrong_options_are_refused() -> None:

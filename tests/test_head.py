@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+from safetensors.torch import load, save_file
 
 import geomatch
 from geomatch import GeomatchError, Image, WeightsError
@@ -22,10 +23,12 @@ from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.training import convolutional_head as training
 from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
+from geomatch.training.checkpoint import read_checkpoint
 from geomatch.training.convolutional_head import HeadConfig, pair_loss, train_head, train_network
 from geomatch.training.linear_head import fit_on_images, rank1
 from geomatch.weights.adm import convert_adm
 from geomatch.weights.folders import HEAD_FILE
+from geomatch.weights.sources import model_folder
 
 TINY = replace(PRESETS["dift-tiny"], head=False)
 SMALL = replace(TINY, layers=("down_blocks.1.resnets.0",))
@@ -104,6 +107,55 @@ def test_linear_head_keeps_what_it_was_fitted_on(tmp_path: Path, rng: np.random.
     np.testing.assert_array_equal(loaded.projection, head.projection)
     with pytest.raises(ValueError, match="it is another network's"):
         loaded.apply(rng.normal(size=(4, 5)).astype(np.float32))
+
+
+def test_any_bit_of_a_head_file_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of either kind, and of the one that comes with the package."""
+    linear = LinearHead(np.zeros(6), np.eye(6)[:, :2], {"timestep": 3}, {"images": ["ab"], "pairs": 9})
+    linear.save(tmp_path / "linear")
+    ConvolutionalHead(small_head([(4, 16), (6, 8)]), {}, {}).save(tmp_path / "trained")
+    shipped = (model_folder("dift-tiny") / HEAD_FILE).read_bytes()
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / HEAD_FILE).write_bytes(shipped)
+    for kind in ("linear", "trained", "shipped"):
+        path = tmp_path / kind / HEAD_FILE
+        data = path.read_bytes()
+        load_head(path)
+        for bit in range(3, 8 * len(data), 8 * len(data) // 41):
+            changed = bytearray(data)
+            changed[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(changed)
+            with pytest.raises(WeightsError, match=r"damaged projection head.*checksum"):
+                load_head(path)
+    photos = [str(path) for path in (geomatch.bundled_pair().image0, geomatch.bundled_pair().image1)]
+    assert main(["match", *photos, "--head", str(tmp_path / "shipped"), "--max-keypoints", "20"]) == 2
+    assert "damaged projection head" in capsys.readouterr().err
+    tensors = load(shipped)
+    save_file(tensors, tmp_path / "shipped" / HEAD_FILE, metadata={"kind": '{"kind": "linear"}'})
+    with pytest.raises(WeightsError, match=r"damaged projection head .it holds no checksum of geomatch"):
+        load_head(tmp_path / "shipped")
+
+
+def test_a_damaged_checkpoint_is_not_trained_on(bank: list[NDArray[Any]], tmp_path: Path) -> None:
+    extractor = DIFTExtractor(SMALL)
+    train_network(extractor, bank, HEAD, tmp_path, progress=False)
+    path = tmp_path / training.CHECKPOINT
+    data, found = path.read_bytes(), 0
+    whole = read_checkpoint(path)["head"]
+    for bit in range(5, 8 * len(data), 8 * len(data) // 41):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            again = read_checkpoint(path)["head"]
+        except WeightsError:
+            found += 1
+        else:
+            assert all(torch.equal(again[name], value) for name, value in whole.items())
+    assert found > 30
+    path.write_bytes(data[:-1000])
+    with pytest.raises(WeightsError, match=r"head\.pt: damaged checkpoint .*delete it to train"):
+        train_network(extractor, bank, HEAD, tmp_path, progress=False)
 
 
 def test_bank_holds_one_place_seen_twice(bank: list[NDArray[Any]], photos: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Models from the hub: its cache, a hub on loopback, offline, removed ids."""
 
+import hashlib
 import http.server
 import json
 import shutil
@@ -158,7 +159,8 @@ class _Hub(http.server.SimpleHTTPRequestHandler):
             self._send(json.dumps(entries).encode(), body)
         elif path.startswith(f"/{SD}/resolve/"):
             name = path.split("/resolve/")[1].split("/", 1)[1]
-            self._send((root / name).read_bytes(), body, {"ETag": f'"{name.replace("/", "-")}"'})
+            content = (root / name).read_bytes()
+            self._send(content, body, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
         else:
             self._send(b"", body, {"X-Error-Code": "RepoNotFound"}, 404)
 
@@ -206,6 +208,16 @@ def test_fetch_from_a_hub(hub: list[str], image: Image, small_sd: Path) -> None:
     assert torch.equal(dense(SD, image), dense(small_sd, image))
     assert fetch_weights("dift-sd") == [folder]
     assert hub == []  # nothing is asked twice
+    for name, words in ((f"unet/{WEIGHTS}", "damaged"), ("vae/config.json", "no readable|damaged")):
+        path = folder / name
+        blob, content = path.resolve(), bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        blob.write_bytes(content)
+        with pytest.raises(WeightsError, match=rf"{name}: ({words}) .*{blob.name}"):
+            load(SD)
+        blob.unlink()
+        fetch_weights("dift-sd")  # again
+    assert torch.equal(dense(SD, image), dense(small_sd, image))
 
 
 def test_a_hub_that_lacks_something_or_cannot_be_reached(

@@ -15,7 +15,8 @@ from geomatch import Image, WeightsError
 from geomatch.keypoints import MagicLeapSuperPoint, SuperPointDetector
 from geomatch.keypoints.superpoint import SuperPointNetwork, load_superpoint
 from geomatch.keypoints.tiny import load_network
-from geomatch.weights.download import SUPERPOINT_V6, cache_folder
+from geomatch.places import cache_folder
+from geomatch.weights.download import SUPERPOINT_V6
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "superpoint_v6.npz")
 
@@ -81,7 +82,7 @@ def test_errors_without_a_message_are_reported_by_their_type(
     (tmp_path / "x.pth").write_bytes(b"x")
     for silent in (OSError(), ValueError("\n"), KeyError()):
         monkeypatch.setattr("torch.load", Mock(side_effect=silent))
-        monkeypatch.setattr("safetensors.torch.load_file", Mock(side_effect=silent))
+        monkeypatch.setattr("geomatch.keypoints.tiny.load_tensors", Mock(side_effect=silent))
         for load in (load_superpoint, load_network):
             with pytest.raises(WeightsError, match=rf"does not hold .*\({type(silent).__name__}\)"):
                 load(tmp_path / "x.pth")
@@ -106,6 +107,12 @@ def test_magic_leap_weights_through_transformers(tmp_path: Path, photo0: Image) 
     # whole pixels, well inside, not relative coordinates
     np.testing.assert_allclose(found.keypoints, np.round(found.keypoints), atol=1e-3)
     assert found.keypoints.max() > 100
+    try:
+        torch.set_default_dtype(torch.bfloat16)  # transformers would round places to it
+        with pytest.raises(ValueError, match=r"would round to torch's default dtype, torch\.bfloat16"):
+            MagicLeapSuperPoint(str(tmp_path / "model")).detect(part)
+    finally:
+        torch.set_default_dtype(torch.float32)
     tiny = Image(np.zeros((5, 7, 3), np.uint8), "tiny")
     assert len(MagicLeapSuperPoint(str(tmp_path / "model")).detect(tiny)) == 0
     with pytest.raises(WeightsError, match="cannot load nobody/nothing"):

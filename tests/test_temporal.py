@@ -316,7 +316,7 @@ def no_object(folder: Path) -> None:
     [
         ("davis", lambda f: replaced(f, "val.txt", "still\nnowhere\n"), "val.txt:2: no annotation"),
         ("davis", lambda f: replaced(f, "val.txt", "\n"), "lists no video"),
-        ("davis", lambda f: replaced(f, "00002.png", b"no picture"), "00002.png: not a readable annotation"),
+        ("davis", lambda f: replaced(f, "00002.png", b"no picture"), "00002.png: not an image"),
         ("davis", lambda f: next(f.rglob("pan/00002.png")).unlink(), "00002.png: missing"),
         ("davis", other_size, r"00002.png: has \(20, 20\) pixels, the first frame \(160, 120\)"),
         ("davis", no_object, "00000.png: no object in the first frame"),

@@ -117,7 +117,10 @@ def test_weights_are_part_of_the_cache_key(tmp_path: Path) -> None:
         assert own != other
         assert own == cache_key(kind(weights=weights_file()))
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
-    for name in ("broken", "none"):
+    shipped = bytearray(weights_file().read_bytes())
+    shipped[-1000] ^= 1
+    (tmp_path / "flipped.safetensors").write_bytes(shipped)
+    for name in ("broken", "none", "flipped"):
         with pytest.raises(WeightsError, match="does not hold weights"):
             load_network(tmp_path / f"{name}.safetensors")
 

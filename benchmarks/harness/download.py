@@ -1,18 +1,23 @@
 """Getting the data sets of semantic and temporal correspondence: download, check, unpack."""
 
-import gzip
+import shutil
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from tqdm import tqdm
 
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, first_line
 from geomatch.files import replacing
-from geomatch.weights.download import WeightsFile, locate_weights
+from geomatch.weights.download import WeightsFile, locate_weights, read_whole
+
+LARGEST_RATIO = 30  # of an archive's content to its size
+SMALL = 2**30  # bytes that any archive may hold besides
+_BLOCK = 2**20  # bytes in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,42 +84,49 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
 
 
 def unpack(path: Path, target: Path, last: int | None = None) -> None:
-    """Unpack an archive; what is there with the same content is left alone."""
-    advice = "delete it, so that it is downloaded again"
+    """Unpack an archive; what is there with the same content is left alone.
+
+    Links, devices, and names that lead out of ``target`` are left out.
+    """
+    left = SMALL + LARGEST_RATIO * path.stat().st_size
     try:
         if not zipfile.is_zipfile(path):
-            _check_gzip(path)
-        for name, content in tqdm(_members(path), desc=f"unpacking {path.name}", unit="file"):
+            read_whole(path)  # to the end, where the checksum is, which tarfile does not
+        for name, size, open_member in tqdm(_members(path), desc=f"unpacking {path.name}", unit="file"):
+            left -= size
+            if left < 0:
+                raise ValueError(f"it unpacks to more than {LARGEST_RATIO} times its size")
             parts = PurePosixPath(name).parts
             if ".." in parts or name.startswith("/") or "__MACOSX" in parts or len(parts) < (last or 0):
                 continue
             place = target.joinpath(*parts[-(last or 0) :])
-            if place.is_file() and place.read_bytes() == content:
+            if place.is_file() and place.stat().st_size == size and _is_same(place, open_member):
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(place) as temporary:
-                temporary.write_bytes(content)
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise GeomatchError(f"{path}: damaged or no archive ({error}); {advice}") from error
+            with replacing(place) as temporary, temporary.open("wb") as file, open_member() as content:
+                shutil.copyfileobj(content, file, _BLOCK)
+    except Exception as error:  # tarfile, zipfile and the codecs raise their own
+        if isinstance(error, OSError) and error.errno is not None:  # a full disk, no permission
+            raise
+        raise GeomatchError(
+            f"{path}: damaged or no archive ({first_line(error)}); delete it, so that it is downloaded again"
+        ) from error
 
 
-def _check_gzip(path: Path) -> None:
-    """Read to the end, where the checksum is, which tarfile does not."""
-    with gzip.open(path) as stream, tqdm(desc=f"checking {path.name}", unit="B", unit_scale=True) as bar:
-        while block := stream.read(2**22):
-            bar.update(len(block))
+def _is_same(place: Path, open_member: Callable[[], IO[bytes]]) -> bool:
+    with place.open("rb") as there, open_member() as content:
+        return all(block == there.read(len(block)) for block in iter(partial(content.read, _BLOCK), b""))
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file in an archive; links and devices are left out."""
+def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+    """Name, size (reading ends there) and opener of every file in an archive; not of links and devices."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if not entry.is_dir():
-                    yield entry.filename, archive.read(entry)
+                    yield entry.filename, entry.file_size, partial(archive.open, entry)
         return
     with tarfile.open(path) as packed:
         for member in packed:
-            inside = packed.extractfile(member) if member.isfile() else None
-            if inside is not None:
-                yield member.name, inside.read()
+            if member.isfile():
+                yield member.name, member.size, partial(packed.extractfile, member)  # type: ignore[misc]

@@ -18,8 +18,8 @@ from geomatch.images import Image
 from geomatch.keypoints.detector import no_keypoints, select_best
 from geomatch.provenance import settings_key
 from geomatch.types import Features
-from geomatch.weights.checkpoint import load_pickled
 from geomatch.weights.download import WeightsFile, locate_weights
+from geomatch.weights.tensors import load_pickled
 
 XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
 MIN_SIDE = 32  # images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails

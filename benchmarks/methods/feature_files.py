@@ -10,6 +10,7 @@ import numpy as np
 from geomatch.colmap.formats import h5
 from geomatch.errors import FeaturesError, reading
 from geomatch.files import fingerprint_of, read_npz, sha256_of
+from geomatch.places import user_path
 from geomatch.provenance import settings_key
 from geomatch.types import Features
 
@@ -31,7 +32,7 @@ class FeatureFiles:
 
     def cache_key(self) -> Any:
         """The settings, and the files by their content."""
-        root = Path(self.root).expanduser()
+        root = user_path(self.root)
         if self.kind == "h5":
             if not root.is_file():
                 raise FeaturesError(f"{root}: no such file of features")
@@ -44,7 +45,7 @@ class FeatureFiles:
     def read(self, image: Path, size: tuple[int, int]) -> Features:
         """Features of one image file, best first."""
         name = f"{image.parent.name}/{image.name}"
-        path = Path(self.root).expanduser()
+        path = user_path(self.root)
         if self.kind == "npz":
             path = path / f"{name}.{self.suffix}"
             with reading(path, ".npz file of features", FeaturesError):

@@ -18,7 +18,9 @@ from geomatch.dift import PRESETS
 from geomatch.files import replacing
 from geomatch.keypoints.tiny import save_network
 from geomatch.training.bank import BankImage
+from geomatch.training.checkpoint import read_checkpoint
 from geomatch.training.convolutional_head import HeadConfig, train_head
+from geomatch.weights.folders import write_sums
 
 DENOISER_PACKAGES = (
     "lomiri-wallpapers-16.04",
@@ -62,6 +64,7 @@ def train(out: Path, images: Path, steps: int, device: str, threads: int | None)
     unet.half().save_pretrained(out)
     (out / "diffusion_pytorch_model.safetensors").chmod(0o644)  # diffusers leaves it to the owner alone
     _write(out / "scheduler_config.json", (work / "scheduler_config.json").read_text(encoding="utf-8"))
+    write_sums(out)
     settings = replace(PRESETS["dift-tiny"], model=str(out), head=False)
     head = train_head(settings, bank_images(found), work, HEAD).head
     head = replace(head, training={**head.training, "model": "dift-tiny"})
@@ -79,7 +82,7 @@ def _run_detector(out: Path, found: Sequence[tuple[TrainingImage, Path]], work: 
     network = train_detector(labels, config, work)
     out.mkdir(exist_ok=True)
     save_network(network, out / "tiny.safetensors")
-    log = torch.load(work / CHECKPOINT, weights_only=True)["log"]
+    log = read_checkpoint(work / CHECKPOINT)["log"]
     _write(out / "README.md", detector_card(config, [image for image, _ in found], len(labels), log))
 
 

@@ -1,8 +1,11 @@
 """The command ``geomatch``: parses, calls the functions of the package, prints."""
 
+import logging
 import signal
 import sqlite3
+import sys
 import threading
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -40,6 +43,9 @@ for _command in _COMMANDS:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; every error is one line on standard error."""
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of damage that becomes an error, or does no harm
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # likewise
     try:
         _end_cleanly()
         code = app.main(args=arguments, prog_name="geomatch", standalone_mode=False)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import bundled, changed_config, descriptor_options, given_options
+from geomatch.cli.options import bundled, changed_config, descriptor_options, given_options, parse_bands
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
+    from geomatch.images import Stretch
     from geomatch.pipeline import MatchResult
 
 
@@ -30,10 +31,13 @@ class MatchOptions:
     refine_keypoints: bool | None
     refine_homography: bool
     apply_exif: bool
+    stretch: "Stretch"
+    bands: tuple[int, ...] | None
 
     def parts(self) -> dict[str, Any]:
         """Arguments of `geomatch.match`; names and numbers are checked before torch is loaded."""
         from geomatch.estimators import create_estimator
+        from geomatch.images import Conversion
         from geomatch.keypoints import ORIENTED, choose_detector
 
         config = descriptor_config(self.descriptor, self.detector is None or self.detector in ORIENTED)
@@ -41,6 +45,7 @@ class MatchOptions:
         return {
             "descriptor": config,
             "estimator": create_estimator(self.estimator, self.threshold),
+            "conversion": Conversion(self.stretch, self.bands),
             "detector": choose_detector(self.detector, self.max_keypoints),
             **{name: getattr(self, name) for name in names},
         }
@@ -87,6 +92,11 @@ def _show_progress() -> None:
                  help="Refine the homography by Lucas-Kanade, to a fraction of a pixel."),
     click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
                  help="Turn images as their EXIF data says."),
+    click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
+                 show_default=True,
+                 help="Stretch values of more than 8 bits that use less than a quarter of their range."),
+    click.option("--bands", metavar="N[,N,N]", callback=parse_bands,
+                 help="Of an image with several bands: one, or red, green and blue, counted from 1."),
 )  # fmt: skip
 @descriptor_options()
 def match(image0: Path, image1: Path, out: Path | None, as_json: bool, options: MatchOptions) -> int:

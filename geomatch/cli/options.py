@@ -101,6 +101,16 @@ def parse_points(
     return points
 
 
+def parse_bands(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    """``4,3,2`` as `geomatch.Conversion.bands`; a callback of options."""
+    try:
+        return value if value is None else tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} are no bands; give one, or three such as 4,3,2") from error
+
+
 _PREFIX = "dift_"
 _NATIVE = "native"
 

@@ -19,7 +19,7 @@ from geomatch.provenance import versions
 from geomatch.store import Store
 from geomatch.types import Features
 
-SCHEMA = 2  # part of every key: raised when cached objects would mean something else
+SCHEMA = 3  # part of every key: raised when cached objects would mean something else
 KIND = "features"
 BATCH, BATCH_PIXELS = 8, 32_000_000
 """Most images of one size, and pixels, that a network sees together: what a worker holds in memory."""

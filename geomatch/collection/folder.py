@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from PIL import Image as PILImage
-
 from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import in_blocks
 from geomatch.errors import ImageError, first_line
 from geomatch.files import sha256_of
-from geomatch.images import IMAGE_SUFFIXES, raw_size
+from geomatch.images import IMAGE_SUFFIXES, open_image, raw_size
 
 UNREADABLE = {".webp", ".gif", ".heic", ".heif", ".avif", ".jxl"}  # images that COLMAP cannot read
 _BLOCK = 32
@@ -114,7 +112,7 @@ def _examine(root: Path, positions: bool, names: Sequence[str]) -> list[Photogra
 def position(path: Path) -> tuple[float, float] | None:
     """Latitude and longitude in degrees, north and east positive; None when the file does not say."""
     try:
-        with PILImage.open(path) as picture:
+        with open_image(path) as picture:
             tags = picture.getexif().get_ifd(_GPS)
         return _degrees(tags, *_LATITUDE, "S"), _degrees(tags, *_LONGITUDE, "W")
     except Exception:  # damaged tags are as good as none

@@ -34,8 +34,8 @@ _ARRAYS = ("kinds", "matrices", "counts", "inliers")
 _KINDS: tuple[Literal["uncalibrated", "calibrated", "planar"] | None, ...] = (
     None, "uncalibrated", "calibrated", "planar"
 )  # fmt: skip
-"""Kinds by their number in a pack; None is a failure."""
-_SCHEMA = 1
+"""Kinds by their number in a pack; None is a failure, and the number after the last one's a watermark."""
+_SCHEMA = 2
 """Part of every key: raised when cached geometries would mean something else."""
 _TODO = "FROM matches WHERE rows > 0 AND pair_id NOT IN (SELECT pair_id FROM two_view_geometries)"
 Found = TwoViewGeometry | EstimationFailure
@@ -105,9 +105,10 @@ def _cached(store: Store, keys: Sequence[bytes]) -> Iterator[tuple[int, Found]]:
     index = PackIndex.read(store, _STORED, _ARRAYS, mend=True)
     places = index.find(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32))
     for place, row, part, arrays in stored_results(store, _STORED, index.names, places, _ARRAYS):
-        kind = _KINDS[int(arrays["kinds"][row])]
+        number = int(arrays["kinds"][row])
+        kind = _KINDS[number] if number < len(_KINDS) else None
         if kind is None:
-            yield place, EstimationFailure("none was found before")
+            yield place, EstimationFailure("none was found before", watermark=number == len(_KINDS))
         else:
             yield place, TwoViewGeometry(kind, arrays["matrices"][row], arrays["inliers"][part])
 
@@ -127,7 +128,7 @@ class _Verifying:
         if self.store is not None:
             inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
             arrays = {
-                "kinds": np.array([_KINDS.index(f.kind if f else None) for f in found]),
+                "kinds": np.array([_KINDS.index(f.kind) if f else f.watermark * len(_KINDS) for f in found]),
                 "matrices": np.stack([f.matrix if f else np.zeros((3, 3)) for f in found]),
                 "counts": np.array([len(rows) for rows in inliers]),
                 "inliers": np.concatenate(inliers),
@@ -177,6 +178,8 @@ def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
     geometry = library.TwoViewGeometry()
     geometry.config = int(kinds.DEGENERATE)
     if not found:
+        if found.watermark:
+            geometry.config = int(kinds.WATERMARK)
         return geometry
     if found.kind == "planar":
         # a plane, or a camera that only turned: without poses COLMAP itself does not say which

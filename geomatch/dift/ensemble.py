@@ -46,12 +46,12 @@ def member_activations(
     for start in range(0, config.ensemble_size, together):
         noisy = []
         for member in range(start, min(start + together, config.ensemble_size)):
-            generator = torch.Generator().manual_seed(config.seed + member)
-            drawn = torch.randn((1, *mean.shape[1:]), generator=generator)
+            generator = torch.Generator("cpu").manual_seed(config.seed + member)
+            drawn = torch.randn((1, *mean.shape[1:]), generator=generator, dtype=torch.float32)
             noise = drawn if noises is None else noises[member]
             latents = mean
             if config.latent == "sample" and std is not None:
-                latents = mean + std * torch.randn(drawn.shape, generator=generator).to(std)
+                latents = mean + std * torch.empty_like(drawn).normal_(generator=generator).to(std)
             noisy.append(model.add_noise(latents, noise.to(latents), config.timestep))
         yield from _pass(model, config, torch.cat(noisy), size, len(images))
 

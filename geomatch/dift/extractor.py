@@ -24,6 +24,7 @@ from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.dift.presets import PRESETS
 from geomatch.geometry import warp_points
 from geomatch.images import Image, ImageLike, load_image
+from geomatch.isolation import isolated
 from geomatch.patches import normalize_patches
 from geomatch.provenance import settings_key
 from geomatch.types import Features, Traits
@@ -76,7 +77,8 @@ class DIFTExtractor:
         if self.head is not None:
             return self.head.dimension
         side = self.model.stride * PROBE_CELLS
-        channels = sum(layer.shape[1] for layer in self.activations(torch.zeros(1, 3, side, side)))
+        probe = torch.zeros(1, 3, side, side, dtype=torch.float32, device="cpu")
+        channels = sum(layer.shape[1] for layer in self.activations(probe))
         return channels * POOLED**2 if self.config.sampling == "patch" else channels
 
     @property
@@ -123,7 +125,7 @@ class DIFTExtractor:
         other.__dict__["model"] = model
         return other
 
-    @torch.inference_mode()
+    @isolated()
     def activations(self, images: Tensor, noises: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Mean of the layers' outputs over the ensemble, each (B, C, h, w) float32.
 
@@ -165,6 +167,7 @@ class DIFTExtractor:
         """
         return self.describe_many([image], [features], paper_sampling)[0]
 
+    @isolated()
     def describe_many(
         self, images: Sequence[ImageLike], features: Sequence[Features], paper_sampling: bool = False
     ) -> list[Features]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from geomatch.dift.config import DIFTConfig
 from geomatch.files import fingerprint_of
+from geomatch.places import user_path
 from geomatch.weights.folders import CONFIGS, HEAD_FILE, SCHEDULES, find_weights, unet_folder
 from geomatch.weights.prompt import cached_embedding, encode_prompt
 from geomatch.weights.sources import model_folder, text_encoder_folder, unet_file
@@ -23,7 +24,10 @@ def prompt_of(config: DIFTConfig, folder: Path) -> NDArray[np.float32]:
     cached = cached_embedding(folder, config.prompt)
     if cached is not None:
         return cached
-    return encode_prompt(text_encoder_folder(config.model, config.revision, folder), config.prompt)
+    from geomatch.isolation import isolated  # loads torch
+
+    with isolated():
+        return encode_prompt(text_encoder_folder(config.model, config.revision, folder), config.prompt)
 
 
 def head_file(config: DIFTConfig) -> Path | None:
@@ -32,7 +36,7 @@ def head_file(config: DIFTConfig) -> Path | None:
         return None
     if config.head is True:
         return folder_of(config) / HEAD_FILE
-    path = Path(config.head).expanduser()
+    path = user_path(config.head)
     return path / HEAD_FILE if path.is_dir() else path
 
 

@@ -7,7 +7,8 @@ from geomatch.dift.config import DIFTConfig
 from geomatch.dift.files import folder_of, prompt_of
 from geomatch.dift.presets import PRESETS
 from geomatch.errors import MissingDependencyError, WeightsError
-from geomatch.weights.download import SUPERPOINT_V6, cache_folder, locate_weights
+from geomatch.places import cached_path, hub_caches
+from geomatch.weights.download import SUPERPOINT_V6, locate_weights
 from geomatch.weights.folders import missing_files
 from geomatch.weights.hub import is_hub_id
 from geomatch.weights.models import ADM, MODELS, ModelInfo
@@ -45,16 +46,14 @@ class Entry:
 
 def inventory() -> list[Entry]:
     """Every known model, whether its weights are here, and where they are looked for; asks no network."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    entries = []
+    entries, hub = [], hub_caches()[0]
     for name, info in MODELS.items():
         users = tuple(p for p, config in PRESETS.items() if name in (config.model, config.unet_file))
         place = model_folder(name) if name in EMBEDDED else converted_folder(name)
-        looked_for = str(place) if name in (*EMBEDDED, ADM) else f"{HF_HUB_CACHE} (huggingface_hub)"
+        looked_for = str(place) if name in (*EMBEDDED, ADM) else f"{hub} (huggingface_hub)"
         entries.append(Entry(name, users, info, looked_for, _is_present(name)))
     info = ModelInfo(SUPERPOINT_V6.licence, _SUPERPOINT_SIZE, SUPERPOINT_V6.url)
-    path = cache_folder() / SUPERPOINT_V6.file_name
+    path = cached_path(SUPERPOINT_V6.file_name)
     return [*entries, Entry("superpoint", (), info, str(path), path.is_file())]
 
 

@@ -49,6 +49,7 @@ def summary(result: MatchResult) -> str:
     found = result.homography
     detector, descriptor = result.settings["detector"], result.settings["descriptor"]
     lines = [
+        *(f"image {n}     {one.note}" for n, one in enumerate((result.image0, result.image1)) if one.note),
         f"keypoints   {len(result.features0)} and {len(result.features1)} ({_name(detector)})",
         f"descriptor  {_name(descriptor)}",
         f"matches     {len(result.matches)}, inliers {found.num_inliers}",
@@ -56,6 +57,12 @@ def summary(result: MatchResult) -> str:
     if found:
         rows = ["  ".join(f"{value: .6g}".rjust(13) for value in row) for row in found.matrix]
         lines += ["homography  (image 0 to image 1)", *rows]
+        if found.corner_deviations is not None:
+            corners = ", ".join(f"{deviation:.2g}" for deviation in found.corner_deviations)
+            lines.append(
+                f"corners     uncertain by {corners} px (standard deviation, clockwise from the first)"
+            )
+        lines += [f"remark      {remark}" for remark in found.remarks]
     else:
         lines.append(f"homography  not found: {found.reason}")
     spent = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items())

@@ -13,6 +13,7 @@ from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import PixelFeatures, Rule, Transferred, transfer_points
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
+from geomatch.isolation import isolated
 
 GRID_SIDE = 640
 """Most cells of a picture of principal components along its long side."""
@@ -49,6 +50,7 @@ def show_points(
     return found, _on_black(rows, across=False)
 
 
+@isolated()
 def principal_components(feature_map: FeatureMap) -> NDArray[np.uint8]:
     """(h, w, 3) uint8: the first three components of the features over the image, each stretched to 0..255.
 

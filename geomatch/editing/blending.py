@@ -6,7 +6,6 @@ not show at the edges (Porter and Duff, 1984). Where a picture shrinks its pixel
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import ImageOps
 
 from geomatch.errors import ImageError
 from geomatch.geometry import image_corners, resize_homography, warp_points
-from geomatch.images import load_image
+from geomatch.images import name_of, open_image
 from geomatch.types import check_shape
 
 MAX_SAMPLES = 4
@@ -65,12 +64,9 @@ def load_edit(source: EditLike) -> NDArray[np.uint8]:
         if pixels.ndim != 3 or pixels.shape[2] != 4 or pixels.dtype != np.uint8:
             raise ImageError(f"edit: expected (H, W, 4) uint8 RGBA, got {pixels.shape} {pixels.dtype}")
     else:
-        name = load_image(source).name  # its errors say what is wrong, but for transparency
-        if isinstance(source, PILImage.Image):
-            pixels = _rgba(source, name)
-        else:
-            with PILImage.open(Path(source)) as picture:
-                pixels = _rgba(picture, name)
+        name = name_of(source)
+        with open_image(source) as picture:
+            pixels = _rgba(picture, name)
     if not pixels[:, :, 3].any():
         raise ImageError(f"{name}: is transparent everywhere; paint something on it")
     return pixels

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from geomatch.errors import DamagedError, GeomatchError, StoreError, first_line, require
 from geomatch.files import is_named, named, replacing
+from geomatch.places import user_path
 
 ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs"})
 """Protocols whose objects appear whole once all bytes are there; elsewhere a name is given at the end."""
@@ -45,7 +46,7 @@ class Store:
                 raise ValueError(f"{url}: no place that several processes can share; give s3://bucket/folder")
             _remote(url)
             return cls(url.rstrip("/"))
-        return cls(str(Path(url).expanduser().absolute()))
+        return cls(str(user_path(url).absolute()))
 
     def check(self) -> None:
         """Raise `StoreError` unless the folder is there; object storage has none, and passes."""

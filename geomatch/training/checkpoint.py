@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from geomatch.errors import GeomatchError, reading
+from geomatch.errors import WeightsError, first_line, reading
 from geomatch.files import replacing
+from geomatch.weights.download import check_file
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -32,16 +33,27 @@ class Checkpoint:
         """Put the parts into the saved state, if there is one; the steps done and the log."""
         if not self.path.exists():
             return 0, []
-        with reading(self.path, "checkpoint of a training"):
-            saved = torch.load(self.path, map_location=self.device, weights_only=True)
+        saved = read_checkpoint(self.path, self.device)
+        with reading(self.path, "checkpoint of a training", WeightsError):
             if saved["config"] != asdict(self.config):
-                raise GeomatchError(
+                raise WeightsError(
                     f"{self.path} was made with {saved['config']}, not {asdict(self.config)}; "
                     "train into another folder or delete it"
                 )
             for name, part in self.parts.items():
                 part.load_state_dict(saved[name])
             return int(saved["step"]), list(saved["log"])
+
+
+def read_checkpoint(path: Path, device: str = "cpu") -> Any:
+    """What `Checkpoint.save` wrote; raises `WeightsError` when it is damaged."""
+    try:
+        check_file(path)
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch and pickle raise many types
+        raise WeightsError(
+            f"{path}: damaged checkpoint ({first_line(error)}); delete it to train from the start"
+        ) from error
 
 
 def take_steps(

@@ -14,9 +14,10 @@ from torch.nn import functional
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork
 from geomatch.errors import GeomatchError
+from geomatch.isolation import isolated
 from geomatch.training import linear_head
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
-from geomatch.training.checkpoint import Checkpoint, take_steps
+from geomatch.training.checkpoint import Checkpoint, read_checkpoint, take_steps
 from geomatch.training.linear_head import FittedHead
 
 CHECKPOINT = "head.pt"
@@ -67,7 +68,7 @@ def train_head(
         )
     extractor = DIFTExtractor(replace(config, head=False))
     network = train_network(extractor, views, settings, work, watched_views[:100], progress)
-    log = torch.load(work / CHECKPOINT, weights_only=True)["log"]
+    log = read_checkpoint(work / CHECKPOINT)["log"]
     training = {
         "model": config.model,
         "images": [image.sha256 for image in used],
@@ -80,6 +81,8 @@ def train_head(
     return FittedHead(head, len(used), skipped, training["pairs"], None, log[-1].get("rank1"))
 
 
+@torch.random.fork_rng(devices=[])
+@isolated(gradients=True)
 def train_network(
     extractor: DIFTExtractor,
     bank: Sequence[Rows],
@@ -95,7 +98,7 @@ def train_network(
     ``validation`` views is logged.
     """
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
+    torch.default_generator.manual_seed(config.seed)
     sides = [(layer.shape[1], layer.shape[2]) for layer in _maps(extractor, bank[0]["patches"][:1, 0])]
     network = HeadNetwork(sides, config.widths, config.dimension)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
@@ -106,14 +109,14 @@ def train_network(
 
     def take(step: int) -> float:
         rng = np.random.default_rng([config.seed, step])
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
+        torch.default_generator.manual_seed(config.seed * 1_000_003 + step)  # dropout
         chosen = [bank[k] for k in rng.permutation(len(bank))[: config.views]]
         drawn = [rows[np.sort(rng.permutation(len(rows))[: config.per_view])] for rows in chosen]
         rows, views = np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(part) for part in drawn])
         patches = _augmented(rows["patches"], rng)
         network.train()
-        with torch.autocast("cpu", torch.bfloat16):
-            maps = _maps(extractor, np.concatenate([patches[:, 0], patches[:, 1]]))
+        maps = _maps(extractor, np.concatenate([patches[:, 0], patches[:, 1]]))
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # a cache outlives a caller's steps
             found = network(maps)
         loss = pair_loss(found.float(), rows["points"], views, config.temperature)
         optimiser.zero_grad()
@@ -151,13 +154,13 @@ def pair_loss(
     return (functional.cross_entropy(scores, target) + functional.cross_entropy(scores.T, target)) / 2
 
 
-@torch.no_grad()
+@isolated()
 def rank1(extractor: DIFTExtractor, network: HeadNetwork, views: Sequence[Rows]) -> float:
     """Share of first-view patches whose nearest among their view pair's second patches is their partner."""
     network.eval()
     parts = []
     for rows in views:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             first, second = (network(_maps(extractor, rows["patches"][:, side])).float() for side in (0, 1))
         parts.append((first.numpy(), second.numpy(), np.zeros(len(rows), np.int64)))
     return linear_head.rank1(parts)

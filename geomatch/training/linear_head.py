@@ -14,6 +14,7 @@ from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.projection import Head, LinearHead
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
+from geomatch.isolation import isolated
 from geomatch.provenance import cache_key
 from geomatch.synthetic import Motion
 from geomatch.training.pairs import view_pairs
@@ -109,6 +110,7 @@ def fit_on_images(
     return FittedHead(head, len(used), skipped, count, before, after)
 
 
+@isolated()
 def fit_head(first: Rows, second: Rows, dimension: int, settings: dict[str, Any]) -> LinearHead:
     """Fit the directions in which different places differ most, measured by how much one place changes.
 

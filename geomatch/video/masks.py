@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 from geomatch.errors import ImageError
 from geomatch.files import replacing
-from geomatch.images import load_image
+from geomatch.images import open_image
 
 MAX_OBJECTS = 254
 """Objects in a mask: 0 is the background, 255 the single object of a black and white one."""
@@ -26,8 +26,7 @@ def load_mask(path: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: when it cannot be read, is in colour, deeper than 8 bits or empty, or numbers exceed 254.
     """
-    load_image(path)  # its errors say in one line what is wrong with a file
-    with PILImage.open(path) as picture:
+    with open_image(path) as picture:
         if picture.mode not in ("1", "L", "P"):
             raise ImageError(
                 f"{path}: a mask must be a palette or grey image of 8 bits, whose values number the objects; "

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from geomatch.dift import FeatureMap
 from geomatch.errors import ShapeError
+from geomatch.isolation import isolated
 
 POINT_SIGMA = 1.0
 """Standard deviation of the Gaussian label map of a point, in cells."""
@@ -66,7 +67,7 @@ class LabelPropagator:
         _check(features, labels)
         self._last.append((features, labels.to(features)))
 
-    @torch.inference_mode()
+    @isolated()
     def step(self, features: Tensor) -> Tensor:
         """Return the labels (L, h, w) of the next frame of features (C, h, w), and add it to the context."""
         context = [self._first, *self._last]

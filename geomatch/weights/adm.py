@@ -13,7 +13,9 @@ from torch import Tensor
 
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import new_folder, sha256_of
-from geomatch.weights.checkpoint import load_pickled
+from geomatch.weights.download import check_file
+from geomatch.weights.folders import write_sums
+from geomatch.weights.tensors import load_pickled
 
 HEAD_CHANNELS = 64  # per attention head of OpenAI's models; shapes do not tell
 _RESNET = {
@@ -40,6 +42,7 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
         heads = unet.config.attention_head_dim
         record = {"source": checkpoint.name, "sha256": sha256_of(checkpoint), "head_channels": heads}
         (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_sums(folder)
     return out
 
 
@@ -154,6 +157,7 @@ def _place(path: str, each: int, state: Mapping[str, Tensor]) -> tuple[str, str]
 def _read(checkpoint: Path) -> dict[str, Tensor]:
     if not checkpoint.is_file():
         raise WeightsError(f"{checkpoint}: no such file")
+    check_file(checkpoint)
     try:
         state = load_pickled(checkpoint)
     except Exception as error:  # pickle, zip and torch have types of their own

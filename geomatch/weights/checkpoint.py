@@ -1,8 +1,6 @@
 """Networks from diffusers folders, of which only the wanted parts are read."""
 
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from geomatch.errors import WeightsError, first_line
+from geomatch.weights.download import check_file
 from geomatch.weights.folders import FILES, find_weights, read_config
+from geomatch.weights.tensors import load_pickled
 
 _TOGETHER = 64  # tensors read per opening of a file, whose mapped pages stay in memory until it is closed
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
@@ -25,8 +25,7 @@ def empty_network(kind: type[Any], folder: Path) -> Any:
     """The network that ``folder/config.json`` describes, without memory for its parameters."""
     config = read_config(folder)
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.device("meta"):
             return kind.from_config(config)
     except Exception as error:  # diffusers raises whatever its constructors meet
         name = folder / "config.json"
@@ -51,6 +50,7 @@ def fill_network(
     state: dict[str, Tensor] = {}
     unknown: list[str] = []
     for path in files:
+        check_file(path)
         for name, stored in _tensors(path, whole, wanted, unknown):
             if stored.shape != whole[name].shape:
                 raise WeightsError(
@@ -67,13 +67,6 @@ def fill_network(
             )
     network.load_state_dict(state, assign=True)
     network.eval().requires_grad_(False)
-
-
-def load_pickled(path: Path) -> Any:
-    """Read a torch checkpoint without running code from it; on disk until used, if the format allows."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other protocols of pickle, before an error that says more
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def _tensors(

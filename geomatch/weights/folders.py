@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.errors import WeightsError
-from geomatch.files import read_json
+from geomatch.files import read_json, replacing, sha256_of
+from geomatch.weights.download import SUMS, check_file
 
 STEM = "diffusion_pytorch_model"
 FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.bin")
@@ -16,6 +17,7 @@ HEAD_FILE = "head.safetensors"
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A diffusers configuration."""
+    check_file(folder / name)
     return read_json(folder / name, "diffusers configuration", WeightsError)
 
 
@@ -27,13 +29,23 @@ def find_weights(folder: Path) -> list[Path]:
             continue
         if not name.endswith(".index.json"):
             return [path]
-        index = read_config(folder, name).get("weight_map", {})
+        index = read_config(folder, name).get("weight_map")
+        if not isinstance(index, dict) or not all(isinstance(shard, str) for shard in index.values()):
+            raise WeightsError(f"{path}: has no weight_map of names and files")
         shards = [folder / shard for shard in sorted(set(index.values()))]
         missing = [shard.name for shard in shards if not shard.is_file()]
         if missing:
             raise WeightsError(f"{folder}: {', '.join(missing)} missing, named in {name}")
         return shards
     return []
+
+
+def write_sums(folder: Path) -> None:
+    """Record the checksums of a model's configurations and weights, but not of a head, which has its own."""
+    files = sorted(path for kind in ("*.json", "*.safetensors") for path in folder.glob(kind))
+    lines = [f"{sha256_of(path)}  {path.name}\n" for path in files if path.name != HEAD_FILE]
+    with replacing(folder / SUMS) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def unet_folder(folder: Path) -> Path:

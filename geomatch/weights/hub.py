@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import fingerprint_of
-from geomatch.weights.download import is_offline
+from geomatch.places import hub_caches, user_path
+from geomatch.weights.download import check_file, is_offline
 from geomatch.weights.models import REMOVED
 
 _TRANSFORMERS = ("config.json", "*.safetensors", "pytorch_model.bin")
@@ -32,17 +34,18 @@ def hub_folder(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    def snapshot(patterns: Sequence[str], local: bool) -> Path:
+    def snapshot(patterns: Sequence[str], cache: Path, local: bool) -> Path:
         found = snapshot_download(
-            repository, revision=revision, allow_patterns=list(patterns), local_files_only=local
+            repository, revision=revision, cache_dir=cache, allow_patterns=[*patterns], local_files_only=local
         )
         return Path(found)
 
     wanted = f"{repository}{f' at {revision}' if revision else ''}"
     lacking: list[str] = []
-    for patterns in alternatives:
+    caches = hub_caches()
+    for patterns, cache in product(alternatives, caches):
         try:
-            cached = snapshot(patterns, local=True)
+            cached = snapshot(patterns, cache, local=True)
         except FileNotFoundError as error:
             # the hub's own judgement of completeness counts files that are not needed here
             partial = getattr(error, "snapshot_path", None)
@@ -62,9 +65,11 @@ def hub_folder(
         )
     try:
         for patterns in alternatives:
-            folder = snapshot(patterns, local=False)
+            folder = snapshot(patterns, caches[-1], local=False)
             lacking = missing(folder)
             if not lacking:
+                for path in folder.rglob("*"):
+                    check_file(path)
                 return folder
     except GatedRepoError as error:
         raise WeightsError(
@@ -88,11 +93,13 @@ def transformers_folder(model: str) -> Path:
         weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
         return [] if weights else ["model.safetensors is missing"]
 
-    folder = Path(model).expanduser()
+    folder = user_path(model)
     if not folder.is_dir() and is_hub_id(model):
         return hub_folder(model, None, [_TRANSFORMERS[:2], _TRANSFORMERS[::2]], missing)
     for lacking in missing(folder):
         raise WeightsError(f"{model}: no model of transformers, {lacking}")
+    for path in folder.glob("*"):
+        check_file(path)
     return folder
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.errors import MissingDependencyError, WeightsError, first_line, require
-from geomatch.files import fingerprint_of, replacing
+from geomatch.files import fingerprint_of
 from geomatch.types import checked
+from geomatch.weights.download import check_file
 from geomatch.weights.folders import read_config
 
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -19,15 +20,14 @@ _KEY = "prompt_embedding"
 
 def cached_embedding(folder: Path, prompt: str) -> NDArray[np.float32] | None:
     """(tokens, D) from the cache beside the weights; None if it is not there or of another text encoder."""
-    from safetensors import safe_open
-
     path = _path(folder, prompt)
     if not path.is_file():
         return None
+    from geomatch.weights.tensors import load_tensors
+
     try:
-        with safe_open(path, framework="numpy") as file:
-            made_by = file.metadata()["text_encoder"]
-            embedding = file.get_tensor(_KEY)
+        tensors, metadata = load_tensors(path)
+        embedding, made_by = tensors[_KEY].numpy(), metadata["text_encoder"]
     except Exception as error:
         raise WeightsError(f"{path}: damaged prompt embedding ({first_line(error)}); delete it") from error
     encoder = _fingerprint(folder)
@@ -41,8 +41,6 @@ def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
 
     Cached beside the weights if that folder can be written to.
     """
-    from safetensors.numpy import save_file
-
     fingerprint = _fingerprint(folder)
     for part in ("text_encoder", "tokenizer"):
         if not (folder / part).is_dir() or (part == "text_encoder" and fingerprint is None):
@@ -58,6 +56,10 @@ def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
         ) from error
     import torch
 
+    from geomatch.weights.tensors import save_tensors
+
+    for path in (*folder.glob("text_encoder/*"), *folder.glob("tokenizer/*")):
+        check_file(path)
     if read_config(folder / "text_encoder").get("model_type") not in ("clip_text_model", "clip"):
         raise WeightsError(f"{folder / 'text_encoder'}: no CLIP text encoder; Stable Diffusion 1 and 2 only")
     try:
@@ -70,16 +72,14 @@ def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
     length = encoder.config.max_position_embeddings
     tokens = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     with torch.inference_mode():
-        embedding = encoder(tokens.input_ids)[0][0].float().numpy().copy()
+        embedding = encoder(tokens.input_ids)[0][0].float().clone()
     path = _path(folder, prompt)
     try:
         path.parent.mkdir(exist_ok=True)
-        metadata = {"prompt": prompt, "text_encoder": str(fingerprint)}
-        with replacing(path) as temporary:
-            save_file({_KEY: embedding}, temporary, metadata=metadata)
+        save_tensors(path, {_KEY: embedding}, {"prompt": prompt, "text_encoder": str(fingerprint)})
     except OSError:
         pass  # a read-only folder: it is computed again next time
-    return np.asarray(embedding, np.float32)
+    return np.asarray(embedding.numpy(), np.float32)
 
 
 def _path(folder: Path, prompt: str) -> Path:

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 from geomatch.errors import WeightsError
-from geomatch.weights.download import WeightsFile, cache_folder
+from geomatch.places import cached_path, user_path
+from geomatch.weights.download import WeightsFile
 from geomatch.weights.folders import CONFIGS, HEAD_FILE, STEM, missing_files
 from geomatch.weights.hub import hub_folder, is_hub_id
 from geomatch.weights.models import ADM, MODELS
@@ -31,7 +32,7 @@ def model_folder(
     """
     if model in EMBEDDED:
         return Path(str(importlib.resources.files("geomatch.weights") / model))
-    path = Path(model).expanduser()
+    path = user_path(model)
     if model and path.is_dir():
         missing = missing_files(path, own_unet)
         if missing:
@@ -60,7 +61,7 @@ def model_folder(
 
 def text_encoder_folder(model: str, revision: str | None, folder: Path, download: bool = True) -> Path:
     """The folder with ``text_encoder`` and ``tokenizer``: ``folder``, after fetching them for a hub id."""
-    if Path(model).expanduser().is_dir() or not is_hub_id(model):
+    if user_path(model).is_dir() or not is_hub_id(model):
         return folder
 
     def missing(found: Path) -> list[str]:
@@ -74,7 +75,7 @@ def text_encoder_folder(model: str, revision: str | None, folder: Path, download
 
 def unet_file(name: str, download: bool = True) -> Path:
     """A file of UNet weights, at a path or as ORG/REPO/FILE or ORG/REPO/FILE@REVISION on the hub."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_file():
         return path
     found = _HUB_FILE.fullmatch(name)
@@ -90,4 +91,4 @@ def unet_file(name: str, download: bool = True) -> Path:
 
 def converted_folder(model: str) -> Path:
     """Where a converted model lies in the cache of geomatch."""
-    return cache_folder() / "models" / model
+    return cached_path(f"models/{model}")

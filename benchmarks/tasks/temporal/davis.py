@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PILImage
 
 from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_lines, sums_of
-from geomatch.errors import GeomatchError, reading
+from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
+from geomatch.images import open_image
 
 SPLITS = {"val": 30, "train": 60}  # numbers of videos of the splits with public annotations
 VOID = 255  # index of pixels that belong to nothing; here background, as the official evaluation has it
@@ -65,7 +65,7 @@ def _check(masks: tuple[Path, ...]) -> None:
     """All of one size, readable, and with at least one object in the first, three frames at least."""
     sizes = {}
     for path in masks:
-        with reading(path, "annotation"), PILImage.open(path) as picture:
+        with open_image(path) as picture:
             sizes[path] = picture.size
             mode = picture.mode
             picture.verify()
@@ -82,7 +82,7 @@ def _check(masks: tuple[Path, ...]) -> None:
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
     """(H, W) numbers of objects, 0 for the background."""
-    with reading(path, "annotation"), PILImage.open(path) as picture:
+    with open_image(path) as picture:
         mask = np.array(picture.convert("L") if picture.mode == "1" else picture, np.uint8)
     mask[mask == VOID] = 0
     return mask

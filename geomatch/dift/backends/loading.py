@@ -10,10 +10,12 @@ from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.files import folder_of, prompt_of
 from geomatch.errors import WeightsError, first_line
+from geomatch.isolation import isolated
 from geomatch.weights.folders import read_config, unet_folder
 from geomatch.weights.sources import unet_file
 
 
+@isolated(gradients=True)
 def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> DiffusionModel:
     """Load the networks that ``config`` names, as far as its layers need them.
 
@@ -41,6 +43,7 @@ def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None 
     )
 
 
+@isolated(gradients=True)
 def with_prompt(model: DiffusionModel, config: DIFTConfig) -> DiffusionModel:
     """The same networks with the prompt of ``config``; a model without text is given back as it is."""
     if model.prompt_embedding is None:
@@ -56,7 +59,7 @@ def find_device(name: str) -> str:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.zeros(1).to(name).cpu()
+        torch.zeros(1, device="cpu").to(name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # not compiled in, or no such device
         raise ValueError(f"device {name!r} cannot be used here ({first_line(error)})") from error
     return name

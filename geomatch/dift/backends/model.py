@@ -43,7 +43,6 @@ class DiffusionModel:
         signal = float(self.alphas_cumprod[timestep])
         return math.sqrt(signal) * latents + math.sqrt(1 - signal) * noise
 
-    @torch.inference_mode()
     def activations(self, latents: Tensor, timestep: int, layers: Sequence[str | int]) -> list[Tensor]:
         """Outputs (B, C, h, w) in float32 of the layers, for noisy latents (B, C, h, w)."""
         self.check_timestep(timestep)

@@ -29,7 +29,9 @@ def load_alphas(folder: Path) -> Tensor:
         )
     try:
         scheduler = DDIMScheduler(**{name: config[name] for name in _SETTINGS if name in config})
+        alphas: Tensor = scheduler.alphas_cumprod
+        if alphas.ndim != 1 or not ((alphas >= 0) & (alphas <= 1)).all():
+            raise ValueError("its betas give no noise levels between 0 and 1")
     except Exception as error:
         raise WeightsError(f"{found[0] / _FILE}: damaged {_FILE} ({first_line(error)})") from error
-    alphas: Tensor = scheduler.alphas_cumprod
     return alphas

@@ -48,7 +48,6 @@ def load_stable_diffusion(
     fill_network(vae, folder / "vae", dtype, decoder)
     unet, vae = unet.to(device), vae.to(device)
 
-    @torch.inference_mode()
     def encode(images: Tensor) -> Latents:
         distribution = vae.encode(images.to(device, dtype)).latent_dist
         factor = vae.config.scaling_factor

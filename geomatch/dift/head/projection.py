@@ -6,6 +6,7 @@ A linear one is fitted in closed form, for dense maps and patches; a convolution
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geomatch.errors import WeightsError, first_line
-from geomatch.files import replacing
+from geomatch.isolation import isolated
 from geomatch.types import checked
 from geomatch.weights.folders import HEAD_FILE
+from geomatch.weights.tensors import load_tensors, save_tensors
 
 POOLED = 4  # cells per side that the last, fully connected step sees
 
@@ -64,7 +66,8 @@ class LinearHead:
 
     def save(self, folder: Path) -> None:
         """Write it into a folder, as float16."""
-        tensors = {"mean": torch.tensor(self.mean), "projection": torch.tensor(self.projection)}
+        arrays = {"mean": self.mean, "projection": self.projection}
+        tensors = {name: torch.tensor(array, device="cpu") for name, array in arrays.items()}
         _save(self, folder, {"kind": "linear"}, tensors)
 
 
@@ -88,7 +91,7 @@ class HeadNetwork(nn.Module):
         if levels[-1] != POOLED or any(side not in levels for side in sides):
             raise ValueError(f"{len(widths)} halvings do not lead from maps of sides {sides} to {POOLED}")
         joining = {side: sum(c for c, s in self.maps if s == side) for side in levels}
-        self.scale = nn.ModuleList(nn.BatchNorm2d(channels, affine=False) for channels, _ in self.maps)
+        self.scale = nn.ModuleList(_norm(channels, affine=False) for channels, _ in self.maps)
         self.down, self.mix = nn.ModuleList(), nn.ModuleList()
         width = joining[finest]
         for level, wanted in zip(levels[1:], widths, strict=True):
@@ -97,8 +100,8 @@ class HeadNetwork(nn.Module):
             width = wanted
         self.last = nn.Sequential(
             nn.Dropout(0.1),
-            nn.Conv2d(width, dimension, POOLED, bias=False),
-            nn.BatchNorm2d(dimension, affine=False),
+            _convolution(width, dimension, POOLED),
+            _norm(dimension, affine=False),
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -112,10 +115,14 @@ class HeadNetwork(nn.Module):
         return functional.normalize(self.last(x).flatten(1), dim=1)
 
 
+_norm = partial(nn.BatchNorm2d, dtype=torch.float32)
+_convolution = partial(nn.Conv2d, bias=False, dtype=torch.float32)  # whatever torch's default
+
+
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
+        _convolution(inputs, outputs, 3, stride=stride, padding=1),
+        _norm(outputs),
         nn.ReLU(inplace=True),
     )
 
@@ -133,7 +140,7 @@ class ConvolutionalHead:
         """Length of the descriptors."""
         return self.network.dimension
 
-    @torch.inference_mode()
+    @isolated()
     def describe_patches(self, maps: Sequence[Tensor]) -> NDArray[np.float32]:
         """The layers' maps of N patches, each (N, C, h, w), to (N, K); computed where the network is."""
         place = next(self.network.parameters()).device
@@ -155,37 +162,35 @@ def pool_patches(maps: Sequence[Tensor]) -> NDArray[np.float32]:
     return functional.normalize(rows, dim=1).numpy(force=True)
 
 
+@isolated(gradients=True)
 def load_head(place: Path) -> Head:
     """A projection head by its file, or by the folder that holds it; `WeightsError` unless it is sound."""
-    from safetensors import safe_open
-
     path = place / HEAD_FILE if place.is_dir() else place
     if not path.is_file():
         raise WeightsError(
             f"{path}: there is no projection head; `geomatch head fit` makes one, or use head=False"
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        tensors, metadata = load_tensors(path)
         kind, settings, training = (json.loads(metadata[name]) for name in ("kind", "settings", "training"))
         if kind["kind"] == "linear":
             mean, projection = (tensors[name].float().numpy() for name in ("mean", "projection"))
             return LinearHead(mean, projection, settings, training)
-        network = HeadNetwork([tuple(entry) for entry in kind["maps"]], kind["widths"], kind["dimension"])
-        network.load_state_dict(tensors)
+        with torch.device("meta"):  # no random numbers only to be replaced
+            network = HeadNetwork([tuple(entry) for entry in kind["maps"]], kind["widths"], kind["dimension"])
+        full = {
+            name: value.float() if value.is_floating_point() else value for name, value in tensors.items()
+        }
+        network.load_state_dict(full, assign=True)
     except Exception as error:  # safetensors and torch raise many types
-        raise WeightsError(f"{path}: damaged projection head ({first_line(error)})") from error
+        raise WeightsError(f"{path}: damaged projection head ({first_line(error)}); fit it again") from error
     return ConvolutionalHead(network.eval(), settings, training)
 
 
 def _save(head: Head, folder: Path, kind: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
     # vectors stay as they are: they are few, and variances may leave the range of float16
     halved = {name: t.half().contiguous() if t.ndim > 1 else t for name, t in tensors.items()}
     values = {"kind": kind, "settings": head.settings, "training": head.training}
     metadata = {name: json.dumps(dict(value)) for name, value in values.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / HEAD_FILE) as temporary:
-        save_file(halved, temporary, metadata=metadata)
+    save_tensors(folder / HEAD_FILE, halved, metadata)

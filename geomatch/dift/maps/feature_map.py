@@ -30,8 +30,8 @@ class FeatureMap:
         ``paper_sampling`` looks where the paper's ``eval_hpatches.py`` does: up to half a pixel off towards
         the border, and beyond the outermost cells mixed with zeros.
         """
-        size = torch.tensor(self.image_size, dtype=torch.float64)
         where = torch.from_numpy(np.asarray(points, dtype=np.float64))
+        size = where.new_tensor(self.image_size)
         if paper_sampling:
             centre = ((size - 1) / 2).clamp(min=0.5)
             grid = ((where - centre) / centre).float()

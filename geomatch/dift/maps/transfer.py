@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from geomatch.dift import FeatureMap
 from geomatch.geometry import resize_points
+from geomatch.isolation import isolated
 from geomatch.types import Metric
 
 Rule = Literal["argmax", "soft-argmax"]
@@ -38,6 +39,7 @@ class Transferred:
 class PixelFeatures:
     """The features at every pixel of an image, compared without being computed."""
 
+    @isolated()
     def __init__(
         self, feature_map: FeatureMap, metric: Metric = "cosine", size: tuple[int, int] | None = None
     ) -> None:
@@ -50,6 +52,7 @@ class PixelFeatures:
         self._maps = maps if metric == "cosine" else tuple(layer.cpu().double() for layer in maps)
         self._squares = [_enlarged_squares(layer, self.size) for layer in self._maps]
 
+    @isolated()
     def similarities(self, descriptors: NDArray[np.float32]) -> Tensor:
         """(N, height, width) similarities to descriptors (N, C), as `FeatureMap.sample` gives them."""
         channels = [len(layer) for layer in self._maps]
@@ -66,6 +69,7 @@ class PixelFeatures:
         return total if self.metric == "cosine" else -total.clamp(min=0).sqrt()
 
 
+@isolated()
 def transfer_points(
     map0: FeatureMap,
     map1: FeatureMap | PixelFeatures,

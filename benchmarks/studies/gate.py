@@ -1,0 +1,188 @@
+"""How often an estimator answers sets of matches that determine nothing, and how often true ones.
+
+    python -m geomatch.benchmarks.studies.gate --estimators ransac usac_magsac poselib kornia
+
+Sets are seeded. Of those without a relation between the images every answer is wrong; of the true ones an
+answer is wrong when the corners are more than 10 px off.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
+from multiprocessing import get_context
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.benchmarks.studies.record import Row, markdown, study_parser, write_record
+from geomatch.estimators import OpenCVEstimator, create_estimator, estimators
+from geomatch.geometry import corner_error, warp_points
+from geomatch.synthetic import random_homography, random_matches
+
+SIZE = (640, 480)
+_ANSWERS = ["right", "wrong", "refused"]
+_ITERATIONS = 5000
+WRONG = 10.0  # pixels: mean corner error of an answer to a true set that counts as wrong
+Points = NDArray[np.float64]
+Pairs = tuple[Points, Points]
+_SPAN = np.array(SIZE) - 1.0
+
+
+def _uniform(rng: np.random.Generator, count: int) -> Points:
+    return rng.uniform(0, 1, (count, 2)) * _SPAN
+
+
+def _line(rng: np.random.Generator, count: int) -> Points:
+    ends = _uniform(rng, 2)
+    return ends[0] + rng.uniform(0, 1, (count, 1)) * (ends[1] - ends[0])
+
+
+def line_and_outliers(rng: np.random.Generator) -> Pairs:
+    """Matches along a line that agree, and one to six that lie elsewhere."""
+    truth = random_homography(rng, SIZE)
+    p0 = _line(rng, int(rng.integers(8, 60)))
+    p1 = warp_points(truth, p0) + rng.normal(0, 0.5, p0.shape)
+    strays = int(rng.integers(1, 7))
+    return np.vstack([p0, _uniform(rng, strays)]), np.vstack([p1, _uniform(rng, strays)])
+
+
+def repeated_places(rng: np.random.Generator) -> Pairs:
+    """Four to seven places in each image, each matched many times, to one other place or to any."""
+    places, count, jitter = int(rng.integers(4, 8)), int(rng.integers(15, 80)), rng.uniform(0, 2)
+    chosen = rng.integers(0, places, count)
+    partners = chosen if rng.random() < 0.5 else rng.integers(0, places, count)
+    views = [_uniform(rng, places)[rows] for rows in (chosen, partners)]
+    return views[0] + rng.normal(0, jitter, views[0].shape), views[1] + rng.normal(0, jitter, views[1].shape)
+
+
+def clusters_at_random(rng: np.random.Generator) -> Pairs:
+    """Three clusters whose points are matched at random, with ten strays."""
+    count, radius = int(rng.integers(10, 30)), rng.uniform(2, 15)
+    views = []
+    for _ in range(2):
+        centres = np.repeat(_uniform(rng, 3), count, axis=0)
+        views.append(np.vstack([centres + rng.normal(0, radius, centres.shape), _uniform(rng, 10)]))
+    return views[0], views[1]
+
+
+def cluster_and_stray(rng: np.random.Generator) -> Pairs:
+    """A tight cluster that agrees, and one to four matches far away that do not."""
+    truth, strays = random_homography(rng, SIZE), int(rng.integers(1, 5))
+    p0 = _uniform(rng, 1) + rng.normal(0, rng.uniform(1, 6), (int(rng.integers(10, 60)), 2))
+    p1 = warp_points(truth, p0) + rng.normal(0, 0.5, p0.shape)
+    return np.vstack([p0, _uniform(rng, strays)]), np.vstack([p1, _uniform(rng, strays)])
+
+
+def rows_of_words(rng: np.random.Generator) -> Pairs:
+    """Two pages with lines of text at one spacing, each word matched to a word anywhere on the other."""
+    spacing, words = rng.uniform(14, 30), int(rng.integers(10, 120))
+    shape = rng.uniform(0, 1, (int(rng.integers(2, 6)), 2)) * [spacing * 1.5, spacing * 0.4]
+    views = []
+    for _ in range(2):
+        row = rng.integers(0, int(SIZE[1] / spacing), words) * spacing
+        column = rng.uniform(0, SIZE[0] - 40, words)
+        views.append((np.column_stack([column, row])[:, None] + shape).reshape(-1, 2))
+    return views[0], views[1] + rng.normal(0, 0.3, views[1].shape)
+
+
+def grid_at_random(rng: np.random.Generator) -> Pairs:
+    """Points of two equal grids, matched at random."""
+    step = int(rng.integers(16, 64))
+    places = np.stack(np.meshgrid(*(np.arange(0, side, step) for side in SIZE)), -1).reshape(-1, 2)
+    count = int(rng.integers(10, len(places) + 1))
+    p0, p1 = (rng.permutation(places)[:count].astype(np.float64) for _ in range(2))
+    return p0, p1
+
+
+def two_lines(rng: np.random.Generator) -> Pairs:
+    """Matches on one line that agree, and as many on another that are matched at random."""
+    truth, count = random_homography(rng, SIZE), int(rng.integers(8, 40))
+    p0 = _line(rng, count)
+    p1 = warp_points(truth, p0) + rng.normal(0, 0.5, p0.shape)
+    return np.vstack([p0, _line(rng, count)]), np.vstack([p1, _line(rng, count)])
+
+
+def at_random(rng: np.random.Generator) -> Pairs:
+    """Points anywhere, matched at random."""
+    count = int(rng.integers(4, 300))
+    return _uniform(rng, count), _uniform(rng, count)
+
+
+NO_RELATION: tuple[Callable[[np.random.Generator], Pairs], ...] = (
+    line_and_outliers, repeated_places, clusters_at_random, cluster_and_stray, rows_of_words, grid_at_random,
+    two_lines, at_random,
+)  # fmt: skip
+"""Kinds of sets that determine no homography."""
+
+
+def true_set(rng: np.random.Generator) -> tuple[Points, Points, NDArray[np.float64]]:
+    """Matches of one view change, a part of them wrong, with the truth."""
+    truth = random_homography(rng, SIZE, "rotated" if rng.random() < 0.5 else "upright")
+    inliers = int(np.exp(rng.uniform(np.log(12), np.log(300))))
+    outliers = int(inliers * rng.uniform(0, 3))
+    p0, p1 = random_matches(rng, truth, inliers, outliers, rng.uniform(0, 0.7), SIZE)
+    return p0, p1, truth
+
+
+def _count(job: tuple[str, str, int, int]) -> Counter[str]:
+    name, kind, first, last = job
+    estimator, answers = create_estimator(name), Counter[str]()
+    if isinstance(estimator, OpenCVEstimator):  # its plain RANSAC takes seconds where nothing agrees
+        estimator = replace(estimator, max_iterations=min(estimator.max_iterations, _ITERATIONS))
+    for seed in range(first, last):
+        rng = np.random.default_rng(seed)
+        if kind == "true":
+            p0, p1, truth = true_set(rng)
+            found = estimator.estimate(p0, p1, SIZE)
+            right = found and corner_error(found.matrix, truth, SIZE) <= WRONG
+            answers["right" if right else "wrong" if found else "refused"] += 1
+        else:
+            made = {maker.__name__: maker for maker in NO_RELATION}[kind](rng)
+            answers["wrong" if estimator.estimate(*made, SIZE) else "refused"] += 1
+    return answers
+
+
+def gate_rows(names: Sequence[str], sets: int, workers: int) -> list[Row]:
+    """What each estimator answered to each kind of sets, ``sets`` of them without relation."""
+    kinds = [maker.__name__ for maker in NO_RELATION]
+    share, rows = sets // len(kinds), []
+    with get_context("spawn").Pool(workers) as pool:
+        for name, kind in product(names, [*kinds, "true"]):
+            step, start = max(1, share // (4 * workers)), time.perf_counter()
+            jobs = [(name, kind, first, min(first + step, share)) for first in range(0, share, step)]
+            answers = sum(pool.imap_unordered(_count, jobs), Counter[str]())
+            counts = {answer: answers[answer] for answer in _ANSWERS}
+            rows.append({"estimator": name, "kind": kind, **counts})
+            print(f"{name:14} {kind:20} {counts} {time.perf_counter() - start:.0f} s", flush=True)
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line per estimator."""
+    lines = []
+    for name in dict.fromkeys(row["estimator"] for row in rows):
+        own = [row for row in rows if row["estimator"] == name]
+        none = [row for row in own if row["kind"] != "true"]
+        (true,) = (row for row in own if row["kind"] == "true")
+        wrong, total = (sum(sum(row[key] for key in keys) for row in none) for keys in (["wrong"], _ANSWERS))
+        found = f"{true['right']:,} of {sum(true[key] for key in _ANSWERS):,}"
+        lines.append((f"`{name}`", f"{wrong} of {total:,}", found, str(true["wrong"])))
+    return markdown(("estimator", "sets without relation answered", "true sets found", "wrong"), lines)
+
+
+def main() -> None:
+    """Run the study and write its record."""
+    parser = study_parser("gate", (__doc__ or "").splitlines()[0])
+    parser.add_argument("--sets", type=int, default=20_000, help="sets without relation per estimator")
+    parser.add_argument("--estimators", nargs="+", default=["usac_magsac"], choices=sorted(estimators()))
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    rows = gate_rows(options.estimators, options.sets, options.workers)
+    settings = {"sets": options.sets, "iterations": _ITERATIONS, "wrong from": f"{WRONG} px"}
+    write_record(options.out, "gate", rows, settings, [table(rows)])
+
+
+if __name__ == "__main__":
+    main()

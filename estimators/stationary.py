@@ -1,0 +1,35 @@
+"""Matches that do not move and lie in a strip: the caption or watermark of two pictures, not their scene."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.estimators.evidence import Points
+
+_STILL = 2 / 3  # of the threshold: what has not moved; 2 px at 3 px
+_LEAST = 6  # matches at rest, as Gate.min_inliers
+_BORDER = 1 / 8  # of each side: where captions and frames lie
+_BORDER_SHARE = 0.95
+_COMPACT = 0.2  # of the image: a logo within it
+_TRIMMED = 5  # per cent at either end of the matches at rest, which chance puts elsewhere
+
+
+def watermark(
+    p0: Points, p1: Points, threshold: float, size: tuple[float, float] | None
+) -> NDArray[np.bool_] | None:
+    """(M,) matches at rest, if they lie in a strip along the border of image 0 or in a small part of it.
+
+    None where too few are at rest, or in too much of the image: a camera on a tripod moves nothing either.
+    COLMAP marks such pairs as WATERMARK by the border alone (``TwoViewGeometryOptions``).
+    """
+    still = np.asarray(np.linalg.norm(p1 - p0, axis=1) <= _STILL * threshold)
+    if still.sum() < _LEAST or size is None:
+        return None
+    places = p0[still] / (np.array(size) - 1)
+    at_border = ((places < _BORDER) | (places > 1 - _BORDER)).any(axis=1)
+    if at_border.mean() >= _BORDER_SHARE:
+        return still
+    low, high = np.percentile(places, [_TRIMMED, 100 - _TRIMMED], axis=0)
+    others = p0[~still] / (np.array(size) - 1)
+    inside = ((others >= low) & (others <= high)).all(axis=1)
+    compact = float(np.prod(high - low)) <= _COMPACT
+    return still if compact and len(others) >= _LEAST and inside.mean() < 0.5 else None

@@ -1,0 +1,48 @@
+"""Files of tensors: our own, which carry a checksum, and torch's, of which no code is run."""
+
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geomatch.files import replacing
+
+_EMPTY = b'"sha256":"' + b"0" * 64
+_SUM = re.compile(rb'"sha256":"([0-9a-f]{64})')  # in other values of the header the quotes are escaped
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with a ``sha256`` of itself in its metadata, made with zeros in that place."""
+    from safetensors.torch import save
+
+    data = save(dict(tensors), {**metadata, "sha256": "0" * 64})
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.replace(_EMPTY, _EMPTY[:10] + sha256(data).hexdigest().encode(), 1))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file of `save_tensors`; an error of some type if a single bit has changed."""
+    from safetensors.torch import load
+
+    data = path.read_bytes()
+    recorded = _SUM.search(data)
+    if recorded is None:
+        raise ValueError("it holds no checksum of geomatch")
+    if sha256(data.replace(recorded[0], _EMPTY, 1)).hexdigest().encode() != recorded[1]:
+        raise ValueError("its checksum is wrong")
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return load(data), header["__metadata__"]
+
+
+def load_pickled(path: Path) -> Any:
+    """Read a torch checkpoint without running code from it; on disk until used, if the format allows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other protocols of pickle, before an error that says more
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
