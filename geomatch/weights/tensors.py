@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 import zipfile
 from collections.abc import Mapping
 from hashlib import sha256
@@ -43,6 +42,4 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def load_pickled(path: Path) -> Any:
     """Read a torch checkpoint without running code from it; on disk until used, if the format allows."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other protocols of pickle, before an error that says more
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
