@@ -44,7 +44,8 @@ for _command in _COMMANDS:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; every error is one line on standard error."""
     if not sys.warnoptions:
-        warnings.filterwarnings("ignore", module=r"(PIL|torch)\.")  # of damage that becomes an error, or does no harm
+        # of damage that becomes an error, or does no harm
+        warnings.filterwarnings("ignore", module=r"(PIL|torch)\.")
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # likewise
     try:
         _end_cleanly()
