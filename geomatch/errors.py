@@ -1,6 +1,9 @@
 """The errors that geomatch raises on its own account, and what other libraries' errors say."""
 
 import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -39,6 +42,26 @@ class WeightsError(GeomatchError):
 def first_line(error: BaseException) -> str:
     """The first line of another library's message; the error's type when it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def reading(
+    path: str | os.PathLike[str], what: str, kind: type[GeomatchError] = GeomatchError
+) -> Iterator[None]:
+    """Turn whatever a library raises in the block into ``PATH: not a readable WHAT (...)``, of type ``kind``.
+
+    Our own errors pass as they are, but those of shapes, which name no file; so do an interruption and a lack
+    of memory.
+    """
+    try:
+        yield
+    except Exception as error:  # parsers raise whatever they like on damaged files
+        ours = isinstance(error, GeomatchError) and not isinstance(error, ShapeError)
+        if ours or is_out_of_memory(error):
+            raise
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        reason = getattr(error, "strerror", None) or reason
+        raise kind(f"{os.fspath(path)}: not a readable {what} ({reason})") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

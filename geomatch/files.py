@@ -3,29 +3,88 @@
 import hashlib
 import io
 import json
+import math
 import os
+import platform
 import re
+import shutil
 import struct
 import tempfile
+import time
+import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from geomatch.errors import DamagedError, GeomatchError, first_line
+from geomatch.errors import DamagedError, GeomatchError, reading
 
+_PREFIX = ".geomatch-"
 _MARK = b"sha256:"
-_TRAILER = len(_MARK) + 64  # bytes of the comment that ends our .npz files, the checksum of all before it
+_END = b"PK\5\6"  # begins a zip archive's last record: 22 bytes, of which two are the length of its comment
+_LENGTH = len(_MARK) + 64  # of a comment without a name
+MAX_UNPACKED = 2**30
+"""Most bytes that a smaller archive may unpack to; the features of an image are some millions."""
+
+
+def temporary_prefix(folder: Path) -> str:
+    """Beginning of the names of this process's temporary files in a folder.
+
+    What killed processes left there is removed: of this machine at once, of others when it is a week old.
+    """
+    _sweep(folder.absolute())
+    return f"{_PREFIX}{_machine()}-{os.getpid()}-{_start_of(os.getpid())}-"
+
+
+@cache  # once per process and folder
+def _sweep(folder: Path) -> None:
+    for path in folder.glob(f"{_PREFIX}*-*-*-*"):
+        machine, pid, start = path.name.removeprefix(_PREFIX).split("-")[:3]
+        with suppress(OSError, ValueError):  # another's, removed meanwhile, or no name of ours
+            week = time.time() - path.lstat().st_mtime > 7 * 24 * 3600
+            if not _runs(int(pid), start) if machine == _machine() else week:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@cache
+def _machine() -> str:
+    """Tells machines apart, and containers on them, whose processes have numbers of their own."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts += [os.readlink("/proc/self/ns/pid"), Path("/proc/sys/kernel/random/boot_id").read_text()]
+    return digest_of(parts)[:8]
+
+
+def _start_of(pid: int) -> str:
+    """When a process began, since numbers are given again; empty where the system does not say."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+def _runs(pid: int, start: str) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # of another user
+    return _start_of(pid) == start
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path of the same suffix beside ``path``, renamed to it when the block succeeds."""
+    """A temporary path of the same suffix beside ``path``, renamed to it when the block succeeds.
+
+    Raises `OSError` when it cannot be written, and for a folder, a pipe or a device.
+    """
     target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
+    if target.exists() and not target.is_file():
+        raise OSError(f"{target} is a folder, pipe or device; give the name of a file")
+    handle, name = tempfile.mkstemp(target.suffix, temporary_prefix(target.parent), target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -49,7 +108,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists already; give another name, or remove it first")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as name:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=temporary_prefix(target.parent)) as name:
         temporary = Path(name) / "new"
         temporary.mkdir()
         yield temporary
@@ -89,6 +148,17 @@ def fingerprint_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def read_json(
+    path: str | os.PathLike[str], what: str, kind: type[GeomatchError] = GeomatchError
+) -> dict[str, Any]:
+    """The object of a JSON file; raises ``kind``, naming the file, when it is not a readable ``what``."""
+    with reading(path, what, kind):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}, no object")
+    return content
+
+
 def pack_arrays(kind: str, arrays: Mapping[str, Any]) -> bytes:
     """Pack named arrays, but those that are None, in an ``.npz`` file that says what it holds.
 
@@ -97,15 +167,34 @@ def pack_arrays(kind: str, arrays: Mapping[str, Any]) -> bytes:
     present = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
     buffer = io.BytesIO()
     np.savez(buffer, kind=np.asarray(kind), **present)  # type: ignore[arg-type]
-    body = buffer.getvalue()[:-2]  # the last two bytes are the length of the comment
-    comment = _MARK + hashlib.sha256(body).hexdigest().encode()
-    return body + struct.pack("<H", len(comment)) + comment
+    return named(buffer.getvalue(), "")
+
+
+def named(data: bytes, name: str) -> bytes:
+    """Packed arrays with a name in their comment, which the checksum covers."""
+    end = data.rindex(_END) + 20
+    comment = _comment(data, end, name.encode())
+    return data[:end] + struct.pack("<H", len(comment)) + comment
+
+
+def is_named(data: bytes, name: str) -> bool:
+    """True if packed arrays have that name; does not look at their checksum."""
+    return data[data.rfind(_END) + 22 + _LENGTH :] == name.encode()
 
 
 def is_sound(data: bytes) -> bool:
     """True if bytes that `pack_arrays` made still have their checksum."""
-    body, comment = data[: -_TRAILER - 2], data[-_TRAILER:]
-    return comment == _MARK + hashlib.sha256(body).hexdigest().encode()
+    end = data.rfind(_END) + 20
+    length, comment = data[end : end + 2], data[end + 2 :]
+    return length == struct.pack("<H", len(comment) % 2**16) and comment == _comment(
+        data, end, comment[_LENGTH:]
+    )
+
+
+def _comment(data: bytes, end: int, name: bytes) -> bytes:
+    digest = hashlib.sha256(memoryview(data)[:end])
+    digest.update(name)
+    return _MARK + digest.hexdigest().encode() + name
 
 
 def unpack_arrays(
@@ -115,19 +204,36 @@ def unpack_arrays(
 
     Raises `DamagedError`, naming ``label``, for damaged bytes, another kind or other arrays.
     """
-    end = data.rfind(b"PK\5\6")  # of the archive's last record, which tells the length of the comment
-    if data[end + 20 : end + 22] == struct.pack("<H", _TRAILER) and not is_sound(data):
+    if data[data.rfind(_END) + 22 :].startswith(_MARK) and not is_sound(data):
         raise DamagedError(f"{label}: damaged .npz file (its checksum is wrong)")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except Exception as error:  # zipfile raises its own
-        raise DamagedError(f"{label}: not a readable .npz file ({first_line(error)})") from error
+    with reading(label, ".npz file", DamagedError):
+        arrays = read_npz(data)
     found = str(arrays.pop("kind", "unknown"))
     if found != kind:
         raise DamagedError(f"{label}: expected {kind}, the file holds {found}")
     if not set(needed) <= arrays.keys() <= {*needed, *optional}:
         raise DamagedError(f"{label}: expected {', '.join(needed)}, found {', '.join(arrays)}")
+    return arrays
+
+
+def read_npz(data: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays of anybody's ``.npz`` file; nothing is unpickled, and sizes are looked at before unpacking.
+
+    Raises whatever its parsers raise: use it within `reading`.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if size > max(MAX_UNPACKED, len(data)):
+            raise ValueError(f"it would unpack to {size} bytes, more than {MAX_UNPACKED}")
+        for member in archive.infolist():
+            stream = io.BytesIO(archive.read(member))
+            header = npy.read_array_header_2_0 if npy.read_magic(stream)[0] > 1 else npy.read_array_header_1_0
+            shape, _, dtype = header(stream)
+            if math.prod(shape) * dtype.itemsize != len(stream.getbuffer()) - stream.tell():
+                raise ValueError(f"{member.filename} holds another number of bytes than its header says")
+            stream.seek(0)
+            arrays[member.filename.removesuffix(".npy")] = npy.read_array(stream, allow_pickle=False)
     return arrays
 
 
@@ -146,10 +252,8 @@ def load_arrays(
 
 def read_archive(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file; raises `GeomatchError` when it cannot be read."""
-    try:
+    with reading(path, ".npz file"):
         return Path(path).read_bytes()
-    except OSError as error:
-        raise GeomatchError(f"{os.fspath(path)}: not a readable .npz file ({first_line(error)})") from error
 
 
 def natural_order(names: Iterable[str]) -> list[str]:

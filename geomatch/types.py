@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from geomatch.errors import ShapeError
+from geomatch.errors import DamagedError, ShapeError, reading
 from geomatch.files import pack_arrays, read_archive, replacing, unpack_arrays
 
 _UNCERTAIN = 5.0  # pixels of a corner from which on it is remarked
@@ -80,7 +80,9 @@ class _Record:
         own = fields(cls)  # type: ignore[arg-type]
         needed = [field.name for field in own if field.default is MISSING]
         optional = [field.name for field in own if field.default is not MISSING]
-        return cls(**unpack_arrays(data, label, cls.__name__, needed, optional))
+        arrays = unpack_arrays(data, label, cls.__name__, needed, optional)
+        with reading(label, f"file of {cls.__name__}", DamagedError):
+            return cls(**arrays)
 
 
 def _same(a: Any, b: Any) -> bool:

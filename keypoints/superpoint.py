@@ -27,6 +27,7 @@ from geomatch.types import Features
 from geomatch.weights.checkpoint import warn_if_untrained
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
 from geomatch.weights.hub import transformers_fingerprint, transformers_folder
+from geomatch.weights.tensors import load_pickled
 
 _DESCRIPTOR_SIZE = 256
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as in the reference
@@ -200,7 +201,7 @@ def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
     """The network with the published weights, ready to use."""
     path = locate_weights(SUPERPOINT_V6, weights)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_pickled(path)
         with torch.device("meta"):
             network = SuperPointNetwork()
         network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)

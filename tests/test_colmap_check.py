@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from geomatch.cli import main
+from geomatch.colmap import export_database, sqlite
 from geomatch.colmap.doctor.check import CheckReport, check_database, format_report
 from geomatch.colmap.library import database, pycolmap
 from geomatch.errors import GeomatchError
@@ -134,6 +136,36 @@ def test_what_is_no_database(tmp_path: Path, path: Path) -> None:
     path.write_bytes(path.read_bytes()[:8192])
     with pytest.raises(GeomatchError, match="damaged"):
         check_database(path)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("CREATE VIEW spy AS SELECT * FROM images", "view 'spy'"),
+        ("ALTER TABLE images RENAME TO old; CREATE VIEW images AS SELECT * FROM old", "view 'images'"),
+        ("CREATE TRIGGER spy AFTER INSERT ON matches BEGIN DELETE FROM images; END", "trigger 'spy'"),
+        ("CREATE VIRTUAL TABLE spy USING fts5(x)", "table 'spy'"),
+        ("UPDATE keypoints SET data = zeroblob(20000)", "too big"),
+        ("UPDATE keypoints SET rows = 'many', data = 'text'", None),
+        ("UPDATE matches SET pair_id = -5 WHERE pair_id = (SELECT min(pair_id) FROM matches)", None),
+    ],
+)
+def test_a_database_is_refused_before_it_runs_code_or_fills_memory(
+    path: Path, tmp_path: Path, script: str, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "MAX_BLOB", 10_000)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"PRAGMA ignore_check_constraints = 1; {script}")
+    if message is None:
+        assert not check_database(path).ok
+    else:
+        with pytest.raises(GeomatchError, match=message):
+            check_database(path)
+    for arguments in (["check"], ["export", str(tmp_path), str(tmp_path / "x.db"), "--from"]):
+        code = main(["colmap", *arguments, str(path)])
+        assert code == (1 if arguments == ["check"] and message is None else 2)
+    with pytest.raises(GeomatchError):
+        export_database(tmp_path, sqlite.read(path), path, extend=True)
 
 
 def test_report_for_the_terminal(path: Path, changed: Change) -> None:

@@ -161,14 +161,12 @@ def test_keypoints_that_make_no_sense(hloc: Callable[[], Correspondences], tmp_p
         with h5py.File(features, "a") as file:
             del file[name]["keypoints"]
             file[name]["keypoints"] = values
-        with pytest.raises(
-            FeaturesError, match=rf"features.h5: the (features|keypoints) of {name} "
-        ) as found:
+        with pytest.raises(FeaturesError, match=rf"features.h5: (the keypoints of )?{name}") as found:
             _ = hloc().features[name]
     assert "as_half=False" in str(found.value)
     whole = features.read_bytes()
     features.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FeaturesError, match=r"features.h5: no h5 file of hloc, or damaged"):
+    with pytest.raises(FeaturesError, match=r"features.h5: not a readable h5 file of hloc"):
         hloc()
 
 
@@ -178,7 +176,10 @@ def test_what_is_no_input(make_scene: Callable[..., Any], tmp_path: Path) -> Non
     for path, says in ((tmp_path, "expected a COLMAP database"), (tmp_path / "x", "neither a COLMAP data")):
         with pytest.raises(FeaturesError, match=says):
             read_correspondences(path, tmp_path)
-    for rows, says in (("0 1\n0 1 2", "3: expected two names or numbers"), ("x y", "2: no two numbers")):
+    for rows, says in (
+        ("0 1\n0 1 2", "3: expected two names or numbers"),
+        ("x y", "2: not a readable match"),
+    ):
         (tmp_path / "matches.txt").write_text(f"a b\n{rows}\n")
         with pytest.raises(FeaturesError, match=f"matches.txt:{says}"):
             list(read_correspondences(tmp_path, tmp_path).pairs)

@@ -235,7 +235,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     fails(tmp_path / "four", "4 input channels")
     small_unet().save_pretrained(tmp_path / "schedule")
     (tmp_path / "schedule" / "scheduler_config.json").write_text("[]")
-    fails(tmp_path / "schedule", "scheduler_config.json: no readable diffusers configuration")
+    fails(tmp_path / "schedule", "scheduler_config.json: not a readable diffusers configuration")
 
 
 def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp_path: Path) -> None:

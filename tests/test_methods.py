@@ -1,6 +1,8 @@
 """Methods by their strings, with random weights where the real ones are not here."""
 
 import re
+import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,6 +18,7 @@ from kornia import feature
 from PIL import Image as PILImage
 
 import geomatch
+from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings
 from geomatch.benchmarks.methods import create_dense_method, create_method
@@ -27,6 +30,8 @@ from geomatch.benchmarks.methods.strings import split_methods
 from geomatch.benchmarks.studies.baselines import RootSIFT
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
+from geomatch.cli import main
+from geomatch.colmap import read_correspondences
 from geomatch.dift import PRESETS
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.images import Image
@@ -230,8 +235,8 @@ def test_features_from_files_score_as_the_program_that_wrote_them(
         FeatureFiles(kind, str(root), "mine").read(Path("v_other/1.png"), (10, 10))  # type: ignore[arg-type]
 
 
-def test_missing_file_of_features_fails_its_pairs_only(
-    data: Path, tmp_path: Path, rng: np.random.Generator
+def test_broken_files_of_features_fail_their_pairs_only_and_are_named(
+    data: Path, tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "files"
     for sequence in read_hpatches(data).units:
@@ -240,11 +245,113 @@ def test_missing_file_of_features_fails_its_pairs_only(
             points, rows = rng.uniform(5, 90, (30, 2)), np.eye(30)
             with (root / sequence.name / f"{number}.png.mine").open("wb") as stream:
                 np.savez(stream, keypoints=points, descriptors=rows)
+    (root / "v_p" / "5.png.mine").write_bytes(b"PK broken")
     text = f"npz:{root}:mine"
     result = run(data, tmp_path / "out", "mma", [text], 300)
     reasons = {row["pair"]: row["reason"] for row in result.record["rows"]}
     assert "6.png.mine" in reasons["v_p 1-6"]
-    assert [reasons[f"v_p 1-{k}"] for k in (2, 3, 4, 5)] == [None] * 4
+    assert [reasons[f"v_p 1-{k}"] for k in (2, 3, 4)] == [None] * 3
+    # each is named and counted, and the command ends with 1
+    skipped = result.record["skipped"]
+    assert {name: "5.png.mine" in reason for name, reason in skipped.items() if "v_p" in name} == {
+        f"{text} on v_p 1-5": True, f"{text} on v_p 1-6": False,
+    }  # fmt: skip
+    arguments = ["--out", str(tmp_path / "out"), "--method", text, "--protocol", "mma", "--workers", "1"]
+    assert main(["benchmark", "hpatches", str(data), *arguments]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped")]
+    assert len(lines) == len(skipped)
+    named = f"skipped     {text} on v_p 1-5: {root}/v_p/5.png.mine: not a readable .npz file"
+    assert named in "".join(lines)
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    (text, *_) = (path.read_text() for path in write_report([result.path], tmp_path / "report"))
+    assert text.count("not a readable .npz file") == len(skipped)
+
+
+def _bomb(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, keypoints=np.zeros((50_000, 2), np.float32))
+    assert path.stat().st_size < 2000
+
+
+def _claims_much(path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1073741824, 128)}".ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("keypoints.npy", b"\x93NUMPY\x01\x00v\x00" + header)
+
+
+def _encrypted(path: Path) -> None:
+    np.savez(path.with_suffix(".npz"), keypoints=np.ones((3, 2)), descriptors=np.eye(3))
+    data = bytearray(path.with_suffix(".npz").read_bytes())
+    for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.index(mark) + place] |= 1
+    path.write_bytes(bytes(data))
+
+
+def _pickled(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, keypoints=np.array([{}], object), descriptors=np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (_bomb, "would unpack to"), (_claims_much, "another number of bytes"), (_encrypted, "encrypted"),
+        (_pickled, "another number of bytes"), (Path.touch, "not a zip file"),
+        (Path.mkdir, "Is a directory"),
+        (lambda path: path.write_bytes(b"PK\3\4" + bytes(90)), "not a zip file"),
+    ],
+)  # fmt: skip
+def test_hostile_archives_are_refused_before_they_are_unpacked(
+    write: Callable[[Path], object], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geomatch.files.MAX_UNPACKED", 100_000)
+    (tmp_path / "v").mkdir()
+    write(tmp_path / "v" / "1.png.mine")
+    with pytest.raises(geomatch.errors.FeaturesError, match=rf"1\.png\.mine: not a readable .*{says}"):
+        FeatureFiles("npz", str(tmp_path), "mine").read(Path("v/1.png"), (100, 100))
+
+
+def test_h5_files_are_not_read_beyond_themselves(tmp_path: Path) -> None:
+    """External links, raw storage and virtual datasets would read any file of this machine."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(np.full((4, 2), 7, np.float32).tobytes())
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["keypoints"] = np.full((4, 2), 7, np.float32)
+        file["group/keypoints"] = np.full((4, 2), 7, np.float32)
+        file["group/descriptors"] = np.ones((8, 4), np.float32)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in ("good", "link", "soft", "raw", "virtual", "huge"):
+            file[f"v/{name}/descriptors"] = np.ones((8, 4), np.float32)
+        file["v/good/keypoints"] = np.ones((4, 2), np.float32)
+        file["v/link/keypoints"] = h5py.ExternalLink("other.h5", "keypoints")
+        file["v/soft/keypoints"] = h5py.SoftLink("/v/link/keypoints")
+        file["v/group"] = h5py.ExternalLink("other.h5", "group")
+        file["v/raw"].create_dataset("keypoints", (4, 2), "f4", external=[(str(secret), 0, 32)])
+        layout = h5py.VirtualLayout((4, 2), "f4")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "keypoints", (4, 2))
+        file["v/virtual"].create_virtual_dataset("keypoints", layout)
+        file["v/huge"].create_dataset("keypoints", (2**40, 2), "f4", chunks=(1024, 2))
+    files = FeatureFiles("h5", str(tmp_path / "a.h5"))
+    assert len(files.read(Path("v/good"), (10, 10))) == 4
+    shutil.copy(tmp_path / "a.h5", tmp_path / "matches.h5")
+    for name, says in {
+        "link": "is a link", "soft": "is a link", "group": "is a link", "raw": "another file",
+        "virtual": "another file", "huge": "more than", "none": "lacks 'none'",
+    }.items():  # fmt: skip
+        label = rf"a\.h5: v/{name}: not a readable"
+        with pytest.raises(geomatch.errors.FeaturesError, match=rf"{label} .*{says}"):
+            files.read(Path(f"v/{name}"), (10, 10))
+    with pytest.raises(geomatch.errors.FeaturesError, match="is a link"):
+        read_correspondences(tmp_path / "a.h5", tmp_path)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        for name in ("link", "soft", "huge"):
+            del file["v"][name]
+    features = read_correspondences(tmp_path / "a.h5", tmp_path).features
+    assert "v/group" not in features
+    for name in ("v/raw", "v/virtual"):
+        with pytest.raises(geomatch.errors.FeaturesError, match="lies in another file"):
+            features[name]
 
 
 def test_extraction_ahead_of_the_evaluation_changes_nothing(

@@ -89,7 +89,7 @@ def test_lists_of_pairs(tmp_path: Path) -> None:
     path.write_text("a.png b.png\na.png\n")
     with pytest.raises(GeomatchError, match=r"pairs.txt:2: expected two different image names"):
         chosen(folder, f"file:{path}")
-    with pytest.raises(GeomatchError, match="cannot be read"):
+    with pytest.raises(GeomatchError, match="not a readable list of pairs"):
         chosen(folder, "file:/no/such/list")
 
 

@@ -72,12 +72,25 @@ def test_records_are_as_the_schema_says(both: RunResult) -> None:
 def test_record_of_another_layout_is_refused(both: RunResult, tmp_path: Path) -> None:
     for name, content, words in (
         ("a.json", "{", "not a readable record"),
-        ("b.json", "[]", "not a record"),
+        ("b.json", "[]", "not a readable record"),
+        ("d.json", "[" * 100_000, "not a readable record"),
         ("c.json", json.dumps({**both.record, "schema": 2}), "layout 2, this version reads 4"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(geomatch.GeomatchError, match=words):
             read_run(tmp_path / name)
+
+
+def test_an_edited_record_is_one_line(
+    both: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**both.record["rows"][0], "errors_px": "text"}, *both.record["rows"][1:]]
+    for change in ({"protocols": None}, {"methods": {"a": 1}}, {"rows": rows}, {"data": "text"}):
+        (tmp_path / "a.json").write_text(json.dumps({**both.record, **change}))
+        assert main(["benchmark", "report", str(tmp_path / "a.json"), "--out", str(tmp_path / "report")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{tmp_path / 'a.json'}: not a readable set of records" in line
+    assert not (tmp_path / "report").exists()
 
 
 def test_summaries_follow_the_record_not_this_version(both: RunResult) -> None:

@@ -176,7 +176,9 @@ def test_missing_and_damaged_images_are_counted(data: Path, tmp_path: Path) -> N
     (data / "spair" / "JPEGImages" / "cat" / "2008_1.png").unlink()
     (data / "spair" / "JPEGImages" / "dog" / "2008_2.png").write_bytes(b"no picture")
     result = run(data, tmp_path / "out", "spair")
-    assert result.record["skipped"] == {"JPEGImages/cat/2008_1.png": "no such image"}
+    missing, *unreadable = result.record["skipped"].items()
+    assert missing == ("JPEGImages/cat/2008_1.png", "no such image")
+    assert len({name.partition(" on ")[0] for name, _ in unreadable}) * 2 == len(unreadable)
     rows = {row["pair"]: row for row in result.record["rows"]}
     assert "no such file" in rows["cat 2008_0-2008_1"]["reason"]
     assert "not an image" in rows["dog 2008_0-2008_2"]["reason"]
@@ -192,15 +194,15 @@ CAT, PAIRS = "000001*cat.json", "test_pairs_pf.csv"
 @pytest.mark.parametrize(
     ("dataset", "spoil", "words"),
     [
-        ("spair", (CAT, '"trg_imname"', "trg_imname"), r"json:3: broken"),
+        ("spair", (CAT, '"trg_imname"', "trg_imname"), r"json: not a readable annotation .*line 3"),
         ("spair", (CAT, '"trg_kps"', '"other"'), "1: trg_kps is missing"),
-        ("spair", (CAT, "  40", '  "x"'), "points that are no numbers"),
+        ("spair", (CAT, "  40", '  "x"'), "not a readable list of points"),
         ("spair", (CAT, "  120,\n  110", "  20,\n  20"), "has no extent"),
         ("spair", (CAT, '"cat"', '"a cat"'), "category must be a word"),
         ("spair", lambda f: next(f.rglob("000002*dog.json")).unlink(), r"test\.txt:4: .*is missing"),
         ("spair", lambda f: (f / LAYOUT).write_text("\n"), "no annotated pair"),
         ("spair", lambda f: (f / LAYOUT).write_text("000001-2008_0-2008_1:cat\n" * 2), "twice"),
-        ("willow", (PAIRS, "60.0000", "sixty"), "csv:2: points that are"),
+        ("willow", (PAIRS, "60.0000", "sixty"), "csv:2: not a readable list of points"),
         ("willow", (PAIRS, "60.0000,", ""), "csv:2: expected 42"),
         ("willow", (PAIRS, "(S)/060_0000.png", "/../.."), "2: expected im"),
         ("willow", lambda f: (f / PAIRS).unlink(), "the list of pairs is missing"),

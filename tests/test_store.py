@@ -1,5 +1,6 @@
 """The store: local, S3-like on loopback; whole objects, checksums, manifests, upkeep."""
 
+import json
 import logging
 import os
 import subprocess
@@ -19,7 +20,7 @@ from geomatch.collection.features import extract_features
 from geomatch.collection.match import CollectionResult
 from geomatch.collection.pair_matches import pair_blocks
 from geomatch.engine import LocalEngine, RunContext
-from geomatch.errors import FeaturesError, GeomatchError, StoreError
+from geomatch.errors import DamagedError, FeaturesError, GeomatchError, StoreError
 from geomatch.files import is_sound, pack_arrays, unpack_arrays
 from geomatch.store import Manifest, Store
 from geomatch.store.packs import PackIndex, as_keys, stored_results, write_pack
@@ -67,18 +68,20 @@ def test_objects_are_written_listed_and_removed(
     store = Store.at(url or request.getfixturevalue("s3"))
     assert store.sizes("features") == {}
     assert not store.has("features", KEY)
-    store.write("features", KEY, b"first")
-    store.write("features", KEY, b"again")
-    store.write("features", OTHER, b"")
-    store.write("matches", KEY, b"xyz")
-    assert store.sizes("features") == {KEY: 5, OTHER: 0}
-    assert store.read("features", KEY) == b"again"
+    first, second = pack_arrays("thing", {"a": [1]}), pack_arrays("thing", {"a": [2, 3]})
+    store.write("features", KEY, first)
+    store.write("features", KEY, second)
+    store.write("features", OTHER, first)
+    store.write("matches", KEY, first)
+    name = len(f"features/{KEY}")
+    assert store.sizes("features") == {KEY: len(second) + name, OTHER: len(first) + name}
+    assert unpack_arrays(store.read("features", KEY), "x", "thing", ("a",))["a"].tolist() == [2, 3]
     assert store.has("features", KEY)
     with pytest.raises(KeyError):
         store.read("global", KEY)
     store.remove("features", KEY)
     store.remove("features", KEY)
-    assert store.sizes("features") == {OTHER: 0}
+    assert list(store.sizes("features")) == [OTHER]
     assert store.temporary_files(["features", "matches"]) == []
 
 
@@ -87,7 +90,7 @@ def test_places_that_are_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         Store.at("nothing://x")
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="cannot be written"):
-        Store.at(tmp_path / "file").write("features", KEY, b"x")
+        Store.at(tmp_path / "file").write("features", KEY, pack_arrays("thing", {}))
     assert Store.at(f"file://{tmp_path}") == Store.at(f"file:{tmp_path}") == Store.at(tmp_path)
     assert Store.at("~/x") == Store.at(Path.home() / "x")
     for nowhere in ("s3://", "memory://x"):
@@ -124,6 +127,46 @@ def test_any_damage_of_our_npz_files_is_noticed(tmp_path: Path) -> None:
     body[len(body) // 2] ^= 1
     with pytest.raises(GeomatchError, match="checksum is wrong"):
         Features.from_bytes(bytes(body), "x")
+
+
+def test_an_object_copied_under_another_key_is_damaged(tmp_path: Path) -> None:
+    store = Store.at(tmp_path)
+    keys = [bytes([place]) * 32 for place in range(4)]
+    for place in range(3):
+        store.write("features", keys[place].hex(), pack_arrays("thing", {"a": [place]}))
+    packs = [write_pack(store, "matches", keys[k : k + 2], {"counts": [1, 1]}) for k in (0, 2)]
+    manifests = [Manifest.start(store, "x", str(n), {}, "").saved(store).key for n in range(2)]
+    for kind, names in (
+        ("features", [key.hex() for key in keys[:2]]),
+        ("matches", packs),
+        ("runs", manifests),
+    ):
+        file, other = (tmp_path / store.name(kind, name) for name in names)
+        other.write_bytes(file.read_bytes())
+        assert is_sound(other.read_bytes())
+        with pytest.raises(DamagedError, match=f"{names[1]}.*copy of another object"):
+            store.read(kind, names[1])
+    index = PackIndex.read(store, "matches", ("counts",))
+    assert index.names == (packs[0],)
+    assert verify_store(store, progress=False)[0] == 7
+    damaged = [store.name("runs", manifests[1]), store.name("features", keys[1].hex())]
+    assert verify_store(store, True, False)[1] == [*damaged, store.name("matches", packs[1])]
+    assert set(store.sizes("features")) == {keys[0].hex(), keys[2].hex()}
+    assert Manifest.start(store, "x", "1", {}, "").source == "1"
+
+
+@pytest.mark.parametrize(
+    "change", [{"started": 3}, {"names": None}, {"failed": []}, {"source": "other"}, {"x": 1}]
+)
+def test_a_manifest_of_wrong_types_is_damaged(tmp_path: Path, change: dict[str, Any]) -> None:
+    store = Store.at(tmp_path)
+    key = Manifest.start(store, "x", "y", {}, "").saved(store).key
+    arrays = unpack_arrays(store.read("runs", key), "", "Manifest", ("summary", "pair_keys"))
+    summary = json.dumps({**json.loads(str(arrays["summary"])), **change})
+    store.write("runs", key, pack_arrays("Manifest", {**arrays, "summary": summary}))
+    with pytest.raises(DamagedError, match=f"{key}.*not a readable manifest"):
+        Manifest.load(store, key)
+    assert inspect_store(store).damaged == [key]
 
 
 def test_packs_find_every_key(tmp_path: Path) -> None:
@@ -188,12 +231,41 @@ def objects(store: Store) -> dict[str, bytes]:
     return {f"{kind}/{key}": store.read(kind, key) for kind in kinds for key in store.sizes(kind)}
 
 
+def test_features_damaged_after_their_pairs_were_done_are_made_again(
+    small_views: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store.at(tmp_path / "store")
+    first = run(small_views, store, "retrieval:2")
+    good = dict(first.correspondences.features)
+    for kind in ("features", "global"):
+        path = tmp_path / "store" / store.name(kind, min(store.sizes(kind)))
+        path.write_bytes(path.read_bytes()[:-200] + b"?" * 200)
+    again = run(small_views, store, "retrieval:2")
+    assert again.computed == (0, 0)
+    assert dict(again.correspondences.features.items()) == good
+    assert len(again.remade) == 1
+    assert verify_store(store, progress=False)[1] == []
+    # the command says which, and ends well
+    path = tmp_path / "store" / store.name("features", min(store.sizes("features")))
+    path.write_bytes(path.read_bytes()[:300])
+    export = ["colmap", "export", str(small_views), str(tmp_path / "a.db"), "--store", store.url]
+    assert main([*export, "--workers", "1", "--max-keypoints", "60", "--pairs", "retrieval:2"]) == 0
+    assert f"made again  1 x features were damaged in the store: {again.remade[0]}" in capsys.readouterr().out
+    # without the image it cannot be
+    again = run(small_views, store, "retrieval:2")
+    path.write_bytes(path.read_bytes()[:300])
+    for image in small_views.iterdir():
+        image.write_bytes(b"another")
+    with pytest.raises(FeaturesError, match="damaged and cannot be made again: view"):
+        list(again.correspondences.features.values())
+
+
 @pytest.mark.parametrize("workers", WORKERS)
 def test_object_storage_holds_the_same_bytes(
     small_views: Path, s3: str, tmp_path: Path, workers: int
 ) -> None:
     with pytest.raises(StoreError, match="does not exist"):
-        Store.at("s3://no-such-bucket/x").write("features", KEY, b"x")
+        Store.at("s3://no-such-bucket/x").write("features", KEY, pack_arrays("thing", {}))
     rules = ("retrieval:2", "sequential:1")
     local = run(small_views, tmp_path / "store", *rules)
     with LocalEngine(workers) as engine:
@@ -249,8 +321,9 @@ def test_info_verify_and_prune(small_views: Path, tmp_path: Path, capsys: pytest
     assert main(["store", "verify", place]) == 1
     assert f"damaged     features/{victim.parent.name}/{victim.name}" in capsys.readouterr().out
     found = [run(small_views, place, keypoints=count).correspondences.features for count in (60, 40)]
-    with pytest.raises(FeaturesError, match="verify --remove"):
-        list(chain(*(features.values() for features in found)))
+    assert sum(map(len, chain(*(features.values() for features in found)))) > 200  # it is made again
+    assert main(["store", "verify", place]) == 0
+    victim.write_bytes(bytes(data))
     assert main(["store", "verify", place, "--remove"]) == 1
     assert main(["store", "info", place]) == 1  # a run lacks something
     assert "3 of 4 features" in capsys.readouterr().out

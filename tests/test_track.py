@@ -134,7 +134,7 @@ def test_an_interrupted_run_resumes_with_the_same_results(
     assert len(steps) == 1
     key = sorted(store.sizes(KIND))[0]
     good = store.read(KIND, key)
-    store.write(KIND, key, good[:-200] + b"?" * 200)
+    (Path(store.url) / store.name(KIND, key)).write_bytes(good[:-200] + b"?" * 200)
     for labels, same in zip(run(store), undisturbed, strict=True):
         np.testing.assert_array_equal(labels, same)
     assert len(steps) == 2

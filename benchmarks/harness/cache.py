@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from geomatch.benchmarks.harness.task import Row
+from geomatch.errors import DamagedError, reading
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.provenance import versions
 from geomatch.store import Store
@@ -38,5 +39,6 @@ def pack_rows(rows: list[Row]) -> bytes:
 
 def unpack_rows(data: bytes, label: str) -> list[Row]:
     """Rows from what `pack_rows` gave; raises `DamagedError` naming ``label``."""
-    rows: list[Row] = json.loads(str(unpack_arrays(data, label, ROWS, ("rows",))["rows"]))
-    return rows
+    with reading(label, "list of rows", DamagedError):
+        rows: list[Row] = json.loads(str(unpack_arrays(data, label, ROWS, ("rows",))["rows"]))
+        return [dict(row) for row in rows]

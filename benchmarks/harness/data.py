@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, reading
 from geomatch.files import sha256_of
 
 Part = TypeVar("Part", covariant=True)
@@ -38,12 +38,10 @@ def check_split(split: str, splits: Iterable[str]) -> None:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file of a release."""
-    try:
+    if not path.exists():
+        raise GeomatchError(f"{path}: no such file; give the folder that the release unpacks to")
+    with reading(path, "text file"):
         return path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise GeomatchError(f"{path}: no such file; give the folder that the release unpacks to") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise GeomatchError(f"{path}: cannot be read ({error})") from error
 
 
 def sums_of(paths: Iterable[Path]) -> list[str | None]:

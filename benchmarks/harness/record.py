@@ -7,8 +7,8 @@ from typing import Any
 
 from geomatch.benchmarks.harness.cache import SCHEMA
 from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task
-from geomatch.errors import GeomatchError, first_line
-from geomatch.files import digest_of, replacing
+from geomatch.errors import GeomatchError
+from geomatch.files import digest_of, read_json, replacing
 
 _KEYS = {"schema", "benchmark", "data", "protocols", "methods", "settings", "skipped", "versions", "machine",
          "rows"}  # fmt: skip
@@ -25,17 +25,14 @@ def write_run(folder: Path, record: dict[str, Any]) -> Path:
 
 def read_run(path: Path) -> dict[str, Any]:
     """A record from its file."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise GeomatchError(f"{path}: not a readable record ({first_line(error)})") from error
-    if not isinstance(record, dict) or not {"schema", "rows"} <= record.keys():
+    record = read_json(path, "record")
+    if not {"schema", "rows"} <= record.keys():
         raise GeomatchError(f"{path}: not a record of geomatch benchmark")
     if record["schema"] != SCHEMA:
         raise GeomatchError(
             f"{path}: a record of layout {record['schema']}, this version reads {SCHEMA}; run again"
         )
-    if not record.keys() >= _KEYS or record["benchmark"] not in FOLDERS:
+    if not record.keys() >= _KEYS or record["benchmark"] not in list(FOLDERS):
         raise GeomatchError(f"{path}: not a record of geomatch benchmark")
     return record
 

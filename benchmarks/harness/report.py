@@ -15,7 +15,7 @@ from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import Comparison, compare_all
 from geomatch.benchmarks.harness.runs import Run, find_runs, merge
 from geomatch.benchmarks.harness.task import FOLDERS, Picture, Row
-from geomatch.errors import GeomatchError, first_line
+from geomatch.errors import GeomatchError, first_line, reading
 from geomatch.files import replacing
 from geomatch.store import Store
 
@@ -73,13 +73,15 @@ def write_report(
     """
     import jinja2
 
-    runs = merge(find_runs(paths))
-    sections = [_section(run, data, store) for run in runs]
-    out.mkdir(parents=True, exist_ok=True)
+    found = find_runs(paths)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = files("geomatch.benchmarks.harness").joinpath("report.html").read_text(encoding="utf-8")
-    page = environment.from_string(template).render(sections=sections, colours=COLOURS)
-    texts = {"report.md": _markdown(runs), "report.html": page}
+    with reading(", ".join(map(str, found)), "set of records"):  # whatever was edited in them
+        runs = merge(found)
+        sections = [_section(run, data, store) for run in runs]
+        page = environment.from_string(template).render(sections=sections, colours=COLOURS)
+        texts = {"report.md": _markdown(runs), "report.html": page}
+    out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         with replacing(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

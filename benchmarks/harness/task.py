@@ -16,6 +16,8 @@ from geomatch.store import Store
 AnyProtocol = TypeVar("AnyProtocol")
 Row = dict[str, Any]
 """A row of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
+UNREADABLE = "unreadable: "
+"""Begins the ``reason`` of a row whose files could not be read, which the run counts as skipped."""
 Words = list[tuple[str, str]]  # headings, and what stands there
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # thresholds, and percentages within them
 Values = NDArray[np.float64]  # (rows, k), from `Task.values`

@@ -19,6 +19,7 @@ from geomatch.keypoints.detector import no_keypoints, select_best
 from geomatch.provenance import settings_key
 from geomatch.types import Features
 from geomatch.weights.download import WeightsFile, locate_weights
+from geomatch.weights.tensors import load_pickled
 
 XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
 MIN_SIDE = 32  # images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails
@@ -32,7 +33,7 @@ def weights_at(url: str, licence: str) -> WeightsFile:
 def load_network(name: str, paths: Sequence[Path], build: Callable[[list[Any]], Any], device: str) -> Any:
     """The network that ``build`` makes of the files' contents, for inference on a device."""
     try:
-        network = build([torch.load(path, map_location="cpu", weights_only=True) for path in paths])
+        network = build([load_pickled(path) for path in paths])
     except Exception as error:  # unpickling and loading raise many types
         raise WeightsError(f"{paths[0]} does not hold weights of {name} ({first_line(error)})") from error
     return network.eval().to(device)

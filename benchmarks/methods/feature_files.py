@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geomatch.errors import FeaturesError, ShapeError, require
-from geomatch.files import fingerprint_of, sha256_of
+from geomatch.colmap.formats import h5
+from geomatch.errors import FeaturesError, reading
+from geomatch.files import fingerprint_of, read_npz, sha256_of
 from geomatch.places import user_path
 from geomatch.provenance import settings_key
 from geomatch.types import Features
@@ -44,34 +45,19 @@ class FeatureFiles:
     def read(self, image: Path, size: tuple[int, int]) -> Features:
         """Features of one image file, best first."""
         name = f"{image.parent.name}/{image.name}"
-        arrays = self._npz(name) if self.kind == "npz" else self._h5(name)
-        try:
-            points = np.asarray(arrays["keypoints"], np.float32)[:, :2]
-            scores = np.asarray(arrays.get("scores", -np.arange(len(points))), np.float32).reshape(-1)
-            descriptors = np.asarray(arrays["descriptors"], np.float32)
-            found = Features(points, scores, size, descriptors=descriptors)
-        except (KeyError, IndexError, TypeError, ValueError, ShapeError) as error:
-            raise FeaturesError(f"{self.root}: the features of {name} make no sense ({error})") from error
-        return found[np.argsort(-scores, kind="stable")[: self.max_keypoints]]
+        path = user_path(self.root)
+        if self.kind == "npz":
+            path = path / f"{name}.{self.suffix}"
+            with reading(path, ".npz file of features", FeaturesError):
+                arrays = read_npz(path.read_bytes())
+                found = _features(arrays, arrays["descriptors"], size)
+        else:
+            with h5.features(path, name) as arrays:
+                found = _features(arrays, arrays["descriptors"].T, size)
+        return found[np.argsort(-found.scores, kind="stable")[: self.max_keypoints]]
 
-    def _npz(self, name: str) -> Mapping[str, Any]:
-        path = Path(self.root).expanduser() / f"{name}.{self.suffix}"
-        try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
-        except Exception as error:  # zipfile and numpy raise many types
-            raise FeaturesError(f"{path}: not a readable .npz file ({error})") from error
 
-    def _h5(self, name: str) -> Mapping[str, Any]:
-        h5py = require("h5py", "hloc", "reading features of hloc")
-        path = Path(self.root).expanduser()
-        try:
-            with h5py.File(path, "r") as file:
-                if name not in file:
-                    raise KeyError(f"no group {name}")
-                arrays = {key: np.asarray(value) for key, value in file[name].items()}
-        except (OSError, KeyError, AttributeError) as error:
-            raise FeaturesError(f"{path}: {error}") from error
-        if "descriptors" in arrays:
-            arrays["descriptors"] = arrays["descriptors"].T
-        return arrays
+def _features(arrays: Mapping[str, Any], descriptors: Any, size: tuple[int, int]) -> Features:
+    points = np.asarray(arrays["keypoints"], np.float32)[:, :2]
+    scores = np.asarray(arrays.get("scores", -np.arange(len(points))), np.float32).reshape(-1)
+    return Features(points, scores, size, descriptors=np.asarray(descriptors, np.float32))

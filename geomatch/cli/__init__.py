@@ -1,8 +1,10 @@
 """The command ``geomatch``: parses, calls the functions of the package, prints."""
 
 import logging
+import signal
 import sqlite3
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 
@@ -42,9 +44,11 @@ for _command in _COMMANDS:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; every error is one line on standard error."""
     if not sys.warnoptions:
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # of damage that becomes an error, or does no harm
+        # of damage that becomes an error, or does no harm
+        warnings.filterwarnings("ignore", module=r"(PIL|torch)\.")
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # likewise
     try:
+        _end_cleanly()
         code = app.main(args=arguments, prog_name="geomatch", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -53,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("geomatch: interrupted", err=True)
         return INTERRUPTED
-    except SystemExit:  # click's way out when the reader of a pipe has gone
-        return PIPE_CLOSED
+    except SystemExit as stop:  # of a signal, or click's way out when the reader of a pipe has gone
+        return stop.code if isinstance(stop.code, int) and stop.code > 128 else PIPE_CLOSED
     except (GeomatchError, ValueError, OSError, sqlite3.Error) as error:
         return _complain(str(error) or type(error).__name__)
     except Exception as error:
@@ -62,6 +66,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise  # a defect, whose traceback is wanted
         return _complain(_OUT_OF_MEMORY)
     return code if isinstance(code, int) else FOUND
+
+
+def _end_cleanly() -> None:
+    """Let SIGTERM, and SIGHUP where nobody ignores it, end the process as Ctrl-C does: nothing is left."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(number) == signal.SIG_DFL
+        ):
+            signal.signal(number, end)
 
 
 def _complain(message: str) -> int:

@@ -156,6 +156,7 @@ def export(
         check_cameras(writing.cameras)
     elif target.exists() and (target.is_file() or any(target.iterdir())):
         raise GeomatchError(f"{target} exists already; give another name")
+    remade: list[str] = []
     if source:
         found, failed = read_correspondences(source, images), False
         context = replace(context, store=None)
@@ -164,7 +165,11 @@ def export(
         image_sizes(images, folder.names, writing.cameras.mode)
         context = replace(context, store=context.store_at(target.parent / "geomatch-store"))
         result = match_collection(folder, **collection._asdict(), context=context)
-        found, failed = result.correspondences, bool(result.skipped or result.failed_pairs)
+        found, failed, remade = (
+            result.correspondences,
+            bool(result.skipped or result.failed_pairs),
+            result.remade,
+        )
         _tell(result)
     if form == "database":
         report = export_database(images, found, target, **writing._asdict(), extend=extend, context=context)
@@ -175,6 +180,7 @@ def export(
         for what, count in skipped.items():
             click.echo(f"skipped     {count} {what}")
         failed = failed or UNREADABLE in skipped
+    _tell_remade(remade)
     click.echo(f"wrote       {click.format_filename(target)}")
     return NOT_FOUND if failed else FOUND
 
@@ -189,6 +195,13 @@ def _tell(result: "CollectionResult") -> None:
     for what, names in (("image", result.skipped), ("pair", result.failed_pairs)):
         for line in grouped(names):
             click.echo(f"skipped     {what}: {line}", err=True)
+
+
+def _tell_remade(names: list[str]) -> None:
+    from geomatch.engine.run import grouped
+
+    for line in grouped(dict.fromkeys(names, "features were damaged in the store")):
+        click.echo(f"made again  {line}")
 
 
 @colmap.command()
@@ -238,6 +251,7 @@ def reconstruct(
 
     result = run(images, out, **collection._asdict(), cameras=cameras, mapping=mapping, context=context)
     _tell(result.matching)
+    _tell_remade(result.matching.remade)
     click.echo(result.export.text())
     for number, model in enumerate(result.models):
         click.echo(

@@ -1,6 +1,7 @@
 """``geomatch propagate``."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import click
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.options import bundled, changed_config, descriptor_options
 from geomatch.editing.options import EditOptions
-from geomatch.errors import ImageError
+from geomatch.errors import GeomatchError, ImageError, reading
 
 RECORD = "propagation.json"
 
@@ -127,7 +128,8 @@ def _names(edit: Path, source: Path, targets: tuple[Path, ...], out: Path) -> li
 
 def _pictures(record: Path) -> set[str]:
     """Names of the pictures that an earlier run made."""
-    try:
-        return {row["picture"] for row in json.loads(record.read_text(encoding="utf-8"))["targets"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+    from geomatch.files import read_json
+
+    with suppress(GeomatchError), reading(record, "record"):
+        return {row["picture"] for row in read_json(record, "record")["targets"]}
+    return set()

@@ -40,9 +40,19 @@ class StoredFeatures:
     store: Store
     keys: Mapping[str, str]
 
-    def load(self, kind: str = KIND) -> LazyFeatures:
-        """All of them, read on demand."""
-        return LazyFeatures(list(self.keys), lambda name: read_features(self.store, self.keys[name], kind))
+    def load(self, kind: str = KIND, remake: Callable[[str], object] | None = None) -> LazyFeatures:
+        """All of them, read on demand; ``remake`` writes those of a name again that are damaged by then."""
+
+        def read(name: str) -> Features:
+            try:
+                return read_features(self.store, self.keys[name], kind)
+            except FeaturesError:
+                if remake is None:
+                    raise
+            remake(name)
+            return read_features(self.store, self.keys[name], kind)
+
+        return LazyFeatures(list(self.keys), read)
 
 
 def feature_key(sha256: str, parts: Any) -> str:
@@ -64,6 +74,16 @@ def extract_features(
     """
     stored, make = StoredFeatures(store, keys), partial(_extract, parts)
     return make_missing(root, photos, stored, KIND, make, parts[1], work, "features")
+
+
+def extract_again(
+    root: Path, photo: Photograph, key: str, parts: tuple[Detector, Describer], store: Store
+) -> None:
+    """Write the features of an image anew, here; raises `FeaturesError` when the image is another now."""
+    (found,) = _write(root, store, KIND, partial(_extract, parts), [(photo, key)])
+    if isinstance(found, FailedItem):
+        label = store.label(KIND, key)
+        raise FeaturesError(f"{label} is damaged and cannot be made again: {photo.name}: {found.reason}")
 
 
 def _extract(parts: tuple[Detector, Describer], images: Sequence[Image]) -> list[bytes]:
@@ -149,10 +169,8 @@ def read_features(store: Store, key: str, kind: str = KIND) -> Features:
         return Features.from_bytes(store.read(kind, key), store.label(kind, key))
     except KeyError as error:
         raise FeaturesError(f"{store.label(kind, key)} is missing; give the same command again") from error
-    except (DamagedError, ValueError) as error:
-        raise FeaturesError(
-            f"{error}; `geomatch store verify --remove`, then the same command again"
-        ) from error
+    except DamagedError as error:
+        raise FeaturesError(f"{error}; give the same command again") from error
 
 
 def _need_of(describer: Describer) -> Need:

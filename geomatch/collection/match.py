@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from geomatch.collection.correspondences import Correspondences
 from geomatch.collection.features import KIND as FEATURES
-from geomatch.collection.features import StoredFeatures, extract_features, feature_key
+from geomatch.collection.features import StoredFeatures, extract_again, extract_features, feature_key
 from geomatch.collection.folder import ImageFolder, Photograph, examine
 from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
 from geomatch.collection.pair_matches import match_pairs, pair_keys
@@ -21,7 +21,7 @@ from geomatch.describers import DenseDescriber, Describer, as_dense, traits_of
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.engine import FailedItem, RunContext
 from geomatch.engine.context import CONTEXT
-from geomatch.errors import ImageError
+from geomatch.errors import GeomatchError, ImageError
 from geomatch.files import digest_of
 from geomatch.provenance import cache_key, record
 from geomatch.store import Manifest
@@ -44,6 +44,8 @@ class CollectionResult:
     """Numbers of images and pairs that were not cached."""
     retries: int
     """Blocks of work that were tried again."""
+    remade: list[str]
+    """Images whose features were damaged in the store and made again; grows while features are read."""
     settings: dict[str, Any]
     """As JSON can hold them."""
 
@@ -107,9 +109,22 @@ def match_collection(
 
         def nearest(count: int, order: NDArray[np.int64] | None) -> NDArray[np.int64]:
             nonlocal pooled
-            descriptors = pool_images(folder.root, photos, dense, store, work)
-            pooled = _unique(descriptors.keys)
-            return descriptors.nearest(count, order, work)
+            for left in reversed(range(ROUNDS)):
+                descriptors = pool_images(folder.root, photos, dense, store, work)
+                pooled = _unique(descriptors.keys)
+                try:
+                    return descriptors.nearest(count, order, work)
+                except GeomatchError:  # of a damaged object, which was removed, or of something else
+                    if not left or store.sizes(GLOBAL).keys() >= set(pooled):
+                        raise
+            raise AssertionError
+
+        by_name = {photo.name: photo for photo in photos}
+        remade: list[str] = []
+
+        def remake(name: str) -> None:
+            remade.append(name)
+            extract_again(folder.root, by_name[name], keys[name], (detector, describer), store)
 
         computed_images = computed_pairs = 0
         for _ in range(ROUNDS):
@@ -138,7 +153,7 @@ def match_collection(
             computed_pairs += made
             if not failed_pairs or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
                 break
-    result = Correspondences(stored.load(), matched)
+    result = Correspondences(stored.load(remake=remake), matched)
     if matching.refine_keypoints:
         from geomatch.collection.refine import refine_stored
 
@@ -153,6 +168,7 @@ def match_collection(
         failed_pairs,
         (computed_images, computed_pairs),
         work.retries,
+        remade,
         settings | {"pairs": dict(report.given)},
     )
 

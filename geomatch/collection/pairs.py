@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from geomatch.collection.folder import ImageFolder, position
 from geomatch.collection.options import PAIRS, PairSelection
-from geomatch.errors import GeomatchError, first_line
+from geomatch.errors import GeomatchError, reading
 from geomatch.files import natural_order
 
 Pair = tuple[str, str]
@@ -125,10 +125,8 @@ def _ranked(names: Sequence[str], chosen: NDArray[np.int64]) -> Iterator[Pair]:
 
 
 def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
-    try:
+    with reading(path, "list of pairs"):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise GeomatchError(f"{path}: cannot be read as a list of pairs ({first_line(error)})") from error
     unknown = 0
     for number, line in enumerate(lines, 1):
         pair = [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]

@@ -46,8 +46,7 @@ def refine_stored(
     whole = digest_of([list(stored.keys.items()), matching, cache_key(extractor), list(SEARCH), versions()])
     # two images may be one file, and yet be matched differently
     keys = {name: digest_of([whole, name]) for name in folder.names}
-    there = stored.store.sizes(KIND)
-    todo = [name for name, key in keys.items() if key not in there]
+    todo = [name for name, key in keys.items() if stored.store.found(KIND, key, Features.from_bytes) is None]
     if todo:
         for name, features in _refined(found, folder, extractor, progress, todo):
             stored.store.write(KIND, keys[name], features.to_bytes())

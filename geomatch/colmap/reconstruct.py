@@ -23,6 +23,7 @@ from geomatch.colmap.view import sparse_model, write_view
 from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.errors import GeomatchError
+from geomatch.files import read_json
 from geomatch.provenance import versions
 
 _WRITTEN = ("summary.json", "database.db", "sparse", "model.html")
@@ -102,6 +103,7 @@ def reconstruct(
             "program": _PROGRAM, "images": count, "models": [asdict(model) for model in summaries],
             "reason": reason or None, "pairs": found.pairs.given, "verified": report.verified,
             "skipped": {**report.skipped, **found.skipped, **found.failed_pairs, **report.images_skipped},
+            "remade": found.remade,
             "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
             "settings": {**found.settings, **asdict(mapping)},
             "versions": versions() | {"pycolmap": pycolmap().__version__},
@@ -152,11 +154,9 @@ def _unfinished(out: Path) -> Iterator[Path]:
 
 
 def _is_ours(summary: Path) -> bool:
-    try:
-        content = json.loads(summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("program") == _PROGRAM
+    with suppress(GeomatchError):
+        return bool(read_json(summary, "summary").get("program") == _PROGRAM)
+    return False
 
 
 def _reason(images: int, report: ExportReport, mapper: Mapper) -> str:

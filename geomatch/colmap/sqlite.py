@@ -9,12 +9,14 @@ import numpy as np
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
 from geomatch.colmap.conventions import PAIR_BASE, from_colmap
-from geomatch.errors import FeaturesError, GeomatchError, first_line
+from geomatch.errors import FeaturesError, GeomatchError, first_line, reading
 from geomatch.types import Features, Matches
 
 HEADER = b"SQLite format 3\0"
 TABLES = {"cameras", "images", "keypoints", "matches"}
 """Every release of COLMAP has them."""
+MAX_BLOB = 2**28
+"""Most bytes of a row: the keypoints of an image, the matches of a pair."""
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
@@ -34,40 +36,45 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     idle = header[18] == 2 and not real.with_name(real.name + "-wal").exists()
     mode = "mode=ro&immutable=1" if idle else "mode=ro"
     connection = sqlite3.connect(f"{real.as_uri()}?{mode}", uri=True, timeout=2, isolation_level=None)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BLOB)
+    connection.execute("PRAGMA trusted_schema = OFF")
     connection.text_factory = lambda text: text.decode("utf-8", "replace")
     return connection
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database to read; what goes wrong in the block is a `GeomatchError` that names it."""
-    try:
-        with closing(open_read_only(path)) as connection:
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-            if not tables >= TABLES:
-                lacking = ", ".join(sorted(TABLES - tables))
-                raise GeomatchError(f"{path} is no COLMAP database: it has no table {lacking}")
-            yield connection
-    except GeomatchError:
-        raise
-    except OSError as error:
-        raise GeomatchError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            text = "is locked: another program writes to it; try when it is done"
-        elif code == sqlite3.SQLITE_CORRUPT:
-            text = f"is damaged ({first_line(error)}); `sqlite3 {path} .recover` may save a part of it"
-        else:
-            text = f"cannot be read as a COLMAP database ({first_line(error)})"
-        raise GeomatchError(f"{path} {text}") from error
-    except (TypeError, ValueError, OverflowError) as error:  # of values of another type than announced
-        raise GeomatchError(f"{path} holds rows that make no sense ({first_line(error)})") from error
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database to read; what goes wrong in the block is a `GeomatchError` that names it.
+
+    One with views, triggers or virtual tables is refused: COLMAP makes none, and they run what they say.
+    """
+    with reading(path, "COLMAP database"):
+        try:
+            with closing(open_read_only(path)) as connection:
+                tables = set()
+                for kind, name, text in connection.execute("SELECT type, name, sql FROM sqlite_master"):
+                    if kind not in ("table", "index") or "VIRTUAL" in str(text).upper().split()[:2]:
+                        text = f"{path} is no COLMAP database: it has a {kind} {name!r} that runs code"
+                        raise GeomatchError(text)
+                    tables.add(name)
+                if not tables >= TABLES:
+                    lacking = ", ".join(sorted(TABLES - tables))
+                    raise GeomatchError(f"{path} is no COLMAP database: it has no table {lacking}")
+                yield connection
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                text = "is locked: another program writes to it; try when it is done"
+            elif code == sqlite3.SQLITE_CORRUPT:
+                text = f"is damaged ({first_line(error)}); `sqlite3 {path} .recover` may save a part of it"
+            else:
+                raise
+            raise GeomatchError(f"{path} {text}") from error
 
 
 def read(path: Path) -> Correspondences:
     """Keypoints and raw matches of a database."""
-    with reading(path) as connection:
+    with opened(path) as connection:
         rows = connection.execute(
             "SELECT images.image_id, images.name, cameras.width, cameras.height FROM images "
             "JOIN cameras ON cameras.camera_id = images.camera_id"
@@ -78,7 +85,7 @@ def read(path: Path) -> Correspondences:
 
     def load(name: str) -> Features:
         image_id, size = images[name]
-        with reading(path) as connection:
+        with opened(path) as connection:
             row = connection.execute(
                 "SELECT rows, cols, data FROM keypoints WHERE image_id = ?", (image_id,)
             ).fetchone()
@@ -90,7 +97,7 @@ def read(path: Path) -> Correspondences:
             return Features(from_colmap(points), np.ones(number, np.float32), size)
 
     def pairs() -> Iterator[MatchedPair]:
-        with reading(path) as connection:
+        with opened(path) as connection:
             for pair_id, number, data in connection.execute("SELECT pair_id, rows, data FROM matches"):
                 image0, image1 = divmod(pair_id, PAIR_BASE)
                 indices = np.frombuffer(data or b"", np.uint32).reshape(-1, 2).astype(np.int64)

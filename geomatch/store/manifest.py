@@ -3,12 +3,12 @@
 import json
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import DamagedError
+from geomatch.errors import DamagedError, reading
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.provenance import versions
 from geomatch.store.store import Store
@@ -74,10 +74,17 @@ class Manifest:
         label = store.label(KIND, key)
         optional = [f"keys_{kind}" for kind in ("features", "global", "refined", "rows")]
         arrays = unpack_arrays(store.read(KIND, key), label, "Manifest", ("summary", "pair_keys"), optional)
-        summary = json.loads(str(arrays["summary"]))
-        if summary.pop("schema") != SCHEMA:
-            raise DamagedError(f"{label}: a manifest of another version of geomatch")
-        del summary["versions"]
-        kinds, names = summary.pop("kinds"), tuple(summary.pop("names"))
-        objects = {kind: tuple(row.tobytes().hex() for row in arrays[f"keys_{kind}"]) for kind in kinds}
-        return cls(**summary, names=names, objects=objects, pair_keys=arrays["pair_keys"])
+        with reading(label, "manifest", DamagedError):
+            summary = json.loads(str(arrays["summary"]))
+            if summary.pop("schema") != SCHEMA:
+                raise DamagedError(f"{label}: a manifest of another version of geomatch")
+            del summary["versions"]
+            kinds, names = summary.pop("kinds"), tuple(summary.pop("names"))
+            objects = {kind: tuple(row.tobytes().hex() for row in arrays[f"keys_{kind}"]) for kind in kinds}
+            made = cls(**summary, names=names, objects=objects, pair_keys=arrays["pair_keys"].reshape(-1, 32))
+            for name, kind in get_type_hints(cls).items():
+                if not isinstance(getattr(made, name), get_origin(kind) or kind):
+                    raise TypeError(f"{name} must be {kind}")
+            if made.key != key:
+                raise ValueError("it is of another run")
+        return made

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from geomatch.errors import DamagedError, GeomatchError, StoreError, first_line, require
-from geomatch.files import replacing
+from geomatch.files import is_named, named, replacing
 from geomatch.places import user_path
 
 ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs"})
@@ -54,14 +54,16 @@ class Store:
             raise StoreError(f"{self.url}: no store there, nor any folder")
 
     def read(self, kind: str, key: str) -> bytes:
-        """The bytes of an object; raises KeyError when it is not there."""
+        """The bytes of an object; raises `KeyError` when it is missing, `DamagedError` when it is another."""
         path = f"{self.url}/{self.name(kind, key)}"
         try:
             with self._errors("read"):
                 data: bytes = Path(path).read_bytes() if self._local else _remote(self.url).cat_file(path)
-                return data
         except FileNotFoundError as error:
             raise KeyError(f"{kind}/{key}") from error
+        if not is_named(data, f"{kind}/{key}"):
+            raise DamagedError(f"{self.label(kind, key)}: damaged, or a copy of another object")
+        return data
 
     def has(self, kind: str, key: str) -> bool:
         """True if an object is there; for many, `sizes` is faster."""
@@ -70,8 +72,8 @@ class Store:
             return Path(path).is_file() if self._local else bool(_remote(self.url).exists(path))
 
     def write(self, kind: str, key: str, data: bytes) -> None:
-        """Write an object, whole or not at all."""
-        target = f"{self.url}/{self.name(kind, key)}"
+        """Write an object that `geomatch.files.pack_arrays` packed, bound to its key, whole or not at all."""
+        target, data = f"{self.url}/{self.name(kind, key)}", named(data, f"{kind}/{key}")
         with self._errors("written"):
             if self._local:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)

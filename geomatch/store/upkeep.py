@@ -84,6 +84,8 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
             sound = is_sound(store.read(kind, key))
         except KeyError:  # removed meanwhile
             continue
+        except DamagedError:
+            sound = False
         checked += 1
         if not sound:
             damaged.append(store.name(kind, key))

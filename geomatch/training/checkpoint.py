@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from geomatch.errors import WeightsError, first_line
+from geomatch.errors import WeightsError, first_line, reading
 from geomatch.files import replacing
 from geomatch.weights.download import check_file
 
@@ -34,14 +34,15 @@ class Checkpoint:
         if not self.path.exists():
             return 0, []
         saved = read_checkpoint(self.path, self.device)
-        if saved["config"] != asdict(self.config):
-            raise ValueError(
-                f"{self.path} was made with {saved['config']}, not {asdict(self.config)}; "
-                "train into another folder or delete it"
-            )
-        for name, part in self.parts.items():
-            part.load_state_dict(saved[name])
-        return saved["step"], saved["log"]
+        with reading(self.path, "checkpoint of a training", WeightsError):
+            if saved["config"] != asdict(self.config):
+                raise WeightsError(
+                    f"{self.path} was made with {saved['config']}, not {asdict(self.config)}; "
+                    "train into another folder or delete it"
+                )
+            for name, part in self.parts.items():
+                part.load_state_dict(saved[name])
+            return int(saved["step"]), list(saved["log"])
 
 
 def read_checkpoint(path: Path, device: str = "cpu") -> Any:

@@ -1,11 +1,10 @@
 """What a diffusers folder holds: configurations, and the files of weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from geomatch.errors import WeightsError, first_line
-from geomatch.files import replacing, sha256_of
+from geomatch.errors import WeightsError
+from geomatch.files import read_json, replacing, sha256_of
 from geomatch.weights.download import SUMS, check_file
 
 STEM = "diffusion_pytorch_model"
@@ -18,15 +17,8 @@ HEAD_FILE = "head.safetensors"
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A diffusers configuration."""
-    path = folder / name
-    try:
-        check_file(path)
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: no readable diffusers configuration ({first_line(error)})") from error
-    return config
+    check_file(folder / name)
+    return read_json(folder / name, "diffusers configuration", WeightsError)
 
 
 def find_weights(folder: Path) -> list[Path]:

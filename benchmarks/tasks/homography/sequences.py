@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, reading
 from geomatch.files import fingerprint_of
 
 SUFFIXES = (".ppm", ".png", ".jpg", ".jpeg")
@@ -108,10 +108,9 @@ def _image(folder: Path, number: str) -> Path:
 
 
 def _homography(path: Path) -> NDArray[np.float64]:
-    try:
-        matrix = np.loadtxt(path, dtype=np.float64)
-    except (OSError, ValueError) as error:
-        raise GeomatchError(f"{path}: no readable homography ({error})") from error
+    with reading(path, "homography"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        matrix = np.array([line.split() for line in lines if line.strip()], np.float64)
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[2, 2] == 0:
         raise GeomatchError(f"{path}: expected a 3 x 3 homography, got shape {matrix.shape}")
     return matrix

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.measures import accuracy, area_under_curve
 from geomatch.benchmarks.harness.task import (
+    UNREADABLE,
     Axes,
     Curve,
     Entry,
@@ -68,8 +69,9 @@ class _SequenceEvaluation:
             try:
                 pairs = [self.views.pairs(paths, truth, f, paper, wanted) for f in _frames(protocol)]
             except (ImageError, FeaturesError, cv2.error) as error:
+                reason = first_line(error) if isinstance(error, cv2.error) else f"{UNREADABLE}{error}"
                 for own in found:
-                    own.append({**names, **evaluation.failed(protocol, first_line(error))})
+                    own.append({**names, **evaluation.failed(protocol, reason)})
                 continue
             for place, own in enumerate(found):
                 method = self.entries[wanted[place]].method

@@ -1,6 +1,5 @@
 """Pairs of images of one category with corresponding points, whatever release they come from."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet, absent, sums_of
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, reading
 from geomatch.files import digest_of
 
 
@@ -79,25 +78,10 @@ def put_together(
 
 def checked_points(where: str, points: object, count: int | None = None) -> NDArray[np.float64]:
     """(N, 2) finite numbers, at least one point."""
-    try:
+    with reading(where, "list of points"):
         array = np.asarray(points, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise GeomatchError(f"{where}: points that are no numbers ({error})") from error
     if array.ndim != 2 or array.shape[1] != 2 or not len(array) or not np.isfinite(array).all():
         raise GeomatchError(f"{where}: expected points as (N, 2) finite numbers, got shape {array.shape}")
     if count is not None and len(array) != count:
         raise GeomatchError(f"{where}: {len(array)} points, but {count} in the other image")
     return array
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """An object of a JSON file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise GeomatchError(f"{path}:{error.lineno}: broken JSON ({error.msg})") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise GeomatchError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise GeomatchError(f"{path}:1: expected an object of JSON, got {type(content).__name__}")
-    return content

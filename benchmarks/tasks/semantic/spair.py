@@ -14,9 +14,9 @@ from geomatch.benchmarks.tasks.semantic.data import (
     KeypointPair,
     checked_points,
     put_together,
-    read_json,
 )
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, reading
+from geomatch.files import read_json
 
 SPLITS = {"test": 12_234, "val": 5_384, "trn": 53_340}  # numbers of pairs
 _KEYS = ("src_imname", "trg_imname", "category", "src_kps", "trg_kps", "trg_bndbox")
@@ -37,7 +37,7 @@ def _pairs(folder: Path, split: str) -> Iterator[tuple[str, str, KeypointPair]]:
         path = folder / "PairAnnotation" / split / f"{name}.json"
         if not path.is_file():
             raise GeomatchError(f"{layout}:{number}: {path} is missing")
-        content = read_json(path)
+        content = read_json(path, "annotation")
         missing = [key for key in _KEYS if key not in content]
         if missing:
             raise GeomatchError(f"{path}:1: {missing[0]} is missing")
@@ -49,7 +49,8 @@ def _pairs(folder: Path, split: str) -> Iterator[tuple[str, str, KeypointPair]]:
         box = content["trg_bndbox"]
         if not (isinstance(box, list) and len(box) == 4 and all(isinstance(x, (int, float)) for x in box)):
             raise GeomatchError(f"{path}:1: trg_bndbox must be four numbers, got {box!r}")
-        side = float(max(box[2] - box[0], box[3] - box[1]))  # of (left, top, right, bottom)
+        with reading(path, "annotation"):
+            side = float(max(box[2] - box[0], box[3] - box[1]))  # of (left, top, right, bottom)
         if not side > 0:
             raise GeomatchError(f"{path}:1: trg_bndbox has no extent: {box}")
         images = [Path("JPEGImages") / category / str(content[key]) for key in ("src_imname", "trg_imname")]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.task import (
+    UNREADABLE,
     Axes,
     Curve,
     Entry,
@@ -69,7 +70,7 @@ class _CategoryEvaluation:
                 try:
                     known[path] = self.maps.of(path, prompt, wanted)
                 except ImageError as error:
-                    known[path] = str(error)
+                    known[path] = f"{UNREADABLE}{error}"
             return known[path]
 
         rows: list[dict[str, Row]] = [{} for _ in wanted]

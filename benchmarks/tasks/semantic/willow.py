@@ -12,7 +12,7 @@ import numpy as np
 
 from geomatch.benchmarks.harness.data import DataSet, read_lines
 from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair, checked_points, put_together
-from geomatch.errors import GeomatchError
+from geomatch.errors import GeomatchError, reading
 
 PAIRS = 900
 POINTS = 10
@@ -28,10 +28,12 @@ def _pairs(folder: Path) -> Iterator[tuple[str, str, KeypointPair]]:
     path = folder / "test_pairs_pf.csv"
     if not path.is_file():
         raise GeomatchError(f"{path}: the list of pairs is missing")
-    rows = csv.reader(read_lines(path))
-    for row in rows:
-        where = f"{path}:{rows.line_num}"
-        if rows.line_num == 1 or not row:
+    with reading(path, "list of pairs"):
+        rows = csv.reader(read_lines(path))
+        numbered = [(rows.line_num, row) for row in rows]
+    for number, row in numbered:
+        where = f"{path}:{number}"
+        if number == 1 or not row:
             continue
         if len(row) != 2 + 4 * POINTS:
             raise GeomatchError(f"{where}: expected {2 + 4 * POINTS} columns, got {len(row)}")

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.benchmarks.harness.task import Entry, Row
+from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.together import dense_maps
 from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_mask
@@ -73,7 +73,9 @@ def evaluate_masks(
                     row["F"].append(round(boundary_accuracy(mask == one, truth == one), 6))
     except ImageError as error:
         zeros = [0.0] * len(measured)
-        return [[{**row, "J": zeros, "F": zeros, "reason": str(error)} for row in own] for own in rows]
+        return [
+            [{**row, "J": zeros, "F": zeros, "reason": f"{UNREADABLE}{error}"} for row in own] for own in rows
+        ]
     return rows
 
 
@@ -103,7 +105,7 @@ def evaluate_poses(video: PoseVideo, protocol: TemporalProtocol, methods: Sequen
                     own[joint].append(round(apart / length, 6))
     except ImageError as error:
         every = [[None] * (len(video.joints) - 1)] * count
-        return [{**names, "errors": every, "reason": str(error)} for _ in methods]
+        return [{**names, "errors": every, "reason": f"{UNREADABLE}{error}"} for _ in methods]
     return [{**names, "errors": own, "reason": None} for own in errors]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_lines, sums_of
-from geomatch.errors import GeomatchError, require
+from geomatch.errors import GeomatchError, reading, require
 from geomatch.files import digest_of
 
 SPLITS = {"1": 268, "2": 270, "3": 267}  # numbers of test videos
@@ -66,10 +66,8 @@ def _video(folder: Path, action: str, name: str, where: str) -> PoseVideo:
     if not path.is_file():
         raise GeomatchError(f"{where}: {path} is missing")
     scipy: Any = require("scipy.io", "jhmdb", "reading the joints of JHMDB")
-    try:
+    with reading(path, "file of joints"):
         positions = np.asarray(scipy.loadmat(path)["pos_img"], np.float64)
-    except Exception as error:  # scipy raises many types on damaged files
-        raise GeomatchError(f"{path}: no readable joints ({error})") from error
     if positions.ndim != 3 or positions.shape[:2] != (2, JOINTS) or not np.isfinite(positions).all():
         raise GeomatchError(f"{path}: pos_img must be (2, {JOINTS}, frames), got {positions.shape}")
     if positions.shape[2] < 2:

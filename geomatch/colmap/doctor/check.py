@@ -13,7 +13,7 @@ from geomatch.collection.components import components
 from geomatch.colmap.doctor.findings import Finding, Photo, Tally, columns
 from geomatch.colmap.doctor.keypoints import check_descriptors, check_keypoints
 from geomatch.colmap.doctor.pairs import Edge, check_geometries, check_matches
-from geomatch.colmap.sqlite import reading
+from geomatch.colmap.sqlite import opened
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.images import raw_size
 
@@ -49,7 +49,7 @@ def check_database(path: Path, images: Path | None = None) -> CheckReport:
         raise GeomatchError(f"{images}: no such folder of images")
     tally = Tally()
     configurations: Counter[str] = Counter()
-    with reading(path) as connection:
+    with opened(path) as connection:
         connection.execute("BEGIN")  # one state of the file throughout
         sizes = _check_cameras(connection, tally)
         photos = _check_images(connection, sizes, tally)

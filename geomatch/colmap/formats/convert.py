@@ -16,8 +16,8 @@ from geomatch.collection.correspondences import (
 from geomatch.colmap import sqlite
 from geomatch.colmap.cameras import image_sizes
 from geomatch.colmap.formats import hloc, text
-from geomatch.errors import FeaturesError, first_line
-from geomatch.files import new_folder
+from geomatch.errors import FeaturesError, reading
+from geomatch.files import new_folder, read_json
 from geomatch.types import Features, Matches
 
 Format = Literal["text", "hloc", "npz"]
@@ -116,12 +116,11 @@ def _write_npz(correspondences: Correspondences, folder: Path) -> None:
 
 def _read_npz(folder: Path) -> Correspondences:
     path = folder / "pairs.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    what = "list of images and pairs"
+    content = read_json(path, what, FeaturesError)
+    with reading(path, what, FeaturesError):
         images = [str(name) for name in content["images"]]
         pairs = [(str(a), str(b)) for a, b in content["pairs"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FeaturesError(f"{path}: no list of images and pairs ({first_line(error)})") from error
 
     def matches() -> Iterator[MatchedPair]:
         for number, (a, b) in enumerate(pairs):

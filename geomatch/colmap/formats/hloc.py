@@ -4,20 +4,16 @@ Pixel centres are whole numbers in them, as with us; hloc adds the half itself w
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
-from geomatch.errors import FeaturesError, GeomatchError, first_line, require
+from geomatch.colmap.formats import h5
+from geomatch.errors import FeaturesError, require
 from geomatch.images import raw_size
 from geomatch.types import Features, Matches
-
-
-def _h5py() -> Any:
-    return require("h5py", "hloc", "reading and writing files of hloc")
 
 
 def write(correspondences: Correspondences, folder: Path) -> None:
@@ -27,7 +23,7 @@ def write(correspondences: Correspondences, folder: Path) -> None:
     spaced = [name for name in names if len(name.split()) != 1]
     if spaced:
         raise FeaturesError(f"{spaced[0]!r}: hloc's list of pairs cannot hold spaces; rename the image")
-    h5py = _h5py()
+    h5py = require("h5py", "hloc", "writing files of hloc")
     lengths = {}
     with h5py.File(folder / "features.h5", "w") as file:
         for name, features in correspondences.features.items():
@@ -83,16 +79,15 @@ def read(features: Path, matches: Path, images: Path) -> Correspondences:
 
     def visit(name: str, item: Any) -> None:
         if hasattr(item, "keys") and "keypoints" in item:
-            lengths[name] = next(iter(item["keypoints"].shape), 0)
+            lengths[name] = next(iter(h5.member(item, "keypoints").shape), 0)
 
-    with _opened(features) as file:
+    with h5.opened(features) as file:
         file.visititems(visit)
     if not lengths:
         raise FeaturesError(f"{features}: holds keypoints of no image")
 
     def load(name: str) -> Features:
-        with _opened(features, f"the features of {name} make no sense") as file:
-            arrays = {key: np.asarray(value) for key, value in file[name].items()}
+        with h5.features(features, name) as arrays:
             points = arrays["keypoints"]
             label = f"{features}: the keypoints of {name}"
             if points.dtype == np.float16:  # which moves points beyond 1024 by up to half a pixel
@@ -110,28 +105,17 @@ def read(features: Path, matches: Path, images: Path) -> Correspondences:
     return Correspondences(LazyFeatures(names, load), LazyPairs(lambda: _pairs(matches, keys, lengths)))
 
 
-@contextmanager
-def _opened(path: Path, trouble: str = "no h5 file of hloc, or damaged") -> Iterator[Any]:
-    try:
-        with _h5py().File(path, "r") as file:
-            yield file
-    except GeomatchError:
-        raise
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise FeaturesError(f"{path}: {trouble} ({first_line(error)})") from error
-
-
 def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterator[MatchedPair]:
-    with _opened(path) as file:
-        for key0, key1 in [(first, second) for first in file for second in file[first]]:
+    with h5.opened(path) as file:
+        for key0, key1 in [(first, second) for first in file for second in h5.member(file, first)]:
             label = f"{path}: {key0}/{key1}"
             if key0 not in keys or key1 not in keys:
                 raise FeaturesError(f"{label} names an image that has no features")
-            group = file[key0][key1]
-            if "matches0" not in group:
+            arrays = h5.arrays(h5.member(file, f"{key0}/{key1}"), "matches0", "matching_scores0")
+            if "matches0" not in arrays:
                 raise FeaturesError(f"{label} lacks matches0")
             name0, name1 = keys[key0], keys[key1]
-            stored = np.asarray(group["matches0"])
+            stored = arrays["matches0"]
             if stored.shape != (lengths[name0],) or stored.dtype.kind not in "iu":
                 text = (
                     f"{label}: matches0 must hold a whole number for each of {lengths[name0]} keypoints, got"
@@ -141,9 +125,7 @@ def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterato
             if (partner < -1).any() or lengths[name1] - 1 > np.iinfo(stored.dtype).max:
                 text = "indices did not fit into 16 bits: match again with at most 32767 keypoints per image"
                 raise FeaturesError(f"{label}: {text}")
-            scores = np.ones(len(partner), np.float32)
-            if "matching_scores0" in group:
-                scores = np.asarray(group["matching_scores0"], np.float32)
+            scores = np.asarray(arrays.get("matching_scores0", np.ones(len(partner))), np.float32)
             if scores.shape != partner.shape:
                 raise FeaturesError(f"{label}: {len(partner)} matches have scores of shape {scores.shape}")
             rows = np.flatnonzero(partner >= 0)

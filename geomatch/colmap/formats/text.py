@@ -10,7 +10,7 @@ import numpy as np
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
 from geomatch.colmap.conventions import from_colmap, to_colmap
-from geomatch.errors import FeaturesError, first_line
+from geomatch.errors import FeaturesError, reading
 from geomatch.images import raw_size
 from geomatch.types import Features, Matches
 
@@ -50,16 +50,16 @@ def read(folder: Path, images: Path) -> Correspondences:
 
     def load(name: str) -> Features:
         path = files[name]
-        try:
+        with reading(path, "file of features in COLMAP's text", FeaturesError):
             with path.open(encoding="utf-8") as file:
                 count = int(file.readline().split()[0])
-                table = np.loadtxt(file, usecols=(0, 1, 2, 3), ndmin=2) if count else np.zeros((0, 4))
-            if len(table) != count:
-                raise ValueError(f"{len(table)} rows, {count} are announced")
-        except (ValueError, IndexError, OSError) as error:
-            raise FeaturesError(f"{path}: no features in COLMAP's text ({first_line(error)})") from error
-        # the scale of the text file has another meaning than ours, and may be anything
-        return Features(from_colmap(table[:, :2]), np.ones(len(table), np.float32), raw_size(images / name))
+                rows = [line.split(maxsplit=4)[:4] for line in file if line.strip()]
+            if len(rows) != count:
+                raise ValueError(f"{len(rows)} rows, {count} are announced")
+            table = np.array(rows, np.float64).reshape(-1, 4)
+            # the scale of the text file has another meaning than ours, and may be anything
+            points, scores = from_colmap(table[:, :2]), np.ones(count, np.float32)
+            return Features(points, scores, raw_size(images / name))
 
     return Correspondences(LazyFeatures(list(files), load), LazyPairs(lambda: _pairs(folder / "matches.txt")))
 
@@ -67,7 +67,7 @@ def read(folder: Path, images: Path) -> Correspondences:
 def _pairs(path: Path) -> Iterator[MatchedPair]:
     names: list[str] | None = None
     rows: list[tuple[int, int]] = []
-    with path.open(encoding="utf-8") as file:
+    with reading(path, "list of matches", FeaturesError), path.open(encoding="utf-8") as file:
         for number, line in enumerate((*file, ""), 1):
             parts = line.split()
             if len(parts) not in (0, 2):
@@ -80,7 +80,5 @@ def _pairs(path: Path) -> Iterator[MatchedPair]:
             elif names is None:
                 names = parts
             else:
-                try:
+                with reading(f"{path}:{number}", "match", FeaturesError):
                     rows.append((int(parts[0]), int(parts[1])))
-                except ValueError as error:
-                    raise FeaturesError(f"{path}:{number}: no two numbers: {line.strip()!r}") from error
