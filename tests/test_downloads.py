@@ -19,7 +19,7 @@ import geomatch
 from geomatch.benchmarks.harness import download
 from geomatch.benchmarks.harness.download import RELEASES, fetch_release, unpack
 from geomatch.cli import main
-from geomatch.weights.download import cache_folder
+from geomatch.places import cache_folder
 
 
 @pytest.fixture

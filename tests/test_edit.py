@@ -236,8 +236,8 @@ def test_an_unrelated_target_has_a_reason(prepared: PreparedEdit, rng: np.random
 
 def test_an_edit_that_falls_outside_has_a_reason(prepared: PreparedEdit, small: Image) -> None:
     """The target shows what is beside the edit, not what is below it."""
-    view = np.array([[1.0, 0, -198], [0, 1, 0], [0, 0, 1]])
-    result = carry_edit(prepared, Image(render_view(small.pixels, view, (122, 240)), "beside"))
+    view = np.array([[1.0, 0, 0], [0, 1, -122], [0, 0, 1]])
+    result = carry_edit(prepared, Image(render_view(small.pixels, view, (320, 118)), "beside"))
     assert not result
     assert not result.homography
     assert "outside the target" in result.homography.reason

@@ -93,7 +93,7 @@ def test_data_that_is_no_hpatches(tmp_path: Path) -> None:
         PILImage.new("RGB", (8, 8)).save(folder / f"{number}.png")
     refused(r"expected a 3 x 3 homography, got shape \(2, 3\)")
     (folder / "H_1_2").write_text("words")
-    refused("no readable homography")
+    refused("not a readable homography")
 
 
 def test_all_protocols_and_the_second_run(data: Path, tmp_path: Path) -> None:

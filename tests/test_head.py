@@ -205,7 +205,7 @@ def test_interrupted_head_ends_as_if_undisturbed(
     resumed = train("cut")
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
-    with pytest.raises(ValueError, match="train into another folder"):
+    with pytest.raises(WeightsError, match="train into another folder"):
         train_network(extractor, bank, replace(HEAD, steps=9), tmp_path / "cut", progress=False)
     with pytest.raises(ValueError, match="for sampling='patch' only"):
         train_head(PRESETS["dift-tiny-dense"], [], tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from geomatch import GeomatchError, Image, warp_points
+from geomatch import GeomatchError, Image, WeightsError, warp_points
 from geomatch.benchmarks.training.cards import detector_card, model_card
 from geomatch.benchmarks.training.crops import CropSource
 from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
@@ -77,7 +77,7 @@ def test_an_interrupted_training_gives_the_same(
     again = weights(tmp_path / "cut")
     for name, value in weights(tmp_path / "whole").items():
         torch.testing.assert_close(again[name], value, rtol=0, atol=0)
-    with pytest.raises(ValueError, match="train into another folder"):
+    with pytest.raises(WeightsError, match="train into another folder"):
         train_denoiser(replace(CONFIG, steps=9), crops, tmp_path / "cut", progress=False)
 
 
