@@ -130,7 +130,7 @@ def test_grid_is_subpixel_with_refinement_only(
     assert not plain.homography or geomatch.corner_error(plain.homography.matrix, matrix, photo0.size) > 1
     assert refined.settings["refine_keypoints"] is True
     assert plain.settings["refine_keypoints"] is False
-    assert list(refined.seconds)[-2:] == ["refine_keypoints", "estimate"]
+    assert list(refined.seconds)[-3:] == ["refine_keypoints", "estimate", "check_content"]
     assert "refine_keypoints" not in plain.seconds
     # nothing else differs: maps are sampled as the extractor itself does
     assert (refined.matches, refined.features0) == (plain.matches, plain.features0)
