@@ -45,7 +45,7 @@ def align_homography(
     It is estimated from ``keypoints0`` (N, 2) in pixels of image 0; matches (M, 2) within the estimator's
     threshold in pixels of image 1, or ``threshold`` if it has none, are the inliers. Where too few keypoints
     or matches agree with it, the one given is returned. The uncertainty of the corners stays that of the
-    matches: keypoints followed into image 1 are wrong together, which makes theirs look several times too small.
+    matches: keypoints followed into image 1 are wrong together, so that theirs looks too small.
     """
     threshold = threshold_of(estimator, threshold)
     best = found
