@@ -70,6 +70,7 @@ SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no gradients": torch.no_grad,
     "deterministic": lambda: changed(torch.use_deterministic_algorithms, True, False),
 }
+QUICK = ("float64", "autocast", "default device")  # those that went wrong most; the others are slow tests
 KERNELS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "matmul precision": lambda: changed(torch.set_float32_matmul_precision, "medium", "highest"),
     "threads": lambda: changed(torch.set_num_threads, 2, 1),
@@ -239,7 +240,10 @@ PARTS = (
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("setting", ["nothing", *SETTINGS])
+@pytest.mark.parametrize(
+    "setting",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in ["nothing", *SETTINGS]],
+)
 def test_same_answer_and_nothing_changed(
     part: str, setting: str, parts: dict[str, Callable[[], Use]], answer: Callable[[str], Arrays]
 ) -> None:
@@ -259,6 +263,7 @@ def test_same_answer_and_nothing_changed(
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["dift-tiny", "dift-tiny-dense", "stable diffusion", "pixel unet", "kornia"])
 @pytest.mark.parametrize("setting", KERNELS)
 def test_settings_that_choose_other_kernels(
@@ -306,6 +311,7 @@ def run_script(text: str, folder: Path, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_forked_process_says_why_it_would_hang(tmp_path: Path) -> None:
     parent, two, one = run_script(FORKED, tmp_path, OMP_NUM_THREADS="2")
     assert parent == one == "100"
