@@ -12,7 +12,9 @@ from geomatch.benchmarks.studies import sizing
 from geomatch.benchmarks.studies.embedded import area_under_curve
 
 ROOT = Path(__file__).parents[1]
-PAGES = "\n\n".join((ROOT / name).read_text() for name in ("README.md", "SCALING.md", "docs/opencv.md"))
+PAGES = "\n\n".join(
+    (ROOT / name).read_text() for name in ("README.md", "SCALING.md", "docs/gate.md", "docs/opencv.md")
+)
 RECORDS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
