@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 Points = NDArray[np.float64]
 _SAMPLED, _PARTNERS = 200, 500  # matches whose chance is measured: their pairs tell 1e-5 from less
+FINEST = 1 / 3
+"""Share of the threshold that inliers are off at least when they are told apart: 1 px at 3 px."""
 _COHERENT = 100  # wrong matches whose neighbours are asked
 _FINER = 3
 """How often the threshold is halved to count inliers again: exact ones say more than nearly right ones."""
@@ -20,7 +22,8 @@ class Support:
     """What speaks for a homography."""
 
     places: float
-    """Independent inliers: those within two thresholds of each other, in either image, count as one."""
+    """Independent inliers: those nearer to each other than twice what most are off, in either image, count as
+    one."""
     log10_nfa: float
     """Bound on the number of false alarms (log10), the least over finer thresholds."""
     weights: Points
@@ -40,7 +43,8 @@ def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float)
     residuals = np.clip(residuals, -1e12 * threshold, 1e12 * threshold)  # some are sent to infinity
     errors = np.linalg.norm(residuals, axis=1)
     inliers = errors <= threshold
-    weights = independence(p0[inliers], p1[inliers], threshold)
+    scale = max(FINEST * threshold, float(np.quantile(errors[inliers], 0.9))) if inliers.any() else threshold
+    weights = independence(p0[inliers], p1[inliers], scale)
     together = _coherence(residuals[~inliers], p0[~inliers], np.ptp(p0, axis=0).max(), threshold)
     shares = _shares_within(residuals, p0, p1, threshold)
     outliers = (~inliers).sum() / together
@@ -54,15 +58,15 @@ def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float)
     return Support(float(weights.sum()), best + log10(_FINER + 1), weights, second)
 
 
-def independence(p0: Points, p1: Points, threshold: float) -> Points:
-    """(M,) one over the number of matches within two thresholds, in the image where more of them lie.
+def independence(p0: Points, p1: Points, scale: float) -> Points:
+    """(M,) one over the number of matches within ``2 * scale``, in the image where more of them lie.
 
-    Lengths of image 0 are compared with the threshold after scaling its extent to that of image 1.
+    ``scale`` is in pixels of image 1; lengths of image 0 are scaled as its extent is to that of image 1.
     """
     if not len(p0):
         return np.zeros(0)
     zoom = np.ptp(p1, axis=0).max() / max(np.ptp(p0, axis=0).max(), 1e-300)
-    side = 4 / 3 * threshold  # three cells by three have about the area of a circle of two thresholds
+    side = 4 / 3 * scale  # three cells by three have about the area of a circle of that radius
     return 1 / np.maximum(_crowd(p0 * zoom, side), _crowd(p1, side))
 
 

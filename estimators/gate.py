@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.estimators.determinacy import corner_deviations
-from geomatch.estimators.evidence import Points, independence, measure_support
+from geomatch.estimators.evidence import FINEST, Points, independence, measure_support
 from geomatch.estimators.stationary import watermark
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
@@ -34,7 +34,8 @@ class Gate:
     """
 
     min_inliers: int = 6
-    """Inliers at places two thresholds apart in both images; four fit any homography."""
+    """Inliers at separate places: farther apart in both images than twice what most of them are off. Four
+    fit any homography."""
     max_log10_nfa: float = -3.0
     """Bound on the number of false alarms (log10): how many matrices as well supported chance would give
     among so many matches (Moisan and Stival, 2004)."""
@@ -96,7 +97,7 @@ class Gate:
         self, solver: Solver, p0: Points, p1: Points, threshold: float, image_size: tuple[int, int] | None
     ) -> HomographyEstimate | EstimationFailure:
         """Solve for finite points, and check the matrix."""
-        places = round(independence(p0, p1, threshold).sum())
+        places = round(independence(p0, p1, FINEST * threshold).sum())
         if places < self.min_inliers:
             return EstimationFailure(
                 f"{len(p0)} matches at {places} separate places, {self.min_inliers} are needed"
