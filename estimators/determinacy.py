@@ -1,17 +1,15 @@
 """How well inliers determine a homography: the uncertainty of the image's corners."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geomatch.estimators.evidence import Points
 from geomatch.geometry import warp_points
 
-Points = NDArray[np.float64]
-_PRIOR_NOISE = 1 / 6  # of the threshold, and
-_PRIOR_WEIGHT = (
-    2.0  # its weight in observations: few matches that fit exactly do not prove that noise is zero
-)
-_MAX_REMOVED = 10
-_CANDIDATES = 100
+_PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0
+"""Noise as a share of the threshold, and its weight in observations: that few matches fit exactly does not
+prove that there is none."""
+_MAX_REMOVED = 10  # places taken away
+_CANDIDATES = 100  # inliers that are asked for their leverage again, of which the first was largest
 
 
 def corner_deviations(

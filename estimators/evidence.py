@@ -65,9 +65,14 @@ def independence(p0: Points, p1: Points, scale: float) -> Points:
     """
     if not len(p0):
         return np.zeros(0)
-    zoom = np.ptp(p1, axis=0).max() / max(np.ptp(p0, axis=0).max(), 1e-300)
+    zoom = _zoom(p0, p1)
     side = 4 / 3 * scale  # three cells by three have about the area of a circle of that radius
     return 1 / np.maximum(_crowd(p0 * zoom, side), _crowd(p1, side))
+
+
+def _zoom(p0: Points, p1: Points) -> float:
+    """The extent of the points in image 1 by that in image 0."""
+    return float(np.ptp(p1, axis=0).max() / max(np.ptp(p0, axis=0).max(), 1e-300))
 
 
 def _crowd(points: Points, distance: float) -> NDArray[np.int64]:
@@ -112,7 +117,7 @@ def _shares_within(residuals: Points, p0: Points, p1: Points, threshold: float) 
     """
     some, others = (slice(None, None, max(1, len(p0) // most)) for most in (_SAMPLED, _PARTNERS))
     squared = _squared_distances(p1[some] - residuals[some], p1[others]) / threshold**2
-    zoom = np.ptp(p1, axis=0).max() / max(np.ptp(p0, axis=0).max(), 1e-300)
+    zoom = _zoom(p0, p1)
     same = _squared_distances(p0[some] * zoom, p0[others] * zoom) <= (2 * threshold) ** 2
     same &= _squared_distances(p1[some], p1[others]) <= (2 * threshold) ** 2
     # 4^k < squared / threshold^2 <= 4^(k + 1)

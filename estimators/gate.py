@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from geomatch.estimators.determinacy import corner_deviations
 from geomatch.estimators.evidence import FINEST, Points, independence, measure_support
-from geomatch.estimators.stationary import watermark
+from geomatch.estimators.stationary import beside_watermark
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
 
 Solver = Callable[[Points, Points], NDArray[np.floating] | None]
 """From at least four finite pairs of points to a 3x3 matrix, or None."""
-_TOLERATED = 3.0  # thresholds of deviation that are no matter in small images
-MAX_AT_REST = 0.8
-"""Share of the inliers that may lie in a strip at rest."""
+_SMALL = 60  # thresholds: the side that a smaller image is taken to have, since 3 px are no matter there
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +65,20 @@ class Gate:
         p0, p1 = checked_points(points0, points1)
         finite: NDArray[np.bool_] = np.asarray(np.isfinite(np.hstack([p0, p1])).all(axis=1))
         used0, used1 = p0[finite], p1[finite]
-        at_rest = watermark(used0, used1, threshold, image_size)
-        if at_rest is None:
-            found = self._check(solver, used0, used1, threshold, image_size)
-        else:
-            found = self._check(solver, used0[~at_rest], used1[~at_rest], threshold, image_size)
-            if not found:
-                with_all = self._check(solver, used0, used1, threshold, image_size)
-                if with_all and (with_all.inliers & at_rest).sum() <= MAX_AT_REST * with_all.num_inliers:
-                    found, at_rest = with_all, None
-                else:
-                    reason = watermark_reason(int(at_rest.sum()), len(used0), found.reason)
-                    found = EstimationFailure(reason, watermark=bool(with_all))
-        dropped = len(p0) - len(used0)
+        found = beside_watermark(
+            lambda some: self._check(solver, used0[some], used1[some], threshold, image_size),
+            used0, used1, threshold, image_size,
+        )  # fmt: skip
         if not found:
+            dropped = len(p0) - len(used0)
             remark = f" ({dropped} of {len(p0)} had coordinates that are not finite)" if dropped else ""
             return replace(found, reason=found.reason + remark)
-        inliers, aside = np.zeros(len(p0), np.bool_), None
-        if at_rest is None:
-            inliers[finite] = found.inliers
-        else:
+        agree, inliers, aside = found.inliers, np.zeros(len(p0), np.bool_), None
+        if found.watermark is not None:  # a strip that lies on the scene's plane may agree, too
+            agree = np.asarray(np.linalg.norm(warp_points(found.matrix, used0) - used1, axis=1) <= threshold)
             aside = np.zeros(len(p0), np.bool_)
-            aside[finite] = at_rest
-            agree = np.linalg.norm(warp_points(found.matrix, used0) - used1, axis=1) <= threshold
-            inliers[finite] = agree
+            aside[finite] = found.watermark
+        inliers[finite] = agree
         return replace(found, inliers=inliers, watermark=aside)
 
     def _check(
@@ -137,7 +125,7 @@ class Gate:
             (deviations.max(), self.max_deviation, ""),
             (without_some.max(), self.max_leaning, " if a few of them were wrong"),
         ):
-            if worst > max(limit * side, _TOLERATED * limit / self.max_deviation * threshold):
+            if worst > limit * max(side, _SMALL * threshold):
                 return EstimationFailure(
                     f"{count} of {len(p0)} matches agree, but they do not determine the homography: a corner "
                     f"of image 0 would be uncertain by {min(worst / side, 10):.0%} of its size{when}"
@@ -215,14 +203,6 @@ def check_threshold(threshold: float) -> None:
     """Raise ValueError unless an inlier threshold makes sense."""
     if not 0 < threshold < inf:
         raise ValueError(f"threshold must be a positive number of pixels, got {threshold}")
-
-
-def watermark_reason(at_rest: int, total: int, rest: str) -> str:
-    """The reason for a failure: only what does not move agrees."""
-    return (
-        f"{at_rest} of {total} matches do not move and lie in a small part of the image, as a caption or "
-        f"watermark does; without them: {rest}"
-    )
 
 
 def _bounds(points: Points) -> Points:

@@ -1,10 +1,17 @@
 """Matches that do not move and lie in a strip: the caption or watermark of two pictures, not their scene."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.estimators.evidence import Points
+from geomatch.types import EstimationFailure, HomographyEstimate, TwoViewGeometry
 
+_Model = TypeVar("_Model", HomographyEstimate, TwoViewGeometry)
+_MAX_AT_REST = 0.8  # share of the inliers that may lie in a strip at rest
 _STILL = 2 / 3  # of the threshold: what has not moved; 2 px at 3 px
 _LEAST = 6  # matches at rest, as Gate.min_inliers
 _BORDER = 1 / 8  # of each side: where captions and frames lie
@@ -33,3 +40,34 @@ def watermark(
     inside = ((others >= low) & (others <= high)).all(axis=1)
     compact = float(np.prod(high - low)) <= _COMPACT
     return still if compact and len(others) >= _LEAST and inside.mean() < 0.5 else None
+
+
+def beside_watermark(
+    estimate: Callable[[NDArray[np.bool_]], _Model | EstimationFailure],
+    p0: Points,
+    p1: Points,
+    threshold: float,
+    size: tuple[float, float] | None,
+) -> _Model | EstimationFailure:
+    """Estimate from the matches that `watermark` does not set aside, from all where those say nothing.
+
+    ``estimate`` takes (M,) which matches to use; its answer has inliers among them. That of all is an answer
+    unless its inliers are the ones at rest.
+    """
+    everything = np.ones(len(p0), np.bool_)
+    at_rest = watermark(p0, p1, threshold, size)
+    if at_rest is None:
+        return estimate(everything)
+    found = estimate(~at_rest)
+    if found:
+        inliers = np.zeros(len(p0), np.bool_)
+        inliers[~at_rest] = found.inliers
+        return replace(found, inliers=inliers, watermark=at_rest)
+    with_all = estimate(everything)
+    if with_all and (with_all.inliers & at_rest).sum() <= _MAX_AT_REST * with_all.num_inliers:
+        return with_all
+    return EstimationFailure(
+        f"{int(at_rest.sum())} of {len(p0)} matches do not move and lie in a small part of the image, as a "
+        f"caption or watermark does; without them: {found.reason}",
+        watermark=bool(with_all),
+    )

@@ -1,7 +1,6 @@
 """Epipolar geometry of two views, or a homography where one plane explains them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -10,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.estimators.evidence import Points, log10_nfa
-from geomatch.estimators.gate import MAX_AT_REST, Gate, by_chance, checked_points, too_few, watermark_reason
+from geomatch.estimators.gate import Gate, by_chance, checked_points, too_few
 from geomatch.estimators.solvers import OpenCVEstimator
-from geomatch.estimators.stationary import watermark
+from geomatch.estimators.stationary import beside_watermark
 from geomatch.geometry import warp_points
 from geomatch.types import EstimationFailure, TwoViewGeometry
 
@@ -62,20 +61,7 @@ def estimate_two_view(
     def estimate(used: NDArray[np.bool_]) -> TwoViewGeometry | EstimationFailure:
         return _estimate(p0[used], p1[used], size0, size1, calibration0, calibration1, threshold)
 
-    everything = np.ones(len(p0), np.bool_)
-    at_rest = watermark(p0, p1, threshold, size0)
-    if at_rest is None:
-        return estimate(everything)
-    found = estimate(~at_rest)
-    if found:
-        inliers = np.zeros(len(p0), np.bool_)
-        inliers[~at_rest] = found.inliers
-        return replace(found, inliers=inliers, watermark=at_rest)
-    with_all = estimate(everything)
-    if with_all and (with_all.inliers & at_rest).sum() <= MAX_AT_REST * with_all.num_inliers:
-        return with_all
-    reason = watermark_reason(int(at_rest.sum()), len(p0), found.reason)
-    return EstimationFailure(reason, watermark=bool(with_all))
+    return beside_watermark(estimate, p0, p1, threshold, size0)
 
 
 def _estimate(

@@ -68,10 +68,11 @@ class MatchResult:
     def to_dict(self) -> dict[str, Any]:
         """The content of ``result.json``."""
         found = self.homography
+        deviations = found.corner_deviations if found else None
         return {
             "homography": found.matrix.tolist() if found else None,
             "reason": None if found else found.reason,
-            "corner_deviations": _corner_deviations(found),
+            "corner_deviations": None if deviations is None else deviations.tolist(),
             "remarks": list(found.remarks) if found else [],
             "num_keypoints": [len(self.features0), len(self.features1)],
             "num_matches": len(self.matches),
@@ -219,10 +220,6 @@ def match(
         "estimator": record(estimate),
     }
     return MatchResult(images[0], images[1], features0, features1, matches, homography, seconds, settings)
-
-
-def _corner_deviations(found: HomographyEstimate | EstimationFailure) -> list[float] | None:
-    return found.corner_deviations.tolist() if found and found.corner_deviations is not None else None
 
 
 def _refining(

@@ -170,7 +170,6 @@ class _Model(_Record):
     __slots__ = ()
     matrix: NDArray[np.float64]
     inliers: NDArray[np.bool_]
-
     watermark: NDArray[np.bool_] | None
 
     def __post_init__(self) -> None:
@@ -223,22 +222,18 @@ class HomographyEstimate(_Model):
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a person should know before using it, in sentences; empty when there is nothing."""
-        return _remarks(self)
-
-
-def _remarks(found: HomographyEstimate) -> tuple[str, ...]:
-    remarks = []
-    if found.corner_deviations is not None and (worst := found.corner_deviations.max()) > _UNCERTAIN:
-        remarks.append(f"a corner of image 0 is uncertain by {worst:.0f} px: inliers lie far from it")
-    if found.second_support >= _AMBIGUOUS * found.num_inliers:
-        remarks.append(
-            f"ambiguous: beside {found.num_inliers} inliers, {found.second_support} matches agree on the "
-            "same homography shifted, as where a pattern repeats"
-        )
-    if found.watermark is not None:
-        still = int(found.watermark.sum())
-        remarks.append(f"{still} matches that do not move were set aside as a caption or watermark")
-    return tuple(remarks)
+        remarks = []
+        if self.corner_deviations is not None and (worst := self.corner_deviations.max()) > _UNCERTAIN:
+            remarks.append(f"a corner of image 0 is uncertain by {worst:.0f} px: inliers lie far from it")
+        if self.second_support >= _AMBIGUOUS * self.num_inliers:
+            remarks.append(
+                f"ambiguous: beside {self.num_inliers} inliers, {self.second_support} matches agree on the "
+                "same homography shifted, as where a pattern repeats"
+            )
+        if self.watermark is not None:
+            still = int(self.watermark.sum())
+            remarks.append(f"{still} matches that do not move were set aside as a caption or watermark")
+        return tuple(remarks)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
