@@ -12,8 +12,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
+from geomatch.devices import find_device
 from geomatch.dift import FeatureMap
-from geomatch.dift.backends.loading import find_device
 from geomatch.dift.backends.model import capture, find_layer
 from geomatch.dift.backends.schedule import load_alphas
 from geomatch.dift.inputs import dense_size

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.dift.backends.loading import find_device, load_model, with_prompt
+from geomatch.devices import find_device
+from geomatch.dift.backends.loading import load_model, with_prompt
 from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.ensemble import member_activations

@@ -39,7 +39,7 @@ class LocalEngine:
 
     def device(self, name: str) -> str:
         """The device that ``auto`` means here."""
-        from geomatch.dift.backends.loading import find_device  # here, since torch is loaded with it
+        from geomatch.devices import find_device  # here, since torch is loaded with it
 
         return find_device(name)
 

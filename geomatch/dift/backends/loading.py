@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geomatch.devices import find_device
 from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.files import folder_of, prompt_of
-from geomatch.errors import WeightsError, first_line
+from geomatch.errors import WeightsError
 from geomatch.isolation import isolated
 from geomatch.weights.folders import read_config, unet_folder
 from geomatch.weights.sources import unet_file
@@ -50,16 +51,3 @@ def with_prompt(model: DiffusionModel, config: DIFTConfig) -> DiffusionModel:
         return model
     embedding = torch.tensor(prompt_of(config, folder_of(config)))[None].to(model.prompt_embedding)
     return replace(model, prompt_embedding=embedding)
-
-
-def find_device(name: str) -> str:
-    """``auto`` as a device that is there, other names after a trial."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device="cpu").to(name).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # not compiled in, or no such device
-        raise ValueError(f"device {name!r} cannot be used here ({first_line(error)})") from error
-    return name

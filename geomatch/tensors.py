@@ -1,0 +1,59 @@
+"""Features on a device: what travels between detection, description and matching."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from geomatch.types import Features
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FeatureTensors:
+    """`Features` as tensors on one device, with the same shapes, units and pixel origin, unchecked."""
+
+    keypoints: Tensor
+    """(N, 2) float32, (x, y) in pixels of the original image."""
+    scores: Tensor
+    """(N,) float32, larger is better."""
+    image_size: tuple[int, int]
+    """(width, height) of the original image in pixels."""
+    scales: Tensor | None = None
+    """(N,) float32, diameters in pixels."""
+    orientations: Tensor | None = None
+    """(N,) float32, radians from the x axis towards the y axis."""
+    descriptors: Tensor | None = None
+    """(N, D) float32."""
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def __getitem__(self, index: slice | Tensor) -> "FeatureTensors":
+        """Some of the keypoints: a slice, indices or a mask."""
+        chosen = {name: value[index] for name in ARRAYS if (value := getattr(self, name)) is not None}
+        return replace(self, **chosen)
+
+    def to_features(self) -> Features:
+        """The same as arrays, checked."""
+        arrays = {
+            name: None if (value := getattr(self, name)) is None else value.numpy(force=True)
+            for name in ARRAYS
+        }
+        return Features(image_size=self.image_size, **arrays)
+
+    def to(self, device: str | torch.device) -> "FeatureTensors":
+        """The same on another device."""
+        moved = {name: value.to(device) for name in ARRAYS if (value := getattr(self, name)) is not None}
+        return replace(self, **moved)
+
+
+ARRAYS = ("keypoints", "scores", "scales", "orientations", "descriptors")
+
+
+def upload_features(features: Features, device: str | torch.device) -> FeatureTensors:
+    """The features on a device, which own their memory."""
+    tensors = {
+        name: None if (value := getattr(features, name)) is None else torch.tensor(value, device=device)
+        for name in ARRAYS
+    }
+    return FeatureTensors(image_size=features.image_size, **tensors)
