@@ -1,12 +1,15 @@
 """A stage of work from its first block to its last: blocks that fail are tried again and counted."""
 
+import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tqdm import tqdm
 
+from geomatch.engine.stream import StageTimes
 from geomatch.engine.task import Engine, FailedBlock, FailedItem, Item, Result, Task
 from geomatch.errors import GeomatchError, StoreError
 
@@ -14,6 +17,7 @@ TRIES = 4  # the first, again, and twice with every item alone, so that one bad 
 BRAKE = 8
 """Blocks, besides one per worker, that fail at the store one after the other before the run gives up."""
 SHOWN = 5  # names per reason in a summary
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -23,6 +27,8 @@ class Work:
     engine: Engine
     progress: bool = True
     retries: int = field(default=0, init=False)  # blocks that were tried again
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+    """Where the time of stages with a network on an accelerator went, see `StageTimes`."""
 
     def results(
         self, task: Task[Item, Result], blocks: Sequence[Sequence[Item]], what: str, unit: str, done: int = 0
@@ -67,6 +73,14 @@ class Work:
                 bar.update(len(block))
                 for item in block:
                     yield item, FailedItem(failure.reason)
+
+    def account(self, what: str, times: StageTimes) -> None:
+        """Keep and tell how long the network of a stage was busy, if its parts overlapped."""
+        if times.total:
+            self.stages[what] = asdict(times) | {"busy": times.busy, "slowest": times.slowest}
+            _log.info("%s: %s", what, times)
+            if self.progress:
+                tqdm.write(f"{what}: {times}", file=sys.stderr)
 
 
 def _given_up(failed: Sequence[tuple[Sequence[Any], FailedBlock]], unit: str) -> StoreError:

@@ -26,6 +26,7 @@ from geomatch.benchmarks.harness.task import (
     by_split,
 )
 from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.tasks.homography import evaluation
 from geomatch.benchmarks.tasks.homography.measures import match_distances
@@ -51,14 +52,16 @@ class _SequenceEvaluation:
     def __init__(self, sequence: HPatchesSequence, entries: Sequence[Entry], store: Store | None) -> None:
         self.sequence, self.entries = sequence, entries
         self.views = Views(entries, store)
+        self.read, self.made, self.write = self.views.read, self.views.made, self.views.write
 
     def _samples(self, protocol: HomographyProtocol) -> bool:
         return protocol.paper_sampling and self.entries[0].method.samples  # others know no difference
 
-    def prepare(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> None:
+    def sources(self, protocol: HomographyProtocol) -> list[tuple[Path, tuple[Frame, bool]]]:
+        if isinstance(self.entries[0].method.source, (LoFTRMatcher, FeatureFiles)):
+            return []
         paths = [self.sequence.reference, *(path for _, path, _ in self.sequence.targets)]
-        for frame in _frames(protocol):
-            self.views.prepare(paths, frame, self._samples(protocol), wanted)
+        return [(path, (frame, self._samples(protocol))) for frame in _frames(protocol) for path in paths]
 
     def rows(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         found: list[list[Row]] = [[] for _ in wanted]

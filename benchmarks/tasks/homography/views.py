@@ -14,7 +14,7 @@ from geomatch.benchmarks.harness.task import Entry
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.methods.method import feature_key
-from geomatch.benchmarks.methods.together import extract_together
+from geomatch.benchmarks.methods.together import describe_together
 from geomatch.benchmarks.tasks.homography.evaluation import Pair
 from geomatch.benchmarks.tasks.homography.protocols import Frame
 from geomatch.errors import ImageError
@@ -64,23 +64,27 @@ class Views:
             truth = matrix1 @ truth @ np.linalg.inv(matrix0)
         return [Pair(features0, features1, truth) for features0, features1 in both]
 
-    def prepare(self, paths: Sequence[Path], frame: Frame, paper: bool, wanted: Sequence[int]) -> None:
-        """Make all that is not cached, in one batch; images that cannot be read are left out."""
-        if self.store is None or isinstance(self.entries[0].method.source, (LoFTRMatcher, FeatureFiles)):
-            return
-        images, keys = [], []
-        for path in paths:
-            own = [self._key([path], frame, paper, k) for k in wanted]
-            if not all(self.store.has(KIND, key) for key in own):
-                with suppress(ImageError):
-                    images.append(self._image(path, frame)[0])
-                    keys.append(own)
-        if images:
-            methods = [self.entries[k].method for k in wanted]
-            found = extract_together(methods, images, frame != SMALL, paper)
-            for place, own in enumerate(keys):
-                for key, features in zip(own, found, strict=True):
-                    self.store.write(KIND, key, features[place].to_bytes())
+    def read(self, path: Path, how: tuple[Frame, bool], wanted: Sequence[int]) -> Image | None:
+        """See `CachingEvaluation`, as the next two."""
+        if self.store and not all(self.store.has(KIND, self._key([path], *how, k)) for k in wanted):
+            with suppress(ImageError):
+                return self._image(path, how[0])[0]
+        return None
+
+    def made(
+        self, how: tuple[Frame, bool], wanted: Sequence[int], found: Sequence[tuple[Image, Features]]
+    ) -> list[list[Features]]:
+        images, detected = zip(*found, strict=True)
+        if how[0] == SMALL:
+            return [list(detected)] * len(wanted)
+        return describe_together([self.entries[k].method for k in wanted], images, detected, how[1])
+
+    def write(
+        self, path: Path, how: tuple[Frame, bool], wanted: Sequence[int], made: Sequence[Features]
+    ) -> None:
+        for k, features in zip(wanted, made, strict=True):
+            if self.store:
+                self.store.write(KIND, self._key([path], *how, k), features.to_bytes())
 
     def _features(self, path: Path, frame: Frame, paper: bool, wanted: Sequence[int]) -> list[Features]:
         todo = [k for k in wanted if (path, frame, paper, k) not in self._views]
@@ -92,9 +96,9 @@ class Views:
         elif todo:
 
             def make(places: list[int]) -> list[Features]:
-                methods = [self.entries[todo[place]].method for place in places]
                 image, _ = self._image(path, frame)
-                return [own for (own,) in extract_together(methods, [image], frame != SMALL, paper)]
+                found = image, self.entries[0].method.detect(image)
+                return [own for (own,) in self.made((frame, paper), [todo[p] for p in places], [found])]
 
             keys = [self._key([path], frame, paper, k) for k in todo]
             made = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)

@@ -53,9 +53,10 @@ class _CategoryEvaluation:
     def __init__(self, category: Category, entries: Sequence[Entry], store: Store | None) -> None:
         self.category, self.entries = category, entries
         self.maps = CachedMaps(category.folder, entries, store)
+        self.read, self.made, self.write = self.maps.read, self.maps.made, self.maps.write
 
-    def prepare(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> None:
-        self.maps.prepare(self.category.images, prompt_for(protocol, self.category), wanted)
+    def sources(self, protocol: SemanticProtocol) -> list[tuple[Path, str]]:
+        return [(path, prompt_for(protocol, self.category)) for path in self.category.images]
 
     def rows(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         # targets in turn, each with all its sources, so that a target is prepared once

@@ -36,9 +36,6 @@ class VideoEvaluation:
     def __init__(self, video: MaskedVideo | PoseVideo, entries: Sequence[Entry], store: Store | None) -> None:
         self.video, self.entries = video, entries
 
-    def prepare(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> None:
-        """Nothing to do: no features are cached."""
-
     def rows(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         """See `Evaluation`."""
         methods = [self.entries[k].method.at_size(protocol.size) for k in wanted]
