@@ -9,13 +9,22 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from geomatch.benchmarks.harness.ahead import Making, Source, in_batches
 from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, read_or_make, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.machine import machine
 from geomatch.benchmarks.harness.record import summarise_record, write_run
-from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row, Settings, Task, find_task
+from geomatch.benchmarks.harness.task import (
+    UNREADABLE,
+    CachingEvaluation,
+    Entry,
+    Row,
+    Settings,
+    Task,
+    find_task,
+)
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.together import groups
 from geomatch.describers import Describer
@@ -95,7 +104,7 @@ def run_benchmark(
         shared = groups([entry.method for entry in usable])
         parts = tuple(tuple(entries[method.name] for method in group) for group in shared)
         cache = store if settings.cache_features and task.caches else None
-        ahead = cache is not None and device != "cpu"
+        ahead = cache if device != "cpu" else None
         need: Need = "processor" if ahead or device == "cpu" else "large network"
         evaluating = Evaluating(name, tuple(chosen), parts, store, cache, need)
         given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
@@ -107,7 +116,7 @@ def run_benchmark(
         )  # fmt: skip
         _check_travels(evaluating, work.engine.workers)
         manifest, cells, computed = _evaluated(evaluating, found, work, ahead, manifest, skipped)
-        manifest.saved(store, retries=work.retries, complete=True)
+        manifest.saved(store, retries=work.retries, stages=work.stages, complete=True)
     rows = [
         {"protocol": protocol, "method": method, **row}
         for method in keys
@@ -208,7 +217,6 @@ class Evaluating:
     store: Store
     cache: Store | None  # where features are cached, if at all
     need: Need = "processor"
-    ahead: bool = False  # make the features alone, a batch of images at a time; there are no rows then
 
     def start(self) -> Callable[[Sequence[Job]], list[tuple[Cells, int]]]:
         """See `geomatch.engine.Task.start`."""
@@ -234,11 +242,6 @@ class Evaluating:
         for protocol in self.protocols:
             keys = self.keys(job, protocol)
             places = list(keys)
-            if self.ahead:
-                todo = [place for place in places if not self.store.has(ROWS, keys[place])]
-                if todo:
-                    evaluation.prepare(protocol, todo)
-                continue
 
             def make(missing: list[int], protocol: Any = protocol, places: list[int] = places) -> Any:
                 nonlocal computed
@@ -249,6 +252,20 @@ class Evaluating:
             for place, own in zip(places, found, strict=True):
                 cells[protocol.name, group[place].method.name] = own
         return cells, computed
+
+    def sources(self, job: Job) -> list[Source]:
+        """The images whose features the rows need that are not in the store."""
+        group = self.groups[job.group]
+        made = find_task(self.task).evaluation(job.unit, group, self.cache)
+        evaluation = cast(CachingEvaluation, made)
+        wanted: dict[tuple[Path, Any], dict[int, None]] = {}
+        for protocol in self.protocols:
+            missing = [k for k, key in self.keys(job, protocol).items() if not self.store.has(ROWS, key)]
+            for source in evaluation.sources(protocol) if missing else ():
+                wanted.setdefault(source, {}).update(dict.fromkeys(missing))
+        return [
+            Source(job.unit, group, *source, tuple(places), job.name) for source, places in wanted.items()
+        ]
 
     def cached(self, job: Job) -> Cells | None:
         """Rows, if all are in the store."""
@@ -266,7 +283,7 @@ def _evaluated(
     evaluating: Evaluating,
     data: DataSet[Any],
     work: Work,
-    ahead: bool,
+    ahead: Store | None,
     manifest: Manifest,
     skipped: dict[str, str],
 ) -> tuple[Manifest, dict[tuple[str, str, str], list[Row]], int]:
@@ -283,12 +300,15 @@ def _evaluated(
     rows = {job.name: evaluating.cached(job) for job in jobs}
     todo = [[job] for job in jobs if rows[job.name] is None]
     failed: dict[str, str] = {}
-    if ahead:
-        preparing = replace(evaluating, need="large network", ahead=True)
-        for job, prepared in work.results(preparing, todo, "features", task.unit[0]):
-            if isinstance(prepared, FailedItem):
-                failed[job.name] = prepared.reason
-        todo = [block for block in todo if block[0].name not in failed]
+    for number, group in enumerate(evaluating.groups) if ahead else ():
+        own = [source for (job,) in todo if job.group == number for source in evaluating.sources(job)]
+        making = Making(evaluating.task, ahead).stages(group)
+        label = f"features of {group[0].method.name}"
+        for source, made in work.results(making, in_batches(own), label, "image"):
+            if isinstance(made, FailedItem):
+                failed[source.name] = made.reason
+        work.account(label, making.times)
+    todo = [block for block in todo if block[0].name not in failed]
     computed = 0
     for job, result in work.results(evaluating, todo, task.name, task.unit[0], len(jobs) - len(todo)):
         if isinstance(result, FailedItem):

@@ -76,57 +76,6 @@ class Method:
         return self.describe([image], [self.detect(image)])[0]
 
     def match(self, features0: Features, features1: Features) -> Matches:
-        """Matches, best first."""
-        ...
-
-
-@dataclass(frozen=True)
-class Method:
-    """A source of features, a descriptor unless they bring their own, and a way to match.
-
-    The parts are geomatch's or the user's own: frozen dataclasses, or objects with a ``cache_key()``
-    (`geomatch.provenance.cache_key`). They are pickled for worker processes.
-    """
-
-    name: str
-    """Its string, or the user's name for it."""
-    source: Detector | FeatureFiles | LoFTRMatcher | None
-    """None for dense tasks, which need no keypoints."""
-    descriptor: Describer | None
-    """For dense tasks a `geomatch.describers.DenseDescriber`."""
-    metric: Metric = "cosine"
-    """The metric of mutual nearest neighbours, and of dense comparisons."""
-    matcher: Matcher | None = None
-    """Instead of mutual nearest neighbours."""
-    estimator: str | None = None
-    """Instead of the protocols' own."""
-    dift: DIFTConfig | None = None
-    """The settings of ``descriptor``, a `DIFTExtractor`, so that methods can share its passes."""
-
-    @classmethod
-    def of(cls, name: str, source: Detector | None, describer: Describer | None) -> "Method":
-        """A method of the user's own detector and describer, compared by the describer's metric."""
-        return cls(name, source, describer, traits_of(describer).metric if describer else "cosine")
-
-    def extract(
-        self, images: Sequence[Image], describe: bool = True, paper_sampling: bool = False
-    ) -> list[Features]:
-        """Keypoints best first, with descriptors if wanted; ``paper_sampling`` as `FeatureMap.sample`.
-
-        Raises:
-            TypeError: when the source is no detector.
-        """
-        if self.source is None or isinstance(self.source, (FeatureFiles, LoFTRMatcher)):
-            raise TypeError(f"{self.name} does not extract features of images")
-        found = [self.source.detect(image) for image in images]
-        if not describe:
-            return found
-        if self.dift is not None:
-            described = cast(Any, self.descriptor).describe_many(images, found, paper_sampling)
-            return cast(list[Features], described)
-        return describe_images(self.descriptor, images, found)
-
-    def match(self, features0: Features, features1: Features) -> Matches:
         """Matches, best first.
 
         Raises:

@@ -71,7 +71,10 @@ def dense_maps(
 
 
 def describe_together(
-    methods: Sequence[Method], images: Sequence[Image], found: Sequence[Features], paper_sampling: bool = False
+    methods: Sequence[Method],
+    images: Sequence[Image],
+    found: Sequence[Features],
+    paper_sampling: bool = False,
 ) -> list[list[Features]]:
     """What `Method.describe` gives for each method, with the passes shared."""
     if shared_pass(methods[0]) is None:

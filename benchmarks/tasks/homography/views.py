@@ -65,7 +65,7 @@ class Views:
         return [Pair(features0, features1, truth) for features0, features1 in both]
 
     def read(self, path: Path, how: tuple[Frame, bool], wanted: Sequence[int]) -> Image | None:
-        """See `CachingEvaluation`, as the next two."""
+        """See `CachingEvaluation`."""
         if self.store and not all(self.store.has(KIND, self._key([path], *how, k)) for k in wanted):
             with suppress(ImageError):
                 return self._image(path, how[0])[0]
@@ -74,6 +74,7 @@ class Views:
     def made(
         self, how: tuple[Frame, bool], wanted: Sequence[int], found: Sequence[tuple[Image, Features]]
     ) -> list[list[Features]]:
+        """See `CachingEvaluation`."""
         images, detected = zip(*found, strict=True)
         if how[0] == SMALL:
             return [list(detected)] * len(wanted)
@@ -82,6 +83,7 @@ class Views:
     def write(
         self, path: Path, how: tuple[Frame, bool], wanted: Sequence[int], made: Sequence[Features]
     ) -> None:
+        """See `CachingEvaluation`."""
         for k, features in zip(wanted, made, strict=True):
             if self.store:
                 self.store.write(KIND, self._key([path], *how, k), features.to_bytes())

@@ -32,7 +32,7 @@ class CachedMaps:
     _sums: dict[Path, str] = field(default_factory=dict)
 
     def read(self, path: Path, prompt: str, wanted: Sequence[int]) -> Image | None:
-        """See `CachingEvaluation`, as the next two."""
+        """See `CachingEvaluation`."""
         with suppress(ImageError):
             keys = [self._key(path, prompt, k) for k in wanted]
             if self.store and not all(self.store.has(KIND, key) for key in keys):
@@ -40,9 +40,11 @@ class CachedMaps:
         return None
 
     def made(self, prompt: str, wanted: Sequence[int], images: Sequence[Image]) -> list[list[FeatureMap]]:
+        """See `CachingEvaluation`."""
         return dense_maps([self.entries[k].method for k in wanted], images, prompt)
 
     def write(self, path: Path, prompt: str, wanted: Sequence[int], made: Sequence[FeatureMap]) -> None:
+        """See `CachingEvaluation`."""
         for k, feature_map in zip(wanted, made, strict=True):
             if self.store:
                 self.store.write(KIND, self._key(path, prompt, k), pack_map(feature_map))
