@@ -279,6 +279,20 @@ class Evaluating:
         return cells
 
 
+def _prepared(evaluating: Evaluating, jobs: Sequence[Job], cache: Store, work: Work) -> dict[str, str]:
+    """Make the features of all jobs; why that failed, by job."""
+    failed: dict[str, str] = {}
+    for number, group in enumerate(evaluating.groups):
+        own = [source for job in jobs if job.group == number for source in evaluating.sources(job)]
+        making = Making(evaluating.task, cache).stages(group)
+        label = f"features of {group[0].method.name}"
+        for source, made in work.results(making, in_batches(own), label, "image"):
+            if isinstance(made, FailedItem):
+                failed[source.name] = made.reason
+        work.account(label, making.times)
+    return failed
+
+
 def _evaluated(
     evaluating: Evaluating,
     data: DataSet[Any],
@@ -299,15 +313,7 @@ def _evaluated(
     task = find_task(evaluating.task)
     rows = {job.name: evaluating.cached(job) for job in jobs}
     todo = [[job] for job in jobs if rows[job.name] is None]
-    failed: dict[str, str] = {}
-    for number, group in enumerate(evaluating.groups) if ahead else ():
-        own = [source for (job,) in todo if job.group == number for source in evaluating.sources(job)]
-        making = Making(evaluating.task, ahead).stages(group)
-        label = f"features of {group[0].method.name}"
-        for source, made in work.results(making, in_batches(own), label, "image"):
-            if isinstance(made, FailedItem):
-                failed[source.name] = made.reason
-        work.account(label, making.times)
+    failed = _prepared(evaluating, [job for (job,) in todo], ahead, work) if ahead else {}
     todo = [block for block in todo if block[0].name not in failed]
     computed = 0
     for job, result in work.results(evaluating, todo, task.name, task.unit[0], len(jobs) - len(todo)):
