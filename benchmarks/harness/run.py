@@ -8,28 +8,20 @@ taken for something new, and several processes may share a store.
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from geomatch.benchmarks.harness.ahead import Making, Source, in_batches
 from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, read_or_make, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.machine import machine
 from geomatch.benchmarks.harness.record import summarise_record, write_run
-from geomatch.benchmarks.harness.task import (
-    UNREADABLE,
-    CachingEvaluation,
-    Entry,
-    Row,
-    Settings,
-    Task,
-    find_task,
-)
+from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row, Settings, Source, Task, find_task
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.together import groups
 from geomatch.describers import Describer
-from geomatch.engine import FailedItem, RunContext, Work
-from geomatch.engine.run import grouped
+from geomatch.engine import FailedItem, RunContext, StreamTask, Work
+from geomatch.engine.run import grouped, in_blocks
 from geomatch.engine.task import Need
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of
@@ -42,6 +34,7 @@ Given = str | Method | Describer | tuple[Detector, Describer | None]
 one the detector brings descriptors."""
 Methods = Sequence[str | Method] | Mapping[str, Given]
 """Methods, or methods by the names that the record gives them."""
+AT_ONCE = 8  # most images that go through a network together
 Cells = dict[tuple[str, str], list[Row]]  # rows by protocol and method
 
 
@@ -104,7 +97,7 @@ def run_benchmark(
         shared = groups([entry.method for entry in usable])
         parts = tuple(tuple(entries[method.name] for method in group) for group in shared)
         cache = store if settings.cache_features and task.caches else None
-        ahead = cache if device != "cpu" else None
+        ahead = cache is not None and device != "cpu"
         need: Need = "processor" if ahead or device == "cpu" else "large network"
         evaluating = Evaluating(name, tuple(chosen), parts, store, cache, need)
         given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
@@ -255,17 +248,14 @@ class Evaluating:
 
     def sources(self, job: Job) -> list[Source]:
         """The images whose features the rows need that are not in the store."""
-        group = self.groups[job.group]
-        made = find_task(self.task).evaluation(job.unit, group, self.cache)
-        evaluation = cast(CachingEvaluation, made)
-        wanted: dict[tuple[Path, Any], dict[int, None]] = {}
+        evaluation = find_task(self.task).evaluation(job.unit, self.groups[job.group], self.cache)
+        found: dict[Source, None] = {}
         for protocol in self.protocols:
-            missing = [k for k, key in self.keys(job, protocol).items() if not self.store.has(ROWS, key)]
-            for source in evaluation.sources(protocol) if missing else ():
-                wanted.setdefault(source, {}).update(dict.fromkeys(missing))
-        return [
-            Source(job.unit, group, *source, tuple(places), job.name) for source, places in wanted.items()
-        ]
+            keys = self.keys(job, protocol)
+            missing = [place for place, key in keys.items() if not self.store.has(ROWS, key)]
+            if missing:
+                found |= dict.fromkeys(evaluation.sources(protocol, missing))
+        return [replace(source, job=job.name) for source in found]
 
     def cached(self, job: Job) -> Cells | None:
         """Rows, if all are in the store."""
@@ -279,25 +269,37 @@ class Evaluating:
         return cells
 
 
-def _prepared(evaluating: Evaluating, jobs: Sequence[Job], cache: Store, work: Work) -> dict[str, str]:
-    """Make the features of all jobs; why that failed, by job."""
-    failed: dict[str, str] = {}
-    for number, group in enumerate(evaluating.groups):
-        own = [source for job in jobs if job.group == number for source in evaluating.sources(job)]
-        making = Making(evaluating.task, cache).stages(group)
-        label = f"features of {group[0].method.name}"
-        for source, made in work.results(making, in_batches(own), label, "image"):
-            if isinstance(made, FailedItem):
-                failed[source.name] = made.reason
-        work.account(label, making.times)
+def _prepared(sources: Sequence[Source], work: Work) -> dict[str, str]:
+    """Make and cache features, as a stream of images; why that failed, by job."""
+    stages = [("decoding and detection", _read)]
+    task = StreamTask(stages, _make, _write, "large network", overlaps=True)
+    alike = groupby(sources, lambda source: (source.job, source.how, source.wanted))
+    blocks = [block for _, group in alike for block in in_blocks(list(group), AT_ONCE)]
+    made = work.results(task, blocks, "features", "image")
+    failed = {source.job: found.reason for source, found in made if isinstance(found, FailedItem)}
+    work.account("features", task.times)
     return failed
+
+
+def _read(source: Source) -> tuple[Source, Any] | None:
+    read = source.cache.read(source)
+    return None if read is None else (source, read)
+
+
+def _make(block: Sequence[tuple[Source, Any]]) -> list[tuple[Any, ...]]:
+    sources, read = zip(*block, strict=True)
+    return list(zip(*sources[0].cache.make(sources, read), strict=True))
+
+
+def _write(source: Source, made: Sequence[Any]) -> None:
+    source.cache.write(source, made)
 
 
 def _evaluated(
     evaluating: Evaluating,
     data: DataSet[Any],
     work: Work,
-    ahead: Store | None,
+    ahead: bool,
     manifest: Manifest,
     skipped: dict[str, str],
 ) -> tuple[Manifest, dict[tuple[str, str, str], list[Row]], int]:
@@ -313,7 +315,7 @@ def _evaluated(
     task = find_task(evaluating.task)
     rows = {job.name: evaluating.cached(job) for job in jobs}
     todo = [[job] for job in jobs if rows[job.name] is None]
-    failed = _prepared(evaluating, [job for (job,) in todo], ahead, work) if ahead else {}
+    failed = _prepared([s for (job,) in todo for s in evaluating.sources(job)], work) if ahead else {}
     todo = [block for block in todo if block[0].name not in failed]
     computed = 0
     for job, result in work.results(evaluating, todo, task.name, task.unit[0], len(jobs) - len(todo)):

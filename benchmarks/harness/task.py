@@ -1,7 +1,7 @@
 """A task: a kind of evaluation on one data set, from its units to its tables and charts."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.methods import Method, create_dense_method
-from geomatch.images import Image
 from geomatch.store import Store
 
 AnyProtocol = TypeVar("AnyProtocol")
@@ -44,27 +43,38 @@ class Entry:
     key: dict[str, Any]  # `Method.key`
 
 
+class FeatureCache(Protocol):
+    """Makes the features of images and caches them; `read` and `write` in threads beside the network."""
+
+    def read(self, source: "Source") -> Any:
+        """What the network takes; None if all is cached, or the image cannot be read."""
+
+    def make(self, sources: Sequence["Source"], read: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        """What each of the methods makes of sources that share their passes."""
+
+    def write(self, source: "Source", made: Sequence[Any]) -> None:
+        """Cache what the methods made of one."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image whose features some methods of a group need."""
+
+    path: Path
+    how: Any  # all else that decides its features: the frame, the prompt
+    wanted: tuple[int, ...]  # places of the methods in the group
+    cache: FeatureCache = field(compare=False, repr=False)
+    job: str = ""  # for the user
+
+
 class Evaluation(Protocol):
     """Methods of one of `geomatch.benchmarks.methods.together.groups` on one unit, under any protocols."""
 
+    def sources(self, protocol: Any, wanted: Sequence[int]) -> list[Source]:
+        """The images of which the methods at these places cache features."""
+
     def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
         """What the protocol measures of the methods at these places, without protocol and method."""
-
-
-class CachingEvaluation(Evaluation, Protocol):
-    """One whose features can be made ahead of the rows, image by image, by several threads at a time."""
-
-    def sources(self, protocol: Any) -> list[tuple[Path, Hashable]]:
-        """The images that the protocol needs, each with all else that decides its features."""
-
-    def read(self, path: Path, how: Any, wanted: Sequence[int]) -> Image | None:
-        """The image; None if its features are cached for the methods at these places, or it is unreadable."""
-
-    def made(self, how: Any, wanted: Sequence[int], found: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        """What each of the methods makes of the images, which come with their keypoints if there are any."""
-
-    def write(self, path: Path, how: Any, wanted: Sequence[int], made: Sequence[Any]) -> None:
-        """Cache what the methods made of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +132,7 @@ class Task:
     splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
     method: Callable[[str, Settings, str], Method] = _dense_method  # a method from its string, for a device
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
-    caches: bool = True  # True if features are worth caching, by a `CachingEvaluation`
+    caches: bool = True  # True if features are worth caching
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all

@@ -31,7 +31,6 @@ LEAST_SHARE = 0.5
 _log = logging.getLogger(__name__)
 _checked: set[str] = set()  # describers whose first features this process has checked
 _Keyed = tuple[Photograph, str]
-_Detected = tuple[Image, Features]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -100,23 +99,17 @@ def _steps(parts: tuple[Detector, Describer]) -> Steps:
     detect, describe = partial(_detect, parts[0]), partial(_describe, parts[1])
     if getattr(parts[0], "reentrant", False):
         return Steps(KIND, (("detection", detect),), describe, Features.to_bytes)
-    return Steps(KIND, (), partial(_extract, detect, describe), Features.to_bytes)
+    return Steps(KIND, (), partial(describe, detect=detect), Features.to_bytes)
 
 
-def _detect(detector: Detector, image: Image) -> _Detected:
+def _detect(detector: Detector, image: Image) -> tuple[Image, Features]:
     return image, detector.detect(image)
 
 
-def _extract(
-    detect: Callable[[Image], _Detected],
-    describe: Callable[[Sequence[_Detected]], list[Features]],
-    images: Sequence[Image],
+def _describe(
+    describer: Describer, found: Sequence[Any], detect: Callable[[Image], Any] | None = None
 ) -> list[Features]:
-    return describe([detect(image) for image in images])
-
-
-def _describe(describer: Describer, found: Sequence[_Detected]) -> list[Features]:
-    images, detected = zip(*found, strict=True)
+    images, detected = zip(*(map(detect, found) if detect else found), strict=True)
     described = describe_images(describer, images, detected)
     if repr(describer) not in _checked and len(described[0]):
         _checked.add(repr(describer))

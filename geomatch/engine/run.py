@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
@@ -28,7 +28,7 @@ class Work:
     progress: bool = True
     retries: int = field(default=0, init=False)  # blocks that were tried again
     stages: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
-    """Where the time of stages with a network on an accelerator went, see `StageTimes`."""
+    """Where the time of stages with a network on an accelerator went, see `StageTimes.summary`."""
 
     def results(
         self, task: Task[Item, Result], blocks: Sequence[Sequence[Item]], what: str, unit: str, done: int = 0
@@ -75,12 +75,14 @@ class Work:
                     yield item, FailedItem(failure.reason)
 
     def account(self, what: str, times: StageTimes) -> None:
-        """Keep and tell how long the network of a stage was busy, if its parts overlapped."""
-        if times.total:
-            self.stages[what] = asdict(times) | {"busy": times.busy, "slowest": times.slowest}
-            _log.info("%s: %s", what, times)
+        """Keep and tell where the time of a stage went, if its parts overlapped."""
+        if times.own:
+            found = self.stages[what] = times.summary()
+            line = f"{what}: network busy {100 * found['busy']:.0f} % of {found['seconds']['total']:.1f} s; "
+            line += f"the slowest stage is {found['slowest']}"
+            _log.info(line)
             if self.progress:
-                tqdm.write(f"{what}: {times}", file=sys.stderr)
+                tqdm.write(line, file=sys.stderr)
 
 
 def _given_up(failed: Sequence[tuple[Sequence[Any], FailedBlock]], unit: str) -> StoreError:

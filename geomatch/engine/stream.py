@@ -1,13 +1,13 @@
 """Work in stages: the CPU's ahead of a network, and the writing behind it, overlap on an accelerator."""
 
+import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import Any, Generic, NamedTuple
 
 from geomatch.engine.task import Answers, FailedBlock, FailedItem, Item, Need, Result
@@ -18,49 +18,33 @@ BEHIND = 2
 """Most blocks that wait to be written while the network goes on."""
 Stage = tuple[str, Callable[[Any], Any]]
 """What a stage is called, and its function."""
+_adding = threading.Lock()
 
 
 @dataclass
 class StageTimes:
     """Where the time of a stream went, in seconds."""
 
-    total: float = 0.0
-    network: float = 0.0
-    """In which the network was busy."""
-    before: float = 0.0
-    """In which it waited for the stages ahead."""
-    behind: float = 0.0
-    """In which it waited for the writing."""
-    ahead: dict[str, float] = field(default_factory=dict)
-    """Time of each stage ahead, in all threads together."""
+    own: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """``total``; ``network``, while it was busy; ``ahead`` and ``writing``, while it waited for these."""
+    ahead: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Each stage ahead, in all threads together."""
 
-    @property
-    def busy(self) -> float:
-        """Share of the time in which the network was busy."""
-        return self.network / self.total if self.total else 0.0
-
-    @property
-    def slowest(self) -> str:
-        """The stage that the others waited for most; of those ahead the one that took most time."""
-        if self.before > max(self.network, self.behind):
-            return max(self.ahead, key=self.ahead.__getitem__)
-        return "network" if self.network >= self.behind else "writing"
-
-    def __str__(self) -> str:
-        threads = f" on {THREADS} threads" if self.slowest in self.ahead else ""
-        return (
-            f"network busy {100 * self.busy:.0f} % of {self.total:.1f} s; "
-            f"the slowest stage is {self.slowest}{threads}"
-        )
+    def summary(self) -> dict[str, Any]:
+        """The times, the share in which the network was busy, and the stage that the others waited for."""
+        slowest = max(("network", "ahead", "writing"), key=lambda name: self.own[name])
+        if slowest == "ahead":
+            slowest = f"{max(self.ahead, key=lambda name: self.ahead[name])} on {THREADS} threads"
+        seconds = {**self.ahead, "network": self.own["network"], "total": self.own["total"]}
+        return {"seconds": seconds, "busy": self.own["network"] / self.own["total"], "slowest": slowest}
 
 
 class _Step(NamedTuple):
-    """An item on its way; ``goes_on`` is false where its ``value`` is the result already."""
+    """An item on its way; unless it ``goes_on``, its ``value`` is the result."""
 
     item: Any
     value: Any
-    goes_on: bool
-    seconds: tuple[float, ...] = ()  # of each stage ahead
+    goes_on: bool = False
     error: Exception | None = None
 
 
@@ -79,7 +63,7 @@ class StreamTask(Generic[Item, Result]):
     overlaps: bool = False
     """True if the network is on an accelerator: then a process that does all blocks overlaps the stages."""
     pixels: Callable[[Item], int] | None = None
-    """How many an item holds; bounds what is read ahead."""
+    """How many an item holds, see `geomatch.stream.ahead`."""
     load: Callable[[], None] | None = None
     """Loads the networks."""
     times: StageTimes = field(default_factory=StageTimes, compare=False)
@@ -89,77 +73,68 @@ class StreamTask(Generic[Item, Result]):
         """Load the networks; return the function that does a block, stage by stage."""
         if self.load:
             self.load()
-        return lambda block: self._written(self._made([_prepared(self.ahead, item) for item in block]))
+        return lambda block: self._written(self._made([self._prepared(item) for item in block]))
 
     def stream(self, blocks: Sequence[Sequence[Item]]) -> Answers:
         """Try every block of the started task once, in order; threads read what follows, and write.
 
         What the network has made is written, whatever ends the stream; no thread outlives it.
         """
-        times, begun = self.times, time.perf_counter()
-        writing: deque[tuple[int, Future[Sequence[Any] | FailedBlock]]] = deque()
-        prepare = partial(_prepared, self.ahead)
+        own = self.times.own
+        writing: deque[tuple[int, Future[Any]]] = deque()
         items = (item for block in blocks for item in block)
-        try:
-            with (
-                ThreadPoolExecutor(1, "geomatch-behind") as writer,
-                closing(ahead(prepare, items, self.pixels)) as steps,
-            ):
-                for index, block in enumerate(blocks):
-                    # no name keeps the images of the last block
-                    made = attempt(self._made, self._taken(steps, len(block)))
-                    if isinstance(made, FailedBlock):
-                        yield index, made
-                    else:
-                        writing.append((index, writer.submit(attempt, self._written, made)))
-                    while writing and (len(writing) > BEHIND or writing[0][1].done()):
-                        yield self._answer(writing.popleft())
-                while writing:
-                    yield self._answer(writing.popleft())
-        finally:
-            times.total += time.perf_counter() - begun
+        with (
+            _clocked(own, "total"),
+            ThreadPoolExecutor(1, "geomatch-writing") as writer,
+            closing(ahead(self._prepared, items, self.pixels)) as steps,
+        ):
+            for index, block in enumerate(blocks):
+                # no name keeps the images
+                made = attempt(partial(self._next, steps), block)
+                if isinstance(made, FailedBlock):
+                    yield index, made
+                else:
+                    writing.append((index, writer.submit(attempt, self._written, made)))
+                while writing and (len(writing) > BEHIND or writing[0][1].done() or index + 1 == len(blocks)):
+                    with _clocked(own, "writing"):
+                        answer = writing[0][1].result()
+                    yield writing.popleft()[0], answer
 
-    def _taken(self, steps: Iterator[_Step], count: int) -> list[_Step]:
-        begun = time.perf_counter()
-        taken = list(islice(steps, count))
-        self.times.before += time.perf_counter() - begun
-        for step in taken:
-            for (name, _), seconds in zip(self.ahead, step.seconds, strict=False):
-                self.times.ahead[name] = self.times.ahead.get(name, 0.0) + seconds
-        return taken
+    def _next(self, steps: Iterator[_Step], block: Sequence[Item]) -> list[_Step]:
+        with _clocked(self.times.own, "ahead"):
+            taken = [next(steps) for _ in range(len(block))]
+        with _clocked(self.times.own, "network"):
+            return self._made(taken)
+
+    def _prepared(self, item: Item) -> _Step:
+        value: Any = item
+        try:
+            for name, function in self.ahead:
+                with _clocked(self.times.ahead, name):
+                    value = function(value)
+                if value is None or isinstance(value, FailedItem):
+                    return _Step(item, value)
+        except Exception as error:  # ends the try of its block alone
+            return _Step(item, None, error=error)
+        return _Step(item, value, goes_on=True)
 
     def _made(self, steps: Sequence[_Step]) -> list[_Step]:
-        """What the network makes of those that go on."""
-        begun = time.perf_counter()
         for step in steps:
             if step.error is not None:
                 raise step.error
         going = [step.value for step in steps if step.goes_on]
         made = iter(self.network(going) if going else ())
-        found = [step._replace(value=next(made)) if step.goes_on else step for step in steps]
-        self.times.network += time.perf_counter() - begun
-        return found
+        return [step._replace(value=next(made)) if step.goes_on else step for step in steps]
 
     def _written(self, steps: Sequence[_Step]) -> list[Any]:
         return [self.write(step.item, step.value) if step.goes_on else step.value for step in steps]
 
-    def _answer(self, written: "tuple[int, Future[Any]]") -> tuple[int, Any]:
-        begun = time.perf_counter()
-        answer = written[1].result()
-        self.times.behind += time.perf_counter() - begun
-        return written[0], answer
 
-
-def _prepared(stages: Sequence[Stage], item: Any) -> _Step:
-    """The item as the stages ahead leave it."""
-    value, seconds = item, []
+@contextmanager
+def _clocked(seconds: dict[str, float], name: str) -> Iterator[None]:
+    begun = time.perf_counter()
     try:
-        for _, function in stages:
-            begun = time.perf_counter()
-            value = function(value)
-            seconds.append(time.perf_counter() - begun)
-            if value is None or isinstance(value, FailedItem):
-                return _Step(item, value, False, tuple(seconds))
-    except Exception as error:  # ends the try of its block alone
-        return _Step(item, None, False, tuple(seconds), error)
-    return _Step(item, value, True, tuple(seconds))
+        yield
+    finally:
+        with _adding:
+            seconds[name] += time.perf_counter() - begun

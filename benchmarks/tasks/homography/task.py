@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,13 +20,13 @@ from geomatch.benchmarks.harness.task import (
     Picture,
     Row,
     Settings,
+    Source,
     Task,
     Values,
     Words,
     by_split,
 )
 from geomatch.benchmarks.methods import Method, create_method
-from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.tasks.homography import evaluation
 from geomatch.benchmarks.tasks.homography.measures import match_distances
@@ -53,16 +52,15 @@ class _SequenceEvaluation:
     def __init__(self, sequence: HPatchesSequence, entries: Sequence[Entry], store: Store | None) -> None:
         self.sequence, self.entries = sequence, entries
         self.views = Views(entries, store)
-        self.read, self.made, self.write = self.views.read, self.views.made, self.views.write
 
     def _samples(self, protocol: HomographyProtocol) -> bool:
         return protocol.paper_sampling and self.entries[0].method.samples  # others know no difference
 
-    def sources(self, protocol: HomographyProtocol) -> list[tuple[Path, tuple[Frame, bool]]]:
-        if isinstance(self.entries[0].method.source, (LoFTRMatcher, FeatureFiles)):
-            return []
+    def sources(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[Source]:
         paths = [self.sequence.reference, *(path for _, path, _ in self.sequence.targets)]
-        return [(path, (frame, self._samples(protocol))) for frame in _frames(protocol) for path in paths]
+        paper = self._samples(protocol)
+        every = [(path, (frame, paper)) for frame in _frames(protocol) for path in paths]
+        return [Source(path, how, tuple(wanted), self.views) for path, how in every]
 
     def rows(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         found: list[list[Row]] = [[] for _ in wanted]

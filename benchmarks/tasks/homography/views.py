@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from geomatch.benchmarks.harness.cache import key_of, read_or_make
-from geomatch.benchmarks.harness.task import Entry
+from geomatch.benchmarks.harness.task import Entry, Source
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.methods.method import feature_key
@@ -64,29 +64,33 @@ class Views:
             truth = matrix1 @ truth @ np.linalg.inv(matrix0)
         return [Pair(features0, features1, truth) for features0, features1 in both]
 
-    def read(self, path: Path, how: tuple[Frame, bool], wanted: Sequence[int]) -> Image | None:
-        """See `CachingEvaluation`."""
-        if self.store and not all(self.store.has(KIND, self._key([path], *how, k)) for k in wanted):
+    def read(self, source: Source) -> tuple[Image, Features | None] | None:
+        """See `FeatureCache`; with keypoints, if their detector may run beside the network."""
+        method, (frame, paper) = self.entries[0].method, source.how
+        if self.store is None or isinstance(method.source, (LoFTRMatcher, FeatureFiles)):
+            return None
+        keys = [self._key([source.path], frame, paper, k) for k in source.wanted]
+        if not all(self.store.has(KIND, key) for key in keys):
             with suppress(ImageError):
-                return self._image(path, how[0])[0]
+                image, _ = framed(load_image(source.path), frame)
+                return image, method.detect(image) if getattr(method.source, "reentrant", False) else None
         return None
 
-    def made(
-        self, how: tuple[Frame, bool], wanted: Sequence[int], found: Sequence[tuple[Image, Features]]
+    def make(
+        self, sources: Sequence[Source], read: Sequence[tuple[Image, Features | None]]
     ) -> list[list[Features]]:
-        """See `CachingEvaluation`."""
-        images, detected = zip(*found, strict=True)
-        if how[0] == SMALL:
-            return [list(detected)] * len(wanted)
-        return describe_together([self.entries[k].method for k in wanted], images, detected, how[1])
+        """See `FeatureCache`."""
+        methods, (frame, paper) = [self.entries[k].method for k in sources[0].wanted], sources[0].how
+        images = [image for image, _ in read]
+        found = [methods[0].detect(image) if own is None else own for image, own in read]
+        return [found] * len(methods) if frame == SMALL else describe_together(methods, images, found, paper)
 
-    def write(
-        self, path: Path, how: tuple[Frame, bool], wanted: Sequence[int], made: Sequence[Features]
-    ) -> None:
-        """See `CachingEvaluation`."""
-        for k, features in zip(wanted, made, strict=True):
+    def write(self, source: Source, made: Sequence[Features]) -> None:
+        """See `FeatureCache`."""
+        frame, paper = source.how
+        for k, features in zip(source.wanted, made, strict=True):
             if self.store:
-                self.store.write(KIND, self._key([path], *how, k), features.to_bytes())
+                self.store.write(KIND, self._key([source.path], frame, paper, k), features.to_bytes())
 
     def _features(self, path: Path, frame: Frame, paper: bool, wanted: Sequence[int]) -> list[Features]:
         todo = [k for k in wanted if (path, frame, paper, k) not in self._views]
@@ -98,9 +102,8 @@ class Views:
         elif todo:
 
             def make(places: list[int]) -> list[Features]:
-                image, _ = self._image(path, frame)
-                found = image, self.entries[0].method.detect(image)
-                return [own for (own,) in self.made((frame, paper), [todo[p] for p in places], [found])]
+                source = Source(path, (frame, paper), tuple(todo[place] for place in places), self)
+                return [own for (own,) in self.make([source], [(self._image(path, frame)[0], None)])]
 
             keys = [self._key([path], frame, paper, k) for k in todo]
             made = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from geomatch.benchmarks.harness.cache import key_of, read_or_make
-from geomatch.benchmarks.harness.task import Entry
+from geomatch.benchmarks.harness.task import Entry, Source
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import dense_maps
 from geomatch.dift import FeatureMap
@@ -31,23 +31,23 @@ class CachedMaps:
     store: Store | None  # where they are cached
     _sums: dict[Path, str] = field(default_factory=dict)
 
-    def read(self, path: Path, prompt: str, wanted: Sequence[int]) -> Image | None:
-        """See `CachingEvaluation`."""
+    def read(self, source: Source) -> Image | None:
+        """See `FeatureCache`."""
         with suppress(ImageError):
-            keys = [self._key(path, prompt, k) for k in wanted]
+            keys = [self._key(source.path, source.how, k) for k in source.wanted]
             if self.store and not all(self.store.has(KIND, key) for key in keys):
-                return load_image(self.folder / path)
+                return load_image(self.folder / source.path)
         return None
 
-    def made(self, prompt: str, wanted: Sequence[int], images: Sequence[Image]) -> list[list[FeatureMap]]:
-        """See `CachingEvaluation`."""
-        return dense_maps([self.entries[k].method for k in wanted], images, prompt)
+    def make(self, sources: Sequence[Source], read: Sequence[Image]) -> list[list[FeatureMap]]:
+        """See `FeatureCache`."""
+        return dense_maps([self.entries[k].method for k in sources[0].wanted], read, sources[0].how)
 
-    def write(self, path: Path, prompt: str, wanted: Sequence[int], made: Sequence[FeatureMap]) -> None:
-        """See `CachingEvaluation`."""
-        for k, feature_map in zip(wanted, made, strict=True):
+    def write(self, source: Source, made: Sequence[FeatureMap]) -> None:
+        """See `FeatureCache`."""
+        for k, feature_map in zip(source.wanted, made, strict=True):
             if self.store:
-                self.store.write(KIND, self._key(path, prompt, k), pack_map(feature_map))
+                self.store.write(KIND, self._key(source.path, source.how, k), pack_map(feature_map))
 
     def of(self, path: Path, prompt: str, wanted: Sequence[int]) -> list[FeatureMap]:
         """The maps of an image by the methods at these places."""

@@ -16,6 +16,7 @@ from geomatch.benchmarks.harness.task import (
     Entry,
     Picture,
     Row,
+    Source,
     Task,
     Values,
     Words,
@@ -53,10 +54,10 @@ class _CategoryEvaluation:
     def __init__(self, category: Category, entries: Sequence[Entry], store: Store | None) -> None:
         self.category, self.entries = category, entries
         self.maps = CachedMaps(category.folder, entries, store)
-        self.read, self.made, self.write = self.maps.read, self.maps.made, self.maps.write
 
-    def sources(self, protocol: SemanticProtocol) -> list[tuple[Path, str]]:
-        return [(path, prompt_for(protocol, self.category)) for path in self.category.images]
+    def sources(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[Source]:
+        prompt = prompt_for(protocol, self.category)
+        return [Source(path, prompt, tuple(wanted), self.maps) for path in self.category.images]
 
     def rows(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         # targets in turn, each with all its sources, so that a target is prepared once

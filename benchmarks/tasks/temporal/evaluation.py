@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row
+from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row, Source
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.together import dense_maps
 from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_mask
@@ -35,6 +35,10 @@ class VideoEvaluation:
 
     def __init__(self, video: MaskedVideo | PoseVideo, entries: Sequence[Entry], store: Store | None) -> None:
         self.video, self.entries = video, entries
+
+    def sources(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> list[Source]:
+        """None: no features are cached."""
+        return []
 
     def rows(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         """See `Evaluation`."""
