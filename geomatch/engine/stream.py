@@ -91,10 +91,8 @@ class StreamTask(Generic[Item, Result]):
             for index, block in enumerate(blocks):
                 # no name keeps the images
                 made = attempt(partial(self._next, steps), block)
-                if isinstance(made, FailedBlock):
-                    yield index, made
-                else:
-                    writing.append((index, writer.submit(attempt, self._written, made)))
+                write = made if isinstance(made, FailedBlock) else self._written
+                writing.append((index, writer.submit(attempt, write, made)))
                 while writing and (len(writing) > BEHIND or writing[0][1].done() or index + 1 == len(blocks)):
                     with _clocked(own, "writing"):
                         answer = writing[0][1].result()
