@@ -168,7 +168,7 @@ def test_features_come_first_on_an_accelerator(data: Path, tmp_path: Path) -> No
     """As a stream over all sequences; records and caches are the same, with an unreadable file, too."""
     shutil.rmtree(data / "i_hill")
     (data / "v_hill" / "4.png").write_bytes((data / "v_hill" / "4.png").read_bytes()[:900])
-    methods: Methods = {"mine": (OpenCVDetector("sift", max_keypoints=100), Patches()), "orb": "orb"}
+    methods: Methods = {"mine": (OpenCVDetector("orb", max_keypoints=100), Patches()), "orb": "orb"}
     found = []
     for name, engine in (("plain", LocalEngine(1)), ("ahead", Accelerated(1))):
         result = run(data, tmp_path / name, "mma,superpoint", methods, engine)

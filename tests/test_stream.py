@@ -19,7 +19,8 @@ from geomatch.collection import find_images
 from geomatch.collection.features import extract_features, feature_key
 from geomatch.collection.folder import Photograph, examine
 from geomatch.engine import FailedBlock, FailedItem, LocalEngine, StreamTask, Work
-from geomatch.images import Image
+from geomatch.errors import ImageError
+from geomatch.images import Image, load_images
 from geomatch.keypoints import OpenCVDetector
 from geomatch.provenance import cache_key
 from geomatch.store import Store
@@ -250,3 +251,14 @@ def test_a_collection_has_the_same_features(detector: Any, tmp_path: Path, photo
         assert describer.seen == ([1] * 9 if len(found) == 1 else [5, 4])
         assert bool(work.stages) == (len(found) == 2)
     assert found[0] == found[1]
+
+
+def test_files_are_read_in_the_order_they_are_given(tmp_path: Path) -> None:
+    pixels = [np.full((8, 9, 3), value, np.uint8) for value in range(5)]
+    paths = [tmp_path / f"{value}.png" for value in range(5)]
+    for path, own in zip(paths, pixels, strict=True):
+        path.write_bytes(cv2.imencode(".png", own)[1].tobytes())
+    sources = iter([paths[3], pixels[1], str(paths[0]), Image(pixels[4], "own"), paths[2]])
+    assert [int(image.pixels[0, 0, 0]) for image in load_images(sources)] == [3, 1, 0, 4, 2]
+    with pytest.raises(ImageError, match=r"none\.png"):
+        load_images([paths[0], tmp_path / "none.png", tmp_path / "neither.png", paths[1]])
