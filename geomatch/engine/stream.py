@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic
 
 from geomatch.engine.task import Answers, FailedBlock, FailedItem, Item, Need, Result
 from geomatch.engine.worker import attempt
@@ -18,6 +18,8 @@ BEHIND = 2
 """Most blocks that wait to be written while the network goes on."""
 Stage = tuple[str, Callable[[Any], Any]]
 """What a stage is called, and its function."""
+_Step = tuple[Any, Any]
+"""An item, and what it has become: a value on its way, its result or an exception."""
 _adding = threading.Lock()
 
 
@@ -37,15 +39,6 @@ class StageTimes:
             slowest = f"{max(self.ahead, key=lambda name: self.ahead[name])} on {THREADS} threads"
         seconds = {**self.ahead, "network": self.own["network"], "total": self.own["total"]}
         return {"seconds": seconds, "busy": self.own["network"] / self.own["total"], "slowest": slowest}
-
-
-class _Step(NamedTuple):
-    """An item on its way; unless it ``goes_on``, its ``value`` is the result."""
-
-    item: Any
-    value: Any
-    goes_on: bool = False
-    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,7 @@ class StreamTask(Generic[Item, Result]):
         What the network has made is written, whatever ends the stream; no thread outlives it.
         """
         own = self.times.own
-        writing: deque[tuple[int, Future[Any]]] = deque()
+        writing: deque[Future[Sequence[Any] | FailedBlock]] = deque()
         items = (item for block in blocks for item in block)
         with (
             _clocked(own, "total"),
@@ -89,14 +82,13 @@ class StreamTask(Generic[Item, Result]):
             closing(ahead(self._prepared, items, self.pixels)) as steps,
         ):
             for index, block in enumerate(blocks):
-                # no name keeps the images
-                made = attempt(partial(self._next, steps), block)
-                write = made if isinstance(made, FailedBlock) else self._written
-                writing.append((index, writer.submit(attempt, write, made)))
-                while writing and (len(writing) > BEHIND or writing[0][1].done() or index + 1 == len(blocks)):
+                made = attempt(partial(self._next, steps), block)  # no name here keeps the images
+                writing.append(writer.submit(self._attempted, made))
+                most = BEHIND if index + 1 < len(blocks) else 0
+                while writing and (len(writing) > most or writing[0].done()):
                     with _clocked(own, "writing"):
-                        answer = writing[0][1].result()
-                    yield writing.popleft()[0], answer
+                        answer = writing.popleft().result()
+                    yield index - len(writing), answer
 
     def _next(self, steps: Iterator[_Step], block: Sequence[Item]) -> list[_Step]:
         with _clocked(self.times.own, "ahead"):
@@ -108,24 +100,31 @@ class StreamTask(Generic[Item, Result]):
         value: Any = item
         try:
             for name, function in self.ahead:
-                with _clocked(self.times.ahead, name):
-                    value = function(value)
-                if value is None or isinstance(value, FailedItem):
-                    return _Step(item, value)
+                if not _ended(value):
+                    with _clocked(self.times.ahead, name):
+                        value = function(value)
         except Exception as error:  # ends the try of its block alone
-            return _Step(item, None, error=error)
-        return _Step(item, value, goes_on=True)
+            return item, error
+        return item, value
 
     def _made(self, steps: Sequence[_Step]) -> list[_Step]:
-        for step in steps:
-            if step.error is not None:
-                raise step.error
-        going = [step.value for step in steps if step.goes_on]
+        """The items with what the network makes of them."""
+        for _, value in steps:
+            if isinstance(value, Exception):
+                raise value
+        going = [value for _, value in steps if not _ended(value)]
         made = iter(self.network(going) if going else ())
-        return [step._replace(value=next(made)) if step.goes_on else step for step in steps]
+        return [(item, value if _ended(value) else next(made)) for item, value in steps]
 
     def _written(self, steps: Sequence[_Step]) -> list[Any]:
-        return [self.write(step.item, step.value) if step.goes_on else step.value for step in steps]
+        return [value if _ended(value) else self.write(item, value) for item, value in steps]
+
+    def _attempted(self, made: Sequence[_Step] | FailedBlock) -> Sequence[Any] | FailedBlock:
+        return made if isinstance(made, FailedBlock) else attempt(self._written, made)
+
+
+def _ended(value: object) -> bool:
+    return value is None or isinstance(value, FailedItem)
 
 
 @contextmanager
