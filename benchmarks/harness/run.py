@@ -73,7 +73,7 @@ def run_benchmark(
         methods: see `Methods`; strings as `geomatch.benchmarks.methods.create_method` reads them, for dense
             tasks `create_dense_method`. One whose weights or packages are missing is skipped with the reason.
         out: folder of the record, ``<name>-....json``, and of the cache where the context has none.
-        context: on an accelerator features come first, a unit's images at a time, and then the rows.
+        context: on an accelerator features come first, as one stream of images, and then the rows.
         settings: what else decides the numbers.
 
     Raises:
