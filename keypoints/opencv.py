@@ -64,6 +64,11 @@ class OpenCVDetector:
         if isinstance(self.feature, str):
             create_feature2d(self.feature)  # a wrong name should not wait for the first image
 
+    @property
+    def reentrant(self) -> bool:
+        """See `Detector`; an object of OpenCV's may hold a state."""
+        return isinstance(self.feature, str)
+
     def detect(self, image: Image) -> Features:
         """Detect on the grey image."""
         feature = create_feature2d(self.feature) if isinstance(self.feature, str) else self.feature

@@ -1,7 +1,7 @@
 """The DIFT descriptor extractor."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -24,7 +24,7 @@ from geomatch.dift.maps.copies import needed_copies
 from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.dift.presets import PRESETS
 from geomatch.geometry import warp_points
-from geomatch.images import Image, ImageLike, load_image
+from geomatch.images import Image, ImageLike, load_images
 from geomatch.isolation import isolated
 from geomatch.patches import normalize_patches
 from geomatch.provenance import settings_key
@@ -154,10 +154,10 @@ class DIFTExtractor:
         return self.dense_many([image], noises)[0]
 
     def dense_many(
-        self, images: Sequence[ImageLike], noises: Sequence[Tensor] | None = None
+        self, images: Iterable[ImageLike], noises: Sequence[Tensor] | None = None
     ) -> list[FeatureMap]:
         """The feature maps of several images; those that enter the network in one size share its passes."""
-        pictures = [load_image(image) for image in images]
+        pictures = load_images(images)
         inputs = [image_input(picture, self.config, self.model.stride) for picture in pictures]
         found: dict[int, FeatureMap] = {}
         for shape in dict.fromkeys(tensor.shape for tensor in inputs):
@@ -177,10 +177,10 @@ class DIFTExtractor:
 
     @isolated()
     def describe_many(
-        self, images: Sequence[ImageLike], features: Sequence[Features], paper_sampling: bool = False
+        self, images: Iterable[ImageLike], features: Sequence[Features], paper_sampling: bool = False
     ) -> list[Features]:
         """As `describe`, for several images, whose dense maps share the network's passes."""
-        pictures = [load_image(image) for image in images]
+        pictures = load_images(images)
         for picture, found in zip(pictures, features, strict=True):
             if found.image_size != picture.size:
                 raise ValueError(
