@@ -21,6 +21,11 @@ def find_device(name: str) -> str:
     return name
 
 
+def device_kind(name: str) -> str:
+    """What numbers depend on: ``cuda`` of ``cuda:1``, and what ``auto`` stands for here."""
+    return (find_device(name) if name == "auto" else name).split(":")[0]
+
+
 def upload_pixels(pixels: NDArray[np.uint8], device: str | torch.device) -> Tensor:
     """Pixels (H, W, 3) as (1, 3, H, W) float32 of values 0 to 255 on the device; a byte each is carried."""
     return torch.tensor(pixels, device=device).permute(2, 0, 1)[None].to(torch.float32)

@@ -33,6 +33,15 @@ class FeatureTensors:
         chosen = {name: value[index] for name in ARRAYS if (value := getattr(self, name)) is not None}
         return replace(self, **chosen)
 
+    def resized(self, image_size: tuple[int, int]) -> "FeatureTensors":
+        """Where they lie after the image is resized, see `geomatch.geometry.resize_points`."""
+        x, y = (new / old for new, old in zip(image_size, self.image_size, strict=True))
+        keypoints = torch.stack(
+            [(self.keypoints[:, 0] + 0.5) * x - 0.5, (self.keypoints[:, 1] + 0.5) * y - 0.5], dim=1
+        )
+        scales = None if self.scales is None else self.scales * x
+        return replace(self, keypoints=keypoints, scales=scales, image_size=image_size)
+
     def to_features(self) -> Features:
         """The same as arrays, checked."""
         arrays = {

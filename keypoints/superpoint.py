@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geomatch.errors import WeightsError, first_line, require
 from geomatch.files import sha256_of
@@ -110,17 +111,66 @@ class SuperPointNetwork(nn.Module):
         return self.scores(self.detector(features)), functional.normalize(self.descriptor(features), dim=1)
 
 
+class _Bounds(nn.Module):
+    """Keeps every channel between two numbers of its own, (C, 1, 1) each."""
+
+    def __init__(self, least: Tensor, most: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("least", least)
+        self.register_buffer("most", most)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.clamp_(self.least, self.most)
+
+
+@isolated(gradients=True)
+def folded(network: SuperPointNetwork, device: str) -> SuperPointNetwork:
+    """The network with each normalisation folded into the convolution before it, for use on a device."""
+    for name, part in list(network.named_children()):
+        setattr(network, name, nn.Sequential(*_folded_layers(part)))
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _folded_layers(part: nn.Module) -> list[nn.Module]:
+    """a relu(z) + b is a z + b, not below b where a > 0, else not above; pooling first gives the same."""
+    layers: list[nn.Module] = []
+    for block in part.children():
+        if isinstance(block, nn.MaxPool2d):
+            layers.insert(-1, block)
+        elif not hasattr(block, "bn"):
+            layers += _folded_layers(block)
+        else:
+            layers.append(fuse_conv_bn_eval(block.conv, block.bn))
+            if isinstance(block.activation, nn.ReLU):
+                scale = block.bn.weight * (block.bn.running_var + block.bn.eps).rsqrt()
+                shift = (block.bn.bias - block.bn.running_mean * scale).detach()
+                endless = torch.full_like(shift, torch.inf)
+                bounds = shift.where(scale >= 0, -endless), shift.where(scale <= 0, endless)
+                layers.append(_Bounds(*(bound[:, None, None] for bound in bounds)))
+    return layers
+
+
+def window_maximum(values: Tensor, radius: int) -> Tensor:
+    """The largest of the values (..., H, W) in the square of that half side about each place."""
+    values, side = functional.pad(values, (radius,) * 4, value=-torch.inf), 2 * radius + 1
+    for axis in (-1, -2):
+        reached = 1
+        while reached < side:  # max_pool2d takes thirty times as long on the CPU
+            step, count = min(reached, side - reached), values.shape[axis]
+            values = torch.maximum(
+                values.narrow(axis, 0, count - step), values.narrow(axis, step, count - step)
+            )
+            reached += step
+    return values
+
+
 def _suppress(scores: Tensor, radius: int) -> Tensor:
     """Keep local maxima of (B, H, W) scores; two more rounds revive those hidden by suppressed ones."""
-
-    def pool(values: Tensor) -> Tensor:
-        return functional.max_pool2d(values, 2 * radius + 1, stride=1, padding=radius)
-
-    maxima = scores == pool(scores)
+    maxima = scores == window_maximum(scores, radius)
     for _ in range(2):
-        hidden = pool(maxima.float()) > 0
+        hidden = window_maximum(maxima.float(), radius) > 0
         rest = scores.masked_fill(hidden, 0.0)
-        maxima = maxima | ((rest == pool(rest)) & ~hidden)
+        maxima = maxima | ((rest == window_maximum(rest, radius)) & ~hidden)
     return scores.where(maxima, torch.zeros_like(scores))
 
 
