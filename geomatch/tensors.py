@@ -33,6 +33,10 @@ class FeatureTensors:
         chosen = {name: value[index] for name in ARRAYS if (value := getattr(self, name)) is not None}
         return replace(self, **chosen)
 
+    def best(self, count: int | None = None) -> "FeatureTensors":
+        """Best first, at most so many; equal scores keep their order."""
+        return self[self.scores.argsort(descending=True, stable=True)[:count]]
+
     def resized(self, image_size: tuple[int, int]) -> "FeatureTensors":
         """Where they lie after the image is resized, see `geomatch.geometry.resize_points`."""
         x, y = (new / old for new, old in zip(image_size, self.image_size, strict=True))

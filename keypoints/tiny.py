@@ -17,7 +17,7 @@ from geomatch.files import sha256_of
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
 from geomatch.keypoints.detector import check_limit
-from geomatch.keypoints.superpoint import SuperPointNetwork, folded, window_maximum
+from geomatch.keypoints.superpoint import SuperPointNetwork, device_of, folded, luma, window_maximum
 from geomatch.patches import cut_patches
 from geomatch.provenance import settings_key
 from geomatch.tensors import FeatureTensors
@@ -86,11 +86,9 @@ class TinyDetector:
     def locate(self, image: Image) -> tuple[Tensor, FeatureTensors]:
         """Pixels (1, 3, H, W) of the reduced image, and keypoints in them, best first, not oriented."""
         reduced = reduce_image(image, self.max_image_side)
-        pixels = upload_pixels(reduced.pixels, find_device(self.device))
-        grey = (0.299 * pixels[0, 0] + 0.587 * pixels[0, 1] + 0.114 * pixels[0, 2]).round() / 255  # BT.601
-        sizes = [
-            [round(side / 2 ** (level / 2)) for side in reduced.size] for level in range(_LEVELS)
-        ]
+        pixels = upload_pixels(reduced.pixels, device_of(self.network))
+        grey = luma(pixels)[0, 0].round() / 255
+        sizes = [[round(side / 2 ** (level / 2)) for side in reduced.size] for level in range(_LEVELS)]
         sizes = sizes[:1] + [size for size in sizes[1:] if min(size) >= _LEAST_SIDE]
         maps = [self._search(resize_area(grey, width, height)) for width, height in sizes]
         scores = torch.cat([level.flatten() for level, _ in maps])
@@ -100,7 +98,8 @@ class TinyDetector:
         starts, widths = torch.tensor(shapes, dtype=torch.int64, device=grey.device)
         ratios = torch.tensor(
             [[full / side for full, side in zip(reduced.size, size, strict=True)] for size in sizes],
-            dtype=torch.float32, device=grey.device,
+            dtype=torch.float32,
+            device=grey.device,
         )
         level = torch.bucketize(index, starts, right=True) - 1
         # the best of each level, from the finest on
@@ -117,7 +116,7 @@ class TinyDetector:
         points = (points + 0.5) * ratios[level] - 0.5
         scales = _SCALE * 2 ** (level / 2)
         found = FeatureTensors(points, scores[index], reduced.size, scales)
-        return pixels, found[found.scores.argsort(descending=True, stable=True)]
+        return pixels, found.best()
 
     @isolated()
     def orient(self, pixels: Tensor, found: FeatureTensors) -> FeatureTensors:
