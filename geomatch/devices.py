@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomatch.errors import first_line
 
@@ -24,6 +24,11 @@ def find_device(name: str) -> str:
 def device_kind(name: str) -> str:
     """What numbers depend on: ``cuda`` of ``cuda:1``, and what ``auto`` stands for here."""
     return (find_device(name) if name == "auto" else name).split(":")[0]
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where its weights are."""
+    return next(network.parameters()).device
 
 
 def upload_pixels(pixels: NDArray[np.uint8], device: str | torch.device) -> Tensor:

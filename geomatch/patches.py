@@ -39,7 +39,7 @@ def cut_patches(
         places.clamp_(lowest[:, part, None, None], highest[:, part, None, None])
         grid = places.flatten(1, 2).permute(1, 2, 0)[None]
         read = functional.grid_sample(mosaic, grid, padding_mode="border", align_corners=True)
-        yield read[0].unflatten(1, (-1, patch_size)).transpose(0, 1).contiguous()
+        yield read[0].reshape(-1, places.shape[1], patch_size, patch_size).transpose(0, 1).contiguous()
 
 
 def normalize_patches(patches: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Features on a device: what travels between detection, description and matching."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class FeatureTensors:
 
     def to_features(self) -> Features:
         """The same as arrays, checked."""
-        arrays = {
+        arrays: dict[str, Any] = {
             name: None if (value := getattr(self, name)) is None else value.numpy(force=True)
             for name in ARRAYS
         }
@@ -65,7 +66,7 @@ ARRAYS = ("keypoints", "scores", "scales", "orientations", "descriptors")
 
 def upload_features(features: Features, device: str | torch.device) -> FeatureTensors:
     """The features on a device, which own their memory."""
-    tensors = {
+    tensors: dict[str, Any] = {
         name: None if (value := getattr(features, name)) is None else torch.tensor(value, device=device)
         for name in ARRAYS
     }

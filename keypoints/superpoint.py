@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from geomatch.devices import device_kind, find_device, upload_pixels
+from geomatch.devices import device_kind, device_of, find_device, upload_pixels
 from geomatch.errors import WeightsError, first_line, require
 from geomatch.files import sha256_of
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
 from geomatch.keypoints.detector import check_limit
+from geomatch.keypoints.folding import folded
 from geomatch.provenance import settings_key
 from geomatch.tensors import FeatureTensors, upload_features
 from geomatch.types import Features
@@ -31,17 +31,11 @@ from geomatch.weights.hub import transformers_fingerprint, transformers_folder
 from geomatch.weights.tensors import load_pickled
 
 _DESCRIPTOR_SIZE = 256
-_STRIP = 2**21  # numbers in the maps of a strip
 
 
 def luma(pixels: Tensor) -> Tensor:
     """Pixels (1, 3, H, W) as grey values (1, 1, H, W) in the same range; ITU-R BT.601."""
     return 0.299 * pixels[:, :1] + 0.587 * pixels[:, 1:2] + 0.114 * pixels[:, 2:]
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Where its weights are."""
-    return next(network.parameters()).device
 
 
 @isolated()
@@ -116,66 +110,6 @@ class SuperPointNetwork(nn.Module):
         return self.scores(self.detector(features)), functional.normalize(self.descriptor(features), dim=1)
 
 
-class _Bounds(nn.Module):
-    """Keeps every channel between two numbers of its own, (C, 1, 1) each."""
-
-    def __init__(self, least: Tensor, most: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("least", least)
-        self.register_buffer("most", most)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return maps.clamp_(self.least, self.most)
-
-
-class _Strips(nn.Sequential):
-    """A stage, on CPUs strip by strip: memory of tens of megabytes is given back and asked for at each call."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        height, width = maps.shape[2:]
-        rows = (
-            max(2, _STRIP // (self[0].out_channels * width) // 2 * 2) if maps.device.type == "cpu" else height
-        )
-        if height <= rows:
-            return super().forward(maps)
-        strips = []
-        for top in range(0, height, rows):
-            above = min(top, 2)  # two convolutions look two rows around
-            part = super().forward(maps[:, :, top - above : top + rows + 2])
-            strips.append(part[:, :, above // 2 : (above + rows) // 2])
-        return torch.cat(strips, dim=2)
-
-
-@isolated(gradients=True)
-def folded(network: SuperPointNetwork, device: str) -> SuperPointNetwork:
-    """The network with each normalisation folded into the convolution before it, for use on a device."""
-    *pooled, last = network.backbone
-    network.backbone = nn.Sequential(
-        *(_Strips(*_fold(stage)) for stage in pooled), nn.Sequential(*_fold(last))
-    )
-    for name, part in list(network.named_children())[1:]:
-        setattr(network, name, nn.Sequential(*_fold(part)))
-    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-def _fold(blocks: nn.Module) -> list[nn.Module]:
-    """a relu(z) + b is a z + b, not below b where a > 0, else not above; pooling first gives the same."""
-    layers: list[nn.Module] = []
-    for block in blocks.children():
-        if isinstance(block, nn.MaxPool2d):
-            layers.insert(-1, block)
-            continue
-        conv, bn = block.get_submodule("conv"), block.get_submodule("bn")
-        layers.append(fuse_conv_bn_eval(conv, bn))
-        if isinstance(block.get_submodule("activation"), nn.ReLU):
-            scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
-            shift = (bn.bias - bn.running_mean * scale).detach()
-            endless = torch.full_like(shift, torch.inf)
-            bounds = shift.where(scale >= 0, -endless), shift.where(scale <= 0, endless)
-            layers.append(_Bounds(*(bound[:, None, None] for bound in bounds)))
-    return layers
-
-
 def window_maximum(values: Tensor, radius: int) -> Tensor:
     """The largest of the values (..., H, W) in the square of that half side about each place."""
     values, side = functional.pad(values, (radius,) * 4, value=-torch.inf), 2 * radius + 1
@@ -231,7 +165,8 @@ class SuperPointDetector:
     @cached_property
     def network(self) -> SuperPointNetwork:
         """The network, loaded on first use."""
-        return folded(load_superpoint(self.weights), find_device(self.device))
+        network = folded(load_superpoint(self.weights))
+        return network.to(find_device(self.device))
 
     def detect(self, image: Image) -> Features:
         """Detect on the grey image and sample descriptors at the keypoints."""

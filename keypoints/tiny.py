@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geomatch.devices import device_kind, find_device, upload_pixels
+from geomatch.devices import device_kind, device_of, find_device, upload_pixels
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import sha256_of
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
 from geomatch.keypoints.detector import check_limit
-from geomatch.keypoints.superpoint import SuperPointNetwork, device_of, folded, luma, window_maximum
+from geomatch.keypoints.folding import folded
+from geomatch.keypoints.superpoint import SuperPointNetwork, window_maximum
 from geomatch.patches import cut_patches
 from geomatch.provenance import settings_key
 from geomatch.tensors import FeatureTensors
@@ -71,7 +72,8 @@ class TinyDetector:
     @cached_property
     def network(self) -> SuperPointNetwork:
         """The network, loaded on first use."""
-        return folded(load_network(weights_file(self.weights)), find_device(self.device))
+        network = folded(load_network(weights_file(self.weights)))
+        return network.to(find_device(self.device))
 
     def detect(self, image: Image) -> Features:
         """Detect on the grey image."""
@@ -87,36 +89,13 @@ class TinyDetector:
         """Pixels (1, 3, H, W) of the reduced image, and keypoints in them, best first, not oriented."""
         reduced = reduce_image(image, self.max_image_side)
         pixels = upload_pixels(reduced.pixels, device_of(self.network))
-        grey = luma(pixels)[0, 0].round() / 255
+        red, green, blue = pixels[0]
+        # OpenCV's grey of 8 bits, exactly
+        grey = ((9798 * red + 19235 * green + 3735 * blue + 16384) / 32768).floor() / 255
         sizes = [[round(side / 2 ** (level / 2)) for side in reduced.size] for level in range(_LEVELS)]
         sizes = sizes[:1] + [size for size in sizes[1:] if min(size) >= _LEAST_SIDE]
         maps = [self._search(resize_area(grey, width, height)) for width, height in sizes]
-        scores = torch.cat([level.flatten() for level, _ in maps])
-        index = torch.cat([peaks.flatten() for _, peaks in maps]).nonzero()[:, 0]
-        ends = accumulate(level.numel() for level, _ in maps)
-        shapes = [[0, *ends][:-1], [level.shape[1] for level, _ in maps]]
-        starts, widths = torch.tensor(shapes, dtype=torch.int64, device=grey.device)
-        ratios = torch.tensor(
-            [[full / side for full, side in zip(reduced.size, size, strict=True)] for size in sizes],
-            dtype=torch.float32,
-            device=grey.device,
-        )
-        level = torch.bucketize(index, starts, right=True) - 1
-        # the best of each level, from the finest on
-        order = scores[index].argsort(descending=True, stable=True)
-        order = order[level[order].argsort(stable=True)]
-        counts = level.bincount(minlength=len(maps)).tolist()
-        kept = _shares(counts, self.max_keypoints)
-        order = torch.cat([part[:count] for part, count in zip(order.split(counts), kept, strict=True)])
-        index, level = index[order], level[order]
-        place, width = index - starts[level], widths[level]
-        across_down = torch.stack([torch.ones_like(width), width], dim=1)
-        near = [(scores[index[:, None] + way * across_down] + 1e-4).log() for way in (-1, 0, 1)]
-        points = torch.stack([place % width, place // width], dim=1) + peak_shift(*near)
-        points = (points + 0.5) * ratios[level] - 0.5
-        scales = _SCALE * 2 ** (level / 2)
-        found = FeatureTensors(points, scores[index], reduced.size, scales)
-        return pixels, found.best()
+        return pixels, self._strongest(maps, sizes, reduced.size)
 
     @isolated()
     def orient(self, pixels: Tensor, found: FeatureTensors) -> FeatureTensors:
@@ -135,6 +114,35 @@ class TinyDetector:
         peaks = torch.zeros_like(scores, dtype=torch.bool)
         peaks[rows, columns] = (scores == window_maximum(scores, self.nms_radius))[rows, columns]
         return scores, peaks & (scores > self.detection_threshold)
+
+    def _strongest(
+        self, maps: list[tuple[Tensor, Tensor]], sizes: list[list[int]], image_size: tuple[int, int]
+    ) -> FeatureTensors:
+        """Keypoints, best first, of levels of those (width, height), in pixels of the image.
+
+        All levels at once: the places of peaks and their numbers are all that is waited for.
+        """
+        scores = torch.cat([level.flatten() for level, _ in maps])
+        index = torch.cat([peaks.flatten() for _, peaks in maps]).nonzero()[:, 0]
+        starts = list(accumulate((level.numel() for level, _ in maps[:-1]), initial=0))
+        widths = [level.shape[1] for level, _ in maps]
+        start, width = torch.tensor([starts, widths], dtype=torch.int64, device=scores.device)
+        level = torch.bucketize(index, start, right=True) - 1
+        # best first in each level, from the finest on
+        order = scores[index].argsort(descending=True, stable=True)
+        order = order[level[order].argsort(stable=True)]
+        counts = level.bincount(minlength=len(maps)).tolist()
+        parts = zip(torch.split(order, counts), _shares(counts, self.max_keypoints), strict=True)
+        order = torch.cat([part[:count] for part, count in parts])
+        index, level = index[order], level[order]
+        place, width = index - start[level], width[level]
+        steps = torch.stack([torch.ones_like(width), width], dim=1)  # to the next in a row and in a column
+        near = [(scores[index[:, None] + way * steps] + 1e-4).log() for way in (-1, 0, 1)]
+        points = torch.stack([place % width, place // width], dim=1) + peak_shift(*near)
+        ratios = [[whole / side for whole, side in zip(image_size, size, strict=True)] for size in sizes]
+        factors = torch.tensor(ratios, dtype=torch.float32, device=scores.device)[level]
+        points = (points + 0.5) * factors - 0.5
+        return FeatureTensors(points, scores[index], image_size, _SCALE * 2 ** (level / 2)).best()
 
 
 def resize_area(image: Tensor, width: int, height: int) -> Tensor:
@@ -178,9 +186,9 @@ def _shares(found: list[int], limit: int | None) -> list[int]:
 def dominant_orientations(pixels: Tensor, keypoints: Tensor, scales: Tensor) -> Tensor:
     """(N,) radians from the x axis towards the y axis, for keypoints (N, 2) and scales (N,) in pixels.
 
-    The fullest bin of SIFT's histogram of gradients in the image (1, C, H, W), which count by their length and
-    by a Gaussian about the keypoint; the histogram is smoothed, and a parabola places its peak (Lowe, 2004,
-    section 5).
+    The fullest bin of SIFT's histogram of gradients in the image (1, C, H, W), which count by their length
+    and by a Gaussian about the keypoint; the histogram is smoothed, and a parabola places its peak (Lowe,
+    2004, section 5).
     """
     offsets = torch.arange(_SIDE, dtype=torch.float32, device=pixels.device) - (_SIDE - 1) / 2
     fall = torch.exp(-0.5 * (offsets / (_SIDE / 4)) ** 2)

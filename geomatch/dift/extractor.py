@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.devices import find_device
+from geomatch.devices import device_of, find_device
 from geomatch.dift.backends.loading import load_model, with_prompt
 from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.config import DIFTConfig
@@ -229,7 +229,7 @@ class DIFTExtractor:
         return np.concatenate(parts)[np.argsort(described)]
 
     def _patch_rows(self, picture: Image, features: Features) -> NDArray[np.float32]:
-        parts, found = [], upload_features(features, self.model.device)
+        parts, found = [], upload_features(features, device_of(self.model.unet))
         for patches in keypoint_patches(picture, found, self.config, self.model.stride):
             maps = self.patch_maps(patches)
             parts.append(self.head.describe_patches(maps) if self.head else pool_patches(maps))

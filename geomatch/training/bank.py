@@ -20,8 +20,8 @@ from geomatch.errors import ImageError
 from geomatch.files import digest_of, replacing
 from geomatch.images import Image
 from geomatch.patches import cut_patches
-from geomatch.training.pairs import view_pairs
 from geomatch.tensors import upload_features
+from geomatch.training.pairs import view_pairs
 from geomatch.types import Features
 
 PER_VIEW = 160  # corresponding keypoints taken of a pair of views, drawn at random
