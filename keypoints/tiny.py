@@ -141,8 +141,8 @@ class TinyDetector:
         points = torch.stack([place % width, place // width], dim=1) + peak_shift(*near)
         ratios = [[whole / side for whole, side in zip(image_size, size, strict=True)] for size in sizes]
         factors = torch.tensor(ratios, dtype=torch.float32, device=scores.device)[level]
-        points = (points + 0.5) * factors - 0.5
-        return FeatureTensors(points, scores[index], image_size, _SCALE * 2 ** (level / 2)).best()
+        points, scales = (points + 0.5) * factors - 0.5, _SCALE * 2 ** (level.to(torch.float32) / 2)
+        return FeatureTensors(points, scores[index], image_size, scales).best()
 
 
 def resize_area(image: Tensor, width: int, height: int) -> Tensor:
@@ -159,7 +159,7 @@ def _mean_rows(image: Tensor, count: int) -> Tensor:
     first = rows[:, :1] * height // count
     taken = torch.arange(-(-block * height // count) + 1, device=image.device)
     # in units of a row, from the first one of the block; whole numbers are exact where floats are not
-    low, high = (((rows + end) * height - first * count) / count for end in (0, 1))
+    low, high = (((rows + end) * height - first * count).to(torch.float32) / count for end in (0, 1))
     share = (torch.minimum(taken + 1, high) - torch.maximum(taken, low)).clamp(min=0) * (count / height)
     means = share @ image[(first[:, 0] + taken).clamp(max=height - 1)]
     return means.flatten(0, 1)[:count]
