@@ -15,7 +15,8 @@ class Detector(Protocol):
     """Finds keypoints in one image.
 
     Ours share ``max_keypoints``, the most that are kept, the best by score (None for all), and
-    ``max_image_side``, the long side in pixels to which larger images are reduced for detection.
+    ``max_image_side``, the long side in pixels to which larger images are reduced for detection. Those with a
+    network have ``device``, and ``detect_tensors(image)``, the same as `FeatureTensors` on that device.
     """
 
     def detect(self, image: Image) -> Features:
