@@ -15,8 +15,9 @@ class Detector(Protocol):
     """Finds keypoints in one image.
 
     Ours share ``max_keypoints``, the most that are kept, the best by score (None for all), and
-    ``max_image_side``, the long side in pixels to which larger images are reduced for detection. One that
-    works on the CPU and has a true ``reentrant`` may be called by several threads at a time, ahead of a
+    ``max_image_side``, the long side in pixels to which larger images are reduced for detection. Those with a
+    network have ``device``, and ``detect_tensors(image)``, the same as `FeatureTensors` on that device. One
+    that works on the CPU and has a true ``reentrant`` may be called by several threads at a time, ahead of a
     network on an accelerator.
     """
 

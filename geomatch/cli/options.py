@@ -145,7 +145,7 @@ _OPTIONS = dict([
     ("--no-head", click.option("--no-head", f"{_PREFIX}no_head", is_flag=True,
                                help="Leave the preset's projection head out.")),
     _option("--dtype", "Number format of the network.", click.Choice(["float32", "bfloat16", "float16"])),
-    _option("--device", "cpu, cuda, mps. [default: the best there is]"),
+    _option("--device", "Of the detector's network, too: cpu, cuda, mps. [default: the best there is]"),
     _option("--batch-size", "Noisy images per forward pass.", int),
 ])  # fmt: skip
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.devices import find_device
+from geomatch.devices import device_of, find_device
 from geomatch.dift.backends.loading import load_model, with_prompt
 from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.config import DIFTConfig
@@ -28,6 +28,7 @@ from geomatch.images import Image, ImageLike, load_images
 from geomatch.isolation import isolated
 from geomatch.patches import normalize_patches
 from geomatch.provenance import settings_key
+from geomatch.tensors import upload_features
 from geomatch.types import Features, Traits
 from geomatch.weights.checkpoint import looks_untrained
 
@@ -228,8 +229,8 @@ class DIFTExtractor:
         return np.concatenate(parts)[np.argsort(described)]
 
     def _patch_rows(self, picture: Image, features: Features) -> NDArray[np.float32]:
-        parts = []
-        for patches in keypoint_patches(picture, features, self.config, self.model.stride):
+        parts, found = [], upload_features(features, device_of(self.model.unet))
+        for patches in keypoint_patches(picture, found, self.config, self.model.stride):
             maps = self.patch_maps(patches)
             parts.append(self.head.describe_patches(maps) if self.head else pool_patches(maps))
         return np.concatenate(parts)
