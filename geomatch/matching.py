@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geomatch.devices import widest_float
 from geomatch.errors import ShapeError
 from geomatch.isolation import isolated
 from geomatch.types import Matches, Metric
@@ -224,7 +225,7 @@ def _scores(
         part = slice(start, min(start + step, len(a)))
         own, own_bias = _prepared(a[part], shift)
         scores = buffer[: len(own), : len(b)]
-        _add_product(torch.add(own_bias[:, None], other_bias, out=scores), own, other)
+        add_product(torch.add(own_bias[:, None], other_bias, out=scores), own, other)
         if mask is not None:
             scores.masked_fill_(~mask[part], -torch.inf)
         buffer[len(own) :].fill_(-torch.inf)
@@ -244,7 +245,7 @@ def _prepared(rows: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
     return rows / lengths[:, None], torch.where(lengths < torch.inf, 0.0, -torch.inf).to(rows)
 
 
-def _add_product(scores: Tensor, a: Tensor, b: Tensor) -> None:
+def add_product(scores: Tensor, a: Tensor, b: Tensor) -> None:
     """Add ``a @ b.T`` in float32's precision, in place.
 
     Where torch is set to multiply more coarsely, by TF32 or bfloat16, rows are sums of three numbers of
@@ -277,7 +278,7 @@ def _squares(rows: Tensor) -> Tensor:
 
 def _distances(a: Tensor, b: Tensor, i: Tensor, j: Tensor, metric: Metric = "l2") -> Tensor:
     """(M,) float64 distances of rows i of a and j of b, of unit vectors under the cosine; float32 on MPS."""
-    high = torch.float32 if a.device.type == "mps" else torch.float64
+    high = widest_float(a.device)
     most = CHUNK if a.device.type == "cpu" else ACCELERATOR_CHUNK
     found, step = [a.new_zeros(0, dtype=high)], most // 32 // max(1, a.shape[1]) + 1
     for start in range(0, len(i), step):

@@ -37,6 +37,7 @@ from geomatch.keypoints import (
     SuperPointDetector,
     TinyDetector,
 )
+from geomatch.isolation import isolated
 from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.places import cache_folder, cached_path, hub_caches
 from geomatch.store import Store
@@ -199,7 +200,8 @@ def training(folder: Path) -> Arrays:
     maps = extractor.patch_maps(
         torch.from_numpy(rows["patches"][:, 0].transpose(0, 3, 1, 2).astype(np.float32))
     )
-    return [head.describe_patches(maps)]
+    with isolated():
+        return [head.on("cpu")(maps).numpy()]
 
 
 def transferring(extractor: DIFTExtractor) -> Arrays:
