@@ -29,6 +29,7 @@ from geomatch.dift.head.projection import ConvolutionalHead, LinearHead, load_he
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.drawing.similarity import principal_components
 from geomatch.estimators import create_estimator
+from geomatch.isolation import isolated
 from geomatch.keypoints import (
     GridDetector,
     MagicLeapSuperPoint,
@@ -37,7 +38,6 @@ from geomatch.keypoints import (
     SuperPointDetector,
     TinyDetector,
 )
-from geomatch.isolation import isolated
 from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.places import cache_folder, cached_path, hub_caches
 from geomatch.store import Store
