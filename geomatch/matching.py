@@ -86,9 +86,8 @@ def match_many(
     """
     if not pairs:
         return []
-    owner, *found = (
-        part.numpy(force=True) for part in _mutual(images, pairs, metric, min_similarity, max_ratio)
-    )
+    results = _mutual(images, pairs, metric, min_similarity, max_ratio)
+    owner, *found = (part.numpy(force=True) for part in results)
     ends = np.searchsorted(owner, np.arange(1, len(pairs)))
     parts = zip(*(np.split(part, ends) for part in found), strict=True)
     return [(Matches(indices, similarity), distinct) for indices, similarity, distinct in parts]
@@ -108,13 +107,12 @@ def _mutual(
     check_options(metric, min_similarity, max_ratio)
     searched = [_search(images[one], images[two], metric, max_ratio is not None) for one, two in pairs]
     mutual, column, other = (torch.cat(parts) for parts in zip(*searched, strict=True))
-    lengths = [len(images[one]) for one, _ in pairs]
     row = mutual.nonzero()[:, 0]  # waits for the device, for all pairs together
-    firsts = torch.tensor([0, *accumulate(lengths)], device=row.device)
+    firsts = torch.tensor([0, *accumulate(len(images[one]) for one, _ in pairs)], device=row.device)
     owner = torch.bucketize(row, firsts, right=True) - 1
     i, j, k = row - firsts[owner], column[row], other[row]
     counts = owner.bincount(minlength=len(pairs)).tolist()
-    split = list(zip(pairs, *(part.split(counts) for part in (i, j, k)), strict=True))
+    split = list(zip(pairs, *(torch.split(part, counts) for part in (i, j, k)), strict=True))
     distance = torch.cat([_distances(images[p[0]], images[p[1]], i, j, metric) for p, i, j, _ in split])
     similarity = (1 - distance.square() / 2 if metric == "cosine" else -distance).float()
     distinct = torch.ones_like(similarity, dtype=torch.bool)
@@ -157,14 +155,10 @@ def _first_largest(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
     As ``scores.max(dim)``, whose search for places runs number by number on CPUs: first for the group.
     """
-    groups = scores.unflatten(dim, (-1, GROUP))
+    groups = torch.unflatten(scores, dim, (-1, GROUP))
     largest, group = groups.amax(dim + 1).max(dim)
-    index = (
-        group.unsqueeze(dim)
-        .unsqueeze(dim)
-        .expand(*(1 if d == dim else n for d, n in enumerate(groups.shape)))
-    )
-    return largest, group * GROUP + groups.gather(dim, index).squeeze(dim).max(dim).indices
+    own = groups.take_along_dim(group.unsqueeze(dim).unsqueeze(dim), dim).squeeze(dim)
+    return largest, group * GROUP + own.max(dim).indices
 
 
 @isolated()
@@ -258,17 +252,14 @@ def add_product(scores: Tensor, a: Tensor, b: Tensor) -> None:
     if exact:
         scores.addmm_(a, b.T)
         return
-    first, second = _bfloat16_parts(a), _bfloat16_parts(b)
+    first: list[Tensor] = []
+    second: list[Tensor] = []
+    for rows, parts in ((a, first), (b, second)):
+        for _ in range(3):
+            parts.append(rows.bfloat16().float())
+            rows = rows - parts[-1]
     for i, j in ((2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)):  # the smallest first
         scores.addmm_(first[i], second[j].T)
-
-
-def _bfloat16_parts(rows: Tensor) -> list[Tensor]:
-    parts = []
-    for _ in range(3):
-        parts.append(rows.bfloat16().float())
-        rows = rows - parts[-1]
-    return parts
 
 
 def _squares(rows: Tensor) -> Tensor:

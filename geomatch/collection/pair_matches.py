@@ -46,10 +46,7 @@ class _PairKeys(NamedTuple):
 def pair_keys(
     stored: StoredFeatures, pairs: Sequence[Pair], matching: Matching, device: str = "cpu"
 ) -> NDArray[np.uint8]:
-    """(P, 32) keys of the pairs' matches: SHA-256 of the keys of both features and all else that counts.
-
-    That is the options, the versions, and the kind of device that matches.
-    """
+    """(P, 32) keys of the pairs' matches: SHA-256 of features' keys, options, kind of device and versions."""
     options = digest_of([SCHEMA, cache_key(matching), device.split(":")[0], versions()])
     keys = [hashlib.sha256((options + stored.keys[a] + stored.keys[b]).encode()).digest() for a, b in pairs]
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
@@ -160,16 +157,13 @@ def _near_each_other(pairs: Sequence[Pair]) -> list[str]:
 def match_block(
     images: Iterable[Features], pairs: Sequence[tuple[int, int]], matching: Matching, device: str = "cpu"
 ) -> list[Matches]:
-    """Match mutual nearest neighbours of pairs of images, guided if wanted; without keypoints there are none.
-
-    Every image's descriptors are carried to the device once.
-    """
+    """Match mutual nearest neighbours of pairs of images, guided if wanted; none without keypoints."""
     features, rows = [], []
     for image in images:
-        if image.descriptors is None and len(image):
+        own = image.descriptors if len(image) else np.zeros((0, 0), np.float32)
+        if own is None:
             raise FeaturesError("the features have no descriptors, and the detector brings none")
-        filled = image.descriptors is not None and len(image) > 0
-        rows.append(as_rows(image.descriptors if filled else np.zeros((0, 0))).to(device))
+        rows.append(as_rows(own).to(device))
         features.append(replace(image, descriptors=None))  # here they are needed no more
     metric, least, ratio = matching.metric or "cosine", matching.min_similarity, matching.max_ratio
     found = match_many(rows, pairs, metric, least, ratio)

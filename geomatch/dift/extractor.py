@@ -182,10 +182,7 @@ class DIFTExtractor:
         """As `describe`, for several images, whose dense maps share the network's passes."""
         tensors = [upload_features(found, self._device) for found in features]
         described = self.describe_tensors(images, tensors, paper_sampling)
-        return [
-            replace(found, descriptors=of.descriptors.numpy(force=True))
-            for found, of in zip(features, described, strict=True)
-        ]
+        return [found.to_features() for found in described]
 
     @isolated()
     def describe_tensors(
@@ -225,12 +222,10 @@ class DIFTExtractor:
 
     @cached_property
     def _patch_head(self) -> Callable[[Sequence[Tensor]], Tensor]:
-        """The head on the networks' device, for patches."""
         return self.head.on(self._device) if self.head else pool_patches
 
     @cached_property
     def _row_head(self) -> Callable[[Tensor], Tensor] | None:
-        """The head on the networks' device, for rows of a dense map."""
         return self.head.rows_on(self._device) if isinstance(self.head, LinearHead) else None
 
     def _map_rows(self, feature_map: FeatureMap, points: Tensor, paper_sampling: bool = False) -> Tensor:

@@ -161,11 +161,7 @@ Head = LinearHead | ConvolutionalHead
 
 
 def _fold(block: Any, place: int) -> None:
-    """Let the convolution at that place do the normalisation behind it.
-
-    One before a convolution that pads with zeros, as of `HeadNetwork.scale`, cannot be: its shift would
-    change what is padded.
-    """
+    """Let a convolution do the normalisation behind it; that before one would shift what is padded."""
     block[place], block[place + 1] = fuse_conv_bn_eval(block[place], block[place + 1]), nn.Identity()
 
 

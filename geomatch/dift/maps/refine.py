@@ -60,7 +60,7 @@ def _refined(dense: FeatureMap, points: Tensor, targets: Tensor, radius: float) 
     most = ROWS if points.device.type == "cpu" else ACCELERATOR_ROWS
     chunk = max(1, most // max(len(coarse), len(fine)))
     refined = [points[:0]]
-    for best, rows in zip(points.split(chunk), targets.split(chunk), strict=True):
+    for best, rows in zip(torch.split(points, chunk), torch.split(targets, chunk), strict=True):
         for offsets in (coarse, fine):
             best = best + offsets[_similarity(dense, best, offsets, rows).argmax(dim=1)]
         weights = (_similarity(dense, best, fine, rows) / TEMPERATURE).softmax(dim=1)
