@@ -21,6 +21,7 @@ from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork, LinearHead, load_head
 from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
+from geomatch.tensors import upload_features
 from geomatch.training import convolutional_head as training
 from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
@@ -90,7 +91,9 @@ def test_convolutional_head_file(tmp_path: Path, photo0: Image) -> None:
     assert asking.dimension == 16
     rows = asking.describe(photo0, features).descriptors
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    maps = extractor.patch_maps(torch.rand(5, 3, 32, 32) * 255)
+    (tensors,) = asking.describe_tensors([photo0], [upload_features(features, "cpu")])
+    assert tensors.to_features() == asking.describe(photo0, features)
+    maps = [layer.cpu() for layer in extractor.patch_maps(torch.rand(5, 3, 32, 32) * 255)]
     with torch.inference_mode():
         unfolded = network(maps)
         for each in (head, loaded):
