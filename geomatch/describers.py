@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 class Describer(Protocol):
     """Anything that describes keypoints; `DIFTExtractor` does.
 
-    Six more members are used where an object has them:
+    Seven more members are used where an object has them:
 
     - ``traits``: a `Traits`;
     - ``dimension``: the length of its descriptors;
     - ``describe_many(images, features)``: a list of `Features`, for several images at once;
+    - ``describe_tensors(images, features)``: the same for `FeatureTensors`, on the describer's device, where
+      matching then reads them;
     - ``load_networks()``: loads what takes long now, so that it is timed apart from the description;
     - ``remark``: a line that results should carry (``result.json``, the screen), or None;
     - ``cache_key()``: all that decides the descriptors, see `geomatch.provenance.cache_key`. A frozen

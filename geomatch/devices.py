@@ -34,3 +34,8 @@ def device_of(network: nn.Module) -> torch.device:
 def upload_pixels(pixels: NDArray[np.uint8], device: str | torch.device) -> Tensor:
     """Pixels (H, W, 3) as (1, 3, H, W) float32 of values 0 to 255 on the device; a byte each is carried."""
     return torch.tensor(pixels, device=device).permute(2, 0, 1)[None].to(torch.float32)
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64 where the device has it, which MPS has not."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -4,18 +4,22 @@ Neighbours are exact in float32 arithmetic and the same on every run of one devi
 to; of equal neighbours the lower index counts. Distances come from differences: equal rows are at 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geomatch.devices import widest_float
 from geomatch.errors import ShapeError
 from geomatch.isolation import isolated
 from geomatch.types import Matches, Metric
 
-CHUNK = 2**22  # scores in memory at a time: 16 MiB of float32
+CHUNK = 2**22  # scores in memory at a time on CPUs: 16 MiB of float32
+ACCELERATOR_CHUNK = 2**27  # on accelerators, which want few large operations: 512 MiB
+GROUP = 64  # scores whose largest is found before its place
 LARGEST = 1e15  # bound of the numbers in descriptors, whose squares float32 must hold
 ROUNDING = 1e-5  # bound of the rounding of a score, in units of the largest squared length
 
@@ -63,27 +67,98 @@ def mutual_nearest(
     a: Tensor, b: Tensor, metric: Metric, min_similarity: float | None = None, max_ratio: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """`match_mutual` of float32 tensors on one device: indices (M, 2) int64 and similarities (M,)."""
+    _, indices, similarity, distinct = _mutual([a, b], [(0, 1)], metric, min_similarity, max_ratio)
+    return (indices, similarity) if max_ratio is None else (indices[distinct], similarity[distinct])
+
+
+@isolated()
+def match_many(
+    images: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    metric: Metric = "cosine",
+    min_similarity: float | None = None,
+    max_ratio: float | None = None,
+) -> list[tuple[Matches, NDArray[np.bool_]]]:
+    """`match_mutual` of many pairs of images, whose descriptors (N, D) are float32 on one device.
+
+    Returns for every pair its matches before the ratio test, and which of them (M,) pass it. The device is
+    waited for at the end only, however many pairs there are.
+    """
+    if not pairs:
+        return []
+    results = _mutual(images, pairs, metric, min_similarity, max_ratio)
+    owner, *found = (part.numpy(force=True) for part in results)
+    ends = np.searchsorted(owner, np.arange(1, len(pairs)))
+    parts = zip(*(np.split(part, ends) for part in found), strict=True)
+    return [(Matches(indices, similarity), distinct) for indices, similarity, distinct in parts]
+
+
+def _mutual(
+    images: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    metric: Metric,
+    min_similarity: float | None,
+    max_ratio: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All matches before the ratio test, by pair, then best first.
+
+    Numbers of the pairs (M,), indices (M, 2), similarities (M,) and whether they pass the ratio test (M,).
+    """
     check_options(metric, min_similarity, max_ratio)
+    searched = [_search(images[one], images[two], metric, max_ratio is not None) for one, two in pairs]
+    mutual, column, other = (torch.cat(parts) for parts in zip(*searched, strict=True))
+    row = mutual.nonzero()[:, 0]  # waits for the device, for all pairs together
+    firsts = torch.tensor([0, *accumulate(len(images[one]) for one, _ in pairs)], device=row.device)
+    owner = torch.bucketize(row, firsts, right=True) - 1
+    i, j, k = row - firsts[owner], column[row], other[row]
+    counts = owner.bincount(minlength=len(pairs)).tolist()
+    split = list(zip(pairs, *(torch.split(part, counts) for part in (i, j, k)), strict=True))
+    distance = torch.cat([_distances(images[p[0]], images[p[1]], i, j, metric) for p, i, j, _ in split])
+    similarity = (1 - distance.square() / 2 if metric == "cosine" else -distance).float()
+    distinct = torch.ones_like(similarity, dtype=torch.bool)
+    if max_ratio is not None:
+        limits = [_distances(images[p[0]], images[p[1]], i, k.clamp(min=0), metric) for p, i, _, k in split]
+        distinct = distance < max_ratio * torch.cat(limits).where(k >= 0, torch.inf)
+    order = similarity.argsort(descending=True, stable=True)
+    if min_similarity is not None:
+        order = order[similarity[order] >= min_similarity]
+    order = order[owner[order].argsort(stable=True)]
+    return owner[order], torch.stack([i, j], 1)[order], similarity[order], distinct[order]
+
+
+def _search(a: Tensor, b: Tensor, metric: Metric, second: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Which rows of a (N0,) are mutual nearest neighbours, their nearest rows of b, and second nearest or -1.
+
+    Nothing here waits for the device.
+    """
     value, best = a.new_full((len(a),), -torch.inf), a.new_full((len(b),), -torch.inf)
     j, back = (torch.zeros_like(scores, dtype=torch.int64) for scores in (value, best))
-    second, k = value.clone(), j.clone()
+    k = j - 1
     for part, scores in _scores(a, b, metric):
-        value[part], j[part] = scores.max(1)
-        column, row = scores.max(0)
+        count = len(value[part])
+        value[part], j[part] = (found[:count] for found in _first_largest(scores, 1))
+        column, row = (found[: len(b)] for found in _first_largest(scores, 0))
         back.copy_(torch.where(column > best, row + part.start, back))  # of equals the first stays
         best.copy_(torch.maximum(column, best))
-        if max_ratio is not None:
-            second[part], k[part] = scores.scatter_(1, j[part, None], -torch.inf).max(1)
-    i = (value > -torch.inf).nonzero()[:, 0]
-    i = i[back[j[i]] == i]
-    distance = _distances(a, b, i, j[i], metric)
-    similarity = (1 - distance.square() / 2 if metric == "cosine" else -distance).float()
-    good = similarity >= (-torch.inf if min_similarity is None else min_similarity)
-    if max_ratio is not None:
-        limit = _distances(a, b, i, k[i], metric).where(second[i] > -torch.inf, torch.inf)
-        good &= distance < max_ratio * limit
-    similarity, order = similarity[good].sort(descending=True, stable=True)
-    return torch.stack([i, j[i]], 1)[good][order], similarity
+        if second:
+            scores[:count].scatter_(1, j[part, None], -torch.inf)
+            other, place = _first_largest(scores, 1)
+            k[part] = torch.where(other > -torch.inf, place, -1)[:count]
+    mutual = value > -torch.inf
+    if len(b):
+        mutual &= back[j] == torch.arange(len(a), device=a.device)
+    return mutual, j, k
+
+
+def _first_largest(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Largest numbers along a dimension, a multiple of `GROUP`, and the first places where they are.
+
+    As ``scores.max(dim)``, whose search for places runs number by number on CPUs: first for the group.
+    """
+    groups = torch.unflatten(scores, dim, (-1, GROUP))
+    largest, group = groups.amax(dim + 1).max(dim)
+    own = groups.take_along_dim(group.unsqueeze(dim).unsqueeze(dim), dim).squeeze(dim)
+    return largest, group * GROUP + own.max(dim).indices
 
 
 @isolated()
@@ -96,8 +171,8 @@ def nearest(a: Tensor, b: Tensor, k: int, mask: Tensor | None = None) -> tuple[T
     column = torch.zeros_like(value, dtype=torch.int64)
     for part, scores in _scores(a, b, "l2", mask):
         # of equal scores the first counts, which topk does not promise
-        best, order = scores.sort(dim=1, descending=True, stable=True)
-        value[part], column[part] = best[:, : value.shape[1]], order[:, : value.shape[1]]
+        found = scores[: len(value[part])].sort(dim=1, descending=True, stable=True)
+        value[part], column[part] = (sorted_[:, : value.shape[1]] for sorted_ in found)
     row = torch.arange(len(a), device=a.device)[:, None].expand_as(column)
     distance = _distances(a, b, row.reshape(-1), column.reshape(-1)).reshape(column.shape)
     distance, order = distance.where(value > -torch.inf, torch.inf).sort(dim=1, stable=True)
@@ -123,38 +198,68 @@ def within(a: Tensor, b: Tensor, radius: float, mask: Tensor | None = None) -> t
 def _scores(
     a: Tensor, b: Tensor, metric: Metric, mask: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Each chunk of rows of a, and its scores (n, N1): larger for nearer, -inf where rows match nothing."""
+    """Each chunk of rows of a, and its scores: larger for nearer, -inf where rows match nothing.
+
+    Scores (n, N1) are in the corner of a tensor whose sides are multiples of `GROUP`, otherwise -inf.
+    """
     if a.ndim != 2 or b.ndim != 2 or (len(a) and len(b) and not a.shape[1] == b.shape[1] > 0):
         got = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise ShapeError(f"descriptors must have shapes (N0, D) and (N1, D), got {got}")
-    if not len(b):
+    if not len(a) or not len(b):
         return
     # a shift changes no distance, and small numbers round less; a whole one keeps whole numbers exact
-    shift = b.mean(0).round() if metric == "l2" else b.new_zeros(b.shape[1])
-    other = b - shift if metric == "l2" else b
-    other_squares, step = _squares(other), max(1, CHUNK // len(b))
-    buffer = other.new_empty(min(step, len(a)), len(b))  # one for all chunks, so that the heap does not grow
+    shift = b.mean(0).round() if metric == "l2" else None
+    other, other_bias = _prepared(b, shift)
+    height, width = (-(-len(rows) // GROUP) * GROUP for rows in (a, b))
+    most = CHUNK if a.device.type == "cpu" else ACCELERATOR_CHUNK
+    step = min(height, max(1, most // width // GROUP) * GROUP)
+    # one for all chunks, so that the heap does not grow
+    buffer = torch.full((step, width), -torch.inf, dtype=torch.float32, device=a.device)
     for start in range(0, len(a), step):
-        part = slice(start, start + step)
-        own = a[part] - shift
-        own_squares, scores = _squares(own)[:, None], _product(own, other, buffer[: len(own)])
-        if metric == "l2":
-            scores.sub_(own_squares / 2).sub_(other_squares / 2)
-        else:
-            scores.div_(own_squares.sqrt()).div_(other_squares.sqrt())
-            scores.masked_fill_((own_squares == 0) | (other_squares == 0), -torch.inf)
+        part = slice(start, min(start + step, len(a)))
+        own, own_bias = _prepared(a[part], shift)
+        scores = buffer[: len(own), : len(b)]
+        add_product(torch.add(own_bias[:, None], other_bias, out=scores), own, other)
         if mask is not None:
             scores.masked_fill_(~mask[part], -torch.inf)
-        yield part, scores
+        buffer[len(own) :].fill_(-torch.inf)
+        yield part, buffer[: -(-len(own) // GROUP) * GROUP]
 
 
-def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """``out`` (N0, N1) in float32, through float64 where torch is set to multiply more coarsely."""
+def _prepared(rows: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows (N, D) and numbers (N,): the score of two rows is their product plus both numbers.
+
+    With a shift, for l2, it is minus half the squared distance; without, for the cosine, rows get length 1.
+    """
+    if shift is not None:
+        rows = rows - shift
+        return rows, _squares(rows) / -2
+    lengths = _squares(rows).sqrt()
+    lengths = torch.where(lengths > 0, lengths, torch.inf)  # rows of zeros stay so
+    return rows / lengths[:, None], torch.where(lengths < torch.inf, 0.0, -torch.inf).to(rows)
+
+
+def add_product(scores: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add ``a @ b.T`` in float32's precision, in place.
+
+    Where torch is set to multiply more coarsely, by TF32 or bfloat16, rows are sums of three numbers of
+    bfloat16, whose products are exact then; those below float32's precision are left out.
+    """
     try:
         exact = torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # set by torch's newer means, which this question does not know
         exact = False
-    return torch.mm(a, b.T, out=out) if exact else out.copy_(a.double() @ b.T.double())
+    if exact:
+        scores.addmm_(a, b.T)
+        return
+    first: list[Tensor] = []
+    second: list[Tensor] = []
+    for rows, parts in ((a, first), (b, second)):
+        for _ in range(3):
+            parts.append(rows.bfloat16().float())
+            rows = rows - parts[-1]
+    for i, j in ((2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)):  # the smallest first
+        scores.addmm_(first[i], second[j].T)
 
 
 def _squares(rows: Tensor) -> Tensor:
@@ -164,11 +269,13 @@ def _squares(rows: Tensor) -> Tensor:
 
 def _distances(a: Tensor, b: Tensor, i: Tensor, j: Tensor, metric: Metric = "l2") -> Tensor:
     """(M,) float64 distances of rows i of a and j of b, of unit vectors under the cosine; float32 on MPS."""
-    high = torch.float32 if a.device.type == "mps" else torch.float64
-    found, step = [a.new_zeros(0, dtype=high)], CHUNK // 8 // max(1, a.shape[1]) + 1
+    high = widest_float(a.device)
+    most = CHUNK if a.device.type == "cpu" else ACCELERATOR_CHUNK
+    found, step = [a.new_zeros(0, dtype=high)], most // 32 // max(1, a.shape[1]) + 1
     for start in range(0, len(i), step):
         x, y = (rows[index[start : start + step]].to(high) for rows, index in ((a, i), (b, j)))
         if metric == "cosine":
-            x, y = x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True)
-        found.append((x - y).norm(dim=1))
+            x /= x.norm(dim=1, keepdim=True)
+            y /= y.norm(dim=1, keepdim=True)
+        found.append(x.sub_(y).norm(dim=1))
     return torch.cat(found)

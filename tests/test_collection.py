@@ -14,7 +14,7 @@ import geomatch
 from geomatch.collection import Extraction, MatchedPair, Matching, find_images, match_collection, merge_points
 from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import CollectionResult, dense_twin
-from geomatch.collection.pair_matches import match_features
+from geomatch.collection.pair_matches import match_block
 from geomatch.collection.refine import track_references
 from geomatch.collection.retrieval import pool_images
 from geomatch.dift import DIFTExtractor
@@ -158,6 +158,10 @@ def test_guided_matching_finds_back_what_the_ratio_test_drops(photo0: Image, pho
     dift = DIFTExtractor()
     detector = OpenCVDetector("sift", 400)
     features0, features1 = (dift.describe(photo, detector.detect(photo)) for photo in (photo0, photo1))
+
+    def match_features(first: Features, second: Features, matching: Matching) -> Matches:
+        return match_block([first, second], [(0, 1)], matching)[0]
+
     distinct = match_features(features0, features1, Matching(max_ratio=0.8, guided=False))
     guided = match_features(features0, features1, Matching(max_ratio=0.8))
     every = match_features(features0, features1, Matching(guided=False))

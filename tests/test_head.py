@@ -21,6 +21,7 @@ from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork, LinearHead, load_head
 from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
+from geomatch.tensors import upload_features
 from geomatch.training import convolutional_head as training
 from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
@@ -76,7 +77,11 @@ def test_head_gives_unit_rows_that_do_not_depend_on_one_another() -> None:
 def test_convolutional_head_file(tmp_path: Path, photo0: Image) -> None:
     extractor = DIFTExtractor(TINY)
     features = OpenCVDetector("sift", 40).detect(photo0)
-    network = small_head([(48, 16), (64, 8)]).half().float()  # as the file keeps it
+    network = small_head([(48, 16), (64, 8)])
+    for name, value in network.named_buffers():
+        if name.endswith(("mean", "var")):
+            value.uniform_(0.5, 2)
+    network.half().float()  # as the file keeps it
     head = ConvolutionalHead(network, TINY.feature_settings(), {"images": ["00"], "pairs": 3})
     head.save(tmp_path)
     loaded = load_head(tmp_path / HEAD_FILE)
@@ -86,8 +91,13 @@ def test_convolutional_head_file(tmp_path: Path, photo0: Image) -> None:
     assert asking.dimension == 16
     rows = asking.describe(photo0, features).descriptors
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    maps = extractor.patch_maps(torch.rand(5, 3, 32, 32) * 255)
-    np.testing.assert_allclose(loaded.describe_patches(maps), head.describe_patches(maps), atol=1e-5)
+    (tensors,) = asking.describe_tensors([photo0], [upload_features(features, "cpu")])
+    assert tensors.to_features() == asking.describe(photo0, features)
+    maps = [layer.cpu() for layer in extractor.patch_maps(torch.rand(5, 3, 32, 32) * 255)]
+    with torch.inference_mode():
+        unfolded = network(maps)
+        for each in (head, loaded):
+            torch.testing.assert_close(each.on("cpu")(maps), unfolded, atol=1e-5, rtol=0)
     dense = replace(PRESETS["dift-tiny-dense"], head=str(tmp_path))
     for other, words in ((replace(asking.config, timestep=30), "timestep=20"), (dense, "layers=")):
         with pytest.raises(ValueError, match=f"was fitted with {words}"):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import geomatch.matching
 from geomatch import ShapeError, match_mutual
-from geomatch.matching import as_rows, mutual_nearest, nearest, within
+from geomatch.matching import as_rows, match_many, mutual_nearest, nearest, within
 from geomatch.types import Metric
 
 METRICS: list[Metric] = ["cosine", "l2"]
@@ -157,6 +157,24 @@ def test_ratio_and_similarity_are_filters(metric: Metric, rng: np.random.Generat
     middle = float(np.median(everything.similarity))
     assert match_mutual(a, b, metric, min_similarity=middle) == everything[everything.similarity >= middle]
     assert len(match_mutual(a, b[:1], metric, max_ratio=0.5)) == 1, "without a second nearest it is kept"
+
+
+@pytest.mark.usefixtures("_chunk")
+@pytest.mark.parametrize("metric", METRICS)
+def test_many_pairs_are_matched_as_each_alone(metric: Metric, rng: np.random.Generator) -> None:
+    """Also with images without rows, one of zeros, and a pair twice."""
+    images = [random(rng, n, 12) for n in (70, 0, 130, 65)]
+    images.append(np.concatenate([images[0][:40], np.zeros((1, 12), np.float32)]))
+    images[2][5] = images[2][9] = images[0][3]
+    pairs = [(0, 2), (1, 0), (2, 0), (3, 1), (0, 4), (0, 2), (3, 3)]
+    middle = float(np.median(match_mutual(images[0], images[2], metric).similarity))
+    for least, ratio in ((None, None), (middle, None), (None, 0.9), (middle, 0.8)):
+        found = match_many([as_rows(rows) for rows in images], pairs, metric, least, ratio)
+        assert len(found) == len(pairs)
+        for (one, two), (every, distinct) in zip(pairs, found, strict=True):
+            assert every == match_mutual(images[one], images[two], metric, least)
+            assert every[distinct] == match_mutual(images[one], images[two], metric, least, ratio)
+    assert match_many([], [], metric) == []
 
 
 def test_half_precision_is_computed_in_single_and_input_is_not_written(rng: np.random.Generator) -> None:

@@ -29,6 +29,7 @@ from geomatch.dift.head.projection import ConvolutionalHead, LinearHead, load_he
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.drawing.similarity import principal_components
 from geomatch.estimators import create_estimator
+from geomatch.isolation import isolated
 from geomatch.keypoints import (
     GridDetector,
     MagicLeapSuperPoint,
@@ -199,7 +200,8 @@ def training(folder: Path) -> Arrays:
     maps = extractor.patch_maps(
         torch.from_numpy(rows["patches"][:, 0].transpose(0, 3, 1, 2).astype(np.float32))
     )
-    return [head.describe_patches(maps)]
+    with isolated():
+        return [head.on("cpu")(maps).numpy()]
 
 
 def transferring(extractor: DIFTExtractor) -> Arrays:

@@ -36,7 +36,7 @@ def test_similarities_are_those_of_all_vectors(
     """Maps smaller and larger than the image, one and several layers."""
     map0, map1 = random_map(1, *shapes), random_map(2, *shapes)
     queries = map0.sample(np.array([[3.0, 4.0], [20.25, 11.5], [42.0, 30.0]]), metric)
-    found = PixelFeatures(map1, metric).similarities(queries).numpy()
+    found = PixelFeatures(map1, metric).similarities(torch.from_numpy(queries)).numpy()
     rows = map1.sample(PIXELS, metric)
     brute = rows @ queries.T if metric == "cosine" else -np.linalg.norm(rows[:, None] - queries, axis=2)
     np.testing.assert_allclose(found, brute.T.reshape(found.shape), atol=1e-4)

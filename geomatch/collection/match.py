@@ -90,6 +90,7 @@ def match_collection(
     parts_key = [cache_key(detector), cache_key(describer)]
     with context.started() as run:
         work = run.work()
+        device = work.engine.device(context.device)
         skipped = dict(folder.skipped)
         photos: list[Photograph] = []
         for name, found in examine(folder, work, pairs.uses("gps")):
@@ -140,7 +141,7 @@ def match_collection(
             positions = {photo.name: photo.position for photo in photos if photo.position is not None}
             report = select_pairs(usable, pairs, nearest, positions)
             objects = {FEATURES: _unique(stored.keys.values())} | ({GLOBAL: pooled} if pooled else {})
-            wanted = pair_keys(stored, report.pairs, matching)
+            wanted = pair_keys(stored, report.pairs, matching, device)
             manifest = manifest.saved(
                 store,
                 names=usable.names,
@@ -149,7 +150,7 @@ def match_collection(
                 failed=skipped,
                 retries=work.retries,
             )
-            matched, failed_pairs, made = match_pairs(stored, report.pairs, wanted, matching, work)
+            matched, failed_pairs, made = match_pairs(stored, report.pairs, wanted, matching, work, device)
             computed_pairs += made
             if not failed_pairs or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
                 break

@@ -2,7 +2,10 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +23,7 @@ from geomatch.errors import FeaturesError
 from geomatch.estimators import estimate_two_view
 from geomatch.estimators.two_view import THRESHOLD, transfer_errors
 from geomatch.files import digest_of
-from geomatch.matching import match_mutual
+from geomatch.matching import as_rows, match_many
 from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
 from geomatch.store.packs import PackIndex, stored_results, write_pack
@@ -40,17 +43,24 @@ class _PairKeys(NamedTuple):
     place: int  # index of the pair in the list of all
 
 
-def pair_keys(stored: StoredFeatures, pairs: Sequence[Pair], matching: Matching) -> NDArray[np.uint8]:
-    """(P, 32) keys of the pairs' matches: SHA-256 of the keys of both features, the options and versions."""
-    options = digest_of([SCHEMA, cache_key(matching), versions()])
+def pair_keys(
+    stored: StoredFeatures, pairs: Sequence[Pair], matching: Matching, device: str = "cpu"
+) -> NDArray[np.uint8]:
+    """(P, 32) keys of the pairs' matches: SHA-256 of features' keys, options, kind of device and versions."""
+    options = digest_of([SCHEMA, cache_key(matching), device.split(":")[0], versions()])
     keys = [hashlib.sha256((options + stored.keys[a] + stored.keys[b]).encode()).digest() for a, b in pairs]
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
 
 
 def match_pairs(
-    stored: StoredFeatures, pairs: Sequence[Pair], keys: NDArray[np.uint8], matching: Matching, work: Work
+    stored: StoredFeatures,
+    pairs: Sequence[Pair],
+    keys: NDArray[np.uint8],
+    matching: Matching,
+    work: Work,
+    device: str = "cpu",
 ) -> tuple[LazyPairs, dict[str, str], int]:
-    """Match the pairs that the store does not hold yet, under their `pair_keys`.
+    """Match the pairs that the store does not hold yet on the device, under their `pair_keys`.
 
     Returns the matches of all, why pairs could not be matched, and how many were not cached.
     """
@@ -66,7 +76,7 @@ def match_pairs(
 
     blocks = [LazyBlock([todo[p] for p in block], item) for block in pair_blocks([pairs[p] for p in todo])]
     failed = {}
-    task = BlockTask(partial(_match, store, matching))
+    task = BlockTask(partial(_match, store, matching, device), "processor" if device == "cpu" else "network")
     for pair, result in work.results(task, blocks, "pairs", "pair", len(pairs) - len(todo)):
         if isinstance(result, FailedItem):
             failed[pair.name] = result.reason
@@ -83,12 +93,12 @@ def match_pairs(
 
 
 def _match(
-    store: Store, matching: Matching, block: Sequence[_PairKeys]
+    store: Store, matching: Matching, device: str, block: Sequence[_PairKeys]
 ) -> list[tuple[str, int] | FailedItem]:
     """Match the pairs of a block, and write a pack; results are its name and the pair's row."""
-    features = {key: _read(store, key) for key in {key for pair in block for key in pair.features}}
-    ends = [pair.features for pair in block]
-    found = [match_features(features[key0], features[key1], matching) for key0, key1 in ends]
+    places = {key: n for n, key in enumerate(dict.fromkeys(key for pair in block for key in pair.features))}
+    pairs = [(places[first], places[second]) for first, second in (pair.features for pair in block)]
+    found = match_block((_read(store, key) for key in places), pairs, matching, device)
     arrays = {
         "counts": np.array([len(matches) for matches in found]),
         "indices": np.concatenate([matches.indices for matches in found]).astype(np.uint32),
@@ -144,19 +154,29 @@ def _near_each_other(pairs: Sequence[Pair]) -> list[str]:
     return list(order)
 
 
-def match_features(features0: Features, features1: Features, matching: Matching) -> Matches:
-    """Match mutual nearest neighbours, guided if wanted; images without keypoints have no matches."""
-    if not len(features0) or not len(features1):
-        return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
-    a, b = features0.descriptors, features1.descriptors
-    if a is None or b is None:
-        raise FeaturesError("the features have no descriptors, and the detector brings none")
+def match_block(
+    images: Iterable[Features], pairs: Sequence[tuple[int, int]], matching: Matching, device: str = "cpu"
+) -> list[Matches]:
+    """Match mutual nearest neighbours of pairs of images, guided if wanted; none without keypoints."""
+    features, rows = [], []
+    for image in images:
+        own = image.descriptors if len(image) else np.zeros((0, 0), np.float32)
+        if own is None:
+            raise FeaturesError("the features have no descriptors, and the detector brings none")
+        rows.append(as_rows(own).to(device))
+        features.append(replace(image, descriptors=None))  # here they are needed no more
     metric, least, ratio = matching.metric or "cosine", matching.min_similarity, matching.max_ratio
-    distinct = match_mutual(a, b, metric, least, ratio)
+    found = match_many(rows, pairs, metric, least, ratio)
     if not matching.guided:
-        return distinct
-    every = distinct if ratio is None else match_mutual(a, b, metric, least)
-    return _match_guided(features0, features1, distinct, every)
+        return [every[distinct] for every, distinct in found]
+
+    def verified(place: int) -> Matches:
+        (first, second), (every, distinct) = pairs[place], found[place]
+        return _match_guided(features[first], features[second], every[distinct], every)
+
+    # an accelerator's worker is the only one; of a CPU's there is one per core
+    with ThreadPoolExecutor(1 if device == "cpu" else os.cpu_count()) as threads:
+        return list(threads.map(verified, range(len(pairs))))
 
 
 def _match_guided(features0: Features, features1: Features, distinct: Matches, every: Matches) -> Matches:

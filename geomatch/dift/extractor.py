@@ -1,7 +1,7 @@
 """The DIFT descriptor extractor."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -28,7 +28,7 @@ from geomatch.images import Image, ImageLike, load_images
 from geomatch.isolation import isolated
 from geomatch.patches import normalize_patches
 from geomatch.provenance import settings_key
-from geomatch.tensors import upload_features
+from geomatch.tensors import FeatureTensors, upload_features
 from geomatch.types import Features, Traits
 from geomatch.weights.checkpoint import looks_untrained
 
@@ -176,11 +176,19 @@ class DIFTExtractor:
         """
         return self.describe_many([image], [features], paper_sampling)[0]
 
-    @isolated()
     def describe_many(
         self, images: Iterable[ImageLike], features: Sequence[Features], paper_sampling: bool = False
     ) -> list[Features]:
         """As `describe`, for several images, whose dense maps share the network's passes."""
+        tensors = [upload_features(found, self._device) for found in features]
+        described = self.describe_tensors(images, tensors, paper_sampling)
+        return [found.to_features() for found in described]
+
+    @isolated()
+    def describe_tensors(
+        self, images: Iterable[ImageLike], features: Sequence[FeatureTensors], paper_sampling: bool = False
+    ) -> list[FeatureTensors]:
+        """As `describe_many`; keypoints and descriptors are on the networks' device."""
         pictures = load_images(images)
         for picture, found in zip(pictures, features, strict=True):
             if found.image_size != picture.size:
@@ -188,8 +196,9 @@ class DIFTExtractor:
                     f"the features are of an image of {found.image_size} pixels, "
                     f"{picture.name} has {picture.size}"
                 )
+        features = [found.to(self._device) for found in features]
         width = self.head.dimension if self.head else 1
-        rows = [np.zeros((0, width), np.float32) for _ in pictures]
+        rows = [found.keypoints.new_zeros(0, width) for found in features]
         filled = [index for index, found in enumerate(features) if len(found)]
         maps = self.dense_many([pictures[index] for index in filled]) if self.traits.dense and filled else []
         for position, index in enumerate(filled):
@@ -201,20 +210,32 @@ class DIFTExtractor:
                 rows[index] = self._copy_rows(pictures[index], features[index], paper_sampling)
         return [replace(found, descriptors=row) for found, row in zip(features, rows, strict=True)]
 
+    @isolated()
     def describe_map(self, feature_map: FeatureMap, features: Features) -> Features:
         """What `describe` gives for keypoints of an image whose map is at hand."""
-        return replace(features, descriptors=self._map_rows(feature_map, features.keypoints))
+        rows = self._map_rows(feature_map, feature_map.upload(features.keypoints))
+        return replace(features, descriptors=rows.numpy(force=True))
 
-    def _map_rows(
-        self, feature_map: FeatureMap, points: NDArray[np.floating], paper_sampling: bool = False
-    ) -> NDArray[np.float32]:
-        rows = feature_map.sample(points, self.config.metric, paper_sampling)
-        return self.head.apply(rows) if isinstance(self.head, LinearHead) else rows
+    @cached_property
+    def _device(self) -> torch.device:
+        return torch.device(find_device(self.config.device))
 
-    def _copy_rows(self, picture: Image, features: Features, paper_sampling: bool) -> NDArray[np.float32]:
-        config, stride = self.config, self.model.stride
+    @cached_property
+    def _patch_head(self) -> Callable[[Sequence[Tensor]], Tensor]:
+        return self.head.on(self._device) if self.head else pool_patches
+
+    @cached_property
+    def _row_head(self) -> Callable[[Tensor], Tensor] | None:
+        return self.head.rows_on(self._device) if isinstance(self.head, LinearHead) else None
+
+    def _map_rows(self, feature_map: FeatureMap, points: Tensor, paper_sampling: bool = False) -> Tensor:
+        rows = feature_map.sample_tensor(points, self.config.metric, paper_sampling)
+        return self._row_head(rows) if self._row_head else rows
+
+    def _copy_rows(self, picture: Image, features: FeatureTensors, paper_sampling: bool) -> Tensor:
+        config, stride, found = self.config, self.model.stride, features.to_features()
         size = dense_size(picture.size, config.image_size, stride, config.image_side)
-        copies = needed_copies(picture, features, size, config.rotations, config.scales, stride)
+        copies = needed_copies(picture, found, size, config.rotations, config.scales, stride)
         as_they_are = self._sharing(replace(config, image_size=None, rotations=1, scales=1), self.model)
         parts = []
         # copies of one size share passes; the maps of all sizes at once might not fit the memory
@@ -223,14 +244,11 @@ class DIFTExtractor:
             members = list(group)
             maps = as_they_are.dense_many([copy.image for copy in members])
             for copy, feature_map in zip(members, maps, strict=True):
-                points = warp_points(copy.matrix, features.keypoints[copy.members])
+                points = feature_map.upload(warp_points(copy.matrix, found.keypoints[copy.members]))
                 parts.append(self._map_rows(feature_map, points, paper_sampling))
-        described = np.concatenate([copy.members for copy in copies])
-        return np.concatenate(parts)[np.argsort(described)]
+        order = np.argsort(np.concatenate([copy.members for copy in copies]))
+        return torch.cat(parts)[torch.tensor(order, device=self._device)]
 
-    def _patch_rows(self, picture: Image, features: Features) -> NDArray[np.float32]:
-        parts, found = [], upload_features(features, device_of(self.model.unet))
-        for patches in keypoint_patches(picture, found, self.config, self.model.stride):
-            maps = self.patch_maps(patches)
-            parts.append(self.head.describe_patches(maps) if self.head else pool_patches(maps))
-        return np.concatenate(parts)
+    def _patch_rows(self, picture: Image, features: FeatureTensors) -> Tensor:
+        patches = keypoint_patches(picture, features, self.config, self.model.stride)
+        return torch.cat([self._patch_head(self.patch_maps(batch)) for batch in patches])

@@ -45,7 +45,9 @@ def show_points(
         heat = None
         if len(points) == 1:
             shown = PixelFeatures(map1, metric, reduce_image(target, PICTURE_SIDE).size)
-            heat = shown.similarities(map0.sample(points, metric))[0].float().cpu().numpy()
+            heat = (
+                shown.similarities(map0.sample_tensor(map0.upload(points), metric))[0].float().cpu().numpy()
+            )
         rows.append(draw_transfer(image0, target, points, found[-1].points, heat))
     return found, _on_black(rows, across=False)
 

@@ -3,8 +3,9 @@
 A linear one is fitted in closed form, for dense maps and patches; a convolutional one is trained on patches.
 """
 
+import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geomatch.errors import WeightsError, first_line
 from geomatch.isolation import isolated
+from geomatch.matching import add_product
 from geomatch.types import checked
 from geomatch.weights.folders import HEAD_FILE
 from geomatch.weights.tensors import load_tensors, save_tensors
@@ -49,20 +52,20 @@ class LinearHead:
         """K, the length of the descriptors."""
         return int(self.projection.shape[1])
 
+    @isolated()
     def apply(self, activations: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, D) to (N, K) rows of unit length; `ValueError` for rows of another network."""
-        if activations.shape[1] != len(self.mean):
-            raise ValueError(
-                f"the projection head was fitted on {len(self.mean)} numbers per keypoint, the network gives "
-                f"{activations.shape[1]}: it is another network's"
-            )
-        rows = (activations - self.mean) @ self.projection
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.asarray(rows / np.maximum(lengths, 1e-12), dtype=np.float32)
+        return np.asarray(self.rows_on("cpu")(torch.tensor(activations, device="cpu")).numpy())
 
-    def describe_patches(self, maps: Sequence[Tensor]) -> NDArray[np.float32]:
-        """The layers' maps of N patches, each (N, C, h, w), to (N, K)."""
-        return self.apply(pool_patches(maps))
+    def rows_on(self, device: str | torch.device) -> Callable[[Tensor], Tensor]:
+        """`apply` for tensors on the device."""
+        mean, projection = (torch.tensor(array, device=device) for array in (self.mean, self.projection))
+        return partial(_project, mean, projection)
+
+    def on(self, device: str | torch.device) -> Callable[[Sequence[Tensor]], Tensor]:
+        """A function of the layers' maps of N patches there, each (N, C, h, w), that gives (N, K)."""
+        project = self.rows_on(device)
+        return lambda maps: project(pool_patches(maps))
 
     def save(self, folder: Path) -> None:
         """Write it into a folder, as float16."""
@@ -140,11 +143,13 @@ class ConvolutionalHead:
         """Length of the descriptors."""
         return self.network.dimension
 
-    @isolated()
-    def describe_patches(self, maps: Sequence[Tensor]) -> NDArray[np.float32]:
-        """The layers' maps of N patches, each (N, C, h, w), to (N, K); computed where the network is."""
-        place = next(self.network.parameters()).device
-        return np.asarray(self.network([layer.to(place) for layer in maps]).numpy(force=True))
+    def on(self, device: str | torch.device) -> Callable[[Sequence[Tensor]], Tensor]:
+        """As `LinearHead.on`: a copy of the network on that device, its normalisations folded."""
+        network = copy.deepcopy(self.network)
+        for block in (*network.down, *network.mix):
+            _fold(block, 0)
+        _fold(network.last, 1)
+        return network.to(device)
 
     def save(self, folder: Path) -> None:
         """Write it into a folder, convolutions as float16."""
@@ -155,11 +160,27 @@ class ConvolutionalHead:
 Head = LinearHead | ConvolutionalHead
 
 
-def pool_patches(maps: Sequence[Tensor]) -> NDArray[np.float32]:
+def _fold(block: Any, place: int) -> None:
+    """Let a convolution do the normalisation behind it; that before one would shift what is padded."""
+    block[place], block[place + 1] = fuse_conv_bn_eval(block[place], block[place + 1]), nn.Identity()
+
+
+def _project(mean: Tensor, projection: Tensor, rows: Tensor) -> Tensor:
+    if rows.shape[1] != len(mean):
+        raise ValueError(
+            f"the projection head was fitted on {len(mean)} numbers per keypoint, the network gives "
+            f"{rows.shape[1]}: it is another network's"
+        )
+    short = rows.new_zeros(len(rows), projection.shape[1])
+    add_product(short, rows - mean, projection.T)
+    return functional.normalize(short, dim=1)
+
+
+def pool_patches(maps: Sequence[Tensor]) -> Tensor:
     """Average maps of N patches, each (N, C, h, w), to 4 x 4 cells: rows (N, 16 sum of C) of unit length."""
     cells = [functional.adaptive_avg_pool2d(layer, POOLED).flatten(1) for layer in maps]
     rows = torch.cat([functional.normalize(cell, dim=1) for cell in cells], dim=1)
-    return functional.normalize(rows, dim=1).numpy(force=True)
+    return functional.normalize(rows, dim=1)
 
 
 @isolated(gradients=True)

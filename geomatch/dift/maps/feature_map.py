@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from geomatch.devices import widest_float
 from geomatch.types import Metric
 
 
@@ -30,7 +31,19 @@ class FeatureMap:
         ``paper_sampling`` looks where the paper's ``eval_hpatches.py`` does: up to half a pixel off towards
         the border, and beyond the outermost cells mixed with zeros.
         """
-        where = torch.from_numpy(np.asarray(points, dtype=np.float64))
+        rows = self.sample_tensor(self.upload(points), metric, paper_sampling)
+        return np.asarray(rows.numpy(force=True))
+
+    def upload(self, points: NDArray[np.floating]) -> Tensor:
+        """Points (N, 2) on the maps' device, float64 where it has that."""
+        device = self.maps[0].device
+        return torch.tensor(points, dtype=widest_float(device), device=device)
+
+    def sample_tensor(
+        self, points: Tensor, metric: Metric = "cosine", paper_sampling: bool = False
+    ) -> Tensor:
+        """As `sample`, from and to tensors on the maps' device."""
+        where = points.to(widest_float(points.device))
         size = where.new_tensor(self.image_size)
         if paper_sampling:
             centre = ((size - 1) / 2).clamp(min=0.5)
@@ -41,7 +54,7 @@ class FeatureMap:
         for layer in self.maps:
             sampled = functional.grid_sample(
                 layer[None],
-                grid[None, None].to(layer.device),
+                grid[None, None],
                 mode="bilinear",
                 padding_mode="zeros" if paper_sampling else "border",
                 align_corners=False,
@@ -49,4 +62,4 @@ class FeatureMap:
             rows = sampled[0, :, 0].T
             parts.append(functional.normalize(rows, dim=1) if metric == "cosine" else rows)
         whole = torch.cat(parts, dim=1)
-        return (functional.normalize(whole, dim=1) if metric == "cosine" else whole).cpu().numpy()
+        return functional.normalize(whole, dim=1) if metric == "cosine" else whole

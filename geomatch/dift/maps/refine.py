@@ -11,9 +11,12 @@ with the soft-argmax. All layers are used; the finest alone is worse.
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from geomatch.dift.maps.feature_map import FeatureMap
+from geomatch.isolation import isolated
 from geomatch.types import Features, Matches, check_shape
 
 REACH = 4.0  # half side of the searched square in cells of the finest map, unless grid cells are larger
@@ -23,7 +26,8 @@ WINDOW = 4  # fine places on each side of the middle one: 9 x 9
 TEMPERATURE = 0.01  # temperature of the softmax over cosines
 DECIMALS = 6
 """Similarities are rounded to single precision, so that points stay where nothing tells places apart."""
-ROWS = 2**15  # places sampled at a time, so that memory is bounded
+ROWS, ACCELERATOR_ROWS = 2**15, 2**17
+"""Places sampled at a time, so that memory is bounded, on CPUs and on accelerators."""
 
 
 def search_radius(dense: FeatureMap, spacing: float = 0.0) -> float:
@@ -43,20 +47,26 @@ def refine_points(
     check_shape("targets", targets, (len(points), sum(len(layer) for layer in dense.maps)))
     if not 0 < radius < math.inf:
         raise ValueError(f"radius must be positive and finite, got {radius}")
+    rows = torch.tensor(targets, device=dense.maps[0].device)
+    return np.asarray(_refined(dense, dense.upload(points), rows, radius).numpy(force=True))
+
+
+@isolated()
+def _refined(dense: FeatureMap, points: Tensor, targets: Tensor, radius: float) -> Tensor:
+    """`refine_points` of tensors on the map's device: (N, 2) float32."""
     cell = _cell(dense)
     half = math.ceil(radius / (COARSE * cell))
-    coarse, fine = _square(half, radius / half), _square(WINDOW, FINE * cell)
-    chunk = max(1, ROWS // max(len(coarse), len(fine)))
-    refined = np.zeros((len(points), 2))
-    for start in range(0, len(points), chunk):
-        part = slice(start, start + chunk)
-        best = points[part].astype(np.float64)
+    coarse, fine = _square(half, radius / half).to(points), _square(WINDOW, FINE * cell).to(points)
+    most = ROWS if points.device.type == "cpu" else ACCELERATOR_ROWS
+    chunk = max(1, most // max(len(coarse), len(fine)))
+    refined = [points[:0]]
+    for best, rows in zip(torch.split(points, chunk), torch.split(targets, chunk), strict=True):
         for offsets in (coarse, fine):
-            best += offsets[_similarity(dense, best, offsets, targets[part]).argmax(axis=1)]
-        scores = _similarity(dense, best, fine, targets[part])
-        weights = np.exp((scores - scores.max(axis=1, keepdims=True)) / TEMPERATURE)
-        refined[part] = best + weights @ fine / weights.sum(axis=1, keepdims=True)
-    return np.clip(refined, -0.5, np.array(dense.image_size) - 0.5).astype(np.float32)
+            best = best + offsets[_similarity(dense, best, offsets, rows).argmax(dim=1)]
+        weights = (_similarity(dense, best, fine, rows) / TEMPERATURE).softmax(dim=1)
+        refined.append(best + weights @ fine)
+    end = points.new_tensor(dense.image_size) - 0.5
+    return torch.cat(refined).clamp(torch.full_like(end, -0.5), end).float()
 
 
 def refine_matches(
@@ -73,8 +83,8 @@ def refine_matches(
     """
     i, j = matches.indices.T
     keypoints = features1.keypoints.copy()
-    targets = dense0.sample(features0.keypoints[i])
-    keypoints[j] = refine_points(dense1, keypoints[j], targets, search_radius(dense1, spacing))
+    targets, start = dense0.sample_tensor(dense0.upload(features0.keypoints[i])), dense1.upload(keypoints[j])
+    keypoints[j] = _refined(dense1, start, targets, search_radius(dense1, spacing)).numpy(force=True)
     return keypoints
 
 
@@ -86,21 +96,16 @@ def _cell(dense: FeatureMap) -> float:
     )
 
 
-def _square(half: int, spacing: float) -> NDArray[np.float64]:
+def _square(half: int, spacing: float) -> Tensor:
     """((2 half + 1)^2, 2) offsets, the nearest first, so that of equal places it is taken."""
     axis = np.arange(-half, half + 1) * spacing
     offsets = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    return offsets[np.argsort((offsets**2).sum(axis=1), kind="stable")]
+    return torch.from_numpy(offsets[np.argsort((offsets**2).sum(axis=1), kind="stable")])
 
 
-def _similarity(
-    dense: FeatureMap,
-    centres: NDArray[np.float64],
-    offsets: NDArray[np.float64],
-    targets: NDArray[np.floating],
-) -> NDArray[np.float64]:
+def _similarity(dense: FeatureMap, centres: Tensor, offsets: Tensor, targets: Tensor) -> Tensor:
     """(n, K) cosines of the features at K places about each of n centres with its target."""
-    places = (centres[:, None] + offsets).reshape(-1, 2)
-    rows = dense.sample(places).reshape(len(centres), len(offsets), -1)
-    scores: NDArray[np.float64] = np.einsum("nkd,nd->nk", rows, targets).astype(np.float64)
-    return scores.round(DECIMALS)
+    places = (centres[:, None] + offsets).flatten(0, 1)
+    rows = dense.sample_tensor(places).view(len(centres), len(offsets), targets.shape[1])
+    # no product of matrices, which torch may be set to make coarsely
+    return rows.mul_(targets[:, None]).sum(2).to(centres.dtype).round(decimals=DECIMALS)

@@ -47,16 +47,17 @@ class PixelFeatures:
         self.feature_map = feature_map
         self.metric: Metric = metric
         self.size = size or feature_map.image_size
-        # a difference of large squares needs the digits, which not every accelerator has
-        maps = feature_map.maps
-        self._maps = maps if metric == "cosine" else tuple(layer.cpu().double() for layer in maps)
+        # a difference of large squares needs the digits, which MPS has not
+        maps, device = feature_map.maps, feature_map.maps[0].device
+        place = "cpu" if device.type == "mps" else device
+        self._maps = maps if metric == "cosine" else tuple(layer.to(place).double() for layer in maps)
         self._squares = [_enlarged_squares(layer, self.size) for layer in self._maps]
 
     @isolated()
-    def similarities(self, descriptors: NDArray[np.float32]) -> Tensor:
-        """(N, height, width) similarities to descriptors (N, C), as `FeatureMap.sample` gives them."""
+    def similarities(self, descriptors: Tensor) -> Tensor:
+        """(N, height, width) similarities to descriptors (N, C), as `FeatureMap.sample_tensor` gives them."""
         channels = [len(layer) for layer in self._maps]
-        rows = torch.split(torch.from_numpy(descriptors).to(self._maps[0]), channels, dim=1)
+        rows = torch.split(descriptors.to(self._maps[0]), channels, dim=1)
         terms: list[Tensor] = []
         for own, layer, squares in zip(rows, self._maps, self._squares, strict=True):
             products = (own @ layer.flatten(1)).view(len(own), *layer.shape[1:])
@@ -85,7 +86,7 @@ def transfer_points(
     check_inside(points, map0.image_size)
     target = map1 if isinstance(map1, PixelFeatures) else target_of(map1, metric, rule)
     found, best = [np.zeros((0, 2))], [np.zeros(0, np.float32)]
-    descriptors, columns = map0.sample(points, metric), target.size[0]
+    descriptors, columns = map0.sample_tensor(map0.upload(points), metric), target.size[0]
     step = max(1, _AT_ONCE // (columns * target.size[1]))
     for start in range(0, len(descriptors), step):
         similarities = target.similarities(descriptors[start : start + step])
