@@ -14,8 +14,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
 from geomatch.devices import find_device
 from geomatch.dift import FeatureMap
-from geomatch.dift.backends.model import capture, find_layer
 from geomatch.dift.backends.schedule import load_alphas
+from geomatch.dift.backends.wanted import WantedPart, find_layer
 from geomatch.dift.inputs import dense_size
 from geomatch.provenance import cache_key
 from geomatch.training.linear_head import fit_head
@@ -91,25 +91,24 @@ def test_maps_are_the_activations_of_a_plain_forward_pass(
 def test_nothing_runs_after_the_last_wanted_layer() -> None:
     unet = small_unet()
     ran: list[str] = []
-    for name in ("mid_block", "up_blocks.0", "up_blocks.1", "conv_out"):
+    for name in ("mid_block.resnets.1", "up_blocks.0.resnets.0", "up_blocks.0.resnets.1", "conv_out"):
         unet.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    part = WantedPart(unet, ["down_blocks.1", "up_blocks.0.resnets.0"])
     with torch.no_grad():
-        capture(unet, ["down_blocks.1", "up_blocks.0"], lambda: unet(torch.zeros(1, 3, 32, 32), 0))
-        assert ran == ["mid_block", "up_blocks.0"]
-        assert not any(module._forward_hooks for module in unet.down_blocks)
-        with pytest.raises(RuntimeError, match=r"shape|channels"):  # a true error is not swallowed
-            capture(unet, ["up_blocks.0"], lambda: unet(torch.zeros(1, 5, 32, 32), 0))
+        part(torch.zeros(1, 3, 32, 32), torch.tensor([0]))
+        assert ran == ["mid_block.resnets.1", "up_blocks.0.resnets.0"]
+        with pytest.raises(RuntimeError, match=r"shape|channels"):
+            part(torch.zeros(1, 5, 32, 32), torch.tensor([0]))
 
 
-def test_unknown_and_silent_layers() -> None:
+def test_unknown_layers() -> None:
     unet = small_unet()
-    for call, words in (
-        (lambda: find_layer(unet, "up_blocks.7"), "unknown layer 'up_blocks.7': up_blocks has 0, 1, 2"),
-        (lambda: find_layer(unet, "nothing"), "the network has conv_in"),
-        (lambda: capture(unet, ["conv_in"], lambda: None), "do not run: conv_in"),
+    for layer, words in (
+        ("up_blocks.7", "unknown layer 'up_blocks.7': up_blocks has 0, 1, 2"),
+        ("nothing", "the network has conv_in"),
     ):
         with pytest.raises(ValueError, match=words):
-            call()
+            find_layer(unet, layer)
 
 
 def test_sampling_is_exact_at_pixel_centres() -> None:

@@ -127,11 +127,12 @@ def test_batches_shrink_when_memory_runs_out(small_sd: Path, image: Image) -> No
 
         return forward
 
-    original = extractor.model.unet.forward
-    extractor.model.unet.forward = limited(3)  # type: ignore[method-assign, assignment]
+    network = extractor.model.part.network
+    original = network.forward
+    network.forward = limited(3)  # type: ignore[method-assign, assignment]
     torch.testing.assert_close(extractor.dense(image).maps[0], expected, rtol=1e-4, atol=1e-5)
     assert sizes == [8, 4, 2, 2, 2, 2]
-    extractor.model.unet.forward = limited(0)  # type: ignore[method-assign, assignment]
+    network.forward = limited(0)  # type: ignore[method-assign, assignment]
     with pytest.raises(MemoryError, match="smaller image_size"):
         extractor.dense(image)
 

@@ -6,10 +6,14 @@ from typing import Any, Literal, get_args
 from geomatch.types import Metric
 
 Sampling = Literal["dense", "patch"]
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Compile = Literal["auto", "on", "off"]
 Latent = Literal["mode", "sample"]
 Side = Literal["long", "short"]
-_CHOICES = {"latent": Latent, "metric": Metric, "sampling": Sampling, "image_side": Side, "dtype": DType}
+_CHOICES = {
+    "latent": Latent, "metric": Metric, "sampling": Sampling, "image_side": Side, "dtype": DType,
+    "compile": Compile,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,12 @@ class DIFTConfig:
     """Side of a patch in units of the keypoint's scale."""
     head: bool | str = False
     """End with a projection head (`geomatch head fit`): True for the one beside the model, or its path."""
-    dtype: DType = "float32"
-    """Data type of the network; descriptors are float32 always."""
+    dtype: DType = "auto"
+    """Number format of the network: ``auto`` is float32, on CUDA float16, or bfloat16 where a trial at loading
+    overflows in it. An autoencoder that overflows in float16 runs in bfloat16. Descriptors are float32."""
+    compile: Compile = "auto"
+    """``torch.compile`` the networks: ``auto`` on CUDA from
+    `geomatch.dift.backends.compiled.COMPILE_FROM` images on. Descriptors differ by rounding alone."""
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: CUDA, else MPS, else the CPU."""
     batch_size: int | None = None
