@@ -159,7 +159,9 @@ def test_same_seed_same_descriptors_and_other_seed_others(config: DIFTConfig, im
 
 def test_cache_key_holds_what_decides_the_descriptors(config: DIFTConfig) -> None:
     key = cache_key(DIFTExtractor(config))
-    same = ({"batch_size": 3}, {"device": find_device("auto")})
+    same = [{"batch_size": 3}, {"device": find_device("auto")}, {"compile": "off"}]
+    if find_device("auto") != "cuda":
+        same.append({"dtype": "float32"})
     for change in (*same, {"seed": 1}, {"timestep": 3}, {"dtype": "bfloat16"}, {"image_size": 64}):
         assert (cache_key(DIFTExtractor(replace(config, **change))) == key) == (change in same)
 
@@ -203,10 +205,18 @@ def test_folders_of_diffusers(tmp_path: Path, image: Image) -> None:
 
 
 def test_schedules_of_every_kind(tmp_path: Path) -> None:
-    for kind in (diffusers.PNDMScheduler, diffusers.EulerDiscreteScheduler):
-        scheduler = kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-        scheduler.save_pretrained(tmp_path / kind.__name__)
-        torch.testing.assert_close(load_alphas(tmp_path / kind.__name__), scheduler.alphas_cumprod)
+    scaled = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    for number, (kind, settings) in enumerate((
+        (diffusers.DDPMScheduler, {}),
+        (diffusers.DDPMScheduler, {"beta_end": 0.03, "num_train_timesteps": 500}),
+        (diffusers.PNDMScheduler, scaled),
+        (diffusers.EulerDiscreteScheduler, scaled),
+        (diffusers.DDIMScheduler, scaled | {"rescale_betas_zero_snr": True}),
+        (diffusers.DDPMScheduler, {"trained_betas": [0.1, 0.2, 0.3]}),
+    )):  # fmt: skip
+        scheduler = kind(**settings)
+        scheduler.save_pretrained(tmp_path / str(number))
+        assert torch.equal(load_alphas(tmp_path / str(number)), scheduler.alphas_cumprod)
     diffusers.CMStochasticIterativeScheduler().save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="a CMStochasticIterativeScheduler without betas"):
         load_alphas(tmp_path)
@@ -265,7 +275,7 @@ def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp
         {"timestep": 1000}, {"timestep": 20.5}, {"layers": ()}, {"layers": "up_blocks.1"}, {"layers": (-1,)},
         {"ensemble_size": 0}, {"noise": False, "ensemble_size": 2}, {"sampling": "sparse"}, {"image_size": 0},
         {"image_size": (64,)}, {"image_size": 64.5}, {"patch_scale": 0.0}, {"dtype": "int8"}, {"seed": 2**70},
-        {"latent": "mean"}, {"metric": "dot"}, {"image_side": "left"}, {"batch_size": 0},
+        {"latent": "mean"}, {"metric": "dot"}, {"image_side": "left"}, {"compile": "yes"}, {"batch_size": 0},
         {"rotations": 0, "words": "rotations must be at least 1, got 0"},
         {"scales": -1, "words": "scales must be at least 1, got -1"},
         {"rotations": 8, "sampling": "patch", "words": "patches follow keypoints anyway"},

@@ -86,7 +86,7 @@ def _passes(
         parts, size = _in_batches(rows, size, lambda part: model.activations(part, config.timestep))
         layers = [_joined(layer) for layer in zip(*parts, strict=True)]
         del parts
-        yield [layer.unflatten(0, (len(members), len(images))) for layer in layers]
+        yield [layer.view(len(members), len(images), *layer.shape[1:]) for layer in layers]
         start = members.stop
 
 

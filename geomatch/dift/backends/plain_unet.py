@@ -33,8 +33,8 @@ _ONLY: dict[str, tuple[Any, tuple[Any, ...]]] = {
 SMALL_MAP = 1024
 """Pixels below which torch's group normalisation of ``channels_last`` on CPUs is slow: it goes group by group
 there, row by row from this size on (``feature_map_threshold`` in its ``group_norm_kernel.cpp``)."""
-CANCELLING = 0.01
-"""Variance over mean square below which the one is not computed from the other: float32 has 24 bits."""
+CANCELLING = 0.05
+"""Variance over mean square below which the one is not computed as a difference with the other."""
 
 
 def covers(config: Mapping[str, Any]) -> bool:
@@ -117,7 +117,8 @@ class Resnet(nn.Module):
         hidden = functional.silu(group_norm(maps, self.norm1), inplace=True)
         hidden = functional.conv2d(hidden, self.conv1.weight, bias, padding=1)
         hidden = self.conv2(functional.silu(group_norm(hidden, self.norm2), inplace=True))
-        return hidden + (maps if self.conv_shortcut is None else self.conv_shortcut(maps))
+        shortcut: Tensor = maps if self.conv_shortcut is None else self.conv_shortcut(maps)
+        return hidden + shortcut
 
 
 class Downsample(nn.Module):
@@ -151,7 +152,7 @@ class PlainUNet(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.config = settings = SimpleNamespace(**_DEFAULTS | config)
+        self.config = settings = SimpleNamespace(**_DEFAULTS | dict(config))
         widths, layers = list(settings.block_out_channels), settings.layers_per_block
         if not len(widths) == len(settings.down_block_types) == len(settings.up_block_types):
             raise ValueError("block_out_channels, down_block_types and up_block_types differ in length")
