@@ -188,5 +188,5 @@ class PlainUNet(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "PlainUNet":
-        """As of diffusers' models."""
+        """The network of a configuration, called as diffusers' models are."""
         return cls(config)
