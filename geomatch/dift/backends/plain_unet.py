@@ -116,9 +116,9 @@ class Resnet(nn.Module):
         bias = self.conv1.bias + self.time_emb_proj(functional.silu(embedding))[0]
         hidden = functional.silu(group_norm(maps, self.norm1), inplace=True)
         hidden = functional.conv2d(hidden, self.conv1.weight, bias, padding=1)
-        hidden = self.conv2(functional.silu(group_norm(hidden, self.norm2), inplace=True))
+        change: Tensor = self.conv2(functional.silu(group_norm(hidden, self.norm2), inplace=True))
         shortcut: Tensor = maps if self.conv_shortcut is None else self.conv_shortcut(maps)
-        return hidden + shortcut
+        return change + shortcut
 
 
 class Downsample(nn.Module):
