@@ -37,7 +37,7 @@ lint: .venv/tools
 	$(BIN)/ruff format --check .
 	rm -rf build
 	$(PIP) -q --no-deps --no-build-isolation --target build/check .
-	cd build/check && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p geomatch
+	cd build/check && ../../$(BIN)/mypy --cache-dir ../../.mypy_cache --config-file ../../pyproject.toml -p geomatch
 
 # every package that an installation can bring, at one version; existing pins stay unless they must move
 lock: .venv/tools

@@ -7,6 +7,7 @@ image alone, to half a pixel or so; this compares the two.
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -48,9 +49,9 @@ def align_homography(
     matches: keypoints followed into image 1 are wrong together, so that theirs looks too small.
     """
     threshold = threshold_of(estimator, threshold)
-    best = found
+    best, pair = found, _prepared(image0, image1)
     for _ in range(_ROUNDS):
-        places, trusted = align_points(image0, image1, keypoints0, best.matrix)
+        places, trusted = _align_points(pair, keypoints0, best.matrix)
         again = estimator.estimate(keypoints0[trusted], places[trusted], image0.size)
         if not again or again.num_inliers < found.num_inliers * _MIN_SHARE:
             break
@@ -70,24 +71,51 @@ def align_points(
     Returns (N, 2) pixels of image 1, and (N,) which of them can be trusted: followed back they return, and
     they lie near where the homography sends them. The others are where it sends them.
     """
-    small0, small1 = reduce_image(image0, _MAX_SIDE), reduce_image(image1, _MAX_SIDE)
-    down0 = resize_homography(image0.size, small0.size)
-    small = resize_homography(image1.size, small1.size) @ matrix @ np.linalg.inv(down0)
-    start = warp_points(down0, points0).astype(np.float32)
+    return _align_points(_prepared(image0, image1), points0, matrix)
+
+
+class _Pair(NamedTuple):
+    """Two images ready for Lucas-Kanade, reduced to `_MAX_SIDE`."""
+
+    flat0: NDArray[np.uint8]
+    grey1: NDArray[np.uint8]
+    down0: NDArray[np.float64]  # (3, 3) from pixels of image 0 to those of the reduced one
+    down1: NDArray[np.float64]
+
+
+def _prepared(image0: Image, image1: Image) -> _Pair:
+    small = [reduce_image(image, _MAX_SIDE) for image in (image0, image1)]
+    greys = [np.asarray(cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY), np.uint8) for image in small]
+    down0, down1 = (
+        resize_homography(image.size, reduced.size)
+        for image, reduced in zip((image0, image1), small, strict=True)
+    )
+    return _Pair(_flattened(greys[0]), greys[1], down0, down1)
+
+
+def _align_points(
+    pair: _Pair, points0: NDArray[np.floating], matrix: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """`align_points` for prepared images."""
+    up0 = np.linalg.inv(pair.down0)
+    small = pair.down1 @ matrix @ up0
+    start = warp_points(pair.down0, points0).astype(np.float32)
     if not len(start):
         return np.zeros((0, 2)), np.zeros(0, np.bool_)
-    grey0, grey1 = (cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY) for image in (small0, small1))
+    (height0, width0), (height1, width1) = pair.flat0.shape, pair.grey1.shape
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(grey1, small, small0.size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    flat0, flat1 = (_flattened(np.asarray(grey, np.uint8)) for grey in (grey0, warped))
-    there, seen = _follow(flat0, flat1, start, start)
-    back, seen_again = _follow(flat1, flat0, there, there)
+    warped = cv2.warpPerspective(
+        pair.grey1, small, (width0, height0), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    flat1 = _flattened(np.asarray(warped, np.uint8))
+    there, seen = _follow(pair.flat0, flat1, start, start)
+    back, seen_again = _follow(flat1, pair.flat0, there, there)
     shift, miss = np.linalg.norm(there - start, axis=1), np.linalg.norm(back - start, axis=1)
     trusted = seen & seen_again & (shift <= _MAX_SHIFT) & (miss <= _MAX_RETURN)
     inside = warp_points(small, there.astype(np.float64))
-    trusted &= ((inside >= 0) & (inside <= np.array(small1.size) - 1)).all(axis=1)
+    trusted &= ((inside >= 0) & (inside <= np.array([width1, height1]) - 1)).all(axis=1)
     places = np.where(trusted[:, None], there, start).astype(np.float64)
-    return warp_points(matrix @ np.linalg.inv(down0), places), trusted
+    return warp_points(matrix @ up0, places), trusted
 
 
 def _follow(

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomatch.errors import first_line
 
@@ -19,6 +19,16 @@ def find_device(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # not compiled in, or no such device
         raise ValueError(f"device {name!r} cannot be used here ({first_line(error)})") from error
     return name
+
+
+def device_kind(name: str) -> str:
+    """What numbers depend on: ``cuda`` of ``cuda:1``, and what ``auto`` stands for here."""
+    return (find_device(name) if name == "auto" else name).split(":")[0]
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where its weights are."""
+    return next(network.parameters()).device
 
 
 def upload_pixels(pixels: NDArray[np.uint8], device: str | torch.device) -> Tensor:

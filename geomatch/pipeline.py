@@ -138,7 +138,8 @@ def match(
     seconds: dict[str, float] = {}
     estimate = create_estimator(estimator, threshold) if isinstance(estimator, str) else estimator
     describer = None if descriptor is None else create_describer(descriptor)
-    detect = choose_detector(detector, max_keypoints)
+    device = "auto" if describer is None else traits_of(describer).device
+    detect = choose_detector(detector, max_keypoints, device)
     with _timed(seconds, "read"):
         images = [
             load_image(image, apply_exif=apply_exif, conversion=conversion) for image in (image0, image1)

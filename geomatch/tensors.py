@@ -1,6 +1,7 @@
 """Features on a device: what travels between detection, description and matching."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,9 +34,22 @@ class FeatureTensors:
         chosen = {name: value[index] for name in ARRAYS if (value := getattr(self, name)) is not None}
         return replace(self, **chosen)
 
+    def best(self, count: int | None = None) -> "FeatureTensors":
+        """Best first, at most so many; equal scores keep their order."""
+        return self[self.scores.argsort(descending=True, stable=True)[:count]]
+
+    def resized(self, image_size: tuple[int, int]) -> "FeatureTensors":
+        """Where they lie after the image is resized, see `geomatch.geometry.resize_points`."""
+        x, y = (new / old for new, old in zip(image_size, self.image_size, strict=True))
+        keypoints = torch.stack(
+            [(self.keypoints[:, 0] + 0.5) * x - 0.5, (self.keypoints[:, 1] + 0.5) * y - 0.5], dim=1
+        )
+        scales = None if self.scales is None else self.scales * x
+        return replace(self, keypoints=keypoints, scales=scales, image_size=image_size)
+
     def to_features(self) -> Features:
         """The same as arrays, checked."""
-        arrays = {
+        arrays: dict[str, Any] = {
             name: None if (value := getattr(self, name)) is None else value.numpy(force=True)
             for name in ARRAYS
         }
@@ -52,7 +66,7 @@ ARRAYS = ("keypoints", "scores", "scales", "orientations", "descriptors")
 
 def upload_features(features: Features, device: str | torch.device) -> FeatureTensors:
     """The features on a device, which own their memory."""
-    tensors = {
+    tensors: dict[str, Any] = {
         name: None if (value := getattr(features, name)) is None else torch.tensor(value, device=device)
         for name in ARRAYS
     }

@@ -35,26 +35,30 @@ ORIENTED = ("mixed", "superpoint-tiny", "sift", "sift-large", "orb", "akaze", "k
 """Names of the detectors whose keypoints have scale and orientation."""
 
 
-def _network(name: str, max_keypoints: int) -> Detector:
+def _network(name: str, max_keypoints: int, device: str) -> Detector:
     detector: Callable[..., Detector] = __getattr__(name)  # loads torch
-    return detector(max_keypoints=max_keypoints)
+    return detector(max_keypoints=max_keypoints, device=device)
 
 
-def detectors() -> dict[str, Callable[[int], Detector]]:
-    """Every detector by name, as a function of the largest number of keypoints."""
+def _opencv(name: str, max_keypoints: int, device: str) -> Detector:
+    return OpenCVDetector(name, max_keypoints)
+
+
+def detectors() -> dict[str, Callable[[int, str], Detector]]:
+    """Every detector by name, as a function of the largest number of keypoints and the network's device."""
     return {
-        "grid": lambda max_keypoints: GridDetector(max_keypoints=max_keypoints),
+        "grid": lambda max_keypoints, device: GridDetector(max_keypoints=max_keypoints),
         "superpoint": partial(_network, "SuperPointDetector"),
         "superpoint-tiny": partial(_network, "TinyDetector"),
-        "mixed": lambda max_keypoints: MixedDetector(max_keypoints=max_keypoints),
+        "mixed": lambda max_keypoints, device: MixedDetector(max_keypoints=max_keypoints, device=device),
         "superpoint-magicleap": partial(_network, "MagicLeapSuperPoint"),
-        "sift-large": lambda max_keypoints: OpenCVDetector("sift", max_keypoints, rank_by="size"),
-        **{name: partial(OpenCVDetector, name) for name in available_opencv_detectors()},
+        "sift-large": lambda max_keypoints, device: OpenCVDetector("sift", max_keypoints, rank_by="size"),
+        **{name: partial(_opencv, name) for name in available_opencv_detectors()},
     }
 
 
-def create_detector(name: str, max_keypoints: int = 3000) -> Detector:
-    """Create a detector by its name.
+def create_detector(name: str, max_keypoints: int = 3000, device: str = "auto") -> Detector:
+    """Create a detector by its name; its network, if it has one, runs on the device.
 
     Raises:
         ValueError: listing the names, when there is none of that name.
@@ -62,10 +66,10 @@ def create_detector(name: str, max_keypoints: int = 3000) -> Detector:
     known = detectors()
     if name not in known:
         raise ValueError(f"unknown detector {name!r}; choose one of: {', '.join(sorted(known))}")
-    return known[name](max_keypoints)
+    return known[name](max_keypoints, device)
 
 
-def choose_detector(detector: str | Detector | None, max_keypoints: int) -> Detector:
+def choose_detector(detector: str | Detector | None, max_keypoints: int, device: str = "auto") -> Detector:
     """Return `create_detector` of a name, `DEFAULT_DETECTOR` for None; an object as it is."""
     chosen = DEFAULT_DETECTOR if detector is None else detector
-    return create_detector(chosen, max_keypoints) if isinstance(chosen, str) else chosen
+    return create_detector(chosen, max_keypoints, device) if isinstance(chosen, str) else chosen

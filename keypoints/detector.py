@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,10 @@ class Detector(Protocol):
     """Finds keypoints in one image.
 
     Ours share ``max_keypoints``, the most that are kept, the best by score (None for all), and
-    ``max_image_side``, the long side in pixels to which larger images are reduced for detection.
+    ``max_image_side``, the long side in pixels to which larger images are reduced for detection. Those with a
+    network have ``device``, and ``detect_tensors(image)``, the same as `FeatureTensors` on that device. One
+    that works on the CPU and has a true ``reentrant`` may be called by several threads at a time, ahead of a
+    network on an accelerator.
     """
 
     def detect(self, image: Image) -> Features:
@@ -79,6 +82,7 @@ class GridDetector:
     """Pixels left free on every side."""
     max_keypoints: int | None = None
     """The step grows until no more keypoints than this remain; None for no limit."""
+    reentrant: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.step < 1:

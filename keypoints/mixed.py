@@ -1,18 +1,22 @@
 """SIFT's keypoints and those of the embedded network, interleaved."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geomatch.files import sha256_of
 from geomatch.images import Image
-from geomatch.keypoints.detector import Detector, check_limit, no_keypoints, select_best
+from geomatch.keypoints.detector import check_limit
 from geomatch.keypoints.opencv import OpenCVDetector
 from geomatch.provenance import settings_key
 from geomatch.types import Features
+
+if TYPE_CHECKING:
+    from geomatch.keypoints.tiny import TinyDetector
+    from geomatch.tensors import FeatureTensors
 
 
 @dataclass(frozen=True)
@@ -26,19 +30,18 @@ class MixedDetector:
     """The network's weights, as `TinyDetector.weights`."""
     max_keypoints: int | None = 3000
     max_image_side: int | None = 2048
-    device: str = "cpu"
+    device: str = "auto"
+    """Where the network runs, see `geomatch.devices.find_device`."""
 
     def __post_init__(self) -> None:
         check_limit(self.max_keypoints)
 
     def cache_key(self) -> Any:
-        """The settings, and the weights by their content."""
-        from geomatch.keypoints.tiny import weights_file
-
-        return [settings_key(self, leave_out=("weights",)), sha256_of(weights_file(self.weights))]
+        """The settings, and the network's key."""
+        return [settings_key(self, leave_out=("weights", "device")), self.parts[1].cache_key()]
 
     @cached_property
-    def parts(self) -> tuple[Detector, Detector]:
+    def parts(self) -> "tuple[OpenCVDetector, TinyDetector]":
         """SIFT and the network, each of which could fill the whole number."""
         from geomatch.keypoints.tiny import TinyDetector  # loads torch
 
@@ -48,16 +51,34 @@ class MixedDetector:
 
     def detect(self, image: Image) -> Features:
         """Detect on the grey image."""
-        found = [features for features in (part.detect(image) for part in self.parts) if len(features)]
-        if not found:
-            return no_keypoints(image)
-        rank = np.concatenate([np.arange(len(features)) for features in found])
-        order = np.argsort(rank, kind="stable")
-        scores = np.empty(len(order), np.float32)
-        scores[order] = 1 - np.arange(len(order)) / len(order)
+        return self.detect_tensors(image).to_features()
+
+    def detect_tensors(self, image: Image) -> "FeatureTensors":
+        """The same, on the network's device."""
+        import torch
+
+        from geomatch.devices import device_kind
+        from geomatch.tensors import FeatureTensors, upload_features
+
+        sift, network = self.parts
+        if device_kind(self.device) == "cpu":
+            first, (pixels, located) = sift.detect(image), network.locate(image)
+        else:  # the processor has time for SIFT
+            with ThreadPoolExecutor(1) as meanwhile:
+                waiting = meanwhile.submit(sift.detect, image)
+                pixels, located = network.locate(image)
+                first = waiting.result()
+        rank = np.concatenate([np.arange(len(first)), np.arange(len(located))])
+        order = np.argsort(rank, kind="stable")[: self.max_keypoints]
+        theirs = order < len(first)
+        taken = int(theirs.sum())
+        # of the network's, only those that stay are oriented
+        second = network.orient(pixels, located[: len(order) - taken]).resized(image.size)
+        parts = [upload_features(first[:taken], pixels.device), second] if taken else [second]
+        index = torch.tensor(np.where(theirs, order, order - len(first) + taken), device=pixels.device)
         points, scales, angles = (
-            np.concatenate([getattr(features, name) for features in found])
+            torch.cat([getattr(part, name) for part in parts])[index]
             for name in ("keypoints", "scales", "orientations")
         )
-        features = Features(points, scores, image.size, scales, angles)
-        return select_best(features, self.max_keypoints)
+        place = torch.arange(len(order), dtype=torch.float32, device=pixels.device)
+        return FeatureTensors(points, 1 - place / len(rank), image.size, scales, angles)

@@ -64,6 +64,11 @@ class OpenCVDetector:
         if isinstance(self.feature, str):
             create_feature2d(self.feature)  # a wrong name should not wait for the first image
 
+    @property
+    def reentrant(self) -> bool:
+        """See `Detector`; an object of OpenCV's may hold a state."""
+        return isinstance(self.feature, str)
+
     def detect(self, image: Image) -> Features:
         """Detect on the grey image."""
         feature = create_feature2d(self.feature) if isinstance(self.feature, str) else self.feature
@@ -72,14 +77,14 @@ class OpenCVDetector:
             return no_keypoints(image)
         grey = cv2.cvtColor(reduced.pixels, cv2.COLOR_RGB2GRAY)
         found = feature.detect(grey, None)
-        values = [(*point.pt, point.response, point.size, point.angle) for point in found]
-        rows = np.array(values, dtype=np.float64).reshape(-1, 5)
-        sizes, angles = rows[:, 3] * (image.size[0] / reduced.size[0]), rows[:, 4]
+        points = np.asarray(cv2.KeyPoint_convert(found), np.float32).reshape(-1, 2)  # type: ignore[attr-defined]
+        rows = np.array([(point.response, point.size, point.angle) for point in found]).reshape(-1, 3)
+        sizes, angles = rows[:, 1] * (image.size[0] / reduced.size[0]), rows[:, 2]
         oriented = len(rows) > 0 and bool((angles >= 0).all())  # OpenCV writes -1 for "none"
         scaled = len(rows) > 0 and bool((sizes > 0).all())
         features = Features(
-            keypoints=resize_points(rows[:, :2], reduced.size, image.size),
-            scores=rows[:, 2 if self.rank_by == "response" else 3].astype(np.float32),
+            keypoints=resize_points(points, reduced.size, image.size),
+            scores=rows[:, 0 if self.rank_by == "response" else 1].astype(np.float32),
             image_size=image.size,
             scales=sizes.astype(np.float32) if scaled else None,
             orientations=np.radians(angles).astype(np.float32) if oriented else None,

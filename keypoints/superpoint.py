@@ -11,18 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from geomatch.devices import device_kind, device_of, find_device, upload_pixels
 from geomatch.errors import WeightsError, first_line, require
 from geomatch.files import sha256_of
-from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
-from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
+from geomatch.keypoints.detector import check_limit
+from geomatch.keypoints.folding import folded
 from geomatch.provenance import settings_key
+from geomatch.tensors import FeatureTensors, upload_features
 from geomatch.types import Features
 from geomatch.weights.checkpoint import warn_if_untrained
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
@@ -30,26 +31,25 @@ from geomatch.weights.hub import transformers_fingerprint, transformers_folder
 from geomatch.weights.tensors import load_pickled
 
 _DESCRIPTOR_SIZE = 256
-_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as in the reference
 
 
-def _grey_tensor(image: Image) -> Tensor:
-    """(1, 1, H, W) in [0, 1]."""
-    rgb = torch.from_numpy(image.pixels.astype(np.float32) / 255).permute(2, 0, 1)
-    return (rgb * rgb.new_tensor(_GREY)[:, None, None]).sum(0)[None, None]
+def luma(pixels: Tensor) -> Tensor:
+    """Pixels (1, 3, H, W) as grey values (1, 1, H, W) in the same range; ITU-R BT.601."""
+    return 0.299 * pixels[:, :1] + 0.587 * pixels[:, 1:2] + 0.114 * pixels[:, 2:]
 
 
 @isolated()
 def _detect(
-    image: Image, max_side: int | None, limit: int | None, search: Callable[[Tensor], Sequence[Tensor]]
-) -> Features:
-    """Keypoints with descriptors of the grey image, reduced to ``max_side`` for ``search``."""
+    image: Image, network: nn.Module, max_side: int | None, search: Callable[[Tensor], Sequence[Tensor]]
+) -> FeatureTensors:
+    """Keypoints with descriptors of the grey image in [0, 1], reduced to ``max_side`` for ``search``."""
     reduced = reduce_image(image, max_side)
+    pixels = upload_pixels(reduced.pixels, device_of(network))
     if min(reduced.size) < SuperPointNetwork.stride:  # no whole cell
-        return no_keypoints(image)
-    points, scores, descriptors = (found.cpu().numpy() for found in search(_grey_tensor(reduced)))
-    moved = resize_points(points, reduced.size, image.size)
-    return select_best(Features(moved, scores, image.size, descriptors=descriptors), limit)
+        nothing = pixels.new_zeros(0)
+        return FeatureTensors(nothing.view(0, 2), nothing, image.size)
+    points, scores, descriptors = search(luma(pixels) / 255)
+    return FeatureTensors(points, scores, reduced.size, descriptors=descriptors).resized(image.size)
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int, relu: bool = True) -> nn.Module:
@@ -110,17 +110,27 @@ class SuperPointNetwork(nn.Module):
         return self.scores(self.detector(features)), functional.normalize(self.descriptor(features), dim=1)
 
 
+def window_maximum(values: Tensor, radius: int) -> Tensor:
+    """The largest of the values (..., H, W) in the square of that half side about each place."""
+    values, side = functional.pad(values, (radius,) * 4, value=-torch.inf), 2 * radius + 1
+    for axis in (-1, -2):
+        reached = 1
+        while reached < side:  # max_pool2d takes thirty times as long on the CPU
+            step, count = min(reached, side - reached), values.shape[axis]
+            values = torch.maximum(
+                values.narrow(axis, 0, count - step), values.narrow(axis, step, count - step)
+            )
+            reached += step
+    return values
+
+
 def _suppress(scores: Tensor, radius: int) -> Tensor:
     """Keep local maxima of (B, H, W) scores; two more rounds revive those hidden by suppressed ones."""
-
-    def pool(values: Tensor) -> Tensor:
-        return functional.max_pool2d(values, 2 * radius + 1, stride=1, padding=radius)
-
-    maxima = scores == pool(scores)
+    maxima = scores == window_maximum(scores, radius)
     for _ in range(2):
-        hidden = pool(maxima.float()) > 0
+        hidden = window_maximum(maxima.float(), radius) > 0
         rest = scores.masked_fill(hidden, 0.0)
-        maxima = maxima | ((rest == pool(rest)) & ~hidden)
+        maxima = maxima | ((rest == window_maximum(rest, radius)) & ~hidden)
     return scores.where(maxima, torch.zeros_like(scores))
 
 
@@ -138,12 +148,14 @@ class SuperPointDetector:
     border: int = 4
     """Pixels near the image border where no keypoint is taken."""
     max_image_side: int | None = 2048
-    device: str = "cpu"
+    device: str = "auto"
+    """Where the network runs, see `geomatch.devices.find_device`."""
 
     def cache_key(self) -> Any:
-        """The settings, and the weights by their content."""
+        """The settings, the kind of device, and the weights by their content."""
         weights = locate_weights(SUPERPOINT_V6, self.weights)
-        return [settings_key(self, leave_out=("weights",)), sha256_of(weights)]
+        settings = settings_key(self, leave_out=("weights", "device"))
+        return [settings, device_kind(self.device), sha256_of(weights)]
 
     def __post_init__(self) -> None:
         check_limit(self.max_keypoints)
@@ -153,22 +165,36 @@ class SuperPointDetector:
     @cached_property
     def network(self) -> SuperPointNetwork:
         """The network, loaded on first use."""
-        return load_superpoint(self.weights).to(self.device)
+        network = folded(load_superpoint(self.weights))
+        return network.to(find_device(self.device))
 
     def detect(self, image: Image) -> Features:
         """Detect on the grey image and sample descriptors at the keypoints."""
-        return _detect(image, self.max_image_side, self.max_keypoints, self.detect_tensor)
+        return self.detect_tensors(image).to_features()
 
-    @isolated()
+    def detect_tensors(self, image: Image) -> FeatureTensors:
+        """The same, on the network's device."""
+        return _detect(image, self.network, self.max_image_side, self.search)
+
     def describe(self, image: Image, features: Features) -> Features:
         """Any keypoints of the image with SuperPoint's descriptors; zeros in images smaller than a cell."""
-        reduced = reduce_image(image, self.max_image_side)
-        rows = torch.zeros(len(features), _DESCRIPTOR_SIZE, dtype=torch.float32)
-        if min(reduced.size) >= SuperPointNetwork.stride and len(features):
-            points = resize_points(features.keypoints, image.size, reduced.size)
-            _, coarse = self.network(_grey_tensor(reduced).to(self.device))
-            rows = self._sample(coarse, torch.from_numpy(points).to(self.device))
-        return replace(features, descriptors=rows.cpu().numpy())
+        (found,) = self.describe_tensors([image], [upload_features(features, "cpu")])
+        return replace(features, descriptors=found.to_features().descriptors)
+
+    @isolated()
+    def describe_tensors(
+        self, images: Sequence[Image], features: Sequence[FeatureTensors]
+    ) -> list[FeatureTensors]:
+        """The same for several images, on the network's device."""
+        return [self._describe(*pair) for pair in zip(images, features, strict=True)]
+
+    def _describe(self, image: Image, features: FeatureTensors) -> FeatureTensors:
+        reduced, found = reduce_image(image, self.max_image_side), features.to(device_of(self.network))
+        rows = found.keypoints.new_zeros(len(found), _DESCRIPTOR_SIZE)
+        if min(reduced.size) >= SuperPointNetwork.stride and len(found):
+            _, coarse = self.network(luma(upload_pixels(reduced.pixels, rows.device)) / 255)
+            rows = self._sample(coarse, found.resized(reduced.size).keypoints)
+        return replace(found, descriptors=rows)
 
     def _sample(self, coarse: Tensor, keypoints: Tensor) -> Tensor:
         """Unit descriptors (N, D) from the map (1, D, h, w) at pixels (N, 2); zeros far outside."""
@@ -178,20 +204,19 @@ class SuperPointDetector:
         return functional.normalize(sampled, dim=1)
 
     @isolated()
-    def detect_tensor(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def search(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From one grey image (1, 1, H, W) in [0, 1]: keypoints (N, 2), scores (N,), descriptors (N, 256).
 
-        Best first; ``max_keypoints`` is applied; the image is not resized.
+        On the network's device, best first; ``max_keypoints`` is applied; the image is not resized.
         """
-        scores, coarse = self.network(grey.to(self.device))
-        scores = _suppress(scores, self.nms_radius)
-        if self.border:
-            inside = torch.zeros_like(scores, dtype=torch.bool)
-            inside[:, self.border : -self.border, self.border : -self.border] = True
-            scores = scores.where(inside, torch.full_like(scores, -1.0))
-        ys, xs = torch.where(scores[0] > self.detection_threshold)
-        found = scores[0, ys, xs]
-        order = torch.sort(found, descending=True, stable=True).indices[: self.max_keypoints]
+        scores, coarse = self.network(grey)
+        scores = _suppress(scores, self.nms_radius)[0]
+        rows, columns = (slice(self.border, max(side - self.border, 0)) for side in scores.shape)
+        inside = torch.zeros_like(scores, dtype=torch.bool)
+        inside[rows, columns] = True
+        ys, xs = torch.where(inside & (scores > self.detection_threshold))
+        found = scores[ys, xs]
+        order = found.argsort(descending=True, stable=True)[: self.max_keypoints]
         keypoints = torch.stack([xs, ys], dim=1)[order].float()
         return keypoints, found[order], self._sample(coarse, keypoints)
 
@@ -222,11 +247,13 @@ class MagicLeapSuperPoint:
     """Hub id or local folder."""
     max_keypoints: int | None = 3000
     max_image_side: int | None = 2048
-    device: str = "cpu"
+    device: str = "auto"
+    """Where the network runs, see `geomatch.devices.find_device`."""
 
     def cache_key(self) -> Any:
-        """The settings, and the weights by their content."""
-        return [settings_key(self, leave_out=("weights",)), transformers_fingerprint(self.weights)]
+        """The settings, the kind of device, and the weights by their content."""
+        settings = settings_key(self, leave_out=("weights", "device"))
+        return [settings, device_kind(self.device), transformers_fingerprint(self.weights)]
 
     def __post_init__(self) -> None:
         check_limit(self.max_keypoints)
@@ -244,16 +271,21 @@ class MagicLeapSuperPoint:
                 f"cannot load {self.weights} ({first_line(error)}); give a local folder with config.json and "
                 "model.safetensors, or fill the Hugging Face cache while online"
             ) from error
-        return model.eval().to(self.device)
+        return model.eval().to(find_device(self.device))
 
     def detect(self, image: Image) -> Features:
         """Detect on the grey image; descriptors come along."""
-        return _detect(image, self.max_image_side, self.max_keypoints, self._search)
+        return self.detect_tensors(image).to_features()
+
+    def detect_tensors(self, image: Image) -> FeatureTensors:
+        """The same, on the network's device."""
+        found = _detect(image, self.network, self.max_image_side, self._search)
+        return found.best(self.max_keypoints)
 
     def _search(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if (default := torch.get_default_dtype()) not in (torch.float32, torch.float64):
             raise ValueError(f"transformers' SuperPoint would round to torch's default dtype, {default}")
-        found = self.network(grey.expand(-1, 3, -1, -1).to(self.device))
+        found = self.network(grey.expand(-1, 3, -1, -1))
         valid = found.mask[0].bool()
         # the model returns coordinates divided by (width, height) of its input
         pixels = found.keypoints[0][valid] * found.keypoints.new_tensor([grey.shape[3], grey.shape[2]])

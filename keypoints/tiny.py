@@ -1,26 +1,27 @@
 """The embedded detector: a narrow SuperPoint on an image pyramid, with weights that come with the package."""
 
 import importlib.resources
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
+from geomatch.devices import device_kind, device_of, find_device, upload_pixels
 from geomatch.errors import WeightsError, first_line
 from geomatch.files import sha256_of
-from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
-from geomatch.keypoints.detector import check_limit, no_keypoints, select_best
-from geomatch.keypoints.superpoint import SuperPointNetwork
+from geomatch.keypoints.detector import check_limit
+from geomatch.keypoints.folding import folded
+from geomatch.keypoints.superpoint import SuperPointNetwork, window_maximum
 from geomatch.patches import cut_patches
 from geomatch.provenance import settings_key
+from geomatch.tensors import FeatureTensors
 from geomatch.types import Features
 from geomatch.weights.checkpoint import warn_if_untrained
 from geomatch.weights.tensors import load_tensors, save_tensors
@@ -55,11 +56,13 @@ class TinyDetector:
     border: int = 6
     """Pixels of its level near the border where no keypoint is taken."""
     max_image_side: int | None = 2048
-    device: str = "cpu"
+    device: str = "auto"
+    """Where the network runs, see `geomatch.devices.find_device`."""
 
     def cache_key(self) -> Any:
-        """The settings, and the weights by their content."""
-        return [settings_key(self, leave_out=("weights",)), sha256_of(weights_file(self.weights))]
+        """The settings, the kind of device, and the weights by their content."""
+        settings = settings_key(self, leave_out=("weights", "device"))
+        return [settings, device_kind(self.device), sha256_of(weights_file(self.weights))]
 
     def __post_init__(self) -> None:
         check_limit(self.max_keypoints)
@@ -69,108 +72,144 @@ class TinyDetector:
     @cached_property
     def network(self) -> SuperPointNetwork:
         """The network, loaded on first use."""
-        network = load_network(weights_file(self.weights))
-        return network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        network = folded(load_network(weights_file(self.weights)))
+        return network.to(find_device(self.device))
 
     def detect(self, image: Image) -> Features:
         """Detect on the grey image."""
-        reduced = reduce_image(image, self.max_image_side)
-        grey = cv2.cvtColor(reduced.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-        levels = []
-        for level in range(_LEVELS):
-            size = [round(side / 2 ** (level / 2)) for side in reduced.size]
-            if min(size) < _LEAST_SIDE and level:
-                break
-            small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if level else grey
-            points, scores = self._search(np.asarray(small, np.float32))
-            levels.append((resize_points(points, (size[0], size[1]), reduced.size), scores))
-        kept = _shares([len(scores) for _, scores in levels], self.max_keypoints)
-        points = np.concatenate([found[:count] for (found, _), count in zip(levels, kept, strict=True)])
-        if not len(points):
-            return no_keypoints(image)
-        scales = (_SCALE * 2 ** (np.repeat(np.arange(len(levels)), kept) / 2)).astype(np.float32)
-        features = Features(
-            keypoints=resize_points(points, reduced.size, image.size),
-            scores=np.concatenate([scores[:count] for (_, scores), count in zip(levels, kept, strict=True)]),
-            image_size=image.size,
-            scales=scales * np.float32(image.size[0] / reduced.size[0]),
-            orientations=dominant_orientations(reduced.pixels, points, scales),
-        )
-        return select_best(features, self.max_keypoints)
+        return self.detect_tensors(image).to_features()
+
+    def detect_tensors(self, image: Image) -> FeatureTensors:
+        """The same, on the network's device."""
+        pixels, found = self.locate(image)
+        return self.orient(pixels, found).resized(image.size)
 
     @isolated()
-    def _search(self, grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Points (N, 2) in pixels of one level and their scores, best first."""
+    def locate(self, image: Image) -> tuple[Tensor, FeatureTensors]:
+        """Pixels (1, 3, H, W) of the reduced image, and keypoints in them, best first, not oriented."""
+        reduced = reduce_image(image, self.max_image_side)
+        pixels = upload_pixels(reduced.pixels, device_of(self.network))
+        red, green, blue = pixels[0]
+        # OpenCV's grey of 8 bits, exactly
+        grey = ((9798 * red + 19235 * green + 3735 * blue + 16384) / 32768).floor() / 255
+        sizes = [[round(side / 2 ** (level / 2)) for side in reduced.size] for level in range(_LEVELS)]
+        sizes = sizes[:1] + [size for size in sizes[1:] if min(size) >= _LEAST_SIDE]
+        maps = [self._search(resize_area(grey, width, height)) for width, height in sizes]
+        return pixels, self._strongest(maps, sizes, reduced.size)
+
+    @isolated()
+    def orient(self, pixels: Tensor, found: FeatureTensors) -> FeatureTensors:
+        """Keypoints of `locate`, or some of them, with orientations."""
+        if found.scales is None:
+            raise ValueError("the keypoints need scales")
+        return replace(found, orientations=dominant_orientations(pixels, found.keypoints, found.scales))
+
+    def _search(self, grey: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of a level (h, w), enlarged to whole cells, and where they are those of keypoints."""
         height, width = grey.shape
-        edges = [-height % SuperPointNetwork.stride, -width % SuperPointNetwork.stride]
-        whole = cv2.copyMakeBorder(grey, 0, edges[0], 0, edges[1], cv2.BORDER_REPLICATE)
-        tensor = torch.from_numpy(whole)[None, None].to(self.device, memory_format=torch.channels_last)
-        scores = self.network.scores(self.network.cells(tensor))[0].numpy(force=True)
-        square = np.ones((2 * self.nms_radius + 1, 2 * self.nms_radius + 1), np.uint8)
-        found = (scores == cv2.dilate(scores, square)) & (scores > self.detection_threshold)
-        found[: self.border] = found[:, : self.border] = False
-        found[max(0, height - self.border) :] = found[:, max(0, width - self.border) :] = False
-        y, x = np.nonzero(found)
-        points = np.stack([x, y], axis=1) + peak_shifts(np.log(scores + 1e-4), x, y)
-        order = np.argsort(-scores[y, x], kind="stable")
-        return points[order].astype(np.float32), scores[y, x][order]
+        edges = (0, -width % SuperPointNetwork.stride, 0, -height % SuperPointNetwork.stride)
+        whole = functional.pad(grey[None, None], edges, "replicate")
+        scores = self.network.scores(self.network.cells(whole))[0]
+        rows, columns = (slice(self.border, max(side - self.border, self.border)) for side in grey.shape)
+        peaks = torch.zeros_like(scores, dtype=torch.bool)
+        peaks[rows, columns] = (scores == window_maximum(scores, self.nms_radius))[rows, columns]
+        return scores, peaks & (scores > self.detection_threshold)
+
+    def _strongest(
+        self, maps: list[tuple[Tensor, Tensor]], sizes: list[list[int]], image_size: tuple[int, int]
+    ) -> FeatureTensors:
+        """Keypoints, best first, of levels of those (width, height), in pixels of the image.
+
+        All levels at once: the places of peaks and their numbers are all that is waited for.
+        """
+        scores = torch.cat([level.flatten() for level, _ in maps])
+        index = torch.cat([peaks.flatten() for _, peaks in maps]).nonzero()[:, 0]
+        starts = list(accumulate((level.numel() for level, _ in maps[:-1]), initial=0))
+        widths = [level.shape[1] for level, _ in maps]
+        start, width = torch.tensor([starts, widths], dtype=torch.int64, device=scores.device)
+        level = torch.bucketize(index, start, right=True) - 1
+        # best first in each level, from the finest on
+        order = scores[index].argsort(descending=True, stable=True)
+        order = order[level[order].argsort(stable=True)]
+        counts = level.bincount(minlength=len(maps)).tolist()
+        parts = zip(torch.split(order, counts), _shares(counts, self.max_keypoints), strict=True)
+        order = torch.cat([part[:count] for part, count in parts])
+        index, level = index[order], level[order]
+        place, width = index - start[level], width[level]
+        steps = torch.stack([torch.ones_like(width), width], dim=1)  # to the next in a row and in a column
+        near = [(scores[index[:, None] + way * steps] + 1e-4).log() for way in (-1, 0, 1)]
+        points = torch.stack([place % width, place // width], dim=1) + peak_shift(*near)
+        ratios = [[whole / side for whole, side in zip(image_size, size, strict=True)] for size in sizes]
+        factors = torch.tensor(ratios, dtype=torch.float32, device=scores.device)[level]
+        points, scales = (points + 0.5) * factors - 0.5, _SCALE * 2 ** (level.to(torch.float32) / 2)
+        return FeatureTensors(points, scores[index], image_size, scales).best()
 
 
-def peak_shifts(
-    values: NDArray[np.float32], x: NDArray[np.int64], y: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """(N, 2) from maxima of a map, not at its edge, to the peaks of parabolas, at most half a pixel."""
-    peak = values[y, x]
-    shifts = []
-    for before, after in ((values[y, x - 1], values[y, x + 1]), (values[y - 1, x], values[y + 1, x])):
-        bend = np.minimum(before + after - 2 * peak, -1e-6)
-        shifts.append(np.clip((before - after) / (2 * bend), -0.5, 0.5))
-    return np.stack(shifts, axis=1)
+def resize_area(image: Tensor, width: int, height: int) -> Tensor:
+    """An image (H, W) reduced to (height, width): each pixel the mean of the area that it covers."""
+    for count in (height, width):  # rows, then columns, so that it is turned twice
+        image = (image if count == len(image) else _mean_rows(image, count)).T
+    return image
+
+
+def _mean_rows(image: Tensor, count: int) -> Tensor:
+    """(H, W) to (count, W), by small products of matrices, as few rows have a part in each."""
+    height, block = len(image), 16
+    rows = torch.arange(-(-count // block) * block, device=image.device).view(-1, block, 1)
+    first = rows[:, :1] * height // count
+    taken = torch.arange(-(-block * height // count) + 1, device=image.device)
+    # in units of a row, from the first one of the block; whole numbers are exact where floats are not
+    low, high = (((rows + end) * height - first * count).to(torch.float32) / count for end in (0, 1))
+    share = (torch.minimum(taken + 1, high) - torch.maximum(taken, low)).clamp(min=0) * (count / height)
+    means = share @ image[(first[:, 0] + taken).clamp(max=height - 1)]
+    return means.flatten(0, 1)[:count]
+
+
+def peak_shift(before: Tensor, peak: Tensor, after: Tensor) -> Tensor:
+    """From maxima to the peaks of parabolas through them and their neighbours, at most half a step."""
+    bend = (before + after - 2 * peak).clamp(max=-1e-6)
+    return ((before - after) / (2 * bend)).clamp(-0.5, 0.5)
 
 
 def _shares(found: list[int], limit: int | None) -> list[int]:
     """How many points of each level are taken; what a coarse level cannot fill goes to finer ones."""
     if limit is None:
         return found
-    weights = 2.0 ** (-_DECAY / 2 * np.arange(len(found)))
+    weights = [2.0 ** (-_DECAY / 2 * level) for level in range(len(found))]
     kept = [0] * len(found)
     for level in range(len(found) - 1, -1, -1):
-        share = (limit - sum(kept)) * weights[level] / weights[: level + 1].sum()
+        share = (limit - sum(kept)) * weights[level] / sum(weights[: level + 1])
         kept[level] = min(found[level], round(share))
     return kept
 
 
-def dominant_orientations(
-    pixels: NDArray[np.uint8], keypoints: NDArray[np.floating], scales: NDArray[np.floating]
-) -> NDArray[np.float32]:
+def dominant_orientations(pixels: Tensor, keypoints: Tensor, scales: Tensor) -> Tensor:
     """(N,) radians from the x axis towards the y axis, for keypoints (N, 2) and scales (N,) in pixels.
 
-    The fullest bin of SIFT's histogram of gradients, which count by their length and by a Gaussian about the
-    keypoint; the histogram is smoothed, and a parabola places its peak (Lowe, 2004, section 5).
+    The fullest bin of SIFT's histogram of gradients in the image (1, C, H, W), which count by their length
+    and by a Gaussian about the keypoint; the histogram is smoothed, and a parabola places its peak (Lowe,
+    2004, section 5).
     """
-    offsets = (torch.arange(_SIDE, dtype=torch.float32, device="cpu") - (_SIDE - 1) / 2) / (_SIDE / 4)
-    fall = torch.exp(-0.5 * offsets**2)
-    found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
-    upright = np.zeros(len(keypoints))
-    for patches in cut_patches(pixels, keypoints, scales * _REACH, upright, _SIDE):
-        grey = patches.mean(1)
-        across = functional.pad(grey[:, :, 2:] - grey[:, :, :-2], (1, 1))
-        down = functional.pad(grey[:, 2:] - grey[:, :-2], (0, 0, 1, 1))
+    offsets = torch.arange(_SIDE, dtype=torch.float32, device=pixels.device) - (_SIDE - 1) / 2
+    fall = torch.exp(-0.5 * (offsets / (_SIDE / 4)) ** 2)
+    grey, upright = pixels.mean(1, keepdim=True), torch.zeros_like(scales)
+    found = [torch.zeros_like(scales[:0])]
+    for patches in cut_patches(grey, keypoints, scales * _REACH, upright, _SIDE):
+        across = functional.pad(patches[:, 0, :, 2:] - patches[:, 0, :, :-2], (1, 1))
+        down = functional.pad(patches[:, 0, 2:] - patches[:, 0, :-2], (0, 0, 1, 1))
         weight = (torch.hypot(across, down) * fall[:, None] * fall).flatten(1)
         place = (torch.atan2(down, across) / (2 * torch.pi) * _BINS).flatten(1) % _BINS
         low = place.floor()
         share = place - low
-        bins = grey.new_zeros(len(grey), _BINS)
+        bins = torch.zeros(len(patches), _BINS, dtype=torch.float32, device=pixels.device)
         bins.scatter_add_(1, low.long() % _BINS, weight * (1 - share))
         bins.scatter_add_(1, (low.long() + 1) % _BINS, weight * share)
         for _ in range(2):
             bins = bins.roll(1, 1) / 4 + bins / 2 + bins.roll(-1, 1) / 4
         peak = bins.argmax(1, keepdim=True)
         before, highest, after = (bins.gather(1, (peak + step) % _BINS) for step in (-1, 0, 1))
-        bend = (before + after - 2 * highest).clamp(max=-1e-9)
-        angle = (peak + (before - after) / (2 * bend)) / _BINS * 2 * torch.pi
-        found.append(angle[:, 0].numpy().astype(np.float32))
-    return np.concatenate(found)
+        found.append((peak + peak_shift(before, highest, after))[:, 0] / _BINS * 2 * torch.pi)
+    return torch.cat(found)
 
 
 def weights_file(weights: str | Path | None = None) -> Path:

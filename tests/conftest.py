@@ -24,6 +24,17 @@ SHARED = Path(__file__).parents[2] / "shared"
 PAIR = geomatch.bundled_pair()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a fixture of their module run in one process, and so do those that load diffusers."""
+    for item in items:
+        fixtures: dict[str, Any] = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+        if "small_sd" in fixtures:
+            item.add_marker(pytest.mark.xdist_group("small_sd"))
+        elif any(found[-1].scope == "module" for found in fixtures.values()):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test finds the user's cache or asks a hub."""

@@ -240,6 +240,11 @@ for options in (["no.png", image], [image, image, "--detector", "x"], [image, im
                 [image, image, "--layers", ""], [image, image, "--out", image]):
     assert main(["match", *options]) == 2, options
 assert main(["models"]) == main(["--help"]) == main(["models", "--help"]) == 0
+from geomatch.cli import app
+for name in app.commands:
+    assert main([name, "--help"]) == 0
+import geomatch.opencv
+geomatch.opencv.findHomography
 print(*sorted({"torch", "diffusers", "kornia", "transformers"} & set(sys.modules)))
 """
 

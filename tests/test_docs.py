@@ -51,7 +51,7 @@ LINES = [
         number,
         place,
         id=line.partition("#")[0].strip(),
-        marks=[pytest.mark.xdist_group(f"README {number}"), *([pytest.mark.slow] if is_slow(line) else [])],
+        marks=[pytest.mark.slow] if is_slow(line) else [],
     )
     for number, block in enumerate(BLOCKS)
     for place, line in enumerate(block)

@@ -27,6 +27,7 @@ from geomatch.benchmarks.tasks.homography.sequences import LARGE, SEQUENCES, rea
 from geomatch.cli import main
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.keypoints import OpenCVDetector
+from geomatch.store import Manifest, Store
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
 from own_methods import Patches
@@ -154,6 +155,31 @@ def test_killed_and_started_again(data: Path, tmp_path: Path) -> None:
     assert [row for row in numbers(result.record) if row["method"] == "sift"] == numbers(whole.record)
     alone = run(data, tmp_path / "alone", methods={"mine": methods["mine"]})
     assert [row for row in numbers(result.record) if row["method"] == "mine"] == numbers(alone.record)
+
+
+class Accelerated(LocalEngine):
+    """Says that its networks run on CUDA."""
+
+    def device(self, name: str) -> str:
+        return "cuda"
+
+
+def test_features_come_first_on_an_accelerator(data: Path, tmp_path: Path) -> None:
+    """As a stream over all sequences; records and caches are the same, with an unreadable file, too."""
+    shutil.rmtree(data / "i_hill")
+    (data / "v_hill" / "4.png").write_bytes((data / "v_hill" / "4.png").read_bytes()[:900])
+    methods: Methods = {"mine": (OpenCVDetector("orb", max_keypoints=100), Patches()), "orb": "orb"}
+    found = []
+    for name, engine in (("plain", LocalEngine(1)), ("ahead", Accelerated(1))):
+        result = run(data, tmp_path / name, "mma,superpoint", methods, engine)
+        store = Store.at(tmp_path / name)
+        (key,) = store.sizes("runs")
+        views = {path.name: path.read_bytes() for path in (tmp_path / name / "views").rglob("*.npz")}
+        found.append((numbers(result.record), result.record["skipped"], views))
+        assert list(Manifest.load(store, key).stages) == ([] if name == "plain" else ["features"])
+    assert len(found[0][1]) == 2
+    assert len(found[0][2]) == 2 * 3 * 5  # methods, frames, images
+    assert found[0] == found[1]
 
 
 @dataclass(frozen=True)
@@ -304,7 +330,7 @@ def test_baselines_on_a_real_pair(name: str, hpatches: Path) -> None:
         pytest.skip("the baselines' weights of the development checkout are not here")
     method = create_method(f"{re.split(r'[-.]', name)[0]}:{weights}", 500)
     first, second = (geomatch.load_image(hpatches / "v_churchill" / f"{k}.ppm") for k in (1, 2))
-    features0, features1 = method.extract([first, second])
+    features0, features1 = method.extract(first), method.extract(second)
     assert 0 < len(features0) <= 500
     assert features0.descriptors is not None
     assert features1.descriptors is not None

@@ -37,11 +37,11 @@ HEAD = HeadConfig(widths=(8,), dimension=32, views=4, per_view=24, steps=6)
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two free photographs."""
+    """Two free photographs, small."""
     folder = tmp_path_factory.mktemp("photos")
     pair = geomatch.bundled_pair()
     for name, path in (("a", pair.image0), ("b", pair.image1)):
-        PILImage.open(path).convert("RGB").save(folder / f"{name}.png")
+        PILImage.open(path).convert("RGB").resize((400, 300)).save(folder / f"{name}.png")
     return folder
 
 

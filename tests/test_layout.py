@@ -5,6 +5,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -38,12 +39,16 @@ FILES = {
     for folder in ("geomatch", *FOLDERS)
     for file in sorted((ROOT / folder).rglob("*.py"))
 }
-TREES = {name: ast.parse(file.read_text()) for name, file in FILES.items()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    return {name: ast.parse(file.read_text()) for name, file in FILES.items()}
 
 
 def imports(name: str) -> Iterator[str]:
     """The modules of the package that a module imports, at any place in it."""
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(trees()[name]):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -77,7 +82,7 @@ LAZY = {
 def test_large_packages_are_imported_where_they_are_used() -> None:
     """Never at the top of a module: most users need none of these, and some are slow to load."""
     wrong = []
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in tree.body:
             tops = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             tops += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
@@ -88,7 +93,7 @@ def test_large_packages_are_imported_where_they_are_used() -> None:
 def test_images_are_opened_in_one_place_and_no_warnings_are_silenced() -> None:
     """Pillow alone would open PostScript by running Ghostscript; warning filters are the whole process's."""
     wrong = []
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in ast.walk(tree):
             text = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
             opens = text in ("PILImage.open", "Image.open", "PIL.Image.open")
@@ -164,7 +169,7 @@ def functions(tree: ast.AST, inside: str) -> Iterator[tuple[str, ast.FunctionDef
 def test_public_functions_have_few_parameters() -> None:
     """Options that belong together are a frozen dataclass; `geomatch.match` is the one exception."""
     counts = {}
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         for name, node in functions(tree, module):
             every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             counts[name] = len([one for one in every if one.arg not in ("self", "cls")])
@@ -176,7 +181,7 @@ def test_docstrings_say_what_a_thing_is() -> None:
     """Strings that stand alone are docstrings, those below attributes and constants among them."""
     alone = [
         (f"{module}:{node.lineno}", node.value.value)
-        for module, tree in TREES.items()
+        for module, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     ]

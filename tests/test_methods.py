@@ -79,14 +79,14 @@ def test_kornia_features_with_random_weights(name: Any, small: Image, tmp_path: 
         torch.save(state, tmp_path / file.file_name)
     weights = str(tmp_path / WEIGHTS[name][0].file_name if name == "disk" else tmp_path)
     method = create_method(f"{name}:{weights}", 50)
-    (found,) = method.extract([small])
+    found = method.extract(small)
     assert 0 < len(found) <= 50
     assert found.descriptors is not None
     assert found.descriptors.shape == (len(found), 128 if name == "disk" else 256)
     # pixel centres are whole numbers: of DeDoDe the corner pixel would come as 0.5
     assert np.allclose(found.keypoints, np.round(found.keypoints), atol=1e-4)
     assert (np.diff(found.scores) <= 0).all()
-    (again,) = method.extract([small])
+    again = method.extract(small)
     assert np.array_equal(again.descriptors, found.descriptors)
     key = method.key()["source"]
     assert len(key["key"]["items"][1]["items"]) == len(states)  # the checksum of every file
@@ -99,7 +99,7 @@ def test_superpoint_by_string(small: Image, tmp_path: Path) -> None:
     network = seeded(geomatch.keypoints.superpoint.SuperPointNetwork)
     torch.save(network.state_dict(), tmp_path / "sp.pth")
     method = create_method(f"superpoint:{tmp_path / 'sp.pth'}", 30)
-    (found,) = method.extract([small])
+    found = method.extract(small)
     assert found.descriptors is None or found.descriptors.shape[1] == 256
     assert str(tmp_path) not in str(method.key())  # weights count by their content
 
@@ -193,7 +193,7 @@ def test_backbones_describe_where_the_image_says(name: Any, kind: str, small: Im
     assert change[right].mean() > 2 * change[grid.keypoints[:, 0] < 100].mean()
     method = create_method(f"sift+{name}:{tmp_path / name}", 20)
     assert str(tmp_path) not in str(method.key())
-    assert len(method.extract([small])[0]) == 20
+    assert len(method.extract(small)) == 20
     (tmp_path / "empty").mkdir()
     with pytest.raises(geomatch.WeightsError, match=r"config\.json is missing"):
         create_method(f"sift+{name}:{tmp_path / 'empty'}", 20).key()
@@ -206,7 +206,7 @@ def test_features_from_files_score_as_the_program_that_wrote_them(
     method = create_method("rootsift", 150)
     root = tmp_path / ("features.h5" if kind == "h5" else "files")
     for path in data.glob("*/*.png"):
-        (found,) = method.extract([geomatch.load_image(path)])
+        found = method.extract(geomatch.load_image(path))
         order = np.random.default_rng(0).permutation(len(found))  # scores say which are best
         arrays = {"keypoints": found.keypoints, "scores": found.scores, "descriptors": found.descriptors}
         arrays = {name: np.asarray(array)[order] for name, array in arrays.items()}

@@ -61,9 +61,9 @@ def data(pristine: Path, tmp_path: Path) -> Path:
 
 def run(
     data: Path, out: Path, dataset: str, names: str | None = None, methods: Methods = (TINY,),
-    settings: Settings | None = None,
+    settings: Settings | None = None, engine: LocalEngine | None = None,
 ) -> RunResult:  # fmt: skip
-    context = RunContext(engine=LocalEngine(1), device="cpu", progress=False)
+    context = RunContext(engine=engine or LocalEngine(1), device="cpu", progress=False)
     return run_benchmark(dataset, data / dataset, names or dataset, methods, out, context, settings)
 
 
@@ -348,6 +348,27 @@ class Colours:
     def describe(self, image: Image, features: Features) -> Features:
         """Not asked for here."""
         raise NotImplementedError
+
+
+class Accelerated(LocalEngine):
+    """Says that its networks run on CUDA."""
+
+    def device(self, name: str) -> str:
+        return "cuda"
+
+
+def test_maps_come_first_on_an_accelerator(data: Path, tmp_path: Path) -> None:
+    """The same records and maps; an image that is missing is counted as without."""
+    next((data / "spair" / "JPEGImages" / "cat").iterdir()).unlink()
+    found = []
+    for name, engine in (("plain", LocalEngine(1)), ("ahead", Accelerated(1))):
+        methods: Methods = {"colours": Colours()}
+        record = run(data, tmp_path / name, "spair", None, methods, engine=engine).record
+        maps = {path.name: path.read_bytes() for path in (tmp_path / name / "maps").rglob("*.npz")}
+        found.append((record["rows"], record["skipped"], maps))
+    assert len(found[0][2]) > 1
+    assert found[0][1]
+    assert found[0] == found[1]
 
 
 def test_a_users_dense_describer(data: Path, tmp_path: Path) -> None:

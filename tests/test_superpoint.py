@@ -49,7 +49,7 @@ def test_golden_output(weights: Path) -> None:
     conf = json.loads(str(GOLDEN["conf"]))
     least, most = conf["detection_threshold"], conf["max_num_keypoints"]
     detector = SuperPointDetector(weights=weights, max_keypoints=most, detection_threshold=least)
-    keypoints, scores, descriptors = detector.detect_tensor(torch.from_numpy(GOLDEN["image"]))
+    keypoints, scores, descriptors = detector.search(torch.from_numpy(GOLDEN["image"]))
     np.testing.assert_array_equal(keypoints.numpy(), GOLDEN["keypoints"])
     np.testing.assert_allclose(scores.numpy(), GOLDEN["scores"], rtol=1e-4)
     np.testing.assert_allclose(descriptors.numpy(), GOLDEN["descriptors"], atol=1e-4)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -14,7 +15,10 @@ from geomatch.benchmarks.training import adaptation
 from geomatch.benchmarks.training import detector as training
 from geomatch.benchmarks.training.adaptation import VIEW_SIZE, stable_points
 from geomatch.benchmarks.training.detector import DetectorConfig, cell_targets, seen_again, train_detector
-from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector, create_detector, tiny
+from geomatch.devices import find_device, upload_pixels
+from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector, create_detector, folding, tiny
+from geomatch.keypoints.folding import folded
+from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.keypoints.tiny import dominant_orientations, load_network, save_network, weights_file
 from geomatch.provenance import cache_key
 from geomatch.synthetic import random_homography, render_view
@@ -45,6 +49,11 @@ def angle(difference: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.abs(np.angle(np.exp(1j * difference)))
 
 
+def orientations(pixels: np.ndarray, points: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    tensors = (torch.tensor(array, dtype=torch.float32) for array in (points, scales))
+    return dominant_orientations(upload_pixels(pixels, "cpu"), *tensors).numpy()
+
+
 def test_orientations_turn_with_the_image(photo0: Image) -> None:
     """By quarter turns exactly, with the keypoints."""
     features = OpenCVDetector("sift", max_keypoints=300).detect(photo0)
@@ -53,8 +62,8 @@ def test_orientations_turn_with_the_image(photo0: Image) -> None:
     height = photo0.size[1]
     turned = np.ascontiguousarray(np.rot90(photo0.pixels, -1))  # clockwise: (x, y) to (height - 1 - y, x)
     points = np.stack([height - 1 - features.keypoints[:, 1], features.keypoints[:, 0]], axis=1)
-    before = dominant_orientations(photo0.pixels, features.keypoints, features.scales)
-    after = dominant_orientations(turned, points, features.scales)
+    before = orientations(photo0.pixels, features.keypoints, features.scales)
+    after = orientations(turned, points, features.scales)
     assert (
         np.mean(angle(after - before - np.pi / 2) < 1e-3) > 0.98
     )  # odd borders of pyramid levels move a few
@@ -68,7 +77,7 @@ def test_orientation_of_an_edge() -> None:
     for true in (0.0, 0.7, 2.0, -2.5):
         ramp = 128 + 2 * (x * np.cos(true) + y * np.sin(true))
         pixels = np.repeat(np.clip(ramp, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-        found = dominant_orientations(pixels, np.array([[50.0, 50.0]]), np.array([5.0]))
+        found = orientations(pixels, np.array([[50.0, 50.0]]), np.array([5.0]))
         assert angle(found - true) < 0.05
 
 
@@ -90,6 +99,32 @@ def test_small_and_flat_images_have_no_keypoints() -> None:
             assert (len(found), found.image_size) == (0, size)
 
 
+def test_folding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do strips: with scales of either sign, and sides that do not halve."""
+    monkeypatch.setattr(folding, "_STRIP", 2**13)
+    torch.manual_seed(0)
+    network = SuperPointNetwork((8, 8, 8, 8), 16).eval()
+    for name, value in network.named_buffers():
+        if name.endswith(("mean", "var")):
+            value.uniform_(0.5, 2)
+    for name, parameter in network.named_parameters():
+        if ".bn." in name:
+            torch.nn.init.normal_(parameter)
+    grey = torch.rand(1, 1, 131, 90)
+    with torch.inference_mode():
+        wanted = network(grey)
+        for found, value in zip(folded(network)(grey), wanted, strict=True):
+            torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-5)
+    assert not [name for name, _ in network.named_modules() if name.endswith("bn")]
+
+
+def test_levels_are_means_of_areas(rng: np.random.Generator) -> None:
+    image = rng.uniform(0, 1, (97, 131)).astype(np.float32)
+    for size in ((131, 97), (93, 69), (65, 49), (12, 50), (1, 1)):
+        wanted = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        np.testing.assert_allclose(tiny.resize_area(torch.tensor(image), *size), wanted, atol=2e-6)
+
+
 def test_an_enlarged_image_has_enlarged_keypoints(photo0: Image) -> None:
     """Detection in an image reduced to its limit, in pixels of the original."""
     small = Image(cv2.resize(photo0.pixels, (320, 240), interpolation=cv2.INTER_AREA), "small")
@@ -99,7 +134,7 @@ def test_an_enlarged_image_has_enlarged_keypoints(photo0: Image) -> None:
     np.testing.assert_allclose(there.scales, here.scales * 2, rtol=1e-6)  # type: ignore[operator]
 
 
-def test_mixed_is_interleaved(photo0: Image) -> None:
+def test_mixed_is_interleaved(photo0: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = MixedDetector(max_keypoints=301)
     sift, tiny = (part.detect(photo0) for part in mixed.parts)
     found = mixed.detect(photo0)
@@ -107,6 +142,11 @@ def test_mixed_is_interleaved(photo0: Image) -> None:
     np.testing.assert_array_equal(found.keypoints[::2], sift.keypoints[:151])
     np.testing.assert_array_equal(found.keypoints[1::2], tiny.keypoints[:150])
     assert (np.diff(found.scores) < 0).all()
+    monkeypatch.setattr("geomatch.devices.device_kind", lambda name: "cuda")
+    assert mixed.detect(photo0) == found  # with SIFT in a thread of its own
+    monkeypatch.setattr(OpenCVDetector, "detect", Mock(side_effect=RuntimeError("of the thread")))
+    with pytest.raises(RuntimeError, match="of the thread"):
+        mixed.detect(photo0)
 
 
 def test_weights_are_part_of_the_cache_key(tmp_path: Path) -> None:
@@ -115,7 +155,12 @@ def test_weights_are_part_of_the_cache_key(tmp_path: Path) -> None:
     for kind in (TinyDetector, MixedDetector):
         own, other = cache_key(kind()), cache_key(kind(weights=tmp_path / "other.safetensors"))
         assert own != other
-        assert own == cache_key(kind(weights=weights_file()))
+        assert own == cache_key(kind(weights=weights_file())) == cache_key(kind(device=find_device("auto")))
+        assert (
+            cache_key(kind(device="cpu"))
+            != cache_key(kind(device="cuda"))
+            == cache_key(kind(device="cuda:1"))
+        )
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
     shipped = bytearray(weights_file().read_bytes())
     shipped[-1000] ^= 1

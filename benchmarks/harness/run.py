@@ -8,6 +8,7 @@ taken for something new, and several processes may share a store.
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, r
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.machine import machine
 from geomatch.benchmarks.harness.record import summarise_record, write_run
-from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row, Settings, Task, find_task
+from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row, Settings, Source, Task, find_task
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.together import groups
 from geomatch.describers import Describer
-from geomatch.engine import FailedItem, RunContext, Work
-from geomatch.engine.run import grouped
+from geomatch.engine import FailedItem, RunContext, StreamTask, Work
+from geomatch.engine.run import grouped, in_blocks
 from geomatch.engine.task import Need
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of
@@ -33,6 +34,7 @@ Given = str | Method | Describer | tuple[Detector, Describer | None]
 one the detector brings descriptors."""
 Methods = Sequence[str | Method] | Mapping[str, Given]
 """Methods, or methods by the names that the record gives them."""
+AT_ONCE = 8  # most images that go through a network together
 Cells = dict[tuple[str, str], list[Row]]  # rows by protocol and method
 
 
@@ -71,7 +73,7 @@ def run_benchmark(
         methods: see `Methods`; strings as `geomatch.benchmarks.methods.create_method` reads them, for dense
             tasks `create_dense_method`. One whose weights or packages are missing is skipped with the reason.
         out: folder of the record, ``<name>-....json``, and of the cache where the context has none.
-        context: on an accelerator features come first, a unit's images at a time, and then the rows.
+        context: on an accelerator features come first, as one stream of images, and then the rows.
         settings: what else decides the numbers.
 
     Raises:
@@ -107,7 +109,7 @@ def run_benchmark(
         )  # fmt: skip
         _check_travels(evaluating, work.engine.workers)
         manifest, cells, computed = _evaluated(evaluating, found, work, ahead, manifest, skipped)
-        manifest.saved(store, retries=work.retries, complete=True)
+        manifest.saved(store, retries=work.retries, stages=work.stages, complete=True)
     rows = [
         {"protocol": protocol, "method": method, **row}
         for method in keys
@@ -208,7 +210,6 @@ class Evaluating:
     store: Store
     cache: Store | None  # where features are cached, if at all
     need: Need = "processor"
-    ahead: bool = False  # make the features alone, a batch of images at a time; there are no rows then
 
     def start(self) -> Callable[[Sequence[Job]], list[tuple[Cells, int]]]:
         """See `geomatch.engine.Task.start`."""
@@ -234,11 +235,6 @@ class Evaluating:
         for protocol in self.protocols:
             keys = self.keys(job, protocol)
             places = list(keys)
-            if self.ahead:
-                todo = [place for place in places if not self.store.has(ROWS, keys[place])]
-                if todo:
-                    evaluation.prepare(protocol, todo)
-                continue
 
             def make(missing: list[int], protocol: Any = protocol, places: list[int] = places) -> Any:
                 nonlocal computed
@@ -250,6 +246,17 @@ class Evaluating:
                 cells[protocol.name, group[place].method.name] = own
         return cells, computed
 
+    def sources(self, job: Job) -> list[Source]:
+        """The images whose features the rows need that are not in the store."""
+        evaluation = find_task(self.task).evaluation(job.unit, self.groups[job.group], self.cache)
+        found: dict[Source, None] = {}
+        for protocol in self.protocols:
+            keys = self.keys(job, protocol)
+            missing = [place for place, key in keys.items() if not self.store.has(ROWS, key)]
+            if missing:
+                found |= dict.fromkeys(evaluation.sources(protocol, missing))
+        return [replace(source, job=job.name) for source in found]
+
     def cached(self, job: Job) -> Cells | None:
         """Rows, if all are in the store."""
         cells: Cells = {}
@@ -260,6 +267,32 @@ class Evaluating:
                     return None
                 cells[protocol.name, self.groups[job.group][place].method.name] = own
         return cells
+
+
+def _prepared(sources: Sequence[Source], work: Work) -> dict[str, str]:
+    """Make and cache features, as a stream of images; why that failed, by job."""
+    stages = [("decoding and detection", _read)]
+    task = StreamTask(stages, _make, _write, "large network", overlaps=True)
+    alike = groupby(sources, lambda source: (source.job, source.how, source.wanted))
+    blocks = [block for _, group in alike for block in in_blocks(list(group), AT_ONCE)]
+    made = work.results(task, blocks, "features", "image")
+    failed = {source.job: found.reason for source, found in made if isinstance(found, FailedItem)}
+    work.account("features", task.times)
+    return failed
+
+
+def _read(source: Source) -> tuple[Source, Any] | None:
+    read = source.cache.read(source)
+    return None if read is None else (source, read)
+
+
+def _make(block: Sequence[tuple[Source, Any]]) -> list[tuple[Any, ...]]:
+    sources, read = zip(*block, strict=True)
+    return list(zip(*sources[0].cache.make(sources, read), strict=True))
+
+
+def _write(source: Source, made: Sequence[Any]) -> None:
+    source.cache.write(source, made)
 
 
 def _evaluated(
@@ -282,13 +315,8 @@ def _evaluated(
     task = find_task(evaluating.task)
     rows = {job.name: evaluating.cached(job) for job in jobs}
     todo = [[job] for job in jobs if rows[job.name] is None]
-    failed: dict[str, str] = {}
-    if ahead:
-        preparing = replace(evaluating, need="large network", ahead=True)
-        for job, prepared in work.results(preparing, todo, "features", task.unit[0]):
-            if isinstance(prepared, FailedItem):
-                failed[job.name] = prepared.reason
-        todo = [block for block in todo if block[0].name not in failed]
+    failed = _prepared([s for (job,) in todo for s in evaluating.sources(job)], work) if ahead else {}
+    todo = [block for block in todo if block[0].name not in failed]
     computed = 0
     for job, result in work.results(evaluating, todo, task.name, task.unit[0], len(jobs) - len(todo)):
         if isinstance(result, FailedItem):

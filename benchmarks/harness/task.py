@@ -1,7 +1,7 @@
 """A task: a kind of evaluation on one data set, from its units to its tables and charts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -43,11 +43,35 @@ class Entry:
     key: dict[str, Any]  # `Method.key`
 
 
+class FeatureCache(Protocol):
+    """Makes the features of images and caches them; `read` and `write` in threads beside the network."""
+
+    def read(self, source: "Source") -> Any:
+        """What the network takes; None if all is cached, or the image cannot be read."""
+
+    def make(self, sources: Sequence["Source"], read: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        """What each of the methods makes of sources that share their passes."""
+
+    def write(self, source: "Source", made: Sequence[Any]) -> None:
+        """Cache what the methods made of one."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image whose features some methods of a group need."""
+
+    path: Path
+    how: Any  # all else that decides its features: the frame, the prompt
+    wanted: tuple[int, ...]  # places of the methods in the group
+    cache: FeatureCache = field(compare=False, repr=False)
+    job: str = ""  # for the user
+
+
 class Evaluation(Protocol):
     """Methods of one of `geomatch.benchmarks.methods.together.groups` on one unit, under any protocols."""
 
-    def prepare(self, protocol: Any, wanted: Sequence[int]) -> None:
-        """Make and cache the features of the methods at these places, several images at a time."""
+    def sources(self, protocol: Any, wanted: Sequence[int]) -> list[Source]:
+        """The images of which the methods at these places cache features."""
 
     def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
         """What the protocol measures of the methods at these places, without protocol and method."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -67,6 +67,7 @@ class OpenCVFeatures:
 
     name: Literal["sift", "rootsift", "orb", "akaze"]
     max_keypoints: int = 2000
+    reentrant: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not hasattr(cv2, _FACTORIES[self.name]):

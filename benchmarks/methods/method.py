@@ -52,23 +52,28 @@ class Method:
         """A method of the user's own detector and describer, compared by the describer's metric."""
         return cls(name, source, describer, traits_of(describer).metric if describer else "cosine")
 
-    def extract(
-        self, images: Sequence[Image], describe: bool = True, paper_sampling: bool = False
-    ) -> list[Features]:
-        """Keypoints best first, with descriptors if wanted; ``paper_sampling`` as `FeatureMap.sample`.
+    def detect(self, image: Image) -> Features:
+        """Keypoints best first, described if the source does that.
 
         Raises:
             TypeError: when the source is no detector.
         """
         if self.source is None or isinstance(self.source, (FeatureFiles, LoFTRMatcher)):
             raise TypeError(f"{self.name} does not extract features of images")
-        found = [self.source.detect(image) for image in images]
-        if not describe:
-            return found
+        return self.source.detect(image)
+
+    def describe(
+        self, images: Sequence[Image], found: Sequence[Features], paper_sampling: bool = False
+    ) -> list[Features]:
+        """What was detected with descriptors; ``paper_sampling`` as `FeatureMap.sample`."""
         if self.dift is not None:
             described = cast(Any, self.descriptor).describe_many(images, found, paper_sampling)
             return cast(list[Features], described)
         return describe_images(self.descriptor, images, found)
+
+    def extract(self, image: Image) -> Features:
+        """Detect and describe."""
+        return self.describe([image], [self.detect(image)])[0]
 
     def match(self, features0: Features, features1: Features) -> Matches:
         """Matches, best first.

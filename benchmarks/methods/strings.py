@@ -170,4 +170,4 @@ def _detector(name: str, count: int, weights: str, device: str) -> Detector:
     if name == "superpoint-magicleap":
         folder = transformers_folder(weights or MagicLeapSuperPoint.weights)
         return MagicLeapSuperPoint(str(folder), count, device=device)
-    return create_detector(name, count)
+    return create_detector(name, count, device)

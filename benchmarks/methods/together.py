@@ -70,14 +70,15 @@ def dense_maps(
     return [[own[place] for place in range(len(images))] for own in found]
 
 
-def extract_together(
-    methods: Sequence[Method], images: Sequence[Image], describe: bool = True, paper_sampling: bool = False
+def describe_together(
+    methods: Sequence[Method],
+    images: Sequence[Image],
+    found: Sequence[Features],
+    paper_sampling: bool = False,
 ) -> list[list[Features]]:
-    """What `Method.extract` gives for each method, with the keypoints and passes shared."""
-    first = methods[0]
-    if shared_pass(first) is None or not describe:
-        return [method.extract(images, describe, paper_sampling) for method in methods]
-    found = first.extract(images, describe=False)
+    """What `Method.describe` gives for each method, with the passes shared."""
+    if shared_pass(methods[0]) is None:
+        return [method.describe(images, found, paper_sampling) for method in methods]
     filled = [place for place, features in enumerate(found) if len(features)]
     every = dense_maps(methods, [images[place] for place in filled]) if filled else [[]] * len(methods)
     described = []

@@ -15,6 +15,7 @@ from geomatch.benchmarks.training.denoise import DenoiseConfig, new_unet
 from geomatch.benchmarks.training.recipe import HEAD, bank_images
 from geomatch.benchmarks.training.sources import find_images
 from geomatch.describers import Describer
+from geomatch.devices import upload_pixels
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.images import Image
 from geomatch.keypoints import DEFAULT_DETECTOR, create_detector
@@ -36,9 +37,10 @@ class RawPatches:
 
     def describe(self, image: Image, features: Features) -> Features:
         """Describe keypoints with scale and orientation."""
-        scales, orientations = _scale_and_orientation(features)
+        scales, orientations = map(torch.tensor, _scale_and_orientation(features))
+        pixels, points = upload_pixels(image.pixels, "cpu"), torch.tensor(features.keypoints)
         sides, rows = scales * self.patch_scale, [np.zeros((0, RAW_SIDE**2), np.float32)]
-        for patches in cut_patches(image.pixels, features.keypoints, sides, orientations, self.patch_size):
+        for patches in cut_patches(pixels, points, sides, orientations, self.patch_size):
             grey = normalize_patches(patches).mean(1, keepdim=True)
             small = functional.adaptive_avg_pool2d(grey, RAW_SIDE).flatten(1)
             rows.append(functional.normalize(small - small.mean(1, keepdim=True), dim=1).numpy())

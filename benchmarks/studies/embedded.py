@@ -69,7 +69,7 @@ def evaluate_sequence(method: Method | None, sequence: HPatchesSequence) -> list
     torch.set_num_threads(1)
     images = [load_image(path) for path in (sequence.reference, *(target[1] for target in sequence.targets))]
     source = method or create_method("sift", KEYPOINTS)
-    found = [source.extract([image], describe=method is not None)[0] for image in images]
+    found = [(source.extract if method else source.detect)(image) for image in images]
     rows: list[Row] = []
     for (number, _, truth), image, features in zip(sequence.targets, images[1:], found[1:], strict=True):
         matches = method.match(found[0], features) if method else true_matches(found[0], features, truth)
@@ -139,7 +139,7 @@ def unrelated_failures(method: Method, sequences: Sequence[HPatchesSequence]) ->
     names, rows = sorted(first), []
     for index in range(UNRELATED):
         a, b = names[index % len(names)], names[(index + 1 + index // len(names)) % len(names)]
-        found = [method.extract([load_image(first[name])])[0] for name in (a, b)]
+        found = [method.extract(load_image(first[name])) for name in (a, b)]
         _, _, estimate = _estimated(found[0], found[1], method.match(found[0], found[1]))
         rows.append({"sequence": a, "pair": b, "failed": not estimate, "inliers": estimate.num_inliers})
     return rows

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from geomatch.files import digest_of, load_arrays, save_arrays
 from geomatch.geometry import warp_points
 from geomatch.images import load_image, reduce_image
-from geomatch.keypoints.tiny import peak_shifts
+from geomatch.keypoints.tiny import peak_shift
 from geomatch.synthetic import change_light, random_homography, render_view
 from geomatch.training.bank import BankImage, for_each_image
 from geomatch.training.pairs import random_part
@@ -67,7 +68,10 @@ def stable_points(shares: NDArray[np.float32], least: float = STABLE) -> NDArray
     y, x = np.nonzero((shares == highest) & (shares >= least))
     inside = (np.minimum(x, y) >= MARGIN) & (x < shares.shape[1] - MARGIN) & (y < shares.shape[0] - MARGIN)
     y, x = y[inside], x[inside]
-    return np.stack([x, y], axis=1) + peak_shifts(shares, x, y).astype(np.float64)
+    before = np.stack([shares[y, x - 1], shares[y - 1, x]], axis=1)
+    after = np.stack([shares[y, x + 1], shares[y + 1, x]], axis=1)
+    shifts = peak_shift(*map(torch.from_numpy, (before, shares[y, x][:, None], after)))
+    return np.stack([x, y], axis=1) + shifts.numpy().astype(np.float64)
 
 
 def found_again(

@@ -1,6 +1,7 @@
 """The command ``geomatch``: parses, calls the functions of the package, prints."""
 
 import logging
+import os
 import signal
 import sqlite3
 import sys
@@ -43,6 +44,8 @@ for _command in _COMMANDS:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; every error is one line on standard error."""
+    # before torch is loaded: threads that spin while they wait make a busy machine five times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.warnoptions:
         # of damage that becomes an error, or does no harm
         warnings.filterwarnings("ignore", module=r"(PIL|torch)\.")

@@ -46,7 +46,9 @@ class MatchOptions:
             "descriptor": config,
             "estimator": create_estimator(self.estimator, self.threshold),
             "conversion": Conversion(self.stretch, self.bands),
-            "detector": choose_detector(self.detector, self.max_keypoints),
+            "detector": choose_detector(
+                self.detector, self.max_keypoints, "auto" if config is None else config.device
+            ),
             **{name: getattr(self, name) for name in names},
         }
 

@@ -148,7 +148,7 @@ _OPTIONS = dict([
             "float32.", click.Choice(["auto", "float32", "bfloat16", "float16"])),
     _option("--compile", "Compile the network; auto: on CUDA when many images come.",
             click.Choice(["auto", "on", "off"])),
-    _option("--device", "cpu, cuda, mps. [default: the best there is]"),
+    _option("--device", "Of the detector's network, too: cpu, cuda, mps. [default: the best there is]"),
     _option("--batch-size", "Noisy images per forward pass.", int),
 ])  # fmt: skip
 

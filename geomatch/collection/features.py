@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from geomatch.collection.correspondences import LazyFeatures
 from geomatch.collection.folder import Photograph
 from geomatch.content import content_share
 from geomatch.describers import Describer, describe_images, traits_of
-from geomatch.engine import BlockTask, Engine, FailedItem, Work
+from geomatch.engine import FailedItem, StreamTask, Work
+from geomatch.engine.stream import Stage
 from geomatch.engine.task import Need
 from geomatch.errors import DamagedError, FeaturesError, ImageError, first_line
 from geomatch.files import digest_of, sha256_of
@@ -30,7 +31,6 @@ LEAST_SHARE = 0.5
 _log = logging.getLogger(__name__)
 _checked: set[str] = set()  # describers whose first features this process has checked
 _Keyed = tuple[Photograph, str]
-_Make = Callable[[Sequence[Image]], list[bytes]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,28 +72,49 @@ def extract_features(
 
     Returns the number of images that were extracted, and those that failed, with the reason.
     """
-    stored, make = StoredFeatures(store, keys), partial(_extract, parts)
-    return make_missing(root, photos, stored, KIND, make, parts[1], work, "features")
+    stored = StoredFeatures(store, keys)
+    return make_missing(root, photos, stored, _steps(parts), parts[1], work, "features")
 
 
 def extract_again(
     root: Path, photo: Photograph, key: str, parts: tuple[Detector, Describer], store: Store
 ) -> None:
     """Write the features of an image anew, here; raises `FeaturesError` when the image is another now."""
-    (found,) = _write(root, store, KIND, partial(_extract, parts), [(photo, key)])
+    (found,) = _task(root, store, _steps(parts), parts[1]).start()([(photo, key)])
     if isinstance(found, FailedItem):
         label = store.label(KIND, key)
         raise FeaturesError(f"{label} is damaged and cannot be made again: {photo.name}: {found.reason}")
 
 
-def _extract(parts: tuple[Detector, Describer], images: Sequence[Image]) -> list[bytes]:
-    detector, describer = parts
-    detected = [detector.detect(image) for image in images]
+class Steps(NamedTuple):
+    """How the objects of a kind are made of images."""
+
+    kind: str
+    ahead: tuple[Stage, ...]  # from the image on, see `StreamTask`
+    network: Callable[[Sequence[Any]], Sequence[Any]]
+    pack: Callable[[Any], bytes]
+
+
+def _steps(parts: tuple[Detector, Describer]) -> Steps:
+    detect, describe = partial(_detect, parts[0]), partial(_describe, parts[1])
+    if getattr(parts[0], "reentrant", False):
+        return Steps(KIND, (("detection", detect),), describe, Features.to_bytes)
+    return Steps(KIND, (), partial(describe, detect=detect), Features.to_bytes)
+
+
+def _detect(detector: Detector, image: Image) -> tuple[Image, Features]:
+    return image, detector.detect(image)
+
+
+def _describe(
+    describer: Describer, found: Sequence[Any], detect: Callable[[Image], Any] | None = None
+) -> list[Features]:
+    images, detected = zip(*(map(detect, found) if detect else found), strict=True)
     described = describe_images(describer, images, detected)
     if repr(describer) not in _checked and len(described[0]):
         _checked.add(repr(describer))
         _warn_of_positions(describer, images[0], described[0])
-    return [features.to_bytes() for features in described]
+    return described
 
 
 def _warn_of_positions(describer: Describer | None, image: Image, described: Features) -> None:
@@ -113,20 +134,22 @@ def make_missing(
     root: Path,
     photos: Sequence[Photograph],
     stored: StoredFeatures,
-    kind: str,
-    make: _Make,
+    steps: Steps,
     describer: Describer,
     work: Work,
     what: str,
 ) -> tuple[int, dict[str, str]]:
     """Make the objects of images that the store lacks; their number, and why others failed, by name."""
-    there = stored.store.sizes(kind)
+    there = stored.store.sizes(steps.kind)
     names: dict[str, list[str]] = {}  # files of one content share their object
     for photo in photos:
         names.setdefault(stored.keys[photo.name], []).append(photo.name)
     todo = {stored.keys[photo.name]: photo for photo in photos if stored.keys[photo.name] not in there}
-    task = BlockTask(partial(_write, root.absolute(), stored.store, kind, make), _need_of(describer))
-    blocks = _by_size([(photo, key) for key, photo in todo.items()], _batch_of(describer, work.engine))
+    accelerated = work.engine.device(traits_of(describer).device) != "cpu"
+    task = replace(_task(root.absolute(), stored.store, steps, describer), overlaps=accelerated)
+    # on CPUs images together are not faster, and the last bits of small ones' maps depend on the others'
+    batch = BATCH if accelerated and traits_of(describer).dense else 1
+    blocks = _by_size([(photo, key) for key, photo in todo.items()], batch)
     failed: dict[str, str] = {}
     made = len(todo)
     done = sum(stored.keys[photo.name] in there for photo in photos)
@@ -134,29 +157,36 @@ def make_missing(
         if isinstance(result, FailedItem):
             failed.update(dict.fromkeys(names[key], result.reason))
             made -= 1
+    work.account(what, task.times)
     return made, failed
 
 
-def _write(
-    root: Path, store: Store, kind: str, make: _Make, block: Sequence[_Keyed]
-) -> list[str | FailedItem]:
-    results: list[str | FailedItem] = []
-    images: dict[str, Image] = {}
-    for photo, key in block:
-        found = _load(root / photo.name, photo.sha256)
-        results.append(found if isinstance(found, FailedItem) else key)
-        if not isinstance(found, FailedItem):
-            images[key] = found
-    for key, data in zip(images, make(list(images.values())), strict=True):
-        store.write(kind, key, data)
-    return results
+def _task(root: Path, store: Store, steps: Steps, describer: Describer) -> StreamTask[_Keyed, str]:
+    return StreamTask(
+        (("decoding", partial(_load, root)), *steps.ahead),
+        steps.network,
+        partial(_write, store, steps.kind, steps.pack),
+        _need_of(describer),
+        pixels=_pixels,
+        load=getattr(describer, "load_networks", None),
+    )
 
 
-def _load(path: Path, sha256: str) -> Image | FailedItem:
+def _write(store: Store, kind: str, pack: Callable[[Any], bytes], item: _Keyed, made: Any) -> str:
+    store.write(kind, item[1], pack(made))
+    return item[1]
+
+
+def _pixels(item: _Keyed) -> int:
+    return item[0].size[0] * item[0].size[1]
+
+
+def _load(root: Path, item: _Keyed) -> Image | FailedItem:
     """The pixels as stored: EXIF orientation is not applied, since COLMAP reads raw pixels."""
+    path = root / item[0].name
     try:
         image = load_image(path, apply_exif=False)
-        if sha256_of(path) == sha256:
+        if sha256_of(path) == item[0].sha256:
             return image
         return FailedItem("the file changed while it was read; give the command again")
     except (ImageError, OSError) as error:
@@ -178,20 +208,11 @@ def _need_of(describer: Describer) -> Need:
     return "large network" if traits.large else "processor" if traits.device == "cpu" else "network"
 
 
-def _batch_of(describer: Describer, engine: Engine) -> int:
-    """Number of images that are described together: where their maps share an accelerator's passes.
-
-    On CPUs it would not be faster, and the last bits of small images' maps depend on the others'.
-    """
-    traits = traits_of(describer)
-    return BATCH if traits.dense and engine.device(traits.device) != "cpu" else 1
-
-
 def _by_size(items: Sequence[_Keyed], batch: int) -> list[list[_Keyed]]:
     """Blocks of up to ``batch`` images of one size and of bounded pixels."""
     blocks: list[list[_Keyed]] = []
     for photo, key in sorted(items, key=lambda item: (item[0].size, item[0].name)):
-        most = min(batch, BATCH_PIXELS // (photo.size[0] * photo.size[1]))
+        most = min(batch, BATCH_PIXELS // _pixels((photo, key)))
         if not blocks or len(blocks[-1]) >= most or blocks[-1][0][0].size != photo.size:
             blocks.append([])
         blocks[-1].append((photo, key))

@@ -160,7 +160,8 @@ def match_collection(
         checksum = digest_of([wanted.tobytes().hex()])
         result, refined = refine_stored(result, stored, usable, dense, checksum, context.progress)
         manifest = replace(manifest, objects=manifest.objects | {"refined": refined})
-    manifest.saved(store, failed=skipped | failed_pairs, retries=work.retries, complete=True)
+    told = {"failed": skipped | failed_pairs, "retries": work.retries, "stages": work.stages}
+    manifest.saved(store, **told, complete=True)
     return CollectionResult(
         result,
         report,

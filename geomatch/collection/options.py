@@ -7,7 +7,7 @@ from typing import Any
 
 from geomatch.describers import Describer, cached_extractor, default_config, dift_config
 from geomatch.dift import DIFTConfig
-from geomatch.keypoints import Detector, GridDetector, create_detector
+from geomatch.keypoints import Detector, GridDetector, choose_detector
 from geomatch.matching import check_options
 from geomatch.provenance import settings_key
 from geomatch.types import Metric, Traits
@@ -28,11 +28,10 @@ class Extraction:
     """Per image, for a detector given by name."""
 
     def parts(self, device: str = "auto") -> tuple[Detector, Describer]:
-        """Create detector and describer; a network whose device is ``auto`` runs on ``device``."""
-        detector = self.detector
-        if isinstance(detector, str):
-            detector = create_detector(detector, self.max_keypoints)
+        """Create detector and describer; networks whose device is ``auto`` run on ``device``."""
         chosen = self.descriptor
+        own = chosen.device if isinstance(chosen, DIFTConfig) and chosen.device != "auto" else device
+        detector = choose_detector(self.detector, self.max_keypoints, own)
         if chosen is None:
             chosen = default_config(patches=not isinstance(detector, GridDetector))
         elif isinstance(chosen, str):

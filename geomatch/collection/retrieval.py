@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.collection.features import SCHEMA, StoredFeatures, make_missing
+from geomatch.collection.features import SCHEMA, Steps, StoredFeatures, make_missing
 from geomatch.collection.folder import Photograph
 from geomatch.collection.pairs import LOOP_GAP, best_partners
 from geomatch.describers import DenseDescriber
-from geomatch.dift import FeatureMap
 from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import grouped, in_blocks
 from geomatch.errors import DamagedError, GeomatchError
@@ -37,24 +36,25 @@ def pool_images(
 ) -> "StoredDescriptors":
     """Pool the features of the images that the store does not hold yet."""
     keys = {photo.name: global_key(photo.sha256, extractor) for photo in photos}
-    stored, make = StoredFeatures(store, keys), partial(_pool_all, extractor)
-    _, failed = make_missing(root, photos, stored, KIND, make, extractor, work, "appearance")
+    stored, steps = StoredFeatures(store, keys), Steps(KIND, (), partial(_maps, extractor), _pooled)
+    _, failed = make_missing(root, photos, stored, steps, extractor, work, "appearance")
     return StoredDescriptors(store, tuple(keys.values()), failed)
 
 
-def _pool_all(extractor: DenseDescriber, images: Sequence[Image]) -> list[bytes]:
-    return [pack_arrays(KIND, {"row": _pool(found)}) for found in extractor.dense_many(images)]
+def _maps(extractor: DenseDescriber, images: Sequence[Image]) -> list[list[NDArray[np.float32]]]:
+    """The layers (D, h, w) of each image's map, in this machine's memory."""
+    return [[layer.float().numpy(force=True) for layer in own.maps] for own in extractor.dense_many(images)]
 
 
-def _pool(feature_map: FeatureMap) -> NDArray[np.float32]:
+def _pooled(layers: Sequence[NDArray[np.float32]]) -> bytes:
     """(D,) mean and standard deviation of each channel over the normalised cells of each layer."""
     parts = []
-    for layer in feature_map.maps:
+    for layer in layers:
         # NumPy's sums, unlike torch's, do not depend on the number of threads
-        cells = layer.flatten(1).float().cpu().numpy().astype(np.float64)
+        cells = layer.reshape(len(layer), -1).astype(np.float64)
         cells /= np.maximum(np.linalg.norm(cells, axis=0), 1e-12)
         parts += [cells.mean(axis=1), cells.std(axis=1)]
-    return np.concatenate(parts).astype(np.float32)
+    return pack_arrays(KIND, {"row": np.concatenate(parts).astype(np.float32)})
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,7 +1,7 @@
 """The DIFT descriptor extractor."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.devices import find_device
+from geomatch.devices import device_of, find_device
 from geomatch.dift.backends.loading import load_model, with_prompt
 from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.backends.precision import PROBE_CELLS
@@ -25,10 +25,11 @@ from geomatch.dift.maps.copies import needed_copies
 from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.dift.presets import PRESETS
 from geomatch.geometry import warp_points
-from geomatch.images import Image, ImageLike, load_image
+from geomatch.images import Image, ImageLike, load_images
 from geomatch.isolation import isolated
 from geomatch.patches import normalize_patches
 from geomatch.provenance import settings_key
+from geomatch.tensors import upload_features
 from geomatch.types import Features, Traits
 from geomatch.weights.checkpoint import looks_untrained
 
@@ -156,11 +157,10 @@ class DIFTExtractor:
         return self.dense_many([image], noises)[0]
 
     def dense_many(
-        self, images: Sequence[ImageLike], noises: Sequence[Tensor] | None = None
+        self, images: Iterable[ImageLike], noises: Sequence[Tensor] | None = None
     ) -> list[FeatureMap]:
         """The feature maps of several images; those that enter the network in one size share its passes."""
-        pictures = [load_image(image) for image in images]
-        model = self.model
+        pictures, model = load_images(images), self.model
         inputs = [image_input(picture, self.config, model.stride, model.device) for picture in pictures]
         found: dict[int, FeatureMap] = {}
         for shape in dict.fromkeys(tensor.shape for tensor in inputs):
@@ -180,10 +180,10 @@ class DIFTExtractor:
 
     @isolated()
     def describe_many(
-        self, images: Sequence[ImageLike], features: Sequence[Features], paper_sampling: bool = False
+        self, images: Iterable[ImageLike], features: Sequence[Features], paper_sampling: bool = False
     ) -> list[Features]:
         """As `describe`, for several images, whose dense maps share the network's passes."""
-        pictures = [load_image(image) for image in images]
+        pictures = load_images(images)
         for picture, found in zip(pictures, features, strict=True):
             if found.image_size != picture.size:
                 raise ValueError(
@@ -231,8 +231,8 @@ class DIFTExtractor:
         return np.concatenate(parts)[np.argsort(described)]
 
     def _patch_rows(self, picture: Image, features: Features) -> NDArray[np.float32]:
-        parts = []
-        for patches in keypoint_patches(picture, features, self.config, self.model.stride):
+        parts, found = [], upload_features(features, device_of(self.model.unet))
+        for patches in keypoint_patches(picture, found, self.config, self.model.stride):
             maps = self.patch_maps(patches)
             parts.append(self.head.describe_patches(maps) if self.head else pool_patches(maps))
         return np.concatenate(parts)

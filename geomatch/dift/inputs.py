@@ -9,10 +9,9 @@ from torch import Tensor
 
 from geomatch.devices import upload_pixels
 from geomatch.dift.config import DIFTConfig, Side
-from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.patches import cut_patches
-from geomatch.types import Features
+from geomatch.tensors import FeatureTensors
 
 PATCH_CONTRAST = 0.5
 """Standard deviation that patches are given before the network, whose images lie in [-1, 1]."""
@@ -51,17 +50,22 @@ def dense_size(
     return max(1, round(width / stride)) * stride, max(1, round(height / stride)) * stride
 
 
-def keypoint_patches(picture: Image, features: Features, config: DIFTConfig, stride: int) -> Iterator[Tensor]:
-    """Batches (n, 3, P, P), values 0 to 255, of patches in each keypoint's own scale and orientation."""
+def keypoint_patches(
+    picture: Image, features: FeatureTensors, config: DIFTConfig, stride: int
+) -> Iterator[Tensor]:
+    """Batches (n, 3, P, P), values 0 to 255, of patches in each keypoint's own scale and orientation.
+
+    On the device of the features.
+    """
     if isinstance(config.image_size, tuple):
         raise ValueError("sampling='patch' keeps the aspect: image_size must be an int or None")
     if config.patch_size % stride:
         raise ValueError(f"patch_size must be a multiple of {stride}, got {config.patch_size}")
     reduced = reduce_image(picture, config.image_size)
-    sides = np.full(len(features), UPRIGHT_SIDE, np.float32)
-    angles = np.zeros(len(features), np.float32)
-    if features.scales is not None and features.orientations is not None:
-        factor = reduced.size[0] / picture.size[0]
-        sides, angles = features.scales * (config.patch_scale * factor), features.orientations
-    points = resize_points(features.keypoints, picture.size, reduced.size)
-    return cut_patches(reduced.pixels, points, sides, angles, config.patch_size)
+    pixels, moved = upload_pixels(reduced.pixels, features.keypoints.device), features.resized(reduced.size)
+    angles = moved.orientations
+    if moved.scales is None or angles is None:
+        sides, angles = torch.full_like(moved.scores, UPRIGHT_SIDE), torch.zeros_like(moved.scores)
+    else:
+        sides = moved.scales * config.patch_scale
+    return cut_patches(pixels, moved.keypoints, sides, angles, config.patch_size)

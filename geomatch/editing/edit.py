@@ -152,7 +152,8 @@ def prepare_edit(
             "give an edit painted on this photograph in its full size"
         )
     mask = pixels[:, :, 3] > 0
-    below = _keypoints_below(mask, photo, options.max_points)
+    device = traits_of(describer).device
+    below = _keypoints_below(mask, photo, options.max_points, device)
     points, followed, feature_map = below, below.keypoints, None
     if dense is None:
         points = describe_images(describer, [photo], [below])[0]
@@ -202,9 +203,9 @@ def carry_edit(prepared: PreparedEdit, target: ImageLike) -> EditResult:
     return EditResult(layer.over(photo.pixels), found, points0, points1)
 
 
-def _keypoints_below(mask: NDArray[np.bool_], photo: Image, most: int) -> Features:
+def _keypoints_below(mask: NDArray[np.bool_], photo: Image, most: int, device: str) -> Features:
     """The best keypoints under a mask (H, W) or near it, see `GROWTH`."""
-    found = create_detector(DEFAULT_DETECTOR, KEYPOINTS).detect(photo)
+    found = create_detector(DEFAULT_DETECTOR, KEYPOINTS, device).detect(photo)
     away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     columns, rows = np.clip(np.round(found.keypoints).astype(int), 0, np.array(photo.size) - 1).T
     near = np.flatnonzero(away[rows, columns] <= GROWTH * np.sqrt(mask.sum()))
@@ -239,7 +240,8 @@ def _matched(prepared: PreparedEdit, target: Image) -> tuple[NDArray[np.float64]
         moved = transfer_points(prepared.feature_map, dense.dense(target), places, metric)
         order = np.argsort(-moved.similarity, kind="stable")
         return places[order], moved.points[order]
-    found = create_detector(DEFAULT_DETECTOR, KEYPOINTS).detect(target)
+    device = traits_of(prepared.describer).device
+    found = create_detector(DEFAULT_DETECTOR, KEYPOINTS, device).detect(target)
     if not len(points) or not len(found):
         return np.zeros((0, 2)), np.zeros((0, 2))
     (found,) = describe_images(prepared.describer, [target], [found])

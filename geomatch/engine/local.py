@@ -13,6 +13,7 @@ from multiprocessing import forkserver
 from typing import Any
 
 from geomatch.engine.pool import WorkerPool
+from geomatch.engine.stream import StreamTask
 from geomatch.engine.task import Answers, FailedBlock, Task
 from geomatch.engine.worker import WarmTask, attempt, set_threads, started, threads, threads_for
 
@@ -51,8 +52,12 @@ class LocalEngine:
         if self.workers > 1 and not alone:
             yield from self._pool.map(task, blocks, self.workers)
             return
-        with threads(threads_for(task, os.cpu_count() or 1)):
+        stream = task.stream if isinstance(task, StreamTask) and task.overlaps else None
+        with threads(1 if stream else threads_for(task, os.cpu_count() or 1)):
             function = started(task)
+            if stream and not isinstance(function, FailedBlock):
+                yield from stream(blocks)
+                return
             for index, block in enumerate(blocks):
                 yield index, attempt(function, list(block))
 

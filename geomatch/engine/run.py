@@ -1,5 +1,7 @@
 """A stage of work from its first block to its last: blocks that fail are tried again and counted."""
 
+import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -7,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from geomatch.engine.stream import StageTimes
 from geomatch.engine.task import Engine, FailedBlock, FailedItem, Item, Result, Task
 from geomatch.errors import GeomatchError, StoreError
 
@@ -14,6 +17,7 @@ TRIES = 4  # the first, again, and twice with every item alone, so that one bad 
 BRAKE = 8
 """Blocks, besides one per worker, that fail at the store one after the other before the run gives up."""
 SHOWN = 5  # names per reason in a summary
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -23,6 +27,8 @@ class Work:
     engine: Engine
     progress: bool = True
     retries: int = field(default=0, init=False)  # blocks that were tried again
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+    """Where the time of stages with a network on an accelerator went, see `StageTimes.summary`."""
 
     def results(
         self, task: Task[Item, Result], blocks: Sequence[Sequence[Item]], what: str, unit: str, done: int = 0
@@ -67,6 +73,16 @@ class Work:
                 bar.update(len(block))
                 for item in block:
                     yield item, FailedItem(failure.reason)
+
+    def account(self, what: str, times: StageTimes) -> None:
+        """Keep and tell where the time of a stage went, if its parts overlapped."""
+        if times.own:
+            found = self.stages[what] = times.summary()
+            line = f"{what}: network busy {100 * found['busy']:.0f} % of {found['seconds']['total']:.1f} s; "
+            line += f"the slowest stage is {found['slowest']}"
+            _log.info(line)
+            if self.progress:
+                tqdm.write(line, file=sys.stderr)
 
 
 def _given_up(failed: Sequence[tuple[Sequence[Any], FailedBlock]], unit: str) -> StoreError:

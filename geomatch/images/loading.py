@@ -1,9 +1,10 @@
 """Images of every kind of source, by the rules of `geomatch.images`."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,7 @@ from geomatch.images.opening import (
 )
 from geomatch.images.tiff import Page, open_page, read_page
 from geomatch.images.values import CONVERSION, Conversion, Values, choose_bands, opacity, to_pixels
+from geomatch.stream import ahead
 
 ImageLike = Image | str | os.PathLike[str] | NDArray[Any] | PILImage.Image
 """What the public functions accept as an image."""
@@ -61,6 +63,16 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
     if pixels.flags.owndata and pixels is not values.array:
         pixels.flags.writeable = False  # ours alone: no copy is needed
     return Image(pixels, name, note)
+
+
+def load_images(sources: Iterable[ImageLike]) -> list[Image]:
+    """`load_image` of each; files are decoded by several threads at a time."""
+    listed = list(sources)
+    files = [isinstance(source, (str, os.PathLike)) for source in listed]
+    with closing(ahead(load_image, compress(listed, files))) as read:
+        return [
+            next(read) if file else load_image(source) for source, file in zip(listed, files, strict=True)
+        ]
 
 
 def _read(path: Path, apply_exif: bool, conversion: Conversion) -> tuple[Values, int]:

@@ -9,12 +9,16 @@ true one (``cv2.AffineFeature_create``, say) refuse ours with a TypeError.
 
 >>> import cv2
 >>> from geomatch import bundled_pair
+>>> from geomatch.opencv import DIFT_create
 >>> image = cv2.imread(str(bundled_pair().image0))
 >>> keypoints, descriptors = DIFT_create(nfeatures=100).detectAndCompute(image, None)
 >>> len(keypoints), descriptors.shape, descriptors.dtype
 (100, (100, 128), dtype('float32'))
 """
 
+from typing import TYPE_CHECKING
+
+from geomatch.lazy import lazy_names
 from geomatch.opencv.convert import from_bgr as from_bgr
 from geomatch.opencv.convert import from_dmatches as from_dmatches
 from geomatch.opencv.convert import from_homography as from_homography
@@ -24,17 +28,31 @@ from geomatch.opencv.convert import to_dmatches as to_dmatches
 from geomatch.opencv.convert import to_homography as to_homography
 from geomatch.opencv.convert import to_image_features as to_image_features
 from geomatch.opencv.convert import to_keypoints as to_keypoints
-from geomatch.opencv.create import DIFT as DIFT
-from geomatch.opencv.create import DIFT_create as DIFT_create
-from geomatch.opencv.create import Grid as Grid
-from geomatch.opencv.create import Grid_create as Grid_create
-from geomatch.opencv.create import SuperPoint as SuperPoint
-from geomatch.opencv.create import SuperPoint_create as SuperPoint_create
-from geomatch.opencv.create import fit_pca as fit_pca
-from geomatch.opencv.create import with_pca as with_pca
-from geomatch.opencv.feature2d import Feature2D as Feature2D
 from geomatch.opencv.homography import HomographyWarning as HomographyWarning
 from geomatch.opencv.homography import estimate_homography as estimate_homography
 from geomatch.opencv.homography import findHomography as findHomography
-from geomatch.opencv.matcher import BFMatcher as BFMatcher
-from geomatch.opencv.matcher import BFMatcher_create as BFMatcher_create
+
+if TYPE_CHECKING:
+    from geomatch.opencv.create import DIFT as DIFT
+    from geomatch.opencv.create import DIFT_create as DIFT_create
+    from geomatch.opencv.create import Grid as Grid
+    from geomatch.opencv.create import Grid_create as Grid_create
+    from geomatch.opencv.create import SuperPoint as SuperPoint
+    from geomatch.opencv.create import SuperPoint_create as SuperPoint_create
+    from geomatch.opencv.create import fit_pca as fit_pca
+    from geomatch.opencv.create import with_pca as with_pca
+    from geomatch.opencv.feature2d import Feature2D as Feature2D
+    from geomatch.opencv.matcher import BFMatcher as BFMatcher
+    from geomatch.opencv.matcher import BFMatcher_create as BFMatcher_create
+
+__getattr__ = lazy_names(  # these load torch
+    __name__,
+    {
+        "geomatch.opencv.create": (
+            "DIFT", "DIFT_create", "Grid", "Grid_create", "SuperPoint", "SuperPoint_create", "fit_pca",
+            "with_pca",
+        ),
+        "geomatch.opencv.feature2d": ("Feature2D",),
+        "geomatch.opencv.matcher": ("BFMatcher", "BFMatcher_create"),
+    },
+)  # fmt: skip

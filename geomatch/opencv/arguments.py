@@ -5,9 +5,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 
 def check_image(image: object) -> NDArray[np.uint8]:
@@ -56,7 +54,7 @@ def check_descriptors(name: str, descriptors: object) -> NDArray[np.float32]:
     return np.ascontiguousarray(descriptors, np.float32)
 
 
-def check_masks(masks: object, queries: int, trains: Sequence[int]) -> Tensor | None:
+def check_masks(masks: object, queries: int, trains: Sequence[int]) -> NDArray[np.bool_] | None:
     """The pairs allowed, bool (queries, all train rows), by a mask or one per image; None for all."""
     if masks is None or (isinstance(masks, (list, tuple)) and not masks):
         return None
@@ -72,7 +70,7 @@ def check_masks(masks: object, queries: int, trains: Sequence[int]) -> Tensor | 
         if given.shape != (queries, count):
             raise ValueError(f"the mask must have shape ({queries}, {count}), got {given.shape}")
         allowed.append(given != 0)
-    return torch.from_numpy(np.concatenate(allowed, axis=1))
+    return np.concatenate(allowed, axis=1)
 
 
 def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:

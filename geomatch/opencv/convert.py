@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from geomatch.geometry import normalize_homography
 from geomatch.images import Image
 from geomatch.opencv.arguments import check_descriptors, check_each, check_image, check_keypoints
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DMatches = tuple[cv2.DMatch, ...]
 Descriptors = NDArray[np.floating] | None
@@ -79,7 +81,7 @@ def to_dmatches(matches: Matches, metric: Metric = "cosine") -> DMatches:
 
 
 def dmatches_by_query(
-    pairs: Tensor, distances: Tensor, queries: int, trains: Sequence[int], compact: bool
+    pairs: "Tensor", distances: "Tensor", queries: int, trains: Sequence[int], compact: bool
 ) -> tuple[DMatches, ...]:
     """Pairs (M, 2), whose queries ascend, grouped by query; ``compact`` leaves out queries without a match.
 

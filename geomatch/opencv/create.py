@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.describers import Describer, create_describer
+from geomatch.describers import Describer, create_describer, traits_of
 from geomatch.dift import DIFTConfig
 from geomatch.dift.head.projection import LinearHead
 from geomatch.keypoints import Detector, GridDetector, SuperPointDetector, create_detector
@@ -70,7 +70,8 @@ def DIFT_create(
     elif detector in available_opencv_detectors():
         source = partial(create_feature2d, detector)
     else:  # the mask is applied before the limit, but a grid has no best points to keep
-        source = create_detector(detector, limit or _MANY if detector == "grid" else _MANY)
+        most = limit or _MANY if detector == "grid" else _MANY
+        source = create_detector(detector, most, traits_of(describer).device)
     return Feature2D(source, describer, nfeatures=limit)
 
 

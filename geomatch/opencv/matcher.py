@@ -113,7 +113,8 @@ class BFMatcher:
         if len(widths := {own.shape[1] for own in filled}) > 1:
             raise ValueError(f"train descriptors must be of one dimension, got {sorted(widths)}")
         allowed = check_masks(mask if masks is None else masks, len(rows), counts)
-        return as_rows(rows), as_rows(np.concatenate(filled or [rows[:0]])), counts, allowed
+        pairs = None if allowed is None else torch.from_numpy(allowed)
+        return as_rows(rows), as_rows(np.concatenate(filled or [rows[:0]])), counts, pairs
 
 
 BFMatcher_create = BFMatcher.create

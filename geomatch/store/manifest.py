@@ -35,6 +35,7 @@ class Manifest:
     """(P, 32) keys of the matched pairs in the packs of ``matches``."""
     failed: dict[str, str] = field(default_factory=dict)  # images and pairs that could not be done, and why
     retries: int = 0  # blocks of work that were tried again
+    stages: dict[str, Any] = field(default_factory=dict)  # seconds of stages, see `geomatch.engine.Work`
     complete: bool = False  # true if the run came to its end; if nothing failed all is there
 
     @classmethod
@@ -44,7 +45,7 @@ class Manifest:
         """The manifest of a run that begins, or goes on: what it needs stays, so that it is not pruned."""
         new = cls(program, source, settings, content, datetime.now(UTC).isoformat(timespec="seconds"))
         try:
-            return replace(cls.load(store, new.key), complete=False, failed={}, retries=0)
+            return replace(cls.load(store, new.key), complete=False, failed={}, retries=0, stages={})
         except (KeyError, DamagedError):
             return new
 

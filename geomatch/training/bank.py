@@ -15,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from geomatch.devices import upload_pixels
 from geomatch.errors import ImageError
 from geomatch.files import digest_of, replacing
 from geomatch.images import Image
 from geomatch.patches import cut_patches
+from geomatch.tensors import upload_features
 from geomatch.training.pairs import view_pairs
 from geomatch.types import Features
 
@@ -120,8 +122,9 @@ def _make_one(bank: PatchBank, image: BankImage) -> None:
 
 
 def _cut(bank: PatchBank, view: Image, features: Features) -> NDArray[np.uint8]:
-    if features.scales is None or features.orientations is None:
+    found = upload_features(features, "cpu")
+    if found.scales is None or found.orientations is None:
         raise ValueError("the keypoints need scale and orientation")
-    sides = features.scales * bank.patch_scale
-    cut = cut_patches(view.pixels, features.keypoints, sides, features.orientations, bank.patch_size)
+    pixels, sides = upload_pixels(view.pixels, "cpu"), found.scales * bank.patch_scale
+    cut = cut_patches(pixels, found.keypoints, sides, found.orientations, bank.patch_size)
     return torch.cat(list(cut)).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)

@@ -20,6 +20,7 @@ from geomatch.benchmarks.harness.task import (
     Picture,
     Row,
     Settings,
+    Source,
     Task,
     Values,
     Words,
@@ -55,10 +56,11 @@ class _SequenceEvaluation:
     def _samples(self, protocol: HomographyProtocol) -> bool:
         return protocol.paper_sampling and self.entries[0].method.samples  # others know no difference
 
-    def prepare(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> None:
+    def sources(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[Source]:
         paths = [self.sequence.reference, *(path for _, path, _ in self.sequence.targets)]
-        for frame in _frames(protocol):
-            self.views.prepare(paths, frame, self._samples(protocol), wanted)
+        paper = self._samples(protocol)
+        every = [(path, (frame, paper)) for frame in _frames(protocol) for path in paths]
+        return [Source(path, how, tuple(wanted), self.views) for path, how in every]
 
     def rows(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         found: list[list[Row]] = [[] for _ in wanted]

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from geomatch.benchmarks.harness.cache import key_of, read_or_make
-from geomatch.benchmarks.harness.task import Entry
+from geomatch.benchmarks.harness.task import Entry, Source
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.methods.method import feature_key
-from geomatch.benchmarks.methods.together import extract_together
+from geomatch.benchmarks.methods.together import describe_together
 from geomatch.benchmarks.tasks.homography.evaluation import Pair
 from geomatch.benchmarks.tasks.homography.protocols import Frame
 from geomatch.errors import ImageError
@@ -64,23 +64,33 @@ class Views:
             truth = matrix1 @ truth @ np.linalg.inv(matrix0)
         return [Pair(features0, features1, truth) for features0, features1 in both]
 
-    def prepare(self, paths: Sequence[Path], frame: Frame, paper: bool, wanted: Sequence[int]) -> None:
-        """Make all that is not cached, in one batch; images that cannot be read are left out."""
-        if self.store is None or isinstance(self.entries[0].method.source, (LoFTRMatcher, FeatureFiles)):
-            return
-        images, keys = [], []
-        for path in paths:
-            own = [self._key([path], frame, paper, k) for k in wanted]
-            if not all(self.store.has(KIND, key) for key in own):
-                with suppress(ImageError):
-                    images.append(self._image(path, frame)[0])
-                    keys.append(own)
-        if images:
-            methods = [self.entries[k].method for k in wanted]
-            found = extract_together(methods, images, frame != SMALL, paper)
-            for place, own in enumerate(keys):
-                for key, features in zip(own, found, strict=True):
-                    self.store.write(KIND, key, features[place].to_bytes())
+    def read(self, source: Source) -> tuple[Image, Features | None] | None:
+        """See `FeatureCache`; with keypoints, if their detector may run beside the network."""
+        method, (frame, paper) = self.entries[0].method, source.how
+        if self.store is None or isinstance(method.source, (LoFTRMatcher, FeatureFiles)):
+            return None
+        keys = [self._key([source.path], frame, paper, k) for k in source.wanted]
+        if not all(self.store.has(KIND, key) for key in keys):
+            with suppress(ImageError):
+                image, _ = framed(load_image(source.path), frame)
+                return image, method.detect(image) if getattr(method.source, "reentrant", False) else None
+        return None
+
+    def make(
+        self, sources: Sequence[Source], read: Sequence[tuple[Image, Features | None]]
+    ) -> list[list[Features]]:
+        """See `FeatureCache`."""
+        methods, (frame, paper) = [self.entries[k].method for k in sources[0].wanted], sources[0].how
+        images = [image for image, _ in read]
+        found = [methods[0].detect(image) if own is None else own for image, own in read]
+        return [found] * len(methods) if frame == SMALL else describe_together(methods, images, found, paper)
+
+    def write(self, source: Source, made: Sequence[Features]) -> None:
+        """See `FeatureCache`."""
+        frame, paper = source.how
+        for k, features in zip(source.wanted, made, strict=True):
+            if self.store:
+                self.store.write(KIND, self._key([source.path], frame, paper, k), features.to_bytes())
 
     def _features(self, path: Path, frame: Frame, paper: bool, wanted: Sequence[int]) -> list[Features]:
         todo = [k for k in wanted if (path, frame, paper, k) not in self._views]
@@ -92,9 +102,8 @@ class Views:
         elif todo:
 
             def make(places: list[int]) -> list[Features]:
-                methods = [self.entries[todo[place]].method for place in places]
-                image, _ = self._image(path, frame)
-                return [own for (own,) in extract_together(methods, [image], frame != SMALL, paper)]
+                source = Source(path, (frame, paper), tuple(todo[place] for place in places), self)
+                return [own for (own,) in self.make([source], [(self._image(path, frame)[0], None)])]
 
             keys = [self._key([path], frame, paper, k) for k in todo]
             made = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)

@@ -9,17 +9,16 @@ import numpy as np
 import torch
 
 from geomatch.benchmarks.harness.cache import key_of, read_or_make
-from geomatch.benchmarks.harness.task import Entry
+from geomatch.benchmarks.harness.task import Entry, Source
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import dense_maps
 from geomatch.dift import FeatureMap
 from geomatch.errors import ImageError
 from geomatch.files import pack_arrays, sha256_of, unpack_arrays
-from geomatch.images import load_image
+from geomatch.images import Image, load_image
 from geomatch.store import Store
 
 KIND = "maps"  # kind of the maps in the store
-AT_ONCE = 8  # images that go through the network together
 _LAYERS = tuple(f"layer{index}" for index in range(64))
 
 
@@ -32,26 +31,23 @@ class CachedMaps:
     store: Store | None  # where they are cached
     _sums: dict[Path, str] = field(default_factory=dict)
 
-    def prepare(self, paths: Sequence[Path], prompt: str, wanted: Sequence[int]) -> None:
-        """Make all that are not cached, several images at a time; those that cannot be read are left out."""
-        if self.store is None:
-            return
-        todo = []
-        for path in paths:
-            with suppress(ImageError):
-                keys = [self._key(path, prompt, k) for k in wanted]
-                if not all(self.store.has(KIND, key) for key in keys):
-                    todo.append((path, keys))
-        for start in range(0, len(todo), AT_ONCE):
-            readable, images = [], []
-            for path, keys in todo[start : start + AT_ONCE]:
-                with suppress(ImageError):
-                    images.append(load_image(self.folder / path))
-                    readable.append(keys)
-            found = dense_maps([self.entries[k].method for k in wanted], images, prompt) if images else []
-            for maps, method_keys in zip(found, zip(*readable, strict=True), strict=True):
-                for key, feature_map in zip(method_keys, maps, strict=True):
-                    self.store.write(KIND, key, pack_map(feature_map))
+    def read(self, source: Source) -> Image | None:
+        """See `FeatureCache`."""
+        with suppress(ImageError):
+            keys = [self._key(source.path, source.how, k) for k in source.wanted]
+            if self.store and not all(self.store.has(KIND, key) for key in keys):
+                return load_image(self.folder / source.path)
+        return None
+
+    def make(self, sources: Sequence[Source], read: Sequence[Image]) -> list[list[FeatureMap]]:
+        """See `FeatureCache`."""
+        return dense_maps([self.entries[k].method for k in sources[0].wanted], read, sources[0].how)
+
+    def write(self, source: Source, made: Sequence[FeatureMap]) -> None:
+        """See `FeatureCache`."""
+        for k, feature_map in zip(source.wanted, made, strict=True):
+            if self.store:
+                self.store.write(KIND, self._key(source.path, source.how, k), pack_map(feature_map))
 
     def of(self, path: Path, prompt: str, wanted: Sequence[int]) -> list[FeatureMap]:
         """The maps of an image by the methods at these places."""

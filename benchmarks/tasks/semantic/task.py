@@ -16,6 +16,7 @@ from geomatch.benchmarks.harness.task import (
     Entry,
     Picture,
     Row,
+    Source,
     Task,
     Values,
     Words,
@@ -54,8 +55,9 @@ class _CategoryEvaluation:
         self.category, self.entries = category, entries
         self.maps = CachedMaps(category.folder, entries, store)
 
-    def prepare(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> None:
-        self.maps.prepare(self.category.images, prompt_for(protocol, self.category), wanted)
+    def sources(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[Source]:
+        prompt = prompt_for(protocol, self.category)
+        return [Source(path, prompt, tuple(wanted), self.maps) for path in self.category.images]
 
     def rows(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         # targets in turn, each with all its sources, so that a target is prepared once

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row
+from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row, Source
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.together import dense_maps
 from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_mask
@@ -17,7 +17,7 @@ from geomatch.benchmarks.tasks.temporal.measures import boundary_accuracy, regio
 from geomatch.benchmarks.tasks.temporal.protocols import STRIDE, TemporalProtocol
 from geomatch.dift.inputs import dense_size
 from geomatch.errors import ImageError
-from geomatch.images import load_image
+from geomatch.images import load_image, load_images
 from geomatch.store import Store
 from geomatch.video.propagation import LabelPropagator, features_on, mask_labels, mask_of
 
@@ -36,8 +36,9 @@ class VideoEvaluation:
     def __init__(self, video: MaskedVideo | PoseVideo, entries: Sequence[Entry], store: Store | None) -> None:
         self.video, self.entries = video, entries
 
-    def prepare(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> None:
-        """Nothing to do: no features are cached."""
+    def sources(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> list[Source]:
+        """None: no features are cached."""
+        return []
 
     def rows(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         """See `Evaluation`."""
@@ -127,7 +128,7 @@ def _carried(
     """Labels (L, h, w) of every frame but the first, by method."""
     carriers: list[LabelPropagator] = []
     for start in range(0, len(frames), AT_ONCE):
-        images = [load_image(path) for path in frames[start : start + AT_ONCE]]
+        images = load_images(frames[start : start + AT_ONCE])
         for image in images:
             if image.size != size:
                 raise ImageError(f"{image.name}: has {image.size} pixels, the first frame {size}")
