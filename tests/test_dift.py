@@ -14,8 +14,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
 from geomatch.devices import find_device
 from geomatch.dift import FeatureMap
-from geomatch.dift.backends.model import capture, find_layer
 from geomatch.dift.backends.schedule import load_alphas
+from geomatch.dift.backends.wanted import WantedPart, find_layer
 from geomatch.dift.inputs import dense_size
 from geomatch.provenance import cache_key
 from geomatch.training.linear_head import fit_head
@@ -91,25 +91,24 @@ def test_maps_are_the_activations_of_a_plain_forward_pass(
 def test_nothing_runs_after_the_last_wanted_layer() -> None:
     unet = small_unet()
     ran: list[str] = []
-    for name in ("mid_block", "up_blocks.0", "up_blocks.1", "conv_out"):
+    for name in ("mid_block.resnets.1", "up_blocks.0.resnets.0", "up_blocks.0.resnets.1", "conv_out"):
         unet.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    part = WantedPart(unet, ["down_blocks.1", "up_blocks.0.resnets.0"])
     with torch.no_grad():
-        capture(unet, ["down_blocks.1", "up_blocks.0"], lambda: unet(torch.zeros(1, 3, 32, 32), 0))
-        assert ran == ["mid_block", "up_blocks.0"]
-        assert not any(module._forward_hooks for module in unet.down_blocks)
-        with pytest.raises(RuntimeError, match=r"shape|channels"):  # a true error is not swallowed
-            capture(unet, ["up_blocks.0"], lambda: unet(torch.zeros(1, 5, 32, 32), 0))
+        part(torch.zeros(1, 3, 32, 32), torch.tensor([0]))
+        assert ran == ["mid_block.resnets.1", "up_blocks.0.resnets.0"]
+        with pytest.raises(RuntimeError, match=r"shape|channels"):
+            part(torch.zeros(1, 5, 32, 32), torch.tensor([0]))
 
 
-def test_unknown_and_silent_layers() -> None:
+def test_unknown_layers() -> None:
     unet = small_unet()
-    for call, words in (
-        (lambda: find_layer(unet, "up_blocks.7"), "unknown layer 'up_blocks.7': up_blocks has 0, 1, 2"),
-        (lambda: find_layer(unet, "nothing"), "the network has conv_in"),
-        (lambda: capture(unet, ["conv_in"], lambda: None), "do not run: conv_in"),
+    for layer, words in (
+        ("up_blocks.7", "unknown layer 'up_blocks.7': up_blocks has 0, 1, 2"),
+        ("nothing", "the network has conv_in"),
     ):
         with pytest.raises(ValueError, match=words):
-            call()
+            find_layer(unet, layer)
 
 
 def test_sampling_is_exact_at_pixel_centres() -> None:
@@ -160,7 +159,9 @@ def test_same_seed_same_descriptors_and_other_seed_others(config: DIFTConfig, im
 
 def test_cache_key_holds_what_decides_the_descriptors(config: DIFTConfig) -> None:
     key = cache_key(DIFTExtractor(config))
-    same = ({"batch_size": 3}, {"device": find_device("auto")})
+    same = [{"batch_size": 3}, {"device": find_device("auto")}, {"compile": "off"}]
+    if find_device("auto") != "cuda":
+        same.append({"dtype": "float32"})
     for change in (*same, {"seed": 1}, {"timestep": 3}, {"dtype": "bfloat16"}, {"image_size": 64}):
         assert (cache_key(DIFTExtractor(replace(config, **change))) == key) == (change in same)
 
@@ -204,10 +205,18 @@ def test_folders_of_diffusers(tmp_path: Path, image: Image) -> None:
 
 
 def test_schedules_of_every_kind(tmp_path: Path) -> None:
-    for kind in (diffusers.PNDMScheduler, diffusers.EulerDiscreteScheduler):
-        scheduler = kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-        scheduler.save_pretrained(tmp_path / kind.__name__)
-        torch.testing.assert_close(load_alphas(tmp_path / kind.__name__), scheduler.alphas_cumprod)
+    scaled = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    for number, (kind, settings) in enumerate((
+        (diffusers.DDPMScheduler, {}),
+        (diffusers.DDPMScheduler, {"beta_end": 0.03, "num_train_timesteps": 500}),
+        (diffusers.PNDMScheduler, scaled),
+        (diffusers.EulerDiscreteScheduler, scaled),
+        (diffusers.DDIMScheduler, scaled | {"rescale_betas_zero_snr": True}),
+        (diffusers.DDPMScheduler, {"trained_betas": [0.1, 0.2, 0.3]}),
+    )):  # fmt: skip
+        scheduler = kind(**settings)
+        scheduler.save_pretrained(tmp_path / str(number))
+        assert torch.equal(load_alphas(tmp_path / str(number)), scheduler.alphas_cumprod)
     diffusers.CMStochasticIterativeScheduler().save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="a CMStochasticIterativeScheduler without betas"):
         load_alphas(tmp_path)
@@ -266,7 +275,7 @@ def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp
         {"timestep": 1000}, {"timestep": 20.5}, {"layers": ()}, {"layers": "up_blocks.1"}, {"layers": (-1,)},
         {"ensemble_size": 0}, {"noise": False, "ensemble_size": 2}, {"sampling": "sparse"}, {"image_size": 0},
         {"image_size": (64,)}, {"image_size": 64.5}, {"patch_scale": 0.0}, {"dtype": "int8"}, {"seed": 2**70},
-        {"latent": "mean"}, {"metric": "dot"}, {"image_side": "left"}, {"batch_size": 0},
+        {"latent": "mean"}, {"metric": "dot"}, {"image_side": "left"}, {"compile": "yes"}, {"batch_size": 0},
         {"rotations": 0, "words": "rotations must be at least 1, got 0"},
         {"scales": -1, "words": "scales must be at least 1, got -1"},
         {"rotations": 8, "sampling": "patch", "words": "patches follow keypoints anyway"},

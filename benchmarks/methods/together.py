@@ -52,7 +52,7 @@ def dense_maps(
     whole = replace(configs[0], layers=layers, ensemble_size=largest, metric="cosine")
     extractor = _extractor(whole, prompt if prompt is not None and methods[0].takes_text else whole.prompt)
     model, config = extractor.model, extractor.config
-    inputs = [image_input(image, config, model.stride) for image in images]
+    inputs = [image_input(image, config, model.stride, model.device) for image in images]
     found: list[dict[int, FeatureMap]] = [{} for _ in methods]
     for shape in dict.fromkeys(tensor.shape for tensor in inputs):
         places = [place for place, tensor in enumerate(inputs) if tensor.shape == shape]

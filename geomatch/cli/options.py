@@ -144,7 +144,10 @@ _OPTIONS = dict([
     _option("--head", "End with this projection head: a folder that `geomatch head fit` wrote."),
     ("--no-head", click.option("--no-head", f"{_PREFIX}no_head", is_flag=True,
                                help="Leave the preset's projection head out.")),
-    _option("--dtype", "Number format of the network.", click.Choice(["float32", "bfloat16", "float16"])),
+    _option("--dtype", "Number format of the network; auto: float16 on CUDA if it does not overflow, else "
+            "float32.", click.Choice(["auto", "float32", "bfloat16", "float16"])),
+    _option("--compile", "Compile the network; auto: on CUDA when many images come.",
+            click.Choice(["auto", "on", "off"])),
     _option("--device", "Of the detector's network, too: cpu, cuda, mps. [default: the best there is]"),
     _option("--batch-size", "Noisy images per forward pass.", int),
 ])  # fmt: skip

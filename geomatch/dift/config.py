@@ -6,10 +6,14 @@ from typing import Any, Literal, get_args
 from geomatch.types import Metric
 
 Sampling = Literal["dense", "patch"]
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Compile = Literal["auto", "on", "off"]
 Latent = Literal["mode", "sample"]
 Side = Literal["long", "short"]
-_CHOICES = {"latent": Latent, "metric": Metric, "sampling": Sampling, "image_side": Side, "dtype": DType}
+_CHOICES = {
+    "latent": Latent, "metric": Metric, "sampling": Sampling, "image_side": Side, "dtype": DType,
+    "compile": Compile,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,8 @@ class DIFTConfig:
     """Timestep t of the forward pass, 0 to 999."""
     layers: tuple[str | int, ...] = ("up_blocks.1",)
     """Where the UNet is read: the paper's up_ft_index (0 to 3 in Stable Diffusion, 0 to 17 in ADM), or the
-    name of a module. Several are concatenated, each normalised for the cosine."""
+    name of a block, or of a resnet, attention or sampler in it. Several are concatenated, each normalised
+    for the cosine."""
     noise: bool = True
     """Add noise of timestep t, as the paper does; without it the clean image is used."""
     ensemble_size: int = 1
@@ -61,8 +66,12 @@ class DIFTConfig:
     """Side of a patch in units of the keypoint's scale."""
     head: bool | str = False
     """End with a projection head (`geomatch head fit`): True for the one beside the model, or its path."""
-    dtype: DType = "float32"
-    """Data type of the network; descriptors are float32 always."""
+    dtype: DType = "auto"
+    """Number format of the network: ``auto`` is float32, on CUDA float16, or bfloat16 where a trial while
+    loading overflows. An autoencoder that overflows in float16 runs in bfloat16. Descriptors are float32."""
+    compile: Compile = "auto"
+    """``torch.compile`` the networks: ``auto`` on CUDA from
+    `geomatch.dift.backends.compiled.COMPILE_FROM` images on. Descriptors differ by rounding alone."""
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: CUDA, else MPS, else the CPU."""
     batch_size: int | None = None

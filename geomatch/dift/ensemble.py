@@ -1,81 +1,120 @@
 """Activations of images: noise is added, the UNet runs in batches that fit the memory."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from geomatch.dift.backends.model import DiffusionModel, Latents
+from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.config import DIFTConfig
-from geomatch.errors import is_out_of_memory
-from geomatch.types import check_shape
+from geomatch.errors import ShapeError, is_out_of_memory
 
 BATCH_PIXELS = {"cpu": 2**18, "accelerator": 8 * 768**2}
 """Pixels of images per forward pass: on CPUs larger batches are not faster (measured); elsewhere an ensemble
 of 8 at the paper's size goes through at once."""
+NOISE_BYTES = 2**26
+"""How much of the noise is kept for the next image: several times what the paper's settings draw."""
+_noises: OrderedDict[object, tuple[Tensor, ...]] = OrderedDict()
+_lock = Lock()
+_Output = TypeVar("_Output")
 
 
 def member_activations(
     model: DiffusionModel, config: DIFTConfig, images: Tensor, noises: Sequence[Tensor] | None = None
 ) -> Iterator[list[Tensor]]:
-    """The layers' outputs for each member of the ensemble in turn.
+    """The layers' outputs (B, C, h, w), float32, for each member of the ensemble in turn.
 
     Images are (B, 3, H, W) in [-1, 1], their sides multiples of the model's stride; each is encoded once. All
     share the noises, so that none depends on the others: ``noises``, one (1, C, h, w) per member of the shape
     of the encoded image, or those drawn from the seed.
     """
+    for together in _passes(model, config, images, noises):
+        for member in zip(*together, strict=True):
+            yield [layer.float() for layer in member]
+
+
+def mean_activations(
+    model: DiffusionModel, config: DIFTConfig, images: Tensor, noises: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """The mean over the members of `member_activations`."""
+    if config.ensemble_size == 1:
+        return next(member_activations(model, config, images, noises))
+    sums: list[Tensor] = []
+    for together in _passes(model, config, images, noises):
+        found = [layer.sum(0, dtype=torch.float32) for layer in together]
+        sums = [old.add_(new) for old, new in zip(sums, found, strict=True)] if sums else found
+    return [layer.div_(config.ensemble_size) for layer in sums]
+
+
+def _passes(
+    model: DiffusionModel, config: DIFTConfig, images: Tensor, noises: Sequence[Tensor] | None
+) -> Iterator[list[Tensor]]:
+    """The layers' outputs (members, B, C, h, w), in the network's type, of some members at a time."""
     if noises is not None and not config.noise:
         raise ValueError("noises were given to a configuration without noise")
     if noises is not None and len(noises) != config.ensemble_size:
         raise ValueError(f"{config.ensemble_size} noises are needed, got {len(noises)}")
-    kind = "cpu" if next(model.unet.parameters()).device.type == "cpu" else "accelerator"
+    kind = "cpu" if model.device.type == "cpu" else "accelerator"
     fitting = max(1, BATCH_PIXELS[kind] // (images.shape[2] * images.shape[3]))
-    encoded: list[Latents] = []
-    size = _in_batches(
-        len(images), config.batch_size or fitting, lambda part: encoded.append(model.encode(images[part]))
-    )
-    mean = torch.cat([latents.mean for latents in encoded])
-    std = None if encoded[0].std is None else torch.cat([x.std for x in encoded if x.std is not None])
-    if not config.noise:
-        yield _pass(model, config, mean, size, len(images))[0]
-        return
+    encoded, size = _in_batches(images, config.batch_size or fitting, model.encode)
+    mean = _joined([latents.mean for latents in encoded])
+    sampled = [latents.std for latents in encoded if latents.std is not None and config.latent == "sample"]
+    std = _joined(sampled) if sampled else None
+    shape = (1, *mean.shape[1:])
     for noise in noises or ():
-        check_shape("noise", noise.numpy(force=True), (1, *mean.shape[1:]))
-    # one batch holds as many whole members as it may
-    together = max(1, size // len(images))
-    for start in range(0, config.ensemble_size, together):
-        noisy = []
-        for member in range(start, min(start + together, config.ensemble_size)):
-            generator = torch.Generator("cpu").manual_seed(config.seed + member)
-            drawn = torch.randn((1, *mean.shape[1:]), generator=generator, dtype=torch.float32)
-            noise = drawn if noises is None else noises[member]
-            latents = mean
-            if config.latent == "sample" and std is not None:
-                latents = mean + std * torch.empty_like(drawn).normal_(generator=generator).to(std)
-            noisy.append(model.add_noise(latents, noise.to(latents), config.timestep))
-        yield from _pass(model, config, torch.cat(noisy), size, len(images))
+        if tuple(noise.shape) != shape:
+            raise ShapeError(f"noise must have shape {shape}, got {tuple(noise.shape)}")
 
+    def noisy(members: range) -> Tensor:
+        """(members, B, C, h, w)"""
+        if not config.noise:
+            return mean[None]
+        count = 1 if std is None else 2
+        drawn = [drawn_noises(config.seed + member, shape, count, mean.device) for member in members]
+        own = [noise[0] for noise in drawn] if noises is None else [noises[member] for member in members]
+        latents = mean if std is None else mean + std * torch.stack([noise[1] for noise in drawn])
+        return model.add_noise(latents, torch.stack([noise.to(mean) for noise in own]), config.timestep)
 
-def _pass(
-    model: DiffusionModel, config: DIFTConfig, latents: Tensor, size: int, images: int
-) -> list[list[Tensor]]:
-    """Through the UNet in batches of ``size``; the maps of each group of ``images`` rows."""
-    parts: list[list[Tensor]] = []
-    _in_batches(
-        len(latents),
-        size,
-        lambda part: parts.append(model.activations(latents[part], config.timestep, config.layers)),
-    )
-    joined = [torch.cat(layer) if len(layer) > 1 else layer[0] for layer in zip(*parts, strict=True)]
-    return [list(group) for group in zip(*(layer.split(images) for layer in joined), strict=True)]
-
-
-def _in_batches(count: int, size: int, run: Callable[[slice], None]) -> int:
-    """Run over slices of at most ``size``, halved when memory runs out; returns the size that fitted."""
     start = 0
-    while start < count:
+    while start < config.ensemble_size:
+        # one batch holds as many whole members as it may
+        members = range(start, min(start + max(1, size // len(images)), config.ensemble_size))
+        rows = noisy(members).flatten(0, 1)
+        parts, size = _in_batches(rows, size, lambda part: model.activations(part, config.timestep))
+        layers = [_joined(layer) for layer in zip(*parts, strict=True)]
+        del parts
+        yield [layer.view(len(members), len(images), *layer.shape[1:]) for layer in layers]
+        start = members.stop
+
+
+def drawn_noises(seed: int, shape: tuple[int, ...], count: int, device: torch.device) -> tuple[Tensor, ...]:
+    """The first ``count`` noises of a seed, drawn on the CPU, so that they are the same everywhere."""
+    key = seed, shape, count, device
+    with _lock:
+        found = _noises.pop(key, None)
+        if found is None:
+            generator = torch.Generator("cpu").manual_seed(seed)
+            drawn = (torch.randn(shape, generator=generator, dtype=torch.float32) for _ in range(count))
+            found = tuple(noise.to(device) for noise in drawn)
+        _noises[key] = found
+        while sum(noise.nbytes for kept in _noises.values() for noise in kept) > NOISE_BYTES:
+            _noises.popitem(last=False)
+    return found
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _in_batches(rows: Tensor, size: int, run: Callable[[Tensor], _Output]) -> tuple[list[_Output], int]:
+    """Run over at most ``size`` rows at a time, halved when memory runs out; also the size that fitted."""
+    start, outputs = 0, list[_Output]()
+    while start < len(rows):
         try:
-            run(slice(start, start + size))
+            outputs.append(run(rows[start : start + size]))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -84,9 +123,9 @@ def _in_batches(count: int, size: int, run: Callable[[slice], None]) -> int:
                     "the device's memory does not hold one image: try a smaller image_size, "
                     "dtype='bfloat16', or device='cpu'"
                 ) from error
-            size = max(1, min(size, count - start) // 2)
+            size = max(1, min(size, len(rows) - start) // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
         start += size
-    return size
+    return outputs, size

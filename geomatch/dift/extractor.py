@@ -15,8 +15,9 @@ from torch import Tensor
 from geomatch.devices import device_of, find_device
 from geomatch.dift.backends.loading import load_model, with_prompt
 from geomatch.dift.backends.model import DiffusionModel
+from geomatch.dift.backends.precision import PROBE_CELLS
 from geomatch.dift.config import DIFTConfig
-from geomatch.dift.ensemble import member_activations
+from geomatch.dift.ensemble import mean_activations
 from geomatch.dift.files import head_file, model_fingerprint
 from geomatch.dift.head.projection import POOLED, Head, LinearHead, load_head, pool_patches
 from geomatch.dift.inputs import PATCH_CONTRAST, dense_size, image_input, keypoint_patches
@@ -34,9 +35,7 @@ from geomatch.weights.checkpoint import looks_untrained
 
 PATCH_RATIO = 0.8
 """Ratio test of collections: of 29 photographs along a street 0.9, 0.85 and 0.8 registered 12, 19 and 21."""
-PROBE_CELLS = 8
-"""Cells of the smallest image that every UNet known here can halve three times."""
-_NOT_SETTINGS = ("model", "revision", "unet_file", "head", "prompt", "device", "batch_size")
+_NOT_SETTINGS = ("model", "revision", "unet_file", "head", "prompt", "device", "batch_size", "compile")
 _log = logging.getLogger(__name__)
 
 
@@ -106,13 +105,20 @@ class DIFTExtractor:
     def cache_key(self) -> Any:
         """Settings, kind of device, weights and prompt by their content; `WeightsError` without weights."""
         device = find_device("auto") if self.config.device == "auto" else self.config.device
-        settings = settings_key(self.config, leave_out=_NOT_SETTINGS)
+        config = self.config
+        if config.dtype == "auto" and not device.startswith("cuda"):  # there weights decide, on the device
+            config = replace(config, dtype="float32")
+        settings = settings_key(config, leave_out=_NOT_SETTINGS)
         fingerprint = model_fingerprint(self.config, self.prompt_embedding)
         return [settings, device.split(":")[0], fingerprint, bool(self.config.head)]
 
     def __getstate__(self) -> dict[str, object]:
         """Only the settings travel: whoever unpickles loads the networks again."""
         return {"config": self.config, "prompt_embedding": self.prompt_embedding}
+
+    def expect(self, images: int) -> None:
+        """Announce that so many images are coming, so that compiling the networks may pay; loads them."""
+        self.model.expect(images, images * self.config.ensemble_size)
 
     def at_timestep(self, timestep: int) -> "DIFTExtractor":
         """The same at another noise level, sharing the networks."""
@@ -140,11 +146,7 @@ class DIFTExtractor:
 
         Images and noises are those of `geomatch.dift.ensemble.member_activations`.
         """
-        total: list[Tensor] = []
-        for maps in member_activations(self.model, self.config, images, noises):
-            # not in place: a block and its last part may be one tensor
-            total = [summed + new for summed, new in zip(total, maps, strict=True)] if total else maps
-        return [layer / self.config.ensemble_size for layer in total]
+        return mean_activations(self.model, self.config, images, noises)
 
     def patch_maps(self, patches: Tensor) -> list[Tensor]:
         """The layers' outputs (n, C, h, w) for patches (n, 3, P, P) of values 0 to 255."""
@@ -158,8 +160,8 @@ class DIFTExtractor:
         self, images: Iterable[ImageLike], noises: Sequence[Tensor] | None = None
     ) -> list[FeatureMap]:
         """The feature maps of several images; those that enter the network in one size share its passes."""
-        pictures = load_images(images)
-        inputs = [image_input(picture, self.config, self.model.stride) for picture in pictures]
+        pictures, model = load_images(images), self.model
+        inputs = [image_input(picture, self.config, model.stride, model.device) for picture in pictures]
         found: dict[int, FeatureMap] = {}
         for shape in dict.fromkeys(tensor.shape for tensor in inputs):
             members = [index for index, tensor in enumerate(inputs) if tensor.shape == shape]

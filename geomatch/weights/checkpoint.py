@@ -32,7 +32,9 @@ def empty_network(kind: type[Any], folder: Path) -> Any:
             return kind.from_config(config)
     except Exception as error:  # diffusers raises whatever its constructors meet
         name = folder / "config.json"
-        raise WeightsError(f"{name}: describes no {kind.__name__} ({first_line(error)})") from error
+        raise WeightsError(
+            f"{name}: describes no {config.get('_class_name')} ({first_line(error)})"
+        ) from error
 
 
 def fill_network(

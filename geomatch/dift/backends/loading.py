@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from geomatch.devices import find_device
 from geomatch.dift.backends.model import DiffusionModel
+from geomatch.dift.backends.precision import load_finite
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.files import folder_of, prompt_of
 from geomatch.errors import WeightsError
@@ -31,13 +32,18 @@ def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None 
             raise ValueError(f"{config.model} takes no text: leave out the prompt embedding")
         from geomatch.dift.backends.pixel_unet import load_pixel_unet
 
-        return load_pixel_unet(folder, unet, file, config, device)
+        return load_finite(
+            lambda dtype, _: load_pixel_unet(folder, unet, file, config, device, dtype),
+            config.dtype, device, config.timestep,
+        )  # fmt: skip
     if kind == "UNet2DConditionModel" and unet != folder:
         from geomatch.dift.backends.stable_diffusion import load_stable_diffusion
 
-        if prompt_embedding is None:
-            prompt_embedding = prompt_of(config, folder)
-        return load_stable_diffusion(folder, file, prompt_embedding, config, device)
+        embedding = prompt_of(config, folder) if prompt_embedding is None else prompt_embedding
+        return load_finite(
+            lambda *dtypes: load_stable_diffusion(folder, file, embedding, config, device, dtypes),
+            config.dtype, device, config.timestep,
+        )  # fmt: skip
     raise WeightsError(
         f"{unet / 'config.json'}: is a {kind}; supported are UNet2DModel (pixel space, unconditional) and "
         "pipelines with UNet2DConditionModel (Stable Diffusion 1 and 2)"

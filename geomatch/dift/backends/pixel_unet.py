@@ -2,28 +2,37 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geomatch.dift.backends.model import DiffusionModel, Latents, unneeded_parts
+from geomatch.dift.backends.compiled import Runner
+from geomatch.dift.backends.model import DiffusionModel, Latents
+from geomatch.dift.backends.plain_unet import PlainUNet, covers
 from geomatch.dift.backends.schedule import load_alphas
+from geomatch.dift.backends.wanted import WantedPart, layer_names, unneeded_parts
 from geomatch.dift.config import DIFTConfig
 from geomatch.errors import WeightsError
 from geomatch.weights.checkpoint import empty_network, fill_network
+from geomatch.weights.folders import read_config
 
 
 def load_pixel_unet(
-    folder: Path, unet_folder: Path, unet_file: Path | None, config: DIFTConfig, device: str
+    folder: Path,
+    unet_folder: Path,
+    unet_file: Path | None,
+    config: DIFTConfig,
+    device: str,
+    dtype: torch.dtype,
 ) -> DiffusionModel:
     """Load a bare UNet or a pipeline of it and a scheduler; 3 n^2 channels are n x n blocks of pixels."""
     if config.prompt:
         raise ValueError(f"{config.model} takes no text: leave the prompt empty")
     if config.latent == "sample":
         raise ValueError(f"{config.model} has no autoencoder: use latent='mode'")
-    unet = empty_network(UNet2DModel, unet_folder)
+    unet = empty_network(_network_of(unet_folder), unet_folder)
     channels = unet.config.in_channels
     unshuffle = math.isqrt(channels // 3)
     if channels < 3 or 3 * unshuffle**2 != channels:
@@ -32,11 +41,11 @@ def load_pixel_unet(
         )
     if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
         raise WeightsError(f"{unet_folder}: a class-conditional UNet, which needs labels; unconditional only")
-    up_layers = output_blocks(unet)
-    dropped = unneeded_parts(unet, config.layers, up_layers)
-    fill_network(unet, unet_folder, getattr(torch, config.dtype), dropped, unet_file)
+    layers = layer_names(config.layers, output_blocks(unet))
+    fill_network(unet, unet_folder, dtype, unneeded_parts(unet, layers), unet_file)
     unet = unet.to(device)
-    if config.dtype == "float32":  # a fifth faster on CPUs; in bfloat16 it is slower (measured)
+    # on CPUs, torch's normalisation of it is slow in bfloat16 (measured)
+    if isinstance(unet, PlainUNet) or dtype == torch.float32 or device.startswith("cuda"):
         unet = unet.to(memory_format=torch.channels_last)
 
     def encode(images: Tensor) -> Latents:
@@ -44,11 +53,20 @@ def load_pixel_unet(
 
     return DiffusionModel(
         unet=unet,
+        part=Runner(WantedPart(unet, layers), config.compile),
         encode=encode,
         alphas_cumprod=load_alphas(folder),
         stride=unshuffle * 2 ** (len(unet.config.block_out_channels) - 1),
-        up_layers=up_layers,
     )
+
+
+def _network_of(folder: Path) -> type[Any]:
+    if covers(read_config(folder)):
+        return PlainUNet
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    found: type[Any] = UNet2DModel
+    return found
 
 
 def output_blocks(unet: nn.Module) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
 """The noise schedule of a diffusers folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+import torch
 from torch import Tensor
 
 from geomatch.errors import WeightsError, first_line
@@ -28,10 +30,31 @@ def load_alphas(folder: Path) -> Tensor:
             "put a DDPMScheduler's configuration in its place"
         )
     try:
-        scheduler = DDIMScheduler(**{name: config[name] for name in _SETTINGS if name in config})
-        alphas: Tensor = scheduler.alphas_cumprod
+        alphas = _alphas({name: config[name] for name in _SETTINGS if name in config})
         if alphas.ndim != 1 or not ((alphas >= 0) & (alphas <= 1)).all():
             raise ValueError("its betas give no noise levels between 0 and 1")
     except Exception as error:
         raise WeightsError(f"{found[0] / _FILE}: damaged {_FILE} ({first_line(error)})") from error
     return alphas
+
+
+def _alphas(settings: Mapping[str, Any]) -> Tensor:
+    """(T,) alpha_bar_t: products of 1 - beta (Ho et al., eq. 4).
+
+    Betas are linear, or squares of linear ones (diffusers' ``scaled_linear``, Stable Diffusion's); diffusers
+    makes other ones.
+    """
+    kind = settings.get("beta_schedule", "linear")
+    others = settings.get("trained_betas") is not None or settings.get("rescale_betas_zero_snr")
+    if others or kind not in ("linear", "scaled_linear"):
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+        alphas: Tensor = DDIMScheduler(**settings).alphas_cumprod
+        return alphas
+    power = 2 if kind == "scaled_linear" else 1
+    first, last = (settings.get(f"beta_{end}", value) for end, value in (("start", 1e-4), ("end", 0.02)))
+    count = settings.get("num_train_timesteps", 1000)
+    roots = torch.linspace(
+        first ** (1 / power), last ** (1 / power), count, dtype=torch.float32, device="cpu"
+    )
+    return torch.cumprod(1 - roots**power, dim=0)
