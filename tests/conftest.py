@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,23 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test finds the user's cache or asks a hub."""
     monkeypatch.setenv("GEOMATCH_HOME", str(tmp_path / "geomatch-cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--pretend", action="store_true", help="device 'auto' is that of helpers/pretend_device.py"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--pretend"):
+        sys.path.append(str(Path(__file__).parent / "helpers"))
+        from pretend_device import pretend_device
+
+        import geomatch.devices
+
+        name, find = pretend_device(), geomatch.devices.find_device
+        geomatch.devices.find_device = lambda device: find(name if device == "auto" else device)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,8 @@ def assert_golden(got: torch.Tensor, name: str) -> None:
 
 def test_equal_to_guided_diffusion(folder: Path) -> None:
     timestep = int(GOLDEN["timestep"])
-    config = DIFTConfig(str(folder), timestep=timestep, layers=tuple(range(18)), image_size=None)
+    layers = tuple(range(18))
+    config = DIFTConfig(str(folder), timestep=timestep, layers=layers, image_size=None, device="cpu")
     extractor = DIFTExtractor(config)
     image, noise = torch.from_numpy(GOLDEN["image"]), torch.from_numpy(GOLDEN["noise"])
     assert extractor.model.stride == 32

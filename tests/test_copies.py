@@ -33,7 +33,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DIFTConfig:
         up_block_types=("UpBlock2D", "UpBlock2D"),
         norm_num_groups=4,
     ).save_pretrained(folder)
-    return DIFTConfig(str(folder), 20, ("up_blocks.0", "up_blocks.1"), noise=False, image_size=None)
+    return DIFTConfig(
+        str(folder), 20, ("up_blocks.0", "up_blocks.1"), noise=False, image_size=None, device="cpu"
+    )
 
 
 def scene(size: tuple[int, int] = SIZE, seed: int = 0) -> Image:
@@ -155,7 +157,7 @@ def test_a_turned_photograph(photo0: Image) -> None:
     features = [OpenCVDetector("sift", max_keypoints=300).detect(picture) for picture in images]
 
     def right(rotations: int) -> int:
-        config = replace(PRESETS["dift-tiny-dense"], rotations=rotations)
+        config = replace(PRESETS["dift-tiny-dense"], rotations=rotations, device="cpu")
         rows = [described(config, *pair) for pair in zip(images, features, strict=True)]
         i, j = match_mutual(*rows).indices.T
         there = warp_points(matrix, features[0].keypoints[i])

@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(folder: Path) -> DIFTConfig:
-    return DIFTConfig(model=str(folder), timestep=41, layers=("up_blocks.1",), image_size=None)
+    return DIFTConfig(model=str(folder), timestep=41, layers=("up_blocks.1",), image_size=None, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,8 @@ def test_maps_are_the_activations_of_a_plain_forward_pass(
     noisy = DDPMScheduler().add_noise(clean, noise, torch.tensor([41]))
     with torch.no_grad():
         unet(noisy, 41)
-    maps = DIFTExtractor(DIFTConfig(str(tmp_path), 41, layers, image_size=None)).dense(image, [noise]).maps
+    config = DIFTConfig(str(tmp_path), 41, layers, image_size=None, device="cpu")
+    maps = DIFTExtractor(config).dense(image, [noise]).maps
     for name, layer in zip(layers, maps, strict=True):
         torch.testing.assert_close(layer, seen[name][0], rtol=1e-4, atol=1e-5)
 
@@ -158,6 +159,7 @@ def test_same_seed_same_descriptors_and_other_seed_others(config: DIFTConfig, im
 
 
 def test_cache_key_holds_what_decides_the_descriptors(config: DIFTConfig) -> None:
+    config = replace(config, device="auto")
     key = cache_key(DIFTExtractor(config))
     same = [{"batch_size": 3}, {"device": find_device("auto")}, {"compile": "off"}]
     if find_device("auto") != "cuda":
@@ -224,7 +226,9 @@ def test_schedules_of_every_kind(tmp_path: Path) -> None:
 
 def test_pixel_blocks_are_inferred_from_the_channels(tmp_path: Path, image: Image) -> None:
     small_unet(channels=12).save_pretrained(tmp_path)
-    extractor = DIFTExtractor(DIFTConfig(str(tmp_path), layers=("up_blocks.2",), image_size=None))
+    extractor = DIFTExtractor(
+        DIFTConfig(str(tmp_path), layers=("up_blocks.2",), image_size=None, device="cpu")
+    )
     assert extractor.model.stride == 8
     assert extractor.dense(image).maps[0].shape == (8, 24, 32)
 

@@ -31,7 +31,7 @@ from geomatch.weights.adm import convert_adm
 from geomatch.weights.folders import HEAD_FILE
 from geomatch.weights.sources import model_folder
 
-TINY = replace(PRESETS["dift-tiny"], head=False)
+TINY = replace(PRESETS["dift-tiny"], head=False, device="cpu")
 SMALL = replace(TINY, layers=("down_blocks.1.resnets.0",))
 HEAD = HeadConfig(widths=(8,), dimension=32, views=4, per_view=24, steps=6)
 
@@ -267,10 +267,10 @@ def test_heads_of_large_models(kind: str, photos: Path, small_sd: Path, tmp_path
         state = seeded(json.loads(str(golden["state_dict_shapes"])), "geomatch-adm:")
         torch.save(state, tmp_path / "adm.pt")
         model = convert_adm(tmp_path / "adm.pt", tmp_path / "model")
-        config = replace(PRESETS["dift-adm"], model=str(model), layers=(4,))
+        config = replace(PRESETS["dift-adm"], model=str(model), layers=(4,), device="cpu")
     else:
         model = Path(shutil.copytree(small_sd, tmp_path / "model"))
-        config = DIFTConfig(str(model), timestep=0, layers=(1,), image_size=128)
+        config = DIFTConfig(str(model), timestep=0, layers=(1,), image_size=128, device="cpu")
     config = replace(config, ensemble_size=1, image_size=128, head=False)
     paths = [photos / "a.png", photos / "b.png"]
     fitted = fit_on_images(config, paths, tmp_path / "work", 16, 2, progress=False)

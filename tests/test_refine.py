@@ -18,7 +18,7 @@ from geomatch.errors import ShapeError
 
 SIZE = (160, 120)
 CELL = 2
-DENSE = PRESETS["dift-tiny-dense"]
+DENSE = replace(PRESETS["dift-tiny-dense"], device="cpu")
 
 
 def waves(shift: tuple[float, float] = (0.0, 0.0)) -> FeatureMap:

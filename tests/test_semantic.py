@@ -254,7 +254,7 @@ def test_a_prompt_per_category(
     small_sd: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers")
-    config = DIFTConfig(str(small_sd), timestep=261, layers=(1,), image_size=(64, 64))
+    config = DIFTConfig(str(small_sd), timestep=261, layers=(1,), image_size=(64, 64), device="cpu")
     plain = DIFTExtractor(config)
     image = geomatch.load_image(data / "spair" / "JPEGImages" / "cat" / "2008_0.png")
     shared, whole = plain.at_prompt("a photo of a cat"), replace(config, prompt="a photo of a cat")

@@ -9,13 +9,16 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
-    return {
+    """What it ran on; ``accelerator`` where there is one of CUDA."""
+    found: dict[str, Any] = {
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+    if torch.cuda.is_available():
+        found["accelerator"] = torch.cuda.get_device_name()
+    return found
 
 
 def _processor() -> str:

@@ -1,159 +1,223 @@
-"""Extraction beside a re-statement of the reference procedure, on Stable Diffusion 2-1 with random weights.
+"""Extraction beside a re-statement of the reference procedure, full-size models with random weights.
 
-``python -m geomatch.benchmarks.studies.extraction`` runs each way in a process of its own, on the same image,
-noises and settings, and compares their features. The reference repeats the image before the autoencoder,
-sends the whole ensemble through the UNet as one batch, stops after the wanted up-block and averages; its
-forced attention slicing, which costs time, is left out.
+``python -m geomatch.benchmarks.studies.extraction`` runs each way on the same image, noises and settings (the
+paper's), and compares their features; on a CPU each in a process of its own, for its memory. The reference
+repeats the image before the autoencoder, sends the whole ensemble through the UNet as one batch, stops after
+the wanted up-block and averages; its forced attention slicing, which costs time, is left out. Then images in
+batches of 8, one pass each, beside the compiled parts alone.
 """
 
 import gc
 import json
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from geomatch.benchmarks.studies.networks import NETWORKS, empty_parts, load_parts, make_model, prompt_of
 from geomatch.benchmarks.studies.record import (
     Row,
     child_process,
     markdown,
+    median_seconds,
     memory,
     reset_peak,
-    seconds_of,
+    rows_table,
     study_parser,
+    timing_row,
     write_record,
 )
-from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.backends.model import capture
+from geomatch.dift import DIFTExtractor
 
-SD_UNET = {
-    "sample_size": 96,
-    "attention_head_dim": [5, 10, 20, 20],
-    "cross_attention_dim": 1024,
-    "use_linear_projection": True,
-}
-"""Stable Diffusion 2-1 as far as it differs from diffusers' defaults (its configuration file)."""
-SD_VAE = {
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 2,
-}
-SD_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-TIMESTEP, LAYER, ENSEMBLE = 0, 2, 8
-"""The paper's for HPatches."""
+IMAGES = 8
+"""Images at once, where there are several."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What is measured."""
 
+    network: str
+    """A name of `NETWORKS`."""
     size: int
     """Side of the square image in pixels."""
     device: str
     """``cpu`` or ``cuda``."""
-    dtype: str
-    """torch's name of the networks' type."""
     repeats: int
     """Timed runs, of which the median counts."""
 
 
-def make_model(folder: Path) -> None:
-    """A full-width model with random weights, stored in half precision."""
-    torch.manual_seed(0)
-    UNet2DConditionModel.from_config(SD_UNET).to(torch.bfloat16).save_pretrained(folder / "unet")
-    AutoencoderKL.from_config(SD_VAE).to(torch.bfloat16).save_pretrained(folder / "vae")
-    DDIMScheduler.from_config(SD_SCHEDULE).save_pretrained(folder / "scheduler")
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One of the extractions compared."""
+
+    ours: bool
+    dtype: str = "auto"
+    compile: str = "auto"
+
+    def __str__(self) -> str:
+        name = "geomatch" if self.ours else "reference"
+        return f"{name} {self.dtype}" + (f", compile {self.compile}" if self.compile != "auto" else "")
 
 
-def inputs(setup: Setup) -> tuple[np.ndarray[Any, Any], list[Tensor], np.ndarray[Any, Any]]:
-    """A picture, one noise per member of the ensemble, and a prompt embedding."""
-    rng, size = np.random.default_rng(0), setup.size
-    picture = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-    shape = 1, 4, size // 8, size // 8
-    noises = [torch.randn(shape, generator=torch.Generator().manual_seed(k)) for k in range(ENSEMBLE)]
-    return picture, noises, rng.standard_normal((77, 1024)).astype(np.float32)
+def pictures(size: int) -> list[np.ndarray[Any, Any]]:
+    """Some images."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(IMAGES)]
 
 
-def geomatch_way(setup: Setup, folder: Path) -> Callable[[], Tensor]:
-    """Extraction by this package, the model loaded."""
-    picture, noises, embedding = inputs(setup)
-    config = DIFTConfig(
-        str(folder), timestep=TIMESTEP, layers=(LAYER,), ensemble_size=ENSEMBLE, image_size=None,
-        device=setup.device, dtype=setup.dtype,  # type: ignore[arg-type]
+def noises(setup: Setup) -> list[Tensor]:
+    """One for each member of the ensemble."""
+    network = NETWORKS[setup.network]
+    shape = (1, 4, setup.size // 8, setup.size // 8) if network.vae else (1, 3, setup.size, setup.size)
+    generators = [torch.Generator().manual_seed(k) for k in range(network.settings.ensemble_size)]
+    return [torch.randn(shape, generator=generator) for generator in generators]
+
+
+def extractor_of(setup: Setup, way: Way, folder: Path, **changed: Any) -> DIFTExtractor:
+    """Ours, the networks loaded."""
+    network = NETWORKS[setup.network]
+    config = replace(
+        network.settings, model=str(folder), image_size=None, device=setup.device, dtype=way.dtype,
+        compile=way.compile, **changed,
     )  # fmt: skip
-    extractor = DIFTExtractor(config, embedding)
-    _ = extractor.model
-    return lambda: extractor.dense(picture, noises).maps[0]
+    extractor = DIFTExtractor(config, prompt_of(network))
+    extractor.load_networks()
+    return extractor
 
 
-def reference_way(setup: Setup, folder: Path) -> Callable[[], Tensor]:
-    """The reference procedure with diffusers alone, the model loaded."""
-    picture, noises, embedding = inputs(setup)
-    device, dtype, timestep = setup.device, getattr(torch, setup.dtype), torch.tensor(TIMESTEP)
-    image = torch.from_numpy(picture).permute(2, 0, 1)[None].to(device, dtype) / 127.5 - 1
-    noise = torch.cat(noises).to(device, dtype)
-    prompt = torch.from_numpy(embedding)[None].to(device, dtype).repeat(ENSEMBLE, 1, 1)
-
-    def load(kind: Any, part: str) -> Any:
-        return kind.from_pretrained(folder / part, torch_dtype=dtype).to(device).eval()
-
-    unet, vae = load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae")
-    schedule = DDIMScheduler.from_pretrained(folder / "scheduler")
+def extraction(setup: Setup, way: Way, folder: Path) -> Callable[[], Tensor]:
+    """One extraction by this package or by the reference procedure, the model loaded."""
+    picture, drawn = pictures(setup.size)[0], noises(setup)
+    if way.ours:
+        extractor = extractor_of(setup, way, folder)
+        return lambda: extractor.dense(picture, drawn).maps[0]
+    network, dtype = NETWORKS[setup.network], getattr(torch, way.dtype)
+    parts = load_parts(network, folder, setup.device, dtype)
+    noise, time = torch.cat(drawn).to(setup.device, dtype), torch.tensor(network.settings.timestep)
 
     def call() -> Tensor:
-        latents = vae.encode(image.repeat(ENSEMBLE, 1, 1, 1)).latent_dist.mode() * vae.config.scaling_factor
-        noisy = schedule.add_noise(latents, noise, timestep)
-        (features,) = capture(unet, [f"up_blocks.{LAYER}"], lambda: unet(noisy, timestep, prompt))
-        return features.float().mean(0)
+        image = torch.from_numpy(picture).to(setup.device).permute(2, 0, 1)[None].to(dtype) / 127.5 - 1
+        latents = parts.encode(image.repeat(len(drawn), 1, 1, 1))
+        return parts.features(parts.add_noise(latents, noise, time)).float().mean(0)
 
     return torch.inference_mode()(call)
 
 
-WAYS = {"geomatch": geomatch_way, "reference": reference_way}
-
-
-def work(setup: Setup, way: str, folder: Path) -> None:
-    """Run one way in this process: seconds, peak memory and the features go to ``folder/<way>.npz``."""
-    call = WAYS[way](setup, folder / "model")
+def work(setup: Setup, way: Way, folder: Path) -> dict[str, Any]:
+    """Run one way in this process: seconds, peak memory in MiB, and the features (C, h, w)."""
+    call, on_gpu = extraction(setup, way, folder), setup.device.startswith("cuda")
     loading = memory("VmHWM")
     gc.collect()
     reset_peak()
     features = call().cpu()  # warm up
-    # a result on the processor is a finished one
-    seconds = statistics.median(seconds_of(lambda: call().cpu()) for _ in range(setup.repeats))
-    extracting = memory("VmHWM")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = median_seconds(call, setup.repeats)
+    extracting = torch.cuda.max_memory_allocated() if on_gpu else memory("VmHWM")
+    figures = {"loading_mib": loading / 2**20, "extracting_mib": extracting / 2**20}
+    return figures | {"seconds": seconds, "features": features.numpy()}
+
+
+def worked(setup: Setup, way: Way, folder: Path) -> dict[str, Any]:
+    """The same, on a CPU in another process."""
     if setup.device.startswith("cuda"):
-        extracting = torch.cuda.max_memory_allocated()
-    figures = {"seconds": seconds, "loading": loading / 2**20, "extracting": extracting / 2**20}
-    np.savez(folder / f"{way}.npz", features=features.numpy(), **figures)  # type: ignore[arg-type]
+        try:
+            return work(setup, way, folder)
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()
+    given = [json.dumps(asdict(value)) for value in (setup, way)]
+    child_process(__spec__.name, "work", *given, folder, folder / "found.npz")
+    return dict(np.load(folder / "found.npz"))
 
 
-def gigaflops(size: int) -> dict[str, float]:
+def measure(setup: Setup, dtypes: Sequence[str]) -> list[Row]:
+    """Ours with each dtype and the reference, then several images at once."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_model(NETWORKS[setup.network], folder, setup.device)
+        rows = _extraction_rows(setup, dtypes, folder)
+        return rows + stream_rows(setup, folder) + operation_rows(setup)
+
+
+def _extraction_rows(setup: Setup, dtypes: Sequence[str], folder: Path) -> list[Row]:
+    ways = [Way(False, "float32"), Way(True, "float32"), *(Way(True, d) for d in dtypes if d != "float32")]
+    if setup.device.startswith("cuda"):
+        ways += [Way(False, "float16"), Way(True, compile="on"), Way(True, compile="off")]
+    found = {str(way): worked(setup, way, folder) for way in ways}
+    exact, theirs = (found[name]["features"] for name in ("geomatch float32", "reference float32"))
+    difference = float(np.abs(exact - theirs).max() / np.abs(theirs).max())
+    rows: list[Row] = [{"name": "largest relative difference of the features", "value": difference}]
+    slowest = float(found["reference float32"]["seconds"])
+    for name, own in found.items():
+        row = timing_row(name, float(own["seconds"]), "s", "reference float32", slowest)
+        if half := found.get("reference float16"):
+            row["ratio to the reference in float16"] = round(float(half["seconds"]) / row["value"], 3)
+        figures = {what: round(float(own[what])) for what in ("loading_mib", "extracting_mib")}
+        rows.append(row | figures | {"cosine_distance": 1 - _cosine(own["features"], exact)})
+    return rows
+
+
+def _cosine(a: Any, b: Any) -> float:
+    """Mean over the places of two maps (C, h, w)."""
+    maps = (torch.from_numpy(value).double() for value in (a, b))
+    return float(functional.cosine_similarity(*maps, dim=0).mean())
+
+
+def stream_rows(setup: Setup, folder: Path) -> list[Row]:
+    """`DIFTExtractor.dense_many`, one pass per image, beside the parts alone, compiled on CUDA."""
+    images = pictures(setup.size)
+    extractor = extractor_of(setup, Way(True), folder, ensemble_size=1)
+    ours = median_seconds(lambda: extractor.dense_many(images), setup.repeats)
+    dtype = dtype_of(extractor)
+    alone = parts_alone(setup, dtype, folder)
+    name = f"{IMAGES} images at once, one pass each"
+    row = timing_row(name, IMAGES / ours, "images/s", f"the parts alone, {dtype}", IMAGES / alone)
+    return [row | {"ratio": round(alone / ours, 3)}]
+
+
+def dtype_of(extractor: DIFTExtractor) -> torch.dtype:
+    """In which its UNet computes."""
+    return next(extractor.model.unet.parameters()).dtype
+
+
+def parts_alone(setup: Setup, dtype: torch.dtype, folder: Path) -> float:
+    """Seconds of encoder and UNet for `IMAGES` images that are on the device."""
+    parts = load_parts(NETWORKS[setup.network], folder, setup.device, dtype)
+    encode, features = parts.encode, parts.features
+    if setup.device.startswith("cuda"):
+        encode, features = torch.compile(encode), torch.compile(features)
+    image = torch.zeros(IMAGES, 3, setup.size, setup.size, dtype=dtype, device=setup.device)
+    with torch.inference_mode():
+        return median_seconds(lambda: features(encode(image)), setup.repeats)
+
+
+def operation_rows(setup: Setup) -> list[Row]:
     """Floating-point operations of an extraction, counted without computing, in units of 10^9."""
-    with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(SD_UNET)
-        vae: Any = AutoencoderKL.from_config(SD_VAE)
-        encode = _gigaflops(lambda: vae.encode(torch.zeros(1, 3, size, size)))
-        shapes = (1, 4, size // 8, size // 8), (1,), (1, 77, 1024)
-        tensors = [torch.zeros(shape) for shape in shapes]
-        one = _gigaflops(lambda: capture(unet, [f"up_blocks.{LAYER}"], lambda: unet(*tensors)))
-    return {
-        "reference": ENSEMBLE * (encode + one),
-        "geomatch": encode + ENSEMBLE * one,
-        "geomatch, ensemble 1": encode + one,
-    }
+    parts = empty_parts(NETWORKS[setup.network])
+    members, rows = parts.network.settings.ensemble_size, []
+    for size in sorted({setup.size, 768}):
+        with torch.device("meta"), torch.inference_mode():
+            image = torch.zeros(1, 3, size, size)
+            encode = _gigaflops(lambda image=image: parts.encode(image)) if parts.network.vae else 0.0
+            one = _gigaflops(lambda image=image: parts.features(parts.encode(image))) - encode
+        counts = {
+            "reference": members * (encode + one),
+            "geomatch": encode + members * one,
+            "geomatch, ensemble 1": encode + one,
+        }
+        for what, value in counts.items():
+            rows.append({"name": f"GFLOP at {size} x {size}, {what}", "value": round(value, 1)})
+    return rows
 
 
 def _gigaflops(call: Callable[[], object]) -> float:
@@ -162,58 +226,45 @@ def _gigaflops(call: Callable[[], object]) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def measure(setup: Setup) -> list[Row]:
-    """Both ways, and the operations that each needs at the measured size and at 768 x 768."""
-    with tempfile.TemporaryDirectory() as name:
-        make_model(Path(name) / "model")
-        found = {}
-        for way in WAYS:
-            child_process(__spec__.name, "work", json.dumps(asdict(setup)), way, name)
-            found[way] = dict(np.load(Path(name) / f"{way}.npz"))
-    ours, theirs = found["geomatch"], found["reference"]
-    difference = np.abs(ours["features"] - theirs["features"]).max() / np.abs(theirs["features"]).max()
-    rows: list[Row] = [{"name": "largest relative difference of the features", "value": float(difference)}]
-    for what, unit in (("seconds", "s"), ("loading", "MiB"), ("extracting", "MiB")):
-        value, other = float(ours[what]), float(theirs[what])
-        row = {"name": what, "value": value, "unit": unit, "reference": other}
-        rows.append(row | {"ratio": round(other / value, 3)})
-    for size in sorted({setup.size, 768}):
-        for what, value in gigaflops(size).items():
-            rows.append({"name": f"GFLOP at {size} x {size}, {what}", "value": round(value, 1)})
-    return rows
-
-
 def table(rows: Sequence[Row]) -> str:
-    """In Markdown."""
+    """In Markdown: both in float32."""
     found = {row["name"]: row for row in rows}
-    ours, theirs = (found[f"GFLOP at 768 x 768, {way}"]["value"] for way in WAYS)
-    figures = [("GFLOP at 768x768", ours, theirs, 0)]
-    for words, what, digits in (
-        ("peak memory while extracting, MiB", "extracting", 0),
-        ("peak memory while loading, MiB", "loading", 0),
-        ("seconds per image", "seconds", 1),
-    ):
-        figures.insert(0, (words, found[what]["value"], found[what]["reference"], digits))
-    lines = [(words, f"{a:.{n}f}", f"{b:.{n}f}", f"{b / a:.1f}") for words, a, b, n in figures]
+    sides = [
+        found[f"{name} float32"] | {"gflop": found[f"GFLOP at 768 x 768, {name}"]["value"]}
+        for name in ("geomatch", "reference")
+    ]
+    figures = (
+        ("seconds per image", "value", 1),
+        ("peak memory while loading, MiB", "loading_mib", 0),
+        ("peak memory while extracting, MiB", "extracting_mib", 0),
+        ("GFLOP at 768x768", "gflop", 0),
+    )
+    values = [(words, *(side[what] for side in sides), digits) for words, what, digits in figures]
+    lines = [(words, f"{a:.{n}f}", f"{b:.{n}f}", f"{b / a:.1f}") for words, a, b, n in values]
     return markdown(("", "geomatch", "reference procedure", "ratio"), lines)
 
 
 def main() -> None:
     """Run from the command line."""
     parser = study_parser("extraction", __doc__)
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="sd")
     parser.add_argument("--size", type=int, default=256, help="side of the square image")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", nargs="+", default=["auto"], help="of ours, beside float32")
     parser.add_argument("--repeats", type=int, default=3)
     given = vars(parser.parse_args())
-    out, setup = given.pop("out"), Setup(**given)
-    rows = measure(setup)
+    out, dtypes, setup = given.pop("out"), given.pop("dtype"), Setup(**given)
+    rows = measure(setup, dtypes)
     device = setup.device.partition(":")[0]
-    write_record(out, "extraction-sd", rows, asdict(setup), [table(rows)], device)
+    timed = rows_table(row for row in rows if "alternative" in row)
+    write_record(out, f"extraction-{setup.network}", rows, asdict(setup), [table(rows), timed], device)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["work"]:
-        work(Setup(**json.loads(sys.argv[2])), sys.argv[3], Path(sys.argv[4]))
+        setup, way = (
+            kind(**json.loads(text)) for kind, text in zip((Setup, Way), sys.argv[2:4], strict=True)
+        )
+        np.savez(sys.argv[5], **work(setup, way, Path(sys.argv[4])))
     else:
         main()

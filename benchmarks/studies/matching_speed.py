@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.studies.record import Row, median_seconds, timing_row
-from geomatch.matching import match_mutual
+from geomatch.benchmarks.studies.record import Row, beside, median_seconds, timing_row
+from geomatch.matching import match_mutual, mutual_nearest
 
 COUNTS, DIMENSIONS = (1000, 3000, 10_000), (128, 640, 1280)
 """Rows per image, and numbers per row."""
@@ -125,6 +125,27 @@ def matching_rows(repeats: int) -> list[Row]:
                 )
                 if not ours:
                     rows[-1]["over_geomatch"] = round(seconds[name] / seconds["geomatch"], 3)
+    return rows
+
+
+def device_rows(device: str, repeats: int, counts: tuple[int, ...] = COUNTS[1:]) -> list[Row]:
+    """Ours of rows that are on the device, beside a plain product and the largest of each row and column."""
+    rows = []
+    for count in counts:
+        a, b = (torch.from_numpy(part).to(device) for part in synthetic_descriptors(count, 1280))
+
+        def plain(a: torch.Tensor = a, b: torch.Tensor = b) -> torch.Tensor:
+            scores = a @ b.T
+            j, back = scores.argmax(1), scores.argmax(0)
+            i = (back[j] == torch.arange(len(a), device=a.device)).nonzero()[:, 0]
+            return torch.stack([i, j[i]], 1)
+
+        calls = {"ours": lambda a=a, b=b: mutual_nearest(a, b, "cosine"), "plain": plain}
+        seconds = beside(calls, repeats)
+        name = f"match {count} x {count} x 1280 on {device}"
+        row = timing_row(name, seconds["ours"], "s", "product and argmax", seconds["plain"])
+        found = mutual_nearest(a, b, "cosine")[0]
+        rows.append(row | {"identical_matches": _pairs(found.cpu()) == _pairs(plain().cpu())})  # type: ignore[arg-type]
     return rows
 
 

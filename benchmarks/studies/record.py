@@ -71,10 +71,19 @@ def _figure(value: float) -> str:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Wall time of one call, until an accelerator has done what it started."""
+    finish_work()
     start = time.perf_counter()
     call()
+    finish_work()
     return time.perf_counter() - start
+
+
+def finish_work() -> None:
+    """Wait for the accelerator, if torch is loaded and there is one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
@@ -82,6 +91,12 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
     if repeats > 1:
         call()
     return statistics.median(seconds_of(call) for _ in range(repeats))
+
+
+def beside(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call, which take turns, after a first turn that does not count."""
+    turns = [{name: seconds_of(call) for name, call in calls.items()} for _ in range(repeats + 1)]
+    return {name: statistics.median(turn[name] for turn in turns[1:]) for name in calls}
 
 
 def timing_row(

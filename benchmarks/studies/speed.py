@@ -1,41 +1,80 @@
-"""Time and memory of a pair of 640x480 with 1000 keypoints, beside SIFT with OpenCV."""
+"""Time and memory of a pair, beside SIFT with OpenCV: warm, on a busy machine, and from a cold start."""
 
+import contextlib
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 import geomatch
-from geomatch.benchmarks.studies.record import Row, timing_row
+from geomatch import DIFTExtractor
+from geomatch.benchmarks.studies.record import Row, beside, child_process, timing_row
+from geomatch.dift import PRESETS
+from geomatch.keypoints import MixedDetector
 
-KEYPOINTS = 1000
+PAIRS = (((640, 480), 1000), ((800, 640), 3000))
+"""Sizes of the bundled pair, and keypoints per image."""
+SHARED_SIZE, SHARED_KEYPOINTS = (768, 512), 1000
+Paths = tuple[Path, Path]
 
 
-def pipeline_rows(repeats: int) -> list[Row]:
-    """A warm process on the bundled pair, stage by stage, beside SIFT with BFMatcher and MAGSAC++."""
+@contextlib.contextmanager
+def resized_pair(size: tuple[int, int]) -> Iterator[Paths]:
+    """The bundled pair, (width, height)."""
     pair = geomatch.bundled_pair()
-    geomatch.match(pair.image0, pair.image1, max_keypoints=KEYPOINTS)
-    runs = [geomatch.match(pair.image0, pair.image1, max_keypoints=KEYPOINTS) for _ in range(repeats)]
-    total = statistics.median(sum(run.seconds.values()) for run in runs)
-    sift = [_sift_pair(pair.image0, pair.image1) for _ in range(repeats)]
-    rows = [timing_row("warm pair, end to end", total, "s", "OpenCV SIFT", statistics.median(map(sum, sift)))]
-    beside = {"read": 0, "detect": 1, "describe": 2, "match": 3, "estimate": 4}
-    for stage in runs[0].seconds:
-        value = statistics.median(run.seconds[stage] for run in runs)
-        other = statistics.median(run[beside[stage]] for run in sift) if stage in beside else None
-        rows.append(timing_row(f"warm pair, stage {stage}", value, "s", "OpenCV SIFT", other))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = Path(folder) / "0.png", Path(folder) / "1.png"
+        for path, source in zip(paths, (pair.image0, pair.image1), strict=True):
+            pixels = cv2.imread(str(source))
+            assert pixels is not None
+            cv2.imwrite(str(path), cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+        yield paths
+
+
+def pair_rows(
+    repeats: int, device: str = "cpu", pairs: tuple[tuple[tuple[int, int], int], ...] = PAIRS
+) -> list[Row]:
+    """Warm, the default parts on a device, stage by stage, beside SIFT with BFMatcher and MAGSAC++."""
+    rows = []
+    for size, keypoints in pairs:
+        with resized_pair(size) as paths:
+            label = f"{size[0]}x{size[1]}, {keypoints} keypoints, {device}"
+            describer = DIFTExtractor(replace(PRESETS["dift-tiny"], device=device))
+            rows += stage_rows(paths, label, keypoints, describer, repeats)
     return rows
 
 
-def _sift_pair(path0: Path, path1: Path) -> tuple[float, ...]:
+def stage_rows(paths: Paths, label: str, keypoints: int, describer: DIFTExtractor, repeats: int) -> list[Row]:
+    """A warm pair, in all and by stage, with the default detector."""
+    detector = MixedDetector(max_keypoints=keypoints, device=describer.config.device)
+    runs, sift = [], []
+    for _ in range(repeats + 1):  # in turns; the first loads the networks
+        runs.append(geomatch.match(*paths, detector=detector, descriptor=describer).seconds)
+        sift.append(_sift_pair(*paths, keypoints))
+    runs, sift = runs[1:], sift[1:]
+    total = statistics.median(sum(run.values()) for run in runs)
+    opencv = statistics.median(map(sum, sift))
+    rows = [timing_row(f"warm pair, {label}", total, "s", "OpenCV SIFT", opencv)]
+    beside_ours = {"read": 0, "detect": 1, "describe": 2, "match": 3, "estimate": 4}
+    for stage in runs[0]:
+        value = statistics.median(run[stage] for run in runs)
+        other = statistics.median(run[beside_ours[stage]] for run in sift) if stage in beside_ours else None
+        rows.append(timing_row(f"{label}, stage {stage}", value, "s", "OpenCV SIFT", other))
+    return rows
+
+
+def _sift_pair(path0: Path, path1: Path, keypoints: int) -> tuple[float, ...]:
     """Seconds of reading, detection, description, cross-checked matching and estimation with OpenCV alone."""
-    sift = cv2.SIFT_create(nfeatures=KEYPOINTS, enable_precise_upscale=True)  # type: ignore[attr-defined]
+    sift = cv2.SIFT_create(nfeatures=keypoints, enable_precise_upscale=True)  # type: ignore[attr-defined]
     marks = [time.perf_counter()]
     greys = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in (path0, path1)]
     marks.append(time.perf_counter())
@@ -52,28 +91,77 @@ def _sift_pair(path0: Path, path1: Path) -> tuple[float, ...]:
     return tuple(np.diff(marks).tolist())
 
 
+def shared_rows(repeats: int) -> list[Row]:
+    """A warm pair on two cores, one of which another process keeps busy (Linux)."""
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:2])  # torch counts its threads by these when it is loaded
+    try:
+        idle, busy = json.loads(child_process("geomatch.benchmarks.studies.speed", repeats))
+    finally:
+        os.sched_setaffinity(0, allowed)
+    name = (
+        f"warm pair, {SHARED_SIZE[0]}x{SHARED_SIZE[1]}, {SHARED_KEYPOINTS} keypoints, one of two cores busy"
+    )
+    return [timing_row(name, busy, "s", "both idle", idle)]
+
+
+def _shared(repeats: int) -> tuple[float, float]:
+    """Median seconds with both cores idle and with one busy, in turns."""
+    spin = "import os\nos.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\nwhile True: pass"
+    parts = {
+        "detector": MixedDetector(max_keypoints=SHARED_KEYPOINTS, device="cpu"),
+        "descriptor": replace(PRESETS["dift-tiny"], device="cpu"),
+    }
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    with resized_pair(SHARED_SIZE) as paths:
+
+        def run() -> float:
+            return sum(geomatch.match(*paths, **parts).seconds.values())  # type: ignore[arg-type]
+
+        run()
+        for _ in range(repeats):
+            seconds[False].append(run())
+            with subprocess.Popen([sys.executable, "-c", spin]) as other:
+                time.sleep(0.2)
+                seconds[True].append(run())
+                other.kill()
+    return statistics.median(seconds[False]), statistics.median(seconds[True])
+
+
 def process_rows(repeats: int) -> list[Row]:
-    """The shell command from a cold start with its peak memory, and the import alone."""
+    """From a cold start: the shell command with its peak memory, its help and the import alone."""
     pair = geomatch.bundled_pair()
     with tempfile.TemporaryDirectory() as out:
-        command = ["-m", "geomatch", "match", str(pair.image0), str(pair.image1), "--out", out]
-        cold = [_run(*command) for _ in range(max(1, repeats // 2))]
-    bare, imports = (
-        statistics.median(_run("-c", code)[0] for _ in range(repeats)) for code in ("pass", "import geomatch")
-    )
+        match = ["-m", "geomatch", "match", str(pair.image0), str(pair.image1), "--out", out]
+        commands = {
+            "match": match,
+            "help": ["-m", "geomatch", "--help"],
+            "import": ["-c", "import geomatch"],
+            "needs": ["-c", "import torch, cv2"],
+            "bare": ["-c", "pass"],
+        }
+        seconds = beside({name: lambda c=c: _run(*c) for name, c in commands.items()}, repeats)  # type: ignore[misc]
+        peak = _run(*match)
+    needs = seconds["needs"]
     return [
-        timing_row("cold shell command with pictures", statistics.median(run[0] for run in cold), "s"),
-        timing_row("its peak memory", max(run[1] for run in cold), "MiB"),
-        timing_row("import geomatch", imports - bare, "s"),
+        timing_row("cold shell command with pictures", seconds["match"], "s", "import torch, cv2", needs),
+        timing_row("its peak memory", peak, "MiB"),
+        timing_row("cold geomatch --help", seconds["help"], "s", "python -c pass", seconds["bare"]),
+        timing_row("import geomatch", seconds["import"] - seconds["bare"], "s"),
     ]
 
 
-def _run(*arguments: str) -> tuple[float, float]:
-    """Seconds and peak resident MiB of one Python process."""
-    start = time.perf_counter()
+def _run(*arguments: str) -> float:
+    """Peak resident MiB of one Python process."""
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(arguments)} ended with code {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return usage.ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(_shared(int(sys.argv[1]))))

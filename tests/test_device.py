@@ -1,0 +1,174 @@
+"""On an accelerator: nothing mixes two devices, little comes back, and the results are the processor's.
+
+The device is that of `helpers/pretend_device.py`; ``pytest --pretend`` runs all the tests on it.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import geomatch
+from geomatch import DIFTConfig, DIFTExtractor, Features, Image
+from geomatch.devices import find_device, upload_pixels
+from geomatch.dift import PRESETS
+from geomatch.dift.maps.refine import refine_points, search_radius
+from geomatch.keypoints import MixedDetector, TinyDetector
+from geomatch.matching import mutual_nearest
+from geomatch.tensors import ARRAYS, upload_features
+from geomatch.types import Metric
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+from pretend_device import pretend_device, traffic
+
+VIEW = np.array([[1.02, 0.05, -6], [-0.04, 0.98, 5], [1e-5, 2e-5, 1]])
+
+
+@pytest.fixture(scope="module")
+def device() -> str:
+    return pretend_device()
+
+
+@pytest.fixture(scope="module")
+def small(photo0: Image) -> Image:
+    return Image(cv2.resize(photo0.pixels, (320, 240), interpolation=cv2.INTER_AREA), "small")
+
+
+@pytest.fixture(scope="module")
+def found(small: Image) -> Features:
+    return TinyDetector(max_keypoints=60, device="cpu").detect(small)
+
+
+def assert_equal_features(got: Features, wanted: Features) -> None:
+    assert got.image_size == wanted.image_size
+    for name in ARRAYS:
+        ours, other = getattr(got, name), getattr(wanted, name)
+        assert (ours is None) == (other is None), name
+        if other is not None:
+            np.testing.assert_allclose(ours, other, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def crossed(shapes: list[tuple[int, ...]]) -> int:
+    """Numbers in tensors of these shapes."""
+    return sum(int(np.prod(shape)) for shape in shapes)
+
+
+def test_the_device_is_as_strict_as_an_accelerator(device: str) -> None:
+    assert find_device(device) == device
+    here, there = torch.rand(2, 3), torch.rand(2, 3).to(device)
+    for mixed in (
+        lambda: here + there,
+        lambda: torch.cat([there, here]),
+        lambda: functional.linear(there, here),
+        lambda: nn.Linear(3, 2)(there),
+        lambda: torch.where(there > 0, there, here),
+    ):
+        with pytest.raises(RuntimeError, match="same device"):
+            mixed()
+    for unseen in (lambda: np.asarray(there), there.numpy):
+        with pytest.raises(TypeError, match="cpu"):
+            unseen()
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), traffic() as seen:
+        assert nn.Linear(3, 2).to(device)(there * 2 + torch.tensor(1.0)).device.type == device
+        assert (seen.downloads, seen.waits) == ([], [])
+        assert float(there[0, 0]) == there.tolist()[0][0] == there.numpy(force=True)[0, 0]
+        assert there[there > 2].shape == (0,)
+        assert (seen.downloads, seen.waits) == ([(2, 3)] * 2, ["item", "index"])
+
+
+def test_features_cross_whole_and_come_back(device: str, found: Features, small: Image) -> None:
+    there = upload_features(found, device)
+    assert upload_pixels(small.pixels, device).device.type == there[:3].keypoints.device.type == device
+    assert_equal_features(there.to_features(), found)
+    assert_equal_features(there.to("cpu")[2:4].to_features(), there[2:4].to_features())
+
+
+def test_keypoints(device: str, found: Features, small: Image) -> None:
+    assert_equal_features(TinyDetector(max_keypoints=60, device=device).detect(small), found)
+
+
+@pytest.fixture(scope="module")
+def configs(small_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, DIFTConfig]:
+    """Each kind of model."""
+    from diffusers import UNet2DModel
+
+    pixels = tmp_path_factory.mktemp("pixels")
+    torch.manual_seed(0)
+    UNet2DModel(
+        block_out_channels=(8, 16), down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"), norm_num_groups=4, attention_head_dim=4,
+        layers_per_block=1, resnet_time_scale_shift="scale_shift",
+    ).save_pretrained(pixels)  # fmt: skip
+    sd = DIFTConfig(
+        str(small_sd), 51, (0, 2), ensemble_size=2, latent="sample", image_size=(64, 64), device="cpu"
+    )
+    return {
+        "patches": replace(PRESETS["dift-tiny"], device="cpu"),
+        "dense": replace(PRESETS["dift-tiny-dense"], device="cpu"),
+        "stable diffusion": sd,
+        "its copies": replace(sd, image_size=64, latent="mode", ensemble_size=1, rotations=2, scales=2),
+        "adm": DIFTConfig(str(pixels), 41, (1, 3), metric="l2", image_size=(64, 48), device="cpu"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["patches", "dense", "stable diffusion", "its copies", "adm"])
+def test_descriptors(
+    kind: str, configs: dict[str, DIFTConfig], device: str, found: Features, small: Image
+) -> None:
+    prompt = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
+    embedding = prompt if "stable" in kind or "copies" in kind else None
+    wanted = DIFTExtractor(configs[kind], embedding).describe(small, found)
+    extractor = DIFTExtractor(replace(configs[kind], device=device), embedding)
+    assert_equal_features(extractor.describe(small, found), wanted)
+    assert extractor.dimension == wanted.descriptors.shape[1]
+
+
+def rows(count: int, seed: int) -> Tensor:
+    return functional.normalize(torch.randn(count, 32, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+@pytest.mark.parametrize(("metric", "ratio"), [("cosine", None), ("cosine", 0.9), ("l2", 0.9)])
+def test_matches(metric: Metric, ratio: float | None, device: str) -> None:
+    a, b = rows(300, 0), rows(200, 1)
+    wanted = mutual_nearest(a, b, metric, 0.1 if metric == "cosine" else None, ratio)
+    there = a.to(device), b.to(device)
+    with traffic() as seen:
+        got = mutual_nearest(*there, metric, 0.1 if metric == "cosine" else None, ratio)
+    assert torch.equal(got[0].cpu(), wanted[0])
+    torch.testing.assert_close(got[1].cpu(), wanted[1])
+    # how many there are, whatever the number of rows
+    assert crossed(seen.downloads) + crossed(seen.uploads) <= 8
+    assert len(seen.waits) + len(seen.downloads) <= 4
+
+
+def test_refined_points(device: str, configs: dict[str, DIFTConfig], found: Features, small: Image) -> None:
+    here = DIFTExtractor(configs["dense"]).dense(small)
+    there = replace(here, maps=tuple(layer.to(device) for layer in here.maps))
+    targets = here.sample(found.keypoints[::-1])
+    wanted, got = (
+        refine_points(dense, found.keypoints, targets, search_radius(dense)) for dense in (here, there)
+    )
+    np.testing.assert_allclose(got, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["patches", "dense"])
+def test_the_whole_path(kind: str, configs: dict[str, DIFTConfig], device: str, small: Image) -> None:
+    """Through the public door: the same homography."""
+    moved = cv2.warpPerspective(small.pixels, VIEW, small.size, borderMode=cv2.BORDER_REFLECT)
+    results = []
+    for place in ("cpu", device):
+        detector = MixedDetector(max_keypoints=150, device=place)
+        config = replace(configs[kind], device=place)
+        results.append(geomatch.match(small, Image(moved, "moved"), detector=detector, descriptor=config))
+    wanted, got = results
+    assert_equal_features(got.features0, wanted.features0)
+    assert_equal_features(got.features1, wanted.features1)
+    assert got.matches.indices.tolist() == wanted.matches.indices.tolist()
+    assert np.abs(got.homography.matrix - VIEW)[:2, 2].max() < 1
+    np.testing.assert_allclose(got.homography.matrix, wanted.homography.matrix, rtol=1e-4, atol=1e-7)
