@@ -14,6 +14,7 @@ from geomatch.weights.hub import is_hub_id
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTExtractor, FeatureMap
+    from geomatch.tensors import FeatureTensors
 
 
 class Describer(Protocol):
@@ -78,6 +79,19 @@ def describe_images(
     for place, features in zip(filled, new, strict=True):
         described[place] = features
     return described
+
+
+def describe_tensors(
+    describer: Describer, images: Sequence[Image], found: Sequence["FeatureTensors"]
+) -> list["FeatureTensors"]:
+    """`describe_images` for tensors; the descriptors are where the describer leaves them."""
+    own = getattr(describer, "describe_tensors", None)
+    if own is not None:
+        return list(own(images, found))
+    from geomatch.tensors import upload_features
+
+    described = describe_images(describer, images, [features.to_features() for features in found])
+    return [upload_features(features, "cpu") for features in described]
 
 
 @lru_cache(maxsize=2)

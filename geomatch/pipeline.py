@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,19 @@ from geomatch.describers import (
     as_dense,
     create_describer,
     default_config,
+    describe_tensors,
     traits_of,
 )
 from geomatch.dift import DIFTConfig
+from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator, threshold_of
 from geomatch.images import CONVERSION, Conversion, Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector, choose_detector
-from geomatch.matching import check_options, match_mutual
+from geomatch.matching import check_options, mutual_nearest
+from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
+from geomatch.tensors import FeatureTensors, upload_features
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
 _log = logging.getLogger(__name__)
@@ -140,12 +145,12 @@ def match(
     describer = None if descriptor is None else create_describer(descriptor)
     device = "auto" if describer is None else traits_of(describer).device
     detect = choose_detector(detector, max_keypoints, device)
+    read = partial(load_image, apply_exif=apply_exif, conversion=conversion)
     with _timed(seconds, "read"):
-        images = [
-            load_image(image, apply_exif=apply_exif, conversion=conversion) for image in (image0, image1)
-        ]
+        images = side_by_side(read, (image0, image1))
     with _timed(seconds, "detect"):
-        found = [detect.detect(image) for image in images]
+        both = side_by_side if getattr(detect, "reentrant", False) else _one_by_one
+        found = both(partial(_detect, detect), images)
     if describer is None:
         oriented = all(f.scales is not None and f.orientations is not None for f in found if len(f))
         describer = create_describer(default_config(oriented and not isinstance(detect, GridDetector)))
@@ -156,16 +161,18 @@ def match(
     with _timed(seconds, "load_model"):
         if describable and hasattr(describer, "load_networks"):  # so that its time is not the description's
             describer.load_networks()
-    maps = []
+    maps: list[FeatureMap] = []
     with _timed(seconds, "describe"):
         if describable and refining is not None:
-            maps = [refining.dense(image) for image in images]
-            found = [refining.describe_map(*pair) for pair in zip(maps, found, strict=True)]
+            maps = refining.dense_many(images)
+            arrays = [features.to_features() for features in found]
+            described = [refining.describe_map(*pair) for pair in zip(maps, arrays, strict=True)]
+            found = [upload_features(features, "cpu") for features in described]
         elif describable:
-            found = [describer.describe(*pair) for pair in zip(images, found, strict=True)]
-    features0, features1 = found
+            found = _describe(describer, images, found)
     with _timed(seconds, "match"):
-        matches = _match(features0, features1, metric, min_similarity, max_ratio)
+        matches = _match(*found, metric, min_similarity, max_ratio)
+    features0, features1 = (features.to_features() for features in found)
     if maps:
         with _timed(seconds, "refine_keypoints"):
             step = detect.spacing(images[1].size) if isinstance(detect, GridDetector) else 0
@@ -175,7 +182,8 @@ def match(
     points0, points1 = features0.keypoints[i], features1.keypoints[j]
 
     def again(features: Features) -> HomographyEstimate | EstimationFailure:
-        i, j = _match(features0, features, metric, min_similarity, max_ratio).indices.T
+        matches = _match(found[0], upload_features(features, "cpu"), metric, min_similarity, max_ratio)
+        i, j = matches.indices.T
         return estimate.estimate(features0.keypoints[i], features.keypoints[j], images[0].size)
 
     with _timed(seconds, "estimate"):
@@ -238,14 +246,41 @@ def _refining(
     return None
 
 
+def _one_by_one(function: Callable[[Image], FeatureTensors], images: Sequence[Image]) -> list[FeatureTensors]:
+    return [function(image) for image in images]
+
+
+def _detect(detector: Detector, image: Image) -> FeatureTensors:
+    own = getattr(detector, "detect_tensors", None)
+    found: FeatureTensors = own(image) if own else upload_features(detector.detect(image), "cpu")
+    return found
+
+
+def _describe(
+    describer: Describer, images: Sequence[Image], found: Sequence[FeatureTensors]
+) -> list[FeatureTensors]:
+    """Side by side where the describer allows; large networks want all cores, or both images in one pass."""
+    traits = traits_of(describer)
+    if traits.large or not traits.reentrant:
+        return describe_tensors(describer, images, found)
+    pairs = list(zip(images, found, strict=True))
+    return side_by_side(lambda pair: describe_tensors(describer, [pair[0]], [pair[1]])[0], pairs)
+
+
 def _match(
-    features0: Features, features1: Features, metric: Metric, least: float | None, max_ratio: float | None
+    features0: FeatureTensors,
+    features1: FeatureTensors,
+    metric: Metric,
+    least: float | None,
+    max_ratio: float | None,
 ) -> Matches:
     if not len(features0) or not len(features1):
         return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
-    if features0.descriptors is None or features1.descriptors is None:
+    rows = features0.descriptors, features1.descriptors
+    if rows[0] is None or rows[1] is None:
         raise ValueError("the descriptor returned features without descriptors")
-    return match_mutual(features0.descriptors, features1.descriptors, metric, least, max_ratio)
+    found = mutual_nearest(rows[0], rows[1].to(rows[0].device), metric, least, max_ratio)
+    return Matches(*(part.numpy(force=True) for part in found))
 
 
 _DOING = {

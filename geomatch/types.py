@@ -287,5 +287,8 @@ class Traits:
     large: bool = False
     """Its network wants all cores of a worker, or an accelerator."""
     device: str = "auto"
+    """Where it runs, see `geomatch.devices.find_device`."""
+    reentrant: bool = False
+    """Several threads may call it at a time: the images of a pair are then described side by side."""
     max_ratio: float | None = None
     """Lowe's ratio test in collections when none is asked for."""

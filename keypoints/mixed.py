@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class MixedDetector:
     max_image_side: int | None = 2048
     device: str = "auto"
     """Where the network runs, see `geomatch.devices.find_device`."""
+    reentrant: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_limit(self.max_keypoints)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +150,7 @@ class SuperPointDetector:
     max_image_side: int | None = 2048
     device: str = "auto"
     """Where the network runs, see `geomatch.devices.find_device`."""
+    reentrant: ClassVar[bool] = True
 
     def cache_key(self) -> Any:
         """The settings, the kind of device, and the weights by their content."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +58,7 @@ class TinyDetector:
     max_image_side: int | None = 2048
     device: str = "auto"
     """Where the network runs, see `geomatch.devices.find_device`."""
+    reentrant: ClassVar[bool] = True
 
     def cache_key(self) -> Any:
         """The settings, the kind of device, and the weights by their content."""

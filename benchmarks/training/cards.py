@@ -3,7 +3,7 @@
 import importlib.resources
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from geomatch.benchmarks.training.adaptation import STABLE, WARPS
@@ -27,17 +27,19 @@ def model_card(
     """
     stride = max(1, len(losses) // 20)
     shown = [*losses[::stride], losses[-1]] if (len(losses) - 1) % stride else losses[::stride]
-    log = head.training["log"][1::2]
+    training = head.training
     return _template("dift-tiny").format(
         dimension=head.dimension,
         denoiser=json.dumps(asdict(config)),
         samples=config.steps * config.batch_size,
         packages=", ".join(packages),
-        head=json.dumps(head.training["head"]),
-        pairs=head.training["pairs"],
+        head=json.dumps(training["head"]),
+        distillation=json.dumps(training["distillation"]),
+        pairs=training["pairs"],
         descriptor=json.dumps(PRESETS["dift-tiny"].feature_settings()),
         data=_data(images),
-        head_curve="\n".join(f"| {r['step']:.0f} | {r['loss']:.3f} | {r['rank1']:.3f} |" for r in log),
+        head_curve=_curve(training["log"]),
+        distillation_curve=_curve(training["distillation_log"]),
         curve="\n".join(f"| {step} | {loss:.4f} |" for step, loss in shown),
     )
 
@@ -54,6 +56,10 @@ def detector_card(
         data=_data(images),
         curve="\n".join(f"| {step} | {loss:.3f} |" for step, loss in losses[1::2]),
     )
+
+
+def _curve(log: Sequence[Mapping[str, float]]) -> str:
+    return "\n".join(f"| {row['step']:.0f} | {row['loss']:.3f} | {row['rank1']:.3f} |" for row in log[1::2])
 
 
 def _template(name: str) -> str:

@@ -13,8 +13,10 @@ from geomatch.benchmarks.training.cards import detector_card, model_card
 from geomatch.benchmarks.training.crops import load_crops
 from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
 from geomatch.benchmarks.training.detector import CHECKPOINT, DetectorConfig, train_detector
+from geomatch.benchmarks.training.distillation import DistillationConfig, distilled
 from geomatch.benchmarks.training.sources import TrainingImage, fetch_packages, find_images
 from geomatch.dift import PRESETS
+from geomatch.dift.head.projection import save_distilled
 from geomatch.files import replacing
 from geomatch.keypoints.tiny import save_network
 from geomatch.training.bank import BankImage
@@ -36,7 +38,9 @@ VIEWS = {"photo": 40, "texture": 4}
 DETECTOR_VIEWS = {"photo": 8, "texture": 1}
 """Views per image for the detector."""
 HEAD = HeadConfig()
-"""Settings of the shipped projection head."""
+"""Settings of the projection head that is imitated."""
+DISTILLATION = DistillationConfig()
+"""Settings of the shipped network over patches, which imitates denoiser and projection head."""
 
 
 @click.command()
@@ -66,9 +70,11 @@ def train(out: Path, images: Path, steps: int, device: str, threads: int | None)
     _write(out / "scheduler_config.json", (work / "scheduler_config.json").read_text(encoding="utf-8"))
     write_sums(out)
     settings = replace(PRESETS["dift-tiny"], model=str(out), head=False)
-    head = train_head(settings, bank_images(found), work, HEAD).head
-    head = replace(head, training={**head.training, "model": "dift-tiny"})
-    head.save(out)
+    images_of_bank = bank_images(found)
+    teacher = train_head(settings, images_of_bank, work, HEAD).head
+    replace(teacher, training={**teacher.training, "model": "dift-tiny"}).save(work / "teacher")
+    head = distilled(replace(settings, head=str(work / "teacher")), images_of_bank, work, DISTILLATION)
+    save_distilled(head, out)
     listed = [image for image, _ in found]
     _write(out / "README.md", model_card(config, listed, DENOISER_PACKAGES, head, losses))
     _run_detector(out / "detector", found, work)

@@ -12,22 +12,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.devices import device_of, find_device
+from geomatch.devices import find_device
 from geomatch.dift.backends.loading import load_model, with_prompt
 from geomatch.dift.backends.model import DiffusionModel
-from geomatch.dift.backends.precision import PROBE_CELLS
+from geomatch.dift.backends.precision import PROBE_CELLS, network_dtype
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.ensemble import mean_activations
 from geomatch.dift.files import head_file, model_fingerprint
+from geomatch.dift.head.distilled import DistilledHead
 from geomatch.dift.head.projection import POOLED, Head, LinearHead, load_head, pool_patches
-from geomatch.dift.inputs import PATCH_CONTRAST, dense_size, image_input, keypoint_patches
+from geomatch.dift.inputs import dense_size, image_input, keypoint_patches, network_patches
 from geomatch.dift.maps.copies import needed_copies
 from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.dift.presets import PRESETS
 from geomatch.geometry import warp_points
 from geomatch.images import Image, ImageLike, load_images
 from geomatch.isolation import isolated
-from geomatch.patches import normalize_patches
 from geomatch.provenance import settings_key
 from geomatch.tensors import FeatureTensors, upload_features
 from geomatch.types import Features, Traits
@@ -71,7 +71,7 @@ class DIFTExtractor:
 
     def load_networks(self) -> None:
         """Load networks and projection head now."""
-        _ = self.head, self.model
+        _ = self._patch_head if isinstance(self.head, DistilledHead) else (self.head, self.model)
 
     @cached_property
     def dimension(self) -> int:
@@ -94,12 +94,15 @@ class DIFTExtractor:
             local=patches,
             large=not config.embedded,
             device=config.device,
+            reentrant=True,
             max_ratio=PATCH_RATIO if patches else None,
         )
 
     @property
     def remark(self) -> str | None:
         """What results should say: that the weights look untrained; the networks are loaded to know it."""
+        if isinstance(self.head, DistilledHead):
+            return None
         return "the descriptor's weights look untrained" if looks_untrained(self.model.unet) else None
 
     def cache_key(self) -> Any:
@@ -150,7 +153,13 @@ class DIFTExtractor:
 
     def patch_maps(self, patches: Tensor) -> list[Tensor]:
         """The layers' outputs (n, C, h, w) for patches (n, 3, P, P) of values 0 to 255."""
-        return self.activations(normalize_patches(patches) * PATCH_CONTRAST)  # whatever their light
+        return self.activations(network_patches(patches))
+
+    @isolated()
+    def patch_rows(self, patches: Tensor) -> Tensor:
+        """Descriptors (n, K) of patches (n, 3, P, P) of values 0 to 255, on the networks' device."""
+        distilled = isinstance(self.head, DistilledHead)
+        return self._patch_head(network_patches(patches) if distilled else self.patch_maps(patches))
 
     def dense(self, image: ImageLike, noises: Sequence[Tensor] | None = None) -> FeatureMap:
         """The feature maps of the whole image; ``noises`` as of `activations`."""
@@ -223,7 +232,9 @@ class DIFTExtractor:
         return torch.device(find_device(self.config.device))
 
     @cached_property
-    def _patch_head(self) -> Callable[[Sequence[Tensor]], Tensor]:
+    def _patch_head(self) -> Callable[[Any], Tensor]:
+        if isinstance(self.head, DistilledHead):
+            return self.head.on(self._device, network_dtype(self.config.dtype, str(self._device)))
         return self.head.on(self._device) if self.head else pool_patches
 
     @cached_property
@@ -252,5 +263,6 @@ class DIFTExtractor:
         return torch.cat(parts)[torch.tensor(order, device=self._device)]
 
     def _patch_rows(self, picture: Image, features: FeatureTensors) -> Tensor:
-        patches = keypoint_patches(picture, features, self.config, self.model.stride)
-        return torch.cat([self._patch_head(self.patch_maps(batch)) for batch in patches])
+        stride = 1 if isinstance(self.head, DistilledHead) else self.model.stride
+        patches = keypoint_patches(picture, features, self.config, stride)
+        return torch.cat([self.patch_rows(batch) for batch in patches])

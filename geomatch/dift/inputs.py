@@ -10,7 +10,7 @@ from torch import Tensor
 from geomatch.devices import upload_pixels
 from geomatch.dift.config import DIFTConfig, Side
 from geomatch.images import Image, reduce_image
-from geomatch.patches import cut_patches
+from geomatch.patches import cut_patches, normalize_patches
 from geomatch.tensors import FeatureTensors
 
 PATCH_CONTRAST = 0.5
@@ -31,6 +31,11 @@ def image_input(
     # device, differs by up to 9 of 255 (by 2 if it rounds between the axes, as Pillow does)
     resized = PILImage.fromarray(picture.pixels).resize(size, PILImage.Resampling.BICUBIC)
     return upload_pixels(np.asarray(resized), device) / 127.5 - 1
+
+
+def network_patches(patches: Tensor) -> Tensor:
+    """Patches (n, 3, P, P) of values 0 to 255 as the networks take them, whatever their light."""
+    return normalize_patches(patches) * PATCH_CONTRAST
 
 
 def dense_size(

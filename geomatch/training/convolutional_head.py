@@ -1,9 +1,9 @@
 """Train the convolutional projection head on a bank of corresponding patches, resumable at any checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -59,8 +59,7 @@ def train_head(
     bank = PatchBank(patches or work / "patches", config.patch_size, config.patch_scale)
     unreadable = make_bank(bank, images, workers, progress)
     images = [image for image in images if image not in unreadable]
-    watched = images[::HELD_OUT] if len(images) >= HELD_OUT else []
-    used = [image for image in images if image not in watched]
+    used, watched = split_images(images)
     views, watched_views = load_bank(bank, used), load_bank(bank, watched)
     if not views:
         raise GeomatchError(
@@ -81,6 +80,12 @@ def train_head(
     return FittedHead(head, len(used), skipped, training["pairs"], None, log[-1].get("rank1"))
 
 
+def split_images(images: Sequence[BankImage]) -> tuple[list[BankImage], list[BankImage]]:
+    """The images to train on, and one of `HELD_OUT` that is only watched."""
+    watched = list(images[::HELD_OUT]) if len(images) >= HELD_OUT else []
+    return [image for image in images if image not in watched], watched
+
+
 @torch.random.fork_rng(devices=[])
 @isolated(gradients=True)
 def train_network(
@@ -94,8 +99,7 @@ def train_network(
     """Train on frozen activations of the bank's pairs of views, or go on from ``out/head.pt``.
 
     The loss is the cross-entropy of finding the partner among the batch, both ways (InfoNCE; van den Oord
-    et al., 2018). Both patches of a pair are turned and mirrored alike at random. The rank-1 accuracy on the
-    ``validation`` views is logged.
+    et al., 2018). The rank-1 accuracy on the ``validation`` views is logged.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.default_generator.manual_seed(config.seed)
@@ -108,17 +112,13 @@ def train_network(
     parts: dict[str, Any] = {"head": network, "optimiser": optimiser, "schedule": schedule}
 
     def take(step: int) -> float:
-        rng = np.random.default_rng([config.seed, step])
         torch.default_generator.manual_seed(config.seed * 1_000_003 + step)  # dropout
-        chosen = [bank[k] for k in rng.permutation(len(bank))[: config.views]]
-        drawn = [rows[np.sort(rng.permutation(len(rows))[: config.per_view])] for rows in chosen]
-        rows, views = np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(part) for part in drawn])
-        patches = _augmented(rows["patches"], rng)
+        patches, points, views = draw_batch(bank, config, np.random.default_rng([config.seed, step]))
         network.train()
-        maps = _maps(extractor, np.concatenate([patches[:, 0], patches[:, 1]]))
+        maps = _maps(extractor, patches)
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # a cache outlives a caller's steps
             found = network(maps)
-        loss = pair_loss(found.float(), rows["points"], views, config.temperature)
+        loss = pair_loss(found.float(), points, views, config.temperature)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -128,12 +128,36 @@ def train_network(
     def entry(done: int, loss: float) -> dict[str, float]:
         found: dict[str, float] = {"step": done, "loss": round(loss, 4)}
         if validation:
-            found["rank1"] = round(rank1(extractor, network, validation), 4)
+            network.eval()
+            found["rank1"] = round(rank1(lambda p: network(_maps(extractor, p)), validation), 4)
         return found
 
     checkpoint = Checkpoint(out / CHECKPOINT, config, parts)
     take_steps(checkpoint, config.steps, take, entry, EVERY, "projection head" if progress else None)
     return network.eval()
+
+
+class _Batch(Protocol):
+    """The part of a training's settings that says what is drawn."""
+
+    @property
+    def views(self) -> int: ...
+    @property
+    def per_view(self) -> int: ...
+
+
+def draw_batch(
+    bank: Sequence[Rows], config: _Batch, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
+    """Patches (2N, S, S, 3), of first views, then of second; points and views as of `pair_loss`.
+
+    Both patches of a pair are turned and mirrored alike at random.
+    """
+    chosen = [bank[k] for k in rng.permutation(len(bank))[: config.views]]
+    drawn = [rows[np.sort(rng.permutation(len(rows))[: config.per_view])] for rows in chosen]
+    rows, views = np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(part) for part in drawn])
+    patches = _augmented(rows["patches"], rng)
+    return np.concatenate([patches[:, 0], patches[:, 1]]), rows["points"], views
 
 
 def pair_loss(
@@ -155,13 +179,15 @@ def pair_loss(
 
 
 @isolated()
-def rank1(extractor: DIFTExtractor, network: HeadNetwork, views: Sequence[Rows]) -> float:
-    """Share of first-view patches whose nearest among their view pair's second patches is their partner."""
-    network.eval()
+def rank1(describe: Callable[[NDArray[np.uint8]], Tensor], views: Sequence[Rows]) -> float:
+    """Share of first-view patches whose nearest among their view pair's second patches is their partner.
+
+    ``describe`` takes patches (N, S, S, 3) to rows (N, D).
+    """
     parts = []
     for rows in views:
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            first, second = (network(_maps(extractor, rows["patches"][:, side])).float() for side in (0, 1))
+            first, second = (describe(rows["patches"][:, side]).float() for side in (0, 1))
         parts.append((first.numpy(), second.numpy(), np.zeros(len(rows), np.int64)))
     return linear_head.rank1(parts)
 

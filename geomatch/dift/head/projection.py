@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from geomatch.dift.head.distilled import DistilledHead, PatchNetwork
 from geomatch.errors import WeightsError, first_line
 from geomatch.isolation import isolated
 from geomatch.matching import add_product
@@ -157,7 +158,7 @@ class ConvolutionalHead:
         _save(self, folder, {"kind": "trained", **kind}, self.network.state_dict())
 
 
-Head = LinearHead | ConvolutionalHead
+Head = LinearHead | ConvolutionalHead | DistilledHead
 
 
 def _fold(block: Any, place: int) -> None:
@@ -197,15 +198,27 @@ def load_head(place: Path) -> Head:
         if kind["kind"] == "linear":
             mean, projection = (tensors[name].float().numpy() for name in ("mean", "projection"))
             return LinearHead(mean, projection, settings, training)
-        with torch.device("meta"):  # no random numbers only to be replaced
-            network = HeadNetwork([tuple(entry) for entry in kind["maps"]], kind["widths"], kind["dimension"])
         full = {
             name: value.float() if value.is_floating_point() else value for name, value in tensors.items()
         }
+        with torch.device("meta"):  # no random numbers only to be replaced
+            if kind["kind"] == "distilled":
+                small = PatchNetwork(kind["widths"], kind["dimension"])
+            else:
+                network = HeadNetwork([tuple(e) for e in kind["maps"]], kind["widths"], kind["dimension"])
+        if kind["kind"] == "distilled":
+            small.load_state_dict(full, assign=True)
+            return DistilledHead(small.eval().requires_grad_(False), settings, training)
         network.load_state_dict(full, assign=True)
     except Exception as error:  # safetensors and torch raise many types
         raise WeightsError(f"{path}: damaged projection head ({first_line(error)}); fit it again") from error
     return ConvolutionalHead(network.eval(), settings, training)
+
+
+def save_distilled(head: DistilledHead, folder: Path) -> None:
+    """Write it into a folder, weights as float16."""
+    kind = {name: getattr(head.network, name) for name in ("widths", "dimension")}
+    _save(head, folder, {"kind": "distilled", **kind}, head.network.state_dict())
 
 
 def _save(head: Head, folder: Path, kind: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

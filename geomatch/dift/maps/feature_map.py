@@ -37,7 +37,7 @@ class FeatureMap:
     def upload(self, points: NDArray[np.floating]) -> Tensor:
         """Points (N, 2) on the maps' device, float64 where it has that."""
         device = self.maps[0].device
-        return torch.tensor(points, dtype=widest_float(device), device=device)
+        return torch.tensor(np.ascontiguousarray(points), dtype=widest_float(device), device=device)
 
     def sample_tensor(
         self, points: Tensor, metric: Metric = "cosine", paper_sampling: bool = False

@@ -1,0 +1,73 @@
+"""A small network over patches that stands in for a diffusion model and its projection head.
+
+It was trained to give their descriptors (`geomatch.benchmarks.training.distillation`), with two fifths of
+their multiplications and without their normalisations.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+UNSHUFFLE = 2  # blocks of 2 x 2 pixels become channels, as in the diffusion model
+LAST = 4  # cells per side that the fully connected layer sees
+ROWS, ACCELERATOR_ROWS = 256, 8192  # patches at a time; on CPUs their maps should fit the caches
+
+
+class PatchNetwork(nn.Module):
+    """Two convolutions a level, each level of half the side; ``widths`` are its channels.
+
+    It has no normalisations: those of the training are in its weights.
+    """
+
+    def __init__(self, widths: Sequence[int], dimension: int) -> None:
+        super().__init__()
+        self.widths, self.dimension = tuple(widths), dimension
+        self.layers = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, dtype=torch.float32)
+            for inputs, outputs, stride in convolutions(widths)
+        )
+        self.last = nn.Linear(widths[-1] * LAST**2, dimension, dtype=torch.float32)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Normalised patches (N, 3, S, S) to rows (N, dimension) of unit length in float32."""
+        x = functional.pixel_unshuffle(patches, UNSHUFFLE).contiguous(memory_format=torch.channels_last)
+        for layer in self.layers:
+            x = layer(x).relu_()
+        return functional.normalize(self.last(x.permute(0, 2, 3, 1).flatten(1)).float(), dim=1)
+
+
+def convolutions(widths: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(inputs, outputs, stride) of each convolution, in order."""
+    levels = list(zip((3 * UNSHUFFLE**2, *widths), widths, strict=False))
+    return [
+        shape
+        for level, (inputs, outputs) in enumerate(levels)
+        for shape in ((inputs, outputs, 2 if level else 1), (outputs, outputs, 1))
+    ]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class DistilledHead:
+    """A `PatchNetwork`; settings and training as those of `LinearHead`."""
+
+    network: PatchNetwork  # in evaluation mode
+    settings: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+    @property
+    def dimension(self) -> int:
+        """Length of the descriptors."""
+        return self.network.dimension
+
+    def on(
+        self, device: str | torch.device, dtype: torch.dtype = torch.float32
+    ) -> Callable[[Tensor], Tensor]:
+        """A function of normalised patches there, (N, 3, S, S), that gives (N, dimension)."""
+        network = copy.deepcopy(self.network).to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        chunk = ROWS if torch.device(device).type == "cpu" else ACCELERATOR_ROWS
+        return lambda patches: torch.cat([network(part.to(dtype)) for part in patches.split(chunk)])
