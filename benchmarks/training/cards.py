@@ -36,6 +36,7 @@ def model_card(
         head=json.dumps(training["head"]),
         distillation=json.dumps(training["distillation"]),
         pairs=training["pairs"],
+        distillation_pairs=training["distillation_pairs"],
         descriptor=json.dumps(PRESETS["dift-tiny"].feature_settings()),
         data=_data(images),
         head_curve=_curve(training["log"]),

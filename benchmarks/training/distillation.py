@@ -80,7 +80,7 @@ def distilled(
 ) -> DistilledHead:
     """Distil a model that describes patches with a projection head; a second call goes on.
 
-    ``work`` holds the checkpoint, and the bank that the head was trained on.
+    ``work`` holds the checkpoint and the bank.
     """
     bank = PatchBank(work / "patches", config.patch_size, config.patch_scale)
     make_bank(bank, images)
@@ -140,7 +140,7 @@ def distil(
     take_steps(checkpoint, config.steps, take, entry, EVERY, "distillation" if progress else None)
     log = read_checkpoint(out / CHECKPOINT)["log"]
     training = {**(extractor.head.training if extractor.head else {}), "distillation": asdict(config)}
-    training["distillation_log"] = log
+    training |= {"distillation_pairs": sum(len(rows) for rows in bank), "distillation_log": log}
     network = learner.folded(config.widths, dimension)
     return DistilledHead(network, extractor.config.feature_settings(), training)
 

@@ -39,6 +39,8 @@ DETECTOR_VIEWS = {"photo": 8, "texture": 1}
 """Views per image for the detector."""
 HEAD = HeadConfig()
 """Settings of the projection head that is imitated."""
+DISTILLATION_VIEWS = {"photo": 20, "texture": 4}
+"""View pairs per image for the network over patches, which has descriptors to learn from."""
 DISTILLATION = DistillationConfig()
 """Settings of the shipped network over patches, which imitates denoiser and projection head."""
 
@@ -70,10 +72,10 @@ def train(out: Path, images: Path, steps: int, device: str, threads: int | None)
     _write(out / "scheduler_config.json", (work / "scheduler_config.json").read_text(encoding="utf-8"))
     write_sums(out)
     settings = replace(PRESETS["dift-tiny"], model=str(out), head=False)
-    images_of_bank = bank_images(found)
-    teacher = train_head(settings, images_of_bank, work, HEAD).head
+    teacher = train_head(settings, bank_images(found), work, HEAD).head
     replace(teacher, training={**teacher.training, "model": "dift-tiny"}).save(work / "teacher")
-    head = distilled(replace(settings, head=str(work / "teacher")), images_of_bank, work, DISTILLATION)
+    seen = bank_images(found, DISTILLATION_VIEWS)
+    head = distilled(replace(settings, head=str(work / "teacher")), seen, work, DISTILLATION)
     save_distilled(head, out)
     listed = [image for image, _ in found]
     _write(out / "README.md", model_card(config, listed, DENOISER_PACKAGES, head, losses))
