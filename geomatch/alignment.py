@@ -109,11 +109,14 @@ def _align_points(
     )
     flat1 = _flattened(np.asarray(warped, np.uint8))
     there, seen = _follow(pair.flat0, flat1, start, start)
-    back, seen_again = _follow(flat1, pair.flat0, there, there)
-    shift, miss = np.linalg.norm(there - start, axis=1), np.linalg.norm(back - start, axis=1)
-    trusted = seen & seen_again & (shift <= _MAX_SHIFT) & (miss <= _MAX_RETURN)
+    shift = np.linalg.norm(there - start, axis=1)
     inside = warp_points(small, there.astype(np.float64))
+    trusted = seen & (shift <= _MAX_SHIFT)
     trusted &= ((inside >= 0) & (inside <= np.array([width1, height1]) - 1)).all(axis=1)
+    if trusted.any():  # only they need to be followed back
+        back, seen_again = _follow(flat1, pair.flat0, there[trusted], there[trusted])
+        miss = np.linalg.norm(back - start[trusted], axis=1)
+        trusted[trusted] = seen_again & (miss <= _MAX_RETURN)
     places = np.where(trusted[:, None], there, start).astype(np.float64)
     return warp_points(matrix @ up0, places), trusted
 

@@ -16,9 +16,18 @@ from safetensors.torch import load, save_file
 
 import geomatch
 from geomatch import GeomatchError, Image, WeightsError
+from geomatch.benchmarks.training.distillation import DistillationConfig, Learner, distil
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
-from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork, LinearHead, load_head
+from geomatch.dift.head.distilled import DistilledHead
+from geomatch.dift.head.projection import (
+    ConvolutionalHead,
+    HeadNetwork,
+    LinearHead,
+    load_head,
+    save_distilled,
+)
+from geomatch.dift.inputs import network_patches
 from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.tensors import upload_features
@@ -303,3 +312,30 @@ def test_trained_head_command(
     head = load_head(out)
     assert isinstance(head, ConvolutionalHead)
     assert (len(head.training["images"]), head.dimension) == (2, 128)
+
+
+def test_distilled_network_is_the_one_that_was_trained(bank: list[NDArray[Any]], tmp_path: Path) -> None:
+    """Normalisations folded into its weights change nothing."""
+    teacher, config = DIFTExtractor(), DistillationConfig(widths=(16, 16, 16), per_view=24, steps=4)
+    whole = distil(teacher, bank, config, tmp_path / "whole", bank[:1], progress=False)
+    learner = Learner(config.widths, teacher.dimension)
+    learner.load_state_dict(read_checkpoint(tmp_path / "whole" / "distilled.pt")["learner"])
+    patches = network_patches(torch.tensor(bank[0]["patches"][:, 0]).permute(0, 3, 1, 2).float())
+    with torch.inference_mode():
+        expected = learner.eval()(patches)
+    torch.testing.assert_close(whole.on("cpu")(patches), expected, atol=1e-5, rtol=0)
+    save_distilled(whole, tmp_path)
+    loaded = load_head(tmp_path)
+    assert isinstance(loaded, DistilledHead)
+    assert (loaded.dimension, loaded.settings) == (128, teacher.config.feature_settings())
+    torch.testing.assert_close(loaded.on("cpu")(patches), expected, atol=2e-3, rtol=0)
+    assert [entry["step"] for entry in loaded.training["distillation_log"]] == [4]
+
+
+def test_shipped_network_needs_no_diffusion_model(photo0: Image) -> None:
+    extractor = DIFTExtractor()
+    features = OpenCVDetector("sift", 50).detect(photo0)
+    described = extractor.describe(photo0, features)
+    assert described.descriptors is not None
+    assert described.descriptors.shape == (50, 128)
+    assert "model" not in extractor.__dict__

@@ -43,7 +43,7 @@ class DistillationConfig:
     seed: int = 0
 
 
-class _Learner(nn.Module):
+class Learner(nn.Module):
     """`PatchNetwork` with batch normalisation, which training needs, and dropout before the last layer."""
 
     def __init__(self, widths: Sequence[int], dimension: int) -> None:
@@ -58,6 +58,7 @@ class _Learner(nn.Module):
         )
 
     def forward(self, patches: Tensor) -> Tensor:
+        """As `PatchNetwork.forward`."""
         x = functional.pixel_unshuffle(patches, UNSHUFFLE).contiguous(memory_format=torch.channels_last)
         for block in self.blocks[:-1]:
             x = functional.relu(block(x))
@@ -106,7 +107,7 @@ def distil(
     out.mkdir(parents=True, exist_ok=True)
     torch.default_generator.manual_seed(config.seed)
     dimension = extractor.dimension
-    learner = _Learner(config.widths, dimension).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner = Learner(config.widths, dimension).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(learner.parameters(), lr=config.learning_rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.1

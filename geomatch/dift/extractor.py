@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.devices import find_device
+from geomatch.devices import device_kind, find_device
 from geomatch.dift.backends.loading import load_model, with_prompt
 from geomatch.dift.backends.model import DiffusionModel
-from geomatch.dift.backends.precision import PROBE_CELLS, network_dtype
+from geomatch.dift.backends.precision import PROBE_CELLS, patch_dtype
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.ensemble import mean_activations
 from geomatch.dift.files import head_file, model_fingerprint
@@ -107,13 +107,14 @@ class DIFTExtractor:
 
     def cache_key(self) -> Any:
         """Settings, kind of device, weights and prompt by their content; `WeightsError` without weights."""
-        device = find_device("auto") if self.config.device == "auto" else self.config.device
-        config = self.config
-        if config.dtype == "auto" and not device.startswith("cuda"):  # there weights decide, on the device
+        device, config = device_kind(self.config.device), self.config
+        if isinstance(self.head, DistilledHead):
+            config = replace(config, dtype=str(patch_dtype(config.dtype, device)).removeprefix("torch."))
+        elif config.dtype == "auto" and device != "cuda":  # there weights decide, on the device
             config = replace(config, dtype="float32")
         settings = settings_key(config, leave_out=_NOT_SETTINGS)
         fingerprint = model_fingerprint(self.config, self.prompt_embedding)
-        return [settings, device.split(":")[0], fingerprint, bool(self.config.head)]
+        return [settings, device, fingerprint, bool(self.config.head)]
 
     def __getstate__(self) -> dict[str, object]:
         """Only the settings travel: whoever unpickles loads the networks again."""
@@ -234,7 +235,7 @@ class DIFTExtractor:
     @cached_property
     def _patch_head(self) -> Callable[[Any], Tensor]:
         if isinstance(self.head, DistilledHead):
-            return self.head.on(self._device, network_dtype(self.config.dtype, str(self._device)))
+            return self.head.on(self._device, patch_dtype(self.config.dtype, self._device.type))
         return self.head.on(self._device) if self.head else pool_patches
 
     @cached_property
