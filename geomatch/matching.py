@@ -68,7 +68,8 @@ def mutual_nearest(
 ) -> tuple[Tensor, Tensor]:
     """`match_mutual` of float32 tensors on one device: indices (M, 2) int64 and similarities (M,)."""
     _, indices, similarity, distinct = _mutual([a, b], [(0, 1)], metric, min_similarity, max_ratio)
-    return (indices, similarity) if max_ratio is None else (indices[distinct], similarity[distinct])
+    kept = slice(None) if max_ratio is None else distinct.nonzero()[:, 0]
+    return indices[kept], similarity[kept]
 
 
 @isolated()

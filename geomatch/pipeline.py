@@ -171,7 +171,7 @@ def match(
         elif describable:
             found = _describe(describer, images, found)
     with _timed(seconds, "match"):
-        matches = _match(*found, metric, min_similarity, max_ratio)
+        matches = _match(found[0], found[1], metric, min_similarity, max_ratio)
     features0, features1 = (features.to_features() for features in found)
     if maps:
         with _timed(seconds, "refine_keypoints"):

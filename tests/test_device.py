@@ -20,7 +20,7 @@ from geomatch.devices import find_device, upload_pixels
 from geomatch.dift import PRESETS
 from geomatch.dift.maps.refine import refine_points, search_radius
 from geomatch.keypoints import MixedDetector, TinyDetector
-from geomatch.matching import mutual_nearest
+from geomatch.matching import match_many, mutual_nearest
 from geomatch.tensors import ARRAYS, upload_features
 from geomatch.types import Metric
 
@@ -109,7 +109,7 @@ def configs(small_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         str(small_sd), 51, (0, 2), ensemble_size=2, latent="sample", image_size=(64, 64), device="cpu"
     )
     return {
-        "patches": replace(PRESETS["dift-tiny"], device="cpu"),
+        "patches": replace(PRESETS["dift-tiny"], device="cpu", dtype="float32"),
         "dense": replace(PRESETS["dift-tiny-dense"], device="cpu"),
         "stable diffusion": sd,
         "its copies": replace(sd, image_size=64, latent="mode", ensemble_size=1, rotations=2, scales=2),
@@ -172,3 +172,84 @@ def test_the_whole_path(kind: str, configs: dict[str, DIFTConfig], device: str, 
     assert got.matches.indices.tolist() == wanted.matches.indices.tolist()
     assert np.abs(got.homography.matrix - VIEW)[:2, 2].max() < 1
     np.testing.assert_allclose(got.homography.matrix, wanted.homography.matrix, rtol=1e-4, atol=1e-7)
+
+
+def test_keypoints_stay_there(device: str, found: Features, small: Image) -> None:
+    """Not even their number depends on a map that is brought here."""
+    detector = TinyDetector(max_keypoints=60, device=device)
+    detector.detect_tensors(small)  # loads the network
+    with traffic() as seen:
+        there = detector.detect_tensors(small)
+    assert {getattr(there, name).device.type for name in ARRAYS[:4]} == {device}
+    assert crossed(seen.downloads) <= 2 * 9  # per level of the pyramid, how many were found
+    assert len(seen.downloads) + len(seen.waits) <= 16
+    assert crossed(seen.uploads) <= small.pixels.size + 1000
+    assert_equal_features(there.to_features(), found)
+
+
+@pytest.mark.parametrize("kind", ["patches", "dense", "stable diffusion", "adm"])
+def test_descriptors_stay_there(
+    kind: str, configs: dict[str, DIFTConfig], device: str, found: Features, small: Image
+) -> None:
+    prompt = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
+    extractor = DIFTExtractor(replace(configs[kind], device=device), prompt if "stable" in kind else None)
+    there = upload_features(found, device)
+    extractor.describe_tensors([small], [there])
+    with traffic() as seen:
+        (described,) = extractor.describe_tensors([small], [there])
+    assert described.descriptors is not None
+    assert described.descriptors.device.type == device
+    assert crossed(seen.downloads) <= 8
+    assert len(seen.downloads) + len(seen.waits) <= 8
+    wanted = DIFTExtractor(configs[kind], extractor.prompt_embedding).describe(small, found)
+    assert_equal_features(described.to_features(), wanted)
+
+
+def test_noise_stays_there(configs: dict[str, DIFTConfig], device: str, small: Image) -> None:
+    """Drawn once: the second image carries its pixels alone."""
+    config = replace(configs["stable diffusion"], device=device)
+    extractor = DIFTExtractor(config, np.zeros((4, 32), np.float32))
+    extractor.dense(small)
+    with traffic() as seen:
+        maps = extractor.dense(small).maps
+    assert {layer.device.type for layer in maps} == {device}
+    assert crossed(seen.uploads) <= small.pixels.size + 100
+    assert crossed(seen.downloads) == 0
+
+
+@pytest.mark.parametrize("kind", ["patches", "dense"])
+def test_what_a_pair_brings_back(
+    kind: str, configs: dict[str, DIFTConfig], device: str, small: Image
+) -> None:
+    """The keypoints with their descriptors, once, and the matches; nothing else of any size."""
+    moved = Image(cv2.warpPerspective(small.pixels, VIEW, small.size, borderMode=cv2.BORDER_REFLECT), "moved")
+    detector = TinyDetector(max_keypoints=150, device=device)
+    describer = DIFTExtractor(replace(configs[kind], device=device))
+    geomatch.match(small, moved, detector=detector, descriptor=describer)
+    with traffic() as seen:
+        result = geomatch.match(small, moved, detector=detector, descriptor=describer)
+    assert result.homography
+    keypoints = len(result.features0) + len(result.features1)
+    width = 5 + describer.dimension
+    content = 4 if kind == "dense" else 1  # `check_content` describes moved images
+    assert crossed(seen.downloads) <= content * keypoints * width + 4 * len(result.matches) + 200
+    assert len(seen.downloads) + len(seen.waits) <= 60 * content
+
+
+def test_a_pair_in_half_precision(configs: dict[str, DIFTConfig], found: Features, small: Image) -> None:
+    """float16 differs from float32 by less than 1e-3 in mean cosine."""
+    full = DIFTExtractor(replace(configs["dense"], dtype="float32")).describe(small, found).descriptors
+    half = DIFTExtractor(replace(configs["dense"], dtype="float16")).describe(small, found).descriptors
+    assert 0 < 1 - (full * half).sum(1).mean() < 1e-3
+
+
+def test_many_pairs_wait_once(device: str) -> None:
+    images = [rows(100 + 10 * k, k).to(device) for k in range(5)]
+    pairs = [(a, b) for b in range(5) for a in range(b)]
+    with traffic() as seen:
+        found = match_many(images, pairs, max_ratio=0.9)
+    assert len(seen.downloads) + len(seen.waits) <= 10  # far fewer than pairs times what one needs
+    assert crossed(seen.uploads) <= 4 * len(pairs)
+    for (a, b), (matches, distinct) in zip(pairs, found, strict=True):
+        wanted = mutual_nearest(images[a].cpu(), images[b].cpu(), "cosine", None, 0.9)[0]
+        assert matches.indices[distinct].tolist() == wanted.tolist()

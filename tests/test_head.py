@@ -20,13 +20,7 @@ from geomatch.benchmarks.training.distillation import DistillationConfig, Learne
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
 from geomatch.dift.head.distilled import DistilledHead
-from geomatch.dift.head.projection import (
-    ConvolutionalHead,
-    HeadNetwork,
-    LinearHead,
-    load_head,
-    save_distilled,
-)
+from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork, LinearHead, load_head
 from geomatch.dift.inputs import network_patches
 from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
@@ -324,7 +318,7 @@ def test_distilled_network_is_the_one_that_was_trained(bank: list[NDArray[Any]],
     with torch.inference_mode():
         expected = learner.eval()(patches)
     torch.testing.assert_close(whole.on("cpu")(patches), expected, atol=1e-5, rtol=0)
-    save_distilled(whole, tmp_path)
+    whole.save(tmp_path)
     loaded = load_head(tmp_path)
     assert isinstance(loaded, DistilledHead)
     assert (loaded.dimension, loaded.settings) == (128, teacher.config.feature_settings())

@@ -16,7 +16,6 @@ from geomatch.benchmarks.training.detector import CHECKPOINT, DetectorConfig, tr
 from geomatch.benchmarks.training.distillation import DistillationConfig, distilled
 from geomatch.benchmarks.training.sources import TrainingImage, fetch_packages, find_images
 from geomatch.dift import PRESETS
-from geomatch.dift.head.projection import save_distilled
 from geomatch.files import replacing
 from geomatch.keypoints.tiny import save_network
 from geomatch.training.bank import BankImage
@@ -76,7 +75,7 @@ def train(out: Path, images: Path, steps: int, device: str, threads: int | None)
     replace(teacher, training={**teacher.training, "model": "dift-tiny"}).save(work / "teacher")
     seen = bank_images(found, DISTILLATION_VIEWS)
     head = distilled(replace(settings, head=str(work / "teacher")), seen, work, DISTILLATION)
-    save_distilled(head, out)
+    head.save(out)
     listed = [image for image, _ in found]
     _write(out / "README.md", model_card(config, listed, DENOISER_PACKAGES, head, losses))
     _run_detector(out / "detector", found, work)

@@ -15,7 +15,7 @@ from torch import Tensor
 from geomatch.devices import device_kind, find_device
 from geomatch.dift.backends.loading import load_model, with_prompt
 from geomatch.dift.backends.model import DiffusionModel
-from geomatch.dift.backends.precision import PROBE_CELLS, patch_dtype
+from geomatch.dift.backends.precision import PROBE_CELLS, network_dtype, patch_dtype
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.ensemble import mean_activations
 from geomatch.dift.files import head_file, model_fingerprint
@@ -35,7 +35,17 @@ from geomatch.weights.checkpoint import looks_untrained
 
 PATCH_RATIO = 0.8
 """Ratio test of collections: of 29 photographs along a street 0.9, 0.85 and 0.8 registered 12, 19 and 21."""
-_NOT_SETTINGS = ("model", "revision", "unet_file", "head", "prompt", "device", "batch_size", "compile")
+_NOT_SETTINGS = (
+    "model",
+    "revision",
+    "unet_file",
+    "head",
+    "prompt",
+    "device",
+    "batch_size",
+    "compile",
+    "dtype",
+)
 _log = logging.getLogger(__name__)
 
 
@@ -56,10 +66,9 @@ class DIFTExtractor:
     @cached_property
     def head(self) -> Head | None:
         """The projection head, when the configuration asks for one."""
-        file = head_file(self.config)
-        if file is None:
+        file, head, wanted = head_file(self.config), self._stored_head, self.config.feature_settings()
+        if file is None or head is None:
             return None
-        head, wanted = load_head(file), self.config.feature_settings()
         names = dict.fromkeys([*wanted, *head.settings])
         different = [name for name in names if head.settings.get(name) != wanted.get(name)]
         if different:
@@ -68,6 +77,11 @@ class DIFTExtractor:
                 f"the projection head of {file.parent} was fitted with {fitted}; use these, or head=False"
             )
         return head
+
+    @cached_property
+    def _stored_head(self) -> Head | None:
+        file = head_file(self.config)
+        return None if file is None else load_head(file)
 
     def load_networks(self) -> None:
         """Load networks and projection head now."""
@@ -108,13 +122,13 @@ class DIFTExtractor:
     def cache_key(self) -> Any:
         """Settings, kind of device, weights and prompt by their content; `WeightsError` without weights."""
         device, config = device_kind(self.config.device), self.config
-        if isinstance(self.head, DistilledHead):
-            config = replace(config, dtype=str(patch_dtype(config.dtype, device)).removeprefix("torch."))
-        elif config.dtype == "auto" and device != "cuda":  # there weights decide, on the device
-            config = replace(config, dtype="float32")
+        if isinstance(self._stored_head, DistilledHead):
+            dtype = str(patch_dtype(config.dtype, device))
+        else:  # on CUDA weights decide what auto means
+            dtype = config.dtype if device == "cuda" else str(network_dtype(config.dtype, device))
         settings = settings_key(config, leave_out=_NOT_SETTINGS)
-        fingerprint = model_fingerprint(self.config, self.prompt_embedding)
-        return [settings, device, fingerprint, bool(self.config.head)]
+        fingerprint = model_fingerprint(config, self.prompt_embedding)
+        return [settings, device, dtype, fingerprint, bool(config.head)]
 
     def __getstate__(self) -> dict[str, object]:
         """Only the settings travel: whoever unpickles loads the networks again."""
@@ -235,6 +249,7 @@ class DIFTExtractor:
     @cached_property
     def _patch_head(self) -> Callable[[Any], Tensor]:
         if isinstance(self.head, DistilledHead):
+            _log.info("loading %s", self.config.model)
             return self.head.on(self._device, patch_dtype(self.config.dtype, self._device.type))
         return self.head.on(self._device) if self.head else pool_patches
 

@@ -7,11 +7,14 @@ their multiplications and without their normalisations.
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from geomatch.dift.head.files import save_head
 
 UNSHUFFLE = 2  # blocks of 2 x 2 pixels become channels, as in the diffusion model
 LAST = 4  # cells per side that the fully connected layer sees
@@ -70,4 +73,9 @@ class DistilledHead:
         """A function of normalised patches there, (N, 3, S, S), that gives (N, dimension)."""
         network = copy.deepcopy(self.network).to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         chunk = ROWS if torch.device(device).type == "cpu" else ACCELERATOR_ROWS
-        return lambda patches: torch.cat([network(part.to(dtype)) for part in patches.split(chunk)])
+        return lambda patches: torch.cat([network(part.to(dtype)) for part in torch.split(patches, chunk)])
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder, weights as float16."""
+        kind = {"kind": "distilled", "widths": self.network.widths, "dimension": self.network.dimension}
+        save_head(folder, self.settings, self.training, kind, self.network.state_dict())

@@ -19,12 +19,13 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geomatch.dift.head.distilled import DistilledHead, PatchNetwork
+from geomatch.dift.head.files import save_head
 from geomatch.errors import WeightsError, first_line
 from geomatch.isolation import isolated
 from geomatch.matching import add_product
 from geomatch.types import checked
 from geomatch.weights.folders import HEAD_FILE
-from geomatch.weights.tensors import load_tensors, save_tensors
+from geomatch.weights.tensors import load_tensors
 
 POOLED = 4  # cells per side that the last, fully connected step sees
 
@@ -72,7 +73,7 @@ class LinearHead:
         """Write it into a folder, as float16."""
         arrays = {"mean": self.mean, "projection": self.projection}
         tensors = {name: torch.tensor(array, device="cpu") for name, array in arrays.items()}
-        _save(self, folder, {"kind": "linear"}, tensors)
+        save_head(folder, self.settings, self.training, {"kind": "linear"}, tensors)
 
 
 class HeadNetwork(nn.Module):
@@ -155,7 +156,9 @@ class ConvolutionalHead:
     def save(self, folder: Path) -> None:
         """Write it into a folder, convolutions as float16."""
         kind = {name: getattr(self.network, name) for name in ("maps", "widths", "dimension")}
-        _save(self, folder, {"kind": "trained", **kind}, self.network.state_dict())
+        save_head(
+            folder, self.settings, self.training, {"kind": "trained", **kind}, self.network.state_dict()
+        )
 
 
 Head = LinearHead | ConvolutionalHead | DistilledHead
@@ -213,18 +216,3 @@ def load_head(place: Path) -> Head:
     except Exception as error:  # safetensors and torch raise many types
         raise WeightsError(f"{path}: damaged projection head ({first_line(error)}); fit it again") from error
     return ConvolutionalHead(network.eval(), settings, training)
-
-
-def save_distilled(head: DistilledHead, folder: Path) -> None:
-    """Write it into a folder, weights as float16."""
-    kind = {name: getattr(head.network, name) for name in ("widths", "dimension")}
-    _save(head, folder, {"kind": "distilled", **kind}, head.network.state_dict())
-
-
-def _save(head: Head, folder: Path, kind: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    # vectors stay as they are: they are few, and variances may leave the range of float16
-    halved = {name: t.half().contiguous() if t.ndim > 1 else t for name, t in tensors.items()}
-    values = {"kind": kind, "settings": head.settings, "training": head.training}
-    metadata = {name: json.dumps(dict(value)) for name, value in values.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / HEAD_FILE, halved, metadata)
