@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Describer(Protocol):
     """Anything that describes keypoints; `DIFTExtractor` does.
 
-    Seven more members are used where an object has them:
+    Eight more members are used where an object has them:
 
     - ``traits``: a `Traits`;
     - ``dimension``: the length of its descriptors;
@@ -28,6 +28,7 @@ class Describer(Protocol):
     - ``describe_tensors(images, features)``: the same for `FeatureTensors`, on the describer's device, where
       matching then reads them;
     - ``load_networks()``: loads what takes long now, so that it is timed apart from the description;
+    - ``expect(images)``: announces how many images are coming, so that it may compile its networks;
     - ``remark``: a line that results should carry (``result.json``, the screen), or None;
     - ``cache_key()``: all that decides the descriptors, see `geomatch.provenance.cache_key`. A frozen
       dataclass needs none: its fields are its key.

@@ -275,3 +275,26 @@ def test_help_and_version(run: Run) -> None:
         for parameter in command.params:
             if parameter.param_type_name == "option":
                 assert getattr(parameter, "help", None), (name, parameter.name)
+
+
+MATCHED = """
+import os, sys
+from geomatch.cli import main
+assert main(["match", *sys.argv[1:], "--max-keypoints", "50", "--out", "out"]) in (0, 1)
+print(os.environ["OMP_WAIT_POLICY"])
+        small = cv2.resize(cv2.imread(str(getattr(PAIR, name))), (200, 150))
+        cv2.imwrite(str(tmp_path / f"{name}.png"), small)
+               "poselib", "tifffile", "sympy", "torch._dynamo", "torch._inductor"} & set(sys.modules)))
+"""
+
+
+def test_matching_loads_no_large_package_but_torch(tmp_path: Path) -> None:
+    """And asks OpenMP's threads to sleep while they wait, unless the user has said otherwise."""
+    for name in ("image0", "image1"):
+        cv2.imwrite(
+            str(tmp_path / f"{name}.png"), cv2.resize(cv2.imread(str(getattr(PAIR, name))), (200, 150))
+        )
+    command = [sys.executable, "-c", MATCHED, "image0.png", "image1.png"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["PASSIVE", ""]

@@ -146,7 +146,9 @@ def make_missing(
         names.setdefault(stored.keys[photo.name], []).append(photo.name)
     todo = {stored.keys[photo.name]: photo for photo in photos if stored.keys[photo.name] not in there}
     accelerated = work.engine.device(traits_of(describer).device) != "cpu"
-    task = replace(_task(root.absolute(), stored.store, steps, describer), overlaps=accelerated)
+    task = _task(root.absolute(), stored.store, steps, describer)
+    if accelerated:
+        task = replace(task, overlaps=True, load=partial(_load_for, describer, len(todo)))
     # on CPUs images together are not faster, and the last bits of small ones' maps depend on the others'
     batch = BATCH if accelerated and traits_of(describer).dense else 1
     blocks = _by_size([(photo, key) for key, photo in todo.items()], batch)
@@ -170,6 +172,14 @@ def _task(root: Path, store: Store, steps: Steps, describer: Describer) -> Strea
         pixels=_pixels,
         load=getattr(describer, "load_networks", None),
     )
+
+
+def _load_for(describer: Describer, images: int) -> None:
+    """Load the networks, and tell how many images are coming, since compiling may pay."""
+    for name, arguments in (("load_networks", ()), ("expect", (images,))):
+        member = getattr(describer, name, None)
+        if member is not None:
+            member(*arguments)
 
 
 def _write(store: Store, kind: str, pack: Callable[[Any], bytes], item: _Keyed, made: Any) -> str:

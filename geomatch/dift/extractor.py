@@ -136,6 +136,8 @@ class DIFTExtractor:
 
     def expect(self, images: int) -> None:
         """Announce that so many images are coming, so that compiling the networks may pay; loads them."""
+        if isinstance(self.head, DistilledHead):  # too small to gain by it
+            return
         self.model.expect(images, images * self.config.ensemble_size)
 
     def at_timestep(self, timestep: int) -> "DIFTExtractor":
