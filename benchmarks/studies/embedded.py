@@ -10,6 +10,7 @@ import json
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,10 +29,11 @@ from geomatch.benchmarks.studies.record import Row, markdown, median_seconds, st
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_hpatches
 from geomatch.benchmarks.training.sources import find_images
+from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.estimators import OpenCVEstimator
 from geomatch.files import digest_of, replacing
 from geomatch.images import load_image
-from geomatch.keypoints import DEFAULT_DETECTOR
+from geomatch.keypoints import DEFAULT_DETECTOR, create_detector
 from geomatch.provenance import cache_key
 from geomatch.types import EstimationFailure, HomographyEstimate
 
@@ -48,6 +50,8 @@ CEILING = "all right matches of SIFT keypoints"
 DEFAULT = f"dift-tiny, {DEFAULT_DETECTOR} keypoints"
 """The default of `geomatch.match`; the other rows are at SIFT's keypoints, unless they say so."""
 BASELINES = ("RootSIFT", f"RootSIFT, {DEFAULT_DETECTOR} keypoints", "ALIKED-n16", "XFeat")
+IMITATED = "diffusion model and projection head"
+"""What the network of dift-tiny was distilled from."""
 UNRELATED = 20
 """Pairs of different photographs, which must end in a declared failure."""
 
@@ -211,6 +215,21 @@ def differences_table(
     return markdown(("set", "minus", "AUC@1", "AUC@3", "AUC@5"), lines)
 
 
+def _imitation(sets: Mapping[str, Path], teacher: Path, work: Path, out: Path) -> None:
+    """Write the record of dift-tiny beside the model and projection head that it was distilled from."""
+    tiny = PRESETS["dift-tiny"]
+    compared, tables = {}, []
+    for detector in ("sift", DEFAULT_DETECTOR):
+        for name, config in (("dift-tiny", tiny), (IMITATED, replace(tiny, head=str(teacher)))):
+            source = create_detector(detector, KEYPOINTS)
+            compared[f"{name}, {detector} keypoints"] = Method.of(detector, source, DIFTExtractor(config))
+    rows = evaluate(sets, compared, work / "pairs")
+    tables = [table(rows, {})]
+    for keys in ((PLAIN, PLAIN), (ALIGNED, ALIGNED)):
+        tables.append(differences_table(rows, DEFAULT, [f"{IMITATED}, {DEFAULT_DETECTOR} keypoints"], keys))
+    write_record(out, "distillation", rows, {"keypoints": KEYPOINTS, "threshold": THRESHOLD}, tables)
+
+
 def main() -> None:
     """Run from the command line."""
     parser = study_parser("embedded", __doc__)
@@ -218,11 +237,19 @@ def main() -> None:
     parser.add_argument("--hpatches", type=Path, help="folder of real sequences")
     parser.add_argument("--aliked", type=Path, help="aliked-n16.pth")
     parser.add_argument("--xfeat", type=Path, help="xfeat.pt")
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        help="only compare dift-tiny with the projection head that it imitates, in this folder",
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="cache between runs")
     options = parser.parse_args()
     sets = {"made": held_out_set(options.images, options.work / "made")}
     if options.hpatches:
         sets["HPatches"] = options.hpatches
+    if options.teacher:
+        _imitation(sets, options.teacher, options.work, options.out)
+        return
     peers = {name: file for name, file in (("ALIKED-n16", options.aliked), ("XFeat", options.xfeat)) if file}
     compared = methods(options.images, options.work / "random", KEYPOINTS, peers)
     rows = evaluate(sets, compared | {CEILING: None}, options.work / "pairs")

@@ -24,6 +24,11 @@ from geomatch.keypoints import MixedDetector
 PAIRS = (((640, 480), 1000), ((800, 640), 3000))
 """Sizes of the bundled pair, and keypoints per image."""
 SHARED_SIZE, SHARED_KEYPOINTS = (768, 512), 1000
+PEAK = """import sys
+from geomatch.cli import main
+main(sys.argv[1:])
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))"""
+"""Runs a command, and prints its peak in KiB; what the system counts of a child begins with its parent's."""
 Paths = tuple[Path, Path]
 
 
@@ -143,24 +148,20 @@ def process_rows(repeats: int) -> list[Row]:
             "bare": ["-c", "pass"],
         }
         seconds = beside({name: lambda c=c: _run(*c) for name, c in commands.items()}, repeats)  # type: ignore[misc]
-        peak = _run(*match)
+        peak = float(_run("-c", PEAK, *match[2:]))
     needs = seconds["needs"]
     return [
         timing_row("cold shell command with pictures", seconds["match"], "s", "import torch, cv2", needs),
-        timing_row("its peak memory", peak, "MiB"),
+        timing_row("its peak memory", peak / 1024, "MiB"),
         timing_row("cold geomatch --help", seconds["help"], "s", "python -c pass", seconds["bare"]),
         timing_row("import geomatch", seconds["import"] - seconds["bare"], "s"),
     ]
 
 
-def _run(*arguments: str) -> float:
-    """Peak resident MiB of one Python process."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(arguments)} ended with code {process.returncode}")
-    return usage.ru_maxrss / 1024
+def _run(*arguments: str) -> str:
+    """The last line that a Python process printed."""
+    done = subprocess.run([sys.executable, *arguments], check=True, text=True, capture_output=True)
+    return done.stdout.rpartition("\n")[0].rpartition("\n")[2]
 
 
 if __name__ == "__main__":
