@@ -282,9 +282,10 @@ import os, sys
 from geomatch.cli import main
 assert main(["match", *sys.argv[1:], "--max-keypoints", "50", "--out", "out"]) in (0, 1)
 print(os.environ["OMP_WAIT_POLICY"])
-        small = cv2.resize(cv2.imread(str(getattr(PAIR, name))), (200, 150))
-        cv2.imwrite(str(tmp_path / f"{name}.png"), small)
-               "poselib", "tifffile", "sympy", "torch._dynamo", "torch._inductor"} & set(sys.modules)))
+names = {"diffusers", "transformers", "huggingface_hub", "scipy", "pandas", "matplotlib", "kornia",
+         "pycolmap",
+         "poselib", "tifffile", "sympy", "torch._dynamo", "torch._inductor"}
+print(*sorted(names & set(sys.modules)))
 """
 
 
