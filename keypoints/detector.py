@@ -26,6 +26,18 @@ class Detector(Protocol):
         ...
 
 
+def runs_ahead(detector: object) -> bool:
+    """True if several threads may call it, and it works on the CPU, ahead of a network elsewhere."""
+    if not getattr(detector, "reentrant", False):
+        return False
+    device = getattr(detector, "device", "cpu")
+    if device != "cpu":
+        from geomatch.devices import device_kind  # loads torch
+
+        device = device_kind(device)
+    return bool(device == "cpu")
+
+
 def no_keypoints(image: Image) -> Features:
     """The features of an image without keypoints."""
     return Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), image.size)

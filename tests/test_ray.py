@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 HELPERS = Path(__file__).parent / "helpers"
 OPTIONS = ["--max-keypoints", "150", "--pairs", "retrieval:5", "--pairs", "sequential:2"]
 OPTIONS += ["--verification", "geomatch"]
-IMAGES = 12
+IMAGES = 40
 
 
 @dataclass
@@ -190,8 +190,8 @@ def test_the_driver_is_killed_and_started_again(
 
 def test_a_node_is_stopped(images: Path, undisturbed: Path, cluster: RayCluster, tmp_path: Path) -> None:
     process = cluster.export(images, tmp_path)
-    when(made(tmp_path / "store", "features", 3), process)
     when(lambda: len(cluster.workers()) == 3, process)
+    when(made(tmp_path / "store", "features", 1), process)
     assert cluster.tell("stop") == "stopped"
     assert "retried" in output(process)
     same(tmp_path, undisturbed)

@@ -18,6 +18,7 @@ from geomatch.errors import DamagedError, FeaturesError, ImageError, first_line
 from geomatch.files import digest_of, sha256_of
 from geomatch.images import Image, load_image
 from geomatch.keypoints import Detector
+from geomatch.keypoints.detector import runs_ahead
 from geomatch.provenance import versions
 from geomatch.store import Store
 from geomatch.types import Features
@@ -97,7 +98,7 @@ class Steps(NamedTuple):
 
 def _steps(parts: tuple[Detector, Describer]) -> Steps:
     detect, describe = partial(_detect, parts[0]), partial(_describe, parts[1])
-    if getattr(parts[0], "reentrant", False):
+    if runs_ahead(parts[0]):
         return Steps(KIND, (("detection", detect),), describe, Features.to_bytes)
     return Steps(KIND, (), partial(describe, detect=detect), Features.to_bytes)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from geomatch.describers import Describer, cached_extractor, default_config, dift_config
+from geomatch.describers import Describer, cached_extractor, default_config, dift_config, traits_of
 from geomatch.dift import DIFTConfig
 from geomatch.keypoints import Detector, GridDetector, choose_detector
 from geomatch.matching import check_options
@@ -30,8 +30,10 @@ class Extraction:
     def parts(self, device: str = "auto") -> tuple[Detector, Describer]:
         """Create detector and describer; networks whose device is ``auto`` run on ``device``."""
         chosen = self.descriptor
-        own = chosen.device if isinstance(chosen, DIFTConfig) and chosen.device != "auto" else device
-        detector = choose_detector(self.detector, self.max_keypoints, own)
+        own = "auto"
+        if chosen is not None and not isinstance(chosen, str):
+            own = chosen.device if isinstance(chosen, DIFTConfig) else traits_of(chosen).device
+        detector = choose_detector(self.detector, self.max_keypoints, device if own == "auto" else own)
         if chosen is None:
             chosen = default_config(patches=not isinstance(detector, GridDetector))
         elif isinstance(chosen, str):

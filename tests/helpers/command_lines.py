@@ -373,9 +373,14 @@ def run_lines(
 
 
 def prepare() -> None:
-    """One thread of each library, so that forks of this process work, and what is slow to import."""
+    """One thread of each library, so that forks of this process work, and what commands import, since forks
+    read no other files."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    import colorsys
+    import http.cookies
+
+    import diffusers.models.unets.unet_2d
     import h5py
     import jinja2
     import matplotlib.pyplot
@@ -387,7 +392,7 @@ def prepare() -> None:
 
     for name in TASKS:
         find_task(name)
-    del h5py, jinja2, matplotlib, pycolmap, transformers
+    del colorsys, diffusers, h5py, http, jinja2, matplotlib, pycolmap, transformers
 
 
 def study() -> None:

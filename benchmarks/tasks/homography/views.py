@@ -21,6 +21,7 @@ from geomatch.errors import ImageError
 from geomatch.files import sha256_of
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
+from geomatch.keypoints.detector import runs_ahead
 from geomatch.store import Store
 from geomatch.types import Features
 
@@ -73,7 +74,7 @@ class Views:
         if not all(self.store.has(KIND, key) for key in keys):
             with suppress(ImageError):
                 image, _ = framed(load_image(source.path), frame)
-                return image, method.detect(image) if getattr(method.source, "reentrant", False) else None
+                return image, method.detect(image) if runs_ahead(method.source) else None
         return None
 
     def make(

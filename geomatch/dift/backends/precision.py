@@ -29,7 +29,8 @@ def patch_dtype(name: DType, device: str) -> torch.dtype:
     Its convolutions overflow in no format; in bfloat16 they take half the time there, and on 200 synthetic
     pairs made no difference beyond chance.
     """
-    capable = torch.cpu.get_capabilities() if name == "auto" and device == "cpu" else {}
+    known = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch do not tell
+    capable = known() if name == "auto" and device == "cpu" else {}
     if capable.get("avx512_bf16") or capable.get("amx_bf16"):
         return torch.bfloat16
     return network_dtype(name, device)
@@ -51,10 +52,12 @@ def load_finite(
         latents = model.encode(_probe(model.stride)).mean
         if not _finite(latents):
             encoder = torch.bfloat16
+            del model  # its memory is needed
             model = load(dtype, encoder)
             _log.info("the autoencoder overflows in float16: it runs in bfloat16")
             latents = model.encode(_probe(model.stride)).mean
         if name == "auto" and not all(_finite(layer) for layer in model.activations(latents, timestep)):
+            del model
             model = load(torch.bfloat16, encoder)
             _log.info("the UNet overflows in float16: it runs in bfloat16")
     return model
