@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def patch_dtype(name: DType, device: str) -> torch.dtype:
     pairs made no difference beyond chance.
     """
     known = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch do not tell
-    capable = known() if name == "auto" and device == "cpu" else {}
+    capable: dict[str, Any] = known() if name == "auto" and device == "cpu" else {}
     if capable.get("avx512_bf16") or capable.get("amx_bf16"):
         return torch.bfloat16
     return network_dtype(name, device)
