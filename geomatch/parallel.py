@@ -6,26 +6,32 @@ one of them; two images on a core each do not.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import TypeVar
 
 import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_alone = Lock()  # a second call meanwhile, from another thread, would take the share for the whole
 
 
 def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """The results of a function for each item, in order; the first exception is raised.
 
-    torch uses as many threads in all as the calling thread may. With one, nothing runs side by side.
+    torch uses as many threads in all as the calling thread may. With one, or
+    while another thread's items run so, nothing runs side by side.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or len(items) < 2:
+    if threads == 1 or len(items) < 2 or not _alone.acquire(blocking=False):
         return [function(item) for item in items]
     share = max(1, threads // len(items))
     # the number belongs to a thread, but threads that start later begin with the one set last
-    with ThreadPoolExecutor(min(len(items), threads), "geomatch", torch.set_num_threads, (share,)) as pool:
-        try:
+    try:
+        with ThreadPoolExecutor(
+            min(len(items), threads), "geomatch", torch.set_num_threads, (share,)
+        ) as pool:
             return list(pool.map(function, items))
-        finally:
-            torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
+        _alone.release()

@@ -147,7 +147,7 @@ def match(
     detect = choose_detector(detector, max_keypoints, device)
     read = partial(load_image, apply_exif=apply_exif, conversion=conversion)
     with _timed(seconds, "read"):
-        images = side_by_side(read, (image0, image1))
+        images = [read(image) for image in (image0, image1)]  # both may be one object of Pillow
     with _timed(seconds, "detect"):
         both = side_by_side if getattr(detect, "reentrant", False) else _one_by_one
         found = both(partial(_detect, detect), images)
