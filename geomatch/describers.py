@@ -86,12 +86,13 @@ def describe_tensors(
     describer: Describer, images: Sequence[Image], found: Sequence["FeatureTensors"]
 ) -> list["FeatureTensors"]:
     """`describe_images` for tensors; the descriptors are where the describer leaves them."""
-    own = getattr(describer, "describe_tensors", None)
+    from geomatch.tensors import tensor_method, upload_features
+
+    own = tensor_method(describer, "describe_tensors", ("describe", "describe_many"))
     if own is not None:
         return list(own(images, found))
-    from geomatch.tensors import upload_features
-
-    described = describe_images(describer, images, [features.to_features() for features in found])
+    pairs = zip(images, [features.to_features() for features in found], strict=True)
+    described = [describer.describe(image, features) for image, features in pairs]
     return [upload_features(features, "cpu") for features in described]
 
 

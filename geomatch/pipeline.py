@@ -31,7 +31,7 @@ from geomatch.keypoints import Detector, GridDetector, choose_detector
 from geomatch.matching import check_options, mutual_nearest
 from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
-from geomatch.tensors import FeatureTensors, upload_features
+from geomatch.tensors import FeatureTensors, tensor_method, upload_features
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
 _log = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ def _one_by_one(function: Callable[[Image], FeatureTensors], images: Sequence[Im
 
 
 def _detect(detector: Detector, image: Image) -> FeatureTensors:
-    own = getattr(detector, "detect_tensors", None)
+    own = tensor_method(detector, "detect_tensors", ("detect",))
     found: FeatureTensors = own(image) if own else upload_features(detector.detect(image), "cpu")
     return found
 

@@ -71,3 +71,13 @@ def upload_features(features: Features, device: str | torch.device) -> FeatureTe
         for name in ARRAYS
     }
     return FeatureTensors(image_size=features.image_size, **tensors)
+
+
+def tensor_method(part: object, name: str, plain: tuple[str, ...]) -> Any:
+    """The method of tensors, unless a subclass has put another ``plain`` method in its place; else None."""
+    for kind in type(part).__mro__:
+        if name in vars(kind):
+            return getattr(part, name)
+        if any(other in vars(kind) for other in plain):
+            return None
+    return None

@@ -17,7 +17,7 @@ from geomatch.dift import PRESETS
 from geomatch.drawing.pairs import draw_overlay
 from geomatch.drawing.result import save_result, summary
 from geomatch.estimators import OpenCVEstimator
-from geomatch.keypoints import GridDetector, OpenCVDetector
+from geomatch.keypoints import GridDetector, OpenCVDetector, TinyDetector
 from geomatch.pipeline import MatchResult
 from geomatch.types import Traits
 
@@ -217,3 +217,15 @@ def test_overlay_aligns_the_images(result: MatchResult, photo0: Image, photo1: I
     inside = (slice(150, 330), slice(200, 440))
     a, b = photo0.pixels[inside].mean(2).ravel(), other[inside].mean(2).ravel()
     assert np.corrcoef(a, b)[0, 1] > 0.95
+
+
+def test_what_a_subclass_puts_in_place_of_a_method_counts() -> None:
+    class Left(TinyDetector):
+        def detect(self, image: Image) -> Features:
+            found = super().detect(image)
+            return found[found.keypoints[:, 0] < 100]
+
+    photos = geomatch.bundled_pair()
+    result = geomatch.match(photos.image0, photos.image1, detector=Left(max_keypoints=200))
+    assert len(result.features0)
+    assert result.features0.keypoints[:, 0].max() < 100
