@@ -57,9 +57,17 @@ def check_options(metric: Metric, min_similarity: float | None, max_ratio: float
 def as_rows(array: NDArray[np.floating], name: str = "descriptors") -> Tensor:
     """A float32 tensor (N, D) that may share the array's memory; raises as `match_mutual`."""
     rows = np.asarray(array, np.float32)
-    if rows.size and not -LARGEST < rows.min() <= rows.max() < LARGEST:  # false for NaN, too
-        raise ValueError(f"{name} must be finite and below {LARGEST:g}, got other numbers in it")
-    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+    tensor = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+    check_rows(tensor, name)
+    return tensor
+
+
+def check_rows(rows: Tensor, name: str = "descriptors") -> None:
+    """Raise ValueError unless the numbers are finite and below `LARGEST`."""
+    if rows.numel():
+        low, high = (bound.item() for bound in rows.aminmax())
+        if not -LARGEST < low <= high < LARGEST:  # false for NaN, too
+            raise ValueError(f"{name} must be finite and below {LARGEST:g}, got other numbers in it")
 
 
 @isolated()

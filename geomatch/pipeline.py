@@ -28,7 +28,7 @@ from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator, threshold_of
 from geomatch.images import CONVERSION, Conversion, Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector, choose_detector
-from geomatch.matching import check_options, mutual_nearest
+from geomatch.matching import check_options, check_rows, mutual_nearest
 from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
 from geomatch.tensors import FeatureTensors, tensor_method, upload_features
@@ -276,10 +276,12 @@ def _match(
 ) -> Matches:
     if not len(features0) or not len(features1):
         return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
-    rows = features0.descriptors, features1.descriptors
-    if rows[0] is None or rows[1] is None:
+    a, b = features0.descriptors, features1.descriptors
+    if a is None or b is None:
         raise ValueError("the descriptor returned features without descriptors")
-    found = mutual_nearest(rows[0], rows[1].to(rows[0].device), metric, least, max_ratio)
+    for rows in (a, b):
+        check_rows(rows)
+    found = mutual_nearest(a, b.to(a.device), metric, least, max_ratio)
     return Matches(*(part.numpy(force=True) for part in found))
 
 
