@@ -26,10 +26,12 @@ from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.tensors import upload_features
 from geomatch.training import convolutional_head as training
+from geomatch.training import pair_loop
 from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
-from geomatch.training.convolutional_head import HeadConfig, pair_loss, train_head, train_network
+from geomatch.training.convolutional_head import HeadConfig, train_head, train_network
 from geomatch.training.linear_head import fit_on_images, rank1
+from geomatch.training.pair_loop import pair_loss
 from geomatch.weights.adm import convert_adm
 from geomatch.weights.folders import HEAD_FILE
 from geomatch.weights.sources import model_folder
@@ -154,13 +156,13 @@ def test_a_damaged_checkpoint_is_not_trained_on(bank: list[NDArray[Any]], tmp_pa
     train_network(extractor, bank, HEAD, tmp_path, progress=False)
     path = tmp_path / training.CHECKPOINT
     data, found = path.read_bytes(), 0
-    whole = read_checkpoint(path)["head"]
+    whole = read_checkpoint(path)["network"]
     for bit in range(5, 8 * len(data), 8 * len(data) // 41):
         changed = bytearray(data)
         changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(changed)
         try:
-            again = read_checkpoint(path)["head"]
+            again = read_checkpoint(path)["network"]
         except WeightsError:
             found += 1
         else:
@@ -205,14 +207,14 @@ def test_interrupted_head_ends_as_if_undisturbed(
     bank: list[NDArray[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
     extractor = DIFTExtractor(SMALL)
-    monkeypatch.setattr(training, "EVERY", 2)
+    monkeypatch.setattr(pair_loop, "EVERY", 2)
 
     def train(name: str) -> HeadNetwork:
         return train_network(extractor, bank, HEAD, tmp_path / name, progress=False)
 
     whole = train("whole")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "pair_loss", dying(training.pair_loss, 5))
+        patch.setattr(pair_loop, "pair_loss", dying(pair_loop.pair_loss, 5))
         with pytest.raises(KeyboardInterrupt):
             train("cut")
     resumed = train("cut")
@@ -313,7 +315,7 @@ def test_distilled_network_is_the_one_that_was_trained(bank: list[NDArray[Any]],
     teacher, config = DIFTExtractor(), DistillationConfig(widths=(16, 16, 16), per_view=24, steps=4)
     whole = distil(teacher, bank, config, tmp_path / "whole", bank[:1], progress=False)
     learner = Learner(config.widths, teacher.dimension)
-    learner.load_state_dict(read_checkpoint(tmp_path / "whole" / "distilled.pt")["learner"])
+    learner.load_state_dict(read_checkpoint(tmp_path / "whole" / "distilled.pt")["network"])
     patches = network_patches(torch.tensor(bank[0]["patches"][:, 0]).permute(0, 3, 1, 2).float())
     with torch.inference_mode():
         expected = learner.eval()(patches)

@@ -10,6 +10,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
 from torch.nn import functional
 
 from geomatch.benchmarks.training.crops import CropSource
@@ -74,11 +75,17 @@ def train_denoiser(
     unet = new_unet(config).to(device)
     average = EMAModel(unet.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75)
     optimiser = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=1e-2)
+
+    def clip(*_: object) -> None:
+        nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+
+    optimiser.register_step_pre_hook(clip)
+    optimiser.register_step_post_hook(lambda *_: average.step(unet.parameters()))
     schedule = get_cosine_schedule_with_warmup(optimiser, 100, config.steps)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     parts: dict[str, Any] = {"unet": unet, "average": average, "optimiser": optimiser, "schedule": schedule}
 
-    def take(step: int) -> float:
+    def loss(step: int) -> Tensor:
         rng = np.random.default_rng([config.seed, step])
         pixels = torch.from_numpy(crops.batch(rng, config.batch_size, config.crop_size)).to(device)
         clean = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -89,21 +96,14 @@ def train_denoiser(
         noisy = scheduler.add_noise(clean, noise, timesteps)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             predicted = unet(noisy, timesteps).sample
-        loss = functional.mse_loss(predicted.float(), noise)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        average.step(unet.parameters())
-        return loss.item()
+        return functional.mse_loss(predicted.float(), noise)
 
     def entry(done: int, loss: float) -> tuple[int, float]:
         return done, round(loss, 6)
 
     checkpoint = Checkpoint(out / "checkpoint.pt", config, parts, device)
     bar = "denoising" if progress else None
-    losses = take_steps(checkpoint, config.steps, take, entry, checkpoint_every, bar)
+    losses = take_steps(checkpoint, config.steps, loss, entry, checkpoint_every, bar)
     average.copy_to(unet.parameters())
     unet.eval().save_pretrained(out)
     scheduler.save_pretrained(out)

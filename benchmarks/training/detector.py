@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from geomatch.benchmarks.training.adaptation import VIEW_SIZE
@@ -77,7 +78,7 @@ def train_detector(
     )
     parts: dict[str, Any] = {"network": network, "optimiser": optimiser, "schedule": schedule}
 
-    def take(step: int) -> float:
+    def loss(step: int) -> Tensor:
         rng = np.random.default_rng([config.seed, step])
         drawn = [
             seen_again(labels[int(rng.integers(len(labels)))], config.crop_size, rng, number)
@@ -88,18 +89,13 @@ def train_detector(
         with torch.autocast("cpu", torch.bfloat16):
             cells = network.cells(crops[:, None].contiguous(memory_format=torch.channels_last))
         found = functional.log_softmax(cells.float(), dim=1).permute(0, 2, 3, 1)
-        loss = (-(targets * found).sum(-1) * weights).sum() / weights.sum()
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        return loss.item()
+        return (-(targets * found).sum(-1) * weights).sum() / weights.sum()
 
     def entry(done: int, loss: float) -> tuple[int, float]:
         return done, round(loss, 4)
 
     checkpoint = Checkpoint(out / CHECKPOINT, config, parts)
-    take_steps(checkpoint, config.steps, take, entry, checkpoint_every, "detector" if progress else None)
+    take_steps(checkpoint, config.steps, loss, entry, checkpoint_every, "detector" if progress else None)
     return network.eval()
 
 

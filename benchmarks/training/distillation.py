@@ -8,7 +8,6 @@ place of class probabilities).
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +19,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.distilled import LAST, UNSHUFFLE, DistilledHead, PatchNetwork, convolutions
 from geomatch.dift.inputs import network_patches
-from geomatch.isolation import isolated
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
-from geomatch.training.checkpoint import Checkpoint, read_checkpoint, take_steps
-from geomatch.training.convolutional_head import draw_batch, pair_loss, rank1, split_images
+from geomatch.training.checkpoint import read_checkpoint
+from geomatch.training.convolutional_head import split_images
+from geomatch.training.pair_loop import train_on_pairs
 
 CHECKPOINT = "distilled.pt"
-EVERY = 200  # steps between two checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +87,6 @@ def distilled(
     return distil(DIFTExtractor(config), used, settings, work, watched[:100])
 
 
-@torch.random.fork_rng(devices=[])
-@isolated(gradients=True)
 def distil(
     extractor: DIFTExtractor,
     bank: Sequence[Rows],
@@ -104,41 +100,22 @@ def distil(
     The ``extractor`` describes patches with its projection head. The rank-1 accuracy on the ``validation``
     views is logged.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    torch.default_generator.manual_seed(config.seed)
     dimension = extractor.dimension
-    learner = Learner(config.widths, dimension).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(learner.parameters(), lr=config.learning_rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.1
+
+    def new_network() -> Learner:
+        return Learner(config.widths, dimension).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def describe(learner: Learner, patches: NDArray[np.uint8]) -> Tensor:
+        return learner(network_patches(_tensor(patches)))  # type: ignore[no-any-return]
+
+    def imitation(patches: NDArray[np.uint8], found: Tensor) -> Tensor:
+        wanted = extractor.patch_rows(_tensor(patches)).clone()  # of inference mode: not saved for backward
+        return config.imitation * (1 - (found * wanted).sum(1)).mean()
+
+    bar = "distillation" if progress else None
+    learner = train_on_pairs(
+        new_network, describe, bank, config, out / CHECKPOINT, validation, bar, imitation
     )
-    parts: dict[str, Any] = {"learner": learner, "optimiser": optimiser, "schedule": schedule}
-
-    def take(step: int) -> float:
-        torch.default_generator.manual_seed(config.seed * 1_000_003 + step)  # dropout
-        patches, points, views = draw_batch(bank, config, np.random.default_rng([config.seed, step]))
-        given = _tensor(patches)
-        wanted = extractor.patch_rows(given).clone()  # tensors of inference mode cannot be saved for backward
-        learner.train()
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            found = learner(network_patches(given)).float()
-        loss = pair_loss(found, points, views, config.temperature)
-        loss = loss + config.imitation * (1 - (found * wanted).sum(1)).mean()
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        return loss.item()
-
-    def entry(done: int, loss: float) -> dict[str, float]:
-        found: dict[str, float] = {"step": done, "loss": round(loss, 4)}
-        if validation:
-            learner.eval()
-            found["rank1"] = round(rank1(lambda p: learner(network_patches(_tensor(p))), validation), 4)
-        return found
-
-    checkpoint = Checkpoint(out / CHECKPOINT, config, parts)
-    take_steps(checkpoint, config.steps, take, entry, EVERY, "distillation" if progress else None)
     log = read_checkpoint(out / CHECKPOINT)["log"]
     training = {**(extractor.head.training if extractor.head else {}), "distillation": asdict(config)}
     training |= {"distillation_pairs": sum(len(rows) for rows in bank), "distillation_log": log}

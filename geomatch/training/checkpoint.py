@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from geomatch.errors import WeightsError, first_line, reading
@@ -59,21 +60,27 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:
 def take_steps(
     checkpoint: Checkpoint,
     steps: int,
-    take: Callable[[int], float],
+    loss: Callable[[int], Tensor],
     entry: Callable[[int, float], Any],
     every: int,
     bar: str | None = None,
 ) -> list[Any]:
-    """Take the optimiser steps that are left of ``steps``; return the log.
+    """Take the steps that are left of ``steps`` with the checkpoint's optimiser and schedule; return the log.
 
-    ``take`` takes a step by its number, from 0, and returns the loss; ``entry`` makes an entry of the log,
-    ``every`` so many steps and at the end, from the steps done and the mean loss since the entry before.
+    ``loss`` gives the loss of a step by its number, from 0; ``entry`` makes an entry of the log, ``every`` so
+    many steps and at the end, from the steps done and the mean loss since the entry before.
     """
+    optimiser, schedule = checkpoint.parts["optimiser"], checkpoint.parts["schedule"]
     start, log = checkpoint.resume()
     recent: list[float] = []
     shown = tqdm(range(start, steps), initial=start, total=steps, unit="step", desc=bar, disable=bar is None)
     for step in shown:
-        recent.append(take(step))
+        found = loss(step)
+        optimiser.zero_grad()
+        found.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        recent.append(found.item())
         if (step + 1) % every == 0 or step + 1 == steps:
             log.append(entry(step + 1, float(np.mean(recent))))
             shown.set_postfix_str(str(log[-1]))
