@@ -13,10 +13,11 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
 from geomatch.devices import find_device
-from geomatch.dift import FeatureMap
+from geomatch.dift import PRESETS, FeatureMap
 from geomatch.dift.backends.schedule import load_alphas
 from geomatch.dift.backends.wanted import WantedPart, find_layer
 from geomatch.dift.inputs import dense_size
+from geomatch.images import write_png
 from geomatch.provenance import cache_key
 from geomatch.training.linear_head import fit_head
 from geomatch.weights.sources import model_folder
@@ -349,3 +350,28 @@ def test_embedded_model_is_small_and_independent_of_threads(photo0: Image) -> No
     finally:
         torch.set_num_threads(threads)
     np.testing.assert_allclose(others, rows, atol=1e-5)
+
+
+def test_images_are_described_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many files only those of a batch are held, and the answers are those of each alone, in order."""
+    rng = np.random.default_rng(0)
+    sizes = [(64, 48), (48, 64), (64, 48), (64, 48), (48, 64)]
+    paths = [tmp_path / f"{number}.png" for number in range(len(sizes))]
+    for path, (width, height) in zip(paths, sizes, strict=True):
+        write_png(path, rng.integers(0, 255, (height, width, 3), np.uint8))
+    extractor = DIFTExtractor(replace(PRESETS["dift-tiny-dense"], head=False, batch_size=2))
+    alone = [extractor.dense(path) for path in paths]
+    taken: list[int] = []
+    whole = DIFTExtractor.activations
+
+    def counted(self: DIFTExtractor, images: Any, noises: Any = None) -> Any:
+        taken.append(len(images))
+        return whole(self, images, noises)
+
+    monkeypatch.setattr(DIFTExtractor, "activations", counted)
+    together = extractor.dense_many(iter(paths))
+    assert taken == [2, 2, 1]
+    for own, other in zip(alone, together, strict=True):
+        assert own.image_size == other.image_size
+        for layer, twin in zip(own.maps, other.maps, strict=True):
+            torch.testing.assert_close(layer, twin, atol=1e-4, rtol=1e-4)

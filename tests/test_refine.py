@@ -112,14 +112,14 @@ def test_grid_is_subpixel_with_refinement_only(
     photo0: Image, view: tuple[Image, np.ndarray[Any, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no image goes through the network twice, but where the pixels do not confirm the answer."""
-    passes: list[Image] = []
-    whole = DIFTExtractor.dense_many
+    passes: list[Any] = []
+    whole = DIFTExtractor.activations
 
     def counted(self: DIFTExtractor, images: Any, noises: Any = None) -> Any:
         passes.extend(images)
         return whole(self, images, noises)
 
-    monkeypatch.setattr(DIFTExtractor, "dense_many", counted)
+    monkeypatch.setattr(DIFTExtractor, "activations", counted)
     image, matrix = view
     refined = geomatch.match(photo0, image, detector="grid", refine_homography=False)
     assert len(passes) == 2

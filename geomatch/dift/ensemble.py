@@ -49,6 +49,12 @@ def mean_activations(
     return [layer.div_(config.ensemble_size) for layer in sums]
 
 
+def images_at_once(config: DIFTConfig, images: Tensor) -> int:
+    """How many images of the size of these, (B, 3, H, W), a pass takes on their device."""
+    kind = "cpu" if images.device.type == "cpu" else "accelerator"
+    return config.batch_size or max(1, BATCH_PIXELS[kind] // (images.shape[2] * images.shape[3]))
+
+
 def _passes(
     model: DiffusionModel, config: DIFTConfig, images: Tensor, noises: Sequence[Tensor] | None
 ) -> Iterator[list[Tensor]]:
@@ -57,9 +63,7 @@ def _passes(
         raise ValueError("noises were given to a configuration without noise")
     if noises is not None and len(noises) != config.ensemble_size:
         raise ValueError(f"{config.ensemble_size} noises are needed, got {len(noises)}")
-    kind = "cpu" if model.device.type == "cpu" else "accelerator"
-    fitting = max(1, BATCH_PIXELS[kind] // (images.shape[2] * images.shape[3]))
-    encoded, size = _in_batches(images, config.batch_size or fitting, model.encode)
+    encoded, size = _in_batches(images, images_at_once(config, images), model.encode)
     mean = _joined([latents.mean for latents in encoded])
     sampled = [latents.std for latents in encoded if latents.std is not None and config.latent == "sample"]
     std = _joined(sampled) if sampled else None

@@ -1,7 +1,7 @@
 """The DIFT descriptor extractor."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -17,7 +17,7 @@ from geomatch.dift.backends.loading import load_model, with_prompt
 from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.backends.precision import PROBE_CELLS, network_dtype, patch_dtype
 from geomatch.dift.config import DIFTConfig
-from geomatch.dift.ensemble import mean_activations
+from geomatch.dift.ensemble import images_at_once, mean_activations
 from geomatch.dift.files import head_file, model_fingerprint
 from geomatch.dift.head.distilled import DistilledHead
 from geomatch.dift.head.projection import POOLED, Head, LinearHead, load_head, pool_patches
@@ -26,7 +26,7 @@ from geomatch.dift.maps.copies import needed_copies
 from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.dift.presets import PRESETS
 from geomatch.geometry import warp_points
-from geomatch.images import Image, ImageLike, load_images
+from geomatch.images import Image, ImageLike, stream_images
 from geomatch.isolation import isolated
 from geomatch.provenance import settings_key
 from geomatch.tensors import FeatureTensors, upload_features
@@ -190,16 +190,12 @@ class DIFTExtractor:
     def dense_many(
         self, images: Iterable[ImageLike], noises: Sequence[Tensor] | None = None
     ) -> list[FeatureMap]:
-        """The feature maps of several images; those that enter the network in one size share its passes."""
-        pictures, model = load_images(images), self.model
-        inputs = [image_input(picture, self.config, model.stride, model.device) for picture in pictures]
-        found: dict[int, FeatureMap] = {}
-        for shape in dict.fromkeys(tensor.shape for tensor in inputs):
-            members = [index for index, tensor in enumerate(inputs) if tensor.shape == shape]
-            maps = self.activations(torch.cat([inputs[index] for index in members]), noises)
-            for row, index in enumerate(members):
-                found[index] = FeatureMap(tuple(layer[row] for layer in maps), pictures[index].size)
-        return [found[index] for index in range(len(pictures))]
+        """The feature maps of several images, which are decoded ahead of the networks.
+
+        Those that enter the networks in one size share passes.
+        """
+        found = dict(self._map_stream(images, noises))
+        return [found[place] for place in range(len(found))]
 
     def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
         """Describe the keypoints of an image; ``paper_sampling`` as of `FeatureMap.sample`, without patches.
@@ -222,32 +218,60 @@ class DIFTExtractor:
         self, images: Iterable[ImageLike], features: Sequence[FeatureTensors], paper_sampling: bool = False
     ) -> list[FeatureTensors]:
         """As `describe_many`; keypoints and descriptors are on the networks' device."""
-        pictures = load_images(images)
-        for picture, found in zip(pictures, features, strict=True):
-            if found.image_size != picture.size:
-                raise ValueError(
-                    f"the features are of an image of {found.image_size} pixels, "
-                    f"{picture.name} has {picture.size}"
-                )
-        features = [found.to(self._device) for found in features]
+        uploaded = [found.to(self._device) for found in features]
         width = self.head.dimension if self.head else 1
-        rows = [found.keypoints.new_zeros(0, width) for found in features]
-        filled = [index for index, found in enumerate(features) if len(found)]
-        maps = self.dense_many([pictures[index] for index in filled]) if self.traits.dense and filled else []
-        for position, index in enumerate(filled):
-            if maps:
-                rows[index] = self._map_rows(maps[position], features[index].keypoints, paper_sampling)
-            elif self.config.sampling == "patch":
-                rows[index] = self._patch_rows(pictures[index], features[index])
-            else:
-                rows[index] = self._copy_rows(pictures[index], features[index], paper_sampling)
-        return [replace(found, descriptors=row) for found, row in zip(features, rows, strict=True)]
+        rows = [found.keypoints.new_zeros(0, width) for found in uploaded]
+        places: list[int] = []  # of the images that have keypoints
+
+        def pictures() -> Iterator[Image]:
+            for place, (picture, found) in enumerate(zip(stream_images(images), features, strict=True)):
+                if found.image_size != picture.size:
+                    raise ValueError(
+                        f"the features are of an image of {found.image_size} pixels, "
+                        f"{picture.name} has {picture.size}"
+                    )
+                if len(found):
+                    places.append(place)
+                    yield picture
+
+        if self.traits.dense:
+            for number, feature_map in self._map_stream(pictures()):
+                place = places[number]
+                rows[place] = self._map_rows(feature_map, uploaded[place].keypoints, paper_sampling)
+        elif self.config.sampling == "patch":
+            for picture in pictures():
+                rows[places[-1]] = self._patch_rows(picture, uploaded[places[-1]])
+        else:
+            for picture in pictures():
+                rows[places[-1]] = self._copy_rows(picture, uploaded[places[-1]], paper_sampling)
+        return [replace(found, descriptors=row) for found, row in zip(uploaded, rows, strict=True)]
 
     @isolated()
     def describe_map(self, feature_map: FeatureMap, features: Features) -> Features:
         """What `describe` gives for keypoints of an image whose map is at hand."""
         rows = self._map_rows(feature_map, feature_map.upload(features.keypoints))
         return replace(features, descriptors=rows.numpy(force=True))
+
+    def _map_stream(
+        self, images: Iterable[ImageLike], noises: Sequence[Tensor] | None = None
+    ) -> Iterator[tuple[int, FeatureMap]]:
+        """Place and maps of each image, as soon as a batch of one size is full."""
+        waiting: dict[torch.Size, list[tuple[int, tuple[int, int], Tensor]]] = {}
+        for place, picture in enumerate(stream_images(images)):
+            tensor = image_input(picture, self.config, self.model.stride, self.model.device)
+            group = waiting.setdefault(tensor.shape, [])
+            group.append((place, picture.size, tensor))
+            if len(group) == images_at_once(self.config, tensor):
+                yield from self._maps_together(waiting.pop(tensor.shape), noises)
+        for group in waiting.values():
+            yield from self._maps_together(group, noises)
+
+    def _maps_together(
+        self, group: Sequence[tuple[int, tuple[int, int], Tensor]], noises: Sequence[Tensor] | None
+    ) -> Iterator[tuple[int, FeatureMap]]:
+        maps = self.activations(torch.cat([tensor for *_, tensor in group]), noises)
+        for row, (place, size, _) in enumerate(group):
+            yield place, FeatureMap(tuple(layer[row] for layer in maps), size)
 
     @cached_property
     def _device(self) -> torch.device:

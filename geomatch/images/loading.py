@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from itertools import compress
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,14 +64,21 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
     return Image(pixels, name, note)
 
 
+def stream_images(sources: Iterable[ImageLike]) -> Iterator[Image]:
+    """`load_image` of each in turn; the files that follow are decoded by threads meanwhile."""
+    with closing(ahead(_decoded, sources)) as read:
+        for source in read:
+            yield load_image(source)
+
+
 def load_images(sources: Iterable[ImageLike]) -> list[Image]:
     """`load_image` of each; files are decoded by several threads at a time."""
-    listed = list(sources)
-    files = [isinstance(source, (str, os.PathLike)) for source in listed]
-    with closing(ahead(load_image, compress(listed, files))) as read:
-        return [
-            next(read) if file else load_image(source) for source, file in zip(listed, files, strict=True)
-        ]
+    return list(stream_images(sources))
+
+
+def _decoded(source: ImageLike) -> ImageLike:
+    # pictures of Pillow stay for the caller's thread: one that is listed twice would be read by two
+    return load_image(source) if isinstance(source, (str, os.PathLike)) else source
 
 
 def _read(path: Path, apply_exif: bool, conversion: Conversion) -> tuple[Values, int]:
