@@ -1,11 +1,37 @@
 """Feeding COLMAP: databases, text and h5 files, checks, and reconstruction in one command."""
 
-from geomatch.colmap.cameras import Cameras as Cameras
-from geomatch.colmap.database import ExportReport as ExportReport
-from geomatch.colmap.database import export_database as export_database
-from geomatch.colmap.doctor.check import check_database as check_database
-from geomatch.colmap.formats.convert import read_correspondences as read_correspondences
-from geomatch.colmap.formats.convert import write_correspondences as write_correspondences
-from geomatch.colmap.mapping import Mapping as Mapping
-from geomatch.colmap.reconstruct import Reconstructed as Reconstructed
-from geomatch.colmap.reconstruct import reconstruct as reconstruct
+from typing import TYPE_CHECKING
+
+from geomatch.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from geomatch.colmap.cameras import Cameras as Cameras
+    from geomatch.colmap.database import ExportReport as ExportReport
+    from geomatch.colmap.database import export_database as export_database
+    from geomatch.colmap.doctor.check import check_database as check_database
+    from geomatch.colmap.formats.convert import read_correspondences as read_correspondences
+    from geomatch.colmap.formats.convert import write_correspondences as write_correspondences
+    from geomatch.colmap.mapping import Mapping as Mapping
+    from geomatch.colmap.reconstruct import Reconstructed as Reconstructed
+    from geomatch.colmap.reconstruct import reconstruct as reconstruct
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "geomatch.colmap.cameras": ("Cameras",),
+        "geomatch.colmap.database": (
+            "ExportReport",
+            "export_database",
+        ),
+        "geomatch.colmap.doctor.check": ("check_database",),
+        "geomatch.colmap.formats.convert": (
+            "read_correspondences",
+            "write_correspondences",
+        ),
+        "geomatch.colmap.mapping": ("Mapping",),
+        "geomatch.colmap.reconstruct": (
+            "Reconstructed",
+            "reconstruct",
+        ),
+    },
+)
