@@ -7,7 +7,7 @@ import torch
 from geomatch.benchmarks.tasks.homography.evaluation import Pair, evaluate, failed
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, HomographyProtocol
 from geomatch.benchmarks.tasks.homography.task import HPATCHES, summarise
-from geomatch.benchmarks.tasks.homography.views import framed
+from geomatch.benchmarks.tasks.pairs.views import framed
 from geomatch.dift import FeatureMap
 from geomatch.geometry import warp_points
 from geomatch.images import Image

@@ -13,8 +13,8 @@ import geomatch
 from geomatch import DIFTExtractor
 from geomatch.benchmarks.harness.sweep import Grid, SweepResult, run_sweep
 from geomatch.benchmarks.harness.task import Settings
-from geomatch.benchmarks.tasks.homography import task
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
+from geomatch.benchmarks.tasks.pairs.evaluation import PairEvaluation
 from geomatch.cli import main
 from geomatch.dift import PRESETS
 from geomatch.engine import LocalEngine, RunContext
@@ -106,7 +106,7 @@ def test_stopping_and_going_on(data: Path, tmp_path: Path, monkeypatch: pytest.M
     grid = Grid((10, 20), (0,))
     whole = sweep(data, tmp_path / "whole", grid)
     assert whole.run.computed == 4
-    original = task._SequenceEvaluation.rows
+    original = PairEvaluation.rows
     calls: list[int] = []
 
     def counted(self: Any, protocol: Any, wanted: list[int]) -> object:
@@ -115,7 +115,7 @@ def test_stopping_and_going_on(data: Path, tmp_path: Path, monkeypatch: pytest.M
             raise KeyboardInterrupt
         return original(self, protocol, wanted)
 
-    monkeypatch.setattr(task._SequenceEvaluation, "rows", counted)
+    monkeypatch.setattr(PairEvaluation, "rows", counted)
     with pytest.raises(KeyboardInterrupt):
         sweep(data, tmp_path / "parts", grid)
     again = sweep(data, tmp_path / "parts", grid)

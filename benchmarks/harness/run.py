@@ -174,7 +174,7 @@ def _method(task: Task, name: str, given: Given, settings: Settings, device: str
         method = Method.of(name, *given) if isinstance(given, tuple) else Method.of(name, None, given)
     if task.dense and not hasattr(method.descriptor, "dense_many"):
         raise ValueError(f"{task.name} needs a describer of whole images, see DenseDescriber")
-    if not task.dense and method.source is None:
+    if not task.dense and method.source is None and method.pair_matcher is None:
         raise ValueError(f"{task.name} needs keypoints: give (detector, describer)")
     return method
 

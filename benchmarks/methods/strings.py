@@ -15,6 +15,7 @@ from geomatch.describers import dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.estimators import estimators
 from geomatch.keypoints import Detector, MagicLeapSuperPoint, SuperPointDetector, create_detector
+from geomatch.types import Metric
 from geomatch.weights.hub import transformers_folder
 
 _L2 = ("sift", "orb", "akaze")
@@ -78,7 +79,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         parts = parts[:-1]
     if len(parts) == 1 and name == "loftr":
         loftr = LoFTRMatcher(weights or None, max_keypoints, device)
-        return Method(text, loftr, None, estimator=chosen)
+        return Method(text, pair_matcher=loftr, estimator=chosen)
     if len(parts) == 1 and name in ("npz", "h5") and weights:
         root, _, suffix = weights.rpartition(":") if name == "npz" else (weights, "", "")
         files = FeatureFiles("npz" if name == "npz" else "h5", root, suffix, max_keypoints)
@@ -86,7 +87,8 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     if len(parts) == 1 and name in _FEATURES:
         opencv = OpenCVFeatures(cast(Any, name), max_keypoints) if name in (*_L2, "rootsift") else None
         source = opencv or _detector(name, max_keypoints, weights, device)
-        return Method(text, source, None, "l2" if name in _L2 else "cosine", matcher, chosen)
+        metric: Metric = "l2" if name in _L2 else "cosine"
+        return Method(text, source, metric=metric, matcher=matcher, estimator=chosen)
     if len(parts) != 2 or matcher:
         raise ValueError(
             f"no method {text!r}: give one of {', '.join(_FEATURES)}, loftr, npz:ROOT:SUFFIX, h5:FILE, or "

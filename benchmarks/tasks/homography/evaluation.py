@@ -1,7 +1,6 @@
 """One pair of images under one protocol: from features to a row of the record."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +10,15 @@ from geomatch.benchmarks.harness.measures import accuracy
 from geomatch.benchmarks.harness.task import Row
 from geomatch.benchmarks.tasks.homography import measures, solvers
 from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, HomographyProtocol
+from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points
 from geomatch.geometry import image_corners, warp_points
 from geomatch.keypoints.detector import select_best
-from geomatch.types import Features, Matches
+from geomatch.types import Features
 
 CORRECT_PX = 3.0  # largest distance of a correct match, and of a repeated point (SuperPoint's protocol)
 HOMOGRAPHY_NMS, DETECTOR_NMS = 8.0, 4.0
 """Least distances of keypoints in SuperPoint's protocol, before the best are taken."""
 REPEATED_POINTS = 300
-
-Matcher = Callable[[Features, Features], Matches]
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Pair:
 def evaluate(
     protocol: HomographyProtocol,
     pair: Pair,
-    match: Matcher | None,
+    match: Match | None,
     small: Pair | None = None,
     weighted: bool = False,
 ) -> Row:
@@ -48,10 +46,10 @@ def evaluate(
     if protocol.kind == "superpoint":
         pair = _shared(pair, HOMOGRAPHY_NMS, protocol.max_keypoints)
     else:
-        pair = limited(protocol, pair, match)
+        pair = limited_pair(protocol, pair, match)
     counts = len(pair.features0), len(pair.features1)
     start = time.perf_counter()
-    points0, points1, similarity = matched_points(protocol, pair, match)
+    points0, points1, similarity = matched_points(protocol, pair.features0, pair.features1, match)
     matched = time.perf_counter()
     row: Row = {"keypoints": list(counts), "matches": len(points0), "reason": None}
     distances = measures.match_distances(points0, points1, pair.truth)
@@ -93,15 +91,11 @@ def failed(protocol: HomographyProtocol, reason: str) -> Row:
     return row
 
 
-def limited(protocol: HomographyProtocol, pair: Pair, match: Matcher | None) -> Pair:
+def limited_pair(protocol: HomographyProtocol, pair: Pair, match: Match | None) -> Pair:
     """The pair with no more keypoints than the protocol allows."""
-    both = []
-    for features in (pair.features0, pair.features1):
-        own = features[: protocol.max_keypoints]
-        if protocol.unique and len(own) and match is not None:
-            own = own[np.unique(own.keypoints, axis=0, return_index=True)[1]]
-        both.append(own)
-    return Pair(both[0], both[1], pair.truth)
+    unique = protocol.unique and match is not None
+    both = (limited(features, protocol, unique) for features in (pair.features0, pair.features1))
+    return Pair(next(both), next(both), pair.truth)
 
 
 def _shared(pair: Pair, distance: float, limit: int) -> Pair:
@@ -111,23 +105,6 @@ def _shared(pair: Pair, distance: float, limit: int) -> Pair:
     seen1 = measures.visible(features1.keypoints, np.linalg.inv(pair.truth), features0.image_size)
     kept0 = select_best(features0[seen0], limit, distance)
     return Pair(kept0, select_best(features1[seen1], limit, distance), pair.truth)
-
-
-def matched_points(
-    protocol: HomographyProtocol, pair: Pair, match: Matcher | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
-    """(M, 2) points of both images and (M,) their similarity, best first."""
-    features0, features1 = pair.features0, pair.features1
-    if match is None:
-        count = protocol.max_matches
-        points = (features.keypoints[:count].astype(np.float64) for features in (features0, features1))
-        return next(points), next(points), features0.scores[:count]
-    if not len(features0) or not len(features1):
-        return np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, np.float32)
-    matches = match(features0, features1)[: protocol.max_matches]
-    points0 = features0.keypoints[matches.indices[:, 0]].astype(np.float64)
-    points1 = features1.keypoints[matches.indices[:, 1]].astype(np.float64)
-    return points0, points1, matches.similarity
 
 
 def _homographies(

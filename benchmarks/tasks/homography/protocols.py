@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Frame = Literal["original", "short480", "crop640x480", "crop320x240"]
-"""``short480``: the short side is 480 pixels. ``crop...``: grey, reduced until it just covers
-(width, height), and the centre cut out (SuperPoint's protocol)."""
+from geomatch.benchmarks.tasks.pairs.views import Frame
+
 Kind = Literal["homography", "mma", "superpoint"]
 
 

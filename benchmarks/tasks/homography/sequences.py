@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair
 from geomatch.errors import GeomatchError, reading
 from geomatch.files import fingerprint_of
 
@@ -54,6 +55,15 @@ class HPatchesSequence:
     def name(self) -> str:
         """The folder's."""
         return self.folder.name
+
+    @property
+    def pairs(self) -> list[ImagePair]:
+        """Image 1 with each of the others."""
+        split = split_of(self.name)
+        return [
+            ImagePair(f"{self.name} 1-{number}", split, (self.reference, path), truth)
+            for number, path, truth in self.targets
+        ]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -4,42 +4,37 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.measures import accuracy, area_under_curve
 from geomatch.benchmarks.harness.task import (
-    UNREADABLE,
     Axes,
     Curve,
     Entry,
     Picture,
     Row,
     Settings,
-    Source,
     Task,
     Values,
     Words,
     by_split,
 )
 from geomatch.benchmarks.methods import Method, create_method
-from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.tasks.homography import evaluation
 from geomatch.benchmarks.tasks.homography.measures import match_distances
 from geomatch.benchmarks.tasks.homography.protocols import (
     MMA_THRESHOLDS,
     PROTOCOLS,
-    Frame,
     HomographyProtocol,
 )
-from geomatch.benchmarks.tasks.homography.sequences import LARGE, HPatchesSequence, read_hpatches, split_of
-from geomatch.benchmarks.tasks.homography.views import SMALL, Views
-from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
-from geomatch.store import Store
+from geomatch.benchmarks.tasks.homography.sequences import LARGE, read_hpatches
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
+from geomatch.benchmarks.tasks.pairs.matches import matched_points
+from geomatch.benchmarks.tasks.pairs.views import SMALL, Frame, FramedPair, Views
+from geomatch.errors import GeomatchError
 
 SPLITS = ("illumination", "viewpoint", "all")
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
@@ -48,49 +43,21 @@ _LIMIT = 10.0  # pixels; the end of curves
 _DRAWN = 60  # best matches in a picture
 
 
-class _SequenceEvaluation:
-    def __init__(self, sequence: HPatchesSequence, entries: Sequence[Entry], store: Store | None) -> None:
-        self.sequence, self.entries = sequence, entries
-        self.views = Views(entries, store)
-
-    def _samples(self, protocol: HomographyProtocol) -> bool:
-        return protocol.paper_sampling and self.entries[0].method.samples  # others know no difference
-
-    def sources(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[Source]:
-        paths = [self.sequence.reference, *(path for _, path, _ in self.sequence.targets)]
-        paper = self._samples(protocol)
-        every = [(path, (frame, paper)) for frame in _frames(protocol) for path in paths]
-        return [Source(path, how, tuple(wanted), self.views) for path, how in every]
-
-    def rows(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[list[Row]]:
-        found: list[list[Row]] = [[] for _ in wanted]
-        for number, path, truth in self.sequence.targets:
-            names = {"pair": f"{self.sequence.name} 1-{number}", "split": split_of(self.sequence.name)}
-            paths = self.sequence.reference, path
-            paper = self._samples(protocol)
-            try:
-                pairs = [self.views.pairs(paths, truth, f, paper, wanted) for f in _frames(protocol)]
-            except (ImageError, FeaturesError, cv2.error) as error:
-                reason = first_line(error) if isinstance(error, cv2.error) else f"{UNREADABLE}{error}"
-                for own in found:
-                    own.append({**names, **evaluation.failed(protocol, reason)})
-                continue
-            for place, own in enumerate(found):
-                method = self.entries[wanted[place]].method
-                own.append({**names, **_measured(protocol, method, [pair[place] for pair in pairs])})
-        return found
-
-
-def _measured(protocol: HomographyProtocol, method: Method, pairs: Sequence[Any]) -> Row:
+def _measured(
+    protocol: HomographyProtocol, method: Method, framed: Sequence[FramedPair], pair: ImagePair
+) -> Row:
     chosen = protocol
     if method.estimator and protocol.solver:
         chosen = replace(protocol, solver=f"{method.estimator} {protocol.solver.split()[1]}")
-    match = None if isinstance(method.source, LoFTRMatcher) else method.match
+    views = [_with_truth(own, pair) for own in framed]
+    match = None if method.pair_matcher else method.match
     weighted = match is None or method.matcher is not None
-    try:
-        return evaluation.evaluate(chosen, pairs[0], match, pairs[1] if len(pairs) > 1 else None, weighted)
-    except cv2.error as error:
-        return evaluation.failed(protocol, first_line(error))
+    return evaluation.evaluate(chosen, views[0], match, views[1] if len(views) > 1 else None, weighted)
+
+
+def _with_truth(framed: FramedPair, pair: ImagePair) -> evaluation.Pair:
+    truth = framed.matrix1 @ pair.truth @ np.linalg.inv(framed.matrix0)
+    return evaluation.Pair(framed.features0, framed.features1, truth)
 
 
 def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
@@ -210,21 +177,20 @@ def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
 
 def _draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
     """The best matches of a pair, in the original frame whatever the protocol's, as a JPEG's data URL."""
-    name, _, number = row["pair"].partition(" 1-")
-    sequences = {sequence.name: sequence for sequence in read_hpatches(wanted.data).units}
-    if name not in sequences or sequences[name].fingerprint != wanted.record["units"][name]:
+    name = row["pair"].partition(" ")[0]
+    units = {unit.name: unit for unit in read_hpatches(wanted.data).units}
+    if name not in units or units[name].fingerprint != wanted.record["units"][name]:
         raise GeomatchError("the sequence is not in the folder given, or is another one there")
     method = create_method(wanted.method, wanted.settings["max_keypoints"])
-    path, truth = next((path, truth) for k, path, truth in sequences[name].targets if k == number)
-    paths = sequences[name].reference, path
+    pair = next(pair for pair in units[name].pairs if pair.name == row["pair"])
     views = Views([Entry(method, method.key())], wanted.store)
-    match = None if isinstance(method.source, LoFTRMatcher) else method.match
-    pair = evaluation.limited(protocol, views.pairs(paths, truth, "original", False, [0])[0], match)
-    points0, points1, _ = evaluation.matched_points(protocol, pair, match)
+    match = None if method.pair_matcher else method.match
+    whole = _with_truth(views.pairs(pair.paths, "original", False, [0])[0], pair)
+    own = evaluation.limited_pair(protocol, whole, match)
+    points0, points1, _ = matched_points(protocol, own.features0, own.features1, match)
     points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
-    return draw_points(
-        paths, points0, points1, match_distances(points0, points1, truth) <= evaluation.CORRECT_PX
-    )
+    right = match_distances(points0, points1, pair.truth) <= evaluation.CORRECT_PX
+    return draw_points(pair.paths, points0, points1, right)
 
 
 def _method(text: str, settings: Settings, device: str) -> Method:
@@ -232,14 +198,15 @@ def _method(text: str, settings: Settings, device: str) -> Method:
 
 
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
-    if isinstance(method.source, LoFTRMatcher) and protocol.kind == "superpoint":
+    if method.pair_matcher is not None and protocol.kind == "superpoint":
         return "it has no keypoints that could repeat"
     return None
 
 
+_MEASURING = Measuring(_frames, _measured, evaluation.failed, lambda protocol: protocol.paper_sampling)
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
-    _SequenceEvaluation, _in_words,
+    partial(PairEvaluation, measuring=_MEASURING), _in_words,
     summarise, _values, _statistic, _severity, _worst, _axes, curve,
     splits=tuple(reversed(SPLITS)), method=_method, dense=False,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,

@@ -1,4 +1,4 @@
-"""What methods see of one sequence in one frame: features, and where the truth goes there."""
+"""What methods see of the images of one unit in one frame: features, and where original pixels go there."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,11 +12,8 @@ from PIL import Image as PILImage
 from geomatch.benchmarks.harness.cache import key_of, read_or_make
 from geomatch.benchmarks.harness.task import Entry, Source
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
-from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import describe_together
-from geomatch.benchmarks.tasks.homography.evaluation import Pair
-from geomatch.benchmarks.tasks.homography.protocols import Frame
 from geomatch.errors import ImageError
 from geomatch.files import sha256_of
 from geomatch.geometry import warp_points
@@ -26,14 +23,27 @@ from geomatch.store import Store
 from geomatch.types import Features
 
 Matrix = NDArray[np.float64]
+Frame = str
+"""``original``; ``short480``: the short side is 480 pixels; ``long1200``: the long one 1200;
+``crop640x480``: grey, reduced until it just covers (width, height), and the centre cut out (SuperPoint's
+protocol)."""
 KIND = "views"  # kind of the features in the store
-_CROPS = {"crop640x480": (640, 480), "crop320x240": (320, 240)}
 SMALL: Frame = "crop320x240"  # only keypoints are looked at there
+
+
+@dataclass(frozen=True)
+class FramedPair:
+    """Features of two images in a frame, and the matrices (3, 3) from original pixels there."""
+
+    features0: Features
+    features1: Features
+    matrix0: Matrix
+    matrix1: Matrix
 
 
 @dataclass
 class Views:
-    """Features of one sequence's images by the methods of one group, each made or read once."""
+    """Features of one unit's images by the methods of one group, each made or read once."""
 
     entries: Sequence[Entry]
     store: Store | None  # where they are cached, by content
@@ -42,33 +52,31 @@ class Views:
     _views: dict[tuple[Path, Frame, bool, int], Features] = field(default_factory=dict)
 
     def pairs(
-        self, paths: tuple[Path, Path], truth: Matrix, frame: Frame, paper: bool, wanted: Sequence[int]
-    ) -> list[Pair]:
-        """Features of two images by the methods at these places, and the truth between their frames.
+        self, paths: tuple[Path, Path], frame: Frame, paper: bool, wanted: Sequence[int]
+    ) -> list[FramedPair]:
+        """Features of two images by the methods at these places.
 
         ``paper`` says that descriptors are sampled as in the paper's code.
         """
-        source = self.entries[0].method.source
-        if isinstance(source, LoFTRMatcher):
+        matcher = self.entries[0].method.pair_matcher
+        if matcher is not None:
             keys = [self._key(paths, frame, side, 0) for side in (0, 1)]
 
             def make(places: list[int]) -> list[Features]:
-                both = source.match_images(*(self._image(path, frame)[0] for path in paths))
+                both = matcher.match_images(*(self._image(path, frame)[0] for path in paths))
                 return [both[place] for place in places]
 
             both = [read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)]
         else:
             sides = [self._features(path, frame, paper, wanted) for path in paths]
             both = [list(pair) for pair in zip(*sides, strict=True)]
-        if frame != "original":
-            matrix0, matrix1 = (self._image(path, frame)[1] for path in paths)
-            truth = matrix1 @ truth @ np.linalg.inv(matrix0)
-        return [Pair(features0, features1, truth) for features0, features1 in both]
+        matrix0, matrix1 = (self._image(path, frame)[1] for path in paths)
+        return [FramedPair(features0, features1, matrix0, matrix1) for features0, features1 in both]
 
     def read(self, source: Source) -> tuple[Image, Features | None] | None:
         """See `FeatureCache`; with keypoints, if their detector may run beside the network."""
         method, (frame, paper) = self.entries[0].method, source.how
-        if self.store is None or isinstance(method.source, (LoFTRMatcher, FeatureFiles)):
+        if self.store is None or method.pair_matcher or isinstance(method.source, FeatureFiles):
             return None
         keys = [self._key([source.path], frame, paper, k) for k in source.wanted]
         if not all(self.store.has(KIND, key) for key in keys):
@@ -142,12 +150,13 @@ def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
     if frame == "original":
         return image, np.eye(3)
     width, height = image.size
-    if frame == "short480":
-        factor = 480 / min(width, height)
+    if frame.startswith(("short", "long")):
+        side = min(width, height) if frame.startswith("short") else max(width, height)
+        factor = int(frame.removeprefix("short").removeprefix("long")) / side
         size = round(width * factor), round(height * factor)
         scale = np.diag([size[0] / width, size[1] / height, 1.0])
         return Image(_resized(PILImage.fromarray(image.pixels), size), image.name), scale
-    target = _CROPS[frame]
+    target = tuple(map(int, frame.removeprefix("crop").split("x")))
     factor = max(target[0] / width, target[1] / height)
     size = max(target[0], int(width * factor)), max(target[1], int(height * factor))
     left, top = (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
