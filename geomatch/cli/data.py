@@ -60,6 +60,8 @@ def _add_release(name: str, title: str, size: str) -> None:
         from geomatch.benchmarks.harness.download import RELEASES, fetch_release
         from geomatch.benchmarks.harness.task import find_task
 
+        for licence in dict.fromkeys(file.licence for file, _ in RELEASES[name].files):
+            click.echo(f"licence     {licence}")
         folder = fetch_release(RELEASES[name], out, archives)
         found = find_task(name).read(folder.absolute(), None)
         click.echo(f"present     {title} in {click.format_filename(folder)}")
@@ -69,6 +71,7 @@ def _add_release(name: str, title: str, size: str) -> None:
 
 
 for _name, _title, _size in (
+    ("megadepth", "MegaDepth-1500", "its six files"),
     ("spair", "SPair-71k", "227 MB"),
     ("willow", "PF-WILLOW", "its two files"),
     ("cub", "CUB-200-2011", "1.2 GB"),
