@@ -48,7 +48,7 @@ class Method:
     metric: Metric = "cosine"
     """The metric of mutual nearest neighbours, and of dense comparisons."""
     max_ratio: float | None = None
-    """Of the distances to the nearest and second nearest neighbour, see `match_mutual`."""
+    """The ratio test of mutual nearest neighbours, see `match_mutual`."""
     matcher: Matcher | None = None
     """Instead of mutual nearest neighbours."""
     pair_matcher: PairMatcher | None = None

@@ -70,7 +70,10 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     parts = parts[:-1] if chosen else parts
     name, _, weights = parts[0].partition(":")
     matcher, ratio = None, None
-    if found := re.fullmatch(r"mnn(?:\[ratio=(0?\.\d+)\])?", parts[-1]):
+    if parts[-1].startswith("mnn"):
+        found = re.fullmatch(r"mnn(?:\[ratio=(0?\.\d+)\])?", parts[-1])
+        if found is None:
+            raise ValueError(f"{text}: write mnn, or mnn[ratio=0.8] with a ratio below 1")
         ratio = float(found[1]) if found[1] else None
         parts = parts[:-1]
     elif parts[-1].partition(":")[0] == "lightglue":
