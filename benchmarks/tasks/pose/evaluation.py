@@ -1,7 +1,6 @@
 """One pair with known cameras under one protocol: from features to a row of the record."""
 
 import time
-from typing import Any
 
 import cv2
 import numpy as np
@@ -35,6 +34,8 @@ def evaluate(protocol: PoseProtocol, pair: FramedPair, match: Match | None, trut
     rays0, focal0 = _rays(protocol, points0, pair.features0, pair.matrix0, truth.cameras[0])
     rays1, focal1 = _rays(protocol, points1, pair.features1, pair.matrix1, truth.cameras[1])
     right = epipolar_distances(truth.matrix, rays0, rays1) < protocol.precision
+    seen = np.isfinite(rays0).all(axis=1) & np.isfinite(rays1).all(axis=1)  # a lens may not reach a corner
+    rays0, rays1 = rays0[seen], rays1[seen]
     found: list[Pose | None] = []
     for seed in range(protocol.seeds):
         order = np.arange(len(rays0))
@@ -67,12 +68,8 @@ def _rays(
         raise ImageError(f"the image is {size[0]:g}x{size[1]:g}, its camera is for {own[0]:g}x{own[1]:g}")
     corner = camera.corner_origin if protocol.corner_origin is None else protocol.corner_origin
     original = warp_points(np.linalg.inv(matrix), points + 0.5 * corner)
-    focal = (
-        camera.matrix.diagonal()[:2]
-        / own
-        * scaled_size((int(size[0]), int(size[1])), protocol.threshold_frame)
-    )
-    return camera.rays(original * own / size), focal
+    scaled = scaled_size((int(size[0]), int(size[1])), protocol.threshold_frame)
+    return camera.rays(original * own / size), camera.matrix.diagonal()[:2] / own * scaled
 
 
 def solve(
@@ -87,15 +84,13 @@ def solve(
     if protocol.estimator == "poselib":
         import poselib
 
-        options: dict[str, Any] = {"max_epipolar_error": protocol.threshold}
-        if protocol.max_iterations is not None:
-            options["max_iterations"] = protocol.max_iterations
+        limits = {"max_epipolar_error": protocol.threshold, "max_iterations": protocol.max_iterations}
+        options = {name: value for name, value in limits.items() if value is not None}
         unknown = options.keys() - poselib.RansacOptions().keys()  # which it would ignore
         if unknown:
             raise GeomatchError(f"this version of PoseLib has no option {', '.join(unknown)}")
-        cameras = [
-            {"model": "PINHOLE", "width": 0, "height": 0, "params": [*f, 0, 0]} for f in (focal0, focal1)
-        ]
+        plain = {"model": "PINHOLE", "width": 0, "height": 0}
+        cameras = [{**plain, "params": [*focal, 0, 0]} for focal in (focal0, focal1)]
         pose, found = poselib.estimate_relative_pose(rays0 * focal0, rays1 * focal1, *cameras, options)
         return (pose.R, pose.t, found["num_inliers"]) if found["num_inliers"] >= 5 else None
     mean = (focal0[0] + focal1[1]) / 2 if protocol.focal == "superglue" else float(np.mean([focal0, focal1]))

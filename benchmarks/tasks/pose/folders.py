@@ -25,14 +25,12 @@ def read_pose(folder: Path, split: str | None = None) -> DataSet[Scene]:
 
     A list's K counts from the centre of the first pixel, a model's from its corner.
     """
-    if split is not None:
-        raise ValueError(f"pose has no splits, got {split!r}")
     if not folder.is_dir():
         raise GeomatchError(f"{folder}: no such folder")
     found = list(_pairs(folder))
     if not found:
         found = [pair for place in sorted(folder.iterdir()) if place.is_dir() for pair in _pairs(place)]
-    return by_scene(folder, found, _LAYOUT)
+    return by_scene(folder, split, found, _LAYOUT)
 
 
 def _pairs(folder: Path) -> Iterator[Listed]:

@@ -24,13 +24,9 @@ _SCANNET = (
 )
 _PAIRS = 1500
 _DEPTH_SIZE = (640, 480)  # LoFTR's intrinsics are for the colour images at the size of the depth maps
-_NUMPY = {
-    "_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0],
-    "ndarray": np.ndarray, "dtype": np.dtype,
-}  # fmt: skip
-_MODULES = {"numpy": ("ndarray", "dtype")} | dict.fromkeys(
-    ("numpy.core.multiarray", "numpy._core.multiarray"), ("_reconstruct", "scalar")
-)
+_MADE: dict[str, Any] = {"_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+_KNOWN: dict[str, dict[str, Any]] = {"numpy": {"ndarray": np.ndarray, "dtype": np.dtype},
+          "numpy.core.multiarray": _MADE, "numpy._core.multiarray": _MADE}  # fmt: skip
 
 
 class _Arrays(pickle.Unpickler):
@@ -38,9 +34,9 @@ class _Arrays(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """See `pickle.Unpickler`."""
-        if name not in _MODULES.get(module, ()):
+        if name not in _KNOWN.get(module, {}):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no index needs")
-        return _NUMPY[name]
+        return _KNOWN[module][name]
 
 
 def read_megadepth(folder: Path, split: str | None = None) -> DataSet[Scene]:
@@ -48,8 +44,7 @@ def read_megadepth(folder: Path, split: str | None = None) -> DataSet[Scene]:
 
     Poses go from the world to the camera; K counts from the corner of the first pixel.
     """
-    _no_splits("megadepth", split)
-    return by_scene(folder, _megadepth(folder), _MEGADEPTH, _PAIRS)
+    return by_scene(folder, split, _megadepth(folder), _MEGADEPTH, _PAIRS)
 
 
 def _megadepth(folder: Path) -> Iterator[Listed]:
@@ -69,8 +64,7 @@ def _megadepth(folder: Path) -> Iterator[Listed]:
 
 def read_scannet(folder: Path, split: str | None = None) -> DataSet[Scene]:
     """ScanNet-1500 (Sarlin et al., SuperGlue, 2020) by LoFTR's index; poses go from camera 0 to 1."""
-    _no_splits("scannet", split)
-    return by_scene(folder, _scannet(folder), _SCANNET, _PAIRS)
+    return by_scene(folder, split, _scannet(folder), _SCANNET, _PAIRS)
 
 
 def _scannet(folder: Path) -> Iterator[Listed]:
@@ -92,8 +86,3 @@ def _scannet(folder: Path) -> Iterator[Listed]:
             first, second = (root / scene / "color" / f"{frame}.jpg" for frame in frames)
             matrix = np.vstack([pose.reshape(3, 4), [0, 0, 0, 1]]).astype(np.float64)
             yield scene, f"{frames[0]}-{frames[1]}", (first, second), RelativePose((camera, camera), matrix)
-
-
-def _no_splits(name: str, split: str | None) -> None:
-    if split is not None:
-        raise ValueError(f"{name} has no splits, got {split!r}")

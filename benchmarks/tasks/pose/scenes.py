@@ -79,11 +79,15 @@ class Scene:
         return digest_of([truths, sums_of(images)])
 
 
-def by_scene(folder: Path, listed: Iterable[Listed], layout: str, whole: int | None = None) -> DataSet[Scene]:
-    """Pairs by scene; those without their images are left out and listed as broken.
+def by_scene(
+    folder: Path, split: str | None, listed: Iterable[Listed], layout: str, whole: int | None = None
+) -> DataSet[Scene]:
+    """Pairs by scene; those without their images are left out and listed as broken. There are no splits.
 
     ``layout`` says what belongs into the folder, ``whole`` is the number of pairs of the release.
     """
+    if split is not None:
+        raise ValueError(f"pairs with known cameras have no splits, got {split!r}")
     scenes: dict[str, dict[str, ImagePair]] = {}
     lacking: dict[str, list[Path]] = {}
     for scene, name, paths, truth in listed:

@@ -83,24 +83,18 @@ def summarise(protocol: PoseProtocol, rows: Sequence[Row]) -> list[Row]:
 
 
 def _in_words(protocol: PoseProtocol) -> Words:
-    frames = {"long": "long side {} pixels", "short": "short side {} pixels", "size": "squeezed to {} pixels"}
-    words = {
-        frame: frames[kind].format(frame.removeprefix(kind)) if kind else "original pixels"
-        for frame in (protocol.frame, protocol.threshold_frame)
-        for kind in [next((kind for kind in frames if frame.startswith(kind)), "")]
-    }
     origin = {None: "as each camera counts", True: "corner of the first pixel", False: "its centre"}
-    runs = f"{protocol.seeds} orders of the matches" + (", errors pooled" if protocol.pooled else "")
+    runs = f", {protocol.seeds} orders of the matches" if protocol.seeds > 1 else ""
+    runs += ", errors pooled" if protocol.pooled else ""
     focal = "all four" if protocol.focal == "all" else "fx of camera 0 and fy of camera 1"
+    unit = protocol.threshold_frame
     return [
         ("source", protocol.source),
-        ("frame", words[protocol.frame]),
+        ("frame", protocol.frame),
         ("keypoints", f"best {protocol.max_keypoints}"),
         ("matches", f"best {protocol.max_matches}" if protocol.max_matches else "all"),
-        (
-            "estimator",
-            f"{protocol.estimator}, {protocol.threshold:g} px ({words[protocol.threshold_frame]}), {runs}",
-        ),
+        ("estimator", f"{protocol.estimator}, {protocol.threshold:g} px of frame {unit}{runs}"),
+        ("depth of inliers", f"up to {protocol.max_depth:g} baselines, for OpenCV"),
         ("focal length", f"mean of {focal}"),
         ("pixel origin", origin[protocol.corner_origin]),
     ]
