@@ -201,6 +201,8 @@ def test_a_users_describer_has_a_key_of_its_own(data: Path, tmp_path: Path) -> N
     both = run(data, tmp_path / "out", "geomatch", ["orb", Method("same", detector, Patches())])
     assert (both.computed, list(both.record["methods"])) == (2, ["orb", "same"])
     assert both.record["methods"]["same"] == first.record["methods"]["mine"]
+    alone = run(data, tmp_path / "out", "geomatch", {"alone": Patches()})  # at SIFT's keypoints
+    assert (alone.computed, alone.record["rows"][0]["errors_px"]) == (0, first.record["rows"][0]["errors_px"])
     other = run(data, tmp_path / "out", "geomatch", {"mine": (detector, Patches(side=8))})
     assert other.computed == 2
     assert other.record["rows"] != first.record["rows"]
@@ -208,7 +210,7 @@ def test_a_users_describer_has_a_key_of_its_own(data: Path, tmp_path: Path) -> N
     assert run(data, tmp_path / "out", "geomatch", own).computed == 2
     for given, words in (
         ((detector, Wrapped(lambda image, features: features)), "mine: results of a .* cannot be cached"),
-        (Patches(), r"mine: hpatches needs keypoints: give \(detector, describer\)"),
+        (7, "mine: hpatches needs a string, or a describer or a function; got 'int'"),
     ):
         with pytest.raises(ValueError, match=words):
             run(data, tmp_path / "out", "geomatch", {"mine": given})
@@ -244,8 +246,8 @@ def test_bad_sequences_are_counted_and_the_rest_goes_on(data: Path, tmp_path: Pa
     assert "5.png" in rows["geomatch", "v_unreadable 1-5"]["reason"]
     assert rows["mma", "v_unreadable 1-4"]["reason"] is None
     by_split = {(r["protocol"], r["split"]): r for r in result.summaries()}
-    assert by_split["mma", "viewpoint"]["pairs"] == 10
-    assert by_split["mma", "viewpoint"]["failures"] == 1
+    assert by_split["mma", "viewpoint"]["pairs"] == 9  # it counts neither for nor against the method
+    assert by_split["mma", "viewpoint"]["failures"] == 0
 
 
 def test_wrong_use_is_one_line(

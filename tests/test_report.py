@@ -74,7 +74,7 @@ def test_record_of_another_layout_is_refused(both: RunResult, tmp_path: Path) ->
         ("a.json", "{", "not a readable record"),
         ("b.json", "[]", "not a readable record"),
         ("d.json", "[" * 100_000, "not a readable record"),
-        ("c.json", json.dumps({**both.record, "schema": 2}), "layout 2, this version reads 4"),
+        ("c.json", json.dumps({**both.record, "schema": 2}), "layout 2, this version reads 5"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(geomatch.GeomatchError, match=words):
@@ -206,7 +206,7 @@ def test_report_has_everything_in_one_page(short: Path, work: Path, tmp_path: Pa
     assert "these numbers compare with no published ones" in page.text
     assert "LoFTR" in page.text
     markdown = written[0].read_text()
-    assert "| sift | all | 10 |" in markdown
+    assert "| sift | 150 | all | 9 |" in markdown
     assert "orb minus sift, AUC@5" in markdown
     assert "too few to tell" in markdown
     # the command writes the same, byte for byte
@@ -219,9 +219,13 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
     other = run(work, "mma", ["orb"], keypoints=100)
     third = run(work, "mma", ["rootsift"])
     (merged,) = merge([both.path, other.path, third.path])
-    assert list(merged.methods) == ["orb", "sift", "orb (2)", "rootsift"]
-    assert len(merged.rows_of("mma")) == 4 * 10
-    assert len(merged.rows_of("roma")) == 2 * 10
+    assert list(merged.methods) == ["orb", "sift", "orb (at most 100)", "rootsift"]
+    assert len(merged.rows_of("mma")) == 4 * 9  # one image cannot be read
+    assert len(merged.rows_of("roma")) == 2 * 9
+    found = {row["method"]: row["keypoints"] for row in merged.summaries(PROTOCOLS["mma"])}
+    assert found == {"orb": 150, "sift": 150, "orb (at most 100)": 100, "rootsift": 150}
+    text = write_report([both.path, other.path], tmp_path / "two")[0].read_text()
+    assert "clear, at 150 and 100 keypoints" in text or "too few to tell, at 150 and 100 keypoints" in text
     assert merge([both.path, both.path])[0].rows == merge([both.path])[0].rows
     assert set(find_runs([work / "out"])) == {both.path, other.path, third.path}
     path, changed = tmp_path / "hpatches-x.json", json.loads(third.path.read_text())

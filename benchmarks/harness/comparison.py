@@ -1,7 +1,7 @@
 """Two methods on the same pairs: the difference, and how far chance could have made it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -25,13 +25,16 @@ class Comparison:
     high: float  # 2.5 % of the resamples lie above
     items: int  # rows that both methods have
     units: int  # Sequences, categories or videos, which are drawn whole
+    budgets: tuple[int | None, int | None] = (None, None)  # keypoints per image of either
 
     @property
     def verdict(self) -> str:
         """What the 95 % interval says: of few units nothing, else if it leaves out zero."""
+        found = "clear" if self.low > 0 or self.high < 0 else "not told apart"
         if self.units < FEW:
-            return "too few to tell"
-        return "clear" if self.low > 0 or self.high < 0 else "not told apart"
+            found = "too few to tell"
+        first, second = self.budgets
+        return found if first == second else f"{found}, at {first} and {second} keypoints"
 
 
 def compare(
@@ -66,9 +69,18 @@ def compare(
     )  # fmt: skip
 
 
-def compare_all(task: Task, protocol: Any, rows: Sequence[Row]) -> list[Comparison]:
-    """Every two methods among rows of one protocol."""
+def compare_all(
+    task: Task, protocol: Any, rows: Sequence[Row], budgets: Mapping[str, int | None]
+) -> list[Comparison]:
+    """Every two methods among rows of one protocol that have a pair in common.
+
+    ``budgets`` are the methods' keypoints per image.
+    """
     by_method: dict[str, list[Row]] = {}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
-    return [compare(task, protocol, a, b) for a, b in combinations(by_method.values(), 2)]
+    return [
+        replace(compare(task, protocol, rows0, rows1), budgets=(budgets[method0], budgets[method1]))
+        for (method0, rows0), (method1, rows1) in combinations(by_method.items(), 2)
+        if {row["pair"] for row in rows0} & {row["pair"] for row in rows1}
+    ]

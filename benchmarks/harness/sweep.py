@@ -86,10 +86,12 @@ def run_sweep(
     scores = []
     for (timestep, layer, size), text in texts.items():
         where = {"timestep": timestep, "layer": layer, "ensemble": size}
-        found = summaries_of(task, protocol, [text], run.record["rows"])
+        found = summaries_of(task, protocol, {text: None}, run.record["rows"])
         for row in sorted(found, key=lambda row: row["split"] != "all"):
             if row[task.item]:
-                measures = {key: row[key] for key in row if key not in ("protocol", "method", "failures")}
+                measures = {
+                    key: row[key] for key in row if key not in ("protocol", "method", "keypoints", "failures")
+                }
                 scores.append({**where, **measures, "failures": row["failures"]})
     folder = run.path.with_suffix("")
     folder.mkdir(exist_ok=True)
