@@ -75,8 +75,10 @@ def _settings(cache_features: bool) -> "Callable[..., Settings]":
 
 def _ended(task: "Task", result: "RunResult", *written: Path) -> int:
     """Print what a run did, and return the exit code."""
-    for name, reason in result.record["skipped"].items():
-        click.echo(f"skipped     {name}: {reason}", err=True)
+    from geomatch.engine.run import grouped
+
+    for line in grouped(result.record["skipped"]):
+        click.echo(f"skipped     {line}", err=True)
     click.echo(f"computed    {result.computed} evaluations of a {task.unit[0]}, the rest was there")
     for path in (result.path, *written):
         click.echo(f"wrote       {click.format_filename(path)}")
