@@ -1,6 +1,6 @@
 """Two methods on the same pairs: the difference, and how far chance could have made it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -51,22 +51,41 @@ def compare(
         raise ValueError("the methods have no pair in common")
     values0 = task.values(protocol, [by_pair0[pair] for pair in common])
     values1 = task.values(protocol, [by_pair1[pair] for pair in common])
-    units = np.array([pair.split()[0] for pair in common])
-    members = [np.flatnonzero(units == name) for name in dict.fromkeys(units)]
-    rng = np.random.default_rng(0)
 
     def difference(places: NDArray[np.intp]) -> float:
         return task.statistic(protocol, values0[places]) - task.statistic(protocol, values1[places])
 
+    low, high, units = _resampled(common, difference, resamples)
+    return Comparison(
+        rows0[0]["method"], rows1[0]["method"], protocol.headline,
+        difference(np.arange(len(common))), low, high, len(common), units,
+    )  # fmt: skip
+
+
+def interval(
+    task: Task, protocol: Any, rows: Sequence[Row], resamples: int = 2000
+) -> tuple[float, float, float]:
+    """The protocol's headline measure of one method's rows, and its 95 % interval, see `compare`."""
+    values = task.values(protocol, rows)
+    low, high, _ = _resampled(
+        [row["pair"] for row in rows], lambda places: task.statistic(protocol, values[places]), resamples
+    )
+    return task.statistic(protocol, values), low, high
+
+
+def _resampled(
+    pairs: Sequence[str], statistic: Callable[[NDArray[np.intp]], float], resamples: int
+) -> tuple[float, float, int]:
+    """2.5 and 97.5 % of a statistic of the places of pairs when units are drawn; the number of units."""
+    units = np.array([pair.split()[0] for pair in pairs])
+    members = [np.flatnonzero(units == name) for name in dict.fromkeys(units)]
+    rng = np.random.default_rng(0)
     drawn = []
     for _ in range(resamples):
         chosen = rng.integers(len(members), size=len(members))
-        drawn.append(difference(np.concatenate([members[k] for k in chosen])))
+        drawn.append(statistic(np.concatenate([members[k] for k in chosen])))
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return Comparison(
-        rows0[0]["method"], rows1[0]["method"], protocol.headline,
-        difference(np.arange(len(common))), float(low), float(high), len(common), len(members),
-    )  # fmt: skip
+    return float(low), float(high), len(members)
 
 
 def compare_all(

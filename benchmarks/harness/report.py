@@ -14,6 +14,7 @@ import numpy as np
 from geomatch.benchmarks.harness import record as records
 from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import Comparison, compare_all
+from geomatch.benchmarks.harness.leaderboard import Leaderboard, leaderboard
 from geomatch.benchmarks.harness.runs import Run, find_runs, merge, without_folders
 from geomatch.benchmarks.harness.task import FOLDERS, Picture, Row
 from geomatch.engine.run import grouped
@@ -59,15 +60,21 @@ class _Worst:
 
 
 def write_report(
-    paths: Sequence[Path], out: Path, data: Path | None = None, store: str | None = None
+    paths: Sequence[Path],
+    out: Path,
+    data: Path | None = None,
+    store: str | None = None,
+    keypoints: int | None = None,
+    costs: bool = False,
 ) -> list[Path]:
-    """Write ``report.md`` and ``report.html`` into a folder and return their paths.
+    """Write ``report.md``, ``report.html``, ``leaderboard.csv`` and ``leaderboard.tex``; return their paths.
 
     Args:
         paths: records, or folders with records.
         out: the folder, made if need be.
         data: the runs' folder of images, for pictures of the worst pairs.
         store: the runs' store, where it is not the folder of the record.
+        keypoints, costs: of the leaderboard, see `geomatch.benchmarks.harness.leaderboard.leaderboard`.
 
     Raises:
         GeomatchError: without a record, for one of another version, or two definitions of one protocol.
@@ -81,9 +88,11 @@ def write_report(
     template = files("geomatch.benchmarks.harness").joinpath("report.html").read_text(encoding="utf-8")
     with reading(", ".join(map(str, found)), "set of records"):  # whatever was edited in them
         runs = merge(found)
+        board = leaderboard(runs, keypoints, costs)
         sections = [_section(run, data, store) for run in runs]
-        page = environment.from_string(template).render(sections=sections, colours=COLOURS)
-        texts = {"report.md": _markdown(runs), "report.html": page}
+        page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
+        texts = {"report.md": _markdown(runs, board), "report.html": page}
+        texts |= {"leaderboard.csv": board.csv(), "leaderboard.tex": board.latex()}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         with replacing(out / name) as temporary:
@@ -171,8 +180,10 @@ def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path, store:
         entry.why = first_line(error)
 
 
-def _markdown(runs: Sequence[Run]) -> str:
-    blocks = ["# Report"]
+def _markdown(runs: Sequence[Run], board: Leaderboard) -> str:
+    blocks = ["# Report", board.markdown()]
+    if board.left_out:
+        blocks.append(f"At other budgets than {board.keypoints} keypoints: {', '.join(board.left_out)}.")
     for run in runs:
         count, task = len(run.data["units"]), run.task
         have = f"{count} {task.unit[count != 1]} of {task.whole}"

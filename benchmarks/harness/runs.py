@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.record import protocols_of, read_run, summaries_of
-from geomatch.benchmarks.harness.task import FOLDERS, UNREADABLE, Row, Task, find_task
+from geomatch.benchmarks.harness.task import FOLDERS, UNREADABLE, Row, Settings, Task, find_task
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
 
@@ -26,6 +26,11 @@ class RecordedMethod:
     def budget(self) -> int | None:
         """Keypoints per image, at most; None for dense features."""
         return self.settings.get("max_keypoints")
+
+    @property
+    def run_settings(self) -> Settings:
+        """The settings of the run."""
+        return Settings() if self.budget is None else Settings(self.budget)
 
     @property
     def words(self) -> dict[str, str]:
