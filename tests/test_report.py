@@ -226,11 +226,11 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
     other = run(work, "mma", ["orb"], keypoints=100)
     third = run(work, "mma", ["rootsift"])
     (merged,) = merge([both.path, other.path, third.path])
-    assert list(merged.methods) == ["orb", "sift", "orb (at most 100)", "rootsift"]
+    assert list(merged.methods) == ["orb", "sift", "orb (100 keypoints)", "rootsift"]
     assert len(merged.rows_of("mma")) == 4 * 9  # one image cannot be read
     assert len(merged.rows_of("roma")) == 2 * 9
     found = {row["method"]: row["keypoints"] for row in merged.summaries(PROTOCOLS["mma"])}
-    assert found == {"orb": 150, "sift": 150, "orb (at most 100)": 100, "rootsift": 150}
+    assert found == {"orb": 150, "sift": 150, "orb (100 keypoints)": 100, "rootsift": 150}
     written = write_report([other.path, third.path], tmp_path / "two", keypoints=150)
     assert "too few to tell, at 100 and 150 keypoints" in written[0].read_text()
     # one budget in the leaderboard, and its numbers are those of the tables

@@ -118,7 +118,8 @@ def leaderboard(runs: Sequence[Run], keypoints: int | None = None, costs: bool =
             for label, method in run.methods.items():
                 wanted = allowed(protocol, keypoints)
                 if method.budget is not None and allowed(protocol, method.budget) != wanted:
-                    left_out[f"{label} ({method.budget} keypoints)"] = None
+                    budget = f" ({method.budget} keypoints)"
+                    left_out[label.removesuffix(budget) + budget] = None
                     continue
                 own = [row for row in run.rows_of(protocol.name) if row["method"] == label]
                 if own:

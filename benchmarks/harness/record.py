@@ -68,7 +68,10 @@ def summaries_of(
         own = [row for row in own if not str(row["reason"]).startswith(UNREADABLE)]
         if own:
             labels = {"protocol": protocol.name, "method": method, "keypoints": allowed(protocol, budget)}
-            found += [{**labels, **row} for row in task.summarise(protocol, own) if row[task.item]]
+            rows_of_splits = task.summarise(protocol, own)
+            # a split that has all of the rows would say the same twice
+            kept = [row for row in rows_of_splits if row["split"] == "all" or 0 < row[task.item] < len(own)]
+            found += [{**labels, **row} for row in kept or rows_of_splits]
     return found
 
 
@@ -109,9 +112,9 @@ def columns_of(task: Task, summaries: list[Row]) -> list[str]:
 
 
 def cell(row: Row, column: str) -> str:
-    """A measure as a table shows it: percentages with one digit, half the range of seeds beside them."""
+    """A measure as a table shows it: percentages with one digit, and half the range of seeds."""
     value, spread = row.get(column), row.get(f"{column} spread")
     if value is None:
         return "-"
     digits = 1 if "@" in column or column[0] in "JF" else 3
-    return f"{value:.{digits}f}" + (f" ± {spread / 2:.1f}" if spread is not None else "")
+    return f"{value:.{digits}f}" + (f" ± {spread / 2:.1f}" if spread and spread >= 0.1 else "")

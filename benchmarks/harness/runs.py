@@ -38,7 +38,7 @@ class RecordedMethod:
         identity, settings, versions = self.key
         types = sorted(set(re.findall(r"torch\.(\w+)", json.dumps(identity))))
         found = {"made of": without_folders(self.string or "an object")}
-        found |= {} if self.budget is None else {"keypoints": f"at most {self.budget}"}
+        found |= {} if self.budget is None else {"keypoints": f"{self.budget} keypoints"}
         found |= {"device": settings["device"], "precision": ", ".join(types) or "-"}
         packages = ("geomatch-dift", "torch", "opencv-python")
         found["versions"] = ", ".join(f"{name} {versions[name]}" for name in packages)
