@@ -16,9 +16,8 @@ from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import warp_points
 from geomatch.types import Features
 
-CONFIDENCE = 0.99999  # of OpenCV's estimators in every protocol; PoseLib has its default
 ERRORS = ("errors_deg", "rotation_deg", "translation_deg", "translation_unfolded_deg")
-_ITERATIONS = 1000  # OpenCV's default
+_ITERATIONS, _CONFIDENCE = 1000, 0.99999  # of OpenCV's estimators: its default, and the published one
 _LARGEST_SQUEEZE = 0.02  # of an image beside the size that its camera is for
 Pose = tuple[NDArray[np.float64], NDArray[np.float64], int]  # rotation, translation, inliers
 
@@ -84,7 +83,10 @@ def solve(
     if protocol.estimator == "poselib":
         import poselib
 
-        limits = {"max_epipolar_error": protocol.threshold, "max_iterations": protocol.max_iterations}
+        limits = {
+            "max_epipolar_error": protocol.threshold, "success_prob": protocol.confidence,
+            "max_iterations": protocol.max_iterations, "min_iterations": protocol.min_iterations,
+        }  # fmt: skip
         options = {name: value for name, value in limits.items() if value is not None}
         unknown = options.keys() - poselib.RansacOptions().keys()  # which it would ignore
         if unknown:
@@ -95,8 +97,8 @@ def solve(
         return (pose.R, pose.t, found["num_inliers"]) if found["num_inliers"] >= 5 else None
     mean = (focal0[0] + focal1[1]) / 2 if protocol.focal == "superglue" else float(np.mean([focal0, focal1]))
     matrices, mask = cv2.findEssentialMat(
-        rays0, rays1, np.eye(3), OPENCV_METHODS[protocol.estimator], CONFIDENCE,
-        protocol.threshold / mean, protocol.max_iterations or _ITERATIONS,
+        rays0, rays1, np.eye(3), OPENCV_METHODS[protocol.estimator],
+        protocol.confidence or _CONFIDENCE, protocol.threshold / mean, protocol.max_iterations or _ITERATIONS,
     )  # fmt: skip
     best: Pose | None = None
     # five matches have several solutions, one below the other; USAC may give none

@@ -29,7 +29,9 @@ class PoseProtocol:
     max_depth: float = 1e9
     """Baselines; inliers farther away do not count. SuperGlue and its heirs mean 1e9, too, but OpenCV takes
     their argument for another, and 50 stays."""
+    confidence: float | None = None  # None: 0.99999 for OpenCV, PoseLib's default
     max_iterations: int | None = None  # None: the estimator's default
+    min_iterations: int | None = None  # PoseLib's only
     max_keypoints: int = 2048
     max_matches: int | None = None  # best by similarity
     seeds: int = 1  # runs of the estimator, each with the matches in another order
@@ -65,8 +67,9 @@ MEGADEPTH = _named(
                  threshold=0.5, **_RANSAC, **_GLUE),
     PoseProtocol("megadepth-gluefactory-poselib", 1, "glue-factory, example of the README", threshold=2.0,
                  **_GLUE),
-    PoseProtocol("megadepth-xfeat", 1, "Potje et al., CVPR 2024 (XFeat)", "long1200", threshold=2.5,
-                 threshold_frame="long1200", corner_origin=False, max_iterations=1000, max_keypoints=4096),
+    PoseProtocol("megadepth-xfeat", 1, "Potje et al., CVPR 2024 (XFeat), megadepth1500.py", "long1200",
+                 threshold=2.5, corner_origin=False, confidence=0.99999, max_iterations=1000,
+                 min_iterations=20, max_keypoints=4096),
 )  # fmt: skip
 SCANNET = _named(
     PoseProtocol("scannet", 1, "geomatch", seeds=5, precision=5e-4),
