@@ -67,14 +67,14 @@ def _modelled(folder: Path, place: Path) -> Iterator[Listed]:
 
     with reading(place, "model of COLMAP"):
         model = pycolmap().Reconstruction(str(place))
-    images = sorted((image for image in model.images.values() if image.has_pose), key=lambda one: one.name)
+        images = sorted((one for one in model.images.values() if one.has_pose), key=lambda one: one.name)
+        cameras = [_camera(image.camera) for image in images]
     rows = {image.image_id: row for row, image in enumerate(images)}
     seen = np.zeros((len(images), len(images)), np.int64)
     for point in model.points3D.values():
         track = sorted({rows[element.image_id] for element in point.track.elements})
         seen[np.ix_(track, track)] += 1
     root = folder / "images" if (folder / "images").is_dir() else folder
-    cameras = [_camera(image.camera) for image in images]
     poses = [np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]) for image in images]
     for i, k in combinations(range(len(images)), 2):
         if seen[i, k] >= MIN_COVISIBILITY * max(1, min(seen[i, i], seen[k, k])):
