@@ -105,7 +105,7 @@ def test_layouts_say_what_is_there(tmp_path: Path) -> None:
     scenes = read_pose(tmp_path / "two").units
     assert [(scene.name, len(scene.pairs)) for scene in scenes] == [("a", 3), ("b", 2)]  # 0 and 2 share none
     (model / "images" / "12.jpg").unlink()
-    assert read_pose(tmp_path / "two").missing == ("1 pairs",)
+    assert read_pose(tmp_path / "two").missing == ("2 pairs",)
 
 
 class Evil:

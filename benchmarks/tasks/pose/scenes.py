@@ -43,9 +43,7 @@ class RelativePose:
     """The truth of a pair."""
 
     cameras: tuple[Camera, Camera]
-    matrix: NDArray[
-        np.float64
-    ]  # (4, 4) from camera 0 to camera 1; of the translation only the direction counts
+    matrix: NDArray[np.float64]  # (4, 4) from camera 0 to 1; the length of its translation is not used
 
     def is_usable(self) -> bool:
         """True if the numbers can be two cameras and a pose."""
@@ -70,13 +68,14 @@ class Scene:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over images, cameras and poses."""
-        images = list(dict.fromkeys(path for pair in self.pairs for path in pair.paths))
+        paths = dict.fromkeys(path for pair in self.pairs for path in pair.paths)
+        place = {path: number for number, path in enumerate(paths)}
         truths = [
-            [pair.name, [images.index(path) for path in pair.paths], pair.truth.matrix.tolist(),
+            [pair.name, [place[path] for path in pair.paths], pair.truth.matrix.tolist(),
              [[one.matrix.tolist(), one.size, one.corner_origin, one.lens] for one in pair.truth.cameras]]
             for pair in self.pairs
         ]  # fmt: skip
-        return digest_of([truths, sums_of(images)])
+        return digest_of([truths, sums_of(place)])
 
 
 def by_scene(
@@ -109,6 +108,5 @@ def by_scene(
         raise GeomatchError(f"{folder}: no pair with both images there ({first}); expected {layout}")
     broken = {unit: f"{len(own)} pairs lack an image, such as {own[0]}" for unit, own in lacking.items()}
     count = sum(len(unit.pairs) for unit in units)
-    lost = (whole or count + len(broken)) - count
-    missing = (f"{lost} pairs",) if lost else ()
-    return DataSet(folder, units, broken, not missing, missing=missing)
+    lost = whole - count if whole else sum(map(len, lacking.values()))
+    return DataSet(folder, units, broken, not lost, missing=(f"{lost} pairs",) if lost > 0 else ())
