@@ -22,8 +22,9 @@ def hpatches(out: Path, archive: Path | None) -> int:
     Exit code 1: something is missing.
     """
     from geomatch.benchmarks.harness.task import find_task
-    from geomatch.benchmarks.tasks.homography.data import fetch_hpatches
+    from geomatch.benchmarks.tasks.homography.data import RELEASE, fetch_hpatches
 
+    click.echo(f"licence     {RELEASE.licence}")
     found = fetch_hpatches(out, archive)
     click.echo(f"present     {len(found.units)} sequences in {click.format_filename(out)}")
     for name, reason in found.broken.items():
