@@ -3,7 +3,6 @@
 import gc
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, cast
 
 from geomatch.dift import PRESETS, DIFTConfig
@@ -13,7 +12,7 @@ from geomatch.types import Features, Traits
 from geomatch.weights.hub import is_hub_id
 
 if TYPE_CHECKING:
-    from geomatch.dift import DIFTExtractor, FeatureMap
+    from geomatch.dift import FeatureMap
     from geomatch.tensors import FeatureTensors
 
 
@@ -96,21 +95,15 @@ def describe_tensors(
     return [upload_features(features, "cpu") for features in described]
 
 
-@lru_cache(maxsize=2)
-def cached_extractor(config: DIFTConfig) -> "DIFTExtractor":
-    """One extractor per configuration, so that a second call finds the model loaded; see `release`."""
-    from geomatch.dift import DIFTExtractor
-
-    return DIFTExtractor(config)
-
-
 def release() -> None:
     """Free the models that geomatch keeps loaded between calls, on accelerators too.
 
     Up to two stay loaded; the next call loads what it needs again. Models of extractors that you made live as
     long as these.
     """
-    cached_extractor.cache_clear()
+    extractors = sys.modules.get("geomatch.dift.extractor")
+    if extractors is not None:
+        extractors.cached_extractor.cache_clear()
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -138,4 +131,8 @@ def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
     """Create a describer by preset, folder, hub id or settings; an object is given back as it is."""
     if isinstance(descriptor, str):
         descriptor = dift_config(descriptor)
-    return cached_extractor(descriptor) if isinstance(descriptor, DIFTConfig) else descriptor
+    if not isinstance(descriptor, DIFTConfig):
+        return descriptor
+    from geomatch.dift import cached_extractor  # loads torch
+
+    return cached_extractor(descriptor)

@@ -1,5 +1,6 @@
 """The extractor on small random UNets: exact geometry, early stop, determinism, errors."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
+import geomatch
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
 from geomatch.devices import find_device
 from geomatch.dift import PRESETS, FeatureMap
@@ -375,3 +377,16 @@ def test_images_are_described_as_they_come(tmp_path: Path, monkeypatch: pytest.M
         assert own.image_size == other.image_size
         for layer, twin in zip(own.maps, other.maps, strict=True):
             torch.testing.assert_close(layer, twin, atol=1e-4, rtol=1e-4)
+
+
+def test_settings_that_travel_again_find_the_networks_loaded() -> None:
+    """A worker gets its methods with every block of work."""
+    config = replace(PRESETS["dift-tiny-dense"], head=False, seed=78)
+    sent = pickle.dumps(DIFTExtractor(config))
+    first = pickle.loads(sent)
+    first.load_networks()
+    again = pickle.loads(sent)
+    assert again.config == config
+    assert again.model is first.model
+    geomatch.release()
+    assert pickle.loads(sent) is not first

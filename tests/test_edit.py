@@ -13,8 +13,7 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch.cli import main
-from geomatch.describers import cached_extractor
-from geomatch.dift import PRESETS, FeatureMap
+from geomatch.dift import PRESETS, FeatureMap, cached_extractor
 from geomatch.editing.blending import load_edit, warp_edit
 from geomatch.editing.edit import EditResult, PreparedEdit, carry_edit, prepare_edit, propagate_edit
 from geomatch.editing.options import EditOptions

@@ -313,7 +313,7 @@ def test_trained_head_command(
 def test_distilled_network_is_the_one_that_was_trained(bank: list[NDArray[Any]], tmp_path: Path) -> None:
     """Normalisations folded into its weights change nothing."""
     teacher, config = DIFTExtractor(), DistillationConfig(widths=(16, 16, 16), per_view=24, steps=4)
-    whole = distil(teacher, bank, config, tmp_path / "whole", bank[:1], progress=False)
+    whole = distil(teacher, bank, bank[:1], config, tmp_path / "whole", bank[:1], progress=False)
     learner = Learner(config.widths, teacher.dimension)
     learner.load_state_dict(read_checkpoint(tmp_path / "whole" / "distilled.pt")["network"])
     patches = network_patches(torch.tensor(bank[0]["patches"][:, 0]).permute(0, 3, 1, 2).float())

@@ -146,7 +146,7 @@ def test_wrong_use_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
     def never(*_: object) -> None:
         raise AssertionError("a network is loaded")
 
-    monkeypatch.setattr("geomatch.describers.cached_extractor", lambda config: DIFTExtractor(config))
+    monkeypatch.setattr("geomatch.dift.cached_extractor", lambda config: DIFTExtractor(config))
     monkeypatch.setattr("geomatch.dift.extractor.load_model", never)
     for arguments, words in (
         ("a.png b.png --point 1,1 --point 320,0", "point (320, 0) lies outside image 0, whose last pixel"),

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from geomatch.cli import main
-from geomatch.describers import cached_extractor
-from geomatch.dift import PRESETS, DIFTExtractor
+from geomatch.dift import PRESETS, DIFTExtractor, cached_extractor
 from geomatch.errors import ImageError
 from geomatch.geometry import warp_points
 from geomatch.images import Image
@@ -292,7 +291,7 @@ def test_wrong_input_is_one_line(
     def never(*_: object) -> None:
         raise AssertionError("a network is loaded")
 
-    monkeypatch.setattr("geomatch.describers.cached_extractor", lambda config: DIFTExtractor(config))
+    monkeypatch.setattr("geomatch.dift.cached_extractor", lambda config: DIFTExtractor(config))
     monkeypatch.setattr("geomatch.dift.extractor.load_model", never)
     monkeypatch.chdir(tmp_path)
     save_frames(moving[0][:2], tmp_path / "frames")

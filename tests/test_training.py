@@ -14,6 +14,7 @@ from geomatch.benchmarks.training.cards import detector_card, model_card
 from geomatch.benchmarks.training.crops import CropSource
 from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
 from geomatch.benchmarks.training.detector import DetectorConfig
+from geomatch.benchmarks.training.distillation import occluded
 from geomatch.benchmarks.training.recipe import DENOISER_PACKAGES
 from geomatch.benchmarks.training.sources import find_images, listed_images
 from geomatch.dift.head.projection import load_head
@@ -92,6 +93,36 @@ def test_rendered_views_follow_their_homography(photo0: Image, rng: np.random.Ge
     difference = np.abs(photo0.pixels[y, x].astype(int) - view[v, u]).mean(1)
     assert inside.sum() > 50
     assert np.median(difference) < 12
+
+
+def test_tilted_planes_have_the_stated_tilt_and_no_aliases() -> None:
+    """The tilt is the ratio of the singular values in the middle; a grating too fine to show is grey."""
+    centre, step, tilts = np.array([319.5, 239.5]), 1e-3, []
+    for seed in range(200):
+        matrix = random_homography(np.random.default_rng(seed), (640, 480), "tilted")
+        around = warp_points(matrix, centre + step * np.array([[0, 0], [1, 0], [0, 1]]))
+        larger, smaller = np.linalg.svd((around[1:] - around[0]) / step, compute_uv=False)
+        tilts.append(larger / smaller)
+    assert 1.5 <= min(tilts) < 1.7
+    assert 3.5 < max(tilts) <= 4.3  # perspective turns the plane a little more
+    grating = np.zeros((240, 320, 3), np.uint8)
+    grating[:, ::2] = 255  # two pixels a period
+    squeezed = np.diag([1 / 3, 3.0, 1.0])
+    fine = render_view(grating, squeezed, (100, 240), oversampling=3)[20:-20, 20:-20]
+    assert np.ptp(fine) <= 90
+    assert np.ptp(render_view(grating, squeezed, (100, 240))[20:-20, 20:-20]) > 200
+    shown = render_view(np.full((50, 60, 3), 77, np.uint8), np.eye(3), (60, 50), oversampling=3)
+    assert np.abs(shown[4:-4, 4:-4].astype(int) - 77).max() <= 1
+
+
+def test_occlusions_spare_the_centre_and_are_other_patches(rng: np.random.Generator) -> None:
+    patches = np.repeat(np.arange(200, dtype=np.uint8), 32 * 32 * 3).reshape(200, 32, 32, 3)
+    changed = occluded(patches, 0.25, rng)
+    differs = (changed != patches).any(-1)
+    assert 30 < differs.any((1, 2)).sum() < 70
+    assert not differs[:, 12:20, 12:20].any()
+    assert all(len(np.unique(patch)) <= 2 for patch in changed)
+    np.testing.assert_array_equal(occluded(patches, 0.0, rng), patches)
 
 
 def test_synthetic_pairs_are_true(photo0: Image) -> None:

@@ -2,11 +2,13 @@
 
 The loss is that of the projection head, which makes partners find each other, and beside it the cosine
 distance to what model and head say of the same patches (Hinton, Vinyals, Dean, 2015, with descriptors in
-place of class probabilities).
+place of class probabilities). The network sees what the head was not trained on: planes from an oblique view,
+and patches of which a part is another place, as at the edge of an object.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.distilled import LAST, UNSHUFFLE, DistilledHead, PatchNetwork, convolutions
 from geomatch.dift.inputs import network_patches
+from geomatch.synthetic import Motion
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
 from geomatch.training.convolutional_head import split_images
-from geomatch.training.pair_loop import train_on_pairs
+from geomatch.training.pair_loop import Batch, augmented, draw_rows, joined, train_on_pairs
 
 CHECKPOINT = "distilled.pt"
 
@@ -32,13 +35,23 @@ class DistillationConfig:
     """Everything that decides the small network's weights, besides model, head and bank."""
 
     widths: tuple[int, ...] = (32, 64, 128)  # channels of each level
-    views: int = 4  # pairs of views in a batch
+    views: int = 6  # pairs of views in a batch
     per_view: int = 128  # corresponding keypoints taken of each at most
-    steps: int = 3000
-    learning_rate: float = 2e-3  # peak of the one-cycle cosine schedule
+    tilted: float = 0.4  # share of the pairs of views with a tilted plane
+    occluded: float = 0.25  # share of the patches of which a part is another's
+    steps: int = 9000
+    learning_rate: float = 1.5e-3  # peak of the one-cycle cosine schedule
     temperature: float = 0.05
-    imitation: float = 4.0  # weight of the cosine distance to the descriptors that are imitated
+    imitation: float = 1.0  # weight of the cosine distance to the descriptors that are imitated
     seed: int = 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Patches(Batch):
+    """A batch, and what it was made of."""
+
+    plain: NDArray[np.uint8]  # (2N, S, S, 3) without occlusions
+    turned: NDArray[np.bool_]  # (N,) True where patches were turned or mirrored
 
 
 class Learner(nn.Module):
@@ -75,27 +88,38 @@ class Learner(nn.Module):
 
 
 def distilled(
-    config: DIFTConfig, images: Sequence[BankImage], work: Path, settings: DistillationConfig
+    config: DIFTConfig,
+    images: Sequence[BankImage],
+    tilted: Sequence[BankImage],
+    work: Path,
+    settings: DistillationConfig,
 ) -> DistilledHead:
     """Distil a model that describes patches with a projection head; a second call goes on.
 
-    ``work`` holds the checkpoint and the bank.
+    ``images`` and ``tilted`` are the photographs with their numbers of views, plain and of tilted planes;
+    ``work`` holds the checkpoint and the banks.
     """
-    bank = PatchBank(work / "patches", config.patch_size, config.patch_scale)
-    make_bank(bank, images)
-    used, watched = (load_bank(bank, part) for part in split_images(images))
-    return distil(DIFTExtractor(config), used, settings, work, watched[:100])
+    motions: tuple[tuple[Motion, ...], ...] = (("upright", "rotated"), ("tilted",))
+    banks, validation = [], list[Rows]()
+    for own, seen in zip((images, tilted), motions, strict=True):
+        bank = PatchBank(work / "patches", config.patch_size, config.patch_scale, seen)
+        make_bank(bank, own)
+        used, watched = split_images(own)
+        banks.append(load_bank(bank, used))
+        validation += load_bank(bank, watched)[:50]
+    return distil(DIFTExtractor(config), banks[0], banks[1], settings, work, validation)
 
 
 def distil(
     extractor: DIFTExtractor,
     bank: Sequence[Rows],
+    tilted: Sequence[Rows],
     config: DistillationConfig,
     out: Path,
     validation: Sequence[Rows] = (),
     progress: bool = True,
 ) -> DistilledHead:
-    """Train on the bank's pairs of views, or go on from ``out/distilled.pt``.
+    """Train on the banks' pairs of views, or go on from ``out/distilled.pt``.
 
     The ``extractor`` describes patches with its projection head. The rank-1 accuracy on the ``validation``
     views is logged.
@@ -108,19 +132,47 @@ def distil(
     def describe(learner: Learner, patches: NDArray[np.uint8]) -> Tensor:
         return learner(network_patches(_tensor(patches)))  # type: ignore[no-any-return]
 
-    def imitation(patches: NDArray[np.uint8], found: Tensor) -> Tensor:
-        wanted = extractor.patch_rows(_tensor(patches)).clone()  # of inference mode: not saved for backward
-        return config.imitation * (1 - (found * wanted).sum(1)).mean()
+    def imitation(batch: Patches, found: Tensor) -> Tensor:
+        """Both patches of a place should have the mean of the descriptors of both."""
+        known = ~np.concatenate([batch.turned, batch.turned])  # the head knows what is upright best
+        first, second = extractor.patch_rows(_tensor(batch.plain[known])).chunk(2)
+        wanted = functional.normalize(first + second, dim=1).repeat(2, 1)
+        return config.imitation * (1 - (found[torch.from_numpy(known)] * wanted).sum(1)).mean()
 
+    draw = partial(draw_patches, bank, tilted, config)
     bar = "distillation" if progress else None
     learner = train_on_pairs(
-        new_network, describe, bank, config, out / CHECKPOINT, validation, bar, imitation
+        new_network, describe, draw, config, out / CHECKPOINT, validation, bar, imitation
     )
     log = read_checkpoint(out / CHECKPOINT)["log"]
     training = {**(extractor.head.training if extractor.head else {}), "distillation": asdict(config)}
-    training |= {"distillation_pairs": sum(len(rows) for rows in bank), "distillation_log": log}
+    training |= {"distillation_pairs": sum(map(len, (*bank, *tilted))), "distillation_log": log}
     network = learner.folded(config.widths, dimension)
     return DistilledHead(network, extractor.config.feature_settings(), training)
+
+
+def draw_patches(
+    bank: Sequence[Rows], tilted: Sequence[Rows], config: DistillationConfig, rng: np.random.Generator
+) -> Patches:
+    """A batch of both banks; half of the pairs are turned and mirrored alike at random."""
+    banks = [tilted if rng.random() < config.tilted else bank for _ in range(config.views)]
+    chosen = [views[rng.integers(len(views))] for views in banks]
+    rows, views = joined(draw_rows(chosen, config.per_view, rng))
+    patches, turned = rows["patches"].copy(), rng.random(len(rows)) < 0.5
+    patches[turned] = augmented(patches[turned], rng)
+    plain = np.concatenate([patches[:, 0], patches[:, 1]])
+    return Patches(occluded(plain, config.occluded, rng), rows["points"], views, plain, turned)
+
+
+def occluded(patches: NDArray[np.uint8], share: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Patches (N, S, S, 3), of which some show another patch beyond a line that misses the centre."""
+    count, side = patches.shape[:2]
+    other, hit = rng.permutation(count), rng.random(count) < share
+    angle = rng.uniform(0, 2 * np.pi, count)[:, None, None]
+    distance = side * rng.uniform(5 / 32, 15 / 32, count)[:, None, None]
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    beyond = (np.cos(angle) * x + np.sin(angle) * y > distance) & hit[:, None, None]
+    return np.where(beyond[..., None], patches[other], patches)
 
 
 def _tensor(patches: NDArray[np.uint8]) -> Tensor:

@@ -40,6 +40,8 @@ HEAD = HeadConfig()
 """Settings of the projection head that is imitated."""
 DISTILLATION_VIEWS = {"photo": 20, "texture": 4}
 """View pairs per image for the network over patches, which has descriptors to learn from."""
+TILTED_VIEWS = {"photo": 24, "texture": 3}
+"""The same of tilted planes."""
 DISTILLATION = DistillationConfig()
 """Settings of the shipped network over patches, which imitates denoiser and projection head."""
 
@@ -73,8 +75,9 @@ def train(out: Path, images: Path, steps: int, device: str, threads: int | None)
     settings = replace(PRESETS["dift-tiny"], model=str(out), head=False)
     teacher = train_head(settings, bank_images(found), work, HEAD).head
     replace(teacher, training={**teacher.training, "model": "dift-tiny"}).save(work / "teacher")
-    seen = bank_images(found, DISTILLATION_VIEWS)
-    head = distilled(replace(settings, head=str(work / "teacher")), seen, work, DISTILLATION)
+    imitated = replace(settings, head=str(work / "teacher"))
+    seen, tilted = bank_images(found, DISTILLATION_VIEWS), bank_images(found, TILTED_VIEWS)
+    head = distilled(imitated, seen, tilted, work, DISTILLATION)
     head.save(out)
     listed = [image for image, _ in found]
     _write(out / "README.md", model_card(config, listed, DENOISER_PACKAGES, head, losses))

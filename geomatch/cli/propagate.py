@@ -55,7 +55,8 @@ def propagate(
     names = _names(edit, source, targets, out)
     from tqdm import tqdm
 
-    from geomatch.describers import cached_extractor, dift_config
+    from geomatch.describers import dift_config
+    from geomatch.dift import cached_extractor
     from geomatch.editing.edit import carry_edit, prepare_edit
     from geomatch.files import make_folder, replacing
     from geomatch.images import write_png

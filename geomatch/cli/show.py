@@ -45,7 +45,8 @@ def show(
     import numpy as np
 
     import geomatch
-    from geomatch.describers import cached_extractor, dift_config
+    from geomatch.describers import dift_config
+    from geomatch.dift import cached_extractor
     from geomatch.dift.maps.transfer import check_inside
     from geomatch.drawing.similarity import draw_components, show_points
     from geomatch.images import write_png

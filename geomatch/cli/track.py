@@ -53,7 +53,8 @@ def track(
     import numpy as np
     from tqdm import tqdm
 
-    from geomatch.describers import cached_extractor, dift_config
+    from geomatch.describers import dift_config
+    from geomatch.dift import cached_extractor
     from geomatch.files import make_folder
     from geomatch.store import Store
     from geomatch.video.frames import frames_of, video_properties

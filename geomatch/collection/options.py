@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from geomatch.describers import Describer, cached_extractor, default_config, dift_config, traits_of
-from geomatch.dift import DIFTConfig
+from geomatch.describers import Describer, default_config, dift_config, traits_of
+from geomatch.dift import DIFTConfig, cached_extractor
 from geomatch.keypoints import Detector, GridDetector, choose_detector
 from geomatch.matching import check_options
 from geomatch.provenance import settings_key

@@ -9,15 +9,16 @@ from geomatch.weights.models import MODELS as MODELS
 
 if TYPE_CHECKING:
     from geomatch.dift.extractor import DIFTExtractor as DIFTExtractor
+    from geomatch.dift.extractor import cached_extractor as cached_extractor
     from geomatch.dift.head.projection import LinearHead as LinearHead
     from geomatch.dift.maps.feature_map import FeatureMap as FeatureMap
 
-__all__ = ["MODELS", "PRESETS", "DIFTConfig", "DIFTExtractor", "FeatureMap", "LinearHead"]
+__all__ = ["MODELS", "PRESETS", "DIFTConfig", "DIFTExtractor", "FeatureMap", "LinearHead", "cached_extractor"]
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "geomatch.dift.extractor": ("DIFTExtractor",),
+        "geomatch.dift.extractor": ("DIFTExtractor", "cached_extractor"),
         "geomatch.dift.head.projection": ("LinearHead",),
         "geomatch.dift.maps.feature_map": ("FeatureMap",),
     },

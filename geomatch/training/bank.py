@@ -20,6 +20,7 @@ from geomatch.errors import ImageError
 from geomatch.files import digest_of, replacing
 from geomatch.images import Image
 from geomatch.patches import cut_patches
+from geomatch.synthetic import Motion
 from geomatch.tensors import upload_features
 from geomatch.training.pairs import view_pairs
 from geomatch.types import Features
@@ -45,10 +46,12 @@ class PatchBank:
     folder: Path
     patch_size: int = 32
     patch_scale: float = 11.0
+    motions: tuple[Motion, ...] = ("upright", "rotated")  # of the second views, one after the other
 
     def file(self, image: BankImage) -> Path:
         """The patches of one image; the name tells the settings."""
         settings = [image.sha256, image.views, self.patch_size, self.patch_scale, PER_VIEW, STRENGTHS]
+        settings += [self.motions]
         return self.folder / f"{digest_of(settings)}.npy"
 
 
@@ -110,7 +113,7 @@ def load_bank(bank: PatchBank, images: Sequence[BankImage]) -> list[Rows]:
 def _make_one(bank: PatchBank, image: BankImage) -> None:
     seed = int(image.sha256[:8], 16)
     parts = [np.zeros(0, row_type(bank.patch_size))]
-    pairs = view_pairs(image.path, image.views, seed, 1000, STRENGTHS, per_view=PER_VIEW)
+    pairs = view_pairs(image.path, image.views, seed, 1000, STRENGTHS, bank.motions, PER_VIEW)
     for number, (view0, view1, features0, features1) in enumerate(pairs):
         rows = np.zeros(len(features0), row_type(bank.patch_size))
         rows["patches"] = np.stack([_cut(bank, view0, features0), _cut(bank, view1, features1)], axis=1)

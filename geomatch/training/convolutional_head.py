@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from geomatch.errors import GeomatchError
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
 from geomatch.training.linear_head import FittedHead
-from geomatch.training.pair_loop import train_on_pairs
+from geomatch.training.pair_loop import draw_batch, train_on_pairs
 
 CHECKPOINT = "head.pt"
 HELD_OUT = 20  # one image in so many is not trained on
@@ -99,7 +100,8 @@ def train_network(
         return network(_maps(extractor, patches))  # type: ignore[no-any-return]
 
     bar = "projection head" if progress else None
-    return train_on_pairs(new_network, describe, bank, config, out / CHECKPOINT, validation, bar)
+    draw = partial(draw_batch, bank, config.views, config.per_view)
+    return train_on_pairs(new_network, describe, draw, config, out / CHECKPOINT, validation, bar)
 
 
 def _maps(extractor: DIFTExtractor, patches: NDArray[np.uint8]) -> Sequence[Tensor]:

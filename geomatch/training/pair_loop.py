@@ -1,6 +1,7 @@
 """Train a network to describe both patches of a pair alike, and patches of other places otherwise."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,15 +19,12 @@ from geomatch.training.checkpoint import Checkpoint, take_steps
 EVERY = 100  # steps between two checkpoints
 NEAR = 8.0  # pixels within which two keypoints of a view may be one place, and are no negatives of each other
 Network = TypeVar("Network", bound=nn.Module)
+DrawnBatch = TypeVar("DrawnBatch", bound="Batch")
 
 
 class _Settings(Protocol):
     """The part of a training's settings, a dataclass, that the loop reads."""
 
-    @property
-    def views(self) -> int: ...
-    @property
-    def per_view(self) -> int: ...
     @property
     def steps(self) -> int: ...
     @property
@@ -37,23 +35,32 @@ class _Settings(Protocol):
     def seed(self) -> int: ...
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """Pairs of patches that a step sees."""
+
+    patches: NDArray[np.uint8]  # (2N, S, S, 3), those of the first views, then those of the second
+    points: NDArray[np.float32]  # (N, 2, 2) pixels in both views
+    views: NDArray[np.int64]  # (N,) numbers of the pairs of views
+
+
 @torch.random.fork_rng(devices=[])
 @isolated(gradients=True)
 def train_on_pairs(
     new_network: Callable[[], Network],
     describe: Callable[[Network, NDArray[np.uint8]], Tensor],
-    bank: Sequence[Rows],
+    draw: Callable[[np.random.Generator], DrawnBatch],
     config: _Settings,
     path: Path,
     validation: Sequence[Rows] = (),
     bar: str | None = None,
-    beside: Callable[[NDArray[np.uint8], Tensor], Tensor] | None = None,
+    beside: Callable[[DrawnBatch, Tensor], Tensor] | None = None,
 ) -> Network:
-    """Train on the bank's pairs of views, or go on from the checkpoint ``path``; in evaluation mode.
+    """Train on the pairs that ``draw`` gives, or go on from the checkpoint ``path``; in evaluation mode.
 
     The loss is the cross-entropy of finding the partner among the batch, both ways (InfoNCE; van den Oord
-    et al., 2018), and ``beside``, if given, of the patches (N, S, S, 3) and the rows (N, D) that ``describe``
-    gives for them. The rank-1 accuracy on the ``validation`` views is logged.
+    et al., 2018), and ``beside``, if given, of the batch and the rows (2N, D) that ``describe`` gives for its
+    patches. The rank-1 accuracy on the ``validation`` views is logged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.default_generator.manual_seed(config.seed)
@@ -66,12 +73,12 @@ def train_on_pairs(
 
     def loss(step: int) -> Tensor:
         torch.default_generator.manual_seed(config.seed * 1_000_003 + step)  # dropout
-        patches, points, views = draw_batch(bank, config, np.random.default_rng([config.seed, step]))
+        batch = draw(np.random.default_rng([config.seed, step]))
         network.train()
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # a cache outlives a caller's steps
-            found = describe(network, patches).float()
-        total = pair_loss(found, points, views, config.temperature)
-        return total if beside is None else total + beside(patches, found)
+            found = describe(network, batch.patches).float()
+        total = pair_loss(found, batch.points, batch.views, config.temperature)
+        return total if beside is None else total + beside(batch, found)
 
     def entry(done: int, mean: float) -> dict[str, float]:
         made: dict[str, float] = {"step": done, "loss": round(mean, 4)}
@@ -84,18 +91,22 @@ def train_on_pairs(
     return network.eval()
 
 
-def draw_batch(
-    bank: Sequence[Rows], config: _Settings, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
-    """Patches (2N, S, S, 3), of first views, then of second; points and views as of `pair_loss`.
+def draw_batch(bank: Sequence[Rows], views: int, per_view: int, rng: np.random.Generator) -> Batch:
+    """Up to ``per_view`` pairs from each of so many pairs of views, turned and mirrored alike at random."""
+    drawn = draw_rows([bank[k] for k in rng.permutation(len(bank))[:views]], per_view, rng)
+    rows, numbers = joined(drawn)
+    patches = augmented(rows["patches"], rng)
+    return Batch(np.concatenate([patches[:, 0], patches[:, 1]]), rows["points"], numbers)
 
-    Both patches of a pair are turned and mirrored alike at random.
-    """
-    chosen = [bank[k] for k in rng.permutation(len(bank))[: config.views]]
-    drawn = [rows[np.sort(rng.permutation(len(rows))[: config.per_view])] for rows in chosen]
-    rows, views = np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(part) for part in drawn])
-    patches = _augmented(rows["patches"], rng)
-    return np.concatenate([patches[:, 0], patches[:, 1]]), rows["points"], views
+
+def draw_rows(views: Sequence[Rows], per_view: int, rng: np.random.Generator) -> list[Rows]:
+    """At most so many rows of each."""
+    return [rows[np.sort(rng.permutation(len(rows))[:per_view])] for rows in views]
+
+
+def joined(drawn: Sequence[Rows]) -> tuple[Rows, NDArray[np.int64]]:
+    """All rows, and the place of the part that each comes from."""
+    return np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(part) for part in drawn])
 
 
 def pair_loss(
@@ -130,7 +141,7 @@ def rank1(describe: Callable[[NDArray[np.uint8]], Tensor], views: Sequence[Rows]
     return linear_head.rank1(parts)
 
 
-def _augmented(patches: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def augmented(patches: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """(N, 2, S, S, 3) turned by quarter turns and mirrored, each pair alike."""
     turned = patches.copy()
     turns, mirrored = rng.integers(4, size=len(patches)), rng.random(len(patches)) < 0.5

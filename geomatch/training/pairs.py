@@ -13,6 +13,7 @@ from geomatch.synthetic import Motion, change_light, random_homography, render_v
 from geomatch.types import Features
 
 VIEW_SIZE = (640, 480)  # (width, height) of the synthetic views
+OVERSAMPLING = 3  # samples along each side of a pixel of a tilted view
 
 
 def make_views(
@@ -22,7 +23,9 @@ def make_views(
     first = random_part(pixels, rng, VIEW_SIZE)
     motion_matrix = random_homography(rng, VIEW_SIZE, motion)
     view0 = change_light(rng, render_view(pixels, first, VIEW_SIZE), strength)
-    view1 = change_light(rng, render_view(pixels, motion_matrix @ first, VIEW_SIZE), strength)
+    oversampling = OVERSAMPLING if motion == "tilted" else 1
+    second = render_view(pixels, motion_matrix @ first, VIEW_SIZE, oversampling)
+    view1 = change_light(rng, second, strength)
     return Image(view0, "view 0"), Image(view1, "view 1"), motion_matrix
 
 
