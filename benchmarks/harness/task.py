@@ -117,7 +117,7 @@ class Task:
     title: str
     unit: tuple[str, str]  # what a unit is called, one and several
     item: str  # what a row is, in plural
-    whole: int  # number of units of the release
+    whole: int  # number of units of the release, 0 where there is none
     read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
     evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
@@ -168,7 +168,8 @@ class Task:
         return f"{text}; missing: {', '.join(data.missing[:3])}" + (f" and {more} more" if more > 0 else "")
 
 
-FOLDERS = {"hpatches": "homography", "spair": "semantic", "willow": "semantic", "cub": "semantic",
+FOLDERS = {"hpatches": "homography", "evd": "homography", "homogr": "homography", "oxford": "homography",
+           "pairs": "homography", "wxbs": "epipolar", "spair": "semantic", "willow": "semantic", "cub": "semantic",
            "davis": "temporal", "jhmdb": "temporal"}  # fmt: skip
 """Where the tasks are: the folders below ``geomatch.benchmarks.tasks``, each with `TASKS` in ``task.py``."""
 
