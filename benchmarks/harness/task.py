@@ -169,8 +169,8 @@ class Task:
 
 
 FOLDERS = {"hpatches": "homography", "evd": "homography", "homogr": "homography", "oxford": "homography",
-           "pairs": "homography", "wxbs": "epipolar", "spair": "semantic", "willow": "semantic", "cub": "semantic",
-           "davis": "temporal", "jhmdb": "temporal"}  # fmt: skip
+           "pairs": "homography", "wxbs": "epipolar", "spair": "semantic", "willow": "semantic",
+           "cub": "semantic", "davis": "temporal", "jhmdb": "temporal"}  # fmt: skip
 """Where the tasks are: the folders below ``geomatch.benchmarks.tasks``, each with `TASKS` in ``task.py``."""
 
 

@@ -22,7 +22,7 @@ _DATA_SETS = {
     "evd": ("the folder of the Extreme View Dataset", "pairs", "evd", None),
     "homogr": ("the folder of homogr", "pairs", "evd", None),
     "oxford": ("the folder of Oxford-Affine", "pairs", "evd", None),
-    "pairs": ("a list of lines IMAGE0 IMAGE1 HFILE, or a folder with pairs.txt or with folders of images 1, 2 "
+    "pairs": ("a list of lines IMAGE0 IMAGE1 HFILE, or a folder with pairs.txt or folders of images 1, 2 "
               "and H_1_2", "pairs", "evd", None),
     "wxbs": ("the folder of WxBS v1.1", "wxbs-f", "wxbs-f-loma, wxbs-pck",
              "test, validation or all; test is reported."),

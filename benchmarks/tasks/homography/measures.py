@@ -26,9 +26,9 @@ def visible(points: Points, matrix: ArrayLike, size: tuple[int, int]) -> NDArray
 def visible_part(
     truth: NDArray[np.float64], size0: tuple[int, int], size1: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N, 2) pixels of image 0 that image 1 shows, and the truth with the sign that puts them before the plane.
+    """(N, 2) pixels of image 0 that image 1 shows, and the truth, signed so that they are before the plane.
 
-    All such pixels, or of an image with over a million every k-th each way. Sizes are (width, height).
+    Of an image with over a million pixels every k-th each way. Sizes are (width, height).
     """
     step = int(np.ceil(np.sqrt(size0[0] * size0[1] / 1e6)))
     x, y = np.meshgrid(np.arange(0, size0[0], step), np.arange(0, size0[1], step))
@@ -38,13 +38,13 @@ def visible_part(
     return pixels[_depths(signed, pixels) > 0], signed
 
 
-def in_front(truth: NDArray[np.float64], points: Points) -> bool:
+def in_front(truth: NDArray[np.floating], points: Points) -> bool:
     """True if all points (N, 2) are before the plane under a matrix with the sign of `visible_part`."""
     return bool((_depths(truth, points) > 0).all())
 
 
-def _depths(matrix: NDArray[np.float64], points: Points) -> NDArray[np.float64]:
-    return np.sign(points @ matrix[2, :2] + matrix[2, 2])
+def _depths(matrix: NDArray[np.floating], points: Points) -> NDArray[np.float64]:
+    return np.asarray(np.sign(points @ matrix[2, :2] + matrix[2, 2]), np.float64)
 
 
 class Repeatability(NamedTuple):

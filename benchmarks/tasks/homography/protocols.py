@@ -44,8 +44,8 @@ class HomographyProtocol:
     direct: bool = False  # errors of the direct linear transform over all matches, too
     means: tuple[float, ...] = ()  # largest thresholds of `mean_accuracy`
     everywhere: bool = False
-    """Errors from image 1 back to 0, over the part of image 0 that image 1 shows, and at the set's own points,
-    too; corner errors only where all corners are before the plane under the truth."""
+    """Errors from image 1 back to 0, over the part of image 0 that image 1 shows, and the set's points;
+    those of corners only where all are before the plane under the truth."""
     change: str = ""  # what a variant does to the second image, a name in `CHANGES`
     strengths: tuple[float, ...] = ()  # of the change, each a row of every pair
 
@@ -88,7 +88,8 @@ _PAIRS: dict[str, Any] = {"accuracies": (3, 10), "means": (20,), "everywhere": T
 PAIR_PROTOCOLS: dict[str, HomographyProtocol] = {
     p.name: p
     for p in (
-        HomographyProtocol("pairs", 1, "geomatch", True, "homography", solver="usac_magsac 3", seeds=5, **_PAIRS),
+        HomographyProtocol("pairs", 1, "geomatch", True, "homography", solver="magsac-evd 3", seeds=5,
+                           **_PAIRS),
         HomographyProtocol("evd", 1, "wxbs-benchmark 0.0.4, evaluate_Hs and its example (MAGSAC 0.5 px), but "
                            "images at their own size and failures no identity", True, "homography",
                            max_keypoints=2048, solver="magsac-evd 0.5", **_PAIRS),

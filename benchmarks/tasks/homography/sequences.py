@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import SUFFIXES, DataSet, find_image, read_lines
+from geomatch.benchmarks.harness.data import SUFFIXES, DataSet, find_image, read_lines, read_matrix
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, PairScene
 from geomatch.errors import GeomatchError, reading, require
 
@@ -115,18 +115,14 @@ def _pairs(folder: Path) -> Iterator[Listed]:
 
 
 _NUMBERED = "folders with images 1 to 6 and H_1_2 to H_1_6"
+_OXFORD_WORDS = "NAME/img1.ppm to img6.ppm and NAME/H1to2p to H1to6p"
+_EVD_WORDS = "EVD/1/NAME.png, EVD/2/NAME.png and EVD/h/NAME.txt"
 LAYOUTS = {
-    "hpatches": Layout(
-        "HPatches", _NUMBERED, partial(_numbered, image="", truth="H_1_"), SEQUENCES, 5
-    ),
-    "evd": Layout("Extreme View Dataset", "EVD/1/NAME.png, EVD/2/NAME.png and EVD/h/NAME.txt", _evd, _EVD.split()),
-    "homogr": Layout(
-        "homogr", "NAMEA.png, NAMEB.png and NAME_model.txt, from B to A", _homogr, _HOMOGR.split()
-    ),
-    "oxford": Layout(
-        "Oxford-Affine", "NAME/img1.ppm to img6.ppm and NAME/H1to2p to H1to6p",
-        partial(_numbered, image="img", truth="H1to", end="p"), _OXFORD.split(), 5,
-    ),
+    "hpatches": Layout("HPatches", _NUMBERED, partial(_numbered, image="", truth="H_1_"), SEQUENCES, 5),
+    "evd": Layout("Extreme View Dataset", _EVD_WORDS, _evd, _EVD.split()),
+    "homogr": Layout("homogr", "NAMEA.png, NAMEB.png and NAME_model.txt", _homogr, _HOMOGR.split()),
+    "oxford": Layout("Oxford-Affine", _OXFORD_WORDS, partial(_numbered, image="img", truth="H1to", end="p"),
+                     _OXFORD.split(), 5),
     "pairs": Layout("Pairs", f"a list of lines IMAGE0 IMAGE1 HFILE, or pairs.txt, or {_NUMBERED}", _pairs),
 }  # fmt: skip
 """By the names of their tasks."""
@@ -136,7 +132,7 @@ def read_planes(name: str, folder: Path, split: str | None = None) -> DataSet[Pa
     """The scenes of a data set in `LAYOUTS`, in order of their names; broken ones with the reason."""
     if split is not None:
         raise ValueError(f"{name} has no splits, got {split!r}")
-    if not folder.exists():
+    if not (folder.is_dir() or (name == "pairs" and folder.is_file())):
         raise GeomatchError(f"{folder}: no such folder")
     layout, found = LAYOUTS[name], dict[str, list[Listed]]()
     for one in layout.listed(folder):
@@ -174,7 +170,8 @@ def _scene(name: str, listed: Sequence[Listed], split: str) -> PairScene:
         )
         files |= dict.fromkeys([*paths, one.truth])
         if one.truth.name.endswith("_model.txt"):
-            matrix, validation = np.linalg.inv(matrix), one.truth.with_name(f"{name}_vpts.mat")
+            matrix = np.asarray(np.linalg.inv(matrix), np.float64)
+            validation = one.truth.with_name(f"{name}_vpts.mat")
             if validation.is_file():
                 points, files[validation] = _validation(validation), None
         if one.label in pairs:
@@ -194,9 +191,7 @@ def _validation(path: Path) -> NDArray[np.float64]:
 
 def read_homography(path: Path) -> NDArray[np.float64]:
     """(3, 3) from a text file; raises `GeomatchError`, naming it, for anything else and for singular ones."""
-    with reading(path, "homography"):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        matrix = np.array([line.split() for line in lines if line.strip()], np.float64)
+    matrix = read_matrix(path, "homography")
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[2, 2] == 0:
         raise GeomatchError(f"{path}: expected a 3 x 3 homography, got shape {matrix.shape}")
     if np.linalg.matrix_rank(matrix) < 3:

@@ -14,7 +14,7 @@ _OPENCV = {  # method, iterations and confidence
     "lmeds": (cv2.LMEDS, 2000, 0.995),
     "ransac": (cv2.RANSAC, 2000, 0.995),
     "ransac-roma": (cv2.RANSAC, 2000, 0.99999),
-    "magsac-evd": (cv2.USAC_MAGSAC, 100_000, 0.995),  # the example's 0.999 lands in another argument
+    "magsac-evd": (cv2.USAC_MAGSAC, 100_000, 0.995),  # its example's 0.999 lands in another argument
 }
 
 

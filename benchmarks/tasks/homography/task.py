@@ -32,7 +32,7 @@ from geomatch.benchmarks.tasks.homography.protocols import (
     PROTOCOLS,
     HomographyProtocol,
 )
-from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_planes
+from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_hpatches, read_planes
 from geomatch.benchmarks.tasks.pairs.changes import CHANGES
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
 from geomatch.benchmarks.tasks.pairs.matches import matched_points
@@ -151,14 +151,13 @@ def _in_words(protocol: HomographyProtocol) -> Words:
         found.append(("estimator", f"{name}{limit}{seeds}"))
     if protocol.everywhere:
         found += [
-            ("errors", "of the corners of image 0; back: of the corners of image 1, in image 0; visible: over the "
-             "part of image 0 that image 1 shows; points: of the set's own points"),
+            ("visible", "mean error over the part of image 0 that image 1 shows"),
+            ("back, points", "errors of the corners of image 1 in image 0, and of the set's own points"),
             ("mAA", "mean of the accuracy at ten thresholds from 1 px, each larger by the same factor"),
-        ]  # fmt: skip
+        ]
     if protocol.change:
-        found.append(
-            ("variant", f"{CHANGES[protocol.change][0]}: {', '.join(map('{:g}'.format, protocol.strengths))}")
-        )
+        strengths = ", ".join(f"{strength:g}" for strength in protocol.strengths)
+        found.append(("variant", f"{CHANGES[protocol.change][0]}: {strengths}"))
     if protocol.relative_to:
         found.append(("unit", f"(short side of image 2) / {protocol.relative_to:g} pixels"))
     return found
@@ -271,7 +270,7 @@ _MEASURING = Measuring(
     _frames, _measured, evaluation.failed, lambda protocol: protocol.paper_sampling, changes_of
 )
 HPATCHES = Task(
-    "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, partial(read_planes, "hpatches"), PROTOCOLS,
+    "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
     partial(PairEvaluation, measuring=_MEASURING), _in_words,
     summarise, _values, _statistic, _severity, _worst, _axes, curve,
     splits=tuple(reversed(SPLITS)), method=_method, dense=False,

@@ -45,7 +45,7 @@ def changed(image: Image, change: str) -> tuple[Image, NDArray[np.float64]]:
         _, code = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(strength)])
         pixels = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))[..., ::-1]
     elif name == "noise":
-        noise = np.random.default_rng(zlib.crc32(pixels)).normal(0, 1, pixels.shape)
+        noise = np.random.default_rng(zlib.crc32(pixels.tobytes())).normal(0, 1, pixels.shape)
         pixels = np.clip(np.round(pixels + strength * noise), 0, 255)
     elif name == "blur" and strength:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), strength))

@@ -82,7 +82,7 @@ class Views:
         shown = None
         if change:
             shown = self._image(paths[1], frames[1])[1] @ np.linalg.inv(matrix1), image1.size
-        return [FramedPair(*features, matrix0, matrix1, shown) for features in both]
+        return [FramedPair(one, other, matrix0, matrix1, shown) for one, other in both]
 
     def read(self, source: Source) -> tuple[Image, Features | None] | None:
         """See `FeatureCache`; with keypoints, if their detector may run beside the network."""
