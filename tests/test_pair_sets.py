@@ -376,7 +376,7 @@ def test_variants_of_an_exact_matcher_are_right_at_every_strength(
         assert task.protocol_of(json.loads(json.dumps(result.record["protocols"][protocol.name]))) == protocol
     with pytest.raises(ValueError, match="no variant 'fog' of geomatch; choose from: rotation"):
         with_change(PROTOCOLS["geomatch"], "fog")
-    with pytest.raises(ValueError, match="of superpoint there are none"):
+    with pytest.raises(ValueError, match="no variant 'blur' of superpoint"):
         with_change(PROTOCOLS["superpoint"], "blur")
     files_of = create_method(f"npz:{tmp_path}:mine")
     assert "as they are" in str(task.undefined(every[0], files_of))

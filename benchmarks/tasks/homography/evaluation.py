@@ -31,11 +31,6 @@ class Pair:
     points: NDArray[np.float64] | None = None  # (N, 4) x0 y0 x1 y1 that correspond, in pixels of the frame
     change: tuple[NDArray[np.float64], tuple[int, int]] | None = None  # see `FramedPair`
 
-    @property
-    def size1(self) -> tuple[int, int]:
-        """(width, height) of image 1 in the frame."""
-        return self.change[1] if self.change else self.features1.image_size
-
 
 def evaluate(
     protocol: HomographyProtocol,
@@ -125,7 +120,7 @@ def _homographies(
     points1: NDArray[np.float64],
     weights: NDArray[np.float32] | None,
 ) -> Row:
-    size0, size1 = pair.features0.image_size, pair.size1
+    size0, size1 = pair.features0.image_size, pair.change[1] if pair.change else pair.features1.image_size
     unit = min(size1) / protocol.relative_to if protocol.relative_to else 1.0
     corners = image_corners(size0)
     if protocol.corner_origin:
@@ -135,7 +130,7 @@ def _homographies(
     places = {"px": (corners, warp_points(pair.truth, corners))}
     row: Row = {"reason": None}
     if protocol.everywhere:
-        places, row["warning"] = _everywhere(pair)
+        places, row["warning"] = _everywhere(pair, (size0, size1))
 
     def error(matrix: NDArray[np.float64] | None, name: str = "px") -> float | None:
         if matrix is None or not len(places[name][0]):
@@ -158,25 +153,24 @@ def _homographies(
             row["reason"] = row["reason"] or f"no homography among {len(points0)} matches"
             row["inliers"].append(0)
         else:
-            row["inliers"].append(
-                int((measures.match_distances(points0, points1, matrix) <= threshold).sum())
-            )
+            within = measures.match_distances(points0, points1, matrix) <= threshold
+            row["inliers"].append(int(within.sum()))
     if protocol.direct:
         row["errors_DLT"] = [error(solvers.direct(points0, points1, weights))]
     return row
 
 
-def _everywhere(
-    pair: Pair,
-) -> tuple[dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]], str | None]:
+_Places = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def _everywhere(pair: Pair, sizes: tuple[tuple[int, int], tuple[int, int]]) -> tuple[_Places, str | None]:
     """Points, and where the truth sends them, by the names of errors; and what is wrong with the truth."""
-    sizes = pair.features0.image_size, pair.size1
     seen, truth = measures.visible_part(pair.truth, *sizes)
     places = {"visible": (seen, warp_points(truth, seen))}
     behind = []
     for side, (name, matrix) in enumerate([("px", truth), ("back", np.linalg.inv(truth))]):
         corners = image_corners(sizes[side])
-        if measures.in_front(matrix, corners):
+        if (measures.depths(matrix, corners) > 0).all():
             places[name] = corners, warp_points(matrix, corners)
         else:
             behind.append(f"a corner of image {side} lies behind the plane under the truth: it has no error")

@@ -34,17 +34,13 @@ def visible_part(
     x, y = np.meshgrid(np.arange(0, size0[0], step), np.arange(0, size0[1], step))
     pixels = np.column_stack([x.ravel(), y.ravel()]).astype(np.float64)
     pixels = pixels[visible(pixels, truth, size1)]
-    signed = truth if _depths(truth, pixels).sum() >= 0 else -truth
-    return pixels[_depths(signed, pixels) > 0], signed
+    signed = truth if np.sign(depths(truth, pixels)).sum() >= 0 else -truth
+    return pixels[depths(signed, pixels) > 0], signed
 
 
-def in_front(truth: NDArray[np.floating], points: Points) -> bool:
-    """True if all points (N, 2) are before the plane under a matrix with the sign of `visible_part`."""
-    return bool((_depths(truth, points) > 0).all())
-
-
-def _depths(matrix: NDArray[np.floating], points: Points) -> NDArray[np.float64]:
-    return np.asarray(np.sign(points @ matrix[2, :2] + matrix[2, 2]), np.float64)
+def depths(matrix: NDArray[np.floating], points: Points) -> NDArray[np.float64]:
+    """(N,) third homogeneous coordinates of points sent by the matrix."""
+    return np.asarray(points @ matrix[2, :2] + matrix[2, 2], np.float64)
 
 
 class Repeatability(NamedTuple):

@@ -95,7 +95,7 @@ PAIR_PROTOCOLS: dict[str, HomographyProtocol] = {
                            max_keypoints=2048, solver="magsac-evd 0.5", **_PAIRS),
     )
 }  # fmt: skip
-"""Folders of pairs are evaluated under these; see `geomatch.benchmarks.tasks.homography.pair_sets`."""
+"""Folders of pairs are evaluated under these; see `LAYOUTS` of the module ``sequences``."""
 MMA_THRESHOLDS = tuple(range(1, 16))
 
 
@@ -106,6 +106,8 @@ def with_change(protocol: HomographyProtocol, change: str) -> HomographyProtocol
     thresholds and errors are in the pixels of the protocol. Raises ValueError for a name that is none.
     """
     if change not in CHANGES or protocol.kind == "superpoint":
-        kinds = "of superpoint there are none" if change in CHANGES else f"choose from: {', '.join(CHANGES)}"
-        raise ValueError(f"no variant {change!r} of {protocol.name}; {kinds}")
+        raise ValueError(
+            f"no variant {change!r} of {protocol.name}; choose from: {', '.join(CHANGES)}, of any protocol but "
+            "superpoint"
+        )
     return replace(protocol, name=f"{protocol.name}-{change}", change=change, strengths=CHANGES[change][1])

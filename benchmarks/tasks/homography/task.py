@@ -63,8 +63,8 @@ def _with_truth(framed: FramedPair, pair: ImagePair) -> evaluation.Pair:
     truth = framed.matrix1 @ pair.truth.matrix @ np.linalg.inv(framed.matrix0)
     points = pair.truth.points
     if points is not None:
-        both = (warp_points(framed.matrix0, points[:, :2]), warp_points(framed.matrix1, points[:, 2:]))
-        points = np.hstack(both)
+        sides = zip((framed.matrix0, framed.matrix1), np.split(points, 2, axis=1), strict=True)
+        points = np.hstack([warp_points(*side) for side in sides])
     return evaluation.Pair(framed.features0, framed.features1, truth, points, framed.change)
 
 
@@ -80,10 +80,15 @@ def summarise(protocol: HomographyProtocol, rows: Sequence[Row]) -> list[Row]:
     measures = partial(_measures, protocol)
     splits = [*sorted({row["split"] for row in rows}), "all"] if protocol.everywhere else SPLITS
     found = by_split("pairs", rows, splits, measures)
-    for change in changes_of(protocol):
-        own = [row for row in rows if change and row["pair"].endswith(f" {change}")]
-        found += [{**row, "split": change} for row in by_split("pairs", own, ["all"], measures) if own]
+    for change in changes_of(protocol) if protocol.change else ():
+        found += by_split(
+            "pairs", [{**row, "split": change} for row in _changed(rows, change)], [change], measures
+        )
     return found
+
+
+def _changed(rows: Sequence[Row], change: str) -> list[Row]:
+    return [row for row in rows if row["pair"].endswith(f" {change}")]
 
 
 def changes_of(protocol: HomographyProtocol) -> list[str]:
@@ -135,13 +140,9 @@ def _in_words(protocol: HomographyProtocol) -> Words:
     }
     found = [
         ("source", protocol.source),
-        *(
-            []
-            if protocol.everywhere
-            else [("sequences", "116" if protocol.large else "108, without the eight largest")]
-        ),
+        ("sequences", "all" if protocol.large else "all but the eight largest"),
         ("frame", frame[protocol.frame]),
-        ("keypoints", f"best {protocol.max_keypoints}" + (", distinct places" if protocol.unique else "")),
+        ("keypoints", f"at most {protocol.max_keypoints}" + (", distinct places" if protocol.unique else "")),
         ("matches", f"best {protocol.max_matches}" if protocol.max_matches else "all mutual neighbours"),
     ]
     if protocol.solver:
@@ -197,24 +198,21 @@ def _worst(protocol: HomographyProtocol, row: Row) -> Words:
     failures = sum(error is None for error in errors)
     text = "no homography" + (f" in {failures} of {len(errors)} orders" if failures < len(errors) else "")
     error = f"{value:.1f} px" if math.isfinite(value) else text
-    found = [(_error_name(protocol), error), *counts, ("inliers", str(row["inliers"][0]))]
+    found = [("error" if protocol.everywhere else "corner error", error), *counts]
+    found.append(("inliers", str(row["inliers"][0])))
     return [*found, ("note", row.get("warning") or "-")] if protocol.everywhere else found
-
-
-def _error_name(protocol: HomographyProtocol) -> str:
-    return "mean error where visible" if protocol.everywhere else "corner error"
 
 
 def _axes(protocol: HomographyProtocol) -> Axes:
     if protocol.change:
-        words = CHANGES[protocol.change][0]
-        title = f"{protocol.headline} over the {words.partition(',')[0]}"
-        return Axes(title, words, f"{protocol.headline}, %", False, protocol.strengths[0])
+        words, (start, *_) = CHANGES[protocol.change]
+        return Axes(f"{protocol.headline} of changed images", words, f"{protocol.headline}, %", False, start)
     if protocol.kind == "mma":
         return Axes(
             "Matches within a distance of the truth", "threshold, px", "matches within it, %", False, 1
         )
-    return Axes(f"Pairs within a {_error_name(protocol)}", "threshold, px", "pairs within it, %")
+    what = "mean error where visible" if protocol.everywhere else "corner error"
+    return Axes(f"Pairs within a {what}", "threshold, px", "pairs within it, %")
 
 
 def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
@@ -223,9 +221,8 @@ def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
     Of a variant the strengths, and the headline measure at each.
     """
     if protocol.change:
-        own = [[row for row in rows if row["pair"].endswith(f" {change}")] for change in changes_of(protocol)]
-        y = [_statistic(protocol, _values(protocol, part)) for part in own]
-        return np.array(protocol.strengths, np.float64), np.array(y)
+        own = [_values(protocol, _changed(rows, change)) for change in changes_of(protocol)]
+        return np.array(protocol.strengths), np.array([_statistic(protocol, values) for values in own])
     if protocol.kind == "mma":
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
         return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)

@@ -16,7 +16,7 @@ CHANGES: dict[str, tuple[str, tuple[float, ...]]] = {
     "jpeg": ("JPEG quality of the second image", (5, 10, 20, 30, 50, 70, 90)),
     "noise": ("noise in the second image, standard deviation of 255", (0, 5, 10, 20, 40, 80)),
     "blur": ("blur of the second image, standard deviation in pixels", (0, 1, 2, 4, 8)),
-    "darkness": ("light of the second image divided by", (1, 2, 4, 8, 16, 32)),
+    "darkness": ("values of the second image divided by", (1, 2, 4, 8, 16, 32)),
     "resolution": ("detail of the second image reduced by", (1, 2, 4, 8)),
 }
 """Words for the strengths, and those that a variant tries, by name. Rotation and scale show all of the image,

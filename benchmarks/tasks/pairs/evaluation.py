@@ -98,10 +98,8 @@ class PairEvaluation:
     def _rows_of(self, protocol: Any, pair: ImagePair, wanted: Sequence[int], change: str) -> list[Row]:
         measuring, paper = self._measuring, self._samples(protocol)
         try:
-            framed = [
-                self._views.pairs(pair.paths, frame, paper, wanted, change)
-                for frame in measuring.frames(protocol)
-            ]
+            frames = measuring.frames(protocol)
+            framed = [self._views.pairs(pair.paths, frame, paper, wanted, change) for frame in frames]
         except _REFUSED as error:
             return [measuring.failed(protocol, _reason(error))] * len(wanted)
         rows = []
