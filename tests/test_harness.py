@@ -258,7 +258,7 @@ def test_wrong_use_is_one_line(
     Path("empty").mkdir()
     Path("file").write_text("in the way")
     for arguments, words in (
-        ("empty", "no HPatches sequences there"),
+        ("empty", "no HPatches there"),
         ("nowhere", "no such folder"),
         ("data --method surf", "no method 'surf'"),
         ("data --method aliked:nowhere.pth+dift-tiny", "no such weights file"),
@@ -348,8 +348,8 @@ def test_a_function_of_two_images_is_a_method(data: Path, tmp_path: Path) -> Non
     """One that knows the truth is right everywhere, one that finds nothing nowhere, one off by 2 px at 3."""
     truths = {}
     for sequence in read_hpatches(data).units:
-        first = geomatch.load_image(sequence.reference).pixels
-        for _, path, truth in sequence.targets:
+        for pair in sequence.pairs:
+            first, path, truth = geomatch.load_image(pair.paths[0]).pixels, pair.paths[1], pair.truth.matrix
             truths[first.tobytes(), geomatch.load_image(path).pixels.tobytes()] = truth
 
     def exact(shift: float = 0.0) -> Any:

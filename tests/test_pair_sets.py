@@ -286,7 +286,7 @@ def test_dense_descriptors_find_partners_of_points(wxbs: Path) -> None:
 
 
 def test_line_distances_by_hand() -> None:
-    """Level lines: y0 and y1 apart by 3; a matrix whose lines are x = 2 in one image and y = 1 in the other."""
+    """Level lines, y0 and y1 apart by 3; a matrix whose lines are x = 2 in one image, y = 1 in the other."""
     level = np.array([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]])
     assert line_distances(level, np.array([[5.0, 4, 70, 7]])) == pytest.approx([3 * 2**0.5])
     product = np.outer([0.0, 1, -1], [1.0, 0, -2])  # (y1 - 1) (x0 - 2)

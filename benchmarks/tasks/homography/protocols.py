@@ -107,7 +107,7 @@ def with_change(protocol: HomographyProtocol, change: str) -> HomographyProtocol
     """
     if change not in CHANGES or protocol.kind == "superpoint":
         raise ValueError(
-            f"no variant {change!r} of {protocol.name}; choose from: {', '.join(CHANGES)}, of any protocol but "
-            "superpoint"
+            f"no variant {change!r} of {protocol.name}; choose from: {', '.join(CHANGES)}, "
+            "of any protocol but superpoint"
         )
     return replace(protocol, name=f"{protocol.name}-{change}", change=change, strengths=CHANGES[change][1])

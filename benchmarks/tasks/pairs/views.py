@@ -41,8 +41,8 @@ class FramedPair:
     matrix0: Matrix
     matrix1: Matrix
     change: tuple[Matrix, tuple[int, int]] | None = None
-    """Of image 1, if it was changed: the matrix from the frame to what was shown, and (width, height) of the
-    frame before. Its features are those of what was shown."""
+    """If image 1 was changed: the matrix from the frame to what was shown, whose features these are, and
+    (width, height) before."""
 
 
 @dataclass
