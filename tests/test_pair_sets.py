@@ -289,6 +289,10 @@ def test_line_distances_by_hand() -> None:
     """Level lines, y0 and y1 apart by 3; a matrix whose lines are x = 2 in one image, y = 1 in the other."""
     level = np.array([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]])
     assert line_distances(level, np.array([[5.0, 4, 70, 7]])) == pytest.approx([3 * 2**0.5])
+    some = np.array([[1e-6, 3e-5, -0.02], [-2e-5, 4e-6, 0.01], [0.03, -0.02, 1.0]])
+    places = np.random.default_rng(0).uniform(0, 300, (20, 4))
+    swapped = line_distances(some.T, np.roll(places, 2, axis=1))
+    assert line_distances(some, places) == pytest.approx(swapped)
     product = np.outer([0.0, 1, -1], [1.0, 0, -2])  # (y1 - 1) (x0 - 2)
     assert line_distances(product, np.array([[6.0, 9, 0, 4]])) == pytest.approx([(4**2 + 3**2) ** 0.5])
 
