@@ -120,15 +120,15 @@ def line_distances(matrix: NDArray[np.floating], points: Points) -> Points:
 
 def _partners(method: Method, pair: ImagePair) -> NDArray[np.floating]:
     """(2 N, 2) partners of the marked points: of those of image 0 in image 1, then the other way."""
-    images, own, found = [load_image(path) for path in pair.paths], method.pair_matcher, []
-    maps = method.maps(images) if own is None else []
+    images, found = [load_image(path) for path in pair.paths], []
+    matcher: Any = method.pair_matcher
+    maps = [] if matcher else method.maps(images)
     for side, points in enumerate(np.split(pair.truth, 2, axis=1)):
         inside = np.clip(points, 0, np.array(images[side].size) - 1)
-        if own is None:
-            found.append(transfer_points(maps[side], maps[1 - side], inside, method.metric).points)
-        else:
-            matcher: Any = own
+        if matcher:
             found.append(matcher.match_points(images[side], images[1 - side], inside))
+        else:
+            found.append(transfer_points(maps[side], maps[1 - side], inside, method.metric).points)
     return np.vstack(found)
 
 
@@ -142,17 +142,18 @@ def _undefined(protocol: WxBSProtocol, method: Method) -> str | None:
 
 
 def _in_words(protocol: WxBSProtocol) -> Words:
-    failures = "take the matrix of level lines" if protocol.stand_in else "have no point right"
-    lines = [
-        ("distances", "from the epipolar lines in both images, the root of the sum of squares"),
-        ("keypoints", f"best {protocol.max_keypoints}"),
-        ("estimator", f"USAC_MAGSAC, 0.25 px, confidence 0.999, 100000 iterations; failures {failures}"),
-    ]
-    partners = [("distances", "of the partners found for the marked points, both ways")]
-    return [
+    first = [
         ("source", protocol.source),
-        ("mAA@T", "mean over t = 0 ... T px of the share of marked points within t"),
-        *(partners if protocol.partners else lines),
+        ("mAA@T", "mean over t = 0 ... T px of the share of points within t"),
+    ]
+    if protocol.partners:
+        return [*first, ("distances", "of the partners found for the marked points, both ways")]
+    failures = "take the matrix of level lines" if protocol.stand_in else "have no point right"
+    return [
+        *first,
+        ("distances", "from the epipolar lines in both images, the root of the sum of squares"),
+        ("keypoints", f"at most {protocol.max_keypoints}"),
+        ("estimator", f"USAC_MAGSAC, 0.25 px, confidence 0.999, 100000 iterations; failures {failures}"),
     ]
 
 
@@ -175,12 +176,8 @@ def _mean_to(threshold: float, found: Values) -> float:
     return 100 * float(found[:, threshold >= THRESHOLDS].mean())
 
 
-def _statistic(protocol: WxBSProtocol, found: Values) -> float:
-    return _mean_to(threshold_of(protocol.headline), found)
-
-
 def _worst(protocol: WxBSProtocol, row: Row) -> Words:
-    value = _statistic(protocol, _values(protocol, [row]))
+    value = _mean_to(threshold_of(protocol.headline), _values(protocol, [row]))
     return [(protocol.headline, f"{value:.1f}"), ("matches", str(row["matches"]))]
 
 
@@ -196,7 +193,8 @@ _MEASURING = Measuring(
 TASKS = {
     "wxbs": Task(
         "wxbs", "WxBS", ("pair", "pairs"), "pairs", WHOLE["test"], read_wxbs, PROTOCOLS,
-        partial(PairEvaluation, measuring=_MEASURING), _in_words, summarise, _values, _statistic,
+        partial(PairEvaluation, measuring=_MEASURING), _in_words, summarise, _values,
+        statistic=lambda protocol, found: _mean_to(threshold_of(protocol.headline), found),
         severity=lambda protocol, found: -found.mean(1),
         worst=_worst, curve=curve, dense=False, undefined=_undefined,
         axes=lambda protocol: Axes("Marked points within a distance", "threshold, px", "points within it, %"),
