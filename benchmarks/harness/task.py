@@ -169,9 +169,9 @@ class Task:
         """Why numbers from there compare with no others, in a line; None for the whole release."""
         if data.complete:
             return None
+        count = f"{data.present} of {self.whole} {self.unit[1]}" if self.whole else data.folder
         text = (
-            f"this is not the whole of {self.title} ({data.present} of {self.whole} {self.unit[1]}): "
-            "numbers are not comparable with published ones"
+            f"this is not the whole of {self.title} ({count}): numbers are not comparable with published ones"
         )
         if not data.missing:
             return text
@@ -204,8 +204,9 @@ def read_protocol(path: Path, protocols: Mapping[str, Any]) -> Any:
 
 
 FOLDERS = {"hpatches": "homography", "evd": "homography", "homogr": "homography", "oxford": "homography",
-           "pairs": "homography", "wxbs": "epipolar", "spair": "semantic", "willow": "semantic",
-           "cub": "semantic", "davis": "temporal", "jhmdb": "temporal"}  # fmt: skip
+           "pairs": "homography", "wxbs": "epipolar", "megadepth": "pose", "scannet": "pose", "pose": "pose",
+           "spair": "semantic", "willow": "semantic", "cub": "semantic", "davis": "temporal",
+           "jhmdb": "temporal"}  # fmt: skip
 """Where the tasks are: the folders below ``geomatch.benchmarks.tasks``, each with `TASKS` in ``task.py``."""
 
 

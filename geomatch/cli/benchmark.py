@@ -26,6 +26,13 @@ _DATA_SETS = {
               "and H_1_2", "pairs", "evd", None),
     "wxbs": ("the folder of WxBS v1.1", "wxbs-f", "wxbs-f-loma, wxbs-pck",
              "test, validation or all; test is reported."),
+    "megadepth": ("the folder of MegaDepth-1500", "megadepth",
+                  "megadepth-loftr, megadepth-roma, megadepth-dad, megadepth-gluefactory, "
+                  "megadepth-gluefactory-poselib, megadepth-xfeat", None),
+    "scannet": ("a folder of ScanNet-1500", "scannet",
+                "scannet-superglue, scannet-loftr, scannet-roma", None),
+    "pose": ("a folder with a list of pairs and their cameras in 38 columns, or with a model of COLMAP",
+             "pose", "pose-superglue", None),
     "spair": ("the folder of SPair-71k", "spair", "spair-image, spair-soft",
               "test, val or trn; test is reported."),
     "willow": ("the folder of PF-WILLOW", "willow", "willow-image, willow-soft", None),
@@ -107,7 +114,7 @@ def benchmark() -> None:
 
 
 def _add_data_set(name: str, title: str, default: str, others: str, splits: str | None) -> None:
-    sparse = name in (*_PLANES, "wxbs")
+    sparse = name not in (*_SEMANTIC, "davis", "jhmdb")
 
     @benchmark.command(
         name,

@@ -38,8 +38,8 @@ def _add_release(name: str, title: str, size: str) -> None:
         from geomatch.benchmarks.harness.download import RELEASES, fetch_release
         from geomatch.benchmarks.harness.task import find_task
 
-        for file, _ in RELEASES[name].files:
-            click.echo(f"licence     {file.file_name}: {file.licence}", err=True)
+        for licence in dict.fromkeys(file.licence for file, _ in RELEASES[name].files):
+            click.echo(f"licence     {licence}")
         folder = fetch_release(RELEASES[name], out, archives)
         task = find_task(name)
         found = task.read(folder.absolute(), None)
@@ -55,6 +55,7 @@ for _name, _title, _size in (
     ("hpatches", "the HPatches sequences", "1.3 GB"),
     ("evd", "the Extreme View Dataset", "28 MB"),
     ("wxbs", "WxBS v1.1", "40 MB"),
+    ("megadepth", "MegaDepth-1500", "its six files"),
     ("spair", "SPair-71k", "227 MB"),
     ("willow", "PF-WILLOW", "its two files"),
     ("cub", "CUB-200-2011", "1.2 GB"),
