@@ -17,11 +17,12 @@ import pytest
 from PIL import Image as PILImage
 
 import geomatch
+from geomatch.benchmarks.harness.download import RELEASES, fetch_release
 from geomatch.benchmarks.harness.record import summarise_record, table
 from geomatch.benchmarks.harness.run import Methods, RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings, find_task
 from geomatch.benchmarks.methods import Method, create_method
-from geomatch.benchmarks.tasks.homography.data import fetch_hpatches, make_synthetic
+from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, SEQUENCES, read_hpatches
 from geomatch.cli import main
@@ -71,7 +72,7 @@ def test_synthetic_data_is_seeded_and_exact(original: Path, tmp_path: Path) -> N
     assert "(0 of 116 sequences)" in warning
     assert warning.endswith("missing: i_ajuntament, i_autannes, i_bologna and 113 more")
     light, view = found.units
-    assert all(np.array_equal(truth, np.eye(3)) for _, _, truth in light.targets)
+    assert all(np.array_equal(pair.truth.matrix, np.eye(3)) for pair in light.pairs)
     photo = original.parent / "hill.png"
     again = make_synthetic([photo], tmp_path / "again", seed=3).units
     assert [s.fingerprint for s in again] == [light.fingerprint, view.fingerprint]
@@ -87,7 +88,7 @@ def test_data_that_is_no_hpatches(tmp_path: Path) -> None:
     refused("no such folder")
     folder = tmp_path / "data" / "v_a"
     folder.mkdir(parents=True)
-    refused("no HPatches sequences there")
+    refused(r"no HPatches there \(folders with images 1 to 6")
     (folder / "H_1_2").write_text("1 0 0\n0 1 0\n")
     refused("image 1 is missing")
     for number in (1, 2):
@@ -240,7 +241,7 @@ def test_bad_sequences_are_counted_and_the_rest_goes_on(data: Path, tmp_path: Pa
     skipped = result.record["skipped"]
     unusable = {"v_nan", "v_eight", "v_no_homography", "v_no_image"}
     assert skipped.keys() == {*unusable, "orb on v_unreadable 1-5"}
-    assert "H_1_3 is missing" in skipped["v_no_homography"]
+    assert "H_1_3: not a readable homography" in skipped["v_no_homography"]
     assert "image 4 is missing" in skipped["v_no_image"]
     rows = {(r["protocol"], r["pair"]): r for r in result.record["rows"]}
     assert "5.png" in rows["geomatch", "v_unreadable 1-5"]["reason"]
@@ -257,7 +258,7 @@ def test_wrong_use_is_one_line(
     Path("empty").mkdir()
     Path("file").write_text("in the way")
     for arguments, words in (
-        ("empty", "no HPatches sequences there"),
+        ("empty", "no HPatches there"),
         ("nowhere", "no such folder"),
         ("data --method surf", "no method 'surf'"),
         ("data --method aliked:nowhere.pth+dift-tiny", "no such weights file"),
@@ -310,17 +311,17 @@ def test_images_without_content_fail_and_do_not_stop_the_run(tmp_path: Path) -> 
 
 
 def test_archive_is_unpacked_where_something_is_missing(data: Path, tmp_path: Path) -> None:
-    given, out = tmp_path / "any name.zip", tmp_path / "out"
+    given, out = tmp_path / "hpatches-sequences-release.zip", tmp_path / "out"
     with zipfile.ZipFile(given, "w") as archive:
         for path in sorted(data.rglob("*.*")) + sorted(data.rglob("H_*")):
             archive.write(path, Path("hpatches-sequences-release") / path.relative_to(data))
         archive.writestr("hpatches-sequences-release/../../escape.txt", "out")
-    found = fetch_hpatches(out, given)
+    found = read_hpatches(fetch_release(RELEASES["hpatches"], out, [given]))
     assert [s.fingerprint for s in found.units] == [s.fingerprint for s in read_hpatches(data).units]
     assert not (tmp_path / "escape.txt").exists()
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     (out / "v_hill" / "6.png").unlink()
-    fetch_hpatches(out, given)
+    fetch_release(RELEASES["hpatches"], out, [given])
     assert [path.name for path in before if before[path] != path.stat().st_mtime_ns] == ["6.png"]
 
 
@@ -347,8 +348,8 @@ def test_a_function_of_two_images_is_a_method(data: Path, tmp_path: Path) -> Non
     """One that knows the truth is right everywhere, one that finds nothing nowhere, one off by 2 px at 3."""
     truths = {}
     for sequence in read_hpatches(data).units:
-        first = geomatch.load_image(sequence.reference).pixels
-        for _, path, truth in sequence.targets:
+        for pair in sequence.pairs:
+            first, path, truth = geomatch.load_image(pair.paths[0]).pixels, pair.paths[1], pair.truth.matrix
             truths[first.tobytes(), geomatch.load_image(path).pixels.tobytes()] = truth
 
     def exact(shift: float = 0.0) -> Any:

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geomatch.errors import GeomatchError, reading
 from geomatch.files import sha256_of
 
 Part = TypeVar("Part", covariant=True)
+SUFFIXES = (".ppm", ".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,21 @@ def read_lines(path: Path) -> list[str]:
         raise GeomatchError(f"{path}: no such file; give the folder that the release unpacks to")
     with reading(path, "text file"):
         return path.read_text(encoding="utf-8").splitlines()
+
+
+def read_matrix(path: Path, what: str) -> NDArray[np.float64]:
+    """The numbers of a text file, a row per line that is not empty."""
+    with reading(path, what):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return np.array([line.split() for line in lines if line.strip()], np.float64)
+
+
+def find_image(path: Path) -> Path:
+    """The image at a path without its suffix, or with it; raises `GeomatchError` where there is none."""
+    for suffix in ("", *SUFFIXES):
+        if (found := path.with_name(path.name + suffix)).is_file():
+            return found
+    raise GeomatchError(f"{path.parent}: image {path.name} is missing ({', '.join(SUFFIXES)})")
 
 
 def sums_of(paths: Iterable[Path]) -> list[str | None]:

@@ -27,11 +27,14 @@ class Release:
     folder: str  # the data set, below the folder that the user gives; where its archives have none it is made
     files: Sequence[tuple[WeightsFile, str]]
     """Each with the folder, below the user's, in which it is unpacked or put."""
+    last: int | None = None  # how many parts of a file's path in the archive are kept; None keeps all
 
 
-def _file(url: str, licence: str, place: str = "") -> tuple[WeightsFile, str]:
-    # the authors publish no checksums
-    return WeightsFile(url.rpartition("/")[2], url, licence, sha256=None), place
+def _file(
+    url: str, licence: str, place: str = "", sha256: str | None = None, md5: str | None = None
+) -> tuple[WeightsFile, str]:
+    # most authors publish no checksums
+    return WeightsFile(url.rpartition("/")[2], url, licence, sha256, md5), place
 
 
 _WILLOW = "http://www.di.ens.fr/willow/research"
@@ -44,7 +47,20 @@ _MEGADEPTH = "https://github.com/Parskatt/storage/releases/download/mega1500"
 _MEGADEPTH_FILES = [f"{n}.npz" for n in ("0015_0.1_0.3", "0015_0.3_0.5", "0022_0.1_0.3", "0022_0.3_0.5",
                                          "0022_0.5_0.7")] + ["megadepth_test_1500.tar"]  # fmt: skip
 _FLICKR = "photographs of Flickr's users, who have the rights; none stated"
+_HPATCHES = "https://huggingface.co/datasets/vbalnt/hpatches/resolve/main/hpatches-sequences-release.zip"
+_OLDER = "repository MIT; the images come from older data sets: cite the original sources"
+_WBS = "http://cmp.felk.cvut.cz/wbs/datasets"
+_NO_LICENCE = "none stated for the images; for research, cite Mishkin et al., BMVC 2015"
 RELEASES = {
+    "hpatches": Release(
+        "",  # put on the hub by the authors
+        [_file(_HPATCHES, _OLDER, sha256="99cf7e1ca167896eb4ca2fe3d903beff6566243a3c0c8e07a13a2596648ad670")],
+        last=2,
+    ),
+    "evd": Release("EVD", [_file(f"{_WBS}/EVD.zip", _NO_LICENCE, md5="7ce52151abdafa71a609424d09e43075")]),
+    "wxbs": Release(
+        "v1.1", [_file(f"{_WBS}/WxBS_v1.1.zip", _NO_LICENCE, md5="66da037e7d20487e86db147307615870")]
+    ),
     "megadepth": Release(
         "megadepth-1500",
         [_file(f"{_MEGADEPTH}/{name}", _FLICKR, "megadepth-1500") for name in _MEGADEPTH_FILES],
@@ -87,7 +103,7 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
             with replacing(target / file.file_name) as temporary:
                 temporary.write_bytes(path.read_bytes())
             continue
-        unpack(path, target)
+        unpack(path, target, release.last)
     return out / release.folder
 
 

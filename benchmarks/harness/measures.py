@@ -30,3 +30,11 @@ def area_under_curve(errors: ArrayLike, threshold: float) -> float:
     recall = np.arange(len(below) + 1) / len(ordered)
     x, y = np.r_[0.0, below, threshold], np.r_[recall, recall[-1]]
     return float((np.diff(x) * (y[1:] + y[:-1])).sum() / (2 * threshold))
+
+
+def mean_accuracy(errors: ArrayLike, largest: float) -> float:
+    """Mean `accuracy` at ten thresholds from 1 to the largest, each larger by the same factor.
+
+    The mAA of the Extreme View Dataset (wxbs-benchmark 0.0.4, ``get_mAA``), whose largest is 20 pixels.
+    """
+    return float(np.mean([accuracy(errors, threshold) for threshold in np.geomspace(1, largest, 10)]))

@@ -116,5 +116,7 @@ def cell(row: Row, column: str) -> str:
     value, spread = row.get(column), row.get(f"{column} spread")
     if value is None:
         return "-"
+    if isinstance(value, int):
+        return str(value)
     digits = 1 if "@" in column or column[0] in "JF" else 3
     return f"{value:.{digits}f}" + (f" ± {spread / 2:.1f}" if spread and spread >= 0.1 else "")

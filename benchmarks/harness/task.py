@@ -121,7 +121,7 @@ class Task:
     title: str
     unit: tuple[str, str]  # what a unit is called, one and several
     item: str  # what a row is, in plural
-    whole: int  # number of units of the release; 0 if anybody's data will do
+    whole: int  # number of units of the release, 0 where there is none
     read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
     evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
@@ -203,7 +203,8 @@ def read_protocol(path: Path, protocols: Mapping[str, Any]) -> Any:
     return replace(protocols[base], **changed)
 
 
-FOLDERS = {"hpatches": "homography", "megadepth": "pose", "scannet": "pose", "pose": "pose",
+FOLDERS = {"hpatches": "homography", "evd": "homography", "homogr": "homography", "oxford": "homography",
+           "pairs": "homography", "wxbs": "epipolar", "megadepth": "pose", "scannet": "pose", "pose": "pose",
            "spair": "semantic", "willow": "semantic", "cub": "semantic", "davis": "temporal",
            "jhmdb": "temporal"}  # fmt: skip
 """Where the tasks are: the folders below ``geomatch.benchmarks.tasks``, each with `TASKS` in ``task.py``."""

@@ -27,7 +27,8 @@ from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.studies.baselines import methods
 from geomatch.benchmarks.studies.record import Row, markdown, median_seconds, study_parser, write_record
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
-from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_hpatches
+from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
+from geomatch.benchmarks.tasks.pairs.evaluation import PairScene
 from geomatch.benchmarks.training.sources import find_images
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.estimators import OpenCVEstimator
@@ -64,21 +65,23 @@ def held_out_set(images: Path, out: Path) -> Path:
     return out
 
 
-def evaluate_sequence(method: Method | None, sequence: HPatchesSequence) -> list[Row]:
+def evaluate_sequence(method: Method | None, sequence: PairScene) -> list[Row]:
     """Corner errors of the pairs of a sequence, without and with refinement; None for a failure.
 
     Without a method the matches are all right ones: what no descriptor of SIFT keypoints can better.
     """
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    images = [load_image(path) for path in (sequence.reference, *(target[1] for target in sequence.targets))]
+    paths = sequence.pairs[0].paths[0], *(pair.paths[1] for pair in sequence.pairs)
+    images = [load_image(path) for path in paths]
     source = method or create_method("sift", KEYPOINTS)
     found = [(source.extract if method else source.detect)(image) for image in images]
     rows: list[Row] = []
-    for (number, _, truth), image, features in zip(sequence.targets, images[1:], found[1:], strict=True):
+    for pair, image, features in zip(sequence.pairs, images[1:], found[1:], strict=True):
+        truth = pair.truth.matrix
         matches = method.match(found[0], features) if method else true_matches(found[0], features, truth)
         points0, points1, estimate = _estimated(found[0], features, matches)
-        row = {"sequence": sequence.name, "pair": number, "matches": len(matches)}
+        row = {"sequence": sequence.name, "pair": pair.name[-1], "matches": len(matches)}
         row |= {"inliers": estimate.num_inliers, PLAIN: None, ALIGNED: None}
         if estimate:
             estimator = OpenCVEstimator(threshold=THRESHOLD)
@@ -116,7 +119,7 @@ def evaluate(
     """Every method on every sequence of every set; what is in ``cache`` is not computed again."""
     cache.mkdir(parents=True, exist_ok=True)
     files: dict[tuple[str, str, str], Path] = {}
-    todo: list[tuple[Method | None, HPatchesSequence, Path]] = []
+    todo: list[tuple[Method | None, PairScene, Path]] = []
     data = {label: read_hpatches(folder).units for label, folder in sets.items()}
     for name, method in methods.items():
         own = cache_key(method)
@@ -137,9 +140,11 @@ def evaluate(
     ]
 
 
-def unrelated_failures(method: Method, sequences: Sequence[HPatchesSequence]) -> list[Row]:
+def unrelated_failures(method: Method, sequences: Sequence[PairScene]) -> list[Row]:
     """Pairs of different photographs, and if the estimate is a declared failure."""
-    first = {sequence.name[2:]: sequence.reference for sequence in sequences}  # i_ and v_ share a photograph
+    first = {
+        sequence.name[2:]: sequence.pairs[0].paths[0] for sequence in sequences
+    }  # i_ and v_ share a photograph
     names, rows = sorted(first), []
     for index in range(UNRELATED):
         a, b = names[index % len(names)], names[(index + 1 + index // len(names)) % len(names)]
@@ -255,7 +260,7 @@ def main() -> None:
     rows = evaluate(sets, compared | {CEILING: None}, options.work / "pairs")
     sequences = read_hpatches(sets["made"]).units
     unrelated = unrelated_failures(compared[DEFAULT], sequences)
-    view = load_image(next(one for one in sequences if "picosdeeuropa" in one.name).reference)
+    view = load_image(next(one for one in sequences if "picosdeeuropa" in one.name).pairs[0].paths[0])
     seconds = {name: median_seconds(partial(one.extract, [view]), 3) for name, one in compared.items()}
     baselines = [name for name in BASELINES if name in compared]
     tables = [table(rows, seconds)]

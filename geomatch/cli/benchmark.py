@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 _DATA_SETS = {
     "hpatches": ("a folder in HPatches layout", "geomatch",
                  "dift, dift-adm, mma, auc480, auc480-poselib, superpoint, roma, sweep", None),
+    "evd": ("the folder of the Extreme View Dataset", "pairs", "evd", None),
+    "homogr": ("the folder of homogr", "pairs", "evd", None),
+    "oxford": ("the folder of Oxford-Affine", "pairs", "evd", None),
+    "pairs": ("a list of lines IMAGE0 IMAGE1 HFILE, or a folder with pairs.txt or folders of images 1, 2 "
+              "and H_1_2", "pairs", "evd", None),
+    "wxbs": ("the folder of WxBS v1.1", "wxbs-f", "wxbs-f-loma, wxbs-pck",
+             "test, validation or all; test is reported."),
     "megadepth": ("the folder of MegaDepth-1500", "megadepth",
                   "megadepth-loftr, megadepth-roma, megadepth-dad, megadepth-gluefactory, "
                   "megadepth-gluefactory-poselib, megadepth-xfeat", None),
@@ -35,6 +42,7 @@ _DATA_SETS = {
 }  # fmt: skip
 """What DATA is, the default protocol, the others, and the splits."""
 _SEMANTIC = ("spair", "willow", "cub")
+_PLANES = ("hpatches", "evd", "homogr", "oxford", "pairs")
 _SPARSE = "DETECTOR+DESCRIPTOR, or sift, aliked:WEIGHTS, ...; DESCRIPTOR[t=50,layer=2] changes settings."
 _DENSE = "A dense preset, folder or hub id, dino, dinov2 or clip; NAME[t=50,layer=2] changes settings."
 
@@ -43,6 +51,9 @@ _out = click.option("--out", type=click.Path(path_type=Path), metavar="DIR", def
                     show_default=True, help="Records; the same run goes on there.")  # fmt: skip
 _keypoints = click.option("--max-keypoints", type=click.IntRange(min=1), default=2000, show_default=True,
                           help="Per image, at most; protocols take the best.")  # fmt: skip
+_variant = click.option("--variant", metavar="NAME,...",
+                        help="Change the second image by many strengths: rotation, scale, jpeg, noise, blur, "
+                        "darkness, resolution.")  # fmt: skip
 _prompt = click.option("--prompt", metavar="TEXT",
                        help="For models conditioned on text. [default: a photo of a {category}]",
                        )  # fmt: skip
@@ -54,14 +65,19 @@ def _split(words: str) -> Option:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Protocols as the command line names them, and a text instead of theirs."""
+    """Protocols as the command line names them, a text instead of theirs, and variants of them."""
 
     protocol: str | None
     prompt: str | None = None
+    variant: str | None = None
 
     def of(self, task: "Task", default: str) -> list[Any]:
         """The protocols of a task."""
         protocols = task.find_protocols(self.protocol or default)
+        if self.variant:
+            from geomatch.benchmarks.tasks.homography.protocols import with_change
+
+            return [with_change(one, name) for one in protocols for name in self.variant.split(",")]
         if self.prompt is None:
             return protocols
         if task.name not in _SEMANTIC:
@@ -109,7 +125,7 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
     @bundled("protocols", Chosen,
         click.option("--protocol", metavar="NAME,...", default=default, show_default=True,
                      help=f"Or: {others}, all."),
-        *([_prompt] if name in _SEMANTIC else []))  # fmt: skip
+        *([_prompt] if name in _SEMANTIC else [_variant] if name in _PLANES else []))  # fmt: skip
     @click.option("--method", metavar="STRING,...", show_default=True,
                   default="sift+dift-tiny,rootsift" if sparse else "dift-tiny-dense",
                   help=_SPARSE if sparse else _DENSE)  # fmt: skip
@@ -195,7 +211,7 @@ def sweep(
     from geomatch.benchmarks.harness.task import find_task
 
     task = find_task(name)
-    chosen = protocols.of(task, "sweep" if name == "hpatches" else name)
+    chosen = protocols.of(task, "sweep" if name == "hpatches" else next(iter(task.protocols)))
     if len(chosen) != 1:
         raise click.UsageError("--protocol: give one")
     method = method or ("dift-tiny-dense" if task.dense else "sift+dift-tiny-dense")

@@ -4,12 +4,12 @@ With ``HF_HUB_OFFLINE=1`` or ``GEOMATCH_OFFLINE=1`` nothing is downloaded.
 """
 
 import gzip
+import hashlib
 import os
 import re
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha1
 from http.client import HTTPException
 from pathlib import Path
 from time import monotonic
@@ -38,6 +38,7 @@ class WeightsFile:
     licence: str
     sha256: str | None
     """Known checksum in hexadecimal; when None, that of the first whole file binds later reads."""
+    md5: str | None = None  # known instead by some authors; it is looked at once, before that
 
 
 _SUPERPOINT_URL = "https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth"
@@ -113,7 +114,7 @@ def _recorded(path: Path) -> str:
 
 def _git_sum(path: Path) -> str:
     content = path.read_bytes()
-    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def read_whole(path: Path) -> None:
@@ -210,6 +211,10 @@ def _fault(weights: WeightsFile, path: Path, note: Path) -> str:
     found = sha256_of(path)
     if expected := weights.sha256 or (note.read_text().strip() if note.is_file() else None):
         return "" if found == expected else f"SHA-256 {found}, expected {expected}"
+    if weights.md5:
+        with path.open("rb") as file:
+            if (md5 := hashlib.file_digest(file, "md5").hexdigest()) != weights.md5:
+                return f"MD5 {md5}, expected {weights.md5}"
     try:
         read_whole(path)
         if path.suffix in (".pt", ".pth", ".ckpt"):

@@ -1,7 +1,7 @@
 """One pair of images under one protocol: from features to a row of the record."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ class Pair:
     features0: Features
     features1: Features
     truth: NDArray[np.float64]  # (3, 3) between pixels of the frame
+    points: NDArray[np.float64] | None = None  # (N, 4) x0 y0 x1 y1 that correspond, in pixels of the frame
+    change: tuple[NDArray[np.float64], tuple[int, int]] | None = None  # see `FramedPair`
 
 
 def evaluate(
@@ -51,6 +53,8 @@ def evaluate(
     start = time.perf_counter()
     points0, points1, similarity = matched_points(protocol, pair.features0, pair.features1, match)
     matched = time.perf_counter()
+    if pair.change:
+        points1 = warp_points(np.linalg.inv(pair.change[0]), points1)
     row: Row = {"keypoints": list(counts), "matches": len(points0), "reason": None}
     distances = measures.match_distances(points0, points1, pair.truth)
     if protocol.kind == "mma":
@@ -85,6 +89,8 @@ def failed(protocol: HomographyProtocol, reason: str) -> Row:
     row |= {f"precision@{threshold:g}": 0.0 for threshold in protocol.precisions}
     if protocol.direct:
         row["errors_DLT"] = [None]
+    if protocol.everywhere:
+        row |= {"errors_back": row["errors_px"], "errors_visible": row["errors_px"]}
     if protocol.kind == "superpoint":
         row |= {"repeatability": 0.0, "localisation_px": None}
         row |= {"average_precision": 0.0, "matching_score": 0.0}
@@ -95,7 +101,7 @@ def limited_pair(protocol: HomographyProtocol, pair: Pair, match: Match | None) 
     """The pair with no more keypoints than the protocol allows."""
     unique = protocol.unique and match is not None
     both = (limited(features, protocol, unique) for features in (pair.features0, pair.features1))
-    return Pair(next(both), next(both), pair.truth)
+    return replace(pair, features0=next(both), features1=next(both))
 
 
 def _shared(pair: Pair, distance: float, limit: int) -> Pair:
@@ -114,36 +120,62 @@ def _homographies(
     points1: NDArray[np.float64],
     weights: NDArray[np.float32] | None,
 ) -> Row:
-    size0, size1 = pair.features0.image_size, pair.features1.image_size
+    size0, size1 = pair.features0.image_size, pair.change[1] if pair.change else pair.features1.image_size
     unit = min(size1) / protocol.relative_to if protocol.relative_to else 1.0
     corners = image_corners(size0)
     if protocol.corner_origin:
         points0, points1 = points0 + 0.5, points1 + 0.5
         width, height = size0
         corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
-    truth = warp_points(pair.truth, corners)
+    places = {"px": (corners, warp_points(pair.truth, corners))}
+    row: Row = {"reason": None}
+    if protocol.everywhere:
+        places, row["warning"] = _everywhere(pair, (size0, size1))
 
-    def error(matrix: NDArray[np.float64] | None) -> float | None:
-        if matrix is None:
+    def error(matrix: NDArray[np.float64] | None, name: str = "px") -> float | None:
+        if matrix is None or not len(places[name][0]):
             return None
-        apart = np.linalg.norm(warp_points(matrix, corners) - truth, axis=1).mean() / unit
+        own = np.linalg.pinv(matrix) if name == "back" else matrix
+        apart = np.linalg.norm(warp_points(own, places[name][0]) - places[name][1], axis=1).mean() / unit
         return float(apart) if np.isfinite(apart) else None
 
     name, number = protocol.solver.split()
     threshold = float(number) * unit
-    errors, inliers, reason = [], [], None
+    row |= {f"errors_{place}": [] for place in places} | {"inliers": []}
     for seed in range(protocol.seeds):
         order = np.arange(len(points0))
         if seed:  # the order steers the sampling of every solver
             order = np.random.default_rng(seed).permutation(len(points0))
         matrix = solvers.solve(name, threshold, points0[order], points1[order], size0)
-        errors.append(error(matrix))
+        for place in places:
+            row[f"errors_{place}"].append(error(matrix, place))
         if matrix is None:
-            reason = reason or f"no homography among {len(points0)} matches"
-            inliers.append(0)
+            row["reason"] = row["reason"] or f"no homography among {len(points0)} matches"
+            row["inliers"].append(0)
         else:
-            inliers.append(int((measures.match_distances(points0, points1, matrix) <= threshold).sum()))
-    row: Row = {"errors_px": errors, "inliers": inliers, "reason": reason}
+            within = measures.match_distances(points0, points1, matrix) <= threshold
+            row["inliers"].append(int(within.sum()))
     if protocol.direct:
         row["errors_DLT"] = [error(solvers.direct(points0, points1, weights))]
     return row
+
+
+_Places = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def _everywhere(pair: Pair, sizes: tuple[tuple[int, int], tuple[int, int]]) -> tuple[_Places, str | None]:
+    """Points, and where the truth sends them, by the names of errors; and what is wrong with the truth."""
+    seen, truth = measures.visible_part(pair.truth, *sizes)
+    places = {"visible": (seen, warp_points(truth, seen))}
+    behind = []
+    for side, (name, matrix) in enumerate([("px", truth), ("back", np.linalg.inv(truth))]):
+        corners = image_corners(sizes[side])
+        if (measures.depths(matrix, corners) > 0).all():
+            places[name] = corners, warp_points(matrix, corners)
+        else:
+            behind.append(f"a corner of image {side} lies behind the plane under the truth: it has no error")
+    if pair.points is not None:
+        places["points"] = pair.points[:, :2], pair.points[:, 2:]
+    if not len(seen):
+        behind = ["under the truth image 1 shows no part of image 0"]
+    return places, "; ".join(behind) or None

@@ -23,6 +23,26 @@ def visible(points: Points, matrix: ArrayLike, size: tuple[int, int]) -> NDArray
     return np.asarray(inside.all(axis=1))
 
 
+def visible_part(
+    truth: NDArray[np.float64], size0: tuple[int, int], size1: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N, 2) pixels of image 0 that image 1 shows, and the truth, signed so that they are before the plane.
+
+    Of an image with over a million pixels every k-th each way. Sizes are (width, height).
+    """
+    step = int(np.ceil(np.sqrt(size0[0] * size0[1] / 1e6)))
+    x, y = np.meshgrid(np.arange(0, size0[0], step), np.arange(0, size0[1], step))
+    pixels = np.column_stack([x.ravel(), y.ravel()]).astype(np.float64)
+    pixels = pixels[visible(pixels, truth, size1)]
+    signed = truth if np.sign(depths(truth, pixels)).sum() >= 0 else -truth
+    return pixels[depths(signed, pixels) > 0], signed
+
+
+def depths(matrix: NDArray[np.floating], points: Points) -> NDArray[np.float64]:
+    """(N,) third homogeneous coordinates of points sent by the matrix."""
+    return np.asarray(points @ matrix[2, :2] + matrix[2, 2], np.float64)
+
+
 class Repeatability(NamedTuple):
     """The repeatability of one pair, as SuperPoint's protocol measures it."""
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from geomatch.estimators import create_estimator
 
 Points = NDArray[np.float64]
-_OPENCV = {  # method and confidence
-    "lmeds": (cv2.LMEDS, 0.995),
-    "ransac": (cv2.RANSAC, 0.995),
-    "ransac-roma": (cv2.RANSAC, 0.99999),
+_OPENCV = {  # method, iterations and confidence
+    "lmeds": (cv2.LMEDS, 2000, 0.995),
+    "ransac": (cv2.RANSAC, 2000, 0.995),
+    "ransac-roma": (cv2.RANSAC, 2000, 0.99999),
+    "magsac-evd": (cv2.USAC_MAGSAC, 100_000, 0.995),  # its example's 0.999 lands in another argument
 }
 
 
@@ -36,9 +37,9 @@ def solve(
         options = {"max_reproj_error": threshold}
         matrix, information = poselib.estimate_homography(points0, points1, options)
         return _finite(matrix) if information["num_inliers"] >= 4 else None
-    method, confidence = _OPENCV[name]
+    method, iterations, confidence = _OPENCV[name]
     try:
-        matrix, _ = cv2.findHomography(points0, points1, method, threshold, None, 2000, confidence)
+        matrix, _ = cv2.findHomography(points0, points1, method, threshold, None, iterations, confidence)
     except cv2.error:  # some methods raise where others return None
         return None
     return _finite(matrix)

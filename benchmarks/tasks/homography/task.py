@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.charts import draw_points
-from geomatch.benchmarks.harness.measures import accuracy, area_under_curve
+from geomatch.benchmarks.harness.measures import accuracy, area_under_curve, mean_accuracy
 from geomatch.benchmarks.harness.task import (
     Axes,
     Curve,
@@ -23,22 +23,26 @@ from geomatch.benchmarks.harness.task import (
     by_split,
 )
 from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.tasks.homography import evaluation
 from geomatch.benchmarks.tasks.homography.measures import match_distances
 from geomatch.benchmarks.tasks.homography.protocols import (
     MMA_THRESHOLDS,
+    PAIR_PROTOCOLS,
     PROTOCOLS,
     HomographyProtocol,
 )
-from geomatch.benchmarks.tasks.homography.sequences import LARGE, read_hpatches
+from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_hpatches, read_planes
+from geomatch.benchmarks.tasks.pairs.changes import CHANGES
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
 from geomatch.benchmarks.tasks.pairs.matches import matched_points
 from geomatch.benchmarks.tasks.pairs.views import SMALL, Frame, FramedPair, Views
 from geomatch.errors import GeomatchError
+from geomatch.geometry import warp_points
 
 SPLITS = ("illumination", "viewpoint", "all")
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
-_MEASURES = {"accuracy": accuracy, "AUC": area_under_curve}
+_MEASURES = {"accuracy": accuracy, "AUC": area_under_curve, "mAA": mean_accuracy}
 _LIMIT = 10.0  # pixels; the end of curves
 _DRAWN = 60  # best matches in a picture
 
@@ -56,8 +60,12 @@ def _measured(
 
 
 def _with_truth(framed: FramedPair, pair: ImagePair) -> evaluation.Pair:
-    truth = framed.matrix1 @ pair.truth @ np.linalg.inv(framed.matrix0)
-    return evaluation.Pair(framed.features0, framed.features1, truth)
+    truth = framed.matrix1 @ pair.truth.matrix @ np.linalg.inv(framed.matrix0)
+    points = pair.truth.points
+    if points is not None:
+        sides = zip((framed.matrix0, framed.matrix1), np.split(points, 2, axis=1), strict=True)
+        points = np.hstack([warp_points(*side) for side in sides])
+    return evaluation.Pair(framed.features0, framed.features1, truth, points, framed.change)
 
 
 def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
@@ -65,8 +73,27 @@ def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
 
 
 def summarise(protocol: HomographyProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per split of one method's: pairs, failures, and measures in percent, None without any pair."""
-    return by_split("pairs", rows, SPLITS, partial(_measures, protocol))
+    """One row per split of one method's: pairs, failures, and measures in percent, None without any pair.
+
+    Of a variant one row per strength, too; pair sets have the splits that occur in them.
+    """
+    measures = partial(_measures, protocol)
+    splits = [*sorted({row["split"] for row in rows}), "all"] if protocol.everywhere else SPLITS
+    found = by_split("pairs", rows, splits, measures)
+    for change in changes_of(protocol) if protocol.change else ():
+        found += by_split(
+            "pairs", [{**row, "split": change} for row in _changed(rows, change)], [change], measures
+        )
+    return found
+
+
+def _changed(rows: Sequence[Row], change: str) -> list[Row]:
+    return [row for row in rows if row["pair"].endswith(f" {change}")]
+
+
+def changes_of(protocol: HomographyProtocol) -> list[str]:
+    """What is done to the second image, in words of `changed`; nothing, but of a variant."""
+    return [f"{protocol.change}={strength:g}" for strength in protocol.strengths] or [""]
 
 
 def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, float | None]:
@@ -79,15 +106,18 @@ def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, fl
     if protocol.kind == "superpoint":
         for name in ("repeatability", "localisation_px", "average_precision", "matching_score"):
             measures[name] = _mean([row[name] for row in rows if row[name] is not None])
-    for column in (key for key in rows[0] if key.startswith("errors_")):
-        per_seed = list(zip(*(errors_of(row, column) for row in rows), strict=True))
+    for column in dict.fromkeys(key for row in rows for key in row if key.startswith("errors_")):
+        per_seed = list(zip(*(errors_of(row, column) for row in rows if column in row), strict=True))
         label = "" if column == "errors_px" else column.removeprefix("errors_") + " "
         wanted = [("accuracy", t) for t in protocol.accuracies] + [("AUC", t) for t in protocol.areas]
+        wanted += [("mAA", t) for t in protocol.means]
         for name, threshold in wanted:
             found = [100 * _MEASURES[name](errors, threshold) for errors in per_seed]
             measures[f"{label}{name}@{threshold:g}"] = _mean(found)
             if len(found) > 1:
                 measures[f"{label}{name}@{threshold:g} spread"] = max(found) - min(found)
+    if protocol.everywhere:
+        measures["without corner error"] = sum("errors_px" not in row for row in rows)
     for name in (f"precision@{threshold:g}" for threshold in protocol.precisions):
         measures[name] = 100 * sum(row[name] for row in rows) / len(rows)
     return measures
@@ -120,6 +150,15 @@ def _in_words(protocol: HomographyProtocol) -> Words:
         name, threshold = protocol.solver.split()
         limit = "" if name == "lmeds" else f", {threshold} px"
         found.append(("estimator", f"{name}{limit}{seeds}"))
+    if protocol.everywhere:
+        found += [
+            ("visible", "mean error over the part of image 0 that image 1 shows"),
+            ("back, points", "errors of the corners of image 1 in image 0, and of the set's own points"),
+            ("mAA", "mean of the accuracy at ten thresholds from 1 px, each larger by the same factor"),
+        ]
+    if protocol.change:
+        strengths = ", ".join(f"{strength:g}" for strength in protocol.strengths)
+        found.append(("variant", f"{CHANGES[protocol.change][0]}: {strengths}"))
     if protocol.relative_to:
         found.append(("unit", f"(short side of image 2) / {protocol.relative_to:g} pixels"))
     return found
@@ -130,11 +169,16 @@ def _values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
     if protocol.kind == "mma":
         threshold = int(protocol.headline.split("@")[1])
         return np.array([[row["within"][threshold - 1] / max(1, row["matches"])] for row in rows])
-    return np.array([errors_of(row, "errors_px") for row in rows])
+    return np.array([errors_of(row, _column(protocol)) for row in rows])
+
+
+def _column(protocol: HomographyProtocol) -> str:
+    """The errors that the headline is of."""
+    return f"errors_{protocol.headline.rpartition(' ')[0] or 'px'}"
 
 
 def _statistic(protocol: HomographyProtocol, found: Values) -> float:
-    name, _, number = protocol.headline.partition("@")
+    name, _, number = protocol.headline.rpartition(" ")[2].partition("@")
     if name == "MMA":
         return 100 * float(found.mean())
     return 100 * float(np.mean([_MEASURES[name](column, float(number)) for column in found.T]))
@@ -150,37 +194,51 @@ def _worst(protocol: HomographyProtocol, row: Row) -> Words:
     value = float(_values(protocol, [row]).mean())
     if protocol.kind == "mma":
         return [(protocol.headline, f"{100 * value:.1f} %"), *counts]
-    errors = row["errors_px"]
+    errors = row[_column(protocol)]
     failures = sum(error is None for error in errors)
     text = "no homography" + (f" in {failures} of {len(errors)} orders" if failures < len(errors) else "")
     error = f"{value:.1f} px" if math.isfinite(value) else text
-    return [("corner error", error), *counts, ("inliers", str(row["inliers"][0]))]
+    found = [("error" if protocol.everywhere else "corner error", error), *counts]
+    found.append(("inliers", str(row["inliers"][0])))
+    return [*found, ("note", row.get("warning") or "-")] if protocol.everywhere else found
 
 
 def _axes(protocol: HomographyProtocol) -> Axes:
+    if protocol.change:
+        words, (start, *_) = CHANGES[protocol.change]
+        return Axes(f"{protocol.headline} of changed images", words, f"{protocol.headline}, %", False, start)
     if protocol.kind == "mma":
         return Axes(
             "Matches within a distance of the truth", "threshold, px", "matches within it, %", False, 1
         )
-    return Axes("Pairs within a corner error", "threshold, px", "pairs within it, %")
+    what = "mean error where visible" if protocol.everywhere else "corner error"
+    return Axes(f"Pairs within a {what}", "threshold, px", "pairs within it, %")
 
 
 def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
-    """Thresholds in pixels, and the percentage within: of pairs by corner error, or of matches (MMA)."""
+    """Thresholds in pixels, and the percentage within: of pairs by their error, or of matches (MMA).
+
+    Of a variant the strengths, and the headline measure at each.
+    """
+    if protocol.change:
+        own = [_values(protocol, _changed(rows, change)) for change in changes_of(protocol)]
+        return np.array(protocol.strengths), np.array([_statistic(protocol, values) for values in own])
     if protocol.kind == "mma":
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
         return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)
-    errors = np.sort(np.array([errors_of(row, "errors_px") for row in rows]).ravel())
-    x = np.concatenate([[0.0], errors[errors <= _LIMIT], [_LIMIT]])
+    errors, limit = np.sort(_values(protocol, rows).ravel()), max(protocol.means, default=_LIMIT)
+    x = np.concatenate([[0.0], errors[errors <= limit], [limit]])
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def _draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
+def _draw(task: str, protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
     """The best matches of a pair, in the original frame whatever the protocol's, as a JPEG's data URL."""
     name = row["pair"].partition(" ")[0]
-    units = {unit.name: unit for unit in read_hpatches(wanted.data).units}
+    if protocol.change:
+        raise GeomatchError("changed images are not drawn")
+    units = {unit.name: unit for unit in read_planes(task, wanted.data).units}
     if name not in units or units[name].fingerprint != wanted.record["units"][name]:
-        raise GeomatchError("the sequence is not in the folder given, or is another one there")
+        raise GeomatchError(f"{name} is not in the folder given, or is another one there")
     method = create_method(wanted.method, wanted.settings["max_keypoints"])
     pair = next(pair for pair in units[name].pairs if pair.name == row["pair"])
     views = Views([Entry(method, method.key())], wanted.store)
@@ -189,7 +247,7 @@ def _draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
     own = evaluation.limited_pair(protocol, whole, match)
     points0, points1, _ = matched_points(protocol, own.features0, own.features1, match)
     points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
-    right = match_distances(points0, points1, pair.truth) <= evaluation.CORRECT_PX
+    right = match_distances(points0, points1, pair.truth.matrix) <= evaluation.CORRECT_PX
     return draw_points(pair.paths, points0, points1, right)
 
 
@@ -200,10 +258,14 @@ def _method(text: str, settings: Settings, device: str) -> Method:
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
     if method.pair_matcher is not None and protocol.kind == "superpoint":
         return "it has no keypoints that could repeat"
+    if protocol.change and isinstance(method.source, FeatureFiles):
+        return "its files hold the features of the images as they are, not as the variant changes them"
     return None
 
 
-_MEASURING = Measuring(_frames, _measured, evaluation.failed, lambda protocol: protocol.paper_sampling)
+_MEASURING = Measuring(
+    _frames, _measured, evaluation.failed, lambda protocol: protocol.paper_sampling, changes_of
+)
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
     partial(PairEvaluation, measuring=_MEASURING), _in_words,
@@ -211,6 +273,14 @@ HPATCHES = Task(
     splits=tuple(reversed(SPLITS)), method=_method, dense=False,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
-    draw=_draw, caption="its best matches, green within 3 px of the truth, red not",
+    draw=partial(_draw, "hpatches"), caption="its best matches, green within 3 px of the truth, red not",
 )  # fmt: skip
-TASKS = {"hpatches": HPATCHES}
+TASKS = {"hpatches": HPATCHES} | {
+    name: replace(
+        HPATCHES, name=name, title=layout.title, unit=("scene", "scenes"), whole=len(layout.names),
+        read=partial(read_planes, name), protocols=PAIR_PROTOCOLS, splits=("all", "confirmed", "unconfirmed"),
+        draw=partial(_draw, name),
+    )
+    for name, layout in LAYOUTS.items()
+    if name != "hpatches"
+}  # fmt: skip
