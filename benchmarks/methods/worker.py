@@ -1,0 +1,164 @@
+"""Matchers that run in a process of another environment, such as those of vismatch."""
+
+import atexit
+import json
+import os
+import subprocess
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geomatch.benchmarks.methods.scripts.serve import receive, send
+from geomatch.errors import FeaturesError, MissingDependencyError, WeightsError, first_line
+from geomatch.images import Image
+from geomatch.places import user_path
+from geomatch.provenance import settings_key
+from geomatch.types import Features
+
+_SCRIPTS = Path(__file__).parent / "scripts"
+_PATIENCE = 5.0  # seconds that a process has to end
+
+
+@dataclass(frozen=True)
+class WorkerMatcher:
+    """A matcher that ``scripts/serve.py``, which says how it is asked, runs with another Python."""
+
+    name: str  # what the script loads
+    python: str  # the interpreter; variables of the environment are replaced where it starts
+    script: str
+    max_matches: int = 2000
+    device: str = "cpu"
+
+    def cache_key(self) -> Any:
+        """The settings, and what the worker says of its packages and files.
+
+        Raises:
+            MissingDependencyError: without the interpreter, the script, or a package that it imports.
+            WeightsError: when the matcher cannot be loaded.
+        """
+        answer = _asked(self)
+        if "error" in answer:
+            raise WeightsError(f"{self.name}: {answer['error']}")
+        return [settings_key(self, leave_out=("python", "script")), json.loads(str(answer["identity"]))]
+
+    def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
+        """Row i of the one and row i of the other match, best first; scores are the confidences, or 1.
+
+        Raises:
+            FeaturesError: when the matcher fails at the pair, or gives something else than points.
+        """
+        answer = _asked(self, image0=image0.pixels, image1=image1.pixels)
+        pair = f"{image0.name} and {image1.name}"
+        if "error" in answer:
+            raise FeaturesError(f"{self.name} failed at {pair} ({answer['error']})")
+        scores = answer.get("confidences", np.ones(answer["points0"].shape[:1]))
+        try:
+            both = [
+                Features(answer[f"points{k}"], scores, image.size) for k, image in enumerate((image0, image1))
+            ]
+        except ValueError as error:
+            raise FeaturesError(f"{self.name} gave no matches of {pair} ({first_line(error)})") from error
+        order = np.argsort(-both[0].scores, kind="stable")[: self.max_matches]
+        return both[0][order], both[1][order]
+
+
+def worker_matcher(text: str, max_matches: int, device: str) -> WorkerMatcher:
+    """By its string, ``vismatch:NAME`` or ``worker:PYTHON:SCRIPT``; raises ValueError for any other."""
+    kind, _, rest = text.partition(":")
+    if kind == "vismatch" and rest:
+        script = str(_SCRIPTS / "any_of_vismatch.py")
+        return WorkerMatcher(text, "$GEOMATCH_VISMATCH_PYTHON", script, max_matches, device)
+    python, _, script = rest.partition(":")
+    if not python or not script:
+        raise ValueError(f"{text}: write vismatch:NAME or worker:PYTHON:SCRIPT")
+    return WorkerMatcher(Path(script).stem, python, script, max_matches, device)
+
+
+class _Worker:
+    """A process that has loaded a matcher."""
+
+    def __init__(self, matcher: WorkerMatcher) -> None:
+        places = [os.fspath(user_path(os.path.expandvars(path))) for path in (matcher.python, matcher.script)]
+        theirs_in, ours_out = os.pipe()
+        ours_in, theirs_out = os.pipe()
+        self._requests, self._answers = os.fdopen(ours_out, "wb"), os.fdopen(ours_in, "rb")
+        given = [theirs_in, theirs_out, places[1], matcher.name, matcher.max_matches, matcher.device]
+        defaults = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process runs)
+        try:
+            self._process = subprocess.Popen(
+                [places[0], str(_SCRIPTS / "serve.py"), *map(str, given)], stdin=subprocess.DEVNULL,
+                stdout=self._said, stderr=self._said, pass_fds=(theirs_in, theirs_out),
+                env={**defaults, **os.environ},
+            )  # fmt: skip
+        except OSError as error:
+            for stream in (self._requests, self._answers, self._said):
+                stream.close()
+            raise MissingDependencyError(
+                f"{matcher.name} runs in an environment of its own, and {places[0]} is no Python that starts "
+                f"({error.strerror}); let it name one"
+            ) from error
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+        loaded = receive(self._answers)
+        if loaded is None or "error" in loaded:
+            ended = self.end()
+            reason = str(loaded["error"]) if loaded else ended
+            missing = reason.startswith(("ModuleNotFoundError", "ImportError", "FileNotFoundError"))
+            kind = MissingDependencyError if missing else WeightsError
+            raise kind(f"{matcher.name} cannot be loaded in its environment ({reason})")
+
+    def ask(self, arrays: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer; None when the process has ended."""
+        with suppress(BrokenPipeError):
+            send(self._requests, **arrays)
+            return receive(self._answers)
+        return None
+
+    def end(self) -> str:
+        """How the process ended, as it does when it is asked no more, and what it said last."""
+        with suppress(BrokenPipeError):
+            self._requests.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        code = self._process.wait()
+        self._answers.close()
+        with self._said as said:
+            said.seek(0)
+            words = said.read().decode(errors="replace").strip().rpartition("\n")[2]
+        return (
+            f"exit code {code}" if code >= 0 else f"signal {-code}"
+        ) + f", last words: {words[:200] or '-'}"
+
+
+_lock = threading.RLock()
+_running: dict[tuple[int, WorkerMatcher], _Worker] = {}  # one of each process, since it holds a network
+
+
+@atexit.register
+def _end_all() -> None:
+    for key in [key for key in _running if key[0] == os.getpid()]:
+        _running.pop(key).end()
+
+
+def _asked(matcher: WorkerMatcher, **arrays: Any) -> dict[str, Any]:
+    """What the matcher's process answers; it is started again once, since something may have killed it."""
+    key, ended = (os.getpid(), matcher), ""
+    with _lock:
+        for _ in range(2):
+            if key not in _running:
+                _end_all()
+                _running[key] = _Worker(matcher)
+            if (answer := _running[key].ask(arrays)) is not None:
+                return answer
+            ended = _running.pop(key).end()
+    return {"error": f"its process ended, and again when it was started again: {ended}"}
