@@ -56,24 +56,29 @@ def _matched(match: Callable[..., Any], image0: Any, image1: Any) -> dict[str, A
     for name, seed in (("torch", "manual_seed"), ("cv2", "setRNGSeed")):
         if name in sys.modules:
             getattr(sys.modules[name], seed)(0)
-    found = zip(("points0", "points1", "confidences"), match(image0, image1), strict=True)
-    return {name: np.asarray(value, np.float64) for name, value in found if value is not None}
+    points0, points1, confidences = match(image0, image1)
+    found = {"points0": points0, "points1": points1}
+    if confidences is not None:
+        found["confidences"] = confidences
+    return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
 
 def _identity(match: Callable[..., Any], files: set[str]) -> dict[str, Any]:
     """Python, packages in use, and checksums of own modules, weights, and notes of the hub's revisions."""
     with suppress(Exception):  # weights may be loaded at the first pair; it need not have matches
         _matched(match, *np.random.default_rng(0).integers(0, 256, (2, 192, 256, 3), np.uint8))
-    homes = metadata.packages_distributions()
-    used = {home for name in list(sys.modules) for home in homes.get(name, ())}
-    modules = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    standard = sysconfig.get_paths()["stdlib"]
-    files = files | {file for file in modules if "-packages" not in file and not file.startswith(standard)}
+    files, packages = files | set(getattr(match, "files", ())), {}
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if "-packages" not in file and not file.startswith(sysconfig.get_paths()["stdlib"]):
+            files.add(file)
+        elif "-packages" in file and "." not in name:
+            with suppress(metadata.PackageNotFoundError):
+                packages[name] = str(vars(module).get("__version__") or metadata.version(name))
     sums = set()
     for file in filter(os.path.isfile, files):
         with open(file, "rb") as stream:
             sums.add(hashlib.sha256(stream.read()).hexdigest())
-    packages = {name: metadata.version(name) for name in used}
     return {"python": platform.python_version(), "packages": packages, "files": sorted(sums)}
 
 
@@ -101,10 +106,9 @@ def main() -> None:
             elif request:
                 send(answers, **_matched(match, request["image0"], request["image1"]))
             else:
-                identity = _identity(match, files | set(getattr(match, "files", ())))
-                send(answers, identity=json.dumps(identity, sort_keys=True))
+                send(answers, identity=json.dumps(_identity(match, files), sort_keys=True))
         except Exception as error:
-            send(answers, error=f"{type(error).__name__}: {error}".splitlines()[0])
+            send(answers, error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
             if match is None:
                 return
 
