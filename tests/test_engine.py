@@ -169,5 +169,5 @@ def test_failures_are_grouped_by_reason() -> None:
     failed = {f"{k}.jpg": f"{k}.jpg: no such file" for k in range(7)} | {"x.png": "negative"}
     assert grouped(failed) == [
         "7 x no such file: 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg, and 2 more",
-        "1 x negative: x.png",
+        "x.png: negative",
     ]

@@ -263,18 +263,18 @@ def test_broken_files_of_features_fail_their_pairs_only_and_are_named(
     # each is named and counted, and the command ends with 1
     skipped = result.record["skipped"]
     assert {name: "5.png.mine" in reason for name, reason in skipped.items() if "v_p" in name} == {
-        f"{text} on v_p 1-5": True, f"{text} on v_p 1-6": False,
+        "npz:files:mine on v_p 1-5": True, "npz:files:mine on v_p 1-6": False,
     }  # fmt: skip
     arguments = ["--out", str(tmp_path / "out"), "--method", text, "--protocol", "mma", "--workers", "1"]
     assert main(["benchmark", "hpatches", str(data), *arguments]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped")]
     assert len(lines) == len(skipped)
-    named = f"skipped     {text} on v_p 1-5: {root}/v_p/5.png.mine: not a readable .npz file"
+    named = f"skipped     npz:files:mine on v_p 1-5: {root}/v_p/5.png.mine: not a readable .npz file"
     assert named in "".join(lines)
     pytest.importorskip("jinja2")
     pytest.importorskip("matplotlib")
     (text, *_) = (path.read_text() for path in write_report([result.path], tmp_path / "report"))
-    assert text.count("not a readable .npz file") == len(skipped)
+    assert text.count("not a readable .npz file") == 2  # reasons, of which one has two pairs
 
 
 def _bomb(path: Path) -> None:
@@ -385,7 +385,13 @@ def test_strings_that_are_no_method() -> None:
 
 
 def test_settings_in_strings() -> None:
-    assert split_methods("orb,sift+dift-sd[t=0,layer=2],orb") == ["orb", "sift+dift-sd[t=0,layer=2]"]
+    text = "orb,sift+dift-sd[t=0,layer=2],orb,mine=aliked:a/b.pth,aliked:a/b.pth,aliked:c/b.pth"
+    assert split_methods(text) == {
+        "orb": "orb", "sift+dift-sd[t=0,layer=2]": "sift+dift-sd[t=0,layer=2]", "mine": "aliked:a/b.pth",
+        "aliked:b.pth": "aliked:a/b.pth", "aliked:c/b.pth": "aliked:c/b.pth",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="two methods are called 'mine': orb and sift"):
+        split_methods("mine=orb,mine=sift")
     method = create_method("sift+dift-sd[t=5,layer=up_blocks.1|2,ensemble=3,image_size=640x480,seed=7]+lmeds")
     assert method.estimator == "lmeds"
     changed = replace(PRESETS["dift-sd"], timestep=5, layers=("up_blocks.1", 2), ensemble_size=3)

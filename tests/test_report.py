@@ -1,5 +1,6 @@
 """Records against their schema, comparisons against theory, and the report's files."""
 
+import csv
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from PIL import Image as PILImage
 import geomatch
 from geomatch.benchmarks.harness.charts import draw_curves
 from geomatch.benchmarks.harness.comparison import compare
+from geomatch.benchmarks.harness.leaderboard import leaderboard
 from geomatch.benchmarks.harness.record import read_run, summarise_record
 from geomatch.benchmarks.harness.report import published_rows, write_report
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
@@ -74,7 +76,7 @@ def test_record_of_another_layout_is_refused(both: RunResult, tmp_path: Path) ->
         ("a.json", "{", "not a readable record"),
         ("b.json", "[]", "not a readable record"),
         ("d.json", "[" * 100_000, "not a readable record"),
-        ("c.json", json.dumps({**both.record, "schema": 2}), "layout 2, this version reads 4"),
+        ("c.json", json.dumps({**both.record, "schema": 2}), "layout 2, this version reads 5"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(geomatch.GeomatchError, match=words):
@@ -197,7 +199,12 @@ def short(both: RunResult, work: Path) -> Path:
 
 def test_report_has_everything_in_one_page(short: Path, work: Path, tmp_path: Path) -> None:
     written = write_report([short], tmp_path / "report", work / "data")
-    assert [path.name for path in written] == ["report.md", "report.html"]
+    assert [path.name for path in written] == [
+        "report.md",
+        "report.html",
+        "leaderboard.csv",
+        "leaderboard.tex",
+    ]
     page = Page(written[1])
     assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in page.loads)
     assert page.tags["svg"] == 3
@@ -206,7 +213,7 @@ def test_report_has_everything_in_one_page(short: Path, work: Path, tmp_path: Pa
     assert "these numbers compare with no published ones" in page.text
     assert "LoFTR" in page.text
     markdown = written[0].read_text()
-    assert "| sift | all | 10 |" in markdown
+    assert "| sift | 150 | all | 9 |" in markdown
     assert "orb minus sift, AUC@5" in markdown
     assert "too few to tell" in markdown
     # the command writes the same, byte for byte
@@ -219,9 +226,24 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
     other = run(work, "mma", ["orb"], keypoints=100)
     third = run(work, "mma", ["rootsift"])
     (merged,) = merge([both.path, other.path, third.path])
-    assert list(merged.methods) == ["orb", "sift", "orb (2)", "rootsift"]
-    assert len(merged.rows_of("mma")) == 4 * 10
-    assert len(merged.rows_of("roma")) == 2 * 10
+    assert list(merged.methods) == ["orb", "sift", "orb (100 keypoints)", "rootsift"]
+    assert len(merged.rows_of("mma")) == 4 * 9  # one image cannot be read
+    assert len(merged.rows_of("roma")) == 2 * 9
+    found = {row["method"]: row["keypoints"] for row in merged.summaries(PROTOCOLS["mma"])}
+    assert found == {"orb": 150, "sift": 150, "orb (100 keypoints)": 100, "rootsift": 150}
+    written = write_report([other.path, third.path], tmp_path / "two", keypoints=150)
+    assert "too few to tell, at 100 and 150 keypoints" in written[0].read_text()
+    # one budget in the leaderboard, and its numbers are those of the tables
+    (entry,) = csv.DictReader(written[2].read_text().splitlines())
+    (summary,) = [row for row in third.summaries() if row["split"] == "all"]
+    assert entry["method"] == "rootsift"
+    assert float(entry["value"]) == pytest.approx(summary["MMA@3"])
+    assert float(entry["low"]) <= float(entry["value"]) <= float(entry["high"])
+    assert (written[3].read_text().count(r"\\"), written[3].read_text().count("&")) == (2, 2)
+    (mma,) = merge([other.path, third.path])
+    small = leaderboard([mma], keypoints=100, costs=True)
+    assert (list(small.rows), small.left_out) == (["orb"], ["rootsift (150 keypoints)"])
+    assert (small.costs["orb"].seconds > 0, small.costs["orb"].megabytes) == (True, 0)
     assert merge([both.path, both.path])[0].rows == merge([both.path])[0].rows
     assert set(find_runs([work / "out"])) == {both.path, other.path, third.path}
     path, changed = tmp_path / "hpatches-x.json", json.loads(third.path.read_text())

@@ -285,8 +285,7 @@ def test_missing_and_damaged_frames_are_counted(data: Path, tmp_path: Path) -> N
     assert sorted(name.partition(" on ")[2] for name, _ in unreadable) == [
         "pan object-1 and 1 more", "still object-1 and 1 more",
     ]  # fmt: skip
-    (summary,) = result.summaries()
-    assert (summary["objects"], summary["failures"]) == (4, 4)
+    assert not result.summaries()  # they count for nobody
     rows = {row["pair"]: row for row in result.record["rows"]}
     assert "00001.jpg" in rows["pan object-1"]["reason"]
     assert rows["pan object-1"]["J"] == [0, 0]

@@ -1,12 +1,12 @@
 """The record of a run: written, read, checked, summed up."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.cache import SCHEMA
-from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task
+from geomatch.benchmarks.harness.task import FOLDERS, UNREADABLE, Row, Task, find_task
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of, read_json, replacing
 
@@ -49,19 +49,36 @@ def summarise_record(record: dict[str, Any]) -> list[Row]:
     return [
         row
         for protocol in protocols_of(record)
-        for row in summaries_of(task, protocol, record["methods"], record["rows"])
+        for row in summaries_of(task, protocol, budgets_of(record), record["rows"])
     ]
 
 
-def summaries_of(task: Task, protocol: Any, methods: Iterable[str], rows: Sequence[Row]) -> list[Row]:
-    """One row per method and split under one protocol."""
+def budgets_of(record: dict[str, Any]) -> dict[str, int | None]:
+    """The record's methods, and how many keypoints each could give; None where they need none."""
+    return dict.fromkeys(record["methods"], record["settings"].get("max_keypoints"))
+
+
+def summaries_of(
+    task: Task, protocol: Any, budgets: Mapping[str, int | None], rows: Sequence[Row]
+) -> list[Row]:
+    """One row per method and split with any, under one protocol; ``budgets`` as `budgets_of` gives them."""
     found = []
-    for method in methods:
+    for method, budget in budgets.items():
         own = [row for row in rows if (row["protocol"], row["method"]) == (protocol.name, method)]
+        own = [row for row in own if not str(row["reason"]).startswith(UNREADABLE)]
         if own:
-            labels = {"protocol": protocol.name, "method": method}
-            found += [{**labels, **row} for row in task.summarise(protocol, own)]
+            labels = {"protocol": protocol.name, "method": method, "keypoints": allowed(protocol, budget)}
+            rows_of_splits = task.summarise(protocol, own)
+            # a split that has all of the rows would say the same twice
+            kept = [row for row in rows_of_splits if row["split"] == "all" or 0 < row[task.item] < len(own)]
+            found += [{**labels, **row} for row in kept or rows_of_splits]
     return found
+
+
+def allowed(protocol: Any, budget: int | None) -> int | None:
+    """The most keypoints per image that the protocol takes of a run with that budget."""
+    own = getattr(protocol, "max_keypoints", None)
+    return budget if own is None or budget is None else min(own, budget)
 
 
 def table(task: Task, summaries: list[Row]) -> str:
@@ -70,7 +87,9 @@ def table(task: Task, summaries: list[Row]) -> str:
     for name in dict.fromkeys(row["protocol"] for row in summaries):
         own = [row for row in summaries if row["protocol"] == name]
         columns = columns_of(task, own)
-        first = ("method", "split", task.item, "failures")
+        first = ["method", "keypoints", "split", task.item, "failures"]
+        if all(row["keypoints"] is None for row in own):
+            first.remove("keypoints")
         rows = [
             [*(str(row[key]).replace("|", "\\|") for key in first), *(cell(row, key) for key in columns)]
             for row in own
@@ -87,15 +106,15 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def columns_of(task: Task, summaries: list[Row]) -> list[str]:
     """The measures that a table shows."""
-    first = ("protocol", "method", "split", task.item, "failures")
+    first = ("protocol", "method", "keypoints", "split", task.item, "failures")
     shown = (key for row in summaries for key in row if key not in first and not key.endswith("spread"))
     return [key for key in dict.fromkeys(shown) if task.shown(key)]
 
 
 def cell(row: Row, column: str) -> str:
-    """A measure as a table shows it: percentages with one digit, half the range of seeds beside them."""
+    """A measure as a table shows it: percentages with one digit, and half the range of seeds."""
     value, spread = row.get(column), row.get(f"{column} spread")
     if value is None:
         return "-"
     digits = 1 if "@" in column or column[0] in "JF" else 3
-    return f"{value:.{digits}f}" + (f" ± {spread / 2:.1f}" if spread is not None else "")
+    return f"{value:.{digits}f}" + (f" ± {spread / 2:.1f}" if spread and spread >= 0.1 else "")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +14,10 @@ import numpy as np
 from geomatch.benchmarks.harness import record as records
 from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import Comparison, compare_all
-from geomatch.benchmarks.harness.runs import Run, find_runs, merge
+from geomatch.benchmarks.harness.leaderboard import Leaderboard, leaderboard
+from geomatch.benchmarks.harness.runs import Run, find_runs, merge, without_folders
 from geomatch.benchmarks.harness.task import FOLDERS, Picture, Row
+from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError, first_line, reading
 from geomatch.files import replacing
 from geomatch.store import Store
@@ -57,19 +60,26 @@ class _Worst:
 
 
 def write_report(
-    paths: Sequence[Path], out: Path, data: Path | None = None, store: str | None = None
+    paths: Sequence[Path],
+    out: Path,
+    data: Path | None = None,
+    store: str | None = None,
+    keypoints: int | None = None,
+    costs: bool = False,
 ) -> list[Path]:
-    """Write ``report.md`` and ``report.html`` into a folder and return their paths.
+    """Write ``report.md``, ``report.html``, ``leaderboard.csv`` and ``leaderboard.tex``; return their paths.
 
     Args:
         paths: records, or folders with records.
         out: the folder, made if need be.
         data: the runs' folder of images, for pictures of the worst pairs.
         store: the runs' store, where it is not the folder of the record.
+        keypoints, costs: of the leaderboard, see `geomatch.benchmarks.harness.leaderboard.leaderboard`.
 
     Raises:
         GeomatchError: without a record, for one of another version, or two definitions of one protocol.
-        MissingDependencyError: without matplotlib.
+
+    Without matplotlib there are no curves.
     """
     import jinja2
 
@@ -78,9 +88,11 @@ def write_report(
     template = files("geomatch.benchmarks.harness").joinpath("report.html").read_text(encoding="utf-8")
     with reading(", ".join(map(str, found)), "set of records"):  # whatever was edited in them
         runs = merge(found)
+        board = leaderboard(runs, keypoints, costs)
         sections = [_section(run, data, store) for run in runs]
-        page = environment.from_string(template).render(sections=sections, colours=COLOURS)
-        texts = {"report.md": _markdown(runs), "report.html": page}
+        page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
+        texts = {"report.md": _markdown(runs, board), "report.html": page}
+        texts |= {"leaderboard.csv": board.csv(), "leaderboard.tex": board.latex()}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         with replacing(out / name) as temporary:
@@ -91,7 +103,8 @@ def write_report(
 def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
-        "data": run.data, "task": run.task, "methods": list(run.methods), "skipped": run.skipped,
+        "data": run.data, "task": run.task, "methods": list(run.methods), "skipped": _skipped(run),
+        "words": {label: method.words for label, method in run.methods.items()},
         "machines": sorted({"{processor}, {cores} cores".format(**r["machine"]) for r in run.records}),
         "versions": run.records[0]["versions"], "has_pictures": data is not None,
         "protocols": [
@@ -114,13 +127,13 @@ def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict
     charts = []
     for split in task.splits:
         parts = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
-        if any(parts.values()):
+        if any(parts.values()) and find_spec("matplotlib"):
             charts.append(draw_curves(task, protocol, {m: part for m, part in parts.items() if part}, split))
     return {
         "protocol": protocol, "definition": task.in_words(protocol), "axes": task.axes(protocol),
         "columns": columns, "tables": tables, "best": best, "cell": records.cell, "charts": charts,
         "published": published_rows(task.name, protocol.name), "heat": _heat(run, protocol, by_method),
-        "comparisons": compare_all(task, protocol, rows),
+        "comparisons": compare_all(task, protocol, rows, _allowed(run, protocol)),
         "worst": _worst(run, protocol, by_method, data, store),
     }  # fmt: skip
 
@@ -157,35 +170,50 @@ def _worst(
 
 def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path, store: str | None) -> None:
     method = run.methods[label]
-    wanted = Picture(data, run.data, Store.at(store or method.folder), method.text, method.settings)
+    if method.string is None:
+        entry.why = f"no picture: {label} is an object, which the report does not have"
+        return
+    wanted = Picture(data, run.data, Store.at(store or method.folder), method.string, method.settings)
     try:
         entry.image = cast(Any, run.task.draw)(protocol, entry.row, wanted)
     except GeomatchError as error:
         entry.why = first_line(error)
-    except ValueError:  # the user's name for an object is no method's string
-        entry.why = f"no picture: no string names the method {method.text}"
 
 
-def _markdown(runs: Sequence[Run]) -> str:
-    blocks = ["# Report"]
+def _markdown(runs: Sequence[Run], board: Leaderboard) -> str:
+    blocks = ["# Report", board.markdown()]
+    if board.left_out:
+        blocks.append(f"At other budgets than {board.keypoints} keypoints: {', '.join(board.left_out)}.")
     for run in runs:
         count, task = len(run.data["units"]), run.task
         have = f"{count} {task.unit[count != 1]} of {task.whole}"
         blocks.append(f"## {task.title}, {run.data['folder']}: {have}")
         if not run.data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")
+        words = {label: method.words for label, method in run.methods.items()}
+        names = list(dict.fromkeys(name for own in words.values() for name in own))
+        rows = [[label, *(own.get(name, "-") for name in names)] for label, own in words.items()]
+        blocks.append(records.markdown_table(["method", *names], rows))
         for protocol in run.protocols.values():
             blocks.append(records.table(task, run.summaries(protocol)))
             blocks.append("\n".join(f"- {name}: {text}" for name, text in task.in_words(protocol)))
-            comparisons = compare_all(task, protocol, run.rows_of(protocol.name))
+            comparisons = compare_all(task, protocol, run.rows_of(protocol.name), _allowed(run, protocol))
             if comparisons:
                 blocks.append("\n".join(f"- {in_words(one, task.unit[1])}" for one in comparisons))
             published = published_rows(task.name, protocol.name)
             if published:
                 blocks.append(_published_table(published))
         if run.skipped:
-            blocks.append("Skipped:\n\n" + "\n".join(f"- {k}: {v}" for k, v in run.skipped.items()))
+            blocks.append("Skipped:\n\n" + "\n".join(f"- {line}" for line in _skipped(run)))
     return "\n\n".join(blocks) + "\n"
+
+
+def _skipped(run: Run) -> list[str]:
+    return grouped({name: without_folders(reason) for name, reason in run.skipped.items()})
+
+
+def _allowed(run: Run, protocol: Any) -> dict[str, int | None]:
+    return {label: records.allowed(protocol, budget) for label, budget in run.budgets.items()}
 
 
 def in_words(one: Comparison, units: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -86,11 +87,11 @@ def run_sweep(
     scores = []
     for (timestep, layer, size), text in texts.items():
         where = {"timestep": timestep, "layer": layer, "ensemble": size}
-        found = summaries_of(task, protocol, [text], run.record["rows"])
+        found = summaries_of(task, protocol, {text: None}, run.record["rows"])
         for row in sorted(found, key=lambda row: row["split"] != "all"):
-            if row[task.item]:
-                measures = {key: row[key] for key in row if key not in ("protocol", "method", "failures")}
-                scores.append({**where, **measures, "failures": row["failures"]})
+            left_out = ("protocol", "method", "keypoints", "failures")
+            measures = {key: row[key] for key in row if key not in left_out}
+            scores.append({**where, **measures, "failures": row["failures"]})
     folder = run.path.with_suffix("")
     folder.mkdir(exist_ok=True)
     title = f"{method} on {data.name}, {protocol.name}"
@@ -140,7 +141,9 @@ def _draw(scores: Sequence[Row], grid: Grid, title: str, path: Path, headline: s
     turn = 0 if max(map(len, ticks)) <= 12 else 30
     axes.set_xticks(range(count), ticks, rotation=turn, ha="right" if turn else "center")
     axes.set_yticks(range(rows), labels)
-    axes.set(xlabel=below, ylabel=left, title=title)
+    axes.set(xlabel=below, ylabel=left)
+    # across the whole figure, in lines: above narrow axes a title would be cut
+    figure.suptitle("\n".join(wrap(title, int(12 * figure.get_figwidth()))), fontsize="medium")
     figure.colorbar(image, label=f"{headline}, %")
     with replacing(path) as temporary:
         figure.savefig(temporary)

@@ -1,7 +1,8 @@
 """A task: a kind of evaluation on one data set, from its units to its tables and charts."""
 
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -11,13 +12,15 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.methods import Method, create_dense_method
+from geomatch.errors import GeomatchError, reading
 from geomatch.store import Store
 
 AnyProtocol = TypeVar("AnyProtocol")
 Row = dict[str, Any]
 """A row of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
 UNREADABLE = "unreadable: "
-"""Begins the ``reason`` of a row whose files could not be read, which the run counts as skipped."""
+"""Begins the ``reason`` of a row whose files could not be read: the run names it as skipped, and it counts
+neither for nor against a method."""
 Words = list[tuple[str, str]]  # headings, and what stands there
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # thresholds, and percentages within them
 Values = NDArray[np.float64]  # (rows, k), from `Task.values`
@@ -41,6 +44,7 @@ class Entry:
 
     method: Method
     key: dict[str, Any]  # `Method.key`
+    string: str | None = None  # what the method was made of, if that was a string
 
 
 class FeatureCache(Protocol):
@@ -140,14 +144,21 @@ class Task:
     caption: str = ""  # what such a picture shows
 
     def find_protocols(self, names: str) -> list[Any]:
-        """Protocols of a list of names separated by commas; ``all`` is every one."""
+        """Protocols of a list of names, and of files (`read_protocol`), separated by commas; or ``all``.
+
+        Raises ValueError for a name that is none.
+        """
         wanted = list(self.protocols) if names == "all" else list(dict.fromkeys(names.split(",")))
-        unknown = [name for name in wanted if name not in self.protocols]
+        unknown = [name for name in wanted if name not in self.protocols and not name.endswith(".toml")]
         if unknown:
             raise ValueError(
-                f"unknown protocol {unknown[0]!r}; choose from: {', '.join(self.protocols)}, or all"
+                f"unknown protocol {unknown[0]!r}; choose from: {', '.join(self.protocols)}, all, or a .toml "
+                "file with one of your own"
             )
-        return [self.protocols[name] for name in wanted]
+        return [
+            read_protocol(Path(name), self.protocols) if name.endswith(".toml") else self.protocols[name]
+            for name in wanted
+        ]
 
     def protocol_of(self, values: Mapping[str, Any]) -> Any:
         """A protocol from the fields that a record has of it."""
@@ -166,6 +177,30 @@ class Task:
             return text
         more = len(data.missing) - 3
         return f"{text}; missing: {', '.join(data.missing[:3])}" + (f" and {more} more" if more > 0 else "")
+
+
+def read_protocol(path: Path, protocols: Mapping[str, Any]) -> Any:
+    """A protocol from a TOML file: ``base`` names one of ours, other keys are the fields that differ.
+
+    It is called as the file unless ``name`` says otherwise. Raises GeomatchError for a file that is none.
+    """
+    with reading(path, "protocol"):
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    base = given.pop("base", None)
+    if base not in protocols:
+        raise GeomatchError(f"{path}: base must be one of {', '.join(protocols)}, got {base!r}")
+    changed = {"name": path.stem, "source": f"{path.name}, after {base}"} | given
+    known = {field.name: getattr(protocols[base], field.name) for field in fields(protocols[base])}
+    if changed["name"] in protocols:
+        raise GeomatchError(f"{path}: {changed['name']} is a protocol of ours: give another name")
+    for name, value in changed.items():
+        if name not in known:
+            raise GeomatchError(f"{path}: unknown field {name!r}; choose from: {', '.join(known)}")
+        kinds = (type(known[name]), int) if isinstance(known[name], float) else type(known[name])
+        changed[name] = value = _tuples(value)
+        if known[name] is not None and not isinstance(value, kinds):
+            raise GeomatchError(f"{path}: {name} cannot be {value!r}; {base} has {known[name]!r}")
+    return replace(protocols[base], **changed)
 
 
 FOLDERS = {"hpatches": "homography", "spair": "semantic", "willow": "semantic", "cub": "semantic",

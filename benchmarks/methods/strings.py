@@ -1,7 +1,7 @@
 """Methods by their strings: parts joined by ``+``, weights after a colon, settings of DIFT in brackets."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -26,13 +26,28 @@ _SHORT = {"t": "timestep", "layer": "layers", "ensemble": "ensemble_size"}
 _DEFAULTS = {field.name: field.default for field in fields(DIFTConfig) if field.name != "device"}
 
 
-def split_methods(text: str) -> list[str]:
-    """The different strings of a list separated by commas, those in brackets left alone.
+def split_methods(text: str) -> dict[str, str]:
+    """The strings by name, of a list separated by commas, ``NAME=STRING`` or a string, named by itself.
 
-    >>> split_methods("sift,sift+dift-sd[t=0,layer=2]")
-    ['sift', 'sift+dift-sd[t=0,layer=2]']
+    Names have no folders, unless they need them to differ. Raises ValueError for a name with two strings.
+
+    >>> list(split_methods("sift,sift+dift-sd[t=0,layer=2],mine=aliked:models/a.pth,aliked:models/b.pth"))
+    ['sift', 'sift+dift-sd[t=0,layer=2]', 'mine', 'aliked:b.pth']
     """
-    return list(dict.fromkeys(re.split(r",(?![^\[\]]*\])", text)))
+    return named(re.split(r",(?![^\[\]]*\])", text))
+
+
+def named(strings: Iterable[str]) -> dict[str, str]:
+    """As `split_methods`, of ``NAME=STRING`` or strings that are split already."""
+    found: dict[str, str] = {}
+    for item in dict.fromkeys(strings):
+        name, string = re.fullmatch(r"(?:([^=\[\]+:]+)=)?(.*)", item).groups()  # type: ignore[union-attr]
+        if name is None:
+            short = "+".join(re.sub(r":.*/", ":", part) for part in _parts(string))
+            name = string if short in found else short
+        if found.setdefault(name, string) != string:
+            raise ValueError(f"two methods are called {name!r}: {found[name]} and {string}")
+    return found
 
 
 def with_settings(text: str, settings: Mapping[str, object]) -> str:
@@ -67,8 +82,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     There are at most ``max_keypoints`` per image. Raises ValueError, saying how a method is written.
     """
     parts = _parts(text)
-    estimator = {"magsac": "usac_magsac"}.get(parts[-1], parts[-1])
-    chosen = estimator if estimator in estimators() else None
+    chosen = parts[-1] if parts[-1] in estimators() else None
     parts = parts[:-1] if chosen else parts
     name, _, weights = parts[0].partition(":")
     matcher = None
@@ -98,7 +112,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         raise ValueError(
             f"no method {text!r}: give one of {', '.join(_FEATURES)}, loftr, vismatch:NAME, "
             "worker:PYTHON:SCRIPT, npz:ROOT:SUFFIX, h5:FILE, or "
-            "DETECTOR+DESCRIPTOR (sift+dift-tiny); then +lightglue if wanted, then an estimator (+magsac)"
+            "DETECTOR+DESCRIPTOR (sift+dift-tiny); then perhaps +lightglue, and an estimator (+usac_magsac)"
         )
     described = _described(text, parts[1], device)
     return replace(described, source=_detector(name, max_keypoints, weights, device), estimator=chosen)

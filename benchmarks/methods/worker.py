@@ -6,16 +6,16 @@ import os
 import subprocess
 import tempfile
 import threading
-from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from geomatch.benchmarks.methods.functions import matched_features
 from geomatch.benchmarks.methods.scripts.serve import receive, send
-from geomatch.errors import FeaturesError, MissingDependencyError, WeightsError, first_line
+from geomatch.errors import FeaturesError, MissingDependencyError, WeightsError
 from geomatch.images import Image
 from geomatch.places import user_path
 from geomatch.provenance import settings_key
@@ -36,36 +36,22 @@ class WorkerMatcher:
     device: str = "cpu"
 
     def cache_key(self) -> Any:
-        """The settings, and what the worker says of its packages and files.
-
-        Raises:
-            MissingDependencyError: without the interpreter, the script, or a package that it imports.
-            WeightsError: when the matcher cannot be loaded.
-        """
+        """The settings, and the worker's identity; it may raise `MissingDependencyError`, `WeightsError`."""
         answer = _asked(self)
         if "error" in answer:
             raise WeightsError(f"{self.name}: {answer['error']}")
         return [settings_key(self, leave_out=("python", "script")), json.loads(str(answer["identity"]))]
 
     def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
-        """Row i of the one and row i of the other match, best first; scores are the confidences, or 1.
-
-        Raises:
-            FeaturesError: when the matcher fails at the pair, or gives something else than points.
-        """
+        """See `PairMatcher`; raises `FeaturesError` when the matcher fails, or gives something else."""
         answer = _asked(self, image0=image0.pixels, image1=image1.pixels)
-        pair = f"{image0.name} and {image1.name}"
-        if "error" in answer:
-            raise FeaturesError(f"{self.name} failed at {pair} ({answer['error']})")
-        scores = answer.get("confidences", np.ones(answer["points0"].shape[:1]))
         try:
-            both = [
-                Features(answer[f"points{k}"], scores, image.size) for k, image in enumerate((image0, image1))
-            ]
-        except ValueError as error:
-            raise FeaturesError(f"{self.name} gave no matches of {pair} ({first_line(error)})") from error
-        order = np.argsort(-both[0].scores, kind="stable")[: self.max_matches]
-        return both[0][order], both[1][order]
+            if "error" in answer:
+                raise FeaturesError(answer["error"])
+            both = matched_features(list(answer.values()), image0, image1)
+        except FeaturesError as error:
+            raise FeaturesError(f"{self.name} failed at {image0.name} and {image1.name} ({error})") from error
+        return both[0][: self.max_matches], both[1][: self.max_matches]
 
 
 def worker_matcher(text: str, max_matches: int, device: str) -> WorkerMatcher:
@@ -84,54 +70,51 @@ class _Worker:
     """A process that has loaded a matcher."""
 
     def __init__(self, matcher: WorkerMatcher) -> None:
-        places = [os.fspath(user_path(os.path.expandvars(path))) for path in (matcher.python, matcher.script)]
-        theirs_in, ours_out = os.pipe()
-        ours_in, theirs_out = os.pipe()
-        self._requests, self._answers = os.fdopen(ours_out, "wb"), os.fdopen(ours_in, "rb")
-        given = [theirs_in, theirs_out, places[1], matcher.name, matcher.max_matches, matcher.device]
+        python, script = (
+            os.fspath(user_path(os.path.expandvars(p))) for p in (matcher.python, matcher.script)
+        )
+        self._pipe, theirs = Pipe()
+        given: list[Any] = [theirs.fileno(), script, matcher.name, matcher.max_matches, matcher.device]
         defaults = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process runs)
         try:
             self._process = subprocess.Popen(
-                [places[0], str(_SCRIPTS / "serve.py"), *map(str, given)], stdin=subprocess.DEVNULL,
-                stdout=self._said, stderr=self._said, pass_fds=(theirs_in, theirs_out),
-                env={**defaults, **os.environ},
+                [python, str(_SCRIPTS / "serve.py"), *map(str, given)], stdin=subprocess.DEVNULL,
+                stdout=self._said, stderr=self._said, pass_fds=given[:1], env={**defaults, **os.environ},
             )  # fmt: skip
         except OSError as error:
-            for stream in (self._requests, self._answers, self._said):
-                stream.close()
+            self._said.close()
             raise MissingDependencyError(
-                f"{matcher.name} runs in an environment of its own, and {places[0]} is no Python that starts "
+                f"{matcher.name} runs in an environment of its own, and {python} is no Python that starts "
                 f"({error.strerror}); let it name one"
             ) from error
         finally:
-            os.close(theirs_in)
-            os.close(theirs_out)
-        loaded = receive(self._answers)
+            theirs.close()
+        loaded = self.ask()
         if loaded is None or "error" in loaded:
             ended = self.end()
-            reason = str(loaded["error"]) if loaded else ended
+            reason = ended if loaded is None else str(loaded["error"])
             missing = reason.startswith(("ModuleNotFoundError", "ImportError", "FileNotFoundError"))
             kind = MissingDependencyError if missing else WeightsError
             raise kind(f"{matcher.name} cannot be loaded in its environment ({reason})")
 
-    def ask(self, arrays: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer; None when the process has ended."""
-        with suppress(BrokenPipeError):
-            send(self._requests, **arrays)
-            return receive(self._answers)
-        return None
+    def ask(self, arrays: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """The answer, after ``arrays`` were sent, if any; None when the process has ended."""
+        try:
+            if arrays is not None:
+                send(self._pipe, **arrays)
+            return receive(self._pipe)
+        except (EOFError, OSError):
+            return None
 
     def end(self) -> str:
         """How the process ended, as it does when it is asked no more, and what it said last."""
-        with suppress(BrokenPipeError):
-            self._requests.close()
+        self._pipe.close()
         try:
             self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
         code = self._process.wait()
-        self._answers.close()
         with self._said as said:
             said.seek(0)
             words = said.read().decode(errors="replace").strip().rpartition("\n")[2]

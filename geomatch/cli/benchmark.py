@@ -75,8 +75,10 @@ def _settings(cache_features: bool) -> "Callable[..., Settings]":
 
 def _ended(task: "Task", result: "RunResult", *written: Path) -> int:
     """Print what a run did, and return the exit code."""
-    for name, reason in result.record["skipped"].items():
-        click.echo(f"skipped     {name}: {reason}", err=True)
+    from geomatch.engine.run import grouped
+
+    for line in grouped(result.record["skipped"]):
+        click.echo(f"skipped     {line}", err=True)
     click.echo(f"computed    {result.computed} evaluations of a {task.unit[0]}, the rest was there")
     for path in (result.path, *written):
         click.echo(f"wrote       {click.format_filename(path)}")
@@ -198,14 +200,27 @@ def sweep(
 @benchmark.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUNS...")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("report"),
-              show_default=True, help="Where report.md and report.html go.")  # fmt: skip
+              show_default=True, help="Where report.html and its kin go.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR",
               help="The folder of the data, for pictures of the worst pairs.")  # fmt: skip
 @click.option("--store", metavar="PLACE", help="Of the runs. [default: the folder of each record]")
-def report(runs: tuple[Path, ...], out: Path, data: Path | None, store: str | None) -> int:
-    """Tables, curves and comparisons of RUNS, records of benchmarks or folders with them."""
+@click.option("--keypoints", type=click.IntRange(min=1), metavar="N",
+              help="Budget of the leaderboard. [default: that of most methods]")  # fmt: skip
+@click.option("--costs", is_flag=True, help="Measure seconds and weights of the methods on this machine.")
+def report(
+    runs: tuple[Path, ...],
+    out: Path,
+    data: Path | None,
+    store: str | None,
+    keypoints: int | None,
+    costs: bool,
+) -> int:
+    """Tables, curves and comparisons of RUNS, records of benchmarks or folders with them.
+
+    Also a leaderboard over all of them, as CSV and LaTeX, too.
+    """
     from geomatch.benchmarks.harness.report import write_report
 
-    for path in write_report(runs, out, data, store):
+    for path in write_report(runs, out, data, store, keypoints, costs):
         click.echo(f"wrote       {click.format_filename(path)}")
     return FOUND

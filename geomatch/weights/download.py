@@ -40,9 +40,7 @@ class WeightsFile:
     sha256: str | None
     """Known checksum in hexadecimal; when None, that of the first whole file binds later reads."""
     package: str = ""
-    """What pip calls a package that brings the file, perhaps with ``==VERSION``."""
-    place: str = ""
-    """Where the file is in that package."""
+    """A package that brings the file, ``NAME==VERSION``; the name of the file may begin otherwise there."""
 
 
 _SUPERPOINT_URL = "https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth"
@@ -81,8 +79,9 @@ def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path
 def _packaged(weights: WeightsFile) -> Path | None:
     """The file in a package that is installed, which is not imported."""
     with suppress(PackageNotFoundError, ValueError):  # ValueError: no name
-        path = Path(str(distribution(weights.package.partition("==")[0]).locate_file(weights.place)))
-        return path if path.is_file() else None
+        files = distribution(weights.package.partition("==")[0]).files or ()
+        found = [file for file in files if file.name.endswith(weights.file_name)]
+        return Path(str(found[0].locate())) if found else None
     return None
 
 

@@ -31,4 +31,5 @@ def load(name: str, max_keypoints: int, device: str) -> Callable[[Any, Any], tup
         found = matcher(*(np.moveaxis(image, 2, 0).astype(np.float32) / 255 for image in (image0, image1)))
         return found["matched_kpts0"] - origin, found["matched_kpts1"] - origin, found["matched_confidences"]
 
+    match.version = f"vismatch {vismatch.__version__}"  # type: ignore[attr-defined]
     return match

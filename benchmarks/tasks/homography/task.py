@@ -110,9 +110,9 @@ def _in_words(protocol: HomographyProtocol) -> Words:
     }
     found = [
         ("source", protocol.source),
-        ("sequences", "116" if protocol.large else "108, without the eight largest"),
+        ("sequences", "all" if protocol.large else "all but the eight largest"),
         ("frame", frame[protocol.frame]),
-        ("keypoints", f"best {protocol.max_keypoints}" + (", distinct places" if protocol.unique else "")),
+        ("keypoints", f"at most {protocol.max_keypoints}" + (", distinct places" if protocol.unique else "")),
         ("matches", f"best {protocol.max_matches}" if protocol.max_matches else "all mutual neighbours"),
     ]
     if protocol.solver:
