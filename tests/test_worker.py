@@ -159,7 +159,8 @@ def test_the_key_is_that_of_the_script_and_of_the_weights(script: Path, tmp_path
 def test_what_is_missing_is_said_with_the_way_out(
     script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("GEOMATCH_VISMATCH_PYTHON", raising=False)
+    for name in ("GEOMATCH_VISMATCH_PYTHON", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(MissingDependencyError, match=r"and \$GEOMATCH_VISMATCH_PYTHON is no Python"):
         create_method("vismatch:no-such").key()
     monkeypatch.setenv("GEOMATCH_VISMATCH_PYTHON", sys.executable)
@@ -169,6 +170,11 @@ def test_what_is_missing_is_said_with_the_way_out(
         ("import no_such_package", MissingDependencyError, "No module named 'no_such_package'"),
         ("def load(*_): raise OSError('no weights')", WeightsError, "no weights"),
         ("import os; os.write(2, b'\\xff\\n'); os._exit(4)", WeightsError, "exit code 4, last words: \ufffd"),
+        (
+            "import urllib.request as r\ndef load(*_): r.urlopen('http://example.org')",
+            WeightsError,
+            "downloads are off, HF_HUB_OFFLINE=0 allows them",
+        ),
     ):
         script.write_text(text)
         with pytest.raises(kind, match=f"^echo cannot be loaded in its environment .*{words}"):

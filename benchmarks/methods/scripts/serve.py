@@ -77,6 +77,8 @@ def main() -> None:
         file = arguments[0] if event == "open" else None
         if isinstance(file, str) and (file.endswith(_WEIGHTS) or os.path.dirname(file).endswith("refs")):
             files.add(file)
+        if event == "socket.getaddrinfo" and os.environ.get("HF_HUB_OFFLINE") == "1":
+            raise OSError("downloads are off, HF_HUB_OFFLINE=0 allows them")
 
     sys.addaudithook(note)
     try:
