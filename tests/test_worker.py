@@ -15,6 +15,7 @@ import geomatch
 from geomatch.benchmarks.harness.run import run_benchmark
 from geomatch.benchmarks.harness.task import Settings
 from geomatch.benchmarks.methods import create_method
+from geomatch.benchmarks.methods import worker as worker_module
 from geomatch.benchmarks.methods.scripts.any_of_vismatch import ORIGIN
 from geomatch.benchmarks.methods.worker import WorkerMatcher, _end_all, _running, worker_matcher
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
@@ -131,6 +132,22 @@ def test_a_process_that_was_killed_is_started_again_and_ends_when_it_is_asked_no
     # one at a time: each may hold a network
     assert len(matcher_of(script, 2).match_images(picture(0), picture(0))[0]) == 2
     assert worker._process.poll() == 0
+
+
+def test_the_answer_to_a_pair_that_was_interrupted_is_not_taken_for_the_next(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matcher = matcher_of(script)
+    matcher.match_images(picture(0), picture(0))
+
+    def interrupted(pipe: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module, "receive", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            matcher.match_images(picture(0), picture(0))
+    assert matcher.match_images(picture(0, (60, 50)), picture(0))[0].keypoints[2].tolist() == [60, 50]
 
 
 def test_the_key_is_that_of_the_script_and_of_the_weights(script: Path, tmp_path: Path) -> None:

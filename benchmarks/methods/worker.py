@@ -70,9 +70,7 @@ class _Worker:
     """A process that has loaded a matcher."""
 
     def __init__(self, matcher: WorkerMatcher) -> None:
-        python, script = (
-            os.fspath(user_path(os.path.expandvars(p))) for p in (matcher.python, matcher.script)
-        )
+        python, script = (str(user_path(os.path.expandvars(p))) for p in (matcher.python, matcher.script))
         self._pipe, theirs = Pipe()
         given: list[Any] = [theirs.fileno(), script, matcher.name, matcher.max_matches, matcher.device]
         defaults = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
@@ -116,11 +114,10 @@ class _Worker:
             self._process.kill()
         code = self._process.wait()
         with self._said as said:
-            said.seek(0)
+            said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
             words = said.read().decode(errors="replace").strip().rpartition("\n")[2]
-        return (
-            f"exit code {code}" if code >= 0 else f"signal {-code}"
-        ) + f", last words: {words[:200] or '-'}"
+        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        return f"{how}, last words: {words[:200] or '-'}"
 
 
 _lock = threading.RLock()
@@ -138,10 +135,16 @@ def _asked(matcher: WorkerMatcher, **arrays: Any) -> dict[str, Any]:
     key, ended = (os.getpid(), matcher), ""
     with _lock:
         for _ in range(2):
-            if key not in _running:
+            if (worker := _running.pop(key, None)) is None:
                 _end_all()
-                _running[key] = _Worker(matcher)
-            if (answer := _running[key].ask(arrays)) is not None:
+                worker = _Worker(matcher)
+            try:
+                answer = worker.ask(arrays)
+            except BaseException:  # an answer that comes later would be taken for that to the next pair
+                worker.end()
+                raise
+            if answer is not None:
+                _running[key] = worker
                 return answer
-            ended = _running.pop(key).end()
+            ended = worker.end()
     return {"error": f"its process ended, and again when it was started again: {ended}"}
