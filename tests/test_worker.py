@@ -184,7 +184,6 @@ def test_what_is_missing_is_said_with_the_way_out(
     with pytest.raises(MissingDependencyError, match="No module named 'vismatch'"):
         create_method("vismatch:no-such").key()
     for text, kind, words in (
-        ("import no_such_package", MissingDependencyError, "No module named 'no_such_package'"),
         ("def load(*_): raise OSError('no weights')", WeightsError, "no weights"),
         ("import os; os.write(2, b'\\xff\\n'); os._exit(4)", WeightsError, "exit code 4, last words: \ufffd"),
         (
