@@ -3,6 +3,7 @@
 import gzip
 import http.server
 import io
+import sys
 import tarfile
 import threading
 import tracemalloc
@@ -18,8 +19,12 @@ import pytest
 import geomatch
 from geomatch.benchmarks.harness import download
 from geomatch.benchmarks.harness.download import RELEASES, fetch_release, unpack
+from geomatch.benchmarks.tasks.pose.releases import read_megadepth
 from geomatch.cli import main
 from geomatch.places import cache_folder
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+from posed_data import make_megadepth
 
 
 @pytest.fixture
@@ -159,6 +164,34 @@ def test_a_release_from_a_server(
     server.shutdown()
     server.server_close()
     assert (tmp_path / "out" / "JHMDB" / "splits" / "wave.txt").read_text() == "content"
+
+
+def test_megadepth_from_a_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Index files that are no archives are put beside what the archive holds; the licence comes first."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    site = make_megadepth(tmp_path / "megadepth_test_1500")
+    with tarfile.open(site / "megadepth_test_1500.tar", "w") as packed:
+        packed.add(site / "Undistorted_SfM", "megadepth_test_1500/Undistorted_SfM")
+    release = RELEASES["megadepth"]
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    files = [
+        (replace(file, url=f"{base}/{file.file_name}"), place)
+        for file, place in release.files
+        if (site / file.file_name).is_file()
+    ]
+    assert len(files) == 3
+    monkeypatch.setitem(RELEASES, "megadepth", replace(release, files=files))
+    assert main(["data", "megadepth", str(tmp_path / "out")]) == 1  # 3 of 1500 pairs
+    server.shutdown()
+    server.server_close()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"licence     {files[0][0].licence}"
+    assert lines[1].startswith("present     MegaDepth-1500 in ")
+    assert len(read_megadepth(tmp_path / "out" / "megadepth-1500").units[0].pairs) == 3
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

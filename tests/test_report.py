@@ -238,7 +238,7 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
     (summary,) = [row for row in third.summaries() if row["split"] == "all"]
     assert entry["method"] == "rootsift"
     assert float(entry["value"]) == pytest.approx(summary["MMA@3"])
-    assert float(entry["low"]) <= float(entry["value"]) <= float(entry["high"])
+    assert (entry["low"], entry["high"]) == ("", "")  # two sequences say nothing about others
     assert (written[3].read_text().count(r"\\"), written[3].read_text().count("&")) == (2, 2)
     (mma,) = merge([other.path, third.path])
     small = leaderboard([mma], keypoints=100, costs=True)

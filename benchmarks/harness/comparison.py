@@ -64,13 +64,16 @@ def compare(
 
 def interval(
     task: Task, protocol: Any, rows: Sequence[Row], resamples: int = 2000
-) -> tuple[float, float, float]:
-    """The protocol's headline measure of one method's rows, and its 95 % interval, see `compare`."""
+) -> tuple[float, tuple[float, float] | None]:
+    """The protocol's headline measure of one method's rows, and its 95 % interval; None of few units.
+
+    See `compare`.
+    """
     values = task.values(protocol, rows)
-    low, high, _ = _resampled(
+    low, high, units = _resampled(
         [row["pair"] for row in rows], lambda places: task.statistic(protocol, values[places]), resamples
     )
-    return task.statistic(protocol, values), low, high
+    return task.statistic(protocol, values), (low, high) if units >= FEW else None
 
 
 def _resampled(

@@ -1,4 +1,4 @@
-"""Getting the data sets of semantic and temporal correspondence: download, check, unpack."""
+"""Getting data sets: download, check, unpack."""
 
 import shutil
 import tarfile
@@ -40,7 +40,15 @@ _JHMDB = "http://files.is.tue.mpg.de/jhmdb"
 _RESEARCH = "none stated; for research"
 _CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 _DAVIS = "https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip"
+_MEGADEPTH = "https://github.com/Parskatt/storage/releases/download/mega1500"
+_MEGADEPTH_FILES = [f"{n}.npz" for n in ("0015_0.1_0.3", "0015_0.3_0.5", "0022_0.1_0.3", "0022_0.3_0.5",
+                                         "0022_0.5_0.7")] + ["megadepth_test_1500.tar"]  # fmt: skip
+_FLICKR = "photographs of Flickr's users, who have the rights; none stated"
 RELEASES = {
+    "megadepth": Release(
+        "megadepth-1500",
+        [_file(f"{_MEGADEPTH}/{name}", _FLICKR, "megadepth-1500") for name in _MEGADEPTH_FILES],
+    ),
     "spair": Release(
         "SPair-71k", [_file("http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz", _RESEARCH)]
     ),
@@ -75,7 +83,7 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
         path = locate_weights(file, given.get(file.file_name))
         target = out / place
         target.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".csv":
+        if path.suffix in (".csv", ".npz"):  # of which MegaDepth's are no archives
             with replacing(target / file.file_name) as temporary:
                 temporary.write_bytes(path.read_bytes())
             continue

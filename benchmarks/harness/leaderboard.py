@@ -24,11 +24,12 @@ class Standing:
     """A method's headline measure on one set, in percent."""
 
     value: float
-    low: float  # 95 % of bootstrap samples of whole units lie between
-    high: float
+    interval: tuple[float, float] | None  # 95 % of bootstrap samples of whole units; None of few units
 
     def __str__(self) -> str:
-        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+        return f"{self.value:.1f}" + (
+            "" if self.interval is None else " [{:.1f}, {:.1f}]".format(*self.interval)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ class Leaderboard:
             spent = [cost.seconds, cost.megabytes] if cost else ["", ""]
             for column, one in zip(self.columns, found, strict=True):
                 if one:
-                    writer.writerow([label, self.keypoints, column, one.value, one.low, one.high, *spent])
+                    ends = one.interval or ("", "")
+                    writer.writerow([label, self.keypoints, column, one.value, *ends, *spent])
         return file.getvalue()
 
     def latex(self) -> str:

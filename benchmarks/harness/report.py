@@ -186,7 +186,7 @@ def _markdown(runs: Sequence[Run], board: Leaderboard) -> str:
         blocks.append(f"At other budgets than {board.keypoints} keypoints: {', '.join(board.left_out)}.")
     for run in runs:
         count, task = len(run.data["units"]), run.task
-        have = f"{count} {task.unit[count != 1]} of {task.whole}"
+        have = f"{count} {task.unit[count != 1]}" + (f" of {task.whole}" if task.whole else "")
         blocks.append(f"## {task.title}, {run.data['folder']}: {have}")
         if not run.data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")

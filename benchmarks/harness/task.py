@@ -121,7 +121,7 @@ class Task:
     title: str
     unit: tuple[str, str]  # what a unit is called, one and several
     item: str  # what a row is, in plural
-    whole: int  # number of units of the release
+    whole: int  # number of units of the release; 0 if anybody's data will do
     read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
     evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
@@ -169,9 +169,9 @@ class Task:
         """Why numbers from there compare with no others, in a line; None for the whole release."""
         if data.complete:
             return None
+        count = f"{data.present} of {self.whole} {self.unit[1]}" if self.whole else data.folder
         text = (
-            f"this is not the whole of {self.title} ({data.present} of {self.whole} {self.unit[1]}): "
-            "numbers are not comparable with published ones"
+            f"this is not the whole of {self.title} ({count}): numbers are not comparable with published ones"
         )
         if not data.missing:
             return text
@@ -203,8 +203,9 @@ def read_protocol(path: Path, protocols: Mapping[str, Any]) -> Any:
     return replace(protocols[base], **changed)
 
 
-FOLDERS = {"hpatches": "homography", "spair": "semantic", "willow": "semantic", "cub": "semantic",
-           "davis": "temporal", "jhmdb": "temporal"}  # fmt: skip
+FOLDERS = {"hpatches": "homography", "megadepth": "pose", "scannet": "pose", "pose": "pose",
+           "spair": "semantic", "willow": "semantic", "cub": "semantic", "davis": "temporal",
+           "jhmdb": "temporal"}  # fmt: skip
 """Where the tasks are: the folders below ``geomatch.benchmarks.tasks``, each with `TASKS` in ``task.py``."""
 
 

@@ -23,6 +23,7 @@ class FeatureFiles:
     (N, D) and perhaps ``scores`` (N,), as D2-Net's notebook reads them (``np.savez`` files). ``h5``:
     one file with a group ``<sequence>/<image>`` holding ``keypoints`` (N, 2), ``descriptors`` (D, N)
     and perhaps ``scores``, as hloc writes them. Without scores the order of the file is that of merit.
+    ``<sequence>`` is the folder of the image, or the one above ``images`` or ``color``.
     """
 
     kind: Literal["npz", "h5"]
@@ -44,7 +45,8 @@ class FeatureFiles:
 
     def read(self, image: Path, size: tuple[int, int]) -> Features:
         """Features of one image file, best first."""
-        name = f"{image.parent.name}/{image.name}"
+        own = image.parent.parent if image.parent.name in ("images", "color") else image.parent
+        name = f"{own.name}/{image.name}"
         path = user_path(self.root)
         if self.kind == "npz":
             path = path / f"{name}.{self.suffix}"

@@ -47,6 +47,8 @@ class Method:
     """For dense tasks a `geomatch.describers.DenseDescriber`."""
     metric: Metric = "cosine"
     """The metric of mutual nearest neighbours, and of dense comparisons."""
+    max_ratio: float | None = None
+    """The ratio test of mutual nearest neighbours, see `match_mutual`."""
     matcher: Matcher | None = None
     """Instead of mutual nearest neighbours."""
     pair_matcher: PairMatcher | None = None
@@ -94,7 +96,7 @@ class Method:
             return self.matcher.match(features0, features1)
         if features0.descriptors is None or features1.descriptors is None:
             raise ValueError(f"{self.name} gave features without descriptors")
-        return match_mutual(features0.descriptors, features1.descriptors, self.metric)
+        return match_mutual(features0.descriptors, features1.descriptors, self.metric, None, self.max_ratio)
 
     @property
     def samples(self) -> bool:
@@ -141,6 +143,7 @@ class Method:
             "source": cache_key(self.source),
             "descriptor": self._descriptor_key({} if known is None else known),
             "metric": self.metric,
+            "max_ratio": self.max_ratio,
             "matcher": cache_key(self.matcher),
             "pair_matcher": cache_key(self.pair_matcher),
             "estimator": self.estimator,

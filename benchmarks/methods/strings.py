@@ -76,7 +76,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
       (``vismatch:roma``, ``worker:PYTHON:SCRIPT``);
     - a DIFT descriptor may have settings, ``dift-sd[t=0,layer=2,ensemble=4,image_size=768]``: ``t``,
       ``layer`` (several as ``1|2``), ``ensemble``, or any other field of `DIFTConfig` by its name;
-    - then ``mnn`` (the default) or ``lightglue``;
+    - then ``mnn`` (the default; ``mnn[ratio=0.8]`` with Lowe's ratio test) or ``lightglue``;
     - then an estimator, which takes the place of the protocol's, at the protocol's threshold.
 
     There are at most ``max_keypoints`` per image. Raises ValueError, saying how a method is written.
@@ -85,15 +85,19 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     chosen = parts[-1] if parts[-1] in estimators() else None
     parts = parts[:-1] if chosen else parts
     name, _, weights = parts[0].partition(":")
-    matcher = None
-    if parts[-1] == "mnn":
+    matcher, ratio = None, None
+    if parts[-1].startswith("mnn"):
+        found = re.fullmatch(r"mnn(?:\[ratio=(0?\.\d+)\])?", parts[-1])
+        if found is None:
+            raise ValueError(f"{text}: write mnn, or mnn[ratio=0.8] with a ratio below 1")
+        ratio = float(found[1]) if found[1] else None
         parts = parts[:-1]
     elif parts[-1].partition(":")[0] == "lightglue":
         if name not in TRAINED_FOR or len(parts) != 2:
             raise ValueError(f"{text}: LightGlue has weights for {', '.join(TRAINED_FOR)} only")
         matcher = LightGlueMatcher(name, parts[-1].partition(":")[2] or None, device)
         parts = parts[:-1]
-    if len(parts) == 1 and name == "loftr":
+    if len(parts) == 1 and name == "loftr" and not ratio:
         loftr = LoFTRMatcher(weights or None, max_keypoints, device)
         return Method(text, pair_matcher=loftr, estimator=chosen)
     if len(parts) == 1 and name in ("vismatch", "worker"):
@@ -102,12 +106,12 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     if len(parts) == 1 and name in ("npz", "h5") and weights:
         root, _, suffix = weights.rpartition(":") if name == "npz" else (weights, "", "")
         files = FeatureFiles("npz" if name == "npz" else "h5", root, suffix, max_keypoints)
-        return Method(text, files, None, estimator=chosen)
+        return Method(text, files, None, max_ratio=ratio, estimator=chosen)
     if len(parts) == 1 and name in _FEATURES:
         opencv = OpenCVFeatures(cast(Any, name), max_keypoints) if name in (*_L2, "rootsift") else None
         source = opencv or _detector(name, max_keypoints, weights, device)
         metric: Metric = "l2" if name in _L2 else "cosine"
-        return Method(text, source, metric=metric, matcher=matcher, estimator=chosen)
+        return Method(text, source, None, metric, ratio, matcher, estimator=chosen)
     if len(parts) != 2 or matcher:
         raise ValueError(
             f"no method {text!r}: give one of {', '.join(_FEATURES)}, loftr, vismatch:NAME, "
@@ -115,7 +119,8 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
             "DETECTOR+DESCRIPTOR (sift+dift-tiny); then perhaps +lightglue, and an estimator (+usac_magsac)"
         )
     described = _described(text, parts[1], device)
-    return replace(described, source=_detector(name, max_keypoints, weights, device), estimator=chosen)
+    source = _detector(name, max_keypoints, weights, device)
+    return replace(described, source=source, max_ratio=ratio, estimator=chosen)
 
 
 @lru_cache(maxsize=64)

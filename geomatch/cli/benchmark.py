@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 _DATA_SETS = {
     "hpatches": ("a folder in HPatches layout", "geomatch",
                  "dift, dift-adm, mma, auc480, auc480-poselib, superpoint, roma, sweep", None),
+    "megadepth": ("the folder of MegaDepth-1500", "megadepth",
+                  "megadepth-loftr, megadepth-roma, megadepth-dad, megadepth-gluefactory, "
+                  "megadepth-gluefactory-poselib, megadepth-xfeat", None),
+    "scannet": ("a folder of ScanNet-1500", "scannet",
+                "scannet-superglue, scannet-loftr, scannet-roma", None),
+    "pose": ("a folder with a list of pairs and their cameras in 38 columns, or with a model of COLMAP",
+             "pose", "pose-superglue", None),
     "spair": ("the folder of SPair-71k", "spair", "spair-image, spair-soft",
               "test, val or trn; test is reported."),
     "willow": ("the folder of PF-WILLOW", "willow", "willow-image, willow-soft", None),
@@ -91,7 +98,7 @@ def benchmark() -> None:
 
 
 def _add_data_set(name: str, title: str, default: str, others: str, splits: str | None) -> None:
-    sparse = name == "hpatches"
+    sparse = name not in (*_SEMANTIC, "davis", "jhmdb")
 
     @benchmark.command(
         name,

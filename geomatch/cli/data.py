@@ -22,8 +22,9 @@ def hpatches(out: Path, archive: Path | None) -> int:
     Exit code 1: something is missing.
     """
     from geomatch.benchmarks.harness.task import find_task
-    from geomatch.benchmarks.tasks.homography.data import fetch_hpatches
+    from geomatch.benchmarks.tasks.homography.data import RELEASE, fetch_hpatches
 
+    click.echo(f"licence     {RELEASE.licence}")
     found = fetch_hpatches(out, archive)
     click.echo(f"present     {len(found.units)} sequences in {click.format_filename(out)}")
     for name, reason in found.broken.items():
@@ -60,6 +61,8 @@ def _add_release(name: str, title: str, size: str) -> None:
         from geomatch.benchmarks.harness.download import RELEASES, fetch_release
         from geomatch.benchmarks.harness.task import find_task
 
+        for licence in dict.fromkeys(file.licence for file, _ in RELEASES[name].files):
+            click.echo(f"licence     {licence}")
         folder = fetch_release(RELEASES[name], out, archives)
         found = find_task(name).read(folder.absolute(), None)
         click.echo(f"present     {title} in {click.format_filename(folder)}")
@@ -69,6 +72,7 @@ def _add_release(name: str, title: str, size: str) -> None:
 
 
 for _name, _title, _size in (
+    ("megadepth", "MegaDepth-1500", "its six files"),
     ("spair", "SPair-71k", "227 MB"),
     ("willow", "PF-WILLOW", "its two files"),
     ("cub", "CUB-200-2011", "1.2 GB"),

@@ -1,5 +1,6 @@
 """What methods see of the images of one unit in one frame: features, and where original pixels go there."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from geomatch.types import Features
 
 Matrix = NDArray[np.float64]
 Frame = str
-"""``original``; ``short480``: the short side is 480 pixels; ``long1200``: the long one 1200;
+"""``original``; ``short480``: the short side is 480 pixels; ``long1200``: the long one 1200; ``size640x480``:
+squeezed to that (width, height);
 ``crop640x480``: grey, reduced until it just covers (width, height), and the centre cut out (SuperPoint's
 protocol)."""
 KIND = "views"  # kind of the features in the store
@@ -150,10 +152,8 @@ def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
     if frame == "original":
         return image, np.eye(3)
     width, height = image.size
-    if frame.startswith(("short", "long")):
-        side = min(width, height) if frame.startswith("short") else max(width, height)
-        factor = int(frame.removeprefix("short").removeprefix("long")) / side
-        size = round(width * factor), round(height * factor)
+    if not frame.startswith("crop"):
+        size = scaled_size(image.size, frame)
         scale = np.diag([size[0] / width, size[1] / height, 1.0])
         return Image(_resized(PILImage.fromarray(image.pixels), size), image.name), scale
     target = tuple(map(int, frame.removeprefix("crop").split("x")))
@@ -164,6 +164,15 @@ def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
     pixels = _resized(grey, size)[top : top + target[1], left : left + target[0]]
     matrix = np.array([[factor, 0.0, -left], [0.0, factor, -top], [0.0, 0.0, 1.0]])
     return Image(np.ascontiguousarray(pixels), image.name), matrix
+
+
+def scaled_size(size: tuple[int, int], frame: Frame) -> tuple[int, int]:
+    """The (width, height) of an image of that size in a frame that does not crop it."""
+    kind, first, second = re.fullmatch(r"([a-z]+)(\d*)x?(\d*)", frame).groups()  # type: ignore[union-attr]
+    if kind in ("original", "size"):
+        return size if kind == "original" else (int(first), int(second))
+    factor = int(first) / (min(size) if kind == "short" else max(size))
+    return round(size[0] * factor), round(size[1] * factor)
 
 
 def _resized(picture: PILImage.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
