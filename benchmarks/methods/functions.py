@@ -33,20 +33,24 @@ class FunctionMatcher:
 
     def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
         """See `PairMatcher`; raises `FeaturesError` for an answer of another shape."""
-        answer = self.function(image0.pixels, image1.pixels)
-        if isinstance(answer, np.ndarray):
-            answer = answer[:, :2], answer[:, 2:4]
-        arrays = [np.asarray(part, np.float32) for part in answer]
-        shapes = [array.shape for array in arrays]
-        count = len(arrays[0]) if arrays else 0
-        if shapes not in ([(count, 2)] * 2, [(count, 2)] * 2 + [(count,)]):
-            raise FeaturesError(
-                f"the function must return points (M, 2), points (M, 2) and perhaps scores (M,), got {shapes}"
-            )
-        scores = arrays[2] if len(arrays) == 3 else -np.arange(count, dtype=np.float32)
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise FeaturesError("the function returned coordinates or scores that are not finite")
-        order = np.argsort(-scores, kind="stable")
-        sizes = image0.size, image1.size
-        both = [Features(a[order], scores[order], s) for a, s in zip(arrays[:2], sizes, strict=True)]
-        return both[0], both[1]
+        return matched_features(self.function(image0.pixels, image1.pixels), image0, image1)
+
+
+def matched_features(answer: Any, image0: Image, image1: Image) -> tuple[Features, Features]:
+    """What a function may return, as `FunctionMatcher` says, best first; else raises `FeaturesError`."""
+    if isinstance(answer, np.ndarray):
+        answer = answer[:, :2], answer[:, 2:4]
+    arrays = [np.asarray(part, np.float32) for part in answer]
+    shapes = [array.shape for array in arrays]
+    count = len(arrays[0]) if arrays and arrays[0].ndim else 0
+    if shapes not in ([(count, 2)] * 2, [(count, 2)] * 2 + [(count,)]):
+        raise FeaturesError(
+            f"the function must return points (M, 2), points (M, 2) and perhaps scores (M,), got {shapes}"
+        )
+    scores = arrays[2] if len(arrays) == 3 else -np.arange(count, dtype=np.float32)
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise FeaturesError("the function returned coordinates or scores that are not finite")
+    order = np.argsort(-scores, kind="stable")
+    sizes = image0.size, image1.size
+    both = [Features(a[order], scores[order], s) for a, s in zip(arrays[:2], sizes, strict=True)]
+    return both[0], both[1]

@@ -1,5 +1,6 @@
 """Learned matchers of kornia: LightGlue between features, LoFTR between images."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -68,7 +69,11 @@ class LightGlueMatcher:
         state = {_renamed(key): value for key, value in states[0].items()}
         found = network.load_state_dict(state, strict=False)
         learned = set(dict(network.named_parameters()))
-        lacking = [key for key in found.missing_keys if key in learned] + found.unexpected_keys
+        unread = (
+            r"extractor\..*|log_assignment\.\d+\.r"  # of XFeat's and DISK's file, as in the authors' code
+        )
+        lacking = [key for key in found.missing_keys if key in learned]
+        lacking += [key for key in found.unexpected_keys if not re.fullmatch(unread, key)]
         if lacking:
             raise ValueError(f"keys differ: {lacking[0]}")
         return network
@@ -86,7 +91,9 @@ class LightGlueMatcher:
     def _input(self, features: Features) -> dict[str, Tensor]:
         if features.descriptors is None:
             raise ValueError("LightGlue needs descriptors")
-        arrays = {"keypoints": features.keypoints, "descriptors": features.descriptors}
+        # kornia refuses points beyond the image's edge, where resizing moves those on the border
+        points = np.clip(features.keypoints, 0, np.array(features.image_size, np.float32))
+        arrays = {"keypoints": points, "descriptors": features.descriptors}
         if self.network.conf.add_scale_ori:
             if features.scales is None or features.orientations is None:
                 raise ValueError("LightGlue for SIFT needs scale and orientation")

@@ -11,6 +11,7 @@ from geomatch.benchmarks.methods.baselines import KorniaFeatures, OpenCVFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.method import Method
+from geomatch.benchmarks.methods.worker import worker_matcher
 from geomatch.describers import dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.estimators import estimators
@@ -71,7 +72,8 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
       ``DETECTOR+DESCRIPTOR`` with a detector of geomatch or a learned one's keypoints and a DIFT
       descriptor, ``dino``, ``dinov2`` or ``clip`` (``superpoint+dift-sd``, ``sift+dinov2:FOLDER``,
       ``aliked:aliked-n16.pth+dift-tiny``), or files, see `FeatureFiles`
-      (``npz:ROOT:SUFFIX``, ``h5:FILE``), or ``loftr``;
+      (``npz:ROOT:SUFFIX``, ``h5:FILE``), or ``loftr``, or a matcher of another environment
+      (``vismatch:roma``, ``worker:PYTHON:SCRIPT``);
     - a DIFT descriptor may have settings, ``dift-sd[t=0,layer=2,ensemble=4,image_size=768]``: ``t``,
       ``layer`` (several as ``1|2``), ``ensemble``, or any other field of `DIFTConfig` by its name;
     - then ``mnn`` (the default; ``mnn[ratio=0.8]`` with Lowe's ratio test) or ``lightglue``;
@@ -98,6 +100,9 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     if len(parts) == 1 and name == "loftr" and not ratio:
         loftr = LoFTRMatcher(weights or None, max_keypoints, device)
         return Method(text, pair_matcher=loftr, estimator=chosen)
+    if len(parts) == 1 and name in ("vismatch", "worker"):
+        worker = worker_matcher(parts[0], max_keypoints, device)
+        return Method(text, pair_matcher=worker, estimator=chosen)
     if len(parts) == 1 and name in ("npz", "h5") and weights:
         root, _, suffix = weights.rpartition(":") if name == "npz" else (weights, "", "")
         files = FeatureFiles("npz" if name == "npz" else "h5", root, suffix, max_keypoints)
@@ -109,7 +114,8 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         return Method(text, source, None, metric, ratio, matcher, estimator=chosen)
     if len(parts) != 2 or matcher:
         raise ValueError(
-            f"no method {text!r}: give one of {', '.join(_FEATURES)}, loftr, npz:ROOT:SUFFIX, h5:FILE, or "
+            f"no method {text!r}: give one of {', '.join(_FEATURES)}, loftr, vismatch:NAME, "
+            "worker:PYTHON:SCRIPT, npz:ROOT:SUFFIX, h5:FILE, or "
             "DETECTOR+DESCRIPTOR (sift+dift-tiny); then perhaps +lightglue, and an estimator (+usac_magsac)"
         )
     described = _described(text, parts[1], device)
