@@ -1,5 +1,6 @@
 """How much the matches that agree with a homography say: independent places, and what chance would give."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import lgamma, log, log10
 
@@ -125,6 +126,22 @@ def _shares_within(residuals: Points, p0: Points, p1: Points, threshold: float) 
     counts = np.bincount(np.maximum(bins[~same], 0), minlength=_FINER + _WIDER)[: _FINER + _WIDER]
     shares: Points = np.cumsum(counts) / same.size
     return shares
+
+
+def epipolar_chance(
+    errors: Callable[[NDArray[np.intp], NDArray[np.intp]], Points], p0: Points, p1: Points, threshold: float
+) -> float:
+    """The probability that a match sent elsewhere, to the keypoint of another match, would agree with a geometry.
+
+    ``errors`` gives the distances of points ``i`` of image 0 with points ``j`` of image 1 in pixels.
+    """
+    some, others = (np.arange(0, len(p0), max(1, len(p0) // most)) for most in (_SAMPLED, _PARTNERS))
+    i, j = (axis.ravel() for axis in np.meshgrid(some, others, indexing="ij"))
+    zoom = _zoom(p0, p1)
+    apart = np.linalg.norm(p0[i] - p0[j], axis=1) * zoom > 2 * threshold
+    apart |= np.linalg.norm(p1[i] - p1[j], axis=1) > 2 * threshold
+    i, j = i[apart], j[apart]
+    return float((errors(i, j) <= threshold).mean()) if len(i) else 1.0
 
 
 def _squared_distances(a: Points, b: Points) -> Points:

@@ -252,6 +252,23 @@ class TwoViewGeometry(_Model):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class RelativePose:
+    rotation: NDArray[np.float64]
+    translation: NDArray[np.float64] | None
+    inliers: NDArray[np.bool_]
+    rotation_deviation: float
+    translation_deviation: float
+    second_support: int = 0
+    second: NDArray[np.float64] | None = None
+    watermark: NDArray[np.bool_] | None = None
+
+    @property
+    def num_inliers(self) -> int:
+        """How many of the matches agree."""
+        return int(self.inliers.sum())
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class EstimationFailure(_Record):
     """No homography; false in a condition, so that ``if estimate:`` reads right."""
 
