@@ -1,4 +1,4 @@
-"""Matched rays of two cameras: distances from a pose's epipolar geometry, and the pose that makes them least."""
+"""Matched rays of two cameras: distances from a pose's epipolar geometry, and the pose of least distances."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,8 @@ class View:
 def view_of(points: Points, camera: CameraLike, name: str) -> View:
     """The rays of points (M, 2); errors call the camera ``name``."""
     if isinstance(camera, Camera):
-        rays = camera.rays
+        rays = camera.rays(points)
+        steps = [camera.rays(points + half) - camera.rays(points - half) for half in 0.5 * np.eye(2)]
     else:
         matrix = np.asarray(camera, np.float64)
         check_shape(name, matrix, (3, 3))
@@ -48,11 +49,9 @@ def view_of(points: Points, camera: CameraLike, name: str) -> View:
             raise ValueError(f"{name} must be a camera matrix with K[2, 2] = 1, got {matrix.tolist()}")
         inverse = np.linalg.inv(matrix)
 
-        def rays(pixels: Points) -> Points:
-            return np.asarray(pixels @ inverse[:2, :2].T + inverse[:2, 2])
-
-    steps = np.stack([rays(points + half) - rays(points - half) for half in 0.5 * np.eye(2)], axis=2)
-    return View(points, np.column_stack([rays(points), np.ones(len(points))]), steps)
+        rays = points @ inverse[:2, :2].T + inverse[:2, 2]
+        steps = [np.broadcast_to(column, points.shape) for column in inverse[:2, :2].T]
+    return View(points, np.column_stack([rays, np.ones(len(points))]), np.stack(steps, axis=2))
 
 
 def _sampson(view0: View, view1: View, matrix: Points) -> tuple[Points, Points]:
@@ -105,7 +104,9 @@ def in_front(view0: View, view1: View, pose: Pose) -> NDArray[np.bool_]:
     """(M,) the rays come nearest to each other in front of both cameras."""
     a, b, t = view0.rays @ pose[0].T, view1.rays, pose[1]
     ab = (a * b).sum(axis=1)
-    return np.asarray((ab * (b @ t) > (b * b).sum(axis=1) * (a @ t)) & ((a * a).sum(axis=1) * (b @ t) > ab * (a @ t)))
+    return np.asarray(
+        (ab * (b @ t) > (b * b).sum(axis=1) * (a @ t)) & ((a * a).sum(axis=1) * (b @ t) > ab * (a @ t))
+    )
 
 
 def displacements(view0: View, view1: View, rotation: Points) -> Points:

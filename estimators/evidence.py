@@ -131,7 +131,7 @@ def _shares_within(residuals: Points, p0: Points, p1: Points, threshold: float) 
 def epipolar_chance(
     errors: Callable[[NDArray[np.intp], NDArray[np.intp]], Points], p0: Points, p1: Points, threshold: float
 ) -> float:
-    """The probability that a match sent elsewhere, to the keypoint of another match, would agree with a geometry.
+    """The probability that a match sent elsewhere, to the keypoint of another match, would agree.
 
     ``errors`` gives the distances of points ``i`` of image 0 with points ``j`` of image 1 in pixels.
     """

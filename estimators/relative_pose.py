@@ -72,7 +72,7 @@ def relative_pose(
     p0, p1 = checked_points(points0, points1)
     check_threshold(threshold)
     views = view_of(p0, camera0, "camera0"), view_of(p1, camera1, "camera1")
-    seen = np.logical_and(*(np.isfinite(v.rays).all(1) & np.isfinite(v.steps).all((1, 2)) for v in views))
+    seen = np.all([np.isfinite(v.rays).all(1) & np.isfinite(v.steps).all((1, 2)) for v in views], axis=0)
     view0, view1 = (view[seen] for view in views)
     found = beside_watermark(
         lambda some: _estimate(view0[some], view1[some], threshold, seed),
@@ -97,10 +97,10 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
         return EstimationFailure(
             f"{total} matches at {weights.sum():.0f} separate places, {_MIN_INLIERS} are needed"
         )
-    pose = _solve(view0, view1, threshold, seed)
-    if pose is None:
+    solved = _solve(view0, view1, threshold, seed)
+    if solved is None:
         return EstimationFailure(f"the solver found no relative pose among {total} matches")
-    pose = refined(view0, view1, pose, threshold, np.ones(total))
+    pose = refined(view0, view1, solved, threshold, np.ones(total))
     agree = np.abs(distances(view0, view1, pose)) <= threshold
     if round(weights[agree].sum()) < _MIN_INLIERS:
         return EstimationFailure(too_few(int(agree.sum()), total, "relative pose", _MIN_INLIERS))
@@ -113,7 +113,7 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
     turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
     poses = [pose, *_others(view0[agree], view1[agree], turned, threshold)]
     trust, other = weights, None
-    for _ in range(2):
+    for _ in range(2):  # what is trusted depends on the pose
         pose, other = _best(view0, view1, poses, threshold, trust)
         agree = (np.abs(distances(view0, view1, pose)) <= threshold) & (trust > 0)
         turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
@@ -139,7 +139,12 @@ def _solve(view0: View, view1: View, threshold: float, seed: int) -> Pose | None
 
 
 def _nfa(
-    agree: NDArray[np.bool_], among: NDArray[np.bool_], weights: Points, chance: float, sample: int, models: int
+    agree: NDArray[np.bool_],
+    among: NDArray[np.bool_],
+    weights: Points,
+    chance: float,
+    sample: int,
+    models: int,
 ) -> float:
     """Bound on the number of false alarms (log10); an inlier counts by its weight."""
     count = weights[agree].sum()
@@ -152,15 +157,24 @@ def _others(view0: View, view1: View, turned: Points, threshold: float) -> Itera
     view0, view1 = view0[some], view1[some]
     starts = [(turned, direction) for direction in _DIRECTIONS]
     focal = view1.focal
-    plane, _ = cv2.findHomography(view0.rays[:, :2] * focal, view1.rays[:, :2] * focal, cv2.RANSAC, 2 * threshold, None, 500)
+    plane, _ = cv2.findHomography(
+        view0.rays[:, :2] * focal, view1.rays[:, :2] * focal, cv2.RANSAC, 2 * threshold, None, 500
+    )
     if plane is not None:
         _, turns, shifts, _ = cv2.decomposeHomographyMat(plane, np.diag([focal, focal, 1.0]))
         lengths = [np.linalg.norm(shift) for shift in shifts]
-        starts += [(r, t[:, 0] / n) for r, t, n in zip(turns, shifts, lengths, strict=True) if n > 1e-9]
+        starts += [
+            (np.asarray(r, np.float64), np.asarray(t[:, 0] / n, np.float64))
+            for r, t, n in zip(turns, shifts, lengths, strict=True)
+            if n > 1e-9
+        ]
     for start in starts:
         found = refined(view0, view1, start, threshold, np.ones(len(some)))
         side = displacements(view0, view1, found[0]) > threshold
-        front = in_front(view0[side], view1[side], found), in_front(view0[side], view1[side], (found[0], -found[1]))
+        front = (
+            in_front(view0[side], view1[side], found),
+            in_front(view0[side], view1[side], (found[0], -found[1])),
+        )
         yield found if front[0].sum() >= front[1].sum() else (found[0], -found[1])
 
 
@@ -172,7 +186,9 @@ def _best(
     for pose in poses:
         errors = distances(view0, view1, pose)
         behind = (displacements(view0, view1, pose[0]) > 2 * threshold) & ~in_front(view0, view1, pose)
-        costs.append(float((trust * np.minimum(np.where(behind, threshold, errors) ** 2, threshold**2)).sum()))
+        costs.append(
+            float((trust * np.minimum(np.where(behind, threshold, errors) ** 2, threshold**2)).sum())
+        )
     first = int(np.argmin(costs))
     best = refined(view0, view1, poses[first], threshold, trust)
     inliers = np.abs(distances(view0, view1, best)) <= threshold
@@ -190,7 +206,7 @@ def _best(
 def _trust(
     view0: View, view1: View, pose: Pose, turned: Points, weights: Points, chance: float, threshold: float
 ) -> Points:
-    """(M,) share of the matches like each, in displacement and side of the cameras, that chance does not explain.
+    """(M,) share of the matches displaced like each, on its side of the cameras, that chance leaves.
 
     Wrong matches on an epipolar line are displaced by a large part of the image: where the scene's points
     are not, they would decide the translation.
@@ -221,14 +237,18 @@ def _weighed(
     variance = ((trust * errors**2).sum() + prior) / (max(0.0, places - 5) + _PRIOR_WEIGHT)
     normal = (rows * trust[:, None]).T @ rows
     # noise moves points along their lines as parallax does, which says nothing of the translation
-    normal[3:, 3:] -= (1 + 3 * np.sqrt(2 / places)) * variance * np.einsum("m,mik,mjk->ij", trust, noise, noise)
+    normal[3:, 3:] -= (
+        (1 + 3 * np.sqrt(2 / places)) * variance * np.einsum("m,mik,mjk->ij", trust, noise, noise)
+    )
     inverse = _inverse(normal)
     turn, shift = np.inf, np.inf
     if inverse is not None:
         left_out = trust * errors / np.maximum(1 - trust * ((rows @ inverse) * rows).sum(axis=1), 0.05)
         pull = inverse @ (rows * left_out[:, None]).T
         both = variance * np.diag(inverse), (pull**2).sum(axis=1)  # the second one knows of leverage
-        turn, shift = (max(np.degrees(np.sqrt(c[part].sum())) for c in both) for part in (slice(3), slice(3, 5)))
+        turn, shift = (
+            max(np.degrees(np.sqrt(c[part].sum())) for c in both) for part in (slice(3), slice(3, 5))
+        )
     moved = displacements(view0, view1, turned)
     usual = 2 * variance * (1 + (view1.focal / view0.focal) ** 2)
     squared = (trust[agree] * np.minimum(moved[agree], 1e6 * threshold) ** 2).sum() / places
@@ -238,8 +258,8 @@ def _weighed(
             return _turned(view0, view1, turned, trust, still, moved, variance)
     if turn > _DEVIATION[0] or shift > _DEVIATION[1]:
         return EstimationFailure(
-            f"{count} of {total} matches agree, but they do not determine the relative pose: its rotation would "
-            f"be uncertain by {min(turn, 180):.0f} degrees, its translation by {min(shift, 180):.0f}"
+            f"{count} of {total} matches agree, but they do not determine the relative pose: its rotation "
+            f"would be uncertain by {min(turn, 180):.0f} degrees, its translation by {min(shift, 180):.0f}"
         )
     side = agree & (displacements(view0, view1, pose[0]) > 2 * threshold)
     front = in_front(view0[side], view1[side], pose)
@@ -252,7 +272,7 @@ def _weighed(
     if other is not None and max(angles_between(other, pose)) > _APART:
         second = np.column_stack(other)
         support = int((np.abs(distances(view0, view1, other)) <= threshold).sum())
-    return RelativePose(*pose, agree, turn, shift, support, second)
+    return RelativePose(pose[0], agree, turn, pose[1], shift, second, support)
 
 
 def _turned(
@@ -261,11 +281,13 @@ def _turned(
 ) -> RelativePose:  # fmt: skip
     """A rotation without a translation, which parallax that is not known may have turned, too."""
     unit = view0.rays[still] / np.linalg.norm(view0.rays[still], axis=1)[:, None]
-    normal = view1.focal**2 * np.einsum("m,mij->ij", trust[still], np.eye(3) - unit[:, :, None] * unit[:, None])
+    normal = view1.focal**2 * np.einsum(
+        "m,mij->ij", trust[still], np.eye(3) - unit[:, :, None] * unit[:, None]
+    )
     squared = (trust * moved**2)[still].sum() / trust[still].sum()
     usual = 2 * variance * (1 + (view1.focal / view0.focal) ** 2)
     total = usual / 2 * np.trace(np.linalg.inv(normal)) + max(0.0, squared - usual) / view1.focal**2
-    return RelativePose(rotation, None, still, float(np.degrees(np.sqrt(total))), np.inf)
+    return RelativePose(rotation, still, float(np.degrees(np.sqrt(total))))
 
 
 def _inverse(normal: Points) -> Points | None:
