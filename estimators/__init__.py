@@ -8,7 +8,7 @@ from functools import partial
 
 from geomatch.estimators.gate import Gate
 from geomatch.estimators.models import Essential, Fundamental
-from geomatch.estimators.relative_pose import relative_pose
+from geomatch.estimators.pose import relative_pose
 from geomatch.estimators.solvers import (
     OPENCV_METHODS,
     Estimator,

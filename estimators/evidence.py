@@ -46,7 +46,7 @@ def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float)
     inliers = errors <= threshold
     scale = max(FINEST * threshold, float(np.quantile(errors[inliers], 0.9))) if inliers.any() else threshold
     weights = independence(p0[inliers], p1[inliers], scale)
-    together = _coherence(residuals[~inliers], p0[~inliers], np.ptp(p0, axis=0).max(), threshold)
+    together = coherence(residuals[~inliers], p0[~inliers], np.ptp(p0, axis=0).max(), threshold)
     shares = _shares_within(residuals, p0, p1, threshold)
     outliers = (~inliers).sum() / together
     best = np.inf
@@ -90,7 +90,7 @@ def _crowd(points: Points, distance: float) -> NDArray[np.int64]:
     return total
 
 
-def _coherence(residuals: Points, p0: Points, extent: float, threshold: float) -> float:
+def coherence(residuals: Points, p0: Points, extent: float, threshold: float) -> float:
     """Mean number of neighbouring matches that have one residual; 1 when each is wrong in its own way."""
     if len(p0) < 8:
         return 1.0

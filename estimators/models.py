@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from geomatch.cameras import Camera, camera_of
 from geomatch.errors import GeomatchError
 from geomatch.estimators.epipolar import CameraLike
-from geomatch.estimators.relative_pose import relative_pose
+from geomatch.estimators.pose import relative_pose
 from geomatch.estimators.two_view import estimate_two_view
 from geomatch.images import Image
 from geomatch.types import EstimationFailure, RelativePose, TwoViewGeometry

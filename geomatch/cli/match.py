@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MatchOptions:
-    """The options of ``geomatch match``, by the names and meaning of `geomatch.match`'s arguments."""
+    """The options of ``geomatch match``, by the names and meaning of `geomatch.match`'s arguments.
+
+    ``geometry`` is its ``model``: that of a descriptor has this name on the command line.
+    """
 
     detector: str | None
     descriptor: str | None
     estimator: str
-    model: str
+    geometry: str
     cameras: Path | None
     max_keypoints: int
     threshold: float
@@ -43,16 +46,17 @@ class MatchOptions:
         from geomatch.images import Conversion
         from geomatch.keypoints import ORIENTED, choose_detector
 
-        if self.cameras is not None and self.model != "essential":
-            raise click.UsageError("--cameras needs --model essential")
-        model: str | Essential = self.model
+        other = self.geometry != "homography"
+        if self.cameras is not None and self.geometry != "essential":
+            raise click.UsageError("--cameras needs --geometry essential")
+        model: str | Essential = self.geometry
         if self.cameras is not None:
             model = Essential(*read_cameras(self.cameras), self.threshold)
         config = descriptor_config(self.descriptor, self.detector is None or self.detector in ORIENTED)
         names = ("min_similarity", "max_ratio", "refine_keypoints", "refine_homography", "apply_exif")
         return {
             "descriptor": config,
-            "estimator": create_estimator(self.estimator, self.threshold),
+            "estimator": self.estimator if other else create_estimator(self.estimator, self.threshold),
             "model": model,
             "threshold": self.threshold,
             "conversion": Conversion(self.stretch, self.bands),
@@ -93,7 +97,7 @@ def _show_progress() -> None:
                  help="A preset (`geomatch models`), or a diffusers model: folder or hub id."),
     click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
                  help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
-    click.option("--model", type=click.Choice(["homography", "fundamental", "essential"]),
+    click.option("--geometry", type=click.Choice(["homography", "fundamental", "essential"]),
                  default="homography", show_default=True,
                  help="What to estimate; essential is the relative pose of known cameras."),
     click.option("--cameras", type=click.Path(path_type=Path), metavar="FILE",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from geomatch.cameras import Camera
 from geomatch.errors import GeomatchError
+from geomatch.estimators.determinacy import leaned_on
 from geomatch.estimators.epipolar import (
     CameraLike,
     Pose,
@@ -23,7 +24,7 @@ from geomatch.estimators.epipolar import (
     rotation_between,
     view_of,
 )
-from geomatch.estimators.evidence import FINEST, Points, epipolar_chance, independence, log10_nfa
+from geomatch.estimators.evidence import FINEST, Points, coherence, epipolar_chance, independence, log10_nfa
 from geomatch.estimators.gate import by_chance, check_threshold, checked_points, too_few
 from geomatch.estimators.stationary import beside_watermark
 from geomatch.types import EstimationFailure, RelativePose
@@ -34,6 +35,7 @@ _MODELS = 10  # essential matrices that five matches give at most (Nister, PAMI 
 _PARALLAX = 4.0  # times what noise does: with less displacement, squared, the cameras only turned
 _DEVIATION = (5.0, 30.0)  # degrees of rotation and translation, from which on they are not determined
 _IN_FRONT = 0.75  # share of the inliers with parallax
+_LEANING = 25.0  # degrees of rotation without the inliers that the fit leans on most
 _APART = 3.0  # degrees between poses that are two
 _SUBSET = 100  # inliers that other poses are sought with
 _PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0  # as in determinacy
@@ -107,6 +109,9 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
     chance = epipolar_chance(
         lambda i, j: np.abs(distances(view0[i], view1[j], pose)), view0.pixels, view1.pixels, threshold
     )
+    # words that two pages repeat agree with their neighbours: as many count as one
+    moved, extent = view1.pixels - view0.pixels, float(np.ptp(view0.pixels, axis=0).max())
+    weights = weights / coherence(moved[~agree], view0.pixels[~agree], extent, threshold)
     nfa = _nfa(agree, np.ones(total, np.bool_), weights, chance, 5, _MODELS)
     if reason := by_chance(int(agree.sum()), total, "relative pose", nfa, _MAX_LOG10_NFA):
         return EstimationFailure(reason)
@@ -148,7 +153,7 @@ def _nfa(
 ) -> float:
     """Bound on the number of false alarms (log10); an inlier counts by its weight."""
     count = weights[agree].sum()
-    return log10_nfa(count + (among & ~agree).sum(), count, chance, sample, models)
+    return log10_nfa(count + weights[among & ~agree].sum(), count, chance, sample, models)
 
 
 def _others(view0: View, view1: View, turned: Points, threshold: float) -> Iterator[Pose]:
@@ -241,14 +246,14 @@ def _weighed(
         (1 + 3 * np.sqrt(2 / places)) * variance * np.einsum("m,mik,mjk->ij", trust, noise, noise)
     )
     inverse = _inverse(normal)
-    turn, shift = np.inf, np.inf
+    turn, shift, leaning = np.inf, np.inf, np.inf
     if inverse is not None:
         left_out = trust * errors / np.maximum(1 - trust * ((rows @ inverse) * rows).sum(axis=1), 0.05)
-        pull = inverse @ (rows * left_out[:, None]).T
-        both = variance * np.diag(inverse), (pull**2).sum(axis=1)  # the second one knows of leverage
-        turn, shift = (
-            max(np.degrees(np.sqrt(c[part].sum())) for c in both) for part in (slice(3), slice(3, 5))
-        )
+        pull = ((inverse @ (rows * left_out[:, None]).T) ** 2).sum(axis=1)  # it knows of leverage
+        classic = variance * np.diag(inverse)
+        turn, shift = (max(_degrees(v[part]) for v in (classic, pull)) for part in (slice(3), slice(3, 5)))
+        rest = _inverse(normal - leaned_on(rows[:, None], trust, normal))
+        leaning = np.inf if rest is None else _degrees(variance * np.diag(rest)[:3])
     moved = displacements(view0, view1, turned)
     usual = 2 * variance * (1 + (view1.focal / view0.focal) ** 2)
     squared = (trust[agree] * np.minimum(moved[agree], 1e6 * threshold) ** 2).sum() / places
@@ -256,10 +261,11 @@ def _weighed(
         still = agree & (moved <= 2 * threshold)
         if round(trust[still].sum()) >= _MIN_INLIERS:
             return _turned(view0, view1, turned, trust, still, moved, variance)
-    if turn > _DEVIATION[0] or shift > _DEVIATION[1]:
+    if turn > _DEVIATION[0] or shift > _DEVIATION[1] or leaning > _LEANING:
         return EstimationFailure(
             f"{count} of {total} matches agree, but they do not determine the relative pose: its rotation "
-            f"would be uncertain by {min(turn, 180):.0f} degrees, its translation by {min(shift, 180):.0f}"
+            f"would be uncertain by {min(turn, 180):.1f} degrees, its translation by {min(shift, 180):.1f}; "
+            f"if a few of them were wrong, its rotation by {min(leaning, 180):.1f}"
         )
     side = agree & (displacements(view0, view1, pose[0]) > 2 * threshold)
     front = in_front(view0[side], view1[side], pose)
@@ -278,7 +284,7 @@ def _weighed(
 def _turned(
     view0: View, view1: View, rotation: Points, trust: Points, still: NDArray[np.bool_], moved: Points,
     variance: float,
-) -> RelativePose:  # fmt: skip
+) -> RelativePose | EstimationFailure:  # fmt: skip
     """A rotation without a translation, which parallax that is not known may have turned, too."""
     unit = view0.rays[still] / np.linalg.norm(view0.rays[still], axis=1)[:, None]
     normal = view1.focal**2 * np.einsum(
@@ -287,7 +293,16 @@ def _turned(
     squared = (trust * moved**2)[still].sum() / trust[still].sum()
     usual = 2 * variance * (1 + (view1.focal / view0.focal) ** 2)
     total = usual / 2 * np.trace(np.linalg.inv(normal)) + max(0.0, squared - usual) / view1.focal**2
-    return RelativePose(rotation, still, float(np.degrees(np.sqrt(total))))
+    turn = _degrees(np.array(total))
+    if turn > _DEVIATION[0]:
+        return EstimationFailure(
+            f"{int(still.sum())} of {len(still)} matches agree, but their rotation is uncertain"
+        )
+    return RelativePose(rotation, still, turn)
+
+
+def _degrees(variances: Points) -> float:
+    return float(np.degrees(np.sqrt(variances.sum())))
 
 
 def _inverse(normal: Points) -> Points | None:
