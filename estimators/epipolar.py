@@ -121,7 +121,7 @@ def displacements(view0: View, view1: View, rotation: Points) -> Points:
 def rotation_between(view0: View, view1: View, rotation: Points, threshold: float) -> Points:
     """The rotation that most rays agree on, beginning with ``rotation`` (Kabsch, 1976)."""
     unit0, unit1 = (view.rays / np.linalg.norm(view.rays, axis=1)[:, None] for view in (view0, view1))
-    for turn in range(_ROUNDS):
+    for turn in range(_ROUNDS if len(unit0) >= 3 else 0):
         moved = displacements(view0, view1, rotation)
         near = moved <= max(threshold, float(np.median(moved)) if turn < _ROUNDS // 2 else 0.0)
         if near.sum() < 3:

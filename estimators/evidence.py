@@ -135,7 +135,7 @@ def epipolar_chance(
 
     ``errors`` gives the distances of points ``i`` of image 0 with points ``j`` of image 1 in pixels.
     """
-    some, others = (np.arange(0, len(p0), max(1, len(p0) // most)) for most in (_SAMPLED, _PARTNERS))
+    some, others = (np.arange(0, len(p0), max(1, len(p0) // most)) for most in (_SAMPLED // 2, _SAMPLED))
     i, j = (axis.ravel() for axis in np.meshgrid(some, others, indexing="ij"))
     zoom = _zoom(p0, p1)
     apart = np.linalg.norm(p0[i] - p0[j], axis=1) * zoom > 2 * threshold

@@ -290,7 +290,7 @@ class RelativePose(_Found):
     translation_deviation: float = inf
     """Standard deviation of its direction in degrees; infinite without one."""
     second: NDArray[np.float64] | None = None
-    """(3, 4) float64, [R | t] of another pose that noise cannot tell from this one, as on a plane; or None."""
+    """(3, 4) float64, [R | t] of another pose that noise cannot tell from this one, as on a plane."""
     second_support: int = 0
     """How many matches agree with ``second``."""
     watermark: NDArray[np.bool_] | None = None
