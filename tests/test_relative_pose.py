@@ -70,7 +70,7 @@ def test_exact_matches_give_the_exact_pose_and_swapping_inverts_it(rng: np.rando
 
 
 def test_errors_are_what_the_deviations_say(rng: np.random.Generator) -> None:
-    """Squared errors by squared deviations: about one on average, with as many wrong matches as right ones."""
+    """Squared errors by squared deviations: about one on average, wrong matches among them."""
     ratios = []
     for _ in range(6):
         pose = found(relative_pose(*with_wrong(rng, views(rng, noise=0.5), 60), K, K))
@@ -142,7 +142,7 @@ def test_matches_without_relation_are_refused(
         assert pose.reason
     line = np.column_stack([np.arange(60.0) * 10, np.arange(60.0) * 5])
     for points in (np.zeros((0, 2)), np.ones((50, 2)), np.full((50, 2), np.nan), line):
-        assert not relative_pose(points, points + [3, 1], K, K)
+        assert not relative_pose(points, points + 3, K, K)
 
 
 def test_rows_without_a_ray_are_outliers(rng: np.random.Generator) -> None:
