@@ -35,7 +35,7 @@ _MODELS = 10  # essential matrices that five matches give at most (Nister, PAMI 
 _PARALLAX = 4.0  # times what noise does: with less displacement, squared, the cameras only turned
 _DEVIATION = (5.0, 30.0)  # degrees of rotation and translation, from which on they are not determined
 _IN_FRONT = 0.75  # share of the inliers with parallax
-_LEANING = 25.0  # degrees of rotation without the inliers that the fit leans on most
+_LEANING = 3.0  # degrees of rotation without the inliers that the fit leans on most
 _APART = 3.0  # degrees between poses that are two
 _SUBSET = 100  # inliers that other poses are sought with
 _PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0  # as in determinacy
@@ -241,19 +241,19 @@ def _weighed(
     prior = _PRIOR_WEIGHT * (_PRIOR_NOISE * threshold) ** 2
     variance = ((trust * errors**2).sum() + prior) / (max(0.0, places - 5) + _PRIOR_WEIGHT)
     normal = (rows * trust[:, None]).T @ rows
+    rest = _inverse(normal - leaned_on(rows[:, None], trust, normal))
+    leaning = np.inf if rest is None else _degrees(variance * np.diag(rest)[:3])
     # noise moves points along their lines as parallax does, which says nothing of the translation
     normal[3:, 3:] -= (
         (1 + 3 * np.sqrt(2 / places)) * variance * np.einsum("m,mik,mjk->ij", trust, noise, noise)
     )
     inverse = _inverse(normal)
-    turn, shift, leaning = np.inf, np.inf, np.inf
+    turn, shift = np.inf, np.inf
     if inverse is not None:
         left_out = trust * errors / np.maximum(1 - trust * ((rows @ inverse) * rows).sum(axis=1), 0.05)
         pull = ((inverse @ (rows * left_out[:, None]).T) ** 2).sum(axis=1)  # it knows of leverage
         classic = variance * np.diag(inverse)
         turn, shift = (max(_degrees(v[part]) for v in (classic, pull)) for part in (slice(3), slice(3, 5)))
-        rest = _inverse(normal - leaned_on(rows[:, None], trust, normal))
-        leaning = np.inf if rest is None else _degrees(variance * np.diag(rest)[:3])
     moved = displacements(view0, view1, turned)
     usual = 2 * variance * (1 + (view1.focal / view0.focal) ** 2)
     squared = (trust[agree] * np.minimum(moved[agree], 1e6 * threshold) ** 2).sum() / places
