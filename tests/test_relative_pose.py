@@ -197,7 +197,7 @@ def test_a_plane_has_no_fundamental_matrix(rng: np.random.Generator) -> None:
 def test_match_takes_a_model(photo0: Image, photo1: Image) -> None:
     """The bundled pair is a plane: two poses, and no fundamental matrix."""
     small = reduce_image(photo0, 320), reduce_image(photo1, 320)
-    options = {"detector": "sift", "max_keypoints": 300}
+    options = {"detector": "sift", "max_keypoints": 120}
     width, height = small[0].size
     camera = Camera("SIMPLE_PINHOLE", (width, height), (width, width / 2, height / 2))
     result = geomatch.match(*small, model=Essential(camera, camera), **options)  # type: ignore[arg-type]
