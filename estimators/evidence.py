@@ -1,5 +1,6 @@
 """How much the matches that agree with a homography say: independent places, and what chance would give."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import lgamma, log, log10
 
@@ -45,7 +46,7 @@ def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float)
     inliers = errors <= threshold
     scale = max(FINEST * threshold, float(np.quantile(errors[inliers], 0.9))) if inliers.any() else threshold
     weights = independence(p0[inliers], p1[inliers], scale)
-    together = _coherence(residuals[~inliers], p0[~inliers], np.ptp(p0, axis=0).max(), threshold)
+    together = coherence(residuals[~inliers], p0[~inliers], np.ptp(p0, axis=0).max(), threshold)
     shares = _shares_within(residuals, p0, p1, threshold)
     outliers = (~inliers).sum() / together
     best = np.inf
@@ -89,7 +90,7 @@ def _crowd(points: Points, distance: float) -> NDArray[np.int64]:
     return total
 
 
-def _coherence(residuals: Points, p0: Points, extent: float, threshold: float) -> float:
+def coherence(residuals: Points, p0: Points, extent: float, threshold: float) -> float:
     """Mean number of neighbouring matches that have one residual; 1 when each is wrong in its own way."""
     if len(p0) < 8:
         return 1.0
@@ -125,6 +126,22 @@ def _shares_within(residuals: Points, p0: Points, p1: Points, threshold: float) 
     counts = np.bincount(np.maximum(bins[~same], 0), minlength=_FINER + _WIDER)[: _FINER + _WIDER]
     shares: Points = np.cumsum(counts) / same.size
     return shares
+
+
+def epipolar_chance(
+    errors: Callable[[NDArray[np.intp], NDArray[np.intp]], Points], p0: Points, p1: Points, threshold: float
+) -> float:
+    """The probability that a match sent elsewhere, to the keypoint of another match, would agree.
+
+    ``errors`` gives the distances of points ``i`` of image 0 with points ``j`` of image 1 in pixels.
+    """
+    some, others = (np.arange(0, len(p0), max(1, len(p0) // most)) for most in (_SAMPLED // 2, _SAMPLED))
+    i, j = (axis.ravel() for axis in np.meshgrid(some, others, indexing="ij"))
+    zoom = _zoom(p0, p1)
+    apart = np.linalg.norm(p0[i] - p0[j], axis=1) * zoom > 2 * threshold
+    apart |= np.linalg.norm(p1[i] - p1[j], axis=1) > 2 * threshold
+    i, j = i[apart], j[apart]
+    return float((errors(i, j) <= threshold).mean()) if len(i) else 1.0
 
 
 def _squared_distances(a: Points, b: Points) -> Points:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.estimators.evidence import Points
-from geomatch.types import EstimationFailure, HomographyEstimate, TwoViewGeometry
+from geomatch.types import EstimationFailure, HomographyEstimate, RelativePose, TwoViewGeometry
 
-_Model = TypeVar("_Model", HomographyEstimate, TwoViewGeometry)
+_Model = TypeVar("_Model", HomographyEstimate, TwoViewGeometry, RelativePose)
 _MAX_AT_REST = 0.8  # share of the inliers that may lie in a strip at rest
 _STILL = 2 / 3  # of the threshold: what has not moved; 2 px at 3 px
 _LEAST = 6  # matches at rest, as Gate.min_inliers

@@ -6,6 +6,7 @@ Coordinates are (x, y) in pixels of the original image, x right, y down; the cen
 
 import os
 from dataclasses import MISSING, dataclass, fields
+from math import inf
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from geomatch.errors import DamagedError, ShapeError, reading
 from geomatch.files import pack_arrays, read_archive, replacing, unpack_arrays
 
-_UNCERTAIN = 5.0  # pixels of a corner from which on it is remarked
+_UNCERTAIN = 5.0  # pixels of a corner, or degrees of a pose, from which on it is remarked
 _AMBIGUOUS = 0.5  # of the inliers: a second solution with so many is remarked
 Metric = Literal["cosine", "l2"]
 """How descriptors are compared: by the cosine of the angle between rows, or by their Euclidean distance."""
@@ -164,17 +165,15 @@ class Matches(_Record):
         return Matches(self.indices[index], self.similarity[index])
 
 
-class _Model(_Record):
-    """A matrix and its inliers, checked; true in a condition."""
+class _Found(_Record):
+    """What some of the matches agree with; true in a condition."""
 
     __slots__ = ()
-    matrix: NDArray[np.float64]
     inliers: NDArray[np.bool_]
     watermark: NDArray[np.bool_] | None
 
     def __post_init__(self) -> None:
         set_, name = object.__setattr__, type(self).__name__
-        set_(self, "matrix", checked(f"{name}.matrix", self.matrix, (3, 3), np.float64))
         set_(self, "inliers", checked(f"{name}.inliers", self.inliers, ("N",), np.bool_))
         if self.watermark is not None:
             shape = (len(self.inliers),)
@@ -187,6 +186,25 @@ class _Model(_Record):
     def num_inliers(self) -> int:
         """How many of the matches agree."""
         return int(self.inliers.sum())
+
+
+class _Model(_Found):
+    """A matrix and its inliers, checked."""
+
+    __slots__ = ()
+    matrix: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        _Found.__post_init__(self)
+        name = f"{type(self).__name__}.matrix"
+        object.__setattr__(self, "matrix", checked(name, self.matrix, (3, 3), np.float64))
+
+
+def _set_aside(watermark: NDArray[np.bool_] | None) -> tuple[str, ...]:
+    """The remark on matches that were set aside, if there are any."""
+    if watermark is None:
+        return ()
+    return (f"{int(watermark.sum())} matches that do not move were set aside as a caption or watermark",)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -230,10 +248,7 @@ class HomographyEstimate(_Model):
                 f"ambiguous: beside {self.num_inliers} inliers, {self.second_support} matches agree on the "
                 "same homography shifted, as where a pattern repeats"
             )
-        if self.watermark is not None:
-            still = int(self.watermark.sum())
-            remarks.append(f"{still} matches that do not move were set aside as a caption or watermark")
-        return tuple(remarks)
+        return (*remarks, *_set_aside(self.watermark))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -250,10 +265,70 @@ class TwoViewGeometry(_Model):
     watermark: NDArray[np.bool_] | None = None
     """(M,) bool, matches set aside as in `HomographyEstimate`."""
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """As those of `HomographyEstimate`."""
+        return _set_aside(self.watermark)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RelativePose(_Found):
+    """How camera 1 stands to camera 0: a point X of camera 0 is at R X + t in camera 1; true in a condition.
+
+    x points right, y down and z forward in both.
+    """
+
+    rotation: NDArray[np.float64]
+    """(3, 3) float64, R."""
+    inliers: NDArray[np.bool_]
+    """(M,) bool, one per match given."""
+    rotation_deviation: float
+    """Standard deviation of the rotation's angle in degrees, as the inliers determine it."""
+    translation: NDArray[np.float64] | None = None
+    """(3,) float64, t, of length one, since images do not tell how long it is; None where the inliers do not
+    determine it, as without parallax."""
+    translation_deviation: float = inf
+    """Standard deviation of its direction in degrees; infinite without one."""
+    second: NDArray[np.float64] | None = None
+    """(3, 4) float64, [R | t] of another pose that noise cannot tell from this one, as on a plane."""
+    second_support: int = 0
+    """How many matches agree with ``second``."""
+    watermark: NDArray[np.bool_] | None = None
+    """(M,) bool, matches set aside as in `HomographyEstimate`."""
+
+    def __post_init__(self) -> None:
+        _Found.__post_init__(self)
+        shapes: dict[str, tuple[int, ...]] = {"rotation": (3, 3), "translation": (3,), "second": (3, 4)}
+        for name, shape in shapes.items():
+            if (value := getattr(self, name)) is not None:
+                value = checked(f"RelativePose.{name}", value, shape, np.float64)
+                object.__setattr__(self, name, value)
+        for name, kind in (
+            ("rotation_deviation", float),
+            ("translation_deviation", float),
+            ("second_support", int),
+        ):
+            object.__setattr__(self, name, kind(getattr(self, name)))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know before using it, in sentences; empty when there is nothing."""
+        remarks = []
+        if self.translation is None:
+            remarks.append("too little parallax: the camera turned, and where it went is not determined")
+        elif (worst := max(self.rotation_deviation, self.translation_deviation)) > _UNCERTAIN:
+            remarks.append(f"the pose is uncertain by {worst:.0f} degrees")
+        if self.second is not None:
+            remarks.append(
+                f"ambiguous: beside {self.num_inliers} inliers, {self.second_support} matches agree with a "
+                "second pose, as on a plane; both are given"
+            )
+        return (*remarks, *_set_aside(self.watermark))
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EstimationFailure(_Record):
-    """No homography; false in a condition, so that ``if estimate:`` reads right."""
+    """No homography, geometry or pose; false in a condition, so that ``if estimate:`` reads right."""
 
     reason: str
     """Why, in words for the user."""
@@ -271,6 +346,10 @@ class EstimationFailure(_Record):
     def num_inliers(self) -> int:
         """Always 0."""
         return 0
+
+
+Geometry = HomographyEstimate | TwoViewGeometry | RelativePose | EstimationFailure
+"""What relates two images, or why nothing was found."""
 
 
 @dataclass(frozen=True, slots=True)

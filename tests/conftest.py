@@ -205,8 +205,8 @@ def make_scene(tmp_path: Path) -> Callable[..., Scene]:
     def make(frames: int = 6, points: int = 300, rename: Callable[[str], str] = str) -> Scene:
         import cv2
 
+        from geomatch.cameras import pycolmap
         from geomatch.collection import Correspondences, MatchedPair
-        from geomatch.colmap.library import pycolmap
 
         library = pycolmap()
         folder = tmp_path / "scene"

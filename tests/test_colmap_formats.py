@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geomatch.cameras import pycolmap
 from geomatch.cli import main
 from geomatch.collection import Correspondences, MatchedPair
 from geomatch.colmap import export_database, read_correspondences, write_correspondences
-from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import map_database, summarise_model
 from geomatch.engine import RunContext
 from geomatch.errors import FeaturesError

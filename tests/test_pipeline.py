@@ -197,7 +197,7 @@ def test_result_on_disk(result: MatchResult, photo0: Image, tmp_path: Path) -> N
     overlay = cv2.cvtColor(cv2.imread(str(out / "overlay.png")), cv2.COLOR_BGR2RGB)
     assert overlay.shape == photo0.pixels.shape
 
-    failed = replace(result, homography=EstimationFailure("because"))
+    failed = replace(result, geometry=EstimationFailure("because"))
     assert len(save_result(failed, out)) == 3
     assert not (out / "overlay.png").exists()  # of the earlier success
     assert json.loads((out / "result.json").read_text())["homography"] is None

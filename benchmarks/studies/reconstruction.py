@@ -14,8 +14,8 @@ from typing import Any
 from geomatch.benchmarks.methods import create_method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.studies.record import Row, markdown, study_parser, write_record
+from geomatch.cameras import pycolmap
 from geomatch.collection import Extraction, find_images
-from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import Mapping, map_database, summarise_model
 from geomatch.colmap.reconstruct import reconstruct
 from geomatch.errors import WeightsError, first_line

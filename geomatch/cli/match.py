@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MatchOptions:
-    """The options of ``geomatch match``, by the names and meaning of `geomatch.match`'s arguments."""
+    """The options of ``geomatch match``, by the names and meaning of `geomatch.match`'s arguments.
+
+    ``geometry`` is its ``model``: that of a descriptor has this name on the command line.
+    """
 
     detector: str | None
     descriptor: str | None
     estimator: str
+    geometry: str
+    cameras: Path | None
     max_keypoints: int
     threshold: float
     min_similarity: float | None
@@ -36,15 +41,24 @@ class MatchOptions:
 
     def parts(self) -> dict[str, Any]:
         """Arguments of `geomatch.match`; names and numbers are checked before torch is loaded."""
-        from geomatch.estimators import create_estimator
+        from geomatch.cameras import read_cameras
+        from geomatch.estimators import Essential, create_estimator
         from geomatch.images import Conversion
         from geomatch.keypoints import ORIENTED, choose_detector
 
+        other = self.geometry != "homography"
+        if self.cameras is not None and self.geometry != "essential":
+            raise click.UsageError("--cameras needs --geometry essential")
+        model: str | Essential = self.geometry
+        if self.cameras is not None:
+            model = Essential(*read_cameras(self.cameras), self.threshold)
         config = descriptor_config(self.descriptor, self.detector is None or self.detector in ORIENTED)
         names = ("min_similarity", "max_ratio", "refine_keypoints", "refine_homography", "apply_exif")
         return {
             "descriptor": config,
-            "estimator": create_estimator(self.estimator, self.threshold),
+            "estimator": self.estimator if other else create_estimator(self.estimator, self.threshold),
+            "model": model,
+            "threshold": self.threshold,
             "conversion": Conversion(self.stretch, self.bands),
             "detector": choose_detector(
                 self.detector, self.max_keypoints, "auto" if config is None else config.device
@@ -83,6 +97,11 @@ def _show_progress() -> None:
                  help="A preset (`geomatch models`), or a diffusers model: folder or hub id."),
     click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
                  help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
+    click.option("--geometry", type=click.Choice(["homography", "fundamental", "essential"]),
+                 default="homography", show_default=True,
+                 help="What to estimate; essential is the relative pose of known cameras."),
+    click.option("--cameras", type=click.Path(path_type=Path), metavar="FILE",
+                 help="cameras.txt of COLMAP, one camera or one for each image. [default: EXIF data]"),
     click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
     click.option("--threshold", type=float, default=3.0, show_default=True,
                  help="Largest error of an inlier, in pixels of image 1."),
@@ -102,7 +121,7 @@ def _show_progress() -> None:
 )  # fmt: skip
 @descriptor_options()
 def match(image0: Path, image1: Path, out: Path | None, as_json: bool, options: MatchOptions) -> int:
-    """Register IMAGE0 and IMAGE1: the homography from the first to the second.
+    """Register IMAGE0 and IMAGE1: the homography from the first to the second, or another model.
 
     Exit code 0: found, 1: not found, 2: bad input or usage.
     """
@@ -124,7 +143,7 @@ def match(image0: Path, image1: Path, out: Path | None, as_json: bool, options: 
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
         _print(result, written)
-    return FOUND if result.homography else NOT_FOUND
+    return FOUND if result.geometry else NOT_FOUND
 
 
 def _print(result: "MatchResult", written: list[Path], *remarks: str) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from geomatch.cameras import pycolmap
 from geomatch.collection.correspondences import Correspondences, PairChecker, check_keypoints
 from geomatch.colmap.cameras import CAMERAS, Cameras, check_cameras, image_sizes, import_images
 from geomatch.colmap.conventions import CONFIGURATIONS, to_colmap
 from geomatch.colmap.doctor.check import check_database
-from geomatch.colmap.library import database, pycolmap
+from geomatch.colmap.library import database
 from geomatch.colmap.target import DiskSpace, check_target, replaced
 from geomatch.colmap.verification import Verification, verify_with_colmap, verify_with_ours
 from geomatch.engine import RunContext

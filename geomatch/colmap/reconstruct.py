@@ -11,12 +11,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from geomatch.cameras import pycolmap
 from geomatch.collection.folder import find_images
 from geomatch.collection.match import CollectionResult, match_collection
 from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
 from geomatch.colmap.cameras import CAMERAS, Cameras, check_cameras, image_sizes
 from geomatch.colmap.database import ExportReport, export_database
-from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import MAPPING, Mapper, Mapping, ModelSummary, map_database, summarise_model
 from geomatch.colmap.target import check_closed
 from geomatch.colmap.view import sparse_model, write_view

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from geomatch.cameras import pycolmap
 from geomatch.colmap import conventions
 from geomatch.colmap.conventions import PAIR_BASE
-from geomatch.colmap.library import database, interruptible, pycolmap
+from geomatch.colmap.library import database, interruptible
 from geomatch.engine import FailedItem, Work
 from geomatch.engine.run import LazyBlock, grouped, in_blocks
 from geomatch.engine.task import Need

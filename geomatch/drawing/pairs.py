@@ -26,10 +26,10 @@ Lines = tuple[NDArray[np.floating], NDArray[np.floating], tuple[int, int, int]]
 def draw_matches(result: MatchResult) -> NDArray[np.uint8]:
     """Both images side by side, (H, W, 3) RGB, with lines between inliers, or all matches."""
     chosen = np.arange(len(result.matches))
-    if result.homography:
-        chosen = np.flatnonzero(result.homography.inliers)
+    if result.geometry:
+        chosen = np.flatnonzero(result.geometry.inliers)
     chosen = chosen[:MAX_LINES]
-    colour = RIGHT if result.homography else WRONG
+    colour = RIGHT if result.geometry else WRONG
     lines = result.points0[chosen], result.points1[chosen], colour
     return draw_lines(result.image0, result.image1, [lines])
 

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geomatch.drawing.pairs import draw_matches, draw_overlay
 from geomatch.files import make_folder, replacing
 from geomatch.images import write_png
 from geomatch.pipeline import MatchResult
+from geomatch.types import HomographyEstimate, RelativePose
 
 
 def save_result(result: MatchResult, folder: Path) -> list[Path]:
@@ -24,7 +26,7 @@ def save_result(result: MatchResult, folder: Path) -> list[Path]:
     written = [folder / "result.json", folder / "matches.npz", folder / "matches.png"]
     with replacing(written[0]) as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    inliers = result.homography.inliers if result.homography else np.zeros(len(result.matches), np.bool_)
+    inliers = result.geometry.inliers if result.geometry else np.zeros(len(result.matches), np.bool_)
     with replacing(written[1]) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
@@ -46,7 +48,7 @@ def save_result(result: MatchResult, folder: Path) -> list[Path]:
 
 def summary(result: MatchResult) -> str:
     """Summarise a result in a few lines."""
-    found = result.homography
+    found = result.geometry
     detector, descriptor = result.settings["detector"], result.settings["descriptor"]
     lines = [
         *(f"image {n}     {one.note}" for n, one in enumerate((result.image0, result.image1)) if one.note),
@@ -54,22 +56,37 @@ def summary(result: MatchResult) -> str:
         f"descriptor  {_name(descriptor)}",
         f"matches     {len(result.matches)}, inliers {found.num_inliers}",
     ]
-    if found:
-        rows = ["  ".join(f"{value: .6g}".rjust(13) for value in row) for row in found.matrix]
-        lines += ["homography  (image 0 to image 1)", *rows]
-        if found.corner_deviations is not None:
+    model = result.settings["model"]["type"].lower()
+    if isinstance(found, RelativePose):
+        lines += [f"rotation    (camera 0 to 1), uncertain by {found.rotation_deviation:.2g} degrees"]
+        lines += _rows(found.rotation)
+        if found.translation is not None:
+            shift = f"its direction uncertain by {found.translation_deviation:.2g} degrees"
+            lines += [f"translation (camera 0 to 1), {shift}", *_rows(found.translation[None])]
+        if found.second is not None:
+            lines += ["second      (rotation and translation)", *_rows(found.second)]
+    elif found:
+        lines += [f"{model:11} (image 0 to image 1)", *_rows(found.matrix)]
+        if isinstance(found, HomographyEstimate) and found.corner_deviations is not None:
             corners = ", ".join(f"{deviation:.2g}" for deviation in found.corner_deviations)
             lines.append(
                 f"corners     uncertain by {corners} px (standard deviation, clockwise from the first)"
             )
+    if found:
         lines += [f"remark      {remark}" for remark in found.remarks]
     else:
-        lines.append(f"homography  not found: {found.reason}")
+        lines.append(f"{model:11} not found: {found.reason}")
+    if note := result.settings["cameras"]:
+        lines.append(f"remark      {note}")
     if result.settings["remark"]:
         lines.append(f"remark      {result.settings['remark']}")
     spent = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items())
     lines.append(f"seconds     {sum(result.seconds.values()):.2f} ({spent})")
     return "\n".join(lines)
+
+
+def _rows(matrix: NDArray[np.float64]) -> list[str]:
+    return ["  ".join(f"{value: .6g}".rjust(13) for value in row) for row in matrix]
 
 
 def _name(part: Any) -> str:

@@ -1,0 +1,310 @@
+"""Relative pose of two calibrated cameras: what the matches determine of it, and how well."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.cameras import Camera
+from geomatch.errors import GeomatchError
+from geomatch.estimators.determinacy import leaned_on
+from geomatch.estimators.epipolar import (
+    CameraLike,
+    Pose,
+    View,
+    angles_between,
+    displacements,
+    distances,
+    in_front,
+    linearised,
+    refined,
+    rotation_between,
+    view_of,
+)
+from geomatch.estimators.evidence import FINEST, Points, coherence, epipolar_chance, independence, log10_nfa
+from geomatch.estimators.gate import by_chance, check_threshold, checked_points, too_few
+from geomatch.estimators.stationary import beside_watermark
+from geomatch.types import EstimationFailure, RelativePose
+
+_MIN_INLIERS = 8  # at separate places; five fit any pose
+_MAX_LOG10_NFA = -3.0  # as in Gate
+_MODELS = 10  # essential matrices that five matches give at most (Nister, PAMI 2004)
+_PARALLAX = 4.0  # times what noise does: with less displacement, squared, the cameras only turned
+_DEVIATION = (5.0, 30.0)  # degrees of rotation and translation, from which on they are not determined
+_IN_FRONT = 0.75  # share of the inliers with parallax
+_LEANING = 3.0  # degrees of rotation without the inliers that the fit leans on most
+_APART = 3.0  # degrees between poses that are two
+_SUBSET = 100  # inliers that other poses are sought with
+_PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0  # as in determinacy
+_DIRECTIONS = [np.array(d) / np.linalg.norm(d) for d in product((-1.0, 0.0, 1.0), repeat=3) if d > (0, 0, 0)]
+_OPTIONS = {"max_iterations": 100_000, "success_prob": 0.9999}
+
+
+def relative_pose(
+    points0: NDArray[np.floating],
+    points1: NDArray[np.floating],
+    camera0: CameraLike,
+    camera1: CameraLike,
+    threshold: float = 2.0,
+    seed: int = 0,
+) -> RelativePose | EstimationFailure:
+    """Estimate how camera 1 stands to camera 0: PoseLib's LO-RANSAC, a fit, and a gate.
+
+    Points are undistorted, distances are in pixels of the images as they are. What the matches leave open is
+    said: a translation that they do not determine is None, as of a camera that only turned; a second pose
+    that they allow as well, as a plane does, is given beside the first (``docs/gate.md``).
+
+    Args:
+        points0: (M, 2) pixels of image 0, centre of the first pixel (0, 0).
+        points1: (M, 2) pixels of image 1, row by row the partners.
+        camera0: a `Camera`, or the matrix K (3, 3) of one without distortion, in the points' coordinates.
+        camera1: that of image 1.
+        threshold: largest distance of an inlier from the epipolar geometry in pixels (Sampson's).
+        seed: of the solver's samples.
+
+    Matches that are not finite, or that a model of distortion gives no ray for, count as outliers.
+
+    Raises:
+        ShapeError: unless both are (M, 2) with the same M, and matrices (3, 3).
+        ValueError: for matrices that are no camera's, and thresholds that make no sense.
+    """
+    p0, p1 = checked_points(points0, points1)
+    check_threshold(threshold)
+    views = view_of(p0, camera0, "camera0"), view_of(p1, camera1, "camera1")
+    seen = np.all([np.isfinite(v.rays).all(1) & np.isfinite(v.steps).all((1, 2)) for v in views], axis=0)
+    view0, view1 = (view[seen] for view in views)
+    found = beside_watermark(
+        lambda some: _estimate(view0[some], view1[some], threshold, seed),
+        p0[seen], p1[seen], threshold, camera0.size if isinstance(camera0, Camera) else None,
+    )  # fmt: skip
+    if not found:
+        return found
+
+    def among_all(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        whole = np.zeros(len(p0), np.bool_)
+        whole[seen] = mask
+        return whole
+
+    aside = None if found.watermark is None else among_all(found.watermark)
+    return replace(found, inliers=among_all(found.inliers), watermark=aside)
+
+
+def _estimate(view0: View, view1: View, threshold: float, seed: int) -> RelativePose | EstimationFailure:
+    total = len(view0.pixels)
+    weights = independence(view0.pixels, view1.pixels, FINEST * threshold)
+    if round(weights.sum()) < _MIN_INLIERS:
+        return EstimationFailure(
+            f"{total} matches at {weights.sum():.0f} separate places, {_MIN_INLIERS} are needed"
+        )
+    solved = _solve(view0, view1, threshold, seed)
+    if solved is None:
+        return EstimationFailure(f"the solver found no relative pose among {total} matches")
+    pose = refined(view0, view1, solved, threshold, np.ones(total))
+    agree = np.abs(distances(view0, view1, pose)) <= threshold
+    if round(weights[agree].sum()) < _MIN_INLIERS:
+        return EstimationFailure(too_few(int(agree.sum()), total, "relative pose", _MIN_INLIERS))
+    chance = epipolar_chance(
+        lambda i, j: np.abs(distances(view0[i], view1[j], pose)), view0.pixels, view1.pixels, threshold
+    )
+    # words that two pages repeat agree with their neighbours: as many count as one
+    moved, extent = view1.pixels - view0.pixels, float(np.ptp(view0.pixels, axis=0).max())
+    weights = weights / coherence(moved[~agree], view0.pixels[~agree], extent, threshold)
+    nfa = _nfa(agree, np.ones(total, np.bool_), weights, chance, 5, _MODELS)
+    if reason := by_chance(int(agree.sum()), total, "relative pose", nfa, _MAX_LOG10_NFA):
+        return EstimationFailure(reason)
+    turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
+    poses = [pose, *_others(view0[agree], view1[agree], turned, threshold)]
+    trust, other = weights, None
+    for _ in range(2):  # what is trusted depends on the pose
+        pose, other = _best(view0, view1, poses, threshold, trust)
+        agree = (np.abs(distances(view0, view1, pose)) <= threshold) & (trust > 0)
+        turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
+        trust = weights * _trust(view0, view1, pose, turned, weights, chance, threshold)
+        pose = refined(view0, view1, pose, threshold, trust)
+    agree = np.abs(distances(view0, view1, pose)) <= threshold
+    agree &= trust >= 0.5 * weights
+    return _weighed(view0, view1, pose, other, turned, trust * agree, agree, threshold)
+
+
+def _solve(view0: View, view1: View, threshold: float, seed: int) -> Pose | None:
+    import poselib
+
+    options = {**_OPTIONS, "max_epipolar_error": threshold, "seed": seed}
+    if unknown := options.keys() - dict(poselib.RansacOptions()).keys():  # it ignores them without a word
+        raise GeomatchError(f"this PoseLib has no option {min(unknown)!r}; install poselib 2.0.5")
+    focals = view0.focal, view1.focal
+    points = [view.rays[:, :2] * focal for view, focal in zip((view0, view1), focals, strict=True)]
+    cameras = [{"model": "SIMPLE_PINHOLE", "width": 1, "height": 1, "params": [f, 0.0, 0.0]} for f in focals]
+    pose, info = poselib.estimate_relative_pose(*points, *cameras, options, {})
+    length = np.linalg.norm(pose.t)
+    return (np.asarray(pose.R), np.asarray(pose.t) / length) if info["num_inliers"] and length > 0 else None
+
+
+def _nfa(
+    agree: NDArray[np.bool_],
+    among: NDArray[np.bool_],
+    weights: Points,
+    chance: float,
+    sample: int,
+    models: int,
+) -> float:
+    """Bound on the number of false alarms (log10); an inlier counts by its weight."""
+    count = weights[agree].sum()
+    return log10_nfa(count + weights[among & ~agree].sum(), count, chance, sample, models)
+
+
+def _others(view0: View, view1: View, turned: Points, threshold: float) -> Iterator[Pose]:
+    """Poses that inliers may allow as well: with any translation, or the four that a plane does."""
+    some = np.arange(0, len(view0.pixels), max(1, len(view0.pixels) // _SUBSET))
+    view0, view1 = view0[some], view1[some]
+    starts = [(turned, direction) for direction in _DIRECTIONS]
+    focal = view1.focal
+    plane, _ = cv2.findHomography(
+        view0.rays[:, :2] * focal, view1.rays[:, :2] * focal, cv2.RANSAC, 2 * threshold, None, 500
+    )
+    if plane is not None:
+        _, turns, shifts, _ = cv2.decomposeHomographyMat(plane, np.diag([focal, focal, 1.0]))
+        lengths = [np.linalg.norm(shift) for shift in shifts]
+        starts += [
+            (np.asarray(r, np.float64), np.asarray(t[:, 0] / n, np.float64))
+            for r, t, n in zip(turns, shifts, lengths, strict=True)
+            if n > 1e-9
+        ]
+    for start in starts:
+        found = refined(view0, view1, start, threshold, np.ones(len(some)))
+        side = displacements(view0, view1, found[0]) > threshold
+        front = (
+            in_front(view0[side], view1[side], found),
+            in_front(view0[side], view1[side], (found[0], -found[1])),
+        )
+        yield found if front[0].sum() >= front[1].sum() else (found[0], -found[1])
+
+
+def _best(
+    view0: View, view1: View, poses: list[Pose], threshold: float, trust: Points
+) -> tuple[Pose, Pose | None]:
+    """The pose with the least distances, and the next one if noise cannot tell it from that."""
+    costs = []
+    for pose in poses:
+        errors = distances(view0, view1, pose)
+        behind = (displacements(view0, view1, pose[0]) > 2 * threshold) & ~in_front(view0, view1, pose)
+        costs.append(
+            float((trust * np.minimum(np.where(behind, threshold, errors) ** 2, threshold**2)).sum())
+        )
+    first = int(np.argmin(costs))
+    best = refined(view0, view1, poses[first], threshold, trust)
+    inliers = np.abs(distances(view0, view1, best)) <= threshold
+    places = trust[inliers].sum()
+    noise = (trust * inliers * distances(view0, view1, best) ** 2).sum() / max(places, 1.0)
+    margin = 3 * np.sqrt(4 * places) * max(noise, (_PRIOR_NOISE * threshold) ** 2)  # of sums of n squares
+    near = [
+        (cost, index)
+        for index, cost in enumerate(costs)
+        if max(angles_between(poses[index], best)) > _APART and cost - costs[first] < margin
+    ]
+    return best, poses[min(near)[1]] if near else None
+
+
+def _trust(
+    view0: View, view1: View, pose: Pose, turned: Points, weights: Points, chance: float, threshold: float
+) -> Points:
+    """(M,) share of the matches displaced like each, on its side of the cameras, that chance leaves.
+
+    Wrong matches on an epipolar line are displaced by a large part of the image: where the scene's points
+    are not, they would decide the translation.
+    """
+    agree = np.abs(distances(view0, view1, pose)) <= threshold
+    moved = displacements(view0, view1, turned)
+    still = moved <= 2 * threshold
+    octave = np.ceil(np.log2(np.clip(moved / (2 * threshold), 1.0, 2.0**20))).astype(int)
+    kind = 2 * octave + (~still & ~in_front(view0, view1, pose))
+    inliers, every = np.bincount(kind, agree, 64), np.bincount(kind, minlength=64)
+    wrong = chance * (every - inliers)
+    trust = np.clip(1 - (wrong + 3 * np.sqrt(wrong)) / np.maximum(inliers, 1), 0, 1)[kind]
+    # beside a rotation, a direction has two parameters
+    chance_alone = _nfa(agree & ~still, ~still, weights, chance, 2, 1) > _MAX_LOG10_NFA
+    return np.asarray(trust * still if chance_alone else trust)
+
+
+def _weighed(
+    view0: View, view1: View, pose: Pose, other: Pose | None, turned: Points, trust: Points,
+    agree: NDArray[np.bool_], threshold: float,
+) -> RelativePose | EstimationFailure:  # fmt: skip
+    """What the inliers determine of the pose."""
+    count, total, places = int(agree.sum()), len(agree), trust.sum()
+    if round(places) < _MIN_INLIERS:
+        return EstimationFailure(too_few(count, total, "relative pose", _MIN_INLIERS))
+    errors, rows, noise, _ = linearised(view0, view1, pose)
+    prior = _PRIOR_WEIGHT * (_PRIOR_NOISE * threshold) ** 2
+    variance = ((trust * errors**2).sum() + prior) / (max(0.0, places - 5) + _PRIOR_WEIGHT)
+    normal = (rows * trust[:, None]).T @ rows
+    rest = _inverse(normal - leaned_on(rows[:, None], trust, normal))
+    leaning = np.inf if rest is None else _degrees(variance * np.diag(rest)[:3])
+    # noise moves points along their lines as parallax does, which says nothing of the translation
+    normal[3:, 3:] -= (
+        (1 + 3 * np.sqrt(2 / places)) * variance * np.einsum("m,mik,mjk->ij", trust, noise, noise)
+    )
+    inverse = _inverse(normal)
+    turn, shift = np.inf, np.inf
+    if inverse is not None:
+        left_out = trust * errors / np.maximum(1 - trust * ((rows @ inverse) * rows).sum(axis=1), 0.05)
+        pull = ((inverse @ (rows * left_out[:, None]).T) ** 2).sum(axis=1)  # it knows of leverage
+        classic = variance * np.diag(inverse)
+        turn, shift = (max(_degrees(v[part]) for v in (classic, pull)) for part in (slice(3), slice(3, 5)))
+    moved = displacements(view0, view1, turned)
+    usual = 2 * variance * (1 + (view1.focal / view0.focal) ** 2)
+    squared = (trust[agree] * np.minimum(moved[agree], 1e6 * threshold) ** 2).sum() / places
+    if squared < _PARALLAX * usual or shift > _DEVIATION[1]:
+        still = agree & (moved <= 2 * threshold)
+        if round(trust[still].sum()) >= _MIN_INLIERS:
+            return _turned(view0, view1, turned, trust, still, moved, variance)
+    if turn > _DEVIATION[0] or shift > _DEVIATION[1] or leaning > _LEANING:
+        return EstimationFailure(
+            f"{count} of {total} matches agree, but they do not determine the relative pose: its rotation "
+            f"would be uncertain by {min(turn, 180):.1f} degrees, its translation by {min(shift, 180):.1f}; "
+            f"if a few of them were wrong, its rotation by {min(leaning, 180):.1f}"
+        )
+    side = agree & (displacements(view0, view1, pose[0]) > 2 * threshold)
+    front = in_front(view0[side], view1[side], pose)
+    if len(front) and front.mean() < _IN_FRONT:
+        return EstimationFailure(
+            f"{count} of {total} matches agree, but {1 - front.mean():.0%} of the points would lie behind a "
+            "camera: is one image mirrored?"
+        )
+    second, support = None, 0
+    if other is not None and max(angles_between(other, pose)) > _APART:
+        second = np.column_stack(other)
+        support = int((np.abs(distances(view0, view1, other)) <= threshold).sum())
+    return RelativePose(pose[0], agree, turn, pose[1], shift, second, support)
+
+
+def _turned(
+    view0: View, view1: View, rotation: Points, trust: Points, still: NDArray[np.bool_], moved: Points,
+    variance: float,
+) -> RelativePose | EstimationFailure:  # fmt: skip
+    """A rotation without a translation, which parallax that is not known may have turned, too."""
+    unit = view0.rays[still] / np.linalg.norm(view0.rays[still], axis=1)[:, None]
+    normal = view1.focal**2 * np.einsum(
+        "m,mij->ij", trust[still], np.eye(3) - unit[:, :, None] * unit[:, None]
+    )
+    squared = (trust * moved**2)[still].sum() / trust[still].sum()
+    usual = 2 * variance * (1 + (view1.focal / view0.focal) ** 2)
+    total = usual / 2 * np.trace(np.linalg.inv(normal)) + max(0.0, squared - usual) / view1.focal**2
+    turn = _degrees(np.array(total))
+    if turn > _DEVIATION[0]:
+        return EstimationFailure(
+            f"{int(still.sum())} of {len(still)} matches agree, but their rotation is uncertain"
+        )
+    return RelativePose(rotation, still, turn)
+
+
+def _degrees(variances: Points) -> float:
+    return float(np.degrees(np.sqrt(variances.sum())))
+
+
+def _inverse(normal: Points) -> Points | None:
+    values, vectors = np.linalg.eigh(normal)
+    return None if values[0] <= 1e-12 * values[-1] else np.asarray((vectors / values) @ vectors.T)
