@@ -1,12 +1,13 @@
 """Relative pose of two calibrated cameras: what the matches determine of it, and how well."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from geomatch.cameras import Camera
 from geomatch.errors import GeomatchError
@@ -99,10 +100,12 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
         return EstimationFailure(
             f"{total} matches at {weights.sum():.0f} separate places, {_MIN_INLIERS} are needed"
         )
-    solved = _solve(view0, view1, threshold, seed)
-    if solved is None:
+    options = {**_OPTIONS, "max_epipolar_error": threshold, "seed": seed}
+    rotation, shift, count = solve_pose((view0.rays, view1.rays), (view0.focal, view1.focal), options)
+    length = np.linalg.norm(shift)
+    if not count or length == 0:
         return EstimationFailure(f"the solver found no relative pose among {total} matches")
-    pose = refined(view0, view1, solved, threshold, np.ones(total))
+    pose = refined(view0, view1, (rotation, shift / length), threshold, np.ones(total))
     agree = np.abs(distances(view0, view1, pose)) <= threshold
     if round(weights[agree].sum()) < _MIN_INLIERS:
         return EstimationFailure(too_few(int(agree.sum()), total, "relative pose", _MIN_INLIERS))
@@ -129,18 +132,22 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
     return _weighed(view0, view1, pose, other, turned, trust * agree, agree, threshold)
 
 
-def _solve(view0: View, view1: View, threshold: float, seed: int) -> Pose | None:
+def solve_pose(
+    rays: Sequence[Points], focals: Sequence[ArrayLike], options: dict[str, Any]
+) -> tuple[Points, Points, int]:
+    """PoseLib's rotation, translation and number of inliers, from x and y of both cameras' rays (M, 2 or 3).
+
+    The focal lengths, a number or (2,) of each camera, give the pixels that its options count in.
+    """
     import poselib
 
-    options = {**_OPTIONS, "max_epipolar_error": threshold, "seed": seed}
     if unknown := options.keys() - dict(poselib.RansacOptions()).keys():  # it ignores them without a word
-        raise GeomatchError(f"this PoseLib has no option {min(unknown)!r}; install poselib 2.0.5")
-    focals = view0.focal, view1.focal
-    points = [view.rays[:, :2] * focal for view, focal in zip((view0, view1), focals, strict=True)]
-    cameras = [{"model": "SIMPLE_PINHOLE", "width": 1, "height": 1, "params": [f, 0.0, 0.0]} for f in focals]
+        raise GeomatchError(f"this PoseLib has no option {min(unknown)}; install poselib 2.0.5")
+    points = [own[:, :2] * focal for own, focal in zip(rays, focals, strict=True)]
+    lens = {"model": "PINHOLE", "width": 1, "height": 1}
+    cameras = [{**lens, "params": [*np.broadcast_to(focal, 2), 0.0, 0.0]} for focal in focals]
     pose, info = poselib.estimate_relative_pose(*points, *cameras, options, {})
-    length = np.linalg.norm(pose.t)
-    return (np.asarray(pose.R), np.asarray(pose.t) / length) if info["num_inliers"] and length > 0 else None
+    return np.asarray(pose.R), np.asarray(pose.t), info["num_inliers"]
 
 
 def _nfa(

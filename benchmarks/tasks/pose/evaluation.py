@@ -11,7 +11,8 @@ from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_poin
 from geomatch.benchmarks.tasks.pairs.views import FramedPair, scaled_size
 from geomatch.benchmarks.tasks.pose.protocols import PoseProtocol
 from geomatch.benchmarks.tasks.pose.scenes import Camera, Points, RelativePose
-from geomatch.errors import GeomatchError, ImageError
+from geomatch.errors import ImageError
+from geomatch.estimators.pose import solve_pose
 from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import warp_points
 from geomatch.types import Features
@@ -81,20 +82,13 @@ def solve(
     if len(rays0) < 5:
         return None
     if protocol.estimator == "poselib":
-        import poselib
-
         limits = {
             "max_epipolar_error": protocol.threshold, "success_prob": protocol.confidence,
             "max_iterations": protocol.max_iterations, "min_iterations": protocol.min_iterations,
         }  # fmt: skip
         options = {name: value for name, value in limits.items() if value is not None}
-        unknown = options.keys() - poselib.RansacOptions().keys()  # which it would ignore
-        if unknown:
-            raise GeomatchError(f"this version of PoseLib has no option {', '.join(unknown)}")
-        plain = {"model": "PINHOLE", "width": 0, "height": 0}
-        cameras = [{**plain, "params": [*focal, 0, 0]} for focal in (focal0, focal1)]
-        pose, found = poselib.estimate_relative_pose(rays0 * focal0, rays1 * focal1, *cameras, options)
-        return (pose.R, pose.t, found["num_inliers"]) if found["num_inliers"] >= 5 else None
+        found = solve_pose((rays0, rays1), (focal0, focal1), options)
+        return found if found[2] >= 5 else None
     mean = (focal0[0] + focal1[1]) / 2 if protocol.focal == "superglue" else float(np.mean([focal0, focal1]))
     matrices, mask = cv2.findEssentialMat(
         rays0, rays1, np.eye(3), OPENCV_METHODS[protocol.estimator],
