@@ -63,23 +63,19 @@ class Gate:
         Matches at rest in a strip, as those of a watermark, are set aside first; alone they are no answer.
         """
         p0, p1 = checked_points(points0, points1)
-        finite: NDArray[np.bool_] = np.asarray(np.isfinite(np.hstack([p0, p1])).all(axis=1))
-        used0, used1 = p0[finite], p1[finite]
+        finite = np.asarray(np.isfinite(np.hstack([p0, p1])).all(axis=1))
         found = beside_watermark(
-            lambda some: self._check(solver, used0[some], used1[some], threshold, image_size),
-            used0, used1, threshold, image_size,
+            lambda used: self._check(solver, p0[used], p1[used], threshold, image_size),
+            p0, p1, finite, threshold, image_size,
         )  # fmt: skip
-        if not found:
-            dropped = len(p0) - len(used0)
-            remark = f" ({dropped} of {len(p0)} had coordinates that are not finite)" if dropped else ""
+        if not found and (dropped := int((~finite).sum())):
+            remark = f" ({dropped} of {len(p0)} had coordinates that are not finite)"
             return replace(found, reason=found.reason + remark)
-        agree, inliers, aside = found.inliers, np.zeros(len(p0), np.bool_), None
-        if found.watermark is not None:  # a strip that lies on the scene's plane may agree, too
-            agree = np.asarray(np.linalg.norm(warp_points(found.matrix, used0) - used1, axis=1) <= threshold)
-            aside = np.zeros(len(p0), np.bool_)
-            aside[finite] = found.watermark
-        inliers[finite] = agree
-        return replace(found, inliers=inliers, watermark=aside)
+        if found and found.watermark is not None:  # a strip that lies on the scene's plane may agree, too
+            with np.errstate(invalid="ignore"):
+                errors = np.linalg.norm(warp_points(found.matrix, p0) - p1, axis=1)
+            return replace(found, inliers=finite & (errors <= threshold))
+        return found
 
     def _check(
         self, solver: Solver, p0: Points, p1: Points, threshold: float, image_size: tuple[int, int] | None

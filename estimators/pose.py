@@ -1,7 +1,6 @@
 """Relative pose of two calibrated cameras: what the matches determine of it, and how well."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -76,21 +75,10 @@ def relative_pose(
     check_threshold(threshold)
     views = view_of(p0, camera0, "camera0"), view_of(p1, camera1, "camera1")
     seen = np.all([np.isfinite(v.rays).all(1) & np.isfinite(v.steps).all((1, 2)) for v in views], axis=0)
-    view0, view1 = (view[seen] for view in views)
-    found = beside_watermark(
-        lambda some: _estimate(view0[some], view1[some], threshold, seed),
-        p0[seen], p1[seen], threshold, camera0.size if isinstance(camera0, Camera) else None,
+    return beside_watermark(
+        lambda used: _estimate(views[0][used], views[1][used], threshold, seed),
+        p0, p1, seen, threshold, camera0.size if isinstance(camera0, Camera) else None,
     )  # fmt: skip
-    if not found:
-        return found
-
-    def among_all(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        whole = np.zeros(len(p0), np.bool_)
-        whole[seen] = mask
-        return whole
-
-    aside = None if found.watermark is None else among_all(found.watermark)
-    return replace(found, inliers=among_all(found.inliers), watermark=aside)
 
 
 def _estimate(view0: View, view1: View, threshold: float, seed: int) -> RelativePose | EstimationFailure:

@@ -57,11 +57,10 @@ def estimate_two_view(
     p0, p1 = checked_points(points0, points1)
     if not (np.isfinite(p0).all() and np.isfinite(p1).all()):
         raise ValueError("matched points must be finite, got NaN or infinity in them")
-
-    def estimate(used: NDArray[np.bool_]) -> TwoViewGeometry | EstimationFailure:
-        return _estimate(p0[used], p1[used], size0, size1, calibration0, calibration1, threshold)
-
-    return beside_watermark(estimate, p0, p1, threshold, size0)
+    return beside_watermark(
+        lambda used: _estimate(p0[used], p1[used], size0, size1, calibration0, calibration1, threshold),
+        p0, p1, np.ones(len(p0), np.bool_), threshold, size0,
+    )  # fmt: skip
 
 
 def _estimate(
