@@ -3,9 +3,8 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,9 +17,8 @@ from geomatch.cameras import pycolmap
 from geomatch.colmap import conventions
 from geomatch.colmap.conventions import PAIR_BASE
 from geomatch.colmap.library import database, interruptible
-from geomatch.engine import FailedItem, Work
+from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import LazyBlock, grouped, in_blocks
-from geomatch.engine.task import Need
 from geomatch.errors import GeomatchError
 from geomatch.estimators import estimate_two_view
 from geomatch.provenance import versions
@@ -89,10 +87,8 @@ def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None
                 written.add(place)
             todo = [pair_id for place, pair_id in enumerate(todo) if place not in written]
         blocks = [LazyBlock(part, read) for part in in_blocks(todo, _BATCH)]
-        results: Iterator[tuple[_Pair, Found | FailedItem]] = work.results(
-            _Verifying(store), blocks, "verification", "pair", total - len(todo)
-        )
-        for pair, result in results:
+        task = BlockTask(partial(_verify, store))
+        for pair, result in work.results(task, blocks, "verification", "pair", total - len(todo)):
             if isinstance(result, FailedItem):
                 failed["images {} and {}".format(*divmod(pair.pair_id, PAIR_BASE))] = result.reason
             else:
@@ -114,30 +110,6 @@ def _cached(store: Store, keys: Sequence[bytes]) -> Iterator[tuple[int, Found]]:
             yield place, TwoViewGeometry(kind, arrays["matrices"][row], arrays["inliers"][part])
 
 
-@dataclass(frozen=True, slots=True)
-class _Verifying:
-    """Task: estimates the geometries of a block, and writes a pack of them if there is a store."""
-
-    store: Store | None
-    need: Need = "processor"
-
-    def start(self) -> "Callable[[Sequence[_Pair]], list[Found]]":
-        return self._verify
-
-    def _verify(self, block: "Sequence[_Pair]") -> list[Found]:
-        found = [estimate_two_view(*pair.points, *pair.sizes, *pair.calibrations) for pair in block]
-        if self.store is not None:
-            inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
-            arrays = {
-                "kinds": np.array([_KINDS.index(f.kind) if f else f.watermark * len(_KINDS) for f in found]),
-                "matrices": np.stack([f.matrix if f else np.zeros((3, 3)) for f in found]),
-                "counts": np.array([len(rows) for rows in inliers]),
-                "inliers": np.concatenate(inliers),
-            }
-            write_pack(self.store, _STORED, [pair.key for pair in block], arrays)
-        return found
-
-
 class _Pair(NamedTuple):
     """Matched points of two images, in our coordinates."""
 
@@ -156,6 +128,21 @@ class _Pair(NamedTuple):
         return digest.digest()
 
 
+def _verify(store: Store | None, block: Sequence[_Pair]) -> list[Found | FailedItem]:
+    """The geometries of a block; a pack of them is written if there is a store."""
+    found = [estimate_two_view(*pair.points, *pair.sizes, *pair.calibrations) for pair in block]
+    if store is not None:
+        inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
+        arrays = {
+            "kinds": np.array([_KINDS.index(f.kind) if f else f.watermark * len(_KINDS) for f in found]),
+            "matrices": np.stack([f.matrix if f else np.zeros((3, 3)) for f in found]),
+            "counts": np.array([len(rows) for rows in inliers]),
+            "inliers": np.concatenate(inliers),
+        }
+        write_pack(store, _STORED, [pair.key for pair in block], arrays)
+    return [*found]
+
+
 def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
     id0, id1 = divmod(pair_id, PAIR_BASE)
     indices = np.asarray(opened.read_matches(id0, id1), np.int64)
@@ -172,15 +159,19 @@ def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
     )
 
 
+def _calibration(camera: Any) -> NDArray[np.float64] | None:
+    if not camera.has_prior_focal_length:
+        return None
+    return conventions.camera_from_colmap(camera.calibration_matrix())
+
+
 def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
     """Convert a geometry in our pixels, estimated from matches (M, 2), to pycolmap's object."""
     library = pycolmap()
     kinds = library.TwoViewGeometryConfiguration
     geometry = library.TwoViewGeometry()
-    geometry.config = int(kinds.DEGENERATE)
     if not found:
-        if found.watermark:
-            geometry.config = int(kinds.WATERMARK)
+        geometry.config = int(kinds.WATERMARK if found.watermark else kinds.DEGENERATE)
         return geometry
     if found.kind == "planar":
         # a plane, or a camera that only turned: without poses COLMAP itself does not say which
@@ -194,9 +185,3 @@ def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
         geometry.F = conventions.fundamental_to_colmap(found.matrix)
     geometry.inlier_matches = indices[found.inliers].astype(np.uint32)
     return geometry
-
-
-def _calibration(camera: Any) -> NDArray[np.float64] | None:
-    if not camera.has_prior_focal_length:
-        return None
-    return conventions.camera_matrix(np.asarray(camera.params), len(camera.focal_length_idxs()))
