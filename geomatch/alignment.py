@@ -108,13 +108,13 @@ def _align_points(
         pair.grey1, small, (width0, height0), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     flat1 = _flattened(np.asarray(warped, np.uint8))
-    there, seen = _follow(pair.flat0, flat1, start, start)
+    there, seen = _follow(pair.flat0, flat1, start)
     shift = np.linalg.norm(there - start, axis=1)
     inside = warp_points(small, there.astype(np.float64))
     trusted = seen & (shift <= _MAX_SHIFT)
     trusted &= ((inside >= 0) & (inside <= np.array([width1, height1]) - 1)).all(axis=1)
     if trusted.any():  # only they need to be followed back
-        back, seen_again = _follow(flat1, pair.flat0, there[trusted], there[trusted])
+        back, seen_again = _follow(flat1, pair.flat0, there[trusted])
         miss = np.linalg.norm(back - start[trusted], axis=1)
         trusted[trusted] = seen_again & (miss <= _MAX_RETURN)
     places = np.where(trusted[:, None], there, start).astype(np.float64)
@@ -122,16 +122,12 @@ def _align_points(
 
 
 def _follow(
-    image0: NDArray[np.uint8],
-    image1: NDArray[np.uint8],
-    points: NDArray[np.float32],
-    guess: NDArray[np.float32],
+    image0: NDArray[np.uint8], image1: NDArray[np.uint8], points: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """(N, 2) points of the first image in the second, and (N,) which were found."""
     found, status, _ = cv2.calcOpticalFlowPyrLK(
-        image0, image1, points[:, None], guess[:, None].copy(), winSize=(_WINDOW, _WINDOW), maxLevel=1,
-        criteria=_CRITERIA, flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-    )  # fmt: skip
+        image0, image1, points[:, None], None, winSize=(_WINDOW, _WINDOW), maxLevel=1, criteria=_CRITERIA
+    )  # type: ignore[call-overload]
     return np.asarray(found[:, 0], np.float32), np.asarray(status[:, 0] == 1)
 
 
