@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from geomatch.cameras import Camera
 from geomatch.errors import GeomatchError
-from geomatch.estimators.determinacy import leaned_on
+from geomatch.estimators.determinacy import PRIOR_NOISE, inverse_of, leaned_on, noise_variance
 from geomatch.estimators.epipolar import (
     CameraLike,
     Pose,
@@ -38,7 +38,6 @@ _IN_FRONT = 0.75  # share of the inliers with parallax
 _LEANING = 3.0  # degrees of rotation without the inliers that the fit leans on most
 _APART = 3.0  # degrees between poses that are two
 _SUBSET = 100  # inliers that other poses are sought with
-_PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0  # as in determinacy
 _DIRECTIONS = [np.array(d) / np.linalg.norm(d) for d in product((-1.0, 0.0, 1.0), repeat=3) if d > (0, 0, 0)]
 _OPTIONS = {"max_iterations": 100_000, "success_prob": 0.9999}
 
@@ -194,7 +193,7 @@ def _best(
     inliers = np.abs(distances(view0, view1, best)) <= threshold
     places = trust[inliers].sum()
     noise = (trust * inliers * distances(view0, view1, best) ** 2).sum() / max(places, 1.0)
-    margin = 3 * np.sqrt(4 * places) * max(noise, (_PRIOR_NOISE * threshold) ** 2)  # of sums of n squares
+    margin = 3 * np.sqrt(4 * places) * max(noise, (PRIOR_NOISE * threshold) ** 2)  # of sums of n squares
     near = [
         (cost, index)
         for index, cost in enumerate(costs)
@@ -233,16 +232,15 @@ def _weighed(
     if round(places) < _MIN_INLIERS:
         return EstimationFailure(too_few(count, total, "relative pose", _MIN_INLIERS))
     errors, rows, noise, _ = linearised(view0, view1, pose)
-    prior = _PRIOR_WEIGHT * (_PRIOR_NOISE * threshold) ** 2
-    variance = ((trust * errors**2).sum() + prior) / (max(0.0, places - 5) + _PRIOR_WEIGHT)
+    variance = noise_variance((trust * errors**2).sum(), places - 5, threshold)
     normal = (rows * trust[:, None]).T @ rows
-    rest = _inverse(normal - leaned_on(rows[:, None], trust, normal))
+    rest = inverse_of(normal - leaned_on(rows[:, None], trust, normal))
     leaning = np.inf if rest is None else _degrees(variance * np.diag(rest)[:3])
     # noise moves points along their lines as parallax does, which says nothing of the translation
     normal[3:, 3:] -= (
         (1 + 3 * np.sqrt(2 / places)) * variance * np.einsum("m,mik,mjk->ij", trust, noise, noise)
     )
-    inverse = _inverse(normal)
+    inverse = inverse_of(normal)
     turn, shift = np.inf, np.inf
     if inverse is not None:
         left_out = trust * errors / np.maximum(1 - trust * ((rows @ inverse) * rows).sum(axis=1), 0.05)
@@ -298,8 +296,3 @@ def _turned(
 
 def _degrees(variances: Points) -> float:
     return float(np.degrees(np.sqrt(variances.sum())))
-
-
-def _inverse(normal: Points) -> Points | None:
-    values, vectors = np.linalg.eigh(normal)
-    return None if values[0] <= 1e-12 * values[-1] else np.asarray((vectors / values) @ vectors.T)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -193,8 +193,8 @@ def match(
     sources = [image if isinstance(image, str | PathLike) else None for image in (image0, image1)]
     other = None if model == "homography" else create_model(model, threshold, sources, images)
     with _timed(seconds, "detect"):
-        both = side_by_side if getattr(detect, "reentrant", False) else _one_by_one
-        found = both(partial(_detect, detect), images)
+        detected, together = partial(_detect, detect), getattr(detect, "reentrant", False)
+        found = side_by_side(detected, images) if together else list(map(detected, images))
     if describer is None:
         oriented = all(f.scales is not None and f.orientations is not None for f in found if len(f))
         describer = create_describer(default_config(oriented and not isinstance(detect, GridDetector)))
@@ -293,10 +293,6 @@ def _refining(
         )
         raise ValueError(f"refine_keypoints=True is for a grid described densely, but {wrong}")
     return None
-
-
-def _one_by_one(function: Callable[[Image], FeatureTensors], images: Sequence[Image]) -> list[FeatureTensors]:
-    return [function(image) for image in images]
 
 
 def _detect(detector: Detector, image: Image) -> FeatureTensors:
