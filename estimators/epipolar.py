@@ -54,6 +54,13 @@ def view_of(points: Points, camera: CameraLike, name: str) -> View:
     return View(points, np.column_stack([rays, np.ones(len(points))]), np.stack(steps, axis=2))
 
 
+def residuals_and_gradients(matrix: NDArray[np.floating], p0: Points, p1: Points) -> tuple[Points, Points]:
+    """(M,) x1' F x0 of points (M, 2), and (2, M) its squared gradient by the point of each image."""
+    h0, h1 = (np.column_stack([points, np.ones(len(points))]) for points in (p0, p1))
+    lines = np.array([h1 @ matrix, h0 @ matrix.T])
+    return np.asarray((h1 * lines[1]).sum(axis=1)), (lines[:, :, :2] ** 2).sum(axis=2)
+
+
 def _sampson(view0: View, view1: View, matrix: Points) -> tuple[Points, Points]:
     """x1' E x0 (..., M) and its derivatives by both points' pixels (..., M, 4), for matrices (..., 3, 3).
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.estimators.evidence import Points, log10_nfa
 from geomatch.estimators.gate import Gate, by_chance, checked_points, too_few
 from geomatch.estimators.solvers import OpenCVEstimator
@@ -122,12 +123,9 @@ def transfer_errors(
 
 def _epipolar_distances(matrix: NDArray[np.floating], p0: Points, p1: Points) -> Points:
     """(M,) pixels: the larger of the distances of both points to the other's epipolar line."""
-    h0, h1 = np.column_stack([p0, np.ones(len(p0))]), np.column_stack([p1, np.ones(len(p1))])
-    lines1, lines0 = h0 @ matrix.T, h1 @ matrix
-    residual = np.abs((h1 * lines1).sum(axis=1))
-    norms = [np.linalg.norm(lines[:, :2], axis=1) for lines in (lines0, lines1)]
+    values, squares = residuals_and_gradients(matrix, p0, p1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        distances = residual / np.minimum(*norms)
+        distances = np.abs(values) / np.sqrt(squares.min(axis=0))
     return np.where(np.isfinite(distances), distances, np.inf)
 
 

@@ -12,6 +12,7 @@ from geomatch.benchmarks.tasks.pairs.views import FramedPair, scaled_size
 from geomatch.benchmarks.tasks.pose.protocols import PoseProtocol
 from geomatch.benchmarks.tasks.pose.scenes import Camera, Points, RelativePose
 from geomatch.errors import ImageError
+from geomatch.estimators.epipolar import cross, residuals_and_gradients
 from geomatch.estimators.pose import solve_pose
 from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import warp_points
@@ -107,13 +108,9 @@ def solve(
 
 def epipolar_distances(truth: Points, rays0: Points, rays1: Points) -> Points:
     """(M,) sums of the squared distances of both rays (M, 2) to the other's epipolar line, as SuperGlue's."""
-    x, y, z = truth[:3, 3]
-    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ truth[:3, :3]
-    h0, h1 = (np.column_stack([rays, np.ones(len(rays))]) for rays in (rays0, rays1))
-    lines1, lines0 = h0 @ essential.T, h1 @ essential
-    squared = (lines0[:, :2] ** 2).sum(1), (lines1[:, :2] ** 2).sum(1)
+    values, squares = residuals_and_gradients(cross(truth[:3, 3]) @ truth[:3, :3], rays0, rays1)
     with np.errstate(divide="ignore", invalid="ignore"):  # of epipoles: NaN, which is below no threshold
-        return np.asarray((h1 * lines1).sum(1) ** 2 * (1 / squared[0] + 1 / squared[1]), np.float64)
+        return np.asarray(values**2 * (1 / squares).sum(axis=0), np.float64)
 
 
 def pose_errors(
