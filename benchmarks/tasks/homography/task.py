@@ -16,7 +16,6 @@ from geomatch.benchmarks.harness.task import (
     Entry,
     Picture,
     Row,
-    Settings,
     Task,
     Values,
     Words,
@@ -251,10 +250,6 @@ def _draw(task: str, protocol: HomographyProtocol, row: Row, wanted: Picture) ->
     return draw_points(pair.paths, points0, points1, right)
 
 
-def _method(text: str, settings: Settings, device: str) -> Method:
-    return create_method(text, settings.max_keypoints, device)
-
-
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
     if method.pair_matcher is not None and protocol.kind == "superpoint":
         return "it has no keypoints that could repeat"
@@ -270,7 +265,7 @@ HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
     partial(PairEvaluation, measuring=_MEASURING), _in_words,
     summarise, _values, _statistic, _severity, _worst, _axes, curve,
-    splits=tuple(reversed(SPLITS)), method=_method, dense=False,
+    splits=tuple(reversed(SPLITS)), dense=False,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
     draw=partial(_draw, "hpatches"), caption="its best matches, green within 3 px of the truth, red not",

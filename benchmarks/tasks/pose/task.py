@@ -14,14 +14,13 @@ from geomatch.benchmarks.harness.task import (
     Axes,
     Curve,
     Row,
-    Settings,
     Task,
     Values,
     Words,
     by_split,
     threshold_of,
 )
-from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.benchmarks.tasks.pose.evaluation import evaluate, failed
@@ -109,10 +108,6 @@ def curve(protocol: PoseProtocol, rows: Sequence[Row]) -> Curve:
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def _method(text: str, settings: Settings, device: str) -> Method:
-    return create_method(text, settings.max_keypoints, device)
-
-
 def _task(
     name: str, title: str, whole: int, read: Callable[[Path, str | None], DataSet[Scene]],
     protocols: dict[str, PoseProtocol],
@@ -122,7 +117,7 @@ def _task(
         name, title, ("scene", "scenes"), "pairs", whole, read, protocols,
         partial(PairEvaluation, measuring=_MEASURING), _in_words, summarise, _values, _statistic,
         lambda protocol, found: found.mean(axis=1), _worst, lambda protocol: axes, curve,
-        method=_method, dense=False, undefined=_undefined,
+        dense=False, undefined=_undefined,
     )  # fmt: skip
 
 
