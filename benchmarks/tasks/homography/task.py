@@ -10,17 +10,7 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.measures import accuracy, area_under_curve, mean_accuracy
-from geomatch.benchmarks.harness.task import (
-    Axes,
-    Curve,
-    Entry,
-    Picture,
-    Row,
-    Task,
-    Values,
-    Words,
-    by_split,
-)
+from geomatch.benchmarks.harness.task import Axes, Curve, Entry, Picture, Row, Task, Values, Words, by_split
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.tasks.homography import evaluation
