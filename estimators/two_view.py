@@ -100,8 +100,12 @@ def _estimate(
         return TwoViewGeometry("planar", planar.matrix, agreeing if off_plane else planar.inliers)
     if fundamental is None:
         return EstimationFailure(f"the solver found no epipolar geometry among {len(p0)} matches")
-    reason = _unsupported(count, len(p0), size0, size1, threshold)
-    if reason:
+    if count < _MIN_INLIERS:
+        return EstimationFailure(too_few(count, len(p0), "geometry", _MIN_INLIERS))
+    # the strip about a line through the image that random points would have to hit, in both images
+    chances = [min(1.0, 2 * threshold * np.hypot(*size) / (size[0] * size[1])) for size in (size0, size1)]
+    nfa = log10_nfa(len(p0), count, min(chances), sample=7, models=3)
+    if reason := by_chance(count, len(p0), "geometry", nfa, _MAX_LOG10_NFA):
         return EstimationFailure(reason)
     if essential is not None:
         return TwoViewGeometry("calibrated", essential, agreeing)
@@ -127,17 +131,6 @@ def _epipolar_distances(matrix: NDArray[np.floating], p0: Points, p1: Points) ->
     with np.errstate(divide="ignore", invalid="ignore"):
         distances = np.abs(values) / np.sqrt(squares.min(axis=0))
     return np.where(np.isfinite(distances), distances, np.inf)
-
-
-def _unsupported(
-    count: int, total: int, size0: tuple[int, int], size1: tuple[int, int], threshold: float
-) -> str:
-    if count < _MIN_INLIERS:
-        return too_few(count, total, "geometry", _MIN_INLIERS)
-    # the strip about a line through the image that random points would have to hit, in both images
-    chances = [min(1.0, 2 * threshold * np.hypot(*size) / (size[0] * size[1])) for size in (size0, size1)]
-    nfa = log10_nfa(total, count, min(chances), sample=7, models=3)
-    return by_chance(count, total, "geometry", nfa, _MAX_LOG10_NFA)
 
 
 def _essential(
