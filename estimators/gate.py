@@ -101,20 +101,20 @@ class Gate:
         count = int(inliers.sum())
         if count < self.min_inliers:
             return EstimationFailure(too_few(count, len(p0), "homography", self.min_inliers))
-        support = measure_support(residuals, p0, p1, threshold)
-        if round(support.places) < self.min_inliers:
+        weights, nfa, second = measure_support(residuals, p0, p1, threshold)
+        if round(weights.sum()) < self.min_inliers:
             return EstimationFailure(
-                f"{count} of {len(p0)} matches agree with the best homography, but at {support.places:.0f} "
+                f"{count} of {len(p0)} matches agree with the best homography, but at {weights.sum():.0f} "
                 f"separate places; {self.min_inliers} are needed"
             )
         corners = image_corners(image_size) if image_size else _bounds(p0[inliers])
-        reason = by_chance(count, len(p0), "homography", support.log10_nfa, self.max_log10_nfa)
+        reason = by_chance(count, len(p0), "homography", nfa, self.max_log10_nfa)
         if not reason and (what := self._implausible(h, corners)):
             reason = f"{count} of {len(p0)} matches agree, but the homography {what}"
         if reason:
             return EstimationFailure(reason)
         deviations, without_some = corner_deviations(
-            h, p0[inliers], residuals[inliers], support.weights, corners, threshold
+            h, p0[inliers], residuals[inliers], weights, corners, threshold
         )
         side = np.ptp(warp_points(h, corners), axis=0).max()
         for worst, limit, when in (
@@ -126,7 +126,7 @@ class Gate:
                     f"{count} of {len(p0)} matches agree, but they do not determine the homography: a corner "
                     f"of image 0 would be uncertain by {min(worst / side, 10):.0%} of its size{when}"
                 )
-        return HomographyEstimate(h, inliers, deviations, support.second)
+        return HomographyEstimate(h, inliers, deviations, second)
 
     def _implausible(self, h: Points, corners: Points) -> str:
         """What the matrix does that a view of the image cannot; empty if it can be one."""

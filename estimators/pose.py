@@ -253,7 +253,7 @@ def _weighed(
     if squared < _PARALLAX * usual or shift > _DEVIATION[1]:
         still = agree & (moved <= 2 * threshold)
         if round(trust[still].sum()) >= _MIN_INLIERS:
-            return _turned(view0, view1, turned, trust, still, moved, variance)
+            return _turned(view0, view1, turned, trust, still, moved, usual)
     if turn > _DEVIATION[0] or shift > _DEVIATION[1] or leaning > _LEANING:
         return EstimationFailure(
             f"{count} of {total} matches agree, but they do not determine the relative pose: its rotation "
@@ -276,7 +276,7 @@ def _weighed(
 
 def _turned(
     view0: View, view1: View, rotation: Points, trust: Points, still: NDArray[np.bool_], moved: Points,
-    variance: float,
+    usual: float,
 ) -> RelativePose | EstimationFailure:  # fmt: skip
     """A rotation without a translation, which parallax that is not known may have turned, too."""
     unit = view0.rays[still] / np.linalg.norm(view0.rays[still], axis=1)[:, None]
@@ -284,7 +284,6 @@ def _turned(
         "m,mij->ij", trust[still], np.eye(3) - unit[:, :, None] * unit[:, None]
     )
     squared = (trust * moved**2)[still].sum() / trust[still].sum()
-    usual = 2 * variance * (1 + (view1.focal / view0.focal) ** 2)
     total = usual / 2 * np.trace(np.linalg.inv(normal)) + max(0.0, squared - usual) / view1.focal**2
     turn = _degrees(np.array(total))
     if turn > _DEVIATION[0]:

@@ -45,16 +45,8 @@ def threshold_of(estimator: Estimator, default: float) -> float:
     return float(getattr(estimator, "threshold", default))
 
 
-class _Solver(Protocol):
-    @property
-    def gate(self) -> Gate: ...
-    @property
-    def threshold(self) -> float: ...
-    def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None: ...
-
-
 def _estimate(
-    self: _Solver,
+    self: "OpenCVEstimator | KorniaEstimator | PoseLibEstimator",
     points0: NDArray[np.floating],
     points1: NDArray[np.floating],
     image_size: tuple[int, int] | None = None,
