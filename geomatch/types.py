@@ -187,12 +187,17 @@ class _Found(_Record):
         """How many of the matches agree."""
         return int(self.inliers.sum())
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know before using it, in sentences; empty when there is nothing."""
+        remarks = self._remarks()
+        if self.watermark is not None:
+            count = int(self.watermark.sum())
+            remarks.append(f"{count} matches that do not move were set aside as a caption or watermark")
+        return tuple(remarks)
 
-def _set_aside(watermark: NDArray[np.bool_] | None) -> tuple[str, ...]:
-    """The remark on matches that were set aside, if there are any."""
-    if watermark is None:
-        return ()
-    return (f"{int(watermark.sum())} matches that do not move were set aside as a caption or watermark",)
+    def _remarks(self) -> list[str]:
+        return []
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -221,9 +226,7 @@ class HomographyEstimate(_Found):
         if self.matrix[2, 2] != 1:
             raise ValueError(f"HomographyEstimate.matrix[2, 2] must be 1, got {self.matrix[2, 2]}")
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a person should know before using it, in sentences; empty when there is nothing."""
+    def _remarks(self) -> list[str]:
         remarks = []
         if self.corner_deviations is not None and (worst := self.corner_deviations.max()) > _UNCERTAIN:
             remarks.append(f"a corner of image 0 is uncertain by {worst:.0f} px: inliers lie far from it")
@@ -232,7 +235,7 @@ class HomographyEstimate(_Found):
                 f"ambiguous: beside {self.num_inliers} inliers, {self.second_support} matches agree on the "
                 "same homography shifted, as where a pattern repeats"
             )
-        return (*remarks, *_set_aside(self.watermark))
+        return remarks
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -252,11 +255,6 @@ class TwoViewGeometry(_Found):
     def __post_init__(self) -> None:
         _Found.__post_init__(self)
         self._check(np.float64, matrix=(3, 3))
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """As those of `HomographyEstimate`."""
-        return _set_aside(self.watermark)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -291,9 +289,7 @@ class RelativePose(_Found):
             object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "second_support", int(self.second_support))
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a person should know before using it, in sentences; empty when there is nothing."""
+    def _remarks(self) -> list[str]:
         remarks = []
         if self.translation is None:
             remarks.append("too little parallax: the camera turned, and where it went is not determined")
@@ -304,7 +300,7 @@ class RelativePose(_Found):
                 f"ambiguous: beside {self.num_inliers} inliers, {self.second_support} matches agree with a "
                 "second pose, as on a plane; both are given"
             )
-        return (*remarks, *_set_aside(self.watermark))
+        return remarks
 
 
 @dataclass(frozen=True, eq=False, slots=True)
