@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.methods import Method, create_dense_method, create_method
+from geomatch.benchmarks.methods import Method, create_dense_method
 from geomatch.errors import GeomatchError, reading
 from geomatch.store import Store
 
@@ -103,6 +103,10 @@ class Picture:
     settings: dict[str, Any]  # the ``settings`` of the run's record
 
 
+def _dense_method(text: str, settings: Settings, device: str) -> Method:
+    return create_dense_method(text, device)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """How methods are evaluated on one data set, and how its rows are summed up and shown.
@@ -130,6 +134,7 @@ class Task:
     axes: Callable[[Any], Axes]
     curve: Callable[[Any, Sequence[Row]], Curve]
     splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
+    method: Callable[[str, Settings, str], Method] = _dense_method  # a method from its string, for a device
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
     caches: bool = True  # True if features are worth caching
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
@@ -137,12 +142,6 @@ class Task:
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
     draw: Callable[[Any, Row, Picture], str] | None = None  # a JPEG's data URL; or raises GeomatchError
     caption: str = ""  # what such a picture shows
-
-    def method(self, text: str, settings: Settings, device: str) -> Method:
-        """A method from its string, for a device."""
-        if self.dense:
-            return create_dense_method(text, device)
-        return create_method(text, settings.max_keypoints, device)
 
     def find_protocols(self, names: str) -> list[Any]:
         """Protocols of a list of names, and of files (`read_protocol`), separated by commas; or ``all``.

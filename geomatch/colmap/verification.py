@@ -87,8 +87,10 @@ def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None
                 written.add(place)
             todo = [pair_id for place, pair_id in enumerate(todo) if place not in written]
         blocks = [LazyBlock(part, read) for part in in_blocks(todo, _BATCH)]
-        task = BlockTask(partial(_verify, store))
-        for pair, result in work.results(task, blocks, "verification", "pair", total - len(todo)):
+        results: Iterator[tuple[_Pair, Found | FailedItem]] = work.results(
+            BlockTask(partial(_verify, store)), blocks, "verification", "pair", total - len(todo)
+        )
+        for pair, result in results:
             if isinstance(result, FailedItem):
                 failed["images {} and {}".format(*divmod(pair.pair_id, PAIR_BASE))] = result.reason
             else:
@@ -110,6 +112,21 @@ def _cached(store: Store, keys: Sequence[bytes]) -> Iterator[tuple[int, Found]]:
             yield place, TwoViewGeometry(kind, arrays["matrices"][row], arrays["inliers"][part])
 
 
+def _verify(store: Store | None, block: "Sequence[_Pair]") -> list[Found]:
+    """Estimate the geometries of a block, and write a pack of them if there is a store."""
+    found = [estimate_two_view(*pair.points, *pair.sizes, *pair.calibrations) for pair in block]
+    if store is not None:
+        inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
+        arrays = {
+            "kinds": np.array([_KINDS.index(f.kind) if f else f.watermark * len(_KINDS) for f in found]),
+            "matrices": np.stack([f.matrix if f else np.zeros((3, 3)) for f in found]),
+            "counts": np.array([len(rows) for rows in inliers]),
+            "inliers": np.concatenate(inliers),
+        }
+        write_pack(store, _STORED, [pair.key for pair in block], arrays)
+    return found
+
+
 class _Pair(NamedTuple):
     """Matched points of two images, in our coordinates."""
 
@@ -128,21 +145,6 @@ class _Pair(NamedTuple):
         return digest.digest()
 
 
-def _verify(store: Store | None, block: Sequence[_Pair]) -> list[Found | FailedItem]:
-    """The geometries of a block; a pack of them is written if there is a store."""
-    found = [estimate_two_view(*pair.points, *pair.sizes, *pair.calibrations) for pair in block]
-    if store is not None:
-        inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
-        arrays = {
-            "kinds": np.array([_KINDS.index(f.kind) if f else f.watermark * len(_KINDS) for f in found]),
-            "matrices": np.stack([f.matrix if f else np.zeros((3, 3)) for f in found]),
-            "counts": np.array([len(rows) for rows in inliers]),
-            "inliers": np.concatenate(inliers),
-        }
-        write_pack(store, _STORED, [pair.key for pair in block], arrays)
-    return [*found]
-
-
 def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
     id0, id1 = divmod(pair_id, PAIR_BASE)
     indices = np.asarray(opened.read_matches(id0, id1), np.int64)
@@ -157,12 +159,6 @@ def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:
         ((camera0.width, camera0.height), (camera1.width, camera1.height)),
         (_calibration(camera0), _calibration(camera1)),
     )
-
-
-def _calibration(camera: Any) -> NDArray[np.float64] | None:
-    if not camera.has_prior_focal_length:
-        return None
-    return conventions.camera_from_colmap(camera.calibration_matrix())
 
 
 def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
@@ -185,3 +181,9 @@ def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
         geometry.F = conventions.fundamental_to_colmap(found.matrix)
     geometry.inlier_matches = indices[found.inliers].astype(np.uint32)
     return geometry
+
+
+def _calibration(camera: Any) -> NDArray[np.float64] | None:
+    if not camera.has_prior_focal_length:
+        return None
+    return conventions.camera_from_colmap(camera.calibration_matrix())

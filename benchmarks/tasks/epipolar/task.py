@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet, check_split, find_image, read_matrix
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, by_split, threshold_of
-from geomatch.benchmarks.methods import Method
+from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
 from geomatch.benchmarks.tasks.pairs.matches import limited, matched_points
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
@@ -197,5 +197,6 @@ TASKS = {
         severity=lambda protocol, found: -found.mean(1),
         worst=_worst, curve=curve, dense=False, undefined=_undefined,
         axes=lambda protocol: Axes("Marked points within a distance", "threshold, px", "points within it, %"),
+        method=lambda text, settings, device: create_method(text, settings.max_keypoints, device),
     )
 }  # fmt: skip

@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.measures import accuracy, area_under_curve, mean_accuracy
-from geomatch.benchmarks.harness.task import Axes, Curve, Entry, Picture, Row, Task, Values, Words, by_split
+from geomatch.benchmarks.harness.task import (
+    Axes,
+    Curve,
+    Entry,
+    Picture,
+    Row,
+    Settings,
+    Task,
+    Values,
+    Words,
+    by_split,
+)
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.tasks.homography import evaluation
@@ -240,6 +251,10 @@ def _draw(task: str, protocol: HomographyProtocol, row: Row, wanted: Picture) ->
     return draw_points(pair.paths, points0, points1, right)
 
 
+def _method(text: str, settings: Settings, device: str) -> Method:
+    return create_method(text, settings.max_keypoints, device)
+
+
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
     if method.pair_matcher is not None and protocol.kind == "superpoint":
         return "it has no keypoints that could repeat"
@@ -255,7 +270,7 @@ HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
     partial(PairEvaluation, measuring=_MEASURING), _in_words,
     summarise, _values, _statistic, _severity, _worst, _axes, curve,
-    splits=tuple(reversed(SPLITS)), dense=False,
+    splits=tuple(reversed(SPLITS)), method=_method, dense=False,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
     draw=partial(_draw, "hpatches"), caption="its best matches, green within 3 px of the truth, red not",

@@ -1,21 +1,34 @@
 """Relative pose as tasks: methods on a scene, sums over pairs, and what reports show."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.measures import area_under_curve
-from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, by_split, threshold_of
-from geomatch.benchmarks.methods import Method
+from geomatch.benchmarks.harness.task import (
+    Axes,
+    Curve,
+    Row,
+    Settings,
+    Task,
+    Values,
+    Words,
+    by_split,
+    threshold_of,
+)
+from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.benchmarks.tasks.pose.evaluation import evaluate, failed
 from geomatch.benchmarks.tasks.pose.folders import read_pose
 from geomatch.benchmarks.tasks.pose.protocols import MEGADEPTH, POSE, SCANNET, PoseProtocol
 from geomatch.benchmarks.tasks.pose.releases import read_megadepth, read_scannet
+from geomatch.benchmarks.tasks.pose.scenes import Scene
 from geomatch.estimators.solvers import OPENCV_METHODS
 
 _LIMIT = 20.0  # degrees; the end of curves
@@ -96,20 +109,26 @@ def curve(protocol: PoseProtocol, rows: Sequence[Row]) -> Curve:
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
+def _method(text: str, settings: Settings, device: str) -> Method:
+    return create_method(text, settings.max_keypoints, device)
+
+
+def _task(
+    name: str, title: str, whole: int, read: Callable[[Path, str | None], DataSet[Scene]],
+    protocols: dict[str, PoseProtocol],
+) -> Task:  # fmt: skip
+    axes = Axes("Pairs within a pose error", "threshold, degrees", "pairs within it, %")
+    return Task(
+        name, title, ("scene", "scenes"), "pairs", whole, read, protocols,
+        partial(PairEvaluation, measuring=_MEASURING), _in_words, summarise, _values, _statistic,
+        lambda protocol, found: found.mean(axis=1), _worst, lambda protocol: axes, curve,
+        method=_method, dense=False, undefined=_undefined,
+    )  # fmt: skip
+
+
 _MEASURING = Measuring(lambda protocol: (protocol.frame,), _measured, failed)
-_POSE = Task(
-    "pose", "Pairs with known cameras", ("scene", "scenes"), "pairs", 0, read_pose, POSE,
-    partial(PairEvaluation, measuring=_MEASURING), _in_words, summarise, _values, _statistic,
-    severity=lambda protocol, found: found.mean(axis=1),
-    axes=lambda protocol: Axes("Pairs within a pose error", "threshold, degrees", "pairs within it, %"),
-    worst=_worst, curve=curve, dense=False, undefined=_undefined,
-)  # fmt: skip
 TASKS = {
-    "megadepth": replace(
-        _POSE, name="megadepth", title="MegaDepth-1500", whole=2, read=read_megadepth, protocols=MEGADEPTH
-    ),
-    "scannet": replace(
-        _POSE, name="scannet", title="ScanNet-1500", whole=100, read=read_scannet, protocols=SCANNET
-    ),
-    "pose": _POSE,
+    "megadepth": _task("megadepth", "MegaDepth-1500", 2, read_megadepth, MEGADEPTH),
+    "scannet": _task("scannet", "ScanNet-1500", 100, read_scannet, SCANNET),
+    "pose": _task("pose", "Pairs with known cameras", 0, read_pose, POSE),
 }
