@@ -91,8 +91,9 @@ class _Record:
         needed = [field.name for field in own if field.default is MISSING]
         optional = [field.name for field in own if field.default is not MISSING]
         arrays = unpack_arrays(data, label, cls.__name__, needed, optional)
+        values = {name: array if array.ndim else array.item() for name, array in arrays.items()}
         with reading(label, f"file of {cls.__name__}", DamagedError):
-            return cls(**arrays)
+            return cls(**values)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -311,10 +312,6 @@ class EstimationFailure(_Record):
     """Why, in words for the user."""
     watermark: bool = False
     """Matches agree, but they do not move and lie in a strip: a caption or watermark, COLMAP's WATERMARK."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", str(self.reason))
-        object.__setattr__(self, "watermark", bool(self.watermark))
 
     def __bool__(self) -> Literal[False]:
         return False
