@@ -102,7 +102,7 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
     # words that two pages repeat agree with their neighbours: as many count as one
     moved, extent = view1.pixels - view0.pixels, float(np.ptp(view0.pixels, axis=0).max())
     weights = weights / coherence(moved[~agree], view0.pixels[~agree], extent, threshold)
-    nfa = _nfa(agree, np.ones(total, np.bool_), weights, chance, 5, _MODELS)
+    nfa = log10_nfa(weights.sum(), weights[agree].sum(), chance, 5, _MODELS)
     if reason := by_chance(int(agree.sum()), total, "relative pose", nfa, _MAX_LOG10_NFA):
         return EstimationFailure(reason)
     turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
@@ -137,19 +137,6 @@ def solve_pose(
     return np.asarray(pose.R), np.asarray(pose.t), info["num_inliers"]
 
 
-def _nfa(
-    agree: NDArray[np.bool_],
-    among: NDArray[np.bool_],
-    weights: Points,
-    chance: float,
-    sample: int,
-    models: int,
-) -> float:
-    """Bound on the number of false alarms (log10); an inlier counts by its weight."""
-    count = weights[agree].sum()
-    return log10_nfa(count + weights[among & ~agree].sum(), count, chance, sample, models)
-
-
 def _others(view0: View, view1: View, turned: Points, threshold: float) -> Iterator[Pose]:
     """Poses that inliers may allow as well: with any translation, or the four that a plane does."""
     some = np.arange(0, len(view0.pixels), max(1, len(view0.pixels) // _SUBSET))
@@ -161,20 +148,15 @@ def _others(view0: View, view1: View, turned: Points, threshold: float) -> Itera
     )
     if plane is not None:
         _, turns, shifts, _ = cv2.decomposeHomographyMat(plane, np.diag([focal, focal, 1.0]))
-        lengths = [np.linalg.norm(shift) for shift in shifts]
-        starts += [
-            (np.asarray(r, np.float64), np.asarray(t[:, 0] / n, np.float64))
-            for r, t, n in zip(turns, shifts, lengths, strict=True)
-            if n > 1e-9
-        ]
+        for turn, shift in zip(turns, shifts, strict=True):
+            if (length := np.linalg.norm(shift)) > 1e-9:
+                starts.append((np.asarray(turn, np.float64), shift[:, 0] / length))
     for start in starts:
         found = refined(view0, view1, start, threshold, np.ones(len(some)))
         side = displacements(view0, view1, found[0]) > threshold
-        front = (
-            in_front(view0[side], view1[side], found),
-            in_front(view0[side], view1[side], (found[0], -found[1])),
-        )
-        yield found if front[0].sum() >= front[1].sum() else (found[0], -found[1])
+        other = found[0], -found[1]
+        front, back = (in_front(view0[side], view1[side], pose).sum() for pose in (found, other))
+        yield found if front >= back else other
 
 
 def _best(
@@ -185,14 +167,14 @@ def _best(
     for pose in poses:
         errors = distances(view0, view1, pose)
         behind = (displacements(view0, view1, pose[0]) > 2 * threshold) & ~in_front(view0, view1, pose)
-        costs.append(
-            float((trust * np.minimum(np.where(behind, threshold, errors) ** 2, threshold**2)).sum())
-        )
+        squares = np.minimum(np.where(behind, threshold, errors) ** 2, threshold**2)
+        costs.append(float((trust * squares).sum()))
     first = int(np.argmin(costs))
     best = refined(view0, view1, poses[first], threshold, trust)
-    inliers = np.abs(distances(view0, view1, best)) <= threshold
+    errors = distances(view0, view1, best)
+    inliers = np.abs(errors) <= threshold
     places = trust[inliers].sum()
-    noise = (trust * inliers * distances(view0, view1, best) ** 2).sum() / max(places, 1.0)
+    noise = (trust * inliers * errors**2).sum() / max(places, 1.0)
     margin = 3 * np.sqrt(4 * places) * max(noise, (PRIOR_NOISE * threshold) ** 2)  # of sums of n squares
     near = [
         (cost, index)
@@ -219,8 +201,8 @@ def _trust(
     wrong = chance * (every - inliers)
     trust = np.clip(1 - (wrong + 3 * np.sqrt(wrong)) / np.maximum(inliers, 1), 0, 1)[kind]
     # beside a rotation, a direction has two parameters
-    chance_alone = _nfa(agree & ~still, ~still, weights, chance, 2, 1) > _MAX_LOG10_NFA
-    return np.asarray(trust * still if chance_alone else trust)
+    nfa = log10_nfa(weights[~still].sum(), weights[agree & ~still].sum(), chance, sample=2)
+    return np.asarray(trust * still if nfa > _MAX_LOG10_NFA else trust)
 
 
 def _weighed(

@@ -4,7 +4,6 @@ import time
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.task import Row
 from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points
@@ -21,7 +20,7 @@ from geomatch.types import Features
 ERRORS = ("errors_deg", "rotation_deg", "translation_deg", "translation_unfolded_deg")
 _ITERATIONS, _CONFIDENCE = 1000, 0.99999  # of OpenCV's estimators: its default, and the published one
 _LARGEST_SQUEEZE = 0.02  # of an image beside the size that its camera is for
-Pose = tuple[NDArray[np.float64], NDArray[np.float64], int]  # rotation, translation, inliers
+Pose = tuple[Points, Points, int]  # rotation, translation, inliers
 
 
 def evaluate(protocol: PoseProtocol, pair: FramedPair, match: Match | None, truth: RelativePose) -> Row:
