@@ -6,7 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from geomatch.cameras import Camera
 from geomatch.errors import GeomatchError
@@ -120,7 +120,7 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
 
 
 def solve_pose(
-    rays: Sequence[Points], focals: Sequence[ArrayLike], options: dict[str, Any]
+    rays: Sequence[Points], focals: Sequence[Points | float], options: dict[str, Any]
 ) -> tuple[Points, Points, int]:
     """PoseLib's rotation, translation and number of inliers, from x and y of both cameras' rays (M, 2 or 3).
 
