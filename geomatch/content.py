@@ -18,14 +18,7 @@ from geomatch.describers import Describer, traits_of
 from geomatch.geometry import corner_error, warp_points
 from geomatch.images import Image
 from geomatch.matching import match_mutual
-from geomatch.types import (
-    EstimationFailure,
-    Features,
-    Geometry,
-    HomographyEstimate,
-    RelativePose,
-    TwoViewGeometry,
-)
+from geomatch.types import EstimationFailure, Features, Found, Geometry, HomographyEstimate
 
 PART = 4
 """Content moves by this part of width and height: of an eighth, a quarter and a half the one that told right
@@ -38,7 +31,6 @@ CLOSE = 0.15
 features had up to 0.13, those of positions 1."""
 CONTENT = 0.7
 """Least `content_share` of features that are believed without a homography."""
-Found = HomographyEstimate | TwoViewGeometry | RelativePose
 _LEAST = 8  # keypoints whose pixels must agree
 
 

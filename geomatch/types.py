@@ -322,8 +322,10 @@ class EstimationFailure(_Record):
         return 0
 
 
-Geometry = HomographyEstimate | TwoViewGeometry | RelativePose | EstimationFailure
-"""What relates two images, or why nothing was found."""
+Found = HomographyEstimate | TwoViewGeometry | RelativePose
+"""What relates two images."""
+Geometry = Found | EstimationFailure
+"""The same, or why nothing was found."""
 
 
 @dataclass(frozen=True, slots=True)
