@@ -34,15 +34,7 @@ from geomatch.matching import check_options, check_rows, mutual_nearest
 from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
 from geomatch.tensors import FeatureTensors, tensor_method, upload_features
-from geomatch.types import (
-    EstimationFailure,
-    Features,
-    Geometry,
-    HomographyEstimate,
-    Matches,
-    Metric,
-    TwoViewGeometry,
-)
+from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
 
 _log = logging.getLogger(__name__)
 
@@ -106,16 +98,13 @@ class MatchResult:
 def _described(found: Geometry, model: str) -> dict[str, Any]:
     """What ``result.json`` says of a geometry: each entry is None without one."""
     if model == "Homography":
-        deviations = found.corner_deviations if isinstance(found, HomographyEstimate) else None
-        matrix = found.matrix.tolist() if isinstance(found, HomographyEstimate) else None
-        return {
-            "homography": matrix,
-            "corner_deviations": None if deviations is None else deviations.tolist(),
-        }
-    if model != "Essential":
-        return {"fundamental": found.matrix.tolist() if isinstance(found, TwoViewGeometry) else None}
-    names = ("rotation", "translation", "rotation_deviation", "translation_deviation", "second")
-    values = {name: getattr(found, name, None) for name in names}
+        names = {"homography": "matrix", "corner_deviations": "corner_deviations"}
+    elif model == "Essential":
+        own = ("rotation", "translation", "rotation_deviation", "translation_deviation", "second")
+        names = {name: name for name in own}
+    else:
+        names = {"fundamental": "matrix"}
+    values = {name: getattr(found, attribute, None) for name, attribute in names.items()}
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else None if value == np.inf else value
         for name, value in values.items()
