@@ -144,7 +144,8 @@ def cross(v: Points) -> Points:
 
 
 def angles_between(pose0: Pose, pose1: Pose) -> tuple[float, float]:
-    """Degrees between two rotations, and between two translations."""
-    cosines = (np.trace(pose0[0] @ pose1[0].T) - 1) / 2, pose0[1] @ pose1[1]
+    """Degrees between two rotations, and between two translations of any length but zero."""
+    lengths = np.linalg.norm(pose1[1]) * np.linalg.norm(pose0[1])
+    cosines = (np.trace(pose1[0].T @ pose0[0]) - 1) / 2, pose1[1] @ pose0[1] / lengths
     turn, shift = np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))
     return float(turn), float(shift)

@@ -11,7 +11,7 @@ from geomatch.benchmarks.tasks.pairs.views import FramedPair, scaled_size
 from geomatch.benchmarks.tasks.pose.protocols import PoseProtocol
 from geomatch.benchmarks.tasks.pose.scenes import Camera, Points, RelativePose
 from geomatch.errors import ImageError
-from geomatch.estimators.epipolar import cross, residuals_and_gradients
+from geomatch.estimators.epipolar import angles_between, cross, residuals_and_gradients
 from geomatch.estimators.pose import solve_pose
 from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import warp_points
@@ -116,13 +116,8 @@ def pose_errors(
     truth: Points, rotation: Points, translation: Points
 ) -> tuple[float, float, float, float] | None:
     """Degrees, in the order of `ERRORS`; None unless all are finite."""
-    cosine = (np.trace(rotation.T @ truth[:3, :3]) - 1) / 2
-    product = np.linalg.norm(translation) * np.linalg.norm(truth[:3, 3])
-    if not product > 0:
+    if not np.linalg.norm(translation) > 0:
         return None
-    turn, whole = (
-        float(np.degrees(np.arccos(np.clip(value, -1, 1))))
-        for value in (cosine, translation @ truth[:3, 3] / product)
-    )
+    turn, whole = angles_between((truth[:3, :3], truth[:3, 3]), (rotation, translation))
     folded = min(whole, 180 - whole)
     return (max(turn, folded), turn, folded, whole) if np.isfinite(turn + whole) else None
