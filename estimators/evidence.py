@@ -133,12 +133,8 @@ def epipolar_chance(
 
 
 def _squared_distances(a: Points, b: Points) -> Points:
-    """(N, M), from scalar products, which is exact enough about a common centre."""
-    centre = b.mean(0)
-    a, b = a - centre, b - centre
-    squared: Points = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
-    squared -= 2 * a @ b.T
-    return squared
+    """(N, M) between points of both."""
+    return np.asarray(np.subtract.outer(a[:, 0], b[:, 0]) ** 2 + np.subtract.outer(a[:, 1], b[:, 1]) ** 2)
 
 
 def log10_nfa(total: float, inliers: float, probability: float, sample: int = 4, models: int = 1) -> float:
