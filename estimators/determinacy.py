@@ -5,7 +5,7 @@ import numpy as np
 from geomatch.estimators.evidence import Points
 from geomatch.geometry import warp_points
 
-_PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0
+PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0
 """Noise as a share of the threshold, and its weight in observations: that few matches fit exactly does not
 prove that there is none."""
 _MAX_REMOVED = 10  # places taken away
@@ -26,15 +26,19 @@ def corner_deviations(
     h = into1 @ matrix @ np.linalg.inv(into0)
     rows, corner_rows = (_jacobian(h / h[2, 2], warp_points(into0, points)) for points in (p0, corners))
     rows, corner_rows = rows / into1[0, 0], corner_rows / into1[0, 0]  # pixels of image 1 again
-    places = weights.sum()
-    noise = (weights[:, None] * residuals**2).sum() + _PRIOR_WEIGHT * (_PRIOR_NOISE * threshold) ** 2
-    variance = noise / (max(0.0, 2 * places - 8) + _PRIOR_WEIGHT)
+    variance = noise_variance((weights[:, None] * residuals**2).sum(), 2 * weights.sum() - 8, threshold)
     flat = rows.reshape(-1, 8)
     normal = (flat * np.repeat(weights, 2)[:, None]).T @ flat
     full = _deviations(normal, corner_rows, variance)
     if not np.isfinite(full).all():
         return full, full
     return full, _deviations(normal - leaned_on(rows, weights, normal), corner_rows, variance)
+
+
+def noise_variance(squares: float, freedom: float, threshold: float) -> float:
+    """The variance that a sum of squared residuals shows, and a prior."""
+    prior = _PRIOR_WEIGHT * (PRIOR_NOISE * threshold) ** 2
+    return (squares + prior) / (max(0.0, freedom) + _PRIOR_WEIGHT)
 
 
 def leaned_on(rows: Points, weights: Points, normal: Points) -> Points:
@@ -79,9 +83,14 @@ def _leverage(rows: Points, normal: Points) -> Points:
 
 
 def _deviations(normal: Points, corner_rows: Points, variance: float) -> Points:
-    values, vectors = np.linalg.eigh(normal)
-    if values[0] <= 1e-12 * values[-1]:
+    inverse = inverse_of(normal)
+    if inverse is None:
         return np.full(len(corner_rows), np.inf)
-    covariance = (vectors / values) @ vectors.T * variance
-    variances = ((corner_rows @ covariance) * corner_rows).sum(axis=(1, 2))
+    variances = ((corner_rows @ (inverse * variance)) * corner_rows).sum(axis=(1, 2))
     return np.asarray(np.sqrt(np.maximum(variances, 0)))
+
+
+def inverse_of(normal: Points) -> Points | None:
+    """The inverse of a normal matrix; None where it has none."""
+    values, vectors = np.linalg.eigh(normal)
+    return None if values[0] <= 1e-12 * values[-1] else np.asarray((vectors / values) @ vectors.T)

@@ -54,6 +54,13 @@ def view_of(points: Points, camera: CameraLike, name: str) -> View:
     return View(points, np.column_stack([rays, np.ones(len(points))]), np.stack(steps, axis=2))
 
 
+def residuals_and_gradients(matrix: NDArray[np.floating], p0: Points, p1: Points) -> tuple[Points, Points]:
+    """(M,) x1' F x0 of points (M, 2), and (2, M) its squared gradient by the point of each image."""
+    h0, h1 = (np.column_stack([points, np.ones(len(points))]) for points in (p0, p1))
+    lines = np.array([h1 @ matrix, h0 @ matrix.T])
+    return np.asarray((h1 * lines[1]).sum(axis=1)), (lines[:, :, :2] ** 2).sum(axis=2)
+
+
 def _sampson(view0: View, view1: View, matrix: Points) -> tuple[Points, Points]:
     """x1' E x0 (..., M) and its derivatives by both points' pixels (..., M, 4), for matrices (..., 3, 3).
 
@@ -137,7 +144,8 @@ def cross(v: Points) -> Points:
 
 
 def angles_between(pose0: Pose, pose1: Pose) -> tuple[float, float]:
-    """Degrees between two rotations, and between two translations."""
-    cosines = (np.trace(pose0[0] @ pose1[0].T) - 1) / 2, pose0[1] @ pose1[1]
+    """Degrees between two rotations, and between two translations of any length but zero."""
+    lengths = np.linalg.norm(pose1[1]) * np.linalg.norm(pose0[1])
+    cosines = (np.trace(pose1[0].T @ pose0[0]) - 1) / 2, pose1[1] @ pose0[1] / lengths
     turn, shift = np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))
     return float(turn), float(shift)

@@ -1,7 +1,6 @@
 """How much the matches that agree with a homography say: independent places, and what chance would give."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import lgamma, log, log10
 
 import numpy as np
@@ -18,24 +17,13 @@ _WIDER = 10  # how often it is doubled to measure the density of keypoints
 _NEIGHBOURHOOD = 0.1  # of the extent of image 0: matches nearer than that may belong to one object
 
 
-@dataclass(frozen=True, slots=True)
-class Support:
-    """What speaks for a homography."""
-
-    places: float
-    """Independent inliers: those nearer to each other than twice what most are off, in either image, count as
-    one."""
-    log10_nfa: float
-    """Bound on the number of false alarms (log10), the least over finer thresholds."""
-    weights: Points
-    """(K,) one over the number of inliers about each inlier; their sum is ``places``."""
-    second: int
-    """Matches that agree with one shift of the homography, lying where its inliers lie: on a facade the next
-    period. The most for any shift."""
-
-
-def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float) -> Support:
+def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float) -> tuple[Points, float, int]:
     """Weigh the inliers of a homography among matches (M, 2) with residuals (M, 2) in pixels of image 1.
+
+    Returns (K,) one over the number of inliers about each inlier, nearer than twice what most are off, in
+    either image; their sum is the number of separate places. Then the bound on the number of false alarms
+    (log10), the least over finer thresholds, and how many matches at most agree with one shift of the
+    homography, lying where its inliers lie: on a facade the next period.
 
     Chance is that a match sent elsewhere, to the keypoint of another match, would have agreed; so it knows of
     keypoints in clusters, in rows or on a grid. Where wrong matches agree with their neighbours, as on a
@@ -56,7 +44,7 @@ def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float)
         probability = (shares[_FINER - finer :] / 4.0 ** np.arange(_WIDER + finer)).max()
         best = min(best, log10_nfa(weights.sum() / together + outliers, count, probability))
     second = _shifted(residuals[~inliers], p0[~inliers], p0[inliers], threshold)
-    return Support(float(weights.sum()), best + log10(_FINER + 1), weights, second)
+    return weights, best + log10(_FINER + 1), second
 
 
 def independence(p0: Points, p1: Points, scale: float) -> Points:
@@ -145,12 +133,8 @@ def epipolar_chance(
 
 
 def _squared_distances(a: Points, b: Points) -> Points:
-    """(N, M), from scalar products, which is exact enough about a common centre."""
-    centre = b.mean(0)
-    a, b = a - centre, b - centre
-    squared: Points = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
-    squared -= 2 * a @ b.T
-    return squared
+    """(N, M) between points of both."""
+    return np.asarray(np.subtract.outer(a[:, 0], b[:, 0]) ** 2 + np.subtract.outer(a[:, 1], b[:, 1]) ** 2)
 
 
 def log10_nfa(total: float, inliers: float, probability: float, sample: int = 4, models: int = 1) -> float:

@@ -1,8 +1,8 @@
 """Relative pose of two calibrated cameras: what the matches determine of it, and how well."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from geomatch.cameras import Camera
 from geomatch.errors import GeomatchError
-from geomatch.estimators.determinacy import leaned_on
+from geomatch.estimators.determinacy import PRIOR_NOISE, inverse_of, leaned_on, noise_variance
 from geomatch.estimators.epipolar import (
     CameraLike,
     Pose,
@@ -38,7 +38,6 @@ _IN_FRONT = 0.75  # share of the inliers with parallax
 _LEANING = 3.0  # degrees of rotation without the inliers that the fit leans on most
 _APART = 3.0  # degrees between poses that are two
 _SUBSET = 100  # inliers that other poses are sought with
-_PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0  # as in determinacy
 _DIRECTIONS = [np.array(d) / np.linalg.norm(d) for d in product((-1.0, 0.0, 1.0), repeat=3) if d > (0, 0, 0)]
 _OPTIONS = {"max_iterations": 100_000, "success_prob": 0.9999}
 
@@ -75,21 +74,10 @@ def relative_pose(
     check_threshold(threshold)
     views = view_of(p0, camera0, "camera0"), view_of(p1, camera1, "camera1")
     seen = np.all([np.isfinite(v.rays).all(1) & np.isfinite(v.steps).all((1, 2)) for v in views], axis=0)
-    view0, view1 = (view[seen] for view in views)
-    found = beside_watermark(
-        lambda some: _estimate(view0[some], view1[some], threshold, seed),
-        p0[seen], p1[seen], threshold, camera0.size if isinstance(camera0, Camera) else None,
+    return beside_watermark(
+        lambda used: _estimate(views[0][used], views[1][used], threshold, seed),
+        p0, p1, seen, threshold, camera0.size if isinstance(camera0, Camera) else None,
     )  # fmt: skip
-    if not found:
-        return found
-
-    def among_all(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        whole = np.zeros(len(p0), np.bool_)
-        whole[seen] = mask
-        return whole
-
-    aside = None if found.watermark is None else among_all(found.watermark)
-    return replace(found, inliers=among_all(found.inliers), watermark=aside)
 
 
 def _estimate(view0: View, view1: View, threshold: float, seed: int) -> RelativePose | EstimationFailure:
@@ -99,10 +87,12 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
         return EstimationFailure(
             f"{total} matches at {weights.sum():.0f} separate places, {_MIN_INLIERS} are needed"
         )
-    solved = _solve(view0, view1, threshold, seed)
-    if solved is None:
+    options = {**_OPTIONS, "max_epipolar_error": threshold, "seed": seed}
+    rotation, shift, count = solve_pose((view0.rays, view1.rays), (view0.focal, view1.focal), options)
+    length = np.linalg.norm(shift)
+    if not count or length == 0:
         return EstimationFailure(f"the solver found no relative pose among {total} matches")
-    pose = refined(view0, view1, solved, threshold, np.ones(total))
+    pose = refined(view0, view1, (rotation, shift / length), threshold, np.ones(total))
     agree = np.abs(distances(view0, view1, pose)) <= threshold
     if round(weights[agree].sum()) < _MIN_INLIERS:
         return EstimationFailure(too_few(int(agree.sum()), total, "relative pose", _MIN_INLIERS))
@@ -112,7 +102,7 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
     # words that two pages repeat agree with their neighbours: as many count as one
     moved, extent = view1.pixels - view0.pixels, float(np.ptp(view0.pixels, axis=0).max())
     weights = weights / coherence(moved[~agree], view0.pixels[~agree], extent, threshold)
-    nfa = _nfa(agree, np.ones(total, np.bool_), weights, chance, 5, _MODELS)
+    nfa = log10_nfa(weights.sum(), weights[agree].sum(), chance, 5, _MODELS)
     if reason := by_chance(int(agree.sum()), total, "relative pose", nfa, _MAX_LOG10_NFA):
         return EstimationFailure(reason)
     turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
@@ -129,31 +119,22 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
     return _weighed(view0, view1, pose, other, turned, trust * agree, agree, threshold)
 
 
-def _solve(view0: View, view1: View, threshold: float, seed: int) -> Pose | None:
+def solve_pose(
+    rays: Sequence[Points], focals: Sequence[Points | float], options: dict[str, Any]
+) -> tuple[Points, Points, int]:
+    """PoseLib's rotation, translation and number of inliers, from x and y of both cameras' rays (M, 2 or 3).
+
+    The focal lengths, a number or (2,) of each camera, give the pixels that its options count in.
+    """
     import poselib
 
-    options = {**_OPTIONS, "max_epipolar_error": threshold, "seed": seed}
     if unknown := options.keys() - dict(poselib.RansacOptions()).keys():  # it ignores them without a word
-        raise GeomatchError(f"this PoseLib has no option {min(unknown)!r}; install poselib 2.0.5")
-    focals = view0.focal, view1.focal
-    points = [view.rays[:, :2] * focal for view, focal in zip((view0, view1), focals, strict=True)]
-    cameras = [{"model": "SIMPLE_PINHOLE", "width": 1, "height": 1, "params": [f, 0.0, 0.0]} for f in focals]
+        raise GeomatchError(f"this PoseLib has no option {min(unknown)}; install poselib 2.0.5")
+    points = [own[:, :2] * focal for own, focal in zip(rays, focals, strict=True)]
+    lens = {"model": "PINHOLE", "width": 1, "height": 1}
+    cameras = [{**lens, "params": [*np.broadcast_to(focal, 2), 0.0, 0.0]} for focal in focals]
     pose, info = poselib.estimate_relative_pose(*points, *cameras, options, {})
-    length = np.linalg.norm(pose.t)
-    return (np.asarray(pose.R), np.asarray(pose.t) / length) if info["num_inliers"] and length > 0 else None
-
-
-def _nfa(
-    agree: NDArray[np.bool_],
-    among: NDArray[np.bool_],
-    weights: Points,
-    chance: float,
-    sample: int,
-    models: int,
-) -> float:
-    """Bound on the number of false alarms (log10); an inlier counts by its weight."""
-    count = weights[agree].sum()
-    return log10_nfa(count + weights[among & ~agree].sum(), count, chance, sample, models)
+    return np.asarray(pose.R), np.asarray(pose.t), info["num_inliers"]
 
 
 def _others(view0: View, view1: View, turned: Points, threshold: float) -> Iterator[Pose]:
@@ -167,20 +148,15 @@ def _others(view0: View, view1: View, turned: Points, threshold: float) -> Itera
     )
     if plane is not None:
         _, turns, shifts, _ = cv2.decomposeHomographyMat(plane, np.diag([focal, focal, 1.0]))
-        lengths = [np.linalg.norm(shift) for shift in shifts]
-        starts += [
-            (np.asarray(r, np.float64), np.asarray(t[:, 0] / n, np.float64))
-            for r, t, n in zip(turns, shifts, lengths, strict=True)
-            if n > 1e-9
-        ]
+        for turn, shift in zip(turns, shifts, strict=True):
+            if (length := np.linalg.norm(shift)) > 1e-9:
+                starts.append((np.asarray(turn, np.float64), shift[:, 0] / length))
     for start in starts:
         found = refined(view0, view1, start, threshold, np.ones(len(some)))
         side = displacements(view0, view1, found[0]) > threshold
-        front = (
-            in_front(view0[side], view1[side], found),
-            in_front(view0[side], view1[side], (found[0], -found[1])),
-        )
-        yield found if front[0].sum() >= front[1].sum() else (found[0], -found[1])
+        other = found[0], -found[1]
+        front, back = (in_front(view0[side], view1[side], pose).sum() for pose in (found, other))
+        yield found if front >= back else other
 
 
 def _best(
@@ -191,15 +167,15 @@ def _best(
     for pose in poses:
         errors = distances(view0, view1, pose)
         behind = (displacements(view0, view1, pose[0]) > 2 * threshold) & ~in_front(view0, view1, pose)
-        costs.append(
-            float((trust * np.minimum(np.where(behind, threshold, errors) ** 2, threshold**2)).sum())
-        )
+        squares = np.minimum(np.where(behind, threshold, errors) ** 2, threshold**2)
+        costs.append(float((trust * squares).sum()))
     first = int(np.argmin(costs))
     best = refined(view0, view1, poses[first], threshold, trust)
-    inliers = np.abs(distances(view0, view1, best)) <= threshold
+    errors = distances(view0, view1, best)
+    inliers = np.abs(errors) <= threshold
     places = trust[inliers].sum()
-    noise = (trust * inliers * distances(view0, view1, best) ** 2).sum() / max(places, 1.0)
-    margin = 3 * np.sqrt(4 * places) * max(noise, (_PRIOR_NOISE * threshold) ** 2)  # of sums of n squares
+    noise = (trust * inliers * errors**2).sum() / max(places, 1.0)
+    margin = 3 * np.sqrt(4 * places) * max(noise, (PRIOR_NOISE * threshold) ** 2)  # of sums of n squares
     near = [
         (cost, index)
         for index, cost in enumerate(costs)
@@ -225,8 +201,8 @@ def _trust(
     wrong = chance * (every - inliers)
     trust = np.clip(1 - (wrong + 3 * np.sqrt(wrong)) / np.maximum(inliers, 1), 0, 1)[kind]
     # beside a rotation, a direction has two parameters
-    chance_alone = _nfa(agree & ~still, ~still, weights, chance, 2, 1) > _MAX_LOG10_NFA
-    return np.asarray(trust * still if chance_alone else trust)
+    nfa = log10_nfa(weights[~still].sum(), weights[agree & ~still].sum(), chance, sample=2)
+    return np.asarray(trust * still if nfa > _MAX_LOG10_NFA else trust)
 
 
 def _weighed(
@@ -238,16 +214,15 @@ def _weighed(
     if round(places) < _MIN_INLIERS:
         return EstimationFailure(too_few(count, total, "relative pose", _MIN_INLIERS))
     errors, rows, noise, _ = linearised(view0, view1, pose)
-    prior = _PRIOR_WEIGHT * (_PRIOR_NOISE * threshold) ** 2
-    variance = ((trust * errors**2).sum() + prior) / (max(0.0, places - 5) + _PRIOR_WEIGHT)
+    variance = noise_variance((trust * errors**2).sum(), places - 5, threshold)
     normal = (rows * trust[:, None]).T @ rows
-    rest = _inverse(normal - leaned_on(rows[:, None], trust, normal))
+    rest = inverse_of(normal - leaned_on(rows[:, None], trust, normal))
     leaning = np.inf if rest is None else _degrees(variance * np.diag(rest)[:3])
     # noise moves points along their lines as parallax does, which says nothing of the translation
     normal[3:, 3:] -= (
         (1 + 3 * np.sqrt(2 / places)) * variance * np.einsum("m,mik,mjk->ij", trust, noise, noise)
     )
-    inverse = _inverse(normal)
+    inverse = inverse_of(normal)
     turn, shift = np.inf, np.inf
     if inverse is not None:
         left_out = trust * errors / np.maximum(1 - trust * ((rows @ inverse) * rows).sum(axis=1), 0.05)
@@ -260,7 +235,7 @@ def _weighed(
     if squared < _PARALLAX * usual or shift > _DEVIATION[1]:
         still = agree & (moved <= 2 * threshold)
         if round(trust[still].sum()) >= _MIN_INLIERS:
-            return _turned(view0, view1, turned, trust, still, moved, variance)
+            return _turned(view0, view1, turned, trust, still, moved, usual)
     if turn > _DEVIATION[0] or shift > _DEVIATION[1] or leaning > _LEANING:
         return EstimationFailure(
             f"{count} of {total} matches agree, but they do not determine the relative pose: its rotation "
@@ -283,7 +258,7 @@ def _weighed(
 
 def _turned(
     view0: View, view1: View, rotation: Points, trust: Points, still: NDArray[np.bool_], moved: Points,
-    variance: float,
+    usual: float,
 ) -> RelativePose | EstimationFailure:  # fmt: skip
     """A rotation without a translation, which parallax that is not known may have turned, too."""
     unit = view0.rays[still] / np.linalg.norm(view0.rays[still], axis=1)[:, None]
@@ -291,7 +266,6 @@ def _turned(
         "m,mij->ij", trust[still], np.eye(3) - unit[:, :, None] * unit[:, None]
     )
     squared = (trust * moved**2)[still].sum() / trust[still].sum()
-    usual = 2 * variance * (1 + (view1.focal / view0.focal) ** 2)
     total = usual / 2 * np.trace(np.linalg.inv(normal)) + max(0.0, squared - usual) / view1.focal**2
     turn = _degrees(np.array(total))
     if turn > _DEVIATION[0]:
@@ -303,8 +277,3 @@ def _turned(
 
 def _degrees(variances: Points) -> float:
     return float(np.degrees(np.sqrt(variances.sum())))
-
-
-def _inverse(normal: Points) -> Points | None:
-    values, vectors = np.linalg.eigh(normal)
-    return None if values[0] <= 1e-12 * values[-1] else np.asarray((vectors / values) @ vectors.T)

@@ -7,7 +7,6 @@ from functools import cache
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +57,9 @@ class Camera:
 
         NaN where the model has no such ray, as beyond the circle that a fisheye lens fills.
         """
-        camera, pixels = self._colmap(), np.asarray(points, np.float64) + 0.5
+        (width, height), params = self.size, np.array(self.params)
+        camera = pycolmap().Camera(model=self.model, width=width, height=height, params=params)
+        pixels = np.asarray(points, np.float64) + 0.5
         finite = np.isfinite(pixels).all(axis=1)
         rays = np.full(pixels.shape, np.nan)
         rays[finite] = camera.cam_from_img(np.ascontiguousarray(pixels[finite]))
@@ -66,12 +67,6 @@ class Camera:
         with np.errstate(invalid="ignore"):
             rays[~(np.linalg.norm(back - pixels, axis=1) <= _ASTRAY)] = np.nan
         return rays
-
-    def _colmap(self) -> Any:
-        width, height = self.size
-        return pycolmap().Camera(
-            model=self.model, width=width, height=height, params=np.array(self.params, np.float64)
-        )
 
 
 def check_model(model: str) -> None:

@@ -18,14 +18,7 @@ from geomatch.describers import Describer, traits_of
 from geomatch.geometry import corner_error, warp_points
 from geomatch.images import Image
 from geomatch.matching import match_mutual
-from geomatch.types import (
-    EstimationFailure,
-    Features,
-    Geometry,
-    HomographyEstimate,
-    RelativePose,
-    TwoViewGeometry,
-)
+from geomatch.types import EstimationFailure, Features, Found, Geometry, HomographyEstimate
 
 PART = 4
 """Content moves by this part of width and height: of an eighth, a quarter and a half the one that told right
@@ -38,7 +31,6 @@ CLOSE = 0.15
 features had up to 0.13, those of positions 1."""
 CONTENT = 0.7
 """Least `content_share` of features that are believed without a homography."""
-Found = HomographyEstimate | TwoViewGeometry | RelativePose
 _LEAST = 8  # keypoints whose pixels must agree
 
 
@@ -62,22 +54,23 @@ def check_content(
         share = content_share(describer, image1, features1)
         if share >= CONTENT:
             return found
-        return EstimationFailure(
-            "the features tell positions in the image more than its content: with the content of image 1 "
-            f"moved, {share:.0%} of its keypoints are found again; the weights may be untrained"
+        sign = f"with the content of image 1 moved, {share:.0%} of its keypoints are found again"
+    else:
+        if _pixels_agree(image0, image1, features0, found, threshold):
+            return found
+        offset, features = describe_moved(describer, image1, features1)
+        other = again(features)
+        if isinstance(other, HomographyEstimate):
+            error = corner_error(other.matrix, found.matrix, image0.size)
+            if error <= CLOSE * np.linalg.norm(offset):
+                return found
+        sign = (
+            f"the homography changes when the content of image 1 is moved by 1/{PART} of its size, though "
+            f"{found.num_inliers} matches agree with it"
         )
-    if _pixels_agree(image0, image1, features0, found, threshold):
-        return found
-    offset, features = describe_moved(describer, image1, features1)
-    other = again(features)
-    if isinstance(other, HomographyEstimate) and corner_error(
-        other.matrix, found.matrix, image0.size
-    ) <= CLOSE * np.linalg.norm(offset):
-        return found
     return EstimationFailure(
-        "the features tell positions in the image more than its content: the homography changes when the "
-        f"content of image 1 is moved by 1/{PART} of its size, though {found.num_inliers} matches agree with "
-        "it; the weights may be untrained"
+        f"the features tell positions in the image more than its content: {sign}; the weights may be "
+        "untrained"
     )
 
 

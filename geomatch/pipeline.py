@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,15 +34,7 @@ from geomatch.matching import check_options, check_rows, mutual_nearest
 from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
 from geomatch.tensors import FeatureTensors, tensor_method, upload_features
-from geomatch.types import (
-    EstimationFailure,
-    Features,
-    Geometry,
-    HomographyEstimate,
-    Matches,
-    Metric,
-    TwoViewGeometry,
-)
+from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
 
 _log = logging.getLogger(__name__)
 
@@ -106,16 +98,13 @@ class MatchResult:
 def _described(found: Geometry, model: str) -> dict[str, Any]:
     """What ``result.json`` says of a geometry: each entry is None without one."""
     if model == "Homography":
-        deviations = found.corner_deviations if isinstance(found, HomographyEstimate) else None
-        matrix = found.matrix.tolist() if isinstance(found, HomographyEstimate) else None
-        return {
-            "homography": matrix,
-            "corner_deviations": None if deviations is None else deviations.tolist(),
-        }
-    if model != "Essential":
-        return {"fundamental": found.matrix.tolist() if isinstance(found, TwoViewGeometry) else None}
-    names = ("rotation", "translation", "rotation_deviation", "translation_deviation", "second")
-    values = {name: getattr(found, name, None) for name in names}
+        names = {"homography": "matrix", "corner_deviations": "corner_deviations"}
+    elif model == "Essential":
+        own = ("rotation", "translation", "rotation_deviation", "translation_deviation", "second")
+        names = {name: name for name in own}
+    else:
+        names = {"fundamental": "matrix"}
+    values = {name: getattr(found, attribute, None) for name, attribute in names.items()}
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else None if value == np.inf else value
         for name, value in values.items()
@@ -193,8 +182,8 @@ def match(
     sources = [image if isinstance(image, str | PathLike) else None for image in (image0, image1)]
     other = None if model == "homography" else create_model(model, threshold, sources, images)
     with _timed(seconds, "detect"):
-        both = side_by_side if getattr(detect, "reentrant", False) else _one_by_one
-        found = both(partial(_detect, detect), images)
+        detected, together = partial(_detect, detect), getattr(detect, "reentrant", False)
+        found = side_by_side(detected, images) if together else list(map(detected, images))
     if describer is None:
         oriented = all(f.scales is not None and f.orientations is not None for f in found if len(f))
         describer = create_describer(default_config(oriented and not isinstance(detect, GridDetector)))
@@ -293,10 +282,6 @@ def _refining(
         )
         raise ValueError(f"refine_keypoints=True is for a grid described densely, but {wrong}")
     return None
-
-
-def _one_by_one(function: Callable[[Image], FeatureTensors], images: Sequence[Image]) -> list[FeatureTensors]:
-    return [function(image) for image in images]
 
 
 def _detect(detector: Detector, image: Image) -> FeatureTensors:

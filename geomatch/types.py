@@ -50,6 +50,15 @@ class _Record:
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
 
+    def _check(self, dtype: DTypeLike, **shapes: tuple[int | str, ...]) -> None:
+        """Make arrays of these fields, see `checked`, but for those that may be None and are."""
+        optional = [field.name for field in fields(self) if field.default is None]  # type: ignore[arg-type]
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if value is not None or name not in optional:
+                array = checked(f"{type(self).__name__}.{name}", value, shape, dtype)
+                object.__setattr__(self, name, array)
+
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
@@ -82,8 +91,9 @@ class _Record:
         needed = [field.name for field in own if field.default is MISSING]
         optional = [field.name for field in own if field.default is not MISSING]
         arrays = unpack_arrays(data, label, cls.__name__, needed, optional)
+        values = {name: array if array.ndim else array.item() for name, array in arrays.items()}
         with reading(label, f"file of {cls.__name__}", DamagedError):
-            return cls(**arrays)
+            return cls(**values)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -110,18 +120,13 @@ class Features(_Record):
     """(N, D) float32, or None before description; rows of unit length unless their maker says so."""
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__
-        set_(self, "keypoints", checked("Features.keypoints", self.keypoints, ("N", 2), np.float32))
+        self._check(np.float32, keypoints=("N", 2))
         n = len(self.keypoints)
-        set_(self, "scores", checked("Features.scores", self.scores, (n,), np.float32))
+        self._check(np.float32, scores=(n,), scales=(n,), orientations=(n,), descriptors=(n, "D"))
         width, height = (int(side) for side in self.image_size)
         if width < 1 or height < 1:
             raise ValueError(f"Features.image_size must be positive, got {(width, height)}")
-        set_(self, "image_size", (width, height))
-        for name, shape in (("scales", (n,)), ("orientations", (n,)), ("descriptors", (n, "D"))):
-            value = getattr(self, name)
-            if value is not None:
-                set_(self, name, checked(f"Features.{name}", value, shape, np.float32))
+        object.__setattr__(self, "image_size", (width, height))
         if self.scales is not None and (self.scales <= 0).any():
             raise ValueError("Features.scales must be positive")
 
@@ -148,14 +153,13 @@ class Matches(_Record):
     """(M,) float32, larger is better: cosine similarity, or minus the L2 distance."""
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__
         indices = np.asarray(self.indices)
         if indices.size and indices.dtype.kind not in "iu":
             raise ValueError(f"Matches.indices must be integers, got {indices.dtype}")
-        set_(self, "indices", checked("Matches.indices", indices, ("N", 2), np.int64))
+        self._check(np.int64, indices=("N", 2))
         if (self.indices < 0).any():
             raise ValueError("Matches.indices must not be negative")
-        set_(self, "similarity", checked("Matches.similarity", self.similarity, (len(self),), np.float32))
+        self._check(np.float32, similarity=(len(self),))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -173,11 +177,8 @@ class _Found(_Record):
     watermark: NDArray[np.bool_] | None
 
     def __post_init__(self) -> None:
-        set_, name = object.__setattr__, type(self).__name__
-        set_(self, "inliers", checked(f"{name}.inliers", self.inliers, ("N",), np.bool_))
-        if self.watermark is not None:
-            shape = (len(self.inliers),)
-            set_(self, "watermark", checked(f"{name}.watermark", self.watermark, shape, np.bool_))
+        self._check(np.bool_, inliers=("N",))
+        self._check(np.bool_, watermark=(len(self.inliers),))
 
     def __bool__(self) -> Literal[True]:
         return True
@@ -187,28 +188,21 @@ class _Found(_Record):
         """How many of the matches agree."""
         return int(self.inliers.sum())
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know before using it, in sentences; empty when there is nothing."""
+        remarks = self._remarks()
+        if self.watermark is not None:
+            count = int(self.watermark.sum())
+            remarks.append(f"{count} matches that do not move were set aside as a caption or watermark")
+        return tuple(remarks)
 
-class _Model(_Found):
-    """A matrix and its inliers, checked."""
-
-    __slots__ = ()
-    matrix: NDArray[np.float64]
-
-    def __post_init__(self) -> None:
-        _Found.__post_init__(self)
-        name = f"{type(self).__name__}.matrix"
-        object.__setattr__(self, "matrix", checked(name, self.matrix, (3, 3), np.float64))
-
-
-def _set_aside(watermark: NDArray[np.bool_] | None) -> tuple[str, ...]:
-    """The remark on matches that were set aside, if there are any."""
-    if watermark is None:
-        return ()
-    return (f"{int(watermark.sum())} matches that do not move were set aside as a caption or watermark",)
+    def _remarks(self) -> list[str]:
+        return []
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class HomographyEstimate(_Model):
+class HomographyEstimate(_Found):
     """A homography that was found; true in a condition."""
 
     matrix: NDArray[np.float64]
@@ -227,19 +221,13 @@ class HomographyEstimate(_Model):
     caption; None when there are none."""
 
     def __post_init__(self) -> None:
-        _Model.__post_init__(self)
-        if self.corner_deviations is not None:
-            name = "HomographyEstimate.corner_deviations"
-            object.__setattr__(
-                self, "corner_deviations", checked(name, self.corner_deviations, (4,), np.float64)
-            )
+        _Found.__post_init__(self)
+        self._check(np.float64, matrix=(3, 3), corner_deviations=(4,))
         object.__setattr__(self, "second_support", int(self.second_support))
         if self.matrix[2, 2] != 1:
             raise ValueError(f"HomographyEstimate.matrix[2, 2] must be 1, got {self.matrix[2, 2]}")
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a person should know before using it, in sentences; empty when there is nothing."""
+    def _remarks(self) -> list[str]:
         remarks = []
         if self.corner_deviations is not None and (worst := self.corner_deviations.max()) > _UNCERTAIN:
             remarks.append(f"a corner of image 0 is uncertain by {worst:.0f} px: inliers lie far from it")
@@ -248,11 +236,11 @@ class HomographyEstimate(_Model):
                 f"ambiguous: beside {self.num_inliers} inliers, {self.second_support} matches agree on the "
                 "same homography shifted, as where a pattern repeats"
             )
-        return (*remarks, *_set_aside(self.watermark))
+        return remarks
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class TwoViewGeometry(_Model):
+class TwoViewGeometry(_Found):
     """How two views of a scene are related; true in a condition."""
 
     kind: Literal["uncalibrated", "calibrated", "planar"]
@@ -265,10 +253,9 @@ class TwoViewGeometry(_Model):
     watermark: NDArray[np.bool_] | None = None
     """(M,) bool, matches set aside as in `HomographyEstimate`."""
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """As those of `HomographyEstimate`."""
-        return _set_aside(self.watermark)
+    def __post_init__(self) -> None:
+        _Found.__post_init__(self)
+        self._check(np.float64, matrix=(3, 3))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -298,21 +285,12 @@ class RelativePose(_Found):
 
     def __post_init__(self) -> None:
         _Found.__post_init__(self)
-        shapes: dict[str, tuple[int, ...]] = {"rotation": (3, 3), "translation": (3,), "second": (3, 4)}
-        for name, shape in shapes.items():
-            if (value := getattr(self, name)) is not None:
-                value = checked(f"RelativePose.{name}", value, shape, np.float64)
-                object.__setattr__(self, name, value)
-        for name, kind in (
-            ("rotation_deviation", float),
-            ("translation_deviation", float),
-            ("second_support", int),
-        ):
-            object.__setattr__(self, name, kind(getattr(self, name)))
+        self._check(np.float64, rotation=(3, 3), translation=(3,), second=(3, 4))
+        for name in ("rotation_deviation", "translation_deviation"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "second_support", int(self.second_support))
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a person should know before using it, in sentences; empty when there is nothing."""
+    def _remarks(self) -> list[str]:
         remarks = []
         if self.translation is None:
             remarks.append("too little parallax: the camera turned, and where it went is not determined")
@@ -323,7 +301,7 @@ class RelativePose(_Found):
                 f"ambiguous: beside {self.num_inliers} inliers, {self.second_support} matches agree with a "
                 "second pose, as on a plane; both are given"
             )
-        return (*remarks, *_set_aside(self.watermark))
+        return remarks
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -335,10 +313,6 @@ class EstimationFailure(_Record):
     watermark: bool = False
     """Matches agree, but they do not move and lie in a strip: a caption or watermark, COLMAP's WATERMARK."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", str(self.reason))
-        object.__setattr__(self, "watermark", bool(self.watermark))
-
     def __bool__(self) -> Literal[False]:
         return False
 
@@ -348,8 +322,10 @@ class EstimationFailure(_Record):
         return 0
 
 
-Geometry = HomographyEstimate | TwoViewGeometry | RelativePose | EstimationFailure
-"""What relates two images, or why nothing was found."""
+Found = HomographyEstimate | TwoViewGeometry | RelativePose
+"""What relates two images."""
+Geometry = Found | EstimationFailure
+"""The same, or why nothing was found."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from geomatch.benchmarks.tasks.pairs.matches import limited, matched_points
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.errors import GeomatchError
+from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.images import load_image
 
 Points = NDArray[np.float64]
@@ -111,11 +112,9 @@ def line_distances(matrix: NDArray[np.floating], points: Points) -> Points:
 
     Hartley and Zisserman, 2nd ed., eq. 11.10, whose root wxbs-benchmark takes.
     """
-    homogeneous = np.insert(points, [2, 4], 1, axis=1)
-    lines1, lines0 = homogeneous[:, :3] @ matrix.T, homogeneous[:, 3:] @ matrix
+    values, squares = residuals_and_gradients(matrix, points[:, :2], points[:, 2:])
     with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = 1 / (lines0[:, :2] ** 2).sum(1) + 1 / (lines1[:, :2] ** 2).sum(1)
-        return np.asarray(np.abs((homogeneous[:, 3:] * lines1).sum(1)) * np.sqrt(inverse), np.float64)
+        return np.asarray(np.abs(values) * np.sqrt((1 / squares).sum(axis=0)), np.float64)
 
 
 def _partners(method: Method, pair: ImagePair) -> NDArray[np.floating]:

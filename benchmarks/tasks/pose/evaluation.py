@@ -4,14 +4,15 @@ import time
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.task import Row
 from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points
 from geomatch.benchmarks.tasks.pairs.views import FramedPair, scaled_size
 from geomatch.benchmarks.tasks.pose.protocols import PoseProtocol
 from geomatch.benchmarks.tasks.pose.scenes import Camera, Points, RelativePose
-from geomatch.errors import GeomatchError, ImageError
+from geomatch.errors import ImageError
+from geomatch.estimators.epipolar import angles_between, cross, residuals_and_gradients
+from geomatch.estimators.pose import solve_pose
 from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import warp_points
 from geomatch.types import Features
@@ -19,7 +20,7 @@ from geomatch.types import Features
 ERRORS = ("errors_deg", "rotation_deg", "translation_deg", "translation_unfolded_deg")
 _ITERATIONS, _CONFIDENCE = 1000, 0.99999  # of OpenCV's estimators: its default, and the published one
 _LARGEST_SQUEEZE = 0.02  # of an image beside the size that its camera is for
-Pose = tuple[NDArray[np.float64], NDArray[np.float64], int]  # rotation, translation, inliers
+Pose = tuple[Points, Points, int]  # rotation, translation, inliers
 
 
 def evaluate(protocol: PoseProtocol, pair: FramedPair, match: Match | None, truth: RelativePose) -> Row:
@@ -81,20 +82,13 @@ def solve(
     if len(rays0) < 5:
         return None
     if protocol.estimator == "poselib":
-        import poselib
-
         limits = {
             "max_epipolar_error": protocol.threshold, "success_prob": protocol.confidence,
             "max_iterations": protocol.max_iterations, "min_iterations": protocol.min_iterations,
         }  # fmt: skip
         options = {name: value for name, value in limits.items() if value is not None}
-        unknown = options.keys() - poselib.RansacOptions().keys()  # which it would ignore
-        if unknown:
-            raise GeomatchError(f"this version of PoseLib has no option {', '.join(unknown)}")
-        plain = {"model": "PINHOLE", "width": 0, "height": 0}
-        cameras = [{**plain, "params": [*focal, 0, 0]} for focal in (focal0, focal1)]
-        pose, found = poselib.estimate_relative_pose(rays0 * focal0, rays1 * focal1, *cameras, options)
-        return (pose.R, pose.t, found["num_inliers"]) if found["num_inliers"] >= 5 else None
+        found = solve_pose((rays0, rays1), (focal0, focal1), options)
+        return found if found[2] >= 5 else None
     mean = (focal0[0] + focal1[1]) / 2 if protocol.focal == "superglue" else float(np.mean([focal0, focal1]))
     matrices, mask = cv2.findEssentialMat(
         rays0, rays1, np.eye(3), OPENCV_METHODS[protocol.estimator],
@@ -113,26 +107,17 @@ def solve(
 
 def epipolar_distances(truth: Points, rays0: Points, rays1: Points) -> Points:
     """(M,) sums of the squared distances of both rays (M, 2) to the other's epipolar line, as SuperGlue's."""
-    x, y, z = truth[:3, 3]
-    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ truth[:3, :3]
-    h0, h1 = (np.column_stack([rays, np.ones(len(rays))]) for rays in (rays0, rays1))
-    lines1, lines0 = h0 @ essential.T, h1 @ essential
-    squared = (lines0[:, :2] ** 2).sum(1), (lines1[:, :2] ** 2).sum(1)
+    values, squares = residuals_and_gradients(cross(truth[:3, 3]) @ truth[:3, :3], rays0, rays1)
     with np.errstate(divide="ignore", invalid="ignore"):  # of epipoles: NaN, which is below no threshold
-        return np.asarray((h1 * lines1).sum(1) ** 2 * (1 / squared[0] + 1 / squared[1]), np.float64)
+        return np.asarray(values**2 * (1 / squares).sum(axis=0), np.float64)
 
 
 def pose_errors(
     truth: Points, rotation: Points, translation: Points
 ) -> tuple[float, float, float, float] | None:
     """Degrees, in the order of `ERRORS`; None unless all are finite."""
-    cosine = (np.trace(rotation.T @ truth[:3, :3]) - 1) / 2
-    product = np.linalg.norm(translation) * np.linalg.norm(truth[:3, 3])
-    if not product > 0:
+    if not np.linalg.norm(translation) > 0:
         return None
-    turn, whole = (
-        float(np.degrees(np.arccos(np.clip(value, -1, 1))))
-        for value in (cosine, translation @ truth[:3, 3] / product)
-    )
+    turn, whole = angles_between((truth[:3, :3], truth[:3, 3]), (rotation, translation))
     folded = min(whole, 180 - whole)
     return (max(turn, folded), turn, folded, whole) if np.isfinite(turn + whole) else None

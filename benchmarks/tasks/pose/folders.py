@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from geomatch import cameras
 from geomatch.benchmarks.harness.data import DataSet, read_lines
 from geomatch.benchmarks.tasks.pose.scenes import Camera, Listed, RelativePose, Scene, by_scene
 from geomatch.errors import GeomatchError, reading
@@ -63,12 +64,10 @@ def _listed(folder: Path, path: Path, lines: list[str]) -> Iterator[Listed]:
 
 
 def _modelled(folder: Path, place: Path) -> Iterator[Listed]:
-    from geomatch.colmap.library import pycolmap
-
     with reading(place, "model of COLMAP"):
-        model = pycolmap().Reconstruction(str(place))
+        model = cameras.pycolmap().Reconstruction(str(place))
         images = sorted((one for one in model.images.values() if one.has_pose), key=lambda one: one.name)
-        cameras = [_camera(image.camera) for image in images]
+        own = [_camera(image.camera) for image in images]
     rows = {image.image_id: row for row, image in enumerate(images)}
     seen = np.zeros((len(images), len(images)), np.int64)
     for point in model.points3D.values():
@@ -79,12 +78,12 @@ def _modelled(folder: Path, place: Path) -> Iterator[Listed]:
     for i, k in combinations(range(len(images)), 2):
         if seen[i, k] >= MIN_COVISIBILITY * max(1, min(seen[i, i], seen[k, k])):
             names = images[i].name, images[k].name
-            truth = RelativePose((cameras[i], cameras[k]), poses[k] @ np.linalg.inv(poses[i]))
+            truth = RelativePose((own[i], own[k]), poses[k] @ np.linalg.inv(poses[i]))
             yield folder.name, "-".join(names), (root / names[0], root / names[1]), truth
 
 
 def _camera(camera: Any) -> Camera:
-    lens = (camera.model.name, tuple(camera.params.tolist()))
-    plain = camera.model.name in ("SIMPLE_PINHOLE", "PINHOLE")
-    size = camera.width, camera.height
-    return Camera(np.array(camera.calibration_matrix()), size, True, None if plain else lens)
+    name, size = camera.model.name, (camera.width, camera.height)
+    plain = name in ("SIMPLE_PINHOLE", "PINHOLE")
+    lens = None if plain else cameras.Camera(name, size, camera.params)
+    return Camera(np.array(camera.calibration_matrix()), size, True, lens)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch import cameras
 from geomatch.benchmarks.harness.data import DataSet, sums_of
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair
 from geomatch.errors import GeomatchError
@@ -25,17 +26,13 @@ class Camera:
     matrix: NDArray[np.float64]  # (3, 3), pixels
     size: tuple[int, int] | None = None  # (width, height) of the image that it is for; None: of the file
     corner_origin: bool = False  # True if its pixels count from the corner of the first one
-    lens: tuple[str, tuple[float, ...]] | None = None  # COLMAP's model and parameters, where it distorts
+    lens: cameras.Camera | None = None  # where it distorts
 
     def rays(self, points: Points) -> Points:
         """(N, 2) x / z and y / z of its pixels (N, 2), with x right, y down and z forward."""
-        if self.lens is None or not len(points):
+        if self.lens is None:
             return warp_points(np.linalg.inv(self.matrix), points)
-        from geomatch.colmap.library import pycolmap
-
-        width, height = self.size or (0, 0)
-        camera = pycolmap().Camera(model=self.lens[0], width=width, height=height, params=self.lens[1])
-        return np.asarray(camera.cam_from_img(points), np.float64)
+        return self.lens.rays(points - 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +69,8 @@ class Scene:
         place = {path: number for number, path in enumerate(paths)}
         truths = [
             [pair.name, [place[path] for path in pair.paths], pair.truth.matrix.tolist(),
-             [[one.matrix.tolist(), one.size, one.corner_origin, one.lens] for one in pair.truth.cameras]]
+             [[one.matrix.tolist(), one.size, one.corner_origin,
+               one.lens and (one.lens.model, one.lens.params)] for one in pair.truth.cameras]]
             for pair in self.pairs
         ]  # fmt: skip
         return digest_of([truths, sums_of(place)])

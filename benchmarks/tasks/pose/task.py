@@ -11,7 +11,6 @@ import numpy as np
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.measures import area_under_curve
 from geomatch.benchmarks.harness.task import (
-    UNREADABLE,
     Axes,
     Curve,
     Row,
@@ -30,7 +29,6 @@ from geomatch.benchmarks.tasks.pose.folders import read_pose
 from geomatch.benchmarks.tasks.pose.protocols import MEGADEPTH, POSE, SCANNET, PoseProtocol
 from geomatch.benchmarks.tasks.pose.releases import read_megadepth, read_scannet
 from geomatch.benchmarks.tasks.pose.scenes import Scene
-from geomatch.errors import ImageError
 from geomatch.estimators.solvers import OPENCV_METHODS
 
 _LIMIT = 20.0  # degrees; the end of curves
@@ -38,10 +36,7 @@ _LIMIT = 20.0  # degrees; the end of curves
 
 def _measured(protocol: PoseProtocol, method: Method, framed: Sequence[FramedPair], pair: ImagePair) -> Row:
     chosen = replace(protocol, estimator=method.estimator) if method.estimator else protocol
-    try:
-        return evaluate(chosen, framed[0], None if method.pair_matcher else method.match, pair.truth)
-    except ImageError as error:
-        return failed(protocol, f"{UNREADABLE}{pair.name}: {error}")
+    return evaluate(chosen, framed[0], None if method.pair_matcher else method.match, pair.truth)
 
 
 def _undefined(protocol: PoseProtocol, method: Method) -> str | None:
