@@ -137,40 +137,21 @@ class Parts:
 
 
 def load_parts(network: Network, folder: Path, device: str, dtype: torch.dtype) -> Parts:
-    """Read what `make_model` wrote."""
+    """Read what `make_model` wrote; on the device ``meta`` to count operations only."""
 
     def load(kind: Any, part: str) -> Any:
-        return (
-            kind.from_pretrained(folder / part, torch_dtype=dtype, low_cpu_mem_usage=False).to(device).eval()
-        )
+        module = kind.from_pretrained(folder / part, torch_dtype=dtype, low_cpu_mem_usage=False)
+        return module.to(device).eval()
 
-    prompt = prompt_of(network)
-    rows = None if prompt is None else torch.tensor(prompt, dtype=dtype, device=device)[None]
-    return _parts(
-        network, load, DDIMScheduler.from_pretrained(folder / ("scheduler" if network.vae else "")), rows
-    )
-
-
-def empty_parts(network: Network) -> Parts:
-    """Without memory or numbers, to count operations."""
-
-    def make(kind: Any, part: str) -> Any:
-        return kind.from_config(network.vae if part == "vae" else network.unet).eval()
-
-    with torch.device("meta"):
-        rows = torch.zeros(1, *network.tokens) if network.vae else None
-        return _parts(network, make, DDIMScheduler(), rows)
-
-
-def _parts(network: Network, load: Callable[[Any, str], Any], schedule: Any, prompt: Tensor | None) -> Parts:
+    add_noise = DDIMScheduler.from_pretrained(folder / ("scheduler" if network.vae else "")).add_noise
     unet = load(UNet2DConditionModel if network.vae else UNet2DModel, "unet" if network.vae else "")
     unet.up_blocks = unet.up_blocks[: network.blocks]
     unet.conv_norm_out = unet.conv_act = unet.conv_out = nn.Identity()
     if network.vae is None:
-        return Parts(network, lambda images: images, unet, schedule.add_noise, prompt)
-    vae = load(AutoencoderKL, "vae")
+        return Parts(network, lambda images: images, unet, add_noise, None)
+    vae, prompt = load(AutoencoderKL, "vae"), torch.tensor(prompt_of(network), dtype=dtype, device=device)
 
     def encode(images: Tensor) -> Tensor:
         return vae.encode(images).latent_dist.mode() * vae.config.scaling_factor  # type: ignore[no-any-return]
 
-    return Parts(network, encode, unet, schedule.add_noise, prompt)
+    return Parts(network, encode, unet, add_noise, prompt[None])
