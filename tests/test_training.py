@@ -65,7 +65,7 @@ def test_an_interrupted_training_gives_the_same(
     crops: CropSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
     def train(name: str) -> list[tuple[int, float]]:
-        return train_denoiser(CONFIG, crops, tmp_path / name, checkpoint_every=2, progress=False)
+        return train_denoiser(CONFIG, crops, tmp_path / name, checkpoint_every=2)
 
     whole = train("whole")
     with monkeypatch.context() as patch:
@@ -79,7 +79,7 @@ def test_an_interrupted_training_gives_the_same(
     for name, value in weights(tmp_path / "whole").items():
         torch.testing.assert_close(again[name], value, rtol=0, atol=0)
     with pytest.raises(WeightsError, match="train into another folder"):
-        train_denoiser(replace(CONFIG, steps=9), crops, tmp_path / "cut", progress=False)
+        train_denoiser(replace(CONFIG, steps=9), crops, tmp_path / "cut")
 
 
 def test_rendered_views_follow_their_homography(photo0: Image, rng: np.random.Generator) -> None:

@@ -60,7 +60,6 @@ def train_denoiser(
     out: Path,
     device: str = "cpu",
     checkpoint_every: int = 200,
-    progress: bool = True,
 ) -> list[tuple[int, float]]:
     """Train, or resume from ``out/checkpoint.pt``, and save the averaged weights; steps and losses.
 
@@ -102,8 +101,7 @@ def train_denoiser(
         return done, round(loss, 6)
 
     checkpoint = Checkpoint(out / "checkpoint.pt", config, parts, device)
-    bar = "denoising" if progress else None
-    losses = take_steps(checkpoint, config.steps, loss, entry, checkpoint_every, bar)
+    losses = take_steps(checkpoint, loss, entry, checkpoint_every, "denoising")
     average.copy_to(unet.parameters())
     unet.eval().save_pretrained(out)
     scheduler.save_pretrained(out)

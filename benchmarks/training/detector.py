@@ -50,7 +50,6 @@ def train_detector(
     config: DetectorConfig,
     out: Path,
     checkpoint_every: int = 100,
-    progress: bool = True,
 ) -> SuperPointNetwork:
     """Train, or resume from ``out/detector.pt``; crops of step k depend on (seed, k) alone.
 
@@ -95,7 +94,7 @@ def train_detector(
         return done, round(loss, 4)
 
     checkpoint = Checkpoint(out / CHECKPOINT, config, parts)
-    take_steps(checkpoint, config.steps, loss, entry, checkpoint_every, "detector" if progress else None)
+    take_steps(checkpoint, loss, entry, checkpoint_every, "detector")
     return network.eval()
 
 

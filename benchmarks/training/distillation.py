@@ -117,7 +117,6 @@ def distil(
     config: DistillationConfig,
     out: Path,
     validation: Sequence[Rows] = (),
-    progress: bool = True,
 ) -> DistilledHead:
     """Train on the banks' pairs of views, or go on from ``out/distilled.pt``.
 
@@ -140,9 +139,8 @@ def distil(
         return config.imitation * (1 - (found[torch.from_numpy(known)] * wanted).sum(1)).mean()
 
     draw = partial(draw_patches, bank, tilted, config)
-    bar = "distillation" if progress else None
     learner = train_on_pairs(
-        new_network, describe, draw, config, out / CHECKPOINT, validation, bar, imitation
+        new_network, describe, draw, config, out / CHECKPOINT, "distillation", validation, imitation
     )
     log = read_checkpoint(out / CHECKPOINT)["log"]
     training = {**(extractor.head.training if extractor.head else {}), "distillation": asdict(config)}

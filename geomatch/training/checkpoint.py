@@ -59,21 +59,21 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:
 
 def take_steps(
     checkpoint: Checkpoint,
-    steps: int,
     loss: Callable[[int], Tensor],
     entry: Callable[[int, float], Any],
     every: int,
-    bar: str | None = None,
+    bar: str,
 ) -> list[Any]:
-    """Take the steps that are left of ``steps`` with the checkpoint's optimiser and schedule; return the log.
+    """Take the configuration's ``steps`` that are left, with the checkpoint's optimiser and schedule.
 
     ``loss`` gives the loss of a step by its number, from 0; ``entry`` makes an entry of the log, ``every`` so
-    many steps and at the end, from the steps done and the mean loss since the entry before.
+    many steps and at the end, from the steps done and the mean loss since the entry before. Returns the log.
     """
     optimiser, schedule = checkpoint.parts["optimiser"], checkpoint.parts["schedule"]
+    steps: int = checkpoint.config.steps
     start, log = checkpoint.resume()
     recent: list[float] = []
-    shown = tqdm(range(start, steps), initial=start, total=steps, unit="step", desc=bar, disable=bar is None)
+    shown = tqdm(range(start, steps), initial=start, total=steps, unit="step", desc=bar)
     for step in shown:
         found = loss(step)
         optimiser.zero_grad()

@@ -41,19 +41,15 @@ def train_head(
     images: Sequence[BankImage],
     work: Path,
     settings: HeadConfig = HeadConfig(),
-    patches: Path | None = None,
-    workers: int = 2,
-    progress: bool = True,
 ) -> FittedHead:
     """Make the bank and train the head of a model that describes patches; a second call goes on.
 
-    ``work`` holds the checkpoint and, unless ``patches`` names a folder that trainings share, the bank, which
-    ``workers`` processes make. Raises `GeomatchError` when the images give no pairs.
+    ``work`` holds the checkpoint and the bank. Raises `GeomatchError` when the images give no pairs.
     """
     if config.sampling != "patch":
         raise ValueError("a head can be trained for sampling='patch' only; dense maps have the fitted one")
-    bank = PatchBank(patches or work / "patches", config.patch_size, config.patch_scale)
-    unreadable = make_bank(bank, images, workers, progress)
+    bank = PatchBank(work / "patches", config.patch_size, config.patch_scale)
+    unreadable = make_bank(bank, images)
     images = [image for image in images if image not in unreadable]
     used, watched = split_images(images)
     views, watched_views = load_bank(bank, used), load_bank(bank, watched)
@@ -62,7 +58,7 @@ def train_head(
             f"{len(used)} images gave no pairs of keypoints: give photographs with something to find"
         )
     extractor = DIFTExtractor(replace(config, head=False))
-    network = train_network(extractor, views, settings, work, watched_views[:100], progress)
+    network = train_network(extractor, views, settings, work, watched_views[:100])
     log = read_checkpoint(work / CHECKPOINT)["log"]
     training = {
         "model": config.model,
@@ -88,7 +84,6 @@ def train_network(
     config: HeadConfig,
     out: Path,
     validation: Sequence[Rows] = (),
-    progress: bool = True,
 ) -> HeadNetwork:
     """Train on frozen activations of the bank's pairs of views, or go on from ``out/head.pt``."""
 
@@ -99,9 +94,10 @@ def train_network(
     def describe(network: HeadNetwork, patches: NDArray[np.uint8]) -> Tensor:
         return network(_maps(extractor, patches))  # type: ignore[no-any-return]
 
-    bar = "projection head" if progress else None
     draw = partial(draw_batch, bank, config.views, config.per_view)
-    return train_on_pairs(new_network, describe, draw, config, out / CHECKPOINT, validation, bar)
+    return train_on_pairs(
+        new_network, describe, draw, config, out / CHECKPOINT, "projection head", validation
+    )
 
 
 def _maps(extractor: DIFTExtractor, patches: NDArray[np.uint8]) -> Sequence[Tensor]:

@@ -52,8 +52,8 @@ def train_on_pairs(
     draw: Callable[[np.random.Generator], DrawnBatch],
     config: _Settings,
     path: Path,
+    bar: str,
     validation: Sequence[Rows] = (),
-    bar: str | None = None,
     beside: Callable[[DrawnBatch, Tensor], Tensor] | None = None,
 ) -> Network:
     """Train on the pairs that ``draw`` gives, or go on from the checkpoint ``path``; in evaluation mode.
@@ -87,7 +87,7 @@ def train_on_pairs(
             made["rank1"] = round(rank1(lambda patches: describe(network, patches), validation), 4)
         return made
 
-    take_steps(Checkpoint(path, config, parts), config.steps, loss, entry, EVERY, bar)
+    take_steps(Checkpoint(path, config, parts), loss, entry, EVERY, bar)
     return network.eval()
 
 
