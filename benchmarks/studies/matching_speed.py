@@ -1,13 +1,10 @@
-"""Mutual matching beside OpenCV, kornia and faiss on equal input: time, memory, and whether all agree."""
+"""Mutual matching beside OpenCV and kornia on equal input: time, memory, and whether all agree."""
 
-import importlib
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
-from typing import Any
 
 import cv2
 import numpy as np
@@ -55,36 +52,11 @@ def _bfmatcher(a: Rows, b: Rows) -> Indices:
     return np.array([(match.queryIdx, match.trainIdx) for match in found], np.int64).reshape(-1, 2)
 
 
-def _flann(a: Rows, b: Rows) -> Indices:
-    """Both ways, since FLANN has no cross check; approximate."""
-    forward, backward = (
-        np.array([m.trainIdx for m in cv2.FlannBasedMatcher({"algorithm": 1, "trees": 5}).match(x, y)])
-        for x, y in ((a, b), (b, a))
-    )
-    return _agreeing(forward, backward)
-
-
 def _kornia(a: Rows, b: Rows) -> Indices:
     from kornia.feature import match_mnn
 
     indices: Indices = match_mnn(torch.from_numpy(a), torch.from_numpy(b))[1].numpy()
     return indices
-
-
-def _faiss(a: Rows, b: Rows) -> Indices:
-    """Both ways by the inner product, which orders unit rows as the distance does."""
-    faiss: Any = importlib.import_module("faiss")
-    nearest = []
-    for x, y in ((a, b), (b, a)):
-        index = faiss.IndexFlatIP(x.shape[1])
-        index.add(y)
-        nearest.append(index.search(x, 1)[1][:, 0])
-    return _agreeing(*nearest)
-
-
-def _agreeing(forward: Indices, backward: Indices) -> Indices:
-    kept = np.flatnonzero(backward[forward] == np.arange(len(forward)))
-    return np.stack([kept, forward[kept]], axis=1)
 
 
 def _pairs(indices: Indices) -> set[tuple[int, ...]]:
@@ -95,28 +67,23 @@ METHODS: dict[str, Callable[[Rows, Rows], Indices]] = {
     "geomatch": _geomatch,
     "cv2.BFMatcher": _bfmatcher,
     "kornia match_mnn": _kornia,
-    "faiss IndexFlatIP": _faiss,
-    "cv2 FLANN": _flann,
 }
 
 
 def matching_rows(repeats: int) -> list[Row]:
-    """Every method at all sizes: time, matches as ``cv2.BFMatcher`` finds them, and memory."""
-    faiss = importlib.util.find_spec("faiss")
-    methods = {name: method for name, method in METHODS.items() if faiss or not name.startswith("faiss")}
+    """Every method at all sizes: time, memory, and whether the matches are those of ``cv2.BFMatcher``."""
     rows: list[Row] = []
     for count, dimension in product(COUNTS, DIMENSIONS):
         a, b = synthetic_descriptors(count, dimension)
         exact = _pairs(_bfmatcher(a, b))
-        for name, method in methods.items():
-            slow = name.startswith("cv2") and count * count * dimension >= LONG
+        for name, method in METHODS.items():
+            slow = name == "cv2.BFMatcher" and count * count * dimension >= LONG
             seconds = median_seconds(partial(method, a, b), 1 if slow else repeats)
-            found = exact if name == "cv2.BFMatcher" else _pairs(method(a, b))
+            same = name == "cv2.BFMatcher" or _pairs(method(a, b)) == exact
             own = "match" if name == "geomatch" else name
             rows.append(
                 timing_row(f"{own} {count} x {count} x {dimension}", seconds, "s")
-                | {"method": name, "size": f"{count} x {dimension}", "identical_matches": found == exact}
-                | {"found": round(len(found & exact) / len(exact), 4)}
+                | {"method": name, "size": f"{count} x {dimension}", "identical_matches": same}
                 | {"peak_mib": json.loads(child_process(__spec__.name, name, count, dimension))}
             )
     return rows
@@ -144,17 +111,14 @@ def _plain(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """In Markdown: our time, the others' in units of it, what FLANN finds, and the memory of all."""
+    """In Markdown: our time, the others' in units of it, and the memory of all."""
     lines = []
     for own in (row for row in rows if row["method"] == "geomatch"):
         every = [row for row in rows if row["size"] == own["size"]]
-        cells = [own["size"], f"{own['value']:.3f} s"]
-        for row in every[1:]:
-            share = "" if row["identical_matches"] else f" ({100 * row['found']:.0f} % found)"
-            cells.append(f"{row['value'] / own['value']:.1f} x{share}")
-        lines.append([*cells, ", ".join(str(row["peak_mib"]) for row in every)])
-    methods = dict.fromkeys(row["method"] for row in rows)
-    return markdown(["rows x dimensions", *methods, "memory, MiB"], lines)
+        others = [f"{row['value'] / own['value']:.1f} x" for row in every[1:]]
+        memories = ", ".join(str(row["peak_mib"]) for row in every)
+        lines.append([own["size"], f"{own['value']:.3f} s", *others, memories])
+    return markdown(["rows x dimensions", *METHODS, "memory, MiB"], lines)
 
 
 def peak_memory(method: str, count: int, dimension: int) -> int:

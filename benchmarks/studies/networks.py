@@ -30,16 +30,8 @@ class Network:
     blocks: int
     """Up-blocks that the layer needs."""
     vae: dict[str, Any] | None = None
-    tokens: tuple[int, int] = (77, 1024)
-    """Shape of the prompt embedding."""
 
 
-_VAE = {
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 2,
-}
 SD = Network(
     {
         "sample_size": 96,
@@ -49,7 +41,12 @@ SD = Network(
     },
     replace(PRESETS["dift-sd"], latent="mode"),
     blocks=3,
-    vae=_VAE,
+    vae={
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+    },
 )
 """Stable Diffusion 2-1."""
 ADM = Network(
@@ -79,7 +76,7 @@ def _narrow(full: Network, width: int) -> Network:
     if full.vae is None:
         return replace(full, unet=unet | {"attention_head_dim": width})
     unet |= {"attention_head_dim": 1, "cross_attention_dim": width}
-    return replace(full, unet=unet, vae=full.vae | {"block_out_channels": [width] * 4}, tokens=(77, width))
+    return replace(full, unet=unet, vae=full.vae | {"block_out_channels": [width] * 4})
 
 
 NETWORKS = {"sd": SD, "adm": ADM, "sd-narrow": _narrow(SD, 32), "adm-narrow": _narrow(ADM, 32)}
@@ -111,8 +108,10 @@ def _scrambled(module: Any) -> Any:
 
 def prompt_of(network: Network) -> np.ndarray[Any, Any] | None:
     """A prompt embedding, for a model that takes one."""
-    random = np.random.default_rng(0).standard_normal(network.tokens).astype(np.float32)
-    return None if network.vae is None else random
+    if network.vae is None:
+        return None
+    shape = (77, network.unet["cross_attention_dim"])
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
