@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from geomatch import GeomatchError, Image, WeightsError, warp_points
-from geomatch.benchmarks.training.cards import detector_card, model_card
 from geomatch.benchmarks.training.crops import CropSource
 from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
 from geomatch.benchmarks.training.detector import DetectorConfig
 from geomatch.benchmarks.training.distillation import occluded
-from geomatch.benchmarks.training.recipe import DENOISER_PACKAGES
+from geomatch.benchmarks.training.recipe import DENOISER_PACKAGES, detector_card, model_card
 from geomatch.benchmarks.training.sources import find_images, listed_images
 from geomatch.dift.head.projection import load_head
 from geomatch.images import write_png
