@@ -141,6 +141,11 @@ def rank1(describe: Callable[[NDArray[np.uint8]], Tensor], views: Sequence[Rows]
     return linear_head.rank1(parts)
 
 
+def patch_tensor(patches: NDArray[np.uint8]) -> Tensor:
+    """(N, 3, S, S) float32 of values 0 to 255 from (N, S, S, 3)."""
+    return torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()
+
+
 def augmented(patches: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """(N, 2, S, S, 3) turned by quarter turns and mirrored, each pair alike."""
     turned = patches.copy()
