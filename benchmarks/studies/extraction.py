@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from geomatch.benchmarks.studies.networks import NETWORKS, load_parts, make_model, prompt_of
 from geomatch.benchmarks.studies.record import (
@@ -141,8 +140,7 @@ def measure(setup: Setup, dtypes: Sequence[str]) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(NETWORKS[setup.network], folder, setup.device)
-        rows = _extraction_rows(setup, dtypes, folder)
-        return rows + stream_rows(setup, folder) + operation_rows(setup, folder)
+        return _extraction_rows(setup, dtypes, folder) + stream_rows(setup, folder)
 
 
 def _extraction_rows(setup: Setup, dtypes: Sequence[str], folder: Path) -> list[Row]:
@@ -199,43 +197,14 @@ def parts_alone(setup: Setup, dtype: torch.dtype, folder: Path) -> float:
         return median_seconds(lambda: features(encode(image)), setup.repeats)
 
 
-def operation_rows(setup: Setup, folder: Path) -> list[Row]:
-    """Floating-point operations of an extraction, counted without computing, in units of 10^9."""
-    parts = load_parts(NETWORKS[setup.network], folder, "meta", torch.bfloat16)
-    members, rows = parts.network.settings.ensemble_size, []
-    for size in sorted({setup.size, 768}):
-        with torch.inference_mode():
-            image = torch.zeros(1, 3, size, size, dtype=torch.bfloat16, device="meta")
-            encode = _gigaflops(lambda image=image: parts.encode(image)) if parts.network.vae else 0.0
-            one = _gigaflops(lambda image=image: parts.features(parts.encode(image))) - encode
-        counts = {
-            "reference": members * (encode + one),
-            "geomatch": encode + members * one,
-            "geomatch, ensemble 1": encode + one,
-        }
-        for what, value in counts.items():
-            rows.append({"name": f"GFLOP at {size} x {size}, {what}", "value": round(value, 1)})
-    return rows
-
-
-def _gigaflops(call: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return float(counter.get_total_flops()) / 1e9
-
-
 def table(rows: Sequence[Row]) -> str:
     """In Markdown: both in float32."""
     found = {row["name"]: row for row in rows}
-    sides = [
-        found[f"{name} float32"] | {"gflop": found[f"GFLOP at 768 x 768, {name}"]["value"]}
-        for name in ("geomatch", "reference")
-    ]
+    sides = [found[f"{name} float32"] for name in ("geomatch", "reference")]
     figures = (
         ("seconds per image", "value", 1),
         ("peak memory while loading, MiB", "loading_mib", 0),
         ("peak memory while extracting, MiB", "extracting_mib", 0),
-        ("GFLOP at 768x768", "gflop", 0),
     )
     values = [(words, *(side[what] for side in sides), digits) for words, what, digits in figures]
     lines = [(words, f"{a:.{n}f}", f"{b:.{n}f}", f"{b / a:.1f}") for words, a, b, n in values]

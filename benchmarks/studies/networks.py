@@ -136,7 +136,7 @@ class Parts:
 
 
 def load_parts(network: Network, folder: Path, device: str, dtype: torch.dtype) -> Parts:
-    """Read what `make_model` wrote; on the device ``meta`` to count operations only."""
+    """Read what `make_model` wrote."""
 
     def load(kind: Any, part: str) -> Any:
         module = kind.from_pretrained(folder / part, torch_dtype=dtype, low_cpu_mem_usage=False)

@@ -1,9 +1,9 @@
 """A bank of corresponding patches, cut once per image, that convolutional heads are trained on."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,12 +74,10 @@ def for_each_image(
     """Call ``make`` for every image; return those that cannot be read, and why."""
     ordered = sorted(images, key=lambda image: -image.views)  # the longest first
     attempt = partial(_reason, make)
-    with ExitStack() as stack:
-        reasons: Iterator[str] = map(attempt, ordered)
-        if workers > 1:
-            spawn = multiprocessing.get_context("spawn")  # not forked: torch may hold threads
-            pool = stack.enter_context(ProcessPoolExecutor(workers, spawn, _one_thread))
-            reasons = pool.map(attempt, ordered)
+    spawn = multiprocessing.get_context("spawn")  # not forked: torch may hold threads
+    pool = ProcessPoolExecutor(workers, spawn, _one_thread) if workers > 1 else None
+    with pool or nullcontext():
+        reasons = pool.map(attempt, ordered) if pool else map(attempt, ordered)
         shown = tqdm(reasons, total=len(ordered), desc=what, unit="image")
         return {image: reason for image, reason in zip(ordered, shown, strict=True) if reason}
 
