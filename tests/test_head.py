@@ -25,8 +25,8 @@ from geomatch.dift.inputs import network_patches
 from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.tensors import upload_features
+from geomatch.training import checkpoint, pair_loop
 from geomatch.training import convolutional_head as training
-from geomatch.training import pair_loop
 from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
 from geomatch.training.convolutional_head import HeadConfig, train_head, train_network
@@ -207,7 +207,7 @@ def test_interrupted_head_ends_as_if_undisturbed(
     bank: list[NDArray[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
     extractor = DIFTExtractor(SMALL)
-    monkeypatch.setattr(pair_loop, "EVERY", 2)
+    monkeypatch.setattr(checkpoint, "EVERY", 2)
 
     def train(name: str) -> HeadNetwork:
         return train_network(extractor, bank, HEAD, tmp_path / name)

@@ -22,6 +22,7 @@ from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.keypoints.tiny import dominant_orientations, load_network, save_network, weights_file
 from geomatch.provenance import cache_key
 from geomatch.synthetic import random_homography, render_view
+from geomatch.training import checkpoint
 from geomatch.training.bank import BankImage
 
 
@@ -235,8 +236,9 @@ def test_interrupted_training_ends_as_if_undisturbed(
     config = DetectorConfig(crop_size=(64, 48), batch_size=2, steps=6)
 
     def train(name: str) -> Any:
-        return train_detector(labels, config, tmp_path / name, checkpoint_every=2)
+        return train_detector(labels, config, tmp_path / name)
 
+    monkeypatch.setattr(checkpoint, "EVERY", 2)
     whole = train("whole")
     with monkeypatch.context() as patch:
         patch.setattr(training, "seen_again", dying(training.seen_again, 9))

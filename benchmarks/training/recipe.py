@@ -22,7 +22,7 @@ from geomatch.dift.head.projection import Head
 from geomatch.files import replacing
 from geomatch.keypoints.tiny import save_network
 from geomatch.training.bank import BankImage
-from geomatch.training.checkpoint import read_checkpoint
+from geomatch.training.checkpoint import Log, read_checkpoint
 from geomatch.training.convolutional_head import HeadConfig, train_head
 from geomatch.weights.folders import write_sums
 
@@ -39,14 +39,10 @@ VIEWS = {"photo": 40, "texture": 4}
 """View pairs per image for the projection head: there are few photographs."""
 DETECTOR_VIEWS = {"photo": 8, "texture": 1}
 """Views per image for the detector."""
-HEAD = HeadConfig()
-"""Settings of the projection head that is imitated."""
 DISTILLATION_VIEWS = {"photo": 20, "texture": 4}
 """View pairs per image for the network over patches, which has descriptors to learn from."""
 TILTED_VIEWS = {"photo": 24, "texture": 3}
 """The same of tilted planes."""
-DISTILLATION = DistillationConfig()
-"""Settings of the shipped network over patches, which imitates denoiser and projection head."""
 
 
 @click.command()
@@ -76,11 +72,11 @@ def train(out: Path, images: Path, steps: int, device: str, threads: int | None)
     _write(out / "scheduler_config.json", (work / "scheduler_config.json").read_text(encoding="utf-8"))
     write_sums(out)
     settings = replace(PRESETS["dift-tiny"], model=str(out), head=False)
-    teacher = train_head(settings, bank_images(found), work, HEAD).head
+    teacher = train_head(settings, bank_images(found), work, HeadConfig()).head
     replace(teacher, training={**teacher.training, "model": "dift-tiny"}).save(work / "teacher")
     imitated = replace(settings, head=str(work / "teacher"))
     seen, tilted = bank_images(found, DISTILLATION_VIEWS), bank_images(found, TILTED_VIEWS)
-    head = distilled(imitated, seen, tilted, work, DISTILLATION)
+    head = distilled(imitated, seen, tilted, work, DistillationConfig())
     head.save(out)
     listed = [image for image, _ in found]
     _write(out / "README.md", model_card(config, listed, DENOISER_PACKAGES, head, losses))
@@ -111,7 +107,7 @@ def model_card(
     images: Sequence[TrainingImage],
     packages: Sequence[str],
     head: Head,
-    losses: Sequence[tuple[int, float]],
+    losses: Sequence[Log],
 ) -> str:
     """The model card in Markdown: data, licences, settings and learning curves.
 
@@ -133,12 +129,12 @@ def model_card(
         data=_data(images),
         head_curve=_curve(training["log"]),
         distillation_curve=_curve(training["distillation_log"]),
-        curve="\n".join(f"| {step} | {loss:.4f} |" for step, loss in shown),
+        curve="\n".join(f"| {row['step']} | {row['loss']:.4f} |" for row in shown),
     )
 
 
 def detector_card(
-    config: DetectorConfig, images: Sequence[TrainingImage], views: int, losses: Sequence[tuple[int, float]]
+    config: DetectorConfig, images: Sequence[TrainingImage], views: int, losses: Sequence[Log]
 ) -> str:
     """The detector's card: data, licences, settings and every second row of the learning curve."""
     return _template("superpoint-tiny").format(
@@ -147,11 +143,11 @@ def detector_card(
         stable=STABLE,
         network=json.dumps(asdict(config)),
         data=_data(images),
-        curve="\n".join(f"| {step} | {loss:.3f} |" for step, loss in losses[1::2]),
+        curve="\n".join(f"| {row['step']} | {row['loss']:.3f} |" for row in losses[1::2]),
     )
 
 
-def _curve(log: Sequence[Mapping[str, float]]) -> str:
+def _curve(log: Sequence[Log]) -> str:
     return "\n".join(f"| {row['step']:.0f} | {row['loss']:.3f} | {row['rank1']:.3f} |" for row in log[1::2])
 
 
