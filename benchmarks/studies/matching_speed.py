@@ -43,10 +43,6 @@ def synthetic_descriptors(count: int, dimension: int) -> tuple[Rows, Rows]:
     return a, b
 
 
-def _geomatch(a: Rows, b: Rows) -> Indices:
-    return match_mutual(a, b).indices
-
-
 def _bfmatcher(a: Rows, b: Rows) -> Indices:
     found = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(a, b)
     return np.array([(match.queryIdx, match.trainIdx) for match in found], np.int64).reshape(-1, 2)
@@ -64,7 +60,7 @@ def _pairs(indices: Indices) -> set[tuple[int, ...]]:
 
 
 METHODS: dict[str, Callable[[Rows, Rows], Indices]] = {
-    "geomatch": _geomatch,
+    "geomatch": lambda a, b: match_mutual(a, b).indices,
     "cv2.BFMatcher": _bfmatcher,
     "kornia match_mnn": _kornia,
 }
