@@ -25,8 +25,8 @@ from geomatch.dift.inputs import network_patches
 from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.tensors import upload_features
+from geomatch.training import checkpoint, pair_loop
 from geomatch.training import convolutional_head as training
-from geomatch.training import pair_loop
 from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
 from geomatch.training.convolutional_head import HeadConfig, train_head, train_network
@@ -55,7 +55,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bank(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[Any]]:
     place = PatchBank(tmp_path_factory.mktemp("bank"))
     images = [BankImage(photos / "a.png", "00ff00ff", 3), BankImage(photos / "b.png", "ff00ff00", 2)]
-    make_bank(place, images, workers=1, progress=False)
+    make_bank(place, images, workers=1)
     return load_bank(place, images)
 
 
@@ -153,7 +153,7 @@ def test_any_bit_of_a_head_file_counts(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_damaged_checkpoint_is_not_trained_on(bank: list[NDArray[Any]], tmp_path: Path) -> None:
     extractor = DIFTExtractor(SMALL)
-    train_network(extractor, bank, HEAD, tmp_path, progress=False)
+    train_network(extractor, bank, HEAD, tmp_path)
     path = tmp_path / training.CHECKPOINT
     data, found = path.read_bytes(), 0
     whole = read_checkpoint(path)["network"]
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_not_trained_on(bank: list[NDArray[Any]], tmp_pa
     assert found > 30
     path.write_bytes(data[:-1000])
     with pytest.raises(WeightsError, match=r"head\.pt: damaged checkpoint .*delete it to train"):
-        train_network(extractor, bank, HEAD, tmp_path, progress=False)
+        train_network(extractor, bank, HEAD, tmp_path)
 
 
 def test_bank_holds_one_place_seen_twice(bank: list[NDArray[Any]], photos: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_bank_holds_one_place_seen_twice(bank: list[NDArray[Any]], photos: Path,
     place, images = PatchBank(tmp_path), [BankImage(photos / "a.png", "00ff", 1)]
     stamps = []
     for _ in range(2):
-        make_bank(place, images, workers=1, progress=False)
+        make_bank(place, images, workers=1)
         stamps.append(place.file(images[0]).stat().st_mtime_ns)
     assert stamps[0] == stamps[1]
     assert PatchBank(tmp_path, patch_scale=6.0).file(images[0]) != place.file(images[0])
@@ -207,10 +207,10 @@ def test_interrupted_head_ends_as_if_undisturbed(
     bank: list[NDArray[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
     extractor = DIFTExtractor(SMALL)
-    monkeypatch.setattr(pair_loop, "EVERY", 2)
+    monkeypatch.setattr(checkpoint, "EVERY", 2)
 
     def train(name: str) -> HeadNetwork:
-        return train_network(extractor, bank, HEAD, tmp_path / name, progress=False)
+        return train_network(extractor, bank, HEAD, tmp_path / name)
 
     whole = train("whole")
     with monkeypatch.context() as patch:
@@ -221,7 +221,7 @@ def test_interrupted_head_ends_as_if_undisturbed(
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
     with pytest.raises(WeightsError, match="train into another folder"):
-        train_network(extractor, bank, replace(HEAD, steps=9), tmp_path / "cut", progress=False)
+        train_network(extractor, bank, replace(HEAD, steps=9), tmp_path / "cut")
     with pytest.raises(ValueError, match="for sampling='patch' only"):
         train_head(PRESETS["dift-tiny-dense"], [], tmp_path)
 
@@ -232,18 +232,18 @@ def test_fitted_head_is_better_and_goes_on(
     """On a photograph held out, the closed form of raw activations finds more partners."""
     paths = [photos / "a.png", photos / "b.png", photos / "none.png"]
     PILImage.new("RGB", (64, 64)).save(paths[2])  # nothing to find there
-    fitted = fit_on_images(SMALL, paths, tmp_path, dimension=64, views=4, progress=False)
+    fitted = fit_on_images(SMALL, paths, tmp_path, dimension=64, views=4)
     assert fitted.images == 1
     assert fitted.head.projection.shape == (1024, 64)
     assert list(fitted.skipped.values()) == ["no common keypoints in its views"]
     assert fitted.after > fitted.before > 0.3
     assert len(fitted.head.training["images"][0]) == 64
     monkeypatch.delattr("geomatch.training.linear_head._activations")  # nothing is computed again
-    again = fit_on_images(SMALL, paths, tmp_path, dimension=32, views=4, progress=False).head.projection
+    again = fit_on_images(SMALL, paths, tmp_path, dimension=32, views=4).head.projection
     np.testing.assert_allclose(np.abs(again), np.abs(fitted.head.projection[:, :32]), atol=1e-3)
     paths[2].unlink()
     with pytest.raises(GeomatchError, match="needs at least 2000"):
-        fit_on_images(SMALL, paths[:2], tmp_path, dimension=1000, views=4, progress=False)
+        fit_on_images(SMALL, paths[:2], tmp_path, dimension=1000, views=4)
 
 
 def test_head_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,7 +278,7 @@ def test_heads_of_large_models(kind: str, photos: Path, small_sd: Path, tmp_path
         config = DIFTConfig(str(model), timestep=0, layers=(1,), image_size=128, device="cpu")
     config = replace(config, ensemble_size=1, image_size=128, head=False)
     paths = [photos / "a.png", photos / "b.png"]
-    fitted = fit_on_images(config, paths, tmp_path / "work", 16, 2, progress=False)
+    fitted = fit_on_images(config, paths, tmp_path / "work", 16, 2)
     assert None not in (fitted.before, fitted.after)
     image = load_image(photos / "a.png")
     features = OpenCVDetector("sift", max_keypoints=50).detect(image)
@@ -298,7 +298,7 @@ def test_trained_head_command(
     out = tmp_path / "out"
     photos = Path(shutil.copytree(photos, tmp_path / "photos"))
     (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:20_000])
-    alone = partial(make_bank, workers=1, progress=False)  # no processes of its own
+    alone = partial(make_bank, workers=1)  # no processes of its own
     monkeypatch.setattr(training, "make_bank", lambda bank, images, *_: alone(bank, images))
     code = main(f"head fit dift-tiny {photos} {out} --trained --steps 2 --views 1".split())
     printed = capsys.readouterr()
@@ -313,7 +313,7 @@ def test_trained_head_command(
 def test_distilled_network_is_the_one_that_was_trained(bank: list[NDArray[Any]], tmp_path: Path) -> None:
     """Normalisations folded into its weights change nothing."""
     teacher, config = DIFTExtractor(), DistillationConfig(widths=(16, 16, 16), per_view=24, steps=4)
-    whole = distil(teacher, bank, bank[:1], config, tmp_path / "whole", bank[:1], progress=False)
+    whole = distil(teacher, bank, bank[:1], config, tmp_path / "whole", bank[:1])
     learner = Learner(config.widths, teacher.dimension)
     learner.load_state_dict(read_checkpoint(tmp_path / "whole" / "distilled.pt")["network"])
     patches = network_patches(torch.tensor(bank[0]["patches"][:, 0]).permute(0, 3, 1, 2).float())

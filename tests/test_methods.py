@@ -27,7 +27,7 @@ from geomatch.benchmarks.methods.baselines import WEIGHTS, KorniaFeatures, OpenC
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.strings import split_methods
-from geomatch.benchmarks.studies.baselines import RootSIFT
+from geomatch.benchmarks.studies.embedded import RootSIFT
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
 from geomatch.cli import main

@@ -193,7 +193,7 @@ def training(folder: Path) -> Arrays:
     rows["points"] = rng.uniform(0, SIDE, rows["points"].shape)
     extractor = DIFTExtractor(replace(PRESETS["dift-tiny"], head=False, device="cpu"))
     (folder / "head.pt").unlink(missing_ok=True)
-    network = train_network(extractor, [rows], HeadConfig(views=1, steps=2), folder, [rows], progress=False)
+    network = train_network(extractor, [rows], HeadConfig(views=1, steps=2), folder, [rows])
     ConvolutionalHead(network, {}, {}).save(folder)
     head = load_head(folder)
     assert isinstance(head, ConvolutionalHead)

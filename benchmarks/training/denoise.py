@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geomatch.benchmarks.training.crops import CropSource
-from geomatch.training.checkpoint import Checkpoint, take_steps
+from geomatch.training.checkpoint import Checkpoint, Log, take_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,7 @@ def train_denoiser(
     crops: CropSource,
     out: Path,
     device: str = "cpu",
-    checkpoint_every: int = 200,
-    progress: bool = True,
-) -> list[tuple[int, float]]:
+) -> list[Log]:
     """Train, or resume from ``out/checkpoint.pt``, and save the averaged weights; steps and losses.
 
     Noise, timesteps and crops of step k depend on (seed, k) alone, so that a resumed run gives the same. Then
@@ -98,12 +96,8 @@ def train_denoiser(
             predicted = unet(noisy, timesteps).sample
         return functional.mse_loss(predicted.float(), noise)
 
-    def entry(done: int, loss: float) -> tuple[int, float]:
-        return done, round(loss, 6)
-
     checkpoint = Checkpoint(out / "checkpoint.pt", config, parts, device)
-    bar = "denoising" if progress else None
-    losses = take_steps(checkpoint, config.steps, loss, entry, checkpoint_every, bar)
+    losses = take_steps(checkpoint, loss, "denoising")
     average.copy_to(unet.parameters())
     unet.eval().save_pretrained(out)
     scheduler.save_pretrained(out)

@@ -25,7 +25,7 @@ from geomatch.synthetic import Motion
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
 from geomatch.training.convolutional_head import split_images
-from geomatch.training.pair_loop import Batch, augmented, draw_rows, joined, train_on_pairs
+from geomatch.training.pair_loop import Batch, augmented, draw_rows, joined, patch_tensor, train_on_pairs
 
 CHECKPOINT = "distilled.pt"
 
@@ -117,7 +117,6 @@ def distil(
     config: DistillationConfig,
     out: Path,
     validation: Sequence[Rows] = (),
-    progress: bool = True,
 ) -> DistilledHead:
     """Train on the banks' pairs of views, or go on from ``out/distilled.pt``.
 
@@ -130,19 +129,18 @@ def distil(
         return Learner(config.widths, dimension).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def describe(learner: Learner, patches: NDArray[np.uint8]) -> Tensor:
-        return learner(network_patches(_tensor(patches)))  # type: ignore[no-any-return]
+        return learner(network_patches(patch_tensor(patches)))  # type: ignore[no-any-return]
 
     def imitation(batch: Patches, found: Tensor) -> Tensor:
         """Both patches of a place should have the mean of the descriptors of both."""
         known = ~np.concatenate([batch.turned, batch.turned])  # the head knows what is upright best
-        first, second = extractor.patch_rows(_tensor(batch.plain[known])).chunk(2)
+        first, second = extractor.patch_rows(patch_tensor(batch.plain[known])).chunk(2)
         wanted = functional.normalize(first + second, dim=1).repeat(2, 1)
         return config.imitation * (1 - (found[torch.from_numpy(known)] * wanted).sum(1)).mean()
 
     draw = partial(draw_patches, bank, tilted, config)
-    bar = "distillation" if progress else None
     learner = train_on_pairs(
-        new_network, describe, draw, config, out / CHECKPOINT, validation, bar, imitation
+        new_network, describe, draw, config, out / CHECKPOINT, "distillation", validation, imitation
     )
     log = read_checkpoint(out / CHECKPOINT)["log"]
     training = {**(extractor.head.training if extractor.head else {}), "distillation": asdict(config)}
@@ -173,8 +171,3 @@ def occluded(patches: NDArray[np.uint8], share: float, rng: np.random.Generator)
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     beyond = (np.cos(angle) * x + np.sin(angle) * y > distance) & hit[:, None, None]
     return np.where(beyond[..., None], patches[other], patches)
-
-
-def _tensor(patches: NDArray[np.uint8]) -> Tensor:
-    """(N, 3, S, S) float32 of values 0 to 255 from (N, S, S, 3)."""
-    return torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()
