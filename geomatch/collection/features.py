@@ -14,7 +14,7 @@ from geomatch.describers import Describer, describe_images, traits_of
 from geomatch.engine import FailedItem, StreamTask, Work
 from geomatch.engine.stream import Stage
 from geomatch.engine.task import Need
-from geomatch.errors import DamagedError, FeaturesError, ImageError, first_line
+from geomatch.errors import FeaturesError, ImageError, first_line
 from geomatch.files import digest_of, sha256_of
 from geomatch.images import Image, load_image
 from geomatch.keypoints import Detector
@@ -45,13 +45,11 @@ class StoredFeatures:
         """All of them, read on demand; ``remake`` writes those of a name again that are damaged by then."""
 
         def read(name: str) -> Features:
-            try:
-                return read_features(self.store, self.keys[name], kind)
-            except FeaturesError:
-                if remake is None:
-                    raise
-            remake(name)
-            return read_features(self.store, self.keys[name], kind)
+            wanted = kind, self.keys[name], Features.from_bytes
+            found = self.store.found(*wanted)
+            if found is None and remake:
+                remake(name)
+            return self.store.needed(*wanted) if found is None else found
 
         return LazyFeatures(list(self.keys), read)
 
@@ -202,16 +200,6 @@ def _load(root: Path, item: _Keyed) -> Image | FailedItem:
         return FailedItem("the file changed while it was read; give the command again")
     except (ImageError, OSError) as error:
         return FailedItem(first_line(error))
-
-
-def read_features(store: Store, key: str, kind: str = KIND) -> Features:
-    """Read the features of a key; raises `FeaturesError` when they are missing or damaged."""
-    try:
-        return Features.from_bytes(store.read(kind, key), store.label(kind, key))
-    except KeyError as error:
-        raise FeaturesError(f"{store.label(kind, key)} is missing; give the same command again") from error
-    except DamagedError as error:
-        raise FeaturesError(f"{error}; give the same command again") from error
 
 
 def _need_of(describer: Describer) -> Need:

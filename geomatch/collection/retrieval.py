@@ -15,7 +15,7 @@ from geomatch.collection.pairs import LOOP_GAP, best_partners
 from geomatch.describers import DenseDescriber
 from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import grouped, in_blocks
-from geomatch.errors import DamagedError, GeomatchError
+from geomatch.errors import GeomatchError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.images import Image
 from geomatch.provenance import cache_key, versions
@@ -147,11 +147,4 @@ class _Ranking:
 
 
 def _read(store: Store, kind: str, key: str, array: str) -> NDArray[np.float32]:
-    label = store.label(kind, key)
-    try:
-        return unpack_arrays(store.read(kind, key), label, kind, (array,))[array]
-    except KeyError as error:
-        raise GeomatchError(f"{label} is missing; give the same command again") from error
-    except DamagedError:
-        store.remove(kind, key)  # made again by the next run
-        raise
+    return store.needed(kind, key, lambda data, label: unpack_arrays(data, label, kind, (array,)))[array]

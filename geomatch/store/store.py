@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from geomatch.errors import DamagedError, GeomatchError, StoreError, first_line, require
+from geomatch.errors import DamagedError, FeaturesError, GeomatchError, StoreError, first_line, require
 from geomatch.files import is_named, named, replacing
 from geomatch.places import user_path
 
@@ -98,6 +98,14 @@ class Store:
         except DamagedError:
             self.remove(kind, key)
             return None
+
+    def needed(self, kind: str, key: str, unpack: Callable[[bytes, str], Value]) -> Value:
+        """The object, as `found` reads it; raises `FeaturesError` if there is none that can be read."""
+        value = self.found(kind, key, unpack)
+        if value is None:
+            label = self.label(kind, key)
+            raise FeaturesError(f"{label} is missing or damaged; give the same command again")
+        return value
 
     def cached(
         self,
