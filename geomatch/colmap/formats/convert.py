@@ -44,6 +44,9 @@ def write_correspondences(
     writers = {"text": text.write, "hloc": hloc.write, "npz": _write_npz}
     sizes, unreadable = image_sizes(images, correspondences.features, "auto")
     skipped = {UNREADABLE: len(unreadable)} if unreadable else {}
+    spaced = [name for name in sizes if len(name.split()) != 1]
+    if spaced and form != "npz":
+        raise FeaturesError(f"{spaced[0]!r}: lists of pairs cannot hold spaces; rename {len(spaced)} images")
     with new_folder(folder) as temporary:
         writers[form](_checked(correspondences, sizes, skipped), temporary)
     return skipped
@@ -87,16 +90,14 @@ def read_correspondences(path: Path, images: Path) -> Correspondences:
         with path.open("rb") as stream:
             if stream.read(len(sqlite.HEADER)) == sqlite.HEADER:
                 return sqlite.read(path)
-        if path.suffix in (".h5", ".hdf5"):
-            return hloc.read(path, hloc.matches_beside(path), images)
-        raise FeaturesError(f"{path}: neither a COLMAP database nor an h5 file")
-    if (path / "features.h5").is_file():
-        return hloc.read(path / "features.h5", hloc.matches_beside(path / "features.h5"), images)
+    features = path / "features.h5" if path.is_dir() else path
+    if features.is_file() and features.suffix in (".h5", ".hdf5"):
+        return hloc.read(features, images)
     if (path / "pairs.json").is_file():
         return _read_npz(path)
     if (path / "matches.txt").is_file():
         return text.read(path, images)
-    known = "a COLMAP database, or a folder with features.h5, pairs.json or matches.txt"
+    known = "a COLMAP database, an h5 file, or a folder with features.h5, pairs.json or matches.txt"
     raise FeaturesError(f"{path}: expected {known}")
 
 

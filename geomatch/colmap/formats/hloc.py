@@ -20,9 +20,6 @@ def write(correspondences: Correspondences, folder: Path) -> None:
     """Write ``features.h5``, ``matches.h5`` and ``pairs.txt``."""
     names = list(correspondences.features)
     keys = {name: key for key, name in _names_by_key(names).items()}
-    spaced = [name for name in names if len(name.split()) != 1]
-    if spaced:
-        raise FeaturesError(f"{spaced[0]!r}: hloc's list of pairs cannot hold spaces; rename the image")
     h5py = require("h5py", "hloc", "writing files of hloc")
     lengths = {}
     with h5py.File(folder / "features.h5", "w") as file:
@@ -64,7 +61,7 @@ def _names_by_key(names: list[str]) -> dict[str, str]:
     return keys
 
 
-def matches_beside(features: Path) -> Path:
+def _matches_beside(features: Path) -> Path:
     """The file of matches beside a file of features; there must be exactly one."""
     usual = features.with_name("matches.h5")
     found = [usual] if usual.is_file() else sorted(features.parent.glob("*matches*.h5"))
@@ -73,8 +70,9 @@ def matches_beside(features: Path) -> Path:
     return found[0]
 
 
-def read(features: Path, matches: Path, images: Path) -> Correspondences:
-    """Read both h5 files; ``images`` is the folder, for sizes that the features do not hold."""
+def read(features: Path, images: Path) -> Correspondences:
+    """Read an h5 file of features and that of matches beside it; ``images`` are for sizes it does not hold."""
+    matches = _matches_beside(features)
     lengths: dict[str, int] = {}
 
     def visit(name: str, item: Any) -> None:

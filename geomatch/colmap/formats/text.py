@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,6 @@ _ZEROS = " 0" * _COLUMNS + "\n"
 
 def write(correspondences: Correspondences, folder: Path) -> None:
     """Write ``features/<name>.txt`` and ``matches.txt``."""
-    spaced = [name for name in correspondences.features if len(name.split()) != 1]
-    if spaced:
-        text = f"{spaced[0]!r}: COLMAP's match list cannot hold spaces; rename {len(spaced)} images"
-        raise FeaturesError(text + ", or export a database")
     for name, features in correspondences.features.items():
         path = folder / "features" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,20 +62,17 @@ def read(folder: Path, images: Path) -> Correspondences:
 
 
 def _pairs(path: Path) -> Iterator[MatchedPair]:
-    names: list[str] | None = None
-    rows: list[tuple[int, int]] = []
     with reading(path, "list of matches", FeaturesError), path.open(encoding="utf-8") as file:
-        for number, line in enumerate((*file, ""), 1):
-            parts = line.split()
-            if len(parts) not in (0, 2):
-                raise FeaturesError(f"{path}:{number}: expected two names or numbers, got {line.strip()!r}")
-            if not parts:
-                if names is not None:
-                    indices = np.array(rows, np.int64).reshape(-1, 2)
-                    yield MatchedPair(names[0], names[1], Matches(indices, np.ones(len(rows), np.float32)))
-                names, rows = None, []
-            elif names is None:
-                names = parts
-            else:
-                with reading(f"{path}:{number}", "match", FeaturesError):
-                    rows.append((int(parts[0]), int(parts[1])))
+        for blank, lines in groupby(enumerate(file, 1), lambda entry: not entry[1].strip()):
+            if blank:
+                continue
+            found = [(f"{path}:{number}", line.split()) for number, line in lines]
+            for place, parts in found:
+                if len(parts) != 2:
+                    raise FeaturesError(f"{place}: expected two names or numbers, got {' '.join(parts)!r}")
+            rows = []
+            for place, parts in found[1:]:
+                with reading(place, "match", FeaturesError):
+                    rows.append([int(part) for part in parts])
+            indices = np.array(rows, np.int64).reshape(-1, 2)
+            yield MatchedPair(*found[0][1], Matches(indices, np.ones(len(rows), np.float32)))
