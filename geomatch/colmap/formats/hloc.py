@@ -71,7 +71,7 @@ def _matches_beside(features: Path) -> Path:
 
 
 def read(features: Path, images: Path) -> Correspondences:
-    """Read an h5 file of features and that of matches beside it; ``images`` are for sizes it does not hold."""
+    """Read a file of features and that of matches beside it; ``images`` are for sizes that it lacks."""
     matches = _matches_beside(features)
     lengths: dict[str, int] = {}
 
