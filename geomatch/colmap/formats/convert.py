@@ -1,18 +1,12 @@
 """Correspondences in other formats than the database, written and read."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from geomatch.collection.correspondences import (
-    Correspondences,
-    LazyFeatures,
-    LazyPairs,
-    MatchedPair,
-    PairChecker,
-    check_keypoints,
-)
+from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair, checked
 from geomatch.colmap import sqlite
 from geomatch.colmap.cameras import image_sizes
 from geomatch.colmap.formats import hloc, text
@@ -43,36 +37,13 @@ def write_correspondences(
     """
     writers = {"text": text.write, "hloc": hloc.write, "npz": _write_npz}
     sizes, unreadable = image_sizes(images, correspondences.features, "auto")
-    skipped = {UNREADABLE: len(unreadable)} if unreadable else {}
+    skipped = Counter({UNREADABLE: len(unreadable)} if unreadable else {})
     spaced = [name for name in sizes if len(name.split()) != 1]
     if spaced and form != "npz":
         raise FeaturesError(f"{spaced[0]!r}: lists of pairs cannot hold spaces; rename {len(spaced)} images")
     with new_folder(folder) as temporary:
-        writers[form](_checked(correspondences, sizes, skipped), temporary)
-    return skipped
-
-
-def _checked(
-    found: Correspondences, sizes: Mapping[str, tuple[int, int]], skipped: dict[str, int]
-) -> Correspondences:
-    lengths: dict[str, int] = {}
-
-    def load(name: str) -> Features:
-        features = found.features[name]
-        check_keypoints(name, features, sizes[name])
-        lengths[name] = len(features)
-        return features
-
-    def pairs() -> Iterator[MatchedPair]:  # after the features, whose lengths it needs
-        checker = PairChecker(lengths)
-        for pair in found.pairs:
-            reason = checker.check(pair)
-            if reason is None:
-                yield pair
-            else:
-                skipped[reason] = skipped.get(reason, 0) + 1
-
-    return Correspondences(LazyFeatures(list(sizes), load), LazyPairs(pairs))
+        writers[form](checked(correspondences, sizes, skipped), temporary)
+    return dict(skipped)
 
 
 def read_correspondences(path: Path, images: Path) -> Correspondences:
