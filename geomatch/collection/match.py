@@ -102,21 +102,23 @@ def match_collection(
         keys = {photo.name: feature_key(photo.sha256, parts_key) for photo in photos}
         content = digest_of([[photo.name, photo.sha256] for photo in photos])
         manifest = Manifest.start(store, "collection", str(folder.root.absolute()), settings, content)
-        needed = {FEATURES: _unique(keys.values())}
-        if needs_retrieval(pairs, len(photos)):
-            needed[GLOBAL] = _unique(global_key(photo.sha256, dense) for photo in photos)
-        manifest = manifest.saved(store, objects=manifest.objects | needed, failed=skipped)
-        pooled: tuple[str, ...] = ()
+
+        def objects() -> dict[str, tuple[str, ...]]:
+            """Keys of what the photographs need, besides what an earlier run needed."""
+            needed = {FEATURES: _unique(keys[photo.name] for photo in photos)}
+            if needs_retrieval(pairs, len(photos)):
+                needed[GLOBAL] = _unique(global_key(photo.sha256, dense) for photo in photos)
+            return manifest.objects | needed
+
+        manifest = manifest.saved(store, objects=objects(), failed=skipped)
 
         def nearest(count: int, order: NDArray[np.int64] | None) -> NDArray[np.int64]:
-            nonlocal pooled
             for left in reversed(range(ROUNDS)):
                 descriptors = pool_images(folder.root, photos, dense, store, work)
-                pooled = _unique(descriptors.keys)
                 try:
                     return descriptors.nearest(count, order, work)
                 except GeomatchError:  # of a damaged object, which was removed, or of something else
-                    if not left or store.sizes(GLOBAL).keys() >= set(pooled):
+                    if not left or store.sizes(GLOBAL).keys() >= set(descriptors.keys):
                         raise
             raise AssertionError
 
@@ -140,16 +142,9 @@ def match_collection(
             stored = StoredFeatures(store, {name: keys[name] for name in usable.names})
             positions = {photo.name: photo.position for photo in photos if photo.position is not None}
             report = select_pairs(usable, pairs, nearest, positions)
-            objects = {FEATURES: _unique(stored.keys.values())} | ({GLOBAL: pooled} if pooled else {})
             wanted = pair_keys(stored, report.pairs, matching, device)
-            manifest = manifest.saved(
-                store,
-                names=usable.names,
-                objects=manifest.objects | objects,
-                pair_keys=wanted,
-                failed=skipped,
-                retries=work.retries,
-            )
+            told = {"names": usable.names, "failed": skipped, "retries": work.retries}
+            manifest = manifest.saved(store, objects=objects(), pair_keys=wanted, **told)
             matched, failed_pairs, made = match_pairs(stored, report.pairs, wanted, matching, work, device)
             computed_pairs += made
             if not failed_pairs or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
