@@ -122,17 +122,12 @@ class Store:
         Raises:
             StoreError: when the store cannot be read or written.
         """
-        objects: dict[str, Value] = {}
-        missing: dict[str, int] = {}
-        for place, key in enumerate(keys):
-            if key not in objects and key not in missing:
-                value = self.found(kind, key, unpack)
-                if value is None:
-                    missing[key] = place
-                else:
-                    objects[key] = value
+        found = {key: self.found(kind, key, unpack) for key in dict.fromkeys(keys)}
+        objects = {key: value for key, value in found.items() if value is not None}
+        missing = [key for key in found if key not in objects]
         if missing:
-            for key, value in zip(missing, make(list(missing.values())), strict=True):
+            made = make([keys.index(key) for key in missing])
+            for key, value in zip(missing, made, strict=True):
                 self.write(kind, key, pack(value))
                 objects[key] = value
         return [objects[key] for key in keys]
