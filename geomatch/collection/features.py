@@ -112,21 +112,15 @@ def _describe(
     described = describe_images(describer, images, detected)
     if repr(describer) not in _checked and len(described[0]):
         _checked.add(repr(describer))
-        _warn_of_positions(describer, images[0], described[0])
+        local = traits_of(describer).local
+        if not local and (share := content_share(describer, images[0], described[0])) < LEAST_SHARE:
+            _log.warning(
+                "the features tell positions in the image more than its content: of the matches of %s with "
+                "itself, its content moved, %.0f %% are right; the weights may be untrained",
+                images[0].name,
+                100 * share,
+            )
     return described
-
-
-def _warn_of_positions(describer: Describer | None, image: Image, described: Features) -> None:
-    if describer is None or traits_of(describer).local:
-        return
-    share = content_share(describer, image, described)
-    if share < LEAST_SHARE:
-        _log.warning(
-            "the features tell positions in the image more than its content: of the matches of %s with "
-            "itself, its content moved, %.0f %% are right; the weights may be untrained",
-            image.name,
-            100 * share,
-        )
 
 
 def make_missing(

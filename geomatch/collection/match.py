@@ -16,7 +16,7 @@ from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction,
 from geomatch.collection.pair_matches import match_pairs, pair_keys
 from geomatch.collection.pairs import PairReport, needs_retrieval, select_pairs
 from geomatch.collection.retrieval import KIND as GLOBAL
-from geomatch.collection.retrieval import global_key, pool_images
+from geomatch.collection.retrieval import global_key, nearest_images, pool_images
 from geomatch.describers import DenseDescriber, Describer, as_dense, traits_of
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.engine import FailedItem, RunContext
@@ -114,11 +114,11 @@ def match_collection(
 
         def nearest(count: int, order: NDArray[np.int64] | None) -> NDArray[np.int64]:
             for left in reversed(range(ROUNDS)):
-                descriptors = pool_images(folder.root, photos, dense, store, work)
+                pooled = pool_images(folder.root, photos, dense, store, work)
                 try:
-                    return descriptors.nearest(count, order, work)
+                    return nearest_images(store, pooled, count, order, work)
                 except GeomatchError:  # of a damaged object, which was removed, or of something else
-                    if not left or store.sizes(GLOBAL).keys() >= set(descriptors.keys):
+                    if not left or store.sizes(GLOBAL).keys() >= set(pooled):
                         raise
             raise AssertionError
 
