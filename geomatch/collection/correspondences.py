@@ -80,22 +80,15 @@ def check_keypoints(name: str, features: Features, size: tuple[int, int]) -> Non
     """Raise `FeaturesError` unless the features fit an image file of ``size`` (width, height)."""
     own = features.image_size
     if own != size:
-        exif = (
-            "; it seems to have been turned by its EXIF orientation, which COLMAP does not: "
-            "extract with apply_exif=False"
-        )
-        raise FeaturesError(
-            f"{name}: the features are of an image of {own[0]}x{own[1]} pixels, the file has "
-            f"{size[0]}x{size[1]}{exif if own == size[::-1] else ''}"
-        )
+        turned = "; COLMAP ignores EXIF orientation: use apply_exif=False" if own == size[::-1] else ""
+        text = f"the features are of an image of {own[0]}x{own[1]} pixels, the file has {size[0]}x{size[1]}"
+        raise FeaturesError(f"{name}: {text}{turned}")
     points = features.keypoints
     outside = ((points < -0.5) | (points > np.array(size, np.float32) - 0.5)).any(axis=1)
     if outside.any():
         x, y = points[int(outside.argmax())]
-        raise FeaturesError(
-            f"{name}: {int(outside.sum())} of {len(points)} keypoints lie outside the image of "
-            f"{size[0]}x{size[1]} pixels, the first at ({x:.1f}, {y:.1f}); are they of a resized image?"
-        )
+        text = f"{int(outside.sum())} of {len(points)} keypoints lie outside its {size[0]}x{size[1]} pixels"
+        raise FeaturesError(f"{name}: {text}, first at ({x:.1f}, {y:.1f}); are they of a resized image?")
 
 
 def checked(

@@ -118,10 +118,9 @@ def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterato
             name0, name1 = keys[key0], keys[key1]
             stored = arrays["matches0"]
             if stored.shape != (lengths[name0],) or stored.dtype.kind not in "iu":
-                text = (
-                    f"{label}: matches0 must hold a whole number for each of {lengths[name0]} keypoints, got"
-                )
-                raise FeaturesError(f"{text} {stored.dtype} {stored.shape}; are both files of one run?")
+                text = f"matches0 must hold a whole number for each of {lengths[name0]} keypoints, got"
+                given = f"{stored.dtype} {stored.shape}"
+                raise FeaturesError(f"{label}: {text} {given}; are both files of one run?")
             partner = stored.astype(np.int64)
             if (partner < -1).any() or lengths[name1] - 1 > np.iinfo(stored.dtype).max:
                 text = "indices did not fit into 16 bits: match again with at most 32767 keypoints per image"
