@@ -58,9 +58,7 @@ def image_sizes(
         first, size = shared.setdefault(_sharing(name, mode), (name, sizes[name]))
         if size != sizes[name]:
             text = f"{first} has {size[0]}x{size[1]} pixels, {name} {sizes[name][0]}x{sizes[name][1]}"
-            raise FeaturesError(
-                f"{text}; images of one camera must be of one size: use 'auto' or 'per-image'"
-            )
+            raise FeaturesError(f"{text}; images of one camera must be of one size: use auto or per-image")
     if not sizes:
         raise ImageError(f"{images}: none of {len(skipped)} images can be read; is it the right folder?")
     return sizes, skipped
