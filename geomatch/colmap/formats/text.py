@@ -74,5 +74,5 @@ def _pairs(path: Path) -> Iterator[MatchedPair]:
             for place, parts in found[1:]:
                 with reading(place, "match", FeaturesError):
                     rows.append([int(part) for part in parts])
-            indices = np.array(rows, np.int64).reshape(-1, 2)
-            yield MatchedPair(*found[0][1], Matches(indices, np.ones(len(rows), np.float32)))
+            (name0, name1), indices = found[0][1], np.array(rows, np.int64).reshape(-1, 2)
+            yield MatchedPair(name0, name1, Matches(indices, np.ones(len(rows), np.float32)))
