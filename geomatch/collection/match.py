@@ -1,6 +1,5 @@
 """Matching a collection: images examined, described, paired and matched, everything cached."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from geomatch.describers import DenseDescriber, Describer, as_dense, traits_of
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.engine import FailedItem, RunContext
 from geomatch.engine.context import CONTEXT
+from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.files import digest_of
 from geomatch.provenance import cache_key, record
@@ -105,10 +105,10 @@ def match_collection(
 
         def objects() -> dict[str, tuple[str, ...]]:
             """Keys of what the photographs need, besides what an earlier run needed."""
-            needed = {FEATURES: _unique(keys[photo.name] for photo in photos)}
+            needed = {FEATURES: [keys[photo.name] for photo in photos]}
             if needs_retrieval(pairs, len(photos)):
-                needed[GLOBAL] = _unique(global_key(photo.sha256, dense) for photo in photos)
-            return manifest.objects | needed
+                needed[GLOBAL] = [global_key(photo.sha256, dense) for photo in photos]
+            return manifest.objects | {kind: tuple(dict.fromkeys(own)) for kind, own in needed.items()}
 
         manifest = manifest.saved(store, objects=objects(), failed=skipped)
 
@@ -136,7 +136,7 @@ def match_collection(
             skipped |= failed
             photos = [photo for photo in photos if photo.name not in failed]
             if not photos:
-                reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+                reasons = "; ".join(grouped(skipped)[:3])
                 raise ImageError(f"{folder.root}: no image could be read ({reasons})")
             usable = replace(folder, names=tuple(photo.name for photo in photos))
             stored = StoredFeatures(store, {name: keys[name] for name in usable.names})
@@ -168,10 +168,6 @@ def match_collection(
         remade,
         settings | {"pairs": dict(report.given)},
     )
-
-
-def _unique(keys: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(keys))
 
 
 def dense_twin(describer: Describer) -> DenseDescriber:
