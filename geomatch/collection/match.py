@@ -76,7 +76,7 @@ def match_collection(
         WeightsError: when a model cannot be loaded.
         ValueError: for options that make no sense, and objects that have no cache key.
     """
-    detector, describer = extraction.parts(context.device)
+    parts = detector, describer = extraction.parts(context.device)
     matching = matching.settled(traits_of(describer))
     store = context.store_at(STORE)
     dense = dense_twin(describer)
@@ -127,11 +127,11 @@ def match_collection(
 
         def remake(name: str) -> None:
             remade.append(name)
-            extract_again(folder.root, by_name[name], keys[name], (detector, describer), store)
+            extract_again(folder.root, by_name[name], keys[name], parts, store)
 
         computed_images = computed_pairs = 0
         for _ in range(ROUNDS):
-            made, failed = extract_features(folder.root, photos, keys, (detector, describer), store, work)
+            made, failed = extract_features(folder.root, photos, keys, parts, store, work)
             computed_images += made
             skipped |= failed
             photos = [photo for photo in photos if photo.name not in failed]

@@ -81,9 +81,7 @@ def sparse_model(reconstruction: Any) -> SparseModel:
 def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100_000) -> None:
     """Write an interactive page: ``max_points`` points, chosen at random, cameras, and a list of images."""
     count = len(model.points)
-    chosen = np.arange(count)
-    if count > max_points:
-        chosen = np.sort(np.random.default_rng(_SEED).choice(count, max_points, replace=False))
+    chosen = np.sort(np.random.default_rng(_SEED).choice(count, min(count, max_points), replace=False))
     centre, radius = _first_view(model)
     content = {
         "names": list(model.names), "sizes": model.image_sizes.tolist(),

@@ -28,10 +28,8 @@ class RunState(NamedTuple):
     @property
     def whole(self) -> bool:
         """True if nothing failed, and all is there."""
-        manifest = self.manifest
-        return (
-            manifest.complete and not manifest.failed and all(there == of for there, of in self.done.values())
-        )
+        there = all(there == of for there, of in self.done.values())
+        return there and self.manifest.complete and not self.manifest.failed
 
 
 class StoreInfo(NamedTuple):
