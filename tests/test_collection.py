@@ -16,7 +16,7 @@ from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import CollectionResult, dense_twin
 from geomatch.collection.pair_matches import match_block
 from geomatch.collection.refine import track_references
-from geomatch.collection.retrieval import pool_images
+from geomatch.collection.retrieval import nearest_images, pool_images
 from geomatch.dift import DIFTExtractor
 from geomatch.dift.inputs import UPRIGHT_SIDE
 from geomatch.engine import LocalEngine, RunContext, Work
@@ -280,13 +280,13 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch
     store = Store.at(tmp_path / "store")
     pooled = pool_images(folder.root, photos, extractor, store, work)
     group = [name[:2] for name in folder.names]
-    best = pooled.nearest(2, None, work)
+    best = nearest_images(store, pooled, 2, None, work)
     for index in range(9):
         assert {group[other] for other in best[index]} == {group[index]}
     monkeypatch.setattr("geomatch.collection.retrieval.CHUNK", 4)  # bounded memory changes nothing
-    np.testing.assert_array_equal(pooled.nearest(2, None, work), best)
+    np.testing.assert_array_equal(nearest_images(store, pooled, 2, None, work), best)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "global").rglob("*.npz")}
-    assert pool_images(folder.root, photos, extractor, store, work).keys == pooled.keys
+    assert pool_images(folder.root, photos, extractor, store, work) == pooled
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 

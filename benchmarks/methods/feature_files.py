@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geomatch.colmap.formats import h5
+from geomatch.colmap.formats.hloc import image_arrays
 from geomatch.errors import FeaturesError, reading
 from geomatch.files import fingerprint_of, read_npz, sha256_of
 from geomatch.places import user_path
@@ -54,7 +54,7 @@ class FeatureFiles:
                 arrays = read_npz(path.read_bytes())
                 found = _features(arrays, arrays["descriptors"], size)
         else:
-            with h5.features(path, name) as arrays:
+            with image_arrays(path, name) as arrays:
                 found = _features(arrays, arrays["descriptors"].T, size)
         return found[np.argsort(-found.scores, kind="stable")[: self.max_keypoints]]
 

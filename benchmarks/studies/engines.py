@@ -28,7 +28,7 @@ from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import dense_twin
 from geomatch.collection.pair_matches import match_pairs, pair_blocks, pair_keys
 from geomatch.collection.pairs import best_partners, select_pairs
-from geomatch.collection.retrieval import CHUNK, pool_images
+from geomatch.collection.retrieval import CHUNK, pool_images, read_array
 from geomatch.describers import Describer, traits_of
 from geomatch.engine import Engine, LocalEngine, Task, Work, create_engine
 from geomatch.engine.task import BlockTask
@@ -126,9 +126,10 @@ def _retrieval_rows(folder: Path) -> list[Row]:
     extractor = dense_twin(Extraction(max_keypoints=KEYPOINTS).parts()[1])
     pool_images(images.root, photos[:1], extractor, Store.at(folder / "warm"), work)
     start = time.perf_counter()
-    kept = pool_images(images.root, photos, extractor, Store.at(folder / "pooled"), work)
+    store = Store.at(folder / "pooled")
+    keys = pool_images(images.root, photos, extractor, store, work)
     spent = time.perf_counter() - start
-    width = kept.rows().shape[1]
+    width = len(read_array(store, "global", keys[0], "row"))
     unit = np.random.default_rng(0).normal(size=(CHUNK, width)).astype(np.float32)
     with threads(1):
         whole = slice(0, CHUNK)

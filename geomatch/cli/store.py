@@ -27,9 +27,7 @@ def info(place: str) -> int:
     from geomatch.store import Store
     from geomatch.store.upkeep import inspect_store
 
-    chosen = Store.at(place)
-    chosen.check()
-    found = inspect_store(chosen)
+    found = inspect_store(Store.at(place))
     for kind, (count, size) in found.objects.items():
         click.echo(f"{kind:<11} {count} objects, {size / 2**20:.1f} MiB")
     for state in found.runs:
@@ -64,9 +62,7 @@ def verify(place: str, remove: bool) -> int:
     from geomatch.store import Store
     from geomatch.store.upkeep import verify_store
 
-    chosen = Store.at(place)
-    chosen.check()
-    checked, damaged = verify_store(chosen, remove)
+    checked, damaged = verify_store(Store.at(place), remove)
     for name in damaged[:SHOWN]:
         click.echo(f"damaged     {name}")
     if len(damaged) > SHOWN:

@@ -57,10 +57,8 @@ def image_sizes(
             continue
         first, size = shared.setdefault(_sharing(name, mode), (name, sizes[name]))
         if size != sizes[name]:
-            raise FeaturesError(
-                f"camera mode {mode}: {first} has {size[0]}x{size[1]} pixels, {name} {sizes[name][0]}x"
-                f"{sizes[name][1]}; images of one camera must be of one size: use 'auto' or 'per-image'"
-            )
+            text = f"{first} has {size[0]}x{size[1]} pixels, {name} {sizes[name][0]}x{sizes[name][1]}"
+            raise FeaturesError(f"{text}; images of one camera must be of one size: use auto or per-image")
     if not sizes:
         raise ImageError(f"{images}: none of {len(skipped)} images can be read; is it the right folder?")
     return sizes, skipped

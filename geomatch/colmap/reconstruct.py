@@ -166,13 +166,9 @@ def _reason(images: int, report: ExportReport, mapper: Mapper) -> str:
     if not report.pairs:
         return "no pair of images has matches"
     if not good:
-        return (
-            f"none of {report.pairs} pairs has enough matches that agree with one geometry: the images may "
-            "not overlap, or more keypoints (--max-keypoints) or pairs (--pairs) are needed"
-        )
+        text = f"none of {report.pairs} pairs has enough matches that agree with one geometry: the images"
+        return text + " may not overlap, or more keypoints (--max-keypoints) or pairs (--pairs) are needed"
     if mapper == "global" and set(good).isdisjoint(("calibrated", "uncalibrated", "calibrated rig")):
         return "all verified pairs are planar or of a turning camera, which global mapping does not use"
-    return (
-        f"{sum(good.values())} pairs are verified, but no two images could start a model: they may be taken "
-        "from one place (no parallax), show one plane, or overlap too little"
-    )
+    text = f"{sum(good.values())} pairs are verified, but no two images could start a model: they may be"
+    return text + " taken from one place (no parallax), show one plane, or overlap too little"
