@@ -17,6 +17,7 @@ from torch import Tensor
 
 from geomatch.describers import DenseDescriber
 from geomatch.dift import DIFTConfig
+from geomatch.dift.maps.transfer import check_inside
 from geomatch.errors import ImageError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.images import Image, ImageLike, load_image
@@ -91,11 +92,6 @@ def propagate_labels(
     The store caches the labels of every further frame under the digest of all that decides them: describer,
     rules, first labels, package versions, and the pixels of all frames so far. Features are computed only
     where they are needed, so that an interrupted run resumes, with the same results.
-
-    Raises:
-        ImageError: when a frame cannot be used.
-        ShapeError: when the labels have another shape.
-        StoreError: when the store cannot be read or written.
     """
     labels = np.ascontiguousarray(labels, dtype=np.float32)
     fixed = digest_of([cache_key([describer, config, labels]), versions()]) if store else ""
@@ -153,13 +149,8 @@ def track_points(
         ValueError: when a point lies outside the first frame.
     """
     first, frames = _with_first(frames)
-    (width, height), points = first.size, np.asarray(points, np.float64).reshape(-1, 2)
-    for x, y in points.tolist():
-        if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
-            raise ValueError(
-                f"point {x:g},{y:g} lies outside the first frame, whose last pixel is "
-                f"{width - 1},{height - 1}"
-            )
+    points = np.asarray(points, np.float64).reshape(-1, 2)
+    check_inside(points, first.size, "the first frame")
     config, cells = _rules(describer, config, short, first.size)
     start = point_labels(points, first.size, cells).numpy()
     _, whole = points_of(torch.from_numpy(start), first.size)
