@@ -23,11 +23,7 @@ def video_writer(
 ) -> Iterator[Callable[[NDArray[np.uint8]], object]]:
     """Give a function that writes frames, each (H, W, 3) RGB, to an MPEG-4 file (.mp4).
 
-    All frames have the (width, height) ``size``, both even; ``rate`` is their number per second.
-
-    Raises:
-        GeomatchError: when OpenCV cannot write MPEG-4.
-        OSError: when the file cannot be written.
+    All have the (width, height) ``size``, both even. Raises `GeomatchError` where OpenCV cannot write MPEG-4.
     """
     with replacing(path) as temporary:
         writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
