@@ -55,7 +55,7 @@ def save_tracks(
     paths, head = [folder / "overlay.mp4", folder / "tracks.csv"], "point,x,y,confidence"
     tail: deque[NDArray[np.floating]] = deque(maxlen=TAIL)
     seen: Counter[int] = Counter()
-    frames = kept = 0
+    frames = 0
     if isinstance(first, TrackedMask):
         masks.mkdir(exist_ok=True)
         paths, head = [*paths, masks], "object,area_px,x,y,left,top,width,height"
@@ -74,15 +74,12 @@ def save_tracks(
                 picture, rows = draw_trails(picture, list(tail)), _point_rows(found)
             else:
                 write_mask(masks / f"{frames - 1:05d}.png", found.mask)
-                picture, rows, kept = (
-                    draw_mask(picture, found.mask),
-                    _object_rows(found.mask, [*seen]),
-                    frames,
-                )
+                picture, rows = draw_mask(picture, found.mask), _object_rows(found.mask, [*seen])
             write(picture)
             for one, (shown, row) in rows.items():
                 seen[one] += shown
                 table.write(f"{frames - 1},{one},{row}\n")
+    kept = frames if masks in paths else 0
     for path in masks.glob("[0-9]*.png"):  # of an earlier, longer result
         if path.stem.isdigit() and int(path.stem) >= kept:
             path.unlink()
