@@ -25,24 +25,21 @@ Lines = tuple[NDArray[np.floating], NDArray[np.floating], tuple[int, int, int]]
 
 def draw_matches(result: MatchResult) -> NDArray[np.uint8]:
     """Both images side by side, (H, W, 3) RGB, with lines between inliers, or all matches."""
-    chosen = np.arange(len(result.matches))
+    chosen, colour = np.arange(len(result.matches)), WRONG
     if result.geometry:
-        chosen = np.flatnonzero(result.geometry.inliers)
-    chosen = chosen[:MAX_LINES]
-    colour = RIGHT if result.geometry else WRONG
-    lines = result.points0[chosen], result.points1[chosen], colour
+        chosen, colour = np.flatnonzero(result.geometry.inliers), RIGHT
+    lines = result.points0[chosen[:MAX_LINES]], result.points1[chosen[:MAX_LINES]], colour
     return draw_lines(result.image0, result.image1, [lines])
 
 
 def draw_lines(
     image0: Image, image1: Image, groups: Sequence[Lines], side: int = PICTURE_SIDE
 ) -> NDArray[np.uint8]:
-    """Both images side by side, (H, W, 3) RGB, long sides at most ``side``, with lines between points."""
+    """Both images side by side, (H, W, 3) RGB, long sides at most ``side``, with one group of lines or more."""
     small0, small1 = reduce_image(image0, side), reduce_image(image1, side)
     canvas: Any = None
     flags = cv2.DRAW_MATCHES_FLAGS_NOT_DRAW_SINGLE_POINTS
-    nothing = np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32), RIGHT
-    for points0, points1, colour in groups or [nothing]:
+    for points0, points1, colour in groups:
         moved0 = resize_points(points0, image0.size, small0.size)
         moved1 = resize_points(points1, image1.size, small1.size)
         canvas = cv2.drawMatches(
