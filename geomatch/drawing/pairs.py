@@ -35,7 +35,7 @@ def draw_matches(result: MatchResult) -> NDArray[np.uint8]:
 def draw_lines(
     image0: Image, image1: Image, groups: Sequence[Lines], side: int = PICTURE_SIDE
 ) -> NDArray[np.uint8]:
-    """Both images side by side, (H, W, 3) RGB, long sides at most ``side``, with one group of lines or more."""
+    """Both images side by side, (H, W, 3) RGB, long sides at most ``side``, with groups of lines."""
     small0, small1 = reduce_image(image0, side), reduce_image(image1, side)
     canvas: Any = None
     flags = cv2.DRAW_MATCHES_FLAGS_NOT_DRAW_SINGLE_POINTS

@@ -61,7 +61,7 @@ def principal_components(feature_map: FeatureMap) -> NDArray[np.uint8]:
     """
     finest = max(feature_map.maps, key=lambda layer: layer.shape[1] * layer.shape[2])
     over = max(1.0, max(finest.shape[1:]) / GRID_SIDE)
-    height, width = (round(side / over) for side in finest.shape[1:])
+    height, width = (max(1, round(side / over)) for side in finest.shape[1:])
     rows = features_on(feature_map, (width, height)).flatten(1).T.cpu()
     rows = rows - rows.mean(0)
     _, vectors = torch.linalg.eigh((rows.T @ rows).double())
