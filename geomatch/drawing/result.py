@@ -18,18 +18,15 @@ def save_result(result: MatchResult, folder: Path) -> list[Path]:
     """Write ``result.json``, ``matches.npz``, ``matches.png`` and, with a homography, ``overlay.png``.
 
     Without one the ``overlay.png`` of an earlier result is removed. The paths written are returned.
-
-    Raises:
-        OSError: when the folder cannot be made or written.
     """
     make_folder(folder)
     written = [folder / "result.json", folder / "matches.npz", folder / "matches.png"]
     with replacing(written[0]) as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     inliers = result.geometry.inliers if result.geometry else np.zeros(len(result.matches), np.bool_)
-    with replacing(written[1]) as temporary, temporary.open("wb") as file:
+    with replacing(written[1]) as temporary:
         np.savez_compressed(
-            file,
+            temporary,
             indices=result.matches.indices,
             similarity=result.matches.similarity,
             points0=result.points0,

@@ -34,9 +34,6 @@ def show_points(
     """Find points (N, 2) of image 0 in others: what was found, per target, and a picture (H, W, 3) RGB.
 
     It has a row of `draw_transfer` per target, with the heat map where there is one point.
-
-    Raises:
-        ValueError: when a point lies outside image 0.
     """
     map0, metric = describer.dense(image0), traits_of(describer).metric
     found, rows = [], []

@@ -17,7 +17,7 @@ from geomatch.dift import DIFTConfig, FeatureMap
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.editing.blending import EditLike, blend_edit, load_edit, painted_box, shift_homography
 from geomatch.errors import ImageError
-from geomatch.estimators import Estimator, create_estimator
+from geomatch.estimators import Estimator, create_estimator, threshold_of
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import DEFAULT_DETECTOR, create_detector
@@ -200,7 +200,7 @@ def carry_edit(prepared: PreparedEdit, target: ImageLike) -> EditResult:
     if prepared.refine_homography and found:
         found = align_homography(
             prepared.source, photo, prepared.followed, points0, points1, found, within,
-            float(getattr(prepared.estimator, "threshold", THRESHOLD)),
+            threshold_of(prepared.estimator, THRESHOLD),
         )  # fmt: skip
     if not found:
         return EditResult(None, found, points0, points1)

@@ -52,11 +52,7 @@ class LabelPropagator:
     """The labels of one video, frame after frame."""
 
     def __init__(self, config: PropagationConfig, features: Tensor, labels: Tensor) -> None:
-        """Begin with the first frame: features (C, h, w), see `features_on`, and labels (L, h, w).
-
-        Raises:
-            ShapeError: when they do not cover the same cells.
-        """
+        """Begin with the first frame: features (C, h, w), see `features_on`, and labels (L, h, w)."""
         _check(features, labels)
         self.config = config
         self._first = features, labels.to(features)

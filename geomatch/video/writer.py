@@ -44,10 +44,6 @@ def save_tracks(
     for an object that is not there only the area, 0. The masks are indexed PNGs of the frames' size, written
     one by one; the rest appears in the folder, which exists, when all frames are done, and replaces that of
     an earlier result. ``rate`` is the overlay's frames per second.
-
-    Raises:
-        GeomatchError: when no video can be written.
-        OSError: when a file cannot be written.
     """
     rest = iter(tracked)
     first = next(rest)
