@@ -125,7 +125,7 @@ class Feature2D:
         """Keypoints, and their rows where the detector is the describer and gives both at once."""
         if array.size == 0:
             return (), None
-        allowed, rows, source = check_mask(mask, array), None, self._source()
+        allowed, rows, source = check_mask(mask, array.shape[:2]), None, self._source()
         if not isinstance(source, cv2.Feature2D):
             features = source.detect(from_bgr(array))
             found = to_keypoints(features)
