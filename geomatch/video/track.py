@@ -148,10 +148,9 @@ def track_points(
         ImageError: when a frame cannot be used, or there is none.
         ValueError: when a point lies outside the first frame.
     """
-    first, frames = _with_first(frames)
+    first, frames, config, cells = _begun(describer, frames, config, short)
     points = np.asarray(points, np.float64).reshape(-1, 2)
     check_inside(points, first.size, "the first frame")
-    config, cells = _rules(describer, config, short, first.size)
     start = point_labels(points, first.size, cells).numpy()
     _, whole = points_of(torch.from_numpy(start), first.size)
     for frame, labels in propagate_labels(describer, frames, start, config, store):
@@ -182,7 +181,7 @@ def track_mask(
         ImageError: when a frame cannot be used, or there is none.
         ValueError: when the mask has another size, no object or more than 254.
     """
-    first, frames = _with_first(frames)
+    first, frames, config, cells = _begun(describer, frames, config, short)
     if mask.shape != first.size[::-1]:
         raise ValueError(
             f"the mask must have the frames' size, {first.size[0]}x{first.size[1]} pixels, "
@@ -192,26 +191,24 @@ def track_mask(
         raise ValueError(
             f"the mask must number objects from 1 to {MAX_OBJECTS}, got {mask.min()} to {mask.max()}"
         )
-    config, cells = _rules(describer, config, short, first.size)
     start = mask_labels(mask, cells).numpy()
     for number, (frame, labels) in enumerate(propagate_labels(describer, frames, start, config, store)):
         found = mask_of(torch.from_numpy(labels), frame.size) if number else mask.astype(np.uint8)
         yield TrackedMask(frame, found)
 
 
-def _rules(
-    describer: DenseDescriber, config: PropagationConfig | None, short: int | None, size: tuple[int, int]
-) -> tuple[PropagationConfig, tuple[int, int]]:
-    settings = getattr(describer, "config", None)
-    usual, cells = default_propagation(settings if isinstance(settings, DIFTConfig) else None)
-    return config or usual, grid_for(size, short or cells)
-
-
-def _with_first(frames: Iterable[ImageLike]) -> tuple[Image, Iterator[ImageLike]]:
-    """The first frame, and all of them."""
+def _begun(
+    describer: DenseDescriber,
+    frames: Iterable[ImageLike],
+    config: PropagationConfig | None,
+    short: int | None,
+) -> tuple[Image, Iterator[ImageLike], PropagationConfig, tuple[int, int]]:
+    """The first frame, all of them, the rules, and (w, h) of the grid of labels."""
     rest = iter(frames)
     try:
         first = load_image(next(rest))
     except StopIteration:
         raise ImageError("the video has no frames") from None
-    return first, chain([first], rest)
+    settings = getattr(describer, "config", None)
+    usual, cells = default_propagation(settings if isinstance(settings, DIFTConfig) else None)
+    return first, chain([first], rest), config or usual, grid_for(first.size, short or cells)
