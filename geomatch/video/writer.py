@@ -37,9 +37,7 @@ class SavedTracks:
     """Number of frames that show each point or object."""
 
 
-def save_tracks(
-    tracked: Iterable[TrackedPoints] | Iterable[TrackedMask], folder: Path, rate: float
-) -> SavedTracks:
+def save_tracks(tracked: Iterable[TrackedPoints | TrackedMask], folder: Path, rate: float) -> SavedTracks:
     """Write ``overlay.mp4``, ``tracks.csv`` and, of objects, ``masks/00000.png`` and so on.
 
     The table has frame, point, x, y, confidence, without x and y where it is lost; or frame, object, area_px,
