@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from geomatch.errors import ImageError
-from geomatch.geometry import image_corners, resize_homography, warp_points
+from geomatch.geometry import image_corners, resize_homography, shift_homography, warp_points
 from geomatch.images import name_of, open_image
 from geomatch.types import check_shape
 
@@ -51,11 +51,6 @@ def painted_box(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     """Left, top, width and height of what is not transparent in (H, W, 4)."""
     left, top, width, height = cv2.boundingRect((pixels[:, :, 3] > 0).astype(np.uint8))
     return left, top, width, height
-
-
-def shift_homography(x: float, y: float) -> NDArray[np.float64]:
-    """(3, 3) that adds x and y to coordinates."""
-    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
 
 
 def blend_edit(

@@ -15,10 +15,10 @@ from geomatch.alignment import align_homography
 from geomatch.describers import Describer, as_dense, create_describer, describe_images, traits_of
 from geomatch.dift import DIFTConfig, FeatureMap
 from geomatch.dift.maps.transfer import transfer_points
-from geomatch.editing.blending import EditLike, blend_edit, load_edit, painted_box, shift_homography
+from geomatch.editing.blending import EditLike, blend_edit, load_edit, painted_box
 from geomatch.errors import ImageError
 from geomatch.estimators import Estimator, create_estimator, threshold_of
-from geomatch.geometry import image_corners, normalize_homography, warp_points
+from geomatch.geometry import image_corners, normalize_homography, shift_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import DEFAULT_DETECTOR, create_detector
 from geomatch.matching import match_mutual

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.geometry import image_corners, warp_points
+from geomatch.geometry import image_corners, shift_homography, warp_points
 from geomatch.opencv import BFMatcher, DIFT_create, Feature2D, estimate_homography
 from geomatch.opencv.examples import Photo, bundled_photographs
 from geomatch.synthetic import render_view
@@ -63,10 +63,8 @@ def synthetic_video(frames: int = FRAMES) -> Iterator[tuple[Photo, Array]]:
         view[:2, :2] = zoom * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         view[2, :2] = 3e-4 * np.sin(phase), 3e-4 * np.cos(2 * phase)
         view[:2, 2] = rng.normal(0, 2.5, 2) + np.array([25 * np.sin(phase), 15 * np.sin(2 * phase)])
-        centre, back = np.eye(3), np.eye(3)
-        centre[:2, 2] = -350 / 640 * pixels.shape[1], -200 / 480 * pixels.shape[0]
-        back[:2, 2] = (SIZE[0] - 1) / 2, (SIZE[1] - 1) / 2
-        matrix = back @ view @ centre
+        back = shift_homography((SIZE[0] - 1) / 2, (SIZE[1] - 1) / 2)
+        matrix = back @ view @ shift_homography(-350, -200)
         first = matrix if first is None else first
         seen = render_view(pixels, matrix, SIZE).astype(np.float32)
         seen = seen * (1 + 0.25 * np.sin(3 * phase)) + rng.normal(0, 4, seen.shape)
