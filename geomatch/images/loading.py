@@ -39,7 +39,11 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
     if isinstance(source, Image):
         return source
     if isinstance(source, np.ndarray):
-        values, turn, name = _values_of_array(source, conversion), 1, "array"
+        name, turn = "array", 1
+        if source.ndim not in (2, 3):
+            raise ImageError(f"array: expected shape (H, W) or (H, W, C), got {source.shape}")
+        check_size(source.shape[1], source.shape[0], name)
+        values = _with_opacity(source, conversion, name)
     elif isinstance(source, PILImage.Image):
         name = name_of(source)
         with open_image(source) as picture:
@@ -196,10 +200,3 @@ def _with_opacity(array: NDArray[Any], conversion: Conversion, name: str) -> Val
         array = array[:, :, chosen]
     note = f"bands {', '.join(map(str, conversion.bands))} of {count}" if conversion.bands else ""
     return Values(array, alpha, note=note)
-
-
-def _values_of_array(array: NDArray[Any], conversion: Conversion) -> Values:
-    if array.ndim not in (2, 3):
-        raise ImageError(f"array: expected shape (H, W) or (H, W, C), got {array.shape}")
-    check_size(array.shape[1], array.shape[0], "array")
-    return _with_opacity(array, conversion, "array")
