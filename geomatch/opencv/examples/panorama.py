@@ -28,7 +28,8 @@ MAX_GROWTH = 4  # a canvas so many times as large as all photographs comes from 
 def stitch(photos: Sequence[Photo], feature: Feature2D) -> Photo | None:
     """All photographs on one canvas, BGR; None when they do not fit together."""
     keypoints, descriptors = feature.detectAndCompute(list(photos), None)
-    links: dict[tuple[int, int], tuple[int, Matrix]] = {}  # inliers, matrix from the second to the first
+    # inliers, and the matrix from the second to the first
+    links: dict[tuple[int, int], tuple[int, NDArray[Any]]] = {}
     for i, j in combinations(range(len(photos)), 2):
         matches = BFMatcher(cv2.NORM_L2, crossCheck=True).match(descriptors[i], descriptors[j])
         if len(matches) >= MIN_MATCHES:
