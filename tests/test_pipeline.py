@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 import geomatch
 from geomatch import EstimationFailure, Features, Image
 from geomatch.dift import PRESETS, cached_extractor
-from geomatch.drawing.pairs import draw_overlay
-from geomatch.drawing.result import save_result, summary
+from geomatch.drawing.result import draw_overlay, save_result, summary
 from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import GridDetector, OpenCVDetector, TinyDetector
 from geomatch.pipeline import MatchResult

@@ -60,7 +60,7 @@ def track(
     from geomatch.video.frames import frames_of, video_properties
     from geomatch.video.masks import load_mask
     from geomatch.video.track import default_propagation, track_mask, track_points
-    from geomatch.video.writer import save_masks, save_points
+    from geomatch.video.writer import save_tracks
 
     config = changed_config(dift_config(descriptor))
     if config.sampling != "dense":
@@ -74,9 +74,9 @@ def track(
     given = chosen, cells or usual_cells, Store.at(out / "store")
     extractor, shown = cached_extractor(config), tqdm(images, total=count, unit="frame", disable=None)
     if marks is None:
-        saved = save_points(track_points(extractor, shown, np.array(points), *given), out, rate)
+        saved = save_tracks(track_points(extractor, shown, np.array(points), *given), out, rate)
     else:
-        saved = save_masks(track_mask(extractor, shown, marks, *given), out, rate)
+        saved = save_tracks(track_mask(extractor, shown, marks, *given), out, rate)
     click.echo(f"frames      {saved.frames}")
     whole = sum(count == saved.frames for count in saved.seen)
     click.echo(f"{'objects' if mask else 'points':<11} {len(saved.seen)}, {whole} of them in every frame")
