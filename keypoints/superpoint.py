@@ -5,7 +5,7 @@ are under the MIT licence. The original weights of Magic Leap, under a licence f
 use only, come through transformers (`MagicLeapSuperPoint`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from geomatch.types import Features
 from geomatch.weights.checkpoint import warn_if_untrained
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
 from geomatch.weights.hub import transformers_fingerprint, transformers_folder
-from geomatch.weights.tensors import load_pickled
+from geomatch.weights.tensors import filled, load_pickled
 
 _DESCRIPTOR_SIZE = 256
 
@@ -222,19 +222,25 @@ class SuperPointDetector:
         return keypoints, found[order], self._sample(coarse, keypoints)
 
 
-@isolated(gradients=True)
 def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
     """The network with the published weights, ready to use."""
-    path = locate_weights(SUPERPOINT_V6, weights)
+    return load_detector(locate_weights(SUPERPOINT_V6, weights), load_pickled, "SuperPoint weights")
+
+
+@isolated(gradients=True)
+def load_detector(
+    path: Path,
+    read: Callable[[Path], Mapping[str, Tensor]],
+    what: str,
+    make: Callable[[], SuperPointNetwork] = SuperPointNetwork,
+) -> SuperPointNetwork:
+    """A network with the weights that ``read`` finds in a file, ready to use."""
     try:
-        state = load_pickled(path)
-        with torch.device("meta"):
-            network = SuperPointNetwork()
-        network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
-    except Exception as error:  # unpickling and loading raise many types
-        raise WeightsError(f"{path} does not hold SuperPoint weights ({first_line(error)})") from error
+        network = filled(make, read(path))
+    except Exception as error:  # safetensors, unpickling and loading raise many types
+        raise WeightsError(f"{path} does not hold {what} ({first_line(error)})") from error
     warn_if_untrained(network, path)
-    return network.eval()
+    return network
 
 
 @dataclass(frozen=True)
