@@ -17,7 +17,7 @@ from geomatch import DIFTConfig, DIFTExtractor, Image, WeightsError
 from geomatch.dift import PRESETS, ensemble
 from geomatch.dift.backends import compiled
 from geomatch.dift.backends.compiled import COMPILE_FROM, Runner
-from geomatch.dift.backends.model import DiffusionModel, Latents
+from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.backends.plain_unet import PlainUNet, covers, group_norm
 from geomatch.dift.backends.precision import load_finite
 from geomatch.dift.backends.wanted import WantedPart, steps_of
@@ -143,7 +143,7 @@ def test_the_format_that_does_not_overflow(
         found.append((dtype, encoder_dtype))
         alphas = torch.ones(1000)
         return DiffusionModel(
-            network, Runner(network, "off"), lambda images: Latents(reader(images)[0].float()), alphas, 8
+            network, Runner(network, "off"), lambda images: (reader(images)[0].float(), None), alphas, 8
         )
 
     found: list[tuple[torch.dtype, torch.dtype]] = []

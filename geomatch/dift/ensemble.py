@@ -64,8 +64,8 @@ def _passes(
     if noises is not None and len(noises) != config.ensemble_size:
         raise ValueError(f"{config.ensemble_size} noises are needed, got {len(noises)}")
     encoded, size = _in_batches(images, images_at_once(config, images), model.encode)
-    mean = _joined([latents.mean for latents in encoded])
-    sampled = [latents.std for latents in encoded if latents.std is not None and config.latent == "sample"]
+    mean = _joined([mean for mean, _ in encoded])
+    sampled = [std for _, std in encoded if std is not None and config.latent == "sample"]
     std = _joined(sampled) if sampled else None
     shape = (1, *mean.shape[1:])
     for noise in noises or ():
