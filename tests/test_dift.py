@@ -17,7 +17,7 @@ from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
 from geomatch.devices import find_device
 from geomatch.dift import PRESETS, FeatureMap
 from geomatch.dift.backends.schedule import load_alphas
-from geomatch.dift.backends.wanted import WantedPart, find_layer
+from geomatch.dift.backends.wanted import WantedPart
 from geomatch.dift.inputs import dense_size
 from geomatch.images import write_png
 from geomatch.provenance import cache_key
@@ -108,11 +108,11 @@ def test_nothing_runs_after_the_last_wanted_layer() -> None:
 def test_unknown_layers() -> None:
     unet = small_unet()
     for layer, words in (
-        ("up_blocks.7", "unknown layer 'up_blocks.7': up_blocks has 0, 1, 2"),
-        ("nothing", "the network has conv_in"),
+        ("up_blocks.7", r"unknown layer 'up_blocks.7': take a block, .*such as up_blocks\.\d, "),
+        ("time_embedding", "unknown layer 'time_embedding': take a block"),
     ):
         with pytest.raises(ValueError, match=words):
-            find_layer(unet, layer)
+            WantedPart(unet, [layer])
 
 
 def test_sampling_is_exact_at_pixel_centres() -> None:
@@ -268,7 +268,7 @@ def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp
     fails(r"noise must have shape \(1, 3, 48, 64\), got \(1, 3, 1, 1\)", (1, 3, 1, 1))
     fails("3 noises are needed, got 1", (1, 3, 48, 64), ensemble_size=3)
     fails("without noise", (1, 3, 48, 64), noise=False)
-    fails("gives no feature map", layers=("time_embedding",))
+    fails("unknown layer", layers=("time_embedding",))
     fails("leave the prompt empty", prompt="a cat")
     fails("device 'meta' cannot be used", device="meta")
     small_unet().save_pretrained(tmp_path)
