@@ -24,12 +24,12 @@ _log = logging.getLogger(__name__)
 _OLD = re.compile(rf"\.({'|'.join(_OLD_NAMES)})\.")
 
 
-def empty_network(kind: type[Any], folder: Path) -> Any:
-    """The network that ``folder/config.json`` describes, without memory for its parameters."""
+def empty_network(make: Callable[[Any], Any], folder: Path) -> Any:
+    """The network that ``make`` gives of ``folder/config.json``, without memory for its parameters."""
     config = read_config(folder)
     try:
         with torch.device("meta"):
-            return kind.from_config(config)
+            return make(config)
     except Exception as error:  # diffusers raises whatever its constructors meet
         name = folder / "config.json"
         raise WeightsError(

@@ -1,6 +1,7 @@
 """Unconditional diffusion models in pixel space: every diffusers ``UNet2DModel``, ADM included."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,13 @@ def load_pixel_unet(
     )
 
 
-def _network_of(folder: Path) -> type[Any]:
+def _network_of(folder: Path) -> Callable[[Any], Any]:
     if covers(read_config(folder)):
         return PlainUNet
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    found: type[Any] = UNet2DModel
-    return found
+    make: Callable[[Any], Any] = UNet2DModel.from_config
+    return make
 
 
 def output_blocks(unet: nn.Module) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ They load without diffusers, whose import takes longer than a small model's work
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -86,19 +87,6 @@ class Timesteps(nn.Module):
         return functional.pad(torch.cat(parts, dim=1), (0, self.width % 2))
 
 
-class TimeEmbedding(nn.Module):
-    """Two linear layers."""
-
-    def __init__(self, width: int, out: int) -> None:
-        super().__init__()
-        self.linear_1, self.linear_2 = nn.Linear(width, out), nn.Linear(out, out)
-
-    def forward(self, timesteps: Tensor) -> Tensor:
-        """(B, width) to (B, out)."""
-        embedded: Tensor = self.linear_2(functional.silu(self.linear_1(timesteps)))
-        return embedded
-
-
 class Resnet(nn.Module):
     """Two convolutions beside a shortcut; the timestep, one for all maps, shifts the first's output."""
 
@@ -121,17 +109,9 @@ class Resnet(nn.Module):
         return change + shortcut
 
 
-class Downsample(nn.Module):
-    """A convolution that halves the sides."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, h, w) to (N, C, h / 2, w / 2)."""
-        halved: Tensor = self.conv(maps)
-        return halved
+def named(**parts: nn.Module) -> nn.Sequential:
+    """Layers one after the other, under names of their own."""
+    return nn.Sequential(OrderedDict(parts))
 
 
 class Upsample(nn.Module):
@@ -164,13 +144,16 @@ class PlainUNet(nn.Module):
 
         self.conv_in = nn.Conv2d(settings.in_channels, widths[0], 3, padding=1)
         self.time_proj = Timesteps(widths[0], settings.flip_sin_to_cos, settings.freq_shift)
-        self.time_embedding = TimeEmbedding(widths[0], time)
+        self.time_embedding = named(
+            linear_1=nn.Linear(widths[0], time), act=nn.SiLU(), linear_2=nn.Linear(time, time)
+        )
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         entering = widths[0]
         for place, width in enumerate(widths):
             block = nn.Module()
             block.resnets = resnets([entering] + [width] * (layers - 1), width)
-            block.downsamplers = nn.ModuleList([Downsample(width)] if place + 1 < len(widths) else [])
+            halving = named(conv=nn.Conv2d(width, width, 3, stride=2, padding=1))
+            block.downsamplers = nn.ModuleList([halving] if place + 1 < len(widths) else [])
             self.down_blocks.append(block)
             entering = width
         self.mid_block = nn.Module()
@@ -185,8 +168,3 @@ class PlainUNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(groups, entering, eps)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(entering, settings.out_channels, 3, padding=1)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "PlainUNet":
-        """The network of a configuration, called as diffusers' models are."""
-        return cls(config)

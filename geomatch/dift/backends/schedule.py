@@ -39,22 +39,14 @@ def load_alphas(folder: Path) -> Tensor:
 
 
 def _alphas(settings: Mapping[str, Any]) -> Tensor:
-    """(T,) alpha_bar_t: products of 1 - beta (Ho et al., eq. 4).
-
-    Betas are linear, or squares of linear ones (diffusers' ``scaled_linear``, Stable Diffusion's); diffusers
-    makes other ones.
-    """
-    kind = settings.get("beta_schedule", "linear")
+    """(T,) alpha_bar_t: products of 1 - beta (Ho et al., eq. 4); other betas than linear are diffusers'."""
     others = settings.get("trained_betas") is not None or settings.get("rescale_betas_zero_snr")
-    if others or kind not in ("linear", "scaled_linear"):
+    if others or settings.get("beta_schedule", "linear") != "linear":
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         alphas: Tensor = DDIMScheduler(**settings).alphas_cumprod
         return alphas
-    power = 2 if kind == "scaled_linear" else 1
-    first, last = (settings.get(f"beta_{end}", value) for end, value in (("start", 1e-4), ("end", 0.02)))
+    first, last = settings.get("beta_start", 1e-4), settings.get("beta_end", 0.02)
     count = settings.get("num_train_timesteps", 1000)
-    roots = torch.linspace(
-        first ** (1 / power), last ** (1 / power), count, dtype=torch.float32, device="cpu"
-    )
-    return torch.cumprod(1 - roots**power, dim=0)
+    betas = torch.linspace(first, last, count, dtype=torch.float32, device="cpu")
+    return torch.cumprod(1 - betas, dim=0)

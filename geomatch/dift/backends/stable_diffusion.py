@@ -35,8 +35,8 @@ def load_stable_diffusion(
     if embedding is None:
         embedding = prompt_of(config, folder)
     dtype, vae_dtype = dtypes
-    unet = empty_network(UNet2DConditionModel, folder / "unet")
-    vae = empty_network(AutoencoderKL, folder / "vae")
+    unet = empty_network(UNet2DConditionModel.from_config, folder / "unet")
+    vae = empty_network(AutoencoderKL.from_config, folder / "vae")
     settings = unet.config
     if settings.addition_embed_type or settings.class_embed_type or settings.encoder_hid_dim_type:
         raise WeightsError(
