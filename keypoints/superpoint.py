@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geomatch.devices import device_kind, device_of, find_device, upload_pixels
-from geomatch.errors import WeightsError, first_line, require
+from geomatch.errors import WeightsError, first_line, reading, require
 from geomatch.files import sha256_of
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
@@ -224,7 +224,7 @@ class SuperPointDetector:
 
 def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
     """The network with the published weights, ready to use."""
-    return load_detector(locate_weights(SUPERPOINT_V6, weights), load_pickled, "SuperPoint weights")
+    return load_detector(locate_weights(SUPERPOINT_V6, weights), load_pickled, "SuperPoint")
 
 
 @isolated(gradients=True)
@@ -235,10 +235,8 @@ def load_detector(
     make: Callable[[], SuperPointNetwork] = SuperPointNetwork,
 ) -> SuperPointNetwork:
     """A network with the weights that ``read`` finds in a file, ready to use."""
-    try:
+    with reading(path, f"file of weights of {what}", WeightsError):
         network = filled(make, read(path))
-    except Exception as error:  # safetensors, unpickling and loading raise many types
-        raise WeightsError(f"{path} does not hold {what} ({first_line(error)})") from error
     warn_if_untrained(network, path)
     return network
 

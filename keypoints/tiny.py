@@ -225,8 +225,7 @@ def save_network(network: SuperPointNetwork, path: Path) -> None:
 
 def load_network(path: Path) -> SuperPointNetwork:
     """What `save_network` wrote, ready to use."""
-    what = "weights of the embedded detector, or is damaged"
-    return load_detector(path, lambda file: load_tensors(file)[0], what, new_network)
+    return load_detector(path, lambda file: load_tensors(file)[0], "the embedded detector", new_network)
 
 
 def new_network() -> SuperPointNetwork:

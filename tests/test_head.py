@@ -107,7 +107,7 @@ def test_convolutional_head_file(tmp_path: Path, photo0: Image) -> None:
         with pytest.raises(ValueError, match=f"was fitted with {words}"):
             _ = DIFTExtractor(other).head
     (tmp_path / HEAD_FILE).write_bytes((tmp_path / HEAD_FILE).read_bytes()[:-10])
-    with pytest.raises(WeightsError, match="damaged projection head"):
+    with pytest.raises(WeightsError, match="not a readable projection head"):
         load_head(tmp_path)
     with pytest.raises(WeightsError, match="geomatch head fit"):
         load_head(tmp_path / "nowhere")
@@ -139,14 +139,14 @@ def test_any_bit_of_a_head_file_counts(tmp_path: Path, capsys: pytest.CaptureFix
             changed = bytearray(data)
             changed[bit // 8] ^= 1 << bit % 8
             path.write_bytes(changed)
-            with pytest.raises(WeightsError, match=r"damaged projection head.*checksum"):
+            with pytest.raises(WeightsError, match=r"not a readable projection head.*checksum"):
                 load_head(path)
     photos = [str(path) for path in (geomatch.bundled_pair().image0, geomatch.bundled_pair().image1)]
     assert main(["match", *photos, "--head", str(tmp_path / "shipped"), "--max-keypoints", "20"]) == 2
-    assert "damaged projection head" in capsys.readouterr().err
+    assert "not a readable projection head" in capsys.readouterr().err
     tensors = load(shipped)
     save_file(tensors, tmp_path / "shipped" / HEAD_FILE, metadata={"kind": '{"kind": "linear"}'})
-    with pytest.raises(WeightsError, match=r"damaged projection head .it holds no checksum of geomatch"):
+    with pytest.raises(WeightsError, match=r"projection head .it holds no checksum of geomatch"):
         load_head(tmp_path / "shipped")
 
 

@@ -164,7 +164,7 @@ def test_embedding_is_computed_once(folder: Path, image: Image, monkeypatch: pyt
         _ = DIFTExtractor(asking, prompt_embedding=cached[:, :8]).model
     for path in (folder / "prompt_embeddings").iterdir():
         path.write_bytes(b"x")
-    with pytest.raises(WeightsError, match="damaged prompt embedding"):
+    with pytest.raises(WeightsError, match="not a readable prompt embedding"):
         _ = DIFTExtractor(asking).model
 
 
@@ -269,7 +269,7 @@ def test_damage_is_named(folder: Path, small_sd: Path) -> None:
     for part in ("unet", "vae"):
         path = folder / part / WEIGHTS
         path.write_bytes(path.read_bytes()[:-1000])
-        fails(rf"{part}/{WEIGHTS}: damaged or truncated weights")
+        fails(rf"{part}/{WEIGHTS}: not a readable file of weights")
         path.unlink()
         fails(rf"{part}/{WEIGHTS} is missing")
         (folder / part / "config.json").unlink()
@@ -287,9 +287,9 @@ def test_damage_is_named(folder: Path, small_sd: Path) -> None:
     fails("scheduler_config.json is missing")
     sdxl = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
     for path, changes, words in (
-        (schedule, {"beta_schedule": "no such"}, "damaged scheduler_config.json"),
+        (schedule, {"beta_schedule": "no such"}, "scheduler_config.json: not a readable noise schedule"),
         (unet, {"_class_name": "SD3Transformer2DModel"}, "is a SD3Transformer2DModel; supported are"),
-        (unet, {"block_out_channels": [32]}, "describes no UNet2DConditionModel"),
+        (unet, {"block_out_channels": [32]}, "not a readable description of a UNet2DConditionModel"),
         (unet, {"in_channels": 9}, "takes 9 channels, the autoencoder gives 4; inpainting"),
         (unet, {**sdxl, "projection_class_embeddings_input_dim": 80}, "wants more than text"),
     ):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geomatch.errors import WeightsError, first_line
+from geomatch.errors import WeightsError, reading
 from geomatch.weights.folders import read_config
 
 _FILE = "scheduler_config.json"
@@ -21,20 +21,18 @@ def load_alphas(folder: Path) -> Tensor:
 
     Without a file it is DDPM's: betas from 1e-4 to 0.02 in 1000 linear steps (Ho et al., NeurIPS 2020).
     """
-    found = [place for place in (folder / "scheduler", folder) if (place / _FILE).is_file()]
-    config = read_config(found[0], _FILE) if found else {}
-    if found and "beta_start" not in config and config.get("trained_betas") is None:
+    place = folder / "scheduler" if (folder / "scheduler" / _FILE).is_file() else folder
+    config = read_config(place, _FILE) if (place / _FILE).is_file() else {}
+    if config and "beta_start" not in config and config.get("trained_betas") is None:
         kind = config.get("_class_name", "scheduler")
         raise WeightsError(
-            f"{found[0] / _FILE}: a {kind} without betas does not tell the noise level of a timestep; "
+            f"{place / _FILE}: a {kind} without betas does not tell the noise level of a timestep; "
             "put a DDPMScheduler's configuration in its place"
         )
-    try:
+    with reading(place / _FILE, "noise schedule", WeightsError):
         alphas = _alphas({name: config[name] for name in _SETTINGS if name in config})
         if alphas.ndim != 1 or not ((alphas >= 0) & (alphas <= 1)).all():
             raise ValueError("its betas give no noise levels between 0 and 1")
-    except Exception as error:
-        raise WeightsError(f"{found[0] / _FILE}: damaged {_FILE} ({first_line(error)})") from error
     return alphas
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geomatch.dift.head.distilled import PatchNetwork
-from geomatch.errors import WeightsError, first_line
+from geomatch.errors import WeightsError, reading
 from geomatch.isolation import isolated
 from geomatch.matching import add_product
 from geomatch.types import checked
@@ -215,7 +215,7 @@ def load_head(place: Path) -> Head:
         raise WeightsError(
             f"{path}: there is no projection head; `geomatch head fit` makes one, or use head=False"
         )
-    try:
+    with reading(path, "projection head", WeightsError, "fit it again"):
         tensors, metadata = load_tensors(path)
         kind, settings, training = (json.loads(metadata[name]) for name in ("kind", "settings", "training"))
         if kind["kind"] == "linear":
@@ -226,6 +226,4 @@ def load_head(place: Path) -> Head:
         else:
             make = partial(HeadNetwork, [tuple(layer) for layer in kind["maps"]])
         network = filled(partial(make, kind["widths"], kind["dimension"]), tensors)
-    except Exception as error:  # safetensors and torch raise many types
-        raise WeightsError(f"{path}: damaged projection head ({first_line(error)}); fit it again") from error
     return NetworkHead(network, settings, training)
