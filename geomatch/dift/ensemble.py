@@ -1,8 +1,7 @@
 """Activations of images: noise is added, the UNet runs in batches that fit the memory."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from threading import Lock
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -15,10 +14,8 @@ from geomatch.errors import ShapeError, is_out_of_memory
 BATCH_PIXELS = {"cpu": 2**18, "accelerator": 8 * 768**2}
 """Pixels of images per forward pass: on CPUs larger batches are not faster (measured); elsewhere an ensemble
 of 8 at the paper's size goes through at once."""
-NOISE_BYTES = 2**26
-"""How much of the noise is kept for the next image: several times what the paper's settings draw."""
-_noises: OrderedDict[object, tuple[Tensor, ...]] = OrderedDict()
-_lock = Lock()
+NOISES = 16
+"""Members of ensembles whose noise is kept for the next image: twice the paper's most."""
 _Output = TypeVar("_Output")
 
 
@@ -94,19 +91,12 @@ def _passes(
         start = members.stop
 
 
+@lru_cache(maxsize=NOISES)
 def drawn_noises(seed: int, shape: tuple[int, ...], count: int, device: torch.device) -> tuple[Tensor, ...]:
     """The first ``count`` noises of a seed, drawn on the CPU, so that they are the same everywhere."""
-    key = seed, shape, count, device
-    with _lock:
-        found = _noises.pop(key, None)
-        if found is None:
-            generator = torch.Generator("cpu").manual_seed(seed)
-            drawn = (torch.randn(shape, generator=generator, dtype=torch.float32) for _ in range(count))
-            found = tuple(noise.to(device) for noise in drawn)
-        _noises[key] = found
-        while sum(noise.nbytes for kept in _noises.values() for noise in kept) > NOISE_BYTES:
-            _noises.popitem(last=False)
-    return found
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = (torch.randn(shape, generator=generator, dtype=torch.float32) for _ in range(count))
+    return tuple(noise.to(device) for noise in drawn)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
