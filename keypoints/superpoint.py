@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geomatch.devices import device_kind, device_of, find_device, upload_pixels
-from geomatch.errors import WeightsError, first_line, reading, require
+from geomatch.errors import WeightsError, reading, require
 from geomatch.files import sha256_of
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
@@ -187,15 +187,15 @@ class SuperPointDetector:
         self, images: Sequence[Image], features: Sequence[FeatureTensors]
     ) -> list[FeatureTensors]:
         """The same for several images, on the network's device."""
-        return [self._describe(*pair) for pair in zip(images, features, strict=True)]
-
-    def _describe(self, image: Image, features: FeatureTensors) -> FeatureTensors:
-        reduced, found = reduce_image(image, self.max_image_side), features.to(device_of(self.network))
-        rows = found.keypoints.new_zeros(len(found), _DESCRIPTOR_SIZE)
-        if min(reduced.size) >= SuperPointNetwork.stride and len(found):
-            _, coarse = self.network(luma(upload_pixels(reduced.pixels, rows.device)) / 255)
-            rows = self._sample(coarse, found.resized(reduced.size).keypoints)
-        return replace(found, descriptors=rows)
+        described = []
+        for image, own in zip(images, features, strict=True):
+            reduced, found = reduce_image(image, self.max_image_side), own.to(device_of(self.network))
+            rows = found.keypoints.new_zeros(len(found), _DESCRIPTOR_SIZE)
+            if min(reduced.size) >= SuperPointNetwork.stride and len(found):
+                _, coarse = self.network(luma(upload_pixels(reduced.pixels, rows.device)) / 255)
+                rows = self._sample(coarse, found.resized(reduced.size).keypoints)
+            described.append(replace(found, descriptors=rows))
+        return described
 
     def _sample(self, coarse: Tensor, keypoints: Tensor) -> Tensor:
         """Unit descriptors (N, D) from the map (1, D, h, w) at pixels (N, 2); zeros far outside."""
@@ -268,14 +268,9 @@ class MagicLeapSuperPoint:
     def network(self) -> Any:
         """The transformers model, loaded on first use."""
         transformers = require("transformers", "transformers", "SuperPoint of Magic Leap")
-        try:
-            folder = transformers_folder(self.weights)
+        folder = transformers_folder(self.weights)
+        with reading(folder, "SuperPoint of transformers", WeightsError):
             model = transformers.SuperPointForKeypointDetection.from_pretrained(folder, dtype=torch.float32)
-        except Exception as error:  # hub, network and format errors alike
-            raise WeightsError(
-                f"cannot load {self.weights} ({first_line(error)}); give a local folder with config.json and "
-                "model.safetensors, or fill the Hugging Face cache while online"
-            ) from error
         return model.eval().to(find_device(self.device))
 
     def detect(self, image: Image) -> Features:

@@ -115,5 +115,5 @@ def test_magic_leap_weights_through_transformers(tmp_path: Path, photo0: Image) 
         torch.set_default_dtype(torch.float32)
     tiny = Image(np.zeros((5, 7, 3), np.uint8), "tiny")
     assert len(MagicLeapSuperPoint(str(tmp_path / "model")).detect(tiny)) == 0
-    with pytest.raises(WeightsError, match="cannot load nobody/nothing"):
+    with pytest.raises(WeightsError, match="nobody/nothing is not in the cache of huggingface_hub"):
         MagicLeapSuperPoint("nobody/nothing").detect(photo0)
