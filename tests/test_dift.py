@@ -86,8 +86,8 @@ def test_maps_are_the_activations_of_a_plain_forward_pass(
     noisy = DDPMScheduler().add_noise(clean, noise, torch.tensor([41]))
     with torch.no_grad():
         unet(noisy, 41)
-    config = DIFTConfig(str(tmp_path), 41, layers, image_size=None, device="cpu")
-    maps = DIFTExtractor(config).dense(image, [noise]).maps
+    config = DIFTConfig(str(tmp_path), 41, layers, seed=5, image_size=None, device="cpu")
+    maps = DIFTExtractor(config).dense(image).maps
     for name, layer in zip(layers, maps, strict=True):
         torch.testing.assert_close(layer, seen[name][0], rtol=1e-4, atol=1e-5)
 
@@ -255,19 +255,15 @@ def test_bad_folders(tmp_path: Path) -> None:
 
 
 def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp_path: Path) -> None:
-    def fails(words: str, given: tuple[int, ...] | None = None, **changes: Any) -> None:
-        extractor = DIFTExtractor(replace(config, **changes))
+    def fails(words: str, **changes: Any) -> None:
         with pytest.raises(ValueError, match=words):
-            extractor.dense(image, None if given is None else [torch.zeros(given)])
+            DIFTExtractor(replace(config, **changes)).dense(image)
 
     with pytest.raises(ValueError, match="features are of an image of"):
         DIFTExtractor(config).describe(image, Features(np.zeros((1, 2)), np.ones(1), (9, 9)))
     patch = replace(config, sampling="patch", patch_size=33)
     with pytest.raises(ValueError, match="patch_size must be a multiple of 4, got 33"):
         DIFTExtractor(patch).describe(image, keypoints(image, oriented=True))
-    fails(r"noise must have shape \(1, 3, 48, 64\), got \(1, 3, 1, 1\)", (1, 3, 1, 1))
-    fails("3 noises are needed, got 1", (1, 3, 48, 64), ensemble_size=3)
-    fails("without noise", (1, 3, 48, 64), noise=False)
     fails("unknown layer", layers=("time_embedding",))
     fails("leave the prompt empty", prompt="a cat")
     fails("device 'meta' cannot be used", device="meta")
@@ -366,9 +362,9 @@ def test_images_are_described_as_they_come(tmp_path: Path, monkeypatch: pytest.M
     taken: list[int] = []
     whole = DIFTExtractor.activations
 
-    def counted(self: DIFTExtractor, images: Any, noises: Any = None) -> Any:
+    def counted(self: DIFTExtractor, images: Any) -> Any:
         taken.append(len(images))
-        return whole(self, images, noises)
+        return whole(self, images)
 
     monkeypatch.setattr(DIFTExtractor, "activations", counted)
     together = extractor.dense_many(iter(paths))

@@ -160,12 +160,12 @@ class DIFTExtractor:
         return other
 
     @isolated()
-    def activations(self, images: Tensor, noises: Sequence[Tensor] | None = None) -> list[Tensor]:
+    def activations(self, images: Tensor) -> list[Tensor]:
         """Mean of the layers' outputs over the ensemble, each (B, C, h, w) float32.
 
-        Images and noises are those of `geomatch.dift.ensemble.member_activations`.
+        Images are those of `geomatch.dift.ensemble.member_activations`.
         """
-        return mean_activations(self.model, self.config, images, noises)
+        return mean_activations(self.model, self.config, images)
 
     def patch_maps(self, patches: Tensor) -> list[Tensor]:
         """The layers' outputs (n, C, h, w) for patches (n, 3, P, P) of values 0 to 255."""
@@ -176,18 +176,16 @@ class DIFTExtractor:
         """Descriptors (n, K) of patches (n, 3, P, P) of values 0 to 255, on the networks' device."""
         return self._patch_head(network_patches(patches) if self._distilled else self.patch_maps(patches))
 
-    def dense(self, image: ImageLike, noises: Sequence[Tensor] | None = None) -> FeatureMap:
-        """The feature maps of the whole image; ``noises`` as of `activations`."""
-        return self.dense_many([image], noises)[0]
+    def dense(self, image: ImageLike) -> FeatureMap:
+        """The feature maps of the whole image."""
+        return self.dense_many([image])[0]
 
-    def dense_many(
-        self, images: Iterable[ImageLike], noises: Sequence[Tensor] | None = None
-    ) -> list[FeatureMap]:
+    def dense_many(self, images: Iterable[ImageLike]) -> list[FeatureMap]:
         """The feature maps of several images, which are decoded ahead of the networks.
 
         Those that enter the networks in one size share passes.
         """
-        found = dict(self._map_stream(images, noises))
+        found = dict(self._map_stream(images))
         return [found[place] for place in range(len(found))]
 
     def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
@@ -245,9 +243,7 @@ class DIFTExtractor:
         rows = self._map_rows(feature_map, feature_map.upload(features.keypoints))
         return replace(features, descriptors=rows.numpy(force=True))
 
-    def _map_stream(
-        self, images: Iterable[ImageLike], noises: Sequence[Tensor] | None = None
-    ) -> Iterator[tuple[int, FeatureMap]]:
+    def _map_stream(self, images: Iterable[ImageLike]) -> Iterator[tuple[int, FeatureMap]]:
         """Place and maps of each image, as soon as a batch of one size is full."""
         waiting: dict[torch.Size, list[tuple[int, tuple[int, int], Tensor]]] = {}
         for place, picture in enumerate(stream_images(images)):
@@ -255,14 +251,14 @@ class DIFTExtractor:
             group = waiting.setdefault(tensor.shape, [])
             group.append((place, picture.size, tensor))
             if len(group) == images_at_once(self.config, tensor):
-                yield from self._maps_together(waiting.pop(tensor.shape), noises)
+                yield from self._maps_together(waiting.pop(tensor.shape))
         for group in waiting.values():
-            yield from self._maps_together(group, noises)
+            yield from self._maps_together(group)
 
     def _maps_together(
-        self, group: Sequence[tuple[int, tuple[int, int], Tensor]], noises: Sequence[Tensor] | None
+        self, group: Sequence[tuple[int, tuple[int, int], Tensor]]
     ) -> Iterator[tuple[int, FeatureMap]]:
-        maps = self.activations(torch.cat([tensor for *_, tensor in group]), noises)
+        maps = self.activations(torch.cat([tensor for *_, tensor in group]))
         for row, (place, size, _) in enumerate(group):
             yield place, FeatureMap(tuple(layer[row] for layer in maps), size)
 

@@ -61,7 +61,18 @@ class LinearHead:
     def rows_on(self, device: str | torch.device) -> Callable[[Tensor], Tensor]:
         """`apply` for tensors on the device."""
         mean, projection = (torch.tensor(array, device=device) for array in (self.mean, self.projection))
-        return partial(_project, mean, projection)
+
+        def project(rows: Tensor) -> Tensor:
+            if rows.shape[1] != len(mean):
+                raise ValueError(
+                    f"the projection head was fitted on {len(mean)} numbers per keypoint, the network gives "
+                    f"{rows.shape[1]}: it is another network's"
+                )
+            short = rows.new_zeros(len(rows), self.dimension)
+            add_product(short, rows - mean, projection.T)
+            return functional.normalize(short, dim=1)
+
+        return project
 
     def on(
         self, device: str | torch.device, dtype: torch.dtype = torch.float32
@@ -187,17 +198,6 @@ def _save(head: Head, folder: Path, kind: dict[str, Any], tensors: Mapping[str, 
 def _fold(block: Any, place: int) -> None:
     """Let a convolution do the normalisation behind it; that before one would shift what is padded."""
     block[place], block[place + 1] = fuse_conv_bn_eval(block[place], block[place + 1]), nn.Identity()
-
-
-def _project(mean: Tensor, projection: Tensor, rows: Tensor) -> Tensor:
-    if rows.shape[1] != len(mean):
-        raise ValueError(
-            f"the projection head was fitted on {len(mean)} numbers per keypoint, the network gives "
-            f"{rows.shape[1]}: it is another network's"
-        )
-    short = rows.new_zeros(len(rows), projection.shape[1])
-    add_product(short, rows - mean, projection.T)
-    return functional.normalize(short, dim=1)
 
 
 def pool_patches(maps: Sequence[Tensor]) -> Tensor:
