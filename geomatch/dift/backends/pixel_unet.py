@@ -49,7 +49,7 @@ def load_pixel_unet(
     fill_network(unet, home, dtype, unneeded_parts(unet, layers), unet_file)
     unet = unet.to(device)
     # on CPUs, torch's normalisation of it is slow in bfloat16 (measured)
-    if isinstance(unet, PlainUNet) or dtype == torch.float32 or device.startswith("cuda"):
+    if dtype == torch.float32 or device.startswith("cuda"):
         unet = unet.to(memory_format=torch.channels_last)
 
     def encode(images: Tensor) -> Latents:

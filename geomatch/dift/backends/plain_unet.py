@@ -31,11 +31,6 @@ _ONLY: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "num_class_embeds": (None, (None,)),
 }
 """Default in diffusers, and the values that are possible here."""
-SMALL_MAP = 1024
-"""Pixels below which torch's group normalisation of ``channels_last`` on CPUs is slow: it goes group by group
-there, row by row from this size on (``feature_map_threshold`` in its ``group_norm_kernel.cpp``)."""
-CANCELLING = 0.05
-"""Variance over mean square below which the one is not computed as a difference with the other."""
 
 
 def covers(config: Mapping[str, Any]) -> bool:
@@ -46,29 +41,6 @@ def covers(config: Mapping[str, Any]) -> bool:
         and isinstance(config.get("norm_num_groups", 32), int)
         and all(config.get(name, default) in allowed for name, (default, allowed) in _ONLY.items())
     )
-
-
-def group_norm(maps: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Group normalisation of maps (N, C, h, w), in a layout that suits the processor; a new tensor."""
-    n, channels, height, width = maps.shape
-    slow = height * width < SMALL_MAP and maps.is_contiguous(memory_format=torch.channels_last)
-    if not slow or maps.device.type != "cpu" or torch.compiler.is_compiling():
-        return functional.group_norm(maps, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    if maps.dtype == torch.float32:
-        rows = maps.permute(0, 2, 3, 1).view(n, height * width, channels)
-        ones = torch.full((1, 1, 1), 1 / rows.shape[1], dtype=torch.float32, device=maps.device)
-        ones = ones.expand(n, 1, rows.shape[1])
-        means = torch.bmm(ones, rows).view(n, norm.num_groups, -1).mean(2)
-        squares = torch.bmm(ones, rows * rows).view(n, norm.num_groups, -1).mean(2)
-        variance = squares - means * means
-        if bool((variance >= CANCELLING * squares).all()):
-            size = channels // norm.num_groups
-            scale = (variance + norm.eps).rsqrt().repeat_interleave(size, 1) * norm.weight
-            shift = torch.addcmul(norm.bias, means.repeat_interleave(size, 1), scale, value=-1)
-            normal = torch.addcmul(shift[:, None], rows, scale[:, None])
-            return normal.view(n, height, width, channels).permute(0, 3, 1, 2)
-    normal = functional.group_norm(maps.contiguous(), norm.num_groups, norm.weight, norm.bias, norm.eps)
-    return normal.contiguous(memory_format=torch.channels_last)
 
 
 class Timesteps(nn.Module):
@@ -102,9 +74,9 @@ class Resnet(nn.Module):
     def forward(self, maps: Tensor, embedding: Tensor) -> Tensor:
         """Maps (N, C, h, w) and an embedding (1, D)."""
         bias = self.conv1.bias + self.time_emb_proj(functional.silu(embedding))[0]
-        hidden = functional.silu(group_norm(maps, self.norm1), inplace=True)
+        hidden = functional.silu(self.norm1(maps), inplace=True)
         hidden = functional.conv2d(hidden, self.conv1.weight, bias, padding=1)
-        change: Tensor = self.conv2(functional.silu(group_norm(hidden, self.norm2), inplace=True))
+        change: Tensor = self.conv2(functional.silu(self.norm2(hidden), inplace=True))
         shortcut: Tensor = maps if self.conv_shortcut is None else self.conv_shortcut(maps)
         return change + shortcut
 
