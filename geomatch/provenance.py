@@ -51,8 +51,6 @@ def cache_key(part: object) -> Any:
         return part
     if isinstance(part, bytes):
         return {"bytes": hashlib.sha256(part).hexdigest()}
-    if isinstance(part, np.generic):
-        return cache_key(np.asarray(part))
     if isinstance(part, Enum):
         return {"type": _type_name(part), "name": part.name}
     if isinstance(part, Path):
@@ -63,7 +61,7 @@ def cache_key(part: object) -> Any:
         return {"set": sorted((cache_key(value) for value in part), key=repr)}
     if isinstance(part, Sequence):
         return {"type": _type_name(part), "items": [cache_key(value) for value in part]}
-    values: Any = part
+    values: Any = np.asarray(part) if isinstance(part, np.generic) else part
     if not isinstance(part, np.ndarray) and hasattr(part, "detach") and hasattr(part, "numpy"):
         import torch
 
