@@ -17,7 +17,7 @@ from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
 from geomatch.devices import find_device
 from geomatch.dift import PRESETS, FeatureMap
 from geomatch.dift.backends.schedule import load_alphas
-from geomatch.dift.backends.wanted import WantedPart, find_layer
+from geomatch.dift.backends.wanted import WantedPart
 from geomatch.dift.inputs import dense_size
 from geomatch.images import write_png
 from geomatch.provenance import cache_key
@@ -86,8 +86,8 @@ def test_maps_are_the_activations_of_a_plain_forward_pass(
     noisy = DDPMScheduler().add_noise(clean, noise, torch.tensor([41]))
     with torch.no_grad():
         unet(noisy, 41)
-    config = DIFTConfig(str(tmp_path), 41, layers, image_size=None, device="cpu")
-    maps = DIFTExtractor(config).dense(image, [noise]).maps
+    config = DIFTConfig(str(tmp_path), 41, layers, seed=5, image_size=None, device="cpu")
+    maps = DIFTExtractor(config).dense(image).maps
     for name, layer in zip(layers, maps, strict=True):
         torch.testing.assert_close(layer, seen[name][0], rtol=1e-4, atol=1e-5)
 
@@ -108,11 +108,11 @@ def test_nothing_runs_after_the_last_wanted_layer() -> None:
 def test_unknown_layers() -> None:
     unet = small_unet()
     for layer, words in (
-        ("up_blocks.7", "unknown layer 'up_blocks.7': up_blocks has 0, 1, 2"),
-        ("nothing", "the network has conv_in"),
+        ("up_blocks.7", r"unknown layer 'up_blocks.7': take a block, .*such as up_blocks\.\d, "),
+        ("time_embedding", "unknown layer 'time_embedding': take a block"),
     ):
         with pytest.raises(ValueError, match=words):
-            find_layer(unet, layer)
+            WantedPart(unet, [layer])
 
 
 def test_sampling_is_exact_at_pixel_centres() -> None:
@@ -255,20 +255,16 @@ def test_bad_folders(tmp_path: Path) -> None:
 
 
 def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp_path: Path) -> None:
-    def fails(words: str, given: tuple[int, ...] | None = None, **changes: Any) -> None:
-        extractor = DIFTExtractor(replace(config, **changes))
+    def fails(words: str, **changes: Any) -> None:
         with pytest.raises(ValueError, match=words):
-            extractor.dense(image, None if given is None else [torch.zeros(given)])
+            DIFTExtractor(replace(config, **changes)).dense(image)
 
     with pytest.raises(ValueError, match="features are of an image of"):
         DIFTExtractor(config).describe(image, Features(np.zeros((1, 2)), np.ones(1), (9, 9)))
     patch = replace(config, sampling="patch", patch_size=33)
     with pytest.raises(ValueError, match="patch_size must be a multiple of 4, got 33"):
         DIFTExtractor(patch).describe(image, keypoints(image, oriented=True))
-    fails(r"noise must have shape \(1, 3, 48, 64\), got \(1, 3, 1, 1\)", (1, 3, 1, 1))
-    fails("3 noises are needed, got 1", (1, 3, 48, 64), ensemble_size=3)
-    fails("without noise", (1, 3, 48, 64), noise=False)
-    fails("gives no feature map", layers=("time_embedding",))
+    fails("unknown layer", layers=("time_embedding",))
     fails("leave the prompt empty", prompt="a cat")
     fails("device 'meta' cannot be used", device="meta")
     small_unet().save_pretrained(tmp_path)
@@ -366,9 +362,9 @@ def test_images_are_described_as_they_come(tmp_path: Path, monkeypatch: pytest.M
     taken: list[int] = []
     whole = DIFTExtractor.activations
 
-    def counted(self: DIFTExtractor, images: Any, noises: Any = None) -> Any:
+    def counted(self: DIFTExtractor, images: Any) -> Any:
         taken.append(len(images))
-        return whole(self, images, noises)
+        return whole(self, images)
 
     monkeypatch.setattr(DIFTExtractor, "activations", counted)
     together = extractor.dense_many(iter(paths))

@@ -19,8 +19,7 @@ from geomatch import GeomatchError, Image, WeightsError
 from geomatch.benchmarks.training.distillation import DistillationConfig, Learner, distil
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
-from geomatch.dift.head.distilled import DistilledHead
-from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork, LinearHead, load_head
+from geomatch.dift.head.projection import HeadNetwork, LinearHead, NetworkHead, load_head
 from geomatch.dift.inputs import network_patches
 from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
@@ -87,7 +86,7 @@ def test_convolutional_head_file(tmp_path: Path, photo0: Image) -> None:
         if name.endswith(("mean", "var")):
             value.uniform_(0.5, 2)
     network.half().float()  # as the file keeps it
-    head = ConvolutionalHead(network, TINY.feature_settings(), {"images": ["00"], "pairs": 3})
+    head = NetworkHead(network, TINY.feature_settings(), {"images": ["00"], "pairs": 3})
     head.save(tmp_path)
     loaded = load_head(tmp_path / HEAD_FILE)
     assert loaded.training == {"images": ["00"], "pairs": 3}
@@ -108,7 +107,7 @@ def test_convolutional_head_file(tmp_path: Path, photo0: Image) -> None:
         with pytest.raises(ValueError, match=f"was fitted with {words}"):
             _ = DIFTExtractor(other).head
     (tmp_path / HEAD_FILE).write_bytes((tmp_path / HEAD_FILE).read_bytes()[:-10])
-    with pytest.raises(WeightsError, match="damaged projection head"):
+    with pytest.raises(WeightsError, match="not a readable projection head"):
         load_head(tmp_path)
     with pytest.raises(WeightsError, match="geomatch head fit"):
         load_head(tmp_path / "nowhere")
@@ -128,7 +127,7 @@ def test_any_bit_of_a_head_file_counts(tmp_path: Path, capsys: pytest.CaptureFix
     """Of either kind, and of the one that comes with the package."""
     linear = LinearHead(np.zeros(6), np.eye(6)[:, :2], {"timestep": 3}, {"images": ["ab"], "pairs": 9})
     linear.save(tmp_path / "linear")
-    ConvolutionalHead(small_head([(4, 16), (6, 8)]), {}, {}).save(tmp_path / "trained")
+    NetworkHead(small_head([(4, 16), (6, 8)]), {}, {}).save(tmp_path / "trained")
     shipped = (model_folder("dift-tiny") / HEAD_FILE).read_bytes()
     (tmp_path / "shipped").mkdir()
     (tmp_path / "shipped" / HEAD_FILE).write_bytes(shipped)
@@ -140,14 +139,14 @@ def test_any_bit_of_a_head_file_counts(tmp_path: Path, capsys: pytest.CaptureFix
             changed = bytearray(data)
             changed[bit // 8] ^= 1 << bit % 8
             path.write_bytes(changed)
-            with pytest.raises(WeightsError, match=r"damaged projection head.*checksum"):
+            with pytest.raises(WeightsError, match=r"not a readable projection head.*checksum"):
                 load_head(path)
     photos = [str(path) for path in (geomatch.bundled_pair().image0, geomatch.bundled_pair().image1)]
     assert main(["match", *photos, "--head", str(tmp_path / "shipped"), "--max-keypoints", "20"]) == 2
-    assert "damaged projection head" in capsys.readouterr().err
+    assert "not a readable projection head" in capsys.readouterr().err
     tensors = load(shipped)
     save_file(tensors, tmp_path / "shipped" / HEAD_FILE, metadata={"kind": '{"kind": "linear"}'})
-    with pytest.raises(WeightsError, match=r"damaged projection head .it holds no checksum of geomatch"):
+    with pytest.raises(WeightsError, match=r"projection head .it holds no checksum of geomatch"):
         load_head(tmp_path / "shipped")
 
 
@@ -306,7 +305,7 @@ def test_trained_head_command(
     assert "broken.png: " in printed.err
     assert "pairs of keypoints in 2 images" in printed.out
     head = load_head(out)
-    assert isinstance(head, ConvolutionalHead)
+    assert isinstance(head, NetworkHead)
     assert (len(head.training["images"]), head.dimension) == (2, 128)
 
 
@@ -322,7 +321,8 @@ def test_distilled_network_is_the_one_that_was_trained(bank: list[NDArray[Any]],
     torch.testing.assert_close(whole.on("cpu")(patches), expected, atol=1e-5, rtol=0)
     whole.save(tmp_path)
     loaded = load_head(tmp_path)
-    assert isinstance(loaded, DistilledHead)
+    assert isinstance(loaded, NetworkHead)
+    assert loaded.distilled
     assert (loaded.dimension, loaded.settings) == (128, teacher.config.feature_settings())
     torch.testing.assert_close(loaded.on("cpu")(patches), expected, atol=2e-3, rtol=0)
     assert [entry["step"] for entry in loaded.training["distillation_log"]] == [4]

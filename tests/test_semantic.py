@@ -305,8 +305,8 @@ def test_methods_of_one_timestep_share_their_passes(
     methods = [f"{TINY}[noise=true,t=30,{own}]" for own in settings]
     passes: list[int] = []
 
-    def counted(model: Any, config: Any, images: torch.Tensor, noises: Any = None) -> Any:
-        for maps in member_activations(model, config, images, noises):
+    def counted(model: Any, config: Any, images: torch.Tensor) -> Any:
+        for maps in member_activations(model, config, images):
             passes.append(len(images))
             yield maps
 

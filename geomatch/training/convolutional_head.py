@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork
+from geomatch.dift.head.projection import HeadNetwork, NetworkHead
 from geomatch.errors import GeomatchError
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
@@ -66,7 +66,7 @@ def train_head(
         "head": asdict(settings),
         "log": log,
     }
-    head = ConvolutionalHead(network, config.feature_settings(), training)
+    head = NetworkHead(network, config.feature_settings(), training)
     skipped = {str(image.path): reason for image, reason in unreadable.items()}
     return FittedHead(head, len(used), skipped, training["pairs"], None, log[-1].get("rank1"))
 
