@@ -1,6 +1,8 @@
-"""Time and memory of a pair, beside SIFT with OpenCV: warm, and from a cold start."""
+"""Time and memory of a pair, beside SIFT with OpenCV: warm, on a busy machine, and from a cold start."""
 
 import contextlib
+import json
+import os
 import statistics
 import subprocess
 import sys
@@ -8,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,12 +17,13 @@ import numpy as np
 
 import geomatch
 from geomatch import DIFTExtractor
-from geomatch.benchmarks.studies.record import Row, beside, timing_row
+from geomatch.benchmarks.studies.record import Row, beside, child_process, timing_row
 from geomatch.dift import PRESETS
 from geomatch.keypoints import MixedDetector
 
 PAIRS = (((640, 480), 1000), ((800, 640), 3000))
 """Sizes of the bundled pair, and keypoints per image."""
+SHARED_SIZE, SHARED_KEYPOINTS = (768, 512), 1000
 PEAK = """import sys
 from geomatch.cli import main
 main(sys.argv[1:])
@@ -65,17 +67,18 @@ def stage_rows(paths: Paths, label: str, keypoints: int, describer: DIFTExtracto
         sift.append(_sift_pair(*paths, keypoints))
     runs, sift = runs[1:], sift[1:]
     total = statistics.median(sum(run.values()) for run in runs)
-    opencv = statistics.median(sum(run.values()) for run in sift)
+    opencv = statistics.median(map(sum, sift))
     rows = [timing_row(f"warm pair, {label}", total, "s", "OpenCV SIFT", opencv)]
+    beside_ours = {"read": 0, "detect": 1, "describe": 2, "match": 3, "estimate": 4}
     for stage in runs[0]:
         value = statistics.median(run[stage] for run in runs)
-        other = statistics.median(run[stage] for run in sift) if stage in sift[0] else None
+        other = statistics.median(run[beside_ours[stage]] for run in sift) if stage in beside_ours else None
         rows.append(timing_row(f"{label}, stage {stage}", value, "s", "OpenCV SIFT", other))
     return rows
 
 
-def _sift_pair(path0: Path, path1: Path, keypoints: int) -> dict[str, float]:
-    """Seconds of each stage with OpenCV alone, matching with a cross check."""
+def _sift_pair(path0: Path, path1: Path, keypoints: int) -> tuple[float, ...]:
+    """Seconds of reading, detection, description, cross-checked matching and estimation with OpenCV alone."""
     sift = cv2.SIFT_create(nfeatures=keypoints, enable_precise_upscale=True)  # type: ignore[attr-defined]
     marks = [time.perf_counter()]
     greys = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in (path0, path1)]
@@ -90,8 +93,46 @@ def _sift_pair(path0: Path, path1: Path, keypoints: int) -> dict[str, float]:
     p1 = np.array([described[1][0][m.trainIdx].pt for m in found])
     cv2.findHomography(p0, p1, cv2.USAC_MAGSAC, 3.0, None, 100_000, 0.9999)
     marks.append(time.perf_counter())
-    stages = ("read", "detect", "describe", "match", "estimate")
-    return dict(zip(stages, np.diff(marks).tolist(), strict=True))
+    return tuple(np.diff(marks).tolist())
+
+
+def shared_rows(repeats: int) -> list[Row]:
+    """A warm pair on two cores, one of which another process keeps busy (Linux)."""
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:2])  # torch counts its threads by these when it is loaded
+    try:
+        idle, busy = json.loads(child_process("geomatch.benchmarks.studies.speed", repeats))
+    finally:
+        os.sched_setaffinity(0, allowed)
+    name = (
+        f"warm pair, {SHARED_SIZE[0]}x{SHARED_SIZE[1]}, {SHARED_KEYPOINTS} keypoints, one of two cores busy"
+    )
+    return [timing_row(name, busy, "s", "both idle", idle)]
+
+
+def _shared(repeats: int) -> tuple[float, float]:
+    """Median seconds with both cores idle and with one busy, in turns."""
+    spin = "import os\nos.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\nwhile True: pass"
+    parts = {
+        "detector": MixedDetector(max_keypoints=SHARED_KEYPOINTS, device="cpu"),
+        "descriptor": replace(PRESETS["dift-tiny"], device="cpu"),
+    }
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    with resized_pair(SHARED_SIZE) as paths:
+
+        def run() -> float:
+            return sum(geomatch.match(*paths, **parts).seconds.values())  # type: ignore[arg-type]
+
+        run()
+        for _ in range(repeats):
+            seconds[False].append(run())
+            with subprocess.Popen([sys.executable, "-c", spin]) as other:
+                time.sleep(0.2)
+                seconds[True].append(run())
+                other.kill()
+    return statistics.median(seconds[False]), statistics.median(seconds[True])
 
 
 def process_rows(repeats: int) -> list[Row]:
@@ -106,7 +147,7 @@ def process_rows(repeats: int) -> list[Row]:
             "needs": ["-c", "import torch, cv2"],
             "bare": ["-c", "pass"],
         }
-        seconds = beside({name: partial(_run, *given) for name, given in commands.items()}, repeats)
+        seconds = beside({name: lambda c=c: _run(*c) for name, c in commands.items()}, repeats)  # type: ignore[misc]
         peak = float(_run("-c", PEAK, *match[2:]))
     needs = seconds["needs"]
     return [
@@ -121,3 +162,7 @@ def _run(*arguments: str) -> str:
     """The last line that a Python process printed."""
     done = subprocess.run([sys.executable, *arguments], check=True, text=True, capture_output=True)
     return done.stdout.rpartition("\n")[0].rpartition("\n")[2]
+
+
+if __name__ == "__main__":
+    print(json.dumps(_shared(int(sys.argv[1]))))
