@@ -22,7 +22,7 @@ from geomatch.benchmarks.harness.task import Settings, find_task
 from geomatch.benchmarks.tasks.semantic.data import Category
 from geomatch.benchmarks.tasks.semantic.maps import pack_map, unpack_map
 from geomatch.benchmarks.tasks.semantic.protocols import protocols_of
-from geomatch.benchmarks.tasks.semantic.task import TASKS, counts, pck, read_semantic, summarise
+from geomatch.benchmarks.tasks.semantic.task import TASKS, counts, pck, read_semantic
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, FeatureMap
 from geomatch.dift.ensemble import member_activations
@@ -81,7 +81,7 @@ def test_pck_by_hand() -> None:
     ]
     assert pck(counts(rows, 0.1)) == pytest.approx(100 * 3 / 7)
     assert pck(counts(rows, 0.1), per_image=True) == pytest.approx(100 * (3 / 4 + 0 + 0) / 3)
-    found = {row["split"]: row for row in summarise(protocol, rows)}
+    found = {row["split"]: row for row in TASKS["spair"].summarise(protocol, rows)}
     assert list(found) == ["cat", "dog", "all"]
     assert (found["cat"]["PCK@0.1"], found["cat"]["PCK@0.05"]) == (60, 40)
     assert [found[split]["failures"] for split in found] == [0, 1, 1]

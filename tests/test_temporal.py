@@ -26,7 +26,7 @@ from geomatch.benchmarks.tasks.temporal import evaluation, measures
 from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_davis
 from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
 from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS
-from geomatch.benchmarks.tasks.temporal.task import hits, mean_of_joints, summarise_masks
+from geomatch.benchmarks.tasks.temporal.task import TASKS, hits, mean_of_joints
 from geomatch.cli import main
 from geomatch.dift import PRESETS, FeatureMap
 from geomatch.engine import LocalEngine, RunContext
@@ -133,7 +133,7 @@ def test_statistics_by_hand() -> None:
         {"J": [0.8, 0.6], "F": [0.4, 0.2], "reason": None},
         {"J": [0.0, 0.0], "F": [0.0, 0.0], "reason": "no such file"},
     ]
-    (summary,) = summarise_masks(PROTOCOLS["davis"]["davis"], rows)
+    (summary,) = TASKS["davis"].summarise(PROTOCOLS["davis"]["davis"], rows)
     assert (summary["objects"], summary["failures"]) == (2, 1)
     assert (summary["J"], summary["F"], summary["J&F"]) == pytest.approx((35, 15, 25))
     task, protocol = find_task("davis"), PROTOCOLS["davis"]["davis"]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.methods import Method, create_dense_method
+from geomatch.benchmarks.methods import Method, create_dense_method, create_method
 from geomatch.errors import GeomatchError, reading
 from geomatch.store import Store
 
@@ -103,10 +103,6 @@ class Picture:
     settings: dict[str, Any]  # the ``settings`` of the run's record
 
 
-def _dense_method(text: str, settings: Settings, device: str) -> Method:
-    return create_dense_method(text, device)
-
-
 @dataclass(frozen=True, slots=True)
 class Task:
     """How methods are evaluated on one data set, and how its rows are summed up and shown.
@@ -126,7 +122,7 @@ class Task:
     protocols: Mapping[str, Any]
     evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
     in_words: Callable[[Any], Words]  # a protocol's definition
-    summarise: Callable[[Any, Sequence[Row]], list[Row]]  # one method's, as `by_split` gives them
+    measures: Callable[[Any, Sequence[Row]], Row]  # of one method's rows, at least one
     values: Callable[[Any, Sequence[Row]], Values]  # what the headline is a statistic of
     statistic: Callable[[Any, Values], float]  # the headline measure of such values, in percent
     severity: Callable[[Any, Values], NDArray[np.float64]]  # (rows,) larger for worse
@@ -134,7 +130,7 @@ class Task:
     axes: Callable[[Any], Axes]
     curve: Callable[[Any, Sequence[Row]], Curve]
     splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
-    method: Callable[[str, Settings, str], Method] = _dense_method  # a method from its string, for a device
+    changes: Callable[[Any], Sequence[str]] = lambda protocol: ()  # ends of pairs' names, summed up alone
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
     caches: bool = True  # True if features are worth caching
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
@@ -142,6 +138,26 @@ class Task:
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
     draw: Callable[[Any, Row, Picture], str] | None = None  # a JPEG's data URL; or raises GeomatchError
     caption: str = ""  # what such a picture shows
+
+    def method(self, text: str, settings: Settings, device: str) -> Method:
+        """A method from its string, for a device."""
+        if self.dense:
+            return create_dense_method(text, device)
+        return create_method(text, settings.max_keypoints, device)
+
+    def summarise(self, protocol: Any, rows: Sequence[Row]) -> list[Row]:
+        """One row per split of one method's: the number of items, failures, and measures, if it has any."""
+        named = set(self.splits) - {"all"} or {row["split"] for row in rows} - {"all"}
+        parts = {split: [row for row in rows if row["split"] == split] for split in sorted(named)}
+        parts["all"] = list(rows)
+        for change in self.changes(protocol):
+            parts[change] = [row for row in rows if row["pair"].endswith(f" {change}")]
+        found = []
+        for split, own in parts.items():
+            failures = sum(row["reason"] is not None for row in own)
+            numbers = {"split": split, self.item: len(own), "failures": failures}
+            found.append(numbers | (self.measures(protocol, own) if own else {}))
+        return found
 
     def find_protocols(self, names: str) -> list[Any]:
         """Protocols of a list of names, and of files (`read_protocol`), separated by commas; or ``all``.
@@ -216,19 +232,6 @@ def find_task(name: str) -> Task:
         raise ValueError(f"unknown task {name!r}; choose from: {', '.join(FOLDERS)}")
     task: Task = import_module(f"geomatch.benchmarks.tasks.{FOLDERS[name]}.task").TASKS[name]
     return task
-
-
-def by_split(
-    item: str, rows: Sequence[Row], splits: Sequence[str], measures: Callable[[Sequence[Row]], Row]
-) -> list[Row]:
-    """One row per split: the number of items, failures, and the measures of its rows, if it has any."""
-    found = []
-    for split in splits:
-        own = [row for row in rows if split in ("all", row["split"])]
-        failures = sum(row["reason"] is not None for row in own)
-        numbers = {"split": split, item: len(own), "failures": failures}
-        found.append({**numbers, **(measures(own) if own else {})})
-    return found
 
 
 def threshold_of(measure: str) -> float:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet, check_split, find_image, read_matrix
-from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, by_split, threshold_of
-from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
+from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
 from geomatch.benchmarks.tasks.pairs.matches import limited, matched_points
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
@@ -157,13 +157,8 @@ def _in_words(protocol: WxBSProtocol) -> Words:
     ]
 
 
-def summarise(protocol: WxBSProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per category and one for all: pairs, failures, and mAA@10 and mAA@19 in percent."""
-
-    def measures(own: Sequence[Row]) -> dict[str, float]:
-        return {f"mAA@{t}": _mean_to(t, _values(protocol, own)) for t in (10, 19)}
-
-    return by_split("pairs", rows, [*sorted({row["split"] for row in rows}), "all"], measures)
+def _measures(protocol: WxBSProtocol, rows: Sequence[Row]) -> Row:
+    return {f"mAA@{t}": _mean_to(t, _values(protocol, rows)) for t in (10, 19)}
 
 
 def _values(protocol: WxBSProtocol, rows: Sequence[Row]) -> Values:
@@ -193,11 +188,10 @@ _MEASURING = Measuring(
 TASKS = {
     "wxbs": Task(
         "wxbs", "WxBS", ("pair", "pairs"), "pairs", WHOLE["test"], read_wxbs, PROTOCOLS,
-        partial(PairEvaluation, measuring=_MEASURING), _in_words, summarise, _values,
+        partial(PairEvaluation, measuring=_MEASURING), _in_words, _measures, _values,
         statistic=lambda protocol, found: _mean_to(threshold_of(protocol.headline), found),
         severity=lambda protocol, found: -found.mean(1),
         worst=_worst, curve=curve, dense=False, undefined=_undefined,
         axes=lambda protocol: Axes("Marked points within a distance", "threshold, px", "points within it, %"),
-        method=lambda text, settings, device: create_method(text, settings.max_keypoints, device),
     )
 }  # fmt: skip

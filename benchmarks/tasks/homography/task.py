@@ -16,11 +16,9 @@ from geomatch.benchmarks.harness.task import (
     Entry,
     Picture,
     Row,
-    Settings,
     Task,
     Values,
     Words,
-    by_split,
 )
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
@@ -40,7 +38,6 @@ from geomatch.benchmarks.tasks.pairs.views import SMALL, Frame, FramedPair, View
 from geomatch.errors import GeomatchError
 from geomatch.geometry import warp_points
 
-SPLITS = ("illumination", "viewpoint", "all")
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
 _MEASURES = {"accuracy": accuracy, "AUC": area_under_curve, "mAA": mean_accuracy}
 _LIMIT = 10.0  # pixels; the end of curves
@@ -72,31 +69,13 @@ def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
     return (protocol.frame, SMALL) if protocol.kind == "superpoint" else (protocol.frame,)
 
 
-def summarise(protocol: HomographyProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per split of one method's: pairs, failures, and measures in percent, None without any pair.
-
-    Of a variant one row per strength, too; pair sets have the splits that occur in them.
-    """
-    measures = partial(_measures, protocol)
-    splits = [*sorted({row["split"] for row in rows}), "all"] if protocol.everywhere else SPLITS
-    found = by_split("pairs", rows, splits, measures)
-    for change in changes_of(protocol) if protocol.change else ():
-        found += by_split(
-            "pairs", [{**row, "split": change} for row in _changed(rows, change)], [change], measures
-        )
-    return found
-
-
-def _changed(rows: Sequence[Row], change: str) -> list[Row]:
-    return [row for row in rows if row["pair"].endswith(f" {change}")]
-
-
 def changes_of(protocol: HomographyProtocol) -> list[str]:
     """What is done to the second image, in words of `changed`; nothing, but of a variant."""
-    return [f"{protocol.change}={strength:g}" for strength in protocol.strengths] or [""]
+    return [f"{protocol.change}={strength:g}" for strength in protocol.strengths]
 
 
 def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, float | None]:
+    """In percent, None without any pair that has them."""
     if protocol.kind == "mma":
         return {
             f"MMA@{t}": 100 * sum(row["within"][t - 1] / max(1, row["matches"]) for row in rows) / len(rows)
@@ -221,8 +200,11 @@ def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
     Of a variant the strengths, and the headline measure at each.
     """
     if protocol.change:
-        own = [_values(protocol, _changed(rows, change)) for change in changes_of(protocol)]
-        return np.array(protocol.strengths), np.array([_statistic(protocol, values) for values in own])
+        names = changes_of(protocol)
+        own = [[row for row in rows if row["pair"].endswith(f" {name}")] for name in names]
+        return np.array(protocol.strengths), np.array(
+            [_statistic(protocol, _values(protocol, r)) for r in own]
+        )
     if protocol.kind == "mma":
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
         return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)
@@ -251,10 +233,6 @@ def _draw(task: str, protocol: HomographyProtocol, row: Row, wanted: Picture) ->
     return draw_points(pair.paths, points0, points1, right)
 
 
-def _method(text: str, settings: Settings, device: str) -> Method:
-    return create_method(text, settings.max_keypoints, device)
-
-
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
     if method.pair_matcher is not None and protocol.kind == "superpoint":
         return "it has no keypoints that could repeat"
@@ -269,8 +247,8 @@ _MEASURING = Measuring(
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
     partial(PairEvaluation, measuring=_MEASURING), _in_words,
-    summarise, _values, _statistic, _severity, _worst, _axes, curve,
-    splits=tuple(reversed(SPLITS)), method=_method, dense=False,
+    _measures, _values, _statistic, _severity, _worst, _axes, curve,
+    splits=("all", "viewpoint", "illumination"), changes=changes_of, dense=False,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
     draw=partial(_draw, "hpatches"), caption="its best matches, green within 3 px of the truth, red not",

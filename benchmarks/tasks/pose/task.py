@@ -15,14 +15,12 @@ from geomatch.benchmarks.harness.task import (
     Axes,
     Curve,
     Row,
-    Settings,
     Task,
     Values,
     Words,
-    by_split,
     threshold_of,
 )
-from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.benchmarks.tasks.pose.evaluation import evaluate, failed
@@ -66,20 +64,16 @@ def _statistic(protocol: PoseProtocol, found: Values) -> float:
     return float(np.mean(_area(protocol, found, threshold_of(protocol.headline))))
 
 
-def summarise(protocol: PoseProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row: pairs, failures, areas in percent, and the mean share of right matches."""
-
-    def measures(own: Sequence[Row]) -> Row:
-        found: Row = {}
-        for limit in protocol.areas:
-            areas = _area(protocol, _values(protocol, own), limit)
-            found[f"AUC@{limit:g}"] = sum(areas) / len(areas)
-            if len(areas) > 1:
-                found[f"AUC@{limit:g} spread"] = max(areas) - min(areas)
-        share = sum(row["precision"] for row in own) / len(own)
-        return found | {f"precision@{protocol.precision:g}": 100 * share}
-
-    return by_split("pairs", rows, ["all"], measures)
+def _measures(protocol: PoseProtocol, rows: Sequence[Row]) -> Row:
+    """Areas in percent, and the mean share of right matches."""
+    found: Row = {}
+    for limit in protocol.areas:
+        areas = _area(protocol, _values(protocol, rows), limit)
+        found[f"AUC@{limit:g}"] = sum(areas) / len(areas)
+        if len(areas) > 1:
+            found[f"AUC@{limit:g} spread"] = max(areas) - min(areas)
+    share = sum(row["precision"] for row in rows) / len(rows)
+    return found | {f"precision@{protocol.precision:g}": 100 * share}
 
 
 def _in_words(protocol: PoseProtocol) -> Words:
@@ -114,10 +108,6 @@ def curve(protocol: PoseProtocol, rows: Sequence[Row]) -> Curve:
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def _method(text: str, settings: Settings, device: str) -> Method:
-    return create_method(text, settings.max_keypoints, device)
-
-
 def _task(
     name: str, title: str, whole: int, read: Callable[[Path, str | None], DataSet[Scene]],
     protocols: dict[str, PoseProtocol],
@@ -125,9 +115,9 @@ def _task(
     axes = Axes("Pairs within a pose error", "threshold, degrees", "pairs within it, %")
     return Task(
         name, title, ("scene", "scenes"), "pairs", whole, read, protocols,
-        partial(PairEvaluation, measuring=_MEASURING), _in_words, summarise, _values, _statistic,
+        partial(PairEvaluation, measuring=_MEASURING), _in_words, _measures, _values, _statistic,
         lambda protocol, found: found.mean(axis=1), _worst, lambda protocol: axes, curve,
-        method=_method, dense=False, undefined=_undefined,
+        dense=False, undefined=_undefined,
     )  # fmt: skip
 
 

@@ -20,7 +20,6 @@ from geomatch.benchmarks.harness.task import (
     Task,
     Values,
     Words,
-    by_split,
     threshold_of,
 )
 from geomatch.benchmarks.methods import create_dense_method
@@ -116,17 +115,13 @@ def _errors(
     return [round(float(error), 8) for error in apart]
 
 
-def summarise(protocol: SemanticProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per category and one for all: pairs, failures, and PCK in percent, per point and per image."""
-
-    def measures(own: Sequence[Row]) -> dict[str, float]:
-        return {
-            f"PCK@{alpha:g}{suffix}": pck(counts(own, alpha), per_image=bool(suffix))
-            for suffix in ("", " per image")
-            for alpha in protocol.alphas
-        }
-
-    return by_split("pairs", rows, [*sorted({row["split"] for row in rows}), "all"], measures)
+def _measures(protocol: SemanticProtocol, rows: Sequence[Row]) -> Row:
+    """PCK in percent, per point and per image."""
+    return {
+        f"PCK@{alpha:g}{suffix}": pck(counts(rows, alpha), per_image=bool(suffix))
+        for suffix in ("", " per image")
+        for alpha in protocol.alphas
+    }
 
 
 def counts(rows: Sequence[Row], alpha: float) -> Values:
@@ -227,7 +222,7 @@ def read_semantic(dataset: str, folder: Path, split: str | None = None) -> DataS
 def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
     return Task(
         name, title, unit, "pairs", whole, partial(read_semantic, name),
-        protocols_of(name), _CategoryEvaluation, _in_words, summarise, _values,
+        protocols_of(name), _CategoryEvaluation, _in_words, _measures, _values,
         _statistic, _severity, _worst, _axes, curve, draw=partial(_draw, name),
         caption="its points and where they were found: green within the headline's alpha, red not",
     )  # fmt: skip

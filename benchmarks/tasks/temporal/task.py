@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, by_split, threshold_of
+from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
 from geomatch.benchmarks.tasks.temporal.davis import read_davis
 from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation
 from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
@@ -26,16 +26,14 @@ def _in_words(protocol: TemporalProtocol) -> Words:
     ]
 
 
-def summarise_masks(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row: objects, failures, and J, F and their mean in percent, each object counting alike."""
-    failures = sum(row["reason"] is not None for row in rows)
+def _mask_measures(protocol: TemporalProtocol, rows: Sequence[Row]) -> Row:
+    """J, F and their mean in percent, each object counting alike."""
     found: Row = {}
     for name in ("J", "F"):
         own = np.array([statistics(row[name]) for row in rows])
         for column, suffix in enumerate(("", " recall", " decay")):
             found[name + suffix] = 100 * float(own[:, column].mean())
-    mean = (found["J"] + found["F"]) / 2
-    return [{"split": "all", "objects": len(rows), "failures": failures, "J&F": mean, **found}]
+    return {"J&F": (found["J"] + found["F"]) / 2, **found}
 
 
 def _mask_values(protocol: TemporalProtocol, rows: Sequence[Row]) -> Values:
@@ -59,13 +57,8 @@ def _mask_worst(protocol: TemporalProtocol, row: Row) -> Words:
     ]
 
 
-def _summarise_poses(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per action and one for all: videos, failures, and PCK in percent, the mean over joints."""
-
-    def measures(own: Sequence[Row]) -> dict[str, float]:
-        return {f"PCK@{alpha:g}": mean_of_joints(hits(own, alpha)) for alpha in protocol.alphas}
-
-    return by_split("videos", rows, [*sorted({row["split"] for row in rows}), "all"], measures)
+def _pose_measures(protocol: TemporalProtocol, rows: Sequence[Row]) -> Row:
+    return {f"PCK@{alpha:g}": mean_of_joints(hits(rows, alpha)) for alpha in protocol.alphas}
 
 
 def hits(rows: Sequence[Row], alpha: float) -> NDArray[np.float64]:
@@ -116,7 +109,7 @@ _UNIT = ("video", "videos")
 TASKS = {
     "davis": Task(
         "davis", "DAVIS-2017", _UNIT, "objects", 30, read_davis, PROTOCOLS["davis"],
-        VideoEvaluation, _in_words, summarise_masks, _mask_values,
+        VideoEvaluation, _in_words, _mask_measures, _mask_values,
         statistic=lambda protocol, found: 100 * float(found.mean()),
         severity=lambda protocol, found: -found[:, 0],
         worst=_mask_worst, curve=_mask_curve, caches=False,
@@ -126,7 +119,7 @@ TASKS = {
     ),
     "jhmdb": Task(
         "jhmdb", "JHMDB", _UNIT, "videos", 268, read_jhmdb, PROTOCOLS["jhmdb"],
-        VideoEvaluation, _in_words, _summarise_poses, _pose_values, _pose_statistic, _pose_severity,
+        VideoEvaluation, _in_words, _pose_measures, _pose_values, _pose_statistic, _pose_severity,
         _pose_worst,
         axes=lambda protocol: Axes("Joints within a share of the box", "alpha", "joints within it, %"),
         curve=_pose_curve, caches=False,
