@@ -130,8 +130,8 @@ def test_statistics_by_hand() -> None:
     assert found.decay == pytest.approx(np.mean([1.0, 0.9, 0.8]) - np.mean([0.5, 0.4, 0.3]))
     assert measures.statistics([0.4] * 5)[1:] == (0, 0)
     rows: list[dict[str, Any]] = [
-        {"J": [0.8, 0.6], "F": [0.4, 0.2], "reason": None},
-        {"J": [0.0, 0.0], "F": [0.0, 0.0], "reason": "no such file"},
+        {"split": "all", "J": [0.8, 0.6], "F": [0.4, 0.2], "reason": None},
+        {"split": "all", "J": [0.0, 0.0], "F": [0.0, 0.0], "reason": "no such file"},
     ]
     (summary,) = TASKS["davis"].summarise(PROTOCOLS["davis"]["davis"], rows)
     assert (summary["objects"], summary["failures"]) == (2, 1)

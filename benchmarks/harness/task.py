@@ -96,11 +96,9 @@ class Axes:
 class Picture:
     """What a picture of a row needs besides the row."""
 
-    data: Path  # the folder of the data set
-    record: dict[str, Any]  # the ``data`` of the run's record
+    unit: Any
+    entry: Entry
     store: Store  # the run's
-    method: str
-    settings: dict[str, Any]  # the ``settings`` of the run's record
 
 
 @dataclass(frozen=True, slots=True)

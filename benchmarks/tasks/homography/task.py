@@ -13,14 +13,13 @@ from geomatch.benchmarks.harness.measures import accuracy, area_under_curve, mea
 from geomatch.benchmarks.harness.task import (
     Axes,
     Curve,
-    Entry,
     Picture,
     Row,
     Task,
     Values,
     Words,
 )
-from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.tasks.homography import evaluation
 from geomatch.benchmarks.tasks.homography.measures import match_distances
@@ -213,17 +212,12 @@ def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def _draw(task: str, protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
+def _draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
     """The best matches of a pair, in the original frame whatever the protocol's, as a JPEG's data URL."""
-    name = row["pair"].partition(" ")[0]
     if protocol.change:
         raise GeomatchError("changed images are not drawn")
-    units = {unit.name: unit for unit in read_planes(task, wanted.data).units}
-    if name not in units or units[name].fingerprint != wanted.record["units"][name]:
-        raise GeomatchError(f"{name} is not in the folder given, or is another one there")
-    method = create_method(wanted.method, wanted.settings["max_keypoints"])
-    pair = next(pair for pair in units[name].pairs if pair.name == row["pair"])
-    views = Views([Entry(method, method.key())], wanted.store)
+    pair = next(pair for pair in wanted.unit.pairs if pair.name == row["pair"])
+    views, method = Views([wanted.entry], wanted.store), wanted.entry.method
     match = None if method.pair_matcher else method.match
     whole = _with_truth(views.pairs(pair.paths, "original", False, [0])[0], pair)
     own = evaluation.limited_pair(protocol, whole, match)
@@ -251,13 +245,12 @@ HPATCHES = Task(
     splits=("all", "viewpoint", "illumination"), changes=changes_of, dense=False,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
-    draw=partial(_draw, "hpatches"), caption="its best matches, green within 3 px of the truth, red not",
+    draw=_draw, caption="its best matches, green within 3 px of the truth, red not",
 )  # fmt: skip
 TASKS = {"hpatches": HPATCHES} | {
     name: replace(
         HPATCHES, name=name, title=layout.title, unit=("scene", "scenes"), whole=len(layout.names),
         read=partial(read_planes, name), protocols=PAIR_PROTOCOLS, splits=("all", "confirmed", "unconfirmed"),
-        draw=partial(_draw, name),
     )
     for name, layout in LAYOUTS.items()
     if name != "hpatches"

@@ -22,7 +22,6 @@ from geomatch.benchmarks.harness.task import (
     Words,
     threshold_of,
 )
-from geomatch.benchmarks.methods import create_dense_method
 from geomatch.benchmarks.tasks.semantic.cub import read_cub
 from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair
 from geomatch.benchmarks.tasks.semantic.maps import CachedMaps
@@ -187,16 +186,11 @@ def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> Curve:
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def _draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) -> str:
+def _draw(protocol: SemanticProtocol, row: Row, wanted: Picture) -> str:
     """The points of a pair joined with the places found for them, as a JPEG's data URL."""
-    name, _, pair_name = row["pair"].partition(" ")
-    found = read_semantic(dataset, wanted.data, wanted.record["split"])
-    category = next((category for category in found.units if category.name == name), None)
-    if category is None or category.fingerprint != wanted.record["units"][name]:
-        raise GeomatchError(f"{name} is not in the folder given, or is another one there")
-    pair = next(pair for pair in category.pairs if pair.name == pair_name)
-    method = create_dense_method(wanted.method, wanted.settings["device"])
-    maps = CachedMaps(category.folder, [Entry(method, method.key())], wanted.store)
+    category, method = wanted.unit, wanted.entry.method
+    pair = next(pair for pair in category.pairs if row["pair"] == f"{category.name} {pair.name}")
+    maps = CachedMaps(category.folder, [wanted.entry], wanted.store)
     prompt = prompt_for(protocol, category)
     map0, map1 = (maps.found(path, prompt) for path in (pair.image0, pair.image1))
     if map0 is None or map1 is None:
@@ -223,7 +217,7 @@ def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
     return Task(
         name, title, unit, "pairs", whole, partial(read_semantic, name),
         protocols_of(name), _CategoryEvaluation, _in_words, _measures, _values,
-        _statistic, _severity, _worst, _axes, curve, draw=partial(_draw, name),
+        _statistic, _severity, _worst, _axes, curve, draw=_draw,
         caption="its points and where they were found: green within the headline's alpha, red not",
     )  # fmt: skip
 
