@@ -123,11 +123,11 @@ def test_masks_with_known_answers() -> None:
 
 
 def test_statistics_by_hand() -> None:
-    found = measures.statistics([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
-    assert found.mean == pytest.approx(0.65)
-    assert found.recall == 5 / 8
+    mean, recall, decay = measures.statistics([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    assert mean == pytest.approx(0.65)
+    assert recall == 5 / 8
     # ends at frames 1, 3, 5 (of 4.5, rounded to even, with a hair more), 6, 8: each quarter has both its ends
-    assert found.decay == pytest.approx(np.mean([1.0, 0.9, 0.8]) - np.mean([0.5, 0.4, 0.3]))
+    assert decay == pytest.approx(np.mean([1.0, 0.9, 0.8]) - np.mean([0.5, 0.4, 0.3]))
     assert measures.statistics([0.4] * 5)[1:] == (0, 0)
     rows: list[dict[str, Any]] = [
         {"split": "all", "J": [0.8, 0.6], "F": [0.4, 0.2], "reason": None},

@@ -1,6 +1,6 @@
 """A data set on disk, and what its readers share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -46,6 +46,13 @@ def read_lines(path: Path) -> list[str]:
         raise GeomatchError(f"{path}: no such file; give the folder that the release unpacks to")
     with reading(path, "text file"):
         return path.read_text(encoding="utf-8").splitlines()
+
+
+def read_words(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Where a line of a text file stands, and its words, of every line that has any."""
+    for number, line in enumerate(read_lines(path), 1):
+        if words := line.split():
+            yield f"{path}:{number}", words
 
 
 def read_matrix(path: Path, what: str) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from geomatch.benchmarks.harness.data import DataSet, check_split, read_lines
+from geomatch.benchmarks.harness.data import DataSet, check_split, read_words
 from geomatch.benchmarks.tasks.semantic.data import (
     Category,
     KeypointPair,
@@ -30,13 +30,11 @@ def read_spair(folder: Path, split: str = "test") -> DataSet[Category]:
 
 def _pairs(folder: Path, split: str) -> Iterator[tuple[str, str, KeypointPair]]:
     layout = folder / "Layout" / "large" / f"{split}.txt"
-    for number, line in enumerate(read_lines(layout), 1):
-        name = line.strip()
-        if not name:
-            continue
+    for where, words in read_words(layout):
+        name = " ".join(words)
         path = folder / "PairAnnotation" / split / f"{name}.json"
         if not path.is_file():
-            raise GeomatchError(f"{layout}:{number}: {path} is missing")
+            raise GeomatchError(f"{where}: {path} is missing")
         content = read_json(path, "annotation")
         missing = [key for key in _KEYS if key not in content]
         if missing:

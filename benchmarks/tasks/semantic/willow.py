@@ -26,8 +26,6 @@ def read_willow(folder: Path) -> DataSet[Category]:
 
 def _pairs(folder: Path) -> Iterator[tuple[str, str, KeypointPair]]:
     path = folder / "test_pairs_pf.csv"
-    if not path.is_file():
-        raise GeomatchError(f"{path}: the list of pairs is missing")
     with reading(path, "list of pairs"):
         rows = csv.reader(read_lines(path))
         numbered = [(rows.line_num, row) for row in rows]
