@@ -34,10 +34,15 @@ class DataSet(Generic[Part]):
         return len(self.units) if self.known is None else self.known
 
 
-def check_split(split: str, splits: Iterable[str]) -> None:
-    """Raise ValueError, listing the splits, for one that the data set has not."""
-    if split not in splits:
-        raise ValueError(f"unknown split {split!r}; choose from: {', '.join(splits)}")
+def chosen_split(name: str, split: str | None, splits: Iterable[str] = ()) -> str:
+    """The split, or the first if it is None; raises ValueError for one that the data set ``name`` has not."""
+    known = [*splits]
+    if split is not None and split not in known:
+        raise ValueError(
+            f"unknown split {split!r}; choose from: {', '.join(known)}" if known
+            else f"{name} has no splits, got {split!r}"
+        )  # fmt: skip
+    return split or next(iter(known), "")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -65,7 +65,7 @@ class Leaderboard:
     def markdown(self) -> str:
         """The table in Markdown."""
         head, *lines = self.table
-        return markdown_table(head, [[cell.replace("|", "\\|") for cell in line] for line in lines])
+        return markdown_table(head, lines)
 
     def csv(self) -> str:
         """One row per method and column, as comma-separated values."""
@@ -83,7 +83,7 @@ class Leaderboard:
 
     def latex(self) -> str:
         """The table for LaTeX with booktabs, intervals left out."""
-        head = [f"{label}" for label in self.table[0]]
+        head = self.table[0]
         lines = [
             [label, *("--" if one is None else f"{one.value:.1f}" for one in found)]
             for label, found in self.rows.items()

@@ -90,17 +90,15 @@ def table(task: Task, summaries: list[Row]) -> str:
         first = ["method", "keypoints", "split", task.item, "failures"]
         if all(row["keypoints"] is None for row in own):
             first.remove("keypoints")
-        rows = [
-            [*(str(row[key]).replace("|", "\\|") for key in first), *(cell(row, key) for key in columns)]
-            for row in own
-        ]
+        rows = [[*(str(row[key]) for key in first), *(cell(row, key) for key in columns)] for row in own]
         blocks.append(f"### {name}\n\n{markdown_table([*first, *columns], rows)}")
     return "\n\n".join(blocks)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Cells in Markdown."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, *rows))
+    lines = ["| " + " | ".join(cells) + " |" for cells in escaped]
     return "\n".join([lines[0], "| --- " * len(head) + "|", *lines[1:]])
 
 

@@ -126,8 +126,8 @@ def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict
         "protocol": protocol, "definition": task.in_words(protocol), "axes": task.axes(protocol),
         "summaries": summaries, "columns": columns, "tables": tables, "best": best, "cell": records.cell,
         "charts": charts, "published": _published_table(published_rows(task.name, protocol.name)),
-        "heat": _heat(run, protocol, by_method), "comparisons": compare_all(task, protocol, rows, budgets),
-        "worst": _worst(run, protocol, by_method, data, store),
+        "comparisons": compare_all(task, protocol, by_method, budgets),
+        "heat": _heat(run, protocol, by_method), "worst": _worst(run, protocol, by_method, data, store),
     }  # fmt: skip
 
 

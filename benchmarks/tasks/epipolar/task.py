@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet, check_split, find_image, read_matrix
+from geomatch.benchmarks.harness.data import DataSet, chosen_split, find_image, read_matrix
+from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
@@ -60,8 +61,7 @@ def read_wxbs(folder: Path, split: str | None = None) -> DataSet[PairScene]:
 
     Each is a folder with ``01.png`` and ``02.png`` (or jpg) and ``corrs.txt``, lines ``x0 y0 x1 y1``.
     """
-    split = split or "test"
-    check_split(split, WHOLE)
+    split = chosen_split("wxbs", split, WHOLE)
     root = folder / "v1.1" if (folder / "v1.1").is_dir() else folder
     scenes, broken = [], {}
     for place in sorted(path for path in root.glob("*/*") if path.is_dir()):
@@ -163,8 +163,7 @@ def _measures(protocol: WxBSProtocol, rows: Sequence[Row]) -> Row:
 
 def _values(protocol: WxBSProtocol, rows: Sequence[Row]) -> Values:
     """(pairs, 20) share of points within `THRESHOLDS`."""
-    errors = [np.array([[np.inf if e is None else e] for e in row["errors"]]) for row in rows]
-    return np.array([(own <= THRESHOLDS).mean(0) for own in errors])
+    return np.array([(with_failures(row["errors"])[:, None] <= THRESHOLDS).mean(0) for row in rows])
 
 
 def _mean_to(threshold: float, found: Values) -> float:

@@ -6,10 +6,15 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.charts import draw_points
-from geomatch.benchmarks.harness.measures import accuracy, area_under_curve, mean_accuracy
+from geomatch.benchmarks.harness.measures import (
+    accuracy,
+    area_under_curve,
+    mean_accuracy,
+    recall_curve,
+    with_failures,
+)
 from geomatch.benchmarks.harness.task import (
     Axes,
     Curve,
@@ -85,7 +90,7 @@ def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, fl
         for name in ("repeatability", "localisation_px", "average_precision", "matching_score"):
             measures[name] = _mean([row[name] for row in rows if row[name] is not None])
     for column in dict.fromkeys(key for row in rows for key in row if key.startswith("errors_")):
-        per_seed = list(zip(*(errors_of(row, column) for row in rows if column in row), strict=True))
+        per_seed = list(zip(*(with_failures(row[column]) for row in rows if column in row), strict=True))
         label = "" if column == "errors_px" else column.removeprefix("errors_") + " "
         wanted = [("accuracy", t) for t in protocol.accuracies] + [("AUC", t) for t in protocol.areas]
         wanted += [("mAA", t) for t in protocol.means]
@@ -99,11 +104,6 @@ def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, fl
     for name in (f"precision@{threshold:g}" for threshold in protocol.precisions):
         measures[name] = 100 * sum(row[name] for row in rows) / len(rows)
     return measures
-
-
-def errors_of(row: Row, column: str) -> list[float]:
-    """One error per seed in pixels, infinity for a failure."""
-    return [float("inf") if error is None else error for error in row[column]]
 
 
 def _mean(values: list[float]) -> float | None:
@@ -147,7 +147,7 @@ def _values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
     if protocol.kind == "mma":
         threshold = int(protocol.headline.split("@")[1])
         return np.array([[row["within"][threshold - 1] / max(1, row["matches"])] for row in rows])
-    return np.array([errors_of(row, _column(protocol)) for row in rows])
+    return np.array([with_failures(row[_column(protocol)]) for row in rows])
 
 
 def _column(protocol: HomographyProtocol) -> str:
@@ -160,11 +160,6 @@ def _statistic(protocol: HomographyProtocol, found: Values) -> float:
     if name == "MMA":
         return 100 * float(found.mean())
     return 100 * float(np.mean([_MEASURES[name](column, float(number)) for column in found.T]))
-
-
-def _severity(protocol: HomographyProtocol, found: Values) -> NDArray[np.float64]:
-    means = found.mean(axis=1)
-    return np.asarray(-means if protocol.kind == "mma" else means, np.float64)
 
 
 def _worst(protocol: HomographyProtocol, row: Row) -> Words:
@@ -207,9 +202,7 @@ def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
     if protocol.kind == "mma":
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
         return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)
-    errors, limit = np.sort(_values(protocol, rows).ravel()), max(protocol.means, default=_LIMIT)
-    x = np.concatenate([[0.0], errors[errors <= limit], [limit]])
-    return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
+    return recall_curve(_values(protocol, rows), max(protocol.means, default=_LIMIT))
 
 
 def _draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
@@ -241,7 +234,8 @@ _MEASURING = Measuring(
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
     partial(PairEvaluation, measuring=_MEASURING), _in_words,
-    _measures, _values, _statistic, _severity, _worst, _axes, curve,
+    _measures, _values, _statistic,
+    lambda protocol, found: found.mean(axis=1) * (-1 if protocol.kind == "mma" else 1), _worst, _axes, curve,
     splits=("all", "viewpoint", "illumination"), changes=changes_of, dense=False,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,

@@ -1,6 +1,5 @@
 """Relative pose as tasks: methods on a scene, sums over pairs, and what reports show."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.measures import area_under_curve
+from geomatch.benchmarks.harness.measures import area_under_curve, recall_curve, with_failures
 from geomatch.benchmarks.harness.task import (
     UNREADABLE,
     Axes,
@@ -51,7 +50,7 @@ def _undefined(protocol: PoseProtocol, method: Method) -> str | None:
 
 def _values(protocol: PoseProtocol, rows: Sequence[Row]) -> Values:
     """(pairs, seeds) errors in degrees, infinite for failures."""
-    return np.array([[math.inf if own is None else own for own in row["errors_deg"]] for row in rows])
+    return np.array([with_failures(row["errors_deg"]) for row in rows])
 
 
 def _area(protocol: PoseProtocol, found: Values, limit: float) -> list[float]:
@@ -103,9 +102,7 @@ def _worst(protocol: PoseProtocol, row: Row) -> Words:
 
 def curve(protocol: PoseProtocol, rows: Sequence[Row]) -> Curve:
     """Thresholds in degrees, and the percentage of pairs within."""
-    errors = np.sort(_values(protocol, rows).ravel())
-    x = np.concatenate([[0.0], errors[errors <= _LIMIT], [_LIMIT]])
-    return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
+    return recall_curve(_values(protocol, rows), _LIMIT)
 
 
 def _task(

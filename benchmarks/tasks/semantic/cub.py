@@ -8,6 +8,7 @@ with the paper.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet, read_words
+from geomatch.benchmarks.harness.data import DataSet, chosen_split, read_words
 from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair, put_together
 from geomatch.errors import GeomatchError, reading
 
@@ -23,11 +24,11 @@ SPLITS, IMAGES = 14, 25
 WORDS = "bird"
 
 
-def read_cub(folder: Path) -> DataSet[Category]:
+def read_cub(folder: Path, split: str | None = None) -> DataSet[Category]:
     """The pairs by split; boxes are those of the bird in the target."""
+    chosen_split("cub", split)
     data = put_together(folder, _pairs(folder), 0)
-    whole = len(data.units) == SPLITS and not data.broken
-    return DataSet(folder, data.units, data.broken, whole)
+    return replace(data, complete=len(data.units) == SPLITS and not data.broken)
 
 
 def _pairs(folder: Path) -> Iterator[tuple[str, str, KeypointPair]]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from geomatch.benchmarks.harness.data import DataSet, check_split, read_words
+from geomatch.benchmarks.harness.data import DataSet, chosen_split, read_words
 from geomatch.benchmarks.tasks.semantic.data import (
     Category,
     KeypointPair,
@@ -22,9 +22,9 @@ SPLITS = {"test": 12_234, "val": 5_384, "trn": 53_340}  # numbers of pairs
 _KEYS = ("src_imname", "trg_imname", "category", "src_kps", "trg_kps", "trg_bndbox")
 
 
-def read_spair(folder: Path, split: str = "test") -> DataSet[Category]:
+def read_spair(folder: Path, split: str | None = None) -> DataSet[Category]:
     """The pairs of a split, by category; boxes are those of the object in the target."""
-    check_split(split, SPLITS)
+    split = chosen_split("spair", split, SPLITS)
     return put_together(folder, _pairs(folder, split), SPLITS[split], split)
 
 

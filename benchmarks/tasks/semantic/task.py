@@ -1,14 +1,13 @@
 """Data sets of semantic correspondence as tasks: sums over pairs, and what reports show."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.data import DataSet
+from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import (
     UNREADABLE,
     Axes,
@@ -125,8 +124,8 @@ def _measures(protocol: SemanticProtocol, rows: Sequence[Row]) -> Row:
 
 def counts(rows: Sequence[Row], alpha: float) -> Values:
     """(pairs, 2) points within alpha, and all points."""
-    right = [sum(error is not None and error <= alpha for error in row["errors"]) for row in rows]
-    return np.array([(hits, len(row["errors"])) for hits, row in zip(right, rows, strict=True)], np.float64)
+    errors = [with_failures(row["errors"]) for row in rows]
+    return np.array([((own <= alpha).sum(), len(own)) for own in errors], np.float64)
 
 
 def pck(found: Values, per_image: bool = False) -> float:
@@ -156,16 +155,6 @@ def _values(protocol: SemanticProtocol, rows: Sequence[Row]) -> Values:
     return counts(rows, threshold_of(protocol.headline))
 
 
-def _statistic(protocol: SemanticProtocol, found: Values) -> float:
-    """PCK per point, or per image if that is the headline."""
-    return pck(found, protocol.headline.endswith("per image"))
-
-
-def _severity(protocol: SemanticProtocol, found: Values) -> NDArray[np.float64]:
-    """(pairs,) the share of wrong points."""
-    return np.asarray(1 - found[:, 0] / found[:, 1], np.float64)
-
-
 def _worst(protocol: SemanticProtocol, row: Row) -> Words:
     right, count = _values(protocol, [row])[0]
     known = [error for error in row["errors"] if error is not None]
@@ -174,13 +163,9 @@ def _worst(protocol: SemanticProtocol, row: Row) -> Words:
             ("median error / length", middle)]  # fmt: skip
 
 
-def _axes(protocol: SemanticProtocol) -> Axes:
-    return Axes("Points within a share of the reference length", "alpha", "points within it, %")
-
-
 def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> Curve:
     """Alphas, and the percentage of points within."""
-    errors = np.sort([np.inf if error is None else error for row in rows for error in row["errors"]])
+    errors = np.sort(np.concatenate([with_failures(row["errors"]) for row in rows]))
     # thousands of points: the curve of every hundredth looks the same
     x = np.linspace(0, _LIMIT, 121)
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
@@ -198,32 +183,26 @@ def _draw(protocol: SemanticProtocol, row: Row, wanted: Picture) -> str:
     width, height = map0.image_size
     points0 = np.clip(pair.points0, 0, [width - 1, height - 1])
     points1 = transfer_points(map0, map1, points0, method.metric, protocol.rule).points
-    alpha = threshold_of(protocol.headline)
-    right = np.array([error is not None and error <= alpha for error in row["errors"]])
+    right = with_failures(row["errors"]) <= threshold_of(protocol.headline)
     paths = category.folder / pair.image0, category.folder / pair.image1
     return draw_points(paths, points0, points1, right)
 
 
-def read_semantic(dataset: str, folder: Path, split: str | None = None) -> DataSet[Category]:
-    """The data set of that name in a folder."""
-    if dataset == "spair":
-        return read_spair(folder, split or "test")
-    if split is not None:
-        raise ValueError(f"{dataset} has no splits, got {split!r}")
-    return read_willow(folder) if dataset == "willow" else read_cub(folder)
-
-
-def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
+def _task(
+    name: str, title: str, unit: tuple[str, str], whole: int,
+    read: Callable[[Path, str | None], DataSet[Category]],
+) -> Task:  # fmt: skip
+    axes = Axes("Points within a share of the reference length", "alpha", "points within it, %")
     return Task(
-        name, title, unit, "pairs", whole, partial(read_semantic, name),
-        protocols_of(name), _CategoryEvaluation, _in_words, _measures, _values,
-        _statistic, _severity, _worst, _axes, curve, draw=_draw,
+        name, title, unit, "pairs", whole, read, protocols_of(name), _CategoryEvaluation, _in_words,
+        _measures, _values, lambda protocol, found: pck(found, protocol.headline.endswith("per image")),
+        lambda protocol, found: 1 - found[:, 0] / found[:, 1], _worst, lambda protocol: axes, curve, draw=_draw,
         caption="its points and where they were found: green within the headline's alpha, red not",
     )  # fmt: skip
 
 
 TASKS = {
-    "spair": _task("spair", "SPair-71k", ("category", "categories"), 18),
-    "willow": _task("willow", "PF-WILLOW", ("class", "classes"), 10),
-    "cub": _task("cub", "CUB-200-2011", ("split", "splits"), 14),
+    "spair": _task("spair", "SPair-71k", ("category", "categories"), 18, read_spair),
+    "willow": _task("willow", "PF-WILLOW", ("class", "classes"), 10, read_willow),
+    "cub": _task("cub", "CUB-200-2011", ("split", "splits"), 14, read_cub),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_words, sums_of
+from geomatch.benchmarks.harness.data import DataSet, absent, chosen_split, read_words, sums_of
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
 from geomatch.images import open_image
@@ -37,8 +37,7 @@ class MaskedVideo:
 
 def read_davis(folder: Path, split: str | None = None) -> DataSet[MaskedVideo]:
     """The videos of a split; None is ``val``."""
-    split = split or "val"
-    check_split(split, SPLITS)
+    split = chosen_split("davis", split, SPLITS)
     names = folder / "ImageSets" / "2017" / f"{split}.txt"
     videos = []
     for where, words in read_words(names):

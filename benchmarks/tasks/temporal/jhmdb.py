@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_words, sums_of
+from geomatch.benchmarks.harness.data import DataSet, absent, chosen_split, read_words, sums_of
 from geomatch.errors import GeomatchError, reading, require
 from geomatch.files import digest_of
 
@@ -39,8 +39,7 @@ class PoseVideo:
 
 def read_jhmdb(folder: Path, split: str | None = None) -> DataSet[PoseVideo]:
     """The test videos of a split; None is the first."""
-    split = split or "1"
-    check_split(split, SPLITS)
+    split = chosen_split("jhmdb", split, SPLITS)
     lists = sorted((folder / "splits").glob(f"*_test_split{split}.txt"))
     if not lists:
         raise GeomatchError(f"{folder / 'splits'}: no list ..._test_split{split}.txt there")

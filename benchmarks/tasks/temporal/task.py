@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
 from geomatch.benchmarks.tasks.temporal.davis import read_davis
 from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation
@@ -65,7 +66,7 @@ def hits(rows: Sequence[Row], alpha: float) -> NDArray[np.float64]:
     """(rows, 2, joints): how often each joint is within alpha, and how often it is to be found."""
     counts = []
     for row in rows:  # nulls are those of a video that could not be read
-        right = [sum(error is not None and error <= alpha for error in joint) for joint in row["errors"]]
+        right = [(with_failures(joint) <= alpha).sum() for joint in row["errors"]]
         counts.append([right, [len(joint) for joint in row["errors"]]])
     return np.array(counts, np.float64)
 
