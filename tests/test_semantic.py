@@ -195,7 +195,7 @@ CAT, PAIRS = "000001*cat.json", "test_pairs_pf.csv"
     ("dataset", "spoil", "words"),
     [
         ("spair", (CAT, '"trg_imname"', "trg_imname"), r"json: not a readable annotation .*line 3"),
-        ("spair", (CAT, '"trg_kps"', '"other"'), "1: trg_kps is missing"),
+        ("spair", (CAT, '"trg_kps"', '"other"'), "json: .*it lacks 'trg_kps'"),
         ("spair", (CAT, "  40", '  "x"'), "not a readable list of points"),
         ("spair", (CAT, "  120,\n  110", "  20,\n  20"), "has no extent"),
         ("spair", (CAT, '"cat"', '"a cat"'), "category must be a word"),

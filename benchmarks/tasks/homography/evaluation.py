@@ -51,7 +51,7 @@ def evaluate(
         pair = limited_pair(protocol, pair, match)
     counts = len(pair.features0), len(pair.features1)
     start = time.perf_counter()
-    points0, points1, similarity = matched_points(protocol, pair.features0, pair.features1, match)
+    points0, points1, similarity = matched_points(protocol.max_matches, pair.features0, pair.features1, match)
     matched = time.perf_counter()
     if pair.change:
         points1 = warp_points(np.linalg.inv(pair.change[0]), points1)
@@ -100,7 +100,9 @@ def failed(protocol: HomographyProtocol, reason: str) -> Row:
 def limited_pair(protocol: HomographyProtocol, pair: Pair, match: Match | None) -> Pair:
     """The pair with no more keypoints than the protocol allows."""
     unique = protocol.unique and match is not None
-    both = (limited(features, protocol, unique) for features in (pair.features0, pair.features1))
+    both = (
+        limited(features, protocol.max_keypoints, unique) for features in (pair.features0, pair.features1)
+    )
     return replace(pair, features0=next(both), features1=next(both))
 
 

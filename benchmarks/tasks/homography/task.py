@@ -214,7 +214,7 @@ def _draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
     match = None if method.pair_matcher else method.match
     whole = _with_truth(views.pairs(pair.paths, "original", False, [0])[0], pair)
     own = evaluation.limited_pair(protocol, whole, match)
-    points0, points1, _ = matched_points(protocol, own.features0, own.features1, match)
+    points0, points1, _ = matched_points(protocol.max_matches, own.features0, own.features1, match)
     points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
     right = match_distances(points0, points1, pair.truth.matrix) <= evaluation.CORRECT_PX
     return draw_points(pair.paths, points0, points1, right)

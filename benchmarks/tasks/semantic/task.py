@@ -196,7 +196,8 @@ def _task(
     return Task(
         name, title, unit, "pairs", whole, read, protocols_of(name), _CategoryEvaluation, _in_words,
         _measures, _values, lambda protocol, found: pck(found, protocol.headline.endswith("per image")),
-        lambda protocol, found: 1 - found[:, 0] / found[:, 1], _worst, lambda protocol: axes, curve, draw=_draw,
+        lambda protocol, found: 1 - found[:, 0] / found[:, 1], _worst, lambda protocol: axes, curve,
+        draw=_draw,
         caption="its points and where they were found: green within the headline's alpha, red not",
     )  # fmt: skip
 
