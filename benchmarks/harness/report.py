@@ -123,7 +123,7 @@ def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict
             charts.append(draw_curves(task, protocol, {m: part for m, part in parts.items() if part}, split))
     budgets = {label: records.allowed(protocol, budget) for label, budget in run.budgets.items()}
     return {
-        "protocol": protocol, "definition": task.in_words(protocol), "axes": task.axes(protocol),
+        "protocol": protocol, "definition": task.definition(protocol), "axes": task.axes(protocol),
         "summaries": summaries, "columns": columns, "tables": tables, "best": best, "cell": records.cell,
         "charts": charts, "published": _published_table(published_rows(task.name, protocol.name)),
         "comparisons": compare_all(task, protocol, by_method, budgets),

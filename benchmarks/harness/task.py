@@ -23,7 +23,7 @@ UNREADABLE = "unreadable: "
 neither for nor against a method."""
 Words = list[tuple[str, str]]  # headings, and what stands there
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # thresholds, and percentages within them
-Values = NDArray[np.float64]  # (rows, k), from `Task.values`
+Values = NDArray[np.float64]  # (rows, ...), from `Task.values`
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,6 @@ class Task:
     read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
     evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
-    in_words: Callable[[Any], Words]  # a protocol's definition
     measures: Callable[[Any, Sequence[Row]], Row]  # of one method's rows, at least one
     values: Callable[[Any, Sequence[Row]], Values]  # what the headline is a statistic of
     statistic: Callable[[Any, Values], float]  # the headline measure of such values, in percent
@@ -127,6 +126,7 @@ class Task:
     worst: Callable[[Any, Row], Words]  # headings and cells of a row among the worst
     axes: Callable[[Any], Axes]
     curve: Callable[[Any, Sequence[Row]], Curve]
+    notes: Callable[[Any], Words] = lambda protocol: []  # what a protocol's fields do not say
     splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
     changes: Callable[[Any], Sequence[str]] = lambda protocol: ()  # ends of pairs' names, summed up alone
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
@@ -156,6 +156,14 @@ class Task:
             numbers = {"split": split, self.item: len(own), "failures": failures}
             found.append(numbers | (self.measures(protocol, own) if own else {}))
         return found
+
+    def definition(self, protocol: Any) -> Words:
+        """The fields of a protocol that decide its numbers, by the names that `read_protocol` takes."""
+        values = {one.name: getattr(protocol, one.name) for one in fields(protocol)}
+        found = [
+            (name, _words(value)) for name, value in values.items() if value not in (None, False, (), "")
+        ]
+        return [one for one in found if one[0] not in ("name", "version")] + self.notes(protocol)
 
     def find_protocols(self, names: str) -> list[Any]:
         """Protocols of a list of names, and of files (`read_protocol`), separated by commas; or ``all``.
@@ -239,6 +247,10 @@ def threshold_of(measure: str) -> float:
     0.1
     """
     return float(measure.partition("@")[2].split()[0])
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(_words, value)) if isinstance(value, tuple) else str(value)
 
 
 def _tuples(value: Any) -> Any:

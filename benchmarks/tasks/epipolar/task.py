@@ -141,18 +141,14 @@ def _undefined(protocol: WxBSProtocol, method: Method) -> str | None:
     return "it finds no partners of given points, as dense descriptors and a pair_matcher's match_points do"
 
 
-def _in_words(protocol: WxBSProtocol) -> Words:
-    first = [
-        ("source", protocol.source),
-        ("mAA@T", "mean over t = 0 ... T px of the share of points within t"),
-    ]
+def _notes(protocol: WxBSProtocol) -> Words:
+    measure = ("mAA@T", "mean over t = 0 ... T px of the share of points within t")
     if protocol.partners:
-        return [*first, ("distances", "of the partners found for the marked points, both ways")]
+        return [measure, ("distances", "of the partners found for the marked points, both ways")]
     failures = "take the matrix of level lines" if protocol.stand_in else "have no point right"
     return [
-        *first,
+        measure,
         ("distances", "from the epipolar lines in both images, the root of the sum of squares"),
-        ("keypoints", f"at most {protocol.max_keypoints}"),
         ("estimator", f"USAC_MAGSAC, 0.25 px, confidence 0.999, 100000 iterations; failures {failures}"),
     ]
 
@@ -187,10 +183,10 @@ _MEASURING = Measuring(
 TASKS = {
     "wxbs": Task(
         "wxbs", "WxBS", ("pair", "pairs"), "pairs", WHOLE["test"], read_wxbs, PROTOCOLS,
-        partial(PairEvaluation, measuring=_MEASURING), _in_words, _measures, _values,
+        partial(PairEvaluation, measuring=_MEASURING), _measures, _values,
         statistic=lambda protocol, found: _mean_to(threshold_of(protocol.headline), found),
         severity=lambda protocol, found: -found.mean(1),
-        worst=_worst, curve=curve, dense=False, undefined=_undefined,
+        worst=_worst, curve=curve, dense=False, undefined=_undefined, notes=_notes,
         axes=lambda protocol: Axes("Marked points within a distance", "threshold, px", "points within it, %"),
     )
 }  # fmt: skip

@@ -110,36 +110,13 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _in_words(protocol: HomographyProtocol) -> Words:
-    frame = {
-        "original": "original pixels",
-        "short480": "short side 480 pixels",
-        "crop640x480": "grey, centre crop of 640 x 480 pixels (repeatability: 320 x 240)",
-    }
+def _notes(protocol: HomographyProtocol) -> Words:
     found = [
-        ("source", protocol.source),
-        ("sequences", "all" if protocol.large else "all but the eight largest"),
-        ("frame", frame[protocol.frame]),
-        ("keypoints", f"at most {protocol.max_keypoints}" + (", distinct places" if protocol.unique else "")),
-        ("matches", f"best {protocol.max_matches}" if protocol.max_matches else "all mutual neighbours"),
+        ("visible", "mean error over the part of image 0 that image 1 shows"),
+        ("back, points", "errors of the corners of image 1 in image 0, and of the set's own points"),
+        ("mAA", "mean of the accuracy at ten thresholds from 1 px, each larger by the same factor"),
     ]
-    if protocol.solver:
-        seeds = f", {protocol.seeds} orders of the matches" if protocol.seeds > 1 else ""
-        name, threshold = protocol.solver.split()
-        limit = "" if name == "lmeds" else f", {threshold} px"
-        found.append(("estimator", f"{name}{limit}{seeds}"))
-    if protocol.everywhere:
-        found += [
-            ("visible", "mean error over the part of image 0 that image 1 shows"),
-            ("back, points", "errors of the corners of image 1 in image 0, and of the set's own points"),
-            ("mAA", "mean of the accuracy at ten thresholds from 1 px, each larger by the same factor"),
-        ]
-    if protocol.change:
-        strengths = ", ".join(f"{strength:g}" for strength in protocol.strengths)
-        found.append(("variant", f"{CHANGES[protocol.change][0]}: {strengths}"))
-    if protocol.relative_to:
-        found.append(("unit", f"(short side of image 2) / {protocol.relative_to:g} pixels"))
-    return found
+    return found if protocol.everywhere else []
 
 
 def _values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
@@ -194,11 +171,11 @@ def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
     Of a variant the strengths, and the headline measure at each.
     """
     if protocol.change:
-        names = changes_of(protocol)
-        own = [[row for row in rows if row["pair"].endswith(f" {name}")] for name in names]
-        return np.array(protocol.strengths), np.array(
-            [_statistic(protocol, _values(protocol, r)) for r in own]
-        )
+        y = []
+        for change in changes_of(protocol):
+            own = [row for row in rows if row["pair"].endswith(f" {change}")]
+            y.append(_statistic(protocol, _values(protocol, own)))
+        return np.array(protocol.strengths), np.array(y)
     if protocol.kind == "mma":
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
         return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)
@@ -233,10 +210,10 @@ _MEASURING = Measuring(
 )
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
-    partial(PairEvaluation, measuring=_MEASURING), _in_words,
+    partial(PairEvaluation, measuring=_MEASURING),
     _measures, _values, _statistic,
     lambda protocol, found: found.mean(axis=1) * (-1 if protocol.kind == "mma" else 1), _worst, _axes, curve,
-    splits=("all", "viewpoint", "illumination"), changes=changes_of, dense=False,
+    splits=("all", "viewpoint", "illumination"), changes=changes_of, dense=False, notes=_notes,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
     draw=_draw, caption="its best matches, green within 3 px of the truth, red not",

@@ -75,24 +75,6 @@ def _measures(protocol: PoseProtocol, rows: Sequence[Row]) -> Row:
     return found | {f"precision@{protocol.precision:g}": 100 * share}
 
 
-def _in_words(protocol: PoseProtocol) -> Words:
-    origin = {None: "as each camera counts", True: "corner of the first pixel", False: "its centre"}
-    runs = f", {protocol.seeds} orders of the matches" if protocol.seeds > 1 else ""
-    runs += ", errors pooled" if protocol.pooled else ""
-    focal = "all four" if protocol.focal == "all" else "fx of camera 0 and fy of camera 1"
-    unit = protocol.threshold_frame
-    return [
-        ("source", protocol.source),
-        ("frame", protocol.frame),
-        ("keypoints", f"best {protocol.max_keypoints}"),
-        ("matches", f"best {protocol.max_matches}" if protocol.max_matches else "all"),
-        ("estimator", f"{protocol.estimator}, {protocol.threshold:g} px of frame {unit}{runs}"),
-        ("depth of inliers", f"up to {protocol.max_depth:g} baselines, for OpenCV"),
-        ("focal length", f"mean of {focal}"),
-        ("pixel origin", origin[protocol.corner_origin]),
-    ]
-
-
 def _worst(protocol: PoseProtocol, row: Row) -> Words:
     errors = [own for own in row["errors_deg"] if own is not None]
     error = f"{np.mean(errors):.1f} degrees" if errors else "no pose"
@@ -112,7 +94,7 @@ def _task(
     axes = Axes("Pairs within a pose error", "threshold, degrees", "pairs within it, %")
     return Task(
         name, title, ("scene", "scenes"), "pairs", whole, read, protocols,
-        partial(PairEvaluation, measuring=_MEASURING), _in_words, _measures, _values, _statistic,
+        partial(PairEvaluation, measuring=_MEASURING), _measures, _values, _statistic,
         lambda protocol, found: found.mean(axis=1), _worst, lambda protocol: axes, curve,
         dense=False, undefined=_undefined,
     )  # fmt: skip

@@ -29,8 +29,6 @@ from geomatch.benchmarks.tasks.semantic.spair import read_spair
 from geomatch.benchmarks.tasks.semantic.willow import read_willow
 from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import (
-    SOFT_RADIUS,
-    SOFT_TEMPERATURE,
     PixelFeatures,
     target_of,
     transfer_points,
@@ -135,21 +133,6 @@ def pck(found: Values, per_image: bool = False) -> float:
     return 100 * float(found[:, 0].sum() / found[:, 1].sum())
 
 
-def _in_words(protocol: SemanticProtocol) -> Words:
-    lengths = {"box": "longer side of the target's box", "image": "longer side of the target image"}
-    places = {
-        "argmax": "most similar pixel",
-        "soft-argmax": f"softmax of similarities / {SOFT_TEMPERATURE:g} over the cells within {SOFT_RADIUS} "
-        "of the best",
-    }
-    return [
-        ("source", protocol.source),
-        ("right within", f"alpha x {lengths[protocol.reference]}"),
-        ("place", places[protocol.rule]),
-        ("prompt", protocol.prompt or "none"),
-    ]
-
-
 def _values(protocol: SemanticProtocol, rows: Sequence[Row]) -> Values:
     """(pairs, 2) right points at the headline's alpha, and all points."""
     return counts(rows, threshold_of(protocol.headline))
@@ -194,7 +177,7 @@ def _task(
 ) -> Task:  # fmt: skip
     axes = Axes("Points within a share of the reference length", "alpha", "points within it, %")
     return Task(
-        name, title, unit, "pairs", whole, read, protocols_of(name), _CategoryEvaluation, _in_words,
+        name, title, unit, "pairs", whole, read, protocols_of(name), _CategoryEvaluation,
         _measures, _values, lambda protocol, found: pck(found, protocol.headline.endswith("per image")),
         lambda protocol, found: 1 - found[:, 0] / found[:, 1], _worst, lambda protocol: axes, curve,
         draw=_draw,

@@ -14,19 +14,6 @@ from geomatch.benchmarks.tasks.temporal.measures import statistics
 from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS, TemporalProtocol
 
 
-def _in_words(protocol: TemporalProtocol) -> Words:
-    size = protocol.size
-    frames = f"short side {size} pixels" if isinstance(size, int) else f"{size[0]} x {size[1]} pixels"
-    others = "".join(f"; {name}: {context}" for name, context in protocol.exceptions)
-    return [
-        ("source", protocol.source),
-        ("frames", frames),
-        ("context", f"the first frame and the last {protocol.context}{others}"),
-        ("labels", f"of the best {protocol.top_k} cells within {protocol.radius} of the own place"),
-        ("weights", f"exp(cosine / {protocol.temperature:g})"),
-    ]
-
-
 def _mask_measures(protocol: TemporalProtocol, rows: Sequence[Row]) -> Row:
     """J, F and their mean in percent, each object counting alike."""
     found: Row = {}
@@ -78,22 +65,6 @@ def mean_of_joints(counts: NDArray[np.float64]) -> float:
     return 100 * float((right[there] / every[there]).mean()) if there.any() else 0.0
 
 
-def _pose_values(protocol: TemporalProtocol, rows: Sequence[Row]) -> Values:
-    """(videos, 2 x joints) right places and all places of each joint at the headline's alpha."""
-    return hits(rows, threshold_of(protocol.headline)).reshape(len(rows), -1)
-
-
-def _pose_statistic(protocol: TemporalProtocol, found: Values) -> float:
-    """PCK in percent, the mean over joints."""
-    return mean_of_joints(found.reshape(len(found), 2, -1))
-
-
-def _pose_severity(protocol: TemporalProtocol, found: Values) -> NDArray[np.float64]:
-    """(videos,) the share of wrong places."""
-    right, every = found.reshape(len(found), 2, -1).sum(axis=2).T
-    return np.asarray(1 - right / np.maximum(every, 1), np.float64)
-
-
 def _pose_curve(protocol: TemporalProtocol, rows: Sequence[Row]) -> Curve:
     """Alphas, and the percentage of places within, the mean over joints."""
     x = np.linspace(0, max(protocol.alphas), 51)
@@ -110,7 +81,7 @@ _UNIT = ("video", "videos")
 TASKS = {
     "davis": Task(
         "davis", "DAVIS-2017", _UNIT, "objects", 30, read_davis, PROTOCOLS["davis"],
-        VideoEvaluation, _in_words, _mask_measures, _mask_values,
+        VideoEvaluation, _mask_measures, _mask_values,
         statistic=lambda protocol, found: 100 * float(found.mean()),
         severity=lambda protocol, found: -found[:, 0],
         worst=_mask_worst, curve=_mask_curve, caches=False,
@@ -120,7 +91,10 @@ TASKS = {
     ),
     "jhmdb": Task(
         "jhmdb", "JHMDB", _UNIT, "videos", 268, read_jhmdb, PROTOCOLS["jhmdb"],
-        VideoEvaluation, _in_words, _pose_measures, _pose_values, _pose_statistic, _pose_severity,
+        VideoEvaluation, _pose_measures,
+        lambda protocol, rows: hits(rows, threshold_of(protocol.headline)),
+        lambda protocol, found: mean_of_joints(found),
+        lambda protocol, found: 1 - found[:, 0].sum(1) / np.maximum(found[:, 1].sum(1), 1),
         _pose_worst,
         axes=lambda protocol: Axes("Joints within a share of the box", "alpha", "joints within it, %"),
         curve=_pose_curve, caches=False,
