@@ -60,11 +60,14 @@ def read_words(path: Path) -> Iterator[tuple[str, list[str]]]:
             yield f"{path}:{number}", words
 
 
-def read_matrix(path: Path, what: str) -> NDArray[np.float64]:
-    """The numbers of a text file, a row per line that is not empty."""
+def read_matrix(path: Path, what: str, columns: int) -> NDArray[np.float64]:
+    """(N, columns) finite numbers of a text file, a row per line that is not empty."""
     with reading(path, what):
         lines = path.read_text(encoding="utf-8").splitlines()
-        return np.array([line.split() for line in lines if line.strip()], np.float64)
+        found = np.array([line.split() for line in lines if line.strip()], np.float64)
+    if found.shape[1:] != (columns,) or not np.isfinite(found).all():
+        raise GeomatchError(f"{path}: expected a {what}, {columns} numbers a line, got shape {found.shape}")
+    return found
 
 
 def find_image(path: Path) -> Path:

@@ -46,22 +46,18 @@ def protocols_of(record: dict[str, Any]) -> list[Any]:
 def summarise_record(record: dict[str, Any]) -> list[Row]:
     """One row per method, protocol and split of a record."""
     task = find_task(record["benchmark"])
+    budgets = dict.fromkeys(record["methods"], record["settings"].get("max_keypoints"))
     return [
         row
         for protocol in protocols_of(record)
-        for row in summaries_of(task, protocol, budgets_of(record), record["rows"])
+        for row in summaries_of(task, protocol, budgets, record["rows"])
     ]
-
-
-def budgets_of(record: dict[str, Any]) -> dict[str, int | None]:
-    """The record's methods, and how many keypoints each could give; None where they need none."""
-    return dict.fromkeys(record["methods"], record["settings"].get("max_keypoints"))
 
 
 def summaries_of(
     task: Task, protocol: Any, budgets: Mapping[str, int | None], rows: Sequence[Row]
 ) -> list[Row]:
-    """One row per method and split with any, under one protocol; ``budgets`` as `budgets_of` gives them."""
+    """One row per method and split with any, under one protocol; ``budgets``: their keypoints per image."""
     found = []
     for method, budget in budgets.items():
         own = [row for row in rows if (row["protocol"], row["method"]) == (protocol.name, method)]

@@ -16,7 +16,7 @@ from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import Comparison, compare_all
 from geomatch.benchmarks.harness.leaderboard import Leaderboard, leaderboard
 from geomatch.benchmarks.harness.runs import Run, find_runs, merge, without_folders
-from geomatch.benchmarks.harness.task import FOLDERS, Entry, Picture, Row
+from geomatch.benchmarks.harness.task import FOLDERS, Entry, Row
 from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError, first_line, reading
 from geomatch.files import replacing
@@ -161,16 +161,15 @@ def _worst(
         if data and run.task.draw:
             for i, entry in zip(order[:PICTURES], listed, strict=False):
                 try:
-                    entry["image"] = run.task.draw(
-                        protocol, rows[i], _shown(run, label, rows[i], data, store)
-                    )
+                    shown = _shown(run, label, rows[i], data, store)
+                    entry["image"] = run.task.draw(protocol, rows[i], *shown)
                 except GeomatchError as error:
                     entry["why"] = first_line(error)
         found.append((label, listed))
     return found
 
 
-def _shown(run: Run, label: str, row: Row, data: Path, store: str | None) -> Picture:
+def _shown(run: Run, label: str, row: Row, data: Path, store: str | None) -> tuple[Any, Entry, Store]:
     task, method, name = run.task, run.methods[label], row["pair"].split()[0]
     if method.string is None:
         raise GeomatchError(f"no picture: {label} is an object, which the report does not have")
@@ -179,7 +178,7 @@ def _shown(run: Run, label: str, row: Row, data: Path, store: str | None) -> Pic
         raise GeomatchError(f"{name} is not in the folder given, or is another one there")
     device = method.settings["device"] if task.dense else "cpu"
     own = task.method(method.string, method.run_settings, device)
-    return Picture(units[name], Entry(own, own.key()), Store.at(store or method.folder))
+    return units[name], Entry(own, own.key()), Store.at(store or method.folder)
 
 
 def _markdown(sections: Sequence[dict[str, Any]], board: Leaderboard) -> str:

@@ -93,15 +93,6 @@ class Axes:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """What a picture of a row needs besides the row."""
-
-    unit: Any
-    entry: Entry
-    store: Store  # the run's
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
     """How methods are evaluated on one data set, and how its rows are summed up and shown.
 
@@ -134,7 +125,8 @@ class Task:
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
-    draw: Callable[[Any, Row, Picture], str] | None = None  # a JPEG's data URL; or raises GeomatchError
+    draw: Callable[[Any, Row, Any, Entry, Store], str] | None = None
+    """Of a protocol, a row, its unit, the method and the run's store a JPEG's data URL; or GeomatchError."""
     caption: str = ""  # what such a picture shows
 
     def method(self, text: str, settings: Settings, device: str) -> Method:

@@ -70,9 +70,7 @@ def read_wxbs(folder: Path, split: str | None = None) -> DataSet[PairScene]:
             continue
         try:
             paths = find_image(place / "01"), find_image(place / "02")
-            points = read_matrix(marked, "list of marked points")
-            if points.shape[1:] != (4,) or not np.isfinite(points).all():
-                raise GeomatchError(f"{marked}: expected lines x0 y0 x1 y1, got shape {points.shape}")
+            points = read_matrix(marked, "list of marked points", 4)
             pair = ImagePair(f"{name} 1-2", place.parent.name, paths, points)
             scenes.append(PairScene(name, (pair,), (*paths, marked)))
         except GeomatchError as error:

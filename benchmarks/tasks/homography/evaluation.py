@@ -127,8 +127,7 @@ def _homographies(
     corners = image_corners(size0)
     if protocol.corner_origin:
         points0, points1 = points0 + 0.5, points1 + 0.5
-        width, height = size0
-        corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
+        corners = image_corners((size0[0] + 1, size0[1] + 1))
     places = {"px": (corners, warp_points(pair.truth, corners))}
     row: Row = {"reason": None}
     if protocol.everywhere:

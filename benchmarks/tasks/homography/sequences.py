@@ -197,9 +197,7 @@ def _validation(path: Path) -> NDArray[np.float64]:
 
 def read_homography(path: Path) -> NDArray[np.float64]:
     """(3, 3) from a text file; raises `GeomatchError`, naming it, for anything else and for singular ones."""
-    matrix = read_matrix(path, "homography")
-    if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[2, 2] == 0:
-        raise GeomatchError(f"{path}: expected a 3 x 3 homography, got shape {matrix.shape}")
-    if np.linalg.matrix_rank(matrix) < 3:
-        raise GeomatchError(f"{path}: expected a homography, got a singular matrix")
+    matrix = read_matrix(path, "homography", 3)
+    if matrix.shape != (3, 3) or matrix[2, 2] == 0 or np.linalg.matrix_rank(matrix) < 3:
+        raise GeomatchError(f"{path}: expected a homography, 3 x 3 and not singular, got {matrix.tolist()}")
     return matrix

@@ -18,7 +18,7 @@ from geomatch.benchmarks.harness.measures import (
 from geomatch.benchmarks.harness.task import (
     Axes,
     Curve,
-    Picture,
+    Entry,
     Row,
     Task,
     Values,
@@ -36,11 +36,12 @@ from geomatch.benchmarks.tasks.homography.protocols import (
 )
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_hpatches, read_planes
 from geomatch.benchmarks.tasks.pairs.changes import CHANGES
-from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
 from geomatch.benchmarks.tasks.pairs.matches import matched_points
 from geomatch.benchmarks.tasks.pairs.views import SMALL, Frame, FramedPair, Views
 from geomatch.errors import GeomatchError
 from geomatch.geometry import warp_points
+from geomatch.store import Store
 
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
 _MEASURES = {"accuracy": accuracy, "AUC": area_under_curve, "mAA": mean_accuracy}
@@ -182,12 +183,12 @@ def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
     return recall_curve(_values(protocol, rows), max(protocol.means, default=_LIMIT))
 
 
-def _draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
+def _draw(protocol: HomographyProtocol, row: Row, unit: PairScene, entry: Entry, store: Store) -> str:
     """The best matches of a pair, in the original frame whatever the protocol's, as a JPEG's data URL."""
     if protocol.change:
         raise GeomatchError("changed images are not drawn")
-    pair = next(pair for pair in wanted.unit.pairs if pair.name == row["pair"])
-    views, method = Views([wanted.entry], wanted.store), wanted.entry.method
+    pair = next(pair for pair in unit.pairs if pair.name == row["pair"])
+    views, method = Views([entry], store), entry.method
     match = None if method.pair_matcher else method.match
     whole = _with_truth(views.pairs(pair.paths, "original", False, [0])[0], pair)
     own = evaluation.limited_pair(protocol, whole, match)

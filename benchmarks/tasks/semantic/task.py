@@ -1,6 +1,7 @@
 """Data sets of semantic correspondence as tasks: sums over pairs, and what reports show."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from geomatch.benchmarks.harness.task import (
     Axes,
     Curve,
     Entry,
-    Picture,
     Row,
     Source,
     Task,
@@ -60,27 +60,19 @@ class _CategoryEvaluation:
         order: dict[Path, list[KeypointPair]] = {}
         for pair in self.category.pairs:
             order.setdefault(pair.image1, []).append(pair)
-        known: dict[Path, list[FeatureMap] | str] = {}
-
-        def found(path: Path) -> list[FeatureMap] | str:
-            if path not in known:
-                try:
-                    known[path] = self.maps.of(path, prompt, wanted)
-                except ImageError as error:
-                    known[path] = f"{UNREADABLE}{error}"
-            return known[path]
-
+        found = cache(lambda path: self.maps.of(path, prompt, wanted))
         rows: list[dict[str, Row]] = [{} for _ in wanted]
         for image1, pairs in order.items():
-            maps1 = found(image1)
             targets: dict[int, PixelFeatures] = {}
             for pair in pairs:
-                maps0 = found(pair.image0)
+                try:
+                    maps0, maps1 = found(pair.image0), found(image1)
+                except ImageError as error:
+                    row = self._row(pair, [None] * len(pair.points0), f"{UNREADABLE}{error}")
+                    for own in rows:
+                        own[pair.name] = row
+                    continue
                 for place, own in enumerate(rows):
-                    if isinstance(maps0, str) or isinstance(maps1, str):
-                        reason = maps0 if isinstance(maps0, str) else str(maps1)
-                        own[pair.name] = self._row(pair, [None] * len(pair.points0), reason)
-                        continue
                     metric = self.entries[wanted[place]].method.metric
                     if place not in targets:
                         targets[place] = target_of(maps1[place], metric, protocol.rule)
@@ -154,18 +146,17 @@ def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> Curve:
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def _draw(protocol: SemanticProtocol, row: Row, wanted: Picture) -> str:
+def _draw(protocol: SemanticProtocol, row: Row, category: Category, entry: Entry, store: Store) -> str:
     """The points of a pair joined with the places found for them, as a JPEG's data URL."""
-    category, method = wanted.unit, wanted.entry.method
     pair = next(pair for pair in category.pairs if row["pair"] == f"{category.name} {pair.name}")
-    maps = CachedMaps(category.folder, [wanted.entry], wanted.store)
+    maps = CachedMaps(category.folder, [entry], store)
     prompt = prompt_for(protocol, category)
     map0, map1 = (maps.found(path, prompt) for path in (pair.image0, pair.image1))
     if map0 is None or map1 is None:
         raise GeomatchError("its maps are not in the folder of the record; give the run's --store")
     width, height = map0.image_size
     points0 = np.clip(pair.points0, 0, [width - 1, height - 1])
-    points1 = transfer_points(map0, map1, points0, method.metric, protocol.rule).points
+    points1 = transfer_points(map0, map1, points0, entry.method.metric, protocol.rule).points
     right = with_failures(row["errors"]) <= threshold_of(protocol.headline)
     paths = category.folder / pair.image0, category.folder / pair.image1
     return draw_points(paths, points0, points1, right)
