@@ -65,7 +65,7 @@ def _rows(path: Path, columns: int, kind: type = float) -> Iterator[tuple[str, N
     """The number that a row begins with, and so many other columns."""
     for where, (key, *rest) in read_words(path):
         with reading(where, "row"):
-            values = np.array(rest, kind)
+            values: NDArray[Any] = np.array(rest, kind)
         if not key.isdigit() or len(rest) != columns or (kind is float and not np.isfinite(values).all()):
             raise GeomatchError(f"{where}: expected a number and {columns} columns, got {rest}")
         yield key, values
