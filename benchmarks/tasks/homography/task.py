@@ -40,7 +40,6 @@ from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, Pai
 from geomatch.benchmarks.tasks.pairs.matches import matched_points
 from geomatch.benchmarks.tasks.pairs.views import SMALL, Frame, FramedPair, Views
 from geomatch.errors import GeomatchError
-from geomatch.geometry import warp_points
 from geomatch.store import Store
 
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
@@ -55,19 +54,10 @@ def _measured(
     chosen = protocol
     if method.estimator and protocol.solver:
         chosen = replace(protocol, solver=f"{method.estimator} {protocol.solver.split()[1]}")
-    views = [_with_truth(own, pair) for own in framed]
     match = None if method.pair_matcher else method.match
     weighted = match is None or method.matcher is not None
-    return evaluation.evaluate(chosen, views[0], match, views[1] if len(views) > 1 else None, weighted)
-
-
-def _with_truth(framed: FramedPair, pair: ImagePair) -> evaluation.Pair:
-    truth = framed.matrix1 @ pair.truth.matrix @ np.linalg.inv(framed.matrix0)
-    points = pair.truth.points
-    if points is not None:
-        sides = zip((framed.matrix0, framed.matrix1), np.split(points, 2, axis=1), strict=True)
-        points = np.hstack([warp_points(*side) for side in sides])
-    return evaluation.Pair(framed.features0, framed.features1, truth, points, framed.change)
+    small = framed[1] if len(framed) > 1 else None
+    return evaluation.evaluate(chosen, framed[0], pair.truth, match, small, weighted)
 
 
 def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
@@ -190,7 +180,7 @@ def _draw(protocol: HomographyProtocol, row: Row, unit: PairScene, entry: Entry,
     pair = next(pair for pair in unit.pairs if pair.name == row["pair"])
     views, method = Views([entry], store), entry.method
     match = None if method.pair_matcher else method.match
-    whole = _with_truth(views.pairs(pair.paths, "original", False, [0])[0], pair)
+    whole = views.pairs(pair.paths, "original", False, [0])[0]
     own = evaluation.limited_pair(protocol, whole, match)
     points0, points1, _ = matched_points(protocol.max_matches, own.features0, own.features1, match)
     points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
