@@ -28,11 +28,6 @@ class DataSet(Generic[Part]):
     """Units of the release that are not here or not whole, where their names are known."""
     known: int | None = None  # units of the release that are here; None when all are
 
-    @property
-    def present(self) -> int:
-        """How many units of the release are here."""
-        return len(self.units) if self.known is None else self.known
-
 
 def chosen_split(name: str, split: str | None, splits: Iterable[str] = ()) -> str:
     """The split, or the first if it is None; raises ValueError for one that the data set ``name`` has not."""

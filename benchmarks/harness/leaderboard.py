@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -131,13 +132,8 @@ def leaderboard(runs: Sequence[Run], keypoints: int | None = None, costs: bool =
                         strings[label] = run.task.method(method.string, method.run_settings, "cpu")
     spent = {label: measured_cost(method) for label, method in strings.items()}
     cells = {label: [own.get(column) for column in columns] for label, own in rows.items()}
-    ordered = sorted(cells, key=lambda label: -_mean(cells[label]))
+    ordered = sorted(cells, key=lambda label: -fmean(one.value for one in cells[label] if one))
     return Leaderboard(columns, {label: cells[label] for label in ordered}, spent, keypoints, list(left_out))
-
-
-def _mean(found: Sequence[Standing | None]) -> float:
-    values = [one.value for one in found if one is not None]
-    return sum(values) / len(values)
 
 
 def measured_cost(method: Method) -> Cost:

@@ -183,7 +183,8 @@ class Task:
         """Why numbers from there compare with no others, in a line; None for the whole release."""
         if data.complete:
             return None
-        count = f"{data.present} of {self.whole} {self.unit[1]}" if self.whole else data.folder
+        present = len(data.units) if data.known is None else data.known
+        count = f"{present} of {self.whole} {self.unit[1]}" if self.whole else data.folder
         text = (
             f"this is not the whole of {self.title} ({count}): numbers are not comparable with published ones"
         )

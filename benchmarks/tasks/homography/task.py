@@ -38,7 +38,7 @@ from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_
 from geomatch.benchmarks.tasks.pairs.changes import CHANGES
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
 from geomatch.benchmarks.tasks.pairs.matches import matched_points
-from geomatch.benchmarks.tasks.pairs.views import SMALL, Frame, FramedPair, Views
+from geomatch.benchmarks.tasks.pairs.views import SMALL, FramedPair, Views
 from geomatch.errors import GeomatchError
 from geomatch.store import Store
 
@@ -58,10 +58,6 @@ def _measured(
     weighted = match is None or method.matcher is not None
     small = framed[1] if len(framed) > 1 else None
     return evaluation.evaluate(chosen, framed[0], pair.truth, match, small, weighted)
-
-
-def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
-    return (protocol.frame, SMALL) if protocol.kind == "superpoint" else (protocol.frame,)
 
 
 def changes_of(protocol: HomographyProtocol) -> list[str]:
@@ -197,8 +193,9 @@ def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
 
 
 _MEASURING = Measuring(
-    _frames, _measured, evaluation.failed, lambda protocol: protocol.paper_sampling, changes_of
-)
+    lambda protocol: [protocol.frame, SMALL] if protocol.kind == "superpoint" else [protocol.frame],
+    _measured, evaluation.failed, lambda protocol: protocol.paper_sampling, changes_of,
+)  # fmt: skip
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
     partial(PairEvaluation, measuring=_MEASURING),
