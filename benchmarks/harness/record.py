@@ -26,9 +26,7 @@ def write_run(folder: Path, record: dict[str, Any]) -> Path:
 def read_run(path: Path) -> dict[str, Any]:
     """A record from its file."""
     record = read_json(path, "record")
-    if not {"schema", "rows"} <= record.keys():
-        raise GeomatchError(f"{path}: not a record of geomatch benchmark")
-    if record["schema"] != SCHEMA:
+    if "rows" in record and record.get("schema", SCHEMA) != SCHEMA:
         raise GeomatchError(
             f"{path}: a record of layout {record['schema']}, this version reads {SCHEMA}; run again"
         )
