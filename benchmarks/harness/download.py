@@ -92,6 +92,9 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
     unknown = sorted(given.keys() - set(names))
     if unknown:
         raise GeomatchError(f"{given[unknown[0]]}: the release has {', '.join(names)}; keep these names")
+    for path in archives:  # before others are downloaded
+        if not path.is_file():
+            raise GeomatchError(f"{path}: no such file")
     for file, place in release.files:
         path = locate_weights(file, given.get(file.file_name))
         target = out / place

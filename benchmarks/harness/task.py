@@ -126,7 +126,7 @@ class Task:
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
     draw: Callable[[Any, Row, Any, Entry, Store], str] | None = None
-    """Of a protocol, a row, its unit, the method and the run's store a JPEG's data URL; or GeomatchError."""
+    """A JPEG's data URL from a protocol, a row, its unit, the method and the run's store; or GeomatchError."""
     caption: str = ""  # what such a picture shows
 
     def method(self, text: str, settings: Settings, device: str) -> Method:
