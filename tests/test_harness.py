@@ -93,7 +93,7 @@ def test_data_that_is_no_hpatches(tmp_path: Path) -> None:
     refused("image 1 is missing")
     for number in (1, 2):
         PILImage.new("RGB", (8, 8)).save(folder / f"{number}.png")
-    refused(r"expected a 3 x 3 homography, got shape \(2, 3\)")
+    refused("expected a homography, 3 x 3 and not singular, got ")
     (folder / "H_1_2").write_text("words")
     refused("not a readable homography")
 

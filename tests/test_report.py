@@ -26,7 +26,7 @@ from geomatch.benchmarks.harness.runs import find_runs, merge
 from geomatch.benchmarks.harness.task import Settings
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
-from geomatch.benchmarks.tasks.homography.task import HPATCHES, curve, summarise
+from geomatch.benchmarks.tasks.homography.task import HPATCHES, curve
 from geomatch.cli import main
 from geomatch.engine import LocalEngine, RunContext
 
@@ -157,12 +157,12 @@ def test_curves_pass_through_the_tables(both: RunResult) -> None:
     own = [r for r in rows if r["protocol"] == "dift-adm"]
     x, y = curve(PROTOCOLS["dift-adm"], own)
     assert (np.diff(x) >= 0).all()
-    summary = summarise(PROTOCOLS["dift-adm"], own)[-1]
+    summary = HPATCHES.summarise(PROTOCOLS["dift-adm"], own)[-1]
     for t in (1, 3, 5):
         assert y[np.searchsorted(x, t, side="right") - 1] == pytest.approx(summary[f"accuracy@{t}"])
     own = [r for r in rows if r["protocol"] == "mma"]
     x, y = curve(PROTOCOLS["mma"], own)
-    assert y[2] == pytest.approx(summarise(PROTOCOLS["mma"], own)[-1]["MMA@3"])
+    assert y[2] == pytest.approx(HPATCHES.summarise(PROTOCOLS["mma"], own)[-1]["MMA@3"])
     svg = draw_curves(HPATCHES, PROTOCOLS["mma"], {"sift": own}, "all <b>")
     assert {"var(--c0)", "var(--ink)"} <= set(re.findall(r"var\(.*?\)", svg))
     assert "#0" not in svg.replace("url(#0", "").replace('href="#0', "")  # no colour of its own

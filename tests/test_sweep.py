@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def test_every_point_is_that_of_its_own_descriptor(swept: SweepResult, data: Pat
     assert swept.run.computed == 8 * 2
     rows = {(row["method"], row["pair"]): row for row in swept.run.record["rows"]}
     detector, estimator = OpenCVDetector("sift", max_keypoints=100), OpenCVEstimator()
-    for (timestep, layer, size), text in zip(GRID.points(), swept.run.record["methods"], strict=True):
+    points = product(GRID.timesteps, GRID.layers, GRID.ensemble_sizes)
+    for (timestep, layer, size), text in zip(points, swept.run.record["methods"], strict=True):
         assert text == METHOD.replace("]", f",t={timestep},layer={layer},ensemble={size}]")
         if (layer, size) not in (("up_blocks.0", 1), (1, 2)):
             continue

@@ -92,15 +92,9 @@ def _resampled(
 
 
 def compare_all(
-    task: Task, protocol: Any, rows: Sequence[Row], budgets: Mapping[str, int | None]
+    task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]], budgets: Mapping[str, int | None]
 ) -> list[Comparison]:
-    """Every two methods among rows of one protocol that have a pair in common.
-
-    ``budgets`` are the methods' keypoints per image.
-    """
-    by_method: dict[str, list[Row]] = {}
-    for row in rows:
-        by_method.setdefault(row["method"], []).append(row)
+    """Every two methods that have a pair in common; ``budgets`` are their keypoints per image."""
     return [
         replace(compare(task, protocol, rows0, rows1), budgets=(budgets[method0], budgets[method1]))
         for (method0, rows0), (method1, rows1) in combinations(by_method.items(), 2)

@@ -92,7 +92,7 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
     unknown = sorted(given.keys() - set(names))
     if unknown:
         raise GeomatchError(f"{given[unknown[0]]}: the release has {', '.join(names)}; keep these names")
-    for path in archives:
+    for path in archives:  # before others are downloaded
         if not path.is_file():
             raise GeomatchError(f"{path}: no such file")
     for file, place in release.files:

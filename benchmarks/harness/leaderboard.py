@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -65,7 +66,7 @@ class Leaderboard:
     def markdown(self) -> str:
         """The table in Markdown."""
         head, *lines = self.table
-        return markdown_table(head, [[cell.replace("|", "\\|") for cell in line] for line in lines])
+        return markdown_table(head, lines)
 
     def csv(self) -> str:
         """One row per method and column, as comma-separated values."""
@@ -83,7 +84,7 @@ class Leaderboard:
 
     def latex(self) -> str:
         """The table for LaTeX with booktabs, intervals left out."""
-        head = [f"{label}" for label in self.table[0]]
+        head = self.table[0]
         lines = [
             [label, *("--" if one is None else f"{one.value:.1f}" for one in found)]
             for label, found in self.rows.items()
@@ -131,13 +132,8 @@ def leaderboard(runs: Sequence[Run], keypoints: int | None = None, costs: bool =
                         strings[label] = run.task.method(method.string, method.run_settings, "cpu")
     spent = {label: measured_cost(method) for label, method in strings.items()}
     cells = {label: [own.get(column) for column in columns] for label, own in rows.items()}
-    ordered = sorted(cells, key=lambda label: -_mean(cells[label]))
+    ordered = sorted(cells, key=lambda label: -fmean(one.value for one in cells[label] if one))
     return Leaderboard(columns, {label: cells[label] for label in ordered}, spent, keypoints, list(left_out))
-
-
-def _mean(found: Sequence[Standing | None]) -> float:
-    values = [one.value for one in found if one is not None]
-    return sum(values) / len(values)
 
 
 def measured_cost(method: Method) -> Cost:

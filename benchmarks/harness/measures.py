@@ -1,7 +1,23 @@
 """Measures that tasks and studies share; errors are infinite for failures."""
 
+from collections.abc import Iterable
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+
+def with_failures(errors: Iterable[float | None]) -> NDArray[np.float64]:
+    """Errors of a row, infinite for None."""
+    return np.array([np.inf if error is None else error for error in errors], np.float64)
+
+
+def recall_curve(
+    errors: NDArray[np.float64], limit: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Every error up to the limit, and the percentage of errors within it."""
+    ordered = np.sort(errors, axis=None)
+    x = np.concatenate([[0.0], ordered[ordered <= limit], [limit]])
+    return x, 100 * np.searchsorted(ordered, x, side="right") / len(ordered)
 
 
 def accuracy(errors: ArrayLike, threshold: float) -> float:

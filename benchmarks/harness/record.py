@@ -26,9 +26,7 @@ def write_run(folder: Path, record: dict[str, Any]) -> Path:
 def read_run(path: Path) -> dict[str, Any]:
     """A record from its file."""
     record = read_json(path, "record")
-    if not {"schema", "rows"} <= record.keys():
-        raise GeomatchError(f"{path}: not a record of geomatch benchmark")
-    if record["schema"] != SCHEMA:
+    if "rows" in record and record.get("schema", SCHEMA) != SCHEMA:
         raise GeomatchError(
             f"{path}: a record of layout {record['schema']}, this version reads {SCHEMA}; run again"
         )
@@ -46,22 +44,18 @@ def protocols_of(record: dict[str, Any]) -> list[Any]:
 def summarise_record(record: dict[str, Any]) -> list[Row]:
     """One row per method, protocol and split of a record."""
     task = find_task(record["benchmark"])
+    budgets = dict.fromkeys(record["methods"], record["settings"].get("max_keypoints"))
     return [
         row
         for protocol in protocols_of(record)
-        for row in summaries_of(task, protocol, budgets_of(record), record["rows"])
+        for row in summaries_of(task, protocol, budgets, record["rows"])
     ]
-
-
-def budgets_of(record: dict[str, Any]) -> dict[str, int | None]:
-    """The record's methods, and how many keypoints each could give; None where they need none."""
-    return dict.fromkeys(record["methods"], record["settings"].get("max_keypoints"))
 
 
 def summaries_of(
     task: Task, protocol: Any, budgets: Mapping[str, int | None], rows: Sequence[Row]
 ) -> list[Row]:
-    """One row per method and split with any, under one protocol; ``budgets`` as `budgets_of` gives them."""
+    """One row per method and split with any, under one protocol; ``budgets``: their keypoints per image."""
     found = []
     for method, budget in budgets.items():
         own = [row for row in rows if (row["protocol"], row["method"]) == (protocol.name, method)]
@@ -90,17 +84,15 @@ def table(task: Task, summaries: list[Row]) -> str:
         first = ["method", "keypoints", "split", task.item, "failures"]
         if all(row["keypoints"] is None for row in own):
             first.remove("keypoints")
-        rows = [
-            [*(str(row[key]).replace("|", "\\|") for key in first), *(cell(row, key) for key in columns)]
-            for row in own
-        ]
+        rows = [[*(str(row[key]) for key in first), *(cell(row, key) for key in columns)] for row in own]
         blocks.append(f"### {name}\n\n{markdown_table([*first, *columns], rows)}")
     return "\n\n".join(blocks)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Cells in Markdown."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, *rows))
+    lines = ["| " + " | ".join(cells) + " |" for cells in escaped]
     return "\n".join([lines[0], "| --- " * len(head) + "|", *lines[1:]])
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import Comparison, compare_all
 from geomatch.benchmarks.harness.leaderboard import Leaderboard, leaderboard
 from geomatch.benchmarks.harness.runs import Run, find_runs, merge, without_folders
-from geomatch.benchmarks.harness.task import FOLDERS, Picture, Row
+from geomatch.benchmarks.harness.task import FOLDERS, Entry, Row
 from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError, first_line, reading
 from geomatch.files import replacing
@@ -48,15 +48,6 @@ def published_rows(task: str, protocol: str) -> tuple[PublishedRow, ...]:
         for row in group["rows"]
         if group["protocol"] == protocol
     )
-
-
-@dataclass
-class _Worst:
-    pair: str
-    cells: list[tuple[str, str]]
-    row: Row
-    image: str | None = None
-    why: str | None = None
 
 
 def write_report(
@@ -91,7 +82,7 @@ def write_report(
         board = leaderboard(runs, keypoints, costs)
         sections = [_section(run, data, store) for run in runs]
         page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
-        texts = {"report.md": _markdown(runs, board), "report.html": page}
+        texts = {"report.md": _markdown(sections, board), "report.html": page}
         texts |= {"leaderboard.csv": board.csv(), "leaderboard.tex": board.latex()}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -103,7 +94,8 @@ def write_report(
 def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
-        "data": run.data, "task": run.task, "methods": list(run.methods), "skipped": _skipped(run),
+        "data": run.data, "task": run.task, "methods": list(run.methods),
+        "skipped": grouped({name: without_folders(reason) for name, reason in run.skipped.items()}),
         "words": {label: method.words for label, method in run.methods.items()},
         "machines": sorted({"{processor}, {cores} cores".format(**r["machine"]) for r in run.records}),
         "versions": run.records[0]["versions"], "has_pictures": data is not None,
@@ -129,12 +121,13 @@ def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict
         parts = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
         if any(parts.values()) and find_spec("matplotlib"):
             charts.append(draw_curves(task, protocol, {m: part for m, part in parts.items() if part}, split))
+    budgets = {label: records.allowed(protocol, budget) for label, budget in run.budgets.items()}
     return {
-        "protocol": protocol, "definition": task.in_words(protocol), "axes": task.axes(protocol),
-        "columns": columns, "tables": tables, "best": best, "cell": records.cell, "charts": charts,
-        "published": published_rows(task.name, protocol.name), "heat": _heat(run, protocol, by_method),
-        "comparisons": compare_all(task, protocol, rows, _allowed(run, protocol)),
-        "worst": _worst(run, protocol, by_method, data, store),
+        "protocol": protocol, "definition": task.definition(protocol), "axes": task.axes(protocol),
+        "summaries": summaries, "columns": columns, "tables": tables, "best": best, "cell": records.cell,
+        "charts": charts, "published": _published_table(published_rows(task.name, protocol.name)),
+        "comparisons": compare_all(task, protocol, by_method, budgets),
+        "heat": _heat(run, protocol, by_method), "worst": _worst(run, protocol, by_method, data, store),
     }  # fmt: skip
 
 
@@ -153,67 +146,67 @@ def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tupl
 
 def _worst(
     run: Run, protocol: Any, by_method: dict[str, list[Row]], data: Path | None, store: str | None
-) -> list[tuple[str, list[_Worst]]]:
+) -> list[tuple[str, list[dict[str, Any]]]]:
     found = []
     for label, rows in by_method.items():
         if not rows:
             continue
         severity = run.task.severity(protocol, run.task.values(protocol, rows))
         order = np.argsort(-severity, kind="stable")[:WORST]
-        listed = [_Worst(row["pair"], run.task.worst(protocol, row), row) for row in (rows[i] for i in order)]
+        listed = [
+            {"pair": row["pair"], "cells": run.task.worst(protocol, row), "reason": row["reason"],
+             "image": None, "why": None}
+            for row in (rows[i] for i in order)
+        ]  # fmt: skip
         if data and run.task.draw:
-            for entry in listed[:PICTURES]:
-                _draw(entry, run, label, protocol, data, store)
+            for i, entry in zip(order[:PICTURES], listed, strict=False):
+                try:
+                    shown = _shown(run, label, rows[i], data, store)
+                    entry["image"] = run.task.draw(protocol, rows[i], *shown)
+                except GeomatchError as error:
+                    entry["why"] = first_line(error)
         found.append((label, listed))
     return found
 
 
-def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path, store: str | None) -> None:
-    method = run.methods[label]
+def _shown(run: Run, label: str, row: Row, data: Path, store: str | None) -> tuple[Any, Entry, Store]:
+    task, method, name = run.task, run.methods[label], row["pair"].split()[0]
     if method.string is None:
-        entry.why = f"no picture: {label} is an object, which the report does not have"
-        return
-    wanted = Picture(data, run.data, Store.at(store or method.folder), method.string, method.settings)
-    try:
-        entry.image = cast(Any, run.task.draw)(protocol, entry.row, wanted)
-    except GeomatchError as error:
-        entry.why = first_line(error)
+        raise GeomatchError(f"no picture: {label} is an object, which the report does not have")
+    units = {unit.name: unit for unit in task.read(data, run.data["split"]).units}
+    if name not in units or units[name].fingerprint != run.data["units"][name]:
+        raise GeomatchError(f"{name} is not in the folder given, or is another one there")
+    device = method.settings["device"] if task.dense else "cpu"
+    own = task.method(method.string, method.run_settings, device)
+    return units[name], Entry(own, own.key()), Store.at(store or method.folder)
 
 
-def _markdown(runs: Sequence[Run], board: Leaderboard) -> str:
+def _markdown(sections: Sequence[dict[str, Any]], board: Leaderboard) -> str:
     blocks = ["# Report", board.markdown()]
     if board.left_out:
         blocks.append(f"At other budgets than {board.keypoints} keypoints: {', '.join(board.left_out)}.")
-    for run in runs:
-        count, task = len(run.data["units"]), run.task
+    for section in sections:
+        data, task, words = section["data"], section["task"], section["words"]
+        count = len(data["units"])
         have = f"{count} {task.unit[count != 1]}" + (f" of {task.whole}" if task.whole else "")
-        blocks.append(f"## {task.title}, {run.data['folder']}: {have}")
-        if not run.data["complete"]:
+        blocks.append(f"## {task.title}, {data['folder']}: {have}")
+        if not data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")
-        words = {label: method.words for label, method in run.methods.items()}
         names = list(dict.fromkeys(name for own in words.values() for name in own))
         rows = [[label, *(own.get(name, "-") for name in names)] for label, own in words.items()]
         blocks.append(records.markdown_table(["method", *names], rows))
-        for protocol in run.protocols.values():
-            blocks.append(records.table(task, run.summaries(protocol)))
-            blocks.append("\n".join(f"- {name}: {text}" for name, text in task.in_words(protocol)))
-            comparisons = compare_all(task, protocol, run.rows_of(protocol.name), _allowed(run, protocol))
-            if comparisons:
-                blocks.append("\n".join(f"- {in_words(one, task.unit[1])}" for one in comparisons))
-            published = published_rows(task.name, protocol.name)
-            if published:
-                blocks.append(_published_table(published))
-        if run.skipped:
-            blocks.append("Skipped:\n\n" + "\n".join(f"- {line}" for line in _skipped(run)))
+        for part in section["protocols"]:
+            blocks.append(records.table(task, part["summaries"]))
+            blocks.append("\n".join(f"- {name}: {text}" for name, text in part["definition"]))
+            if part["comparisons"]:
+                blocks.append("\n".join(f"- {in_words(one, task.unit[1])}" for one in part["comparisons"]))
+            head, *cells = part["published"]
+            if cells:
+                head[0] = "published, on the whole release"
+                blocks.append(records.markdown_table(head, cells))
+        if section["skipped"]:
+            blocks.append("Skipped:\n\n" + "\n".join(f"- {line}" for line in section["skipped"]))
     return "\n\n".join(blocks) + "\n"
-
-
-def _skipped(run: Run) -> list[str]:
-    return grouped({name: without_folders(reason) for name, reason in run.skipped.items()})
-
-
-def _allowed(run: Run, protocol: Any) -> dict[str, int | None]:
-    return {label: records.allowed(protocol, budget) for label, budget in run.budgets.items()}
 
 
 def in_words(one: Comparison, units: str) -> str:
@@ -224,7 +217,8 @@ def in_words(one: Comparison, units: str) -> str:
     )
 
 
-def _published_table(rows: Sequence[PublishedRow]) -> str:
+def _published_table(rows: Sequence[PublishedRow]) -> list[list[str]]:
+    """Cells, the head first."""
     columns = list(dict.fromkeys(name for row in rows for name in row.measures))
     cells = [
         [row.method, row.split,
@@ -232,4 +226,4 @@ def _published_table(rows: Sequence[PublishedRow]) -> str:
          row.source + (f" ({row.note})" if row.note else "")]
         for row in rows
     ]  # fmt: skip
-    return records.markdown_table(["published, on the whole release", "split", *columns, "source"], cells)
+    return [["method", "split", *columns, "source"], *cells]

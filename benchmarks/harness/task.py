@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.methods import Method, create_dense_method
+from geomatch.benchmarks.methods import Method, create_dense_method, create_method
 from geomatch.errors import GeomatchError, reading
 from geomatch.store import Store
 
@@ -23,7 +23,7 @@ UNREADABLE = "unreadable: "
 neither for nor against a method."""
 Words = list[tuple[str, str]]  # headings, and what stands there
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # thresholds, and percentages within them
-Values = NDArray[np.float64]  # (rows, k), from `Task.values`
+Values = NDArray[np.float64]  # (rows, ...), from `Task.values`
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +93,6 @@ class Axes:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """What a picture of a row needs besides the row."""
-
-    data: Path  # the folder of the data set
-    record: dict[str, Any]  # the ``data`` of the run's record
-    store: Store  # the run's
-    method: str
-    settings: dict[str, Any]  # the ``settings`` of the run's record
-
-
-def _dense_method(text: str, settings: Settings, device: str) -> Method:
-    return create_dense_method(text, device)
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
     """How methods are evaluated on one data set, and how its rows are summed up and shown.
 
@@ -125,23 +110,52 @@ class Task:
     read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
     evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
-    in_words: Callable[[Any], Words]  # a protocol's definition
-    summarise: Callable[[Any, Sequence[Row]], list[Row]]  # one method's, as `by_split` gives them
+    measures: Callable[[Any, Sequence[Row]], Row]  # of one method's rows, at least one
     values: Callable[[Any, Sequence[Row]], Values]  # what the headline is a statistic of
     statistic: Callable[[Any, Values], float]  # the headline measure of such values, in percent
     severity: Callable[[Any, Values], NDArray[np.float64]]  # (rows,) larger for worse
     worst: Callable[[Any, Row], Words]  # headings and cells of a row among the worst
     axes: Callable[[Any], Axes]
     curve: Callable[[Any, Sequence[Row]], Curve]
+    notes: Callable[[Any], Words] = lambda protocol: []  # what a protocol's fields do not say
     splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
-    method: Callable[[str, Settings, str], Method] = _dense_method  # a method from its string, for a device
+    changes: Callable[[Any], Sequence[str]] = lambda protocol: ()  # ends of pairs' names, summed up alone
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
     caches: bool = True  # True if features are worth caching
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
-    draw: Callable[[Any, Row, Picture], str] | None = None  # a JPEG's data URL; or raises GeomatchError
+    draw: Callable[[Any, Row, Any, Entry, Store], str] | None = None
+    """A JPEG's data URL from protocol, row, unit, method and the run's store; or raises GeomatchError."""
     caption: str = ""  # what such a picture shows
+
+    def method(self, text: str, settings: Settings, device: str) -> Method:
+        """A method from its string, for a device."""
+        if self.dense:
+            return create_dense_method(text, device)
+        return create_method(text, settings.max_keypoints, device)
+
+    def summarise(self, protocol: Any, rows: Sequence[Row]) -> list[Row]:
+        """One row per split of one method's: the number of items, failures, and measures, if it has any."""
+        named = set(self.splits) - {"all"} or {row["split"] for row in rows} - {"all"}
+        parts = {split: [row for row in rows if row["split"] == split] for split in sorted(named)}
+        parts["all"] = list(rows)
+        for change in self.changes(protocol):
+            parts[change] = [row for row in rows if row["pair"].endswith(f" {change}")]
+        found = []
+        for split, own in parts.items():
+            failures = sum(row["reason"] is not None for row in own)
+            numbers = {"split": split, self.item: len(own), "failures": failures}
+            found.append(numbers | (self.measures(protocol, own) if own else {}))
+        return found
+
+    def definition(self, protocol: Any) -> Words:
+        """The fields of a protocol that decide its numbers, by the names that `read_protocol` takes."""
+        values = {one.name: getattr(protocol, one.name) for one in fields(protocol)}
+        found = [
+            (name, _words(value)) for name, value in values.items() if value not in (None, False, (), "")
+        ]
+        return [one for one in found if one[0] not in ("name", "version")] + self.notes(protocol)
 
     def find_protocols(self, names: str) -> list[Any]:
         """Protocols of a list of names, and of files (`read_protocol`), separated by commas; or ``all``.
@@ -169,7 +183,8 @@ class Task:
         """Why numbers from there compare with no others, in a line; None for the whole release."""
         if data.complete:
             return None
-        count = f"{data.present} of {self.whole} {self.unit[1]}" if self.whole else data.folder
+        present = len(data.units) if data.known is None else data.known
+        count = f"{present} of {self.whole} {self.unit[1]}" if self.whole else data.folder
         text = (
             f"this is not the whole of {self.title} ({count}): numbers are not comparable with published ones"
         )
@@ -218,19 +233,6 @@ def find_task(name: str) -> Task:
     return task
 
 
-def by_split(
-    item: str, rows: Sequence[Row], splits: Sequence[str], measures: Callable[[Sequence[Row]], Row]
-) -> list[Row]:
-    """One row per split: the number of items, failures, and the measures of its rows, if it has any."""
-    found = []
-    for split in splits:
-        own = [row for row in rows if split in ("all", row["split"])]
-        failures = sum(row["reason"] is not None for row in own)
-        numbers = {"split": split, item: len(own), "failures": failures}
-        found.append({**numbers, **(measures(own) if own else {})})
-    return found
-
-
 def threshold_of(measure: str) -> float:
     """The number after the @ of a measure's name.
 
@@ -238,6 +240,10 @@ def threshold_of(measure: str) -> float:
     0.1
     """
     return float(measure.partition("@")[2].split()[0])
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(_words, value)) if isinstance(value, tuple) else str(value)
 
 
 def _tuples(value: Any) -> Any:

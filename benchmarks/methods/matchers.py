@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -48,18 +49,17 @@ class LightGlueMatcher:
     weights: str | None = None  # a file; None looks in the cache and then downloads
     device: str = "cpu"
 
+    def _path(self) -> Path:
+        return locate_weights(lightglue_weights(self.features), self.weights)
+
     def cache_key(self) -> Any:
         """The settings, and the weights by their content."""
-        return [
-            settings_key(self, leave_out=("weights",)),
-            sha256_of(locate_weights(lightglue_weights(self.features), self.weights)),
-        ]
+        return [settings_key(self, leave_out=("weights",)), sha256_of(self._path())]
 
     @cached_property
     def network(self) -> Any:
         """Loaded on first use; raises `WeightsError` when weights are missing or of another network."""
-        path = locate_weights(lightglue_weights(self.features), self.weights)
-        return load_network(f"LightGlue for {self.features}", [path], self._build, self.device)
+        return load_network(f"LightGlue for {self.features}", [self._path()], self._build, self.device)
 
     def _build(self, states: list[Any]) -> Any:
         from kornia.feature import LightGlue
@@ -118,18 +118,17 @@ class LoFTRMatcher:
     max_matches: int = 2000
     device: str = "cpu"
 
+    def _path(self) -> Path:
+        return locate_weights(LOFTR_OUTDOOR, self.weights)
+
     def cache_key(self) -> Any:
         """The settings, and the weights by their content."""
-        return [
-            settings_key(self, leave_out=("weights",)),
-            sha256_of(locate_weights(LOFTR_OUTDOOR, self.weights)),
-        ]
+        return [settings_key(self, leave_out=("weights",)), sha256_of(self._path())]
 
     @cached_property
     def network(self) -> Any:
         """Loaded on first use; raises `WeightsError` when weights are missing or of another network."""
-        path = locate_weights(LOFTR_OUTDOOR, self.weights)
-        return load_network("LoFTR", [path], self._build, self.device)
+        return load_network("LoFTR", [self._path()], self._build, self.device)
 
     def _build(self, states: list[Any]) -> Any:
         from kornia.feature import LoFTR

@@ -82,27 +82,22 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     There are at most ``max_keypoints`` per image. Raises ValueError, saying how a method is written.
     """
     parts = _parts(text)
-    chosen = parts[-1] if parts[-1] in estimators() else None
-    parts = parts[:-1] if chosen else parts
+    chosen = parts.pop() if len(parts) > 1 and parts[-1] in estimators() else None
     name, _, weights = parts[0].partition(":")
     matcher, ratio = None, None
     if parts[-1].startswith("mnn"):
-        found = re.fullmatch(r"mnn(?:\[ratio=(0?\.\d+)\])?", parts[-1])
+        found = re.fullmatch(r"mnn(?:\[ratio=(0?\.\d+)\])?", parts.pop())
         if found is None:
             raise ValueError(f"{text}: write mnn, or mnn[ratio=0.8] with a ratio below 1")
         ratio = float(found[1]) if found[1] else None
-        parts = parts[:-1]
     elif parts[-1].partition(":")[0] == "lightglue":
         if name not in TRAINED_FOR or len(parts) != 2:
             raise ValueError(f"{text}: LightGlue has weights for {', '.join(TRAINED_FOR)} only")
-        matcher = LightGlueMatcher(name, parts[-1].partition(":")[2] or None, device)
-        parts = parts[:-1]
-    if len(parts) == 1 and name == "loftr" and not ratio:
-        loftr = LoFTRMatcher(weights or None, max_keypoints, device)
-        return Method(text, pair_matcher=loftr, estimator=chosen)
-    if len(parts) == 1 and name in ("vismatch", "worker"):
-        worker = worker_matcher(parts[0], max_keypoints, device)
-        return Method(text, pair_matcher=worker, estimator=chosen)
+        matcher = LightGlueMatcher(name, parts.pop().partition(":")[2] or None, device)
+    if len(parts) == 1 and name in ("loftr", "vismatch", "worker") and not ratio:
+        loftr = LoFTRMatcher(weights or None, max_keypoints, device) if name == "loftr" else None
+        pair_matcher = loftr or worker_matcher(parts[0], max_keypoints, device)
+        return Method(text, pair_matcher=pair_matcher, estimator=chosen)
     if len(parts) == 1 and name in ("npz", "h5") and weights:
         root, _, suffix = weights.rpartition(":") if name == "npz" else (weights, "", "")
         files = FeatureFiles("npz" if name == "npz" else "h5", root, suffix, max_keypoints)

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet, check_split, find_image, read_matrix
-from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, by_split, threshold_of
-from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.harness.data import DataSet, chosen_split, find_image, read_matrix
+from geomatch.benchmarks.harness.measures import with_failures
+from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
+from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
 from geomatch.benchmarks.tasks.pairs.matches import limited, matched_points
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
@@ -61,8 +62,7 @@ def read_wxbs(folder: Path, split: str | None = None) -> DataSet[PairScene]:
 
     Each is a folder with ``01.png`` and ``02.png`` (or jpg) and ``corrs.txt``, lines ``x0 y0 x1 y1``.
     """
-    split = split or "test"
-    check_split(split, WHOLE)
+    split = chosen_split("wxbs", split, WHOLE)
     root = folder / "v1.1" if (folder / "v1.1").is_dir() else folder
     scenes, broken = [], {}
     for place in sorted(path for path in root.glob("*/*") if path.is_dir()):
@@ -71,9 +71,7 @@ def read_wxbs(folder: Path, split: str | None = None) -> DataSet[PairScene]:
             continue
         try:
             paths = find_image(place / "01"), find_image(place / "02")
-            points = read_matrix(marked, "list of marked points")
-            if points.shape[1:] != (4,) or not np.isfinite(points).all():
-                raise GeomatchError(f"{marked}: expected lines x0 y0 x1 y1, got shape {points.shape}")
+            points = read_matrix(marked, "list of marked points", 4)
             pair = ImagePair(f"{name} 1-2", place.parent.name, paths, points)
             scenes.append(PairScene(name, (pair,), (*paths, marked)))
         except GeomatchError as error:
@@ -89,8 +87,8 @@ def _measured(protocol: WxBSProtocol, method: Method, framed: Sequence[FramedPai
         apart = _partners(method, pair) - np.vstack([pair.truth[:, 2:], pair.truth[:, :2]])
         return _row(len(apart), None, np.linalg.norm(apart, axis=1))
     match = None if method.pair_matcher else method.match
-    features = (limited(own, protocol) for own in (framed[0].features0, framed[0].features1))
-    points0, points1, _ = matched_points(protocol, next(features), next(features), match)
+    features = (limited(own, protocol.max_keypoints) for own in (framed[0].features0, framed[0].features1))
+    points0, points1, _ = matched_points(protocol.max_matches, next(features), next(features), match)
     try:
         found, _ = cv2.findFundamentalMat(points0, points1, cv2.USAC_MAGSAC, 0.25, 0.999, 100_000)
     except cv2.error:  # raised for too few matches
@@ -140,35 +138,25 @@ def _undefined(protocol: WxBSProtocol, method: Method) -> str | None:
     return "it finds no partners of given points, as dense descriptors and a pair_matcher's match_points do"
 
 
-def _in_words(protocol: WxBSProtocol) -> Words:
-    first = [
-        ("source", protocol.source),
-        ("mAA@T", "mean over t = 0 ... T px of the share of points within t"),
-    ]
+def _notes(protocol: WxBSProtocol) -> Words:
+    measure = ("mAA@T", "mean over t = 0 ... T px of the share of points within t")
     if protocol.partners:
-        return [*first, ("distances", "of the partners found for the marked points, both ways")]
+        return [measure, ("distances", "of the partners found for the marked points, both ways")]
     failures = "take the matrix of level lines" if protocol.stand_in else "have no point right"
     return [
-        *first,
+        measure,
         ("distances", "from the epipolar lines in both images, the root of the sum of squares"),
-        ("keypoints", f"at most {protocol.max_keypoints}"),
         ("estimator", f"USAC_MAGSAC, 0.25 px, confidence 0.999, 100000 iterations; failures {failures}"),
     ]
 
 
-def summarise(protocol: WxBSProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per category and one for all: pairs, failures, and mAA@10 and mAA@19 in percent."""
-
-    def measures(own: Sequence[Row]) -> dict[str, float]:
-        return {f"mAA@{t}": _mean_to(t, _values(protocol, own)) for t in (10, 19)}
-
-    return by_split("pairs", rows, [*sorted({row["split"] for row in rows}), "all"], measures)
+def _measures(protocol: WxBSProtocol, rows: Sequence[Row]) -> Row:
+    return {f"mAA@{t}": _mean_to(t, _values(protocol, rows)) for t in (10, 19)}
 
 
 def _values(protocol: WxBSProtocol, rows: Sequence[Row]) -> Values:
     """(pairs, 20) share of points within `THRESHOLDS`."""
-    errors = [np.array([[np.inf if e is None else e] for e in row["errors"]]) for row in rows]
-    return np.array([(own <= THRESHOLDS).mean(0) for own in errors])
+    return np.array([(with_failures(row["errors"])[:, None] <= THRESHOLDS).mean(0) for row in rows])
 
 
 def _mean_to(threshold: float, found: Values) -> float:
@@ -192,11 +180,10 @@ _MEASURING = Measuring(
 TASKS = {
     "wxbs": Task(
         "wxbs", "WxBS", ("pair", "pairs"), "pairs", WHOLE["test"], read_wxbs, PROTOCOLS,
-        partial(PairEvaluation, measuring=_MEASURING), _in_words, summarise, _values,
+        partial(PairEvaluation, measuring=_MEASURING), _measures, _values,
         statistic=lambda protocol, found: _mean_to(threshold_of(protocol.headline), found),
         severity=lambda protocol, found: -found.mean(1),
-        worst=_worst, curve=curve, dense=False, undefined=_undefined,
+        worst=_worst, curve=curve, dense=False, undefined=_undefined, notes=_notes,
         axes=lambda protocol: Axes("Marked points within a distance", "threshold, px", "points within it, %"),
-        method=lambda text, settings, device: create_method(text, settings.max_keypoints, device),
     )
 }  # fmt: skip

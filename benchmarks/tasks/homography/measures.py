@@ -1,7 +1,5 @@
 """What the HPatches protocols measure of one pair; distances are in pixels of the protocol's frame."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -43,26 +41,20 @@ def depths(matrix: NDArray[np.floating], points: Points) -> NDArray[np.float64]:
     return np.asarray(points @ matrix[2, :2] + matrix[2, 2], np.float64)
 
 
-class Repeatability(NamedTuple):
-    """The repeatability of one pair, as SuperPoint's protocol measures it."""
-
-    share: float | None  # points found again among all that could be, both ways; None when there were none
-    localisation: float | None  # mean distance of those found again; None when there were none
-
-
 def repeatability(
-    points0: Points, points1: Points, truth: ArrayLike, threshold: float = 3.0
-) -> Repeatability:
-    """Which points have one of the other image within the threshold, distances in image 1."""
-    if not len(points0) + len(points1):
-        return Repeatability(None, None)
+    points0: Points, points1: Points, truth: ArrayLike, threshold: float
+) -> tuple[float | None, float | None]:
+    """Share of points, both ways, with one of the other image within the threshold, and their mean distance.
+
+    As SuperPoint's protocol has them, distances in image 1; None where there are none.
+    """
     if not len(points0) or not len(points1):
-        return Repeatability(0.0, None)
+        return 0.0 if len(points0) + len(points1) else None, None
     apart = warp_points(truth, points0)[:, None] - np.asarray(points1, np.float64)[None]
     distances = np.linalg.norm(apart, axis=2)
     nearest = np.r_[distances.min(axis=1), distances.min(axis=0)]
     found = nearest[nearest <= threshold]
-    return Repeatability(len(found) / len(nearest), float(found.mean()) if len(found) else None)
+    return len(found) / len(nearest), float(found.mean()) if len(found) else None
 
 
 def matching_score(correct: int, visible0: int, visible1: int) -> float:

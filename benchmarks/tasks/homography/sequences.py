@@ -14,7 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import SUFFIXES, DataSet, find_image, read_lines, read_matrix
+from geomatch.benchmarks.harness.data import (
+    SUFFIXES,
+    DataSet,
+    chosen_split,
+    find_image,
+    read_lines,
+    read_matrix,
+)
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, PairScene
 from geomatch.errors import GeomatchError, reading, require
 
@@ -32,6 +39,7 @@ dogman eastsouth feast fest gardens grace graffiti home laptop london machines m
 pomegranate posters samples soldiers strand sunseason tabletop talent tempera there underground
 vitro wall wapping war weapons woman wormhole wounded yard yuri
 """
+_KINDS = {"i_": "illumination", "v_": "viewpoint"}  # splits, by how names begin
 SEQUENCES = tuple(f"i_{n}" for n in _ILLUMINATION.split()) + tuple(f"v_{n}" for n in _VIEWPOINT.split())
 """All 116 of the release (hpatches-benchmark, ``python/utils/splits.json``)."""
 LARGE = frozenset(
@@ -130,8 +138,7 @@ LAYOUTS = {
 
 def read_planes(name: str, folder: Path, split: str | None = None) -> DataSet[PairScene]:
     """The scenes of a data set in `LAYOUTS`, in order of their names; broken ones with the reason."""
-    if split is not None:
-        raise ValueError(f"{name} has no splits, got {split!r}")
+    chosen_split(name, split)
     if not (folder.is_dir() or (name == "pairs" and folder.is_file())):
         raise GeomatchError(f"{folder}: no such folder")
     layout, found = LAYOUTS[name], dict[str, list[Listed]]()
@@ -145,7 +152,9 @@ def read_planes(name: str, folder: Path, split: str | None = None) -> DataSet[Pa
     for scene, listed in found.items():
         own = "confirmed" if scene in confirmed else "unconfirmed"
         try:
-            scenes.append(_scene(scene, listed, split_of(scene) if name == "hpatches" else own))
+            scenes.append(
+                _scene(scene, listed, _KINDS.get(scene[:2], "other") if name == "hpatches" else own)
+            )
         except GeomatchError as error:
             broken[scene] = str(error)
     if not scenes:
@@ -163,11 +172,8 @@ read_hpatches = partial(read_planes, "hpatches")
 def _scene(name: str, listed: Sequence[Listed], split: str) -> PairScene:
     pairs, files = dict[str, ImagePair](), dict[Path, None]()
     for one in listed:
-        paths, matrix, points = (
-            (find_image(one.image0), find_image(one.image1)),
-            read_homography(one.truth),
-            None,
-        )
+        paths = find_image(one.image0), find_image(one.image1)
+        matrix, points = read_homography(one.truth), None
         files |= dict.fromkeys([*paths, one.truth])
         if one.truth.name.endswith("_model.txt"):
             matrix = np.asarray(np.linalg.inv(matrix), np.float64)
@@ -191,14 +197,7 @@ def _validation(path: Path) -> NDArray[np.float64]:
 
 def read_homography(path: Path) -> NDArray[np.float64]:
     """(3, 3) from a text file; raises `GeomatchError`, naming it, for anything else and for singular ones."""
-    matrix = read_matrix(path, "homography")
-    if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[2, 2] == 0:
-        raise GeomatchError(f"{path}: expected a 3 x 3 homography, got shape {matrix.shape}")
-    if np.linalg.matrix_rank(matrix) < 3:
-        raise GeomatchError(f"{path}: expected a homography, got a singular matrix")
+    matrix = read_matrix(path, "homography", 3)
+    if matrix.shape != (3, 3) or matrix[2, 2] == 0 or np.linalg.matrix_rank(matrix) < 3:
+        raise GeomatchError(f"{path}: expected a homography, 3 x 3 and not singular, got {matrix.tolist()}")
     return matrix
-
-
-def split_of(name: str) -> str:
-    """``illumination``, ``viewpoint`` or ``other``, by the first letters of a sequence's name."""
-    return {"i_": "illumination", "v_": "viewpoint"}.get(name[:2], "other")

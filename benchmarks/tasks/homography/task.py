@@ -6,23 +6,25 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.charts import draw_points
-from geomatch.benchmarks.harness.measures import accuracy, area_under_curve, mean_accuracy
+from geomatch.benchmarks.harness.measures import (
+    accuracy,
+    area_under_curve,
+    mean_accuracy,
+    recall_curve,
+    with_failures,
+)
 from geomatch.benchmarks.harness.task import (
     Axes,
     Curve,
     Entry,
-    Picture,
     Row,
-    Settings,
     Task,
     Values,
     Words,
-    by_split,
 )
-from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.tasks.homography import evaluation
 from geomatch.benchmarks.tasks.homography.measures import match_distances
@@ -34,13 +36,12 @@ from geomatch.benchmarks.tasks.homography.protocols import (
 )
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_hpatches, read_planes
 from geomatch.benchmarks.tasks.pairs.changes import CHANGES
-from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
 from geomatch.benchmarks.tasks.pairs.matches import matched_points
-from geomatch.benchmarks.tasks.pairs.views import SMALL, Frame, FramedPair, Views
+from geomatch.benchmarks.tasks.pairs.views import SMALL, FramedPair, Views
 from geomatch.errors import GeomatchError
-from geomatch.geometry import warp_points
+from geomatch.store import Store
 
-SPLITS = ("illumination", "viewpoint", "all")
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
 _MEASURES = {"accuracy": accuracy, "AUC": area_under_curve, "mAA": mean_accuracy}
 _LIMIT = 10.0  # pixels; the end of curves
@@ -53,50 +54,19 @@ def _measured(
     chosen = protocol
     if method.estimator and protocol.solver:
         chosen = replace(protocol, solver=f"{method.estimator} {protocol.solver.split()[1]}")
-    views = [_with_truth(own, pair) for own in framed]
     match = None if method.pair_matcher else method.match
     weighted = match is None or method.matcher is not None
-    return evaluation.evaluate(chosen, views[0], match, views[1] if len(views) > 1 else None, weighted)
-
-
-def _with_truth(framed: FramedPair, pair: ImagePair) -> evaluation.Pair:
-    truth = framed.matrix1 @ pair.truth.matrix @ np.linalg.inv(framed.matrix0)
-    points = pair.truth.points
-    if points is not None:
-        sides = zip((framed.matrix0, framed.matrix1), np.split(points, 2, axis=1), strict=True)
-        points = np.hstack([warp_points(*side) for side in sides])
-    return evaluation.Pair(framed.features0, framed.features1, truth, points, framed.change)
-
-
-def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
-    return (protocol.frame, SMALL) if protocol.kind == "superpoint" else (protocol.frame,)
-
-
-def summarise(protocol: HomographyProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per split of one method's: pairs, failures, and measures in percent, None without any pair.
-
-    Of a variant one row per strength, too; pair sets have the splits that occur in them.
-    """
-    measures = partial(_measures, protocol)
-    splits = [*sorted({row["split"] for row in rows}), "all"] if protocol.everywhere else SPLITS
-    found = by_split("pairs", rows, splits, measures)
-    for change in changes_of(protocol) if protocol.change else ():
-        found += by_split(
-            "pairs", [{**row, "split": change} for row in _changed(rows, change)], [change], measures
-        )
-    return found
-
-
-def _changed(rows: Sequence[Row], change: str) -> list[Row]:
-    return [row for row in rows if row["pair"].endswith(f" {change}")]
+    small = framed[1] if len(framed) > 1 else None
+    return evaluation.evaluate(chosen, framed[0], pair.truth, match, small, weighted)
 
 
 def changes_of(protocol: HomographyProtocol) -> list[str]:
     """What is done to the second image, in words of `changed`; nothing, but of a variant."""
-    return [f"{protocol.change}={strength:g}" for strength in protocol.strengths] or [""]
+    return [f"{protocol.change}={strength:g}" for strength in protocol.strengths]
 
 
 def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, float | None]:
+    """In percent, None without any pair that has them."""
     if protocol.kind == "mma":
         return {
             f"MMA@{t}": 100 * sum(row["within"][t - 1] / max(1, row["matches"]) for row in rows) / len(rows)
@@ -107,7 +77,7 @@ def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, fl
         for name in ("repeatability", "localisation_px", "average_precision", "matching_score"):
             measures[name] = _mean([row[name] for row in rows if row[name] is not None])
     for column in dict.fromkeys(key for row in rows for key in row if key.startswith("errors_")):
-        per_seed = list(zip(*(errors_of(row, column) for row in rows if column in row), strict=True))
+        per_seed = list(zip(*(with_failures(row[column]) for row in rows if column in row), strict=True))
         label = "" if column == "errors_px" else column.removeprefix("errors_") + " "
         wanted = [("accuracy", t) for t in protocol.accuracies] + [("AUC", t) for t in protocol.areas]
         wanted += [("mAA", t) for t in protocol.means]
@@ -123,45 +93,17 @@ def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, fl
     return measures
 
 
-def errors_of(row: Row, column: str) -> list[float]:
-    """One error per seed in pixels, infinity for a failure."""
-    return [float("inf") if error is None else error for error in row[column]]
-
-
 def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _in_words(protocol: HomographyProtocol) -> Words:
-    frame = {
-        "original": "original pixels",
-        "short480": "short side 480 pixels",
-        "crop640x480": "grey, centre crop of 640 x 480 pixels (repeatability: 320 x 240)",
-    }
+def _notes(protocol: HomographyProtocol) -> Words:
     found = [
-        ("source", protocol.source),
-        ("sequences", "all" if protocol.large else "all but the eight largest"),
-        ("frame", frame[protocol.frame]),
-        ("keypoints", f"at most {protocol.max_keypoints}" + (", distinct places" if protocol.unique else "")),
-        ("matches", f"best {protocol.max_matches}" if protocol.max_matches else "all mutual neighbours"),
+        ("visible", "mean error over the part of image 0 that image 1 shows"),
+        ("back, points", "errors of the corners of image 1 in image 0, and of the set's own points"),
+        ("mAA", "mean of the accuracy at ten thresholds from 1 px, each larger by the same factor"),
     ]
-    if protocol.solver:
-        seeds = f", {protocol.seeds} orders of the matches" if protocol.seeds > 1 else ""
-        name, threshold = protocol.solver.split()
-        limit = "" if name == "lmeds" else f", {threshold} px"
-        found.append(("estimator", f"{name}{limit}{seeds}"))
-    if protocol.everywhere:
-        found += [
-            ("visible", "mean error over the part of image 0 that image 1 shows"),
-            ("back, points", "errors of the corners of image 1 in image 0, and of the set's own points"),
-            ("mAA", "mean of the accuracy at ten thresholds from 1 px, each larger by the same factor"),
-        ]
-    if protocol.change:
-        strengths = ", ".join(f"{strength:g}" for strength in protocol.strengths)
-        found.append(("variant", f"{CHANGES[protocol.change][0]}: {strengths}"))
-    if protocol.relative_to:
-        found.append(("unit", f"(short side of image 2) / {protocol.relative_to:g} pixels"))
-    return found
+    return found if protocol.everywhere else []
 
 
 def _values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
@@ -169,7 +111,7 @@ def _values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
     if protocol.kind == "mma":
         threshold = int(protocol.headline.split("@")[1])
         return np.array([[row["within"][threshold - 1] / max(1, row["matches"])] for row in rows])
-    return np.array([errors_of(row, _column(protocol)) for row in rows])
+    return np.array([with_failures(row[_column(protocol)]) for row in rows])
 
 
 def _column(protocol: HomographyProtocol) -> str:
@@ -182,11 +124,6 @@ def _statistic(protocol: HomographyProtocol, found: Values) -> float:
     if name == "MMA":
         return 100 * float(found.mean())
     return 100 * float(np.mean([_MEASURES[name](column, float(number)) for column in found.T]))
-
-
-def _severity(protocol: HomographyProtocol, found: Values) -> NDArray[np.float64]:
-    means = found.mean(axis=1)
-    return np.asarray(-means if protocol.kind == "mma" else means, np.float64)
 
 
 def _worst(protocol: HomographyProtocol, row: Row) -> Words:
@@ -221,38 +158,30 @@ def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
     Of a variant the strengths, and the headline measure at each.
     """
     if protocol.change:
-        own = [_values(protocol, _changed(rows, change)) for change in changes_of(protocol)]
-        return np.array(protocol.strengths), np.array([_statistic(protocol, values) for values in own])
+        y = []
+        for change in changes_of(protocol):
+            own = [row for row in rows if row["pair"].endswith(f" {change}")]
+            y.append(_statistic(protocol, _values(protocol, own)))
+        return np.array(protocol.strengths), np.array(y)
     if protocol.kind == "mma":
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
         return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)
-    errors, limit = np.sort(_values(protocol, rows).ravel()), max(protocol.means, default=_LIMIT)
-    x = np.concatenate([[0.0], errors[errors <= limit], [limit]])
-    return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
+    return recall_curve(_values(protocol, rows), max(protocol.means, default=_LIMIT))
 
 
-def _draw(task: str, protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
+def _draw(protocol: HomographyProtocol, row: Row, unit: PairScene, entry: Entry, store: Store) -> str:
     """The best matches of a pair, in the original frame whatever the protocol's, as a JPEG's data URL."""
-    name = row["pair"].partition(" ")[0]
     if protocol.change:
         raise GeomatchError("changed images are not drawn")
-    units = {unit.name: unit for unit in read_planes(task, wanted.data).units}
-    if name not in units or units[name].fingerprint != wanted.record["units"][name]:
-        raise GeomatchError(f"{name} is not in the folder given, or is another one there")
-    method = create_method(wanted.method, wanted.settings["max_keypoints"])
-    pair = next(pair for pair in units[name].pairs if pair.name == row["pair"])
-    views = Views([Entry(method, method.key())], wanted.store)
+    pair = next(pair for pair in unit.pairs if pair.name == row["pair"])
+    views, method = Views([entry], store), entry.method
     match = None if method.pair_matcher else method.match
-    whole = _with_truth(views.pairs(pair.paths, "original", False, [0])[0], pair)
+    whole = views.pairs(pair.paths, "original", False, [0])[0]
     own = evaluation.limited_pair(protocol, whole, match)
-    points0, points1, _ = matched_points(protocol, own.features0, own.features1, match)
+    points0, points1, _ = matched_points(protocol.max_matches, own.features0, own.features1, match)
     points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
     right = match_distances(points0, points1, pair.truth.matrix) <= evaluation.CORRECT_PX
     return draw_points(pair.paths, points0, points1, right)
-
-
-def _method(text: str, settings: Settings, device: str) -> Method:
-    return create_method(text, settings.max_keypoints, device)
 
 
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
@@ -264,22 +193,23 @@ def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
 
 
 _MEASURING = Measuring(
-    _frames, _measured, evaluation.failed, lambda protocol: protocol.paper_sampling, changes_of
-)
+    lambda protocol: [protocol.frame, SMALL] if protocol.kind == "superpoint" else [protocol.frame],
+    _measured, evaluation.failed, lambda protocol: protocol.paper_sampling, changes_of,
+)  # fmt: skip
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
-    partial(PairEvaluation, measuring=_MEASURING), _in_words,
-    summarise, _values, _statistic, _severity, _worst, _axes, curve,
-    splits=tuple(reversed(SPLITS)), method=_method, dense=False,
+    partial(PairEvaluation, measuring=_MEASURING),
+    _measures, _values, _statistic,
+    lambda protocol, found: found.mean(axis=1) * (-1 if protocol.kind == "mma" else 1), _worst, _axes, curve,
+    splits=("all", "viewpoint", "illumination"), changes=changes_of, dense=False, notes=_notes,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
-    draw=partial(_draw, "hpatches"), caption="its best matches, green within 3 px of the truth, red not",
+    draw=_draw, caption="its best matches, green within 3 px of the truth, red not",
 )  # fmt: skip
 TASKS = {"hpatches": HPATCHES} | {
     name: replace(
         HPATCHES, name=name, title=layout.title, unit=("scene", "scenes"), whole=len(layout.names),
         read=partial(read_planes, name), protocols=PAIR_PROTOCOLS, splits=("all", "confirmed", "unconfirmed"),
-        draw=partial(_draw, name),
     )
     for name, layout in LAYOUTS.items()
     if name != "hpatches"

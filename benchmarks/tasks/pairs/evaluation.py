@@ -57,7 +57,7 @@ class Measuring:
     measured: Callable[[Any, Method, Sequence[FramedPair], ImagePair], Row]  # the pair in each frame
     failed: Callable[[Any, str], Row]  # the row of a pair that cannot be evaluated, with the reason
     paper: Callable[[Any], bool] = lambda protocol: False  # True if maps are sampled as in the paper's code
-    changes: Callable[[Any], Sequence[str]] = lambda protocol: ("",)
+    changes: Callable[[Any], Sequence[str]] = lambda protocol: ()
     """Changes of the second image (`changed`), each a row of its own, whose pair's name ends in it."""
 
 
@@ -80,7 +80,7 @@ class PairEvaluation:
         every = {
             (pair.paths[side], (f"{frame} {change}".rstrip(), paper)): None
             for frame in self._measuring.frames(protocol)
-            for side, changes in enumerate([("",), self._measuring.changes(protocol)])
+            for side, changes in enumerate([("",), self._measuring.changes(protocol) or ("",)])
             for change in changes
             for pair in self._pairs
         }
@@ -89,7 +89,7 @@ class PairEvaluation:
     def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
         """See `Evaluation`."""
         found: list[list[Row]] = [[] for _ in wanted]
-        for pair, change in product(self._pairs, self._measuring.changes(protocol)):
+        for pair, change in product(self._pairs, self._measuring.changes(protocol) or ("",)):
             names = {"pair": f"{pair.name} {change}".rstrip(), "split": pair.split}
             for own, row in zip(found, self._rows_of(protocol, pair, wanted, change), strict=True):
                 own.append({**names, **row})

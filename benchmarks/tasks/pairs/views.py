@@ -46,6 +46,10 @@ class FramedPair:
     """If image 1 was changed: the matrix from the frame to what was shown, whose features these are, and
     (width, height) before."""
 
+    def homography(self, original: Matrix) -> Matrix:
+        """A homography between the original images as one between pixels of the frame."""
+        return self.matrix1 @ original @ np.linalg.inv(self.matrix0)
+
 
 @dataclass
 class Views:

@@ -27,9 +27,9 @@ def evaluate(protocol: PoseProtocol, pair: FramedPair, match: Match | None, trut
     """What the protocol measures of a pair; without ``match`` row i of both features is a match."""
     features = pair.features0, pair.features1
     if match is not None:
-        features = limited(features[0], protocol), limited(features[1], protocol)
+        features = limited(features[0], protocol.max_keypoints), limited(features[1], protocol.max_keypoints)
     start = time.perf_counter()
-    points0, points1, _ = matched_points(protocol, *features, match)
+    points0, points1, _ = matched_points(protocol.max_matches, *features, match)
     matched = time.perf_counter()
     rays0, focal0 = _rays(protocol, points0, pair.features0, pair.matrix0, truth.cameras[0])
     rays1, focal1 = _rays(protocol, points1, pair.features1, pair.matrix1, truth.cameras[1])

@@ -1,6 +1,5 @@
 """Relative pose as tasks: methods on a scene, sums over pairs, and what reports show."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,19 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.measures import area_under_curve
+from geomatch.benchmarks.harness.measures import area_under_curve, recall_curve, with_failures
 from geomatch.benchmarks.harness.task import (
     Axes,
     Curve,
     Row,
-    Settings,
     Task,
     Values,
     Words,
-    by_split,
     threshold_of,
 )
-from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.benchmarks.tasks.pose.evaluation import evaluate, failed
@@ -48,7 +45,7 @@ def _undefined(protocol: PoseProtocol, method: Method) -> str | None:
 
 def _values(protocol: PoseProtocol, rows: Sequence[Row]) -> Values:
     """(pairs, seeds) errors in degrees, infinite for failures."""
-    return np.array([[math.inf if own is None else own for own in row["errors_deg"]] for row in rows])
+    return np.array([with_failures(row["errors_deg"]) for row in rows])
 
 
 def _area(protocol: PoseProtocol, found: Values, limit: float) -> list[float]:
@@ -61,38 +58,16 @@ def _statistic(protocol: PoseProtocol, found: Values) -> float:
     return float(np.mean(_area(protocol, found, threshold_of(protocol.headline))))
 
 
-def summarise(protocol: PoseProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row: pairs, failures, areas in percent, and the mean share of right matches."""
-
-    def measures(own: Sequence[Row]) -> Row:
-        found: Row = {}
-        for limit in protocol.areas:
-            areas = _area(protocol, _values(protocol, own), limit)
-            found[f"AUC@{limit:g}"] = sum(areas) / len(areas)
-            if len(areas) > 1:
-                found[f"AUC@{limit:g} spread"] = max(areas) - min(areas)
-        share = sum(row["precision"] for row in own) / len(own)
-        return found | {f"precision@{protocol.precision:g}": 100 * share}
-
-    return by_split("pairs", rows, ["all"], measures)
-
-
-def _in_words(protocol: PoseProtocol) -> Words:
-    origin = {None: "as each camera counts", True: "corner of the first pixel", False: "its centre"}
-    runs = f", {protocol.seeds} orders of the matches" if protocol.seeds > 1 else ""
-    runs += ", errors pooled" if protocol.pooled else ""
-    focal = "all four" if protocol.focal == "all" else "fx of camera 0 and fy of camera 1"
-    unit = protocol.threshold_frame
-    return [
-        ("source", protocol.source),
-        ("frame", protocol.frame),
-        ("keypoints", f"best {protocol.max_keypoints}"),
-        ("matches", f"best {protocol.max_matches}" if protocol.max_matches else "all"),
-        ("estimator", f"{protocol.estimator}, {protocol.threshold:g} px of frame {unit}{runs}"),
-        ("depth of inliers", f"up to {protocol.max_depth:g} baselines, for OpenCV"),
-        ("focal length", f"mean of {focal}"),
-        ("pixel origin", origin[protocol.corner_origin]),
-    ]
+def _measures(protocol: PoseProtocol, rows: Sequence[Row]) -> Row:
+    """Areas in percent, and the mean share of right matches."""
+    found: Row = {}
+    for limit in protocol.areas:
+        areas = _area(protocol, _values(protocol, rows), limit)
+        found[f"AUC@{limit:g}"] = sum(areas) / len(areas)
+        if len(areas) > 1:
+            found[f"AUC@{limit:g} spread"] = max(areas) - min(areas)
+    share = sum(row["precision"] for row in rows) / len(rows)
+    return found | {f"precision@{protocol.precision:g}": 100 * share}
 
 
 def _worst(protocol: PoseProtocol, row: Row) -> Words:
@@ -104,13 +79,7 @@ def _worst(protocol: PoseProtocol, row: Row) -> Words:
 
 def curve(protocol: PoseProtocol, rows: Sequence[Row]) -> Curve:
     """Thresholds in degrees, and the percentage of pairs within."""
-    errors = np.sort(_values(protocol, rows).ravel())
-    x = np.concatenate([[0.0], errors[errors <= _LIMIT], [_LIMIT]])
-    return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
-
-
-def _method(text: str, settings: Settings, device: str) -> Method:
-    return create_method(text, settings.max_keypoints, device)
+    return recall_curve(_values(protocol, rows), _LIMIT)
 
 
 def _task(
@@ -120,9 +89,9 @@ def _task(
     axes = Axes("Pairs within a pose error", "threshold, degrees", "pairs within it, %")
     return Task(
         name, title, ("scene", "scenes"), "pairs", whole, read, protocols,
-        partial(PairEvaluation, measuring=_MEASURING), _in_words, summarise, _values, _statistic,
+        partial(PairEvaluation, measuring=_MEASURING), _measures, _values, _statistic,
         lambda protocol, found: found.mean(axis=1), _worst, lambda protocol: axes, curve,
-        method=_method, dense=False, undefined=_undefined,
+        dense=False, undefined=_undefined,
     )  # fmt: skip
 
 
