@@ -1,8 +1,9 @@
 """The DIFT descriptor extractor."""
 
+import copyreg
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any
@@ -138,9 +139,10 @@ class DIFTExtractor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only the settings travel; a process that gets them again and again loads the networks once."""
-        if self.prompt_embedding is None:
+        if type(self) is DIFTExtractor and self.prompt_embedding is None:
             return cached_extractor, (self.config,)
-        return DIFTExtractor, (self.config, self.prompt_embedding)
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        return copyreg.__newobj__, (type(self),), settings  # type: ignore[attr-defined]
 
     def expect(self, images: int) -> None:
         """Announce that so many images are coming, so that compiling the networks may pay; loads them."""
