@@ -25,7 +25,7 @@ from geomatch.synthetic import Motion
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
 from geomatch.training.convolutional_head import split_images
-from geomatch.training.pair_loop import Batch, augmented, draw_rows, joined, train_on_pairs
+from geomatch.training.pair_loop import Batch, augmented, draw_rows, patch_tensor, train_on_pairs
 
 CHECKPOINT = "distilled.pt"
 
@@ -130,12 +130,12 @@ def distil(
         return Learner(config.widths, dimension).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def describe(learner: Learner, patches: NDArray[np.uint8]) -> Tensor:
-        return learner(network_patches(_tensor(patches)))  # type: ignore[no-any-return]
+        return learner(network_patches(patch_tensor(patches)))  # type: ignore[no-any-return]
 
     def imitation(batch: Patches, found: Tensor) -> Tensor:
         """Both patches of a place should have the mean of the descriptors of both."""
         known = ~np.concatenate([batch.turned, batch.turned])  # the head knows what is upright best
-        first, second = extractor.patch_rows(_tensor(batch.plain[known])).chunk(2)
+        first, second = extractor.patch_rows(patch_tensor(batch.plain[known])).chunk(2)
         wanted = functional.normalize(first + second, dim=1).repeat(2, 1)
         return config.imitation * (1 - (found[torch.from_numpy(known)] * wanted).sum(1)).mean()
 
@@ -157,7 +157,7 @@ def draw_patches(
     """A batch of both banks; half of the pairs are turned and mirrored alike at random."""
     banks = [tilted if rng.random() < config.tilted else bank for _ in range(config.views)]
     chosen = [views[rng.integers(len(views))] for views in banks]
-    rows, views = joined(draw_rows(chosen, config.per_view, rng))
+    rows, views = draw_rows(chosen, config.per_view, rng)
     patches, turned = rows["patches"].copy(), rng.random(len(rows)) < 0.5
     patches[turned] = augmented(patches[turned], rng)
     plain = np.concatenate([patches[:, 0], patches[:, 1]])
@@ -173,8 +173,3 @@ def occluded(patches: NDArray[np.uint8], share: float, rng: np.random.Generator)
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     beyond = (np.cos(angle) * x + np.sin(angle) * y > distance) & hit[:, None, None]
     return np.where(beyond[..., None], patches[other], patches)
-
-
-def _tensor(patches: NDArray[np.uint8]) -> Tensor:
-    """(N, 3, S, S) float32 of values 0 to 255 from (N, S, S, 3)."""
-    return torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()

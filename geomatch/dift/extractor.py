@@ -199,7 +199,7 @@ class DIFTExtractor:
 
         Those that enter the networks in one size share passes.
         """
-        found = dict(self._map_stream(images, noises))
+        found = dict(self._map_stream(stream_images(images), noises))
         return [found[place] for place in range(len(found))]
 
     def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
@@ -258,11 +258,11 @@ class DIFTExtractor:
         return replace(features, descriptors=rows.numpy(force=True))
 
     def _map_stream(
-        self, images: Iterable[ImageLike], noises: Sequence[Tensor] | None = None
+        self, pictures: Iterable[Image], noises: Sequence[Tensor] | None = None
     ) -> Iterator[tuple[int, FeatureMap]]:
         """Place and maps of each image, as soon as a batch of one size is full."""
         waiting: dict[torch.Size, list[tuple[int, tuple[int, int], Tensor]]] = {}
-        for place, picture in enumerate(stream_images(images)):
+        for place, picture in enumerate(pictures):
             tensor = image_input(picture, self.config, self.model.stride, self.model.device)
             group = waiting.setdefault(tensor.shape, [])
             group.append((place, picture.size, tensor))

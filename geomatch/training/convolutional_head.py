@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from geomatch.errors import GeomatchError
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
 from geomatch.training.linear_head import FittedHead
-from geomatch.training.pair_loop import draw_batch, train_on_pairs
+from geomatch.training.pair_loop import draw_batch, patch_tensor, train_on_pairs
 
 CHECKPOINT = "head.pt"
 HELD_OUT = 20  # one image in so many is not trained on
@@ -105,6 +104,5 @@ def train_network(
 
 
 def _maps(extractor: DIFTExtractor, patches: NDArray[np.uint8]) -> Sequence[Tensor]:
-    tensor = torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()
     # copies, since tensors of inference mode cannot be differentiated through
-    return [layer.float().clone() for layer in extractor.patch_maps(tensor)]
+    return [layer.float().clone() for layer in extractor.patch_maps(patch_tensor(patches))]
