@@ -2,7 +2,7 @@
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -386,3 +386,13 @@ def test_settings_that_travel_again_find_the_networks_loaded() -> None:
     assert again.model is first.model
     geomatch.release()
     assert pickle.loads(sent) is not first
+    own = pickle.loads(pickle.dumps(Own(config, np.ones((2, 3), np.float32), weight=2.0)))
+    assert (type(own), own.config, own.weight) == (Own, config, 2.0)
+    np.testing.assert_array_equal(own.prompt_embedding, 1)
+
+
+@dataclass(frozen=True)
+class Own(DIFTExtractor):
+    """A subclass with a setting more."""
+
+    weight: float = 1.0

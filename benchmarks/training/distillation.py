@@ -26,7 +26,7 @@ from geomatch.synthetic import Motion
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
 from geomatch.training.convolutional_head import split_images
-from geomatch.training.pair_loop import Batch, augmented, draw_rows, joined, patch_tensor, train_on_pairs
+from geomatch.training.pair_loop import Batch, augmented, draw_rows, patch_tensor, train_on_pairs
 
 CHECKPOINT = "distilled.pt"
 
@@ -156,7 +156,7 @@ def draw_patches(
     """A batch of both banks; half of the pairs are turned and mirrored alike at random."""
     banks = [tilted if rng.random() < config.tilted else bank for _ in range(config.views)]
     chosen = [views[rng.integers(len(views))] for views in banks]
-    rows, views = joined(draw_rows(chosen, config.per_view, rng))
+    rows, views = draw_rows(chosen, config.per_view, rng)
     patches, turned = rows["patches"].copy(), rng.random(len(rows)) < 0.5
     patches[turned] = augmented(patches[turned], rng)
     plain = np.concatenate([patches[:, 0], patches[:, 1]])

@@ -1,8 +1,9 @@
 """The DIFT descriptor extractor."""
 
+import copyreg
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any
@@ -133,9 +134,10 @@ class DIFTExtractor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only the settings travel; a process that gets them again and again loads the networks once."""
-        if self.prompt_embedding is None:
+        if type(self) is DIFTExtractor and self.prompt_embedding is None:
             return cached_extractor, (self.config,)
-        return DIFTExtractor, (self.config, self.prompt_embedding)
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        return copyreg.__newobj__, (type(self),), settings  # type: ignore[attr-defined]
 
     def expect(self, images: int) -> None:
         """Announce that so many images are coming, so that compiling the networks may pay; loads them."""
@@ -189,7 +191,7 @@ class DIFTExtractor:
 
         Those that enter the networks in one size share passes.
         """
-        found = dict(self._map_stream(images))
+        found = dict(self._map_stream(stream_images(images)))
         return [found[place] for place in range(len(found))]
 
     def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
@@ -247,10 +249,10 @@ class DIFTExtractor:
         rows = self._map_rows(feature_map, feature_map.upload(features.keypoints))
         return replace(features, descriptors=rows.numpy(force=True))
 
-    def _map_stream(self, images: Iterable[ImageLike]) -> Iterator[tuple[int, FeatureMap]]:
+    def _map_stream(self, pictures: Iterable[Image]) -> Iterator[tuple[int, FeatureMap]]:
         """Place and maps of each image, as soon as a batch of one size is full."""
         waiting: dict[torch.Size, list[tuple[int, tuple[int, int], Tensor]]] = {}
-        for place, picture in enumerate(stream_images(images)):
+        for place, picture in enumerate(pictures):
             tensor = image_input(picture, self.config, self.model.stride, self.model.device)
             group = waiting.setdefault(tensor.shape, [])
             group.append((place, picture.size, tensor))

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,15 +63,20 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
 
 
 def stream_images(sources: Iterable[ImageLike]) -> Iterator[Image]:
-    """`load_image` of each in turn; the files that follow are decoded by threads meanwhile."""
-    with closing(ahead(_decoded, sources)) as read:
-        for source in read:
-            yield load_image(source)
+    """`load_image` of each in turn; files are decoded by threads, as far ahead as `geomatch.stream` says."""
+    for files, run in groupby(sources, lambda source: isinstance(source, (str, os.PathLike))):
+        if files:
+            with closing(ahead(load_image, run, _pixels)) as read:
+                yield from read
+        else:  # nothing to wait for; a picture of Pillow that is listed twice would be read by two threads
+            yield from map(load_image, run)
 
 
-def _decoded(source: ImageLike) -> ImageLike:
-    # pictures of Pillow stay for the caller's thread: one that is listed twice would be read by two
-    return load_image(source) if isinstance(source, (str, os.PathLike)) else source
+def _pixels(source: Any) -> int:
+    with suppress(ImageError):  # which is raised when its turn comes
+        width, height = raw_size(source)
+        return width * height
+    return 0
 
 
 def _read(path: Path, apply_exif: bool, conversion: Conversion) -> tuple[Values, int]:
@@ -119,10 +125,10 @@ def _open(file: IO[bytes], page: Page | None, name: str) -> PILImage.Image:
     return picture
 
 
-def raw_size(path: Path) -> tuple[int, int]:
+def raw_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) of a file's pixels as they are stored, whatever its EXIF orientation says."""
     name = name_of(path)
-    with open_file(path) as file:
+    with open_file(Path(path)) as file:
         page = _page(file, name)
         return open_picture(file, name).size if page is None else page.size
 

@@ -50,8 +50,9 @@ class PatchBank:
 
     def file(self, image: BankImage) -> Path:
         """The patches of one image; the name tells the settings."""
-        settings = [image.sha256, image.views, self.patch_size, self.patch_scale, PER_VIEW, STRENGTHS]
-        settings += [self.motions]
+        settings = [
+            image.sha256, image.views, self.patch_size, self.patch_scale, PER_VIEW, STRENGTHS, self.motions
+        ]  # fmt: skip
         return self.folder / f"{digest_of(settings)}.npy"
 
 

@@ -89,19 +89,21 @@ def train_on_pairs(
 
 def draw_batch(bank: Sequence[Rows], views: int, per_view: int, rng: np.random.Generator) -> Batch:
     """Up to ``per_view`` pairs from each of so many pairs of views, turned and mirrored alike at random."""
-    drawn = draw_rows([bank[k] for k in rng.permutation(len(bank))[:views]], per_view, rng)
-    rows, numbers = joined(drawn)
+    rows, numbers = draw_rows([bank[k] for k in rng.permutation(len(bank))[:views]], per_view, rng)
     patches = augmented(rows["patches"], rng)
     return Batch(np.concatenate([patches[:, 0], patches[:, 1]]), rows["points"], numbers)
 
 
-def draw_rows(views: Sequence[Rows], per_view: int, rng: np.random.Generator) -> list[Rows]:
-    """At most so many rows of each."""
-    return [rows[np.sort(rng.permutation(len(rows))[:per_view])] for rows in views]
+def patch_tensor(patches: NDArray[np.uint8]) -> Tensor:
+    """(N, 3, S, S) float32 of values 0 to 255 from (N, S, S, 3)."""
+    return torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()
 
 
-def joined(drawn: Sequence[Rows]) -> tuple[Rows, NDArray[np.int64]]:
-    """All rows, and the place of the part that each comes from."""
+def draw_rows(
+    views: Sequence[Rows], per_view: int, rng: np.random.Generator
+) -> tuple[Rows, NDArray[np.int64]]:
+    """At most so many rows of each, and the place of the view that each row comes from."""
+    drawn = [rows[np.sort(rng.permutation(len(rows))[:per_view])] for rows in views]
     return np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(part) for part in drawn])
 
 
@@ -135,11 +137,6 @@ def rank1(describe: Callable[[NDArray[np.uint8]], Tensor], views: Sequence[Rows]
             first, second = (describe(rows["patches"][:, side]).float() for side in (0, 1))
         parts.append((first.numpy(), second.numpy(), np.zeros(len(rows), np.int64)))
     return linear_head.rank1(parts)
-
-
-def patch_tensor(patches: NDArray[np.uint8]) -> Tensor:
-    """(N, 3, S, S) float32 of values 0 to 255 from (N, S, S, 3)."""
-    return torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()
 
 
 def augmented(patches: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
