@@ -19,8 +19,8 @@ AnyProtocol = TypeVar("AnyProtocol")
 Row = dict[str, Any]
 """A row of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
 UNREADABLE = "unreadable: "
-"""Begins the ``reason`` of a row whose files could not be read: the run names it as skipped, and it counts
-neither for nor against a method."""
+"""Begins the ``reason`` of a row whose files could not be read: the run names it as skipped, it counts
+neither for nor against a method, and the next run tries it again."""
 Words = list[tuple[str, str]]  # headings, and what stands there
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # thresholds, and percentages within them
 Values = NDArray[np.float64]  # (rows, ...), from `Task.values`
@@ -231,6 +231,12 @@ def find_task(name: str) -> Task:
         raise ValueError(f"unknown task {name!r}; choose from: {', '.join(FOLDERS)}")
     task: Task = import_module(f"geomatch.benchmarks.tasks.{FOLDERS[name]}.task").TASKS[name]
     return task
+
+
+def unreadable(row: Row) -> str:
+    """Why its files could not be read, or its method failed on them; nothing for any other row."""
+    reason = str(row["reason"])
+    return reason.removeprefix(UNREADABLE) if reason.startswith(UNREADABLE) else ""
 
 
 def threshold_of(measure: str) -> float:
