@@ -202,7 +202,7 @@ def read_protocol(path: Path, protocols: Mapping[str, Any]) -> Any:
     with reading(path, "protocol"):
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     base = given.pop("base", None)
-    if base not in protocols:
+    if base not in list(protocols):
         raise GeomatchError(f"{path}: base must be one of {', '.join(protocols)}, got {base!r}")
     changed = {"name": path.stem, "source": f"{path.name}, after {base}"} | given
     known = {field.name: getattr(protocols[base], field.name) for field in fields(protocols[base])}
@@ -211,9 +211,11 @@ def read_protocol(path: Path, protocols: Mapping[str, Any]) -> Any:
     for name, value in changed.items():
         if name not in known:
             raise GeomatchError(f"{path}: unknown field {name!r}; choose from: {', '.join(known)}")
-        kinds = (type(known[name]), int) if isinstance(known[name], float) else type(known[name])
+        kinds = {type(known[name])} | ({int} if isinstance(known[name], float) else set())
         changed[name] = value = _tuples(value)
-        if known[name] is not None and not isinstance(value, kinds):
+        numbers = value if isinstance(value, tuple) else () if isinstance(value, str) else (value,)
+        wrong = any(isinstance(one, str) or (not isinstance(one, tuple) and one < 0) for one in numbers)
+        if wrong or (known[name] is not None and type(value) not in kinds):
             raise GeomatchError(f"{path}: {name} cannot be {value!r}; {base} has {known[name]!r}")
     return replace(protocols[base], **changed)
 

@@ -47,10 +47,10 @@ def matched_features(answer: Any, image0: Image, image1: Image) -> tuple[Feature
     if isinstance(answer, np.ndarray):
         answer = np.split(answer, [2], axis=1) if answer.shape[1:] == (4,) else [answer]
     arrays = [np.asarray(part, np.float32) for part in answer]
-    if {array.shape[:1] for array in arrays} == {(0,)}:  # no matches, of whatever shape
+    if {array.shape[:1] for array in arrays} <= {(0,)}:  # no matches, of whatever shape
         arrays = [np.zeros((0, 2), np.float32)] * 2
     shapes = [array.shape for array in arrays]
-    count = len(arrays[0]) if arrays and arrays[0].ndim else 0
+    count = len(arrays[0]) if arrays[0].ndim else 0
     if shapes not in ([(count, 2)] * 2, [(count, 2)] * 2 + [(count,)]):
         raise FeaturesError(
             f"the function must return points (M, 2), points (M, 2) and perhaps scores (M,), got {shapes[:4]}"
