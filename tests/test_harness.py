@@ -213,7 +213,7 @@ def test_a_users_describer_has_a_key_of_its_own(data: Path, tmp_path: Path) -> N
     assert run(data, tmp_path / "out", "geomatch", own).computed == 2
     for given, words in (
         ((detector, Wrapped(lambda image, features: features)), "mine: results of a .* cannot be cached"),
-        (7, "mine: hpatches needs a string, or a describer or a function; got 'int'"),
+        (7, "mine: hpatches needs a string, or keypoints or matches: .* a function; got 'int'"),
     ):
         with pytest.raises(ValueError, match=words):
             run(data, tmp_path / "out", "geomatch", {"mine": given})

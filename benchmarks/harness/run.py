@@ -114,11 +114,9 @@ def run_benchmark(
         cache = store if settings.cache_features and task.caches else None
         ahead = cache is not None and device != "cpu"
         need: Need = "processor" if ahead or device == "cpu" else "large network"
-        budget = settings.max_keypoints  # an object may find more
-        limited = [
-            replace(one, max_keypoints=allowed(one, budget)) if hasattr(one, "max_keypoints") else one
-            for one in chosen
-        ]
+        limited = list(chosen)
+        if not task.dense:  # an object may find more
+            limited = [replace(one, max_keypoints=allowed(one, settings.max_keypoints)) for one in chosen]
         evaluating = Evaluating(name, tuple(limited), parts, store, cache, need)
         given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
         keys = {entry.method.name: entry.key for entry in usable}
@@ -194,19 +192,17 @@ def _method(task: Task, name: str, given: Given, settings: Settings, device: str
     elif hasattr(given, "describe") or hasattr(given, "dense_many"):
         source = None if task.dense else create_detector("sift", settings.max_keypoints)
         method = Method.of(name, source, cast(Describer, given))
-    elif not task.dense and hasattr(given, "match_images"):
+    elif hasattr(given, "match_images"):
         method = Method(name, pair_matcher=given)
-    elif not task.dense and callable(given):
-        method = Method(name, pair_matcher=FunctionMatcher(given))
     else:
-        needed = (
-            "a describer of whole images, see DenseDescriber" if task.dense else "a describer or a function"
-        )
+        method = Method(name, pair_matcher=FunctionMatcher(given) if callable(given) else None)
+    needed = "keypoints or matches: (detector, describer), a describer or a function"
+    right = method.source is not None or method.pair_matcher is not None
+    if task.dense:
+        needed = "a describer of whole images, see DenseDescriber"
+        right = hasattr(method.descriptor, "dense_many")
+    if not right:
         raise ValueError(f"{task.name} needs a string, or {needed}; got {type(given).__name__!r}")
-    if task.dense and not hasattr(method.descriptor, "dense_many"):
-        raise ValueError(f"{task.name} needs a describer of whole images, see DenseDescriber")
-    if not task.dense and method.source is None and method.pair_matcher is None:
-        raise ValueError(f"{task.name} needs keypoints or matches: give (detector, describer) or a function")
     return method
 
 

@@ -135,13 +135,10 @@ def _end_all() -> None:
 
 
 def _asked(matcher: WorkerMatcher, **arrays: Any) -> dict[str, Any]:
-    """What the matcher's process answers; it is started again once, since something may have killed it.
-
-    Without arrays it is a new process, whose files are those that its answer is of.
-    """
+    """What the matcher's process answers; it is started again once, since something may have killed it."""
     key, ended = (os.getpid(), matcher), ""
     with _lock:
-        if not arrays:
+        if not arrays:  # files may have changed since it read them
             _end_all()
         for _ in range(2):
             if (worker := _running.pop(key, None)) is None:

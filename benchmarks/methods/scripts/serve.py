@@ -96,16 +96,14 @@ def main() -> None:
         send(pipe)
     except Exception as error:
         send(pipe, error=_line(error))
-    while match is not None:
-        try:
+    with suppress(EOFError):  # the other side has ended
+        while match is not None:
             request = receive(pipe)
-        except EOFError:
-            return
-        try:
-            answer = _matched(match, **request) if request else _identity(match, files)
-        except Exception as error:
-            answer = {"error": _line(error)}
-        send(pipe, **answer)
+            try:
+                answer = _matched(match, **request) if request else _identity(match, files)
+            except Exception as error:
+                answer = {"error": _line(error)}
+            send(pipe, **answer)
 
 
 def _line(error: Exception) -> str:
