@@ -187,8 +187,7 @@ def _markdown(sections: Sequence[dict[str, Any]], board: Leaderboard) -> str:
         blocks.append(f"At other budgets than {board.keypoints} keypoints: {', '.join(board.left_out)}.")
     for section in sections:
         data, task, words = section["data"], section["task"], section["words"]
-        count = len(data["units"])
-        have = f"{count} {task.unit[count != 1]}" + (f" of {task.whole}" if task.whole else "")
+        have = task.amount(len(data["units"]), data["split"])
         blocks.append(f"## {task.title}, {data['folder']}: {have}")
         if not data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")
