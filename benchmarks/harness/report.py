@@ -119,7 +119,7 @@ def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict
     charts = []
     for split in task.splits:
         parts = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
-        if any(parts.values()) and find_spec("matplotlib"):
+        if any(parts.values()) and (split == "all" or parts != by_method) and find_spec("matplotlib"):
             charts.append(draw_curves(task, protocol, {m: part for m, part in parts.items() if part}, split))
     budgets = {label: records.allowed(protocol, budget) for label, budget in run.budgets.items()}
     return {
