@@ -429,5 +429,7 @@ def test_variants_of_an_exact_matcher_are_right_at_every_strength(
 
 
 def test_pair_protocols_are_those_of_the_sets() -> None:
+    with pytest.raises(ValueError, match="own: the headline must be visible"):
+        replace(PAIR_PROTOCOLS["pairs"], name="own", headline="accuracy@3")
     assert list(find_task("evd").protocols) == list(PAIR_PROTOCOLS)
     assert find_task("homogr").whole == 16

@@ -55,6 +55,8 @@ class HomographyProtocol:
                 f"no variant {self.change!r} of {self.name.removesuffix(f'-{self.change}')}; choose from: "
                 f"{', '.join(CHANGES)}, with strengths, of any protocol but superpoint"
             )
+        if self.everywhere and not self.headline.startswith("visible "):
+            raise ValueError(f"{self.name}: the headline must be visible MEASURE, which no pair lacks")
 
 
 _DIFT: dict[str, Any] = {
