@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.estimators.evidence import Points
 from geomatch.geometry import warp_points
 
@@ -33,6 +34,31 @@ def corner_deviations(
     if not np.isfinite(full).all():
         return full, full
     return full, _deviations(normal - leaned_on(rows, weights, normal), corner_rows, variance)
+
+
+def determines_lines(matrix: Points, p0: Points, p1: Points, weights: Points, threshold: float) -> bool:
+    """True if inliers (K, 2) determine the seven parameters of a fundamental matrix.
+
+    Noise moves matches as depth does: what it may add to the normal equations (of Sampson's distances) is taken
+    away before they are solved. Points on a line, or a plane, leave nothing.
+    """
+    scale = 1 / max(p0.max(), p1.max())
+    x0, x1 = (np.column_stack([own * scale, np.ones(len(own))]) for own in (p0, p1))
+    f = matrix * np.outer([1, 1, scale], [1, 1, scale])
+    values, gradients = residuals_and_gradients(f, x0[:, :2], x1[:, :2])
+    squares = gradients.sum(axis=0)
+    u, _, vt = np.linalg.svd(f)
+    held = [f.ravel(), np.outer(u[:, 2], vt[2]).ravel()]  # its norm and its determinant stay
+    free = np.linalg.svd(held)[2][2:].T * np.sqrt(weights / squares)[:, None, None]
+    along = [np.broadcast_to(axis, x0.shape) for axis in np.eye(3)[:2]]
+    pairs = [(x0, x1), *((unit, x1) for unit in along), *((x0, unit) for unit in along)]
+    parts = [np.einsum("mi,mj,mijk->mk", h1, h0, free.reshape(-1, 3, 3, 7)) for h0, h1 in pairs]
+    normal, *by_noise = (rows.T @ rows for rows in parts)
+    places = weights.sum()
+    variance = noise_variance((weights * values**2 / squares).sum() / scale**2, places - 7, threshold)
+    return (
+        inverse_of(normal / scale**2 - (1 + 3 * np.sqrt(2 / places)) * variance * sum(by_noise)) is not None
+    )
 
 
 def noise_variance(squares: float, freedom: float, threshold: float) -> float:

@@ -24,13 +24,12 @@ from geomatch.estimators.epipolar import (
     rotation_between,
     view_of,
 )
-from geomatch.estimators.evidence import FINEST, Points, coherence, epipolar_chance, independence, log10_nfa
-from geomatch.estimators.gate import by_chance, check_threshold, checked_points, too_few
+from geomatch.estimators.evidence import FINEST, Points, epipolar_support, independence, log10_nfa
+from geomatch.estimators.gate import MAX_LOG10_NFA, by_chance, check_threshold, checked_points, too_few
 from geomatch.estimators.stationary import beside_watermark
 from geomatch.types import EstimationFailure, RelativePose
 
 _MIN_INLIERS = 8  # at separate places; five fit any pose
-_MAX_LOG10_NFA = -3.0  # as in Gate
 _MODELS = 10  # essential matrices that five matches give at most (Nister, PAMI 2004)
 _PARALLAX = 4.0  # times what noise does: with less displacement, squared, the cameras only turned
 _DEVIATION = (5.0, 30.0)  # degrees of rotation and translation, from which on they are not determined
@@ -96,14 +95,11 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
     agree = np.abs(distances(view0, view1, pose)) <= threshold
     if round(weights[agree].sum()) < _MIN_INLIERS:
         return EstimationFailure(too_few(int(agree.sum()), total, "relative pose", _MIN_INLIERS))
-    chance = epipolar_chance(
-        lambda i, j: np.abs(distances(view0[i], view1[j], pose)), view0.pixels, view1.pixels, threshold
-    )
-    # words that two pages repeat agree with their neighbours: as many count as one
-    moved, extent = view1.pixels - view0.pixels, float(np.ptp(view0.pixels, axis=0).max())
-    weights = weights / coherence(moved[~agree], view0.pixels[~agree], extent, threshold)
-    nfa = log10_nfa(weights.sum(), weights[agree].sum(), chance, 5, _MODELS)
-    if reason := by_chance(int(agree.sum()), total, "relative pose", nfa, _MAX_LOG10_NFA):
+    weights, chance, nfa = epipolar_support(
+        lambda i, j: np.abs(distances(view0[i], view1[j], pose)),
+        agree, view0.pixels, view1.pixels, threshold, 5, _MODELS,
+    )  # fmt: skip
+    if reason := by_chance(int(agree.sum()), total, "relative pose", nfa):
         return EstimationFailure(reason)
     turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
     poses = [pose, *_others(view0[agree], view1[agree], turned, threshold)]
@@ -202,7 +198,7 @@ def _trust(
     trust = np.clip(1 - (wrong + 3 * np.sqrt(wrong)) / np.maximum(inliers, 1), 0, 1)[kind]
     # beside a rotation, a direction has two parameters
     nfa = log10_nfa(weights[~still].sum(), weights[agree & ~still].sum(), chance, sample=2)
-    return np.asarray(trust * still if nfa > _MAX_LOG10_NFA else trust)
+    return np.asarray(trust * still if nfa > MAX_LOG10_NFA else trust)
 
 
 def _weighed(

@@ -243,7 +243,7 @@ class HomographyEstimate(_Found):
 class TwoViewGeometry(_Found):
     """How two views of a scene are related; true in a condition."""
 
-    kind: Literal["uncalibrated", "calibrated", "planar"]
+    configuration: Literal["uncalibrated", "calibrated", "planar"]
     """Which matrix it is: fundamental, essential, or a homography."""
     matrix: NDArray[np.float64]
     """(3, 3) float64. Fundamental: x1' F x0 = 0 for homogeneous pixels. Essential: the same for rays,
