@@ -39,7 +39,7 @@ def corner_deviations(
 def determines_lines(matrix: Points, p0: Points, p1: Points, weights: Points, threshold: float) -> bool:
     """True if inliers (K, 2) determine the seven parameters of a fundamental matrix.
 
-    Noise moves matches as depth does: what it may add to the normal equations (of Sampson's distances) is taken
+    Noise moves matches as depth does: what it may add to the normal equations of Sampson's distances is taken
     away before they are solved. Points on a line, or a plane, leave nothing.
     """
     scale = 1 / max(p0.max(), p1.max())

@@ -120,7 +120,7 @@ def epipolar_support(
     errors: Callable[[NDArray[np.intp], NDArray[np.intp]], Points],
     agree: NDArray[np.bool_], p0: Points, p1: Points, threshold: float, sample: int, models: int,
 ) -> tuple[Points, float, float]:  # fmt: skip
-    """Weigh matches (M, 2) of which some agree with an epipolar geometry, as `measure_support` weighs inliers.
+    """Weigh matches (M, 2), of which some agree with an epipolar geometry, as `measure_support` does inliers.
 
     Returns (M,) weights, the probability that a match sent elsewhere, to the keypoint of another match, would
     agree, and the bound on the number of false alarms (log10). ``errors`` gives the distances of points ``i``

@@ -33,7 +33,7 @@ _MIN_INLIERS = 8  # at separate places; five fit any pose
 _MODELS = 10  # essential matrices that five matches give at most (Nister, PAMI 2004)
 _PARALLAX = 4.0  # times what noise does: with less displacement, squared, the cameras only turned
 _DEVIATION = (5.0, 30.0)  # degrees of rotation and translation, from which on they are not determined
-_IN_FRONT = 0.75  # share of the inliers with parallax
+_MOST = 0.75  # share of the inliers that are in front of the cameras, or at rest beside a rotation
 _LEANING = 3.0  # degrees of rotation without the inliers that the fit leans on most
 _APART = 3.0  # degrees between poses that are two
 _SUBSET = 100  # inliers that other poses are sought with
@@ -215,9 +215,7 @@ def _weighed(
     rest = inverse_of(normal - leaned_on(rows[:, None], trust, normal))
     leaning = np.inf if rest is None else _degrees(variance * np.diag(rest)[:3])
     # noise moves points along their lines as parallax does, which says nothing of the translation
-    normal[3:, 3:] -= (
-        (1 + 3 * np.sqrt(2 / places)) * variance * np.einsum("m,mik,mjk->ij", trust, noise, noise)
-    )
+    normal -= (1 + 3 * np.sqrt(2 / places)) * variance * np.einsum("m,mik,mjk->ij", trust, noise, noise)
     inverse = inverse_of(normal)
     turn, shift = np.inf, np.inf
     if inverse is not None:
@@ -230,7 +228,7 @@ def _weighed(
     squared = (trust[agree] * np.minimum(moved[agree], 1e6 * threshold) ** 2).sum() / places
     if squared < _PARALLAX * usual or shift > _DEVIATION[1]:
         still = agree & (moved <= 2 * threshold)
-        if round(trust[still].sum()) >= _MIN_INLIERS:
+        if round(trust[still].sum()) >= max(_MIN_INLIERS, _MOST * places):
             return _turned(view0, view1, turned, trust, still, moved, usual)
     if turn > _DEVIATION[0] or shift > _DEVIATION[1] or leaning > _LEANING:
         return EstimationFailure(
@@ -240,7 +238,7 @@ def _weighed(
         )
     side = agree & (displacements(view0, view1, pose[0]) > 2 * threshold)
     front = in_front(view0[side], view1[side], pose)
-    if len(front) and front.mean() < _IN_FRONT:
+    if len(front) and front.mean() < _MOST:
         return EstimationFailure(
             f"{count} of {total} matches agree, but {1 - front.mean():.0%} of the points would lie behind a "
             "camera: is one image mirrored?"
@@ -262,7 +260,12 @@ def _turned(
         "m,mij->ij", trust[still], np.eye(3) - unit[:, :, None] * unit[:, None]
     )
     squared = (trust * moved**2)[still].sum() / trust[still].sum()
-    total = usual / 2 * np.trace(np.linalg.inv(normal)) + max(0.0, squared - usual) / view1.focal**2
+    # parallax that is alike everywhere is taken for a turn but for its second order over the image
+    spread = view0.rays[still][:, :2] - view0.rays[still][:, :2].mean(0)
+    order = (trust[still] * (spread**2).sum(1) * spread.T) @ spread / trust[still].sum()
+    lever = max(1e-12, np.linalg.eigvalsh(order)[0])
+    parallax = max(0.0, squared - usual) + max(0.0, squared - 1.5 * usual) / lever
+    total = usual / 2 * np.trace(np.linalg.inv(normal)) + parallax / view1.focal**2
     turn = _degrees(np.array(total))
     if turn > _DEVIATION[0]:
         return EstimationFailure(
