@@ -44,13 +44,13 @@ class Fundamental:
     ) -> TwoViewGeometry | EstimationFailure:
         """Estimate it, see `Model`."""
         found = estimate_two_view(points0, points1, size0, size1, threshold=self.threshold)
-        if found and found.configuration == "planar":
+        if not found:
+            return found
+        if found.config == "planar":
             return EstimationFailure(
                 f"a homography explains {found.num_inliers} of {len(points0)} matches, as of a plane or a "
                 "camera that only turned: no fundamental matrix is determined; ask for a homography"
             )
-        if not found:
-            return found
         used = slice(None) if found.watermark is None else ~found.watermark
         p0, p1 = (np.asarray(points, np.float64)[used] for points in (points0, points1))
         agree, matrix, limit = found.inliers[used], found.matrix, self.threshold
@@ -59,9 +59,7 @@ class Fundamental:
         )
         reason = by_chance(int(agree.sum()), len(p0), "fundamental matrix", nfa)
         if not reason and not determines_lines(matrix, p0[agree], p1[agree], weights[agree], limit):
-            reason = (
-                f"{agree.sum()} of {len(p0)} matches agree, but they do not determine a fundamental matrix"
-            )
+            reason = f"{agree.sum()} of {len(p0)} matches agree, but determine no fundamental matrix"
         return EstimationFailure(reason) if reason else found
 
 

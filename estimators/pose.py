@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from geomatch.cameras import Camera
 from geomatch.errors import GeomatchError
-from geomatch.estimators.determinacy import PRIOR_NOISE, inverse_of, leaned_on, noise_variance
+from geomatch.estimators.determinacy import inverse_of, leaned_on, noise_variance
 from geomatch.estimators.epipolar import (
     CameraLike,
     Pose,
@@ -93,8 +93,6 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
         return EstimationFailure(f"the solver found no relative pose among {total} matches")
     pose = refined(view0, view1, (rotation, shift / length), threshold, np.ones(total))
     agree = np.abs(distances(view0, view1, pose)) <= threshold
-    if round(weights[agree].sum()) < _MIN_INLIERS:
-        return EstimationFailure(too_few(int(agree.sum()), total, "relative pose", _MIN_INLIERS))
     weights, chance, nfa = epipolar_support(
         lambda i, j: np.abs(distances(view0[i], view1[j], pose)),
         agree, view0.pixels, view1.pixels, threshold, 5, _MODELS,
@@ -170,8 +168,8 @@ def _best(
     errors = distances(view0, view1, best)
     inliers = np.abs(errors) <= threshold
     places = trust[inliers].sum()
-    noise = (trust * inliers * errors**2).sum() / max(places, 1.0)
-    margin = 3 * np.sqrt(4 * places) * max(noise, (PRIOR_NOISE * threshold) ** 2)  # of sums of n squares
+    variance = noise_variance((trust * inliers * errors**2).sum(), places, threshold)
+    margin = 3 * np.sqrt(4 * places) * variance  # of sums of n squares
     near = [
         (cost, index)
         for index, cost in enumerate(costs)

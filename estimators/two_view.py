@@ -111,10 +111,10 @@ def transfer_errors(
     found: TwoViewGeometry, points0: NDArray[np.floating], points1: NDArray[np.floating]
 ) -> Points:
     """(M,) pixels of matched points (M, 2): from the epipolar lines, or under the homography in image 1."""
-    if found.configuration == "calibrated":
+    if found.config == "calibrated":
         raise ValueError("an essential matrix relates rays, not pixels")
     p0, p1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
-    if found.configuration == "planar":
+    if found.config == "planar":
         errors: Points = np.linalg.norm(warp_points(found.matrix, p0) - p1, axis=1)
         return errors
     return epipolar_distances(found.matrix, p0, p1)
