@@ -103,7 +103,7 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
     poses = [pose, *_others(view0[agree], view1[agree], turned, threshold)]
     trust, other = weights, None
     for _ in range(2):  # what is trusted depends on the pose
-        pose, other = _best(view0, view1, poses, threshold, trust)
+        pose, other = _best(view0, view1, poses, threshold, trust, chance)
         agree = (np.abs(distances(view0, view1, pose)) <= threshold) & (trust > 0)
         turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
         trust = weights * _trust(view0, view1, pose, turned, weights, chance, threshold)
@@ -154,7 +154,7 @@ def _others(view0: View, view1: View, turned: Points, threshold: float) -> Itera
 
 
 def _best(
-    view0: View, view1: View, poses: list[Pose], threshold: float, trust: Points
+    view0: View, view1: View, poses: list[Pose], threshold: float, trust: Points, chance: float
 ) -> tuple[Pose, Pose | None]:
     """The pose with the least distances, and the next one if noise cannot tell it from that."""
     costs = []
@@ -169,7 +169,8 @@ def _best(
     inliers = np.abs(errors) <= threshold
     places = trust[inliers].sum()
     variance = noise_variance((trust * inliers * errors**2).sum(), places, threshold)
-    margin = 3 * np.sqrt(4 * places) * variance  # of sums of n squares
+    wrong = chance * (~inliers).sum()  # that may agree with the best pose, and not with the right one
+    margin = 3 * np.sqrt(4 * places) * variance + (wrong + 3 * np.sqrt(wrong)) * threshold**2
     near = [
         (cost, index)
         for index, cost in enumerate(costs)
