@@ -449,7 +449,7 @@ def test_a_protocol_of_ones_own(data: Path, tmp_path: Path, capsys: pytest.Captu
         ('base = "mma"\nspeed = 1', "unknown field 'speed'"), ("base = mma", "not a readable protocol"),
         ('base = "mma"\nmax_keypoints = "many"', "max_keypoints cannot be 'many'; mma has 2000"),
         ('base = "mma"\nmax_keypoints = -5', "max_keypoints cannot be -5"),
-        ("base = [1]", "base must be one"),
+        ("base = [1]", "base must be one"), ('base = "mma"\nrelative_to = "a"', "relative_to cannot be 'a'"),
         ('base = "mma"\nseeds = true', "seeds cannot be True"),
         ('base = "mma"\nareas = ["x"]', "areas cannot be ('x',)"),
     ):  # fmt: skip

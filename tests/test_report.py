@@ -258,10 +258,12 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
 
 def test_names_cannot_break_the_page(short: Path, tmp_path: Path) -> None:
     record = json.loads(short.read_text().replace('"orb"', '"<script>alert(1)</script>|"'))
+    record["rows"] = [row for row in record["rows"] if row["split"] == "viewpoint"]
     (tmp_path / "hpatches-x.json").write_text(json.dumps(record))
     written = write_report([tmp_path], tmp_path / "out")
     page = Page(written[1])
     assert "script" not in page.tags
+    assert page.tags["svg"] == 1  # a split that has all of the rows is not drawn again
 
 
 def test_a_folder_without_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,7 +106,7 @@ class Task:
     title: str
     unit: tuple[str, str]  # what a unit is called, one and several
     item: str  # what a row is, in plural
-    whole: int  # number of units of the release, 0 where there is none
+    whole: int | Mapping[str, int]  # units of the release, perhaps by split; 0 where there is none
     read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
     evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
@@ -179,12 +179,16 @@ class Task:
         kind = type(next(iter(self.protocols.values())))
         return kind(**{field.name: _tuples(values[field.name]) for field in fields(kind)})
 
+    def amount(self, count: int, split: str | None) -> str:
+        """That many units in words, and of how many of the release's split."""
+        whole = self.whole if isinstance(self.whole, int) else self.whole[str(split)]
+        return f"{count} of {whole} {self.unit[1]}" if whole else f"{count} {self.unit[count != 1]}"
+
     def warning(self, data: DataSet[Any]) -> str | None:
         """Why numbers from there compare with no others, in a line; None for the whole release."""
         if data.complete:
             return None
-        present = len(data.units) if data.known is None else data.known
-        count = f"{present} of {self.whole} {self.unit[1]}" if self.whole else data.folder
+        count = self.amount(len(data.units) if data.known is None else data.known, data.split)
         text = (
             f"this is not the whole of {self.title} ({count}): numbers are not comparable with published ones"
         )
@@ -206,16 +210,17 @@ def read_protocol(path: Path, protocols: Mapping[str, Any]) -> Any:
         raise GeomatchError(f"{path}: base must be one of {', '.join(protocols)}, got {base!r}")
     changed = {"name": path.stem, "source": f"{path.name}, after {base}"} | given
     known = {field.name: getattr(protocols[base], field.name) for field in fields(protocols[base])}
-    if changed["name"] in protocols:
+    if changed["name"] in list(protocols):
         raise GeomatchError(f"{path}: {changed['name']} is a protocol of ours: give another name")
     for name, value in changed.items():
         if name not in known:
             raise GeomatchError(f"{path}: unknown field {name!r}; choose from: {', '.join(known)}")
-        kinds = {type(known[name])} | ({int} if isinstance(known[name], float) else set())
+        own = type(known[name])
+        kinds = {own: {own}, float: {int, float}, type(None): {bool, int, float}}[own]
         changed[name] = value = _tuples(value)
-        numbers = value if isinstance(value, tuple) else () if isinstance(value, str) else (value,)
-        wrong = any(isinstance(one, str) or (not isinstance(one, tuple) and one < 0) for one in numbers)
-        if wrong or (known[name] is not None and type(value) not in kinds):
+        parts = value if isinstance(value, tuple) else ()
+        negative = any(isinstance(one, int | float) and one < 0 for one in (value, *parts))
+        if type(value) not in kinds or negative or any(isinstance(one, str) for one in parts):
             raise GeomatchError(f"{path}: {name} cannot be {value!r}; {base} has {known[name]!r}")
     return replace(protocols[base], **changed)
 
