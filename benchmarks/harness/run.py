@@ -105,7 +105,8 @@ def run_benchmark(
         usable, skipped = _usable(task, chosen, methods, settings, device)
         skipped = {**found.broken, **skipped}
         if not usable:
-            raise GeomatchError("nothing can run: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
+            why = "; ".join(f"{k}: {v}" for k, v in skipped.items()) or "no method was given"
+            raise GeomatchError(f"nothing can run: {why}")
         store = started.store_at(out)
         out.mkdir(parents=True, exist_ok=True)
         entries = {entry.method.name: entry for entry in usable}
