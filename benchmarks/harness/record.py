@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.cache import SCHEMA
-from geomatch.benchmarks.harness.task import FOLDERS, UNREADABLE, Row, Task, find_task
+from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task, unreadable
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of, read_json, replacing
 
@@ -59,7 +59,7 @@ def summaries_of(
     found = []
     for method, budget in budgets.items():
         own = [row for row in rows if (row["protocol"], row["method"]) == (protocol.name, method)]
-        own = [row for row in own if not str(row["reason"]).startswith(UNREADABLE)]
+        own = [row for row in own if not unreadable(row)]
         if own:
             labels = {"protocol": protocol.name, "method": method, "keypoints": allowed(protocol, budget)}
             rows_of_splits = task.summarise(protocol, own)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.record import protocols_of, read_run, summaries_of
-from geomatch.benchmarks.harness.task import FOLDERS, UNREADABLE, Row, Settings, Task, find_task
+from geomatch.benchmarks.harness.task import FOLDERS, Row, Settings, Task, find_task, unreadable
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
 
@@ -69,11 +69,7 @@ class Run:
 
     def rows_of(self, protocol: str) -> list[Row]:
         """The rows under one protocol, without those whose files could not be read."""
-        return [
-            row
-            for row in self.rows
-            if row["protocol"] == protocol and not str(row["reason"]).startswith(UNREADABLE)
-        ]
+        return [row for row in self.rows if row["protocol"] == protocol and not unreadable(row)]
 
     def summaries(self, protocol: Any) -> list[Row]:
         """One row per method and split under one protocol."""
