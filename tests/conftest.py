@@ -16,7 +16,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
-import torch
 
 import geomatch
 from geomatch.images import Image, load_image
@@ -47,6 +46,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--pretend", action="store_true", help="device 'auto' is that of helpers/pretend_device.py"
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist takes another one
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Of several processes each takes whole groups, so that no fixture of a module is made twice."""
+    if getattr(config.option, "dist", "") == "no" and config.option.numprocesses:
+        config.option.dist = "loadgroup"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -114,8 +120,10 @@ def sfm() -> Callable[[str], Path]:
     return folder
 
 
-def _seeded(shapes: Mapping[str, Sequence[int]], salt: str) -> dict[str, torch.Tensor]:
+def _seeded(shapes: Mapping[str, Sequence[int]], salt: str) -> dict[str, Any]:
     """Weights by the rule of the golden files: normal numbers seeded by each parameter's name."""
+    import torch  # which pytest-xdist's own process, that runs no tests, need not load
+
     state = {}
     for name, shape in shapes.items():
         generator = torch.Generator().manual_seed(zlib.crc32((salt + name).encode()))
@@ -128,7 +136,7 @@ def _seeded(shapes: Mapping[str, Sequence[int]], salt: str) -> dict[str, torch.T
 
 
 @pytest.fixture(scope="session")
-def seeded() -> Callable[..., dict[str, torch.Tensor]]:
+def seeded() -> Callable[..., dict[str, Any]]:
     return _seeded
 
 
