@@ -22,6 +22,8 @@ from geomatch.images import Image, load_image
 
 SHARED = Path(__file__).parents[2] / "shared"
 PAIR = geomatch.bundled_pair()
+DIFFUSERS = {f"test_{name}" for name in ("adm", "content", "copies", "dift", "head", "training", "unet")}
+"""Files with tests that load it."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
@@ -29,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a fixture of their module run in one process, and so do those that load diffusers."""
     for item in items:
         fixtures: dict[str, Any] = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
-        if "small_sd" in fixtures:
+        if "small_sd" in fixtures or item.path.stem in DIFFUSERS:
             item.add_marker(pytest.mark.xdist_group("small_sd"))
         elif any(found[-1].scope == "module" for found in fixtures.values()):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
