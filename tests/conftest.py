@@ -3,10 +3,12 @@
 import json
 import math
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,27 @@ from geomatch.images import Image, load_image
 
 SHARED = Path(__file__).parents[2] / "shared"
 PAIR = geomatch.bundled_pair()
-DIFFUSERS = {f"test_{name}" for name in ("adm", "content", "copies", "dift", "head", "training", "unet")}
-"""Files with tests that load it."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a fixture of their module run in one process, and so do those that load diffusers."""
-    for item in items:
-        fixtures: dict[str, Any] = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
-        if "small_sd" in fixtures or item.path.stem in DIFFUSERS:
-            item.add_marker(pytest.mark.xdist_group("small_sd"))
-        elif any(found[-1].scope == "module" for found in fixtures.values()):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests run in one process, which share fixtures, and so do those of all that load diffusers.
+
+    The groups of pytest-xdist 3.8 are none under pytest 9.2, which ignores the names that it gives.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "diffusers" if _loads_diffusers(config.rootpath / file) else file
+
+    return ByFile(config, log)
+
+
+@cache
+def _loads_diffusers(file: Path) -> bool:
+    return re.search("small_sd|diffusers|denoise", file.read_text(encoding="utf-8")) is not None
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +58,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--pretend", action="store_true", help="device 'auto' is that of helpers/pretend_device.py"
     )
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist takes another one
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Of several processes each takes whole groups, so that no fixture of a module is made twice."""
-    if getattr(config.option, "dist", "") == "no" and config.option.numprocesses:
-        config.option.dist = "loadgroup"
 
 
 def pytest_configure(config: pytest.Config) -> None:
