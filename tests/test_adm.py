@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 
 from geomatch import DIFTConfig, DIFTExtractor, WeightsError
 from geomatch.dift.inventory import fetch_weights
@@ -18,6 +18,9 @@ from geomatch.places import cache_folder
 from geomatch.weights.adm import adm_config, convert_adm
 from geomatch.weights.models import ADM
 from geomatch.weights.sources import ADM_CHECKPOINT, converted_folder
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+import late_diffusers as diffusers
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "adm_tiny.npz")
 SHAPES: dict[str, list[int]] = dict(json.loads(str(GOLDEN["state_dict_shapes"])))
@@ -71,7 +74,7 @@ def test_the_published_architecture_is_recognised() -> None:
     with torch.device("meta"):
         state = {key: torch.zeros([n * 8 if n >= 32 else n for n in shape]) for key, shape in SHAPES.items()}
         config = adm_config(state)
-        unet = UNet2DModel.from_config(config)
+        unet = diffusers.UNet2DModel.from_config(config)
     assert config["block_out_channels"] == [256, 256, 512, 512, 1024, 1024]
     assert config["attention_head_dim"] == 64
     assert config["down_block_types"] == ["ResnetDownsampleBlock2D"] * 3 + ["AttnDownBlock2D"] * 3
@@ -86,8 +89,8 @@ def test_the_published_architecture_is_recognised() -> None:
 def test_a_stock_diffusers_folder_comes_out(state: State, folder: Path, tmp_path: Path) -> None:
     files = ["SHA256SUMS", "config.json", "conversion.json", WEIGHTS, "scheduler_config.json"]
     assert sorted(path.name for path in folder.iterdir()) == files
-    unet = UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
-    schedule = DDPMScheduler.from_pretrained(folder)
+    unet = diffusers.UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
+    schedule = diffusers.DDPMScheduler.from_pretrained(folder)
     seen = []
     unet.up_blocks[3].register_forward_hook(lambda module, inputs, output: seen.append(output))
     image, noise = torch.from_numpy(GOLDEN["image"]), torch.from_numpy(GOLDEN["noise"])

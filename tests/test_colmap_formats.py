@@ -72,7 +72,7 @@ def run_colmap(command: str, **options: object) -> None:
 def test_the_text_files_map_in_another_colmap_as_the_database_does(
     make_scene: Callable[..., Any], tmp_path: Path
 ) -> None:
-    scene = make_scene()
+    scene = make_scene(frames=4)
     write_correspondences(scene.correspondences, tmp_path / "text", "text", scene.folder)
     files, database = tmp_path / "text", tmp_path / "cli.db"
     shared = {"database_path": database, "image_path": scene.folder}

@@ -1,16 +1,15 @@
 """The extractor on small random UNets: exact geometry, early stop, determinism, errors."""
 
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 
 import geomatch
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
@@ -24,11 +23,14 @@ from geomatch.provenance import cache_key
 from geomatch.training.linear_head import fit_head
 from geomatch.weights.sources import model_folder
 
+sys.path.append(str(Path(__file__).parent / "helpers"))
+import late_diffusers as diffusers
 
-def small_unet(channels: int = 3, attention: bool = False) -> UNet2DModel:
+
+def small_unet(channels: int = 3, attention: bool = False) -> Any:
     torch.manual_seed(0)
     kind = "Attn" if attention else ""
-    return UNet2DModel(
+    return diffusers.UNet2DModel(
         sample_size=32,
         in_channels=channels,
         out_channels=channels,
@@ -83,7 +85,7 @@ def test_maps_are_the_activations_of_a_plain_forward_pass(
         unet.get_submodule(name).register_forward_hook(hook)
     clean = torch.from_numpy(image.pixels / np.float32(127.5) - 1).permute(2, 0, 1)[None]
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
-    noisy = DDPMScheduler().add_noise(clean, noise, torch.tensor([41]))
+    noisy = diffusers.DDPMScheduler().add_noise(clean, noise, torch.tensor([41]))
     with torch.no_grad():
         unet(noisy, 41)
     config = DIFTConfig(str(tmp_path), 41, layers, seed=5, image_size=None, device="cpu")
@@ -195,15 +197,15 @@ def test_folders_of_diffusers(tmp_path: Path, image: Image) -> None:
     unet, settings = small_unet(), DIFTConfig(str(tmp_path), image_size=None)
     unet.save_pretrained(tmp_path)
     bare = DIFTExtractor(settings)
-    torch.testing.assert_close(bare.model.alphas_cumprod, DDPMScheduler().alphas_cumprod)
+    torch.testing.assert_close(bare.model.alphas_cumprod, diffusers.DDPMScheduler().alphas_cumprod)
     expected = bare.dense(image).maps[0]
-    DDPMScheduler().save_pretrained(tmp_path)
+    diffusers.DDPMScheduler().save_pretrained(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
     (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
     torch.save(unet.state_dict(), tmp_path / "diffusion_pytorch_model.bin")
     assert torch.equal(DIFTExtractor(settings).dense(image).maps[0], expected)
     unet.save_pretrained(tmp_path / "pipeline" / "unet")
-    schedule = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    schedule = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
     schedule.save_pretrained(tmp_path / "pipeline" / "scheduler")
     model = DIFTExtractor(DIFTConfig(str(tmp_path / "pipeline"))).model
     torch.testing.assert_close(model.alphas_cumprod, schedule.alphas_cumprod)
@@ -268,7 +270,7 @@ def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp
     fails("leave the prompt empty", prompt="a cat")
     fails("device 'meta' cannot be used", device="meta")
     small_unet().save_pretrained(tmp_path)
-    DDPMScheduler(num_train_timesteps=10).save_pretrained(tmp_path / "scheduler")
+    diffusers.DDPMScheduler(num_train_timesteps=10).save_pretrained(tmp_path / "scheduler")
     fails("timestep must be below 10, got 41", model=str(tmp_path))
 
 

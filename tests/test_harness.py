@@ -101,21 +101,21 @@ def test_data_that_is_no_hpatches(tmp_path: Path) -> None:
 
 
 def test_all_protocols_and_the_second_run(data: Path, tmp_path: Path) -> None:
-    first = run(data, tmp_path / "out", "all", ["sift"])
+    first = run(data, tmp_path / "out", "all", ["orb"])
     assert first.computed == 2 * len(PROTOCOLS)
     rows = {(r["protocol"], r["split"]): r for r in first.summaries()}
     assert len(rows) == len(PROTOCOLS) * 3
     assert all(row["pairs"] == (10 if split == "all" else 5) for (_, split), row in rows.items())
     assert rows["geomatch", "illumination"]["accuracy@3"] == 100
     assert rows["auc480", "all"]["AUC@5"] > 20
-    second = run(data, tmp_path / "out", "all", ["sift"])
+    second = run(data, tmp_path / "out", "all", ["orb"])
     assert (second.computed, second.path, second.record) == (0, first.path, first.record)
     content = json.loads(first.path.read_text())
     assert summarise_record(content) == first.summaries()
     text = table(HPATCHES, first.summaries())
     assert all(f"### {name}\n" in text for name in PROTOCOLS)
     # another estimator changes what an estimator decides, and nothing else
-    other = run(data, tmp_path / "out", "mma,roma", ["sift+mnn+ransac"])
+    other = run(data, tmp_path / "out", "mma,roma", ["orb+mnn+ransac"])
     changed = {row["protocol"]: row for row in other.summaries() if row["split"] == "all"}
     assert changed["mma"]["MMA@3"] == rows["mma", "all"]["MMA@3"]
     assert changed["roma"]["AUC@3"] == pytest.approx(rows["roma", "all"]["AUC@3"], abs=10)

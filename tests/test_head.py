@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,13 @@ from geomatch.weights.sources import model_folder
 TINY = replace(PRESETS["dift-tiny"], head=False, device="cpu")
 SMALL = replace(TINY, layers=("down_blocks.1.resnets.0",))
 HEAD = HeadConfig(widths=(8,), dimension=32, views=4, per_view=24, steps=6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_views() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geomatch.training.pairs.VIEW_SIZE", (320, 240))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import transformers
-from kornia import feature
 from PIL import Image as PILImage
 
 import geomatch
@@ -70,6 +68,8 @@ def seeded(make: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize("name", ["disk", pytest.param("dedode", marks=pytest.mark.slow)])
 def test_kornia_features_with_random_weights(name: Any, small: Image, tmp_path: Path) -> None:
+    from kornia import feature
+
     if name == "disk":
         states = [{"extractor": seeded(feature.DISK).state_dict()}]
     else:
@@ -108,6 +108,8 @@ def test_superpoint_by_string(small: Image, tmp_path: Path) -> None:
 def test_lightglue_reads_published_names_and_is_symmetric(
     name: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:
+    from kornia import feature
+
     settings = {**feature.LightGlue.features[TRAINED_FOR[name]], "weights": None}
     network = seeded(lambda: feature.LightGlue(features=None, **settings))
     state = {}
@@ -153,6 +155,8 @@ def test_lightglue_reads_published_names_and_is_symmetric(
 
 @pytest.fixture(scope="module")
 def loftr_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from kornia import feature
+
     path = tmp_path_factory.mktemp("loftr") / "loftr.ckpt"
     torch.save({"state_dict": seeded(lambda: feature.LoFTR(pretrained=None)).state_dict()}, path)
     return path
@@ -181,6 +185,8 @@ def test_loftr_in_the_harness(loftr_file: Path, data: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("name", "kind"), [("dino", "ViT"), ("dinov2", "Dinov2"), ("clip", "CLIPVision")])
 def test_backbones_describe_where_the_image_says(name: Any, kind: str, small: Image, tmp_path: Path) -> None:
+    import transformers
+
     config, model = (getattr(transformers, f"{kind}{part}") for part in ("Config", "Model"))
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     made = config(**sizes, patch_size=8, image_size=64)

@@ -18,7 +18,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from diffusers import UNet2DModel
 
 import geomatch
 from geomatch import DIFTConfig, DIFTExtractor, Features, GeomatchError, Image, WeightsError, places
@@ -95,6 +94,8 @@ def points() -> Features:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory, small_sd: Path) -> dict[str, Callable[[], Use]]:
     """What makes a part; what it made is called to use it."""
+    from diffusers import UNet2DModel
+
     folder = tmp_path_factory.mktemp("settings")
     state = SuperPointNetwork().state_dict()
     for name, value in state.items():

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from geomatch import DIFTConfig, DIFTExtractor, Image, WeightsError
@@ -42,7 +41,9 @@ ATTENTION = CONVOLUTIONS | {
 }
 
 
-def random_unet(settings: dict[str, Any]) -> UNet2DModel:
+def random_unet(settings: dict[str, Any]) -> Any:
+    from diffusers import UNet2DModel
+
     torch.manual_seed(0)
     network = UNet2DModel(**settings).eval().requires_grad_(False)
     for parameter in network.parameters():
@@ -50,7 +51,7 @@ def random_unet(settings: dict[str, Any]) -> UNet2DModel:
     return network
 
 
-def outputs_of(unet: UNet2DModel, maps: Tensor, timestep: int) -> dict[str, Tensor]:
+def outputs_of(unet: Any, maps: Tensor, timestep: int) -> dict[str, Tensor]:
     """What hooks see of every step in diffusers' own forward pass."""
     found: dict[str, Tensor] = {}
     for step in steps_of(unet):
@@ -93,7 +94,7 @@ def test_embedded_networks_load_without_diffusers(monkeypatch: pytest.MonkeyPatc
 def test_other_blocks_are_refused(tmp_path: Path) -> None:
     kinds = {"down_block_types": ("SkipDownBlock2D",) * 3, "up_block_types": ("SkipUpBlock2D",) * 3}
     settings = CONVOLUTIONS | kinds | {"block_out_channels": (16, 16, 16)}
-    UNet2DModel(**settings).save_pretrained(tmp_path)
+    random_unet(settings).save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match=r"down_blocks.0: blocks of the kind SkipDownBlock2D"):
         DIFTExtractor(DIFTConfig(str(tmp_path))).load_networks()
 

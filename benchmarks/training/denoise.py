@@ -6,10 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,8 +34,10 @@ class DenoiseConfig:
     seed: int = 0
 
 
-def new_unet(config: DenoiseConfig) -> UNet2DModel:
-    """An untrained UNet: one ResNet per block, no attention."""
+def new_unet(config: DenoiseConfig) -> Any:
+    """An untrained UNet of diffusers: one ResNet per block, no attention."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
     channels, levels = 3 * config.unshuffle**2, len(config.widths)
     return UNet2DModel(
         sample_size=config.crop_size // config.unshuffle,
@@ -68,6 +66,10 @@ def train_denoiser(
     Raises:
         ValueError: when the checkpoint was made with another configuration.
     """
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from diffusers.training_utils import EMAModel
+
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     unet = new_unet(config).to(device)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 
 from geomatch.benchmarks.training.adaptation import STABLE, WARPS, load_labels, make_labels
 from geomatch.benchmarks.training.crops import load_crops
@@ -58,6 +57,8 @@ def train(out: Path, images: Path, steps: int, device: str, threads: int | None)
     OUT/work keeps checkpoints, patches and labels (4 GB), from which an
     interrupted run resumes.
     """
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
     if threads is not None:
         torch.set_num_threads(threads)
     fetch_packages(images)

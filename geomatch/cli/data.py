@@ -17,13 +17,12 @@ def data() -> None:
 @click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed of light and homographies.")
 @click.option("--strong", is_flag=True, help="Stronger light, also in v_, and any rotation in views 4 to 6.")
-def synthetic(out: Path, photos: tuple[Path, ...], seed: int, strong: bool) -> int:
+def synthetic(out: Path, photos: tuple[Path, ...], seed: int, strong: bool) -> None:
     """Make sequences in OUT from PHOTOS: i_ by changed light, v_ by known homographies."""
     from geomatch.benchmarks.tasks.homography.data import make_synthetic
 
     found = make_synthetic(photos, out, seed, strong)
     click.echo(f"present     {len(found.units)} sequences in {click.format_filename(out)}")
-    return FOUND
 
 
 def _add_release(name: str, title: str, size: str) -> None:

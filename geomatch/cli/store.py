@@ -77,7 +77,7 @@ def verify(place: str, remove: bool) -> int:
 @click.option("--forget", multiple=True, metavar="RUN",
               help="Remove this run first; the beginning of its name.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> int:
+def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> None:
     """Remove from PLACE what no run needs, while no run is under way.
 
     Verified geometries and results of benchmarks stay.
@@ -90,4 +90,3 @@ def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> int:
     click.echo(
         f"{word:<11} {gone.objects} objects, {size:.1f} MiB, {gone.temporary_files} half-written files"
     )
-    return FOUND

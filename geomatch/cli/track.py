@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from geomatch.cli.exit_codes import FOUND
 from geomatch.cli.options import bundled, changed_config, descriptor_options, parse_points
 
 
@@ -41,7 +40,7 @@ def track(
     rules: dict[str, Any],
     cells: int | None,
     descriptor: str,
-) -> int:
+) -> None:
     """Follow --points or the objects of --mask through VIDEO, a file or a folder of images.
 
     The defaults of --context, --top-k, --radius, --temperature and --cells
@@ -82,4 +81,3 @@ def track(
     click.echo(f"{'objects' if mask else 'points':<11} {len(saved.seen)}, {whole} of them in every frame")
     for path in saved.paths:
         click.echo(f"wrote       {click.format_filename(path)}")
-    return FOUND

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
 from geomatch.errors import WeightsError, first_line, reading
@@ -34,6 +32,8 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
     Attention heads have ``head_channels``, by default 64 or the model's base width if that is less. No code
     of the checkpoint is run.
     """
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
     with new_folder(out) as folder:
         unet = _converted(checkpoint, head_channels)
         unet.save_pretrained(folder)
@@ -46,7 +46,9 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
     return out
 
 
-def _converted(checkpoint: Path, head_channels: int | None) -> UNet2DModel:
+def _converted(checkpoint: Path, head_channels: int | None) -> Any:
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
     state = _read(checkpoint)
     try:
         config = adm_config(state, head_channels)
