@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import geomatch
-from geomatch.benchmarks.harness.report import published_rows
+from geomatch.benchmarks.harness.leaderboard import published_rows
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings, find_task
 from geomatch.benchmarks.methods import Method, create_method

@@ -1,6 +1,7 @@
 """A stage of work from its first block to its last: blocks that fail are tried again and counted."""
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -130,7 +131,8 @@ def grouped(failed: dict[str, str]) -> list[str]:
     """
     reasons: dict[str, list[str]] = {}
     for name, reason in failed.items():
-        own = reason.replace(str(name), "").lstrip(": ") or reason
+        # the name, but no part of another: of xfeat.pt it would leave .pt
+        own = re.sub(rf"(?<![\w-]){re.escape(str(name))}(?![\w-]|\.\w)", "", reason).lstrip(": ") or reason
         reasons.setdefault(own, []).append(name)
     lines = []
     for reason, names in sorted(reasons.items(), key=lambda entry: -len(entry[1])):
