@@ -6,12 +6,11 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import compress
 from statistics import fmean
-from typing import Any
 
 from torch import nn
 
@@ -76,9 +75,8 @@ class Leaderboard:
     def table(self, published: bool | None = None) -> list[list[str]]:
         """Cells as text, the head first, of published rows, the others or all, without empty columns."""
         lines = []
-        for (label, source), found in self.rows.items():
-            if published is not None and bool(source) != published:
-                continue
+        rows = [row for row in self.rows.items() if published in (None, row[0][1] != "")]
+        for (label, source), found in rows:
             cost = None if source else self.costs.get(label)
             spent = [f"{cost[0]:.2f}", f"{cost[1]:.1f}"] if cost else ["", ""]
             lines.append([label, *(str(one or "") for one in found), *spent, source])
@@ -90,8 +88,7 @@ class Leaderboard:
         """One row per method and column, as comma-separated values."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        head = ("method", "keypoints", "column", "value", "low", "high", "seconds", "megabytes", "source")
-        writer.writerow(head)
+        writer.writerow(["method", "keypoints", "column", "value", "low", "high", "seconds", "MB", "source"])
         for (label, source), found in self.rows.items():
             spent = ("", "") if source else self.costs.get(label, ("", ""))
             for column, one in zip(self.columns, found, strict=True):
@@ -149,9 +146,8 @@ def leaderboard(runs: Sequence[Run], keypoints: int | None = None, costs: bool =
                     standing = Standing(row.measures[protocol.headline], None)
                     rows.setdefault((row.method, row.source), {})[column] = standing
     spent = {label: cost for label, one in strings.items() if costs and (cost := measured_cost(*one))}
-    ordered = sorted(
-        rows, key=lambda one: (one[1] != "", -len(rows[one]), -fmean(s.value for s in rows[one].values()))
-    )
+    means = {one: fmean(standing.value for standing in own.values()) for one, own in rows.items()}
+    ordered = sorted(rows, key=lambda one: (one[1] != "", -len(rows[one]), -means[one]))
     cells = {one: [rows[one].get(column) for column in columns] for one in ordered}
     return Leaderboard(columns, cells, spent, keypoints, list(left_out))
 
@@ -162,8 +158,6 @@ def measured_cost(task: Task, recorded: RecordedMethod) -> tuple[float, float] |
     images = [load_image(pair.image0), load_image(pair.image1)]
     try:
         method = recorded.made(task)
-        if method is None:
-            return None
         for _ in range(2):  # the first time networks are loaded
             start = time.perf_counter()
             if method.pair_matcher:
@@ -185,9 +179,6 @@ def _bytes_of(part: object, seen: set[int]) -> int:
     seen.add(id(part))
     if isinstance(part, nn.Module):
         return sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers()))
-    if isinstance(part, (list, tuple)):
-        return sum(_bytes_of(one, seen) for one in part)
-    held: dict[str, Any] = dict(getattr(part, "__dict__", {}))
-    if is_dataclass(part) and not isinstance(part, type):
-        held |= {field.name: getattr(part, field.name) for field in fields(part)}
-    return sum(_bytes_of(one, seen) for one in held.values())
+    names = (*getattr(part, "__dict__", ()), *getattr(part, "__slots__", ()))
+    held = part if isinstance(part, (list, tuple)) else [getattr(part, name, None) for name in names]
+    return sum(_bytes_of(one, seen) for one in held)

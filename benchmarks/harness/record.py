@@ -57,8 +57,8 @@ def summaries_of(
     """One row per method and split with any, under one protocol; ``budgets``: their keypoints per image."""
     found = []
     for method, budget in budgets.items():
-        own = [row for row in rows if (row["protocol"], row["method"]) == (protocol.name, method)]
-        own = [row for row in own if not is_unreadable(row)]
+        names = protocol.name, method
+        own = [row for row in rows if (row["protocol"], row["method"]) == names and not is_unreadable(row)]
         if own:
             labels = {"protocol": protocol.name, "method": method, "keypoints": allowed(protocol, budget)}
             rows_of_splits = task.summarise(protocol, own)

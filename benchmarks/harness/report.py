@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +114,11 @@ def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> 
 def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tuple[str, list[float | None]]]:
     """The headline measure per unit and method, worst units first."""
     names = dict.fromkeys(row["pair"].split()[0] for rows in by_method.values() for row in rows)
-    table = []
-    for name in names:
-        cells: list[float | None] = []
-        for rows in by_method.values():
-            own = [row for row in rows if row["pair"].split()[0] == name]
-            cells.append(run.task.statistic(protocol, run.task.values(protocol, own)) if own else None)
-        table.append((name, cells))
-    return sorted(table, key=lambda line: np.mean([cell for cell in line[1] if cell is not None]))
+    table: dict[str, list[float | None]] = {name: [] for name in names}
+    for name, rows in product(names, by_method.values()):
+        own = [row for row in rows if row["pair"].split()[0] == name]
+        table[name].append(run.task.statistic(protocol, run.task.values(protocol, own)) if own else None)
+    return sorted(table.items(), key=lambda line: np.mean([cell for cell in line[1] if cell is not None]))
 
 
 def _worst(
@@ -153,16 +151,12 @@ def _shown(run: Run, label: str, row: Row, units: dict[str, Any], store: str | N
     if name not in units or units[name].fingerprint != run.data["units"][name]:
         raise GeomatchError(f"{name} is not in the folder given, or is another one there")
     own = method.made(task, method.settings["device"] if task.dense else "cpu")
-    if own is None:
-        raise GeomatchError(f"no picture: {label} is an object, which the report does not have")
     return units[name], Entry(own, own.key()), Store.at(store or method.folder)
 
 
 def _markdown(sections: Sequence[dict[str, Any]], board: Leaderboard) -> str:
-    blocks = ["# Report"]
-    blocks += [
-        records.markdown_table(table[0], table[1:]) for table in map(board.table, (False, True)) if table[0]
-    ]
+    tables = [table for table in map(board.table, (False, True)) if table[0]]
+    blocks = ["# Report", *(records.markdown_table(table[0], table[1:]) for table in tables)]
     if board.left_out:
         blocks.append(f"At other budgets than {board.keypoints} keypoints: {', '.join(board.left_out)}.")
     for section in sections:

@@ -164,6 +164,7 @@ def _usable(
 
 
 def _method(task: Task, name: str, given: Given, settings: Settings, device: str) -> Method:
+    whole = "a describer of whole images, see DenseDescriber"
     if isinstance(given, str):
         return replace(task.method(given, settings, device), name=name)
     if isinstance(given, Method):
@@ -176,12 +177,10 @@ def _method(task: Task, name: str, given: Given, settings: Settings, device: str
     elif callable(given) and not task.dense:
         method = Method(name, pair_matcher=FunctionMatcher(given))
     else:
-        needed = (
-            "a describer of whole images, see DenseDescriber" if task.dense else "a describer or a function"
-        )
+        needed = whole if task.dense else "a describer or a function"
         raise ValueError(f"{task.name} needs a string, or {needed}; got {type(given).__name__!r}")
     if task.dense and not hasattr(method.descriptor, "dense_many"):
-        raise ValueError(f"{task.name} needs a describer of whole images, see DenseDescriber")
+        raise ValueError(f"{task.name} needs {whole}")
     if not task.dense and method.source is None and method.pair_matcher is None:
         raise ValueError(f"{task.name} needs keypoints or matches: give (detector, describer) or a function")
     return method

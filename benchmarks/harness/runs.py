@@ -28,9 +28,11 @@ class RecordedMethod:
         """Keypoints per image, at most; None for dense features."""
         return self.settings.get("max_keypoints")
 
-    def made(self, task: Task, device: str = "cpu") -> Method | None:
-        """The method made again; None for an object. Raises as `create_method` where something is missing."""
-        return None if self.string is None else task.method(self.string, Settings(self.budget or 1), device)
+    def made(self, task: Task, device: str = "cpu") -> Method:
+        """The method made again; raises `GeomatchError` for an object, or where something is missing."""
+        if self.string is None:
+            raise GeomatchError("no picture of an object's matches: the report does not have it")
+        return task.method(self.string, Settings(self.budget or 1), device)
 
     @property
     def words(self) -> dict[str, str]:
@@ -86,9 +88,8 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """The record files: those given, and ``<benchmark>-*.json`` in folders given."""
     found: list[Path] = []
     for path in paths:
-        own = [path]
-        if path.is_dir():
-            own = [file for name in FOLDERS for file in sorted(path.glob(f"{name}-*.json"))]
+        inside = [file for name in FOLDERS for file in sorted(path.glob(f"{name}-*.json"))]
+        own = inside if path.is_dir() else [path]
         if not own or not own[0].is_file():
             raise GeomatchError(f"{path}: no record of a run there (hpatches-....json, for one)")
         found += own
@@ -146,6 +147,6 @@ def _labels(methods: Mapping[tuple[int, str], RecordedMethod]) -> dict[tuple[int
         alike = {other["checksum"]: other for (_, name), other in words.items() if name == place[1]}.values()
         differs = [part for part in own if any(other.get(part) != own[part] for other in alike)][:-1]
         same = sum(all(other.get(part) == own[part] for part in differs) for other in alike)
-        said = [own[part] for part in differs] + ([own["checksum"]] if same > 1 else [])
+        said = [own[part] for part in differs if own[part] != "-"] + ([own["checksum"]] if same > 1 else [])
         found[place] = place[1] + (f" ({'; '.join(said)})" if said else "")
     return found
