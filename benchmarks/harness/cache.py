@@ -38,12 +38,9 @@ def pack_rows(rows: list[Row]) -> bytes:
 
 
 def unpack_rows(data: bytes, label: str) -> list[Row]:
-    """Rows from what `pack_rows` gave; raises `DamagedError` naming ``label``, for unreadable pairs, too.
-
-    These are tried again: a process may have died, or a folder been away.
-    """
+    """Rows from what `pack_rows` gave; raises `DamagedError` naming ``label``, for unreadable pairs, too."""
     with reading(label, "list of rows", DamagedError):
         rows: list[Row] = json.loads(str(unpack_arrays(data, label, ROWS, ("rows",))["rows"]))
-        if any(str(row["reason"]).startswith(UNREADABLE) for row in rows):
+        if any(str(row["reason"]).startswith(UNREADABLE) for row in rows):  # another process may do better
             raise DamagedError(f"{label}: rows of files that could not be read")
         return [dict(row) for row in rows]

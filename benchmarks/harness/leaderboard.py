@@ -104,8 +104,9 @@ class Leaderboard:
             " & ".join(map(_escaped, line[:width])) + r" \\" + "".join(f" % {text}" for text in line[width:])
             for line in self.table()
         ]
-        for place in sorted({1, 1 + sum(not source for _, source in self.rows)}, reverse=True):
-            lines.insert(place, r"\midrule")
+        place = 1 + sum(not source for _, source in self.rows)
+        lines[place:place] = [r"\midrule"] * (1 < place < len(lines))
+        lines.insert(1, r"\midrule")
         begin = rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}"
         return "\n".join([begin, r"\toprule", *lines, r"\bottomrule", r"\end{tabular}", ""])
 

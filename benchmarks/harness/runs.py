@@ -10,6 +10,7 @@ from typing import Any
 from geomatch.benchmarks.harness.record import is_unreadable, protocols_of, read_run, summaries_of, unreadable
 from geomatch.benchmarks.harness.task import FOLDERS, Row, Settings, Task, find_task
 from geomatch.benchmarks.methods import Method
+from geomatch.benchmarks.methods.strings import named
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
 
@@ -39,7 +40,7 @@ class RecordedMethod:
         """What decides its numbers, as far as words say it, and a checksum of all."""
         identity, settings, versions = self.key
         types = sorted(set(re.findall(r"torch\.(\w+)", json.dumps(identity))))
-        found = {"made of": without_folders(self.string or "an object")}
+        found = {"made of": next(iter(named([self.string]))) if self.string else "an object"}
         found |= {} if self.budget is None else {"keypoints": f"{self.budget} keypoints"}
         found |= {"device": settings["device"], "precision": ", ".join(types) or "-"}
         packages = ("geomatch-dift", "torch", "opencv-python")
