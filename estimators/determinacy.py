@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.estimators.evidence import Points
 from geomatch.geometry import warp_points
 
-PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0
+_PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0
 """Noise as a share of the threshold, and its weight in observations: that few matches fit exactly does not
 prove that there is none."""
 _MAX_REMOVED = 10  # places taken away
@@ -35,9 +36,33 @@ def corner_deviations(
     return full, _deviations(normal - leaned_on(rows, weights, normal), corner_rows, variance)
 
 
+def determines_lines(matrix: Points, p0: Points, p1: Points, weights: Points, threshold: float) -> bool:
+    """True if inliers (K, 2) determine the seven parameters of a fundamental matrix.
+
+    Noise moves matches as depth does: what it adds to the normal equations of Sampson's distances is taken
+    away, and so is the part that is leaned on. Points on a line, or a plane, leave nothing.
+    """
+    scale = 1 / np.abs([p0, p1]).max()
+    x0, x1 = (np.column_stack([own * scale, np.ones(len(own))]) for own in (p0, p1))
+    f = matrix * np.outer([1, 1, scale], [1, 1, scale])
+    values, gradients = residuals_and_gradients(f, x0[:, :2], x1[:, :2])
+    squares = gradients.sum(axis=0)
+    u, _, vt = np.linalg.svd(f)
+    held = [f.ravel(), np.outer(u[:, 2], vt[2]).ravel()]  # its norm and its determinant stay
+    free = np.linalg.svd(held)[2][2:].T * np.sqrt(weights / squares)[:, None, None]
+    along = [np.broadcast_to(axis, x0.shape) for axis in np.eye(3)[:2]]
+    pairs = [(x0, x1), *((unit, x1) for unit in along), *((x0, unit) for unit in along)]
+    parts = [np.einsum("mi,mj,mijk->mk", h1, h0, free.reshape(-1, 3, 3, 7)) for h0, h1 in pairs]
+    normal, *by_noise = (rows.T @ rows for rows in parts)
+    squared = (weights * values**2 / squares).sum() / scale**2
+    variance = noise_variance(squared, weights.sum() - 7, threshold)
+    normal -= leaned_on(parts[0][:, None], np.ones(len(p0)), normal)
+    return inverse_of(normal / scale**2 - variance * sum(by_noise)) is not None
+
+
 def noise_variance(squares: float, freedom: float, threshold: float) -> float:
     """The variance that a sum of squared residuals shows, and a prior."""
-    prior = _PRIOR_WEIGHT * (PRIOR_NOISE * threshold) ** 2
+    prior = _PRIOR_WEIGHT * (_PRIOR_NOISE * threshold) ** 2
     return (squares + prior) / (max(0.0, freedom) + _PRIOR_WEIGHT)
 
 

@@ -79,8 +79,8 @@ def distances(view0: View, view1: View, pose: Pose) -> Points:
 
 
 def linearised(view0: View, view1: View, pose: Pose) -> tuple[Points, Points, Points, Points]:
-    """Distances (M,), their derivatives (M, 5) by the pose, those by the pixels of the last two of these
-    (M, 2, 4), and the two directions (2, 3) in which the translation is moved."""
+    """Distances (M,), their derivatives (M, 5) by the pose, those of the derivatives by the pixels (M, 5, 4),
+    and the two directions (2, 3) in which the translation is moved."""
     rotation, translation = pose
     basis = np.linalg.svd(translation[None])[2][1:]
     skew = cross(translation)
@@ -91,7 +91,7 @@ def linearised(view0: View, view1: View, pose: Pose) -> tuple[Points, Points, Po
     errors, unit = values[0], gradients[0]
     along = (gradients[1:] * unit).sum(axis=2)  # of the length, too: without it translations are biased
     rows = (values[1:] - errors * along).T
-    return errors, rows, np.moveaxis(gradients[4:] - along[3:, :, None] * unit, 0, 1), basis
+    return errors, rows, np.moveaxis(gradients[1:] - along[:, :, None] * unit, 0, 1), basis
 
 
 def refined(view0: View, view1: View, pose: Pose, threshold: float, weights: Points) -> Pose:

@@ -116,20 +116,26 @@ def _shares_within(residuals: Points, p0: Points, p1: Points, threshold: float) 
     return shares
 
 
-def epipolar_chance(
-    errors: Callable[[NDArray[np.intp], NDArray[np.intp]], Points], p0: Points, p1: Points, threshold: float
-) -> float:
-    """The probability that a match sent elsewhere, to the keypoint of another match, would agree.
+def epipolar_support(
+    errors: Callable[[NDArray[np.intp], NDArray[np.intp]], Points],
+    agree: NDArray[np.bool_], p0: Points, p1: Points, threshold: float, sample: int, models: int,
+) -> tuple[Points, float, float]:  # fmt: skip
+    """Weigh matches (M, 2), of which some agree with an epipolar geometry, as `measure_support` does inliers.
 
-    ``errors`` gives the distances of points ``i`` of image 0 with points ``j`` of image 1 in pixels.
+    Returns (M,) weights, the probability that a match sent elsewhere, to the keypoint of another match, would
+    agree, and the bound on the number of false alarms (log10). ``errors`` gives the distances of points ``i``
+    of image 0 with points ``j`` of image 1 in pixels; ``sample`` and ``models`` are those of `log10_nfa`.
     """
+    # words that two pages repeat agree with their neighbours: as many count as one
+    together = coherence((p1 - p0)[~agree], p0[~agree], np.ptp(p0, axis=0).max(), threshold)
+    weights = independence(p0, p1, FINEST * threshold) / together
     some, others = (np.arange(0, len(p0), max(1, len(p0) // most)) for most in (_SAMPLED // 2, _SAMPLED))
     i, j = (axis.ravel() for axis in np.meshgrid(some, others, indexing="ij"))
-    zoom = _zoom(p0, p1)
-    apart = np.linalg.norm(p0[i] - p0[j], axis=1) * zoom > 2 * threshold
+    apart = np.linalg.norm(p0[i] - p0[j], axis=1) * _zoom(p0, p1) > 2 * threshold
     apart |= np.linalg.norm(p1[i] - p1[j], axis=1) > 2 * threshold
     i, j = i[apart], j[apart]
-    return float((errors(i, j) <= threshold).mean()) if len(i) else 1.0
+    chance = float((errors(i, j) <= threshold).mean()) if len(i) else 1.0
+    return weights, chance, log10_nfa(weights.sum(), weights[agree].sum(), chance, sample, models)
 
 
 def _squared_distances(a: Points, b: Points) -> Points:

@@ -20,6 +20,7 @@ from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
 
 Solver = Callable[[Points, Points], NDArray[np.floating] | None]
 """From at least four finite pairs of points to a 3x3 matrix, or None."""
+MAX_LOG10_NFA = -3.0
 _SMALL = 60  # thresholds: the side that a smaller image is taken to have, since 3 px are no matter there
 
 
@@ -34,7 +35,7 @@ class Gate:
     min_inliers: int = 6
     """Inliers at separate places: farther apart in both images than twice what most of them are off. Four
     fit any homography."""
-    max_log10_nfa: float = -3.0
+    max_log10_nfa: float = MAX_LOG10_NFA
     """Bound on the number of false alarms (log10): how many matrices as well supported chance would give
     among so many matches (Moisan and Stival, 2004)."""
     max_condition: float = 1e4
@@ -185,7 +186,7 @@ def too_few(count: int, total: int, model: str, least: int) -> str:
     return f"only {count} of {total} matches agree with the best {model}, {least} are needed"
 
 
-def by_chance(count: int, total: int, model: str, nfa: float, limit: float) -> str:
+def by_chance(count: int, total: int, model: str, nfa: float, limit: float = MAX_LOG10_NFA) -> str:
     """The reason for a failure: more false alarms (log10) than accepted; empty if there are not."""
     if nfa <= limit:
         return ""

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from geomatch.cameras import Camera, camera_of
 from geomatch.errors import GeomatchError
+from geomatch.estimators.determinacy import determines_lines
 from geomatch.estimators.epipolar import CameraLike
+from geomatch.estimators.evidence import epipolar_support
+from geomatch.estimators.gate import by_chance
 from geomatch.estimators.pose import relative_pose
-from geomatch.estimators.two_view import estimate_two_view
+from geomatch.estimators.two_view import epipolar_distances, estimate_two_view
 from geomatch.images import Image
 from geomatch.types import EstimationFailure, RelativePose, TwoViewGeometry
 
@@ -41,12 +44,23 @@ class Fundamental:
     ) -> TwoViewGeometry | EstimationFailure:
         """Estimate it, see `Model`."""
         found = estimate_two_view(points0, points1, size0, size1, threshold=self.threshold)
-        if found and found.kind == "planar":
+        if not found:
+            return found
+        if found.config == "planar":
             return EstimationFailure(
                 f"a homography explains {found.num_inliers} of {len(points0)} matches, as of a plane or a "
                 "camera that only turned: no fundamental matrix is determined; ask for a homography"
             )
-        return found
+        used = slice(None) if found.watermark is None else ~found.watermark
+        p0, p1 = (np.asarray(points, np.float64)[used] for points in (points0, points1))
+        agree, matrix, limit = found.inliers[used], found.matrix, self.threshold
+        weights, _, nfa = epipolar_support(
+            lambda i, j: epipolar_distances(matrix, p0[i], p1[j]), agree, p0, p1, limit, 7, 3
+        )
+        reason = by_chance(int(agree.sum()), len(p0), "fundamental matrix", nfa)
+        if not reason and not determines_lines(matrix, p0[agree], p1[agree], weights[agree], limit):
+            reason = f"{agree.sum()} of {len(p0)} matches agree, but determine no fundamental matrix"
+        return EstimationFailure(reason) if reason else found
 
 
 @dataclass(frozen=True, eq=False, slots=True)

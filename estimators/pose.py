@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from geomatch.cameras import Camera
 from geomatch.errors import GeomatchError
-from geomatch.estimators.determinacy import PRIOR_NOISE, inverse_of, leaned_on, noise_variance
+from geomatch.estimators.determinacy import inverse_of, leaned_on, noise_variance
 from geomatch.estimators.epipolar import (
     CameraLike,
     Pose,
@@ -24,17 +24,16 @@ from geomatch.estimators.epipolar import (
     rotation_between,
     view_of,
 )
-from geomatch.estimators.evidence import FINEST, Points, coherence, epipolar_chance, independence, log10_nfa
-from geomatch.estimators.gate import by_chance, check_threshold, checked_points, too_few
+from geomatch.estimators.evidence import FINEST, Points, epipolar_support, independence, log10_nfa
+from geomatch.estimators.gate import MAX_LOG10_NFA, by_chance, check_threshold, checked_points, too_few
 from geomatch.estimators.stationary import beside_watermark
 from geomatch.types import EstimationFailure, RelativePose
 
 _MIN_INLIERS = 8  # at separate places; five fit any pose
-_MAX_LOG10_NFA = -3.0  # as in Gate
 _MODELS = 10  # essential matrices that five matches give at most (Nister, PAMI 2004)
 _PARALLAX = 4.0  # times what noise does: with less displacement, squared, the cameras only turned
 _DEVIATION = (5.0, 30.0)  # degrees of rotation and translation, from which on they are not determined
-_IN_FRONT = 0.75  # share of the inliers with parallax
+_MOST = 0.75  # share of the inliers that are in front of the cameras, or at rest beside a rotation
 _LEANING = 3.0  # degrees of rotation without the inliers that the fit leans on most
 _APART = 3.0  # degrees between poses that are two
 _SUBSET = 100  # inliers that other poses are sought with
@@ -94,22 +93,17 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
         return EstimationFailure(f"the solver found no relative pose among {total} matches")
     pose = refined(view0, view1, (rotation, shift / length), threshold, np.ones(total))
     agree = np.abs(distances(view0, view1, pose)) <= threshold
-    if round(weights[agree].sum()) < _MIN_INLIERS:
-        return EstimationFailure(too_few(int(agree.sum()), total, "relative pose", _MIN_INLIERS))
-    chance = epipolar_chance(
-        lambda i, j: np.abs(distances(view0[i], view1[j], pose)), view0.pixels, view1.pixels, threshold
-    )
-    # words that two pages repeat agree with their neighbours: as many count as one
-    moved, extent = view1.pixels - view0.pixels, float(np.ptp(view0.pixels, axis=0).max())
-    weights = weights / coherence(moved[~agree], view0.pixels[~agree], extent, threshold)
-    nfa = log10_nfa(weights.sum(), weights[agree].sum(), chance, 5, _MODELS)
-    if reason := by_chance(int(agree.sum()), total, "relative pose", nfa, _MAX_LOG10_NFA):
+    weights, chance, nfa = epipolar_support(
+        lambda i, j: np.abs(distances(view0[i], view1[j], pose)),
+        agree, view0.pixels, view1.pixels, threshold, 5, _MODELS,
+    )  # fmt: skip
+    if reason := by_chance(int(agree.sum()), total, "relative pose", nfa):
         return EstimationFailure(reason)
     turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
     poses = [pose, *_others(view0[agree], view1[agree], turned, threshold)]
     trust, other = weights, None
     for _ in range(2):  # what is trusted depends on the pose
-        pose, other = _best(view0, view1, poses, threshold, trust)
+        pose, other = _best(view0, view1, poses, threshold, trust, chance)
         agree = (np.abs(distances(view0, view1, pose)) <= threshold) & (trust > 0)
         turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
         trust = weights * _trust(view0, view1, pose, turned, weights, chance, threshold)
@@ -160,7 +154,7 @@ def _others(view0: View, view1: View, turned: Points, threshold: float) -> Itera
 
 
 def _best(
-    view0: View, view1: View, poses: list[Pose], threshold: float, trust: Points
+    view0: View, view1: View, poses: list[Pose], threshold: float, trust: Points, chance: float
 ) -> tuple[Pose, Pose | None]:
     """The pose with the least distances, and the next one if noise cannot tell it from that."""
     costs = []
@@ -174,8 +168,9 @@ def _best(
     errors = distances(view0, view1, best)
     inliers = np.abs(errors) <= threshold
     places = trust[inliers].sum()
-    noise = (trust * inliers * errors**2).sum() / max(places, 1.0)
-    margin = 3 * np.sqrt(4 * places) * max(noise, (PRIOR_NOISE * threshold) ** 2)  # of sums of n squares
+    variance = noise_variance((trust * inliers * errors**2).sum(), places, threshold)
+    wrong = chance * (~inliers).sum()  # that may agree with the best pose, and not with the right one
+    margin = 3 * np.sqrt(4 * places) * variance + (wrong + 3 * np.sqrt(wrong)) * threshold**2
     near = [
         (cost, index)
         for index, cost in enumerate(costs)
@@ -202,7 +197,7 @@ def _trust(
     trust = np.clip(1 - (wrong + 3 * np.sqrt(wrong)) / np.maximum(inliers, 1), 0, 1)[kind]
     # beside a rotation, a direction has two parameters
     nfa = log10_nfa(weights[~still].sum(), weights[agree & ~still].sum(), chance, sample=2)
-    return np.asarray(trust * still if nfa > _MAX_LOG10_NFA else trust)
+    return np.asarray(trust * still if nfa > MAX_LOG10_NFA else trust)
 
 
 def _weighed(
@@ -219,9 +214,7 @@ def _weighed(
     rest = inverse_of(normal - leaned_on(rows[:, None], trust, normal))
     leaning = np.inf if rest is None else _degrees(variance * np.diag(rest)[:3])
     # noise moves points along their lines as parallax does, which says nothing of the translation
-    normal[3:, 3:] -= (
-        (1 + 3 * np.sqrt(2 / places)) * variance * np.einsum("m,mik,mjk->ij", trust, noise, noise)
-    )
+    normal -= (1 + 3 * np.sqrt(2 / places)) * variance * np.einsum("m,mik,mjk->ij", trust, noise, noise)
     inverse = inverse_of(normal)
     turn, shift = np.inf, np.inf
     if inverse is not None:
@@ -234,7 +227,7 @@ def _weighed(
     squared = (trust[agree] * np.minimum(moved[agree], 1e6 * threshold) ** 2).sum() / places
     if squared < _PARALLAX * usual or shift > _DEVIATION[1]:
         still = agree & (moved <= 2 * threshold)
-        if round(trust[still].sum()) >= _MIN_INLIERS:
+        if round(trust[still].sum()) >= max(_MIN_INLIERS, _MOST * places):
             return _turned(view0, view1, turned, trust, still, moved, usual)
     if turn > _DEVIATION[0] or shift > _DEVIATION[1] or leaning > _LEANING:
         return EstimationFailure(
@@ -244,7 +237,7 @@ def _weighed(
         )
     side = agree & (displacements(view0, view1, pose[0]) > 2 * threshold)
     front = in_front(view0[side], view1[side], pose)
-    if len(front) and front.mean() < _IN_FRONT:
+    if len(front) and front.mean() < _MOST:
         return EstimationFailure(
             f"{count} of {total} matches agree, but {1 - front.mean():.0%} of the points would lie behind a "
             "camera: is one image mirrored?"
@@ -266,7 +259,12 @@ def _turned(
         "m,mij->ij", trust[still], np.eye(3) - unit[:, :, None] * unit[:, None]
     )
     squared = (trust * moved**2)[still].sum() / trust[still].sum()
-    total = usual / 2 * np.trace(np.linalg.inv(normal)) + max(0.0, squared - usual) / view1.focal**2
+    # parallax that is alike everywhere is taken for a turn but for its second order over the image
+    spread = view0.rays[still][:, :2] - view0.rays[still][:, :2].mean(0)
+    order = (trust[still] * (spread**2).sum(1) * spread.T) @ spread / trust[still].sum()
+    lever = max(1e-12, np.linalg.eigvalsh(order)[0])
+    parallax = max(0.0, squared - usual) + max(0.0, squared - 1.5 * usual) / lever
+    total = usual / 2 * np.trace(np.linalg.inv(normal)) + parallax / view1.focal**2
     turn = _degrees(np.array(total))
     if turn > _DEVIATION[0]:
         return EstimationFailure(

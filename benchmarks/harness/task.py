@@ -106,7 +106,7 @@ class Task:
     title: str
     unit: tuple[str, str]  # what a unit is called, one and several
     item: str  # what a row is, in plural
-    whole: int  # number of units of the release, 0 where there is none
+    whole: int | Mapping[str, int]  # units of the release, perhaps by split; 0 where there is none
     read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
     evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
@@ -179,12 +179,16 @@ class Task:
         kind = type(next(iter(self.protocols.values())))
         return kind(**{field.name: _tuples(values[field.name]) for field in fields(kind)})
 
+    def amount(self, count: int, split: str | None) -> str:
+        """That many units in words, and of how many of the release's split."""
+        whole = self.whole if isinstance(self.whole, int) else self.whole[str(split)]
+        return f"{count} of {whole} {self.unit[1]}" if whole else f"{count} {self.unit[count != 1]}"
+
     def warning(self, data: DataSet[Any]) -> str | None:
         """Why numbers from there compare with no others, in a line; None for the whole release."""
         if data.complete:
             return None
-        present = len(data.units) if data.known is None else data.known
-        count = f"{present} of {self.whole} {self.unit[1]}" if self.whole else data.folder
+        count = self.amount(len(data.units) if data.known is None else data.known, data.split)
         text = (
             f"this is not the whole of {self.title} ({count}): numbers are not comparable with published ones"
         )

@@ -118,7 +118,7 @@ def _verify(store: Store | None, block: "Sequence[_Pair]") -> list[Found]:
     if store is not None:
         inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
         arrays = {
-            "kinds": np.array([_KINDS.index(f.kind) if f else f.watermark * len(_KINDS) for f in found]),
+            "kinds": np.array([_KINDS.index(f.config) if f else f.watermark * len(_KINDS) for f in found]),
             "matrices": np.stack([f.matrix if f else np.zeros((3, 3)) for f in found]),
             "counts": np.array([len(rows) for rows in inliers]),
             "inliers": np.concatenate(inliers),
@@ -169,11 +169,11 @@ def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
     if not found:
         geometry.config = int(kinds.WATERMARK if found.watermark else kinds.DEGENERATE)
         return geometry
-    if found.kind == "planar":
+    if found.config == "planar":
         # a plane, or a camera that only turned: without poses COLMAP itself does not say which
         geometry.config = int(kinds.PLANAR_OR_PANORAMIC)
         geometry.H = conventions.homography_to_colmap(found.matrix)
-    elif found.kind == "calibrated":
+    elif found.config == "calibrated":
         geometry.config = int(kinds.CALIBRATED)
         geometry.E = found.matrix
     else:

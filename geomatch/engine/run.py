@@ -131,14 +131,14 @@ def grouped(failed: dict[str, str]) -> list[str]:
     """
     reasons: dict[str, list[str]] = {}
     for name, reason in failed.items():
-        # the name, but no part of another: of xfeat.pt it would leave .pt
-        own = re.sub(rf"(?<![\w-]){re.escape(str(name))}(?![\w-]|\.\w)", "", reason).lstrip(": ") or reason
+        own = re.sub(rf"(?<!\w){re.escape(str(name))}(?!\w)", "", reason).lstrip(": ") or reason
         reasons.setdefault(own, []).append(name)
     lines = []
     for reason, names in sorted(reasons.items(), key=lambda entry: -len(entry[1])):
         more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         several = f"{len(names)} x {reason}: {', '.join(names[:SHOWN])}{more}"
-        lines.append(several if len(names) > 1 else f"{names[0]}: {reason}")
+        alone = f"{names[0]}: {failed[names[0]].removeprefix(f'{names[0]}: ')}"
+        lines.append(several if len(names) > 1 else alone)
     return lines
 
 

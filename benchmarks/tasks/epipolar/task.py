@@ -179,7 +179,7 @@ _MEASURING = Measuring(
 )  # fmt: skip
 TASKS = {
     "wxbs": Task(
-        "wxbs", "WxBS", ("pair", "pairs"), "pairs", WHOLE["test"], read_wxbs, PROTOCOLS,
+        "wxbs", "WxBS", ("pair", "pairs"), "pairs", WHOLE, read_wxbs, PROTOCOLS,
         partial(PairEvaluation, measuring=_MEASURING), _measures, _values,
         statistic=lambda protocol, found: _mean_to(threshold_of(protocol.headline), found),
         severity=lambda protocol, found: -found.mean(1),

@@ -62,7 +62,8 @@ def evaluate(
     if protocol.kind == "superpoint":
         correct = distances <= CORRECT_PX
         row["average_precision"] = measures.average_precision(similarity, correct)
-        row["matching_score"] = measures.matching_score(int(correct.sum()), *counts)
+        # correct matches over the mean number of points that both images show
+        row["matching_score"] = 2 * int(correct.sum()) / max(1, sum(counts))
         if small:
             truth = small.homography(plane.matrix)
             few = _shared(small, truth, DETECTOR_NMS, REPEATED_POINTS)

@@ -57,11 +57,6 @@ def repeatability(
     return len(found) / len(nearest), float(found.mean()) if len(found) else None
 
 
-def matching_score(correct: int, visible0: int, visible1: int) -> float:
-    """Correct matches over the mean number of points that both images show; 0 of no points."""
-    return 2 * correct / (visible0 + visible1) if visible0 + visible1 else 0.0
-
-
 def average_precision(scores: ArrayLike, correct: ArrayLike) -> float:
     """Sum of precision times the gain in recall, from the best score down; equal scores are one step.
 

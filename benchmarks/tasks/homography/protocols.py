@@ -49,6 +49,15 @@ class HomographyProtocol:
     change: str = ""  # what a variant does to the second image, a name in `CHANGES`
     strengths: tuple[float, ...] = ()  # of the change, each a row of every pair
 
+    def __post_init__(self) -> None:
+        if self.change and (self.change not in CHANGES or not self.strengths or self.kind == "superpoint"):
+            raise ValueError(
+                f"no variant {self.change!r} of {self.name.removesuffix(f'-{self.change}')}; choose from: "
+                f"{', '.join(CHANGES)}, with strengths, of any protocol but superpoint"
+            )
+        if self.everywhere and not self.headline.startswith("visible "):
+            raise ValueError(f"{self.name}: the headline must be visible MEASURE, which no pair lacks")
+
 
 _DIFT: dict[str, Any] = {
     "large": False,
@@ -105,9 +114,5 @@ def with_change(protocol: HomographyProtocol, change: str) -> HomographyProtocol
     The truth follows: places in the changed image are taken back to the frame by the exact matrix, so that
     thresholds and errors are in the pixels of the protocol. Raises ValueError for a name that is none.
     """
-    if change not in CHANGES or protocol.kind == "superpoint":
-        raise ValueError(
-            f"no variant {change!r} of {protocol.name}; choose from: {', '.join(CHANGES)}, "
-            "of any protocol but superpoint"
-        )
-    return replace(protocol, name=f"{protocol.name}-{change}", change=change, strengths=CHANGES[change][1])
+    _, strengths = CHANGES.get(change, ("", ()))
+    return replace(protocol, name=f"{protocol.name}-{change}", change=change, strengths=strengths)

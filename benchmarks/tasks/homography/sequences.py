@@ -5,6 +5,7 @@ A sequence of HPatches is a folder with the images ``1`` to ``6`` (``.ppm``, or 
 or ``v_`` (viewpoint).
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -86,13 +87,13 @@ class Layout:
 
 
 def _numbered(folder: Path, image: str, truth: str, end: str = "") -> Iterator[Listed]:
+    pattern = re.compile(rf"{truth}([1-9]\d*){end}|{image}([1-9]\d*)({'|'.join(SUFFIXES)})")
     for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        names = {path.name for path in place.iterdir()}
-        for number in "23456" if any(name.startswith(truth) for name in names) else "":
-            own = f"{truth}{number}{end}", *(f"{image}{number}{suffix}" for suffix in SUFFIXES)
-            if names.intersection(own):
-                images = place / f"{image}1", place / f"{image}{number}"
-                yield Listed(place.name, f"1-{number}", *images, place / own[0])
+        names = [path.name for path in place.iterdir()]
+        numbers = {int(own[1] or own[2]) for own in map(pattern.fullmatch, names) if own} - {1}
+        for k in sorted(numbers) if any(name.startswith(truth) for name in names) else ():
+            images = place / f"{image}1", place / f"{image}{k}"
+            yield Listed(place.name, f"1-{k}", *images, place / f"{truth}{k}{end}")
 
 
 def _evd(folder: Path) -> Iterator[Listed]:
@@ -131,7 +132,7 @@ LAYOUTS = {
     "homogr": Layout("homogr", "NAMEA.png, NAMEB.png and NAME_model.txt", _homogr, _HOMOGR.split()),
     "oxford": Layout("Oxford-Affine", _OXFORD_WORDS, partial(_numbered, image="img", truth="H1to", end="p"),
                      _OXFORD.split(), 5),
-    "pairs": Layout("Pairs", f"a list of lines IMAGE0 IMAGE1 HFILE, or pairs.txt, or {_NUMBERED}", _pairs),
+    "pairs": Layout("Pairs", "a list of lines IMAGE0 IMAGE1 HFILE, pairs.txt, or images 1, 2, H_1_2", _pairs),
 }  # fmt: skip
 """By the names of their tasks."""
 
@@ -143,11 +144,13 @@ def read_planes(name: str, folder: Path, split: str | None = None) -> DataSet[Pa
         raise GeomatchError(f"{folder}: no such folder")
     layout, found = LAYOUTS[name], dict[str, list[Listed]]()
     for one in layout.listed(folder):
-        found.setdefault(one.scene, []).append(one)
+        found.setdefault(_word(one.scene), []).append(one)
     if not found:
         raise GeomatchError(f"{folder}: no {layout.title} there ({layout.words})")
     noted = (folder.parent if folder.is_file() else folder) / CONFIRMED
-    confirmed = read_lines(noted) if noted.is_file() else []
+    confirmed = {_word(line.strip()) for line in read_lines(noted)} - {""} if noted.is_file() else set()
+    if unknown := sorted(confirmed - found.keys() - set(layout.names)):
+        raise GeomatchError(f"{noted}: no scene is called {unknown[0]}; there are {', '.join(found)}")
     scenes, broken = [], {}
     for scene, listed in found.items():
         own = "confirmed" if scene in confirmed else "unconfirmed"
@@ -169,6 +172,10 @@ def read_planes(name: str, folder: Path, split: str | None = None) -> DataSet[Pa
 read_hpatches = partial(read_planes, "hpatches")
 
 
+def _word(scene: str) -> str:
+    return re.sub(r"\s", "_", scene)  # rows name a pair by its scene, a space, and its label
+
+
 def _scene(name: str, listed: Sequence[Listed], split: str) -> PairScene:
     pairs, files = dict[str, ImagePair](), dict[Path, None]()
     for one in listed:
@@ -177,7 +184,7 @@ def _scene(name: str, listed: Sequence[Listed], split: str) -> PairScene:
         files |= dict.fromkeys([*paths, one.truth])
         if one.truth.name.endswith("_model.txt"):
             matrix = np.asarray(np.linalg.inv(matrix), np.float64)
-            validation = one.truth.with_name(f"{name}_vpts.mat")
+            validation = one.truth.with_name(f"{one.scene}_vpts.mat")
             if validation.is_file():
                 points, files[validation] = _validation(validation), None
         if one.label in pairs:

@@ -15,15 +15,7 @@ from geomatch.benchmarks.harness.measures import (
     recall_curve,
     with_failures,
 )
-from geomatch.benchmarks.harness.task import (
-    Axes,
-    Curve,
-    Entry,
-    Row,
-    Task,
-    Values,
-    Words,
-)
+from geomatch.benchmarks.harness.task import Axes, Curve, Entry, Row, Task, Values, Words
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.tasks.homography import evaluation

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 
@@ -41,14 +41,6 @@ class PairScene:
         return digest_of([[[pair.name, pair.split] for pair in self.pairs], fingerprint_of(self.files)])
 
 
-class PairUnit(Protocol):
-    """A unit of a task on pairs of images."""
-
-    @property
-    def pairs(self) -> Sequence[ImagePair]:
-        """Its pairs, in order."""
-
-
 @dataclass(frozen=True)
 class Measuring:
     """How a task measures a pair."""
@@ -62,10 +54,10 @@ class Measuring:
 
 
 class PairEvaluation:
-    """The `Evaluation` of a unit of pairs."""
+    """The `Evaluation` of a unit with ``pairs``, `ImagePair`s in order."""
 
     def __init__(
-        self, unit: PairUnit, entries: Sequence[Entry], store: Store | None, measuring: Measuring
+        self, unit: Any, entries: Sequence[Entry], store: Store | None, measuring: Measuring
     ) -> None:
         self._pairs, self._entries, self._measuring = unit.pairs, entries, measuring
         self._views = Views(entries, store)

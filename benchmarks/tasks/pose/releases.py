@@ -56,7 +56,8 @@ def _megadepth(folder: Path) -> Iterator[Listed]:
                 names, poses, matrices = (
                     [found[key][k] for k in (one, two)] for key in ("image_paths", "poses", "intrinsics")
                 )
-                first, second = (Camera(np.asarray(k, np.float64), corner_origin=True) for k in matrices)
+                rows = np.array(matrices, np.float64)  # the principal point is the middle of the image
+                first, second = (Camera(k, (round(2 * k[0, 2]), round(2 * k[1, 2])), True) for k in rows)
                 truth = RelativePose((first, second), poses[1] @ np.linalg.inv(poses[0]))
                 paths = root / names[0], root / names[1]
                 yield paths[0].parent.parent.name, f"{one}-{two}", paths, truth
@@ -73,7 +74,7 @@ def _scannet(folder: Path) -> Iterator[Listed]:
         raise GeomatchError(f"{index}: no such file; expected {_SCANNET}")
     places = folder / "scans_test", folder / "scannet_test_1500", folder
     root = next((place for place in places if any(place.glob("scene*"))), folder)
-    with reading(index, "index of ScanNet-1500"):
+    with reading(f"{index} or {calibration.name}", "index of ScanNet-1500"):
         found = read_npz(index.read_bytes())
         matrices = read_npz(calibration.read_bytes()) if calibration.is_file() else {}
         for (number, part, *frames), pose in zip(found["name"].tolist(), found["rel_pose"], strict=True):

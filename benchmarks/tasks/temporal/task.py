@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
-from geomatch.benchmarks.tasks.temporal.davis import read_davis
+from geomatch.benchmarks.tasks.temporal.davis import SPLITS, read_davis
 from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation
 from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
 from geomatch.benchmarks.tasks.temporal.measures import statistics
@@ -80,7 +80,7 @@ def _pose_worst(protocol: TemporalProtocol, row: Row) -> Words:
 _UNIT = ("video", "videos")
 TASKS = {
     "davis": Task(
-        "davis", "DAVIS-2017", _UNIT, "objects", 30, read_davis, PROTOCOLS["davis"],
+        "davis", "DAVIS-2017", _UNIT, "objects", SPLITS, read_davis, PROTOCOLS["davis"],
         VideoEvaluation, _mask_measures, _mask_values,
         statistic=lambda protocol, found: 100 * float(found.mean()),
         severity=lambda protocol, found: -found[:, 0],
