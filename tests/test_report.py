@@ -283,6 +283,12 @@ def test_leaderboard_over_sets(both: RunResult, tmp_path: Path) -> None:
     assert [one is not None and one.value > 0 for one in board.rows["sift", ""]] == [True, False]
     head, *published = board.table(True)
     assert (head[0], len(head), head[-1]) == ("method", 3, "source")
+    (whole,) = [run for run in merge(find_runs([tmp_path])) if run.data["complete"]]
+    named = {"loma": replace(PROTOCOLS["mma"], name="wxbs-f-loma", headline="mAA@10")}
+    wxbs = replace(whole, task=replace(HPATCHES, name="wxbs"), protocols=named)
+    for split, count in (("validation", 0), ("test", 1)):  # published are figures of the test split
+        wxbs.data["split"] = split
+        assert len(leaderboard([wxbs]).table(True)) == 1 + count
     (disk,) = [row for row in published if row[0] == "DISK, 2k"]
     assert (disk[1], "DISK" in disk[2]) == ("75.3", True)
     assert "source" not in board.table(False)[0]
