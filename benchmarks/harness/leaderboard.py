@@ -141,12 +141,10 @@ def leaderboard(runs: Sequence[Run], keypoints: int | None = None, costs: bool =
                     continue
                 own = [row for row in run.rows_of(protocol.name) if row["method"] == label]
                 if own:
-                    found = interval(run.task, protocol, own)
-                    rows.setdefault((label, ""), {})[column] = Standing(*found)
+                    rows.setdefault((label, ""), {})[column] = Standing(*interval(run.task, protocol, own))
                     strings.setdefault(label, (run.task, method))
-            whole = run.data["complete"] and run.data["split"] == REPORTED.get(
-                run.task.name, run.data["split"]
-            )
+            split = run.data["split"]
+            whole = run.data["complete"] and split == REPORTED.get(run.task.name, split)
             for row in published_rows(run.task.name, protocol.name) if whole else ():
                 if row.split == "all" and protocol.headline in row.measures:
                     standing = Standing(row.measures[protocol.headline], None)
