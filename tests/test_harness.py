@@ -22,11 +22,13 @@ from geomatch.benchmarks.harness.record import summarise_record, table
 from geomatch.benchmarks.harness.run import Methods, RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings, find_task
 from geomatch.benchmarks.methods import Method, create_method
+from geomatch.benchmarks.methods.functions import FunctionMatcher
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, SEQUENCES, read_hpatches
 from geomatch.cli import main
 from geomatch.engine import LocalEngine, RunContext
+from geomatch.images import Image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.store import Manifest, Store
 
@@ -211,7 +213,7 @@ def test_a_users_describer_has_a_key_of_its_own(data: Path, tmp_path: Path) -> N
     assert run(data, tmp_path / "out", "geomatch", own).computed == 2
     for given, words in (
         ((detector, Wrapped(lambda image, features: features)), "mine: results of a .* cannot be cached"),
-        (7, "mine: hpatches needs a string, or a describer or a function; got 'int'"),
+        (7, "mine: hpatches needs a string, or keypoints or matches: .* a function; got 'int'"),
     ):
         with pytest.raises(ValueError, match=words):
             run(data, tmp_path / "out", "geomatch", {"mine": given})
@@ -376,7 +378,6 @@ def test_a_function_of_two_images_is_a_method(data: Path, tmp_path: Path) -> Non
         function.cache_key = lambda name=name: name  # type: ignore[attr-defined]
     assert run_benchmark("hpatches", data, "mma", functions, tmp_path / "out").computed == 6
     assert run_benchmark("hpatches", data, "mma", functions, tmp_path / "out").computed == 0
-    wrong = run_benchmark("hpatches", data, "mma", {"mine": lambda a, b: (a, b)}, tmp_path / "out")
     # what failed is tried again
     calls: list[int] = []
 
@@ -390,8 +391,49 @@ def test_a_function_of_two_images_is_a_method(data: Path, tmp_path: Path) -> Non
         again = run_benchmark("hpatches", data, "mma", {"mine": shaky}, tmp_path / "out")
         counts.append((again.computed, len(again.record["skipped"])))
     assert counts == [(2, 1), (1, 0), (0, 0)]
-    reasons = set(wrong.record["skipped"].values())
-    assert all(reason.startswith("the function must return points (M, 2)") for reason in reasons)
+
+
+def test_what_objects_do_wrong_is_counted_and_limited(data: Path, tmp_path: Path) -> None:
+    def many(pixels0: Any, pixels1: Any) -> Any:
+        return np.arange(80.0).reshape(20, 4)
+
+    def other(pixels0: Any, pixels1: Any) -> Any:
+        return []
+
+    many.cache_key = other.cache_key = lambda: "version 1"  # type: ignore[attr-defined]
+    methods = {
+        "many": many, "other": other, "shapes": lambda a, b: (a, b), "raises": lambda a, b: a.nothing,
+        "five": lambda a, b: np.zeros((9, 5)), "mute": lambda a, b: None, "sift": "sift",
+    }  # fmt: skip
+
+    class Pairs:
+        def match_images(self, image0: Image, image1: Image) -> Any:
+            return FunctionMatcher(many).match_images(image0, image1)
+
+        def cache_key(self) -> int:
+            return 1
+
+    given = ("hpatches", data, "mma")
+    context = RunContext(engine=LocalEngine(1), progress=False)
+    methods["pairs"] = Pairs()  # type: ignore[assignment]
+    result = run_benchmark(*given, methods, tmp_path / "out", context, Settings(max_keypoints=7))
+    rows = [row for row in result.record["rows"] if row["pair"].endswith(" 1-2")]
+    matches = {row["method"]: row["matches"] for row in rows}
+    assert (matches["many"], matches["pairs"], matches["other"]) == (7, 7, 0)
+    assert 0 < matches["sift"] <= 7
+    reasons = {name.split()[0]: reason for name, reason in result.record["skipped"].items()}
+    assert reasons == {
+        "shapes": reasons["shapes"],
+        "raises": "AttributeError: 'numpy.ndarray' object has no attribute 'nothing'",
+        "five": reasons["shapes"].partition("got")[0] + "got [(9, 5)]",
+        "mute": "TypeError: 'NoneType' object is not iterable",
+    }  # fmt: skip
+    assert reasons["shapes"].startswith("the function must return points (M, 2)")
+    assert [row["MMA@3"] for row in result.summaries() if row["method"] == "other"][-1] == 0
+    with pytest.raises(ValueError, match="give objects by name"):
+        run_benchmark(*given, [Pairs()], tmp_path / "out")  # type: ignore[list-item]
+    named = run_benchmark(*given, "sift,mine=orb", tmp_path / "out", context, Settings(7))
+    assert list(named.record["methods"]) == ["sift", "mine"]
 
 
 def test_a_protocol_of_ones_own(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -419,6 +461,10 @@ def test_a_protocol_of_ones_own(data: Path, tmp_path: Path, capsys: pytest.Captu
         ('base = "other"', "base must be one of dift, "), ('base = "mma"\nname = "mma"', "give another name"),
         ('base = "mma"\nspeed = 1', "unknown field 'speed'"), ("base = mma", "not a readable protocol"),
         ('base = "mma"\nmax_keypoints = "many"', "max_keypoints cannot be 'many'; mma has 2000"),
+        ('base = "mma"\nmax_keypoints = -5', "max_keypoints cannot be -5"),
+        ("base = [1]", "base must be one"), ('base = "mma"\nrelative_to = "a"', "relative_to cannot be 'a'"),
+        ('base = "mma"\nseeds = true', "seeds cannot be True"),
+        ('base = "mma"\nareas = ["x"]', "areas cannot be ('x',)"),
     ):  # fmt: skip
         own.write_text(text)
         assert main([*arguments, "--protocol", str(own)]) == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.cache import SCHEMA
-from geomatch.benchmarks.harness.task import FOLDERS, UNREADABLE, Row, Task, find_task
+from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task, unreadable
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of, read_json, replacing
 
@@ -57,8 +57,8 @@ def summaries_of(
     """One row per method and split with any, under one protocol; ``budgets``: their keypoints per image."""
     found = []
     for method, budget in budgets.items():
-        names = protocol.name, method
-        own = [row for row in rows if (row["protocol"], row["method"]) == names and not is_unreadable(row)]
+        own = [row for row in rows if (row["protocol"], row["method"]) == (protocol.name, method)]
+        own = [row for row in own if not unreadable(row)]
         if own:
             labels = {"protocol": protocol.name, "method": method, "keypoints": allowed(protocol, budget)}
             rows_of_splits = task.summarise(protocol, own)
@@ -74,16 +74,12 @@ def allowed(protocol: Any, budget: int | None) -> int | None:
     return budget if own is None or budget is None else min(own, budget)
 
 
-def is_unreadable(row: Row) -> bool:
-    """True if the row's files could not be read: it counts neither for nor against the method."""
-    return str(row["reason"]).startswith(UNREADABLE)
-
-
-def unreadable(rows: Sequence[Row]) -> dict[str, str]:
+def unreadable_pairs(rows: Sequence[Row]) -> dict[str, str]:
     """Why methods could not be tried, by method and pairs."""
     pairs: dict[tuple[str, str], dict[str, None]] = {}
-    for row in filter(is_unreadable, rows):
-        pairs.setdefault((row["method"], row["reason"].removeprefix(UNREADABLE)), {})[row["pair"]] = None
+    for row in rows:
+        if reason := unreadable(row):
+            pairs.setdefault((row["method"], reason), {})[row["pair"]] = None
     return {
         f"{method} on {next(iter(own))}" + (f" and {len(own) - 1} more" if len(own) > 1 else ""): reason
         for (method, reason), own in pairs.items()

@@ -15,11 +15,11 @@ from typing import Any, cast
 from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, read_or_make, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.machine import machine
-from geomatch.benchmarks.harness.record import summarise_record, unreadable, write_run
-from geomatch.benchmarks.harness.task import Entry, Row, Settings, Source, Task, find_task
+from geomatch.benchmarks.harness.record import allowed, summarise_record, unreadable_pairs, write_run
+from geomatch.benchmarks.harness.task import Entry, Row, Settings, Source, Task, find_task, unreadable
 from geomatch.benchmarks.methods.functions import FunctionMatcher
-from geomatch.benchmarks.methods.method import Method
-from geomatch.benchmarks.methods.strings import named
+from geomatch.benchmarks.methods.method import Method, PairMatcher
+from geomatch.benchmarks.methods.strings import named, split_methods
 from geomatch.benchmarks.methods.together import groups
 from geomatch.describers import Describer
 from geomatch.engine import FailedItem, LocalEngine, RunContext, StreamTask, Work
@@ -31,12 +31,12 @@ from geomatch.keypoints import Detector, create_detector
 from geomatch.provenance import versions
 from geomatch.store import Manifest, Store
 
-Given = str | Method | Describer | tuple[Detector, Describer | None] | Callable[..., Any]
+Given = str | Method | Describer | tuple[Detector, Describer | None] | PairMatcher | Callable[..., Any]
 """A method's string, a `Method`, a describer (a dense one for dense tasks; else of SIFT's keypoints), a
-detector and a describer (None: the detector brings descriptors), or a function of two images, see
-`geomatch.benchmarks.methods.functions.FunctionMatcher`."""
-Methods = Sequence[str | Method] | Mapping[str, Given]
-"""Methods, or methods by the names that the record gives them."""
+detector and a describer (None: the detector brings descriptors), a `PairMatcher`, or a function of two
+images, see `geomatch.benchmarks.methods.functions.FunctionMatcher`."""
+Methods = str | Sequence[str | Method] | Mapping[str, Given]
+"""Strings separated by commas, methods, or methods by the names that the record gives them."""
 AT_ONCE = 8  # most images that go through a network together
 Cells = dict[tuple[str, str], list[Row]]  # rows by protocol and method
 
@@ -89,7 +89,11 @@ def run_benchmark(
     task, settings = find_task(name), settings or Settings()
     chosen = task.find_protocols(protocols) if isinstance(protocols, str) else list(protocols)
     found = task.read(data.absolute(), settings.split)  # workers may run elsewhere
-    if not isinstance(methods, Mapping):
+    if isinstance(methods, str):
+        methods = split_methods(methods)
+    elif not isinstance(methods, Mapping):
+        if any(not isinstance(given, (str, Method)) for given in methods):
+            raise ValueError("give objects by name: {'mine': object}")
         strings = named(given for given in methods if isinstance(given, str))
         methods = strings | {given.name: given for given in methods if isinstance(given, Method)}
     if context is None:
@@ -101,7 +105,8 @@ def run_benchmark(
         usable, skipped = _usable(task, chosen, methods, settings, device)
         skipped = {**found.broken, **skipped}
         if not usable:
-            raise GeomatchError("nothing can run: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
+            why = "; ".join(f"{k}: {v}" for k, v in skipped.items()) or "no method was given"
+            raise GeomatchError(f"nothing can run: {why}")
         store = started.store_at(out)
         out.mkdir(parents=True, exist_ok=True)
         entries = {entry.method.name: entry for entry in usable}
@@ -110,7 +115,10 @@ def run_benchmark(
         cache = store if settings.cache_features and task.caches else None
         ahead = cache is not None and device != "cpu"
         need: Need = "processor" if ahead or device == "cpu" else "large network"
-        evaluating = Evaluating(name, tuple(chosen), parts, store, cache, need)
+        limited = list(chosen)
+        if not task.dense:  # an object may find more
+            limited = [replace(one, max_keypoints=allowed(one, settings.max_keypoints)) for one in chosen]
+        evaluating = Evaluating(name, tuple(limited), parts, store, cache, need)
         given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
         keys = {entry.method.name: entry.key for entry in usable}
         fields = {protocol.name: asdict(protocol) for protocol in chosen}
@@ -128,7 +136,7 @@ def run_benchmark(
         for protocol in fields
         for row in cells.get((method, unit.name, protocol), [])
     ]
-    skipped |= unreadable(rows)
+    skipped |= unreadable_pairs(rows)
     units = {unit.name: unit.fingerprint for unit in found.units}
     described = {"folder": found.folder.resolve().name, "split": found.split, "units": units,
                  "complete": found.complete}  # fmt: skip
@@ -164,7 +172,6 @@ def _usable(
 
 
 def _method(task: Task, name: str, given: Given, settings: Settings, device: str) -> Method:
-    whole = "a describer of whole images, see DenseDescriber"
     if isinstance(given, str):
         return replace(task.method(given, settings, device), name=name)
     if isinstance(given, Method):
@@ -174,15 +181,17 @@ def _method(task: Task, name: str, given: Given, settings: Settings, device: str
     elif hasattr(given, "describe") or hasattr(given, "dense_many"):
         source = None if task.dense else create_detector("sift", settings.max_keypoints)
         method = Method.of(name, source, cast(Describer, given))
-    elif callable(given) and not task.dense:
-        method = Method(name, pair_matcher=FunctionMatcher(given))
+    elif hasattr(given, "match_images"):
+        method = Method(name, pair_matcher=given)
     else:
-        needed = whole if task.dense else "a describer or a function"
+        method = Method(name, pair_matcher=FunctionMatcher(given) if callable(given) else None)
+    needed = "keypoints or matches: (detector, describer), a describer or a function"
+    right = method.source is not None or method.pair_matcher is not None
+    if task.dense:
+        needed = "a describer of whole images, see DenseDescriber"
+        right = hasattr(method.descriptor, "dense_many")
+    if not right:
         raise ValueError(f"{task.name} needs a string, or {needed}; got {type(given).__name__!r}")
-    if task.dense and not hasattr(method.descriptor, "dense_many"):
-        raise ValueError(f"{task.name} needs {whole}")
-    if not task.dense and method.source is None and method.pair_matcher is None:
-        raise ValueError(f"{task.name} needs keypoints or matches: give (detector, describer) or a function")
     return method
 
 
@@ -249,8 +258,10 @@ class Evaluating:
                 return evaluation.rows(protocol, [places[k] for k in missing])
 
             found = read_or_make(self.store, ROWS, list(keys.values()), make, pack_rows, unpack_rows)
-            for place, own in zip(places, found, strict=True):
+            for (place, key), own in zip(keys.items(), found, strict=True):
                 cells[protocol.name, group[place].method.name] = own
+                if any(map(unreadable, own)):
+                    self.store.remove(ROWS, key)
         return cells, computed
 
     def sources(self, job: Job) -> list[Source]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geomatch.benchmarks.harness.record import is_unreadable, protocols_of, read_run, summaries_of, unreadable
-from geomatch.benchmarks.harness.task import FOLDERS, Row, Settings, Task, find_task
+from geomatch.benchmarks.harness.record import protocols_of, read_run, summaries_of, unreadable_pairs
+from geomatch.benchmarks.harness.task import FOLDERS, Row, Settings, Task, find_task, unreadable
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.methods.strings import named
 from geomatch.errors import GeomatchError
@@ -72,7 +72,7 @@ class Run:
 
     def rows_of(self, protocol: str) -> list[Row]:
         """The rows under one protocol, without those whose files could not be read."""
-        return [row for row in self.rows if row["protocol"] == protocol and not is_unreadable(row)]
+        return [row for row in self.rows if row["protocol"] == protocol and not unreadable(row)]
 
     def summaries(self, protocol: Any) -> list[Row]:
         """One row per method and split under one protocol."""
@@ -127,16 +127,16 @@ def merge(paths: Sequence[Path]) -> list[Run]:
         own = rows.setdefault(key, {})
         for row in found["rows"]:
             place = row["protocol"], labels[number, row["method"]], row["pair"]
-            if place not in own or is_unreadable(own[place]):
+            if place not in own or unreadable(own[place]):
                 own[place] = {**row, "method": place[1]}
     for key, run in runs.items():
         run.rows.extend(rows[key].values())
         for found in run.records:  # skipped in one run, and done in another
             done = {f"{row['method']} under {row['protocol']}" for row in found["rows"]}
-            done |= found["methods"].keys() | unreadable(found["rows"]).keys()
+            done |= found["methods"].keys() | unreadable_pairs(found["rows"]).keys()
             for name in run.skipped.keys() & done:
                 del run.skipped[name]
-        run.skipped.update(unreadable(run.rows))
+        run.skipped.update(unreadable_pairs(run.rows))
     return list(runs.values())
 
 

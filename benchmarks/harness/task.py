@@ -19,8 +19,8 @@ AnyProtocol = TypeVar("AnyProtocol")
 Row = dict[str, Any]
 """A row of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
 UNREADABLE = "unreadable: "
-"""Begins the ``reason`` of a row whose files could not be read: the run names it as skipped, and it counts
-neither for nor against a method."""
+"""Begins the ``reason`` of a row whose files could not be read: the run names it as skipped, it counts
+neither for nor against a method, and the next run tries it again."""
 Words = list[tuple[str, str]]  # headings, and what stands there
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # thresholds, and percentages within them
 Values = NDArray[np.float64]  # (rows, ...), from `Task.values`
@@ -206,18 +206,21 @@ def read_protocol(path: Path, protocols: Mapping[str, Any]) -> Any:
     with reading(path, "protocol"):
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     base = given.pop("base", None)
-    if base not in protocols:
+    if base not in list(protocols):
         raise GeomatchError(f"{path}: base must be one of {', '.join(protocols)}, got {base!r}")
     changed = {"name": path.stem, "source": f"{path.name}, after {base}"} | given
     known = {field.name: getattr(protocols[base], field.name) for field in fields(protocols[base])}
-    if changed["name"] in protocols:
+    if changed["name"] in list(protocols):
         raise GeomatchError(f"{path}: {changed['name']} is a protocol of ours: give another name")
     for name, value in changed.items():
         if name not in known:
             raise GeomatchError(f"{path}: unknown field {name!r}; choose from: {', '.join(known)}")
-        kinds = (type(known[name]), int) if isinstance(known[name], float) else type(known[name])
+        own = type(known[name])
+        kinds = {own: {own}, float: {int, float}, type(None): {bool, int, float}}[own]
         changed[name] = value = _tuples(value)
-        if known[name] is not None and not isinstance(value, kinds):
+        parts = value if isinstance(value, tuple) else ()
+        negative = any(isinstance(one, int | float) and one < 0 for one in (value, *parts))
+        if type(value) not in kinds or negative or any(isinstance(one, str) for one in parts):
             raise GeomatchError(f"{path}: {name} cannot be {value!r}; {base} has {known[name]!r}")
     return replace(protocols[base], **changed)
 
@@ -235,6 +238,12 @@ def find_task(name: str) -> Task:
         raise ValueError(f"unknown task {name!r}; choose from: {', '.join(FOLDERS)}")
     task: Task = import_module(f"geomatch.benchmarks.tasks.{FOLDERS[name]}.task").TASKS[name]
     return task
+
+
+def unreadable(row: Row) -> str:
+    """Why its files could not be read, or its method failed on them; nothing for any other row."""
+    reason = str(row["reason"])
+    return reason.removeprefix(UNREADABLE) if reason.startswith(UNREADABLE) else ""
 
 
 def threshold_of(measure: str) -> float:

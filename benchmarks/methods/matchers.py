@@ -69,9 +69,7 @@ class LightGlueMatcher:
         state = {_renamed(key): value for key, value in states[0].items()}
         found = network.load_state_dict(state, strict=False)
         learned = set(dict(network.named_parameters()))
-        unread = (
-            r"extractor\..*|log_assignment\.\d+\.r"  # of XFeat's and DISK's file, as in the authors' code
-        )
+        unread = r"extractor\..*|log_assignment\.\d+\.r"  # of XFeat's and DISK's file, as by the authors
         lacking = [key for key in found.missing_keys if key in learned]
         lacking += [key for key in found.unexpected_keys if not re.fullmatch(unread, key)]
         if lacking:

@@ -23,6 +23,7 @@ from geomatch.types import Features
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 _PATIENCE = 5.0  # seconds that a process has to end
+_LONGEST = 3600.0  # and to load, or to match a pair
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class WorkerMatcher:
                 raise FeaturesError(answer["error"])
             both = matched_features(list(answer.values()), image0, image1)
         except FeaturesError as error:
-            raise FeaturesError(f"{self.name} failed at {image0.name} and {image1.name} ({error})") from error
+            raise FeaturesError(f"{self.name} failed ({error})") from error
         return both[0][: self.max_matches], both[1][: self.max_matches]
 
 
@@ -101,6 +102,9 @@ class _Worker:
         try:
             if arrays is not None:
                 send(self._pipe, **arrays)
+            if not self._pipe.poll(_LONGEST):
+                self._process.kill()
+                return {"error": f"no answer in {_LONGEST:g} seconds"}
             return receive(self._pipe)
         except (EOFError, OSError):
             return None
@@ -134,6 +138,8 @@ def _asked(matcher: WorkerMatcher, **arrays: Any) -> dict[str, Any]:
     """What the matcher's process answers; it is started again once, since something may have killed it."""
     key, ended = (os.getpid(), matcher), ""
     with _lock:
+        if not arrays:  # files may have changed since it read them
+            _end_all()
         for _ in range(2):
             if (worker := _running.pop(key, None)) is None:
                 _end_all()

@@ -140,12 +140,11 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
         from geomatch.benchmarks.harness.record import table
         from geomatch.benchmarks.harness.run import run_benchmark
         from geomatch.benchmarks.harness.task import find_task
-        from geomatch.benchmarks.methods.strings import split_methods
         from geomatch.engine.run import grouped
 
         task = find_task(name)
         chosen = protocols.of(task, default)
-        result = run_benchmark(name, data, chosen, split_methods(method), out, context, settings)
+        result = run_benchmark(name, data, chosen, method, out, context, settings)
         if result.warning:
             click.echo(f"warning     {result.warning}", err=True)
         marked = {row["pair"]: row["warning"] for row in result.record["rows"] if row.get("warning")}

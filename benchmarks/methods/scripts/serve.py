@@ -7,7 +7,8 @@ points of both, (M, 2), the centre of the first pixel at (0, 0), and perhaps con
 SOCKET is a file descriptor. A message is its length, 4 bytes with the highest first, and an ``.npz`` file, as
 Python's ``multiprocessing.connection`` sends bytes. The first answer is empty: the matcher is loaded. Then
 ``image0`` and ``image1`` are answered by ``part0``, ``part1`` and perhaps ``part2``, what ``match`` returned,
-an empty message by ``identity``, JSON of what decides it, or any by ``error``.
+an empty message by ``identity``, JSON of what decides it, or any by ``error``. When the other side ends, so
+does this process, whatever it does.
 """
 
 import hashlib
@@ -16,8 +17,10 @@ import json
 import os
 import random
 import runpy
+import select
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -60,16 +63,23 @@ def _identity(match: Callable[..., Any], files: set[str]) -> dict[str, str]:
     modules = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
     found = filter(os.path.isfile, files | modules | set(getattr(match, "files", ())))
     sums = sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in found)
-    return {
-        "version": getattr(match, "version", ""),
-        "files": hashlib.sha256("".join(sums).encode()).hexdigest(),
-    }
+    files_sum = hashlib.sha256("".join(sums).encode()).hexdigest()
+    return {"identity": json.dumps({"version": getattr(match, "version", ""), "files": files_sum})}
+
+
+def _end_with(socket: int) -> None:
+    """End this process when the other side has ended."""
+    ended = select.poll()
+    ended.register(socket, 0)  # that it hung up is always told
+    ended.poll()
+    os._exit(0)
 
 
 def main() -> None:
     """Load, and answer until the other side ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # geomatch ends, and with it the pipe
     socket, script, name, count, device = sys.argv[1:]
+    threading.Thread(target=_end_with, args=[int(socket)], daemon=True).start()
     pipe, files, match = Connection(int(socket)), {script}, None
     sys.path[0] = os.path.dirname(os.path.abspath(script))
 
@@ -86,17 +96,14 @@ def main() -> None:
         send(pipe)
     except Exception as error:
         send(pipe, error=_line(error))
-    while match is not None:
-        try:
+    with suppress(EOFError):  # the other side has ended
+        while match is not None:
             request = receive(pipe)
-            answer = (
-                _matched(match, **request) if request else {"identity": json.dumps(_identity(match, files))}
-            )
-        except EOFError:
-            return
-        except Exception as error:
-            answer = {"error": _line(error)}
-        send(pipe, **answer)
+            try:
+                answer = _matched(match, **request) if request else _identity(match, files)
+            except Exception as error:
+                answer = {"error": _line(error)}
+            send(pipe, **answer)
 
 
 def _line(error: Exception) -> str:
