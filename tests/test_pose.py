@@ -15,7 +15,7 @@ import pytest
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch.benchmarks.harness.report import published_rows
+from geomatch.benchmarks.harness.leaderboard import published_rows
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings, find_task
 from geomatch.benchmarks.methods import Method, create_method

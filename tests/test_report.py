@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -18,9 +19,9 @@ from PIL import Image as PILImage
 import geomatch
 from geomatch.benchmarks.harness.charts import draw_curves
 from geomatch.benchmarks.harness.comparison import compare
-from geomatch.benchmarks.harness.leaderboard import leaderboard
+from geomatch.benchmarks.harness.leaderboard import leaderboard, measured_cost, published_rows
 from geomatch.benchmarks.harness.record import read_run, summarise_record
-from geomatch.benchmarks.harness.report import published_rows, write_report
+from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.runs import find_runs, merge
 from geomatch.benchmarks.harness.task import Settings
@@ -226,11 +227,11 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
     other = run(work, "mma", ["orb"], keypoints=100)
     third = run(work, "mma", ["rootsift"])
     (merged,) = merge([both.path, other.path, third.path])
-    assert list(merged.methods) == ["orb", "sift", "orb (100 keypoints)", "rootsift"]
+    assert list(merged.methods) == ["orb (150 keypoints)", "sift", "orb (100 keypoints)", "rootsift"]
     assert len(merged.rows_of("mma")) == 4 * 9  # one image cannot be read
     assert len(merged.rows_of("roma")) == 2 * 9
     found = {row["method"]: row["keypoints"] for row in merged.summaries(PROTOCOLS["mma"])}
-    assert found == {"orb": 150, "sift": 150, "orb (100 keypoints)": 100, "rootsift": 150}
+    assert found == {"orb (150 keypoints)": 150, "sift": 150, "orb (100 keypoints)": 100, "rootsift": 150}
     written = write_report([other.path, third.path], tmp_path / "two", keypoints=150)
     assert "too few to tell, at 100 and 150 keypoints" in written[0].read_text()
     # one budget in the leaderboard, and its numbers are those of the tables
@@ -239,11 +240,17 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
     assert entry["method"] == "rootsift"
     assert float(entry["value"]) == pytest.approx(summary["MMA@3"])
     assert (entry["low"], entry["high"]) == ("", "")  # two sequences say nothing about others
-    assert (written[3].read_text().count(r"\\"), written[3].read_text().count("&")) == (2, 2)
+    latex = written[3].read_text()
+    assert (latex.count(r"\\"), latex.count("&"), latex.count(r"\midrule")) == (2, 2, 1)
     (mma,) = merge([other.path, third.path])
     small = leaderboard([mma], keypoints=100, costs=True)
-    assert (list(small.rows), small.left_out) == (["orb"], ["rootsift (150 keypoints)"])
-    assert (small.costs["orb"].seconds > 0, small.costs["orb"].megabytes) == (True, 0)
+    assert (list(small.rows), small.left_out) == ([("orb", "")], ["rootsift (150 keypoints)"])
+    assert (small.costs["orb"][0] > 0, small.costs["orb"][1]) == (True, 0)
+    files = replace(mma.methods["orb"], string="npz:nowhere:d2")
+    missing = replace(files, string="aliked:nowhere.pth")
+    assert [measured_cost(HPATCHES, one) for one in (files, missing, replace(files, string=None))] == [
+        None
+    ] * 3
     assert merge([both.path, both.path])[0].rows == merge([both.path])[0].rows
     assert set(find_runs([work / "out"])) == {both.path, other.path, third.path}
     path, changed = tmp_path / "hpatches-x.json", json.loads(third.path.read_text())
@@ -256,13 +263,65 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
     assert len(merge([both.path, path])) == 2
 
 
+def test_leaderboard_over_sets(both: RunResult, tmp_path: Path) -> None:
+    """What differs has a row of its own on other data, too; most sets first; published rows of releases."""
+    record = json.loads(both.path.read_text())
+    rows = [row for row in record["rows"] if row["protocol"] == "mma"]
+    first = {**record, "rows": rows, "protocols": {"mma": record["protocols"]["mma"]}}
+    units = {f"{name}2": digest for name, digest in record["data"]["units"].items()}
+    data = {**record["data"], "units": units, "complete": True}
+    methods = {**record["methods"], "orb": {**record["methods"]["orb"], "metric": "cosine"}}
+    kept = [{**row, "within": [0] * 15, "reason": "none"} if row["method"] == "sift" else row for row in rows]
+    second = {**first, "data": data, "methods": methods, "rows": kept}
+    for name, content in (("a", first), ("b", second)):
+        (tmp_path / f"hpatches-{name}.json").write_text(json.dumps(content))
+    board = leaderboard(merge(find_runs([tmp_path])))
+    assert len(set(board.columns)) == 2
+    ours = [label for label, source in board.rows if not source]
+    assert ours[0] == "sift"  # the worst on average, and the only one on both sets
+    assert [re.sub(r"\w{8}", "", label) for label in ours[1:]] == ["orb ()"] * 2
+    assert [one is not None and one.value > 0 for one in board.rows["sift", ""]] == [True, False]
+    head, *published = board.table(True)
+    assert (head[0], len(head), head[-1]) == ("method", 3, "source")
+    (whole,) = [run for run in merge(find_runs([tmp_path])) if run.data["complete"]]
+    named = {"loma": replace(PROTOCOLS["mma"], name="wxbs-f-loma", headline="mAA@10")}
+    wxbs = replace(whole, task=replace(HPATCHES, name="wxbs"), protocols=named)
+    for split, count in (("validation", 0), ("test", 1)):  # published are figures of the test split
+        wxbs.data["split"] = split
+        assert len(leaderboard([wxbs]).table(True)) == 1 + count
+    (disk,) = [row for row in published if row[0] == "DISK, 2k"]
+    assert (disk[1], "DISK" in disk[2]) == ("75.3", True)
+    assert "source" not in board.table(False)[0]
+    assert r"DISK, 2k & - & 75.3 \\ % computed from" in board.latex()
+    assert [line.count(r"\midrule") for line in board.latex().splitlines()][3:8] == [1, 0, 0, 0, 1]
+    (row,) = [row for row in csv.DictReader(board.csv().splitlines()) if row["method"] == "DISK, 2k"]
+    assert (row["value"], row["keypoints"], row["source"]) == ("75.3", "", disk[2])
+
+
+def test_what_was_skipped_and_then_done_is_not_told(both: RunResult, tmp_path: Path) -> None:
+    record = json.loads(both.path.read_text())
+    broken = {row["pair"] for row in record["rows"] if str(row["reason"]).startswith("unreadable")}
+    assert broken
+    assert record["skipped"]
+    mended = [{**row, "reason": None} for row in record["rows"]]
+    (tmp_path / "a.json").write_text(json.dumps({**record, "skipped": {**record["skipped"], "sift": "away"}}))
+    (tmp_path / "b.json").write_text(json.dumps({**record, "rows": mended, "skipped": {}}))
+    for names in ("ab", "ba"):
+        (merged,) = merge([tmp_path / f"{name}.json" for name in names])
+        assert merged.skipped == {}
+        assert len(merged.rows_of("mma")) == 2 * 10
+
+
 def test_names_cannot_break_the_page(short: Path, tmp_path: Path) -> None:
     record = json.loads(short.read_text().replace('"orb"', '"<script>alert(1)</script>|"'))
     record["rows"] = [row for row in record["rows"] if row["split"] == "viewpoint"]
     (tmp_path / "hpatches-x.json").write_text(json.dumps(record))
-    written = write_report([tmp_path], tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    written = write_report([tmp_path], tmp_path / "out", tmp_path / "other")
     page = Page(written[1])
     assert "script" not in page.tags
+    assert page.text.count("No pictures: other: no HPatches there") == 1
+    assert str(tmp_path) not in written[1].read_text()
     assert page.tags["svg"] == 1  # a split that has all of the rows is not drawn again
 
 

@@ -27,9 +27,8 @@ def read_run(path: Path) -> dict[str, Any]:
     """A record from its file."""
     record = read_json(path, "record")
     if "rows" in record and record.get("schema", SCHEMA) != SCHEMA:
-        raise GeomatchError(
-            f"{path}: a record of layout {record['schema']}, this version reads {SCHEMA}; run again"
-        )
+        found = f"a record of layout {record['schema']}, this version reads {SCHEMA}"
+        raise GeomatchError(f"{path}: {found}; run again, or move it away")
     if not record.keys() >= _KEYS or record["benchmark"] not in list(FOLDERS):
         raise GeomatchError(f"{path}: not a record of geomatch benchmark")
     return record
@@ -73,6 +72,18 @@ def allowed(protocol: Any, budget: int | None) -> int | None:
     """The most keypoints per image that the protocol takes of a run with that budget."""
     own = getattr(protocol, "max_keypoints", None)
     return budget if own is None or budget is None else min(own, budget)
+
+
+def unreadable_pairs(rows: Sequence[Row]) -> dict[str, str]:
+    """Why methods could not be tried, by method and pairs."""
+    pairs: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        if reason := unreadable(row):
+            pairs.setdefault((row["method"], reason), {})[row["pair"]] = None
+    return {
+        f"{method} on {next(iter(own))}" + (f" and {len(own) - 1} more" if len(own) > 1 else ""): reason
+        for (method, reason), own in pairs.items()
+    }
 
 
 def table(task: Task, summaries: list[Row]) -> str:

@@ -15,7 +15,7 @@ from typing import Any, cast
 from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, read_or_make, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.machine import machine
-from geomatch.benchmarks.harness.record import allowed, summarise_record, write_run
+from geomatch.benchmarks.harness.record import allowed, summarise_record, unreadable_pairs, write_run
 from geomatch.benchmarks.harness.task import Entry, Row, Settings, Source, Task, find_task, unreadable
 from geomatch.benchmarks.methods.functions import FunctionMatcher
 from geomatch.benchmarks.methods.method import Method, PairMatcher
@@ -136,7 +136,7 @@ def run_benchmark(
         for protocol in fields
         for row in cells.get((method, unit.name, protocol), [])
     ]
-    skipped |= _unreadable(rows)
+    skipped |= unreadable_pairs(rows)
     units = {unit.name: unit.fingerprint for unit in found.units}
     described = {"folder": found.folder.resolve().name, "split": found.split, "units": units,
                  "complete": found.complete}  # fmt: skip
@@ -146,18 +146,6 @@ def run_benchmark(
         "settings": given, "skipped": skipped, "versions": versions(), "machine": machine(), "rows": rows,
     }  # fmt: skip
     return RunResult(write_run(out, record), record, computed, task.warning(found))
-
-
-def _unreadable(rows: Sequence[Row]) -> dict[str, str]:
-    """Why methods could not be tried, by method and pairs."""
-    pairs: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        if reason := unreadable(row):
-            pairs.setdefault((row["method"], reason), {})[row["pair"]] = None
-    return {
-        f"{method} on {next(iter(own))}" + (f" and {len(own) - 1} more" if len(own) > 1 else ""): reason
-        for (method, reason), own in pairs.items()
-    }
 
 
 def _usable(

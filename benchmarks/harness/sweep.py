@@ -72,8 +72,7 @@ def run_sweep(
     task, settings = find_task(name), settings or Settings(cache_features=False)
     parts = task.method(method, settings, "cpu")
     if shared_pass(parts) is None or parts.dift is None:
-        needed = "dense features of DIFT without projection head, rotations and scales"
-        raise ValueError(f"{method}: a sweep needs {needed}")
+        raise ValueError(f"{method}: a sweep needs dense features of DIFT without head, rotations and scales")
     grid = replace(grid, ensemble_sizes=grid.ensemble_sizes or (parts.dift.ensemble_size,))
     texts = {
         point: with_settings(method, dict(zip(("t", "layer", "ensemble"), point, strict=True)))
@@ -113,8 +112,7 @@ def scores_table(task: Task, scores: Sequence[Row]) -> str:
 def _draw(scores: Sequence[Row], grid: Grid, title: str, path: Path, headline: str) -> None:
     """The headline over layers and timesteps, each with every ensemble size."""
     figures = require("matplotlib.figure", "report", "drawing the heat map")
-    whole = [score for score in scores if score["split"] == "all"]
-    values = {(score["timestep"], score["layer"], score["ensemble"]): score[headline] for score in whole}
+    values = {(s["timestep"], s["layer"], s["ensemble"]): s[headline] for s in scores if s["split"] == "all"}
     lines = list(product(grid.timesteps, grid.ensemble_sizes))
     table = np.array([[values.get((t, layer, n), np.nan) for layer in grid.layers] for t, n in lines])
     several = len(grid.ensemble_sizes) > 1

@@ -43,7 +43,7 @@ def named(strings: Iterable[str]) -> dict[str, str]:
     for item in dict.fromkeys(strings):
         name, string = re.fullmatch(r"(?:([^=\[\]+:]+)=)?(.*)", item).groups()  # type: ignore[union-attr]
         if name is None:
-            short = "+".join(re.sub(r":.*/", ":", part) for part in _parts(string))
+            short = "+".join(re.sub(r"(^(?=/)|:).*/", r"\1", part) for part in _parts(string))
             name = string if short in found else short
         if found.setdefault(name, string) != string:
             raise ValueError(f"two methods are called {name!r}: {found[name]} and {string}")

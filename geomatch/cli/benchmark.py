@@ -43,7 +43,7 @@ _DATA_SETS = {
 """What DATA is, the default protocol, the others, and the splits."""
 _SEMANTIC = ("spair", "willow", "cub")
 _PLANES = ("hpatches", "evd", "homogr", "oxford", "pairs")
-_SPARSE = "DETECTOR+DESCRIPTOR, or sift, aliked:WEIGHTS, ...; DESCRIPTOR[t=50,layer=2] changes settings."
+_SPARSE = "DETECTOR+DESCRIPTOR, or sift, aliked:WEIGHTS, ...; NAME=STRING; DESCRIPTOR[t=50] changes settings."
 _DENSE = "A dense preset, folder or hub id, dino, dinov2 or clip; NAME[t=50,layer=2] changes settings."
 
 _data = click.argument("data", type=click.Path(path_type=Path))
@@ -243,7 +243,7 @@ def report(
 ) -> int:
     """Tables, curves and comparisons of RUNS, records of benchmarks or folders with them.
 
-    Also a leaderboard over all of them, as CSV and LaTeX, too.
+    With a leaderboard over all of them, also as CSV and LaTeX.
     """
     from geomatch.benchmarks.harness.report import write_report
 
