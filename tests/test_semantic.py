@@ -412,7 +412,7 @@ def test_records_and_reports(spair: RunResult, pristine: Path, tmp_path: Path) -
     assert "SPair-71k" in text
     assert text.count("<svg") == 3  # a curve per protocol
     assert text.count("data:image/jpeg") == 3  # the worst pairs, under the first protocol
-    assert "2 categories of 18" in markdown.read_text()
+    assert "2 of 18 categories" in markdown.read_text()
     assert "59.57" in text  # published, with its source
     assert "CleanDIFT" in text
 
