@@ -81,7 +81,7 @@ def check_params(model: str, values: Sequence[float], given: object) -> None:
     camera = pycolmap().Camera.create_from_model_name(1, model, 1.0, 1, 1)
     if len(values) != len(camera.params) or not np.isfinite(values).all():
         text = f"camera model {model} has {len(camera.params)} parameters ({camera.params_info})"
-        raise GeomatchError(f"{text}: give as many numbers separated by commas, got {given!r}")
+        raise GeomatchError(f"{text}: give as many numbers, got {given!r}")
     if (np.asarray(values)[camera.focal_length_idxs()] <= 0).any():
         raise GeomatchError(f"focal lengths must be positive, got {given!r} for {camera.params_info}")
 
@@ -95,7 +95,10 @@ def read_cameras(path: str | PathLike[str]) -> tuple[Camera, Camera]:
     with reading(path, "cameras.txt of COLMAP"):
         lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]
         rows = [line for line in lines if line and not line[0].startswith("#")]
-        made = [Camera(row[1], (int(row[2]), int(row[3])), tuple(map(float, row[4:]))) for row in rows]
+        try:
+            made = [Camera(row[1], (int(row[2]), int(row[3])), tuple(map(float, row[4:]))) for row in rows]
+        except GeomatchError as error:
+            raise GeomatchError(f"{path}: {error}") from None
     if len(made) not in (1, 2):
         raise GeomatchError(f"{path}: one camera, or one for each image, is needed, got {len(made)}")
     return made[0], made[-1]

@@ -102,7 +102,7 @@ def make_set(task: str, folder: Path, photo: np.ndarray, matrix: np.ndarray = TR
     else:
         images(folder, photo, ("a/x.png", "a/y.png"), matrix)
         np.savetxt(folder / "a" / "H", matrix)
-        (folder / "pairs.txt").write_text("# a comment\n\na/x.png a/y.png a/H\n")
+        (folder / "pairs.txt").write_text(f"# a comment\n\n{folder}/a/x.png a/y.png a/H\n")
     return folder
 
 
@@ -128,6 +128,7 @@ def test_exact_matches_give_100_and_none_give_0(task: str, tmp_path: Path, photo
     assert right.keys() == wrong.keys()
     again = run(task, data, "all", methods)
     assert (again.computed, again.record) == (0, result.record)
+    assert str(tmp_path) not in str(again.record["rows"])
 
 
 def test_the_other_direction_of_homogr_is_wrong(tmp_path: Path, photo0: Image) -> None:
@@ -310,6 +311,9 @@ def test_wxbs_by_its_protocols(wxbs: Path) -> None:
     (row,) = shifted.record["rows"]
     assert row["errors"] == pytest.approx([18**0.5] * 8)
     assert shifted.summaries()[-1]["mAA@10"] == pytest.approx(100 * 6 / 11)  # 5 to 10 px of 0 to 10
+    wrong = Method("wrong", pair_matcher=Partners(np.zeros((2, 1, 2))))
+    (row,) = run("wxbs", wxbs, "wxbs-pck", {"wrong": wrong}, split="validation").record["rows"]
+    assert "match_points returned shape" in row["reason"]
 
 
 def test_dense_descriptors_find_partners_of_points(wxbs: Path) -> None:

@@ -173,7 +173,7 @@ def test_wrong_cameras_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "cameras.txt"
     path.write_text("# Camera list\n7 PINHOLE 640 480 800 800 320 240\n")
     assert read_cameras(path) == (Camera("PINHOLE", SIZE, (800, 800, 320, 240)),) * 2
-    for text in ("", "1 PINHOLE 640\n", "1 PINHOLE 640 480 8 8 3 2\n" * 3):
+    for text in ("", "1 PINHOLE 640\n", "1 PINHOLE 640 480 8 8 3 2\n" * 3, "1 LENS 640 480 8\n"):
         path.write_text(text)
         with pytest.raises(GeomatchError, match=r"cameras\.txt"):
             read_cameras(path)

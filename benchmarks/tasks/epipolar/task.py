@@ -18,7 +18,7 @@ from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, Pai
 from geomatch.benchmarks.tasks.pairs.matches import limited, matched_points
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.dift.maps.transfer import transfer_points
-from geomatch.errors import GeomatchError
+from geomatch.errors import FeaturesError, GeomatchError
 from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.images import load_image
 
@@ -123,7 +123,10 @@ def _partners(method: Method, pair: ImagePair) -> NDArray[np.floating]:
     for side, points in enumerate(np.split(pair.truth, 2, axis=1)):
         inside = np.clip(points, 0, np.array(images[side].size) - 1)
         if matcher:
-            found.append(matcher.match_points(images[side], images[1 - side], inside))
+            partners = np.asarray(matcher.match_points(images[side], images[1 - side], inside), np.float64)
+            if partners.shape != inside.shape:
+                raise FeaturesError(f"match_points returned shape {partners.shape}, not {inside.shape}")
+            found.append(partners)
         else:
             found.append(transfer_points(maps[side], maps[1 - side], inside, method.metric).points)
     return np.vstack(found)

@@ -5,6 +5,7 @@ A sequence of HPatches is a folder with the images ``1`` to ``6`` (``.ppm``, or 
 or ``v_`` (viewpoint).
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,9 @@ def _pairs(folder: Path) -> Iterator[Listed]:
                 f"{listed}, line {count}: expected IMAGE0 IMAGE1 HFILE, got {len(words)} words"
             )
         if words:
-            yield Listed(words[0], words[1], *(listed.parent / word for word in words))
+            paths = [listed.parent / word for word in words]
+            names = [os.path.relpath(path, listed.parent) for path in paths]  # where the list has no other
+            yield Listed(names[0], names[1], *paths)
 
 
 _NUMBERED = "folders with images 1 to 6 and H_1_2 to H_1_6"
