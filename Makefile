@@ -18,7 +18,7 @@ demo: .venv/package
 
 test: lint
 	@echo "tests, in two processes ..."
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -q -p xdist -n 2
 
 slow: .venv/tools
 	@echo "slow tests ..."

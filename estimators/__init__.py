@@ -1,4 +1,4 @@
-"""Robust homography estimation: OpenCV, Kornia and PoseLib behind one gate; two-view geometry.
+"""Robust homography estimation: OpenCV, Kornia and PoseLib behind one gate; two-view geometry, relative pose.
 
 An estimator is anything with an ``estimate`` method like `Estimator`'s.
 """
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 
 from geomatch.estimators.gate import Gate
+from geomatch.estimators.models import Essential, Fundamental
+from geomatch.estimators.pose import relative_pose
 from geomatch.estimators.solvers import (
     OPENCV_METHODS,
     Estimator,
@@ -18,8 +20,9 @@ from geomatch.estimators.solvers import (
 from geomatch.estimators.two_view import estimate_two_view
 
 __all__ = [
-    "Estimator", "Gate", "KorniaEstimator", "OpenCVEstimator", "PoseLibEstimator",
-    "create_estimator", "estimate_two_view", "estimators", "threshold_of",
+    "Essential", "Estimator", "Fundamental", "Gate", "KorniaEstimator", "OpenCVEstimator",
+    "PoseLibEstimator", "create_estimator", "estimate_two_view", "estimators", "relative_pose",
+    "threshold_of",
 ]  # fmt: skip
 
 

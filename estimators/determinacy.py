@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.estimators.evidence import Points
 from geomatch.geometry import warp_points
 
@@ -26,22 +27,59 @@ def corner_deviations(
     h = into1 @ matrix @ np.linalg.inv(into0)
     rows, corner_rows = (_jacobian(h / h[2, 2], warp_points(into0, points)) for points in (p0, corners))
     rows, corner_rows = rows / into1[0, 0], corner_rows / into1[0, 0]  # pixels of image 1 again
-    places = weights.sum()
-    noise = (weights[:, None] * residuals**2).sum() + _PRIOR_WEIGHT * (_PRIOR_NOISE * threshold) ** 2
-    variance = noise / (max(0.0, 2 * places - 8) + _PRIOR_WEIGHT)
+    variance = noise_variance((weights[:, None] * residuals**2).sum(), 2 * weights.sum() - 8, threshold)
     flat = rows.reshape(-1, 8)
     normal = (flat * np.repeat(weights, 2)[:, None]).T @ flat
     full = _deviations(normal, corner_rows, variance)
     if not np.isfinite(full).all():
         return full, full
+    return full, _deviations(normal - leaned_on(rows, weights, normal), corner_rows, variance)
+
+
+def determines_lines(matrix: Points, p0: Points, p1: Points, weights: Points, threshold: float) -> bool:
+    """True if inliers (K, 2) determine the seven parameters of a fundamental matrix.
+
+    Noise moves matches as depth does: what it adds to the normal equations of Sampson's distances is taken
+    away, and so is the part that is leaned on. Points on a line, or a plane, leave nothing.
+    """
+    scale = 1 / np.abs([p0, p1]).max()
+    x0, x1 = (np.column_stack([own * scale, np.ones(len(own))]) for own in (p0, p1))
+    f = matrix * np.outer([1, 1, scale], [1, 1, scale])
+    values, gradients = residuals_and_gradients(f, x0[:, :2], x1[:, :2])
+    squares = gradients.sum(axis=0)
+    u, _, vt = np.linalg.svd(f)
+    held = [f.ravel(), np.outer(u[:, 2], vt[2]).ravel()]  # its norm and its determinant stay
+    free = np.linalg.svd(held)[2][2:].T * np.sqrt(weights / squares)[:, None, None]
+    along = [np.broadcast_to(axis, x0.shape) for axis in np.eye(3)[:2]]
+    pairs = [(x0, x1), *((unit, x1) for unit in along), *((x0, unit) for unit in along)]
+    parts = [np.einsum("mi,mj,mijk->mk", h1, h0, free.reshape(-1, 3, 3, 7)) for h0, h1 in pairs]
+    normal, *by_noise = (rows.T @ rows for rows in parts)
+    squared = (weights * values**2 / squares).sum() / scale**2
+    variance = noise_variance(squared, weights.sum() - 7, threshold)
+    normal -= leaned_on(parts[0][:, None], np.ones(len(p0)), normal)
+    return inverse_of(normal / scale**2 - variance * sum(by_noise)) is not None
+
+
+def noise_variance(squares: float, freedom: float, threshold: float) -> float:
+    """The variance that a sum of squared residuals shows, and a prior."""
+    prior = _PRIOR_WEIGHT * (_PRIOR_NOISE * threshold) ** 2
+    return (squares + prior) / (max(0.0, freedom) + _PRIOR_WEIGHT)
+
+
+def leaned_on(rows: Points, weights: Points, normal: Points) -> Points:
+    """The part of the normal matrix (P, P) of the fifth of the places, ten at most, that a fit leans on most.
+
+    ``rows`` (N, k, P) are derivatives of N observations, which count by their weights (N,).
+    """
     candidates = np.argsort(_leverage(rows, normal))[::-1][:_CANDIDATES]
-    rows, weights, removed = rows[candidates], weights[candidates], 0.0
-    while len(rows) and removed < min(_MAX_REMOVED, max(1, int(places / 5))) - 1e-9:
-        worst = int(_leverage(rows, normal).argmax())
+    limit = min(_MAX_REMOVED, max(1, int(weights.sum() / 5))) - 1e-9
+    rows, weights, removed, part = rows[candidates], weights[candidates], 0.0, np.zeros_like(normal)
+    while len(rows) and removed < limit:
+        worst = int(_leverage(rows, normal - part).argmax())
         removed += weights[worst]
-        normal = normal - weights[worst] * rows[worst].T @ rows[worst]
+        part = part + weights[worst] * rows[worst].T @ rows[worst]
         rows, weights = np.delete(rows, worst, 0), np.delete(weights, worst)
-    return full, _deviations(normal, corner_rows, variance)
+    return part
 
 
 def _to_unit(points: Points) -> Points:
@@ -70,9 +108,14 @@ def _leverage(rows: Points, normal: Points) -> Points:
 
 
 def _deviations(normal: Points, corner_rows: Points, variance: float) -> Points:
-    values, vectors = np.linalg.eigh(normal)
-    if values[0] <= 1e-12 * values[-1]:
+    inverse = inverse_of(normal)
+    if inverse is None:
         return np.full(len(corner_rows), np.inf)
-    covariance = (vectors / values) @ vectors.T * variance
-    variances = ((corner_rows @ covariance) * corner_rows).sum(axis=(1, 2))
+    variances = ((corner_rows @ (inverse * variance)) * corner_rows).sum(axis=(1, 2))
     return np.asarray(np.sqrt(np.maximum(variances, 0)))
+
+
+def inverse_of(normal: Points) -> Points | None:
+    """The inverse of a normal matrix; None where it has none."""
+    values, vectors = np.linalg.eigh(normal)
+    return None if values[0] <= 1e-12 * values[-1] else np.asarray((vectors / values) @ vectors.T)

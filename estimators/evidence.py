@@ -1,6 +1,6 @@
 """How much the matches that agree with a homography say: independent places, and what chance would give."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import lgamma, log, log10
 
 import numpy as np
@@ -17,24 +17,13 @@ _WIDER = 10  # how often it is doubled to measure the density of keypoints
 _NEIGHBOURHOOD = 0.1  # of the extent of image 0: matches nearer than that may belong to one object
 
 
-@dataclass(frozen=True, slots=True)
-class Support:
-    """What speaks for a homography."""
-
-    places: float
-    """Independent inliers: those nearer to each other than twice what most are off, in either image, count as
-    one."""
-    log10_nfa: float
-    """Bound on the number of false alarms (log10), the least over finer thresholds."""
-    weights: Points
-    """(K,) one over the number of inliers about each inlier; their sum is ``places``."""
-    second: int
-    """Matches that agree with one shift of the homography, lying where its inliers lie: on a facade the next
-    period. The most for any shift."""
-
-
-def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float) -> Support:
+def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float) -> tuple[Points, float, int]:
     """Weigh the inliers of a homography among matches (M, 2) with residuals (M, 2) in pixels of image 1.
+
+    Returns (K,) one over the number of inliers about each inlier, nearer than twice what most are off, in
+    either image; their sum is the number of separate places. Then the bound on the number of false alarms
+    (log10), the least over finer thresholds, and how many matches at most agree with one shift of the
+    homography, lying where its inliers lie: on a facade the next period.
 
     Chance is that a match sent elsewhere, to the keypoint of another match, would have agreed; so it knows of
     keypoints in clusters, in rows or on a grid. Where wrong matches agree with their neighbours, as on a
@@ -45,7 +34,7 @@ def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float)
     inliers = errors <= threshold
     scale = max(FINEST * threshold, float(np.quantile(errors[inliers], 0.9))) if inliers.any() else threshold
     weights = independence(p0[inliers], p1[inliers], scale)
-    together = _coherence(residuals[~inliers], p0[~inliers], np.ptp(p0, axis=0).max(), threshold)
+    together = coherence(residuals[~inliers], p0[~inliers], np.ptp(p0, axis=0).max(), threshold)
     shares = _shares_within(residuals, p0, p1, threshold)
     outliers = (~inliers).sum() / together
     best = np.inf
@@ -55,7 +44,7 @@ def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float)
         probability = (shares[_FINER - finer :] / 4.0 ** np.arange(_WIDER + finer)).max()
         best = min(best, log10_nfa(weights.sum() / together + outliers, count, probability))
     second = _shifted(residuals[~inliers], p0[~inliers], p0[inliers], threshold)
-    return Support(float(weights.sum()), best + log10(_FINER + 1), weights, second)
+    return weights, best + log10(_FINER + 1), second
 
 
 def independence(p0: Points, p1: Points, scale: float) -> Points:
@@ -89,7 +78,7 @@ def _crowd(points: Points, distance: float) -> NDArray[np.int64]:
     return total
 
 
-def _coherence(residuals: Points, p0: Points, extent: float, threshold: float) -> float:
+def coherence(residuals: Points, p0: Points, extent: float, threshold: float) -> float:
     """Mean number of neighbouring matches that have one residual; 1 when each is wrong in its own way."""
     if len(p0) < 8:
         return 1.0
@@ -127,13 +116,31 @@ def _shares_within(residuals: Points, p0: Points, p1: Points, threshold: float) 
     return shares
 
 
+def epipolar_support(
+    errors: Callable[[NDArray[np.intp], NDArray[np.intp]], Points],
+    agree: NDArray[np.bool_], p0: Points, p1: Points, threshold: float, sample: int, models: int,
+) -> tuple[Points, float, float]:  # fmt: skip
+    """Weigh matches (M, 2), of which some agree with an epipolar geometry, as `measure_support` does inliers.
+
+    Returns (M,) weights, the probability that a match sent elsewhere, to the keypoint of another match, would
+    agree, and the bound on the number of false alarms (log10). ``errors`` gives the distances of points ``i``
+    of image 0 with points ``j`` of image 1 in pixels; ``sample`` and ``models`` are those of `log10_nfa`.
+    """
+    # words that two pages repeat agree with their neighbours: as many count as one
+    together = coherence((p1 - p0)[~agree], p0[~agree], np.ptp(p0, axis=0).max(), threshold)
+    weights = independence(p0, p1, FINEST * threshold) / together
+    some, others = (np.arange(0, len(p0), max(1, len(p0) // most)) for most in (_SAMPLED // 2, _SAMPLED))
+    i, j = (axis.ravel() for axis in np.meshgrid(some, others, indexing="ij"))
+    apart = np.linalg.norm(p0[i] - p0[j], axis=1) * _zoom(p0, p1) > 2 * threshold
+    apart |= np.linalg.norm(p1[i] - p1[j], axis=1) > 2 * threshold
+    i, j = i[apart], j[apart]
+    chance = float((errors(i, j) <= threshold).mean()) if len(i) else 1.0
+    return weights, chance, log10_nfa(weights.sum(), weights[agree].sum(), chance, sample, models)
+
+
 def _squared_distances(a: Points, b: Points) -> Points:
-    """(N, M), from scalar products, which is exact enough about a common centre."""
-    centre = b.mean(0)
-    a, b = a - centre, b - centre
-    squared: Points = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
-    squared -= 2 * a @ b.T
-    return squared
+    """(N, M) between points of both."""
+    return np.asarray(np.subtract.outer(a[:, 0], b[:, 0]) ** 2 + np.subtract.outer(a[:, 1], b[:, 1]) ** 2)
 
 
 def log10_nfa(total: float, inliers: float, probability: float, sample: int = 4, models: int = 1) -> float:

@@ -20,6 +20,7 @@ from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
 
 Solver = Callable[[Points, Points], NDArray[np.floating] | None]
 """From at least four finite pairs of points to a 3x3 matrix, or None."""
+MAX_LOG10_NFA = -3.0
 _SMALL = 60  # thresholds: the side that a smaller image is taken to have, since 3 px are no matter there
 
 
@@ -34,7 +35,7 @@ class Gate:
     min_inliers: int = 6
     """Inliers at separate places: farther apart in both images than twice what most of them are off. Four
     fit any homography."""
-    max_log10_nfa: float = -3.0
+    max_log10_nfa: float = MAX_LOG10_NFA
     """Bound on the number of false alarms (log10): how many matrices as well supported chance would give
     among so many matches (Moisan and Stival, 2004)."""
     max_condition: float = 1e4
@@ -63,23 +64,19 @@ class Gate:
         Matches at rest in a strip, as those of a watermark, are set aside first; alone they are no answer.
         """
         p0, p1 = checked_points(points0, points1)
-        finite: NDArray[np.bool_] = np.asarray(np.isfinite(np.hstack([p0, p1])).all(axis=1))
-        used0, used1 = p0[finite], p1[finite]
+        finite = np.asarray(np.isfinite(np.hstack([p0, p1])).all(axis=1))
         found = beside_watermark(
-            lambda some: self._check(solver, used0[some], used1[some], threshold, image_size),
-            used0, used1, threshold, image_size,
+            lambda used: self._check(solver, p0[used], p1[used], threshold, image_size),
+            p0, p1, finite, threshold, image_size,
         )  # fmt: skip
-        if not found:
-            dropped = len(p0) - len(used0)
-            remark = f" ({dropped} of {len(p0)} had coordinates that are not finite)" if dropped else ""
+        if not found and (dropped := int((~finite).sum())):
+            remark = f" ({dropped} of {len(p0)} had coordinates that are not finite)"
             return replace(found, reason=found.reason + remark)
-        agree, inliers, aside = found.inliers, np.zeros(len(p0), np.bool_), None
-        if found.watermark is not None:  # a strip that lies on the scene's plane may agree, too
-            agree = np.asarray(np.linalg.norm(warp_points(found.matrix, used0) - used1, axis=1) <= threshold)
-            aside = np.zeros(len(p0), np.bool_)
-            aside[finite] = found.watermark
-        inliers[finite] = agree
-        return replace(found, inliers=inliers, watermark=aside)
+        if found and found.watermark is not None:  # a strip that lies on the scene's plane may agree, too
+            with np.errstate(invalid="ignore"):
+                errors = np.linalg.norm(warp_points(found.matrix, p0) - p1, axis=1)
+            return replace(found, inliers=finite & (errors <= threshold))
+        return found
 
     def _check(
         self, solver: Solver, p0: Points, p1: Points, threshold: float, image_size: tuple[int, int] | None
@@ -105,20 +102,20 @@ class Gate:
         count = int(inliers.sum())
         if count < self.min_inliers:
             return EstimationFailure(too_few(count, len(p0), "homography", self.min_inliers))
-        support = measure_support(residuals, p0, p1, threshold)
-        if round(support.places) < self.min_inliers:
+        weights, nfa, second = measure_support(residuals, p0, p1, threshold)
+        if round(weights.sum()) < self.min_inliers:
             return EstimationFailure(
-                f"{count} of {len(p0)} matches agree with the best homography, but at {support.places:.0f} "
+                f"{count} of {len(p0)} matches agree with the best homography, but at {weights.sum():.0f} "
                 f"separate places; {self.min_inliers} are needed"
             )
         corners = image_corners(image_size) if image_size else _bounds(p0[inliers])
-        reason = by_chance(count, len(p0), "homography", support.log10_nfa, self.max_log10_nfa)
+        reason = by_chance(count, len(p0), "homography", nfa, self.max_log10_nfa)
         if not reason and (what := self._implausible(h, corners)):
             reason = f"{count} of {len(p0)} matches agree, but the homography {what}"
         if reason:
             return EstimationFailure(reason)
         deviations, without_some = corner_deviations(
-            h, p0[inliers], residuals[inliers], support.weights, corners, threshold
+            h, p0[inliers], residuals[inliers], weights, corners, threshold
         )
         side = np.ptp(warp_points(h, corners), axis=0).max()
         for worst, limit, when in (
@@ -130,7 +127,7 @@ class Gate:
                     f"{count} of {len(p0)} matches agree, but they do not determine the homography: a corner "
                     f"of image 0 would be uncertain by {min(worst / side, 10):.0%} of its size{when}"
                 )
-        return HomographyEstimate(h, inliers, deviations, support.second)
+        return HomographyEstimate(h, inliers, deviations, second)
 
     def _implausible(self, h: Points, corners: Points) -> str:
         """What the matrix does that a view of the image cannot; empty if it can be one."""
@@ -189,7 +186,7 @@ def too_few(count: int, total: int, model: str, least: int) -> str:
     return f"only {count} of {total} matches agree with the best {model}, {least} are needed"
 
 
-def by_chance(count: int, total: int, model: str, nfa: float, limit: float) -> str:
+def by_chance(count: int, total: int, model: str, nfa: float, limit: float = MAX_LOG10_NFA) -> str:
     """The reason for a failure: more false alarms (log10) than accepted; empty if there are not."""
     if nfa <= limit:
         return ""

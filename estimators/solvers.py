@@ -45,22 +45,14 @@ def threshold_of(estimator: Estimator, default: float) -> float:
     return float(getattr(estimator, "threshold", default))
 
 
-class _Solver(Protocol):
-    @property
-    def gate(self) -> Gate: ...
-    @property
-    def threshold(self) -> float: ...
-    def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None: ...
-
-
 def _estimate(
-    self: _Solver,
+    self: "OpenCVEstimator | KorniaEstimator | PoseLibEstimator",
     points0: NDArray[np.floating],
     points1: NDArray[np.floating],
     image_size: tuple[int, int] | None = None,
 ) -> HomographyEstimate | EstimationFailure:
     """Estimate as `Estimator` says."""
-    return self.gate.run(self._solve, points0, points1, self.threshold, image_size)
+    return self.gate.run(self.solve, points0, points1, self.threshold, image_size)
 
 
 OPENCV_METHODS: dict[str, int] = {
@@ -106,7 +98,8 @@ class OpenCVEstimator:
 
     estimate = _estimate
 
-    def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+    def solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+        """The solver's own matrix, from at least four finite matches."""
         method, limit = OPENCV_METHODS[self.method], self.max_iterations
         try:
             matrix, _ = cv2.findHomography(p0, p1, method, self.threshold, None, limit, self.confidence)
@@ -132,7 +125,8 @@ class KorniaEstimator:
 
     estimate = _estimate
 
-    def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+    def solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+        """The solver's own matrix, from at least four finite matches."""
         import torch
         from kornia.geometry.ransac import RANSAC
 
@@ -164,7 +158,8 @@ class PoseLibEstimator:
 
     estimate = _estimate
 
-    def _solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+    def solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
+        """The solver's own matrix, from at least four finite matches."""
         import poselib
 
         options = {
@@ -172,4 +167,4 @@ class PoseLibEstimator:
             "min_iterations": self.min_iterations, "success_prob": self.confidence, "seed": self.seed,
         }  # fmt: skip
         matrix, info = poselib.estimate_homography(p0, p1, options, {})
-        return np.asarray(matrix) if info["num_inliers"] else None
+        return np.asarray(matrix) if info["num_inliers"] >= 4 else None

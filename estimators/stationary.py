@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.estimators.evidence import Points
-from geomatch.types import EstimationFailure, HomographyEstimate, TwoViewGeometry
+from geomatch.types import EstimationFailure, HomographyEstimate, RelativePose, TwoViewGeometry
 
-_Model = TypeVar("_Model", HomographyEstimate, TwoViewGeometry)
+_Model = TypeVar("_Model", HomographyEstimate, TwoViewGeometry, RelativePose)
 _MAX_AT_REST = 0.8  # share of the inliers that may lie in a strip at rest
 _STILL = 2 / 3  # of the threshold: what has not moved; 2 px at 3 px
 _LEAST = 6  # matches at rest, as Gate.min_inliers
@@ -46,28 +46,37 @@ def beside_watermark(
     estimate: Callable[[NDArray[np.bool_]], _Model | EstimationFailure],
     p0: Points,
     p1: Points,
+    usable: NDArray[np.bool_],
     threshold: float,
     size: tuple[float, float] | None,
 ) -> _Model | EstimationFailure:
-    """Estimate from the matches that `watermark` does not set aside, from all where those say nothing.
+    """Estimate from usable matches that `watermark` does not set aside, from all where those say nothing.
 
-    ``estimate`` takes (M,) which matches to use; its answer has inliers among them. That of all is an answer
-    unless its inliers are the ones at rest.
+    ``estimate`` takes (M,) which matches to use; its answer has inliers among them, the one returned among
+    all M. That of all usable ones is an answer unless its inliers are the ones at rest.
     """
-    everything = np.ones(len(p0), np.bool_)
-    at_rest = watermark(p0, p1, threshold, size)
-    if at_rest is None:
-        return estimate(everything)
-    found = estimate(~at_rest)
+
+    def among_all(mask: NDArray[np.bool_], used: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        whole = np.zeros(len(p0), np.bool_)
+        whole[used] = mask
+        return whole
+
+    def estimated(used: NDArray[np.bool_]) -> _Model | EstimationFailure:
+        found = estimate(used)
+        return replace(found, inliers=among_all(found.inliers, used)) if found else found
+
+    strip = watermark(p0[usable], p1[usable], threshold, size)
+    if strip is None:
+        return estimated(usable)
+    at_rest = among_all(strip, usable)
+    found = estimated(usable & ~at_rest)
     if found:
-        inliers = np.zeros(len(p0), np.bool_)
-        inliers[~at_rest] = found.inliers
-        return replace(found, inliers=inliers, watermark=at_rest)
-    with_all = estimate(everything)
+        return replace(found, watermark=at_rest)
+    with_all = estimated(usable)
     if with_all and (with_all.inliers & at_rest).sum() <= _MAX_AT_REST * with_all.num_inliers:
         return with_all
     return EstimationFailure(
-        f"{int(at_rest.sum())} of {len(p0)} matches do not move and lie in a small part of the image, as a "
-        f"caption or watermark does; without them: {found.reason}",
+        f"{int(at_rest.sum())} of {int(usable.sum())} matches do not move and lie in a small part of the "
+        f"image, as a caption or watermark does; without them: {found.reason}",
         watermark=bool(with_all),
     )

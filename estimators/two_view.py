@@ -1,6 +1,6 @@
 """Epipolar geometry of two views, or a homography where one plane explains them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.estimators.evidence import Points, log10_nfa
 from geomatch.estimators.gate import Gate, by_chance, checked_points, too_few
 from geomatch.estimators.solvers import OpenCVEstimator
@@ -20,7 +21,6 @@ _MIN_INLIERS = 15  # min_num_inliers
 _MAX_H_INLIER_RATIO = 0.8  # with more of the epipolar inliers on a homography, it is a plane
 _MIN_E_F_INLIER_RATIO = 0.95  # with fewer, the calibration is not believed
 THRESHOLD = 4.0  # pixels, ransac.max_error
-_MAX_LOG10_NFA = -3.0  # as in Gate
 _CONFIDENCE, _ITERATIONS = 0.9999, 10_000
 
 
@@ -57,21 +57,16 @@ def estimate_two_view(
     p0, p1 = checked_points(points0, points1)
     if not (np.isfinite(p0).all() and np.isfinite(p1).all()):
         raise ValueError("matched points must be finite, got NaN or infinity in them")
-
-    def estimate(used: NDArray[np.bool_]) -> TwoViewGeometry | EstimationFailure:
-        return _estimate(p0[used], p1[used], size0, size1, calibration0, calibration1, threshold)
-
-    return beside_watermark(estimate, p0, p1, threshold, size0)
+    given = calibration0, calibration1
+    cameras = [np.asarray(matrix, np.float64) for matrix in given if matrix is not None]
+    return beside_watermark(
+        lambda used: _estimate(p0[used], p1[used], (size0, size1), cameras, threshold),
+        p0, p1, np.ones(len(p0), np.bool_), threshold, size0,
+    )  # fmt: skip
 
 
 def _estimate(
-    p0: Points,
-    p1: Points,
-    size0: tuple[int, int],
-    size1: tuple[int, int],
-    calibration0: NDArray[np.floating] | None,
-    calibration1: NDArray[np.floating] | None,
-    threshold: float,
+    p0: Points, p1: Points, sizes: Sequence[tuple[int, int]], cameras: Sequence[Points], threshold: float
 ) -> TwoViewGeometry | EstimationFailure:
     if len(p0) < _MIN_INLIERS:
         return EstimationFailure(f"{len(p0)} matches, {_MIN_INLIERS} are needed")
@@ -81,17 +76,17 @@ def _estimate(
     # a plane far from the image's corners is one, too
     planar = OpenCVEstimator(
         "usac_magsac", threshold, gate=Gate(max_deviation=inf, max_leaning=inf)
-    ).estimate(p0, p1, size0)
+    ).estimate(p0, p1, sizes[0])
     inliers = np.zeros(len(p0), np.bool_)
     if fundamental is not None:
-        inliers = _epipolar_distances(fundamental, p0, p1) <= threshold
+        inliers = epipolar_distances(fundamental, p0, p1) <= threshold
     count = int(inliers.sum())
     essential, agreeing = None, inliers
-    if fundamental is not None and calibration0 is not None and calibration1 is not None:
-        essential = _essential(p0, p1, calibration0, calibration1, threshold)
+    if fundamental is not None and len(cameras) == 2:
+        essential = _essential(p0, p1, cameras, threshold)
         if essential is not None:
-            matrix = np.linalg.inv(calibration1).T @ essential @ np.linalg.inv(calibration0)
-            agreeing = _epipolar_distances(matrix, p0, p1) <= threshold
+            matrix = np.linalg.inv(cameras[1]).T @ essential @ np.linalg.inv(cameras[0])
+            agreeing = epipolar_distances(matrix, p0, p1) <= threshold
             if agreeing.sum() < _MIN_E_F_INLIER_RATIO * count:
                 essential = None
     if planar and planar.num_inliers >= max(_MIN_INLIERS, _MAX_H_INLIER_RATIO * count):
@@ -100,8 +95,12 @@ def _estimate(
         return TwoViewGeometry("planar", planar.matrix, agreeing if off_plane else planar.inliers)
     if fundamental is None:
         return EstimationFailure(f"the solver found no epipolar geometry among {len(p0)} matches")
-    reason = _unsupported(count, len(p0), size0, size1, threshold)
-    if reason:
+    if count < _MIN_INLIERS:
+        return EstimationFailure(too_few(count, len(p0), "geometry", _MIN_INLIERS))
+    # the strip about a line through the image that random points would have to hit, in both images
+    chances = [min(1.0, 2 * threshold * np.hypot(*size) / (size[0] * size[1])) for size in sizes]
+    nfa = log10_nfa(len(p0), count, min(chances), sample=7, models=3)
+    if reason := by_chance(count, len(p0), "geometry", nfa):
         return EstimationFailure(reason)
     if essential is not None:
         return TwoViewGeometry("calibrated", essential, agreeing)
@@ -112,49 +111,27 @@ def transfer_errors(
     found: TwoViewGeometry, points0: NDArray[np.floating], points1: NDArray[np.floating]
 ) -> Points:
     """(M,) pixels of matched points (M, 2): from the epipolar lines, or under the homography in image 1."""
-    if found.kind == "calibrated":
+    if found.config == "calibrated":
         raise ValueError("an essential matrix relates rays, not pixels")
     p0, p1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
-    if found.kind == "planar":
+    if found.config == "planar":
         errors: Points = np.linalg.norm(warp_points(found.matrix, p0) - p1, axis=1)
         return errors
-    return _epipolar_distances(found.matrix, p0, p1)
+    return epipolar_distances(found.matrix, p0, p1)
 
 
-def _epipolar_distances(matrix: NDArray[np.floating], p0: Points, p1: Points) -> Points:
+def epipolar_distances(matrix: NDArray[np.floating], p0: Points, p1: Points) -> Points:
     """(M,) pixels: the larger of the distances of both points to the other's epipolar line."""
-    h0, h1 = np.column_stack([p0, np.ones(len(p0))]), np.column_stack([p1, np.ones(len(p1))])
-    lines1, lines0 = h0 @ matrix.T, h1 @ matrix
-    residual = np.abs((h1 * lines1).sum(axis=1))
-    norms = [np.linalg.norm(lines[:, :2], axis=1) for lines in (lines0, lines1)]
+    values, squares = residuals_and_gradients(matrix, p0, p1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        distances = residual / np.minimum(*norms)
+        distances = np.abs(values) / np.sqrt(squares.min(axis=0))
     return np.where(np.isfinite(distances), distances, np.inf)
 
 
-def _unsupported(
-    count: int, total: int, size0: tuple[int, int], size1: tuple[int, int], threshold: float
-) -> str:
-    if count < _MIN_INLIERS:
-        return too_few(count, total, "geometry", _MIN_INLIERS)
-    # the strip about a line through the image that random points would have to hit, in both images
-    chances = [min(1.0, 2 * threshold * np.hypot(*size) / (size[0] * size[1])) for size in (size0, size1)]
-    nfa = log10_nfa(total, count, min(chances), sample=7, models=3)
-    return by_chance(count, total, "geometry", nfa, _MAX_LOG10_NFA)
-
-
-def _essential(
-    p0: Points,
-    p1: Points,
-    calibration0: NDArray[np.floating],
-    calibration1: NDArray[np.floating],
-    threshold: float,
-) -> Points | None:
-    r0, r1 = (
-        cv2.undistortPoints(p[:, None], np.asarray(k, np.float64), None)[:, 0]
-        for p, k in ((p0, calibration0), (p1, calibration1))
-    )
-    focal = float(np.mean([calibration0[0, 0], calibration0[1, 1], calibration1[0, 0], calibration1[1, 1]]))
+def _essential(p0: Points, p1: Points, cameras: Sequence[Points], threshold: float) -> Points | None:
+    pairs = zip((p0, p1), cameras, strict=True)
+    r0, r1 = (cv2.undistortPoints(points[:, None], camera, None)[:, 0] for points, camera in pairs)
+    focal = float(np.mean([camera.diagonal()[:2] for camera in cameras]))
     method, limit = cv2.USAC_MAGSAC, threshold / focal
     return _usable(lambda: cv2.findEssentialMat(r0, r1, np.eye(3), method, _CONFIDENCE, limit, _ITERATIONS))
 

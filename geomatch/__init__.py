@@ -15,33 +15,52 @@ from geomatch.errors import GeomatchError, ImageError, MissingDependencyError, S
 from geomatch.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from geomatch.cameras import Camera
     from geomatch.demo import bundled_pair
     from geomatch.describers import release
     from geomatch.dift import DIFTConfig, DIFTExtractor
+    from geomatch.estimators import Essential, Fundamental, relative_pose
     from geomatch.geometry import corner_error, warp_points
     from geomatch.images import Conversion, Image, load_image
     from geomatch.matching import match_mutual
     from geomatch.pipeline import MatchResult, match
-    from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
+    from geomatch.types import (
+        EstimationFailure,
+        Features,
+        HomographyEstimate,
+        Matches,
+        RelativePose,
+        TwoViewGeometry,
+    )
 
 __all__ = [
-    "Conversion", "DIFTConfig", "DIFTExtractor", "EstimationFailure", "Features", "GeomatchError",
-    "HomographyEstimate", "Image", "ImageError", "MatchResult", "Matches", "MissingDependencyError",
-    "ShapeError", "WeightsError", "bundled_pair", "corner_error", "load_image", "match", "match_mutual",
-    "release", "warp_points",
+    "Camera", "Conversion", "DIFTConfig", "DIFTExtractor", "Essential", "EstimationFailure", "Features",
+    "Fundamental", "GeomatchError", "HomographyEstimate", "Image", "ImageError", "MatchResult", "Matches",
+    "MissingDependencyError", "RelativePose", "ShapeError", "TwoViewGeometry", "WeightsError",
+    "bundled_pair", "corner_error", "load_image", "match", "match_mutual", "relative_pose", "release",
+    "warp_points",
 ]  # fmt: skip
 
 __getattr__ = lazy_names(
     __name__,
     {
+        "geomatch.cameras": ("Camera",),
         "geomatch.demo": ("bundled_pair",),
         "geomatch.describers": ("release",),
         "geomatch.dift": ("DIFTConfig", "DIFTExtractor"),
+        "geomatch.estimators": ("Essential", "Fundamental", "relative_pose"),
         "geomatch.geometry": ("corner_error", "warp_points"),
         "geomatch.images": ("Conversion", "Image", "load_image"),
         "geomatch.matching": ("match_mutual",),
         "geomatch.pipeline": ("MatchResult", "match"),
-        "geomatch.types": ("EstimationFailure", "Features", "HomographyEstimate", "Matches"),
+        "geomatch.types": (
+            "EstimationFailure",
+            "Features",
+            "HomographyEstimate",
+            "Matches",
+            "RelativePose",
+            "TwoViewGeometry",
+        ),
     },
 )
 

@@ -18,7 +18,7 @@ from geomatch.describers import Describer, traits_of
 from geomatch.geometry import corner_error, warp_points
 from geomatch.images import Image
 from geomatch.matching import match_mutual
-from geomatch.types import EstimationFailure, Features, HomographyEstimate
+from geomatch.types import EstimationFailure, Features, Found, Geometry, HomographyEstimate
 
 PART = 4
 """Content moves by this part of width and height: of an eighth, a quarter and a half the one that told right
@@ -29,6 +29,8 @@ features all had 0.6 and more, of 60 that were over 10 px off two (0.62 and 0.67
 CLOSE = 0.15
 """Largest mean corner error between the two answers, in units of the move: 13 of 14 right answers of trained
 features had up to 0.13, those of positions 1."""
+CONTENT = 0.7
+"""Least `content_share` of features that are believed without a homography."""
 _LEAST = 8  # keypoints whose pixels must agree
 
 
@@ -37,26 +39,38 @@ def check_content(
     image1: Image,
     features0: Features,
     features1: Features,
-    found: HomographyEstimate,
+    found: Found,
     describer: Describer,
-    again: Callable[[Features], HomographyEstimate | EstimationFailure],
+    again: Callable[[Features], Geometry],
     threshold: float,
-) -> HomographyEstimate | EstimationFailure:
+) -> Found | EstimationFailure:
     """Give the answer back, or the reason why it is none.
 
-    ``again`` matches features of image 1 with those of image 0, and estimates; ``threshold`` is the largest
-    error of an inlier in pixels of image 1.
+    Only a homography tells where pixels must agree: other answers are believed where the features of image 1
+    find their own content again. ``again`` matches features of image 1 with those of image 0, and estimates;
+    ``threshold`` is the largest error of an inlier in pixels of image 1.
     """
-    if _pixels_agree(image0, image1, features0, found, threshold):
-        return found
-    offset, features = describe_moved(describer, image1, features1)
-    other = again(features)
-    if other and corner_error(other.matrix, found.matrix, image0.size) <= CLOSE * np.linalg.norm(offset):
-        return found
+    if not isinstance(found, HomographyEstimate):
+        share = content_share(describer, image1, features1)
+        if share >= CONTENT:
+            return found
+        sign = f"with the content of image 1 moved, {share:.0%} of its keypoints are found again"
+    else:
+        if _pixels_agree(image0, image1, features0, found, threshold):
+            return found
+        offset, features = describe_moved(describer, image1, features1)
+        other = again(features)
+        if isinstance(other, HomographyEstimate):
+            error = corner_error(other.matrix, found.matrix, image0.size)
+            if error <= CLOSE * np.linalg.norm(offset):
+                return found
+        sign = (
+            f"the homography changes when the content of image 1 is moved by 1/{PART} of its size, though "
+            f"{found.num_inliers} matches agree with it"
+        )
     return EstimationFailure(
-        "the features tell positions in the image more than its content: the homography changes when the "
-        f"content of image 1 is moved by 1/{PART} of its size, though {found.num_inliers} matches agree with "
-        "it; the weights may be untrained"
+        f"the features tell positions in the image more than its content: {sign}; the weights may be "
+        "untrained"
     )
 
 

@@ -90,8 +90,7 @@ def describe_tensors(
     own = tensor_method(describer, "describe_tensors", ("describe", "describe_many"))
     if own is not None:
         return list(own(images, found))
-    pairs = zip(images, [features.to_features() for features in found], strict=True)
-    described = [describer.describe(image, features) for image, features in pairs]
+    described = describe_images(describer, images, [features.to_features() for features in found])
     return [upload_features(features, "cpu") for features in described]
 
 

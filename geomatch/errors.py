@@ -46,12 +46,12 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def reading(
-    path: str | os.PathLike[str], what: str, kind: type[GeomatchError] = GeomatchError
+    path: str | os.PathLike[str], what: str, kind: type[GeomatchError] = GeomatchError, way_out: str = ""
 ) -> Iterator[None]:
     """Turn whatever a library raises in the block into ``PATH: not a readable WHAT (...)``, of type ``kind``.
 
-    Our own errors pass as they are, but those of shapes, which name no file; so do an interruption and a lack
-    of memory.
+    A ``way_out`` follows after a semicolon. Our own errors pass as they are, but those of shapes, which name
+    no file; so do an interruption and a lack of memory.
     """
     try:
         yield
@@ -59,9 +59,11 @@ def reading(
         ours = isinstance(error, GeomatchError) and not isinstance(error, ShapeError)
         if ours or is_out_of_memory(error):
             raise
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        lacks = isinstance(error, KeyError) and error.args
+        reason = f"it lacks {error}" if lacks else first_line(error)
         reason = getattr(error, "strerror", None) or reason
-        raise kind(f"{os.fspath(path)}: not a readable {what} ({reason})") from error
+        ending = f"; {way_out}" if way_out else ""
+        raise kind(f"{os.fspath(path)}: not a readable {what} ({reason}){ending}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -118,11 +118,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Create the folder for results.
-
-    Raises:
-        OSError: when there is a file of that name, or no permission.
-    """
+    """Create the folder for results; raises `OSError` for a file of that name."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

@@ -64,3 +64,8 @@ def resize_homography(size: tuple[int, int], new_size: tuple[int, int]) -> NDArr
     """`resize_points` as a matrix."""
     sx, sy = new_size[0] / size[0], new_size[1] / size[1]
     return np.array([[sx, 0.0, (sx - 1) / 2], [0.0, sy, (sy - 1) / 2], [0.0, 0.0, 1.0]])
+
+
+def shift_homography(x: float, y: float) -> NDArray[np.float64]:
+    """(3, 3) that adds x and y to coordinates."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])

@@ -251,8 +251,7 @@ def _prepared(rows: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
 def add_product(scores: Tensor, a: Tensor, b: Tensor) -> None:
     """Add ``a @ b.T`` in float32's precision, in place.
 
-    Where torch is set to multiply more coarsely, by TF32 or bfloat16, rows are sums of three numbers of
-    bfloat16, whose products are exact then; those below float32's precision are left out.
+    Where torch is set to multiply more coarsely, by TF32 or bfloat16, in float64, which that leaves alone.
     """
     try:
         exact = torch.get_float32_matmul_precision() == "highest"
@@ -260,15 +259,9 @@ def add_product(scores: Tensor, a: Tensor, b: Tensor) -> None:
         exact = False
     if exact:
         scores.addmm_(a, b.T)
-        return
-    first: list[Tensor] = []
-    second: list[Tensor] = []
-    for rows, parts in ((a, first), (b, second)):
-        for _ in range(3):
-            parts.append(rows.bfloat16().float())
-            rows = rows - parts[-1]
-    for i, j in ((2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)):  # the smallest first
-        scores.addmm_(first[i], second[j].T)
+    else:
+        high = widest_float(a.device)
+        scores += a.to(high) @ b.to(high).T
 
 
 def _squares(rows: Tensor) -> Tensor:

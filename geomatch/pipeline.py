@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,14 @@ from geomatch.dift import DIFTConfig
 from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator, threshold_of
+from geomatch.estimators.models import EXIF, MODELS, Model, create_model
 from geomatch.images import CONVERSION, Conversion, Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector, choose_detector
 from geomatch.matching import check_options, check_rows, mutual_nearest
 from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
 from geomatch.tensors import FeatureTensors, tensor_method, upload_features
-from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
+from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
 
 _log = logging.getLogger(__name__)
 
@@ -51,14 +53,21 @@ class MatchResult:
     """Keypoints of image 1; a refined keypoint has the descriptor that it was matched by."""
     matches: Matches
     """Best first."""
-    homography: HomographyEstimate | EstimationFailure
-    """From image 0 to image 1; false, with a reason, when there is none."""
+    geometry: Geometry
+    """What was asked for as ``model``, from image 0 to image 1; false, with a reason, when there is none."""
     seconds: dict[str, float]
     """Wall time per stage: read, load_model, detect, describe, match, refine_keypoints (of a grid), estimate,
     check_mirrored (after a failure, but for large models), refine_homography, check_content (of features that
     see more than patches)."""
     settings: dict[str, Any]
     """Images, detector, descriptor, matching, refinement and estimator as used, as JSON can hold them."""
+
+    @property
+    def homography(self) -> HomographyEstimate | EstimationFailure:
+        """The ``geometry`` where it is a homography; false, with a reason, when there is none."""
+        if isinstance(self.geometry, HomographyEstimate | EstimationFailure):
+            return self.geometry
+        return EstimationFailure("another model was asked for")
 
     @property
     def points0(self) -> NDArray[np.float32]:
@@ -72,12 +81,10 @@ class MatchResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``result.json``."""
-        found = self.homography
-        deviations = found.corner_deviations if found else None
+        found = self.geometry
         return {
-            "homography": found.matrix.tolist() if found else None,
+            **_described(found, self.settings["model"]["type"]),
             "reason": None if found else found.reason,
-            "corner_deviations": None if deviations is None else deviations.tolist(),
             "remarks": list(found.remarks) if found else [],
             "num_keypoints": [len(self.features0), len(self.features1)],
             "num_matches": len(self.matches),
@@ -88,6 +95,22 @@ class MatchResult:
         }
 
 
+def _described(found: Geometry, model: str) -> dict[str, Any]:
+    """What ``result.json`` says of a geometry: each entry is None without one."""
+    if model == "Homography":
+        names = {"homography": "matrix", "corner_deviations": "corner_deviations"}
+    elif model == "Essential":
+        own = ("rotation", "translation", "rotation_deviation", "translation_deviation", "second")
+        names = {name: name for name in own}
+    else:
+        names = {"fundamental": "matrix"}
+    values = {name: getattr(found, attribute, None) for name, attribute in names.items()}
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else None if value == np.inf else value
+        for name, value in values.items()
+    }
+
+
 def match(
     image0: ImageLike,
     image1: ImageLike,
@@ -95,6 +118,7 @@ def match(
     detector: str | Detector | None = None,
     descriptor: str | DIFTConfig | Describer | None = None,
     estimator: str | Estimator = "usac_magsac",
+    model: str | Model = "homography",
     metric: Metric | None = None,
     min_similarity: float | None = None,
     max_ratio: float | None = None,
@@ -116,21 +140,24 @@ def match(
             `DIFTConfig` or an object (`geomatch.describers.Describer`). By default the embedded model:
             ``dift-tiny`` where keypoints have scale and orientation, ``dift-tiny-dense`` where not.
         estimator: a name (`geomatch.estimators.estimators`) or an object.
+        model: ``homography``; ``fundamental``; ``essential``, with focal lengths of EXIF data; or an object,
+            ``Fundamental()`` or ``Essential(camera0, camera1)``, which brings its threshold.
         metric: ``cosine`` or ``l2``, see `match_mutual`; by default the descriptor's own.
         min_similarity: least similarity of a match.
         max_ratio: Lowe's ratio test.
         max_keypoints: per image, when the detector is given by name.
-        threshold: largest error of an inlier in pixels of image 1, when the estimator is given by name; an
-            object brings its own (`Estimator`).
+        threshold: largest error of an inlier in pixels of image 1, when the estimator, or another model, is
+            given by name; an object brings its own (`Estimator`).
         refine_keypoints: move each matched keypoint of image 1 to where its features agree best with its
             partner's, see `geomatch.dift.maps.refine`; those of image 0 stay. None does so for a grid
             described densely; keypoints of other detectors are placed more exactly than feature maps tell.
-        refine_homography: refine it by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
+        refine_homography: refine a homography by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
         apply_exif: turn the images as their EXIF orientation says.
         conversion: how images of more than 8 bits, or more than three bands, become RGB.
 
     Returns:
-        Everything found; ``result.homography`` is false when there is no homography, which is no error. Of
+        Everything found; ``result.geometry`` is false when there is none, which is no error; a homography is
+        ``result.homography``, too. Of
         features that see more than patches it follows the content, not the frame (`geomatch.content`).
 
     Raises:
@@ -141,16 +168,22 @@ def match(
     """
     check_options(metric or "cosine", min_similarity, max_ratio)
     seconds: dict[str, float] = {}
+    if estimator != "usac_magsac" and model != "homography":
+        raise ValueError("an estimator is for homographies; other models bring their own")
     estimate = create_estimator(estimator, threshold) if isinstance(estimator, str) else estimator
+    if isinstance(model, str) and model not in MODELS:
+        raise ValueError(f"unknown model {model!r}; choose one of: {', '.join(MODELS)}, or give an object")
     describer = None if descriptor is None else create_describer(descriptor)
     device = "auto" if describer is None else traits_of(describer).device
     detect = choose_detector(detector, max_keypoints, device)
     read = partial(load_image, apply_exif=apply_exif, conversion=conversion)
     with _timed(seconds, "read"):
         images = [read(image) for image in (image0, image1)]  # both may be one object of Pillow
+    sources = [image if isinstance(image, str | PathLike) else None for image in (image0, image1)]
+    other = None if model == "homography" else create_model(model, threshold, sources, images)
     with _timed(seconds, "detect"):
-        both = side_by_side if getattr(detect, "reentrant", False) else _one_by_one
-        found = both(partial(_detect, detect), images)
+        detected, together = partial(_detect, detect), getattr(detect, "reentrant", False)
+        found = side_by_side(detected, images) if together else list(map(detected, images))
     if describer is None:
         oriented = all(f.scales is not None and f.orientations is not None for f in found if len(f))
         describer = create_describer(default_config(oriented and not isinstance(detect, GridDetector)))
@@ -181,37 +214,42 @@ def match(
     i, j = matches.indices.T
     points0, points1 = features0.keypoints[i], features1.keypoints[j]
 
-    def again(features: Features) -> HomographyEstimate | EstimationFailure:
+    def related(points0: NDArray[np.float32], points1: NDArray[np.float32]) -> Geometry:
+        if other is not None:
+            return other.estimate(points0, points1, images[0].size, images[1].size)
+        return estimate.estimate(points0, points1, images[0].size)
+
+    def again(features: Features) -> Geometry:
         matches = _match(found[0], upload_features(features, "cpu"), metric, min_similarity, max_ratio)
         i, j = matches.indices.T
-        return estimate.estimate(features0.keypoints[i], features.keypoints[j], images[0].size)
+        return related(features0.keypoints[i], features.keypoints[j])
 
     with _timed(seconds, "estimate"):
         empty = [index for index, features in enumerate(found) if not len(features)]
-        homography: HomographyEstimate | EstimationFailure
-        if empty:
-            homography = EstimationFailure(f"no keypoints in image {empty[0]}")
-        else:
-            homography = estimate.estimate(points0, points1, images[0].size)
-    if not homography and describable and not traits_of(describer).large:
+        geometry = (
+            EstimationFailure(f"no keypoints in image {empty[0]}") if empty else related(points0, points1)
+        )
+    if not geometry and describable and not traits_of(describer).large:
         with _timed(seconds, "check_mirrored"):
             mirrored = Image(np.ascontiguousarray(images[1].pixels[:, ::-1]), images[1].name)
             turned = detect.detect(mirrored)
-            if len(turned) and (other := again(describer.describe(mirrored, turned))):
-                homography = EstimationFailure(
-                    f"one image is mirrored: with image 1 turned over, left to right, {other.num_inliers} "
+            agreeing = again(describer.describe(mirrored, turned)) if len(turned) else geometry
+            # a symmetric plane's few say nothing where most agreed, but gave no epipolar geometry
+            if agreeing and (other is None or agreeing.num_inliers > len(matches) / 4):
+                geometry = EstimationFailure(
+                    f"one image is mirrored: with image 1 turned over, left to right, {agreeing.num_inliers} "
                     "matches agree; turn one of them over first"
                 )
-    if refine_homography and homography:
+    if refine_homography and isinstance(geometry, HomographyEstimate):
         with _timed(seconds, "refine_homography"):
-            homography = align_homography(
-                images[0], images[1], features0.keypoints, points0, points1, homography, estimate, threshold
+            geometry = align_homography(
+                images[0], images[1], features0.keypoints, points0, points1, geometry, estimate, threshold
             )
-    if homography and not traits_of(describer).local:
+    if geometry and not traits_of(describer).local:
         with _timed(seconds, "check_content"):
             limit = threshold_of(estimate, threshold)
-            homography = check_content(
-                images[0], images[1], features0, features1, homography, describer, again, limit
+            geometry = check_content(
+                images[0], images[1], features0, features1, geometry, describer, again, limit
             )
     settings = {
         **{
@@ -226,9 +264,11 @@ def match(
         "matching": {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio},
         "refine_keypoints": refining is not None,
         "refine_homography": refine_homography,
-        "estimator": record(estimate),
+        "model": {"type": "Homography"} if other is None else record(other),
+        "cameras": EXIF if model == "essential" else None,
+        "estimator": record(estimate) if other is None else None,
     }
-    return MatchResult(images[0], images[1], features0, features1, matches, homography, seconds, settings)
+    return MatchResult(images[0], images[1], features0, features1, matches, geometry, seconds, settings)
 
 
 def _refining(
@@ -244,10 +284,6 @@ def _refining(
         )
         raise ValueError(f"refine_keypoints=True is for a grid described densely, but {wrong}")
     return None
-
-
-def _one_by_one(function: Callable[[Image], FeatureTensors], images: Sequence[Image]) -> list[FeatureTensors]:
-    return [function(image) for image in images]
 
 
 def _detect(detector: Detector, image: Image) -> FeatureTensors:

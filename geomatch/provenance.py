@@ -51,8 +51,6 @@ def cache_key(part: object) -> Any:
         return part
     if isinstance(part, bytes):
         return {"bytes": hashlib.sha256(part).hexdigest()}
-    if isinstance(part, np.generic):
-        return cache_key(np.asarray(part))
     if isinstance(part, Enum):
         return {"type": _type_name(part), "name": part.name}
     if isinstance(part, Path):
@@ -63,12 +61,16 @@ def cache_key(part: object) -> Any:
         return {"set": sorted((cache_key(value) for value in part), key=repr)}
     if isinstance(part, Sequence):
         return {"type": _type_name(part), "items": [cache_key(value) for value in part]}
-    dtype = str(getattr(part, "dtype", "")).removeprefix("torch.")
+    values: Any = np.asarray(part) if isinstance(part, np.generic) else part
     if not isinstance(part, np.ndarray) and hasattr(part, "detach") and hasattr(part, "numpy"):
-        part = _as_array(part)
-    if isinstance(part, np.ndarray) and part.dtype != object:
-        content = hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()
-        return {"array": content, "dtype": dtype, "shape": list(part.shape)}
+        import torch
+
+        # NumPy has no bfloat16
+        values = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        content = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+        given: Any = part
+        return {"array": content, "dtype": str(given.dtype).removeprefix("torch."), "shape": [*given.shape]}
     raise ValueError(
         f"results of a {_type_name(part)} cannot be cached, since its settings cannot be read: make it a "
         "frozen dataclass of its settings, or give it a method cache_key() that returns all that decides "
@@ -84,16 +86,6 @@ def settings_key(part: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
 
 def _type_name(part: object) -> str:
     return f"{type(part).__module__}.{type(part).__qualname__}"
-
-
-def _as_array(tensor: Any) -> np.ndarray:
-    """A tensor of any device and type; bfloat16, which NumPy has not, as its bits."""
-    held = tensor.detach().cpu()
-    if str(held.dtype) == "torch.bfloat16":
-        import torch
-
-        held = held.view(torch.int16)
-    return np.asarray(held.numpy())
 
 
 def versions() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Features on a device: what travels between detection, description and matching."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,8 +32,7 @@ class FeatureTensors:
 
     def __getitem__(self, index: slice | Tensor) -> "FeatureTensors":
         """Some of the keypoints: a slice, indices or a mask."""
-        chosen = {name: value[index] for name in ARRAYS if (value := getattr(self, name)) is not None}
-        return replace(self, **chosen)
+        return replace(self, **_each(self, lambda values: values[index]))
 
     def best(self, count: int | None = None) -> "FeatureTensors":
         """Best first, at most so many; equal scores keep their order."""
@@ -49,28 +49,25 @@ class FeatureTensors:
 
     def to_features(self) -> Features:
         """The same as arrays, checked."""
-        arrays: dict[str, Any] = {
-            name: None if (value := getattr(self, name)) is None else value.numpy(force=True)
-            for name in ARRAYS
-        }
-        return Features(image_size=self.image_size, **arrays)
+        return Features(image_size=self.image_size, **_each(self, lambda values: values.numpy(force=True)))
 
     def to(self, device: str | torch.device) -> "FeatureTensors":
         """The same on another device."""
-        moved = {name: value.to(device) for name in ARRAYS if (value := getattr(self, name)) is not None}
-        return replace(self, **moved)
+        return replace(self, **_each(self, lambda values: values.to(device)))
 
 
 ARRAYS = ("keypoints", "scores", "scales", "orientations", "descriptors")
 
 
+def _each(features: Features | FeatureTensors, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """What is made of each array that is there, by its name."""
+    return {name: change(values) for name in ARRAYS if (values := getattr(features, name)) is not None}
+
+
 def upload_features(features: Features, device: str | torch.device) -> FeatureTensors:
     """The features on a device, which own their memory."""
-    tensors: dict[str, Any] = {
-        name: None if (value := getattr(features, name)) is None else torch.tensor(value, device=device)
-        for name in ARRAYS
-    }
-    return FeatureTensors(image_size=features.image_size, **tensors)
+    arrays = _each(features, lambda values: torch.tensor(values, device=device))
+    return FeatureTensors(image_size=features.image_size, **arrays)
 
 
 def tensor_method(part: object, name: str, plain: tuple[str, ...]) -> Any:

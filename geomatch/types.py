@@ -6,6 +6,7 @@ Coordinates are (x, y) in pixels of the original image, x right, y down; the cen
 
 import os
 from dataclasses import MISSING, dataclass, fields
+from math import inf
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from geomatch.errors import DamagedError, ShapeError, reading
 from geomatch.files import pack_arrays, read_archive, replacing, unpack_arrays
 
-_UNCERTAIN = 5.0  # pixels of a corner from which on it is remarked
+_UNCERTAIN = 5.0  # pixels of a corner, or degrees of a pose, from which on it is remarked
 _AMBIGUOUS = 0.5  # of the inliers: a second solution with so many is remarked
 Metric = Literal["cosine", "l2"]
 """How descriptors are compared: by the cosine of the angle between rows, or by their Euclidean distance."""
@@ -49,6 +50,15 @@ class _Record:
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
 
+    def _check(self, dtype: DTypeLike, **shapes: tuple[int | str, ...]) -> None:
+        """Make arrays of these fields, see `checked`, but for those that may be None and are."""
+        optional = [field.name for field in fields(self) if field.default is None]  # type: ignore[arg-type]
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if value is not None or name not in optional:
+                array = checked(f"{type(self).__name__}.{name}", value, shape, dtype)
+                object.__setattr__(self, name, array)
+
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
@@ -81,8 +91,9 @@ class _Record:
         needed = [field.name for field in own if field.default is MISSING]
         optional = [field.name for field in own if field.default is not MISSING]
         arrays = unpack_arrays(data, label, cls.__name__, needed, optional)
+        values = {name: array if array.ndim else array.item() for name, array in arrays.items()}
         with reading(label, f"file of {cls.__name__}", DamagedError):
-            return cls(**arrays)
+            return cls(**values)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -109,18 +120,13 @@ class Features(_Record):
     """(N, D) float32, or None before description; rows of unit length unless their maker says so."""
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__
-        set_(self, "keypoints", checked("Features.keypoints", self.keypoints, ("N", 2), np.float32))
+        self._check(np.float32, keypoints=("N", 2))
         n = len(self.keypoints)
-        set_(self, "scores", checked("Features.scores", self.scores, (n,), np.float32))
+        self._check(np.float32, scores=(n,), scales=(n,), orientations=(n,), descriptors=(n, "D"))
         width, height = (int(side) for side in self.image_size)
         if width < 1 or height < 1:
             raise ValueError(f"Features.image_size must be positive, got {(width, height)}")
-        set_(self, "image_size", (width, height))
-        for name, shape in (("scales", (n,)), ("orientations", (n,)), ("descriptors", (n, "D"))):
-            value = getattr(self, name)
-            if value is not None:
-                set_(self, name, checked(f"Features.{name}", value, shape, np.float32))
+        object.__setattr__(self, "image_size", (width, height))
         if self.scales is not None and (self.scales <= 0).any():
             raise ValueError("Features.scales must be positive")
 
@@ -147,14 +153,13 @@ class Matches(_Record):
     """(M,) float32, larger is better: cosine similarity, or minus the L2 distance."""
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__
         indices = np.asarray(self.indices)
         if indices.size and indices.dtype.kind not in "iu":
             raise ValueError(f"Matches.indices must be integers, got {indices.dtype}")
-        set_(self, "indices", checked("Matches.indices", indices, ("N", 2), np.int64))
+        self._check(np.int64, indices=("N", 2))
         if (self.indices < 0).any():
             raise ValueError("Matches.indices must not be negative")
-        set_(self, "similarity", checked("Matches.similarity", self.similarity, (len(self),), np.float32))
+        self._check(np.float32, similarity=(len(self),))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -164,21 +169,16 @@ class Matches(_Record):
         return Matches(self.indices[index], self.similarity[index])
 
 
-class _Model(_Record):
-    """A matrix and its inliers, checked; true in a condition."""
+class _Found(_Record):
+    """What some of the matches agree with; true in a condition."""
 
     __slots__ = ()
-    matrix: NDArray[np.float64]
     inliers: NDArray[np.bool_]
     watermark: NDArray[np.bool_] | None
 
     def __post_init__(self) -> None:
-        set_, name = object.__setattr__, type(self).__name__
-        set_(self, "matrix", checked(f"{name}.matrix", self.matrix, (3, 3), np.float64))
-        set_(self, "inliers", checked(f"{name}.inliers", self.inliers, ("N",), np.bool_))
-        if self.watermark is not None:
-            shape = (len(self.inliers),)
-            set_(self, "watermark", checked(f"{name}.watermark", self.watermark, shape, np.bool_))
+        self._check(np.bool_, inliers=("N",))
+        self._check(np.bool_, watermark=(len(self.inliers),))
 
     def __bool__(self) -> Literal[True]:
         return True
@@ -188,9 +188,21 @@ class _Model(_Record):
         """How many of the matches agree."""
         return int(self.inliers.sum())
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know before using it, in sentences; empty when there is nothing."""
+        remarks = self._remarks()
+        if self.watermark is not None:
+            count = int(self.watermark.sum())
+            remarks.append(f"{count} matches that do not move were set aside as a caption or watermark")
+        return tuple(remarks)
+
+    def _remarks(self) -> list[str]:
+        return []
+
 
 @dataclass(frozen=True, eq=False, slots=True)
-class HomographyEstimate(_Model):
+class HomographyEstimate(_Found):
     """A homography that was found; true in a condition."""
 
     matrix: NDArray[np.float64]
@@ -209,19 +221,13 @@ class HomographyEstimate(_Model):
     caption; None when there are none."""
 
     def __post_init__(self) -> None:
-        _Model.__post_init__(self)
-        if self.corner_deviations is not None:
-            name = "HomographyEstimate.corner_deviations"
-            object.__setattr__(
-                self, "corner_deviations", checked(name, self.corner_deviations, (4,), np.float64)
-            )
+        _Found.__post_init__(self)
+        self._check(np.float64, matrix=(3, 3), corner_deviations=(4,))
         object.__setattr__(self, "second_support", int(self.second_support))
         if self.matrix[2, 2] != 1:
             raise ValueError(f"HomographyEstimate.matrix[2, 2] must be 1, got {self.matrix[2, 2]}")
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a person should know before using it, in sentences; empty when there is nothing."""
+    def _remarks(self) -> list[str]:
         remarks = []
         if self.corner_deviations is not None and (worst := self.corner_deviations.max()) > _UNCERTAIN:
             remarks.append(f"a corner of image 0 is uncertain by {worst:.0f} px: inliers lie far from it")
@@ -230,18 +236,15 @@ class HomographyEstimate(_Model):
                 f"ambiguous: beside {self.num_inliers} inliers, {self.second_support} matches agree on the "
                 "same homography shifted, as where a pattern repeats"
             )
-        if self.watermark is not None:
-            still = int(self.watermark.sum())
-            remarks.append(f"{still} matches that do not move were set aside as a caption or watermark")
-        return tuple(remarks)
+        return remarks
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class TwoViewGeometry(_Model):
+class TwoViewGeometry(_Found):
     """How two views of a scene are related; true in a condition."""
 
-    kind: Literal["uncalibrated", "calibrated", "planar"]
-    """Which matrix it is: fundamental, essential, or a homography."""
+    config: Literal["uncalibrated", "calibrated", "planar"]
+    """COLMAP's word for which matrix it is: fundamental, essential, or a homography."""
     matrix: NDArray[np.float64]
     """(3, 3) float64. Fundamental: x1' F x0 = 0 for homogeneous pixels. Essential: the same for rays,
     that is pixels after the inverse camera matrices. Homography: from image 0 to image 1."""
@@ -250,19 +253,65 @@ class TwoViewGeometry(_Model):
     watermark: NDArray[np.bool_] | None = None
     """(M,) bool, matches set aside as in `HomographyEstimate`."""
 
+    def __post_init__(self) -> None:
+        _Found.__post_init__(self)
+        self._check(np.float64, matrix=(3, 3))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RelativePose(_Found):
+    """How camera 1 stands to camera 0: a point X of camera 0 is at R X + t in camera 1; true in a condition.
+
+    x points right, y down and z forward in both.
+    """
+
+    rotation: NDArray[np.float64]
+    """(3, 3) float64, R."""
+    inliers: NDArray[np.bool_]
+    """(M,) bool, one per match given."""
+    rotation_deviation: float
+    """Standard deviation of the rotation's angle in degrees, as the inliers determine it."""
+    translation: NDArray[np.float64] | None = None
+    """(3,) float64, t, of length one, since images do not tell how long it is; None where the inliers do not
+    determine it, as without parallax."""
+    translation_deviation: float = inf
+    """Standard deviation of its direction in degrees; infinite without one."""
+    second: NDArray[np.float64] | None = None
+    """(3, 4) float64, [R | t] of another pose that noise cannot tell from this one, as on a plane."""
+    second_support: int = 0
+    """How many matches agree with ``second``."""
+    watermark: NDArray[np.bool_] | None = None
+    """(M,) bool, matches set aside as in `HomographyEstimate`."""
+
+    def __post_init__(self) -> None:
+        _Found.__post_init__(self)
+        self._check(np.float64, rotation=(3, 3), translation=(3,), second=(3, 4))
+        for name in ("rotation_deviation", "translation_deviation"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "second_support", int(self.second_support))
+
+    def _remarks(self) -> list[str]:
+        remarks = []
+        if self.translation is None:
+            remarks.append("too little parallax: the camera turned, and where it went is not determined")
+        elif (worst := max(self.rotation_deviation, self.translation_deviation)) > _UNCERTAIN:
+            remarks.append(f"the pose is uncertain by {worst:.0f} degrees")
+        if self.second is not None:
+            remarks.append(
+                f"ambiguous: beside {self.num_inliers} inliers, {self.second_support} matches agree with a "
+                "second pose, as on a plane; both are given"
+            )
+        return remarks
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EstimationFailure(_Record):
-    """No homography; false in a condition, so that ``if estimate:`` reads right."""
+    """No homography, geometry or pose; false in a condition, so that ``if estimate:`` reads right."""
 
     reason: str
     """Why, in words for the user."""
     watermark: bool = False
     """Matches agree, but they do not move and lie in a strip: a caption or watermark, COLMAP's WATERMARK."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", str(self.reason))
-        object.__setattr__(self, "watermark", bool(self.watermark))
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -271,6 +320,12 @@ class EstimationFailure(_Record):
     def num_inliers(self) -> int:
         """Always 0."""
         return 0
+
+
+Found = HomographyEstimate | TwoViewGeometry | RelativePose
+"""What relates two images."""
+Geometry = Found | EstimationFailure
+"""The same, or why nothing was found."""
 
 
 @dataclass(frozen=True, slots=True)

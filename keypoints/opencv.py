@@ -1,11 +1,12 @@
 """Any detector of OpenCV as a geomatch detector."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
@@ -76,17 +77,28 @@ class OpenCVDetector:
         if min(reduced.size) < MIN_SIDE:
             return no_keypoints(image)
         grey = cv2.cvtColor(reduced.pixels, cv2.COLOR_RGB2GRAY)
-        found = feature.detect(grey, None)
-        points = np.asarray(cv2.KeyPoint_convert(found), np.float32).reshape(-1, 2)  # type: ignore[attr-defined]
-        rows = np.array([(point.response, point.size, point.angle) for point in found]).reshape(-1, 3)
-        sizes, angles = rows[:, 1] * (image.size[0] / reduced.size[0]), rows[:, 2]
-        oriented = len(rows) > 0 and bool((angles >= 0).all())  # OpenCV writes -1 for "none"
-        scaled = len(rows) > 0 and bool((sizes > 0).all())
-        features = Features(
-            keypoints=resize_points(points, reduced.size, image.size),
-            scores=rows[:, 0 if self.rank_by == "response" else 1].astype(np.float32),
-            image_size=image.size,
-            scales=sizes.astype(np.float32) if scaled else None,
-            orientations=np.radians(angles).astype(np.float32) if oriented else None,
-        )
-        return select_best(features, self.max_keypoints)
+        rows = keypoint_rows(feature.detect(grey, None))
+        rows[:, :2] = resize_points(rows[:, :2], reduced.size, image.size)
+        if self.rank_by == "size":
+            rows[:, 4] = rows[:, 2]
+        rows[:, 2] *= image.size[0] / reduced.size[0]
+        return select_best(features_of_rows(rows, image.size), self.max_keypoints)
+
+
+def keypoint_rows(keypoints: Sequence[cv2.KeyPoint]) -> NDArray[np.float64]:
+    """(N, 5): x, y, size, angle in degrees, response."""
+    rows = [(*point.pt, point.size, point.angle, point.response) for point in keypoints]
+    return np.array(rows, dtype=np.float64).reshape(-1, 5)
+
+
+def features_of_rows(rows: NDArray[np.float64], image_size: tuple[int, int]) -> Features:
+    """From `keypoint_rows`: scales when all sizes are positive, orientations when no angle is negative."""
+    single = rows.astype(np.float32)
+    angles = np.radians(rows[:, 3]).astype(np.float32)
+    return Features(
+        keypoints=single[:, :2],
+        scores=single[:, 4],
+        image_size=image_size,
+        scales=single[:, 2] if len(rows) and (rows[:, 2] > 0).all() else None,
+        orientations=angles if len(rows) and (rows[:, 3] >= 0).all() else None,  # OpenCV has -1 for none
+    )

@@ -5,7 +5,7 @@ are under the MIT licence. The original weights of Magic Leap, under a licence f
 use only, come through transformers (`MagicLeapSuperPoint`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geomatch.devices import device_kind, device_of, find_device, upload_pixels
-from geomatch.errors import WeightsError, first_line, require
+from geomatch.errors import WeightsError, reading, require
 from geomatch.files import sha256_of
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
@@ -28,7 +28,7 @@ from geomatch.types import Features
 from geomatch.weights.checkpoint import warn_if_untrained
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
 from geomatch.weights.hub import transformers_fingerprint, transformers_folder
-from geomatch.weights.tensors import load_pickled
+from geomatch.weights.tensors import filled, load_pickled
 
 _DESCRIPTOR_SIZE = 256
 
@@ -187,15 +187,15 @@ class SuperPointDetector:
         self, images: Sequence[Image], features: Sequence[FeatureTensors]
     ) -> list[FeatureTensors]:
         """The same for several images, on the network's device."""
-        return [self._describe(*pair) for pair in zip(images, features, strict=True)]
-
-    def _describe(self, image: Image, features: FeatureTensors) -> FeatureTensors:
-        reduced, found = reduce_image(image, self.max_image_side), features.to(device_of(self.network))
-        rows = found.keypoints.new_zeros(len(found), _DESCRIPTOR_SIZE)
-        if min(reduced.size) >= SuperPointNetwork.stride and len(found):
-            _, coarse = self.network(luma(upload_pixels(reduced.pixels, rows.device)) / 255)
-            rows = self._sample(coarse, found.resized(reduced.size).keypoints)
-        return replace(found, descriptors=rows)
+        described = []
+        for image, own in zip(images, features, strict=True):
+            reduced, found = reduce_image(image, self.max_image_side), own.to(device_of(self.network))
+            rows = found.keypoints.new_zeros(len(found), _DESCRIPTOR_SIZE)
+            if min(reduced.size) >= SuperPointNetwork.stride and len(found):
+                _, coarse = self.network(luma(upload_pixels(reduced.pixels, rows.device)) / 255)
+                rows = self._sample(coarse, found.resized(reduced.size).keypoints)
+            described.append(replace(found, descriptors=rows))
+        return described
 
     def _sample(self, coarse: Tensor, keypoints: Tensor) -> Tensor:
         """Unit descriptors (N, D) from the map (1, D, h, w) at pixels (N, 2); zeros far outside."""
@@ -222,19 +222,23 @@ class SuperPointDetector:
         return keypoints, found[order], self._sample(coarse, keypoints)
 
 
-@isolated(gradients=True)
 def load_superpoint(weights: str | Path | None = None) -> SuperPointNetwork:
     """The network with the published weights, ready to use."""
-    path = locate_weights(SUPERPOINT_V6, weights)
-    try:
-        state = load_pickled(path)
-        with torch.device("meta"):
-            network = SuperPointNetwork()
-        network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
-    except Exception as error:  # unpickling and loading raise many types
-        raise WeightsError(f"{path} does not hold SuperPoint weights ({first_line(error)})") from error
+    return load_detector(locate_weights(SUPERPOINT_V6, weights), load_pickled, "SuperPoint")
+
+
+@isolated(gradients=True)
+def load_detector(
+    path: Path,
+    read: Callable[[Path], Mapping[str, Tensor]],
+    what: str,
+    make: Callable[[], SuperPointNetwork] = SuperPointNetwork,
+) -> SuperPointNetwork:
+    """A network with the weights that ``read`` finds in a file, ready to use."""
+    with reading(path, f"file of weights of {what}", WeightsError):
+        network = filled(make, read(path))
     warn_if_untrained(network, path)
-    return network.eval()
+    return network
 
 
 @dataclass(frozen=True)
@@ -264,14 +268,9 @@ class MagicLeapSuperPoint:
     def network(self) -> Any:
         """The transformers model, loaded on first use."""
         transformers = require("transformers", "transformers", "SuperPoint of Magic Leap")
-        try:
-            folder = transformers_folder(self.weights)
+        folder = transformers_folder(self.weights)
+        with reading(folder, "SuperPoint of transformers", WeightsError):
             model = transformers.SuperPointForKeypointDetection.from_pretrained(folder, dtype=torch.float32)
-        except Exception as error:  # hub, network and format errors alike
-            raise WeightsError(
-                f"cannot load {self.weights} ({first_line(error)}); give a local folder with config.json and "
-                "model.safetensors, or fill the Hugging Face cache while online"
-            ) from error
         return model.eval().to(find_device(self.device))
 
     def detect(self, image: Image) -> Features:

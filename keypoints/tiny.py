@@ -12,19 +12,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from geomatch.devices import device_kind, device_of, find_device, upload_pixels
-from geomatch.errors import WeightsError, first_line
 from geomatch.files import sha256_of
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
 from geomatch.keypoints.detector import check_limit
 from geomatch.keypoints.folding import folded
-from geomatch.keypoints.superpoint import SuperPointNetwork, window_maximum
+from geomatch.keypoints.superpoint import SuperPointNetwork, load_detector, window_maximum
 from geomatch.patches import cut_patches
 from geomatch.provenance import settings_key
 from geomatch.tensors import FeatureTensors
 from geomatch.types import Features
-from geomatch.weights.checkpoint import warn_if_untrained
-from geomatch.weights.tensors import load_tensors, save_tensors
+from geomatch.weights.tensors import halved, load_tensors, save_tensors
 
 _CHANNELS, _HEAD = (16, 32, 32, 64), 128  # a quarter to a half of SuperPoint's
 _LEVELS = 9  # of the pyramid; each is smaller by the square root of 2
@@ -222,27 +220,12 @@ def weights_file(weights: str | Path | None = None) -> Path:
 
 def save_network(network: SuperPointNetwork, path: Path) -> None:
     """Write the weights; convolutions become float16."""
-    state = {
-        name: tensor.half().contiguous() if tensor.ndim > 1 else tensor.contiguous()
-        for name, tensor in network.state_dict().items()
-    }
-    save_tensors(path, state, {})
+    save_tensors(path, halved(network.state_dict()), {})
 
 
-@isolated(gradients=True)
 def load_network(path: Path) -> SuperPointNetwork:
     """What `save_network` wrote, ready to use."""
-    with torch.device("meta"):
-        network = new_network()
-    try:
-        state = {name: tensor.float() for name, tensor in load_tensors(path)[0].items()}
-        network.load_state_dict(state, assign=True)
-    except Exception as error:  # safetensors and torch raise many types
-        raise WeightsError(
-            f"{path} does not hold weights of the embedded detector, or is damaged ({first_line(error)})"
-        ) from error
-    warn_if_untrained(network, path)
-    return network.eval()
+    return load_detector(path, lambda file: load_tensors(file)[0], "the embedded detector", new_network)
 
 
 def new_network() -> SuperPointNetwork:

@@ -3,10 +3,12 @@
 import json
 import math
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
-import torch
 
 import geomatch
 from geomatch.images import Image, load_image
@@ -25,15 +26,25 @@ SHARED = Path(__file__).parents[2] / "shared"
 PAIR = geomatch.bundled_pair()
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a fixture of their module run in one process, and so do those that load diffusers."""
-    for item in items:
-        fixtures: dict[str, Any] = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
-        if "small_sd" in fixtures:
-            item.add_marker(pytest.mark.xdist_group("small_sd"))
-        elif any(found[-1].scope == "module" for found in fixtures.values()):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests run in one process, which share fixtures, and so do those of all that load diffusers.
+
+    The groups of pytest-xdist 3.8 are none under pytest 9.2, which ignores the names that it gives.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "diffusers" if _loads_diffusers(config.rootpath / file) else file
+
+    return ByFile(config, log)
+
+
+@cache
+def _loads_diffusers(file: Path) -> bool:
+    return re.search("small_sd|diffusers|denoise", file.read_text(encoding="utf-8")) is not None
 
 
 @pytest.fixture(autouse=True)
@@ -114,8 +125,10 @@ def sfm() -> Callable[[str], Path]:
     return folder
 
 
-def _seeded(shapes: Mapping[str, Sequence[int]], salt: str) -> dict[str, torch.Tensor]:
+def _seeded(shapes: Mapping[str, Sequence[int]], salt: str) -> dict[str, Any]:
     """Weights by the rule of the golden files: normal numbers seeded by each parameter's name."""
+    import torch  # which pytest-xdist's own process, that runs no tests, need not load
+
     state = {}
     for name, shape in shapes.items():
         generator = torch.Generator().manual_seed(zlib.crc32((salt + name).encode()))
@@ -128,7 +141,7 @@ def _seeded(shapes: Mapping[str, Sequence[int]], salt: str) -> dict[str, torch.T
 
 
 @pytest.fixture(scope="session")
-def seeded() -> Callable[..., dict[str, torch.Tensor]]:
+def seeded() -> Callable[..., dict[str, Any]]:
     return _seeded
 
 
@@ -205,8 +218,8 @@ def make_scene(tmp_path: Path) -> Callable[..., Scene]:
     def make(frames: int = 6, points: int = 300, rename: Callable[[str], str] = str) -> Scene:
         import cv2
 
+        from geomatch.cameras import pycolmap
         from geomatch.collection import Correspondences, MatchedPair
-        from geomatch.colmap.library import pycolmap
 
         library = pycolmap()
         folder = tmp_path / "scene"

@@ -16,7 +16,7 @@ from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import CollectionResult, dense_twin
 from geomatch.collection.pair_matches import match_block
 from geomatch.collection.refine import track_references
-from geomatch.collection.retrieval import pool_images
+from geomatch.collection.retrieval import nearest_images, pool_images
 from geomatch.dift import DIFTExtractor
 from geomatch.dift.inputs import UPRIGHT_SIDE
 from geomatch.engine import LocalEngine, RunContext, Work
@@ -39,10 +39,12 @@ def write(path: Path, pixels: Any) -> None:
     path.write_bytes(code.tobytes())
 
 
-def views(folder: Path, photo: Image, count: int) -> list[np.ndarray[Any, Any]]:
+def views(
+    folder: Path, photo: Image, count: int, size: tuple[int, int] = (400, 300)
+) -> list[np.ndarray[Any, Any]]:
     """The photograph and parts of it under known homographies."""
     rng = np.random.default_rng(5)
-    width, height = size = (400, 300)
+    width, height = size
     pixels = cv2.resize(photo.pixels[..., ::-1], size, interpolation=cv2.INTER_AREA)
     corners = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
     found = []
@@ -231,7 +233,7 @@ def test_every_track_has_one_reference() -> None:
 def test_grid_keypoints_are_shared_and_refined(tmp_path: Path, photo0: Image) -> None:
     """The same pixel has one index in all pairs; refinement brings partners nearer to the truth."""
     folder, store = tmp_path / "images", tmp_path / "store"
-    truth = views(folder, photo0, 3)
+    truth = views(folder, photo0, 3, (280, 210))
     (folder / "view3.png").write_bytes((folder / "view2.png").read_bytes())  # two images, one content
     refining = Matching(refine_keypoints=True)
     found, moved = run(folder, store, GRID), run(folder, store, GRID, matching=refining)
@@ -280,13 +282,13 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch
     store = Store.at(tmp_path / "store")
     pooled = pool_images(folder.root, photos, extractor, store, work)
     group = [name[:2] for name in folder.names]
-    best = pooled.nearest(2, None, work)
+    best = nearest_images(store, pooled, 2, None, work)
     for index in range(9):
         assert {group[other] for other in best[index]} == {group[index]}
     monkeypatch.setattr("geomatch.collection.retrieval.CHUNK", 4)  # bounded memory changes nothing
-    np.testing.assert_array_equal(pooled.nearest(2, None, work), best)
+    np.testing.assert_array_equal(nearest_images(store, pooled, 2, None, work), best)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "global").rglob("*.npz")}
-    assert pool_images(folder.root, photos, extractor, store, work).keys == pooled.keys
+    assert pool_images(folder.root, photos, extractor, store, work) == pooled
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 

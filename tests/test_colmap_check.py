@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from geomatch.cameras import pycolmap
 from geomatch.cli import main
 from geomatch.colmap import export_database, sqlite
 from geomatch.colmap.doctor.check import CheckReport, check_database, format_report
-from geomatch.colmap.library import database, pycolmap
+from geomatch.colmap.library import database
 from geomatch.errors import GeomatchError
 
 SIZE = (1024, 768)

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 import geomatch
+from geomatch.cameras import pycolmap
 from geomatch.collection import Correspondences, MatchedPair
 from geomatch.colmap import Cameras, check_database, export_database
 from geomatch.colmap.conventions import fundamental_to_colmap, homography_to_colmap, to_colmap
-from geomatch.colmap.library import database, interruptible, pycolmap
+from geomatch.colmap.library import database, interruptible
 from geomatch.colmap.mapping import map_database, summarise_model
 from geomatch.colmap.verification import to_two_view_geometry
 from geomatch.engine import LocalEngine, RunContext
@@ -213,7 +214,8 @@ def test_a_process_of_its_own_writes_png_and_waits_for_colmap_to_end() -> None:
     code = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
-from geomatch.colmap.library import interruptible, pycolmap
+from geomatch.cameras import pycolmap
+from geomatch.colmap.library import interruptible
 pycolmap()
 import cv2, numpy as np
 assert cv2.imencode(".png", np.zeros((9, 9), np.uint8))[0]

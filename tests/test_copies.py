@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DModel
 from numpy.typing import NDArray
 
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, match_mutual
@@ -23,6 +22,8 @@ SIZE = (128, 96)
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> DIFTConfig:
     """A small random network without noise, which would not turn with the image."""
+    from diffusers import UNet2DModel
+
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
     UNet2DModel(

@@ -1,34 +1,36 @@
 """The extractor on small random UNets: exact geometry, early stop, determinism, errors."""
 
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 
 import geomatch
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
 from geomatch.devices import find_device
 from geomatch.dift import PRESETS, FeatureMap
 from geomatch.dift.backends.schedule import load_alphas
-from geomatch.dift.backends.wanted import WantedPart, find_layer
+from geomatch.dift.backends.wanted import WantedPart
 from geomatch.dift.inputs import dense_size
 from geomatch.images import write_png
 from geomatch.provenance import cache_key
 from geomatch.training.linear_head import fit_head
 from geomatch.weights.sources import model_folder
 
+sys.path.append(str(Path(__file__).parent / "helpers"))
+import late_diffusers as diffusers
 
-def small_unet(channels: int = 3, attention: bool = False) -> UNet2DModel:
+
+def small_unet(channels: int = 3, attention: bool = False) -> Any:
     torch.manual_seed(0)
     kind = "Attn" if attention else ""
-    return UNet2DModel(
+    return diffusers.UNet2DModel(
         sample_size=32,
         in_channels=channels,
         out_channels=channels,
@@ -83,11 +85,11 @@ def test_maps_are_the_activations_of_a_plain_forward_pass(
         unet.get_submodule(name).register_forward_hook(hook)
     clean = torch.from_numpy(image.pixels / np.float32(127.5) - 1).permute(2, 0, 1)[None]
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
-    noisy = DDPMScheduler().add_noise(clean, noise, torch.tensor([41]))
+    noisy = diffusers.DDPMScheduler().add_noise(clean, noise, torch.tensor([41]))
     with torch.no_grad():
         unet(noisy, 41)
-    config = DIFTConfig(str(tmp_path), 41, layers, image_size=None, device="cpu")
-    maps = DIFTExtractor(config).dense(image, [noise]).maps
+    config = DIFTConfig(str(tmp_path), 41, layers, seed=5, image_size=None, device="cpu")
+    maps = DIFTExtractor(config).dense(image).maps
     for name, layer in zip(layers, maps, strict=True):
         torch.testing.assert_close(layer, seen[name][0], rtol=1e-4, atol=1e-5)
 
@@ -108,11 +110,11 @@ def test_nothing_runs_after_the_last_wanted_layer() -> None:
 def test_unknown_layers() -> None:
     unet = small_unet()
     for layer, words in (
-        ("up_blocks.7", "unknown layer 'up_blocks.7': up_blocks has 0, 1, 2"),
-        ("nothing", "the network has conv_in"),
+        ("up_blocks.7", r"unknown layer 'up_blocks.7': take a block, .*such as up_blocks\.\d, "),
+        ("time_embedding", "unknown layer 'time_embedding': take a block"),
     ):
         with pytest.raises(ValueError, match=words):
-            find_layer(unet, layer)
+            WantedPart(unet, [layer])
 
 
 def test_sampling_is_exact_at_pixel_centres() -> None:
@@ -195,15 +197,15 @@ def test_folders_of_diffusers(tmp_path: Path, image: Image) -> None:
     unet, settings = small_unet(), DIFTConfig(str(tmp_path), image_size=None)
     unet.save_pretrained(tmp_path)
     bare = DIFTExtractor(settings)
-    torch.testing.assert_close(bare.model.alphas_cumprod, DDPMScheduler().alphas_cumprod)
+    torch.testing.assert_close(bare.model.alphas_cumprod, diffusers.DDPMScheduler().alphas_cumprod)
     expected = bare.dense(image).maps[0]
-    DDPMScheduler().save_pretrained(tmp_path)
+    diffusers.DDPMScheduler().save_pretrained(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
     (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
     torch.save(unet.state_dict(), tmp_path / "diffusion_pytorch_model.bin")
     assert torch.equal(DIFTExtractor(settings).dense(image).maps[0], expected)
     unet.save_pretrained(tmp_path / "pipeline" / "unet")
-    schedule = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    schedule = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
     schedule.save_pretrained(tmp_path / "pipeline" / "scheduler")
     model = DIFTExtractor(DIFTConfig(str(tmp_path / "pipeline"))).model
     torch.testing.assert_close(model.alphas_cumprod, schedule.alphas_cumprod)
@@ -255,24 +257,20 @@ def test_bad_folders(tmp_path: Path) -> None:
 
 
 def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp_path: Path) -> None:
-    def fails(words: str, given: tuple[int, ...] | None = None, **changes: Any) -> None:
-        extractor = DIFTExtractor(replace(config, **changes))
+    def fails(words: str, **changes: Any) -> None:
         with pytest.raises(ValueError, match=words):
-            extractor.dense(image, None if given is None else [torch.zeros(given)])
+            DIFTExtractor(replace(config, **changes)).dense(image)
 
     with pytest.raises(ValueError, match="features are of an image of"):
         DIFTExtractor(config).describe(image, Features(np.zeros((1, 2)), np.ones(1), (9, 9)))
     patch = replace(config, sampling="patch", patch_size=33)
     with pytest.raises(ValueError, match="patch_size must be a multiple of 4, got 33"):
         DIFTExtractor(patch).describe(image, keypoints(image, oriented=True))
-    fails(r"noise must have shape \(1, 3, 48, 64\), got \(1, 3, 1, 1\)", (1, 3, 1, 1))
-    fails("3 noises are needed, got 1", (1, 3, 48, 64), ensemble_size=3)
-    fails("without noise", (1, 3, 48, 64), noise=False)
-    fails("gives no feature map", layers=("time_embedding",))
+    fails("unknown layer", layers=("time_embedding",))
     fails("leave the prompt empty", prompt="a cat")
     fails("device 'meta' cannot be used", device="meta")
     small_unet().save_pretrained(tmp_path)
-    DDPMScheduler(num_train_timesteps=10).save_pretrained(tmp_path / "scheduler")
+    diffusers.DDPMScheduler(num_train_timesteps=10).save_pretrained(tmp_path / "scheduler")
     fails("timestep must be below 10, got 41", model=str(tmp_path))
 
 
@@ -366,9 +364,9 @@ def test_images_are_described_as_they_come(tmp_path: Path, monkeypatch: pytest.M
     taken: list[int] = []
     whole = DIFTExtractor.activations
 
-    def counted(self: DIFTExtractor, images: Any, noises: Any = None) -> Any:
+    def counted(self: DIFTExtractor, images: Any) -> Any:
         taken.append(len(images))
-        return whole(self, images, noises)
+        return whole(self, images)
 
     monkeypatch.setattr(DIFTExtractor, "activations", counted)
     together = extractor.dense_many(iter(paths))

@@ -73,7 +73,7 @@ class Workplace:
         Those before start no processes, and download nothing."""
         if place:
             self.run(number, place - 1, wanted=False)
-        command = BLOCKS[number][place].partition("#")[0]
+        command = BLOCKS[number][place].partition("#")[0].replace("512x512", "128x128")
         if not wanted:
             command = command.replace("--workers 2", "").replace("--engine ray", "")
         if command not in self.codes:
@@ -122,10 +122,12 @@ def workplace(
 
 @pytest.fixture
 def here(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """Everything small: the bundled pair, the sizes at which presets look at images, one worker, no pool."""
+    """Everything small: the bundled pair, what presets look at, views; one worker, and no charts."""
     monkeypatch.chdir(workplace.folder)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(workplace.folder / "hub"))
     monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("geomatch.training.pairs.VIEW_SIZE", (320, 240))
+    monkeypatch.setattr("geomatch.benchmarks.harness.report.draw_curves", lambda *_: "")
     monkeypatch.setattr("geomatch.bundled_pair", lambda: workplace.pair)
     for name, config in PRESETS.items():
         size = config.image_size

@@ -1,12 +1,15 @@
 """The releases' downloads: from a local server, from files given, damaged ones, and what is there already."""
 
 import gzip
+import hashlib
 import http.server
 import io
+import sys
 import tarfile
 import threading
 import tracemalloc
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +17,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as PILImage
 
 import geomatch
 from geomatch.benchmarks.harness import download
 from geomatch.benchmarks.harness.download import RELEASES, fetch_release, unpack
+from geomatch.benchmarks.harness.task import find_task
+from geomatch.benchmarks.tasks.pose.releases import read_megadepth
 from geomatch.cli import main
 from geomatch.places import cache_folder
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+from posed_data import make_megadepth
 
 
 @pytest.fixture
@@ -137,14 +146,21 @@ def test_odd_archives_are_one_line_and_write_nothing_elsewhere(tmp_path: Path) -
     assert not (tmp_path / "links").exists()
 
 
-def test_a_release_from_a_server(
-    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A page in place of an archive is refused, and nothing of it is kept."""
+@pytest.fixture
+def base(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server of the site."""
     monkeypatch.delenv("HF_HUB_OFFLINE")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site)))
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
-    base = f"http://127.0.0.1:{server.server_port}"
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_release_from_a_server(
+    site: Path, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page in place of an archive is refused, and nothing of it is kept."""
     files = [
         (replace(file, url=f"{base}/{file.file_name}"), place) for file, place in RELEASES["jhmdb"].files
     ]
@@ -156,9 +172,67 @@ def test_a_release_from_a_server(
     assert not list(cache_folder().glob("*splits.zip*"))
     (site / "splits.zip").write_bytes(whole)
     fetch_release(RELEASES["jhmdb"], tmp_path / "out")
+    assert (tmp_path / "out" / "JHMDB" / "splits" / "wave.txt").read_text() == "content"
+
+
+@pytest.mark.parametrize("name", ["evd", "wxbs"])
+def test_a_release_whose_md5_is_known(
+    name: str, site: Path, base: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The licence comes before the download; another file than the known one is refused and not kept."""
+    ((file, place),) = RELEASES[name].files
+    assert len(file.md5 or "") == 32
+    image = PILImage.fromarray(np.zeros((8, 8, 3), np.uint8))
+    with zipfile.ZipFile(site / file.file_name, "w") as zipped:
+        for where in ("EVD/1/cat", "EVD/2/cat", "v1.1/WGBS/cat/01", "v1.1/WGBS/cat/02"):
+            image.save(coded := io.BytesIO(), "png")
+            zipped.writestr(f"{where}.png", coded.getvalue())
+        zipped.writestr("EVD/h/cat.txt", "1 0 0\n0 1 0\n0 0 1")
+        zipped.writestr("v1.1/WGBS/cat/corrs.txt", "1 2 3 4")
+    served = replace(file, url=f"{base}/{file.file_name}")
+    monkeypatch.setitem(RELEASES, name, replace(RELEASES[name], files=[(served, place)]))
+    assert main(["data", name, str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("licence     none stated")
+    assert f"expected {file.md5}" in said.err
+    assert not list(cache_folder().glob(f"*{file.file_name}"))
+    right = hashlib.md5((site / file.file_name).read_bytes()).hexdigest()
+    monkeypatch.setitem(RELEASES, name, replace(RELEASES[name], files=[(replace(served, md5=right), place)]))
+    assert main(["data", name, str(tmp_path / "out")]) == 1  # one pair is not the whole
+    said = capsys.readouterr()
+    assert "present" in said.out
+    assert "numbers are not comparable with published ones" in said.err
+    assert [unit.name.rpartition("/")[2] for unit in find_task(name).read(tmp_path / "out", None).units] == [
+        "cat"
+    ]
+
+
+def test_megadepth_from_a_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Index files that are no archives are put beside what the archive holds; the licence comes first."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    site = make_megadepth(tmp_path / "megadepth_test_1500")
+    with tarfile.open(site / "megadepth_test_1500.tar", "w") as packed:
+        packed.add(site / "Undistorted_SfM", "megadepth_test_1500/Undistorted_SfM")
+    release = RELEASES["megadepth"]
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    files = [
+        (replace(file, url=f"{base}/{file.file_name}"), place)
+        for file, place in release.files
+        if (site / file.file_name).is_file()
+    ]
+    assert len(files) == 3
+    monkeypatch.setitem(RELEASES, "megadepth", replace(release, files=files))
+    assert main(["data", "megadepth", str(tmp_path / "out")]) == 1  # 3 of 1500 pairs
     server.shutdown()
     server.server_close()
-    assert (tmp_path / "out" / "JHMDB" / "splits" / "wave.txt").read_text() == "content"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"licence     {files[0][0].licence}"
+    assert lines[1].startswith("present     MegaDepth-1500 in ")
+    assert len(read_megadepth(tmp_path / "out" / "megadepth-1500").units[0].pairs) == 3
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -14,9 +14,15 @@ from PIL import Image as PILImage
 import geomatch
 from geomatch.cli import main
 from geomatch.dift import PRESETS, FeatureMap, cached_extractor
-from geomatch.editing.blending import load_edit, warp_edit
-from geomatch.editing.edit import EditResult, PreparedEdit, carry_edit, prepare_edit, propagate_edit
-from geomatch.editing.options import EditOptions
+from geomatch.editing.blending import blend_edit, load_edit
+from geomatch.editing.edit import (
+    EditOptions,
+    EditResult,
+    PreparedEdit,
+    carry_edit,
+    prepare_edit,
+    propagate_edit,
+)
 from geomatch.errors import ImageError
 from geomatch.estimators import OpenCVEstimator
 from geomatch.geometry import resize_homography, warp_points
@@ -48,7 +54,9 @@ def corners(box: tuple[float, float, float, float] = BOX) -> NDArray[np.float64]
 def blended(
     edit: NDArray[np.uint8], target: NDArray[np.uint8], matrix: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
-    return warp_edit(edit, matrix, (target.shape[1], target.shape[0])).over(target)
+    picture = blend_edit(edit, matrix, target)
+    assert picture is not None
+    return picture
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,11 +109,8 @@ def test_half_a_pixel_leaves_no_fringe() -> None:
 
 def test_outside_the_edit_every_bit_stays(rng: np.random.Generator) -> None:
     target = rng.integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    layer = warp_edit(painted(), VIEW, SIZE)
-    picture = layer.over(target)
-    alpha = np.zeros((240, 320), np.float32)
-    height, width = layer.values.shape[:2]
-    alpha[layer.corner[1] :, layer.corner[0] :][:height, :width] = layer.values[:, :, 3]
+    picture = blended(painted(), target, VIEW)
+    alpha = blended(painted(), np.zeros_like(target), VIEW)[:, :, 0] / 255  # red over black
     np.testing.assert_array_equal(picture[alpha == 0], target[alpha == 0])
     assert (picture[alpha == 1] == (255, 0, 0)).all()
     outline = BOX[0] - 0.5, BOX[1] - 0.5, BOX[2] + 0.5, BOX[3] + 0.5  # of pixels, not of their centres
@@ -127,9 +132,10 @@ def test_shrinking_averages(sx: float, sy: float) -> None:
 
 
 def test_a_homography_through_infinity_is_refused() -> None:
+    target = np.zeros((*SIZE[::-1], 3), np.uint8)
     with pytest.raises(ValueError, match="through infinity"):
-        warp_edit(painted(), np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 150, 0, 1]]), SIZE)
-    assert warp_edit(painted(), np.array([[1.0, 0, 900], [0, 1, 0], [0, 0, 1]]), SIZE).empty
+        blend_edit(painted(), np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 150, 0, 1]]), target)
+    assert blend_edit(painted(), np.array([[1.0, 0, 900], [0, 1, 0], [0, 0, 1]]), target) is None
 
 
 def check(result: EditResult, target: Image, truth: NDArray[np.float64], tolerance: float) -> None:

@@ -311,7 +311,7 @@ def test_points_off_a_plane_are_told_by_the_calibration(rng: np.random.Generator
     known = estimate_two_view(views[0], views[1], SIZE, SIZE, camera, camera)
     assert isinstance(plain, TwoViewGeometry)
     assert isinstance(known, TwoViewGeometry)
-    assert plain.kind == known.kind == "planar"
+    assert plain.config == known.config == "planar"
     assert plain.inliers[:170].all()
     assert not plain.inliers[170:].any()
     assert known.inliers.all()

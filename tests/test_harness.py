@@ -17,15 +17,18 @@ import pytest
 from PIL import Image as PILImage
 
 import geomatch
+from geomatch.benchmarks.harness.download import RELEASES, fetch_release
 from geomatch.benchmarks.harness.record import summarise_record, table
 from geomatch.benchmarks.harness.run import Methods, RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings, find_task
 from geomatch.benchmarks.methods import Method, create_method
-from geomatch.benchmarks.tasks.homography.data import fetch_hpatches, make_synthetic
+from geomatch.benchmarks.methods.functions import FunctionMatcher
+from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, SEQUENCES, read_hpatches
 from geomatch.cli import main
 from geomatch.engine import LocalEngine, RunContext
+from geomatch.images import Image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.store import Manifest, Store
 
@@ -71,7 +74,7 @@ def test_synthetic_data_is_seeded_and_exact(original: Path, tmp_path: Path) -> N
     assert "(0 of 116 sequences)" in warning
     assert warning.endswith("missing: i_ajuntament, i_autannes, i_bologna and 113 more")
     light, view = found.units
-    assert all(np.array_equal(truth, np.eye(3)) for _, _, truth in light.targets)
+    assert all(np.array_equal(pair.truth.matrix, np.eye(3)) for pair in light.pairs)
     photo = original.parent / "hill.png"
     again = make_synthetic([photo], tmp_path / "again", seed=3).units
     assert [s.fingerprint for s in again] == [light.fingerprint, view.fingerprint]
@@ -87,32 +90,32 @@ def test_data_that_is_no_hpatches(tmp_path: Path) -> None:
     refused("no such folder")
     folder = tmp_path / "data" / "v_a"
     folder.mkdir(parents=True)
-    refused("no HPatches sequences there")
+    refused(r"no HPatches there \(folders with images 1 to 6")
     (folder / "H_1_2").write_text("1 0 0\n0 1 0\n")
     refused("image 1 is missing")
     for number in (1, 2):
         PILImage.new("RGB", (8, 8)).save(folder / f"{number}.png")
-    refused(r"expected a 3 x 3 homography, got shape \(2, 3\)")
+    refused("expected a homography, 3 x 3 and not singular, got ")
     (folder / "H_1_2").write_text("words")
     refused("not a readable homography")
 
 
 def test_all_protocols_and_the_second_run(data: Path, tmp_path: Path) -> None:
-    first = run(data, tmp_path / "out", "all", ["sift"])
+    first = run(data, tmp_path / "out", "all", ["orb"])
     assert first.computed == 2 * len(PROTOCOLS)
     rows = {(r["protocol"], r["split"]): r for r in first.summaries()}
     assert len(rows) == len(PROTOCOLS) * 3
     assert all(row["pairs"] == (10 if split == "all" else 5) for (_, split), row in rows.items())
     assert rows["geomatch", "illumination"]["accuracy@3"] == 100
     assert rows["auc480", "all"]["AUC@5"] > 20
-    second = run(data, tmp_path / "out", "all", ["sift"])
+    second = run(data, tmp_path / "out", "all", ["orb"])
     assert (second.computed, second.path, second.record) == (0, first.path, first.record)
     content = json.loads(first.path.read_text())
     assert summarise_record(content) == first.summaries()
     text = table(HPATCHES, first.summaries())
     assert all(f"### {name}\n" in text for name in PROTOCOLS)
     # another estimator changes what an estimator decides, and nothing else
-    other = run(data, tmp_path / "out", "mma,roma", ["sift+mnn+ransac"])
+    other = run(data, tmp_path / "out", "mma,roma", ["orb+mnn+ransac"])
     changed = {row["protocol"]: row for row in other.summaries() if row["split"] == "all"}
     assert changed["mma"]["MMA@3"] == rows["mma", "all"]["MMA@3"]
     assert changed["roma"]["AUC@3"] == pytest.approx(rows["roma", "all"]["AUC@3"], abs=10)
@@ -201,6 +204,8 @@ def test_a_users_describer_has_a_key_of_its_own(data: Path, tmp_path: Path) -> N
     both = run(data, tmp_path / "out", "geomatch", ["orb", Method("same", detector, Patches())])
     assert (both.computed, list(both.record["methods"])) == (2, ["orb", "same"])
     assert both.record["methods"]["same"] == first.record["methods"]["mine"]
+    alone = run(data, tmp_path / "out", "geomatch", {"alone": Patches()})  # at SIFT's keypoints
+    assert (alone.computed, alone.record["rows"][0]["errors_px"]) == (0, first.record["rows"][0]["errors_px"])
     other = run(data, tmp_path / "out", "geomatch", {"mine": (detector, Patches(side=8))})
     assert other.computed == 2
     assert other.record["rows"] != first.record["rows"]
@@ -208,7 +213,7 @@ def test_a_users_describer_has_a_key_of_its_own(data: Path, tmp_path: Path) -> N
     assert run(data, tmp_path / "out", "geomatch", own).computed == 2
     for given, words in (
         ((detector, Wrapped(lambda image, features: features)), "mine: results of a .* cannot be cached"),
-        (Patches(), r"mine: hpatches needs keypoints: give \(detector, describer\)"),
+        (7, "mine: hpatches needs a string, or keypoints or matches: .* a function; got 'int'"),
     ):
         with pytest.raises(ValueError, match=words):
             run(data, tmp_path / "out", "geomatch", {"mine": given})
@@ -238,14 +243,14 @@ def test_bad_sequences_are_counted_and_the_rest_goes_on(data: Path, tmp_path: Pa
     skipped = result.record["skipped"]
     unusable = {"v_nan", "v_eight", "v_no_homography", "v_no_image"}
     assert skipped.keys() == {*unusable, "orb on v_unreadable 1-5"}
-    assert "H_1_3 is missing" in skipped["v_no_homography"]
+    assert "H_1_3: not a readable homography" in skipped["v_no_homography"]
     assert "image 4 is missing" in skipped["v_no_image"]
     rows = {(r["protocol"], r["pair"]): r for r in result.record["rows"]}
     assert "5.png" in rows["geomatch", "v_unreadable 1-5"]["reason"]
     assert rows["mma", "v_unreadable 1-4"]["reason"] is None
     by_split = {(r["protocol"], r["split"]): r for r in result.summaries()}
-    assert by_split["mma", "viewpoint"]["pairs"] == 10
-    assert by_split["mma", "viewpoint"]["failures"] == 1
+    assert by_split["mma", "viewpoint"]["pairs"] == 9  # it counts neither for nor against the method
+    assert by_split["mma", "viewpoint"]["failures"] == 0
 
 
 def test_wrong_use_is_one_line(
@@ -255,7 +260,7 @@ def test_wrong_use_is_one_line(
     Path("empty").mkdir()
     Path("file").write_text("in the way")
     for arguments, words in (
-        ("empty", "no HPatches sequences there"),
+        ("empty", "no HPatches there"),
         ("nowhere", "no such folder"),
         ("data --method surf", "no method 'surf'"),
         ("data --method aliked:nowhere.pth+dift-tiny", "no such weights file"),
@@ -308,17 +313,17 @@ def test_images_without_content_fail_and_do_not_stop_the_run(tmp_path: Path) -> 
 
 
 def test_archive_is_unpacked_where_something_is_missing(data: Path, tmp_path: Path) -> None:
-    given, out = tmp_path / "any name.zip", tmp_path / "out"
+    given, out = tmp_path / "hpatches-sequences-release.zip", tmp_path / "out"
     with zipfile.ZipFile(given, "w") as archive:
         for path in sorted(data.rglob("*.*")) + sorted(data.rglob("H_*")):
             archive.write(path, Path("hpatches-sequences-release") / path.relative_to(data))
         archive.writestr("hpatches-sequences-release/../../escape.txt", "out")
-    found = fetch_hpatches(out, given)
+    found = read_hpatches(fetch_release(RELEASES["hpatches"], out, [given]))
     assert [s.fingerprint for s in found.units] == [s.fingerprint for s in read_hpatches(data).units]
     assert not (tmp_path / "escape.txt").exists()
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     (out / "v_hill" / "6.png").unlink()
-    fetch_hpatches(out, given)
+    fetch_release(RELEASES["hpatches"], out, [given])
     assert [path.name for path in before if before[path] != path.stat().st_mtime_ns] == ["6.png"]
 
 
@@ -339,3 +344,129 @@ def test_baselines_on_a_real_pair(name: str, hpatches: Path) -> None:
     moved = geomatch.warp_points(truth, features0.keypoints[found.indices[:, 0]])
     apart = np.linalg.norm(moved - features1.keypoints[found.indices[:, 1]], axis=1)
     assert (apart < 3).mean() > 0.3  # of unrelated pairs about 1 in 10,000
+
+
+def test_a_function_of_two_images_is_a_method(data: Path, tmp_path: Path) -> None:
+    """One that knows the truth is right everywhere, one that finds nothing nowhere, one off by 2 px at 3."""
+    truths = {}
+    for sequence in read_hpatches(data).units:
+        for pair in sequence.pairs:
+            first, path, truth = geomatch.load_image(pair.paths[0]).pixels, pair.paths[1], pair.truth.matrix
+            truths[first.tobytes(), geomatch.load_image(path).pixels.tobytes()] = truth
+
+    def exact(shift: float = 0.0) -> Any:
+        def match(pixels0: np.ndarray[Any, Any], pixels1: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            assert pixels0.dtype == np.uint8
+            truth = truths[pixels0.tobytes(), pixels1.tobytes()]
+            grid = np.stack(np.meshgrid(np.arange(8.0, 100, 9), np.arange(8.0, 80, 9)), -1).reshape(-1, 2)
+            return np.hstack([grid, geomatch.warp_points(truth, grid) + shift])
+
+        return match
+
+    nothing = (np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
+    functions = {"exact": exact(), "none": lambda a, b: nothing, "shifted": exact(2.0)}
+    result = run_benchmark("hpatches", data, "geomatch,mma", functions, tmp_path / "out")
+    found = {(row["method"], row["protocol"]): row for row in result.summaries() if row["split"] == "all"}
+    assert found["exact", "geomatch"]["AUC@1"] == pytest.approx(100, abs=0.5)
+    assert found["exact", "mma"]["MMA@1"] == 100
+    assert found["none", "geomatch"]["AUC@10"] == found["none", "mma"]["MMA@10"] == 0
+    assert found["none", "geomatch"]["failures"] == found["none", "geomatch"]["pairs"]
+    assert (found["shifted", "mma"]["MMA@2"], found["shifted", "mma"]["MMA@3"]) == (0, 100)
+    # what decides a function's answers is not known: it is asked again, unless it says so itself
+    assert run_benchmark("hpatches", data, "mma", functions, tmp_path / "out").computed == 6
+    for name, function in functions.items():
+        function.cache_key = lambda name=name: name  # type: ignore[attr-defined]
+    assert run_benchmark("hpatches", data, "mma", functions, tmp_path / "out").computed == 6
+    assert run_benchmark("hpatches", data, "mma", functions, tmp_path / "out").computed == 0
+    # what failed is tried again
+    calls: list[int] = []
+
+    def shaky(pixels0: Any, pixels1: Any) -> Any:
+        calls.append(len(calls))
+        return exact()(pixels0, pixels1) if len(calls) > 1 else pixels0
+
+    shaky.cache_key = lambda: "shaky"  # type: ignore[attr-defined]
+    counts = []
+    for _ in range(3):
+        again = run_benchmark("hpatches", data, "mma", {"mine": shaky}, tmp_path / "out")
+        counts.append((again.computed, len(again.record["skipped"])))
+    assert counts == [(2, 1), (1, 0), (0, 0)]
+
+
+def test_what_objects_do_wrong_is_counted_and_limited(data: Path, tmp_path: Path) -> None:
+    def many(pixels0: Any, pixels1: Any) -> Any:
+        return np.arange(80.0).reshape(20, 4)
+
+    def other(pixels0: Any, pixels1: Any) -> Any:
+        return []
+
+    many.cache_key = other.cache_key = lambda: "version 1"  # type: ignore[attr-defined]
+    methods = {
+        "many": many, "other": other, "shapes": lambda a, b: (a, b), "raises": lambda a, b: a.nothing,
+        "five": lambda a, b: np.zeros((9, 5)), "mute": lambda a, b: None, "sift": "sift",
+    }  # fmt: skip
+
+    class Pairs:
+        def match_images(self, image0: Image, image1: Image) -> Any:
+            return FunctionMatcher(many).match_images(image0, image1)
+
+        def cache_key(self) -> int:
+            return 1
+
+    given = ("hpatches", data, "mma")
+    context = RunContext(engine=LocalEngine(1), progress=False)
+    methods["pairs"] = Pairs()  # type: ignore[assignment]
+    result = run_benchmark(*given, methods, tmp_path / "out", context, Settings(max_keypoints=7))
+    rows = [row for row in result.record["rows"] if row["pair"].endswith(" 1-2")]
+    matches = {row["method"]: row["matches"] for row in rows}
+    assert (matches["many"], matches["pairs"], matches["other"]) == (7, 7, 0)
+    assert 0 < matches["sift"] <= 7
+    reasons = {name.split()[0]: reason for name, reason in result.record["skipped"].items()}
+    assert reasons == {
+        "shapes": reasons["shapes"],
+        "raises": "AttributeError: 'numpy.ndarray' object has no attribute 'nothing'",
+        "five": reasons["shapes"].partition("got")[0] + "got [(9, 5)]",
+        "mute": "TypeError: 'NoneType' object is not iterable",
+    }  # fmt: skip
+    assert reasons["shapes"].startswith("the function must return points (M, 2)")
+    assert [row["MMA@3"] for row in result.summaries() if row["method"] == "other"][-1] == 0
+    with pytest.raises(ValueError, match="give objects by name"):
+        run_benchmark(*given, [Pairs()], tmp_path / "out")  # type: ignore[list-item]
+    named = run_benchmark(*given, "sift,mine=orb", tmp_path / "out", context, Settings(7))
+    assert list(named.record["methods"]) == ["sift", "mine"]
+
+
+def test_a_protocol_of_ones_own(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "strict.toml"
+    own.write_text(
+        'base = "geomatch"\nmax_keypoints = 100\nsolver = "usac_magsac 1"\nseeds = 1\nareas = [1, 2]\n'
+    )
+    arguments = [
+        "benchmark",
+        "hpatches",
+        str(data),
+        "--out",
+        str(tmp_path),
+        "--method",
+        "orb",
+        "--workers",
+        "1",
+    ]
+    assert main([*arguments, "--protocol", f"{own},mma"]) == 0
+    out = capsys.readouterr().out
+    assert "### strict" in out
+    assert "| orb | 100 | all |" in out
+    assert "AUC@2" in out
+    for text, words in (
+        ('base = "other"', "base must be one of dift, "), ('base = "mma"\nname = "mma"', "give another name"),
+        ('base = "mma"\nspeed = 1', "unknown field 'speed'"), ("base = mma", "not a readable protocol"),
+        ('base = "mma"\nmax_keypoints = "many"', "max_keypoints cannot be 'many'; mma has 2000"),
+        ('base = "mma"\nmax_keypoints = -5', "max_keypoints cannot be -5"),
+        ("base = [1]", "base must be one"), ('base = "mma"\nrelative_to = "a"', "relative_to cannot be 'a'"),
+        ('base = "mma"\nseeds = true', "seeds cannot be True"),
+        ('base = "mma"\nareas = ["x"]', "areas cannot be ('x',)"),
+    ):  # fmt: skip
+        own.write_text(text)
+        assert main([*arguments, "--protocol", str(own)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,14 +20,13 @@ from geomatch import GeomatchError, Image, WeightsError
 from geomatch.benchmarks.training.distillation import DistillationConfig, Learner, distil
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
-from geomatch.dift.head.distilled import DistilledHead
-from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork, LinearHead, load_head
+from geomatch.dift.head.projection import HeadNetwork, LinearHead, NetworkHead, load_head
 from geomatch.dift.inputs import network_patches
 from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.tensors import upload_features
+from geomatch.training import checkpoint, pair_loop
 from geomatch.training import convolutional_head as training
-from geomatch.training import pair_loop
 from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
 from geomatch.training.convolutional_head import HeadConfig, train_head, train_network
@@ -39,6 +39,13 @@ from geomatch.weights.sources import model_folder
 TINY = replace(PRESETS["dift-tiny"], head=False, device="cpu")
 SMALL = replace(TINY, layers=("down_blocks.1.resnets.0",))
 HEAD = HeadConfig(widths=(8,), dimension=32, views=4, per_view=24, steps=6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_views() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geomatch.training.pairs.VIEW_SIZE", (320, 240))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +62,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bank(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[Any]]:
     place = PatchBank(tmp_path_factory.mktemp("bank"))
     images = [BankImage(photos / "a.png", "00ff00ff", 3), BankImage(photos / "b.png", "ff00ff00", 2)]
-    make_bank(place, images, workers=1, progress=False)
+    make_bank(place, images, workers=1)
     return load_bank(place, images)
 
 
@@ -87,7 +94,7 @@ def test_convolutional_head_file(tmp_path: Path, photo0: Image) -> None:
         if name.endswith(("mean", "var")):
             value.uniform_(0.5, 2)
     network.half().float()  # as the file keeps it
-    head = ConvolutionalHead(network, TINY.feature_settings(), {"images": ["00"], "pairs": 3})
+    head = NetworkHead(network, TINY.feature_settings(), {"images": ["00"], "pairs": 3})
     head.save(tmp_path)
     loaded = load_head(tmp_path / HEAD_FILE)
     assert loaded.training == {"images": ["00"], "pairs": 3}
@@ -108,7 +115,7 @@ def test_convolutional_head_file(tmp_path: Path, photo0: Image) -> None:
         with pytest.raises(ValueError, match=f"was fitted with {words}"):
             _ = DIFTExtractor(other).head
     (tmp_path / HEAD_FILE).write_bytes((tmp_path / HEAD_FILE).read_bytes()[:-10])
-    with pytest.raises(WeightsError, match="damaged projection head"):
+    with pytest.raises(WeightsError, match="not a readable projection head"):
         load_head(tmp_path)
     with pytest.raises(WeightsError, match="geomatch head fit"):
         load_head(tmp_path / "nowhere")
@@ -128,7 +135,7 @@ def test_any_bit_of_a_head_file_counts(tmp_path: Path, capsys: pytest.CaptureFix
     """Of either kind, and of the one that comes with the package."""
     linear = LinearHead(np.zeros(6), np.eye(6)[:, :2], {"timestep": 3}, {"images": ["ab"], "pairs": 9})
     linear.save(tmp_path / "linear")
-    ConvolutionalHead(small_head([(4, 16), (6, 8)]), {}, {}).save(tmp_path / "trained")
+    NetworkHead(small_head([(4, 16), (6, 8)]), {}, {}).save(tmp_path / "trained")
     shipped = (model_folder("dift-tiny") / HEAD_FILE).read_bytes()
     (tmp_path / "shipped").mkdir()
     (tmp_path / "shipped" / HEAD_FILE).write_bytes(shipped)
@@ -140,20 +147,20 @@ def test_any_bit_of_a_head_file_counts(tmp_path: Path, capsys: pytest.CaptureFix
             changed = bytearray(data)
             changed[bit // 8] ^= 1 << bit % 8
             path.write_bytes(changed)
-            with pytest.raises(WeightsError, match=r"damaged projection head.*checksum"):
+            with pytest.raises(WeightsError, match=r"not a readable projection head.*checksum"):
                 load_head(path)
     photos = [str(path) for path in (geomatch.bundled_pair().image0, geomatch.bundled_pair().image1)]
     assert main(["match", *photos, "--head", str(tmp_path / "shipped"), "--max-keypoints", "20"]) == 2
-    assert "damaged projection head" in capsys.readouterr().err
+    assert "not a readable projection head" in capsys.readouterr().err
     tensors = load(shipped)
     save_file(tensors, tmp_path / "shipped" / HEAD_FILE, metadata={"kind": '{"kind": "linear"}'})
-    with pytest.raises(WeightsError, match=r"damaged projection head .it holds no checksum of geomatch"):
+    with pytest.raises(WeightsError, match=r"projection head .it holds no checksum of geomatch"):
         load_head(tmp_path / "shipped")
 
 
 def test_a_damaged_checkpoint_is_not_trained_on(bank: list[NDArray[Any]], tmp_path: Path) -> None:
     extractor = DIFTExtractor(SMALL)
-    train_network(extractor, bank, HEAD, tmp_path, progress=False)
+    train_network(extractor, bank, HEAD, tmp_path)
     path = tmp_path / training.CHECKPOINT
     data, found = path.read_bytes(), 0
     whole = read_checkpoint(path)["network"]
@@ -170,7 +177,7 @@ def test_a_damaged_checkpoint_is_not_trained_on(bank: list[NDArray[Any]], tmp_pa
     assert found > 30
     path.write_bytes(data[:-1000])
     with pytest.raises(WeightsError, match=r"head\.pt: damaged checkpoint .*delete it to train"):
-        train_network(extractor, bank, HEAD, tmp_path, progress=False)
+        train_network(extractor, bank, HEAD, tmp_path)
 
 
 def test_bank_holds_one_place_seen_twice(bank: list[NDArray[Any]], photos: Path, tmp_path: Path) -> None:
@@ -185,7 +192,7 @@ def test_bank_holds_one_place_seen_twice(bank: list[NDArray[Any]], photos: Path,
     place, images = PatchBank(tmp_path), [BankImage(photos / "a.png", "00ff", 1)]
     stamps = []
     for _ in range(2):
-        make_bank(place, images, workers=1, progress=False)
+        make_bank(place, images, workers=1)
         stamps.append(place.file(images[0]).stat().st_mtime_ns)
     assert stamps[0] == stamps[1]
     assert PatchBank(tmp_path, patch_scale=6.0).file(images[0]) != place.file(images[0])
@@ -207,10 +214,10 @@ def test_interrupted_head_ends_as_if_undisturbed(
     bank: list[NDArray[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
     extractor = DIFTExtractor(SMALL)
-    monkeypatch.setattr(pair_loop, "EVERY", 2)
+    monkeypatch.setattr(checkpoint, "EVERY", 2)
 
     def train(name: str) -> HeadNetwork:
-        return train_network(extractor, bank, HEAD, tmp_path / name, progress=False)
+        return train_network(extractor, bank, HEAD, tmp_path / name)
 
     whole = train("whole")
     with monkeypatch.context() as patch:
@@ -221,7 +228,7 @@ def test_interrupted_head_ends_as_if_undisturbed(
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
     with pytest.raises(WeightsError, match="train into another folder"):
-        train_network(extractor, bank, replace(HEAD, steps=9), tmp_path / "cut", progress=False)
+        train_network(extractor, bank, replace(HEAD, steps=9), tmp_path / "cut")
     with pytest.raises(ValueError, match="for sampling='patch' only"):
         train_head(PRESETS["dift-tiny-dense"], [], tmp_path)
 
@@ -232,18 +239,18 @@ def test_fitted_head_is_better_and_goes_on(
     """On a photograph held out, the closed form of raw activations finds more partners."""
     paths = [photos / "a.png", photos / "b.png", photos / "none.png"]
     PILImage.new("RGB", (64, 64)).save(paths[2])  # nothing to find there
-    fitted = fit_on_images(SMALL, paths, tmp_path, dimension=64, views=4, progress=False)
+    fitted = fit_on_images(SMALL, paths, tmp_path, dimension=64, views=4)
     assert fitted.images == 1
     assert fitted.head.projection.shape == (1024, 64)
     assert list(fitted.skipped.values()) == ["no common keypoints in its views"]
     assert fitted.after > fitted.before > 0.3
     assert len(fitted.head.training["images"][0]) == 64
     monkeypatch.delattr("geomatch.training.linear_head._activations")  # nothing is computed again
-    again = fit_on_images(SMALL, paths, tmp_path, dimension=32, views=4, progress=False).head.projection
+    again = fit_on_images(SMALL, paths, tmp_path, dimension=32, views=4).head.projection
     np.testing.assert_allclose(np.abs(again), np.abs(fitted.head.projection[:, :32]), atol=1e-3)
     paths[2].unlink()
     with pytest.raises(GeomatchError, match="needs at least 2000"):
-        fit_on_images(SMALL, paths[:2], tmp_path, dimension=1000, views=4, progress=False)
+        fit_on_images(SMALL, paths[:2], tmp_path, dimension=1000, views=4)
 
 
 def test_head_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,7 +285,7 @@ def test_heads_of_large_models(kind: str, photos: Path, small_sd: Path, tmp_path
         config = DIFTConfig(str(model), timestep=0, layers=(1,), image_size=128, device="cpu")
     config = replace(config, ensemble_size=1, image_size=128, head=False)
     paths = [photos / "a.png", photos / "b.png"]
-    fitted = fit_on_images(config, paths, tmp_path / "work", 16, 2, progress=False)
+    fitted = fit_on_images(config, paths, tmp_path / "work", 16, 2)
     assert None not in (fitted.before, fitted.after)
     image = load_image(photos / "a.png")
     features = OpenCVDetector("sift", max_keypoints=50).detect(image)
@@ -298,7 +305,7 @@ def test_trained_head_command(
     out = tmp_path / "out"
     photos = Path(shutil.copytree(photos, tmp_path / "photos"))
     (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:20_000])
-    alone = partial(make_bank, workers=1, progress=False)  # no processes of its own
+    alone = partial(make_bank, workers=1)  # no processes of its own
     monkeypatch.setattr(training, "make_bank", lambda bank, images, *_: alone(bank, images))
     code = main(f"head fit dift-tiny {photos} {out} --trained --steps 2 --views 1".split())
     printed = capsys.readouterr()
@@ -306,14 +313,14 @@ def test_trained_head_command(
     assert "broken.png: " in printed.err
     assert "pairs of keypoints in 2 images" in printed.out
     head = load_head(out)
-    assert isinstance(head, ConvolutionalHead)
+    assert isinstance(head, NetworkHead)
     assert (len(head.training["images"]), head.dimension) == (2, 128)
 
 
 def test_distilled_network_is_the_one_that_was_trained(bank: list[NDArray[Any]], tmp_path: Path) -> None:
     """Normalisations folded into its weights change nothing."""
     teacher, config = DIFTExtractor(), DistillationConfig(widths=(16, 16, 16), per_view=24, steps=4)
-    whole = distil(teacher, bank, bank[:1], config, tmp_path / "whole", bank[:1], progress=False)
+    whole = distil(teacher, bank, bank[:1], config, tmp_path / "whole", bank[:1])
     learner = Learner(config.widths, teacher.dimension)
     learner.load_state_dict(read_checkpoint(tmp_path / "whole" / "distilled.pt")["network"])
     patches = network_patches(torch.tensor(bank[0]["patches"][:, 0]).permute(0, 3, 1, 2).float())
@@ -322,7 +329,8 @@ def test_distilled_network_is_the_one_that_was_trained(bank: list[NDArray[Any]],
     torch.testing.assert_close(whole.on("cpu")(patches), expected, atol=1e-5, rtol=0)
     whole.save(tmp_path)
     loaded = load_head(tmp_path)
-    assert isinstance(loaded, DistilledHead)
+    assert isinstance(loaded, NetworkHead)
+    assert loaded.distilled
     assert (loaded.dimension, loaded.settings) == (128, teacher.config.feature_settings())
     torch.testing.assert_close(loaded.on("cpu")(patches), expected, atol=2e-3, rtol=0)
     assert [entry["step"] for entry in loaded.training["distillation_log"]] == [4]

@@ -9,16 +9,15 @@ import pytest
 import geomatch
 from geomatch.cli import main
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
     ("sequence", "number"),
     [
-        ("v_churchill", 2),
-        pytest.param("v_graffiti", 2, marks=pytest.mark.slow),
-        *(pytest.param("v_churchill", k, marks=pytest.mark.slow) for k in (3, 4, 5, 6)),
-        pytest.param("v_graffiti", 3, marks=pytest.mark.slow),
+        *(("v_churchill", k) for k in (2, 3, 4, 5, 6)),
+        ("v_graffiti", 2),
+        ("v_graffiti", 3),
     ],
 )
 def test_homography_within_five_pixels(sequence: str, number: int, hpatches: Path) -> None:
@@ -30,7 +29,7 @@ def test_homography_within_five_pixels(sequence: str, number: int, hpatches: Pat
     assert geomatch.corner_error(found.matrix, truth, first.size) < 5
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [1, 4])
 def test_unrelated_photographs_are_a_failure(
     number: int, hpatches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,18 +68,16 @@ def test_repeatability_by_hand() -> None:
     points0 = np.array([[0.0, 0], [50, 50], [90, 10]])
     points1 = np.array([[100.0, 2], [150, 54]])
     # one of three comes back at 2 px, and one of two
-    assert measures.repeatability(points0, points1, truth) == (2 / 5, 2.0)
+    assert measures.repeatability(points0, points1, truth, 3) == (2 / 5, 2.0)
     assert measures.repeatability(points0, points1, truth, threshold=4) == (4 / 5, 3.0)
     back = measures.repeatability(points1, points0, np.linalg.inv(truth), threshold=4)
     assert back == pytest.approx((4 / 5, 3.0))
     none = np.zeros((0, 2))
-    assert measures.repeatability(none, none, truth) == (None, None)
-    assert measures.repeatability(points0, none, truth) == (0.0, None)
+    assert measures.repeatability(none, none, truth, 3) == (None, None)
+    assert measures.repeatability(points0, none, truth, 3) == (0.0, None)
 
 
-def test_precision_and_matching_score() -> None:
-    assert measures.matching_score(30, 40, 60) == 0.6
-    assert measures.matching_score(0, 0, 0) == 0
+def test_average_precision() -> None:
     assert measures.average_precision([0.9, 0.8], [True, True]) == 1
     assert measures.average_precision([], []) == measures.average_precision([1, 2], [False, False]) == 0
     # equal scores are one threshold: precision 1/2 at full recall, in either order

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 import geomatch
 from geomatch import EstimationFailure, Features, Image
 from geomatch.dift import PRESETS, cached_extractor
-from geomatch.drawing.pairs import draw_overlay
-from geomatch.drawing.result import save_result, summary
+from geomatch.drawing.result import draw_overlay, save_result, summary
 from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import GridDetector, OpenCVDetector, TinyDetector
 from geomatch.pipeline import MatchResult
@@ -197,7 +196,7 @@ def test_result_on_disk(result: MatchResult, photo0: Image, tmp_path: Path) -> N
     overlay = cv2.cvtColor(cv2.imread(str(out / "overlay.png")), cv2.COLOR_BGR2RGB)
     assert overlay.shape == photo0.pixels.shape
 
-    failed = replace(result, homography=EstimationFailure("because"))
+    failed = replace(result, geometry=EstimationFailure("because"))
     assert len(save_result(failed, out)) == 3
     assert not (out / "overlay.png").exists()  # of the earlier success
     assert json.loads((out / "result.json").read_text())["homography"] is None

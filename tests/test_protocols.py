@@ -1,13 +1,16 @@
 """Every protocol on synthetic pairs with known answers."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 
-from geomatch.benchmarks.tasks.homography.evaluation import Pair, evaluate, failed
+from geomatch.benchmarks.tasks.homography.evaluation import evaluate, failed
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS, HomographyProtocol
-from geomatch.benchmarks.tasks.homography.task import HPATCHES, summarise
-from geomatch.benchmarks.tasks.homography.views import framed
+from geomatch.benchmarks.tasks.homography.sequences import Plane
+from geomatch.benchmarks.tasks.homography.task import HPATCHES
+from geomatch.benchmarks.tasks.pairs.views import FramedPair, framed
 from geomatch.dift import FeatureMap
 from geomatch.geometry import warp_points
 from geomatch.images import Image
@@ -16,6 +19,12 @@ from geomatch.types import Features, Matches
 
 TRUTH = np.array([[1.02, 0.03, 4.0], [-0.02, 0.98, 6.0], [1e-5, 2e-5, 1.0]])
 SIZE = (640, 480)
+
+
+class Pair(NamedTuple):
+    features0: Features
+    features1: Features
+    truth: np.ndarray
 
 
 def synthetic_pair(
@@ -43,11 +52,12 @@ def match(features0: Features, features1: Features) -> Matches:
 
 
 def row_of(protocol: HomographyProtocol, pair: Pair, split: str = "viewpoint") -> dict[str, object]:
-    return {"split": split, **evaluate(protocol, pair, match, pair)}
+    own = FramedPair(pair.features0, pair.features1, np.eye(3), np.eye(3))
+    return {"split": split, **evaluate(protocol, own, Plane(pair.truth), match, own)}
 
 
 def scores(protocol: HomographyProtocol, rows: list[dict[str, object]]) -> dict[str, float]:
-    found = summarise(protocol, rows)[-1]
+    found = HPATCHES.summarise(protocol, rows)[-1]
     return {key: value for key, value in found.items() if "@" in key and "spread" not in key}
 
 
@@ -72,11 +82,11 @@ def test_splits_and_failures_are_counted(rng: np.random.Generator) -> None:
     protocol = PROTOCOLS["geomatch"]
     row = row_of(protocol, synthetic_pair(rng), "illumination")
     broken = {"split": "viewpoint", **failed(protocol, "no image")}
-    light, view, both = summarise(protocol, [row, broken, broken])
+    light, view, both = HPATCHES.summarise(protocol, [row, broken, broken])
     assert (light["pairs"], light["failures"], light["accuracy@1"]) == (1, 0, 100)
     assert (view["pairs"], view["failures"], view["accuracy@1"]) == (2, 2, 0)
     assert (both["pairs"], both["failures"], both["accuracy@1"]) == (3, 2, pytest.approx(100 / 3))
-    (only, _, _) = summarise(protocol, [broken])
+    (only, _, _) = HPATCHES.summarise(protocol, [broken])
     assert (only["pairs"], "accuracy@1" in only) == (0, False)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,7 @@ from geomatch.images import Image
 from geomatch.store import Store
 from geomatch.store.upkeep import inspect_store, verify_store
 
-pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")]
 HELPERS = Path(__file__).parent / "helpers"
 OPTIONS = ["--max-keypoints", "150", "--pairs", "retrieval:5", "--pairs", "sequential:2"]
 OPTIONS += ["--verification", "geomatch"]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from geomatch.cameras import pycolmap
 from geomatch.cli import main
 from geomatch.collection import Extraction
 from geomatch.colmap import Mapping, export_database, reconstruct
-from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import map_database
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import GeomatchError

@@ -5,11 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from geomatch.benchmarks.studies import sizing
-from geomatch.benchmarks.studies.embedded import area_under_curve
 
 ROOT = Path(__file__).parents[1]
 PAGES = "\n\n".join(
@@ -93,16 +91,3 @@ def test_sizing() -> None:
     assert one["matching, core-hours"] == 1000 / 3600
     assert one["all pairs"] == 499_500
     assert one["stored, GB"] == pytest.approx(3000 / 1e9)
-
-
-def test_area_under_curve_by_hand() -> None:
-    errors = np.array([0.0, 2.5, 5.0, np.inf])
-    assert area_under_curve(errors, 5.0) == pytest.approx((1 + 0.5 + 0 + 0) / 4)
-    assert area_under_curve(np.zeros(3), 1.0) == 1
-    # the trapezoid of the HPatches protocols differs by less than one pair's share
-    many = np.random.default_rng(0).exponential(3, 200)
-    recall = np.r_[0, np.arange(1, 201) / 200]
-    ordered = np.r_[0, np.sort(many)]
-    below = ordered <= 5
-    x, y = np.r_[ordered[below], 5], np.r_[recall[below], recall[below][-1]]
-    assert abs(np.trapezoid(y, x) / 5 - area_under_curve(many, 5.0)) < 1 / 200

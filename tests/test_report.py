@@ -1,9 +1,11 @@
 """Records against their schema, comparisons against theory, and the report's files."""
 
+import csv
 import json
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -17,14 +19,15 @@ from PIL import Image as PILImage
 import geomatch
 from geomatch.benchmarks.harness.charts import draw_curves
 from geomatch.benchmarks.harness.comparison import compare
+from geomatch.benchmarks.harness.leaderboard import leaderboard, measured_cost, published_rows
 from geomatch.benchmarks.harness.record import read_run, summarise_record
-from geomatch.benchmarks.harness.report import published_rows, write_report
+from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.runs import find_runs, merge
 from geomatch.benchmarks.harness.task import Settings
 from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
-from geomatch.benchmarks.tasks.homography.task import HPATCHES, curve, summarise
+from geomatch.benchmarks.tasks.homography.task import HPATCHES, curve
 from geomatch.cli import main
 from geomatch.engine import LocalEngine, RunContext
 
@@ -74,7 +77,7 @@ def test_record_of_another_layout_is_refused(both: RunResult, tmp_path: Path) ->
         ("a.json", "{", "not a readable record"),
         ("b.json", "[]", "not a readable record"),
         ("d.json", "[" * 100_000, "not a readable record"),
-        ("c.json", json.dumps({**both.record, "schema": 2}), "layout 2, this version reads 4"),
+        ("c.json", json.dumps({**both.record, "schema": 2}), "layout 2, this version reads 5"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(geomatch.GeomatchError, match=words):
@@ -155,12 +158,12 @@ def test_curves_pass_through_the_tables(both: RunResult) -> None:
     own = [r for r in rows if r["protocol"] == "dift-adm"]
     x, y = curve(PROTOCOLS["dift-adm"], own)
     assert (np.diff(x) >= 0).all()
-    summary = summarise(PROTOCOLS["dift-adm"], own)[-1]
+    summary = HPATCHES.summarise(PROTOCOLS["dift-adm"], own)[-1]
     for t in (1, 3, 5):
         assert y[np.searchsorted(x, t, side="right") - 1] == pytest.approx(summary[f"accuracy@{t}"])
     own = [r for r in rows if r["protocol"] == "mma"]
     x, y = curve(PROTOCOLS["mma"], own)
-    assert y[2] == pytest.approx(summarise(PROTOCOLS["mma"], own)[-1]["MMA@3"])
+    assert y[2] == pytest.approx(HPATCHES.summarise(PROTOCOLS["mma"], own)[-1]["MMA@3"])
     svg = draw_curves(HPATCHES, PROTOCOLS["mma"], {"sift": own}, "all <b>")
     assert {"var(--c0)", "var(--ink)"} <= set(re.findall(r"var\(.*?\)", svg))
     assert "#0" not in svg.replace("url(#0", "").replace('href="#0', "")  # no colour of its own
@@ -197,7 +200,12 @@ def short(both: RunResult, work: Path) -> Path:
 
 def test_report_has_everything_in_one_page(short: Path, work: Path, tmp_path: Path) -> None:
     written = write_report([short], tmp_path / "report", work / "data")
-    assert [path.name for path in written] == ["report.md", "report.html"]
+    assert [path.name for path in written] == [
+        "report.md",
+        "report.html",
+        "leaderboard.csv",
+        "leaderboard.tex",
+    ]
     page = Page(written[1])
     assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in page.loads)
     assert page.tags["svg"] == 3
@@ -206,7 +214,7 @@ def test_report_has_everything_in_one_page(short: Path, work: Path, tmp_path: Pa
     assert "these numbers compare with no published ones" in page.text
     assert "LoFTR" in page.text
     markdown = written[0].read_text()
-    assert "| sift | all | 10 |" in markdown
+    assert "| sift | 150 | all | 9 |" in markdown
     assert "orb minus sift, AUC@5" in markdown
     assert "too few to tell" in markdown
     # the command writes the same, byte for byte
@@ -219,9 +227,30 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
     other = run(work, "mma", ["orb"], keypoints=100)
     third = run(work, "mma", ["rootsift"])
     (merged,) = merge([both.path, other.path, third.path])
-    assert list(merged.methods) == ["orb", "sift", "orb (2)", "rootsift"]
-    assert len(merged.rows_of("mma")) == 4 * 10
-    assert len(merged.rows_of("roma")) == 2 * 10
+    assert list(merged.methods) == ["orb (150 keypoints)", "sift", "orb (100 keypoints)", "rootsift"]
+    assert len(merged.rows_of("mma")) == 4 * 9  # one image cannot be read
+    assert len(merged.rows_of("roma")) == 2 * 9
+    found = {row["method"]: row["keypoints"] for row in merged.summaries(PROTOCOLS["mma"])}
+    assert found == {"orb (150 keypoints)": 150, "sift": 150, "orb (100 keypoints)": 100, "rootsift": 150}
+    written = write_report([other.path, third.path], tmp_path / "two", keypoints=150)
+    assert "too few to tell, at 100 and 150 keypoints" in written[0].read_text()
+    # one budget in the leaderboard, and its numbers are those of the tables
+    (entry,) = csv.DictReader(written[2].read_text().splitlines())
+    (summary,) = [row for row in third.summaries() if row["split"] == "all"]
+    assert entry["method"] == "rootsift"
+    assert float(entry["value"]) == pytest.approx(summary["MMA@3"])
+    assert (entry["low"], entry["high"]) == ("", "")  # two sequences say nothing about others
+    latex = written[3].read_text()
+    assert (latex.count(r"\\"), latex.count("&"), latex.count(r"\midrule")) == (2, 2, 1)
+    (mma,) = merge([other.path, third.path])
+    small = leaderboard([mma], keypoints=100, costs=True)
+    assert (list(small.rows), small.left_out) == ([("orb", "")], ["rootsift (150 keypoints)"])
+    assert (small.costs["orb"][0] > 0, small.costs["orb"][1]) == (True, 0)
+    files = replace(mma.methods["orb"], string="npz:nowhere:d2")
+    missing = replace(files, string="aliked:nowhere.pth")
+    assert [measured_cost(HPATCHES, one) for one in (files, missing, replace(files, string=None))] == [
+        None
+    ] * 3
     assert merge([both.path, both.path])[0].rows == merge([both.path])[0].rows
     assert set(find_runs([work / "out"])) == {both.path, other.path, third.path}
     path, changed = tmp_path / "hpatches-x.json", json.loads(third.path.read_text())
@@ -234,12 +263,66 @@ def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_pa
     assert len(merge([both.path, path])) == 2
 
 
+def test_leaderboard_over_sets(both: RunResult, tmp_path: Path) -> None:
+    """What differs has a row of its own on other data, too; most sets first; published rows of releases."""
+    record = json.loads(both.path.read_text())
+    rows = [row for row in record["rows"] if row["protocol"] == "mma"]
+    first = {**record, "rows": rows, "protocols": {"mma": record["protocols"]["mma"]}}
+    units = {f"{name}2": digest for name, digest in record["data"]["units"].items()}
+    data = {**record["data"], "units": units, "complete": True}
+    methods = {**record["methods"], "orb": {**record["methods"]["orb"], "metric": "cosine"}}
+    kept = [{**row, "within": [0] * 15, "reason": "none"} if row["method"] == "sift" else row for row in rows]
+    second = {**first, "data": data, "methods": methods, "rows": kept}
+    for name, content in (("a", first), ("b", second)):
+        (tmp_path / f"hpatches-{name}.json").write_text(json.dumps(content))
+    board = leaderboard(merge(find_runs([tmp_path])))
+    assert len(set(board.columns)) == 2
+    ours = [label for label, source in board.rows if not source]
+    assert ours[0] == "sift"  # the worst on average, and the only one on both sets
+    assert [re.sub(r"\w{8}", "", label) for label in ours[1:]] == ["orb ()"] * 2
+    assert [one is not None and one.value > 0 for one in board.rows["sift", ""]] == [True, False]
+    head, *published = board.table(True)
+    assert (head[0], len(head), head[-1]) == ("method", 3, "source")
+    (whole,) = [run for run in merge(find_runs([tmp_path])) if run.data["complete"]]
+    named = {"loma": replace(PROTOCOLS["mma"], name="wxbs-f-loma", headline="mAA@10")}
+    wxbs = replace(whole, task=replace(HPATCHES, name="wxbs"), protocols=named)
+    for split, count in (("validation", 0), ("test", 1)):  # published are figures of the test split
+        wxbs.data["split"] = split
+        assert len(leaderboard([wxbs]).table(True)) == 1 + count
+    (disk,) = [row for row in published if row[0] == "DISK, 2k"]
+    assert (disk[1], "DISK" in disk[2]) == ("75.3", True)
+    assert "source" not in board.table(False)[0]
+    assert r"DISK, 2k & - & 75.3 \\ % computed from" in board.latex()
+    assert [line.count(r"\midrule") for line in board.latex().splitlines()][3:8] == [1, 0, 0, 0, 1]
+    (row,) = [row for row in csv.DictReader(board.csv().splitlines()) if row["method"] == "DISK, 2k"]
+    assert (row["value"], row["keypoints"], row["source"]) == ("75.3", "", disk[2])
+
+
+def test_what_was_skipped_and_then_done_is_not_told(both: RunResult, tmp_path: Path) -> None:
+    record = json.loads(both.path.read_text())
+    broken = {row["pair"] for row in record["rows"] if str(row["reason"]).startswith("unreadable")}
+    assert broken
+    assert record["skipped"]
+    mended = [{**row, "reason": None} for row in record["rows"]]
+    (tmp_path / "a.json").write_text(json.dumps({**record, "skipped": {**record["skipped"], "sift": "away"}}))
+    (tmp_path / "b.json").write_text(json.dumps({**record, "rows": mended, "skipped": {}}))
+    for names in ("ab", "ba"):
+        (merged,) = merge([tmp_path / f"{name}.json" for name in names])
+        assert merged.skipped == {}
+        assert len(merged.rows_of("mma")) == 2 * 10
+
+
 def test_names_cannot_break_the_page(short: Path, tmp_path: Path) -> None:
     record = json.loads(short.read_text().replace('"orb"', '"<script>alert(1)</script>|"'))
+    record["rows"] = [row for row in record["rows"] if row["split"] == "viewpoint"]
     (tmp_path / "hpatches-x.json").write_text(json.dumps(record))
-    written = write_report([tmp_path], tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    written = write_report([tmp_path], tmp_path / "out", tmp_path / "other")
     page = Page(written[1])
     assert "script" not in page.tags
+    assert page.text.count("No pictures: other: no HPatches there") == 1
+    assert str(tmp_path) not in written[1].read_text()
+    assert page.tags["svg"] == 1  # a split that has all of the rows is not drawn again
 
 
 def test_a_folder_without_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,14 +18,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from diffusers import UNet2DModel
 
 import geomatch
 from geomatch import DIFTConfig, DIFTExtractor, Features, GeomatchError, Image, WeightsError, places
 from geomatch.cli import main
 from geomatch.describers import release
 from geomatch.dift import PRESETS
-from geomatch.dift.head.projection import ConvolutionalHead, LinearHead, load_head
+from geomatch.dift.head.projection import LinearHead, NetworkHead, load_head
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.drawing.similarity import principal_components
 from geomatch.estimators import create_estimator
@@ -95,6 +94,8 @@ def points() -> Features:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory, small_sd: Path) -> dict[str, Callable[[], Use]]:
     """What makes a part; what it made is called to use it."""
+    from diffusers import UNet2DModel
+
     folder = tmp_path_factory.mktemp("settings")
     state = SuperPointNetwork().state_dict()
     for name, value in state.items():
@@ -193,10 +194,10 @@ def training(folder: Path) -> Arrays:
     rows["points"] = rng.uniform(0, SIDE, rows["points"].shape)
     extractor = DIFTExtractor(replace(PRESETS["dift-tiny"], head=False, device="cpu"))
     (folder / "head.pt").unlink(missing_ok=True)
-    network = train_network(extractor, [rows], HeadConfig(views=1, steps=2), folder, [rows], progress=False)
-    ConvolutionalHead(network, {}, {}).save(folder)
+    network = train_network(extractor, [rows], HeadConfig(views=1, steps=2), folder, [rows])
+    NetworkHead(network, {}, {}).save(folder)
     head = load_head(folder)
-    assert isinstance(head, ConvolutionalHead)
+    assert isinstance(head, NetworkHead)
     maps = extractor.patch_maps(
         torch.from_numpy(rows["patches"][:, 0].transpose(0, 3, 1, 2).astype(np.float32))
     )

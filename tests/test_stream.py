@@ -20,7 +20,7 @@ from geomatch.collection.features import extract_features, feature_key
 from geomatch.collection.folder import Photograph, examine
 from geomatch.engine import FailedBlock, FailedItem, LocalEngine, StreamTask, Work
 from geomatch.errors import ImageError
-from geomatch.images import Image, load_images
+from geomatch.images import Image, stream_images
 from geomatch.keypoints import OpenCVDetector
 from geomatch.provenance import cache_key
 from geomatch.store import Store
@@ -259,6 +259,6 @@ def test_files_are_read_in_the_order_they_are_given(tmp_path: Path) -> None:
     for path, own in zip(paths, pixels, strict=True):
         path.write_bytes(cv2.imencode(".png", own)[1].tobytes())
     sources = iter([paths[3], pixels[1], str(paths[0]), Image(pixels[4], "own"), paths[2]])
-    assert [int(image.pixels[0, 0, 0]) for image in load_images(sources)] == [3, 1, 0, 4, 2]
+    assert [int(image.pixels[0, 0, 0]) for image in stream_images(sources)] == [3, 1, 0, 4, 2]
     with pytest.raises(ImageError, match=r"none\.png"):
-        load_images([paths[0], tmp_path / "none.png", tmp_path / "neither.png", paths[1]])
+        list(stream_images([paths[0], tmp_path / "none.png", tmp_path / "neither.png", paths[1]]))

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import geomatch
 from geomatch import DIFTExtractor
 from geomatch.benchmarks.harness.sweep import Grid, SweepResult, run_sweep
 from geomatch.benchmarks.harness.task import Settings
-from geomatch.benchmarks.tasks.homography import task
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
+from geomatch.benchmarks.tasks.pairs.evaluation import PairEvaluation
 from geomatch.cli import main
 from geomatch.dift import PRESETS
 from geomatch.engine import LocalEngine, RunContext
@@ -65,7 +66,8 @@ def test_every_point_is_that_of_its_own_descriptor(swept: SweepResult, data: Pat
     assert swept.run.computed == 8 * 2
     rows = {(row["method"], row["pair"]): row for row in swept.run.record["rows"]}
     detector, estimator = OpenCVDetector("sift", max_keypoints=100), OpenCVEstimator()
-    for (timestep, layer, size), text in zip(GRID.points(), swept.run.record["methods"], strict=True):
+    points = product(GRID.timesteps, GRID.layers, GRID.ensemble_sizes)
+    for (timestep, layer, size), text in zip(points, swept.run.record["methods"], strict=True):
         assert text == METHOD.replace("]", f",t={timestep},layer={layer},ensemble={size}]")
         if (layer, size) not in (("up_blocks.0", 1), (1, 2)):
             continue
@@ -106,7 +108,7 @@ def test_stopping_and_going_on(data: Path, tmp_path: Path, monkeypatch: pytest.M
     grid = Grid((10, 20), (0,))
     whole = sweep(data, tmp_path / "whole", grid)
     assert whole.run.computed == 4
-    original = task._SequenceEvaluation.rows
+    original = PairEvaluation.rows
     calls: list[int] = []
 
     def counted(self: Any, protocol: Any, wanted: list[int]) -> object:
@@ -115,7 +117,7 @@ def test_stopping_and_going_on(data: Path, tmp_path: Path, monkeypatch: pytest.M
             raise KeyboardInterrupt
         return original(self, protocol, wanted)
 
-    monkeypatch.setattr(task._SequenceEvaluation, "rows", counted)
+    monkeypatch.setattr(PairEvaluation, "rows", counted)
     with pytest.raises(KeyboardInterrupt):
         sweep(data, tmp_path / "parts", grid)
     again = sweep(data, tmp_path / "parts", grid)

@@ -22,6 +22,7 @@ from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.keypoints.tiny import dominant_orientations, load_network, save_network, weights_file
 from geomatch.provenance import cache_key
 from geomatch.synthetic import random_homography, render_view
+from geomatch.training import checkpoint
 from geomatch.training.bank import BankImage
 
 
@@ -166,7 +167,7 @@ def test_weights_are_part_of_the_cache_key(tmp_path: Path) -> None:
     shipped[-1000] ^= 1
     (tmp_path / "flipped.safetensors").write_bytes(shipped)
     for name in ("broken", "none", "flipped"):
-        with pytest.raises(WeightsError, match="does not hold weights"):
+        with pytest.raises(WeightsError, match="not a readable file of weights of the embedded detector"):
             load_network(tmp_path / f"{name}.safetensors")
 
 
@@ -235,8 +236,9 @@ def test_interrupted_training_ends_as_if_undisturbed(
     config = DetectorConfig(crop_size=(64, 48), batch_size=2, steps=6)
 
     def train(name: str) -> Any:
-        return train_detector(labels, config, tmp_path / name, checkpoint_every=2, progress=False)
+        return train_detector(labels, config, tmp_path / name)
 
+    monkeypatch.setattr(checkpoint, "EVERY", 2)
     whole = train("whole")
     with monkeypatch.context() as patch:
         patch.setattr(training, "seen_again", dying(training.seen_again, 9))
@@ -256,12 +258,12 @@ def test_labels_are_cached(photo0: Image, tmp_path: Path) -> None:
     cv2.imwrite(str(good), cv2.resize(photo0.pixels, VIEW_SIZE, interpolation=cv2.INTER_AREA))
     bad.write_bytes(good.read_bytes()[:3000])
     images = [BankImage(good, "0" * 64, 1), BankImage(bad, "1" * 64, 1)]
-    unreadable = adaptation.make_labels(tmp_path / "labels", images, workers=1, progress=False)
+    unreadable = adaptation.make_labels(tmp_path / "labels", images, workers=1)
     assert list(unreadable) == [images[1]]
     [(view, points)] = adaptation.load_labels(tmp_path / "labels", images[:1])
     assert view.shape == (VIEW_SIZE[1], VIEW_SIZE[0], 3)
     assert len(points) > 20
     [file] = (tmp_path / "labels").iterdir()
     before = file.stat().st_mtime_ns
-    adaptation.make_labels(tmp_path / "labels", images[:1], workers=1, progress=False)
+    adaptation.make_labels(tmp_path / "labels", images[:1], workers=1)
     assert file.stat().st_mtime_ns == before

@@ -302,7 +302,7 @@ def test_wrong_input_is_one_line(
         ("frames", "give either --points"),
         ("frames --points 5,5 --mask small.png", "give either --points"),
         ("frames --points 5", "'5' is no point; give x,y such as 120,80"),
-        ("frames --points 160,5", "point 160,5 lies outside the first frame, whose last pixel is 159,119"),
+        ("frames --points 160,5", "(160, 5) lies outside the first frame, whose last pixel is (159, 119)"),
         ("frames --points nan,5", "outside the first frame"),
         ("frames --mask small.png", "the frames' size, 160x120 pixels, got 50x40"),
         ("frames --mask empty.png", "the mask is empty"),

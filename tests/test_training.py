@@ -10,18 +10,19 @@ import pytest
 import torch
 
 from geomatch import GeomatchError, Image, WeightsError, warp_points
-from geomatch.benchmarks.training.cards import detector_card, model_card
 from geomatch.benchmarks.training.crops import CropSource
 from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
 from geomatch.benchmarks.training.detector import DetectorConfig
 from geomatch.benchmarks.training.distillation import occluded
-from geomatch.benchmarks.training.recipe import DENOISER_PACKAGES
+from geomatch.benchmarks.training.recipe import DENOISER_PACKAGES, detector_card, model_card
 from geomatch.benchmarks.training.sources import find_images, listed_images
 from geomatch.dift.head.projection import load_head
 from geomatch.images import write_png
 from geomatch.keypoints import OpenCVDetector
 from geomatch.keypoints.tiny import weights_file
 from geomatch.synthetic import random_homography, render_view
+from geomatch.training import checkpoint
+from geomatch.training.checkpoint import Log
 from geomatch.training.pairs import make_views, true_pairs, view_pairs
 from geomatch.weights.sources import model_folder
 
@@ -64,9 +65,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_an_interrupted_training_gives_the_same(
     crops: CropSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
-    def train(name: str) -> list[tuple[int, float]]:
-        return train_denoiser(CONFIG, crops, tmp_path / name, checkpoint_every=2, progress=False)
+    def train(name: str) -> list[Log]:
+        return train_denoiser(CONFIG, crops, tmp_path / name)
 
+    monkeypatch.setattr(checkpoint, "EVERY", 2)
     whole = train("whole")
     with monkeypatch.context() as patch:
         patch.setattr(CropSource, "batch", dying(CropSource.batch, 6))
@@ -79,7 +81,7 @@ def test_an_interrupted_training_gives_the_same(
     for name, value in weights(tmp_path / "whole").items():
         torch.testing.assert_close(again[name], value, rtol=0, atol=0)
     with pytest.raises(WeightsError, match="train into another folder"):
-        train_denoiser(replace(CONFIG, steps=9), crops, tmp_path / "cut", progress=False)
+        train_denoiser(replace(CONFIG, steps=9), crops, tmp_path / "cut")
 
 
 def test_rendered_views_follow_their_homography(photo0: Image, rng: np.random.Generator) -> None:
@@ -147,9 +149,9 @@ def test_pairs_of_images(photo0: Image, tmp_path: Path) -> None:
         assert len(features0) == len(features1)
 
 
-def curve(text: str) -> list[tuple[int, float]]:
+def curve(text: str) -> list[Log]:
     rows = re.findall(r"^\| (\d+) \| ([\d.]+) \|$", text, re.MULTILINE)
-    return [(int(step), float(loss)) for step, loss in rows]
+    return [{"step": int(step), "loss": float(loss)} for step, loss in rows]
 
 
 def test_model_cards_are_those_of_the_recipe() -> None:
@@ -160,5 +162,5 @@ def test_model_cards_are_those_of_the_recipe() -> None:
     head = load_head(folder / "head.safetensors")
     assert shipped == model_card(DenoiseConfig(), images, DENOISER_PACKAGES, head, curve(shipped))
     shipped = (weights_file().parent / "README.md").read_text()
-    log = [entry for shown in curve(shipped) for entry in ((0, 0.0), shown)]  # every second is shown
+    log = [entry for shown in curve(shipped) for entry in ({}, shown)]  # every second is shown
     assert shipped == detector_card(DetectorConfig(), images, 1194, log)

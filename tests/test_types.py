@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from geomatch import EstimationFailure, Features, GeomatchError, HomographyEstimate, Matches, ShapeError
-from geomatch.types import TwoViewGeometry
+from geomatch.types import RelativePose, TwoViewGeometry
 
 
 def features(n: int = 5) -> Features:
@@ -20,6 +20,9 @@ RECORDS = [
     Matches(np.array([[0, 1], [2, 0]]), np.array([0.9, 0.5])),
     Matches(np.zeros((0, 2), np.int64), np.zeros(0)),
     HomographyEstimate(np.eye(3), np.array([True, False])),
+    TwoViewGeometry("planar", np.eye(3), np.array([True, False])),
+    RelativePose(np.eye(3), np.array([True, False]), 0.5),
+    RelativePose(np.eye(3), np.array([True, False]), 0.5, np.array([0, 0, 1.0]), 2, np.eye(4)[:3], 1),
     EstimationFailure("too few matches"),
 ]
 

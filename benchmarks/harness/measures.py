@@ -1,7 +1,23 @@
 """Measures that tasks and studies share; errors are infinite for failures."""
 
+from collections.abc import Iterable
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+
+def with_failures(errors: Iterable[float | None]) -> NDArray[np.float64]:
+    """Errors of a row, infinite for None."""
+    return np.array([np.inf if error is None else error for error in errors], np.float64)
+
+
+def recall_curve(
+    errors: NDArray[np.float64], limit: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Every error up to the limit, and the percentage of errors within it."""
+    ordered = np.sort(errors, axis=None)
+    x = np.concatenate([[0.0], ordered[ordered <= limit], [limit]])
+    return x, 100 * np.searchsorted(ordered, x, side="right") / len(ordered)
 
 
 def accuracy(errors: ArrayLike, threshold: float) -> float:
@@ -30,3 +46,11 @@ def area_under_curve(errors: ArrayLike, threshold: float) -> float:
     recall = np.arange(len(below) + 1) / len(ordered)
     x, y = np.r_[0.0, below, threshold], np.r_[recall, recall[-1]]
     return float((np.diff(x) * (y[1:] + y[:-1])).sum() / (2 * threshold))
+
+
+def mean_accuracy(errors: ArrayLike, largest: float) -> float:
+    """Mean `accuracy` at ten thresholds from 1 to the largest, each larger by the same factor.
+
+    The mAA of the Extreme View Dataset (wxbs-benchmark 0.0.4, ``get_mAA``), whose largest is 20 pixels.
+    """
+    return float(np.mean([accuracy(errors, threshold) for threshold in np.geomspace(1, largest, 10)]))

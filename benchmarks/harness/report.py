@@ -1,20 +1,21 @@
 """Records of runs as a Markdown file and one page of HTML that needs nothing else."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from geomatch.benchmarks.harness import record as records
 from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
-from geomatch.benchmarks.harness.comparison import Comparison, compare_all
-from geomatch.benchmarks.harness.runs import Run, find_runs, merge
-from geomatch.benchmarks.harness.task import FOLDERS, Picture, Row
+from geomatch.benchmarks.harness.comparison import compare_all
+from geomatch.benchmarks.harness.leaderboard import Leaderboard, PublishedRow, leaderboard, published_rows
+from geomatch.benchmarks.harness.runs import Run, find_runs, merge, without_folders
+from geomatch.benchmarks.harness.task import Entry, Row
+from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError, first_line, reading
 from geomatch.files import replacing
 from geomatch.store import Store
@@ -23,53 +24,27 @@ WORST = 5  # rows listed per method and protocol
 PICTURES = 3  # rows drawn of these, under one protocol
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedRow:
-    """One row of somebody's table, taken under one protocol."""
-
-    method: str
-    split: str
-    measures: dict[str, float]  # by the names that our tables have; percentages, and repeatability as a share
-    source: str
-    note: str = ""  # what differs from the protocol, as far as the source says
-
-
-@cache
-def published_rows(task: str, protocol: str) -> tuple[PublishedRow, ...]:
-    """Rows under one protocol of a task; none where no source was read."""
-    package = files(f"geomatch.benchmarks.tasks.{FOLDERS[task]}")
-    content = json.loads(package.joinpath("published.json").read_text(encoding="utf-8"))
-    return tuple(
-        PublishedRow(source=group["source"], note=group.get("note", ""), **row)
-        for group in content
-        for row in group["rows"]
-        if group["protocol"] == protocol
-    )
-
-
-@dataclass
-class _Worst:
-    pair: str
-    cells: list[tuple[str, str]]
-    row: Row
-    image: str | None = None
-    why: str | None = None
-
-
 def write_report(
-    paths: Sequence[Path], out: Path, data: Path | None = None, store: str | None = None
+    paths: Sequence[Path],
+    out: Path,
+    data: Path | None = None,
+    store: str | None = None,
+    keypoints: int | None = None,
+    costs: bool = False,
 ) -> list[Path]:
-    """Write ``report.md`` and ``report.html`` into a folder and return their paths.
+    """Write ``report.md``, ``report.html``, ``leaderboard.csv`` and ``leaderboard.tex``; return their paths.
 
     Args:
         paths: records, or folders with records.
         out: the folder, made if need be.
         data: the runs' folder of images, for pictures of the worst pairs.
         store: the runs' store, where it is not the folder of the record.
+        keypoints, costs: of the leaderboard, see `geomatch.benchmarks.harness.leaderboard.leaderboard`.
 
     Raises:
         GeomatchError: without a record, for one of another version, or two definitions of one protocol.
-        MissingDependencyError: without matplotlib.
+
+    Without matplotlib there are no curves.
     """
     import jinja2
 
@@ -78,9 +53,11 @@ def write_report(
     template = files("geomatch.benchmarks.harness").joinpath("report.html").read_text(encoding="utf-8")
     with reading(", ".join(map(str, found)), "set of records"):  # whatever was edited in them
         runs = merge(found)
+        board = leaderboard(runs, keypoints, costs)
         sections = [_section(run, data, store) for run in runs]
-        page = environment.from_string(template).render(sections=sections, colours=COLOURS)
-        texts = {"report.md": _markdown(runs), "report.html": page}
+        page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
+        texts = {"report.md": _markdown(sections, board), "report.html": page}
+        texts |= {"leaderboard.csv": board.csv(), "leaderboard.tex": board.latex()}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         with replacing(out / name) as temporary:
@@ -89,18 +66,26 @@ def write_report(
 
 
 def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
+    units, missing = {}, "Give the report the folder of the data (--data) for pictures."
+    if data and run.task.draw:
+        try:
+            units = {unit.name: unit for unit in run.task.read(data, run.data["split"]).units}
+        except (GeomatchError, ValueError) as error:
+            missing = f"No pictures: {without_folders(first_line(error))}"
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
-        "data": run.data, "task": run.task, "methods": list(run.methods), "skipped": run.skipped,
+        "data": run.data, "task": run.task, "title": run.title, "methods": list(run.methods),
+        "skipped": grouped({name: without_folders(reason) for name, reason in run.skipped.items()}),
+        "words": {label: method.words for label, method in run.methods.items()},
         "machines": sorted({"{processor}, {cores} cores".format(**r["machine"]) for r in run.records}),
-        "versions": run.records[0]["versions"], "has_pictures": data is not None,
+        "versions": run.records[0]["versions"], "no_pictures": missing if run.task.draw and not units else "",
         "protocols": [
-            _part(run, p, data if p.name == drawn else None, store) for p in run.protocols.values()
+            _part(run, p, units if p.name == drawn else {}, store) for p in run.protocols.values()
         ],
     }  # fmt: skip
 
 
-def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict[str, Any]:
+def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> dict[str, Any]:
     rows, summaries = run.rows_of(protocol.name), run.summaries(protocol)
     by_method = {method: [r for r in rows if r["method"] == method] for method in run.methods}
     task = run.task
@@ -114,94 +99,99 @@ def _part(run: Run, protocol: Any, data: Path | None, store: str | None) -> dict
     charts = []
     for split in task.splits:
         parts = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
-        if any(parts.values()):
+        if any(parts.values()) and (split == "all" or parts != by_method) and find_spec("matplotlib"):
             charts.append(draw_curves(task, protocol, {m: part for m, part in parts.items() if part}, split))
+    budgets = {label: records.allowed(protocol, method.budget) for label, method in run.methods.items()}
     return {
-        "protocol": protocol, "definition": task.in_words(protocol), "axes": task.axes(protocol),
-        "columns": columns, "tables": tables, "best": best, "cell": records.cell, "charts": charts,
-        "published": published_rows(task.name, protocol.name), "heat": _heat(run, protocol, by_method),
-        "comparisons": compare_all(task, protocol, rows),
-        "worst": _worst(run, protocol, by_method, data, store),
+        "protocol": protocol, "definition": task.definition(protocol), "axes": task.axes(protocol),
+        "summaries": summaries, "columns": columns, "tables": tables, "best": best, "cell": records.cell,
+        "charts": charts, "published": _published_table(published_rows(task.name, protocol.name)),
+        "comparisons": compare_all(task, protocol, by_method, budgets),
+        "heat": _heat(run, protocol, by_method), "worst": _worst(run, protocol, by_method, units, store),
     }  # fmt: skip
 
 
 def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tuple[str, list[float | None]]]:
     """The headline measure per unit and method, worst units first."""
     names = dict.fromkeys(row["pair"].split()[0] for rows in by_method.values() for row in rows)
-    table = []
-    for name in names:
-        cells: list[float | None] = []
-        for rows in by_method.values():
-            own = [row for row in rows if row["pair"].split()[0] == name]
-            cells.append(run.task.statistic(protocol, run.task.values(protocol, own)) if own else None)
-        table.append((name, cells))
-    return sorted(table, key=lambda line: np.mean([cell for cell in line[1] if cell is not None]))
+    table: dict[str, list[float | None]] = {name: [] for name in names}
+    for name, rows in product(names, by_method.values()):
+        own = [row for row in rows if row["pair"].split()[0] == name]
+        table[name].append(run.task.statistic(protocol, run.task.values(protocol, own)) if own else None)
+    return sorted(table.items(), key=lambda line: np.mean([cell for cell in line[1] if cell is not None]))
 
 
 def _worst(
-    run: Run, protocol: Any, by_method: dict[str, list[Row]], data: Path | None, store: str | None
-) -> list[tuple[str, list[_Worst]]]:
+    run: Run, protocol: Any, by_method: dict[str, list[Row]], units: dict[str, Any], store: str | None
+) -> list[tuple[str, list[dict[str, Any]]]]:
     found = []
     for label, rows in by_method.items():
         if not rows:
             continue
         severity = run.task.severity(protocol, run.task.values(protocol, rows))
         order = np.argsort(-severity, kind="stable")[:WORST]
-        listed = [_Worst(row["pair"], run.task.worst(protocol, row), row) for row in (rows[i] for i in order)]
-        if data and run.task.draw:
-            for entry in listed[:PICTURES]:
-                _draw(entry, run, label, protocol, data, store)
+        listed = [
+            {"pair": row["pair"], "cells": run.task.worst(protocol, row), "reason": row["reason"],
+             "image": None, "why": None}
+            for row in (rows[i] for i in order)
+        ]  # fmt: skip
+        if units and run.task.draw:
+            for i, entry in zip(order[:PICTURES], listed, strict=False):
+                try:
+                    shown = _shown(run, label, rows[i], units, store)
+                    entry["image"] = run.task.draw(protocol, rows[i], *shown)
+                except GeomatchError as error:
+                    entry["why"] = without_folders(first_line(error))
         found.append((label, listed))
     return found
 
 
-def _draw(entry: _Worst, run: Run, label: str, protocol: Any, data: Path, store: str | None) -> None:
-    method = run.methods[label]
-    wanted = Picture(data, run.data, Store.at(store or method.folder), method.text, method.settings)
-    try:
-        entry.image = cast(Any, run.task.draw)(protocol, entry.row, wanted)
-    except GeomatchError as error:
-        entry.why = first_line(error)
-    except ValueError:  # the user's name for an object is no method's string
-        entry.why = f"no picture: no string names the method {method.text}"
+def _shown(run: Run, label: str, row: Row, units: dict[str, Any], store: str | None) -> tuple[Any, ...]:
+    task, method, name = run.task, run.methods[label], row["pair"].split()[0]
+    if name not in units or units[name].fingerprint != run.data["units"][name]:
+        raise GeomatchError(f"{name} is not in the folder given, or is another one there")
+    own = method.made(task, method.settings["device"] if task.dense else "cpu")
+    return units[name], Entry(own, own.key()), Store.at(store or method.folder)
 
 
-def _markdown(runs: Sequence[Run]) -> str:
-    blocks = ["# Report"]
-    for run in runs:
-        count, task = len(run.data["units"]), run.task
-        have = f"{count} {task.unit[count != 1]} of {task.whole}"
-        blocks.append(f"## {task.title}, {run.data['folder']}: {have}")
-        if not run.data["complete"]:
+def _markdown(sections: Sequence[dict[str, Any]], board: Leaderboard) -> str:
+    tables = [table for table in map(board.table, (False, True)) if table[0]]
+    blocks = ["# Report", *(records.markdown_table(table[0], table[1:]) for table in tables)]
+    if board.left_out:
+        blocks.append(f"At other budgets than {board.keypoints} keypoints: {', '.join(board.left_out)}.")
+    for section in sections:
+        data, task, words = section["data"], section["task"], section["words"]
+        have = task.amount(len(data["units"]), data["split"])
+        blocks.append(f"## {section['title']}: {have}")
+        if not data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")
-        for protocol in run.protocols.values():
-            blocks.append(records.table(task, run.summaries(protocol)))
-            blocks.append("\n".join(f"- {name}: {text}" for name, text in task.in_words(protocol)))
-            comparisons = compare_all(task, protocol, run.rows_of(protocol.name))
-            if comparisons:
-                blocks.append("\n".join(f"- {in_words(one, task.unit[1])}" for one in comparisons))
-            published = published_rows(task.name, protocol.name)
-            if published:
-                blocks.append(_published_table(published))
-        if run.skipped:
-            blocks.append("Skipped:\n\n" + "\n".join(f"- {k}: {v}" for k, v in run.skipped.items()))
+        names = list(dict.fromkeys(name for own in words.values() for name in own))
+        rows = [[label, *(own.get(name, "-") for name in names)] for label, own in words.items()]
+        blocks.append(records.markdown_table(["method", *names], rows))
+        for part in section["protocols"]:
+            blocks.append(records.table(task, part["summaries"]))
+            blocks.append("\n".join(f"- {name}: {text}" for name, text in part["definition"]))
+            if part["comparisons"]:
+                blocks.append("\n".join(
+                    f"- {one.first} minus {one.second}, {one.measure}: {one.difference:+.1f} [{one.low:+.1f},"
+                    f" {one.high:+.1f}] at 95 % over {one.units} {task.unit[1]}: {one.verdict}"
+                    for one in part["comparisons"]))  # fmt: skip
+            head, *cells = part["published"]
+            if cells:
+                head[0] = "published, on the whole release"
+                blocks.append(records.markdown_table(head, cells))
+        if section["skipped"]:
+            blocks.append("Skipped:\n\n" + "\n".join(f"- {line}" for line in section["skipped"]))
     return "\n\n".join(blocks) + "\n"
 
 
-def in_words(one: Comparison, units: str) -> str:
-    """A comparison as a sentence."""
-    return (
-        f"{one.first} minus {one.second}, {one.measure}: {one.difference:+.1f} "
-        f"[{one.low:+.1f}, {one.high:+.1f}] at 95 % over {one.units} {units}: {one.verdict}"
-    )
-
-
-def _published_table(rows: Sequence[PublishedRow]) -> str:
+def _published_table(rows: Sequence[PublishedRow]) -> list[list[str]]:
+    """Cells, the head first."""
     columns = list(dict.fromkeys(name for row in rows for name in row.measures))
     cells = [
         [row.method, row.split,
          *(f"{row.measures[name]:g}" if name in row.measures else "-" for name in columns),
-         row.source + (f" ({row.note})" if row.note else "")]
+         row.source]
         for row in rows
     ]  # fmt: skip
-    return records.markdown_table(["published, on the whole release", "split", *columns, "source"], cells)
+    return [["method", "split", *columns, "source"], *cells]

@@ -10,30 +10,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, read_or_make, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.machine import machine
-from geomatch.benchmarks.harness.record import summarise_record, write_run
-from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row, Settings, Source, Task, find_task
-from geomatch.benchmarks.methods.method import Method
+from geomatch.benchmarks.harness.record import allowed, summarise_record, unreadable_pairs, write_run
+from geomatch.benchmarks.harness.task import Entry, Row, Settings, Source, Task, find_task, unreadable
+from geomatch.benchmarks.methods.functions import FunctionMatcher
+from geomatch.benchmarks.methods.method import Method, PairMatcher
+from geomatch.benchmarks.methods.strings import named, split_methods
 from geomatch.benchmarks.methods.together import groups
 from geomatch.describers import Describer
-from geomatch.engine import FailedItem, RunContext, StreamTask, Work
+from geomatch.engine import FailedItem, LocalEngine, RunContext, StreamTask, Work
 from geomatch.engine.run import grouped, in_blocks
 from geomatch.engine.task import Need
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of
-from geomatch.keypoints import Detector
+from geomatch.keypoints import Detector, create_detector
 from geomatch.provenance import versions
 from geomatch.store import Manifest, Store
 
-Given = str | Method | Describer | tuple[Detector, Describer | None]
-"""A method's string, a `Method`, a dense describer for dense tasks, or a detector and a describer; without
-one the detector brings descriptors."""
-Methods = Sequence[str | Method] | Mapping[str, Given]
-"""Methods, or methods by the names that the record gives them."""
+Given = str | Method | Describer | tuple[Detector, Describer | None] | PairMatcher | Callable[..., Any]
+"""A method's string, a `Method`, a describer (a dense one for dense tasks; else of SIFT's keypoints), a
+detector and a describer (None: the detector brings descriptors), a `PairMatcher`, or a function of two
+images, see `geomatch.benchmarks.methods.functions.FunctionMatcher`."""
+Methods = str | Sequence[str | Method] | Mapping[str, Given]
+"""Strings separated by commas, methods, or methods by the names that the record gives them."""
 AT_ONCE = 8  # most images that go through a network together
 Cells = dict[tuple[str, str], list[Row]]  # rows by protocol and method
 
@@ -71,9 +74,11 @@ def run_benchmark(
         name: the task, a name in `geomatch.benchmarks.harness.task.FOLDERS`.
         protocols: names separated by commas, or protocols.
         methods: see `Methods`; strings as `geomatch.benchmarks.methods.create_method` reads them, for dense
-            tasks `create_dense_method`. One whose weights or packages are missing is skipped with the reason.
+            tasks `create_dense_method`, perhaps as ``NAME=STRING``. One whose weights or packages are missing
+            is skipped with the reason.
         out: folder of the record, ``<name>-....json``, and of the cache where the context has none.
-        context: on an accelerator features come first, as one stream of images, and then the rows.
+        context: on an accelerator features come first, as one stream of images, and then the rows. Without
+            one, objects are evaluated in this process, strings by one worker per core.
         settings: what else decides the numbers.
 
     Raises:
@@ -84,13 +89,24 @@ def run_benchmark(
     task, settings = find_task(name), settings or Settings()
     chosen = task.find_protocols(protocols) if isinstance(protocols, str) else list(protocols)
     found = task.read(data.absolute(), settings.split)  # workers may run elsewhere
-    with (context or RunContext()).started() as started:
+    if isinstance(methods, str):
+        methods = split_methods(methods)
+    elif not isinstance(methods, Mapping):
+        if any(not isinstance(given, (str, Method)) for given in methods):
+            raise ValueError("give objects by name: {'mine': object}")
+        strings = named(given for given in methods if isinstance(given, str))
+        methods = strings | {given.name: given for given in methods if isinstance(given, Method)}
+    if context is None:
+        objects = any(not isinstance(given, str) for given in methods.values())
+        context = RunContext(engine=LocalEngine(1)) if objects else RunContext()
+    with context.started() as started:
         work = started.work()
         device = work.engine.device(started.device)
         usable, skipped = _usable(task, chosen, methods, settings, device)
         skipped = {**found.broken, **skipped}
         if not usable:
-            raise GeomatchError("nothing can run: " + "; ".join(f"{k}: {v}" for k, v in skipped.items()))
+            why = "; ".join(f"{k}: {v}" for k, v in skipped.items()) or "no method was given"
+            raise GeomatchError(f"nothing can run: {why}")
         store = started.store_at(out)
         out.mkdir(parents=True, exist_ok=True)
         entries = {entry.method.name: entry for entry in usable}
@@ -99,7 +115,10 @@ def run_benchmark(
         cache = store if settings.cache_features and task.caches else None
         ahead = cache is not None and device != "cpu"
         need: Need = "processor" if ahead or device == "cpu" else "large network"
-        evaluating = Evaluating(name, tuple(chosen), parts, store, cache, need)
+        limited = list(chosen)
+        if not task.dense:  # an object may find more
+            limited = [replace(one, max_keypoints=allowed(one, settings.max_keypoints)) for one in chosen]
+        evaluating = Evaluating(name, tuple(limited), parts, store, cache, need)
         given = {"device": device} | ({} if task.dense else {"max_keypoints": settings.max_keypoints})
         keys = {entry.method.name: entry.key for entry in usable}
         fields = {protocol.name: asdict(protocol) for protocol in chosen}
@@ -117,42 +136,29 @@ def run_benchmark(
         for protocol in fields
         for row in cells.get((method, unit.name, protocol), [])
     ]
-    skipped |= _unreadable(rows)
+    skipped |= unreadable_pairs(rows)
     units = {unit.name: unit.fingerprint for unit in found.units}
     described = {"folder": found.folder.resolve().name, "split": found.split, "units": units,
                  "complete": found.complete}  # fmt: skip
     record = {
-        "schema": SCHEMA, "benchmark": name, "data": described, "protocols": fields, "methods": keys,
+        "schema": SCHEMA, "benchmark": name, "data": described, "protocols": fields,
+        "methods": {entry.method.name: {"string": entry.string, **entry.key} for entry in usable},
         "settings": given, "skipped": skipped, "versions": versions(), "machine": machine(), "rows": rows,
     }  # fmt: skip
     return RunResult(write_run(out, record), record, computed, task.warning(found))
 
 
-def _unreadable(rows: Sequence[Row]) -> dict[str, str]:
-    """Why methods could not be tried, by method and pairs: a file that cannot be read counts as the worst."""
-    pairs: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        if str(row["reason"]).startswith(UNREADABLE):
-            pairs.setdefault((row["method"], row["reason"].removeprefix(UNREADABLE)), {})[row["pair"]] = None
-    return {
-        f"{method} on {next(iter(own))}" + (f" and {len(own) - 1} more" if len(own) > 1 else ""): reason
-        for (method, reason), own in pairs.items()
-    }
-
-
 def _usable(
-    task: Task, protocols: Sequence[Any], methods: Methods, settings: Settings, device: str
+    task: Task, protocols: Sequence[Any], methods: Mapping[str, Given], settings: Settings, device: str
 ) -> tuple[list[Entry], dict[str, str]]:
     """The methods that can run, and the others with the reason."""
     skipped: dict[str, str] = {}
-    if not isinstance(methods, Mapping):
-        methods = {given if isinstance(given, str) else given.name: given for given in methods}
     usable: list[Entry] = []
     known: dict[Any, Any] = {}
     for name, given in methods.items():
         try:
             method = _method(task, name, given, settings, device)
-            usable.append(Entry(method, method.key(known)))
+            usable.append(Entry(method, method.key(known), given if isinstance(given, str) else None))
         except ValueError as error:
             raise ValueError(f"{name}: {first_line(error)}" if name != given else str(error)) from error
         except GeomatchError as error:
@@ -170,12 +176,22 @@ def _method(task: Task, name: str, given: Given, settings: Settings, device: str
         return replace(task.method(given, settings, device), name=name)
     if isinstance(given, Method):
         method = replace(given, name=name)
+    elif isinstance(given, tuple):
+        method = Method.of(name, *given)
+    elif hasattr(given, "describe") or hasattr(given, "dense_many"):
+        source = None if task.dense else create_detector("sift", settings.max_keypoints)
+        method = Method.of(name, source, cast(Describer, given))
+    elif hasattr(given, "match_images"):
+        method = Method(name, pair_matcher=given)
     else:
-        method = Method.of(name, *given) if isinstance(given, tuple) else Method.of(name, None, given)
-    if task.dense and not hasattr(method.descriptor, "dense_many"):
-        raise ValueError(f"{task.name} needs a describer of whole images, see DenseDescriber")
-    if not task.dense and method.source is None:
-        raise ValueError(f"{task.name} needs keypoints: give (detector, describer)")
+        method = Method(name, pair_matcher=FunctionMatcher(given) if callable(given) else None)
+    needed = "keypoints or matches: (detector, describer), a describer or a function"
+    right = method.source is not None or method.pair_matcher is not None
+    if task.dense:
+        needed = "a describer of whole images, see DenseDescriber"
+        right = hasattr(method.descriptor, "dense_many")
+    if not right:
+        raise ValueError(f"{task.name} needs a string, or {needed}; got {type(given).__name__!r}")
     return method
 
 
@@ -242,8 +258,10 @@ class Evaluating:
                 return evaluation.rows(protocol, [places[k] for k in missing])
 
             found = read_or_make(self.store, ROWS, list(keys.values()), make, pack_rows, unpack_rows)
-            for place, own in zip(places, found, strict=True):
+            for (place, key), own in zip(keys.items(), found, strict=True):
                 cells[protocol.name, group[place].method.name] = own
+                if any(map(unreadable, own)):
+                    self.store.remove(ROWS, key)
         return cells, computed
 
     def sources(self, job: Job) -> list[Source]:

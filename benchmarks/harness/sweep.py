@@ -4,10 +4,11 @@ Methods of one timestep share their passes (`geomatch.benchmarks.methods.togethe
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,6 @@ class Grid:
         if min(self.ensemble_sizes, default=1) < 1:
             raise ValueError(f"ensemble_sizes must be at least 1, got {self.ensemble_sizes}")
 
-    def points(self) -> Iterator[tuple[int, Layer, int]]:
-        """Timestep, layer and ensemble size of each combination."""
-        yield from product(self.timesteps, self.layers, self.ensemble_sizes)
-
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
@@ -75,22 +72,21 @@ def run_sweep(
     task, settings = find_task(name), settings or Settings(cache_features=False)
     parts = task.method(method, settings, "cpu")
     if shared_pass(parts) is None or parts.dift is None:
-        needed = "dense features of DIFT without projection head, rotations and scales"
-        raise ValueError(f"{method}: a sweep needs {needed}")
+        raise ValueError(f"{method}: a sweep needs dense features of DIFT without head, rotations and scales")
     grid = replace(grid, ensemble_sizes=grid.ensemble_sizes or (parts.dift.ensemble_size,))
     texts = {
         point: with_settings(method, dict(zip(("t", "layer", "ensemble"), point, strict=True)))
-        for point in grid.points()
+        for point in product(grid.timesteps, grid.layers, grid.ensemble_sizes)
     }
     run = run_benchmark(name, data, [protocol], list(texts.values()), out, context, settings)
     scores = []
     for (timestep, layer, size), text in texts.items():
         where = {"timestep": timestep, "layer": layer, "ensemble": size}
-        found = summaries_of(task, protocol, [text], run.record["rows"])
+        found = summaries_of(task, protocol, {text: None}, run.record["rows"])
         for row in sorted(found, key=lambda row: row["split"] != "all"):
-            if row[task.item]:
-                measures = {key: row[key] for key in row if key not in ("protocol", "method", "failures")}
-                scores.append({**where, **measures, "failures": row["failures"]})
+            left_out = ("protocol", "method", "keypoints", "failures")
+            measures = {key: row[key] for key in row if key not in left_out}
+            scores.append({**where, **measures, "failures": row["failures"]})
     folder = run.path.with_suffix("")
     folder.mkdir(exist_ok=True)
     title = f"{method} on {data.name}, {protocol.name}"
@@ -114,21 +110,13 @@ def scores_table(task: Task, scores: Sequence[Row]) -> str:
 
 
 def _draw(scores: Sequence[Row], grid: Grid, title: str, path: Path, headline: str) -> None:
-    """The headline over timestep and layer; with several ensemble sizes, over these and the rest."""
+    """The headline over layers and timesteps, each with every ensemble size."""
     figures = require("matplotlib.figure", "report", "drawing the heat map")
-    whole = [score for score in scores if score["split"] == "all"]
-    values = {(score["timestep"], score["layer"], score["ensemble"]): score[headline] for score in whole}
-    layers, sizes = grid.layers, grid.ensemble_sizes
-    if len(sizes) > 1:
-        columns = [(t, layer) for t in grid.timesteps for layer in layers]
-        table = np.array([[values.get((*column, size), np.nan) for column in columns] for size in sizes])
-        ticks = [f"t={t}\n{layer}" for t, layer in columns]
-        labels, left, below = [str(size) for size in sizes], "ensemble size", "timestep and layer"
-    else:
-        (size,) = sizes
-        table = np.array([[values.get((t, layer, size), np.nan) for layer in layers] for t in grid.timesteps])
-        ticks, labels = [str(layer) for layer in layers], [str(t) for t in grid.timesteps]
-        left, below = "timestep", "layer"
+    values = {(s["timestep"], s["layer"], s["ensemble"]): s[headline] for s in scores if s["split"] == "all"}
+    lines = list(product(grid.timesteps, grid.ensemble_sizes))
+    table = np.array([[values.get((t, layer, n), np.nan) for layer in grid.layers] for t, n in lines])
+    several = len(grid.ensemble_sizes) > 1
+    ticks, labels = list(map(str, grid.layers)), [f"{t}, {n}" if several else str(t) for t, n in lines]
     rows, count = table.shape
     figure = figures.Figure(figsize=(2.5 + 0.9 * count, 1.8 + 0.5 * rows), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -140,7 +128,9 @@ def _draw(scores: Sequence[Row], grid: Grid, title: str, path: Path, headline: s
     turn = 0 if max(map(len, ticks)) <= 12 else 30
     axes.set_xticks(range(count), ticks, rotation=turn, ha="right" if turn else "center")
     axes.set_yticks(range(rows), labels)
-    axes.set(xlabel=below, ylabel=left, title=title)
+    axes.set(xlabel="layer", ylabel="timestep, ensemble size" if several else "timestep")
+    # across the whole figure, in lines: above narrow axes a title would be cut
+    figure.suptitle("\n".join(wrap(title, int(12 * figure.get_figwidth()))), fontsize="medium")
     figure.colorbar(image, label=f"{headline}, %")
     with replacing(path) as temporary:
         figure.savefig(temporary)

@@ -1,7 +1,8 @@
 """A task: a kind of evaluation on one data set, from its units to its tables and charts."""
 
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -10,17 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.methods import Method, create_dense_method
+from geomatch.benchmarks.methods import Method, create_dense_method, create_method
+from geomatch.errors import GeomatchError, reading
 from geomatch.store import Store
 
 AnyProtocol = TypeVar("AnyProtocol")
 Row = dict[str, Any]
 """A row of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
 UNREADABLE = "unreadable: "
-"""Begins the ``reason`` of a row whose files could not be read, which the run counts as skipped."""
+"""Begins the ``reason`` of a row whose files could not be read: the run names it as skipped, it counts
+neither for nor against a method, and the next run tries it again."""
 Words = list[tuple[str, str]]  # headings, and what stands there
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # thresholds, and percentages within them
-Values = NDArray[np.float64]  # (rows, k), from `Task.values`
+Values = NDArray[np.float64]  # (rows, ...), from `Task.values`
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Entry:
 
     method: Method
     key: dict[str, Any]  # `Method.key`
+    string: str | None = None  # what the method was made of, if that was a string
 
 
 class FeatureCache(Protocol):
@@ -89,21 +93,6 @@ class Axes:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """What a picture of a row needs besides the row."""
-
-    data: Path  # the folder of the data set
-    record: dict[str, Any]  # the ``data`` of the run's record
-    store: Store  # the run's
-    method: str
-    settings: dict[str, Any]  # the ``settings`` of the run's record
-
-
-def _dense_method(text: str, settings: Settings, device: str) -> Method:
-    return create_dense_method(text, device)
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
     """How methods are evaluated on one data set, and how its rows are summed up and shown.
 
@@ -117,50 +106,91 @@ class Task:
     title: str
     unit: tuple[str, str]  # what a unit is called, one and several
     item: str  # what a row is, in plural
-    whole: int  # number of units of the release
+    whole: int | Mapping[str, int]  # units of the release, perhaps by split; 0 where there is none
     read: Callable[[Path, str | None], DataSet[Any]]  # of a split, or of the one that is reported
     protocols: Mapping[str, Any]
     evaluation: Callable[[Any, Sequence[Entry], Store | None], Evaluation]  # on a unit; caches features
-    in_words: Callable[[Any], Words]  # a protocol's definition
-    summarise: Callable[[Any, Sequence[Row]], list[Row]]  # one method's, as `by_split` gives them
+    measures: Callable[[Any, Sequence[Row]], Row]  # of one method's rows, at least one
     values: Callable[[Any, Sequence[Row]], Values]  # what the headline is a statistic of
     statistic: Callable[[Any, Values], float]  # the headline measure of such values, in percent
     severity: Callable[[Any, Values], NDArray[np.float64]]  # (rows,) larger for worse
     worst: Callable[[Any, Row], Words]  # headings and cells of a row among the worst
     axes: Callable[[Any], Axes]
     curve: Callable[[Any, Sequence[Row]], Curve]
+    notes: Callable[[Any], Words] = lambda protocol: []  # what a protocol's fields do not say
     splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
-    method: Callable[[str, Settings, str], Method] = _dense_method  # a method from its string, for a device
+    changes: Callable[[Any], Sequence[str]] = lambda protocol: ()  # ends of pairs' names, summed up alone
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
     caches: bool = True  # True if features are worth caching
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
-    draw: Callable[[Any, Row, Picture], str] | None = None  # a JPEG's data URL; or raises GeomatchError
+    draw: Callable[[Any, Row, Any, Entry, Store], str] | None = None
+    """A JPEG's data URL from protocol, row, unit, method and the run's store; or raises GeomatchError."""
     caption: str = ""  # what such a picture shows
 
+    def method(self, text: str, settings: Settings, device: str) -> Method:
+        """A method from its string, for a device."""
+        if self.dense:
+            return create_dense_method(text, device)
+        return create_method(text, settings.max_keypoints, device)
+
+    def summarise(self, protocol: Any, rows: Sequence[Row]) -> list[Row]:
+        """One row per split of one method's: the number of items, failures, and measures, if it has any."""
+        named = set(self.splits) - {"all"} or {row["split"] for row in rows} - {"all"}
+        parts = {split: [row for row in rows if row["split"] == split] for split in sorted(named)}
+        parts["all"] = list(rows)
+        for change in self.changes(protocol):
+            parts[change] = [row for row in rows if row["pair"].endswith(f" {change}")]
+        found = []
+        for split, own in parts.items():
+            failures = sum(row["reason"] is not None for row in own)
+            numbers = {"split": split, self.item: len(own), "failures": failures}
+            found.append(numbers | (self.measures(protocol, own) if own else {}))
+        return found
+
+    def definition(self, protocol: Any) -> Words:
+        """The fields of a protocol that decide its numbers, by the names that `read_protocol` takes."""
+        values = {one.name: getattr(protocol, one.name) for one in fields(protocol)}
+        found = [
+            (name, _words(value)) for name, value in values.items() if value not in (None, False, (), "")
+        ]
+        return [one for one in found if one[0] not in ("name", "version")] + self.notes(protocol)
+
     def find_protocols(self, names: str) -> list[Any]:
-        """Protocols of a list of names separated by commas; ``all`` is every one."""
+        """Protocols of a list of names, and of files (`read_protocol`), separated by commas; or ``all``.
+
+        Raises ValueError for a name that is none.
+        """
         wanted = list(self.protocols) if names == "all" else list(dict.fromkeys(names.split(",")))
-        unknown = [name for name in wanted if name not in self.protocols]
+        unknown = [name for name in wanted if name not in self.protocols and not name.endswith(".toml")]
         if unknown:
             raise ValueError(
-                f"unknown protocol {unknown[0]!r}; choose from: {', '.join(self.protocols)}, or all"
+                f"unknown protocol {unknown[0]!r}; choose from: {', '.join(self.protocols)}, all, or a .toml "
+                "file with one of your own"
             )
-        return [self.protocols[name] for name in wanted]
+        return [
+            read_protocol(Path(name), self.protocols) if name.endswith(".toml") else self.protocols[name]
+            for name in wanted
+        ]
 
     def protocol_of(self, values: Mapping[str, Any]) -> Any:
         """A protocol from the fields that a record has of it."""
         kind = type(next(iter(self.protocols.values())))
         return kind(**{field.name: _tuples(values[field.name]) for field in fields(kind)})
 
+    def amount(self, count: int, split: str | None) -> str:
+        """That many units in words, and of how many of the release's split."""
+        whole = self.whole if isinstance(self.whole, int) else self.whole[str(split)]
+        return f"{count} of {whole} {self.unit[1]}" if whole else f"{count} {self.unit[count != 1]}"
+
     def warning(self, data: DataSet[Any]) -> str | None:
         """Why numbers from there compare with no others, in a line; None for the whole release."""
         if data.complete:
             return None
+        count = self.amount(len(data.units) if data.known is None else data.known, data.split)
         text = (
-            f"this is not the whole of {self.title} ({data.present} of {self.whole} {self.unit[1]}): "
-            "numbers are not comparable with published ones"
+            f"this is not the whole of {self.title} ({count}): numbers are not comparable with published ones"
         )
         if not data.missing:
             return text
@@ -168,8 +198,37 @@ class Task:
         return f"{text}; missing: {', '.join(data.missing[:3])}" + (f" and {more} more" if more > 0 else "")
 
 
-FOLDERS = {"hpatches": "homography", "spair": "semantic", "willow": "semantic", "cub": "semantic",
-           "davis": "temporal", "jhmdb": "temporal"}  # fmt: skip
+def read_protocol(path: Path, protocols: Mapping[str, Any]) -> Any:
+    """A protocol from a TOML file: ``base`` names one of ours, other keys are the fields that differ.
+
+    It is called as the file unless ``name`` says otherwise. Raises GeomatchError for a file that is none.
+    """
+    with reading(path, "protocol"):
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    base = given.pop("base", None)
+    if base not in list(protocols):
+        raise GeomatchError(f"{path}: base must be one of {', '.join(protocols)}, got {base!r}")
+    changed = {"name": path.stem, "source": f"{path.name}, after {base}"} | given
+    known = {field.name: getattr(protocols[base], field.name) for field in fields(protocols[base])}
+    if changed["name"] in list(protocols):
+        raise GeomatchError(f"{path}: {changed['name']} is a protocol of ours: give another name")
+    for name, value in changed.items():
+        if name not in known:
+            raise GeomatchError(f"{path}: unknown field {name!r}; choose from: {', '.join(known)}")
+        own = type(known[name])
+        kinds = {own: {own}, float: {int, float}, type(None): {bool, int, float}}[own]
+        changed[name] = value = _tuples(value)
+        parts = value if isinstance(value, tuple) else ()
+        negative = any(isinstance(one, int | float) and one < 0 for one in (value, *parts))
+        if type(value) not in kinds or negative or any(isinstance(one, str) for one in parts):
+            raise GeomatchError(f"{path}: {name} cannot be {value!r}; {base} has {known[name]!r}")
+    return replace(protocols[base], **changed)
+
+
+FOLDERS = {"hpatches": "homography", "evd": "homography", "homogr": "homography", "oxford": "homography",
+           "pairs": "homography", "wxbs": "epipolar", "megadepth": "pose", "scannet": "pose", "pose": "pose",
+           "spair": "semantic", "willow": "semantic", "cub": "semantic", "davis": "temporal",
+           "jhmdb": "temporal"}  # fmt: skip
 """Where the tasks are: the folders below ``geomatch.benchmarks.tasks``, each with `TASKS` in ``task.py``."""
 
 
@@ -181,17 +240,10 @@ def find_task(name: str) -> Task:
     return task
 
 
-def by_split(
-    item: str, rows: Sequence[Row], splits: Sequence[str], measures: Callable[[Sequence[Row]], Row]
-) -> list[Row]:
-    """One row per split: the number of items, failures, and the measures of its rows, if it has any."""
-    found = []
-    for split in splits:
-        own = [row for row in rows if split in ("all", row["split"])]
-        failures = sum(row["reason"] is not None for row in own)
-        numbers = {"split": split, item: len(own), "failures": failures}
-        found.append({**numbers, **(measures(own) if own else {})})
-    return found
+def unreadable(row: Row) -> str:
+    """Why its files could not be read, or its method failed on them; nothing for any other row."""
+    reason = str(row["reason"])
+    return reason.removeprefix(UNREADABLE) if reason.startswith(UNREADABLE) else ""
 
 
 def threshold_of(measure: str) -> float:
@@ -201,6 +253,10 @@ def threshold_of(measure: str) -> float:
     0.1
     """
     return float(measure.partition("@")[2].split()[0])
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(_words, value)) if isinstance(value, tuple) else str(value)
 
 
 def _tuples(value: Any) -> Any:

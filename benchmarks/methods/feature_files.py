@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geomatch.colmap.formats import h5
+from geomatch.colmap.formats.hloc import image_arrays
 from geomatch.errors import FeaturesError, reading
 from geomatch.files import fingerprint_of, read_npz, sha256_of
 from geomatch.places import user_path
@@ -23,6 +23,7 @@ class FeatureFiles:
     (N, D) and perhaps ``scores`` (N,), as D2-Net's notebook reads them (``np.savez`` files). ``h5``:
     one file with a group ``<sequence>/<image>`` holding ``keypoints`` (N, 2), ``descriptors`` (D, N)
     and perhaps ``scores``, as hloc writes them. Without scores the order of the file is that of merit.
+    ``<sequence>`` is the folder of the image, or the one above ``images`` or ``color``.
     """
 
     kind: Literal["npz", "h5"]
@@ -44,7 +45,8 @@ class FeatureFiles:
 
     def read(self, image: Path, size: tuple[int, int]) -> Features:
         """Features of one image file, best first."""
-        name = f"{image.parent.name}/{image.name}"
+        own = image.parent.parent if image.parent.name in ("images", "color") else image.parent
+        name = f"{own.name}/{image.name}"
         path = user_path(self.root)
         if self.kind == "npz":
             path = path / f"{name}.{self.suffix}"
@@ -52,7 +54,7 @@ class FeatureFiles:
                 arrays = read_npz(path.read_bytes())
                 found = _features(arrays, arrays["descriptors"], size)
         else:
-            with h5.features(path, name) as arrays:
+            with image_arrays(path, name) as arrays:
                 found = _features(arrays, arrays["descriptors"].T, size)
         return found[np.argsort(-found.scores, kind="stable")[: self.max_keypoints]]
 

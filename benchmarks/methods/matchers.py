@@ -1,7 +1,9 @@
 """Learned matchers of kornia: LightGlue between features, LoFTR between images."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -47,18 +49,17 @@ class LightGlueMatcher:
     weights: str | None = None  # a file; None looks in the cache and then downloads
     device: str = "cpu"
 
+    def _path(self) -> Path:
+        return locate_weights(lightglue_weights(self.features), self.weights)
+
     def cache_key(self) -> Any:
         """The settings, and the weights by their content."""
-        return [
-            settings_key(self, leave_out=("weights",)),
-            sha256_of(locate_weights(lightglue_weights(self.features), self.weights)),
-        ]
+        return [settings_key(self, leave_out=("weights",)), sha256_of(self._path())]
 
     @cached_property
     def network(self) -> Any:
         """Loaded on first use; raises `WeightsError` when weights are missing or of another network."""
-        path = locate_weights(lightglue_weights(self.features), self.weights)
-        return load_network(f"LightGlue for {self.features}", [path], self._build, self.device)
+        return load_network(f"LightGlue for {self.features}", [self._path()], self._build, self.device)
 
     def _build(self, states: list[Any]) -> Any:
         from kornia.feature import LightGlue
@@ -68,7 +69,9 @@ class LightGlueMatcher:
         state = {_renamed(key): value for key, value in states[0].items()}
         found = network.load_state_dict(state, strict=False)
         learned = set(dict(network.named_parameters()))
-        lacking = [key for key in found.missing_keys if key in learned] + found.unexpected_keys
+        unread = r"extractor\..*|log_assignment\.\d+\.r"  # of XFeat's and DISK's file, as by the authors
+        lacking = [key for key in found.missing_keys if key in learned]
+        lacking += [key for key in found.unexpected_keys if not re.fullmatch(unread, key)]
         if lacking:
             raise ValueError(f"keys differ: {lacking[0]}")
         return network
@@ -86,7 +89,9 @@ class LightGlueMatcher:
     def _input(self, features: Features) -> dict[str, Tensor]:
         if features.descriptors is None:
             raise ValueError("LightGlue needs descriptors")
-        arrays = {"keypoints": features.keypoints, "descriptors": features.descriptors}
+        # kornia refuses points beyond the image's edge, where resizing moves those on the border
+        points = np.clip(features.keypoints, 0, np.array(features.image_size, np.float32))
+        arrays = {"keypoints": points, "descriptors": features.descriptors}
         if self.network.conf.add_scale_ori:
             if features.scales is None or features.orientations is None:
                 raise ValueError("LightGlue for SIFT needs scale and orientation")
@@ -111,18 +116,17 @@ class LoFTRMatcher:
     max_matches: int = 2000
     device: str = "cpu"
 
+    def _path(self) -> Path:
+        return locate_weights(LOFTR_OUTDOOR, self.weights)
+
     def cache_key(self) -> Any:
         """The settings, and the weights by their content."""
-        return [
-            settings_key(self, leave_out=("weights",)),
-            sha256_of(locate_weights(LOFTR_OUTDOOR, self.weights)),
-        ]
+        return [settings_key(self, leave_out=("weights",)), sha256_of(self._path())]
 
     @cached_property
     def network(self) -> Any:
         """Loaded on first use; raises `WeightsError` when weights are missing or of another network."""
-        path = locate_weights(LOFTR_OUTDOOR, self.weights)
-        return load_network("LoFTR", [path], self._build, self.device)
+        return load_network("LoFTR", [self._path()], self._build, self.device)
 
     def _build(self, states: list[Any]) -> Any:
         from kornia.feature import LoFTR

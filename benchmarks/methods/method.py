@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
-from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.describers import DenseDescriber, Describer, describe_images, traits_of
 from geomatch.dift import DIFTConfig
 from geomatch.images import Image
@@ -14,6 +13,14 @@ from geomatch.matching import match_mutual
 from geomatch.provenance import cache_key
 from geomatch.types import Features, Matches, Metric
 from geomatch.weights.sources import model_folder
+
+
+class PairMatcher(Protocol):
+    """Anything that matches two images by itself, without keypoints that each has of its own."""
+
+    def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
+        """Row i of the one and row i of the other match, best first; scores are confidences."""
+        ...
 
 
 class Matcher(Protocol):
@@ -26,7 +33,7 @@ class Matcher(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """A source of features, a descriptor unless they bring their own, and a way to match.
+    """A source of features, a descriptor unless they bring their own, and a way to match; or a `PairMatcher`.
 
     The parts are geomatch's or the user's own: frozen dataclasses, or objects with a ``cache_key()``
     (`geomatch.provenance.cache_key`). They are pickled for worker processes.
@@ -34,14 +41,18 @@ class Method:
 
     name: str
     """Its string, or the user's name for it."""
-    source: Detector | FeatureFiles | LoFTRMatcher | None
-    """None for dense tasks, which need no keypoints."""
-    descriptor: Describer | None
+    source: Detector | FeatureFiles | None = None
+    """None for dense tasks and for a `pair_matcher`, which need no keypoints."""
+    descriptor: Describer | None = None
     """For dense tasks a `geomatch.describers.DenseDescriber`."""
     metric: Metric = "cosine"
     """The metric of mutual nearest neighbours, and of dense comparisons."""
+    max_ratio: float | None = None
+    """The ratio test of mutual nearest neighbours, see `match_mutual`."""
     matcher: Matcher | None = None
     """Instead of mutual nearest neighbours."""
+    pair_matcher: PairMatcher | None = None
+    """Instead of all of these."""
     estimator: str | None = None
     """Instead of the protocols' own."""
     dift: DIFTConfig | None = None
@@ -58,7 +69,7 @@ class Method:
         Raises:
             TypeError: when the source is no detector.
         """
-        if self.source is None or isinstance(self.source, (FeatureFiles, LoFTRMatcher)):
+        if self.source is None or isinstance(self.source, FeatureFiles):
             raise TypeError(f"{self.name} does not extract features of images")
         return self.source.detect(image)
 
@@ -85,7 +96,7 @@ class Method:
             return self.matcher.match(features0, features1)
         if features0.descriptors is None or features1.descriptors is None:
             raise ValueError(f"{self.name} gave features without descriptors")
-        return match_mutual(features0.descriptors, features1.descriptors, self.metric)
+        return match_mutual(features0.descriptors, features1.descriptors, self.metric, None, self.max_ratio)
 
     @property
     def samples(self) -> bool:
@@ -132,7 +143,9 @@ class Method:
             "source": cache_key(self.source),
             "descriptor": self._descriptor_key({} if known is None else known),
             "metric": self.metric,
+            "max_ratio": self.max_ratio,
             "matcher": cache_key(self.matcher),
+            "pair_matcher": cache_key(self.pair_matcher),
             "estimator": self.estimator,
         }
 
@@ -148,4 +161,4 @@ class Method:
 
 def feature_key(key: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a `Method.key` that decides features and maps."""
-    return {name: key[name] for name in ("source", "descriptor")}
+    return {name: key[name] for name in ("source", "descriptor", "pair_matcher")}

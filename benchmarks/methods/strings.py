@@ -1,7 +1,7 @@
 """Methods by their strings: parts joined by ``+``, weights after a colon, settings of DIFT in brackets."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -11,10 +11,12 @@ from geomatch.benchmarks.methods.baselines import KorniaFeatures, OpenCVFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.method import Method
+from geomatch.benchmarks.methods.worker import worker_matcher
 from geomatch.describers import dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.estimators import estimators
 from geomatch.keypoints import Detector, MagicLeapSuperPoint, SuperPointDetector, create_detector
+from geomatch.types import Metric
 from geomatch.weights.hub import transformers_folder
 
 _L2 = ("sift", "orb", "akaze")
@@ -24,13 +26,28 @@ _SHORT = {"t": "timestep", "layer": "layers", "ensemble": "ensemble_size"}
 _DEFAULTS = {field.name: field.default for field in fields(DIFTConfig) if field.name != "device"}
 
 
-def split_methods(text: str) -> list[str]:
-    """The different strings of a list separated by commas, those in brackets left alone.
+def split_methods(text: str) -> dict[str, str]:
+    """The strings by name, of a list separated by commas, ``NAME=STRING`` or a string, named by itself.
 
-    >>> split_methods("sift,sift+dift-sd[t=0,layer=2]")
-    ['sift', 'sift+dift-sd[t=0,layer=2]']
+    Names have no folders, unless they need them to differ. Raises ValueError for a name with two strings.
+
+    >>> list(split_methods("sift,sift+dift-sd[t=0,layer=2],mine=aliked:models/a.pth,aliked:models/b.pth"))
+    ['sift', 'sift+dift-sd[t=0,layer=2]', 'mine', 'aliked:b.pth']
     """
-    return list(dict.fromkeys(re.split(r",(?![^\[\]]*\])", text)))
+    return named(re.split(r",(?![^\[\]]*\])", text))
+
+
+def named(strings: Iterable[str]) -> dict[str, str]:
+    """As `split_methods`, of ``NAME=STRING`` or strings that are split already."""
+    found: dict[str, str] = {}
+    for item in dict.fromkeys(strings):
+        name, string = re.fullmatch(r"(?:([^=\[\]+:]+)=)?(.*)", item).groups()  # type: ignore[union-attr]
+        if name is None:
+            short = "+".join(re.sub(r"(^(?=/)|:).*/", r"\1", part) for part in _parts(string))
+            name = string if short in found else short
+        if found.setdefault(name, string) != string:
+            raise ValueError(f"two methods are called {name!r}: {found[name]} and {string}")
+    return found
 
 
 def with_settings(text: str, settings: Mapping[str, object]) -> str:
@@ -55,45 +72,50 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
       ``DETECTOR+DESCRIPTOR`` with a detector of geomatch or a learned one's keypoints and a DIFT
       descriptor, ``dino``, ``dinov2`` or ``clip`` (``superpoint+dift-sd``, ``sift+dinov2:FOLDER``,
       ``aliked:aliked-n16.pth+dift-tiny``), or files, see `FeatureFiles`
-      (``npz:ROOT:SUFFIX``, ``h5:FILE``), or ``loftr``;
+      (``npz:ROOT:SUFFIX``, ``h5:FILE``), or ``loftr``, or a matcher of another environment
+      (``vismatch:roma``, ``worker:PYTHON:SCRIPT``);
     - a DIFT descriptor may have settings, ``dift-sd[t=0,layer=2,ensemble=4,image_size=768]``: ``t``,
       ``layer`` (several as ``1|2``), ``ensemble``, or any other field of `DIFTConfig` by its name;
-    - then ``mnn`` (the default) or ``lightglue``;
+    - then ``mnn`` (the default; ``mnn[ratio=0.8]`` with Lowe's ratio test) or ``lightglue``;
     - then an estimator, which takes the place of the protocol's, at the protocol's threshold.
 
     There are at most ``max_keypoints`` per image. Raises ValueError, saying how a method is written.
     """
     parts = _parts(text)
-    estimator = {"magsac": "usac_magsac"}.get(parts[-1], parts[-1])
-    chosen = estimator if estimator in estimators() else None
-    parts = parts[:-1] if chosen else parts
+    chosen = parts.pop() if len(parts) > 1 and parts[-1] in estimators() else None
     name, _, weights = parts[0].partition(":")
-    matcher = None
-    if parts[-1] == "mnn":
-        parts = parts[:-1]
+    matcher, ratio = None, None
+    if parts[-1].startswith("mnn"):
+        found = re.fullmatch(r"mnn(?:\[ratio=(0?\.\d+)\])?", parts.pop())
+        if found is None:
+            raise ValueError(f"{text}: write mnn, or mnn[ratio=0.8] with a ratio below 1")
+        ratio = float(found[1]) if found[1] else None
     elif parts[-1].partition(":")[0] == "lightglue":
         if name not in TRAINED_FOR or len(parts) != 2:
             raise ValueError(f"{text}: LightGlue has weights for {', '.join(TRAINED_FOR)} only")
-        matcher = LightGlueMatcher(name, parts[-1].partition(":")[2] or None, device)
-        parts = parts[:-1]
-    if len(parts) == 1 and name == "loftr":
-        loftr = LoFTRMatcher(weights or None, max_keypoints, device)
-        return Method(text, loftr, None, estimator=chosen)
+        matcher = LightGlueMatcher(name, parts.pop().partition(":")[2] or None, device)
+    if len(parts) == 1 and name in ("loftr", "vismatch", "worker") and not ratio:
+        loftr = LoFTRMatcher(weights or None, max_keypoints, device) if name == "loftr" else None
+        pair_matcher = loftr or worker_matcher(parts[0], max_keypoints, device)
+        return Method(text, pair_matcher=pair_matcher, estimator=chosen)
     if len(parts) == 1 and name in ("npz", "h5") and weights:
         root, _, suffix = weights.rpartition(":") if name == "npz" else (weights, "", "")
         files = FeatureFiles("npz" if name == "npz" else "h5", root, suffix, max_keypoints)
-        return Method(text, files, None, estimator=chosen)
+        return Method(text, files, None, max_ratio=ratio, estimator=chosen)
     if len(parts) == 1 and name in _FEATURES:
         opencv = OpenCVFeatures(cast(Any, name), max_keypoints) if name in (*_L2, "rootsift") else None
         source = opencv or _detector(name, max_keypoints, weights, device)
-        return Method(text, source, None, "l2" if name in _L2 else "cosine", matcher, chosen)
+        metric: Metric = "l2" if name in _L2 else "cosine"
+        return Method(text, source, None, metric, ratio, matcher, estimator=chosen)
     if len(parts) != 2 or matcher:
         raise ValueError(
-            f"no method {text!r}: give one of {', '.join(_FEATURES)}, loftr, npz:ROOT:SUFFIX, h5:FILE, or "
-            "DETECTOR+DESCRIPTOR (sift+dift-tiny); then +lightglue if wanted, then an estimator (+magsac)"
+            f"no method {text!r}: give one of {', '.join(_FEATURES)}, loftr, vismatch:NAME, "
+            "worker:PYTHON:SCRIPT, npz:ROOT:SUFFIX, h5:FILE, or "
+            "DETECTOR+DESCRIPTOR (sift+dift-tiny); then perhaps +lightglue, and an estimator (+usac_magsac)"
         )
     described = _described(text, parts[1], device)
-    return replace(described, source=_detector(name, max_keypoints, weights, device), estimator=chosen)
+    source = _detector(name, max_keypoints, weights, device)
+    return replace(described, source=source, max_ratio=ratio, estimator=chosen)
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,6 @@ options = parser.parse_args()
 rows = engine_rows()  # before the others, since a peak memory is the process's
 write_record(options.out, "engines", rows, {}, [rows_table(rows), sizing.table(sizing.rates_of(rows))])
 whole = pair_rows(options.repeats) + shared_rows(options.repeats) + process_rows(options.repeats)
-whole += matching_speed.device_rows("cpu", max(1, options.repeats // 2))
 matching = matching_speed.matching_rows(options.repeats)
 tables = [rows_table(whole), matching_speed.table(matching)]
 write_record(options.out, "speed", whole + matching, {"repeats": options.repeats}, tables)

@@ -9,15 +9,37 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from geomatch import DIFTExtractor
-from geomatch.benchmarks.studies import extraction, matching_speed, speed, streams
+from geomatch.benchmarks.harness.run import run_benchmark
+from geomatch.benchmarks.harness.task import Settings
+from geomatch.benchmarks.studies import extraction, matching_speed, speed
+from geomatch.benchmarks.studies.engines import extract_timed, make_photographs
 from geomatch.benchmarks.studies.networks import NETWORKS, make_model, prompt_of
-from geomatch.benchmarks.studies.record import Row, rows_table, study_parser, write_record
+from geomatch.benchmarks.studies.record import (
+    Row,
+    rows_table,
+    seconds_of,
+    study_parser,
+    timing_row,
+    write_record,
+)
+from geomatch.benchmarks.tasks.homography.data import make_synthetic
+from geomatch.collection import find_images
 from geomatch.dift import PRESETS
+from geomatch.engine import LocalEngine, RunContext, Work
 from geomatch.errors import first_line
+from geomatch.keypoints import MixedDetector
+from geomatch.store import Store
+
+SIZE = (800, 640)
+KEYPOINTS = 1000
+PAIRS = 10
+"""Pairs that are made of each photograph."""
 
 
 def main() -> None:
@@ -45,13 +67,14 @@ def main() -> None:
         write_record(options.out, study, rows, settings, tables, options.device.partition(":")[0])
 
 
-def _extraction(network: str) -> Callable[[str, bool, int], list[Row]]:
-    def rows(device: str, small: bool, repeats: int) -> list[Row]:
-        name, size = (f"{network}-narrow", 128) if small else (network, 768)
-        found = extraction.measure(extraction.Setup(name, size, device, repeats), ["auto", "bfloat16"])
-        return [{**row, "name": f"{network}, {row['name']}"} for row in found]
+def _setup(network: str, device: str, small: bool, repeats: int) -> extraction.Setup:
+    name, size = (f"{network}-narrow", 128) if small else (network, 768)
+    return extraction.Setup(name, size, device, repeats)
 
-    return rows
+
+def _extraction(network: str, device: str, small: bool, repeats: int) -> list[Row]:
+    found = extraction.measure(_setup(network, device, small, repeats), ["auto", "bfloat16"])
+    return [{**row, "name": f"{network}, {row['name']}"} for row in found]
 
 
 def _pairs(device: str, small: bool, repeats: int) -> list[Row]:
@@ -64,26 +87,57 @@ def _matching(device: str, small: bool, repeats: int) -> list[Row]:
 
 def _large(device: str, small: bool, repeats: int) -> list[Row]:
     """A pair, the made set and the photographs, by one Stable Diffusion, one pass per image."""
-    name, size = ("sd-narrow", 128) if small else ("sd", 768)
-    network = NETWORKS[name]
+    setup = _setup("sd", device, small, repeats)
+    network, size = NETWORKS[setup.network], setup.size
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_model(network, folder, device)
         config = replace(PRESETS["dift-sd-fast"], model=place, device=device, image_size=(size, size))
         describer = DIFTExtractor(config, prompt_of(network))
-        setup = extraction.Setup(name, size, device, repeats)
         alone = extraction.parts_alone(setup, extraction.dtype_of(describer), folder)
-        with speed.resized_pair((160, 128) if small else (800, 640)) as paths:
+        with speed.resized_pair((160, 128) if small else SIZE) as paths:
             label = f"full-size model, {size}x{size}, {device}"
             rows = speed.stage_rows(paths, label, 100 if small else 3000, describer, repeats)
         images, warm, photographs = (4, 4, 1) if small else (200, 200, 58)  # what is compiled is so before
-        rows += streams.feature_rows(describer, images, extraction.IMAGES / alone, warm)
-        return rows + streams.made_set_rows(describer, photographs)
+        rows += _feature_rows(describer, images, extraction.IMAGES / alone, warm)
+        return [*rows, _made_set_row(describer, photographs)]
+
+
+def _feature_rows(describer: DIFTExtractor, images: int, alone: float, warm: int) -> list[Row]:
+    """The feature stage of a collection beside ``alone``, images per second of the network alone."""
+    parts = MixedDetector(max_keypoints=KEYPOINTS, device=describer.config.device), describer
+    with tempfile.TemporaryDirectory() as name:
+        make_photographs(Path(name) / "images", images, SIZE)
+        found, store = find_images(Path(name) / "images"), Store.at(Path(name) / "store")
+        work = Work(LocalEngine(1), progress=False)
+        spent, _ = extract_timed(found, parts, store, work, warm)
+    row = timing_row(f"features of {images} photographs", images / spent, "images/s", "network alone", alone)
+    rows = [row | {"ratio": round(images / spent / alone, 3)}]
+    if told := work.stages.get("features"):  # where the stages overlap
+        busy = timing_row("of this time the network is busy", 100 * told["busy"], "%")
+        rows.append(busy | {"slowest": told["slowest"], "seconds": told["seconds"]})
+    return rows
+
+
+def _made_set_row(describer: DIFTExtractor, photographs: int) -> Row:
+    """From files to numbers: 58 photographs give as many pairs as HPatches has."""
+    device = describer.config.device
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photos = make_photographs(folder / "photographs", photographs, SIZE)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda photo: make_synthetic([photo], folder / "data"), photos))
+        methods = {"full-size": (MixedDetector(max_keypoints=KEYPOINTS, device=device), describer)}
+        context = RunContext(engine=LocalEngine(1), device=device, progress=False)
+        data, out, settings = folder / "data", folder / "runs", Settings(KEYPOINTS)
+        run = partial(run_benchmark, "hpatches", data, "geomatch", methods, out, context, settings)
+        spent = seconds_of(run)
+    return timing_row(f"benchmark of {photographs * PAIRS} made pairs, end to end", spent, "s")
 
 
 SECTIONS: dict[str, Callable[[str, bool, int], list[Row]]] = {
-    "sd": _extraction("sd"),
-    "adm": _extraction("adm"),
+    "sd": partial(_extraction, "sd"),
+    "adm": partial(_extraction, "adm"),
     "pairs": _pairs,
     "matching": _matching,
     "large": _large,

@@ -4,10 +4,10 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -28,10 +28,10 @@ from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import dense_twin
 from geomatch.collection.pair_matches import match_pairs, pair_blocks, pair_keys
 from geomatch.collection.pairs import best_partners, select_pairs
-from geomatch.collection.retrieval import CHUNK, pool_images
+from geomatch.collection.retrieval import CHUNK, pool_images, read_array
 from geomatch.describers import Describer, traits_of
-from geomatch.engine import Engine, FailedBlock, LocalEngine, Task, Work, create_engine
-from geomatch.engine.task import Need
+from geomatch.engine import Engine, LocalEngine, Task, Work, create_engine
+from geomatch.engine.task import BlockTask
 from geomatch.engine.worker import threads
 from geomatch.images import load_image
 from geomatch.keypoints import Detector
@@ -44,17 +44,6 @@ SIZE = (640, 480)
 BLOCKS = 400
 """Blocks of a task that does nothing."""
 ENGINES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
-
-
-@dataclass(frozen=True, slots=True)
-class Nothing:
-    """A task that takes no time: what is left is scheduling."""
-
-    need: Need = "processor"
-
-    def start(self) -> Callable[[Sequence[int]], list[int]]:
-        """As `geomatch.engine.Task.start`."""
-        return list
 
 
 def engine_rows() -> list[Row]:
@@ -70,7 +59,6 @@ def engine_rows() -> list[Row]:
                 _schedule(made, workers)
                 rows.append(timing_row(f"start of the engine, {label}", time.perf_counter() - start, "s"))
                 rows += _stages(made, folder, label)
-        rows += _store_rows(folder)
         rows += _retrieval_rows(folder)
     return rows + [timing_row(*entry) for entry in json.loads(child_process(__spec__.name))]
 
@@ -101,6 +89,12 @@ def _stages(engine: Engine, folder: Path, label: str) -> list[Row]:
     options = Matching(max_ratio=0.8).settled(traits_of(parts[1]))
     spent = seconds_of(lambda: match_pairs(kept, pairs, pair_keys(kept, pairs, options), options, work))
     rows.append(timing_row(f"pairs, {label}", len(pairs) / spent, "pairs/s"))
+    if label == "local, 1 worker":
+        features, matches = (store.sizes(kind).values() for kind in ("features", "matches"))
+        rows.append(
+            timing_row("store, bytes per image with 1000 keypoints", statistics.mean(features), "bytes")
+        )
+        rows.append(timing_row("store, bytes per pair", sum(matches) / len(pairs), "bytes"))
     blocks = max(1, BLOCKS // engine.workers) * engine.workers
     each = seconds_of(lambda: _schedule(engine, blocks)) / blocks * 1000
     rows.append(timing_row(f"handing out a block, {label}", each, "ms"))
@@ -120,19 +114,9 @@ def extract_timed(
 
 
 def _schedule(engine: Engine, blocks: int) -> None:
-    for _ in Work(engine, progress=False).results(Nothing(), [[n] for n in range(blocks)], "", "block"):
+    task = BlockTask[int, int](list)  # takes no time: what is left is scheduling
+    for _ in Work(engine, progress=False).results(task, [[n] for n in range(blocks)], "", "block"):
         pass
-
-
-def _store_rows(folder: Path) -> list[Row]:
-    store = Store.at(folder / "local-1-worker")
-    selection = PairSelection([f"sequential:{NEIGHBOURS}"])
-    pairs = len(select_pairs(find_images(folder / "images"), selection).pairs)
-    features, matches = (store.sizes(kind).values() for kind in ("features", "matches"))
-    return [
-        timing_row("store, bytes per image with 1000 keypoints", statistics.mean(features), "bytes"),
-        timing_row("store, bytes per pair", sum(matches) / pairs, "bytes"),
-    ]
 
 
 def _retrieval_rows(folder: Path) -> list[Row]:
@@ -142,9 +126,10 @@ def _retrieval_rows(folder: Path) -> list[Row]:
     extractor = dense_twin(Extraction(max_keypoints=KEYPOINTS).parts()[1])
     pool_images(images.root, photos[:1], extractor, Store.at(folder / "warm"), work)
     start = time.perf_counter()
-    kept = pool_images(images.root, photos, extractor, Store.at(folder / "pooled"), work)
+    store = Store.at(folder / "pooled")
+    keys = pool_images(images.root, photos, extractor, store, work)
     spent = time.perf_counter() - start
-    width = kept.rows().shape[1]
+    width = len(read_array(store, "global", keys[0], "row"))
     unit = np.random.default_rng(0).normal(size=(CHUNK, width)).astype(np.float32)
     with threads(1):
         whole = slice(0, CHUNK)
@@ -158,28 +143,13 @@ def _retrieval_rows(folder: Path) -> list[Row]:
     ]
 
 
-@dataclass
-class Pretending:
-    """An engine that does nothing and says that all is done, to see what the driver must hold."""
-
-    workers: int = 1
-
-    def map(
-        self, task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-    ) -> Generator[tuple[int, Sequence[Any] | FailedBlock], None, None]:
-        """As `geomatch.engine.Engine.map`."""
-        for index, block in enumerate(blocks):
-            name = pack_name([item.key for item in block])
-            yield index, [(name, row) for row in range(len(block))]
-
-    def device(self, name: str) -> str:
-        """As `geomatch.engine.Engine.device`."""
-        return name
-
-    def __enter__(self) -> "Pretending":
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
+def _pretended(
+    task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
+) -> Iterator[tuple[int, list[tuple[str, int]]]]:
+    """In place of an engine's ``map``: nothing is done, and all is said to be."""
+    for index, block in enumerate(blocks):
+        name = pack_name([item.key for item in block])
+        yield index, [(name, row) for row in range(len(block))]
 
 
 def _driver() -> list[tuple[str, float, str]]:
@@ -204,10 +174,11 @@ def _driver() -> list[tuple[str, float, str]]:
     ranked = np.concatenate(chosen)
     folder = ImageFolder(Path("/none"), tuple(names), {})
     report = select_pairs(folder, PairSelection(["retrieval:20"]), nearest=lambda count, order: ranked)
+    pretending: Any = SimpleNamespace(workers=1, map=_pretended)
     with tempfile.TemporaryDirectory() as place:
         kept = StoredFeatures(Store.at(place), keys)
         wanted = pair_keys(kept, report.pairs, Matching())
-        match_pairs(kept, report.pairs, wanted, Matching(), Work(Pretending(), progress=False))
+        match_pairs(kept, report.pairs, wanted, Matching(), Work(pretending, progress=False))
     per_pair = (memory("VmHWM") - before) / len(report.pairs) - per_image * images / len(report.pairs)
     blocks = pair_blocks(report.pairs)
     loads = sum(len({name for p in block for name in report.pairs[p]}) for block in blocks)

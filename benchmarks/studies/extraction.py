@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
-from geomatch.benchmarks.studies.networks import NETWORKS, empty_parts, load_parts, make_model, prompt_of
+from geomatch.benchmarks.studies.networks import NETWORKS, load_parts, make_model, prompt_of
 from geomatch.benchmarks.studies.record import (
     Row,
     child_process,
@@ -53,17 +52,14 @@ class Setup:
     """``cpu`` or ``cuda``."""
     repeats: int
     """Timed runs, of which the median counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One of the extractions compared."""
-
-    ours: bool
+    ours: bool = True
+    """False for the reference procedure."""
     dtype: str = "auto"
     compile: str = "auto"
 
-    def __str__(self) -> str:
+    @property
+    def label(self) -> str:
+        """Which of the extractions compared it is."""
         name = "geomatch" if self.ours else "reference"
         return f"{name} {self.dtype}" + (f", compile {self.compile}" if self.compile != "auto" else "")
 
@@ -82,25 +78,25 @@ def noises(setup: Setup) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for generator in generators]
 
 
-def extractor_of(setup: Setup, way: Way, folder: Path, **changed: Any) -> DIFTExtractor:
+def extractor_of(setup: Setup, folder: Path, **changed: Any) -> DIFTExtractor:
     """Ours, the networks loaded."""
     network = NETWORKS[setup.network]
     config = replace(
-        network.settings, model=str(folder), image_size=None, device=setup.device, dtype=way.dtype,
-        compile=way.compile, **changed,
+        network.settings, model=str(folder), image_size=None, device=setup.device, dtype=setup.dtype,
+        compile=setup.compile, **changed,
     )  # fmt: skip
     extractor = DIFTExtractor(config, prompt_of(network))
     extractor.load_networks()
     return extractor
 
 
-def extraction(setup: Setup, way: Way, folder: Path) -> Callable[[], Tensor]:
+def extraction(setup: Setup, folder: Path) -> Callable[[], Tensor]:
     """One extraction by this package or by the reference procedure, the model loaded."""
     picture, drawn = pictures(setup.size)[0], noises(setup)
-    if way.ours:
-        extractor = extractor_of(setup, way, folder)
+    if setup.ours:
+        extractor = extractor_of(setup, folder)
         return lambda: extractor.dense(picture, drawn).maps[0]
-    network, dtype = NETWORKS[setup.network], getattr(torch, way.dtype)
+    network, dtype = NETWORKS[setup.network], getattr(torch, setup.dtype)
     parts = load_parts(network, folder, setup.device, dtype)
     noise, time = torch.cat(drawn).to(setup.device, dtype), torch.tensor(network.settings.timestep)
 
@@ -112,9 +108,9 @@ def extraction(setup: Setup, way: Way, folder: Path) -> Callable[[], Tensor]:
     return torch.inference_mode()(call)
 
 
-def work(setup: Setup, way: Way, folder: Path) -> dict[str, Any]:
+def work(setup: Setup, folder: Path) -> dict[str, Any]:
     """Run one way in this process: seconds, peak memory in MiB, and the features (C, h, w)."""
-    call, on_gpu = extraction(setup, way, folder), setup.device.startswith("cuda")
+    call, on_gpu = extraction(setup, folder), setup.device.startswith("cuda")
     loading = memory("VmHWM")
     gc.collect()
     reset_peak()
@@ -127,16 +123,15 @@ def work(setup: Setup, way: Way, folder: Path) -> dict[str, Any]:
     return figures | {"seconds": seconds, "features": features.numpy()}
 
 
-def worked(setup: Setup, way: Way, folder: Path) -> dict[str, Any]:
+def worked(setup: Setup, folder: Path) -> dict[str, Any]:
     """The same, on a CPU in another process."""
     if setup.device.startswith("cuda"):
         try:
-            return work(setup, way, folder)
+            return work(setup, folder)
         finally:
             gc.collect()
             torch.cuda.empty_cache()
-    given = [json.dumps(asdict(value)) for value in (setup, way)]
-    child_process(__spec__.name, "work", *given, folder, folder / "found.npz")
+    child_process(__spec__.name, "work", json.dumps(asdict(setup)), folder, folder / "found.npz")
     return dict(np.load(folder / "found.npz"))
 
 
@@ -145,15 +140,16 @@ def measure(setup: Setup, dtypes: Sequence[str]) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(NETWORKS[setup.network], folder, setup.device)
-        rows = _extraction_rows(setup, dtypes, folder)
-        return rows + stream_rows(setup, folder) + operation_rows(setup)
+        return _extraction_rows(setup, dtypes, folder) + stream_rows(setup, folder)
 
 
 def _extraction_rows(setup: Setup, dtypes: Sequence[str], folder: Path) -> list[Row]:
-    ways = [Way(False, "float32"), Way(True, "float32"), *(Way(True, d) for d in dtypes if d != "float32")]
+    ways = [replace(setup, ours=ours, dtype="float32") for ours in (False, True)]
+    ways += [replace(setup, dtype=dtype) for dtype in dtypes if dtype != "float32"]
     if setup.device.startswith("cuda"):
-        ways += [Way(False, "float16"), Way(True, compile="on"), Way(True, compile="off")]
-    found = {str(way): worked(setup, way, folder) for way in ways}
+        ways += [replace(setup, ours=False, dtype="float16")]
+        ways += [replace(setup, compile=compiled) for compiled in ("on", "off")]
+    found = {way.label: worked(way, folder) for way in ways}
     exact, theirs = (found[name]["features"] for name in ("geomatch float32", "reference float32"))
     difference = float(np.abs(exact - theirs).max() / np.abs(theirs).max())
     rows: list[Row] = [{"name": "largest relative difference of the features", "value": difference}]
@@ -176,7 +172,7 @@ def _cosine(a: Any, b: Any) -> float:
 def stream_rows(setup: Setup, folder: Path) -> list[Row]:
     """`DIFTExtractor.dense_many`, one pass per image, beside the parts alone, compiled on CUDA."""
     images = pictures(setup.size)
-    extractor = extractor_of(setup, Way(True), folder, ensemble_size=1)
+    extractor = extractor_of(setup, folder, ensemble_size=1)
     ours = median_seconds(lambda: extractor.dense_many(images), setup.repeats)
     dtype = dtype_of(extractor)
     alone = parts_alone(setup, dtype, folder)
@@ -201,43 +197,14 @@ def parts_alone(setup: Setup, dtype: torch.dtype, folder: Path) -> float:
         return median_seconds(lambda: features(encode(image)), setup.repeats)
 
 
-def operation_rows(setup: Setup) -> list[Row]:
-    """Floating-point operations of an extraction, counted without computing, in units of 10^9."""
-    parts = empty_parts(NETWORKS[setup.network])
-    members, rows = parts.network.settings.ensemble_size, []
-    for size in sorted({setup.size, 768}):
-        with torch.device("meta"), torch.inference_mode():
-            image = torch.zeros(1, 3, size, size)
-            encode = _gigaflops(lambda image=image: parts.encode(image)) if parts.network.vae else 0.0
-            one = _gigaflops(lambda image=image: parts.features(parts.encode(image))) - encode
-        counts = {
-            "reference": members * (encode + one),
-            "geomatch": encode + members * one,
-            "geomatch, ensemble 1": encode + one,
-        }
-        for what, value in counts.items():
-            rows.append({"name": f"GFLOP at {size} x {size}, {what}", "value": round(value, 1)})
-    return rows
-
-
-def _gigaflops(call: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return float(counter.get_total_flops()) / 1e9
-
-
 def table(rows: Sequence[Row]) -> str:
     """In Markdown: both in float32."""
     found = {row["name"]: row for row in rows}
-    sides = [
-        found[f"{name} float32"] | {"gflop": found[f"GFLOP at 768 x 768, {name}"]["value"]}
-        for name in ("geomatch", "reference")
-    ]
+    sides = [found[f"{name} float32"] for name in ("geomatch", "reference")]
     figures = (
         ("seconds per image", "value", 1),
         ("peak memory while loading, MiB", "loading_mib", 0),
         ("peak memory while extracting, MiB", "extracting_mib", 0),
-        ("GFLOP at 768x768", "gflop", 0),
     )
     values = [(words, *(side[what] for side in sides), digits) for words, what, digits in figures]
     lines = [(words, f"{a:.{n}f}", f"{b:.{n}f}", f"{b / a:.1f}") for words, a, b, n in values]
@@ -262,9 +229,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["work"]:
-        setup, way = (
-            kind(**json.loads(text)) for kind, text in zip((Setup, Way), sys.argv[2:4], strict=True)
-        )
-        np.savez(sys.argv[5], **work(setup, way, Path(sys.argv[4])))
+        np.savez(sys.argv[4], **work(Setup(**json.loads(sys.argv[2])), Path(sys.argv[3])))
     else:
         main()

@@ -30,16 +30,8 @@ class Network:
     blocks: int
     """Up-blocks that the layer needs."""
     vae: dict[str, Any] | None = None
-    tokens: tuple[int, int] = (77, 1024)
-    """Shape of the prompt embedding."""
 
 
-_VAE = {
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 2,
-}
 SD = Network(
     {
         "sample_size": 96,
@@ -49,7 +41,12 @@ SD = Network(
     },
     replace(PRESETS["dift-sd"], latent="mode"),
     blocks=3,
-    vae=_VAE,
+    vae={
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+    },
 )
 """Stable Diffusion 2-1."""
 ADM = Network(
@@ -79,7 +76,7 @@ def _narrow(full: Network, width: int) -> Network:
     if full.vae is None:
         return replace(full, unet=unet | {"attention_head_dim": width})
     unet |= {"attention_head_dim": 1, "cross_attention_dim": width}
-    return replace(full, unet=unet, vae=full.vae | {"block_out_channels": [width] * 4}, tokens=(77, width))
+    return replace(full, unet=unet, vae=full.vae | {"block_out_channels": [width] * 4})
 
 
 NETWORKS = {"sd": SD, "adm": ADM, "sd-narrow": _narrow(SD, 32), "adm-narrow": _narrow(ADM, 32)}
@@ -111,8 +108,10 @@ def _scrambled(module: Any) -> Any:
 
 def prompt_of(network: Network) -> np.ndarray[Any, Any] | None:
     """A prompt embedding, for a model that takes one."""
-    random = np.random.default_rng(0).standard_normal(network.tokens).astype(np.float32)
-    return None if network.vae is None else random
+    if network.vae is None:
+        return None
+    shape = (77, network.unet["cross_attention_dim"])
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,37 +139,18 @@ def load_parts(network: Network, folder: Path, device: str, dtype: torch.dtype) 
     """Read what `make_model` wrote."""
 
     def load(kind: Any, part: str) -> Any:
-        return (
-            kind.from_pretrained(folder / part, torch_dtype=dtype, low_cpu_mem_usage=False).to(device).eval()
-        )
+        module = kind.from_pretrained(folder / part, torch_dtype=dtype, low_cpu_mem_usage=False)
+        return module.to(device).eval()
 
-    prompt = prompt_of(network)
-    rows = None if prompt is None else torch.tensor(prompt, dtype=dtype, device=device)[None]
-    return _parts(
-        network, load, DDIMScheduler.from_pretrained(folder / ("scheduler" if network.vae else "")), rows
-    )
-
-
-def empty_parts(network: Network) -> Parts:
-    """Without memory or numbers, to count operations."""
-
-    def make(kind: Any, part: str) -> Any:
-        return kind.from_config(network.vae if part == "vae" else network.unet).eval()
-
-    with torch.device("meta"):
-        rows = torch.zeros(1, *network.tokens) if network.vae else None
-        return _parts(network, make, DDIMScheduler(), rows)
-
-
-def _parts(network: Network, load: Callable[[Any, str], Any], schedule: Any, prompt: Tensor | None) -> Parts:
+    add_noise = DDIMScheduler.from_pretrained(folder / ("scheduler" if network.vae else "")).add_noise
     unet = load(UNet2DConditionModel if network.vae else UNet2DModel, "unet" if network.vae else "")
     unet.up_blocks = unet.up_blocks[: network.blocks]
     unet.conv_norm_out = unet.conv_act = unet.conv_out = nn.Identity()
     if network.vae is None:
-        return Parts(network, lambda images: images, unet, schedule.add_noise, prompt)
-    vae = load(AutoencoderKL, "vae")
+        return Parts(network, lambda images: images, unet, add_noise, None)
+    vae, prompt = load(AutoencoderKL, "vae"), torch.tensor(prompt_of(network), dtype=dtype, device=device)
 
     def encode(images: Tensor) -> Tensor:
         return vae.encode(images).latent_dist.mode() * vae.config.scaling_factor  # type: ignore[no-any-return]
 
-    return Parts(network, encode, unet, schedule.add_noise, prompt)
+    return Parts(network, encode, unet, add_noise, prompt[None])

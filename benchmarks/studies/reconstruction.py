@@ -13,10 +13,9 @@ from typing import Any
 
 from geomatch.benchmarks.methods import create_method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
-from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.studies.record import Row, markdown, study_parser, write_record
+from geomatch.cameras import pycolmap
 from geomatch.collection import Extraction, find_images
-from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import Mapping, map_database, summarise_model
 from geomatch.colmap.reconstruct import reconstruct
 from geomatch.errors import WeightsError, first_line
@@ -49,7 +48,7 @@ def measure(folder: Path, method: str, max_keypoints: int, seeds: Sequence[int])
 
 def _geomatch(folder: Path, out: Path, method: str, max_keypoints: int, seed: int) -> Row:
     parts = create_method(method, max_keypoints)
-    source = None if isinstance(parts.source, (FeatureFiles, LoFTRMatcher)) else parts.source
+    source = None if isinstance(parts.source, FeatureFiles) else parts.source
     if not source or not parts.descriptor or parts.estimator:
         raise ValueError(f"{method}: give DETECTOR+DESCRIPTOR, or {COLMAP_SIFT!r}")
     extraction = Extraction(source, parts.descriptor)

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from geomatch.benchmarks.harness.machine import machine
 from geomatch.files import replacing
 from geomatch.provenance import versions
@@ -80,9 +82,8 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 def finish_work() -> None:
-    """Wait for the accelerator, if torch is loaded and there is one."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    """Wait for the accelerator, if there is one."""
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 

@@ -37,13 +37,11 @@ STABLE = 0.35
 """Least share of the searches in which a point must have been found."""
 
 
-def make_labels(
-    folder: Path, images: Sequence[BankImage], workers: int = 2, progress: bool = True
-) -> dict[BankImage, str]:
+def make_labels(folder: Path, images: Sequence[BankImage], workers: int = 2) -> dict[BankImage, str]:
     """Write one file per image, unless it exists; return the images that cannot be read, and why."""
     folder.mkdir(parents=True, exist_ok=True)
     todo = [image for image in images if not _file(folder, image).is_file()]
-    return for_each_image(partial(_label_image, folder), todo, workers, "labels", progress)
+    return for_each_image(partial(_label_image, folder), todo, workers, "labels")
 
 
 def load_labels(

@@ -61,10 +61,10 @@ class CropSource:
         return crop.astype(np.uint8)
 
 
-def load_crops(images: Sequence[tuple[TrainingImage, Path]], progress: bool = True) -> CropSource:
+def load_crops(images: Sequence[tuple[TrainingImage, Path]]) -> CropSource:
     """Decode the images once and keep their pyramids in memory (about 1 GB for the recipe)."""
     groups: dict[str, list[list[NDArray[np.uint8]]]] = {"photo": [], "texture": []}
-    for image, path in tqdm(images, desc="reading images", unit="image", disable=not progress):
+    for image, path in tqdm(images, desc="reading images", unit="image"):
         pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if pixels is None:
             raise ValueError(f"OpenCV cannot read the training image {path}")

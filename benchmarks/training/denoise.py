@@ -6,15 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn import functional
 
 from geomatch.benchmarks.training.crops import CropSource
-from geomatch.training.checkpoint import Checkpoint, take_steps
+from geomatch.training.checkpoint import Checkpoint, Log, take_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +34,10 @@ class DenoiseConfig:
     seed: int = 0
 
 
-def new_unet(config: DenoiseConfig) -> UNet2DModel:
-    """An untrained UNet: one ResNet per block, no attention."""
+def new_unet(config: DenoiseConfig) -> Any:
+    """An untrained UNet of diffusers: one ResNet per block, no attention."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
     channels, levels = 3 * config.unshuffle**2, len(config.widths)
     return UNet2DModel(
         sample_size=config.crop_size // config.unshuffle,
@@ -59,9 +57,7 @@ def train_denoiser(
     crops: CropSource,
     out: Path,
     device: str = "cpu",
-    checkpoint_every: int = 200,
-    progress: bool = True,
-) -> list[tuple[int, float]]:
+) -> list[Log]:
     """Train, or resume from ``out/checkpoint.pt``, and save the averaged weights; steps and losses.
 
     Noise, timesteps and crops of step k depend on (seed, k) alone, so that a resumed run gives the same. Then
@@ -70,6 +66,10 @@ def train_denoiser(
     Raises:
         ValueError: when the checkpoint was made with another configuration.
     """
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from diffusers.training_utils import EMAModel
+
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     unet = new_unet(config).to(device)
@@ -98,12 +98,8 @@ def train_denoiser(
             predicted = unet(noisy, timesteps).sample
         return functional.mse_loss(predicted.float(), noise)
 
-    def entry(done: int, loss: float) -> tuple[int, float]:
-        return done, round(loss, 6)
-
     checkpoint = Checkpoint(out / "checkpoint.pt", config, parts, device)
-    bar = "denoising" if progress else None
-    losses = take_steps(checkpoint, config.steps, loss, entry, checkpoint_every, bar)
+    losses = take_steps(checkpoint, loss, "denoising")
     average.copy_to(unet.parameters())
     unet.eval().save_pretrained(out)
     scheduler.save_pretrained(out)

@@ -49,8 +49,6 @@ def train_detector(
     labels: Sequence[Label],
     config: DetectorConfig,
     out: Path,
-    checkpoint_every: int = 100,
-    progress: bool = True,
 ) -> SuperPointNetwork:
     """Train, or resume from ``out/detector.pt``; crops of step k depend on (seed, k) alone.
 
@@ -91,11 +89,8 @@ def train_detector(
         found = functional.log_softmax(cells.float(), dim=1).permute(0, 2, 3, 1)
         return (-(targets * found).sum(-1) * weights).sum() / weights.sum()
 
-    def entry(done: int, loss: float) -> tuple[int, float]:
-        return done, round(loss, 4)
-
     checkpoint = Checkpoint(out / CHECKPOINT, config, parts)
-    take_steps(checkpoint, config.steps, loss, entry, checkpoint_every, "detector" if progress else None)
+    take_steps(checkpoint, loss, "detector")
     return network.eval()
 
 

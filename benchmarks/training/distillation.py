@@ -19,7 +19,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.head.distilled import LAST, UNSHUFFLE, DistilledHead, PatchNetwork, convolutions
+from geomatch.dift.head.distilled import LAST, UNSHUFFLE, PatchNetwork, convolutions
+from geomatch.dift.head.projection import NetworkHead
 from geomatch.dift.inputs import network_patches
 from geomatch.synthetic import Motion
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
@@ -93,7 +94,7 @@ def distilled(
     tilted: Sequence[BankImage],
     work: Path,
     settings: DistillationConfig,
-) -> DistilledHead:
+) -> NetworkHead:
     """Distil a model that describes patches with a projection head; a second call goes on.
 
     ``images`` and ``tilted`` are the photographs with their numbers of views, plain and of tilted planes;
@@ -117,8 +118,7 @@ def distil(
     config: DistillationConfig,
     out: Path,
     validation: Sequence[Rows] = (),
-    progress: bool = True,
-) -> DistilledHead:
+) -> NetworkHead:
     """Train on the banks' pairs of views, or go on from ``out/distilled.pt``.
 
     The ``extractor`` describes patches with its projection head. The rank-1 accuracy on the ``validation``
@@ -140,15 +140,14 @@ def distil(
         return config.imitation * (1 - (found[torch.from_numpy(known)] * wanted).sum(1)).mean()
 
     draw = partial(draw_patches, bank, tilted, config)
-    bar = "distillation" if progress else None
     learner = train_on_pairs(
-        new_network, describe, draw, config, out / CHECKPOINT, validation, bar, imitation
+        new_network, describe, draw, config, out / CHECKPOINT, "distillation", validation, imitation
     )
     log = read_checkpoint(out / CHECKPOINT)["log"]
     training = {**(extractor.head.training if extractor.head else {}), "distillation": asdict(config)}
     training |= {"distillation_pairs": sum(map(len, (*bank, *tilted))), "distillation_log": log}
     network = learner.folded(config.widths, dimension)
-    return DistilledHead(network, extractor.config.feature_settings(), training)
+    return NetworkHead(network, extractor.config.feature_settings(), training)
 
 
 def draw_patches(

@@ -1,25 +1,27 @@
 """The whole recipe of what is embedded: images, denoiser, projection head, detector, model cards."""
 
+import importlib.resources
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 
-from geomatch.benchmarks.training.adaptation import load_labels, make_labels
-from geomatch.benchmarks.training.cards import detector_card, model_card
+from geomatch.benchmarks.training.adaptation import STABLE, WARPS, load_labels, make_labels
 from geomatch.benchmarks.training.crops import load_crops
 from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
 from geomatch.benchmarks.training.detector import CHECKPOINT, DetectorConfig, train_detector
 from geomatch.benchmarks.training.distillation import DistillationConfig, distilled
 from geomatch.benchmarks.training.sources import TrainingImage, fetch_packages, find_images
 from geomatch.dift import PRESETS
+from geomatch.dift.head.projection import Head
 from geomatch.files import replacing
 from geomatch.keypoints.tiny import save_network
 from geomatch.training.bank import BankImage
-from geomatch.training.checkpoint import read_checkpoint
+from geomatch.training.checkpoint import Log, read_checkpoint
 from geomatch.training.convolutional_head import HeadConfig, train_head
 from geomatch.weights.folders import write_sums
 
@@ -36,14 +38,10 @@ VIEWS = {"photo": 40, "texture": 4}
 """View pairs per image for the projection head: there are few photographs."""
 DETECTOR_VIEWS = {"photo": 8, "texture": 1}
 """Views per image for the detector."""
-HEAD = HeadConfig()
-"""Settings of the projection head that is imitated."""
 DISTILLATION_VIEWS = {"photo": 20, "texture": 4}
 """View pairs per image for the network over patches, which has descriptors to learn from."""
 TILTED_VIEWS = {"photo": 24, "texture": 3}
 """The same of tilted planes."""
-DISTILLATION = DistillationConfig()
-"""Settings of the shipped network over patches, which imitates denoiser and projection head."""
 
 
 @click.command()
@@ -59,6 +57,8 @@ def train(out: Path, images: Path, steps: int, device: str, threads: int | None)
     OUT/work keeps checkpoints, patches and labels (4 GB), from which an
     interrupted run resumes.
     """
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
     if threads is not None:
         torch.set_num_threads(threads)
     fetch_packages(images)
@@ -73,11 +73,11 @@ def train(out: Path, images: Path, steps: int, device: str, threads: int | None)
     _write(out / "scheduler_config.json", (work / "scheduler_config.json").read_text(encoding="utf-8"))
     write_sums(out)
     settings = replace(PRESETS["dift-tiny"], model=str(out), head=False)
-    teacher = train_head(settings, bank_images(found), work, HEAD).head
+    teacher = train_head(settings, bank_images(found), work, HeadConfig()).head
     replace(teacher, training={**teacher.training, "model": "dift-tiny"}).save(work / "teacher")
     imitated = replace(settings, head=str(work / "teacher"))
     seen, tilted = bank_images(found, DISTILLATION_VIEWS), bank_images(found, TILTED_VIEWS)
-    head = distilled(imitated, seen, tilted, work, DISTILLATION)
+    head = distilled(imitated, seen, tilted, work, DistillationConfig())
     head.save(out)
     listed = [image for image, _ in found]
     _write(out / "README.md", model_card(config, listed, DENOISER_PACKAGES, head, losses))
@@ -101,6 +101,67 @@ def bank_images(
 ) -> list[BankImage]:
     """The images with the number of views of each."""
     return [BankImage(path, image.sha256, views[image.kind]) for image, path in images]
+
+
+def model_card(
+    config: DenoiseConfig,
+    images: Sequence[TrainingImage],
+    packages: Sequence[str],
+    head: Head,
+    losses: Sequence[Log],
+) -> str:
+    """The model card in Markdown: data, licences, settings and learning curves.
+
+    The denoiser saw the images of ``packages`` alone; some twenty of its ``losses`` are shown.
+    """
+    stride = max(1, len(losses) // 20)
+    shown = [*losses[::stride], losses[-1]] if (len(losses) - 1) % stride else losses[::stride]
+    training = head.training
+    return _template("dift-tiny").format(
+        dimension=head.dimension,
+        denoiser=json.dumps(asdict(config)),
+        samples=config.steps * config.batch_size,
+        packages=", ".join(packages),
+        head=json.dumps(training["head"]),
+        distillation=json.dumps(training["distillation"]),
+        pairs=training["pairs"],
+        distillation_pairs=training["distillation_pairs"],
+        descriptor=json.dumps(PRESETS["dift-tiny"].feature_settings()),
+        data=_data(images),
+        head_curve=_curve(training["log"]),
+        distillation_curve=_curve(training["distillation_log"]),
+        curve="\n".join(f"| {row['step']} | {row['loss']:.4f} |" for row in shown),
+    )
+
+
+def detector_card(
+    config: DetectorConfig, images: Sequence[TrainingImage], views: int, losses: Sequence[Log]
+) -> str:
+    """The detector's card: data, licences, settings and every second row of the learning curve."""
+    return _template("superpoint-tiny").format(
+        views=views,
+        warps=WARPS,
+        stable=STABLE,
+        network=json.dumps(asdict(config)),
+        data=_data(images),
+        curve="\n".join(f"| {row['step']} | {row['loss']:.3f} |" for row in losses[1::2]),
+    )
+
+
+def _curve(log: Sequence[Log]) -> str:
+    return "\n".join(f"| {row['step']:.0f} | {row['loss']:.3f} | {row['rank1']:.3f} |" for row in log[1::2])
+
+
+def _template(name: str) -> str:
+    folder = importlib.resources.files("geomatch.benchmarks.training")
+    return (folder / f"{name}.md").read_text(encoding="utf-8")
+
+
+def _data(images: Sequence[TrainingImage]) -> str:
+    groups = Counter((image.package, image.kind, image.licence) for image in images)
+    return "\n".join(
+        f"| {p} | {kind} | {n} | {licence} |" for (p, kind, licence), n in sorted(groups.items())
+    )
 
 
 def _write(path: Path, text: str) -> None:

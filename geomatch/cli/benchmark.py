@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 _DATA_SETS = {
     "hpatches": ("a folder in HPatches layout", "geomatch",
                  "dift, dift-adm, mma, auc480, auc480-poselib, superpoint, roma, sweep", None),
+    "evd": ("the folder of the Extreme View Dataset", "pairs", "evd", None),
+    "homogr": ("the folder of homogr", "pairs", "evd", None),
+    "oxford": ("the folder of Oxford-Affine", "pairs", "evd", None),
+    "pairs": ("a list of lines IMAGE0 IMAGE1 HFILE, or a folder with pairs.txt or folders of images 1, 2 "
+              "and H_1_2", "pairs", "evd", None),
+    "wxbs": ("the folder of WxBS v1.1", "wxbs-f", "wxbs-f-loma, wxbs-pck",
+             "test, validation or all; test is reported."),
+    "megadepth": ("the folder of MegaDepth-1500", "megadepth",
+                  "megadepth-loftr, megadepth-roma, megadepth-dad, megadepth-gluefactory, "
+                  "megadepth-gluefactory-poselib, megadepth-xfeat", None),
+    "scannet": ("a folder of ScanNet-1500", "scannet",
+                "scannet-superglue, scannet-loftr, scannet-roma", None),
+    "pose": ("a folder with a list of pairs and their cameras in 38 columns, or with a model of COLMAP",
+             "pose", "pose-superglue", None),
     "spair": ("the folder of SPair-71k", "spair", "spair-image, spair-soft",
               "test, val or trn; test is reported."),
     "willow": ("the folder of PF-WILLOW", "willow", "willow-image, willow-soft", None),
@@ -28,7 +42,8 @@ _DATA_SETS = {
 }  # fmt: skip
 """What DATA is, the default protocol, the others, and the splits."""
 _SEMANTIC = ("spair", "willow", "cub")
-_SPARSE = "DETECTOR+DESCRIPTOR, or sift, aliked:WEIGHTS, ...; DESCRIPTOR[t=50,layer=2] changes settings."
+_PLANES = ("hpatches", "evd", "homogr", "oxford", "pairs")
+_SPARSE = "DETECTOR+DESCRIPTOR, or sift, aliked:WEIGHTS, ...; NAME=STRING; DESCRIPTOR[t=50] changes settings."
 _DENSE = "A dense preset, folder or hub id, dino, dinov2 or clip; NAME[t=50,layer=2] changes settings."
 
 _data = click.argument("data", type=click.Path(path_type=Path))
@@ -36,6 +51,9 @@ _out = click.option("--out", type=click.Path(path_type=Path), metavar="DIR", def
                     show_default=True, help="Records; the same run goes on there.")  # fmt: skip
 _keypoints = click.option("--max-keypoints", type=click.IntRange(min=1), default=2000, show_default=True,
                           help="Per image, at most; protocols take the best.")  # fmt: skip
+_variant = click.option("--variant", metavar="NAME,...",
+                        help="Change the second image by many strengths: rotation, scale, jpeg, noise, blur, "
+                        "darkness, resolution.")  # fmt: skip
 _prompt = click.option("--prompt", metavar="TEXT",
                        help="For models conditioned on text. [default: a photo of a {category}]",
                        )  # fmt: skip
@@ -47,14 +65,19 @@ def _split(words: str) -> Option:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Protocols as the command line names them, and a text instead of theirs."""
+    """Protocols as the command line names them, a text instead of theirs, and variants of them."""
 
     protocol: str | None
     prompt: str | None = None
+    variant: str | None = None
 
     def of(self, task: "Task", default: str) -> list[Any]:
         """The protocols of a task."""
         protocols = task.find_protocols(self.protocol or default)
+        if self.variant:
+            from geomatch.benchmarks.tasks.homography.protocols import with_change
+
+            return [with_change(one, name) for one in protocols for name in self.variant.split(",")]
         if self.prompt is None:
             return protocols
         if task.name not in _SEMANTIC:
@@ -75,8 +98,10 @@ def _settings(cache_features: bool) -> "Callable[..., Settings]":
 
 def _ended(task: "Task", result: "RunResult", *written: Path) -> int:
     """Print what a run did, and return the exit code."""
-    for name, reason in result.record["skipped"].items():
-        click.echo(f"skipped     {name}: {reason}", err=True)
+    from geomatch.engine.run import grouped
+
+    for line in grouped(result.record["skipped"]):
+        click.echo(f"skipped     {line}", err=True)
     click.echo(f"computed    {result.computed} evaluations of a {task.unit[0]}, the rest was there")
     for path in (result.path, *written):
         click.echo(f"wrote       {click.format_filename(path)}")
@@ -89,7 +114,7 @@ def benchmark() -> None:
 
 
 def _add_data_set(name: str, title: str, default: str, others: str, splits: str | None) -> None:
-    sparse = name == "hpatches"
+    sparse = name not in (*_SEMANTIC, "davis", "jhmdb")
 
     @benchmark.command(
         name,
@@ -100,7 +125,7 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
     @bundled("protocols", Chosen,
         click.option("--protocol", metavar="NAME,...", default=default, show_default=True,
                      help=f"Or: {others}, all."),
-        *([_prompt] if name in _SEMANTIC else []))  # fmt: skip
+        *([_prompt] if name in _SEMANTIC else [_variant] if name in _PLANES else []))  # fmt: skip
     @click.option("--method", metavar="STRING,...", show_default=True,
                   default="sift+dift-tiny,rootsift" if sparse else "dift-tiny-dense",
                   help=_SPARSE if sparse else _DENSE)  # fmt: skip
@@ -115,13 +140,16 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
         from geomatch.benchmarks.harness.record import table
         from geomatch.benchmarks.harness.run import run_benchmark
         from geomatch.benchmarks.harness.task import find_task
-        from geomatch.benchmarks.methods.strings import split_methods
+        from geomatch.engine.run import grouped
 
         task = find_task(name)
         chosen = protocols.of(task, default)
-        result = run_benchmark(name, data, chosen, split_methods(method), out, context, settings)
+        result = run_benchmark(name, data, chosen, method, out, context, settings)
         if result.warning:
             click.echo(f"warning     {result.warning}", err=True)
+        marked = {row["pair"]: row["warning"] for row in result.record["rows"] if row.get("warning")}
+        for line in grouped(marked):
+            click.echo(f"warning     {line}", err=True)
         click.echo(table(task, result.summaries()))
         return _ended(task, result)
 
@@ -186,7 +214,7 @@ def sweep(
     from geomatch.benchmarks.harness.task import find_task
 
     task = find_task(name)
-    chosen = protocols.of(task, "sweep" if name == "hpatches" else name)
+    chosen = protocols.of(task, "sweep" if name == "hpatches" else next(iter(task.protocols)))
     if len(chosen) != 1:
         raise click.UsageError("--protocol: give one")
     method = method or ("dift-tiny-dense" if task.dense else "sift+dift-tiny-dense")
@@ -198,14 +226,27 @@ def sweep(
 @benchmark.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUNS...")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("report"),
-              show_default=True, help="Where report.md and report.html go.")  # fmt: skip
+              show_default=True, help="Where report.html and its kin go.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR",
               help="The folder of the data, for pictures of the worst pairs.")  # fmt: skip
 @click.option("--store", metavar="PLACE", help="Of the runs. [default: the folder of each record]")
-def report(runs: tuple[Path, ...], out: Path, data: Path | None, store: str | None) -> int:
-    """Tables, curves and comparisons of RUNS, records of benchmarks or folders with them."""
+@click.option("--keypoints", type=click.IntRange(min=1), metavar="N",
+              help="Budget of the leaderboard. [default: that of most methods]")  # fmt: skip
+@click.option("--costs", is_flag=True, help="Measure seconds and weights of the methods on this machine.")
+def report(
+    runs: tuple[Path, ...],
+    out: Path,
+    data: Path | None,
+    store: str | None,
+    keypoints: int | None,
+    costs: bool,
+) -> int:
+    """Tables, curves and comparisons of RUNS, records of benchmarks or folders with them.
+
+    With a leaderboard over all of them, also as CSV and LaTeX.
+    """
     from geomatch.benchmarks.harness.report import write_report
 
-    for path in write_report(runs, out, data, store):
+    for path in write_report(runs, out, data, store, keypoints, costs):
         click.echo(f"wrote       {click.format_filename(path)}")
     return FOUND

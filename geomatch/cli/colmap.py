@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,18 +11,9 @@ from geomatch.cli.match import descriptor_config
 from geomatch.cli.options import Option, bundled, descriptor_options, run_options
 
 if TYPE_CHECKING:
-    from geomatch.collection import CollectionResult, Extraction, Matching, PairSelection
+    from geomatch.collection import CollectionResult
     from geomatch.colmap import Cameras, Mapping
-    from geomatch.colmap.verification import Verification
     from geomatch.engine import RunContext
-
-
-class Collection(NamedTuple):
-    """How a collection is matched."""
-
-    extraction: "Extraction"
-    pairs: "PairSelection"
-    matching: "Matching"
 
 
 def _collection(
@@ -35,15 +26,16 @@ def _collection(
     max_ratio: float | None,
     guided: bool,
     refine_keypoints: bool,
-) -> Collection:
+) -> dict[str, Any]:
+    """How `geomatch.collection.match_collection` is called."""
     from geomatch.collection import Extraction, Matching, PairSelection
 
     config = descriptor_config(descriptor, patches=detector != "grid")
-    return Collection(
-        Extraction(detector, config, max_keypoints),
-        PairSelection(rules, max_pairs),
-        Matching(None, min_similarity, max_ratio, guided, refine_keypoints),
-    )
+    return {
+        "extraction": Extraction(detector, config, max_keypoints),
+        "pairs": PairSelection(rules, max_pairs),
+        "matching": Matching(None, min_similarity, max_ratio, guided, refine_keypoints),
+    }
 
 
 _collection_options = bundled(
@@ -89,18 +81,12 @@ def _geometry(*verifications: str) -> tuple[Option, Option]:
     )  # fmt: skip
 
 
-class Writing(NamedTuple):
-    """How a database is written."""
-
-    cameras: "Cameras"
-    verification: "Verification"
-    seed: int
-
-
 def _writing(
-    camera_mode: str, camera_model: str, camera_params: str, verification: "Verification", seed: int
-) -> Writing:
-    return Writing(_cameras(camera_mode, camera_model, camera_params), verification, seed)
+    camera_mode: str, camera_model: str, camera_params: str, verification: str, seed: int
+) -> dict[str, Any]:
+    """How `geomatch.colmap.export_database` is called."""
+    cameras = _cameras(camera_mode, camera_model, camera_params)
+    return {"cameras": cameras, "verification": verification, "seed": seed}
 
 
 def _mapping(mapper: str, verification: str, seed: int) -> "Mapping":
@@ -133,9 +119,9 @@ def export(
     form: str,
     source: Path | None,
     extend: bool,
-    collection: Collection,
+    collection: dict[str, Any],
     context: "RunContext",
-    writing: Writing,
+    writing: dict[str, Any],
 ) -> int:
     """Match the images of the folder IMAGES and write TARGET, a COLMAP database.
 
@@ -153,7 +139,7 @@ def export(
         raise click.UsageError("--extend is for databases only")
     if form == "database":
         check_target(target, extend)
-        check_cameras(writing.cameras)
+        check_cameras(writing["cameras"])
     elif target.exists() and (target.is_file() or any(target.iterdir())):
         raise GeomatchError(f"{target} exists already; give another name")
     remade: list[str] = []
@@ -162,17 +148,14 @@ def export(
         context = replace(context, store=None)
     else:
         folder = find_images(images)
-        image_sizes(images, folder.names, writing.cameras.mode)
+        image_sizes(images, folder.names, writing["cameras"].mode)
         context = replace(context, store=context.store_at(target.parent / "geomatch-store"))
-        result = match_collection(folder, **collection._asdict(), context=context)
-        found, failed, remade = (
-            result.correspondences,
-            bool(result.skipped or result.failed_pairs),
-            result.remade,
-        )
+        result = match_collection(folder, **collection, context=context)
+        found, remade = result.correspondences, result.remade
+        failed = bool(result.skipped or result.failed_pairs)
         _tell(result)
     if form == "database":
-        report = export_database(images, found, target, **writing._asdict(), extend=extend, context=context)
+        report = export_database(images, found, target, **writing, extend=extend, context=context)
         click.echo(report.text())
         failed = failed or bool(report.images_skipped)
     else:
@@ -237,7 +220,7 @@ def check(database: Path, images: Path | None) -> int:
 def reconstruct(
     images: Path,
     out: Path,
-    collection: Collection,
+    collection: dict[str, Any],
     context: "RunContext",
     cameras: "Cameras",
     mapping: "Mapping",
@@ -249,7 +232,7 @@ def reconstruct(
     """
     from geomatch.colmap import reconstruct as run
 
-    result = run(images, out, **collection._asdict(), cameras=cameras, mapping=mapping, context=context)
+    result = run(images, out, **collection, cameras=cameras, mapping=mapping, context=context)
     _tell(result.matching)
     _tell_remade(result.matching.remade)
     click.echo(result.export.text())

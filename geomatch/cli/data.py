@@ -14,38 +14,15 @@ def data() -> None:
 
 @data.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--archive", type=click.Path(path_type=Path), metavar="ZIP",
-              help="A downloaded hpatches-sequences-release.zip. [default: download 1.3 GB]")  # fmt: skip
-def hpatches(out: Path, archive: Path | None) -> int:
-    """Download the HPatches sequences, check and unpack them into OUT.
-
-    Exit code 1: something is missing.
-    """
-    from geomatch.benchmarks.harness.task import find_task
-    from geomatch.benchmarks.tasks.homography.data import fetch_hpatches
-
-    found = fetch_hpatches(out, archive)
-    click.echo(f"present     {len(found.units)} sequences in {click.format_filename(out)}")
-    for name, reason in found.broken.items():
-        click.echo(f"broken      {name}: {reason}", err=True)
-    warning = find_task("hpatches").warning(found)
-    if warning:
-        click.echo(f"warning     {warning}", err=True)
-    return FOUND if found.complete else NOT_FOUND
-
-
-@data.command()
-@click.argument("out", type=click.Path(path_type=Path))
 @click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed of light and homographies.")
 @click.option("--strong", is_flag=True, help="Stronger light, also in v_, and any rotation in views 4 to 6.")
-def synthetic(out: Path, photos: tuple[Path, ...], seed: int, strong: bool) -> int:
+def synthetic(out: Path, photos: tuple[Path, ...], seed: int, strong: bool) -> None:
     """Make sequences in OUT from PHOTOS: i_ by changed light, v_ by known homographies."""
     from geomatch.benchmarks.tasks.homography.data import make_synthetic
 
     found = make_synthetic(photos, out, seed, strong)
     click.echo(f"present     {len(found.units)} sequences in {click.format_filename(out)}")
-    return FOUND
 
 
 def _add_release(name: str, title: str, size: str) -> None:
@@ -60,15 +37,24 @@ def _add_release(name: str, title: str, size: str) -> None:
         from geomatch.benchmarks.harness.download import RELEASES, fetch_release
         from geomatch.benchmarks.harness.task import find_task
 
+        for licence in dict.fromkeys(file.licence for file, _ in RELEASES[name].files):
+            click.echo(f"licence     {licence}")
         folder = fetch_release(RELEASES[name], out, archives)
-        found = find_task(name).read(folder.absolute(), None)
+        task = find_task(name)
+        found = task.read(folder.absolute(), None)
         click.echo(f"present     {title} in {click.format_filename(folder)}")
         for missing, reason in found.broken.items():
             click.echo(f"missing     {missing}: {reason}", err=True)
+        if warning := task.warning(found):
+            click.echo(f"warning     {warning}", err=True)
         return FOUND if found.complete else NOT_FOUND
 
 
 for _name, _title, _size in (
+    ("hpatches", "the HPatches sequences", "1.3 GB"),
+    ("evd", "the Extreme View Dataset", "28 MB"),
+    ("wxbs", "WxBS v1.1", "40 MB"),
+    ("megadepth", "MegaDepth-1500", "its six files"),
     ("spair", "SPair-71k", "227 MB"),
     ("willow", "PF-WILLOW", "its two files"),
     ("cub", "CUB-200-2011", "1.2 GB"),

@@ -25,7 +25,7 @@ def head() -> None:
 @descriptor_options(leave_out=("--head",))
 def fit(
     descriptor: str, images: Path, out: Path, dimension: int, views: int, trained: bool, steps: int
-) -> int:
+) -> None:
     """Fit a projection head of MODEL to the photographs in the folder IMAGES, and write it into the folder
     OUT.
 
@@ -62,4 +62,3 @@ def fit(
         without = "" if fitted.before is None else f"{100 * fitted.before:.1f} % without, "
         click.echo(f"rank-1      {without}{100 * fitted.after:.1f} % with it, in images held out of the fit")
     click.echo(f"wrote       {click.format_filename(out / 'head.safetensors')}")
-    return 0

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,40 +16,37 @@ if TYPE_CHECKING:
     from geomatch.pipeline import MatchResult
 
 
-@dataclass(frozen=True, slots=True)
-class MatchOptions:
-    """The options of ``geomatch match``, by the names and meaning of `geomatch.match`'s arguments."""
+def _parts(
+    detector: str | None,
+    descriptor: str | None,
+    estimator: str,
+    geometry: str,
+    cameras: Path | None,
+    max_keypoints: int,
+    threshold: float,
+    stretch: "Stretch",
+    bands: tuple[int, ...] | None,
+) -> dict[str, Any]:
+    """Arguments of `geomatch.match`; names and numbers are checked before torch is loaded."""
+    from geomatch.cameras import read_cameras
+    from geomatch.estimators import Essential, create_estimator
+    from geomatch.images import Conversion
+    from geomatch.keypoints import ORIENTED, choose_detector
 
-    detector: str | None
-    descriptor: str | None
-    estimator: str
-    max_keypoints: int
-    threshold: float
-    min_similarity: float | None
-    max_ratio: float | None
-    refine_keypoints: bool | None
-    refine_homography: bool
-    apply_exif: bool
-    stretch: "Stretch"
-    bands: tuple[int, ...] | None
-
-    def parts(self) -> dict[str, Any]:
-        """Arguments of `geomatch.match`; names and numbers are checked before torch is loaded."""
-        from geomatch.estimators import create_estimator
-        from geomatch.images import Conversion
-        from geomatch.keypoints import ORIENTED, choose_detector
-
-        config = descriptor_config(self.descriptor, self.detector is None or self.detector in ORIENTED)
-        names = ("min_similarity", "max_ratio", "refine_keypoints", "refine_homography", "apply_exif")
-        return {
-            "descriptor": config,
-            "estimator": create_estimator(self.estimator, self.threshold),
-            "conversion": Conversion(self.stretch, self.bands),
-            "detector": choose_detector(
-                self.detector, self.max_keypoints, "auto" if config is None else config.device
-            ),
-            **{name: getattr(self, name) for name in names},
-        }
+    model: str | Essential = geometry
+    if cameras is not None:
+        if geometry != "essential":
+            raise click.UsageError("--cameras needs --geometry essential")
+        model = Essential(*read_cameras(cameras), threshold)
+    config = descriptor_config(descriptor, detector is None or detector in ORIENTED)
+    return {
+        "detector": choose_detector(detector, max_keypoints, "auto" if config is None else config.device),
+        "descriptor": config,
+        "estimator": create_estimator(estimator, threshold) if geometry == "homography" else estimator,
+        "model": model,
+        "threshold": threshold,
+        "conversion": Conversion(stretch, bands),
+    }
 
 
 def _show_progress() -> None:
@@ -75,17 +71,31 @@ def _show_progress() -> None:
               help="Write result.json, matches.npz, matches.png and overlay.png here.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
 @bundled(
-    "options",
-    MatchOptions,
+    "parts",
+    _parts,
     click.option("--detector", metavar="NAME",
                  help="mixed, sift, superpoint-tiny, superpoint, grid, orb, ... [default: mixed]"),
     click.option("--descriptor", metavar="NAME",
                  help="A preset (`geomatch models`), or a diffusers model: folder or hub id."),
     click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
                  help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
+    click.option("--geometry", type=click.Choice(["homography", "fundamental", "essential"]),
+                 default="homography", show_default=True,
+                 help="What to estimate; essential is the relative pose of known cameras."),
+    click.option("--cameras", type=click.Path(path_type=Path), metavar="FILE",
+                 help="cameras.txt of COLMAP, one camera or one for each image. [default: EXIF data]"),
     click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
     click.option("--threshold", type=float, default=3.0, show_default=True,
                  help="Largest error of an inlier, in pixels of image 1."),
+    click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
+                 show_default=True,
+                 help="Stretch values of more than 8 bits that use less than a quarter of their range."),
+    click.option("--bands", metavar="N[,N,N]", callback=parse_bands,
+                 help="Of an image with several bands: one, or red, green and blue, counted from 1."),
+)  # fmt: skip
+@bundled(
+    "rules",
+    dict,
     click.option("--min-similarity", type=float, help="Drop matches of a lower cosine similarity."),
     click.option("--max-ratio", type=float, help="Lowe's ratio test."),
     click.option("--refine-keypoints/--no-refine-keypoints", default=None,
@@ -94,15 +104,12 @@ def _show_progress() -> None:
                  help="Refine the homography by Lucas-Kanade, to a fraction of a pixel."),
     click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
                  help="Turn images as their EXIF data says."),
-    click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
-                 show_default=True,
-                 help="Stretch values of more than 8 bits that use less than a quarter of their range."),
-    click.option("--bands", metavar="N[,N,N]", callback=parse_bands,
-                 help="Of an image with several bands: one, or red, green and blue, counted from 1."),
 )  # fmt: skip
 @descriptor_options()
-def match(image0: Path, image1: Path, out: Path | None, as_json: bool, options: MatchOptions) -> int:
-    """Register IMAGE0 and IMAGE1: the homography from the first to the second.
+def match(
+    image0: Path, image1: Path, out: Path | None, as_json: bool, parts: dict[str, Any], rules: dict[str, Any]
+) -> int:
+    """Register IMAGE0 and IMAGE1: the homography from the first to the second, or another model.
 
     Exit code 0: found, 1: not found, 2: bad input or usage.
     """
@@ -110,7 +117,6 @@ def match(image0: Path, image1: Path, out: Path | None, as_json: bool, options: 
 
     for path in (image0, image1):
         check_image_file(path)
-    parts = options.parts()
     _show_progress()
     import geomatch
     from geomatch.drawing.result import save_result
@@ -118,13 +124,13 @@ def match(image0: Path, image1: Path, out: Path | None, as_json: bool, options: 
 
     if out:
         make_folder(out)  # better now than after the work
-    result = geomatch.match(image0, image1, **parts)
+    result = geomatch.match(image0, image1, **parts, **rules)
     written = save_result(result, out) if out else []
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
         _print(result, written)
-    return FOUND if result.homography else NOT_FOUND
+    return FOUND if result.geometry else NOT_FOUND
 
 
 def _print(result: "MatchResult", written: list[Path], *remarks: str) -> None:

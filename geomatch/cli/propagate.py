@@ -10,7 +10,6 @@ import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.options import bundled, changed_config, descriptor_options
-from geomatch.editing.options import EditOptions
 from geomatch.errors import GeomatchError, ImageError, reading
 
 RECORD = "propagation.json"
@@ -26,8 +25,8 @@ RECORD = "propagation.json"
               help="A preset (`geomatch models`), or a diffusers model: folder or hub id. "
               "Those in patches match keypoints, dense ones pixels.")  # fmt: skip
 @bundled(
-    "options",
-    EditOptions,
+    "given",
+    dict,
     click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
                  help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
     click.option("--threshold", type=float,
@@ -42,7 +41,7 @@ RECORD = "propagation.json"
 )  # fmt: skip
 @descriptor_options(leave_out=("--rotations", "--scales", "--seed"))
 def propagate(
-    edit: Path, source: Path, targets: tuple[Path, ...], out: Path, descriptor: str, options: EditOptions
+    edit: Path, source: Path, targets: tuple[Path, ...], out: Path, descriptor: str, given: dict[str, Any]
 ) -> int:
     """Carry EDIT from SOURCE to every TARGET.
 
@@ -57,11 +56,12 @@ def propagate(
 
     from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
-    from geomatch.editing.edit import carry_edit, prepare_edit
+    from geomatch.editing.edit import EditOptions, carry_edit, prepare_edit
     from geomatch.files import make_folder, replacing
     from geomatch.images import write_png
     from geomatch.provenance import record, versions
 
+    options = EditOptions(**given)
     extractor = cached_extractor(replace(changed_config(dift_config(descriptor)), seed=options.seed))
     prepared = prepare_edit(edit, source, extractor, options)
     make_folder(out)
@@ -90,9 +90,7 @@ def propagate(
         "source": str(source),
         "descriptor": record(extractor),
         "estimator": record(prepared.estimator),
-        "max_points": options.max_points,
-        "seed": options.seed,
-        "refine_homography": options.refine_homography,
+        **{name: given[name] for name in ("max_points", "seed", "refine_homography")},
     }
     content = {"targets": rows, "settings": settings, "versions": versions()}
     with replacing(out / RECORD) as temporary:

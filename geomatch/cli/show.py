@@ -28,7 +28,7 @@ def show(
     pca: bool,
     out: Path,
     descriptor: str,
-) -> int:
+) -> None:
     """Draw what the features see.
 
     With one or more IMAGE1 and --point: a row for each, IMAGE0 with the point
@@ -71,4 +71,3 @@ def show(
                 click.echo(f"best match  {x:.1f},{y:.1f} in {name} (similarity {similarity:.4f})")
     write_png(out, picture)
     click.echo(f"wrote       {click.format_filename(out)}")
-    return 0

@@ -27,9 +27,7 @@ def info(place: str) -> int:
     from geomatch.store import Store
     from geomatch.store.upkeep import inspect_store
 
-    chosen = Store.at(place)
-    chosen.check()
-    found = inspect_store(chosen)
+    found = inspect_store(Store.at(place))
     for kind, (count, size) in found.objects.items():
         click.echo(f"{kind:<11} {count} objects, {size / 2**20:.1f} MiB")
     for state in found.runs:
@@ -64,9 +62,7 @@ def verify(place: str, remove: bool) -> int:
     from geomatch.store import Store
     from geomatch.store.upkeep import verify_store
 
-    chosen = Store.at(place)
-    chosen.check()
-    checked, damaged = verify_store(chosen, remove)
+    checked, damaged = verify_store(Store.at(place), remove)
     for name in damaged[:SHOWN]:
         click.echo(f"damaged     {name}")
     if len(damaged) > SHOWN:
@@ -81,7 +77,7 @@ def verify(place: str, remove: bool) -> int:
 @click.option("--forget", multiple=True, metavar="RUN",
               help="Remove this run first; the beginning of its name.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> int:
+def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> None:
     """Remove from PLACE what no run needs, while no run is under way.
 
     Verified geometries and results of benchmarks stay.
@@ -94,4 +90,3 @@ def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> int:
     click.echo(
         f"{word:<11} {gone.objects} objects, {size:.1f} MiB, {gone.temporary_files} half-written files"
     )
-    return FOUND

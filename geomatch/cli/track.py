@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from geomatch.cli.exit_codes import FOUND
 from geomatch.cli.options import bundled, changed_config, descriptor_options, parse_points
 
 
@@ -41,7 +40,7 @@ def track(
     rules: dict[str, Any],
     cells: int | None,
     descriptor: str,
-) -> int:
+) -> None:
     """Follow --points or the objects of --mask through VIDEO, a file or a folder of images.
 
     The defaults of --context, --top-k, --radius, --temperature and --cells
@@ -60,7 +59,7 @@ def track(
     from geomatch.video.frames import frames_of, video_properties
     from geomatch.video.masks import load_mask
     from geomatch.video.track import default_propagation, track_mask, track_points
-    from geomatch.video.writer import save_masks, save_points
+    from geomatch.video.writer import save_tracks
 
     config = changed_config(dift_config(descriptor))
     if config.sampling != "dense":
@@ -74,12 +73,11 @@ def track(
     given = chosen, cells or usual_cells, Store.at(out / "store")
     extractor, shown = cached_extractor(config), tqdm(images, total=count, unit="frame", disable=None)
     if marks is None:
-        saved = save_points(track_points(extractor, shown, np.array(points), *given), out, rate)
+        saved = save_tracks(track_points(extractor, shown, np.array(points), *given), out, rate)
     else:
-        saved = save_masks(track_mask(extractor, shown, marks, *given), out, rate)
+        saved = save_tracks(track_mask(extractor, shown, marks, *given), out, rate)
     click.echo(f"frames      {saved.frames}")
     whole = sum(count == saved.frames for count in saved.seen)
     click.echo(f"{'objects' if mask else 'points':<11} {len(saved.seen)}, {whole} of them in every frame")
     for path in saved.paths:
         click.echo(f"wrote       {click.format_filename(path)}")
-    return FOUND

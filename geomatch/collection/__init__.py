@@ -32,23 +32,10 @@ __getattr__ = lazy_names(
             "LazyPairs",
             "MatchedPair",
         ),
-        "geomatch.collection.folder": (
-            "ImageFolder",
-            "find_images",
-        ),
-        "geomatch.collection.match": (
-            "CollectionResult",
-            "match_collection",
-        ),
+        "geomatch.collection.folder": ("ImageFolder", "find_images"),
+        "geomatch.collection.match": ("CollectionResult", "match_collection"),
         "geomatch.collection.merge": ("merge_points",),
-        "geomatch.collection.options": (
-            "Extraction",
-            "Matching",
-            "PairSelection",
-        ),
-        "geomatch.collection.pairs": (
-            "PairReport",
-            "select_pairs",
-        ),
+        "geomatch.collection.options": ("Extraction", "Matching", "PairSelection"),
+        "geomatch.collection.pairs": ("PairReport", "select_pairs"),
     },
 )

@@ -1,5 +1,6 @@
 """Keypoints of many images and the matches between them, and the checks that every exporter makes."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,63 +80,73 @@ def check_keypoints(name: str, features: Features, size: tuple[int, int]) -> Non
     """Raise `FeaturesError` unless the features fit an image file of ``size`` (width, height)."""
     own = features.image_size
     if own != size:
-        exif = (
-            "; it seems to have been turned by its EXIF orientation, which COLMAP does not: "
-            "extract with apply_exif=False"
-        )
-        raise FeaturesError(
-            f"{name}: the features are of an image of {own[0]}x{own[1]} pixels, the file has "
-            f"{size[0]}x{size[1]}{exif if own == size[::-1] else ''}"
-        )
+        turned = "; COLMAP ignores EXIF orientation: use apply_exif=False" if own == size[::-1] else ""
+        text = f"the features are of an image of {own[0]}x{own[1]} pixels, the file has {size[0]}x{size[1]}"
+        raise FeaturesError(f"{name}: {text}{turned}")
     points = features.keypoints
     outside = ((points < -0.5) | (points > np.array(size, np.float32) - 0.5)).any(axis=1)
     if outside.any():
         x, y = points[int(outside.argmax())]
-        raise FeaturesError(
-            f"{name}: {int(outside.sum())} of {len(points)} keypoints lie outside the image of "
-            f"{size[0]}x{size[1]} pixels, the first at ({x:.1f}, {y:.1f}); are they of a resized image?"
-        )
+        text = f"{int(outside.sum())} of {len(points)} keypoints lie outside its {size[0]}x{size[1]} pixels"
+        raise FeaturesError(f"{name}: {text}, first at ({x:.1f}, {y:.1f}); are they of a resized image?")
 
 
-class PairChecker:
-    """Checks pair after pair, and remembers those it has seen."""
+def checked(
+    found: Correspondences, sizes: Mapping[str, tuple[int, int]], skipped: Counter[str]
+) -> Correspondences:
+    """The same for image files of these sizes, checked while it is read: all features first, then the pairs.
 
-    def __init__(self, num_keypoints: Mapping[str, int]) -> None:
-        self._num_keypoints = num_keypoints
-        self._place = {name: place for place, name in enumerate(num_keypoints)}
-        self._seen: dict[int, int] = {}
+    Pairs that are left out are counted in ``skipped``; what cannot be right raises `FeaturesError`.
+    """
+    lengths: dict[str, int] = {}
 
-    def check(self, pair: MatchedPair) -> str | None:
-        """None for a pair to write, else why it is skipped; raises `FeaturesError` if it cannot be right."""
-        names, label = (pair.name0, pair.name1), f"{pair.name0} - {pair.name1}"
-        if pair.name0 == pair.name1:
-            raise FeaturesError(f"{label}: an image is matched with itself")
-        if not self._num_keypoints.keys() >= set(names):
-            return "pairs of skipped images"
-        indices = pair.matches.indices
-        if len(indices) == 0:
-            return "pairs without matches"
-        counts = [self._num_keypoints[name] for name in names]
-        beyond = indices >= np.array(counts)
-        if beyond.any():
-            row, side = (int(i) for i in np.argwhere(beyond)[0])
-            raise FeaturesError(
-                f"{label}: match {row} names keypoint {indices[row, side]} of {names[side]}, which has "
-                f"{counts[side]}"
-            )
-        flipped = pair.name0 > pair.name1
-        ordered = indices[:, ::-1] if flipped else indices
-        keys = np.sort(ordered[:, 0] * (int(ordered[:, 1].max()) + 1) + ordered[:, 1])
-        if (keys[1:] == keys[:-1]).any():
-            raise FeaturesError(f"{label}: the same match is given more than once")
-        first, second = names[::-1] if flipped else names
-        key = self._place[first] * len(self._place) + self._place[second]  # tuples of many pairs are large
-        content = hash(keys.tobytes())
-        if key not in self._seen:
-            self._seen[key] = content
-            return None
-        if self._seen[key] != content:
-            raise FeaturesError(
-                f"{label}: the pair is given twice (perhaps in both orders) with different matches"
-            )
-        return "pairs given twice"
+    def load(name: str) -> Features:
+        features = found.features[name]
+        check_keypoints(name, features, sizes[name])
+        lengths[name] = len(features)
+        return features
+
+    pairs = LazyPairs(lambda: _checked_pairs(found.pairs, lengths, skipped))
+    return Correspondences(LazyFeatures(list(sizes), load), pairs)
+
+
+def _checked_pairs(
+    pairs: Iterable[MatchedPair], lengths: Mapping[str, int], skipped: Counter[str]
+) -> Iterator[MatchedPair]:
+    place = {name: place for place, name in enumerate(lengths)}
+    seen: dict[int, int] = {}
+    for pair in pairs:
+        first, second = sorted((pair.name0, pair.name1))
+        if first == second:
+            raise FeaturesError(f"{first} - {second}: an image is matched with itself")
+        if not lengths.keys() >= {first, second}:
+            skipped["pairs of skipped images"] += 1
+        elif len(pair.matches) == 0:
+            skipped["pairs without matches"] += 1
+        else:
+            content = _content(pair, lengths)
+            key = place[first] * len(place) + place[second]  # tuples of many pairs are large
+            if key not in seen:
+                seen[key] = content
+                yield pair
+            elif seen[key] == content:
+                skipped["pairs given twice"] += 1
+            else:
+                text = "the pair is given twice (perhaps in both orders) with different matches"
+                raise FeaturesError(f"{pair.name0} - {pair.name1}: {text}")
+
+
+def _content(pair: MatchedPair, lengths: Mapping[str, int]) -> int:
+    """A number that equal matches share, in whichever order the images are; checks the indices."""
+    names, indices = (pair.name0, pair.name1), pair.matches.indices
+    counts = [lengths[name] for name in names]
+    beyond = indices >= np.array(counts)
+    if beyond.any():
+        row, side = (int(i) for i in np.argwhere(beyond)[0])
+        text = f"match {row} names keypoint {indices[row, side]} of {names[side]}, which has {counts[side]}"
+        raise FeaturesError(f"{pair.name0} - {pair.name1}: {text}")
+    ordered = indices[:, ::-1] if pair.name0 > pair.name1 else indices
+    keys = np.sort(ordered[:, 0] * (int(ordered[:, 1].max()) + 1) + ordered[:, 1])
+    if (keys[1:] == keys[:-1]).any():
+        raise FeaturesError(f"{pair.name0} - {pair.name1}: the same match is given more than once")
+    return hash(keys.tobytes())

@@ -14,7 +14,7 @@ from geomatch.describers import Describer, describe_images, traits_of
 from geomatch.engine import FailedItem, StreamTask, Work
 from geomatch.engine.stream import Stage
 from geomatch.engine.task import Need
-from geomatch.errors import DamagedError, FeaturesError, ImageError, first_line
+from geomatch.errors import FeaturesError, ImageError, first_line
 from geomatch.files import digest_of, sha256_of
 from geomatch.images import Image, load_image
 from geomatch.keypoints import Detector
@@ -45,13 +45,11 @@ class StoredFeatures:
         """All of them, read on demand; ``remake`` writes those of a name again that are damaged by then."""
 
         def read(name: str) -> Features:
-            try:
-                return read_features(self.store, self.keys[name], kind)
-            except FeaturesError:
-                if remake is None:
-                    raise
-            remake(name)
-            return read_features(self.store, self.keys[name], kind)
+            wanted = kind, self.keys[name], Features.from_bytes
+            found = self.store.found(*wanted)
+            if found is None and remake:
+                remake(name)
+            return self.store.needed(*wanted) if found is None else found
 
         return LazyFeatures(list(self.keys), read)
 
@@ -114,21 +112,15 @@ def _describe(
     described = describe_images(describer, images, detected)
     if repr(describer) not in _checked and len(described[0]):
         _checked.add(repr(describer))
-        _warn_of_positions(describer, images[0], described[0])
+        local = traits_of(describer).local
+        if not local and (share := content_share(describer, images[0], described[0])) < LEAST_SHARE:
+            _log.warning(
+                "the features tell positions in the image more than its content: of the matches of %s with "
+                "itself, its content moved, %.0f %% are right; the weights may be untrained",
+                images[0].name,
+                100 * share,
+            )
     return described
-
-
-def _warn_of_positions(describer: Describer | None, image: Image, described: Features) -> None:
-    if describer is None or traits_of(describer).local:
-        return
-    share = content_share(describer, image, described)
-    if share < LEAST_SHARE:
-        _log.warning(
-            "the features tell positions in the image more than its content: of the matches of %s with "
-            "itself, its content moved, %.0f %% are right; the weights may be untrained",
-            image.name,
-            100 * share,
-        )
 
 
 def make_missing(
@@ -202,16 +194,6 @@ def _load(root: Path, item: _Keyed) -> Image | FailedItem:
         return FailedItem("the file changed while it was read; give the command again")
     except (ImageError, OSError) as error:
         return FailedItem(first_line(error))
-
-
-def read_features(store: Store, key: str, kind: str = KIND) -> Features:
-    """Read the features of a key; raises `FeaturesError` when they are missing or damaged."""
-    try:
-        return Features.from_bytes(store.read(kind, key), store.label(kind, key))
-    except KeyError as error:
-        raise FeaturesError(f"{store.label(kind, key)} is missing; give the same command again") from error
-    except DamagedError as error:
-        raise FeaturesError(f"{error}; give the same command again") from error
 
 
 def _need_of(describer: Describer) -> Need:

@@ -45,9 +45,7 @@ def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
     if not root.is_dir():
         raise ImageError(f"{root}: no such folder of images")
     names, skipped = [], {}
-    left_out = exclude.resolve() if exclude else None
-    if left_out and root.resolve() not in left_out.parents:
-        left_out = None
+    left_out = exclude.resolve() if exclude and root.resolve() in exclude.resolve().parents else None
     for path in root.rglob("*"):
         below = path.relative_to(root)
         if path.suffix.lower() not in IMAGE_SUFFIXES | UNREADABLE:

@@ -1,6 +1,5 @@
 """Matching a collection: images examined, described, paired and matched, everything cached."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction,
 from geomatch.collection.pair_matches import match_pairs, pair_keys
 from geomatch.collection.pairs import PairReport, needs_retrieval, select_pairs
 from geomatch.collection.retrieval import KIND as GLOBAL
-from geomatch.collection.retrieval import global_key, pool_images
+from geomatch.collection.retrieval import global_key, nearest_images, pool_images
 from geomatch.describers import DenseDescriber, Describer, as_dense, traits_of
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.engine import FailedItem, RunContext
 from geomatch.engine.context import CONTEXT
+from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.files import digest_of
 from geomatch.provenance import cache_key, record
@@ -76,7 +76,7 @@ def match_collection(
         WeightsError: when a model cannot be loaded.
         ValueError: for options that make no sense, and objects that have no cache key.
     """
-    detector, describer = extraction.parts(context.device)
+    parts = detector, describer = extraction.parts(context.device)
     matching = matching.settled(traits_of(describer))
     store = context.store_at(STORE)
     dense = dense_twin(describer)
@@ -102,19 +102,21 @@ def match_collection(
         keys = {photo.name: feature_key(photo.sha256, parts_key) for photo in photos}
         content = digest_of([[photo.name, photo.sha256] for photo in photos])
         manifest = Manifest.start(store, "collection", str(folder.root.absolute()), settings, content)
-        needed = {FEATURES: _unique(keys.values())}
-        if needs_retrieval(pairs, len(photos)):
-            needed[GLOBAL] = _unique(global_key(photo.sha256, dense) for photo in photos)
-        manifest = manifest.saved(store, objects=manifest.objects | needed, failed=skipped)
-        pooled: tuple[str, ...] = ()
+
+        def objects() -> dict[str, tuple[str, ...]]:
+            """Keys of what the photographs need, besides what an earlier run needed."""
+            needed = {FEATURES: [keys[photo.name] for photo in photos]}
+            if needs_retrieval(pairs, len(photos)):
+                needed[GLOBAL] = [global_key(photo.sha256, dense) for photo in photos]
+            return manifest.objects | {kind: tuple(dict.fromkeys(own)) for kind, own in needed.items()}
+
+        manifest = manifest.saved(store, objects=objects(), failed=skipped)
 
         def nearest(count: int, order: NDArray[np.int64] | None) -> NDArray[np.int64]:
-            nonlocal pooled
             for left in reversed(range(ROUNDS)):
-                descriptors = pool_images(folder.root, photos, dense, store, work)
-                pooled = _unique(descriptors.keys)
+                pooled = pool_images(folder.root, photos, dense, store, work)
                 try:
-                    return descriptors.nearest(count, order, work)
+                    return nearest_images(store, pooled, count, order, work)
                 except GeomatchError:  # of a damaged object, which was removed, or of something else
                     if not left or store.sizes(GLOBAL).keys() >= set(pooled):
                         raise
@@ -125,31 +127,24 @@ def match_collection(
 
         def remake(name: str) -> None:
             remade.append(name)
-            extract_again(folder.root, by_name[name], keys[name], (detector, describer), store)
+            extract_again(folder.root, by_name[name], keys[name], parts, store)
 
         computed_images = computed_pairs = 0
         for _ in range(ROUNDS):
-            made, failed = extract_features(folder.root, photos, keys, (detector, describer), store, work)
+            made, failed = extract_features(folder.root, photos, keys, parts, store, work)
             computed_images += made
             skipped |= failed
             photos = [photo for photo in photos if photo.name not in failed]
             if not photos:
-                reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+                reasons = "; ".join(grouped(skipped)[:3])
                 raise ImageError(f"{folder.root}: no image could be read ({reasons})")
             usable = replace(folder, names=tuple(photo.name for photo in photos))
             stored = StoredFeatures(store, {name: keys[name] for name in usable.names})
             positions = {photo.name: photo.position for photo in photos if photo.position is not None}
             report = select_pairs(usable, pairs, nearest, positions)
-            objects = {FEATURES: _unique(stored.keys.values())} | ({GLOBAL: pooled} if pooled else {})
             wanted = pair_keys(stored, report.pairs, matching, device)
-            manifest = manifest.saved(
-                store,
-                names=usable.names,
-                objects=manifest.objects | objects,
-                pair_keys=wanted,
-                failed=skipped,
-                retries=work.retries,
-            )
+            told = {"names": usable.names, "failed": skipped, "retries": work.retries}
+            manifest = manifest.saved(store, objects=objects(), pair_keys=wanted, **told)
             matched, failed_pairs, made = match_pairs(stored, report.pairs, wanted, matching, work, device)
             computed_pairs += made
             if not failed_pairs or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
@@ -173,10 +168,6 @@ def match_collection(
         remade,
         settings | {"pairs": dict(report.given)},
     )
-
-
-def _unique(keys: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(keys))
 
 
 def dense_twin(describer: Describer) -> DenseDescriber:

@@ -39,10 +39,8 @@ def merge_points(
     links: list[tuple[str, str, NDArray[np.float32]]] = []
     for name0, name1, points0, points1, similarity in pairs:
         if not len(points0) == len(points1) == len(similarity):
-            raise FeaturesError(
-                f"{name0} - {name1}: {len(points0)} points, {len(points1)} partners and {len(similarity)} "
-                "similarities; these must be as many"
-            )
+            text = f"{len(points0)} points, {len(points1)} partners and {len(similarity)} similarities"
+            raise FeaturesError(f"{name0} - {name1}: {text}; these must be as many")
         for name, points in ((name0, points0), (name1, points1)):
             rows = np.asarray(points, np.float64).reshape(-1, 2)
             if not ((rows >= -0.5) & (rows <= np.array(sizes[name]) - 0.5)).all():

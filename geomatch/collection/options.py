@@ -74,10 +74,8 @@ class PairSelection:
         object.__setattr__(self, "rules", tuple(self.rules))
         for rule in self.rules:
             if not _RULE.fullmatch(rule):
-                raise ValueError(
-                    f"{rule!r} is no rule for pairs: give exhaustive, sequential:N, retrieval:N, loop:N, "
-                    "gps:N or file:PATH"
-                )
+                known = "exhaustive, sequential:N, retrieval:N, loop:N, gps:N or file:PATH"
+                raise ValueError(f"{rule!r} is no rule for pairs: give {known}")
 
     def uses(self, *kinds: str) -> bool:
         """True if a rule of these kinds is given."""

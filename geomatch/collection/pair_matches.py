@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from geomatch.collection.correspondences import LazyPairs, MatchedPair
 from geomatch.collection.features import KIND as FEATURES
-from geomatch.collection.features import SCHEMA, StoredFeatures, read_features
+from geomatch.collection.features import SCHEMA, StoredFeatures
 from geomatch.collection.options import Matching
 from geomatch.collection.pairs import Pair
 from geomatch.engine import BlockTask, FailedItem, Work
@@ -98,7 +98,8 @@ def _match(
     """Match the pairs of a block, and write a pack; results are its name and the pair's row."""
     places = {key: n for n, key in enumerate(dict.fromkeys(key for pair in block for key in pair.features))}
     pairs = [(places[first], places[second]) for first, second in (pair.features for pair in block)]
-    found = match_block((_read(store, key) for key in places), pairs, matching, device)
+    images = (store.needed(FEATURES, key, Features.from_bytes) for key in places)
+    found = match_block(images, pairs, matching, device)
     arrays = {
         "counts": np.array([len(matches) for matches in found]),
         "indices": np.concatenate([matches.indices for matches in found]).astype(np.uint32),
@@ -106,14 +107,6 @@ def _match(
     }
     name = write_pack(store, KIND, [pair.key for pair in block], arrays)
     return [(name, row) for row in range(len(block))]
-
-
-def _read(store: Store, key: str) -> Features:
-    try:
-        return read_features(store, key)
-    except FeaturesError:
-        store.remove(FEATURES, key)  # so that it is made again
-        raise
 
 
 def pair_blocks(pairs: Sequence[Pair]) -> list[list[int]]:

@@ -137,10 +137,8 @@ def _listed(path: Path, known: set[str], remarks: list[str]) -> Iterator[Pair]:
         if not line.strip() or (line.lstrip().startswith("#") and not known.issuperset(pair)):
             continue
         if len(pair) != 2 or pair[0] == pair[1]:
-            raise GeomatchError(
-                f"{path}:{number}: expected two different image names separated by a space, or by a tab "
-                f"when names have spaces, got {line!r}"
-            )
+            text = "expected two different image names and a space, or a tab if they have spaces, between"
+            raise GeomatchError(f"{path}:{number}: {text}, got {line!r}")
         if known.issuperset(pair):
             yield pair[0], pair[1]
         else:

@@ -15,7 +15,7 @@ from geomatch.collection.pairs import LOOP_GAP, best_partners
 from geomatch.describers import DenseDescriber
 from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import grouped, in_blocks
-from geomatch.errors import DamagedError, GeomatchError
+from geomatch.errors import GeomatchError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.images import Image
 from geomatch.provenance import cache_key, versions
@@ -33,12 +33,17 @@ def global_key(sha256: str, extractor: DenseDescriber) -> str:
 
 def pool_images(
     root: Path, photos: Sequence[Photograph], extractor: DenseDescriber, store: Store, work: Work
-) -> "StoredDescriptors":
-    """Pool the features of the images that the store does not hold yet."""
+) -> tuple[str, ...]:
+    """Pool the features of the images that the store does not hold yet; return all keys, one per image.
+
+    Raises `GeomatchError` for images that cannot be read.
+    """
     keys = {photo.name: global_key(photo.sha256, extractor) for photo in photos}
     stored, steps = StoredFeatures(store, keys), Steps(KIND, (), partial(_maps, extractor), _pooled)
     _, failed = make_missing(root, photos, stored, steps, extractor, work, "appearance")
-    return StoredDescriptors(store, tuple(keys.values()), failed)
+    if failed:
+        raise GeomatchError("images cannot be compared: " + "; ".join(grouped(failed)))
+    return tuple(keys.values())
 
 
 def _maps(extractor: DenseDescriber, images: Sequence[Image]) -> list[list[NDArray[np.float32]]]:
@@ -57,31 +62,18 @@ def _pooled(layers: Sequence[NDArray[np.float32]]) -> bytes:
     return pack_arrays(KIND, {"row": np.concatenate(parts).astype(np.float32)})
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class StoredDescriptors:
-    """Pooled features of a collection in a store."""
-
-    store: Store
-    keys: tuple[str, ...]  # one per image, in order
-    failed: dict[str, str]  # images without, and why
-
-    def rows(self) -> NDArray[np.float32]:
-        """(N, D) all of them."""
-        return np.stack([_read(self.store, KIND, key, "row") for key in self.keys])
-
-    def nearest(self, count: int, order: NDArray[np.int64] | None, work: Work) -> NDArray[np.int64]:
-        """Find the images that look most alike, see `geomatch.collection.pairs.Nearest`."""
-        if self.failed:
-            raise GeomatchError("images cannot be compared: " + "; ".join(grouped(self.failed)))
-        chunks = [tuple(chunk) for chunk in in_blocks(self.keys, CHUNK)]
-        total = len(self.keys)
-        gathered = _in_order(partial(_gather, self.store), chunks, "descriptors", work)
-        mean, squares = np.sum(list(gathered), axis=0) / total
-        deviation = np.sqrt(np.maximum(squares - mean**2, 0))
-        names = tuple(digest_of(list(chunk)) for chunk in chunks)
-        ranking = _Ranking(self.store, names, total, mean, deviation, count, order)
-        ranked = _in_order(ranking.rank, range(len(chunks)), "retrieval", work)
-        return np.concatenate(list(ranked)).astype(np.int64)
+def nearest_images(
+    store: Store, keys: Sequence[str], count: int, order: NDArray[np.int64] | None, work: Work
+) -> NDArray[np.int64]:
+    """Find the images that look most alike by pooled features, see `geomatch.collection.pairs.Nearest`."""
+    chunks = [tuple(chunk) for chunk in in_blocks(keys, CHUNK)]
+    gathered = _in_order(partial(_gather, store), chunks, "descriptors", work)
+    mean, squares = np.sum(list(gathered), axis=0) / len(keys)
+    deviation = np.sqrt(np.maximum(squares - mean**2, 0))
+    names = tuple(digest_of(list(chunk)) for chunk in chunks)
+    ranking = _Ranking(store, names, len(keys), mean, deviation, count, order)
+    ranked = _in_order(ranking.rank, range(len(chunks)), "retrieval", work)
+    return np.concatenate(list(ranked)).astype(np.int64)
 
 
 def _in_order(function: Any, items: Sequence[Any], what: str, work: Work) -> Iterator[Any]:
@@ -99,7 +91,7 @@ def _each(function: Any, block: Sequence[Any]) -> list[Any]:
 
 def _gather(store: Store, keys: Sequence[str]) -> NDArray[np.float64]:
     """Gather the rows of a chunk in one object; (2, D) sums of the rows and of their squares."""
-    rows = np.stack([_read(store, KIND, key, "row") for key in keys])
+    rows = np.stack([read_array(store, KIND, key, "row") for key in keys])
     store.write(CHUNKS, digest_of(list(keys)), pack_arrays(CHUNKS, {"rows": rows}))
     wide = rows.astype(np.float64)
     return np.stack([wide.sum(axis=0), (wide**2).sum(axis=0)])
@@ -138,7 +130,7 @@ class _Ranking:
         Channels are centred and divided by their deviation over the collection: features that all
         photographs share say nothing about which belong together.
         """
-        rows = _read(self.store, CHUNKS, self.chunks[number], "rows").astype(np.float64) - self.mean
+        rows = read_array(self.store, CHUNKS, self.chunks[number], "rows").astype(np.float64) - self.mean
         used = self.deviation > CONSTANT * np.abs(self.mean)
         rows *= np.where(used, 1 / np.maximum(self.deviation, 1e-12), 0)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -146,12 +138,6 @@ class _Ranking:
         return unit
 
 
-def _read(store: Store, kind: str, key: str, array: str) -> NDArray[np.float32]:
-    label = store.label(kind, key)
-    try:
-        return unpack_arrays(store.read(kind, key), label, kind, (array,))[array]
-    except KeyError as error:
-        raise GeomatchError(f"{label} is missing; give the same command again") from error
-    except DamagedError:
-        store.remove(kind, key)  # made again by the next run
-        raise
+def read_array(store: Store, kind: str, key: str, array: str) -> NDArray[np.float32]:
+    """An array of an object; raises `FeaturesError` if it is missing or damaged."""
+    return store.needed(kind, key, lambda data, label: unpack_arrays(data, label, kind, (array,)))[array]

@@ -19,19 +19,10 @@ __getattr__ = lazy_names(
     __name__,
     {
         "geomatch.colmap.cameras": ("Cameras",),
-        "geomatch.colmap.database": (
-            "ExportReport",
-            "export_database",
-        ),
+        "geomatch.colmap.database": ("ExportReport", "export_database"),
         "geomatch.colmap.doctor.check": ("check_database",),
-        "geomatch.colmap.formats.convert": (
-            "read_correspondences",
-            "write_correspondences",
-        ),
+        "geomatch.colmap.formats.convert": ("read_correspondences", "write_correspondences"),
         "geomatch.colmap.mapping": ("Mapping",),
-        "geomatch.colmap.reconstruct": (
-            "Reconstructed",
-            "reconstruct",
-        ),
+        "geomatch.colmap.reconstruct": ("Reconstructed", "reconstruct"),
     },
 )

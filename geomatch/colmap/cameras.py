@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-import numpy as np
-
+from geomatch.cameras import check_model, check_params, pycolmap
 from geomatch.collection.correspondences import check_name
-from geomatch.colmap.library import database, pycolmap
+from geomatch.colmap.library import database
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
 from geomatch.images import raw_size
 
@@ -32,22 +31,14 @@ CAMERAS = Cameras()
 
 def check_cameras(cameras: Cameras) -> None:
     """Raise `GeomatchError` unless COLMAP has the camera model, and parameters, if given, fit it."""
-    library, model, params = pycolmap(), cameras.model, cameras.params
-    models = [name for name in library.CameraModelId.__members__ if name != "INVALID"]
-    if model not in models:
-        raise GeomatchError(f"COLMAP has no camera model {model!r}; choose one of: {', '.join(models)}")
-    if not params:
+    check_model(cameras.model)
+    if not cameras.params:
         return
-    camera = library.Camera.create_from_model_name(1, model, 1.0, 1, 1)
     try:
-        values = np.array([float(value) for value in params.split(",")])
+        values = [float(value) for value in cameras.params.split(",")]
     except ValueError:
-        values = np.zeros(0)
-    if len(values) != len(camera.params) or not np.isfinite(values).all():
-        text = f"camera model {model} has {len(camera.params)} parameters ({camera.params_info})"
-        raise GeomatchError(f"{text}: give as many numbers separated by commas, got {params!r}")
-    if (values[camera.focal_length_idxs()] <= 0).any():
-        raise GeomatchError(f"focal lengths must be positive, got {params!r} for {camera.params_info}")
+        values = []
+    check_params(cameras.model, values, cameras.params)
 
 
 def image_sizes(
@@ -66,10 +57,8 @@ def image_sizes(
             continue
         first, size = shared.setdefault(_sharing(name, mode), (name, sizes[name]))
         if size != sizes[name]:
-            raise FeaturesError(
-                f"camera mode {mode}: {first} has {size[0]}x{size[1]} pixels, {name} {sizes[name][0]}x"
-                f"{sizes[name][1]}; images of one camera must be of one size: use 'auto' or 'per-image'"
-            )
+            text = f"{first} has {size[0]}x{size[1]} pixels, {name} {sizes[name][0]}x{sizes[name][1]}"
+            raise FeaturesError(f"{text}; images of one camera must be of one size: use auto or per-image")
     if not sizes:
         raise ImageError(f"{images}: none of {len(skipped)} images can be read; is it the right folder?")
     return sizes, skipped

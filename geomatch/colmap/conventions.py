@@ -44,8 +44,6 @@ def fundamental_to_colmap(matrix: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(_UNSHIFT.T @ matrix @ _UNSHIFT)
 
 
-def camera_matrix(params: NDArray[np.floating], num_focal: int) -> NDArray[np.float64]:
-    """(3, 3) in our coordinates, from a COLMAP camera's focal length(s), cx, cy; distortion is left out."""
-    fx, fy = params[0], params[num_focal - 1]
-    cx, cy = params[num_focal] - 0.5, params[num_focal + 1] - 0.5
-    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+def camera_from_colmap(matrix: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Convert a camera matrix K to our coordinates: T^-1 K."""
+    return np.asarray(_UNSHIFT @ matrix)

@@ -2,25 +2,28 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from geomatch.collection.correspondences import Correspondences, PairChecker, check_keypoints
+from geomatch.cameras import pycolmap
+from geomatch.collection.correspondences import Correspondences, LazyPairs, MatchedPair, checked
 from geomatch.colmap.cameras import CAMERAS, Cameras, check_cameras, image_sizes, import_images
 from geomatch.colmap.conventions import CONFIGURATIONS, to_colmap
 from geomatch.colmap.doctor.check import check_database
-from geomatch.colmap.library import database, pycolmap
+from geomatch.colmap.library import database
 from geomatch.colmap.target import DiskSpace, check_target, replaced
 from geomatch.colmap.verification import Verification, verify_with_colmap, verify_with_ours
 from geomatch.engine import RunContext
 from geomatch.engine.context import CONTEXT
 from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
+from geomatch.types import Features
 
 _IMAGE_BYTES, _PAIR_BYTES = 1024, 512
 """Bytes of the tables' rows besides keypoints and matches, generously."""
@@ -96,16 +99,19 @@ def export_database(
         wrong = next((one.message for one in check_database(path).findings if one.severity == "error"), "")
         if wrong:
             raise GeomatchError(f"{path} has errors that must be mended first (`colmap check`): {wrong}")
-    space = DiskSpace(path.resolve().parent)
+    space, skipped = DiskSpace(path.resolve().parent), Counter[str]()
+    bar = partial(tqdm, disable=None if context.progress else True)
     try:
         with replaced(path, extend, space) as temporary:
             space.reserve(_IMAGE_BYTES * len(sizes))
             import_images(temporary, images, list(sizes), cameras)
             with database(str(temporary)) as opened, pycolmap().DatabaseTransaction(opened):
                 ids = _imported(opened, sizes, images_skipped)
-                writer = _Writer(opened, ids, correspondences, space, None if context.progress else True)
-                keypoints = writer.write_keypoints(sizes)
-                pairs, matches = writer.write_matches()
+                given = LazyPairs(lambda: iter(bar(correspondences.pairs, desc="matches", unit="pair")))
+                found = checked(Correspondences(correspondences.features, given), sizes, skipped)
+                features = bar(found.features.items(), desc="keypoints", unit="image")
+                keypoints = _write_keypoints(opened, ids, features, space, skipped)
+                matches = _write_matches(opened, ids, found.pairs, space, skipped)
                 # a geometry holds its inliers again
                 space.reserve(8 * opened.num_matches() + _PAIR_BYTES * opened.num_matched_image_pairs())
             if verification == "colmap":
@@ -120,8 +126,7 @@ def export_database(
                 verified = {CONFIGURATIONS[kind]: n for kind, n in connection.execute(query)}
     except (RuntimeError, sqlite3.Error) as error:
         raise GeomatchError(f"{path}: COLMAP could not write the database ({first_line(error)})") from error
-    written = len(keypoints), sum(keypoints)
-    return ExportReport(path, *written, pairs, matches, verified, dict(writer.skipped), images_skipped)
+    return ExportReport(path, *keypoints, *matches, verified, dict(skipped), images_skipped)
 
 
 def _imported(
@@ -142,55 +147,47 @@ def _imported(
     return {name: present[name].image_id for name in sizes}
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
-    """Writes correspondences to an open database; ``ids`` are the numbers of its images by name."""
+def _write_keypoints(
+    opened: Any,
+    ids: Mapping[str, int],
+    images: Iterable[tuple[str, Features]],
+    space: DiskSpace,
+    skipped: Counter[str],
+) -> tuple[int, int]:
+    """Write the keypoints that are not there; return the numbers of images and keypoints."""
+    written = keypoints = 0
+    for name, features in images:
+        rows = to_colmap(features.keypoints)
+        if len(rows) == 0:
+            skipped["images without keypoints (written, but they cannot be registered)"] += 1
+        if opened.exists_keypoints(ids[name]):
+            old = opened.read_keypoints(ids[name])
+            # subtracting and adding half a pixel may change the last bit
+            if len(old) != len(rows) or not np.allclose(old[:, :2], rows, rtol=0, atol=1e-3):
+                text = f"{name}: the database has other keypoints for it ({len(old)}, new {len(rows)})"
+                raise FeaturesError(text + "; export to a new database")
+            skipped["images that the database already had"] += 1
+            continue
+        space.reserve(rows.nbytes)
+        opened.write_keypoints(ids[name], rows)
+        written += 1
+        keypoints += len(rows)
+    return written, keypoints
 
-    opened: Any
-    ids: Mapping[str, int]
-    correspondences: Correspondences
-    space: DiskSpace
-    disable: bool | None
-    skipped: Counter[str] = field(default_factory=Counter)
 
-    def write_keypoints(self, sizes: Mapping[str, tuple[int, int]]) -> list[int]:
-        """Write the keypoints that are not there; return their number in each image."""
-        written = []
-        for name, size in tqdm(sizes.items(), desc="keypoints", unit="image", disable=self.disable):
-            features = self.correspondences.features[name]
-            check_keypoints(name, features, size)
-            rows = to_colmap(features.keypoints)
-            if len(rows) == 0:
-                self.skipped["images without keypoints (written, but they cannot be registered)"] += 1
-            if self.opened.exists_keypoints(self.ids[name]):
-                old = self.opened.read_keypoints(self.ids[name])
-                # subtracting and adding half a pixel may change the last bit
-                if len(old) != len(rows) or not np.allclose(old[:, :2], rows, rtol=0, atol=1e-3):
-                    text = f"{name}: the database has other keypoints for it ({len(old)}, new {len(rows)})"
-                    raise FeaturesError(text + "; export to a new database")
-                self.skipped["images that the database already had"] += 1
-                continue
-            self.space.reserve(rows.nbytes)
-            self.opened.write_keypoints(self.ids[name], rows)
-            written.append(len(rows))
-        return written
-
-    def write_matches(self) -> tuple[int, int]:
-        """Write the matches that are not there; return the numbers of pairs and matches."""
-        opened, ids = self.opened, self.ids
-        checker = PairChecker({name: opened.num_keypoints_for_image(ids[name]) for name in ids})
-        pairs = matches = 0
-        extended = opened.num_matched_image_pairs() > 0
-        for pair in tqdm(self.correspondences.pairs, desc="matches", unit="pair", disable=self.disable):
-            reason = checker.check(pair)
-            if reason is None and extended and opened.exists_matches(ids[pair.name0], ids[pair.name1]):
-                reason = "pairs that the database already had"
-            if reason is not None:
-                self.skipped[reason] += 1
-                continue
-            rows = pair.matches.indices.astype(np.uint32)
-            self.space.reserve(rows.nbytes + _PAIR_BYTES)
-            opened.write_matches(ids[pair.name0], ids[pair.name1], rows)
-            pairs += 1
-            matches += len(pair.matches)
-        return pairs, matches
+def _write_matches(
+    opened: Any, ids: Mapping[str, int], found: Iterable[MatchedPair], space: DiskSpace, skipped: Counter[str]
+) -> tuple[int, int]:
+    """Write the matches that are not there; return the numbers of pairs and matches."""
+    written = matches = 0
+    extended = opened.num_matched_image_pairs() > 0
+    for pair in found:
+        if extended and opened.exists_matches(ids[pair.name0], ids[pair.name1]):
+            skipped["pairs that the database already had"] += 1
+            continue
+        rows = pair.matches.indices.astype(np.uint32)
+        space.reserve(rows.nbytes + _PAIR_BYTES)
+        opened.write_matches(ids[pair.name0], ids[pair.name1], rows)
+        written += 1
+        matches += len(rows)
+    return written, matches

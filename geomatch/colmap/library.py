@@ -1,25 +1,13 @@
-"""The one way to pycolmap."""
+"""Databases, and work that ends, with pycolmap."""
 
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from functools import cache
-from types import ModuleType
 from typing import Any
 
-from geomatch.errors import GeomatchError, first_line, require
-
-del zlib  # loaded before pycolmap: the other way round, writing a PNG later aborts the process (4.1, 4.2)
-
-
-@cache
-def pycolmap() -> ModuleType:
-    """The library, quiet but for errors; raises `MissingDependencyError` when it is not installed."""
-    library = require("pycolmap", "all", "COLMAP")
-    library.logging.minloglevel = 3  # what matters is compared afterwards and reported by us
-    return library
+from geomatch.cameras import pycolmap
+from geomatch.errors import GeomatchError, first_line
 
 
 @contextmanager

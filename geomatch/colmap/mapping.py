@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from geomatch.colmap.library import database, interruptible, pycolmap
+from geomatch.cameras import pycolmap
+from geomatch.colmap.library import database, interruptible
 from geomatch.colmap.verification import Verification
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import new_folder

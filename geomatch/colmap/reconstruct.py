@@ -11,12 +11,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from geomatch.cameras import pycolmap
 from geomatch.collection.folder import find_images
 from geomatch.collection.match import CollectionResult, match_collection
 from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
 from geomatch.colmap.cameras import CAMERAS, Cameras, check_cameras, image_sizes
 from geomatch.colmap.database import ExportReport, export_database
-from geomatch.colmap.library import pycolmap
 from geomatch.colmap.mapping import MAPPING, Mapper, Mapping, ModelSummary, map_database, summarise_model
 from geomatch.colmap.target import check_closed
 from geomatch.colmap.view import sparse_model, write_view
@@ -166,13 +166,9 @@ def _reason(images: int, report: ExportReport, mapper: Mapper) -> str:
     if not report.pairs:
         return "no pair of images has matches"
     if not good:
-        return (
-            f"none of {report.pairs} pairs has enough matches that agree with one geometry: the images may "
-            "not overlap, or more keypoints (--max-keypoints) or pairs (--pairs) are needed"
-        )
+        text = f"none of {report.pairs} pairs has enough matches that agree with one geometry: the images"
+        return text + " may not overlap, or more keypoints (--max-keypoints) or pairs (--pairs) are needed"
     if mapper == "global" and set(good).isdisjoint(("calibrated", "uncalibrated", "calibrated rig")):
         return "all verified pairs are planar or of a turning camera, which global mapping does not use"
-    return (
-        f"{sum(good.values())} pairs are verified, but no two images could start a model: they may be taken "
-        "from one place (no parallax), show one plane, or overlap too little"
-    )
+    text = f"{sum(good.values())} pairs are verified, but no two images could start a model: they may be"
+    return text + " taken from one place (no parallax), show one plane, or overlap too little"

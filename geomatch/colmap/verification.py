@@ -3,9 +3,8 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from geomatch.cameras import pycolmap
 from geomatch.colmap import conventions
 from geomatch.colmap.conventions import PAIR_BASE
-from geomatch.colmap.library import database, interruptible, pycolmap
-from geomatch.engine import FailedItem, Work
+from geomatch.colmap.library import database, interruptible
+from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import LazyBlock, grouped, in_blocks
-from geomatch.engine.task import Need
 from geomatch.errors import GeomatchError
 from geomatch.estimators import estimate_two_view
 from geomatch.provenance import versions
@@ -89,7 +88,7 @@ def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None
             todo = [pair_id for place, pair_id in enumerate(todo) if place not in written]
         blocks = [LazyBlock(part, read) for part in in_blocks(todo, _BATCH)]
         results: Iterator[tuple[_Pair, Found | FailedItem]] = work.results(
-            _Verifying(store), blocks, "verification", "pair", total - len(todo)
+            BlockTask(partial(_verify, store)), blocks, "verification", "pair", total - len(todo)
         )
         for pair, result in results:
             if isinstance(result, FailedItem):
@@ -113,28 +112,19 @@ def _cached(store: Store, keys: Sequence[bytes]) -> Iterator[tuple[int, Found]]:
             yield place, TwoViewGeometry(kind, arrays["matrices"][row], arrays["inliers"][part])
 
 
-@dataclass(frozen=True, slots=True)
-class _Verifying:
-    """Task: estimates the geometries of a block, and writes a pack of them if there is a store."""
-
-    store: Store | None
-    need: Need = "processor"
-
-    def start(self) -> "Callable[[Sequence[_Pair]], list[Found]]":
-        return self._verify
-
-    def _verify(self, block: "Sequence[_Pair]") -> list[Found]:
-        found = [estimate_two_view(*pair.points, *pair.sizes, *pair.calibrations) for pair in block]
-        if self.store is not None:
-            inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
-            arrays = {
-                "kinds": np.array([_KINDS.index(f.kind) if f else f.watermark * len(_KINDS) for f in found]),
-                "matrices": np.stack([f.matrix if f else np.zeros((3, 3)) for f in found]),
-                "counts": np.array([len(rows) for rows in inliers]),
-                "inliers": np.concatenate(inliers),
-            }
-            write_pack(self.store, _STORED, [pair.key for pair in block], arrays)
-        return found
+def _verify(store: Store | None, block: "Sequence[_Pair]") -> list[Found]:
+    """Estimate the geometries of a block, and write a pack of them if there is a store."""
+    found = [estimate_two_view(*pair.points, *pair.sizes, *pair.calibrations) for pair in block]
+    if store is not None:
+        inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
+        arrays = {
+            "kinds": np.array([_KINDS.index(f.config) if f else f.watermark * len(_KINDS) for f in found]),
+            "matrices": np.stack([f.matrix if f else np.zeros((3, 3)) for f in found]),
+            "counts": np.array([len(rows) for rows in inliers]),
+            "inliers": np.concatenate(inliers),
+        }
+        write_pack(store, _STORED, [pair.key for pair in block], arrays)
+    return found
 
 
 class _Pair(NamedTuple):
@@ -176,16 +166,14 @@ def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
     library = pycolmap()
     kinds = library.TwoViewGeometryConfiguration
     geometry = library.TwoViewGeometry()
-    geometry.config = int(kinds.DEGENERATE)
     if not found:
-        if found.watermark:
-            geometry.config = int(kinds.WATERMARK)
+        geometry.config = int(kinds.WATERMARK if found.watermark else kinds.DEGENERATE)
         return geometry
-    if found.kind == "planar":
+    if found.config == "planar":
         # a plane, or a camera that only turned: without poses COLMAP itself does not say which
         geometry.config = int(kinds.PLANAR_OR_PANORAMIC)
         geometry.H = conventions.homography_to_colmap(found.matrix)
-    elif found.kind == "calibrated":
+    elif found.config == "calibrated":
         geometry.config = int(kinds.CALIBRATED)
         geometry.E = found.matrix
     else:
@@ -198,4 +186,4 @@ def to_two_view_geometry(found: Found, indices: NDArray[np.int64]) -> Any:
 def _calibration(camera: Any) -> NDArray[np.float64] | None:
     if not camera.has_prior_focal_length:
         return None
-    return conventions.camera_matrix(np.asarray(camera.params), len(camera.focal_length_idxs()))
+    return conventions.camera_from_colmap(camera.calibration_matrix())

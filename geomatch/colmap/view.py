@@ -59,7 +59,6 @@ def sparse_model(reconstruction: Any) -> SparseModel:
     xyz = _rows([point.xyz for point in found], 3)
     cameras = [image.camera for image in images]
     poses = [np.asarray(image.cam_from_world().matrix(), np.float64) for image in images]
-    seen = zip(images, cameras, poses, strict=True)
     return SparseModel(
         names=tuple(str(image.name) for image in images),
         centres=_rows([image.projection_center() for image in images], 3),
@@ -71,7 +70,7 @@ def sparse_model(reconstruction: Any) -> SparseModel:
             np.float64,
         ),
         num_points=np.array([image.num_points3D for image in images], np.int64),
-        errors=np.array([_image_error(*one, xyz, row_of) for one in seen], np.float64),
+        errors=np.array([_image_error(image, xyz, row_of) for image in images], np.float64),
         points=xyz.astype(np.float32),
         colours=np.array([point.color for point in found], np.uint8).reshape(-1, 3),
         track_lengths=np.array([point.track.length() for point in found], np.int64),
@@ -82,9 +81,7 @@ def sparse_model(reconstruction: Any) -> SparseModel:
 def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100_000) -> None:
     """Write an interactive page: ``max_points`` points, chosen at random, cameras, and a list of images."""
     count = len(model.points)
-    chosen = np.arange(count)
-    if count > max_points:
-        chosen = np.sort(np.random.default_rng(_SEED).choice(count, max_points, replace=False))
+    chosen = np.sort(np.random.default_rng(_SEED).choice(count, min(count, max_points), replace=False))
     centre, radius = _first_view(model)
     content = {
         "names": list(model.names), "sizes": model.image_sizes.tolist(),
@@ -115,14 +112,13 @@ def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100
         temporary.write_text(page, encoding="utf-8", errors="replace")
 
 
-def _image_error(
-    image: Any, camera: Any, pose: NDArray[np.float64], xyz: NDArray[np.float64], row_of: dict[int, int]
-) -> float:
+def _image_error(image: Any, xyz: NDArray[np.float64], row_of: dict[int, int]) -> float:
     seen = image.get_observation_points2D()
     if not len(seen):
         return math.nan
     world = xyz[[row_of[one.point3D_id] for one in seen]]
-    projected = camera.img_from_cam(world @ pose[:, :3].T + pose[:, 3])
+    pose = np.asarray(image.cam_from_world().matrix(), np.float64)
+    projected = image.camera.img_from_cam(world @ pose[:, :3].T + pose[:, 3])
     return _mean(np.linalg.norm(projected - _rows([one.xy for one in seen], 2), axis=1))
 
 

@@ -1,8 +1,7 @@
 """Activations of images: noise is added, the UNet runs in batches that fit the memory."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from threading import Lock
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -10,40 +9,33 @@ from torch import Tensor
 
 from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.config import DIFTConfig
-from geomatch.errors import ShapeError, is_out_of_memory
+from geomatch.errors import is_out_of_memory
 
 BATCH_PIXELS = {"cpu": 2**18, "accelerator": 8 * 768**2}
 """Pixels of images per forward pass: on CPUs larger batches are not faster (measured); elsewhere an ensemble
 of 8 at the paper's size goes through at once."""
-NOISE_BYTES = 2**26
-"""How much of the noise is kept for the next image: several times what the paper's settings draw."""
-_noises: OrderedDict[object, tuple[Tensor, ...]] = OrderedDict()
-_lock = Lock()
+NOISES = 16
+"""Members of ensembles whose noise is kept for the next image: twice the paper's most."""
 _Output = TypeVar("_Output")
 
 
-def member_activations(
-    model: DiffusionModel, config: DIFTConfig, images: Tensor, noises: Sequence[Tensor] | None = None
-) -> Iterator[list[Tensor]]:
+def member_activations(model: DiffusionModel, config: DIFTConfig, images: Tensor) -> Iterator[list[Tensor]]:
     """The layers' outputs (B, C, h, w), float32, for each member of the ensemble in turn.
 
     Images are (B, 3, H, W) in [-1, 1], their sides multiples of the model's stride; each is encoded once. All
-    share the noises, so that none depends on the others: ``noises``, one (1, C, h, w) per member of the shape
-    of the encoded image, or those drawn from the seed.
+    share the noises, so that none depends on the others.
     """
-    for together in _passes(model, config, images, noises):
+    for together in _passes(model, config, images):
         for member in zip(*together, strict=True):
             yield [layer.float() for layer in member]
 
 
-def mean_activations(
-    model: DiffusionModel, config: DIFTConfig, images: Tensor, noises: Sequence[Tensor] | None = None
-) -> list[Tensor]:
+def mean_activations(model: DiffusionModel, config: DIFTConfig, images: Tensor) -> list[Tensor]:
     """The mean over the members of `member_activations`."""
     if config.ensemble_size == 1:
-        return next(member_activations(model, config, images, noises))
+        return next(member_activations(model, config, images))
     sums: list[Tensor] = []
-    for together in _passes(model, config, images, noises):
+    for together in _passes(model, config, images):
         found = [layer.sum(0, dtype=torch.float32) for layer in together]
         sums = [old.add_(new) for old, new in zip(sums, found, strict=True)] if sums else found
     return [layer.div_(config.ensemble_size) for layer in sums]
@@ -55,22 +47,13 @@ def images_at_once(config: DIFTConfig, images: Tensor) -> int:
     return config.batch_size or max(1, BATCH_PIXELS[kind] // (images.shape[2] * images.shape[3]))
 
 
-def _passes(
-    model: DiffusionModel, config: DIFTConfig, images: Tensor, noises: Sequence[Tensor] | None
-) -> Iterator[list[Tensor]]:
+def _passes(model: DiffusionModel, config: DIFTConfig, images: Tensor) -> Iterator[list[Tensor]]:
     """The layers' outputs (members, B, C, h, w), in the network's type, of some members at a time."""
-    if noises is not None and not config.noise:
-        raise ValueError("noises were given to a configuration without noise")
-    if noises is not None and len(noises) != config.ensemble_size:
-        raise ValueError(f"{config.ensemble_size} noises are needed, got {len(noises)}")
     encoded, size = _in_batches(images, images_at_once(config, images), model.encode)
-    mean = _joined([latents.mean for latents in encoded])
-    sampled = [latents.std for latents in encoded if latents.std is not None and config.latent == "sample"]
+    mean = _joined([mean for mean, _ in encoded])
+    sampled = [std for _, std in encoded if std is not None and config.latent == "sample"]
     std = _joined(sampled) if sampled else None
     shape = (1, *mean.shape[1:])
-    for noise in noises or ():
-        if tuple(noise.shape) != shape:
-            raise ShapeError(f"noise must have shape {shape}, got {tuple(noise.shape)}")
 
     def noisy(members: range) -> Tensor:
         """(members, B, C, h, w)"""
@@ -78,9 +61,8 @@ def _passes(
             return mean[None]
         count = 1 if std is None else 2
         drawn = [drawn_noises(config.seed + member, shape, count, mean.device) for member in members]
-        own = [noise[0] for noise in drawn] if noises is None else [noises[member] for member in members]
         latents = mean if std is None else mean + std * torch.stack([noise[1] for noise in drawn])
-        return model.add_noise(latents, torch.stack([noise.to(mean) for noise in own]), config.timestep)
+        return model.add_noise(latents, torch.stack([noise[0] for noise in drawn]).to(mean), config.timestep)
 
     start = 0
     while start < config.ensemble_size:
@@ -94,19 +76,12 @@ def _passes(
         start = members.stop
 
 
+@lru_cache(maxsize=NOISES)
 def drawn_noises(seed: int, shape: tuple[int, ...], count: int, device: torch.device) -> tuple[Tensor, ...]:
     """The first ``count`` noises of a seed, drawn on the CPU, so that they are the same everywhere."""
-    key = seed, shape, count, device
-    with _lock:
-        found = _noises.pop(key, None)
-        if found is None:
-            generator = torch.Generator("cpu").manual_seed(seed)
-            drawn = (torch.randn(shape, generator=generator, dtype=torch.float32) for _ in range(count))
-            found = tuple(noise.to(device) for noise in drawn)
-        _noises[key] = found
-        while sum(noise.nbytes for kept in _noises.values() for noise in kept) > NOISE_BYTES:
-            _noises.popitem(last=False)
-    return found
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = (torch.randn(shape, generator=generator, dtype=torch.float32) for _ in range(count))
+    return tuple(noise.to(device) for noise in drawn)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -20,8 +20,7 @@ from geomatch.dift.backends.precision import PROBE_CELLS, network_dtype, patch_d
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.ensemble import images_at_once, mean_activations
 from geomatch.dift.files import head_file, model_fingerprint
-from geomatch.dift.head.distilled import DistilledHead
-from geomatch.dift.head.projection import POOLED, Head, LinearHead, load_head, pool_patches
+from geomatch.dift.head.projection import POOLED, Head, LinearHead, NetworkHead, load_head, pool_patches
 from geomatch.dift.inputs import dense_size, image_input, keypoint_patches, network_patches
 from geomatch.dift.maps.copies import needed_copies
 from geomatch.dift.maps.feature_map import FeatureMap
@@ -41,16 +40,8 @@ DISTILLED_RATIO = 0.85
 0.95, 0.9, 0.85 and 0.8 registered 14, 18, 20 and 15 with 2,000 keypoints, 0.9 and 0.85 26 and 27 with 3,000
 (means of three seeds of the mapper)."""
 _NOT_SETTINGS = (
-    "model",
-    "revision",
-    "unet_file",
-    "head",
-    "prompt",
-    "device",
-    "batch_size",
-    "compile",
-    "dtype",
-)
+    "model", "revision", "unet_file", "head", "prompt", "device", "batch_size", "compile", "dtype",
+)  # fmt: skip
 _log = logging.getLogger(__name__)
 
 
@@ -88,9 +79,13 @@ class DIFTExtractor:
         file = head_file(self.config)
         return None if file is None else load_head(file)
 
+    @property
+    def _distilled(self) -> bool:
+        return isinstance(self._stored_head, NetworkHead) and self._stored_head.distilled
+
     def load_networks(self) -> None:
         """Load networks and projection head now."""
-        _ = self._patch_head if isinstance(self.head, DistilledHead) else (self.head, self.model)
+        _ = self._patch_head if self._distilled else (self.head, self.model)
 
     @cached_property
     def dimension(self) -> int:
@@ -122,14 +117,14 @@ class DIFTExtractor:
     @property
     def remark(self) -> str | None:
         """What results should say: that the weights look untrained; the networks are loaded to know it."""
-        if isinstance(self.head, DistilledHead):
+        if self._distilled:
             return None
         return "the descriptor's weights look untrained" if looks_untrained(self.model.unet) else None
 
     def cache_key(self) -> Any:
         """Settings, kind of device, weights and prompt by their content; `WeightsError` without weights."""
         device, config = device_kind(self.config.device), self.config
-        if isinstance(self._stored_head, DistilledHead):
+        if self._distilled:
             dtype = str(patch_dtype(config.dtype, device))
         else:  # on CUDA weights decide what auto means
             dtype = config.dtype if device == "cuda" else str(network_dtype(config.dtype, device))
@@ -146,7 +141,7 @@ class DIFTExtractor:
 
     def expect(self, images: int) -> None:
         """Announce that so many images are coming, so that compiling the networks may pay; loads them."""
-        if isinstance(self.head, DistilledHead):  # too small to gain by it
+        if self._distilled:  # too small to gain by it
             return
         self.model.expect(images, images * self.config.ensemble_size)
 
@@ -171,12 +166,12 @@ class DIFTExtractor:
         return other
 
     @isolated()
-    def activations(self, images: Tensor, noises: Sequence[Tensor] | None = None) -> list[Tensor]:
+    def activations(self, images: Tensor) -> list[Tensor]:
         """Mean of the layers' outputs over the ensemble, each (B, C, h, w) float32.
 
-        Images and noises are those of `geomatch.dift.ensemble.member_activations`.
+        Images are those of `geomatch.dift.ensemble.member_activations`.
         """
-        return mean_activations(self.model, self.config, images, noises)
+        return mean_activations(self.model, self.config, images)
 
     def patch_maps(self, patches: Tensor) -> list[Tensor]:
         """The layers' outputs (n, C, h, w) for patches (n, 3, P, P) of values 0 to 255."""
@@ -185,21 +180,18 @@ class DIFTExtractor:
     @isolated()
     def patch_rows(self, patches: Tensor) -> Tensor:
         """Descriptors (n, K) of patches (n, 3, P, P) of values 0 to 255, on the networks' device."""
-        distilled = isinstance(self.head, DistilledHead)
-        return self._patch_head(network_patches(patches) if distilled else self.patch_maps(patches))
+        return self._patch_head(network_patches(patches) if self._distilled else self.patch_maps(patches))
 
-    def dense(self, image: ImageLike, noises: Sequence[Tensor] | None = None) -> FeatureMap:
-        """The feature maps of the whole image; ``noises`` as of `activations`."""
-        return self.dense_many([image], noises)[0]
+    def dense(self, image: ImageLike) -> FeatureMap:
+        """The feature maps of the whole image."""
+        return self.dense_many([image])[0]
 
-    def dense_many(
-        self, images: Iterable[ImageLike], noises: Sequence[Tensor] | None = None
-    ) -> list[FeatureMap]:
+    def dense_many(self, images: Iterable[ImageLike]) -> list[FeatureMap]:
         """The feature maps of several images, which are decoded ahead of the networks.
 
         Those that enter the networks in one size share passes.
         """
-        found = dict(self._map_stream(stream_images(images), noises))
+        found = dict(self._map_stream(stream_images(images)))
         return [found[place] for place in range(len(found))]
 
     def describe(self, image: ImageLike, features: Features, paper_sampling: bool = False) -> Features:
@@ -257,9 +249,7 @@ class DIFTExtractor:
         rows = self._map_rows(feature_map, feature_map.upload(features.keypoints))
         return replace(features, descriptors=rows.numpy(force=True))
 
-    def _map_stream(
-        self, pictures: Iterable[Image], noises: Sequence[Tensor] | None = None
-    ) -> Iterator[tuple[int, FeatureMap]]:
+    def _map_stream(self, pictures: Iterable[Image]) -> Iterator[tuple[int, FeatureMap]]:
         """Place and maps of each image, as soon as a batch of one size is full."""
         waiting: dict[torch.Size, list[tuple[int, tuple[int, int], Tensor]]] = {}
         for place, picture in enumerate(pictures):
@@ -267,14 +257,14 @@ class DIFTExtractor:
             group = waiting.setdefault(tensor.shape, [])
             group.append((place, picture.size, tensor))
             if len(group) == images_at_once(self.config, tensor):
-                yield from self._maps_together(waiting.pop(tensor.shape), noises)
+                yield from self._maps_together(waiting.pop(tensor.shape))
         for group in waiting.values():
-            yield from self._maps_together(group, noises)
+            yield from self._maps_together(group)
 
     def _maps_together(
-        self, group: Sequence[tuple[int, tuple[int, int], Tensor]], noises: Sequence[Tensor] | None
+        self, group: Sequence[tuple[int, tuple[int, int], Tensor]]
     ) -> Iterator[tuple[int, FeatureMap]]:
-        maps = self.activations(torch.cat([tensor for *_, tensor in group]), noises)
+        maps = self.activations(torch.cat([tensor for *_, tensor in group]))
         for row, (place, size, _) in enumerate(group):
             yield place, FeatureMap(tuple(layer[row] for layer in maps), size)
 
@@ -284,10 +274,11 @@ class DIFTExtractor:
 
     @cached_property
     def _patch_head(self) -> Callable[[Any], Tensor]:
-        if isinstance(self.head, DistilledHead):
+        if self.head is None:
+            return pool_patches
+        if self._distilled:
             _log.info("loading %s", self.config.model)
-            return self.head.on(self._device, patch_dtype(self.config.dtype, self._device.type))
-        return self.head.on(self._device) if self.head else pool_patches
+        return self.head.on(self._device, patch_dtype(self.config.dtype, self._device.type))
 
     @cached_property
     def _row_head(self) -> Callable[[Tensor], Tensor] | None:
@@ -315,7 +306,7 @@ class DIFTExtractor:
         return torch.cat(parts)[torch.tensor(order, device=self._device)]
 
     def _patch_rows(self, picture: Image, features: FeatureTensors) -> Tensor:
-        stride = 1 if isinstance(self.head, DistilledHead) else self.model.stride
+        stride = 1 if self._distilled else self.model.stride
         patches = keypoint_patches(picture, features, self.config, stride)
         return torch.cat([self.patch_rows(batch) for batch in patches])
 

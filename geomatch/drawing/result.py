@@ -1,33 +1,44 @@
-"""A match result as files and as lines for the screen."""
+"""A match result as files, as pictures, and as lines for the screen."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from geomatch.drawing.pairs import draw_matches, draw_overlay
 from geomatch.files import make_folder, replacing
-from geomatch.images import write_png
+from geomatch.geometry import resize_homography, resize_points
+from geomatch.images import Image, reduce_image, write_png
 from geomatch.pipeline import MatchResult
+from geomatch.types import HomographyEstimate, RelativePose
+
+PICTURE_SIDE = 1280
+"""Images are reduced to this long side before drawing."""
+MAX_LINES = 150
+"""Best inliers drawn; more would hide the photographs."""
+RIGHT, WRONG = (60, 220, 90), (230, 80, 70)
+"""Colours of matches."""
+
+Lines = tuple[NDArray[np.floating], NDArray[np.floating], tuple[int, int, int]]
+"""Points (M, 2) of image 0, their partners in image 1, and a colour."""
 
 
 def save_result(result: MatchResult, folder: Path) -> list[Path]:
     """Write ``result.json``, ``matches.npz``, ``matches.png`` and, with a homography, ``overlay.png``.
 
     Without one the ``overlay.png`` of an earlier result is removed. The paths written are returned.
-
-    Raises:
-        OSError: when the folder cannot be made or written.
     """
     make_folder(folder)
     written = [folder / "result.json", folder / "matches.npz", folder / "matches.png"]
     with replacing(written[0]) as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    inliers = result.homography.inliers if result.homography else np.zeros(len(result.matches), np.bool_)
-    with replacing(written[1]) as temporary, temporary.open("wb") as file:
+    inliers = result.geometry.inliers if result.geometry else np.zeros(len(result.matches), np.bool_)
+    with replacing(written[1]) as temporary:
         np.savez_compressed(
-            file,
+            temporary,
             indices=result.matches.indices,
             similarity=result.matches.similarity,
             points0=result.points0,
@@ -46,7 +57,7 @@ def save_result(result: MatchResult, folder: Path) -> list[Path]:
 
 def summary(result: MatchResult) -> str:
     """Summarise a result in a few lines."""
-    found = result.homography
+    found = result.geometry
     detector, descriptor = result.settings["detector"], result.settings["descriptor"]
     lines = [
         *(f"image {n}     {one.note}" for n, one in enumerate((result.image0, result.image1)) if one.note),
@@ -54,22 +65,37 @@ def summary(result: MatchResult) -> str:
         f"descriptor  {_name(descriptor)}",
         f"matches     {len(result.matches)}, inliers {found.num_inliers}",
     ]
-    if found:
-        rows = ["  ".join(f"{value: .6g}".rjust(13) for value in row) for row in found.matrix]
-        lines += ["homography  (image 0 to image 1)", *rows]
-        if found.corner_deviations is not None:
+    model = result.settings["model"]["type"].lower()
+    if isinstance(found, RelativePose):
+        lines += [f"rotation    (camera 0 to 1), uncertain by {found.rotation_deviation:.2g} degrees"]
+        lines += _rows(found.rotation)
+        if found.translation is not None:
+            shift = f"its direction uncertain by {found.translation_deviation:.2g} degrees"
+            lines += [f"translation (camera 0 to 1), {shift}", *_rows(found.translation[None])]
+        if found.second is not None:
+            lines += ["second      (rotation and translation)", *_rows(found.second)]
+    elif found:
+        lines += [f"{model:11} (image 0 to image 1)", *_rows(found.matrix)]
+        if isinstance(found, HomographyEstimate) and found.corner_deviations is not None:
             corners = ", ".join(f"{deviation:.2g}" for deviation in found.corner_deviations)
             lines.append(
                 f"corners     uncertain by {corners} px (standard deviation, clockwise from the first)"
             )
+    if found:
         lines += [f"remark      {remark}" for remark in found.remarks]
     else:
-        lines.append(f"homography  not found: {found.reason}")
+        lines.append(f"{model:11} not found: {found.reason}")
+    if note := result.settings["cameras"]:
+        lines.append(f"remark      {note}")
     if result.settings["remark"]:
         lines.append(f"remark      {result.settings['remark']}")
     spent = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items())
     lines.append(f"seconds     {sum(result.seconds.values()):.2f} ({spent})")
     return "\n".join(lines)
+
+
+def _rows(matrix: NDArray[np.float64]) -> list[str]:
+    return ["  ".join(f"{value: .6g}".rjust(13) for value in row) for row in matrix]
 
 
 def _name(part: Any) -> str:
@@ -80,3 +106,49 @@ def _name(part: Any) -> str:
         config = part["config"]
         return f"{config['model']} ({config['sampling']}, t={config['timestep']})"
     return str(part["feature"] if part["type"] == "OpenCVDetector" else part["type"])
+
+
+def draw_matches(result: MatchResult) -> NDArray[np.uint8]:
+    """Both images side by side, (H, W, 3) RGB, with lines between inliers, or all matches."""
+    chosen, colour = np.arange(len(result.matches)), WRONG
+    if result.geometry:
+        chosen, colour = np.flatnonzero(result.geometry.inliers), RIGHT
+    lines = result.points0[chosen[:MAX_LINES]], result.points1[chosen[:MAX_LINES]], colour
+    return draw_lines(result.image0, result.image1, [lines])
+
+
+def draw_lines(
+    image0: Image, image1: Image, groups: Sequence[Lines], side: int = PICTURE_SIDE
+) -> NDArray[np.uint8]:
+    """Both images side by side, (H, W, 3) RGB, long sides at most ``side``, with groups of lines."""
+    small0, small1 = reduce_image(image0, side), reduce_image(image1, side)
+    canvas: Any = None
+    flags = cv2.DRAW_MATCHES_FLAGS_NOT_DRAW_SINGLE_POINTS
+    for points0, points1, colour in groups:
+        moved0 = resize_points(points0, image0.size, small0.size)
+        moved1 = resize_points(points1, image1.size, small1.size)
+        canvas = cv2.drawMatches(
+            small0.pixels,
+            [cv2.KeyPoint(x, y, 1.0) for x, y in moved0.tolist()],
+            small1.pixels,
+            [cv2.KeyPoint(x, y, 1.0) for x, y in moved1.tolist()],
+            [cv2.DMatch(index, index, 0.0) for index in range(len(points0))],
+            canvas,
+            matchColor=colour,
+            flags=flags,
+        )
+        flags |= cv2.DRAW_MATCHES_FLAGS_DRAW_OVER_OUTIMG
+    return np.asarray(canvas, dtype=np.uint8)
+
+
+def draw_overlay(image0: Image, image1: Image, estimate: HomographyEstimate) -> NDArray[np.uint8]:
+    """Image 1 warped onto image 0, half and half, (H, W, 3) RGB; image 0 alone where image 1 ends."""
+    small0, small1 = reduce_image(image0, PICTURE_SIDE), reduce_image(image1, PICTURE_SIDE)
+    to_small0 = resize_homography(image0.size, small0.size)
+    to_small1 = resize_homography(image1.size, small1.size)
+    back = to_small0 @ np.linalg.inv(to_small1 @ estimate.matrix)
+    warped = cv2.warpPerspective(small1.pixels, back, small0.size)
+    covered = cv2.warpPerspective(np.ones(small1.pixels.shape[:2], np.float32), back, small0.size)
+    share = 0.5 * covered[:, :, None]
+    mixed = small0.pixels * (1 - share) + warped * share
+    return np.clip(np.round(mixed), 0, 255).astype(np.uint8)

@@ -14,6 +14,7 @@ from geomatch.dift.maps.transfer import PixelFeatures, Rule, Transferred, transf
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
+from geomatch.video.propagation import features_on
 
 GRID_SIDE = 640
 """Most cells of a picture of principal components along its long side."""
@@ -33,9 +34,6 @@ def show_points(
     """Find points (N, 2) of image 0 in others: what was found, per target, and a picture (H, W, 3) RGB.
 
     It has a row of `draw_transfer` per target, with the heat map where there is one point.
-
-    Raises:
-        ValueError: when a point lies outside image 0.
     """
     map0, metric = describer.dense(image0), traits_of(describer).metric
     found, rows = [], []
@@ -59,9 +57,9 @@ def principal_components(feature_map: FeatureMap) -> NDArray[np.uint8]:
     At the resolution of the finest layer, at most `GRID_SIDE`. The largest weight of a component is positive.
     """
     finest = max(feature_map.maps, key=lambda layer: layer.shape[1] * layer.shape[2])
-    cells = min(GRID_SIDE, max(finest.shape[1:]))
-    grid = _grid(feature_map.image_size, cells)
-    rows = torch.from_numpy(np.concatenate([feature_map.sample(row) for row in grid]))
+    over = max(1.0, max(finest.shape[1:]) / GRID_SIDE)
+    height, width = (max(1, round(side / over)) for side in finest.shape[1:])
+    rows = features_on(feature_map, (width, height)).flatten(1).T.cpu()
     rows = rows - rows.mean(0)
     _, vectors = torch.linalg.eigh((rows.T @ rows).double())
     leading = vectors.flip(1)[:, :3]
@@ -69,8 +67,8 @@ def principal_components(feature_map: FeatureMap) -> NDArray[np.uint8]:
     values = (rows.double() @ leading).numpy()
     low, high = np.percentile(values, [1, 99], axis=0)
     stretched = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
-    shown = np.zeros((*grid.shape[:2], 3))
-    shown[..., : values.shape[1]] = stretched.reshape(*grid.shape[:2], -1)
+    shown = np.zeros((height, width, 3))
+    shown[..., : values.shape[1]] = stretched.reshape(height, width, -1)
     return np.asarray(np.round(shown * 255), np.uint8)
 
 
@@ -104,15 +102,6 @@ def draw_components(image: Image, feature_map: FeatureMap) -> NDArray[np.uint8]:
     small = reduce_image(image, PICTURE_SIDE)
     colours = cv2.resize(principal_components(feature_map), small.size, interpolation=cv2.INTER_NEAREST)
     return _on_black([small.pixels, np.asarray(colours, np.uint8)], across=True)
-
-
-def _grid(size: tuple[int, int], side: int) -> NDArray[np.float64]:
-    """(h, w, 2) centres of cells that tile the image, at most one per pixel."""
-    factor = min(1.0, side / max(size))
-    columns, rows = (max(1, round(length * factor)) for length in size)
-    xs = (np.arange(columns) + 0.5) * size[0] / columns - 0.5
-    ys = (np.arange(rows) + 0.5) * size[1] / rows - 0.5
-    return np.stack(np.meshgrid(xs, ys), axis=-1)
 
 
 def _mark(picture: NDArray[np.uint8], centre: Sequence[int], number: int, total: int) -> None:

@@ -5,7 +5,6 @@ not show at the edges (Porter and Duff, 1984). Where a picture shrinks its pixel
 """
 
 import os
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from geomatch.errors import ImageError
-from geomatch.geometry import image_corners, resize_homography, warp_points
+from geomatch.geometry import image_corners, resize_homography, shift_homography, warp_points
 from geomatch.images import name_of, open_image
 from geomatch.types import check_shape
 
@@ -27,38 +26,8 @@ EditLike = str | os.PathLike[str] | NDArray[np.uint8] | PILImage.Image
 """A path, an array (H, W, 4) RGBA or a PIL image."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Layer:
-    """A picture as a target sees it."""
-
-    values: NDArray[np.float32]
-    """(h, w, 4) RGB premultiplied by alpha, and alpha, in 0 to 1; covers a part of the target."""
-    corner: tuple[int, int]
-    """(x, y) the first pixel of that part."""
-
-    @property
-    def empty(self) -> bool:
-        """True if it is transparent everywhere."""
-        return not self.values[:, :, 3].any()
-
-    def over(self, target: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8: the layer blended over the target in the values that files hold, as in the paper's
-        code; where the layer is transparent, the target as it is."""
-        picture = target.copy()
-        height, width = self.values.shape[:2]
-        x, y = self.corner
-        part = picture[y : y + height, x : x + width]
-        mixed = self.values[:, :, :3] * 255 + part * (1 - self.values[:, :, 3:])
-        part[...] = np.clip(np.round(mixed), 0, 255).astype(np.uint8)
-        return picture
-
-
 def load_edit(source: EditLike) -> NDArray[np.uint8]:
-    """Read (H, W, 4) RGBA of a picture with transparency, its EXIF orientation applied.
-
-    Raises:
-        ImageError: when it cannot be read, has no alpha channel, or is transparent everywhere.
-    """
+    """(H, W, 4) RGBA, turned as its EXIF data says; `ImageError` if it is transparent nowhere or wholly."""
     if isinstance(source, np.ndarray):
         name, pixels = "edit", source
         if pixels.ndim != 3 or pixels.shape[2] != 4 or pixels.dtype != np.uint8:
@@ -66,20 +35,16 @@ def load_edit(source: EditLike) -> NDArray[np.uint8]:
     else:
         name = name_of(source)
         with open_image(source) as picture:
-            pixels = _rgba(picture, name)
+            clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+            if not clear or picture.mode.startswith("I"):
+                raise ImageError(
+                    f"{name}: has no alpha channel (mode {picture.mode}); give a picture with transparency, "
+                    "such as a PNG that is transparent where nothing was painted"
+                )
+            pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGBA"))
     if not pixels[:, :, 3].any():
         raise ImageError(f"{name}: is transparent everywhere; paint something on it")
     return pixels
-
-
-def _rgba(picture: PILImage.Image, name: str) -> NDArray[np.uint8]:
-    clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
-    if not clear or picture.mode.startswith("I"):
-        raise ImageError(
-            f"{name}: has no alpha channel (mode {picture.mode}); give a picture with transparency, such as "
-            "a PNG that is transparent where nothing was painted"
-        )
-    return np.asarray(ImageOps.exif_transpose(picture).convert("RGBA"))
 
 
 def painted_box(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
@@ -88,17 +53,14 @@ def painted_box(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     return left, top, width, height
 
 
-def shift_homography(x: float, y: float) -> NDArray[np.float64]:
-    """(3, 3) that adds x and y to coordinates."""
-    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+def blend_edit(
+    edit: NDArray[np.uint8], matrix: NDArray[np.float64], target: NDArray[np.uint8]
+) -> NDArray[np.uint8] | None:
+    """(H, W, 3) uint8: a target with a picture (h, w, 4), RGBA not premultiplied, over it, warped by (3, 3).
 
-
-def warp_edit(edit: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> Layer:
-    """Warp a picture (H, W, 4), RGBA not premultiplied, by (3, 3) into a (width, height) target.
-
-    Raises:
-        ShapeError: for an array of another shape.
-        ValueError: when the matrix sends part of what is painted through infinity.
+    Values are blended as files hold them, as in the paper's code; where the picture is transparent the target
+    is as it was. None when nothing of it lies on the target, ValueError when the matrix sends part of what is
+    painted through infinity.
     """
     check_shape("edit", edit, ("H", "W", 4))
     left, top, width, height = painted_box(edit)
@@ -109,12 +71,12 @@ def warp_edit(edit: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[
     depth = edges @ to_target[2, :2] + to_target[2, 2]
     if not ((depth > 0).all() or (depth < 0).all()):
         raise ValueError("the homography sends part of the edit through infinity")
-    seen = warp_points(to_target, edges)
+    seen, size = warp_points(to_target, edges), target.shape[1::-1]
     x0, y0 = np.clip(np.floor(seen.min(0)) - 1, 0, size).astype(int).tolist()
     x1, y1 = np.clip(np.ceil(seen.max(0)) + 2, 0, size).astype(int).tolist()
     part = x1 - x0, y1 - y0
     if min(part) < 1 or min(width, height) < 1:
-        return Layer(np.zeros((0, 0, 4), np.float32), (0, 0))
+        return None
     least, most = _shrinking(to_target, edges)
     step = max(1, min(int(least), width, height))
     if step > 1:  # shrinking common to all directions is averaged before, the rest by samples after
@@ -129,7 +91,13 @@ def warp_edit(edit: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[
     values = cv2.warpPerspective(cut, view, fine, flags=cv2.INTER_LINEAR)
     if samples > 1:
         values = cv2.resize(values, part, interpolation=cv2.INTER_AREA)
-    return Layer(np.asarray(values, np.float32), (x0, y0))
+    colours, alpha = np.split(np.asarray(values, np.float32), [3], axis=2)
+    if not alpha.any():
+        return None
+    picture = target.copy()
+    below = picture[y0:y1, x0:x1]
+    below[...] = np.clip(np.round(colours * 255 + below * (1 - alpha)), 0, 255).astype(np.uint8)
+    return picture
 
 
 def _shrinking(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> tuple[float, float]:

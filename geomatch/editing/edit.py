@@ -15,11 +15,10 @@ from geomatch.alignment import align_homography
 from geomatch.describers import Describer, as_dense, create_describer, describe_images, traits_of
 from geomatch.dift import DIFTConfig, FeatureMap
 from geomatch.dift.maps.transfer import transfer_points
-from geomatch.editing.blending import EditLike, load_edit, painted_box, shift_homography, warp_edit
-from geomatch.editing.options import EditOptions
+from geomatch.editing.blending import EditLike, blend_edit, load_edit, painted_box
 from geomatch.errors import ImageError
-from geomatch.estimators import Estimator, create_estimator
-from geomatch.geometry import image_corners, normalize_homography, warp_points
+from geomatch.estimators import Estimator, create_estimator, threshold_of
+from geomatch.geometry import image_corners, normalize_homography, shift_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image
 from geomatch.keypoints import DEFAULT_DETECTOR, create_detector
 from geomatch.matching import match_mutual
@@ -39,6 +38,27 @@ how often they are drawn. Right homographies of HPatches had at most 0.01, a wro
 estimator's checks 0.06."""
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class EditOptions:
+    """How the place of an edit is found in another photograph; `ValueError` for what makes no sense."""
+
+    estimator: str | Estimator = "usac_magsac"
+    """A name (`geomatch.estimators.estimators`), or an object, which has its own threshold."""
+    threshold: float | None = None
+    """Largest error of an inlier in pixels of the target, for an estimator given by name; None takes 3 for
+    keypoints, as `geomatch.match`, and 5 for pixels, as the paper."""
+    max_points: int = 1000
+    """Keypoints or pixels below the edit, at most (the paper's number of pixels)."""
+    refine_homography: bool = True
+    """Refine by Lucas-Kanade to a fraction of a pixel, see `geomatch.alignment`."""
+    seed: int = 0
+    """Random seed of the pixels drawn."""
+
+    def __post_init__(self) -> None:
+        if self.max_points < 1:
+            raise ValueError(f"max_points must be at least 1, got {self.max_points}")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -122,13 +142,10 @@ def prepare_edit(
     descriptor: str | DIFTConfig | Describer = "dift-tiny",
     options: EditOptions | None = None,
 ) -> PreparedEdit:
-    """Choose and describe what is below an edit.
+    """Choose and describe what is below an edit, a picture with transparency of the source's size.
 
     A dense descriptor takes pixels below the edit, drawn at random, as the paper does; any other one
-    keypoints (see `GROWTH`), best first.
-
-    The edit is a picture with transparency of the source's size, see `load_edit`; the descriptor a preset, a
-    diffusers model, a `DIFTConfig`, or an object with a ``describe`` method.
+    keypoints (see `GROWTH`), best first. It is a preset, a diffusers model, a `DIFTConfig` or a describer.
 
     Raises:
         ImageError: when an image cannot be used, or the sizes differ.
@@ -172,10 +189,8 @@ def carry_edit(prepared: PreparedEdit, target: ImageLike) -> EditResult:
     """Find in a target what is below the edit, and blend the edit in.
 
     Pixels are matched with the most similar pixel of the target, keypoints with its keypoints by mutual
-    nearest neighbours. The homography must be plausible over the edit's bounding box.
-
-    Raises:
-        ImageError: when the target cannot be read.
+    nearest neighbours. The homography must be plausible over the edit's bounding box. A target that cannot be
+    read is an `ImageError`.
     """
     photo = load_image(target)
     points0, points1 = _matched(prepared, photo)
@@ -185,22 +200,20 @@ def carry_edit(prepared: PreparedEdit, target: ImageLike) -> EditResult:
     if prepared.refine_homography and found:
         found = align_homography(
             prepared.source, photo, prepared.followed, points0, points1, found, within,
-            float(getattr(prepared.estimator, "threshold", THRESHOLD)),
+            threshold_of(prepared.estimator, THRESHOLD),
         )  # fmt: skip
     if not found:
         return EditResult(None, found, points0, points1)
     apart = _halves_apart(points0[found.inliers], points1[found.inliers], box)
+    picture, reason = None, "the homography sends the edit to a place outside the target"
     if apart > STEADY:
         reason = f"two halves of its matches place the edit {100 * apart:.0f} % of its size apart"
-        return EditResult(None, EstimationFailure(reason), points0, points1)
-    try:
-        layer = warp_edit(prepared.pixels, found.matrix, photo.size)
-    except ValueError as error:  # the estimator checked the box alone, interpolation reaches a pixel further
-        return EditResult(None, EstimationFailure(str(error)), points0, points1)
-    if layer.empty:
-        outside = EstimationFailure("the homography sends the edit to a place outside the target")
-        return EditResult(None, outside, points0, points1)
-    return EditResult(layer.over(photo.pixels), found, points0, points1)
+    else:
+        try:
+            picture = blend_edit(prepared.pixels, found.matrix, photo.pixels)
+        except ValueError as error:  # the estimator checked the box alone
+            reason = str(error)
+    return EditResult(picture, EstimationFailure(reason) if picture is None else found, points0, points1)
 
 
 def _keypoints_below(mask: NDArray[np.bool_], photo: Image, most: int, device: str) -> Features:

@@ -92,10 +92,8 @@ class RayEngine:
                 places += math.floor(most)
         if not places:
             size = f"{self.cpus:g} cores" + (f" and {gpus:g} GPUs" if gpus else "")
-            raise GeomatchError(
-                f"no node of the Ray cluster has room for a worker of {size}; for a cluster that grows, say "
-                "how many (--workers)"
-            )
+            text = f"no node of the Ray cluster has room for a worker of {size}"
+            raise GeomatchError(f"{text}; for a cluster that grows, say how many (--workers)")
         return places
 
     @staticmethod

@@ -1,7 +1,9 @@
 """A stage of work from its first block to its last: blocks that fail are tried again and counted."""
 
 import logging
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from geomatch.engine.stream import StageTimes
 from geomatch.engine.task import Engine, FailedBlock, FailedItem, Item, Result, Task
 from geomatch.errors import GeomatchError, StoreError
 
+TOLD = 30.0  # seconds between two lines where no bar can be
 TRIES = 4  # the first, again, and twice with every item alone, so that one bad item takes no others with it
 BRAKE = 8
 """Blocks, besides one per worker, that fail at the store one after the other before the run gives up."""
@@ -42,6 +45,7 @@ class Work:
             return
         todo = blocks
         total, quiet = done + sum(len(block) for block in todo), None if self.progress else True
+        told = _Lines(what, unit, total, done) if self.progress and not sys.stderr.isatty() else None
         with tqdm(total=total, initial=done, desc=what, unit=unit, disable=quiet) as bar:
             failed: list[tuple[Sequence[Item], FailedBlock]] = []
             for number in range(TRIES):
@@ -61,6 +65,8 @@ class Work:
                             continue
                         in_a_row = 0
                         bar.update(len(todo[index]))
+                        if told:
+                            told.update(len(todo[index]))
                         yield from zip(todo[index], answer, strict=True)
                 if not failed:
                     return
@@ -83,6 +89,23 @@ class Work:
             _log.info(line)
             if self.progress:
                 tqdm.write(line, file=sys.stderr)
+
+
+@dataclass
+class _Lines:
+    """Progress as lines, for a log file."""
+
+    what: str
+    unit: str
+    total: int
+    done: int
+    last: float = field(default_factory=time.monotonic)
+
+    def update(self, count: int) -> None:
+        self.done += count
+        if time.monotonic() - self.last >= TOLD:
+            self.last = time.monotonic()
+            print(f"{self.what}: {self.done} of {self.total} {self.unit}s", file=sys.stderr, flush=True)
 
 
 def _given_up(failed: Sequence[tuple[Sequence[Any], FailedBlock]], unit: str) -> StoreError:
@@ -108,12 +131,14 @@ def grouped(failed: dict[str, str]) -> list[str]:
     """
     reasons: dict[str, list[str]] = {}
     for name, reason in failed.items():
-        own = reason.replace(str(name), "").lstrip(": ") or reason
+        own = re.sub(rf"(?<!\w){re.escape(str(name))}(?!\w)", "", reason).lstrip(": ") or reason
         reasons.setdefault(own, []).append(name)
     lines = []
     for reason, names in sorted(reasons.items(), key=lambda entry: -len(entry[1])):
         more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        lines.append(f"{len(names)} x {reason}: {', '.join(names[:SHOWN])}{more}")
+        several = f"{len(names)} x {reason}: {', '.join(names[:SHOWN])}{more}"
+        alone = f"{names[0]}: {failed[names[0]].removeprefix(f'{names[0]}: ')}"
+        lines.append(several if len(names) > 1 else alone)
     return lines
 
 

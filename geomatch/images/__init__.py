@@ -21,7 +21,6 @@ from geomatch.images.image import reduce_image as reduce_image
 from geomatch.images.image import write_png as write_png
 from geomatch.images.loading import ImageLike as ImageLike
 from geomatch.images.loading import load_image as load_image
-from geomatch.images.loading import load_images as load_images
 from geomatch.images.loading import name_of as name_of
 from geomatch.images.loading import open_image as open_image
 from geomatch.images.loading import raw_size as raw_size

@@ -12,16 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from geomatch.errors import ImageError
+from geomatch.errors import ImageError, reading
 from geomatch.images.image import Image
-from geomatch.images.opening import (
-    check_size,
-    check_still,
-    format_of,
-    named_errors,
-    open_file,
-    open_picture,
-)
+from geomatch.images.opening import DAMAGED, check_size, check_still, format_of, open_file, open_picture
 from geomatch.images.tiff import Page, open_page, read_page
 from geomatch.images.values import CONVERSION, Conversion, Values, choose_bands, opacity, to_pixels
 from geomatch.stream import ahead
@@ -47,7 +40,11 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
     if isinstance(source, Image):
         return source
     if isinstance(source, np.ndarray):
-        values, turn, name = _values_of_array(source, conversion), 1, "array"
+        name, turn = "array", 1
+        if source.ndim not in (2, 3):
+            raise ImageError(f"array: expected shape (H, W) or (H, W, C), got {source.shape}")
+        check_size(source.shape[1], source.shape[0], name)
+        values = _with_opacity(source, conversion, name)
     elif isinstance(source, PILImage.Image):
         name = name_of(source)
         with open_image(source) as picture:
@@ -57,7 +54,7 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
         values, turn = _read(Path(source), apply_exif, conversion)
     else:
         raise ImageError(f"cannot use {type(source).__name__} as an image: give a path, array or PIL image")
-    with named_errors(name):
+    with reading(name, DAMAGED, ImageError):
         pixels, note = to_pixels(values, conversion.stretch, name)
     pixels = np.ascontiguousarray(_turned(pixels, turn))
     if pixels.flags.owndata and pixels is not values.array:
@@ -73,11 +70,6 @@ def stream_images(sources: Iterable[ImageLike]) -> Iterator[Image]:
                 yield from read
         else:  # nothing to wait for; a picture of Pillow that is listed twice would be read by two threads
             yield from map(load_image, run)
-
-
-def load_images(sources: Iterable[ImageLike]) -> list[Image]:
-    """`load_image` of each; files are decoded by several threads at a time."""
-    return list(stream_images(sources))
 
 
 def _pixels(source: Any) -> int:
@@ -109,7 +101,7 @@ def open_image(source: str | os.PathLike[str] | PILImage.Image) -> Iterator[PILI
     """Open a still image, not decoded yet; what goes wrong in the block is an `ImageError` that names it."""
     name = name_of(source)
     if isinstance(source, PILImage.Image):
-        with named_errors(name):
+        with reading(name, DAMAGED, ImageError):
             check_still(source, name)
             yield source
     else:
@@ -214,10 +206,3 @@ def _with_opacity(array: NDArray[Any], conversion: Conversion, name: str) -> Val
         array = array[:, :, chosen]
     note = f"bands {', '.join(map(str, conversion.bands))} of {count}" if conversion.bands else ""
     return Values(array, alpha, note=note)
-
-
-def _values_of_array(array: NDArray[Any], conversion: Conversion) -> Values:
-    if array.ndim not in (2, 3):
-        raise ImageError(f"array: expected shape (H, W) or (H, W, C), got {array.shape}")
-    check_size(array.shape[1], array.shape[0], "array")
-    return _with_opacity(array, conversion, "array")

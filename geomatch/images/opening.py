@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from PIL import Image as PILImage
 
-from geomatch.errors import ImageError, first_line
+from geomatch.errors import ImageError, first_line, reading
 
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".heic", ".heif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -21,17 +21,8 @@ FORMATS = ("JPEG", "PNG", "TIFF", "PPM", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _START = 64  # bytes that tell the format
 _MAX_PIPE = 1 << 30  # bytes read from a pipe
-
-
-@contextmanager
-def named_errors(name: str) -> Iterator[None]:
-    """Turn every failure of a decoder into an `ImageError` that names the image."""
-    try:
-        yield
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise whatever they like on damaged data
-        raise ImageError(f"{name}: damaged or truncated image ({first_line(error)})") from error
+DAMAGED = "image, damaged or truncated"
+"""What a decoder's error says that it could not read."""
 
 
 def check_image_file(path: Path) -> None:
@@ -54,7 +45,7 @@ def check_image_file(path: Path) -> None:
 def open_file(path: Path) -> Iterator[IO[bytes]]:
     """Open an image file, in which one can go back; what comes through a pipe is kept in memory."""
     check_image_file(path)
-    with named_errors(str(path)), path.open("rb") as file:
+    with reading(path, DAMAGED, ImageError), path.open("rb") as file:
         if file.seekable():
             yield file
             return

@@ -26,8 +26,8 @@ def check_image(image: object) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image[:, :, 0] if image.shape[2:] == (1,) else image)
 
 
-def check_mask(mask: object, image: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """A uint8 array of the image's height and width; None and empty arrays stand for no mask."""
+def check_mask(mask: object, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """A uint8 array of the shape; None and empty arrays stand for no mask."""
     if mask is None:
         return None
     if not isinstance(mask, np.ndarray):
@@ -36,9 +36,9 @@ def check_mask(mask: object, image: NDArray[np.uint8]) -> NDArray[np.uint8] | No
         return None
     if mask.dtype != np.uint8:
         raise TypeError(f"the mask must be uint8 (CV_8UC1), got {mask.dtype}; use mask.astype(np.uint8)")
-    if mask.shape not in (image.shape[:2], (*image.shape[:2], 1)):
-        raise ValueError(f"the mask must have the image's shape {image.shape[:2]}, got {mask.shape}")
-    return np.ascontiguousarray(mask.reshape(image.shape[:2]))
+    if mask.shape not in (shape, (*shape, 1)):
+        raise ValueError(f"the mask must have shape {shape}, got {mask.shape}")
+    return np.ascontiguousarray(mask.reshape(shape))
 
 
 def check_descriptors(name: str, descriptors: object) -> NDArray[np.float32]:
@@ -63,13 +63,8 @@ def check_masks(masks: object, queries: int, trains: Sequence[int]) -> NDArray[n
         raise ValueError(f"as many masks as images with train descriptors are needed: {len(trains)}")
     allowed = []
     for mask, count in zip(several, trains, strict=True):
-        given = np.ones((queries, count), np.uint8) if mask is None else mask
-        if not isinstance(given, np.ndarray) or given.dtype != np.uint8:
-            got = getattr(given, "dtype", type(given).__name__)
-            raise TypeError(f"a mask must be a uint8 array, got {got}")
-        if given.shape != (queries, count):
-            raise ValueError(f"the mask must have shape ({queries}, {count}), got {given.shape}")
-        allowed.append(given != 0)
+        given = check_mask(mask, (queries, count))
+        allowed.append(np.ones((queries, count), np.bool_) if given is None else given != 0)
     return np.concatenate(allowed, axis=1)
 
 

@@ -1,6 +1,7 @@
 """geomatch's values as OpenCV's, and back; TypeError and ValueError for what is neither."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from geomatch.geometry import normalize_homography
 from geomatch.images import Image
+from geomatch.keypoints.opencv import features_of_rows, keypoint_rows
 from geomatch.opencv.arguments import check_descriptors, check_each, check_image, check_keypoints
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
@@ -51,22 +53,8 @@ def from_keypoints(
 
     Scales when all sizes are positive, orientations when no angle is negative; octaves are dropped.
     """
-    rows = keypoint_rows(check_keypoints(keypoints)).astype(np.float32)
-    sizes, angles = rows[:, 2], rows[:, 3]
-    return Features(
-        rows[:, :2],
-        rows[:, 4],
-        image_size,
-        scales=sizes if len(rows) and (sizes > 0).all() else None,
-        orientations=np.radians(angles, dtype=np.float32) if len(rows) and (angles >= 0).all() else None,
-        descriptors=descriptors,
-    )
-
-
-def keypoint_rows(keypoints: Sequence[cv2.KeyPoint]) -> NDArray[np.float64]:
-    """(N, 5): x, y, size, angle in degrees, response."""
-    rows = [(*point.pt, point.size, point.angle, point.response) for point in keypoints]
-    return np.array(rows, dtype=np.float64).reshape(-1, 5)
+    features = features_of_rows(keypoint_rows(check_keypoints(keypoints)), image_size)
+    return replace(features, descriptors=descriptors)
 
 
 def to_dmatches(matches: Matches, metric: Metric = "cosine") -> DMatches:

@@ -14,9 +14,9 @@ from geomatch.dift.head.projection import LinearHead
 from geomatch.errors import first_line
 from geomatch.images import Image
 from geomatch.keypoints import Detector
-from geomatch.keypoints.opencv import MIN_SIDE
+from geomatch.keypoints.opencv import MIN_SIDE, features_of_rows, keypoint_rows
 from geomatch.opencv.arguments import check_image, check_images, check_keypoints, check_mask
-from geomatch.opencv.convert import from_bgr, keypoint_rows, to_keypoints
+from geomatch.opencv.convert import from_bgr, to_keypoints
 from geomatch.types import Features
 
 _MAX_SIZE = 4.0  # of a keypoint, in units of the image's long side: larger ones see no more of the image
@@ -68,9 +68,13 @@ class Feature2D:
             return (), None
         rows = rows[usable]
         oriented = (rows[:, 2] > 0) & (rows[:, 3] >= 0) & np.isfinite(rows[:, 2:4]).all(axis=1)
-        # in two groups, so that no keypoint's descriptor depends on its company
+        rows[~np.isfinite(rows[:, 4]), 4] = 0
+        rows[~oriented, 2:4] = -1
+        rows[oriented, 2] = np.minimum(rows[oriented, 2], _MAX_SIZE * max(picture.size))
+        rows[oriented, 3] %= 360
+        # so that no keypoint's descriptor depends on its company
         groups = [group for group in (oriented, ~oriented) if group.any()]
-        found = [_features(rows[group], picture.size, group is oriented) for group in groups]
+        found = [features_of_rows(rows[group], picture.size) for group in groups]
         parts = [_rows(self.describer, picture, features) for features in found]
         described = np.empty((len(rows), parts[0].shape[1]), np.float32)
         for group, part in zip(groups, parts, strict=True):
@@ -125,7 +129,7 @@ class Feature2D:
         """Keypoints, and their rows where the detector is the describer and gives both at once."""
         if array.size == 0:
             return (), None
-        allowed, rows, source = check_mask(mask, array), None, self._source()
+        allowed, rows, source = check_mask(mask, array.shape[:2]), None, self._source()
         if not isinstance(source, cv2.Feature2D):
             features = source.detect(from_bgr(array))
             found = to_keypoints(features)
@@ -172,16 +176,6 @@ class Feature2D:
             except cv2.error as error:
                 raise ValueError(f"OpenCV cannot make the detector: {first_line(error)}") from error
         return self.detector
-
-
-def _features(rows: NDArray[np.float64], size: tuple[int, int], oriented: bool) -> Features:
-    return Features(
-        rows[:, :2].astype(np.float32),
-        np.where(np.isfinite(rows[:, 4]), rows[:, 4], 0).astype(np.float32),
-        size,
-        scales=np.minimum(rows[:, 2], _MAX_SIZE * max(size)).astype(np.float32) if oriented else None,
-        orientations=np.radians(rows[:, 3] % 360).astype(np.float32) if oriented else None,
-    )
 
 
 def _unzipped(pairs: Iterable[tuple[Any, Any]]) -> tuple[Any, ...]:

@@ -57,16 +57,13 @@ class Manifest:
     def saved(self, store: Store, **changes: Any) -> "Manifest":
         """The manifest with changes, after it was written."""
         new = replace(self, **changes)
-        summary = {
-            f.name: getattr(new, f.name) for f in fields(new) if f.name not in ("objects", "pair_keys")
-        }
+        arrays = ("objects", "pair_keys")
+        summary = {f.name: getattr(new, f.name) for f in fields(new) if f.name not in arrays}
         summary |= {"schema": SCHEMA, "versions": versions(), "kinds": sorted(new.objects)}
-        arrays: dict[str, Any] = {
-            f"keys_{kind}": np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
-            for kind, keys in new.objects.items()
-        }
-        data = pack_arrays("Manifest", {"summary": json.dumps(summary), **arrays, "pair_keys": new.pair_keys})
-        store.write(KIND, new.key, data)
+        packed: dict[str, Any] = {"summary": json.dumps(summary), "pair_keys": new.pair_keys}
+        for kind, keys in new.objects.items():
+            packed[f"keys_{kind}"] = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
+        store.write(KIND, new.key, pack_arrays("Manifest", packed))
         return new
 
     @classmethod

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from geomatch.errors import DamagedError, GeomatchError, StoreError, first_line, require
+from geomatch.errors import DamagedError, FeaturesError, GeomatchError, StoreError, first_line, require
 from geomatch.files import is_named, named, replacing
 from geomatch.places import user_path
 
@@ -99,6 +99,14 @@ class Store:
             self.remove(kind, key)
             return None
 
+    def needed(self, kind: str, key: str, unpack: Callable[[bytes, str], Value]) -> Value:
+        """The object, as `found` reads it; raises `FeaturesError` if there is none that can be read."""
+        value = self.found(kind, key, unpack)
+        if value is None:
+            label = self.label(kind, key)
+            raise FeaturesError(f"{label} is missing or damaged; give the same command again")
+        return value
+
     def cached(
         self,
         kind: str,
@@ -114,17 +122,12 @@ class Store:
         Raises:
             StoreError: when the store cannot be read or written.
         """
-        objects: dict[str, Value] = {}
-        missing: dict[str, int] = {}
-        for place, key in enumerate(keys):
-            if key not in objects and key not in missing:
-                value = self.found(kind, key, unpack)
-                if value is None:
-                    missing[key] = place
-                else:
-                    objects[key] = value
+        found = {key: self.found(kind, key, unpack) for key in dict.fromkeys(keys)}
+        objects = {key: value for key, value in found.items() if value is not None}
+        missing = [key for key in found if key not in objects]
         if missing:
-            for key, value in zip(missing, make(list(missing.values())), strict=True):
+            made = make([keys.index(key) for key in missing])
+            for key, value in zip(missing, made, strict=True):
                 self.write(kind, key, pack(value))
                 objects[key] = value
         return [objects[key] for key in keys]

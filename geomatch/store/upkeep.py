@@ -28,10 +28,8 @@ class RunState(NamedTuple):
     @property
     def whole(self) -> bool:
         """True if nothing failed, and all is there."""
-        manifest = self.manifest
-        return (
-            manifest.complete and not manifest.failed and all(there == of for there, of in self.done.values())
-        )
+        there = all(there == of for there, of in self.done.values())
+        return there and self.manifest.complete and not self.manifest.failed
 
 
 class StoreInfo(NamedTuple):
@@ -52,6 +50,7 @@ class Pruned(NamedTuple):
 
 def inspect_store(store: Store) -> StoreInfo:
     """Count the store's objects and find the state of every run."""
+    store.check()
     sizes = {kind: store.sizes(kind) for kind in KINDS}
     manifests, damaged = _manifests(store, sizes[RUNS])
     held: PackIndex | None = None
@@ -76,6 +75,7 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
     ``remove`` removes these, so that the next run makes them again; manifests stay, since without them it
     would not be known what a run needs.
     """
+    store.check()
     found = [(kind, key) for kind in KINDS for key in sorted(store.sizes(kind))]
     damaged = []
     checked = 0
@@ -104,14 +104,10 @@ def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False)
     forgotten = {_run(runs, text) for text in forget}
     manifests, damaged = _manifests(store, [key for key in runs if key not in forgotten])
     if damaged:
-        raise GeomatchError(
-            f"{store.url}: the manifest of run {damaged[0][:12]} is damaged, so that what it needs is not "
-            "known: give its command again, or forget it (--forget)"
-        )
+        text = f"the manifest of run {damaged[0][:12]} is damaged, so that what it needs is not known"
+        raise GeomatchError(f"{store.url}: {text}: give its command again, or forget it (--forget)")
     if not manifests:
-        raise GeomatchError(
-            f"{store.url}: no run would be left, so that all would go; remove the folder instead"
-        )
+        raise GeomatchError(f"{store.url}: no run would be left; remove the folder instead")
     going = [(RUNS, key, runs[key]) for key in forgotten]
     for kind in OBJECTS:
         wanted = {key for manifest in manifests for key in manifest.objects.get(kind, ())}
@@ -148,7 +144,5 @@ def _manifests(store: Store, keys: Iterable[str]) -> tuple[list[Manifest], list[
 def _run(runs: Iterable[str], text: str) -> str:
     found = [key for key in runs if key.startswith(text)]
     if len(found) != 1 or not text:
-        raise GeomatchError(
-            f"{text!r} names {len(found)} runs of the store; `geomatch store info` lists them"
-        )
+        raise GeomatchError(f"{text!r} names {len(found)} runs; `geomatch store info` lists them")
     return found[0]

@@ -1,9 +1,9 @@
 """A bank of corresponding patches, cut once per image, that convolutional heads are trained on."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,28 +62,24 @@ def row_type(patch_size: int) -> np.dtype[Any]:
     return np.dtype([("patches", np.uint8, patches), ("points", np.float32, (2, 2)), ("view", np.int32)])
 
 
-def make_bank(
-    bank: PatchBank, images: Sequence[BankImage], workers: int = 2, progress: bool = True
-) -> dict[BankImage, str]:
+def make_bank(bank: PatchBank, images: Sequence[BankImage], workers: int = 2) -> dict[BankImage, str]:
     """Write one file per image, unless it is there; return the images that cannot be read, and why."""
     bank.folder.mkdir(parents=True, exist_ok=True)
     todo = [image for image in images if not bank.file(image).is_file()]
-    return for_each_image(partial(_make_one, bank), todo, workers, "patches", progress)
+    return for_each_image(partial(_make_one, bank), todo, workers, "patches")
 
 
 def for_each_image(
-    make: Callable[[BankImage], None], images: Sequence[BankImage], workers: int, what: str, progress: bool
+    make: Callable[[BankImage], None], images: Sequence[BankImage], workers: int, what: str
 ) -> dict[BankImage, str]:
     """Call ``make`` for every image; return those that cannot be read, and why."""
     ordered = sorted(images, key=lambda image: -image.views)  # the longest first
     attempt = partial(_reason, make)
-    with ExitStack() as stack:
-        reasons: Iterator[str] = map(attempt, ordered)
-        if workers > 1:
-            spawn = multiprocessing.get_context("spawn")  # not forked: torch may hold threads
-            pool = stack.enter_context(ProcessPoolExecutor(workers, spawn, _one_thread))
-            reasons = pool.map(attempt, ordered)
-        shown = tqdm(reasons, total=len(ordered), desc=what, unit="image", disable=not progress)
+    spawn = multiprocessing.get_context("spawn")  # not forked: torch may hold threads
+    pool = ProcessPoolExecutor(workers, spawn, _one_thread) if workers > 1 else None
+    with pool or nullcontext():
+        reasons = pool.map(attempt, ordered) if pool else map(attempt, ordered)
+        shown = tqdm(reasons, total=len(ordered), desc=what, unit="image")
         return {image: reason for image, reason in zip(ordered, shown, strict=True) if reason}
 
 

@@ -14,6 +14,10 @@ from geomatch.errors import WeightsError, first_line, reading
 from geomatch.files import replacing
 from geomatch.weights.download import check_file
 
+EVERY = 100  # steps between two checkpoints
+Log = dict[str, float]
+"""What is known after some steps."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Checkpoint:
@@ -30,7 +34,7 @@ class Checkpoint:
         with replacing(self.path) as temporary:
             torch.save(state | {"config": asdict(self.config), "step": step, "log": log}, temporary)
 
-    def resume(self) -> tuple[int, list[Any]]:
+    def resume(self) -> tuple[int, list[Log]]:
         """Put the parts into the saved state, if there is one; the steps done and the log."""
         if not self.path.exists():
             return 0, []
@@ -59,21 +63,20 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:
 
 def take_steps(
     checkpoint: Checkpoint,
-    steps: int,
     loss: Callable[[int], Tensor],
-    entry: Callable[[int, float], Any],
-    every: int,
-    bar: str | None = None,
-) -> list[Any]:
-    """Take the steps that are left of ``steps`` with the checkpoint's optimiser and schedule; return the log.
+    bar: str,
+    watched: Callable[[], Log] = dict,
+) -> list[Log]:
+    """Take the configuration's ``steps`` that are left, with the checkpoint's optimiser and schedule.
 
-    ``loss`` gives the loss of a step by its number, from 0; ``entry`` makes an entry of the log, ``every`` so
-    many steps and at the end, from the steps done and the mean loss since the entry before.
+    ``loss`` gives the loss of a step by its number, from 0. Returns the log: `EVERY` so many steps and at the
+    end the steps done, the mean loss since the entry before, and what is ``watched``.
     """
     optimiser, schedule = checkpoint.parts["optimiser"], checkpoint.parts["schedule"]
+    steps: int = checkpoint.config.steps
     start, log = checkpoint.resume()
     recent: list[float] = []
-    shown = tqdm(range(start, steps), initial=start, total=steps, unit="step", desc=bar, disable=bar is None)
+    shown = tqdm(range(start, steps), initial=start, total=steps, unit="step", desc=bar)
     for step in shown:
         found = loss(step)
         optimiser.zero_grad()
@@ -81,8 +84,8 @@ def take_steps(
         optimiser.step()
         schedule.step()
         recent.append(found.item())
-        if (step + 1) % every == 0 or step + 1 == steps:
-            log.append(entry(step + 1, float(np.mean(recent))))
+        if (step + 1) % EVERY == 0 or step + 1 == steps:
+            log.append({"step": step + 1, "loss": round(float(np.mean(recent)), 4)} | watched())
             shown.set_postfix_str(str(log[-1]))
             recent = []
             checkpoint.save(step + 1, log)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.head.projection import ConvolutionalHead, HeadNetwork
+from geomatch.dift.head.projection import HeadNetwork, NetworkHead
 from geomatch.errors import GeomatchError
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
@@ -40,19 +40,15 @@ def train_head(
     images: Sequence[BankImage],
     work: Path,
     settings: HeadConfig = HeadConfig(),
-    patches: Path | None = None,
-    workers: int = 2,
-    progress: bool = True,
 ) -> FittedHead:
     """Make the bank and train the head of a model that describes patches; a second call goes on.
 
-    ``work`` holds the checkpoint and, unless ``patches`` names a folder that trainings share, the bank, which
-    ``workers`` processes make. Raises `GeomatchError` when the images give no pairs.
+    ``work`` holds the checkpoint and the bank. Raises `GeomatchError` when the images give no pairs.
     """
     if config.sampling != "patch":
         raise ValueError("a head can be trained for sampling='patch' only; dense maps have the fitted one")
-    bank = PatchBank(patches or work / "patches", config.patch_size, config.patch_scale)
-    unreadable = make_bank(bank, images, workers, progress)
+    bank = PatchBank(work / "patches", config.patch_size, config.patch_scale)
+    unreadable = make_bank(bank, images)
     images = [image for image in images if image not in unreadable]
     used, watched = split_images(images)
     views, watched_views = load_bank(bank, used), load_bank(bank, watched)
@@ -61,7 +57,7 @@ def train_head(
             f"{len(used)} images gave no pairs of keypoints: give photographs with something to find"
         )
     extractor = DIFTExtractor(replace(config, head=False))
-    network = train_network(extractor, views, settings, work, watched_views[:100], progress)
+    network = train_network(extractor, views, settings, work, watched_views[:100])
     log = read_checkpoint(work / CHECKPOINT)["log"]
     training = {
         "model": config.model,
@@ -70,7 +66,7 @@ def train_head(
         "head": asdict(settings),
         "log": log,
     }
-    head = ConvolutionalHead(network, config.feature_settings(), training)
+    head = NetworkHead(network, config.feature_settings(), training)
     skipped = {str(image.path): reason for image, reason in unreadable.items()}
     return FittedHead(head, len(used), skipped, training["pairs"], None, log[-1].get("rank1"))
 
@@ -87,7 +83,6 @@ def train_network(
     config: HeadConfig,
     out: Path,
     validation: Sequence[Rows] = (),
-    progress: bool = True,
 ) -> HeadNetwork:
     """Train on frozen activations of the bank's pairs of views, or go on from ``out/head.pt``."""
 
@@ -98,9 +93,10 @@ def train_network(
     def describe(network: HeadNetwork, patches: NDArray[np.uint8]) -> Tensor:
         return network(_maps(extractor, patches))  # type: ignore[no-any-return]
 
-    bar = "projection head" if progress else None
     draw = partial(draw_batch, bank, config.views, config.per_view)
-    return train_on_pairs(new_network, describe, draw, config, out / CHECKPOINT, validation, bar)
+    return train_on_pairs(
+        new_network, describe, draw, config, out / CHECKPOINT, "projection head", validation
+    )
 
 
 def _maps(extractor: DIFTExtractor, patches: NDArray[np.uint8]) -> Sequence[Tensor]:

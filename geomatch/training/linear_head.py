@@ -49,7 +49,6 @@ def fit_on_images(
     dimension: int = 128,
     views: int = 8,
     seed: int = 0,
-    progress: bool = True,
 ) -> FittedHead:
     """Fit the closed-form projection head of a DIFT model; the folder ``work`` caches activations per image.
 
@@ -73,7 +72,7 @@ def fit_on_images(
     fitted: list[tuple[Rows, Rows]] = []
     held_out: list[tuple[Rows, Rows, NDArray[np.int64]]] = []
     used: list[str] = []
-    shown = tqdm(hashes.items(), desc="activations", unit="image", disable=None if progress else True)
+    shown = tqdm(hashes.items(), desc="activations", unit="image", disable=None)
     for number, (digest, path) in enumerate(shown):
         file = work / f"{digest_of([digest, settings])}.npz"
         try:

@@ -14,9 +14,8 @@ from torch.nn import functional
 from geomatch.isolation import isolated
 from geomatch.training import linear_head
 from geomatch.training.bank import Rows
-from geomatch.training.checkpoint import Checkpoint, take_steps
+from geomatch.training.checkpoint import Checkpoint, Log, take_steps
 
-EVERY = 100  # steps between two checkpoints
 NEAR = 8.0  # pixels within which two keypoints of a view may be one place, and are no negatives of each other
 Network = TypeVar("Network", bound=nn.Module)
 DrawnBatch = TypeVar("DrawnBatch", bound="Batch")
@@ -52,8 +51,8 @@ def train_on_pairs(
     draw: Callable[[np.random.Generator], DrawnBatch],
     config: _Settings,
     path: Path,
+    bar: str,
     validation: Sequence[Rows] = (),
-    bar: str | None = None,
     beside: Callable[[DrawnBatch, Tensor], Tensor] | None = None,
 ) -> Network:
     """Train on the pairs that ``draw`` gives, or go on from the checkpoint ``path``; in evaluation mode.
@@ -80,14 +79,11 @@ def train_on_pairs(
         total = pair_loss(found, batch.points, batch.views, config.temperature)
         return total if beside is None else total + beside(batch, found)
 
-    def entry(done: int, mean: float) -> dict[str, float]:
-        made: dict[str, float] = {"step": done, "loss": round(mean, 4)}
-        if validation:
-            network.eval()
-            made["rank1"] = round(rank1(lambda patches: describe(network, patches), validation), 4)
-        return made
+    def watched() -> Log:
+        network.eval()
+        return {"rank1": round(rank1(lambda patches: describe(network, patches), validation), 4)}
 
-    take_steps(Checkpoint(path, config, parts), config.steps, loss, entry, EVERY, bar)
+    take_steps(Checkpoint(path, config, parts), loss, bar, watched if validation else dict)
     return network.eval()
 
 

@@ -21,12 +21,8 @@ def frames_of(video: Path, limit: int | None = None) -> Iterator[Image]:
     """Read at most ``limit`` frames in order, RGB, all of one size; only one is in memory at a time.
 
     The video is a file that OpenCV can read, or a folder of images, read with `geomatch.load_image` in
-    natural order of their names (``9.png`` before ``10.png``).
-
-    Raises:
-        ImageError: naming the file or frame, when there is none (at once), it cannot be read, its size
-            differs from the first frame's, or the video ends before the announced number of frames.
-        ValueError: for a limit below 1.
+    natural order of their names (``9.png`` before ``10.png``). An `ImageError` names the file or frame when
+    there is none (at once), it cannot be read or is of another size, or the video ends before it should.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"the number of frames must be at least 1, got {limit}")

@@ -21,10 +21,7 @@ def load_mask(path: Path) -> NDArray[np.uint8]:
     """Read (H, W) object numbers, 0 for the background.
 
     The indices of a palette image and the values of a grey one are the numbers, as in DAVIS; an image with
-    no values but 0 and 255 (or one bit) has one object, number 1.
-
-    Raises:
-        ImageError: when it cannot be read, is in colour, deeper than 8 bits or empty, or numbers exceed 254.
+    no values but 0 and 255 (or one bit) has one object, number 1. All else is an `ImageError`.
     """
     with open_image(path) as picture:
         if picture.mode not in ("1", "L", "P"):
@@ -32,11 +29,10 @@ def load_mask(path: Path) -> NDArray[np.uint8]:
                 f"{path}: a mask must be a palette or grey image of 8 bits, whose values number the objects; "
                 f"got mode {picture.mode}"
             )
-        black_white = picture.mode == "1"
         mask = np.array(picture).astype(np.uint8)
     if not mask.any():
         raise ImageError(f"{path}: the mask is empty; mark the objects by values from 1, or one by 255")
-    if black_white or set(np.unique(mask).tolist()) <= {0, 255}:
+    if set(np.unique(mask).tolist()) <= {0, 255}:
         return (mask > 0).astype(np.uint8)
     if mask.max() > MAX_OBJECTS:
         raise ImageError(

@@ -36,13 +36,13 @@ class PropagationConfig:
     """Last frames that are looked at besides the first."""
     top_k: int = 15
     """Cells whose labels a cell takes."""
-    radius: int | None = 15
-    """Cells to each side of a cell's own place that are looked at; None for the whole frame."""
+    radius: int = 15
+    """Cells to each side of a cell's own place that are looked at."""
     temperature: float = 0.2
     """Divides the cosine: lower trusts the best cells more."""
 
     def __post_init__(self) -> None:
-        if self.context < 0 or self.top_k < 1 or (self.radius is not None and self.radius < 0):
+        if self.context < 0 or self.top_k < 1 or self.radius < 0:
             raise ValueError("context and radius must not be negative, top_k must be positive")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
@@ -52,11 +52,7 @@ class LabelPropagator:
     """The labels of one video, frame after frame."""
 
     def __init__(self, config: PropagationConfig, features: Tensor, labels: Tensor) -> None:
-        """Begin with the first frame: features (C, h, w), see `features_on`, and labels (L, h, w).
-
-        Raises:
-            ShapeError: when they do not cover the same cells.
-        """
+        """Begin with the first frame: features (C, h, w), see `features_on`, and labels (L, h, w)."""
         _check(features, labels)
         self.config = config
         self._first = features, labels.to(features)
@@ -87,21 +83,18 @@ class LabelPropagator:
 
     def _tile(self, queries: Tensor, keys: Tensor, values: Tensor, top: int, left: int) -> Tensor:
         """Labels (L, a, b) of a rectangle of cells whose first is at (top, left)."""
-        (rows, columns), (height, width) = queries.shape[1:], keys.shape[2:]
-        radius = self.config.radius
-        reach = max(height, width) if radius is None else radius
-        above, before = max(0, top - reach), max(0, left - reach)
+        (rows, columns), radius, device = queries.shape[1:], self.config.radius, queries.device
+        above, before = max(0, top - radius), max(0, left - radius)
         keys, values = (
-            part[:, :, above : top + rows + reach, before : left + columns + reach] for part in (keys, values)
+            part[:, :, above : top + rows + radius, before : left + columns + radius]
+            for part in (keys, values)
         )
         count = rows * columns
         found = queries.flatten(1).T @ keys.flatten(2)  # context frame, query, key
-        if radius is not None:
-            device = queries.device
-            off_y = _too_far(top, rows, above, keys.shape[2], radius, device)
-            off_x = _too_far(left, columns, before, keys.shape[3], radius, device)
-            off = off_y[:, None, :, None] | off_x[None, :, None, :]
-            found.masked_fill_(off.reshape(count, -1), -torch.inf)
+        off_y = _too_far(top, rows, above, keys.shape[2], radius, device)
+        off_x = _too_far(left, columns, before, keys.shape[3], radius, device)
+        off = off_y[:, None, :, None] | off_x[None, :, None, :]
+        found.masked_fill_(off.reshape(count, -1), -torch.inf)
         found = found.transpose(0, 1).reshape(count, -1)
         best, places = found.topk(min(self.config.top_k, found.shape[1]), dim=1)
         weights = (best / self.config.temperature).softmax(1)

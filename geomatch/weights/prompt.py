@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import MissingDependencyError, WeightsError, first_line, require
+from geomatch.errors import MissingDependencyError, WeightsError, reading, require
 from geomatch.files import fingerprint_of
 from geomatch.types import checked
 from geomatch.weights.download import check_file
@@ -25,11 +25,9 @@ def cached_embedding(folder: Path, prompt: str) -> NDArray[np.float32] | None:
         return None
     from geomatch.weights.tensors import load_tensors
 
-    try:
+    with reading(path, "prompt embedding", WeightsError, "delete it"):
         tensors, metadata = load_tensors(path)
         embedding, made_by = tensors[_KEY].numpy(), metadata["text_encoder"]
-    except Exception as error:
-        raise WeightsError(f"{path}: damaged prompt embedding ({first_line(error)}); delete it") from error
     encoder = _fingerprint(folder)
     if encoder is not None and encoder != made_by:
         return None
@@ -62,13 +60,11 @@ def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
         check_file(path)
     if read_config(folder / "text_encoder").get("model_type") not in ("clip_text_model", "clip"):
         raise WeightsError(f"{folder / 'text_encoder'}: no CLIP text encoder; Stable Diffusion 1 and 2 only")
-    try:
+    with reading(folder, "text encoder", WeightsError):
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         encoder = transformers.CLIPTextModel.from_pretrained(
             folder / "text_encoder", local_files_only=True, dtype=torch.float32
         ).eval()
-    except Exception as error:  # transformers raises many types
-        raise WeightsError(f"{folder}: cannot load the text encoder ({first_line(error)})") from error
     length = encoder.config.max_position_embeddings
     tokens = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     with torch.inference_mode():

@@ -3,17 +3,18 @@
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geomatch.files import replacing
 
 _EMPTY = b'"sha256":"' + b"0" * 64
+Network = TypeVar("Network", bound=nn.Module)
 _SUM = re.compile(rb'"sha256":"([0-9a-f]{64})')  # in other values of the header the quotes are escaped
 
 
@@ -38,6 +39,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError("its checksum is wrong")
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return load(data), header["__metadata__"]
+
+
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices as float16; vectors are few, and variances may leave its range."""
+    return {name: (t.half() if t.ndim > 1 else t).contiguous() for name, t in tensors.items()}
+
+
+def filled(make: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Network:
+    """The network with these weights in float32, ready for inference; its own are never drawn."""
+    with torch.device("meta"):
+        network = make()
+    state = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def load_pickled(path: Path) -> Any:

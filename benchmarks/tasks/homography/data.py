@@ -1,4 +1,4 @@
-"""Getting data in HPatches layout: the release itself, or a look-alike from photographs."""
+"""Data in HPatches layout from photographs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,41 +8,21 @@ import numpy as np
 from PIL import Image as PILImage
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.download import unpack
-from geomatch.benchmarks.tasks.homography.sequences import HPatchesSequence, read_hpatches
+from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
+from geomatch.benchmarks.tasks.pairs.evaluation import PairScene
 from geomatch.errors import GeomatchError
 from geomatch.files import replacing
 from geomatch.images import load_image, reduce_image
 from geomatch.synthetic import Motion, change_light, random_homography, render_view
-from geomatch.weights.download import WeightsFile, locate_weights
 
-RELEASE = WeightsFile(
-    file_name="hpatches-sequences-release.zip",
-    url="https://huggingface.co/datasets/vbalnt/hpatches/resolve/main/hpatches-sequences-release.zip",
-    licence="repository MIT; the images come from older data sets: cite the original sources",
-    sha256="99cf7e1ca167896eb4ca2fe3d903beff6566243a3c0c8e07a13a2596648ad670",
-)
-"""1,279,545,572 bytes, put on the hub by the authors."""
 SYNTHETIC_SIDE = 800  # photographs are reduced to this long side
 STRONG_LIGHT = 1.6  # `change_light`'s strength in strong ``i_`` sequences
 UPRIGHT_VIEWS = (2, 3)  # views of strong ``v_`` sequences that stay upright; the others turn freely
 
 
-def fetch_hpatches(out: Path, archive: Path | None = None) -> DataSet[HPatchesSequence]:
-    """Download (or take) the archive, check it, unpack it into ``out`` and check what is there.
-
-    What is unpacked already is not unpacked again; the download goes on where it was interrupted, and stays
-    in the cache. An ``archive`` is taken instead of the download, whatever its checksum.
-    """
-    path = locate_weights(RELEASE, archive)
-    out.mkdir(parents=True, exist_ok=True)
-    unpack(path, out, last=2)
-    return read_hpatches(out)
-
-
 def make_synthetic(
     photos: Sequence[Path], out: Path, seed: int = 0, strong: bool = False
-) -> DataSet[HPatchesSequence]:
+) -> DataSet[PairScene]:
     """Two sequences per photograph: ``i_NAME`` by light, ``v_NAME`` by exact homographies.
 
     The name is the file's, with those of its folders where several have one; sequences of the same names are

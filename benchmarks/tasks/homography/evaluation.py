@@ -1,8 +1,7 @@
 """One pair of images under one protocol: from features to a row of the record."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,32 +10,24 @@ from geomatch.benchmarks.harness.measures import accuracy
 from geomatch.benchmarks.harness.task import Row
 from geomatch.benchmarks.tasks.homography import measures, solvers
 from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, HomographyProtocol
+from geomatch.benchmarks.tasks.homography.sequences import Plane
+from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points
+from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.geometry import image_corners, warp_points
 from geomatch.keypoints.detector import select_best
-from geomatch.types import Features, Matches
 
 CORRECT_PX = 3.0  # largest distance of a correct match, and of a repeated point (SuperPoint's protocol)
 HOMOGRAPHY_NMS, DETECTOR_NMS = 8.0, 4.0
 """Least distances of keypoints in SuperPoint's protocol, before the best are taken."""
 REPEATED_POINTS = 300
 
-Matcher = Callable[[Features, Features], Matches]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Features of two images in one frame, and the truth between them."""
-
-    features0: Features
-    features1: Features
-    truth: NDArray[np.float64]  # (3, 3) between pixels of the frame
-
 
 def evaluate(
     protocol: HomographyProtocol,
-    pair: Pair,
-    match: Matcher | None,
-    small: Pair | None = None,
+    pair: FramedPair,
+    plane: Plane,
+    match: Match | None,
+    small: FramedPair | None = None,
     weighted: bool = False,
 ) -> Row:
     """What the protocol measures of a pair in its frame, keypoints and matches best first.
@@ -45,34 +36,39 @@ def evaluate(
     repeatability. ``weighted`` says that similarities weigh the matches in the direct linear transform, as a
     learned matcher's confidences do.
     """
+    truth = pair.homography(plane.matrix)
     if protocol.kind == "superpoint":
-        pair = _shared(pair, HOMOGRAPHY_NMS, protocol.max_keypoints)
+        pair = _shared(pair, truth, HOMOGRAPHY_NMS, protocol.max_keypoints)
     else:
-        pair = limited(protocol, pair, match)
+        pair = limited_pair(protocol, pair, match)
     counts = len(pair.features0), len(pair.features1)
     start = time.perf_counter()
-    points0, points1, similarity = matched_points(protocol, pair, match)
+    points0, points1, similarity = matched_points(protocol.max_matches, pair.features0, pair.features1, match)
     matched = time.perf_counter()
+    if pair.change:
+        points1 = warp_points(np.linalg.inv(pair.change[0]), points1)
     row: Row = {"keypoints": list(counts), "matches": len(points0), "reason": None}
-    distances = measures.match_distances(points0, points1, pair.truth)
+    distances = measures.match_distances(points0, points1, truth)
     if protocol.kind == "mma":
         row["within"] = [int((distances <= t).sum()) for t in MMA_THRESHOLDS]
         row["reason"] = None if len(points0) else "no matches"
     else:
-        row |= _homographies(protocol, pair, points0, points1, similarity if weighted else None)
+        row |= _homographies(protocol, pair, plane, points0, points1, similarity if weighted else None)
     apart = distances
     if protocol.symmetric:
-        back = measures.match_distances(points1, points0, np.linalg.inv(pair.truth))
+        back = measures.match_distances(points1, points0, np.linalg.inv(truth))
         apart = (distances + back) / 2
     row |= {f"precision@{threshold:g}": accuracy(apart, threshold) for threshold in protocol.precisions}
     if protocol.kind == "superpoint":
         correct = distances <= CORRECT_PX
         row["average_precision"] = measures.average_precision(similarity, correct)
-        row["matching_score"] = measures.matching_score(int(correct.sum()), *counts)
+        # correct matches over the mean number of points that both images show
+        row["matching_score"] = 2 * int(correct.sum()) / max(1, sum(counts))
         if small:
-            few = _shared(small, DETECTOR_NMS, REPEATED_POINTS)
+            truth = small.homography(plane.matrix)
+            few = _shared(small, truth, DETECTOR_NMS, REPEATED_POINTS)
             points = few.features0.keypoints, few.features1.keypoints
-            share, localisation = measures.repeatability(*points, few.truth, CORRECT_PX)
+            share, localisation = measures.repeatability(*points, truth, CORRECT_PX)
             row |= {"repeatability": share, "localisation_px": localisation}
     row["seconds"] = {"match": matched - start, "rest": time.perf_counter() - matched}
     return row
@@ -87,86 +83,98 @@ def failed(protocol: HomographyProtocol, reason: str) -> Row:
     row |= {f"precision@{threshold:g}": 0.0 for threshold in protocol.precisions}
     if protocol.direct:
         row["errors_DLT"] = [None]
+    if protocol.everywhere:
+        row |= {"errors_back": row["errors_px"], "errors_visible": row["errors_px"]}
     if protocol.kind == "superpoint":
         row |= {"repeatability": 0.0, "localisation_px": None}
         row |= {"average_precision": 0.0, "matching_score": 0.0}
     return row
 
 
-def limited(protocol: HomographyProtocol, pair: Pair, match: Matcher | None) -> Pair:
+def limited_pair(protocol: HomographyProtocol, pair: FramedPair, match: Match | None) -> FramedPair:
     """The pair with no more keypoints than the protocol allows."""
-    both = []
-    for features in (pair.features0, pair.features1):
-        own = features[: protocol.max_keypoints]
-        if protocol.unique and len(own) and match is not None:
-            own = own[np.unique(own.keypoints, axis=0, return_index=True)[1]]
-        both.append(own)
-    return Pair(both[0], both[1], pair.truth)
+    unique = protocol.unique and match is not None
+    both = (
+        limited(features, protocol.max_keypoints, unique) for features in (pair.features0, pair.features1)
+    )
+    return replace(pair, features0=next(both), features1=next(both))
 
 
-def _shared(pair: Pair, distance: float, limit: int) -> Pair:
+def _shared(pair: FramedPair, truth: NDArray[np.float64], distance: float, limit: int) -> FramedPair:
     """Only points that the other image shows too, thinned out; the truth decides, as in the original."""
     features0, features1 = pair.features0, pair.features1
-    seen0 = measures.visible(features0.keypoints, pair.truth, features1.image_size)
-    seen1 = measures.visible(features1.keypoints, np.linalg.inv(pair.truth), features0.image_size)
+    seen0 = measures.visible(features0.keypoints, truth, features1.image_size)
+    seen1 = measures.visible(features1.keypoints, np.linalg.inv(truth), features0.image_size)
     kept0 = select_best(features0[seen0], limit, distance)
-    return Pair(kept0, select_best(features1[seen1], limit, distance), pair.truth)
-
-
-def matched_points(
-    protocol: HomographyProtocol, pair: Pair, match: Matcher | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
-    """(M, 2) points of both images and (M,) their similarity, best first."""
-    features0, features1 = pair.features0, pair.features1
-    if match is None:
-        count = protocol.max_matches
-        points = (features.keypoints[:count].astype(np.float64) for features in (features0, features1))
-        return next(points), next(points), features0.scores[:count]
-    if not len(features0) or not len(features1):
-        return np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, np.float32)
-    matches = match(features0, features1)[: protocol.max_matches]
-    points0 = features0.keypoints[matches.indices[:, 0]].astype(np.float64)
-    points1 = features1.keypoints[matches.indices[:, 1]].astype(np.float64)
-    return points0, points1, matches.similarity
+    return replace(pair, features0=kept0, features1=select_best(features1[seen1], limit, distance))
 
 
 def _homographies(
     protocol: HomographyProtocol,
-    pair: Pair,
+    pair: FramedPair,
+    plane: Plane,
     points0: NDArray[np.float64],
     points1: NDArray[np.float64],
     weights: NDArray[np.float32] | None,
 ) -> Row:
-    size0, size1 = pair.features0.image_size, pair.features1.image_size
+    size0, size1 = pair.features0.image_size, pair.change[1] if pair.change else pair.features1.image_size
     unit = min(size1) / protocol.relative_to if protocol.relative_to else 1.0
     corners = image_corners(size0)
     if protocol.corner_origin:
         points0, points1 = points0 + 0.5, points1 + 0.5
-        width, height = size0
-        corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
-    truth = warp_points(pair.truth, corners)
+        corners = image_corners((size0[0] + 1, size0[1] + 1))
+    places = {"px": (corners, warp_points(pair.homography(plane.matrix), corners))}
+    row: Row = {"reason": None}
+    if protocol.everywhere:
+        places, row["warning"] = _everywhere(pair, plane, (size0, size1))
 
-    def error(matrix: NDArray[np.float64] | None) -> float | None:
-        if matrix is None:
+    def error(matrix: NDArray[np.float64] | None, name: str = "px") -> float | None:
+        if matrix is None or not len(places[name][0]):
             return None
-        apart = np.linalg.norm(warp_points(matrix, corners) - truth, axis=1).mean() / unit
+        own = np.linalg.pinv(matrix) if name == "back" else matrix
+        apart = np.linalg.norm(warp_points(own, places[name][0]) - places[name][1], axis=1).mean() / unit
         return float(apart) if np.isfinite(apart) else None
 
     name, number = protocol.solver.split()
     threshold = float(number) * unit
-    errors, inliers, reason = [], [], None
+    row |= {f"errors_{place}": [] for place in places} | {"inliers": []}
     for seed in range(protocol.seeds):
         order = np.arange(len(points0))
         if seed:  # the order steers the sampling of every solver
             order = np.random.default_rng(seed).permutation(len(points0))
         matrix = solvers.solve(name, threshold, points0[order], points1[order], size0)
-        errors.append(error(matrix))
+        for place in places:
+            row[f"errors_{place}"].append(error(matrix, place))
         if matrix is None:
-            reason = reason or f"no homography among {len(points0)} matches"
-            inliers.append(0)
+            row["reason"] = row["reason"] or f"no homography among {len(points0)} matches"
+            row["inliers"].append(0)
         else:
-            inliers.append(int((measures.match_distances(points0, points1, matrix) <= threshold).sum()))
-    row: Row = {"errors_px": errors, "inliers": inliers, "reason": reason}
+            within = measures.match_distances(points0, points1, matrix) <= threshold
+            row["inliers"].append(int(within.sum()))
     if protocol.direct:
         row["errors_DLT"] = [error(solvers.direct(points0, points1, weights))]
     return row
+
+
+_Places = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def _everywhere(
+    pair: FramedPair, plane: Plane, sizes: tuple[tuple[int, int], tuple[int, int]]
+) -> tuple[_Places, str | None]:
+    """Points, and where the truth sends them, by the names of errors; and what is wrong with the truth."""
+    seen, truth = measures.visible_part(pair.homography(plane.matrix), *sizes)
+    places = {"visible": (seen, warp_points(truth, seen))}
+    behind = []
+    for side, (name, matrix) in enumerate([("px", truth), ("back", np.linalg.inv(truth))]):
+        corners = image_corners(sizes[side])
+        if (measures.depths(matrix, corners) > 0).all():
+            places[name] = corners, warp_points(matrix, corners)
+        else:
+            behind.append(f"a corner of image {side} lies behind the plane under the truth: it has no error")
+    if plane.points is not None:
+        points0, points1 = np.split(plane.points, 2, axis=1)
+        places["points"] = warp_points(pair.matrix0, points0), warp_points(pair.matrix1, points1)
+    if not len(seen):
+        behind = ["under the truth image 1 shows no part of image 0"]
+    return places, "; ".join(behind) or None

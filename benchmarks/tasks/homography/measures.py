@@ -1,7 +1,5 @@
 """What the HPatches protocols measure of one pair; distances are in pixels of the protocol's frame."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -23,31 +21,40 @@ def visible(points: Points, matrix: ArrayLike, size: tuple[int, int]) -> NDArray
     return np.asarray(inside.all(axis=1))
 
 
-class Repeatability(NamedTuple):
-    """The repeatability of one pair, as SuperPoint's protocol measures it."""
+def visible_part(
+    truth: NDArray[np.float64], size0: tuple[int, int], size1: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N, 2) pixels of image 0 that image 1 shows, and the truth, signed so that they are before the plane.
 
-    share: float | None  # points found again among all that could be, both ways; None when there were none
-    localisation: float | None  # mean distance of those found again; None when there were none
+    Of an image with over a million pixels every k-th each way. Sizes are (width, height).
+    """
+    step = int(np.ceil(np.sqrt(size0[0] * size0[1] / 1e6)))
+    x, y = np.meshgrid(np.arange(0, size0[0], step), np.arange(0, size0[1], step))
+    pixels = np.column_stack([x.ravel(), y.ravel()]).astype(np.float64)
+    pixels = pixels[visible(pixels, truth, size1)]
+    signed = truth if np.sign(depths(truth, pixels)).sum() >= 0 else -truth
+    return pixels[depths(signed, pixels) > 0], signed
+
+
+def depths(matrix: NDArray[np.floating], points: Points) -> NDArray[np.float64]:
+    """(N,) third homogeneous coordinates of points sent by the matrix."""
+    return np.asarray(points @ matrix[2, :2] + matrix[2, 2], np.float64)
 
 
 def repeatability(
-    points0: Points, points1: Points, truth: ArrayLike, threshold: float = 3.0
-) -> Repeatability:
-    """Which points have one of the other image within the threshold, distances in image 1."""
-    if not len(points0) + len(points1):
-        return Repeatability(None, None)
+    points0: Points, points1: Points, truth: ArrayLike, threshold: float
+) -> tuple[float | None, float | None]:
+    """Share of points, both ways, with one of the other image within the threshold, and their mean distance.
+
+    As SuperPoint's protocol has them, distances in image 1; None where there are none.
+    """
     if not len(points0) or not len(points1):
-        return Repeatability(0.0, None)
+        return 0.0 if len(points0) + len(points1) else None, None
     apart = warp_points(truth, points0)[:, None] - np.asarray(points1, np.float64)[None]
     distances = np.linalg.norm(apart, axis=2)
     nearest = np.r_[distances.min(axis=1), distances.min(axis=0)]
     found = nearest[nearest <= threshold]
-    return Repeatability(len(found) / len(nearest), float(found.mean()) if len(found) else None)
-
-
-def matching_score(correct: int, visible0: int, visible1: int) -> float:
-    """Correct matches over the mean number of points that both images show; 0 of no points."""
-    return 2 * correct / (visible0 + visible1) if visible0 + visible1 else 0.0
+    return len(found) / len(nearest), float(found.mean()) if len(found) else None
 
 
 def average_precision(scores: ArrayLike, correct: ArrayLike) -> float:

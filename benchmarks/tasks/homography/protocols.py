@@ -1,11 +1,11 @@
 """The HPatches protocols by name: everything that decides a number, as their authors' code has it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Frame = Literal["original", "short480", "crop640x480", "crop320x240"]
-"""``short480``: the short side is 480 pixels. ``crop...``: grey, reduced until it just covers
-(width, height), and the centre cut out (SuperPoint's protocol)."""
+from geomatch.benchmarks.tasks.pairs.changes import CHANGES
+from geomatch.benchmarks.tasks.pairs.views import Frame
+
 Kind = Literal["homography", "mma", "superpoint"]
 
 
@@ -42,6 +42,21 @@ class HomographyProtocol:
     precisions: tuple[float, ...] = ()  # thresholds in pixels of the share of matches that are right
     symmetric: bool = False  # distances of matches are the mean of those in image 1 and image 2
     direct: bool = False  # errors of the direct linear transform over all matches, too
+    means: tuple[float, ...] = ()  # largest thresholds of `mean_accuracy`
+    everywhere: bool = False
+    """Errors from image 1 back to 0, over the part of image 0 that image 1 shows, and the set's points;
+    those of corners only where all are before the plane under the truth."""
+    change: str = ""  # what a variant does to the second image, a name in `CHANGES`
+    strengths: tuple[float, ...] = ()  # of the change, each a row of every pair
+
+    def __post_init__(self) -> None:
+        if self.change and (self.change not in CHANGES or not self.strengths or self.kind == "superpoint"):
+            raise ValueError(
+                f"no variant {self.change!r} of {self.name.removesuffix(f'-{self.change}')}; choose from: "
+                f"{', '.join(CHANGES)}, with strengths, of any protocol but superpoint"
+            )
+        if self.everywhere and not self.headline.startswith("visible "):
+            raise ValueError(f"{self.name}: the headline must be visible MEASURE, which no pair lacks")
 
 
 _DIFT: dict[str, Any] = {
@@ -77,4 +92,27 @@ PROTOCOLS: dict[str, HomographyProtocol] = {
                            max_keypoints=1000, solver="usac_magsac 3", accuracies=(1, 3, 5), precisions=(3,)),
     )
 }  # fmt: skip
+_PAIRS: dict[str, Any] = {"accuracies": (3, 10), "means": (20,), "everywhere": True,
+                          "headline": "visible mAA@20"}  # fmt: skip
+PAIR_PROTOCOLS: dict[str, HomographyProtocol] = {
+    p.name: p
+    for p in (
+        HomographyProtocol("pairs", 1, "geomatch", True, "homography", solver="magsac-evd 3", seeds=5,
+                           **_PAIRS),
+        HomographyProtocol("evd", 1, "wxbs-benchmark 0.0.4, evaluate_Hs and its example (MAGSAC 0.5 px), but "
+                           "images at their own size and failures no identity", True, "homography",
+                           max_keypoints=2048, solver="magsac-evd 0.5", **_PAIRS),
+    )
+}  # fmt: skip
+"""Folders of pairs are evaluated under these; see `LAYOUTS` of the module ``sequences``."""
 MMA_THRESHOLDS = tuple(range(1, 16))
+
+
+def with_change(protocol: HomographyProtocol, change: str) -> HomographyProtocol:
+    """The variant that changes the second image in its frame, by every strength in `CHANGES`.
+
+    The truth follows: places in the changed image are taken back to the frame by the exact matrix, so that
+    thresholds and errors are in the pixels of the protocol. Raises ValueError for a name that is none.
+    """
+    _, strengths = CHANGES.get(change, ("", ()))
+    return replace(protocol, name=f"{protocol.name}-{change}", change=change, strengths=strengths)

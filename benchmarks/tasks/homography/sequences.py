@@ -1,22 +1,31 @@
-"""Data sets in the layout of the HPatches sequences.
+"""Data sets of planes: images with homographies between them, in the layouts of their releases.
 
-A sequence is a folder with the images ``1`` to ``6`` (``.ppm``, or another format) and text files ``H_1_2``
-to ``H_1_6``, 3 x 3 homographies from image 1 to the others. Names begin with ``i_`` (illumination) or ``v_``
-(viewpoint).
+A sequence of HPatches is a folder with the images ``1`` to ``6`` (``.ppm``, or another format) and text files
+``H_1_2`` to ``H_1_6``, 3 x 3 homographies from image 1 to the others. Names begin with ``i_`` (illumination)
+or ``v_`` (viewpoint).
 """
 
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet
-from geomatch.errors import GeomatchError, reading
-from geomatch.files import fingerprint_of
-
-SUFFIXES = (".ppm", ".png", ".jpg", ".jpeg")
+from geomatch.benchmarks.harness.data import (
+    SUFFIXES,
+    DataSet,
+    chosen_split,
+    find_image,
+    read_lines,
+    read_matrix,
+)
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, PairScene
+from geomatch.errors import GeomatchError, reading, require
 
 _ILLUMINATION = """
 ajuntament autannes bologna books boutique bridger brooklyn castle chestnuts contruction crownday
@@ -32,6 +41,7 @@ dogman eastsouth feast fest gardens grace graffiti home laptop london machines m
 pomegranate posters samples soldiers strand sunseason tabletop talent tempera there underground
 vitro wall wapping war weapons woman wormhole wounded yard yuri
 """
+_KINDS = {"i_": "illumination", "v_": "viewpoint"}  # splits, by how names begin
 SEQUENCES = tuple(f"i_{n}" for n in _ILLUMINATION.split()) + tuple(f"v_{n}" for n in _VIEWPOINT.split())
 """All 116 of the release (hpatches-benchmark, ``python/utils/splits.json``)."""
 LARGE = frozenset(
@@ -39,83 +49,165 @@ LARGE = frozenset(
      "v_astronautis", "v_talent"]
 )  # fmt: skip
 """Those with images over 1600 x 1200, which D2-Net's protocol and its heirs leave out."""
+_EVD = "adam cafe cat dum face fox girl graf grand index mag pkk shop there vin"
+_HOMOGR = """Boston BostonLib BruggeSquare BruggeTower Brussels CapitalRegion Eiffel ExtremeZoom LePoint1
+LePoint2 LePoint3 WhiteBoard adam boat city graf"""
+_OXFORD = "bark boat bikes graf leuven trees ubc wall"
+CONFIRMED = "confirmed.txt"
+"""Beside the images, made by the user: a line for each scene whose truth something else confirms than what it
+was made with. The others are the split ``unconfirmed``."""
 
 
 @dataclass(frozen=True)
-class HPatchesSequence:
-    """One sequence on disk."""
+class Plane:
+    """The truth of a pair of images of a plane."""
 
-    folder: Path
-    reference: Path  # image 1
-    targets: tuple[tuple[str, Path, NDArray[np.float64]], ...]
-    """Number, path, and homography (3, 3) from image 1, of the other images."""
-
-    @property
-    def name(self) -> str:
-        """The folder's."""
-        return self.folder.name
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over all images and homographies."""
-        paths = [self.reference]
-        for number, path, _ in self.targets:
-            paths += [path, self.folder / f"H_1_{number}"]
-        return fingerprint_of(paths)
+    matrix: NDArray[np.float64]  # (3, 3) from pixels of image 0 to image 1
+    points: NDArray[np.float64] | None = None  # (N, 4) x0 y0 x1 y1 that the set itself validates by
 
 
-def read_hpatches(folder: Path, split: str | None = None) -> DataSet[HPatchesSequence]:
-    """The sequences under a folder, in order of their names; those that cannot be used, with the reason."""
-    if split is not None:
-        raise ValueError(f"hpatches has no splits, got {split!r}")
-    if not folder.is_dir():
+class Listed(NamedTuple):
+    """A pair of a data set; its images may lack their suffix."""
+
+    scene: str
+    label: str  # tells the pair within the scene
+    image0: Path
+    image1: Path
+    truth: Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies in its folder."""
+
+    title: str
+    words: str  # what is expected there
+    listed: Callable[[Path], Iterable[Listed]]  # by scene
+    names: Sequence[str] = ()  # all scenes of the release, if there is one
+    pairs: int = 1  # of each scene
+
+
+def _numbered(folder: Path, image: str, truth: str, end: str = "") -> Iterator[Listed]:
+    pattern = re.compile(rf"{truth}([1-9]\d*){end}|{image}([1-9]\d*)({'|'.join(SUFFIXES)})")
+    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        names = [path.name for path in place.iterdir()]
+        numbers = {int(own[1] or own[2]) for own in map(pattern.fullmatch, names) if own} - {1}
+        for k in sorted(numbers) if any(name.startswith(truth) for name in names) else ():
+            images = place / f"{image}1", place / f"{image}{k}"
+            yield Listed(place.name, f"1-{k}", *images, place / f"{truth}{k}{end}")
+
+
+def _evd(folder: Path) -> Iterator[Listed]:
+    root = folder / "EVD" if (folder / "EVD").is_dir() else folder
+    for name in sorted({path.stem for path in (*root.glob("h/*.txt"), *root.glob("1/*.png"))}):
+        yield Listed(name, "1-2", root / "1" / name, root / "2" / name, root / "h" / f"{name}.txt")
+
+
+def _homogr(folder: Path) -> Iterator[Listed]:
+    for truth in sorted(folder.glob("*_model.txt")):
+        name = truth.name.removesuffix("_model.txt")
+        yield Listed(name, "A-B", folder / f"{name}A", folder / f"{name}B", truth)
+
+
+def _pairs(folder: Path) -> Iterator[Listed]:
+    listed = folder if folder.is_file() else folder / "pairs.txt"
+    if not listed.is_file():
+        yield from _numbered(folder, "", "H_1_")
+        return
+    for count, line in enumerate(read_lines(listed), 1):
+        words = line.partition("#")[0].split()
+        if len(words) not in (0, 3):
+            raise GeomatchError(
+                f"{listed}, line {count}: expected IMAGE0 IMAGE1 HFILE, got {len(words)} words"
+            )
+        if words:
+            paths = [listed.parent / word for word in words]
+            names = [os.path.relpath(path, listed.parent) for path in paths]  # where the list has no other
+            yield Listed(names[0], names[1], *paths)
+
+
+_NUMBERED = "folders with images 1 to 6 and H_1_2 to H_1_6"
+_OXFORD_WORDS = "NAME/img1.ppm to img6.ppm and NAME/H1to2p to H1to6p"
+_EVD_WORDS = "EVD/1/NAME.png, EVD/2/NAME.png and EVD/h/NAME.txt"
+LAYOUTS = {
+    "hpatches": Layout("HPatches", _NUMBERED, partial(_numbered, image="", truth="H_1_"), SEQUENCES, 5),
+    "evd": Layout("Extreme View Dataset", _EVD_WORDS, _evd, _EVD.split()),
+    "homogr": Layout("homogr", "NAMEA.png, NAMEB.png and NAME_model.txt", _homogr, _HOMOGR.split()),
+    "oxford": Layout("Oxford-Affine", _OXFORD_WORDS, partial(_numbered, image="img", truth="H1to", end="p"),
+                     _OXFORD.split(), 5),
+    "pairs": Layout("Pairs", "a list of lines IMAGE0 IMAGE1 HFILE, pairs.txt, or images 1, 2, H_1_2", _pairs),
+}  # fmt: skip
+"""By the names of their tasks."""
+
+
+def read_planes(name: str, folder: Path, split: str | None = None) -> DataSet[PairScene]:
+    """The scenes of a data set in `LAYOUTS`, in order of their names; broken ones with the reason."""
+    chosen_split(name, split)
+    if not (folder.is_dir() or (name == "pairs" and folder.is_file())):
         raise GeomatchError(f"{folder}: no such folder")
-    places = sorted(path for path in folder.iterdir() if path.is_dir() and any(path.glob("H_1_[2-6]")))
-    if not places:
-        raise GeomatchError(
-            f"{folder}: no HPatches sequences there (folders with images 1 to 6 and H_1_2 to H_1_6)"
-        )
-    sequences, broken = [], {}
-    for place in places:
+    layout, found = LAYOUTS[name], dict[str, list[Listed]]()
+    for one in layout.listed(folder):
+        found.setdefault(_word(one.scene), []).append(one)
+    if not found:
+        raise GeomatchError(f"{folder}: no {layout.title} there ({layout.words})")
+    noted = (folder.parent if folder.is_file() else folder) / CONFIRMED
+    confirmed = {_word(line.strip()) for line in read_lines(noted)} - {""} if noted.is_file() else set()
+    if unknown := sorted(confirmed - found.keys() - set(layout.names)):
+        raise GeomatchError(f"{noted}: no scene is called {unknown[0]}; there are {', '.join(found)}")
+    scenes, broken = [], {}
+    for scene, listed in found.items():
+        own = "confirmed" if scene in confirmed else "unconfirmed"
         try:
-            sequences.append(_read_sequence(place))
+            scenes.append(
+                _scene(scene, listed, _KINDS.get(scene[:2], "other") if name == "hpatches" else own)
+            )
         except GeomatchError as error:
-            broken[place.name] = str(error)
-    if not sequences:
-        raise GeomatchError(f"{folder}: no usable sequence; {next(iter(broken.values()))}")
-    whole = {sequence.name for sequence in sequences if len(sequence.targets) == 5}
-    missing = tuple(name for name in SEQUENCES if name not in whole)
-    complete = not missing and not broken and len(sequences) == len(SEQUENCES)
-    known = len(SEQUENCES) - len(missing)
-    return DataSet(folder, sequences, broken, complete, missing=missing, known=known)
+            broken[scene] = str(error)
+    if not scenes:
+        raise GeomatchError(f"{folder}: no usable scene; {next(iter(broken.values()))}")
+    whole = {scene.name for scene in scenes if len(scene.pairs) == layout.pairs}
+    missing = tuple(scene for scene in layout.names if scene not in whole)
+    complete = not layout.names or not (missing or broken or len(scenes) > len(layout.names))
+    known = len(layout.names) - len(missing)
+    return DataSet(folder, scenes, broken, complete, missing=missing, known=known)
 
 
-def _read_sequence(folder: Path) -> HPatchesSequence:
-    numbers = sorted(path.name.removeprefix("H_1_") for path in folder.glob("H_1_[2-6]"))
-    for image in sorted(folder.glob("[2-6].*")):
-        if image.suffix in SUFFIXES and image.stem not in numbers:
-            raise GeomatchError(f"{folder}: H_1_{image.stem} is missing")
-    targets = ((number, _image(folder, number), _homography(folder / f"H_1_{number}")) for number in numbers)
-    return HPatchesSequence(folder, _image(folder, "1"), tuple(targets))
+read_hpatches = partial(read_planes, "hpatches")
 
 
-def _image(folder: Path, number: str) -> Path:
-    for suffix in SUFFIXES:
-        path = folder / f"{number}{suffix}"
-        if path.is_file():
-            return path
-    raise GeomatchError(f"{folder}: image {number} is missing ({', '.join(SUFFIXES)})")
+def _word(scene: str) -> str:
+    return re.sub(r"\s", "_", scene)  # rows name a pair by its scene, a space, and its label
 
 
-def _homography(path: Path) -> NDArray[np.float64]:
-    with reading(path, "homography"):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        matrix = np.array([line.split() for line in lines if line.strip()], np.float64)
-    if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[2, 2] == 0:
-        raise GeomatchError(f"{path}: expected a 3 x 3 homography, got shape {matrix.shape}")
+def _scene(name: str, listed: Sequence[Listed], split: str) -> PairScene:
+    pairs, files = dict[str, ImagePair](), dict[Path, None]()
+    for one in listed:
+        paths = find_image(one.image0), find_image(one.image1)
+        matrix, points = read_homography(one.truth), None
+        files |= dict.fromkeys([*paths, one.truth])
+        if one.truth.name.endswith("_model.txt"):
+            matrix = np.asarray(np.linalg.inv(matrix), np.float64)
+            validation = one.truth.with_name(f"{one.scene}_vpts.mat")
+            if validation.is_file():
+                points, files[validation] = _validation(validation), None
+        if one.label in pairs:
+            raise GeomatchError(f"{name} {one.label} is listed twice")
+        pairs[one.label] = ImagePair(f"{name} {one.label}", split, paths, Plane(matrix, points))
+    return PairScene(name, tuple(pairs.values()), tuple(files))
+
+
+def _validation(path: Path) -> NDArray[np.float64]:
+    """(N, 4) from homogr's ``validation.pts``, (6, N) homogeneous points of A and B."""
+    scipy = require("scipy.io", "jhmdb", "reading the validation points of homogr")
+    with reading(path, "file of validation points"):
+        points = scipy.loadmat(path, squeeze_me=True)["validation"]["pts"].item()
+        a, b = np.asarray(points, np.float64).reshape(2, 3, -1)
+        return np.vstack([a[:2] / a[2], b[:2] / b[2]]).T
+
+
+def read_homography(path: Path) -> NDArray[np.float64]:
+    """(3, 3) from a text file; raises `GeomatchError`, naming it, for anything else and for singular ones."""
+    matrix = read_matrix(path, "homography", 3)
+    if matrix.shape != (3, 3) or matrix[2, 2] == 0 or np.linalg.matrix_rank(matrix) < 3:
+        raise GeomatchError(f"{path}: expected a homography, 3 x 3 and not singular, got {matrix.tolist()}")
     return matrix
-
-
-def split_of(name: str) -> str:
-    """``illumination``, ``viewpoint`` or ``other``, by the first letters of a sequence's name."""
-    return {"i_": "illumination", "v_": "viewpoint"}.get(name[:2], "other")

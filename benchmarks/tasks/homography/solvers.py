@@ -2,18 +2,18 @@
 
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomatch.estimators import create_estimator
+from geomatch.estimators import OpenCVEstimator, PoseLibEstimator, create_estimator
 
 Points = NDArray[np.float64]
-_OPENCV = {  # method and confidence
-    "lmeds": (cv2.LMEDS, 0.995),
-    "ransac": (cv2.RANSAC, 0.995),
-    "ransac-roma": (cv2.RANSAC, 0.99999),
+_OPENCV = {  # method, iterations and confidence
+    "lmeds": ("lmeds", 2000, 0.995),
+    "ransac": ("ransac", 2000, 0.995),
+    "ransac-roma": ("ransac", 2000, 0.99999),
+    "magsac-evd": ("usac_magsac", 100_000, 0.995),  # its example's 0.999 lands in another argument
 }
 
 
@@ -31,17 +31,9 @@ def solve(
     if len(points0) < 4:
         return None
     if name == "poselib":
-        import poselib
-
-        options = {"max_reproj_error": threshold}
-        matrix, information = poselib.estimate_homography(points0, points1, options)
-        return _finite(matrix) if information["num_inliers"] >= 4 else None
-    method, confidence = _OPENCV[name]
-    try:
-        matrix, _ = cv2.findHomography(points0, points1, method, threshold, None, 2000, confidence)
-    except cv2.error:  # some methods raise where others return None
-        return None
-    return _finite(matrix)
+        return _finite(PoseLibEstimator(threshold).solve(points0, points1))
+    method, iterations, confidence = _OPENCV[name]
+    return _finite(OpenCVEstimator(method, threshold, iterations, confidence).solve(points0, points1))
 
 
 def direct(

@@ -4,105 +4,61 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.charts import draw_points
-from geomatch.benchmarks.harness.measures import accuracy, area_under_curve
-from geomatch.benchmarks.harness.task import (
-    UNREADABLE,
-    Axes,
-    Curve,
-    Entry,
-    Picture,
-    Row,
-    Settings,
-    Source,
-    Task,
-    Values,
-    Words,
-    by_split,
+from geomatch.benchmarks.harness.measures import (
+    accuracy,
+    area_under_curve,
+    mean_accuracy,
+    recall_curve,
+    with_failures,
 )
-from geomatch.benchmarks.methods import Method, create_method
-from geomatch.benchmarks.methods.matchers import LoFTRMatcher
+from geomatch.benchmarks.harness.task import Axes, Curve, Entry, Row, Task, Values, Words
+from geomatch.benchmarks.methods import Method
+from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.tasks.homography import evaluation
 from geomatch.benchmarks.tasks.homography.measures import match_distances
 from geomatch.benchmarks.tasks.homography.protocols import (
     MMA_THRESHOLDS,
+    PAIR_PROTOCOLS,
     PROTOCOLS,
-    Frame,
     HomographyProtocol,
 )
-from geomatch.benchmarks.tasks.homography.sequences import LARGE, HPatchesSequence, read_hpatches, split_of
-from geomatch.benchmarks.tasks.homography.views import SMALL, Views
-from geomatch.errors import FeaturesError, GeomatchError, ImageError, first_line
+from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_hpatches, read_planes
+from geomatch.benchmarks.tasks.pairs.changes import CHANGES
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
+from geomatch.benchmarks.tasks.pairs.matches import matched_points
+from geomatch.benchmarks.tasks.pairs.views import SMALL, FramedPair, Views
+from geomatch.errors import GeomatchError
 from geomatch.store import Store
 
-SPLITS = ("illumination", "viewpoint", "all")
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
-_MEASURES = {"accuracy": accuracy, "AUC": area_under_curve}
+_MEASURES = {"accuracy": accuracy, "AUC": area_under_curve, "mAA": mean_accuracy}
 _LIMIT = 10.0  # pixels; the end of curves
 _DRAWN = 60  # best matches in a picture
 
 
-class _SequenceEvaluation:
-    def __init__(self, sequence: HPatchesSequence, entries: Sequence[Entry], store: Store | None) -> None:
-        self.sequence, self.entries = sequence, entries
-        self.views = Views(entries, store)
-
-    def _samples(self, protocol: HomographyProtocol) -> bool:
-        return protocol.paper_sampling and self.entries[0].method.samples  # others know no difference
-
-    def sources(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[Source]:
-        paths = [self.sequence.reference, *(path for _, path, _ in self.sequence.targets)]
-        paper = self._samples(protocol)
-        every = [(path, (frame, paper)) for frame in _frames(protocol) for path in paths]
-        return [Source(path, how, tuple(wanted), self.views) for path, how in every]
-
-    def rows(self, protocol: HomographyProtocol, wanted: Sequence[int]) -> list[list[Row]]:
-        found: list[list[Row]] = [[] for _ in wanted]
-        for number, path, truth in self.sequence.targets:
-            names = {"pair": f"{self.sequence.name} 1-{number}", "split": split_of(self.sequence.name)}
-            paths = self.sequence.reference, path
-            paper = self._samples(protocol)
-            try:
-                pairs = [self.views.pairs(paths, truth, f, paper, wanted) for f in _frames(protocol)]
-            except (ImageError, FeaturesError, cv2.error) as error:
-                reason = first_line(error) if isinstance(error, cv2.error) else f"{UNREADABLE}{error}"
-                for own in found:
-                    own.append({**names, **evaluation.failed(protocol, reason)})
-                continue
-            for place, own in enumerate(found):
-                method = self.entries[wanted[place]].method
-                own.append({**names, **_measured(protocol, method, [pair[place] for pair in pairs])})
-        return found
-
-
-def _measured(protocol: HomographyProtocol, method: Method, pairs: Sequence[Any]) -> Row:
+def _measured(
+    protocol: HomographyProtocol, method: Method, framed: Sequence[FramedPair], pair: ImagePair
+) -> Row:
     chosen = protocol
     if method.estimator and protocol.solver:
         chosen = replace(protocol, solver=f"{method.estimator} {protocol.solver.split()[1]}")
-    match = None if isinstance(method.source, LoFTRMatcher) else method.match
+    match = None if method.pair_matcher else method.match
     weighted = match is None or method.matcher is not None
-    try:
-        return evaluation.evaluate(chosen, pairs[0], match, pairs[1] if len(pairs) > 1 else None, weighted)
-    except cv2.error as error:
-        return evaluation.failed(protocol, first_line(error))
+    small = framed[1] if len(framed) > 1 else None
+    return evaluation.evaluate(chosen, framed[0], pair.truth, match, small, weighted)
 
 
-def _frames(protocol: HomographyProtocol) -> tuple[Frame, ...]:
-    return (protocol.frame, SMALL) if protocol.kind == "superpoint" else (protocol.frame,)
-
-
-def summarise(protocol: HomographyProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per split of one method's: pairs, failures, and measures in percent, None without any pair."""
-    return by_split("pairs", rows, SPLITS, partial(_measures, protocol))
+def changes_of(protocol: HomographyProtocol) -> list[str]:
+    """What is done to the second image, in words of `changed`; nothing, but of a variant."""
+    return [f"{protocol.change}={strength:g}" for strength in protocol.strengths]
 
 
 def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, float | None]:
+    """In percent, None without any pair that has them."""
     if protocol.kind == "mma":
         return {
             f"MMA@{t}": 100 * sum(row["within"][t - 1] / max(1, row["matches"]) for row in rows) / len(rows)
@@ -112,50 +68,34 @@ def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, fl
     if protocol.kind == "superpoint":
         for name in ("repeatability", "localisation_px", "average_precision", "matching_score"):
             measures[name] = _mean([row[name] for row in rows if row[name] is not None])
-    for column in (key for key in rows[0] if key.startswith("errors_")):
-        per_seed = list(zip(*(errors_of(row, column) for row in rows), strict=True))
+    for column in dict.fromkeys(key for row in rows for key in row if key.startswith("errors_")):
+        per_seed = list(zip(*(with_failures(row[column]) for row in rows if column in row), strict=True))
         label = "" if column == "errors_px" else column.removeprefix("errors_") + " "
         wanted = [("accuracy", t) for t in protocol.accuracies] + [("AUC", t) for t in protocol.areas]
+        wanted += [("mAA", t) for t in protocol.means]
         for name, threshold in wanted:
             found = [100 * _MEASURES[name](errors, threshold) for errors in per_seed]
             measures[f"{label}{name}@{threshold:g}"] = _mean(found)
             if len(found) > 1:
                 measures[f"{label}{name}@{threshold:g} spread"] = max(found) - min(found)
+    if protocol.everywhere:
+        measures["without corner error"] = sum("errors_px" not in row for row in rows)
     for name in (f"precision@{threshold:g}" for threshold in protocol.precisions):
         measures[name] = 100 * sum(row[name] for row in rows) / len(rows)
     return measures
-
-
-def errors_of(row: Row, column: str) -> list[float]:
-    """One error per seed in pixels, infinity for a failure."""
-    return [float("inf") if error is None else error for error in row[column]]
 
 
 def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _in_words(protocol: HomographyProtocol) -> Words:
-    frame = {
-        "original": "original pixels",
-        "short480": "short side 480 pixels",
-        "crop640x480": "grey, centre crop of 640 x 480 pixels (repeatability: 320 x 240)",
-    }
+def _notes(protocol: HomographyProtocol) -> Words:
     found = [
-        ("source", protocol.source),
-        ("sequences", "116" if protocol.large else "108, without the eight largest"),
-        ("frame", frame[protocol.frame]),
-        ("keypoints", f"best {protocol.max_keypoints}" + (", distinct places" if protocol.unique else "")),
-        ("matches", f"best {protocol.max_matches}" if protocol.max_matches else "all mutual neighbours"),
+        ("visible", "mean error over the part of image 0 that image 1 shows"),
+        ("back, points", "errors of the corners of image 1 in image 0, and of the set's own points"),
+        ("mAA", "mean of the accuracy at ten thresholds from 1 px, each larger by the same factor"),
     ]
-    if protocol.solver:
-        seeds = f", {protocol.seeds} orders of the matches" if protocol.seeds > 1 else ""
-        name, threshold = protocol.solver.split()
-        limit = "" if name == "lmeds" else f", {threshold} px"
-        found.append(("estimator", f"{name}{limit}{seeds}"))
-    if protocol.relative_to:
-        found.append(("unit", f"(short side of image 2) / {protocol.relative_to:g} pixels"))
-    return found
+    return found if protocol.everywhere else []
 
 
 def _values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
@@ -163,19 +103,19 @@ def _values(protocol: HomographyProtocol, rows: Sequence[Row]) -> Values:
     if protocol.kind == "mma":
         threshold = int(protocol.headline.split("@")[1])
         return np.array([[row["within"][threshold - 1] / max(1, row["matches"])] for row in rows])
-    return np.array([errors_of(row, "errors_px") for row in rows])
+    return np.array([with_failures(row[_column(protocol)]) for row in rows])
+
+
+def _column(protocol: HomographyProtocol) -> str:
+    """The errors that the headline is of."""
+    return f"errors_{protocol.headline.rpartition(' ')[0] or 'px'}"
 
 
 def _statistic(protocol: HomographyProtocol, found: Values) -> float:
-    name, _, number = protocol.headline.partition("@")
+    name, _, number = protocol.headline.rpartition(" ")[2].partition("@")
     if name == "MMA":
         return 100 * float(found.mean())
     return 100 * float(np.mean([_MEASURES[name](column, float(number)) for column in found.T]))
-
-
-def _severity(protocol: HomographyProtocol, found: Values) -> NDArray[np.float64]:
-    means = found.mean(axis=1)
-    return np.asarray(-means if protocol.kind == "mma" else means, np.float64)
 
 
 def _worst(protocol: HomographyProtocol, row: Row) -> Words:
@@ -183,67 +123,86 @@ def _worst(protocol: HomographyProtocol, row: Row) -> Words:
     value = float(_values(protocol, [row]).mean())
     if protocol.kind == "mma":
         return [(protocol.headline, f"{100 * value:.1f} %"), *counts]
-    errors = row["errors_px"]
+    errors = row[_column(protocol)]
     failures = sum(error is None for error in errors)
     text = "no homography" + (f" in {failures} of {len(errors)} orders" if failures < len(errors) else "")
     error = f"{value:.1f} px" if math.isfinite(value) else text
-    return [("corner error", error), *counts, ("inliers", str(row["inliers"][0]))]
+    found = [("error" if protocol.everywhere else "corner error", error), *counts]
+    found.append(("inliers", str(row["inliers"][0])))
+    return [*found, ("note", row.get("warning") or "-")] if protocol.everywhere else found
 
 
 def _axes(protocol: HomographyProtocol) -> Axes:
+    if protocol.change:
+        words, (start, *_) = CHANGES[protocol.change]
+        return Axes(f"{protocol.headline} of changed images", words, f"{protocol.headline}, %", False, start)
     if protocol.kind == "mma":
         return Axes(
             "Matches within a distance of the truth", "threshold, px", "matches within it, %", False, 1
         )
-    return Axes("Pairs within a corner error", "threshold, px", "pairs within it, %")
+    what = "mean error where visible" if protocol.everywhere else "corner error"
+    return Axes(f"Pairs within a {what}", "threshold, px", "pairs within it, %")
 
 
 def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
-    """Thresholds in pixels, and the percentage within: of pairs by corner error, or of matches (MMA)."""
+    """Thresholds in pixels, and the percentage within: of pairs by their error, or of matches (MMA).
+
+    Of a variant the strengths, and the headline measure at each.
+    """
+    if protocol.change:
+        y = []
+        for change in changes_of(protocol):
+            own = [row for row in rows if row["pair"].endswith(f" {change}")]
+            y.append(_statistic(protocol, _values(protocol, own)))
+        return np.array(protocol.strengths), np.array(y)
     if protocol.kind == "mma":
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
         return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)
-    errors = np.sort(np.array([errors_of(row, "errors_px") for row in rows]).ravel())
-    x = np.concatenate([[0.0], errors[errors <= _LIMIT], [_LIMIT]])
-    return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
+    return recall_curve(_values(protocol, rows), max(protocol.means, default=_LIMIT))
 
 
-def _draw(protocol: HomographyProtocol, row: Row, wanted: Picture) -> str:
+def _draw(protocol: HomographyProtocol, row: Row, unit: PairScene, entry: Entry, store: Store) -> str:
     """The best matches of a pair, in the original frame whatever the protocol's, as a JPEG's data URL."""
-    name, _, number = row["pair"].partition(" 1-")
-    sequences = {sequence.name: sequence for sequence in read_hpatches(wanted.data).units}
-    if name not in sequences or sequences[name].fingerprint != wanted.record["units"][name]:
-        raise GeomatchError("the sequence is not in the folder given, or is another one there")
-    method = create_method(wanted.method, wanted.settings["max_keypoints"])
-    path, truth = next((path, truth) for k, path, truth in sequences[name].targets if k == number)
-    paths = sequences[name].reference, path
-    views = Views([Entry(method, method.key())], wanted.store)
-    match = None if isinstance(method.source, LoFTRMatcher) else method.match
-    pair = evaluation.limited(protocol, views.pairs(paths, truth, "original", False, [0])[0], match)
-    points0, points1, _ = evaluation.matched_points(protocol, pair, match)
+    if protocol.change:
+        raise GeomatchError("changed images are not drawn")
+    pair = next(pair for pair in unit.pairs if pair.name == row["pair"])
+    views, method = Views([entry], store), entry.method
+    match = None if method.pair_matcher else method.match
+    whole = views.pairs(pair.paths, "original", False, [0])[0]
+    own = evaluation.limited_pair(protocol, whole, match)
+    points0, points1, _ = matched_points(protocol.max_matches, own.features0, own.features1, match)
     points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
-    return draw_points(
-        paths, points0, points1, match_distances(points0, points1, truth) <= evaluation.CORRECT_PX
-    )
-
-
-def _method(text: str, settings: Settings, device: str) -> Method:
-    return create_method(text, settings.max_keypoints, device)
+    right = match_distances(points0, points1, pair.truth.matrix) <= evaluation.CORRECT_PX
+    return draw_points(pair.paths, points0, points1, right)
 
 
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
-    if isinstance(method.source, LoFTRMatcher) and protocol.kind == "superpoint":
+    if method.pair_matcher is not None and protocol.kind == "superpoint":
         return "it has no keypoints that could repeat"
+    if protocol.change and isinstance(method.source, FeatureFiles):
+        return "its files hold the features of the images as they are, not as the variant changes them"
     return None
 
 
+_MEASURING = Measuring(
+    lambda protocol: [protocol.frame, SMALL] if protocol.kind == "superpoint" else [protocol.frame],
+    _measured, evaluation.failed, lambda protocol: protocol.paper_sampling, changes_of,
+)  # fmt: skip
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
-    _SequenceEvaluation, _in_words,
-    summarise, _values, _statistic, _severity, _worst, _axes, curve,
-    splits=tuple(reversed(SPLITS)), method=_method, dense=False,
+    partial(PairEvaluation, measuring=_MEASURING),
+    _measures, _values, _statistic,
+    lambda protocol, found: found.mean(axis=1) * (-1 if protocol.kind == "mma" else 1), _worst, _axes, curve,
+    splits=("all", "viewpoint", "illumination"), changes=changes_of, dense=False, notes=_notes,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
     draw=_draw, caption="its best matches, green within 3 px of the truth, red not",
 )  # fmt: skip
-TASKS = {"hpatches": HPATCHES}
+TASKS = {"hpatches": HPATCHES} | {
+    name: replace(
+        HPATCHES, name=name, title=layout.title, unit=("scene", "scenes"), whole=len(layout.names),
+        read=partial(read_planes, name), protocols=PAIR_PROTOCOLS, splits=("all", "confirmed", "unconfirmed"),
+    )
+    for name, layout in LAYOUTS.items()
+    if name != "hpatches"
+}  # fmt: skip

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from geomatch.benchmarks.harness.data import DataSet, check_split, read_lines
+from geomatch.benchmarks.harness.data import DataSet, chosen_split, read_words
 from geomatch.benchmarks.tasks.semantic.data import (
     Category,
     KeypointPair,
@@ -19,40 +19,33 @@ from geomatch.errors import GeomatchError, reading
 from geomatch.files import read_json
 
 SPLITS = {"test": 12_234, "val": 5_384, "trn": 53_340}  # numbers of pairs
-_KEYS = ("src_imname", "trg_imname", "category", "src_kps", "trg_kps", "trg_bndbox")
 
 
-def read_spair(folder: Path, split: str = "test") -> DataSet[Category]:
+def read_spair(folder: Path, split: str | None = None) -> DataSet[Category]:
     """The pairs of a split, by category; boxes are those of the object in the target."""
-    check_split(split, SPLITS)
+    split = chosen_split("spair", split, SPLITS)
     return put_together(folder, _pairs(folder, split), SPLITS[split], split)
 
 
 def _pairs(folder: Path, split: str) -> Iterator[tuple[str, str, KeypointPair]]:
     layout = folder / "Layout" / "large" / f"{split}.txt"
-    for number, line in enumerate(read_lines(layout), 1):
-        name = line.strip()
-        if not name:
-            continue
+    for where, words in read_words(layout):
+        name = " ".join(words)
         path = folder / "PairAnnotation" / split / f"{name}.json"
         if not path.is_file():
-            raise GeomatchError(f"{layout}:{number}: {path} is missing")
+            raise GeomatchError(f"{where}: {path} is missing")
         content = read_json(path, "annotation")
-        missing = [key for key in _KEYS if key not in content]
-        if missing:
-            raise GeomatchError(f"{path}:1: {missing[0]} is missing")
-        category = content["category"]
+        with reading(path, "annotation"):
+            category, (left, top, right, bottom) = content["category"], content["trg_bndbox"]
+            side = float(max(right - left, bottom - top))
+            source, target = content["src_kps"], content["trg_kps"]
+            files = content["src_imname"], content["trg_imname"]
         if not isinstance(category, str) or not re.fullmatch(r"[^/\s]+", category):
             raise GeomatchError(f"{path}:1: category must be a word, got {category!r}")
-        points0 = checked_points(f"{path}:1: src_kps", content["src_kps"])
-        points1 = checked_points(f"{path}:1: trg_kps", content["trg_kps"], len(points0))
-        box = content["trg_bndbox"]
-        if not (isinstance(box, list) and len(box) == 4 and all(isinstance(x, (int, float)) for x in box)):
-            raise GeomatchError(f"{path}:1: trg_bndbox must be four numbers, got {box!r}")
-        with reading(path, "annotation"):
-            side = float(max(box[2] - box[0], box[3] - box[1]))  # of (left, top, right, bottom)
+        points0 = checked_points(f"{path}:1: src_kps", source)
+        points1 = checked_points(f"{path}:1: trg_kps", target, len(points0))
         if not side > 0:
-            raise GeomatchError(f"{path}:1: trg_bndbox has no extent: {box}")
-        images = [Path("JPEGImages") / category / str(content[key]) for key in ("src_imname", "trg_imname")]
+            raise GeomatchError(f"{path}:1: trg_bndbox has no extent: {content['trg_bndbox']}")
+        images = [Path("JPEGImages") / category / str(file) for file in files]
         pair_name = "-".join(name.partition(":")[0].split("-")[1:]) or name
         yield category, category, KeypointPair(pair_name, images[0], images[1], points0, points1, side)

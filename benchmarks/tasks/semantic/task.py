@@ -1,29 +1,26 @@
 """Data sets of semantic correspondence as tasks: sums over pairs, and what reports show."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.data import DataSet
+from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import (
     UNREADABLE,
     Axes,
     Curve,
     Entry,
-    Picture,
     Row,
     Source,
     Task,
     Values,
     Words,
-    by_split,
     threshold_of,
 )
-from geomatch.benchmarks.methods import create_dense_method
 from geomatch.benchmarks.tasks.semantic.cub import read_cub
 from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair
 from geomatch.benchmarks.tasks.semantic.maps import CachedMaps
@@ -32,8 +29,6 @@ from geomatch.benchmarks.tasks.semantic.spair import read_spair
 from geomatch.benchmarks.tasks.semantic.willow import read_willow
 from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import (
-    SOFT_RADIUS,
-    SOFT_TEMPERATURE,
     PixelFeatures,
     target_of,
     transfer_points,
@@ -65,27 +60,19 @@ class _CategoryEvaluation:
         order: dict[Path, list[KeypointPair]] = {}
         for pair in self.category.pairs:
             order.setdefault(pair.image1, []).append(pair)
-        known: dict[Path, list[FeatureMap] | str] = {}
-
-        def found(path: Path) -> list[FeatureMap] | str:
-            if path not in known:
-                try:
-                    known[path] = self.maps.of(path, prompt, wanted)
-                except ImageError as error:
-                    known[path] = f"{UNREADABLE}{error}"
-            return known[path]
-
+        found = cache(lambda path: self.maps.of(path, prompt, wanted))
         rows: list[dict[str, Row]] = [{} for _ in wanted]
         for image1, pairs in order.items():
-            maps1 = found(image1)
             targets: dict[int, PixelFeatures] = {}
             for pair in pairs:
-                maps0 = found(pair.image0)
+                try:
+                    maps0, maps1 = found(pair.image0), found(image1)
+                except ImageError as error:
+                    row = self._row(pair, [None] * len(pair.points0), f"{UNREADABLE}{error}")
+                    for own in rows:
+                        own[pair.name] = row
+                    continue
                 for place, own in enumerate(rows):
-                    if isinstance(maps0, str) or isinstance(maps1, str):
-                        reason = maps0 if isinstance(maps0, str) else str(maps1)
-                        own[pair.name] = self._row(pair, [None] * len(pair.points0), reason)
-                        continue
                     metric = self.entries[wanted[place]].method.metric
                     if place not in targets:
                         targets[place] = target_of(maps1[place], metric, protocol.rule)
@@ -116,23 +103,19 @@ def _errors(
     return [round(float(error), 8) for error in apart]
 
 
-def summarise(protocol: SemanticProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per category and one for all: pairs, failures, and PCK in percent, per point and per image."""
-
-    def measures(own: Sequence[Row]) -> dict[str, float]:
-        return {
-            f"PCK@{alpha:g}{suffix}": pck(counts(own, alpha), per_image=bool(suffix))
-            for suffix in ("", " per image")
-            for alpha in protocol.alphas
-        }
-
-    return by_split("pairs", rows, [*sorted({row["split"] for row in rows}), "all"], measures)
+def _measures(protocol: SemanticProtocol, rows: Sequence[Row]) -> Row:
+    """PCK in percent, per point and per image."""
+    return {
+        f"PCK@{alpha:g}{suffix}": pck(counts(rows, alpha), per_image=bool(suffix))
+        for suffix in ("", " per image")
+        for alpha in protocol.alphas
+    }
 
 
 def counts(rows: Sequence[Row], alpha: float) -> Values:
     """(pairs, 2) points within alpha, and all points."""
-    right = [sum(error is not None and error <= alpha for error in row["errors"]) for row in rows]
-    return np.array([(hits, len(row["errors"])) for hits, row in zip(right, rows, strict=True)], np.float64)
+    errors = [with_failures(row["errors"]) for row in rows]
+    return np.array([((own <= alpha).sum(), len(own)) for own in errors], np.float64)
 
 
 def pck(found: Values, per_image: bool = False) -> float:
@@ -142,34 +125,9 @@ def pck(found: Values, per_image: bool = False) -> float:
     return 100 * float(found[:, 0].sum() / found[:, 1].sum())
 
 
-def _in_words(protocol: SemanticProtocol) -> Words:
-    lengths = {"box": "longer side of the target's box", "image": "longer side of the target image"}
-    places = {
-        "argmax": "most similar pixel",
-        "soft-argmax": f"softmax of similarities / {SOFT_TEMPERATURE:g} over the cells within {SOFT_RADIUS} "
-        "of the best",
-    }
-    return [
-        ("source", protocol.source),
-        ("right within", f"alpha x {lengths[protocol.reference]}"),
-        ("place", places[protocol.rule]),
-        ("prompt", protocol.prompt or "none"),
-    ]
-
-
 def _values(protocol: SemanticProtocol, rows: Sequence[Row]) -> Values:
     """(pairs, 2) right points at the headline's alpha, and all points."""
     return counts(rows, threshold_of(protocol.headline))
-
-
-def _statistic(protocol: SemanticProtocol, found: Values) -> float:
-    """PCK per point, or per image if that is the headline."""
-    return pck(found, protocol.headline.endswith("per image"))
-
-
-def _severity(protocol: SemanticProtocol, found: Values) -> NDArray[np.float64]:
-    """(pairs,) the share of wrong points."""
-    return np.asarray(1 - found[:, 0] / found[:, 1], np.float64)
 
 
 def _worst(protocol: SemanticProtocol, row: Row) -> Words:
@@ -180,61 +138,46 @@ def _worst(protocol: SemanticProtocol, row: Row) -> Words:
             ("median error / length", middle)]  # fmt: skip
 
 
-def _axes(protocol: SemanticProtocol) -> Axes:
-    return Axes("Points within a share of the reference length", "alpha", "points within it, %")
-
-
 def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> Curve:
     """Alphas, and the percentage of points within."""
-    errors = np.sort([np.inf if error is None else error for row in rows for error in row["errors"]])
+    errors = np.sort(np.concatenate([with_failures(row["errors"]) for row in rows]))
     # thousands of points: the curve of every hundredth looks the same
     x = np.linspace(0, _LIMIT, 121)
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def _draw(dataset: str, protocol: SemanticProtocol, row: Row, wanted: Picture) -> str:
+def _draw(protocol: SemanticProtocol, row: Row, category: Category, entry: Entry, store: Store) -> str:
     """The points of a pair joined with the places found for them, as a JPEG's data URL."""
-    name, _, pair_name = row["pair"].partition(" ")
-    found = read_semantic(dataset, wanted.data, wanted.record["split"])
-    category = next((category for category in found.units if category.name == name), None)
-    if category is None or category.fingerprint != wanted.record["units"][name]:
-        raise GeomatchError(f"{name} is not in the folder given, or is another one there")
-    pair = next(pair for pair in category.pairs if pair.name == pair_name)
-    method = create_dense_method(wanted.method, wanted.settings["device"])
-    maps = CachedMaps(category.folder, [Entry(method, method.key())], wanted.store)
+    pair = next(pair for pair in category.pairs if row["pair"] == f"{category.name} {pair.name}")
+    maps = CachedMaps(category.folder, [entry], store)
     prompt = prompt_for(protocol, category)
     map0, map1 = (maps.found(path, prompt) for path in (pair.image0, pair.image1))
     if map0 is None or map1 is None:
         raise GeomatchError("its maps are not in the folder of the record; give the run's --store")
     width, height = map0.image_size
     points0 = np.clip(pair.points0, 0, [width - 1, height - 1])
-    points1 = transfer_points(map0, map1, points0, method.metric, protocol.rule).points
-    alpha = threshold_of(protocol.headline)
-    right = np.array([error is not None and error <= alpha for error in row["errors"]])
+    points1 = transfer_points(map0, map1, points0, entry.method.metric, protocol.rule).points
+    right = with_failures(row["errors"]) <= threshold_of(protocol.headline)
     paths = category.folder / pair.image0, category.folder / pair.image1
     return draw_points(paths, points0, points1, right)
 
 
-def read_semantic(dataset: str, folder: Path, split: str | None = None) -> DataSet[Category]:
-    """The data set of that name in a folder."""
-    if dataset == "spair":
-        return read_spair(folder, split or "test")
-    if split is not None:
-        raise ValueError(f"{dataset} has no splits, got {split!r}")
-    return read_willow(folder) if dataset == "willow" else read_cub(folder)
-
-
-def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
+def _task(
+    name: str, title: str, unit: tuple[str, str], whole: int,
+    read: Callable[[Path, str | None], DataSet[Category]],
+) -> Task:  # fmt: skip
+    axes = Axes("Points within a share of the reference length", "alpha", "points within it, %")
     return Task(
-        name, title, unit, "pairs", whole, partial(read_semantic, name),
-        protocols_of(name), _CategoryEvaluation, _in_words, summarise, _values,
-        _statistic, _severity, _worst, _axes, curve, draw=partial(_draw, name),
+        name, title, unit, "pairs", whole, read, protocols_of(name), _CategoryEvaluation,
+        _measures, _values, lambda protocol, found: pck(found, protocol.headline.endswith("per image")),
+        lambda protocol, found: 1 - found[:, 0] / found[:, 1], _worst, lambda protocol: axes, curve,
+        draw=_draw,
         caption="its points and where they were found: green within the headline's alpha, red not",
     )  # fmt: skip
 
 
 TASKS = {
-    "spair": _task("spair", "SPair-71k", ("category", "categories"), 18),
-    "willow": _task("willow", "PF-WILLOW", ("class", "classes"), 10),
-    "cub": _task("cub", "CUB-200-2011", ("split", "splits"), 14),
+    "spair": _task("spair", "SPair-71k", ("category", "categories"), 18, read_spair),
+    "willow": _task("willow", "PF-WILLOW", ("class", "classes"), 10, read_willow),
+    "cub": _task("cub", "CUB-200-2011", ("split", "splits"), 14, read_cub),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geomatch.benchmarks.harness.data import DataSet, read_lines
+from geomatch.benchmarks.harness.data import DataSet, chosen_split, read_lines
 from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair, checked_points, put_together
 from geomatch.errors import GeomatchError, reading
 
@@ -19,15 +19,14 @@ POINTS = 10
 _WORDS = {"winebottle": "wine bottle"}
 
 
-def read_willow(folder: Path) -> DataSet[Category]:
+def read_willow(folder: Path, split: str | None = None) -> DataSet[Category]:
     """The pairs by class; the box is that of the target's points, as in Rocco's and Min's code."""
+    chosen_split("willow", split)
     return put_together(folder, _pairs(folder), PAIRS)
 
 
 def _pairs(folder: Path) -> Iterator[tuple[str, str, KeypointPair]]:
     path = folder / "test_pairs_pf.csv"
-    if not path.is_file():
-        raise GeomatchError(f"{path}: the list of pairs is missing")
     with reading(path, "list of pairs"):
         rows = csv.reader(read_lines(path))
         numbered = [(rows.line_num, row) for row in rows]

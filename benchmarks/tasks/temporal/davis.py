@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_lines, sums_of
+from geomatch.benchmarks.harness.data import DataSet, absent, chosen_split, read_words, sums_of
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
 from geomatch.images import open_image
@@ -37,18 +37,15 @@ class MaskedVideo:
 
 def read_davis(folder: Path, split: str | None = None) -> DataSet[MaskedVideo]:
     """The videos of a split; None is ``val``."""
-    split = split or "val"
-    check_split(split, SPLITS)
+    split = chosen_split("davis", split, SPLITS)
     names = folder / "ImageSets" / "2017" / f"{split}.txt"
     videos = []
-    for number, line in enumerate(read_lines(names), 1):
-        name = line.strip()
-        if not name:
-            continue
+    for where, words in read_words(names):
+        name = " ".join(words)
         annotations, images = folder / "Annotations" / "480p" / name, folder / "JPEGImages" / "480p" / name
         masks = tuple(sorted(annotations.glob("*.png")))
         if not masks:
-            raise GeomatchError(f"{names}:{number}: no annotation in {annotations}")
+            raise GeomatchError(f"{where}: no annotation in {annotations}")
         without = sorted({path.stem for path in images.glob("*.jpg")} - {path.stem for path in masks})
         if without:
             raise GeomatchError(f"{masks[0].with_name(without[0] + '.png')}: missing, the frame is there")

@@ -17,7 +17,7 @@ from geomatch.benchmarks.tasks.temporal.measures import boundary_accuracy, regio
 from geomatch.benchmarks.tasks.temporal.protocols import STRIDE, TemporalProtocol
 from geomatch.dift.inputs import dense_size
 from geomatch.errors import ImageError
-from geomatch.images import load_image, load_images
+from geomatch.images import load_image, stream_images
 from geomatch.store import Store
 from geomatch.video.propagation import LabelPropagator, features_on, mask_labels, mask_of
 
@@ -128,7 +128,7 @@ def _carried(
     """Labels (L, h, w) of every frame but the first, by method."""
     carriers: list[LabelPropagator] = []
     for start in range(0, len(frames), AT_ONCE):
-        images = load_images(frames[start : start + AT_ONCE])
+        images = list(stream_images(frames[start : start + AT_ONCE]))
         for image in images:
             if image.size != size:
                 raise ImageError(f"{image.name}: has {image.size} pixels, the first frame {size}")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.data import DataSet, absent, check_split, read_lines, sums_of
+from geomatch.benchmarks.harness.data import DataSet, absent, chosen_split, read_words, sums_of
 from geomatch.errors import GeomatchError, reading, require
 from geomatch.files import digest_of
 
@@ -39,22 +39,18 @@ class PoseVideo:
 
 def read_jhmdb(folder: Path, split: str | None = None) -> DataSet[PoseVideo]:
     """The test videos of a split; None is the first."""
-    split = split or "1"
-    check_split(split, SPLITS)
+    split = chosen_split("jhmdb", split, SPLITS)
     lists = sorted((folder / "splits").glob(f"*_test_split{split}.txt"))
     if not lists:
         raise GeomatchError(f"{folder / 'splits'}: no list ..._test_split{split}.txt there")
     videos = []
     for path in lists:
         action = path.name.removesuffix(f"_test_split{split}.txt")
-        for number, line in enumerate(read_lines(path), 1):
-            words = line.split()
-            if not words:
-                continue
+        for where, words in read_words(path):
             if len(words) != 2 or words[1] not in ("0", "1", "2"):
-                raise GeomatchError(f"{path}:{number}: expected VIDEO.avi and 1 or 2, got {line!r}")
+                raise GeomatchError(f"{where}: expected VIDEO.avi and 1 or 2, got {words}")
             if words[1] == "2":
-                videos.append(_video(folder, action, words[0].removesuffix(".avi"), f"{path}:{number}"))
+                videos.append(_video(folder, action, words[0].removesuffix(".avi"), where))
     if not videos:
         raise GeomatchError(f"{folder / 'splits'}: the lists of split {split} have no test video")
     broken = absent(folder, (path for video in videos for path in video.frames), "no such frame")

@@ -1,7 +1,6 @@
 """Region and boundary of masks, as DAVIS measures them (Perazzi et al., CVPR 2016; davis2017-evaluation)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -52,17 +51,12 @@ def _boundary(mask: Mask) -> Mask:
     return found
 
 
-class Statistics(NamedTuple):
-    """One object's measure over the frames of a video."""
+def statistics(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of a measure over frames, share of frames above `RECALL`, and first less last quarter's mean.
 
-    mean: float
-    recall: float  # share of frames above `RECALL`
-    decay: float  # mean of the first quarter minus mean of the last
-
-
-def statistics(values: Sequence[float]) -> Statistics:
-    """Statistics of a measure over frames, as davis2017-evaluation has them: quarters share their ends."""
+    As davis2017-evaluation has them: quarters share their ends.
+    """
     array = np.asarray(values, np.float64)
     ends = np.round(np.linspace(1, len(array), 5) + 1e-10).astype(int) - 1
     first, last = array[: ends[1] + 1], array[ends[3] :]
-    return Statistics(float(array.mean()), float((array > RECALL).mean()), float(first.mean() - last.mean()))
+    return float(array.mean()), float((array > RECALL).mean()), float(first.mean() - last.mean())

@@ -5,37 +5,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, by_split, threshold_of
-from geomatch.benchmarks.tasks.temporal.davis import read_davis
+from geomatch.benchmarks.harness.measures import with_failures
+from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
+from geomatch.benchmarks.tasks.temporal.davis import SPLITS, read_davis
 from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation
 from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
 from geomatch.benchmarks.tasks.temporal.measures import statistics
 from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS, TemporalProtocol
 
 
-def _in_words(protocol: TemporalProtocol) -> Words:
-    size = protocol.size
-    frames = f"short side {size} pixels" if isinstance(size, int) else f"{size[0]} x {size[1]} pixels"
-    others = "".join(f"; {name}: {context}" for name, context in protocol.exceptions)
-    return [
-        ("source", protocol.source),
-        ("frames", frames),
-        ("context", f"the first frame and the last {protocol.context}{others}"),
-        ("labels", f"of the best {protocol.top_k} cells within {protocol.radius} of the own place"),
-        ("weights", f"exp(cosine / {protocol.temperature:g})"),
-    ]
-
-
-def summarise_masks(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row: objects, failures, and J, F and their mean in percent, each object counting alike."""
-    failures = sum(row["reason"] is not None for row in rows)
+def _mask_measures(protocol: TemporalProtocol, rows: Sequence[Row]) -> Row:
+    """J, F and their mean in percent, each object counting alike."""
     found: Row = {}
     for name in ("J", "F"):
         own = np.array([statistics(row[name]) for row in rows])
         for column, suffix in enumerate(("", " recall", " decay")):
             found[name + suffix] = 100 * float(own[:, column].mean())
-    mean = (found["J"] + found["F"]) / 2
-    return [{"split": "all", "objects": len(rows), "failures": failures, "J&F": mean, **found}]
+    return {"J&F": (found["J"] + found["F"]) / 2, **found}
 
 
 def _mask_values(protocol: TemporalProtocol, rows: Sequence[Row]) -> Values:
@@ -59,20 +45,15 @@ def _mask_worst(protocol: TemporalProtocol, row: Row) -> Words:
     ]
 
 
-def _summarise_poses(protocol: TemporalProtocol, rows: Sequence[Row]) -> list[Row]:
-    """One row per action and one for all: videos, failures, and PCK in percent, the mean over joints."""
-
-    def measures(own: Sequence[Row]) -> dict[str, float]:
-        return {f"PCK@{alpha:g}": mean_of_joints(hits(own, alpha)) for alpha in protocol.alphas}
-
-    return by_split("videos", rows, [*sorted({row["split"] for row in rows}), "all"], measures)
+def _pose_measures(protocol: TemporalProtocol, rows: Sequence[Row]) -> Row:
+    return {f"PCK@{alpha:g}": mean_of_joints(hits(rows, alpha)) for alpha in protocol.alphas}
 
 
 def hits(rows: Sequence[Row], alpha: float) -> NDArray[np.float64]:
     """(rows, 2, joints): how often each joint is within alpha, and how often it is to be found."""
     counts = []
     for row in rows:  # nulls are those of a video that could not be read
-        right = [sum(error is not None and error <= alpha for error in joint) for joint in row["errors"]]
+        right = [(with_failures(joint) <= alpha).sum() for joint in row["errors"]]
         counts.append([right, [len(joint) for joint in row["errors"]]])
     return np.array(counts, np.float64)
 
@@ -82,22 +63,6 @@ def mean_of_joints(counts: NDArray[np.float64]) -> float:
     right, every = counts.sum(axis=0)
     there = every > 0
     return 100 * float((right[there] / every[there]).mean()) if there.any() else 0.0
-
-
-def _pose_values(protocol: TemporalProtocol, rows: Sequence[Row]) -> Values:
-    """(videos, 2 x joints) right places and all places of each joint at the headline's alpha."""
-    return hits(rows, threshold_of(protocol.headline)).reshape(len(rows), -1)
-
-
-def _pose_statistic(protocol: TemporalProtocol, found: Values) -> float:
-    """PCK in percent, the mean over joints."""
-    return mean_of_joints(found.reshape(len(found), 2, -1))
-
-
-def _pose_severity(protocol: TemporalProtocol, found: Values) -> NDArray[np.float64]:
-    """(videos,) the share of wrong places."""
-    right, every = found.reshape(len(found), 2, -1).sum(axis=2).T
-    return np.asarray(1 - right / np.maximum(every, 1), np.float64)
 
 
 def _pose_curve(protocol: TemporalProtocol, rows: Sequence[Row]) -> Curve:
@@ -115,8 +80,8 @@ def _pose_worst(protocol: TemporalProtocol, row: Row) -> Words:
 _UNIT = ("video", "videos")
 TASKS = {
     "davis": Task(
-        "davis", "DAVIS-2017", _UNIT, "objects", 30, read_davis, PROTOCOLS["davis"],
-        VideoEvaluation, _in_words, summarise_masks, _mask_values,
+        "davis", "DAVIS-2017", _UNIT, "objects", SPLITS, read_davis, PROTOCOLS["davis"],
+        VideoEvaluation, _mask_measures, _mask_values,
         statistic=lambda protocol, found: 100 * float(found.mean()),
         severity=lambda protocol, found: -found[:, 0],
         worst=_mask_worst, curve=_mask_curve, caches=False,
@@ -126,7 +91,10 @@ TASKS = {
     ),
     "jhmdb": Task(
         "jhmdb", "JHMDB", _UNIT, "videos", 268, read_jhmdb, PROTOCOLS["jhmdb"],
-        VideoEvaluation, _in_words, _summarise_poses, _pose_values, _pose_statistic, _pose_severity,
+        VideoEvaluation, _pose_measures,
+        lambda protocol, rows: hits(rows, threshold_of(protocol.headline)),
+        lambda protocol, found: mean_of_joints(found),
+        lambda protocol, found: 1 - found[:, 0].sum(1) / np.maximum(found[:, 1].sum(1), 1),
         _pose_worst,
         axes=lambda protocol: Axes("Joints within a share of the box", "alpha", "joints within it, %"),
         curve=_pose_curve, caches=False,

@@ -43,9 +43,7 @@ def _check_points(table: Array, photo: Photo, tally: Tally) -> None:
             text = "keypoints were stored as float16; extract again and store float32 (hloc: as_half=False)"
             tally.add("warning", "image", text, photo.name)
     if len(points) >= _ENOUGH // 2 and (points % 1 == 0).all() and not _is_centred_grid(points, photo.size):
-        text = (
-            "all keypoints have integer coordinates, but COLMAP's pixel centres lie at .5: add 0.5 to x and y"
-        )
+        text = "all keypoints have integer coordinates, but COLMAP's pixel centres lie at .5: add 0.5 to both"
         tally.add("warning", "image", text, photo.name)
 
 

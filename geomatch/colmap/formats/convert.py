@@ -1,26 +1,28 @@
 """Correspondences in other formats than the database, written and read."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from geomatch.collection.correspondences import (
-    Correspondences,
-    LazyFeatures,
-    LazyPairs,
-    MatchedPair,
-    PairChecker,
-    check_keypoints,
-)
+import numpy as np
+
+from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair, checked
 from geomatch.colmap import sqlite
 from geomatch.colmap.cameras import image_sizes
-from geomatch.colmap.formats import hloc, text
+from geomatch.colmap.conventions import from_colmap, to_colmap
+from geomatch.colmap.formats import hloc
 from geomatch.errors import FeaturesError, reading
 from geomatch.files import new_folder, read_json
+from geomatch.images import raw_size
 from geomatch.types import Features, Matches
 
 Format = Literal["text", "hloc", "npz"]
+_COLUMNS = 128
+"""COLMAP's ``feature_importer`` accepts so many of a descriptor only: each keypoint gets as many zeros."""
+_ZEROS = " 0" * _COLUMNS + "\n"
 UNREADABLE = "images that cannot be read"
 """Counted by `write_correspondences`."""
 
@@ -41,35 +43,15 @@ def write_correspondences(
         FileExistsError: when there is something at ``folder``.
         MissingDependencyError: when h5py is not installed.
     """
-    writers = {"text": text.write, "hloc": hloc.write, "npz": _write_npz}
+    writers = {"text": _write_text, "hloc": hloc.write, "npz": _write_npz}
     sizes, unreadable = image_sizes(images, correspondences.features, "auto")
-    skipped = {UNREADABLE: len(unreadable)} if unreadable else {}
+    skipped = Counter({UNREADABLE: len(unreadable)} if unreadable else {})
+    spaced = [name for name in sizes if len(name.split()) != 1]
+    if spaced and form != "npz":
+        raise FeaturesError(f"{spaced[0]!r}: lists of pairs cannot hold spaces; rename {len(spaced)} images")
     with new_folder(folder) as temporary:
-        writers[form](_checked(correspondences, sizes, skipped), temporary)
-    return skipped
-
-
-def _checked(
-    found: Correspondences, sizes: Mapping[str, tuple[int, int]], skipped: dict[str, int]
-) -> Correspondences:
-    lengths: dict[str, int] = {}
-
-    def load(name: str) -> Features:
-        features = found.features[name]
-        check_keypoints(name, features, sizes[name])
-        lengths[name] = len(features)
-        return features
-
-    def pairs() -> Iterator[MatchedPair]:  # after the features, whose lengths it needs
-        checker = PairChecker(lengths)
-        for pair in found.pairs:
-            reason = checker.check(pair)
-            if reason is None:
-                yield pair
-            else:
-                skipped[reason] = skipped.get(reason, 0) + 1
-
-    return Correspondences(LazyFeatures(list(sizes), load), LazyPairs(pairs))
+        writers[form](checked(correspondences, sizes, skipped), temporary)
+    return dict(skipped)
 
 
 def read_correspondences(path: Path, images: Path) -> Correspondences:
@@ -87,16 +69,14 @@ def read_correspondences(path: Path, images: Path) -> Correspondences:
         with path.open("rb") as stream:
             if stream.read(len(sqlite.HEADER)) == sqlite.HEADER:
                 return sqlite.read(path)
-        if path.suffix in (".h5", ".hdf5"):
-            return hloc.read(path, hloc.matches_beside(path), images)
-        raise FeaturesError(f"{path}: neither a COLMAP database nor an h5 file")
-    if (path / "features.h5").is_file():
-        return hloc.read(path / "features.h5", hloc.matches_beside(path / "features.h5"), images)
+    features = path / "features.h5" if path.is_dir() else path
+    if features.is_file() and features.suffix in (".h5", ".hdf5"):
+        return hloc.read(features, images)
     if (path / "pairs.json").is_file():
         return _read_npz(path)
     if (path / "matches.txt").is_file():
-        return text.read(path, images)
-    known = "a COLMAP database, or a folder with features.h5, pairs.json or matches.txt"
+        return _read_text(path, images)
+    known = "a COLMAP database, an h5 file, or a folder with features.h5, pairs.json or matches.txt"
     raise FeaturesError(f"{path}: expected {known}")
 
 
@@ -128,3 +108,62 @@ def _read_npz(folder: Path) -> Correspondences:
 
     features = LazyFeatures(images, lambda name: Features.load(folder / "features" / f"{name}.npz"))
     return Correspondences(features, LazyPairs(matches, len(pairs)))
+
+
+def _write_text(correspondences: Correspondences, folder: Path) -> None:
+    for name, features in correspondences.features.items():
+        path = folder / "features" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = to_colmap(features.keypoints)
+        scales = np.ones(len(rows)) if features.scales is None else features.scales
+        angles = np.zeros(len(rows)) if features.orientations is None else features.orientations
+        with path.open("w", encoding="utf-8") as file:
+            file.write(f"{len(rows)} {_COLUMNS}\n")
+            for (x, y), scale, angle in zip(rows.tolist(), scales.tolist(), angles.tolist(), strict=True):
+                file.write(f"{x:.9g} {y:.9g} {scale:.6g} {angle:.6g}{_ZEROS}")
+    with (folder / "matches.txt").open("w", encoding="utf-8") as file:
+        for pair in correspondences.pairs:
+            file.write(f"{pair.name0} {pair.name1}\n")
+            np.savetxt(file, pair.matches.indices, fmt="%d")
+            file.write("\n")
+
+
+def _read_text(folder: Path, images: Path) -> Correspondences:
+    """Read what `_write_text` wrote, or another program for COLMAP's importers; descriptors are left."""
+    root = folder / "features" if (folder / "features").is_dir() else folder
+    files = {path.relative_to(root).as_posix()[:-4]: path for path in sorted(root.rglob("*.txt"))}
+    if root == folder:
+        files.pop("matches", None)
+
+    def load(name: str) -> Features:
+        path = files[name]
+        with reading(path, "file of features in COLMAP's text", FeaturesError):
+            with path.open(encoding="utf-8") as file:
+                count = int(file.readline().split()[0])
+                rows = [line.split(maxsplit=4)[:4] for line in file if line.strip()]
+            if len(rows) != count:
+                raise ValueError(f"{len(rows)} rows, {count} are announced")
+            table = np.array(rows, np.float64).reshape(-1, 4)
+            # the scale of the text file has another meaning than ours, and may be anything
+            points, scores = from_colmap(table[:, :2]), np.ones(count, np.float32)
+            return Features(points, scores, raw_size(images / name))
+
+    pairs = LazyPairs(lambda: _listed(folder / "matches.txt"))
+    return Correspondences(LazyFeatures(list(files), load), pairs)
+
+
+def _listed(path: Path) -> Iterator[MatchedPair]:
+    with reading(path, "list of matches", FeaturesError), path.open(encoding="utf-8") as file:
+        for blank, lines in groupby(enumerate(file, 1), lambda entry: not entry[1].strip()):
+            if blank:
+                continue
+            found = [(f"{path}:{number}", line.split()) for number, line in lines]
+            for place, parts in found:
+                if len(parts) != 2:
+                    raise FeaturesError(f"{place}: expected two names or numbers, got {' '.join(parts)!r}")
+            rows = []
+            for place, parts in found[1:]:
+                with reading(place, "match", FeaturesError):
+                    rows.append([int(part) for part in parts])
+            (name0, name1), indices = found[0][1], np.array(rows, np.int64).reshape(-1, 2)
+            yield MatchedPair(name0, name1, Matches(indices, np.ones(len(rows), np.float32)))

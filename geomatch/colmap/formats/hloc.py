@@ -1,17 +1,20 @@
 """The h5 files of hloc (Hierarchical-Localization): features, matches and a list of pairs.
 
 Pixel centres are whole numbers in them, as with us; hloc adds the half itself when it writes a database.
+Links and what lies in other files are refused.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
-from geomatch.colmap.formats import h5
-from geomatch.errors import FeaturesError, require
+from geomatch.errors import FeaturesError, reading, require
+from geomatch.files import MAX_UNPACKED
 from geomatch.images import raw_size
 from geomatch.types import Features, Matches
 
@@ -20,9 +23,6 @@ def write(correspondences: Correspondences, folder: Path) -> None:
     """Write ``features.h5``, ``matches.h5`` and ``pairs.txt``."""
     names = list(correspondences.features)
     keys = {name: key for key, name in _names_by_key(names).items()}
-    spaced = [name for name in names if len(name.split()) != 1]
-    if spaced:
-        raise FeaturesError(f"{spaced[0]!r}: hloc's list of pairs cannot hold spaces; rename the image")
     h5py = require("h5py", "hloc", "writing files of hloc")
     lengths = {}
     with h5py.File(folder / "features.h5", "w") as file:
@@ -64,7 +64,7 @@ def _names_by_key(names: list[str]) -> dict[str, str]:
     return keys
 
 
-def matches_beside(features: Path) -> Path:
+def _matches_beside(features: Path) -> Path:
     """The file of matches beside a file of features; there must be exactly one."""
     usual = features.with_name("matches.h5")
     found = [usual] if usual.is_file() else sorted(features.parent.glob("*matches*.h5"))
@@ -73,21 +73,22 @@ def matches_beside(features: Path) -> Path:
     return found[0]
 
 
-def read(features: Path, matches: Path, images: Path) -> Correspondences:
-    """Read both h5 files; ``images`` is the folder, for sizes that the features do not hold."""
+def read(features: Path, images: Path) -> Correspondences:
+    """Read a file of features and that of matches beside it; ``images`` are for sizes that it lacks."""
+    matches = _matches_beside(features)
     lengths: dict[str, int] = {}
 
     def visit(name: str, item: Any) -> None:
         if hasattr(item, "keys") and "keypoints" in item:
-            lengths[name] = next(iter(h5.member(item, "keypoints").shape), 0)
+            lengths[name] = next(iter(_member(item, "keypoints").shape), 0)
 
-    with h5.opened(features) as file:
+    with _opened(features) as file:
         file.visititems(visit)
     if not lengths:
         raise FeaturesError(f"{features}: holds keypoints of no image")
 
     def load(name: str) -> Features:
-        with h5.features(features, name) as arrays:
+        with image_arrays(features, name) as arrays:
             points = arrays["keypoints"]
             label = f"{features}: the keypoints of {name}"
             if points.dtype == np.float16:  # which moves points beyond 1024 by up to half a pixel
@@ -106,21 +107,20 @@ def read(features: Path, matches: Path, images: Path) -> Correspondences:
 
 
 def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterator[MatchedPair]:
-    with h5.opened(path) as file:
-        for key0, key1 in [(first, second) for first in file for second in h5.member(file, first)]:
+    with _opened(path) as file:
+        for key0, key1 in [(first, second) for first in file for second in _member(file, first)]:
             label = f"{path}: {key0}/{key1}"
             if key0 not in keys or key1 not in keys:
                 raise FeaturesError(f"{label} names an image that has no features")
-            arrays = h5.arrays(h5.member(file, f"{key0}/{key1}"), "matches0", "matching_scores0")
+            arrays = _arrays(_member(file, f"{key0}/{key1}"), "matches0", "matching_scores0")
             if "matches0" not in arrays:
                 raise FeaturesError(f"{label} lacks matches0")
             name0, name1 = keys[key0], keys[key1]
             stored = arrays["matches0"]
             if stored.shape != (lengths[name0],) or stored.dtype.kind not in "iu":
-                text = (
-                    f"{label}: matches0 must hold a whole number for each of {lengths[name0]} keypoints, got"
-                )
-                raise FeaturesError(f"{text} {stored.dtype} {stored.shape}; are both files of one run?")
+                text = f"matches0 must hold a whole number for each of {lengths[name0]} keypoints, got"
+                given = f"{stored.dtype} {stored.shape}"
+                raise FeaturesError(f"{label}: {text} {given}; are both files of one run?")
             partner = stored.astype(np.int64)
             if (partner < -1).any() or lengths[name1] - 1 > np.iinfo(stored.dtype).max:
                 text = "indices did not fit into 16 bits: match again with at most 32767 keypoints per image"
@@ -131,3 +131,46 @@ def _pairs(path: Path, keys: dict[str, str], lengths: dict[str, int]) -> Iterato
             rows = np.flatnonzero(partner >= 0)
             indices = np.stack([rows, partner[rows]], axis=1)
             yield MatchedPair(name0, name1, Matches(indices, scores[rows]))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file to read; what goes wrong in the block is a `FeaturesError` that names it."""
+    h5py = require("h5py", "hloc", "reading files of hloc")
+    with reading(path, "h5 file of hloc", FeaturesError), h5py.File(path, "r") as file:
+        yield file
+
+
+def _member(group: Any, name: str) -> Any:
+    """A group or dataset below a group; raises `ValueError` for links, which may lead into another file."""
+    for part in name.split("/"):
+        if type(group.get(part, getlink=True)).__name__ in ("SoftLink", "ExternalLink"):
+            raise ValueError(f"{part} is a link; write the data itself")
+        if part not in group:
+            raise KeyError(part)
+        group = group[part]
+    return group
+
+
+@contextmanager
+def image_arrays(path: Path, name: str) -> Iterator[dict[str, NDArray[Any]]]:
+    """The arrays of an image's group; what goes wrong in the block is a `FeaturesError` that names both."""
+    with _opened(path) as file, reading(f"{path}: {name}", "group of features", FeaturesError):
+        yield _arrays(_member(file, name), "keypoints", "scores", "descriptors", "image_size")
+
+
+def _arrays(group: Any, *names: str) -> dict[str, NDArray[Any]]:
+    """Those of the group's datasets that are there.
+
+    Raises `ValueError` for one that lies in another file, or is larger than features are.
+    """
+    found = {}
+    for name in names:
+        if name in group:
+            data = _member(group, name)
+            if data.external or data.is_virtual:
+                raise ValueError(f"{name} lies in another file; write the data itself")
+            if data.dtype.hasobject or data.size * data.dtype.itemsize > MAX_UNPACKED:
+                raise ValueError(f"{name} holds no numbers, or more than {MAX_UNPACKED} bytes of them")
+            found[name] = np.asarray(data)
+    return found

@@ -28,26 +28,18 @@ def load_model(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None 
     unet = unet_folder(folder)
     kind = read_config(unet).get("_class_name")
     if kind == "UNet2DModel":
-        if prompt_embedding is not None:
-            raise ValueError(f"{config.model} takes no text: leave out the prompt embedding")
-        from geomatch.dift.backends.pixel_unet import load_pixel_unet
-
-        return load_finite(
-            lambda dtype, _: load_pixel_unet(folder, unet, file, config, device, dtype),
-            config.dtype, device, config.timestep,
-        )  # fmt: skip
-    if kind == "UNet2DConditionModel" and unet != folder:
-        from geomatch.dift.backends.stable_diffusion import load_stable_diffusion
-
-        embedding = prompt_of(config, folder) if prompt_embedding is None else prompt_embedding
-        return load_finite(
-            lambda *dtypes: load_stable_diffusion(folder, file, embedding, config, device, dtypes),
-            config.dtype, device, config.timestep,
-        )  # fmt: skip
-    raise WeightsError(
-        f"{unet / 'config.json'}: is a {kind}; supported are UNet2DModel (pixel space, unconditional) and "
-        "pipelines with UNet2DConditionModel (Stable Diffusion 1 and 2)"
-    )
+        from geomatch.dift.backends.pixel_unet import load_pixel_unet as load
+    elif kind == "UNet2DConditionModel" and unet != folder:
+        from geomatch.dift.backends.stable_diffusion import load_stable_diffusion as load
+    else:
+        raise WeightsError(
+            f"{unet / 'config.json'}: is a {kind}; supported are UNet2DModel (pixel space, unconditional) "
+            "and pipelines with UNet2DConditionModel (Stable Diffusion 1 and 2)"
+        )
+    return load_finite(
+        lambda *dtypes: load(folder, file, prompt_embedding, config, device, dtypes),
+        config.dtype, device, config.timestep,
+    )  # fmt: skip
 
 
 @isolated(gradients=True)

@@ -9,14 +9,9 @@ from torch import Tensor, nn
 
 from geomatch.dift.backends.compiled import Runner
 
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Latents:
-    """What a UNet works on, before noise is added."""
-
-    mean: Tensor  # (B, C, h, w), on the model's device; the mode, where there is a distribution
-    std: Tensor | None = None
-    """(B, C, h, w) deviation of the autoencoder's distribution; None for models in pixel space."""
+Latents = tuple[Tensor, Tensor | None]
+"""What a network works on before noise is added: the mean (or mode) of what the autoencoder gives, and its
+deviation, (B, C, h, w) each, on the model's device; no deviation for models in pixel space."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,10 +1,13 @@
 """Unconditional diffusion models in pixel space: every diffusers ``UNet2DModel``, ADM included."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,40 +19,41 @@ from geomatch.dift.backends.wanted import WantedPart, layer_names, unneeded_part
 from geomatch.dift.config import DIFTConfig
 from geomatch.errors import WeightsError
 from geomatch.weights.checkpoint import empty_network, fill_network
-from geomatch.weights.folders import read_config
+from geomatch.weights.folders import read_config, unet_folder
 
 
 def load_pixel_unet(
     folder: Path,
-    unet_folder: Path,
     unet_file: Path | None,
+    embedding: NDArray[np.float32] | None,
     config: DIFTConfig,
     device: str,
-    dtype: torch.dtype,
+    dtypes: tuple[torch.dtype, torch.dtype],
 ) -> DiffusionModel:
     """Load a bare UNet or a pipeline of it and a scheduler; 3 n^2 channels are n x n blocks of pixels."""
-    if config.prompt:
-        raise ValueError(f"{config.model} takes no text: leave the prompt empty")
+    if config.prompt or embedding is not None:
+        raise ValueError(
+            f"{config.model} takes no text: leave the prompt empty, and leave out the prompt embedding"
+        )
     if config.latent == "sample":
         raise ValueError(f"{config.model} has no autoencoder: use latent='mode'")
-    unet = empty_network(_network_of(unet_folder), unet_folder)
+    home, dtype = unet_folder(folder), dtypes[0]
+    unet = empty_network(_network_of(home), home)
     channels = unet.config.in_channels
     unshuffle = math.isqrt(channels // 3)
     if channels < 3 or 3 * unshuffle**2 != channels:
-        raise WeightsError(
-            f"{unet_folder}: {channels} input channels; RGB images need 3, or 3 n^2 for n x n blocks"
-        )
+        raise WeightsError(f"{home}: {channels} input channels; RGB images need 3, or 3 n^2 for n x n blocks")
     if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
-        raise WeightsError(f"{unet_folder}: a class-conditional UNet, which needs labels; unconditional only")
+        raise WeightsError(f"{home}: a class-conditional UNet, which needs labels; unconditional only")
     layers = layer_names(config.layers, output_blocks(unet))
-    fill_network(unet, unet_folder, dtype, unneeded_parts(unet, layers), unet_file)
+    fill_network(unet, home, dtype, unneeded_parts(unet, layers), unet_file)
     unet = unet.to(device)
     # on CPUs, torch's normalisation of it is slow in bfloat16 (measured)
-    if isinstance(unet, PlainUNet) or dtype == torch.float32 or device.startswith("cuda"):
+    if dtype == torch.float32 or device.startswith("cuda"):
         unet = unet.to(memory_format=torch.channels_last)
 
     def encode(images: Tensor) -> Latents:
-        return Latents(functional.pixel_unshuffle(images.to(device), unshuffle))
+        return functional.pixel_unshuffle(images.to(device), unshuffle), None
 
     return DiffusionModel(
         unet=unet,
@@ -60,13 +64,13 @@ def load_pixel_unet(
     )
 
 
-def _network_of(folder: Path) -> type[Any]:
+def _network_of(folder: Path) -> Callable[[Any], Any]:
     if covers(read_config(folder)):
         return PlainUNet
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    found: type[Any] = UNet2DModel
-    return found
+    make: Callable[[Any], Any] = UNet2DModel.from_config
+    return make
 
 
 def output_blocks(unet: nn.Module) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ They load without diffusers, whose import takes longer than a small model's work
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -30,11 +31,6 @@ _ONLY: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "num_class_embeds": (None, (None,)),
 }
 """Default in diffusers, and the values that are possible here."""
-SMALL_MAP = 1024
-"""Pixels below which torch's group normalisation of ``channels_last`` on CPUs is slow: it goes group by group
-there, row by row from this size on (``feature_map_threshold`` in its ``group_norm_kernel.cpp``)."""
-CANCELLING = 0.05
-"""Variance over mean square below which the one is not computed as a difference with the other."""
 
 
 def covers(config: Mapping[str, Any]) -> bool:
@@ -45,29 +41,6 @@ def covers(config: Mapping[str, Any]) -> bool:
         and isinstance(config.get("norm_num_groups", 32), int)
         and all(config.get(name, default) in allowed for name, (default, allowed) in _ONLY.items())
     )
-
-
-def group_norm(maps: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Group normalisation of maps (N, C, h, w), in a layout that suits the processor; a new tensor."""
-    n, channels, height, width = maps.shape
-    slow = height * width < SMALL_MAP and maps.is_contiguous(memory_format=torch.channels_last)
-    if not slow or maps.device.type != "cpu" or torch.compiler.is_compiling():
-        return functional.group_norm(maps, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    if maps.dtype == torch.float32:
-        rows = maps.permute(0, 2, 3, 1).view(n, height * width, channels)
-        ones = torch.full((1, 1, 1), 1 / rows.shape[1], dtype=torch.float32, device=maps.device)
-        ones = ones.expand(n, 1, rows.shape[1])
-        means = torch.bmm(ones, rows).view(n, norm.num_groups, -1).mean(2)
-        squares = torch.bmm(ones, rows * rows).view(n, norm.num_groups, -1).mean(2)
-        variance = squares - means * means
-        if bool((variance >= CANCELLING * squares).all()):
-            size = channels // norm.num_groups
-            scale = (variance + norm.eps).rsqrt().repeat_interleave(size, 1) * norm.weight
-            shift = torch.addcmul(norm.bias, means.repeat_interleave(size, 1), scale, value=-1)
-            normal = torch.addcmul(shift[:, None], rows, scale[:, None])
-            return normal.view(n, height, width, channels).permute(0, 3, 1, 2)
-    normal = functional.group_norm(maps.contiguous(), norm.num_groups, norm.weight, norm.bias, norm.eps)
-    return normal.contiguous(memory_format=torch.channels_last)
 
 
 class Timesteps(nn.Module):
@@ -86,19 +59,6 @@ class Timesteps(nn.Module):
         return functional.pad(torch.cat(parts, dim=1), (0, self.width % 2))
 
 
-class TimeEmbedding(nn.Module):
-    """Two linear layers."""
-
-    def __init__(self, width: int, out: int) -> None:
-        super().__init__()
-        self.linear_1, self.linear_2 = nn.Linear(width, out), nn.Linear(out, out)
-
-    def forward(self, timesteps: Tensor) -> Tensor:
-        """(B, width) to (B, out)."""
-        embedded: Tensor = self.linear_2(functional.silu(self.linear_1(timesteps)))
-        return embedded
-
-
 class Resnet(nn.Module):
     """Two convolutions beside a shortcut; the timestep, one for all maps, shifts the first's output."""
 
@@ -114,24 +74,16 @@ class Resnet(nn.Module):
     def forward(self, maps: Tensor, embedding: Tensor) -> Tensor:
         """Maps (N, C, h, w) and an embedding (1, D)."""
         bias = self.conv1.bias + self.time_emb_proj(functional.silu(embedding))[0]
-        hidden = functional.silu(group_norm(maps, self.norm1), inplace=True)
+        hidden = functional.silu(self.norm1(maps), inplace=True)
         hidden = functional.conv2d(hidden, self.conv1.weight, bias, padding=1)
-        change: Tensor = self.conv2(functional.silu(group_norm(hidden, self.norm2), inplace=True))
+        change: Tensor = self.conv2(functional.silu(self.norm2(hidden), inplace=True))
         shortcut: Tensor = maps if self.conv_shortcut is None else self.conv_shortcut(maps)
         return change + shortcut
 
 
-class Downsample(nn.Module):
-    """A convolution that halves the sides."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, h, w) to (N, C, h / 2, w / 2)."""
-        halved: Tensor = self.conv(maps)
-        return halved
+def named(**parts: nn.Module) -> nn.Sequential:
+    """Layers one after the other, under names of their own."""
+    return nn.Sequential(OrderedDict(parts))
 
 
 class Upsample(nn.Module):
@@ -164,13 +116,16 @@ class PlainUNet(nn.Module):
 
         self.conv_in = nn.Conv2d(settings.in_channels, widths[0], 3, padding=1)
         self.time_proj = Timesteps(widths[0], settings.flip_sin_to_cos, settings.freq_shift)
-        self.time_embedding = TimeEmbedding(widths[0], time)
+        self.time_embedding = named(
+            linear_1=nn.Linear(widths[0], time), act=nn.SiLU(), linear_2=nn.Linear(time, time)
+        )
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         entering = widths[0]
         for place, width in enumerate(widths):
             block = nn.Module()
             block.resnets = resnets([entering] + [width] * (layers - 1), width)
-            block.downsamplers = nn.ModuleList([Downsample(width)] if place + 1 < len(widths) else [])
+            halving = named(conv=nn.Conv2d(width, width, 3, stride=2, padding=1))
+            block.downsamplers = nn.ModuleList([halving] if place + 1 < len(widths) else [])
             self.down_blocks.append(block)
             entering = width
         self.mid_block = nn.Module()
@@ -185,8 +140,3 @@ class PlainUNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(groups, entering, eps)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(entering, settings.out_channels, 3, padding=1)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "PlainUNet":
-        """The network of a configuration, called as diffusers' models are."""
-        return cls(config)

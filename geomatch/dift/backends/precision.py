@@ -50,13 +50,13 @@ def load_finite(
     if dtype is not _HALF:
         return model
     with torch.inference_mode():
-        latents = model.encode(_probe(model.stride)).mean
+        latents = model.encode(_probe(model.stride))[0]
         if not _finite(latents):
             encoder = torch.bfloat16
             del model  # its memory is needed
             model = load(dtype, encoder)
             _log.info("the autoencoder overflows in float16: it runs in bfloat16")
-            latents = model.encode(_probe(model.stride)).mean
+            latents = model.encode(_probe(model.stride))[0]
         if name == "auto" and not all(_finite(layer) for layer in model.activations(latents, timestep)):
             del model
             model = load(torch.bfloat16, encoder)

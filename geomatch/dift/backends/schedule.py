@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geomatch.errors import WeightsError, first_line
+from geomatch.errors import WeightsError, reading
 from geomatch.weights.folders import read_config
 
 _FILE = "scheduler_config.json"
@@ -21,40 +21,30 @@ def load_alphas(folder: Path) -> Tensor:
 
     Without a file it is DDPM's: betas from 1e-4 to 0.02 in 1000 linear steps (Ho et al., NeurIPS 2020).
     """
-    found = [place for place in (folder / "scheduler", folder) if (place / _FILE).is_file()]
-    config = read_config(found[0], _FILE) if found else {}
-    if found and "beta_start" not in config and config.get("trained_betas") is None:
+    place = folder / "scheduler" if (folder / "scheduler" / _FILE).is_file() else folder
+    config = read_config(place, _FILE) if (place / _FILE).is_file() else {}
+    if config and "beta_start" not in config and config.get("trained_betas") is None:
         kind = config.get("_class_name", "scheduler")
         raise WeightsError(
-            f"{found[0] / _FILE}: a {kind} without betas does not tell the noise level of a timestep; "
+            f"{place / _FILE}: a {kind} without betas does not tell the noise level of a timestep; "
             "put a DDPMScheduler's configuration in its place"
         )
-    try:
+    with reading(place / _FILE, "noise schedule", WeightsError):
         alphas = _alphas({name: config[name] for name in _SETTINGS if name in config})
         if alphas.ndim != 1 or not ((alphas >= 0) & (alphas <= 1)).all():
             raise ValueError("its betas give no noise levels between 0 and 1")
-    except Exception as error:
-        raise WeightsError(f"{found[0] / _FILE}: damaged {_FILE} ({first_line(error)})") from error
     return alphas
 
 
 def _alphas(settings: Mapping[str, Any]) -> Tensor:
-    """(T,) alpha_bar_t: products of 1 - beta (Ho et al., eq. 4).
-
-    Betas are linear, or squares of linear ones (diffusers' ``scaled_linear``, Stable Diffusion's); diffusers
-    makes other ones.
-    """
-    kind = settings.get("beta_schedule", "linear")
+    """(T,) alpha_bar_t: products of 1 - beta (Ho et al., eq. 4); other betas than linear are diffusers'."""
     others = settings.get("trained_betas") is not None or settings.get("rescale_betas_zero_snr")
-    if others or kind not in ("linear", "scaled_linear"):
+    if others or settings.get("beta_schedule", "linear") != "linear":
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         alphas: Tensor = DDIMScheduler(**settings).alphas_cumprod
         return alphas
-    power = 2 if kind == "scaled_linear" else 1
-    first, last = (settings.get(f"beta_{end}", value) for end, value in (("start", 1e-4), ("end", 0.02)))
+    first, last = settings.get("beta_start", 1e-4), settings.get("beta_end", 0.02)
     count = settings.get("num_train_timesteps", 1000)
-    roots = torch.linspace(
-        first ** (1 / power), last ** (1 / power), count, dtype=torch.float32, device="cpu"
-    )
-    return torch.cumprod(1 - roots**power, dim=0)
+    betas = torch.linspace(first, last, count, dtype=torch.float32, device="cpu")
+    return torch.cumprod(1 - betas, dim=0)

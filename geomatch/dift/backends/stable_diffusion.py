@@ -14,6 +14,7 @@ from geomatch.dift.backends.model import DiffusionModel, Latents
 from geomatch.dift.backends.schedule import load_alphas
 from geomatch.dift.backends.wanted import WantedPart, layer_names, unneeded_parts
 from geomatch.dift.config import DIFTConfig
+from geomatch.dift.files import prompt_of
 from geomatch.errors import ShapeError, WeightsError
 from geomatch.weights.checkpoint import empty_network, fill_network
 
@@ -21,19 +22,21 @@ from geomatch.weights.checkpoint import empty_network, fill_network
 def load_stable_diffusion(
     folder: Path,
     unet_file: Path | None,
-    embedding: NDArray[np.float32],
+    embedding: NDArray[np.float32] | None,
     config: DIFTConfig,
     device: str,
     dtypes: tuple[torch.dtype, torch.dtype],
 ) -> DiffusionModel:
     """Load ``unet``, ``vae`` and ``scheduler`` of a pipeline, but not the decoder nor later up-blocks.
 
-    ``embedding`` (tokens, D) is the prompt's; the weights in ``unet_file`` replace the UNet's. The ``dtypes``
+    ``embedding`` (tokens, D) replaces the prompt's, the weights in ``unet_file`` the UNet's. The ``dtypes``
     are those of the UNet and of the autoencoder.
     """
+    if embedding is None:
+        embedding = prompt_of(config, folder)
     dtype, vae_dtype = dtypes
-    unet = empty_network(UNet2DConditionModel, folder / "unet")
-    vae = empty_network(AutoencoderKL, folder / "vae")
+    unet = empty_network(UNet2DConditionModel.from_config, folder / "unet")
+    vae = empty_network(AutoencoderKL.from_config, folder / "vae")
     settings = unet.config
     if settings.addition_embed_type or settings.class_embed_type or settings.encoder_hid_dim_type:
         raise WeightsError(
@@ -62,7 +65,7 @@ def load_stable_diffusion(
 
     def encode(images: Tensor) -> Latents:
         mean, std = encoder(images.to(device, vae_dtype))
-        return Latents(mean.float() * vae.config.scaling_factor, std.float() * vae.config.scaling_factor)
+        return mean.float() * vae.config.scaling_factor, std.float() * vae.config.scaling_factor
 
     return DiffusionModel(
         unet=unet,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import zip_longest
 from typing import Any
 
@@ -66,22 +67,23 @@ def _block_steps(name: str, block: Any) -> list[Step]:
     return [*steps[:-1], replace(steps[-1], names=(*steps[-1].names, name))]
 
 
-def _last_step(unet: nn.Module, steps: Sequence[Step], layers: Sequence[str]) -> int:
+def _split(unet: nn.Module, layers: Sequence[str]) -> tuple[list[Step], list[Step]]:
+    """The steps up to the last wanted layer, and those after it."""
+    steps = steps_of(unet)
     known = {name: place for place, step in enumerate(steps) for name in step.names}
     for layer in layers:
-        find_layer(unet, layer)
         if layer not in known:
+            near = ", ".join(get_close_matches(layer, known, cutoff=0))
             raise ValueError(
-                f"layer {layer!r} gives no feature map that can be had: take a block, or a resnet, attention "
-                f"or sampler in one, such as {steps[1].names[0]}"
+                f"unknown layer {layer!r}: take a block, or a resnet, attention or sampler, such as {near}"
             )
-    return max(known[layer] for layer in layers)
+    count = max(known[layer] for layer in layers) + 1
+    return steps[:count], steps[count:]
 
 
 def unneeded_parts(unet: nn.Module, layers: Sequence[str]) -> list[str]:
     """Names of the modules that run only after all the wanted layers."""
-    steps = steps_of(unet)
-    return [step.names[0] for step in steps[_last_step(unet, steps, layers) + 1 :]]
+    return [step.names[0] for step in _split(unet, layers)[1]]
 
 
 class WantedPart(nn.Module):
@@ -90,8 +92,7 @@ class WantedPart(nn.Module):
     def __init__(self, unet: Any, layers: Sequence[str]) -> None:
         """The layers by name; the modules stay those of the UNet, of which later ones may be gone."""
         super().__init__()
-        steps = steps_of(unet)
-        self.steps = _without_unused(steps[: _last_step(unet, steps, layers) + 1])
+        self.steps = _without_unused(_split(unet, layers)[0])
         self.layers = tuple(layers)
         self.parts = nn.ModuleList(unet.get_submodule(step.names[0]) for step in self.steps)
         self.time_proj, self.time_embedding = unet.time_proj, unet.time_embedding
@@ -142,18 +143,6 @@ def _without_unused(steps: Sequence[Step]) -> tuple[Step, ...]:
         if step.keeps:
             waiting.append(place)
     return tuple(replace(step, keeps=place in needed) for place, step in enumerate(steps))
-
-
-def find_layer(network: nn.Module, name: str) -> nn.Module:
-    """A submodule by its dotted name."""
-    module, path = network, ""
-    for part in name.split("."):
-        children = dict(module.named_children())
-        if part not in children:
-            place = path or "the network"
-            raise ValueError(f"unknown layer {name!r}: {place} has {', '.join(children) or 'no parts'}")
-        module, path = children[part], f"{path}.{part}" if path else part
-    return module
 
 
 def layer_names(layers: Sequence[str | int], up_layers: Sequence[str]) -> tuple[str, ...]:

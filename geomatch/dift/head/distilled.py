@@ -5,16 +5,11 @@ their multiplications and without their normalisations.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from geomatch.dift.head.files import save_head
 
 UNSHUFFLE = 2  # blocks of 2 x 2 pixels become channels, as in the diffusion model
 LAST = 4  # cells per side that the fully connected layer sees
@@ -43,6 +38,12 @@ class PatchNetwork(nn.Module):
             x = layer(x).relu_()
         return functional.normalize(self.last(x.permute(0, 2, 3, 1).flatten(1)).float(), dim=1)
 
+    def on(self, device: str | torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """A copy there, as a function of normalised patches (N, 3, S, S) that gives (N, dimension)."""
+        network = copy.deepcopy(self).to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        chunk = ROWS if torch.device(device).type == "cpu" else ACCELERATOR_ROWS
+        return lambda patches: torch.cat([network(part.to(dtype)) for part in torch.split(patches, chunk)])
+
 
 def convolutions(widths: Sequence[int]) -> list[tuple[int, int, int]]:
     """(inputs, outputs, stride) of each convolution, in order."""
@@ -52,30 +53,3 @@ def convolutions(widths: Sequence[int]) -> list[tuple[int, int, int]]:
         for level, (inputs, outputs) in enumerate(levels)
         for shape in ((inputs, outputs, 2 if level else 1), (outputs, outputs, 1))
     ]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class DistilledHead:
-    """A `PatchNetwork`; settings and training as those of `LinearHead`."""
-
-    network: PatchNetwork  # in evaluation mode
-    settings: Mapping[str, Any]
-    training: Mapping[str, Any]
-
-    @property
-    def dimension(self) -> int:
-        """Length of the descriptors."""
-        return self.network.dimension
-
-    def on(
-        self, device: str | torch.device, dtype: torch.dtype = torch.float32
-    ) -> Callable[[Tensor], Tensor]:
-        """A function of normalised patches there, (N, 3, S, S), that gives (N, dimension)."""
-        network = copy.deepcopy(self.network).to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        chunk = ROWS if torch.device(device).type == "cpu" else ACCELERATOR_ROWS
-        return lambda patches: torch.cat([network(part.to(dtype)) for part in torch.split(patches, chunk)])
-
-    def save(self, folder: Path) -> None:
-        """Write it into a folder, weights as float16."""
-        kind = {"kind": "distilled", "widths": self.network.widths, "dimension": self.network.dimension}
-        save_head(folder, self.settings, self.training, kind, self.network.state_dict())

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from geomatch.dift.head.distilled import DistilledHead, PatchNetwork
-from geomatch.dift.head.files import save_head
-from geomatch.errors import WeightsError, first_line
+from geomatch.dift.head.distilled import PatchNetwork
+from geomatch.errors import WeightsError, reading
 from geomatch.isolation import isolated
 from geomatch.matching import add_product
 from geomatch.types import checked
 from geomatch.weights.folders import HEAD_FILE
-from geomatch.weights.tensors import load_tensors
+from geomatch.weights.tensors import filled, halved, load_tensors, save_tensors
 
 POOLED = 4  # cells per side that the last, fully connected step sees
 
@@ -62,10 +61,26 @@ class LinearHead:
     def rows_on(self, device: str | torch.device) -> Callable[[Tensor], Tensor]:
         """`apply` for tensors on the device."""
         mean, projection = (torch.tensor(array, device=device) for array in (self.mean, self.projection))
-        return partial(_project, mean, projection)
 
-    def on(self, device: str | torch.device) -> Callable[[Sequence[Tensor]], Tensor]:
-        """A function of the layers' maps of N patches there, each (N, C, h, w), that gives (N, K)."""
+        def project(rows: Tensor) -> Tensor:
+            if rows.shape[1] != len(mean):
+                raise ValueError(
+                    f"the projection head was fitted on {len(mean)} numbers per keypoint, the network gives "
+                    f"{rows.shape[1]}: it is another network's"
+                )
+            short = rows.new_zeros(len(rows), self.dimension)
+            add_product(short, rows - mean, projection.T)
+            return functional.normalize(short, dim=1)
+
+        return project
+
+    def on(
+        self, device: str | torch.device, dtype: torch.dtype = torch.float32
+    ) -> Callable[[Sequence[Tensor]], Tensor]:
+        """A function of the layers' maps of N patches there, each (N, C, h, w), that gives (N, K).
+
+        ``dtype`` is for networks over patches; maps are float32.
+        """
         project = self.rows_on(device)
         return lambda maps: project(pool_patches(maps))
 
@@ -73,7 +88,7 @@ class LinearHead:
         """Write it into a folder, as float16."""
         arrays = {"mean": self.mean, "projection": self.projection}
         tensors = {name: torch.tensor(array, device="cpu") for name, array in arrays.items()}
-        save_head(folder, self.settings, self.training, {"kind": "linear"}, tensors)
+        _save(self, folder, {"kind": "linear"}, tensors)
 
 
 class HeadNetwork(nn.Module):
@@ -119,6 +134,14 @@ class HeadNetwork(nn.Module):
             x = mix(torch.cat([down(x), *(layer for layer in scaled if layer.shape[2] == side)], dim=1))
         return functional.normalize(self.last(x).flatten(1), dim=1)
 
+    def on(self, device: str | torch.device, dtype: torch.dtype) -> Callable[[Sequence[Tensor]], Tensor]:
+        """A copy there, always float32 as the maps are, its normalisations folded."""
+        network = copy.deepcopy(self)
+        for block in (*network.down, *network.mix):
+            _fold(block, 0)
+        _fold(network.last, 1)
+        return network.to(device)
+
 
 _norm = partial(nn.BatchNorm2d, dtype=torch.float32)
 _convolution = partial(nn.Conv2d, bias=False, dtype=torch.float32)  # whatever torch's default
@@ -133,51 +156,48 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class ConvolutionalHead:
-    """A small network over the maps of a patch; settings and training as those of `LinearHead`."""
+class NetworkHead:
+    """A small network over the maps of a patch, or over the patch itself."""
 
-    network: HeadNetwork  # in evaluation mode, on the CPU
-    settings: Mapping[str, Any]
+    network: HeadNetwork | PatchNetwork  # in evaluation mode, on the CPU
+    settings: Mapping[str, Any]  # these two as of `LinearHead`
     training: Mapping[str, Any]
+
+    @property
+    def distilled(self) -> bool:
+        """True if it takes patches, in place of a diffusion model."""
+        return isinstance(self.network, PatchNetwork)
 
     @property
     def dimension(self) -> int:
         """Length of the descriptors."""
         return self.network.dimension
 
-    def on(self, device: str | torch.device) -> Callable[[Sequence[Tensor]], Tensor]:
-        """As `LinearHead.on`: a copy of the network on that device, its normalisations folded."""
-        network = copy.deepcopy(self.network)
-        for block in (*network.down, *network.mix):
-            _fold(block, 0)
-        _fold(network.last, 1)
-        return network.to(device)
+    def on(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> Callable[[Any], Tensor]:
+        """As `LinearHead.on`; where `distilled` a function of normalised patches (N, 3, S, S)."""
+        return self.network.on(device, dtype)
 
     def save(self, folder: Path) -> None:
         """Write it into a folder, convolutions as float16."""
-        kind = {name: getattr(self.network, name) for name in ("maps", "widths", "dimension")}
-        save_head(
-            folder, self.settings, self.training, {"kind": "trained", **kind}, self.network.state_dict()
-        )
+        names = ("widths", "dimension") if self.distilled else ("maps", "widths", "dimension")
+        kind = {"kind": "distilled" if self.distilled else "trained"}
+        kind |= {name: getattr(self.network, name) for name in names}
+        _save(self, folder, kind, self.network.state_dict())
 
 
-Head = LinearHead | ConvolutionalHead | DistilledHead
+Head = LinearHead | NetworkHead
+
+
+def _save(head: Head, folder: Path, kind: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    values = {"kind": kind, "settings": head.settings, "training": head.training}
+    metadata = {name: json.dumps(dict(value)) for name, value in values.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / HEAD_FILE, halved(tensors), metadata)
 
 
 def _fold(block: Any, place: int) -> None:
     """Let a convolution do the normalisation behind it; that before one would shift what is padded."""
     block[place], block[place + 1] = fuse_conv_bn_eval(block[place], block[place + 1]), nn.Identity()
-
-
-def _project(mean: Tensor, projection: Tensor, rows: Tensor) -> Tensor:
-    if rows.shape[1] != len(mean):
-        raise ValueError(
-            f"the projection head was fitted on {len(mean)} numbers per keypoint, the network gives "
-            f"{rows.shape[1]}: it is another network's"
-        )
-    short = rows.new_zeros(len(rows), projection.shape[1])
-    add_product(short, rows - mean, projection.T)
-    return functional.normalize(short, dim=1)
 
 
 def pool_patches(maps: Sequence[Tensor]) -> Tensor:
@@ -195,24 +215,15 @@ def load_head(place: Path) -> Head:
         raise WeightsError(
             f"{path}: there is no projection head; `geomatch head fit` makes one, or use head=False"
         )
-    try:
+    with reading(path, "projection head", WeightsError, "fit it again"):
         tensors, metadata = load_tensors(path)
         kind, settings, training = (json.loads(metadata[name]) for name in ("kind", "settings", "training"))
         if kind["kind"] == "linear":
             mean, projection = (tensors[name].float().numpy() for name in ("mean", "projection"))
             return LinearHead(mean, projection, settings, training)
-        full = {
-            name: value.float() if value.is_floating_point() else value for name, value in tensors.items()
-        }
-        with torch.device("meta"):  # no random numbers only to be replaced
-            if kind["kind"] == "distilled":
-                small = PatchNetwork(kind["widths"], kind["dimension"])
-            else:
-                network = HeadNetwork([tuple(e) for e in kind["maps"]], kind["widths"], kind["dimension"])
         if kind["kind"] == "distilled":
-            small.load_state_dict(full, assign=True)
-            return DistilledHead(small.eval().requires_grad_(False), settings, training)
-        network.load_state_dict(full, assign=True)
-    except Exception as error:  # safetensors and torch raise many types
-        raise WeightsError(f"{path}: damaged projection head ({first_line(error)}); fit it again") from error
-    return ConvolutionalHead(network.eval(), settings, training)
+            make: Callable[..., HeadNetwork | PatchNetwork] = PatchNetwork
+        else:
+            make = partial(HeadNetwork, [tuple(layer) for layer in kind["maps"]])
+        network = filled(partial(make, kind["widths"], kind["dimension"]), tensors)
+    return NetworkHead(network, settings, training)

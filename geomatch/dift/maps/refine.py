@@ -35,6 +35,7 @@ def search_radius(dense: FeatureMap, spacing: float = 0.0) -> float:
     return max(REACH * _cell(dense), spacing / 2)
 
 
+@isolated()
 def refine_points(
     dense: FeatureMap, points: NDArray[np.floating], targets: NDArray[np.floating], radius: float
 ) -> NDArray[np.float32]:
@@ -47,26 +48,21 @@ def refine_points(
     check_shape("targets", targets, (len(points), sum(len(layer) for layer in dense.maps)))
     if not 0 < radius < math.inf:
         raise ValueError(f"radius must be positive and finite, got {radius}")
-    rows = torch.tensor(targets, device=dense.maps[0].device)
-    return np.asarray(_refined(dense, dense.upload(points), rows, radius).numpy(force=True))
-
-
-@isolated()
-def _refined(dense: FeatureMap, points: Tensor, targets: Tensor, radius: float) -> Tensor:
-    """`refine_points` of tensors on the map's device: (N, 2) float32."""
+    places, wanted = dense.upload(points), torch.tensor(targets, device=dense.maps[0].device)
     cell = _cell(dense)
     half = math.ceil(radius / (COARSE * cell))
-    coarse, fine = _square(half, radius / half).to(points), _square(WINDOW, FINE * cell).to(points)
-    most = ROWS if points.device.type == "cpu" else ACCELERATOR_ROWS
+    coarse, fine = _square(half, radius / half).to(places), _square(WINDOW, FINE * cell).to(places)
+    most = ROWS if places.device.type == "cpu" else ACCELERATOR_ROWS
     chunk = max(1, most // max(len(coarse), len(fine)))
-    refined = [points[:0]]
-    for best, rows in zip(torch.split(points, chunk), torch.split(targets, chunk), strict=True):
+    refined = [places[:0]]
+    for best, rows in zip(torch.split(places, chunk), torch.split(wanted, chunk), strict=True):
         for offsets in (coarse, fine):
             best = best + offsets[_similarity(dense, best, offsets, rows).argmax(dim=1)]
         weights = (_similarity(dense, best, fine, rows) / TEMPERATURE).softmax(dim=1)
         refined.append(best + weights @ fine)
-    end = points.new_tensor(dense.image_size) - 0.5
-    return torch.cat(refined).clamp(torch.full_like(end, -0.5), end).float()
+    end = places.new_tensor(dense.image_size) - 0.5
+    found = torch.cat(refined).clamp(torch.full_like(end, -0.5), end)
+    return np.asarray(found.float().numpy(force=True))
 
 
 def refine_matches(
@@ -83,8 +79,8 @@ def refine_matches(
     """
     i, j = matches.indices.T
     keypoints = features1.keypoints.copy()
-    targets, start = dense0.sample_tensor(dense0.upload(features0.keypoints[i])), dense1.upload(keypoints[j])
-    keypoints[j] = _refined(dense1, start, targets, search_radius(dense1, spacing)).numpy(force=True)
+    targets, radius = dense0.sample(features0.keypoints[i]), search_radius(dense1, spacing)
+    keypoints[j] = refine_points(dense1, keypoints[j], targets, radius)
     return keypoints
 
 

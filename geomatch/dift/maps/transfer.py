@@ -102,14 +102,14 @@ def transfer_points(
     return Transferred(np.asarray(moved, np.float64), np.concatenate(best))
 
 
-def check_inside(points: NDArray[np.floating], size: tuple[int, int]) -> None:
-    """Raise ValueError unless all points (N, 2) lie inside image 0 of (width, height)."""
+def check_inside(points: NDArray[np.floating], size: tuple[int, int], name: str = "image 0") -> None:
+    """Raise ValueError unless all points (N, 2) lie inside an image of (width, height)."""
     width, height = size
     inside = (points >= -0.5).all(1) & (points <= np.array([width - 0.5, height - 0.5])).all(1)
     if not inside.all():
         x, y = points[~inside][0]
         raise ValueError(
-            f"the point ({x:g}, {y:g}) lies outside image 0, whose last pixel is {(width - 1, height - 1)}"
+            f"the point ({x:g}, {y:g}) lies outside {name}, whose last pixel is {(width - 1, height - 1)}"
         )
 
 

@@ -14,13 +14,6 @@ Photo = NDArray[np.uint8]
 """(H, W, 3) BGR."""
 
 
-def two_photographs(parser: ArgumentParser, paths: Sequence[Path]) -> list[Photo]:
-    """The parser reports what is wrong."""
-    if len(paths) != 2:
-        parser.error("give two photographs, or none for the bundled ones")
-    return read_photographs(parser, paths)
-
-
 def read_photographs(parser: ArgumentParser, paths: Sequence[Path]) -> list[Photo]:
     """The parser reports what cannot be read."""
     photos = []
@@ -35,4 +28,4 @@ def read_photographs(parser: ArgumentParser, paths: Sequence[Path]) -> list[Phot
 def bundled_photographs() -> list[Photo]:
     """The two that come with geomatch."""
     pair = geomatch.bundled_pair()
-    return two_photographs(ArgumentParser(), [pair.image0, pair.image1])
+    return read_photographs(ArgumentParser(), [pair.image0, pair.image1])

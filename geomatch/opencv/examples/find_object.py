@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from geomatch.opencv import DIFT_create
-from geomatch.opencv.examples import Photo, bundled_photographs, two_photographs
+from geomatch.opencv.examples import Photo, bundled_photographs, read_photographs
 
 RATIO = 0.7  # Lowe's: distance to the nearest over that to the second nearest
 MIN_MATCHES = 10
@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--features", choices=("dift", "sift"), default="dift")
     parser.add_argument("--out", type=Path, default=Path("object-in-scene.jpg"))
     options = parser.parse_args(arguments)
-    wanted, scene = two_photographs(parser, options.images) if options.images else bundled_object()
+    if len(options.images) not in (0, 2):
+        parser.error("give two photographs, or none for the bundled ones")
+    wanted, scene = read_photographs(parser, options.images) or bundled_object()
     corners, picture = find_object(wanted, scene, create_feature(options.features))
     cv2.imwrite(str(options.out), picture)
     print("not found" if corners is None else f"found at {np.round(corners).astype(int).tolist()}")

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.geometry import image_corners, warp_points
+from geomatch.geometry import image_corners, shift_homography, warp_points
 from geomatch.opencv import BFMatcher, DIFT_create, Feature2D, estimate_homography
 from geomatch.opencv.examples import Photo, bundled_photographs, read_photographs
 
@@ -28,9 +28,8 @@ MAX_GROWTH = 4  # a canvas so many times as large as all photographs comes from 
 def stitch(photos: Sequence[Photo], feature: Feature2D) -> Photo | None:
     """All photographs on one canvas, BGR; None when they do not fit together."""
     keypoints, descriptors = feature.detectAndCompute(list(photos), None)
-    links: dict[
-        tuple[int, int], tuple[int, NDArray[Any]]
-    ] = {}  # inliers, matrix from the second to the first
+    # inliers, and the matrix from the second to the first
+    links: dict[tuple[int, int], tuple[int, NDArray[Any]]] = {}
     for i, j in combinations(range(len(photos)), 2):
         matches = BFMatcher(cv2.NORM_L2, crossCheck=True).match(descriptors[i], descriptors[j])
         if len(matches) >= MIN_MATCHES:
@@ -61,7 +60,7 @@ def _blend(photos: Sequence[Photo], places: Sequence[Matrix]) -> Photo | None:
     if size.prod() > MAX_GROWTH * sum(w * h for w, h in sizes):
         return None
     width, height = size.astype(int).tolist()
-    shift = np.array([[1.0, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]])
+    shift = shift_homography(*-low)
     layers, masks = [], []
     for photo, place in zip(photos, places, strict=True):
         layers.append(cv2.warpPerspective(photo, shift @ place, (width, height)))

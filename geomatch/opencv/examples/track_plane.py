@@ -14,10 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-import geomatch
-from geomatch.geometry import image_corners, warp_points
+from geomatch.geometry import image_corners, shift_homography, warp_points
 from geomatch.opencv import BFMatcher, DIFT_create, Feature2D, estimate_homography
-from geomatch.opencv.examples import Photo
+from geomatch.opencv.examples import Photo, bundled_photographs
 from geomatch.synthetic import render_view
 
 KEYPOINTS, MIN_MATCHES = 250, 8
@@ -53,11 +52,9 @@ class PlaneTracker:
         return warp_points(found.matrix, self.corners) if found else None
 
 
-def synthetic_video(frames: int = FRAMES, photo: Path | None = None) -> Iterator[tuple[Photo, Array]]:
-    """A hand-held camera over a photograph (the bundled one); with frames the homography from the first."""
-    pixels = cv2.imread(str(photo or geomatch.bundled_pair().image0))
-    if pixels is None:
-        raise ValueError(f"{photo}: no photograph that OpenCV can read")
+def synthetic_video(frames: int = FRAMES) -> Iterator[tuple[Photo, Array]]:
+    """A hand-held camera over the bundled photograph; with frames the homography from the first."""
+    pixels = bundled_photographs()[0]
     rng = np.random.default_rng(0)
     first: Array | None = None
     for phase in np.arange(frames) / frames * 2 * np.pi:
@@ -66,12 +63,10 @@ def synthetic_video(frames: int = FRAMES, photo: Path | None = None) -> Iterator
         view[:2, :2] = zoom * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         view[2, :2] = 3e-4 * np.sin(phase), 3e-4 * np.cos(2 * phase)
         view[:2, 2] = rng.normal(0, 2.5, 2) + np.array([25 * np.sin(phase), 15 * np.sin(2 * phase)])
-        centre, back = np.eye(3), np.eye(3)
-        centre[:2, 2] = -350 / 640 * pixels.shape[1], -200 / 480 * pixels.shape[0]
-        back[:2, 2] = (SIZE[0] - 1) / 2, (SIZE[1] - 1) / 2
-        matrix = back @ view @ centre
+        back = shift_homography((SIZE[0] - 1) / 2, (SIZE[1] - 1) / 2)
+        matrix = back @ view @ shift_homography(-350, -200)
         first = matrix if first is None else first
-        seen = render_view(np.asarray(pixels, np.uint8), matrix, SIZE).astype(np.float32)
+        seen = render_view(pixels, matrix, SIZE).astype(np.float32)
         seen = seen * (1 + 0.25 * np.sin(3 * phase)) + rng.normal(0, 4, seen.shape)
         yield np.clip(seen, 0, 255).astype(np.uint8), matrix @ np.linalg.inv(first)
 

@@ -1,5 +1,6 @@
-"""What methods see of one sequence in one frame: features, and where the truth goes there."""
+"""What methods see of the images of one unit in one frame: features, and where original pixels go there."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,11 +13,9 @@ from PIL import Image as PILImage
 from geomatch.benchmarks.harness.cache import key_of, read_or_make
 from geomatch.benchmarks.harness.task import Entry, Source
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
-from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import describe_together
-from geomatch.benchmarks.tasks.homography.evaluation import Pair
-from geomatch.benchmarks.tasks.homography.protocols import Frame
+from geomatch.benchmarks.tasks.pairs.changes import changed
 from geomatch.errors import ImageError
 from geomatch.files import sha256_of
 from geomatch.geometry import warp_points
@@ -26,14 +25,35 @@ from geomatch.store import Store
 from geomatch.types import Features
 
 Matrix = NDArray[np.float64]
+Frame = str
+"""``original``; ``short480``: the short side is 480 pixels; ``long1200``: the long one 1200; ``size640x480``:
+squeezed to that (width, height);
+``crop640x480``: grey, reduced until it just covers (width, height), and the centre cut out (SuperPoint's
+protocol). A space and one of `changed`'s changes may follow."""
 KIND = "views"  # kind of the features in the store
-_CROPS = {"crop640x480": (640, 480), "crop320x240": (320, 240)}
 SMALL: Frame = "crop320x240"  # only keypoints are looked at there
+
+
+@dataclass(frozen=True)
+class FramedPair:
+    """Features of two images in a frame, and the matrices (3, 3) from original pixels there."""
+
+    features0: Features
+    features1: Features
+    matrix0: Matrix
+    matrix1: Matrix
+    change: tuple[Matrix, tuple[int, int]] | None = None
+    """If image 1 was changed: the matrix from the frame to what was shown, whose features these are, and
+    (width, height) before."""
+
+    def homography(self, original: Matrix) -> Matrix:
+        """A homography between the original images as one between pixels of the frame."""
+        return self.matrix1 @ original @ np.linalg.inv(self.matrix0)
 
 
 @dataclass
 class Views:
-    """Features of one sequence's images by the methods of one group, each made or read once."""
+    """Features of one unit's images by the methods of one group, each made or read once."""
 
     entries: Sequence[Entry]
     store: Store | None  # where they are cached, by content
@@ -42,33 +62,38 @@ class Views:
     _views: dict[tuple[Path, Frame, bool, int], Features] = field(default_factory=dict)
 
     def pairs(
-        self, paths: tuple[Path, Path], truth: Matrix, frame: Frame, paper: bool, wanted: Sequence[int]
-    ) -> list[Pair]:
-        """Features of two images by the methods at these places, and the truth between their frames.
+        self, paths: tuple[Path, Path], frame: Frame, paper: bool, wanted: Sequence[int], change: str = ""
+    ) -> list[FramedPair]:
+        """Features of two images by the methods at these places.
 
-        ``paper`` says that descriptors are sampled as in the paper's code.
+        ``paper`` says that descriptors are sampled as in the paper's code, ``change`` how the second image
+        is changed in the frame (`changed`).
         """
-        source = self.entries[0].method.source
-        if isinstance(source, LoFTRMatcher):
-            keys = [self._key(paths, frame, side, 0) for side in (0, 1)]
+        frames = frame, f"{frame} {change}".rstrip()
+        matcher = self.entries[0].method.pair_matcher
+        if matcher is not None:
+            keys = [self._key(paths, frames[1], side, 0) for side in (0, 1)]
 
             def make(places: list[int]) -> list[Features]:
-                both = source.match_images(*(self._image(path, frame)[0] for path in paths))
+                both = matcher.match_images(
+                    *(self._image(*own)[0] for own in zip(paths, frames, strict=True))
+                )
                 return [both[place] for place in places]
 
             both = [read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)]
         else:
-            sides = [self._features(path, frame, paper, wanted) for path in paths]
+            sides = [self._features(*own, paper, wanted) for own in zip(paths, frames, strict=True)]
             both = [list(pair) for pair in zip(*sides, strict=True)]
-        if frame != "original":
-            matrix0, matrix1 = (self._image(path, frame)[1] for path in paths)
-            truth = matrix1 @ truth @ np.linalg.inv(matrix0)
-        return [Pair(features0, features1, truth) for features0, features1 in both]
+        (_, matrix0), (image1, matrix1) = (self._image(path, frame) for path in paths)
+        shown = None
+        if change:
+            shown = self._image(paths[1], frames[1])[1] @ np.linalg.inv(matrix1), image1.size
+        return [FramedPair(one, other, matrix0, matrix1, shown) for one, other in both]
 
     def read(self, source: Source) -> tuple[Image, Features | None] | None:
         """See `FeatureCache`; with keypoints, if their detector may run beside the network."""
         method, (frame, paper) = self.entries[0].method, source.how
-        if self.store is None or isinstance(method.source, (LoFTRMatcher, FeatureFiles)):
+        if self.store is None or method.pair_matcher or isinstance(method.source, FeatureFiles):
             return None
         keys = [self._key([source.path], frame, paper, k) for k in source.wanted]
         if not all(self.store.has(KIND, key) for key in keys):
@@ -121,6 +146,8 @@ class Views:
         """The image in the frame, and the matrix from original pixels to it."""
         if (path, frame) not in self._images:
             whole = load_image(path) if frame == "original" else self._image(path, "original")[0]
+            if " " in frame:  # a pair has many changes, and an image changed to a large one is large
+                self._images = {key: own for key, own in self._images.items() if " " not in key[1]}
             self._images[path, frame] = framed(whole, frame)
         return self._images[path, frame]
 
@@ -139,15 +166,19 @@ def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
     The matrix only scales and shifts: the published harnesses do not move pixel centres by (s - 1)/2, and so
     neither do their protocols here. Resizing is bilinear, smoothed where it shrinks.
     """
+    frame, _, change = frame.partition(" ")
+    if change:
+        inner, matrix = framed(image, frame)
+        shown, own = changed(inner, change)
+        return shown, own @ matrix
     if frame == "original":
         return image, np.eye(3)
     width, height = image.size
-    if frame == "short480":
-        factor = 480 / min(width, height)
-        size = round(width * factor), round(height * factor)
+    if not frame.startswith("crop"):
+        size = scaled_size(image.size, frame)
         scale = np.diag([size[0] / width, size[1] / height, 1.0])
         return Image(_resized(PILImage.fromarray(image.pixels), size), image.name), scale
-    target = _CROPS[frame]
+    target = tuple(map(int, frame.removeprefix("crop").split("x")))
     factor = max(target[0] / width, target[1] / height)
     size = max(target[0], int(width * factor)), max(target[1], int(height * factor))
     left, top = (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
@@ -155,6 +186,15 @@ def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
     pixels = _resized(grey, size)[top : top + target[1], left : left + target[0]]
     matrix = np.array([[factor, 0.0, -left], [0.0, factor, -top], [0.0, 0.0, 1.0]])
     return Image(np.ascontiguousarray(pixels), image.name), matrix
+
+
+def scaled_size(size: tuple[int, int], frame: Frame) -> tuple[int, int]:
+    """The (width, height) of an image of that size in a frame that does not crop it."""
+    kind, first, second = re.fullmatch(r"([a-z]+)(\d*)x?(\d*)", frame).groups()  # type: ignore[union-attr]
+    if kind in ("original", "size"):
+        return size if kind == "original" else (int(first), int(second))
+    factor = int(first) / (min(size) if kind == "short" else max(size))
+    return round(size[0] * factor), round(size[1] * factor)
 
 
 def _resized(picture: PILImage.Image, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -1,0 +1,64 @@
+"""A function of two images as a method."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from secrets import token_hex
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.errors import FeaturesError, first_line, is_out_of_memory
+from geomatch.images import Image
+from geomatch.types import Features
+
+
+@dataclass(frozen=True)
+class FunctionMatcher:
+    """A `PairMatcher` that calls ``function(pixels0, pixels1)`` with RGB images (H, W, 3), uint8.
+
+    The function returns points (M, 2) of both images, and scores (M,) if it has any, or one array (M, 4) of
+    x0, y0, x1, y1; pixels, the centre of the first at (0, 0), matches best first unless there are scores.
+    What decides a function's answers cannot be read: unless it has an attribute ``cache_key``, a function
+    that returns all of that, it is called anew in every run.
+    """
+
+    function: Callable[[NDArray[np.uint8], NDArray[np.uint8]], Any]
+    run: str = field(default_factory=lambda: token_hex(8))  # in place of a key
+
+    def cache_key(self) -> Any:
+        """The function's name and key, or one that no other run has."""
+        own = hasattr(self.function, "cache_key")
+        names = [getattr(self.function, name, "") for name in ("__module__", "__qualname__")]
+        return [*names, self.function if own else self.run]
+
+    def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
+        """See `PairMatcher`; raises `FeaturesError` when the function fails, or gives something else."""
+        try:
+            return matched_features(self.function(image0.pixels, image1.pixels), image0, image1)
+        except Exception as error:
+            if isinstance(error, FeaturesError) or is_out_of_memory(error):
+                raise
+            raise FeaturesError(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+def matched_features(answer: Any, image0: Image, image1: Image) -> tuple[Features, Features]:
+    """What a function may return, as `FunctionMatcher` says, best first; else raises `FeaturesError`."""
+    if isinstance(answer, np.ndarray):
+        answer = np.split(answer, [2], axis=1) if answer.shape[1:] == (4,) else [answer]
+    arrays = [np.asarray(part, np.float32) for part in answer]
+    if {array.shape[:1] for array in arrays} <= {(0,)}:  # no matches, of whatever shape
+        arrays = [np.zeros((0, 2), np.float32)] * 2
+    shapes = [array.shape for array in arrays]
+    count = len(arrays[0]) if arrays[0].ndim else 0
+    if shapes not in ([(count, 2)] * 2, [(count, 2)] * 2 + [(count,)]):
+        raise FeaturesError(
+            f"the function must return points (M, 2), points (M, 2) and perhaps scores (M,), got {shapes[:4]}"
+        )
+    scores = arrays[2] if len(arrays) == 3 else -np.arange(count, dtype=np.float32)
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise FeaturesError("the function returned coordinates or scores that are not finite")
+    order = np.argsort(-scores, kind="stable")
+    sizes = image0.size, image1.size
+    both = [Features(a[order], scores[order], s) for a, s in zip(arrays[:2], sizes, strict=True)]
+    return both[0], both[1]

@@ -1,0 +1,1 @@
+"""Files that run in other environments, without geomatch."""

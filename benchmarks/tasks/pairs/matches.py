@@ -1,0 +1,35 @@
+"""The matches of a method that a protocol looks at."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.types import Features, Matches
+
+Points = NDArray[np.float64]
+Match = Callable[[Features, Features], Matches]
+
+
+def limited(features: Features, count: int, unique: bool = False) -> Features:
+    """The best keypoints; ``unique``: those at one place are one, as ``np.unique`` orders them."""
+    own = features[:count]
+    return own[np.unique(own.keypoints, axis=0, return_index=True)[1]] if unique and len(own) else own
+
+
+def matched_points(
+    count: int | None, features0: Features, features1: Features, match: Match | None
+) -> tuple[Points, Points, NDArray[np.float32]]:
+    """(M, 2) points of both images and (M,) their similarity, best first; at most ``count``, None takes all.
+
+    Without ``match`` row i of both features is a match.
+    """
+    if match is None:
+        points = (features.keypoints[:count].astype(np.float64) for features in (features0, features1))
+        return next(points), next(points), features0.scores[:count]
+    if not len(features0) or not len(features1):
+        return np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, np.float32)
+    matches = match(features0, features1)[:count]
+    points0 = features0.keypoints[matches.indices[:, 0]].astype(np.float64)
+    points1 = features1.keypoints[matches.indices[:, 1]].astype(np.float64)
+    return points0, points1, matches.similarity
