@@ -168,6 +168,8 @@ def test_curves_pass_through_the_tables(both: RunResult) -> None:
     assert {"var(--c0)", "var(--ink)"} <= set(re.findall(r"var\(.*?\)", svg))
     assert "#0" not in svg.replace("url(#0", "").replace('href="#0', "")  # no colour of its own
     assert "<b>" not in svg
+    svg = draw_curves(HPATCHES, PROTOCOLS["mma"], {"absent": [], "sift": own}, "all")
+    assert re.findall(r"var\(--c\d\)", svg) == ["var(--c1)"]  # as the legend of all methods says
 
 
 class Page(HTMLParser):

@@ -34,6 +34,8 @@ def draw_curves(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]
         words = task.axes(protocol)
         x_end = words.start
         for index, rows in enumerate(by_method.values()):
+            if not rows:
+                continue  # a method keeps its colour
             style = ("-", "--", ":")[index // COLOURS % 3]
             x, y = task.curve(protocol, rows)
             x_end = float(x[-1])

@@ -100,12 +100,18 @@ def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> 
     for split in task.splits:
         parts = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
         if any(parts.values()) and (split == "all" or parts != by_method) and find_spec("matplotlib"):
-            charts.append(draw_curves(task, protocol, {m: part for m, part in parts.items() if part}, split))
+            charts.append(draw_curves(task, protocol, parts, split))
     budgets = {label: records.allowed(protocol, method.budget) for label, method in run.methods.items()}
+    most = max(budget or 0 for budget in budgets.values())
+    definition = [
+        (name, f"{text}; here {most}" if name == "max_keypoints" and most < int(text) else text)
+        for name, text in task.definition(protocol)
+    ]
     return {
-        "protocol": protocol, "definition": task.definition(protocol), "axes": task.axes(protocol),
+        "protocol": protocol, "definition": definition, "axes": task.axes(protocol),
         "summaries": summaries, "columns": columns, "tables": tables, "best": best, "cell": records.cell,
-        "charts": charts, "published": _published_table(published_rows(task.name, protocol.name)),
+        "charts": charts, "shown": [(i, m) for i, (m, part) in enumerate(by_method.items()) if part],
+        "published": _published_table(published_rows(task.name, protocol.name)),
         "comparisons": compare_all(task, protocol, by_method, budgets),
         "heat": _heat(run, protocol, by_method), "worst": _worst(run, protocol, by_method, units, store),
     }  # fmt: skip
