@@ -48,7 +48,6 @@ def view_of(points: Points, camera: CameraLike, name: str) -> View:
         if not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0 or matrix[2, 2] != 1:
             raise ValueError(f"{name} must be a camera matrix with K[2, 2] = 1, got {matrix.tolist()}")
         inverse = np.linalg.inv(matrix)
-
         rays = points @ inverse[:2, :2].T + inverse[:2, 2]
         steps = [np.broadcast_to(column, points.shape) for column in inverse[:2, :2].T]
     return View(points, np.column_stack([rays, np.ones(len(points))]), np.stack(steps, axis=2))
@@ -73,9 +72,9 @@ def _sampson(view0: View, view1: View, matrix: Points) -> tuple[Points, Points]:
 
 
 def distances(view0: View, view1: View, pose: Pose) -> Points:
-    """(M,) Sampson's distance in pixels, with a sign."""
+    """(M,) Sampson's distance in pixels."""
     values, gradients = _sampson(view0, view1, cross(pose[1]) @ pose[0])
-    return np.asarray(values / np.maximum(np.linalg.norm(gradients, axis=1), 1e-300))
+    return np.asarray(np.abs(values) / np.maximum(np.linalg.norm(gradients, axis=1), 1e-300))
 
 
 def linearised(view0: View, view1: View, pose: Pose) -> tuple[Points, Points, Points, Points]:

@@ -34,7 +34,7 @@ def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float)
     inliers = errors <= threshold
     scale = max(FINEST * threshold, float(np.quantile(errors[inliers], 0.9))) if inliers.any() else threshold
     weights = independence(p0[inliers], p1[inliers], scale)
-    together = coherence(residuals[~inliers], p0[~inliers], np.ptp(p0, axis=0).max(), threshold)
+    together = _coherence(residuals[~inliers], p0[~inliers], np.ptp(p0, axis=0).max(), threshold)
     shares = _shares_within(residuals, p0, p1, threshold)
     outliers = (~inliers).sum() / together
     best = np.inf
@@ -78,7 +78,7 @@ def _crowd(points: Points, distance: float) -> NDArray[np.int64]:
     return total
 
 
-def coherence(residuals: Points, p0: Points, extent: float, threshold: float) -> float:
+def _coherence(residuals: Points, p0: Points, extent: float, threshold: float) -> float:
     """Mean number of neighbouring matches that have one residual; 1 when each is wrong in its own way."""
     if len(p0) < 8:
         return 1.0
@@ -127,7 +127,7 @@ def epipolar_support(
     of image 0 with points ``j`` of image 1 in pixels; ``sample`` and ``models`` are those of `log10_nfa`.
     """
     # words that two pages repeat agree with their neighbours: as many count as one
-    together = coherence((p1 - p0)[~agree], p0[~agree], np.ptp(p0, axis=0).max(), threshold)
+    together = _coherence((p1 - p0)[~agree], p0[~agree], np.ptp(p0, axis=0).max(), threshold)
     weights = independence(p0, p1, FINEST * threshold) / together
     some, others = (np.arange(0, len(p0), max(1, len(p0) // most)) for most in (_SAMPLED // 2, _SAMPLED))
     i, j = (axis.ravel() for axis in np.meshgrid(some, others, indexing="ij"))

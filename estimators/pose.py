@@ -92,23 +92,23 @@ def _estimate(view0: View, view1: View, threshold: float, seed: int) -> Relative
     if not count or length == 0:
         return EstimationFailure(f"the solver found no relative pose among {total} matches")
     pose = refined(view0, view1, (rotation, shift / length), threshold, np.ones(total))
-    agree = np.abs(distances(view0, view1, pose)) <= threshold
+    agree = distances(view0, view1, pose) <= threshold
     weights, chance, nfa = epipolar_support(
-        lambda i, j: np.abs(distances(view0[i], view1[j], pose)),
+        lambda i, j: distances(view0[i], view1[j], pose),
         agree, view0.pixels, view1.pixels, threshold, 5, _MODELS,
     )  # fmt: skip
     if reason := by_chance(int(agree.sum()), total, "relative pose", nfa):
         return EstimationFailure(reason)
     turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
     poses = [pose, *_others(view0[agree], view1[agree], turned, threshold)]
-    trust, other = weights, None
+    trust = weights
     for _ in range(2):  # what is trusted depends on the pose
         pose, other = _best(view0, view1, poses, threshold, trust, chance)
-        agree = (np.abs(distances(view0, view1, pose)) <= threshold) & (trust > 0)
+        agree = (distances(view0, view1, pose) <= threshold) & (trust > 0)
         turned = rotation_between(view0[agree], view1[agree], pose[0], 2 * threshold)
         trust = weights * _trust(view0, view1, pose, turned, weights, chance, threshold)
         pose = refined(view0, view1, pose, threshold, trust)
-    agree = np.abs(distances(view0, view1, pose)) <= threshold
+    agree = distances(view0, view1, pose) <= threshold
     agree &= trust >= 0.5 * weights
     return _weighed(view0, view1, pose, other, turned, trust * agree, agree, threshold)
 
@@ -166,7 +166,7 @@ def _best(
     first = int(np.argmin(costs))
     best = refined(view0, view1, poses[first], threshold, trust)
     errors = distances(view0, view1, best)
-    inliers = np.abs(errors) <= threshold
+    inliers = errors <= threshold
     places = trust[inliers].sum()
     variance = noise_variance((trust * inliers * errors**2).sum(), places, threshold)
     wrong = chance * (~inliers).sum()  # that may agree with the best pose, and not with the right one
@@ -187,7 +187,7 @@ def _trust(
     Wrong matches on an epipolar line are displaced by a large part of the image: where the scene's points
     are not, they would decide the translation.
     """
-    agree = np.abs(distances(view0, view1, pose)) <= threshold
+    agree = distances(view0, view1, pose) <= threshold
     moved = displacements(view0, view1, turned)
     still = moved <= 2 * threshold
     octave = np.ceil(np.log2(np.clip(moved / (2 * threshold), 1.0, 2.0**20))).astype(int)
@@ -245,7 +245,7 @@ def _weighed(
     second, support = None, 0
     if other is not None and max(angles_between(other, pose)) > _APART:
         second = np.column_stack(other)
-        support = int((np.abs(distances(view0, view1, other)) <= threshold).sum())
+        support = int((distances(view0, view1, other) <= threshold).sum())
     return RelativePose(pose[0], agree, turn, pose[1], shift, second, support)
 
 

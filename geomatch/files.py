@@ -239,11 +239,9 @@ def save_arrays(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, An
         temporary.write_bytes(pack_arrays(kind, arrays))
 
 
-def load_arrays(
-    path: str | os.PathLike[str], kind: str, needed: Collection[str], optional: Collection[str] = ()
-) -> dict[str, NDArray[Any]]:
+def load_arrays(path: str | os.PathLike[str], kind: str, needed: Collection[str]) -> dict[str, NDArray[Any]]:
     """Read what `save_arrays` wrote; raises `GeomatchError` when it is missing or not what is expected."""
-    return unpack_arrays(read_archive(path), os.fspath(path), kind, needed, optional)
+    return unpack_arrays(read_archive(path), os.fspath(path), kind, needed)
 
 
 def read_archive(path: str | os.PathLike[str]) -> bytes:

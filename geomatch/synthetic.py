@@ -6,7 +6,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.geometry import image_corners, normalize_homography, warp_points
+from geomatch.geometry import (
+    image_corners,
+    normalize_homography,
+    resize_homography,
+    shift_homography,
+    warp_points,
+)
 
 Motion = Literal["upright", "rotated", "tilted"]
 
@@ -26,11 +32,8 @@ def random_homography(
     view[:2, :2] = linear
     view[2, :2] = perspective / (np.array(size) / 2)
     centre = image_corners(size).mean(0)
-    shift = np.eye(3)
-    shift[:2, 2] = -centre
-    back = np.eye(3)
-    back[:2, 2] = centre + rng.uniform(-0.05, 0.05, 2) * np.array(size)
-    matrix = normalize_homography(back @ view @ shift)
+    back = shift_homography(*(centre + rng.uniform(-0.05, 0.05, 2) * np.array(size)))
+    matrix = normalize_homography(back @ view @ shift_homography(*-centre))
     return matrix if matrix is not None else random_homography(rng, size, motion)
 
 
@@ -91,10 +94,8 @@ def render_view(
     directions: of a tilted plane each pixel should be the mean of ``oversampling`` squared samples.
     """
     if oversampling > 1:
-        finer = np.diag([oversampling, oversampling, 1.0])
-        finer[:2, 2] = (oversampling - 1) / 2
-        width, height = (side * oversampling for side in size)
-        samples = render_view(pixels, finer @ matrix, (width, height))
+        finer = size[0] * oversampling, size[1] * oversampling
+        samples = render_view(pixels, resize_homography(size, finer) @ matrix, finer)
         return np.asarray(cv2.resize(samples, size, interpolation=cv2.INTER_AREA), np.uint8)
     corners = image_corners((pixels.shape[1], pixels.shape[0]))
     warped = cv2.perspectiveTransform(corners[None], matrix)[0]

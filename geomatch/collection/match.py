@@ -15,7 +15,7 @@ from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction,
 from geomatch.collection.pair_matches import match_pairs, pair_keys
 from geomatch.collection.pairs import PairReport, needs_retrieval, select_pairs
 from geomatch.collection.retrieval import KIND as GLOBAL
-from geomatch.collection.retrieval import global_key, nearest_images, pool_images
+from geomatch.collection.retrieval import global_keys, nearest_images, pool_images
 from geomatch.describers import DenseDescriber, Describer, as_dense, traits_of
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.engine import FailedItem, RunContext
@@ -107,7 +107,7 @@ def match_collection(
             """Keys of what the photographs need, besides what an earlier run needed."""
             needed = {FEATURES: [keys[photo.name] for photo in photos]}
             if needs_retrieval(pairs, len(photos)):
-                needed[GLOBAL] = [global_key(photo.sha256, dense) for photo in photos]
+                needed[GLOBAL] = [*global_keys(photos, dense).values()]
             return manifest.objects | {kind: tuple(dict.fromkeys(own)) for kind, own in needed.items()}
 
         manifest = manifest.saved(store, objects=objects(), failed=skipped)

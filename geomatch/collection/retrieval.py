@@ -26,9 +26,10 @@ CHUNK = 4096  # images whose descriptors lie in one object, and are compared wit
 CONSTANT = 1e-6  # a channel whose deviation is this share of its mean is left out
 
 
-def global_key(sha256: str, extractor: DenseDescriber) -> str:
-    """Key of an image's pooled features; ``sha256`` is the file's."""
-    return digest_of([SCHEMA, sha256, "pooled", cache_key(extractor), versions()])
+def global_keys(photos: Sequence[Photograph], extractor: DenseDescriber) -> dict[str, str]:
+    """Keys of the images' pooled features, by name."""
+    parts = "pooled", cache_key(extractor), versions()
+    return {photo.name: digest_of([SCHEMA, photo.sha256, *parts]) for photo in photos}
 
 
 def pool_images(
@@ -38,12 +39,12 @@ def pool_images(
 
     Raises `GeomatchError` for images that cannot be read.
     """
-    keys = {photo.name: global_key(photo.sha256, extractor) for photo in photos}
-    stored, steps = StoredFeatures(store, keys), Steps(KIND, (), partial(_maps, extractor), _pooled)
+    stored = StoredFeatures(store, global_keys(photos, extractor))
+    steps = Steps(KIND, (), partial(_maps, extractor), _pooled)
     _, failed = make_missing(root, photos, stored, steps, extractor, work, "appearance")
     if failed:
         raise GeomatchError("images cannot be compared: " + "; ".join(grouped(failed)))
-    return tuple(keys.values())
+    return tuple(stored.keys.values())
 
 
 def _maps(extractor: DenseDescriber, images: Sequence[Image]) -> list[list[NDArray[np.float32]]]:
