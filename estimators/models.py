@@ -78,13 +78,17 @@ class Essential:
         self, points0: NDArray[np.floating], points1: NDArray[np.floating], size0: Size, size1: Size
     ) -> RelativePose | EstimationFailure:
         """Estimate it, see `Model`; `GeomatchError` for cameras of images of other sizes."""
+        self.check_sizes(size0, size1)
+        return relative_pose(points0, points1, self.camera0, self.camera1, self.threshold)
+
+    def check_sizes(self, size0: Size, size1: Size) -> None:
+        """Raise `GeomatchError` for cameras of images of other sizes."""
         for number, (camera, size) in enumerate(((self.camera0, size0), (self.camera1, size1))):
             if isinstance(camera, Camera) and camera.size != size:
                 raise GeomatchError(
                     f"camera {number} is of images of {camera.size[0]}x{camera.size[1]} pixels, image "
                     f"{number} has {size[0]}x{size[1]} (if EXIF data turned it: apply_exif=False)"
                 )
-        return relative_pose(points0, points1, self.camera0, self.camera1, self.threshold)
 
 
 MODELS = ("homography", "fundamental", "essential")
@@ -100,8 +104,10 @@ def create_model(
     """``fundamental``, or ``essential`` with the focal lengths of EXIF data; an object is given back.
 
     Raises:
-        GeomatchError: when an image has no focal length.
+        GeomatchError: when an image has no focal length, or a given camera is of another size.
     """
+    if isinstance(model, Essential):
+        model.check_sizes(*(image.size for image in images))  # before the work, not after
     if not isinstance(model, str):
         return model
     if model == "fundamental":

@@ -157,8 +157,8 @@ def match(
 
     Returns:
         Everything found; ``result.geometry`` is false when there is none, which is no error; a homography is
-        ``result.homography``, too. Of
-        features that see more than patches it follows the content, not the frame (`geomatch.content`).
+        ``result.homography``, too. With features that see more than patches it follows the content, not the
+        frame (`geomatch.content`).
 
     Raises:
         ImageError: when an image cannot be read.

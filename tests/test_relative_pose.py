@@ -12,7 +12,7 @@ from geomatch.benchmarks.studies.gate import NO_RELATION
 from geomatch.cameras import pycolmap, read_cameras
 from geomatch.estimators import Essential, Fundamental
 from geomatch.images import Image, reduce_image
-from geomatch.types import TwoViewGeometry
+from geomatch.types import Features, TwoViewGeometry
 
 SIZE = (640, 480)
 K = np.array([[800.0, 0, 319.5], [0, 800, 239.5], [0, 0, 1]])
@@ -177,8 +177,19 @@ def test_wrong_cameras_are_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(GeomatchError, match=r"cameras\.txt"):
             read_cameras(path)
+    essential = Essential(K, Camera("PINHOLE", SIZE, (800, 800, 320, 240)))
     with pytest.raises(GeomatchError, match="camera 1 is of images of 640x480 pixels, image 1 has 480x640"):
-        Essential(K, Camera("PINHOLE", SIZE, (800, 800, 320, 240))).estimate(points, points, SIZE, SIZE[::-1])
+        essential.estimate(points, points, SIZE, SIZE[::-1])
+    small = np.zeros((48, 64, 3), np.uint8)
+    with pytest.raises(GeomatchError, match="camera 1 is of images of 640x480 pixels, image 1 has 64x48"):
+        geomatch.match(small, small, detector=Unasked(), model=essential)
+
+
+class Unasked:
+    """A wrong camera is told before the work."""
+
+    def detect(self, image: Image) -> Features:
+        raise AssertionError
 
 
 def test_a_plane_has_no_fundamental_matrix(rng: np.random.Generator) -> None:
