@@ -11,7 +11,7 @@ from geomatch.benchmarks.harness.task import Row
 from geomatch.benchmarks.tasks.homography import measures, solvers
 from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, HomographyProtocol
 from geomatch.benchmarks.tasks.homography.sequences import Plane
-from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points
+from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points, orders
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.geometry import image_corners, warp_points
 from geomatch.keypoints.detector import select_best
@@ -138,10 +138,7 @@ def _homographies(
     name, number = protocol.solver.split()
     threshold = float(number) * unit
     row |= {f"errors_{place}": [] for place in places} | {"inliers": []}
-    for seed in range(protocol.seeds):
-        order = np.arange(len(points0))
-        if seed:  # the order steers the sampling of every solver
-            order = np.random.default_rng(seed).permutation(len(points0))
+    for order in orders(len(points0), protocol.seeds):
         matrix = solvers.solve(name, threshold, points0[order], points1[order], size0)
         for place in places:
             row[f"errors_{place}"].append(error(matrix, place))

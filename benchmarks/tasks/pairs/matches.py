@@ -1,6 +1,6 @@
 """The matches of a method that a protocol looks at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,3 +33,9 @@ def matched_points(
     points0 = features0.keypoints[matches.indices[:, 0]].astype(np.float64)
     points1 = features1.keypoints[matches.indices[:, 1]].astype(np.float64)
     return points0, points1, matches.similarity
+
+
+def orders(count: int, seeds: int) -> Iterator[NDArray[np.intp]]:
+    """The order of matches in each run of an estimator, whose sampling it steers; first as they are."""
+    for seed in range(seeds):
+        yield np.random.default_rng(seed).permutation(count) if seed else np.arange(count)

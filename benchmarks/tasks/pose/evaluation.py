@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from geomatch.benchmarks.harness.task import Row
-from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points
+from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points, orders
 from geomatch.benchmarks.tasks.pairs.views import FramedPair, scaled_size
 from geomatch.benchmarks.tasks.pose.protocols import PoseProtocol
 from geomatch.benchmarks.tasks.pose.scenes import Camera, Points, RelativePose
@@ -36,12 +36,8 @@ def evaluate(protocol: PoseProtocol, pair: FramedPair, match: Match | None, trut
     right = epipolar_distances(truth.matrix, rays0, rays1) < protocol.precision
     seen = np.isfinite(rays0).all(axis=1) & np.isfinite(rays1).all(axis=1)  # a lens may not reach a corner
     rays0, rays1 = rays0[seen], rays1[seen]
-    found: list[Pose | None] = []
-    for seed in range(protocol.seeds):
-        order = np.arange(len(rays0))
-        if seed:  # the order steers the sampling of every estimator
-            order = np.random.default_rng(seed).permutation(len(rays0))
-        found.append(solve(protocol, rays0[order], rays1[order], focal0, focal1))
+    runs = orders(len(rays0), protocol.seeds)
+    found = [solve(protocol, rays0[order], rays1[order], focal0, focal1) for order in runs]
     angles = [None if pose is None else pose_errors(truth.matrix, *pose[:2]) for pose in found]
     row: Row = {"keypoints": [len(own) for own in features], "matches": len(points0), "reason": None}
     if None in angles:
