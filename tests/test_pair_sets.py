@@ -138,6 +138,14 @@ def test_the_other_direction_of_homogr_is_wrong(tmp_path: Path, photo0: Image) -
     assert found["points accuracy@3"] == 0
 
 
+def test_a_truth_of_ones_own_goes_from_image_0_to_1_whatever_its_name(tmp_path: Path, photo0: Image) -> None:
+    data = make_set("pairs", tmp_path / "data", photo0.pixels)
+    (data / "a" / "H").rename(data / "a" / "own_model.txt")
+    (data / "pairs.txt").write_text("a/x.png a/y.png a/own_model.txt\n")
+    (scene,) = read_planes("pairs", data).units
+    assert scene.pairs[0].truth.matrix == pytest.approx(TRUTH)
+
+
 def test_evd_measure_by_its_definition(tmp_path: Path, photo0: Image) -> None:
     """The mean over every pixel of image 1 that lies in image 2, and mAA's ten thresholds."""
     moved = np.array([[1.0, 0, 50.5], [0, 1, -20.25], [0, 0, 1]])
