@@ -17,10 +17,10 @@ from geomatch.benchmarks.harness.measures import mean_accuracy
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings, find_task
 from geomatch.benchmarks.methods import Method, create_method
-from geomatch.benchmarks.tasks.epipolar.task import line_distances
 from geomatch.benchmarks.tasks.homography.protocols import PAIR_PROTOCOLS, PROTOCOLS, with_change
 from geomatch.benchmarks.tasks.homography.sequences import read_planes
 from geomatch.benchmarks.tasks.pairs.changes import CHANGES, changed
+from geomatch.benchmarks.tasks.pairs.matches import line_distances
 from geomatch.cli import main
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.geometry import warp_points

@@ -1,10 +1,11 @@
-"""The matches of a method that a protocol looks at."""
+"""The matches of a method that a protocol looks at, and their distances from epipolar lines."""
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.types import Features, Matches
 
 Points = NDArray[np.float64]
@@ -39,3 +40,13 @@ def orders(count: int, seeds: int) -> Iterator[NDArray[np.intp]]:
     """The order of matches in each run of an estimator, whose sampling it steers; first as they are."""
     for seed in range(seeds):
         yield np.random.default_rng(seed).permutation(count) if seed else np.arange(count)
+
+
+def line_distances(matrix: NDArray[np.floating], points: Points) -> Points:
+    """(N,) distance of x0 y0 x1 y1 (N, 4) from each other's epipolar line: root of the sum of both squares.
+
+    Hartley and Zisserman, 2nd ed., eq. 11.10, whose root wxbs-benchmark takes. NaN for epipoles.
+    """
+    values, squares = residuals_and_gradients(matrix, points[:, :2], points[:, 2:])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.abs(values) * np.sqrt((1 / squares).sum(axis=0)), np.float64)

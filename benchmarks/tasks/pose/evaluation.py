@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 
 from geomatch.benchmarks.harness.task import Row
-from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points, orders
+from geomatch.benchmarks.tasks.pairs.matches import Match, limited, line_distances, matched_points, orders
 from geomatch.benchmarks.tasks.pairs.views import FramedPair, scaled_size
 from geomatch.benchmarks.tasks.pose.protocols import PoseProtocol
 from geomatch.benchmarks.tasks.pose.scenes import Camera, Points, RelativePose
 from geomatch.errors import ImageError
-from geomatch.estimators.epipolar import angles_between, cross, residuals_and_gradients
+from geomatch.estimators.epipolar import angles_between, cross
 from geomatch.estimators.pose import solve_pose
 from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import warp_points
@@ -103,9 +103,7 @@ def solve(
 
 def epipolar_distances(truth: Points, rays0: Points, rays1: Points) -> Points:
     """(M,) sums of the squared distances of both rays (M, 2) to the other's epipolar line, as SuperGlue's."""
-    values, squares = residuals_and_gradients(cross(truth[:3, 3]) @ truth[:3, :3], rays0, rays1)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of epipoles: NaN, which is below no threshold
-        return np.asarray(values**2 * (1 / squares).sum(axis=0), np.float64)
+    return line_distances(cross(truth[:3, 3]) @ truth[:3, :3], np.hstack([rays0, rays1])) ** 2
 
 
 def pose_errors(
