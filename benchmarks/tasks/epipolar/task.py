@@ -86,8 +86,8 @@ def _measured(protocol: WxBSProtocol, method: Method, framed: Sequence[FramedPai
         apart = _partners(method, pair) - np.vstack([pair.truth[:, 2:], pair.truth[:, :2]])
         return _row(len(apart), None, np.linalg.norm(apart, axis=1))
     match = None if method.pair_matcher else method.match
-    features = (limited(own, protocol.max_keypoints) for own in (framed[0].features0, framed[0].features1))
-    points0, points1, _ = matched_points(protocol.max_matches, next(features), next(features), match)
+    own = limited(framed[0], protocol.max_keypoints)
+    points0, points1, _ = matched_points(protocol.max_matches, own, match)
     try:
         found, _ = cv2.findFundamentalMat(points0, points1, cv2.USAC_MAGSAC, 0.25, 0.999, 100_000)
     except cv2.error:  # raised for too few matches

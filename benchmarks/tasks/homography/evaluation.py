@@ -40,10 +40,10 @@ def evaluate(
     if protocol.kind == "superpoint":
         pair = _shared(pair, truth, HOMOGRAPHY_NMS, protocol.max_keypoints)
     else:
-        pair = limited_pair(protocol, pair, match)
+        pair = limited(pair, protocol.max_keypoints, protocol.unique and match is not None)
     counts = len(pair.features0), len(pair.features1)
     start = time.perf_counter()
-    points0, points1, similarity = matched_points(protocol.max_matches, pair.features0, pair.features1, match)
+    points0, points1, similarity = matched_points(protocol.max_matches, pair, match)
     matched = time.perf_counter()
     if pair.change:
         points1 = warp_points(np.linalg.inv(pair.change[0]), points1)
@@ -89,15 +89,6 @@ def failed(protocol: HomographyProtocol, reason: str) -> Row:
         row |= {"repeatability": 0.0, "localisation_px": None}
         row |= {"average_precision": 0.0, "matching_score": 0.0}
     return row
-
-
-def limited_pair(protocol: HomographyProtocol, pair: FramedPair, match: Match | None) -> FramedPair:
-    """The pair with no more keypoints than the protocol allows."""
-    unique = protocol.unique and match is not None
-    both = (
-        limited(features, protocol.max_keypoints, unique) for features in (pair.features0, pair.features1)
-    )
-    return replace(pair, features0=next(both), features1=next(both))
 
 
 def _shared(pair: FramedPair, truth: NDArray[np.float64], distance: float, limit: int) -> FramedPair:

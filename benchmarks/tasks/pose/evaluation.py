@@ -25,11 +25,11 @@ Pose = tuple[Points, Points, int]  # rotation, translation, inliers
 
 def evaluate(protocol: PoseProtocol, pair: FramedPair, match: Match | None, truth: RelativePose) -> Row:
     """What the protocol measures of a pair; without ``match`` row i of both features is a match."""
-    features = pair.features0, pair.features1
     if match is not None:
-        features = limited(features[0], protocol.max_keypoints), limited(features[1], protocol.max_keypoints)
+        pair = limited(pair, protocol.max_keypoints)
+    counts = [len(pair.features0), len(pair.features1)]
     start = time.perf_counter()
-    points0, points1, _ = matched_points(protocol.max_matches, *features, match)
+    points0, points1, _ = matched_points(protocol.max_matches, pair, match)
     matched = time.perf_counter()
     rays0, focal0 = _rays(protocol, points0, pair.features0, pair.matrix0, truth.cameras[0])
     rays1, focal1 = _rays(protocol, points1, pair.features1, pair.matrix1, truth.cameras[1])
@@ -39,7 +39,7 @@ def evaluate(protocol: PoseProtocol, pair: FramedPair, match: Match | None, trut
     runs = orders(len(rays0), protocol.seeds)
     found = [solve(protocol, rays0[order], rays1[order], focal0, focal1) for order in runs]
     angles = [None if pose is None else pose_errors(truth.matrix, *pose[:2]) for pose in found]
-    row: Row = {"keypoints": [len(own) for own in features], "matches": len(points0), "reason": None}
+    row: Row = {"keypoints": counts, "matches": len(points0), "reason": None}
     if None in angles:
         row["reason"] = f"no essential matrix among {len(points0)} matches"
     row |= {name: [None if own is None else own[k] for own in angles] for k, name in enumerate(ERRORS)}
