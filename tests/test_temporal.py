@@ -261,6 +261,7 @@ def test_joints_are_followed(pristine: Path, tmp_path: Path) -> None:
     result = run(pristine, tmp_path, "jhmdb")
     summary = {row["split"]: row for row in result.summaries()}
     assert summary["all"]["videos"] == 2
+    assert [TASKS["jhmdb"].amount(2, split) for split in "12"] == ["2 of 268 videos", "2 of 270 videos"]
     assert summary["all"]["PCK@0.2"] > 80
     jsonschema.validate(json.loads(result.path.read_text()), SCHEMA)
 

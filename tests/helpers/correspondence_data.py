@@ -102,6 +102,18 @@ def make_cub(folder: Path, photo: Pixels, motions: Sequence[Matrix]) -> Path:
     return folder
 
 
+MOTIONS = [moved(0, 0), moved(0, 0), moved(6, -4, 0.05)]
+"""Of the data sets of semantic correspondence; the second image is the first again."""
+
+
+def make_semantic(folder: Path, photo: Pixels) -> Path:
+    """Folders ``spair``, ``willow`` and ``cub``."""
+    make_spair(folder / "spair", photo, MOTIONS)
+    make_willow(folder / "willow", photo, MOTIONS)
+    make_cub(folder / "cub", photo, MOTIONS)
+    return folder
+
+
 def first_mask() -> NDArray[np.uint8]:
     """(120, 160) two objects: a box and a disk."""
     mask = np.zeros(SIZE[::-1], np.uint8)

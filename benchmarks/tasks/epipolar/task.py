@@ -15,11 +15,10 @@ from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
-from geomatch.benchmarks.tasks.pairs.matches import limited, matched_points
+from geomatch.benchmarks.tasks.pairs.matches import limited, line_distances, matched_points
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.errors import FeaturesError, GeomatchError
-from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.images import load_image
 
 Points = NDArray[np.float64]
@@ -87,8 +86,8 @@ def _measured(protocol: WxBSProtocol, method: Method, framed: Sequence[FramedPai
         apart = _partners(method, pair) - np.vstack([pair.truth[:, 2:], pair.truth[:, :2]])
         return _row(len(apart), None, np.linalg.norm(apart, axis=1))
     match = None if method.pair_matcher else method.match
-    features = (limited(own, protocol.max_keypoints) for own in (framed[0].features0, framed[0].features1))
-    points0, points1, _ = matched_points(protocol.max_matches, next(features), next(features), match)
+    own = limited(framed[0], protocol.max_keypoints)
+    points0, points1, _ = matched_points(protocol.max_matches, own, match)
     try:
         found, _ = cv2.findFundamentalMat(points0, points1, cv2.USAC_MAGSAC, 0.25, 0.999, 100_000)
     except cv2.error:  # raised for too few matches
@@ -103,16 +102,6 @@ def _measured(protocol: WxBSProtocol, method: Method, framed: Sequence[FramedPai
 def _row(matches: int, reason: str | None, distances: NDArray[np.floating]) -> Row:
     errors = [float(one) if np.isfinite(one) else None for one in distances]
     return {"matches": matches, "reason": reason, "errors": errors}
-
-
-def line_distances(matrix: NDArray[np.floating], points: Points) -> Points:
-    """(N,) pixels of x0 y0 x1 y1 (N, 4) from each other's epipolar line: the root of the sum of both squares.
-
-    Hartley and Zisserman, 2nd ed., eq. 11.10, whose root wxbs-benchmark takes.
-    """
-    values, squares = residuals_and_gradients(matrix, points[:, :2], points[:, 2:])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.abs(values) * np.sqrt((1 / squares).sum(axis=0)), np.float64)
 
 
 def _partners(method: Method, pair: ImagePair) -> NDArray[np.floating]:

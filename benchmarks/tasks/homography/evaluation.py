@@ -11,7 +11,7 @@ from geomatch.benchmarks.harness.task import Row
 from geomatch.benchmarks.tasks.homography import measures, solvers
 from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, HomographyProtocol
 from geomatch.benchmarks.tasks.homography.sequences import Plane
-from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points
+from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points, orders
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.geometry import image_corners, warp_points
 from geomatch.keypoints.detector import select_best
@@ -40,10 +40,10 @@ def evaluate(
     if protocol.kind == "superpoint":
         pair = _shared(pair, truth, HOMOGRAPHY_NMS, protocol.max_keypoints)
     else:
-        pair = limited_pair(protocol, pair, match)
+        pair = limited(pair, protocol.max_keypoints, protocol.unique and match is not None)
     counts = len(pair.features0), len(pair.features1)
     start = time.perf_counter()
-    points0, points1, similarity = matched_points(protocol.max_matches, pair.features0, pair.features1, match)
+    points0, points1, similarity = matched_points(protocol.max_matches, pair, match)
     matched = time.perf_counter()
     if pair.change:
         points1 = warp_points(np.linalg.inv(pair.change[0]), points1)
@@ -91,15 +91,6 @@ def failed(protocol: HomographyProtocol, reason: str) -> Row:
     return row
 
 
-def limited_pair(protocol: HomographyProtocol, pair: FramedPair, match: Match | None) -> FramedPair:
-    """The pair with no more keypoints than the protocol allows."""
-    unique = protocol.unique and match is not None
-    both = (
-        limited(features, protocol.max_keypoints, unique) for features in (pair.features0, pair.features1)
-    )
-    return replace(pair, features0=next(both), features1=next(both))
-
-
 def _shared(pair: FramedPair, truth: NDArray[np.float64], distance: float, limit: int) -> FramedPair:
     """Only points that the other image shows too, thinned out; the truth decides, as in the original."""
     features0, features1 = pair.features0, pair.features1
@@ -138,10 +129,7 @@ def _homographies(
     name, number = protocol.solver.split()
     threshold = float(number) * unit
     row |= {f"errors_{place}": [] for place in places} | {"inliers": []}
-    for seed in range(protocol.seeds):
-        order = np.arange(len(points0))
-        if seed:  # the order steers the sampling of every solver
-            order = np.random.default_rng(seed).permutation(len(points0))
+    for order in orders(len(points0), protocol.seeds):
         matrix = solvers.solve(name, threshold, points0[order], points1[order], size0)
         for place in places:
             row[f"errors_{place}"].append(error(matrix, place))

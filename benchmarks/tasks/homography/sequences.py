@@ -74,6 +74,8 @@ class Listed(NamedTuple):
     image0: Path
     image1: Path
     truth: Path
+    backwards: bool = False  # True if the truth sends image 1 to image 0
+    points: Path | None = None  # what the set validates by, where that file is there
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def _evd(folder: Path) -> Iterator[Listed]:
 def _homogr(folder: Path) -> Iterator[Listed]:
     for truth in sorted(folder.glob("*_model.txt")):
         name = truth.name.removesuffix("_model.txt")
-        yield Listed(name, "A-B", folder / f"{name}A", folder / f"{name}B", truth)
+        images = folder / f"{name}A", folder / f"{name}B"
+        yield Listed(name, "A-B", *images, truth, True, folder / f"{name}_vpts.mat")
 
 
 def _pairs(folder: Path) -> Iterator[Listed]:
@@ -123,7 +126,7 @@ def _pairs(folder: Path) -> Iterator[Listed]:
         if words:
             paths = [listed.parent / word for word in words]
             names = [os.path.relpath(path, listed.parent) for path in paths]  # where the list has no other
-            yield Listed(names[0], names[1], *paths)
+            yield Listed(names[0], names[1], paths[0], paths[1], paths[2])
 
 
 _NUMBERED = "folders with images 1 to 6 and H_1_2 to H_1_6"
@@ -185,11 +188,10 @@ def _scene(name: str, listed: Sequence[Listed], split: str) -> PairScene:
         paths = find_image(one.image0), find_image(one.image1)
         matrix, points = read_homography(one.truth), None
         files |= dict.fromkeys([*paths, one.truth])
-        if one.truth.name.endswith("_model.txt"):
+        if one.backwards:
             matrix = np.asarray(np.linalg.inv(matrix), np.float64)
-            validation = one.truth.with_name(f"{one.scene}_vpts.mat")
-            if validation.is_file():
-                points, files[validation] = _validation(validation), None
+        if one.points and one.points.is_file():
+            points, files[one.points] = _validation(one.points), None
         if one.label in pairs:
             raise GeomatchError(f"{name} {one.label} is listed twice")
         pairs[one.label] = ImagePair(f"{name} {one.label}", split, paths, Plane(matrix, points))

@@ -29,7 +29,7 @@ from geomatch.benchmarks.tasks.homography.protocols import (
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_hpatches, read_planes
 from geomatch.benchmarks.tasks.pairs.changes import CHANGES
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
-from geomatch.benchmarks.tasks.pairs.matches import matched_points
+from geomatch.benchmarks.tasks.pairs.matches import limited, matched_points
 from geomatch.benchmarks.tasks.pairs.views import SMALL, FramedPair, Views
 from geomatch.errors import GeomatchError
 from geomatch.store import Store
@@ -169,8 +169,8 @@ def _draw(protocol: HomographyProtocol, row: Row, unit: PairScene, entry: Entry,
     views, method = Views([entry], store), entry.method
     match = None if method.pair_matcher else method.match
     whole = views.pairs(pair.paths, "original", False, [0])[0]
-    own = evaluation.limited_pair(protocol, whole, match)
-    points0, points1, _ = matched_points(protocol.max_matches, own.features0, own.features1, match)
+    own = limited(whole, protocol.max_keypoints, protocol.unique and match is not None)
+    points0, points1, _ = matched_points(protocol.max_matches, own, match)
     points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
     right = match_distances(points0, points1, pair.truth.matrix) <= evaluation.CORRECT_PX
     return draw_points(pair.paths, points0, points1, right)

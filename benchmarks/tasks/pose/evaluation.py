@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 
 from geomatch.benchmarks.harness.task import Row
-from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points
+from geomatch.benchmarks.tasks.pairs.matches import Match, limited, line_distances, matched_points, orders
 from geomatch.benchmarks.tasks.pairs.views import FramedPair, scaled_size
 from geomatch.benchmarks.tasks.pose.protocols import PoseProtocol
 from geomatch.benchmarks.tasks.pose.scenes import Camera, Points, RelativePose
 from geomatch.errors import ImageError
-from geomatch.estimators.epipolar import angles_between, cross, residuals_and_gradients
+from geomatch.estimators.epipolar import angles_between, cross
 from geomatch.estimators.pose import solve_pose
 from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import warp_points
@@ -25,25 +25,21 @@ Pose = tuple[Points, Points, int]  # rotation, translation, inliers
 
 def evaluate(protocol: PoseProtocol, pair: FramedPair, match: Match | None, truth: RelativePose) -> Row:
     """What the protocol measures of a pair; without ``match`` row i of both features is a match."""
-    features = pair.features0, pair.features1
     if match is not None:
-        features = limited(features[0], protocol.max_keypoints), limited(features[1], protocol.max_keypoints)
+        pair = limited(pair, protocol.max_keypoints)
+    counts = [len(pair.features0), len(pair.features1)]
     start = time.perf_counter()
-    points0, points1, _ = matched_points(protocol.max_matches, *features, match)
+    points0, points1, _ = matched_points(protocol.max_matches, pair, match)
     matched = time.perf_counter()
     rays0, focal0 = _rays(protocol, points0, pair.features0, pair.matrix0, truth.cameras[0])
     rays1, focal1 = _rays(protocol, points1, pair.features1, pair.matrix1, truth.cameras[1])
     right = epipolar_distances(truth.matrix, rays0, rays1) < protocol.precision
     seen = np.isfinite(rays0).all(axis=1) & np.isfinite(rays1).all(axis=1)  # a lens may not reach a corner
     rays0, rays1 = rays0[seen], rays1[seen]
-    found: list[Pose | None] = []
-    for seed in range(protocol.seeds):
-        order = np.arange(len(rays0))
-        if seed:  # the order steers the sampling of every estimator
-            order = np.random.default_rng(seed).permutation(len(rays0))
-        found.append(solve(protocol, rays0[order], rays1[order], focal0, focal1))
+    runs = orders(len(rays0), protocol.seeds)
+    found = [solve(protocol, rays0[order], rays1[order], focal0, focal1) for order in runs]
     angles = [None if pose is None else pose_errors(truth.matrix, *pose[:2]) for pose in found]
-    row: Row = {"keypoints": [len(own) for own in features], "matches": len(points0), "reason": None}
+    row: Row = {"keypoints": counts, "matches": len(points0), "reason": None}
     if None in angles:
         row["reason"] = f"no essential matrix among {len(points0)} matches"
     row |= {name: [None if own is None else own[k] for own in angles] for k, name in enumerate(ERRORS)}
@@ -107,9 +103,7 @@ def solve(
 
 def epipolar_distances(truth: Points, rays0: Points, rays1: Points) -> Points:
     """(M,) sums of the squared distances of both rays (M, 2) to the other's epipolar line, as SuperGlue's."""
-    values, squares = residuals_and_gradients(cross(truth[:3, 3]) @ truth[:3, :3], rays0, rays1)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of epipoles: NaN, which is below no threshold
-        return np.asarray(values**2 * (1 / squares).sum(axis=0), np.float64)
+    return line_distances(cross(truth[:3, 3]) @ truth[:3, :3], np.hstack([rays0, rays1])) ** 2
 
 
 def pose_errors(

@@ -9,15 +9,7 @@ import numpy as np
 
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.measures import area_under_curve, recall_curve, with_failures
-from geomatch.benchmarks.harness.task import (
-    Axes,
-    Curve,
-    Row,
-    Task,
-    Values,
-    Words,
-    threshold_of,
-)
+from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
 from geomatch.benchmarks.tasks.pairs.views import FramedPair

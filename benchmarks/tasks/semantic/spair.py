@@ -9,12 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from geomatch.benchmarks.harness.data import DataSet, chosen_split, read_words
-from geomatch.benchmarks.tasks.semantic.data import (
-    Category,
-    KeypointPair,
-    checked_points,
-    put_together,
-)
+from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair, checked_points, put_together
 from geomatch.errors import GeomatchError, reading
 from geomatch.files import read_json
 

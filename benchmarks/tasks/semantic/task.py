@@ -28,11 +28,7 @@ from geomatch.benchmarks.tasks.semantic.protocols import SemanticProtocol, proto
 from geomatch.benchmarks.tasks.semantic.spair import read_spair
 from geomatch.benchmarks.tasks.semantic.willow import read_willow
 from geomatch.dift import FeatureMap
-from geomatch.dift.maps.transfer import (
-    PixelFeatures,
-    target_of,
-    transfer_points,
-)
+from geomatch.dift.maps.transfer import PixelFeatures, target_of, transfer_points
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.store import Store
 from geomatch.types import Metric
@@ -94,8 +90,7 @@ def _errors(
     protocol: SemanticProtocol, pair: KeypointPair, map0: FeatureMap, target: PixelFeatures, metric: Metric
 ) -> list[float]:
     """Distance of each transferred point from the truth, in units of the reference length."""
-    width, height = map0.image_size
-    points0 = np.clip(pair.points0, 0, [width - 1, height - 1])
+    points0 = np.clip(pair.points0, 0, np.array(map0.image_size) - 1)
     found = transfer_points(map0, target, points0, metric, protocol.rule)
     size = target.feature_map.image_size
     length = pair.box_side if protocol.reference == "box" else float(max(size))
@@ -154,8 +149,7 @@ def _draw(protocol: SemanticProtocol, row: Row, category: Category, entry: Entry
     map0, map1 = (maps.found(path, prompt) for path in (pair.image0, pair.image1))
     if map0 is None or map1 is None:
         raise GeomatchError("its maps are not in the folder of the record; give the run's --store")
-    width, height = map0.image_size
-    points0 = np.clip(pair.points0, 0, [width - 1, height - 1])
+    points0 = np.clip(pair.points0, 0, np.array(map0.image_size) - 1)
     points1 = transfer_points(map0, map1, points0, entry.method.metric, protocol.rule).points
     right = with_failures(row["errors"]) <= threshold_of(protocol.headline)
     paths = category.folder / pair.image0, category.folder / pair.image1

@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
-from geomatch.benchmarks.tasks.temporal.davis import SPLITS, read_davis
+from geomatch.benchmarks.tasks.temporal import davis, jhmdb
 from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation
-from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
 from geomatch.benchmarks.tasks.temporal.measures import statistics
 from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS, TemporalProtocol
 
@@ -80,7 +79,7 @@ def _pose_worst(protocol: TemporalProtocol, row: Row) -> Words:
 _UNIT = ("video", "videos")
 TASKS = {
     "davis": Task(
-        "davis", "DAVIS-2017", _UNIT, "objects", SPLITS, read_davis, PROTOCOLS["davis"],
+        "davis", "DAVIS-2017", _UNIT, "objects", davis.SPLITS, davis.read_davis, PROTOCOLS["davis"],
         VideoEvaluation, _mask_measures, _mask_values,
         statistic=lambda protocol, found: 100 * float(found.mean()),
         severity=lambda protocol, found: -found[:, 0],
@@ -90,7 +89,7 @@ TASKS = {
         ),
     ),
     "jhmdb": Task(
-        "jhmdb", "JHMDB", _UNIT, "videos", 268, read_jhmdb, PROTOCOLS["jhmdb"],
+        "jhmdb", "JHMDB", _UNIT, "videos", jhmdb.SPLITS, jhmdb.read_jhmdb, PROTOCOLS["jhmdb"],
         VideoEvaluation, _pose_measures,
         lambda protocol, rows: hits(rows, threshold_of(protocol.headline)),
         lambda protocol, found: mean_of_joints(found),
