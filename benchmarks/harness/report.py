@@ -74,7 +74,7 @@ def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
             missing = f"No pictures: {without_folders(first_line(error))}"
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
-        "data": run.data, "task": run.task, "title": run.title, "methods": list(run.methods),
+        "data": run.data, "task": run.task, "title": run.title,
         "skipped": grouped({name: without_folders(reason) for name, reason in run.skipped.items()}),
         "words": {label: method.words for label, method in run.methods.items()},
         "machines": sorted({"{processor}, {cores} cores".format(**r["machine"]) for r in run.records}),
@@ -97,10 +97,9 @@ def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> 
         for column in columns
     }
     charts = []
-    for split in task.splits:
+    for split in (split for split, own in tables if own and find_spec("matplotlib")):
         parts = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
-        if any(parts.values()) and (split == "all" or parts != by_method) and find_spec("matplotlib"):
-            charts.append(draw_curves(task, protocol, parts, split))
+        charts.append(draw_curves(task, protocol, parts, split))
     budgets = {label: records.allowed(protocol, method.budget) for label, method in run.methods.items()}
     most = max(budget or 0 for budget in budgets.values())
     definition = [
@@ -171,9 +170,8 @@ def _markdown(sections: Sequence[dict[str, Any]], board: Leaderboard) -> str:
         blocks.append(f"## {section['title']}: {have}")
         if not data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")
-        names = list(dict.fromkeys(name for own in words.values() for name in own))
-        rows = [[label, *(own.get(name, "-") for name in names)] for label, own in words.items()]
-        blocks.append(records.markdown_table(["method", *names], rows))
+        rows = [[label, *own.values()] for label, own in words.items()]
+        blocks.append(records.markdown_table(["method", *next(iter(words.values()))], rows))
         for part in section["protocols"]:
             blocks.append(records.table(task, part["summaries"]))
             blocks.append("\n".join(f"- {name}: {text}" for name, text in part["definition"]))
