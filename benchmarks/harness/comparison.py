@@ -63,10 +63,7 @@ def compare(
 
 
 def interval(task: Task, protocol: Any, rows: Sequence[Row]) -> tuple[float, tuple[float, float] | None]:
-    """The protocol's headline measure of one method's rows, and its 95 % interval; None of few units.
-
-    See `compare`.
-    """
+    """The headline measure of one method's rows, and its 95 % interval, see `compare`; None of few units."""
     values = task.values(protocol, rows)
     pairs = [row["pair"] for row in rows]
     low, high, units = _resampled(pairs, lambda places: task.statistic(protocol, values[places]))
