@@ -129,7 +129,7 @@ def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tupl
 def _worst(
     run: Run, protocol: Any, by_method: dict[str, list[Row]], units: dict[str, Any], store: str | None
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-    found = []
+    found, known = [], dict[Any, Any]()
     for label, rows in by_method.items():
         if not rows:
             continue
@@ -143,7 +143,7 @@ def _worst(
         if units and run.task.draw:
             for i, entry in zip(order[:PICTURES], listed, strict=False):
                 try:
-                    shown = _shown(run, label, rows[i], units, store)
+                    shown = _shown(run, label, rows[i], units, store, known)
                     entry["image"] = run.task.draw(protocol, rows[i], *shown)
                 except GeomatchError as error:
                     entry["why"] = without_folders(first_line(error))
@@ -151,12 +151,15 @@ def _worst(
     return found
 
 
-def _shown(run: Run, label: str, row: Row, units: dict[str, Any], store: str | None) -> tuple[Any, ...]:
+def _shown(
+    run: Run, label: str, row: Row, units: dict[str, Any], store: str | None, known: dict[Any, Any]
+) -> tuple[Any, ...]:
+    """What a picture takes besides the row; ``known`` are keys of weights, which are read once."""
     task, method, name = run.task, run.methods[label], row["pair"].split()[0]
     if name not in units or units[name].fingerprint != run.data["units"][name]:
         raise GeomatchError(f"{name} is not in the folder given, or is another one there")
     own = method.made(task, method.settings["device"] if task.dense else "cpu")
-    return units[name], Entry(own, own.key()), Store.at(store or method.folder)
+    return units[name], Entry(own, own.key(known)), Store.at(store or method.folder)
 
 
 def _markdown(sections: Sequence[dict[str, Any]], board: Leaderboard) -> str:
