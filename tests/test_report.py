@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,7 +15,6 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from PIL import Image as PILImage
 
 import geomatch
 from geomatch.benchmarks.harness.charts import draw_curves
@@ -22,37 +22,28 @@ from geomatch.benchmarks.harness.comparison import compare
 from geomatch.benchmarks.harness.leaderboard import leaderboard, measured_cost, published_rows
 from geomatch.benchmarks.harness.record import read_run, summarise_record
 from geomatch.benchmarks.harness.report import write_report
-from geomatch.benchmarks.harness.run import RunResult, run_benchmark
+from geomatch.benchmarks.harness.run import RunResult
 from geomatch.benchmarks.harness.runs import find_runs, merge
-from geomatch.benchmarks.harness.task import Settings
-from geomatch.benchmarks.tasks.homography.data import make_synthetic
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
 from geomatch.benchmarks.tasks.homography.task import HPATCHES, curve
 from geomatch.cli import main
-from geomatch.engine import LocalEngine, RunContext
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+from made_sequences import make_sequences, run
 
 SCHEMA = json.loads(files("geomatch.benchmarks.harness").joinpath("record.schema.json").read_text())
-PAIR = geomatch.bundled_pair()
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    with PILImage.open(PAIR.image0) as picture:
-        picture.resize((240, 180)).save(folder / "p.png")
-    make_synthetic([folder / "p.png"], folder / "data", seed=2)
-    (folder / "data" / "v_p" / "6.png").write_bytes(b"no image")
-    return folder
-
-
-def run(work: Path, names: str, methods: list[str], keypoints: int = 150) -> RunResult:
-    context, settings = RunContext(engine=LocalEngine(1), device="cpu", progress=False), Settings(keypoints)
-    return run_benchmark("hpatches", work / "data", names, methods, work / "out", context, settings)
+    data = make_sequences(tmp_path_factory.mktemp("report"), "p", (240, 180), seed=2)
+    (data / "v_p" / "6.png").write_bytes(b"no image")
+    return data.parent
 
 
 @pytest.fixture(scope="module")
 def both(work: Path) -> RunResult:
-    return run(work, "all", ["orb", "sift"])
+    return run(work / "data", work / "out", "all", ["orb", "sift"], keypoints=150)
 
 
 def test_records_are_as_the_schema_says(both: RunResult) -> None:
@@ -226,8 +217,8 @@ def test_report_has_everything_in_one_page(short: Path, work: Path, tmp_path: Pa
 
 
 def test_runs_on_the_same_data_are_one_table(both: RunResult, work: Path, tmp_path: Path) -> None:
-    other = run(work, "mma", ["orb"], keypoints=100)
-    third = run(work, "mma", ["rootsift"])
+    other = run(work / "data", work / "out", "mma", ["orb"], keypoints=100)
+    third = run(work / "data", work / "out", "mma", ["rootsift"], keypoints=150)
     (merged,) = merge([both.path, other.path, third.path])
     assert list(merged.methods) == ["orb (150 keypoints)", "sift", "orb (100 keypoints)", "rootsift"]
     assert len(merged.rows_of("mma")) == 4 * 9  # one image cannot be read

@@ -1,6 +1,7 @@
 """The search: methods of one run, with tables and pictures of its record."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -131,6 +132,19 @@ def test_stopping_and_going_on(data: Path, tmp_path: Path, monkeypatch: pytest.M
     # other settings are another search
     other = METHOD.replace("]", ",seed=1]")
     assert sweep(data, tmp_path / "parts", Grid((10,), (0,)), other).run.computed == 2
+
+
+def test_a_model_in_a_folder_and_images_that_cannot_be_read(data: Path, tmp_path: Path) -> None:
+    """Names of methods in the record have no folders, and rows that could not be measured have no scores."""
+    folder = Path(geomatch.__file__).parent / "weights" / "dift-tiny"
+    method = f"sift+{folder}[noise=true,image_size=64,head=false,sampling=dense]"
+    shutil.copytree(data / "i_shifted", tmp_path / "data" / "i_shifted")
+    grid = Grid((10,), (1,))
+    found = sweep(tmp_path / "data", tmp_path / "out", grid, method)
+    assert [(score["timestep"], score["pairs"]) for score in found.scores] == [(10, 2)]
+    (tmp_path / "data" / "i_shifted" / "1.ppm").write_bytes(b"no image")
+    found = sweep(tmp_path / "data", tmp_path / "out", grid, method)
+    assert (found.scores, len(found.run.record["skipped"])) == ([], 1)
 
 
 def test_wrong_grids() -> None:

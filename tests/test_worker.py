@@ -10,20 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as PILImage
 
 import geomatch
-from geomatch.benchmarks.harness.run import run_benchmark
-from geomatch.benchmarks.harness.task import Settings
 from geomatch.benchmarks.methods import create_method
 from geomatch.benchmarks.methods import worker as worker_module
 from geomatch.benchmarks.methods.scripts.any_of_vismatch import ORIGIN
 from geomatch.benchmarks.methods.scripts.serve import send
 from geomatch.benchmarks.methods.worker import WorkerMatcher, _end_all, _running, worker_matcher
-from geomatch.benchmarks.tasks.homography.data import make_synthetic
-from geomatch.engine import LocalEngine, RunContext
 from geomatch.errors import FeaturesError, MissingDependencyError, WeightsError
 from geomatch.images import Image
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+from made_sequences import make_sequences, run
 
 ECHO = """
 import os
@@ -236,18 +234,14 @@ def test_what_is_missing_is_said_with_the_way_out(
 
 
 def test_in_one_table_with_our_own_and_a_failure_is_told_and_tried_again(tmp_path: Path) -> None:
-    whole = geomatch.load_image(geomatch.bundled_pair().image0).pixels
-    PILImage.fromarray(whole).resize((160, 120)).save(tmp_path / "p.png")
-    make_synthetic([tmp_path / "p.png"], tmp_path / "data", seed=1)
-    shutil.rmtree(tmp_path / "data" / "i_p")
+    data = make_sequences(tmp_path, "p", (160, 120), seed=1)
+    shutil.rmtree(data / "i_p")
     paths = {name: tmp_path / f"{name}.py" for name in ("sift", "failing")}
     paths["sift"].write_text(SIFT.replace("OFFSET", "0"))
     paths["failing"].write_text(FAILING)
     worker, failing = (f"worker:{sys.executable}:{path}" for path in paths.values())
-    context = RunContext(engine=LocalEngine(1), device="cpu", progress=False)
     methods = {"w": worker, "sift": "sift", "f": failing}
-    given = ("hpatches", tmp_path / "data", "mma", methods, tmp_path / "out", context, Settings(100))
-    result = run_benchmark(*given)
+    result = run(data, tmp_path / "out", "mma", methods, keypoints=100)
     right = {row["method"]: row["MMA@3"] for row in result.summaries() if row["split"] == "all"}
     assert right["w"] == pytest.approx(right["sift"], abs=8)
     assert right["sift"] > 60
@@ -257,7 +251,7 @@ def test_in_one_table_with_our_own_and_a_failure_is_told_and_tried_again(tmp_pat
     }
     assert "f" not in right
     Path(f"{paths['failing']}.mended").touch()
-    again = run_benchmark(*given)
+    again = run(data, tmp_path / "out", "mma", methods, keypoints=100)
     assert again.computed == 1  # what was skipped, not the rest
     assert not again.record["skipped"]
     assert [row["MMA@3"] for row in again.summaries() if row["method"] == "f"] == [0]

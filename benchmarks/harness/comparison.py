@@ -62,22 +62,16 @@ def compare(
     )  # fmt: skip
 
 
-def interval(
-    task: Task, protocol: Any, rows: Sequence[Row], resamples: int = 2000
-) -> tuple[float, tuple[float, float] | None]:
-    """The protocol's headline measure of one method's rows, and its 95 % interval; None of few units.
-
-    See `compare`.
-    """
+def interval(task: Task, protocol: Any, rows: Sequence[Row]) -> tuple[float, tuple[float, float] | None]:
+    """The headline measure of one method's rows, and its 95 % interval, see `compare`; None of few units."""
     values = task.values(protocol, rows)
-    low, high, units = _resampled(
-        [row["pair"] for row in rows], lambda places: task.statistic(protocol, values[places]), resamples
-    )
+    pairs = [row["pair"] for row in rows]
+    low, high, units = _resampled(pairs, lambda places: task.statistic(protocol, values[places]))
     return task.statistic(protocol, values), (low, high) if units >= FEW else None
 
 
 def _resampled(
-    pairs: Sequence[str], statistic: Callable[[NDArray[np.intp]], float], resamples: int
+    pairs: Sequence[str], statistic: Callable[[NDArray[np.intp]], float], resamples: int = 2000
 ) -> tuple[float, float, int]:
     """2.5 and 97.5 % of a statistic of the places of pairs when units are drawn; the number of units."""
     units = np.array([pair.split()[0] for pair in pairs])

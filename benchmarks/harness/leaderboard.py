@@ -101,10 +101,11 @@ class Leaderboard:
 
     def latex(self) -> str:
         """The table for LaTeX with booktabs, sources as comments."""
-        width = sum(name != "source" for name in self.table()[0])
+        table = self.table()
+        width = sum(name != "source" for name in table[0])
         lines = [
             " & ".join(map(_escaped, line[:width])) + r" \\" + "".join(f" % {text}" for text in line[width:])
-            for line in self.table()
+            for line in table
         ]
         place = 1 + sum(not source for _, source in self.rows)
         lines[place:place] = [r"\midrule"] * (1 < place < len(lines))

@@ -61,10 +61,12 @@ def summaries_of(
         own = [row for row in own if not unreadable(row)]
         if own:
             labels = {"protocol": protocol.name, "method": method, "keypoints": allowed(protocol, budget)}
-            rows_of_splits = task.summarise(protocol, own)
-            # a split that has all of the rows would say the same twice
-            kept = [row for row in rows_of_splits if row["split"] == "all" or 0 < row[task.item] < len(own)]
-            found += [{**labels, **row} for row in kept or rows_of_splits]
+            found += [
+                {**labels, **row}
+                for row in task.summarise(protocol, own)
+                # a split that has all of the rows would say the same twice
+                if row["split"] == "all" or 0 < row[task.item] < len(own)
+            ]
     return found
 
 

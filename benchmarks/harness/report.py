@@ -74,7 +74,7 @@ def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
             missing = f"No pictures: {without_folders(first_line(error))}"
     drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
     return {
-        "data": run.data, "task": run.task, "title": run.title, "methods": list(run.methods),
+        "data": run.data, "task": run.task, "title": run.title,
         "skipped": grouped({name: without_folders(reason) for name, reason in run.skipped.items()}),
         "words": {label: method.words for label, method in run.methods.items()},
         "machines": sorted({"{processor}, {cores} cores".format(**r["machine"]) for r in run.records}),
@@ -97,10 +97,9 @@ def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> 
         for column in columns
     }
     charts = []
-    for split in task.splits:
+    for split in (split for split, own in tables if own and find_spec("matplotlib")):
         parts = {m: [r for r in part if split in ("all", r["split"])] for m, part in by_method.items()}
-        if any(parts.values()) and (split == "all" or parts != by_method) and find_spec("matplotlib"):
-            charts.append(draw_curves(task, protocol, parts, split))
+        charts.append(draw_curves(task, protocol, parts, split))
     budgets = {label: records.allowed(protocol, method.budget) for label, method in run.methods.items()}
     most = max(budget or 0 for budget in budgets.values())
     definition = [
@@ -130,7 +129,7 @@ def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tupl
 def _worst(
     run: Run, protocol: Any, by_method: dict[str, list[Row]], units: dict[str, Any], store: str | None
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-    found = []
+    found, known = [], dict[Any, Any]()
     for label, rows in by_method.items():
         if not rows:
             continue
@@ -144,7 +143,7 @@ def _worst(
         if units and run.task.draw:
             for i, entry in zip(order[:PICTURES], listed, strict=False):
                 try:
-                    shown = _shown(run, label, rows[i], units, store)
+                    shown = _shown(run, label, rows[i], units, store, known)
                     entry["image"] = run.task.draw(protocol, rows[i], *shown)
                 except GeomatchError as error:
                     entry["why"] = without_folders(first_line(error))
@@ -152,12 +151,15 @@ def _worst(
     return found
 
 
-def _shown(run: Run, label: str, row: Row, units: dict[str, Any], store: str | None) -> tuple[Any, ...]:
+def _shown(
+    run: Run, label: str, row: Row, units: dict[str, Any], store: str | None, known: dict[Any, Any]
+) -> tuple[Any, ...]:
+    """What a picture takes besides the row; ``known`` are keys of weights, which are read once."""
     task, method, name = run.task, run.methods[label], row["pair"].split()[0]
     if name not in units or units[name].fingerprint != run.data["units"][name]:
         raise GeomatchError(f"{name} is not in the folder given, or is another one there")
     own = method.made(task, method.settings["device"] if task.dense else "cpu")
-    return units[name], Entry(own, own.key()), Store.at(store or method.folder)
+    return units[name], Entry(own, own.key(known)), Store.at(store or method.folder)
 
 
 def _markdown(sections: Sequence[dict[str, Any]], board: Leaderboard) -> str:
@@ -171,9 +173,8 @@ def _markdown(sections: Sequence[dict[str, Any]], board: Leaderboard) -> str:
         blocks.append(f"## {section['title']}: {have}")
         if not data["complete"]:
             blocks.append("Not the whole release: these numbers compare with no published ones.")
-        names = list(dict.fromkeys(name for own in words.values() for name in own))
-        rows = [[label, *(own.get(name, "-") for name in names)] for label, own in words.items()]
-        blocks.append(records.markdown_table(["method", *names], rows))
+        rows = [[label, *own.values()] for label, own in words.items()]
+        blocks.append(records.markdown_table(["method", *next(iter(words.values()))], rows))
         for part in section["protocols"]:
             blocks.append(records.table(task, part["summaries"]))
             blocks.append("\n".join(f"- {name}: {text}" for name, text in part["definition"]))

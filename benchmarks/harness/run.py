@@ -89,20 +89,14 @@ def run_benchmark(
     task, settings = find_task(name), settings or Settings()
     chosen = task.find_protocols(protocols) if isinstance(protocols, str) else list(protocols)
     found = task.read(data.absolute(), settings.split)  # workers may run elsewhere
-    if isinstance(methods, str):
-        methods = split_methods(methods)
-    elif not isinstance(methods, Mapping):
-        if any(not isinstance(given, (str, Method)) for given in methods):
-            raise ValueError("give objects by name: {'mine': object}")
-        strings = named(given for given in methods if isinstance(given, str))
-        methods = strings | {given.name: given for given in methods if isinstance(given, Method)}
+    by_name = _by_name(methods)
     if context is None:
-        objects = any(not isinstance(given, str) for given in methods.values())
+        objects = any(not isinstance(given, str) for given in by_name.values())
         context = RunContext(engine=LocalEngine(1)) if objects else RunContext()
     with context.started() as started:
         work = started.work()
         device = work.engine.device(started.device)
-        usable, skipped = _usable(task, chosen, methods, settings, device)
+        usable, skipped = _usable(task, chosen, by_name, settings, device)
         skipped = {**found.broken, **skipped}
         if not usable:
             why = "; ".join(f"{k}: {v}" for k, v in skipped.items()) or "no method was given"
@@ -146,6 +140,17 @@ def run_benchmark(
         "settings": given, "skipped": skipped, "versions": versions(), "machine": machine(), "rows": rows,
     }  # fmt: skip
     return RunResult(write_run(out, record), record, computed, task.warning(found))
+
+
+def _by_name(methods: Methods) -> Mapping[str, Given]:
+    if isinstance(methods, str):
+        return split_methods(methods)
+    if isinstance(methods, Mapping):
+        return methods
+    if any(not isinstance(given, (str, Method)) for given in methods):
+        raise ValueError("give objects by name: {'mine': object}")
+    strings = named(given for given in methods if isinstance(given, str))
+    return strings | {given.name: given for given in methods if isinstance(given, Method)}
 
 
 def _usable(

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ class RecordedMethod:
 
     string: str | None  # what it was made of; None for an object
     folder: Path  # the folder of the record and its caches
-    settings: dict[str, Any]  # the record's
-    key: tuple[Any, ...] = field(repr=False)  # all that decides its numbers
+    key: dict[str, Any]  # `Method.key`
+    settings: dict[str, Any]  # the record's, as are the versions
+    versions: dict[str, str]
 
     @property
     def budget(self) -> int | None:
@@ -38,14 +39,13 @@ class RecordedMethod:
     @property
     def words(self) -> dict[str, str]:
         """What decides its numbers, as far as words say it, and a checksum of all."""
-        identity, settings, versions = self.key
-        types = sorted(set(re.findall(r"torch\.(\w+)", json.dumps(identity))))
+        types = sorted(set(re.findall(r"torch\.(\w+)", json.dumps(self.key))))
         found = {"made of": next(iter(named([self.string]))) if self.string else "an object"}
         found |= {} if self.budget is None else {"keypoints": f"{self.budget} keypoints"}
-        found |= {"device": settings["device"], "precision": ", ".join(types) or "-"}
+        found |= {"device": self.settings["device"], "precision": ", ".join(types) or "-"}
         packages = ("geomatch-dift", "torch", "opencv-python")
-        found["versions"] = ", ".join(f"{name} {versions[name]}" for name in packages)
-        return found | {"checksum": digest_of(self.key)[:8]}
+        found["versions"] = ", ".join(f"{name} {self.versions[name]}" for name in packages)
+        return found | {"checksum": digest_of([self.key, self.settings, self.versions])[:8]}
 
 
 def without_folders(text: str) -> str:
@@ -64,7 +64,7 @@ class Run:
     task: Task
     data: dict[str, Any]
     protocols: dict[str, Any]
-    methods: dict[str, "RecordedMethod"]
+    methods: dict[str, RecordedMethod]
     """By label: the method's name, with what differs where it was run in several ways."""
     rows: list[Row]  # with labels as methods
     skipped: dict[str, str]
@@ -101,9 +101,9 @@ def merge(paths: Sequence[Path]) -> list[Run]:
     """Records grouped by their data; a method that was run in several ways has as many labels."""
     records = [(path, read_run(path)) for path in paths]
     methods = {
-        (number, name): RecordedMethod(entry["string"], path.parent, found["settings"], (
-            {part: value for part, value in entry.items() if part != "string"}, found["settings"],
-            found["versions"]))
+        (number, name): RecordedMethod(
+            entry["string"], path.parent, {part: entry[part] for part in entry if part != "string"},
+            found["settings"], found["versions"])
         for number, (path, found) in enumerate(records)
         for name, entry in found["methods"].items()
     }  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 from geomatch.benchmarks.harness.record import markdown_table, summaries_of
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Row, Settings, Task, find_task
-from geomatch.benchmarks.methods.strings import with_settings
+from geomatch.benchmarks.methods.strings import named, with_settings
 from geomatch.benchmarks.methods.together import shared_pass
 from geomatch.engine import RunContext
 from geomatch.errors import require
@@ -78,11 +78,12 @@ def run_sweep(
         point: with_settings(method, dict(zip(("t", "layer", "ensemble"), point, strict=True)))
         for point in product(grid.timesteps, grid.layers, grid.ensemble_sizes)
     }
+    labels = {text: label for label, text in named(texts.values()).items()}
     run = run_benchmark(name, data, [protocol], list(texts.values()), out, context, settings)
     scores = []
     for (timestep, layer, size), text in texts.items():
         where = {"timestep": timestep, "layer": layer, "ensemble": size}
-        found = summaries_of(task, protocol, {text: None}, run.record["rows"])
+        found = summaries_of(task, protocol, {labels[text]: None}, run.record["rows"])
         for row in sorted(found, key=lambda row: row["split"] != "all"):
             left_out = ("protocol", "method", "keypoints", "failures")
             measures = {key: row[key] for key in row if key not in left_out}
@@ -101,7 +102,7 @@ def run_sweep(
 
 def scores_table(task: Task, scores: Sequence[Row]) -> str:
     """Scores in Markdown."""
-    head = [key for key in scores[0] if task.shown(key) and not key.endswith("spread")]
+    head = [key for key in next(iter(scores), {}) if task.shown(key) and not key.endswith("spread")]
     rows = [
         [f"{value:.1f}" if isinstance(value := score[key], float) else str(value) for key in head]
         for score in scores

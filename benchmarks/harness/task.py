@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from geomatch.benchmarks.methods import Method, create_dense_method, create_meth
 from geomatch.errors import GeomatchError, reading
 from geomatch.store import Store
 
-AnyProtocol = TypeVar("AnyProtocol")
 Row = dict[str, Any]
 """A row of a record; ``pair`` begins with the name of its unit, ``reason`` says why it failed, if it did."""
 UNREADABLE = "unreadable: "
@@ -151,11 +150,10 @@ class Task:
 
     def definition(self, protocol: Any) -> Words:
         """The fields of a protocol that decide its numbers, by the names that `read_protocol` takes."""
-        values = {one.name: getattr(protocol, one.name) for one in fields(protocol)}
-        found = [
-            (name, _words(value)) for name, value in values.items() if value not in (None, False, (), "")
-        ]
-        return [one for one in found if one[0] not in ("name", "version")] + self.notes(protocol)
+        named = [field.name for field in fields(protocol) if field.name not in ("name", "version")]
+        values = [(name, getattr(protocol, name)) for name in named]
+        shown = [(name, _words(value)) for name, value in values if value not in (None, False, (), "")]
+        return shown + self.notes(protocol)
 
     def find_protocols(self, names: str) -> list[Any]:
         """Protocols of a list of names, and of files (`read_protocol`), separated by commas; or ``all``.

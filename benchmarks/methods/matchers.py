@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from geomatch.benchmarks.methods.baselines import XFEAT, load_network, weights_at
+from geomatch.benchmarks.methods.functions import matched_features
 from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
@@ -142,12 +143,9 @@ class LoFTRMatcher:
         greys = [cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for image in smaller]
         inputs = [torch.from_numpy(grey)[None, None].to(self.device) for grey in greys]
         found = self.network({"image0": inputs[0], "image1": inputs[1]})
-        scores = found["confidence"].float().cpu().numpy()
-        order = np.argsort(-scores, kind="stable")[: self.max_matches]
-        features = []
-        for k, (image, small) in enumerate(zip((image0, image1), smaller, strict=True)):
-            # the network's pixel centres lie at halves
-            points = found[f"keypoints{k}"].float().cpu().numpy()[order] - 0.5
-            points = resize_points(points, small.size, image.size)
-            features.append(Features(points, scores[order], image.size))
-        return features[0], features[1]
+        points = [  # the network's pixel centres lie at halves
+            resize_points(found[f"keypoints{k}"].float().cpu().numpy() - 0.5, small.size, image.size)
+            for k, (image, small) in enumerate(zip((image0, image1), smaller, strict=True))
+        ]
+        both = matched_features((*points, found["confidence"].float().cpu().numpy()), image0, image1)
+        return both[0][: self.max_matches], both[1][: self.max_matches]
