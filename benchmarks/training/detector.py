@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geomatch.benchmarks.training.adaptation import VIEW_SIZE
-from geomatch.geometry import warp_points
+from geomatch.geometry import shift_homography, warp_points
 from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.keypoints.tiny import new_network
 from geomatch.synthetic import change_light, random_homography
@@ -105,9 +105,8 @@ def seen_again(
     """
     view, points = label
     motion = random_homography(rng, VIEW_SIZE, "rotated" if number % 2 else "upright")
-    shift = np.eye(3)
-    shift[:2, 2] = [-rng.uniform(0, whole - part) for whole, part in zip(VIEW_SIZE, size, strict=True)]
-    matrix = shift @ motion
+    off = [-rng.uniform(0, whole - part) for whole, part in zip(VIEW_SIZE, size, strict=True)]
+    matrix = shift_homography(*off) @ motion
     crop = np.asarray(cv2.warpPerspective(view, matrix, size, flags=cv2.INTER_LINEAR), np.uint8)
     lit = change_light(rng, crop, LIGHTS[number // 2 % len(LIGHTS)])
     shown = cv2.warpPerspective(np.ones(view.shape[:2], np.uint8), matrix, size)
