@@ -17,14 +17,18 @@ OVERSAMPLING = 3  # samples along each side of a pixel of a tilted view
 
 
 def make_views(
-    pixels: NDArray[np.uint8], rng: np.random.Generator, motion: Motion, strength: float = 1.0
+    pixels: NDArray[np.uint8],
+    rng: np.random.Generator,
+    motion: Motion,
+    strength: float = 1.0,
+    size: tuple[int, int] = VIEW_SIZE,
 ) -> tuple[Image, Image, NDArray[np.float64]]:
     """A random part of the photograph, a second view of that part, and the homography between them."""
-    first = random_part(pixels, rng, VIEW_SIZE)
-    motion_matrix = random_homography(rng, VIEW_SIZE, motion)
-    view0 = change_light(rng, render_view(pixels, first, VIEW_SIZE), strength)
+    first = random_part(pixels, rng, size)
+    motion_matrix = random_homography(rng, size, motion)
+    view0 = change_light(rng, render_view(pixels, first, size), strength)
     oversampling = OVERSAMPLING if motion == "tilted" else 1
-    second = render_view(pixels, motion_matrix @ first, VIEW_SIZE, oversampling)
+    second = render_view(pixels, motion_matrix @ first, size, oversampling)
     view1 = change_light(rng, second, strength)
     return Image(view0, "view 0"), Image(view1, "view 1"), motion_matrix
 
