@@ -52,7 +52,9 @@ class ViewPair(NamedTuple):
     points: NDArray[np.float32]  # (K, 2, 2) pixels
 
 
-def draw_pair(photographs: Sequence[NDArray[np.uint8]], config: DenseConfig, rng: np.random.Generator) -> ViewPair:
+def draw_pair(
+    photographs: Sequence[NDArray[np.uint8]], config: DenseConfig, rng: np.random.Generator
+) -> ViewPair:
     """A random photograph seen twice; half of the points are corners, the others anywhere."""
     photograph = photographs[rng.integers(len(photographs))]
     motion = MOTIONS[rng.integers(len(MOTIONS))]
@@ -65,7 +67,9 @@ def draw_pair(photographs: Sequence[NDArray[np.uint8]], config: DenseConfig, rng
     found = np.zeros((0, 2)) if corners is None else corners[:, 0] + rng.uniform(-1, 1, (len(corners), 2))
     points0 = np.concatenate([found, anywhere])
     points1 = warp_points(matrix, points0)
-    inside = ((points1 > 2) & (points1 < config.size - 3)).all(1) & ((points0 >= 0) & (points0 < config.size)).all(1)
+    inside = ((points1 > 2) & (points1 < config.size - 3)).all(1) & (
+        (points0 >= 0) & (points0 < config.size)
+    ).all(1)
     points = np.stack([points0[inside], points1[inside]], 1)[: config.points]
     return ViewPair(np.stack([view0.pixels, view1.pixels]), points.astype(np.float32))
 
@@ -108,10 +112,14 @@ def train_dense(
     out.mkdir(parents=True, exist_ok=True)
     torch.default_generator.manual_seed(config.seed)
     probe = _activations(extractor, np.zeros((1, config.size, config.size, 3), np.uint8))
-    network = DenseNetwork([(layer.shape[1], config.size // layer.shape[3]) for layer in probe], config.width, config.dimension)
+    network = DenseNetwork(
+        [(layer.shape[1], config.size // layer.shape[3]) for layer in probe], config.width, config.dimension
+    )
     network = network.to(probe[0].device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.05
+    )
     device = probe[0].device.type
 
     def pairs_of(step: int) -> list[ViewPair]:
@@ -145,14 +153,21 @@ def train_dense(
             return dense_loss(described(pairs), pairs, config)
 
         parts: dict[str, Any] = {"network": network, "optimiser": optimiser, "schedule": schedule}
-        take_steps(Checkpoint(out / CHECKPOINT, config, parts), loss, "dense head", watched if watched_pairs else dict)
+        take_steps(
+            Checkpoint(out / CHECKPOINT, config, parts),
+            loss,
+            "dense head",
+            watched if watched_pairs else dict,
+        )
     return network.eval()
 
 
 def hits(maps: Tensor, pair: ViewPair) -> NDArray[np.bool_]:
     """(K,) whether the most similar cell of the second view lies within `NEAR` of the partner."""
     side, size = maps.shape[3], pair.pixels.shape[1]
-    rows = FeatureMap((maps[0],), (size, size)).sample_tensor(torch.tensor(pair.points[:, 0], device=maps.device))
+    rows = FeatureMap((maps[0],), (size, size)).sample_tensor(
+        torch.tensor(pair.points[:, 0], device=maps.device)
+    )
     best = (rows @ maps[1].flatten(1)).argmax(1).cpu().numpy()
     found = (np.stack([best % side, best // side], 1) + 0.5) * size / side - 0.5
     return np.asarray(np.linalg.norm(found - pair.points[:, 1], axis=1) < NEAR)
