@@ -9,6 +9,7 @@ from geomatch.describers import DenseDescriber, Describer, describe_images, trai
 from geomatch.dift import DIFTConfig
 from geomatch.images import Image
 from geomatch.keypoints import Detector
+from geomatch.matchers import Matcher
 from geomatch.matching import match_mutual
 from geomatch.provenance import cache_key
 from geomatch.types import Features, Matches, Metric
@@ -20,14 +21,6 @@ class PairMatcher(Protocol):
 
     def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
         """Row i of the one and row i of the other match, best first; scores are confidences."""
-        ...
-
-
-class Matcher(Protocol):
-    """Anything that matches described keypoints; `cache_key` must be able to read its settings."""
-
-    def match(self, features0: Features, features1: Features) -> Matches:
-        """Matches, best first."""
         ...
 
 
