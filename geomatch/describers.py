@@ -114,15 +114,12 @@ def describe_tensors(
 def release() -> None:
     """Free the models that geomatch keeps loaded between calls, on accelerators too.
 
-    Up to two describers and two matchers stay loaded; the next call loads what it needs again. Models of
-    objects that you made live as long as these.
+    Up to two stay loaded; the next call loads what it needs again. Models of extractors that you made live as
+    long as these.
     """
     extractors = sys.modules.get("geomatch.dift.extractor")
     if extractors is not None:
         extractors.cached_extractor.cache_clear()
-    learned = sys.modules.get("geomatch.matchers.lightglue")
-    if learned is not None:
-        learned.cached_lightglue.cache_clear()
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -170,9 +167,9 @@ def choose_parts(
     device: str = "auto",
     usual: str = DEFAULT_DETECTOR,
 ) -> tuple[Matcher | None, Detector, Describer | None]:
-    """Create matcher, detector and describer: what the matcher is made for, if it says so, where none is given.
+    """Create matcher, detector and describer; where none is given, what the matcher says that it is made for.
 
-    Otherwise the detector is the ``usual`` one, and the describer None. Raises ValueError for others beside the
+    Else the detector is the ``usual`` one, and the describer None. Raises ValueError for others beside the
     name of a learned matcher.
     """
     made = create_matcher(matcher, device)
@@ -181,8 +178,9 @@ def choose_parts(
             raise ValueError(
                 f"{matcher} brings {own} and its descriptors: name no other detector or descriptor"
             )
-        device, usual, descriptor = getattr(matcher, "device", device), own, descriptor or "own"
+        device, detector = getattr(matcher, "device", device), own if detector is None else detector
+        descriptor = "own" if descriptor is None else descriptor
     describer = None if descriptor is None else create_describer(descriptor, device)
     if describer is not None and traits_of(describer).device != "auto":
         device = traits_of(describer).device
-    return made, choose_detector(detector or usual, max_keypoints, device), describer
+    return made, choose_detector(usual if detector is None else detector, max_keypoints, device), describer

@@ -31,7 +31,7 @@ from geomatch.estimators import Estimator, create_estimator, threshold_of
 from geomatch.estimators.models import EXIF, MODELS, Model, create_model
 from geomatch.images import CONVERSION, Conversion, Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector
-from geomatch.matchers import MUTUAL, Matcher, check_rules, match_features
+from geomatch.matchers import Matcher, match_features
 from geomatch.matching import check_options, check_rows, mutual_nearest
 from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
@@ -172,8 +172,7 @@ def match(
         ValueError: for options that make no sense, such as ``refine_keypoints`` for anything but a grid
             described densely.
     """
-    check_options(metric or "cosine", min_similarity, max_ratio)
-    check_rules(matcher, metric, max_ratio)
+    check_options(metric, min_similarity, max_ratio, matcher in (None, "mnn"))
     seconds: dict[str, float] = {}
     if estimator != "usac_magsac" and model != "homography":
         raise ValueError("an estimator is for homographies; other models bring their own")
@@ -195,7 +194,8 @@ def match(
     refining = _refining(refine_keypoints, detect, describer)
     if metric is None and learned is None:
         metric = traits_of(describer).metric
-    matched = partial(_match, matcher=learned, metric=metric, least=min_similarity, max_ratio=max_ratio)
+    rules: Any = {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio}
+    matched = partial(_match, matcher=learned, **rules)
     describable = all(len(features) for features in found)
     with _timed(seconds, "load_model"):
         if describable and hasattr(describer, "load_networks"):  # so that its time is not the description's
@@ -210,7 +210,7 @@ def match(
         elif describable:
             found = _describe(describer, images, found)
     with _timed(seconds, "match"):
-        matches = matched(found[0], found[1])
+        matches = matched(features0=found[0], features1=found[1])
     features0, features1 = (features.to_features() for features in found)
     if maps:
         with _timed(seconds, "refine_keypoints"):
@@ -226,7 +226,7 @@ def match(
         return estimate.estimate(points0, points1, images[0].size)
 
     def again(features: Features) -> Geometry:
-        matches = matched(found[0], upload_features(features, "cpu"))
+        matches = matched(features0=found[0], features1=upload_features(features, "cpu"))
         i, j = matches.indices.T
         return related(features0.keypoints[i], features.keypoints[j])
 
@@ -267,12 +267,7 @@ def match(
         "detector": record(detect),
         "descriptor": record(describer),
         "remark": getattr(describer, "remark", None) if describable else None,
-        "matching": {
-            "matcher": record(learned or MUTUAL),
-            "metric": metric,
-            "min_similarity": min_similarity,
-            "max_ratio": max_ratio,
-        },
+        "matching": {"matcher": record(learned or "mnn"), **rules},
         "refine_keypoints": refining is not None,
         "refine_homography": refine_homography,
         "model": {"type": "Homography"} if other is None else record(other),
@@ -319,11 +314,11 @@ def _match(
     features1: FeatureTensors,
     matcher: Matcher | None,
     metric: Metric | None,
-    least: float | None,
+    min_similarity: float | None,
     max_ratio: float | None,
 ) -> Matches:
     if matcher is not None:
-        return match_features(matcher, features0.to_features(), features1.to_features(), least)
+        return match_features(matcher, features0.to_features(), features1.to_features(), min_similarity)
     if not len(features0) or not len(features1):
         return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
     a, b = features0.descriptors, features1.descriptors
@@ -331,7 +326,7 @@ def _match(
         raise ValueError("the descriptor returned features without descriptors")
     for rows in (a, b):
         check_rows(rows)
-    found = mutual_nearest(a, b.to(a.device), metric or "cosine", least, max_ratio)
+    found = mutual_nearest(a, b.to(a.device), metric or "cosine", min_similarity, max_ratio)
     return Matches(*(part.numpy(force=True) for part in found))
 
 

@@ -35,8 +35,6 @@ DEFAULT_DETECTOR = "mixed"
 """SIFT and the embedded network, interleaved."""
 ORIENTED = ("mixed", "superpoint-tiny", "sift", "sift-large", "orb", "akaze", "kaze", "brisk")
 """Names of the detectors whose keypoints have scale and orientation."""
-LEARNED = ("aliked", "disk", "xfeat", "dedode")
-"""Names of kornia's detectors, whose keypoints bring descriptors; so do those of SuperPoint."""
 
 
 def _network(name: str, max_keypoints: int, device: str) -> Detector:
@@ -61,7 +59,7 @@ def detectors() -> dict[str, Callable[[int, str], Detector]]:
         "superpoint-tiny": partial(_network, "TinyDetector"),
         "mixed": lambda max_keypoints, device: MixedDetector(max_keypoints=max_keypoints, device=device),
         "superpoint-magicleap": partial(_network, "MagicLeapSuperPoint"),
-        **{name: partial(_kornia, name) for name in LEARNED},
+        **{name: partial(_kornia, name) for name in ("aliked", "disk", "xfeat", "dedode")},
         "sift-large": lambda max_keypoints, device: OpenCVDetector("sift", max_keypoints, rank_by="size"),
         **{name: partial(_opencv, name) for name in available_opencv_detectors()},
     }

@@ -8,18 +8,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from geomatch.devices import device_kind, device_of, upload_pixels
-from geomatch.files import sha256_of
+from geomatch.devices import device_of, upload_pixels
+from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
-from geomatch.keypoints.detector import check_limit, no_keypoints
-from geomatch.provenance import settings_key
-from geomatch.tensors import FeatureTensors, upload_features
+from geomatch.keypoints.detector import no_keypoints, select_best
 from geomatch.types import Features
-from geomatch.weights.download import locate_weights
-from geomatch.weights.kornia import XFEAT, load_network, weights_at
+from geomatch.weights.download import locate_weights, weights_at
+from geomatch.weights.tensors import load_network, network_key
 
 MIN_SIDE = 32  # images with a shorter side have no keypoints: networks reduce them too far
+XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
 _DEDODE = "https://github.com/Parskatt/DeDoDe/releases/download"
 _ALIKED = "https://github.com/Shiaoming/ALIKED/raw/main/models/aliked-n16.pth"
 _DISK = "https://raw.githubusercontent.com/cvlab-epfl/disk/master/depth-save.pth"
@@ -47,24 +46,18 @@ class KorniaFeatures:
     device: str = "auto"
     """Where the network runs, see `geomatch.devices.find_device`."""
 
-    def __post_init__(self) -> None:
-        check_limit(self.max_keypoints)
-
     def _files(self) -> list[Path]:
         files = WEIGHTS[self.name]
         if self.weights is None or len(files) == 1:
             return [locate_weights(file, self.weights) for file in files]
         return [locate_weights(file, Path(self.weights) / file.file_name) for file in files]
 
-    def cache_key(self) -> Any:
-        """The settings, the kind of device, and the weights by their content."""
-        settings = settings_key(self, leave_out=("weights", "device"))
-        return [settings, device_kind(self.device), [sha256_of(path) for path in self._files()]]
+    cache_key = network_key
 
     @cached_property
     def network(self) -> Any:
         """Loaded on first use; raises `WeightsError` when weights are missing or of another network."""
-        return load_network(self.name, self._files(), self._build, self.device)
+        return load_network(self, self.name)
 
     def _build(self, states: list[Any]) -> Any:
         from kornia import feature
@@ -86,20 +79,16 @@ class KorniaFeatures:
             network.load_state_dict(states[0]["extractor"])
         return network
 
+    @isolated()
     def detect(self, image: Image) -> Features:
         """Keypoints with descriptors, best first."""
-        return self.detect_tensors(image).to_features()
-
-    @isolated()
-    def detect_tensors(self, image: Image) -> FeatureTensors:
-        """The same, on the network's device."""
-        reduced, device = reduce_image(image, self.max_image_side), device_of(self.network)
+        reduced = reduce_image(image, self.max_image_side)
         if min(reduced.size) < MIN_SIDE:
-            return upload_features(no_keypoints(image), device)
-        found = self._search(upload_pixels(reduced.pixels, device) / 255)
-        points, scores, rows = (part.float() for part in found)
-        features = FeatureTensors(points, scores, reduced.size, descriptors=rows).best(self.max_keypoints)
-        return features if reduced.size == image.size else features.resized(image.size)
+            return no_keypoints(image)
+        found = self._search(upload_pixels(reduced.pixels, device_of(self.network)) / 255)
+        points, scores, rows = (part.float().numpy(force=True) for part in found)
+        points = resize_points(points, reduced.size, image.size)
+        return select_best(Features(points, scores, image.size, descriptors=rows), self.max_keypoints)
 
     def _search(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.name == "xfeat":

@@ -10,14 +10,12 @@ import numpy as np
 import torch
 
 from geomatch.benchmarks.methods.functions import matched_features
-from geomatch.files import sha256_of
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.matchers.lightglue import DMYTRO
-from geomatch.provenance import settings_key
 from geomatch.types import Features
-from geomatch.weights.download import locate_weights
-from geomatch.weights.kornia import load_network, weights_at
+from geomatch.weights.download import locate_weights, weights_at
+from geomatch.weights.tensors import load_network, network_key
 
 LOFTR_SIDE = 1024  # images are reduced to this long side: the memory of LoFTR grows with its fourth power
 LOFTR_OUTDOOR = weights_at(f"{DMYTRO}/loftr_outdoor.ckpt", "Apache-2.0")
@@ -31,17 +29,15 @@ class LoFTRMatcher:
     max_matches: int = 2000
     device: str = "cpu"
 
-    def _path(self) -> Path:
-        return locate_weights(LOFTR_OUTDOOR, self.weights)
+    def _files(self) -> list[Path]:
+        return [locate_weights(LOFTR_OUTDOOR, self.weights)]
 
-    def cache_key(self) -> Any:
-        """The settings, and the weights by their content."""
-        return [settings_key(self, leave_out=("weights",)), sha256_of(self._path())]
+    cache_key = network_key
 
     @cached_property
     def network(self) -> Any:
         """Loaded on first use; raises `WeightsError` when weights are missing or of another network."""
-        return load_network("LoFTR", [self._path()], self._build, self.device)
+        return load_network(self, "LoFTR")
 
     def _build(self, states: list[Any]) -> Any:
         from kornia.feature import LoFTR

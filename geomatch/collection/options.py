@@ -8,7 +8,7 @@ from typing import Any
 from geomatch.describers import Describer, choose_parts, create_describer, default_config
 from geomatch.dift import DIFTConfig
 from geomatch.keypoints import Detector, GridDetector
-from geomatch.matchers import Matcher, check_rules, create_matcher
+from geomatch.matchers import Matcher, create_matcher
 from geomatch.matching import check_options
 from geomatch.provenance import settings_key
 from geomatch.types import Metric, Traits
@@ -19,14 +19,12 @@ class Extraction:
     """Which keypoints are detected, and how they are described."""
 
     detector: str | Detector | None = None
-    """A name (`geomatch.keypoints.detectors`) or an object. None takes what the matcher is made for, if it
-    says so, else ``sift-large``: on photographs of one place large keypoints of SIFT gave larger models than
-    those of best response."""
+    """A name (`geomatch.keypoints.detectors`) or an object. None takes what the matcher is made for, or else
+    ``sift-large``: on photographs of one place large keypoints of SIFT gave larger models."""
     descriptor: str | DIFTConfig | Describer | None = None
-    """A preset, the folder or hub id of a diffusers model, a configuration, an object, or ``own`` for what the
-    detector brings. None takes that with a matcher that is made for a detector, else the embedded model,
-    densely for a grid, in patches for all other keypoints: of those without scale and orientation fewer dense
-    matches are right, and models need many."""
+    """A preset, the folder or hub id of a diffusers model, a configuration, an object, or ``own``, what the
+    detector brings. None takes that for such a matcher, or else the embedded model, densely for a grid, in
+    patches for all other keypoints: of those without scale and orientation fewer dense matches are right."""
     max_keypoints: int = 3000
     """Per image, for a detector given by name."""
 
@@ -86,23 +84,21 @@ class Matching:
     """
 
     matcher: str | Matcher | None = None
-    """``mnn``, mutual nearest neighbours that pass the tests, by default; a learned one
-    (`geomatch.matchers.LEARNED`), which brings detector and descriptor; or an object
-    (`geomatch.matchers.Matcher`)."""
+    """As in `geomatch.match`: by default mutual nearest neighbours, ``mnn``, that pass the tests."""
     metric: Metric | None = None
-    """Of ``mnn``. None takes the describer's own."""
+    """For ``mnn``; None takes the describer's own."""
     min_similarity: float | None = None
     """Least similarity of a match, see `geomatch.match_mutual`, or confidence of another matcher."""
     max_ratio: float | None = None
-    """Of ``mnn``: Lowe's ratio test. None takes the describer's own when ``guided``, and no test otherwise."""
+    """For ``mnn``, Lowe's ratio test. None takes the describer's own when ``guided``, no test otherwise."""
     guided: bool = True
     """Keep the matches, ratio test or not, that agree with the pair's two-view geometry."""
     refine_keypoints: bool = False
     """Move the matched keypoints of a grid to where feature maps agree best; detected ones get worse."""
 
     def __post_init__(self) -> None:
-        check_options(self.metric or "cosine", self.min_similarity, self.max_ratio)
-        check_rules(self.matcher, self.metric, self.max_ratio)
+        mutual = self.matcher in (None, "mnn")
+        check_options(self.metric, self.min_similarity, self.max_ratio, mutual)
 
     def settled(self, traits: Traits, device: str = "auto") -> "Matching":
         """The same with the matcher as an object; of ``mnn`` with the describer's metric and ratio."""

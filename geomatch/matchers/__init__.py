@@ -1,21 +1,11 @@
-"""Matchers of described keypoints, by name: mutual nearest neighbours, and learned ones.
+"""Matchers of described keypoints, by name: mutual nearest neighbours, ``mnn``, and learned ones."""
 
-Whatever has a method ``match(features0, features1)`` is a matcher.
-"""
-
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from geomatch.lazy import lazy_names
-from geomatch.types import Features, Matches, Metric
+from geomatch.types import Features, Matches
 
-if TYPE_CHECKING:
-    from geomatch.matchers.lightglue import LightGlueMatcher as LightGlueMatcher
-
-__getattr__ = lazy_names(__name__, {"geomatch.matchers.lightglue": ("LightGlueMatcher",)})
-
-MUTUAL = "mnn"
 LEARNED = {
     "aliked+lightglue": "aliked",
     "disk+lightglue": "disk",
@@ -28,13 +18,8 @@ LEARNED = {
 class Matcher(Protocol):
     """Anything that matches described keypoints.
 
-    Three more members are used where an object has them:
-
-    - ``features``: the detector that it is made for, by name or as an object, which then brings keypoints and
-      descriptors unless others are given;
-    - ``device``: where its network runs, and then that detector's;
-    - ``cache_key()``: all that decides the matches, see `geomatch.provenance.cache_key`. A frozen dataclass
-      needs none.
+    ``features``, where an object has it, is the detector that it is made for, a name or an object: it brings
+    keypoints and descriptors unless others are given, on the matcher's ``device``.
     """
 
     def match(self, features0: Features, features1: Features) -> Matches:
@@ -43,44 +28,27 @@ class Matcher(Protocol):
 
 
 def create_matcher(matcher: str | Matcher | None, device: str = "auto") -> Matcher | None:
-    """Return a matcher of a name in `LEARNED`, None for mutual nearest neighbours, an object as it is.
-
-    Raises:
-        ValueError: listing the names, when there is none of that name.
-    """
+    """A matcher of a name in `LEARNED`, None for ``mnn``, an object as it is; ValueError for other names."""
     if not isinstance(matcher, str):
         return matcher
-    if matcher == MUTUAL:
+    if matcher == "mnn":
         return None
     if matcher not in LEARNED:
-        known = ", ".join((MUTUAL, *LEARNED))
-        raise ValueError(f"unknown matcher {matcher!r}; choose one of: {known}, or give an object")
-    from geomatch.matchers.lightglue import cached_lightglue  # loads torch
+        raise ValueError(f"unknown matcher {matcher!r}; choose one of: mnn, {', '.join(LEARNED)}")
+    from geomatch.matchers.lightglue import LightGlueMatcher  # loads torch
 
-    return cached_lightglue(LEARNED[matcher], None, device)
-
-
-def check_rules(matcher: str | Matcher | None, metric: Metric | None, max_ratio: float | None) -> None:
-    """Raise ValueError for rules of mutual nearest neighbours beside another matcher."""
-    if matcher not in (None, MUTUAL) and not (metric is None and max_ratio is None):
-        raise ValueError(
-            f"metric and max_ratio are for mutual nearest neighbours ({MUTUAL}): leave them out; "
-            "min_similarity is the least confidence of another matcher"
-        )
+    return LightGlueMatcher(LEARNED[matcher], device=device)
 
 
 def match_features(
     matcher: Matcher, features0: Features, features1: Features, least: float | None = None
 ) -> Matches:
-    """What the matcher finds, of at least that similarity; nothing without keypoints.
-
-    Raises ValueError for matches of keypoints that are not there.
-    """
-    if not len(features0) or not len(features1):
+    """What it finds, of at least that similarity; ValueError for keypoints that are not there."""
+    sizes = len(features0), len(features1)
+    if not all(sizes):
         return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
     found = matcher.match(features0, features1)
-    sizes = len(features0), len(features1)
-    if (found.indices >= np.array(sizes)).any():
+    if (found.indices >= sizes).any():
         raise ValueError(
             f"{type(matcher).__name__} matched keypoints beyond the {sizes[0]} and {sizes[1]} given"
         )

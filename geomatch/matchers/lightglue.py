@@ -1,8 +1,8 @@
 """LightGlue between features (Lindenberger, Sarlin, Pollefeys, ICCV 2023), as kornia has it."""
 
 import re
-from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomatch.devices import device_kind, device_of
-from geomatch.files import sha256_of
+from geomatch.devices import device_of
 from geomatch.isolation import isolated
-from geomatch.provenance import settings_key
+from geomatch.keypoints.learned import XFEAT
 from geomatch.types import Features, Matches
-from geomatch.weights.download import WeightsFile, locate_weights
-from geomatch.weights.kornia import XFEAT, load_network, weights_at
+from geomatch.weights.download import locate_weights, weights_at
+from geomatch.weights.tensors import load_network, network_key
 
 TRAINED_FOR = {
     "superpoint-magicleap": "superpoint",
@@ -31,13 +30,6 @@ DMYTRO = "https://cmp.felk.cvut.cz/~mishkdmy/models"
 _RELEASE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
 
 
-def lightglue_weights(features: str) -> WeightsFile:
-    """The published weights for features of a name in `TRAINED_FOR`."""
-    kind = TRAINED_FOR[features]
-    name = "xfeat-lighterglue.pt" if kind == "xfeat" else f"{kind}_lightglue.pth"
-    return weights_at(f"{ {'xfeat': XFEAT, 'dedodeb': DMYTRO}.get(kind, _RELEASE) }/{name}", "Apache-2.0")
-
-
 @dataclass(frozen=True)
 class LightGlueMatcher:
     """LightGlue with the settings of its authors; of XFeat's features LighterGlue (Potje et al., 2024)."""
@@ -49,22 +41,18 @@ class LightGlueMatcher:
     device: str = "auto"
     """Where the network runs, see `geomatch.devices.find_device`."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Only the settings travel."""
-        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+    def _files(self) -> list[Path]:
+        kind = TRAINED_FOR[self.features]
+        name = "xfeat-lighterglue.pt" if kind == "xfeat" else f"{kind}_lightglue.pth"
+        place = {"xfeat": XFEAT, "dedodeb": DMYTRO}.get(kind, _RELEASE)
+        return [locate_weights(weights_at(f"{place}/{name}", "Apache-2.0"), self.weights)]
 
-    def _path(self) -> Path:
-        return locate_weights(lightglue_weights(self.features), self.weights)
-
-    def cache_key(self) -> Any:
-        """The settings, the kind of device, and the weights by their content."""
-        settings = settings_key(self, leave_out=("weights", "device"))
-        return [settings, device_kind(self.device), sha256_of(self._path())]
+    cache_key = network_key
 
     @cached_property
     def network(self) -> Any:
         """Loaded on first use; raises `WeightsError` when weights are missing or of another network."""
-        return load_network(f"LightGlue for {self.features}", [self._path()], self._build, self.device)
+        return load_network(self, f"LightGlue for {self.features}")
 
     def _build(self, states: list[Any]) -> Any:
         from kornia.feature import LightGlue
@@ -87,8 +75,6 @@ class LightGlueMatcher:
 
         Raises ValueError for features of another detector, as far as their descriptors' length tells.
         """
-        if not len(features0) or not len(features1):
-            return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
         found = self.network({"image0": self._input(features0), "image1": self._input(features1)})
         scores = found["scores"][0].float().numpy(force=True)
         order = np.argsort(-scores, kind="stable")
@@ -111,12 +97,6 @@ class LightGlueMatcher:
         device = device_of(self.network)
         tensors = {name: torch.tensor(array, device=device)[None] for name, array in arrays.items()}
         return tensors | {"image_size": torch.tensor([features.image_size], device=device)}
-
-
-@lru_cache(maxsize=2)
-def cached_lightglue(features: str, weights: str | None = None, device: str = "auto") -> LightGlueMatcher:
-    """One that stays loaded between calls, as `geomatch.dift.cached_extractor`."""
-    return LightGlueMatcher(features, weights, device)
 
 
 def _renamed(key: str) -> str:
