@@ -15,8 +15,7 @@ import torch
 import geomatch
 from geomatch.benchmarks.methods import create_dense_method, create_method
 from geomatch.benchmarks.methods.backbones import TransformersFeatures
-from geomatch.benchmarks.methods.baselines import OpenCVFeatures
-from geomatch.benchmarks.methods.matchers import LoFTRMatcher
+from geomatch.benchmarks.methods.baselines import LoFTRMatcher, OpenCVFeatures
 from geomatch.benchmarks.methods.strings import split_methods
 from geomatch.benchmarks.studies.embedded import RootSIFT
 from geomatch.dift import PRESETS

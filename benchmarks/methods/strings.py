@@ -7,9 +7,8 @@ from functools import lru_cache
 from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
-from geomatch.benchmarks.methods.baselines import OpenCVFeatures
+from geomatch.benchmarks.methods.baselines import LoFTRMatcher, OpenCVFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
-from geomatch.benchmarks.methods.matchers import LoFTRMatcher
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.worker import worker_matcher
 from geomatch.describers import dift_config

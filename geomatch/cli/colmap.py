@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.match import descriptor_config, matcher_option
+from geomatch.cli.match import MATCHING, descriptor_config
 from geomatch.cli.options import Option, bundled, descriptor_options, run_options
 
 if TYPE_CHECKING:
@@ -44,12 +44,7 @@ _collection_options = bundled(
     click.option("--detector", metavar="NAME",
                  help="sift-large, sift, mixed, superpoint-tiny, superpoint, aliked, grid, orb, ... "
                       "[default: sift-large]"),
-    click.option("--descriptor", metavar="NAME",
-                 help="A preset (`geomatch models`), a diffusers model (folder or hub id), or own: the "
-                      "detector's."),
-    matcher_option,
-    click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
-    click.option("--min-similarity", type=float, help="Drop matches of a lower similarity, or confidence."),
+    *MATCHING,
     click.option("--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"),
     click.option("--pairs", "rules", multiple=True, metavar="RULE",
                  help="exhaustive, sequential:N, retrieval:N, loop:N, gps:N, file:PATH; may be repeated. "

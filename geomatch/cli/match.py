@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from geomatch.pipeline import MatchResult
 
 
-matcher_option = click.option(
-    "--matcher", metavar="NAME",
-    help="mnn, or one that brings detector and descriptor: aliked+lightglue, disk+lightglue, "
-         "superpoint+lightglue, xfeat+lighterglue. [default: mnn]",
+MATCHING = (
+    click.option("--descriptor", metavar="NAME",
+                 help="A preset (`geomatch models`), a diffusers model (folder or hub id), or own: the "
+                      "detector's."),
+    click.option("--matcher", metavar="NAME",
+                 help="mnn, or one that brings detector and descriptor: aliked+lightglue, disk+lightglue, "
+                      "superpoint+lightglue, xfeat+lighterglue. [default: mnn]"),
+    click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
+    click.option("--min-similarity", type=float, help="Drop matches of a lower similarity, or confidence."),
 )  # fmt: skip
+"""What the command has in common with those of collections."""
 
 
 def _parts(
@@ -31,6 +37,7 @@ def _parts(
     geometry: str,
     cameras: Path | None,
     max_keypoints: int,
+    min_similarity: float | None,
     threshold: float,
     stretch: "Stretch",
     bands: tuple[int, ...] | None,
@@ -56,6 +63,7 @@ def _parts(
         "matcher": made,
         "estimator": create_estimator(estimator, threshold) if geometry == "homography" else estimator,
         "model": model,
+        "min_similarity": min_similarity,
         "threshold": threshold,
         "conversion": Conversion(stretch, bands),
     }
@@ -87,10 +95,7 @@ def _show_progress() -> None:
     _parts,
     click.option("--detector", metavar="NAME",
                  help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... [default: mixed]"),
-    click.option("--descriptor", metavar="NAME",
-                 help="A preset (`geomatch models`), a diffusers model (folder or hub id), or own: the "
-                      "detector's."),
-    matcher_option,
+    *MATCHING,
     click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
                  help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
     click.option("--geometry", type=click.Choice(["homography", "fundamental", "essential"]),
@@ -98,7 +103,6 @@ def _show_progress() -> None:
                  help="What to estimate; essential is the relative pose of known cameras."),
     click.option("--cameras", type=click.Path(path_type=Path), metavar="FILE",
                  help="cameras.txt of COLMAP, one camera or one for each image. [default: EXIF data]"),
-    click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
     click.option("--threshold", type=float, default=3.0, show_default=True,
                  help="Largest error of an inlier, in pixels of image 1."),
     click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
@@ -110,7 +114,6 @@ def _show_progress() -> None:
 @bundled(
     "rules",
     dict,
-    click.option("--min-similarity", type=float, help="Drop matches of a lower similarity, or confidence."),
     click.option("--max-ratio", type=float, help="Lowe's ratio test, of mnn."),
     click.option("--refine-keypoints/--no-refine-keypoints", default=None,
                  help="Move matched grid points to where feature maps agree. [default: yes]"),
