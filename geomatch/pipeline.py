@@ -18,6 +18,7 @@ from geomatch.describers import (
     DenseDescriber,
     Describer,
     as_dense,
+    choose_parts,
     create_describer,
     default_config,
     describe_tensors,
@@ -29,7 +30,8 @@ from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator, threshold_of
 from geomatch.estimators.models import EXIF, MODELS, Model, create_model
 from geomatch.images import CONVERSION, Conversion, Image, ImageLike, load_image
-from geomatch.keypoints import Detector, GridDetector, choose_detector
+from geomatch.keypoints import Detector, GridDetector
+from geomatch.matchers import Matcher, match_features
 from geomatch.matching import check_options, check_rows, mutual_nearest
 from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
@@ -117,6 +119,7 @@ def match(
     *,
     detector: str | Detector | None = None,
     descriptor: str | DIFTConfig | Describer | None = None,
+    matcher: str | Matcher | None = None,
     estimator: str | Estimator = "usac_magsac",
     model: str | Model = "homography",
     metric: Metric | None = None,
@@ -138,13 +141,16 @@ def match(
             of the embedded network, interleaved (`MixedDetector`).
         descriptor: a preset (`geomatch.dift.PRESETS`), the path of a diffusers folder or its id on the hub, a
             `DIFTConfig` or an object (`geomatch.describers.Describer`). By default the embedded model:
-            ``dift-tiny`` where keypoints have scale and orientation, ``dift-tiny-dense`` where not.
+            ``dift-tiny`` where keypoints have scale and orientation, ``dift-tiny-dense`` where not. ``own``
+            takes what the detector brings.
+        matcher: ``mnn``, mutual nearest neighbours, by default; a learned one (`geomatch.matchers.LEARNED`),
+            which brings detector and descriptor; or an object (`geomatch.matchers.Matcher`).
         estimator: a name (`geomatch.estimators.estimators`) or an object.
         model: ``homography``; ``fundamental``; ``essential``, with focal lengths of EXIF data; or an object,
             ``Fundamental()`` or ``Essential(camera0, camera1)``, which brings its threshold.
-        metric: ``cosine`` or ``l2``, see `match_mutual`; by default the descriptor's own.
-        min_similarity: least similarity of a match.
-        max_ratio: Lowe's ratio test.
+        metric: of ``mnn``: ``cosine`` or ``l2``, see `match_mutual`; by default the descriptor's own.
+        min_similarity: least similarity of a match; of other matchers the least confidence.
+        max_ratio: of ``mnn``: Lowe's ratio test.
         max_keypoints: per image, when the detector is given by name.
         threshold: largest error of an inlier in pixels of image 1, when the estimator, or another model, is
             given by name; an object brings its own (`Estimator`).
@@ -166,16 +172,14 @@ def match(
         ValueError: for options that make no sense, such as ``refine_keypoints`` for anything but a grid
             described densely.
     """
-    check_options(metric or "cosine", min_similarity, max_ratio)
+    check_options(metric, min_similarity, max_ratio, matcher in (None, "mnn"))
     seconds: dict[str, float] = {}
     if estimator != "usac_magsac" and model != "homography":
         raise ValueError("an estimator is for homographies; other models bring their own")
     estimate = create_estimator(estimator, threshold) if isinstance(estimator, str) else estimator
     if isinstance(model, str) and model not in MODELS:
         raise ValueError(f"unknown model {model!r}; choose one of: {', '.join(MODELS)}, or give an object")
-    describer = None if descriptor is None else create_describer(descriptor)
-    device = "auto" if describer is None else traits_of(describer).device
-    detect = choose_detector(detector, max_keypoints, device)
+    learned, detect, describer = choose_parts(matcher, detector, descriptor, max_keypoints)
     read = partial(load_image, apply_exif=apply_exif, conversion=conversion)
     with _timed(seconds, "read"):
         images = [read(image) for image in (image0, image1)]  # both may be one object of Pillow
@@ -188,8 +192,10 @@ def match(
         oriented = all(f.scales is not None and f.orientations is not None for f in found if len(f))
         describer = create_describer(default_config(oriented and not isinstance(detect, GridDetector)))
     refining = _refining(refine_keypoints, detect, describer)
-    if metric is None:
+    if metric is None and learned is None:
         metric = traits_of(describer).metric
+    rules: Any = {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio}
+    matched = partial(_match, matcher=learned, **rules)
     describable = all(len(features) for features in found)
     with _timed(seconds, "load_model"):
         if describable and hasattr(describer, "load_networks"):  # so that its time is not the description's
@@ -204,7 +210,7 @@ def match(
         elif describable:
             found = _describe(describer, images, found)
     with _timed(seconds, "match"):
-        matches = _match(found[0], found[1], metric, min_similarity, max_ratio)
+        matches = matched(features0=found[0], features1=found[1])
     features0, features1 = (features.to_features() for features in found)
     if maps:
         with _timed(seconds, "refine_keypoints"):
@@ -220,7 +226,7 @@ def match(
         return estimate.estimate(points0, points1, images[0].size)
 
     def again(features: Features) -> Geometry:
-        matches = _match(found[0], upload_features(features, "cpu"), metric, min_similarity, max_ratio)
+        matches = matched(features0=found[0], features1=upload_features(features, "cpu"))
         i, j = matches.indices.T
         return related(features0.keypoints[i], features.keypoints[j])
 
@@ -261,7 +267,7 @@ def match(
         "detector": record(detect),
         "descriptor": record(describer),
         "remark": getattr(describer, "remark", None) if describable else None,
-        "matching": {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio},
+        "matching": {"matcher": record(learned or "mnn"), **rules},
         "refine_keypoints": refining is not None,
         "refine_homography": refine_homography,
         "model": {"type": "Homography"} if other is None else record(other),
@@ -306,10 +312,13 @@ def _describe(
 def _match(
     features0: FeatureTensors,
     features1: FeatureTensors,
-    metric: Metric,
-    least: float | None,
+    matcher: Matcher | None,
+    metric: Metric | None,
+    min_similarity: float | None,
     max_ratio: float | None,
 ) -> Matches:
+    if matcher is not None:
+        return match_features(matcher, features0.to_features(), features1.to_features(), min_similarity)
     if not len(features0) or not len(features1):
         return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
     a, b = features0.descriptors, features1.descriptors
@@ -317,7 +326,7 @@ def _match(
         raise ValueError("the descriptor returned features without descriptors")
     for rows in (a, b):
         check_rows(rows)
-    found = mutual_nearest(a, b.to(a.device), metric, least, max_ratio)
+    found = mutual_nearest(a, b.to(a.device), metric or "cosine", min_similarity, max_ratio)
     return Matches(*(part.numpy(force=True) for part in found))
 
 

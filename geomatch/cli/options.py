@@ -70,6 +70,7 @@ def run_options(default: str, device: bool = False) -> Callable[[Command], Comma
         from geomatch.engine import RunContext, create_engine
 
         made = create_engine(engine, workers, ray_address, cpus_per_worker, gpus_per_worker)
+        device = given_options().get("device", device)
         return RunContext(store, click.get_current_context().with_resource(made), device)
 
     place = click.option(
