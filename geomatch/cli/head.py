@@ -16,7 +16,13 @@ def head() -> None:
 @click.argument("descriptor", metavar="MODEL")
 @click.argument("images", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--dimension", type=int, default=128, show_default=True, help="Length of the descriptors.")
+@click.option(
+    "--dimension",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Length of the descriptors.",
+)
 @click.option("--views", type=int, default=8, show_default=True, help="Pairs of views per photograph.")
 @click.option(
     "--trained", is_flag=True, help="Train a small network in place of the closed form (patches only)."
