@@ -80,6 +80,7 @@ def test_any_size_has_whole_cells(tmp_path: Path, photo0: Image) -> None:
     extractor = DIFTExtractor(replace(CONFIG, head=str(tmp_path), image_size=None))
     pixels = photo0.pixels[:75, :101]
     dense = extractor.dense(pixels)
+    assert DIFTExtractor(replace(PRESETS["dift-tiny"], image_size=96)).dense(pixels).maps[0].shape[0] == 48
     assert (extractor.dimension, extractor.traits.metric, extractor.traits.dense) == (16, "cosine", True)
     assert (dense.image_size, [tuple(layer.shape) for layer in dense.maps]) == ((101, 75), [(16, 18, 26)])
     centres = cell_centres((26, 18), (101, 75), dense.maps[0])
@@ -161,20 +162,20 @@ def test_training_learns_and_resumes(
 
     monkeypatch.setattr(dense_head, "draw_pair", one_of_two)
     monkeypatch.setattr(checkpoint, "EVERY", 2)
-    settings = replace(SMALL, steps=10)
+    settings = SMALL
     whole = train_dense_head(CONFIG, photos, tmp_path / "whole", settings)
     log = whole.head.training["log"]
     assert log[-1]["loss"] < log[0]["loss"] / 2
-    assert (whole.images, whole.pairs, whole.before, whole.skipped) == (2, 20, None, {})
+    assert (whole.images, whole.pairs, whole.before, whole.skipped) == (2, 12, None, {})
     with monkeypatch.context() as patch:
-        patch.setattr(dense_head, "dense_loss", dying(dense_loss, 8))
+        patch.setattr(dense_head, "dense_loss", dying(dense_loss, 5))
         with pytest.raises(KeyboardInterrupt):
             train_dense_head(CONFIG, photos, tmp_path / "cut", settings)
     resumed = train_dense_head(CONFIG, photos, tmp_path / "cut", settings)
     for name, value in whole.head.network.state_dict().items():
         torch.testing.assert_close(resumed.head.network.state_dict()[name], value, rtol=0, atol=0)
     with pytest.raises(WeightsError, match="train into another folder"):
-        train_dense_head(CONFIG, photos, tmp_path / "cut", SMALL)
+        train_dense_head(CONFIG, photos, tmp_path / "cut", replace(SMALL, steps=9))
 
 
 def test_one_photograph_of_twenty_is_watched(

@@ -249,8 +249,7 @@ class DIFTExtractor:
         """Place and maps of each image, as soon as a batch of one size is full."""
         waiting: dict[torch.Size, list[tuple[int, tuple[int, int], Tensor]]] = {}
         for place, picture in enumerate(pictures):
-            # heads of maps have whole cells
-            stride = math.lcm(self.model.stride, STRIDE) if self.head else self.model.stride
+            stride = math.lcm(self.model.stride, STRIDE if self.head else 1)  # a head's cells are whole
             tensor = image_input(picture, self.config, stride, self.model.device)
             group = waiting.setdefault(tensor.shape, [])
             group.append((place, picture.size, tensor))
@@ -289,7 +288,9 @@ class DIFTExtractor:
 
     @cached_property
     def _map_head(self) -> Callable[[Sequence[Tensor]], Tensor] | None:
-        return self.head.on_maps(self._device, self.config.metric) if self.head else None
+        if self.head is None or self.config.sampling == "patch":
+            return None
+        return self.head.on_maps(self._device, self.config.metric)
 
     def _patch_rows(self, picture: Image, features: FeatureTensors) -> Tensor:
         stride = 1 if self._distilled else self.model.stride

@@ -69,7 +69,7 @@ def train_dense_head(
     ``work`` holds the checkpoint and the photographs, reduced. Raises `GeomatchError` when none can be read.
     """
     if config.sampling != "dense":
-        raise ValueError("--dense is for sampling='dense'; of models that describe patches train --trained")
+        raise ValueError("--dense is for sampling='dense'; patches have --trained")
     folder = work / "photographs"
     folder.mkdir(parents=True, exist_ok=True)
     missing = [image for image in images if not _kept(folder, image).is_file()]

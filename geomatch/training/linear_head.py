@@ -35,7 +35,7 @@ class FittedHead:
     head: Head
     images: int  # number of images that it was fitted on
     skipped: dict[str, str]  # images that could not be used, and why
-    pairs: int  # number of corresponding keypoints that it was fitted on
+    pairs: int  # number of corresponding keypoints, or of pairs of views, that it was fitted on
     before: float | None
     """Rank-1 accuracy without it, in the held-out images: share of keypoints whose nearest neighbour, among
     the corresponding keypoints of the other view, is right. None when it was not measured."""
