@@ -18,11 +18,11 @@ from geomatch.estimators import (
 )
 from geomatch.estimators.evidence import log10_nfa
 from geomatch.geometry import image_corners
-from geomatch.synthetic import random_homography, random_matches
+from geomatch.synthetic import random_homography
 from geomatch.types import TwoViewGeometry
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
-from match_sets import NO_RELATION, true_set
+from match_sets import NO_RELATION, random_matches, true_set
 
 SIZE = (640, 480)
 ROBUST = ["ransac", "usac_default", "usac_accurate", "usac_magsac", "usac_parallel", "kornia", "poselib"]

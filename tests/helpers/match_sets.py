@@ -1,4 +1,4 @@
-"""Seeded sets of matches: kinds that determine no homography, and true ones."""
+"""Seeded sets of matches: of a homography, and kinds that determine none."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.geometry import warp_points
-from geomatch.synthetic import random_homography, random_matches
+from geomatch.synthetic import random_homography
 
 SIZE = (640, 480)
 Points = NDArray[np.float64]
@@ -99,6 +99,26 @@ NO_RELATION: tuple[Callable[[np.random.Generator], Pairs], ...] = (
     two_lines, at_random,
 )  # fmt: skip
 """Kinds of sets that determine no homography."""
+
+
+def random_matches(
+    rng: np.random.Generator,
+    matrix: NDArray[np.float64],
+    inliers: int,
+    outliers: int,
+    noise: float = 0.0,
+    size: tuple[int, int] = (640, 480),
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Matched points (M, 2) and (M, 2), shuffled: inliers of a homography, and outliers anywhere.
+
+    ``noise`` is the standard deviation in pixels per coordinate of image 1, ``size`` (width, height) of both.
+    """
+    span = np.array(size) - 1.0
+    p0 = rng.uniform(0, 1, (inliers + outliers, 2)) * span
+    p1 = warp_points(matrix, p0) + rng.normal(0, 1, p0.shape) * noise
+    p1[inliers:] = rng.uniform(0, 1, (outliers, 2)) * span
+    order = rng.permutation(len(p0))
+    return p0[order], p1[order]
 
 
 def true_set(rng: np.random.Generator) -> tuple[Points, Points, NDArray[np.float64]]:
