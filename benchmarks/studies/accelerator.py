@@ -1,8 +1,8 @@
 """Every figure of an accelerator in one run of a few minutes, each beside its alternative.
 
 ``python -m geomatch.benchmarks.studies.accelerator`` measures extraction by full-size models with random
-weights (Stable Diffusion 2-1 and ADM, the paper's settings), a pair, matching, a benchmark of 580 made pairs,
-and the features of 200 photographs. ``--device cpu --small`` tries all of it out, with narrow models;
+weights (Stable Diffusion 2-1 and ADM, the paper's settings), a pair, matching, and the features of 200
+photographs. ``--device cpu --small`` tries all of it out, with narrow models;
 ``--device cpu --only sd --size 256`` takes 8 GB.
 """
 
@@ -11,37 +11,24 @@ import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from geomatch import DIFTExtractor
-from geomatch.benchmarks.harness.run import run_benchmark
-from geomatch.benchmarks.harness.task import Settings
 from geomatch.benchmarks.studies import extraction, matching_speed, speed
 from geomatch.benchmarks.studies.engines import extract_timed, make_photographs
 from geomatch.benchmarks.studies.networks import NETWORKS, make_model, prompt_of
-from geomatch.benchmarks.studies.record import (
-    Row,
-    rows_table,
-    seconds_of,
-    study_parser,
-    timing_row,
-    write_record,
-)
-from geomatch.benchmarks.tasks.homography.data import make_synthetic
+from geomatch.benchmarks.studies.record import Row, rows_table, study_parser, timing_row, write_record
 from geomatch.collection import find_images
 from geomatch.dift import PRESETS
-from geomatch.engine import LocalEngine, RunContext, Work
+from geomatch.engine import LocalEngine, Work
 from geomatch.errors import first_line
 from geomatch.keypoints import MixedDetector
 from geomatch.store import Store
 
 SIZE = (800, 640)
 KEYPOINTS = 1000
-PAIRS = 10
-"""Pairs that are made of each photograph."""
 
 
 def main() -> None:
@@ -93,7 +80,7 @@ def _matching(options: Namespace) -> list[Row]:
 
 
 def _large(options: Namespace) -> list[Row]:
-    """A pair, the made set and the photographs, by one Stable Diffusion, one pass per image."""
+    """A pair and the photographs, by one Stable Diffusion, one pass per image."""
     setup, small, device = _setup("sd", options), options.small, options.device
     network, size = NETWORKS[setup.network], setup.size
     with tempfile.TemporaryDirectory() as place:
@@ -105,41 +92,23 @@ def _large(options: Namespace) -> list[Row]:
         with speed.resized_pair((160, 128) if small else SIZE) as paths:
             label = f"full-size model, {size}x{size}, {device}"
             rows = speed.stage_rows(paths, label, 100 if small else 3000, describer, setup.repeats)
-        images, warm, photographs = (4, 4, 1) if small else (200, 200, 58)  # what is compiled is so before
-        rows += _feature_rows(describer, images, extraction.IMAGES / alone, warm)
-        return [*rows, _made_set_row(describer, photographs)]
+        return rows + _feature_rows(describer, 4 if small else 200, extraction.IMAGES / alone)
 
 
-def _feature_rows(describer: DIFTExtractor, images: int, alone: float, warm: int) -> list[Row]:
+def _feature_rows(describer: DIFTExtractor, images: int, alone: float) -> list[Row]:
     """The feature stage of a collection beside ``alone``, images per second of the network alone."""
     parts = MixedDetector(max_keypoints=KEYPOINTS, device=describer.config.device), describer
     with tempfile.TemporaryDirectory() as name:
         make_photographs(Path(name) / "images", images, SIZE)
         found, store = find_images(Path(name) / "images"), Store.at(Path(name) / "store")
         work = Work(LocalEngine(1), progress=False)
-        spent, _ = extract_timed(found, parts, store, work, warm)
+        spent, _ = extract_timed(found, parts, store, work, images)  # what is compiled is so before
     row = timing_row(f"features of {images} photographs", images / spent, "images/s", "network alone", alone)
     rows = [row | {"ratio": round(images / spent / alone, 3)}]
     if told := work.stages.get("features"):  # where the stages overlap
         busy = timing_row("of this time the network is busy", 100 * told["busy"], "%")
         rows.append(busy | {"slowest": told["slowest"], "seconds": told["seconds"]})
     return rows
-
-
-def _made_set_row(describer: DIFTExtractor, photographs: int) -> Row:
-    """From files to numbers: 58 photographs give as many pairs as HPatches has."""
-    device = describer.config.device
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        photos = make_photographs(folder / "photographs", photographs, SIZE)
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda photo: make_synthetic([photo], folder / "data"), photos))
-        methods = {"full-size": (MixedDetector(max_keypoints=KEYPOINTS, device=device), describer)}
-        context = RunContext(engine=LocalEngine(1), device=device, progress=False)
-        data, out, settings = folder / "data", folder / "runs", Settings(KEYPOINTS)
-        run = partial(run_benchmark, "hpatches", data, "geomatch", methods, out, context, settings)
-        spent = seconds_of(run)
-    return timing_row(f"benchmark of {photographs * PAIRS} made pairs, end to end", spent, "s")
 
 
 SECTIONS: dict[str, Callable[[Namespace], list[Row]]] = {

@@ -10,12 +10,7 @@ import cv2
 import numpy as np
 
 import geomatch
-from geomatch.benchmarks.studies.record import (
-    Row,
-    median_seconds,
-    seconds_of,
-    timing_row,
-)
+from geomatch.benchmarks.studies.record import Row, median_seconds, seconds_of, timing_row
 from geomatch.collection import Extraction, ImageFolder, Matching, PairSelection, find_images
 from geomatch.collection.features import StoredFeatures, extract_features, feature_key
 from geomatch.collection.folder import Photograph, examine
