@@ -93,14 +93,14 @@ def extraction(setup: Setup, folder: Path) -> Callable[[], Tensor]:
         extractor = extractor_of(setup, folder)
         return lambda: extractor.dense(picture).maps[0]
     network, dtype = NETWORKS[setup.network], getattr(torch, setup.dtype)
-    parts = load_parts(network, folder, setup.device, dtype)
+    encode, features, add_noise = load_parts(network, folder, setup.device, dtype)
     drawn, time = noises(setup), torch.tensor(network.settings.timestep)
     noise = torch.cat(drawn).to(setup.device, dtype)
 
     def call() -> Tensor:
         image = torch.from_numpy(picture).to(setup.device).permute(2, 0, 1)[None].to(dtype) / 127.5 - 1
-        latents = parts.encode(image.repeat(len(drawn), 1, 1, 1))
-        return parts.features(parts.add_noise(latents, noise, time)).float().mean(0)
+        latents = encode(image.repeat(len(drawn), 1, 1, 1))
+        return features(add_noise(latents, noise, time)).float().mean(0)
 
     return torch.inference_mode()(call)
 
@@ -188,8 +188,7 @@ def dtype_of(extractor: DIFTExtractor) -> torch.dtype:
 
 def parts_alone(setup: Setup, dtype: torch.dtype, folder: Path) -> float:
     """Seconds of encoder and UNet for `IMAGES` images that are on the device."""
-    parts = load_parts(NETWORKS[setup.network], folder, setup.device, dtype)
-    encode, features = parts.encode, parts.features
+    encode, features, _ = load_parts(NETWORKS[setup.network], folder, setup.device, dtype)
     if setup.device.startswith("cuda"):
         encode, features = torch.compile(encode), torch.compile(features)
     image = torch.zeros(IMAGES, 3, setup.size, setup.size, dtype=dtype, device=setup.device)
