@@ -3,10 +3,14 @@
 import gc
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 from geomatch.dift import PRESETS, DIFTConfig
+from geomatch.errors import FeaturesError
 from geomatch.images import Image
+from geomatch.keypoints import DEFAULT_DETECTOR, Detector, choose_detector
+from geomatch.matchers import Matcher, create_matcher
 from geomatch.places import user_path
 from geomatch.types import Features, Traits
 from geomatch.weights.hub import is_hub_id
@@ -52,6 +56,19 @@ class DenseDescriber(Describer, Protocol):
     def describe_map(self, feature_map: "FeatureMap", features: Features) -> Features:
         """What ``describe`` gives, from the image's map."""
         ...
+
+
+@dataclass(frozen=True)
+class OwnDescriptors:
+    """Leaves keypoints the descriptors that their detector brings; its name is ``own``."""
+
+    traits: ClassVar = Traits(local=True)  # that is, nobody can compute them elsewhere in the image
+
+    def describe(self, image: Image, features: Features) -> Features:
+        """The features as they are; raises `FeaturesError` when they have no descriptors."""
+        if features.descriptors is None:
+            raise FeaturesError("the detector brings no descriptors: name a descriptor, such as dift-tiny")
+        return features
 
 
 def traits_of(describer: Describer) -> Traits:
@@ -126,12 +143,44 @@ def dift_config(descriptor: str) -> DIFTConfig:
     )
 
 
-def create_describer(descriptor: str | DIFTConfig | Describer) -> Describer:
-    """Create a describer by preset, folder, hub id or settings; an object is given back as it is."""
+def create_describer(descriptor: str | DIFTConfig | Describer, device: str = "auto") -> Describer:
+    """Create a describer by preset, folder, hub id, ``own`` or settings; an object is given back as it is.
+
+    A network whose device is ``auto`` runs on ``device``.
+    """
+    if descriptor == "own":
+        return OwnDescriptors()
     if isinstance(descriptor, str):
         descriptor = dift_config(descriptor)
     if not isinstance(descriptor, DIFTConfig):
         return descriptor
     from geomatch.dift import cached_extractor  # loads torch
 
-    return cached_extractor(descriptor)
+    return cached_extractor(replace(descriptor, device=device) if descriptor.device == "auto" else descriptor)
+
+
+def choose_parts(
+    matcher: str | Matcher | None,
+    detector: str | Detector | None,
+    descriptor: str | DIFTConfig | Describer | None,
+    max_keypoints: int,
+    device: str = "auto",
+    usual: str = DEFAULT_DETECTOR,
+) -> tuple[Matcher | None, Detector, Describer | None]:
+    """Create matcher, detector and describer; where none is given, what the matcher says that it is made for.
+
+    Else the detector is the ``usual`` one, and the describer None. Raises ValueError for others beside the
+    name of a learned matcher.
+    """
+    made = create_matcher(matcher, device)
+    if (own := getattr(made, "features", None)) is not None:
+        if isinstance(matcher, str) and (detector not in (None, own) or descriptor not in (None, "own")):
+            raise ValueError(
+                f"{matcher} brings {own} and its descriptors: name no other detector or descriptor"
+            )
+        device, detector = getattr(matcher, "device", device), own if detector is None else detector
+        descriptor = "own" if descriptor is None else descriptor
+    describer = None if descriptor is None else create_describer(descriptor, device)
+    if describer is not None and traits_of(describer).device != "auto":
+        device = traits_of(describer).device
+    return made, choose_detector(usual if detector is None else detector, max_keypoints, device), describer

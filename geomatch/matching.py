@@ -44,9 +44,13 @@ def match_mutual(
     return Matches(indices.numpy(), similarity.numpy())
 
 
-def check_options(metric: Metric, min_similarity: float | None, max_ratio: float | None) -> None:
-    """Raise ValueError unless the options of `match_mutual` make sense."""
-    if metric not in ("cosine", "l2"):
+def check_options(
+    metric: Metric | None, min_similarity: float | None, max_ratio: float | None, mutual: bool = True
+) -> None:
+    """Raise ValueError unless the options of `match_mutual`, or of another matcher, make sense."""
+    if not mutual and not (metric is None and max_ratio is None):
+        raise ValueError("metric and max_ratio are for mnn; another matcher takes min_similarity alone")
+    if metric not in (None, "cosine", "l2"):
         raise ValueError(f"metric must be 'cosine' or 'l2', got {metric!r}")
     if min_similarity is not None and not np.isfinite(min_similarity):
         raise ValueError(f"min_similarity must be a finite number, got {min_similarity}")
@@ -233,6 +237,12 @@ def _scores(
             scores.masked_fill_(~mask[part], -torch.inf)
         buffer[len(own) :].fill_(-torch.inf)
         yield part, buffer[: -(-len(own) // GROUP) * GROUP]
+
+
+def scored_chunks(a: Tensor, b: Tensor, metric: Metric) -> Iterator[tuple[slice, Tensor]]:
+    """Each chunk of rows of a, and its scores (n, N1), which may be changed: cosines, or -d^2 / 2 for l2."""
+    for part, scores in _scores(a, b, metric):
+        yield part, scores[: part.stop - part.start, : len(b)]
 
 
 def _prepared(rows: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:

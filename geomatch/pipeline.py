@@ -18,6 +18,7 @@ from geomatch.describers import (
     DenseDescriber,
     Describer,
     as_dense,
+    choose_parts,
     create_describer,
     default_config,
     describe_tensors,
@@ -29,12 +30,15 @@ from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator, threshold_of
 from geomatch.estimators.models import EXIF, MODELS, Model, create_model
 from geomatch.images import CONVERSION, Conversion, Image, ImageLike, load_image
-from geomatch.keypoints import Detector, GridDetector, choose_detector
+from geomatch.keypoints import Detector, GridDetector
+from geomatch.matchers import Matcher, match_features
 from geomatch.matching import check_options, check_rows, mutual_nearest
 from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
 from geomatch.tensors import FeatureTensors, tensor_method, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
+from geomatch.views.features import FramedFeatures
+from geomatch.views.search import STAGES, Effort, is_weak, relate_plane, search_views
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +61,8 @@ class MatchResult:
     """What was asked for as ``model``, from image 0 to image 1; false, with a reason, when there is none."""
     seconds: dict[str, float]
     """Wall time per stage: read, load_model, detect, describe, match, refine_keypoints (of a grid), estimate,
-    check_mirrored (after a failure, but for large models), refine_homography, check_content (of features that
+    check_mirrored (after a failure, but for large models), search_views (where `effort` asks for it),
+    refine_homography, check_content (of features that
     see more than patches)."""
     settings: dict[str, Any]
     """Images, detector, descriptor, matching, refinement and estimator as used, as JSON can hold them."""
@@ -117,6 +122,7 @@ def match(
     *,
     detector: str | Detector | None = None,
     descriptor: str | DIFTConfig | Describer | None = None,
+    matcher: str | Matcher | None = None,
     estimator: str | Estimator = "usac_magsac",
     model: str | Model = "homography",
     metric: Metric | None = None,
@@ -126,6 +132,7 @@ def match(
     threshold: float = 3.0,
     refine_keypoints: bool | None = None,
     refine_homography: bool = True,
+    effort: Effort = "normal",
     apply_exif: bool = True,
     conversion: Conversion = CONVERSION,
 ) -> MatchResult:
@@ -138,13 +145,16 @@ def match(
             of the embedded network, interleaved (`MixedDetector`).
         descriptor: a preset (`geomatch.dift.PRESETS`), the path of a diffusers folder or its id on the hub, a
             `DIFTConfig` or an object (`geomatch.describers.Describer`). By default the embedded model:
-            ``dift-tiny`` where keypoints have scale and orientation, ``dift-tiny-dense`` where not.
+            ``dift-tiny`` where keypoints have scale and orientation, ``dift-tiny-dense`` where not. ``own``
+            takes what the detector brings.
+        matcher: ``mnn``, mutual nearest neighbours, by default; a learned one (`geomatch.matchers.LEARNED`),
+            which brings detector and descriptor; or an object (`geomatch.matchers.Matcher`).
         estimator: a name (`geomatch.estimators.estimators`) or an object.
         model: ``homography``; ``fundamental``; ``essential``, with focal lengths of EXIF data; or an object,
             ``Fundamental()`` or ``Essential(camera0, camera1)``, which brings its threshold.
-        metric: ``cosine`` or ``l2``, see `match_mutual`; by default the descriptor's own.
-        min_similarity: least similarity of a match.
-        max_ratio: Lowe's ratio test.
+        metric: of ``mnn``: ``cosine`` or ``l2``, see `match_mutual`; by default the descriptor's own.
+        min_similarity: least similarity of a match; of other matchers the least confidence.
+        max_ratio: of ``mnn``: Lowe's ratio test.
         max_keypoints: per image, when the detector is given by name.
         threshold: largest error of an inlier in pixels of image 1, when the estimator, or another model, is
             given by name; an object brings its own (`Estimator`).
@@ -152,6 +162,9 @@ def match(
             partner's, see `geomatch.dift.maps.refine`; those of image 0 stay. None does so for a grid
             described densely; keypoints of other detectors are placed more exactly than feature maps tell.
         refine_homography: refine a homography by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
+        effort: where mutual nearest neighbours give nothing certain, tilted views of both images are matched, too
+            (`geomatch.views`): none with ``fast``, tilts of 2 and 4 with ``normal``, and up to 6, with more
+            keypoints, with ``high``. Not for grids described densely.
         apply_exif: turn the images as their EXIF orientation says.
         conversion: how images of more than 8 bits, or more than three bands, become RGB.
 
@@ -166,16 +179,16 @@ def match(
         ValueError: for options that make no sense, such as ``refine_keypoints`` for anything but a grid
             described densely.
     """
-    check_options(metric or "cosine", min_similarity, max_ratio)
+    if effort not in STAGES:
+        raise ValueError(f"effort must be one of: {', '.join(STAGES)}, got {effort!r}")
+    check_options(metric, min_similarity, max_ratio, matcher in (None, "mnn"))
     seconds: dict[str, float] = {}
     if estimator != "usac_magsac" and model != "homography":
         raise ValueError("an estimator is for homographies; other models bring their own")
     estimate = create_estimator(estimator, threshold) if isinstance(estimator, str) else estimator
     if isinstance(model, str) and model not in MODELS:
         raise ValueError(f"unknown model {model!r}; choose one of: {', '.join(MODELS)}, or give an object")
-    describer = None if descriptor is None else create_describer(descriptor)
-    device = "auto" if describer is None else traits_of(describer).device
-    detect = choose_detector(detector, max_keypoints, device)
+    learned, detect, describer = choose_parts(matcher, detector, descriptor, max_keypoints)
     read = partial(load_image, apply_exif=apply_exif, conversion=conversion)
     with _timed(seconds, "read"):
         images = [read(image) for image in (image0, image1)]  # both may be one object of Pillow
@@ -188,8 +201,10 @@ def match(
         oriented = all(f.scales is not None and f.orientations is not None for f in found if len(f))
         describer = create_describer(default_config(oriented and not isinstance(detect, GridDetector)))
     refining = _refining(refine_keypoints, detect, describer)
-    if metric is None:
+    if metric is None and learned is None:
         metric = traits_of(describer).metric
+    rules: Any = {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio}
+    matched = partial(_match, matcher=learned, **rules)
     describable = all(len(features) for features in found)
     with _timed(seconds, "load_model"):
         if describable and hasattr(describer, "load_networks"):  # so that its time is not the description's
@@ -204,7 +219,7 @@ def match(
         elif describable:
             found = _describe(describer, images, found)
     with _timed(seconds, "match"):
-        matches = _match(found[0], found[1], metric, min_similarity, max_ratio)
+        matches = matched(features0=found[0], features1=found[1])
     features0, features1 = (features.to_features() for features in found)
     if maps:
         with _timed(seconds, "refine_keypoints"):
@@ -214,13 +229,17 @@ def match(
     i, j = matches.indices.T
     points0, points1 = features0.keypoints[i], features1.keypoints[j]
 
-    def related(points0: NDArray[np.float32], points1: NDArray[np.float32]) -> Geometry:
+    def related(points0: NDArray[np.floating], points1: NDArray[np.floating]) -> Geometry:
         if other is not None:
             return other.estimate(points0, points1, images[0].size, images[1].size)
         return estimate.estimate(points0, points1, images[0].size)
 
+    def in_frames(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:
+        i, j = matches.indices.T
+        return related(framed0.points[i], framed1.points[j])
+
     def again(features: Features) -> Geometry:
-        matches = _match(found[0], upload_features(features, "cpu"), metric, min_similarity, max_ratio)
+        matches = matched(features0=found[0], features1=upload_features(features, "cpu"))
         i, j = matches.indices.T
         return related(features0.keypoints[i], features.keypoints[j])
 
@@ -229,17 +248,27 @@ def match(
         geometry = (
             EstimationFailure(f"no keypoints in image {empty[0]}") if empty else related(points0, points1)
         )
+    mirrored = False
     if not geometry and describable and not traits_of(describer).large:
         with _timed(seconds, "check_mirrored"):
-            mirrored = Image(np.ascontiguousarray(images[1].pixels[:, ::-1]), images[1].name)
-            turned = detect.detect(mirrored)
-            agreeing = again(describer.describe(mirrored, turned)) if len(turned) else geometry
+            turned = Image(np.ascontiguousarray(images[1].pixels[:, ::-1]), images[1].name)
+            own = detect.detect(turned)
+            agreeing = again(describer.describe(turned, own)) if len(own) else geometry
             # a symmetric plane's few say nothing where most agreed, but gave no epipolar geometry
-            if agreeing and (other is None or agreeing.num_inliers > len(matches) / 4):
+            mirrored = bool(agreeing) and (other is None or agreeing.num_inliers > len(matches) / 4)
+            if mirrored:
                 geometry = EstimationFailure(
                     f"one image is mirrored: with image 1 turned over, left to right, {agreeing.num_inliers} "
                     "matches agree; turn one of them over first"
                 )
+    searched = None
+    if learned is None and refining is None and describable and not mirrored and is_weak(geometry):
+        with _timed(seconds, "search_views"):
+            relate = relate_plane(estimate, threshold, images[0].size) if other is None else in_frames
+            searched = search_views(images, found, detect, describer, metric or "cosine", effort, relate)
+    if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
+        (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
+        points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))
     if refine_homography and isinstance(geometry, HomographyEstimate):
         with _timed(seconds, "refine_homography"):
             geometry = align_homography(
@@ -261,9 +290,11 @@ def match(
         "detector": record(detect),
         "descriptor": record(describer),
         "remark": getattr(describer, "remark", None) if describable else None,
-        "matching": {"metric": metric, "min_similarity": min_similarity, "max_ratio": max_ratio},
+        "matching": {"matcher": record(learned or "mnn"), **rules},
         "refine_keypoints": refining is not None,
         "refine_homography": refine_homography,
+        "effort": effort,
+        "tilts": [] if searched is None else list(searched.tilts),
         "model": {"type": "Homography"} if other is None else record(other),
         "cameras": EXIF if model == "essential" else None,
         "estimator": record(estimate) if other is None else None,
@@ -306,10 +337,13 @@ def _describe(
 def _match(
     features0: FeatureTensors,
     features1: FeatureTensors,
-    metric: Metric,
-    least: float | None,
+    matcher: Matcher | None,
+    metric: Metric | None,
+    min_similarity: float | None,
     max_ratio: float | None,
 ) -> Matches:
+    if matcher is not None:
+        return match_features(matcher, features0.to_features(), features1.to_features(), min_similarity)
     if not len(features0) or not len(features1):
         return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
     a, b = features0.descriptors, features1.descriptors
@@ -317,7 +351,7 @@ def _match(
         raise ValueError("the descriptor returned features without descriptors")
     for rows in (a, b):
         check_rows(rows)
-    found = mutual_nearest(a, b.to(a.device), metric, least, max_ratio)
+    found = mutual_nearest(a, b.to(a.device), metric or "cosine", min_similarity, max_ratio)
     return Matches(*(part.numpy(force=True) for part in found))
 
 
@@ -325,6 +359,7 @@ _DOING = {
     "detect": "detecting keypoints",
     "describe": "describing keypoints",
     "match": "matching",
+    "search_views": "searching tilted views",
     "refine_homography": "refining the homography",
 }
 

@@ -1,4 +1,4 @@
-"""Keypoint detectors: a grid, SuperPoint, one of our own, and every detector of OpenCV.
+"""Keypoint detectors: a grid, SuperPoint, one of our own, kornia's learned ones, and all of OpenCV.
 
 A detector is anything with a ``detect(image) -> Features`` method.
 """
@@ -13,17 +13,19 @@ from geomatch.keypoints.opencv import OpenCVDetector, available_opencv_detectors
 from geomatch.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from geomatch.keypoints.learned import KorniaFeatures
     from geomatch.keypoints.superpoint import MagicLeapSuperPoint, SuperPointDetector
     from geomatch.keypoints.tiny import TinyDetector
 
 __all__ = [
-    "Detector", "GridDetector", "MagicLeapSuperPoint", "MixedDetector", "OpenCVDetector",
+    "Detector", "GridDetector", "KorniaFeatures", "MagicLeapSuperPoint", "MixedDetector", "OpenCVDetector",
     "SuperPointDetector", "TinyDetector", "choose_detector", "create_detector", "detectors",
 ]  # fmt: skip
 
 __getattr__ = lazy_names(
     __name__,
     {
+        "geomatch.keypoints.learned": ("KorniaFeatures",),
         "geomatch.keypoints.superpoint": ("MagicLeapSuperPoint", "SuperPointDetector"),
         "geomatch.keypoints.tiny": ("TinyDetector",),
     },
@@ -31,13 +33,18 @@ __getattr__ = lazy_names(
 
 DEFAULT_DETECTOR = "mixed"
 """SIFT and the embedded network, interleaved."""
-ORIENTED = ("mixed", "superpoint-tiny", "sift", "sift-large", "orb", "akaze", "kaze", "brisk")
+ORIENTED = ("mixed", "superpoint-tiny", "sift", "sift-large", "sift-faint", "orb", "akaze", "kaze", "brisk")
 """Names of the detectors whose keypoints have scale and orientation."""
 
 
 def _network(name: str, max_keypoints: int, device: str) -> Detector:
     detector: Callable[..., Detector] = __getattr__(name)  # loads torch
     return detector(max_keypoints=max_keypoints, device=device)
+
+
+def _kornia(name: str, max_keypoints: int, device: str) -> Detector:
+    detector: Detector = __getattr__("KorniaFeatures")(name, max_keypoints, device=device)
+    return detector
 
 
 def _opencv(name: str, max_keypoints: int, device: str) -> Detector:
@@ -52,6 +59,7 @@ def detectors() -> dict[str, Callable[[int, str], Detector]]:
         "superpoint-tiny": partial(_network, "TinyDetector"),
         "mixed": lambda max_keypoints, device: MixedDetector(max_keypoints=max_keypoints, device=device),
         "superpoint-magicleap": partial(_network, "MagicLeapSuperPoint"),
+        **{name: partial(_kornia, name) for name in ("aliked", "disk", "xfeat", "dedode")},
         "sift-large": lambda max_keypoints, device: OpenCVDetector("sift", max_keypoints, rank_by="size"),
         **{name: partial(_opencv, name) for name in available_opencv_detectors()},
     }

@@ -96,7 +96,7 @@ def test_order_and_layout_of_memory_do_not_count(tmp_path: Path) -> None:
 OTHERS: dict[str, Any] = {
     "detector": None, "feature": "orb", "rank_by": "size", "method": "ransac", "gate": None, "device": None,
     "metric": "l2", "layers": ("up_blocks.0",), "latent": "sample", "prompt": "a cat", "dtype": "bfloat16",
-    "compile": "off",
+    "compile": "off", "matcher": "disk+lightglue",
     "sampling": "patch", "image_side": "short", "image_size": 512, "noise": False, "guided": False,
     "max_ratio": 0.5, "min_similarity": 0.5, "max_iterations": 77, "min_iterations": 7,
 }  # fmt: skip

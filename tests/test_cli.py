@@ -185,7 +185,8 @@ def test_options_reach_the_settings(run: Run, small_sd: Path) -> None:
     assert config["image_size"] == [128, 96]
     assert [config[name] for name in ("timestep", "ensemble_size", "latent", "seed")] == [0, 2, "sample", 4]
     assert (config["prompt"], config["dtype"], config["model"]) == ("a cat", "bfloat16", str(small_sd))
-    assert settings["matching"] == {"metric": "cosine", "min_similarity": 0.2, "max_ratio": None}
+    rules = {"matcher": "mnn", "metric": "cosine", "min_similarity": 0.2, "max_ratio": None}
+    assert settings["matching"] == rules
     assert settings["detector"]["max_keypoints"] == 200
     assert settings["estimator"]["threshold"] == 5
 

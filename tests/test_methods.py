@@ -15,14 +15,13 @@ import torch
 import geomatch
 from geomatch.benchmarks.methods import create_dense_method, create_method
 from geomatch.benchmarks.methods.backbones import TransformersFeatures
-from geomatch.benchmarks.methods.baselines import WEIGHTS, KorniaFeatures
-from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
+from geomatch.benchmarks.methods.baselines import LoFTRMatcher, OpenCVFeatures
 from geomatch.benchmarks.methods.strings import split_methods
 from geomatch.dift import PRESETS
 from geomatch.engine import LocalEngine
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector
-from geomatch.types import Features
+from geomatch.keypoints.learned import WEIGHTS, KorniaFeatures
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
 from made_sequences import make_sequences, run
@@ -67,7 +66,7 @@ def test_kornia_features_with_random_weights(name: Any, small: Image, tmp_path: 
     again = method.extract(small)
     assert np.array_equal(again.descriptors, found.descriptors)
     key = method.key()["source"]
-    assert len(key["key"]["items"][1]["items"]) == len(states)  # the checksum of every file
+    assert len(key["key"]["items"][2]["items"]) == len(states)  # the checksum of every file
     (tmp_path / WEIGHTS[name][-1].file_name).write_bytes(b"nothing")
     with pytest.raises(geomatch.WeightsError, match=f"does not hold weights of {name}"):
         KorniaFeatures(name, 50, weights).detect(small)
@@ -80,55 +79,6 @@ def test_superpoint_by_string(small: Image, tmp_path: Path) -> None:
     found = method.extract(small)
     assert found.descriptors is None or found.descriptors.shape[1] == 256
     assert str(tmp_path) not in str(method.key())  # weights count by their content
-
-
-@pytest.mark.parametrize("name", ["aliked", "rootsift", "xfeat"])
-def test_lightglue_reads_published_names_and_is_symmetric(
-    name: str, tmp_path: Path, rng: np.random.Generator
-) -> None:
-    from kornia import feature
-
-    settings = {**feature.LightGlue.features[TRAINED_FOR[name]], "weights": None}
-    network = seeded(lambda: feature.LightGlue(features=None, **settings))
-    state = {}
-    for key, value in network.state_dict().items():
-        parts = key.split(".")
-        if name != "xfeat" and parts[0] == "transformers":  # as the authors' files have it
-            parts[:3] = [parts[2], parts[1]]
-        state[("matcher." if name == "xfeat" else "") + ".".join(parts)] = value
-    unread = {
-        "xfeat": "extractor.model.net.skip1.1.weight",
-        "aliked": "log_assignment.0.r",
-    }  # in files as well
-    state |= {unread[name]: torch.ones(1)} if name in unread else {}
-    torch.save(state, tmp_path / "lg.pth")
-    matcher = LightGlueMatcher(name, str(tmp_path / "lg.pth"))
-    loaded = matcher.network.state_dict()
-    assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
-    matcher.network.conf.filter_threshold = 0.0
-    dimension = settings["input_dim"]
-
-    def features(count: int) -> Features:
-        rows = rng.normal(size=(count, dimension)).astype(np.float32)
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        points = rng.uniform(0, 99, (count, 2))
-        return Features(points, np.ones(count), (100, 120), np.full(count, 4), rng.uniform(0, 6, count), rows)
-
-    first, second = features(20), features(25)
-    found = matcher.match(first, second)
-    assert len(found)
-    assert (np.diff(found.similarity) <= 0).all()
-    order = rng.permutation(20)
-    again = matcher.match(first[order], second)
-    assert {(order[i], j) for i, j in again.indices} == {tuple(pair) for pair in found.indices}
-    assert len(matcher.match(first[:0], second)) == 0
-    # kornia refuses points beyond the edge, where resizing may move those on the border
-    beyond = replace(first, keypoints=first.keypoints + np.float32([[0, 0]] * 18 + [[-99, -99], [199, 299]]))
-    edge = replace(beyond, keypoints=np.clip(beyond.keypoints, 0, [100, 120]))
-    assert matcher.match(beyond, second) == matcher.match(edge, second)
-    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(geomatch.WeightsError, match="does not hold weights of LightGlue"):
-        LightGlueMatcher(name, str(tmp_path / "other.pth")).match(first, second)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from geomatch.describers import DenseDescriber, Describer, describe_images, trai
 from geomatch.dift import DIFTConfig
 from geomatch.images import Image
 from geomatch.keypoints import Detector
+from geomatch.matchers import Matcher, match_features
 from geomatch.matching import match_mutual
 from geomatch.provenance import cache_key
 from geomatch.types import Features, Matches, Metric
@@ -20,14 +21,6 @@ class PairMatcher(Protocol):
 
     def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
         """Row i of the one and row i of the other match, best first; scores are confidences."""
-        ...
-
-
-class Matcher(Protocol):
-    """Anything that matches described keypoints; `cache_key` must be able to read its settings."""
-
-    def match(self, features0: Features, features1: Features) -> Matches:
-        """Matches, best first."""
         ...
 
 
@@ -93,7 +86,7 @@ class Method:
             ValueError: when there are no descriptors.
         """
         if self.matcher:
-            return self.matcher.match(features0, features1)
+            return match_features(self.matcher, features0, features1)
         if features0.descriptors is None or features1.descriptors is None:
             raise ValueError(f"{self.name} gave features without descriptors")
         return match_mutual(features0.descriptors, features1.descriptors, self.metric, None, self.max_ratio)

@@ -7,21 +7,21 @@ from functools import lru_cache
 from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
-from geomatch.benchmarks.methods.baselines import KorniaFeatures, OpenCVFeatures
+from geomatch.benchmarks.methods.baselines import LoFTRMatcher, OpenCVFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
-from geomatch.benchmarks.methods.matchers import TRAINED_FOR, LightGlueMatcher, LoFTRMatcher
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.worker import worker_matcher
 from geomatch.describers import dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.estimators import estimators
 from geomatch.keypoints import Detector, MagicLeapSuperPoint, SuperPointDetector, create_detector
+from geomatch.keypoints.learned import WEIGHTS, KorniaFeatures
+from geomatch.matchers.lightglue import TRAINED_FOR, LightGlueMatcher
 from geomatch.types import Metric
 from geomatch.weights.hub import transformers_folder
 
 _L2 = ("sift", "orb", "akaze")
-_LEARNED = ("aliked", "disk", "xfeat", "dedode")
-_FEATURES = (*_L2, "rootsift", "superpoint", "superpoint-magicleap", *_LEARNED)
+_FEATURES = (*_L2, "rootsift", "superpoint", "superpoint-magicleap", *WEIGHTS)
 _SHORT = {"t": "timestep", "layer": "layers", "ensemble": "ensemble_size"}
 _DEFAULTS = {field.name: field.default for field in fields(DIFTConfig) if field.name != "device"}
 
@@ -185,8 +185,8 @@ def _bracketed(part: str) -> tuple[str, str]:
 
 
 def _detector(name: str, count: int, weights: str, device: str) -> Detector:
-    if name in _LEARNED:  # their descriptors give way to those of the method
-        return KorniaFeatures(cast(Any, name), count, weights or None, device)
+    if name in WEIGHTS:  # their descriptors give way to those of the method
+        return KorniaFeatures(cast(Any, name), count, weights or None, None, device)
     if name == "superpoint":
         return SuperPointDetector(weights or None, max_keypoints=count, device=device)
     if name == "superpoint-magicleap":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.match import descriptor_config
+from geomatch.cli.match import MATCHING, descriptor_config
 from geomatch.cli.options import Option, bundled, descriptor_options, run_options
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def _collection(
-    detector: str,
+    detector: str | None,
     descriptor: str | None,
+    matcher: str | None,
     max_keypoints: int,
     rules: tuple[str, ...],
     max_pairs: int | None,
@@ -30,23 +31,21 @@ def _collection(
     """How `geomatch.collection.match_collection` is called."""
     from geomatch.collection import Extraction, Matching, PairSelection
 
-    config = descriptor_config(descriptor, patches=detector != "grid")
+    config = descriptor_config(descriptor, matcher, patches=detector != "grid")
     return {
         "extraction": Extraction(detector, config, max_keypoints),
         "pairs": PairSelection(rules, max_pairs),
-        "matching": Matching(None, min_similarity, max_ratio, guided, refine_keypoints),
+        "matching": Matching(matcher, None, min_similarity, max_ratio, guided, refine_keypoints),
     }
 
 
 _collection_options = bundled(
     "collection", _collection,
-    click.option("--detector", metavar="NAME", default="sift-large", show_default=True,
-                 help="sift-large, sift, mixed, superpoint-tiny, superpoint, grid, orb, ..."),
-    click.option("--descriptor", metavar="NAME",
-                 help="A preset (`geomatch models`), or a diffusers model: folder or hub id."),
-    click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
-    click.option("--min-similarity", type=float, help="Drop matches of a lower cosine similarity."),
-    click.option("--max-ratio", type=float, help="Lowe's ratio test. [default: 0.8 for patch descriptors]"),
+    click.option("--detector", metavar="NAME",
+                 help="sift-large, sift, mixed, superpoint-tiny, superpoint, aliked, grid, orb, ... "
+                      "[default: sift-large]"),
+    *MATCHING,
+    click.option("--max-ratio", type=float, help="Lowe's ratio test of mnn. [default: 0.8 for patches]"),
     click.option("--pairs", "rules", multiple=True, metavar="RULE",
                  help="exhaustive, sequential:N, retrieval:N, loop:N, gps:N, file:PATH; may be repeated. "
                       "[default: exhaustive up to 60 images, then retrieval:20]"),

@@ -16,34 +16,54 @@ if TYPE_CHECKING:
     from geomatch.pipeline import MatchResult
 
 
+MATCHING = (
+    click.option("--descriptor", metavar="NAME",
+                 help="A preset (`geomatch models`), a diffusers model (folder or hub id), or own: the "
+                      "detector's."),
+    click.option("--matcher", metavar="NAME",
+                 help="mnn, or one that brings detector and descriptor: aliked+lightglue, disk+lightglue, "
+                      "superpoint+lightglue, xfeat+lighterglue. [default: mnn]"),
+    click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
+    click.option("--min-similarity", type=float, help="Drop matches of a lower similarity, or confidence."),
+)  # fmt: skip
+"""What the command has in common with those of collections."""
+
+
 def _parts(
     detector: str | None,
     descriptor: str | None,
+    matcher: str | None,
     estimator: str,
     geometry: str,
     cameras: Path | None,
     max_keypoints: int,
+    min_similarity: float | None,
     threshold: float,
     stretch: "Stretch",
     bands: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     """Arguments of `geomatch.match`; names and numbers are checked before torch is loaded."""
     from geomatch.cameras import read_cameras
+    from geomatch.describers import choose_parts
     from geomatch.estimators import Essential, create_estimator
     from geomatch.images import Conversion
-    from geomatch.keypoints import ORIENTED, choose_detector
+    from geomatch.keypoints import ORIENTED
 
     model: str | Essential = geometry
     if cameras is not None:
         if geometry != "essential":
             raise click.UsageError("--cameras needs --geometry essential")
         model = Essential(*read_cameras(cameras), threshold)
-    config = descriptor_config(descriptor, detector is None or detector in ORIENTED)
+    config = descriptor_config(descriptor, matcher, detector is None or detector in ORIENTED)
+    device = given_options().get("device", "auto")
+    made, keypoints, describer = choose_parts(matcher, detector, config, max_keypoints, device)
     return {
-        "detector": choose_detector(detector, max_keypoints, "auto" if config is None else config.device),
-        "descriptor": config,
+        "detector": keypoints,
+        "descriptor": describer,
+        "matcher": made,
         "estimator": create_estimator(estimator, threshold) if geometry == "homography" else estimator,
         "model": model,
+        "min_similarity": min_similarity,
         "threshold": threshold,
         "conversion": Conversion(stretch, bands),
     }
@@ -74,9 +94,8 @@ def _show_progress() -> None:
     "parts",
     _parts,
     click.option("--detector", metavar="NAME",
-                 help="mixed, sift, superpoint-tiny, superpoint, grid, orb, ... [default: mixed]"),
-    click.option("--descriptor", metavar="NAME",
-                 help="A preset (`geomatch models`), or a diffusers model: folder or hub id."),
+                 help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... [default: mixed]"),
+    *MATCHING,
     click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
                  help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
     click.option("--geometry", type=click.Choice(["homography", "fundamental", "essential"]),
@@ -84,7 +103,6 @@ def _show_progress() -> None:
                  help="What to estimate; essential is the relative pose of known cameras."),
     click.option("--cameras", type=click.Path(path_type=Path), metavar="FILE",
                  help="cameras.txt of COLMAP, one camera or one for each image. [default: EXIF data]"),
-    click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
     click.option("--threshold", type=float, default=3.0, show_default=True,
                  help="Largest error of an inlier, in pixels of image 1."),
     click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
@@ -96,8 +114,7 @@ def _show_progress() -> None:
 @bundled(
     "rules",
     dict,
-    click.option("--min-similarity", type=float, help="Drop matches of a lower cosine similarity."),
-    click.option("--max-ratio", type=float, help="Lowe's ratio test."),
+    click.option("--max-ratio", type=float, help="Lowe's ratio test, of mnn."),
     click.option("--refine-keypoints/--no-refine-keypoints", default=None,
                  help="Move matched grid points to where feature maps agree. [default: yes]"),
     click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
@@ -141,14 +158,20 @@ def _print(result: "MatchResult", written: list[Path], *remarks: str) -> None:
         click.echo(line)
 
 
-def descriptor_config(descriptor: str | None, patches: bool) -> "DIFTConfig | None":
+def descriptor_config(
+    descriptor: str | None, matcher: str | None, patches: bool
+) -> "DIFTConfig | str | None":
     """The descriptor's settings with the options given; without a descriptor those of the embedded model, in
-    patches or densely; None without either."""
+    patches or densely; None without either. A detector's own descriptors have no options."""
     from geomatch.describers import default_config, dift_config
 
+    given = given_options()
+    if descriptor == "own" or matcher not in (None, "mnn"):
+        if others := sorted(given.keys() - {"device"}):
+            raise click.UsageError(f"--{others[0].replace('_', '-')} is for descriptors of DIFT")
+        return descriptor
     if descriptor is not None:
         return changed_config(dift_config(descriptor))
-    given = given_options()
     if not given:
         return None
     if "model" in given:

@@ -70,6 +70,7 @@ def run_options(default: str, device: bool = False) -> Callable[[Command], Comma
         from geomatch.engine import RunContext, create_engine
 
         made = create_engine(engine, workers, ray_address, cpus_per_worker, gpus_per_worker)
+        device = given_options().get("device", device)
         return RunContext(store, click.get_current_context().with_resource(made), device)
 
     place = click.option(
@@ -139,8 +140,6 @@ _OPTIONS = dict([
     _option("--image-size", "Size at which the descriptor uses the images: a side, WxH, or native.",
             callback=lambda context, parameter, value: _image_size(value)),
     _option("--image-side", "Which side --image-size is about.", click.Choice(["long", "short"])),
-    _option("--rotations", "Rotated copies, to describe keypoints upright; 8 take 14 times as long.", int),
-    _option("--scales", "Copies, each half as large, for keypoints of larger scale.", int),
     _option("--head", "End with this projection head: a folder that `geomatch head fit` wrote."),
     ("--no-head", click.option("--no-head", f"{_PREFIX}no_head", is_flag=True,
                                help="Leave the preset's projection head out.")),

@@ -1,6 +1,6 @@
 """Matching a collection: images examined, described, paired and matched, everything cached."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,17 +76,18 @@ def match_collection(
         WeightsError: when a model cannot be loaded.
         ValueError: for options that make no sense, and objects that have no cache key.
     """
-    parts = detector, describer = extraction.parts(context.device)
-    matching = matching.settled(traits_of(describer))
+    parts = detector, describer = extraction.parts(context.device, matching.matcher)
+    matching = matching.settled(traits_of(describer), context.device)
     store = context.store_at(STORE)
     dense = dense_twin(describer)
     settings = {
         "detector": record(detector),
         "descriptor": record(describer),
-        "matching": asdict(matching),
+        "matching": record(matching),
         "rules": list(pairs.rules),
         "max_pairs": pairs.max_pairs,
     }
+    cache_key(matching)  # weights that are missing are an error now, not after the features
     parts_key = [cache_key(detector), cache_key(describer)]
     with context.started() as run:
         work = run.work()

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from geomatch.describers import Describer, default_config, dift_config, traits_of
-from geomatch.dift import DIFTConfig, cached_extractor
-from geomatch.keypoints import Detector, GridDetector, choose_detector
+from geomatch.describers import Describer, choose_parts, create_describer, default_config
+from geomatch.dift import DIFTConfig
+from geomatch.keypoints import Detector, GridDetector
+from geomatch.matchers import Matcher, create_matcher
 from geomatch.matching import check_options
 from geomatch.provenance import settings_key
 from geomatch.types import Metric, Traits
@@ -17,32 +18,24 @@ from geomatch.types import Metric, Traits
 class Extraction:
     """Which keypoints are detected, and how they are described."""
 
-    detector: str | Detector = "sift-large"
-    """A name (`geomatch.keypoints.detectors`) or an object. Large keypoints of SIFT by default: on
-    photographs of one place they gave larger models than those of best response."""
+    detector: str | Detector | None = None
+    """A name (`geomatch.keypoints.detectors`) or an object. None takes what the matcher is made for, or else
+    ``sift-large``: on photographs of one place large keypoints of SIFT gave larger models."""
     descriptor: str | DIFTConfig | Describer | None = None
-    """A preset, the folder or hub id of a diffusers model, a configuration or an object. None takes the
-    embedded model, densely for a grid, in patches for all other keypoints: of those without scale and
-    orientation fewer dense matches are right, and models need many."""
+    """A preset, the folder or hub id of a diffusers model, a configuration, an object, or ``own``, what the
+    detector brings. None takes that for such a matcher, or else the embedded model, densely for a grid, in
+    patches for all other keypoints: of those without scale and orientation fewer dense matches are right."""
     max_keypoints: int = 3000
     """Per image, for a detector given by name."""
 
-    def parts(self, device: str = "auto") -> tuple[Detector, Describer]:
+    def parts(self, device: str = "auto", matcher: str | Matcher | None = None) -> tuple[Detector, Describer]:
         """Create detector and describer; networks whose device is ``auto`` run on ``device``."""
-        chosen = self.descriptor
-        own = "auto"
-        if chosen is not None and not isinstance(chosen, str):
-            own = chosen.device if isinstance(chosen, DIFTConfig) else traits_of(chosen).device
-        detector = choose_detector(self.detector, self.max_keypoints, device if own == "auto" else own)
-        if chosen is None:
-            chosen = default_config(patches=not isinstance(detector, GridDetector))
-        elif isinstance(chosen, str):
-            chosen = dift_config(chosen)
-        if not isinstance(chosen, DIFTConfig):
-            return detector, chosen
-        if chosen.device == "auto":
-            chosen = replace(chosen, device=device)
-        return detector, cached_extractor(chosen)
+        given = matcher, self.detector, self.descriptor, self.max_keypoints
+        _, detector, describer = choose_parts(*given, device, "sift-large")
+        if describer is None:
+            config = default_config(patches=not isinstance(detector, GridDetector))
+            describer = create_describer(config, device)
+        return detector, describer
 
 
 _RULE = re.compile(r"exhaustive:?|file:.+|(sequential|retrieval|loop|gps)(:(0*[1-9][0-9]*)?)?", re.DOTALL)
@@ -84,30 +77,35 @@ class PairSelection:
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """How the features of two images are matched: mutual nearest neighbours that pass the tests.
+    """How the features of two images are matched.
 
     Raises:
         ValueError: for values that make no sense.
     """
 
+    matcher: str | Matcher | None = None
+    """As in `geomatch.match`: by default mutual nearest neighbours, ``mnn``, that pass the tests."""
     metric: Metric | None = None
-    """None takes the describer's own."""
+    """For ``mnn``; None takes the describer's own."""
     min_similarity: float | None = None
-    """Least similarity of a match, see `geomatch.match_mutual`."""
+    """Least similarity of a match, see `geomatch.match_mutual`, or confidence of another matcher."""
     max_ratio: float | None = None
-    """Lowe's ratio test. None takes the describer's own when ``guided``, and no test otherwise."""
+    """For ``mnn``, Lowe's ratio test. None takes the describer's own when ``guided``, no test otherwise."""
     guided: bool = True
     """Keep the matches, ratio test or not, that agree with the pair's two-view geometry."""
     refine_keypoints: bool = False
     """Move the matched keypoints of a grid to where feature maps agree best; detected ones get worse."""
 
     def __post_init__(self) -> None:
-        check_options(self.metric or "cosine", self.min_similarity, self.max_ratio)
+        mutual = self.matcher in (None, "mnn")
+        check_options(self.metric, self.min_similarity, self.max_ratio, mutual)
 
-    def settled(self, traits: Traits) -> "Matching":
-        """The same with the describer's own metric and ratio where none is given."""
+    def settled(self, traits: Traits, device: str = "auto") -> "Matching":
+        """The same with the matcher as an object; of ``mnn`` with the describer's metric and ratio."""
+        if (learned := create_matcher(self.matcher, device)) is not None:
+            return replace(self, matcher=learned)
         ratio = traits.max_ratio if self.max_ratio is None and self.guided else self.max_ratio
-        return replace(self, metric=self.metric or traits.metric, max_ratio=ratio)
+        return replace(self, matcher=None, metric=self.metric or traits.metric, max_ratio=ratio)
 
     def cache_key(self) -> Any:
         """All that decides the matches of two images."""

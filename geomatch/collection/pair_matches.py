@@ -23,6 +23,7 @@ from geomatch.errors import FeaturesError
 from geomatch.estimators import estimate_two_view
 from geomatch.estimators.two_view import THRESHOLD, transfer_errors
 from geomatch.files import digest_of
+from geomatch.matchers import create_matcher, match_features
 from geomatch.matching import as_rows, match_many
 from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
@@ -150,16 +151,22 @@ def _near_each_other(pairs: Sequence[Pair]) -> list[str]:
 def match_block(
     images: Iterable[Features], pairs: Sequence[tuple[int, int]], matching: Matching, device: str = "cpu"
 ) -> list[Matches]:
-    """Match mutual nearest neighbours of pairs of images, guided if wanted; none without keypoints."""
+    """Match pairs of images, guided if wanted; none without keypoints."""
     features, rows = [], []
+    least, matcher = matching.min_similarity, create_matcher(matching.matcher, device)
     for image in images:
         own = image.descriptors if len(image) else np.zeros((0, 0), np.float32)
         if own is None:
             raise FeaturesError("the features have no descriptors, and the detector brings none")
-        rows.append(as_rows(own).to(device))
-        features.append(replace(image, descriptors=None))  # here they are needed no more
-    metric, least, ratio = matching.metric or "cosine", matching.min_similarity, matching.max_ratio
-    found = match_many(rows, pairs, metric, least, ratio)
+        if matcher is None:
+            rows.append(as_rows(own).to(device))
+            image = replace(image, descriptors=None)  # here they are needed no more
+        features.append(image)
+    if matcher is None:
+        found = match_many(rows, pairs, matching.metric or "cosine", least, matching.max_ratio)
+    else:
+        every = [match_features(matcher, features[one], features[two], least) for one, two in pairs]
+        found = [(matches, np.ones(len(matches), np.bool_)) for matches in every]
     if not matching.guided:
         return [every[distinct] for every, distinct in found]
 

@@ -59,11 +59,12 @@ def summary(result: MatchResult) -> str:
     """Summarise a result in a few lines."""
     found = result.geometry
     detector, descriptor = result.settings["detector"], result.settings["descriptor"]
+    matcher = result.settings["matching"]["matcher"]
     lines = [
         *(f"image {n}     {one.note}" for n, one in enumerate((result.image0, result.image1)) if one.note),
         f"keypoints   {len(result.features0)} and {len(result.features1)} ({_name(detector)})",
         f"descriptor  {_name(descriptor)}",
-        f"matches     {len(result.matches)}, inliers {found.num_inliers}",
+        f"matches     {len(result.matches)} ({_name(matcher)}), inliers {found.num_inliers}",
     ]
     model = result.settings["model"]["type"].lower()
     if isinstance(found, RelativePose):
@@ -99,13 +100,13 @@ def _rows(matrix: NDArray[np.float64]) -> list[str]:
 
 
 def _name(part: Any) -> str:
-    """The name of a recorded detector or descriptor."""
+    """The name of a recorded detector, descriptor or matcher."""
     if not isinstance(part, dict):
         return str(part)
     if part["type"] == "DIFTExtractor":
         config = part["config"]
         return f"{config['model']} ({config['sampling']}, t={config['timestep']})"
-    return str(part["feature"] if part["type"] == "OpenCVDetector" else part["type"])
+    return str(part["feature"] if part["type"] == "OpenCVDetector" else part.get("name", part["type"]))
 
 
 def draw_matches(result: MatchResult) -> NDArray[np.uint8]:

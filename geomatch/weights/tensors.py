@@ -11,7 +11,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from geomatch.files import replacing
+from geomatch.devices import device_kind, find_device
+from geomatch.errors import WeightsError, first_line
+from geomatch.files import replacing, sha256_of
+from geomatch.isolation import isolated
+from geomatch.provenance import settings_key
 
 _EMPTY = b'"sha256":"' + b"0" * 64
 Network = TypeVar("Network", bound=nn.Module)
@@ -58,3 +62,25 @@ def filled(make: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Networ
 def load_pickled(path: Path) -> Any:
     """Read a torch checkpoint without running code from it; on disk until used, if the format allows."""
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def network_key(part: Any) -> Any:
+    """All that decides what a part with a network gives: settings, kind of device, content of ``_files``."""
+    settings = settings_key(part, leave_out=("weights", "device"))
+    return [settings, device_kind(part.device), [sha256_of(path) for path in part._files()]]
+
+
+@isolated(gradients=True)
+def load_network(part: Any, name: str) -> Any:
+    """A network of kornia's in float32, which ``part._build`` makes of its files, ready on its device."""
+    if (default := torch.get_default_dtype()) not in (torch.float32, torch.float64):
+        raise ValueError(f"kornia's {name} would round to torch's default dtype, {default}")
+    files, flash = part._files(), torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices=[]):  # of which first weights are drawn
+            network = part._build([load_pickled(path) for path in files])
+    except Exception as error:  # unpickling and loading raise many types
+        raise WeightsError(f"{files[0]} does not hold weights of {name} ({first_line(error)})") from error
+    finally:
+        torch.backends.cuda.enable_flash_sdp(flash)  # which kornia sets
+    return network.float().eval().to(find_device(part.device))
