@@ -38,7 +38,7 @@ from geomatch.provenance import record, versions
 from geomatch.tensors import FeatureTensors, tensor_method, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
 from geomatch.views.features import FramedFeatures
-from geomatch.views.search import STAGES, Effort, is_weak, relate_plane, search_views
+from geomatch.views.search import Effort, check_effort, is_weak, relate_plane, search_views
 
 _log = logging.getLogger(__name__)
 
@@ -162,9 +162,9 @@ def match(
             partner's, see `geomatch.dift.maps.refine`; those of image 0 stay. None does so for a grid
             described densely; keypoints of other detectors are placed more exactly than feature maps tell.
         refine_homography: refine a homography by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
-        effort: where mutual nearest neighbours give nothing certain, tilted views of both images are matched, too
-            (`geomatch.views`): none with ``fast``, tilts of 2 and 4 with ``normal``, and up to 6, with more
-            keypoints, with ``high``. Not for grids described densely.
+        effort: where mutual nearest neighbours find nothing certain, tilted views of both images are matched
+            (`geomatch.views`): with ``normal`` tilts of 2 and 4, with ``high`` more keypoints and tilts up to
+            6, with ``fast`` none. Not for grids described densely.
         apply_exif: turn the images as their EXIF orientation says.
         conversion: how images of more than 8 bits, or more than three bands, become RGB.
 
@@ -179,8 +179,7 @@ def match(
         ValueError: for options that make no sense, such as ``refine_keypoints`` for anything but a grid
             described densely.
     """
-    if effort not in STAGES:
-        raise ValueError(f"effort must be one of: {', '.join(STAGES)}, got {effort!r}")
+    check_effort(effort)
     check_options(metric, min_similarity, max_ratio, matcher in (None, "mnn"))
     seconds: dict[str, float] = {}
     if estimator != "usac_magsac" and model != "homography":

@@ -190,7 +190,7 @@ class _Found(_Record):
 
     @property
     def uncertain(self) -> bool:
-        """True where the inliers leave a corner of image 0 uncertain by more than 5 px, or a pose by 5 degrees."""
+        """True where the inliers leave a corner of image 0 uncertain by over 5 px, or a pose by 5 degrees."""
         return False
 
     @property

@@ -15,7 +15,7 @@ import torch
 import geomatch
 from geomatch.benchmarks.methods import create_dense_method, create_method
 from geomatch.benchmarks.methods.backbones import TransformersFeatures
-from geomatch.benchmarks.methods.baselines import LoFTRMatcher, OpenCVFeatures
+from geomatch.benchmarks.methods.baselines import LoFTRMatcher
 from geomatch.benchmarks.methods.strings import split_methods
 from geomatch.dift import PRESETS
 from geomatch.engine import LocalEngine

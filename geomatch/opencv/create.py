@@ -18,7 +18,7 @@ from geomatch.keypoints.opencv import available_opencv_detectors, create_feature
 from geomatch.opencv.arguments import check_number, check_whole
 from geomatch.opencv.feature2d import Feature2D
 from geomatch.types import check_shape
-from geomatch.views.search import Effort
+from geomatch.views.search import Effort, check_effort
 
 MAX_ROWS = 20_000  # descriptors that a PCA is fitted to, evenly chosen; more change little and cost memory
 _MANY = 1_000_000  # more keypoints than any image has: no limit, where a detector wants a number
@@ -55,6 +55,7 @@ def DIFT_create(
 
     Raises TypeError for arguments of the wrong type, ValueError for values that make no sense.
     """
+    check_effort(effort)
     limit = _limit(nfeatures)
     sift = (
         check_whole("nOctaveLayers", nOctaveLayers, 1), check_number("contrastThreshold", contrastThreshold),

@@ -58,8 +58,8 @@ class FramedFeatures:
 def joined(parts: Sequence[FramedFeatures]) -> FramedFeatures:
     """All of them, in order."""
     names = ("points", "frames", "scores")
-    arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
-    return FramedFeatures(*arrays, torch.cat([part.descriptors for part in parts]))
+    points, frames, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    return FramedFeatures(points, frames, scores, torch.cat([part.descriptors for part in parts]))
 
 
 def framed(features: FeatureTensors, matrix: NDArray[np.float64]) -> FramedFeatures:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from geomatch.images import Image
 from geomatch.keypoints import Detector
 from geomatch.keypoints.detector import spread
 from geomatch.parallel import side_by_side
-from geomatch.tensors import FeatureTensors
+from geomatch.tensors import ARRAYS, FeatureTensors
 from geomatch.types import Features, Geometry, Matches, Metric
 from geomatch.views.features import FramedFeatures, framed, joined, view_features
 from geomatch.views.matching import tentative_matches
@@ -48,6 +48,12 @@ class Searched:
     geometry: Geometry
     tilts: tuple[float, ...]
     """Of the views that were made."""
+
+
+def check_effort(effort: str) -> None:
+    """Raise ValueError unless there is such an effort."""
+    if effort not in STAGES:
+        raise ValueError(f"effort must be one of: {', '.join(STAGES)}, got {effort!r}")
 
 
 def is_weak(geometry: Geometry) -> bool:
@@ -88,7 +94,7 @@ def search_views(
     pools = [[framed(features, np.eye(3))] if len(features) else [] for features in plain]
     upright = any(features.orientations is None for features in plain)
     in_views = getattr(detector, "in_views", detector)
-    found: Searched | None = None
+    best: tuple[FramedFeatures, FramedFeatures, Matches, Geometry] | None = None
     tilts: list[float] = []
     for tilt, count in STAGES[effort]:
         tilts.append(tilt)
@@ -103,14 +109,17 @@ def search_views(
         kept = separate(both[0].points[pairs[:, 0]], both[1].points[pairs[:, 1]])
         matches = Matches(pairs[kept], 1 - ratios[kept])
         geometry = relate(matches, *both)
-        if found is None or geometry.num_inliers > found.geometry.num_inliers:
-            sides = zip(both, matches.indices.T, plain, strict=True)
-            features = tuple(_features(own[rows], features) for own, rows, features in sides)
-            order = np.arange(len(matches))
-            found = Searched(features, Matches(np.stack([order, order], 1), matches.similarity), geometry, ())
+        if best is None or geometry.num_inliers > best[-1].num_inliers:
+            i, j = matches.indices.T
+            best = both[0][i], both[1][j], matches, geometry
         if not is_weak(geometry):
             break
-    return found and replace(found, tilts=tuple(tilts))
+    if best is None:
+        return None
+    one, two = (_features(own, features) for own, features in zip(best[:2], plain, strict=True))
+    order = np.arange(len(best[2]))
+    matches = Matches(np.stack([order, order], 1), best[2].similarity)
+    return Searched((one, two), matches, best[3], tuple(tilts))
 
 
 def separate(points0: NDArray[np.float64], points1: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -122,16 +131,11 @@ def separate(points0: NDArray[np.float64], points1: NDArray[np.float64]) -> NDAr
 def _features(matched: FramedFeatures, plain: FeatureTensors) -> Features:
     """The matched keypoints, then the plain ones at other places."""
     own, first = plain.to_features(), matched.to_features(plain.image_size)
-    nearest = [
-        np.linalg.norm(own.keypoints[start : start + 1024, None] - first.keypoints, axis=2).min(
-            1, initial=np.inf
-        )
-        for start in range(0, len(own), 1024)
-    ]
-    left = own[np.concatenate([np.zeros(0), *nearest]) >= APART]
-    arrays = (
-        None if (rest := getattr(left, name)) is None else np.concatenate([getattr(first, name), rest])
-        for name in ("keypoints", "scores", "scales", "orientations", "descriptors")
-    )
-    points, scores, *others = arrays
-    return Features(points, scores, own.image_size, *others)
+    order = spread(np.concatenate([first.keypoints, own.keypoints]), APART)
+    left = own[order[order >= len(first)] - len(first)]
+
+    there = [name for name in ARRAYS if getattr(left, name) is not None]
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(first, name), getattr(left, name)]) for name in there
+    }
+    return replace(left, **arrays)
