@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
-import torch
 
 from geomatch.benchmarks.training.adaptation import STABLE, WARPS, load_labels, make_labels
 from geomatch.benchmarks.training.crops import load_crops
@@ -48,10 +47,8 @@ TILTED_VIEWS = {"photo": 24, "texture": 3}
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), metavar="DIR", default=Path("training-images"),
               show_default=True, help="Where the Debian packages are, or will be, unpacked.")  # fmt: skip
-@click.option("--steps", type=int, default=8000, show_default=True, help="Optimiser steps of the denoiser.")
 @click.option("--device", default="cpu", show_default=True, help="Of the denoiser: cpu or cuda.")
-@click.option("--threads", type=int, help="CPU threads. [default: all]")
-def train(out: Path, images: Path, steps: int, device: str, threads: int | None) -> None:
+def train(out: Path, images: Path, device: str) -> None:
     """Train the embedded model again into the folder OUT, and the detector into OUT/detector.
 
     OUT/work keeps checkpoints, patches and labels (4 GB), from which an
@@ -59,11 +56,9 @@ def train(out: Path, images: Path, steps: int, device: str, threads: int | None)
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     fetch_packages(images)
     found = find_images(images)
-    config, work = DenoiseConfig(steps=steps), out / "work"
+    config, work = DenoiseConfig(), out / "work"
     crops = load_crops([entry for entry in found if entry[0].package in DENOISER_PACKAGES])
     losses = train_denoiser(config, crops, work, device)
     unet = UNet2DModel.from_pretrained(work, low_cpu_mem_usage=False)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from geomatch.engine.context import CONTEXT
 from geomatch.errors import GeomatchError
 from geomatch.files import read_json
 from geomatch.provenance import versions
+from geomatch.stream import clocked
 
 _WRITTEN = ("summary.json", "database.db", "sparse", "model.html")
 """What a run leaves in its folder, in the order it is put there; the first marks the folder as ours."""
@@ -81,16 +81,16 @@ def reconstruct(
     with _unfinished(out) as work, context.started() as started:
         run = replace(started, store=context.store_at(out / "store"))
         database = work / "database.db"
-        with _timed(seconds, "matching"):
+        with clocked(seconds, "matching"):
             found = match_collection(
                 folder, extraction=extraction, pairs=pairs, matching=matching, context=run
             )
-        with _timed(seconds, "database"):
+        with clocked(seconds, "database"):
             report = export_database(
                 images, found.correspondences, database,
                 cameras=cameras, verification=mapping.verification, seed=mapping.seed, context=run,
             )  # fmt: skip
-        with _timed(seconds, "mapping"):
+        with clocked(seconds, "mapping"):
             sparse = work / "sparse"
             models = map_database(database, images, sparse, mapping.mapper, mapping.seed, run.progress)
         if models:
@@ -111,13 +111,6 @@ def reconstruct(
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         (work / "summary.json").write_text(text, encoding="utf-8")
     return Reconstructed(out, count, summaries, found, report, reason, seconds)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start
 
 
 @contextmanager

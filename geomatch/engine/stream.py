@@ -1,18 +1,16 @@
 """Work in stages: the CPU's ahead of a network, and the writing behind it, overlap on an accelerator."""
 
-import threading
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic
 
 from geomatch.engine.task import Answers, FailedBlock, FailedItem, Item, Need, Result
 from geomatch.engine.worker import attempt
-from geomatch.stream import THREADS, ahead
+from geomatch.stream import THREADS, ahead, clocked
 
 BEHIND = 2
 """Most blocks that wait to be written while the network goes on."""
@@ -20,7 +18,6 @@ Stage = tuple[str, Callable[[Any], Any]]
 """What a stage is called, and its function."""
 _Step = tuple[Any, Any]
 """An item, and what it has become: a value on its way, its result or an exception."""
-_adding = threading.Lock()
 
 
 @dataclass
@@ -77,7 +74,7 @@ class StreamTask(Generic[Item, Result]):
         writing: deque[Future[Sequence[Any] | FailedBlock]] = deque()
         items = (item for block in blocks for item in block)
         with (
-            _clocked(own, "total"),
+            clocked(own, "total"),
             ThreadPoolExecutor(1, "geomatch-writing") as writer,
             closing(ahead(self._prepared, items, self.pixels)) as steps,
         ):
@@ -86,14 +83,14 @@ class StreamTask(Generic[Item, Result]):
                 writing.append(writer.submit(self._attempted, made))
                 most = BEHIND if index + 1 < len(blocks) else 0
                 while writing and (len(writing) > most or writing[0].done()):
-                    with _clocked(own, "writing"):
+                    with clocked(own, "writing"):
                         answer = writing.popleft().result()
                     yield index - len(writing), answer
 
     def _next(self, steps: Iterator[_Step], block: Sequence[Item]) -> list[_Step]:
-        with _clocked(self.times.own, "ahead"):
+        with clocked(self.times.own, "ahead"):
             taken = [next(steps) for _ in range(len(block))]
-        with _clocked(self.times.own, "network"):
+        with clocked(self.times.own, "network"):
             return self._made(taken)
 
     def _prepared(self, item: Item) -> _Step:
@@ -101,7 +98,7 @@ class StreamTask(Generic[Item, Result]):
         try:
             for name, function in self.ahead:
                 if not _ended(value):
-                    with _clocked(self.times.ahead, name):
+                    with clocked(self.times.ahead, name):
                         value = function(value)
         except Exception as error:  # ends the try of its block alone
             return item, error
@@ -125,13 +122,3 @@ class StreamTask(Generic[Item, Result]):
 
 def _ended(value: object) -> bool:
     return value is None or isinstance(value, FailedItem)
-
-
-@contextmanager
-def _clocked(seconds: dict[str, float], name: str) -> Iterator[None]:
-    begun = time.perf_counter()
-    try:
-        yield
-    finally:
-        with _adding:
-            seconds[name] += time.perf_counter() - begun
