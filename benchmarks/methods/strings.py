@@ -10,6 +10,7 @@ from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
 from geomatch.benchmarks.methods.baselines import LoFTRMatcher, OpenCVFeatures
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.method import Method
+from geomatch.benchmarks.methods.pipeline import Pipeline
 from geomatch.benchmarks.methods.worker import worker_matcher
 from geomatch.describers import dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor
@@ -73,7 +74,8 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
       descriptor, ``dino``, ``dinov2`` or ``clip`` (``superpoint+dift-sd``, ``sift+dinov2:FOLDER``,
       ``aliked:aliked-n16.pth+dift-tiny``), or files, see `FeatureFiles`
       (``npz:ROOT:SUFFIX``, ``h5:FILE``), or ``loftr``, or a matcher of another environment
-      (``vismatch:roma``, ``worker:PYTHON:SCRIPT``);
+      (``vismatch:roma``, ``worker:PYTHON:SCRIPT``), or ``geomatch``, the whole of `geomatch.match`, perhaps
+      with settings of `Pipeline`: ``geomatch[effort=high,aligned=yes]``;
     - a DIFT descriptor may have settings, ``dift-sd[t=0,layer=2,ensemble=4,image_size=768]``: ``t``,
       ``layer`` (several as ``1|2``), ``ensemble``, or any other field of `DIFTConfig` by its name;
     - then ``mnn`` (the default; ``mnn[ratio=0.8]`` with Lowe's ratio test) or ``lightglue``;
@@ -98,6 +100,8 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         loftr = LoFTRMatcher(weights or None, max_keypoints, device) if name == "loftr" else None
         pair_matcher = loftr or worker_matcher(parts[0], max_keypoints, device)
         return Method(text, pair_matcher=pair_matcher, estimator=chosen)
+    if len(parts) == 1 and _bracketed(parts[0])[0] == "geomatch":
+        return Method(text, pair_matcher=_pipeline(parts[0], max_keypoints, device), estimator=chosen)
     if len(parts) == 1 and name in ("npz", "h5") and weights:
         root, _, suffix = weights.rpartition(":") if name == "npz" else (weights, "", "")
         files = FeatureFiles("npz" if name == "npz" else "h5", root, suffix, max_keypoints)
@@ -110,7 +114,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
     if len(parts) != 2 or matcher:
         raise ValueError(
             f"no method {text!r}: give one of {', '.join(_FEATURES)}, loftr, vismatch:NAME, "
-            "worker:PYTHON:SCRIPT, npz:ROOT:SUFFIX, h5:FILE, or "
+            "worker:PYTHON:SCRIPT, geomatch, npz:ROOT:SUFFIX, h5:FILE, or "
             "DETECTOR+DESCRIPTOR (sift+dift-tiny); then perhaps +lightglue, and an estimator (+usac_magsac)"
         )
     described = _described(text, parts[1], device)
@@ -172,6 +176,15 @@ def _value(name: str, text: str) -> Any:
     if name == "batch_size" or (isinstance(default, int) and not isinstance(default, bool)):
         return int(text)
     return float(text) if isinstance(default, float) else text
+
+
+def _pipeline(text: str, max_keypoints: int, device: str) -> Pipeline:
+    items = [item.partition("=") for item in filter(None, _bracketed(text)[1].split(","))]
+    known = [field.name for field in fields(Pipeline) if field.name not in ("max_keypoints", "device")]
+    if not {name for name, _, _ in items} <= set(known):
+        raise ValueError(f"{text}: settings of geomatch are {', '.join(known)}")
+    settings: dict[str, Any] = {name: value for name, _, value in items}
+    return Pipeline(max_keypoints, device, **settings)
 
 
 def _parts(text: str) -> list[str]:

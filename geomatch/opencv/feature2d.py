@@ -102,7 +102,9 @@ class Feature2D:
         if useProvidedKeypoints:
             return (), None
         found, rows = self._detect(array, mask)
-        if rows is None and found:
+        if not found:
+            rows = None
+        elif rows is None:
             found, rows = replace(self, pca=None).compute(image, found)
         if self.effort == "high":
             found, rows = self._with_views(array, mask, found, rows)
@@ -123,7 +125,7 @@ class Feature2D:
                 kept = [i for i, point in enumerate(seen) if allowed is None or _inside(point, allowed)]
                 points += [seen[i] for i in kept]
                 parts.append(part.descriptors.numpy(force=True)[kept])
-        return tuple(points), np.concatenate(parts) if parts else None
+        return tuple(points), np.concatenate(parts) if points else None
 
     def descriptorSize(self) -> int:
         """Dimensions of a descriptor; the model is loaded where only it knows."""

@@ -55,7 +55,7 @@ class Searched:
     """Best first; the similarity is one minus the ratio of distances."""
     geometry: Geometry
     tilts: tuple[float, ...]
-    """Of the views that were made."""
+    """What was tried, whose views were made."""
 
 
 def check_effort(effort: str) -> None:

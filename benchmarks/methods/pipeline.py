@@ -1,0 +1,56 @@
+"""`geomatch.match` as a whole, with its search in views and its alignment, as one method."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+import geomatch
+from geomatch.benchmarks.methods.functions import matched_features
+from geomatch.describers import choose_parts
+from geomatch.geometry import warp_points
+from geomatch.images import Image
+from geomatch.provenance import cache_key, settings_key
+from geomatch.types import Features
+from geomatch.views.search import Effort, check_effort
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A `PairMatcher`: the inliers of what `geomatch.match` finds, and none where it finds nothing."""
+
+    max_keypoints: int
+    device: str = "cpu"
+    detector: str | None = None
+    descriptor: str | None = None
+    matcher: str | None = None
+    effort: Effort = "normal"
+    model: Literal["homography", "fundamental"] = "homography"
+    aligned: Literal["no", "yes"] = "no"
+    """Refine the homography (`geomatch.alignment`): the inliers are then keypoints of image 0, and where it
+    sends them."""
+
+    def __post_init__(self) -> None:
+        check_effort(self.effort)
+        choose_parts(self.matcher, self.detector, self.descriptor, self.max_keypoints)
+
+    def cache_key(self) -> Any:
+        """The settings, and the parts by their own keys."""
+        made = choose_parts(self.matcher, self.detector, self.descriptor, self.max_keypoints, self.device)
+        return [settings_key(self), *map(cache_key, made)]
+
+    def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
+        """See `PairMatcher`."""
+        found = geomatch.match(
+            image0.pixels, image1.pixels, detector=self.detector, descriptor=self.descriptor,
+            matcher=self.matcher, max_keypoints=self.max_keypoints, model=self.model, effort=self.effort,
+            refine_homography=self.aligned == "yes",
+        )  # fmt: skip
+        if not found.geometry:
+            return matched_features((np.zeros((0, 2)), np.zeros((0, 2))), image0, image1)
+        if self.aligned == "yes" and found.homography:
+            places = found.features0.keypoints
+            return matched_features((places, warp_points(found.homography.matrix, places)), image0, image1)
+        kept = found.geometry.inliers
+        points = found.points0[kept], found.points1[kept]
+        return matched_features((*points, found.matches.similarity[kept]), image0, image1)
