@@ -239,6 +239,12 @@ def _scores(
         yield part, buffer[: -(-len(own) // GROUP) * GROUP]
 
 
+def scored_chunks(a: Tensor, b: Tensor, metric: Metric) -> Iterator[tuple[slice, Tensor]]:
+    """Each chunk of rows of a, and its scores (n, N1), which may be changed: cosines, or -d^2 / 2 for l2."""
+    for part, scores in _scores(a, b, metric):
+        yield part, scores[: part.stop - part.start, : len(b)]
+
+
 def _prepared(rows: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
     """Rows (N, D) and numbers (N,): the score of two rows is their product plus both numbers.
 

@@ -37,6 +37,8 @@ from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
 from geomatch.tensors import FeatureTensors, tensor_method, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
+from geomatch.views.features import FramedFeatures
+from geomatch.views.search import Effort, check_effort, is_weak, relate_plane, search_views
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +61,8 @@ class MatchResult:
     """What was asked for as ``model``, from image 0 to image 1; false, with a reason, when there is none."""
     seconds: dict[str, float]
     """Wall time per stage: read, load_model, detect, describe, match, refine_keypoints (of a grid), estimate,
-    check_mirrored (after a failure, but for large models), refine_homography, check_content (of features that
+    check_mirrored (after a failure, but for large models), search_views (where `effort` asks for it),
+    refine_homography, check_content (of features that
     see more than patches)."""
     settings: dict[str, Any]
     """Images, detector, descriptor, matching, refinement and estimator as used, as JSON can hold them."""
@@ -129,6 +132,7 @@ def match(
     threshold: float = 3.0,
     refine_keypoints: bool | None = None,
     refine_homography: bool = True,
+    effort: Effort = "normal",
     apply_exif: bool = True,
     conversion: Conversion = CONVERSION,
 ) -> MatchResult:
@@ -158,6 +162,9 @@ def match(
             partner's, see `geomatch.dift.maps.refine`; those of image 0 stay. None does so for a grid
             described densely; keypoints of other detectors are placed more exactly than feature maps tell.
         refine_homography: refine a homography by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
+        effort: where mutual nearest neighbours find nothing certain, tilted views of both images are matched
+            (`geomatch.views`): with ``normal`` tilts of 2 and 4, with ``high`` more keypoints and tilts up to
+            6, with ``fast`` none. Not for grids described densely.
         apply_exif: turn the images as their EXIF orientation says.
         conversion: how images of more than 8 bits, or more than three bands, become RGB.
 
@@ -172,6 +179,7 @@ def match(
         ValueError: for options that make no sense, such as ``refine_keypoints`` for anything but a grid
             described densely.
     """
+    check_effort(effort)
     check_options(metric, min_similarity, max_ratio, matcher in (None, "mnn"))
     seconds: dict[str, float] = {}
     if estimator != "usac_magsac" and model != "homography":
@@ -220,10 +228,14 @@ def match(
     i, j = matches.indices.T
     points0, points1 = features0.keypoints[i], features1.keypoints[j]
 
-    def related(points0: NDArray[np.float32], points1: NDArray[np.float32]) -> Geometry:
+    def related(points0: NDArray[np.floating], points1: NDArray[np.floating]) -> Geometry:
         if other is not None:
             return other.estimate(points0, points1, images[0].size, images[1].size)
         return estimate.estimate(points0, points1, images[0].size)
+
+    def in_frames(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:
+        i, j = matches.indices.T
+        return related(framed0.points[i], framed1.points[j])
 
     def again(features: Features) -> Geometry:
         matches = matched(features0=found[0], features1=upload_features(features, "cpu"))
@@ -235,17 +247,27 @@ def match(
         geometry = (
             EstimationFailure(f"no keypoints in image {empty[0]}") if empty else related(points0, points1)
         )
+    mirrored = False
     if not geometry and describable and not traits_of(describer).large:
         with _timed(seconds, "check_mirrored"):
-            mirrored = Image(np.ascontiguousarray(images[1].pixels[:, ::-1]), images[1].name)
-            turned = detect.detect(mirrored)
-            agreeing = again(describer.describe(mirrored, turned)) if len(turned) else geometry
+            turned = Image(np.ascontiguousarray(images[1].pixels[:, ::-1]), images[1].name)
+            own = detect.detect(turned)
+            agreeing = again(describer.describe(turned, own)) if len(own) else geometry
             # a symmetric plane's few say nothing where most agreed, but gave no epipolar geometry
-            if agreeing and (other is None or agreeing.num_inliers > len(matches) / 4):
+            mirrored = bool(agreeing) and (other is None or agreeing.num_inliers > len(matches) / 4)
+            if mirrored:
                 geometry = EstimationFailure(
                     f"one image is mirrored: with image 1 turned over, left to right, {agreeing.num_inliers} "
                     "matches agree; turn one of them over first"
                 )
+    searched = None
+    if learned is None and refining is None and describable and not mirrored and is_weak(geometry):
+        with _timed(seconds, "search_views"):
+            relate = relate_plane(estimate, threshold, images[0].size) if other is None else in_frames
+            searched = search_views(images, found, detect, describer, metric or "cosine", effort, relate)
+    if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
+        (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
+        points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))
     if refine_homography and isinstance(geometry, HomographyEstimate):
         with _timed(seconds, "refine_homography"):
             geometry = align_homography(
@@ -270,6 +292,8 @@ def match(
         "matching": {"matcher": record(learned or "mnn"), **rules},
         "refine_keypoints": refining is not None,
         "refine_homography": refine_homography,
+        "effort": effort,
+        "tilts": [] if searched is None else list(searched.tilts),
         "model": {"type": "Homography"} if other is None else record(other),
         "cameras": EXIF if model == "essential" else None,
         "estimator": record(estimate) if other is None else None,
@@ -334,6 +358,7 @@ _DOING = {
     "detect": "detecting keypoints",
     "describe": "describing keypoints",
     "match": "matching",
+    "search_views": "searching tilted views",
     "refine_homography": "refining the homography",
 }
 

@@ -1,4 +1,4 @@
-"""Second views of a photograph, and matches, with known truth."""
+"""Second views of a photograph with known truth."""
 
 from typing import Literal
 
@@ -6,13 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.geometry import (
-    image_corners,
-    normalize_homography,
-    resize_homography,
-    shift_homography,
-    warp_points,
-)
+from geomatch.geometry import image_corners, normalize_homography, resize_homography, shift_homography
 
 Motion = Literal["upright", "rotated", "tilted"]
 
@@ -105,23 +99,3 @@ def render_view(
     if shrink > 1:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), 0.5 * np.sqrt(shrink**2 - 1) + 1e-3), np.uint8)
     return np.asarray(cv2.warpPerspective(pixels, matrix, size, flags=cv2.INTER_CUBIC), dtype=np.uint8)
-
-
-def random_matches(
-    rng: np.random.Generator,
-    matrix: NDArray[np.float64],
-    inliers: int,
-    outliers: int,
-    noise: float = 0.0,
-    size: tuple[int, int] = (640, 480),
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Matched points (M, 2) and (M, 2), shuffled: inliers of a homography, and outliers anywhere.
-
-    ``noise`` is the standard deviation in pixels per coordinate of image 1, ``size`` (width, height) of both.
-    """
-    span = np.array(size) - 1.0
-    p0 = rng.uniform(0, 1, (inliers + outliers, 2)) * span
-    p1 = warp_points(matrix, p0) + rng.normal(0, 1, p0.shape) * noise
-    p1[inliers:] = rng.uniform(0, 1, (outliers, 2)) * span
-    order = rng.permutation(len(p0))
-    return p0[order], p1[order]

@@ -189,6 +189,11 @@ class _Found(_Record):
         return int(self.inliers.sum())
 
     @property
+    def uncertain(self) -> bool:
+        """True where the inliers leave a corner of image 0 uncertain by over 5 px, or a pose by 5 degrees."""
+        return False
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What a person should know before using it, in sentences; empty when there is nothing."""
         remarks = self._remarks()
@@ -227,9 +232,15 @@ class HomographyEstimate(_Found):
         if self.matrix[2, 2] != 1:
             raise ValueError(f"HomographyEstimate.matrix[2, 2] must be 1, got {self.matrix[2, 2]}")
 
+    @property
+    def uncertain(self) -> bool:
+        """See `_Found`."""
+        return self.corner_deviations is not None and bool(self.corner_deviations.max() > _UNCERTAIN)
+
     def _remarks(self) -> list[str]:
         remarks = []
-        if self.corner_deviations is not None and (worst := self.corner_deviations.max()) > _UNCERTAIN:
+        if self.corner_deviations is not None and self.uncertain:
+            worst = self.corner_deviations.max()
             remarks.append(f"a corner of image 0 is uncertain by {worst:.0f} px: inliers lie far from it")
         if self.second_support >= _AMBIGUOUS * self.num_inliers:
             remarks.append(
@@ -290,11 +301,17 @@ class RelativePose(_Found):
             object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "second_support", int(self.second_support))
 
+    @property
+    def uncertain(self) -> bool:
+        """See `_Found`."""
+        return max(self.rotation_deviation, self.translation_deviation) > _UNCERTAIN
+
     def _remarks(self) -> list[str]:
         remarks = []
         if self.translation is None:
             remarks.append("too little parallax: the camera turned, and where it went is not determined")
-        elif (worst := max(self.rotation_deviation, self.translation_deviation)) > _UNCERTAIN:
+        elif self.uncertain:
+            worst = max(self.rotation_deviation, self.translation_deviation)
             remarks.append(f"the pose is uncertain by {worst:.0f} degrees")
         if self.second is not None:
             remarks.append(

@@ -33,7 +33,7 @@ __getattr__ = lazy_names(
 
 DEFAULT_DETECTOR = "mixed"
 """SIFT and the embedded network, interleaved."""
-ORIENTED = ("mixed", "superpoint-tiny", "sift", "sift-large", "orb", "akaze", "kaze", "brisk")
+ORIENTED = ("mixed", "superpoint-tiny", "sift", "sift-large", "sift-faint", "orb", "akaze", "kaze", "brisk")
 """Names of the detectors whose keypoints have scale and orientation."""
 
 

@@ -18,7 +18,8 @@ class Detector(Protocol):
     ``max_image_side``, the long side in pixels to which larger images are reduced for detection. Those with a
     network have ``device``, and ``detect_tensors(image)``, the same as `FeatureTensors` on that device. One
     that works on the CPU and has a true ``reentrant`` may be called by several threads at a time, ahead of a
-    network on an accelerator.
+    network on an accelerator. ``in_views`` is another detector for tilted views (`geomatch.views`), of which
+    there are many.
     """
 
     def detect(self, image: Image) -> Features:
@@ -57,12 +58,12 @@ def select_best(features: Features, max_keypoints: int | None = None, min_distan
     check_limit(max_keypoints)
     order = np.argsort(-features.scores, kind="stable")
     if min_distance > 0:
-        order = order[_spread(features.keypoints[order], min_distance, max_keypoints)]
+        order = order[spread(features.keypoints[order], min_distance, max_keypoints)]
     return features[order[:max_keypoints]]
 
 
-def _spread(points: NDArray[np.float32], distance: float, limit: int | None) -> NDArray[np.int64]:
-    """Indices of points taken in order, unless one taken already lies nearer than ``distance``."""
+def spread(points: NDArray[np.floating], distance: float, limit: int | None = None) -> NDArray[np.int64]:
+    """Indices of points (N, 2) taken in order, unless one taken already lies nearer than ``distance``."""
     cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
     taken: list[int] = []
     for index, (x, y) in enumerate(points.tolist()):

@@ -50,6 +50,11 @@ class MixedDetector:
         sift = OpenCVDetector("sift", count, max_image_side=side)
         return sift, TinyDetector(self.weights, count, max_image_side=side, device=self.device)
 
+    @property
+    def in_views(self) -> OpenCVDetector:
+        """See `Detector`: SIFT alone, since the network takes many times as long."""
+        return self.parts[0].in_views
+
     def detect(self, image: Image) -> Features:
         """Detect on the grey image."""
         return self.detect_tensors(image).to_features()

@@ -1,7 +1,7 @@
 """Any detector of OpenCV as a geomatch detector."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import cv2
@@ -17,6 +17,8 @@ from geomatch.types import Features
 _FACTORIES: dict[str, tuple[str, dict[str, Any]]] = {
     # without the precise upscale (OpenCV 4.8 on) SIFT's points lie a quarter of a pixel off
     "sift": ("SIFT_create", {"enable_precise_upscale": True}),
+    # a quarter of SIFT's least contrast: in tilted views, which are blurred, and in images of little texture
+    "sift-faint": ("SIFT_create", {"enable_precise_upscale": True, "contrastThreshold": 0.01}),
     "orb": ("ORB_create", {"nfeatures": 20_000}),
     "gftt": ("GFTTDetector_create", {"maxCorners": 0, "minDistance": 3}),
     "fast": ("FastFeatureDetector_create", {}),
@@ -69,6 +71,11 @@ class OpenCVDetector:
     def reentrant(self) -> bool:
         """See `Detector`; an object of OpenCV's may hold a state."""
         return isinstance(self.feature, str)
+
+    @property
+    def in_views(self) -> "OpenCVDetector":
+        """See `Detector`."""
+        return replace(self, feature="sift-faint", rank_by="response") if self.feature == "sift" else self
 
     def detect(self, image: Image) -> Features:
         """Detect on the grey image."""

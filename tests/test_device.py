@@ -18,6 +18,8 @@ import geomatch
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image
 from geomatch.devices import find_device, upload_pixels
 from geomatch.dift import PRESETS
+from geomatch.dift.head.dense import DenseNetwork
+from geomatch.dift.head.projection import NetworkHead
 from geomatch.dift.maps.refine import refine_points, search_radius
 from geomatch.keypoints import MixedDetector, TinyDetector
 from geomatch.matching import match_many, mutual_nearest
@@ -112,17 +114,23 @@ def configs(small_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "patches": replace(PRESETS["dift-tiny"], device="cpu", dtype="float32"),
         "dense": replace(PRESETS["dift-tiny-dense"], device="cpu"),
         "stable diffusion": sd,
-        "its copies": replace(sd, image_size=64, latent="mode", ensemble_size=1, rotations=2, scales=2),
+        "dense head": replace(PRESETS["dift-tiny-dense"], device="cpu", head=_saved_head(pixels)),
         "adm": DIFTConfig(str(pixels), 41, (1, 3), metric="l2", image_size=(64, 48), device="cpu"),
     }
 
 
-@pytest.mark.parametrize("kind", ["patches", "dense", "stable diffusion", "its copies", "adm"])
+def _saved_head(folder: Path) -> str:
+    network = DenseNetwork([(64, 4), (96, 4), (64, 2)], 8, 16).eval()
+    NetworkHead(network, PRESETS["dift-tiny-dense"].feature_settings(), {}).save(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["patches", "dense", "dense head", "stable diffusion", "adm"])
 def test_descriptors(
     kind: str, configs: dict[str, DIFTConfig], device: str, found: Features, small: Image
 ) -> None:
     prompt = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
-    embedding = prompt if "stable" in kind or "copies" in kind else None
+    embedding = prompt if "stable" in kind else None
     wanted = DIFTExtractor(configs[kind], embedding).describe(small, found)
     extractor = DIFTExtractor(replace(configs[kind], device=device), embedding)
     assert_equal_features(extractor.describe(small, found), wanted)
@@ -187,7 +195,7 @@ def test_keypoints_stay_there(device: str, found: Features, small: Image) -> Non
     assert_equal_features(there.to_features(), found)
 
 
-@pytest.mark.parametrize("kind", ["patches", "dense", "stable diffusion", "adm"])
+@pytest.mark.parametrize("kind", ["patches", "dense", "dense head", "stable diffusion", "adm"])
 def test_descriptors_stay_there(
     kind: str, configs: dict[str, DIFTConfig], device: str, found: Features, small: Image
 ) -> None:

@@ -281,11 +281,6 @@ def test_describing_asks_for_what_it_needs(config: DIFTConfig, image: Image, tmp
         {"ensemble_size": 0}, {"noise": False, "ensemble_size": 2}, {"sampling": "sparse"}, {"image_size": 0},
         {"image_size": (64,)}, {"image_size": 64.5}, {"patch_scale": 0.0}, {"dtype": "int8"}, {"seed": 2**70},
         {"latent": "mean"}, {"metric": "dot"}, {"image_side": "left"}, {"compile": "yes"}, {"batch_size": 0},
-        {"rotations": 0, "words": "rotations must be at least 1, got 0"},
-        {"scales": -1, "words": "scales must be at least 1, got -1"},
-        {"rotations": 8, "sampling": "patch", "words": "patches follow keypoints anyway"},
-        {"scales": 2, "sampling": "patch", "words": "patches follow keypoints anyway"},
-        {"rotations": 2, "image_size": (768, 768), "words": "keep the aspect"},
     ],
     ids=str,
 )  # fmt: skip

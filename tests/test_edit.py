@@ -248,9 +248,7 @@ def test_an_edit_that_falls_outside_has_a_reason(prepared: PreparedEdit, small: 
     assert "outside the target" in result.homography.reason
 
 
-def test_options_that_make_no_sense_are_refused(small: Image) -> None:
-    with pytest.raises(ValueError, match="leave out head, rotations and scales"):
-        prepare_edit(painted(), small, replace(PRESETS[DENSE], rotations=2))
+def test_options_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="max_points must be at least 1, got 0"):
         EditOptions(max_points=0)
 

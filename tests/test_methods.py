@@ -15,9 +15,8 @@ import torch
 import geomatch
 from geomatch.benchmarks.methods import create_dense_method, create_method
 from geomatch.benchmarks.methods.backbones import TransformersFeatures
-from geomatch.benchmarks.methods.baselines import LoFTRMatcher, OpenCVFeatures
+from geomatch.benchmarks.methods.baselines import LoFTRMatcher
 from geomatch.benchmarks.methods.strings import split_methods
-from geomatch.benchmarks.studies.embedded import RootSIFT
 from geomatch.dift import PRESETS
 from geomatch.engine import LocalEngine
 from geomatch.images import Image
@@ -195,11 +194,3 @@ def test_settings_in_strings() -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             create_dense_method(f"dift-sd[{given}]")
-
-
-def test_rootsift_of_any_keypoints_is_that_of_its_own(photo0: Image) -> None:
-    """The octave and layer that OpenCV's descriptors need come back from the size alone."""
-    features = OpenCVFeatures("rootsift", 300).detect(photo0)
-    again = RootSIFT().describe(photo0, replace(features, descriptors=None))
-    assert again.descriptors is not None
-    np.testing.assert_allclose(again.descriptors, features.descriptors, atol=1e-5)

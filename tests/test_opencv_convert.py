@@ -1,7 +1,9 @@
 """Converters, the homography and the stitching pipeline, beside OpenCV's own."""
 
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,7 +13,10 @@ import pytest
 import geomatch
 from geomatch import opencv as gcv
 from geomatch.estimators import PoseLibEstimator
-from geomatch.synthetic import random_matches, render_view
+from geomatch.synthetic import render_view
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+from match_sets import random_matches
 
 PAIR = geomatch.bundled_pair()
 BGR = cv2.imread(str(PAIR.image0))

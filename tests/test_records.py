@@ -84,7 +84,11 @@ def test_scripts_get_nothing_wrong() -> None:
 def test_sizing() -> None:
     export = {row["name"]: row["value"] for row in rows("export")}
     assert export["export, pairs per second"] == sizing.EXPORT
-    rates = sizing.rates_of(rows("engines"))
+    rates, measured = sizing.rates_of(rows("engines")), {row["name"]: row["value"] for row in rows("engines")}
+    per = "memory where the command is given, per {}".format
+    assert (rates["image_memory"], rates["pair_memory"]) == (measured[per("image")], measured[per("pair")])
+    assert rates["partners"] == measured["pairs per image, 20 nearest on a plane"]
+    assert rates["loads"] == measured["features read per pair, 20 nearest on a plane"]
     assert sizing.table(rates) in PAGES
     assert re.search(rf"p =\s{rates['partners']:.0f} for k = 20", PAGES)
     one = sizing.sizing(1000, dict.fromkeys(rates, 1.0))

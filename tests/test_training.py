@@ -39,7 +39,7 @@ def test_list_is_complete_and_licensed(tmp_path: Path) -> None:
     (demo,) = [image for image in images if "picosdeeuropa" in image.path]
     assert demo.split == "holdout"
     with pytest.raises(GeomatchError, match=r"of 648 listed images are missing or differ"):
-        find_images(tmp_path, "train")
+        find_images(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Measures that tasks and studies share; errors are infinite for failures."""
+"""Measures that tasks share; errors are infinite for failures."""
 
 from collections.abc import Iterable
 

@@ -72,7 +72,7 @@ def run_sweep(
     task, settings = find_task(name), settings or Settings(cache_features=False)
     parts = task.method(method, settings, "cpu")
     if shared_pass(parts) is None or parts.dift is None:
-        raise ValueError(f"{method}: a sweep needs dense features of DIFT without head, rotations and scales")
+        raise ValueError(f"{method}: a sweep needs dense features of DIFT without head")
     grid = replace(grid, ensemble_sizes=grid.ensemble_sizes or (parts.dift.ensemble_size,))
     texts = {
         point: with_settings(method, dict(zip(("t", "layer", "ensemble"), point, strict=True)))

@@ -21,7 +21,7 @@ from geomatch.types import Features
 def shared_pass(method: Method) -> DIFTConfig | None:
     """What methods that share their passes have in common; None for a method that shares none."""
     config = method.dift
-    if config is None or config.sampling != "dense" or config.head or config.rotations * config.scales > 1:
+    if config is None or config.sampling != "dense" or config.head:
         return None
     return replace(config, layers=(0,), ensemble_size=1, metric="cosine")
 

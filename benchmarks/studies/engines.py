@@ -1,43 +1,31 @@
 """Images and pairs per second by engine and number of workers, and what scheduling costs."""
 
-import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import numpy as np
 
 import geomatch
-from geomatch.benchmarks.studies.record import (
-    Row,
-    child_process,
-    median_seconds,
-    memory,
-    seconds_of,
-    timing_row,
-)
+from geomatch.benchmarks.studies.record import Row, median_seconds, seconds_of, timing_row
 from geomatch.collection import Extraction, ImageFolder, Matching, PairSelection, find_images
 from geomatch.collection.features import StoredFeatures, extract_features, feature_key
 from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import dense_twin
-from geomatch.collection.pair_matches import match_pairs, pair_blocks, pair_keys
+from geomatch.collection.pair_matches import match_pairs, pair_keys
 from geomatch.collection.pairs import best_partners, select_pairs
 from geomatch.collection.retrieval import CHUNK, pool_images, read_array
 from geomatch.describers import Describer, traits_of
-from geomatch.engine import Engine, LocalEngine, Task, Work, create_engine
+from geomatch.engine import Engine, LocalEngine, Work, create_engine
 from geomatch.engine.task import BlockTask
 from geomatch.engine.worker import threads
 from geomatch.images import load_image
 from geomatch.keypoints import Detector
 from geomatch.provenance import cache_key
 from geomatch.store import Store
-from geomatch.store.packs import pack_name
 
 IMAGES, KEYPOINTS, NEIGHBOURS = 24, 1000, 12
 SIZE = (640, 480)
@@ -60,7 +48,7 @@ def engine_rows() -> list[Row]:
                 rows.append(timing_row(f"start of the engine, {label}", time.perf_counter() - start, "s"))
                 rows += _stages(made, folder, label)
         rows += _retrieval_rows(folder)
-    return rows + [timing_row(*entry) for entry in json.loads(child_process(__spec__.name))]
+    return rows
 
 
 def make_photographs(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
@@ -141,54 +129,3 @@ def _retrieval_rows(folder: Path) -> list[Row]:
         timing_row("pooled features, numbers per image", width, "numbers"),
         timing_row("comparisons of pooled features, 1 worker", CHUNK**2 / seconds / 1e6, "million/s"),
     ]
-
-
-def _pretended(
-    task: Task[Any, Any], blocks: Sequence[Sequence[Any]]
-) -> Iterator[tuple[int, list[tuple[str, int]]]]:
-    """In place of an engine's ``map``: nothing is done, and all is said to be."""
-    for index, block in enumerate(blocks):
-        name = pack_name([item.key for item in block])
-        yield index, [(name, row) for row in range(len(block))]
-
-
-def _driver() -> list[tuple[str, float, str]]:
-    """Memory of the driver, and features read per pair: 20 nearest on a plane."""
-    images = 20_000
-    places = np.random.default_rng(0).uniform(size=(images, 2)).astype(np.float32)
-    order = np.argsort(np.floor(places[:, 0] * 140) + places[:, 1])  # names follow the place, roughly
-    places = places[order]
-    # in small portions, whose memory is not to be counted
-    chosen = [
-        best_partners(
-            lambda a, b: -((places[a, None] - places[None, b]) ** 2).sum(-1),
-            slice(k, k + 50), images, 20, 2000,
-        )
-        for k in range(0, images, 50)
-    ]  # fmt: skip
-    before = memory()
-    names = [f"folder/photograph-{number:08}.jpg" for number in range(images)]
-    photos = [Photograph(name, f"{number:064x}", SIZE) for number, name in enumerate(names)]
-    keys = {photo.name: feature_key(photo.sha256, {}) for photo in photos}
-    per_image = (memory() - before) / images
-    ranked = np.concatenate(chosen)
-    folder = ImageFolder(Path("/none"), tuple(names), {})
-    report = select_pairs(folder, PairSelection(["retrieval:20"]), nearest=lambda count, order: ranked)
-    pretending: Any = SimpleNamespace(workers=1, map=_pretended)
-    with tempfile.TemporaryDirectory() as place:
-        kept = StoredFeatures(Store.at(place), keys)
-        wanted = pair_keys(kept, report.pairs, Matching())
-        match_pairs(kept, report.pairs, wanted, Matching(), Work(pretending, progress=False))
-    per_pair = (memory("VmHWM") - before) / len(report.pairs) - per_image * images / len(report.pairs)
-    blocks = pair_blocks(report.pairs)
-    loads = sum(len({name for p in block for name in report.pairs[p]}) for block in blocks)
-    return [
-        ("memory where the command is given, per image", per_image, "bytes"),
-        ("memory where the command is given, per pair", per_pair, "bytes"),
-        ("pairs per image, 20 nearest on a plane", len(report.pairs) / images, "pairs"),
-        ("features read per pair, 20 nearest on a plane", loads / len(report.pairs), "images"),
-    ]
-
-
-if __name__ == "__main__":
-    print(json.dumps(_driver()))

@@ -1,10 +1,10 @@
 """Extraction beside a re-statement of the reference procedure, full-size models with random weights.
 
-``python -m geomatch.benchmarks.studies.extraction`` runs each way on the same image, noises and settings (the
-paper's), and compares their features; on a CPU each in a process of its own, for its memory. The reference
-repeats the image before the autoencoder, sends the whole ensemble through the UNet as one batch, stops after
-the wanted up-block and averages; its forced attention slicing, which costs time, is left out. Then images in
-batches of 8, one pass each, beside the compiled parts alone.
+Each way runs on the same image, noises and settings (the paper's), and their features are compared; on a CPU
+each is in a process of its own, for its memory. The reference repeats the image before the autoencoder, sends
+the whole ensemble through the UNet as one batch, stops after the wanted up-block and averages; its forced
+attention slicing, which costs time, is left out. Then images in batches of 8, one pass each, beside the
+compiled parts alone.
 """
 
 import gc
@@ -25,14 +25,10 @@ from geomatch.benchmarks.studies.networks import NETWORKS, load_parts, make_mode
 from geomatch.benchmarks.studies.record import (
     Row,
     child_process,
-    markdown,
     median_seconds,
     memory,
     reset_peak,
-    rows_table,
-    study_parser,
     timing_row,
-    write_record,
 )
 from geomatch.dift import DIFTExtractor
 
@@ -71,7 +67,7 @@ def pictures(size: int) -> list[np.ndarray[Any, Any]]:
 
 
 def noises(setup: Setup) -> list[Tensor]:
-    """One for each member of the ensemble."""
+    """One for each member of the ensemble, those that the extractor draws."""
     network = NETWORKS[setup.network]
     shape = (1, 4, setup.size // 8, setup.size // 8) if network.vae else (1, 3, setup.size, setup.size)
     generators = [torch.Generator().manual_seed(k) for k in range(network.settings.ensemble_size)]
@@ -92,18 +88,19 @@ def extractor_of(setup: Setup, folder: Path, **changed: Any) -> DIFTExtractor:
 
 def extraction(setup: Setup, folder: Path) -> Callable[[], Tensor]:
     """One extraction by this package or by the reference procedure, the model loaded."""
-    picture, drawn = pictures(setup.size)[0], noises(setup)
+    picture = pictures(setup.size)[0]
     if setup.ours:
         extractor = extractor_of(setup, folder)
-        return lambda: extractor.dense(picture, drawn).maps[0]
+        return lambda: extractor.dense(picture).maps[0]
     network, dtype = NETWORKS[setup.network], getattr(torch, setup.dtype)
-    parts = load_parts(network, folder, setup.device, dtype)
-    noise, time = torch.cat(drawn).to(setup.device, dtype), torch.tensor(network.settings.timestep)
+    encode, features, add_noise = load_parts(network, folder, setup.device, dtype)
+    drawn, time = noises(setup), torch.tensor(network.settings.timestep)
+    noise = torch.cat(drawn).to(setup.device, dtype)
 
     def call() -> Tensor:
         image = torch.from_numpy(picture).to(setup.device).permute(2, 0, 1)[None].to(dtype) / 127.5 - 1
-        latents = parts.encode(image.repeat(len(drawn), 1, 1, 1))
-        return parts.features(parts.add_noise(latents, noise, time)).float().mean(0)
+        latents = encode(image.repeat(len(drawn), 1, 1, 1))
+        return features(add_noise(latents, noise, time)).float().mean(0)
 
     return torch.inference_mode()(call)
 
@@ -131,7 +128,7 @@ def worked(setup: Setup, folder: Path) -> dict[str, Any]:
         finally:
             gc.collect()
             torch.cuda.empty_cache()
-    child_process(__spec__.name, "work", json.dumps(asdict(setup)), folder, folder / "found.npz")
+    child_process(__spec__.name, json.dumps(asdict(setup)), folder, folder / "found.npz")
     return dict(np.load(folder / "found.npz"))
 
 
@@ -158,8 +155,11 @@ def _extraction_rows(setup: Setup, dtypes: Sequence[str], folder: Path) -> list[
         row = timing_row(name, float(own["seconds"]), "s", "reference float32", slowest)
         if half := found.get("reference float16"):
             row["ratio to the reference in float16"] = round(float(half["seconds"]) / row["value"], 3)
-        figures = {what: round(float(own[what])) for what in ("loading_mib", "extracting_mib")}
-        rows.append(row | figures | {"cosine_distance": 1 - _cosine(own["features"], exact)})
+        rows.append(row | {"cosine_distance": 1 - _cosine(own["features"], exact)})
+        for what in ("loading", "extracting"):
+            own_mib, other = (float(way[f"{what}_mib"]) for way in (own, found["reference float32"]))
+            label = f"{name}, peak memory while {what}"
+            rows.append(timing_row(label, own_mib, "MiB", "reference float32", other))
     return rows
 
 
@@ -188,8 +188,7 @@ def dtype_of(extractor: DIFTExtractor) -> torch.dtype:
 
 def parts_alone(setup: Setup, dtype: torch.dtype, folder: Path) -> float:
     """Seconds of encoder and UNet for `IMAGES` images that are on the device."""
-    parts = load_parts(NETWORKS[setup.network], folder, setup.device, dtype)
-    encode, features = parts.encode, parts.features
+    encode, features, _ = load_parts(NETWORKS[setup.network], folder, setup.device, dtype)
     if setup.device.startswith("cuda"):
         encode, features = torch.compile(encode), torch.compile(features)
     image = torch.zeros(IMAGES, 3, setup.size, setup.size, dtype=dtype, device=setup.device)
@@ -197,38 +196,5 @@ def parts_alone(setup: Setup, dtype: torch.dtype, folder: Path) -> float:
         return median_seconds(lambda: features(encode(image)), setup.repeats)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """In Markdown: both in float32."""
-    found = {row["name"]: row for row in rows}
-    sides = [found[f"{name} float32"] for name in ("geomatch", "reference")]
-    figures = (
-        ("seconds per image", "value", 1),
-        ("peak memory while loading, MiB", "loading_mib", 0),
-        ("peak memory while extracting, MiB", "extracting_mib", 0),
-    )
-    values = [(words, *(side[what] for side in sides), digits) for words, what, digits in figures]
-    lines = [(words, f"{a:.{n}f}", f"{b:.{n}f}", f"{b / a:.1f}") for words, a, b, n in values]
-    return markdown(("", "geomatch", "reference procedure", "ratio"), lines)
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = study_parser("extraction", __doc__)
-    parser.add_argument("--network", choices=sorted(NETWORKS), default="sd")
-    parser.add_argument("--size", type=int, default=256, help="side of the square image")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", nargs="+", default=["auto"], help="of ours, beside float32")
-    parser.add_argument("--repeats", type=int, default=3)
-    given = vars(parser.parse_args())
-    out, dtypes, setup = given.pop("out"), given.pop("dtype"), Setup(**given)
-    rows = measure(setup, dtypes)
-    device = setup.device.partition(":")[0]
-    timed = rows_table(row for row in rows if "alternative" in row)
-    write_record(out, f"extraction-{setup.network}", rows, asdict(setup), [table(rows), timed], device)
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["work"]:
-        np.savez(sys.argv[4], **work(Setup(**json.loads(sys.argv[2])), Path(sys.argv[3])))
-    else:
-        main()
+    np.savez(sys.argv[3], **work(Setup(**json.loads(sys.argv[1])), Path(sys.argv[2])))

@@ -114,29 +114,13 @@ def prompt_of(network: Network) -> np.ndarray[Any, Any] | None:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """The encoder, and the UNet up to the wanted up-block, in plain diffusers."""
+def load_parts(
+    network: Network, folder: Path, device: str, dtype: torch.dtype
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Callable[..., Tensor]]:
+    """What `make_model` wrote, in plain diffusers: encoder, UNet up to the wanted up-block, adder of noise.
 
-    network: Network
-    encode: Callable[[Tensor], Tensor]
-    """Images (B, 3, H, W) in [-1, 1] to latents."""
-    unet: nn.Module
-    add_noise: Callable[..., Tensor]
-
-    prompt: Tensor | None
-    """(1, tokens, D), for a model that takes one."""
-
-    def features(self, noisy: Tensor) -> Tensor:
-        """The layer of the UNet (B, C, h, w) for noisy latents."""
-        time = torch.full((len(noisy),), self.network.settings.timestep, device=noisy.device)
-        rows = () if self.prompt is None else (self.prompt.expand(len(noisy), -1, -1),)
-        found: Tensor = self.unet(noisy, time, *rows).sample
-        return found
-
-
-def load_parts(network: Network, folder: Path, device: str, dtype: torch.dtype) -> Parts:
-    """Read what `make_model` wrote."""
+    The encoder makes latents of images (B, 3, H, W) in [-1, 1], the UNet a layer (B, C, h, w) of noisy ones.
+    """
 
     def load(kind: Any, part: str) -> Any:
         module = kind.from_pretrained(folder / part, torch_dtype=dtype, low_cpu_mem_usage=False)
@@ -146,11 +130,18 @@ def load_parts(network: Network, folder: Path, device: str, dtype: torch.dtype) 
     unet = load(UNet2DConditionModel if network.vae else UNet2DModel, "unet" if network.vae else "")
     unet.up_blocks = unet.up_blocks[: network.blocks]
     unet.conv_norm_out = unet.conv_act = unet.conv_out = nn.Identity()
-    if network.vae is None:
-        return Parts(network, lambda images: images, unet, add_noise, None)
-    vae, prompt = load(AutoencoderKL, "vae"), torch.tensor(prompt_of(network), dtype=dtype, device=device)
+    vae = load(AutoencoderKL, "vae") if network.vae else None
+    prompt = torch.tensor(prompt_of(network), dtype=dtype, device=device) if network.vae else None
 
     def encode(images: Tensor) -> Tensor:
+        if vae is None:
+            return images
         return vae.encode(images).latent_dist.mode() * vae.config.scaling_factor  # type: ignore[no-any-return]
 
-    return Parts(network, encode, unet, add_noise, prompt[None])
+    def features(noisy: Tensor) -> Tensor:
+        time = torch.full((len(noisy),), network.settings.timestep, device=noisy.device)
+        rows = () if prompt is None else (prompt.expand(len(noisy), -1, -1),)
+        found: Tensor = unet(noisy, time, *rows).sample
+        return found
+
+    return encode, features, add_noise

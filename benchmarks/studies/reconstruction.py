@@ -8,60 +8,58 @@ import re
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from geomatch.benchmarks.methods import create_method
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.studies.record import Row, markdown, study_parser, write_record
 from geomatch.cameras import pycolmap
 from geomatch.collection import Extraction, find_images
-from geomatch.colmap.mapping import Mapping, map_database, summarise_model
+from geomatch.colmap.mapping import Mapping, ModelSummary, map_database, summarise_model
 from geomatch.colmap.reconstruct import reconstruct
-from geomatch.errors import WeightsError, first_line
 
 COLMAP_SIFT = "pycolmap sift"
-METHODS = ("sift-large+dift-tiny", "superpoint+dift-tiny", "aliked+dift-tiny", COLMAP_SIFT)
+METHODS = ("sift-large+dift-tiny", COLMAP_SIFT)
 
 
 def measure(folder: Path, method: str, max_keypoints: int, seeds: Sequence[int]) -> list[Row]:
-    """One row per seed; a method without weights has the reason in its row."""
+    """One row per seed: the largest model, and the images of all."""
     rows: list[Row] = []
     label = "/".join(folder.resolve().parts[-2:])
+    shown = re.sub(r":[^+]*", "", method)  # without paths of this machine
+    mapped = _colmap_sift if method == COLMAP_SIFT else partial(_geomatch, method)
     with tempfile.TemporaryDirectory() as name:
         for seed in seeds:  # our features and matches are made for the first seed only
-            # without paths of this machine
-            row: Row = {"name": label, "seed": seed, "method": re.sub(r":[^+]*", "", method)}
-            start, out = time.perf_counter(), Path(name)
-            try:
-                if method == COLMAP_SIFT:
-                    row |= _colmap_sift(folder, out / f"{seed}", max_keypoints, seed)
-                else:
-                    row |= _geomatch(folder, out, method, max_keypoints, seed)
-            except WeightsError as error:
-                print(f"{method} is skipped: {first_line(error)}")
-                return [*rows, row | {"skipped": "its weights are missing"}]
+            start = time.perf_counter()
+            images, models = mapped(folder, Path(name), max_keypoints, seed)
+            best = models[0] if models else ModelSummary(0, 0, 0, 0.0, 0.0)
+            row: Row = {"name": label, "seed": seed, "method": shown, "images": images, **asdict(best)}
+            row |= {"models": [model.registered for model in models]}
             rows.append(row | {"seconds": round(time.perf_counter() - start, 1)})
             print(rows[-1], flush=True)
     return rows
 
 
-def _geomatch(folder: Path, out: Path, method: str, max_keypoints: int, seed: int) -> Row:
+def _geomatch(
+    method: str, folder: Path, out: Path, max_keypoints: int, seed: int
+) -> tuple[int, Sequence[ModelSummary]]:
     parts = create_method(method, max_keypoints)
     source = None if isinstance(parts.source, FeatureFiles) else parts.source
     if not source or not parts.descriptor or parts.estimator:
         raise ValueError(f"{method}: give DETECTOR+DESCRIPTOR, or {COLMAP_SIFT!r}")
     extraction = Extraction(source, parts.descriptor)
     found = reconstruct(folder, out, extraction=extraction, mapping=Mapping(seed=seed))
-    row = _row(found.models, found.num_images)
-    return row | {"pairs": found.export.pairs, "verified": found.export.verified}
+    return found.num_images, found.models
 
 
-def _colmap_sift(folder: Path, out: Path, max_keypoints: int, seed: int) -> Row:
+def _colmap_sift(
+    folder: Path, out: Path, max_keypoints: int, seed: int
+) -> tuple[int, Sequence[ModelSummary]]:
     library = pycolmap()
     library.set_random_seed(seed)
-    out.mkdir()
-    database = out / "database.db"
+    database = out / f"{seed}.db"
     options = library.FeatureExtractionOptions()
     options.sift.max_num_features = max_keypoints
     names = list(find_images(folder).names)
@@ -69,34 +67,19 @@ def _colmap_sift(folder: Path, out: Path, max_keypoints: int, seed: int) -> Row:
     geometry = library.TwoViewGeometryOptions()
     geometry.ransac.random_seed = seed
     library.match_exhaustive(str(database), verification_options=geometry)
-    models = map_database(database, folder, out / "sparse", "incremental", seed)
-    return _row([summarise_model(model) for model in models], len(names))
-
-
-def _row(models: Sequence[Any], images: int) -> Row:
-    best = models[0] if models else None
-    return {
-        "images": images,
-        "registered": best.registered if best else 0,
-        "points": best.points if best else 0,
-        "mean_track_length": round(best.mean_track_length, 3) if best else None,
-        "mean_reprojection_error": round(best.mean_reprojection_error, 4) if best else None,
-        "models": [model.registered for model in models],
-    }
+    models = map_database(database, folder, out / f"{seed}", "incremental", seed)
+    return len(names), [summarise_model(model) for model in models]
 
 
 def table(rows: Sequence[Row]) -> str:
     """One line per folder and method, with the figures of all seeds, in Markdown."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if "skipped" not in row:
-            groups.setdefault(f"{row['name']}: {row['method']}", []).append(row)
     titles = {"registered": "images", "points": "points", "mean_track_length": "track length",
               "mean_reprojection_error": "error, px"}  # fmt: skip
     lines = []
-    for name, own in groups.items():
-        cells = [", ".join(str(row[what]) for row in own) for what in titles]
-        lines.append([name, *cells, f"{own[0]['seconds']:.0f} s"])
+    for name, method in dict.fromkeys((row["name"], row["method"]) for row in rows):
+        own = [row for row in rows if (row["name"], row["method"]) == (name, method)]
+        cells = [", ".join(str(round(row[what], 3)) for row in own) for what in titles]
+        lines.append([f"{name}: {method}", *cells, f"{own[0]['seconds']:.0f} s"])
     return markdown(["", *titles.values(), "time, first seed"], lines)
 
 

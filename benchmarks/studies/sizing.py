@@ -10,6 +10,10 @@ PACK = 256
 """Pairs per stored object in large collections (`geomatch.collection.pair_matches.BLOCK_PAIRS`)."""
 EXPORT = 4434.92
 """Pairs written to a COLMAP database in a second (record ``export``)."""
+PARTNERS, LOADS = 11.03035, 0.54141
+"""Pairs per image, and features read per pair: 20 nearest on a plane (record ``engines`` of 0.1.0)."""
+IMAGE_MEMORY, PAIR_MEMORY = 439.9104, 311.40495
+"""Bytes of an image and of a pair where the command is given (the same record)."""
 HOUR = 3600.0
 
 
@@ -24,11 +28,11 @@ def rates_of(engines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "feature_bytes": rows["store, bytes per image with 1000 keypoints"],
         "pooled_bytes": 4.0 * rows["pooled features, numbers per image"] * 2,  # again in chunks
         "pair_bytes": rows["store, bytes per pair"],
-        "partners": rows["pairs per image, 20 nearest on a plane"],
-        "loads": rows["features read per pair, 20 nearest on a plane"],
+        "partners": PARTNERS,
+        "loads": LOADS,
         "export": EXPORT,
-        "image_memory": rows["memory where the command is given, per image"],
-        "pair_memory": rows["memory where the command is given, per pair"],
+        "image_memory": IMAGE_MEMORY,
+        "pair_memory": PAIR_MEMORY,
     }
 
 

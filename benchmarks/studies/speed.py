@@ -1,8 +1,6 @@
-"""Time and memory of a pair, beside SIFT with OpenCV: warm, on a busy machine, and from a cold start."""
+"""Time and memory of a pair, beside SIFT with OpenCV: warm, and from a cold start."""
 
 import contextlib
-import json
-import os
 import statistics
 import subprocess
 import sys
@@ -17,13 +15,12 @@ import numpy as np
 
 import geomatch
 from geomatch import DIFTExtractor
-from geomatch.benchmarks.studies.record import Row, beside, child_process, timing_row
+from geomatch.benchmarks.studies.record import Row, beside, timing_row
 from geomatch.dift import PRESETS
 from geomatch.keypoints import MixedDetector
 
 PAIRS = (((640, 480), 1000), ((800, 640), 3000))
 """Sizes of the bundled pair, and keypoints per image."""
-SHARED_SIZE, SHARED_KEYPOINTS = (768, 512), 1000
 PEAK = """import sys
 from geomatch.cli import main
 main(sys.argv[1:])
@@ -96,45 +93,6 @@ def _sift_pair(path0: Path, path1: Path, keypoints: int) -> tuple[float, ...]:
     return tuple(np.diff(marks).tolist())
 
 
-def shared_rows(repeats: int) -> list[Row]:
-    """A warm pair on two cores, one of which another process keeps busy (Linux)."""
-    if not hasattr(os, "sched_setaffinity"):
-        return []
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(allowed)[:2])  # torch counts its threads by these when it is loaded
-    try:
-        idle, busy = json.loads(child_process("geomatch.benchmarks.studies.speed", repeats))
-    finally:
-        os.sched_setaffinity(0, allowed)
-    name = (
-        f"warm pair, {SHARED_SIZE[0]}x{SHARED_SIZE[1]}, {SHARED_KEYPOINTS} keypoints, one of two cores busy"
-    )
-    return [timing_row(name, busy, "s", "both idle", idle)]
-
-
-def _shared(repeats: int) -> tuple[float, float]:
-    """Median seconds with both cores idle and with one busy, in turns."""
-    spin = "import os\nos.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\nwhile True: pass"
-    parts = {
-        "detector": MixedDetector(max_keypoints=SHARED_KEYPOINTS, device="cpu"),
-        "descriptor": replace(PRESETS["dift-tiny"], device="cpu"),
-    }
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    with resized_pair(SHARED_SIZE) as paths:
-
-        def run() -> float:
-            return sum(geomatch.match(*paths, **parts).seconds.values())  # type: ignore[arg-type]
-
-        run()
-        for _ in range(repeats):
-            seconds[False].append(run())
-            with subprocess.Popen([sys.executable, "-c", spin]) as other:
-                time.sleep(0.2)
-                seconds[True].append(run())
-                other.kill()
-    return statistics.median(seconds[False]), statistics.median(seconds[True])
-
-
 def process_rows(repeats: int) -> list[Row]:
     """From a cold start: the shell command with its peak memory, its help and the import alone."""
     pair = geomatch.bundled_pair()
@@ -162,7 +120,3 @@ def _run(*arguments: str) -> str:
     """The last line that a Python process printed."""
     done = subprocess.run([sys.executable, *arguments], check=True, text=True, capture_output=True)
     return done.stdout.rpartition("\n")[0].rpartition("\n")[2]
-
-
-if __name__ == "__main__":
-    print(json.dumps(_shared(int(sys.argv[1]))))

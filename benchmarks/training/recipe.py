@@ -62,7 +62,7 @@ def train(out: Path, images: Path, steps: int, device: str, threads: int | None)
     if threads is not None:
         torch.set_num_threads(threads)
     fetch_packages(images)
-    found = find_images(images, "train")
+    found = find_images(images)
     config, work = DenoiseConfig(steps=steps), out / "work"
     crops = load_crops([entry for entry in found if entry[0].package in DENOISER_PACKAGES])
     losses = train_denoiser(config, crops, work, device)

@@ -10,7 +10,6 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import sha256_of
@@ -67,13 +66,13 @@ def fetch_packages(folder: Path) -> None:
             (work / "unpacked").rename(folder / package)
 
 
-def find_images(folder: Path, split: Literal["train", "holdout"]) -> list[tuple[TrainingImage, Path]]:
-    """The images of one split under ``folder``, each verified by its SHA-256.
+def find_images(folder: Path) -> list[tuple[TrainingImage, Path]]:
+    """The images to train on under ``folder``, each verified by its SHA-256.
 
     Raises:
         GeomatchError: when any is missing or differs, naming the first.
     """
-    listed = [image for image in listed_images() if image.split == split]
+    listed = [image for image in listed_images() if image.split == "train"]
     found = [(image, folder / image.package / image.path) for image in listed]
     wrong = [image for image, path in found if not path.is_file() or sha256_of(path) != image.sha256]
     if wrong:

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from geomatch.collection import CollectionResult
     from geomatch.colmap import Cameras, Mapping
     from geomatch.engine import RunContext
+    from geomatch.views.search import Effort
 
 
 def _collection(
     detector: str | None,
     descriptor: str | None,
     matcher: str | None,
+    effort: "Effort",
     max_keypoints: int,
     rules: tuple[str, ...],
     max_pairs: int | None,
@@ -35,7 +37,7 @@ def _collection(
     return {
         "extraction": Extraction(detector, config, max_keypoints),
         "pairs": PairSelection(rules, max_pairs),
-        "matching": Matching(matcher, None, min_similarity, max_ratio, guided, refine_keypoints),
+        "matching": Matching(matcher, None, min_similarity, max_ratio, guided, effort, refine_keypoints),
     }
 
 

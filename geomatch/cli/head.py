@@ -16,15 +16,33 @@ def head() -> None:
 @click.argument("descriptor", metavar="MODEL")
 @click.argument("images", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--dimension", type=int, default=128, show_default=True, help="Length of the descriptors.")
+@click.option(
+    "--dimension",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Length of the descriptors.",
+)
 @click.option("--views", type=int, default=8, show_default=True, help="Pairs of views per photograph.")
 @click.option(
     "--trained", is_flag=True, help="Train a small network in place of the closed form (patches only)."
 )
-@click.option("--steps", type=int, default=2000, show_default=True, help="Steps of that training.")
+@click.option(
+    "--dense", is_flag=True, help="The same for models that see the whole image, at a cell per 4 pixels."
+)
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Steps of that training. [default: 2000, with --dense 6000]"
+)
 @descriptor_options(leave_out=("--head",))
 def fit(
-    descriptor: str, images: Path, out: Path, dimension: int, views: int, trained: bool, steps: int
+    descriptor: str,
+    images: Path,
+    out: Path,
+    dimension: int,
+    views: int,
+    trained: bool,
+    dense: bool,
+    steps: int | None,
 ) -> None:
     """Fit a projection head of MODEL to the photographs in the folder IMAGES, and write it into the folder
     OUT.
@@ -35,21 +53,30 @@ def fit(
     """
     from geomatch.collection.folder import find_images
     from geomatch.describers import dift_config
+    from geomatch.files import sha256_of
+    from geomatch.weights.folders import HEAD_FILES
 
+    if trained and dense:
+        raise click.UsageError("--trained is for patches, --dense for maps of the whole image: give one")
     config = changed_config(dift_config(descriptor))
     found = find_images(images, exclude=out)
     paths = [found.path(name) for name in found.names]
     work = out / "work"
     for name, reason in found.skipped.items():
         click.echo(f"skipped     {name}: {reason}", err=True)
-    if trained:
-        from geomatch.files import sha256_of
+    if trained or dense:
         from geomatch.training.bank import BankImage
         from geomatch.training.convolutional_head import HeadConfig, train_head
+        from geomatch.training.dense_head import DenseConfig, train_dense_head
 
-        settings = HeadConfig(dimension=dimension, steps=steps, seed=config.seed)
         listed = [BankImage(path, sha256_of(path), views) for path in paths]
-        fitted = train_head(config, listed, work, settings)
+        seed = config.seed
+        if dense:
+            plan = DenseConfig(dimension=dimension, steps=steps or DenseConfig().steps, seed=seed)
+            fitted = train_dense_head(config, listed, work, plan)
+        else:
+            settings = HeadConfig(dimension=dimension, steps=steps or HeadConfig().steps, seed=seed)
+            fitted = train_head(config, listed, work, settings)
     else:
         from geomatch.training.linear_head import fit_on_images
 
@@ -57,8 +84,9 @@ def fit(
     for name, reason in fitted.skipped.items():
         click.echo(f"skipped     {name}: {reason}", err=True)
     fitted.head.save(out)
-    click.echo(f"fitted on   {fitted.pairs} pairs of keypoints in {fitted.images} images")
+    pairs = "views of" if dense else "keypoints in"
+    click.echo(f"fitted on   {fitted.pairs} pairs of {pairs} {fitted.images} images")
     if fitted.after is not None:
         without = "" if fitted.before is None else f"{100 * fitted.before:.1f} % without, "
         click.echo(f"rank-1      {without}{100 * fitted.after:.1f} % with it, in images held out of the fit")
-    click.echo(f"wrote       {click.format_filename(out / 'head.safetensors')}")
+    click.echo(f"wrote       {click.format_filename(out / HEAD_FILES[config.sampling])}")

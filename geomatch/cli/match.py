@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
     from geomatch.images import Stretch
     from geomatch.pipeline import MatchResult
+    from geomatch.views.search import Effort
 
 
 MATCHING = (
@@ -23,6 +24,8 @@ MATCHING = (
     click.option("--matcher", metavar="NAME",
                  help="mnn, or one that brings detector and descriptor: aliked+lightglue, disk+lightglue, "
                       "superpoint+lightglue, xfeat+lighterglue. [default: mnn]"),
+    click.option("--effort", type=click.Choice(["fast", "normal", "high"]), default="normal",
+                 show_default=True, help="How many tilted views are tried where plain matching fails."),
     click.option("--max-keypoints", type=int, default=3000, show_default=True, help="Per image."),
     click.option("--min-similarity", type=float, help="Drop matches of a lower similarity, or confidence."),
 )  # fmt: skip
@@ -33,6 +36,7 @@ def _parts(
     detector: str | None,
     descriptor: str | None,
     matcher: str | None,
+    effort: "Effort",
     estimator: str,
     geometry: str,
     cameras: Path | None,
@@ -61,6 +65,7 @@ def _parts(
         "detector": keypoints,
         "descriptor": describer,
         "matcher": made,
+        "effort": effort,
         "estimator": create_estimator(estimator, threshold) if geometry == "homography" else estimator,
         "model": model,
         "min_similarity": min_similarity,

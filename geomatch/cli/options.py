@@ -140,8 +140,6 @@ _OPTIONS = dict([
     _option("--image-size", "Size at which the descriptor uses the images: a side, WxH, or native.",
             callback=lambda context, parameter, value: _image_size(value)),
     _option("--image-side", "Which side --image-size is about.", click.Choice(["long", "short"])),
-    _option("--rotations", "Rotated copies, to describe keypoints upright; 8 take 14 times as long.", int),
-    _option("--scales", "Copies, each half as large, for keypoints of larger scale.", int),
     _option("--head", "End with this projection head: a folder that `geomatch head fit` wrote."),
     ("--no-head", click.option("--no-head", f"{_PREFIX}no_head", is_flag=True,
                                help="Leave the preset's projection head out.")),

@@ -39,7 +39,7 @@ RECORD = "propagation.json"
     click.option("--seed", type=int, default=0, show_default=True,
                  help="Random seed of the pixels drawn and of the descriptor's noise."),
 )  # fmt: skip
-@descriptor_options(leave_out=("--rotations", "--scales", "--seed"))
+@descriptor_options(leave_out=("--seed",))
 def propagate(
     edit: Path, source: Path, targets: tuple[Path, ...], out: Path, descriptor: str, given: dict[str, Any]
 ) -> int:

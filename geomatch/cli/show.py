@@ -19,7 +19,7 @@ from geomatch.cli.options import changed_config, descriptor_options, parse_point
               show_default=True, help="The picture.")  # fmt: skip
 @click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
               help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id.")  # fmt: skip
-@descriptor_options(leave_out=("--rotations", "--scales"))
+@descriptor_options()
 def show(
     image0: Path,
     targets: tuple[Path, ...],

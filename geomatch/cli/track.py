@@ -30,7 +30,7 @@ from geomatch.cli.options import bundled, changed_config, descriptor_options, pa
 @click.option("--cells", type=click.IntRange(min=1), help="Along the short side of the grid of labels.")
 @click.option("--descriptor", metavar="NAME", default="dift-tiny-dense", show_default=True,
               help="A dense preset (`geomatch models`), or a diffusers model: folder or hub id.")  # fmt: skip
-@descriptor_options(leave_out=("--rotations", "--scales", "--head", "--no-head", "--metric"))
+@descriptor_options(leave_out=("--metric",))
 def track(
     video: Path,
     points: list[tuple[float, float]],

@@ -11,6 +11,8 @@ from geomatch.collection.correspondences import Correspondences
 from geomatch.collection.features import KIND as FEATURES
 from geomatch.collection.features import StoredFeatures, extract_again, extract_features, feature_key
 from geomatch.collection.folder import ImageFolder, Photograph, examine
+from geomatch.collection.hard_pairs import KIND as VIEWS
+from geomatch.collection.hard_pairs import hard_pairs, joined_with, search_pairs
 from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
 from geomatch.collection.pair_matches import match_pairs, pair_keys
 from geomatch.collection.pairs import PairReport, needs_retrieval, select_pairs
@@ -104,16 +106,20 @@ def match_collection(
         content = digest_of([[photo.name, photo.sha256] for photo in photos])
         manifest = Manifest.start(store, "collection", str(folder.root.absolute()), settings, content)
 
+        alike = False  # images were compared as wholes
+
         def objects() -> dict[str, tuple[str, ...]]:
             """Keys of what the photographs need, besides what an earlier run needed."""
             needed = {FEATURES: [keys[photo.name] for photo in photos]}
-            if needs_retrieval(pairs, len(photos)):
+            if needs_retrieval(pairs, len(photos)) or alike:
                 needed[GLOBAL] = [*global_keys(photos, dense).values()]
             return manifest.objects | {kind: tuple(dict.fromkeys(own)) for kind, own in needed.items()}
 
         manifest = manifest.saved(store, objects=objects(), failed=skipped)
 
         def nearest(count: int, order: NDArray[np.int64] | None) -> NDArray[np.int64]:
+            nonlocal alike
+            alike = True
             for left in reversed(range(ROUNDS)):
                 pooled = pool_images(folder.root, photos, dense, store, work)
                 try:
@@ -150,7 +156,13 @@ def match_collection(
             computed_pairs += made
             if not failed_pairs or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
                 break
-    result = Correspondences(stored.load(remake=remake), matched)
+        result = Correspondences(stored.load(remake=remake), matched)
+        hard = hard_pairs(usable.names, report.pairs, matched, matching, nearest)
+        if hard:
+            in_both, in_views, failed = search_pairs(folder.root, stored, hard, parts, matching, work)
+            result = joined_with(result, in_both)
+            failed_pairs |= failed
+            manifest = replace(manifest, objects=objects() | {VIEWS: in_views})
     if matching.refine_keypoints:
         from geomatch.collection.refine import refine_stored
 

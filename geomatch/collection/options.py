@@ -12,6 +12,7 @@ from geomatch.matchers import Matcher, create_matcher
 from geomatch.matching import check_options
 from geomatch.provenance import settings_key
 from geomatch.types import Metric, Traits
+from geomatch.views.search import Effort, check_effort
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +94,15 @@ class Matching:
     """For ``mnn``, Lowe's ratio test. None takes the describer's own when ``guided``, no test otherwise."""
     guided: bool = True
     """Keep the matches, ratio test or not, that agree with the pair's two-view geometry."""
+    effort: Effort = "normal"
+    """Pairs that no geometry relates are matched in tilted views, see `geomatch.match`: with ``normal`` those
+    of images most alike that could join parts of the collection, with ``high`` all."""
     refine_keypoints: bool = False
     """Move the matched keypoints of a grid to where feature maps agree best; detected ones get worse."""
 
     def __post_init__(self) -> None:
         mutual = self.matcher in (None, "mnn")
+        check_effort(self.effort)
         check_options(self.metric, self.min_similarity, self.max_ratio, mutual)
 
     def settled(self, traits: Traits, device: str = "auto") -> "Matching":
@@ -109,7 +114,7 @@ class Matching:
 
     def cache_key(self) -> Any:
         """All that decides the matches of two images."""
-        return settings_key(self, leave_out=("refine_keypoints",))
+        return settings_key(self, leave_out=("refine_keypoints", "effort"))
 
 
 EXTRACTION, PAIRS, MATCHING = Extraction(), PairSelection(), Matching()

@@ -55,11 +55,6 @@ class DIFTConfig:
     image_side: Side = "long"
     """What an int ``image_size`` means: ``long`` bounds the long side; ``short`` makes the short side that
     long, enlarging too, and cuts the other to a multiple of 32, as the paper does with video."""
-    rotations: int = 1
-    """Copies of the image, rotated by multiples of 360 / rotations degrees; a keypoint is described where its
-    orientation is upright. For ``dense`` sampling that keeps the aspect."""
-    scales: int = 1
-    """Copies of the image, each half as large; a keypoint is described in the one that its scale fits."""
     patch_size: int = 32
     """Side of a patch in its own pixels."""
     patch_scale: float = 8.0
@@ -89,7 +84,7 @@ class DIFTConfig:
         if isinstance(self.layers, str) or not self.layers or not all(_is_layer(x) for x in self.layers):
             raise ValueError(f"layers must be a tuple of names or up_ft indices, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
-        for name in ("ensemble_size", "rotations", "scales", "patch_size", "batch_size"):
+        for name in ("ensemble_size", "patch_size", "batch_size"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
         if not self.patch_scale > 0:
@@ -104,10 +99,6 @@ class DIFTConfig:
         whole = all(isinstance(side, int) and side >= 1 for side in sides)
         if self.image_size is not None and (not whole or len(sides) != 2):
             raise ValueError(f"image_size must be None, a positive int or a pair, got {self.image_size}")
-        if self.rotations * self.scales > 1 and self.sampling == "patch":
-            raise ValueError("rotations and scales are for sampling='dense': patches follow keypoints anyway")
-        if self.rotations * self.scales > 1 and isinstance(self.image_size, tuple):
-            raise ValueError("rotations and scales keep the aspect: image_size must be an int or None")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 allowed = " or ".join(get_args(choices))
@@ -118,7 +109,6 @@ class DIFTConfig:
         names = ["timestep", "layers", "noise", "sampling"]
         if self.sampling == "patch":
             names += ["patch_size", "patch_scale"]
-        names += [name for name in ("rotations", "scales") if getattr(self, name) > 1]
         values = asdict(self)
         return {name: list(v) if isinstance(v := values[name], tuple) else v for name in names}
 

@@ -2,10 +2,10 @@
 
 import copyreg
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,16 @@ from geomatch.dift.backends.precision import PROBE_CELLS, network_dtype, patch_d
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.ensemble import images_at_once, mean_activations
 from geomatch.dift.files import head_file, model_fingerprint
-from geomatch.dift.head.projection import POOLED, Head, LinearHead, NetworkHead, load_head, pool_patches
-from geomatch.dift.inputs import dense_size, image_input, keypoint_patches, network_patches
-from geomatch.dift.maps.copies import needed_copies
+from geomatch.dift.head.dense import STRIDE
+from geomatch.dift.head.projection import POOLED, Head, NetworkHead, load_head, pool_patches
+from geomatch.dift.inputs import image_input, keypoint_patches, network_patches
 from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.dift.presets import PRESETS
-from geomatch.geometry import warp_points
 from geomatch.images import Image, ImageLike, stream_images
 from geomatch.isolation import isolated
 from geomatch.provenance import settings_key
 from geomatch.tensors import FeatureTensors, upload_features
-from geomatch.types import Features, Traits
+from geomatch.types import Features, Metric, Traits
 from geomatch.weights.checkpoint import looks_untrained
 
 PATCH_RATIO = 0.8
@@ -103,8 +102,8 @@ class DIFTExtractor:
         config = self.config
         patches = config.sampling == "patch"
         return Traits(
-            metric=config.metric,
-            dense=not patches and config.rotations * config.scales == 1,  # copies have no one map
+            metric=self._metric,
+            dense=not patches,
             local=patches,
             large=not config.embedded,
             device=config.device,
@@ -231,29 +230,27 @@ class DIFTExtractor:
                     places.append(place)
                     yield picture
 
-        if self.traits.dense:
+        if self.config.sampling == "dense":
             for number, feature_map in self._map_stream(pictures()):
                 place = places[number]
-                rows[place] = self._map_rows(feature_map, uploaded[place].keypoints, paper_sampling)
-        elif self.config.sampling == "patch":
-            for picture in pictures():
-                rows[places[-1]] = self._patch_rows(picture, uploaded[places[-1]])
+                points = uploaded[place].keypoints
+                rows[place] = feature_map.sample_tensor(points, self._metric, paper_sampling)
         else:
             for picture in pictures():
-                rows[places[-1]] = self._copy_rows(picture, uploaded[places[-1]], paper_sampling)
+                rows[places[-1]] = self._patch_rows(picture, uploaded[places[-1]])
         return [replace(found, descriptors=row) for found, row in zip(uploaded, rows, strict=True)]
 
     @isolated()
     def describe_map(self, feature_map: FeatureMap, features: Features) -> Features:
         """What `describe` gives for keypoints of an image whose map is at hand."""
-        rows = self._map_rows(feature_map, feature_map.upload(features.keypoints))
-        return replace(features, descriptors=rows.numpy(force=True))
+        return replace(features, descriptors=feature_map.sample(features.keypoints, self._metric))
 
     def _map_stream(self, pictures: Iterable[Image]) -> Iterator[tuple[int, FeatureMap]]:
         """Place and maps of each image, as soon as a batch of one size is full."""
         waiting: dict[torch.Size, list[tuple[int, tuple[int, int], Tensor]]] = {}
         for place, picture in enumerate(pictures):
-            tensor = image_input(picture, self.config, self.model.stride, self.model.device)
+            stride = math.lcm(self.model.stride, STRIDE if self.head else 1)  # a head's cells are whole
+            tensor = image_input(picture, self.config, stride, self.model.device)
             group = waiting.setdefault(tensor.shape, [])
             group.append((place, picture.size, tensor))
             if len(group) == images_at_once(self.config, tensor):
@@ -264,9 +261,18 @@ class DIFTExtractor:
     def _maps_together(
         self, group: Sequence[tuple[int, tuple[int, int], Tensor]]
     ) -> Iterator[tuple[int, FeatureMap]]:
-        maps = self.activations(torch.cat([tensor for *_, tensor in group]))
+        maps = self._maps(torch.cat([tensor for *_, tensor in group]))
         for row, (place, size, _) in enumerate(group):
             yield place, FeatureMap(tuple(layer[row] for layer in maps), size)
+
+    @isolated()
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        maps = self.activations(images)
+        return [self._map_head(maps)] if self._map_head else maps
+
+    @property
+    def _metric(self) -> Metric:
+        return "cosine" if self.config.head else self.config.metric  # heads give unit length
 
     @cached_property
     def _device(self) -> torch.device:
@@ -281,29 +287,10 @@ class DIFTExtractor:
         return self.head.on(self._device, patch_dtype(self.config.dtype, self._device.type))
 
     @cached_property
-    def _row_head(self) -> Callable[[Tensor], Tensor] | None:
-        return self.head.rows_on(self._device) if isinstance(self.head, LinearHead) else None
-
-    def _map_rows(self, feature_map: FeatureMap, points: Tensor, paper_sampling: bool = False) -> Tensor:
-        rows = feature_map.sample_tensor(points, self.config.metric, paper_sampling)
-        return self._row_head(rows) if self._row_head else rows
-
-    def _copy_rows(self, picture: Image, features: FeatureTensors, paper_sampling: bool) -> Tensor:
-        config, stride, found = self.config, self.model.stride, features.to_features()
-        size = dense_size(picture.size, config.image_size, stride, config.image_side)
-        copies = needed_copies(picture, found, size, config.rotations, config.scales, stride)
-        as_they_are = self._sharing(replace(config, image_size=None, rotations=1, scales=1), self.model)
-        parts = []
-        # copies of one size share passes; the maps of all sizes at once might not fit the memory
-        copies.sort(key=lambda copy: copy.image.size)
-        for _, group in groupby(copies, key=lambda copy: copy.image.size):
-            members = list(group)
-            maps = as_they_are.dense_many([copy.image for copy in members])
-            for copy, feature_map in zip(members, maps, strict=True):
-                points = feature_map.upload(warp_points(copy.matrix, found.keypoints[copy.members]))
-                parts.append(self._map_rows(feature_map, points, paper_sampling))
-        order = np.argsort(np.concatenate([copy.members for copy in copies]))
-        return torch.cat(parts)[torch.tensor(order, device=self._device)]
+    def _map_head(self) -> Callable[[Sequence[Tensor]], Tensor] | None:
+        if self.head is None or self.config.sampling == "patch":
+            return None
+        return self.head.on_maps(self._device, self.config.metric)
 
     def _patch_rows(self, picture: Image, features: FeatureTensors) -> Tensor:
         stride = 1 if self._distilled else self.model.stride

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from geomatch.dift.config import DIFTConfig
 from geomatch.files import fingerprint_of
 from geomatch.places import user_path
-from geomatch.weights.folders import CONFIGS, HEAD_FILE, SCHEDULES, find_weights, unet_folder
+from geomatch.weights.folders import CONFIGS, HEAD_FILES, SCHEDULES, find_weights, unet_folder
 from geomatch.weights.prompt import cached_embedding, encode_prompt
 from geomatch.weights.sources import model_folder, text_encoder_folder, unet_file
 
@@ -34,10 +34,8 @@ def head_file(config: DIFTConfig) -> Path | None:
     """Where the projection head that a configuration asks for should be; None when it asks for none."""
     if not config.head:
         return None
-    if config.head is True:
-        return folder_of(config) / HEAD_FILE
-    path = user_path(config.head)
-    return path / HEAD_FILE if path.is_dir() else path
+    path = folder_of(config) if config.head is True else user_path(config.head)
+    return path / HEAD_FILES[config.sampling] if path.is_dir() else path
 
 
 def model_fingerprint(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> str:

@@ -153,10 +153,6 @@ def prepare_edit(
         ValueError: for options that make no sense.
     """
     options, describer = options or EditOptions(), create_describer(descriptor)
-    config = getattr(describer, "config", None)
-    dift = config if isinstance(config, DIFTConfig) and config.sampling == "dense" else None
-    if dift and (dift.head or dift.rotations * dift.scales > 1):
-        raise ValueError("pixels are compared by one map as it is: leave out head, rotations and scales")
     dense, estimator = as_dense(describer), options.estimator
     if isinstance(estimator, str):
         usual = THRESHOLD if dense is None else DENSE_THRESHOLD

@@ -18,6 +18,7 @@ from geomatch.keypoints.opencv import available_opencv_detectors, create_feature
 from geomatch.opencv.arguments import check_number, check_whole
 from geomatch.opencv.feature2d import Feature2D
 from geomatch.types import check_shape
+from geomatch.views.search import Effort, check_effort
 
 MAX_ROWS = 20_000  # descriptors that a PCA is fitted to, evenly chosen; more change little and cost memory
 _MANY = 1_000_000  # more keypoints than any image has: no limit, where a detector wants a number
@@ -33,6 +34,7 @@ def DIFT_create(
     *,
     detector: str | Detector | cv2.Feature2D | None = None,
     descriptor: str | DIFTConfig | Describer = "dift-tiny",
+    effort: Effort = "normal",
 ) -> Feature2D:
     """Diffusion features in place of ``cv2.SIFT_create``: by default SIFT's keypoints, described by DIFT.
 
@@ -47,9 +49,13 @@ def DIFT_create(
         detector: another source of keypoints: a name (`geomatch.keypoints.detectors`), or an object of OpenCV
             or of geomatch. SIFT's arguments do not go with it.
         descriptor: as in `geomatch.match`; a model is loaded on first use and stays in memory.
+        effort: with ``high``, `detectAndCompute` adds the keypoints of tilted views, as ``cv2.AffineFeature``
+            does, for planes seen from very different directions. A place may be there several times: match
+            with ``crossCheck`` rather than by the ratio test.
 
     Raises TypeError for arguments of the wrong type, ValueError for values that make no sense.
     """
+    check_effort(effort)
     limit = _limit(nfeatures)
     sift = (
         check_whole("nOctaveLayers", nOctaveLayers, 1), check_number("contrastThreshold", contrastThreshold),
@@ -61,7 +67,7 @@ def DIFT_create(
         raise ValueError(f"sigma must be positive, got {sigma}")
     describer = create_describer(descriptor)
     if detector is None:  # made anew for every call: OpenCV's objects cannot be pickled
-        return Feature2D(partial(_sift, limit, *sift), describer)
+        return Feature2D(partial(_sift, limit, *sift), describer, effort=effort)
     if sift != (3, 0.04, 10.0, 1.6, True):
         raise ValueError("only nfeatures goes with another detector: the other arguments are SIFT's")
     source: Detector | cv2.Feature2D | Callable[[], cv2.Feature2D]
@@ -72,7 +78,7 @@ def DIFT_create(
     else:  # the mask is applied before the limit, but a grid has no best points to keep
         most = limit or _MANY if detector == "grid" else _MANY
         source = create_detector(detector, most, traits_of(describer).device)
-    return Feature2D(source, describer, nfeatures=limit)
+    return Feature2D(source, describer, nfeatures=limit, effort=effort)
 
 
 def SuperPoint_create(

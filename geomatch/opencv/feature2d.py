@@ -1,7 +1,7 @@
 """An object with the methods of ``cv2.Feature2D``."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,11 +13,14 @@ from geomatch.describers import Describer
 from geomatch.dift.head.projection import LinearHead
 from geomatch.errors import first_line
 from geomatch.images import Image
-from geomatch.keypoints import Detector
+from geomatch.keypoints import Detector, OpenCVDetector
 from geomatch.keypoints.opencv import MIN_SIDE, features_of_rows, keypoint_rows
 from geomatch.opencv.arguments import check_image, check_images, check_keypoints, check_mask
 from geomatch.opencv.convert import from_bgr, to_keypoints
 from geomatch.types import Features
+from geomatch.views.features import view_features
+from geomatch.views.search import STAGES, Effort
+from geomatch.views.simulation import tilted_views
 
 _MAX_SIZE = 4.0  # of a keypoint, in units of the image's long side: larger ones see no more of the image
 
@@ -43,6 +46,8 @@ class Feature2D:
     """Most keypoints detected, the best by their response where the mask allows; 0 for all."""
     pca: LinearHead | None = None
     """Makes the descriptors shorter; set by `geomatch.opencv.with_pca`."""
+    effort: Effort = "normal"
+    """With ``high``, `detectAndCompute` adds what is found in tilted views, as ``cv2.AffineFeature`` does."""
 
     def detect(self, image: Any, mask: Any = None) -> Any:
         """A tuple of ``cv2.KeyPoint``; none where ``mask``, uint8 of the image's size, is zero."""
@@ -97,9 +102,29 @@ class Feature2D:
         if useProvidedKeypoints:
             return (), None
         found, rows = self._detect(array, mask)
-        if rows is None or not found:
-            return self.compute(image, found, descriptors)
-        return found, self._finished(rows, descriptors)
+        if rows is None and found:
+            found, rows = replace(self, pca=None).compute(image, found)
+        if self.effort == "high":
+            found, rows = self._with_views(array, mask, found, rows)
+        return (found, None) if rows is None else (found, self._finished(rows, descriptors))
+
+    def _with_views(
+        self, array: NDArray[np.uint8], mask: Any, found: tuple[cv2.KeyPoint, ...], rows: Any
+    ) -> tuple[tuple[cv2.KeyPoint, ...], Any]:
+        """The same, then the keypoints of all tilted views that `geomatch.views.search` would make."""
+        picture, allowed = from_bgr(array), check_mask(mask, array.shape[:2])
+        source = self._source()
+        detector = OpenCVDetector(source, None) if isinstance(source, cv2.Feature2D) else source
+        detector = getattr(detector, "in_views", detector)
+        points, parts = list(found), [] if rows is None else [rows]
+        for tilt, count in STAGES["high"]:
+            views = tilted_views(tilt)
+            for part in view_features(picture, views, detector, self.describer, count):
+                seen = to_keypoints(part.to_features(picture.size))
+                kept = [i for i, point in enumerate(seen) if allowed is None or _inside(point, allowed)]
+                points += [seen[i] for i in kept]
+                parts.append(part.descriptors.numpy(force=True)[kept])
+        return tuple(points), np.concatenate(parts) if parts else None
 
     def descriptorSize(self) -> int:
         """Dimensions of a descriptor; the model is loaded where only it knows."""

@@ -46,7 +46,7 @@ def train_head(
     ``work`` holds the checkpoint and the bank. Raises `GeomatchError` when the images give no pairs.
     """
     if config.sampling != "patch":
-        raise ValueError("a head can be trained for sampling='patch' only; dense maps have the fitted one")
+        raise ValueError("a head can be trained for sampling='patch' only; maps have --dense")
     bank = PatchBank(work / "patches", config.patch_size, config.patch_scale)
     unreadable = make_bank(bank, images)
     images = [image for image in images if image not in unreadable]

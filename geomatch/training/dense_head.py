@@ -1,8 +1,9 @@
-"""Train the projection head of dense maps on pairs of views, resumable at any checkpoint."""
+"""Train the projection head of maps of whole images on pairs of views, resumable at any checkpoint."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +14,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from geomatch.devices import upload_pixels
 from geomatch.dift import DIFTConfig, DIFTExtractor
-from geomatch.dift.head.dense import DenseNetwork
-from geomatch.dift.maps.feature_map import FeatureMap
+from geomatch.dift.head.dense import STRIDE, DenseNetwork
+from geomatch.dift.head.projection import NetworkHead
+from geomatch.dift.maps.feature_map import FeatureMap, cell_centres
+from geomatch.errors import GeomatchError
+from geomatch.files import replacing
 from geomatch.geometry import warp_points
-from geomatch.images import Image, load_image, reduce_image
+from geomatch.images import load_image, reduce_image
 from geomatch.isolation import isolated
+from geomatch.stream import ahead
 from geomatch.synthetic import Motion
+from geomatch.training.bank import BankImage, for_each_image
 from geomatch.training.checkpoint import Checkpoint, Log, read_checkpoint, take_steps
+from geomatch.training.convolutional_head import split_images
+from geomatch.training.linear_head import FittedHead
 from geomatch.training.pairs import make_views
 
 CHECKPOINT = "dense-head.pt"
+SIDE = 560  # longest side in pixels of the photographs that are kept
+WATCHED = 32  # pairs of views of the photographs held out
 MOTIONS: tuple[Motion, ...] = ("upright", "rotated", "tilted", "upright", "rotated")
 NEAR = 6.0
 """Pixels about a point's partner within which cells are neither right nor wrong."""
@@ -52,22 +61,115 @@ class ViewPair(NamedTuple):
     points: NDArray[np.float32]  # (K, 2, 2) pixels
 
 
-def draw_pair(photographs: Sequence[NDArray[np.uint8]], config: DenseConfig, rng: np.random.Generator) -> ViewPair:
+def train_dense_head(
+    config: DIFTConfig, images: Sequence[BankImage], work: Path, settings: DenseConfig = DenseConfig()
+) -> FittedHead:
+    """Train the head of a model that samples maps of whole images; a second call goes on.
+
+    ``work`` holds the checkpoint and the photographs, reduced. Raises `GeomatchError` when none can be read.
+    """
+    if config.sampling != "dense":
+        raise ValueError("--dense is for sampling='dense'; patches have --trained")
+    folder = work / "photographs"
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [image for image in images if not _kept(folder, image).is_file()]
+    unreadable = for_each_image(partial(_keep, folder), missing, 1, "photographs")
+    used, held_out = split_images([image for image in images if image not in unreadable])
+    if not used:
+        raise GeomatchError("none of the images can be read: give photographs")
+    extractor = DIFTExtractor(replace(config, head=False))
+    watched = draw_watched([_kept(folder, image) for image in held_out], settings)
+    network = train_network(extractor, [_kept(folder, image) for image in used], settings, work, watched)
+    before = [found_right(extractor.dense_many(pair.pixels), pair) for pair in watched]
+    log = read_checkpoint(work / CHECKPOINT)["log"]
+    training = {
+        "model": config.model,
+        "images": [image.sha256 for image in used],
+        "pairs": settings.steps * settings.pairs,
+        "head": asdict(settings),
+        "log": log,
+    }
+    head = NetworkHead(network, config.feature_settings(), training)
+    skipped = {str(image.path): reason for image, reason in unreadable.items()}
+    rank1 = float(np.concatenate(before).mean()) if before else None
+    return FittedHead(head, len(used), skipped, training["pairs"], rank1, log[-1].get("rank1"))
+
+
+@torch.random.fork_rng(devices=[])
+@isolated(gradients=True)
+def train_network(
+    extractor: DIFTExtractor,
+    photographs: Sequence[Path],
+    config: DenseConfig,
+    out: Path,
+    watched: Sequence[ViewPair] = (),
+) -> DenseNetwork:
+    """Train on frozen activations of views of arrays (H, W, 3), or go on from ``out/dense-head.pt``.
+
+    The network that is given back is on the CPU, in evaluation mode.
+    """
+    torch.default_generator.manual_seed(config.seed)
+    probe = _activations(extractor, np.zeros((1, config.size, config.size, 3), np.uint8))
+    maps = [(layer.shape[1], config.size // layer.shape[3]) for layer in probe]
+    network, device = DenseNetwork(maps, config.width, config.dimension), probe[0].device
+    network.to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.05
+    )
+    parts: dict[str, Any] = {"network": network, "optimiser": optimiser, "schedule": schedule}
+    checkpoint = Checkpoint(out / CHECKPOINT, config, parts)
+
+    def drawn_pairs(step: int) -> list[ViewPair]:
+        rng = np.random.default_rng([config.seed, step])
+        return [draw_pair(photographs, config, rng) for _ in range(config.pairs)]
+
+    def described(pairs: Sequence[ViewPair]) -> Tensor:
+        layers = _activations(extractor, np.concatenate([pair.pixels for pair in pairs]))
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+            found: Tensor = network([layer.contiguous(memory_format=torch.channels_last) for layer in layers])
+        return found.float()
+
+    def log() -> Log:
+        network.eval()
+        with torch.no_grad():
+            right = [found_right(_views(described([pair]), config.size), pair) for pair in watched]
+        return {"rank1": round(float(np.concatenate(right).mean()), 4)}
+
+    first, _ = checkpoint.resume()
+    with closing(ahead(drawn_pairs, range(first, config.steps))) as drawn:
+
+        def loss(_: int) -> Tensor:
+            network.train()
+            pairs = next(drawn)
+            return dense_loss(described(pairs), pairs, config)
+
+        take_steps(checkpoint, loss, "dense projection head", log if watched else dict)
+    return network.eval().cpu()
+
+
+def draw_watched(photographs: Sequence[Path], config: DenseConfig) -> list[ViewPair]:
+    """The pairs that are never trained on; none without photographs."""
+    rng = np.random.default_rng([config.seed, 2**31])
+    return [draw_pair(photographs, config, rng) for _ in range(WATCHED if photographs else 0)]
+
+
+def draw_pair(photographs: Sequence[Path], config: DenseConfig, rng: np.random.Generator) -> ViewPair:
     """A random photograph seen twice; half of the points are corners, the others anywhere."""
-    photograph = photographs[rng.integers(len(photographs))]
-    motion = MOTIONS[rng.integers(len(MOTIONS))]
-    strength = float(rng.uniform(0.5, 1.6))
-    size = (config.size, config.size)
-    view0, view1, matrix = make_views(photograph, rng, motion, strength, size)
+    photograph = np.load(photographs[int(rng.integers(len(photographs)))])
+    motion, strength = MOTIONS[rng.integers(len(MOTIONS))], float(rng.uniform(0.5, 1.6))
+    view0, view1, matrix = make_views(photograph, rng, motion, strength, (config.size, config.size))
     grey = cv2.cvtColor(view0.pixels, cv2.COLOR_RGB2GRAY)
     corners = cv2.goodFeaturesToTrack(grey, config.points // 2, 0.01, 5)
-    anywhere = rng.uniform(0, config.size - 1, (config.points, 2))
     found = np.zeros((0, 2)) if corners is None else corners[:, 0] + rng.uniform(-1, 1, (len(corners), 2))
-    points0 = np.concatenate([found, anywhere])
+    points0 = np.concatenate([found, rng.uniform(0, config.size - 1, (config.points, 2))])
     points1 = warp_points(matrix, points0)
-    inside = ((points1 > 2) & (points1 < config.size - 3)).all(1) & ((points0 >= 0) & (points0 < config.size)).all(1)
-    points = np.stack([points0[inside], points1[inside]], 1)[: config.points]
-    return ViewPair(np.stack([view0.pixels, view1.pixels]), points.astype(np.float32))
+    inside = ((points1 > 2) & (points1 < config.size - 3)).all(1)
+    inside &= ((points0 >= 0) & (points0 < config.size)).all(1)
+    points = np.stack([points0[inside], points1[inside]], axis=1)[: config.points].astype(np.float32)
+    pixels = np.stack([view0.pixels, view1.pixels])
+    return ViewPair(pixels, points) if len(points) else draw_pair(photographs, config, rng)
 
 
 def dense_loss(maps: Tensor, pairs: Sequence[ViewPair], config: DenseConfig) -> Tensor:
@@ -77,87 +179,45 @@ def dense_loss(maps: Tensor, pairs: Sequence[ViewPair], config: DenseConfig) -> 
     pairs' views, one after the other.
     """
     losses = []
-    side = maps.shape[3]
-    centres = (torch.arange(side, device=maps.device) + 0.5) * config.size / side - 0.5
-    cells = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).flatten(0, 1)
-    for number, pair in enumerate(pairs):
-        if not len(pair.points):
-            continue
-        views = [FeatureMap((maps[2 * number + k],), (config.size, config.size)) for k in (0, 1)]
-        points = [torch.tensor(pair.points[:, k], device=maps.device) for k in (0, 1)]
+    cells = cell_centres((maps.shape[3], maps.shape[2]), (config.size, config.size), maps)
+    for two, pair in zip(torch.split(maps, 2), pairs, strict=True):
+        views, points = _views(two, config.size), torch.tensor(pair.points, device=maps.device).unbind(1)
         rows = [view.sample_tensor(where) for view, where in zip(views, points, strict=True)]
         right = (rows[0] * rows[1]).sum(1, keepdim=True)
         for own, other in ((0, 1), (1, 0)):
-            scores = rows[own].bfloat16() @ views[other].maps[0].flatten(1).bfloat16()
+            scores = rows[own].bfloat16() @ two[other].flatten(1).bfloat16()
             near = torch.cdist(points[other], cells) < NEAR
             scores = torch.cat([right, scores.float().masked_fill(near, -1e4)], 1) / config.temperature
             losses.append(functional.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.int64)))
     return torch.stack(losses).mean()
 
 
-@torch.random.fork_rng(devices=[])
-@isolated(gradients=True)
-def train_dense(
-    extractor: DIFTExtractor,
-    photographs: Sequence[NDArray[np.uint8]],
-    held_out: Sequence[NDArray[np.uint8]],
-    config: DenseConfig,
-    out: Path,
-) -> DenseNetwork:
-    """Train on frozen activations, or go on from ``out/dense-head.pt``."""
-    out.mkdir(parents=True, exist_ok=True)
-    torch.default_generator.manual_seed(config.seed)
-    probe = _activations(extractor, np.zeros((1, config.size, config.size, 3), np.uint8))
-    network = DenseNetwork([(layer.shape[1], config.size // layer.shape[3]) for layer in probe], config.width, config.dimension)
-    network = network.to(probe[0].device, memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.05)
-    device = probe[0].device.type
-
-    def pairs_of(step: int) -> list[ViewPair]:
-        rng = np.random.default_rng([config.seed, step])
-        return [draw_pair(photographs, config, rng) for _ in range(config.pairs)]
-
-    def described(pairs: Sequence[ViewPair]) -> Tensor:
-        maps = _activations(extractor, np.concatenate([pair.pixels for pair in pairs]))
-        with torch.autocast(device, torch.bfloat16, cache_enabled=False):
-            found: Tensor = network([layer.contiguous(memory_format=torch.channels_last) for layer in maps])
-        return found.float()
-
-    rng = np.random.default_rng([config.seed, 2**31])
-    watched_pairs = [draw_pair(held_out, config, rng) for _ in range(32)] if len(held_out) else []
-
-    def watched() -> Log:
-        network.eval()
-        with torch.no_grad():
-            right = [hits(described([pair]), pair) for pair in watched_pairs]
-        network.train()
-        return {"rank1": round(float(np.mean(np.concatenate(right))), 4)}
-
-    with ThreadPoolExecutor(1) as ahead:
-        waiting: dict[int, Any] = {}
-
-        def loss(step: int) -> Tensor:
-            pairs = waiting.pop(step).result() if step in waiting else pairs_of(step)
-            if step + 1 < config.steps:
-                waiting[step + 1] = ahead.submit(pairs_of, step + 1)
-            network.train()
-            return dense_loss(described(pairs), pairs, config)
-
-        parts: dict[str, Any] = {"network": network, "optimiser": optimiser, "schedule": schedule}
-        take_steps(Checkpoint(out / CHECKPOINT, config, parts), loss, "dense head", watched if watched_pairs else dict)
-    return network.eval()
+def found_right(views: Sequence[FeatureMap], pair: ViewPair) -> NDArray[np.bool_]:
+    """(K,) True where the most similar cell of the second view lies within `NEAR` of a point's partner."""
+    view0, view1 = views
+    points = view0.upload(pair.points[:, 0])
+    width, height = view1.image_size
+    cells = cell_centres((width // STRIDE, height // STRIDE), view1.image_size, view1.maps[0])
+    best = (view0.sample_tensor(points) @ view1.sample_tensor(cells).T).argmax(1)
+    distances = np.linalg.norm(cells[best].numpy(force=True) - pair.points[:, 1], axis=1)
+    return np.asarray(distances < NEAR)
 
 
-def hits(maps: Tensor, pair: ViewPair) -> NDArray[np.bool_]:
-    """(K,) whether the most similar cell of the second view lies within `NEAR` of the partner."""
-    side, size = maps.shape[3], pair.pixels.shape[1]
-    rows = FeatureMap((maps[0],), (size, size)).sample_tensor(torch.tensor(pair.points[:, 0], device=maps.device))
-    best = (rows @ maps[1].flatten(1)).argmax(1).cpu().numpy()
-    found = (np.stack([best % side, best // side], 1) + 0.5) * size / side - 0.5
-    return np.asarray(np.linalg.norm(found - pair.points[:, 1], axis=1) < NEAR)
+def _views(maps: Tensor, size: int) -> list[FeatureMap]:
+    return [FeatureMap((layer,), (size, size)) for layer in maps]
+
+
+def _kept(folder: Path, image: BankImage) -> Path:
+    return folder / f"{image.sha256}.npy"
+
+
+def _keep(folder: Path, image: BankImage) -> None:
+    pixels = reduce_image(load_image(image.path), SIDE).pixels
+    with replacing(_kept(folder, image)) as temporary:
+        np.save(temporary, pixels)
 
 
 def _activations(extractor: DIFTExtractor, pixels: NDArray[np.uint8]) -> list[Tensor]:
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(extractor.model.device).float() / 127.5 - 1
-    return [layer.float().clone() for layer in extractor.activations(images)]
+    # copies, since tensors of inference mode cannot be differentiated through
+    return [layer.clone() for layer in extractor.activations(images)]

@@ -35,7 +35,7 @@ class FittedHead:
     head: Head
     images: int  # number of images that it was fitted on
     skipped: dict[str, str]  # images that could not be used, and why
-    pairs: int  # number of corresponding keypoints that it was fitted on
+    pairs: int  # number of corresponding keypoints, or of pairs of views, that it was fitted on
     before: float | None
     """Rank-1 accuracy without it, in the held-out images: share of keypoints whose nearest neighbour, among
     the corresponding keypoints of the other view, is right. None when it was not measured."""
@@ -53,14 +53,13 @@ def fit_on_images(
     """Fit the closed-form projection head of a DIFT model; the folder ``work`` caches activations per image.
 
     Every image is seen in ``views`` pairs of views related by known homographies and changed in light; what
-    SIFT finds in both views at one place is a pair. For models that see the whole image, without rotated
-    copies, views stay upright. Raises `GeomatchError` when the images give too few pairs.
+    SIFT finds in both views at one place is a pair. For models that see the whole image views stay
+    upright. Raises `GeomatchError` when the images give too few pairs.
     """
     if views < 1:
         raise ValueError(f"views must be at least 1, got {views}")
     extractor = DIFTExtractor(replace(config, head=False))
-    upright = config.sampling == "dense" and config.rotations == 1
-    motions: tuple[Motion, ...] = ("upright",) if upright else ("upright", "rotated")
+    motions: tuple[Motion, ...] = ("upright",) if config.sampling == "dense" else ("upright", "rotated")
     settings = [cache_key(extractor), views, seed, motions, PER_VIEW]
     work.mkdir(parents=True, exist_ok=True)
     hashes: dict[str, Path] = {}

@@ -12,7 +12,8 @@ FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.bin")
 """Where weights are looked for in the folder of a network, in this order."""
 CONFIGS = [f"{part}config.json" for part in ("", "unet/", "vae/")]
 SCHEDULES = ("scheduler_config.json", "scheduler/scheduler_config.json")
-HEAD_FILE = "head.safetensors"
+HEAD_FILES = {"patch": "head.safetensors", "dense": "dense-head.safetensors"}
+"""Projection heads beside a model, by what it samples."""
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -41,9 +42,9 @@ def find_weights(folder: Path) -> list[Path]:
 
 
 def write_sums(folder: Path) -> None:
-    """Record the checksums of a model's configurations and weights, but not of a head, which has its own."""
+    """Record the checksums of a model's configurations and weights; heads have their own."""
     files = sorted(path for kind in ("*.json", "*.safetensors") for path in folder.glob(kind))
-    lines = [f"{sha256_of(path)}  {path.name}\n" for path in files if path.name != HEAD_FILE]
+    lines = [f"{sha256_of(path)}  {path.name}\n" for path in files if path.name not in HEAD_FILES.values()]
     with replacing(folder / SUMS) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from geomatch.errors import WeightsError
 from geomatch.places import cached_path, user_path
 from geomatch.weights.download import WeightsFile
-from geomatch.weights.folders import CONFIGS, HEAD_FILE, STEM, missing_files
+from geomatch.weights.folders import CONFIGS, HEAD_FILES, STEM, missing_files
 from geomatch.weights.hub import hub_folder, is_hub_id
 from geomatch.weights.models import ADM, MODELS
 from geomatch.weights.prompt import TEXT_WEIGHTS
@@ -16,7 +16,7 @@ EMBEDDED = ("dift-tiny",)  # models that come with the package
 # OpenAI publishes no checksum
 ADM_CHECKPOINT = WeightsFile("256x256_diffusion_uncond.pt", MODELS[ADM].source, MODELS[ADM].licence, None)
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+?)(?:@([\w./-]+))?")
-_SMALL = [*CONFIGS, "model_index.json", "scheduler_config.json", "scheduler/*", HEAD_FILE]
+_SMALL = [*CONFIGS, "model_index.json", "scheduler_config.json", "scheduler/*", *HEAD_FILES.values()]
 _SAFE = (f"{STEM}.safetensors", f"{STEM}-*-of-*.safetensors", f"{STEM}.safetensors.index.json")
 _PICKLED = (f"{STEM}.bin",)
 _TOKENIZER = ["text_encoder/config.json", "tokenizer/*"]

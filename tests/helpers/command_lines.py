@@ -40,6 +40,7 @@ import torch
 import geomatch
 from geomatch.cli import app, main
 from geomatch.training import bank
+from geomatch.weights.folders import HEAD_FILES
 
 CODES = (0, 1, 2, 130)
 CPU = 20  # seconds of a processor after which a line is ended
@@ -273,7 +274,7 @@ def make_folder(folder: Path) -> None:
         Path(name, "config.json").write_text(config)
         Path(name, "model_index.json").write_text(config)
         Path(name, "pairs.json").write_text(config)
-        for file in ("head.safetensors", "diffusion_pytorch_model.safetensors", "model.safetensors"):
+        for file in (*HEAD_FILES.values(), "diffusion_pytorch_model.safetensors", "model.safetensors"):
             shutil.copy("junk.safetensors", f"{name}/{file}")
     quiet = ["--max-keypoints", "50", "--workers", "1"]
     for line in (

@@ -34,11 +34,13 @@ class PairScene:
     name: str
     pairs: tuple[ImagePair, ...]
     files: tuple[Path, ...]  # images and truth, in order
+    truths: tuple[Any, ...] = ()  # what the files do not hold, as JSON can hold it
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the files, and the names and splits that rows hold."""
-        return digest_of([[[pair.name, pair.split] for pair in self.pairs], fingerprint_of(self.files)])
+        """SHA-256 over the files, the truths, and the names and splits that rows hold."""
+        names = [[pair.name, pair.split] for pair in self.pairs]
+        return digest_of([names, fingerprint_of(self.files), *self.truths])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 
 from geomatch import cameras
 from geomatch.benchmarks.harness.data import DataSet, read_lines
-from geomatch.benchmarks.tasks.pose.scenes import Camera, Listed, RelativePose, Scene, by_scene
+from geomatch.benchmarks.tasks.pairs.evaluation import PairScene
+from geomatch.benchmarks.tasks.pose.scenes import Camera, Listed, RelativePose, by_scene
 from geomatch.errors import GeomatchError, reading
 
 MIN_COVISIBILITY = 0.1
@@ -21,7 +22,7 @@ _LAYOUT = (
 )
 
 
-def read_pose(folder: Path, split: str | None = None) -> DataSet[Scene]:
+def read_pose(folder: Path, split: str | None = None) -> DataSet[PairScene]:
     """Pairs of a folder, or of the folders in it, in either layout.
 
     A list's K counts from the centre of the first pixel, a model's from its corner.

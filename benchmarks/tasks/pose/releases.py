@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.tasks.pose.scenes import Camera, Listed, RelativePose, Scene, by_scene
+from geomatch.benchmarks.tasks.pairs.evaluation import PairScene
+from geomatch.benchmarks.tasks.pose.scenes import Camera, Listed, RelativePose, by_scene
 from geomatch.errors import GeomatchError, reading
 from geomatch.files import read_npz
 
@@ -39,7 +40,7 @@ class _Arrays(pickle.Unpickler):
         return _KNOWN[module][name]
 
 
-def read_megadepth(folder: Path, split: str | None = None) -> DataSet[Scene]:
+def read_megadepth(folder: Path, split: str | None = None) -> DataSet[PairScene]:
     """MegaDepth-1500 (Sun et al., LoFTR, 2021): its index files are raw pickles of a dict of arrays.
 
     Poses go from the world to the camera; K counts from the corner of the first pixel.
@@ -63,7 +64,7 @@ def _megadepth(folder: Path) -> Iterator[Listed]:
                 yield paths[0].parent.parent.name, f"{one}-{two}", paths, truth
 
 
-def read_scannet(folder: Path, split: str | None = None) -> DataSet[Scene]:
+def read_scannet(folder: Path, split: str | None = None) -> DataSet[PairScene]:
     """ScanNet-1500 (Sarlin et al., SuperGlue, 2020) by LoFTR's index; poses go from camera 0 to 1."""
     return by_scene(folder, split, _scannet(folder), _SCANNET, _PAIRS)
 

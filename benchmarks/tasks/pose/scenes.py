@@ -3,17 +3,15 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch import cameras
-from geomatch.benchmarks.harness.data import DataSet, sums_of
-from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair
+from geomatch.benchmarks.harness.data import DataSet
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, PairScene
 from geomatch.errors import GeomatchError
-from geomatch.files import digest_of
 from geomatch.geometry import warp_points
 
 Points = NDArray[np.float64]
@@ -55,30 +53,21 @@ Listed = tuple[str, str, tuple[Path, Path], RelativePose]
 """The scene of a pair, its own name there, its images and its truth."""
 
 
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """All pairs of one scene; what is evaluated alone."""
-
-    name: str
-    pairs: tuple[ImagePair, ...]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over images, cameras and poses."""
-        paths = dict.fromkeys(path for pair in self.pairs for path in pair.paths)
-        place = {path: number for number, path in enumerate(paths)}
-        truths = [
-            [pair.name, [place[path] for path in pair.paths], pair.truth.matrix.tolist(),
-             [[one.matrix.tolist(), one.size, one.corner_origin,
-               one.lens and (one.lens.model, one.lens.params)] for one in pair.truth.cameras]]
-            for pair in self.pairs
-        ]  # fmt: skip
-        return digest_of([truths, sums_of(place)])
+def _scene(name: str, pairs: Iterable[ImagePair]) -> PairScene:
+    own = tuple(pairs)
+    files = tuple(dict.fromkeys(path for pair in own for path in pair.paths))
+    truths = tuple(
+        [[files.index(path) for path in pair.paths], pair.truth.matrix.tolist(),
+         [[one.matrix.tolist(), one.size, one.corner_origin,
+           one.lens and (one.lens.model, one.lens.params)] for one in pair.truth.cameras]]
+        for pair in own
+    )  # fmt: skip
+    return PairScene(name, own, files, truths)
 
 
 def by_scene(
     folder: Path, split: str | None, listed: Iterable[Listed], layout: str, whole: int | None = None
-) -> DataSet[Scene]:
+) -> DataSet[PairScene]:
     """Pairs by scene; those without their images are left out and listed as broken. There are no splits.
 
     ``layout`` says what belongs into the folder, ``whole`` is the number of pairs of the release.
@@ -100,7 +89,7 @@ def by_scene(
         own = scenes.setdefault(unit, {})
         name += f"#{len(own)}" if name in own else ""
         own[name] = ImagePair(f"{unit} {name}", "all", paths, truth)
-    units = [Scene(name, tuple(own.values())) for name, own in sorted(scenes.items())]
+    units = [_scene(name, own.values()) for name, own in sorted(scenes.items())]
     if not units:
         first = next((paths[0] for paths in lacking.values()), "no pair is listed")
         raise GeomatchError(f"{folder}: no pair with both images there ({first}); expected {layout}")

@@ -11,13 +11,12 @@ from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.measures import area_under_curve, recall_curve, with_failures
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
 from geomatch.benchmarks.methods import Method
-from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.benchmarks.tasks.pose.evaluation import evaluate, failed
 from geomatch.benchmarks.tasks.pose.folders import read_pose
 from geomatch.benchmarks.tasks.pose.protocols import MEGADEPTH, POSE, SCANNET, PoseProtocol
 from geomatch.benchmarks.tasks.pose.releases import read_megadepth, read_scannet
-from geomatch.benchmarks.tasks.pose.scenes import Scene
 from geomatch.estimators.solvers import OPENCV_METHODS
 
 _LIMIT = 20.0  # degrees; the end of curves
@@ -75,7 +74,7 @@ def curve(protocol: PoseProtocol, rows: Sequence[Row]) -> Curve:
 
 
 def _task(
-    name: str, title: str, whole: int, read: Callable[[Path, str | None], DataSet[Scene]],
+    name: str, title: str, whole: int, read: Callable[[Path, str | None], DataSet[PairScene]],
     protocols: dict[str, PoseProtocol],
 ) -> Task:  # fmt: skip
     axes = Axes("Pairs within a pose error", "threshold, degrees", "pairs within it, %")

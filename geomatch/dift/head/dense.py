@@ -1,18 +1,21 @@
 """A projection head over the maps of a whole image, which learns what neighbouring cells say together."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 STRIDE = 4
 """Pixels of the network's input per cell of the descriptors."""
 COARSEST = 16  # stride up to which context is gathered, at least
 
-_norm = partial(nn.BatchNorm2d, dtype=torch.float32)
-_convolution = partial(nn.Conv2d, bias=False, dtype=torch.float32)  # whatever torch's default
+norm = partial(nn.BatchNorm2d, dtype=torch.float32)
+convolution = partial(nn.Conv2d, bias=False, dtype=torch.float32)  # whatever torch's default
 
 
 class DenseNetwork(nn.Module):
@@ -31,12 +34,12 @@ class DenseNetwork(nn.Module):
             raise ValueError(f"strides must be powers of two, got {[stride for _, stride in self.maps]}")
         last = max(COARSEST, *(stride for _, stride in self.maps))
         self.strides = [STRIDE << k for k in range((last // STRIDE).bit_length())]
-        self.scale = nn.ModuleList(_norm(channels, affine=False) for channels, _ in self.maps)
+        self.scale = nn.ModuleList(norm(channels, affine=False) for channels, _ in self.maps)
         self.join = nn.ModuleList(_joining(channels, stride, width) for channels, stride in self.maps)
         self.down = nn.ModuleList(_block(width, width) for _ in self.strides)
         self.up = nn.ModuleList(_block(width, width) for _ in self.strides)
         self.last = nn.Sequential(
-            _convolution(width, dimension, 1), nn.BatchNorm2d(dimension, affine=False, dtype=torch.float32)
+            convolution(width, dimension, 1), nn.BatchNorm2d(dimension, affine=False, dtype=torch.float32)
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -60,6 +63,19 @@ class DenseNetwork(nn.Module):
             x = x + block(x)
         return functional.normalize(self.last(x), dim=1)
 
+    def on(self, device: str | torch.device, dtype: torch.dtype) -> Callable[[Sequence[Tensor]], Tensor]:
+        """A copy there, always float32 as the maps are, its normalisations folded."""
+        network = copy.deepcopy(self)
+        for block in (*network.join, *network.down, *network.up, network.last):
+            for place in range(0, len(block), 3):
+                fold(block, place)
+        return network.to(device)
+
+
+def fold(block: Any, place: int) -> None:
+    """Let a convolution do the normalisation behind it; that before one would shift what is padded."""
+    block[place], block[place + 1] = fuse_conv_bn_eval(block[place], block[place + 1]), nn.Identity()
+
 
 def _enlarged(x: Tensor, factor: int) -> Tensor:
     return functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
@@ -69,12 +85,12 @@ def _joining(channels: int, stride: int, width: int) -> nn.Sequential:
     step = max(1, STRIDE // stride)
     kernel = 1 if step == 1 else step + 2
     return nn.Sequential(
-        _convolution(channels, width, kernel, stride=step, padding=1 if step > 1 else 0), _norm(width)
+        convolution(channels, width, kernel, stride=step, padding=1 if step > 1 else 0), norm(width)
     )
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        _convolution(inputs, outputs, 3, padding=1), _norm(outputs), nn.ReLU(inplace=True),
-        _convolution(outputs, outputs, 3, padding=1), _norm(outputs), nn.ReLU(inplace=True),
+        convolution(inputs, outputs, 3, padding=1), norm(outputs), nn.ReLU(inplace=True),
+        convolution(outputs, outputs, 3, padding=1), norm(outputs), nn.ReLU(inplace=True),
     )  # fmt: skip

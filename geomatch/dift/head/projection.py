@@ -1,6 +1,6 @@
 """Projection heads, which turn activations into short descriptors, and their files.
 
-A linear one is fitted in closed form, for dense maps and patches; a convolutional one is trained on patches.
+A linear one is fitted in closed form; a convolutional one is trained, on patches or on maps of whole images.
 """
 
 import copy
@@ -16,17 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from geomatch.dift.config import Sampling
+from geomatch.dift.head.dense import DenseNetwork, convolution, fold, norm
 from geomatch.dift.head.distilled import PatchNetwork
+from geomatch.dift.maps.feature_map import FeatureMap, cell_centres
 from geomatch.errors import WeightsError, reading
 from geomatch.isolation import isolated
 from geomatch.matching import add_product
-from geomatch.types import checked
-from geomatch.weights.folders import HEAD_FILE
+from geomatch.types import Metric, checked
+from geomatch.weights.folders import HEAD_FILES
 from geomatch.weights.tensors import filled, halved, load_tensors, save_tensors
 
 POOLED = 4  # cells per side that the last, fully connected step sees
+CELLS = 2**15  # of a map projected at a time, which bounds the memory
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -84,6 +87,24 @@ class LinearHead:
         project = self.rows_on(device)
         return lambda maps: project(pool_patches(maps))
 
+    def on_maps(self, device: str | torch.device, metric: Metric) -> Callable[[Sequence[Tensor]], Tensor]:
+        """A function of the layers' maps of whole images there, each (B, C, h, w): (B, K, H, W), unit length.
+
+        Every cell of the finest layer is projected, as ``metric`` has the activations there.
+        """
+        project = self.rows_on(device)
+
+        def projected(maps: Sequence[Tensor]) -> Tensor:
+            height, width = max(layer.shape[2:] for layer in maps)
+            cells, found = cell_centres((width, height), (width, height), maps[0]), []
+            for layers in zip(*maps, strict=True):
+                whole = FeatureMap(layers, (width, height))
+                rows = [project(whole.sample_tensor(part, metric)) for part in torch.split(cells, CELLS)]
+                found.append(torch.cat(rows).T.reshape(-1, height, width))
+            return torch.stack(found)
+
+        return projected
+
     def save(self, folder: Path) -> None:
         """Write it into a folder, as float16."""
         arrays = {"mean": self.mean, "projection": self.projection}
@@ -111,7 +132,7 @@ class HeadNetwork(nn.Module):
         if levels[-1] != POOLED or any(side not in levels for side in sides):
             raise ValueError(f"{len(widths)} halvings do not lead from maps of sides {sides} to {POOLED}")
         joining = {side: sum(c for c, s in self.maps if s == side) for side in levels}
-        self.scale = nn.ModuleList(_norm(channels, affine=False) for channels, _ in self.maps)
+        self.scale = nn.ModuleList(norm(channels, affine=False) for channels, _ in self.maps)
         self.down, self.mix = nn.ModuleList(), nn.ModuleList()
         width = joining[finest]
         for level, wanted in zip(levels[1:], widths, strict=True):
@@ -120,8 +141,8 @@ class HeadNetwork(nn.Module):
             width = wanted
         self.last = nn.Sequential(
             nn.Dropout(0.1),
-            _convolution(width, dimension, POOLED),
-            _norm(dimension, affine=False),
+            convolution(width, dimension, POOLED),
+            norm(dimension, affine=False),
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -138,28 +159,24 @@ class HeadNetwork(nn.Module):
         """A copy there, always float32 as the maps are, its normalisations folded."""
         network = copy.deepcopy(self)
         for block in (*network.down, *network.mix):
-            _fold(block, 0)
-        _fold(network.last, 1)
+            fold(block, 0)
+        fold(network.last, 1)
         return network.to(device)
-
-
-_norm = partial(nn.BatchNorm2d, dtype=torch.float32)
-_convolution = partial(nn.Conv2d, bias=False, dtype=torch.float32)  # whatever torch's default
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        _convolution(inputs, outputs, 3, stride=stride, padding=1),
-        _norm(outputs),
+        convolution(inputs, outputs, 3, stride=stride, padding=1),
+        norm(outputs),
         nn.ReLU(inplace=True),
     )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class NetworkHead:
-    """A small network over the maps of a patch, or over the patch itself."""
+    """A small network over the maps of a patch or of a whole image, or over the patch itself."""
 
-    network: HeadNetwork | PatchNetwork  # in evaluation mode, on the CPU
+    network: HeadNetwork | PatchNetwork | DenseNetwork  # in evaluation mode, on the CPU
     settings: Mapping[str, Any]  # these two as of `LinearHead`
     training: Mapping[str, Any]
 
@@ -177,14 +194,22 @@ class NetworkHead:
         """As `LinearHead.on`; where `distilled` a function of normalised patches (N, 3, S, S)."""
         return self.network.on(device, dtype)
 
+    def on_maps(self, device: str | torch.device, metric: Metric) -> Callable[[Sequence[Tensor]], Tensor]:
+        """As `LinearHead.on_maps`; the network sees the activations as they are."""
+        return self.on(device)
+
     def save(self, folder: Path) -> None:
         """Write it into a folder, convolutions as float16."""
-        names = ("widths", "dimension") if self.distilled else ("maps", "widths", "dimension")
-        kind = {"kind": "distilled" if self.distilled else "trained"}
-        kind |= {name: getattr(self.network, name) for name in names}
-        _save(self, folder, kind, self.network.state_dict())
+        kind = next(kind for kind, network in KINDS.items() if isinstance(self.network, network))
+        made = {name: getattr(self.network, name) for name in _PLAN if hasattr(self.network, name)}
+        _save(self, folder, {"kind": kind} | made, self.network.state_dict())
 
 
+KINDS: dict[str, type[HeadNetwork] | type[PatchNetwork] | type[DenseNetwork]] = {
+    "distilled": PatchNetwork, "trained": HeadNetwork, "dense": DenseNetwork,
+}  # fmt: skip
+"""Names of networks in files of heads."""
+_PLAN = ("maps", "width", "widths", "dimension")  # what they are made of
 Head = LinearHead | NetworkHead
 
 
@@ -192,12 +217,7 @@ def _save(head: Head, folder: Path, kind: dict[str, Any], tensors: Mapping[str, 
     values = {"kind": kind, "settings": head.settings, "training": head.training}
     metadata = {name: json.dumps(dict(value)) for name, value in values.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / HEAD_FILE, halved(tensors), metadata)
-
-
-def _fold(block: Any, place: int) -> None:
-    """Let a convolution do the normalisation behind it; that before one would shift what is padded."""
-    block[place], block[place + 1] = fuse_conv_bn_eval(block[place], block[place + 1]), nn.Identity()
+    save_tensors(folder / HEAD_FILES[head.settings.get("sampling", "patch")], halved(tensors), metadata)
 
 
 def pool_patches(maps: Sequence[Tensor]) -> Tensor:
@@ -208,22 +228,20 @@ def pool_patches(maps: Sequence[Tensor]) -> Tensor:
 
 
 @isolated(gradients=True)
-def load_head(place: Path) -> Head:
+def load_head(place: Path, sampling: Sampling = "patch") -> Head:
     """A projection head by its file, or by the folder that holds it; `WeightsError` unless it is sound."""
-    path = place / HEAD_FILE if place.is_dir() else place
+    path = place / HEAD_FILES[sampling] if place.is_dir() else place
     if not path.is_file():
         raise WeightsError(
             f"{path}: there is no projection head; `geomatch head fit` makes one, or use head=False"
         )
     with reading(path, "projection head", WeightsError, "fit it again"):
         tensors, metadata = load_tensors(path)
-        kind, settings, training = (json.loads(metadata[name]) for name in ("kind", "settings", "training"))
-        if kind["kind"] == "linear":
+        plan, settings, training = (json.loads(metadata[name]) for name in ("kind", "settings", "training"))
+        kind = plan.pop("kind")
+        if kind == "linear":
             mean, projection = (tensors[name].float().numpy() for name in ("mean", "projection"))
             return LinearHead(mean, projection, settings, training)
-        if kind["kind"] == "distilled":
-            make: Callable[..., HeadNetwork | PatchNetwork] = PatchNetwork
-        else:
-            make = partial(HeadNetwork, [tuple(layer) for layer in kind["maps"]])
-        network = filled(partial(make, kind["widths"], kind["dimension"]), tensors)
+        make: Callable[..., HeadNetwork | PatchNetwork | DenseNetwork] = KINDS[kind]
+        network = filled(partial(make, **plan), tensors)
     return NetworkHead(network, settings, training)

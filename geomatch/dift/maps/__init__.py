@@ -1,1 +1,1 @@
-"""Dense feature maps: sampling, refinement of points, transfer of points, rotated and scaled copies."""
+"""Dense feature maps: sampling, refinement of points, transfer of points."""

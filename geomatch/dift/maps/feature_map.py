@@ -12,6 +12,13 @@ from geomatch.devices import widest_float
 from geomatch.types import Metric
 
 
+def cell_centres(grid: tuple[int, int], image_size: tuple[int, int], like: Tensor) -> Tensor:
+    """(cells, 2) pixels of an image, row by row: the centres of a grid (columns, rows) over it."""
+    columns, rows = (torch.arange(cells, dtype=torch.float32, device=like.device) for cells in grid)
+    cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).flatten(0, 1)
+    return (cells + 0.5) * (cells.new_tensor(image_size) / cells.new_tensor(grid)) - 0.5
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class FeatureMap:
     """Activations of one image; every map covers all of it."""

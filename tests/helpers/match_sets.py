@@ -1,30 +1,14 @@
-"""How often an estimator answers sets of matches that determine nothing, and how often true ones.
+"""Seeded sets of matches: of a homography, and kinds that determine none."""
 
-    python -m geomatch.benchmarks.studies.gate --estimators ransac usac_magsac poselib kornia
-
-Sets are seeded. Of those without a relation between the images every answer is wrong; of the true ones an
-answer is wrong when the corners are more than 10 px off.
-"""
-
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import product
-from multiprocessing import get_context
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.benchmarks.studies.record import Row, markdown, study_parser, write_record
-from geomatch.estimators import KorniaEstimator, OpenCVEstimator, create_estimator, estimators
-from geomatch.geometry import corner_error, warp_points
-from geomatch.synthetic import random_homography, random_matches
+from geomatch.geometry import warp_points
+from geomatch.synthetic import random_homography
 
 SIZE = (640, 480)
-_ANSWERS = ["right", "wrong", "refused"]
-_ITERATIONS = 5000
-WRONG = 10.0  # pixels: mean corner error of an answer to a true set that counts as wrong
 Points = NDArray[np.float64]
 Pairs = tuple[Points, Points]
 _SPAN = np.array(SIZE) - 1.0
@@ -117,6 +101,26 @@ NO_RELATION: tuple[Callable[[np.random.Generator], Pairs], ...] = (
 """Kinds of sets that determine no homography."""
 
 
+def random_matches(
+    rng: np.random.Generator,
+    matrix: NDArray[np.float64],
+    inliers: int,
+    outliers: int,
+    noise: float = 0.0,
+    size: tuple[int, int] = (640, 480),
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Matched points (M, 2) and (M, 2), shuffled: inliers of a homography, and outliers anywhere.
+
+    ``noise`` is the standard deviation in pixels per coordinate of image 1, ``size`` (width, height) of both.
+    """
+    span = np.array(size) - 1.0
+    p0 = rng.uniform(0, 1, (inliers + outliers, 2)) * span
+    p1 = warp_points(matrix, p0) + rng.normal(0, 1, p0.shape) * noise
+    p1[inliers:] = rng.uniform(0, 1, (outliers, 2)) * span
+    order = rng.permutation(len(p0))
+    return p0[order], p1[order]
+
+
 def true_set(rng: np.random.Generator) -> tuple[Points, Points, NDArray[np.float64]]:
     """Matches of one view change, a part of them wrong, with the truth."""
     truth = random_homography(rng, SIZE, "rotated" if rng.random() < 0.5 else "upright")
@@ -124,67 +128,3 @@ def true_set(rng: np.random.Generator) -> tuple[Points, Points, NDArray[np.float
     outliers = int(inliers * rng.uniform(0, 3))
     p0, p1 = random_matches(rng, truth, inliers, outliers, rng.uniform(0, 0.7), SIZE)
     return p0, p1, truth
-
-
-def _count(job: tuple[str, str, int, int]) -> Counter[str]:
-    name, kind, first, last = job
-    estimator, answers = create_estimator(name), Counter[str]()
-    if isinstance(estimator, OpenCVEstimator):  # its plain RANSAC takes seconds where nothing agrees
-        estimator = replace(estimator, max_iterations=_ITERATIONS)
-    if isinstance(estimator, KorniaEstimator):
-        estimator = replace(estimator, max_batches=1 + _ITERATIONS // 2048)
-    for seed in range(first, last):
-        rng = np.random.default_rng(seed)
-        if kind == "true":
-            p0, p1, truth = true_set(rng)
-            found = estimator.estimate(p0, p1, SIZE)
-            right = found and corner_error(found.matrix, truth, SIZE) <= WRONG
-            answers["right" if right else "wrong" if found else "refused"] += 1
-        else:
-            made = {maker.__name__: maker for maker in NO_RELATION}[kind](rng)
-            answers["wrong" if estimator.estimate(*made, SIZE) else "refused"] += 1
-    return answers
-
-
-def gate_rows(names: Sequence[str], sets: int, workers: int) -> list[Row]:
-    """What each estimator answered to each kind of sets, ``sets`` of them without relation."""
-    kinds = [maker.__name__ for maker in NO_RELATION]
-    share, rows = sets // len(kinds), []
-    with get_context("spawn").Pool(workers) as pool:
-        for name, kind in product(names, [*kinds, "true"]):
-            step, start = max(1, share // (4 * workers)), time.perf_counter()
-            jobs = [(name, kind, first, min(first + step, share)) for first in range(0, share, step)]
-            answers = sum(pool.imap_unordered(_count, jobs), Counter[str]())
-            counts = {answer: answers[answer] for answer in _ANSWERS}
-            rows.append({"estimator": name, "kind": kind, **counts})
-            print(f"{name:14} {kind:20} {counts} {time.perf_counter() - start:.0f} s", flush=True)
-    return rows
-
-
-def table(rows: Sequence[Row]) -> str:
-    """One line per estimator."""
-    lines = []
-    for name in dict.fromkeys(row["estimator"] for row in rows):
-        own = [row for row in rows if row["estimator"] == name]
-        none = [row for row in own if row["kind"] != "true"]
-        (true,) = (row for row in own if row["kind"] == "true")
-        wrong, total = (sum(sum(row[key] for key in keys) for row in none) for keys in (["wrong"], _ANSWERS))
-        found = f"{true['right']:,} of {sum(true[key] for key in _ANSWERS):,}"
-        lines.append((f"`{name}`", f"{wrong} of {total:,}", found, str(true["wrong"])))
-    return markdown(("estimator", "sets without relation answered", "true sets found", "wrong"), lines)
-
-
-def main() -> None:
-    """Run the study and write its record."""
-    parser = study_parser("gate", (__doc__ or "").splitlines()[0])
-    parser.add_argument("--sets", type=int, default=20_000, help="sets without relation per estimator")
-    parser.add_argument("--estimators", nargs="+", default=["usac_magsac"], choices=sorted(estimators()))
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
-    rows = gate_rows(options.estimators, options.sets, options.workers)
-    settings = {"sets": options.sets, "iterations": _ITERATIONS, "wrong from": f"{WRONG} px"}
-    write_record(options.out, "gate", rows, settings, [table(rows)])
-
-
-if __name__ == "__main__":
-    main()

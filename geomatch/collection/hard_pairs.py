@@ -1,0 +1,174 @@
+"""Pairs that plain matching does not relate, matched again in tilted views where that may join images."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.collection.components import components
+from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
+from geomatch.collection.features import KIND as FEATURES
+from geomatch.collection.features import SCHEMA, StoredFeatures
+from geomatch.collection.options import Matching
+from geomatch.collection.pairs import Pair
+from geomatch.describers import Describer
+from geomatch.engine import BlockTask, FailedItem, Work
+from geomatch.errors import ImageError, first_line
+from geomatch.estimators import OpenCVEstimator, estimate_two_view
+from geomatch.estimators.two_view import THRESHOLD
+from geomatch.files import digest_of
+from geomatch.images import load_image
+from geomatch.keypoints import Detector
+from geomatch.provenance import cache_key, versions
+from geomatch.store import Store
+from geomatch.tensors import ARRAYS, upload_features
+from geomatch.types import Features, Geometry, Matches
+from geomatch.views.features import FramedFeatures
+from geomatch.views.search import APART, ENOUGH, relate_plane, search_views
+
+KIND = "views"
+PARTNERS = 3  # most alike images of other components that ``normal`` tries for each image
+Nearest = Callable[[int, None], NDArray[np.int64]]
+"""See `geomatch.collection.pairs.select_pairs`."""
+Found = tuple[Features, Features]
+"""Matched keypoints of both images of a pair, row by row; none where nothing relates them."""
+
+
+class _Item(NamedTuple):
+    name: str  # for the user
+    names: tuple[str, str]
+    features: tuple[str, str]  # keys of both images' features
+    keys: tuple[str, str]  # of the result's sides
+
+
+def hard_pairs(
+    names: Sequence[str], pairs: Sequence[Pair], matched: LazyPairs, matching: Matching, nearest: Nearest
+) -> list[Pair]:
+    """The pairs without matches that should be tried again.
+
+    ``high`` tries all; ``normal``, where the pairs with enough matches leave several components of images,
+    those between components whose images are among the most alike; ``fast`` none. Learned matchers,
+    refined grids and matches that are not verified stay as they are.
+    """
+    plain = matching.matcher is not None or matching.refine_keypoints or not matching.guided
+    if matching.effort == "fast" or plain:
+        return []
+    counts = {(pair.name0, pair.name1): len(pair.matches) for pair in matched}
+    if matching.effort == "high":
+        return [pair for pair in pairs if not counts.get(pair)]
+    place = {name: number for number, name in enumerate(names)}
+    joined = [(place[a], place[b]) for (a, b), count in counts.items() if count >= ENOUGH]
+    component = components(len(names), [np.array(joined, np.int64).reshape(-1, 2)])
+    if len(np.unique(component)) == 1:
+        return []
+    wanted: set[frozenset[str]] = set()
+    for number, alike in enumerate(nearest(min(len(names) - 1, 4 * PARTNERS), None)):
+        others = [other for other in alike.tolist() if component[other] != component[number]]
+        wanted |= {frozenset((names[number], names[other])) for other in others[:PARTNERS]}
+    return [pair for pair in pairs if frozenset(pair) in wanted and not counts.get(pair)]
+
+
+def search_pairs(
+    root: Path, stored: StoredFeatures, pairs: Sequence[Pair], parts: tuple[Detector, Describer],
+    matching: Matching, work: Work,
+) -> tuple[dict[Pair, Found], tuple[str, ...], dict[str, str]]:  # fmt: skip
+    """Match the pairs in views, unless the store has them: what was found, the keys, and failures by pair."""
+    store = stored.store
+    given = digest_of([SCHEMA, KIND, *map(cache_key, parts), matching.metric, matching.effort, versions()])
+    there, keys, items = store.sizes(KIND), dict[Pair, tuple[str, str]](), list[list[_Item]]()
+    for pair in pairs:
+        features = stored.keys[pair[0]], stored.keys[pair[1]]
+        one, two = (digest_of([given, *features, side]) for side in (0, 1))
+        keys[pair] = one, two
+        if not there.keys() >= {one, two}:
+            items.append([_Item(" - ".join(pair), pair, features, (one, two))])
+    task = BlockTask(partial(_search, root, store, parts, matching), "network")
+    answers = work.results(task, items, "views", "pair", len(pairs) - len(items))
+    failed = {item.name: result.reason for item, result in answers if isinstance(result, FailedItem)}
+    found: dict[Pair, Found] = {}
+    for pair, own in keys.items():
+        if " - ".join(pair) not in failed:
+            first, second = (store.needed(KIND, key, Features.from_bytes) for key in own)
+            if len(first):
+                found[pair] = first, second
+    return found, tuple(key for own in keys.values() for key in own), failed
+
+
+def joined_with(plain: Correspondences, found: Mapping[Pair, Found]) -> Correspondences:
+    """The correspondences with the pairs that were found in views, whose keypoints follow the plain ones.
+
+    A keypoint that lies within a pixel of a plain one is that one, so that tracks go on.
+    """
+    added: dict[str, list[Features]] = {}
+    indices: dict[Pair, list[NDArray[np.int64]]] = {}
+    known = {name: plain.features[name].keypoints for pair in found for name in pair}
+    for pair, both in found.items():
+        for name, own in zip(pair, both, strict=True):
+            places = known[name]
+            which = np.empty(len(own), np.int64)
+            for row, point in enumerate(own.keypoints):
+                distance = np.linalg.norm(places - point, axis=1)
+                which[row] = distance.argmin() if len(places) and distance.min() <= APART / 2 else -1
+            fresh = np.flatnonzero(which < 0)
+            which[fresh] = len(places) + np.arange(len(fresh))
+            known[name] = np.concatenate([places, own.keypoints[fresh]])
+            added.setdefault(name, []).append(own[fresh])
+            indices.setdefault(pair, []).append(which)
+
+    def load(name: str) -> Features:
+        parts = [plain.features[name], *added.get(name, [])]
+        there = [field for field in ARRAYS if all(getattr(part, field) is not None for part in parts)]
+        arrays: dict[str, Any] = {
+            field: np.concatenate([getattr(part, field) for part in parts]) for field in there
+        }
+        return Features(image_size=parts[0].image_size, **arrays)
+
+    def read() -> Iterator[MatchedPair]:
+        yield from (pair for pair in plain.pairs if (pair.name0, pair.name1) not in found)
+        for pair, sides in indices.items():
+            rows, similarity = np.stack(sides, axis=1), found[pair][0].scores
+            for side in (0, 1):  # two keypoints of a view may be one plain one
+                kept = np.sort(np.unique(rows[:, side], return_index=True)[1])
+                rows, similarity = rows[kept], similarity[kept]
+            yield MatchedPair(*pair, Matches(rows, similarity))
+
+    return Correspondences(LazyFeatures(list(plain.features), load), LazyPairs(read))
+
+
+def _search(
+    root: Path, store: Store, parts: tuple[Detector, Describer], matching: Matching, block: Sequence[_Item]
+) -> list[str | FailedItem]:
+    done: list[str | FailedItem] = []
+    for item in block:
+        try:
+            images = [load_image(root / name, apply_exif=False) for name in item.names]
+        except (ImageError, OSError) as error:
+            done.append(FailedItem(first_line(error)))
+            continue
+        plain = [store.needed(FEATURES, key, Features.from_bytes) for key in item.features]
+        sizes = images[0].size, images[1].size
+        plane = relate_plane(OpenCVEstimator(threshold=THRESHOLD), THRESHOLD, sizes[0])
+
+        def relate(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:
+            i, j = matches.indices.T
+            scene = estimate_two_view(framed0.points[i], framed1.points[j], *sizes)  # noqa: B023
+            return scene or plane(matches, framed0, framed1)  # noqa: B023
+
+        tensors = [upload_features(features, "cpu") for features in plain]
+        result = search_views(images, tensors, *parts, matching.metric or "cosine", matching.effort, relate)
+        kept = np.zeros(0, np.int64)
+        if result is not None and result.geometry:
+            kept = np.flatnonzero(result.geometry.inliers)
+        if result is None or not len(kept):
+            both = plain[0][:0], plain[1][:0]
+        else:
+            both = result.features[0][kept], result.features[1][kept]
+            both = replace(both[0], scores=result.matches.similarity[kept]), both[1]
+        for key, own in zip(item.keys, both, strict=True):
+            store.write(KIND, key, own.to_bytes())
+        done.append(item.keys[0])
+    return done

@@ -1,0 +1,106 @@
+"""Keypoints of many views of an image, in pixels of the image, with the affine frames that the views give."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geomatch.describers import Describer, describe_tensors
+from geomatch.geometry import warp_points
+from geomatch.images import Image
+from geomatch.keypoints import Detector
+from geomatch.tensors import FeatureTensors, tensor_method, upload_features
+from geomatch.types import Features
+from geomatch.views.simulation import View, render_tilted
+
+MARGIN = 1.5
+"""Keypoints of a view lie at least so many times their radius from the image's border, which is repeated."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FramedFeatures:
+    """Described keypoints with affine frames; several may lie at one place, seen in several views."""
+
+    points: NDArray[np.float64]
+    """(N, 2) pixels of the image."""
+    frames: NDArray[np.float64]
+    """(N, 2, 2): columns are the keypoint's x and y axis in pixels of the image, as long as its scale."""
+    scores: NDArray[np.float32]
+    """(N,) of the detector, in the view."""
+    descriptors: Tensor
+    """(N, D) float32, on the describer's device."""
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: NDArray[np.int64]) -> "FramedFeatures":
+        rows = torch.tensor(index, device=self.descriptors.device)
+        return FramedFeatures(
+            self.points[index], self.frames[index], self.scores[index], self.descriptors[rows]
+        )
+
+    def to_features(self, image_size: tuple[int, int]) -> Features:
+        """As keypoints of the image, with the scale and orientation that are nearest to the frames."""
+        x, y = self.frames[:, :, 0].T
+        return Features(
+            self.points.astype(np.float32),
+            self.scores,
+            image_size,
+            np.sqrt(np.abs(np.linalg.det(self.frames))).astype(np.float32),
+            np.arctan2(y, x).astype(np.float32),
+            self.descriptors.numpy(force=True),
+        )
+
+
+def joined(parts: Sequence[FramedFeatures]) -> FramedFeatures:
+    """All of them, in order."""
+    names = ("points", "frames", "scores")
+    points, frames, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    return FramedFeatures(points, frames, scores, torch.cat([part.descriptors for part in parts]))
+
+
+def framed(features: FeatureTensors, matrix: NDArray[np.float64]) -> FramedFeatures:
+    """Described keypoints of a view, to whose pixels the (3, 3) affine matrix leads.
+
+    Keypoints without scale are one pixel large, those without orientation upright.
+    """
+    if features.descriptors is None:
+        raise ValueError("the descriptor returned features without descriptors")
+    count = len(features)
+    scales = np.ones(count) if features.scales is None else features.scales.double().numpy(force=True)
+    angles = np.zeros(count)
+    if features.orientations is not None:
+        angles = features.orientations.double().numpy(force=True)
+    axes = np.array([[np.cos(angles), -np.sin(angles)], [np.sin(angles), np.cos(angles)]]) * scales
+    back = np.linalg.inv(matrix)
+    points = warp_points(back, features.keypoints.double().numpy(force=True))
+    frames = back[:2, :2] @ axes.transpose(2, 0, 1)
+    return FramedFeatures(points, frames, features.scores.numpy(force=True), features.descriptors)
+
+
+def view_features(
+    image: Image, views: Sequence[View], detector: Detector, describer: Describer, count: int
+) -> list[FramedFeatures]:
+    """Detect and describe up to ``count`` keypoints per view, of a tilted one by so much fewer."""
+    rendered = [render_tilted(image, view) for view in views]
+    detect = tensor_method(detector, "detect_tensors", ("detect",))
+    kept = []
+    for view, (picture, matrix) in zip(views, rendered, strict=True):
+        found = detect(picture) if detect else upload_features(detector.detect(picture), "cpu")
+        kept.append(_inside(found, matrix, image.size).best(max(1, round(count / view.tilt))))
+    filled = [place for place, found in enumerate(kept) if len(found)]
+    pictures = [rendered[place][0] for place in filled]
+    described = describe_tensors(describer, pictures, [kept[place] for place in filled])
+    return [framed(found, rendered[place][1]) for place, found in zip(filled, described, strict=True)]
+
+
+def _inside(found: FeatureTensors, matrix: NDArray[np.float64], size: tuple[int, int]) -> FeatureTensors:
+    """The keypoints of a view that see the image alone."""
+    back = torch.from_numpy(np.linalg.inv(matrix)).to(found.keypoints.device, torch.float32)
+    points = found.keypoints @ back[:2, :2].T + back[:2, 2]
+    reach = 0.0 if found.scales is None else found.scales[:, None] / 2 * MARGIN * back[:2, :2].norm(dim=1)
+    end = points.new_tensor(size) - 1
+    return found[((points >= reach) & (points <= end - reach)).all(dim=1)]

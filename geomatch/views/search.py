@@ -1,0 +1,141 @@
+"""The search for a geometry in views of more and more tilt, which stops as soon as one convinces."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.describers import Describer
+from geomatch.estimators import Estimator, Gate, threshold_of
+from geomatch.images import Image
+from geomatch.keypoints import Detector
+from geomatch.keypoints.detector import spread
+from geomatch.parallel import side_by_side
+from geomatch.tensors import ARRAYS, FeatureTensors
+from geomatch.types import Features, Geometry, Matches, Metric
+from geomatch.views.features import FramedFeatures, framed, joined, view_features
+from geomatch.views.matching import tentative_matches
+from geomatch.views.simulation import tilted_views
+from geomatch.views.solver import solve_by_frames
+
+Effort = Literal["fast", "normal", "high"]
+STAGES: dict[Effort, tuple[tuple[float, int], ...]] = {
+    "fast": (),
+    "normal": ((2.0, 1000), (4.0, 1000)),
+    "high": ((2.0, 2000), (4.0, 2000), (6.0, 2000)),
+}
+"""Tilts whose views are made one after the other, and the most keypoints of a view of tilt 1."""
+ENOUGH = 20  # inliers of a geometry that convinces
+APART = 2.0  # pixels: nearer keypoints are one place
+DEVIATION = 0.02
+"""Bound of `Gate.max_deviation`: keypoints of tilted views are placed less exactly than the gate takes for
+granted. Of 24 made pairs the two that 0.05 let through wrong were uncertain by 0.03."""
+Relate = Callable[[Matches, FramedFeatures, FramedFeatures], Geometry]
+"""From matches between framed features to what relates the images."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Searched:
+    """What was found in the views of two images."""
+
+    features: tuple[Features, Features]
+    """The matched keypoints of both images, in the order of the matches, then the plain ones elsewhere."""
+    matches: Matches
+    """Best first; the similarity is one minus the ratio of distances."""
+    geometry: Geometry
+    tilts: tuple[float, ...]
+    """Of the views that were made."""
+
+
+def check_effort(effort: str) -> None:
+    """Raise ValueError unless there is such an effort."""
+    if effort not in STAGES:
+        raise ValueError(f"effort must be one of: {', '.join(STAGES)}, got {effort!r}")
+
+
+def is_weak(geometry: Geometry) -> bool:
+    """True if views should be tried: nothing was found, or by few inliers, or uncertainly."""
+    return not geometry or geometry.num_inliers < ENOUGH or geometry.uncertain
+
+
+def relate_plane(estimator: Estimator, threshold: float, size: tuple[int, int]) -> Relate:
+    """Matches to a homography that passes the estimator's gate, whose bounds on its certainty are tightened.
+
+    ``threshold`` and ``size``, (width, height) of image 0, are those of `Estimator`.
+    """
+    gate, limit = getattr(estimator, "gate", Gate()), threshold_of(estimator, threshold)
+    strict = replace(gate, max_deviation=min(gate.max_deviation, DEVIATION))
+
+    def relate(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:
+        i, j = matches.indices.T
+        points = framed0.points[i], framed1.points[j]
+        matrix = solve_by_frames(*points, framed0.frames[i], framed1.frames[j], limit)
+        return strict.run(lambda *_: matrix, *points, limit, size)
+
+    return relate
+
+
+def search_views(
+    images: Sequence[Image],
+    plain: Sequence[FeatureTensors],
+    detector: Detector,
+    describer: Describer,
+    metric: Metric,
+    effort: Effort,
+    relate: Relate,
+) -> Searched | None:
+    """Search views of both images (MODS; Mishkin, Matas, Perdoch, CVIU 2015); None when ``effort`` has none.
+
+    ``plain`` are the described keypoints of the images as they are.
+    """
+    pools = [[framed(features, np.eye(3))] if len(features) else [] for features in plain]
+    upright = any(features.orientations is None for features in plain)
+    in_views = getattr(detector, "in_views", detector)
+    best: tuple[FramedFeatures, FramedFeatures, Matches, Geometry] | None = None
+    tilts: list[float] = []
+    for tilt, count in STAGES[effort]:
+        tilts.append(tilt)
+        views = tilted_views(tilt, upright)
+        see = partial(view_features, views=views, detector=in_views, describer=describer, count=count)
+        for pool, new in zip(pools, side_by_side(see, images), strict=True):
+            pool += new
+        if not all(pools):
+            continue
+        both = joined(pools[0]), joined(pools[1])
+        pairs, ratios = tentative_matches(*both, metric)
+        kept = separate(both[0].points[pairs[:, 0]], both[1].points[pairs[:, 1]])
+        matches = Matches(pairs[kept], 1 - ratios[kept])
+        geometry = relate(matches, *both)
+        if best is None or geometry.num_inliers > best[-1].num_inliers:
+            i, j = matches.indices.T
+            best = both[0][i], both[1][j], matches, geometry
+        if not is_weak(geometry):
+            break
+    if best is None:
+        return None
+    one, two = (_features(own, features) for own, features in zip(best[:2], plain, strict=True))
+    order = np.arange(len(best[2]))
+    matches = Matches(np.stack([order, order], 1), best[2].similarity)
+    return Searched((one, two), matches, best[3], tuple(tilts))
+
+
+def separate(points0: NDArray[np.float64], points1: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of the matches (M, 2) taken in order, of which in neither image two are nearer than `APART`."""
+    kept = spread(points0, APART)
+    return kept[spread(points1[kept], APART)]
+
+
+def _features(matched: FramedFeatures, plain: FeatureTensors) -> Features:
+    """The matched keypoints, then the plain ones at other places."""
+    own, first = plain.to_features(), matched.to_features(plain.image_size)
+    order = spread(np.concatenate([first.keypoints, own.keypoints]), APART)
+    left = own[order[order >= len(first)] - len(first)]
+
+    there = [name for name in ARRAYS if getattr(left, name) is not None]
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(first, name), getattr(left, name)]) for name in there
+    }
+    return replace(left, **arrays)
