@@ -37,7 +37,7 @@ from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
 from geomatch.tensors import FeatureTensors, tensor_method, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
-from geomatch.views.features import FramedFeatures
+from geomatch.views.features import FramedFeatures, view_features
 from geomatch.views.search import Effort, check_effort, is_weak, relate_plane, search_views
 
 _log = logging.getLogger(__name__)
@@ -261,10 +261,12 @@ def match(
                     "matches agree; turn one of them over first"
                 )
     searched = None
-    if learned is None and refining is None and describable and not mirrored and is_weak(geometry):
+    hopeful = describable and not mirrored and learned is None and refining is None
+    if hopeful and effort != "fast" and is_weak(geometry):
         with _timed(seconds, "search_views"):
             relate = relate_plane(estimate, threshold, images[0].size) if other is None else in_frames
-            searched = search_views(images, found, detect, describer, metric or "cosine", effort, relate)
+            see = partial(view_features, detector=detect, describer=describer)
+            searched = search_views(images, found, see, metric or "cosine", effort, relate)
     if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
         (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
         points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))

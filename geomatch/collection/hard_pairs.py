@@ -17,20 +17,23 @@ from geomatch.collection.options import Matching
 from geomatch.collection.pairs import Pair
 from geomatch.describers import Describer
 from geomatch.engine import BlockTask, FailedItem, Work
+from geomatch.engine.run import in_blocks
 from geomatch.errors import ImageError, first_line
 from geomatch.estimators import OpenCVEstimator, estimate_two_view
 from geomatch.estimators.two_view import THRESHOLD
 from geomatch.files import digest_of
-from geomatch.images import load_image
+from geomatch.images import Image, load_image
 from geomatch.keypoints import Detector
 from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
 from geomatch.tensors import ARRAYS, upload_features
 from geomatch.types import Features, Geometry, Matches
-from geomatch.views.features import FramedFeatures
+from geomatch.views.features import FramedFeatures, view_features
 from geomatch.views.search import APART, ENOUGH, relate_plane, search_views
+from geomatch.views.simulation import View
 
 KIND = "views"
+BLOCK = 8  # pairs of a block, which shares the views of their images
 PARTNERS = 3  # most alike images of other components that ``normal`` tries for each image
 Nearest = Callable[[int, None], NDArray[np.int64]]
 """See `geomatch.collection.pairs.select_pairs`."""
@@ -79,15 +82,15 @@ def search_pairs(
     """Match the pairs in views, unless the store has them: what was found, the keys, and failures by pair."""
     store = stored.store
     given = digest_of([SCHEMA, KIND, *map(cache_key, parts), matching.metric, matching.effort, versions()])
-    there, keys, items = store.sizes(KIND), dict[Pair, tuple[str, str]](), list[list[_Item]]()
+    there, keys, items = store.sizes(KIND), dict[Pair, tuple[str, str]](), list[_Item]()
     for pair in pairs:
         features = stored.keys[pair[0]], stored.keys[pair[1]]
         one, two = (digest_of([given, *features, side]) for side in (0, 1))
         keys[pair] = one, two
         if not there.keys() >= {one, two}:
-            items.append([_Item(" - ".join(pair), pair, features, (one, two))])
+            items.append(_Item(" - ".join(pair), pair, features, (one, two)))
     task = BlockTask(partial(_search, root, store, parts, matching), "network")
-    answers = work.results(task, items, "views", "pair", len(pairs) - len(items))
+    answers = work.results(task, in_blocks(items, BLOCK), "views", "pair", len(pairs) - len(items))
     failed = {item.name: result.reason for item, result in answers if isinstance(result, FailedItem)}
     found: dict[Pair, Found] = {}
     for pair, own in keys.items():
@@ -143,6 +146,7 @@ def _search(
     root: Path, store: Store, parts: tuple[Detector, Describer], matching: Matching, block: Sequence[_Item]
 ) -> list[str | FailedItem]:
     done: list[str | FailedItem] = []
+    seen: dict[Any, list[FramedFeatures]] = {}
     for item in block:
         try:
             images = [load_image(root / name, apply_exif=False) for name in item.names]
@@ -158,8 +162,16 @@ def _search(
             scene = estimate_two_view(framed0.points[i], framed1.points[j], *sizes)  # noqa: B023
             return scene or plane(matches, framed0, framed1)  # noqa: B023
 
+        known = dict(zip((image.name for image in images), item.features, strict=True))
+
+        def see(image: Image, views: Sequence[View], count: int) -> list[FramedFeatures]:
+            key = known[image.name], tuple(views), count  # noqa: B023
+            if key not in seen:
+                seen[key] = view_features(image, views, count, *parts)
+            return seen[key]
+
         tensors = [upload_features(features, "cpu") for features in plain]
-        result = search_views(images, tensors, *parts, matching.metric or "cosine", matching.effort, relate)
+        result = search_views(images, tensors, see, matching.metric or "cosine", matching.effort, relate)
         kept = np.zeros(0, np.int64)
         if result is not None and result.geometry:
             kept = np.flatnonzero(result.geometry.inliers)

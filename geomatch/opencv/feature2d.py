@@ -115,11 +115,10 @@ class Feature2D:
         picture, allowed = from_bgr(array), check_mask(mask, array.shape[:2])
         source = self._source()
         detector = OpenCVDetector(source, None) if isinstance(source, cv2.Feature2D) else source
-        detector = getattr(detector, "in_views", detector)
         points, parts = list(found), [] if rows is None else [rows]
         for tilt, count in STAGES["high"]:
             views = tilted_views(tilt)
-            for part in view_features(picture, views, detector, self.describer, count):
+            for part in view_features(picture, views, count, detector, self.describer):
                 seen = to_keypoints(part.to_features(picture.size))
                 kept = [i for i, point in enumerate(seen) if allowed is None or _inside(point, allowed)]
                 points += [seen[i] for i in kept]

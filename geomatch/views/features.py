@@ -82,9 +82,13 @@ def framed(features: FeatureTensors, matrix: NDArray[np.float64]) -> FramedFeatu
 
 
 def view_features(
-    image: Image, views: Sequence[View], detector: Detector, describer: Describer, count: int
+    image: Image, views: Sequence[View], count: int, detector: Detector, describer: Describer
 ) -> list[FramedFeatures]:
-    """Detect and describe up to ``count`` keypoints per view, of a tilted one by so much fewer."""
+    """Detect and describe up to ``count`` keypoints per view, of a tilted one by so much fewer.
+
+    The detector's ``in_views`` is used where it has that.
+    """
+    detector = getattr(detector, "in_views", detector)
     rendered = [render_tilted(image, view) for view in views]
     detect = tensor_method(detector, "detect_tensors", ("detect",))
     kept = []

@@ -3,22 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.describers import Describer
 from geomatch.estimators import Estimator, Gate, threshold_of
 from geomatch.images import Image
-from geomatch.keypoints import Detector
 from geomatch.keypoints.detector import spread
 from geomatch.parallel import side_by_side
 from geomatch.tensors import ARRAYS, FeatureTensors
 from geomatch.types import Features, Geometry, Matches, Metric
-from geomatch.views.features import FramedFeatures, framed, joined, view_features
+from geomatch.views.features import FramedFeatures, framed, joined
 from geomatch.views.matching import tentative_matches
-from geomatch.views.simulation import tilted_views
+from geomatch.views.simulation import View, tilted_views
 from geomatch.views.solver import solve_by_frames
 
 Effort = Literal["fast", "normal", "high"]
@@ -33,6 +31,16 @@ APART = 2.0  # pixels: nearer keypoints are one place
 DEVIATION = 0.02
 """Bound of `Gate.max_deviation`: keypoints of tilted views are placed less exactly than the gate takes for
 granted. Of 24 made pairs the two that 0.05 let through wrong were uncertain by 0.03."""
+
+
+class See(Protocol):
+    """Finds and describes up to ``count`` keypoints in each view of an image."""
+
+    def __call__(self, image: Image, views: Sequence[View], count: int) -> list[FramedFeatures]:
+        """One entry per view that has any."""
+        ...
+
+
 Relate = Callable[[Matches, FramedFeatures, FramedFeatures], Geometry]
 """From matches between framed features to what relates the images."""
 
@@ -81,26 +89,25 @@ def relate_plane(estimator: Estimator, threshold: float, size: tuple[int, int]) 
 def search_views(
     images: Sequence[Image],
     plain: Sequence[FeatureTensors],
-    detector: Detector,
-    describer: Describer,
+    see: See,
     metric: Metric,
     effort: Effort,
     relate: Relate,
 ) -> Searched | None:
     """Search views of both images (MODS; Mishkin, Matas, Perdoch, CVIU 2015); None when ``effort`` has none.
 
-    ``plain`` are the described keypoints of the images as they are.
+    ``plain`` are the described keypoints of the images as they are, ``see`` finds those of views:
+    `view_features` with a detector and a describer.
     """
     pools = [[framed(features, np.eye(3))] if len(features) else [] for features in plain]
     upright = any(features.orientations is None for features in plain)
-    in_views = getattr(detector, "in_views", detector)
     best: tuple[FramedFeatures, FramedFeatures, Matches, Geometry] | None = None
     tilts: list[float] = []
     for tilt, count in STAGES[effort]:
         tilts.append(tilt)
         views = tilted_views(tilt, upright)
-        see = partial(view_features, views=views, detector=in_views, describer=describer, count=count)
-        for pool, new in zip(pools, side_by_side(see, images), strict=True):
+        seen = side_by_side(partial(see, views=views, count=count), images)
+        for pool, new in zip(pools, seen, strict=True):
             pool += new
         if not all(pools):
             continue

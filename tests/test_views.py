@@ -1,0 +1,230 @@
+"""Tilted views on demand: rendering, frames, the ratio of places, one-match hypotheses, and the search."""
+
+from dataclasses import replace
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import geomatch
+from geomatch.collection import Matching, find_images, match_collection
+from geomatch.demo import bundled_pair
+from geomatch.engine import RunContext
+from geomatch.geometry import corner_error, warp_points
+from geomatch.images import Image, load_image, reduce_image, write_png
+from geomatch.keypoints import OpenCVDetector
+from geomatch.opencv import BFMatcher, DIFT_create, findHomography
+from geomatch.synthetic import render_view
+from geomatch.tensors import FeatureTensors
+from geomatch.types import EstimationFailure
+from geomatch.views.features import FramedFeatures, framed, view_features
+from geomatch.views.matching import tentative_matches
+from geomatch.views.search import APART, is_weak, separate
+from geomatch.views.simulation import View, render_tilted, tilted_views
+from geomatch.views.solver import solve_by_frames
+
+SIDE = 400
+
+
+@pytest.fixture(scope="module")
+def tilted() -> tuple[Image, Image, np.ndarray]:
+    """A photograph, the same seen under a tilt of five and turned, and the homography between them."""
+    photo = reduce_image(load_image(bundled_pair().image0), SIDE)
+    width, height = photo.size
+    angle, tilt = 0.5, 5.0
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    view = np.eye(3)
+    view[:2, :2] = np.diag([1.4 / tilt, 1.4]) @ turn
+    view[2, 0] = 0.15 / width
+    to, back = np.eye(3), np.eye(3)
+    to[:2, 2], back[:2, 2] = -np.array([width, height]) / 2, (90, 260)
+    matrix = back @ view @ to
+    return photo, Image(render_view(photo.pixels, matrix, (180, 520), 3), "tilted"), matrix / matrix[2, 2]
+
+
+@pytest.mark.parametrize("view", [View(1.0, 0.0), View(2.0, 0.0), View(3.0, 1.1), View(1.0, 2.0)])
+def test_the_matrix_of_a_view_leads_to_its_pixels(view: View) -> None:
+    pixels = np.zeros((120, 160, 3), np.uint8)
+    cv2.circle(pixels, (100, 45), 9, (255, 255, 255), -1, cv2.LINE_AA)
+    picture, matrix = render_tilted(Image(pixels, "spot"), view)
+    ys, xs = np.indices(picture.pixels.shape[:2])
+    weight = picture.pixels[..., 0].astype(float)
+    centre = [(weight * xs).sum() / weight.sum(), (weight * ys).sum() / weight.sum()]
+    assert np.allclose(warp_points(matrix, [[100, 45]])[0], centre, atol=0.1)
+    # the area shrinks as often as the tilt says, light stays
+    assert np.linalg.det(matrix[:2, :2]) == pytest.approx(1 / view.tilt, rel=0.02)
+    assert weight.sum() == pytest.approx(pixels[..., 0].sum() / view.tilt, rel=0.03)
+
+
+def test_a_tilt_has_more_directions_the_larger_it_is() -> None:
+    assert [len(tilted_views(tilt)) for tilt in (1.0, 2.0, 4.0, 6.0)] == [1, 6, 12, 18]
+    assert len(tilted_views(2.0, upright=True)) == 12
+    assert len(tilted_views(1.0, upright=True)) == 6
+
+
+def test_frames_are_those_of_the_keypoints_in_the_image() -> None:
+    matrix = np.array([[0.5, 0.2, 3.0], [-0.1, 1.0, 7.0], [0.0, 0.0, 1.0]])
+    found = FeatureTensors(
+        torch.tensor([[10.0, 20.0]]), torch.ones(1), (64, 64), torch.tensor([4.0]), torch.tensor([0.3]),
+        torch.ones(1, 8),
+    )  # fmt: skip
+    one = framed(found, np.eye(3))
+    x, y = one.frames[0].T
+    assert np.allclose(x, [4 * np.cos(0.3), 4 * np.sin(0.3)], atol=1e-6)
+    assert np.allclose(y, [-4 * np.sin(0.3), 4 * np.cos(0.3)], atol=1e-6)
+    seen = framed(found, matrix)
+    assert np.allclose(warp_points(matrix, seen.points), [[10, 20]])
+    assert np.allclose(matrix[:2, :2] @ seen.frames[0], one.frames[0])
+    features = one.to_features((64, 64))
+    assert features.scales == pytest.approx([4.0])
+    assert features.orientations == pytest.approx([0.3])
+
+
+def _framed(points: np.ndarray, rows: np.ndarray) -> FramedFeatures:
+    frames = np.broadcast_to(np.eye(2), (len(points), 2, 2))
+    return FramedFeatures(points, frames, np.ones(len(points), np.float32), torch.tensor(rows))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_a_second_view_of_one_place_is_no_rival(metric: geomatch.types.Metric) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(6, 16)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    points = rng.uniform(0, 500, (6, 2))
+    asked = _framed(points, rows + rng.normal(size=rows.shape).astype(np.float32) * 0.01)
+    again = rows + np.float32(1e-3)  # each row is there twice: at one place, or at two
+    near = _framed(np.concatenate([points, points + 1]), np.concatenate([rows, again]))
+    pairs, ratios = tentative_matches(asked, near, metric)
+    assert sorted((pairs % 6).tolist()) == [[i, i] for i in range(6)]
+    assert (ratios < 0.1).all()
+    far = _framed(np.concatenate([points, points + 50]), np.concatenate([rows, again]))
+    assert not len(tentative_matches(asked, far, metric)[0])
+    assert not len(tentative_matches(_framed(points[:0], rows[:0]), far, metric)[0])
+
+
+def _frames_under(matrix: np.ndarray, points: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    x, y = (warp_points(matrix, points + frames[:, :, k] * 0.01) for k in (0, 1))
+    return (np.stack([x, y], axis=2) - warp_points(matrix, points)[:, :, None]) / 0.01
+
+
+def test_one_match_in_fifty_is_enough_for_the_solver() -> None:
+    rng = np.random.default_rng(1)
+    matrix = np.array([[0.3, -0.1, 90.0], [0.2, 1.1, -20.0], [4e-4, -2e-4, 1.0]])
+    points = rng.uniform(0, 600, (1000, 2))
+    frames = rng.normal(size=(1000, 2, 2)) + 4 * np.eye(2)
+    there, under = rng.uniform(0, 600, (1000, 2)), rng.normal(size=(1000, 2, 2)) + 4 * np.eye(2)
+    there[:20] = warp_points(matrix, points[:20]) + rng.normal(size=(20, 2)) * 0.3
+    under[:20] = _frames_under(matrix, points[:20], frames[:20]) * rng.normal(1, 0.05, (20, 1, 1))
+    found = solve_by_frames(points, there, frames, under, 3.0)
+    assert found is not None
+    assert np.linalg.norm(warp_points(found, points[:20]) - there[:20], axis=1).max() < 1.5
+    assert solve_by_frames(points[:3], there[:3], frames[:3], under[:3], 3.0) is None
+
+
+def test_of_matches_of_one_place_the_first_counts() -> None:
+    first = np.array([[0.0, 0.0], [0.5, 0.0], [50.0, 0.0], [90.0, 0.0]])
+    second = np.array([[0.0, 0.0], [30.0, 0.0], [0.0, 1.0], [60.0, 0.0]])
+    assert separate(first, second).tolist() == [0, 3]
+
+
+def test_keypoints_of_views_do_not_see_beyond_the_border(tilted: tuple[Image, Image, np.ndarray]) -> None:
+    describer = geomatch.describers.create_describer("dift-tiny")
+    white = Image(np.full_like(tilted[0].pixels, 90), "flat")
+    found = view_features(white, tilted_views(4.0), 500, OpenCVDetector("sift-faint"), describer)
+    assert not found  # the edges of what a view shows are no keypoints
+
+
+def test_a_plane_seen_under_a_tilt_of_five_is_found_in_views(tilted: tuple[Image, Image, np.ndarray]) -> None:
+    photo, other, matrix = tilted
+    match = partial(geomatch.match, photo.pixels, other.pixels, detector="sift", max_keypoints=500)
+    plain, searched = match(effort="fast"), match()
+    assert not plain.geometry
+    assert plain.settings["tilts"] == []
+    assert "search_views" not in plain.seconds
+    assert searched.homography
+    assert searched.settings["tilts"][0] == 2.0
+    assert corner_error(searched.homography.matrix, matrix, photo.size) < 3
+    for own, image in ((searched.features0, photo), (searched.features1, other)):
+        assert (own.keypoints > -1).all()
+        assert (own.keypoints < np.array(image.size)).all()
+    i, j = searched.matches.indices.T
+    assert len(set(i)) == len(set(j)) == len(i)
+    matched = searched.features0.keypoints[i]
+    apart = np.linalg.norm(matched[:, None] - searched.features0.keypoints[None], axis=2)
+    assert np.partition(apart, 1, axis=1)[:, 1].min() >= APART - 1e-3  # one keypoint per place
+    errors = np.linalg.norm(warp_points(matrix, searched.points0) - searched.points1, axis=1)
+    assert np.median(errors[searched.homography.inliers]) < 2
+
+
+def test_what_plain_matching_finds_is_not_searched_again(tilted: tuple[Image, Image, np.ndarray]) -> None:
+    photo = tilted[0].pixels
+    match = partial(geomatch.match, photo, photo[8:, 8:], detector="sift", max_keypoints=500)
+    plain, high = match(effort="fast"), match(effort="high")
+    assert high.settings["tilts"] == []
+    assert high.matches == plain.matches
+    assert high.homography == plain.homography
+    with pytest.raises(ValueError, match="effort must be one of: fast, normal, high"):
+        match(effort="most")
+
+
+def test_other_photographs_are_refused_in_views_too(tilted: tuple[Image, Image, np.ndarray]) -> None:
+    noise = cv2.resize(np.random.default_rng(3).integers(0, 256, (40, 50, 3), np.uint8), (400, 320))
+    found = geomatch.match(tilted[0].pixels, noise, detector="sift", max_keypoints=300)
+    assert not found.geometry
+    assert found.settings["tilts"] == [2.0, 4.0]
+
+
+def test_few_inliers_or_uncertain_corners_are_weak() -> None:
+    sure = geomatch.types.HomographyEstimate(np.eye(3), np.ones(30, bool), np.ones(4))
+    assert not is_weak(sure)
+    assert is_weak(replace(sure, corner_deviations=np.full(4, 9.0)))
+    assert is_weak(replace(sure, inliers=np.arange(30) < 10))
+    assert is_weak(EstimationFailure("none"))
+
+
+def test_a_collection_is_joined_by_views(tmp_path, tilted: tuple[Image, Image, np.ndarray]) -> None:  # type: ignore[no-untyped-def]
+    photo, other, matrix = tilted
+    folder = tmp_path / "images"
+    folder.mkdir()
+    write_png(folder / "a.png", photo.pixels)
+    write_png(folder / "b.png", other.pixels)
+
+    def pairs(effort: geomatch.views.search.Effort):  # type: ignore[no-untyped-def]
+        context = RunContext(str(tmp_path / "store"), progress=False)
+        extraction = geomatch.collection.Extraction("sift", max_keypoints=500)
+        result = match_collection(
+            find_images(folder), extraction=extraction, matching=Matching(effort=effort), context=context
+        )
+        return result.correspondences, [pair for pair in result.correspondences.pairs if len(pair.matches)]
+
+    assert not pairs("fast")[1]
+    found, (pair,) = pairs("normal")
+    i, j = pair.matches.indices.T
+    points0, points1 = found.features["a.png"].keypoints[i], found.features["b.png"].keypoints[j]
+    assert len(set(i)) == len(set(j)) == len(i) >= 20
+    assert np.median(np.linalg.norm(warp_points(matrix, points0) - points1, axis=1)) < 3
+    again, (same,) = pairs("normal")  # from the store
+    assert same.matches == pair.matches
+    assert again.features["a.png"] == found.features["a.png"]
+
+
+def test_the_drop_in_adds_the_keypoints_of_views(tilted: tuple[Image, Image, np.ndarray]) -> None:
+    photo, other, matrix = tilted
+    feature = DIFT_create(400, effort="high")
+    mask = np.full(photo.size[::-1], 255, np.uint8)
+    mask[:, :60] = 0
+    points0, rows0 = feature.detectAndCompute(photo.pixels[:, :, ::-1], mask)
+    points1, rows1 = feature.detectAndCompute(other.pixels[:, :, ::-1], None)
+    assert len(points0) > 400
+    assert rows0.shape == (len(points0), 128)
+    assert min(point.pt[0] for point in points0) > 59
+    matched = BFMatcher(crossCheck=True).match(rows0, rows1)
+    first, second = (np.array([own.pt for own in side]) for side in (
+        [points0[m.queryIdx] for m in matched], [points1[m.trainIdx] for m in matched]))  # fmt: skip
+    found, _ = findHomography(first, second, cv2.USAC_MAGSAC, 3.0, maxIters=100_000)
+    assert found is not None
+    assert corner_error(found, matrix, photo.size) < 10
+    with pytest.raises(ValueError, match="effort must be"):
+        DIFT_create(effort="most")  # type: ignore[arg-type]
