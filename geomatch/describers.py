@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 from geomatch.dift import PRESETS, DIFTConfig
 from geomatch.errors import FeaturesError
 from geomatch.images import Image
-from geomatch.keypoints import DEFAULT_DETECTOR, Detector, choose_detector
+from geomatch.keypoints import DEFAULT_DETECTOR, Detector, create_detector
 from geomatch.matchers import Matcher, create_matcher
 from geomatch.places import user_path
 from geomatch.types import Features, Traits
@@ -183,4 +183,6 @@ def choose_parts(
     describer = None if descriptor is None else create_describer(descriptor, device)
     if describer is not None and traits_of(describer).device != "auto":
         device = traits_of(describer).device
-    return made, choose_detector(usual if detector is None else detector, max_keypoints, device), describer
+    detector = usual if detector is None else detector
+    found = create_detector(detector, max_keypoints, device) if isinstance(detector, str) else detector
+    return made, found, describer

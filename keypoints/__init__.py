@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Detector", "GridDetector", "KorniaFeatures", "MagicLeapSuperPoint", "MixedDetector", "OpenCVDetector",
-    "SuperPointDetector", "TinyDetector", "choose_detector", "create_detector", "detectors",
+    "SuperPointDetector", "TinyDetector", "create_detector", "detectors",
 ]  # fmt: skip
 
 __getattr__ = lazy_names(
@@ -75,9 +75,3 @@ def create_detector(name: str, max_keypoints: int = 3000, device: str = "auto") 
     if name not in known:
         raise ValueError(f"unknown detector {name!r}; choose one of: {', '.join(sorted(known))}")
     return known[name](max_keypoints, device)
-
-
-def choose_detector(detector: str | Detector | None, max_keypoints: int, device: str = "auto") -> Detector:
-    """Return `create_detector` of a name, `DEFAULT_DETECTOR` for None; an object as it is."""
-    chosen = DEFAULT_DETECTOR if detector is None else detector
-    return create_detector(chosen, max_keypoints, device) if isinstance(chosen, str) else chosen

@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from geomatch.devices import device_kind, device_of, find_device, upload_pixels
 from geomatch.errors import WeightsError, reading, require
-from geomatch.files import sha256_of
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
 from geomatch.keypoints.detector import check_limit
@@ -28,7 +27,7 @@ from geomatch.types import Features
 from geomatch.weights.checkpoint import warn_if_untrained
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
 from geomatch.weights.hub import transformers_fingerprint, transformers_folder
-from geomatch.weights.tensors import filled, load_pickled
+from geomatch.weights.tensors import filled, load_pickled, network_key
 
 _DESCRIPTOR_SIZE = 256
 
@@ -152,11 +151,10 @@ class SuperPointDetector:
     """Where the network runs, see `geomatch.devices.find_device`."""
     reentrant: ClassVar[bool] = True
 
-    def cache_key(self) -> Any:
-        """The settings, the kind of device, and the weights by their content."""
-        weights = locate_weights(SUPERPOINT_V6, self.weights)
-        settings = settings_key(self, leave_out=("weights", "device"))
-        return [settings, device_kind(self.device), sha256_of(weights)]
+    cache_key = network_key
+
+    def _files(self) -> list[Path]:
+        return [locate_weights(SUPERPOINT_V6, self.weights)]
 
     def __post_init__(self) -> None:
         check_limit(self.max_keypoints)

@@ -5,24 +5,22 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geomatch.devices import device_kind, device_of, find_device, upload_pixels
-from geomatch.files import sha256_of
+from geomatch.devices import device_of, find_device, upload_pixels
 from geomatch.images import Image, reduce_image
 from geomatch.isolation import isolated
 from geomatch.keypoints.detector import check_limit
 from geomatch.keypoints.folding import folded
 from geomatch.keypoints.superpoint import SuperPointNetwork, load_detector, window_maximum
 from geomatch.patches import cut_patches
-from geomatch.provenance import settings_key
 from geomatch.tensors import FeatureTensors
 from geomatch.types import Features
-from geomatch.weights.tensors import halved, load_tensors, save_tensors
+from geomatch.weights.tensors import halved, load_tensors, network_key, save_tensors
 
 _CHANNELS, _HEAD = (16, 32, 32, 64), 128  # a quarter to a half of SuperPoint's
 _LEVELS = 9  # of the pyramid; each is smaller by the square root of 2
@@ -58,10 +56,10 @@ class TinyDetector:
     """Where the network runs, see `geomatch.devices.find_device`."""
     reentrant: ClassVar[bool] = True
 
-    def cache_key(self) -> Any:
-        """The settings, the kind of device, and the weights by their content."""
-        settings = settings_key(self, leave_out=("weights", "device"))
-        return [settings, device_kind(self.device), sha256_of(weights_file(self.weights))]
+    cache_key = network_key
+
+    def _files(self) -> list[Path]:
+        return [weights_file(self.weights)]
 
     def __post_init__(self) -> None:
         check_limit(self.max_keypoints)

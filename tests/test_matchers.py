@@ -224,7 +224,7 @@ def test_lightglue_reads_published_names_and_is_symmetric(
     }  # in files as well
     state |= {unread[name]: torch.ones(1)} if name in unread else {}
     torch.save(state, tmp_path / "lg.pth")
-    matcher = LightGlueMatcher(name, str(tmp_path / "lg.pth"))
+    matcher = LightGlueMatcher(name, str(tmp_path / "lg.pth"), "cpu")
     loaded = matcher.network.state_dict()
     assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
     matcher.network.conf.filter_threshold = 0.0
@@ -244,7 +244,7 @@ def test_lightglue_reads_published_names_and_is_symmetric(
     assert matcher.match(beyond, second) == matcher.match(edge, second)
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(geomatch.WeightsError, match="does not hold weights of LightGlue"):
-        LightGlueMatcher(name, str(tmp_path / "other.pth")).match(first, second)
+        LightGlueMatcher(name, str(tmp_path / "other.pth"), "cpu").match(first, second)
 
 
 def test_weights_of_lightglue_count_by_content(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from geomatch.errors import MissingDependencyError
 from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image
 from geomatch.keypoints.detector import no_keypoints, select_best
+from geomatch.keypoints.opencv import available_opencv_detectors, create_feature2d
 from geomatch.matchers.lightglue import DMYTRO
 from geomatch.opencv.convert import from_keypoints
 from geomatch.types import Features
@@ -24,9 +25,6 @@ from geomatch.weights.tensors import load_network, network_key
 LOFTR_SIDE = 1024  # images are reduced to this long side: the memory of LoFTR grows with its fourth power
 LOFTR_OUTDOOR = weights_at(f"{DMYTRO}/loftr_outdoor.ckpt", "Apache-2.0")
 MIN_SIDE = 32  # images with a shorter side have no keypoints: OpenCV fails
-_FACTORIES = {
-    "sift": "SIFT_create", "rootsift": "SIFT_create", "orb": "ORB_create", "akaze": "AKAZE_create",
-}  # fmt: skip
 
 
 def rootsift(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -43,19 +41,17 @@ class OpenCVFeatures:
     reentrant: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not hasattr(cv2, _FACTORIES[self.name]):
-            raise MissingDependencyError(f"OpenCV {cv2.__version__} has no {_FACTORIES[self.name]}")
+        if self.name.removeprefix("root") not in available_opencv_detectors():
+            raise MissingDependencyError(f"OpenCV {cv2.__version__} has no {self.name}")
 
     def detect(self, image: Image) -> Features:
         """Keypoints with descriptors, scale and orientation."""
         if min(image.size) < MIN_SIDE:
             return no_keypoints(image)
         grey = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY)
-        create = getattr(cv2, _FACTORIES[self.name])
+        feature2d: Any = create_feature2d(self.name.removeprefix("root"))
         if self.name == "orb":
-            feature2d = create(nfeatures=self.max_keypoints)
-        else:
-            feature2d = create() if self.name == "akaze" else create(enable_precise_upscale=True)
+            feature2d.setMaxFeatures(self.max_keypoints)
         found, rows = feature2d.detectAndCompute(grey, None)
         if rows is None or not len(found):
             return no_keypoints(image)

@@ -15,11 +15,10 @@ from geomatch.benchmarks.methods.worker import worker_matcher
 from geomatch.describers import dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.estimators import estimators
-from geomatch.keypoints import Detector, MagicLeapSuperPoint, SuperPointDetector, create_detector
-from geomatch.keypoints.learned import WEIGHTS, KorniaFeatures
+from geomatch.keypoints import Detector, create_detector
+from geomatch.keypoints.learned import WEIGHTS
 from geomatch.matchers.lightglue import TRAINED_FOR, LightGlueMatcher
 from geomatch.types import Metric
-from geomatch.weights.hub import transformers_folder
 
 _L2 = ("sift", "orb", "akaze")
 _FEATURES = (*_L2, "rootsift", "superpoint", "superpoint-magicleap", *WEIGHTS)
@@ -198,11 +197,6 @@ def _bracketed(part: str) -> tuple[str, str]:
 
 
 def _detector(name: str, count: int, weights: str, device: str) -> Detector:
-    if name in WEIGHTS:  # their descriptors give way to those of the method
-        return KorniaFeatures(cast(Any, name), count, weights or None, None, device)
-    if name == "superpoint":
-        return SuperPointDetector(weights or None, max_keypoints=count, device=device)
-    if name == "superpoint-magicleap":
-        folder = transformers_folder(weights or MagicLeapSuperPoint.weights)
-        return MagicLeapSuperPoint(str(folder), count, device=device)
-    return create_detector(name, count, device)
+    made: Any = create_detector(name, count, device)
+    whole = {"max_image_side": None} if name in WEIGHTS else {}
+    return cast(Detector, replace(made, **whole, **({"weights": weights} if weights else {})))

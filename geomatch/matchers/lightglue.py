@@ -82,14 +82,11 @@ class LightGlueMatcher:
 
     def _input(self, features: Features) -> dict[str, Tensor]:
         wanted, rows = self.network.conf.input_dim, features.descriptors
-        if rows is None or rows.shape[1] != wanted:
-            got = "none" if rows is None else f"{rows.shape[1]}"
-            raise ValueError(
-                f"LightGlue for {self.features} needs its descriptors of {wanted} numbers, got {got}"
-            )
+        if (got := 0 if rows is None else rows.shape[1]) != wanted:
+            raise ValueError(f"LightGlue needs {self.features}'s descriptors of {wanted} numbers, got {got}")
         # kornia refuses points beyond the image's edge, where resizing moves those on the border
         points = np.clip(features.keypoints, 0, np.array(features.image_size, np.float32))
-        arrays = {"keypoints": points, "descriptors": rows}
+        arrays: dict[str, Any] = {"keypoints": points, "descriptors": rows}
         if self.network.conf.add_scale_ori:
             if features.scales is None or features.orientations is None:
                 raise ValueError("LightGlue for SIFT needs scale and orientation")
