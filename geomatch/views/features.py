@@ -88,7 +88,10 @@ def view_features(
 
     The detector's ``in_views`` is used where it has that.
     """
-    detector = getattr(detector, "in_views", detector)
+    if hasattr(type(detector), "in_views"):  # not of a subclass that detects in another way
+        detector = tensor_method(detector, "in_views", ("detect", "detect_tensors")) or detector
+    else:
+        detector = getattr(detector, "in_views", detector)
     rendered = [render_tilted(image, view) for view in views]
     detect = tensor_method(detector, "detect_tensors", ("detect",))
     kept = []
