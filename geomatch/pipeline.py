@@ -38,6 +38,7 @@ from geomatch.provenance import record, versions
 from geomatch.tensors import FeatureTensors, tensor_method, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
 from geomatch.views.features import FramedFeatures, view_features
+from geomatch.views.matching import learned_pairs, nearest_elsewhere
 from geomatch.views.search import Effort, check_effort, is_weak, relate_plane, search_views
 
 _log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ def match(
             partner's, see `geomatch.dift.maps.refine`; those of image 0 stay. None does so for a grid
             described densely; keypoints of other detectors are placed more exactly than feature maps tell.
         refine_homography: refine a homography by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
-        effort: where mutual nearest neighbours find nothing certain, tilted views of both images are matched
+        effort: where the matches tell nothing certain, tilted views of both images are matched
             (`geomatch.views`): with ``normal`` tilts of 2 and 4, with ``high`` more keypoints and tilts up to
             6, with ``fast`` none. Not for grids described densely.
         apply_exif: turn the images as their EXIF orientation says.
@@ -261,12 +262,15 @@ def match(
                     "matches agree; turn one of them over first"
                 )
     searched = None
-    hopeful = describable and not mirrored and learned is None and refining is None
+    hopeful = describable and not mirrored and refining is None
     if hopeful and effort != "fast" and is_weak(geometry):
         with _timed(seconds, "search_views"):
             relate = relate_plane(estimate, threshold, images[0].size) if other is None else in_frames
             see = partial(view_features, detector=detect, describer=describer)
-            searched = search_views(images, found, see, metric or "cosine", effort, relate)
+            tentative = nearest_elsewhere(metric or "cosine")
+            if learned is not None:
+                tentative, relate = learned_pairs(learned, min_similarity), in_frames
+            searched = search_views(images, found, see, tentative, effort, relate)
     if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
         (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
         points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))

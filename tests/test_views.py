@@ -1,6 +1,6 @@
 """Tilted views on demand: rendering, frames, the ratio of places, one-match hypotheses, and the search."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import cv2
@@ -18,9 +18,9 @@ from geomatch.keypoints import OpenCVDetector
 from geomatch.opencv import BFMatcher, DIFT_create, findHomography
 from geomatch.synthetic import render_view
 from geomatch.tensors import FeatureTensors
-from geomatch.types import EstimationFailure
+from geomatch.types import EstimationFailure, Features, Matches
 from geomatch.views.features import FramedFeatures, framed, view_features
-from geomatch.views.matching import tentative_matches
+from geomatch.views.matching import learned_pairs, nearest_elsewhere
 from geomatch.views.search import APART, is_weak, separate
 from geomatch.views.simulation import View, render_tilted, tilted_views
 from geomatch.views.solver import solve_by_frames
@@ -96,12 +96,11 @@ def test_a_second_view_of_one_place_is_no_rival(metric: geomatch.types.Metric) -
     asked = _framed(points, rows + rng.normal(size=rows.shape).astype(np.float32) * 0.01)
     again = rows + np.float32(1e-3)  # each row is there twice: at one place, or at two
     near = _framed(np.concatenate([points, points + 1]), np.concatenate([rows, again]))
-    pairs, ratios = tentative_matches(asked, near, metric)
-    assert sorted((pairs % 6).tolist()) == [[i, i] for i in range(6)]
-    assert (ratios < 0.1).all()
-    far = _framed(np.concatenate([points, points + 50]), np.concatenate([rows, again]))
-    assert not len(tentative_matches(asked, far, metric)[0])
-    assert not len(tentative_matches(_framed(points[:0], rows[:0]), far, metric)[0])
+    found = nearest_elsewhere(metric)([asked], [near])
+    assert sorted((found.indices % 6).tolist()) == [[i, i] for i in range(6)]
+    assert (found.similarity > 0.9).all()
+    apart = [_framed(points, rows), _framed(points + 50, again)]  # two views
+    assert not len(nearest_elsewhere(metric)([asked], apart))
 
 
 def _frames_under(matrix: np.ndarray, points: np.ndarray, frames: np.ndarray) -> np.ndarray:
@@ -167,6 +166,27 @@ def test_what_plain_matching_finds_is_not_searched_again(tilted: tuple[Image, Im
     assert high.homography == plain.homography
     with pytest.raises(ValueError, match="effort must be one of: fast, normal, high"):
         match(effort="most")
+
+
+@dataclass(frozen=True)
+class ByPosition:
+    """Matches what lies at one place of its image, so that views match nothing but themselves."""
+
+    def match(self, features0: Features, features1: Features) -> Matches:
+        apart = np.linalg.norm(features0.keypoints[:, None] - features1.keypoints[None], axis=2)
+        pairs = np.argwhere(apart < 0.01)
+        return Matches(pairs, 1 - np.arange(len(pairs), dtype=np.float32) / 100)
+
+
+def test_a_learned_matcher_sees_each_view_beside_the_other_image() -> None:
+    points = torch.tensor([[10.0, 20.0], [30.0, 40.0]])
+    plain = FeatureTensors(points, torch.ones(2), (64, 64), descriptors=torch.ones(2, 4))
+    shift = np.array([[1.0, 0, 5], [0, 1, 0], [0, 0, 1]])
+    moved = replace(plain, keypoints=points + torch.tensor([5.0, 0.0]))
+    views0, views1 = [framed(plain, np.eye(3)), framed(moved, shift)], [framed(moved, np.eye(3))]
+    found = learned_pairs(ByPosition())(views0, views1)
+    assert found.indices.tolist() == [[2, 0], [3, 1]]  # of the second view of image 0
+    assert len(learned_pairs(ByPosition(), 0.995)(views0, views1)) == 1
 
 
 def test_other_photographs_are_refused_in_views_too(tilted: tuple[Image, Image, np.ndarray]) -> None:

@@ -29,6 +29,7 @@ from geomatch.store import Store
 from geomatch.tensors import ARRAYS, upload_features
 from geomatch.types import Features, Geometry, Matches
 from geomatch.views.features import FramedFeatures, view_features
+from geomatch.views.matching import nearest_elsewhere
 from geomatch.views.search import APART, ENOUGH, relate_plane, search_views
 from geomatch.views.simulation import View
 
@@ -171,7 +172,8 @@ def _search(
             return seen[key]
 
         tensors = [upload_features(features, "cpu") for features in plain]
-        result = search_views(images, tensors, see, matching.metric or "cosine", matching.effort, relate)
+        tentative = nearest_elsewhere(matching.metric or "cosine")
+        result = search_views(images, tensors, see, tentative, matching.effort, relate)
         kept = np.zeros(0, np.int64)
         if result is not None and result.geometry:
             kept = np.flatnonzero(result.geometry.inliers)

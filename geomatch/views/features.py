@@ -32,6 +32,8 @@ class FramedFeatures:
     """(N,) of the detector, in the view."""
     descriptors: Tensor
     """(N, D) float32, on the describer's device."""
+    view: FeatureTensors | None = None
+    """The same keypoints in pixels of the one view that they are of."""
 
     def __len__(self) -> int:
         return len(self.points)
@@ -78,7 +80,7 @@ def framed(features: FeatureTensors, matrix: NDArray[np.float64]) -> FramedFeatu
     back = np.linalg.inv(matrix)
     points = warp_points(back, features.keypoints.double().numpy(force=True))
     frames = back[:2, :2] @ axes.transpose(2, 0, 1)
-    return FramedFeatures(points, frames, features.scores.numpy(force=True), features.descriptors)
+    return FramedFeatures(points, frames, features.scores.numpy(force=True), features.descriptors, features)
 
 
 def view_features(

@@ -1,14 +1,17 @@
 """Tentative matches among keypoints of many views."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from geomatch.isolation import isolated
+from geomatch.matchers import Matcher, match_features
 from geomatch.matching import scored_chunks
-from geomatch.types import Metric
-from geomatch.views.features import FramedFeatures
+from geomatch.types import Matches, Metric
+from geomatch.views.features import FramedFeatures, joined
 
 APART = 10.0
 """Pixels from which on a second neighbour is another place: the first geometrically inconsistent one (MODS;
@@ -17,28 +20,53 @@ RATIO = 0.85
 """Largest ratio of the distances to the first neighbour and to that."""
 
 
-@isolated()
-def tentative_matches(
-    features0: FramedFeatures, features1: FramedFeatures, metric: Metric, ratio: float = RATIO
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Nearest neighbours that pass the ratio test, the most distinct first.
+Tentative = Callable[[Sequence[FramedFeatures], Sequence[FramedFeatures]], Matches]
+"""From the keypoints of both images, view by view, the image itself first, to matches, best first. Indices
+count through the views."""
 
-    Returns indices (M, 2) and the ratios (M,).
-    """
-    if not len(features0) or not len(features1):
-        return np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
-    a, b = features0.descriptors, features1.descriptors.to(features0.descriptors.device)
-    where = torch.from_numpy(features1.points).to(a.device, torch.float32)
-    column, ratios = _first_and_ratio(a, b, where, metric)
-    i = np.flatnonzero(ratios < ratio)
-    order = i[np.argsort(ratios[i], kind="stable")]
-    return np.stack([order, column[order]], axis=1), ratios[order]
+
+def nearest_elsewhere(metric: Metric, ratio: float = RATIO) -> Tentative:
+    """Nearest neighbours among all views that pass the ratio test; the similarity is one minus the ratio."""
+
+    @isolated()
+    def matched(views0: Sequence[FramedFeatures], views1: Sequence[FramedFeatures]) -> Matches:
+        column, ratios = _first_and_ratio(joined(views0), joined(views1), metric)
+        i = np.flatnonzero(ratios < ratio)
+        order = i[np.argsort(ratios[i], kind="stable")]
+        return Matches(np.stack([order, column[order]], axis=1), 1 - ratios[order])
+
+    return matched
+
+
+def learned_pairs(matcher: Matcher, least: float | None = None) -> Tentative:
+    """A learned matcher's matches between each view of one image and the other image as it is."""
+    known: dict[tuple[int, int], Matches] = {}
+
+    def matched(views0: Sequence[FramedFeatures], views1: Sequence[FramedFeatures]) -> Matches:
+        starts = [np.cumsum([0, *map(len, views)]) for views in (views0, views1)]
+        parts = []
+        for n, k in [
+            (0, 0),
+            *((n, 0) for n in range(1, len(views0))),
+            *((0, k) for k in range(1, len(views1))),
+        ]:
+            one, two = views0[n].view, views1[k].view
+            if (n, k) not in known and one is not None and two is not None:
+                known[n, k] = match_features(matcher, one.to_features(), two.to_features(), least)
+            parts.append((known[n, k].indices + [starts[0][n], starts[1][k]], known[n, k].similarity))
+        indices, similarity = (np.concatenate(part) for part in zip(*parts, strict=True))
+        order = np.argsort(-similarity, kind="stable")
+        return Matches(indices[order], similarity[order])
+
+    return matched
 
 
 def _first_and_ratio(
-    a: Tensor, b: Tensor, where: Tensor, metric: Metric
+    features0: FramedFeatures, features1: FramedFeatures, metric: Metric
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Per row of a the nearest row of b, and its distance by that of the nearest elsewhere."""
+    """Per keypoint of image 0 the nearest of image 1, and its distance by that of the nearest elsewhere."""
+    a, b = features0.descriptors, features1.descriptors.to(features0.descriptors.device)
+    where = torch.from_numpy(features1.points).to(a.device, torch.float32)
     columns, ratios = [], []
     squares = where.square().sum(1)
     for _, scores in scored_chunks(a, b, metric):

@@ -13,9 +13,9 @@ from geomatch.images import Image
 from geomatch.keypoints.detector import spread
 from geomatch.parallel import side_by_side
 from geomatch.tensors import ARRAYS, FeatureTensors
-from geomatch.types import Features, Geometry, Matches, Metric
+from geomatch.types import Features, Geometry, Matches
 from geomatch.views.features import FramedFeatures, framed, joined
-from geomatch.views.matching import tentative_matches
+from geomatch.views.matching import Tentative
 from geomatch.views.simulation import View, tilted_views
 from geomatch.views.solver import solve_by_frames
 
@@ -52,7 +52,7 @@ class Searched:
     features: tuple[Features, Features]
     """The matched keypoints of both images, in the order of the matches, then the plain ones elsewhere."""
     matches: Matches
-    """Best first; the similarity is one minus the ratio of distances."""
+    """Best first."""
     geometry: Geometry
     tilts: tuple[float, ...]
     """What was tried, whose views were made."""
@@ -90,14 +90,14 @@ def search_views(
     images: Sequence[Image],
     plain: Sequence[FeatureTensors],
     see: See,
-    metric: Metric,
+    tentative: Tentative,
     effort: Effort,
     relate: Relate,
 ) -> Searched | None:
     """Search views of both images (MODS; Mishkin, Matas, Perdoch, CVIU 2015); None when ``effort`` has none.
 
     ``plain`` are the described keypoints of the images as they are, ``see`` finds those of views:
-    `view_features` with a detector and a describer.
+    `view_features` with a detector and a describer; ``tentative`` matches them.
     """
     pools = [[framed(features, np.eye(3))] if len(features) else [] for features in plain]
     upright = any(features.orientations is None for features in plain)
@@ -111,10 +111,9 @@ def search_views(
             pool += new
         if not all(pools):
             continue
-        both = joined(pools[0]), joined(pools[1])
-        pairs, ratios = tentative_matches(*both, metric)
-        kept = separate(both[0].points[pairs[:, 0]], both[1].points[pairs[:, 1]])
-        matches = Matches(pairs[kept], 1 - ratios[kept])
+        both, matches = (joined(pools[0]), joined(pools[1])), tentative(*pools)
+        i, j = matches.indices.T
+        matches = matches[separate(both[0].points[i], both[1].points[j])]
         geometry = relate(matches, *both)
         if best is None or geometry.num_inliers > best[-1].num_inliers:
             i, j = matches.indices.T
