@@ -39,7 +39,7 @@ from geomatch.tensors import FeatureTensors, tensor_method, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
 from geomatch.views.features import FramedFeatures, view_features
 from geomatch.views.matching import learned_pairs, nearest_elsewhere
-from geomatch.views.search import Effort, check_effort, is_weak, relate_plane, search_views
+from geomatch.views.search import STAGES, Effort, check_effort, is_weak, relate_plane, search_views
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def match(
         refine_homography: refine a homography by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
         effort: where the matches tell nothing certain, tilted views of both images are matched
             (`geomatch.views`): with ``normal`` tilts of 2 and 4, with ``high`` more keypoints and tilts up to
-            6, with ``fast`` none. Not for grids described densely.
+            6, with ``fast`` none; learned matchers do without the last. Not for grids described densely.
         apply_exif: turn the images as their EXIF orientation says.
         conversion: how images of more than 8 bits, or more than three bands, become RGB.
 
@@ -267,10 +267,10 @@ def match(
         with _timed(seconds, "search_views"):
             relate = relate_plane(estimate, threshold, images[0].size) if other is None else in_frames
             see = partial(view_features, detector=detect, describer=describer)
-            tentative = nearest_elsewhere(metric or "cosine")
-            if learned is not None:
-                tentative, relate = learned_pairs(learned, min_similarity), in_frames
-            searched = search_views(images, found, see, tentative, effort, relate)
+            tentative, stages = nearest_elsewhere(metric or "cosine"), STAGES[effort]
+            if learned is not None:  # one by one, the views of a stage take as long as two stages otherwise
+                tentative, stages, relate = learned_pairs(learned, min_similarity), stages[:-1], in_frames
+            searched = search_views(images, found, see, tentative, stages, relate)
     if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
         (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
         points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))

@@ -30,7 +30,7 @@ from geomatch.tensors import ARRAYS, upload_features
 from geomatch.types import Features, Geometry, Matches
 from geomatch.views.features import FramedFeatures, view_features
 from geomatch.views.matching import nearest_elsewhere
-from geomatch.views.search import APART, ENOUGH, relate_plane, search_views
+from geomatch.views.search import APART, ENOUGH, STAGES, relate_plane, search_views
 from geomatch.views.simulation import View
 
 KIND = "views"
@@ -173,7 +173,7 @@ def _search(
 
         tensors = [upload_features(features, "cpu") for features in plain]
         tentative = nearest_elsewhere(matching.metric or "cosine")
-        result = search_views(images, tensors, see, tentative, matching.effort, relate)
+        result = search_views(images, tensors, see, tentative, STAGES[matching.effort], relate)
         kept = np.zeros(0, np.int64)
         if result is not None and result.geometry:
             kept = np.flatnonzero(result.geometry.inliers)

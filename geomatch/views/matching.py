@@ -1,6 +1,7 @@
 """Tentative matches among keypoints of many views."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from geomatch.isolation import isolated
 from geomatch.matchers import Matcher, match_features
 from geomatch.matching import scored_chunks
+from geomatch.tensors import FeatureTensors
 from geomatch.types import Matches, Metric
 from geomatch.views.features import FramedFeatures, joined
 
@@ -44,16 +46,15 @@ def learned_pairs(matcher: Matcher, least: float | None = None) -> Tentative:
 
     def matched(views0: Sequence[FramedFeatures], views1: Sequence[FramedFeatures]) -> Matches:
         starts = [np.cumsum([0, *map(len, views)]) for views in (views0, views1)]
-        parts = []
-        for n, k in [
-            (0, 0),
-            *((n, 0) for n in range(1, len(views0))),
-            *((0, k) for k in range(1, len(views1))),
-        ]:
-            one, two = views0[n].view, views1[k].view
-            if (n, k) not in known and one is not None and two is not None:
-                known[n, k] = match_features(matcher, one.to_features(), two.to_features(), least)
-            parts.append((known[n, k].indices + [starts[0][n], starts[1][k]], known[n, k].similarity))
+        pairs = [(n, 0) for n in range(len(views0))] + [(0, k) for k in range(1, len(views1))]
+        for n, k in pairs:
+            if (n, k) not in known:
+                one, two = (cast(FeatureTensors, own.view).to_features() for own in (views0[n], views1[k]))
+                known[n, k] = match_features(matcher, one, two, least)
+        parts = [
+            (known[n, k].indices + np.array((starts[0][n], starts[1][k])), known[n, k].similarity)
+            for n, k in pairs
+        ]
         indices, similarity = (np.concatenate(part) for part in zip(*parts, strict=True))
         order = np.argsort(-similarity, kind="stable")
         return Matches(indices[order], similarity[order])

@@ -91,19 +91,19 @@ def search_views(
     plain: Sequence[FeatureTensors],
     see: See,
     tentative: Tentative,
-    effort: Effort,
+    stages: Sequence[tuple[float, int]],
     relate: Relate,
 ) -> Searched | None:
-    """Search views of both images (MODS; Mishkin, Matas, Perdoch, CVIU 2015); None when ``effort`` has none.
+    """Search views of both images (MODS; Mishkin, Matas, Perdoch, CVIU 2015); None without any.
 
     ``plain`` are the described keypoints of the images as they are, ``see`` finds those of views:
-    `view_features` with a detector and a describer; ``tentative`` matches them.
+    `view_features` with a detector and a describer; ``tentative`` matches them. ``stages`` are of `STAGES`.
     """
     pools = [[framed(features, np.eye(3))] if len(features) else [] for features in plain]
     upright = any(features.orientations is None for features in plain)
     best: tuple[FramedFeatures, FramedFeatures, Matches, Geometry] | None = None
     tilts: list[float] = []
-    for tilt, count in STAGES[effort]:
+    for tilt, count in stages:
         tilts.append(tilt)
         views = tilted_views(tilt, upright)
         seen = side_by_side(partial(see, views=views, count=count), images)
