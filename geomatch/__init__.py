@@ -15,6 +15,7 @@ from geomatch.errors import GeomatchError, ImageError, MissingDependencyError, S
 from geomatch.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from geomatch.alignment import align_images
     from geomatch.cameras import Camera
     from geomatch.demo import bundled_pair
     from geomatch.describers import release
@@ -37,13 +38,14 @@ __all__ = [
     "Camera", "Conversion", "DIFTConfig", "DIFTExtractor", "Essential", "EstimationFailure", "Features",
     "Fundamental", "GeomatchError", "HomographyEstimate", "Image", "ImageError", "MatchResult", "Matches",
     "MissingDependencyError", "RelativePose", "ShapeError", "TwoViewGeometry", "WeightsError",
-    "bundled_pair", "corner_error", "load_image", "match", "match_mutual", "relative_pose", "release",
-    "warp_points",
+    "align_images", "bundled_pair", "corner_error", "load_image", "match", "match_mutual", "relative_pose",
+    "release", "warp_points",
 ]  # fmt: skip
 
 __getattr__ = lazy_names(
     __name__,
     {
+        "geomatch.alignment": ("align_images",),
         "geomatch.cameras": ("Camera",),
         "geomatch.demo": ("bundled_pair",),
         "geomatch.describers": ("release",),

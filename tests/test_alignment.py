@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from geomatch import EstimationFailure, HomographyEstimate, Image, corner_error, warp_points
+import geomatch
+from geomatch import EstimationFailure, HomographyEstimate, Image, align_images, corner_error, warp_points
 from geomatch.alignment import align_homography, align_points
 from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import OpenCVDetector
@@ -113,3 +114,23 @@ def test_the_estimators_threshold_counts(photo0: Image, points: NDArray[np.float
         errors = np.linalg.norm(warp_points(better.matrix, points) - noisy, axis=1)
         np.testing.assert_array_equal(better.inliers, errors <= threshold)
         assert (errors > 0.5).any()
+
+
+@pytest.mark.parametrize("light", [None, 1, 2])
+def test_a_homography_of_any_source_is_refined(photo0: Image, light: int | None) -> None:
+    truth = random_homography(np.random.default_rng(4), photo0.size)
+    start = off_by(truth, 2.5, -2.0)
+    found = align_images(photo0, moved(photo0, truth, light), start * 7)  # of whatever scale
+    assert found
+    assert corner_error(start, truth, photo0.size) > 2
+    assert corner_error(found.matrix, truth, photo0.size) < (0.1 if light is None else 0.6)
+
+
+def test_a_homography_that_the_images_contradict_is_none(photo0: Image) -> None:
+    assert not align_images(photo0, noise(1), np.eye(3))
+    flat = Image(np.full_like(photo0.pixels, 90), "flat")
+    assert "corners" in align_images(flat, photo0, np.eye(3)).reason  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="must be finite"):
+        align_images(photo0, photo0, np.full((3, 3), np.nan))
+    with pytest.raises(geomatch.ShapeError):
+        align_images(photo0, photo0, np.eye(2))
