@@ -32,7 +32,7 @@ _MIN_SHARE = 0.75
 _CORNERS, _LEAST_CORNER, _APART = 2000, 0.01, 7.0
 """Most corners of `align_images`, their least quality as a share of the best, and pixels between two."""
 _MIN_FOUND = 0.2
-"""Share of these corners that must be found again: of pairs of other photographs 3 % were at most, of views of
+"""Share of these corners that must be found again: of pairs of other photographs at most 3 %, of views of
 one plane that started 2.5 px off at least 55 %."""
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.003)
 

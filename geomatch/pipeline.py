@@ -226,6 +226,7 @@ def match(
             step = detect.spacing(images[1].size) if isinstance(detect, GridDetector) else 0
             moved = refine_matches(maps[0], maps[1], features0, features1, matches, step)
             features1 = replace(features1, keypoints=moved)
+    plain0 = features0
     i, j = matches.indices.T
     points0, points1 = features0.keypoints[i], features1.keypoints[j]
 
@@ -241,7 +242,7 @@ def match(
     def again(features: Features) -> Geometry:
         matches = matched(features0=found[0], features1=upload_features(features, "cpu"))
         i, j = matches.indices.T
-        return related(features0.keypoints[i], features.keypoints[j])
+        return related(plain0.keypoints[i], features.keypoints[j])
 
     with _timed(seconds, "estimate"):
         empty = [index for index, features in enumerate(found) if not len(features)]

@@ -224,6 +224,6 @@ def test_what_a_subclass_puts_in_place_of_a_method_counts() -> None:
             return found[found.keypoints[:, 0] < 100]
 
     photos = geomatch.bundled_pair()
-    result = geomatch.match(photos.image0, photos.image1, detector=Left(max_keypoints=200))
+    result = geomatch.match(photos.image0, photos.image1, detector=Left(max_keypoints=200), effort="fast")
     assert len(result.features0)
     assert result.features0.keypoints[:, 0].max() < 100
