@@ -1,10 +1,14 @@
 """``geomatch data``: data sets to measure on."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+
+if TYPE_CHECKING:
+    from geomatch.benchmarks.tasks.homography.data import Style
 
 
 @click.group()
@@ -16,12 +20,18 @@ def data() -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed of light and homographies.")
-@click.option("--strong", is_flag=True, help="Stronger light, also in v_, and any rotation in views 4 to 6.")
-def synthetic(out: Path, photos: tuple[Path, ...], seed: int, strong: bool) -> None:
+@click.option(
+    "--strong",
+    "style",
+    flag_value="strong",
+    help="Stronger light, also in v_, and any rotation in views 4 to 6.",
+)
+@click.option("--oblique", "style", flag_value="oblique", help="That light, and in v_ tilts of 3 to 5.5.")
+def synthetic(out: Path, photos: tuple[Path, ...], seed: int, style: "Style | None") -> None:
     """Make sequences in OUT from PHOTOS: i_ by changed light, v_ by known homographies."""
     from geomatch.benchmarks.tasks.homography.data import make_synthetic
 
-    found = make_synthetic(photos, out, seed, strong)
+    found = make_synthetic(photos, out, seed, style or "mild")
     click.echo(f"present     {len(found.units)} sequences in {click.format_filename(out)}")
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image as PILImage
@@ -17,18 +18,22 @@ from geomatch.synthetic import Motion, change_light, random_homography, render_v
 
 SYNTHETIC_SIDE = 800  # photographs are reduced to this long side
 STRONG_LIGHT = 1.6  # `change_light`'s strength in strong ``i_`` sequences
+OVERSAMPLING = 3  # samples along each side of a pixel of an oblique view
+Style = Literal["mild", "strong", "oblique"]
 UPRIGHT_VIEWS = (2, 3)  # views of strong ``v_`` sequences that stay upright; the others turn freely
 
 
 def make_synthetic(
-    photos: Sequence[Path], out: Path, seed: int = 0, strong: bool = False
+    photos: Sequence[Path], out: Path, seed: int = 0, style: Style = "mild"
 ) -> DataSet[PairScene]:
     """Two sequences per photograph: ``i_NAME`` by light, ``v_NAME`` by exact homographies.
 
     The name is the file's, with those of its folders where several have one; sequences of the same names are
-    replaced. ``strong`` is stronger light in ``i_``, changed light in ``v_`` as well, and in views 4 to 6 any
-    rotation and scales from 0.5 to 2. The same seed gives the same pixels.
+    replaced. ``strong`` is stronger light in ``i_``, changed light in ``v_``, too, and in views 4 to 6 any
+    rotation and scales from 0.5 to 2; ``oblique`` the same light, and in ``v_`` planes under tilts of 3 to
+    5.5. The same seed gives the same pixels.
     """
+    strong = style != "mild"
     for number, (name, path) in enumerate(zip(_names(photos), photos, strict=True)):
         image = reduce_image(load_image(path), SYNTHETIC_SIDE)
         for kind in ("i", "v"):
@@ -38,8 +43,10 @@ def make_synthetic(
             _save(folder / "1.png", image.pixels)
             for view in range(2, 7):
                 motion: Motion = "rotated" if strong and view not in UPRIGHT_VIEWS else "upright"
+                motion = "oblique" if style == "oblique" else motion
                 matrix = np.eye(3) if kind == "i" else random_homography(rng, image.size, motion)
-                pixels = render_view(image.pixels, matrix, image.size)
+                samples = OVERSAMPLING if style == "oblique" and kind == "v" else 1
+                pixels = render_view(image.pixels, matrix, image.size, samples)
                 if kind == "i" or strong:
                     pixels = change_light(rng, pixels, STRONG_LIGHT if strong and kind == "i" else 1.0)
                 _save(folder / f"{view}.png", pixels)
