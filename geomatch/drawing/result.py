@@ -66,6 +66,8 @@ def summary(result: MatchResult) -> str:
         f"descriptor  {_name(descriptor)}",
         f"matches     {len(result.matches)} ({_name(matcher)}), inliers {found.num_inliers}",
     ]
+    if tilts := result.settings["tilts"]:
+        lines.append(f"views       tilts of {', '.join(f'{tilt:g}' for tilt in tilts)} were searched")
     model = result.settings["model"]["type"].lower()
     if isinstance(found, RelativePose):
         lines += [f"rotation    (camera 0 to 1), uncertain by {found.rotation_deviation:.2g} degrees"]

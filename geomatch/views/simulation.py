@@ -10,7 +10,7 @@ from geomatch.geometry import image_corners, warp_points
 from geomatch.images import Image
 
 STEP = 60.0
-"""Degrees between the directions of tilt 1; a tilt t has t times as many (ASIFT: 72, MODS: 60)."""
+"""Degrees between directions, divided by the tilt; ASIFT has 72."""
 BLUR = 0.8
 """ASIFT's anti-aliasing: a Gaussian of 0.8 sqrt(t^2 - 1) pixels along the direction that shrinks t times."""
 
