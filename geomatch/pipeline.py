@@ -268,7 +268,10 @@ def match(
         with _timed(seconds, "search_views"):
             relate = relate_plane(estimate, threshold, images[0].size) if other is None else in_frames
             see = partial(view_features, detector=detect, describer=describer)
-            tentative, stages = nearest_elsewhere(metric or "cosine"), STAGES[effort]
+            tentative, stages = (
+                nearest_elsewhere(metric or "cosine", min_similarity, max_ratio),
+                STAGES[effort],
+            )
             if learned is not None:  # one by one, the views of a stage take as long as two stages otherwise
                 tentative, stages, relate = learned_pairs(learned, min_similarity), stages[:-1], in_frames
             searched = search_views(images, found, see, tentative, stages, relate)

@@ -150,7 +150,8 @@ class Matches(_Record):
     indices: NDArray[np.int64]
     """(M, 2) int64: row (i, j) says that keypoint i of image 0 matches keypoint j of image 1."""
     similarity: NDArray[np.float32]
-    """(M,) float32, larger is better: cosine similarity, or minus the L2 distance."""
+    """(M,) float32, larger is better: cosine similarity, or minus the L2 distance; a matcher's confidence; in
+    tilted views one minus the ratio of distances."""
 
     def __post_init__(self) -> None:
         indices = np.asarray(self.indices)

@@ -82,7 +82,17 @@ def search_pairs(
 ) -> tuple[dict[Pair, Found], tuple[str, ...], dict[str, str]]:  # fmt: skip
     """Match the pairs in views, unless the store has them: what was found, the keys, and failures by pair."""
     store = stored.store
-    given = digest_of([SCHEMA, KIND, *map(cache_key, parts), matching.metric, matching.effort, versions()])
+    given = digest_of(
+        [
+            SCHEMA,
+            KIND,
+            *map(cache_key, parts),
+            matching.metric,
+            matching.min_similarity,
+            matching.effort,
+            versions(),
+        ]
+    )
     there, keys, items = store.sizes(KIND), dict[Pair, tuple[str, str]](), list[_Item]()
     for pair in pairs:
         features = stored.keys[pair[0]], stored.keys[pair[1]]
@@ -172,7 +182,7 @@ def _search(
             return seen[key]
 
         tensors = [upload_features(features, "cpu") for features in plain]
-        tentative = nearest_elsewhere(matching.metric or "cosine")
+        tentative = nearest_elsewhere(matching.metric or "cosine", matching.min_similarity)
         result = search_views(images, tensors, see, tentative, STAGES[matching.effort], relate)
         kept = np.zeros(0, np.int64)
         if result is not None and result.geometry:

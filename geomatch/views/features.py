@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomatch.describers import Describer, describe_tensors
-from geomatch.geometry import warp_points
-from geomatch.images import Image
+from geomatch.geometry import resize_homography, warp_points
+from geomatch.images import Image, reduce_image
 from geomatch.keypoints import Detector
 from geomatch.tensors import FeatureTensors, tensor_method, upload_features
 from geomatch.types import Features
 from geomatch.views.simulation import View, render_tilted
 
+SIDE = 1600  # larger images are reduced to this long side first
 MARGIN = 1.5
 """Keypoints of a view lie at least so many times their radius from the image's border, which is repeated."""
 
@@ -94,7 +95,11 @@ def view_features(
         detector = tensor_method(detector, "in_views", ("detect", "detect_tensors")) or detector
     else:
         detector = getattr(detector, "in_views", detector)
-    rendered = [render_tilted(image, view) for view in views]
+    reduced = reduce_image(image, SIDE)
+    down = resize_homography(image.size, reduced.size)
+    rendered = [
+        (picture, matrix @ down) for picture, matrix in (render_tilted(reduced, view) for view in views)
+    ]
     detect = tensor_method(detector, "detect_tensors", ("detect",))
     kept = []
     for view, (picture, matrix) in zip(views, rendered, strict=True):

@@ -1,6 +1,7 @@
 """Tentative matches among keypoints of many views."""
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import cast
 
 import numpy as np
@@ -27,13 +28,22 @@ Tentative = Callable[[Sequence[FramedFeatures], Sequence[FramedFeatures]], Match
 count through the views."""
 
 
-def nearest_elsewhere(metric: Metric, ratio: float = RATIO) -> Tentative:
-    """Nearest neighbours among all views that pass the ratio test; the similarity is one minus the ratio."""
+def nearest_elsewhere(
+    metric: Metric, min_similarity: float | None = None, max_ratio: float | None = None
+) -> Tentative:
+    """Nearest neighbours among all views, the most distinct first; the similarity is one minus the ratio.
+
+    The options are those of `geomatch.match_mutual`; without ``max_ratio`` it is `RATIO`.
+    """
+    limit, least = (
+        RATIO if max_ratio is None else max_ratio,
+        -inf if min_similarity is None else min_similarity,
+    )
 
     @isolated()
     def matched(views0: Sequence[FramedFeatures], views1: Sequence[FramedFeatures]) -> Matches:
-        column, ratios = _first_and_ratio(joined(views0), joined(views1), metric)
-        i = np.flatnonzero(ratios < ratio)
+        column, similarity, ratios = _first_and_ratio(joined(views0), joined(views1), metric)
+        i = np.flatnonzero((ratios < limit) & (similarity >= least))
         order = i[np.argsort(ratios[i], kind="stable")]
         return Matches(np.stack([order, column[order]], axis=1), 1 - ratios[order])
 
@@ -64,23 +74,22 @@ def learned_pairs(matcher: Matcher, least: float | None = None) -> Tentative:
 
 def _first_and_ratio(
     features0: FramedFeatures, features1: FramedFeatures, metric: Metric
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Per keypoint of image 0 the nearest of image 1, and its distance by that of the nearest elsewhere."""
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Per keypoint of image 0 the nearest of image 1, how similar it is, and its distance by that of the
+    nearest elsewhere."""
     a, b = features0.descriptors, features1.descriptors.to(features0.descriptors.device)
     where = torch.from_numpy(features1.points).to(a.device, torch.float32)
-    columns, ratios = [], []
-    squares = where.square().sum(1)
+    columns, similarities, ratios = [], [], []
     for _, scores in scored_chunks(a, b, metric):
         best, column = scores.max(1)
-        own = where[column]
-        apart = torch.addmm(
-            squares[None] + squares[column, None], own, where.T, alpha=-2
-        )  # squared distances
-        second = scores.masked_fill_(apart < APART**2, -torch.inf).amax(1)
+        x, y = (where[column, axis, None].sub(where[:, axis]).square_() for axis in (0, 1))
+        second = scores.masked_fill_(x.add_(y) < APART**2, -torch.inf).amax(1)
         first, other = (_distance(score, metric) for score in (best, second))
         columns.append(column)
+        similarities.append(best if metric == "cosine" else -first)
         ratios.append(torch.where(other > 0, first / other, 1.0))
-    return torch.cat(columns).numpy(force=True), torch.cat(ratios).numpy(force=True)
+    found, similar, ratio = (torch.cat(part).numpy(force=True) for part in (columns, similarities, ratios))
+    return found, similar, ratio
 
 
 def _distance(scores: Tensor, metric: Metric) -> Tensor:
