@@ -35,7 +35,7 @@ SIDE = 560  # longest side in pixels of the photographs that are kept
 WATCHED = 32  # pairs of views of the photographs held out
 MOTIONS: tuple[Motion, ...] = ("upright", "rotated", "tilted", "upright", "rotated")
 RIGHT, NEAR = 3.0, 6.0
-"""Pixels from a point's partner within which cells are right, one at least, and beyond which they are wrong."""
+"""Pixels about a point's partner within which cells are right, one at least, and beyond which wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +174,8 @@ def dense_loss(maps: Tensor, pairs: Sequence[ViewPair], config: DenseConfig) -> 
     """Cross-entropy of the cells at every point's partner among all of the other view, in both directions.
 
     The probabilistic matching of SiLK (Gleize et al., ICCV 2023). The descriptor at the partner's exact place
-    does not do for them: a pixel beside it the similarity fell off, and rank-1 with it. ``maps`` (2B, D, h, w)
-    are those of the pairs' views, one after the other.
+    does not do for them: beside it the similarity fell off, and rank-1 with it. ``maps`` (2B, D, h, w) are
+    those of the pairs' views, one after the other.
     """
     losses = []
     cells = cell_centres((maps.shape[3], maps.shape[2]), (config.size, config.size), maps)
