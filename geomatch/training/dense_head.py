@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.dense import STRIDE, DenseNetwork
@@ -35,8 +34,8 @@ CHECKPOINT = "dense-head.pt"
 SIDE = 560  # longest side in pixels of the photographs that are kept
 WATCHED = 32  # pairs of views of the photographs held out
 MOTIONS: tuple[Motion, ...] = ("upright", "rotated", "tilted", "upright", "rotated")
-NEAR = 6.0
-"""Pixels about a point's partner within which cells are neither right nor wrong."""
+RIGHT, NEAR = 3.0, 6.0
+"""Pixels about a point's partner within which cells are right, one at least, and beyond which wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,31 +163,31 @@ def draw_pair(photographs: Sequence[Path], config: DenseConfig, rng: np.random.G
     corners = cv2.goodFeaturesToTrack(grey, config.points // 2, 0.01, 5)
     found = np.zeros((0, 2)) if corners is None else corners[:, 0] + rng.uniform(-1, 1, (len(corners), 2))
     points0 = np.concatenate([found, rng.uniform(0, config.size - 1, (config.points, 2))])
-    points1 = warp_points(matrix, points0)
-    inside = ((points1 > 2) & (points1 < config.size - 3)).all(1)
-    inside &= ((points0 >= 0) & (points0 < config.size)).all(1)
-    points = np.stack([points0[inside], points1[inside]], axis=1)[: config.points].astype(np.float32)
+    points = np.stack([points0, warp_points(matrix, points0)], axis=1)
+    inside = ((points > 2) & (points < config.size - 3)).all((1, 2))
+    points = points[inside][: config.points].astype(np.float32)
     pixels = np.stack([view0.pixels, view1.pixels])
     return ViewPair(pixels, points) if len(points) else draw_pair(photographs, config, rng)
 
 
 def dense_loss(maps: Tensor, pairs: Sequence[ViewPair], config: DenseConfig) -> Tensor:
-    """Cross-entropy of every point's partner among all cells of the other view, the mean of both directions.
+    """Cross-entropy of the cells at every point's partner among all of the other view, in both directions.
 
-    The probabilistic matching of SiLK (Gleize et al., ICCV 2023). ``maps`` (2B, D, h, w) are those of the
-    pairs' views, one after the other.
+    The probabilistic matching of SiLK (Gleize et al., ICCV 2023). The descriptor at the partner's exact place
+    does not do for them: beside it the similarity fell off, and rank-1 with it. ``maps`` (2B, D, h, w) are
+    those of the pairs' views, one after the other.
     """
     losses = []
     cells = cell_centres((maps.shape[3], maps.shape[2]), (config.size, config.size), maps)
     for two, pair in zip(torch.split(maps, 2), pairs, strict=True):
         views, points = _views(two, config.size), torch.tensor(pair.points, device=maps.device).unbind(1)
-        rows = [view.sample_tensor(where) for view, where in zip(views, points, strict=True)]
-        right = (rows[0] * rows[1]).sum(1, keepdim=True)
         for own, other in ((0, 1), (1, 0)):
-            scores = rows[own].bfloat16() @ two[other].flatten(1).bfloat16()
-            near = torch.cdist(points[other], cells) < NEAR
-            scores = torch.cat([right, scores.float().masked_fill(near, -1e4)], 1) / config.temperature
-            losses.append(functional.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.int64)))
+            rows = views[own].sample_tensor(points[own])
+            scores = (rows.bfloat16() @ two[other].flatten(1).bfloat16()).float() / config.temperature
+            distances = torch.cdist(points[other], cells)
+            wrong = distances >= RIGHT
+            scores = scores.masked_fill(wrong & (distances < NEAR), -1e4)
+            losses.append((scores.logsumexp(1) - scores.masked_fill(wrong, -1e4).logsumexp(1)).mean())
     return torch.stack(losses).mean()
 
 
