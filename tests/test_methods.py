@@ -194,3 +194,21 @@ def test_settings_in_strings() -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             create_dense_method(f"dift-sd[{given}]")
+
+
+def test_the_whole_pipeline_is_a_method(photo0: Image, photo1: Image) -> None:
+    matcher = create_method("geomatch[effort=fast,detector=sift]", 300).pair_matcher
+    assert matcher is not None
+    found = geomatch.match(photo0.pixels, photo1.pixels, detector="sift", max_keypoints=300, effort="fast")
+    one, two = matcher.match_images(photo0, photo1)
+    assert found.homography
+    assert np.array_equal(one.keypoints, found.points0[found.homography.inliers])
+    aligned = create_method("geomatch[effort=fast,detector=sift,aligned=yes]", 300).pair_matcher
+    assert aligned is not None
+    one, two = aligned.match_images(photo0, photo1)
+    moved = geomatch.warp_points(found.homography.matrix, one.keypoints)
+    assert np.abs(moved - two.keypoints).max() < 1e-3
+    with pytest.raises(ValueError, match="settings of geomatch are detector, descriptor, matcher, effort"):
+        create_method("geomatch[speed=1]")
+    with pytest.raises(ValueError, match="effort must be"):
+        create_method("geomatch[effort=most]")

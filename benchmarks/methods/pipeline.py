@@ -17,7 +17,7 @@ from geomatch.views.search import Effort, check_effort
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A `PairMatcher`: the inliers of what `geomatch.match` finds, and none where it finds nothing."""
+    """A `PairMatcher`: the inliers of what `geomatch.match` finds, or all matches where it finds nothing."""
 
     max_keypoints: int
     device: str = "cpu"
@@ -46,11 +46,9 @@ class Pipeline:
             matcher=self.matcher, max_keypoints=self.max_keypoints, model=self.model, effort=self.effort,
             refine_homography=self.aligned == "yes",
         )  # fmt: skip
-        if not found.geometry:
-            return matched_features((np.zeros((0, 2)), np.zeros((0, 2))), image0, image1)
         if self.aligned == "yes" and found.homography:
             places = found.features0.keypoints
             return matched_features((places, warp_points(found.homography.matrix, places)), image0, image1)
-        kept = found.geometry.inliers
+        kept = found.geometry.inliers if found.geometry else np.ones(len(found.matches), np.bool_)
         points = found.points0[kept], found.points1[kept]
         return matched_features((*points, found.matches.similarity[kept]), image0, image1)
