@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geomatch.images import Image
 from geomatch.types import Features
 
 
@@ -68,6 +69,13 @@ def upload_features(features: Features, device: str | torch.device) -> FeatureTe
     """The features on a device, which own their memory."""
     arrays = _each(features, lambda values: torch.tensor(values, device=device))
     return FeatureTensors(image_size=features.image_size, **arrays)
+
+
+def detect_features(detector: Any, image: Image) -> FeatureTensors:
+    """By its ``detect_tensors`` where it has that, see `geomatch.keypoints.Detector`."""
+    own = tensor_method(detector, "detect_tensors", ("detect",))
+    found: FeatureTensors = own(image) if own else upload_features(detector.detect(image), "cpu")
+    return found
 
 
 def tensor_method(part: object, name: str, plain: tuple[str, ...]) -> Any:
