@@ -63,8 +63,7 @@ class MatchResult:
     seconds: dict[str, float]
     """Wall time per stage: read, load_model, detect, describe, match, refine_keypoints (of a grid), estimate,
     check_mirrored (after a failure, but for large models), search_views (where `effort` asks for it),
-    refine_homography, check_content (of features that
-    see more than patches)."""
+    refine_homography, check_content (of features that see more than patches)."""
     settings: dict[str, Any]
     """Images, detector, descriptor, matching, refinement and estimator as used, as JSON can hold them."""
 
@@ -165,7 +164,8 @@ def match(
         refine_homography: refine a homography by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
         effort: where the matches tell nothing certain, tilted views of both images are matched
             (`geomatch.views`): with ``normal`` tilts of 2 and 4, with ``high`` more keypoints and tilts up to
-            6, with ``fast`` none; learned matchers do without the last. Not for grids described densely.
+            6, with ``fast`` none; learned matchers do without the last. Not for grids, and for large networks
+            with ``high`` only.
         apply_exif: turn the images as their EXIF orientation says.
         conversion: how images of more than 8 bits, or more than three bands, become RGB.
 
@@ -263,8 +263,7 @@ def match(
                     "matches agree; turn one of them over first"
                 )
     searched = None
-    hopeful = describable and not mirrored and has_views(detect, describer, effort)
-    if hopeful and is_weak(geometry):
+    if describable and not mirrored and has_views(detect, describer, effort) and is_weak(geometry):
         with _timed(seconds, "search_views"):
             gate = getattr(estimate, "gate", None) if other is None and learned is None else None
             relate = in_frames if gate is None else relate_plane(gate, limit, images[0].size)

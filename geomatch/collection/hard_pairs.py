@@ -82,12 +82,9 @@ def side_keys(
     stored: StoredFeatures, pairs: Sequence[Pair], parts: Parts, matching: Matching
 ) -> dict[Pair, tuple[str, str]]:
     """Keys of what is found in both images of each pair: checksums of all that decides it."""
-    options = [matching.metric, matching.min_similarity, matching.effort]
-    given = digest_of([SCHEMA, KIND, *map(cache_key, parts), *options, versions()])
+    given = digest_of([SCHEMA, KIND, *map(cache_key, (*parts, matching)), matching.effort, versions()])
     features = {pair: (stored.keys[pair[0]], stored.keys[pair[1]]) for pair in pairs}
-    return {
-        pair: (digest_of([given, *own, 0]), digest_of([given, *own, 1])) for pair, own in features.items()
-    }
+    return {p: (digest_of([given, *own, 0]), digest_of([given, *own, 1])) for p, own in features.items()}
 
 
 def search_pairs(
@@ -181,7 +178,8 @@ def _search(
             return seen[key]
 
         tensors = [upload_features(features, "cpu") for features in plain]
-        tentative = nearest_elsewhere(matching.metric or "cosine", matching.min_similarity)
+        least, ratio = matching.min_similarity, matching.max_ratio
+        tentative = nearest_elsewhere(matching.metric or "cosine", least, ratio)
         result = search_views(images, tensors, see, tentative, STAGES[matching.effort], relate)
         both = plain[0][:0], plain[1][:0]
         if result is not None and result.geometry:
