@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geomatch.images import Image
 from geomatch.types import Features
 
 
@@ -71,8 +70,8 @@ def upload_features(features: Features, device: str | torch.device) -> FeatureTe
     return FeatureTensors(image_size=features.image_size, **arrays)
 
 
-def detect_features(detector: Any, image: Image) -> FeatureTensors:
-    """By its ``detect_tensors`` where it has that, see `geomatch.keypoints.Detector`."""
+def detect_features(detector: Any, image: Any) -> FeatureTensors:
+    """A `geomatch.keypoints.Detector`'s keypoints of an image, by its ``detect_tensors`` where it has that."""
     own = tensor_method(detector, "detect_tensors", ("detect",))
     found: FeatureTensors = own(image) if own else upload_features(detector.detect(image), "cpu")
     return found
