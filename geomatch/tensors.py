@@ -71,7 +71,7 @@ def upload_features(features: Features, device: str | torch.device) -> FeatureTe
 
 
 def detect_features(detector: Any, image: Any) -> FeatureTensors:
-    """A `geomatch.keypoints.Detector`'s keypoints of an image, by its ``detect_tensors`` where it has that."""
+    """The keypoints of a `geomatch.keypoints.Detector`, by its ``detect_tensors`` where it has that."""
     own = tensor_method(detector, "detect_tensors", ("detect",))
     found: FeatureTensors = own(image) if own else upload_features(detector.detect(image), "cpu")
     return found
