@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from geomatch.estimators import Estimator, OpenCVEstimator, threshold_of
 from geomatch.geometry import normalize_homography, resize_homography, warp_points
-from geomatch.images import Image, reduce_image
+from geomatch.images import Image, ImageLike, load_image, reduce_image
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 Grey = NDArray[np.uint8]
@@ -70,7 +70,7 @@ def align_homography(
 
 
 def align_images(
-    image0: Image, image1: Image, homography: ArrayLike, threshold: float = 3.0
+    image0: ImageLike, image1: ImageLike, homography: ArrayLike, threshold: float = 3.0
 ) -> HomographyEstimate | EstimationFailure:
     """Refine a homography (3, 3) of any source that is right to a few pixels, by the corners of image 0.
 
@@ -79,12 +79,14 @@ def align_images(
     corners' places, which are wrong together: they look too small.
 
     Raises:
+        ImageError: when an image cannot be read.
         ShapeError: unless the homography is (3, 3).
         ValueError: when it is not finite or sends the origin to infinity.
     """
     matrix = normalize_homography(homography)
     if matrix is None:
         raise ValueError("the homography must be finite and must not send the origin to infinity")
+    image0, image1 = load_image(image0), load_image(image1)
     pair, estimator = _prepared(image0, image1), OpenCVEstimator(threshold=threshold)
     found = cv2.goodFeaturesToTrack(pair[0], _CORNERS, _LEAST_CORNER, _APART)
     small = np.zeros((0, 2)) if found is None else found[:, 0]

@@ -35,11 +35,11 @@ from geomatch.matchers import Matcher, match_features
 from geomatch.matching import check_options, check_rows, mutual_nearest
 from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
-from geomatch.tensors import FeatureTensors, tensor_method, upload_features
+from geomatch.tensors import FeatureTensors, detect_features, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
 from geomatch.views.features import FramedFeatures, view_features
 from geomatch.views.matching import learned_pairs, nearest_elsewhere
-from geomatch.views.search import STAGES, Effort, check_effort, is_weak, relate_plane, search_views
+from geomatch.views.search import STAGES, Effort, check_effort, has_views, is_weak, relate_plane, search_views
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +63,7 @@ class MatchResult:
     seconds: dict[str, float]
     """Wall time per stage: read, load_model, detect, describe, match, refine_keypoints (of a grid), estimate,
     check_mirrored (after a failure, but for large models), search_views (where `effort` asks for it),
-    refine_homography, check_content (of features that
-    see more than patches)."""
+    refine_homography, check_content (of features that see more than patches)."""
     settings: dict[str, Any]
     """Images, detector, descriptor, matching, refinement and estimator as used, as JSON can hold them."""
 
@@ -165,7 +164,8 @@ def match(
         refine_homography: refine a homography by Lucas-Kanade, see `geomatch.alignment`; the keypoints stay.
         effort: where the matches tell nothing certain, tilted views of both images are matched
             (`geomatch.views`): with ``normal`` tilts of 2 and 4, with ``high`` more keypoints and tilts up to
-            6, with ``fast`` none; learned matchers do without the last. Not for grids described densely.
+            6, with ``fast`` none; learned matchers do without the last. Not for grids, and for large networks
+            with ``high`` only.
         apply_exif: turn the images as their EXIF orientation says.
         conversion: how images of more than 8 bits, or more than three bands, become RGB.
 
@@ -195,7 +195,7 @@ def match(
     sources = [image if isinstance(image, str | PathLike) else None for image in (image0, image1)]
     other = None if model == "homography" else create_model(model, threshold, sources, images)
     with _timed(seconds, "detect"):
-        detected, together = partial(_detect, detect), getattr(detect, "reentrant", False)
+        detected, together = partial(detect_features, detect), getattr(detect, "reentrant", False)
         found = side_by_side(detected, images) if together else list(map(detected, images))
     if describer is None:
         oriented = all(f.scales is not None and f.orientations is not None for f in found if len(f))
@@ -226,7 +226,7 @@ def match(
             step = detect.spacing(images[1].size) if isinstance(detect, GridDetector) else 0
             moved = refine_matches(maps[0], maps[1], features0, features1, matches, step)
             features1 = replace(features1, keypoints=moved)
-    plain0 = features0
+    plain0, limit = features0, threshold_of(estimate, threshold)
     i, j = matches.indices.T
     points0, points1 = features0.keypoints[i], features1.keypoints[j]
 
@@ -263,17 +263,15 @@ def match(
                     "matches agree; turn one of them over first"
                 )
     searched = None
-    hopeful = describable and not mirrored and refining is None
-    if hopeful and effort != "fast" and is_weak(geometry):
+    if describable and not mirrored and has_views(detect, describer, effort) and is_weak(geometry):
         with _timed(seconds, "search_views"):
-            relate = relate_plane(estimate, threshold, images[0].size) if other is None else in_frames
-            see = partial(view_features, detector=detect, describer=describer)
-            tentative, stages = (
-                nearest_elsewhere(metric or "cosine", min_similarity, max_ratio),
-                STAGES[effort],
-            )
-            if learned is not None:  # one by one, the views of a stage take as long as two stages otherwise
-                tentative, stages, relate = learned_pairs(learned, min_similarity), stages[:-1], in_frames
+            gate = getattr(estimate, "gate", None) if other is None and learned is None else None
+            relate = in_frames if gate is None else relate_plane(gate, limit, images[0].size)
+            see, stages = partial(view_features, detector=detect, describer=describer), STAGES[effort]
+            if learned is None:
+                tentative = nearest_elsewhere(metric or "cosine", min_similarity, max_ratio)
+            else:  # one by one, the views of a stage take as long as two stages otherwise
+                tentative, stages = learned_pairs(learned, min_similarity), stages[:-1]
             searched = search_views(images, found, see, tentative, stages, relate)
     if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
         (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
@@ -285,7 +283,6 @@ def match(
             )
     if geometry and not traits_of(describer).local:
         with _timed(seconds, "check_content"):
-            limit = threshold_of(estimate, threshold)
             geometry = check_content(
                 images[0], images[1], features0, features1, geometry, describer, again, limit
             )
@@ -324,12 +321,6 @@ def _refining(
         )
         raise ValueError(f"refine_keypoints=True is for a grid described densely, but {wrong}")
     return None
-
-
-def _detect(detector: Detector, image: Image) -> FeatureTensors:
-    own = tensor_method(detector, "detect_tensors", ("detect",))
-    found: FeatureTensors = own(image) if own else upload_features(detector.detect(image), "cpu")
-    return found
 
 
 def _describe(

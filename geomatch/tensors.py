@@ -70,6 +70,13 @@ def upload_features(features: Features, device: str | torch.device) -> FeatureTe
     return FeatureTensors(image_size=features.image_size, **arrays)
 
 
+def detect_features(detector: Any, image: Any) -> FeatureTensors:
+    """The keypoints of a `geomatch.keypoints.Detector`, by its ``detect_tensors`` where it has that."""
+    own = tensor_method(detector, "detect_tensors", ("detect",))
+    found: FeatureTensors = own(image) if own else upload_features(detector.detect(image), "cpu")
+    return found
+
+
 def tensor_method(part: object, name: str, plain: tuple[str, ...]) -> Any:
     """The method of tensors, unless a subclass has put another ``plain`` method in its place; else None."""
     for kind in type(part).__mro__:

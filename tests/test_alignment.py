@@ -127,7 +127,7 @@ def test_a_homography_of_any_source_is_refined(photo0: Image, light: int | None)
 
 
 def test_a_homography_that_the_images_contradict_is_none(photo0: Image) -> None:
-    assert not align_images(photo0, noise(1), np.eye(3))
+    assert not align_images(photo0.pixels, noise(1), np.eye(3))  # images as `geomatch.match` takes them
     flat = Image(np.full_like(photo0.pixels, 90), "flat")
     assert "corners" in align_images(flat, photo0, np.eye(3)).reason  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="must be finite"):

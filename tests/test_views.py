@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,18 +12,23 @@ import torch
 
 import geomatch
 from geomatch.collection import Matching, find_images, match_collection
+from geomatch.collection.features import StoredFeatures
+from geomatch.collection.hard_pairs import search_pairs
 from geomatch.demo import bundled_pair
-from geomatch.engine import RunContext
+from geomatch.describers import create_describer
+from geomatch.engine import FailedItem, RunContext
 from geomatch.geometry import corner_error, warp_points
 from geomatch.images import Image, load_image, reduce_image, write_png
-from geomatch.keypoints import OpenCVDetector
+from geomatch.keypoints import GridDetector, OpenCVDetector
 from geomatch.opencv import BFMatcher, DIFT_create, findHomography
+from geomatch.store import Store
+from geomatch.store.upkeep import inspect_store, prune_store
 from geomatch.synthetic import render_view
 from geomatch.tensors import FeatureTensors
 from geomatch.types import EstimationFailure, Features, Matches
-from geomatch.views.features import FramedFeatures, framed, view_features
+from geomatch.views.features import FramedFeatures, features_of, framed, joined, view_features
 from geomatch.views.matching import learned_pairs, nearest_elsewhere
-from geomatch.views.search import APART, is_weak, separate
+from geomatch.views.search import APART, has_views, is_weak, separate
 from geomatch.views.simulation import View, render_tilted, tilted_views
 from geomatch.views.solver import solve_by_frames
 
@@ -64,12 +71,16 @@ def test_a_tilt_has_more_directions_the_larger_it_is() -> None:
     assert len(tilted_views(1.0, upright=True)) == 6
 
 
-def test_frames_are_those_of_the_keypoints_in_the_image() -> None:
-    matrix = np.array([[0.5, 0.2, 3.0], [-0.1, 1.0, 7.0], [0.0, 0.0, 1.0]])
-    found = FeatureTensors(
+def _tensors() -> FeatureTensors:
+    return FeatureTensors(
         torch.tensor([[10.0, 20.0]]), torch.ones(1), (64, 64), torch.tensor([4.0]), torch.tensor([0.3]),
         torch.ones(1, 8),
     )  # fmt: skip
+
+
+def test_frames_are_those_of_the_keypoints_in_the_image() -> None:
+    matrix = np.array([[0.5, 0.2, 3.0], [-0.1, 1.0, 7.0], [0.0, 0.0, 1.0]])
+    found = _tensors()
     one = framed(found, np.eye(3))
     x, y = one.frames[0].T
     assert np.allclose(x, [4 * np.cos(0.3), 4 * np.sin(0.3)], atol=1e-6)
@@ -129,7 +140,7 @@ def test_of_matches_of_one_place_the_first_counts() -> None:
 
 
 def test_keypoints_of_views_do_not_see_beyond_the_border(tilted: tuple[Image, Image, np.ndarray]) -> None:
-    describer = geomatch.describers.create_describer("dift-tiny")
+    describer = create_describer("dift-tiny")
     white = Image(np.full_like(tilted[0].pixels, 90), "flat")
     found = view_features(white, tilted_views(4.0), 500, OpenCVDetector("sift-faint"), describer)
     assert not found  # the edges of what a view shows are no keypoints
@@ -225,9 +236,92 @@ def test_a_collection_is_joined_by_views(tmp_path, tilted: tuple[Image, Image, n
     points0, points1 = found.features["a.png"].keypoints[i], found.features["b.png"].keypoints[j]
     assert len(set(i)) == len(set(j)) == len(i) >= 20
     assert np.median(np.linalg.norm(warp_points(matrix, points0) - points1, axis=1)) < 3
+    store = Store.at(tmp_path / "store")
+    (state,) = (run for run in inspect_store(store).runs if "hard_pairs" in run.done)
+    assert state.done["hard_pairs"] == (2, 2)
+    prune_store(store)
     again, (same,) = pairs("normal")  # from the store
     assert same.matches == pair.matches
     assert again.features["a.png"] == found.features["a.png"]
+
+
+def test_who_is_not_shown_views() -> None:
+    sift, tiny = OpenCVDetector(), create_describer("dift-tiny")
+    assert has_views(sift, tiny, "normal")
+    assert not has_views(sift, tiny, "fast")
+    assert not has_views(GridDetector(), tiny, "high")  # its points do not follow the content
+    large = create_describer("dift-sd")
+    assert not has_views(sift, large, "normal")
+    assert has_views(sift, large, "high")
+
+
+@dataclass(frozen=True)
+class Doubtful:
+    """An estimator without a gate, a detector whose ``in_views`` is none, and a describer."""
+
+    in_views: None = None
+
+    def estimate(
+        self, points0: np.ndarray, points1: np.ndarray, image_size: object = None
+    ) -> EstimationFailure:
+        return EstimationFailure(f"not among {len(points0)}")
+
+    def detect(self, image: Image) -> Features:
+        return Features(np.full((1, 2), 20, np.float32), np.ones(1, np.float32), image.size)
+
+    def describe(self, image: Image, features: Features) -> Features:
+        return replace(features, descriptors=np.ones((len(features), 4), np.float32))
+
+
+def test_your_own_estimator_judges_what_views_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = []
+
+    def search(images, plain, see, tentative, stages, relate):  # type: ignore[no-untyped-def]
+        pools = [see(image, tilted_views(2.0), 9) for image in images]
+        judged.append(relate(tentative(*pools), joined(pools[0]), joined(pools[1])))
+
+    monkeypatch.setattr("geomatch.pipeline.search_views", search)
+    noise, own = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8), Doubtful()
+    geomatch.match(noise, noise, detector=own, descriptor=own, estimator=own)
+    assert judged[0].reason.startswith("not among")
+
+
+def test_features_are_joined_with_what_all_have() -> None:
+    none = Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), (64, 64))
+    one = framed(_tensors(), np.eye(3)).to_features((64, 64))
+    assert features_of([none, one]) == one
+    both = features_of([one, replace(one, scales=None)])
+    assert len(both) == 2
+    assert both.scales is None
+    assert both.descriptors is not None
+
+
+def test_damaged_pairs_of_a_store_are_made_again(tmp_path: Path) -> None:
+    store, found = Store.at(tmp_path), framed(_tensors(), np.eye(3)).to_features((64, 64))
+    keys = {
+        ("a", "b"): ("0" * 64, "1" * 64),
+        ("a", "c"): ("2" * 64, "3" * 64),
+        ("b", "c"): ("4" * 64, "5" * 64),
+    }
+    for key in keys["a", "b"] + keys["a", "c"]:
+        store.write("hard_pairs", key, found.to_bytes())
+    (tmp_path / store.name("hard_pairs", "2" * 64)).write_bytes(b"damaged")
+    made = []
+
+    class Worker:
+        def results(self, task, blocks, *_):  # type: ignore[no-untyped-def]
+            for item in (item for block in blocks for item in block):
+                made.append(item.names)
+                for key in item.keys:
+                    store.write("hard_pairs", key, found[: item.names[0] == "a"].to_bytes())
+                yield item, item.keys[0] if item.names[0] == "a" else FailedItem("gone")
+
+    stored = StoredFeatures(store, dict.fromkeys("abc", "6" * 64))
+    args: Any = (tmp_path, stored, keys, (), Matching(), Worker())
+    pairs, failed = search_pairs(*args)
+    assert made == [("a", "c"), ("b", "c")]
+    assert pairs == {("a", "b"): (found, found), ("a", "c"): (found, found)}
+    assert failed == {"b - c": "gone"}
 
 
 def test_the_drop_in_adds_the_keypoints_of_views(tilted: tuple[Image, Image, np.ndarray]) -> None:
@@ -248,3 +342,17 @@ def test_the_drop_in_adds_the_keypoints_of_views(tilted: tuple[Image, Image, np.
     assert corner_error(found, matrix, photo.size) < 10
     with pytest.raises(ValueError, match="effort must be"):
         DIFT_create(effort="most")  # type: ignore[arg-type]
+
+
+def test_the_drop_in_covers_the_circle_where_keypoints_have_no_orientation(
+    tilted: tuple[Image, Image, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "geomatch.opencv.feature2d.tilted_views", lambda *_, upright: asked.append(upright) or []
+    )
+    own = Doubtful()
+    for detector in (cv2.FastFeatureDetector.create(), cv2.ORB.create()):
+        feature = DIFT_create(40, detector=detector, descriptor=own, effort="high")
+        feature.detectAndCompute(tilted[0].pixels, None)
+    assert asked == [True] * 3 + [False] * 3

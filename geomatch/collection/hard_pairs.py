@@ -19,25 +19,26 @@ from geomatch.describers import Describer
 from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import in_blocks
 from geomatch.errors import ImageError, first_line
-from geomatch.estimators import OpenCVEstimator, estimate_two_view
+from geomatch.estimators import Gate, estimate_two_view
 from geomatch.estimators.two_view import THRESHOLD
 from geomatch.files import digest_of
 from geomatch.images import Image, load_image
 from geomatch.keypoints import Detector
 from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
-from geomatch.tensors import ARRAYS, upload_features
+from geomatch.tensors import upload_features
 from geomatch.types import Features, Geometry, Matches
-from geomatch.views.features import FramedFeatures, view_features
+from geomatch.views.features import FramedFeatures, features_of, view_features
 from geomatch.views.matching import nearest_elsewhere
-from geomatch.views.search import APART, ENOUGH, STAGES, relate_plane, search_views
+from geomatch.views.search import APART, ENOUGH, STAGES, has_views, relate_plane, search_views
 from geomatch.views.simulation import View
 
-KIND = "views"
+KIND = "hard_pairs"
 BLOCK = 8  # pairs of a block, which shares the views of their images
 PARTNERS = 3  # most alike images of other components that ``normal`` tries for each image
 Nearest = Callable[[int, None], NDArray[np.int64]]
 """See `geomatch.collection.pairs.select_pairs`."""
+Parts = tuple[Detector, Describer]
 Found = tuple[Features, Features]
 """Matched keypoints of both images of a pair, row by row; none where nothing relates them."""
 
@@ -50,16 +51,17 @@ class _Item(NamedTuple):
 
 
 def hard_pairs(
-    names: Sequence[str], pairs: Sequence[Pair], matched: LazyPairs, matching: Matching, nearest: Nearest
-) -> list[Pair]:
+    names: Sequence[str], pairs: Sequence[Pair], matched: LazyPairs, parts: Parts, matching: Matching,
+    nearest: Nearest,
+) -> list[Pair]:  # fmt: skip
     """The pairs without matches that should be tried again.
 
     ``high`` tries all; ``normal``, where the pairs with enough matches leave several components of images,
-    those between components whose images are among the most alike; ``fast`` none. Learned matchers,
-    refined grids and matches that are not verified stay as they are.
+    those between components whose images are among the most alike; ``fast`` none. Learned matchers
+    and matches that are not verified stay as they are, as does what `has_views` is false for.
     """
     plain = matching.matcher is not None or matching.refine_keypoints or not matching.guided
-    if matching.effort == "fast" or plain:
+    if plain or not has_views(*parts, matching.effort):
         return []
     counts = {(pair.name0, pair.name1): len(pair.matches) for pair in matched}
     if matching.effort == "high":
@@ -76,40 +78,39 @@ def hard_pairs(
     return [pair for pair in pairs if frozenset(pair) in wanted and not counts.get(pair)]
 
 
+def side_keys(
+    stored: StoredFeatures, pairs: Sequence[Pair], parts: Parts, matching: Matching
+) -> dict[Pair, tuple[str, str]]:
+    """Keys of what is found in both images of each pair: checksums of all that decides it."""
+    given = digest_of([SCHEMA, KIND, *map(cache_key, (*parts, matching)), matching.effort, versions()])
+    features = {pair: (stored.keys[pair[0]], stored.keys[pair[1]]) for pair in pairs}
+    return {p: (digest_of([given, *own, 0]), digest_of([given, *own, 1])) for p, own in features.items()}
+
+
 def search_pairs(
-    root: Path, stored: StoredFeatures, pairs: Sequence[Pair], parts: tuple[Detector, Describer],
+    root: Path, stored: StoredFeatures, keys: Mapping[Pair, tuple[str, str]], parts: Parts,
     matching: Matching, work: Work,
-) -> tuple[dict[Pair, Found], tuple[str, ...], dict[str, str]]:  # fmt: skip
-    """Match the pairs in views, unless the store has them: what was found, the keys, and failures by pair."""
+) -> tuple[dict[Pair, Found], dict[str, str]]:  # fmt: skip
+    """Match the pairs of `side_keys` in views, unless the store has them: what was found, and failures."""
     store = stored.store
-    given = digest_of(
-        [
-            SCHEMA,
-            KIND,
-            *map(cache_key, parts),
-            matching.metric,
-            matching.min_similarity,
-            matching.effort,
-            versions(),
-        ]
-    )
-    there, keys, items = store.sizes(KIND), dict[Pair, tuple[str, str]](), list[_Item]()
-    for pair in pairs:
-        features = stored.keys[pair[0]], stored.keys[pair[1]]
-        one, two = (digest_of([given, *features, side]) for side in (0, 1))
-        keys[pair] = one, two
-        if not there.keys() >= {one, two}:
-            items.append(_Item(" - ".join(pair), pair, features, (one, two)))
-    task = BlockTask(partial(_search, root, store, parts, matching), "network")
-    answers = work.results(task, in_blocks(items, BLOCK), "views", "pair", len(pairs) - len(items))
-    failed = {item.name: result.reason for item, result in answers if isinstance(result, FailedItem)}
-    found: dict[Pair, Found] = {}
+    found = dict[Pair, Found]()
+    items, failed = list[_Item](), dict[str, str]()
     for pair, own in keys.items():
-        if " - ".join(pair) not in failed:
-            first, second = (store.needed(KIND, key, Features.from_bytes) for key in own)
-            if len(first):
-                found[pair] = first, second
-    return found, tuple(key for own in keys.values() for key in own), failed
+        first, second = (store.found(KIND, key, Features.from_bytes) for key in own)
+        if first is None or second is None:
+            features = stored.keys[pair[0]], stored.keys[pair[1]]
+            items.append(_Item(" - ".join(pair), pair, features, own))
+        else:
+            found[pair] = first, second
+    task = BlockTask(partial(_search, root, store, parts, matching), "network")
+    answers = work.results(task, in_blocks(items, BLOCK), "views", "pair", len(keys) - len(items))
+    for item, result in answers:
+        if isinstance(result, FailedItem):
+            failed[item.name] = result.reason
+        else:
+            first, second = (store.needed(KIND, key, Features.from_bytes) for key in item.keys)
+            found[item.names] = first, second
+    return {pair: found[pair] for pair in keys if pair in found and len(found[pair][0])}, failed
 
 
 def joined_with(plain: Correspondences, found: Mapping[Pair, Found]) -> Correspondences:
@@ -134,12 +135,7 @@ def joined_with(plain: Correspondences, found: Mapping[Pair, Found]) -> Correspo
             indices.setdefault(pair, []).append(which)
 
     def load(name: str) -> Features:
-        parts = [plain.features[name], *added.get(name, [])]
-        there = [field for field in ARRAYS if all(getattr(part, field) is not None for part in parts)]
-        arrays: dict[str, Any] = {
-            field: np.concatenate([getattr(part, field) for part in parts]) for field in there
-        }
-        return Features(image_size=parts[0].image_size, **arrays)
+        return features_of([plain.features[name], *added.get(name, [])])
 
     def read() -> Iterator[MatchedPair]:
         yield from (pair for pair in plain.pairs if (pair.name0, pair.name1) not in found)
@@ -154,7 +150,7 @@ def joined_with(plain: Correspondences, found: Mapping[Pair, Found]) -> Correspo
 
 
 def _search(
-    root: Path, store: Store, parts: tuple[Detector, Describer], matching: Matching, block: Sequence[_Item]
+    root: Path, store: Store, parts: Parts, matching: Matching, block: Sequence[_Item]
 ) -> list[str | FailedItem]:
     done: list[str | FailedItem] = []
     seen: dict[Any, list[FramedFeatures]] = {}
@@ -166,7 +162,7 @@ def _search(
             continue
         plain = [store.needed(FEATURES, key, Features.from_bytes) for key in item.features]
         sizes = images[0].size, images[1].size
-        plane = relate_plane(OpenCVEstimator(threshold=THRESHOLD), THRESHOLD, sizes[0])
+        plane = relate_plane(Gate(), THRESHOLD, sizes[0])
 
         def relate(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:
             i, j = matches.indices.T
@@ -182,16 +178,14 @@ def _search(
             return seen[key]
 
         tensors = [upload_features(features, "cpu") for features in plain]
-        tentative = nearest_elsewhere(matching.metric or "cosine", matching.min_similarity)
+        least, ratio = matching.min_similarity, matching.max_ratio
+        tentative = nearest_elsewhere(matching.metric or "cosine", least, ratio)
         result = search_views(images, tensors, see, tentative, STAGES[matching.effort], relate)
-        kept = np.zeros(0, np.int64)
+        both = plain[0][:0], plain[1][:0]
         if result is not None and result.geometry:
             kept = np.flatnonzero(result.geometry.inliers)
-        if result is None or not len(kept):
-            both = plain[0][:0], plain[1][:0]
-        else:
-            both = result.features[0][kept], result.features[1][kept]
-            both = replace(both[0], scores=result.matches.similarity[kept]), both[1]
+            first, second = (own[kept] for own in result.features)
+            both = replace(first, scores=result.matches.similarity[kept]), second
         for key, own in zip(item.keys, both, strict=True):
             store.write(KIND, key, own.to_bytes())
         done.append(item.keys[0])

@@ -11,8 +11,8 @@ from geomatch.collection.correspondences import Correspondences
 from geomatch.collection.features import KIND as FEATURES
 from geomatch.collection.features import StoredFeatures, extract_again, extract_features, feature_key
 from geomatch.collection.folder import ImageFolder, Photograph, examine
-from geomatch.collection.hard_pairs import KIND as VIEWS
-from geomatch.collection.hard_pairs import hard_pairs, joined_with, search_pairs
+from geomatch.collection.hard_pairs import KIND as HARD_PAIRS
+from geomatch.collection.hard_pairs import hard_pairs, joined_with, search_pairs, side_keys
 from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
 from geomatch.collection.pair_matches import match_pairs, pair_keys
 from geomatch.collection.pairs import PairReport, needs_retrieval, select_pairs
@@ -157,12 +157,14 @@ def match_collection(
             if not failed_pairs or store.sizes(FEATURES).keys() >= set(stored.keys.values()):
                 break
         result = Correspondences(stored.load(remake=remake), matched)
-        hard = hard_pairs(usable.names, report.pairs, matched, matching, nearest)
+        hard = hard_pairs(usable.names, report.pairs, matched, parts, matching, nearest)
         if hard:
-            in_both, in_views, failed = search_pairs(folder.root, stored, hard, parts, matching, work)
+            sides = side_keys(stored, hard, parts, matching)
+            needed = {HARD_PAIRS: tuple(key for both in sides.values() for key in both)}
+            manifest = manifest.saved(store, objects=objects() | needed)
+            in_both, failed = search_pairs(folder.root, stored, sides, parts, matching, work)
             result = joined_with(result, in_both)
             failed_pairs |= failed
-            manifest = replace(manifest, objects=objects() | {VIEWS: in_views})
     if matching.refine_keypoints:
         from geomatch.collection.refine import refine_stored
 

@@ -13,7 +13,7 @@ from geomatch.describers import Describer
 from geomatch.dift.head.projection import LinearHead
 from geomatch.errors import first_line
 from geomatch.images import Image
-from geomatch.keypoints import Detector, OpenCVDetector
+from geomatch.keypoints import Detector, GridDetector, OpenCVDetector
 from geomatch.keypoints.opencv import MIN_SIDE, features_of_rows, keypoint_rows
 from geomatch.opencv.arguments import check_image, check_images, check_keypoints, check_mask
 from geomatch.opencv.convert import from_bgr, to_keypoints
@@ -106,7 +106,7 @@ class Feature2D:
             rows = None
         elif rows is None:
             found, rows = replace(self, pca=None).compute(image, found)
-        if self.effort == "high":
+        if self.effort == "high" and not isinstance(self.detector, GridDetector):
             found, rows = self._with_views(array, mask, found, rows)
         return (found, None) if rows is None else (found, self._finished(rows, descriptors))
 
@@ -119,7 +119,7 @@ class Feature2D:
         detector = OpenCVDetector(source, None) if isinstance(source, cv2.Feature2D) else source
         points, parts = list(found), [] if rows is None else [rows]
         for tilt, count in STAGES["high"]:
-            views = tilted_views(tilt)
+            views = tilted_views(tilt, upright=any(point.angle < 0 for point in found))
             for part in view_features(picture, views, count, detector, self.describer):
                 seen = to_keypoints(part.to_features(picture.size))
                 kept = [i for i, point in enumerate(seen) if allowed is None or _inside(point, allowed)]

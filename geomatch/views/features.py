@@ -12,7 +12,7 @@ from geomatch.describers import Describer, describe_tensors
 from geomatch.geometry import resize_homography, warp_points
 from geomatch.images import Image, reduce_image
 from geomatch.keypoints import Detector
-from geomatch.tensors import FeatureTensors, tensor_method, upload_features
+from geomatch.tensors import ARRAYS, FeatureTensors, detect_features, tensor_method
 from geomatch.types import Features
 from geomatch.views.simulation import View, render_tilted
 
@@ -65,6 +65,14 @@ def joined(parts: Sequence[FramedFeatures]) -> FramedFeatures:
     return FramedFeatures(points, frames, scores, torch.cat([part.descriptors for part in parts]))
 
 
+def features_of(parts: Sequence[Features]) -> Features:
+    """All of these keypoints of one image, in order, with what all have; empty ones aside."""
+    there = [part for part in parts if len(part)] or parts[:1]
+    every = {name: [getattr(part, name) for part in there] for name in ARRAYS}
+    arrays = {name: np.concatenate(own) for name, own in every.items() if all(a is not None for a in own)}
+    return Features(image_size=parts[0].image_size, **arrays)
+
+
 def framed(features: FeatureTensors, matrix: NDArray[np.float64]) -> FramedFeatures:
     """Described keypoints of a view, to whose pixels the (3, 3) affine matrix leads.
 
@@ -91,20 +99,19 @@ def view_features(
 
     The detector's ``in_views`` is used where it has that.
     """
+    own = getattr(detector, "in_views", None)
     if hasattr(type(detector), "in_views"):  # not of a subclass that detects in another way
-        detector = tensor_method(detector, "in_views", ("detect", "detect_tensors")) or detector
-    else:
-        detector = getattr(detector, "in_views", detector)
+        own = tensor_method(detector, "in_views", ("detect", "detect_tensors"))
+    detector = own or detector
     reduced = reduce_image(image, SIDE)
     down = resize_homography(image.size, reduced.size)
     rendered = [
         (picture, matrix @ down) for picture, matrix in (render_tilted(reduced, view) for view in views)
     ]
-    detect = tensor_method(detector, "detect_tensors", ("detect",))
     kept = []
     for view, (picture, matrix) in zip(views, rendered, strict=True):
-        found = detect(picture) if detect else upload_features(detector.detect(picture), "cpu")
-        kept.append(_inside(found, matrix, image.size).best(max(1, round(count / view.tilt))))
+        found = _inside(detect_features(detector, picture), matrix, image.size)
+        kept.append(found.best(max(1, round(count / view.tilt))))
     filled = [place for place, found in enumerate(kept) if len(found)]
     pictures = [rendered[place][0] for place in filled]
     described = describe_tensors(describer, pictures, [kept[place] for place in filled])

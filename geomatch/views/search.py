@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.estimators import Estimator, Gate, threshold_of
+from geomatch.describers import Describer, traits_of
+from geomatch.estimators import Gate
 from geomatch.images import Image
+from geomatch.keypoints import Detector, GridDetector
 from geomatch.keypoints.detector import spread
 from geomatch.parallel import side_by_side
-from geomatch.tensors import ARRAYS, FeatureTensors
+from geomatch.tensors import FeatureTensors
 from geomatch.types import Features, Geometry, Matches
-from geomatch.views.features import FramedFeatures, framed, joined
+from geomatch.views.features import FramedFeatures, features_of, framed, joined
 from geomatch.views.matching import Tentative
 from geomatch.views.simulation import View, tilted_views
 from geomatch.views.solver import solve_by_frames
@@ -33,14 +34,8 @@ DEVIATION = 0.02
 granted. Of 24 made pairs the two that 0.05 let through wrong were uncertain by 0.03."""
 
 
-class See(Protocol):
-    """Finds and describes up to ``count`` keypoints in each view of an image."""
-
-    def __call__(self, image: Image, views: Sequence[View], count: int) -> list[FramedFeatures]:
-        """One entry per view that has any."""
-        ...
-
-
+See = Callable[[Image, Sequence[View], int], list[FramedFeatures]]
+"""Finds and describes up to so many keypoints in each view of an image; one entry per view that has any."""
 Relate = Callable[[Matches, FramedFeatures, FramedFeatures], Geometry]
 """From matches between framed features to what relates the images."""
 
@@ -64,24 +59,29 @@ def check_effort(effort: str) -> None:
         raise ValueError(f"effort must be one of: {', '.join(STAGES)}, got {effort!r}")
 
 
+def has_views(detector: Detector, describer: Describer, effort: Effort) -> bool:
+    """False for grids, whose points are in every view the same, and large networks but with ``high``."""
+    large = traits_of(describer).large and effort != "high"
+    return effort != "fast" and not large and not isinstance(detector, GridDetector)
+
+
 def is_weak(geometry: Geometry) -> bool:
     """True if views should be tried: nothing was found, or by few inliers, or uncertainly."""
     return not geometry or geometry.num_inliers < ENOUGH or geometry.uncertain
 
 
-def relate_plane(estimator: Estimator, threshold: float, size: tuple[int, int]) -> Relate:
-    """Matches to a homography that passes the estimator's gate, whose bounds on its certainty are tightened.
+def relate_plane(gate: Gate, threshold: float, size: tuple[int, int]) -> Relate:
+    """Matches to a homography that passes the gate, whose bounds on its certainty are tightened.
 
-    ``threshold`` and ``size``, (width, height) of image 0, are those of `Estimator`.
+    ``threshold`` is in pixels of image 1, ``size`` (width, height) of image 0.
     """
-    gate, limit = getattr(estimator, "gate", Gate()), threshold_of(estimator, threshold)
     strict = replace(gate, max_deviation=min(gate.max_deviation, DEVIATION))
 
     def relate(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:
         i, j = matches.indices.T
         points = framed0.points[i], framed1.points[j]
-        matrix = solve_by_frames(*points, framed0.frames[i], framed1.frames[j], limit)
-        return strict.run(lambda *_: matrix, *points, limit, size)
+        matrix = solve_by_frames(*points, framed0.frames[i], framed1.frames[j], threshold)
+        return strict.run(lambda *_: matrix, *points, threshold, size)
 
     return relate
 
@@ -100,13 +100,13 @@ def search_views(
     `view_features` with a detector and a describer; ``tentative`` matches them. ``stages`` are of `STAGES`.
     """
     pools = [[framed(features, np.eye(3))] if len(features) else [] for features in plain]
-    upright = any(features.orientations is None for features in plain)
+    upright = any(features.orientations is None for features in plain if len(features))
     best: tuple[FramedFeatures, FramedFeatures, Matches, Geometry] | None = None
     tilts: list[float] = []
     for tilt, count in stages:
         tilts.append(tilt)
         views = tilted_views(tilt, upright)
-        seen = side_by_side(partial(see, views=views, count=count), images)
+        seen = side_by_side(lambda image: see(image, views, count), images)  # noqa: B023
         for pool, new in zip(pools, seen, strict=True):
             pool += new
         if not all(pools):
@@ -138,10 +138,4 @@ def _features(matched: FramedFeatures, plain: FeatureTensors) -> Features:
     """The matched keypoints, then the plain ones at other places."""
     own, first = plain.to_features(), matched.to_features(plain.image_size)
     order = spread(np.concatenate([first.keypoints, own.keypoints]), APART)
-    left = own[order[order >= len(first)] - len(first)]
-
-    there = [name for name in ARRAYS if getattr(left, name) is not None]
-    arrays: dict[str, Any] = {
-        name: np.concatenate([getattr(first, name), getattr(left, name)]) for name in there
-    }
-    return replace(left, **arrays)
+    return features_of([first, own[order[order >= len(first)] - len(first)]])
