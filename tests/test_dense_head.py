@@ -151,6 +151,17 @@ def test_loss_and_accuracy_of_perfect_and_hopeless_maps() -> None:
     assert not found_right(views[1:], pair).any()
 
 
+def test_where_a_point_lies_does_not_tell_its_partner(tmp_path: Path, photo0: Image) -> None:
+    """Or else the head learns places, which zero padding tells it, in place of content."""
+    np.save(tmp_path / "a.npy", reduce_image(photo0, 200).pixels)
+    drawn = [
+        dense_head.draw_pair([tmp_path / "a.npy"], SMALL, np.random.default_rng(seed)) for seed in range(30)
+    ]
+    assert all(((pair.points > 2) & (pair.points < SMALL.size - 3)).all() for pair in drawn)
+    shifts = np.array([np.median(pair.points[:, 1] - pair.points[:, 0], axis=0) for pair in drawn])
+    assert (shifts.std(axis=0) > SMALL.size / 8).all()
+
+
 def test_training_learns_and_resumes(
     photos: list[BankImage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:

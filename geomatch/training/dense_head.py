@@ -63,9 +63,10 @@ class ViewPair(NamedTuple):
 def train_dense_head(
     config: DIFTConfig, images: Sequence[BankImage], work: Path, settings: DenseConfig = DenseConfig()
 ) -> FittedHead:
-    """Train the head of a model that samples maps of whole images; a second call goes on.
+    """Train the head of a model that samples maps of whole images, drawn in proportion to their ``views``.
 
-    ``work`` holds the checkpoint and the photographs, reduced. Raises `GeomatchError` when none can be read.
+    ``work`` holds the photographs, reduced, and the checkpoint, from which a second call goes on. Raises
+    `GeomatchError` when none can be read.
     """
     if config.sampling != "dense":
         raise ValueError("--dense is for sampling='dense'; patches have --trained")
@@ -78,7 +79,8 @@ def train_dense_head(
         raise GeomatchError("none of the images can be read: give photographs")
     extractor = DIFTExtractor(replace(config, head=False))
     watched = draw_watched([_kept(folder, image) for image in held_out], settings)
-    network = train_network(extractor, [_kept(folder, image) for image in used], settings, work, watched)
+    photographs = [_kept(folder, image) for image in used for _ in range(image.views)]
+    network = train_network(extractor, photographs, settings, work, watched)
     before = [found_right(extractor.dense_many(pair.pixels), pair) for pair in watched]
     log = read_checkpoint(work / CHECKPOINT)["log"]
     training = {
@@ -155,7 +157,11 @@ def draw_watched(photographs: Sequence[Path], config: DenseConfig) -> list[ViewP
 
 
 def draw_pair(photographs: Sequence[Path], config: DenseConfig, rng: np.random.Generator) -> ViewPair:
-    """A random photograph seen twice; half of the points are corners, the others anywhere."""
+    """A random photograph seen twice; half of the points are corners, the others anywhere.
+
+    The second view's content is moved, and enters opposite: where it lies would tell the partner, since a
+    network knows its distance from the border.
+    """
     photograph = np.load(photographs[int(rng.integers(len(photographs)))])
     motion, strength = MOTIONS[rng.integers(len(MOTIONS))], float(rng.uniform(0.5, 1.6))
     view0, view1, matrix = make_views(photograph, rng, motion, strength, (config.size, config.size))
@@ -164,9 +170,12 @@ def draw_pair(photographs: Sequence[Path], config: DenseConfig, rng: np.random.G
     found = np.zeros((0, 2)) if corners is None else corners[:, 0] + rng.uniform(-1, 1, (len(corners), 2))
     points0 = np.concatenate([found, rng.uniform(0, config.size - 1, (config.points, 2))])
     points = np.stack([points0, warp_points(matrix, points0)], axis=1)
-    inside = ((points > 2) & (points < config.size - 3)).all((1, 2))
+    offset = rng.integers(config.size, size=2)
+    seen = ((points >= 0) & (points <= config.size - 1)).all((1, 2))
+    points[:, 1] = (points[:, 1] + offset) % config.size
+    inside = seen & ((points > 2) & (points < config.size - 3)).all((1, 2))
     points = points[inside][: config.points].astype(np.float32)
-    pixels = np.stack([view0.pixels, view1.pixels])
+    pixels = np.stack([view0.pixels, np.roll(view1.pixels, offset[::-1], axis=(0, 1))])
     return ViewPair(pixels, points) if len(points) else draw_pair(photographs, config, rng)
 
 

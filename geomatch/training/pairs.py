@@ -42,8 +42,8 @@ def random_part(
     largest = min(columns / width, rows / height)
     zoom = np.exp(rng.uniform(min(0.0, np.log(largest)), np.log(max(1.0, largest))))
     zoom = min(zoom, largest)
-    left = rng.uniform(0, columns - width * zoom)
-    top = rng.uniform(0, rows - height * zoom)
+    left = rng.uniform(0, max(0.0, columns - width * zoom))  # rounding may leave less than nothing
+    top = rng.uniform(0, max(0.0, rows - height * zoom))
     return np.array([[1 / zoom, 0, -left / zoom], [0, 1 / zoom, -top / zoom], [0, 0, 1]])
 
 
