@@ -1,15 +1,18 @@
 """`geomatch.match` as a whole, with its search in views and its alignment, as one method."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 import geomatch
 from geomatch.benchmarks.methods.functions import matched_features
-from geomatch.describers import choose_parts
+from geomatch.describers import Describer, choose_parts, create_describer, default_config
 from geomatch.geometry import warp_points
 from geomatch.images import Image
+from geomatch.keypoints import ORIENTED, Detector
+from geomatch.matchers import Matcher
 from geomatch.provenance import cache_key, settings_key
 from geomatch.types import Features
 from geomatch.views.search import Effort, check_effort
@@ -36,15 +39,24 @@ class Pipeline:
 
     def cache_key(self) -> Any:
         """The settings, and the parts by their own keys."""
-        made = choose_parts(self.matcher, self.detector, self.descriptor, self.max_keypoints, self.device)
-        return [settings_key(self), *map(cache_key, made)]
+        return [settings_key(self), *map(cache_key, self.parts)]
+
+    @cached_property
+    def parts(self) -> tuple[Matcher | None, Detector, Describer]:
+        """Made on the device once, with the descriptor that `geomatch.match` takes where none is named."""
+        given = self.matcher, self.detector, self.descriptor, self.max_keypoints, self.device
+        matcher, detector, describer = choose_parts(*given)
+        if describer is None:
+            patches = self.detector is None or self.detector in ORIENTED
+            describer = create_describer(default_config(patches), self.device)
+        return matcher, detector, describer
 
     def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
         """See `PairMatcher`."""
+        matcher, detector, describer = self.parts
         found = geomatch.match(
-            image0.pixels, image1.pixels, detector=self.detector, descriptor=self.descriptor,
-            matcher=self.matcher, max_keypoints=self.max_keypoints, model=self.model, effort=self.effort,
-            refine_homography=self.aligned == "yes",
+            image0.pixels, image1.pixels, detector=detector, descriptor=describer, matcher=matcher,
+            model=self.model, effort=self.effort, refine_homography=self.aligned == "yes",
         )  # fmt: skip
         if self.aligned == "yes" and found.homography:
             places = found.features0.keypoints

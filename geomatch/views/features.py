@@ -120,8 +120,10 @@ def view_features(
 
 def _inside(found: FeatureTensors, matrix: NDArray[np.float64], size: tuple[int, int]) -> FeatureTensors:
     """The keypoints of a view that see the image alone."""
-    back = torch.from_numpy(np.linalg.inv(matrix)).to(found.keypoints.device, torch.float32)
-    points = found.keypoints @ back[:2, :2].T + back[:2, 2]
-    reach = 0.0 if found.scales is None else found.scales[:, None] / 2 * MARGIN * back[:2, :2].norm(dim=1)
-    end = points.new_tensor(size) - 1
-    return found[((points >= reach) & (points <= end - reach)).all(dim=1)]
+    back = np.linalg.inv(matrix)
+    points, reach = warp_points(back, found.keypoints.numpy(force=True)), np.zeros((1, 2))
+    if found.scales is not None:
+        radii = found.scales.numpy(force=True)[:, None] / 2
+        reach = MARGIN * radii * np.linalg.norm(back[:2, :2], axis=1)
+    inside = ((points >= reach) & (points <= np.array(size) - 1 - reach)).all(axis=1)
+    return found[torch.tensor(inside, device=found.keypoints.device)]

@@ -15,10 +15,10 @@ from geomatch.errors import GeomatchError
 from geomatch.files import replacing
 from geomatch.images import load_image, reduce_image
 from geomatch.synthetic import Motion, change_light, random_homography, render_view
+from geomatch.training.pairs import OVERSAMPLING
 
 SYNTHETIC_SIDE = 800  # photographs are reduced to this long side
 STRONG_LIGHT = 1.6  # `change_light`'s strength in strong ``i_`` sequences
-OVERSAMPLING = 3  # samples along each side of a pixel of an oblique view
 Style = Literal["mild", "strong", "oblique"]
 UPRIGHT_VIEWS = (2, 3)  # views of strong ``v_`` sequences that stay upright; the others turn freely
 
