@@ -22,6 +22,7 @@ from geomatch.engine import LocalEngine
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector
 from geomatch.keypoints.learned import WEIGHTS, KorniaFeatures
+from geomatch.keypoints.superpoint import SuperPointNetwork
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
 from made_sequences import make_sequences, run
@@ -73,7 +74,7 @@ def test_kornia_features_with_random_weights(name: Any, small: Image, tmp_path: 
 
 
 def test_superpoint_by_string(small: Image, tmp_path: Path) -> None:
-    network = seeded(geomatch.keypoints.superpoint.SuperPointNetwork)
+    network = seeded(SuperPointNetwork)
     torch.save(network.state_dict(), tmp_path / "sp.pth")
     method = create_method(f"superpoint:{tmp_path / 'sp.pth'}", 30)
     found = method.extract(small)
