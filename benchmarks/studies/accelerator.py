@@ -2,8 +2,7 @@
 
 ``python -m geomatch.benchmarks.studies.accelerator`` measures extraction by full-size models with random
 weights (Stable Diffusion 2-1 and ADM, the paper's settings), a pair, matching, and the features of 200
-photographs. ``--device cpu --small`` tries all of it out, with narrow models;
-``--device cpu --only sd --size 256`` takes 8 GB.
+photographs. ``--device cpu --small`` tries all of it out, with narrow models.
 """
 
 import tempfile
@@ -65,7 +64,7 @@ def _setup(network: str, options: Namespace) -> extraction.Setup:
 
 
 def _extraction(network: str, options: Namespace) -> list[Row]:
-    found = extraction.measure(_setup(network, options), ["auto", "bfloat16"])
+    found = extraction.measure(_setup(network, options))
     return [{**row, "name": f"{network}, {row['name']}"} for row in found]
 
 

@@ -116,8 +116,8 @@ def prompt_of(network: Network) -> np.ndarray[Any, Any] | None:
 
 def load_parts(
     network: Network, folder: Path, device: str, dtype: torch.dtype
-) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Callable[..., Tensor]]:
-    """What `make_model` wrote, in plain diffusers: encoder, UNet up to the wanted up-block, adder of noise.
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """What `make_model` wrote, in plain diffusers: encoder, and UNet up to the wanted up-block.
 
     The encoder makes latents of images (B, 3, H, W) in [-1, 1], the UNet a layer (B, C, h, w) of noisy ones.
     """
@@ -126,7 +126,6 @@ def load_parts(
         module = kind.from_pretrained(folder / part, torch_dtype=dtype, low_cpu_mem_usage=False)
         return module.to(device).eval()
 
-    add_noise = DDIMScheduler.from_pretrained(folder / ("scheduler" if network.vae else "")).add_noise
     unet = load(UNet2DConditionModel if network.vae else UNet2DModel, "unet" if network.vae else "")
     unet.up_blocks = unet.up_blocks[: network.blocks]
     unet.conv_norm_out = unet.conv_act = unet.conv_out = nn.Identity()
@@ -144,4 +143,4 @@ def load_parts(
         found: Tensor = unet(noisy, time, *rows).sample
         return found
 
-    return encode, features, add_noise
+    return encode, features
