@@ -49,7 +49,8 @@ class Fundamental:
         if found.config == "planar":
             return EstimationFailure(
                 f"a homography explains {found.num_inliers} of {len(points0)} matches, as of a plane or a "
-                "camera that only turned: no fundamental matrix is determined; ask for a homography"
+                "camera that only turned: no fundamental matrix is determined; ask for a homography",
+                planar=True,
             )
         used = slice(None) if found.watermark is None else ~found.watermark
         p0, p1 = (np.asarray(points, np.float64)[used] for points in (points0, points1))

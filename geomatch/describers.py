@@ -114,12 +114,12 @@ def describe_tensors(
 def release() -> None:
     """Free the models that geomatch keeps loaded between calls, on accelerators too.
 
-    Up to two stay loaded; the next call loads what it needs again. Models of extractors that you made live as
-    long as these.
+    Up to two diffusion models and four other networks stay loaded; the next call loads what it needs again.
+    Those of objects that you made live as long as these.
     """
-    extractors = sys.modules.get("geomatch.dift.extractor")
-    if extractors is not None:
-        extractors.cached_extractor.cache_clear()
+    for module, cached in (("dift.extractor", "cached_extractor"), ("weights.tensors", "loaded")):
+        if (imported := sys.modules.get(f"geomatch.{module}")) is not None:
+            getattr(imported, cached).cache_clear()
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -330,6 +330,8 @@ class EstimationFailure(_Record):
     """Why, in words for the user."""
     watermark: bool = False
     """Matches agree, but they do not move and lie in a strip: a caption or watermark, COLMAP's WATERMARK."""
+    planar: bool = False
+    """A homography explains the matches: no epipolar geometry is determined, whatever else is matched."""
 
     def __bool__(self) -> Literal[False]:
         return False

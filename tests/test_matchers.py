@@ -268,7 +268,9 @@ def test_what_torch_is_set_to_does_not_reach_lightglue(tmp_path: Path, rng: np.r
     first, second = described(rng, 20, 64), described(rng, 25, 64)
 
     def answer() -> Matches:
+        geomatch.release()
         matcher = LightGlueMatcher("xfeat", str(tmp_path / "lg.pth"), "cpu")
+        assert matcher.network is LightGlueMatcher("xfeat", str(tmp_path / "lg.pth"), "cpu").network
         matcher.network.conf.filter_threshold = 0.0
         return matcher.match(first, second)
 

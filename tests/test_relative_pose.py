@@ -231,7 +231,7 @@ def test_a_line_has_no_pose_and_no_fundamental_matrix(rng: np.random.Generator, 
 def test_match_takes_a_model(photo0: Image, photo1: Image) -> None:
     """The bundled pair is a plane: two poses, and no fundamental matrix."""
     small = reduce_image(photo0, 320), reduce_image(photo1, 320)
-    options = {"detector": "sift", "max_keypoints": 120}
+    options = {"detector": "sift", "max_keypoints": 120, "effort": "fast"}
     width, height = small[0].size
     camera = Camera("SIMPLE_PINHOLE", (width, height), (width, width / 2, height / 2))
     result = geomatch.match(*small, model=Essential(camera, camera), **options)  # type: ignore[arg-type]
@@ -242,6 +242,7 @@ def test_match_takes_a_model(photo0: Image, photo1: Image) -> None:
     result = geomatch.match(*small, model="fundamental", detector="sift", max_keypoints=800)
     assert result.to_dict()["fundamental"] is None
     assert "a homography explains" in result.to_dict()["reason"]  # and no mirrored part of a symmetric front
+    assert result.settings["tilts"] == []  # nor anything that views could show
     with pytest.raises(ValueError, match="unknown model 'magic'"):
         geomatch.match(*small, model="magic")
     with pytest.raises(ValueError, match="an estimator is for homographies"):

@@ -14,7 +14,7 @@ from geomatch.keypoints import Detector, GridDetector
 from geomatch.keypoints.detector import spread
 from geomatch.parallel import side_by_side
 from geomatch.tensors import FeatureTensors
-from geomatch.types import Features, Geometry, Matches
+from geomatch.types import EstimationFailure, Features, Geometry, Matches
 from geomatch.views.features import FramedFeatures, features_of, framed, joined
 from geomatch.views.matching import Tentative
 from geomatch.views.simulation import View, tilted_views
@@ -67,7 +67,9 @@ def has_views(detector: Detector, describer: Describer, effort: Effort) -> bool:
 
 def is_weak(geometry: Geometry) -> bool:
     """True if views should be tried: nothing was found, or by few inliers, or uncertainly."""
-    return not geometry or geometry.num_inliers < ENOUGH or geometry.uncertain
+    if isinstance(geometry, EstimationFailure):
+        return not geometry.planar
+    return geometry.num_inliers < ENOUGH or geometry.uncertain
 
 
 def relate_plane(gate: Gate, threshold: float, size: tuple[int, int]) -> Relate:

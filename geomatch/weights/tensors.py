@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,12 +71,22 @@ def network_key(part: Any) -> Any:
     return [settings, device_kind(part.device), [sha256_of(path) for path in part._files()]]
 
 
-@isolated(gradients=True)
 def load_network(part: Any, name: str) -> Any:
-    """A network of kornia's in float32, which ``part._build`` makes of its files, ready on its device."""
+    """A network of kornia's in float32, which ``part._build`` makes of its files, ready on its device.
+
+    The last ones stay loaded, see `geomatch.describers.release`: equal parts share one.
+    """
+    files = tuple(part._files())
+    return loaded(part, name, files, tuple(path.stat().st_mtime_ns for path in files))
+
+
+@lru_cache(maxsize=4)
+@isolated(gradients=True)
+def loaded(part: Any, name: str, files: tuple[Path, ...], _changed: tuple[int, ...]) -> Any:
+    """See `load_network`; files that have changed are read again."""
     if (default := torch.get_default_dtype()) not in (torch.float32, torch.float64):
         raise ValueError(f"kornia's {name} would round to torch's default dtype, {default}")
-    files, flash = part._files(), torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+    flash = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
     try:
         with torch.random.fork_rng(devices=[]):  # of which first weights are drawn
             network = part._build([load_pickled(path) for path in files])
