@@ -11,7 +11,8 @@ from geomatch.benchmarks.studies import sizing
 
 ROOT = Path(__file__).parents[1]
 PAGES = "\n\n".join(
-    (ROOT / name).read_text() for name in ("README.md", "SCALING.md", "docs/gate.md", "docs/opencv.md")
+    (ROOT / name).read_text()
+    for name in ("README.md", "SCALING.md", "docs/embedded.md", "docs/gate.md", "docs/opencv.md")
 )
 RECORDS = {
     path.stem: json.loads(path.read_text())
