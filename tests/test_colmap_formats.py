@@ -68,6 +68,7 @@ def run_colmap(command: str, **options: object) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("colmap") is None, reason="the colmap program is not installed")
 def test_the_text_files_map_in_another_colmap_as_the_database_does(
     make_scene: Callable[..., Any], tmp_path: Path

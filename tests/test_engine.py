@@ -112,6 +112,7 @@ def test_a_task_that_workers_cannot_read_is_an_error(two: Work, tmp_path: Path) 
         results(two, Own(tmp_path))
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_command(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     with subprocess.Popen([sys.executable, tmp_path / "script.py", HELPERS, tmp_path]) as process:

@@ -124,6 +124,7 @@ def test_caches_know_content_not_names(data: Path, tmp_path: Path) -> None:
     assert numbers(run(data, tmp_path / "out", "mma").record) == numbers(changed.record)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(data: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle, then two processes: the same numbers as an undisturbed run."""
     whole = run(data, tmp_path / "whole", methods=("sift",))

@@ -272,6 +272,7 @@ def test_head_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "no such folder of images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Stable Diffusion", "ADM"])
 def test_heads_of_large_models(kind: str, photos: Path, small_sd: Path, tmp_path: Path, seeded: Any) -> None:
     """The file lies beside a small model of that kind, is found there, and shortens descriptors."""
@@ -304,6 +305,7 @@ def test_heads_of_large_models(kind: str, photos: Path, small_sd: Path, tmp_path
     assert [layer.shape for layer in dense.maps] == [(12, 24, 32)]
 
 
+@pytest.mark.slow
 def test_trained_head_command(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,7 @@ def test_what_cannot_work_is_said_before_the_work(tmp_path: Path, capsys: pytest
     assert result.reason == "at least two images are needed"
 
 
+@pytest.mark.slow
 def test_one_database_gives_one_model(make_scene: Callable[..., Any], tmp_path: Path) -> None:
     """With more threads sums come in any order, and with them which images are registered."""
     scene = make_scene(frames=4, points=6000)  # with less COLMAP takes one thread anyway

@@ -140,6 +140,7 @@ def test_batches_shrink_when_memory_runs_out(small_sd: Path, image: Image) -> No
         extractor.dense(image)
 
 
+@pytest.mark.slow
 def test_half_precision_stays_close(small_sd: Path, image: Image) -> None:
     full = dense(replace(config(small_sd), dtype="float32"), image)
     for dtype, least in (("bfloat16", 0.98), ("float16", 0.999)):

@@ -101,6 +101,7 @@ def test_objects_that_leave_the_frame_disappear(photo0: Image) -> None:
     assert np.linalg.norm(found[4].points[1] - (66, 60)) < 6
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_with_the_same_results(
     moving: Video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Callable[..., Any]
 ) -> None:

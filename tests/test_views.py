@@ -215,6 +215,7 @@ def test_few_inliers_or_uncertain_corners_are_weak() -> None:
     assert is_weak(EstimationFailure("none"))
 
 
+@pytest.mark.slow
 def test_a_collection_is_joined_by_views(tmp_path, tilted: tuple[Image, Image, np.ndarray]) -> None:  # type: ignore[no-untyped-def]
     photo, other, matrix = tilted
     folder = tmp_path / "images"
@@ -324,6 +325,7 @@ def test_damaged_pairs_of_a_store_are_made_again(tmp_path: Path) -> None:
     assert failed == {"b - c": "gone"}
 
 
+@pytest.mark.slow
 def test_the_drop_in_adds_the_keypoints_of_views(tilted: tuple[Image, Image, np.ndarray]) -> None:
     photo, other, matrix = tilted
     feature = DIFT_create(400, effort="high")
