@@ -21,6 +21,7 @@ from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
 Solver = Callable[[Points, Points], NDArray[np.floating] | None]
 """From at least four finite pairs of points to a 3x3 matrix, or None."""
 MAX_LOG10_NFA = -3.0
+ENOUGH = 20  # inliers of a geometry that convinces
 _SMALL = 60  # thresholds: the side that a smaller image is taken to have, since 3 px are no matter there
 
 

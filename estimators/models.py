@@ -13,7 +13,7 @@ from geomatch.errors import GeomatchError
 from geomatch.estimators.determinacy import determines_lines
 from geomatch.estimators.epipolar import CameraLike
 from geomatch.estimators.evidence import epipolar_support
-from geomatch.estimators.gate import by_chance
+from geomatch.estimators.gate import ENOUGH, by_chance
 from geomatch.estimators.pose import relative_pose
 from geomatch.estimators.two_view import epipolar_distances, estimate_two_view
 from geomatch.images import Image
@@ -50,7 +50,7 @@ class Fundamental:
             return EstimationFailure(
                 f"a homography explains {found.num_inliers} of {len(points0)} matches, as of a plane or a "
                 "camera that only turned: no fundamental matrix is determined; ask for a homography",
-                planar=True,
+                planar=found.num_inliers >= ENOUGH,
             )
         used = slice(None) if found.watermark is None else ~found.watermark
         p0, p1 = (np.asarray(points, np.float64)[used] for points in (points0, points1))

@@ -27,7 +27,7 @@ from geomatch.describers import (
 from geomatch.dift import DIFTConfig
 from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.dift.maps.refine import refine_matches
-from geomatch.estimators import Estimator, create_estimator, threshold_of
+from geomatch.estimators import Estimator, Gate, create_estimator, threshold_of
 from geomatch.estimators.models import EXIF, MODELS, Model, create_model
 from geomatch.images import CONVERSION, Conversion, Image, ImageLike, load_image
 from geomatch.keypoints import Detector, GridDetector
@@ -39,7 +39,16 @@ from geomatch.tensors import FeatureTensors, detect_features, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
 from geomatch.views.features import FramedFeatures, view_features
 from geomatch.views.matching import learned_pairs, nearest_elsewhere
-from geomatch.views.search import STAGES, Effort, check_effort, has_views, is_weak, relate_plane, search_views
+from geomatch.views.search import (
+    STAGES,
+    Effort,
+    check_effort,
+    has_views,
+    is_weak,
+    relate_plane,
+    search_views,
+    seen_together,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -266,13 +275,15 @@ def match(
     if describable and not mirrored and has_views(detect, describer, effort) and is_weak(geometry):
         with _timed(seconds, "search_views"):
             gate = getattr(estimate, "gate", None) if other is None and learned is None else None
+            gate = gate if isinstance(gate, Gate) else None
             relate = in_frames if gate is None else relate_plane(gate, limit, images[0].size)
             see, stages = partial(view_features, detector=detect, describer=describer), STAGES[effort]
             if learned is None:
                 tentative = nearest_elsewhere(metric or "cosine", min_similarity, max_ratio)
             else:  # one by one, the views of a stage take as long as two stages otherwise
                 tentative, stages = learned_pairs(learned, min_similarity), stages[:-1]
-            searched = search_views(images, found, see, tentative, stages, relate)
+            together = seen_together(detect, describer)
+            searched = search_views(images, found, see, tentative, stages, relate, together)
     if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
         (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
         points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))

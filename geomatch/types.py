@@ -305,7 +305,8 @@ class RelativePose(_Found):
     @property
     def uncertain(self) -> bool:
         """See `_Found`."""
-        return max(self.rotation_deviation, self.translation_deviation) > _UNCERTAIN
+        moved = 0 if self.translation is None else self.translation_deviation
+        return max(self.rotation_deviation, moved) > _UNCERTAIN
 
     def _remarks(self) -> list[str]:
         remarks = []

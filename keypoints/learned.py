@@ -15,7 +15,7 @@ from geomatch.isolation import isolated
 from geomatch.keypoints.detector import no_keypoints, select_best
 from geomatch.types import Features
 from geomatch.weights.download import locate_weights, weights_at
-from geomatch.weights.tensors import load_network, network_key
+from geomatch.weights.tensors import load_network, network_key, settings_alone
 
 MIN_SIDE = 32  # images with a shorter side have no keypoints: networks reduce them too far
 XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
@@ -52,7 +52,7 @@ class KorniaFeatures:
             return [locate_weights(file, self.weights) for file in files]
         return [locate_weights(file, Path(self.weights) / file.file_name) for file in files]
 
-    cache_key = network_key
+    cache_key, __getstate__ = network_key, settings_alone
 
     @cached_property
     def network(self) -> Any:

@@ -22,6 +22,7 @@ from geomatch.editing.edit import propagate_edit
 from geomatch.images import reduce_image
 from geomatch.training import checkpoint, dense_head
 from geomatch.training.bank import BankImage
+from geomatch.training.convolutional_head import checkpoint_folder
 from geomatch.training.dense_head import DenseConfig, ViewPair, dense_loss, found_right, train_dense_head
 from geomatch.weights.folders import HEAD_FILES
 
@@ -187,6 +188,10 @@ def test_training_learns_and_resumes(
         torch.testing.assert_close(resumed.head.network.state_dict()[name], value, rtol=0, atol=0)
     with pytest.raises(WeightsError, match="train into another folder"):
         train_dense_head(CONFIG, photos, tmp_path / "cut", replace(SMALL, steps=9))
+    other = train_dense_head(replace(CONFIG, timestep=50), photos, tmp_path / "cut", settings)
+    assert other.head.training["log"] != log  # not the same network under other settings
+    folders = {checkpoint_folder(tmp_path, CONFIG, some) for some in (photos, photos[:1], photos)}
+    assert len(folders) == 2
 
 
 def test_one_photograph_of_twenty_is_watched(

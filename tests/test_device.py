@@ -5,6 +5,7 @@ The device is that of `helpers/pretend_device.py`; ``pytest --pretend`` runs all
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -21,10 +22,13 @@ from geomatch.dift import PRESETS
 from geomatch.dift.head.dense import DenseNetwork
 from geomatch.dift.head.projection import NetworkHead
 from geomatch.dift.maps.refine import refine_points, search_radius
-from geomatch.keypoints import MixedDetector, TinyDetector
+from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector
 from geomatch.matching import match_many, mutual_nearest
 from geomatch.tensors import ARRAYS, upload_features
-from geomatch.types import Metric
+from geomatch.types import EstimationFailure, Matches, Metric
+from geomatch.views.features import FramedFeatures, view_features
+from geomatch.views.matching import nearest_elsewhere
+from geomatch.views.search import search_views
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
 from pretend_device import pretend_device, traffic
@@ -180,6 +184,23 @@ def test_the_whole_path(kind: str, configs: dict[str, DIFTConfig], device: str, 
     assert got.matches.indices.tolist() == wanted.matches.indices.tolist()
     assert np.abs(got.homography.matrix - VIEW)[:2, 2].max() < 1
     np.testing.assert_allclose(got.homography.matrix, wanted.homography.matrix, rtol=1e-4, atol=1e-7)
+
+
+def test_stored_keypoints_and_views_are_searched_together(
+    configs: dict[str, DIFTConfig], device: str, found: Features, small: Image
+) -> None:
+    """As the hard pairs of a collection are: plain descriptors come from the store, those of views do not."""
+    describer = DIFTExtractor(replace(configs["patches"], device=device))
+    plain = upload_features(describer.describe(small, found), "cpu")
+    see = partial(view_features, detector=OpenCVDetector("sift"), describer=describer)
+    counts: list[int] = []
+
+    def relate(matches: Matches, *_: FramedFeatures) -> EstimationFailure:
+        counts.append(len(matches))
+        return EstimationFailure("none")
+
+    search_views([small, small], [plain, plain], see, nearest_elsewhere("cosine"), [(2.0, 60)], relate)
+    assert counts[0] > 20
 
 
 def test_keypoints_stay_there(device: str, found: Features, small: Image) -> None:

@@ -19,7 +19,7 @@ from geomatch.describers import create_describer
 from geomatch.engine import FailedItem, RunContext
 from geomatch.geometry import corner_error, warp_points
 from geomatch.images import Image, load_image, reduce_image, write_png
-from geomatch.keypoints import GridDetector, OpenCVDetector
+from geomatch.keypoints import GridDetector, OpenCVDetector, create_detector
 from geomatch.opencv import BFMatcher, DIFT_create, findHomography
 from geomatch.store import Store
 from geomatch.store.upkeep import inspect_store, prune_store
@@ -28,7 +28,7 @@ from geomatch.tensors import FeatureTensors
 from geomatch.types import EstimationFailure, Features, Matches
 from geomatch.views.features import FramedFeatures, features_of, framed, joined, view_features
 from geomatch.views.matching import learned_pairs, nearest_elsewhere
-from geomatch.views.search import APART, has_views, is_weak, separate
+from geomatch.views.search import APART, has_views, is_weak, seen_together, separate
 from geomatch.views.simulation import View, render_tilted, tilted_views
 from geomatch.views.solver import solve_by_frames
 
@@ -213,6 +213,23 @@ def test_few_inliers_or_uncertain_corners_are_weak() -> None:
     assert is_weak(replace(sure, corner_deviations=np.full(4, 9.0)))
     assert is_weak(replace(sure, inliers=np.arange(30) < 10))
     assert is_weak(EstimationFailure("none"))
+    assert not is_weak(EstimationFailure("a plane", planar=True))
+    turned = geomatch.types.RelativePose(np.eye(3), np.ones(30, bool), 0.1)
+    assert not is_weak(turned)  # a camera that only turned
+    assert is_weak(replace(turned, translation=np.array([1.0, 0, 0]), translation_deviation=30.0))
+
+
+def test_only_what_may_run_in_threads_sees_both_images_at_once() -> None:
+    tiny = create_describer("dift-tiny")
+    assert seen_together(create_detector("mixed"), tiny)
+    assert not seen_together(OpenCVDetector(cv2.SIFT_create()), tiny)  # type: ignore[attr-defined]
+    assert not seen_together(create_detector("mixed"), create_describer("dift-sd"))
+    assert not seen_together(Doubtful(), Doubtful())
+
+
+def test_strips_have_no_views(tilted: tuple[Image, Image, np.ndarray]) -> None:
+    strip = Image(np.ascontiguousarray(tilted[0].pixels[:12]), "strip")
+    assert view_features(strip, tilted_views(2.0, False), 50, OpenCVDetector(), Doubtful()) == []
 
 
 @pytest.mark.slow
@@ -277,7 +294,7 @@ class Doubtful:
 def test_your_own_estimator_judges_what_views_give(monkeypatch: pytest.MonkeyPatch) -> None:
     judged = []
 
-    def search(images, plain, see, tentative, stages, relate):  # type: ignore[no-untyped-def]
+    def search(images, plain, see, tentative, stages, relate, together):  # type: ignore[no-untyped-def]
         pools = [see(image, tilted_views(2.0), 9) for image in images]
         judged.append(relate(tentative(*pools), joined(pools[0]), joined(pools[1])))
 
@@ -318,7 +335,8 @@ def test_damaged_pairs_of_a_store_are_made_again(tmp_path: Path) -> None:
                 yield item, item.keys[0] if item.names[0] == "a" else FailedItem("gone")
 
     stored = StoredFeatures(store, dict.fromkeys("abc", "6" * 64))
-    args: Any = (tmp_path, stored, keys, (), Matching(), Worker())
+    parts = OpenCVDetector(), create_describer("dift-tiny")
+    args: Any = (tmp_path, stored, keys, parts, Matching(), Worker())
     pairs, failed = search_pairs(*args)
     assert made == [("a", "c"), ("b", "c")]
     assert pairs == {("a", "b"): (found, found), ("a", "c"): (found, found)}

@@ -23,7 +23,9 @@ def head() -> None:
     show_default=True,
     help="Length of the descriptors.",
 )
-@click.option("--views", type=int, default=8, show_default=True, help="Pairs of views per photograph.")
+@click.option(
+    "--views", type=click.IntRange(min=1), default=8, show_default=True, help="Pairs of views per photograph."
+)
 @click.option(
     "--trained", is_flag=True, help="Train a small network in place of the closed form (patches only)."
 )
@@ -58,6 +60,8 @@ def fit(
 
     if trained and dense:
         raise click.UsageError("--trained is for patches, --dense for maps of the whole image: give one")
+    if steps and not (trained or dense):
+        raise click.UsageError("--steps is of a training: give --trained or --dense")
     config = changed_config(dift_config(descriptor))
     found = find_images(images, exclude=out)
     paths = [found.path(name) for name in found.names]

@@ -161,7 +161,7 @@ def _task(root: Path, store: Store, steps: Steps, describer: Describer) -> Strea
         (("decoding", partial(_load, root)), *steps.ahead),
         steps.network,
         partial(_write, store, steps.kind, steps.pack),
-        _need_of(describer),
+        need_of(describer),
         pixels=_pixels,
         load=getattr(describer, "load_networks", None),
     )
@@ -196,7 +196,8 @@ def _load(root: Path, item: _Keyed) -> Image | FailedItem:
         return FailedItem(first_line(error))
 
 
-def _need_of(describer: Describer) -> Need:
+def need_of(describer: Describer) -> Need:
+    """What describing asks of a worker."""
     traits = traits_of(describer)
     return "large network" if traits.large else "processor" if traits.device == "cpu" else "network"
 

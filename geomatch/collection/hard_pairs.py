@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geomatch.collection.components import components
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
 from geomatch.collection.features import KIND as FEATURES
-from geomatch.collection.features import SCHEMA, StoredFeatures
+from geomatch.collection.features import SCHEMA, StoredFeatures, need_of
 from geomatch.collection.options import Matching
 from geomatch.collection.pairs import Pair
 from geomatch.describers import Describer
@@ -20,6 +20,7 @@ from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import in_blocks
 from geomatch.errors import ImageError, first_line
 from geomatch.estimators import Gate, estimate_two_view
+from geomatch.estimators.gate import ENOUGH
 from geomatch.estimators.two_view import THRESHOLD
 from geomatch.files import digest_of
 from geomatch.images import Image, load_image
@@ -30,7 +31,7 @@ from geomatch.tensors import upload_features
 from geomatch.types import Features, Geometry, Matches
 from geomatch.views.features import FramedFeatures, features_of, view_features
 from geomatch.views.matching import nearest_elsewhere
-from geomatch.views.search import APART, ENOUGH, STAGES, has_views, relate_plane, search_views
+from geomatch.views.search import APART, STAGES, has_views, relate_plane, search_views, seen_together
 from geomatch.views.simulation import View
 
 KIND = "hard_pairs"
@@ -102,7 +103,7 @@ def search_pairs(
             items.append(_Item(" - ".join(pair), pair, features, own))
         else:
             found[pair] = first, second
-    task = BlockTask(partial(_search, root, store, parts, matching), "network")
+    task = BlockTask(partial(_search, root, store, parts, matching), need_of(parts[1]))
     answers = work.results(task, in_blocks(items, BLOCK), "views", "pair", len(keys) - len(items))
     for item, result in answers:
         if isinstance(result, FailedItem):
@@ -180,7 +181,8 @@ def _search(
         tensors = [upload_features(features, "cpu") for features in plain]
         least, ratio = matching.min_similarity, matching.max_ratio
         tentative = nearest_elsewhere(matching.metric or "cosine", least, ratio)
-        result = search_views(images, tensors, see, tentative, STAGES[matching.effort], relate)
+        stages, together = STAGES[matching.effort], seen_together(*parts)
+        result = search_views(images, tensors, see, tentative, stages, relate, together)
         both = plain[0][:0], plain[1][:0]
         if result is not None and result.geometry:
             kept = np.flatnonzero(result.geometry.inliers)

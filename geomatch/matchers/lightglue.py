@@ -15,7 +15,7 @@ from geomatch.isolation import isolated
 from geomatch.keypoints.learned import XFEAT
 from geomatch.types import Features, Matches
 from geomatch.weights.download import locate_weights, weights_at
-from geomatch.weights.tensors import load_network, network_key
+from geomatch.weights.tensors import load_network, network_key, settings_alone
 
 TRAINED_FOR = {
     "superpoint-magicleap": "superpoint",
@@ -47,7 +47,7 @@ class LightGlueMatcher:
         place = {"xfeat": XFEAT, "dedodeb": DMYTRO}.get(kind, _RELEASE)
         return [locate_weights(weights_at(f"{place}/{name}", "Apache-2.0"), self.weights)]
 
-    cache_key = network_key
+    cache_key, __getstate__ = network_key, settings_alone
 
     @cached_property
     def network(self) -> Any:

@@ -118,8 +118,9 @@ class Feature2D:
         source = self._source()
         detector = OpenCVDetector(source, None) if isinstance(source, cv2.Feature2D) else source
         points, parts = list(found), [] if rows is None else [rows]
+        upright = any(point.angle < 0 for point in found or self._detect(array, None)[0])
         for tilt, count in STAGES["high"]:
-            views = tilted_views(tilt, upright=any(point.angle < 0 for point in found))
+            views = tilted_views(tilt, upright=upright)
             for part in view_features(picture, views, count, detector, self.describer):
                 seen = to_keypoints(part.to_features(picture.size))
                 kept = [i for i, point in enumerate(seen) if allowed is None or _inside(point, allowed)]

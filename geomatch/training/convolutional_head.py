@@ -1,19 +1,22 @@
 """Train the convolutional projection head on a bank of corresponding patches, resumable at any checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
+from geomatch.dift.head.dense import DenseNetwork
 from geomatch.dift.head.projection import HeadNetwork, NetworkHead
 from geomatch.errors import GeomatchError
+from geomatch.files import digest_of
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
-from geomatch.training.checkpoint import read_checkpoint
+from geomatch.training.checkpoint import Log, read_checkpoint
 from geomatch.training.linear_head import FittedHead
 from geomatch.training.pair_loop import draw_batch, patch_tensor, train_on_pairs
 
@@ -57,18 +60,37 @@ def train_head(
             f"{len(used)} images gave no pairs of keypoints: give photographs with something to find"
         )
     extractor = DIFTExtractor(replace(config, head=False))
-    network = train_network(extractor, views, settings, work, watched_views[:100])
-    log = read_checkpoint(work / CHECKPOINT)["log"]
+    place = checkpoint_folder(work, config, images)
+    network = train_network(extractor, views, settings, place, watched_views[:100])
+    log = read_checkpoint(place / CHECKPOINT)["log"]
+    return trained_head(network, config, settings, used, sum(map(len, views)), log, unreadable)
+
+
+def checkpoint_folder(work: Path, config: DIFTConfig, images: Sequence[BankImage]) -> Path:
+    """Where the training of these images for this model goes on; others have other folders."""
+    seen = [[image.sha256, image.views] for image in images]
+    folder = work / digest_of([config.model, config.feature_settings(), seen])[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def trained_head(
+    network: HeadNetwork | DenseNetwork,
+    config: DIFTConfig,
+    settings: Any,
+    used: Sequence[BankImage],
+    pairs: int,
+    log: Sequence[Log],
+    unreadable: Mapping[BankImage, str],
+) -> FittedHead:
+    """The head with its record, and what its training logged last; ``settings`` are a dataclass."""
+    images = [image.sha256 for image in used]
     training = {
-        "model": config.model,
-        "images": [image.sha256 for image in used],
-        "pairs": sum(len(rows) for rows in views),
-        "head": asdict(settings),
-        "log": log,
-    }
+        "model": config.model, "images": images, "pairs": pairs, "head": asdict(settings), "log": log
+    }  # fmt: skip
     head = NetworkHead(network, config.feature_settings(), training)
     skipped = {str(image.path): reason for image, reason in unreadable.items()}
-    return FittedHead(head, len(used), skipped, training["pairs"], None, log[-1].get("rank1"))
+    return FittedHead(head, len(used), skipped, pairs, None, log[-1].get("rank1"))
 
 
 def split_images(images: Sequence[BankImage]) -> tuple[list[BankImage], list[BankImage]]:

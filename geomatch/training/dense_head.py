@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.dense import STRIDE, DenseNetwork
-from geomatch.dift.head.projection import NetworkHead
 from geomatch.dift.maps.feature_map import FeatureMap, cell_centres
 from geomatch.errors import GeomatchError
 from geomatch.files import replacing
@@ -26,7 +25,7 @@ from geomatch.stream import ahead
 from geomatch.synthetic import Motion
 from geomatch.training.bank import BankImage, for_each_image
 from geomatch.training.checkpoint import Checkpoint, Log, read_checkpoint, take_steps
-from geomatch.training.convolutional_head import split_images
+from geomatch.training.convolutional_head import checkpoint_folder, split_images, trained_head
 from geomatch.training.linear_head import FittedHead
 from geomatch.training.pairs import make_views
 
@@ -80,20 +79,13 @@ def train_dense_head(
     extractor = DIFTExtractor(replace(config, head=False))
     watched = draw_watched([_kept(folder, image) for image in held_out], settings)
     photographs = [_kept(folder, image) for image in used for _ in range(image.views)]
-    network = train_network(extractor, photographs, settings, work, watched)
+    place = checkpoint_folder(work, config, [*used, *held_out])
+    network = train_network(extractor, photographs, settings, place, watched)
     before = [found_right(extractor.dense_many(pair.pixels), pair) for pair in watched]
-    log = read_checkpoint(work / CHECKPOINT)["log"]
-    training = {
-        "model": config.model,
-        "images": [image.sha256 for image in used],
-        "pairs": settings.steps * settings.pairs,
-        "head": asdict(settings),
-        "log": log,
-    }
-    head = NetworkHead(network, config.feature_settings(), training)
-    skipped = {str(image.path): reason for image, reason in unreadable.items()}
-    rank1 = float(np.concatenate(before).mean()) if before else None
-    return FittedHead(head, len(used), skipped, training["pairs"], rank1, log[-1].get("rank1"))
+    log = read_checkpoint(place / CHECKPOINT)["log"]
+    pairs = settings.steps * settings.pairs
+    fitted = trained_head(network, config, settings, used, pairs, log, unreadable)
+    return replace(fitted, before=float(np.concatenate(before).mean()) if before else None)
 
 
 @torch.random.fork_rng(devices=[])

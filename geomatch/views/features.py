@@ -17,6 +17,7 @@ from geomatch.types import Features
 from geomatch.views.simulation import View, render_tilted
 
 SIDE = 1600  # larger images are reduced to this long side first
+LEAST_SIDE = 16  # strips that are narrower have no views, which would be border for the most part
 MARGIN = 1.5
 """Keypoints of a view lie at least so many times their radius from the image's border, which is repeated."""
 
@@ -59,10 +60,12 @@ class FramedFeatures:
 
 
 def joined(parts: Sequence[FramedFeatures]) -> FramedFeatures:
-    """All of them, in order."""
+    """All of them, in order, with descriptors where the last ones are: views, on the describer's device."""
     names = ("points", "frames", "scores")
     points, frames, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
-    return FramedFeatures(points, frames, scores, torch.cat([part.descriptors for part in parts]))
+    device = parts[-1].descriptors.device
+    rows = torch.cat([part.descriptors.to(device) for part in parts])
+    return FramedFeatures(points, frames, scores, rows)
 
 
 def features_of(parts: Sequence[Features]) -> Features:
@@ -81,13 +84,15 @@ def framed(features: FeatureTensors, matrix: NDArray[np.float64]) -> FramedFeatu
     if features.descriptors is None:
         raise ValueError("the descriptor returned features without descriptors")
     count = len(features)
-    scales = np.ones(count) if features.scales is None else features.scales.double().numpy(force=True)
+    scales = (
+        np.ones(count) if features.scales is None else features.scales.numpy(force=True).astype(np.float64)
+    )
     angles = np.zeros(count)
     if features.orientations is not None:
-        angles = features.orientations.double().numpy(force=True)
+        angles = features.orientations.numpy(force=True).astype(np.float64)
     axes = np.array([[np.cos(angles), -np.sin(angles)], [np.sin(angles), np.cos(angles)]]) * scales
     back = np.linalg.inv(matrix)
-    points = warp_points(back, features.keypoints.double().numpy(force=True))
+    points = warp_points(back, features.keypoints.numpy(force=True).astype(np.float64))
     frames = back[:2, :2] @ axes.transpose(2, 0, 1)
     return FramedFeatures(points, frames, features.scores.numpy(force=True), features.descriptors, features)
 
@@ -104,6 +109,8 @@ def view_features(
         own = tensor_method(detector, "in_views", ("detect", "detect_tensors"))
     detector = own or detector
     reduced = reduce_image(image, SIDE)
+    if min(reduced.size) < LEAST_SIDE:
+        return []
     down = resize_homography(image.size, reduced.size)
     rendered = [
         (picture, matrix @ down) for picture, matrix in (render_tilted(reduced, view) for view in views)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from geomatch.describers import Describer, traits_of
 from geomatch.estimators import Gate
+from geomatch.estimators.gate import ENOUGH
 from geomatch.images import Image
 from geomatch.keypoints import Detector, GridDetector
 from geomatch.keypoints.detector import spread
@@ -27,7 +28,6 @@ STAGES: dict[Effort, tuple[tuple[float, int], ...]] = {
     "high": ((2.0, 2000), (4.0, 2000), (6.0, 2000)),
 }
 """Tilts whose views are made one after the other, and the most keypoints of a view of tilt 1."""
-ENOUGH = 20  # inliers of a geometry that convinces
 APART = 2.0  # pixels: nearer keypoints are one place
 DEVIATION = 0.02
 """Bound of `Gate.max_deviation`: keypoints of tilted views are placed less exactly than the gate takes for
@@ -65,6 +65,12 @@ def has_views(detector: Detector, describer: Describer, effort: Effort) -> bool:
     return effort != "fast" and not large and not isinstance(detector, GridDetector)
 
 
+def seen_together(detector: Detector, describer: Describer) -> bool:
+    """True if views of two images may be seen at once, each in a thread of its own."""
+    traits, shown = traits_of(describer), getattr(detector, "in_views", None) or detector
+    return traits.reentrant and not traits.large and getattr(shown, "reentrant", False)
+
+
 def is_weak(geometry: Geometry) -> bool:
     """True if views should be tried: nothing was found, or by few inliers, or uncertainly."""
     if isinstance(geometry, EstimationFailure):
@@ -95,11 +101,13 @@ def search_views(
     tentative: Tentative,
     stages: Sequence[tuple[float, int]],
     relate: Relate,
+    together: bool = False,
 ) -> Searched | None:
     """Search views of both images (MODS; Mishkin, Matas, Perdoch, CVIU 2015); None without any.
 
     ``plain`` are the described keypoints of the images as they are, ``see`` finds those of views:
-    `view_features` with a detector and a describer; ``tentative`` matches them. ``stages`` are of `STAGES`.
+    `view_features` with a detector and a describer, of both images at once if ``together``; ``tentative``
+    matches them. ``stages`` are of `STAGES`.
     """
     pools = [[framed(features, np.eye(3))] if len(features) else [] for features in plain]
     upright = any(features.orientations is None for features in plain if len(features))
@@ -108,7 +116,7 @@ def search_views(
     for tilt, count in stages:
         tilts.append(tilt)
         views = tilted_views(tilt, upright)
-        seen = side_by_side(lambda image: see(image, views, count), images)  # noqa: B023
+        seen = (side_by_side if together else map)(lambda image: see(image, views, count), images)  # noqa: B023
         for pool, new in zip(pools, seen, strict=True):
             pool += new
         if not all(pools):

@@ -60,8 +60,8 @@ def _support(linear: Points, shift: Points, p0: Points, p1: Points, weight: Poin
         error = np.zeros((len(p0[part]), len(p0)))
         for axis in (0, 1):
             sent = linear[part, axis] @ p0.T + shift[part, axis, None]
-            error += (sent - p1[:, axis]) ** 2
-        total[part] = np.maximum(0, 1 - error / reach**2) @ weight
+            error += ((sent - p1[:, axis]) / reach) ** 2
+        total[part] = np.maximum(0, 1 - error) @ weight
     return total
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from geomatch.files import replacing, sha256_of
 from geomatch.isolation import isolated
 from geomatch.provenance import settings_key
 
+_one = Lock()  # of networks that are loaded, since a setting of torch is kept meanwhile
 _EMPTY = b'"sha256":"' + b"0" * 64
 Network = TypeVar("Network", bound=nn.Module)
 _SUM = re.compile(rb'"sha256":"([0-9a-f]{64})')  # in other values of the header the quotes are escaped
@@ -71,13 +73,20 @@ def network_key(part: Any) -> Any:
     return [settings, device_kind(part.device), [sha256_of(path) for path in part._files()]]
 
 
+def settings_alone(part: Any) -> dict[str, Any]:
+    """The state of a part for pickle: its ``network`` is loaded again where it arrives."""
+    return {name: value for name, value in vars(part).items() if name != "network"}
+
+
 def load_network(part: Any, name: str) -> Any:
     """A network of kornia's in float32, which ``part._build`` makes of its files, ready on its device.
 
-    The last ones stay loaded, see `geomatch.describers.release`: equal parts share one.
+    The last ones stay loaded, see `geomatch.describers.release`: equal parts share one, which must not be
+    changed.
     """
     files = tuple(part._files())
-    return loaded(part, name, files, tuple(path.stat().st_mtime_ns for path in files))
+    with _one:
+        return loaded(part, name, files, tuple(path.stat().st_mtime_ns for path in files))
 
 
 @lru_cache(maxsize=4)

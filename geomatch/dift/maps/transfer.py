@@ -94,7 +94,7 @@ def transfer_points(
         cells = torch.stack([places % columns, places // columns], dim=1)
         best.append(values.float().cpu().numpy())
         where = cells if rule == "argmax" else _soft(similarities, cells)
-        found.append(where.double().cpu().numpy())
+        found.append(where.numpy(force=True).astype(np.float64))
     moved: NDArray[np.floating] = np.concatenate(found)
     size = target.feature_map.image_size
     if target.size != size:
