@@ -49,7 +49,7 @@ DENSE_VIEWS = {
     "grocery_store": 1, "opensfm_berlin": 5, "ubuntu_mate": 2, "ubuntu_wallpapers": 1,
 }  # fmt: skip
 """How often the dense head sees an image, in proportion, by kind or by package."""
-DENSE = DenseConfig(width=96, size=192, points=256)
+DENSE = DenseConfig(width=96, size=192, points=256, steps=4500)
 
 
 @click.command()
