@@ -56,7 +56,7 @@ def untrained(tmp_path: Path) -> geomatch.DIFTConfig:
     torch.manual_seed(0)
     UNet2DModel.from_config(json.loads((embedded / "config.json").read_text())).save_pretrained(folder)
     shutil.copy(embedded / "scheduler_config.json", folder)
-    return replace(TRAINED, model=str(folder))
+    return replace(TRAINED, model=str(folder), head=False)
 
 
 def test_matches_of_positions_are_refused_where_the_photographs_differ(small: tuple[Image, Image]) -> None:

@@ -26,7 +26,9 @@ from geomatch.training.convolutional_head import checkpoint_folder
 from geomatch.training.dense_head import DenseConfig, ViewPair, dense_loss, found_right, train_dense_head
 from geomatch.weights.folders import HEAD_FILES
 
-CONFIG = replace(PRESETS["dift-tiny-dense"], layers=("down_blocks.1.resnets.0",), device="cpu", image_size=96)
+CONFIG = replace(
+    PRESETS["dift-tiny-dense"], layers=("down_blocks.1.resnets.0",), head=False, device="cpu", image_size=96
+)
 SMALL = DenseConfig(width=8, dimension=16, size=64, pairs=2, points=48, steps=6, learning_rate=1e-2)
 
 

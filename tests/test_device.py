@@ -124,7 +124,7 @@ def configs(small_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def _saved_head(folder: Path) -> str:
-    network = DenseNetwork([(64, 4), (96, 4), (64, 2)], 8, 16).eval()
+    network = DenseNetwork([(48, 2), (64, 4), (96, 8)], 8, 16).eval()
     NetworkHead(network, PRESETS["dift-tiny-dense"].feature_settings(), {}).save(folder)
     return str(folder)
 
@@ -181,7 +181,8 @@ def test_the_whole_path(kind: str, configs: dict[str, DIFTConfig], device: str, 
     wanted, got = results
     assert_equal_features(got.features0, wanted.features0)
     assert_equal_features(got.features1, wanted.features1)
-    assert got.matches.indices.tolist() == wanted.matches.indices.tolist()
+    found0, found1 = (sorted(own.matches.indices.tolist()) for own in results)  # rounding orders them
+    assert found0 == found1
     assert np.abs(got.homography.matrix - VIEW)[:2, 2].max() < 1
     np.testing.assert_allclose(got.homography.matrix, wanted.homography.matrix, rtol=1e-4, atol=1e-7)
 

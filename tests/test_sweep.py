@@ -26,8 +26,8 @@ from geomatch.keypoints import OpenCVDetector
 from geomatch.matching import match_mutual
 from geomatch.synthetic import render_view
 
-TINY = replace(PRESETS["dift-tiny-dense"], noise=True, image_size=96, device="cpu")
-METHOD = "sift+dift-tiny-dense[noise=true,image_size=96]"
+TINY = replace(PRESETS["dift-tiny-dense"], head=False, noise=True, image_size=96, device="cpu")
+METHOD = "sift+dift-tiny-dense[head=false,noise=true,image_size=96]"
 PAIR = geomatch.bundled_pair()
 GRID = Grid((10, 60), ("up_blocks.0", 1), (1, 2))
 

@@ -344,7 +344,7 @@ def test_without_scipy_the_extra_is_named(data: Path, monkeypatch: pytest.Monkey
 
 
 def test_methods_of_one_timestep_are_followed_together(pristine: Path, tmp_path: Path) -> None:
-    methods = [f"{TINY}[noise=true,t=30,layer=1,ensemble={size}]" for size in (1, 2)]
+    methods = [f"{TINY}[head=false,noise=true,t=30,layer=1,ensemble={size}]" for size in (1, 2)]
     for dataset in ("davis", "jhmdb"):
         together = run(pristine, tmp_path / "together", dataset, methods)
         assert together.computed == 2 * 2

@@ -1,7 +1,7 @@
 """The recipe: its list of images, crops, resumption, model cards, and pairs with known truth."""
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ from geomatch.benchmarks.training.crops import CropSource
 from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
 from geomatch.benchmarks.training.detector import DetectorConfig
 from geomatch.benchmarks.training.distillation import occluded
-from geomatch.benchmarks.training.recipe import DENOISER_PACKAGES, detector_card, model_card
+from geomatch.benchmarks.training.recipe import (
+    DENOISER_PACKAGES,
+    DENSE,
+    DENSE_IMAGES,
+    dense_card,
+    detector_card,
+    model_card,
+)
 from geomatch.benchmarks.training.sources import find_images, listed_images
 from geomatch.dift.head.projection import load_head
 from geomatch.images import write_png
@@ -160,7 +167,13 @@ def test_model_cards_are_those_of_the_recipe() -> None:
     folder = model_folder("dift-tiny")
     shipped = (folder / "README.md").read_text()
     head = load_head(folder / "head.safetensors")
-    assert shipped == model_card(DenoiseConfig(), images, DENOISER_PACKAGES, head, curve(shipped))
+    dense = load_head(folder, "dense")
+    card = model_card(DenoiseConfig(), images, DENOISER_PACKAGES, head, curve(shipped))
+    assert shipped == card + dense_card(dense)
+    seen = listed_images(DENSE_IMAGES)
+    assert {image.sha256 for image in seen} == set(dense.training["images"])
+    assert len(seen) == len(dense.training["images"])
+    assert dense.training["head"] == asdict(DENSE)
     shipped = (weights_file().parent / "README.md").read_text()
     log = [entry for shown in curve(shipped) for entry in ({}, shown)]  # every second is shown
     assert shipped == detector_card(DetectorConfig(), images, 1194, log)

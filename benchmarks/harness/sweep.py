@@ -17,7 +17,6 @@ from geomatch.benchmarks.harness.record import markdown_table, summaries_of
 from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Row, Settings, Task, find_task
 from geomatch.benchmarks.methods.strings import named, with_settings
-from geomatch.benchmarks.methods.together import shared_pass
 from geomatch.engine import RunContext
 from geomatch.errors import require
 from geomatch.files import replacing
@@ -65,14 +64,15 @@ def run_sweep(
 ) -> SweepResult:
     """Evaluate a method at every point of a grid; other arguments and errors as `run_benchmark`.
 
-    ``method`` is the string of a method with a dense DIFT descriptor without projection head, whose timestep,
-    layers and ensemble size the grid replaces; ValueError for another. Needs matplotlib.
+    ``method`` is the string of a method with a dense DIFT descriptor, whose timestep, layers and ensemble
+    size the grid replaces, and which has no projection head then; ValueError for another. Needs matplotlib.
     """
     require("matplotlib", "report", "drawing the heat map")  # better now than after the work
     task, settings = find_task(name), settings or Settings(cache_features=False)
     parts = task.method(method, settings, "cpu")
-    if shared_pass(parts) is None or parts.dift is None:
-        raise ValueError(f"{method}: a sweep needs dense features of DIFT without head")
+    if parts.dift is None or parts.dift.sampling != "dense":
+        raise ValueError(f"{method}: a sweep needs dense features of DIFT")
+    method = with_settings(method, {"head": "false"}) if parts.dift.head else method
     grid = replace(grid, ensemble_sizes=grid.ensemble_sizes or (parts.dift.ensemble_size,))
     texts = {
         point: with_settings(method, dict(zip(("t", "layer", "ensemble"), point, strict=True)))

@@ -14,7 +14,7 @@ from geomatch.benchmarks.training.crops import load_crops
 from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
 from geomatch.benchmarks.training.detector import CHECKPOINT, DetectorConfig, train_detector
 from geomatch.benchmarks.training.distillation import DistillationConfig, distilled
-from geomatch.benchmarks.training.sources import TrainingImage, fetch_packages, find_images
+from geomatch.benchmarks.training.sources import TrainingImage, fetch_packages, find_images, listed_images
 from geomatch.dift import PRESETS
 from geomatch.dift.head.projection import Head
 from geomatch.files import replacing
@@ -22,6 +22,7 @@ from geomatch.keypoints.tiny import save_network
 from geomatch.training.bank import BankImage
 from geomatch.training.checkpoint import Log, read_checkpoint
 from geomatch.training.convolutional_head import HeadConfig, train_head
+from geomatch.training.dense_head import DenseConfig, train_dense_head
 from geomatch.weights.folders import write_sums
 
 DENOISER_PACKAGES = (
@@ -41,14 +42,24 @@ DISTILLATION_VIEWS = {"photo": 20, "texture": 4}
 """View pairs per image for the network over patches, which has descriptors to learn from."""
 TILTED_VIEWS = {"photo": 24, "texture": 3}
 """The same of tilted planes."""
+DENSE_IMAGES = "dense-images.tsv"
+DENSE_VIEWS = {
+    "photo": 13, "texture": 1, "bakerydemo": 3, "brighton_beach": 3, "budgie_backgrounds": 4,
+    "c2lc_landmarks": 5, "clothing_small": 1, "coco_open": 3, "flower_photos": 1, "gb82": 6,
+    "grocery_store": 1, "opensfm_berlin": 5, "ubuntu_mate": 2, "ubuntu_wallpapers": 1,
+}  # fmt: skip
+"""How often the dense head sees an image, in proportion, by kind or by package."""
+DENSE = DenseConfig(width=96, size=192, points=256, steps=4500)
 
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), metavar="DIR", default=Path("training-images"),
               show_default=True, help="Where the Debian packages are, or will be, unpacked.")  # fmt: skip
+@click.option("--dense", is_flag=True,
+              help="Train the dense head, too, on what dense-images.tsv lists.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="Of the denoiser: cpu or cuda.")
-def train(out: Path, images: Path, device: str) -> None:
+def train(out: Path, images: Path, dense: bool, device: str) -> None:
     """Train the embedded model again into the folder OUT, and the detector into OUT/detector.
 
     OUT/work keeps checkpoints, patches and labels (4 GB), from which an
@@ -75,7 +86,15 @@ def train(out: Path, images: Path, device: str) -> None:
     head = distilled(imitated, seen, tilted, work, DistillationConfig())
     head.save(out)
     listed = [image for image, _ in found]
-    _write(out / "README.md", model_card(config, listed, DENOISER_PACKAGES, head, losses))
+    card = model_card(config, listed, DENOISER_PACKAGES, head, losses)
+    if dense:
+        settings = replace(PRESETS["dift-tiny-dense"], model=str(out), head=False)
+        seen = bank_images(find_images(images, DENSE_IMAGES), DENSE_VIEWS)
+        fitted = train_dense_head(settings, seen, work / "dense", DENSE).head
+        fitted = replace(fitted, training={**fitted.training, "model": "dift-tiny"})
+        fitted.save(out)
+        card += dense_card(fitted)
+    _write(out / "README.md", card)
     _run_detector(out / "detector", found, work)
     click.echo(f"wrote       {out}")
 
@@ -94,8 +113,10 @@ def _run_detector(out: Path, found: Sequence[tuple[TrainingImage, Path]], work: 
 def bank_images(
     images: Sequence[tuple[TrainingImage, Path]], views: Mapping[str, int] = VIEWS
 ) -> list[BankImage]:
-    """The images with the number of views of each."""
-    return [BankImage(path, image.sha256, views[image.kind]) for image, path in images]
+    """The images with the number of views of each, by package or by kind."""
+    return [
+        BankImage(path, image.sha256, views.get(image.package) or views[image.kind]) for image, path in images
+    ]
 
 
 def model_card(
@@ -126,6 +147,19 @@ def model_card(
         head_curve=_curve(training["log"]),
         distillation_curve=_curve(training["distillation_log"]),
         curve="\n".join(f"| {row['step']} | {row['loss']:.4f} |" for row in shown),
+    )
+
+
+def dense_card(head: Head) -> str:
+    """What the model card says of the dense head."""
+    return _template("dense-head").format(
+        dimension=head.dimension,
+        images=len(head.training["images"]),
+        pairs=head.training["pairs"],
+        head=json.dumps(head.training["head"]),
+        descriptor=json.dumps(head.settings),
+        data=_data(listed_images(DENSE_IMAGES)),
+        curve=_curve(head.training["log"][4::5]),
     )
 
 

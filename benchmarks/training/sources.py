@@ -1,7 +1,8 @@
 """The openly licensed images that `dift-tiny` learned from, and how to get them.
 
-All come from Debian's main archive, which holds only what the Debian Free Software Guidelines admit.
-`images.tsv` lists every file; rows marked ``holdout`` are never trained on.
+Those of `images.tsv` come from Debian's main archive, which holds only what the Debian Free Software
+Guidelines admit; rows marked ``holdout`` are never trained on. `dense-images.tsv` lists those of the dense
+head; the model card names its other sources.
 """
 
 import csv
@@ -19,23 +20,25 @@ from geomatch.files import sha256_of
 class TrainingImage:
     """One listed image."""
 
-    split: str
-    """``train`` or ``holdout``."""
     kind: str
     """``photo`` (a scene) or ``texture`` (a surface)."""
     package: str
-    """Debian package that ships it."""
+    """Debian package that ships it, or folder of the source."""
     licence: str
-    """Licence as stated in the package's copyright file."""
+    """Licence as stated there."""
     sha256: str
     """Checksum of the file, in hexadecimal."""
     path: str
     """Inside the package."""
+    split: str = "train"
+    """``train`` or ``holdout``."""
+    author: str = ""
+    """Where the package does not name the author, and the licence wants it."""
 
 
-def listed_images() -> list[TrainingImage]:
-    """Every image of the recipe, in the order of the list."""
-    source = importlib.resources.files("geomatch.benchmarks.training") / "images.tsv"
+def listed_images(name: str = "images.tsv") -> list[TrainingImage]:
+    """Every image of a list, in its order."""
+    source = importlib.resources.files("geomatch.benchmarks.training") / name
     with source.open(encoding="utf-8") as file:
         return [TrainingImage(**row) for row in csv.DictReader(file, delimiter="\t")]
 
@@ -66,18 +69,18 @@ def fetch_packages(folder: Path) -> None:
             (work / "unpacked").rename(folder / package)
 
 
-def find_images(folder: Path) -> list[tuple[TrainingImage, Path]]:
-    """The images to train on under ``folder``, each verified by its SHA-256.
+def find_images(folder: Path, name: str = "images.tsv") -> list[tuple[TrainingImage, Path]]:
+    """The images of a list to train on under ``folder``, each verified by its SHA-256.
 
     Raises:
         GeomatchError: when any is missing or differs, naming the first.
     """
-    listed = [image for image in listed_images() if image.split == "train"]
+    listed = [image for image in listed_images(name) if image.split == "train"]
     found = [(image, folder / image.package / image.path) for image in listed]
     wrong = [image for image, path in found if not path.is_file() or sha256_of(path) != image.sha256]
     if wrong:
         raise GeomatchError(
             f"{len(wrong)} of {len(listed)} listed images are missing or differ under {folder}, "
-            f"the first is {wrong[0].package}/{wrong[0].path}; the list was made from Debian 12 (bookworm)"
+            f"the first is {wrong[0].package}/{wrong[0].path}; packages are those of Debian 12 (bookworm)"
         )
     return found

@@ -12,8 +12,8 @@ PRESETS: dict[str, DIFTConfig] = {
         noise=False, sampling="patch", image_size=2048, patch_scale=11.0, head=True,
     ),
     "dift-tiny-dense": DIFTConfig(
-        "dift-tiny", timestep=20, layers=("down_blocks.1.resnets.0", "up_blocks.0", "up_blocks.1"),
-        noise=False, image_size=1024,
+        "dift-tiny", timestep=20, noise=False, image_size=1024, head=True,
+        layers=("down_blocks.0.resnets.0", "down_blocks.1.resnets.0", "down_blocks.2.resnets.0"),
     ),
     # paper: geometric (HPatches), semantic (SPair-71k; prompt "a photo of a CATEGORY"), temporal (DAVIS)
     "dift-sd": DIFTConfig(SD, timestep=0, layers=(2,), ensemble_size=8, latent="sample", image_size=_SQUARE),

@@ -37,7 +37,7 @@ class DenseNetwork(nn.Module):
         self.scale = nn.ModuleList(norm(channels, affine=False) for channels, _ in self.maps)
         self.join = nn.ModuleList(_joining(channels, stride, width) for channels, stride in self.maps)
         self.down = nn.ModuleList(_block(width, width) for _ in self.strides)
-        self.up = nn.ModuleList(_block(width, width) for _ in self.strides)
+        self.up = nn.ModuleList(_block(width, width) for _ in self.strides[1:])
         self.last = nn.Sequential(
             convolution(width, dimension, 1), nn.BatchNorm2d(dimension, affine=False, dtype=torch.float32)
         )
@@ -58,7 +58,7 @@ class DenseNetwork(nn.Module):
             x = sum(parts[1:], parts[0])
             levels.append(x + block(x))
         x = levels[-1]
-        for level, block in zip(reversed(levels[:-1]), reversed(self.up[:-1]), strict=True):
+        for level, block in zip(reversed(levels[:-1]), reversed(self.up), strict=True):
             x = level + _enlarged(x, 2)[..., : level.shape[2], : level.shape[3]]
             x = x + block(x)
         return functional.normalize(self.last(x), dim=1)
