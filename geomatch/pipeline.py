@@ -40,7 +40,6 @@ from geomatch.types import EstimationFailure, Features, Geometry, HomographyEsti
 from geomatch.views.features import FramedFeatures, view_features
 from geomatch.views.matching import learned_pairs, nearest_elsewhere
 from geomatch.views.search import (
-    STAGES,
     Effort,
     check_effort,
     has_views,
@@ -48,6 +47,7 @@ from geomatch.views.search import (
     relate_plane,
     search_views,
     seen_together,
+    stages_of,
 )
 
 _log = logging.getLogger(__name__)
@@ -277,11 +277,12 @@ def match(
             gate = getattr(estimate, "gate", None) if other is None and learned is None else None
             gate = gate if isinstance(gate, Gate) else None
             relate = in_frames if gate is None else relate_plane(gate, limit, images[0].size)
-            see, stages = partial(view_features, detector=detect, describer=describer), STAGES[effort]
+            see = partial(view_features, detector=detect, describer=describer)
+            stages = stages_of(effort, describer, learned is not None)
             if learned is None:
                 tentative = nearest_elsewhere(metric or "cosine", min_similarity, max_ratio)
-            else:  # one by one, the views of a stage take as long as two stages otherwise
-                tentative, stages = learned_pairs(learned, min_similarity), stages[:-1]
+            else:
+                tentative = learned_pairs(learned, min_similarity)
             together = seen_together(detect, describer)
             searched = search_views(images, found, see, tentative, stages, relate, together)
     if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:

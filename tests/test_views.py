@@ -28,7 +28,7 @@ from geomatch.tensors import FeatureTensors
 from geomatch.types import EstimationFailure, Features, Matches
 from geomatch.views.features import FramedFeatures, features_of, framed, joined, view_features
 from geomatch.views.matching import learned_pairs, nearest_elsewhere
-from geomatch.views.search import APART, has_views, is_weak, seen_together, separate
+from geomatch.views.search import APART, STAGES, has_views, is_weak, seen_together, separate, stages_of
 from geomatch.views.simulation import View, render_tilted, tilted_views
 from geomatch.views.solver import solve_by_frames
 
@@ -217,6 +217,13 @@ def test_few_inliers_or_uncertain_corners_are_weak() -> None:
     turned = geomatch.types.RelativePose(np.eye(3), np.ones(30, bool), 0.1)
     assert not is_weak(turned)  # a camera that only turned
     assert is_weak(replace(turned, translation=np.array([1.0, 0, 0]), translation_deviation=30.0))
+
+
+def test_what_takes_longer_has_a_tilt_less() -> None:
+    for effort in ("fast", "normal", "high"):
+        assert stages_of(effort, create_describer("dift-tiny"), False) == STAGES[effort]
+        for slow in (("dift-tiny", True), ("dift-tiny-dense", False)):
+            assert stages_of(effort, create_describer(slow[0]), slow[1]) == STAGES[effort][:-1]
 
 
 def test_only_what_may_run_in_threads_sees_both_images_at_once() -> None:

@@ -31,7 +31,7 @@ from geomatch.tensors import upload_features
 from geomatch.types import Features, Geometry, Matches
 from geomatch.views.features import FramedFeatures, features_of, view_features
 from geomatch.views.matching import nearest_elsewhere
-from geomatch.views.search import APART, STAGES, has_views, relate_plane, search_views, seen_together
+from geomatch.views.search import APART, has_views, relate_plane, search_views, seen_together, stages_of
 from geomatch.views.simulation import View
 
 KIND = "hard_pairs"
@@ -181,7 +181,7 @@ def _search(
         tensors = [upload_features(features, "cpu") for features in plain]
         least, ratio = matching.min_similarity, matching.max_ratio
         tentative = nearest_elsewhere(matching.metric or "cosine", least, ratio)
-        stages, together = STAGES[matching.effort], seen_together(*parts)
+        stages, together = stages_of(matching.effort, parts[1], False), seen_together(*parts)
         result = search_views(images, tensors, see, tentative, stages, relate, together)
         both = plain[0][:0], plain[1][:0]
         if result is not None and result.geometry:

@@ -65,6 +65,11 @@ def has_views(detector: Detector, describer: Describer, effort: Effort) -> bool:
     return effort != "fast" and not large and not isinstance(detector, GridDetector)
 
 
+def stages_of(effort: Effort, describer: Describer, learned: bool) -> tuple[tuple[float, int], ...]:
+    """`STAGES`, without the last for learned matchers and dense describers, whose views take longer."""
+    return STAGES[effort][:-1] if learned or traits_of(describer).dense else STAGES[effort]
+
+
 def seen_together(detector: Detector, describer: Describer) -> bool:
     """True if views of two images may be seen at once, each in a thread of its own."""
     traits, shown = traits_of(describer), getattr(detector, "in_views", None) or detector
