@@ -37,7 +37,7 @@ from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
 from geomatch.tensors import FeatureTensors, detect_features, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
-from geomatch.views.features import FramedFeatures, view_features
+from geomatch.views.features import SIDE, FramedFeatures, view_features
 from geomatch.views.matching import learned_pairs, nearest_elsewhere
 from geomatch.views.search import (
     Effort,
@@ -276,7 +276,8 @@ def match(
         with _timed(seconds, "search_views"):
             gate = getattr(estimate, "gate", None) if other is None and learned is None else None
             gate = gate if isinstance(gate, Gate) else None
-            relate = in_frames if gate is None else relate_plane(gate, limit, images[0].size)
+            coarse = max(1.0, max(images[1].size) / SIDE)  # views of larger images are reduced
+            relate = in_frames if gate is None else relate_plane(gate, limit * coarse, images[0].size)
             see = partial(view_features, detector=detect, describer=describer)
             stages = stages_of(effort, describer, learned is not None)
             if learned is None:

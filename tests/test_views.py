@@ -311,6 +311,19 @@ def test_your_own_estimator_judges_what_views_give(monkeypatch: pytest.MonkeyPat
     assert judged[0].reason.startswith("not among")
 
 
+def test_large_images_are_reduced_and_the_threshold_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(
+        "geomatch.pipeline.relate_plane", lambda gate, threshold, size: given.append(threshold)
+    )
+    monkeypatch.setattr("geomatch.pipeline.search_views", lambda *_: None)
+    own = Doubtful()
+    for width in (800, 3200):
+        strip = np.random.default_rng(0).integers(0, 255, (40, width, 3), np.uint8)
+        geomatch.match(strip, strip, detector=own, descriptor=own, threshold=2.0)
+    assert given == [2, 4]
+
+
 def test_features_are_joined_with_what_all_have() -> None:
     none = Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), (64, 64))
     one = framed(_tensors(), np.eye(3)).to_features((64, 64))
