@@ -66,7 +66,7 @@ def test_equal_to_guided_diffusion(folder: Path, monkeypatch: pytest.MonkeyPatch
     for index in (0, 4, 11):
         alone = DIFTExtractor(replace(config, layers=(index,)))
         assert_golden(alone.activations(image)[0], f"output_block_{index}")
-        assert not list(alone.model.unet.get_submodule("up_blocks.5").parameters())
+        assert not list(alone.model.network.get_submodule("up_blocks.5").parameters())
 
 
 def test_the_published_architecture_is_recognised() -> None:
@@ -153,8 +153,8 @@ def test_what_a_pixel_model_cannot_do(folder: Path, tmp_path: Path) -> None:
     plain = DIFTConfig(str(folder))
     for extractor, words in (
         (DIFTExtractor(replace(plain, latent="sample")), "has no autoencoder: use latent='mode'"),
-        (DIFTExtractor(plain, np.zeros((77, 8), np.float32)), "leave out the prompt embedding"),
-        (DIFTExtractor(replace(plain, layers=(18,))), "layer 18: up_ft indices of this model are 0 to 17"),
+        (DIFTExtractor(plain, {"prompt_embeds": np.zeros((77, 8), np.float32)}), "give no conditioning"),
+        (DIFTExtractor(replace(plain, layers=(18,))), "layer 18: the numbers of this model are 0 to 17"),
         (DIFTExtractor(replace(plain, layers=("up_blocks.9",))), "unknown layer 'up_blocks.9'"),
     ):
         with pytest.raises(ValueError, match=words):

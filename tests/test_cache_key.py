@@ -98,7 +98,7 @@ OTHERS: dict[str, Any] = {
     "metric": "l2", "layers": ("up_blocks.0",), "latent": "sample", "prompt": "a cat", "dtype": "bfloat16",
     "compile": "off", "matcher": "disk+lightglue",
     "sampling": "patch", "image_side": "short", "image_size": 512, "noise": False, "guided": False,
-    "max_ratio": 0.5, "min_similarity": 0.5, "max_iterations": 77, "min_iterations": 7,
+    "discard": (1,), "max_ratio": 0.5, "min_similarity": 0.5, "max_iterations": 77, "min_iterations": 7,
 }  # fmt: skip
 PLACES = ("weights", "model", "revision", "unet_file", "head", "device", "refine_keypoints", "effort")
 """Fields whose content counts, which other tests change, or that do not decide results."""
@@ -147,8 +147,13 @@ def test_every_named_part_has_a_key_of_its_own() -> None:
 def test_prompt_embeddings_and_settings_of_extractors_count(small_sd: Path) -> None:
     config = DIFTConfig(model=str(small_sd))
     rows = np.random.default_rng(0).normal(size=(1, 2, 32)).astype(np.float32)
-    found = [DIFTExtractor(config, prompt_embedding=embedding) for embedding in (rows, rows + 1, rows[:, :1])]
-    found += [DIFTExtractor(replace(config, timestep=51), rows), DIFTExtractor(PRESETS["dift-tiny"])]
+    found = [
+        DIFTExtractor(config, {"prompt_embeds": embedding}) for embedding in (rows, rows + 1, rows[:, :1])
+    ]
+    found += [
+        DIFTExtractor(replace(config, timestep=51), {"prompt_embeds": rows}),
+        DIFTExtractor(PRESETS["dift-tiny"]),
+    ]
     assert len({key(one) for one in found}) == len(found)
 
 

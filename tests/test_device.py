@@ -133,7 +133,7 @@ def _saved_head(folder: Path) -> str:
 def test_descriptors(
     kind: str, configs: dict[str, DIFTConfig], device: str, found: Features, small: Image
 ) -> None:
-    prompt = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
+    prompt = {"prompt_embeds": np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)}
     embedding = prompt if "stable" in kind else None
     wanted = DIFTExtractor(configs[kind], embedding).describe(small, found)
     extractor = DIFTExtractor(replace(configs[kind], device=device), embedding)
@@ -221,7 +221,7 @@ def test_keypoints_stay_there(device: str, found: Features, small: Image) -> Non
 def test_descriptors_stay_there(
     kind: str, configs: dict[str, DIFTConfig], device: str, found: Features, small: Image
 ) -> None:
-    prompt = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
+    prompt = {"prompt_embeds": np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)}
     extractor = DIFTExtractor(replace(configs[kind], device=device), prompt if "stable" in kind else None)
     there = upload_features(found, device)
     extractor.describe_tensors([small], [there])
@@ -231,14 +231,14 @@ def test_descriptors_stay_there(
     assert described.descriptors.device.type == device
     assert crossed(seen.downloads) <= 8
     assert len(seen.downloads) + len(seen.waits) <= 8
-    wanted = DIFTExtractor(configs[kind], extractor.prompt_embedding).describe(small, found)
+    wanted = DIFTExtractor(configs[kind], extractor.conditioning).describe(small, found)
     assert_equal_features(described.to_features(), wanted)
 
 
 def test_noise_stays_there(configs: dict[str, DIFTConfig], device: str, small: Image) -> None:
     """Drawn once: the second image carries its pixels alone."""
     config = replace(configs["stable diffusion"], device=device)
-    extractor = DIFTExtractor(config, np.zeros((4, 32), np.float32))
+    extractor = DIFTExtractor(config, {"prompt_embeds": np.zeros((4, 32), np.float32)})
     extractor.dense(small)
     with traffic() as seen:
         maps = extractor.dense(small).maps

@@ -15,8 +15,10 @@ import geomatch
 from geomatch import DIFTConfig, DIFTExtractor, Features, Image, WeightsError
 from geomatch.devices import find_device
 from geomatch.dift import PRESETS, FeatureMap
+from geomatch.dift.backends.layers import layer_names
+from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.backends.schedule import load_alphas
-from geomatch.dift.backends.wanted import WantedPart
+from geomatch.dift.backends.wanted import WantedPart, known_layers
 from geomatch.dift.inputs import dense_size
 from geomatch.images import write_png
 from geomatch.provenance import cache_key
@@ -110,11 +112,12 @@ def test_nothing_runs_after_the_last_wanted_layer() -> None:
 def test_unknown_layers() -> None:
     unet = small_unet()
     for layer, words in (
-        ("up_blocks.7", r"unknown layer 'up_blocks.7': take a block, .*such as up_blocks\.\d, "),
-        ("time_embedding", "unknown layer 'time_embedding': take a block"),
+        ("up_blocks.7", r"unknown layer 'up_blocks.7': .* lists them; near are up_blocks\.\d, "),
+        ("time_embedding", "unknown layer 'time_embedding'"),
+        (18, "layer 18: the numbers of this model are 0 to 2"),
     ):
         with pytest.raises(ValueError, match=words):
-            WantedPart(unet, [layer])
+            layer_names([layer], ["up_blocks.0", "up_blocks.1", "up_blocks.2"], known_layers(unet))
 
 
 def test_sampling_is_exact_at_pixel_centres() -> None:
@@ -197,7 +200,7 @@ def test_folders_of_diffusers(tmp_path: Path, image: Image) -> None:
     unet, settings = small_unet(), DIFTConfig(str(tmp_path), image_size=None)
     unet.save_pretrained(tmp_path)
     bare = DIFTExtractor(settings)
-    torch.testing.assert_close(bare.model.alphas_cumprod, diffusers.DDPMScheduler().alphas_cumprod)
+    assert_schedule(bare.model, diffusers.DDPMScheduler())
     expected = bare.dense(image).maps[0]
     diffusers.DDPMScheduler().save_pretrained(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
@@ -208,7 +211,12 @@ def test_folders_of_diffusers(tmp_path: Path, image: Image) -> None:
     schedule = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
     schedule.save_pretrained(tmp_path / "pipeline" / "scheduler")
     model = DIFTExtractor(DIFTConfig(str(tmp_path / "pipeline"))).model
-    torch.testing.assert_close(model.alphas_cumprod, schedule.alphas_cumprod)
+    assert_schedule(model, schedule)
+
+
+def assert_schedule(model: DiffusionModel, scheduler: Any) -> None:
+    alphas = scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(model.schedule, (alphas.sqrt(), (1 - alphas).sqrt()))
 
 
 def test_schedules_of_every_kind(tmp_path: Path) -> None:
@@ -385,7 +393,7 @@ def test_settings_that_travel_again_find_the_networks_loaded() -> None:
     assert pickle.loads(sent) is not first
     own = pickle.loads(pickle.dumps(Own(config, np.ones((2, 3), np.float32), weight=2.0)))
     assert (type(own), own.config, own.weight) == (Own, config, 2.0)
-    np.testing.assert_array_equal(own.prompt_embedding, 1)
+    np.testing.assert_array_equal(own.conditioning, 1)
 
 
 @dataclass(frozen=True)

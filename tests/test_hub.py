@@ -112,7 +112,7 @@ def test_preset_from_the_cache(hub_cache: Path, small_sd: Path) -> None:
     repository, file = CLEANDIFT.rsplit("/", 1)
     shutil.copy(small_sd / "unet" / WEIGHTS, small_sd.parent / file)
     put_in_cache(hub_cache, repository, small_sd.parent, [file])
-    assert DIFTExtractor(PRESETS["cleandift"]).model.prompt_embedding is not None
+    assert DIFTExtractor(PRESETS["cleandift"]).model.text
     with pytest.raises(WeightsError, match="is not in the cache"):
         _ = DIFTExtractor(PRESETS["dift-sd"]).model
 

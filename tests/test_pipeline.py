@@ -154,7 +154,7 @@ def test_an_estimator_brings_its_threshold(result: MatchResult) -> None:
 def test_released_models_are_freed() -> None:
     extractor = cached_extractor(replace(PRESETS["dift-tiny-dense"], seed=77))  # nobody else has it
     extractor.load_networks()
-    held, network = weakref.ref(extractor), weakref.ref(extractor.model.unet)
+    held, network = weakref.ref(extractor), weakref.ref(extractor.model.network)
     del extractor
     assert network() is not None
     geomatch.release()

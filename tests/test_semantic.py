@@ -188,7 +188,7 @@ def test_a_prompt_per_category(
     plain = DIFTExtractor(config)
     image = geomatch.load_image(data / "spair" / "JPEGImages" / "cat" / "2008_0.png")
     shared, whole = plain.at_prompt("a photo of a cat"), replace(config, prompt="a photo of a cat")
-    assert shared.model.unet is plain.model.unet
+    assert shared.model.network is plain.model.network
     assert shared.config == whole
     cat = shared.dense(image).maps[0]
     assert np.array_equal(cat, DIFTExtractor(whole).dense(image).maps[0])

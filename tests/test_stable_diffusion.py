@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from geomatch import DIFTConfig, DIFTExtractor, MissingDependencyError, ShapeError, WeightsError
 from geomatch.dift.files import model_fingerprint
 from geomatch.images import Image, ImageLike
-from geomatch.weights.prompt import cached_embedding, encode_prompt
+from geomatch.weights.families import FAMILIES
+from geomatch.weights.prompt import Conditioning, cached_conditioning, encode_prompt
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "sd_tiny.npz")
+SD = FAMILIES["Stable Diffusion 1 or 2"]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -49,7 +51,7 @@ def test_equal_to_the_published_featurizer(
 ) -> None:
     picture = np.ascontiguousarray(GOLDEN["image"][0].transpose(1, 2, 0))
     settings = DIFTConfig(str(small_sd), timestep, (0, 1, 2, 3), image_size=None, batch_size=1, device="cpu")
-    extractor = DIFTExtractor(settings, GOLDEN["empty_prompt_embeds"][0])
+    extractor = DIFTExtractor(settings, {"prompt_embeds": GOLDEN["empty_prompt_embeds"][0]})
     noise = torch.from_numpy(GOLDEN[f"noise_t{timestep}"])
     clean = torch.from_numpy(picture / np.float32(127.5) - 1).permute(2, 0, 1)[None]
     latents, _ = extractor.model.encode(clean)
@@ -69,9 +71,15 @@ def test_equal_to_the_published_featurizer(
 
 def test_prompt_embedding(small_sd: Path) -> None:
     pytest.importorskip("transformers")
-    encoded = encode_prompt(small_sd, "")
+    encoded = encode_prompt(SD, small_sd, "")["prompt_embeds"]
     assert_golden(torch.from_numpy(encoded)[None], "prompt_embeds")
-    np.testing.assert_array_equal(cached_embedding(small_sd, ""), encoded)
+    np.testing.assert_array_equal(cached(small_sd, "")["prompt_embeds"], encoded)
+
+
+def cached(folder: Path, prompt: str) -> Conditioning:
+    found = cached_conditioning(SD, folder, prompt)
+    assert found is not None
+    return found
 
 
 def dense(settings: DIFTConfig, image: ImageLike) -> torch.Tensor:
@@ -90,7 +98,7 @@ def test_only_what_is_needed_is_read(small_sd: Path) -> None:
         extractor = DIFTExtractor(replace(config(small_sd), layers=(index,)))
         torch.testing.assert_close(extractor.dense(odd).maps[0], expected, rtol=1e-4, atol=1e-5)
         for later in range(4):
-            kept = list(extractor.model.unet.get_submodule(f"up_blocks.{later}").parameters())
+            kept = list(extractor.model.network.get_submodule(f"up_blocks.{later}").parameters())
             assert bool(kept) == (later <= index)
     middle = DIFTExtractor(replace(config(small_sd), layers=("mid_block", "down_blocks.0.attentions.1")))
     assert [len(layer) for layer in middle.dense(odd).maps] == [64, 32]
@@ -152,7 +160,7 @@ def test_half_precision_stays_close(small_sd: Path, image: Image) -> None:
 def test_embedding_is_computed_once(folder: Path, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     asking = replace(config(folder), prompt="a cat")
-    first, cached = dense(asking, image), cached_embedding(folder, "a cat")
+    first, encoded = dense(asking, image), cached(folder, "a cat")
     monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
     assert torch.equal(dense(asking, image), first)
     with pytest.raises(MissingDependencyError, match=r"geomatch-dift\[transformers\]"):
@@ -160,12 +168,12 @@ def test_embedding_is_computed_once(folder: Path, image: Image, monkeypatch: pyt
     for part in ("text_encoder", "tokenizer"):
         shutil.rmtree(folder / part)
     assert torch.equal(dense(asking, image), first)
-    with pytest.raises(WeightsError, match="text_encoder: missing, and the embedding of prompt 'a dog'"):
+    with pytest.raises(WeightsError, match="text_encoder: missing, and the encoding of prompt 'a dog'"):
         _ = DIFTExtractor(replace(asking, prompt="a dog")).model
-    given = DIFTExtractor(replace(asking, prompt="a dog"), prompt_embedding=cached)
+    given = DIFTExtractor(replace(asking, prompt="a dog"), conditioning=encoded)
     assert torch.equal(given.dense(image).maps[0], first)
     with pytest.raises(ShapeError, match=r"\(tokens, 32\), got \(77, 8\)"):
-        _ = DIFTExtractor(asking, prompt_embedding=cached[:, :8]).model
+        _ = DIFTExtractor(asking, {"prompt_embeds": encoded["prompt_embeds"][:, :8]}).model
     for path in (folder / "prompt_embeddings").iterdir():
         path.write_bytes(b"x")
     with pytest.raises(WeightsError, match="not a readable prompt embedding"):
@@ -178,7 +186,7 @@ def test_another_text_encoder_makes_other_embeddings(folder: Path) -> None:
 
     def embedding() -> np.ndarray[Any, Any]:
         DIFTExtractor(config(folder)).load_networks()
-        return cached_embedding(folder, "")
+        return cached(folder, "")["prompt_embeds"]
 
     before = embedding()
     path = folder / "text_encoder" / "model.safetensors"
@@ -190,7 +198,7 @@ def test_another_text_encoder_makes_other_embeddings(folder: Path) -> None:
         lambda: change(folder / "tokenizer" / "vocab.json", {"<|startoftext|>": 1, "<|endoftext|>": 0}),
     ):
         make_other()
-        assert cached_embedding(folder, "") is None
+        assert cached_conditioning(SD, folder, "") is None
         after = embedding()
         assert not np.allclose(before, after)
         before = after
@@ -289,13 +297,12 @@ def test_damage_is_named(folder: Path, small_sd: Path) -> None:
     schedule, unet = folder / "scheduler" / "scheduler_config.json", folder / "unet" / "config.json"
     schedule.unlink()
     fails("scheduler_config.json is missing")
-    sdxl = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
     for path, changes, words in (
         (schedule, {"beta_schedule": "no such"}, "scheduler_config.json: not a readable noise schedule"),
-        (unet, {"_class_name": "SD3Transformer2DModel"}, "is a SD3Transformer2DModel; supported are"),
+        (unet, {"_class_name": "Kandinsky3UNet"}, "is a Kandinsky3UNet; supported are"),
         (unet, {"block_out_channels": [32]}, "not a readable description of a UNet2DConditionModel"),
         (unet, {"in_channels": 9}, "takes 9 channels, the autoencoder gives 4; inpainting"),
-        (unet, {**sdxl, "projection_class_embeddings_input_dim": 80}, "wants more than text"),
+        (unet, {"class_embed_type": "projection"}, "wants more than text"),
     ):
         change(path, changes)
         fails(words)

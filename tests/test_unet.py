@@ -88,7 +88,7 @@ def test_embedded_networks_load_without_diffusers(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setitem(sys.modules, name, None)
     extractor = DIFTExtractor(replace(PRESETS["dift-tiny-dense"], image_size=64, device="cpu"))
     assert extractor.dense(photo0).maps[0].isfinite().all()
-    assert extractor.model.unet.conv_in.weight.dtype == torch.float32
+    assert extractor.model.network.conv_in.weight.dtype == torch.float32
 
 
 def test_other_blocks_are_refused(tmp_path: Path) -> None:
@@ -128,9 +128,14 @@ def test_the_format_that_does_not_overflow(
     def load(dtype: torch.dtype, encoder_dtype: torch.dtype) -> DiffusionModel:
         network, reader = Doubling(unet, dtype), Doubling(encoder, encoder_dtype)
         found.append((dtype, encoder_dtype))
-        alphas = torch.ones(1000)
+        tables = (torch.ones(1000), torch.zeros(1000))
         return DiffusionModel(
-            network, Runner(network, "off"), lambda images: (reader(images)[0].float(), None), alphas, 8
+            network,
+            Runner(network, "off"),
+            lambda images: (reader(images)[0].float(), None),
+            tables,
+            8,
+            torch.device("cpu"),
         )
 
     found: list[tuple[torch.dtype, torch.dtype]] = []
@@ -201,7 +206,7 @@ def test_without_a_compiler_networks_run_as_they_are(
 )
 def test_the_wanted_part_is_one_graph(kind: str, small_sd: Path) -> None:
     """For the compiler: ``fullgraph`` raises at a break."""
-    inputs = [torch.rand(1, 3, 16, 16), torch.tensor([41])]
+    inputs: list[Any] = [torch.rand(1, 3, 16, 16), torch.tensor([41])]
     if kind == "attention":
         part: nn.Module = WantedPart(random_unet(ATTENTION), ["up_blocks.1.attentions.0"])
     else:
@@ -209,8 +214,8 @@ def test_the_wanted_part_is_one_graph(kind: str, small_sd: Path) -> None:
         model = DIFTExtractor(replace(config, device="cpu")).model
         part, channels = model.part.network, 4 if kind == "sd" else 12
         inputs = [torch.rand(1, channels, 16, 16), torch.tensor([41])]
-        if model.prompt_embedding is not None:
-            inputs.append(model.prompt_embedding)
+        if model.text is not None:
+            inputs.append(model.text)
     whole = torch.compile(part, backend="eager", fullgraph=True, dynamic=False)
     with torch.no_grad():
         for found, wanted in zip(whole(*inputs), part(*inputs), strict=True):

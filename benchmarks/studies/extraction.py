@@ -51,7 +51,7 @@ def measure(setup: Setup) -> list[Row]:
 
 def dtype_of(extractor: DIFTExtractor) -> Any:
     """In which its UNet computes."""
-    return next(extractor.model.unet.parameters()).dtype
+    return next(extractor.model.network.parameters()).dtype
 
 
 def parts_alone(setup: Setup, dtype: torch.dtype, folder: Path) -> float:

@@ -106,12 +106,12 @@ def _scrambled(module: Any) -> Any:
     return module.to(torch.bfloat16)
 
 
-def prompt_of(network: Network) -> np.ndarray[Any, Any] | None:
-    """A prompt embedding, for a model that takes one."""
+def prompt_of(network: Network) -> dict[str, np.ndarray[Any, Any]] | None:
+    """The encoding of a prompt, for a model that takes one."""
     if network.vae is None:
         return None
     shape = (77, network.unet["cross_attention_dim"])
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return {"prompt_embeds": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
 
 
 def load_parts(
@@ -130,7 +130,8 @@ def load_parts(
     unet.up_blocks = unet.up_blocks[: network.blocks]
     unet.conv_norm_out = unet.conv_act = unet.conv_out = nn.Identity()
     vae = load(AutoencoderKL, "vae") if network.vae else None
-    prompt = torch.tensor(prompt_of(network), dtype=dtype, device=device) if network.vae else None
+    text = prompt_of(network)
+    prompt = None if text is None else torch.tensor(text["prompt_embeds"], dtype=dtype, device=device)
 
     def encode(images: Tensor) -> Tensor:
         if vae is None:

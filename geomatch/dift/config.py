@@ -21,13 +21,16 @@ class DIFTConfig:
     """Settings of `DIFTExtractor`; equal settings on equal images give equal descriptors."""
 
     model: str = "dift-tiny"
-    """Name of a known model (`geomatch.dift.MODELS`), path of a diffusers folder, or id on the hub."""
+    """Name of a known model (`geomatch.dift.MODELS`), path of a diffusers folder or of a single file with a
+    Stable Diffusion 1, 2 or XL, or id on the hub."""
     timestep: int = 50
     """Timestep t of the forward pass, 0 to 999."""
     layers: tuple[str | int, ...] = ("up_blocks.1",)
-    """Where the UNet is read: the paper's up_ft_index (0 to 3 in Stable Diffusion, 0 to 17 in ADM), or the
-    name of a block, or of a resnet, attention or sampler in it. Several are concatenated, each normalised
-    for the cosine."""
+    """Where the network is read, as `geomatch models layers MODEL` lists: by the paper's up_ft_index (UNets),
+    the number of a block (transformers), or by name. NAME.modulated is the input of a block's attention,
+    NAME.query its queries to the text. Several are concatenated, each normalised for the cosine."""
+    discard: tuple[int, ...] = ()
+    """Channels of the layers that are set to 0: the few that are huge in some transformers."""
     noise: bool = True
     """Add noise of timestep t, as the paper does; without it the clean image is used."""
     ensemble_size: int = 1
@@ -41,7 +44,7 @@ class DIFTConfig:
     revision: str | None = None
     """Branch, tag or commit of a model on the hub; a commit pins it."""
     unet_file: str | None = None
-    """A safetensors file that replaces the UNet's weights: a path, or ORG/REPO/FILE[@REVISION] on the hub."""
+    """A file that replaces the network's weights: a path, or ORG/REPO/FILE[@REVISION] on the hub."""
     metric: Metric = "cosine"
     """How descriptors are compared: for ``cosine`` rows have unit length, for ``l2`` they are the activations
     themselves (the paper matches ADM so)."""
@@ -84,6 +87,9 @@ class DIFTConfig:
         if isinstance(self.layers, str) or not self.layers or not all(_is_layer(x) for x in self.layers):
             raise ValueError(f"layers must be a tuple of names or up_ft indices, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "discard", tuple(self.discard))
+        if not all(isinstance(channel, int) and channel >= 0 for channel in self.discard):
+            raise ValueError(f"discard must be numbers of channels, got {self.discard}")
         for name in ("ensemble_size", "patch_size", "batch_size"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
@@ -106,7 +112,7 @@ class DIFTConfig:
 
     def feature_settings(self) -> dict[str, Any]:
         """The settings that a projection head depends on, as JSON can hold them."""
-        names = ["timestep", "layers", "noise", "sampling"]
+        names = ["timestep", "layers", "noise", "sampling"] + ["discard"] * bool(self.discard)
         if self.sampling == "patch":
             names += ["patch_size", "patch_scale"]
         values = asdict(self)

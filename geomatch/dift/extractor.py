@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from geomatch.devices import device_kind, find_device
@@ -19,7 +17,7 @@ from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.backends.precision import PROBE_CELLS, network_dtype, patch_dtype
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.ensemble import images_at_once, mean_activations
-from geomatch.dift.files import head_file, model_fingerprint
+from geomatch.dift.files import Conditioning, head_file, model_fingerprint
 from geomatch.dift.head.dense import STRIDE
 from geomatch.dift.head.projection import POOLED, Head, NetworkHead, load_head, pool_patches
 from geomatch.dift.inputs import image_input, keypoint_patches, network_patches
@@ -49,14 +47,15 @@ class DIFTExtractor:
     """Describes keypoints by the activations of a diffusion model; the weights are loaded on first use."""
 
     config: DIFTConfig = PRESETS["dift-tiny"]
-    prompt_embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
-    """(tokens, D) to use instead of encoding the prompt, for models conditioned on text."""
+    conditioning: Conditioning | None = field(default=None, repr=False, compare=False)
+    """What the prompt's encoding would be, for models conditioned on text: tensors by name, see
+    `geomatch.weights.prompt.Conditioning`."""
 
     @cached_property
     def model(self) -> DiffusionModel:
         """The networks; raises `WeightsError` when they cannot be loaded."""
         _log.info("loading %s", self.config.model)
-        return load_model(self.config, self.prompt_embedding)
+        return load_model(self.config, self.conditioning)
 
     @cached_property
     def head(self) -> Head | None:
@@ -118,7 +117,7 @@ class DIFTExtractor:
         """What results should say: that the weights look untrained; the networks are loaded to know it."""
         if self._distilled:
             return None
-        return "the descriptor's weights look untrained" if looks_untrained(self.model.unet) else None
+        return "the descriptor's weights look untrained" if looks_untrained(self.model.network) else None
 
     def cache_key(self) -> Any:
         """Settings, kind of device, weights and prompt by their content; `WeightsError` without weights."""
@@ -128,12 +127,12 @@ class DIFTExtractor:
         else:  # on CUDA weights decide what auto means
             dtype = config.dtype if device == "cuda" else str(network_dtype(config.dtype, device))
         settings = settings_key(config, leave_out=_NOT_SETTINGS)
-        fingerprint = model_fingerprint(config, self.prompt_embedding)
+        fingerprint = model_fingerprint(config, self.conditioning)
         return [settings, device, dtype, fingerprint, bool(config.head)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only the settings travel; a process that gets them again and again loads the networks once."""
-        if type(self) is DIFTExtractor and self.prompt_embedding is None:
+        if type(self) is DIFTExtractor and self.conditioning is None:
             return cached_extractor, (self.config,)
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
         return copyreg.__newobj__, (type(self),), settings  # type: ignore[attr-defined]
@@ -157,7 +156,7 @@ class DIFTExtractor:
         if prompt == self.config.prompt:
             return self
         config = replace(self.config, prompt=prompt)
-        return replace(self, prompt_embedding=None)._sharing(config, with_prompt(self.model, config))
+        return replace(self, conditioning=None)._sharing(config, with_prompt(self.model, config))
 
     def _sharing(self, config: DIFTConfig, model: DiffusionModel) -> "DIFTExtractor":
         other = replace(self, config=config)

@@ -1,16 +1,16 @@
-"""The files that a configuration names, and the prompt's embedding."""
+"""The files that a configuration names, and the prompt's encoding."""
 
 import hashlib
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.dift.config import DIFTConfig
 from geomatch.files import fingerprint_of
 from geomatch.places import user_path
-from geomatch.weights.folders import CONFIGS, HEAD_FILES, SCHEDULES, find_weights, unet_folder
-from geomatch.weights.prompt import cached_embedding, encode_prompt
+from geomatch.weights.folders import CONFIGS, HEAD_FILES, SCHEDULES, family_of, find_weights, network_folder
+from geomatch.weights.prompt import Conditioning as Conditioning
+from geomatch.weights.prompt import cached_conditioning, encode_prompt
 from geomatch.weights.sources import model_folder, text_encoder_folder, unet_file
 
 
@@ -19,15 +19,19 @@ def folder_of(config: DIFTConfig) -> Path:
     return model_folder(config.model, config.revision, own_unet=config.unet_file is None)
 
 
-def prompt_of(config: DIFTConfig, folder: Path) -> NDArray[np.float32]:
-    """(tokens, D) of the prompt, from the cache beside the weights or from the text encoder."""
-    cached = cached_embedding(folder, config.prompt)
+def conditioning_of(config: DIFTConfig, folder: Path) -> Conditioning:
+    """The prompt's encoding, from the cache beside the weights or the text encoders; empty without text."""
+    family = family_of(folder)
+    if family is None or not family.pipelines:
+        return {}
+    cached = cached_conditioning(family, folder, config.prompt)
     if cached is not None:
         return cached
     from geomatch.isolation import isolated  # loads torch
 
     with isolated():
-        return encode_prompt(text_encoder_folder(config.model, config.revision, folder), config.prompt)
+        home = text_encoder_folder(config.model, config.revision, folder, family)
+        return encode_prompt(family, home, config.prompt)
 
 
 def head_file(config: DIFTConfig) -> Path | None:
@@ -38,15 +42,16 @@ def head_file(config: DIFTConfig) -> Path | None:
     return path / HEAD_FILES[config.sampling] if path.is_dir() else path
 
 
-def model_fingerprint(config: DIFTConfig, prompt_embedding: NDArray[np.float32] | None = None) -> str:
+def model_fingerprint(config: DIFTConfig, conditioning: Conditioning | None = None) -> str:
     """SHA-256 over all that decides the descriptors besides the settings: weights, configurations, prompt."""
     folder, head = folder_of(config), head_file(config)
-    files = find_weights(unet_folder(folder)) if config.unet_file is None else [unet_file(config.unet_file)]
+    network = network_folder(folder)
+    files = find_weights(network) if config.unet_file is None else [unet_file(config.unet_file)]
     if (folder / "vae").is_dir():
         files += find_weights(folder / "vae")
     places = [*(folder / name for name in (*CONFIGS, *SCHEDULES)), *([head] if head else [])]
     found = fingerprint_of(files + [path for path in places if path.is_file()])
-    if (folder / "vae").is_dir():
-        embedding = prompt_of(config, folder) if prompt_embedding is None else prompt_embedding
-        found += hashlib.sha256(np.asarray(embedding, np.float32).tobytes()).hexdigest()
+    text = conditioning_of(config, folder) if conditioning is None else conditioning
+    for name in sorted(text):
+        found += name + hashlib.sha256(np.asarray(text[name], np.float32).tobytes()).hexdigest()
     return found

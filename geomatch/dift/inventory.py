@@ -4,15 +4,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geomatch.dift.config import DIFTConfig
-from geomatch.dift.files import folder_of, prompt_of
+from geomatch.dift.files import conditioning_of, folder_of
 from geomatch.dift.presets import PRESETS
 from geomatch.errors import MissingDependencyError, WeightsError
 from geomatch.places import cached_path, hub_caches
 from geomatch.weights.download import SUPERPOINT_V6, locate_weights
-from geomatch.weights.folders import missing_files
+from geomatch.weights.folders import family_of, missing_files
 from geomatch.weights.hub import is_hub_id
 from geomatch.weights.models import ADM, MODELS, ModelInfo
-from geomatch.weights.prompt import cached_embedding
+from geomatch.weights.prompt import cached_conditioning
 from geomatch.weights.sources import (
     ADM_CHECKPOINT,
     EMBEDDED,
@@ -82,11 +82,10 @@ def fetch_weights(name: str, revision: str | None = None) -> list[Path]:
         convert_adm(locate_weights(ADM_CHECKPOINT), converted_folder(ADM))
     folder = folder_of(config)
     found.append(folder)
-    if (folder / "vae").is_dir():
-        try:
-            prompt_of(config, folder)
-        except MissingDependencyError as error:
-            raise MissingDependencyError(f"the weights are at {folder}, but {error}") from error
+    try:
+        conditioning_of(config, folder)
+    except MissingDependencyError as error:
+        raise MissingDependencyError(f"the weights are at {folder}, but {error}") from error
     return found
 
 
@@ -94,8 +93,9 @@ def _is_present(name: str) -> bool:
     try:
         if name in EMBEDDED or name == ADM or is_hub_id(name):
             folder = model_folder(name, download=False)
-            if (folder / "vae").is_dir() and cached_embedding(folder, "") is None:
-                text_encoder_folder(name, None, folder, download=False)
+            family = family_of(folder)
+            if family and family.pipelines and cached_conditioning(family, folder, "") is None:
+                text_encoder_folder(name, None, folder, family, download=False)
         else:
             unet_file(name, download=False)
     except WeightsError:

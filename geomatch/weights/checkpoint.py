@@ -19,6 +19,8 @@ from geomatch.weights.tensors import load_pickled
 _TOGETHER = 64  # tensors read per opening of a file, whose mapped pages stay in memory until it is closed
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_COUNTS = ("num_layers", "num_single_layers", "num_refiner_layers", "n_layers", "n_refiner_layers")
+"""Names in configurations of transformers for numbers of blocks."""
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)
 _log = logging.getLogger(__name__)
 _OLD = re.compile(rf"\.({'|'.join(_OLD_NAMES)})\.")
@@ -28,8 +30,27 @@ def empty_network(make: Callable[[Any], Any], folder: Path) -> Any:
     """The network that ``make`` gives of ``folder/config.json``, without memory for its parameters."""
     config = read_config(folder)
     what = f"description of a {config.get('_class_name')}"
-    with reading(folder / "config.json", what, WeightsError), torch.device("meta"):
-        return make(config)
+    with reading(folder / "config.json", what, WeightsError):
+        with torch.device("meta"):
+            network = make(config)
+        if any(_tables(module) for module in network.modules()):
+            # made once more without blocks, for what no file of weights holds
+            with torch.random.fork_rng(devices=[]):
+                shallow = make(config | {name: 0 for name in _COUNTS if name in config})
+            for name, module in shallow.named_modules():
+                for key, value in _tables(module).items():
+                    setattr(network.get_submodule(name), key, value)
+    return network
+
+
+def _tables(module: nn.Module) -> dict[str, Any]:
+    """The tensors of a module that are not in its state: those of positions, in transformers."""
+    found = {name: module.get_buffer(name) for name in module._non_persistent_buffers_set}
+    for name, value in vars(module).items():
+        some = value[0] if isinstance(value, list) and value else value
+        if isinstance(some, Tensor):
+            found[name] = value
+    return found
 
 
 def fill_network(

@@ -6,11 +6,20 @@ from typing import Any
 from geomatch.errors import WeightsError
 from geomatch.files import read_json, replacing, sha256_of
 from geomatch.weights.download import SUMS, check_file
+from geomatch.weights.families import Family, find_family
 
 STEM = "diffusion_pytorch_model"
-FILES = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", f"{STEM}.bin")
+FILES = tuple(
+    f"{STEM}{variant}"
+    for variant in (
+        ".safetensors", ".safetensors.index.json", ".fp16.safetensors", ".safetensors.index.fp16.json",
+        ".bin", ".bin.index.json", ".fp16.bin",
+    )
+)  # fmt: skip
 """Where weights are looked for in the folder of a network, in this order."""
-CONFIGS = [f"{part}config.json" for part in ("", "unet/", "vae/")]
+NETWORKS = ("unet", "transformer")
+"""Folders that the denoiser of a pipeline may lie in."""
+CONFIGS = [f"{part}config.json" for part in ("", *(f"{network}/" for network in NETWORKS), "vae/")]
 SCHEDULES = ("scheduler_config.json", "scheduler/scheduler_config.json")
 HEAD_FILES = {"patch": "head.safetensors", "dense": "dense-head.safetensors"}
 """Projection heads beside a model, by what it samples."""
@@ -28,7 +37,7 @@ def find_weights(folder: Path) -> list[Path]:
         path = folder / name
         if not path.is_file():
             continue
-        if not name.endswith(".index.json"):
+        if "index" not in name:
             return [path]
         index = read_config(folder, name).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(shard, str) for shard in index.values()):
@@ -49,28 +58,45 @@ def write_sums(folder: Path) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def unet_folder(folder: Path) -> Path:
-    """Where the UNet is in a diffusers folder: in ``unet`` of a pipeline, else in the folder itself."""
+def network_folder(folder: Path) -> Path:
+    """Where the denoiser is: in a folder of its own in pipelines, else in the diffusers folder itself."""
+    for name in NETWORKS:
+        if (folder / name).is_dir():
+            return folder / name
     # flat repositories of DDPM have a model_index.json beside the UNet's own config.json
     indexed = (folder / "model_index.json").is_file() and not (folder / "config.json").is_file()
-    return folder / "unet" if (folder / "unet").is_dir() or indexed else folder
+    return folder / NETWORKS[0] if indexed else folder
 
 
-def missing_files(folder: Path, own_unet: bool = True) -> list[str]:
+def family_of(folder: Path) -> Family | None:
+    """The family of the model in a diffusers folder; None for UNets in pixel space.
+
+    Raises:
+        WeightsError: for a network of a family that is not known, or without the rest of its pipeline.
+    """
+    network = network_folder(folder)
+    family = find_family(read_config(network), network / "config.json")
+    if family is not None and network == folder:
+        raise WeightsError(f"{folder}: a network alone, without the vae folder of its pipeline beside it")
+    return family
+
+
+def missing_files(folder: Path, own_network: bool = True) -> list[str]:
     """What a diffusers folder lacks, in words; empty when it can be loaded."""
-    unet = unet_folder(folder)
-    if not (unet / "config.json").is_file():
-        return [f"no readable diffusers configuration at {unet / 'config.json'}"]
-    networks = [unet] if own_unet else []
+    network = network_folder(folder)
+    if not (network / "config.json").is_file():
+        return [f"no readable diffusers configuration at {network / 'config.json'}"]
+    networks = [network] if own_network else []
     missing = []
-    if read_config(unet).get("_class_name") == "UNet2DConditionModel":
+    family = find_family(read_config(network), network / "config.json")
+    if family is not None:
         networks.append(folder / "vae")
         if not (folder / "vae" / "config.json").is_file():
-            missing.append("vae/config.json is missing (the autoencoder of Stable Diffusion)")
-        if not (folder / "scheduler" / "scheduler_config.json").is_file():
+            missing.append("vae/config.json is missing (the autoencoder)")
+        if not family.flow and not (folder / "scheduler" / "scheduler_config.json").is_file():
             missing.append("scheduler/scheduler_config.json is missing")
-    for network in networks:
-        if not find_weights(network):
-            name = network.relative_to(folder) / FILES[0]
-            missing.append(f"{name} is missing (nor is there {', '.join(FILES[1:])})")
+    for place in networks:
+        if not find_weights(place):
+            name = place.relative_to(folder) / FILES[0]
+            missing.append(f"{name} is missing (nor is there {', '.join(FILES[1:4])} or .bin)")
     return missing

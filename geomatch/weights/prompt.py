@@ -1,25 +1,31 @@
-"""Text embeddings, computed once per prompt and cached beside the weights."""
+"""What networks are conditioned on: prompts, encoded once each and cached beside the weights."""
 
 import hashlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.errors import MissingDependencyError, WeightsError, reading, require
-from geomatch.files import fingerprint_of
-from geomatch.types import checked
+from geomatch.files import fingerprint_of, read_json
 from geomatch.weights.download import check_file
-from geomatch.weights.folders import read_config
+from geomatch.weights.families import CLIPS, Family
+from geomatch.weights.folders import network_folder, read_config
 
-TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""Where transformers looks for the weights of a text encoder, in this order."""
-_KEY = "prompt_embedding"
+Conditioning = Mapping[str, NDArray[np.float32]]
+"""Tensors by name, without a batch: ``prompt_embeds`` (tokens, D); where the family has them, ``pooled`` (P,)
+and ``mask`` (tokens,), 1 for tokens that count."""
+EXACT_BYTES = 4e9
+"""Size of the weights up to which a text encoder runs in float32; T5-XXL, of 9.5 GB, runs in bfloat16."""
 
 
-def cached_embedding(folder: Path, prompt: str) -> NDArray[np.float32] | None:
-    """(tokens, D) from the cache beside the weights; None if it is not there or of another text encoder."""
+def cached_conditioning(family: Family, folder: Path, prompt: str) -> Conditioning | None:
+    """From the cache beside the weights; None if it is not there, or of other text encoders."""
     path = _path(folder, prompt)
     if not path.is_file():
         return None
@@ -27,63 +33,150 @@ def cached_embedding(folder: Path, prompt: str) -> NDArray[np.float32] | None:
 
     with reading(path, "prompt embedding", WeightsError, "delete it"):
         tensors, metadata = load_tensors(path)
-        embedding, made_by = tensors[_KEY].numpy(), metadata["text_encoder"]
-    encoder = _fingerprint(folder)
+        made_by = metadata["text_encoder"]
+    encoder = _fingerprint(family, folder)
     if encoder is not None and encoder != made_by:
         return None
-    return checked(f"{path}", embedding, ("tokens", "D"), np.float32)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def encode_prompt(folder: Path, prompt: str) -> NDArray[np.float32]:
-    """(tokens, D), the last hidden state of the pipeline's text encoder, as Stable Diffusion uses it.
+def encoder_ends(family: Family, folder: Path) -> list[str]:
+    """Endings of the text encoders' folders: the family's, without optional ones that the model lacks."""
+    listed = _index(folder)
+    return [
+        end
+        for end in family.encoders
+        if end not in family.optional
+        or (folder / f"text_encoder{end}").is_dir()
+        or listed.get(f"text_encoder{end}") not in (None, [None, None])
+    ]
+
+
+def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
+    """The prompt as the family's pipeline in diffusers encodes it.
 
     Cached beside the weights if that folder can be written to.
     """
-    fingerprint = _fingerprint(folder)
-    for part in ("text_encoder", "tokenizer"):
-        if not (folder / part).is_dir() or (part == "text_encoder" and fingerprint is None):
+    ends, fingerprint = encoder_ends(family, folder), _fingerprint(family, folder)
+    for part in (f"{kind}{end}" for end in ends for kind in ("text_encoder", "tokenizer")):
+        if not part_files(folder / part):
             raise WeightsError(
-                f"{folder / part}: missing, and the embedding of prompt {prompt!r} is not cached; "
-                f"add the {part.replace('_', ' ')} or give the embedding"
+                f"{folder / part}: missing, and the encoding of prompt {prompt!r} is not cached; "
+                "add it, or give the conditioning"
             )
-    try:
-        transformers: Any = require("transformers", "transformers", f"encoding the prompt {prompt!r}")
-    except MissingDependencyError as error:
-        raise MissingDependencyError(
-            f"{error}; or copy {_path(folder, prompt).relative_to(folder)} from a machine that has it"
-        ) from error
-    import torch
-
-    from geomatch.weights.tensors import save_tensors
-
-    for path in (*folder.glob("text_encoder/*"), *folder.glob("tokenizer/*")):
-        check_file(path)
-    if read_config(folder / "text_encoder").get("model_type") not in ("clip_text_model", "clip"):
-        raise WeightsError(f"{folder / 'text_encoder'}: no CLIP text encoder; Stable Diffusion 1 and 2 only")
-    with reading(folder, "text encoder", WeightsError):
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = transformers.CLIPTextModel.from_pretrained(
-            folder / "text_encoder", local_files_only=True, dtype=torch.float32
-        ).eval()
-    length = encoder.config.max_position_embeddings
-    tokens = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    with torch.inference_mode():
-        embedding = encoder(tokens.input_ids)[0][0].float().clone()
     path = _path(folder, prompt)
     try:
+        require("transformers", "transformers", f"encoding the prompt {prompt!r}")
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"{error}; or copy {path.relative_to(folder)} from a machine that has it"
+        ) from error
+    from geomatch.weights.tensors import save_tensors
+
+    for end in ends:
+        for file in (*folder.glob(f"text_encoder{end}/*"), *folder.glob(f"tokenizer{end}/*")):
+            check_file(file)
+    with reading(folder, "set of text encoders", WeightsError), _silent():
+        tensors = _encoded(family, folder, ends, prompt)
+    try:
         path.parent.mkdir(exist_ok=True)
-        save_tensors(path, {_KEY: embedding}, {"prompt": prompt, "text_encoder": str(fingerprint)})
+        save_tensors(path, tensors, {"prompt": prompt, "text_encoder": str(fingerprint)})
     except OSError:
         pass  # a read-only folder: it is computed again next time
-    return np.asarray(embedding.numpy(), np.float32)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _encoded(family: Family, folder: Path, ends: Sequence[str], prompt: str) -> dict[str, Any]:
+    import diffusers
+    import torch
+    import transformers
+
+    named = _index(folder).get("_class_name")
+    make = getattr(diffusers, named if named in family.pipelines else family.pipelines[0])
+    parts: dict[str, Any] = {}
+    for end in ends:
+        encoder, tokenizer = (getattr(transformers, name) for name in family.encoders[end])
+        home = folder / f"text_encoder{end}"
+        weights = part_files(home)
+        exact = sum(path.stat().st_size for path in weights) <= EXACT_BYTES
+        parts[f"text_encoder{end}"] = encoder.from_pretrained(
+            home,
+            local_files_only=True,
+            dtype=torch.float32 if exact else torch.bfloat16,
+            variant="fp16" if all(".fp16" in path.name for path in weights) else None,
+        ).eval()
+        parts[f"tokenizer{end}"] = tokenizer.from_pretrained(
+            folder / f"tokenizer{end}", local_files_only=True
+        )
+    parts["requires_safety_checker"] = False
+    parameters = inspect.signature(make).parameters
+    needed = [name for name, kind in parameters.items() if name in parts or kind.default is kind.empty]
+    pipeline = make(**{name: parts.get(name) for name in needed})
+    # StableDiffusion3Pipeline without T5 asks for the configuration of the network, which is not loaded
+    pipeline.transformer = SimpleNamespace(config=SimpleNamespace(**read_config(network_folder(folder))))
+    accepted = inspect.signature(pipeline.encode_prompt).parameters
+    arguments = {"prompt": prompt, "prompt_2": None, "prompt_3": None, "device": torch.device("cpu"),
+                 "num_images_per_prompt": 1, "do_classifier_free_guidance": False}  # fmt: skip
+    if "max_sequence_length" in accepted:  # FLUX.1 schnell's tokenizer knows half of its pipeline's default
+        lengths = [
+            parts[f"tokenizer{end}"].model_max_length for end in ends if family.encoders[end] not in CLIPS
+        ]
+        arguments["max_sequence_length"] = min([accepted["max_sequence_length"].default, *lengths])
+    with torch.inference_mode():
+        given = pipeline.encode_prompt(
+            **{name: value for name, value in arguments.items() if name in accepted}
+        )
+    found = zip(family.encoded, given if isinstance(given, tuple) else (given,), strict=False)
+    return {name: value[0].float().contiguous() for name, value in found if name and value is not None}
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The bars of transformers, one for every encoder that is loaded, and its advice are not shown."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    shown, hub_hidden = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    level = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+        if hub_hidden:
+            disable_progress_bars()
 
 
 def _path(folder: Path, prompt: str) -> Path:
     return folder / "prompt_embeddings" / f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}.safetensors"
 
 
-def _fingerprint(folder: Path) -> str | None:
-    """SHA-256 over the text encoder's weights and configuration and the tokenizer; None without weights."""
-    weights = [path for name in TEXT_WEIGHTS if (path := folder / "text_encoder" / name).is_file()][:1]
-    others = [folder / "text_encoder" / "config.json", *sorted((folder / "tokenizer").glob("*"))]
-    return fingerprint_of(weights + [path for path in others if path.is_file()]) if weights else None
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / "model_index.json"
+    return read_json(path, "diffusers configuration", WeightsError) if path.is_file() else {}
+
+
+def part_files(part: Path) -> list[Path]:
+    """The weights of a text encoder; of a tokenizer all files."""
+    if part.name.startswith("tokenizer"):
+        return sorted(path for path in part.glob("*") if path.is_file())
+    found: list[Path] = []
+    for pattern in ("*.safetensors", "*.bin"):
+        found = found or sorted(part.glob(pattern))
+    plain = [path for path in found if ".fp16" not in path.name]
+    return plain or found
+
+
+def _fingerprint(family: Family, folder: Path) -> str | None:
+    """SHA-256 over the text encoders and tokenizers; None if weights are missing."""
+    files: list[Path] = []
+    for end in encoder_ends(family, folder):
+        home = folder / f"text_encoder{end}"
+        weights = part_files(home)
+        if not weights:
+            return None
+        files += [*weights, *home.glob("config.json"), *part_files(folder / f"tokenizer{end}")]
+    return fingerprint_of(files)

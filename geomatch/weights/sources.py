@@ -7,19 +7,23 @@ from pathlib import Path
 from geomatch.errors import WeightsError
 from geomatch.places import cached_path, user_path
 from geomatch.weights.download import WeightsFile
-from geomatch.weights.folders import CONFIGS, HEAD_FILES, STEM, missing_files
+from geomatch.weights.families import Family
+from geomatch.weights.folders import CONFIGS, HEAD_FILES, NETWORKS, STEM, missing_files
 from geomatch.weights.hub import hub_folder, is_hub_id
 from geomatch.weights.models import ADM, MODELS
-from geomatch.weights.prompt import TEXT_WEIGHTS
+from geomatch.weights.prompt import encoder_ends, part_files
 
 EMBEDDED = ("dift-tiny",)  # models that come with the package
 # OpenAI publishes no checksum
 ADM_CHECKPOINT = WeightsFile("256x256_diffusion_uncond.pt", MODELS[ADM].source, MODELS[ADM].licence, None)
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+?)(?:@([\w./-]+))?")
 _SMALL = [*CONFIGS, "model_index.json", "scheduler_config.json", "scheduler/*", *HEAD_FILES.values()]
-_SAFE = (f"{STEM}.safetensors", f"{STEM}-*-of-*.safetensors", f"{STEM}.safetensors.index.json")
-_PICKLED = (f"{STEM}.bin",)
-_TOKENIZER = ["text_encoder/config.json", "tokenizer/*"]
+# alternatives, best first: half precision where there is no other, old repositories have no safetensors
+_KINDS = (
+    ("{}.safetensors", "{}-*-of-*.safetensors", "{}.safetensors.index.json"),
+    ("{}.fp16.safetensors", "{}.fp16-*-of-*.safetensors", "{}.safetensors.index.fp16.json"),
+    ("{}.bin", "{}-*-of-*.bin", "{}.bin.index.json"),
+)
 
 
 def model_folder(
@@ -51,25 +55,30 @@ def model_folder(
             f"{model}: neither a known model ({', '.join((*EMBEDDED, ADM))}) nor a folder with a diffusers "
             "model nor an id on the hub (ORGANISATION/NAME)"
         )
-    networks = ("", "unet/", "vae/") if own_unet else ("vae/",)
-    # old repositories have no safetensors
+    networks = ("", *(f"{name}/" for name in NETWORKS), "vae/") if own_unet else ("vae/",)
     kinds = [
-        [*_SMALL, *(f"{net}{name}" for net in networks for name in names)] for names in (_SAFE, _PICKLED)
+        [*_SMALL, *(f"{net}{name.format(STEM)}" for net in networks for name in names)] for names in _KINDS
     ]
     return hub_folder(model, revision, kinds, lambda found: missing_files(found, own_unet), download)
 
 
-def text_encoder_folder(model: str, revision: str | None, folder: Path, download: bool = True) -> Path:
-    """The folder with ``text_encoder`` and ``tokenizer``: ``folder``, after fetching them for a hub id."""
-    if user_path(model).is_dir() or not is_hub_id(model):
+def text_encoder_folder(
+    model: str, revision: str | None, folder: Path, family: Family, download: bool = True
+) -> Path:
+    """The folder with text encoders and tokenizers: ``folder``, after fetching them for a hub id."""
+    if user_path(model).exists() or not is_hub_id(model):
         return folder
+    ends = encoder_ends(family, folder)
 
     def missing(found: Path) -> list[str]:
-        wanted = {"text_encoder": TEXT_WEIGHTS, "tokenizer": ("vocab.json", "tokenizer.json")}
-        lacking = [p for p in wanted if not any((found / p / name).is_file() for name in wanted[p])]
-        return [f"{part}/{wanted[part][0]} is missing" for part in lacking]
+        parts = [f"{part}{end}" for end in ends for part in ("text_encoder", "tokenizer")]
+        return [f"{part} is missing" for part in parts if not part_files(found / part)]
 
-    kinds = [[*_TOKENIZER, f"text_encoder/{name}"] for name in TEXT_WEIGHTS]
+    small = [name for end in ends for name in (f"text_encoder{end}/config.json", f"tokenizer{end}/*")]
+    kinds = [
+        [*small, *(f"text_encoder{end}/{name.format(stem)}" for end in ends for name in names)]
+        for names, stem in zip(_KINDS, ("model", "model", "pytorch_model"), strict=True)
+    ]
     return hub_folder(model, revision, kinds, missing, download)
 
 

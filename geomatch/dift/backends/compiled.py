@@ -1,7 +1,7 @@
 """Networks that are compiled once enough images are coming."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -33,7 +33,7 @@ class Runner:
     failed: bool = False
     compiled: Callable[..., tuple[Tensor, ...]] | None = None
 
-    def __call__(self, batch: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+    def __call__(self, batch: Tensor, *others: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The network's outputs."""
         if self._pays(batch):
             try:

@@ -1,7 +1,6 @@
-"""Diffusion models as feature extractors: an encoder, a UNet read at inner layers, a noise schedule."""
+"""Diffusion models as feature extractors: an encoder, a network read at inner layers, a noise schedule."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,18 +17,15 @@ deviation, (B, C, h, w) each, on the model's device; no deviation for models in 
 class DiffusionModel:
     """A loaded model, whatever its kind."""
 
-    unet: nn.Module  # the UNet's modules; parts that no wanted layer needs may be absent
-    part: Runner  # runs a `geomatch.dift.backends.wanted.WantedPart` of it
+    network: nn.Module  # the denoiser's modules; parts that no wanted layer needs may be absent
+    part: Runner  # runs as much of it as the wanted layers need
     encode: Callable[[Tensor], Latents]  # images (B, 3, H, W) in [-1, 1] to latents
-    alphas_cumprod: Tensor  # (T,) alpha_bar_t of the noise schedule, on the CPU
+    schedule: tuple[Tensor, Tensor]  # (T,) signal and noise that make the image of a timestep, on the CPU
     stride: int  # image sides must be multiples of it
+    device: torch.device  # where it runs
     encoder: Runner | None = None  # the network in `encode`, if there is one
-    prompt_embedding: Tensor | None = None  # (1, tokens, D) for UNets conditioned on text
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return next(self.unet.parameters()).device
+    text: Mapping[str, Tensor] | None = None  # one row of conditioning, see `geomatch.weights.families.Text`
+    discarded: tuple[int, ...] = ()  # channels of the outputs that are set to 0
 
     def expect(self, images: int, passes: int) -> None:
         """Announce so many images, and rows for the UNet, after which compiled networks may pay."""
@@ -39,19 +35,30 @@ class DiffusionModel:
 
     def check_timestep(self, timestep: int) -> None:
         """Raise ValueError unless the schedule has that timestep."""
-        if timestep >= len(self.alphas_cumprod):
-            raise ValueError(f"timestep must be below {len(self.alphas_cumprod)}, got {timestep}")
+        count = len(self.schedule[0])
+        if timestep >= count:
+            raise ValueError(f"timestep must be below {count}, got {timestep}")
 
     def add_noise(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
-        """sqrt(alpha_bar_t) latents + sqrt(1 - alpha_bar_t) noise (Ho et al., NeurIPS 2020, eq. 4)."""
+        """The latents (B, C, h, w) as they are at a timestep: signal_t latents + noise_t noise."""
         self.check_timestep(timestep)
-        signal = float(self.alphas_cumprod[timestep])
-        return math.sqrt(signal) * latents + math.sqrt(1 - signal) * noise
+        signal, strength = (float(table[timestep]) for table in self.schedule)
+        return signal * latents + strength * noise
 
     def activations(self, latents: Tensor, timestep: int) -> tuple[Tensor, ...]:
-        """The wanted layers' outputs (B, C, h, w), in the network's type, for noisy latents (B, C, h, w)."""
+        """The wanted layers' outputs (B, C, h, w), in the network's type, for noisy latents (B, C, h, w).
+
+        Raises:
+            ValueError: when a channel that is to be discarded is not there.
+        """
         self.check_timestep(timestep)
-        parameter = next(self.unet.parameters())
-        latents = latents.to(parameter.device, parameter.dtype)
-        steps = torch.full((1,), timestep, dtype=torch.int64, device=parameter.device)
-        return self.part(latents, steps, self.prompt_embedding)
+        latents = latents.to(self.device, next(self.network.parameters()).dtype)
+        steps = torch.full((1,), timestep, dtype=torch.int64, device=self.device)
+        found = self.part(latents, steps) if self.text is None else self.part(latents, steps, self.text)
+        if not self.discarded:
+            return found
+        least, last = min(len(layer[0]) for layer in found), max(self.discarded)
+        if last >= least:
+            raise ValueError(f"discard={last}: a layer has {least} channels, 0 to {least - 1}")
+        channels = torch.tensor(self.discarded, device=self.device)
+        return tuple(layer.index_fill(1, channels, 0) for layer in found)

@@ -5,39 +5,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from geomatch.dift.backends.compiled import Runner
+from geomatch.dift.backends.layers import layer_names
 from geomatch.dift.backends.model import DiffusionModel, Latents
 from geomatch.dift.backends.plain_unet import PlainUNet, covers
-from geomatch.dift.backends.schedule import load_alphas
-from geomatch.dift.backends.wanted import WantedPart, layer_names, unneeded_parts
+from geomatch.dift.backends.schedule import load_schedule
+from geomatch.dift.backends.wanted import WantedPart, known_layers, unneeded_parts
 from geomatch.dift.config import DIFTConfig
+from geomatch.dift.files import Conditioning
 from geomatch.errors import WeightsError
 from geomatch.weights.checkpoint import empty_network, fill_network
-from geomatch.weights.folders import read_config, unet_folder
+from geomatch.weights.folders import network_folder, read_config
 
 
 def load_pixel_unet(
     folder: Path,
     unet_file: Path | None,
-    embedding: NDArray[np.float32] | None,
+    conditioning: Conditioning | None,
     config: DIFTConfig,
     device: str,
     dtypes: tuple[torch.dtype, torch.dtype],
 ) -> DiffusionModel:
     """Load a bare UNet or a pipeline of it and a scheduler; 3 n^2 channels are n x n blocks of pixels."""
-    if config.prompt or embedding is not None:
-        raise ValueError(
-            f"{config.model} takes no text: leave the prompt empty, and leave out the prompt embedding"
-        )
+    if config.prompt or conditioning is not None:
+        raise ValueError(f"{config.model} takes no text: leave the prompt empty, and give no conditioning")
     if config.latent == "sample":
         raise ValueError(f"{config.model} has no autoencoder: use latent='mode'")
-    home, dtype = unet_folder(folder), dtypes[0]
+    home, dtype = network_folder(folder), dtypes[0]
     unet = empty_network(_network_of(home), home)
     channels = unet.config.in_channels
     unshuffle = math.isqrt(channels // 3)
@@ -45,7 +43,7 @@ def load_pixel_unet(
         raise WeightsError(f"{home}: {channels} input channels; RGB images need 3, or 3 n^2 for n x n blocks")
     if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
         raise WeightsError(f"{home}: a class-conditional UNet, which needs labels; unconditional only")
-    layers = layer_names(config.layers, output_blocks(unet))
+    layers = layer_names(config.layers, output_blocks(unet), known_layers(unet))
     fill_network(unet, home, dtype, unneeded_parts(unet, layers), unet_file)
     unet = unet.to(device)
     # on CPUs, torch's normalisation of it is slow in bfloat16 (measured)
@@ -56,11 +54,13 @@ def load_pixel_unet(
         return functional.pixel_unshuffle(images.to(device), unshuffle), None
 
     return DiffusionModel(
-        unet=unet,
+        network=unet,
         part=Runner(WantedPart(unet, layers), config.compile),
         encode=encode,
-        alphas_cumprod=load_alphas(folder),
+        schedule=load_schedule(folder),
         stride=unshuffle * 2 ** (len(unet.config.block_out_channels) - 1),
+        device=torch.device(device),
+        discarded=config.discard,
     )
 
 

@@ -1,4 +1,4 @@
-"""The noise schedule of a diffusers folder."""
+"""How much signal and noise a timestep means."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +14,21 @@ _FILE = "scheduler_config.json"
 _SETTINGS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
              "rescale_betas_zero_snr")  # fmt: skip
 """What matters here; all of diffusers' discrete schedulers share these."""
+
+
+def flow_schedule() -> tuple[Tensor, Tensor]:
+    """(1000,) signal and noise of flow matching: 1 - t/1000 and t/1000 (Lipman et al., ICLR 2023).
+
+    The ``shift`` of a sampler only chooses which of them it visits.
+    """
+    noise = torch.arange(1000, dtype=torch.float64, device="cpu") / 1000
+    return 1 - noise, noise
+
+
+def load_schedule(folder: Path) -> tuple[Tensor, Tensor]:
+    """(T,) signal and noise, float64: the roots of alpha_bar_t and of 1 - alpha_bar_t (Ho et al., eq. 4)."""
+    alphas = load_alphas(folder).double()
+    return alphas.sqrt(), (1 - alphas).sqrt()
 
 
 def load_alphas(folder: Path) -> Tensor:

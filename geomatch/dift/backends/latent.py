@@ -1,0 +1,92 @@
+"""Models that work on the latents of an autoencoder, conditioned on text or on classes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geomatch.dift.backends.autoencoder import load_autoencoder
+from geomatch.dift.backends.compiled import Runner
+from geomatch.dift.backends.layers import layer_names
+from geomatch.dift.backends.model import DiffusionModel
+from geomatch.dift.backends.schedule import flow_schedule, load_schedule
+from geomatch.dift.backends.transformer import TransformerPart, block_names, unneeded_blocks
+from geomatch.dift.backends.wanted import WantedPart, known_layers, unneeded_parts
+from geomatch.dift.config import DIFTConfig
+from geomatch.dift.files import Conditioning, conditioning_of
+from geomatch.errors import ShapeError, WeightsError
+from geomatch.weights.checkpoint import empty_network, fill_network
+from geomatch.weights.families import Family
+from geomatch.weights.folders import network_folder
+
+
+def load_latent_model(
+    family: Family,
+    folder: Path,
+    unet_file: Path | None,
+    conditioning: Conditioning | None,
+    config: DIFTConfig,
+    device: str,
+    dtypes: tuple[torch.dtype, torch.dtype],
+) -> DiffusionModel:
+    """Load network, autoencoder and noise schedule, but no part that the wanted layers do not need.
+
+    ``conditioning`` replaces the prompt's, the weights in ``unet_file`` the network's. The ``dtypes`` are
+    those of the network and of the autoencoder.
+    """
+    import diffusers
+
+    home, dtype = network_folder(folder), dtypes[0]
+    network = empty_network(getattr(diffusers, family.network).from_config, home)
+    vae_dtype = torch.float32 if family.exact_encoder and dtypes[1] is torch.float16 else dtypes[1]
+    autoencoder = load_autoencoder(folder / "vae", vae_dtype, device, config.compile)
+    channels = autoencoder.channels * (4 if family.packed else 1)
+    if network.config.in_channels != channels:
+        raise WeightsError(
+            f"{home}: takes {network.config.in_channels} channels, the autoencoder gives {channels}; "
+            "inpainting and depth models are not supported"
+        )
+    text = conditioning_of(config, folder) if conditioning is None else conditioning
+    check_conditioning(family, network.config, text)
+    part: WantedPart | TransformerPart
+    if family.blocks:
+        blocks = block_names(network, family)
+        layers = layer_names(config.layers, blocks, blocks)
+        fill_network(network, home, dtype, unneeded_blocks(network, family, layers), unet_file)
+        network = network.to(device)
+        part = TransformerPart(network, family, layers, autoencoder.stride)
+    else:
+        ups = [f"up_blocks.{index}" for index in range(len(network.up_blocks))]
+        layers = layer_names(config.layers, ups, known_layers(network))
+        fill_network(network, home, dtype, unneeded_parts(network, layers), unet_file)
+        layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
+        network = network.to(device, memory_format=layout)
+        part = WantedPart(network, layers, autoencoder.stride)
+    return DiffusionModel(
+        network=network,
+        part=Runner(part, config.compile),
+        encode=autoencoder.encode,
+        schedule=flow_schedule() if family.flow else load_schedule(folder),
+        stride=autoencoder.stride * (part.patch if isinstance(part, TransformerPart) else 1),
+        device=torch.device(device),
+        encoder=autoencoder.runner,
+        text={name: torch.tensor(value)[None].to(device, dtype) for name, value in text.items()},
+        discarded=config.discard,
+    )
+
+
+def check_conditioning(family: Family, config: Any, given: Conditioning) -> None:
+    """Raise ShapeError unless the tensors are those that the network is conditioned on."""
+    if not isinstance(given, Mapping):
+        raise ShapeError("conditioning: expected arrays by name, such as {'prompt_embeds': (tokens, D)}")
+    expected = {"prompt_embeds": 2, "pooled": 1, "mask": 1}
+    for name in filter(None, family.encoded):
+        if name not in given or given[name].ndim != expected[name]:
+            shape = given[name].shape if name in given else f"only {', '.join(given) or 'nothing'}"
+            raise ShapeError(f"conditioning: expected {name!r} of {expected[name]} dimensions, got {shape}")
+    if family.text_width and given["prompt_embeds"].shape[1] != config[family.text_width]:
+        raise ShapeError(
+            f"conditioning: expected 'prompt_embeds' of shape (tokens, {config[family.text_width]}), "
+            f"got {given['prompt_embeds'].shape}"
+        )

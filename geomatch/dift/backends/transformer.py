@@ -1,0 +1,67 @@
+"""Diffusion transformers, read at any of their blocks."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from threading import Lock
+from typing import Any
+
+from torch import Tensor, nn
+
+from geomatch.dift.backends.layers import block_of, catch, token_map
+from geomatch.weights.families import Family, Text
+
+
+class TransformerPart(nn.Module):
+    """A transformer of diffusers that runs as far as the wanted layers need."""
+
+    def __init__(self, network: Any, family: Family, layers: Sequence[str], stride: int) -> None:
+        """The layers by name; later blocks may be gone. ``stride`` is that of the latents."""
+        super().__init__()
+        self.network, self.family, self.layers, self.stride = network, family, tuple(layers), stride
+        self.patch = 2 if family.packed else int(network.config.patch_size)
+        self.caught: dict[str, Tensor] = {}
+        self.one = Lock()  # pass at a time, since what it catches has one place
+        for layer in self.layers:
+            catch(network, layer, self.caught)
+        network.set_submodule(unneeded_blocks(network, family, layers)[0], _Stop())
+
+    def forward(self, latents: Tensor, timestep: Tensor, text: Text) -> tuple[Tensor, ...]:
+        """The layers' outputs (B, C, h, w) of latents (B, C, H, W), a timestep (1,), a row of text."""
+        count, _, height, width = latents.shape
+        rows = {name: value.expand(count, *value.shape[1:]) for name, value in text.items()}
+        size = (width * self.stride, height * self.stride)
+        assert self.family.inputs is not None
+        given = self.family.inputs(self.network.config, latents, timestep.float().expand(count), rows, size)
+        with self.one:
+            with suppress(_ReachedError):
+                self.network(**given, return_dict=False)
+            found = [self.caught.pop(layer) for layer in self.layers]
+        cells = (height // self.patch, width // self.patch)
+        return tuple(token_map(tokens, cells, self.family.image_first) for tokens in found)
+
+
+def block_names(network: nn.Module, family: Family) -> tuple[str, ...]:
+    """The blocks in the order in which they run: the numbers of layers are theirs."""
+    return tuple(
+        f"{blocks}.{place}"
+        for blocks in family.blocks
+        for place, _ in enumerate(network.get_submodule(blocks).children())
+    )
+
+
+def unneeded_blocks(network: nn.Module, family: Family, layers: Sequence[str]) -> list[str]:
+    """Names of the modules that run only after all the wanted layers, in order."""
+    names = block_names(network, family)
+    last = max(names.index(block_of(layer)[0]) for layer in layers)
+    return [*names[last + 1 :], *family.tail]
+
+
+class _ReachedError(Exception):
+    """All that is wanted has been caught."""
+
+
+class _Stop(nn.Module):
+    """Ends the pass, in place of the first module that no wanted layer needs."""
+
+    def forward(self, *arguments: object, **named: object) -> None:
+        raise _ReachedError
