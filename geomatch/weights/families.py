@@ -13,17 +13,38 @@ from geomatch.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Text = Mapping[str, "Tensor"]
-"""Conditioning by name, one row per image: ``prompt_embeds`` (B, tokens, D), ``pooled`` (B, P), ``mask``
-(B, tokens)."""
-Inputs = Callable[[Any, "Tensor", "Tensor", Text, tuple[int, int]], dict[str, Any]]
-"""Arguments of a transformer's ``forward``, made of its configuration, latents (B, C, h, w), timesteps (B,),
-float from 0 to 1000, conditioning, and the (width, height) of the images in pixels."""
+Encoders = Mapping[str, tuple[str, str]]
+"""Endings of the folders ``text_encoder`` and ``tokenizer``, and the classes in transformers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the arguments of a transformer are made of."""
+
+    config: Any
+    """The network's configuration."""
+    latents: "Tensor"
+    """(B, C, h, w)"""
+    time: "Tensor"
+    """(B,) timesteps, float from 0 to 1000."""
+    text: Mapping[str, "Tensor"]
+    """Conditioning by name: ``prompt_embeds`` (B, tokens, D), ``pooled`` (B, P), ``mask`` (B, tokens)."""
+    size: tuple[int, int]
+    """Width and height of the images in pixels."""
+
+    def arguments(self, time: "Tensor") -> dict[str, Any]:
+        """What almost all take, the time in a network's own terms."""
+        prompt = self.text["prompt_embeds"]
+        return {"hidden_states": self.latents, "timestep": time, "encoder_hidden_states": prompt}
+
+
 GUIDANCE = 3.5
-"""What networks with an embedding of the guidance are told: the default of diffusers' ``FluxPipeline``."""
+GUIDANCE_2 = 4.0
+"""What networks with an embedding of the guidance are told: defaults of diffusers' ``FluxPipeline`` and
+``Flux2Pipeline``."""
 _CLIP, _PROJECTED = ("CLIPTextModel", "CLIPTokenizer"), ("CLIPTextModelWithProjection", "CLIPTokenizer")
 CLIPS = (_CLIP, _PROJECTED)
-_T5 = ("T5EncoderModel", "T5Tokenizer")
+_T5, _GEMMA = ("T5EncoderModel", "T5Tokenizer"), ("Gemma2Model", "AutoTokenizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +53,17 @@ class Family:
 
     network: str
     """Its class in diffusers."""
-    pipelines: tuple[str, ...] = ()
-    """Pipelines in diffusers whose ``encode_prompt`` encodes prompts: that which ``model_index.json`` names,
-    else the first; none for models of no text."""
-    encoders: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Endings of the folders ``text_encoder`` and ``tokenizer``, and the classes in transformers."""
-    optional: tuple[str, ...] = ()
-    """Those endings that a model may do without."""
+    pipelines: Mapping[str, Encoders] = field(default_factory=dict)
+    """Pipelines in diffusers whose ``encode_prompt`` encodes prompts, and with what: that which
+    ``model_index.json`` names, else the first; none for models of no text."""
     encoded: tuple[str | None, ...] = ("prompt_embeds", "mask")
     """Names of what ``encode_prompt`` gives, in its order; None for what is not used."""
+    spare: tuple[str, ...] = ()
+    """Those of them that a prompt may come without."""
     text_width: str = ""
     """The configuration's name for the width of ``prompt_embeds``."""
+    optional: tuple[str, ...] = ()
+    """Endings of text encoders that a model may do without."""
     blocks: tuple[str, ...] = ()
     """Lists of a transformer's blocks, in the order in which they run; none for UNets."""
     tail: tuple[str, ...] = ("norm_out", "proj_out")
@@ -55,52 +76,75 @@ class Family:
     """Noise is mixed in as in flow matching; else by the scheduler's betas."""
     exact_encoder: bool = False
     """The autoencoder overflows in float16 on some images (``force_upcast``), and stays in float32."""
-    inputs: Inputs | None = None
-    """Of transformers."""
+    inputs: Callable[[Told], dict[str, Any]] | None = None
+    """The arguments of a transformer's ``forward``."""
 
 
-def _dit(config: Any, latents: "Tensor", time: "Tensor", text: Text, size: tuple[int, int]) -> dict[str, Any]:
-    nothing = time.new_full((len(latents),), config.num_embeds_ada_norm)  # the class that stands for none
-    return {"hidden_states": latents, "timestep": time, "class_labels": nothing.long()}
+def _dit(told: Told) -> dict[str, Any]:
+    nothing = told.time.new_full((len(told.latents),), told.config.num_embeds_ada_norm)  # the class of none
+    return {"hidden_states": told.latents, "timestep": told.time, "class_labels": nothing.long()}
 
 
-def _pixart(
-    config: Any, latents: "Tensor", time: "Tensor", text: Text, size: tuple[int, int]
-) -> dict[str, Any]:
-    width, height = size
-    sizes = time.new_tensor([[height, width]]).expand(len(latents), 2)
-    return {
-        "hidden_states": latents,
-        "timestep": time,
-        "encoder_hidden_states": text["prompt_embeds"],
-        "encoder_attention_mask": text["mask"],
-        # networks without `use_additional_conditions` leave them alone
-        "added_cond_kwargs": {"resolution": sizes, "aspect_ratio": sizes[:, :1] / sizes[:, 1:]},
+def _pixart(told: Told) -> dict[str, Any]:
+    width, height = told.size
+    sizes = told.time.new_tensor([[height, width]]).expand(len(told.latents), 2)
+    # networks without `use_additional_conditions` leave them alone
+    added = {"resolution": sizes, "aspect_ratio": sizes[:, :1] / sizes[:, 1:]}
+    mask = {"encoder_attention_mask": told.text["mask"]}
+    return told.arguments(told.time) | mask | {"added_cond_kwargs": added}
+
+
+def _sd3(told: Told) -> dict[str, Any]:
+    return told.arguments(told.time) | {"pooled_projections": told.text["pooled"]}
+
+
+def _flux(told: Told) -> dict[str, Any]:
+    guidance = told.time.new_full((len(told.latents),), GUIDANCE) if told.config.guidance_embeds else None
+    return told.arguments(told.time / 1000) | {  # multiplied again inside
+        "hidden_states": _packed(told.latents),
+        "pooled_projections": told.text["pooled"],
+        "img_ids": _places(told, cells=2, numbers=3),
+        "txt_ids": told.time.new_zeros(told.text["prompt_embeds"].shape[1], 3),
+        "guidance": guidance,
     }
 
 
-def _sd3(config: Any, latents: "Tensor", time: "Tensor", text: Text, size: tuple[int, int]) -> dict[str, Any]:
-    return {
-        "hidden_states": latents,
-        "timestep": time,
-        "encoder_hidden_states": text["prompt_embeds"],
-        "pooled_projections": text["pooled"],
+def _flux2(told: Told) -> dict[str, Any]:
+    order = told.time.new_ones(told.text["prompt_embeds"].shape[1], 1).cumsum(0) - 1
+    return told.arguments(told.time / 1000) | {
+        "hidden_states": told.latents.flatten(2).transpose(1, 2),
+        "img_ids": _places(told, cells=1, numbers=4),
+        "txt_ids": order * told.time.new_tensor([0, 0, 0, 1]),
+        "guidance": told.time.new_full((len(told.latents),), GUIDANCE_2),  # left alone without an embedding
     }
 
 
-def _flux(
-    config: Any, latents: "Tensor", time: "Tensor", text: Text, size: tuple[int, int]
-) -> dict[str, Any]:
-    prompt = text["prompt_embeds"]
-    return {
-        "hidden_states": _packed(latents),
-        "timestep": time / 1000,  # multiplied again inside
-        "encoder_hidden_states": prompt,
-        "pooled_projections": text["pooled"],
-        "img_ids": _places(latents, time),
-        "txt_ids": time.new_zeros(prompt.shape[1], 3),
-        "guidance": time.new_full((len(latents),), GUIDANCE) if config.guidance_embeds else None,
+def _qwen(told: Told) -> dict[str, Any]:
+    rows, columns = (side // 2 for side in told.latents.shape[2:])
+    return told.arguments(told.time / 1000) | {
+        "hidden_states": _packed(told.latents),
+        "encoder_hidden_states_mask": told.text.get("mask"),
+        "img_shapes": [[(1, rows, columns)]] * len(told.latents),
     }
+
+
+def _sana(told: Told) -> dict[str, Any]:
+    mask = {"encoder_attention_mask": told.text["mask"]}
+    return told.arguments(told.time * told.config.timestep_scale) | mask
+
+
+def _lumina(told: Told) -> dict[str, Any]:
+    mask = {"encoder_attention_mask": told.text["mask"].bool()}
+    return told.arguments(1 - told.time / 1000) | mask  # 1 is the image
+
+
+def _z_image(told: Told) -> dict[str, Any]:
+    text = list(told.text["prompt_embeds"])
+    return {"x": list(told.latents[:, :, None]), "t": 1 - told.time / 1000, "cap_feats": text}
+
+
+def _aura(told: Told) -> dict[str, Any]:
+    return told.arguments(told.time / 1000)
 
 
 def _packed(latents: "Tensor") -> "Tensor":
@@ -110,42 +154,74 @@ def _packed(latents: "Tensor") -> "Tensor":
     return split.reshape(count, -1, 4 * channels)
 
 
-def _places(latents: "Tensor", time: "Tensor") -> "Tensor":
-    """(h/2 w/2, 3): 0, row and column of each token."""
-    ones = time.new_ones(latents.shape[2] // 2, latents.shape[3] // 2)
-    rows, columns = (ones.cumsum(axis).reshape(-1, 1) - 1 for axis in (0, 1))
-    return time.new_tensor([0, 1, 0]) * rows + time.new_tensor([0, 0, 1]) * columns
+def _places(told: Told, cells: int, numbers: int) -> "Tensor":
+    """(tokens, numbers): 0, row, column and zeros, of each token of so many cells along its side."""
+    ones = told.time.new_ones(told.latents.shape[2] // cells, told.latents.shape[3] // cells)
+    places = told.time.new_zeros(ones.numel(), numbers)
+    for axis in (0, 1):
+        places[:, 1 + axis] = ones.cumsum(axis).flatten() - 1
+    return places
 
 
+_ONE, _REFINED = ("transformer_blocks",), ("noise_refiner", "layers")
+_DOUBLE = (*_ONE, "single_transformer_blocks")
+_JOINED = ("prompt_embeds", None, "pooled")
 FAMILIES: dict[str, Family] = {
     "Stable Diffusion 1 or 2": Family(
-        "UNet2DConditionModel", ("StableDiffusionPipeline",), {"": _CLIP},
-        encoded=("prompt_embeds",), text_width="cross_attention_dim",
+        "UNet2DConditionModel", {"StableDiffusionPipeline": {"": _CLIP}}, ("prompt_embeds",),
+        text_width="cross_attention_dim",
     ),
     "Stable Diffusion XL": Family(
-        "UNet2DConditionModel", ("StableDiffusionXLPipeline",), {"": _CLIP, "_2": _PROJECTED},
-        optional=("",), encoded=("prompt_embeds", None, "pooled"), text_width="cross_attention_dim",
-        exact_encoder=True,
+        "UNet2DConditionModel", {"StableDiffusionXLPipeline": {"": _CLIP, "_2": _PROJECTED}}, _JOINED,
+        text_width="cross_attention_dim", optional=("",), exact_encoder=True,
     ),
     "Stable Diffusion 3": Family(
-        "SD3Transformer2DModel", ("StableDiffusion3Pipeline",),
-        {"": _PROJECTED, "_2": _PROJECTED, "_3": _T5}, optional=("_3",),
-        encoded=("prompt_embeds", None, "pooled"), text_width="joint_attention_dim",
-        blocks=("transformer_blocks",), flow=True, inputs=_sd3,
+        "SD3Transformer2DModel",
+        {"StableDiffusion3Pipeline": {"": _PROJECTED, "_2": _PROJECTED, "_3": _T5}}, _JOINED,
+        text_width="joint_attention_dim", optional=("_3",), blocks=_ONE, flow=True, inputs=_sd3,
     ),
     "FLUX.1": Family(
-        "FluxTransformer2DModel", ("FluxPipeline",), {"": _CLIP, "_2": _T5},
-        encoded=("prompt_embeds", "pooled"), text_width="joint_attention_dim",
-        blocks=("transformer_blocks", "single_transformer_blocks"), packed=True, flow=True, inputs=_flux,
+        "FluxTransformer2DModel", {"FluxPipeline": {"": _CLIP, "_2": _T5}}, ("prompt_embeds", "pooled"),
+        text_width="joint_attention_dim", blocks=_DOUBLE, packed=True, flow=True, inputs=_flux,
     ),
     "PixArt": Family(
-        "PixArtTransformer2DModel", ("PixArtAlphaPipeline", "PixArtSigmaPipeline"), {"": _T5},
-        text_width="caption_channels",
-        blocks=("transformer_blocks",), inputs=_pixart,
+        "PixArtTransformer2DModel", {"PixArtAlphaPipeline": {"": _T5}, "PixArtSigmaPipeline": {"": _T5}},
+        text_width="caption_channels", blocks=_ONE, inputs=_pixart,
     ),
     "DiT": Family(
-        "DiTTransformer2DModel", encoded=(), blocks=("transformer_blocks",),
-        tail=("proj_out_1", "norm_out", "proj_out_2"), inputs=_dit,
+        "DiTTransformer2DModel", encoded=(), blocks=_ONE, tail=("proj_out_1", "norm_out", "proj_out_2"),
+        inputs=_dit,
+    ),
+    "FLUX.2": Family(
+        "Flux2Transformer2DModel",
+        {
+            "Flux2Pipeline": {"": ("Mistral3ForConditionalGeneration", "AutoProcessor")},
+            "Flux2KleinPipeline": {"": ("Qwen3ForCausalLM", "AutoTokenizer")},
+        },
+        ("prompt_embeds",), text_width="joint_attention_dim", blocks=_DOUBLE, flow=True, inputs=_flux2,
+    ),
+    "Qwen-Image": Family(
+        "QwenImageTransformer2DModel",
+        {"QwenImagePipeline": {"": ("Qwen2_5_VLForConditionalGeneration", "AutoTokenizer")}},
+        spare=("mask",), text_width="joint_attention_dim", blocks=_ONE, packed=True, flow=True, inputs=_qwen,
+    ),
+    "SANA": Family(
+        "SanaTransformer2DModel", {"SanaPipeline": {"": _GEMMA}}, text_width="caption_channels", blocks=_ONE,
+        flow=True, inputs=_sana,
+    ),
+    "Lumina 2": Family(
+        "Lumina2Transformer2DModel", {"Lumina2Pipeline": {"": _GEMMA}}, text_width="cap_feat_dim",
+        blocks=_REFINED, tail=("norm_out",), flow=True, inputs=_lumina,
+    ),
+    "Z-Image": Family(
+        "ZImageTransformer2DModel", {"ZImagePipeline": {"": ("Qwen3Model", "AutoTokenizer")}},
+        ("prompt_embeds",), text_width="cap_feat_dim", blocks=_REFINED, tail=("all_final_layer",),
+        image_first=True, flow=True, inputs=_z_image,
+    ),
+    "AuraFlow": Family(
+        "AuraFlowTransformer2DModel", {"AuraFlowPipeline": {"": ("UMT5EncoderModel", "AutoTokenizer")}},
+        ("prompt_embeds",), text_width="joint_attention_dim",
+        blocks=("joint_transformer_blocks", "single_transformer_blocks"), flow=True, inputs=_aura,
     ),
 }  # fmt: skip
 """By what people call them."""

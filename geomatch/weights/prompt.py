@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from geomatch.errors import MissingDependencyError, WeightsError, reading, require
 from geomatch.files import fingerprint_of, read_json
 from geomatch.weights.download import check_file
-from geomatch.weights.families import CLIPS, Family
+from geomatch.weights.families import CLIPS, Encoders, Family
 from geomatch.weights.folders import network_folder, read_config
 
 Conditioning = Mapping[str, NDArray[np.float32]]
@@ -40,16 +40,19 @@ def cached_conditioning(family: Family, folder: Path, prompt: str) -> Conditioni
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def encoder_ends(family: Family, folder: Path) -> list[str]:
-    """Endings of the text encoders' folders: the family's, without optional ones that the model lacks."""
+def pipeline_of(family: Family, folder: Path) -> tuple[str, Encoders]:
+    """The pipeline that encodes prompts, and its encoders, without optional ones that the model lacks."""
     listed = _index(folder)
-    return [
-        end
-        for end in family.encoders
+    name = str(listed.get("_class_name"))
+    if name not in family.pipelines:
+        name = next(iter(family.pipelines))
+    return name, {
+        end: classes
+        for end, classes in family.pipelines[name].items()
         if end not in family.optional
         or (folder / f"text_encoder{end}").is_dir()
         or listed.get(f"text_encoder{end}") not in (None, [None, None])
-    ]
+    }
 
 
 def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
@@ -57,8 +60,8 @@ def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
 
     Cached beside the weights if that folder can be written to.
     """
-    ends, fingerprint = encoder_ends(family, folder), _fingerprint(family, folder)
-    for part in (f"{kind}{end}" for end in ends for kind in ("text_encoder", "tokenizer")):
+    (name, encoders), fingerprint = pipeline_of(family, folder), _fingerprint(family, folder)
+    for part in (f"{kind}{end}" for end in encoders for kind in ("text_encoder", "tokenizer")):
         if not part_files(folder / part):
             raise WeightsError(
                 f"{folder / part}: missing, and the encoding of prompt {prompt!r} is not cached; "
@@ -71,13 +74,15 @@ def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
         raise MissingDependencyError(
             f"{error}; or copy {path.relative_to(folder)} from a machine that has it"
         ) from error
+    import diffusers
+
     from geomatch.weights.tensors import save_tensors
 
-    for end in ends:
+    for end in encoders:
         for file in (*folder.glob(f"text_encoder{end}/*"), *folder.glob(f"tokenizer{end}/*")):
             check_file(file)
     with reading(folder, "set of text encoders", WeightsError), _silent():
-        tensors = _encoded(family, folder, ends, prompt)
+        tensors = _encoded(getattr(diffusers, name), encoders, family.encoded, folder, prompt)
     try:
         path.parent.mkdir(exist_ok=True)
         save_tensors(path, tensors, {"prompt": prompt, "text_encoder": str(fingerprint)})
@@ -86,16 +91,15 @@ def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def _encoded(family: Family, folder: Path, ends: Sequence[str], prompt: str) -> dict[str, Any]:
-    import diffusers
+def _encoded(
+    make: Any, encoders: Encoders, names: Sequence[str | None], folder: Path, prompt: str
+) -> dict[str, Any]:
     import torch
     import transformers
 
-    named = _index(folder).get("_class_name")
-    make = getattr(diffusers, named if named in family.pipelines else family.pipelines[0])
     parts: dict[str, Any] = {}
-    for end in ends:
-        encoder, tokenizer = (getattr(transformers, name) for name in family.encoders[end])
+    for end, classes in encoders.items():
+        encoder, tokenizer = (getattr(transformers, name) for name in classes)
         home = folder / f"text_encoder{end}"
         weights = part_files(home)
         exact = sum(path.stat().st_size for path in weights) <= EXACT_BYTES
@@ -119,14 +123,14 @@ def _encoded(family: Family, folder: Path, ends: Sequence[str], prompt: str) -> 
                  "num_images_per_prompt": 1, "do_classifier_free_guidance": False}  # fmt: skip
     if "max_sequence_length" in accepted:  # FLUX.1 schnell's tokenizer knows half of its pipeline's default
         lengths = [
-            parts[f"tokenizer{end}"].model_max_length for end in ends if family.encoders[end] not in CLIPS
+            parts[f"tokenizer{end}"].model_max_length for end, kind in encoders.items() if kind not in CLIPS
         ]
         arguments["max_sequence_length"] = min([accepted["max_sequence_length"].default, *lengths])
     with torch.inference_mode():
         given = pipeline.encode_prompt(
             **{name: value for name, value in arguments.items() if name in accepted}
         )
-    found = zip(family.encoded, given if isinstance(given, tuple) else (given,), strict=False)
+    found = zip(names, given if isinstance(given, tuple) else (given,), strict=False)
     return {name: value[0].float().contiguous() for name, value in found if name and value is not None}
 
 
@@ -173,7 +177,7 @@ def part_files(part: Path) -> list[Path]:
 def _fingerprint(family: Family, folder: Path) -> str | None:
     """SHA-256 over the text encoders and tokenizers; None if weights are missing."""
     files: list[Path] = []
-    for end in encoder_ends(family, folder):
+    for end in pipeline_of(family, folder)[1]:
         home = folder / f"text_encoder{end}"
         weights = part_files(home)
         if not weights:

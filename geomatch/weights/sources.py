@@ -11,7 +11,7 @@ from geomatch.weights.families import Family
 from geomatch.weights.folders import CONFIGS, HEAD_FILES, NETWORKS, STEM, missing_files
 from geomatch.weights.hub import hub_folder, is_hub_id
 from geomatch.weights.models import ADM, MODELS
-from geomatch.weights.prompt import encoder_ends, part_files
+from geomatch.weights.prompt import part_files, pipeline_of
 
 EMBEDDED = ("dift-tiny",)  # models that come with the package
 # OpenAI publishes no checksum
@@ -68,7 +68,7 @@ def text_encoder_folder(
     """The folder with text encoders and tokenizers: ``folder``, after fetching them for a hub id."""
     if user_path(model).exists() or not is_hub_id(model):
         return folder
-    ends = encoder_ends(family, folder)
+    ends = pipeline_of(family, folder)[1]
 
     def missing(found: Path) -> list[str]:
         parts = [f"{part}{end}" for end in ends for part in ("text_encoder", "tokenizer")]

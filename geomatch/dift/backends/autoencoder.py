@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
+from torch.nn import functional
 
 from geomatch.dift.backends.compiled import Runner
 from geomatch.dift.backends.model import Latents
@@ -15,6 +16,8 @@ from geomatch.dift.config import Compile
 from geomatch.errors import WeightsError
 from geomatch.weights.checkpoint import empty_network, fill_network
 from geomatch.weights.folders import read_config
+
+KINDS = ("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLQwenImage", "AutoencoderDC")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -29,35 +32,36 @@ class Autoencoder:
     """Pixels along a cell of the latents."""
 
 
-def load_autoencoder(
-    folder: Path, dtype: torch.dtype, device: str, compile: Compile, file: Path | None = None
-) -> Autoencoder:
-    """Load the encoder in ``folder``, of the weights in ``file`` if that is given.
+def load_autoencoder(folder: Path, dtype: torch.dtype, device: str, compile: Compile) -> Autoencoder:
+    """Load the encoder in ``folder``.
 
     Raises:
-        WeightsError: for other kinds than ``AutoencoderKL``.
+        WeightsError: for a kind that is not one of `KINDS`.
     """
     kind = read_config(folder).get("_class_name")
-    if kind != "AutoencoderKL":
-        raise WeightsError(f"{folder / 'config.json'}: is a {kind}; supported is AutoencoderKL")
-    vae = empty_network(AutoencoderKL.from_config, folder)
-    decoder = [name for name in ("decoder", "post_quant_conv") if getattr(vae, name) is not None]
-    fill_network(vae, folder, dtype, decoder, file)
+    if kind not in KINDS:
+        raise WeightsError(f"{folder / 'config.json'}: is a {kind}; supported are {', '.join(KINDS)}")
+    vae = empty_network(getattr(diffusers, kind).from_config, folder)
+    unused = ("decoder", "post_quant_conv")
+    fill_network(vae, folder, dtype, [name for name in unused if getattr(vae, name, None) is not None])
     # tensor cores take half precision in this layout; on CPUs it is no faster
-    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
-    runner = Runner(_Encoder(vae.to(device, memory_format=layout)), compile)
-    shift, scale = (part.to(device) for part in _normalisation(vae.config))
+    cuda = device.startswith("cuda") and kind != "AutoencoderKLQwenImage"  # which is one of videos
+    layout = torch.channels_last if cuda else torch.contiguous_format
+    encoder = _Encoder(vae.to(device, memory_format=layout), kind)
+    runner = Runner(encoder, compile)
+    shift, scale = (part.to(device) for part in _normalisation(vae))
 
     def encode(images: Tensor) -> Latents:
-        mean, std = runner(images.to(device, dtype))
-        return (mean.float() - shift) * scale, std.float() * scale
+        mean, *deviation = (part.float() for part in runner(images.to(device, dtype)))
+        return (mean - shift) * scale, deviation[0] * scale if deviation else None
 
-    stride = 2 ** (len(vae.config.block_out_channels) - 1)
-    return Autoencoder(encode, runner, vae.config.latent_channels, stride)
+    channels = vae.config.z_dim if kind == "AutoencoderKLQwenImage" else vae.config.latent_channels
+    stride = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
+    return Autoencoder(encode, runner, channels * encoder.side**2, stride * encoder.side)
 
 
-def _normalisation(config: Any) -> tuple[Tensor, Tensor]:
-    """What is subtracted from latents, and what they are multiplied by then: (C, 1, 1) or single numbers.
+def _normalisation(vae: Any) -> tuple[Tensor, Tensor]:
+    """What is subtracted from latents, and what they are multiplied by then, (C, 1, 1) each.
 
     As in diffusers' image-to-image pipelines: means and deviations of the channels, else one shift for all.
     """
@@ -65,21 +69,36 @@ def _normalisation(config: Any) -> tuple[Tensor, Tensor]:
     def column(numbers: Sequence[float]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float32, device="cpu").reshape(-1, 1, 1)
 
-    if config.latents_mean is not None and config.latents_std is not None:
-        return column(config.latents_mean), config.scaling_factor / column(config.latents_std)
-    return column([config.shift_factor or 0.0]), column([config.scaling_factor])
+    config = vae.config
+    if hasattr(vae, "bn"):
+        variance = vae.bn.running_var.float() + config.batch_norm_eps
+        return vae.bn.running_mean.float()[:, None, None], variance.rsqrt()[:, None, None]
+    scaling = config.get("scaling_factor") or 1.0
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+        return column(config.latents_mean), scaling / column(config.latents_std)
+    return column([config.get("shift_factor") or 0.0]), column([scaling])
 
 
 class _Encoder(nn.Module):
-    """Images to mean and deviation of their latents, as ``AutoencoderKL.encode``."""
+    """Images to the latents' mean and, but for ``AutoencoderDC``, deviation, as diffusers' ``encode``."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: Any, kind: str) -> None:
         super().__init__()
-        self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
+        self.kind, self.side = kind, 2 if kind == "AutoencoderKLFlux2" else 1  # cells that are put together
+        if kind == "AutoencoderKLQwenImage":
+            self.vae = vae
+        else:
+            self.encoder, self.quant_conv = vae.encoder, getattr(vae, "quant_conv", None)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.kind == "AutoencoderKLQwenImage":  # of videos, with a state between frames
+            found = self.vae.encode(images[:, :, None], return_dict=False)[0]
+            return found.mean[:, :, 0], found.std[:, :, 0]
         moments = self.encoder(images)
+        if self.kind == "AutoencoderDC":
+            return (moments,)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
         mean, logarithm = moments.chunk(2, dim=1)
-        return mean, torch.exp(0.5 * logarithm.clamp(-30, 20))  # bounds of DiagonalGaussianDistribution
+        deviation = torch.exp(0.5 * logarithm.clamp(-30, 20))  # bounds of DiagonalGaussianDistribution
+        return functional.pixel_unshuffle(mean, self.side), functional.pixel_unshuffle(deviation, self.side)

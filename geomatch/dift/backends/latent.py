@@ -1,6 +1,6 @@
 """Models that work on the latents of an autoencoder, conditioned on text or on classes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,26 +49,17 @@ def load_latent_model(
         )
     text = conditioning_of(config, folder) if conditioning is None else conditioning
     check_conditioning(family, network.config, text)
-    part: WantedPart | TransformerPart
-    if family.blocks:
-        blocks = block_names(network, family)
-        layers = layer_names(config.layers, blocks, blocks)
-        fill_network(network, home, dtype, unneeded_blocks(network, family, layers), unet_file)
-        network = network.to(device)
-        part = TransformerPart(network, family, layers, autoencoder.stride)
-    else:
-        ups = [f"up_blocks.{index}" for index in range(len(network.up_blocks))]
-        layers = layer_names(config.layers, ups, known_layers(network))
-        fill_network(network, home, dtype, unneeded_parts(network, layers), unet_file)
-        layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
-        network = network.to(device, memory_format=layout)
-        part = WantedPart(network, layers, autoencoder.stride)
+    layers = layer_names(config.layers, *named_layers(network, family))
+    unneeded = unneeded_blocks(network, family, layers) if family.blocks else unneeded_parts(network, layers)
+    fill_network(network, home, dtype, unneeded, unet_file)
+    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
+    part = open_part(network.to(device, memory_format=layout), family, layers, autoencoder.stride)
     return DiffusionModel(
         network=network,
         part=Runner(part, config.compile),
         encode=autoencoder.encode,
         schedule=flow_schedule() if family.flow else load_schedule(folder),
-        stride=autoencoder.stride * (part.patch if isinstance(part, TransformerPart) else 1),
+        stride=autoencoder.stride * part.patch,
         device=torch.device(device),
         encoder=autoencoder.runner,
         text={name: torch.tensor(value)[None].to(device, dtype) for name, value in text.items()},
@@ -76,12 +67,29 @@ def load_latent_model(
     )
 
 
+def named_layers(network: Any, family: Family) -> tuple[Sequence[str], Collection[str]]:
+    """The layers that have numbers, in their order, and all that have names."""
+    if family.blocks:
+        blocks = block_names(network, family)
+        return blocks, blocks
+    return [f"up_blocks.{index}" for index in range(len(network.up_blocks))], known_layers(network)
+
+
+def open_part(
+    network: Any, family: Family, layers: Sequence[str], stride: int
+) -> WantedPart | TransformerPart:
+    """The network as far as the layers need it, for latents of a stride."""
+    if family.blocks:
+        return TransformerPart(network, family, layers, stride)
+    return WantedPart(network, layers, stride)
+
+
 def check_conditioning(family: Family, config: Any, given: Conditioning) -> None:
     """Raise ShapeError unless the tensors are those that the network is conditioned on."""
     if not isinstance(given, Mapping):
         raise ShapeError("conditioning: expected arrays by name, such as {'prompt_embeds': (tokens, D)}")
     expected = {"prompt_embeds": 2, "pooled": 1, "mask": 1}
-    for name in filter(None, family.encoded):
+    for name in [name for name in family.encoded if name and name not in family.spare]:
         if name not in given or given[name].ndim != expected[name]:
             shape = given[name].shape if name in given else f"only {', '.join(given) or 'nothing'}"
             raise ShapeError(f"conditioning: expected {name!r} of {expected[name]} dimensions, got {shape}")

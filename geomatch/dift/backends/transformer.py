@@ -1,6 +1,6 @@
 """Diffusion transformers, read at any of their blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from geomatch.dift.backends.layers import block_of, catch, token_map
-from geomatch.weights.families import Family, Text
+from geomatch.weights.families import Family, Told
 
 
 class TransformerPart(nn.Module):
@@ -18,20 +18,22 @@ class TransformerPart(nn.Module):
         """The layers by name; later blocks may be gone. ``stride`` is that of the latents."""
         super().__init__()
         self.network, self.family, self.layers, self.stride = network, family, tuple(layers), stride
-        self.patch = 2 if family.packed else int(network.config.patch_size)
+        sizes = network.config.get("patch_size") or network.config.all_patch_size[0]
+        self.patch = 2 if family.packed else int(sizes)
         self.caught: dict[str, Tensor] = {}
         self.one = Lock()  # pass at a time, since what it catches has one place
         for layer in self.layers:
             catch(network, layer, self.caught)
         network.set_submodule(unneeded_blocks(network, family, layers)[0], _Stop())
 
-    def forward(self, latents: Tensor, timestep: Tensor, text: Text) -> tuple[Tensor, ...]:
+    def forward(self, latents: Tensor, timestep: Tensor, text: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The layers' outputs (B, C, h, w) of latents (B, C, H, W), a timestep (1,), a row of text."""
         count, _, height, width = latents.shape
         rows = {name: value.expand(count, *value.shape[1:]) for name, value in text.items()}
         size = (width * self.stride, height * self.stride)
         assert self.family.inputs is not None
-        given = self.family.inputs(self.network.config, latents, timestep.float().expand(count), rows, size)
+        time = timestep.float().expand(count)
+        given = self.family.inputs(Told(self.network.config, latents, time, rows, size))
         with self.one:
             with suppress(_ReachedError):
                 self.network(**given, return_dict=False)

@@ -92,6 +92,9 @@ def unneeded_parts(unet: nn.Module, layers: Sequence[str]) -> list[str]:
 class WantedPart(nn.Module):
     """The steps up to the last wanted layer; it can be compiled, and run by several threads at once."""
 
+    patch = 1
+    """Its cells are those of the latents."""
+
     def __init__(self, unet: Any, layers: Sequence[str], stride: int = 1) -> None:
         """The layers by name; the modules stay those of the UNet, of which later ones may be gone.
 
