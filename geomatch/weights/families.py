@@ -215,7 +215,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "Z-Image": Family(
         "ZImageTransformer2DModel", {"ZImagePipeline": {"": ("Qwen3Model", "AutoTokenizer")}},
-        ("prompt_embeds",), text_width="cap_feat_dim", blocks=_REFINED, tail=("all_final_layer",),
+        ("prompt_embeds",), text_width="cap_feat_dim", blocks=_REFINED, tail=("all_final_layer.2-1",),
         image_first=True, flow=True, inputs=_z_image,
     ),
     "AuraFlow": Family(

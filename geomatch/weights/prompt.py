@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from geomatch.files import fingerprint_of, read_json
 from geomatch.weights.download import check_file
 from geomatch.weights.families import CLIPS, Encoders, Family
 from geomatch.weights.folders import network_folder, read_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Conditioning = Mapping[str, NDArray[np.float32]]
 """Tensors by name, without a batch: ``prompt_embeds`` (tokens, D); where the family has them, ``pooled`` (P,)
@@ -76,19 +79,30 @@ def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
         ) from error
     import diffusers
 
-    from geomatch.weights.tensors import save_tensors
-
     for end in encoders:
         for file in (*folder.glob(f"text_encoder{end}/*"), *folder.glob(f"tokenizer{end}/*")):
             check_file(file)
     with reading(folder, "set of text encoders", WeightsError), _silent():
         tensors = _encoded(getattr(diffusers, name), encoders, family.encoded, folder, prompt)
+    store_conditioning(folder, prompt, tensors, fingerprint)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def store_conditioning(
+    folder: Path, prompt: str, tensors: Mapping[str, "Tensor"], encoders: str | None
+) -> None:
+    """Put a prompt's encoding into the cache beside the weights, if that folder can be written to.
+
+    Where text encoders are there, too, it counts only if their fingerprint is the one given.
+    """
+    from geomatch.weights.tensors import save_tensors
+
+    path = _path(folder, prompt)
     try:
         path.parent.mkdir(exist_ok=True)
-        save_tensors(path, tensors, {"prompt": prompt, "text_encoder": str(fingerprint)})
+        save_tensors(path, tensors, {"prompt": prompt, "text_encoder": str(encoders)})
     except OSError:
         pass  # a read-only folder: it is computed again next time
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _encoded(
