@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+
 
 @click.group(invoke_without_command=True)
 @click.pass_context
@@ -27,6 +29,39 @@ def fetch(name: str, revision: str | None) -> None:
 
     for path in fetch_weights(name, revision):
         click.echo(f"present     {click.format_filename(path)}")
+
+
+@models.command()
+@click.argument("model")
+@click.option("--revision", help="Branch, tag or commit on the hub.")
+def layers(model: str, revision: str | None) -> None:
+    """List the layers that MODEL, a preset, folder or hub id, can be read at: number, name, channels, stride.
+
+    Blocks of transformers also as NAME.modulated (what enters their attention) and NAME.query. No weights are
+    read.
+    """
+    from geomatch.dift import PRESETS
+    from geomatch.dift.outline import list_layers
+    from geomatch.weights.sources import outline_folder
+
+    name = PRESETS[model].model if model in PRESETS else model
+    for layer in list_layers(outline_folder(name, revision)):
+        number = "" if layer.number is None else layer.number
+        click.echo(f"{number:>4}  {layer.name:50} {layer.channels:5} channels  stride {layer.stride}")
+
+
+@models.command()
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.pass_context
+def check(context: click.Context, folder: Path) -> None:
+    """Say what model is in FOLDER, what is missing, and what it can be used for; code 1 if for nothing."""
+    from geomatch.dift.outline import describe_folder
+    from geomatch.weights.sources import outline_folder
+
+    found, usable = describe_folder(outline_folder(str(folder)))
+    for what, words in found:
+        click.echo(f"{what:12}{words}")
+    context.exit(FOUND if usable else NOT_FOUND)
 
 
 @models.command("convert-adm")

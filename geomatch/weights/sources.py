@@ -8,7 +8,7 @@ from geomatch.errors import WeightsError
 from geomatch.places import cached_path, user_path
 from geomatch.weights.download import WeightsFile
 from geomatch.weights.families import Family
-from geomatch.weights.folders import CONFIGS, HEAD_FILES, NETWORKS, STEM, missing_files
+from geomatch.weights.folders import CONFIGS, HEAD_FILES, NETWORKS, STEM, missing_files, network_folder
 from geomatch.weights.hub import hub_folder, is_hub_id
 from geomatch.weights.models import ADM, MODELS
 from geomatch.weights.prompt import part_files, pipeline_of
@@ -60,6 +60,19 @@ def model_folder(
         [*_SMALL, *(f"{net}{name.format(STEM)}" for net in networks for name in names)] for names in _KINDS
     ]
     return hub_folder(model, revision, kinds, lambda found: missing_files(found, own_unet), download)
+
+
+def outline_folder(model: str, revision: str | None = None) -> Path:
+    """A folder with at least the configurations of a model, which are all that is fetched from the hub."""
+    path = user_path(model)
+    if path.exists() or not is_hub_id(model):
+        return path if path.is_dir() else model_folder(model, revision)
+
+    def missing(folder: Path) -> list[str]:
+        config = network_folder(folder) / "config.json"
+        return [] if config.is_file() else [f"{config.relative_to(folder)} is missing"]
+
+    return hub_folder(model, revision, [_SMALL], missing)
 
 
 def text_encoder_folder(

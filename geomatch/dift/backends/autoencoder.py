@@ -33,7 +33,25 @@ class Autoencoder:
 
 
 def load_autoencoder(folder: Path, dtype: torch.dtype, device: str, compile: Compile) -> Autoencoder:
-    """Load the encoder in ``folder``.
+    """Load the encoder in ``folder``, of a kind in `KINDS`."""
+    vae, kind = empty_autoencoder(folder)
+    unused = ("decoder", "post_quant_conv")
+    fill_network(vae, folder, dtype, [name for name in unused if getattr(vae, name, None) is not None])
+    # tensor cores take half precision in this layout; on CPUs it is no faster
+    cuda = device.startswith("cuda") and kind != "AutoencoderKLQwenImage"  # which is one of videos
+    layout = torch.channels_last if cuda else torch.contiguous_format
+    runner = Runner(_Encoder(vae.to(device, memory_format=layout), kind), compile)
+    shift, scale = (part.to(device) for part in _normalisation(vae))
+
+    def encode(images: Tensor) -> Latents:
+        mean, *deviation = (part.float() for part in runner(images.to(device, dtype)))
+        return (mean - shift) * scale, deviation[0] * scale if deviation else None
+
+    return Autoencoder(encode, runner, *latent_shape(vae, kind))
+
+
+def empty_autoencoder(folder: Path) -> tuple[Any, str]:
+    """The autoencoder in ``folder`` without weights, and its kind.
 
     Raises:
         WeightsError: for a kind that is not one of `KINDS`.
@@ -41,23 +59,20 @@ def load_autoencoder(folder: Path, dtype: torch.dtype, device: str, compile: Com
     kind = read_config(folder).get("_class_name")
     if kind not in KINDS:
         raise WeightsError(f"{folder / 'config.json'}: is a {kind}; supported are {', '.join(KINDS)}")
-    vae = empty_network(getattr(diffusers, kind).from_config, folder)
-    unused = ("decoder", "post_quant_conv")
-    fill_network(vae, folder, dtype, [name for name in unused if getattr(vae, name, None) is not None])
-    # tensor cores take half precision in this layout; on CPUs it is no faster
-    cuda = device.startswith("cuda") and kind != "AutoencoderKLQwenImage"  # which is one of videos
-    layout = torch.channels_last if cuda else torch.contiguous_format
-    encoder = _Encoder(vae.to(device, memory_format=layout), kind)
-    runner = Runner(encoder, compile)
-    shift, scale = (part.to(device) for part in _normalisation(vae))
+    return empty_network(getattr(diffusers, kind).from_config, folder), kind
 
-    def encode(images: Tensor) -> Latents:
-        mean, *deviation = (part.float() for part in runner(images.to(device, dtype)))
-        return (mean - shift) * scale, deviation[0] * scale if deviation else None
 
+def latent_shape(vae: Any, kind: str) -> tuple[int, int]:
+    """Channels and stride of the latents that networks get."""
     channels = vae.config.z_dim if kind == "AutoencoderKLQwenImage" else vae.config.latent_channels
     stride = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
-    return Autoencoder(encode, runner, channels * encoder.side**2, stride * encoder.side)
+    side = _joined_cells(kind)
+    return channels * side**2, stride * side
+
+
+def _joined_cells(kind: str) -> int:
+    """Cells along the side of a block that is put into channels."""
+    return 2 if kind == "AutoencoderKLFlux2" else 1
 
 
 def _normalisation(vae: Any) -> tuple[Tensor, Tensor]:
@@ -84,7 +99,7 @@ class _Encoder(nn.Module):
 
     def __init__(self, vae: Any, kind: str) -> None:
         super().__init__()
-        self.kind, self.side = kind, 2 if kind == "AutoencoderKLFlux2" else 1  # cells that are put together
+        self.kind, self.side = kind, _joined_cells(kind)
         if kind == "AutoencoderKLQwenImage":
             self.vae = vae
         else:

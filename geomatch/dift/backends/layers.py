@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 MODULATED, QUERY = "modulated", "query"
-_ATTENTIONS = ("attn1", "attn", "attention")
+ATTENTIONS = ("attn1", "attn", "attention")
 """Names of a block's first attention in diffusers."""
 
 
@@ -62,7 +62,7 @@ def catch(network: nn.Module, layer: str, caught: dict[str, Tensor]) -> None:
         block.register_forward_hook(output)
         return
     parts = dict(block.named_children())
-    attention = next((parts[part] for part in _ATTENTIONS if part in parts), None)
+    attention = next((parts[part] for part in ATTENTIONS if part in parts), None)
     if kind == QUERY:
         attention = getattr(parts.get("attn2", attention), "to_q", None)
     if attention is None:

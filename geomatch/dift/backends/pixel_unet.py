@@ -36,13 +36,7 @@ def load_pixel_unet(
     if config.latent == "sample":
         raise ValueError(f"{config.model} has no autoencoder: use latent='mode'")
     home, dtype = network_folder(folder), dtypes[0]
-    unet = empty_network(_network_of(home), home)
-    channels = unet.config.in_channels
-    unshuffle = math.isqrt(channels // 3)
-    if channels < 3 or 3 * unshuffle**2 != channels:
-        raise WeightsError(f"{home}: {channels} input channels; RGB images need 3, or 3 n^2 for n x n blocks")
-    if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
-        raise WeightsError(f"{home}: a class-conditional UNet, which needs labels; unconditional only")
+    unet, unshuffle = empty_unet(home)
     layers = layer_names(config.layers, output_blocks(unet), known_layers(unet))
     fill_network(unet, home, dtype, unneeded_parts(unet, layers), unet_file)
     unet = unet.to(device)
@@ -62,6 +56,18 @@ def load_pixel_unet(
         device=torch.device(device),
         discarded=config.discard,
     )
+
+
+def empty_unet(home: Path) -> tuple[Any, int]:
+    """The UNet of a folder without weights, and the side of the blocks of pixels that are its cells."""
+    unet = empty_network(_network_of(home), home)
+    channels = unet.config.in_channels
+    unshuffle = math.isqrt(channels // 3)
+    if channels < 3 or 3 * unshuffle**2 != channels:
+        raise WeightsError(f"{home}: {channels} input channels; RGB images need 3, or 3 n^2 for n x n blocks")
+    if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
+        raise WeightsError(f"{home}: a class-conditional UNet, which needs labels; unconditional only")
+    return unet, unshuffle
 
 
 def _network_of(folder: Path) -> Callable[[Any], Any]:

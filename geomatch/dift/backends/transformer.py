@@ -18,8 +18,7 @@ class TransformerPart(nn.Module):
         """The layers by name; later blocks may be gone. ``stride`` is that of the latents."""
         super().__init__()
         self.network, self.family, self.layers, self.stride = network, family, tuple(layers), stride
-        sizes = network.config.get("patch_size") or network.config.all_patch_size[0]
-        self.patch = 2 if family.packed else int(sizes)
+        self.patch = patch_of(family, network.config)
         self.caught: dict[str, Tensor] = {}
         self.one = Lock()  # pass at a time, since what it catches has one place
         for layer in self.layers:
@@ -40,6 +39,11 @@ class TransformerPart(nn.Module):
             found = [self.caught.pop(layer) for layer in self.layers]
         cells = (height // self.patch, width // self.patch)
         return tuple(token_map(tokens, cells, self.family.image_first) for tokens in found)
+
+
+def patch_of(family: Family, config: Any) -> int:
+    """Cells of the latents along the side of a token."""
+    return 2 if family.packed else int(config.get("patch_size") or config.all_patch_size[0])
 
 
 def block_names(network: nn.Module, family: Family) -> tuple[str, ...]:

@@ -1,0 +1,112 @@
+"""What a model is: its layers, and what its folder can be used for, without reading weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geomatch.dift.backends.layers import ATTENTIONS
+from geomatch.dift.backends.wanted import WantedPart, known_layers
+from geomatch.isolation import isolated
+from geomatch.weights.checkpoint import empty_network
+from geomatch.weights.families import FAMILIES, find_family
+from geomatch.weights.folders import family_of, find_weights, missing_files, network_folder, read_config
+from geomatch.weights.prompt import cached_conditioning, part_files, pipeline_of
+
+_CELLS = 64
+"""Side of the image in which a UNet is tried, in cells of what it is given: it can be halved six times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer at which a network can be read."""
+
+    number: int | None
+    """What it can be called by, too."""
+    name: str
+    channels: int
+    stride: int
+    """Pixels of the network's image along a cell of the map."""
+
+
+@isolated()
+def list_layers(folder: Path) -> list[Layer]:
+    """The layers of the model in a diffusers folder, in which only the configurations need to be."""
+    family, home = family_of(folder), network_folder(folder)
+    if family is None:
+        from geomatch.dift.backends.pixel_unet import empty_unet, output_blocks
+
+        unet, side = empty_unet(home)
+        return _unet_layers(unet, output_blocks(unet), side, {})
+    import diffusers
+
+    from geomatch.dift.backends.autoencoder import empty_autoencoder, latent_shape
+    from geomatch.dift.backends.latent import named_layers
+    from geomatch.dift.backends.transformer import patch_of
+
+    network = empty_network(getattr(diffusers, family.network).from_config, home)
+    _, stride = latent_shape(*empty_autoencoder(folder / "vae"))
+    numbered, _ = named_layers(network, family)
+    if family.blocks:
+        side = stride * patch_of(family, network.config)
+        return [Layer(n, name, _width(network, name), side) for n, name in enumerate(numbered)]
+    config = network.config
+    text = {"prompt_embeds": torch.empty(1, 1, config.cross_attention_dim, device="meta")}
+    if config.addition_embed_type:
+        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        text["pooled"] = torch.empty(1, width, device="meta")
+    return _unet_layers(network, numbered, stride, text)
+
+
+def _unet_layers(unet: Any, numbered: Sequence[str], side: int, text: Mapping[str, Tensor]) -> list[Layer]:
+    names = list(known_layers(unet))
+    part = WantedPart(unet.to("meta"), names)
+    latents = torch.empty(1, unet.config.in_channels, _CELLS, _CELLS, device="meta")
+    maps = part(latents, torch.zeros(1, dtype=torch.int64, device="meta"), text)
+    numbers = {name: number for number, name in enumerate(numbered)}
+    return [
+        Layer(numbers.get(name), name, found.shape[1], side * _CELLS // found.shape[2])
+        for name, found in zip(names, maps, strict=True)
+    ]
+
+
+def _width(network: nn.Module, name: str) -> int:
+    """Channels of a transformer's block: its first attention takes as many."""
+    parts = dict(network.get_submodule(name).named_children())
+    attention = next(parts[part] for part in ATTENTIONS if part in parts)
+    return next(part.in_features for part in attention.modules() if isinstance(part, nn.Linear))
+
+
+def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
+    """What a diffusers folder is, what it lacks, what it can be used for, in words; True if it can be used.
+
+    Raises:
+        WeightsError: when its network is of no known family.
+    """
+    home, lacking = network_folder(folder), missing_files(folder)
+    if not (home / "config.json").is_file():
+        return [("missing", lacking[0])], False
+    config = read_config(home)
+    family = find_family(config, home / "config.json")
+    name = next((name for name, one in FAMILIES.items() if one is family), "UNet in pixel space")
+    found = [("model", f"{name} ({config['_class_name']})")]
+    for place in (home, *([folder / "vae"] if family else [])):
+        files = find_weights(place)
+        size = sum(path.stat().st_size for path in files) / 1e9
+        more = f" and {len(files) - 1} more" if files[1:] else ""
+        found.append((place.name, f"{files[0].name}{more}, {size:.2f} GB" if files else "no weights"))
+    found += [("missing", words) for words in lacking]
+    prompts = "any prompt"
+    if family is None or not family.pipelines:
+        prompts = "it takes no text"
+    else:
+        ends = pipeline_of(family, folder)[1]
+        parts = [f"{kind}{end}" for end in ends for kind in ("text_encoder", "tokenizer")]
+        if gone := [part for part in parts if not part_files(folder / part)]:
+            cached = cached_conditioning(family, folder, "") is not None
+            prompts = f"{'the empty' if cached else 'no'} prompt alone, without {', '.join(gone)}"
+    found.append(("usable for", "nothing yet" if lacking else f"descriptors; {prompts}"))
+    return found, not lacking
