@@ -76,7 +76,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
       (``vismatch:roma``, ``worker:PYTHON:SCRIPT``), or ``geomatch``, the whole of `geomatch.match`, perhaps
       with settings of `Pipeline`: ``geomatch[effort=high,aligned=yes]``;
     - a DIFT descriptor may have settings, ``dift-sd[t=0,layer=2,ensemble=4,image_size=768]``: ``t``,
-      ``layer`` (several as ``1|2``, so ``discard``), ``ensemble``, or any other field of `DIFTConfig` by its name;
+      ``layer`` (several as ``1|2``; so ``discard``), ``ensemble``, or another field of `DIFTConfig` by name;
     - then ``mnn`` (the default; ``mnn[ratio=0.8]`` with Lowe's ratio test) or ``lightglue``;
     - then an estimator, which takes the place of the protocol's, at the protocol's threshold.
 

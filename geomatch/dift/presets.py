@@ -36,7 +36,7 @@ PRESETS: dict[str, DIFTConfig] = {
     "cleandift-semantic": DIFTConfig(
         SD, unet_file=CLEANDIFT, timestep=261, layers=(1,), noise=False, image_size=_SQUARE
     ),
-    # as config_xl_practical.json of github.com/Darkbblue/generic-diffusion-feature (75.2 on SPair-71k, trained)
+    # config_xl_practical.json of github.com/Darkbblue/generic-diffusion-feature (SPair-71k 75.2, trained)
     "dift-sdxl": DIFTConfig(
         SDXL, timestep=50, image_size=(1024, 1024),
         layers=(
@@ -52,6 +52,8 @@ PRESETS: dict[str, DIFTConfig] = {
     ),
     # no source: the like of it, in the middle of these networks
     "dift-sd3": DIFTConfig(SD3, timestep=260, layers=("11.modulated",), ensemble_size=8, image_size=768),
-    "dift-pixart": DIFTConfig(PIXART, timestep=261, layers=("12.modulated",), ensemble_size=8, image_size=512),
+    "dift-pixart": DIFTConfig(
+        PIXART, timestep=261, layers=("12.modulated",), ensemble_size=8, image_size=512
+    ),
     "dift-dit": DIFTConfig(DIT, timestep=261, layers=("12.modulated",), ensemble_size=8, image_size=512),
 }  # fmt: skip

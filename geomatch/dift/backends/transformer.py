@@ -1,5 +1,6 @@
 """Diffusion transformers, read at any of their blocks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
@@ -19,6 +20,7 @@ class TransformerPart(nn.Module):
         super().__init__()
         self.network, self.family, self.layers, self.stride = network, family, tuple(layers), stride
         self.patch = patch_of(family, network.config)
+        self.most = _most_cells(network.config)
         self.caught: dict[str, Tensor] = {}
         self.one = Lock()  # pass at a time, since what it catches has one place
         for layer in self.layers:
@@ -30,6 +32,10 @@ class TransformerPart(nn.Module):
         count, _, height, width = latents.shape
         rows = {name: value.expand(count, *value.shape[1:]) for name, value in text.items()}
         size = (width * self.stride, height * self.stride)
+        cells = (height // self.patch, width // self.patch)
+        if max(cells) > self.most:
+            pixels = self.most * self.patch * self.stride
+            raise ValueError(f"this model knows positions up to {pixels} pixels: give a smaller image_size")
         assert self.family.inputs is not None
         time = timestep.float().expand(count)
         given = self.family.inputs(Told(self.network.config, latents, time, rows, size))
@@ -37,13 +43,21 @@ class TransformerPart(nn.Module):
             with suppress(_ReachedError):
                 self.network(**given, return_dict=False)
             found = [self.caught.pop(layer) for layer in self.layers]
-        cells = (height // self.patch, width // self.patch)
         return tuple(token_map(tokens, cells, self.family.image_first) for tokens in found)
 
 
 def patch_of(family: Family, config: Any) -> int:
     """Cells of the latents along the side of a token."""
     return 2 if family.packed else int(config.get("patch_size") or config.all_patch_size[0])
+
+
+def _most_cells(config: Any) -> float:
+    """The largest number of tokens along a side of the image for which there are positions."""
+    if config.get("axes_lens"):  # of text, rows and columns
+        return float(min(config.axes_lens[1:]))
+    most = config.get("pos_embed_max_size") or math.inf
+    # AuraFlow counts those of the whole square table
+    return math.isqrt(most) if "num_mmdit_layers" in config else most
 
 
 def block_names(network: nn.Module, family: Family) -> tuple[str, ...]:
