@@ -11,19 +11,18 @@ import numpy as np
 
 import geomatch
 from geomatch.benchmarks.studies.record import Row, median_seconds, seconds_of, timing_row
-from geomatch.collection import Extraction, ImageFolder, Matching, PairSelection, find_images
+from geomatch.collection import Extraction, Matching, PairSelection, find_images
 from geomatch.collection.features import StoredFeatures, extract_features, feature_key
 from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import dense_twin
 from geomatch.collection.pair_matches import match_pairs, pair_keys
 from geomatch.collection.pairs import best_partners, select_pairs
 from geomatch.collection.retrieval import CHUNK, pool_images, read_array
-from geomatch.describers import Describer, traits_of
+from geomatch.describers import traits_of
 from geomatch.engine import Engine, LocalEngine, Work, create_engine
 from geomatch.engine.task import BlockTask
 from geomatch.engine.worker import threads
 from geomatch.images import load_image
-from geomatch.keypoints import Detector
 from geomatch.provenance import cache_key
 from geomatch.store import Store
 
@@ -39,7 +38,7 @@ def engine_rows() -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_photographs(folder / "images", IMAGES, SIZE)
+        _make_photographs(folder / "images")
         for engine, workers in ENGINES if find_spec("ray") else ENGINES[:2]:
             label = f"{engine}, {workers} worker{'s' if workers > 1 else ''}"
             start = time.perf_counter()
@@ -51,17 +50,16 @@ def engine_rows() -> list[Row]:
     return rows
 
 
-def make_photographs(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
-    """Views of the bundled photograph, (width, height), as PNG files."""
+def _make_photographs(folder: Path) -> None:
+    """Views of the bundled photograph as PNG files."""
     folder.mkdir()
-    photo = cv2.resize(load_image(geomatch.bundled_pair().image0).pixels[..., ::-1], size)
-    corners = np.array([[0, 0], [size[0], 0], size, [0, size[1]]], np.float32)
+    photo = cv2.resize(load_image(geomatch.bundled_pair().image0).pixels[..., ::-1], SIZE)
+    corners = np.array([[0, 0], [SIZE[0], 0], SIZE, [0, SIZE[1]]], np.float32)
     rng = np.random.default_rng(0)
-    for number in range(count):
+    for number in range(IMAGES):
         moved = corners + rng.uniform(-40, 40, (4, 2)).astype(np.float32)
-        view = cv2.warpPerspective(photo, cv2.getPerspectiveTransform(corners, moved), size)
+        view = cv2.warpPerspective(photo, cv2.getPerspectiveTransform(corners, moved), SIZE)
         (folder / f"{number:03}.png").write_bytes(cv2.imencode(".png", view)[1].tobytes())
-    return sorted(folder.iterdir())
 
 
 def _stages(engine: Engine, folder: Path, label: str) -> list[Row]:
@@ -69,8 +67,13 @@ def _stages(engine: Engine, folder: Path, label: str) -> list[Row]:
     store = Store.at(folder / label.replace(", ", "-").replace(" ", "-"))
     images = find_images(folder / "images")
     parts = Extraction(max_keypoints=KEYPOINTS).parts()
-    # every worker loads its model first
-    spent, keys = extract_timed(images, parts, store, work, warm=2 * engine.workers)
+    photos = [photo for _, photo in examine(images, work, False) if isinstance(photo, Photograph)]
+    photos.sort(key=lambda photo: photo.name)
+    key = [cache_key(part) for part in parts]
+    keys = {photo.name: feature_key(photo.sha256, key) for photo in photos}
+    warm = photos[: 2 * engine.workers]  # every worker loads its model first
+    extract_features(images.root, warm, keys, parts, Store.at(f"{store.url}-warm"), work)
+    spent = seconds_of(lambda: extract_features(images.root, photos, keys, parts, store, work))
     rows = [timing_row(f"features, {label}", IMAGES / spent, "images/s")]
     kept = StoredFeatures(store, keys)
     pairs = select_pairs(images, PairSelection([f"sequential:{NEIGHBOURS}"])).pairs
@@ -87,18 +90,6 @@ def _stages(engine: Engine, folder: Path, label: str) -> list[Row]:
     each = seconds_of(lambda: _schedule(engine, blocks)) / blocks * 1000
     rows.append(timing_row(f"handing out a block, {label}", each, "ms"))
     return rows
-
-
-def extract_timed(
-    images: ImageFolder, parts: tuple[Detector, Describer], store: Store, work: Work, warm: int
-) -> tuple[float, dict[str, str]]:
-    """Seconds of the feature stage, after one of ``warm`` images that does not count, and its keys."""
-    photos = [photo for _, photo in examine(images, work, False) if isinstance(photo, Photograph)]
-    photos.sort(key=lambda photo: photo.name)
-    key = [cache_key(part) for part in parts]
-    keys = {photo.name: feature_key(photo.sha256, key) for photo in photos}
-    extract_features(images.root, photos[:warm], keys, parts, Store.at(f"{store.url}-warm"), work)
-    return seconds_of(lambda: extract_features(images.root, photos, keys, parts, store, work)), keys
 
 
 def _schedule(engine: Engine, blocks: int) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.studies.record import (
     Row,
-    beside,
     child_process,
     markdown,
     median_seconds,
@@ -21,7 +20,7 @@ from geomatch.benchmarks.studies.record import (
     reset_peak,
     timing_row,
 )
-from geomatch.matching import match_mutual, mutual_nearest
+from geomatch.matching import match_mutual
 
 COUNTS, DIMENSIONS = (1000, 3000, 10_000), (128, 640, 1280)
 """Rows per image, and numbers per row."""
@@ -83,27 +82,6 @@ def matching_rows(repeats: int) -> list[Row]:
                 | {"peak_mib": json.loads(child_process(__spec__.name, name, count, dimension))}
             )
     return rows
-
-
-def device_rows(device: str, repeats: int, counts: tuple[int, ...] = COUNTS[1:]) -> list[Row]:
-    """Ours of rows that are on the device, beside a plain product and the largest of each row and column."""
-    rows = []
-    for count in counts:
-        a, b = (torch.from_numpy(part).to(device) for part in synthetic_descriptors(count, 1280))
-        ours, plain = partial(mutual_nearest, a, b, "cosine"), partial(_plain, a, b)
-        seconds = beside({"ours": ours, "plain": plain}, repeats)
-        name = f"match {count} x {count} x 1280 on {device}"
-        row = timing_row(name, seconds["ours"], "s", "product and argmax", seconds["plain"])
-        same = _pairs(ours()[0].cpu().numpy()) == _pairs(plain().cpu().numpy())
-        rows.append(row | {"identical_matches": same})
-    return rows
-
-
-def _plain(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    scores = a @ b.T
-    j, back = scores.argmax(1), scores.argmax(0)
-    i = (back[j] == torch.arange(len(a), device=a.device)).nonzero()[:, 0]
-    return torch.stack([i, j[i]], 1)
 
 
 def table(rows: Sequence[Row]) -> str:

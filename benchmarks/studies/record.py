@@ -1,6 +1,5 @@
-"""What the studies share: arguments, times, memory, child processes, tables and records."""
+"""What the studies share: times, memory, child processes, tables and records."""
 
-import argparse
 import json
 import os
 import platform
@@ -13,21 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from geomatch.benchmarks.harness.machine import machine
 from geomatch.files import replacing
 from geomatch.provenance import versions
 
 Row = dict[str, Any]
-
-
-def study_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Arguments of ``python -m geomatch.benchmarks.studies[.NAME]`` with ``--out``."""
-    program = f"python -m geomatch.benchmarks.studies.{name}".rstrip(".")
-    parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the record")
-    return parser
 
 
 def write_record(
@@ -36,7 +25,7 @@ def write_record(
     rows: Sequence[Row],
     settings: Mapping[str, Any],
     tables: Sequence[str],
-    device: str = "cpu",
+    device: str,
 ) -> None:
     """Write ``folder/<version>/<study>--<machine>--<device>.json`` and print its tables.
 
@@ -73,18 +62,10 @@ def _figure(value: float) -> str:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall time of one call, until an accelerator has done what it started."""
-    finish_work()
+    """Wall time of one call."""
     start = time.perf_counter()
     call()
-    finish_work()
     return time.perf_counter() - start
-
-
-def finish_work() -> None:
-    """Wait for the accelerator, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:

@@ -30,7 +30,7 @@ Paths = tuple[Path, Path]
 
 
 @contextlib.contextmanager
-def resized_pair(size: tuple[int, int]) -> Iterator[Paths]:
+def _resized_pair(size: tuple[int, int]) -> Iterator[Paths]:
     """The bundled pair, (width, height)."""
     pair = geomatch.bundled_pair()
     with tempfile.TemporaryDirectory() as folder:
@@ -42,22 +42,19 @@ def resized_pair(size: tuple[int, int]) -> Iterator[Paths]:
         yield paths
 
 
-def pair_rows(
-    repeats: int, device: str = "cpu", pairs: tuple[tuple[tuple[int, int], int], ...] = PAIRS
-) -> list[Row]:
+def pair_rows(repeats: int, device: str) -> list[Row]:
     """Warm, the default parts on a device, stage by stage, beside SIFT with BFMatcher and MAGSAC++."""
     rows = []
-    for size, keypoints in pairs:
-        with resized_pair(size) as paths:
+    for size, keypoints in PAIRS:
+        with _resized_pair(size) as paths:
             label = f"{size[0]}x{size[1]}, {keypoints} keypoints, {device}"
-            describer = DIFTExtractor(replace(PRESETS["dift-tiny"], device=device))
-            rows += stage_rows(paths, label, keypoints, describer, repeats)
+            rows += _stage_rows(paths, label, keypoints, repeats, device)
     return rows
 
 
-def stage_rows(paths: Paths, label: str, keypoints: int, describer: DIFTExtractor, repeats: int) -> list[Row]:
-    """A warm pair, in all and by stage, with the default detector."""
-    detector = MixedDetector(max_keypoints=keypoints, device=describer.config.device)
+def _stage_rows(paths: Paths, label: str, keypoints: int, repeats: int, device: str) -> list[Row]:
+    describer = DIFTExtractor(replace(PRESETS["dift-tiny"], device=device))
+    detector = MixedDetector(max_keypoints=keypoints, device=device)
     runs, sift = [], []
     for _ in range(repeats + 1):  # in turns; the first loads the networks
         runs.append(geomatch.match(*paths, detector=detector, descriptor=describer).seconds)
