@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
-from geomatch.benchmarks.studies import matching_speed, sizing
+from geomatch.benchmarks.studies import matching_speed
 from geomatch.benchmarks.studies.engines import engine_rows
 from geomatch.benchmarks.studies.record import rows_table, write_record
 from geomatch.benchmarks.studies.speed import pair_rows, process_rows
@@ -14,8 +14,7 @@ parser.add_argument("--repeats", type=int, default=5, help="runs per figure, of 
 parser.add_argument("--device", default="cpu", help="of the pairs: cpu, cuda, mps")
 options = parser.parse_args()
 rows = engine_rows()  # before the others, since a peak memory is the process's
-tables = [rows_table(rows), sizing.table(sizing.rates_of(rows))]
-write_record(options.out, "engines", rows, {}, tables, "cpu")
+write_record(options.out, "engines", rows, {}, [rows_table(rows)], "cpu")
 whole = pair_rows(options.repeats, options.device) + process_rows(options.repeats)
 matching = matching_speed.matching_rows(options.repeats)
 tables = [rows_table(whole), matching_speed.table(matching)]
