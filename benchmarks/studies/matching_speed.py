@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geomatch.benchmarks.harness.record import markdown_table
 from geomatch.benchmarks.studies.record import (
     Row,
     child_process,
-    markdown,
     median_seconds,
     memory,
     reset_peak,
@@ -84,7 +84,7 @@ def matching_rows(repeats: int) -> list[Row]:
     return rows
 
 
-def table(rows: Sequence[Row]) -> str:
+def matching_table(rows: Sequence[Row]) -> str:
     """In Markdown: our time, the others' in units of it, and the memory of all."""
     lines = []
     for own in (row for row in rows if row["method"] == "geomatch"):
@@ -92,7 +92,7 @@ def table(rows: Sequence[Row]) -> str:
         others = [f"{row['value'] / own['value']:.1f} x" for row in every[1:]]
         memories = ", ".join(str(row["peak_mib"]) for row in every)
         lines.append([own["size"], f"{own['value']:.3f} s", *others, memories])
-    return markdown(["rows x dimensions", *METHODS, "memory, MiB"], lines)
+    return markdown_table(["rows x dimensions", *METHODS, "memory, MiB"], lines)
 
 
 def peak_memory(method: str, count: int, dimension: int) -> int:

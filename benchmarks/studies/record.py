@@ -13,37 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.machine import machine
+from geomatch.benchmarks.harness.record import markdown_table
 from geomatch.files import replacing
 from geomatch.provenance import versions
 
 Row = dict[str, Any]
 
 
-def write_record(
-    folder: Path,
-    study: str,
-    rows: Sequence[Row],
-    settings: Mapping[str, Any],
-    tables: Sequence[str],
-    device: str,
-) -> None:
-    """Write ``folder/<version>/<study>--<machine>--<device>.json`` and print its tables.
+def write_record(folder: Path, rows: Sequence[Row], repeats: int, device: str, tables: Sequence[str]) -> None:
+    """Write ``folder/<version>/speed--<machine>--<device>.json`` and print its tables.
 
     The tables are Markdown, for documents to quote as they are.
     """
     name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
-    path = folder / version("geomatch-dift") / f"{study}--{name}--{device}.json"
+    path = folder / version("geomatch-dift") / f"speed--{name}--{device.partition(':')[0]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"versions": versions(), **machine(), "settings": dict(settings), "tables": list(tables)}
+    settings = {"repeats": repeats, "device": device}
+    metadata = {"versions": versions(), **machine(), "settings": settings, "tables": [*tables]}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps({"metadata": metadata, "results": rows}, indent=2) + "\n", "utf-8")
     print(*tables, f"wrote {path}", sep="\n\n")
-
-
-def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    head = "|".join(f" {title} " if title else " " for title in titles)
-    return "\n".join([f"|{head}|", "|" + " --- |" * len(titles), *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def rows_table(rows: Iterable[Row]) -> str:
@@ -54,7 +43,7 @@ def rows_table(rows: Iterable[Row]) -> str:
             f" ({row['alternative']}: {_figure(row['alternative_value'])})" if "alternative" in row else ""
         )
         lines.append((row["name"], f"{_figure(row['value'])} {row['unit']}{beside}"))
-    return markdown(("measured", ""), lines)
+    return markdown_table(("measured", ""), lines)
 
 
 def _figure(value: float) -> str:
