@@ -14,7 +14,7 @@ from typing import Any
 
 from geomatch.benchmarks.harness.machine import machine
 from geomatch.benchmarks.harness.record import markdown_table
-from geomatch.files import replacing
+from geomatch.files import write_whole
 from geomatch.provenance import versions
 
 Row = dict[str, Any]
@@ -30,8 +30,7 @@ def write_record(folder: Path, rows: Sequence[Row], repeats: int, device: str, t
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {"repeats": repeats, "device": device}
     metadata = {"versions": versions(), **machine(), "settings": settings, "tables": [*tables]}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"metadata": metadata, "results": rows}, indent=2) + "\n", "utf-8")
+    write_whole(path, json.dumps({"metadata": metadata, "results": rows}, indent=2) + "\n")
     print(*tables, f"wrote {path}", sep="\n\n")
 
 
