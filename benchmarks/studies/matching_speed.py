@@ -1,10 +1,10 @@
 """Mutual matching beside OpenCV and kornia on equal input: time, memory, and whether all agree."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,7 +17,6 @@ from geomatch.benchmarks.studies.record import (
     child_process,
     median_seconds,
     memory,
-    reset_peak,
     timing_row,
 )
 from geomatch.matching import match_mutual
@@ -79,7 +78,7 @@ def matching_rows(repeats: int) -> list[Row]:
             rows.append(
                 timing_row(f"{own} {count} x {count} x {dimension}", seconds, "s")
                 | {"method": name, "size": f"{count} x {dimension}", "identical_matches": same}
-                | {"peak_mib": json.loads(child_process(__spec__.name, name, count, dimension))}
+                | {"peak_mib": int(child_process("-m", __spec__.name, name, str(count), str(dimension)))}
             )
     return rows
 
@@ -100,10 +99,10 @@ def peak_memory(method: str, count: int, dimension: int) -> int:
     METHODS[method](*synthetic_descriptors(64, dimension))  # loads what it needs
     a, b = synthetic_descriptors(count, dimension)
     before = memory()
-    reset_peak()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     METHODS[method](a, b)
     return max(0, round((memory("VmHWM") - before) / 2**20))
 
 
 if __name__ == "__main__":
-    print(json.dumps(peak_memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(peak_memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -2,8 +2,6 @@
 
 import contextlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ import numpy as np
 
 import geomatch
 from geomatch import DIFTExtractor
-from geomatch.benchmarks.studies.record import Row, beside, timing_row
+from geomatch.benchmarks.studies.record import Row, beside, child_process, timing_row
 from geomatch.dift import PRESETS
 from geomatch.keypoints import MixedDetector
 
@@ -102,8 +100,8 @@ def process_rows(repeats: int) -> list[Row]:
             "needs": ["-c", "import torch, cv2"],
             "bare": ["-c", "pass"],
         }
-        seconds = beside({name: lambda c=c: _run(*c) for name, c in commands.items()}, repeats)  # type: ignore[misc]
-        peak = float(_run("-c", PEAK, *match[2:]))
+        seconds = beside({name: lambda c=c: child_process(*c) for name, c in commands.items()}, repeats)  # type: ignore[misc]
+        peak = float(child_process("-c", PEAK, *match[2:]))
     needs = seconds["needs"]
     return [
         timing_row("cold shell command with pictures", seconds["match"], "s", "import torch, cv2", needs),
@@ -111,9 +109,3 @@ def process_rows(repeats: int) -> list[Row]:
         timing_row("cold geomatch --help", seconds["help"], "s", "python -c pass", seconds["bare"]),
         timing_row("import geomatch", seconds["import"] - seconds["bare"], "s"),
     ]
-
-
-def _run(*arguments: str) -> str:
-    """The last line that a Python process printed."""
-    done = subprocess.run([sys.executable, *arguments], check=True, text=True, capture_output=True)
-    return done.stdout.rpartition("\n")[0].rpartition("\n")[2]
