@@ -98,6 +98,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file with `replacing`; text as UTF-8."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 @contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder beside ``path``, renamed to it when the block succeeds.
@@ -235,8 +241,7 @@ def read_npz(data: bytes) -> dict[str, NDArray[Any]]:
 
 def save_arrays(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any]) -> None:
     """Write arrays to a file with `pack_arrays`, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(pack_arrays(kind, arrays))
+    write_whole(path, pack_arrays(kind, arrays))
 
 
 def load_arrays(path: str | os.PathLike[str], kind: str, needed: Collection[str]) -> dict[str, NDArray[Any]]:

@@ -1,7 +1,6 @@
 """From two images to a homography: detect, describe, match, refine, estimate."""
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +34,7 @@ from geomatch.matchers import Matcher, match_features
 from geomatch.matching import check_options, check_rows, mutual_nearest
 from geomatch.parallel import side_by_side
 from geomatch.provenance import record, versions
+from geomatch.stream import clocked
 from geomatch.tensors import FeatureTensors, detect_features, upload_features
 from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
 from geomatch.views.features import SIDE, FramedFeatures, view_features
@@ -381,6 +381,5 @@ _DOING = {
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     if stage in _DOING:
         _log.info("%s", _DOING[stage])
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start
+    with clocked(seconds, stage):
+        yield

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from geomatch.errors import DamagedError, ShapeError, reading
-from geomatch.files import pack_arrays, read_archive, replacing, unpack_arrays
+from geomatch.files import pack_arrays, read_archive, unpack_arrays, write_whole
 
 _UNCERTAIN = 5.0  # pixels of a corner, or degrees of a pose, from which on it is remarked
 _AMBIGUOUS = 0.5  # of the inliers: a second solution with so many is remarked
@@ -63,12 +63,11 @@ class _Record:
         if type(other) is not type(self):
             return NotImplemented
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
-        return all(_same(getattr(self, name), getattr(other, name)) for name in names)
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one ``.npz`` file, whole or not at all."""
-        with replacing(path) as temporary:
-            temporary.write_bytes(self.to_bytes())
+        write_whole(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """The content of such a file; equal values give equal bytes."""
@@ -94,12 +93,6 @@ class _Record:
         values = {name: array if array.ndim else array.item() for name, array in arrays.items()}
         with reading(label, f"file of {cls.__name__}", DamagedError):
             return cls(**values)
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return np.array_equal(a, b)
-    return a is b if a is None or b is None else bool(a == b)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,4 +1,4 @@
-"""A folder of photographs: names, cached results, merged points, refinement, users' describers."""
+"""A folder of photographs: names, cached results, refinement, users' describers."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch.collection import Extraction, MatchedPair, Matching, find_images, match_collection, merge_points
+from geomatch.collection import Extraction, MatchedPair, Matching, find_images, match_collection
 from geomatch.collection.folder import Photograph, examine
 from geomatch.collection.match import CollectionResult, dense_twin
 from geomatch.collection.pair_matches import match_block
@@ -20,7 +20,7 @@ from geomatch.collection.retrieval import nearest_images, pool_images
 from geomatch.dift import DIFTExtractor
 from geomatch.dift.inputs import UPRIGHT_SIDE
 from geomatch.engine import LocalEngine, RunContext, Work
-from geomatch.errors import GeomatchError, ImageError
+from geomatch.errors import ImageError
 from geomatch.geometry import warp_points
 from geomatch.images import Image
 from geomatch.keypoints import GridDetector, OpenCVDetector
@@ -189,36 +189,6 @@ def test_large_keypoints_come_first(photo0: Image) -> None:
     assert found.scales.min() > np.median(OpenCVDetector("sift", None).detect(photo0).scales)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="rank_by"):
         OpenCVDetector("sift", rank_by="beauty")  # type: ignore[arg-type]
-
-
-def test_merged_points_are_one_keypoint_in_every_pair() -> None:
-    sizes = dict.fromkeys("abc", (100, 80))
-    ones, inside = np.ones(2), np.array([[1.0, 2.0]])
-    found = merge_points(
-        [
-            ("a", "b", np.array([[10.2, 5.1], [50.0, 60.0]]), np.array([[20.0, 9.0], [1.0, 2.0]]), ones),
-            ("c", "a", np.array([[7.0, 7.0], [9.0, 3.0]]), np.array([[9.8, 4.9], [50.2, 60.3]]), ones),
-        ],
-        sizes,
-    )
-    assert [len(found.features[name]) for name in "ab"] == [2, 2]  # not four
-    first, second = found.pairs
-    assert first.matches.indices[0, 0] == second.matches.indices[0, 1]
-    np.testing.assert_allclose(found.features["a"].keypoints[first.matches.indices[0, 0]], [10.0, 5.0])
-    for pair in found.pairs:
-        assert pair.matches.indices.max() < 2
-    # two matches that fall into one cell stay one, the better
-    near, far = np.array([[1.0, 1.0], [1.1, 1.1]]), np.array([[3.0, 3.0], [70.0, 70.0]])
-    crowded = merge_points([("a", "b", near, far, np.array([0.1, 0.9]))], sizes)
-    (pair,) = crowded.pairs
-    assert len(pair.matches) == 1
-    np.testing.assert_allclose(crowded.features["b"].keypoints[pair.matches.indices[0, 1]], [70, 70])
-    with pytest.raises(ValueError, match="cell"):
-        merge_points([], sizes, cell=0)
-    with pytest.raises(GeomatchError, match="lie outside the image"):
-        merge_points([("a", "b", inside, np.array([[100.0, 2.0]]), np.ones(1))], sizes)
-    with pytest.raises(GeomatchError, match="1 points, 1 partners and 2"):
-        merge_points([("a", "b", inside, inside, ones)], sizes)
 
 
 def test_every_track_has_one_reference() -> None:

@@ -10,7 +10,7 @@ import pytest
 import geomatch
 from geomatch import opencv as gcv
 from geomatch.geometry import image_corners
-from geomatch.opencv.examples import find_object, panorama, track_plane
+from geomatch.opencv.examples import find_object, panorama
 
 PAIR = geomatch.bundled_pair()
 
@@ -71,33 +71,11 @@ def test_panorama_of_three_photographs_in_any_order() -> None:
     assert panorama.stitch(strips[:2], gcv.DIFT_create(100)) is None, "they do not overlap"
 
 
-def test_plane_is_tracked_through_the_synthetic_video() -> None:
-    frames = list(track_plane.synthetic_video(5))
-    feature = gcv.DIFT_create(track_plane.KEYPOINTS)
-    tracker = track_plane.PlaneTracker(frames[0][0], (90, 50, 150, 130), feature)
-    for frame, matrix in frames:
-        truth = geomatch.warp_points(matrix, tracker.corners)
-        corners = tracker.find(frame)
-        assert corners is not None
-        assert np.linalg.norm(corners - truth, axis=1).mean() < 2
-    assert tracker.find(np.zeros_like(frames[0][0])) is None
-
-
-def test_scripts_write_their_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_script_writes_its_picture(tmp_path: Path) -> None:
     photos = [str(PAIR.image0), str(PAIR.image1)]
     out = tmp_path / "object.jpg"
     assert find_object.main([*photos, "--features", "sift", "--out", str(out)]) == 0
     assert cv2.imread(str(out)) is not None
-    out = tmp_path / "tracked.avi"
-    video = tmp_path / "video.avi"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 12, track_plane.SIZE)
-    for frame, _ in track_plane.synthetic_video(3):
-        writer.write(frame)
-    writer.release()
-    assert track_plane.main([str(video), "--out", str(out)]) == 0
-    assert len(list(track_plane.frames_of(out))) == 3
-    assert cv2.imread(str(tmp_path / "tracked.jpg")) is not None
-    assert "found in 2 of 2 frames" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -107,10 +85,6 @@ def test_scripts_write_their_pictures(tmp_path: Path, capsys: pytest.CaptureFixt
         (find_object.main, ["one.jpg", "two.jpg"], "cannot read one.jpg as an image"),
         (panorama.main, ["one.jpg", "two.jpg", "three.jpg"], "cannot read one.jpg as an image"),
         (panorama.main, ["one.jpg"], "give two photographs or more, or none for the bundled ones"),
-        (track_plane.main, ["none.avi"], "cannot read none.avi as a video"),
-        (track_plane.main, ["--box", "1,2"], "--box must be left,top,width,height, got 1,2"),
-        (track_plane.main, ["--box", "300,2,30,40"], "must lie in the first frame"),
-        (track_plane.main, ["--box=-1,2,3,4"], "must lie in the first frame"),
     ],
 )
 def test_scripts_refuse_bad_input(

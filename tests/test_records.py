@@ -2,12 +2,11 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from geomatch.benchmarks.studies import sizing
 
 ROOT = Path(__file__).parents[1]
 PAGES = "\n\n".join(
@@ -82,17 +81,43 @@ def test_scripts_get_nothing_wrong() -> None:
     assert f"OpenCV answers {answered[opencv]}, and geomatch none" in text
 
 
-def test_sizing() -> None:
-    export = {row["name"]: row["value"] for row in rows("export")}
-    assert export["export, pairs per second"] == sizing.EXPORT
-    rates, measured = sizing.rates_of(rows("engines")), {row["name"]: row["value"] for row in rows("engines")}
-    per = "memory where the command is given, per {}".format
-    assert (rates["image_memory"], rates["pair_memory"]) == (measured[per("image")], measured[per("pair")])
-    assert rates["partners"] == measured["pairs per image, 20 nearest on a plane"]
-    assert rates["loads"] == measured["features read per pair, 20 nearest on a plane"]
-    assert sizing.table(rates) in PAGES
-    assert re.search(rf"p =\s{rates['partners']:.0f} for k = 20", PAGES)
-    one = sizing.sizing(1000, dict.fromkeys(rates, 1.0))
-    assert one["matching, core-hours"] == 1000 / 3600
-    assert one["all pairs"] == 499_500
-    assert one["stored, GB"] == pytest.approx(3000 / 1e9)
+def test_what_collections_take_follows_from_the_rates() -> None:
+    """SCALING.md's table is its formulas with the record's rates, to the two figures that it shows."""
+    rate = {row["name"]: row["value"] for row in rows("engines") + rows("export")}
+    features, pairs = rate["features, local, 1 worker"], rate["pairs, local, 1 worker"]
+    k, size = (
+        rate["pairs per image, 20 nearest on a plane"],
+        rate["store, bytes per image with 1000 keypoints"],
+    )
+    pooled, compared = (
+        rate[f"{what}, 1 worker"]
+        for what in ("pooled features of whole images", "comparisons of pooled features")
+    )
+    numbers, pair_size = rate["pooled features, numbers per image"], rate["store, bytes per pair"]
+    memory = [rate[f"memory where the command is given, per {what}"] for what in ("image", "pair")]
+    taken: dict[str, Callable[[float], float]] = {
+        "pairs": lambda n: k * n,
+        "all pairs": lambda n: n * (n - 1) / 2,
+        "features, core-hours": lambda n: n / features / 3600,
+        "retrieval, core-hours": lambda n: (n / pooled + n**2 / (1e6 * compared)) / 3600,
+        "matching, core-hours": lambda n: k * n / pairs / 3600,
+        "matching all pairs, core-hours": lambda n: n * (n - 1) / 2 / pairs / 3600,
+        "stored, GB": lambda n: n * (size + 8 * numbers + k * pair_size) / 1e9,
+        "objects, thousands": lambda n: (2 * n + k * n / 256) / 1e3,
+        "read while matching, GB": lambda n: (
+            k * n * rate["features read per pair, 20 nearest on a plane"] * size / 1e9
+        ),
+        "database, hours": lambda n: k * n / rate["export, pairs per second"] / 3600,
+        "memory where the command is given, GB": lambda n: n * (memory[0] + k * memory[1]) / 1e9,
+    }
+    listed = re.search(r"^\| photographs \|.*\n(?:\|.*\n)+", PAGES, re.MULTILINE)
+    assert listed
+    (_, *counts), _, *lines = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in listed[0].splitlines()
+    )
+    assert [name for name, *_ in lines] == list(taken)
+    for name, *cells in lines:
+        for count, cell in zip(counts, cells, strict=True):
+            value = taken[name](float(count.replace(",", "")))
+            assert float(cell.replace(",", "")) == float(f"{value:.2g}"), name
+    assert re.search(rf"p =\s{k:.0f} for k = 20", PAGES)

@@ -12,7 +12,7 @@ from typing import IO
 from tqdm import tqdm
 
 from geomatch.errors import GeomatchError, first_line
-from geomatch.files import replacing
+from geomatch.files import replacing, write_whole
 from geomatch.weights.download import WeightsFile, locate_weights, read_whole
 
 LARGEST_RATIO = 30  # of an archive's content to its size
@@ -98,8 +98,7 @@ def fetch_release(release: Release, out: Path, archives: Sequence[Path] = ()) ->
         target = out / place
         target.mkdir(parents=True, exist_ok=True)
         if path.suffix in (".csv", ".npz"):  # of which MegaDepth's are no archives
-            with replacing(target / file.file_name) as temporary:
-                temporary.write_bytes(path.read_bytes())
+            write_whole(target / file.file_name, path.read_bytes())
             continue
         unpack(path, target, release.last)
     return out / release.folder

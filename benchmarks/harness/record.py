@@ -8,7 +8,7 @@ from typing import Any
 from geomatch.benchmarks.harness.cache import SCHEMA
 from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task, unreadable
 from geomatch.errors import GeomatchError
-from geomatch.files import digest_of, read_json, replacing
+from geomatch.files import digest_of, read_json, write_whole
 
 _KEYS = {"schema", "benchmark", "data", "protocols", "methods", "settings", "skipped", "versions", "machine",
          "rows"}  # fmt: skip
@@ -18,8 +18,7 @@ def write_run(folder: Path, record: dict[str, Any]) -> Path:
     """Write ``<benchmark>-<content>.json`` and return its path; the same run has the same name."""
     keys = ("data", "protocols", "methods", "settings", "versions")
     path = folder / f"{record['benchmark']}-{digest_of([record[key] for key in keys])[:12]}.json"
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -17,7 +17,7 @@ from geomatch.benchmarks.harness.runs import Run, find_runs, merge, without_fold
 from geomatch.benchmarks.harness.task import Entry, Row
 from geomatch.engine.run import grouped
 from geomatch.errors import GeomatchError, first_line, reading
-from geomatch.files import replacing
+from geomatch.files import write_whole
 from geomatch.store import Store
 
 WORST = 5  # rows listed per method and protocol
@@ -60,8 +60,7 @@ def write_report(
         texts |= {"leaderboard.csv": board.csv(), "leaderboard.tex": board.latex()}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        with replacing(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_whole(out / name, text)
     return [out / name for name in texts]
 
 

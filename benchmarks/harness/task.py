@@ -196,6 +196,11 @@ class Task:
         return f"{text}; missing: {', '.join(data.missing[:3])}" + (f" and {more} more" if more > 0 else "")
 
 
+def by_name(*protocols: Any) -> dict[str, Any]:
+    """The protocols of a task, in this order."""
+    return {protocol.name: protocol for protocol in protocols}
+
+
 def read_protocol(path: Path, protocols: Mapping[str, Any]) -> Any:
     """A protocol from a TOML file: ``base`` names one of ours, other keys are the fields that differ.
 

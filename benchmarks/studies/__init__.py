@@ -1,1 +1,1 @@
-"""Studies of our own code: speed, memory, and what each part contributes."""
+"""Studies of our own code: the speed and memory of a pair, and of matching."""

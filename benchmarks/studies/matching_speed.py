@@ -1,27 +1,25 @@
 """Mutual matching beside OpenCV and kornia on equal input: time, memory, and whether all agree."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geomatch.benchmarks.harness.record import markdown_table
 from geomatch.benchmarks.studies.record import (
     Row,
-    beside,
     child_process,
-    markdown,
     median_seconds,
     memory,
-    reset_peak,
     timing_row,
 )
-from geomatch.matching import match_mutual, mutual_nearest
+from geomatch.matching import match_mutual
 
 COUNTS, DIMENSIONS = (1000, 3000, 10_000), (128, 640, 1280)
 """Rows per image, and numbers per row."""
@@ -80,33 +78,12 @@ def matching_rows(repeats: int) -> list[Row]:
             rows.append(
                 timing_row(f"{own} {count} x {count} x {dimension}", seconds, "s")
                 | {"method": name, "size": f"{count} x {dimension}", "identical_matches": same}
-                | {"peak_mib": json.loads(child_process(__spec__.name, name, count, dimension))}
+                | {"peak_mib": int(child_process("-m", __spec__.name, name, str(count), str(dimension)))}
             )
     return rows
 
 
-def device_rows(device: str, repeats: int, counts: tuple[int, ...] = COUNTS[1:]) -> list[Row]:
-    """Ours of rows that are on the device, beside a plain product and the largest of each row and column."""
-    rows = []
-    for count in counts:
-        a, b = (torch.from_numpy(part).to(device) for part in synthetic_descriptors(count, 1280))
-        ours, plain = partial(mutual_nearest, a, b, "cosine"), partial(_plain, a, b)
-        seconds = beside({"ours": ours, "plain": plain}, repeats)
-        name = f"match {count} x {count} x 1280 on {device}"
-        row = timing_row(name, seconds["ours"], "s", "product and argmax", seconds["plain"])
-        same = _pairs(ours()[0].cpu().numpy()) == _pairs(plain().cpu().numpy())
-        rows.append(row | {"identical_matches": same})
-    return rows
-
-
-def _plain(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    scores = a @ b.T
-    j, back = scores.argmax(1), scores.argmax(0)
-    i = (back[j] == torch.arange(len(a), device=a.device)).nonzero()[:, 0]
-    return torch.stack([i, j[i]], 1)
-
-
-def table(rows: Sequence[Row]) -> str:
+def matching_table(rows: Sequence[Row]) -> str:
     """In Markdown: our time, the others' in units of it, and the memory of all."""
     lines = []
     for own in (row for row in rows if row["method"] == "geomatch"):
@@ -114,7 +91,7 @@ def table(rows: Sequence[Row]) -> str:
         others = [f"{row['value'] / own['value']:.1f} x" for row in every[1:]]
         memories = ", ".join(str(row["peak_mib"]) for row in every)
         lines.append([own["size"], f"{own['value']:.3f} s", *others, memories])
-    return markdown(["rows x dimensions", *METHODS, "memory, MiB"], lines)
+    return markdown_table(["rows x dimensions", *METHODS, "memory, MiB"], lines)
 
 
 def peak_memory(method: str, count: int, dimension: int) -> int:
@@ -122,10 +99,10 @@ def peak_memory(method: str, count: int, dimension: int) -> int:
     METHODS[method](*synthetic_descriptors(64, dimension))  # loads what it needs
     a, b = synthetic_descriptors(count, dimension)
     before = memory()
-    reset_peak()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     METHODS[method](a, b)
     return max(0, round((memory("VmHWM") - before) / 2**20))
 
 
 if __name__ == "__main__":
-    print(json.dumps(peak_memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(peak_memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -1,6 +1,5 @@
-"""What the studies share: arguments, times, memory, child processes, tables and records."""
+"""What the studies share: times, memory, child processes, tables and records."""
 
-import argparse
 import json
 import os
 import platform
@@ -13,48 +12,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from geomatch.benchmarks.harness.machine import machine
-from geomatch.files import replacing
+from geomatch.benchmarks.harness.record import markdown_table
+from geomatch.files import write_whole
 from geomatch.provenance import versions
 
 Row = dict[str, Any]
 
 
-def study_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Arguments of ``python -m geomatch.benchmarks.studies[.NAME]`` with ``--out``."""
-    program = f"python -m geomatch.benchmarks.studies.{name}".rstrip(".")
-    parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder for the record")
-    return parser
-
-
-def write_record(
-    folder: Path,
-    study: str,
-    rows: Sequence[Row],
-    settings: Mapping[str, Any],
-    tables: Sequence[str],
-    device: str = "cpu",
-) -> None:
-    """Write ``folder/<version>/<study>--<machine>--<device>.json`` and print its tables.
+def write_record(folder: Path, rows: Sequence[Row], repeats: int, device: str, tables: Sequence[str]) -> None:
+    """Write ``folder/<version>/speed--<machine>--<device>.json`` and print its tables.
 
     The tables are Markdown, for documents to quote as they are.
     """
     name = f"{platform.system().lower()}-{platform.machine()}-{os.cpu_count()}cores"
-    path = folder / version("geomatch-dift") / f"{study}--{name}--{device}.json"
+    path = folder / version("geomatch-dift") / f"speed--{name}--{device.partition(':')[0]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"versions": versions(), **machine(), "settings": dict(settings), "tables": list(tables)}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"metadata": metadata, "results": rows}, indent=2) + "\n", "utf-8")
+    settings = {"repeats": repeats, "device": device}
+    metadata = {"versions": versions(), **machine(), "settings": settings, "tables": [*tables]}
+    write_whole(path, json.dumps({"metadata": metadata, "results": rows}, indent=2) + "\n")
     print(*tables, f"wrote {path}", sep="\n\n")
-
-
-def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    head = "|".join(f" {title} " if title else " " for title in titles)
-    return "\n".join([f"|{head}|", "|" + " --- |" * len(titles), *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def rows_table(rows: Iterable[Row]) -> str:
@@ -65,7 +42,7 @@ def rows_table(rows: Iterable[Row]) -> str:
             f" ({row['alternative']}: {_figure(row['alternative_value'])})" if "alternative" in row else ""
         )
         lines.append((row["name"], f"{_figure(row['value'])} {row['unit']}{beside}"))
-    return markdown(("measured", ""), lines)
+    return markdown_table(("measured", ""), lines)
 
 
 def _figure(value: float) -> str:
@@ -73,18 +50,10 @@ def _figure(value: float) -> str:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Wall time of one call, until an accelerator has done what it started."""
-    finish_work()
+    """Wall time of one call."""
     start = time.perf_counter()
     call()
-    finish_work()
     return time.perf_counter() - start
-
-
-def finish_work() -> None:
-    """Wait for the accelerator, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
@@ -111,19 +80,13 @@ def timing_row(
     return row
 
 
-def child_process(*arguments: object) -> str:
-    """Standard output of ``python -m ARGUMENTS``, which downloads nothing."""
-    command = [sys.executable, "-m", *map(str, arguments)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+def child_process(*arguments: str) -> str:
+    """The last line that a Python process printed."""
+    done = subprocess.run([sys.executable, *arguments], check=True, text=True, capture_output=True)
+    return done.stdout.rpartition("\n")[0].rpartition("\n")[2]
 
 
 def memory(key: str = "VmRSS") -> int:
-    """Bytes of this process now (Linux); ``VmHWM``: the peak since it began or since `reset_peak`."""
+    """Bytes of this process now (Linux); ``VmHWM``: the peak since it began, or since that was reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
-
-
-def reset_peak() -> None:
-    """Let `memory`'s peak start again from here."""
-    Path("/proc/self/clear_refs").write_text("5")

@@ -2,8 +2,6 @@
 
 import contextlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ import numpy as np
 
 import geomatch
 from geomatch import DIFTExtractor
-from geomatch.benchmarks.studies.record import Row, beside, timing_row
+from geomatch.benchmarks.studies.record import Row, beside, child_process, timing_row
 from geomatch.dift import PRESETS
 from geomatch.keypoints import MixedDetector
 
@@ -30,7 +28,7 @@ Paths = tuple[Path, Path]
 
 
 @contextlib.contextmanager
-def resized_pair(size: tuple[int, int]) -> Iterator[Paths]:
+def _resized_pair(size: tuple[int, int]) -> Iterator[Paths]:
     """The bundled pair, (width, height)."""
     pair = geomatch.bundled_pair()
     with tempfile.TemporaryDirectory() as folder:
@@ -42,22 +40,19 @@ def resized_pair(size: tuple[int, int]) -> Iterator[Paths]:
         yield paths
 
 
-def pair_rows(
-    repeats: int, device: str = "cpu", pairs: tuple[tuple[tuple[int, int], int], ...] = PAIRS
-) -> list[Row]:
+def pair_rows(repeats: int, device: str) -> list[Row]:
     """Warm, the default parts on a device, stage by stage, beside SIFT with BFMatcher and MAGSAC++."""
     rows = []
-    for size, keypoints in pairs:
-        with resized_pair(size) as paths:
+    for size, keypoints in PAIRS:
+        with _resized_pair(size) as paths:
             label = f"{size[0]}x{size[1]}, {keypoints} keypoints, {device}"
-            describer = DIFTExtractor(replace(PRESETS["dift-tiny"], device=device))
-            rows += stage_rows(paths, label, keypoints, describer, repeats)
+            rows += _stage_rows(paths, label, keypoints, repeats, device)
     return rows
 
 
-def stage_rows(paths: Paths, label: str, keypoints: int, describer: DIFTExtractor, repeats: int) -> list[Row]:
-    """A warm pair, in all and by stage, with the default detector."""
-    detector = MixedDetector(max_keypoints=keypoints, device=describer.config.device)
+def _stage_rows(paths: Paths, label: str, keypoints: int, repeats: int, device: str) -> list[Row]:
+    describer = DIFTExtractor(replace(PRESETS["dift-tiny"], device=device))
+    detector = MixedDetector(max_keypoints=keypoints, device=device)
     runs, sift = [], []
     for _ in range(repeats + 1):  # in turns; the first loads the networks
         runs.append(geomatch.match(*paths, detector=detector, descriptor=describer).seconds)
@@ -105,8 +100,8 @@ def process_rows(repeats: int) -> list[Row]:
             "needs": ["-c", "import torch, cv2"],
             "bare": ["-c", "pass"],
         }
-        seconds = beside({name: lambda c=c: _run(*c) for name, c in commands.items()}, repeats)  # type: ignore[misc]
-        peak = float(_run("-c", PEAK, *match[2:]))
+        seconds = beside({name: lambda c=c: child_process(*c) for name, c in commands.items()}, repeats)  # type: ignore[misc]
+        peak = float(child_process("-c", PEAK, *match[2:]))
     needs = seconds["needs"]
     return [
         timing_row("cold shell command with pictures", seconds["match"], "s", "import torch, cv2", needs),
@@ -114,9 +109,3 @@ def process_rows(repeats: int) -> list[Row]:
         timing_row("cold geomatch --help", seconds["help"], "s", "python -c pass", seconds["bare"]),
         timing_row("import geomatch", seconds["import"] - seconds["bare"], "s"),
     ]
-
-
-def _run(*arguments: str) -> str:
-    """The last line that a Python process printed."""
-    done = subprocess.run([sys.executable, *arguments], check=True, text=True, capture_output=True)
-    return done.stdout.rpartition("\n")[0].rpartition("\n")[2]

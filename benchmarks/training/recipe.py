@@ -17,7 +17,7 @@ from geomatch.benchmarks.training.distillation import DistillationConfig, distil
 from geomatch.benchmarks.training.sources import TrainingImage, fetch_packages, find_images, listed_images
 from geomatch.dift import PRESETS
 from geomatch.dift.head.projection import Head
-from geomatch.files import replacing
+from geomatch.files import write_whole
 from geomatch.keypoints.tiny import save_network
 from geomatch.training.bank import BankImage
 from geomatch.training.checkpoint import Log, read_checkpoint
@@ -76,7 +76,7 @@ def train(out: Path, images: Path, dense: bool, device: str) -> None:
     unet.register_to_config(_name_or_path="dift-tiny")  # not a path of this machine
     unet.half().save_pretrained(out)
     (out / "diffusion_pytorch_model.safetensors").chmod(0o644)  # diffusers leaves it to the owner alone
-    _write(out / "scheduler_config.json", (work / "scheduler_config.json").read_text(encoding="utf-8"))
+    write_whole(out / "scheduler_config.json", (work / "scheduler_config.json").read_text(encoding="utf-8"))
     write_sums(out)
     settings = replace(PRESETS["dift-tiny"], model=str(out), head=False)
     teacher = train_head(settings, bank_images(found), work, HeadConfig()).head
@@ -94,7 +94,7 @@ def train(out: Path, images: Path, dense: bool, device: str) -> None:
         fitted = replace(fitted, training={**fitted.training, "model": "dift-tiny"})
         fitted.save(out)
         card += dense_card(fitted)
-    _write(out / "README.md", card)
+    write_whole(out / "README.md", card)
     _run_detector(out / "detector", found, work)
     click.echo(f"wrote       {out}")
 
@@ -107,7 +107,7 @@ def _run_detector(out: Path, found: Sequence[tuple[TrainingImage, Path]], work: 
     out.mkdir(exist_ok=True)
     save_network(network, out / "tiny.safetensors")
     log = read_checkpoint(work / CHECKPOINT)["log"]
-    _write(out / "README.md", detector_card(config, [image for image, _ in found], len(labels), log))
+    write_whole(out / "README.md", detector_card(config, [image for image, _ in found], len(labels), log))
 
 
 def bank_images(
@@ -191,8 +191,3 @@ def _data(images: Sequence[TrainingImage]) -> str:
     return "\n".join(
         f"| {p} | {kind} | {n} | {licence} |" for (p, kind, licence), n in sorted(groups.items())
     )
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

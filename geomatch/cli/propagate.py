@@ -57,7 +57,7 @@ def propagate(
     from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
     from geomatch.editing.edit import EditOptions, carry_edit, prepare_edit
-    from geomatch.files import make_folder, replacing
+    from geomatch.files import make_folder, write_whole
     from geomatch.images import write_png
     from geomatch.provenance import record, versions
 
@@ -93,8 +93,7 @@ def propagate(
         **{name: given[name] for name in ("max_points", "seed", "refine_homography")},
     }
     content = {"targets": rows, "settings": settings, "versions": versions()}
-    with replacing(out / RECORD) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(out / RECORD, json.dumps(content, indent=2, allow_nan=False) + "\n")
     for row in rows:
         if row["picture"] is None:
             reason = row["reason"].removeprefix(f"{row['target']}: ")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from geomatch.collection.folder import find_images as find_images
     from geomatch.collection.match import CollectionResult as CollectionResult
     from geomatch.collection.match import match_collection as match_collection
-    from geomatch.collection.merge import merge_points as merge_points
     from geomatch.collection.options import Extraction as Extraction
     from geomatch.collection.options import Matching as Matching
     from geomatch.collection.options import PairSelection as PairSelection
@@ -34,7 +33,6 @@ __getattr__ = lazy_names(
         ),
         "geomatch.collection.folder": ("ImageFolder", "find_images"),
         "geomatch.collection.match": ("CollectionResult", "match_collection"),
-        "geomatch.collection.merge": ("merge_points",),
         "geomatch.collection.options": ("Extraction", "Matching", "PairSelection"),
         "geomatch.collection.pairs": ("PairReport", "select_pairs"),
     },

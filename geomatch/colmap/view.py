@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.files import replacing
+from geomatch.files import write_whole
 
 _SEED = 0
 _VIEW = {"fov": 50.0, "yaw": -25.0, "pitch": 22.0, "frustum": 0.09}
@@ -108,8 +108,7 @@ def write_view(model: SparseModel, path: Path, title: str, max_points: int = 100
     }  # fmt: skip
     template = files("geomatch.colmap").joinpath("view.html").read_text(encoding="utf-8")
     page = re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="replace")
+    write_whole(path, page.encode(errors="replace"))
 
 
 def _image_error(image: Any, xyz: NDArray[np.float64], row_of: dict[int, int]) -> float:

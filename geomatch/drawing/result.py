@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.files import make_folder, replacing
+from geomatch.files import make_folder, replacing, write_whole
 from geomatch.geometry import resize_homography, resize_points
 from geomatch.images import Image, reduce_image, write_png
 from geomatch.pipeline import MatchResult
@@ -33,8 +33,7 @@ def save_result(result: MatchResult, folder: Path) -> list[Path]:
     """
     make_folder(folder)
     written = [folder / "result.json", folder / "matches.npz", folder / "matches.png"]
-    with replacing(written[0]) as temporary:
-        temporary.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(written[0], json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
     inliers = result.geometry.inliers if result.geometry else np.zeros(len(result.matches), np.bool_)
     with replacing(written[1]) as temporary:
         np.savez_compressed(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.errors import ImageError
-from geomatch.files import replacing
+from geomatch.files import write_whole
 from geomatch.types import check_shape
 
 
@@ -57,5 +57,4 @@ def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
 
     # OpenCV writes no file itself: it crashes on names that are not UTF-8
     _, code = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    with replacing(path) as temporary:
-        temporary.write_bytes(code.tobytes())
+    write_whole(path, code.tobytes())

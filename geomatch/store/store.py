@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from geomatch.errors import DamagedError, FeaturesError, GeomatchError, StoreError, first_line, require
-from geomatch.files import is_named, named, replacing
+from geomatch.files import is_named, named, write_whole
 from geomatch.places import user_path
 
 ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs"})
@@ -77,8 +77,7 @@ class Store:
         with self._errors("written"):
             if self._local:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
-                with replacing(target) as temporary:
-                    temporary.write_bytes(data)
+                write_whole(target, data)
                 return
             files = _remote(self.url)
             if self.url.partition("://")[0] in ATOMIC:

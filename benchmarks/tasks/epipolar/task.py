@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet, chosen_split, find_image, read_matrix
 from geomatch.benchmarks.harness.measures import with_failures
-from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
+from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, by_name, threshold_of
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
 from geomatch.benchmarks.tasks.pairs.matches import limited, line_distances, matched_points
@@ -46,14 +46,11 @@ class WxBSProtocol:
     max_matches: int | None = None
 
 
-PROTOCOLS = {
-    p.name: p
-    for p in (
-        WxBSProtocol("wxbs-f", 1, "wxbs-benchmark 0.0.4, evaluate_Fs", "mAA@19"),
-        WxBSProtocol("wxbs-f-loma", 1, "LoMa, benchmarks/wxbs.py", "mAA@10", stand_in=True),
-        WxBSProtocol("wxbs-pck", 1, "wxbs-benchmark's evaluate_corrs, as RoMa v2 uses it", "mAA@10", True),
-    )
-}
+PROTOCOLS: dict[str, WxBSProtocol] = by_name(
+    WxBSProtocol("wxbs-f", 1, "wxbs-benchmark 0.0.4, evaluate_Fs", "mAA@19"),
+    WxBSProtocol("wxbs-f-loma", 1, "LoMa, benchmarks/wxbs.py", "mAA@10", stand_in=True),
+    WxBSProtocol("wxbs-pck", 1, "wxbs-benchmark's evaluate_corrs, as RoMa v2 uses it", "mAA@10", True),
+)
 
 
 def read_wxbs(folder: Path, split: str | None = None) -> DataSet[PairScene]:

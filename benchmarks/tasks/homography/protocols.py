@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from geomatch.benchmarks.harness.task import by_name
 from geomatch.benchmarks.tasks.pairs.changes import CHANGES
 from geomatch.benchmarks.tasks.pairs.views import Frame
 
@@ -68,42 +69,36 @@ _DIFT: dict[str, Any] = {
     "accuracies": (1, 3, 5),
 }
 _TANG = "Tang et al., 2023, eval_homography.py"
-PROTOCOLS: dict[str, HomographyProtocol] = {
-    p.name: p
-    for p in (
-        HomographyProtocol("dift", 1, f"{_TANG} (SD: cosine, LMEDS)", solver="lmeds 3", **_DIFT),
-        HomographyProtocol("dift-adm", 1, f"{_TANG} (ADM: L2, RANSAC)", solver="ransac 3", **_DIFT),
-        HomographyProtocol("mma", 1, "Dusmanu et al., CVPR 2019, D2-Net's notebook, top 2000", False, "mma",
-                           headline="MMA@3"),
-        HomographyProtocol("auc480", 1, "Sun et al., CVPR 2021 (LoFTR)", False, "homography", "short480",
-                           max_matches=1000, solver="ransac 3", areas=(3, 5, 10), headline="AUC@5"),
-        HomographyProtocol("auc480-poselib", 1, "glue-factory, eval/hpatches.py, at 1 px", False,
-                           "homography", "short480", 1024, solver="poselib 1", areas=(1, 3, 5),
-                           corner_origin=True, headline="AUC@3", precisions=(1, 3), symmetric=True,
-                           direct=True),
-        HomographyProtocol("superpoint", 1, "DeTone et al., 2018, as in rpautrat/SuperPoint", True,
-                           "superpoint", "crop640x480", 1000, solver="ransac 3", accuracies=(1, 3, 5)),
-        HomographyProtocol("roma", 1, "DKM/RoMa, hpatches_sequences_homog_benchmark.py; all 580 pairs", True,
-                           "homography", max_matches=5000, solver="ransac-roma 3", areas=(3, 5, 10),
-                           corner_origin=True, relative_to=480, headline="AUC@5"),
-        HomographyProtocol("geomatch", 1, "geomatch", True, "homography", solver="usac_magsac 3", seeds=5,
-                           accuracies=(1, 3, 5, 10), areas=(1, 3, 5, 10)),
-        HomographyProtocol("sweep", 1, "geomatch, for searches of settings", True, "homography",
-                           max_keypoints=1000, solver="usac_magsac 3", accuracies=(1, 3, 5), precisions=(3,)),
-    )
-}  # fmt: skip
+PROTOCOLS: dict[str, HomographyProtocol] = by_name(
+    HomographyProtocol("dift", 1, f"{_TANG} (SD: cosine, LMEDS)", solver="lmeds 3", **_DIFT),
+    HomographyProtocol("dift-adm", 1, f"{_TANG} (ADM: L2, RANSAC)", solver="ransac 3", **_DIFT),
+    HomographyProtocol("mma", 1, "Dusmanu et al., CVPR 2019, D2-Net's notebook, top 2000", False, "mma",
+                       headline="MMA@3"),
+    HomographyProtocol("auc480", 1, "Sun et al., CVPR 2021 (LoFTR)", False, "homography", "short480",
+                       max_matches=1000, solver="ransac 3", areas=(3, 5, 10), headline="AUC@5"),
+    HomographyProtocol("auc480-poselib", 1, "glue-factory, eval/hpatches.py, at 1 px", False,
+                       "homography", "short480", 1024, solver="poselib 1", areas=(1, 3, 5),
+                       corner_origin=True, headline="AUC@3", precisions=(1, 3), symmetric=True,
+                       direct=True),
+    HomographyProtocol("superpoint", 1, "DeTone et al., 2018, as in rpautrat/SuperPoint", True,
+                       "superpoint", "crop640x480", 1000, solver="ransac 3", accuracies=(1, 3, 5)),
+    HomographyProtocol("roma", 1, "DKM/RoMa, hpatches_sequences_homog_benchmark.py; all 580 pairs", True,
+                       "homography", max_matches=5000, solver="ransac-roma 3", areas=(3, 5, 10),
+                       corner_origin=True, relative_to=480, headline="AUC@5"),
+    HomographyProtocol("geomatch", 1, "geomatch", True, "homography", solver="usac_magsac 3", seeds=5,
+                       accuracies=(1, 3, 5, 10), areas=(1, 3, 5, 10)),
+    HomographyProtocol("sweep", 1, "geomatch, for searches of settings", True, "homography",
+                       max_keypoints=1000, solver="usac_magsac 3", accuracies=(1, 3, 5), precisions=(3,)),
+)  # fmt: skip
 _PAIRS: dict[str, Any] = {"accuracies": (3, 10), "means": (20,), "everywhere": True,
                           "headline": "visible mAA@20"}  # fmt: skip
-PAIR_PROTOCOLS: dict[str, HomographyProtocol] = {
-    p.name: p
-    for p in (
-        HomographyProtocol("pairs", 1, "geomatch", True, "homography", solver="magsac-evd 3", seeds=5,
-                           **_PAIRS),
-        HomographyProtocol("evd", 1, "wxbs-benchmark 0.0.4, evaluate_Hs and its example (MAGSAC 0.5 px), but "
-                           "images at their own size and failures no identity", True, "homography",
-                           max_keypoints=2048, solver="magsac-evd 0.5", **_PAIRS),
-    )
-}  # fmt: skip
+PAIR_PROTOCOLS: dict[str, HomographyProtocol] = by_name(
+    HomographyProtocol("pairs", 1, "geomatch", True, "homography", solver="magsac-evd 3", seeds=5,
+                       **_PAIRS),
+    HomographyProtocol("evd", 1, "wxbs-benchmark 0.0.4, evaluate_Hs and its example (MAGSAC 0.5 px), but "
+                       "images at their own size and failures no identity", True, "homography",
+                       max_keypoints=2048, solver="magsac-evd 0.5", **_PAIRS),
+)  # fmt: skip
 """Folders of pairs are evaluated under these; see `LAYOUTS` of the module ``sequences``."""
 MMA_THRESHOLDS = tuple(range(1, 16))
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from geomatch.benchmarks.harness.task import by_name
 from geomatch.benchmarks.tasks.pairs.views import Frame
 
 
@@ -42,10 +43,6 @@ class PoseProtocol:
     headline: str = "AUC@5"  # the measure by which methods are compared
 
 
-def _named(*protocols: PoseProtocol) -> dict[str, PoseProtocol]:
-    return {protocol.name: protocol for protocol in protocols}
-
-
 _RANSAC: dict[str, Any] = {"estimator": "ransac", "max_depth": 50.0}
 _ROMA: dict[str, Any] = {**_RANSAC, "threshold": 0.5, "max_keypoints": 5000, "max_matches": 5000,
                          "seeds": 5, "pooled": True}  # fmt: skip
@@ -55,7 +52,7 @@ _SQUEEZED: dict[str, Any] = {"frame": "size640x480", "threshold_frame": "size640
                              "corner_origin": False, "precision": 5e-4}  # fmt: skip
 _SUPERGLUE: dict[str, Any] = {**_SQUEEZED, **_RANSAC, "focal": "superglue", "max_keypoints": 1024}
 _MATCH_PAIRS = "Sarlin et al., CVPR 2020 (SuperGlue), match_pairs.py"
-MEGADEPTH = _named(
+MEGADEPTH: dict[str, PoseProtocol] = by_name(
     PoseProtocol("megadepth", 1, "geomatch", seeds=5),
     PoseProtocol("megadepth-loftr", 1, "Sun et al., CVPR 2021 (LoFTR)", "long840", corner_origin=True,
                  **_LOFTR),
@@ -71,14 +68,14 @@ MEGADEPTH = _named(
                  threshold=2.5, corner_origin=False, confidence=0.99999, max_iterations=1000,
                  min_iterations=20, max_keypoints=4096),
 )  # fmt: skip
-SCANNET = _named(
+SCANNET: dict[str, PoseProtocol] = by_name(
     PoseProtocol("scannet", 1, "geomatch", seeds=5, precision=5e-4),
     PoseProtocol("scannet-superglue", 1, _MATCH_PAIRS, **_SUPERGLUE),
     PoseProtocol("scannet-loftr", 1, "Sun et al., CVPR 2021 (LoFTR)", **{**_SQUEEZED, **_LOFTR}),
     PoseProtocol("scannet-roma", 1, "DKM/RoMa, scannet_benchmark.py", threshold_frame="short480",
                  corner_origin=False, precision=5e-4, **_ROMA),
 )  # fmt: skip
-POSE = _named(
+POSE: dict[str, PoseProtocol] = by_name(
     PoseProtocol("pose", 1, "geomatch", seeds=5),
     PoseProtocol("pose-superglue", 1, _MATCH_PAIRS, **_SUPERGLUE),
 )

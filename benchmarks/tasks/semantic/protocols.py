@@ -7,6 +7,7 @@ length of the truth. ``PCK@a`` counts points over all pairs, ``PCK@a per image``
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from geomatch.benchmarks.harness.task import by_name
 from geomatch.dift.maps.transfer import Rule
 
 Reference = Literal["box", "image"]
@@ -42,12 +43,11 @@ def protocols_of(dataset: str) -> dict[str, SemanticProtocol]:
     """Protocols of ``spair``, ``willow`` or ``cub``: by box, by image, and by box with the soft-argmax."""
     source = _SOURCES[dataset]
     soft = f"{source}; windowed soft-argmax of Zhang et al., CVPR 2024"
-    own = (
+    return by_name(
         SemanticProtocol(dataset, 1, source, "box"),
         SemanticProtocol(f"{dataset}-image", 1, source, "image"),
         SemanticProtocol(f"{dataset}-soft", 1, soft, "box", "soft-argmax"),
     )
-    return {protocol.name: protocol for protocol in own}
 
 
 def with_prompt(protocol: SemanticProtocol, prompt: str) -> SemanticProtocol:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from geomatch.benchmarks.harness.task import by_name
 from geomatch.video.propagation import PropagationConfig
 
 STRIDE = 8  # pixels of the network's input per cell of the labels
@@ -46,20 +47,14 @@ _POSES = (
 )
 
 PROTOCOLS: dict[str, dict[str, TemporalProtocol]] = {
-    "davis": {
-        p.name: p
-        for p in (
-            TemporalProtocol("davis", 1, f"{_CODE} (SD)", 28, 15, 15, 0.2, **_DAVIS, **_TANG),
-            TemporalProtocol("davis-adm", 1, f"{_CODE} (ADM)", 28, 10, 15, 0.1, **_DAVIS, **_TANG),
-            TemporalProtocol("davis-dino", 1, "Caron et al., 2021, eval_video_segmentation.py", 7, 5, 12, 0.1,
-                             **_DAVIS),
-        )
-    },
-    "jhmdb": {
-        p.name: p
-        for p in (
-            TemporalProtocol("jhmdb", 1, _POSES + "SD", 28, 15, 15, 0.2, **_JHMDB),
-            TemporalProtocol("jhmdb-adm", 1, _POSES + "ADM", 28, 10, 15, 0.1, **_JHMDB),
-        )
-    },
+    "davis": by_name(
+        TemporalProtocol("davis", 1, f"{_CODE} (SD)", 28, 15, 15, 0.2, **_DAVIS, **_TANG),
+        TemporalProtocol("davis-adm", 1, f"{_CODE} (ADM)", 28, 10, 15, 0.1, **_DAVIS, **_TANG),
+        TemporalProtocol("davis-dino", 1, "Caron et al., 2021, eval_video_segmentation.py", 7, 5, 12, 0.1,
+                         **_DAVIS),
+    ),
+    "jhmdb": by_name(
+        TemporalProtocol("jhmdb", 1, _POSES + "SD", 28, 15, 15, 0.2, **_JHMDB),
+        TemporalProtocol("jhmdb-adm", 1, _POSES + "ADM", 28, 10, 15, 0.1, **_JHMDB),
+    ),
 }  # fmt: skip
