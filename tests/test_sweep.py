@@ -173,7 +173,7 @@ def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         ("--method", "sift+dift-tiny-dense[depth=3]", "unknown setting 'depth=3'"),
         ("--ensemble-sizes", "1,two", "whole numbers"),
         ("--timesteps", "0,1000", "timestep must be"),
-        ("--layers", "0,70", "layer 70: up_ft indices"),
+        ("--layers", "0,70", "layer 70: the numbers of this model"),
         ("--prompt", "a hill", "--prompt has no meaning for hpatches"),
     ):
         assert main([*command, option, value]) == 2

@@ -35,7 +35,7 @@ class TransformerPart(nn.Module):
         cells = (height // self.patch, width // self.patch)
         if max(cells) > self.most:
             pixels = self.most * self.patch * self.stride
-            raise ValueError(f"this model knows positions up to {pixels} pixels: give a smaller image_size")
+            raise ValueError(f"this model knows positions up to {pixels:.0f} pixels: give a smaller image_size")
         assert self.family.inputs is not None
         time = timestep.float().expand(count)
         given = self.family.inputs(Told(self.network.config, latents, time, rows, size))
@@ -57,7 +57,7 @@ def _most_cells(config: Any) -> float:
         return float(min(config.axes_lens[1:]))
     most = config.get("pos_embed_max_size") or math.inf
     # AuraFlow counts those of the whole square table
-    return math.isqrt(most) if "num_mmdit_layers" in config else most
+    return math.isqrt(int(most)) if "num_mmdit_layers" in config else most
 
 
 def block_names(network: nn.Module, family: Family) -> tuple[str, ...]:
