@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import bundled, changed_config, descriptor_options, given_options, parse_bands
+from geomatch.cli.options import (
+    bundled,
+    changed_config,
+    descriptor_options,
+    given_options,
+    make_out,
+    parse_bands,
+)
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
@@ -142,10 +149,9 @@ def match(
     _show_progress()
     import geomatch
     from geomatch.drawing.result import save_result
-    from geomatch.files import make_folder
 
     if out:
-        make_folder(out)  # better now than after the work
+        make_out(out)  # better now than after the work
     result = geomatch.match(image0, image1, **parts, **rules)
     written = save_result(result, out) if out else []
     if as_json:
@@ -192,9 +198,8 @@ def demo(out: Path) -> int:
     _show_progress()
     import geomatch
     from geomatch.drawing.result import save_result
-    from geomatch.files import make_folder
 
-    make_folder(out)
+    make_out(out)
     pair = geomatch.bundled_pair()
     result = geomatch.match(pair.image0, pair.image1)
     written = save_result(result, out)

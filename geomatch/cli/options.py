@@ -1,8 +1,10 @@
 """Options that several commands share."""
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from functools import update_wrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
@@ -81,6 +83,19 @@ def run_options(default: str, device: bool = False) -> Callable[[Command], Comma
         "--device", default="auto", show_default=True, help="Device of the networks: cpu, cuda, mps."
     )
     return bundled("context", context, place, *_ENGINE, *([more] if device else []))
+
+
+def make_out(folder: Path) -> None:
+    """Create a command's folder for results, which goes again if nothing comes into it."""
+    from geomatch.files import make_folder
+
+    def remove() -> None:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+    if not folder.exists():
+        click.get_current_context().call_on_close(remove)
+    make_folder(folder)
 
 
 def parse_layers(text: str) -> tuple[str | int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.options import bundled, changed_config, descriptor_options
+from geomatch.cli.options import bundled, changed_config, descriptor_options, make_out
 from geomatch.errors import GeomatchError, ImageError, reading
 
 RECORD = "propagation.json"
@@ -57,14 +57,14 @@ def propagate(
     from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
     from geomatch.editing.edit import EditOptions, carry_edit, prepare_edit
-    from geomatch.files import make_folder, write_whole
+    from geomatch.files import write_whole
     from geomatch.images import write_png
     from geomatch.provenance import record, versions
 
     options = EditOptions(**given)
     extractor = cached_extractor(replace(changed_config(dift_config(descriptor)), seed=options.seed))
     prepared = prepare_edit(edit, source, extractor, options)
-    make_folder(out)
+    make_out(out)
     earlier = _pictures(out / RECORD)
     (out / RECORD).unlink(missing_ok=True)  # it would describe other pictures than those made now
     rows = []

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from geomatch.cli.options import bundled, changed_config, descriptor_options, parse_points
+from geomatch.cli.options import bundled, changed_config, descriptor_options, make_out, parse_points
 
 
 @click.command()
@@ -54,7 +54,6 @@ def track(
 
     from geomatch.describers import dift_config
     from geomatch.dift import cached_extractor
-    from geomatch.files import make_folder
     from geomatch.store import Store
     from geomatch.video.frames import frames_of, video_properties
     from geomatch.video.masks import load_mask
@@ -69,7 +68,7 @@ def track(
     marks = load_mask(mask) if mask else None
     images = frames_of(video, frames)
     count, rate = video_properties(video, frames)
-    make_folder(out)
+    make_out(out)
     given = chosen, cells or usual_cells, Store.at(out / "store")
     extractor, shown = cached_extractor(config), tqdm(images, total=count, unit="frame", disable=None)
     if marks is None:
