@@ -69,7 +69,8 @@ class DIFTConfig:
     loading overflows. An autoencoder that overflows in float16 runs in bfloat16. Descriptors are float32."""
     compile: Compile = "auto"
     """``torch.compile`` the networks: ``auto`` on CUDA from
-    `geomatch.dift.backends.compiled.COMPILE_FROM` images on. Descriptors differ by rounding alone."""
+    `geomatch.dift.backends.compiled.COMPILE_FROM` images on. Descriptors differ by rounding alone. The
+    networks of transformers, nearly all large products of matrices, run as they are."""
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: CUDA, else MPS, else the CPU."""
     batch_size: int | None = None

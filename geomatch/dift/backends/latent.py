@@ -56,7 +56,7 @@ def load_latent_model(
     part = open_part(network.to(device, memory_format=layout), family, layers, autoencoder.stride)
     return DiffusionModel(
         network=network,
-        part=Runner(part, config.compile),
+        part=Runner(part, "off" if family.blocks else config.compile),
         encode=autoencoder.encode,
         schedule=flow_schedule() if family.flow else load_schedule(folder),
         stride=autoencoder.stride * part.patch,
