@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,70 @@ def plain_latents(vae: Any, picture: Tensor) -> Tensor:
         variance = vae.bn.running_var + vae.config.batch_norm_eps
         return (mode - vae.bn.running_mean.view(-1, 1, 1)) / variance.sqrt().view(-1, 1, 1)
     return (mode - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+
+
+def test_a_network_that_does_not_fit_runs_block_by_block(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate")
+    config = DIFTConfig(str(folder("FLUX.2")), 50, (1,), image_size=None, device="cpu")
+    latents = latents_of("FLUX.2")
+    expected = DIFTExtractor(config).model.activations(latents, 50)[0]
+    monkeypatch.setattr("geomatch.dift.backends.latent.fits", lambda *_: False)
+    model = DIFTExtractor(config).model
+    for _ in range(2):
+        assert torch.equal(model.activations(latents, 50)[0], expected)
+
+
+def test_channels_that_are_discarded(folder: Folder) -> None:
+    config = DIFTConfig(str(folder("dit")), 50, ("0.modulated", 1), image_size=None, device="cpu")
+    picture = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)  # not square
+    plain = DIFTExtractor(config).dense(picture).maps
+    assert [layer.shape for layer in plain] == [(48, 4, 8)] * 2
+    for layer, found in zip(
+        plain, DIFTExtractor(replace(config, discard=(3, 47))).dense(picture).maps, strict=True
+    ):
+        assert not found[[3, 47]].any()
+        kept = [channel for channel in range(48) if channel not in (3, 47)]
+        assert torch.equal(found[kept], layer[kept])
+    with pytest.raises(ValueError, match="discard=48: a layer has 48 channels"):
+        DIFTExtractor(replace(config, discard=(48,))).dense(picture)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "module", "cells"),
+    [
+        ("sdxl", ("up_blocks.1.attentions.0.transformer_blocks.0.query", "up_blocks.1"),
+         "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q", (8, 10)),
+        ("sdxl", ("down_blocks.1.attentions.0.transformer_blocks.0", "mid_block"),
+         "down_blocks.1.attentions.0.transformer_blocks.0", (8, 10)),
+        ("pixart", ("1.query",), "transformer_blocks.1.attn2.to_q", (8, 10)),
+        ("sd3", ("1.query",), "transformer_blocks.1.attn.to_q", (8, 10)),
+    ],
+)  # fmt: skip
+def test_inside_of_blocks(
+    name: str, layers: tuple[str, ...], module: str, cells: tuple[int, int], folder: Folder
+) -> None:
+    """Queries and the blocks of transformers in UNets are what hooks see in the same pass."""
+    golden = np.load(GOLDEN / f"{name}_tiny.npz")
+    time = 50 if name == "sd3" else 261
+    config = DIFTConfig(str(folder(name)), time, layers, image_size=None, device="cpu")
+    model = DIFTExtractor(config, golden_text(golden)).model
+    seen: list[Tensor] = []
+    model.network.get_submodule(module).register_forward_hook(lambda _, __, found: seen.append(found))
+    with torch.inference_mode():
+        found = model.activations(torch.from_numpy(golden[f"noisy_t{time}"]), time)
+        assert_close(found[0].flatten(2).transpose(1, 2), seen[0])
+    assert found[0].shape[2:] == cells
+
+
+def test_threads_share_a_network(folder: Folder) -> None:
+    config = DIFTConfig(str(folder("flux")), 50, ("0.modulated", 3), image_size=None, device="cpu")
+    extractor = DIFTExtractor(config)
+    pictures = [
+        np.random.default_rng(seed).integers(0, 256, (96, 64, 3), dtype=np.uint8) for seed in range(8)
+    ]
+    expected = [extractor.dense(picture).maps for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(extractor.dense, pictures), expected, strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(found.maps, wanted, strict=True))

@@ -1,10 +1,12 @@
 """Models that work on the latents of an autoencoder, conditioned on text or on classes."""
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from geomatch.dift.backends.autoencoder import load_autoencoder
 from geomatch.dift.backends.compiled import Runner
@@ -15,10 +17,12 @@ from geomatch.dift.backends.transformer import TransformerPart, block_names, unn
 from geomatch.dift.backends.wanted import WantedPart, known_layers, unneeded_parts
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.files import Conditioning, conditioning_of
-from geomatch.errors import ShapeError, WeightsError
+from geomatch.errors import ShapeError, WeightsError, require
 from geomatch.weights.checkpoint import empty_network, fill_network
 from geomatch.weights.families import Family
 from geomatch.weights.folders import network_folder
+
+_log = logging.getLogger(__name__)
 
 
 def load_latent_model(
@@ -52,8 +56,7 @@ def load_latent_model(
     layers = layer_names(config.layers, *named_layers(network, family))
     unneeded = unneeded_blocks(network, family, layers) if family.blocks else unneeded_parts(network, layers)
     fill_network(network, home, dtype, unneeded, unet_file)
-    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
-    part = open_part(network.to(device, memory_format=layout), family, layers, autoencoder.stride)
+    part = open_part(_placed(network, family, device), family, layers, autoencoder.stride)
     return DiffusionModel(
         network=network,
         part=Runner(part, "off" if family.blocks else config.compile),
@@ -65,6 +68,25 @@ def load_latent_model(
         text={name: torch.tensor(value)[None].to(device, dtype) for name, value in text.items()},
         discarded=config.discard,
     )
+
+
+def _placed(network: Any, family: Family, device: str) -> Any:
+    """The network on its device; a transformer that does not fit goes there block by block as they run."""
+    if family.blocks and not fits(network, device):
+        require("accelerate", "offload", "a network larger than the device's memory")
+        _log.info("the device's memory does not hold the network: its blocks go there one by one")
+        network.enable_group_offload(torch.device(device), num_blocks_per_group=1)
+        return network
+    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
+    return network.to(device, memory_format=layout)
+
+
+def fits(network: nn.Module, device: str) -> bool:
+    """True if the device's free memory holds the weights and as much again as a quarter of them."""
+    if not device.startswith("cuda"):
+        return True
+    size = sum(weights.nbytes for weights in network.parameters())
+    return 1.25 * size <= torch.cuda.mem_get_info(device)[0]
 
 
 def named_layers(network: Any, family: Family) -> tuple[Sequence[str], Collection[str]]:
