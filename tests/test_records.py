@@ -11,7 +11,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = "\n\n".join(
     (ROOT / name).read_text()
-    for name in ("README.md", "SCALING.md", "docs/embedded.md", "docs/gate.md", "docs/opencv.md")
+    for name in (
+        "README.md",
+        "SCALING.md",
+        "docs/backbones.md",
+        "docs/embedded.md",
+        "docs/gate.md",
+        "docs/opencv.md",
+    )
 )
 RECORDS = {
     path.stem: json.loads(path.read_text())

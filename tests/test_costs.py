@@ -1,0 +1,19 @@
+"""The costs that docs/backbones.md shows are those that are counted."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from geomatch.dift import PRESETS
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+from full_size import cost_of
+
+PAGE = (Path(__file__).parents[1] / "docs" / "backbones.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", [name for name in PRESETS if not name.startswith("dift-tiny")])
+def test_costs_of_presets(preset: str) -> None:
+    assert cost_of(preset).row(preset) in PAGE.splitlines()
