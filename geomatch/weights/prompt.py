@@ -16,12 +16,16 @@ from geomatch.files import fingerprint_of, read_json
 from geomatch.weights.download import check_file
 from geomatch.weights.families import CLIPS, Family
 from geomatch.weights.folders import network_folder, read_config
+from geomatch.weights.hub import hub_folder
+from geomatch.weights.single_files import WHOLE
 
 Conditioning = Mapping[str, NDArray[np.float32]]
 """Tensors by name, without a batch: ``prompt_embeds`` (tokens, D); where the family has them, ``pooled`` (P,)
 and ``mask`` (tokens,), 1 for tokens that count."""
 EXACT_BYTES = 4e9
 """Size of the weights up to which a text encoder runs in float32; T5-XXL, of 9.5 GB, runs in bfloat16."""
+
+_WORDS = ("vocab.json", "merges.txt")
 
 
 def cached_conditioning(family: Family, folder: Path, prompt: str) -> Conditioning | None:
@@ -62,7 +66,7 @@ def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
         if not part_files(folder / part):
             raise WeightsError(
                 f"{folder / part}: missing, and the encoding of prompt {prompt!r} is not cached; "
-                "add it, or give the conditioning"
+                "add it, give the conditioning, or give a folder with text encoders as the model"
             )
     path = _path(folder, prompt)
     try:
@@ -98,16 +102,25 @@ def _encoded(family: Family, folder: Path, ends: Sequence[str], prompt: str) -> 
         encoder, tokenizer = (getattr(transformers, name) for name in family.encoders[end])
         home = folder / f"text_encoder{end}"
         weights = part_files(home)
-        exact = sum(path.stat().st_size for path in weights) <= EXACT_BYTES
-        parts[f"text_encoder{end}"] = encoder.from_pretrained(
-            home,
-            local_files_only=True,
-            dtype=torch.float32 if exact else torch.bfloat16,
-            variant="fp16" if all(".fp16" in path.name for path in weights) else None,
-        ).eval()
-        parts[f"tokenizer{end}"] = tokenizer.from_pretrained(
-            folder / f"tokenizer{end}", local_files_only=True
-        )
+        if weights[0].stem == WHOLE:
+            from geomatch.weights.originals import load_clip
+
+            loaded = load_clip(encoder, home, weights[0])
+        else:
+            exact = sum(path.stat().st_size for path in weights) <= EXACT_BYTES
+            loaded = encoder.from_pretrained(
+                home,
+                local_files_only=True,
+                dtype=torch.float32 if exact else torch.bfloat16,
+                variant="fp16" if all(".fp16" in path.name for path in weights) else None,
+            )
+        for parameter in loaded.parameters():  # sums depend on where in a mapped file the numbers begin
+            parameter.data = parameter.data.clone()
+        parts[f"text_encoder{end}"] = loaded.eval()
+        words = tokenizer.from_pretrained(folder / f"tokenizer{end}", local_files_only=True)
+        if prompt and len(words) == 3:  # the package's own, of the first, last and padding token
+            words = tokenizer.from_pretrained(_clip_words(), pad_token=words.pad_token, local_files_only=True)
+        parts[f"tokenizer{end}"] = words
     parts["requires_safety_checker"] = False
     parameters = inspect.signature(make).parameters
     needed = [name for name, kind in parameters.items() if name in parts or kind.default is kind.empty]
@@ -128,6 +141,15 @@ def _encoded(family: Family, folder: Path, ends: Sequence[str], prompt: str) -> 
         )
     found = zip(family.encoded, given if isinstance(given, tuple) else (given,), strict=False)
     return {name: value[0].float().contiguous() for name, value in found if name and value is not None}
+
+
+def _clip_words() -> Path:
+    """A folder with the tokenizer of CLIP ViT-L/14, which that of OpenCLIP only pads differently from."""
+
+    def missing(found: Path) -> list[str]:
+        return [f"{name} is missing" for name in _WORDS if not (found / name).is_file()]
+
+    return hub_folder("openai/clip-vit-large-patch14", None, [[*_WORDS, "tokenizer*.json"]], missing)
 
 
 @contextmanager
