@@ -15,9 +15,8 @@ from geomatch.errors import MissingDependencyError, WeightsError, reading, requi
 from geomatch.files import fingerprint_of, read_json
 from geomatch.weights.download import check_file
 from geomatch.weights.families import CLIPS, Family
-from geomatch.weights.folders import network_folder, read_config
+from geomatch.weights.folders import WHOLE, network_folder, read_config
 from geomatch.weights.hub import hub_folder
-from geomatch.weights.single_files import WHOLE
 
 Conditioning = Mapping[str, NDArray[np.float32]]
 """Tensors by name, without a batch: ``prompt_embeds`` (tokens, D); where the family has them, ``pooled`` (P,)
@@ -25,7 +24,7 @@ and ``mask`` (tokens,), 1 for tokens that count."""
 EXACT_BYTES = 4e9
 """Size of the weights up to which a text encoder runs in float32; T5-XXL, of 9.5 GB, runs in bfloat16."""
 
-_WORDS = ("vocab.json", "merges.txt")
+_CLIP = "openai/clip-vit-large-patch14"  # OpenCLIP's tokenizer only pads differently
 
 
 def cached_conditioning(family: Family, folder: Path, prompt: str) -> Conditioning | None:
@@ -118,8 +117,9 @@ def _encoded(family: Family, folder: Path, ends: Sequence[str], prompt: str) -> 
             parameter.data = parameter.data.clone()
         parts[f"text_encoder{end}"] = loaded.eval()
         words = tokenizer.from_pretrained(folder / f"tokenizer{end}", local_files_only=True)
-        if prompt and len(words) == 3:  # the package's own, of the first, last and padding token
-            words = tokenizer.from_pretrained(_clip_words(), pad_token=words.pad_token, local_files_only=True)
+        if prompt and len(words) == 3:  # the package's own, which has only the first, last and padding token
+            whole = hub_folder(_CLIP, None, [["vocab.json", "merges.txt", "tokenizer*.json"]], _no_words)
+            words = tokenizer.from_pretrained(whole, pad_token=words.pad_token, local_files_only=True)
         parts[f"tokenizer{end}"] = words
     parts["requires_safety_checker"] = False
     parameters = inspect.signature(make).parameters
@@ -143,13 +143,8 @@ def _encoded(family: Family, folder: Path, ends: Sequence[str], prompt: str) -> 
     return {name: value[0].float().contiguous() for name, value in found if name and value is not None}
 
 
-def _clip_words() -> Path:
-    """A folder with the tokenizer of CLIP ViT-L/14, which that of OpenCLIP only pads differently from."""
-
-    def missing(found: Path) -> list[str]:
-        return [f"{name} is missing" for name in _WORDS if not (found / name).is_file()]
-
-    return hub_folder("openai/clip-vit-large-patch14", None, [[*_WORDS, "tokenizer*.json"]], missing)
+def _no_words(folder: Path) -> list[str]:
+    return [] if (folder / "merges.txt").is_file() else ["the tokenizer's merges.txt is missing"]
 
 
 @contextmanager
