@@ -119,7 +119,8 @@ def _encoded(family: Family, folder: Path, ends: Sequence[str], prompt: str) -> 
         words = tokenizer.from_pretrained(folder / f"tokenizer{end}", local_files_only=True)
         if prompt and len(words) == 3:  # the package's own, which has only the first, last and padding token
             whole = hub_folder(_CLIP, None, [["vocab.json", "merges.txt", "tokenizer*.json"]], _no_words)
-            words = tokenizer.from_pretrained(whole, pad_token=words.pad_token, local_files_only=True)
+            own = {"pad_token": words.pad_token, "model_max_length": words.model_max_length}
+            words = tokenizer.from_pretrained(whole, local_files_only=True, **own)
         parts[f"tokenizer{end}"] = words
     parts["requires_safety_checker"] = False
     parameters = inspect.signature(make).parameters

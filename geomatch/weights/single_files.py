@@ -25,7 +25,7 @@ def single_file_folder(path: Path) -> Path:
         WeightsError: for files of anything else.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    if path.suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"):
+    if path.suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
         from geomatch.weights.originals import stored_tensors  # loads torch
 
         with reading(path, "file of weights", WeightsError, "get it again, as .safetensors"):
