@@ -31,8 +31,7 @@ ENCODERS = {
     "_2": ("conditioner.embedders.1.model.", "conditioner.embedders.0.model."),
 }
 """The same for text encoders, by the ending of their folder; ``model`` means OpenCLIP's names."""
-WHOLE = "single-file"
-"""Stem of the link to a single file in the folder of a text encoder."""
+WHOLE = "single-file"  # stem of the link to one in the folder of a text encoder
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ EXACT_BYTES = 4e9
 """Size of the weights up to which a text encoder runs in float32; T5-XXL, of 9.5 GB, runs in bfloat16."""
 
 _CLIP = "openai/clip-vit-large-patch14"  # OpenCLIP's tokenizer only pads differently
+_WORDS = ("vocab.json", "merges.txt", "tokenizer_config.json")
 
 
 def cached_conditioning(family: Family, folder: Path, prompt: str) -> Conditioning | None:
@@ -107,18 +109,15 @@ def _encoded(family: Family, folder: Path, ends: Sequence[str], prompt: str) -> 
             loaded = load_clip(encoder, home, weights[0])
         else:
             exact = sum(path.stat().st_size for path in weights) <= EXACT_BYTES
-            loaded = encoder.from_pretrained(
-                home,
-                local_files_only=True,
-                dtype=torch.float32 if exact else torch.bfloat16,
-                variant="fp16" if all(".fp16" in path.name for path in weights) else None,
-            )
+            dtype = torch.float32 if exact else torch.bfloat16
+            variant = "fp16" if all(".fp16" in path.name for path in weights) else None
+            loaded = encoder.from_pretrained(home, local_files_only=True, dtype=dtype, variant=variant)
         for parameter in loaded.parameters():  # sums depend on where in a mapped file the numbers begin
             parameter.data = parameter.data.clone()
         parts[f"text_encoder{end}"] = loaded.eval()
         words = tokenizer.from_pretrained(folder / f"tokenizer{end}", local_files_only=True)
         if prompt and len(words) == 3:  # the package's own, which has only the first, last and padding token
-            whole = hub_folder(_CLIP, None, [["vocab.json", "merges.txt", "tokenizer*.json"]], _no_words)
+            whole = hub_folder(_CLIP, None, [_WORDS], lambda found: sorted({*_WORDS} - {*os.listdir(found)}))
             own = {"pad_token": words.pad_token, "model_max_length": words.model_max_length}
             words = tokenizer.from_pretrained(whole, local_files_only=True, **own)
         parts[f"tokenizer{end}"] = words
@@ -142,10 +141,6 @@ def _encoded(family: Family, folder: Path, ends: Sequence[str], prompt: str) -> 
         )
     found = zip(family.encoded, given if isinstance(given, tuple) else (given,), strict=False)
     return {name: value[0].float().contiguous() for name, value in found if name and value is not None}
-
-
-def _no_words(folder: Path) -> list[str]:
-    return [] if (folder / "merges.txt").is_file() else ["the tokenizer's merges.txt is missing"]
 
 
 @contextmanager

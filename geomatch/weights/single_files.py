@@ -1,7 +1,6 @@
 """Models in one file, as A1111 and ComfyUI keep them: made diffusers folders, whose weights are links."""
 
 import importlib.resources
-from collections.abc import Mapping
 from pathlib import Path
 
 from geomatch.errors import WeightsError, reading
@@ -39,11 +38,11 @@ def single_file_folder(path: Path) -> Path:
     if not own:
         base = Path(str(importlib.resources.files("geomatch.weights"))) / "single-files" / kind
     links = {found.relative_to(base): found.absolute() for name in _CONFIGS for found in base.glob(name)}
-    stems: dict[str, str | tuple[str, ...]] = {f"unet/{STEM}": DENOISER, f"vae/{STEM}": AUTOENCODER}
-    stems |= {f"text_encoder{end}/{WHOLE}": starts for end, starts in ENCODERS.items()}
-    for stem, starts in stems.items():
+    parts = {f"text_encoder{end}/{WHOLE}": starts for end, starts in ENCODERS.items()}
+    parts |= {f"unet/{STEM}": (DENOISER,), f"vae/{STEM}": (AUTOENCODER,)}
+    suffix = ".safetensors" if path.suffix == ".safetensors" else ".bin"
+    for stem, starts in parts.items():
         if any(name.startswith(starts) for name in shapes):
-            suffix = ".safetensors" if path.suffix == ".safetensors" else ".bin"
             links[Path(stem + suffix)] = path.resolve()
     state = path.stat()
     key = digest_of([state.st_size, state.st_mtime_ns, *sorted(map(str, links.items()))])
@@ -60,7 +59,7 @@ def single_file_folder(path: Path) -> Path:
     return folder
 
 
-def _kind(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _kind(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
     """The folder of configurations, empty if none fits; errors for what is no whole model of latents."""
     for mark, name in (("double_blocks.", "FLUX.1"), ("joint_blocks.", "Stable Diffusion 3")):
         if any(mark in stored for stored in shapes):
