@@ -132,14 +132,14 @@ def default_config(patches: bool) -> DIFTConfig:
 
 
 def dift_config(descriptor: str) -> DIFTConfig:
-    """The preset of that name, or settings for the model in that folder or of that id on the hub."""
+    """The preset of that name, or settings for the model in that folder or file, or of that id on the hub."""
     if descriptor in PRESETS:
         return PRESETS[descriptor]
-    if (descriptor and user_path(descriptor).is_dir()) or is_hub_id(descriptor):
+    if (descriptor and user_path(descriptor).exists()) or is_hub_id(descriptor):
         return DIFTConfig(model=descriptor)
     raise ValueError(
         f"unknown descriptor {descriptor!r}; choose one of: {', '.join(PRESETS)}, "
-        "or give a diffusers model: its folder, or its id on the hub"
+        "or give a diffusers model: its folder or single file, or its id on the hub"
     )
 
 

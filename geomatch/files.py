@@ -144,9 +144,9 @@ def sha256_of(path: Path) -> str:
 
 def fingerprint_of(paths: Iterable[Path]) -> str:
     """SHA-256 of several files, their order, and their names with that of the folder."""
-    digest = hashlib.sha256()
+    digest, sums = hashlib.sha256(), cache(sha256_of)  # one file may be linked under several names
     for path in paths:
-        digest.update(f"{path.parent.name}/{path.name} {sha256_of(path)}\n".encode())
+        digest.update(f"{path.parent.name}/{path.name} {sums(path.resolve())}\n".encode())
     return digest.hexdigest()
 
 

@@ -152,7 +152,7 @@ def match(
         image1: the other image.
         detector: a name (`geomatch.keypoints.detectors`) or an object; by default SIFT's keypoints and those
             of the embedded network, interleaved (`MixedDetector`).
-        descriptor: a preset (`geomatch.dift.PRESETS`), the path of a diffusers folder or its id on the hub, a
+        descriptor: a preset (`geomatch.dift.PRESETS`), a diffusers folder, a single file or a hub id, a
             `DIFTConfig` or an object (`geomatch.describers.Describer`). By default the embedded model:
             ``dift-tiny`` where keypoints have scale and orientation, ``dift-tiny-dense`` where not. ``own``
             takes what the detector brings.

@@ -142,7 +142,7 @@ def _option(flag: str, help: str, kind: Any = None, callback: Any = None) -> tup
 
 
 _OPTIONS = dict([
-    _option("--model", "Weights for these settings: a diffusers folder, or an id on the hub."),
+    _option("--model", "Weights for these settings: a diffusers folder, a single file, or a hub id."),
     _option("--unet-file", "Weights in place of the UNet's: a file, or ORG/REPO/FILE[@REV]."),
     _option("--revision", "Branch, tag or commit of a model on the hub."),
     _option("--timestep", "Noise level of the forward pass.", int),

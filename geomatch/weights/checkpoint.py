@@ -3,20 +3,17 @@
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from geomatch.errors import WeightsError, reading
 from geomatch.weights.download import check_file
 from geomatch.weights.folders import FILES, find_weights, read_config
-from geomatch.weights.tensors import load_pickled
+from geomatch.weights.originals import network_tensors
 
-_TOGETHER = 64  # tensors read per opening of a file, whose mapped pages stay in memory until it is closed
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _COUNTS = ("num_layers", "num_single_layers", "num_refiner_layers", "n_layers", "n_refiner_layers")
@@ -72,7 +69,7 @@ def fill_network(
     unknown: list[str] = []
     for path in files:
         check_file(path)
-        for name, stored in _tensors(path, whole, wanted, unknown):
+        for name, stored in _tensors(network, path, whole, wanted, unknown):
             if stored.shape != whole[name].shape:
                 raise WeightsError(
                     f"{path}: weights of another network: {name} has shape {tuple(stored.shape)}, "
@@ -109,26 +106,13 @@ def warn_if_untrained(network: nn.Module, path: Path) -> None:
 
 
 def _tensors(
-    path: Path, whole: Mapping[str, Tensor], wanted: Collection[str], unknown: list[str]
+    network: nn.Module, path: Path, whole: Mapping[str, Tensor], wanted: Collection[str], unknown: list[str]
 ) -> Iterator[tuple[str, Tensor]]:
     """The wanted tensors of a file under their present names; names that no part has go to ``unknown``."""
     with reading(path, "file of weights", WeightsError, "fetch it again"):
-        for stored, read in _entries(path):
+        for stored, tensor in network_tensors(network, path).items():
             name = stored if stored in whole else re.sub(_OLD, lambda m: f".{_OLD_NAMES[m[1]]}.", stored)
             if name in wanted:
-                yield name, read()
+                yield name, tensor.read()
             elif name not in whole:
                 unknown.append(name)
-
-
-def _entries(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    if path.suffix != ".safetensors":
-        for name, tensor in load_pickled(path).items():
-            yield name, partial(Tensor.detach, tensor)
-        return
-    with safe_open(path, framework="pt") as content:
-        names = list(content.keys())
-    for start in range(0, len(names), _TOGETHER):
-        with safe_open(path, framework="pt") as content:
-            for name in names[start : start + _TOGETHER]:
-                yield name, partial(content.get_tensor, name)

@@ -24,6 +24,15 @@ SCHEDULES = ("scheduler_config.json", "scheduler/scheduler_config.json")
 HEAD_FILES = {"patch": "head.safetensors", "dense": "dense-head.safetensors"}
 """Projection heads beside a model, by what it samples."""
 
+DENOISER, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
+"""How names of tensors in single files begin that belong to the network, and to the autoencoder."""
+ENCODERS = {
+    "": ("cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.transformer."),
+    "_2": ("conditioner.embedders.1.model.", "conditioner.embedders.0.model."),
+}
+"""The same for text encoders, by the ending of their folder; ``model`` means OpenCLIP's names."""
+WHOLE = "single-file"  # stem of the link to one in the folder of a text encoder
+
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A diffusers configuration."""

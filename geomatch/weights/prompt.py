@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from geomatch.errors import MissingDependencyError, WeightsError, reading, requi
 from geomatch.files import fingerprint_of, read_json
 from geomatch.weights.download import check_file
 from geomatch.weights.families import CLIPS, Encoders, Family
-from geomatch.weights.folders import network_folder, read_config
+from geomatch.weights.folders import WHOLE, network_folder, read_config
+from geomatch.weights.hub import hub_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,9 @@ Conditioning = Mapping[str, NDArray[np.float32]]
 and ``mask`` (tokens,), 1 for tokens that count."""
 EXACT_BYTES = 4e9
 """Size of the weights up to which a text encoder runs in float32; T5-XXL, of 9.5 GB, runs in bfloat16."""
+
+_CLIP = "openai/clip-vit-large-patch14"  # OpenCLIP's tokenizer only pads differently
+_WORDS = ("vocab.json", "merges.txt", "tokenizer_config.json")
 
 
 def cached_conditioning(family: Family, folder: Path, prompt: str) -> Conditioning | None:
@@ -68,7 +73,7 @@ def encode_prompt(family: Family, folder: Path, prompt: str) -> Conditioning:
         if not part_files(folder / part):
             raise WeightsError(
                 f"{folder / part}: missing, and the encoding of prompt {prompt!r} is not cached; "
-                "add it, or give the conditioning"
+                "add it, give the conditioning, or give a folder with text encoders as the model"
             )
     path = _path(folder, prompt)
     try:
@@ -116,16 +121,24 @@ def _encoded(
         encoder, tokenizer = (getattr(transformers, name) for name in classes)
         home = folder / f"text_encoder{end}"
         weights = part_files(home)
-        exact = sum(path.stat().st_size for path in weights) <= EXACT_BYTES
-        parts[f"text_encoder{end}"] = encoder.from_pretrained(
-            home,
-            local_files_only=True,
-            dtype=torch.float32 if exact else torch.bfloat16,
-            variant="fp16" if all(".fp16" in path.name for path in weights) else None,
-        ).eval()
-        parts[f"tokenizer{end}"] = tokenizer.from_pretrained(
-            folder / f"tokenizer{end}", local_files_only=True
-        )
+        if weights[0].stem == WHOLE:
+            from geomatch.weights.originals import load_clip
+
+            loaded = load_clip(encoder, home, weights[0])
+        else:
+            exact = sum(path.stat().st_size for path in weights) <= EXACT_BYTES
+            dtype = torch.float32 if exact else torch.bfloat16
+            variant = "fp16" if all(".fp16" in path.name for path in weights) else None
+            loaded = encoder.from_pretrained(home, local_files_only=True, dtype=dtype, variant=variant)
+        for parameter in loaded.parameters():  # sums depend on where in a mapped file the numbers begin
+            parameter.data = parameter.data.clone()
+        parts[f"text_encoder{end}"] = loaded.eval()
+        words = tokenizer.from_pretrained(folder / f"tokenizer{end}", local_files_only=True)
+        if prompt and len(words) == 3:  # the package's own, which has only the first, last and padding token
+            whole = hub_folder(_CLIP, None, [_WORDS], lambda found: sorted({*_WORDS} - {*os.listdir(found)}))
+            own = {"pad_token": words.pad_token, "model_max_length": words.model_max_length}
+            words = tokenizer.from_pretrained(whole, local_files_only=True, **own)
+        parts[f"tokenizer{end}"] = words
     parts["requires_safety_checker"] = False
     parameters = inspect.signature(make).parameters
     needed = [name for name, kind in parameters.items() if name in parts or kind.default is kind.empty]

@@ -12,6 +12,7 @@ from geomatch.weights.folders import CONFIGS, HEAD_FILES, NETWORKS, STEM, missin
 from geomatch.weights.hub import hub_folder, is_hub_id
 from geomatch.weights.models import ADM, MODELS
 from geomatch.weights.prompt import part_files, pipeline_of
+from geomatch.weights.single_files import single_file_folder
 
 EMBEDDED = ("dift-tiny",)  # models that come with the package
 # OpenAI publishes no checksum
@@ -31,13 +32,14 @@ def model_folder(
 ) -> Path:
     """The folder of a model, complete but for its text encoder, and the UNet's weights unless ``own_unet``.
 
-    Looked for in this order: the models that come with the package, a folder of that path, the cache of
-    geomatch, the cache of huggingface_hub, the hub if ``download``.
+    Looked for in this order: the models that come with the package, a folder or single file of that path,
+    the cache of geomatch, the cache of huggingface_hub, the hub if ``download``.
     """
     if model in EMBEDDED:
         return Path(str(importlib.resources.files("geomatch.weights") / model))
     path = user_path(model)
-    if model and path.is_dir():
+    if model and path.exists():
+        path = _snapshot(path) if path.is_dir() else single_file_folder(path)
         missing = missing_files(path, own_unet)
         if missing:
             raise WeightsError(f"{path}: {missing[0]}")
@@ -50,9 +52,9 @@ def model_folder(
                 f"give the folder that `geomatch models convert-adm {ADM_CHECKPOINT.file_name} FOLDER` made"
             )
         return folder
-    if not is_hub_id(model):
+    if not is_hub_id(model) or path.suffix in (".safetensors", ".ckpt"):
         raise WeightsError(
-            f"{model}: neither a known model ({', '.join((*EMBEDDED, ADM))}) nor a folder with a diffusers "
+            f"{model}: neither a known model ({', '.join((*EMBEDDED, ADM))}) nor a folder or file with a "
             "model nor an id on the hub (ORGANISATION/NAME)"
         )
     networks = ("", *(f"{name}/" for name in NETWORKS), "vae/") if own_unet else ("vae/",)
@@ -66,13 +68,25 @@ def outline_folder(model: str, revision: str | None = None) -> Path:
     """A folder with at least the configurations of a model, which are all that is fetched from the hub."""
     path = user_path(model)
     if path.exists() or not is_hub_id(model):
-        return path if path.is_dir() else model_folder(model, revision)
+        return _snapshot(path) if path.is_dir() else model_folder(model, revision)
 
     def missing(folder: Path) -> list[str]:
         config = network_folder(folder) / "config.json"
         return [] if config.is_file() else [f"{config.relative_to(folder)} is missing"]
 
     return hub_folder(model, revision, [_SMALL], missing)
+
+
+def _snapshot(folder: Path) -> Path:
+    """The snapshot in a repository's folder of the hub's cache; other folders are given back as they are."""
+    if not (folder / "snapshots").is_dir():
+        return folder
+    main = folder / "refs" / "main"
+    every = [path.name for path in (folder / "snapshots").iterdir()]
+    names = [main.read_text(encoding="utf-8").strip()] if main.is_file() else every
+    if len(names) != 1:
+        raise WeightsError(f"{folder}: no refs/main and {len(names)} snapshots; give the folder of one")
+    return folder / "snapshots" / names[0]
 
 
 def text_encoder_folder(

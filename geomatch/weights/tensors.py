@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from pickle import UnpicklingError
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -64,7 +65,12 @@ def filled(make: Callable[[], Network], tensors: Mapping[str, Tensor]) -> Networ
 
 def load_pickled(path: Path) -> Any:
     """Read a torch checkpoint without running code from it; on disk until used, if the format allows."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except UnpicklingError as error:
+        if "Unsupported global" in str(error):
+            raise ValueError("objects beside the weights, whose code is not run") from error
+        raise
 
 
 def network_key(part: Any) -> Any:
