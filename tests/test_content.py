@@ -135,7 +135,7 @@ def test_untrained_weights_are_told(
 def test_random_stable_diffusion_is_refused(small_sd: Path, small: tuple[Image, Image]) -> None:
     """Without the check, hundreds of its matches are inliers of a near-identity."""
     config = geomatch.DIFTConfig(str(small_sd), timestep=261, layers=(1,), image_size=None, device="cpu")
-    extractor = DIFTExtractor(config, np.zeros((77, 32), np.float32))
+    extractor = DIFTExtractor(config, {"prompt_embeds": np.zeros((77, 32), np.float32)})
     found = geomatch.match(*small, detector=GRID, descriptor=extractor).homography
     assert not found
     assert found.reason.startswith(FRAME)
