@@ -146,7 +146,7 @@ _OPTIONS = dict([
     _option("--unet-file", "Weights in place of the UNet's: a file, or ORG/REPO/FILE[@REV]."),
     _option("--revision", "Branch, tag or commit of a model on the hub."),
     _option("--timestep", "Noise level of the forward pass.", int),
-    _option("--layers", "Where the UNet is read: the paper's indices or diffusers' names, A,B,...",
+    _option("--layers", "Where the network is read, A,B,...: see `geomatch models layers MODEL`.",
             callback=lambda context, parameter, value: value and parse_layers(value)),
     _option("--discard", "Channels of the layers that are set to 0, A,B,...",
             callback=lambda context, parameter, value: value and _numbers(value)),

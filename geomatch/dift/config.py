@@ -25,10 +25,11 @@ class DIFTConfig:
     Stable Diffusion 1, 2 or XL, or id on the hub."""
     timestep: int = 50
     """Timestep t of the forward pass, 0 to 999."""
-    layers: tuple[str | int, ...] = ("up_blocks.1",)
+    layers: tuple[str | int, ...] = ("default",)
     """Where the network is read, as `geomatch models layers MODEL` lists: by the paper's up_ft_index (UNets),
     the number of a block (transformers), or by name. NAME.modulated is the input of a block's attention,
-    NAME.query its queries to the text. Several are concatenated, each normalised for the cosine."""
+    NAME.query its queries to the text. Several are concatenated, each normalised for the cosine. ``default``
+    is up_blocks.1 or, in transformers, the input of the middle block's attention."""
     discard: tuple[int, ...] = ()
     """Channels of the layers that are set to 0: the few that are huge in some transformers."""
     noise: bool = True

@@ -20,13 +20,15 @@ def block_of(layer: str) -> tuple[str, str]:
 def layer_names(
     layers: Sequence[str | int], numbered: Sequence[str], known: Collection[str]
 ) -> tuple[str, ...]:
-    """Names of layers that may be given by number, as 28 or ``28.modulated``.
+    """Names of layers that may be given by number, as 28 or ``28.modulated``, or as ``default``.
 
     Raises:
         ValueError: for numbers and names that there are not.
     """
     names = []
     for layer in layers:
+        if layer == "default":
+            layer = "up_blocks.1" if "up_blocks.1" in known else f"{(len(numbered) - 1) // 2}.modulated"
         block, kind = block_of(str(layer))
         if block.isascii() and block.isdigit():
             if int(block) >= len(numbered):
@@ -64,7 +66,9 @@ def catch(network: nn.Module, layer: str, caught: dict[str, Tensor]) -> None:
     parts = dict(block.named_children())
     attention = next((parts[part] for part in ATTENTIONS if part in parts), None)
     if kind == QUERY:
-        attention = getattr(parts.get("attn2", attention), "to_q", None)
+        # beside joined attention (`attn`, Stable Diffusion 3.5) the second is the image's own
+        cross = parts.get("attn2", attention) if "attn1" in parts else attention
+        attention = getattr(cross, "to_q", None)
     if attention is None:
         raise ValueError(f"layer {layer!r}: {name} is a {type(block).__name__}, which has no such attention")
     if kind == QUERY:

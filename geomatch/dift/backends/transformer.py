@@ -42,7 +42,8 @@ class TransformerPart(nn.Module):
         with self.one:
             with suppress(_ReachedError):
                 self.network(**given, return_dict=False)
-            found = [self.caught.pop(layer) for layer in self.layers]
+            found = [self.caught[layer] for layer in self.layers]  # one may be wanted twice
+            self.caught.clear()
         return tuple(token_map(tokens, cells, self.family.image_first) for tokens in found)
 
 
