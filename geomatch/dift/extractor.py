@@ -153,7 +153,7 @@ class DIFTExtractor:
         Raises:
             WeightsError: when the prompt cannot be encoded, nor is its embedding in the cache.
         """
-        if prompt == self.config.prompt:
+        if prompt == self.config.prompt or not self.model.text:
             return self
         config = replace(self.config, prompt=prompt)
         return replace(self, conditioning=None)._sharing(config, with_prompt(self.model, config))

@@ -27,9 +27,9 @@ _log = logging.getLogger(__name__)
 
 def load_latent_model(
     family: Family,
+    conditioning: Conditioning | None,
     folder: Path,
     unet_file: Path | None,
-    conditioning: Conditioning | None,
     config: DIFTConfig,
     device: str,
     dtypes: tuple[torch.dtype, torch.dtype],

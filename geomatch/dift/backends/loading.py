@@ -24,24 +24,24 @@ def load_model(config: DIFTConfig, conditioning: Conditioning | None = None) -> 
     device, folder = find_device(config.device), folder_of(config)
     file = None if config.unet_file is None else unet_file(config.unet_file)
     family = family_of(folder)
+    if (config.prompt or conditioning) and not (family and family.pipelines):
+        raise ValueError(f"{config.model} takes no text: leave the prompt empty, and give no conditioning")
     if family is None:
         from geomatch.dift.backends.pixel_unet import load_pixel_unet as load
     else:
         from geomatch.dift.backends.latent import load_latent_model
 
-        load = partial(load_latent_model, family)
+        load = partial(load_latent_model, family, conditioning)
     return load_finite(
-        lambda *dtypes: load(folder, file, conditioning, config, device, dtypes),
+        lambda *dtypes: load(folder, file, config, device, dtypes),
         config.dtype, device, config.timestep,
     )  # fmt: skip
 
 
 @isolated(gradients=True)
 def with_prompt(model: DiffusionModel, config: DIFTConfig) -> DiffusionModel:
-    """The same networks with the prompt of ``config``; a model without text is given back as it is."""
-    if not model.text:
-        return model
-    dtype = next(iter(model.text.values())).dtype
+    """The same networks, of a model of text, with the prompt of ``config``."""
+    dtype = next(model.network.parameters()).dtype
     found = conditioning_of(config, folder_of(config))
     return replace(
         model, text={name: torch.tensor(value)[None].to(model.device, dtype) for name, value in found.items()}

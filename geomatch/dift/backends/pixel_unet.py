@@ -16,7 +16,6 @@ from geomatch.dift.backends.plain_unet import PlainUNet, covers
 from geomatch.dift.backends.schedule import load_schedule
 from geomatch.dift.backends.wanted import WantedPart, known_layers, unneeded_parts
 from geomatch.dift.config import DIFTConfig
-from geomatch.dift.files import Conditioning
 from geomatch.errors import WeightsError
 from geomatch.weights.checkpoint import empty_network, fill_network
 from geomatch.weights.folders import network_folder, read_config
@@ -25,14 +24,11 @@ from geomatch.weights.folders import network_folder, read_config
 def load_pixel_unet(
     folder: Path,
     unet_file: Path | None,
-    conditioning: Conditioning | None,
     config: DIFTConfig,
     device: str,
     dtypes: tuple[torch.dtype, torch.dtype],
 ) -> DiffusionModel:
     """Load a bare UNet or a pipeline of it and a scheduler; 3 n^2 channels are n x n blocks of pixels."""
-    if config.prompt or conditioning is not None:
-        raise ValueError(f"{config.model} takes no text: leave the prompt empty, and give no conditioning")
     if config.latent == "sample":
         raise ValueError(f"{config.model} has no autoencoder: use latent='mode'")
     home, dtype = network_folder(folder), dtypes[0]
