@@ -16,14 +16,26 @@ from torch import Tensor
 
 from geomatch import DIFTConfig, DIFTExtractor
 from geomatch.dift.backends.latent import named_layers
+from geomatch.dift.backends.layers import catch
 from geomatch.weights.families import FAMILIES as FAMILY
 from geomatch.weights.families import Told
+from geomatch.weights.prompt import encode_prompt, pipeline_of
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
-from backbones import FAMILIES, GOLDEN, family_folder, golden_folder, golden_text, make_network, text_of
+from backbones import (
+    FAMILIES,
+    GOLDEN,
+    family_folder,
+    golden_folder,
+    golden_text,
+    make_mistral,
+    make_network,
+    text_of,
+)
 
 GOLDENS = ("sdxl", "sd3", "flux", "pixart", "dit")
 Folder = Callable[[str], Path]
+PICTURE = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)  # not square
 
 
 @pytest.fixture(scope="module")
@@ -233,17 +245,16 @@ def test_a_network_that_does_not_fit_runs_block_by_block(
 
 def test_channels_that_are_discarded(folder: Folder) -> None:
     config = DIFTConfig(str(folder("dit")), 50, ("0.modulated", 1), image_size=None, device="cpu")
-    picture = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)  # not square
-    plain = DIFTExtractor(config).dense(picture).maps
+    plain = DIFTExtractor(config).dense(PICTURE).maps
     assert [layer.shape for layer in plain] == [(48, 4, 8)] * 2
     for layer, found in zip(
-        plain, DIFTExtractor(replace(config, discard=(3, 47))).dense(picture).maps, strict=True
+        plain, DIFTExtractor(replace(config, discard=(3, 47))).dense(PICTURE).maps, strict=True
     ):
         assert not found[[3, 47]].any()
         kept = [channel for channel in range(48) if channel not in (3, 47)]
         assert torch.equal(found[kept], layer[kept])
     with pytest.raises(ValueError, match="discard=48: a layer has 48 channels"):
-        DIFTExtractor(replace(config, discard=(48,))).dense(picture)
+        DIFTExtractor(replace(config, discard=(48,))).dense(PICTURE)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +282,60 @@ def test_inside_of_blocks(
         found = model.activations(torch.from_numpy(golden[f"noisy_t{time}"]), time)
         assert_close(found[0].flatten(2).transpose(1, 2), seen[0])
     assert found[0].shape[2:] == cells
+
+
+def test_queries_of_dual_attention_are_the_joined_ones() -> None:
+    """Blocks of Stable Diffusion 3.5 have a second attention, in which the image attends to itself alone."""
+    from diffusers.models.attention import JointTransformerBlock
+
+    network = torch.nn.ModuleDict({"block": JointTransformerBlock(8, 1, 8, use_dual_attention=True)})
+    caught: dict[str, Tensor] = {}
+    catch(network, "block.query", caught)
+    queries = network.get_submodule("block.attn.to_q")(torch.ones(1, 2, 8))
+    assert torch.equal(caught["block.query"], queries)
+
+
+def test_a_layer_by_two_names(folder: Folder) -> None:
+    """Twice in the map, and the default is what enters the middle block's attention."""
+    layers = (1, "transformer_blocks.1", "1.modulated", "default")
+    config = DIFTConfig(str(folder("flux")), 50, layers, image_size=None, device="cpu")
+    middle = replace(config, layers=("single_transformer_blocks.0.modulated",))  # of 2 and 3 blocks
+    first, second, modulated, default = DIFTExtractor(config).dense(PICTURE).maps
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, modulated)
+    assert torch.equal(default, DIFTExtractor(middle).dense(PICTURE).maps[0])
+    plain = DIFTConfig(str(folder("sdxl")), 50, image_size=None, device="cpu")
+    named = replace(plain, layers=("up_blocks.1",))
+    maps = [DIFTExtractor(one).dense(PICTURE).maps[0] for one in (plain, named)]
+    assert torch.equal(*maps)
+
+
+def test_models_of_no_text(folder: Folder) -> None:
+    """A prompt that was asked for is not left out silently; those of evaluators, one per category, are."""
+    extractor = DIFTExtractor(DIFTConfig(str(folder("dit")), layers=(0,), device="cpu"))
+    assert extractor.at_prompt("a photo of a cat") is extractor
+    asking = replace(extractor.config, prompt="a photo of a cat")
+    for wrong in (
+        DIFTExtractor(asking),
+        DIFTExtractor(extractor.config, golden_text(np.load(GOLDEN / "flux_tiny.npz"))),
+    ):
+        with pytest.raises(ValueError, match="takes no text: leave the prompt empty, and give no condition"):
+            _ = wrong.model
+
+
+def test_prompts_of_pixart_without_an_index_are_not_cut(tmp_path: Path) -> None:
+    """Sigma encodes 300 tokens, of which a mask hides the rest; alpha, which cuts at 120, has to be named."""
+    assert pipeline_of(FAMILY["PixArt"], tmp_path)[0] == "PixArtSigmaPipeline"
+    (tmp_path / "model_index.json").write_text('{"_class_name": "PixArtAlphaPipeline"}')
+    assert pipeline_of(FAMILY["PixArt"], tmp_path)[0] == "PixArtAlphaPipeline"
+
+
+def test_prompts_of_flux_2_need_no_processor_of_images(tmp_path: Path) -> None:
+    """Its repository has one for its tokenizer, which wants torchvision and tells no length of prompts."""
+    pytest.importorskip("transformers")
+    make_mistral(tmp_path)
+    found = encode_prompt(FAMILY["FLUX.2"], tmp_path, "dog")
+    assert {name: value.shape for name, value in found.items()} == {"prompt_embeds": (512, 3 * 8)}
 
 
 def test_threads_share_a_network(folder: Folder) -> None:

@@ -185,7 +185,7 @@ FAMILIES: dict[str, Family] = {
         text_width="joint_attention_dim", blocks=_DOUBLE, packed=True, flow=True, inputs=_flux,
     ),
     "PixArt": Family(
-        "PixArtTransformer2DModel", {"PixArtAlphaPipeline": {"": _T5}, "PixArtSigmaPipeline": {"": _T5}},
+        "PixArtTransformer2DModel", {"PixArtSigmaPipeline": {"": _T5}, "PixArtAlphaPipeline": {"": _T5}},
         text_width="caption_channels", blocks=_ONE, inputs=_pixart,
     ),
     "DiT": Family(
@@ -195,7 +195,7 @@ FAMILIES: dict[str, Family] = {
     "FLUX.2": Family(
         "Flux2Transformer2DModel",
         {
-            "Flux2Pipeline": {"": ("Mistral3ForConditionalGeneration", "AutoProcessor")},
+            "Flux2Pipeline": {"": ("Mistral3ForConditionalGeneration", "AutoTokenizer")},
             "Flux2KleinPipeline": {"": ("Qwen3ForCausalLM", "AutoTokenizer")},
         },
         ("prompt_embeds",), text_width="joint_attention_dim", blocks=_DOUBLE, flow=True, inputs=_flux2,

@@ -158,6 +158,32 @@ def clip_tokenizer(folder: Path, padding: int) -> None:
         (folder / name).write_text(content)
 
 
+def make_mistral(folder: Path) -> None:
+    """The text encoder of FLUX.2 dev as small as its 31 layers allow, and what its repository has beside."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    common: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
+    text = transformers.MistralConfig(
+        vocab_size=258, num_hidden_layers=31, num_key_value_heads=1, head_dim=8, bos_token_id=0,
+        eos_token_id=1, **common,
+    )  # fmt: skip
+    vision = transformers.PixtralVisionConfig(num_hidden_layers=1, image_size=28, patch_size=14, **common)
+    config = transformers.Mistral3Config(text_config=text.to_dict(), vision_config=vision.to_dict())
+    with torch.random.fork_rng(devices=[]):
+        transformers.Mistral3ForConditionalGeneration(config).save_pretrained(folder / "text_encoder")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {word: place for place, word in enumerate(["<s>", "</s>", *letters])}
+    bytewise = Tokenizer(models.BPE(vocab=words, merges=[]))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bytewise, pad_token="</s>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'][0]['text'] }}</s>{% endfor %}"
+    tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / "tokenizer" / "processor_config.json").write_text('{"processor_class": "PixtralProcessor"}')
+    (folder / "transformer").mkdir()
+    (folder / "transformer" / "config.json").write_text(json.dumps(FAMILIES["FLUX.2"][0]))
+
+
 def family_folder(name: str, folder: Path) -> Path:
     """A model of a family without golden file; text encoders it has none, but the empty prompt is cached."""
     for part, config in zip(("transformer", "vae"), FAMILIES[name], strict=True):
