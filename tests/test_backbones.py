@@ -17,8 +17,9 @@ from torch import Tensor
 from geomatch import DIFTConfig, DIFTExtractor
 from geomatch.dift.backends.latent import named_layers
 from geomatch.dift.backends.layers import catch
+from geomatch.errors import WeightsError
 from geomatch.weights.families import FAMILIES as FAMILY
-from geomatch.weights.families import Told
+from geomatch.weights.families import Told, find_family
 from geomatch.weights.prompt import encode_prompt, pipeline_of
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
@@ -321,6 +322,20 @@ def test_models_of_no_text(folder: Folder) -> None:
     ):
         with pytest.raises(ValueError, match="takes no text: leave the prompt empty, and give no condition"):
             _ = wrong.model
+
+
+def test_networks_by_their_configuration() -> None:
+    """Old repositories have one name for all; variants that want more are refused by name."""
+    config = {"_class_name": "Transformer2DModel", "norm_type": "ada_norm_single"}
+    assert find_family(config, "") is FAMILY["PixArt"]
+    assert find_family(config | {"norm_type": "ada_norm_zero"}, "") is FAMILY["DiT"]
+    for name, flag, said in (
+        ("SANA", "guidance_embeds", "SANA Sprint"),
+        ("Qwen-Image", "use_additional_t_cond", "Qwen-Image-Layered"),
+    ):
+        assert find_family(FAMILIES[name][0], "") is FAMILY[name]
+        with pytest.raises(WeightsError, match=f"config.json: {flag} tells {said}"):
+            find_family(FAMILIES[name][0] | {flag: True}, "config.json")
 
 
 def test_prompts_of_pixart_without_an_index_are_not_cut(tmp_path: Path) -> None:

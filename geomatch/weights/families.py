@@ -143,10 +143,6 @@ def _z_image(told: Told) -> dict[str, Any]:
     return {"x": list(told.latents[:, :, None]), "t": 1 - told.time / 1000, "cap_feats": text}
 
 
-def _aura(told: Told) -> dict[str, Any]:
-    return told.arguments(told.time / 1000)
-
-
 def _packed(latents: "Tensor") -> "Tensor":
     """(B, C, h, w) to tokens (B, h/2 w/2, 4 C), in the order channel, row, column."""
     count, channels, height, width = latents.shape
@@ -221,13 +217,20 @@ FAMILIES: dict[str, Family] = {
     "AuraFlow": Family(
         "AuraFlowTransformer2DModel", {"AuraFlowPipeline": {"": ("UMT5EncoderModel", "AutoTokenizer")}},
         ("prompt_embeds",), text_width="joint_attention_dim",
-        blocks=("joint_transformer_blocks", "single_transformer_blocks"), flow=True, inputs=_aura,
+        blocks=("joint_transformer_blocks", "single_transformer_blocks"), flow=True,
+        inputs=lambda told: told.arguments(told.time / 1000),
     ),
 }  # fmt: skip
 """By what people call them."""
 
 _OLD_NAMES = {"ada_norm_single": "PixArtTransformer2DModel", "ada_norm_zero": "DiTTransformer2DModel"}
 """What ``Transformer2DModel`` of repositories from before diffusers 0.29 means, by its ``norm_type``."""
+
+_UNSURE = {
+    "SanaTransformer2DModel": ("guidance_embeds", "SANA Sprint, which has a noise law of its own"),
+    "QwenImageTransformer2DModel": ("use_additional_t_cond", "Qwen-Image-Layered, made for several images"),
+}
+"""What networks are not supported, though of a family, by what their configuration has."""
 
 
 def find_family(config: Mapping[str, Any], place: object) -> Family | None:
@@ -250,6 +253,9 @@ def find_family(config: Mapping[str, Any], place: object) -> Family | None:
                     "supported are those of Stable Diffusion 1, 2 and XL"
                 )
         return FAMILIES["Stable Diffusion XL" if added else "Stable Diffusion 1 or 2"]
+    flag, variant = _UNSURE.get(str(kind), ("", ""))
+    if config.get(flag):
+        raise WeightsError(f"{place}: {flag} tells {variant}; not supported")
     for family in FAMILIES.values():
         if family.network == kind:
             return family

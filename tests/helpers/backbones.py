@@ -107,6 +107,9 @@ def golden_folder(golden: Any, folder: Path) -> Path:
     for part in ("unet", "transformer", "vae"):
         if part in configs:
             make_network(configs[part], f"{salt}{part}:").save_pretrained(folder / part)
+    if configs.get("transformer", {}).get("norm_type") == "ada_norm_zero":  # as its hub repositories say
+        config = configs["transformer"] | {"_class_name": "Transformer2DModel"}
+        (folder / "transformer" / "config.json").write_text(json.dumps(config))
     scheduler = configs["scheduler"]
     getattr(diffusers, scheduler["_class_name"]).from_config(scheduler).save_pretrained(folder / "scheduler")
     index: dict[str, Any] = {"_class_name": "DiffusionPipeline"}

@@ -18,6 +18,7 @@ from geomatch.weights.checkpoint import empty_network, fill_network
 from geomatch.weights.folders import read_config
 
 KINDS = ("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLQwenImage", "AutoencoderDC")
+_JOINED = {"AutoencoderKLFlux2": 2}  # cells along the side of a block that is put into channels
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,13 +67,8 @@ def latent_shape(vae: Any, kind: str) -> tuple[int, int]:
     """Channels and stride of the latents that networks get."""
     channels = vae.config.z_dim if kind == "AutoencoderKLQwenImage" else vae.config.latent_channels
     stride = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
-    side = _joined_cells(kind)
+    side = _JOINED.get(kind, 1)
     return channels * side**2, stride * side
-
-
-def _joined_cells(kind: str) -> int:
-    """Cells along the side of a block that is put into channels."""
-    return 2 if kind == "AutoencoderKLFlux2" else 1
 
 
 def _normalisation(vae: Any) -> tuple[Tensor, Tensor]:
@@ -99,7 +95,7 @@ class _Encoder(nn.Module):
 
     def __init__(self, vae: Any, kind: str) -> None:
         super().__init__()
-        self.kind, self.side = kind, _joined_cells(kind)
+        self.kind, self.side = kind, _JOINED.get(kind, 1)
         if kind == "AutoencoderKLQwenImage":
             self.vae = vae
         else:

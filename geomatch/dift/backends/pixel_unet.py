@@ -56,7 +56,12 @@ def load_pixel_unet(
 
 def empty_unet(home: Path) -> tuple[Any, int]:
     """The UNet of a folder without weights, and the side of the blocks of pixels that are its cells."""
-    unet = empty_network(_network_of(home), home)
+    make: Callable[[Any], Any] = PlainUNet
+    if not covers(read_config(home)):
+        from diffusers.models.unets.unet_2d import UNet2DModel
+
+        make = UNet2DModel.from_config
+    unet = empty_network(make, home)
     channels = unet.config.in_channels
     unshuffle = math.isqrt(channels // 3)
     if channels < 3 or 3 * unshuffle**2 != channels:
@@ -64,15 +69,6 @@ def empty_unet(home: Path) -> tuple[Any, int]:
     if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
         raise WeightsError(f"{home}: a class-conditional UNet, which needs labels; unconditional only")
     return unet, unshuffle
-
-
-def _network_of(folder: Path) -> Callable[[Any], Any]:
-    if covers(read_config(folder)):
-        return PlainUNet
-    from diffusers.models.unets.unet_2d import UNet2DModel
-
-    make: Callable[[Any], Any] = UNet2DModel.from_config
-    return make
 
 
 def output_blocks(unet: nn.Module) -> tuple[str, ...]:

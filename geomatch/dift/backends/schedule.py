@@ -26,15 +26,10 @@ def flow_schedule() -> tuple[Tensor, Tensor]:
 
 
 def load_schedule(folder: Path) -> tuple[Tensor, Tensor]:
-    """(T,) signal and noise, float64: the roots of alpha_bar_t and of 1 - alpha_bar_t (Ho et al., eq. 4)."""
-    alphas = load_alphas(folder).double()
-    return alphas.sqrt(), (1 - alphas).sqrt()
+    """(T,) signal and noise, float64: the roots of alpha_bar_t and of 1 - alpha_bar_t (Ho et al., eq. 4).
 
-
-def load_alphas(folder: Path) -> Tensor:
-    """(T,) alpha_bar_t of the scheduler in ``folder/scheduler`` or ``folder``.
-
-    Without a file it is DDPM's: betas from 1e-4 to 0.02 in 1000 linear steps (Ho et al., NeurIPS 2020).
+    Of the scheduler in ``folder/scheduler`` or ``folder``; without a file it is DDPM's: betas from 1e-4 to
+    0.02 in 1000 linear steps (Ho et al., NeurIPS 2020).
     """
     place = folder / "scheduler" if (folder / "scheduler" / _FILE).is_file() else folder
     config = read_config(place, _FILE) if (place / _FILE).is_file() else {}
@@ -45,10 +40,10 @@ def load_alphas(folder: Path) -> Tensor:
             "put a DDPMScheduler's configuration in its place"
         )
     with reading(place / _FILE, "noise schedule", WeightsError):
-        alphas = _alphas({name: config[name] for name in _SETTINGS if name in config})
+        alphas = _alphas({name: config[name] for name in _SETTINGS if name in config}).double()
         if alphas.ndim != 1 or not ((alphas >= 0) & (alphas <= 1)).all():
             raise ValueError("its betas give no noise levels between 0 and 1")
-    return alphas
+    return alphas.sqrt(), (1 - alphas).sqrt()
 
 
 def _alphas(settings: Mapping[str, Any]) -> Tensor:
