@@ -47,8 +47,7 @@ def model_fingerprint(config: DIFTConfig, conditioning: Conditioning | None = No
     folder, head = folder_of(config), head_file(config)
     network = network_folder(folder)
     files = find_weights(network) if config.unet_file is None else [unet_file(config.unet_file)]
-    if (folder / "vae").is_dir():
-        files += find_weights(folder / "vae")
+    files += find_weights(folder / "vae")
     places = [*(folder / name for name in (*CONFIGS, *SCHEDULES)), *([head] if head else [])]
     found = fingerprint_of(files + [path for path in places if path.is_file()])
     text = conditioning_of(config, folder) if conditioning is None else conditioning
