@@ -241,19 +241,22 @@ def find_family(config: Mapping[str, Any], place: object) -> Family | None:
         kind = _OLD_NAMES.get(str(config.get("norm_type")), kind)
     if kind == "UNet2DModel":
         return None
-    if kind == "UNet2DConditionModel":
-        added = config.get("addition_embed_type")
-        for name in ("class_embed_type", "encoder_hid_dim_type"):
-            if config.get(name) or added not in (None, "text_time"):
-                raise WeightsError(
-                    f"{place}: a UNet that wants more than text (unCLIP, Kandinsky, Kolors?); "
-                    "supported are those of Stable Diffusion 1, 2 and XL"
-                )
-        return FAMILIES["Stable Diffusion XL" if added else "Stable Diffusion 1 or 2"]
-    for family in FAMILIES.values():
-        if family.network == kind:
+    added = config.get("addition_embed_type")
+    if (
+        config.get("class_embed_type")
+        or config.get("encoder_hid_dim_type")
+        or added not in (None, "text_time")
+    ):
+        raise WeightsError(
+            f"{place}: a UNet that wants more than text (unCLIP, Kandinsky, Kolors?); supported are those of "
+            "Stable Diffusion 1, 2 and XL"
+        )
+    if kind == "SanaTransformer2DModel" and config.get("guidance_embeds"):
+        raise WeightsError(f"{place}: SANA Sprint mixes noise in by a law of its own; take another SANA")
+    for name, family in FAMILIES.items():
+        if family.network == kind and (added is not None) == (name == "Stable Diffusion XL"):
             return family
     raise WeightsError(
-        f"{place}: is a {kind}; supported are UNet2DModel (pixel space, unconditional) and pipelines of "
-        f"{', '.join(FAMILIES)}"
+        f"{place}: is a {kind}, of which is not known what its network is told; supported are UNet2DModel "
+        f"(pixel space, unconditional) and pipelines of {', '.join(FAMILIES)}"
     )
