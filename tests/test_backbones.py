@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from geomatch import DIFTConfig, DIFTExtractor
+from geomatch import DIFTConfig, DIFTExtractor, WeightsError
 from geomatch.dift.backends.latent import named_layers
 from geomatch.weights.families import FAMILIES as FAMILY
-from geomatch.weights.families import Told
+from geomatch.weights.families import Told, find_family
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
 from backbones import FAMILIES, GOLDEN, family_folder, golden_folder, golden_text, make_network, text_of
@@ -283,3 +283,35 @@ def test_threads_share_a_network(folder: Folder) -> None:
     with ThreadPoolExecutor(4) as pool:
         for found, wanted in zip(pool.map(extractor.dense, pictures), expected, strict=True):
             assert all(torch.equal(one, other) for one, other in zip(found.maps, wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            {"_class_name": "SanaTransformer2DModel", "guidance_embeds": True},
+            "SANA Sprint mixes noise in by a law",
+        ),
+        (
+            {"_class_name": "UNet2DConditionModel", "encoder_hid_dim_type": "text_proj"},
+            "wants more than text",
+        ),
+        ({"_class_name": "UNet2DConditionModel", "addition_embed_type": "image"}, "wants more than text"),
+        ({"_class_name": "HunyuanDiT2DModel"}, "of which is not known what its network is told"),
+        (
+            {"_class_name": "Transformer2DModel", "norm_type": "layer_norm"},
+            "is a Transformer2DModel, of which",
+        ),
+    ],
+)
+def test_what_is_not_sure_is_refused_by_name(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(WeightsError, match=f"place: .*{words}"):
+        find_family(config, "place")
+
+
+def test_networks_by_their_old_names() -> None:
+    for norm, name in (("ada_norm_single", "PixArt"), ("ada_norm_zero", "DiT")):
+        assert find_family({"_class_name": "Transformer2DModel", "norm_type": norm}, "place") is FAMILY[name]
+    sdxl = {"_class_name": "UNet2DConditionModel", "addition_embed_type": "text_time"}
+    assert find_family(sdxl, "place") is FAMILY["Stable Diffusion XL"]
+    assert find_family({"_class_name": "UNet2DModel"}, "place") is None
