@@ -11,10 +11,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+import geomatch
 from geomatch.opencv import DIFT_create
-from geomatch.opencv.examples import Photo, bundled_photographs, read_photographs
 
+Photo = NDArray[np.uint8]  # (H, W, 3) BGR
 RATIO = 0.7  # Lowe's: distance to the nearest over that to the second nearest
 MIN_MATCHES = 10
 BOX = (270, 90, 450, 240)  # left, top, right and bottom of the rock in the first bundled photograph
@@ -59,7 +61,8 @@ def find_object(wanted: Any, scene: Any, feature: Any) -> tuple[Any, Any]:
 
 def bundled_object() -> tuple[Photo, Photo]:
     """A rock cut out of one bundled photograph, and the other one."""
-    first, second = bundled_photographs()
+    pair = geomatch.bundled_pair()
+    first, second = (np.asarray(cv2.imread(str(path)), np.uint8) for path in (pair.image0, pair.image1))
     return first[BOX[1] : BOX[3], BOX[0] : BOX[2]].copy(), second
 
 
@@ -72,7 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if len(options.images) not in (0, 2):
         parser.error("give two photographs, or none for the bundled ones")
-    wanted, scene = read_photographs(parser, options.images) or bundled_object()
+    photos = [cv2.imread(str(path)) for path in options.images]
+    for path, photo in zip(options.images, photos, strict=True):
+        if photo is None:
+            parser.error(f"cannot read {path} as an image")
+    wanted, scene = photos or bundled_object()
     corners, picture = find_object(wanted, scene, create_feature(options.features))
     cv2.imwrite(str(options.out), picture)
     print("not found" if corners is None else f"found at {np.round(corners).astype(int).tolist()}")
