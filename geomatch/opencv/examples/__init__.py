@@ -1,1 +1,0 @@
-"""Examples, each a script: ``python -m geomatch.opencv.examples.find_object``."""
