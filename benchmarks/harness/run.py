@@ -14,8 +14,13 @@ from typing import Any, cast
 
 from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, read_or_make, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.machine import machine
-from geomatch.benchmarks.harness.record import allowed, summarise_record, unreadable_pairs, write_run
+from geomatch.benchmarks.harness.record import (
+    allowed,
+    machine,
+    summarise_record,
+    unreadable_pairs,
+    write_run,
+)
 from geomatch.benchmarks.harness.task import Entry, Row, Settings, Source, Task, find_task, unreadable
 from geomatch.benchmarks.methods.functions import FunctionMatcher
 from geomatch.benchmarks.methods.method import Method, PairMatcher

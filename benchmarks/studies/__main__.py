@@ -21,8 +21,7 @@ import numpy as np
 
 import geomatch
 from geomatch import DIFTExtractor
-from geomatch.benchmarks.harness.machine import machine
-from geomatch.benchmarks.harness.record import markdown_table
+from geomatch.benchmarks.harness.record import machine, markdown_table
 from geomatch.dift import PRESETS
 from geomatch.files import write_whole
 from geomatch.keypoints import MixedDetector
