@@ -76,11 +76,7 @@ class _Record:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            GeomatchError: when the file is missing, damaged or of another kind.
-        """
+        """Read what `save` wrote; GeomatchError when the file is missing, damaged or of another kind."""
         return cls.from_bytes(read_archive(path), os.fspath(path))
 
     @classmethod

@@ -41,9 +41,7 @@ def write_report(
         store: the runs' store, where it is not the folder of the record.
         keypoints, costs: of the leaderboard, see `geomatch.benchmarks.harness.leaderboard.leaderboard`.
 
-    Raises:
-        GeomatchError: without a record, for one of another version, or two definitions of one protocol.
-
+    Raises GeomatchError without a record, for one of another version, or two definitions of one protocol.
     Without matplotlib there are no curves.
     """
     import jinja2

@@ -62,9 +62,6 @@ def train_denoiser(
 
     Noise, timesteps and crops of step k depend on (seed, k) alone, so that a resumed run gives the same. Then
     ``out`` is a diffusers folder (config, safetensors, scheduler).
-
-    Raises:
-        ValueError: when the checkpoint was made with another configuration.
     """
     from diffusers.optimization import get_cosine_schedule_with_warmup
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler

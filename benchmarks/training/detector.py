@@ -54,9 +54,6 @@ def train_detector(
 
     The loss is SuperPoint's cross-entropy over the pixels of a cell and "no keypoint" (DeTone et al.,
     2018, section 3.4), with a point's share spread over the four pixels around it.
-
-    Raises:
-        ValueError: when the checkpoint was made with another configuration.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)

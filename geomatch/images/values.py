@@ -19,11 +19,7 @@ _ROWS = 256  # scaled at a time, which bounds the memory of the copies
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """How values that are no 8-bit RGB become so; see `geomatch.images` for the rules.
-
-    Raises:
-        ValueError: for values that make no sense.
-    """
+    """How values that are no 8-bit RGB become so, see `geomatch.images`; ValueError for other options."""
 
     stretch: Stretch = "auto"
     """``auto`` stretches values of more than 8 bits that use less than a quarter of their range, and floats

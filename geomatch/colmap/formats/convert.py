@@ -62,8 +62,7 @@ def read_correspondences(path: Path, images: Path) -> Correspondences:
             hloc's features with ``matches.h5`` (or the only other ``*matches*.h5``) beside it.
         images: the folder of images, whose sizes text files do not hold.
 
-    Raises:
-        FeaturesError: when there is no such format, or the files make no sense.
+    Raises FeaturesError when there is no such format, or the files make no sense.
     """
     if path.is_file():
         with path.open("rb") as stream:
