@@ -124,11 +124,8 @@ class Features(_Record):
 
     def __getitem__(self, index: slice | NDArray[Any] | list[int]) -> "Features":
         """Some of the keypoints: a slice, indices or a mask."""
-
-        optional = (
-            None if array is None else array[index]
-            for array in (self.scales, self.orientations, self.descriptors)
-        )
+        arrays = (self.scales, self.orientations, self.descriptors)
+        optional = (None if array is None else array[index] for array in arrays)
         return Features(self.keypoints[index], self.scores[index], self.image_size, *optional)
 
 

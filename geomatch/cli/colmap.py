@@ -12,7 +12,7 @@ from geomatch.cli.options import Option, bundled, descriptor_options, run_option
 
 if TYPE_CHECKING:
     from geomatch.collection import CollectionResult
-    from geomatch.colmap import Cameras, Mapping
+    from geomatch.colmap import Cameras
     from geomatch.engine import RunContext
     from geomatch.views.search import Effort
 
@@ -82,20 +82,6 @@ def _geometry(*verifications: str) -> tuple[Option, Option]:
     )  # fmt: skip
 
 
-def _writing(
-    camera_mode: str, camera_model: str, camera_params: str, verification: str, seed: int
-) -> dict[str, Any]:
-    """How `geomatch.colmap.export_database` is called."""
-    cameras = _cameras(camera_mode, camera_model, camera_params)
-    return {"cameras": cameras, "verification": verification, "seed": seed}
-
-
-def _mapping(mapper: str, verification: str, seed: int) -> "Mapping":
-    from geomatch.colmap import Mapping
-
-    return Mapping(mapper, verification, seed)  # type: ignore[arg-type]
-
-
 @click.group()
 def colmap() -> None:
     """Write COLMAP databases, and examine them."""
@@ -112,7 +98,8 @@ def colmap() -> None:
 @click.option("--extend", is_flag=True, help="Add to a database that exists.")
 @_collection_options
 @run_options("geomatch-store beside TARGET")
-@bundled("writing", _writing, *_CAMERAS, *_geometry("colmap", "geomatch", "none"))
+@bundled("cameras", _cameras, *_CAMERAS)
+@bundled("geometry", dict, *_geometry("colmap", "geomatch", "none"))
 @descriptor_options(leave_out=("--seed", "--metric"))
 def export(
     images: Path,
@@ -122,7 +109,8 @@ def export(
     extend: bool,
     collection: dict[str, Any],
     context: "RunContext",
-    writing: dict[str, Any],
+    cameras: "Cameras",
+    geometry: dict[str, Any],
 ) -> int:
     """Match the images of the folder IMAGES and write TARGET, a COLMAP database.
 
@@ -140,7 +128,7 @@ def export(
         raise click.UsageError("--extend is for databases only")
     if form == "database":
         check_target(target, extend)
-        check_cameras(writing["cameras"])
+        check_cameras(cameras)
     elif target.exists() and (target.is_file() or any(target.iterdir())):
         raise GeomatchError(f"{target} exists already; give another name")
     remade: list[str] = []
@@ -149,14 +137,16 @@ def export(
         context = replace(context, store=None)
     else:
         folder = find_images(images)
-        image_sizes(images, folder.names, writing["cameras"].mode)
+        image_sizes(images, folder.names, cameras.mode)
         context = replace(context, store=context.store_at(target.parent / "geomatch-store"))
         result = match_collection(folder, **collection, context=context)
         found, remade = result.correspondences, result.remade
         failed = bool(result.skipped or result.failed_pairs)
         _tell(result)
     if form == "database":
-        report = export_database(images, found, target, **writing, extend=extend, context=context)
+        report = export_database(
+            images, found, target, cameras=cameras, **geometry, extend=extend, context=context
+        )
         click.echo(report.text())
         failed = failed or bool(report.images_skipped)
     else:
@@ -212,7 +202,7 @@ def check(database: Path, images: Path | None) -> int:
 @bundled("cameras", _cameras, *_CAMERAS)
 @bundled(
     "mapping",
-    _mapping,
+    dict,
     click.option("--mapper", type=click.Choice(["incremental", "global"]), default="incremental",
                  show_default=True, help="COLMAP's mapper."),
     *_geometry("colmap", "geomatch"),
@@ -224,16 +214,17 @@ def reconstruct(
     collection: dict[str, Any],
     context: "RunContext",
     cameras: "Cameras",
-    mapping: "Mapping",
+    mapping: dict[str, Any],
 ) -> int:
     """From IMAGES, a folder of photographs, to a COLMAP model in OUT.
 
     Writes database.db, sparse/, summary.json and model.html. Exit code 1: no
     model.
     """
+    from geomatch.colmap import Mapping
     from geomatch.colmap import reconstruct as run
 
-    result = run(images, out, **collection, cameras=cameras, mapping=mapping, context=context)
+    result = run(images, out, **collection, cameras=cameras, mapping=Mapping(**mapping), context=context)
     _tell(result.matching)
     _tell_remade(result.matching.remade)
     click.echo(result.export.text())

@@ -3,7 +3,6 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -25,20 +24,12 @@ TAIL = 12
 """Frames whose places of a point are drawn behind it."""
 
 
-@dataclass(frozen=True, slots=True)
-class SavedTracks:
-    """What was written."""
-
-    paths: tuple[Path, ...]
-    """The overlay, the table and, for objects, the folder of masks."""
-    frames: int
-    """Number of frames."""
-    seen: tuple[int, ...]
-    """Number of frames that show each point or object."""
-
-
-def save_tracks(tracked: Iterable[TrackedPoints | TrackedMask], folder: Path, rate: float) -> SavedTracks:
+def save_tracks(
+    tracked: Iterable[TrackedPoints | TrackedMask], folder: Path, rate: float
+) -> tuple[list[Path], int, list[int]]:
     """Write ``overlay.mp4``, ``tracks.csv`` and, of objects, ``masks/00000.png`` and so on.
+
+    Returns these paths, the number of frames, and that of the frames that show each point or object.
 
     The table has frame, point, x, y, confidence, without x and y where it is lost; or frame, object, area_px,
     the centre of mass x and y, and the bounding box left, top, width and height, all in pixels of the frame;
@@ -80,7 +71,7 @@ def save_tracks(tracked: Iterable[TrackedPoints | TrackedMask], folder: Path, ra
     for path in masks.glob("[0-9]*.png"):  # of an earlier, longer result
         if path.stem.isdigit() and int(path.stem) >= kept:
             path.unlink()
-    return SavedTracks(tuple(paths), frames, tuple(seen.values()))
+    return paths, frames, list(seen.values())
 
 
 def _point_rows(found: TrackedPoints) -> dict[int, tuple[bool, str]]:
