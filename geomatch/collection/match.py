@@ -62,15 +62,9 @@ def match_collection(
 ) -> CollectionResult:
     """Extract features of all images, choose pairs and match them.
 
-    What is in the store is not made again: it is found by a checksum of pixels, weights, settings and
-    versions. EXIF orientation is not applied, since COLMAP reads raw pixels.
-
-    Args:
-        folder: see `find_images`; visible to every worker under the same path.
-        extraction: detector and descriptor.
-        pairs: which images are matched.
-        matching: how they are matched.
-        context: store (``geomatch-store`` in the working directory if not given), engine and progress.
+    What is in the store, ``geomatch-store`` in the working directory unless ``context`` has another, is not
+    made again: it is found by a checksum of pixels, weights, settings and versions. EXIF orientation is not
+    applied, since COLMAP reads raw pixels. The folder must be visible to every worker under the same path.
 
     Raises:
         ImageError: when no image can be read.
