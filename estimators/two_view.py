@@ -41,7 +41,7 @@ def estimate_two_view(
     they are a failure.
 
     Points (M, 2) are pixels of images 0 and 1, row by row partners; sizes are (width, height), calibrations
-    camera matrices (3, 3) where known; ``threshold`` is the largest distance in pixels from the epipolar lines.
+    camera matrices (3, 3) where known; ``threshold`` is the largest distance from epipolar lines in pixels.
     Raises ShapeError for points of other shapes, ValueError when a number is not finite.
     """
     p0, p1 = checked_points(points0, points1)

@@ -82,6 +82,14 @@ def _geometry(*verifications: str) -> tuple[Option, Option]:
     )  # fmt: skip
 
 
+def _writing(
+    camera_mode: str, camera_model: str, camera_params: str, verification: str, seed: int
+) -> dict[str, Any]:
+    """How `geomatch.colmap.export_database` is called."""
+    cameras = _cameras(camera_mode, camera_model, camera_params)
+    return {"cameras": cameras, "verification": verification, "seed": seed}
+
+
 @click.group()
 def colmap() -> None:
     """Write COLMAP databases, and examine them."""
@@ -98,8 +106,7 @@ def colmap() -> None:
 @click.option("--extend", is_flag=True, help="Add to a database that exists.")
 @_collection_options
 @run_options("geomatch-store beside TARGET")
-@bundled("cameras", _cameras, *_CAMERAS)
-@bundled("geometry", dict, *_geometry("colmap", "geomatch", "none"))
+@bundled("writing", _writing, *_CAMERAS, *_geometry("colmap", "geomatch", "none"))
 @descriptor_options(leave_out=("--seed", "--metric"))
 def export(
     images: Path,
@@ -109,8 +116,7 @@ def export(
     extend: bool,
     collection: dict[str, Any],
     context: "RunContext",
-    cameras: "Cameras",
-    geometry: dict[str, Any],
+    writing: dict[str, Any],
 ) -> int:
     """Match the images of the folder IMAGES and write TARGET, a COLMAP database.
 
@@ -128,7 +134,7 @@ def export(
         raise click.UsageError("--extend is for databases only")
     if form == "database":
         check_target(target, extend)
-        check_cameras(cameras)
+        check_cameras(writing["cameras"])
     elif target.exists() and (target.is_file() or any(target.iterdir())):
         raise GeomatchError(f"{target} exists already; give another name")
     remade: list[str] = []
@@ -137,16 +143,14 @@ def export(
         context = replace(context, store=None)
     else:
         folder = find_images(images)
-        image_sizes(images, folder.names, cameras.mode)
+        image_sizes(images, folder.names, writing["cameras"].mode)
         context = replace(context, store=context.store_at(target.parent / "geomatch-store"))
         result = match_collection(folder, **collection, context=context)
         found, remade = result.correspondences, result.remade
         failed = bool(result.skipped or result.failed_pairs)
         _tell(result)
     if form == "database":
-        report = export_database(
-            images, found, target, cameras=cameras, **geometry, extend=extend, context=context
-        )
+        report = export_database(images, found, target, **writing, extend=extend, context=context)
         click.echo(report.text())
         failed = failed or bool(report.images_skipped)
     else:
