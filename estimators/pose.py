@@ -63,9 +63,8 @@ def relative_pose(
         threshold: largest distance of an inlier from the epipolar geometry in pixels (Sampson's).
         seed: of the solver's samples.
 
-    Raises:
-        ShapeError: unless both are (M, 2) with the same M, and matrices (3, 3).
-        ValueError: for matrices that are no camera's, and thresholds that make no sense.
+    Raises ShapeError for points or matrices of other shapes, ValueError for matrices that are no camera's,
+    and thresholds that make no sense.
     """
     p0, p1 = checked_points(points0, points1)
     check_threshold(threshold)

@@ -86,10 +86,9 @@ def run_benchmark(
             one, objects are evaluated in this process, strings by one worker per core.
         settings: what else decides the numbers.
 
-    Raises:
-        GeomatchError: for data that cannot be read; when there is nothing to evaluate, or something could
-            not be done after several tries; what was done is cached.
-        ValueError: for protocols or methods that are none, or an object whose settings cannot be read.
+    Raises GeomatchError for data that cannot be read, when there is nothing to evaluate, or something could
+    not be done after several tries (what was done is cached); ValueError for protocols or methods that are
+    none, or an object whose settings cannot be read.
     """
     task, settings = find_task(name), settings or Settings()
     chosen = task.find_protocols(protocols) if isinstance(protocols, str) else list(protocols)

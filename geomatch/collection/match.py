@@ -66,11 +66,9 @@ def match_collection(
     made again: it is found by a checksum of pixels, weights, settings and versions. EXIF orientation is not
     applied, since COLMAP reads raw pixels. The folder must be visible to every worker under the same path.
 
-    Raises:
-        ImageError: when no image can be read.
-        StoreError: when the store cannot be written or read; what was done stays.
-        WeightsError: when a model cannot be loaded.
-        ValueError: for options that make no sense, and objects that have no cache key.
+    Raises ImageError when no image can be read, StoreError when the store cannot be written or read (what was
+    done stays), WeightsError when a model cannot be loaded, ValueError for options that make no sense, and
+    objects that have no cache key.
     """
     parts = detector, describer = extraction.parts(context.device, matching.matcher)
     matching = matching.settled(traits_of(describer), context.device)
