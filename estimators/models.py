@@ -93,8 +93,6 @@ class Essential:
 
 
 MODELS = ("homography", "fundamental", "essential")
-"""Names of what `geomatch.match` estimates."""
-
 EXIF = "focal lengths are those of the EXIF data, without distortion: no more than nearly right"
 """The remark on cameras that were not given."""
 

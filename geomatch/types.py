@@ -330,9 +330,8 @@ class EstimationFailure(_Record):
 
 
 Found = HomographyEstimate | TwoViewGeometry | RelativePose
-"""What relates two images."""
 Geometry = Found | EstimationFailure
-"""The same, or why nothing was found."""
+"""What relates two images, or why nothing was found."""
 
 
 @dataclass(frozen=True, slots=True)

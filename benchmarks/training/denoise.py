@@ -25,7 +25,6 @@ class DenoiseConfig:
     """Side of the training crops in pixels."""
     batch_size: int = 16
     steps: int = 8000
-    """Optimiser steps."""
     learning_rate: float = 6e-4
     """Peak of the cosine schedule, after 100 steps of warm-up."""
     timestep_power: float = 2.0

@@ -39,7 +39,6 @@ class DetectorConfig:
     """(width, height) seen in each step, in pixels."""
     batch_size: int = 16
     steps: int = 3000
-    """Optimiser steps."""
     learning_rate: float = 2e-3
     """Peak of the one-cycle cosine schedule."""
     seed: int = 0

@@ -110,4 +110,3 @@ class Matching:
 
 
 EXTRACTION, PAIRS, MATCHING = Extraction(), PairSelection(), Matching()
-"""What functions take when nothing is said."""

@@ -79,9 +79,7 @@ class PreparedEdit:
     """(K, 2) pixels of the source that Lucas-Kanade follows: keypoints below the edit, and the pixels drawn,
     without which there are too few below small edits."""
     estimator: Estimator
-    """Estimates the homography."""
     refine_homography: bool
-    """True to refine it by Lucas-Kanade."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

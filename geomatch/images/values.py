@@ -38,7 +38,6 @@ class Conversion:
 
 
 CONVERSION = Conversion()
-"""What functions take when nothing is said."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -17,7 +17,6 @@ from geomatch.video.masks import object_colours, write_mask
 from geomatch.video.track import TrackedMask, TrackedPoints
 
 MASKS = "masks"
-"""Folder of the masks of all frames."""
 MAX_SIDE = 960
 """Longest side of an overlay's frames in pixels."""
 TAIL = 12
