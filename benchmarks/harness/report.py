@@ -104,7 +104,7 @@ def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> 
     ]
     return {
         "protocol": protocol, "definition": definition, "axes": task.axes(protocol),
-        "summaries": summaries, "columns": columns, "tables": tables, "best": best, "cell": records.cell,
+        "columns": columns, "tables": tables, "best": best, "cell": records.cell,
         "charts": charts, "shown": [(i, m) for i, (m, part) in enumerate(by_method.items()) if part],
         "published": _published_table(published_rows(task.name, protocol.name)),
         "comparisons": compare_all(task, protocol, by_method, budgets),
