@@ -84,9 +84,7 @@ def to_pixels(values: Values, stretch: Stretch, name: str) -> tuple[NDArray[np.u
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype.kind not in "uif" or (array.dtype.kind in "ui" and array.dtype.itemsize > 4):
-        raise ImageError(
-            f"{name}: values of type {array.dtype} are not supported; use uint8, uint16 or floats"
-        )
+        raise ImageError(f"{name}: values of {array.dtype} are not supported; use uint8, uint16 or floats")
     valid = _valid(array, values.nodata)
     known = array if valid is None else array[valid]
     if not known.size:

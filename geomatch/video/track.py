@@ -179,9 +179,7 @@ def track_mask(
             f"got {'x'.join(str(side) for side in mask.shape[::-1])}"
         )
     if not 1 <= mask.max() <= MAX_OBJECTS or mask.min() < 0:
-        raise ValueError(
-            f"the mask must number objects from 1 to {MAX_OBJECTS}, got {mask.min()} to {mask.max()}"
-        )
+        raise ValueError(f"objects must be numbered 1 to {MAX_OBJECTS}, got {mask.min()} to {mask.max()}")
     start = mask_labels(mask, cells).numpy()
     for number, (frame, labels) in enumerate(propagate_labels(describer, frames, start, config, store)):
         found = mask_of(torch.from_numpy(labels), frame.size) if number else mask.astype(np.uint8)

@@ -106,9 +106,7 @@ def video_writer(
     with replacing(path) as temporary:
         writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
         if not writer.isOpened():
-            raise GeomatchError(
-                "OpenCV cannot write MPEG-4 videos (mp4v) here; install opencv-python from PyPI"
-            )
+            raise GeomatchError("OpenCV cannot write MPEG-4 videos (mp4v); install opencv-python from PyPI")
         try:
             yield lambda rgb: writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
         finally:
