@@ -35,9 +35,7 @@ class TransformerPart(nn.Module):
         cells = (height // self.patch, width // self.patch)
         if max(cells) > self.most:
             pixels = self.most * self.patch * self.stride
-            raise ValueError(
-                f"this model knows positions up to {pixels:.0f} pixels: give a smaller image_size"
-            )
+            raise ValueError(f"this model knows positions up to {pixels:.0f} pixels: give a smaller image_size")
         assert self.family.inputs is not None
         time = timestep.float().expand(count)
         given = self.family.inputs(Told(self.network.config, latents, time, rows, size))
