@@ -36,11 +36,7 @@ def estimators() -> dict[str, Callable[[float], Estimator]]:
 
 
 def create_estimator(name: str, threshold: float = 3.0) -> Estimator:
-    """Create an estimator by its name.
-
-    Raises:
-        ValueError: listing the names, when there is none of that name.
-    """
+    """Create an estimator by its name; ValueError, listing the names, when there is none of that name."""
     known = estimators()
     if name not in known:
         raise ValueError(f"unknown estimator {name!r}; choose one of: {', '.join(sorted(known))}")

@@ -93,8 +93,6 @@ class Essential:
 
 
 MODELS = ("homography", "fundamental", "essential")
-"""Names of what `geomatch.match` estimates."""
-
 EXIF = "focal lengths are those of the EXIF data, without distortion: no more than nearly right"
 """The remark on cameras that were not given."""
 
@@ -104,8 +102,7 @@ def create_model(
 ) -> Model:
     """``fundamental``, or ``essential`` with the focal lengths of EXIF data; an object is given back.
 
-    Raises:
-        GeomatchError: when an image has no focal length, or a given camera is of another size.
+    `GeomatchError` when an image has no focal length, or a given camera is of another size.
     """
     if isinstance(model, Essential):
         model.check_sizes(*(image.size for image in images))  # before the work, not after

@@ -56,18 +56,15 @@ def relative_pose(
     that they allow as well, as a plane does, is given beside the first (``docs/gate.md``).
 
     Args:
-        points0: (M, 2) pixels of image 0, centre of the first pixel (0, 0).
-        points1: (M, 2) pixels of image 1, row by row the partners.
-        camera0: a `Camera`, or the matrix K (3, 3) of one without distortion, in the points' coordinates.
-        camera1: that of image 1.
+        points0, points1: (M, 2) pixels of both images, row by row partners, centre of the first pixel (0, 0).
+            Those that are not finite, or that a model of distortion gives no ray for, count as outliers.
+        camera0, camera1: each a `Camera`, or the matrix K (3, 3) of one without distortion, in the points'
+            coordinates.
         threshold: largest distance of an inlier from the epipolar geometry in pixels (Sampson's).
         seed: of the solver's samples.
 
-    Matches that are not finite, or that a model of distortion gives no ray for, count as outliers.
-
-    Raises:
-        ShapeError: unless both are (M, 2) with the same M, and matrices (3, 3).
-        ValueError: for matrices that are no camera's, and thresholds that make no sense.
+    Raises ShapeError for points or matrices of other shapes, ValueError for matrices that are no camera's,
+    and thresholds that make no sense.
     """
     p0, p1 = checked_points(points0, points1)
     check_threshold(threshold)

@@ -89,7 +89,7 @@ class OpenCVEstimator:
         check_threshold(self.threshold)
         if self.method not in OPENCV_METHODS:
             raise ValueError(
-                f"unknown OpenCV method {self.method!r}; choose one of: {', '.join(OPENCV_METHODS)}"
+                f"unknown OpenCV method {self.method!r}; choose from: {', '.join(OPENCV_METHODS)}"
             )
         if not 1 <= self.max_iterations < 2**31:
             raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")

@@ -37,22 +37,12 @@ def estimate_two_view(
 
     Solvers are OpenCV's MAGSAC++. The choice between the kinds, and its limits, is that of COLMAP's
     ``EstimateTwoViewGeometry``. The support must be more than chance explains (number of false alarms of
-    Moisan and Stival, 2004).
+    Moisan and Stival, 2004). Matches at rest in a strip, as those of a watermark, are set aside first; alone
+    they are a failure.
 
-    Args:
-        points0: (M, 2) pixels of image 0.
-        points1: (M, 2) pixels of image 1, row by row the partners.
-        size0: (width, height) of image 0.
-        size1: (width, height) of image 1.
-        calibration0: (3, 3) camera matrix of image 0, when known.
-        calibration1: (3, 3) of image 1.
-        threshold: largest distance in pixels from the epipolar lines.
-
-    Matches at rest in a strip, as those of a watermark, are set aside first; alone they are a failure.
-
-    Raises:
-        ShapeError: unless both are (M, 2) with the same M.
-        ValueError: when a number is not finite.
+    Points (M, 2) are pixels of images 0 and 1, row by row partners; sizes are (width, height), calibrations
+    camera matrices (3, 3) where known; ``threshold`` is the largest distance from epipolar lines in pixels.
+    Raises ShapeError for points of other shapes, ValueError when a number is not finite.
     """
     p0, p1 = checked_points(points0, points1)
     if not (np.isfinite(p0).all() and np.isfinite(p1).all()):

@@ -78,10 +78,8 @@ def align_images(
     False, with a reason, where too few corners are found again. ``corner_deviations`` are those of the
     corners' places, which are wrong together: they look too small.
 
-    Raises:
-        ImageError: when an image cannot be read.
-        ShapeError: unless the homography is (3, 3).
-        ValueError: when it is not finite or sends the origin to infinity.
+    Raises ImageError when an image cannot be read, ShapeError unless the homography is (3, 3), ValueError
+    when it is not finite or sends the origin to infinity.
     """
     matrix = normalize_homography(homography)
     if matrix is None:

@@ -32,9 +32,7 @@ class Camera:
     In ``params``, unlike everywhere else here, the image's upper left corner is (0, 0), so that the centre of
     the first pixel is (0.5, 0.5): a principal point in the middle of 640x480 pixels is 320, 240. Numbers from
     OpenCV, whose centre of the first pixel is (0, 0), need 0.5 added to cx and cy.
-
-    Raises:
-        GeomatchError: for a model that COLMAP does not have or that sees no plane, and for wrong parameters.
+    `GeomatchError` for a model that COLMAP does not have or that sees no plane, and for wrong parameters.
     """
 
     model: str
@@ -89,8 +87,7 @@ def check_params(model: str, values: Sequence[float], given: object) -> None:
 def read_cameras(path: str | PathLike[str]) -> tuple[Camera, Camera]:
     """The cameras of images 0 and 1 in a file of COLMAP's ``cameras.txt``: its only one, or its two.
 
-    Raises:
-        GeomatchError: when the file cannot be read, has other lines, or none or more than two cameras.
+    `GeomatchError` when it cannot be read, has other lines, or none or more than two cameras.
     """
     with reading(path, "cameras.txt of COLMAP"):
         lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines()]

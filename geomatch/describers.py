@@ -175,9 +175,7 @@ def choose_parts(
     made = create_matcher(matcher, device)
     if (own := getattr(made, "features", None)) is not None:
         if isinstance(matcher, str) and (detector not in (None, own) or descriptor not in (None, "own")):
-            raise ValueError(
-                f"{matcher} brings {own} and its descriptors: name no other detector or descriptor"
-            )
+            raise ValueError(f"{matcher} brings {own} and its descriptors: name no others")
         device, detector = getattr(matcher, "device", device), own if detector is None else detector
         descriptor = "own" if descriptor is None else descriptor
     describer = None if descriptor is None else create_describer(descriptor, device)

@@ -58,9 +58,7 @@ class MatchResult:
     """What `match` found, and how."""
 
     image0: Image
-    """Image 0 as read."""
     image1: Image
-    """Image 1 as read."""
     features0: Features
     """Keypoints of image 0, with descriptors if both images have keypoints."""
     features1: Features

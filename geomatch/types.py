@@ -76,11 +76,7 @@ class _Record:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            GeomatchError: when the file is missing, damaged or of another kind.
-        """
+        """Read what `save` wrote; GeomatchError when the file is missing, damaged or of another kind."""
         return cls.from_bytes(read_archive(path), os.fspath(path))
 
     @classmethod
@@ -128,11 +124,8 @@ class Features(_Record):
 
     def __getitem__(self, index: slice | NDArray[Any] | list[int]) -> "Features":
         """Some of the keypoints: a slice, indices or a mask."""
-
-        optional = (
-            None if array is None else array[index]
-            for array in (self.scales, self.orientations, self.descriptors)
-        )
+        arrays = (self.scales, self.orientations, self.descriptors)
+        optional = (None if array is None else array[index] for array in arrays)
         return Features(self.keypoints[index], self.scores[index], self.image_size, *optional)
 
 
@@ -337,9 +330,8 @@ class EstimationFailure(_Record):
 
 
 Found = HomographyEstimate | TwoViewGeometry | RelativePose
-"""What relates two images."""
 Geometry = Found | EstimationFailure
-"""The same, or why nothing was found."""
+"""What relates two images, or why nothing was found."""
 
 
 @dataclass(frozen=True, slots=True)

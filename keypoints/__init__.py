@@ -66,11 +66,7 @@ def detectors() -> dict[str, Callable[[int, str], Detector]]:
 
 
 def create_detector(name: str, max_keypoints: int = 3000, device: str = "auto") -> Detector:
-    """Create a detector by its name; its network, if it has one, runs on the device.
-
-    Raises:
-        ValueError: listing the names, when there is none of that name.
-    """
+    """Create a detector by its name, whose network runs on the device; ValueError for another name."""
     known = detectors()
     if name not in known:
         raise ValueError(f"unknown detector {name!r}; choose one of: {', '.join(sorted(known))}")

@@ -16,10 +16,10 @@ class Detector(Protocol):
 
     Ours share ``max_keypoints``, the most that are kept, the best by score (None for all), and
     ``max_image_side``, the long side in pixels to which larger images are reduced for detection. Those with a
-    network have ``device``, and ``detect_tensors(image)``, the same as `FeatureTensors` on that device. One
-    that works on the CPU and has a true ``reentrant`` may be called by several threads at a time, ahead of a
-    network on an accelerator. ``in_views`` is another detector for tilted views (`geomatch.views`), of which
-    there are many.
+    network have ``device``, where it runs (`geomatch.devices.find_device`), and ``detect_tensors(image)``,
+    the same as `FeatureTensors` there. One that works on the CPU and has a true ``reentrant`` may be called
+    by several threads at a time, ahead of a network on an accelerator. ``in_views`` is another detector for
+    tilted views (`geomatch.views`), of which there are many.
     """
 
     def detect(self, image: Image) -> Features:

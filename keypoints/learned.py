@@ -44,7 +44,6 @@ class KorniaFeatures:
     then downloads."""
     max_image_side: int | None = 2048
     device: str = "auto"
-    """Where the network runs, see `geomatch.devices.find_device`."""
 
     def _files(self) -> list[Path]:
         files = WEIGHTS[self.name]

@@ -31,7 +31,6 @@ class MixedDetector:
     max_keypoints: int | None = 3000
     max_image_side: int | None = 2048
     device: str = "auto"
-    """Where the network runs, see `geomatch.devices.find_device`."""
     reentrant: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

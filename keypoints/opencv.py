@@ -41,7 +41,7 @@ def create_feature2d(name: str) -> cv2.Feature2D:
     known = available_opencv_detectors()
     if name not in known:
         raise ValueError(
-            f"OpenCV {cv2.__version__} has no detector {name!r}; choose one of: {', '.join(known)}"
+            f"OpenCV {cv2.__version__} has no detector {name!r}; choose from: {', '.join(known)}"
         )
     function, arguments = _FACTORIES[name]
     create: Callable[..., cv2.Feature2D] = getattr(cv2, function)

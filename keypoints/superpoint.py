@@ -148,7 +148,6 @@ class SuperPointDetector:
     """Pixels near the image border where no keypoint is taken."""
     max_image_side: int | None = 2048
     device: str = "auto"
-    """Where the network runs, see `geomatch.devices.find_device`."""
     reentrant: ClassVar[bool] = True
 
     cache_key = network_key
@@ -251,7 +250,6 @@ class MagicLeapSuperPoint:
     max_keypoints: int | None = 3000
     max_image_side: int | None = 2048
     device: str = "auto"
-    """Where the network runs, see `geomatch.devices.find_device`."""
 
     def cache_key(self) -> Any:
         """The settings, the kind of device, and the weights by their content."""

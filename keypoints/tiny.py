@@ -53,7 +53,6 @@ class TinyDetector:
     """Pixels of its level near the border where no keypoint is taken."""
     max_image_side: int | None = 2048
     device: str = "auto"
-    """Where the network runs, see `geomatch.devices.find_device`."""
     reentrant: ClassVar[bool] = True
 
     cache_key = network_key

@@ -14,10 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from geomatch import DIFTConfig, DIFTExtractor
+from geomatch import DIFTConfig, DIFTExtractor, WeightsError
 from geomatch.dift.backends.latent import named_layers
 from geomatch.dift.backends.layers import catch
-from geomatch.errors import WeightsError
 from geomatch.weights.families import FAMILIES as FAMILY
 from geomatch.weights.families import Told, find_family
 from geomatch.weights.prompt import encode_prompt, pipeline_of
@@ -324,20 +323,6 @@ def test_models_of_no_text(folder: Folder) -> None:
             _ = wrong.model
 
 
-def test_networks_by_their_configuration() -> None:
-    """Old repositories have one name for all; variants that want more are refused by name."""
-    config = {"_class_name": "Transformer2DModel", "norm_type": "ada_norm_single"}
-    assert find_family(config, "") is FAMILY["PixArt"]
-    assert find_family(config | {"norm_type": "ada_norm_zero"}, "") is FAMILY["DiT"]
-    for name, flag, said in (
-        ("SANA", "guidance_embeds", "SANA Sprint"),
-        ("Qwen-Image", "use_additional_t_cond", "Qwen-Image-Layered"),
-    ):
-        assert find_family(FAMILIES[name][0], "") is FAMILY[name]
-        with pytest.raises(WeightsError, match=f"config.json: {flag} tells {said}"):
-            find_family(FAMILIES[name][0] | {flag: True}, "config.json")
-
-
 def test_prompts_of_pixart_without_an_index_are_not_cut(tmp_path: Path) -> None:
     """Sigma encodes 300 tokens, of which a mask hides the rest; alpha, which cuts at 120, has to be named."""
     assert pipeline_of(FAMILY["PixArt"], tmp_path)[0] == "PixArtSigmaPipeline"
@@ -363,3 +348,39 @@ def test_threads_share_a_network(folder: Folder) -> None:
     with ThreadPoolExecutor(4) as pool:
         for found, wanted in zip(pool.map(extractor.dense, pictures), expected, strict=True):
             assert all(torch.equal(one, other) for one, other in zip(found.maps, wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            {"_class_name": "SanaTransformer2DModel", "guidance_embeds": True},
+            "SANA Sprint mixes noise in by a law",
+        ),
+        (
+            {"_class_name": "QwenImageTransformer2DModel", "use_additional_t_cond": True},
+            "Qwen-Image-Layered works on several images",
+        ),
+        (
+            {"_class_name": "UNet2DConditionModel", "encoder_hid_dim_type": "text_proj"},
+            "wants more than text",
+        ),
+        ({"_class_name": "UNet2DConditionModel", "addition_embed_type": "image"}, "wants more than text"),
+        ({"_class_name": "HunyuanDiT2DModel"}, "of which is not known what its network is told"),
+        (
+            {"_class_name": "Transformer2DModel", "norm_type": "layer_norm"},
+            "is a Transformer2DModel, of which",
+        ),
+    ],
+)
+def test_what_is_not_sure_is_refused_by_name(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(WeightsError, match=f"place: .*{words}"):
+        find_family(config, "place")
+
+
+def test_networks_by_their_old_names() -> None:
+    for norm, name in (("ada_norm_single", "PixArt"), ("ada_norm_zero", "DiT")):
+        assert find_family({"_class_name": "Transformer2DModel", "norm_type": norm}, "place") is FAMILY[name]
+    sdxl = {"_class_name": "UNet2DConditionModel", "addition_embed_type": "text_time"}
+    assert find_family(sdxl, "place") is FAMILY["Stable Diffusion XL"]
+    assert find_family({"_class_name": "UNet2DModel"}, "place") is None

@@ -94,7 +94,7 @@ def test_wrong_options_are_refused() -> None:
         GridDetector(border=-1)
     with pytest.raises(ValueError, match="max_keypoints must be"):
         OpenCVDetector("sift", max_keypoints=0)
-    with pytest.raises(ValueError, match=r"no detector 'sitf'; choose one of: sift"):
+    with pytest.raises(ValueError, match=r"no detector 'sitf'; choose from: sift"):
         OpenCVDetector("sitf")
     with pytest.raises(ValueError, match="unknown detector 'superpont'; choose one of"):
         create_detector("superpont")

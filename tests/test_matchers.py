@@ -115,7 +115,7 @@ def test_own_descriptors_and_mutual_neighbours_are_as_an_object_says(photo0: Ima
         def match(self, features0: Features, features1: Features) -> Matches:
             return Matches(np.array([[0, 200]]), np.ones(1))
 
-    with pytest.raises(ValueError, match="Beyond matched keypoints beyond the 200 and 200 given"):
+    with pytest.raises(ValueError, match="Beyond matched keypoints beyond the 200 and 200"):
         geomatch.match(one, other, matcher=Beyond())
 
 

@@ -19,7 +19,6 @@ class Comparison:
 
     first: str
     second: str
-    measure: str
     difference: float
     low: float  # 2.5 % of the resamples lie below
     high: float  # 2.5 % of the resamples lie above
@@ -57,8 +56,8 @@ def compare(
 
     low, high, units = _resampled(common, difference, resamples)
     return Comparison(
-        rows0[0]["method"], rows1[0]["method"], protocol.headline,
-        difference(np.arange(len(common))), low, high, len(common), units,
+        rows0[0]["method"], rows1[0]["method"], difference(np.arange(len(common))), low, high, len(common),
+        units,
     )  # fmt: skip
 
 

@@ -1,9 +1,13 @@
 """The record of a run: written, read, checked, summed up."""
 
 import json
+import os
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from geomatch.benchmarks.harness.cache import SCHEMA
 from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task, unreadable
@@ -20,6 +24,20 @@ def write_run(folder: Path, record: dict[str, Any]) -> Path:
     path = folder / f"{record['benchmark']}-{digest_of([record[key] for key in keys])[:12]}.json"
     write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
     return path
+
+
+def machine() -> dict[str, Any]:
+    """Where a run was measured; ``accelerator`` where there is one of CUDA."""
+    file = Path("/proc/cpuinfo")  # of Linux
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    found = {
+        "system": platform.platform(),
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    return found | ({"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
 def read_run(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Records of runs as a Markdown file and one page of HTML that needs nothing else."""
+"""Records of runs as one page of HTML that needs nothing else."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -12,7 +12,7 @@ import numpy as np
 from geomatch.benchmarks.harness import record as records
 from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import compare_all
-from geomatch.benchmarks.harness.leaderboard import Leaderboard, PublishedRow, leaderboard, published_rows
+from geomatch.benchmarks.harness.leaderboard import PublishedRow, leaderboard, published_rows
 from geomatch.benchmarks.harness.runs import Run, find_runs, merge, without_folders
 from geomatch.benchmarks.harness.task import Entry, Row
 from geomatch.engine.run import grouped
@@ -32,7 +32,7 @@ def write_report(
     keypoints: int | None = None,
     costs: bool = False,
 ) -> list[Path]:
-    """Write ``report.md``, ``report.html``, ``leaderboard.csv`` and ``leaderboard.tex``; return their paths.
+    """Write ``report.html``, ``leaderboard.csv`` and ``leaderboard.tex``; return their paths.
 
     Args:
         paths: records, or folders with records.
@@ -41,9 +41,7 @@ def write_report(
         store: the runs' store, where it is not the folder of the record.
         keypoints, costs: of the leaderboard, see `geomatch.benchmarks.harness.leaderboard.leaderboard`.
 
-    Raises:
-        GeomatchError: without a record, for one of another version, or two definitions of one protocol.
-
+    Raises GeomatchError without a record, for one of another version, or two definitions of one protocol.
     Without matplotlib there are no curves.
     """
     import jinja2
@@ -56,8 +54,7 @@ def write_report(
         board = leaderboard(runs, keypoints, costs)
         sections = [_section(run, data, store) for run in runs]
         page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
-        texts = {"report.md": _markdown(sections, board), "report.html": page}
-        texts |= {"leaderboard.csv": board.csv(), "leaderboard.tex": board.latex()}
+        texts = {"report.html": page, "leaderboard.csv": board.csv(), "leaderboard.tex": board.latex()}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_whole(out / name, text)
@@ -107,7 +104,7 @@ def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> 
     ]
     return {
         "protocol": protocol, "definition": definition, "axes": task.axes(protocol),
-        "summaries": summaries, "columns": columns, "tables": tables, "best": best, "cell": records.cell,
+        "columns": columns, "tables": tables, "best": best, "cell": records.cell,
         "charts": charts, "shown": [(i, m) for i, (m, part) in enumerate(by_method.items()) if part],
         "published": _published_table(published_rows(task.name, protocol.name)),
         "comparisons": compare_all(task, protocol, by_method, budgets),
@@ -159,36 +156,6 @@ def _shown(
         raise GeomatchError(f"{name} is not in the folder given, or is another one there")
     own = method.made(task, method.settings["device"] if task.dense else "cpu")
     return units[name], Entry(own, own.key(known)), Store.at(store or method.folder)
-
-
-def _markdown(sections: Sequence[dict[str, Any]], board: Leaderboard) -> str:
-    tables = [table for table in map(board.table, (False, True)) if table[0]]
-    blocks = ["# Report", *(records.markdown_table(table[0], table[1:]) for table in tables)]
-    if board.left_out:
-        blocks.append(f"At other budgets than {board.keypoints} keypoints: {', '.join(board.left_out)}.")
-    for section in sections:
-        data, task, words = section["data"], section["task"], section["words"]
-        have = task.amount(len(data["units"]), data["split"])
-        blocks.append(f"## {section['title']}: {have}")
-        if not data["complete"]:
-            blocks.append("Not the whole release: these numbers compare with no published ones.")
-        rows = [[label, *own.values()] for label, own in words.items()]
-        blocks.append(records.markdown_table(["method", *next(iter(words.values()))], rows))
-        for part in section["protocols"]:
-            blocks.append(records.table(task, part["summaries"]))
-            blocks.append("\n".join(f"- {name}: {text}" for name, text in part["definition"]))
-            if part["comparisons"]:
-                blocks.append("\n".join(
-                    f"- {one.first} minus {one.second}, {one.measure}: {one.difference:+.1f} [{one.low:+.1f},"
-                    f" {one.high:+.1f}] at 95 % over {one.units} {task.unit[1]}: {one.verdict}"
-                    for one in part["comparisons"]))  # fmt: skip
-            head, *cells = part["published"]
-            if cells:
-                head[0] = "published, on the whole release"
-                blocks.append(records.markdown_table(head, cells))
-        if section["skipped"]:
-            blocks.append("Skipped:\n\n" + "\n".join(f"- {line}" for line in section["skipped"]))
-    return "\n\n".join(blocks) + "\n"
 
 
 def _published_table(rows: Sequence[PublishedRow]) -> list[list[str]]:

@@ -14,8 +14,13 @@ from typing import Any, cast
 
 from geomatch.benchmarks.harness.cache import ROWS, SCHEMA, key_of, pack_rows, read_or_make, unpack_rows
 from geomatch.benchmarks.harness.data import DataSet
-from geomatch.benchmarks.harness.machine import machine
-from geomatch.benchmarks.harness.record import allowed, summarise_record, unreadable_pairs, write_run
+from geomatch.benchmarks.harness.record import (
+    allowed,
+    machine,
+    summarise_record,
+    unreadable_pairs,
+    write_run,
+)
 from geomatch.benchmarks.harness.task import Entry, Row, Settings, Source, Task, find_task, unreadable
 from geomatch.benchmarks.methods.functions import FunctionMatcher
 from geomatch.benchmarks.methods.method import Method, PairMatcher
@@ -81,10 +86,9 @@ def run_benchmark(
             one, objects are evaluated in this process, strings by one worker per core.
         settings: what else decides the numbers.
 
-    Raises:
-        GeomatchError: for data that cannot be read; when there is nothing to evaluate, or something could
-            not be done after several tries; what was done is cached.
-        ValueError: for protocols or methods that are none, or an object whose settings cannot be read.
+    Raises GeomatchError for data that cannot be read, when there is nothing to evaluate, or something could
+    not be done after several tries (what was done is cached); ValueError for protocols or methods that are
+    none, or an object whose settings cannot be read.
     """
     task, settings = find_task(name), settings or Settings()
     chosen = task.find_protocols(protocols) if isinstance(protocols, str) else list(protocols)

@@ -119,9 +119,7 @@ def merge(paths: Sequence[Path]) -> list[Run]:
         for protocol in protocols_of(found):
             known = run.protocols.setdefault(protocol.name, protocol)
             if known != protocol:
-                raise GeomatchError(
-                    f"{path}: its protocol {protocol.name} is another version; report it alone"
-                )
+                raise GeomatchError(f"{path}: another version of {protocol.name}; report it alone")
         for name in found["methods"]:
             run.methods.setdefault(labels[number, name], methods[number, name])
         own = rows.setdefault(key, {})

@@ -1,1 +1,1 @@
-"""Studies of our own code: the speed and memory of a pair, and of matching."""
+"""A study of our own code: the speed and memory of a pair."""

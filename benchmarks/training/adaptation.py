@@ -47,11 +47,7 @@ def make_labels(folder: Path, images: Sequence[BankImage], workers: int = 2) -> 
 def load_labels(
     folder: Path, images: Sequence[BankImage]
 ) -> list[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
-    """Views (H, W, 3) with their stable points (N, 2), as `make_labels` wrote them.
-
-    Raises:
-        GeomatchError: when labels are missing.
-    """
+    """Views (H, W, 3) and their stable points (N, 2), as `make_labels` wrote them; else `GeomatchError`."""
     found = []
     for image in images:
         stored = load_arrays(_file(folder, image), "keypoint labels", ("views", "shares"))

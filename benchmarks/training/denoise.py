@@ -25,7 +25,6 @@ class DenoiseConfig:
     """Side of the training crops in pixels."""
     batch_size: int = 16
     steps: int = 8000
-    """Optimiser steps."""
     learning_rate: float = 6e-4
     """Peak of the cosine schedule, after 100 steps of warm-up."""
     timestep_power: float = 2.0
@@ -62,9 +61,6 @@ def train_denoiser(
 
     Noise, timesteps and crops of step k depend on (seed, k) alone, so that a resumed run gives the same. Then
     ``out`` is a diffusers folder (config, safetensors, scheduler).
-
-    Raises:
-        ValueError: when the checkpoint was made with another configuration.
     """
     from diffusers.optimization import get_cosine_schedule_with_warmup
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler

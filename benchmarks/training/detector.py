@@ -39,7 +39,6 @@ class DetectorConfig:
     """(width, height) seen in each step, in pixels."""
     batch_size: int = 16
     steps: int = 3000
-    """Optimiser steps."""
     learning_rate: float = 2e-3
     """Peak of the one-cycle cosine schedule."""
     seed: int = 0
@@ -54,9 +53,6 @@ def train_detector(
 
     The loss is SuperPoint's cross-entropy over the pixels of a cell and "no keypoint" (DeTone et al.,
     2018, section 3.4), with a point's share spread over the four pixels around it.
-
-    Raises:
-        ValueError: when the checkpoint was made with another configuration.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)

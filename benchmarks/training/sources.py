@@ -44,13 +44,7 @@ def listed_images(name: str = "images.tsv") -> list[TrainingImage]:
 
 
 def fetch_packages(folder: Path) -> None:
-    """Download the Debian packages that are missing and unpack them into ``folder/<package>``.
-
-    Nothing is installed.
-
-    Raises:
-        GeomatchError: when ``apt-get`` or ``dpkg`` is missing or fails.
-    """
+    """Download the Debian packages that are missing and unpack, not install, them: ``folder/<package>``."""
     for package in sorted({image.package for image in listed_images()}):
         if (folder / package).is_dir():
             continue
@@ -70,11 +64,7 @@ def fetch_packages(folder: Path) -> None:
 
 
 def find_images(folder: Path, name: str = "images.tsv") -> list[tuple[TrainingImage, Path]]:
-    """The images of a list to train on under ``folder``, each verified by its SHA-256.
-
-    Raises:
-        GeomatchError: when any is missing or differs, naming the first.
-    """
+    """The images of a list to train on, under ``folder``; `GeomatchError` if one is missing or differs."""
     listed = [image for image in listed_images(name) if image.split == "train"]
     found = [(image, folder / image.package / image.path) for image in listed]
     wrong = [image for image, path in found if not path.is_file() or sha256_of(path) != image.sha256]

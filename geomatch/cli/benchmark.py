@@ -1,7 +1,5 @@
 """``geomatch benchmark``: measure on data sets, search settings, report."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,7 @@ from geomatch.cli.options import Option, bundled, parse_layers, run_options
 if TYPE_CHECKING:
     from geomatch.benchmarks.harness.run import RunResult
     from geomatch.benchmarks.harness.sweep import Grid
-    from geomatch.benchmarks.harness.task import Settings, Task
+    from geomatch.benchmarks.harness.task import Task
     from geomatch.engine import RunContext
 
 _DATA_SETS = {
@@ -63,37 +61,22 @@ def _split(words: str) -> Option:
     return click.option("--split", metavar="NAME", help=words)
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Protocols as the command line names them, a text instead of theirs, and variants of them."""
+def _protocols(
+    task: "Task", default: str, protocol: str | None, prompt: str | None = None, variant: str | None = None
+) -> list[Any]:
+    """The protocols of a task that the command line names, with another text, or variants of them."""
+    protocols = task.find_protocols(protocol or default)
+    if variant:
+        from geomatch.benchmarks.tasks.homography.protocols import with_change
 
-    protocol: str | None
-    prompt: str | None = None
-    variant: str | None = None
+        return [with_change(one, name) for one in protocols for name in variant.split(",")]
+    if prompt is None:
+        return protocols
+    if task.name not in _SEMANTIC:
+        raise click.UsageError(f"--prompt has no meaning for {task.name}")
+    from geomatch.benchmarks.tasks.semantic.protocols import with_prompt
 
-    def of(self, task: "Task", default: str) -> list[Any]:
-        """The protocols of a task."""
-        protocols = task.find_protocols(self.protocol or default)
-        if self.variant:
-            from geomatch.benchmarks.tasks.homography.protocols import with_change
-
-            return [with_change(one, name) for one in protocols for name in self.variant.split(",")]
-        if self.prompt is None:
-            return protocols
-        if task.name not in _SEMANTIC:
-            raise click.UsageError(f"--prompt has no meaning for {task.name}")
-        from geomatch.benchmarks.tasks.semantic.protocols import with_prompt
-
-        return [with_prompt(protocol, self.prompt) for protocol in protocols]
-
-
-def _settings(cache_features: bool) -> "Callable[..., Settings]":
-    def make(**given: Any) -> "Settings":
-        from geomatch.benchmarks.harness.task import Settings
-
-        return Settings(**given, cache_features=cache_features)
-
-    return make
+    return [with_prompt(one, prompt) for one in protocols]
 
 
 def _ended(task: "Task", result: "RunResult", *written: Path) -> int:
@@ -122,7 +105,7 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
         "Exit code 1: something was skipped.",
     )
     @_data
-    @bundled("protocols", Chosen,
+    @bundled("protocols", dict,
         click.option("--protocol", metavar="NAME,...", default=default, show_default=True,
                      help=f"Or: {others}, all."),
         *([_prompt] if name in _SEMANTIC else [_variant] if name in _PLANES else []))  # fmt: skip
@@ -130,21 +113,20 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
                   default="sift+dift-tiny,rootsift" if sparse else "dift-tiny-dense",
                   help=_SPARSE if sparse else _DENSE)  # fmt: skip
     @_out
-    @bundled(
-        "settings", _settings(True), *([_keypoints] if sparse else []), *([_split(splits)] if splits else [])
-    )
+    @bundled("settings", dict, *([_keypoints] if sparse else []), *([_split(splits)] if splits else []))
     @run_options("OUT", device=True)
     def command(
-        data: Path, protocols: Chosen, method: str, out: Path, context: "RunContext", settings: "Settings"
-    ) -> int:
+        data: Path, protocols: dict[str, Any], method: str, out: Path, context: "RunContext",
+        settings: dict[str, Any],
+    ) -> int:  # fmt: skip
         from geomatch.benchmarks.harness.record import table
         from geomatch.benchmarks.harness.run import run_benchmark
-        from geomatch.benchmarks.harness.task import find_task
+        from geomatch.benchmarks.harness.task import Settings, find_task
         from geomatch.engine.run import grouped
 
         task = find_task(name)
-        chosen = protocols.of(task, default)
-        result = run_benchmark(name, data, chosen, method, out, context, settings)
+        chosen = _protocols(task, default, **protocols)
+        result = run_benchmark(name, data, chosen, method, out, context, Settings(**settings))
         if result.warning:
             click.echo(f"warning     {result.warning}", err=True)
         marked = {row["pair"]: row["warning"] for row in result.record["rows"] if row.get("warning")}
@@ -186,12 +168,12 @@ def _grid(timesteps: tuple[int, ...], layers: str, ensemble_sizes: tuple[int, ..
 @click.option("--method", metavar="STRING",
               help="A dense DIFT descriptor, NAME[image_size=320,noise=true]; on hpatches "
               "DETECTOR+DESCRIPTOR. [default: dift-tiny-dense, sift+dift-tiny-dense]")  # fmt: skip
-@bundled("protocols", Chosen,
+@bundled("protocols", dict,
     click.option("--protocol", metavar="NAME", help="One of the data set's. [default: its first; sweep]"),
     _prompt,
 )  # fmt: skip
 @_out
-@bundled("settings", _settings(False),
+@bundled("settings", dict,
     _keypoints, _split("Of spair, davis or jhmdb. [default: the reported one]"),
 )  # fmt: skip
 @run_options("OUT", device=True)
@@ -200,10 +182,10 @@ def sweep(
     grid: "Grid",
     name: str,
     method: str | None,
-    protocols: Chosen,
+    protocols: dict[str, Any],
     out: Path,
     context: "RunContext",
-    settings: "Settings",
+    settings: dict[str, Any],
 ) -> int:
     """Search timesteps, layers and ensemble sizes on DATA, a folder in HPatches layout or of another task.
 
@@ -211,14 +193,16 @@ def sweep(
     skipped.
     """
     from geomatch.benchmarks.harness.sweep import run_sweep, scores_table
-    from geomatch.benchmarks.harness.task import find_task
+    from geomatch.benchmarks.harness.task import Settings, find_task
 
     task = find_task(name)
-    chosen = protocols.of(task, "sweep" if name == "hpatches" else next(iter(task.protocols)))
+    default = "sweep" if name == "hpatches" else next(iter(task.protocols))
+    chosen = _protocols(task, default, **protocols)
     if len(chosen) != 1:
         raise click.UsageError("--protocol: give one")
     method = method or ("dift-tiny-dense" if task.dense else "sift+dift-tiny-dense")
-    result = run_sweep(name, data, chosen[0], method, grid, out, context, settings)
+    given = Settings(**settings, cache_features=False)
+    result = run_sweep(name, data, chosen[0], method, grid, out, context, given)
     click.echo(scores_table(task, [score for score in result.scores if score["split"] == "all"]))
     return _ended(task, result.run, *result.written)
 

@@ -12,7 +12,7 @@ from geomatch.cli.options import Option, bundled, descriptor_options, run_option
 
 if TYPE_CHECKING:
     from geomatch.collection import CollectionResult
-    from geomatch.colmap import Cameras, Mapping
+    from geomatch.colmap import Cameras
     from geomatch.engine import RunContext
     from geomatch.views.search import Effort
 
@@ -88,12 +88,6 @@ def _writing(
     """How `geomatch.colmap.export_database` is called."""
     cameras = _cameras(camera_mode, camera_model, camera_params)
     return {"cameras": cameras, "verification": verification, "seed": seed}
-
-
-def _mapping(mapper: str, verification: str, seed: int) -> "Mapping":
-    from geomatch.colmap import Mapping
-
-    return Mapping(mapper, verification, seed)  # type: ignore[arg-type]
 
 
 @click.group()
@@ -212,7 +206,7 @@ def check(database: Path, images: Path | None) -> int:
 @bundled("cameras", _cameras, *_CAMERAS)
 @bundled(
     "mapping",
-    _mapping,
+    dict,
     click.option("--mapper", type=click.Choice(["incremental", "global"]), default="incremental",
                  show_default=True, help="COLMAP's mapper."),
     *_geometry("colmap", "geomatch"),
@@ -224,16 +218,17 @@ def reconstruct(
     collection: dict[str, Any],
     context: "RunContext",
     cameras: "Cameras",
-    mapping: "Mapping",
+    mapping: dict[str, Any],
 ) -> int:
     """From IMAGES, a folder of photographs, to a COLMAP model in OUT.
 
     Writes database.db, sparse/, summary.json and model.html. Exit code 1: no
     model.
     """
+    from geomatch.colmap import Mapping
     from geomatch.colmap import reconstruct as run
 
-    result = run(images, out, **collection, cameras=cameras, mapping=mapping, context=context)
+    result = run(images, out, **collection, cameras=cameras, mapping=Mapping(**mapping), context=context)
     _tell(result.matching)
     _tell_remade(result.matching.remade)
     click.echo(result.export.text())

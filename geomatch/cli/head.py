@@ -16,25 +16,16 @@ def head() -> None:
 @click.argument("descriptor", metavar="MODEL")
 @click.argument("images", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--dimension",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Length of the descriptors.",
-)
-@click.option(
-    "--views", type=click.IntRange(min=1), default=8, show_default=True, help="Pairs of views per photograph."
-)
-@click.option(
-    "--trained", is_flag=True, help="Train a small network in place of the closed form (patches only)."
-)
-@click.option(
-    "--dense", is_flag=True, help="The same for models that see the whole image, at a cell per 4 pixels."
-)
-@click.option(
-    "--steps", type=click.IntRange(min=1), help="Steps of that training. [default: 2000, with --dense 6000]"
-)
+@click.option("--dimension", type=click.IntRange(min=1), default=128, show_default=True,
+              help="Length of the descriptors.")  # fmt: skip
+@click.option("--views", type=click.IntRange(min=1), default=8, show_default=True,
+              help="Pairs of views per photograph.")  # fmt: skip
+@click.option("--trained", is_flag=True,
+              help="Train a small network in place of the closed form (patches only).")  # fmt: skip
+@click.option("--dense", is_flag=True,
+              help="The same for models that see the whole image, at a cell per 4 pixels.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1),
+              help="Steps of that training. [default: 2000, with --dense 6000]")  # fmt: skip
 @descriptor_options(leave_out=("--head",))
 def fit(
     descriptor: str,

@@ -75,8 +75,9 @@ def track(
         saved = save_tracks(track_points(extractor, shown, np.array(points), *given), out, rate)
     else:
         saved = save_tracks(track_mask(extractor, shown, marks, *given), out, rate)
-    click.echo(f"frames      {saved.frames}")
-    whole = sum(count == saved.frames for count in saved.seen)
-    click.echo(f"{'objects' if mask else 'points':<11} {len(saved.seen)}, {whole} of them in every frame")
-    for path in saved.paths:
+    paths, number, seen = saved
+    click.echo(f"frames      {number}")
+    whole = sum(count == number for count in seen)
+    click.echo(f"{'objects' if mask else 'points':<11} {len(seen)}, {whole} of them in every frame")
+    for path in paths:
         click.echo(f"wrote       {click.format_filename(path)}")

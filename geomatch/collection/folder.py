@@ -33,14 +33,9 @@ class ImageFolder:
 
 
 def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
-    """Find the images below a folder; hidden files and folders are left out.
+    """Find the images below a folder, without hidden files and folders, and those below ``exclude``.
 
-    Args:
-        root: the folder.
-        exclude: a folder below it to leave out, such as that of results.
-
-    Raises:
-        ImageError: when there is no folder or no image in it.
+    Raises ImageError when there is no folder or no image in it.
     """
     if not root.is_dir():
         raise ImageError(f"{root}: no such folder of images")

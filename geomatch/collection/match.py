@@ -62,21 +62,13 @@ def match_collection(
 ) -> CollectionResult:
     """Extract features of all images, choose pairs and match them.
 
-    What is in the store is not made again: it is found by a checksum of pixels, weights, settings and
-    versions. EXIF orientation is not applied, since COLMAP reads raw pixels.
+    What is in the store, ``geomatch-store`` in the working directory unless ``context`` has another, is not
+    made again: it is found by a checksum of pixels, weights, settings and versions. EXIF orientation is not
+    applied, since COLMAP reads raw pixels. The folder must be visible to every worker under the same path.
 
-    Args:
-        folder: see `find_images`; visible to every worker under the same path.
-        extraction: detector and descriptor.
-        pairs: which images are matched.
-        matching: how they are matched.
-        context: store (``geomatch-store`` in the working directory if not given), engine and progress.
-
-    Raises:
-        ImageError: when no image can be read.
-        StoreError: when the store cannot be written or read; what was done stays.
-        WeightsError: when a model cannot be loaded.
-        ValueError: for options that make no sense, and objects that have no cache key.
+    Raises ImageError when no image can be read, StoreError when the store cannot be written or read (what was
+    done stays), WeightsError when a model cannot be loaded, ValueError for options that make no sense, and
+    objects that have no cache key.
     """
     parts = detector, describer = extraction.parts(context.device, matching.matcher)
     matching = matching.settled(traits_of(describer), context.device)

@@ -44,11 +44,7 @@ _RULE = re.compile(r"exhaustive:?|file:.+|(sequential|retrieval|loop|gps)(:(0*[1
 
 @dataclass(frozen=True, slots=True)
 class PairSelection:
-    """Which images are matched with which.
-
-    Raises:
-        ValueError: for a rule that does not exist.
-    """
+    """Which images are matched with which; ValueError for a rule that does not exist."""
 
     rules: Sequence[str] = ()
     """Applied one after the other; none means ``exhaustive`` up to 60 images and ``retrieval`` above:
@@ -78,11 +74,7 @@ class PairSelection:
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """How the features of two images are matched.
-
-    Raises:
-        ValueError: for values that make no sense.
-    """
+    """How the features of two images are matched; ValueError for values that make no sense."""
 
     matcher: str | Matcher | None = None
     """As in `geomatch.match`: by default mutual nearest neighbours, ``mnn``, that pass the tests."""
@@ -118,4 +110,3 @@ class Matching:
 
 
 EXTRACTION, PAIRS, MATCHING = Extraction(), PairSelection(), Matching()
-"""What functions take when nothing is said."""

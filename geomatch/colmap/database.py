@@ -86,10 +86,8 @@ def export_database(
         seed: random seed of COLMAP's RANSAC.
         context: engine, progress, and the store where own geometries are cached; none if not given.
 
-    Raises:
-        FeaturesError: for keypoints or matches that cannot be right; nothing is written.
-        GeomatchError: when the database exists, is locked or read-only, or of another schema.
-        OSError: when the folder cannot be written.
+    Raises FeaturesError for keypoints or matches that cannot be right, nothing is written then; GeomatchError
+    when the database exists, is locked or read-only, or of another schema; OSError for the folder.
     """
     check_cameras(cameras)
     sizes, images_skipped = image_sizes(images, correspondences.features, cameras.mode)

@@ -29,11 +29,7 @@ have no better), as long as no model holds half of the images."""
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """How a model is made from matches.
-
-    Raises:
-        ValueError: for a verification that mappers cannot use.
-    """
+    """How a model is made from matches; ValueError for a verification that mappers cannot use."""
 
     mapper: Mapper = "incremental"
     """COLMAP's mapper; ``global`` does not use planar pairs."""

@@ -67,10 +67,8 @@ def reconstruct(
     ``model.html`` to ``out``, in place of an earlier run's. What is in the store, ``out/store`` unless
     ``context`` has another, is not made again.
 
-    Raises:
-        GeomatchError: as `match_collection` and `export_database` do, and when ``out`` is the folder of
-            images, or holds a database or model of another program.
-        ValueError: for options that make no sense.
+    Raises what `match_collection` and `export_database` do, and GeomatchError when ``out`` is the folder of
+    images, or holds a database or model of another program.
     """
     check_cameras(cameras)
     if out.resolve() == images.resolve():

@@ -67,7 +67,8 @@ class DIFTConfig:
     """End with a projection head (`geomatch head fit`): True for the one beside the model, or its path."""
     dtype: DType = "auto"
     """Number format of the network: ``auto`` is float32, on CUDA float16, or bfloat16 where a trial while
-    loading overflows. An autoencoder that overflows in float16 runs in bfloat16. Descriptors are float32."""
+    loading overflows and for models of flow matching. An autoencoder that overflows in float16 runs in
+    bfloat16. Descriptors are float32."""
     compile: Compile = "auto"
     """``torch.compile`` the networks: ``auto`` on CUDA from
     `geomatch.dift.backends.compiled.COMPILE_FROM` images on. Descriptors differ by rounding alone. The

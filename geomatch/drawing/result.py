@@ -20,7 +20,6 @@ PICTURE_SIDE = 1280
 MAX_LINES = 150
 """Best inliers drawn; more would hide the photographs."""
 RIGHT, WRONG = (60, 220, 90), (230, 80, 70)
-"""Colours of matches."""
 
 Lines = tuple[NDArray[np.floating], NDArray[np.floating], tuple[int, int, int]]
 """Points (M, 2) of image 0, their partners in image 1, and a colour."""

@@ -21,7 +21,6 @@ GRID_SIDE = 640
 PICTURE_SIDE = 960
 """Long side of each image in a picture."""
 SINGLE = (80, 255, 120)
-"""Colour of a single point."""
 
 
 def show_points(

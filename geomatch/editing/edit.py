@@ -79,9 +79,7 @@ class PreparedEdit:
     """(K, 2) pixels of the source that Lucas-Kanade follows: keypoints below the edit, and the pixels drawn,
     without which there are too few below small edits."""
     estimator: Estimator
-    """Estimates the homography."""
     refine_homography: bool
-    """True to refine it by Lucas-Kanade."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -147,10 +145,8 @@ def prepare_edit(
     A dense descriptor takes pixels below the edit, drawn at random, as the paper does; any other one
     keypoints (see `GROWTH`), best first. It is a preset, a diffusers model, a `DIFTConfig` or a describer.
 
-    Raises:
-        ImageError: when an image cannot be used, or the sizes differ.
-        WeightsError: when a model cannot be loaded.
-        ValueError: for options that make no sense.
+    Raises ImageError when an image cannot be used, or the sizes differ, WeightsError when a model cannot be
+    loaded, ValueError for options that make no sense.
     """
     options, describer = options or EditOptions(), create_describer(descriptor)
     dense, estimator = as_dense(describer), options.estimator

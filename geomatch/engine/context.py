@@ -71,9 +71,7 @@ def create_engine(
         gpus_per_worker: GPUs, or a part of one, of a Ray worker with a network; None takes 1 where the
             cluster has any.
 
-    Raises:
-        MissingDependencyError: when Ray is not installed.
-        ValueError: for options of another engine, or an unknown one.
+    Raises MissingDependencyError without Ray, ValueError for an unknown engine, or options of another one.
     """
     if name == "ray":
         from geomatch.engine.ray import RayEngine

@@ -15,7 +15,7 @@ from geomatch.engine.stream import StageTimes
 from geomatch.engine.task import Engine, FailedBlock, FailedItem, Item, Result, Task
 from geomatch.errors import GeomatchError, StoreError
 
-TOLD = 30.0  # seconds between two lines where no bar can be
+TOLD = 30.0  # seconds between two lines in a log file, where no bar can be
 TRIES = 4  # the first, again, and twice with every item alone, so that one bad item takes no others with it
 BRAKE = 8
 """Blocks, besides one per worker, that fail at the store one after the other before the run gives up."""
@@ -45,7 +45,7 @@ class Work:
             return
         todo = blocks
         total, quiet = done + sum(len(block) for block in todo), None if self.progress else True
-        told = _Lines(what, unit, total, done) if self.progress and not sys.stderr.isatty() else None
+        lines, told = self.progress and not sys.stderr.isatty(), time.monotonic()
         with tqdm(total=total, initial=done, desc=what, unit=unit, disable=quiet) as bar:
             failed: list[tuple[Sequence[Item], FailedBlock]] = []
             for number in range(TRIES):
@@ -65,8 +65,10 @@ class Work:
                             continue
                         in_a_row = 0
                         bar.update(len(todo[index]))
-                        if told:
-                            told.update(len(todo[index]))
+                        done += len(todo[index])
+                        if lines and time.monotonic() - told >= TOLD:
+                            told = time.monotonic()
+                            print(f"{what}: {done} of {total} {unit}s", file=sys.stderr, flush=True)
                         yield from zip(todo[index], answer, strict=True)
                 if not failed:
                     return
@@ -89,23 +91,6 @@ class Work:
             _log.info(line)
             if self.progress:
                 tqdm.write(line, file=sys.stderr)
-
-
-@dataclass
-class _Lines:
-    """Progress as lines, for a log file."""
-
-    what: str
-    unit: str
-    total: int
-    done: int
-    last: float = field(default_factory=time.monotonic)
-
-    def update(self, count: int) -> None:
-        self.done += count
-        if time.monotonic() - self.last >= TOLD:
-            self.last = time.monotonic()
-            print(f"{self.what}: {self.done} of {self.total} {self.unit}s", file=sys.stderr, flush=True)
 
 
 def _given_up(failed: Sequence[tuple[Sequence[Any], FailedBlock]], unit: str) -> StoreError:

@@ -55,7 +55,6 @@ class StreamTask(Generic[Item, Result]):
     pixels: Callable[[Item], int] | None = None
     """How many an item holds, see `geomatch.stream.ahead`."""
     load: Callable[[], None] | None = None
-    """Loads the networks."""
     times: StageTimes = field(default_factory=StageTimes, compare=False)
     """Those of blocks whose stages overlapped."""
 

@@ -34,8 +34,7 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
         apply_exif: turn the picture as its EXIF orientation says; COLMAP reads raw pixels.
         conversion: how more than 8 bits and more than three bands become RGB.
 
-    Raises:
-        ImageError: when it cannot be used; the message names the source.
+    Raises ImageError, naming the source, when it cannot be used.
     """
     if isinstance(source, Image):
         return source

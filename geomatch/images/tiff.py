@@ -107,9 +107,7 @@ def read_page(page: Page, file: IO[bytes], bands: tuple[int, ...] | None, name: 
         chosen = [free[place] for place in choose_bands(len(free), bands, name)]
     used = len(chosen) + len(alphas[:1])
     if tags.imagewidth * tags.imagelength * used * tags.dtype.itemsize > _LARGEST:
-        raise ImageError(
-            f"{name}: more than 1 GiB of values; choose one band (--bands 1), or reduce it first"
-        )
+        raise ImageError(f"{name}: over 1 GiB of values; choose one band (--bands 1), or reduce it first")
     array = _read(tags, file, [*chosen, *alphas[:1]])
     return Values(
         array[:, :, : len(chosen)],

@@ -19,11 +19,7 @@ _ROWS = 256  # scaled at a time, which bounds the memory of the copies
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """How values that are no 8-bit RGB become so; see `geomatch.images` for the rules.
-
-    Raises:
-        ValueError: for values that make no sense.
-    """
+    """How values that are no 8-bit RGB become so, see `geomatch.images`; ValueError for other options."""
 
     stretch: Stretch = "auto"
     """``auto`` stretches values of more than 8 bits that use less than a quarter of their range, and floats
@@ -42,7 +38,6 @@ class Conversion:
 
 
 CONVERSION = Conversion()
-"""What functions take when nothing is said."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -89,9 +84,7 @@ def to_pixels(values: Values, stretch: Stretch, name: str) -> tuple[NDArray[np.u
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype.kind not in "uif" or (array.dtype.kind in "ui" and array.dtype.itemsize > 4):
-        raise ImageError(
-            f"{name}: values of type {array.dtype} are not supported; use uint8, uint16 or floats"
-        )
+        raise ImageError(f"{name}: values of {array.dtype} are not supported; use uint8, uint16 or floats")
     valid = _valid(array, values.nodata)
     known = array if valid is None else array[valid]
     if not known.size:

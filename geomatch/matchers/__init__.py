@@ -49,7 +49,5 @@ def match_features(
         return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
     found = matcher.match(features0, features1)
     if (found.indices >= sizes).any():
-        raise ValueError(
-            f"{type(matcher).__name__} matched keypoints beyond the {sizes[0]} and {sizes[1]} given"
-        )
+        raise ValueError(f"{type(matcher).__name__} matched keypoints beyond the {sizes[0]} and {sizes[1]}")
     return found if least is None else found[found.similarity >= least]

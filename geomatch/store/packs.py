@@ -16,15 +16,10 @@ _KEY = np.dtype("S32")
 """Raw SHA-256 of all that decides a result; zeros at the end, which NumPy drops, are dropped everywhere."""
 
 
-def pack_name(keys: Sequence[bytes]) -> str:
-    """Name of a pack: a checksum of its keys, so that the same block of work has the same name."""
-    return hashlib.sha256(b"".join(keys)).hexdigest()
-
-
 def write_pack(store: Store, kind: str, keys: Sequence[bytes], arrays: Mapping[str, Any]) -> str:
-    """Write results in the order of their keys, raw SHA-256; return the pack's name."""
-    name = pack_name(keys)
-    rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
+    """Write results in the order of their keys, raw SHA-256; return the pack's name, their checksum."""
+    whole = b"".join(keys)
+    name, rows = hashlib.sha256(whole).hexdigest(), np.frombuffer(whole, np.uint8).reshape(-1, 32)
     store.write(kind, name, pack_arrays(kind, {"keys": rows, **arrays}))
     return name
 

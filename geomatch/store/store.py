@@ -117,9 +117,6 @@ class Store:
         """The objects of the keys, read, or made and written where they are missing or damaged.
 
         ``make`` is called once at most, with the places of the missing keys, and gives their objects.
-
-        Raises:
-            StoreError: when the store cannot be read or written.
         """
         found = {key: self.found(kind, key, unpack) for key in dict.fromkeys(keys)}
         objects = {key: value for key, value in found.items() if value is not None}

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch.devices import upload_pixels
+from geomatch.engine.worker import set_threads
 from geomatch.errors import ImageError
 from geomatch.files import digest_of, replacing
 from geomatch.images import Image
@@ -76,7 +76,7 @@ def for_each_image(
     ordered = sorted(images, key=lambda image: -image.views)  # the longest first
     attempt = partial(_reason, make)
     spawn = multiprocessing.get_context("spawn")  # not forked: torch may hold threads
-    pool = ProcessPoolExecutor(workers, spawn, _one_thread) if workers > 1 else None
+    pool = ProcessPoolExecutor(workers, spawn, set_threads, (1,)) if workers > 1 else None
     with pool or nullcontext():
         reasons = pool.map(attempt, ordered) if pool else map(attempt, ordered)
         shown = tqdm(reasons, total=len(ordered), desc=what, unit="image")
@@ -90,11 +90,6 @@ def _reason(make: Callable[[BankImage], None], image: BankImage) -> str:
     except ImageError as error:
         return str(error).removeprefix(f"{image.path}: ")
     return ""
-
-
-def _one_thread() -> None:
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
 
 
 def load_bank(bank: PatchBank, images: Sequence[BankImage]) -> list[Rows]:

@@ -16,7 +16,6 @@ from geomatch.weights.download import check_file
 
 EVERY = 100  # steps between two checkpoints
 Log = dict[str, float]
-"""What is known after some steps."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -62,9 +62,7 @@ def _frames_of_file(video: Path) -> Iterator[Image]:
     finally:
         capture.release()
     if number == 0:
-        raise ImageError(
-            f"{video}: no video that OpenCV can read, or one without frames; give images in a folder"
-        )
+        raise ImageError(f"{video}: no video that OpenCV can read frames of; give images in a folder")
     if announced - number > max(_MISSING, _MISSING_SHARE * announced):
         raise ImageError(
             f"{video}: ends early, after {number} of the {announced} frames that it announces; "

@@ -45,10 +45,9 @@ and at most 7 % of those inside, whose errors were the largest."""
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TrackedPoints:
-    """The points in one frame."""
+    """The points in one frame, ``image``."""
 
     image: Image
-    """The frame."""
     points: NDArray[np.float64]
     """(N, 2) pixels of the frame; NaN where a point is lost."""
     confidence: NDArray[np.float32]
@@ -58,10 +57,9 @@ class TrackedPoints:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TrackedMask:
-    """The objects in one frame."""
+    """The objects in one frame, ``image``."""
 
     image: Image
-    """The frame."""
     mask: NDArray[np.uint8]
     """(H, W) object numbers, 0 for the background."""
 
@@ -142,11 +140,8 @@ def track_points(
     """Track points of the first frame; the first result is the first frame's.
 
     ``points`` are (N, 2) pixels (x, y) of the first frame; ``config`` and ``short``, the cells along the
-    short side, are `default_propagation` unless given; the store is that of `propagate_labels`.
-
-    Raises:
-        ImageError: when a frame cannot be used, or there is none.
-        ValueError: when a point lies outside the first frame.
+    short side, are `default_propagation` unless given; the store is that of `propagate_labels`. Raises
+    ImageError when a frame cannot be used, or there is none, ValueError for a point outside the first frame.
     """
     first, frames, config, cells = _begun(describer, frames, config, short)
     points = np.asarray(points, np.float64).reshape(-1, 2)
@@ -174,12 +169,8 @@ def track_mask(
 ) -> Iterator[TrackedMask]:
     """Track objects of the first frame; the first result is the mask as given.
 
-    ``mask`` is (H, W) object numbers of the first frame, 0 for the background; the others are those of
-    `track_points`.
-
-    Raises:
-        ImageError: when a frame cannot be used, or there is none.
-        ValueError: when the mask has another size, no object or more than 254.
+    ``mask`` is (H, W) object numbers of the first frame, 0 for the background; the others, and errors, are
+    those of `track_points`. Raises ValueError when the mask has another size, no object or more than 254.
     """
     first, frames, config, cells = _begun(describer, frames, config, short)
     if mask.shape != first.size[::-1]:
@@ -188,9 +179,7 @@ def track_mask(
             f"got {'x'.join(str(side) for side in mask.shape[::-1])}"
         )
     if not 1 <= mask.max() <= MAX_OBJECTS or mask.min() < 0:
-        raise ValueError(
-            f"the mask must number objects from 1 to {MAX_OBJECTS}, got {mask.min()} to {mask.max()}"
-        )
+        raise ValueError(f"objects must be numbered 1 to {MAX_OBJECTS}, got {mask.min()} to {mask.max()}")
     start = mask_labels(mask, cells).numpy()
     for number, (frame, labels) in enumerate(propagate_labels(describer, frames, start, config, store)):
         found = mask_of(torch.from_numpy(labels), frame.size) if number else mask.astype(np.uint8)

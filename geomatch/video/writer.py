@@ -3,7 +3,6 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -18,27 +17,18 @@ from geomatch.video.masks import object_colours, write_mask
 from geomatch.video.track import TrackedMask, TrackedPoints
 
 MASKS = "masks"
-"""Folder of the masks of all frames."""
 MAX_SIDE = 960
 """Longest side of an overlay's frames in pixels."""
 TAIL = 12
 """Frames whose places of a point are drawn behind it."""
 
 
-@dataclass(frozen=True, slots=True)
-class SavedTracks:
-    """What was written."""
-
-    paths: tuple[Path, ...]
-    """The overlay, the table and, for objects, the folder of masks."""
-    frames: int
-    """Number of frames."""
-    seen: tuple[int, ...]
-    """Number of frames that show each point or object."""
-
-
-def save_tracks(tracked: Iterable[TrackedPoints | TrackedMask], folder: Path, rate: float) -> SavedTracks:
+def save_tracks(
+    tracked: Iterable[TrackedPoints | TrackedMask], folder: Path, rate: float
+) -> tuple[list[Path], int, list[int]]:
     """Write ``overlay.mp4``, ``tracks.csv`` and, of objects, ``masks/00000.png`` and so on.
+
+    Returns these paths, the number of frames, and that of the frames that show each point or object.
 
     The table has frame, point, x, y, confidence, without x and y where it is lost; or frame, object, area_px,
     the centre of mass x and y, and the bounding box left, top, width and height, all in pixels of the frame;
@@ -80,7 +70,7 @@ def save_tracks(tracked: Iterable[TrackedPoints | TrackedMask], folder: Path, ra
     for path in masks.glob("[0-9]*.png"):  # of an earlier, longer result
         if path.stem.isdigit() and int(path.stem) >= kept:
             path.unlink()
-    return SavedTracks(tuple(paths), frames, tuple(seen.values()))
+    return paths, frames, list(seen.values())
 
 
 def _point_rows(found: TrackedPoints) -> dict[int, tuple[bool, str]]:
@@ -116,9 +106,7 @@ def video_writer(
     with replacing(path) as temporary:
         writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
         if not writer.isOpened():
-            raise GeomatchError(
-                "OpenCV cannot write MPEG-4 videos (mp4v) here; install opencv-python from PyPI"
-            )
+            raise GeomatchError("OpenCV cannot write MPEG-4 videos (mp4v); install opencv-python from PyPI")
         try:
             yield lambda rgb: writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
         finally:

@@ -226,12 +226,6 @@ FAMILIES: dict[str, Family] = {
 _OLD_NAMES = {"ada_norm_single": "PixArtTransformer2DModel", "ada_norm_zero": "DiTTransformer2DModel"}
 """What ``Transformer2DModel`` of repositories from before diffusers 0.29 means, by its ``norm_type``."""
 
-_UNSURE = {
-    "SanaTransformer2DModel": ("guidance_embeds", "SANA Sprint, which has a noise law of its own"),
-    "QwenImageTransformer2DModel": ("use_additional_t_cond", "Qwen-Image-Layered, made for several images"),
-}
-"""What networks are not supported, though of a family, by what their configuration has."""
-
 
 def find_family(config: Mapping[str, Any], place: object) -> Family | None:
     """The family of a network, whose configuration lies at ``place``; None for UNets in pixel space.
@@ -244,22 +238,24 @@ def find_family(config: Mapping[str, Any], place: object) -> Family | None:
         kind = _OLD_NAMES.get(str(config.get("norm_type")), kind)
     if kind == "UNet2DModel":
         return None
-    if kind == "UNet2DConditionModel":
-        added = config.get("addition_embed_type")
-        for name in ("class_embed_type", "encoder_hid_dim_type"):
-            if config.get(name) or added not in (None, "text_time"):
-                raise WeightsError(
-                    f"{place}: a UNet that wants more than text (unCLIP, Kandinsky, Kolors?); "
-                    "supported are those of Stable Diffusion 1, 2 and XL"
-                )
-        return FAMILIES["Stable Diffusion XL" if added else "Stable Diffusion 1 or 2"]
-    flag, variant = _UNSURE.get(str(kind), ("", ""))
-    if config.get(flag):
-        raise WeightsError(f"{place}: {flag} tells {variant}; not supported")
-    for family in FAMILIES.values():
-        if family.network == kind:
+    added = config.get("addition_embed_type")
+    if (
+        config.get("class_embed_type")
+        or config.get("encoder_hid_dim_type")
+        or added not in (None, "text_time")
+    ):
+        raise WeightsError(
+            f"{place}: a UNet that wants more than text (unCLIP, Kandinsky, Kolors?); supported are those of "
+            "Stable Diffusion 1, 2 and XL"
+        )
+    if kind == "SanaTransformer2DModel" and config.get("guidance_embeds"):
+        raise WeightsError(f"{place}: SANA Sprint mixes noise in by a law of its own; take another SANA")
+    if kind == "QwenImageTransformer2DModel" and config.get("use_additional_t_cond"):
+        raise WeightsError(f"{place}: Qwen-Image-Layered works on several images; take another Qwen-Image")
+    for name, family in FAMILIES.items():
+        if family.network == kind and (added is not None) == (name == "Stable Diffusion XL"):
             return family
     raise WeightsError(
-        f"{place}: is a {kind}; supported are UNet2DModel (pixel space, unconditional) and pipelines of "
-        f"{', '.join(FAMILIES)}"
+        f"{place}: is a {kind}, of which is not known what its network is told; supported are UNet2DModel "
+        f"(pixel space, unconditional) and pipelines of {', '.join(FAMILIES)}"
     )

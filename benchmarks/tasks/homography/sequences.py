@@ -120,9 +120,7 @@ def _pairs(folder: Path) -> Iterator[Listed]:
     for count, line in enumerate(read_lines(listed), 1):
         words = line.partition("#")[0].split()
         if len(words) not in (0, 3):
-            raise GeomatchError(
-                f"{listed}, line {count}: expected IMAGE0 IMAGE1 HFILE, got {len(words)} words"
-            )
+            raise GeomatchError(f"{listed}, line {count}: expected IMAGE0 IMAGE1 HFILE, got {line!r}")
         if words:
             paths = [listed.parent / word for word in words]
             names = [os.path.relpath(path, listed.parent) for path in paths]  # where the list has no other

@@ -38,10 +38,8 @@ def write_correspondences(
     - ``npz``: ours, ``features/<name>.npz`` and ``matches/<number>.npz`` as `Features.save` and
       `Matches.save` write them, and ``pairs.json``.
 
-    Raises:
-        FeaturesError: for keypoints or matches that cannot be right, or that the format cannot hold.
-        FileExistsError: when there is something at ``folder``.
-        MissingDependencyError: when h5py is not installed.
+    Raises FeaturesError for keypoints or matches that cannot be right, or that the format cannot hold,
+    FileExistsError when there is something at ``folder``, MissingDependencyError without h5py.
     """
     writers = {"text": _write_text, "hloc": hloc.write, "npz": _write_npz}
     sizes, unreadable = image_sizes(images, correspondences.features, "auto")
@@ -62,8 +60,7 @@ def read_correspondences(path: Path, images: Path) -> Correspondences:
             hloc's features with ``matches.h5`` (or the only other ``*matches*.h5``) beside it.
         images: the folder of images, whose sizes text files do not hold.
 
-    Raises:
-        FeaturesError: when there is no such format, or the files make no sense.
+    Raises FeaturesError when there is no such format, or the files make no sense.
     """
     if path.is_file():
         with path.open("rb") as stream:

@@ -32,9 +32,12 @@ def load_model(config: DIFTConfig, conditioning: Conditioning | None = None) -> 
         from geomatch.dift.backends.latent import load_latent_model
 
         load = partial(load_latent_model, family, conditioning)
+    dtype = config.dtype
+    if dtype == "auto" and device.startswith("cuda") and family is not None and family.flow:
+        dtype = "bfloat16"  # which these are trained in
     return load_finite(
         lambda *dtypes: load(folder, file, config, device, dtypes),
-        config.dtype, device, config.timestep,
+        dtype, device, config.timestep,
     )  # fmt: skip
 
 
