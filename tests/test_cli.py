@@ -72,6 +72,14 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert {"matches.png", "overlay.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
+def test_a_failed_command_leaves_no_folders(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    code, printed, err = run("match", PAIR.image0, PAIR.image1, "--descriptor", tmp_path, "--out", out)
+    assert code == 2
+    assert str(tmp_path) in complaint(printed, err)
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_and_unusual_images(run: Run, tmp_path: Path) -> None:
     photo = PILImage.open(PAIR.image1)
     data = PAIR.image1.read_bytes()

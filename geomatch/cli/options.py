@@ -89,12 +89,14 @@ def make_out(folder: Path) -> None:
     """Create a command's folder for results, which goes again if nothing comes into it."""
     from geomatch.files import make_folder
 
-    def remove() -> None:
-        with suppress(OSError):  # it is not empty
-            folder.rmdir()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
 
-    if not folder.exists():
-        click.get_current_context().call_on_close(remove)
+    def remove() -> None:
+        with suppress(OSError):  # one is not empty
+            for place in made:
+                place.rmdir()
+
+    click.get_current_context().call_on_close(remove)
     make_folder(folder)
 
 
