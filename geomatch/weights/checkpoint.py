@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from geomatch.errors import WeightsError, reading
 from geomatch.weights.download import check_file
-from geomatch.weights.folders import FILES, find_weights, read_config
-from geomatch.weights.originals import network_tensors
+from geomatch.weights.folders import STEM, find_weights, read_config
+from geomatch.weights.originals import Later, network_tensors
 
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -27,7 +28,7 @@ def empty_network(make: Callable[[Any], Any], folder: Path) -> Any:
     """The network that ``make`` gives of ``folder/config.json``, without memory for its parameters."""
     config = read_config(folder)
     what = f"description of a {config.get('_class_name')}"
-    with reading(folder / "config.json", what, WeightsError):
+    with reading(folder / "config.json", what, WeightsError, "get it again"), _without_advice():
         with torch.device("meta"):
             network = make(config)
         if any(_tables(module) for module in network.modules()):
@@ -38,6 +39,17 @@ def empty_network(make: Callable[[Any], Any], folder: Path) -> Any:
                 for key, value in _tables(module).items():
                     setattr(network.get_submodule(name), key, value)
     return network
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Diffusers' advice on settings that a version does not know is not shown."""
+    logger, others = logging.getLogger("diffusers.configuration_utils"), logging.Filter("others")
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
 
 
 def _tables(module: nn.Module) -> dict[str, Any]:
@@ -62,20 +74,44 @@ def fill_network(
     for name in dropped:
         network.set_submodule(name, nn.Identity())
     files = [file] if file is not None else find_weights(folder)
+    state = _state(network, folder, files, whole, lambda stored: stored.read().to(dtype, copy=True))
+    network.load_state_dict(state, assign=True)
+    network.eval().requires_grad_(False)
+    warn_if_untrained(network, files[0])
+
+
+def check_weights(network: nn.Module, folder: Path) -> None:
+    """Raise WeightsError unless the files in ``folder`` hold the network's tensors, whose shapes are read."""
+    _state(network, folder, find_weights(folder), network.state_dict(), lambda stored: stored)
+
+
+def _state(
+    network: nn.Module,
+    folder: Path,
+    files: Sequence[Path],
+    whole: Mapping[str, Tensor],
+    read: Callable[[Later], Tensor],
+) -> dict[str, Tensor]:
+    """The network's tensors, which ``read`` makes of those in files; ``whole`` is what these may hold."""
     if not files:
-        raise WeightsError(f"{folder}: no weights there; expected {FILES[0]}")
+        raise WeightsError(f"{folder}: no weights there; expected {STEM}.safetensors")
     wanted = network.state_dict().keys()
     state: dict[str, Tensor] = {}
     unknown: list[str] = []
     for path in files:
         check_file(path)
-        for name, stored in _tensors(network, path, whole, wanted, unknown):
-            if stored.shape != whole[name].shape:
-                raise WeightsError(
-                    f"{path}: weights of another network: {name} has shape {tuple(stored.shape)}, "
-                    f"{folder / 'config.json'} asks for {tuple(whole[name].shape)}"
-                )
-            state[name] = stored.to(dtype, copy=True)
+        with reading(path, "file of weights", WeightsError, "fetch it again"):
+            for stored, tensor in network_tensors(network, path).items():
+                name = stored if stored in whole else re.sub(_OLD, lambda m: f".{_OLD_NAMES[m[1]]}.", stored)
+                if name not in whole:
+                    unknown.append(name)
+                elif name in wanted and tensor.shape != whole[name].shape:
+                    raise WeightsError(
+                        f"{path}: weights of another network: {name} has shape {tuple(tensor.shape)}, "
+                        f"{folder / 'config.json'} asks for {tuple(whole[name].shape)}"
+                    )
+                elif name in wanted:
+                    state[name] = read(tensor)
     missing = sorted(wanted - state.keys())
     for names, word in ((missing, "lacks"), (unknown, "has unknown")):
         if names:
@@ -83,9 +119,7 @@ def fill_network(
                 f"{files[0]}: weights of another network: {word} {names[0]} "
                 f"({len(names)} such), judged by {folder / 'config.json'}"
             )
-    network.load_state_dict(state, assign=True)
-    network.eval().requires_grad_(False)
-    warn_if_untrained(network, files[0])
+    return state
 
 
 def looks_untrained(network: nn.Module) -> bool:
@@ -103,16 +137,3 @@ def warn_if_untrained(network: nn.Module, path: Path) -> None:
         _log.warning(
             "%s: weights that look untrained: all normalisation layers are as in a new network", path
         )
-
-
-def _tensors(
-    network: nn.Module, path: Path, whole: Mapping[str, Tensor], wanted: Collection[str], unknown: list[str]
-) -> Iterator[tuple[str, Tensor]]:
-    """The wanted tensors of a file under their present names; names that no part has go to ``unknown``."""
-    with reading(path, "file of weights", WeightsError, "fetch it again"):
-        for stored, tensor in network_tensors(network, path).items():
-            name = stored if stored in whole else re.sub(_OLD, lambda m: f".{_OLD_NAMES[m[1]]}.", stored)
-            if name in wanted:
-                yield name, tensor.read()
-            elif name not in whole:
-                unknown.append(name)

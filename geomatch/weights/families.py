@@ -254,6 +254,6 @@ def find_family(config: Mapping[str, Any], place: object) -> Family | None:
         if family.network == kind:
             return family
     raise WeightsError(
-        f"{place}: is a {kind}; supported are UNet2DModel (pixel space, unconditional) and pipelines of "
-        f"{', '.join(FAMILIES)}"
+        f"{place}: describes {kind or 'no network of diffusers'}; supported are UNet2DModel (pixel space, "
+        f"unconditional) and pipelines of {', '.join(FAMILIES)}"
     )

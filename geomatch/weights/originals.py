@@ -105,22 +105,15 @@ def network_tensors(network: nn.Module, path: Path) -> dict[str, Later]:
     return named
 
 
-def load_clip(kind: Any, home: Path, path: Path) -> Any:
-    """The text encoder of class ``kind`` in a single file, with the configuration in the folder ``home``."""
+def clip_tensors(path: Path, config: Any, part: str) -> dict[str, Tensor]:
+    """The tensors of the text encoder ``part`` in a single file, as transformers names them."""
     from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
 
-    found, config = stored_tensors(path), kind.config_class.from_pretrained(home, local_files_only=True)
-    prefixes = ENCODERS[home.name.removeprefix("text_encoder")]
+    found, prefixes = stored_tensors(path), ENCODERS[part.removeprefix("text_encoder")]
     prefix = next(prefix for prefix in prefixes if any(name.startswith(prefix) for name in found))
-    own = {name: part for name, part in found.items() if name.startswith(prefix)}
+    own = {name: tensor for name, tensor in found.items() if name.startswith(prefix)}
     if prefix.endswith(".model."):
         named = convert_open_clip_checkpoint(SimpleNamespace(config=config), own, prefix)
     else:
         named = convert_ldm_clip_checkpoint(own)
-    state = {name: part.read() for name, part in named.items()}
-    encoder, report = kind.from_pretrained(
-        None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
-    )
-    for name in report["missing_keys"]:
-        raise WeightsError(f"{path}: its text encoder lacks {name}")
-    return encoder
+    return {name: tensor.read() for name, tensor in named.items()}
