@@ -17,12 +17,9 @@ from geomatch.weights.sources import model_folder, text_encoder_folder, unet_fil
 
 def folder_of(config: DIFTConfig) -> Path:
     """The model's folder; without weights of the UNet where ``unet_file`` replaces them."""
-    presets = (
-        name
-        for name, one in PRESETS.items()
-        if (one.model, one.unet_file) == (config.model, config.unet_file)
-    )
-    return model_folder(config.model, config.revision, config.unet_file is None, fetch=next(presets, ""))
+    model, unet = config.model, config.unet_file
+    fetch = next((name for name, one in PRESETS.items() if (one.model, one.unet_file) == (model, unet)), "")
+    return model_folder(model, config.revision, own_unet=unet is None, fetch=fetch)
 
 
 def conditioning_of(config: DIFTConfig, folder: Path) -> Conditioning:

@@ -13,7 +13,7 @@ from geomatch.dift.backends.schedule import load_schedule
 from geomatch.dift.backends.wanted import WantedPart, known_layers
 from geomatch.errors import GeomatchError
 from geomatch.isolation import isolated
-from geomatch.weights.checkpoint import check_weights
+from geomatch.weights.checkpoint import fill_network
 from geomatch.weights.families import FAMILIES, Family, find_family
 from geomatch.weights.folders import family_of, find_weights, missing_files, network_folder, read_config
 from geomatch.weights.prompt import cached_conditioning, missing_parts, pipeline_of
@@ -37,16 +37,15 @@ class Layer:
 @isolated()
 def list_layers(folder: Path) -> list[Layer]:
     """The layers of the model in a diffusers folder, in which only the configurations need to be."""
-    family, home = family_of(folder), network_folder(folder)
+    family = family_of(folder)
+    network, _, stride = _networks(family, folder)
     if family is None:
-        from geomatch.dift.backends.pixel_unet import empty_unet, output_blocks
+        from geomatch.dift.backends.pixel_unet import output_blocks
 
-        unet, side = empty_unet(home)
-        return _unet_layers(unet, output_blocks(unet), side, {})
+        return _unet_layers(network, output_blocks(network), stride, {})
     from geomatch.dift.backends.latent import named_layers
     from geomatch.dift.backends.transformer import patch_of
 
-    network, _, stride = _latent_networks(family, folder)
     numbered, _ = named_layers(network, family)
     if family.blocks:
         side = stride * patch_of(family, network.config)
@@ -59,14 +58,20 @@ def list_layers(folder: Path) -> list[Layer]:
     return _unet_layers(network, numbered, stride, text)
 
 
-def _latent_networks(family: Family, folder: Path) -> tuple[Any, Any, int]:
-    """The network and the autoencoder, both without weights, and the stride of the latents."""
+def _networks(family: Family | None, folder: Path) -> tuple[Any, Any, int]:
+    """The network and the autoencoder, if any, without weights, and the stride of the network's cells."""
+    home = network_folder(folder)
+    if family is None:
+        from geomatch.dift.backends.pixel_unet import empty_unet
+
+        unet, side = empty_unet(home)
+        return unet, None, side
     from geomatch.dift.backends.autoencoder import empty_autoencoder, latent_shape
     from geomatch.dift.backends.latent import empty_denoiser
 
     vae, kind = empty_autoencoder(folder / "vae")
     channels, stride = latent_shape(vae, kind)
-    return empty_denoiser(family, network_folder(folder), channels), vae, stride
+    return empty_denoiser(family, home, channels), vae, stride
 
 
 def _unet_layers(unet: Any, numbered: Sequence[str], side: int, text: Mapping[str, Tensor]) -> list[Layer]:
@@ -107,9 +112,13 @@ def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
         more = f" and {len(files) - 1} more" if files[1:] else ""
         found.append((place.name, f"{files[0].name}{more}, {size:.2f} GB" if files else "no weights"))
     found += [("missing", words) for words in lacking]
-    fault = "" if lacking else _fault(family, folder)
-    if fault:
-        found.append(("wrong", fault))
+    usable = not lacking
+    try:
+        if usable:
+            _check(family, folder)
+    except GeomatchError as error:
+        found.append(("wrong", str(error)))
+        usable = False
     prompts = "any prompt"
     if family is None or not family.pipelines:
         prompts = "it takes no text"
@@ -117,26 +126,16 @@ def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
         cached = cached_conditioning(family, folder, "") is not None
         allowed = "the empty prompt alone" if cached else "a conditioning of your own alone, no prompt"
         prompts = f"{allowed}, without {', '.join(gone)}"
-    usable = not lacking and not fault
     found.append(("usable for", f"descriptors; {prompts}" if usable else "nothing yet"))
     return found, usable
 
 
 @isolated()
-def _fault(family: Family | None, folder: Path) -> str:
-    """What is wrong with the networks in a folder, in which nothing is missing; empty if nothing is."""
-    from geomatch.dift.backends.pixel_unet import empty_unet
-
-    home = network_folder(folder)
-    try:
-        if family is None or not family.flow:
-            load_schedule(folder)
-        if family is None:
-            check_weights(empty_unet(home)[0], home)
-        else:
-            network, vae, _ = _latent_networks(family, folder)
-            check_weights(network, home)
-            check_weights(vae, folder / "vae")
-    except GeomatchError as error:
-        return str(error)
-    return ""
+def _check(family: Family | None, folder: Path) -> None:
+    """Raise GeomatchError if a folder in which nothing is missing holds something that does not fit."""
+    network, vae, _ = _networks(family, folder)
+    fill_network(network, network_folder(folder), None)
+    if vae is not None:
+        fill_network(vae, folder / "vae", None)
+    if family is None or not family.flow:
+        load_schedule(folder)

@@ -2,8 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from geomatch.errors import WeightsError, reading
 from geomatch.weights.download import check_file
 from geomatch.weights.folders import STEM, find_weights, read_config
-from geomatch.weights.originals import Later, network_tensors
+from geomatch.weights.originals import network_tensors
 
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -28,7 +27,7 @@ def empty_network(make: Callable[[Any], Any], folder: Path) -> Any:
     """The network that ``make`` gives of ``folder/config.json``, without memory for its parameters."""
     config = read_config(folder)
     what = f"description of a {config.get('_class_name')}"
-    with reading(folder / "config.json", what, WeightsError, "get it again"), _without_advice():
+    with reading(folder / "config.json", what, WeightsError, "get it again"):
         with torch.device("meta"):
             network = make(config)
         if any(_tables(module) for module in network.modules()):
@@ -39,17 +38,6 @@ def empty_network(make: Callable[[Any], Any], folder: Path) -> Any:
                 for key, value in _tables(module).items():
                     setattr(network.get_submodule(name), key, value)
     return network
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Diffusers' advice on settings that a version does not know is not shown."""
-    logger, others = logging.getLogger("diffusers.configuration_utils"), logging.Filter("others")
-    logger.addFilter(others)
-    try:
-        yield
-    finally:
-        logger.removeFilter(others)
 
 
 def _tables(module: nn.Module) -> dict[str, Any]:
@@ -63,36 +51,21 @@ def _tables(module: nn.Module) -> dict[str, Any]:
 
 
 def fill_network(
-    network: nn.Module, folder: Path, dtype: torch.dtype, dropped: Collection[str], file: Path | None = None
+    network: nn.Module,
+    folder: Path,
+    dtype: torch.dtype | None,
+    dropped: Collection[str] = (),
+    file: Path | None = None,
 ) -> None:
     """Give an empty network its parameters, of ``file`` or the folder, ready for inference on the CPU.
 
     The ``dropped`` modules, dotted names, are neither allocated nor read; an identity takes the place of
-    each, so that the numbering of blocks stays.
+    each, so that the numbering of blocks stays. Without a ``dtype`` names and shapes are only checked.
     """
     whole = network.state_dict()
     for name in dropped:
         network.set_submodule(name, nn.Identity())
     files = [file] if file is not None else find_weights(folder)
-    state = _state(network, folder, files, whole, lambda stored: stored.read().to(dtype, copy=True))
-    network.load_state_dict(state, assign=True)
-    network.eval().requires_grad_(False)
-    warn_if_untrained(network, files[0])
-
-
-def check_weights(network: nn.Module, folder: Path) -> None:
-    """Raise WeightsError unless the files in ``folder`` hold the network's tensors, whose shapes are read."""
-    _state(network, folder, find_weights(folder), network.state_dict(), lambda stored: stored)
-
-
-def _state(
-    network: nn.Module,
-    folder: Path,
-    files: Sequence[Path],
-    whole: Mapping[str, Tensor],
-    read: Callable[[Later], Tensor],
-) -> dict[str, Tensor]:
-    """The network's tensors, which ``read`` makes of those in files; ``whole`` is what these may hold."""
     if not files:
         raise WeightsError(f"{folder}: no weights there; expected {STEM}.safetensors")
     wanted = network.state_dict().keys()
@@ -111,7 +84,7 @@ def _state(
                         f"{folder / 'config.json'} asks for {tuple(whole[name].shape)}"
                     )
                 elif name in wanted:
-                    state[name] = read(tensor)
+                    state[name] = tensor if dtype is None else tensor.read().to(dtype, copy=True)
     missing = sorted(wanted - state.keys())
     for names, word in ((missing, "lacks"), (unknown, "has unknown")):
         if names:
@@ -119,7 +92,11 @@ def _state(
                 f"{files[0]}: weights of another network: {word} {names[0]} "
                 f"({len(names)} such), judged by {folder / 'config.json'}"
             )
-    return state
+    if dtype is None:
+        return
+    network.load_state_dict(state, assign=True)
+    network.eval().requires_grad_(False)
+    warn_if_untrained(network, files[0])
 
 
 def looks_untrained(network: nn.Module) -> bool:
@@ -134,6 +111,4 @@ def looks_untrained(network: nn.Module) -> bool:
 def warn_if_untrained(network: nn.Module, path: Path) -> None:
     """Log a warning for weights that `looks_untrained` tells."""
     if looks_untrained(network):
-        _log.warning(
-            "%s: weights that look untrained: all normalisation layers are as in a new network", path
-        )
+        _log.warning("%s: weights that look untrained: normalisation layers as in a new network", path)

@@ -14,8 +14,6 @@ STEM = "diffusion_pytorch_model"
 FORMS = (("", "safetensors"), (".fp16", "safetensors"), ("", "bin"), (".fp16", "bin"))
 """Variants and suffixes of files of weights, best first: half precision where there is no other, and .bin in
 old repositories."""
-NETWORKS = ("unet", "transformer")
-"""Folders that the denoiser of a pipeline may lie in."""
 PLACES = ("", "unet/", "transformer/", "vae/")
 """Folders in which there may be weights that are read, the autoencoder's last."""
 CONFIGS = [f"{place}config.json" for place in PLACES]
@@ -85,12 +83,12 @@ def write_sums(folder: Path) -> None:
 
 def network_folder(folder: Path) -> Path:
     """Where the denoiser is: in a folder of its own in pipelines, else in the diffusers folder itself."""
-    for name in NETWORKS:
+    for name in ("unet", "transformer"):
         if (folder / name).is_dir():
             return folder / name
     # flat repositories of DDPM have a model_index.json beside the UNet's own config.json
     indexed = (folder / "model_index.json").is_file() and not (folder / "config.json").is_file()
-    return folder / NETWORKS[0] if indexed else folder
+    return folder / "unet" if indexed else folder
 
 
 def family_of(folder: Path) -> Family | None:

@@ -5,7 +5,7 @@ import inspect
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from types import SimpleNamespace
@@ -108,11 +108,9 @@ def store_conditioning(
     from geomatch.weights.tensors import save_tensors
 
     path = _path(folder, prompt)
-    try:
+    with suppress(OSError):  # a read-only folder: it is computed again next time
         path.parent.mkdir(exist_ok=True)
         save_tensors(path, tensors, {"prompt": prompt, "text_encoder": str(encoders)})
-    except OSError:
-        pass  # a read-only folder: it is computed again next time
 
 
 def _encoded(
@@ -189,23 +187,19 @@ def _encoder(kind: Any, home: Path) -> Any:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Bars of transformers, one for every encoder that is loaded, and the libraries' advice are not shown."""
-    import diffusers
+    """The bars of transformers, one for every encoder that is loaded, and its advice are not shown."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging as theirs
 
     with _one:
-        libraries = (theirs, diffusers.utils.logging)
-        levels = [library.get_verbosity() for library in libraries]
         shown, hub_hidden = theirs.is_progress_bar_enabled(), are_progress_bars_disabled()
+        level = theirs.get_verbosity()
         theirs.disable_progress_bar()
-        for library in libraries:
-            library.set_verbosity_error()
+        theirs.set_verbosity_error()
         try:
             yield
         finally:
-            for library, level in zip(libraries, levels, strict=True):
-                library.set_verbosity(level)
+            theirs.set_verbosity(level)
             if shown:
                 theirs.enable_progress_bar()
             if hub_hidden:

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import re
+from functools import partial
 from pathlib import Path
 
 from geomatch.errors import WeightsError
@@ -50,10 +51,7 @@ def model_folder(
             f"{model}: neither a known model ({', '.join((*EMBEDDED, ADM))}) nor a folder or file with a "
             "model nor an id on the hub (ORGANISATION/NAME)"
         )
-
-    def lacking(found: Path) -> list[str]:
-        return missing_files(found, own_unet)
-
+    lacking = partial(missing_files, own_network=own_unet)
     kinds = [[*SMALL, *names] for names in weight_patterns(PLACES if own_unet else PLACES[-1:])]
     return hub_folder(model, revision, kinds, lacking, download, _way_out(fetch or model))
 
