@@ -93,6 +93,7 @@ def _width(network: nn.Module, name: str) -> int:
     return next(part.in_features for part in attention.modules() if isinstance(part, nn.Linear))
 
 
+@isolated()
 def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
     """What a diffusers folder is, what it lacks, what it can be used for, in words; True if it can be used.
 
@@ -115,7 +116,12 @@ def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
     usable = not lacking
     try:
         if usable:
-            _check(family, folder)
+            network, vae, _ = _networks(family, folder)
+            fill_network(network, home, None)
+            if vae is not None:
+                fill_network(vae, folder / "vae", None)
+            if family is None or not family.flow:
+                load_schedule(folder)
     except GeomatchError as error:
         found.append(("wrong", str(error)))
         usable = False
@@ -128,14 +134,3 @@ def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
         prompts = f"{allowed}, without {', '.join(gone)}"
     found.append(("usable for", f"descriptors; {prompts}" if usable else "nothing yet"))
     return found, usable
-
-
-@isolated()
-def _check(family: Family | None, folder: Path) -> None:
-    """Raise GeomatchError if a folder in which nothing is missing holds something that does not fit."""
-    network, vae, _ = _networks(family, folder)
-    fill_network(network, network_folder(folder), None)
-    if vae is not None:
-        fill_network(vae, folder / "vae", None)
-    if family is None or not family.flow:
-        load_schedule(folder)
