@@ -151,10 +151,10 @@ def fingerprint_of(paths: Iterable[Path]) -> str:
 
 
 def read_json(
-    path: str | os.PathLike[str], what: str, kind: type[GeomatchError] = GeomatchError
+    path: str | os.PathLike[str], what: str, kind: type[GeomatchError] = GeomatchError, way_out: str = ""
 ) -> dict[str, Any]:
     """The object of a JSON file; raises ``kind``, naming the file, when it is not a readable ``what``."""
-    with reading(path, what, kind):
+    with reading(path, what, kind, way_out):
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}, no object")

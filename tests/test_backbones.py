@@ -366,10 +366,10 @@ def test_threads_share_a_network(folder: Folder) -> None:
             "wants more than text",
         ),
         ({"_class_name": "UNet2DConditionModel", "addition_embed_type": "image"}, "wants more than text"),
-        ({"_class_name": "HunyuanDiT2DModel"}, "of which is not known what its network is told"),
+        ({"_class_name": "HunyuanDiT2DModel"}, "describes HunyuanDiT2DModel, of which is not known"),
         (
             {"_class_name": "Transformer2DModel", "norm_type": "layer_norm"},
-            "is a Transformer2DModel, of which",
+            "describes Transformer2DModel, of which",
         ),
     ],
 )

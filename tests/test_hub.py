@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from geomatch import DIFTConfig, DIFTExtractor, WeightsError
 from geomatch.dift.inventory import fetch_weights, inventory
@@ -24,6 +26,7 @@ from geomatch.weights.models import CLEANDIFT, REMOVED, SD
 from geomatch.weights.sources import model_folder, unet_file
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+GATED = "somebody/gated"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 UNWANTED = dict.fromkeys(
     (
@@ -125,7 +128,9 @@ def test_without_a_network(
             load(dead)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("GEOMATCH_OFFLINE", "1")
-    with pytest.raises(WeightsError, match=rf"{SD} is not in the cache.*downloads are off; fetch {SD}"):
+    with pytest.raises(
+        WeightsError, match=rf"{SD} .* downloads are off; `geomatch models fetch dift-sd` .*--model FOLDER"
+    ):
         load(SD)
     with pytest.raises(ValueError, match="unknown model 'sd'; choose one of: superpoint, dift-tiny"):
         fetch_weights("sd")
@@ -161,6 +166,8 @@ class _Hub(http.server.SimpleHTTPRequestHandler):
             name = path.split("/resolve/")[1].split("/", 1)[1]
             content = (root / name).read_bytes()
             self._send(content, body, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
+        elif GATED in path:
+            self._send(b"", body, {"X-Error-Code": "GatedRepo"}, 403)
         else:
             self._send(b"", body, {"X-Error-Code": "RepoNotFound"}, 404)
 
@@ -223,7 +230,9 @@ def test_fetch_from_a_hub(hub: list[str], image: Image, small_sd: Path) -> None:
 def test_a_hub_that_lacks_something_or_cannot_be_reached(
     hub: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(WeightsError, match="nobody/nothing: the hub has no such model; fetch"):
+    with pytest.raises(
+        WeightsError, match="nobody/nothing: the hub has no such model; `geomatch models fetch"
+    ):
         load("nobody/nothing")
     with pytest.raises(WeightsError, match="the hub removed runwayml/stable-diffusion-v1-5"):
         load("runwayml/stable-diffusion-v1-5")
@@ -233,3 +242,43 @@ def test_a_hub_that_lacks_something_or_cannot_be_reached(
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(WeightsError, match="cannot be downloaded"):
         hub_folder("some/model", None, [["*"]], lambda folder: ["x is missing"])
+
+
+def test_offline_the_way_out_is_named(hub_cache: Path) -> None:
+    for name in ("dift-flux", "cleandift"):
+        with pytest.raises(WeightsError, match=f"`geomatch models fetch {name}` .* or --model FOLDER"):
+            DIFTExtractor(PRESETS[name]).cache_key()
+    with pytest.raises(WeightsError, match=f"`geomatch models fetch {CLEANDIFT}` .* or --unet-file FILE"):
+        unet_file(CLEANDIFT)
+    for path in ("./folder", "../folder", "org/model.gguf", "org/model.ckpt"):
+        with pytest.raises(WeightsError, match="nor a folder or file with a model"):
+            model_folder(path)
+
+
+def test_a_gated_model(hub: list[str]) -> None:
+    page = f"https://huggingface.co/{GATED}"
+    with pytest.raises(WeightsError, match=f"^{GATED}: accept its licence at {page} and log in: `hf auth"):
+        load(GATED)
+
+
+def test_shards_that_did_not_all_come(hub: list[str], hub_cache: Path, image: Image, small_sd: Path) -> None:
+    """What an interrupted download left is completed, of text encoders, too."""
+    pytest.importorskip("transformers")
+    served = hub_cache.parent / "served"
+    for part, stem in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        whole = served / part / f"{stem}.safetensors"
+        state, found = load_file(whole), {}
+        whole.unlink()
+        for number in (1, 2):
+            shard = f"{stem}-0000{number}-of-00002.safetensors"
+            names = sorted(state)[number - 1 :: 2]
+            save_file({name: state[name] for name in names}, whole.with_name(shard), {"format": "pt"})
+            found |= dict.fromkeys(names, shard)
+        index = json.dumps({"metadata": {"total_size": 1}, "weight_map": found})
+        whole.with_name(f"{stem}.safetensors.index.json").write_text(index)
+    put_in_cache(
+        hub_cache, SD, served, [name for name in files_of(served) if not re.search("00002-of|fp16", name)]
+    )
+    (folder,) = fetch_weights("dift-sd")
+    assert len(list(folder.glob("*/*-of-00002.safetensors"))) == 4
+    assert torch.equal(dense(SD, image), dense(small_sd, image))

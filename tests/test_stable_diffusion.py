@@ -3,7 +3,9 @@
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from geomatch import DIFTConfig, DIFTExtractor, MissingDependencyError, ShapeError, WeightsError
+from geomatch.cli import main
 from geomatch.dift.files import model_fingerprint
 from geomatch.images import Image, ImageLike
 from geomatch.weights.families import FAMILIES
@@ -242,7 +245,7 @@ def test_other_files_of_the_same_weights(folder: Path, image: Image) -> None:
     torch.save(old, folder / "vae" / "diffusion_pytorch_model.bin")
     assert torch.equal(dense(config(folder), image), expected)
     (folder / "unet" / "part-2.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"part-2.safetensors missing"):
+    with pytest.raises(WeightsError, match=r"unet/part-2.safetensors is missing; `geomatch models check"):
         dense(config(folder), image)
 
 
@@ -299,14 +302,78 @@ def test_damage_is_named(folder: Path, small_sd: Path) -> None:
     fails("scheduler_config.json is missing")
     for path, changes, words in (
         (schedule, {"beta_schedule": "no such"}, "scheduler_config.json: not a readable noise schedule"),
-        (
-            unet,
-            {"_class_name": "Kandinsky3UNet"},
-            "is a Kandinsky3UNet, of which is not known .* supported are",
-        ),
+        (unet, {"_class_name": "Kandinsky3UNet"}, "describes Kandinsky3UNet, of which .* supported are"),
         (unet, {"block_out_channels": [32]}, "not a readable description of a UNet2DConditionModel"),
         (unet, {"in_channels": 9}, "takes 9 channels, the autoencoder gives 4; inpainting"),
         (unet, {"class_embed_type": "projection"}, "wants more than text"),
     ):
         change(path, changes)
         fails(words)
+
+
+def test_what_a_folder_is_checked_for(
+    folder: Path, small_sd: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not only what is there: weights that are whole and belong to their configurations, and the schedule."""
+
+    def told(*words: str, code: int = 1) -> None:
+        assert main(["models", "check", str(folder)]) == code
+        out, err = capfd.readouterr()
+        assert err == ""
+        for word in words:
+            assert word in out
+
+    told("Stable Diffusion 1 or 2", "any prompt" if find_spec("transformers") else "", code=0)
+    unet, vae = folder / "unet" / WEIGHTS, folder / "vae" / "config.json"
+    content, described = unet.read_bytes(), vae.read_text()
+    unet.write_bytes(content[:-1000])
+    told("wrong", f"{unet}: not a readable file of weights", "nothing yet")
+    save_file(load_file(small_sd / "vae" / WEIGHTS), unet)
+    told("wrong", "weights of another network", "nothing yet")
+    unet.write_bytes(content)
+    change(vae, {"_class_name": "VQModel"})
+    told("wrong", f"{vae}: is a VQModel", "nothing yet")
+    vae.write_text(described)
+    change(vae, {"a_setting_of_later_versions": 1})  # of which diffusers would tell
+    (folder / "scheduler" / "scheduler_config.json").write_text("{}")
+    told("wrong", "without betas", "nothing yet")
+
+
+def test_text_encoders_that_do_not_fit_are_refused(folder: Path) -> None:
+    """Nothing is made up in place of tensors or words that are missing; the file is named."""
+    pytest.importorskip("transformers")
+    encoder, tokenizer = folder / "text_encoder", folder / "tokenizer"
+    asking = replace(config(folder), prompt="a cat")
+
+    def fails(words: str) -> None:
+        with pytest.raises(WeightsError, match=words):
+            _ = DIFTExtractor(asking).model
+        assert not (folder / "prompt_embeddings").exists()
+
+    shutil.rmtree(folder / "prompt_embeddings", ignore_errors=True)
+    for changes in ({"num_hidden_layers": 9}, {"intermediate_size": 7}):
+        described = (encoder / "config.json").read_text()
+        change(encoder / "config.json", changes)
+        fails(rf"^{encoder / 'model.safetensors'}: weights of another text encoder: lacks .*config.json$")
+        (encoder / "config.json").write_text(described)
+    content = (encoder / "model.safetensors").read_bytes()
+    (encoder / "model.safetensors").write_bytes(content[:-9])
+    fails(rf"^{encoder}: not a readable text encoder")
+    (encoder / "model.safetensors").write_bytes(content)
+    (tokenizer / "vocab.json").write_text("nothing")
+    fails(rf"^{tokenizer}: not a readable tokenizer")
+    (tokenizer / "vocab.json").unlink()
+    fails(rf"^{tokenizer}: incomplete")
+
+
+def test_long_prompts_are_told_and_settings_of_libraries_stay(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    logs = transformers.utils.logging
+    before = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda letter: encode_prompt(SD, folder, 99 * f"{letter} "), "abc"))
+    assert (logs.get_verbosity(), logs.is_progress_bar_enabled()) == before
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("geomatch")]
+    assert told == [f"{folder / 'tokenizer'}: reads 77 tokens, the prompt has more"] * 3

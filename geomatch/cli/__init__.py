@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.warnoptions:
         # of damage that becomes an error, or does no harm
         warnings.filterwarnings("ignore", module=r"(PIL|torch)\.")
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # likewise
+    for library in ("tifffile", "diffusers.configuration_utils", "diffusers.pipelines"):  # likewise
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         _end_cleanly()
         code = app.main(args=arguments, prog_name="geomatch", standalone_mode=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from geomatch.dift.config import DIFTConfig
+from geomatch.dift.presets import PRESETS
 from geomatch.files import fingerprint_of
 from geomatch.places import user_path
 from geomatch.weights.folders import CONFIGS, HEAD_FILES, SCHEDULES, family_of, find_weights, network_folder
@@ -16,7 +17,9 @@ from geomatch.weights.sources import model_folder, text_encoder_folder, unet_fil
 
 def folder_of(config: DIFTConfig) -> Path:
     """The model's folder; without weights of the UNet where ``unet_file`` replaces them."""
-    return model_folder(config.model, config.revision, own_unet=config.unet_file is None)
+    model, unet = config.model, config.unet_file
+    fetch = next((name for name, one in PRESETS.items() if (one.model, one.unet_file) == (model, unet)), "")
+    return model_folder(model, config.revision, own_unet=unet is None, fetch=fetch)
 
 
 def conditioning_of(config: DIFTConfig, folder: Path) -> Conditioning:

@@ -64,7 +64,7 @@ def fetch_weights(name: str, revision: str | None = None) -> list[Path]:
     """
     if name == "superpoint":
         return [locate_weights(SUPERPOINT_V6)]
-    if name in MODELS and not is_hub_id(name) and name not in (*EMBEDDED, ADM):
+    if name.count("/") > 1:
         return [unet_file(f"{name}@{revision}" if revision else name)]
     if name not in PRESETS and name not in MODELS and not is_hub_id(name):
         raise ValueError(

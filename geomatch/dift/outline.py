@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from geomatch.dift.backends.layers import ATTENTIONS
+from geomatch.dift.backends.schedule import load_schedule
 from geomatch.dift.backends.wanted import WantedPart, known_layers
+from geomatch.errors import GeomatchError
 from geomatch.isolation import isolated
-from geomatch.weights.checkpoint import empty_network
-from geomatch.weights.families import FAMILIES, find_family
+from geomatch.weights.checkpoint import fill_network
+from geomatch.weights.families import FAMILIES, Family, find_family
 from geomatch.weights.folders import family_of, find_weights, missing_files, network_folder, read_config
-from geomatch.weights.prompt import cached_conditioning, part_files, pipeline_of
+from geomatch.weights.prompt import cached_conditioning, missing_parts, pipeline_of
 
 _CELLS = 64
 """Side of the image in which a UNet is tried, in cells of what it is given: it can be halved six times."""
@@ -35,20 +37,15 @@ class Layer:
 @isolated()
 def list_layers(folder: Path) -> list[Layer]:
     """The layers of the model in a diffusers folder, in which only the configurations need to be."""
-    family, home = family_of(folder), network_folder(folder)
+    family = family_of(folder)
+    network, _, stride = _networks(family, folder)
     if family is None:
-        from geomatch.dift.backends.pixel_unet import empty_unet, output_blocks
+        from geomatch.dift.backends.pixel_unet import output_blocks
 
-        unet, side = empty_unet(home)
-        return _unet_layers(unet, output_blocks(unet), side, {})
-    import diffusers
-
-    from geomatch.dift.backends.autoencoder import empty_autoencoder, latent_shape
+        return _unet_layers(network, output_blocks(network), stride, {})
     from geomatch.dift.backends.latent import named_layers
     from geomatch.dift.backends.transformer import patch_of
 
-    network = empty_network(getattr(diffusers, family.network).from_config, home)
-    _, stride = latent_shape(*empty_autoencoder(folder / "vae"))
     numbered, _ = named_layers(network, family)
     if family.blocks:
         side = stride * patch_of(family, network.config)
@@ -59,6 +56,22 @@ def list_layers(folder: Path) -> list[Layer]:
         width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         text["pooled"] = torch.empty(1, width, device="meta")
     return _unet_layers(network, numbered, stride, text)
+
+
+def _networks(family: Family | None, folder: Path) -> tuple[Any, Any, int]:
+    """The network and the autoencoder, if any, without weights, and the stride of the network's cells."""
+    home = network_folder(folder)
+    if family is None:
+        from geomatch.dift.backends.pixel_unet import empty_unet
+
+        unet, side = empty_unet(home)
+        return unet, None, side
+    from geomatch.dift.backends.autoencoder import empty_autoencoder, latent_shape
+    from geomatch.dift.backends.latent import empty_denoiser
+
+    vae, kind = empty_autoencoder(folder / "vae")
+    channels, stride = latent_shape(vae, kind)
+    return empty_denoiser(family, home, channels), vae, stride
 
 
 def _unet_layers(unet: Any, numbered: Sequence[str], side: int, text: Mapping[str, Tensor]) -> list[Layer]:
@@ -80,6 +93,7 @@ def _width(network: nn.Module, name: str) -> int:
     return next(part.in_features for part in attention.modules() if isinstance(part, nn.Linear))
 
 
+@isolated()
 def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
     """What a diffusers folder is, what it lacks, what it can be used for, in words; True if it can be used.
 
@@ -94,19 +108,29 @@ def describe_folder(folder: Path) -> tuple[list[tuple[str, str]], bool]:
     name = next((name for name, one in FAMILIES.items() if one is family), "UNet in pixel space")
     found = [("model", f"{name} ({config['_class_name']})")]
     for place in (home, *([folder / "vae"] if family else [])):
-        files = find_weights(place)
+        files = [path for path in find_weights(place) if path.is_file()]
         size = sum(path.stat().st_size for path in files) / 1e9
         more = f" and {len(files) - 1} more" if files[1:] else ""
         found.append((place.name, f"{files[0].name}{more}, {size:.2f} GB" if files else "no weights"))
     found += [("missing", words) for words in lacking]
+    usable = not lacking
+    try:
+        if usable:
+            network, vae, _ = _networks(family, folder)
+            fill_network(network, home, None)
+            if vae is not None:
+                fill_network(vae, folder / "vae", None)
+            if family is None or not family.flow:
+                load_schedule(folder)
+    except GeomatchError as error:
+        found.append(("wrong", str(error)))
+        usable = False
     prompts = "any prompt"
     if family is None or not family.pipelines:
         prompts = "it takes no text"
-    else:
-        ends = pipeline_of(family, folder)[1]
-        parts = [f"{kind}{end}" for end in ends for kind in ("text_encoder", "tokenizer")]
-        if gone := [part for part in parts if not part_files(folder / part)]:
-            cached = cached_conditioning(family, folder, "") is not None
-            prompts = f"{'the empty' if cached else 'no'} prompt alone, without {', '.join(gone)}"
-    found.append(("usable for", "nothing yet" if lacking else f"descriptors; {prompts}"))
-    return found, not lacking
+    elif gone := missing_parts(folder, pipeline_of(family, folder)[1]):
+        cached = cached_conditioning(family, folder, "") is not None
+        allowed = "the empty prompt alone" if cached else "a conditioning of your own alone, no prompt"
+        prompts = f"{allowed}, without {', '.join(gone)}"
+    found.append(("usable for", f"descriptors; {prompts}" if usable else "nothing yet"))
+    return found, usable

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geomatch.errors import WeightsError, reading
 from geomatch.weights.download import check_file
-from geomatch.weights.folders import FILES, find_weights, read_config
+from geomatch.weights.folders import STEM, find_weights, read_config
 from geomatch.weights.originals import network_tensors
 
 # diffusers' names of attention parameters until 0.12; Stable Diffusion's autoencoders still have them
@@ -27,7 +27,7 @@ def empty_network(make: Callable[[Any], Any], folder: Path) -> Any:
     """The network that ``make`` gives of ``folder/config.json``, without memory for its parameters."""
     config = read_config(folder)
     what = f"description of a {config.get('_class_name')}"
-    with reading(folder / "config.json", what, WeightsError):
+    with reading(folder / "config.json", what, WeightsError, "get it again"):
         with torch.device("meta"):
             network = make(config)
         if any(_tables(module) for module in network.modules()):
@@ -51,31 +51,40 @@ def _tables(module: nn.Module) -> dict[str, Any]:
 
 
 def fill_network(
-    network: nn.Module, folder: Path, dtype: torch.dtype, dropped: Collection[str], file: Path | None = None
+    network: nn.Module,
+    folder: Path,
+    dtype: torch.dtype | None,
+    dropped: Collection[str] = (),
+    file: Path | None = None,
 ) -> None:
     """Give an empty network its parameters, of ``file`` or the folder, ready for inference on the CPU.
 
     The ``dropped`` modules, dotted names, are neither allocated nor read; an identity takes the place of
-    each, so that the numbering of blocks stays.
+    each, so that the numbering of blocks stays. Without a ``dtype`` names and shapes are only checked.
     """
     whole = network.state_dict()
     for name in dropped:
         network.set_submodule(name, nn.Identity())
     files = [file] if file is not None else find_weights(folder)
     if not files:
-        raise WeightsError(f"{folder}: no weights there; expected {FILES[0]}")
+        raise WeightsError(f"{folder}: no weights there; expected {STEM}.safetensors")
     wanted = network.state_dict().keys()
     state: dict[str, Tensor] = {}
     unknown: list[str] = []
     for path in files:
         check_file(path)
-        for name, stored in _tensors(network, path, whole, wanted, unknown):
-            if stored.shape != whole[name].shape:
-                raise WeightsError(
-                    f"{path}: weights of another network: {name} has shape {tuple(stored.shape)}, "
-                    f"{folder / 'config.json'} asks for {tuple(whole[name].shape)}"
-                )
-            state[name] = stored.to(dtype, copy=True)
+        with reading(path, "file of weights", WeightsError, "fetch it again"):
+            for stored, tensor in network_tensors(network, path).items():
+                name = stored if stored in whole else re.sub(_OLD, lambda m: f".{_OLD_NAMES[m[1]]}.", stored)
+                if name not in whole:
+                    unknown.append(name)
+                elif name in wanted and tensor.shape != whole[name].shape:
+                    raise WeightsError(
+                        f"{path}: weights of another network: {name} has shape {tuple(tensor.shape)}, "
+                        f"{folder / 'config.json'} asks for {tuple(whole[name].shape)}"
+                    )
+                elif name in wanted:
+                    state[name] = tensor if dtype is None else tensor.read().to(dtype, copy=True)
     missing = sorted(wanted - state.keys())
     for names, word in ((missing, "lacks"), (unknown, "has unknown")):
         if names:
@@ -83,6 +92,8 @@ def fill_network(
                 f"{files[0]}: weights of another network: {word} {names[0]} "
                 f"({len(names)} such), judged by {folder / 'config.json'}"
             )
+    if dtype is None:
+        return
     network.load_state_dict(state, assign=True)
     network.eval().requires_grad_(False)
     warn_if_untrained(network, files[0])
@@ -100,19 +111,4 @@ def looks_untrained(network: nn.Module) -> bool:
 def warn_if_untrained(network: nn.Module, path: Path) -> None:
     """Log a warning for weights that `looks_untrained` tells."""
     if looks_untrained(network):
-        _log.warning(
-            "%s: weights that look untrained: all normalisation layers are as in a new network", path
-        )
-
-
-def _tensors(
-    network: nn.Module, path: Path, whole: Mapping[str, Tensor], wanted: Collection[str], unknown: list[str]
-) -> Iterator[tuple[str, Tensor]]:
-    """The wanted tensors of a file under their present names; names that no part has go to ``unknown``."""
-    with reading(path, "file of weights", WeightsError, "fetch it again"):
-        for stored, tensor in network_tensors(network, path).items():
-            name = stored if stored in whole else re.sub(_OLD, lambda m: f".{_OLD_NAMES[m[1]]}.", stored)
-            if name in wanted:
-                yield name, tensor.read()
-            elif name not in whole:
-                unknown.append(name)
+        _log.warning("%s: weights that look untrained: normalisation layers as in a new network", path)

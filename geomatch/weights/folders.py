@@ -1,5 +1,7 @@
 """What a diffusers folder holds: configurations, and the files of weights."""
 
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +11,17 @@ from geomatch.weights.download import SUMS, check_file
 from geomatch.weights.families import Family, find_family
 
 STEM = "diffusion_pytorch_model"
-FILES = tuple(
-    f"{STEM}{variant}"
-    for variant in (
-        ".safetensors", ".safetensors.index.json", ".fp16.safetensors", ".safetensors.index.fp16.json",
-        ".bin", ".bin.index.json", ".fp16.bin",
-    )
-)  # fmt: skip
-"""Where weights are looked for in the folder of a network, in this order."""
-NETWORKS = ("unet", "transformer")
-"""Folders that the denoiser of a pipeline may lie in."""
-CONFIGS = [f"{part}config.json" for part in ("", *(f"{network}/" for network in NETWORKS), "vae/")]
+FORMS = (("", "safetensors"), (".fp16", "safetensors"), ("", "bin"), (".fp16", "bin"))
+"""Variants and suffixes of files of weights, best first: half precision where there is no other, and .bin in
+old repositories."""
+PLACES = ("", "unet/", "transformer/", "vae/")
+"""Folders in which there may be weights that are read, the autoencoder's last."""
+CONFIGS = [f"{place}config.json" for place in PLACES]
 SCHEDULES = ("scheduler_config.json", "scheduler/scheduler_config.json")
 HEAD_FILES = {"patch": "head.safetensors", "dense": "dense-head.safetensors"}
 """Projection heads beside a model, by what it samples."""
+SMALL = [*CONFIGS, "model_index.json", "scheduler_config.json", "scheduler/*", *HEAD_FILES.values()]
+"""What is fetched of a model besides weights, as patterns."""
 
 DENOISER, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
 """How names of tensors in single files begin that belong to the network, and to the autoencoder."""
@@ -32,31 +31,46 @@ ENCODERS = {
 }
 """The same for text encoders, by the ending of their folder; ``model`` means OpenCLIP's names."""
 WHOLE = "single-file"  # stem of the link to one in the folder of a text encoder
+TEXT_STEMS = ("model", "pytorch_model", WHOLE)
+"""Stems of files of weights of text encoders."""
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A diffusers configuration."""
     check_file(folder / name)
-    return read_json(folder / name, "diffusers configuration", WeightsError)
+    return read_json(folder / name, "diffusers configuration", WeightsError, "get it again")
 
 
-def find_weights(folder: Path) -> list[Path]:
-    """The files with the weights of the network in ``folder``; empty if there are none."""
-    for name in FILES:
-        path = folder / name
-        if not path.is_file():
+def weight_patterns(places: Sequence[str], stems: Sequence[str] = (STEM,)) -> list[list[str]]:
+    """For each of `FORMS`, names of files of weights and of indices, and patterns of shards, in folders."""
+    return [
+        [f"{place}{name}" for place in places for stem in stems
+         for name in (*_names(stem, variant, suffix), f"{stem}{variant}-*-of-*.{suffix}")]
+        for variant, suffix in FORMS
+    ]  # fmt: skip
+
+
+def _names(stem: str, variant: str, suffix: str) -> tuple[str, str]:
+    return f"{stem}{variant}.{suffix}", f"{stem}.{suffix}.index{variant}.json"
+
+
+def find_weights(folder: Path, stems: Sequence[str] = (STEM,)) -> list[Path]:
+    """The files of weights in ``folder``; of indices whose shards are not all there, what the first names."""
+    partial: list[Path] = []
+    for form, stem in product(FORMS, stems):
+        whole, index = _names(stem, *form)
+        if (folder / whole).is_file():
+            return [folder / whole]
+        if not (folder / index).is_file():
             continue
-        if "index" not in name:
-            return [path]
-        index = read_config(folder, name).get("weight_map")
-        if not isinstance(index, dict) or not all(isinstance(shard, str) for shard in index.values()):
-            raise WeightsError(f"{path}: has no weight_map of names and files")
-        shards = [folder / shard for shard in sorted(set(index.values()))]
-        missing = [shard.name for shard in shards if not shard.is_file()]
-        if missing:
-            raise WeightsError(f"{folder}: {', '.join(missing)} missing, named in {name}")
-        return shards
-    return []
+        named = read_config(folder, index).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+            raise WeightsError(f"{folder / index}: has no weight_map of names and files; get it again")
+        shards = [folder / shard for shard in sorted(set(named.values()))]
+        if shards and all(shard.is_file() for shard in shards):
+            return shards
+        partial = partial or shards
+    return partial
 
 
 def write_sums(folder: Path) -> None:
@@ -69,12 +83,12 @@ def write_sums(folder: Path) -> None:
 
 def network_folder(folder: Path) -> Path:
     """Where the denoiser is: in a folder of its own in pipelines, else in the diffusers folder itself."""
-    for name in NETWORKS:
+    for name in ("unet", "transformer"):
         if (folder / name).is_dir():
             return folder / name
     # flat repositories of DDPM have a model_index.json beside the UNet's own config.json
     indexed = (folder / "model_index.json").is_file() and not (folder / "config.json").is_file()
-    return folder / NETWORKS[0] if indexed else folder
+    return folder / "unet" if indexed else folder
 
 
 def family_of(folder: Path) -> Family | None:
@@ -105,7 +119,9 @@ def missing_files(folder: Path, own_network: bool = True) -> list[str]:
         if not family.flow and not (folder / "scheduler" / "scheduler_config.json").is_file():
             missing.append("scheduler/scheduler_config.json is missing")
     for place in networks:
-        if not find_weights(place):
-            name = place.relative_to(folder) / FILES[0]
-            missing.append(f"{name} is missing (nor is there {', '.join(FILES[1:4])} or .bin)")
+        found = find_weights(place)
+        others = "" if found else " (nor is there an index of shards, .fp16.safetensors or .bin)"
+        for path in found or [place / f"{STEM}.safetensors"]:
+            if not path.is_file():
+                missing.append(f"{path.relative_to(folder)} is missing{others}")
     return missing

@@ -12,7 +12,7 @@ from geomatch.weights.download import check_file, is_offline
 from geomatch.weights.models import REMOVED
 
 _TRANSFORMERS = ("config.json", "*.safetensors", "pytorch_model.bin")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def is_hub_id(model: str) -> bool:
@@ -26,10 +26,12 @@ def hub_folder(
     alternatives: Sequence[Sequence[str]],
     missing: Callable[[Path], list[str]],
     download: bool = True,
+    way_out: str = "",
 ) -> Path:
     """A snapshot of a repository on the hub, from its cache if that is complete, else downloaded if allowed.
 
     ``alternatives`` are lists of file patterns, of which the next is tried when one leaves files ``missing``.
+    Errors give the ``way_out``.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -55,7 +57,7 @@ def hub_folder(
         lacking = missing(cached)
         if not lacking:
             return cached
-    advice = f"fetch {repository} where there is a network, or give the folder of a copy"
+    advice = way_out or f"fetch {repository} where there is a network, or give the folder of a copy"
     if successor := REMOVED.get(repository):
         advice = f"the hub removed {repository}: use {successor}, or the folder of a copy that you have"
     if is_offline() or not download:
@@ -73,7 +75,7 @@ def hub_folder(
                 return folder
     except GatedRepoError as error:
         raise WeightsError(
-            f"{wanted}: the hub wants its licence accepted on its page, and you logged in (`hf auth login`)"
+            f"{wanted}: accept its licence at https://huggingface.co/{repository} and log in: `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
         raise WeightsError(f"{wanted}: the hub has no such model; {advice}") from error

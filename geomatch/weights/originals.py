@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from geomatch.errors import WeightsError
+from geomatch.errors import WeightsError, require
 from geomatch.weights.folders import AUTOENCODER, DENOISER, ENCODERS
 from geomatch.weights.tensors import load_pickled
 
@@ -62,9 +62,7 @@ def _later(shape: Iterable[int], read: Callable[[], Tensor]) -> Later:
 def stored_tensors(path: Path) -> dict[str, Later]:
     """The tensors of a file by their names there, not read yet."""
     if path.suffix == ".gguf":
-        from geomatch.weights.quantized import gguf_tensors
-
-        return {name: _later(shape, read) for name, (shape, read) in gguf_tensors(path).items()}
+        return _quantized(path)
     if path.suffix != ".safetensors":
         content = load_pickled(path)
         parts = content.get("state_dict", content).items()
@@ -82,6 +80,23 @@ def stored_tensors(path: Path) -> dict[str, Later]:
         return tensor.half() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
     return {name: _later(opened.get_slice(name).get_shape(), partial(read, name)) for name in opened.keys()}  # noqa: SIM118
+
+
+def _quantized(path: Path) -> dict[str, Later]:
+    """Those of a file of llama.cpp's format, in float32, as its own package ``gguf`` reads them."""
+    gguf: Any = require("gguf", "gguf", f"reading {path.name}")
+    reader, found = gguf.GGUFReader(path), {}
+
+    def read(stored: Any, shape: tuple[int, ...]) -> Tensor:
+        return torch.from_numpy(gguf.dequantize(stored.data, stored.tensor_type).reshape(shape).copy())
+
+    for stored in reader.tensors:
+        # the shape before flattening, which ComfyUI-GGUF notes for tensors whose rows are no whole blocks
+        noted = reader.get_field(f"comfy.gguf.orig_shape.{stored.name}")
+        sizes = reversed(stored.shape) if noted is None else [noted.parts[place][0] for place in noted.data]
+        shape = tuple(int(size) for size in sizes)
+        found[stored.name] = _later(shape, partial(read, stored, shape))
+    return found
 
 
 def network_tensors(network: nn.Module, path: Path) -> dict[str, Later]:
@@ -105,22 +120,15 @@ def network_tensors(network: nn.Module, path: Path) -> dict[str, Later]:
     return named
 
 
-def load_clip(kind: Any, home: Path, path: Path) -> Any:
-    """The text encoder of class ``kind`` in a single file, with the configuration in the folder ``home``."""
+def clip_tensors(path: Path, config: Any, part: str) -> dict[str, Tensor]:
+    """The tensors of the text encoder ``part`` in a single file, as transformers names them."""
     from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
 
-    found, config = stored_tensors(path), kind.config_class.from_pretrained(home, local_files_only=True)
-    prefixes = ENCODERS[home.name.removeprefix("text_encoder")]
+    found, prefixes = stored_tensors(path), ENCODERS[part.removeprefix("text_encoder")]
     prefix = next(prefix for prefix in prefixes if any(name.startswith(prefix) for name in found))
-    own = {name: part for name, part in found.items() if name.startswith(prefix)}
+    own = {name: tensor for name, tensor in found.items() if name.startswith(prefix)}
     if prefix.endswith(".model."):
         named = convert_open_clip_checkpoint(SimpleNamespace(config=config), own, prefix)
     else:
         named = convert_ldm_clip_checkpoint(own)
-    state = {name: part.read() for name, part in named.items()}
-    encoder, report = kind.from_pretrained(
-        None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
-    )
-    for name in report["missing_keys"]:
-        raise WeightsError(f"{path}: its text encoder lacks {name}")
-    return encoder
+    return {name: tensor.read() for name, tensor in named.items()}

@@ -8,6 +8,8 @@ from geomatch.files import digest_of, new_folder
 from geomatch.places import cached_path
 from geomatch.weights.folders import AUTOENCODER, DENOISER, ENCODERS, STEM, WHOLE
 
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+"""Endings of files of weights, never of ids on the hub; the last is of networks alone."""
 _KINDS = {(768, False): "sd1", (1024, False): "sd2", (2048, True): "sdxl", (1280, True): "sdxl-refiner"}
 """By the width of cross-attention, and by whether more than time and text is embedded."""
 _CONFIGS = ("model_index.json", "unet/config.json", "vae/config.json", "scheduler/*.json",
@@ -24,7 +26,7 @@ def single_file_folder(path: Path) -> Path:
         WeightsError: for files of anything else.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    if path.suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+    if path.suffix in SUFFIXES[:-1]:
         from geomatch.weights.originals import stored_tensors  # loads torch
 
         with reading(path, "file of weights", WeightsError, "get it again, as .safetensors"):

@@ -2,38 +2,32 @@
 
 import importlib.resources
 import re
+from functools import partial
 from pathlib import Path
 
 from geomatch.errors import WeightsError
 from geomatch.places import cached_path, user_path
 from geomatch.weights.download import WeightsFile
 from geomatch.weights.families import Family
-from geomatch.weights.folders import CONFIGS, HEAD_FILES, NETWORKS, STEM, missing_files, network_folder
+from geomatch.weights.folders import PLACES, SMALL, TEXT_STEMS, missing_files, network_folder, weight_patterns
 from geomatch.weights.hub import hub_folder, is_hub_id
 from geomatch.weights.models import ADM, MODELS
-from geomatch.weights.prompt import part_files, pipeline_of
-from geomatch.weights.single_files import single_file_folder
+from geomatch.weights.prompt import missing_parts, pipeline_of
+from geomatch.weights.single_files import SUFFIXES, single_file_folder
 
 EMBEDDED = ("dift-tiny",)  # models that come with the package
 # OpenAI publishes no checksum
 ADM_CHECKPOINT = WeightsFile("256x256_diffusion_uncond.pt", MODELS[ADM].source, MODELS[ADM].licence, None)
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+?)(?:@([\w./-]+))?")
-_SMALL = [*CONFIGS, "model_index.json", "scheduler_config.json", "scheduler/*", *HEAD_FILES.values()]
-# alternatives, best first: half precision where there is no other, old repositories have no safetensors
-_KINDS = (
-    ("{}.safetensors", "{}-*-of-*.safetensors", "{}.safetensors.index.json"),
-    ("{}.fp16.safetensors", "{}.fp16-*-of-*.safetensors", "{}.safetensors.index.fp16.json"),
-    ("{}.bin", "{}-*-of-*.bin", "{}.bin.index.json"),
-)
 
 
 def model_folder(
-    model: str, revision: str | None = None, own_unet: bool = True, download: bool = True
+    model: str, revision: str | None = None, own_unet: bool = True, download: bool = True, fetch: str = ""
 ) -> Path:
     """The folder of a model, complete but for its text encoder, and the UNet's weights unless ``own_unet``.
 
     Looked for in this order: the models that come with the package, a folder or single file of that path,
-    the cache of geomatch, the cache of huggingface_hub, the hub if ``download``.
+    the cache of geomatch, the cache of huggingface_hub, the hub if ``download``. Errors advise to ``fetch``.
     """
     if model in EMBEDDED:
         return Path(str(importlib.resources.files("geomatch.weights") / model))
@@ -42,26 +36,28 @@ def model_folder(
         path = _snapshot(path) if path.is_dir() else single_file_folder(path)
         missing = missing_files(path, own_unet)
         if missing:
-            raise WeightsError(f"{path}: {missing[0]}")
+            raise WeightsError(f"{path}: {missing[0]}; `geomatch models check {path}` says what there is")
         return path
     if model == ADM:
         folder = converted_folder(model)
         if missing_files(folder):
             raise WeightsError(
                 f"{model}: not at {folder}; `geomatch models fetch {model}` downloads and converts it, or "
-                f"give the folder that `geomatch models convert-adm {ADM_CHECKPOINT.file_name} FOLDER` made"
+                f"--model FOLDER that `geomatch models convert-adm {ADM_CHECKPOINT.file_name} FOLDER` made"
             )
         return folder
-    if not is_hub_id(model) or path.suffix in (".safetensors", ".ckpt"):
+    if not is_hub_id(model) or path.suffix.lower() in SUFFIXES:
         raise WeightsError(
             f"{model}: neither a known model ({', '.join((*EMBEDDED, ADM))}) nor a folder or file with a "
             "model nor an id on the hub (ORGANISATION/NAME)"
         )
-    networks = ("", *(f"{name}/" for name in NETWORKS), "vae/") if own_unet else ("vae/",)
-    kinds = [
-        [*_SMALL, *(f"{net}{name.format(STEM)}" for net in networks for name in names)] for names in _KINDS
-    ]
-    return hub_folder(model, revision, kinds, lambda found: missing_files(found, own_unet), download)
+    lacking = partial(missing_files, own_network=own_unet)
+    kinds = [[*SMALL, *names] for names in weight_patterns(PLACES if own_unet else PLACES[-1:])]
+    return hub_folder(model, revision, kinds, lacking, download, _way_out(fetch or model))
+
+
+def _way_out(name: str, option: str = "--model FOLDER") -> str:
+    return f"`geomatch models fetch {name}` where there is a network, or {option} of a copy"
 
 
 def outline_folder(model: str, revision: str | None = None) -> Path:
@@ -74,7 +70,7 @@ def outline_folder(model: str, revision: str | None = None) -> Path:
         config = network_folder(folder) / "config.json"
         return [] if config.is_file() else [f"{config.relative_to(folder)} is missing"]
 
-    return hub_folder(model, revision, [_SMALL], missing)
+    return hub_folder(model, revision, [SMALL], missing, way_out=_way_out(model))
 
 
 def _snapshot(folder: Path) -> Path:
@@ -98,15 +94,12 @@ def text_encoder_folder(
     ends = pipeline_of(family, folder)[1]
 
     def missing(found: Path) -> list[str]:
-        parts = [f"{part}{end}" for end in ends for part in ("text_encoder", "tokenizer")]
-        return [f"{part} is missing" for part in parts if not part_files(found / part)]
+        return [f"{part} is missing" for part in missing_parts(found, ends)]
 
     small = [name for end in ends for name in (f"text_encoder{end}/config.json", f"tokenizer{end}/*")]
-    kinds = [
-        [*small, *(f"text_encoder{end}/{name.format(stem)}" for end in ends for name in names)]
-        for names, stem in zip(_KINDS, ("model", "model", "pytorch_model"), strict=True)
-    ]
-    return hub_folder(model, revision, kinds, missing, download)
+    places = [f"text_encoder{end}/" for end in ends]
+    kinds = [[*small, *names] for names in weight_patterns(places, TEXT_STEMS)]
+    return hub_folder(model, revision, kinds, missing, download, _way_out(model))
 
 
 def unet_file(name: str, download: bool = True) -> Path:
@@ -122,7 +115,8 @@ def unet_file(name: str, download: bool = True) -> Path:
     def missing(folder: Path) -> list[str]:
         return [] if (folder / file).is_file() else [f"{file} is missing"]
 
-    return hub_folder(repository, revision, [[file]], missing, download) / file
+    way_out = _way_out(name, "--unet-file FILE")
+    return hub_folder(repository, revision, [[file]], missing, download, way_out) / file
 
 
 def converted_folder(model: str) -> Path:

@@ -67,9 +67,11 @@ def load_pickled(path: Path) -> Any:
     """Read a torch checkpoint without running code from it; on disk until used, if the format allows."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except UnpicklingError as error:
+    except (UnpicklingError, KeyError) as error:
         if "Unsupported global" in str(error):
             raise ValueError("objects beside the weights, whose code is not run") from error
+        if error.args:  # advice of torch's, or a number
+            raise ValueError("no file that torch wrote") from error
         raise
 
 

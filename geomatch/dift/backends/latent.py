@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from geomatch.dift.backends.autoencoder import load_autoencoder
+from geomatch.dift.backends.autoencoder import empty_autoencoder, latent_shape, load_autoencoder
 from geomatch.dift.backends.compiled import Runner
 from geomatch.dift.backends.layers import layer_names
 from geomatch.dift.backends.model import DiffusionModel
@@ -39,18 +39,10 @@ def load_latent_model(
     ``conditioning`` replaces the prompt's, the weights in ``unet_file`` the network's. The ``dtypes`` are
     those of the network and of the autoencoder.
     """
-    import diffusers
-
     home, dtype = network_folder(folder), dtypes[0]
-    network = empty_network(getattr(diffusers, family.network).from_config, home)
+    network = empty_denoiser(family, home, latent_shape(*empty_autoencoder(folder / "vae"))[0])
     vae_dtype = torch.float32 if family.exact_encoder and dtypes[1] is torch.float16 else dtypes[1]
     autoencoder = load_autoencoder(folder / "vae", vae_dtype, device, config.compile)
-    channels = autoencoder.channels * (4 if family.packed else 1)
-    if network.config.in_channels != channels:
-        raise WeightsError(
-            f"{home}: takes {network.config.in_channels} channels, the autoencoder gives {channels}; "
-            "inpainting and depth models are not supported"
-        )
     text = conditioning_of(config, folder) if conditioning is None else conditioning
     check_conditioning(family, network.config, text)
     layers = layer_names(config.layers, *named_layers(network, family))
@@ -68,6 +60,20 @@ def load_latent_model(
         text={name: torch.tensor(value)[None].to(device, dtype) for name, value in text.items()},
         discarded=config.discard,
     )
+
+
+def empty_denoiser(family: Family, home: Path, channels: int) -> Any:
+    """The network in ``home`` without weights; an error unless it takes latents of so many channels."""
+    import diffusers
+
+    network = empty_network(getattr(diffusers, family.network).from_config, home)
+    channels *= 4 if family.packed else 1
+    if network.config.in_channels != channels:
+        raise WeightsError(
+            f"{home}: takes {network.config.in_channels} channels, the autoencoder gives {channels}; "
+            "inpainting and depth models are not supported"
+        )
+    return network
 
 
 def _placed(network: Any, family: Family, device: str) -> Any:

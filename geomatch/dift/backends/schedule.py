@@ -32,8 +32,8 @@ def load_schedule(folder: Path) -> tuple[Tensor, Tensor]:
     0.02 in 1000 linear steps (Ho et al., NeurIPS 2020).
     """
     place = folder / "scheduler" if (folder / "scheduler" / _FILE).is_file() else folder
-    config = read_config(place, _FILE) if (place / _FILE).is_file() else {}
-    if config and "beta_start" not in config and config.get("trained_betas") is None:
+    config = read_config(place, _FILE) if (place / _FILE).is_file() else {"beta_start": 1e-4}
+    if "beta_start" not in config and config.get("trained_betas") is None:
         kind = config.get("_class_name", "scheduler")
         raise WeightsError(
             f"{place / _FILE}: a {kind} without betas does not tell the noise level of a timestep; "
