@@ -102,6 +102,6 @@ def test_a_terminated_command_leaves_no_temporary_files(photo0: Image, tmp_path:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signal.SIGTERM, err
     assert b"Traceback" not in err
     assert list(out.rglob(".*")) == []

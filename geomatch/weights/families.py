@@ -256,6 +256,6 @@ def find_family(config: Mapping[str, Any], place: object) -> Family | None:
         if family.network == kind and (added is not None) == (name == "Stable Diffusion XL"):
             return family
     raise WeightsError(
-        f"{place}: describes {kind or 'no network of diffusers'}, of which is not known what it is to be told; "
+        f"{place}: describes {kind or 'no network of diffusers'}, of which is not known what it is told; "
         f"supported are UNet2DModel (pixel space, unconditional) and pipelines of {', '.join(FAMILIES)}"
     )
