@@ -233,14 +233,22 @@ def plain_latents(vae: Any, picture: Tensor) -> Tensor:
 def test_a_network_that_does_not_fit_runs_block_by_block(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("accelerate")
+    """A block's weights are copies while it runs, and its own before and after."""
     config = DIFTConfig(str(folder("FLUX.2")), 50, (1,), image_size=None, device="cpu")
     latents = latents_of("FLUX.2")
     expected = DIFTExtractor(config).model.activations(latents, 50)[0]
     monkeypatch.setattr("geomatch.dift.backends.latent.fits", lambda *_: False)
     model = DIFTExtractor(config).model
+    block = model.network.get_submodule("single_transformer_blocks.0")
+    weights, seen = next(block.parameters()), list[int]()
+    own = weights.data_ptr()
+    block.attn.register_forward_pre_hook(lambda *_: seen.append(weights.data_ptr()))
     for _ in range(2):
-        assert torch.equal(model.activations(latents, 50)[0], expected)
+        with torch.inference_mode():
+            assert torch.equal(model.activations(latents, 50)[0], expected)
+        assert weights.data_ptr() == own
+    assert len(seen) == 2
+    assert own not in seen
 
 
 def test_channels_that_are_discarded(folder: Folder) -> None:

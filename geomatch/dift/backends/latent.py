@@ -13,11 +13,11 @@ from geomatch.dift.backends.compiled import Runner
 from geomatch.dift.backends.layers import layer_names
 from geomatch.dift.backends.model import DiffusionModel
 from geomatch.dift.backends.schedule import flow_schedule, load_schedule
-from geomatch.dift.backends.transformer import TransformerPart, block_names, unneeded_blocks
+from geomatch.dift.backends.transformer import TransformerPart, block_names, place_blocks, unneeded_blocks
 from geomatch.dift.backends.wanted import WantedPart, known_layers, unneeded_parts
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.files import Conditioning, conditioning_of
-from geomatch.errors import ShapeError, WeightsError, require
+from geomatch.errors import ShapeError, WeightsError
 from geomatch.weights.checkpoint import empty_network, fill_network
 from geomatch.weights.families import Family
 from geomatch.weights.folders import network_folder
@@ -79,9 +79,8 @@ def empty_denoiser(family: Family, home: Path, channels: int) -> Any:
 def _placed(network: Any, family: Family, device: str) -> Any:
     """The network on its device; a transformer that does not fit goes there block by block as they run."""
     if family.blocks and not fits(network, device):
-        require("accelerate", "offload", "a network larger than the device's memory")
         _log.info("the device's memory does not hold the network: its blocks go there one by one")
-        network.enable_group_offload(torch.device(device), num_blocks_per_group=1)
+        place_blocks(network, family, device)
         return network
     layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
     return network.to(device, memory_format=layout)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -68,6 +69,31 @@ def block_names(network: nn.Module, family: Family) -> tuple[str, ...]:
         for blocks in family.blocks
         for place, _ in enumerate(network.get_submodule(blocks).children())
     )
+
+
+def place_blocks(network: nn.Module, family: Family, device: str) -> None:
+    """Put the network on a device, but its blocks only while they run: of their weights copies go there.
+
+    So does group offloading of diffusers, but with accelerate, which makes its import a third slower.
+    """
+    blocks = [network.get_submodule(name) for name in block_names(network, family)]
+    homes = [{part: part.data for part in (*block.parameters(), *block.buffers())} for block in blocks]
+    inside = {part for home in homes for part in home}
+    for part in (*network.parameters(), *network.buffers()):
+        if part not in inside:
+            part.data = part.data.to(device)
+
+    def enter(home: dict[Tensor, Tensor], *_: object) -> None:
+        for part, data in home.items():
+            part.data = data.to(device, copy=True)
+
+    def leave(home: dict[Tensor, Tensor], *_: object) -> None:
+        for part, data in home.items():
+            part.data = data
+
+    for block, home in zip(blocks, homes, strict=True):
+        block.register_forward_pre_hook(partial(enter, home))
+        block.register_forward_hook(partial(leave, home))
 
 
 def unneeded_blocks(network: nn.Module, family: Family, layers: Sequence[str]) -> list[str]:
