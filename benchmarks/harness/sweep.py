@@ -19,7 +19,7 @@ from geomatch.benchmarks.harness.task import Row, Settings, Task, find_task
 from geomatch.benchmarks.methods.strings import named, with_settings
 from geomatch.engine import RunContext
 from geomatch.errors import require
-from geomatch.files import replacing
+from geomatch.files import replacing, write_whole
 
 Layer = str | int
 
@@ -94,8 +94,7 @@ def run_sweep(
     written = [folder / name for name in ("results.json", "table.md", "heatmap.png")]
     content = json.dumps({"scores": scores, "skipped": run.record["skipped"]}, indent=2)
     for path, text in zip(written, (content, scores_table(task, scores)), strict=False):
-        with replacing(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_whole(path, text + "\n")
     _draw(scores, grid, title, written[2], protocol.headline)
     return SweepResult(run, scores, written)
 

@@ -21,7 +21,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from geomatch.errors import WeightsError, first_line
-from geomatch.files import digest_of, replacing, sha256_of
+from geomatch.files import digest_of, sha256_of, write_whole
 from geomatch.places import cached_path, user_path
 
 SUMS = "SHA256SUMS"  # beside the files of models that we make, as ``sha256sum`` writes it
@@ -256,6 +256,5 @@ def _fault(weights: WeightsFile, path: Path, note: Path) -> str:
     except Exception as error:  # the readers raise their own
         return f"it is no whole {path.suffix} file: {first_line(error)}"
     if os.access(path.parent, os.W_OK):
-        with replacing(note) as temporary:
-            temporary.write_text(found + "\n")
+        write_whole(note, found + "\n")
     return ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.errors import WeightsError
-from geomatch.files import read_json, replacing, sha256_of
+from geomatch.files import read_json, sha256_of, write_whole
 from geomatch.weights.download import SUMS, check_file
 from geomatch.weights.families import Family, find_family
 
@@ -77,8 +77,7 @@ def write_sums(folder: Path) -> None:
     """Record the checksums of a model's configurations and weights; heads have their own."""
     files = sorted(path for kind in ("*.json", "*.safetensors") for path in folder.glob(kind))
     lines = [f"{sha256_of(path)}  {path.name}\n" for path in files if path.name not in HEAD_FILES.values()]
-    with replacing(folder / SUMS) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_whole(folder / SUMS, "".join(lines))
 
 
 def network_folder(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from geomatch.devices import device_kind, find_device
 from geomatch.errors import WeightsError, first_line
-from geomatch.files import replacing, sha256_of
+from geomatch.files import sha256_of, write_whole
 from geomatch.isolation import isolated
 from geomatch.provenance import settings_key
 
@@ -31,8 +31,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     from safetensors.torch import save
 
     data = save(dict(tensors), {**metadata, "sha256": "0" * 64})
-    with replacing(path) as temporary:
-        temporary.write_bytes(data.replace(_EMPTY, _EMPTY[:10] + sha256(data).hexdigest().encode(), 1))
+    write_whole(path, data.replace(_EMPTY, _EMPTY[:10] + sha256(data).hexdigest().encode(), 1))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
