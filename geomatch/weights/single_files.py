@@ -1,6 +1,7 @@
 """Models in one file, as A1111 and ComfyUI keep them: made diffusers folders, whose weights are links."""
 
 import importlib.resources
+from functools import lru_cache
 from pathlib import Path
 
 from geomatch.errors import WeightsError, reading
@@ -25,12 +26,8 @@ def single_file_folder(path: Path) -> Path:
     Raises:
         WeightsError: for files of anything else.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    if path.suffix in SUFFIXES[:-1]:
-        from geomatch.weights.originals import stored_tensors  # loads torch
-
-        with reading(path, "file of weights", WeightsError, "get it again, as .safetensors"):
-            shapes = {name: tuple(tensor.shape) for name, tensor in stored_tensors(path).items()}
+    state = path.stat()
+    shapes = _shapes(path, state.st_size, state.st_mtime_ns) if path.suffix in SUFFIXES[:-1] else {}
     own, base, kind = (path.parent / "unet" / "config.json").is_file(), path.parent, _kind(path, shapes)
     if not own and not kind:
         raise WeightsError(
@@ -46,7 +43,6 @@ def single_file_folder(path: Path) -> Path:
     for stem, starts in parts.items():
         if any(name.startswith(starts) for name in shapes):
             links[Path(stem + suffix)] = path.resolve()
-    state = path.stat()
     key = digest_of([state.st_size, state.st_mtime_ns, *sorted(map(str, links.items()))])
     folder = cached_path(f"single-files/{path.stem[:99]}-{key[:16]}")
     try:
@@ -59,6 +55,15 @@ def single_file_folder(path: Path) -> Path:
         if not folder.is_dir():  # else another process was faster
             raise
     return folder
+
+
+@lru_cache(maxsize=4)
+def _shapes(path: Path, _size: int, _changed: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a file's tensors, which is asked for them whenever its model's files are looked up."""
+    from geomatch.weights.originals import stored_tensors  # loads torch
+
+    with reading(path, "file of weights", WeightsError, "get it again, as .safetensors"):
+        return {name: tuple(tensor.shape) for name, tensor in stored_tensors(path).items()}
 
 
 def _kind(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:

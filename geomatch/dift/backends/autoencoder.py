@@ -33,9 +33,10 @@ class Autoencoder:
     """Pixels along a cell of the latents."""
 
 
-def load_autoencoder(folder: Path, dtype: torch.dtype, device: str, compile: Compile) -> Autoencoder:
-    """Load the encoder in ``folder``, of a kind in `KINDS`."""
-    vae, kind = empty_autoencoder(folder)
+def load_autoencoder(
+    vae: Any, kind: str, folder: Path, dtype: torch.dtype, device: str, compile: Compile
+) -> Autoencoder:
+    """The encoder of an `empty_autoencoder`, with the weights in its folder."""
     unused = ("decoder", "post_quant_conv")
     fill_network(vae, folder, dtype, [name for name in unused if getattr(vae, name, None) is not None])
     # tensor cores take half precision in this layout; on CPUs it is no faster

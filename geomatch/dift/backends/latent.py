@@ -11,7 +11,7 @@ from torch import nn
 from geomatch.dift.backends.autoencoder import empty_autoencoder, latent_shape, load_autoencoder
 from geomatch.dift.backends.compiled import Runner
 from geomatch.dift.backends.layers import layer_names
-from geomatch.dift.backends.model import DiffusionModel
+from geomatch.dift.backends.model import DiffusionModel, text_on
 from geomatch.dift.backends.schedule import flow_schedule, load_schedule
 from geomatch.dift.backends.transformer import TransformerPart, block_names, place_blocks, unneeded_blocks
 from geomatch.dift.backends.wanted import WantedPart, known_layers, unneeded_parts
@@ -40,9 +40,10 @@ def load_latent_model(
     those of the network and of the autoencoder.
     """
     home, dtype = network_folder(folder), dtypes[0]
-    network = empty_denoiser(family, home, latent_shape(*empty_autoencoder(folder / "vae"))[0])
+    vae = empty_autoencoder(folder / "vae")
+    network = empty_denoiser(family, home, latent_shape(*vae)[0])
     vae_dtype = torch.float32 if family.exact_encoder and dtypes[1] is torch.float16 else dtypes[1]
-    autoencoder = load_autoencoder(folder / "vae", vae_dtype, device, config.compile)
+    autoencoder = load_autoencoder(*vae, folder / "vae", vae_dtype, device, config.compile)
     text = conditioning_of(config, folder) if conditioning is None else conditioning
     check_conditioning(family, network.config, text)
     layers = layer_names(config.layers, *named_layers(network, family))
@@ -57,7 +58,7 @@ def load_latent_model(
         stride=autoencoder.stride * part.patch,
         device=torch.device(device),
         encoder=autoencoder.runner,
-        text={name: torch.tensor(value)[None].to(device, dtype) for name, value in text.items()},
+        text=text_on(text, device, dtype),
         discarded=config.discard,
     )
 

@@ -3,10 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
-import torch
-
 from geomatch.devices import find_device
-from geomatch.dift.backends.model import DiffusionModel
+from geomatch.dift.backends.model import DiffusionModel, text_on
 from geomatch.dift.backends.precision import load_finite
 from geomatch.dift.config import DIFTConfig
 from geomatch.dift.files import Conditioning, conditioning_of, folder_of
@@ -45,7 +43,4 @@ def load_model(config: DIFTConfig, conditioning: Conditioning | None = None) -> 
 def with_prompt(model: DiffusionModel, config: DIFTConfig) -> DiffusionModel:
     """The same networks, of a model of text, with the prompt of ``config``."""
     dtype = next(model.network.parameters()).dtype
-    found = conditioning_of(config, folder_of(config))
-    return replace(
-        model, text={name: torch.tensor(value)[None].to(model.device, dtype) for name, value in found.items()}
-    )
+    return replace(model, text=text_on(conditioning_of(config, folder_of(config)), model.device, dtype))

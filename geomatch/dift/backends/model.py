@@ -7,10 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from geomatch.dift.backends.compiled import Runner
+from geomatch.weights.prompt import Conditioning
 
 Latents = tuple[Tensor, Tensor | None]
 """What a network works on before noise is added: the mean (or mode) of what the autoencoder gives, and its
 deviation, (B, C, h, w) each, on the model's device; no deviation for models in pixel space."""
+
+
+def text_on(conditioning: Conditioning, device: str | torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Conditioning as networks take it: a row of each tensor."""
+    return {name: torch.tensor(value)[None].to(device, dtype) for name, value in conditioning.items()}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -24,7 +30,7 @@ class DiffusionModel:
     stride: int  # image sides must be multiples of it
     device: torch.device  # where it runs
     encoder: Runner | None = None  # the network in `encode`, if there is one
-    text: Mapping[str, Tensor] | None = None  # one row of conditioning, see `geomatch.weights.families.Text`
+    text: Mapping[str, Tensor] | None = None  # one row of conditioning, by the names of `text_on`
     discarded: tuple[int, ...] = ()  # channels of the outputs that are set to 0
 
     def expect(self, images: int, passes: int) -> None:
