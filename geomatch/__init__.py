@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from geomatch.geometry import corner_error, warp_points
     from geomatch.images import Conversion, Image, load_image
     from geomatch.matching import match_mutual
-    from geomatch.pipeline import MatchResult, match
+    from geomatch.pipeline import Pipeline
+    from geomatch.relating import match, relate
+    from geomatch.results import MatchResult
     from geomatch.types import (
         EstimationFailure,
         Features,
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Camera", "Conversion", "DIFTConfig", "DIFTExtractor", "Essential", "EstimationFailure", "Features",
     "Fundamental", "GeomatchError", "HomographyEstimate", "Image", "ImageError", "MatchResult", "Matches",
-    "MissingDependencyError", "RelativePose", "ShapeError", "TwoViewGeometry", "WeightsError",
-    "align_images", "bundled_pair", "corner_error", "load_image", "match", "match_mutual", "relative_pose",
-    "release", "warp_points",
+    "MissingDependencyError", "Pipeline", "RelativePose", "ShapeError", "TwoViewGeometry", "WeightsError",
+    "align_images", "bundled_pair", "corner_error", "load_image", "match", "match_mutual", "relate",
+    "relative_pose", "release", "warp_points",
 ]  # fmt: skip
 
 __getattr__ = lazy_names(
@@ -54,7 +56,9 @@ __getattr__ = lazy_names(
         "geomatch.geometry": ("corner_error", "warp_points"),
         "geomatch.images": ("Conversion", "Image", "load_image"),
         "geomatch.matching": ("match_mutual",),
-        "geomatch.pipeline": ("MatchResult", "match"),
+        "geomatch.pipeline": ("Pipeline",),
+        "geomatch.relating": ("match", "relate"),
+        "geomatch.results": ("MatchResult",),
         "geomatch.types": (
             "EstimationFailure",
             "Features",

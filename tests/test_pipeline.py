@@ -16,7 +16,7 @@ from geomatch.dift import PRESETS, cached_extractor
 from geomatch.drawing.result import draw_overlay, save_result, summary
 from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import GridDetector, OpenCVDetector, TinyDetector
-from geomatch.pipeline import MatchResult
+from geomatch.results import MatchResult
 from geomatch.types import Traits
 
 PAIR = geomatch.bundled_pair()

@@ -20,7 +20,7 @@ from geomatch.cli.options import (
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
     from geomatch.images import Stretch
-    from geomatch.pipeline import MatchResult
+    from geomatch.results import MatchResult
     from geomatch.views.search import Effort
 
 

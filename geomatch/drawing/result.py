@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geomatch.files import make_folder, replacing, write_whole
 from geomatch.geometry import resize_homography, resize_points
 from geomatch.images import Image, reduce_image, write_png
-from geomatch.pipeline import MatchResult
+from geomatch.results import MatchResult
 from geomatch.types import HomographyEstimate, RelativePose
 
 PICTURE_SIDE = 1280

@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 
 from geomatch.errors import ImageError, reading
 from geomatch.images.image import Image
+from geomatch.images.masks import add_mask
 from geomatch.images.opening import DAMAGED, check_size, check_still, format_of, open_file, open_picture
 from geomatch.images.tiff import Page, open_page, read_page
 from geomatch.images.values import CONVERSION, Conversion, Values, choose_bands, opacity, to_pixels
@@ -24,7 +25,14 @@ ImageLike = Image | str | os.PathLike[str] | NDArray[Any] | PILImage.Image
 _ORIENTATION = 0x0112
 
 
-def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conversion = CONVERSION) -> Image:
+def load_image(
+    source: ImageLike,
+    *,
+    apply_exif: bool = True,
+    conversion: Conversion = CONVERSION,
+    mask: ImageLike | None = None,
+    ignore_border: int = 0,
+) -> Image:
     """Read an image by the rules of `geomatch.images`.
 
     Args:
@@ -33,11 +41,14 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
             first, ``array[..., ::-1]``.
         apply_exif: turn the picture as its EXIF orientation says; COLMAP reads raw pixels.
         conversion: how more than 8 bits and more than three bands become RGB.
+        mask: a picture of the image's size, black (0) where no keypoints are wanted. It is of the pixels as
+            they are stored, as for COLMAP, and turned with them; one that fits the turned image alone stays.
+        ignore_border: pixels along each side without keypoints, as of a watermark.
 
     Raises ImageError, naming the source, when it cannot be used.
     """
     if isinstance(source, Image):
-        return source
+        return _with_mask(source, mask, ignore_border, 1)
     if isinstance(source, np.ndarray):
         name, turn = "array", 1
         if source.ndim not in (2, 3):
@@ -58,7 +69,22 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
     pixels = np.ascontiguousarray(_turned(pixels, turn))
     if pixels.flags.owndata and pixels is not values.array:
         pixels.flags.writeable = False  # ours alone: no copy is needed
-    return Image(pixels, name, note)
+    return _with_mask(Image(pixels, name, note), mask, ignore_border, turn)
+
+
+def _with_mask(image: Image, mask: ImageLike | None, ignore_border: int, turn: int) -> Image:
+    if mask is None and not ignore_border:
+        return image
+    if mask is None:
+        return add_mask(image, None, "", ignore_border)
+    if isinstance(mask, np.ndarray):
+        name, allowed = "mask", np.asarray(mask.reshape(*mask.shape[:2], -1).any(axis=2))
+    else:
+        read = load_image(mask, apply_exif=False, conversion=Conversion("never"))
+        name, allowed = read.name, np.asarray(read.pixels.any(axis=2))
+    turned = _turned(allowed, turn)
+    fits = turned.shape == image.pixels.shape[:2] or allowed.shape != image.pixels.shape[:2]
+    return add_mask(image, turned if fits else allowed, name, ignore_border)
 
 
 def stream_images(sources: Iterable[ImageLike]) -> Iterator[Image]:
@@ -144,7 +170,7 @@ def _turn(picture: PILImage.Image, apply_exif: bool) -> int:
         return 1
 
 
-def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Turn as EXIF's orientation says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)

@@ -1,0 +1,246 @@
+"""From two images to what relates them: described, matched, estimated, refined."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.alignment import align_homography
+from geomatch.content import check_content
+from geomatch.describers import (
+    Describer,
+    traits_of,
+)
+from geomatch.dift import DIFTConfig
+from geomatch.dift.maps.refine import refine_matches
+from geomatch.estimators import Estimator, Gate, threshold_of
+from geomatch.estimators.models import EXIF, Model
+from geomatch.images import CONVERSION, Conversion, ImageLike, load_image
+from geomatch.keypoints import Detector, GridDetector
+from geomatch.matchers import Matcher, match_features
+from geomatch.matching import check_rows, mutual_nearest
+from geomatch.pipeline import Described, Pipeline, timed
+from geomatch.provenance import record
+from geomatch.results import MatchResult
+from geomatch.tensors import FeatureTensors, detect_features, upload_features
+from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
+from geomatch.views.features import SIDE, FramedFeatures, view_features
+from geomatch.views.matching import learned_pairs, nearest_elsewhere
+from geomatch.views.search import (
+    Effort,
+    Searched,
+    has_views,
+    is_weak,
+    relate_plane,
+    search_views,
+    seen_together,
+    stages_of,
+)
+
+
+def match(
+    image0: ImageLike,
+    image1: ImageLike,
+    *,
+    detector: str | Detector | None = None,
+    descriptor: str | DIFTConfig | Describer | None = None,
+    matcher: str | Matcher | None = None,
+    estimator: str | Estimator = "usac_magsac",
+    model: str | Model = "homography",
+    metric: Metric | None = None,
+    min_similarity: float | None = None,
+    max_ratio: float | None = None,
+    max_keypoints: int = 3000,
+    threshold: float = 3.0,
+    refine_keypoints: bool | None = None,
+    refine_homography: bool = True,
+    effort: Effort = "normal",
+    apply_exif: bool = True,
+    conversion: Conversion = CONVERSION,
+) -> MatchResult:
+    """Register two photographs.
+
+    Args:
+        image0: path, RGB array or PIL image; see `geomatch.load_image`, which adds a mask.
+        image1: the other image.
+        detector, descriptor, matcher, estimator, model, metric, min_similarity, max_ratio, max_keypoints,
+            threshold, refine_keypoints, refine_homography, effort: see `Pipeline`.
+        apply_exif: turn the images as their EXIF orientation says.
+        conversion: how images of more than 8 bits, or more than three bands, become RGB.
+
+    Returns:
+        Everything found; ``result.geometry`` is false when there is none, which is no error; a homography is
+        ``result.homography``, too. With features that see more than patches it follows the content, not the
+        frame (`geomatch.content`).
+
+    Raises:
+        ImageError: when an image cannot be read.
+        WeightsError: when a model cannot be loaded.
+        ValueError: for options that make no sense, such as ``refine_keypoints`` for anything but a grid
+            described densely.
+    """
+    pipeline = Pipeline(
+        detector, descriptor, matcher, estimator, model, metric, min_similarity, max_ratio, max_keypoints,
+        threshold, refine_keypoints, refine_homography, effort,
+    )  # fmt: skip
+    seconds: dict[str, float] = {}
+    read = partial(load_image, apply_exif=apply_exif, conversion=conversion)
+    with timed(seconds, "read"):
+        images = [read(image) for image in (image0, image1)]  # both may be one object of Pillow
+    pipeline.model_of(images)  # what is wrong with it is told before the work
+    one, two = pipeline.describe(images, seconds)
+    result = relate(pipeline, one, two, seconds)
+    reading = {"apply_exif": apply_exif, "conversion": asdict(conversion)}
+    return replace(result, settings={**result.settings, **reading})
+
+
+def relate(
+    pipeline: Pipeline, one: Described, two: Described, seconds: dict[str, float] | None = None
+) -> MatchResult:
+    """Match two described images, and estimate what relates them.
+
+    ``seconds`` has the time that was spent before.
+    """
+    seconds = {} if seconds is None else seconds
+    images, found = (one.image, two.image), (one.features, two.features)
+    detector: Any = pipeline.detector
+    estimator = cast(Estimator, pipeline.estimator)
+    learned: Any = pipeline.matcher
+    describer = one.describer
+    other, limit = pipeline.model_of(images), threshold_of(estimator, pipeline.threshold)
+    metric = pipeline.metric
+    if metric is None and learned is None:
+        metric = traits_of(describer).metric
+    rules: Any = {
+        "metric": metric, "min_similarity": pipeline.min_similarity, "max_ratio": pipeline.max_ratio,
+    }  # fmt: skip
+    matched = partial(_match, matcher=learned, **rules)
+
+    def related(points0: NDArray[np.floating], points1: NDArray[np.floating]) -> Geometry:
+        if other is not None:
+            return other.estimate(points0, points1, images[0].size, images[1].size)
+        return estimator.estimate(points0, points1, images[0].size)
+
+    with timed(seconds, "match"):
+        matches = matched(features0=found[0], features1=found[1])
+    features0, features1 = (features.to_features() for features in found)
+    if one.feature_map is not None and two.feature_map is not None:
+        with timed(seconds, "refine_keypoints"):
+            step = detector.spacing(images[1].size) if isinstance(detector, GridDetector) else 0
+            maps = one.feature_map, two.feature_map
+            moved = refine_matches(*maps, features0, features1, matches, step)
+            features1 = replace(features1, keypoints=moved)
+    plain0 = features0
+    i, j = matches.indices.T
+    points0, points1 = features0.keypoints[i], features1.keypoints[j]
+
+    def again(features: Features) -> Geometry:
+        matches = matched(features0=found[0], features1=upload_features(features, "cpu"))
+        i, j = matches.indices.T
+        return related(plain0.keypoints[i], features.keypoints[j])
+
+    with timed(seconds, "estimate"):
+        empty = [index for index, features in enumerate(found) if not len(features)]
+        geometry = (
+            EstimationFailure(f"no keypoints in image {empty[0]}") if empty else related(points0, points1)
+        )
+    mirrored = False
+    if not geometry and not empty and not traits_of(describer).large:
+        with timed(seconds, "check_mirrored"):
+            turned = images[1].mirrored()
+            own = detect_features(detector, turned).to_features()
+            agreeing = again(describer.describe(turned, own)) if len(own) else geometry
+            # a symmetric plane's few say nothing where most agreed, but gave no epipolar geometry
+            mirrored = bool(agreeing) and (other is None or agreeing.num_inliers > len(matches) / 4)
+            if mirrored:
+                geometry = EstimationFailure(
+                    f"one image is mirrored: with image 1 turned over, left to right, {agreeing.num_inliers} "
+                    "matches agree; turn one of them over first"
+                )
+    searched = None
+    if not empty and not mirrored and has_views(detector, describer, pipeline.effort) and is_weak(geometry):
+        with timed(seconds, "search_views"):
+            gate = getattr(estimator, "gate", None) if other is None and learned is None else None
+            searched = _search(pipeline, (one, two), metric, gate, limit, related)
+    if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
+        (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
+        points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))
+    if pipeline.refine_homography and isinstance(geometry, HomographyEstimate):
+        with timed(seconds, "refine_homography"):
+            geometry = align_homography(
+                *images, features0.keypoints, points0, points1, geometry, estimator, pipeline.threshold
+            )
+    if geometry and not traits_of(describer).local:
+        with timed(seconds, "check_content"):
+            geometry = check_content(*images, features0, features1, geometry, describer, again, limit)
+    settings = {
+        **{
+            f"image{n}": {"name": image.name, "size": list(image.size), "note": image.note}
+            for n, image in enumerate(images)
+        },
+        "detector": record(detector),
+        "descriptor": record(describer),
+        "remark": None if empty else getattr(describer, "remark", None),
+        "matching": {"matcher": record(learned or "mnn"), **rules},
+        "refine_keypoints": one.feature_map is not None,
+        "refine_homography": pipeline.refine_homography,
+        "effort": pipeline.effort,
+        "tilts": [] if searched is None else list(searched.tilts),
+        "model": {"type": "Homography"} if other is None else record(other),
+        "cameras": EXIF if pipeline.model == "essential" else None,
+        "estimator": record(estimator) if other is None else None,
+    }
+    return MatchResult(*images, features0, features1, matches, geometry, seconds, settings)
+
+
+def _search(
+    pipeline: Pipeline,
+    pair: tuple[Described, Described],
+    metric: Metric | None,
+    gate: object,
+    limit: float,
+    related: Callable[[NDArray[np.floating], NDArray[np.floating]], Geometry],
+) -> Searched | None:
+    """Search tilted views; by affine frames where the estimator's ``gate`` can judge what these give."""
+    images, describer = [own.image for own in pair], pair[0].describer
+    detector: Any = pipeline.detector
+    learned: Any = pipeline.matcher
+
+    def in_frames(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:
+        i, j = matches.indices.T
+        return related(framed0.points[i], framed1.points[j])
+
+    coarse = max(1.0, max(images[1].size) / SIDE)  # views of larger images are reduced
+    relate = relate_plane(gate, limit * coarse, images[0].size) if isinstance(gate, Gate) else in_frames
+    see = partial(view_features, detector=detector, describer=describer)
+    stages = stages_of(pipeline.effort, describer, learned is not None)
+    if learned is None:
+        tentative = nearest_elsewhere(metric or "cosine", pipeline.min_similarity, pipeline.max_ratio)
+    else:
+        tentative = learned_pairs(learned, pipeline.min_similarity)
+    plain, together = [own.features for own in pair], seen_together(detector, describer)
+    return search_views(images, plain, see, tentative, stages, relate, together)
+
+
+def _match(
+    features0: FeatureTensors,
+    features1: FeatureTensors,
+    matcher: Matcher | None,
+    metric: Metric | None,
+    min_similarity: float | None,
+    max_ratio: float | None,
+) -> Matches:
+    if matcher is not None:
+        return match_features(matcher, features0.to_features(), features1.to_features(), min_similarity)
+    if not len(features0) or not len(features1):
+        return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
+    a, b = features0.descriptors, features1.descriptors
+    if a is None or b is None:
+        raise ValueError("the descriptor returned features without descriptors")
+    for rows in (a, b):
+        check_rows(rows)
+    found = mutual_nearest(a, b.to(a.device), metric or "cosine", min_similarity, max_ratio)
+    return Matches(*(part.numpy(force=True) for part in found))
