@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from geomatch.geometry import corner_error, warp_points
     from geomatch.images import Conversion, Image, load_image
     from geomatch.matching import match_mutual
+    from geomatch.pairs import match
     from geomatch.pipeline import Pipeline
-    from geomatch.relating import match, relate
+    from geomatch.relating import relate
     from geomatch.results import MatchResult
     from geomatch.types import (
         EstimationFailure,
@@ -57,7 +58,8 @@ __getattr__ = lazy_names(
         "geomatch.images": ("Conversion", "Image", "load_image"),
         "geomatch.matching": ("match_mutual",),
         "geomatch.pipeline": ("Pipeline",),
-        "geomatch.relating": ("match", "relate"),
+        "geomatch.pairs": ("match",),
+        "geomatch.relating": ("relate",),
         "geomatch.results": ("MatchResult",),
         "geomatch.types": (
             "EstimationFailure",

@@ -1,7 +1,7 @@
 """From two images to what relates them: described, matched, estimated, refined."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 from geomatch.alignment import align_homography
 from geomatch.content import check_content
 from geomatch.describers import (
-    Describer,
     traits_of,
 )
-from geomatch.dift import DIFTConfig
 from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, Gate, threshold_of
-from geomatch.estimators.models import EXIF, Model
-from geomatch.images import CONVERSION, Conversion, ImageLike, load_image
-from geomatch.keypoints import Detector, GridDetector
+from geomatch.estimators.models import EXIF
+from geomatch.keypoints import GridDetector
 from geomatch.matchers import Matcher, match_features
 from geomatch.matching import check_rows, mutual_nearest
 from geomatch.pipeline import Described, Pipeline, timed
@@ -30,7 +27,6 @@ from geomatch.types import EstimationFailure, Features, Geometry, HomographyEsti
 from geomatch.views.features import SIDE, FramedFeatures, view_features
 from geomatch.views.matching import learned_pairs, nearest_elsewhere
 from geomatch.views.search import (
-    Effort,
     Searched,
     has_views,
     is_weak,
@@ -39,62 +35,6 @@ from geomatch.views.search import (
     seen_together,
     stages_of,
 )
-
-
-def match(
-    image0: ImageLike,
-    image1: ImageLike,
-    *,
-    detector: str | Detector | None = None,
-    descriptor: str | DIFTConfig | Describer | None = None,
-    matcher: str | Matcher | None = None,
-    estimator: str | Estimator = "usac_magsac",
-    model: str | Model = "homography",
-    metric: Metric | None = None,
-    min_similarity: float | None = None,
-    max_ratio: float | None = None,
-    max_keypoints: int = 3000,
-    threshold: float = 3.0,
-    refine_keypoints: bool | None = None,
-    refine_homography: bool = True,
-    effort: Effort = "normal",
-    apply_exif: bool = True,
-    conversion: Conversion = CONVERSION,
-) -> MatchResult:
-    """Register two photographs.
-
-    Args:
-        image0: path, RGB array or PIL image; see `geomatch.load_image`, which adds a mask.
-        image1: the other image.
-        detector, descriptor, matcher, estimator, model, metric, min_similarity, max_ratio, max_keypoints,
-            threshold, refine_keypoints, refine_homography, effort: see `Pipeline`.
-        apply_exif: turn the images as their EXIF orientation says.
-        conversion: how images of more than 8 bits, or more than three bands, become RGB.
-
-    Returns:
-        Everything found; ``result.geometry`` is false when there is none, which is no error; a homography is
-        ``result.homography``, too. With features that see more than patches it follows the content, not the
-        frame (`geomatch.content`).
-
-    Raises:
-        ImageError: when an image cannot be read.
-        WeightsError: when a model cannot be loaded.
-        ValueError: for options that make no sense, such as ``refine_keypoints`` for anything but a grid
-            described densely.
-    """
-    pipeline = Pipeline(
-        detector, descriptor, matcher, estimator, model, metric, min_similarity, max_ratio, max_keypoints,
-        threshold, refine_keypoints, refine_homography, effort,
-    )  # fmt: skip
-    seconds: dict[str, float] = {}
-    read = partial(load_image, apply_exif=apply_exif, conversion=conversion)
-    with timed(seconds, "read"):
-        images = [read(image) for image in (image0, image1)]  # both may be one object of Pillow
-    pipeline.model_of(images)  # what is wrong with it is told before the work
-    one, two = pipeline.describe(images, seconds)
-    result = relate(pipeline, one, two, seconds)
-    reading = {"apply_exif": apply_exif, "conversion": asdict(conversion)}
-    return replace(result, settings={**result.settings, **reading})
 
 
 def relate(

@@ -8,7 +8,7 @@ import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.match import MATCHING, descriptor_config
-from geomatch.cli.options import Option, bundled, descriptor_options, run_options
+from geomatch.cli.options import MASKS, Option, bundled, descriptor_options, run_options
 
 if TYPE_CHECKING:
     from geomatch.collection import CollectionResult
@@ -29,13 +29,16 @@ def _collection(
     max_ratio: float | None,
     guided: bool,
     refine_keypoints: bool,
+    masks: Path | None,
+    ignore_border: int,
 ) -> dict[str, Any]:
     """How `geomatch.collection.match_collection` is called."""
     from geomatch.collection import Extraction, Matching, PairSelection
+    from geomatch.images import Masks
 
     config = descriptor_config(descriptor, matcher, patches=detector != "grid")
     return {
-        "extraction": Extraction(detector, config, max_keypoints),
+        "extraction": Extraction(detector, config, max_keypoints, Masks(masks, ignore_border)),
         "pairs": PairSelection(rules, max_pairs),
         "matching": Matching(matcher, None, min_similarity, max_ratio, guided, effort, refine_keypoints),
     }
@@ -56,6 +59,7 @@ _collection_options = bundled(
                  help="Keep only matches that agree with one geometry of their pair."),
     click.option("--refine-keypoints", is_flag=True,
                  help="Move grid keypoints to where feature maps agree best; detected ones get worse."),
+    *MASKS,
 )  # fmt: skip
 
 _CAMERAS = (
@@ -142,7 +146,7 @@ def export(
         found, failed = read_correspondences(source, images), False
         context = replace(context, store=None)
     else:
-        folder = find_images(images)
+        folder = find_images(images, None, collection["extraction"].masks)
         image_sizes(images, folder.names, writing["cameras"].mode)
         context = replace(context, store=context.store_at(target.parent / "geomatch-store"))
         result = match_collection(folder, **collection, context=context)

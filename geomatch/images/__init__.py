@@ -30,6 +30,9 @@ from geomatch.images.masks import Masks as Masks
 from geomatch.images.opening import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from geomatch.images.opening import MAX_PIXELS as MAX_PIXELS
 from geomatch.images.opening import check_image_file as check_image_file
+from geomatch.images.source import READING as READING
+from geomatch.images.source import ImageFile as ImageFile
+from geomatch.images.source import Reading as Reading
 from geomatch.images.values import CONVERSION as CONVERSION
 from geomatch.images.values import Conversion as Conversion
 from geomatch.images.values import Stretch as Stretch
