@@ -141,7 +141,7 @@ def _estimate(
     if matrix is None:
         return EstimationFailure(reason := "the homography sends the origin to infinity"), reason
     deviations = None if found.corner_deviations is None else found.corner_deviations / scale
-    return replace(found, matrix=matrix, corner_deviations=deviations), remark
+    return replace(found, matrix=matrix, corner_deviations=deviations, covariance=None), remark
 
 
 def _points(name: str, points: object) -> Points:
