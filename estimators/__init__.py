@@ -35,7 +35,9 @@ def estimators() -> dict[str, Callable[[float], Estimator]]:
     }
 
 
-def create_estimator(name: str, threshold: float = 3.0) -> Estimator:
+def create_estimator(
+    name: str, threshold: float = 3.0, model: str = "homography", smooth: str = "none"
+) -> Estimator:
     """Create an estimator by its name; ValueError, listing the names, when there is none of that name."""
     known = estimators()
     if name not in known:

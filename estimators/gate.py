@@ -86,7 +86,12 @@ class Gate:
         return found
 
     def _check(
-        self, solver: Solver, p0: Points, p1: Points, threshold: float, image_size: tuple[int, int] | None,
+        self,
+        solver: Solver,
+        p0: Points,
+        p1: Points,
+        threshold: float,
+        image_size: tuple[int, int] | None,
         plane: Plane,
     ) -> HomographyEstimate | EstimationFailure:
         """Solve for finite points, and check the matrix."""
@@ -141,9 +146,7 @@ class Gate:
                     f"{count} of {len(p0)} matches agree, but they do not determine the {plane.label}: a "
                     f"corner of image 0 would be uncertain by {min(worst / side, 10):.0%} of its size{when}"
                 )
-        return HomographyEstimate(
-            h, inliers, deviations, second, model=plane.name, covariance=covariance
-        )
+        return HomographyEstimate(h, inliers, deviations, second, model=plane.name, covariance=covariance)
 
     def _implausible(self, h: Points, corners: Points) -> str:
         """What the matrix does that a view of the image cannot; empty if it can be one."""
@@ -178,9 +181,7 @@ def checked_points(points0: NDArray[np.floating], points1: NDArray[np.floating])
     return p0, p1
 
 
-def _refined(
-    matrix: Points, p0: Points, p1: Points, threshold: float, rounds: int, plane: Plane
-) -> Points:
+def _refined(matrix: Points, p0: Points, p1: Points, threshold: float, rounds: int, plane: Plane) -> Points:
     """Fit to the matches within ``threshold`` (least squares), select again, until they no longer change.
 
     This removes most of the error that a robust solver's last sample leaves far from the inliers.

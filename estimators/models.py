@@ -17,6 +17,7 @@ from geomatch.estimators.gate import ENOUGH, by_chance
 from geomatch.estimators.pose import relative_pose
 from geomatch.estimators.two_view import epipolar_distances, estimate_two_view
 from geomatch.images import Image
+from geomatch.transforms import PLANES
 from geomatch.types import EstimationFailure, RelativePose, TwoViewGeometry
 
 Size = tuple[int, int]
@@ -92,7 +93,9 @@ class Essential:
                 )
 
 
-MODELS = ("homography", "fundamental", "essential")
+PLANE_MODELS = (*PLANES, "auto")
+"""What estimators of a plane find, by name."""
+MODELS = (*PLANE_MODELS, "fundamental", "essential")
 EXIF = "focal lengths are those of the EXIF data, without distortion: no more than nearly right"
 """The remark on cameras that were not given."""
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from geomatch.estimators.determinacy import noise_variance
 from geomatch.estimators.evidence import FINEST, Points, independence
-from geomatch.estimators.planes import HOMOGRAPHY, PLANES, Plane
+from geomatch.estimators.planes import PLANES, Plane
 from geomatch.geometry import image_corners, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate
 
@@ -54,7 +54,7 @@ def choose_model(
     freedom = PLANES[richest.model].freedom
     left = 2 * weights.sum() - freedom
     least = squares(richest.matrix)
-    for plane in planes[:len(answers) - 1:-1]:
+    for plane in planes[: len(answers) - 1 : -1]:
         fitted = plane.fit(p0, p1)
         if fitted is None:
             continue

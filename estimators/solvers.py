@@ -132,7 +132,9 @@ class OpenCVEstimator:
             return commonest_shift(p0, p1, self.threshold)
         solver = _SOLVERS.get(self.model, cv2.estimateAffinePartial2D)
         method, limit = OPENCV_METHODS[self.method], self.max_iterations
-        if self.model != "homography" and (method == cv2.RHO or self.model != "affine" and method != cv2.LMEDS):
+        if self.model != "homography" and (
+            method == cv2.RHO or (self.model != "affine" and method != cv2.LMEDS)
+        ):
             method = cv2.RANSAC
         try:
             matrix, _ = solver(

@@ -20,7 +20,7 @@ from geomatch.describers import (
 from geomatch.dift import DIFTConfig
 from geomatch.dift.maps.feature_map import FeatureMap
 from geomatch.estimators import Estimator, create_estimator
-from geomatch.estimators.models import MODELS, Model, create_model
+from geomatch.estimators.models import MODELS, PLANE_MODELS, Model, create_model
 from geomatch.images import Image
 from geomatch.keypoints import Detector, GridDetector
 from geomatch.matchers import Matcher
@@ -69,8 +69,9 @@ class Pipeline:
     estimator: str | Estimator = "usac_magsac"
     """A name (`geomatch.estimators.estimators`) or an object."""
     model: str | Model = "homography"
-    """``homography``; ``fundamental``; ``essential``, with focal lengths of EXIF data; or an object,
-    ``Fundamental()`` or ``Essential(camera0, camera1)``, which brings its threshold."""
+    """``homography``, ``affine``, ``similarity``, ``euclidean``, ``translation``, or ``auto``, the simplest of
+    these that explains the matches; ``fundamental``; ``essential``, with focal lengths of EXIF data; or an
+    object, ``Fundamental()`` or ``Essential(camera0, camera1)``, which brings its threshold."""
     metric: Metric | None = None
     """For ``mnn``: ``cosine`` or ``l2``, see `match_mutual`; by default the descriptor's own."""
     min_similarity: float | None = None
@@ -92,20 +93,26 @@ class Pipeline:
     """Where the matches tell nothing certain, tilted views of both images are matched (`geomatch.views`):
     with ``normal`` tilts of 2 and 4, with ``high`` more keypoints and tilts up to 6, with ``fast`` none;
     learned matchers do without the last. Not for grids, and for large networks with ``high`` only."""
+    smooth: str = "none"
+    """A smooth warp on top of a plane: ``tps`` (thin-plate spline) or ``polynomial`` (of degree 2), where the
+    matches tell one; needs the extra ``register``."""
     device: str = "auto"
     """Where networks run that are given by name."""
 
     def __post_init__(self) -> None:
         check_effort(self.effort)
         check_options(self.metric, self.min_similarity, self.max_ratio, self.matcher in (None, "mnn"))
-        if self.estimator != "usac_magsac" and self.model != "homography":
-            raise ValueError("an estimator is for homographies; other models bring their own")
+        plane = self.model in PLANE_MODELS
+        own = not isinstance(self.estimator, str) and self.model != "homography"
+        if own or (not plane and (self.estimator != "usac_magsac" or self.smooth != "none")):
+            raise ValueError("an estimator is for planes, and an object brings its model")
         if isinstance(self.model, str) and self.model not in MODELS:
             known = ", ".join(MODELS)
             raise ValueError(f"unknown model {self.model!r}; choose one of: {known}, or give an object")
         estimator = self.estimator
         if isinstance(estimator, str):
-            estimator = create_estimator(estimator, self.threshold)
+            model = str(self.model) if plane else "homography"
+            estimator = create_estimator(estimator, self.threshold, model, self.smooth)
         given = self.matcher, self.detector, self.descriptor, self.max_keypoints, self.device
         parts = dict(zip(("matcher", "detector", "descriptor"), choose_parts(*given), strict=True))
         for name, part in {**parts, "estimator": estimator}.items():
@@ -113,7 +120,7 @@ class Pipeline:
 
     def model_of(self, images: Sequence[Image]) -> Model | None:
         """The model of these two images, None for a homography; `GeomatchError` where it lacks cameras."""
-        return None if self.model == "homography" else create_model(self.model, self.threshold, images)
+        return None if self.model in PLANE_MODELS else create_model(self.model, self.threshold, images)
 
     def describe(self, images: Sequence[Image], seconds: dict[str, float] | None = None) -> list[Described]:
         """Detect and describe the keypoints of images, which will be matched with each other.

@@ -39,9 +39,7 @@ def parameter_deviations(model: str, matrix: Array, covariance: Array) -> dict[s
     for entry in range(8):
         step = np.zeros(9)
         step[entry] = _STEP
-        plus, minus = (
-            plane_parameters(model, matrix + sign * step.reshape(3, 3)) for sign in (1.0, -1.0)
-        )
+        plus, minus = (plane_parameters(model, matrix + sign * step.reshape(3, 3)) for sign in (1.0, -1.0))
         turned = [name in ("rotation", "shear") for name in plus]
         change = np.subtract(list(plus.values()), list(minus.values()))
         columns.append(np.where(turned, (change + 180) % 360 - 180, change) / (2 * _STEP))

@@ -23,10 +23,14 @@ from geomatch.cli.options import (
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
-    from geomatch.images import Stretch
+    from geomatch.images import Reading, Stretch
+    from geomatch.pipeline import Pipeline
     from geomatch.results import MatchResult
     from geomatch.views.search import Effort
 
+GEOMETRIES = (
+    "homography", "affine", "similarity", "euclidean", "translation", "auto", "fundamental", "essential",
+)  # fmt: skip
 
 MATCHING = (
     click.option("--descriptor", metavar="NAME",
@@ -57,12 +61,13 @@ def _pipeline(
     max_ratio: float | None,
     refine_keypoints: bool | None,
     refine_homography: bool,
+    smooth: str,
 ) -> "Pipeline":
     """Names and numbers are checked before torch is loaded."""
     from geomatch.cameras import read_cameras
     from geomatch.describers import choose_parts
     from geomatch.estimators import Essential, create_estimator
-    from geomatch.estimators.models import PLANES
+    from geomatch.estimators.models import PLANE_MODELS
     from geomatch.keypoints import ORIENTED
 
     model: str | Essential = geometry
@@ -72,19 +77,23 @@ def _pipeline(
         model = Essential(*read_cameras(cameras), threshold)
     config = descriptor_config(descriptor, matcher, detector is None or detector in ORIENTED)
     device = given_options().get("device", "auto")
-    if geometry in PLANES:
-        create_estimator(estimator, threshold, geometry)
+    if geometry in PLANE_MODELS:
+        create_estimator(estimator, threshold, geometry, smooth)
     made, keypoints, describer = choose_parts(matcher, detector, config, max_keypoints, device)
     from geomatch.pipeline import Pipeline  # loads torch
 
     return Pipeline(
         keypoints, describer, made, estimator, model, None, min_similarity, max_ratio, max_keypoints,
-        threshold, refine_keypoints, refine_homography, effort, device,
+        threshold, refine_keypoints, refine_homography, effort, smooth, device,
     )  # fmt: skip
 
 
 def _reading(
-    stretch: "Stretch", bands: tuple[int, ...] | None, apply_exif: bool, masks: Path | None, ignore_border: int
+    stretch: "Stretch",
+    bands: tuple[int, ...] | None,
+    apply_exif: bool,
+    masks: Path | None,
+    ignore_border: int,
 ) -> "Reading":
     from geomatch.images import Conversion, Masks, Reading
 
@@ -102,8 +111,10 @@ def pipeline_options(geometry: str) -> Callable[[Command], Command]:
         click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
                      help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
         click.option("--geometry", type=click.Choice(GEOMETRIES), default=geometry, show_default=True,
-                     help="What to estimate; auto is the simplest of the first five that explains the matches, "
-                          "essential the relative pose of known cameras."),
+                     help="What to estimate; auto is the simplest of the first five that explains the "
+                          "matches, essential the relative pose of known cameras."),
+        click.option("--smooth", type=click.Choice(["none", "tps", "polynomial"]), default="none",
+                     show_default=True, help="A smooth warp on top of a plane, where the matches tell one."),
         click.option("--cameras", type=click.Path(path_type=Path), metavar="FILE",
                      help="cameras.txt of COLMAP, one camera or one for each image. [default: EXIF data]"),
         click.option("--threshold", type=float, default=3.0, show_default=True,
@@ -117,7 +128,7 @@ def pipeline_options(geometry: str) -> Callable[[Command], Command]:
 
 
 def reading_options() -> Callable[[Command], Command]:
-    """Options of how files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
+    """How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
     return bundled(
         "reading",
         _reading,
@@ -149,22 +160,47 @@ def show_progress() -> None:
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="IMAGE0 IMAGE1", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
-              help="Write result.json, matches.npz, matches.png and overlay.png here; of a list matches.jsonl.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
+    metavar="DIR",
+    help="Write result.json, matches.npz, matches.png and overlay.png here; of a list matches.jsonl.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
-@click.option("--mask0", type=click.Path(path_type=Path), metavar="FILE",
-              help="A picture of IMAGE0's size, black where no keypoints are wanted.")
+@click.option(
+    "--mask0",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A picture of IMAGE0's size, black where no keypoints are wanted.",
+)
 @click.option("--mask1", type=click.Path(path_type=Path), metavar="FILE", help="The same for IMAGE1.")
-@click.option("--pairs", "pair_list", type=click.Path(path_type=Path), metavar="FILE",
-              help="Instead of two images a list, two names per line; one line of JSON is written for each.")
-@click.option("--images", "folder", type=click.Path(path_type=Path), metavar="DIR",
-              help="Where the names of --pairs lie. [default: the working directory]")
+@click.option(
+    "--pairs",
+    "pair_list",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Instead of two images a list, two names per line; one line of JSON is written for each.",
+)
+@click.option(
+    "--images",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the names of --pairs lie. [default: the working directory]",
+)
 @pipeline_options("homography")
 @reading_options()
 @descriptor_options()
 def match(
-    images: tuple[Path, ...], out: Path | None, as_json: bool, mask0: Path | None, mask1: Path | None,
-    pair_list: Path | None, folder: Path | None, pipeline: "Pipeline", reading: "Reading",
+    images: tuple[Path, ...],
+    out: Path | None,
+    as_json: bool,
+    mask0: Path | None,
+    mask1: Path | None,
+    pair_list: Path | None,
+    folder: Path | None,
+    pipeline: "Pipeline",
+    reading: "Reading",
 ) -> int:
     """Register IMAGE0 and IMAGE1: the homography from the first to the second, or another model.
 
