@@ -122,6 +122,11 @@ class Pipeline:
         """The model of these two images, None for a homography; `GeomatchError` where it lacks cameras."""
         return None if self.model in PLANE_MODELS else create_model(self.model, self.threshold, images)
 
+    def check_plane(self) -> None:
+        """Raise ValueError unless a plane model is asked for."""
+        if self.model not in PLANE_MODELS:
+            raise ValueError(f"images are warped by a plane: choose one of: {', '.join(PLANE_MODELS)}")
+
     def describe(self, images: Sequence[Image], seconds: dict[str, float] | None = None) -> list[Described]:
         """Detect and describe the keypoints of images, which will be matched with each other.
 

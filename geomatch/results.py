@@ -65,16 +65,24 @@ class MatchResult:
         }
 
 
+_OF_PLANES = (
+    "model", "parameters", "parameter_deviations", "corner_deviations", "covariance", "smooth",
+    "control_points", "control_shifts", "score",
+)  # fmt: skip
+
+
 def _described(found: Geometry, model: str) -> dict[str, Any]:
     """What ``result.json`` says of a geometry: each entry is None without one."""
     if model == "Homography":
-        names = {"homography": "matrix", "corner_deviations": "corner_deviations"}
+        names = {"homography": "matrix", **{name: name for name in _OF_PLANES}}
     elif model == "Essential":
         own = ("rotation", "translation", "rotation_deviation", "translation_deviation", "second")
         names = {name: name for name in own}
     else:
         names = {"fundamental": "matrix"}
     values = {name: getattr(found, attribute, None) for name, attribute in names.items()}
+    if not found and "score" in values:
+        values["score"] = 0.0
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else None if value == np.inf else value
         for name, value in values.items()
