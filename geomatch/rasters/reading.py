@@ -102,6 +102,12 @@ class Raster:
             self.bands = page.tags.samplesperpixel - alpha
             self.opacity = alpha or nodata or page.mask is not None
 
+    @property
+    def on_map(self) -> bool:
+        """True for a GeoTIFF that says where its pixels lie."""
+        tags = self._page.tags.tags if self._page is not None else {}
+        return 34264 in tags or (33550 in tags and 33922 in tags)  # a matrix, or scale and tie point
+
     def close(self) -> None:
         """Close the file."""
         self._stack.close()
