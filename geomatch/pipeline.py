@@ -69,8 +69,8 @@ class Pipeline:
     estimator: str | Estimator = "usac_magsac"
     """A name (`geomatch.estimators.estimators`) or an object."""
     model: str | Model = "homography"
-    """``homography``, ``affine``, ``similarity``, ``euclidean``, ``translation``, or ``auto``, the simplest of
-    these that explains the matches; ``fundamental``; ``essential``, with focal lengths of EXIF data; or an
+    """``homography``, ``affine``, ``similarity``, ``euclidean``, ``translation``, or ``auto``, the simplest
+    of these that explains the matches; ``fundamental``; ``essential``, with focal lengths of EXIF data; or an
     object, ``Fundamental()`` or ``Essential(camera0, camera1)``, which brings its threshold."""
     metric: Metric | None = None
     """For ``mnn``: ``cosine`` or ``l2``, see `match_mutual`; by default the descriptor's own."""

@@ -7,10 +7,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.files import make_folder, write_whole
-from geomatch.images import Image, write_png
+from geomatch.images import write_png
 from geomatch.rasters.reading import Raster
 from geomatch.rasters.warping import Send
 

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.errors import GeomatchError, first_line
-from geomatch.files import digest_of, make_folder, sha256_of, write_whole
+from geomatch.files import digest_of, make_folder, write_whole
 from geomatch.images import IMAGE_SUFFIXES, READING, ImageFile, Reading
 from geomatch.pipeline import Pipeline
 from geomatch.rasters.maps import georeference_of, write_points, write_vrt
-from geomatch.rasters.reading import Raster, open_raster
+from geomatch.rasters.reading import open_raster
 from geomatch.rasters.warping import Interpolation, Send, canvas_of, through, warp_blocks
 from geomatch.rasters.writing import suffix_for, write_raster
 from geomatch.registration.pages import write_index, write_previews
@@ -170,9 +170,7 @@ def write_registrations(
     return done
 
 
-def named_files(
-    given: Sequence[str | PathLike[str]], out: Path
-) -> tuple[Path, list[str]]:
+def named_files(given: Sequence[str | PathLike[str]], out: Path) -> tuple[Path, list[str]]:
     """The folder that all files share, and their paths below it; folders give their images.
 
     Hidden files, results of an earlier run in ``out`` and files named twice are left out.
@@ -190,7 +188,9 @@ def named_files(
     unique = {path.resolve(): path for path in reversed(found)}
     files = [path for path in found if unique[path.resolve()] is path]
     parents = [path.parent for path in files]
-    folder = next(place for place in (parents[0], *parents[0].parents) if all(place in (p, *p.parents) for p in parents))
+    folder = next(
+        place for place in (parents[0], *parents[0].parents) if all(place in (p, *p.parents) for p in parents)
+    )
     return folder, [path.relative_to(folder).as_posix() for path in files]
 
 
@@ -200,7 +200,9 @@ def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
     The suffix stays where two names would be one without it.
     """
     several = len({first for first, _ in pairs}) > 1
-    every = {pair: "--".join(name.replace("/", "-") for name in pair) if several else pair[1] for pair in pairs}
+    every = {
+        pair: "--".join(name.replace("/", "-") for name in pair) if several else pair[1] for pair in pairs
+    }
     short = {pair: str(Path(name).with_suffix("")) for pair, name in every.items()}
     counts = Counter(short.values())
     return {pair: name if counts[short[pair]] > 1 else short[pair] for pair, name in every.items()}
@@ -298,7 +300,10 @@ def _earlier(path: Path) -> dict[str, Registration]:
     """What an earlier run did, by key."""
     known = [field.name for field in fields(Registration)]
     with suppress(OSError, ValueError, TypeError, KeyError):
-        return {row["key"]: Registration(**{name: row[name] for name in known}) for row in json.loads(path.read_text())}
+        return {
+            row["key"]: Registration(**{name: row[name] for name in known})
+            for row in json.loads(path.read_text())
+        }
     return {}
 
 
