@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from geomatch.matching import match_mutual
     from geomatch.pairs import match
     from geomatch.pipeline import Pipeline
+    from geomatch.registration.register import Registration, register
     from geomatch.relating import relate
     from geomatch.results import MatchResult
     from geomatch.types import (
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Camera", "Conversion", "DIFTConfig", "DIFTExtractor", "Essential", "EstimationFailure", "Features",
     "Fundamental", "GeomatchError", "HomographyEstimate", "Image", "ImageError", "MatchResult", "Matches",
-    "MissingDependencyError", "Pipeline", "RelativePose", "ShapeError", "TwoViewGeometry", "WeightsError",
-    "align_images", "bundled_pair", "corner_error", "load_image", "match", "match_mutual", "relate",
-    "relative_pose", "release", "warp_points",
+    "MissingDependencyError", "Pipeline", "Registration", "RelativePose", "ShapeError", "TwoViewGeometry",
+    "WeightsError", "align_images", "bundled_pair", "corner_error", "load_image", "match", "match_mutual",
+    "register", "relate", "relative_pose", "release", "warp_points",
 ]  # fmt: skip
 
 __getattr__ = lazy_names(
@@ -58,6 +59,7 @@ __getattr__ = lazy_names(
         "geomatch.images": ("Conversion", "Image", "load_image"),
         "geomatch.matching": ("match_mutual",),
         "geomatch.pipeline": ("Pipeline",),
+        "geomatch.registration.register": ("Registration", "register"),
         "geomatch.pairs": ("match",),
         "geomatch.relating": ("relate",),
         "geomatch.results": ("MatchResult",),

@@ -131,7 +131,8 @@ def _line(images: DescribedImages, pair: tuple[str, str]) -> dict[str, Any]:
         return {"reason": first_line(error)}
     result = relate(images.pipeline, one, two)
     found = {name: value for name, value in result.to_dict().items() if name not in ("settings", "versions")}
-    return {**found, **matched_arrays(result)}
+    sizes = {"size0": list(result.features0.image_size), "size1": list(result.features1.image_size)}
+    return {**sizes, **found, **matched_arrays(result)}
 
 
 def matched_arrays(result: MatchResult) -> dict[str, Any]:
