@@ -7,7 +7,7 @@ import numpy as np
 
 from geomatch.estimators.determinacy import noise_variance
 from geomatch.estimators.evidence import FINEST, Points, independence
-from geomatch.estimators.planes import HOMOGRAPHY, PLANES, Plane
+from geomatch.estimators.planes import PLANES, Plane
 from geomatch.geometry import image_corners, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate
 
@@ -54,7 +54,7 @@ def choose_model(
     freedom = PLANES[richest.model].freedom
     left = 2 * weights.sum() - freedom
     least = squares(richest.matrix)
-    for plane in planes[:len(answers) - 1:-1]:
+    for plane in planes[: len(answers) - 1 : -1]:
         fitted = plane.fit(p0, p1)
         if fitted is None:
             continue
@@ -72,4 +72,4 @@ def _is_significant(ratio: float, freedom: float, left: float) -> bool:
     """The upper tail of an F distribution by Paulson's (1942) normal approximation."""
     a, b = 2 / (9 * freedom), 2 / (9 * max(left, 1.0))
     root = ratio ** (1 / 3)
-    return ((1 - b) * root - (1 - a)) / sqrt(b * root**2 + a) > _SIGNIFICANT
+    return bool(((1 - b) * root - (1 - a)) / sqrt(b * root**2 + a) > _SIGNIFICANT)
