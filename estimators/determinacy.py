@@ -37,13 +37,13 @@ def corner_deviations(
     variance = noise_variance(squares, 2 * weights.sum() - plane.freedom, threshold)
     flat = rows.reshape(-1, plane.freedom)
     normal = (flat * np.repeat(weights, 2)[:, None]).T @ flat
-    full = _deviations(normal, corner_rows, variance)
-    if not np.isfinite(full).all():
+    inverse, full = inverse_of(normal), _deviations(normal, corner_rows, variance)
+    if inverse is None:
         return full, full, None
     entries = np.kron(np.linalg.inv(into1), into0.T)[:, :8]  # of the matrix in pixels, by those of h
     last = (np.linalg.inv(into1) @ h @ into0)[2, 2]
     change = (entries[:8] - np.outer(matrix.ravel()[:8], entries[8])) @ tangent / last
-    covariance = change @ (inverse_of(normal) * variance) @ change.T
+    covariance = change @ (inverse * variance) @ change.T
     return full, _deviations(normal - leaned_on(rows, weights, normal), corner_rows, variance), covariance
 
 

@@ -47,9 +47,9 @@ class Gate:
     max_leaning: float = 0.25
     """The same without the inliers that the fit leans on most."""
     min_spread: float = 0.05
-    """Bound on the breadth of the inliers without the outermost fifth, across the line that fits them best, in
-    sides of image 0 (of the inliers' bounding box without a size): a line or one small part would determine a
-    model simpler than a homography, but tells nothing of whether it holds."""
+    """Bound on the breadth of the strip where most inliers lie, in sides of image 0 (of their bounding box
+    without a size): a line or one small part would determine a model simpler than a homography, but not tell
+    whether it holds."""
     allow_mirrored: bool = False
     """A mirrored plane passes, too."""
     refits: int = 10
@@ -121,13 +121,14 @@ class Gate:
                 f"{count} of {len(p0)} matches agree with the best {plane.label}, but at {weights.sum():.0f} "
                 f"separate places; {self.min_inliers} are needed"
             )
-        corners = image_corners(image_size) if image_size else _bounds(p0[inliers])
-        breadth = _breadth(p0[inliers] / np.maximum(np.ptp(corners, axis=0), 1e-300))
-        if plane.freedom < HOMOGRAPHY.freedom and breadth < self.min_spread:
-            return EstimationFailure(
-                f"{count} of {len(p0)} matches agree with the best {plane.label}, but on a line or in a small "
-                f"part of image 0: their breadth is {breadth:.1%} of it, {self.min_spread:.0%} are needed"
-            )
+        corners = image_corners(image_size) if image_size else bounds(p0[inliers])
+        if plane is not HOMOGRAPHY:
+            broad = breadth(p0[inliers] / np.maximum(np.ptp(corners, axis=0), 1e-300))
+            if broad < self.min_spread:
+                return EstimationFailure(
+                    f"{count} of {len(p0)} matches agree with the best {plane.label}, but on a line or in a "
+                    f"small part of image 0, {broad:.1%} of its sides broad; {self.min_spread:.0%} are needed"
+                )
         reason = by_chance(count, len(p0), plane.label, nfa, self.max_log10_nfa)
         if not reason and (what := self._implausible(h, corners)):
             reason = f"{count} of {len(p0)} matches agree, but the {plane.label} {what}"
@@ -220,7 +221,7 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold must be a positive number of pixels, got {threshold}")
 
 
-def _bounds(points: Points) -> Points:
+def bounds(points: Points) -> Points:
     """(4, 2) corners of the points' bounding box, clockwise from the least."""
     (left, top), (right, bottom) = points.min(0), points.max(0)
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
@@ -232,7 +233,9 @@ def _lies_on_line(points: Points) -> bool:
     return bool(spread < 1e-3 * np.ptp(points, axis=0).max())
 
 
-def _breadth(points: Points) -> float:
-    """Of a strip that has four fifths of the points as far from its middle line as these have."""
+def breadth(points: Points) -> float:
+    """Width of the strip about four fifths of the points, after a fifth far from their middle is left out."""
+    away = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    points = points[away <= np.quantile(away, 0.8)]
     across = np.linalg.svd(points - points.mean(0), full_matrices=False)[2][1] @ points.T
     return 2.5 * float(np.quantile(np.abs(across - np.median(across)), 0.8))

@@ -72,4 +72,4 @@ def _is_significant(ratio: float, freedom: float, left: float) -> bool:
     """The upper tail of an F distribution by Paulson's (1942) normal approximation."""
     a, b = 2 / (9 * freedom), 2 / (9 * max(left, 1.0))
     root = ratio ** (1 / 3)
-    return ((1 - b) * root - (1 - a)) / sqrt(b * root**2 + a) > _SIGNIFICANT
+    return bool(((1 - b) * root - (1 - a)) / sqrt(b * root**2 + a) > _SIGNIFICANT)

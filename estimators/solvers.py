@@ -1,7 +1,8 @@
 """What an estimator is, and those of OpenCV, Kornia and PoseLib."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -70,7 +71,7 @@ OPENCV_METHODS: dict[str, int] = {
     "usac_magsac": cv2.USAC_MAGSAC,
 }
 """Names of OpenCV's methods. ``rho`` and ``usac_prosac`` sample the first matches first."""
-_SOLVERS = {"homography": cv2.findHomography, "affine": cv2.estimateAffine2D}
+_SOLVERS: dict[str, Callable[..., Any]] = {"homography": cv2.findHomography, "affine": cv2.estimateAffine2D}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,9 @@ class OpenCVEstimator:
     confidence: float = 0.9999
     gate: Gate = field(default_factory=Gate)
     model: str = "homography"
-    """One of `geomatch.transforms.PLANES`, or ``auto``: the simplest that will do (`choose_model`). Affine maps have no ``rho``, similarities and rotations with a
-    shift know ``lmeds`` beside ``ransac`` alone, which stands in for the others; translations try every
-    match, whatever the method."""
+    """One of `geomatch.transforms.PLANES`, or ``auto``: the simplest that will do (`choose_model`). Where
+    OpenCV lacks a method for a model (``rho`` for affine maps; all but ``lmeds`` for similarities and
+    rotations) ``ransac`` stands in; a translation tries every match."""
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
@@ -132,9 +133,8 @@ class OpenCVEstimator:
             return commonest_shift(p0, p1, self.threshold)
         solver = _SOLVERS.get(self.model, cv2.estimateAffinePartial2D)
         method, limit = OPENCV_METHODS[self.method], self.max_iterations
-        if self.model != "homography" and (
-            method == cv2.RHO or (self.model != "affine" and method != cv2.LMEDS)
-        ):
+        lacking = method == cv2.RHO if self.model == "affine" else method != cv2.LMEDS
+        if self.model != "homography" and lacking:
             method = cv2.RANSAC
         try:
             matrix, _ = solver(

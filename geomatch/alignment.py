@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from geomatch.estimators import Estimator, OpenCVEstimator, threshold_of
+from geomatch.estimators import Estimator, OpenCVEstimator, plane_estimator, threshold_of
 from geomatch.geometry import normalize_homography, resize_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
 from geomatch.types import EstimationFailure, HomographyEstimate
@@ -52,8 +52,12 @@ def align_homography(
     It is estimated from ``keypoints0`` (N, 2) in pixels of image 0; matches (M, 2) within the estimator's
     threshold in pixels of image 1, or ``threshold`` if it has none, are the inliers. Where too few keypoints
     or matches agree with it, the one given is returned. The uncertainty of the corners stays that of the
-    matches: keypoints followed into image 1 are wrong together, so that theirs looks too small.
+    matches: keypoints followed into image 1 are wrong together, so that theirs looks too small. The model
+    stays that of the one given; one with a residual warp is returned as it is.
     """
+    if found.smooth:
+        return found
+    estimator = plane_estimator(estimator, found.model)
     threshold = threshold_of(estimator, threshold)
     best, pair = found, _prepared(image0, image1)
     for _ in range(_ROUNDS):

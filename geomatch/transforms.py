@@ -48,18 +48,20 @@ def parameter_deviations(model: str, matrix: Array, covariance: Array) -> dict[s
     return dict(zip(plus, np.sqrt(np.maximum(variances, 0)).tolist(), strict=True))
 
 
-def shifts_at(kind: str, control_points: Array, control_shifts: Array, points: Array) -> Array:
+def shifts_at(
+    kind: str, control_points: Array, control_shifts: Array, points: Array, hold: bool = True
+) -> Array:
     """(N, 2) shifts at points (N, 2) of a residual warp that has given ones at control points (K, 2).
 
     Between them that of least bending energy (Duchon, 1977; the spline of scikit-image's
     ``ThinPlateSplineTransform``), or the polynomial of degree 2 through them (``PolynomialTransform``).
-    Beyond the box of the control points it stays what it is at its border.
+    Beyond the box of the control points it stays what it is at its border, unless ``hold`` is false.
     """
     low, high = control_points.min(0), control_points.max(0)
     centre, size = (low + high) / 2, (high - low).max() / 2
 
     def rows(at: Array) -> Array:
-        u = (np.clip(at, low, high) - centre) / size
+        u = ((np.clip(at, low, high) if hold else at) - centre) / size
         one, (x, y) = np.ones(len(u)), u.T
         if kind == "polynomial":
             return np.column_stack([one, x, y, x * x, x * y, y * y])
