@@ -1,29 +1,28 @@
 """Images that are too large to be matched whole: reduced first, then in tiles that the first answer pairs.
 
-Tiles are windows of the files, so that memory does not grow with the images. So many are taken at most, spread
-over the overlap, that time does not either.
+Tiles are windows of the files, so that memory does not grow with the images, nor does time: of many tiles some
+are taken, spread over the overlap.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, is_dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.alignment import Part, align_parts
-from geomatch.errors import GeomatchError, ImageError
-from geomatch.estimators import Estimator, threshold_of
-from geomatch.geometry import image_corners, resize_homography, shift_homography, warp_points
+from geomatch.alignment import align_parts, prepare_part
+from geomatch.errors import ImageError
+from geomatch.estimators import Estimator
+from geomatch.geometry import image_corners, resize_homography, warp_points
 from geomatch.images import Image, ImageFile
 from geomatch.images.masks import add_mask
 from geomatch.pipeline import Pipeline, timed
 from geomatch.rasters.reading import Raster, open_raster
-from geomatch.relating import match_described, relate
+from geomatch.relating import relate
 from geomatch.results import MatchResult
-from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
+from geomatch.types import Features, HomographyEstimate, Matches
 from geomatch.views.features import features_of
 
 LARGE = 30_000_000
@@ -38,6 +37,10 @@ _LARGEST = 2.5  # times the side of a tile: larger windows of image 1 come from 
 _FOLLOWED = 16  # tiles in which Lucas-Kanade follows keypoints
 
 
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class _Source:
     """A large image, its mask, and where that is."""
@@ -48,18 +51,21 @@ class _Source:
 
     def overview(self) -> Image:
         image = self.raster.overview(SIDE, self.file.conversion)
-        allowed = None if self.mask is None else self.mask.overview(SIDE).pixels.any(axis=2)
+        allowed = None if self.mask is None else np.asarray(self.mask.overview(SIDE).pixels.any(axis=2))
         border = round(self.file.ignore_border * max(image.size) / max(self.raster.size))
         return self._masked(image, allowed, border)
 
     def window(self, left: int, top: int, width: int, height: int) -> Image:
         box = left, top, width, height
         image = self.raster.window(*box, self.file.conversion)
-        allowed = None if self.mask is None else self.mask.window(*box).pixels.any(axis=2)
+        allowed = None if self.mask is None else np.asarray(self.mask.window(*box).pixels.any(axis=2))
         if self.file.ignore_border:
             distances = [
                 np.minimum(np.arange(first, first + count), side - 1 - np.arange(first, first + count))
-                for first, count, side in ((left, width, self.raster.size[0]), (top, height, self.raster.size[1]))
+                for first, count, side in (
+                    (left, width, self.raster.size[0]),
+                    (top, height, self.raster.size[1]),
+                )
             ]
             inner = [own >= self.file.ignore_border for own in distances]
             own = inner[1][:, None] & inner[0]
@@ -67,7 +73,9 @@ class _Source:
         return self._masked(image, allowed, 0)
 
     def _masked(self, image: Image, allowed: NDArray[np.bool_] | None, border: int) -> Image:
-        return image if allowed is None and not border else add_mask(image, allowed, str(self.file.mask), border)
+        return (
+            image if allowed is None and not border else add_mask(image, allowed, str(self.file.mask), border)
+        )
 
 
 def relate_large(
@@ -96,12 +104,9 @@ def relate_large(
         matrix = np.linalg.inv(to_small[1]) @ first.geometry.matrix @ to_small[0]
         off = 1.0 if first.geometry.corner_deviations is None else first.geometry.corner_deviations.max()
         margin = _MARGIN + 3 * off * sizes[1][0] / images[1].size[0]
-        tiles = list(_tiles(matrix, sizes[0], sizes[1], margin))
         with timed(seconds, "tiles"):
-            found = _in_tiles(pipeline, sources, tiles, matrix, margin)
-        if found is None:
-            return whole
-        features0, features1, matches = found
+            tiles = _matched_tiles(pipeline, sources, matrix, margin)
+            features0, features1, matches = _joined(tiles, sizes)
         estimator, threshold = cast(Estimator, pipeline.estimator), pipeline.threshold
         i, j = matches.indices.T
         points0, points1 = features0.keypoints[i], features1.keypoints[j]
@@ -109,8 +114,118 @@ def relate_large(
             geometry = estimator.estimate(points0, points1, sizes[0])
         if geometry and pipeline.refine_homography:
             with timed(seconds, "refine_homography"):
-                chosen = tiles[:: -(-len(tiles) // _FOLLOWED)]
-                parts = _Parts(sources, chosen, features0.keypoints)
+                parts = [
+                    (prepare_part(*tile.images, *tile.first), tile.features[0].keypoints)
+                    for tile in tiles[:: -(-len(tiles) // _FOLLOWED)]
+                ]
                 geometry = align_parts(parts, sizes[0], points0, points1, geometry, estimator, threshold)
         return replace(whole, features0=features0, features1=features1, matches=matches, geometry=geometry)
     raise AssertionError  # nothing above is suppressed
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Tile:
+    """A window of each image, and what was matched there."""
+
+    images: tuple[Image, Image]
+    first: tuple[tuple[int, int], tuple[int, int]]
+    """Where their first pixels lie."""
+    features: tuple[Features, Features]
+    """In pixels of the whole images."""
+    matches: Matches
+
+
+def _opened(stack: ExitStack, file: ImageFile) -> _Source:
+    raster = stack.enter_context(open_raster(file.path, apply_exif=file.apply_exif))
+    mask = file.mask and stack.enter_context(open_raster(file.mask, apply_exif=file.apply_exif))
+    if mask and mask.size != raster.size:
+        sizes = [f"{width}x{height}" for width, height in (mask.size, raster.size)]
+        raise ImageError(f"{file.mask}: the mask has {sizes[0]} pixels, {file.path} has {sizes[1]}")
+    return _Source(raster, file, mask or None)
+
+
+def _resized(
+    first: MatchResult, to_small: Sequence[NDArray[np.float64]], sizes: Sequence[Size]
+) -> MatchResult:
+    """What was found in reduced images, in pixels of the whole ones."""
+    features = [
+        replace(
+            own,
+            keypoints=warp_points(np.linalg.inv(matrix), own.keypoints).astype(np.float32),
+            scales=None if own.scales is None else own.scales / np.float32(matrix[0, 0]),
+            image_size=size,
+        )
+        for own, matrix, size in zip((first.features0, first.features1), to_small, sizes, strict=True)
+    ]
+    settings = {**first.settings}
+    for number, size in enumerate(sizes):
+        settings[f"image{number}"] = {**settings[f"image{number}"], "size": list(size)}
+    return replace(first, features0=features[0], features1=features[1], settings=settings)
+
+
+def _matched_tiles(
+    pipeline: Pipeline, sources: Sequence[_Source], matrix: NDArray[np.float64], margin: float
+) -> list[_Tile]:
+    """Tiles of image 0, each matched with the window of image 1 where the matrix sends it."""
+    detector = pipeline.detector
+    if is_dataclass(detector) and getattr(detector, "max_keypoints", None):
+        detector = replace(cast(Any, detector), max_keypoints=KEYPOINTS)
+    small = replace(pipeline, detector=detector)
+    tiles = []
+    for box0, box1 in _boxes(matrix, sources[0].raster.size, sources[1].raster.size, margin):
+        images = sources[0].window(*box0), sources[1].window(*box1)
+        one, two = small.describe(images)
+        features0, features1, matches = small.match(one, two, {})
+        firsts = (box0[0], box0[1]), (box1[0], box1[1])
+        own = [
+            replace(
+                features,
+                keypoints=features.keypoints + np.array(first, np.float32),
+                image_size=source.raster.size,
+            )
+            for features, first, source in zip((features0, features1), firsts, sources, strict=True)
+        ]
+        i, j = matches.indices.T
+        with np.errstate(invalid="ignore"):
+            sent = warp_points(matrix, own[0].keypoints[i])
+            near = np.linalg.norm(sent - own[1].keypoints[j], axis=1) <= margin
+        tiles.append(_Tile(images, firsts, (own[0], own[1]), matches[near]))
+    return tiles
+
+
+def _boxes(matrix: NDArray[np.float64], size0: Size, size1: Size, margin: float) -> list[tuple[Box, Box]]:
+    """Windows (left, top, width, height) of both images that show the same, spread over the overlap."""
+    zoom = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+    side = min(TILE, max(64, int(_LARGEST * TILE / max(zoom, 1e-9))))
+    columns, rows = (
+        np.linspace(0, max(0, own - side), -(-own // (side - _OVERLAP))).astype(int) for own in size0
+    )
+    found = []
+    for top in dict.fromkeys(rows.tolist()):
+        for left in dict.fromkeys(columns.tolist()):
+            box0 = left, top, min(side, size0[0] - left), min(side, size0[1] - top)
+            corners = warp_points(matrix, image_corners((box0[2], box0[3])) + np.array([left, top]))
+            low = np.maximum(np.floor(corners.min(0) - margin), 0)
+            high = np.minimum(np.ceil(corners.max(0) + margin) + 1, size1)
+            sizes = high - low
+            if np.isfinite(corners).all() and sizes.min() >= side / 8 and sizes.max() <= 2 * _LARGEST * TILE:
+                low, size = low.astype(int), sizes.astype(int)
+                found.append((box0, (int(low[0]), int(low[1]), int(size[0]), int(size[1]))))
+    chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), MOST_TILES)).round().astype(int))
+    return [found[index] for index in chosen]
+
+
+def _joined(tiles: Sequence[_Tile], sizes: Sequence[Size]) -> tuple[Features, Features, Matches]:
+    """Keypoints and matches of all tiles, best first."""
+    features = [
+        features_of([tile.features[side] for tile in tiles] or [_nothing(sizes[side])]) for side in (0, 1)
+    ]
+    starts = np.cumsum([[0, 0], *[[len(own) for own in tile.features] for tile in tiles]], axis=0)
+    every = [tile.matches.indices + start for tile, start in zip(tiles, starts, strict=False)]
+    similarity = np.concatenate([np.zeros(0, np.float32), *[tile.matches.similarity for tile in tiles]])
+    order = np.argsort(-similarity, kind="stable")
+    return (
+        features[0],
+        features[1],
+        Matches(np.concatenate([np.zeros((0, 2), np.int64), *indices])[order], similarity[order]),
+    )

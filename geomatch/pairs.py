@@ -10,6 +10,7 @@ from geomatch.estimators import Estimator
 from geomatch.estimators.models import Model
 from geomatch.images import CONVERSION, Conversion, Image, ImageFile, ImageLike, load_image
 from geomatch.keypoints import Detector
+from geomatch.large import LARGE, relate_large
 from geomatch.matchers import Matcher
 from geomatch.pipeline import Pipeline, timed
 from geomatch.relating import relate
@@ -48,6 +49,8 @@ def match(
         apply_exif: turn the images as their EXIF orientation says.
         conversion: how images of more than 8 bits, or more than three bands, become RGB.
 
+    Files of more than 30 million pixels are matched in tiles, see `geomatch.large`.
+
     Returns:
         Everything found; ``result.geometry`` is false when there is none, which is no error; a homography is
         ``result.homography``, too. With features that see more than patches it follows the content, not the
@@ -76,6 +79,9 @@ def match(
 
 def match_pair(pipeline: Pipeline, image0: ImageFile | Image, image1: ImageFile | Image) -> MatchResult:
     """`match` with options that are made already."""
+    files = isinstance(image0, ImageFile) and isinstance(image1, ImageFile)
+    if files and max(image0.pixels(), image1.pixels()) > LARGE:
+        return relate_large(pipeline, image0, image1)
     seconds: dict[str, float] = {}
     with timed(seconds, "read"):
         images = [one.load() if isinstance(one, ImageFile) else one for one in (image0, image1)]

@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from geomatch.describers import (
     DenseDescriber,
@@ -19,16 +21,17 @@ from geomatch.describers import (
 )
 from geomatch.dift import DIFTConfig
 from geomatch.dift.maps.feature_map import FeatureMap
+from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, create_estimator
 from geomatch.estimators.models import MODELS, PLANE_MODELS, Model, create_model
 from geomatch.images import Image
 from geomatch.keypoints import Detector, GridDetector
-from geomatch.matchers import Matcher
-from geomatch.matching import check_options
+from geomatch.matchers import Matcher, match_features
+from geomatch.matching import check_options, check_rows, mutual_nearest
 from geomatch.parallel import side_by_side
 from geomatch.stream import clocked
 from geomatch.tensors import FeatureTensors, detect_features, upload_features
-from geomatch.types import Metric
+from geomatch.types import Features, Matches, Metric
 from geomatch.views.search import (
     Effort,
     check_effort,
@@ -159,6 +162,48 @@ class Pipeline:
                 found = _describe(describer, images, found)
         rows = zip(images, found, maps, strict=True)
         return [Described(image, features, describer, own) for image, features, own in rows]
+
+    def rules(self, describer: Describer) -> dict[str, Any]:
+        """Metric, similarity and ratio by which descriptors are matched."""
+        metric = self.metric
+        if metric is None and self.matcher is None:
+            metric = traits_of(describer).metric
+        return {"metric": metric, "min_similarity": self.min_similarity, "max_ratio": self.max_ratio}
+
+    def matches_of(
+        self, features0: FeatureTensors, features1: FeatureTensors, describer: Describer
+    ) -> Matches:
+        """Match described keypoints, on the device where they are."""
+        if self.matcher is not None:
+            matcher = cast(Matcher, self.matcher)
+            arrays = features0.to_features(), features1.to_features()
+            return match_features(matcher, *arrays, self.min_similarity)
+        if not len(features0) or not len(features1):
+            return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
+        a, b = features0.descriptors, features1.descriptors
+        if a is None or b is None:
+            raise ValueError("the descriptor returned features without descriptors")
+        for rows in (a, b):
+            check_rows(rows)
+        metric = self.metric or traits_of(describer).metric
+        found = mutual_nearest(a, b.to(a.device), metric, self.min_similarity, self.max_ratio)
+        return Matches(*(part.numpy(force=True) for part in found))
+
+    def match(
+        self, one: Described, two: Described, seconds: dict[str, float]
+    ) -> tuple[Features, Features, Matches]:
+        """Match two described images; a grid's keypoints of the second are then refined."""
+        with timed(seconds, "match"):
+            matches = self.matches_of(one.features, two.features, one.describer)
+        features0, features1 = (own.features.to_features() for own in (one, two))
+        if one.feature_map is not None and two.feature_map is not None:
+            with timed(seconds, "refine_keypoints"):
+                detector = self.detector
+                step = detector.spacing(two.image.size) if isinstance(detector, GridDetector) else 0
+                maps = one.feature_map, two.feature_map
+                moved = refine_matches(*maps, features0, features1, matches, step)
+                features1 = replace(features1, keypoints=moved)
+        return features0, features1, matches
 
 
 def _refining(

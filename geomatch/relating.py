@@ -1,7 +1,6 @@
 """From two images to what relates them: described, matched, estimated, refined."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -13,17 +12,13 @@ from geomatch.content import check_content
 from geomatch.describers import (
     traits_of,
 )
-from geomatch.dift.maps.refine import refine_matches
 from geomatch.estimators import Estimator, Gate, threshold_of
 from geomatch.estimators.models import EXIF
-from geomatch.keypoints import GridDetector
-from geomatch.matchers import Matcher, match_features
-from geomatch.matching import check_rows, mutual_nearest
 from geomatch.pipeline import Described, Pipeline, timed
 from geomatch.provenance import record
 from geomatch.results import MatchResult
-from geomatch.tensors import FeatureTensors, detect_features, upload_features
-from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches, Metric
+from geomatch.tensors import detect_features, upload_features
+from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches
 from geomatch.views.features import SIDE, FramedFeatures, view_features
 from geomatch.views.matching import learned_pairs, nearest_elsewhere
 from geomatch.views.search import (
@@ -51,34 +46,19 @@ def relate(
     learned: Any = pipeline.matcher
     describer = one.describer
     other, limit = pipeline.model_of(images), threshold_of(estimator, pipeline.threshold)
-    metric = pipeline.metric
-    if metric is None and learned is None:
-        metric = traits_of(describer).metric
-    rules: Any = {
-        "metric": metric, "min_similarity": pipeline.min_similarity, "max_ratio": pipeline.max_ratio,
-    }  # fmt: skip
-    matched = partial(_match, matcher=learned, **rules)
 
     def related(points0: NDArray[np.floating], points1: NDArray[np.floating]) -> Geometry:
         if other is not None:
             return other.estimate(points0, points1, images[0].size, images[1].size)
         return estimator.estimate(points0, points1, images[0].size)
 
-    with timed(seconds, "match"):
-        matches = matched(features0=found[0], features1=found[1])
-    features0, features1 = (features.to_features() for features in found)
-    if one.feature_map is not None and two.feature_map is not None:
-        with timed(seconds, "refine_keypoints"):
-            step = detector.spacing(images[1].size) if isinstance(detector, GridDetector) else 0
-            maps = one.feature_map, two.feature_map
-            moved = refine_matches(*maps, features0, features1, matches, step)
-            features1 = replace(features1, keypoints=moved)
+    features0, features1, matches = pipeline.match(one, two, seconds)
     plain0 = features0
     i, j = matches.indices.T
     points0, points1 = features0.keypoints[i], features1.keypoints[j]
 
     def again(features: Features) -> Geometry:
-        matches = matched(features0=found[0], features1=upload_features(features, "cpu"))
+        matches = pipeline.matches_of(found[0], upload_features(features, "cpu"), describer)
         i, j = matches.indices.T
         return related(plain0.keypoints[i], features.keypoints[j])
 
@@ -103,8 +83,10 @@ def relate(
     searched = None
     if not empty and not mirrored and has_views(detector, describer, pipeline.effort) and is_weak(geometry):
         with timed(seconds, "search_views"):
-            gate = getattr(estimator, "gate", None) if other is None and learned is None else None
-            searched = _search(pipeline, (one, two), metric, gate, limit, related)
+            gate = (
+                getattr(estimator, "gate", None) if pipeline.model == "homography" and not learned else None
+            )
+            searched = _search(pipeline, (one, two), gate, limit, related)
     if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
         (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
         points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))
@@ -124,7 +106,7 @@ def relate(
         "detector": record(detector),
         "descriptor": record(describer),
         "remark": None if empty else getattr(describer, "remark", None),
-        "matching": {"matcher": record(learned or "mnn"), **rules},
+        "matching": {"matcher": record(learned or "mnn"), **pipeline.rules(describer)},
         "refine_keypoints": one.feature_map is not None,
         "refine_homography": pipeline.refine_homography,
         "effort": pipeline.effort,
@@ -139,7 +121,6 @@ def relate(
 def _search(
     pipeline: Pipeline,
     pair: tuple[Described, Described],
-    metric: Metric | None,
     gate: object,
     limit: float,
     related: Callable[[NDArray[np.floating], NDArray[np.floating]], Geometry],
@@ -158,29 +139,9 @@ def _search(
     see = partial(view_features, detector=detector, describer=describer)
     stages = stages_of(pipeline.effort, describer, learned is not None)
     if learned is None:
-        tentative = nearest_elsewhere(metric or "cosine", pipeline.min_similarity, pipeline.max_ratio)
+        rules = pipeline.rules(describer)
+        tentative = nearest_elsewhere(rules["metric"], rules["min_similarity"], rules["max_ratio"])
     else:
         tentative = learned_pairs(learned, pipeline.min_similarity)
     plain, together = [own.features for own in pair], seen_together(detector, describer)
     return search_views(images, plain, see, tentative, stages, relate, together)
-
-
-def _match(
-    features0: FeatureTensors,
-    features1: FeatureTensors,
-    matcher: Matcher | None,
-    metric: Metric | None,
-    min_similarity: float | None,
-    max_ratio: float | None,
-) -> Matches:
-    if matcher is not None:
-        return match_features(matcher, features0.to_features(), features1.to_features(), min_similarity)
-    if not len(features0) or not len(features1):
-        return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
-    a, b = features0.descriptors, features1.descriptors
-    if a is None or b is None:
-        raise ValueError("the descriptor returned features without descriptors")
-    for rows in (a, b):
-        check_rows(rows)
-    found = mutual_nearest(a, b.to(a.device), metric or "cosine", min_similarity, max_ratio)
-    return Matches(*(part.numpy(force=True) for part in found))

@@ -19,6 +19,7 @@ from geomatch.describers import traits_of
 from geomatch.errors import GeomatchError, ImageError, first_line, reading
 from geomatch.files import digest_of, write_whole
 from geomatch.images import READING, Reading
+from geomatch.large import LARGE, relate_large
 from geomatch.pipeline import Described, Pipeline
 from geomatch.provenance import cache_key, versions
 from geomatch.relating import relate
@@ -126,10 +127,13 @@ def match_list(
 
 def _line(images: DescribedImages, pair: tuple[str, str]) -> dict[str, Any]:
     try:
-        one, two = images[pair[0]], images[pair[1]]
+        files = [images.reading.file(images.folder / name, name) for name in pair]
+        if max(file.pixels() for file in files) > LARGE:
+            result = relate_large(images.pipeline, files[0], files[1])
+        else:
+            result = relate(images.pipeline, images[pair[0]], images[pair[1]])
     except (ImageError, OSError) as error:
         return {"reason": first_line(error)}
-    result = relate(images.pipeline, one, two)
     found = {name: value for name, value in result.to_dict().items() if name not in ("settings", "versions")}
     sizes = {"size0": list(result.features0.image_size), "size1": list(result.features1.image_size)}
     return {**sizes, **found, **matched_arrays(result)}
