@@ -60,28 +60,27 @@ class _Source:
         image = self.raster.window(*box, self.file.conversion)
         allowed = None if self.mask is None else np.asarray(self.mask.window(*box).pixels.any(axis=2))
         if self.file.ignore_border:
-            distances = [
-                np.minimum(np.arange(first, first + count), side - 1 - np.arange(first, first + count))
-                for first, count, side in (
-                    (left, width, self.raster.size[0]),
-                    (top, height, self.raster.size[1]),
-                )
-            ]
-            inner = [own >= self.file.ignore_border for own in distances]
-            own = inner[1][:, None] & inner[0]
+            x, y = left + np.arange(width), top + np.arange(height)[:, None]
+            right, bottom = (side - 1 for side in self.raster.size)
+            own = np.minimum(np.minimum(x, right - x), np.minimum(y, bottom - y)) >= self.file.ignore_border
             allowed = own if allowed is None else allowed & own
         return self._masked(image, allowed, 0)
 
     def _masked(self, image: Image, allowed: NDArray[np.bool_] | None, border: int) -> Image:
-        return (
-            image if allowed is None and not border else add_mask(image, allowed, str(self.file.mask), border)
-        )
+        if allowed is None and not border:
+            return image
+        return add_mask(image, allowed, str(self.file.mask), border)
+
+
+def are_large(*files: ImageFile) -> bool:
+    """True for files of which one is matched in tiles; ImageError when one cannot be read."""
+    return any(file.pixels() > LARGE for file in files)
 
 
 def relate_large(
     pipeline: Pipeline, file0: ImageFile, file1: ImageFile, seconds: dict[str, float] | None = None
 ) -> MatchResult:
-    """Match two image files of any size by a plane model; the result's images are reduced, its pixels are not.
+    """Match two files of any size by a plane model; the result's images are reduced, its coordinates are not.
 
     What does not fit the reduced images' answer is not found, so a scene with depth must have little of it.
     Dense describers see each tile as an image of its own.
@@ -224,8 +223,9 @@ def _joined(tiles: Sequence[_Tile], sizes: Sequence[Size]) -> tuple[Features, Fe
     every = [tile.matches.indices + start for tile, start in zip(tiles, starts, strict=False)]
     similarity = np.concatenate([np.zeros(0, np.float32), *[tile.matches.similarity for tile in tiles]])
     order = np.argsort(-similarity, kind="stable")
-    return (
-        features[0],
-        features[1],
-        Matches(np.concatenate([np.zeros((0, 2), np.int64), *indices])[order], similarity[order]),
-    )
+    indices = np.concatenate([np.zeros((0, 2), np.int64), *every])
+    return features[0], features[1], Matches(indices[order], similarity[order])
+
+
+def _nothing(size: Size) -> Features:
+    return Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), size)

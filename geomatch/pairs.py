@@ -10,7 +10,7 @@ from geomatch.estimators import Estimator
 from geomatch.estimators.models import Model
 from geomatch.images import CONVERSION, Conversion, Image, ImageFile, ImageLike, load_image
 from geomatch.keypoints import Detector
-from geomatch.large import LARGE, relate_large
+from geomatch.large import are_large, relate_large
 from geomatch.matchers import Matcher
 from geomatch.pipeline import Pipeline, timed
 from geomatch.relating import relate
@@ -79,8 +79,7 @@ def match(
 
 def match_pair(pipeline: Pipeline, image0: ImageFile | Image, image1: ImageFile | Image) -> MatchResult:
     """`match` with options that are made already."""
-    files = isinstance(image0, ImageFile) and isinstance(image1, ImageFile)
-    if files and max(image0.pixels(), image1.pixels()) > LARGE:
+    if isinstance(image0, ImageFile) and isinstance(image1, ImageFile) and are_large(image0, image1):
         return relate_large(pipeline, image0, image1)
     seconds: dict[str, float] = {}
     with timed(seconds, "read"):

@@ -157,8 +157,8 @@ def draw_overlay(result: MatchResult) -> NDArray[np.uint8]:
     rows, columns = np.mgrid[: small0.size[1], : small0.size[0]]
     points = np.stack([columns, rows], axis=-1).reshape(-1, 2)
     places = result.homography.send(resize_points(points, small0.size, result.features0.image_size))
-    places = resize_points(places, result.features1.image_size, small1.size)
-    x, y = np.clip(places, -2, np.array(small1.size) + 1).T.reshape(2, *rows.shape)
+    shown = resize_points(places, result.features1.image_size, small1.size)
+    x, y = np.clip(shown, -2, np.array(small1.size) + 1).T.reshape(2, *rows.shape)
     warped = cv2.remap(small1.pixels, x, y, cv2.INTER_LINEAR)
     covered = cv2.remap(np.ones(small1.pixels.shape[:2], np.float32), x, y, cv2.INTER_LINEAR)
     share = 0.5 * covered[:, :, None]

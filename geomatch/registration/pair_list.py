@@ -19,7 +19,7 @@ from geomatch.describers import traits_of
 from geomatch.errors import GeomatchError, ImageError, first_line, reading
 from geomatch.files import digest_of, write_whole
 from geomatch.images import READING, Reading
-from geomatch.large import LARGE, relate_large
+from geomatch.large import are_large, relate_large
 from geomatch.pipeline import Described, Pipeline
 from geomatch.provenance import cache_key, versions
 from geomatch.relating import relate
@@ -128,7 +128,7 @@ def match_list(
 def _line(images: DescribedImages, pair: tuple[str, str]) -> dict[str, Any]:
     try:
         files = [images.reading.file(images.folder / name, name) for name in pair]
-        if max(file.pixels() for file in files) > LARGE:
+        if are_large(*files):
             result = relate_large(images.pipeline, files[0], files[1])
         else:
             result = relate(images.pipeline, images[pair[0]], images[pair[1]])
