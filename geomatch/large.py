@@ -12,12 +12,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.alignment import align_parts, prepare_part
+from geomatch.alignment import Part, align_parts, prepare_part
 from geomatch.errors import ImageError
 from geomatch.estimators import Estimator
 from geomatch.geometry import image_corners, resize_homography, warp_points
 from geomatch.images import Image, ImageFile
 from geomatch.images.masks import add_mask
+from geomatch.parallel import side_by_side
 from geomatch.pipeline import Pipeline, timed
 from geomatch.rasters.reading import Raster, open_raster
 from geomatch.relating import relate
@@ -27,9 +28,9 @@ from geomatch.views.features import features_of
 
 LARGE = 30_000_000
 """Pixels above which an image is matched in tiles."""
-SIDE = 2000
+SIDE = 1400
 """Long side in pixels of the first, reduced images."""
-TILE, MOST_TILES, KEYPOINTS = 1024, 36, 300
+TILE, MOST_TILES, KEYPOINTS = 1024, 24, 300
 """Side in pixels of image 0 of a tile, the most tiles, and keypoints of each."""
 _OVERLAP = 64  # pixels of two neighbouring tiles
 _MARGIN = 24  # pixels about where the first answer sends a tile, beside three times its deviation
@@ -92,7 +93,7 @@ def relate_large(
     with ExitStack() as stack:
         sources = [_opened(stack, file) for file in (file0, file1)]
         with timed(seconds, "read"):
-            images = [source.overview() for source in sources]
+            images = side_by_side(_Source.overview, sources)
         sizes = [source.raster.size for source in sources]
         one, two = pipeline.describe(images, seconds)
         first = relate(pipeline, one, two, seconds)
@@ -113,10 +114,8 @@ def relate_large(
             geometry = estimator.estimate(points0, points1, sizes[0])
         if geometry and pipeline.refine_homography:
             with timed(seconds, "refine_homography"):
-                parts = [
-                    (prepare_part(*tile.images, *tile.first), tile.features[0].keypoints)
-                    for tile in tiles[:: -(-len(tiles) // _FOLLOWED)]
-                ]
+                some = tiles[:: -(-len(tiles) // _FOLLOWED)]
+                parts = [(tile.part, tile.features[0].keypoints) for tile in some]
                 geometry = align_parts(parts, sizes[0], points0, points1, geometry, estimator, threshold)
         return replace(whole, features0=features0, features1=features1, matches=matches, geometry=geometry)
     raise AssertionError  # nothing above is suppressed
@@ -126,9 +125,8 @@ def relate_large(
 class _Tile:
     """A window of each image, and what was matched there."""
 
-    images: tuple[Image, Image]
-    first: tuple[tuple[int, int], tuple[int, int]]
-    """Where their first pixels lie."""
+    part: Part
+    """For Lucas-Kanade."""
     features: tuple[Features, Features]
     """In pixels of the whole images."""
     matches: Matches
@@ -188,7 +186,7 @@ def _matched_tiles(
         with np.errstate(invalid="ignore"):
             sent = warp_points(matrix, own[0].keypoints[i])
             near = np.linalg.norm(sent - own[1].keypoints[j], axis=1) <= margin
-        tiles.append(_Tile(images, firsts, (own[0], own[1]), matches[near]))
+        tiles.append(_Tile(prepare_part(*images, *firsts), (own[0], own[1]), matches[near]))
     return tiles
 
 
