@@ -81,7 +81,7 @@ def _parts(
     }
 
 
-def _show_progress() -> None:
+def show_progress() -> None:
     """Print on standard error what the package logs that it is doing, until the present command ends."""
     logger, told = logging.getLogger("geomatch"), logging.StreamHandler()
     told.setFormatter(logging.Formatter("%(message)s ..."))  # loading dift-tiny ...
@@ -146,7 +146,7 @@ def match(
 
     for path in (image0, image1):
         check_image_file(path)
-    _show_progress()
+    show_progress()
     import geomatch
     from geomatch.drawing.result import save_result
 
@@ -195,7 +195,7 @@ def descriptor_config(
               default=Path("demo-out"), show_default=True, help="Folder for the pictures.")  # fmt: skip
 def demo(out: Path) -> int:
     """Register the bundled pair and compare with the known truth."""
-    _show_progress()
+    show_progress()
     import geomatch
     from geomatch.drawing.result import save_result
 

@@ -1,0 +1,1 @@
+"""Registering many images: sequences, folders, and what is written of them."""
