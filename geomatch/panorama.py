@@ -27,6 +27,7 @@ from geomatch.estimators import create_estimator
 from geomatch.files import replacing
 from geomatch.geometry import resize_homography, shift_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image
+from geomatch.images.image import reduce_image
 from geomatch.keypoints import Detector, GridDetector
 from geomatch.matchers import Matcher, match_features
 from geomatch.matching import match_mutual
@@ -34,14 +35,12 @@ from geomatch.opencv.convert import to_image_features
 from geomatch.registration.sequence import Link, Matrix, adjust
 from geomatch.types import EstimationFailure, Features, HomographyEstimate
 
-Scene = Literal["turning", "plane"]
-Projection = Literal["spherical", "cylindrical", "plane"]
 Photo = NDArray[np.uint8]
 SUFFIXES = {".png": True, ".tif": True, ".tiff": True, ".jpg": False, ".jpeg": False}
 """Files that a panorama can be written to, and if they have an alpha channel."""
 _log = logging.getLogger(__name__)
 _detail: Any = cv2.detail  # of which OpenCV's type stubs know little
-_REGISTER, _SEAM = 0.6e6, 0.1e6  # pixels of an image where it is matched, and where seams are found
+_REGISTER, _SEAM = 900, 360  # longest side of an image where it is matched, and where seams are found
 _THRESHOLD = 3.0  # of inliers, in pixels where images are matched
 _MISFIT = 4.0  # the same of a pair's median match, when all images are placed
 _ALL, _NEXT = 40, 8  # so many images are matched each with each; of more, each with the next few
@@ -55,14 +54,10 @@ _WAYS_OUT = {"turning": "for a plane seen from several places give scene 'plane'
 class PairScore:
     """How two images agree; as a string, a line about it."""
 
-    names: tuple[str, str]
-    """The names of both images."""
-    matches: int
-    """Mutual nearest neighbours, or what the matcher found."""
-    inliers: int
-    """Those that agree with the homography; 0 without one."""
-    reason: str
-    """Why there is no homography; empty when there is one."""
+    names: tuple[str, str]  # of both images
+    matches: int  # mutual nearest neighbours, or what the matcher found
+    inliers: int  # those that agree with the homography; 0 without one
+    reason: str  # why there is no homography; empty when there is one
 
     def __str__(self) -> str:
         # OpenCV's confidence (Brown and Lowe, 2007, ask for more than 1); what decides here is the gate
@@ -75,14 +70,10 @@ class PairScore:
 class Panorama:
     """What `stitch` made; false, with a reason, when there is no picture."""
 
-    pixels: Photo | None
-    """(H, W, 4) RGBA; alpha is 0 where no image is."""
-    reason: str
-    """Why there is no picture; empty when there is one."""
-    left_out: dict[str, str]
-    """Names of images that are not in the picture, and why."""
-    pairs: tuple[PairScore, ...]
-    """All pairs that were matched, those with most inliers first."""
+    pixels: Photo | None  # (H, W, 4) RGBA; alpha is 0 where no image is
+    reason: str  # why there is no picture; empty when there is one
+    left_out: dict[str, str]  # names of images that are not in the picture, and why
+    pairs: tuple[PairScore, ...]  # all that were matched, those with most inliers first
 
     def __bool__(self) -> bool:
         return self.pixels is not None
@@ -100,8 +91,8 @@ class Panorama:
 def stitch(
     sources: Sequence[ImageLike],
     *,
-    scene: Scene = "turning",
-    projection: Projection = "spherical",
+    scene: Literal["turning", "plane"] = "turning",
+    projection: Literal["spherical", "cylindrical", "plane"] = "spherical",
     matcher: str | Matcher | None = None,
     detector: str | Detector | None = None,
     descriptor: str | DIFTConfig | Describer | None = None,
@@ -123,15 +114,15 @@ def stitch(
         raise ValueError(f"unknown scene or projection: {scene!r}, {projection!r}")
     if len(sources) < 2:
         raise ValueError(f"a panorama needs two images or more, got {len(sources)}")
-    describe, relate = _registration(matcher, detector, descriptor, max_keypoints)
+    describe, relate = _registration(*choose_parts(matcher, detector, descriptor, max_keypoints))
     names, sizes, small, features = [], [], [], []
     for number, source in enumerate(sources, 1):
         _log.info("describing image %d of %d", number, len(sources))
         image = load_image(source)
         names.append(image.name if isinstance(source, str | PathLike) else f"image {number}")
         sizes.append(image.size)
-        small.append(_reduced(image.pixels, _SEAM))
-        features.append(describe(Image(_reduced(image.pixels, _REGISTER), names[-1])))
+        small.append(reduce_image(image, _SEAM).pixels)
+        features.append(describe(reduce_image(image, _REGISTER)))
     every = combinations(range(len(sources)), 2)
     tried = [(i, j) for i, j in every if len(sources) <= _ALL or j - i <= _NEXT]
     _log.info("matching %d pairs", len(tried))
@@ -146,12 +137,8 @@ def stitch(
     group = components(len(names), [np.array([(link.i, link.j) for link in links], int).reshape(-1, 2)])
     counts = np.bincount(group)
     links = [link for link in links if group[link.i] == counts.argmax()]
-    lonely = {1: "belongs to no other image"}
-    left_out = {
-        names[n]: lonely.get(int(counts[own]), "belongs to a smaller group of images")
-        for n, own in enumerate(group)
-        if own != counts.argmax()
-    }
+    strangers = [names[n] for n in np.flatnonzero(group != counts.argmax())]
+    left_out = dict.fromkeys(strangers, "belongs to none of those in the picture")
 
     def failed(reason: str) -> Panorama:
         return Panorama(None, reason, left_out, pairs)
@@ -197,13 +184,9 @@ def stitch(
 
 
 def _registration(
-    matcher: str | Matcher | None,
-    detector: str | Detector | None,
-    descriptor: str | DIFTConfig | Describer | None,
-    max_keypoints: int,
+    learned: Matcher | None, detect: Detector, given: Describer | None
 ) -> tuple[Callable[[Image], Features], Callable[[Features, Features], Any]]:
     """How an image is described, and two are related: points (M, 2) of each, and what `Estimator` says."""
-    learned, detect, given = choose_parts(matcher, detector, descriptor, max_keypoints)
     estimator, metrics = create_estimator("usac_magsac", _THRESHOLD), set[Any]()
 
     def describe(image: Image) -> Features:
@@ -303,10 +286,3 @@ def _blended(views: Sequence[_View], surface: str, scale: float, box: tuple[int,
         blender.feed(layer.astype(np.int16), cv2.bitwise_and(cut, mask), corner)
     pixels, mask = blender.blend(None, None)
     return np.dstack([np.clip(pixels, 0, 255).astype(np.uint8), mask])
-
-
-def _reduced(pixels: Photo, most: float) -> Photo:
-    """At most so many pixels, by area averaging."""
-    factor = min(1.0, sqrt(most / (pixels.shape[0] * pixels.shape[1])))
-    size = max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)

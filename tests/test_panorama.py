@@ -61,7 +61,7 @@ def test_camera_that_turned(photo: Photo, turning: list[Photo], noise: Photo) ->
     """The panorama is the photograph again, but for its light; a stranger is left out and named."""
     made = stitch([turning[1], noise, turning[0], turning[2]], projection="plane", **PARTS)
     assert made.pixels is not None, made.reason
-    assert made.left_out == {"image 2": "belongs to no other image"}
+    assert made.left_out == {"image 2": "belongs to none of those in the picture"}
     assert {pair.names for pair in made.pairs[:2]} == {("image 1", "image 3"), ("image 1", "image 4")}
     assert made.pixels.shape[2] == 4
     assert set(np.unique(made.pixels[:, :, 3])) == {0, 255}
@@ -137,7 +137,7 @@ def test_command(
     stranger.parent.mkdir()
     PILImage.fromarray(noise).save(stranger)
     assert main([*line, str(stranger)]) == 1
-    assert f"left out    {stranger}: belongs to no other image" in capsys.readouterr().out
+    assert f"left out    {stranger}: belongs to none of those in the picture" in capsys.readouterr().out
     assert main(["panorama", str(tmp_path / "view0.png"), *line[2:], str(stranger)]) == 1
     assert "geomatch: no panorama: no two of 2 images fit together" in capsys.readouterr().err
     for wrong in ([*line, "--out", "a.gif"], ["panorama", str(stranger), *line[2:]], [*line, "nowhere.png"]):

@@ -81,8 +81,7 @@ def test_image_without_a_link_is_left_out(rng: np.random.Generator) -> None:
     found = adjust(6, [linked(places, i, j, rng) for i, j in pairs], "similarity")
     assert [m is None for m in found.matrices] == [False, False, False, True, True, True]
     assert found.reasons[:3] == ("", "", "")
-    assert found.reasons[3] == "no link to any other image"
-    assert "lead nowhere" in found.reasons[4]
+    assert set(found.reasons[3:]) == {"no link leads to it that agrees with the others"}
     assert found.used.tolist() == [True, True, False]
     assert np.isnan(found.errors[2])
     assert errors(found, places)[:3].max() < 1e-4
@@ -121,5 +120,3 @@ def test_nonsense_is_refused(rng: np.random.Generator) -> None:
     links = [linked([np.eye(3)] * 2, 0, 1, rng)]
     with pytest.raises(ValueError, match="unknown model 'rigid'; choose one of: translation"):
         adjust(2, links, "rigid")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="images 0 and 1; there are 0 to 0"):
-        adjust(1, links)

@@ -5,6 +5,7 @@ A chain of neighbours drifts. Links that jump pull the drift out when all are fi
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import nan
 from typing import Any, Literal
 
@@ -29,15 +30,10 @@ class Link:
     """Two images of a sequence that were registered with each other."""
 
     i: int
-    """Number of the one image."""
     j: int
-    """Number of the other one."""
-    matrix: Matrix
-    """(3, 3), from pixels of image i to those of image j; of the model, or of one with fewer parameters."""
-    points_i: NDArray[np.floating]
-    """(K, 2) inlier matches in pixels of image i."""
-    points_j: NDArray[np.floating]
-    """(K, 2) their partners in image j."""
+    matrix: Matrix  # (3, 3), from pixels of image i to those of image j; of the model, or of a simpler one
+    points_i: NDArray[np.floating]  # (K, 2) inlier matches in pixels of image i
+    points_j: NDArray[np.floating]  # (K, 2) their partners in image j
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -45,13 +41,13 @@ class Adjustment:
     """Where the images of a sequence lie."""
 
     matrices: tuple[Matrix | None, ...]
-    """For each image (3, 3), from its pixels to those of the reference; None for one that is left out."""
+    """For each image (3, 3), from its pixels to those of the reference; None where it was left out."""
     reasons: tuple[str, ...]
-    """For each image why it was left out; empty for one that was not."""
+    """For each image why it was left out; empty where it was not."""
     errors: NDArray[np.float64]
-    """For each link its median difference in pixels of image j; NaN for one that reaches no placed image."""
+    """For each link its median difference in pixels of image j; NaN where an image was left out."""
     used: NDArray[np.bool_]
-    """For each link if it counted: false where it contradicts the others, or reaches no placed image."""
+    """For each link if it counted; false where it contradicts the others, or an image was left out."""
 
 
 def pairs_of(count: int, reach: int = 20) -> list[tuple[int, int]]:
@@ -77,18 +73,13 @@ def closures(
     """
     import cv2
 
-    corners = [
-        None if matrix is None else warp_points(matrix, image_corners(size)).astype(np.float32)
-        for matrix, size in zip(matrices, sizes, strict=True)
-    ]
-    found, done = [], {tuple(sorted(pair)) for pair in tried}
-    for j, second in enumerate(corners):
-        for i, first in enumerate(corners[:j]):
-            if first is not None and second is not None and (i, j) not in done:
-                least_area = min(cv2.contourArea(first), cv2.contourArea(second))
-                share = cv2.intersectConvexConvex(first, second)[0] / max(least_area, 1.0)
-                found += [(share, i, j)] if share >= least else []
-    return [(i, j) for _, i, j in sorted(found, key=lambda pair: (-pair[0], *pair[1:]))]
+    known = {n: matrix for n, matrix in enumerate(matrices) if matrix is not None}
+    corners = {n: warp_points(known[n], image_corners(sizes[n])).astype(np.float32) for n in known}
+    shares = {}
+    for i, j in {*combinations(known, 2)} - {(min(pair), max(pair)) for pair in tried}:
+        smaller = min(cv2.contourArea(corners[i]), cv2.contourArea(corners[j]))
+        shares[i, j] = cv2.intersectConvexConvex(corners[i], corners[j])[0] / max(smaller, 1e-9)
+    return sorted((pair for pair in shares if shares[pair] >= least), key=lambda pair: (-shares[pair], pair))
 
 
 def adjust(
@@ -100,13 +91,10 @@ def adjust(
     of image i, sent to the reference and back. The fit starts from matrices chained along the links with most
     points. The link that contradicts the others most is dropped, and the fit repeated, until none does.
 
-    Raises `MissingDependencyError` without scipy, and ValueError for a model or numbers that there are not.
+    Raises `MissingDependencyError` without scipy, and ValueError for an unknown model.
     """
     if model not in _FREE:
         raise ValueError(f"unknown model {model!r}; choose one of: {', '.join(_FREE)}")
-    for link in links:
-        if not (0 <= link.i < count and 0 <= link.j < count and link.i != link.j):
-            raise ValueError(f"a link of images {link.i} and {link.j}; there are 0 to {count - 1}")
     thinned = [_thinned(link) for link in links]
     kept = list(range(len(links)))
     while True:
@@ -119,12 +107,9 @@ def adjust(
         if worst is None or errors[worst] <= max(_LEAST, _WRONG * np.median(errors[kept])):
             break
         kept.remove(worst)
-    linked = {end for link in links for end in (link.i, link.j)}
-    why = [
-        "its links contradict others, or lead nowhere" if i in linked else "no link to any other image"
-        for i in range(count)
-    ]
-    reasons = tuple("" if i in places else why[i] for i in range(count))
+    reasons = tuple(
+        "" if i in places else "no link leads to it that agrees with the others" for i in range(count)
+    )
     used = np.isin(np.arange(len(links)), kept)
     return Adjustment(tuple(places.get(i) for i in range(count)), reasons, errors, used)
 
