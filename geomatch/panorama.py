@@ -6,7 +6,7 @@ Features, matches and homographies are ours; cameras, exposure, seams and blendi
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import inf, log2, sqrt
@@ -20,20 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from geomatch.collection.components import components
-from geomatch.describers import Describer, choose_parts, create_describer, default_config, traits_of
-from geomatch.dift import DIFTConfig
 from geomatch.errors import ImageError
-from geomatch.estimators import create_estimator
 from geomatch.files import replacing
 from geomatch.geometry import resize_homography, shift_homography, warp_points
-from geomatch.images import Image, ImageLike, load_image
+from geomatch.images import Image, ImageFile, ImageLike, load_image
 from geomatch.images.image import reduce_image
-from geomatch.keypoints import Detector, GridDetector
-from geomatch.matchers import Matcher, match_features
-from geomatch.matching import match_mutual
 from geomatch.opencv.convert import to_image_features
+from geomatch.pipeline import Pipeline
 from geomatch.registration.sequence import Link, Matrix, adjust
-from geomatch.types import EstimationFailure, Features, HomographyEstimate
 
 Photo = NDArray[np.uint8]
 SUFFIXES = {".png": True, ".tif": True, ".tiff": True, ".jpg": False, ".jpeg": False}
@@ -41,8 +35,7 @@ SUFFIXES = {".png": True, ".tif": True, ".tiff": True, ".jpg": False, ".jpeg": F
 _log = logging.getLogger(__name__)
 _detail: Any = cv2.detail  # of which OpenCV's type stubs know little
 _REGISTER, _SEAM = 900, 360  # longest side of an image where it is matched, and where seams are found
-_THRESHOLD = 3.0  # of inliers, in pixels where images are matched
-_MISFIT = 4.0  # the same of a pair's median match, when all images are placed
+_MISFIT = 4.0  # pixels that a pair's median match may be off when all images are placed
 _ALL, _NEXT = 40, 8  # so many images are matched each with each; of more, each with the next few
 _GROWTH = 10  # a canvas so many times as large as all images comes from cameras that are wrong
 _BLEND = 0.05  # width of the widest band, as a share of the side of the canvas
@@ -89,24 +82,21 @@ class Panorama:
 
 
 def stitch(
-    sources: Sequence[ImageLike],
+    sources: Sequence[ImageLike | ImageFile],
     *,
     scene: Literal["turning", "plane"] = "turning",
     projection: Literal["spherical", "cylindrical", "plane"] = "spherical",
-    matcher: str | Matcher | None = None,
-    detector: str | Detector | None = None,
-    descriptor: str | DIFTConfig | Describer | None = None,
-    max_keypoints: int = 3000,
+    pipeline: Pipeline | None = None,
 ) -> Panorama:
     """Put photographs that overlap into one picture, in any order; up to 40 are matched each with each.
 
     Args:
-        sources: as `geomatch.load_image` takes them, turned by their EXIF data. Files are read twice, so that
-            one at a time is in memory at its full size.
+        sources: as `geomatch.load_image` takes them. Files are read twice, so that one at a time is in memory
+            at its full size; masked parts are matched with nothing, but drawn.
         scene: ``turning``, a camera that turned where it stood; ``plane``, a wall, map or whiteboard from
             anywhere, drawn as the image with most inliers sees it (extra ``register``).
         projection: of a turning camera: ``plane`` keeps straight lines, for less than half a turn.
-        matcher: as in `geomatch.match`, with detector, descriptor and max_keypoints.
+        pipeline: how images are described, matched and estimated; views are not searched, nothing is refined.
 
     Raises ImageError for files that cannot be read, and ValueError for fewer than two.
     """
@@ -114,30 +104,34 @@ def stitch(
         raise ValueError(f"unknown scene or projection: {scene!r}, {projection!r}")
     if len(sources) < 2:
         raise ValueError(f"a panorama needs two images or more, got {len(sources)}")
-    describe, relate = _registration(*choose_parts(matcher, detector, descriptor, max_keypoints))
-    names, sizes, small, features = [], [], [], []
+    pipeline = pipeline or Pipeline()
+    pipeline.check_plane()
+    estimator: Any = pipeline.estimator
+    names, sizes, small, described = [], [], [], []
     for number, source in enumerate(sources, 1):
         _log.info("describing image %d of %d", number, len(sources))
-        image = load_image(source)
-        names.append(image.name if isinstance(source, str | PathLike) else f"image {number}")
+        image = _loaded(source)
+        names.append(image.name if isinstance(source, str | PathLike | ImageFile) else f"image {number}")
         sizes.append(image.size)
         small.append(reduce_image(image, _SEAM).pixels)
-        features.append(describe(reduce_image(image, _REGISTER)))
+        described += pipeline.describe([reduce_image(image, _REGISTER)])
     every = combinations(range(len(sources)), 2)
     tried = [(i, j) for i, j in every if len(sources) <= _ALL or j - i <= _NEXT]
     _log.info("matching %d pairs", len(tried))
     scores, links = [], []
     for i, j in tried:
-        points_i, points_j, found = relate(features[i], features[j])
+        one, two, matches = pipeline.match(described[i], described[j], {})
+        points_i, points_j = one.keypoints[matches.indices[:, 0]], two.keypoints[matches.indices[:, 1]]
+        found = estimator.estimate(points_i, points_j, one.image_size)
         reason = "" if found else found.reason
-        scores.append(PairScore((names[i], names[j]), len(points_i), found.num_inliers, reason))
-        if isinstance(found, HomographyEstimate):
+        scores.append(PairScore((names[i], names[j]), len(matches), found.num_inliers, reason))
+        if found:
             links.append(Link(i, j, found.matrix, points_i[found.inliers], points_j[found.inliers]))
     pairs = tuple(sorted(scores, key=lambda pair: (-pair.inliers, -pair.matches)))
     group = components(len(names), [np.array([(link.i, link.j) for link in links], int).reshape(-1, 2)])
     counts = np.bincount(group)
     links = [link for link in links if group[link.i] == counts.argmax()]
-    strangers = [names[n] for n in np.flatnonzero(group != counts.argmax())]
+    strangers = [names[n] for n in np.flatnonzero(group != counts.argmax()) if links]
     left_out = dict.fromkeys(strangers, "belongs to none of those in the picture")
 
     def failed(reason: str) -> Panorama:
@@ -157,7 +151,7 @@ def stitch(
         left_out |= {names[n]: placed.reasons[n] for n in np.flatnonzero(support) if n not in cameras}
         links, scale = [link for link, used in zip(links, placed.used, strict=True) if used], 1.0
     else:
-        cameras = _turned([one.image_size for one in features], links)
+        cameras = _turned([one.image.size for one in described], links)
         scale = float(np.median([inner[0, 0] for inner, _ in cameras.values()])) if cameras else 0.0
     if len(cameras) < 2:
         return failed(f"the matches do not determine the cameras: {_WAYS_OUT[scene]}")
@@ -167,7 +161,7 @@ def stitch(
         if not np.median(np.linalg.norm(sent - link.points_j, axis=1)) <= _MISFIT:
             both = f"{names[link.i]} and {names[link.j]} fit together, but not with all others"
             return failed(f"{both} in scene '{scene}': {_WAYS_OUT[scene]}")
-    whole = {n: resize_homography(features[n].image_size, sizes[n]) for n in cameras}
+    whole = {n: resize_homography(described[n].image.size, sizes[n]) for n in cameras}
     views = [_View(sources[n], small[n], sizes[n], whole[n] @ k, turn) for n, (k, turn) in cameras.items()]
     scale *= float(np.median([matrix[0, 0] for matrix in whole.values()]))
     surface = "plane" if scene == "plane" else projection  # of a plane's homography as the inner matrix
@@ -183,30 +177,8 @@ def stitch(
     return Panorama(_blended(views, surface, scale, box), "", left_out, pairs)
 
 
-def _registration(
-    learned: Matcher | None, detect: Detector, given: Describer | None
-) -> tuple[Callable[[Image], Features], Callable[[Features, Features], Any]]:
-    """How an image is described, and two are related: points (M, 2) of each, and what `Estimator` says."""
-    estimator, metrics = create_estimator("usac_magsac", _THRESHOLD), set[Any]()
-
-    def describe(image: Image) -> Features:
-        if not len(found := detect.detect(image)):
-            return found
-        oriented = found.scales is not None and found.orientations is not None
-        usual = default_config(oriented and not isinstance(detect, GridDetector))
-        describer = create_describer(usual) if given is None else given
-        metrics.add(traits_of(describer).metric)
-        return describer.describe(image, found)
-
-    def relate(one: Features, other: Features) -> Any:
-        a, b = one.descriptors, other.descriptors
-        if a is None or b is None:
-            return np.zeros((0, 2)), np.zeros((0, 2)), EstimationFailure("one of them has no keypoints")
-        matches = match_mutual(a, b, *metrics) if learned is None else match_features(learned, one, other)
-        points = one.keypoints[matches.indices[:, 0]], other.keypoints[matches.indices[:, 1]]
-        return *points, estimator.estimate(*points, one.image_size)
-
-    return describe, relate
+def _loaded(source: ImageLike | ImageFile) -> Image:
+    return source.load() if isinstance(source, ImageFile) else load_image(source)
 
 
 def _turned(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> dict[int, tuple[Matrix, Matrix]]:
@@ -247,7 +219,7 @@ def _turned(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> dict[int
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _View:
-    source: ImageLike
+    source: ImageLike | ImageFile
     small: Photo
     size: tuple[int, int]
     inner: Matrix
@@ -279,7 +251,7 @@ def _blended(views: Sequence[_View], surface: str, scale: float, box: tuple[int,
     blender.setNumBands(max(1, int(log2(max(1.0, sqrt(box[2] * box[3]) * _BLEND)))))
     blender.prepare(box)
     for index, (view, seam) in enumerate(zip(views, seams, strict=True)):
-        corner, layer, mask = view.drawn(warper, load_image(view.source).pixels)
+        corner, layer, mask = view.drawn(warper, _loaded(view.source).pixels)
         cut = cv2.dilate(seam.get() if isinstance(seam, cv2.UMat) else seam, np.ones((3, 3), np.uint8))
         cut = cv2.resize(cut, mask.shape[::-1], interpolation=cv2.INTER_LINEAR_EXACT)
         layer = exposure.apply(index, corner, layer, mask)

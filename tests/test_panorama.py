@@ -1,5 +1,6 @@
 """Panoramas of made views: where things lie, exposure, strangers, failures; the command."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ from PIL import Image as PILImage
 import geomatch
 from geomatch.cli import main
 from geomatch.geometry import image_corners
-from geomatch.panorama import Panorama, stitch
+from geomatch.panorama import Panorama
+from geomatch.panorama import stitch as stitch_all
 from geomatch.synthetic import render_view
 
 Photo = NDArray[np.uint8]
 SIZE, FOCAL = (320, 240), 700.0
 PARTS: dict[str, Any] = {"detector": "sift", "max_keypoints": 300}
+
+
+def stitch(sources: Sequence[Photo], **options: Any) -> Panorama:
+    return stitch_all(sources, pipeline=geomatch.Pipeline(**PARTS), **options)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +65,7 @@ def wall(photo: Photo) -> tuple[list[Photo], list[NDArray[np.float64]]]:
 
 def test_camera_that_turned(photo: Photo, turning: list[Photo], noise: Photo) -> None:
     """The panorama is the photograph again, but for its light; a stranger is left out and named."""
-    made = stitch([turning[1], noise, turning[0], turning[2]], projection="plane", **PARTS)
+    made = stitch([turning[1], noise, turning[0], turning[2]], projection="plane")
     assert made.pixels is not None, made.reason
     assert made.left_out == {"image 2": "belongs to none of those in the picture"}
     assert {pair.names for pair in made.pairs[:2]} == {("image 1", "image 3"), ("image 1", "image 4")}
@@ -74,7 +80,7 @@ def test_camera_that_turned(photo: Photo, turning: list[Photo], noise: Photo) ->
 
 
 def test_cylinder_is_as_wide_as_the_turn(turning: list[Photo]) -> None:
-    made = stitch(turning, projection="cylindrical", **PARTS)
+    made = stitch(turning, projection="cylindrical")
     assert made.pixels is not None, made.reason
     assert made.pixels.shape[1] == pytest.approx(
         FOCAL * (np.radians(24) + 2 * np.arctan(160 / FOCAL)), rel=0.03
@@ -84,7 +90,7 @@ def test_cylinder_is_as_wide_as_the_turn(turning: list[Photo]) -> None:
 def test_plane_from_several_places(photo: Photo) -> None:
     """As large as the true homographies say, in the frame of one of them."""
     views, matrices = wall(photo)
-    made = stitch(views, scene="plane", **PARTS)
+    made = stitch(views, scene="plane")
     assert made.pixels is not None, made.reason
     sizes = []
     for frame in matrices:
@@ -95,16 +101,17 @@ def test_plane_from_several_places(photo: Photo) -> None:
 
 
 def test_failures_have_a_reason(photo: Photo, turning: list[Photo], noise: Photo) -> None:
-    unrelated = stitch([turning[0], noise], **PARTS)
+    unrelated = stitch([turning[0], noise])
     assert not unrelated
     assert unrelated.reason.startswith("no two of 2 images fit together: image 1 - image 2: ")
     with pytest.raises(ValueError, match="there is no panorama: no two"):
         unrelated.save("never.png")
-    walls = stitch(wall(photo)[0], **PARTS)
+    walls = stitch(wall(photo)[0])
     assert not walls
     assert "give scene 'plane'" in walls.reason
-    empty = stitch([np.zeros_like(noise), noise], **PARTS)
-    assert "one of them has no keypoints" in empty.reason
+    empty = stitch([np.zeros_like(noise), noise])
+    assert "0 matches at 0 separate places" in empty.reason
+    assert not empty.left_out
     with pytest.raises(ValueError, match="two images or more, got 1"):
         stitch([noise])
 

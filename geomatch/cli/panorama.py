@@ -1,67 +1,51 @@
 """``geomatch panorama``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
-from geomatch.cli.match import descriptor_config, show_progress
-from geomatch.cli.options import bundled, descriptor_options, given_options
+from geomatch.cli.match import pipeline_options, reading_options, show_progress
+from geomatch.cli.options import descriptor_options
+
+if TYPE_CHECKING:
+    from geomatch.images import Reading
+    from geomatch.pipeline import Pipeline
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", required=True,
               help="The picture: .png or .tif, with alpha where no image is, or .jpg.")  # fmt: skip
-@bundled(
-    "drawing",
-    dict,
-    click.option("--scene", type=click.Choice(["turning", "plane"]), default="turning", show_default=True,
-                 help="A camera that turned where it stood, or a plane such as a wall seen from anywhere."),
-    click.option("--projection", type=click.Choice(["spherical", "cylindrical", "plane"]),
-                 default="spherical", show_default=True, help="Of a turning camera."),
-    click.option("--max-keypoints", type=click.IntRange(min=1), default=3000, show_default=True,
-                 help="Per image."),
-)  # fmt: skip
-@click.option("--detector", metavar="NAME", help="As in `geomatch match`; so are those that follow.")
-@click.option("--descriptor", metavar="NAME")
-@click.option("--matcher", metavar="NAME")
+@click.option("--scene", type=click.Choice(["turning", "plane"]), default="turning", show_default=True,
+              help="A camera that turned where it stood, or a plane, such as a wall.")  # fmt: skip
+@click.option("--projection", type=click.Choice(["spherical", "cylindrical", "plane"]), default="spherical",
+              show_default=True, help="What a turning camera is drawn on.")  # fmt: skip
+@pipeline_options("homography")
+@reading_options()
 @descriptor_options()
 def panorama(
-    images: tuple[Path, ...],
-    out: Path,
-    drawing: dict[str, Any],
-    detector: str | None,
-    descriptor: str | None,
-    matcher: str | None,
+    images: tuple[Path, ...], out: Path, scene: Any, projection: Any, pipeline: "Pipeline", reading: "Reading"
 ) -> int:
     """Put IMAGES, or those of folders, that overlap into one picture.
 
+    Tilted views are not searched, and homographies not refined.
     Exit code 0: all are in it, 1: some belong to no other, or there is no picture, 2: bad input or usage.
     """
-    from geomatch.describers import choose_parts
-    from geomatch.files import natural_order
-    from geomatch.images import IMAGE_SUFFIXES, check_image_file
-    from geomatch.keypoints import ORIENTED
+    from geomatch.images import check_image_file
     from geomatch.panorama import SUFFIXES, stitch
+    from geomatch.registration.register import named_files
 
     if out.suffix.lower() not in SUFFIXES or not out.parent.is_dir():
         raise click.UsageError(f"--out {out}: give a {', '.join(SUFFIXES)} file in a folder that exists")
-    paths = []
-    for path in images:
-        inside = natural_order(map(str, path.iterdir())) if path.is_dir() else [str(path)]
-        some = [
-            Path(name) for name in inside if path.is_file() or Path(name).suffix.lower() in IMAGE_SUFFIXES
-        ]
-        paths += [one for one in some if one.resolve() != out.resolve()]
-    for path in paths:
-        check_image_file(path)
-    config = descriptor_config(descriptor, matcher, detector is None or detector in ORIENTED)
-    device, most = given_options().get("device", "auto"), drawing["max_keypoints"]
-    made, keypoints, describer = choose_parts(matcher, detector, config, most, device)
+    folder, names = named_files(images, out)
+    names = [name for name in names if (folder / name).resolve() != out.resolve()]  # of an earlier run
+    for name in names:
+        check_image_file(folder / name)
     show_progress()
-    result = stitch(paths, matcher=made, detector=keypoints, descriptor=describer, **drawing)
+    sources = [reading.file(folder / name, name) for name in names]
+    result = stitch(sources, scene=scene, projection=projection, pipeline=pipeline)
     for name, reason in result.left_out.items():
         click.echo(f"left out    {name}: {reason}")
     if result.pixels is None:
