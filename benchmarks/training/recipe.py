@@ -1,26 +1,24 @@
-"""The whole recipe of what is embedded: images, denoiser, projection head, detector, model cards."""
+"""The whole recipe of what is embedded: images, denoiser, projection head, detector.
 
-import importlib.resources
-import json
-from collections import Counter
+The model cards, `README.md` beside the weights, are written by hand; a test holds them to the recipe.
+"""
+
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from geomatch.benchmarks.training.adaptation import STABLE, WARPS, load_labels, make_labels
+from geomatch.benchmarks.training.adaptation import load_labels, make_labels
 from geomatch.benchmarks.training.crops import load_crops
 from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
-from geomatch.benchmarks.training.detector import CHECKPOINT, DetectorConfig, train_detector
+from geomatch.benchmarks.training.detector import DetectorConfig, train_detector
 from geomatch.benchmarks.training.distillation import DistillationConfig, distilled
-from geomatch.benchmarks.training.sources import TrainingImage, fetch_packages, find_images, listed_images
+from geomatch.benchmarks.training.sources import TrainingImage, fetch_packages, find_images
 from geomatch.dift import PRESETS
-from geomatch.dift.head.projection import Head
 from geomatch.files import write_whole
 from geomatch.keypoints.tiny import save_network
 from geomatch.training.bank import BankImage
-from geomatch.training.checkpoint import Log, read_checkpoint
 from geomatch.training.convolutional_head import HeadConfig, train_head
 from geomatch.training.dense_head import DenseConfig, train_dense_head
 from geomatch.weights.folders import write_sums
@@ -69,9 +67,9 @@ def train(out: Path, images: Path, dense: bool, device: str) -> None:
 
     fetch_packages(images)
     found = find_images(images)
-    config, work = DenoiseConfig(), out / "work"
+    work = out / "work"
     crops = load_crops([entry for entry in found if entry[0].package in DENOISER_PACKAGES])
-    losses = train_denoiser(config, crops, work, device)
+    train_denoiser(DenoiseConfig(), crops, work, device)
     unet = UNet2DModel.from_pretrained(work, low_cpu_mem_usage=False)
     unet.register_to_config(_name_or_path="dift-tiny")  # not a path of this machine
     unet.half().save_pretrained(out)
@@ -83,18 +81,12 @@ def train(out: Path, images: Path, dense: bool, device: str) -> None:
     replace(teacher, training={**teacher.training, "model": "dift-tiny"}).save(work / "teacher")
     imitated = replace(settings, head=str(work / "teacher"))
     seen, tilted = bank_images(found, DISTILLATION_VIEWS), bank_images(found, TILTED_VIEWS)
-    head = distilled(imitated, seen, tilted, work, DistillationConfig())
-    head.save(out)
-    listed = [image for image, _ in found]
-    card = model_card(config, listed, DENOISER_PACKAGES, head, losses)
+    distilled(imitated, seen, tilted, work, DistillationConfig()).save(out)
     if dense:
         settings = replace(PRESETS["dift-tiny-dense"], model=str(out), head=False)
         seen = bank_images(find_images(images, DENSE_IMAGES), DENSE_VIEWS)
         fitted = train_dense_head(settings, seen, work / "dense", DENSE).head
-        fitted = replace(fitted, training={**fitted.training, "model": "dift-tiny"})
-        fitted.save(out)
-        card += dense_card(fitted)
-    write_whole(out / "README.md", card)
+        replace(fitted, training={**fitted.training, "model": "dift-tiny"}).save(out)
     _run_detector(out / "detector", found, work)
     click.echo(f"wrote       {out}")
 
@@ -102,12 +94,9 @@ def train(out: Path, images: Path, dense: bool, device: str) -> None:
 def _run_detector(out: Path, found: Sequence[tuple[TrainingImage, Path]], work: Path) -> None:
     images = bank_images(found, DETECTOR_VIEWS)
     make_labels(work / "labels", images)
-    labels, config = load_labels(work / "labels", images), DetectorConfig()
-    network = train_detector(labels, config, work)
+    network = train_detector(load_labels(work / "labels", images), DetectorConfig(), work)
     out.mkdir(exist_ok=True)
     save_network(network, out / "tiny.safetensors")
-    log = read_checkpoint(work / CHECKPOINT)["log"]
-    write_whole(out / "README.md", detector_card(config, [image for image, _ in found], len(labels), log))
 
 
 def bank_images(
@@ -117,77 +106,3 @@ def bank_images(
     return [
         BankImage(path, image.sha256, views.get(image.package) or views[image.kind]) for image, path in images
     ]
-
-
-def model_card(
-    config: DenoiseConfig,
-    images: Sequence[TrainingImage],
-    packages: Sequence[str],
-    head: Head,
-    losses: Sequence[Log],
-) -> str:
-    """The model card in Markdown: data, licences, settings and learning curves.
-
-    The denoiser saw the images of ``packages`` alone; some twenty of its ``losses`` are shown.
-    """
-    stride = max(1, len(losses) // 20)
-    shown = [*losses[::stride], losses[-1]] if (len(losses) - 1) % stride else losses[::stride]
-    training = head.training
-    return _template("dift-tiny").format(
-        dimension=head.dimension,
-        denoiser=json.dumps(asdict(config)),
-        samples=config.steps * config.batch_size,
-        packages=", ".join(packages),
-        head=json.dumps(training["head"]),
-        distillation=json.dumps(training["distillation"]),
-        pairs=training["pairs"],
-        distillation_pairs=training["distillation_pairs"],
-        descriptor=json.dumps(PRESETS["dift-tiny"].feature_settings()),
-        data=_data(images),
-        head_curve=_curve(training["log"]),
-        distillation_curve=_curve(training["distillation_log"]),
-        curve="\n".join(f"| {row['step']} | {row['loss']:.4f} |" for row in shown),
-    )
-
-
-def dense_card(head: Head) -> str:
-    """What the model card says of the dense head."""
-    return _template("dense-head").format(
-        dimension=head.dimension,
-        images=len(head.training["images"]),
-        pairs=head.training["pairs"],
-        head=json.dumps(head.training["head"]),
-        descriptor=json.dumps(head.settings),
-        data=_data(listed_images(DENSE_IMAGES)),
-        curve=_curve(head.training["log"][4::5]),
-    )
-
-
-def detector_card(
-    config: DetectorConfig, images: Sequence[TrainingImage], views: int, losses: Sequence[Log]
-) -> str:
-    """The detector's card: data, licences, settings and every second row of the learning curve."""
-    return _template("superpoint-tiny").format(
-        views=views,
-        warps=WARPS,
-        stable=STABLE,
-        network=json.dumps(asdict(config)),
-        data=_data(images),
-        curve="\n".join(f"| {row['step']} | {row['loss']:.3f} |" for row in losses[1::2]),
-    )
-
-
-def _curve(log: Sequence[Log]) -> str:
-    return "\n".join(f"| {row['step']:.0f} | {row['loss']:.3f} | {row['rank1']:.3f} |" for row in log[1::2])
-
-
-def _template(name: str) -> str:
-    folder = importlib.resources.files("geomatch.benchmarks.training")
-    return (folder / f"{name}.md").read_text(encoding="utf-8")
-
-
-def _data(images: Sequence[TrainingImage]) -> str:
-    groups = Counter((image.package, image.kind, image.licence) for image in images)
-    return "\n".join(
-        f"| {p} | {kind} | {n} | {licence} |" for (p, kind, licence), n in sorted(groups.items())
-    )
