@@ -18,7 +18,7 @@ from geomatch.geometry import warp_points
 from geomatch.images import load_image, reduce_image
 from geomatch.keypoints.tiny import peak_shift
 from geomatch.synthetic import change_light, random_homography, render_view
-from geomatch.training.bank import BankImage, for_each_image
+from geomatch.training.bank import BankImage, make_files
 from geomatch.training.pairs import random_part
 
 VIEW_SIZE = (320, 240)
@@ -39,9 +39,7 @@ STABLE = 0.35
 
 def make_labels(folder: Path, images: Sequence[BankImage], workers: int = 2) -> dict[BankImage, str]:
     """Write one file per image, unless it exists; return the images that cannot be read, and why."""
-    folder.mkdir(parents=True, exist_ok=True)
-    todo = [image for image in images if not _file(folder, image).is_file()]
-    return for_each_image(partial(_label_image, folder), todo, workers, "labels")
+    return make_files(partial(_label_image, folder), partial(_file, folder), images, workers, "labels")
 
 
 def load_labels(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geomatch.benchmarks.training.crops import CropSource
-from geomatch.training.checkpoint import Checkpoint, Log, take_steps
+from geomatch.training.checkpoint import Log, train
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,37 +66,40 @@ def train_denoiser(
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from diffusers.training_utils import EMAModel
 
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    unet = new_unet(config).to(device)
-    average = EMAModel(unet.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75)
-    optimiser = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=1e-2)
-
-    def clip(*_: object) -> None:
-        nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-
-    optimiser.register_step_pre_hook(clip)
-    optimiser.register_step_post_hook(lambda *_: average.step(unet.parameters()))
-    schedule = get_cosine_schedule_with_warmup(optimiser, 100, config.steps)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
-    parts: dict[str, Any] = {"unet": unet, "average": average, "optimiser": optimiser, "schedule": schedule}
+    averages = []
 
-    def loss(step: int) -> Tensor:
-        rng = np.random.default_rng([config.seed, step])
-        pixels = torch.from_numpy(crops.batch(rng, config.batch_size, config.crop_size)).to(device)
-        clean = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-        clean = functional.pixel_unshuffle(clean, config.unshuffle)
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
+    def parts_of(unet: Any) -> dict[str, Any]:
+        average = EMAModel(unet.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75)
+        averages.append(average)
+        optimiser = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, weight_decay=1e-2)
+
+        def clip(*_: object) -> None:
+            nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+
+        optimiser.register_step_pre_hook(clip)
+        optimiser.register_step_post_hook(lambda *_: average.step(unet.parameters()))
+        schedule = get_cosine_schedule_with_warmup(optimiser, 100, config.steps)
+        return {"optimiser": optimiser, "schedule": schedule, "average": average}
+
+    def draw(rng: np.random.Generator) -> tuple[Tensor, ...]:
+        pixels = torch.from_numpy(crops.batch(rng, config.batch_size, config.crop_size))
+        clean = functional.pixel_unshuffle(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, config.unshuffle)
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
         times = 1000 * rng.random(config.batch_size) ** config.timestep_power
-        timesteps = torch.from_numpy(times.astype(np.int64)).to(device)
+        return clean, noise, torch.from_numpy(times.astype(np.int64))
+
+    def loss(unet: Any, drawn: tuple[Tensor, ...]) -> Tensor:
+        clean, noise, timesteps = (part.to(device) for part in drawn)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             predicted = unet(noisy, timesteps).sample
         return functional.mse_loss(predicted.float(), noise)
 
-    checkpoint = Checkpoint(out / "checkpoint.pt", config, parts, device)
-    losses = take_steps(checkpoint, loss, "denoising")
-    average.copy_to(unet.parameters())
-    unet.eval().save_pretrained(out)
+    unet, losses = train(
+        lambda: new_unet(config).to(device), parts_of, config, out / "checkpoint.pt", draw, loss
+    )
+    averages[0].copy_to(unet.parameters())
+    unet.save_pretrained(out)
     scheduler.save_pretrained(out)
     return losses

@@ -17,7 +17,7 @@ from geomatch.geometry import shift_homography, warp_points
 from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.keypoints.tiny import new_network
 from geomatch.synthetic import change_light, random_homography
-from geomatch.training.checkpoint import Checkpoint, take_steps
+from geomatch.training.checkpoint import one_cycle, train
 
 CHECKPOINT = "detector.pt"
 CELL = SuperPointNetwork.stride
@@ -54,40 +54,32 @@ def train_detector(
     The loss is SuperPoint's cross-entropy over the pixels of a cell and "no keypoint" (DeTone et al.,
     2018, section 3.4), with a point's share spread over the four pixels around it.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    network = new_network()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # the last normalisation holds the logits near 0: from there "no keypoint", which most cells are,
-    # would take thousands of steps
-    named = dict(network.named_parameters())
-    last = ("detector.1.bn.weight", "detector.1.bn.bias")
-    torch.nn.init.constant_(named[last[1]][-1:], NOTHING)
-    groups = [[named[name] for name in named if name not in last], [named[name] for name in last]]
-    optimiser = torch.optim.AdamW(
-        [{"params": group} for group in groups], lr=config.learning_rate, weight_decay=1e-4
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [config.learning_rate, 10 * config.learning_rate], total_steps=config.steps, pct_start=0.1
-    )
-    parts: dict[str, Any] = {"network": network, "optimiser": optimiser, "schedule": schedule}
 
-    def loss(step: int) -> Tensor:
-        rng = np.random.default_rng([config.seed, step])
+    def parts_of(network: SuperPointNetwork) -> dict[str, Any]:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # the last normalisation holds the logits near 0: from there "no keypoint", which most cells are,
+        # would take thousands of steps
+        named = dict(network.named_parameters())
+        last = [named.pop(f"detector.1.bn.{name}") for name in ("weight", "bias")]
+        torch.nn.init.constant_(last[1][-1:], NOTHING)
+        groups = [{"params": [*named.values()]}, {"params": last, "lr": 10 * config.learning_rate}]
+        return one_cycle(groups, config, 1e-4)
+
+    def draw(rng: np.random.Generator) -> list[Tensor]:
         drawn = [
             seen_again(labels[int(rng.integers(len(labels)))], config.crop_size, rng, number)
             for number in range(config.batch_size)
         ]
-        crops, targets, weights = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
-        network.train()
+        return [torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True)]
+
+    def loss(network: SuperPointNetwork, drawn: list[Tensor]) -> Tensor:
+        crops, targets, weights = drawn
         with torch.autocast("cpu", torch.bfloat16):
             cells = network.cells(crops[:, None].contiguous(memory_format=torch.channels_last))
         found = functional.log_softmax(cells.float(), dim=1).permute(0, 2, 3, 1)
         return (-(targets * found).sum(-1) * weights).sum() / weights.sum()
 
-    checkpoint = Checkpoint(out / CHECKPOINT, config, parts)
-    take_steps(checkpoint, loss, "detector")
-    return network.eval()
+    return train(new_network, parts_of, config, out / CHECKPOINT, draw, loss)[0]
 
 
 def seen_again(

@@ -64,16 +64,21 @@ def row_type(patch_size: int) -> np.dtype[Any]:
 
 def make_bank(bank: PatchBank, images: Sequence[BankImage], workers: int = 2) -> dict[BankImage, str]:
     """Write one file per image, unless it is there; return the images that cannot be read, and why."""
-    bank.folder.mkdir(parents=True, exist_ok=True)
-    todo = [image for image in images if not bank.file(image).is_file()]
-    return for_each_image(partial(_make_one, bank), todo, workers, "patches")
+    return make_files(partial(_make_one, bank), bank.file, images, workers, "patches")
 
 
-def for_each_image(
-    make: Callable[[BankImage], None], images: Sequence[BankImage], workers: int, what: str
+def make_files(
+    make: Callable[[BankImage], None],
+    file: Callable[[BankImage], Path],
+    images: Sequence[BankImage],
+    workers: int,
+    what: str,
 ) -> dict[BankImage, str]:
-    """Call ``make`` for every image; return those that cannot be read, and why."""
-    ordered = sorted(images, key=lambda image: -image.views)  # the longest first
+    """Call ``make`` for every image that has no file yet; return those that cannot be read, and why."""
+    for folder in {file(image).parent for image in images}:
+        folder.mkdir(parents=True, exist_ok=True)
+    todo = [image for image in images if not file(image).is_file()]
+    ordered = sorted(todo, key=lambda image: -image.views)  # the longest first
     attempt = partial(_reason, make)
     spawn = multiprocessing.get_context("spawn")  # not forked: torch may hold threads
     pool = ProcessPoolExecutor(workers, spawn, set_threads, (1,)) if workers > 1 else None
