@@ -19,8 +19,7 @@ from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import Methods, RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings, find_task
 from geomatch.benchmarks.tasks.semantic.maps import pack_map, unpack_map
-from geomatch.benchmarks.tasks.semantic.protocols import protocols_of
-from geomatch.benchmarks.tasks.semantic.task import TASKS, counts, pck
+from geomatch.benchmarks.tasks.semantic.task import TASKS, counts, pck, protocols_of
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, FeatureMap
 from geomatch.dift.ensemble import member_activations

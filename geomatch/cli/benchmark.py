@@ -74,7 +74,7 @@ def _protocols(
         return protocols
     if task.name not in _SEMANTIC:
         raise click.UsageError(f"--prompt has no meaning for {task.name}")
-    from geomatch.benchmarks.tasks.semantic.protocols import with_prompt
+    from geomatch.benchmarks.tasks.semantic.task import with_prompt
 
     return [with_prompt(one, prompt) for one in protocols]
 

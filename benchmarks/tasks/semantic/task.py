@@ -1,13 +1,14 @@
 """Data sets of semantic correspondence as tasks: sums over pairs, and what reports show."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from geomatch.benchmarks.harness.charts import draw_points
-from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import (
     UNREADABLE,
@@ -19,21 +20,63 @@ from geomatch.benchmarks.harness.task import (
     Task,
     Values,
     Words,
+    by_name,
     threshold_of,
 )
-from geomatch.benchmarks.tasks.semantic.cub import read_cub
-from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair
+from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair, read_semantic
 from geomatch.benchmarks.tasks.semantic.maps import CachedMaps
-from geomatch.benchmarks.tasks.semantic.protocols import SemanticProtocol, protocols_of
-from geomatch.benchmarks.tasks.semantic.spair import read_spair
-from geomatch.benchmarks.tasks.semantic.willow import read_willow
 from geomatch.dift import FeatureMap
-from geomatch.dift.maps.transfer import PixelFeatures, target_of, transfer_points
+from geomatch.dift.maps.transfer import PixelFeatures, Rule, target_of, transfer_points
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.store import Store
 from geomatch.types import Metric
 
 _LIMIT = 0.3  # alpha at the end of curves
+Reference = Literal["box", "image"]
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticProtocol:
+    """One way to evaluate by PCK (Yang and Ramanan, 2013): a point is right within alpha times a length.
+
+    ``PCK@a`` counts points over all pairs, ``PCK@a per image`` is the mean over pairs. Each point of the
+    source goes to the most similar place of the target; maps are compared at the resolution of the images,
+    between the cells bilinearly. A pair whose images cannot be read has all its points wrong.
+    """
+
+    name: str
+    version: int
+    source: str  # the paper or code that defines it
+    reference: Reference  # alpha is a share of the longer side of the target's box, or of the target image
+    rule: Rule = "argmax"
+    alphas: tuple[float, ...] = (0.01, 0.05, 0.1, 0.15)
+    prompt: str = "a photo of a {category}"  # for models conditioned on text
+    headline: str = "PCK@0.1"  # the measure by which methods are compared
+
+
+_SOURCES = {
+    "spair": "Tang et al., 2023, eval_spair.py",
+    "willow": "Tang et al., 2023; list of pairs and box of points by Rocco et al.",
+    "cub": "Tang et al., 2023; splits of our own, see geomatch.benchmarks.tasks.semantic.data",
+}
+
+
+def protocols_of(dataset: str) -> dict[str, SemanticProtocol]:
+    """Protocols of ``spair``, ``willow`` or ``cub``: by box, by image, and by box with the soft-argmax."""
+    source = _SOURCES[dataset]
+    soft = f"{source}; windowed soft-argmax of Zhang et al., CVPR 2024"
+    return by_name(
+        SemanticProtocol(dataset, 1, source, "box"),
+        SemanticProtocol(f"{dataset}-image", 1, source, "image"),
+        SemanticProtocol(f"{dataset}-soft", 1, soft, "box", "soft-argmax"),
+    )
+
+
+def with_prompt(protocol: SemanticProtocol, prompt: str) -> SemanticProtocol:
+    """The protocol with another text, which its name tells, since numbers differ."""
+    if prompt == protocol.prompt:
+        return protocol
+    return replace(protocol, prompt=prompt, name=f"{protocol.name}:{prompt or 'no prompt'}")
 
 
 class _CategoryEvaluation:
@@ -156,14 +199,12 @@ def _draw(protocol: SemanticProtocol, row: Row, category: Category, entry: Entry
     return draw_points(paths, points0, points1, right)
 
 
-def _task(
-    name: str, title: str, unit: tuple[str, str], whole: int,
-    read: Callable[[Path, str | None], DataSet[Category]],
-) -> Task:  # fmt: skip
+def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
     axes = Axes("Points within a share of the reference length", "alpha", "points within it, %")
     return Task(
-        name, title, unit, "pairs", whole, read, protocols_of(name), _CategoryEvaluation,
-        _measures, _values, lambda protocol, found: pck(found, protocol.headline.endswith("per image")),
+        name, title, unit, "pairs", whole, partial(read_semantic, name), protocols_of(name),
+        _CategoryEvaluation, _measures, _values,
+        lambda protocol, found: pck(found, protocol.headline.endswith("per image")),
         lambda protocol, found: 1 - found[:, 0] / found[:, 1], _worst, lambda protocol: axes, curve,
         draw=_draw,
         caption="its points and where they were found: green within the headline's alpha, red not",
@@ -171,7 +212,7 @@ def _task(
 
 
 TASKS = {
-    "spair": _task("spair", "SPair-71k", ("category", "categories"), 18, read_spair),
-    "willow": _task("willow", "PF-WILLOW", ("class", "classes"), 10, read_willow),
-    "cub": _task("cub", "CUB-200-2011", ("split", "splits"), 14, read_cub),
+    "spair": _task("spair", "SPair-71k", ("category", "categories"), 18),
+    "willow": _task("willow", "PF-WILLOW", ("class", "classes"), 10),
+    "cub": _task("cub", "CUB-200-2011", ("split", "splits"), 14),
 }
