@@ -173,7 +173,7 @@ def read_labels(labels: Tensor, size: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def region_similarity(found: Mask, truth: Mask) -> float:
-    """J of DAVIS (Perazzi et al., CVPR 2016): intersection over union of masks (H, W); 1 when both are empty."""
+    """J (Perazzi et al., CVPR 2016): intersection over union of masks (H, W); 1 when both are empty."""
     union = int((found | truth).sum())
     return int((found & truth).sum()) / union if union else 1.0
 
