@@ -99,25 +99,6 @@ class Leaderboard:
                     writer.writerow([label, budget, column, one.value, *ends, *spent, source])
         return file.getvalue()
 
-    def latex(self) -> str:
-        """The table for LaTeX with booktabs, sources as comments."""
-        table = self.table()
-        width = sum(name != "source" for name in table[0])
-        lines = [
-            " & ".join(map(_escaped, line[:width])) + r" \\" + "".join(f" % {text}" for text in line[width:])
-            for line in table
-        ]
-        place = 1 + sum(not source for _, source in self.rows)
-        lines[place:place] = [r"\midrule"] * (1 < place < len(lines))
-        lines.insert(1, r"\midrule")
-        begin = rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}"
-        return "\n".join([begin, r"\toprule", *lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def _escaped(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
-
 
 def leaderboard(runs: Sequence[Run], keypoints: int | None = None, costs: bool = False) -> Leaderboard:
     """Standings under every protocol of every run.

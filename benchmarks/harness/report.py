@@ -32,7 +32,7 @@ def write_report(
     keypoints: int | None = None,
     costs: bool = False,
 ) -> list[Path]:
-    """Write ``report.html``, ``leaderboard.csv`` and ``leaderboard.tex``; return their paths.
+    """Write ``report.html`` and ``leaderboard.csv``; return their paths.
 
     Args:
         paths: records, or folders with records.
@@ -54,7 +54,7 @@ def write_report(
         board = leaderboard(runs, keypoints, costs)
         sections = [_section(run, data, store) for run in runs]
         page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
-        texts = {"report.html": page, "leaderboard.csv": board.csv(), "leaderboard.tex": board.latex()}
+        texts = {"report.html": page, "leaderboard.csv": board.csv()}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_whole(out / name, text)

@@ -227,7 +227,7 @@ def report(
 ) -> int:
     """Tables, curves and comparisons of RUNS, records of benchmarks or folders with them.
 
-    With a leaderboard over all of them, also as CSV and LaTeX.
+    With a leaderboard over all of them, also as CSV.
     """
     from geomatch.benchmarks.harness.report import write_report
 
