@@ -30,7 +30,6 @@ def write_report(
     data: Path | None = None,
     store: str | None = None,
     keypoints: int | None = None,
-    costs: bool = False,
 ) -> list[Path]:
     """Write ``report.html`` and ``leaderboard.csv``; return their paths.
 
@@ -39,7 +38,7 @@ def write_report(
         out: the folder, made if need be.
         data: the runs' folder of images, for pictures of the worst pairs.
         store: the runs' store, where it is not the folder of the record.
-        keypoints, costs: of the leaderboard, see `geomatch.benchmarks.harness.leaderboard.leaderboard`.
+        keypoints: the budget that the leaderboard shows; None takes that of most methods.
 
     Raises GeomatchError without a record, for one of another version, or two definitions of one protocol.
     Without matplotlib there are no curves.
@@ -51,7 +50,7 @@ def write_report(
     template = files("geomatch.benchmarks.harness").joinpath("report.html").read_text(encoding="utf-8")
     with reading(", ".join(map(str, found)), "set of records"):  # whatever was edited in them
         runs = merge(found)
-        board = leaderboard(runs, keypoints, costs)
+        board = leaderboard(runs, keypoints)
         sections = [_section(run, data, store) for run in runs]
         page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
         texts = {"report.html": page, "leaderboard.csv": board.csv()}

@@ -216,14 +216,12 @@ def sweep(
 @click.option("--store", metavar="PLACE", help="Of the runs. [default: the folder of each record]")
 @click.option("--keypoints", type=click.IntRange(min=1), metavar="N",
               help="Budget of the leaderboard. [default: that of most methods]")  # fmt: skip
-@click.option("--costs", is_flag=True, help="Measure seconds and weights of the methods on this machine.")
 def report(
     runs: tuple[Path, ...],
     out: Path,
     data: Path | None,
     store: str | None,
     keypoints: int | None,
-    costs: bool,
 ) -> int:
     """Tables, curves and comparisons of RUNS, records of benchmarks or folders with them.
 
@@ -231,6 +229,6 @@ def report(
     """
     from geomatch.benchmarks.harness.report import write_report
 
-    for path in write_report(runs, out, data, store, keypoints, costs):
+    for path in write_report(runs, out, data, store, keypoints):
         click.echo(f"wrote       {click.format_filename(path)}")
     return FOUND
