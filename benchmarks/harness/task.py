@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,35 +46,11 @@ class Entry:
     string: str | None = None  # what the method was made of, if that was a string
 
 
-class FeatureCache(Protocol):
-    """Makes the features of images and caches them; `read` and `write` in threads beside the network."""
-
-    def read(self, source: "Source") -> Any:
-        """What the network takes; None if all is cached, or the image cannot be read."""
-
-    def make(self, sources: Sequence["Source"], read: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        """What each of the methods makes of sources that share their passes."""
-
-    def write(self, source: "Source", made: Sequence[Any]) -> None:
-        """Cache what the methods made of one."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """An image whose features some methods of a group need."""
-
-    path: Path
-    how: Any  # all else that decides its features: the frame, the prompt
-    wanted: tuple[int, ...]  # places of the methods in the group
-    cache: FeatureCache = field(compare=False, repr=False)
-    job: str = ""  # for the user
-
-
 class Evaluation(Protocol):
     """Methods of one of `geomatch.benchmarks.methods.together.groups` on one unit, under any protocols."""
 
-    def sources(self, protocol: Any, wanted: Sequence[int]) -> list[Source]:
-        """The images of which the methods at these places cache features."""
+    def prepare(self, protocol: Any, wanted: Sequence[int]) -> None:
+        """Make and cache the features that the methods at these places need, many images at once."""
 
     def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
         """What the protocol measures of the methods at these places, without protocol and method."""

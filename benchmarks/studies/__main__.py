@@ -37,7 +37,7 @@ BUNDLED = geomatch.bundled_pair()
 
 
 def warm_rows(repeats: int, device: str) -> Iterator[dict[str, Any]]:
-    """Of images in memory: the default parts on a device, stage by stage, beside SIFT, BFMatcher and MAGSAC++."""
+    """The default parts on a device, images in memory, by stages; beside SIFT, BFMatcher and MAGSAC++."""
     describer = DIFTExtractor(replace(PRESETS["dift-tiny"], device=device))
     for size, count in PAIRS:
         pair = [

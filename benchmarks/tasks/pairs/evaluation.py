@@ -9,7 +9,7 @@ from typing import Any
 
 import cv2
 
-from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row, Source
+from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.views import Frame, FramedPair, Views
 from geomatch.errors import FeaturesError, ImageError, first_line
@@ -68,17 +68,16 @@ class PairEvaluation:
         # methods that sample no map know no difference
         return self._measuring.paper(protocol) and self._entries[0].method.samples
 
-    def sources(self, protocol: Any, wanted: Sequence[int]) -> list[Source]:
+    def prepare(self, protocol: Any, wanted: Sequence[int]) -> None:
         """See `Evaluation`."""
-        paper = self._samples(protocol)
-        every = {
-            (pair.paths[side], (f"{frame} {change}".rstrip(), paper)): None
-            for frame in self._measuring.frames(protocol)
-            for side, changes in enumerate([("",), self._measuring.changes(protocol) or ("",)])
-            for change in changes
-            for pair in self._pairs
-        }
-        return [Source(path, how, tuple(wanted), self._views) for path, how in every]
+        images: dict[str, dict[Path, None]] = {}
+        for frame in self._measuring.frames(protocol):
+            for side, changes in enumerate([("",), self._measuring.changes(protocol) or ("",)]):
+                for change in changes:
+                    own = images.setdefault(f"{frame} {change}".rstrip(), {})
+                    own |= dict.fromkeys(pair.paths[side] for pair in self._pairs)
+        for frame, paths in images.items():
+            self._views.prepare([*paths], frame, self._samples(protocol), wanted)
 
     def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
         """See `Evaluation`."""

@@ -2,21 +2,20 @@
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from geomatch.benchmarks.harness.cache import key_of, read_or_make
-from geomatch.benchmarks.harness.task import Entry, Source
+from geomatch.benchmarks.harness.cache import key_of, make_ahead, read_or_make
+from geomatch.benchmarks.harness.task import Entry
 from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import describe_together
 from geomatch.benchmarks.tasks.pairs.changes import changed
-from geomatch.errors import ImageError
 from geomatch.files import sha256_of
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
@@ -90,33 +89,33 @@ class Views:
             shown = self._image(paths[1], frames[1])[1] @ np.linalg.inv(matrix1), image1.size
         return [FramedPair(one, other, matrix0, matrix1, shown) for one, other in both]
 
-    def read(self, source: Source) -> tuple[Image, Features | None] | None:
-        """See `FeatureCache`; with keypoints, if their detector may run beside the network."""
-        method, (frame, paper) = self.entries[0].method, source.how
+    def prepare(self, paths: Sequence[Path], frame: Frame, paper: bool, wanted: Sequence[int]) -> None:
+        """Make and cache the features of images, with keypoints detected ahead where the detector may."""
+        method = self.entries[0].method
         if self.store is None or method.pair_matcher or isinstance(method.source, FeatureFiles):
-            return None
-        keys = [self._key([source.path], frame, paper, k) for k in source.wanted]
-        if not all(self.store.has(KIND, key) for key in keys):
-            with suppress(ImageError):
-                image, _ = framed(load_image(source.path), frame)
-                return image, method.detect(image) if runs_ahead(method.source) else None
-        return None
+            return
+        early = runs_ahead(method.source)
 
-    def make(
-        self, sources: Sequence[Source], read: Sequence[tuple[Image, Features | None]]
+        def read(path: Path) -> tuple[Image, Features | None]:
+            image, _ = framed(load_image(path), frame)
+            return image, method.detect(image) if early else None
+
+        def keys(path: Path) -> list[str]:
+            return [self._key([path], frame, paper, k) for k in wanted]
+
+        make = partial(self._made, wanted, frame, paper)
+        make_ahead(self.store, KIND, paths, keys, read, make, Features.to_bytes)
+
+    def _made(
+        self,
+        wanted: Sequence[int],
+        frame: Frame,
+        paper: bool,
+        read: Sequence[tuple[Image, Features | None]],
     ) -> list[list[Features]]:
-        """See `FeatureCache`."""
-        methods, (frame, paper) = [self.entries[k].method for k in sources[0].wanted], sources[0].how
-        images = [image for image, _ in read]
+        methods, images = [self.entries[k].method for k in wanted], [image for image, _ in read]
         found = [methods[0].detect(image) if own is None else own for image, own in read]
         return [found] * len(methods) if frame == SMALL else describe_together(methods, images, found, paper)
-
-    def write(self, source: Source, made: Sequence[Features]) -> None:
-        """See `FeatureCache`."""
-        frame, paper = source.how
-        for k, features in zip(source.wanted, made, strict=True):
-            if self.store:
-                self.store.write(KIND, self._key([source.path], frame, paper, k), features.to_bytes())
 
     def _features(self, path: Path, frame: Frame, paper: bool, wanted: Sequence[int]) -> list[Features]:
         todo = [k for k in wanted if (path, frame, paper, k) not in self._views]
@@ -128,8 +127,8 @@ class Views:
         elif todo:
 
             def make(places: list[int]) -> list[Features]:
-                source = Source(path, (frame, paper), tuple(todo[place] for place in places), self)
-                return [own for (own,) in self.make([source], [(self._image(path, frame)[0], None)])]
+                shown = [(self._image(path, frame)[0], None)]
+                return [own for (own,) in self._made([todo[place] for place in places], frame, paper, shown)]
 
             keys = [self._key([path], frame, paper, k) for k in todo]
             made = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)

@@ -1,21 +1,21 @@
 """Feature maps of one category's images, made once and cached by content."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from geomatch.benchmarks.harness.cache import key_of, read_or_make
-from geomatch.benchmarks.harness.task import Entry, Source
+from geomatch.benchmarks.harness.cache import key_of, make_ahead, read_or_make
+from geomatch.benchmarks.harness.task import Entry
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import dense_maps
 from geomatch.dift import FeatureMap
 from geomatch.errors import ImageError
 from geomatch.files import pack_arrays, sha256_of, unpack_arrays
-from geomatch.images import Image, load_image
+from geomatch.images import load_image
 from geomatch.store import Store
 
 KIND = "maps"  # kind of the maps in the store
@@ -31,23 +31,14 @@ class CachedMaps:
     store: Store | None  # where they are cached
     _sums: dict[Path, str] = field(default_factory=dict)
 
-    def read(self, source: Source) -> Image | None:
-        """See `FeatureCache`."""
-        with suppress(ImageError):
-            keys = [self._key(source.path, source.how, k) for k in source.wanted]
-            if self.store and not all(self.store.has(KIND, key) for key in keys):
-                return load_image(self.folder / source.path)
-        return None
-
-    def make(self, sources: Sequence[Source], read: Sequence[Image]) -> list[list[FeatureMap]]:
-        """See `FeatureCache`."""
-        return dense_maps([self.entries[k].method for k in sources[0].wanted], read, sources[0].how)
-
-    def write(self, source: Source, made: Sequence[FeatureMap]) -> None:
-        """See `FeatureCache`."""
-        for k, feature_map in zip(source.wanted, made, strict=True):
-            if self.store:
-                self.store.write(KIND, self._key(source.path, source.how, k), pack_map(feature_map))
+    def prepare(self, paths: Sequence[Path], prompt: str, wanted: Sequence[int]) -> None:
+        """Make and cache the maps of images by the methods at these places."""
+        if self.store:
+            make_ahead(
+                self.store, KIND, paths, lambda path: [self._key(path, prompt, k) for k in wanted],
+                lambda path: load_image(self.folder / path),
+                partial(dense_maps, [self.entries[k].method for k in wanted], prompt=prompt), pack_map,
+            )  # fmt: skip
 
     def of(self, path: Path, prompt: str, wanted: Sequence[int]) -> list[FeatureMap]:
         """The maps of an image by the methods at these places."""

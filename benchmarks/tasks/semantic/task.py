@@ -16,7 +16,6 @@ from geomatch.benchmarks.harness.task import (
     Curve,
     Entry,
     Row,
-    Source,
     Task,
     Values,
     Words,
@@ -89,9 +88,8 @@ class _CategoryEvaluation:
         self.category, self.entries = category, entries
         self.maps = CachedMaps(category.folder, entries, store)
 
-    def sources(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[Source]:
-        prompt = prompt_for(protocol, self.category)
-        return [Source(path, prompt, tuple(wanted), self.maps) for path in self.category.images]
+    def prepare(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> None:
+        self.maps.prepare(self.category.images, prompt_for(protocol, self.category), wanted)
 
     def rows(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         # targets in turn, each with all its sources, so that a target is prepared once

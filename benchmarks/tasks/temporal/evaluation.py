@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row, Source
+from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.together import dense_maps
 from geomatch.benchmarks.tasks.temporal.data import Video, read_mask
@@ -38,9 +38,8 @@ class VideoEvaluation:
     def __init__(self, video: Video, entries: Sequence[Entry], store: Store | None) -> None:
         self.video, self.entries = video, entries
 
-    def sources(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> list[Source]:
-        """None: no features are cached."""
-        return []
+    def prepare(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> None:
+        """Nothing: no features are cached."""
 
     def rows(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         """See `Evaluation`."""
