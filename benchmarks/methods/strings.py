@@ -7,10 +7,9 @@ from functools import lru_cache
 from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
-from geomatch.benchmarks.methods.baselines import OpenCVFeatures
-from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.methods.features import FeatureFiles, OpenCVFeatures
+from geomatch.benchmarks.methods.functions import Pipeline
 from geomatch.benchmarks.methods.method import Method
-from geomatch.benchmarks.methods.pipeline import Pipeline
 from geomatch.benchmarks.methods.worker import worker_matcher
 from geomatch.describers import dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor

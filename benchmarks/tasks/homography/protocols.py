@@ -28,7 +28,7 @@ class HomographyProtocol:
     frame: Frame = "original"  # in which features are extracted and errors are measured
     max_keypoints: int = 2000
     max_matches: int | None = None  # best by similarity
-    solver: str = ""  # ``METHOD THRESHOLD``, with the solver's published defaults; see `solvers.solve`
+    solver: str = ""  # ``METHOD THRESHOLD``, with the solver's published defaults; see `evaluation.solve`
     seeds: int = 1
     """Runs of the estimator, each with the matches in another order; the mean and spread are reported."""
     accuracies: tuple[float, ...] = ()  # thresholds in pixels of the frame

@@ -17,7 +17,7 @@ from geomatch.benchmarks.harness.measures import (
 )
 from geomatch.benchmarks.harness.task import Axes, Curve, Entry, Row, Task, Values, Words
 from geomatch.benchmarks.methods import Method
-from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.tasks.homography import evaluation
 from geomatch.benchmarks.tasks.homography.measures import match_distances
 from geomatch.benchmarks.tasks.homography.protocols import (

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 
 from geomatch.benchmarks.harness.cache import key_of, make_ahead, read_or_make
 from geomatch.benchmarks.harness.task import Entry
-from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import describe_together
 from geomatch.benchmarks.tasks.pairs.changes import changed
