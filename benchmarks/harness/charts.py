@@ -1,23 +1,14 @@
-"""Curves for the report, as SVG whose colours and letters are the page's, and pictures of points."""
+"""Curves for the report, as SVG whose colours and letters are the page's."""
 
-import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from geomatch.benchmarks.harness.task import Row, Task
-from geomatch.drawing.result import RIGHT, WRONG, draw_lines
 from geomatch.errors import require
-from geomatch.images import load_image
 
 COLOURS = 8  # colours of the page; further methods have dashes
-SIDE = 420  # long side of each image of a drawn pair
 _INK, _FAINT = "#010101", "#020202"
 _LINES = [f"#0300{index:02x}" for index in range(COLOURS)]
 
@@ -57,16 +48,3 @@ def draw_curves(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]
     for colour, name in names.items():
         svg = svg.replace(colour, f"var(--{name})")
     return svg
-
-
-def draw_points(
-    paths: tuple[Path, Path],
-    points0: NDArray[np.floating],
-    points1: NDArray[np.floating],
-    right: NDArray[np.bool_],
-) -> str:
-    """Points (N, 2) of two images joined, green where ``right`` (N,), red elsewhere: a JPEG's data URL."""
-    groups = [(points0[~right], points1[~right], WRONG), (points0[right], points1[right], RIGHT)]
-    rgb = draw_lines(load_image(paths[0]), load_image(paths[1]), groups, SIDE)
-    _, coded = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 72])
-    return "data:image/jpeg;base64," + base64.b64encode(np.asarray(coded).tobytes()).decode()

@@ -14,21 +14,17 @@ from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
 from geomatch.benchmarks.harness.comparison import compare_all
 from geomatch.benchmarks.harness.leaderboard import PublishedRow, leaderboard, published_rows
 from geomatch.benchmarks.harness.runs import Run, find_runs, merge, without_folders
-from geomatch.benchmarks.harness.task import Entry, Row
+from geomatch.benchmarks.harness.task import Row, Words
 from geomatch.engine.run import grouped
-from geomatch.errors import GeomatchError, first_line, reading
+from geomatch.errors import reading
 from geomatch.files import write_whole
-from geomatch.store import Store
 
 WORST = 5  # rows listed per method and protocol
-PICTURES = 3  # rows drawn of these, under one protocol
 
 
 def write_report(
     paths: Sequence[Path],
     out: Path,
-    data: Path | None = None,
-    store: str | None = None,
     keypoints: int | None = None,
 ) -> list[Path]:
     """Write ``report.html`` and ``leaderboard.csv``; return their paths.
@@ -36,8 +32,6 @@ def write_report(
     Args:
         paths: records, or folders with records.
         out: the folder, made if need be.
-        data: the runs' folder of images, for pictures of the worst pairs.
-        store: the runs' store, where it is not the folder of the record.
         keypoints: the budget that the leaderboard shows; None takes that of most methods.
 
     Raises GeomatchError without a record, for one of another version, or two definitions of one protocol.
@@ -51,7 +45,7 @@ def write_report(
     with reading(", ".join(map(str, found)), "set of records"):  # whatever was edited in them
         runs = merge(found)
         board = leaderboard(runs, keypoints)
-        sections = [_section(run, data, store) for run in runs]
+        sections = [_section(run) for run in runs]
         page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
         texts = {"report.html": page, "leaderboard.csv": board.csv()}
     out.mkdir(parents=True, exist_ok=True)
@@ -60,27 +54,18 @@ def write_report(
     return [out / name for name in texts]
 
 
-def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
-    units, missing = {}, "Give the report the folder of the data (--data) for pictures."
-    if data and run.task.draw:
-        try:
-            units = {unit.name: unit for unit in run.task.read(data, run.data["split"]).units}
-        except (GeomatchError, ValueError) as error:
-            missing = f"No pictures: {without_folders(first_line(error))}"
-    drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
+def _section(run: Run) -> dict[str, Any]:
     return {
         "data": run.data, "task": run.task, "title": run.title,
         "skipped": grouped({name: without_folders(reason) for name, reason in run.skipped.items()}),
         "words": {label: method.words for label, method in run.methods.items()},
         "machines": sorted({"{processor}, {cores} cores".format(**r["machine"]) for r in run.records}),
-        "versions": run.records[0]["versions"], "no_pictures": missing if run.task.draw and not units else "",
-        "protocols": [
-            _part(run, p, units if p.name == drawn else {}, store) for p in run.protocols.values()
-        ],
+        "versions": run.records[0]["versions"],
+        "protocols": [_part(run, protocol) for protocol in run.protocols.values()],
     }  # fmt: skip
 
 
-def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> dict[str, Any]:
+def _part(run: Run, protocol: Any) -> dict[str, Any]:
     rows, summaries = run.rows_of(protocol.name), run.summaries(protocol)
     by_method = {method: [r for r in rows if r["method"] == method] for method in run.methods}
     task = run.task
@@ -107,7 +92,7 @@ def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> 
         "charts": charts, "shown": [(i, m) for i, (m, part) in enumerate(by_method.items()) if part],
         "published": _published_table(published_rows(task.name, protocol.name)),
         "comparisons": compare_all(task, protocol, by_method, budgets),
-        "heat": _heat(run, protocol, by_method), "worst": _worst(run, protocol, by_method, units, store),
+        "heat": _heat(run, protocol, by_method), "worst": _worst(run, protocol, by_method),
     }  # fmt: skip
 
 
@@ -122,39 +107,16 @@ def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tupl
 
 
 def _worst(
-    run: Run, protocol: Any, by_method: dict[str, list[Row]], units: dict[str, Any], store: str | None
-) -> list[tuple[str, list[dict[str, Any]]]]:
-    found, known = [], dict[Any, Any]()
+    run: Run, protocol: Any, by_method: dict[str, list[Row]]
+) -> list[tuple[str, list[tuple[Row, Words]]]]:
+    """The `WORST` rows of each method, with what stands beside them."""
+    found = []
     for label, rows in by_method.items():
-        if not rows:
-            continue
-        severity = run.task.severity(protocol, run.task.values(protocol, rows))
-        order = np.argsort(-severity, kind="stable")[:WORST]
-        listed = [
-            {"pair": row["pair"], "cells": run.task.worst(protocol, row), "reason": row["reason"],
-             "image": None, "why": None}
-            for row in (rows[i] for i in order)
-        ]  # fmt: skip
-        if units and run.task.draw:
-            for i, entry in zip(order[:PICTURES], listed, strict=False):
-                try:
-                    shown = _shown(run, label, rows[i], units, store, known)
-                    entry["image"] = run.task.draw(protocol, rows[i], *shown)
-                except GeomatchError as error:
-                    entry["why"] = without_folders(first_line(error))
-        found.append((label, listed))
+        if rows:
+            severity = run.task.severity(protocol, run.task.values(protocol, rows))
+            order = np.argsort(-severity, kind="stable")[:WORST]
+            found.append((label, [(rows[i], run.task.worst(protocol, rows[i])) for i in order]))
     return found
-
-
-def _shown(
-    run: Run, label: str, row: Row, units: dict[str, Any], store: str | None, known: dict[Any, Any]
-) -> tuple[Any, ...]:
-    """What a picture takes besides the row; ``known`` are keys of weights, which are read once."""
-    task, method, name = run.task, run.methods[label], row["pair"].split()[0]
-    if name not in units or units[name].fingerprint != run.data["units"][name]:
-        raise GeomatchError(f"{name} is not in the folder given, or is another one there")
-    own = method.made(task, method.settings["device"] if task.dense else "cpu")
-    return units[name], Entry(own, own.key(known)), Store.at(store or method.folder)
 
 
 def _published_table(rows: Sequence[PublishedRow]) -> list[list[str]]:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geomatch.benchmarks.harness.record import protocols_of, read_run, summaries_of, unreadable_pairs
-from geomatch.benchmarks.harness.task import FOLDERS, Row, Settings, Task, find_task, unreadable
-from geomatch.benchmarks.methods import Method
+from geomatch.benchmarks.harness.task import FOLDERS, Row, Task, find_task, unreadable
 from geomatch.benchmarks.methods.strings import named
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
@@ -20,7 +19,6 @@ class RecordedMethod:
     """A method as one record has it."""
 
     string: str | None  # what it was made of; None for an object
-    folder: Path  # the folder of the record and its caches
     key: dict[str, Any]  # `Method.key`
     settings: dict[str, Any]  # the record's, as are the versions
     versions: dict[str, str]
@@ -29,12 +27,6 @@ class RecordedMethod:
     def budget(self) -> int | None:
         """Keypoints per image, at most; None for dense features."""
         return self.settings.get("max_keypoints")
-
-    def made(self, task: Task, device: str = "cpu") -> Method:
-        """The method made again; raises `GeomatchError` for an object, or where something is missing."""
-        if self.string is None:
-            raise GeomatchError("no picture of an object's matches: the report does not have it")
-        return task.method(self.string, Settings(self.budget or 1), device)
 
     @property
     def words(self) -> dict[str, str]:
@@ -102,7 +94,7 @@ def merge(paths: Sequence[Path]) -> list[Run]:
     records = [(path, read_run(path)) for path in paths]
     methods = {
         (number, name): RecordedMethod(
-            entry["string"], path.parent, {part: entry[part] for part in entry if part != "string"},
+            entry["string"], {part: entry[part] for part in entry if part != "string"},
             found["settings"], found["versions"])
         for number, (path, found) in enumerate(records)
         for name, entry in found["methods"].items()

@@ -100,9 +100,6 @@ class Task:
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
-    draw: Callable[[Any, Row, Any, Entry, Store], str] | None = None
-    """A JPEG's data URL from protocol, row, unit, method and the run's store; or raises GeomatchError."""
-    caption: str = ""  # what such a picture shows
 
     def method(self, text: str, settings: Settings, device: str) -> Method:
         """A method from its string, for a device."""

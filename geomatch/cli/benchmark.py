@@ -211,24 +211,15 @@ def sweep(
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUNS...")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("report"),
               show_default=True, help="Where report.html and its kin go.")  # fmt: skip
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR",
-              help="The folder of the data, for pictures of the worst pairs.")  # fmt: skip
-@click.option("--store", metavar="PLACE", help="Of the runs. [default: the folder of each record]")
 @click.option("--keypoints", type=click.IntRange(min=1), metavar="N",
               help="Budget of the leaderboard. [default: that of most methods]")  # fmt: skip
-def report(
-    runs: tuple[Path, ...],
-    out: Path,
-    data: Path | None,
-    store: str | None,
-    keypoints: int | None,
-) -> int:
+def report(runs: tuple[Path, ...], out: Path, keypoints: int | None) -> int:
     """Tables, curves and comparisons of RUNS, records of benchmarks or folders with them.
 
     With a leaderboard over all of them, also as CSV.
     """
     from geomatch.benchmarks.harness.report import write_report
 
-    for path in write_report(runs, out, data, store, keypoints):
+    for path in write_report(runs, out, keypoints):
         click.echo(f"wrote       {click.format_filename(path)}")
     return FOUND

@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 
-from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.measures import (
     accuracy,
     area_under_curve,
@@ -15,11 +14,10 @@ from geomatch.benchmarks.harness.measures import (
     recall_curve,
     with_failures,
 )
-from geomatch.benchmarks.harness.task import Axes, Curve, Entry, Row, Task, Values, Words
+from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.tasks.homography import evaluation
-from geomatch.benchmarks.tasks.homography.measures import match_distances
 from geomatch.benchmarks.tasks.homography.protocols import (
     MMA_THRESHOLDS,
     PAIR_PROTOCOLS,
@@ -28,16 +26,12 @@ from geomatch.benchmarks.tasks.homography.protocols import (
 )
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_hpatches, read_planes
 from geomatch.benchmarks.tasks.pairs.changes import CHANGES
-from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
-from geomatch.benchmarks.tasks.pairs.matches import limited, matched_points
-from geomatch.benchmarks.tasks.pairs.views import SMALL, FramedPair, Views
-from geomatch.errors import GeomatchError
-from geomatch.store import Store
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
+from geomatch.benchmarks.tasks.pairs.views import SMALL, FramedPair
 
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
 _MEASURES = {"accuracy": accuracy, "AUC": area_under_curve, "mAA": mean_accuracy}
 _LIMIT = 10.0  # pixels; the end of curves
-_DRAWN = 60  # best matches in a picture
 
 
 def _measured(
@@ -161,21 +155,6 @@ def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
     return recall_curve(_values(protocol, rows), max(protocol.means, default=_LIMIT))
 
 
-def _draw(protocol: HomographyProtocol, row: Row, unit: PairScene, entry: Entry, store: Store) -> str:
-    """The best matches of a pair, in the original frame whatever the protocol's, as a JPEG's data URL."""
-    if protocol.change:
-        raise GeomatchError("changed images are not drawn")
-    pair = next(pair for pair in unit.pairs if pair.name == row["pair"])
-    views, method = Views([entry], store), entry.method
-    match = None if method.pair_matcher else method.match
-    whole = views.pairs(pair.paths, "original", False, [0])[0]
-    own = limited(whole, protocol.max_keypoints, protocol.unique and match is not None)
-    points0, points1, _ = matched_points(protocol.max_matches, own, match)
-    points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
-    right = match_distances(points0, points1, pair.truth.matrix) <= evaluation.CORRECT_PX
-    return draw_points(pair.paths, points0, points1, right)
-
-
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
     if method.pair_matcher is not None and protocol.kind == "superpoint":
         return "it has no keypoints that could repeat"
@@ -196,7 +175,6 @@ HPATCHES = Task(
     splits=("all", "viewpoint", "illumination"), changes=changes_of, dense=False, notes=_notes,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
-    draw=_draw, caption="its best matches, green within 3 px of the truth, red not",
 )  # fmt: skip
 TASKS = {"hpatches": HPATCHES} | {
     name: replace(

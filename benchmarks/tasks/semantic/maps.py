@@ -50,11 +50,6 @@ class CachedMaps:
         keys = [self._key(path, prompt, k) for k in wanted]
         return read_or_make(self.store, KIND, keys, make, pack_map, unpack_map)
 
-    def found(self, path: Path, prompt: str) -> FeatureMap | None:
-        """The map of an image by the only method, if it is in the store; raises as `of`."""
-        key = self._key(path, prompt, 0)
-        return self.store.found(KIND, key, unpack_map) if self.store else None
-
     def _key(self, path: Path, prompt: str, place: int) -> str:
         if path not in self._sums:
             full = self.folder / path

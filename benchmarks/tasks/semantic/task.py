@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import (
     UNREADABLE,
@@ -26,7 +25,7 @@ from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair, read
 from geomatch.benchmarks.tasks.semantic.maps import CachedMaps
 from geomatch.dift import FeatureMap
 from geomatch.dift.maps.transfer import PixelFeatures, Rule, target_of, transfer_points
-from geomatch.errors import GeomatchError, ImageError
+from geomatch.errors import ImageError
 from geomatch.store import Store
 from geomatch.types import Metric
 
@@ -182,21 +181,6 @@ def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> Curve:
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def _draw(protocol: SemanticProtocol, row: Row, category: Category, entry: Entry, store: Store) -> str:
-    """The points of a pair joined with the places found for them, as a JPEG's data URL."""
-    pair = next(pair for pair in category.pairs if row["pair"] == f"{category.name} {pair.name}")
-    maps = CachedMaps(category.folder, [entry], store)
-    prompt = prompt_for(protocol, category)
-    map0, map1 = (maps.found(path, prompt) for path in (pair.image0, pair.image1))
-    if map0 is None or map1 is None:
-        raise GeomatchError("its maps are not in the folder of the record; give the run's --store")
-    points0 = np.clip(pair.points0, 0, np.array(map0.image_size) - 1)
-    points1 = transfer_points(map0, map1, points0, entry.method.metric, protocol.rule).points
-    right = with_failures(row["errors"]) <= threshold_of(protocol.headline)
-    paths = category.folder / pair.image0, category.folder / pair.image1
-    return draw_points(paths, points0, points1, right)
-
-
 def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
     axes = Axes("Points within a share of the reference length", "alpha", "points within it, %")
     return Task(
@@ -204,8 +188,6 @@ def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
         _CategoryEvaluation, _measures, _values,
         lambda protocol, found: pck(found, protocol.headline.endswith("per image")),
         lambda protocol, found: 1 - found[:, 0] / found[:, 1], _worst, lambda protocol: axes, curve,
-        draw=_draw,
-        caption="its points and where they were found: green within the headline's alpha, red not",
     )  # fmt: skip
 
 
