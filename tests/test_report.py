@@ -17,13 +17,10 @@ import numpy as np
 import pytest
 
 import geomatch
-from geomatch.benchmarks.harness.charts import draw_curves
-from geomatch.benchmarks.harness.comparison import compare
-from geomatch.benchmarks.harness.leaderboard import leaderboard, published_rows
-from geomatch.benchmarks.harness.record import read_run, summarise_record
-from geomatch.benchmarks.harness.report import write_report
+from geomatch.benchmarks.harness.leaderboard import compare, leaderboard, published_rows
+from geomatch.benchmarks.harness.record import find_runs, merge, read_run, summarise_record
+from geomatch.benchmarks.harness.report import draw_curves, write_report
 from geomatch.benchmarks.harness.run import RunResult
-from geomatch.benchmarks.harness.runs import find_runs, merge
 from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
 from geomatch.benchmarks.tasks.homography.task import HPATCHES, curve
 from geomatch.cli import main
@@ -197,9 +194,7 @@ def test_report_has_everything_in_one_page(short: Path, work: Path, tmp_path: Pa
     page = Page(written[0])
     assert all(link.startswith("#") for link in page.loads)
     assert page.tags["svg"] == 3
-    assert (
-        len(re.findall(r"[iv]_p 1-\d", page.text)) == 2 * 5 + 2
-    )  # worst pairs, and those skipped, of two methods
+    assert len(re.findall(r"[iv]_p 1-\d", page.text)) == 2 * 5 + 2  # worst pairs of two methods, skipped
     assert "auc480, version 1" in page.text
     assert "these numbers compare with no published ones" in page.text
     assert "LoFTR" in page.text

@@ -15,8 +15,7 @@ import torch
 from geomatch import GeomatchError, Image, WeightsError, warp_points
 from geomatch.benchmarks.training import denoise
 from geomatch.benchmarks.training.adaptation import STABLE, WARPS
-from geomatch.benchmarks.training.crops import CropSource
-from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
+from geomatch.benchmarks.training.denoise import CropSource, DenoiseConfig, train_denoiser
 from geomatch.benchmarks.training.detector import DetectorConfig
 from geomatch.benchmarks.training.distillation import occluded
 from geomatch.benchmarks.training.recipe import DENOISER_PACKAGES, DENSE, DENSE_IMAGES

@@ -10,8 +10,7 @@ from pathlib import Path
 import click
 
 from geomatch.benchmarks.training.adaptation import load_labels, make_labels
-from geomatch.benchmarks.training.crops import load_crops
-from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
+from geomatch.benchmarks.training.denoise import DenoiseConfig, load_crops, train_denoiser
 from geomatch.benchmarks.training.detector import DetectorConfig, train_detector
 from geomatch.benchmarks.training.distillation import DistillationConfig, distilled
 from geomatch.benchmarks.training.sources import TrainingImage, fetch_packages, find_images

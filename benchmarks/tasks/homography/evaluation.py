@@ -13,7 +13,7 @@ from geomatch.benchmarks.harness.task import Row
 from geomatch.benchmarks.tasks.homography import measures
 from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, HomographyProtocol
 from geomatch.benchmarks.tasks.homography.sequences import Plane
-from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points, orders
+from geomatch.benchmarks.tasks.pairs.evaluation import Match, limited, matched_points, orders
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.estimators import OpenCVEstimator, PoseLibEstimator, create_estimator
 from geomatch.geometry import image_corners, warp_points
