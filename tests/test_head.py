@@ -44,7 +44,7 @@ HEAD = HeadConfig(widths=(8,), dimension=32, views=4, per_view=24, steps=6)
 @pytest.fixture(scope="module", autouse=True)
 def _small_views() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geomatch.training.pairs.VIEW_SIZE", (320, 240))
+        patch.setattr("geomatch.training.bank.VIEW_SIZE", (320, 240))
         yield
 
 

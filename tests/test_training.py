@@ -14,11 +14,10 @@ import torch
 
 from geomatch import GeomatchError, Image, WeightsError, warp_points
 from geomatch.benchmarks.training import denoise
-from geomatch.benchmarks.training.adaptation import STABLE, WARPS
+from geomatch.benchmarks.training.__main__ import DENOISER_PACKAGES, DENSE, DENSE_IMAGES
 from geomatch.benchmarks.training.denoise import CropSource, DenoiseConfig, train_denoiser
-from geomatch.benchmarks.training.detector import DetectorConfig
+from geomatch.benchmarks.training.detector import STABLE, WARPS, DetectorConfig
 from geomatch.benchmarks.training.distillation import occluded
-from geomatch.benchmarks.training.recipe import DENOISER_PACKAGES, DENSE, DENSE_IMAGES
 from geomatch.benchmarks.training.sources import TrainingImage, find_images, listed_images
 from geomatch.dift import PRESETS
 from geomatch.dift.head.projection import load_head
@@ -27,8 +26,8 @@ from geomatch.keypoints import OpenCVDetector
 from geomatch.keypoints.tiny import weights_file
 from geomatch.synthetic import random_homography, render_view
 from geomatch.training import checkpoint
+from geomatch.training.bank import make_views, true_pairs, view_pairs
 from geomatch.training.checkpoint import Log
-from geomatch.training.pairs import make_views, true_pairs, view_pairs
 from geomatch.weights.sources import model_folder
 
 CONFIG = DenoiseConfig(widths=(16, 16), crop_size=16, batch_size=2, steps=6)

@@ -20,11 +20,10 @@ from geomatch.files import replacing
 from geomatch.geometry import warp_points
 from geomatch.images import load_image, reduce_image
 from geomatch.synthetic import Motion
-from geomatch.training.bank import BankImage, make_files
+from geomatch.training.bank import BankImage, make_files, make_views
 from geomatch.training.checkpoint import Log, one_cycle, train
 from geomatch.training.convolutional_head import checkpoint_folder, split_images, trained_head
 from geomatch.training.linear_head import FittedHead
-from geomatch.training.pairs import make_views
 
 CHECKPOINT = "dense-head.pt"
 SIDE = 560  # longest side in pixels of the photographs that are kept
