@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from itertools import combinations, compress
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -19,7 +19,6 @@ from geomatch.benchmarks.harness.record import Run, allowed
 from geomatch.benchmarks.harness.task import FOLDERS, Row, Task
 from geomatch.files import digest_of
 
-REPORTED = {"wxbs": "test", "spair": "test", "davis": "val", "jhmdb": "1"}  # splits of published rows
 FEW = 10  # below so many units the resamples are too much alike for an interval
 
 
@@ -59,32 +58,22 @@ def published_rows(task: str, protocol: str) -> tuple[PublishedRow, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
-    """Methods, those on most sets first, and of these the best on average; then published rows."""
+    """Methods, those on most sets first, and of these the best on average."""
 
     columns: list[str]  # set, protocol and measure
-    rows: dict[tuple[str, str], list[Standing | None]]
-    """By method and source, which is empty for what was run."""
+    rows: dict[str, list[Standing | None]]  # by method
     keypoints: int | None  # per image, at most; None of dense features
     left_out: list[str]  # methods at other budgets
-
-    def table(self, published: bool) -> list[list[str]]:
-        """Cells as text, the head first, of published rows or the others, without empty columns."""
-        rows = [row for row in self.rows.items() if published == (row[0][1] != "")]
-        lines = [[label, *(str(one or "") for one in found), source] for (label, source), found in rows]
-        lines.insert(0, ["method", *self.columns, "source"])
-        shown = [any(cells) for cells in zip(*lines[1:], strict=True)]
-        return [[cell or "-" for cell in compress(line, shown)] for line in lines]
 
     def csv(self) -> str:
         """One row per method and column, as comma-separated values."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["method", "keypoints", "column", "value", "low", "high", "source"])
-        for (label, source), found in self.rows.items():
+        writer.writerow(["method", "keypoints", "column", "value", "low", "high"])
+        for label, found in self.rows.items():
             for column, one in zip(self.columns, found, strict=True):
                 if one:
-                    budget, ends = "" if source else self.keypoints, one.interval or ("", "")
-                    writer.writerow([label, budget, column, one.value, *ends, source])
+                    writer.writerow([label, self.keypoints, column, one.value, *(one.interval or ("", ""))])
         return file.getvalue()
 
 
@@ -93,7 +82,7 @@ def leaderboard(runs: Sequence[Run], keypoints: int | None = None) -> Leaderboar
     budgets = Counter(method.budget for run in runs for method in run.methods.values())
     if keypoints is None:
         keypoints = max((b for b in budgets if b is not None), key=lambda b: (budgets[b], b), default=None)
-    columns, rows, left_out = [], dict[tuple[str, str], dict[str, Standing]](), dict[str, None]()
+    columns, rows, left_out = [], dict[str, dict[str, Standing]](), dict[str, None]()
     for run in runs:
         for protocol in run.protocols.values():
             column = f"{run.title}, {protocol.name}, {protocol.headline}"
@@ -106,16 +95,10 @@ def leaderboard(runs: Sequence[Run], keypoints: int | None = None) -> Leaderboar
                     continue
                 own = [row for row in run.rows_of(protocol.name) if row["method"] == label]
                 if own:
-                    rows.setdefault((label, ""), {})[column] = Standing(*interval(run.task, protocol, own))
-            split = run.data["split"]
-            whole = run.data["complete"] and split == REPORTED.get(run.task.name, split)
-            for row in published_rows(run.task.name, protocol.name) if whole else ():
-                if row.split == "all" and protocol.headline in row.measures:
-                    standing = Standing(row.measures[protocol.headline], None)
-                    rows.setdefault((row.method, row.source), {})[column] = standing
-    means = {one: fmean(standing.value for standing in own.values()) for one, own in rows.items()}
-    ordered = sorted(rows, key=lambda one: (one[1] != "", -len(rows[one]), -means[one]))
-    cells = {one: [rows[one].get(column) for column in columns] for one in ordered}
+                    rows.setdefault(label, {})[column] = Standing(*interval(run.task, protocol, own))
+    means = {label: fmean(standing.value for standing in own.values()) for label, own in rows.items()}
+    ordered = sorted(rows, key=lambda label: (-len(rows[label]), -means[label]))
+    cells = {label: [rows[label].get(column) for column in columns] for label in ordered}
     return Leaderboard(columns, cells, keypoints, list(left_out))
 
 
