@@ -92,7 +92,6 @@ class Task:
     curve: Callable[[Any, Sequence[Row]], Curve]
     notes: Callable[[Any], Words] = lambda protocol: []  # what a protocol's fields do not say
     splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
-    changes: Callable[[Any], Sequence[str]] = lambda protocol: ()  # ends of pairs' names, summed up alone
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
     caches: bool = True  # True if features are worth caching
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
@@ -110,8 +109,6 @@ class Task:
         named = set(self.splits) - {"all"} or {row["split"] for row in rows} - {"all"}
         parts = {split: [row for row in rows if row["split"] == split] for split in sorted(named)}
         parts["all"] = list(rows)
-        for change in self.changes(protocol):
-            parts[change] = [row for row in rows if row["pair"].endswith(f" {change}")]
         found = []
         for split, own in parts.items():
             failures = sum(row["reason"] is not None for row in own)

@@ -55,8 +55,6 @@ def evaluate(
     start = time.perf_counter()
     points0, points1, similarity = matched_points(protocol.max_matches, pair, match)
     matched = time.perf_counter()
-    if pair.change:
-        points1 = warp_points(np.linalg.inv(pair.change[0]), points1)
     row: Row = {"keypoints": list(counts), "matches": len(points0), "reason": None}
     distances = measures.match_distances(points0, points1, truth)
     if protocol.kind == "mma":
@@ -118,7 +116,7 @@ def _homographies(
     points1: NDArray[np.float64],
     weights: NDArray[np.float32] | None,
 ) -> Row:
-    size0, size1 = pair.features0.image_size, pair.change[1] if pair.change else pair.features1.image_size
+    size0, size1 = pair.features0.image_size, pair.features1.image_size
     unit = min(size1) / protocol.relative_to if protocol.relative_to else 1.0
     corners = image_corners(size0)
     if protocol.corner_origin:

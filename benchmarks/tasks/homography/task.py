@@ -16,7 +16,6 @@ from geomatch.benchmarks.harness.measures import (
 )
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words
 from geomatch.benchmarks.methods import Method
-from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.tasks.homography import evaluation
 from geomatch.benchmarks.tasks.homography.protocols import (
     MMA_THRESHOLDS,
@@ -25,7 +24,6 @@ from geomatch.benchmarks.tasks.homography.protocols import (
     HomographyProtocol,
 )
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_hpatches, read_planes
-from geomatch.benchmarks.tasks.pairs.changes import CHANGES
 from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
 from geomatch.benchmarks.tasks.pairs.views import SMALL, FramedPair
 
@@ -44,11 +42,6 @@ def _measured(
     weighted = match is None or method.matcher is not None
     small = framed[1] if len(framed) > 1 else None
     return evaluation.evaluate(chosen, framed[0], pair.truth, match, small, weighted)
-
-
-def changes_of(protocol: HomographyProtocol) -> list[str]:
-    """What is done to the second image, in words of `changed`; nothing, but of a variant."""
-    return [f"{protocol.change}={strength:g}" for strength in protocol.strengths]
 
 
 def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, float | None]:
@@ -127,9 +120,6 @@ def _worst(protocol: HomographyProtocol, row: Row) -> Words:
 
 
 def _axes(protocol: HomographyProtocol) -> Axes:
-    if protocol.change:
-        words, (start, *_) = CHANGES[protocol.change]
-        return Axes(f"{protocol.headline} of changed images", words, f"{protocol.headline}, %", False, start)
     if protocol.kind == "mma":
         return Axes(
             "Matches within a distance of the truth", "threshold, px", "matches within it, %", False, 1
@@ -139,16 +129,7 @@ def _axes(protocol: HomographyProtocol) -> Axes:
 
 
 def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
-    """Thresholds in pixels, and the percentage within: of pairs by their error, or of matches (MMA).
-
-    Of a variant the strengths, and the headline measure at each.
-    """
-    if protocol.change:
-        y = []
-        for change in changes_of(protocol):
-            own = [row for row in rows if row["pair"].endswith(f" {change}")]
-            y.append(_statistic(protocol, _values(protocol, own)))
-        return np.array(protocol.strengths), np.array(y)
+    """Thresholds in pixels, and the percentage within: of pairs by their error, or of matches (MMA)."""
     if protocol.kind == "mma":
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
         return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)
@@ -158,21 +139,19 @@ def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
     if method.pair_matcher is not None and protocol.kind == "superpoint":
         return "it has no keypoints that could repeat"
-    if protocol.change and isinstance(method.source, FeatureFiles):
-        return "its files hold the features of the images as they are, not as the variant changes them"
     return None
 
 
 _MEASURING = Measuring(
     lambda protocol: [protocol.frame, SMALL] if protocol.kind == "superpoint" else [protocol.frame],
-    _measured, evaluation.failed, lambda protocol: protocol.paper_sampling, changes_of,
+    _measured, evaluation.failed, lambda protocol: protocol.paper_sampling,
 )  # fmt: skip
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
     partial(PairEvaluation, measuring=_MEASURING),
     _measures, _values, _statistic,
     lambda protocol, found: found.mean(axis=1) * (-1 if protocol.kind == "mma" else 1), _worst, _axes, curve,
-    splits=("all", "viewpoint", "illumination"), changes=changes_of, dense=False, notes=_notes,
+    splits=("all", "viewpoint", "illumination"), dense=False, notes=_notes,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
 )  # fmt: skip

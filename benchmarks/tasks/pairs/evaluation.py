@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +58,6 @@ class Measuring:
     measured: Callable[[Any, Method, Sequence[FramedPair], ImagePair], Row]  # the pair in each frame
     failed: Callable[[Any, str], Row]  # the row of a pair that cannot be evaluated, with the reason
     paper: Callable[[Any], bool] = lambda protocol: False  # True if maps are sampled as in the paper's code
-    changes: Callable[[Any], Sequence[str]] = lambda protocol: ()
-    """Changes of the second image (`changed`), each a row of its own, whose pair's name ends in it."""
 
 
 class PairEvaluation:
@@ -78,29 +75,23 @@ class PairEvaluation:
 
     def prepare(self, protocol: Any, wanted: Sequence[int]) -> None:
         """See `Evaluation`."""
-        images: dict[str, dict[Path, None]] = {}
+        paths = dict.fromkeys(path for pair in self._pairs for path in pair.paths)
         for frame in self._measuring.frames(protocol):
-            for side, changes in enumerate([("",), self._measuring.changes(protocol) or ("",)]):
-                for change in changes:
-                    own = images.setdefault(f"{frame} {change}".rstrip(), {})
-                    own |= dict.fromkeys(pair.paths[side] for pair in self._pairs)
-        for frame, paths in images.items():
             self._views.prepare([*paths], frame, self._samples(protocol), wanted)
 
     def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
         """See `Evaluation`."""
         found: list[list[Row]] = [[] for _ in wanted]
-        for pair, change in product(self._pairs, self._measuring.changes(protocol) or ("",)):
-            names = {"pair": f"{pair.name} {change}".rstrip(), "split": pair.split}
-            for own, row in zip(found, self._rows_of(protocol, pair, wanted, change), strict=True):
-                own.append({**names, **row})
+        for pair in self._pairs:
+            for own, row in zip(found, self._rows_of(protocol, pair, wanted), strict=True):
+                own.append({"pair": pair.name, "split": pair.split, **row})
         return found
 
-    def _rows_of(self, protocol: Any, pair: ImagePair, wanted: Sequence[int], change: str) -> list[Row]:
+    def _rows_of(self, protocol: Any, pair: ImagePair, wanted: Sequence[int]) -> list[Row]:
         measuring, paper = self._measuring, self._samples(protocol)
         try:
             frames = measuring.frames(protocol)
-            framed = [self._views.pairs(pair.paths, frame, paper, wanted, change) for frame in frames]
+            framed = [self._views.pairs(pair.paths, frame, paper, wanted) for frame in frames]
         except _REFUSED as error:
             return [measuring.failed(protocol, _reason(error))] * len(wanted)
         rows = []

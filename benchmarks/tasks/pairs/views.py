@@ -15,7 +15,6 @@ from geomatch.benchmarks.harness.task import Entry
 from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import describe_together
-from geomatch.benchmarks.tasks.pairs.changes import changed
 from geomatch.files import sha256_of
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
@@ -28,7 +27,7 @@ Frame = str
 """``original``; ``short480``: the short side is 480 pixels; ``long1200``: the long one 1200; ``size640x480``:
 squeezed to that (width, height);
 ``crop640x480``: grey, reduced until it just covers (width, height), and the centre cut out (SuperPoint's
-protocol). A space and one of `changed`'s changes may follow."""
+protocol)."""
 KIND = "views"  # kind of the features in the store
 SMALL: Frame = "crop320x240"  # only keypoints are looked at there
 
@@ -41,9 +40,6 @@ class FramedPair:
     features1: Features
     matrix0: Matrix
     matrix1: Matrix
-    change: tuple[Matrix, tuple[int, int]] | None = None
-    """If image 1 was changed: the matrix from the frame to what was shown, whose features these are, and
-    (width, height) before."""
 
     def homography(self, original: Matrix) -> Matrix:
         """A homography between the original images as one between pixels of the frame."""
@@ -61,33 +57,26 @@ class Views:
     _views: dict[tuple[Path, Frame, bool, int], Features] = field(default_factory=dict)
 
     def pairs(
-        self, paths: tuple[Path, Path], frame: Frame, paper: bool, wanted: Sequence[int], change: str = ""
+        self, paths: tuple[Path, Path], frame: Frame, paper: bool, wanted: Sequence[int]
     ) -> list[FramedPair]:
         """Features of two images by the methods at these places.
 
-        ``paper`` says that descriptors are sampled as in the paper's code, ``change`` how the second image
-        is changed in the frame (`changed`).
+        ``paper`` says that descriptors are sampled as in the paper's code.
         """
-        frames = frame, f"{frame} {change}".rstrip()
         matcher = self.entries[0].method.pair_matcher
         if matcher is not None:
-            keys = [self._key(paths, frames[1], side, 0) for side in (0, 1)]
+            keys = [self._key(paths, frame, side, 0) for side in (0, 1)]
 
             def make(places: list[int]) -> list[Features]:
-                both = matcher.match_images(
-                    *(self._image(*own)[0] for own in zip(paths, frames, strict=True))
-                )
+                both = matcher.match_images(*(self._image(path, frame)[0] for path in paths))
                 return [both[place] for place in places]
 
             both = [read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)]
         else:
-            sides = [self._features(*own, paper, wanted) for own in zip(paths, frames, strict=True)]
+            sides = [self._features(path, frame, paper, wanted) for path in paths]
             both = [list(pair) for pair in zip(*sides, strict=True)]
-        (_, matrix0), (image1, matrix1) = (self._image(path, frame) for path in paths)
-        shown = None
-        if change:
-            shown = self._image(paths[1], frames[1])[1] @ np.linalg.inv(matrix1), image1.size
-        return [FramedPair(one, other, matrix0, matrix1, shown) for one, other in both]
+        matrices = [self._image(path, frame)[1] for path in paths]
+        return [FramedPair(one, other, *matrices) for one, other in both]
 
     def prepare(self, paths: Sequence[Path], frame: Frame, paper: bool, wanted: Sequence[int]) -> None:
         """Make and cache the features of images, with keypoints detected ahead where the detector may."""
@@ -145,8 +134,6 @@ class Views:
         """The image in the frame, and the matrix from original pixels to it."""
         if (path, frame) not in self._images:
             whole = load_image(path) if frame == "original" else self._image(path, "original")[0]
-            if " " in frame:  # a pair has many changes, and an image changed to a large one is large
-                self._images = {key: own for key, own in self._images.items() if " " not in key[1]}
             self._images[path, frame] = framed(whole, frame)
         return self._images[path, frame]
 
@@ -165,11 +152,6 @@ def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
     The matrix only scales and shifts: the published harnesses do not move pixel centres by (s - 1)/2, and so
     neither do their protocols here. Resizing is bilinear, smoothed where it shrinks.
     """
-    frame, _, change = frame.partition(" ")
-    if change:
-        inner, matrix = framed(image, frame)
-        shown, own = changed(inner, change)
-        return shown, own @ matrix
     if frame == "original":
         return image, np.eye(3)
     width, height = image.size
