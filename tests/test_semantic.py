@@ -18,8 +18,7 @@ from geomatch import DIFTExtractor
 from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.harness.run import Methods, RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import Settings, find_task
-from geomatch.benchmarks.tasks.semantic.maps import pack_map, unpack_map
-from geomatch.benchmarks.tasks.semantic.task import TASKS, counts, pck, protocols_of
+from geomatch.benchmarks.tasks.semantic.task import TASKS, counts, pack_map, pck, protocols_of, unpack_map
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, FeatureMap
 from geomatch.dift.ensemble import member_activations

@@ -95,7 +95,7 @@ def leaderboard(runs: Sequence[Run], keypoints: int | None = None) -> Leaderboar
                     continue
                 own = [row for row in run.rows_of(protocol.name) if row["method"] == label]
                 if own:
-                    rows.setdefault(label, {})[column] = Standing(*interval(run.task, protocol, own))
+                    rows.setdefault(label, {})[column] = _standing(run.task, protocol, own)
     means = {label: fmean(standing.value for standing in own.values()) for label, own in rows.items()}
     ordered = sorted(rows, key=lambda label: (-len(rows[label]), -means[label]))
     cells = {label: [rows[label].get(column) for column in columns] for label in ordered}
@@ -150,12 +150,10 @@ def compare(
     )  # fmt: skip
 
 
-def interval(task: Task, protocol: Any, rows: Sequence[Row]) -> tuple[float, tuple[float, float] | None]:
-    """The headline measure of one method's rows, and its 95 % interval, see `compare`; None of few units."""
-    values = task.values(protocol, rows)
-    pairs = [row["pair"] for row in rows]
+def _standing(task: Task, protocol: Any, rows: Sequence[Row]) -> Standing:
+    values, pairs = task.values(protocol, rows), [row["pair"] for row in rows]
     low, high, units = _resampled(pairs, lambda places: task.statistic(protocol, values[places]))
-    return task.statistic(protocol, values), (low, high) if units >= FEW else None
+    return Standing(task.statistic(protocol, values), (low, high) if units >= FEW else None)
 
 
 def _resampled(
