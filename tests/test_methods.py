@@ -15,7 +15,6 @@ import torch
 import geomatch
 from geomatch.benchmarks.methods import create_dense_method, create_method
 from geomatch.benchmarks.methods.backbones import TransformersFeatures
-from geomatch.benchmarks.methods.baselines import LoFTRMatcher
 from geomatch.benchmarks.methods.strings import split_methods
 from geomatch.dift import PRESETS
 from geomatch.engine import LocalEngine
@@ -80,37 +79,6 @@ def test_superpoint_by_string(small: Image, tmp_path: Path) -> None:
     found = method.extract(small)
     assert found.descriptors is None or found.descriptors.shape[1] == 256
     assert str(tmp_path) not in str(method.key())  # weights count by their content
-
-
-@pytest.fixture(scope="module")
-def loftr_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from kornia import feature
-
-    path = tmp_path_factory.mktemp("loftr") / "loftr.ckpt"
-    torch.save({"state_dict": seeded(lambda: feature.LoFTR(pretrained=None)).state_dict()}, path)
-    return path
-
-
-def test_loftr_matches_images_at_pixel_centres(loftr_file: Path, small: Image) -> None:
-    matcher = LoFTRMatcher(str(loftr_file), max_matches=40)
-    matcher.network.coarse_matching.thr = 0.0
-    first, second = matcher.match_images(small, small)
-    assert 0 < len(first) == len(second) <= 40
-    assert (np.diff(first.scores) <= 0).all()
-    # its coarse cells lie on every eighth pixel of a frame whose pixel centres are at halves
-    assert np.array_equal((first.keypoints + 0.5) % 8, np.zeros_like(first.keypoints))
-
-
-@pytest.mark.slow
-def test_loftr_in_the_harness(loftr_file: Path, data: Path, tmp_path: Path) -> None:
-    text = f"loftr:{loftr_file}"
-    result = run(data, tmp_path / "out", "mma,superpoint", [text], keypoints=100)
-    skipped = {"loftr:loftr.ckpt under superpoint": "it has no keypoints that could repeat"}
-    assert result.record["skipped"] == skipped
-    assert {row["protocol"] for row in result.record["rows"]} == {"mma"}
-    again = run(data, tmp_path / "out", "mma,superpoint", [text], keypoints=100)
-    assert again.computed == 0
-    assert again.record["rows"] == result.record["rows"]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("dino", "ViT"), ("dinov2", "Dinov2"), ("clip", "CLIPVision")])
