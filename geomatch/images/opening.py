@@ -81,8 +81,8 @@ def open_picture(file: IO[bytes], name: str) -> PILImage.Image:
     if not kind:
         raise ImageError(f"{name}: not an image in a known format")
     if kind != "HEIF":
-        try:
-            return PILImage.OPEN[kind][0](file, name)
+        try:  # a name would let Pillow map grey pixels into memory, by the size of a turned TIFF before turning
+            return PILImage.OPEN[kind][0](file, "" if kind == "TIFF" else name)
         except SyntaxError as error:  # what Pillow's plugins raise on headers that they cannot read
             raise ImageError(
                 f"{name}: not an image in a known format, or damaged ({first_line(error)})"

@@ -72,7 +72,8 @@ class Page:
     def suits_pillow(self, bands: tuple[int, ...] | None) -> bool:
         """True for grey, colours and palettes of up to 8 bits, which Pillow reads rightly in every layout."""
         tags = self.tags
-        if self.mask is not None or (tags.parent.is_bigtiff and tags.parent.byteorder == ">"):
+        unread = tags.parent.is_bigtiff and tags.parent.byteorder == ">"
+        if self.mask is not None or unread or 0 in tags.databytecounts:  # what GDAL left out
             return False
         shallow = tags.sampleformat == 1 and np.max(tags.bitspersample) <= 8
         colours = 1 if tags.photometric in (_WHITE, _BLACK) else 3

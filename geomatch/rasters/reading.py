@@ -168,7 +168,7 @@ class Raster:
                 extremes += [known.min(), known.max()]
             share = every.astype(np.float32) if values.alpha is None else every * values.alpha
             exact = np.float32 if self.dtype.itemsize <= 2 or self.dtype == np.float32 else np.float64
-            part = np.dstack([np.where(every[:, :, None], array, 0), share]).astype(exact)
+            part = np.dstack([np.where(every[:, :, None], array, 0), share]).astype(exact, "C")
             if values.alpha is not None and not values.premultiplied:
                 part[:, :, :-1] *= share[:, :, None]
             if width != wide:
