@@ -221,7 +221,7 @@ def test_masks_of_gdal_are_opacity(tmp_path: Path) -> None:
         assert opacity is not None
         np.testing.assert_array_equal(opacity, mask[10:50, 10:50] / 255)
         assert "1800 pixels without a value filled" in raster.window(0, 0, 80, 60).note
-        assert (raster.window(0, 0, 20, 20, Conversion("always")).pixels == 255).all()  # nothing there
+        assert (raster.window(0, 0, 20, 20).pixels == 255).all()  # nothing there
     np.testing.assert_array_equal(load_image(path).pixels[:, 30:], SMOOTH[:, 30:])
 
 

@@ -81,7 +81,7 @@ def open_picture(file: IO[bytes], name: str) -> PILImage.Image:
     if not kind:
         raise ImageError(f"{name}: not an image in a known format")
     if kind != "HEIF":
-        try:  # a name would let Pillow map grey pixels into memory, by the size of a turned TIFF before turning
+        try:  # with a name Pillow maps grey pixels of a TIFF into memory, by the wrong size if it is turned
             return PILImage.OPEN[kind][0](file, "" if kind == "TIFF" else name)
         except SyntaxError as error:  # what Pillow's plugins raise on headers that they cannot read
             raise ImageError(

@@ -1,4 +1,4 @@
-"""TIFFs that Pillow cannot read, or reads wrongly: deep, signed, floating-point values, many bands; windows.
+"""Windows of TIFFs, with values of any depth and many bands.
 
 `tifffile` reads the header; strips and tiles are put together here, and decompressed by Pillow's libtiff,
 which knows LZW where tifffile needs a further package. Codes are those of TIFF 6.0, and of GDAL's tag 42113.
@@ -69,17 +69,18 @@ class Page:
         tag = self.tags.tags.get(274)
         return int(tag.value) if tag and tag.value in range(1, 9) else 1
 
-    def suits_pillow(self, bands: tuple[int, ...] | None) -> bool:
-        """True for grey, colours and palettes of up to 8 bits, which Pillow reads rightly in every layout."""
-        tags = self.tags
-        unread = tags.parent.is_bigtiff and tags.parent.byteorder == ">"
-        if self.mask is not None or unread or 0 in tags.databytecounts:  # what GDAL left out
+    @property
+    def suits_pillow(self) -> bool:
+        """True for what is left to Pillow: palettes, fewer than 8 bits, and rarer compressions of these."""
+        tags, bits = self.tags, np.max(self.tags.bitspersample)
+        grey = tags.photometric in (_WHITE, _BLACK)
+        if bits > 8 or tags.sampleformat != 1 or tags.samplesperpixel > (2 if grey else 4):
             return False
-        shallow = tags.sampleformat == 1 and np.max(tags.bitspersample) <= 8
-        colours = 1 if tags.photometric in (_WHITE, _BLACK) else 3
-        several = tags.samplesperpixel > colours + (bands is None)  # of which it would leave some out
-        ignored = tags.compression == _PACKBITS and tags.predictor != 1  # by libtiff, but not by its writers
-        return bool(shallow and not several and not ignored)
+        try:
+            check_page(self, "")
+        except ImageError:
+            return True
+        return bool(bits < 8)
 
 
 def open_page(file: IO[bytes], name: str) -> Page:
@@ -96,7 +97,6 @@ def open_page(file: IO[bytes], name: str) -> Page:
     first = pages[own[0]]
     if len(own) > 1 or first.imagedepth != 1:
         raise several_pages(name)
-    kind = first.dtype, first.samplesperpixel
     masks = {
         (page.subfiletype & 1, page.shape): page
         for page in pages
@@ -145,7 +145,7 @@ def read_page(
 ) -> Values:
     """Read the chosen bands; without a choice the colours that the file declares, and its opacity.
 
-    ``all`` are those that are not opacity. Of a ``window`` only the strips and tiles that it touches are read.
+    ``all`` are those that are not opacity. Of a ``window`` only the strips and tiles it touches are read.
     """
     tags, count = page.tags, page.tags.samplesperpixel
     if window is None:

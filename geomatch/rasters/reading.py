@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from geomatch.errors import ImageError, reading
 from geomatch.images import CONVERSION, MAX_PIXELS, Conversion, Image
@@ -47,7 +47,7 @@ class Raster:
     _page: Page | None
     _array: NDArray[Any] | None  # (H, W, C) as in the file, of what is decoded at once
     _kept: Segments = field(default_factory=dict)
-    _limits: dict[Conversion, tuple[float, float] | None] = field(default_factory=dict)
+    _limits: dict[Conversion, tuple[float, float]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +61,7 @@ class Raster:
         tags = {} if self._page is None else self._page.tags.tags
         return 34264 in tags or (33550 in tags and 33922 in tags)  # a matrix, or scale and tie point
 
-    def stored(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+    def stored(self, points: ArrayLike) -> NDArray[np.float64]:
         """Points (N, 2) in the pixels of the file, as programs see them that know no EXIF orientation."""
         x, y = np.asarray(points, np.float64).T
         if self.orientation in (3, 4, 7, 8):
@@ -110,14 +110,14 @@ class Raster:
 
     def _image(self, values: Values, conversion: Conversion) -> Image:
         with reading(self.name, DAMAGED, ImageError):
-            pixels, note = to_pixels(values, conversion.stretch, self.name, self._limits.get(conversion))
+            limits = self._limits.get(conversion, (0.0, 255.0))
+            pixels, note = to_pixels(values, conversion.stretch, self.name, limits)
         return Image(pixels, self.name, note)
 
     def _turned(self, values: Values) -> Values:
-        arrays = {name: getattr(values, name) for name in ("array", "alpha", "known")}
-        return replace(
-            values, **{name: turned(a, self.orientation) for name, a in arrays.items() if a is not None}
-        )
+        arrays: dict[str, Any] = {kind: getattr(values, kind) for kind in ("array", "alpha", "known")}
+        kept = {kind: turned(one, self.orientation) for kind, one in arrays.items() if one is not None}
+        return replace(values, **kept)
 
     def _upright(self, bands: _Bands, window: Window) -> Values:
         left, top, width, height = window
@@ -168,7 +168,7 @@ class Raster:
                 extremes += [known.min(), known.max()]
             share = every.astype(np.float32) if values.alpha is None else every * values.alpha
             exact = np.float32 if self.dtype.itemsize <= 2 or self.dtype == np.float32 else np.float64
-            part = np.dstack([np.where(every[:, :, None], array, 0), share]).astype(exact, "C")
+            part: NDArray[Any] = np.dstack([np.where(every[:, :, None], array, 0), share]).astype(exact, "C")
             if values.alpha is not None and not values.premultiplied:
                 part[:, :, :-1] *= share[:, :, None]
             if width != wide:
@@ -184,7 +184,7 @@ class Raster:
         if conversion not in self._limits:
             most, stretch = (float(min(extremes)), float(max(extremes))), conversion.stretch
             deep = is_scaled(self.dtype, stretch)
-            limits = scaling(np.concatenate(some), most, stretch, self.name) if deep else None
+            limits = scaling(np.concatenate(some), most, stretch, self.name) if deep else (0.0, 255.0)
             self._limits[conversion] = limits
         weight = sums[:, :, -1]
         mean = sums[:, :, :-1] / np.maximum(weight, 1e-6)[:, :, None]
@@ -207,7 +207,7 @@ def open_raster(path: str | os.PathLike[str], *, apply_exif: bool = True) -> Ras
     with ExitStack() as stack:
         file = stack.enter_context(open_file(Path(path)))
         page, array = page_of(file, name), None
-        if page is None or _needs_pillow(page, name):
+        if page is None or page.suits_pillow:
             width, height = open_picture(file, name).size if page is None else page.size
             if width * height > MAX_PIXELS:
                 raise ImageError(
@@ -224,6 +224,7 @@ def open_raster(path: str | os.PathLike[str], *, apply_exif: bool = True) -> Ras
                 raise ImageError(f"{name}: not a readable {DAMAGED} (its data lie beyond the end)")
         if array is None:
             assert page is not None
+            check_page(page, name)
             (width, height), dtype, count = page.size, page.tags.dtype, page.tags.samplesperpixel
             alpha = opacity_band(page)[0] is not None
         else:
@@ -234,14 +235,3 @@ def open_raster(path: str | os.PathLike[str], *, apply_exif: bool = True) -> Ras
         closing = stack.pop_all().close
         return Raster(name, size, dtype, count - alpha, clear, turn, closing, file, page, array)
     raise AssertionError  # nothing above is suppressed
-
-
-def _needs_pillow(page: Page, name: str) -> bool:
-    """True for palettes, fewer than 8 bits and old compressions; raises `ImageError` for what none reads."""
-    try:
-        check_page(page, name)
-        return bool(np.max(page.tags.bitspersample) < 8)
-    except ImageError:
-        if page.suits_pillow(None):
-            return True
-        raise
