@@ -15,7 +15,7 @@ from geomatch.errors import ImageError, reading
 from geomatch.images import CONVERSION, MAX_PIXELS, Conversion, Image
 from geomatch.images.loading import decode, name_of, open_still, page_of, turned, with_opacity
 from geomatch.images.opening import DAMAGED, open_file, open_picture
-from geomatch.images.tiff import Page, Segments, Window, check_page, opacity_band, read_page
+from geomatch.images.tiff import Page, Segments, Window, check_page, read_page
 from geomatch.images.values import SAMPLES, Values, is_scaled, scaling, to_pixels, valid_pixels
 
 _Bands = tuple[int, ...] | Literal["all"] | None
@@ -116,8 +116,9 @@ class Raster:
 
     def _turned(self, values: Values) -> Values:
         arrays: dict[str, Any] = {kind: getattr(values, kind) for kind in ("array", "alpha", "known")}
-        kept = {kind: turned(one, self.orientation) for kind, one in arrays.items() if one is not None}
-        return replace(values, **kept)
+        for kind, one in arrays.items():
+            arrays[kind] = None if one is None else turned(one, self.orientation)
+        return replace(values, **arrays)
 
     def _upright(self, bands: _Bands, window: Window) -> Values:
         left, top, width, height = window
@@ -226,7 +227,7 @@ def open_raster(path: str | os.PathLike[str], *, apply_exif: bool = True) -> Ras
             assert page is not None
             check_page(page, name)
             (width, height), dtype, count = page.size, page.tags.dtype, page.tags.samplesperpixel
-            alpha = opacity_band(page)[0] is not None
+            alpha = page.opacity_band[0] is not None
         else:
             height, width, count = array.shape
             dtype, alpha = array.dtype, count == 4

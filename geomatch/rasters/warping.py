@@ -35,9 +35,9 @@ class Block:
 
 
 def through(matrix: ArrayLike, size: tuple[int, int]) -> Send:
-    """Where a homography (3, 3) sends points, NaN for those beyond its horizon.
+    """Where a homography (3, 3) sends points; NaN beyond the line that it sends to infinity.
 
-    That is the line that it sends to infinity; the centre of an image of ``size`` comes from this side of it.
+    What it sends to the centre of an image of ``size`` lies on this side.
     """
     h = np.asarray(matrix, np.float64)
     side = np.sign(np.linalg.solve(h, [(size[0] - 1) / 2, (size[1] - 1) / 2, 1.0])[2]) or 1.0
@@ -58,12 +58,8 @@ def canvas_of(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The (width, height) of a canvas, and the point of the reference where its first pixel lies.
 
-    Args:
-        size: of the reference, whose frame it is.
-        others: the size of each other image, and where its pixels lie in the reference.
-        kind: ``reference`` is its own frame, ``union`` has room for all of the others, too.
-
-    Raises `GeomatchError` for a union that one of them makes larger than 16 times the reference.
+    ``size`` is that of the reference; a ``union`` has room for ``others``, too, each a size and where pixels
+    lie in the reference. Raises `GeomatchError` for one that makes it more than 16 times the reference.
     """
     low, high = np.zeros(2), np.array(size, np.float64)  # in steps between pixels: their edges are whole
     for number, (own, send) in enumerate(others if kind == "union" else (), 1):
@@ -98,14 +94,14 @@ def warp_blocks(
 
     Args:
         raster: the image.
-        send: where points of the frame lie in it.
+        send: where points of the frame lie in the image.
         size: (width, height) of the canvas.
         interpolation: ``nearest`` keeps labels; ``cubic`` is Keys's kernel with a = -0.5 (1981). Beyond the
             centres of the outermost pixels these are repeated, for half a pixel.
         offset: the point of the frame at the first pixel of the canvas.
         block: side of a block in pixels.
-        step: every how many pixels ``send`` is asked: more than 1 for warps that are slow and smooth, between
-            whose places the cubic kernel interpolates.
+        step: every how many pixels ``send`` is asked; more than 1 for slow, smooth warps: the cubic kernel
+            interpolates between.
 
     Raises ValueError for another interpolation.
     """

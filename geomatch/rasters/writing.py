@@ -82,7 +82,7 @@ def write_raster(
 def _rows(
     blocks: Iterable[Block], size: tuple[int, int], bands: int, dtype: np.dtype[Any]
 ) -> Iterator[NDArray[Any]]:
-    """Rows of blocks (h, width, bands + 1), the last band the opacity from 0 to the most of integers, or 1."""
+    """Rows of blocks (h, width, bands + 1); the last band is opacity, from 0 to the type's most, or to 1."""
     row, top, filled = np.empty(0, dtype), 0, 0
     for block in blocks:
         height, width = block.opacity.shape
