@@ -540,11 +540,11 @@ from geomatch.rasters.warping import through, warp_blocks
 from geomatch.rasters.writing import write_raster
 size = 12_000, 9_000
 def tiles():
-    tile = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8) // 32 * 32
+    tile = np.add.outer(np.arange(256), np.arange(256))[:, :, None] // [2, 3, 4]
     for n in range(47 * 36):
-        yield tile + np.uint8(n % 30)
-tifffile.imwrite(sys.argv[1], tiles(), shape=(*size[::-1], 3), dtype=np.uint8, tile=(256, 256), compression="zlib",
-                 photometric="rgb", metadata=None)
+        yield (tile + n % 30).astype(np.uint8)
+options = {"dtype": np.uint8, "tile": (256, 256), "compression": "zlib", "photometric": "rgb"}
+tifffile.imwrite(sys.argv[1], tiles(), shape=(*size[::-1], 3), **options)
 with open_raster(sys.argv[1]) as raster:
     assert raster.overview(2000).size == (2000, 1500)
     for x in range(0, 12_000, 3000):

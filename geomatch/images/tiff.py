@@ -216,7 +216,7 @@ def _read(
                 part = np.broadcast_to(tags.dtype.type(tags.nodata), shape)
             if kept is not None and not plain:
                 kept[tags.index, number] = part
-                while len(kept) > 1 and sum(one.nbytes for one in kept.values()) > _KEPT:
+                while len(kept) > 1 and len(kept) * part.nbytes > _KEPT:
                     del kept[next(iter(kept))]
             x0, x1 = max(x, left), min(x + across, left + wide)
             y0, y1 = max(y + first, top), min(y + last, top + high)

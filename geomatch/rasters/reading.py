@@ -167,11 +167,13 @@ class Raster:
                 some.append(array[lines, step][every[lines, step]])
                 known = array if valid is None else array[valid]
                 extremes += [known.min(), known.max()]
-            share = every.astype(np.float32) if values.alpha is None else every * values.alpha
             exact = np.float32 if self.dtype.itemsize <= 2 or self.dtype == np.float32 else np.float64
-            part: NDArray[Any] = np.dstack([np.where(every[:, :, None], array, 0), share]).astype(exact, "C")
-            if values.alpha is not None and not values.premultiplied:
-                part[:, :, :-1] *= share[:, :, None]
+            part: NDArray[Any] = np.ones((*every.shape, array.shape[2] + 1), exact)
+            part[:, :, :-1] = array
+            if valid is not None:
+                part[~valid] = 0
+            if values.alpha is not None:
+                part[:, :, slice(-1 if values.premultiplied else 0, None)] *= values.alpha[:, :, None]
             if width != wide:
                 part = cv2.resize(part, (wide, len(part)), interpolation=cv2.INTER_AREA)
             # how much of each row lies in each of the reduced ones
