@@ -106,7 +106,7 @@ def stitch(
         raise ValueError(f"a panorama needs two images or more, got {len(sources)}")
     pipeline = pipeline or Pipeline()
     pipeline.check_plane()
-    estimator: Any = pipeline.estimator
+    estimator = pipeline.parts.estimator
     names, sizes, small, described = [], [], [], []
     for number, source in enumerate(sources, 1):
         _log.info("describing image %d of %d", number, len(sources))
