@@ -22,14 +22,7 @@ __all__ = [
     "SuperPointDetector", "TinyDetector", "create_detector", "detectors",
 ]  # fmt: skip
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "geomatch.keypoints.learned": ("KorniaFeatures",),
-        "geomatch.keypoints.superpoint": ("MagicLeapSuperPoint", "SuperPointDetector"),
-        "geomatch.keypoints.tiny": ("TinyDetector",),
-    },
-)
+__getattr__ = lazy_names(__name__)
 
 DEFAULT_DETECTOR = "mixed"
 """SIFT and the embedded network, interleaved."""

@@ -45,14 +45,4 @@ if TYPE_CHECKING:
     from geomatch.opencv.matcher import BFMatcher as BFMatcher
     from geomatch.opencv.matcher import BFMatcher_create as BFMatcher_create
 
-__getattr__ = lazy_names(  # these load torch
-    __name__,
-    {
-        "geomatch.opencv.create": (
-            "DIFT", "DIFT_create", "Grid", "Grid_create", "SuperPoint", "SuperPoint_create", "fit_pca",
-            "with_pca",
-        ),
-        "geomatch.opencv.feature2d": ("Feature2D",),
-        "geomatch.opencv.matcher": ("BFMatcher", "BFMatcher_create"),
-    },
-)  # fmt: skip
+__getattr__ = lazy_names(__name__)  # these load torch
