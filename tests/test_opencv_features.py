@@ -352,3 +352,28 @@ def test_pca_of_as_many_components_is_a_rotation() -> None:
     np.testing.assert_allclose(pca.projection.T @ pca.projection, np.eye(6), atol=1e-5)
     variances = ((rows - pca.mean) @ pca.projection).var(axis=0)
     assert (np.diff(variances) <= 1e-6).all(), "the leading components come first"
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Any:
+    """Both images and their 300 keypoints and descriptors, by DIFT."""
+    images = [cv2.imread(str(path)) for path in (PAIR.image0, PAIR.image1)]
+    return images, *gcv.DIFT_create(300).detectAndCompute(images, None)
+
+
+@pytest.mark.parametrize("name", ["BruteForce", "FlannBased"])
+def test_opencvs_matchers_take_our_descriptors(photographs: Any, name: str) -> None:
+    """And what draws and estimates takes our keypoints, and OpenCV's matches of them."""
+    (image0, image1), (points0, points1), rows = photographs
+    knn = cv2.DescriptorMatcher_create(name).knnMatch(*rows, 2)  # type: ignore[attr-defined]
+    good = [first for first, second in knn if first.distance < 0.8 * second.distance]
+    source = np.float32([points0[m.queryIdx].pt for m in good]).reshape(-1, 1, 2)
+    target = np.float32([points1[m.trainIdx].pt for m in good]).reshape(-1, 1, 2)
+    matrix, mask = cv2.findHomography(source, target, cv2.RANSAC, 5.0)
+    limit = 3 if name == "BruteForce" else 10  # FLANN's trees are random, and OpenCV has no gate
+    assert geomatch.corner_error(matrix, PAIR.homography, (640, 480)) < limit
+    inliers = mask.ravel().tolist()
+    drawn = cv2.drawMatches(image0, points0, image1, points1, good, None, matchesMask=inliers)
+    assert drawn.shape == (480, 1280, 3)
+    assert cv2.drawMatchesKnn(image0, points0, image1, points1, knn[:9], None).shape == drawn.shape
+    assert cv2.drawKeypoints(image0, points0, None).shape == image0.shape

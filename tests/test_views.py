@@ -20,7 +20,7 @@ from geomatch.engine import FailedItem, RunContext
 from geomatch.geometry import corner_error, warp_points
 from geomatch.images import Image, load_image, reduce_image, write_png
 from geomatch.keypoints import GridDetector, OpenCVDetector, create_detector
-from geomatch.opencv import BFMatcher, DIFT_create, findHomography
+from geomatch.opencv import DIFT_create, findHomography
 from geomatch.store import Store
 from geomatch.store.upkeep import inspect_store, prune_store
 from geomatch.synthetic import render_view
@@ -374,7 +374,7 @@ def test_the_drop_in_adds_the_keypoints_of_views(tilted: tuple[Image, Image, np.
     assert len(points0) > 400
     assert rows0.shape == (len(points0), 128)
     assert min(point.pt[0] for point in points0) > 59
-    matched = BFMatcher(crossCheck=True).match(rows0, rows1)
+    matched = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(rows0, rows1)
     first, second = (np.array([own.pt for own in side]) for side in (
         [points0[m.queryIdx] for m in matched], [points1[m.trainIdx] for m in matched]))  # fmt: skip
     found, _ = findHomography(first, second, cv2.USAC_MAGSAC, 3.0, maxIters=100_000)

@@ -1,11 +1,11 @@
 """geomatch for OpenCV scripts: change one line, keep the rest.
 
-`DIFT_create` replaces ``cv2.SIFT_create``; `BFMatcher` and `findHomography` replace OpenCV's. Names,
-arguments and results are OpenCV's. Wrong arguments raise TypeError or ValueError, not ``cv2.error``.
+`DIFT_create` replaces ``cv2.SIFT_create``, and `findHomography` OpenCV's. Names, arguments and results are
+OpenCV's. Wrong arguments raise TypeError or ValueError, not ``cv2.error``.
 
-The objects only look like OpenCV's classes: subclasses of ``cv2.Feature2D`` or ``cv2.DescriptorMatcher``
-written in Python crash the process in every method that they do not override. Functions of OpenCV that need a
-true one (``cv2.AffineFeature_create``, say) refuse ours with a TypeError.
+The objects only look like ``cv2.Feature2D``: subclasses of it written in Python crash the process in every
+method that they do not override. Functions of OpenCV that need a true one (``cv2.AffineFeature_create``, say)
+refuse ours with a TypeError.
 
 >>> import cv2
 >>> from geomatch import bundled_pair
@@ -42,7 +42,5 @@ if TYPE_CHECKING:
     from geomatch.opencv.create import fit_pca as fit_pca
     from geomatch.opencv.create import with_pca as with_pca
     from geomatch.opencv.feature2d import Feature2D as Feature2D
-    from geomatch.opencv.matcher import BFMatcher as BFMatcher
-    from geomatch.opencv.matcher import BFMatcher_create as BFMatcher_create
 
 __getattr__ = lazy_names(__name__)  # these load torch

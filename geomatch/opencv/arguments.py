@@ -54,20 +54,6 @@ def check_descriptors(name: str, descriptors: object) -> NDArray[np.float32]:
     return np.ascontiguousarray(descriptors, np.float32)
 
 
-def check_masks(masks: object, queries: int, trains: Sequence[int]) -> NDArray[np.bool_] | None:
-    """The pairs allowed, bool (queries, all train rows), by a mask or one per image; None for all."""
-    if masks is None or (isinstance(masks, (list, tuple)) and not masks):
-        return None
-    several: Sequence[Any] = masks if isinstance(masks, (list, tuple)) else [masks]
-    if len(several) != len(trains):
-        raise ValueError(f"as many masks as images with train descriptors are needed: {len(trains)}")
-    allowed = []
-    for mask, count in zip(several, trains, strict=True):
-        given = check_mask(mask, (queries, count))
-        allowed.append(np.ones((queries, count), np.bool_) if given is None else given != 0)
-    return np.concatenate(allowed, axis=1)
-
-
 def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
     """A sequence of ``cv2.KeyPoint``; None stands for no keypoints."""
     if keypoints is None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -16,7 +15,7 @@ from geomatch.opencv.arguments import check_descriptors, check_each, check_image
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 DMatches = tuple[cv2.DMatch, ...]
 Descriptors = NDArray[np.floating] | None
@@ -66,22 +65,6 @@ def to_dmatches(matches: Matches, metric: Metric = "cosine") -> DMatches:
     distances = np.sqrt(np.maximum(0.0, 2 - 2 * similarity)) if metric == "cosine" else -similarity
     rows = zip(matches.indices.tolist(), distances.tolist(), strict=True)
     return tuple(cv2.DMatch(i, j, distance) for (i, j), distance in rows)
-
-
-def dmatches_by_query(
-    pairs: "Tensor", distances: "Tensor", queries: int, trains: Sequence[int], compact: bool
-) -> tuple[DMatches, ...]:
-    """Pairs (M, 2), whose queries ascend, grouped by query; ``compact`` leaves out queries without a match.
-
-    Train rows are numbered through all images, which have ``trains`` rows each.
-    """
-    starts, (rows, columns) = np.cumsum([0, *trains]), pairs.numpy().T
-    images = np.searchsorted(starts[1:], columns, side="right")
-    values = rows, columns - starts[images], images, distances
-    made = tuple(map(cv2.DMatch, *(value.tolist() for value in values)))
-    ends = np.searchsorted(rows, np.arange(queries + 1)).tolist()
-    found = (made[start:end] for start, end in pairwise(ends))
-    return tuple(row for row in found if row or not compact)
 
 
 def from_dmatches(dmatches: Sequence[cv2.DMatch], metric: Metric = "cosine") -> Matches:
