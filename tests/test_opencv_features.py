@@ -13,7 +13,6 @@ import torch
 
 import geomatch
 from geomatch import opencv as gcv
-from geomatch.dift.head.projection import load_head
 from geomatch.images import Image
 from geomatch.keypoints import OpenCVDetector, SuperPointDetector
 from geomatch.keypoints.superpoint import SuperPointNetwork
@@ -285,10 +284,6 @@ def test_superpoint_runs_its_network_once(tmp_path: Path) -> None:
     kept, computed = feature.compute(image, feature.detect(image, half))
     assert [point.pt for point in kept] == [point.pt for point in points]
     np.testing.assert_allclose(rows, computed, atol=1e-5)
-    short = replace(feature, pca=gcv.fit_pca(rows, 8))
-    np.testing.assert_allclose(
-        short.detectAndCompute(image, half)[1], short.compute(image, points)[1], atol=1e-5
-    )
     assert feature.detectAndCompute(image, 0 * half) == ((), None)
 
 
@@ -323,35 +318,6 @@ def test_own_describer_and_its_dimension() -> None:
     assert len(points) > 40, "a negative number is no limit"
     np.testing.assert_allclose(rows[:, :2], [point.pt for point in points])
     assert feature.descriptorSize() == gcv.DIFT_create(descriptor=Known()).descriptorSize() == 3
-
-
-def test_pca_keeps_distances_and_dimension(tmp_path: Path) -> None:
-    short = gcv.with_pca(gcv.DIFT_create(300), [BGR, GREY], 64)
-    points, rows = short.detectAndCompute(BGR, None)
-    assert (rows.shape, rows.dtype, short.descriptorSize()) == ((len(points), 64), np.float32, 64)
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    assert short.pca is not None
-    short.pca.save(tmp_path)
-    again = replace(gcv.DIFT_create(300), pca=load_head(tmp_path))
-    np.testing.assert_allclose(again.compute(BGR, points)[1], rows, atol=2e-3)  # float16 on disk
-    for feature, images, error, message in (
-        (OURS, [BLACK], ValueError, "no keypoints were found"),
-        (OURS, BGR, TypeError, "images must be a list"),
-        (gcv.DIFT_create(10), [BGR], ValueError, "have no 64 components"),
-    ):
-        with pytest.raises(error, match=message):
-            gcv.with_pca(feature, images, 64)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="must be finite"):
-        gcv.fit_pca(np.full((9, 4), np.nan), 2)
-
-
-def test_pca_of_as_many_components_is_a_rotation() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(200, 6)).astype(np.float32)
-    pca = gcv.fit_pca(rows, 6)
-    np.testing.assert_allclose(pca.projection.T @ pca.projection, np.eye(6), atol=1e-5)
-    variances = ((rows - pca.mean) @ pca.projection).var(axis=0)
-    assert (np.diff(variances) <= 1e-6).all(), "the leading components come first"
 
 
 @pytest.fixture(scope="module")

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from geomatch.opencv.create import Grid_create as Grid_create
     from geomatch.opencv.create import SuperPoint as SuperPoint
     from geomatch.opencv.create import SuperPoint_create as SuperPoint_create
-    from geomatch.opencv.create import fit_pca as fit_pca
-    from geomatch.opencv.create import with_pca as with_pca
     from geomatch.opencv.feature2d import Feature2D as Feature2D
 
 __getattr__ = lazy_names(__name__)  # these load torch

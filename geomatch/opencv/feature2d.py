@@ -1,7 +1,7 @@
 """An object with the methods of ``cv2.Feature2D``."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.describers import Describer
-from geomatch.dift.head.projection import LinearHead
 from geomatch.errors import first_line
 from geomatch.images import Image
 from geomatch.keypoints import Detector, GridDetector, OpenCVDetector
@@ -44,8 +43,6 @@ class Feature2D:
     """For `getDefaultName`."""
     nfeatures: int = 0
     """Most keypoints detected, the best by their response where the mask allows; 0 for all."""
-    pca: LinearHead | None = None
-    """Makes the descriptors shorter; set by `geomatch.opencv.with_pca`."""
     effort: Effort = "normal"
     """With ``high``, `detectAndCompute` adds what is found in tilted views, as ``cv2.AffineFeature`` does."""
 
@@ -84,7 +81,7 @@ class Feature2D:
         described = np.empty((len(rows), parts[0].shape[1]), np.float32)
         for group, part in zip(groups, parts, strict=True):
             described[group] = part
-        return tuple(given[index] for index in usable), self._finished(described, descriptors)
+        return tuple(given[index] for index in usable), _filled(descriptors, described)
 
     def detectAndCompute(
         self, image: Any, mask: Any, descriptors: Any = None, useProvidedKeypoints: bool = False
@@ -105,10 +102,10 @@ class Feature2D:
         if not found:
             rows = None
         elif rows is None:
-            found, rows = replace(self, pca=None).compute(image, found)
+            found, rows = self.compute(image, found)
         if self.effort == "high" and not isinstance(self.detector, GridDetector):
             found, rows = self._with_views(array, mask, found, rows)
-        return (found, None) if rows is None else (found, self._finished(rows, descriptors))
+        return (found, None) if rows is None else (found, _filled(descriptors, rows))
 
     def _with_views(
         self, array: NDArray[np.uint8], mask: Any, found: tuple[cv2.KeyPoint, ...], rows: Any
@@ -175,20 +172,8 @@ class Feature2D:
             kept = kept[: self.nfeatures]
         return tuple(found[index] for index in kept), None if rows is None else rows[kept]
 
-    def _finished(self, rows: NDArray[np.float32], descriptors: Any) -> NDArray[np.float32]:
-        """The rows, shorter where there is a PCA, in the caller's array where it fits."""
-        rows = rows if self.pca is None else self.pca.apply(rows)
-        fits = isinstance(descriptors, np.ndarray) and descriptors.flags.writeable
-        if not fits or (descriptors.shape, descriptors.dtype) != (rows.shape, rows.dtype):
-            return rows
-        descriptors[...] = rows
-        given: NDArray[np.float32] = descriptors
-        return given
-
     @cached_property
     def _dimension(self) -> int:
-        if self.pca is not None:
-            return int(self.pca.projection.shape[1])
         dimension: int | None = getattr(self.describer, "dimension", None)
         if dimension is not None:
             return dimension
@@ -203,6 +188,15 @@ class Feature2D:
             except cv2.error as error:
                 raise ValueError(f"OpenCV cannot make the detector: {first_line(error)}") from error
         return self.detector
+
+
+def _filled(given: Any, rows: NDArray[np.float32]) -> Any:
+    """The rows, in the caller's array where it fits."""
+    fits = isinstance(given, np.ndarray) and given.flags.writeable
+    if not fits or (given.shape, given.dtype) != (rows.shape, rows.dtype):
+        return rows
+    given[...] = rows
+    return given
 
 
 def _unzipped(pairs: Iterable[tuple[Any, Any]]) -> tuple[Any, ...]:
