@@ -14,7 +14,7 @@ import torch
 import geomatch
 from geomatch import opencv as gcv
 from geomatch.images import Image
-from geomatch.keypoints import OpenCVDetector, SuperPointDetector
+from geomatch.keypoints import GridDetector, OpenCVDetector, SuperPointDetector
 from geomatch.keypoints.superpoint import SuperPointNetwork
 
 PAIR = geomatch.bundled_pair()
@@ -240,42 +240,42 @@ def test_a_detector_may_be_callable() -> None:
 
 
 def test_grid() -> None:
-    grid = gcv.Grid_create(32, 8)
+    grid = gcv.DIFT_create(detector=GridDetector(32, 8), descriptor="dift-tiny-dense")
     points, rows = grid.detectAndCompute(BGR, HALF)
-    assert (grid.getDefaultName(), OURS.getDefaultName()) == ("Feature2D.Grid", "Feature2D.DIFT")
     assert (len(points), rows.dtype) == (4 * 7, np.float32)
     assert rows.shape == (len(points), grid.descriptorSize())
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    assert len(gcv.Grid_create(16, nfeatures=10).detect(GREY)) <= 10
-    assert gcv.DIFT_create(detector="grid", descriptor="dift-tiny-dense").detect(GREY)
+    assert 0 < len(gcv.DIFT_create(10, detector="grid", descriptor="dift-tiny-dense").detect(GREY)) <= 10
 
 
 def test_superpoint_with_its_own_descriptors(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "superpoint.pth"
     torch.save(SuperPointNetwork().state_dict(), path)
-    feature = gcv.SuperPoint_create(50, 0.0, weights=path)
+    own = SuperPointDetector(path, None, detection_threshold=0.0)
+    feature = gcv.DIFT_create(50, detector=own, descriptor=own)
     points, rows = feature.detectAndCompute(BGR, None)
     assert (len(points), rows.shape, feature.descriptorSize()) == (50, (50, 256), 256)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     # the network's own sampling at the points it found
-    found = feature.detector.detect(gcv.from_bgr(BGR))
+    found = own.detect(gcv.from_bgr(BGR))
+    assert found.descriptors is not None
     np.testing.assert_allclose(rows, found.descriptors[:50], atol=1e-5)
     assert feature.compute(BGR, POINTS)[1].shape == (len(POINTS), 256)
-    both = gcv.SuperPoint_create(50, 0.0, weights=path, descriptor="dift-tiny")
+    both = gcv.DIFT_create(50, detector=own)
     assert both.detectAndCompute(BGR, None)[1].shape == (50, 128)
 
 
 def test_superpoint_runs_its_network_once(tmp_path: Path) -> None:
-    """The mask, the limit, the PCA and the caller's array count as before."""
+    """The mask, the limit and the caller's array count as before."""
     torch.manual_seed(0)
     path = tmp_path / "superpoint.pth"
     torch.save(SuperPointNetwork().state_dict(), path)
-    feature = gcv.SuperPoint_create(20, 0.0, weights=path)
-    assert isinstance(feature.detector, SuperPointDetector)
+    own = SuperPointDetector(path, None, detection_threshold=0.0)
+    feature = gcv.DIFT_create(20, detector=own, descriptor=own)
     image, half = BGR[:96, 120:240], HALF[:96, 120:240]
     runs: list[int] = []
-    feature.detector.network.register_forward_hook(lambda *_: runs.append(1))
+    own.network.register_forward_hook(lambda *_: runs.append(1))
     buffer = np.zeros((20, 256), np.float32)
     points, rows = feature.detectAndCompute(image, half, buffer)
     assert len(runs) == 1
@@ -289,17 +289,14 @@ def test_superpoint_runs_its_network_once(tmp_path: Path) -> None:
 
 def test_made_by_opencvs_names_and_shown_in_short() -> None:
     """``SIFT.create`` is ``SIFT_create``; a repr is for reading."""
-    for names, own in (("DIFT", gcv.DIFT), ("SuperPoint", gcv.SuperPoint), ("Grid", gcv.Grid)):
-        made = own.create(nfeatures=70)
-        assert repr(made) == repr(getattr(gcv, f"{names}_create")(nfeatures=70))
-        assert made.getDefaultName() == f"Feature2D.{names}"
-        assert len(repr(made)) < 100
+    assert gcv.DIFT.create(nfeatures=70).getDefaultName() == "Feature2D.DIFT"
+    assert repr(gcv.DIFT.create(nfeatures=70)) == repr(gcv.DIFT_create(70))
     assert repr(gcv.DIFT_create(70)) == "<Feature2D.DIFT, described by DIFTExtractor>"
 
 
 def test_missing_superpoint_weights_are_an_error_with_a_way_out() -> None:
     with pytest.raises(geomatch.WeightsError, match=r"superpoint_v6_from_tf\.pth"):
-        gcv.SuperPoint_create().detect(GREY)
+        gcv.DIFT_create(detector="superpoint").detect(GREY)
 
 
 def test_own_describer_and_its_dimension() -> None:

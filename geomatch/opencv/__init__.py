@@ -34,10 +34,6 @@ from geomatch.opencv.homography import findHomography as findHomography
 if TYPE_CHECKING:
     from geomatch.opencv.create import DIFT as DIFT
     from geomatch.opencv.create import DIFT_create as DIFT_create
-    from geomatch.opencv.create import Grid as Grid
-    from geomatch.opencv.create import Grid_create as Grid_create
-    from geomatch.opencv.create import SuperPoint as SuperPoint
-    from geomatch.opencv.create import SuperPoint_create as SuperPoint_create
     from geomatch.opencv.feature2d import Feature2D as Feature2D
 
 __getattr__ = lazy_names(__name__)  # these load torch

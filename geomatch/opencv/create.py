@@ -1,6 +1,5 @@
-"""Factories in the style of ``cv2.SIFT_create``."""
+"""A factory in the style of ``cv2.SIFT_create``."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ import numpy as np
 
 from geomatch.describers import Describer, create_describer, traits_of
 from geomatch.dift import DIFTConfig
-from geomatch.keypoints import Detector, GridDetector, SuperPointDetector, create_detector
+from geomatch.keypoints import Detector, create_detector
 from geomatch.keypoints.opencv import available_opencv_detectors, create_feature2d
 from geomatch.opencv.arguments import check_number, check_whole
 from geomatch.opencv.feature2d import Feature2D
@@ -43,7 +42,8 @@ def DIFT_create(
         enable_precise_upscale: without it, OpenCV's default, SIFT's points lie a quarter of a pixel off.
         detector: another source of keypoints: a name (`geomatch.keypoints.detectors`), or an object of OpenCV
             or of geomatch. SIFT's arguments do not go with it.
-        descriptor: as in `geomatch.match`; a model is loaded on first use and stays in memory.
+        descriptor: as in `geomatch.match`; a model is loaded on first use and stays in memory. A detector
+            that is given here, too, such as a `geomatch.keypoints.SuperPointDetector`, runs once for both.
         effort: with ``high``, `detectAndCompute` adds the keypoints of tilted views, as ``cv2.AffineFeature``
             does, for planes seen from very different directions. A place may be there several times: match
             with ``crossCheck`` rather than by the ratio test.
@@ -76,56 +76,7 @@ def DIFT_create(
     return Feature2D(source, describer, nfeatures=limit, effort=effort)
 
 
-def SuperPoint_create(
-    nfeatures: int = 0,
-    detectionThreshold: float = 0.005,
-    nmsRadius: int = 4,
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    descriptor: str | DIFTConfig | Describer | None = None,
-) -> Feature2D:
-    """SuperPoint's keypoints with its own descriptors (256), or with others.
-
-    Args:
-        nfeatures: keep the best so many keypoints; 0 for all.
-        detectionThreshold: least score.
-        nmsRadius: half side in pixels of the square in which a keypoint must be the best.
-        weights: a weights file; None looks in the cache and then downloads.
-        descriptor: as in `DIFT_create`; None for SuperPoint's own.
-
-    Raises TypeError and ValueError as `DIFT_create`, WeightsError on first use when the weights are missing.
-    """
-    detector = SuperPointDetector(
-        weights=None if weights is None else os.fspath(weights),
-        max_keypoints=None,
-        nms_radius=check_whole("nmsRadius", nmsRadius, 0),
-        detection_threshold=check_number("detectionThreshold", detectionThreshold),
-    )
-    describer = detector if descriptor is None else create_describer(descriptor)
-    return Feature2D(detector, describer, "SuperPoint", _limit(nfeatures))
-
-
-def Grid_create(
-    step: int = 16,
-    border: int = 0,
-    nfeatures: int = 0,
-    *,
-    descriptor: str | DIFTConfig | Describer = "dift-tiny-dense",
-) -> Feature2D:
-    """The centres of square cells of ``step`` pixels, described by DIFT from one map of the image.
-
-    ``border`` pixels are left free on every side; ``step`` grows until an image has at most ``nfeatures``
-    keypoints, 0 for no limit. ``descriptor`` as in `DIFT_create`.
-    """
-    sides = check_whole("step", step, 1), check_whole("border", border, 0)
-    detector = GridDetector(*sides, max_keypoints=_limit(nfeatures) or None)
-    return Feature2D(detector, create_describer(descriptor), "Grid")
-
-
-# as OpenCV has SIFT.create beside SIFT_create
-DIFT = SimpleNamespace(create=DIFT_create)
-SuperPoint = SimpleNamespace(create=SuperPoint_create)
-Grid = SimpleNamespace(create=Grid_create)
+DIFT = SimpleNamespace(create=DIFT_create)  # as OpenCV has SIFT.create beside SIFT_create
 
 
 def _limit(nfeatures: int) -> int:

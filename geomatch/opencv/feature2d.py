@@ -28,7 +28,7 @@ _MAX_SIZE = 4.0  # of a keypoint, in units of the image's long side: larger ones
 class Feature2D:
     """Keypoints of a detector and descriptors of another, by the methods of ``cv2.Feature2D``.
 
-    Made by `DIFT_create`, `SuperPoint_create` and `Grid_create`. An image is uint8, grey, BGR or BGRA; all
+    Made by `DIFT_create`. An image is uint8, grey, BGR or BGRA; all
     methods also take a list of images, with a list of masks or of keypoints, and return tuples of results.
     Descriptors are float32 rows of unit length, to be compared by ``NORM_L2``; those of ``dift-adm`` are the
     activations themselves. All methods raise TypeError for arguments of the wrong type, ValueError for wrong
@@ -39,8 +39,6 @@ class Feature2D:
     """An object of OpenCV, a function that makes one (which can be pickled), or a detector of geomatch."""
     describer: Describer
     """Describes the keypoints; `descriptorSize` reads its ``dimension``, if it has one."""
-    name: str = "DIFT"
-    """For `getDefaultName`."""
     nfeatures: int = 0
     """Most keypoints detected, the best by their response where the mask allows; 0 for all."""
     effort: Effort = "normal"
@@ -142,8 +140,8 @@ class Feature2D:
         return True
 
     def getDefaultName(self) -> str:
-        """``Feature2D.`` and the name."""
-        return f"Feature2D.{self.name}"
+        """``Feature2D.DIFT``."""
+        return "Feature2D.DIFT"
 
     def __repr__(self) -> str:
         limit = f", nfeatures={self.nfeatures}" if self.nfeatures else ""
