@@ -40,14 +40,6 @@ class StoreInfo(NamedTuple):
     damaged: list[str]  # runs whose manifest cannot be read
 
 
-class Pruned(NamedTuple):
-    """What was removed, or would be; temporary files are of killed processes."""
-
-    objects: int
-    bytes: int
-    temporary_files: int
-
-
 def inspect_store(store: Store) -> StoreInfo:
     """Count the store's objects and find the state of every run."""
     store.check()
@@ -94,11 +86,12 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
     return checked, damaged
 
 
-def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False) -> Pruned:
+def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False) -> tuple[int, int, int]:
     """Remove what no run needs, and what killed processes left half-written, while no run is under way.
 
     Verified geometries and results of the benchmarks, which no manifest names, stay. ``forget`` are runs to
-    remove first, by the beginning of their key.
+    remove first, by the beginning of their key. Returns the numbers of objects, of their bytes, and of
+    half-written files that went, or would.
     """
     runs = store.sizes(RUNS)
     forgotten = {_run(runs, text) for text in forget}
@@ -126,7 +119,7 @@ def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False)
             store.remove(kind, key)
         for name in temporary:
             store.remove_file(name)
-    return Pruned(len(going), sum(size for *_, size in going), len(temporary))
+    return len(going), sum(size for *_, size in going), len(temporary)
 
 
 def _manifests(store: Store, keys: Iterable[str]) -> tuple[list[Manifest], list[str]]:
