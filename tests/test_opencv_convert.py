@@ -13,6 +13,7 @@ import pytest
 import geomatch
 from geomatch import opencv as gcv
 from geomatch.estimators import PoseLibEstimator
+from geomatch.synthetic import render_view
 
 sys.path.append(str(Path(__file__).parent / "helpers"))
 from match_sets import random_matches
@@ -327,3 +328,38 @@ FIVE = np.zeros((5, 2))
 def test_find_homography_wrong_arguments(arguments: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         gcv.findHomography(*arguments)
+
+
+def test_image_features_for_stitching(rng: np.random.Generator) -> None:
+    before = features(rng)
+    assert before.descriptors is not None
+    points = gcv.to_keypoints(before)
+    made = gcv.to_image_features(points, before.descriptors, before.image_size, 3)
+    assert isinstance(made, cv2.detail.ImageFeatures)
+    assert (made.img_idx, tuple(made.img_size)) == (3, (120, 110))
+    assert [(*p.pt, p.size) for p in made.getKeypoints()] == [(*p.pt, p.size) for p in points]
+    np.testing.assert_array_equal(made.descriptors.get(), before.descriptors)
+    assert gcv.to_image_features((), None, (120, 110)).getKeypoints() == ()
+    with pytest.raises(ValueError, match=r"\(30, D\)"):
+        gcv.to_image_features(points, before.descriptors[:4], (120, 110))
+
+
+def test_stitching_pipeline_finds_the_cameras() -> None:
+    """Three views of a turning camera: OpenCV's matcher and estimator on our features find the turns."""
+    focal, turns = 700.0, (0.0, 12.0, 24.0)
+    inner = np.array([[focal, 0, 160], [0, focal, 120], [0, 0, 1]])
+    photo = cv2.resize(BGR, None, fx=1.6, fy=1.6, interpolation=cv2.INTER_CUBIC)
+    to_photo = np.array([[focal, 0, 250], [0, focal, 384], [0, 0, 1]])
+    dift = gcv.DIFT_create(250)
+    made = []
+    for index, turn in enumerate(turns):
+        rotation, _ = cv2.Rodrigues(np.array([0.0, np.radians(turn), 0.0]))
+        view = render_view(np.asarray(photo), inner @ rotation.T @ np.linalg.inv(to_photo), (320, 240))
+        made.append(gcv.to_image_features(*dift.detectAndCompute(view, None), (320, 240), index))
+    pairs = cv2.detail.BestOf2NearestMatcher(False, 0.3).apply2(made)
+    ok, cameras = cv2.detail.HomographyBasedEstimator().apply(made, pairs, None)
+    assert ok
+    for one, other, angle in ((0, 1, 12.0), (1, 2, 12.0), (0, 2, 24.0)):
+        axis, _ = cv2.Rodrigues((cameras[one].R.T @ cameras[other].R).astype(np.float64))
+        assert np.degrees(np.linalg.norm(axis)) == pytest.approx(angle, abs=0.5)
+    assert [camera.focal for camera in cameras] == pytest.approx([focal] * 3, rel=0.03)

@@ -41,6 +41,19 @@ def check_mask(mask: object, shape: tuple[int, ...]) -> NDArray[np.uint8] | None
     return np.ascontiguousarray(mask.reshape(shape))
 
 
+def check_descriptors(name: str, descriptors: object) -> NDArray[np.float32]:
+    """Rows (N, D) of uint8 or any float, as float32; None stands for no descriptors."""
+    if descriptors is None:
+        return np.zeros((0, 0), np.float32)
+    if not isinstance(descriptors, np.ndarray):
+        raise TypeError(f"{name} must be an array (N, D) or None, got {type(descriptors).__name__}")
+    if descriptors.dtype != np.uint8 and descriptors.dtype.kind != "f":
+        raise TypeError(f"{name} must be float32 or uint8, got {descriptors.dtype}")
+    if descriptors.ndim != 2:
+        raise ValueError(f"{name} must have shape (N, D), got {descriptors.shape}")
+    return np.ascontiguousarray(descriptors, np.float32)
+
+
 def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
     """A sequence of ``cv2.KeyPoint``; None stands for no keypoints."""
     if keypoints is None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from geomatch.geometry import normalize_homography
 from geomatch.images import Image
 from geomatch.keypoints.opencv import features_of_rows, keypoint_rows
-from geomatch.opencv.arguments import check_each, check_image, check_keypoints
+from geomatch.opencv.arguments import check_descriptors, check_each, check_image, check_keypoints
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
 if TYPE_CHECKING:
@@ -94,3 +94,22 @@ def from_homography(
     if normal is None:
         return EstimationFailure("OpenCV found no homography")
     return HomographyEstimate(normal, np.asarray(mask).reshape(-1) != 0)
+
+
+def to_image_features(
+    keypoints: Sequence[cv2.KeyPoint], descriptors: Descriptors, image_size: tuple[int, int], index: int = 0
+) -> "cv2.detail.ImageFeatures":
+    """For OpenCV's stitching pipeline (``cv2.detail.BestOf2NearestMatcher`` and what follows).
+
+    N keypoints with descriptors (N, D), None without any, of an image of ``image_size`` (width, height);
+    ``index`` counts the images of the panorama.
+    """
+    points, rows = check_keypoints(keypoints), check_descriptors("descriptors", descriptors)
+    if len(rows) != len(points):
+        raise ValueError(f"descriptors must have shape ({len(points)}, D), got {rows.shape}")
+    # on OpenCV 4 a fresh object crashes when its descriptors are set: let a detector make it
+    orb = cv2.ORB_create()  # type: ignore[attr-defined]
+    features = cv2.detail.computeImageFeatures2(orb, np.zeros((32, 32), np.uint8))
+    features.keypoints, features.descriptors = points, cv2.UMat(rows)  # type: ignore[call-overload]
+    features.img_size, features.img_idx = (int(image_size[0]), int(image_size[1])), index
+    return features
