@@ -50,13 +50,19 @@ def check_limit(max_keypoints: int | None) -> None:
         raise ValueError(f"max_keypoints must be at least 1 or None, got {max_keypoints}")
 
 
-def select_best(features: Features, max_keypoints: int | None = None) -> Features:
-    """At most ``max_keypoints``, best first; equal scores keep the order they came in."""
+def select_best(features: Features, max_keypoints: int | None = None, min_distance: float = 0.0) -> Features:
+    """Best first, none nearer than ``min_distance`` pixels to a better one, at most ``max_keypoints``.
+
+    Equal scores keep the order they came in.
+    """
     check_limit(max_keypoints)
-    return features[np.argsort(-features.scores, kind="stable")[:max_keypoints]]
+    order = np.argsort(-features.scores, kind="stable")
+    if min_distance > 0:
+        order = order[spread(features.keypoints[order], min_distance, max_keypoints)]
+    return features[order[:max_keypoints]]
 
 
-def spread(points: NDArray[np.floating], distance: float) -> NDArray[np.int64]:
+def spread(points: NDArray[np.floating], distance: float, limit: int | None = None) -> NDArray[np.int64]:
     """Indices of points (N, 2) taken in order, unless one taken already lies nearer than ``distance``."""
     cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
     taken: list[int] = []
@@ -71,6 +77,8 @@ def spread(points: NDArray[np.floating], distance: float) -> NDArray[np.int64]:
         if all((x - u) ** 2 + (y - v) ** 2 >= distance**2 for u, v in near):
             cells.setdefault((column, row), []).append((x, y))
             taken.append(index)
+            if len(taken) == limit:
+                break
     return np.array(taken, dtype=np.int64)
 
 

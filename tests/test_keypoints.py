@@ -4,7 +4,7 @@ import pytest
 
 from geomatch import Features, Image
 from geomatch.keypoints import GridDetector, OpenCVDetector, create_detector, detectors
-from geomatch.keypoints.detector import select_best, spread
+from geomatch.keypoints.detector import select_best
 from geomatch.keypoints.opencv import available_opencv_detectors
 
 BLANK = Image(np.full((60, 80, 3), 128, np.uint8), "blank")
@@ -75,8 +75,7 @@ def test_large_images_are_detected_in_original_pixels(photo0: Image) -> None:
 def test_least_distance_and_limit(rng: np.random.Generator) -> None:
     points = rng.uniform(0, 100, (400, 2))
     features = Features(points, rng.uniform(0, 1, 400), (100, 100))
-    best = select_best(features)
-    kept = best[spread(best.keypoints, 8.0)]
+    kept = select_best(features, None, 8.0)
     apart = np.linalg.norm(kept.keypoints[:, None] - kept.keypoints[None], axis=2)
     np.fill_diagonal(apart, np.inf)
     assert apart.min() >= 8
@@ -84,6 +83,7 @@ def test_least_distance_and_limit(rng: np.random.Generator) -> None:
     for point, score in zip(features.keypoints, features.scores, strict=True):
         near = np.linalg.norm(kept.keypoints - point, axis=1) < 8
         assert (kept.scores[near] >= score).any()
+    assert select_best(features, 10, 8.0) == kept[:10]
     assert select_best(features, 10) == features[np.argsort(-features.scores)[:10]]
 
 
