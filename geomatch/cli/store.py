@@ -80,7 +80,7 @@ def verify(place: str, remove: bool) -> int:
 def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> None:
     """Remove from PLACE what no run needs, while no run is under way.
 
-    Verified geometries and results of benchmarks stay.
+    Results of benchmarks stay.
     """
     from geomatch.store import Store
     from geomatch.store.upkeep import prune_store

@@ -16,7 +16,7 @@ from geomatch.store.store import Store
 OBJECTS = ("features", "global", "chunks", "hard_pairs")
 """Kinds whose objects manifests name, and ``chunks``, which only serve the choice of pairs."""
 MATCHES = ("counts", "indices", "similarity")  # arrays of the packs of matches
-KINDS = (RUNS, *OBJECTS, "matches", "geometries", "views", "maps", "rows", "tracks")
+KINDS = (RUNS, *OBJECTS, "matches", "views", "maps", "rows", "tracks")
 
 
 class RunState(NamedTuple):
@@ -89,9 +89,9 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
 def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False) -> tuple[int, int, int]:
     """Remove what no run needs, and what killed processes left half-written, while no run is under way.
 
-    Verified geometries and results of the benchmarks, which no manifest names, stay. ``forget`` are runs to
-    remove first, by the beginning of their key. Returns the numbers of objects, of their bytes, and of
-    half-written files that went, or would.
+    Results of the benchmarks, which no manifest names, stay. ``forget`` are runs to remove first, by the
+    beginning of their key. Returns the numbers of objects, of their bytes, and of half-written files that
+    went, or would.
     """
     runs = store.sizes(RUNS)
     forgotten = {_run(runs, text) for text in forget}
