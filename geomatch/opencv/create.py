@@ -13,7 +13,6 @@ from geomatch.keypoints import Detector, create_detector
 from geomatch.keypoints.opencv import available_opencv_detectors, create_feature2d
 from geomatch.opencv.arguments import check_number, check_whole
 from geomatch.opencv.feature2d import Feature2D
-from geomatch.views.search import Effort, check_effort
 
 _MANY = 1_000_000  # more keypoints than any image has: no limit, where a detector wants a number
 
@@ -28,7 +27,6 @@ def DIFT_create(
     *,
     detector: str | Detector | cv2.Feature2D | None = None,
     descriptor: str | DIFTConfig | Describer = "dift-tiny",
-    effort: Effort = "normal",
 ) -> Feature2D:
     """Diffusion features in place of ``cv2.SIFT_create``: by default SIFT's keypoints, described by DIFT.
 
@@ -44,13 +42,9 @@ def DIFT_create(
             or of geomatch. SIFT's arguments do not go with it.
         descriptor: as in `geomatch.match`; a model is loaded on first use and stays in memory. A detector
             that is given here, too, such as a `geomatch.keypoints.SuperPointDetector`, runs once for both.
-        effort: with ``high``, `detectAndCompute` adds the keypoints of tilted views, as ``cv2.AffineFeature``
-            does, for planes seen from very different directions. A place may be there several times: match
-            with ``crossCheck`` rather than by the ratio test.
 
     Raises TypeError for arguments of the wrong type, ValueError for values that make no sense.
     """
-    check_effort(effort)
     limit = _limit(nfeatures)
     sift = (
         check_whole("nOctaveLayers", nOctaveLayers, 1), check_number("contrastThreshold", contrastThreshold),
@@ -62,7 +56,7 @@ def DIFT_create(
         raise ValueError(f"sigma must be positive, got {sigma}")
     describer = create_describer(descriptor)
     if detector is None:  # made anew for every call: OpenCV's objects cannot be pickled
-        return Feature2D(partial(_sift, limit, *sift), describer, effort=effort)
+        return Feature2D(partial(_sift, limit, *sift), describer)
     if sift != (3, 0.04, 10.0, 1.6, True):
         raise ValueError("only nfeatures goes with another detector: the other arguments are SIFT's")
     source: Detector | cv2.Feature2D | Callable[[], cv2.Feature2D]
@@ -73,7 +67,7 @@ def DIFT_create(
     else:  # the mask is applied before the limit, but a grid has no best points to keep
         most = limit or _MANY if detector == "grid" else _MANY
         source = create_detector(detector, most, traits_of(describer).device)
-    return Feature2D(source, describer, nfeatures=limit, effort=effort)
+    return Feature2D(source, describer, nfeatures=limit)
 
 
 DIFT = SimpleNamespace(create=DIFT_create)  # as OpenCV has SIFT.create beside SIFT_create

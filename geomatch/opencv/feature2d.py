@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 from geomatch.describers import Describer
 from geomatch.errors import first_line
 from geomatch.images import Image
-from geomatch.keypoints import Detector, GridDetector, OpenCVDetector
+from geomatch.keypoints import Detector
 from geomatch.keypoints.opencv import MIN_SIDE, features_of_rows, keypoint_rows
 from geomatch.opencv.arguments import check_image, check_images, check_keypoints, check_mask
 from geomatch.opencv.convert import from_bgr, to_keypoints
 from geomatch.types import Features
-from geomatch.views.features import view_features
-from geomatch.views.search import STAGES, Effort
-from geomatch.views.simulation import tilted_views
 
 _MAX_SIZE = 4.0  # of a keypoint, in units of the image's long side: larger ones see no more of the image
 
@@ -41,8 +38,6 @@ class Feature2D:
     """Describes the keypoints; `descriptorSize` reads its ``dimension``, if it has one."""
     nfeatures: int = 0
     """Most keypoints detected, the best by their response where the mask allows; 0 for all."""
-    effort: Effort = "normal"
-    """With ``high``, `detectAndCompute` adds what is found in tilted views, as ``cv2.AffineFeature`` does."""
 
     def detect(self, image: Any, mask: Any = None) -> Any:
         """A tuple of ``cv2.KeyPoint``; none where ``mask``, uint8 of the image's size, is zero."""
@@ -101,27 +96,7 @@ class Feature2D:
             rows = None
         elif rows is None:
             found, rows = self.compute(image, found)
-        if self.effort == "high" and not isinstance(self.detector, GridDetector):
-            found, rows = self._with_views(array, mask, found, rows)
         return (found, None) if rows is None else (found, _filled(descriptors, rows))
-
-    def _with_views(
-        self, array: NDArray[np.uint8], mask: Any, found: tuple[cv2.KeyPoint, ...], rows: Any
-    ) -> tuple[tuple[cv2.KeyPoint, ...], Any]:
-        """The same, then the keypoints of all tilted views that `geomatch.views.search` would make."""
-        picture, allowed = from_bgr(array), check_mask(mask, array.shape[:2])
-        source = self._source()
-        detector = OpenCVDetector(source, None) if isinstance(source, cv2.Feature2D) else source
-        points, parts = list(found), [] if rows is None else [rows]
-        upright = any(point.angle < 0 for point in found or self._detect(array, None)[0])
-        for tilt, count in STAGES["high"]:
-            views = tilted_views(tilt, upright=upright)
-            for part in view_features(picture, views, count, detector, self.describer):
-                seen = to_keypoints(part.to_features(picture.size))
-                kept = [i for i, point in enumerate(seen) if allowed is None or _inside(point, allowed)]
-                points += [seen[i] for i in kept]
-                parts.append(part.descriptors.numpy(force=True)[kept])
-        return tuple(points), np.concatenate(parts) if points else None
 
     def descriptorSize(self) -> int:
         """Dimensions of a descriptor; the model is loaded where only it knows."""
