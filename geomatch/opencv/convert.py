@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,9 +13,6 @@ from geomatch.images import Image
 from geomatch.keypoints.opencv import features_of_rows, keypoint_rows
 from geomatch.opencv.arguments import check_descriptors, check_each, check_image, check_keypoints
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
-
-if TYPE_CHECKING:
-    pass
 
 DMatches = tuple[cv2.DMatch, ...]
 Descriptors = NDArray[np.floating] | None
