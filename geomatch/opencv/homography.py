@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
 
 import cv2
 import numpy as np
@@ -19,9 +18,7 @@ from geomatch.opencv.convert import to_homography
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 DEFAULT_THRESHOLD = 3.0  # also for a threshold that is not positive, as in OpenCV
-MANY = 8  # points, from which on the gate decides alone
-MIN_HEIGHT = 0.01  # of the points' extent, from a line through two of them to a third one
-
+FEW = 8  # points, below which chance explains most matches
 PIXELS = 0.5, 20.0  # thresholds that are taken as pixels: the points are not scaled
 _SAME_UNITS = 8.0  # sides whose sizes differ less are in one unit
 
@@ -31,7 +28,7 @@ Method = int | str | Estimator | cv2.UsacParams
 
 
 class HomographyWarning(UserWarning):
-    """Why `findHomography` returned None, or a matrix that so few points cannot vouch for."""
+    """Why `findHomography` returned None."""
 
 
 def findHomography(
@@ -50,11 +47,8 @@ def findHomography(
     The matrix of a robust method must pass the gate of `geomatch.estimators`; OpenCV returns one for random
     matches, too. None comes with a `HomographyWarning` that says why; `estimate_homography` returns the
     reason. Any units will do, and planes may be mirrored (y up on one side). ``method=0`` is OpenCV's least
-    squares on all points, without the gate.
-
-    Four points fit any homography, and five to seven often do. Where the gate finds too little evidence in so
-    few, but all agree and no three of four lie on a line, their matrix is returned as OpenCV does, with a
-    `HomographyWarning`: good for four corners that you clicked (``method=0`` does not warn), not for matches.
+    squares on all points, without the gate: right for the four corners of a page that you clicked. Four
+    points fit any homography, and five to seven often do, so that the other methods rarely answer so few.
 
     Args:
         srcPoints: (N, 2), (N, 1, 2) or (1, N, 2), any numbers in any unit.
@@ -77,9 +71,9 @@ def findHomography(
     threshold = ransacReprojThreshold
     if isinstance(method, cv2.UsacParams):
         threshold, mask = method.threshold, threshold if isinstance(threshold, np.ndarray) else mask
-    found, remark = _estimate(srcPoints, dstPoints, method, threshold, maxIters, confidence)
-    if remark:
-        warnings.warn(remark, HomographyWarning, stacklevel=2)
+    found = _estimate(srcPoints, dstPoints, method, threshold, maxIters, confidence)
+    if not found:
+        warnings.warn(found.reason, HomographyWarning, stacklevel=2)
     matrix, inliers = to_homography(found, srcPoints.size // 2)
     if isinstance(mask, np.ndarray) and mask.dtype == np.uint8 and mask.size == inliers.size:
         mask[...] = inliers.reshape(mask.shape)
@@ -94,21 +88,14 @@ def estimate_homography(
     maxIters: int = 2000,
     confidence: float = 0.995,
 ) -> Estimate:
-    """What `findHomography` finds: an estimate, or a failure that is false and has a ``reason``, unwarned.
-
-    Too few points to vouch for their matrix are a `HomographyWarning` here, too.
-    """
+    """What `findHomography` finds: an estimate, or a failure that is false and has a ``reason``, unwarned."""
     threshold = method.threshold if isinstance(method, cv2.UsacParams) else ransacReprojThreshold
-    found, remark = _estimate(srcPoints, dstPoints, method, threshold, maxIters, confidence)
-    if found and remark:
-        warnings.warn(remark, HomographyWarning, stacklevel=2)
-    return found
+    return _estimate(srcPoints, dstPoints, method, threshold, maxIters, confidence)
 
 
 def _estimate(
     source: object, target: object, method: Method, threshold: object, iterations: object, confidence: object
-) -> tuple[Estimate, str]:
-    """The estimate, and what the user must be told."""
+) -> Estimate:
     points0, points1 = _points("srcPoints", source), _points("dstPoints", target)
     if len(points0) != len(points1):
         raise ValueError(f"srcPoints and dstPoints must be as many, got {len(points0)} and {len(points1)}")
@@ -121,27 +108,27 @@ def _estimate(
     scale = 1.0 if PIXELS[0] <= limit <= PIXELS[1] else DEFAULT_THRESHOLD / limit
     estimate = _method(method, scale * limit, whole, check_number("confidence", confidence))
     if not isinstance(method, (int, np.integer, str, cv2.UsacParams)):
-        found = estimate(points0, points1)
-        return found, "" if found else found.reason
+        return estimate(points0, points1)
     frame0, frame1 = _frames(points0, points1, scale)
     with np.errstate(invalid="ignore"):  # infinite coordinates
         moved0, moved1 = warp_points(frame0, points0), warp_points(frame1, points1)
-    found, remark = estimate(moved0, moved1), ""
+    found = estimate(moved0, moved1)
     if method != 0 and 2 * found.num_inliers < len(points0):  # most solvers refuse a mirrored sample
         mirrored = estimate(warp_points(flip := np.diag([-1.0, 1, 1]), moved0), moved1)
         if mirrored and mirrored.num_inliers > found.num_inliers:
             found, frame0 = mirrored, flip @ frame0
-    if method != 0 and not found and len(points0) < MANY:
-        found, remark = _few(moved0, moved1, scale * limit)
     if not found:
-        size = float(np.median(np.abs(points1 - np.median(points1, axis=0)).max(axis=1)))
-        hint = f" (the threshold {limit:g} is in units of dstPoints, which spread over {size:.2g})"
-        return found, found.reason + (hint if method != 0 and size < 5 * limit else "")
+        size, hint = float(np.median(np.abs(points1 - np.median(points1, axis=0)).max(axis=1))), ""
+        if len(points0) < FEW:
+            hint = f"; {len(points0)} points cannot tell a homography from chance: method=0 fits them all"
+        elif size < 5 * limit:
+            hint = f" (the threshold {limit:g} is in units of dstPoints, which spread over {size:.2g})"
+        return replace(found, reason=found.reason + hint) if method != 0 else found
     matrix = normalize_homography(np.linalg.inv(frame1) @ found.matrix @ frame0)
     if matrix is None:
-        return EstimationFailure(reason := "the homography sends the origin to infinity"), reason
+        return EstimationFailure("the homography sends the origin to infinity")
     deviations = None if found.corner_deviations is None else found.corner_deviations / scale
-    return replace(found, matrix=matrix, corner_deviations=deviations), remark
+    return replace(found, matrix=matrix, corner_deviations=deviations)
 
 
 def _points(name: str, points: object) -> Points:
@@ -172,34 +159,6 @@ def _frames(points0: Points, points1: Points, scale: float) -> tuple[Points, Poi
         for k, (x, y) in ((scale * zoom, centre0), (scale, centre1))
     ]
     return frames[0], frames[1]
-
-
-def _few(points0: Points, points1: Points, threshold: float) -> tuple[Estimate, str]:
-    """Four to seven points without evidence: their homography if all agree, which the user must be told."""
-    count, found = len(points0), _least_squares(points0, points1)
-    if not found:
-        return found, ""
-    errors = np.linalg.norm(warp_points(found.matrix, points0) - points1, axis=1)
-    if min(_height(points0), _height(points1)) < MIN_HEIGHT:
-        reason = "determine no homography: three of any four are in line"
-    elif errors.max() > threshold:
-        reason = f"do not all agree, as fewer than {MANY} must"
-    elif np.ptp(np.sign(points0 @ found.matrix[2, :2] + 1)) != 0:
-        reason = "have the horizon of their homography between them: their order is wrong"
-    else:
-        return found, f"{count} points cannot tell a homography from chance: nothing has checked this one"
-    return EstimationFailure(f"the {count} points {reason}"), ""
-
-
-def _height(points: Points) -> float:
-    """The least height of a triangle of four points, of those four for which it is largest, in extents."""
-
-    def height(three: tuple[Points, ...]) -> float:
-        area = abs(np.linalg.det(np.diff(three, axis=0)))
-        return float(area / max(np.ptp(three, axis=0).max(), 1e-300))
-
-    least = max(min(map(height, combinations(four, 3))) for four in combinations(points, 4))
-    return least / float(max(np.ptp(points, axis=0).max(), 1e-300))
 
 
 def _least_squares(points0: Points, points1: Points) -> Estimate:
