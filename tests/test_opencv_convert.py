@@ -139,7 +139,7 @@ def test_find_homography_of_chance_is_none_and_a_warning(rng: np.random.Generato
     assert cv2.findHomography(p0, p1, cv2.RANSAC, 3.0)[0] is not None
     line = np.repeat(np.arange(60.0)[:, None], 2, axis=1)
     for a, b in ((p0, p1), (line, p1), (p0 * 0, p1), (p0 * np.nan, p1)):
-        for method in (cv2.RANSAC, cv2.USAC_MAGSAC, "poselib", cv2.UsacParams()):
+        for method in (cv2.RANSAC, cv2.USAC_MAGSAC, "poselib"):
             failure = gcv.estimate_homography(a, b, method, 3.0)
             assert isinstance(failure, geomatch.EstimationFailure)
             with pytest.warns(gcv.HomographyWarning) as warned:
@@ -165,16 +165,9 @@ UNITS = {
     "y up": scaled(1, 0, 480, -1),
     "large": scaled(1e6),
 }
-PARAMS = "cv2.UsacParams"
 
 
-def usac(threshold: float) -> cv2.UsacParams:
-    params = cv2.UsacParams()
-    params.threshold, params.maxIterations = threshold, 5000
-    return params
-
-
-@pytest.mark.parametrize("method", [*METHODS[:-1], cv2.RHO, cv2.USAC_ACCURATE, PARAMS], ids=str)
+@pytest.mark.parametrize("method", [*METHODS[:-1], cv2.RHO, cv2.USAC_ACCURATE], ids=str)
 @pytest.mark.parametrize("units", UNITS)
 def test_find_homography_in_any_units(rng: np.random.Generator, units: str, method: Any) -> None:
     """From pixels, to pixels, and to the very same units: the homography of the pixels, seen in these."""
@@ -183,7 +176,7 @@ def test_find_homography_in_any_units(rng: np.random.Generator, units: str, meth
     for frame0, frame1 in ((UNITS[units], np.eye(3)), (np.eye(3), UNITS[units]), (UNITS[units],) * 2):
         q0, q1 = geomatch.warp_points(frame0, p0), geomatch.warp_points(frame1, p1)
         threshold = 3 * frame1[0, 0]
-        matrix, mask = gcv.findHomography(q0, q1, usac(threshold) if method == PARAMS else method, threshold)
+        matrix, mask = gcv.findHomography(q0, q1, method, threshold)
         assert matrix is not None
         in_pixels = np.linalg.inv(frame1) @ matrix @ frame0
         assert geomatch.corner_error(in_pixels, H, (640, 480)) < 1.5
@@ -239,35 +232,6 @@ def test_few_random_points_are_not_answered(rng: np.random.Generator, count: int
         matrix, _ = gcv.findHomography(p0, p1, cv2.RANSAC, 3.0)
         assert matrix is None or geomatch.corner_error(matrix, H, (640, 480)) < 1
         assert gcv.findHomography(p0, rng.uniform(0, 480, (count, 2)), cv2.RANSAC, 3.0)[0] is None
-
-
-def test_usac_params_as_in_opencv(rng: np.random.Generator) -> None:
-    """``(src, dst, params[, mask])``; the parameters count, and are not changed."""
-    p0, p1 = random_matches(rng, H, 60, 40)
-    params = cv2.UsacParams()
-    params.threshold, params.maxIterations, params.sampler = 1.0, 20_000, cv2.SAMPLING_PROSAC
-    filled = np.zeros((100, 1), np.uint8)
-    for function in (cv2.findHomography, gcv.findHomography):
-        for matrix, mask in (
-            function(p0, p1, params),
-            function(p0, p1, params, filled),
-            function(p0, p1, params, mask=filled),
-            function(srcPoints=p0, dstPoints=p1, params=params),
-        ):
-            assert matrix is not None
-            assert geomatch.corner_error(matrix, H, (640, 480)) < 0.01
-            assert mask.sum() == 60
-        assert filled.sum() == 60
-        filled[:] = 0
-    assert (params.threshold, params.maxIterations) == (1.0, 20_000)
-    p1[:60] += rng.normal(0, 1, (60, 2))
-    counts = []
-    for params.threshold in (0.5, 4.0):
-        counts.append(int(gcv.findHomography(p0, p1, params)[1].sum()))
-    assert counts[0] < 40 < 55 < counts[1]
-    params.sampler = cv2.SAMPLING_PROGRESSIVE_NAPSAC + 9
-    with pytest.raises(ValueError, match="Sampler is not implemented"):
-        gcv.findHomography(p0, p1, params)
 
 
 FIVE = np.zeros((5, 2))

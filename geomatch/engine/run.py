@@ -31,7 +31,7 @@ class Work:
     progress: bool = True
     retries: int = field(default=0, init=False)  # blocks that were tried again
     stages: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
-    """Of stages with a network on an accelerator: seconds, the share in which it was busy, the slowest."""
+    """Seconds of stages with a network on an accelerator, the share in which it was busy, the slowest."""
 
     def results(
         self, task: Task[Item, Result], blocks: Sequence[Sequence[Item]], what: str, unit: str, done: int = 0

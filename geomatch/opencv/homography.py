@@ -2,14 +2,14 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import first_line
-from geomatch.estimators import Estimator, Gate, OpenCVEstimator, create_estimator
+from geomatch.estimators import Estimator, OpenCVEstimator, create_estimator
 from geomatch.estimators.gate import check_threshold
 from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import normalize_homography, warp_points
@@ -24,7 +24,7 @@ _SAME_UNITS = 8.0  # sides whose sizes differ less are in one unit
 
 Points = NDArray[np.float64]
 Estimate = HomographyEstimate | EstimationFailure
-Method = int | str | Estimator | cv2.UsacParams
+Method = int | str | Estimator
 
 
 class HomographyWarning(UserWarning):
@@ -35,12 +35,10 @@ def findHomography(
     srcPoints: NDArray[np.number],
     dstPoints: NDArray[np.number],
     method: Method = 0,
-    ransacReprojThreshold: float | NDArray[np.uint8] | None = DEFAULT_THRESHOLD,
+    ransacReprojThreshold: float = DEFAULT_THRESHOLD,
     mask: NDArray[np.uint8] | None = None,
     maxIters: int = 2000,
     confidence: float = 0.995,
-    *,
-    params: cv2.UsacParams | None = None,
 ) -> tuple[Points | None, NDArray[np.uint8]]:
     """The homography between matched points, or None where chance explains the matches as well.
 
@@ -54,24 +52,19 @@ def findHomography(
         srcPoints: (N, 2), (N, 1, 2) or (1, N, 2), any numbers in any unit.
         dstPoints: their partners; best match first for ``cv2.RHO`` and ``cv2.USAC_PROSAC``.
         method: 0, a method of OpenCV (``cv2.RANSAC``, ``cv2.USAC_MAGSAC``, ...), a name
-            (`geomatch.estimators.estimators`: ``"poselib"``, ``"kornia"``, ...), an estimator, whose own
-            gate and units count, or ``cv2.UsacParams``, after which comes only ``mask``.
-        ransacReprojThreshold: largest error of an inlier in the units of ``dstPoints``; an estimator and
-            ``cv2.UsacParams`` have their own.
+            (`geomatch.estimators.estimators`: ``"poselib"``, ``"kornia"``, ...), or an estimator, whose
+            own gate and units count.
+        ransacReprojThreshold: largest error of an inlier in the units of ``dstPoints``; an estimator has its
+            own.
         mask: an array (N, 1) to fill, too.
         maxIters: for OpenCV's methods; names and estimators have their own.
         confidence: for OpenCV's methods, between 0 and 1, both excluded.
-        params: another name of ``method``, as in OpenCV.
 
     Returns (3, 3) float64 with element [2, 2] one, or None; and (N, 1) uint8, 1 for inliers. Raises TypeError
     for arguments of the wrong type, ValueError for points of other shapes, fewer than four or not equally
     many, and for unknown methods.
     """
-    method = method if params is None else params
-    threshold = ransacReprojThreshold
-    if isinstance(method, cv2.UsacParams):
-        threshold, mask = method.threshold, threshold if isinstance(threshold, np.ndarray) else mask
-    found = _estimate(srcPoints, dstPoints, method, threshold, maxIters, confidence)
+    found = _estimate(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
     if not found:
         warnings.warn(found.reason, HomographyWarning, stacklevel=2)
     matrix, inliers = to_homography(found, srcPoints.size // 2)
@@ -89,8 +82,7 @@ def estimate_homography(
     confidence: float = 0.995,
 ) -> Estimate:
     """What `findHomography` finds: an estimate, or a failure that is false and has a ``reason``, unwarned."""
-    threshold = method.threshold if isinstance(method, cv2.UsacParams) else ransacReprojThreshold
-    return _estimate(srcPoints, dstPoints, method, threshold, maxIters, confidence)
+    return _estimate(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
 
 
 def _estimate(
@@ -107,7 +99,7 @@ def _estimate(
     whole = min(max(1, check_whole("maxIters", iterations, -(2**31))), 2**31 - 1)
     scale = 1.0 if PIXELS[0] <= limit <= PIXELS[1] else DEFAULT_THRESHOLD / limit
     estimate = _method(method, scale * limit, whole, check_number("confidence", confidence))
-    if not isinstance(method, (int, np.integer, str, cv2.UsacParams)):
+    if not isinstance(method, (int, np.integer, str)):
         return estimate(points0, points1)
     frame0, frame1 = _frames(points0, points1, scale)
     with np.errstate(invalid="ignore"):  # infinite coordinates
@@ -164,33 +156,18 @@ def _frames(points0: Points, points1: Points, scale: float) -> tuple[Points, Poi
 def _least_squares(points0: Points, points1: Points) -> Estimate:
     matrix = None
     if np.isfinite(points0).all() and np.isfinite(points1).all():
-        matrix = _solved(points0, points1, 0)
-    normal = None if matrix is None else normalize_homography(matrix)
+        with suppress(cv2.error):  # numbers beyond its arithmetic
+            matrix = cv2.findHomography(points0, points1, 0)[0]
+    normal = None if matrix is None else normalize_homography(np.asarray(matrix, np.float64))
     if normal is None:
         return EstimationFailure("the points lie on a line, or their coordinates are not finite")
     return HomographyEstimate(normal, np.ones(len(points0), np.bool_))
-
-
-def _solved(points0: Points, points1: Points, method: int | cv2.UsacParams) -> Points | None:
-    try:
-        matrix, _ = cv2.findHomography(points0, points1, method)
-    except cv2.error as error:  # numbers beyond its arithmetic
-        if error.code == cv2.Error.StsNotImplemented:
-            raise ValueError(f"OpenCV has no such params: {first_line(error)}") from error
-        return None
-    return None if matrix is None else np.asarray(matrix, np.float64)
 
 
 def _method(
     method: Method, threshold: float, iterations: int, confidence: float
 ) -> Callable[[Points, Points], Estimate]:
     """From points to an estimate."""
-    if isinstance(method, cv2.UsacParams):
-        own = cv2.UsacParams()
-        for name in (name for name in dir(own) if name[0] != "_"):
-            setattr(own, name, getattr(method, name))
-        own.threshold = threshold
-        return lambda p0, p1: Gate().run(lambda a, b: _solved(a, b, own), p0, p1, threshold, None)
     if isinstance(method, str):
         return create_estimator(method, threshold).estimate
     if isinstance(method, (int, np.integer)):
