@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING
 
 from geomatch.lazy import lazy_names
 from geomatch.opencv.convert import from_bgr as from_bgr
-from geomatch.opencv.convert import from_dmatches as from_dmatches
-from geomatch.opencv.convert import from_homography as from_homography
 from geomatch.opencv.convert import from_keypoints as from_keypoints
 from geomatch.opencv.convert import to_bgr as to_bgr
 from geomatch.opencv.convert import to_dmatches as to_dmatches

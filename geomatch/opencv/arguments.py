@@ -62,15 +62,10 @@ def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
         hint = "; use cv2.KeyPoint_convert(points)" if isinstance(keypoints, np.ndarray) else ""
         got = type(keypoints).__name__
         raise TypeError(f"keypoints must be a sequence of cv2.KeyPoint, got {got}{hint}")
-    check_each("keypoints", keypoints, cv2.KeyPoint)
+    for index, value in enumerate(keypoints):
+        if not isinstance(value, cv2.KeyPoint):
+            raise TypeError(f"keypoints[{index}] must be a cv2.KeyPoint, got {type(value).__name__}")
     return tuple(keypoints)
-
-
-def check_each(name: str, values: Sequence[object], wanted: type) -> None:
-    """Objects of one type."""
-    for index, value in enumerate(values):
-        if not isinstance(value, wanted):
-            raise TypeError(f"{name}[{index}] must be a cv2.{wanted.__name__}, got {type(value).__name__}")
 
 
 def check_images(images: Sequence[Any], name: str, values: Sequence[Any] | None) -> Sequence[Any]:

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.geometry import normalize_homography
 from geomatch.images import Image
 from geomatch.keypoints.opencv import features_of_rows, keypoint_rows
-from geomatch.opencv.arguments import check_descriptors, check_each, check_image, check_keypoints
+from geomatch.opencv.arguments import check_descriptors, check_image, check_keypoints
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
 DMatches = tuple[cv2.DMatch, ...]
@@ -64,16 +62,6 @@ def to_dmatches(matches: Matches, metric: Metric = "cosine") -> DMatches:
     return tuple(cv2.DMatch(i, j, distance) for (i, j), distance in rows)
 
 
-def from_dmatches(dmatches: Sequence[cv2.DMatch], metric: Metric = "cosine") -> Matches:
-    """Nearest first; distances as in `to_dmatches`."""
-    check_each("matches", dmatches := tuple(dmatches), cv2.DMatch)
-    distances = np.array([match.distance for match in dmatches], np.float64)
-    indices = np.array([(match.queryIdx, match.trainIdx) for match in dmatches], np.int64).reshape(-1, 2)
-    order = np.argsort(distances, kind="stable")
-    similarity = 1 - distances**2 / 2 if metric == "cosine" else -distances
-    return Matches(indices[order], similarity[order].astype(np.float32))
-
-
 def to_homography(
     estimate: HomographyEstimate | EstimationFailure, count: int
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.uint8]]:
@@ -81,16 +69,6 @@ def to_homography(
     if not estimate:
         return None, np.zeros((count, 1), np.uint8)
     return estimate.matrix.copy(), estimate.inliers.astype(np.uint8)[:, None]
-
-
-def from_homography(
-    matrix: NDArray[np.floating] | None, mask: NDArray[np.integer[Any]]
-) -> HomographyEstimate | EstimationFailure:
-    """From the result of ``cv2.findHomography``; a matrix that is no homography is a failure."""
-    normal = None if matrix is None else normalize_homography(matrix)
-    if normal is None:
-        return EstimationFailure("OpenCV found no homography")
-    return HomographyEstimate(normal, np.asarray(mask).reshape(-1) != 0)
 
 
 def to_image_features(
