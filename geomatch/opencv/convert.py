@@ -12,7 +12,6 @@ from geomatch.keypoints.opencv import features_of_rows, keypoint_rows
 from geomatch.opencv.arguments import check_descriptors, check_image, check_keypoints
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
-DMatches = tuple[cv2.DMatch, ...]
 Descriptors = NDArray[np.floating] | None
 """(N, D), or None without keypoints."""
 
@@ -51,7 +50,7 @@ def from_keypoints(
     return replace(features, descriptors=descriptors)
 
 
-def to_dmatches(matches: Matches, metric: Metric = "cosine") -> DMatches:
+def to_dmatches(matches: Matches, metric: Metric = "cosine") -> tuple[cv2.DMatch, ...]:
     """Best first; the distance is the Euclidean one, under the cosine between unit vectors.
 
     A cosine in float32 tells distances below 0.0004 from 0 no longer; ``metric="l2"`` matches keep theirs.
