@@ -1,14 +1,16 @@
-"""Robust homography estimation: OpenCV, Kornia and PoseLib behind one gate; two-view geometry, relative pose.
+"""Robust plane models: OpenCV, Kornia and PoseLib behind one gate; two-view geometry, relative pose.
 
 An estimator is anything with an ``estimate`` method like `Estimator`'s.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from geomatch.estimators.gate import Gate
 from geomatch.estimators.models import Essential, Fundamental
 from geomatch.estimators.pose import relative_pose
+from geomatch.estimators.smooth import SmoothEstimator, plane_estimator
 from geomatch.estimators.solvers import (
     OPENCV_METHODS,
     Estimator,
@@ -21,7 +23,8 @@ from geomatch.estimators.two_view import estimate_two_view
 
 __all__ = [
     "Essential", "Estimator", "Fundamental", "Gate", "KorniaEstimator", "OpenCVEstimator",
-    "PoseLibEstimator", "create_estimator", "estimate_two_view", "estimators", "relative_pose",
+    "PoseLibEstimator", "SmoothEstimator", "create_estimator", "estimate_two_view", "estimators",
+    "plane_estimator", "relative_pose",
     "threshold_of",
 ]  # fmt: skip
 
@@ -35,9 +38,23 @@ def estimators() -> dict[str, Callable[[float], Estimator]]:
     }
 
 
-def create_estimator(name: str, threshold: float = 3.0) -> Estimator:
-    """Create an estimator by its name; ValueError, listing the names, when there is none of that name."""
+def create_estimator(
+    name: str, threshold: float = 3.0, model: str = "homography", smooth: str = "none"
+) -> Estimator:
+    """Create an estimator by its name.
+
+    ``model`` is a plane model of `geomatch.transforms.PLANES` or ``auto``, ``smooth`` a residual warp after
+    it, ``tps`` or ``polynomial``. ValueError, listing the names, when there is none of that name.
+    """
     known = estimators()
     if name not in known:
         raise ValueError(f"unknown estimator {name!r}; choose one of: {', '.join(sorted(known))}")
-    return known[name](threshold)
+    estimator = known[name](threshold)
+    if model != "homography":
+        if not isinstance(estimator, OpenCVEstimator):
+            raise ValueError(
+                f"{name} has homographies only, not the model {model!r}; choose one of: "
+                + ", ".join(OPENCV_METHODS)
+            )
+        estimator = replace(estimator, model=model)
+    return estimator if smooth == "none" else SmoothEstimator(estimator, smooth)

@@ -1,9 +1,10 @@
-"""How well inliers determine a homography: the uncertainty of the image's corners."""
+"""How well inliers determine a plane model: the uncertainty of the image's corners."""
 
 import numpy as np
 
 from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.estimators.evidence import Points
+from geomatch.estimators.planes import Plane
 from geomatch.geometry import warp_points
 
 _PRIOR_NOISE, _PRIOR_WEIGHT = 1 / 6, 2.0
@@ -14,26 +15,36 @@ _CANDIDATES = 100  # inliers that are asked for their leverage again, of which t
 
 
 def corner_deviations(
-    matrix: Points, p0: Points, residuals: Points, weights: Points, corners: Points, threshold: float
-) -> tuple[Points, Points]:
-    """Standard deviation in pixels of image 1 of the corners under a homography fitted to inliers (K, 2).
+    plane: Plane, matrix: Points, p0: Points, residuals: Points, weights: Points, corners: Points,
+    threshold: float,
+) -> tuple[Points, Points, Points | None]:  # fmt: skip
+    """Standard deviation in pixels of image 1 of the corners under a plane model fitted to inliers (K, 2).
 
     From the normal equations of the transfer error, with the noise that the residuals (K, 2) show (Hartley
     and Zisserman, Multiple View Geometry, 5.2). An inlier counts by its weight (K,), since neighbours are
-    wrong together. Returns (4,) with all inliers, and (4,) without the fifth of them, ten at most, that the
-    fit leans on most; ``inf`` where they do not determine it.
+    wrong together. Returns (4,) with all inliers, (4,) without the fifth of them, ten at most, that the fit
+    leans on most, ``inf`` where they do not determine it, and the covariance (8, 8) of the matrix.
     """
     into0, into1 = _to_unit(np.vstack([p0, corners])), _to_unit(warp_points(matrix, np.vstack([p0, corners])))
     h = into1 @ matrix @ np.linalg.inv(into0)
-    rows, corner_rows = (_jacobian(h / h[2, 2], warp_points(into0, points)) for points in (p0, corners))
+    h = h / h[2, 2]
+    rows, corner_rows = (_jacobian(h, warp_points(into0, points)) for points in (p0, corners))
     rows, corner_rows = rows / into1[0, 0], corner_rows / into1[0, 0]  # pixels of image 1 again
-    variance = noise_variance((weights[:, None] * residuals**2).sum(), 2 * weights.sum() - 8, threshold)
-    flat = rows.reshape(-1, 8)
+    tangent = plane.tangent(h)
+    if plane.freedom < 8:
+        rows, corner_rows = rows @ tangent, corner_rows @ tangent
+    squares = (weights[:, None] * residuals**2).sum()
+    variance = noise_variance(squares, 2 * weights.sum() - plane.freedom, threshold)
+    flat = rows.reshape(-1, plane.freedom)
     normal = (flat * np.repeat(weights, 2)[:, None]).T @ flat
-    full = _deviations(normal, corner_rows, variance)
-    if not np.isfinite(full).all():
-        return full, full
-    return full, _deviations(normal - leaned_on(rows, weights, normal), corner_rows, variance)
+    inverse, full = inverse_of(normal), _deviations(normal, corner_rows, variance)
+    if inverse is None:
+        return full, full, None
+    entries = np.kron(np.linalg.inv(into1), into0.T)[:, :8]  # of the matrix in pixels, by those of h
+    last = (np.linalg.inv(into1) @ h @ into0)[2, 2]
+    change = (entries[:8] - np.outer(matrix.ravel()[:8], entries[8])) @ tangent / last
+    covariance = change @ (inverse * variance) @ change.T
+    return full, _deviations(normal - leaned_on(rows, weights, normal), corner_rows, variance), covariance
 
 
 def determines_lines(matrix: Points, p0: Points, p1: Points, weights: Points, threshold: float) -> bool:

@@ -17,13 +17,15 @@ _WIDER = 10  # how often it is doubled to measure the density of keypoints
 _NEIGHBOURHOOD = 0.1  # of the extent of image 0: matches nearer than that may belong to one object
 
 
-def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float) -> tuple[Points, float, int]:
-    """Weigh the inliers of a homography among matches (M, 2) with residuals (M, 2) in pixels of image 1.
+def measure_support(
+    residuals: Points, p0: Points, p1: Points, threshold: float, sample: int = 4
+) -> tuple[Points, float, int]:
+    """Weigh the inliers of a plane model among matches (M, 2) with residuals (M, 2) in pixels of image 1.
 
     Returns (K,) one over the number of inliers about each inlier, nearer than twice what most are off, in
     either image; their sum is the number of separate places. Then the bound on the number of false alarms
     (log10), the least over finer thresholds, and how many matches at most agree with one shift of the
-    homography, lying where its inliers lie: on a facade the next period.
+    model, lying where its inliers lie: on a facade the next period. ``sample`` matches determine the model.
 
     Chance is that a match sent elsewhere, to the keypoint of another match, would have agreed; so it knows of
     keypoints in clusters, in rows or on a grid. Where wrong matches agree with their neighbours, as on a
@@ -42,7 +44,7 @@ def measure_support(residuals: Points, p0: Points, p1: Points, threshold: float)
         count = weights[errors[inliers] <= threshold / 2**finer].sum() / together
         # the share of other matches at that distance, or that at a larger one spread evenly
         probability = (shares[_FINER - finer :] / 4.0 ** np.arange(_WIDER + finer)).max()
-        best = min(best, log10_nfa(weights.sum() / together + outliers, count, probability))
+        best = min(best, log10_nfa(weights.sum() / together + outliers, count, probability, sample))
     second = _shifted(residuals[~inliers], p0[~inliers], p0[inliers], threshold)
     return weights, best + log10(_FINER + 1), second
 
@@ -56,7 +58,7 @@ def independence(p0: Points, p1: Points, scale: float) -> Points:
         return np.zeros(0)
     zoom = _zoom(p0, p1)
     side = 4 / 3 * scale  # three cells by three have about the area of a circle of that radius
-    return 1 / np.maximum(_crowd(p0 * zoom, side), _crowd(p1, side))
+    return 1 / np.maximum(crowd(p0 * zoom, side), crowd(p1, side))
 
 
 def _zoom(p0: Points, p1: Points) -> float:
@@ -64,7 +66,7 @@ def _zoom(p0: Points, p1: Points) -> float:
     return float(np.ptp(p1, axis=0).max() / max(np.ptp(p0, axis=0).max(), 1e-300))
 
 
-def _crowd(points: Points, distance: float) -> NDArray[np.int64]:
+def crowd(points: Points, distance: float) -> NDArray[np.int64]:
     """(M,) points in the three by three cells of that side about each point, itself included."""
     places = np.minimum((points - points.min(0)) / distance, 2.0**30)  # far strays fit into int64
     cells = places.astype(np.int64) + 1
@@ -92,8 +94,7 @@ def _shifted(residuals: Points, p0: Points, inliers0: Points, threshold: float) 
     """How many of the matches beside the inliers have about one residual and lie among the inliers."""
     if len(p0) == 0:
         return 0
-    crowd = _crowd(residuals, threshold)
-    centre = residuals[crowd.argmax()]
+    centre = residuals[crowd(residuals, threshold).argmax()]
     alike = (np.abs(residuals - centre) <= 2 * threshold).all(axis=1)
     low, high = inliers0.min(0), inliers0.max(0)
     return int((alike & ((p0 >= low) & (p0 <= high)).all(axis=1)).sum())

@@ -1,4 +1,4 @@
-"""What every solver's answer must pass before it is called a homography.
+"""What every solver's answer must pass before it is called a homography, or another model of a plane.
 
 Robust solvers return a matrix for 200 random pairs, for 50 collinear points and for mirrored nonsense. The
 gate checks the input before and the matrix after, so that all solvers fail alike and with a reason.
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.estimators.determinacy import corner_deviations
 from geomatch.estimators.evidence import FINEST, Points, independence, measure_support
+from geomatch.estimators.planes import HOMOGRAPHY, Plane
 from geomatch.estimators.stationary import beside_watermark
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
@@ -46,6 +46,10 @@ class Gate:
     image 0 there."""
     max_leaning: float = 0.25
     """The same without the inliers that the fit leans on most."""
+    min_spread: float = 0.05
+    """Bound on the breadth of the strip where most inliers lie, in sides of image 0 (of their bounding box
+    without a size): a line or one small part would determine a model simpler than a homography, but not tell
+    whether it holds."""
     allow_mirrored: bool = False
     """A mirrored plane passes, too."""
     refits: int = 10
@@ -58,16 +62,18 @@ class Gate:
         points1: NDArray[np.floating],
         threshold: float,
         image_size: tuple[int, int] | None,
+        plane: Plane = HOMOGRAPHY,
     ) -> HomographyEstimate | EstimationFailure:
         """Check the points, call ``solver`` on the finite ones, refine and check its matrix.
 
-        Inliers are recomputed from the matrix: transfer error in image 1 at most ``threshold`` pixels.
+        Inliers are recomputed from the matrix: transfer error in image 1 at most ``threshold`` pixels. With
+        ``refits`` the matrix is one of ``plane``, whatever the solver gives.
         Matches at rest in a strip, as those of a watermark, are set aside first; alone they are no answer.
         """
         p0, p1 = checked_points(points0, points1)
         finite = np.asarray(np.isfinite(np.hstack([p0, p1])).all(axis=1))
         found = beside_watermark(
-            lambda used: self._check(solver, p0[used], p1[used], threshold, image_size),
+            lambda used: self._check(solver, p0[used], p1[used], threshold, image_size, plane),
             p0, p1, finite, threshold, image_size,
         )  # fmt: skip
         if not found and (dropped := int((~finite).sum())):
@@ -80,7 +86,13 @@ class Gate:
         return found
 
     def _check(
-        self, solver: Solver, p0: Points, p1: Points, threshold: float, image_size: tuple[int, int] | None
+        self,
+        solver: Solver,
+        p0: Points,
+        p1: Points,
+        threshold: float,
+        image_size: tuple[int, int] | None,
+        plane: Plane,
     ) -> HomographyEstimate | EstimationFailure:
         """Solve for finite points, and check the matrix."""
         places = round(independence(p0, p1, FINEST * threshold).sum())
@@ -89,34 +101,41 @@ class Gate:
                 f"{len(p0)} matches at {places} separate places, {self.min_inliers} are needed"
             )
         for points, name in ((p0, "image 0"), (p1, "image 1")):
-            if _lies_on_line(points):
+            if plane.sample > 2 and _lies_on_line(points):
                 return EstimationFailure(f"the matched points of {name} lie on a line or a point")
         matrix = solver(p0, p1)
         if matrix is None:
-            return EstimationFailure(f"the solver found no homography among {len(p0)} matches")
+            return EstimationFailure(f"the solver found no {plane.label} among {len(p0)} matches")
         h = normalize_homography(matrix)
         if h is None:
             return EstimationFailure("the solver's matrix is not finite or sends the origin to infinity")
-        h = _refined(h, p0, p1, threshold, self.refits)
+        h = _refined(h, p0, p1, threshold, self.refits, plane)
         residuals = p1 - warp_points(h, p0)
         inliers = np.asarray(np.linalg.norm(residuals, axis=1) <= threshold)
         count = int(inliers.sum())
         if count < self.min_inliers:
-            return EstimationFailure(too_few(count, len(p0), "homography", self.min_inliers))
-        weights, nfa, second = measure_support(residuals, p0, p1, threshold)
+            return EstimationFailure(too_few(count, len(p0), plane.label, self.min_inliers))
+        weights, nfa, second = measure_support(residuals, p0, p1, threshold, plane.sample)
         if round(weights.sum()) < self.min_inliers:
             return EstimationFailure(
-                f"{count} of {len(p0)} matches agree with the best homography, but at {weights.sum():.0f} "
+                f"{count} of {len(p0)} matches agree with the best {plane.label}, but at {weights.sum():.0f} "
                 f"separate places; {self.min_inliers} are needed"
             )
-        corners = image_corners(image_size) if image_size else _bounds(p0[inliers])
-        reason = by_chance(count, len(p0), "homography", nfa, self.max_log10_nfa)
+        corners = image_corners(image_size) if image_size else bounds(p0[inliers])
+        if plane is not HOMOGRAPHY:
+            broad = breadth(p0[inliers] / np.maximum(np.ptp(corners, axis=0), 1e-300))
+            if broad < self.min_spread:
+                return EstimationFailure(
+                    f"{count} of {len(p0)} matches agree with the best {plane.label}, but on a line or in a "
+                    f"small part of image 0, {broad:.1%} of its sides broad; {self.min_spread:.0%} are needed"
+                )
+        reason = by_chance(count, len(p0), plane.label, nfa, self.max_log10_nfa)
         if not reason and (what := self._implausible(h, corners)):
-            reason = f"{count} of {len(p0)} matches agree, but the homography {what}"
+            reason = f"{count} of {len(p0)} matches agree, but the {plane.label} {what}"
         if reason:
             return EstimationFailure(reason)
-        deviations, without_some = corner_deviations(
-            h, p0[inliers], residuals[inliers], weights, corners, threshold
+        deviations, without_some, covariance = corner_deviations(
+            plane, h, p0[inliers], residuals[inliers], weights, corners, threshold
         )
         side = np.ptp(warp_points(h, corners), axis=0).max()
         for worst, limit, when in (
@@ -125,10 +144,10 @@ class Gate:
         ):
             if worst > limit * max(side, _SMALL * threshold):
                 return EstimationFailure(
-                    f"{count} of {len(p0)} matches agree, but they do not determine the homography: a corner "
-                    f"of image 0 would be uncertain by {min(worst / side, 10):.0%} of its size{when}"
+                    f"{count} of {len(p0)} matches agree, but they do not determine the {plane.label}: a "
+                    f"corner of image 0 would be uncertain by {min(worst / side, 10):.0%} of its size{when}"
                 )
-        return HomographyEstimate(h, inliers, deviations, second)
+        return HomographyEstimate(h, inliers, deviations, second, model=plane.name, covariance=covariance)
 
     def _implausible(self, h: Points, corners: Points) -> str:
         """What the matrix does that a view of the image cannot; empty if it can be one."""
@@ -163,7 +182,7 @@ def checked_points(points0: NDArray[np.floating], points1: NDArray[np.floating])
     return p0, p1
 
 
-def _refined(matrix: Points, p0: Points, p1: Points, threshold: float, rounds: int) -> Points:
+def _refined(matrix: Points, p0: Points, p1: Points, threshold: float, rounds: int, plane: Plane) -> Points:
     """Fit to the matches within ``threshold`` (least squares), select again, until they no longer change.
 
     This removes most of the error that a robust solver's last sample leaves far from the inliers.
@@ -172,13 +191,12 @@ def _refined(matrix: Points, p0: Points, p1: Points, threshold: float, rounds: i
     for _ in range(rounds):
         previous = inliers
         inliers = np.linalg.norm(warp_points(matrix, p0) - p1, axis=1) <= threshold
-        if inliers.sum() < 4 or np.array_equal(inliers, previous):
+        if inliers.sum() < plane.sample or np.array_equal(inliers, previous):
             break
-        fitted, _mask = cv2.findHomography(p0[inliers], p1[inliers], 0)
-        normal = None if fitted is None else normalize_homography(fitted)
-        if normal is None:
+        fitted = plane.fit(p0[inliers], p1[inliers])
+        if fitted is None:
             break
-        matrix = normal
+        matrix = fitted
     return matrix
 
 
@@ -203,7 +221,7 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold must be a positive number of pixels, got {threshold}")
 
 
-def _bounds(points: Points) -> Points:
+def bounds(points: Points) -> Points:
     """(4, 2) corners of the points' bounding box, clockwise from the least."""
     (left, top), (right, bottom) = points.min(0), points.max(0)
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
@@ -213,3 +231,11 @@ def _lies_on_line(points: Points) -> bool:
     """The points spread across the line that fits them best by less than a thousandth of their extent."""
     spread = np.linalg.svd(points - points.mean(0), compute_uv=False)[-1] / np.sqrt(len(points))
     return bool(spread < 1e-3 * np.ptp(points, axis=0).max())
+
+
+def breadth(points: Points) -> float:
+    """Width of the strip about four fifths of the points, after a fifth far from their middle is left out."""
+    away = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    points = points[away <= np.quantile(away, 0.8)]
+    across = np.linalg.svd(points - points.mean(0), full_matrices=False)[2][1] @ points.T
+    return 2.5 * float(np.quantile(np.abs(across - np.median(across)), 0.8))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from geomatch.estimators.gate import ENOUGH, by_chance
 from geomatch.estimators.pose import relative_pose
 from geomatch.estimators.two_view import epipolar_distances, estimate_two_view
 from geomatch.images import Image
+from geomatch.transforms import PLANES
 from geomatch.types import EstimationFailure, RelativePose, TwoViewGeometry
 
 Size = tuple[int, int]
@@ -92,15 +93,15 @@ class Essential:
                 )
 
 
-MODELS = ("homography", "fundamental", "essential")
+PLANE_MODELS = (*PLANES, "auto")
+"""What estimators of a plane find, by name."""
+MODELS = (*PLANE_MODELS, "fundamental", "essential")
 EXIF = "focal lengths are those of the EXIF data, without distortion: no more than nearly right"
 """The remark on cameras that were not given."""
 
 
-def create_model(
-    model: str | Model, threshold: float, paths: Sequence[str | PathLike[str] | None], images: Sequence[Image]
-) -> Model:
-    """``fundamental``, or ``essential`` with the focal lengths of EXIF data; an object is given back.
+def create_model(model: str | Model, threshold: float, images: Sequence[Image]) -> Model:
+    """``fundamental``, or ``essential`` with focal lengths of EXIF data; an object is given back.
 
     `GeomatchError` when an image has no focal length, or a given camera is of another size.
     """
@@ -111,8 +112,8 @@ def create_model(
     if model == "fundamental":
         return Fundamental(threshold)
     cameras: list[Camera] = []
-    for path, image in zip(paths, images, strict=True):
-        camera = None if path is None else camera_of(path, image.size)
+    for image in images:
+        camera = camera_of(image.name, image.size) if Path(image.name).is_file() else None
         if camera is None:
             raise GeomatchError(
                 f"{image.name}: no focal length in EXIF data; give the cameras: "

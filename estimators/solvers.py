@@ -1,14 +1,18 @@
 """What an estimator is, and those of OpenCV, Kornia and PoseLib."""
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.estimators.evidence import Points
-from geomatch.estimators.gate import Gate, check_threshold
+from geomatch.estimators.gate import Gate, check_threshold, checked_points
+from geomatch.estimators.planes import PLANES, Plane, commonest_shift
+from geomatch.estimators.selection import choose_model
+from geomatch.geometry import warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 
@@ -67,11 +71,12 @@ OPENCV_METHODS: dict[str, int] = {
     "usac_magsac": cv2.USAC_MAGSAC,
 }
 """Names of OpenCV's methods. ``rho`` and ``usac_prosac`` sample the first matches first."""
+_SOLVERS: dict[str, Callable[..., Any]] = {"homography": cv2.findHomography, "affine": cv2.estimateAffine2D}
 
 
 @dataclass(frozen=True, slots=True)
 class OpenCVEstimator:
-    """``cv2.findHomography`` behind the gate.
+    """``cv2.findHomography``, ``estimateAffine2D`` or ``estimateAffinePartial2D`` behind the gate.
 
     The defaults, MAGSAC++ with iterations for nine outliers in ten, take a few milliseconds where outliers
     are fewer. OpenCV's sampling is seeded inside: the same input gives the same output.
@@ -84,9 +89,15 @@ class OpenCVEstimator:
     max_iterations: int = 100_000
     confidence: float = 0.9999
     gate: Gate = field(default_factory=Gate)
+    model: str = "homography"
+    """One of `geomatch.transforms.PLANES`, or ``auto``: the simplest that will do (`choose_model`). Where
+    OpenCV lacks a method for a model (``rho`` for affine maps; all but ``lmeds`` for similarities and
+    rotations) ``ransac`` stands in; a translation tries every match."""
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
+        if self.model not in (*PLANES, "auto"):
+            raise ValueError(f"unknown model {self.model!r}; choose from: {', '.join(PLANES)}, auto")
         if self.method not in OPENCV_METHODS:
             raise ValueError(
                 f"unknown OpenCV method {self.method!r}; choose from: {', '.join(OPENCV_METHODS)}"
@@ -96,16 +107,49 @@ class OpenCVEstimator:
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}")
 
-    estimate = _estimate
+    def estimate(
+        self,
+        points0: NDArray[np.floating],
+        points1: NDArray[np.floating],
+        image_size: tuple[int, int] | None = None,
+    ) -> HomographyEstimate | EstimationFailure:
+        """Estimate as `Estimator` says."""
+        if self.model != "auto":
+            plane = PLANES[self.model]
+            return self.gate.run(self.solve, points0, points1, self.threshold, image_size, plane)
+        p0, p1 = checked_points(points0, points1)
+
+        def passes(plane: Plane, matrix: Points) -> HomographyEstimate | EstimationFailure:
+            return self.gate.run(lambda a, b: matrix, p0, p1, self.threshold, image_size, plane)
+
+        return choose_model(
+            lambda plane: replace(self, model=plane.name).estimate(p0, p1, image_size),
+            passes, p0, p1, self.threshold, image_size,
+        )  # fmt: skip
 
     def solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
         """The solver's own matrix, from at least four finite matches."""
+        if self.model == "translation":
+            return commonest_shift(p0, p1, self.threshold)
+        solver = _SOLVERS.get(self.model, cv2.estimateAffinePartial2D)
         method, limit = OPENCV_METHODS[self.method], self.max_iterations
+        lacking = method == cv2.RHO if self.model == "affine" else method != cv2.LMEDS
+        if self.model != "homography" and lacking:
+            method = cv2.RANSAC
         try:
-            matrix, _ = cv2.findHomography(p0, p1, method, self.threshold, None, limit, self.confidence)
+            matrix, _ = solver(
+                p0, p1, method=method, ransacReprojThreshold=self.threshold, maxIters=limit,
+                confidence=self.confidence,
+            )  # fmt: skip
         except cv2.error:  # some methods raise on degenerate input, others return None
             return None
-        return None if matrix is None else np.asarray(matrix, dtype=np.float64)
+        if matrix is None or len(matrix) == 3:
+            return None if matrix is None else np.asarray(matrix, dtype=np.float64)
+        whole = np.vstack([matrix, [0.0, 0.0, 1.0]])
+        if self.model != "euclidean":
+            return whole
+        agree = np.linalg.norm(warp_points(whole, p0) - p1, axis=1) <= self.threshold
+        return PLANES["euclidean"].fit(p0[agree], p1[agree]) if agree.any() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from geomatch.geometry import corner_error, warp_points
     from geomatch.images import Conversion, Image, load_image
     from geomatch.matching import match_mutual
-    from geomatch.pipeline import MatchResult, match
+    from geomatch.pairs import match
+    from geomatch.pipeline import Pipeline
+    from geomatch.registration.register import Registration, register
+    from geomatch.relating import relate
+    from geomatch.results import MatchResult
     from geomatch.types import (
         EstimationFailure,
         Features,
@@ -37,9 +41,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Camera", "Conversion", "DIFTConfig", "DIFTExtractor", "Essential", "EstimationFailure", "Features",
     "Fundamental", "GeomatchError", "HomographyEstimate", "Image", "ImageError", "MatchResult", "Matches",
-    "MissingDependencyError", "RelativePose", "ShapeError", "TwoViewGeometry", "WeightsError",
-    "align_images", "bundled_pair", "corner_error", "load_image", "match", "match_mutual", "relative_pose",
-    "release", "warp_points",
+    "MissingDependencyError", "Pipeline", "Registration", "RelativePose", "ShapeError", "TwoViewGeometry",
+    "WeightsError", "align_images", "bundled_pair", "corner_error", "load_image", "match", "match_mutual",
+    "register", "relate", "relative_pose", "release", "warp_points",
 ]  # fmt: skip
 
 __getattr__ = lazy_names(__name__)

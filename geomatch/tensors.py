@@ -1,13 +1,16 @@
 """Features on a device: what travels between detection, description and matching."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from geomatch.types import Features
+
+_LEAST_OPEN = 0.1  # share of an image that a mask leaves, below which no more keypoints are looked for
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,7 +74,26 @@ def upload_features(features: Features, device: str | torch.device) -> FeatureTe
 
 
 def detect_features(detector: Any, image: Any) -> FeatureTensors:
-    """The keypoints of a `geomatch.keypoints.Detector`, by its ``detect_tensors`` where it has that."""
+    """The keypoints of a `geomatch.keypoints.Detector`, by its ``detect_tensors`` where it has that.
+
+    Those that the image's mask leaves out are gone; a detector that keeps the best finds as many more before.
+    """
+    if image.mask is not None and is_dataclass(detector):
+        most, share = getattr(detector, "max_keypoints", None), float(image.mask.mean())
+        if most is not None and share < 1:
+            more: Any = replace(detector, max_keypoints=math.ceil(most / max(share, _LEAST_OPEN)))  # type: ignore[type-var]
+            return _masked(_detected(more, image), image)[:most]
+    return _masked(_detected(detector, image), image)
+
+
+def _masked(found: FeatureTensors, image: Any) -> FeatureTensors:
+    if image.mask is None or not len(found):
+        return found
+    inside = image.within(found.keypoints.numpy(force=True))
+    return found[torch.tensor(inside, device=found.keypoints.device)]
+
+
+def _detected(detector: Any, image: Any) -> FeatureTensors:
     own = tensor_method(detector, "detect_tensors", ("detect",))
     found: FeatureTensors = own(image) if own else upload_features(detector.detect(image), "cpu")
     return found

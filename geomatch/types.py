@@ -14,8 +14,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from geomatch.errors import DamagedError, ShapeError, reading
 from geomatch.files import pack_arrays, read_archive, unpack_arrays, write_whole
+from geomatch.transforms import PLANES, SMOOTH, parameter_deviations, plane_parameters, shifts_at
 
 _UNCERTAIN = 5.0  # pixels of a corner, or degrees of a pose, from which on it is remarked
+_DOUBTFUL = 0.5  # score below which it is remarked
 _AMBIGUOUS = 0.5  # of the inliers: a second solution with so many is remarked
 Metric = Literal["cosine", "l2"]
 """How descriptors are compared: by the cosine of the angle between rows, or by their Euclidean distance."""
@@ -211,13 +213,52 @@ class HomographyEstimate(_Found):
     watermark: NDArray[np.bool_] | None = None
     """(M,) bool, matches that were set aside because they do not move and lie in a strip, as those of a
     caption; None when there are none."""
+    model: str = "homography"
+    """The plane model that ``matrix`` is of, one of `geomatch.transforms.PLANES`."""
+    covariance: NDArray[np.float64] | None = None
+    """(8, 8) of the first eight entries of ``matrix``, row by row, as the inliers determine them."""
+    smooth: str = ""
+    """The residual warp after the matrix, one of `geomatch.transforms.SMOOTH`; empty when there is none."""
+    control_points: NDArray[np.float64] | None = None
+    """(K, 2) pixels of image 0 that determine the residual warp, see `geomatch.transforms.shifts_at`."""
+    control_shifts: NDArray[np.float64] | None = None
+    """(K, 2) pixels of image 1 that it adds there."""
+    score: float | None = None
+    """Probability that it is right; None when unknown."""
+    note: str = ""
+    """A remark of the estimator."""
 
     def __post_init__(self) -> None:
         _Found.__post_init__(self)
-        self._check(np.float64, matrix=(3, 3), corner_deviations=(4,))
+        self._check(np.float64, matrix=(3, 3), corner_deviations=(4,), covariance=(8, 8))
+        self._check(np.float64, control_points=("N", 2), control_shifts=("N", 2))
         object.__setattr__(self, "second_support", int(self.second_support))
+        if self.model not in PLANES or self.smooth not in ("", *SMOOTH):
+            raise ValueError(f"HomographyEstimate is of no known kind: {self.model!r}, {self.smooth!r}")
         if self.matrix[2, 2] != 1:
             raise ValueError(f"HomographyEstimate.matrix[2, 2] must be 1, got {self.matrix[2, 2]}")
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Parameters of the model by name, see `geomatch.transforms.plane_parameters`."""
+        return plane_parameters(self.model, self.matrix)
+
+    @property
+    def parameter_deviations(self) -> dict[str, float]:
+        """Standard deviations of the parameters; empty when unknown."""
+        if self.covariance is None:
+            return {}
+        return parameter_deviations(self.model, self.matrix, self.covariance)
+
+    def send(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Where points (N, 2) of image 0 lie in image 1: through the matrix, then the residual warp."""
+        p = np.asarray(points, np.float64).reshape(-1, 2)
+        sent = p @ self.matrix[:, :2].T + self.matrix[:, 2]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sent = np.where(sent[:, 2:] == 0, np.inf, sent[:, :2] / sent[:, 2:])
+        if self.control_points is None or self.control_shifts is None:
+            return np.asarray(sent)
+        return np.asarray(sent + shifts_at(self.smooth, self.control_points, self.control_shifts, p))
 
     @property
     def uncertain(self) -> bool:
@@ -232,9 +273,11 @@ class HomographyEstimate(_Found):
         if self.second_support >= _AMBIGUOUS * self.num_inliers:
             remarks.append(
                 f"ambiguous: beside {self.num_inliers} inliers, {self.second_support} matches agree on the "
-                "same homography shifted, as where a pattern repeats"
+                f"same {self.model} shifted, as where a pattern repeats"
             )
-        return remarks
+        if self.score is not None and self.score < _DOUBTFUL:
+            remarks.append(f"doubtful: it is right with a probability of {self.score:.0%}")
+        return remarks + [self.note] * bool(self.note)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch.collection import Extraction, MatchedPair, Matching, find_images, match_collection
-from geomatch.collection.folder import Photograph, examine
+from geomatch.collection.folder import ImageFiles, Photograph, examine
 from geomatch.collection.match import CollectionResult, dense_twin
 from geomatch.collection.pair_matches import match_block
 from geomatch.collection.retrieval import nearest_images, pool_images
@@ -213,11 +213,13 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch
         for number in range(3):
             write(tmp_path / "all" / f"x{scene}{number}.png", np.roll(whole, 15 * number, axis=1))
     folder = find_images(tmp_path / "all")
-    extractor = dense_twin(DIFTExtractor())
+    extractor, files = dense_twin(DIFTExtractor()), ImageFiles(folder.root)
     work = Work(LocalEngine(1), progress=False)
-    photos = [photo for _, photo in examine(folder, work, False) if isinstance(photo, Photograph)]
+    photos = [
+        photo for _, photo in examine(files, folder.names, work, False) if isinstance(photo, Photograph)
+    ]
     store = Store.at(tmp_path / "store")
-    pooled = pool_images(folder.root, photos, extractor, store, work)
+    pooled = pool_images(files, photos, extractor, store, work)
     group = [name[:2] for name in folder.names]
     best = nearest_images(store, pooled, 2, None, work)
     for index in range(9):
@@ -225,7 +227,7 @@ def test_retrieval_tells_scenes_apart(tmp_path: Path, photo0: Image, monkeypatch
     monkeypatch.setattr("geomatch.collection.retrieval.CHUNK", 4)  # bounded memory changes nothing
     np.testing.assert_array_equal(nearest_images(store, pooled, 2, None, work), best)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "global").rglob("*.npz")}
-    assert pool_images(folder.root, photos, extractor, store, work) == pooled
+    assert pool_images(files, photos, extractor, store, work) == pooled
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 

@@ -22,7 +22,7 @@ def test_every_command_and_option_is_tried() -> None:
         for option in (*parameter.opts, *parameter.secondary_opts)
         if option.startswith("-")
     }
-    for number in range(3000):
+    for number in range(5000):
         line = command_lines.random_line(random.Random(f"0 {number}"))
         wanted -= {(tuple(line[:count]), word) for count in (1, 2) for word in line}
     assert wanted == set()

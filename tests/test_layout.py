@@ -173,7 +173,7 @@ def test_public_functions_have_few_parameters() -> None:
         for name, node in functions(tree, module):
             every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             counts[name] = len([one for one in every if one.arg not in ("self", "cls")])
-    del counts["geomatch.pipeline.match"]
+    del counts["geomatch.pairs.match"]
     del counts["geomatch.opencv.create.DIFT_create"]  # six are OpenCV's of SIFT
     assert not {name: count for name, count in counts.items() if count > MOST_PARAMETERS}
 

@@ -16,7 +16,7 @@ from geomatch.dift import PRESETS, cached_extractor
 from geomatch.drawing.result import draw_overlay, save_result, summary
 from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import GridDetector, OpenCVDetector, TinyDetector
-from geomatch.pipeline import MatchResult
+from geomatch.results import MatchResult
 from geomatch.types import Traits
 
 PAIR = geomatch.bundled_pair()
@@ -210,7 +210,7 @@ def test_result_on_disk(result: MatchResult, photo0: Image, tmp_path: Path) -> N
 def test_overlay_aligns_the_images(result: MatchResult, photo0: Image, photo1: Image) -> None:
     """Image 1 warped by the homography looks like image 0, but for the light."""
     assert result.homography
-    mixed = draw_overlay(photo0, photo1, result.homography).astype(float)
+    mixed = draw_overlay(result).astype(float)
     other = 2 * mixed - photo0.pixels
     inside = (slice(150, 330), slice(200, 440))
     a, b = photo0.pixels[inside].mean(2).ravel(), other[inside].mean(2).ravel()

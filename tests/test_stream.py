@@ -17,7 +17,7 @@ import pytest
 from geomatch import stream
 from geomatch.collection import find_images
 from geomatch.collection.features import extract_features, feature_key
-from geomatch.collection.folder import Photograph, examine
+from geomatch.collection.folder import ImageFiles, Photograph, examine
 from geomatch.engine import FailedBlock, FailedItem, LocalEngine, StreamTask, Work
 from geomatch.errors import ImageError
 from geomatch.images import Image, stream_images
@@ -239,12 +239,14 @@ def test_a_collection_has_the_same_features(detector: Any, tmp_path: Path, photo
     folder, found = find_images(tmp_path), []
     for engine in (LocalEngine(1), Accelerated()):
         work, describer = Work(engine, progress=False), Means([])
-        examined = examine(folder, Work(LocalEngine(1), progress=False), False)
+        examined = examine(ImageFiles(folder.root), folder.names, Work(LocalEngine(1), progress=False), False)
         photos = [photo for _, photo in examined if isinstance(photo, Photograph)]
         parts_key = [cache_key(detector), cache_key(describer)]
         keys = {photo.name: feature_key(photo.sha256, parts_key) for photo in photos}
         store = Store.at(tmp_path / f"store{len(found)}")
-        made, failed = extract_features(folder.root, photos, keys, (detector, describer), store, work)
+        made, failed = extract_features(
+            ImageFiles(folder.root), photos, keys, (detector, describer), store, work
+        )
         assert (made, list(failed)) == (9, ["3.png"])
         objects = {name: store.read("features", key) for name, key in keys.items() if name != "3.png"}
         found.append((objects, failed))

@@ -18,7 +18,9 @@ from geomatch.cli.exit_codes import BAD_INPUT, FOUND, INTERRUPTED, PIPE_CLOSED
 from geomatch.cli.head import head
 from geomatch.cli.match import demo, match
 from geomatch.cli.models import models
+from geomatch.cli.panorama import panorama
 from geomatch.cli.propagate import propagate
+from geomatch.cli.register import register
 from geomatch.cli.show import show
 from geomatch.cli.store import store
 from geomatch.cli.track import track
@@ -36,7 +38,8 @@ def app() -> None:
 
 
 _COMMANDS = (
-    match, show, propagate, track, demo, models, colmap, reconstruct, store, benchmark, data, head,
+    match, register, panorama, show, propagate, track, demo, models, colmap, reconstruct, store, benchmark,
+    data, head,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.add_command(_command)

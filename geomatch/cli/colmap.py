@@ -8,7 +8,7 @@ import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.match import MATCHING, descriptor_config
-from geomatch.cli.options import Option, bundled, descriptor_options, run_options
+from geomatch.cli.options import MASKS, Option, bundled, descriptor_options, run_options
 
 if TYPE_CHECKING:
     from geomatch.collection import CollectionResult
@@ -28,13 +28,16 @@ def _collection(
     min_similarity: float | None,
     max_ratio: float | None,
     guided: bool,
+    masks: Path | None,
+    ignore_border: int,
 ) -> dict[str, Any]:
     """How `geomatch.collection.match_collection` is called."""
     from geomatch.collection import Extraction, Matching, PairSelection
+    from geomatch.images import Masks
 
     config = descriptor_config(descriptor, matcher, patches=detector != "grid")
     return {
-        "extraction": Extraction(detector, config, max_keypoints),
+        "extraction": Extraction(detector, config, max_keypoints, Masks(masks, ignore_border)),
         "pairs": PairSelection(rules, max_pairs),
         "matching": Matching(matcher, None, min_similarity, max_ratio, guided, effort),
     }
@@ -53,6 +56,7 @@ _collection_options = bundled(
     click.option("--max-pairs", type=click.IntRange(min=1), help="No image is in more pairs than this."),
     click.option("--guided/--no-guided", default=True, show_default=True,
                  help="Keep only matches that agree with one geometry of their pair."),
+    *MASKS,
 )  # fmt: skip
 
 _CAMERAS = (
@@ -139,7 +143,7 @@ def export(
         found, failed = read_correspondences(source, images), False
         context = replace(context, store=None)
     else:
-        folder = find_images(images)
+        folder = find_images(images, None, collection["extraction"].masks)
         image_sizes(images, folder.names, writing["cameras"].mode)
         context = replace(context, store=context.store_at(target.parent / "geomatch-store"))
         result = match_collection(folder, **collection, context=context)

@@ -2,13 +2,17 @@
 
 import json
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from geomatch.cli.exit_codes import FOUND, NOT_FOUND
 from geomatch.cli.options import (
+    MASKS,
+    Command,
     bundled,
     changed_config,
     descriptor_options,
@@ -19,10 +23,14 @@ from geomatch.cli.options import (
 
 if TYPE_CHECKING:
     from geomatch.dift import DIFTConfig
-    from geomatch.images import Stretch
-    from geomatch.pipeline import MatchResult
+    from geomatch.images import Reading, Stretch
+    from geomatch.pipeline import Pipeline
+    from geomatch.results import MatchResult
     from geomatch.views.search import Effort
 
+GEOMETRIES = (
+    "homography", "affine", "similarity", "euclidean", "translation", "auto", "fundamental", "essential",
+)  # fmt: skip
 
 MATCHING = (
     click.option("--descriptor", metavar="NAME",
@@ -39,7 +47,7 @@ MATCHING = (
 """What the command has in common with those of collections."""
 
 
-def _parts(
+def _pipeline(
     detector: str | None,
     descriptor: str | None,
     matcher: str | None,
@@ -50,14 +58,16 @@ def _parts(
     max_keypoints: int,
     min_similarity: float | None,
     threshold: float,
-    stretch: "Stretch",
-    bands: tuple[int, ...] | None,
-) -> dict[str, Any]:
-    """Arguments of `geomatch.match`; names and numbers are checked before torch is loaded."""
+    max_ratio: float | None,
+    refine_keypoints: bool | None,
+    refine_homography: bool,
+    smooth: str,
+) -> "Pipeline":
+    """Names and numbers are checked before torch is loaded."""
     from geomatch.cameras import read_cameras
     from geomatch.describers import choose_parts
     from geomatch.estimators import Essential, create_estimator
-    from geomatch.images import Conversion
+    from geomatch.estimators.models import PLANE_MODELS
     from geomatch.keypoints import ORIENTED
 
     model: str | Essential = geometry
@@ -67,21 +77,73 @@ def _parts(
         model = Essential(*read_cameras(cameras), threshold)
     config = descriptor_config(descriptor, matcher, detector is None or detector in ORIENTED)
     device = given_options().get("device", "auto")
+    if geometry in PLANE_MODELS:
+        create_estimator(estimator, threshold, geometry, smooth)
     made, keypoints, describer = choose_parts(matcher, detector, config, max_keypoints, device)
-    return {
-        "detector": keypoints,
-        "descriptor": describer,
-        "matcher": made,
-        "effort": effort,
-        "estimator": create_estimator(estimator, threshold) if geometry == "homography" else estimator,
-        "model": model,
-        "min_similarity": min_similarity,
-        "threshold": threshold,
-        "conversion": Conversion(stretch, bands),
-    }
+    from geomatch.pipeline import Pipeline  # loads torch
+
+    return Pipeline(
+        keypoints, describer, made, estimator, model, None, min_similarity, max_ratio, max_keypoints,
+        threshold, refine_keypoints, refine_homography, effort, smooth, device,
+    )  # fmt: skip
 
 
-def _show_progress() -> None:
+def _reading(
+    stretch: "Stretch",
+    bands: tuple[int, ...] | None,
+    apply_exif: bool,
+    masks: Path | None,
+    ignore_border: int,
+) -> "Reading":
+    from geomatch.images import Conversion, Masks, Reading
+
+    return Reading(apply_exif, Conversion(stretch, bands), Masks(masks, ignore_border))
+
+
+def pipeline_options(geometry: str) -> Callable[[Command], Command]:
+    """Options from keypoints to geometry, which a command gets as ``pipeline`` (`geomatch.Pipeline`)."""
+    return bundled(
+        "pipeline",
+        _pipeline,
+        click.option("--detector", metavar="NAME",
+                     help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... [default: mixed]"),
+        *MATCHING,
+        click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
+                     help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
+        click.option("--geometry", type=click.Choice(GEOMETRIES), default=geometry, show_default=True,
+                     help="What to estimate; auto is the simplest of the first five that explains the "
+                          "matches, essential the relative pose of known cameras."),
+        click.option("--smooth", type=click.Choice(["none", "tps", "polynomial"]), default="none",
+                     show_default=True, help="A smooth warp on top of a plane, where the matches tell one."),
+        click.option("--cameras", type=click.Path(path_type=Path), metavar="FILE",
+                     help="cameras.txt of COLMAP, one camera or one for each image. [default: EXIF data]"),
+        click.option("--threshold", type=float, default=3.0, show_default=True,
+                     help="Largest error of an inlier, in pixels of image 1."),
+        click.option("--max-ratio", type=float, help="Lowe's ratio test, of mnn."),
+        click.option("--refine-keypoints/--no-refine-keypoints", default=None,
+                     help="Move matched grid points to where feature maps agree. [default: yes]"),
+        click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
+                     help="Refine the homography by Lucas-Kanade, to a fraction of a pixel."),
+    )  # fmt: skip
+
+
+def reading_options() -> Callable[[Command], Command]:
+    """How files become images, which a command gets as ``reading`` (`geomatch.images.Reading`)."""
+    return bundled(
+        "reading",
+        _reading,
+        click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
+                     show_default=True,
+                     help="Stretch values of more than 8 bits that use less than a quarter of their range."),
+        click.option("--bands", metavar="N[,N,N]", callback=parse_bands,
+                     help="Of an image with several bands: one, or red, green and blue, counted from 1."),
+        click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
+                     help="Turn images as their EXIF data says."),
+        *MASKS,
+    )  # fmt: skip
+
+
+def show_progress() -> None:
     """Print on standard error what the package logs that it is doing, until the present command ends."""
     logger, told = logging.getLogger("geomatch"), logging.StreamHandler()
     told.setFormatter(logging.Formatter("%(message)s ..."))  # loading dift-tiny ...
@@ -97,68 +159,98 @@ def _show_progress() -> None:
 
 
 @click.command()
-@click.argument("image0", type=click.Path(path_type=Path))
-@click.argument("image1", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
-              help="Write result.json, matches.npz, matches.png and overlay.png here.")  # fmt: skip
+@click.argument("images", nargs=-1, metavar="IMAGE0 IMAGE1", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
+    metavar="DIR",
+    help="Write result.json, matches.npz, matches.png and overlay.png here; of a list matches.jsonl.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
-@bundled(
-    "parts",
-    _parts,
-    click.option("--detector", metavar="NAME",
-                 help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... [default: mixed]"),
-    *MATCHING,
-    click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
-                 help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
-    click.option("--geometry", type=click.Choice(["homography", "fundamental", "essential"]),
-                 default="homography", show_default=True,
-                 help="What to estimate; essential is the relative pose of known cameras."),
-    click.option("--cameras", type=click.Path(path_type=Path), metavar="FILE",
-                 help="cameras.txt of COLMAP, one camera or one for each image. [default: EXIF data]"),
-    click.option("--threshold", type=float, default=3.0, show_default=True,
-                 help="Largest error of an inlier, in pixels of image 1."),
-    click.option("--stretch", type=click.Choice(["auto", "never", "always"]), default="auto",
-                 show_default=True,
-                 help="Stretch values of more than 8 bits that use less than a quarter of their range."),
-    click.option("--bands", metavar="N[,N,N]", callback=parse_bands,
-                 help="Of an image with several bands: one, or red, green and blue, counted from 1."),
-)  # fmt: skip
-@bundled(
-    "rules",
-    dict,
-    click.option("--max-ratio", type=float, help="Lowe's ratio test, of mnn."),
-    click.option("--refine-keypoints/--no-refine-keypoints", default=None,
-                 help="Move matched grid points to where feature maps agree. [default: yes]"),
-    click.option("--refine-homography/--no-refine-homography", default=True, show_default=True,
-                 help="Refine the homography by Lucas-Kanade, to a fraction of a pixel."),
-    click.option("--apply-exif/--no-apply-exif", default=True, show_default=True,
-                 help="Turn images as their EXIF data says."),
-)  # fmt: skip
+@click.option(
+    "--mask0",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A picture of IMAGE0's size, black where no keypoints are wanted.",
+)
+@click.option("--mask1", type=click.Path(path_type=Path), metavar="FILE", help="The same for IMAGE1.")
+@click.option(
+    "--pairs",
+    "pair_list",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Instead of two images a list, two names per line; one line of JSON is written for each.",
+)
+@click.option(
+    "--images",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the names of --pairs lie. [default: the working directory]",
+)
+@pipeline_options("homography")
+@reading_options()
 @descriptor_options()
 def match(
-    image0: Path, image1: Path, out: Path | None, as_json: bool, parts: dict[str, Any], rules: dict[str, Any]
+    images: tuple[Path, ...],
+    out: Path | None,
+    as_json: bool,
+    mask0: Path | None,
+    mask1: Path | None,
+    pair_list: Path | None,
+    folder: Path | None,
+    pipeline: "Pipeline",
+    reading: "Reading",
 ) -> int:
     """Register IMAGE0 and IMAGE1: the homography from the first to the second, or another model.
 
-    Exit code 0: found, 1: not found, 2: bad input or usage.
+    Exit code 0: found, 1: not found, of a list: a pair could not be matched, 2: bad input or usage.
     """
+    if pair_list is not None:
+        if images or as_json or mask0 or mask1:
+            raise click.UsageError("--pairs goes without images, --json, --mask0 and --mask1")
+        return _match_list(pair_list, folder or Path(), out, pipeline, reading)
+    if len(images) != 2 or folder is not None:
+        raise click.UsageError("give two images, or --pairs FILE; --images goes with --pairs")
     from geomatch.images import check_image_file
 
-    for path in (image0, image1):
+    for path in (*images, *filter(None, (mask0, mask1))):
         check_image_file(path)
-    _show_progress()
-    import geomatch
+    show_progress()
     from geomatch.drawing.result import save_result
+    from geomatch.pairs import match_pair
 
     if out:
         make_out(out)  # better now than after the work
-    result = geomatch.match(image0, image1, **parts, **rules)
+    one, two = (reading.file(path, path.name) for path in images)
+    result = match_pair(pipeline, replace(one, mask=mask0 or one.mask), replace(two, mask=mask1 or two.mask))
     written = save_result(result, out) if out else []
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
     else:
         _print(result, written)
     return FOUND if result.geometry else NOT_FOUND
+
+
+def _match_list(
+    pair_list: Path, folder: Path, out: Path | None, pipeline: "Pipeline", reading: "Reading"
+) -> int:
+    """Lines of JSON on standard output, or in a file that a second run goes on with."""
+    from geomatch.registration.pair_list import match_list, read_pairs
+
+    pairs = read_pairs(pair_list)
+    if out:
+        make_out(out)
+    failed = total = 0
+    for line in match_list(pairs, folder, pipeline, reading, out and out / "matches.jsonl"):
+        total += 1
+        failed += line["reason"] is not None
+        if out is None:
+            click.echo(json.dumps(line, allow_nan=False))
+    if out:
+        click.echo(f"pairs       {total}, of them {failed} without a result")
+        click.echo(f"wrote       {click.format_filename(out / 'matches.jsonl')}")
+    return NOT_FOUND if failed else FOUND
 
 
 def _print(result: "MatchResult", written: list[Path], *remarks: str) -> None:
@@ -195,7 +287,7 @@ def descriptor_config(
               default=Path("demo-out"), show_default=True, help="Folder for the pictures.")  # fmt: skip
 def demo(out: Path) -> int:
     """Register the bundled pair and compare with the known truth."""
-    _show_progress()
+    show_progress()
     import geomatch
     from geomatch.drawing.result import save_result
 

@@ -85,6 +85,16 @@ def run_options(default: str, device: bool = False) -> Callable[[Command], Comma
     return bundled("context", context, place, *_ENGINE, *([more] if device else []))
 
 
+MASKS = (
+    click.option("--masks", type=click.Path(path_type=Path), metavar="DIR",
+                 help="Pictures, black where no keypoints are wanted: of a/b.jpg DIR/a/b.jpg.png, as for "
+                      "COLMAP, or a/b.png."),
+    click.option("--ignore-border", type=click.IntRange(min=0), default=0, metavar="N",
+                 help="No keypoints in N pixels along each side, as of a watermark."),
+)  # fmt: skip
+"""Where no keypoints are wanted in the images of a folder or list."""
+
+
 def make_out(folder: Path) -> None:
     """Create a command's folder for results, which goes again if nothing comes into it."""
     from geomatch.files import make_folder

@@ -4,23 +4,23 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from geomatch.collection.correspondences import LazyFeatures
-from geomatch.collection.folder import Photograph
+from geomatch.collection.folder import ImageFiles, Photograph
 from geomatch.content import content_share
 from geomatch.describers import Describer, describe_images, traits_of
 from geomatch.engine import FailedItem, StreamTask, Work
 from geomatch.engine.stream import Stage
 from geomatch.engine.task import Need
 from geomatch.errors import FeaturesError, ImageError, first_line
-from geomatch.files import digest_of, sha256_of
-from geomatch.images import Image, load_image
+from geomatch.files import digest_of
+from geomatch.images import Image
 from geomatch.keypoints import Detector
 from geomatch.keypoints.detector import runs_ahead
 from geomatch.provenance import versions
 from geomatch.store import Store
+from geomatch.tensors import detect_features
 from geomatch.types import Features
 
 SCHEMA = 3  # part of every key: raised when cached objects would mean something else
@@ -60,7 +60,7 @@ def feature_key(sha256: str, parts: Any) -> str:
 
 
 def extract_features(
-    root: Path,
+    files: ImageFiles,
     photos: Sequence[Photograph],
     keys: Mapping[str, str],
     parts: tuple[Detector, Describer],
@@ -72,14 +72,14 @@ def extract_features(
     Returns the number of images that were extracted, and those that failed, with the reason.
     """
     stored = StoredFeatures(store, keys)
-    return make_missing(root, photos, stored, _steps(parts), parts[1], work, "features")
+    return make_missing(files, photos, stored, _steps(parts), parts[1], work, "features")
 
 
 def extract_again(
-    root: Path, photo: Photograph, key: str, parts: tuple[Detector, Describer], store: Store
+    files: ImageFiles, photo: Photograph, key: str, parts: tuple[Detector, Describer], store: Store
 ) -> None:
     """Write the features of an image anew, here; raises `FeaturesError` when the image is another now."""
-    (found,) = _task(root, store, _steps(parts), parts[1]).start()([(photo, key)])
+    (found,) = _task(files, store, _steps(parts), parts[1]).start()([(photo, key)])
     if isinstance(found, FailedItem):
         label = store.label(KIND, key)
         raise FeaturesError(f"{label} is damaged and cannot be made again: {photo.name}: {found.reason}")
@@ -102,7 +102,7 @@ def _steps(parts: tuple[Detector, Describer]) -> Steps:
 
 
 def _detect(detector: Detector, image: Image) -> tuple[Image, Features]:
-    return image, detector.detect(image)
+    return image, detect_features(detector, image).to_features()
 
 
 def _describe(
@@ -124,7 +124,7 @@ def _describe(
 
 
 def make_missing(
-    root: Path,
+    files: ImageFiles,
     photos: Sequence[Photograph],
     stored: StoredFeatures,
     steps: Steps,
@@ -139,7 +139,7 @@ def make_missing(
         names.setdefault(stored.keys[photo.name], []).append(photo.name)
     todo = {stored.keys[photo.name]: photo for photo in photos if stored.keys[photo.name] not in there}
     accelerated = work.engine.device(traits_of(describer).device) != "cpu"
-    task = _task(root.absolute(), stored.store, steps, describer)
+    task = _task(files, stored.store, steps, describer)
     if accelerated:
         task = replace(task, overlaps=True, load=partial(_load_for, describer, len(todo)))
     # on CPUs images together are not faster, and the last bits of small ones' maps depend on the others'
@@ -156,9 +156,9 @@ def make_missing(
     return made, failed
 
 
-def _task(root: Path, store: Store, steps: Steps, describer: Describer) -> StreamTask[_Keyed, str]:
+def _task(files: ImageFiles, store: Store, steps: Steps, describer: Describer) -> StreamTask[_Keyed, str]:
     return StreamTask(
-        (("decoding", partial(_load, root)), *steps.ahead),
+        (("decoding", partial(_load, files)), *steps.ahead),
         steps.network,
         partial(_write, store, steps.kind, steps.pack),
         need_of(describer),
@@ -184,12 +184,10 @@ def _pixels(item: _Keyed) -> int:
     return item[0].size[0] * item[0].size[1]
 
 
-def _load(root: Path, item: _Keyed) -> Image | FailedItem:
-    """The pixels as stored: EXIF orientation is not applied, since COLMAP reads raw pixels."""
-    path = root / item[0].name
+def _load(files: ImageFiles, item: _Keyed) -> Image | FailedItem:
     try:
-        image = load_image(path, apply_exif=False)
-        if sha256_of(path) == item[0].sha256:
+        image = files.load(item[0].name)
+        if files.checksum(item[0].name) == item[0].sha256:
             return image
         return FailedItem("the file changed while it was read; give the command again")
     except (ImageError, OSError) as error:

@@ -8,13 +8,31 @@ from pathlib import Path
 from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import in_blocks
 from geomatch.errors import ImageError, first_line
-from geomatch.files import sha256_of
-from geomatch.images import IMAGE_SUFFIXES, open_image, raw_size
+from geomatch.images import IMAGE_SUFFIXES, NO_MASKS, Image, ImageFile, Masks, Reading, open_image, raw_size
 
 UNREADABLE = {".webp", ".gif", ".heic", ".heif", ".avif", ".jxl"}  # images that COLMAP cannot read
 _BLOCK = 32
 _GPS = 0x8825
 _LATITUDE, _LONGITUDE = (1, 2), (3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFiles:
+    """Where images are read from: what workers are told of a folder."""
+
+    root: Path
+    masks: Masks = NO_MASKS
+
+    def load(self, name: str) -> Image:
+        """An image with its mask. EXIF orientation is not applied, since COLMAP reads raw pixels."""
+        return self._file(name).load()
+
+    def checksum(self, name: str) -> str:
+        """Checksum of the file, and of what is masked."""
+        return self._file(name).checksum()
+
+    def _file(self, name: str) -> ImageFile:
+        return Reading(apply_exif=False, masks=self.masks).file(self.root / name, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +50,21 @@ class ImageFolder:
         return self.root / name
 
 
-def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
-    """Find the images below a folder, without hidden files and folders, and those below ``exclude``.
+def find_images(root: Path, exclude: Path | None = None, masks: Masks = NO_MASKS) -> ImageFolder:
+    """Find the images below a folder, without hidden files and folders, masks, and those below ``exclude``.
 
     Raises ImageError when there is no folder or no image in it.
     """
     if not root.is_dir():
         raise ImageError(f"{root}: no such folder of images")
     names, skipped = [], {}
-    left_out = exclude.resolve() if exclude and root.resolve() in exclude.resolve().parents else None
+    left_out = {place.resolve() for place in (exclude, masks.folder) if place} - {root.resolve()}
     for path in root.rglob("*"):
         below = path.relative_to(root)
         if path.suffix.lower() not in IMAGE_SUFFIXES | UNREADABLE:
             continue
         hidden = any(part.startswith(".") for part in below.parts)
-        if hidden or (left_out is not None and left_out in path.resolve().parents):
+        if hidden or (left_out and not left_out.isdisjoint(path.resolve().parents)):
             continue
         name = below.as_posix()
         reason = _unusable(path, name)
@@ -56,6 +74,8 @@ def find_images(root: Path, exclude: Path | None = None) -> ImageFolder:
             names.append(name)
     if not names:
         raise ImageError(f"{root}: no images there ({', '.join(sorted(IMAGE_SUFFIXES - UNREADABLE))})")
+    if masks.folder and masks.folder.resolve() == root.resolve():
+        names = [name for name in names if name.removesuffix(".png") == name or name[:-4] not in names]
     return ImageFolder(root, tuple(sorted(names)), skipped)
 
 
@@ -76,27 +96,27 @@ class Photograph:
     """An image file."""
 
     name: str  # path below the folder, with ``/``
-    sha256: str  # checksum of the file
+    sha256: str  # checksum of the file and its mask
     size: tuple[int, int]  # (width, height) in pixels as stored
     position: tuple[float, float] | None = None
     """Latitude and longitude in degrees, if the file says and they were asked for."""
 
 
 def examine(
-    folder: ImageFolder, work: Work, positions: bool
+    files: ImageFiles, names: Sequence[str], work: Work, positions: bool
 ) -> Iterator[tuple[str, Photograph | FailedItem]]:
     """Examine every image of a folder, decoding none; with their EXIF positions if asked for."""
-    task = BlockTask(partial(_examine, folder.root.absolute(), positions))
-    return work.results(task, in_blocks(folder.names, _BLOCK), "images", "image")
+    task = BlockTask(partial(_examine, files, positions))
+    return work.results(task, in_blocks(names, _BLOCK), "images", "image")
 
 
-def _examine(root: Path, positions: bool, names: Sequence[str]) -> list[Photograph | FailedItem]:
+def _examine(files: ImageFiles, positions: bool, names: Sequence[str]) -> list[Photograph | FailedItem]:
     results: list[Photograph | FailedItem] = []
     for name in names:
-        path = root / name
+        path = files.root / name
         try:
             place = position(path) if positions else None
-            results.append(Photograph(name, sha256_of(path), raw_size(path), place))
+            results.append(Photograph(name, files.checksum(name), raw_size(path), place))
         except (ImageError, OSError) as error:
             results.append(FailedItem(first_line(error)))
     return results

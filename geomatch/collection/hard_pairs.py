@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from geomatch.collection.components import components
 from geomatch.collection.correspondences import Correspondences, LazyFeatures, LazyPairs, MatchedPair
 from geomatch.collection.features import KIND as FEATURES
 from geomatch.collection.features import SCHEMA, StoredFeatures, need_of
+from geomatch.collection.folder import ImageFiles
 from geomatch.collection.options import Matching
 from geomatch.collection.pairs import Pair
 from geomatch.describers import Describer
@@ -23,7 +23,7 @@ from geomatch.estimators import Gate, estimate_two_view
 from geomatch.estimators.gate import ENOUGH
 from geomatch.estimators.two_view import THRESHOLD
 from geomatch.files import digest_of
-from geomatch.images import Image, load_image
+from geomatch.images import Image
 from geomatch.keypoints import Detector
 from geomatch.provenance import cache_key, versions
 from geomatch.store import Store
@@ -89,7 +89,7 @@ def side_keys(
 
 
 def search_pairs(
-    root: Path, stored: StoredFeatures, keys: Mapping[Pair, tuple[str, str]], parts: Parts,
+    files: ImageFiles, stored: StoredFeatures, keys: Mapping[Pair, tuple[str, str]], parts: Parts,
     matching: Matching, work: Work,
 ) -> tuple[dict[Pair, Found], dict[str, str]]:  # fmt: skip
     """Match the pairs of `side_keys` in views, unless the store has them: what was found, and failures."""
@@ -103,7 +103,7 @@ def search_pairs(
             items.append(_Item(" - ".join(pair), pair, features, own))
         else:
             found[pair] = first, second
-    task = BlockTask(partial(_search, root, store, parts, matching), need_of(parts[1]))
+    task = BlockTask(partial(_search, files, store, parts, matching), need_of(parts[1]))
     answers = work.results(task, in_blocks(items, BLOCK), "views", "pair", len(keys) - len(items))
     for item, result in answers:
         if isinstance(result, FailedItem):
@@ -151,13 +151,13 @@ def joined_with(plain: Correspondences, found: Mapping[Pair, Found]) -> Correspo
 
 
 def _search(
-    root: Path, store: Store, parts: Parts, matching: Matching, block: Sequence[_Item]
+    files: ImageFiles, store: Store, parts: Parts, matching: Matching, block: Sequence[_Item]
 ) -> list[str | FailedItem]:
     done: list[str | FailedItem] = []
     seen: dict[Any, list[FramedFeatures]] = {}
     for item in block:
         try:
-            images = [load_image(root / name, apply_exif=False) for name in item.names]
+            images = list(map(files.load, item.names))
         except (ImageError, OSError) as error:
             done.append(FailedItem(first_line(error)))
             continue

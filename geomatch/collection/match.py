@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from geomatch.collection.correspondences import Correspondences
 from geomatch.collection.features import KIND as FEATURES
 from geomatch.collection.features import StoredFeatures, extract_again, extract_features, feature_key
-from geomatch.collection.folder import ImageFolder, Photograph, examine
+from geomatch.collection.folder import ImageFiles, ImageFolder, Photograph, examine
 from geomatch.collection.hard_pairs import KIND as HARD_PAIRS
 from geomatch.collection.hard_pairs import hard_pairs, joined_with, search_pairs, side_keys
 from geomatch.collection.options import EXTRACTION, MATCHING, PAIRS, Extraction, Matching, PairSelection
@@ -80,7 +80,10 @@ def match_collection(
         "matching": record(matching),
         "rules": list(pairs.rules),
         "max_pairs": pairs.max_pairs,
+        "masks": record(extraction.masks),
     }
+    extraction.masks.check(folder.names)
+    files = ImageFiles(folder.root.absolute(), extraction.masks)
     cache_key(matching)  # weights that are missing are an error now, not after the features
     parts_key = [cache_key(detector), cache_key(describer)]
     with context.started() as run:
@@ -88,7 +91,7 @@ def match_collection(
         device = work.engine.device(context.device)
         skipped = dict(folder.skipped)
         photos: list[Photograph] = []
-        for name, found in examine(folder, work, pairs.uses("gps")):
+        for name, found in examine(files, folder.names, work, pairs.uses("gps")):
             if isinstance(found, FailedItem):
                 skipped[name] = found.reason
             else:
@@ -113,7 +116,7 @@ def match_collection(
             nonlocal alike
             alike = True
             for left in reversed(range(ROUNDS)):
-                pooled = pool_images(folder.root, photos, dense, store, work)
+                pooled = pool_images(files, photos, dense, store, work)
                 try:
                     return nearest_images(store, pooled, count, order, work)
                 except GeomatchError:  # of a damaged object, which was removed, or of something else
@@ -126,11 +129,11 @@ def match_collection(
 
         def remake(name: str) -> None:
             remade.append(name)
-            extract_again(folder.root, by_name[name], keys[name], parts, store)
+            extract_again(files, by_name[name], keys[name], parts, store)
 
         computed_images = computed_pairs = 0
         for _ in range(ROUNDS):
-            made, failed = extract_features(folder.root, photos, keys, parts, store, work)
+            made, failed = extract_features(files, photos, keys, parts, store, work)
             computed_images += made
             skipped |= failed
             photos = [photo for photo in photos if photo.name not in failed]
@@ -154,7 +157,7 @@ def match_collection(
             sides = side_keys(stored, hard, parts, matching)
             needed = {HARD_PAIRS: tuple(key for both in sides.values() for key in both)}
             manifest = manifest.saved(store, objects=objects() | needed)
-            in_both, failed = search_pairs(folder.root, stored, sides, parts, matching, work)
+            in_both, failed = search_pairs(files, stored, sides, parts, matching, work)
             result = joined_with(result, in_both)
             failed_pairs |= failed
     told = {"failed": skipped | failed_pairs, "retries": work.retries, "stages": work.stages}

@@ -7,6 +7,7 @@ from typing import Any
 
 from geomatch.describers import Describer, choose_parts, create_describer, default_config
 from geomatch.dift import DIFTConfig
+from geomatch.images import NO_MASKS, Masks
 from geomatch.keypoints import Detector, GridDetector
 from geomatch.matchers import Matcher, create_matcher
 from geomatch.matching import check_options
@@ -28,6 +29,8 @@ class Extraction:
     patches for all other keypoints: of those without scale and orientation fewer dense matches are right."""
     max_keypoints: int = 3000
     """Per image, for a detector given by name."""
+    masks: Masks = NO_MASKS
+    """Where no keypoints are wanted."""
 
     def parts(self, device: str = "auto", matcher: str | Matcher | None = None) -> tuple[Detector, Describer]:
         """Create detector and describer; networks whose device is ``auto`` run on ``device``."""

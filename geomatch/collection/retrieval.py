@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.collection.features import SCHEMA, Steps, StoredFeatures, make_missing
-from geomatch.collection.folder import Photograph
+from geomatch.collection.folder import ImageFiles, Photograph
 from geomatch.collection.pairs import LOOP_GAP, best_partners
 from geomatch.describers import DenseDescriber
 from geomatch.engine import BlockTask, FailedItem, Work
@@ -33,7 +32,7 @@ def global_keys(photos: Sequence[Photograph], extractor: DenseDescriber) -> dict
 
 
 def pool_images(
-    root: Path, photos: Sequence[Photograph], extractor: DenseDescriber, store: Store, work: Work
+    files: ImageFiles, photos: Sequence[Photograph], extractor: DenseDescriber, store: Store, work: Work
 ) -> tuple[str, ...]:
     """Pool the features of the images that the store does not hold yet; return all keys, one per image.
 
@@ -41,7 +40,7 @@ def pool_images(
     """
     stored = StoredFeatures(store, global_keys(photos, extractor))
     steps = Steps(KIND, (), partial(_maps, extractor), _pooled)
-    _, failed = make_missing(root, photos, stored, steps, extractor, work, "appearance")
+    _, failed = make_missing(files, photos, stored, steps, extractor, work, "appearance")
     if failed:
         raise GeomatchError("images cannot be compared: " + "; ".join(grouped(failed)))
     return tuple(stored.keys.values())

@@ -73,7 +73,7 @@ def reconstruct(
     check_cameras(cameras)
     if out.resolve() == images.resolve():
         raise GeomatchError(f"{out} is the folder of images; give another one for the results")
-    folder = find_images(images, exclude=out)
+    folder = find_images(images, out, extraction.masks)
     image_sizes(images, folder.names, cameras.mode)  # better now than after the matching
     seconds: dict[str, float] = {}
     with _unfinished(out) as work, context.started() as started:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.files import make_folder, replacing, write_whole
-from geomatch.geometry import resize_homography, resize_points
+from geomatch.geometry import resize_points
 from geomatch.images import Image, reduce_image, write_png
-from geomatch.pipeline import MatchResult
+from geomatch.results import MatchResult
 from geomatch.types import HomographyEstimate, RelativePose
 
 PICTURE_SIDE = 1280
@@ -46,7 +46,7 @@ def save_result(result: MatchResult, folder: Path) -> list[Path]:
     write_png(written[2], draw_matches(result))
     overlay = folder / "overlay.png"
     if result.homography:
-        write_png(overlay, draw_overlay(result.image0, result.image1, result.homography))
+        write_png(overlay, draw_overlay(result))
         written.append(overlay)
     else:
         overlay.unlink(missing_ok=True)
@@ -114,7 +114,11 @@ def draw_matches(result: MatchResult) -> NDArray[np.uint8]:
     chosen, colour = np.arange(len(result.matches)), WRONG
     if result.geometry:
         chosen, colour = np.flatnonzero(result.geometry.inliers), RIGHT
-    lines = result.points0[chosen[:MAX_LINES]], result.points1[chosen[:MAX_LINES]], colour
+    chosen = chosen[:MAX_LINES]
+    # the images of a large pair are reduced
+    points0 = resize_points(result.points0[chosen], result.features0.image_size, result.image0.size)
+    points1 = resize_points(result.points1[chosen], result.features1.image_size, result.image1.size)
+    lines = points0, points1, colour
     return draw_lines(result.image0, result.image1, [lines])
 
 
@@ -142,14 +146,21 @@ def draw_lines(
     return np.asarray(canvas, dtype=np.uint8)
 
 
-def draw_overlay(image0: Image, image1: Image, estimate: HomographyEstimate) -> NDArray[np.uint8]:
-    """Image 1 warped onto image 0, half and half, (H, W, 3) RGB; image 0 alone where image 1 ends."""
-    small0, small1 = reduce_image(image0, PICTURE_SIDE), reduce_image(image1, PICTURE_SIDE)
-    to_small0 = resize_homography(image0.size, small0.size)
-    to_small1 = resize_homography(image1.size, small1.size)
-    back = to_small0 @ np.linalg.inv(to_small1 @ estimate.matrix)
-    warped = cv2.warpPerspective(small1.pixels, back, small0.size)
-    covered = cv2.warpPerspective(np.ones(small1.pixels.shape[:2], np.float32), back, small0.size)
+def draw_overlay(result: MatchResult) -> NDArray[np.uint8]:
+    """Image 1 warped onto image 0, half and half, (H, W, 3) RGB; image 0 alone where image 1 ends.
+
+    Raises ValueError for a result without homography.
+    """
+    if not result.homography:
+        raise ValueError(f"there is no homography: {result.homography.reason}")
+    small0, small1 = (reduce_image(image, PICTURE_SIDE) for image in (result.image0, result.image1))
+    rows, columns = np.mgrid[: small0.size[1], : small0.size[0]]
+    points = np.stack([columns, rows], axis=-1).reshape(-1, 2)
+    places = result.homography.send(resize_points(points, small0.size, result.features0.image_size))
+    shown = resize_points(places, result.features1.image_size, small1.size)
+    x, y = np.clip(shown, -2, np.array(small1.size) + 1).T.reshape(2, *rows.shape)
+    warped = cv2.remap(small1.pixels, x, y, cv2.INTER_LINEAR)
+    covered = cv2.remap(np.ones(small1.pixels.shape[:2], np.float32), x, y, cv2.INTER_LINEAR)
     share = 0.5 * covered[:, :, None]
     mixed = small0.pixels * (1 - share) + warped * share
     return np.clip(np.round(mixed), 0, 255).astype(np.uint8)

@@ -1,6 +1,6 @@
 """A photograph in memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from geomatch.errors import ImageError
 from geomatch.files import write_whole
-from geomatch.types import check_shape
+from geomatch.types import check_shape, checked
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -21,6 +21,8 @@ class Image:
     """The path it came from, or ``array`` or the like."""
     note: str = ""
     """What was done to its values that changes how they look: a stretch, bands, pixels filled."""
+    mask: NDArray[np.bool_] | None = None
+    """(H, W) bool, false where no keypoints are wanted; None for the whole image."""
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != np.uint8:
@@ -32,11 +34,25 @@ class Image:
         pixels = pixels.copy() if pixels.flags.writeable else pixels.view()  # it must not change later
         pixels.flags.writeable = False
         object.__setattr__(self, "pixels", pixels)
+        if self.mask is not None:
+            object.__setattr__(self, "mask", checked("Image.mask", self.mask, pixels.shape[:2], np.bool_))
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return self.pixels.shape[1], self.pixels.shape[0]
+
+    def mirrored(self) -> "Image":
+        """Turned over, left to right."""
+        mask = None if self.mask is None else self.mask[:, ::-1]
+        return replace(self, pixels=np.ascontiguousarray(self.pixels[:, ::-1]), mask=mask)
+
+    def within(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """(N,) which of the points (N, 2) the mask allows; those beyond the border as their nearest pixel."""
+        if self.mask is None:
+            return np.ones(len(points), np.bool_)
+        columns, rows = np.clip(np.round(points), 0, np.array(self.size) - 1).astype(np.int64).T
+        return np.asarray(self.mask[rows, columns])
 
 
 def reduce_image(image: Image, max_side: int | None) -> Image:
@@ -48,7 +64,10 @@ def reduce_image(image: Image, max_side: int | None) -> Image:
     factor = max_side / max(image.size)
     width, height = (max(1, round(side * factor)) for side in image.size)
     pixels = cv2.resize(image.pixels, (width, height), interpolation=cv2.INTER_AREA)
-    return Image(np.asarray(pixels, dtype=np.uint8), image.name, image.note)
+    mask = image.mask
+    if mask is not None:
+        mask = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+    return Image(np.asarray(pixels, dtype=np.uint8), image.name, image.note, mask)
 
 
 def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:

@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 
 from geomatch.errors import ImageError, reading
 from geomatch.images.image import Image
+from geomatch.images.masks import add_mask
 from geomatch.images.opening import DAMAGED, check_size, check_still, format_of, open_file, open_picture
 from geomatch.images.tiff import Page, open_page, read_page
 from geomatch.images.values import CONVERSION, Conversion, Values, choose_bands, opacity, to_pixels
@@ -24,7 +25,14 @@ ImageLike = Image | str | os.PathLike[str] | NDArray[Any] | PILImage.Image
 _ORIENTATION = 0x0112
 
 
-def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conversion = CONVERSION) -> Image:
+def load_image(
+    source: ImageLike,
+    *,
+    apply_exif: bool = True,
+    conversion: Conversion = CONVERSION,
+    mask: ImageLike | None = None,
+    ignore_border: int = 0,
+) -> Image:
     """Read an image by the rules of `geomatch.images`.
 
     Args:
@@ -33,21 +41,25 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
             first, ``array[..., ::-1]``.
         apply_exif: turn the picture as its EXIF orientation says; COLMAP reads raw pixels.
         conversion: how more than 8 bits and more than three bands become RGB.
+        mask: a picture of the image's size, black (0) where no keypoints are wanted. It is of the pixels as
+            they are stored, as for COLMAP, and turned with them; one that fits the turned image alone stays.
+        ignore_border: pixels along each side without keypoints, as of a watermark.
 
     Raises ImageError, naming the source, when it cannot be used.
     """
     if isinstance(source, Image):
-        return source
+        return _with_mask(source, mask, ignore_border, 1)
     if isinstance(source, np.ndarray):
         name, turn = "array", 1
         if source.ndim not in (2, 3):
             raise ImageError(f"array: expected shape (H, W) or (H, W, C), got {source.shape}")
         check_size(source.shape[1], source.shape[0], name)
-        values = _with_opacity(source, conversion, name)
+        values = with_opacity(source, conversion, name)
     elif isinstance(source, PILImage.Image):
         name = name_of(source)
         with open_image(source) as picture:
-            values, turn = _decode(picture, apply_exif, conversion, name)
+            array, turn = decode(picture, apply_exif, name)
+            values = with_opacity(array, conversion, name)
     elif isinstance(source, (str, os.PathLike)):
         name = name_of(source)
         values, turn = _read(Path(source), apply_exif, conversion)
@@ -55,10 +67,25 @@ def load_image(source: ImageLike, *, apply_exif: bool = True, conversion: Conver
         raise ImageError(f"cannot use {type(source).__name__} as an image: give a path, array or PIL image")
     with reading(name, DAMAGED, ImageError):
         pixels, note = to_pixels(values, conversion.stretch, name)
-    pixels = np.ascontiguousarray(_turned(pixels, turn))
+    pixels = np.ascontiguousarray(turned(pixels, turn))
     if pixels.flags.owndata and pixels is not values.array:
         pixels.flags.writeable = False  # ours alone: no copy is needed
-    return Image(pixels, name, note)
+    return _with_mask(Image(pixels, name, note), mask, ignore_border, turn)
+
+
+def _with_mask(image: Image, mask: ImageLike | None, ignore_border: int, turn: int) -> Image:
+    if mask is None and not ignore_border:
+        return image
+    if mask is None:
+        return add_mask(image, None, "", ignore_border)
+    if isinstance(mask, np.ndarray):
+        name, allowed = "mask", np.asarray(mask.reshape(*mask.shape[:2], -1).any(axis=2))
+    else:
+        read = load_image(mask, apply_exif=False, conversion=Conversion("never"))
+        name, allowed = read.name, np.asarray(read.pixels.any(axis=2))
+    upright, shape = turned(allowed, turn), image.pixels.shape[:2]
+    fits = upright.shape == shape or allowed.shape != shape
+    return add_mask(image, upright if fits else allowed, name, ignore_border)
 
 
 def stream_images(sources: Iterable[ImageLike]) -> Iterator[Image]:
@@ -81,9 +108,10 @@ def _pixels(source: Any) -> int:
 def _read(path: Path, apply_exif: bool, conversion: Conversion) -> tuple[Values, int]:
     name = name_of(path)
     with open_file(path) as file:
-        page = _page(file, name)
+        page = page_of(file, name)
         if page is None or page.suits_pillow(conversion.bands):
-            values, turn = _decode(_open(file, page, name), apply_exif, conversion, name)
+            array, turn = decode(open_still(file, page, name), apply_exif, name)
+            values = with_opacity(array, conversion, name)
             return (values if page is None else replace(values, nodata=page.nodata)), turn
         return read_page(page, file, conversion.bands, name), page.orientation if apply_exif else 1
 
@@ -105,16 +133,17 @@ def open_image(source: str | os.PathLike[str] | PILImage.Image) -> Iterator[PILI
             yield source
     else:
         with open_file(Path(source)) as file:
-            yield _open(file, _page(file, name), name)
+            yield open_still(file, page_of(file, name), name)
 
 
-def _page(file: IO[bytes], name: str) -> Page | None:
+def page_of(file: IO[bytes], name: str) -> Page | None:
     """The image of a TIFF; None for other formats."""
     file.seek(0)
     return open_page(file, name) if format_of(file.read(16)) == "TIFF" else None
 
 
-def _open(file: IO[bytes], page: Page | None, name: str) -> PILImage.Image:
+def open_still(file: IO[bytes], page: Page | None, name: str) -> PILImage.Image:
+    """Open by Pillow; raises `ImageError` for too many pixels, or several frames."""
     picture = open_picture(file, name)
     if page is None:
         check_still(picture, name)
@@ -128,7 +157,7 @@ def raw_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) of a file's pixels as they are stored, whatever its EXIF orientation says."""
     name = name_of(path)
     with open_file(Path(path)) as file:
-        page = _page(file, name)
+        page = page_of(file, name)
         return open_picture(file, name).size if page is None else page.size
 
 
@@ -144,8 +173,8 @@ def _turn(picture: PILImage.Image, apply_exif: bool) -> int:
         return 1
 
 
-def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn as EXIF's orientation says."""
+def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn (H, W, ...) as EXIF's orientation says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -153,10 +182,8 @@ def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
 
 
-def _decode(
-    picture: PILImage.Image, apply_exif: bool, conversion: Conversion, name: str
-) -> tuple[Values, int]:
-    """The values, and the orientation by which they must be turned."""
+def decode(picture: PILImage.Image, apply_exif: bool, name: str) -> tuple[NDArray[Any], int]:
+    """(H, W) or (H, W, C) at full depth, and the orientation by which they must be turned."""
     mode, deep = picture.mode, _deep_colours(picture)
     turn = _turn(picture, apply_exif)  # it decodes, so that OpenCV sees no damaged file
     array = _by_opencv(deep) if deep else None
@@ -170,7 +197,7 @@ def _decode(
         raise ImageError(f"{name}: colour mode {mode} is not supported; convert it to RGB or grey first")
     if mode == "I" and array.min(initial=0) >= 0 and array.max(initial=0) <= 65535:
         array = array.astype(np.uint16)  # which Pillow may keep in 32 bits
-    return _with_opacity(array, conversion, name), turn
+    return array, turn
 
 
 def _deep_colours(picture: PILImage.Image) -> bytes | None:
@@ -194,7 +221,7 @@ def _by_opencv(data: bytes) -> NDArray[Any]:
     return array[:, :, [2, 1, 0, 3][: array.shape[2]]]
 
 
-def _with_opacity(array: NDArray[Any], conversion: Conversion, name: str) -> Values:
+def with_opacity(array: NDArray[Any], conversion: Conversion, name: str) -> Values:
     """(H, W) or (H, W, C), whose fourth band is opacity unless bands are chosen."""
     array = array[:, :, None] if array.ndim == 2 else array
     count, alpha = array.shape[2], None

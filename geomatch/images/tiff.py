@@ -1,4 +1,4 @@
-"""TIFFs that Pillow cannot read, or reads wrongly: deep, signed and floating-point values, many bands.
+"""TIFFs that Pillow cannot read, or reads wrongly: deep, signed, floating-point values, many bands; windows.
 
 `tifffile` reads the header; strips and tiles are put together here, and decompressed by Pillow's libtiff,
 which knows LZW where tifffile needs a further package. Codes are those of TIFF 6.0, and of GDAL's tag 42113.
@@ -8,7 +8,7 @@ import io
 import struct
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,19 @@ from geomatch.images.opening import MAX_PIXELS, check_size, several_pages
 from geomatch.images.values import Values, choose_bands, opacity
 
 _NODATA = 42113
-_WHITE, _BLACK, _RGB = 0, 1, 2  # photometric interpretations
+_WHITE, _BLACK, _RGB, _MASK, _YCBCR = 0, 1, 2, 4, 6  # photometric interpretations
 _ALPHA = {1: True, 2: False}  # extra samples that are opacity: true if colours are multiplied by it
-_PACKBITS = 32773
+_PACKBITS, _JPEG = 32773, 7
 _COMPRESSIONS = {1, 5, 8, 32946, _PACKBITS, 34925, 50000}  # none, LZW, deflate twice, LZMA, Zstandard
 _MOST_PAGES = 100  # that are looked at
 _MOST_SEGMENTS = 1 << 16  # strips or tiles: each takes half a millisecond
 _LARGEST = 1 << 30  # bytes of a strip or tile, or of all values that are read
+_KEPT = 1 << 28  # bytes of decoded strips and tiles that are kept for further windows
+
+Window = tuple[int, int, int, int]
+"""(left, top, width, height) in pixels, within the image as it is stored."""
+Segments = dict[tuple[int, int], NDArray[Any]]
+"""Decoded strips and tiles, kept for further windows, by the numbers of page and segment; used last, last."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -36,6 +42,10 @@ class Page:
     """Among the pages."""
     tags: Any
     """The `tifffile.TiffPage`."""
+    mask: Any = None
+    """That of GDAL's mask of the image, which is not zero where it has values; None without."""
+    reduced: tuple["Page", ...] = ()
+    """Smaller copies, as in a cloud-optimised GeoTIFF."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,6 +72,8 @@ class Page:
     def suits_pillow(self, bands: tuple[int, ...] | None) -> bool:
         """True for grey, colours and palettes of up to 8 bits, which Pillow reads rightly in every layout."""
         tags = self.tags
+        if self.mask is not None or (tags.parent.is_bigtiff and tags.parent.byteorder == ">"):
+            return False
         shallow = tags.sampleformat == 1 and np.max(tags.bitspersample) <= 8
         colours = 1 if tags.photometric in (_WHITE, _BLACK) else 3
         several = tags.samplesperpixel > colours + (bands is None)  # of which it would leave some out
@@ -80,76 +92,143 @@ def open_page(file: IO[bytes], name: str) -> Page:
     own = [number for number, page in enumerate(pages) if not page.subfiletype & 5]
     if not own:
         raise ImageError(f"{name}: holds previews only; develop a camera's raw file to TIFF or JPEG first")
-    found = Page(own[0], pages[own[0]])
-    if len(own) > 1 or found.tags.imagedepth != 1:
+    first = pages[own[0]]
+    if len(own) > 1 or first.imagedepth != 1:
         raise several_pages(name)
-    return found
+    kind = first.dtype, first.samplesperpixel
+    masks = {
+        (page.subfiletype & 1, page.shape): page
+        for page in pages
+        if page.subfiletype & 4 and page.photometric == _MASK and page.bitspersample == 1
+    }
+    reduced = [
+        Page(number, page, masks.get((1, page.shape[:2])))
+        for number, page in enumerate(pages)
+        if page.subfiletype == 1
+        and (page.dtype, page.samplesperpixel) == (first.dtype, first.samplesperpixel)
+    ]
+    size = first.imagelength, first.imagewidth
+    return Page(own[0], first, masks.get((0, size)), tuple(reduced))
 
 
-def read_page(page: Page, file: IO[bytes], bands: tuple[int, ...] | None, name: str) -> Values:
-    """Read the chosen bands; without a choice the colours that the file declares, and its opacity."""
+def check_page(page: Page, name: str) -> None:
+    """Raise `ImageError` for what is not read here: types, colours and compressions."""
     tags = page.tags
-    check_size(*page.size, name)
     if tags.dtype is None or (tags.dtype.kind != "u" and tags.bitspersample != 8 * tags.dtype.itemsize):
         raise ImageError(f"{name}: values of {tags.bitspersample} bits are not supported; save it with 16")
-    if tags.photometric not in (_WHITE, _BLACK, _RGB):
+    jpeg = tags.compression == _JPEG and tags.bitspersample == 8 and tags.samplesperpixel in (1, 3)
+    if tags.photometric not in (_WHITE, _BLACK, _RGB) and not (jpeg and tags.photometric == _YCBCR):
         kind = getattr(tags.photometric, "name", tags.photometric)
         raise ImageError(f"{name}: colour mode {kind} is not supported; convert it to RGB or grey first")
-    if tags.compression not in _COMPRESSIONS or tags.fillorder != 1:
+    if not (jpeg or tags.compression in _COMPRESSIONS) or tags.fillorder != 1:
         kind = getattr(tags.compression, "name", tags.compression)
         raise ImageError(f"{name}: compression {kind} of such values is not supported; save it with LZW")
-    count, extra = tags.samplesperpixel, dict(enumerate(tags.extrasamples, -len(tags.extrasamples)))
-    alphas = [] if bands else [count + place for place, kind in extra.items() if kind in _ALPHA]
-    if bands is None and tags.photometric == _RGB and count >= 3:
+
+
+def opacity_band(page: Page) -> tuple[int | None, bool]:
+    """The first band that is opacity, from 0, or None; True if the colours are multiplied by it."""
+    extra = page.tags.extrasamples
+    for place, kind in enumerate(extra, page.tags.samplesperpixel - len(extra)):
+        if kind in _ALPHA:
+            return place, _ALPHA[kind]
+    return None, False
+
+
+def read_page(
+    page: Page,
+    file: IO[bytes],
+    bands: tuple[int, ...] | Literal["all"] | None,
+    name: str,
+    window: Window | None = None,
+    kept: Segments | None = None,
+) -> Values:
+    """Read the chosen bands; without a choice the colours that the file declares, and its opacity.
+
+    ``all`` are those that are not opacity. Of a ``window`` only the strips and tiles that it touches are read.
+    """
+    tags, count = page.tags, page.tags.samplesperpixel
+    if window is None:
+        check_size(*page.size, name)
+        window = (0, 0, *page.size)
+    check_page(page, name)
+    alpha, premultiplied = (None, False) if isinstance(bands, tuple) else opacity_band(page)
+    free = [band for band in range(count) if band != alpha]
+    if bands is None and tags.photometric in (_RGB, _YCBCR) and count >= 3:
         chosen = [0, 1, 2]
+    elif bands == "all":
+        chosen = free
     else:
-        free = [band for band in range(count) if band not in alphas]
         chosen = [free[place] for place in choose_bands(len(free), bands, name)]
-    used = len(chosen) + len(alphas[:1])
-    if tags.imagewidth * tags.imagelength * used * tags.dtype.itemsize > _LARGEST:
+    used = [*chosen] if alpha is None else [*chosen, alpha]
+    if window[2] * window[3] * len(used) * tags.dtype.itemsize > _LARGEST:
         raise ImageError(f"{name}: over 1 GiB of values; choose one band (--bands 1), or reduce it first")
-    array = _read(tags, file, [*chosen, *alphas[:1]])
+    array = _read(tags, file, used, window, kept)
+    whole = bands == "all" or (bands is None and len(used) == count)
     return Values(
         array[:, :, : len(chosen)],
-        opacity(array[:, :, -1]) if alphas else None,
-        bool(alphas) and _ALPHA[extra[alphas[0] - count]],
+        None if alpha is None else opacity(array[:, :, -1]),
+        premultiplied,
         tags.photometric == _WHITE,
         page.nodata,
-        f"bands {', '.join(str(band + 1) for band in chosen)} of {count}" if bands or used < count else "",
+        "" if whole else f"bands {', '.join(str(band + 1) for band in chosen)} of {count}",
+        None if page.mask is None else _read(page.mask, file, [0], window, kept)[:, :, 0] != 0,
     )
 
 
-def _read(tags: Any, file: IO[bytes], bands: list[int]) -> NDArray[Any]:
-    """(H, W, bands)"""
+def _read(
+    tags: Any, file: IO[bytes], bands: list[int], window: Window, kept: Segments | None
+) -> NDArray[Any]:
+    """(H, W, bands) of a window."""
     (width, height), samples = (tags.imagewidth, tags.imagelength), tags.samplesperpixel
+    left, top, wide, high = window
     across, down = (tags.tilewidth, tags.tilelength) if tags.is_tiled else (width, tags.rowsperstrip)
     columns, rows = -(-width // across), -(-height // down)
-    if columns * across * rows * down > 2 * MAX_PIXELS:
+    if columns * across * rows * down > 2 * max(MAX_PIXELS, width * height):
         raise ValueError("tiles much larger than the image")
-    if columns * rows > _MOST_SEGMENTS:
-        raise ValueError(f"{columns * rows} strips or tiles")
+    touched = [
+        (row, column)
+        for row in range(top // down, -(-(top + high) // down))
+        for column in range(left // across, -(-(left + wide) // across))
+    ]
+    if len(touched) > _MOST_SEGMENTS:
+        raise ValueError(f"{len(touched)} strips or tiles")
     planes = samples if tags.planarconfig == 2 else 1
     if len(tags.dataoffsets) < columns * rows * planes or len(tags.databytecounts) < columns * rows * planes:
         raise ValueError("strips or tiles are missing")
-    array = np.zeros((height, width, len(bands)), tags.dtype)
+    array = np.zeros((high, wide, len(bands)), tags.dtype)
     end = file.seek(0, io.SEEK_END)
+    plain = tags.compression == 1 and tags.predictor == 1  # of which rows can be read alone
+    line = -(-across * (samples // planes) * int(tags.bitspersample) // 8)  # bytes of a row
     for plane in range(planes):
         # places in the array, and the samples of a segment that go there
         there = [n for n, band in enumerate(bands) if planes == 1 or band == plane]
         taken = bands if planes == 1 else [0] * len(there)
-        for place in range(columns * rows) if there else ():
-            y, x = place // columns * down, place % columns * across
-            tall = down if tags.is_tiled else min(down, height - y)
-            number = plane * columns * rows + place
-            shape = tall, across, samples // planes
-            file.seek(tags.dataoffsets[number])
-            data = file.read(min(tags.databytecounts[number], end))
-            # GDAL leaves out what is empty
-            part = (
-                _segment(tags, data, shape) if data else np.broadcast_to(tags.dtype.type(tags.nodata), shape)
-            )
+        for row, column in touched if there else ():
+            y, x, number = row * down, column * across, (plane * rows + row) * columns + column
+            first, last = 0, down if tags.is_tiled else min(down, height - y)
+            if plain:
+                first, last = max(top - y, 0), min(top + high - y, last)
+            part = kept.pop((tags.index, number), None) if kept else None
+            if part is None:
+                file.seek(tags.dataoffsets[number] + first * line)
+                length = min(tags.databytecounts[number] - first * line, end)
+                data = file.read(max(min(length, (last - first) * line) if plain else length, 0))
+                shape = last - first, across, samples // planes
+                empty = not tags.databytecounts[number]  # GDAL leaves out what is
+                part = (
+                    np.broadcast_to(tags.dtype.type(tags.nodata), shape)
+                    if empty
+                    else _segment(tags, data, shape)
+                )
+            if kept is not None and not plain:
+                kept[tags.index, number] = part
+                while len(kept) > 1 and sum(one.nbytes for one in kept.values()) > _KEPT:
+                    del kept[next(iter(kept))]
+            up, low = max(y + first, top), min(y + last, top + high)
+            begin, stop = max(x, left), min(x + across, left + wide)
+            cut = part[up - y - first : low - y - first, begin - x : stop - x]
             for n, band in zip(there, taken, strict=True):
-                array[y : y + tall, x : x + across, n] = part[: height - y, : width - x, band]
+                array[up - top : low - top, begin - left : stop - left, n] = cut[:, :, band]
     return array
 
 
@@ -161,7 +240,7 @@ def _segment(tags: Any, data: bytes, shape: tuple[int, int, int]) -> NDArray[Any
     if tags.compression != 1:
         if wide * rows > _LARGEST:
             raise ValueError(f"a strip or tile of {wide * rows} bytes")
-        data = _decompressed(data, int(tags.compression), wide, rows)
+        data = _decompressed(data, tags, wide, shape)
     if len(data) < wide * rows:
         raise ValueError(f"{len(data)} bytes in a strip or tile of {wide * rows}")
     stored = np.frombuffer(data, np.uint8, wide * rows).reshape(rows, wide)
@@ -181,13 +260,25 @@ def _segment(tags: Any, data: bytes, shape: tuple[int, int, int]) -> NDArray[Any
     return values
 
 
-def _decompressed(data: bytes, compression: int, wide: int, rows: int) -> bytes:
-    """Decompress by libtiff: as the one strip of a grey image of 8 bits."""
+def _decompressed(data: bytes, tags: Any, wide: int, shape: tuple[int, int, int]) -> bytes:
+    """Decompress by libtiff: as the one strip of a grey image of 8 bits, JPEG with its colours."""
+    rows, columns, samples = shape
+    jpeg = tags.compression == _JPEG
+    if not jpeg:
+        columns, samples = wide, 1
     # size, bits, compression, photometric interpretation, offset, samples, rows, bytes
-    known = {256: wide, 257: rows, 258: 8, 259: compression, 262: _BLACK, 273: 8, 277: 1, 278: rows}
-    tags = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in (known | {279: len(data)}).items()]
+    known = {256: columns, 257: rows, 258: 8, 259: int(tags.compression), 262: _BLACK, 273: 8, 277: samples}
+    known |= {278: rows, 279: len(data)}
     data += bytes(len(data) % 2)
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in known.items()]
+    if jpeg:
+        if samples == 3:
+            entries[4] = struct.pack("<HHII", 262, 4, 1, int(tags.photometric))
+        if tags.jpegtables:
+            entries.append(struct.pack("<HHII", 347, 7, len(tags.jpegtables), 8 + len(data)))
+            data += tags.jpegtables + bytes(len(tags.jpegtables) % 2)
+        entries.append(struct.pack("<HHIHH", 530, 3, 2, *(tags.subsampling or (1, 1))))
     header = struct.pack("<2sHI", b"II", 42, 8 + len(data))
-    whole = header + data + struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4)
+    whole = header + data + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
     with TiffImagePlugin.TiffImageFile(io.BytesIO(whole)) as picture:
         return picture.tobytes()

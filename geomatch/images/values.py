@@ -12,7 +12,8 @@ Stretch = Literal["auto", "never", "always"]
 PERCENTILES = (0.5, 99.5)
 """Between which values are stretched: a few dead or glowing pixels do not decide."""
 _USED = 0.25  # of the range: what uses less is stretched, such as 10, 12 and 14 bits in 16
-_SAMPLES = 1000  # rows and columns, evenly spaced, of which percentiles are taken
+SAMPLES = 1000
+"""Rows and columns, evenly spaced, of which percentiles are taken."""
 _LARGEST = np.float32(1e30)  # of floats that are values
 _ROWS = 256  # scaled at a time, which bounds the memory of the copies
 
@@ -54,6 +55,8 @@ class Values:
     nodata: float | None = None
     """The value that means none."""
     note: str = ""
+    known: NDArray[np.bool_] | None = None
+    """(H, W) False where the file's mask says that there is no value."""
 
 
 def choose_bands(count: int, bands: tuple[int, ...] | None, name: str) -> list[int]:
@@ -76,8 +79,13 @@ def opacity(alpha: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(np.clip(np.nan_to_num(alpha.astype(np.float32)) / most, 0, 1), np.float32)
 
 
-def to_pixels(values: Values, stretch: Stretch, name: str) -> tuple[NDArray[np.uint8], str]:
-    """(H, W, 3) RGB, and what was done in words."""
+def to_pixels(
+    values: Values, stretch: Stretch, name: str, limits: tuple[float, float] | None = None
+) -> tuple[NDArray[np.uint8], str]:
+    """(H, W, 3) RGB, and what was done in words.
+
+    The ``limits`` between which values are scaled are given for a part of an image, which may have no value.
+    """
     array, notes = values.array, [values.note] if values.note else []
     if not array.size:
         raise ImageError(f"{name}: the image has no pixels")
@@ -85,12 +93,19 @@ def to_pixels(values: Values, stretch: Stretch, name: str) -> tuple[NDArray[np.u
         array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype.kind not in "uif" or (array.dtype.kind in "ui" and array.dtype.itemsize > 4):
         raise ImageError(f"{name}: values of {array.dtype} are not supported; use uint8, uint16 or floats")
-    valid = _valid(array, values.nodata)
-    known = array if valid is None else array[valid]
-    if not known.size:
-        raise ImageError(f"{name}: no pixel has a value")
-    deep = array.dtype != np.uint8 or stretch == "always"
-    pixels, note = _scaled(array, known, valid, stretch, name) if deep else (array, "")
+    valid = valid_pixels(values)
+    if valid is not None and not valid.any():
+        if limits is None:
+            raise ImageError(f"{name}: no pixel has a value")
+        return np.full((*valid.shape, 3), 255, np.uint8), "; ".join(notes)
+    pixels, note = array, ""
+    if is_scaled(array.dtype, stretch):
+        known = array if valid is None else array[valid]
+        step = [-(-side // SAMPLES) for side in array.shape[:2]]
+        some = array[:: step[0], :: step[1]]
+        some = some if valid is None else some[valid[:: step[0], :: step[1]]]
+        low, high = limits or scaling(some, (float(known.min()), float(known.max())), stretch, name)
+        pixels, note = _scaled(array, valid, low, high)
     notes += [note] if note else []
     if values.white_is_zero:
         pixels = 255 - pixels
@@ -104,58 +119,71 @@ def to_pixels(values: Values, stretch: Stretch, name: str) -> tuple[NDArray[np.u
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels, "; ".join(notes)
 
 
-def _valid(array: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:
+def valid_pixels(values: Values) -> NDArray[np.bool_] | None:
     """(H, W) where there is a value; None for everywhere.
 
     The nodata value of floats is none in any band; that of integers may be a true value of one, as in GDAL.
     """
-    floats = array.dtype.kind == "f"
-    if not floats and nodata is None:
+    array, nodata, floats = values.array, values.nodata, values.array.dtype.kind == "f"
+    if not floats and nodata is None and values.known is None:
         return None
     # beyond lie infinity, NaN, and what programs write for none, such as -3.4e38
-    valid = np.ones(array.shape[:2], np.bool_)
+    valid = np.ones(array.shape[:2], np.bool_) if values.known is None else values.known.copy()
     if floats:
-        valid = np.asarray(((array > -_LARGEST) & (array < _LARGEST)).all(axis=2))
+        valid &= ((array > -_LARGEST) & (array < _LARGEST)).all(axis=2)
     if nodata is not None:
         same = array == (np.asarray(nodata, array.dtype) if floats else nodata)
         valid &= ~(same.any(axis=2) if floats else same.all(axis=2))
     return None if valid.all() else valid
 
 
-def _scaled(
-    array: NDArray[Any], known: NDArray[Any], valid: NDArray[np.bool_] | None, stretch: Stretch, name: str
-) -> tuple[NDArray[np.uint8], str]:
-    """Scale from the whole range, or from two percentiles of the known values, and say so."""
-    least, most = float(known.min()), float(known.max())
-    limits = None if array.dtype.kind == "f" else np.iinfo(array.dtype)
-    first, last = (float(limits.min), float(limits.max)) if limits else (0.0, 1.0)
+def is_scaled(dtype: np.dtype[Any], stretch: Stretch) -> bool:
+    """True for values that are scaled to 8 bits; others are so already."""
+    return dtype != np.uint8 or stretch == "always"
+
+
+def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """The whole range of a type, 0 to 1 of floats."""
+    limits = None if dtype.kind == "f" else np.iinfo(dtype)
+    return (float(limits.min), float(limits.max)) if limits else (0.0, 1.0)
+
+
+def scaling(
+    some: NDArray[Any], extremes: tuple[float, float], stretch: Stretch, name: str
+) -> tuple[float, float]:
+    """Between which values to scale: the whole range, or two percentiles of ``some`` of the known values."""
+    (least, most), (first, last) = extremes, _range(some.dtype)
     beyond = least < first or most > last
     if beyond and stretch == "never":
         raise ImageError(
             f"{name}: floating-point values must lie in [0, 1], got {least:g} to {most:g}; "
             "--stretch auto, in Python Conversion(stretch='auto'), reads them"
         )
-    low, high = first, last
-    if stretch != "never":
-        step = [-(-side // _SAMPLES) for side in array.shape[:2]]
-        some = array[:: step[0], :: step[1]]
-        if valid is not None:
-            some = some[valid[:: step[0], :: step[1]]]
-        if some.size:
-            low, high = (float(value) for value in np.percentile(some.astype(np.float64), PERCENTILES))
-        if not some.size or low == high:
-            low, high = least, most
-        if beyond and low == high:
-            raise ImageError(f"{name}: all values are {low:g}; there is nothing to see")
-        if low == high or not (beyond or stretch == "always" or high - low < _USED * (last - first)):
-            low, high = first, last
+    if stretch == "never":
+        return first, last
+    low, high = least, most
+    if some.size:
+        low, high = (float(value) for value in np.percentile(some.astype(np.float64), PERCENTILES))
+    if low == high:
+        low, high = least, most
+    if beyond and low == high:
+        raise ImageError(f"{name}: all values are {low:g}; there is nothing to see")
+    if low == high or not (beyond or stretch == "always" or high - low < _USED * (last - first)):
+        return first, last
+    return low, high
+
+
+def _scaled(
+    array: NDArray[Any], valid: NDArray[np.bool_] | None, low: float, high: float
+) -> tuple[NDArray[np.uint8], str]:
+    """Scale, and say so unless it is from the whole range."""
     pixels = np.empty(array.shape, np.uint8)
     exact = np.float64 if array.dtype.kind in "ui" or array.dtype.itemsize > 4 else np.float32
     for row in range(0, len(array), _ROWS):
         part = array[row : row + _ROWS].astype(exact)
         part = np.clip(part if valid is None else np.nan_to_num(part), low, high)
         pixels[row : row + _ROWS] = np.round((part - low) * (255 / (high - low)))
-    if (low, high) == (first, last):
+    if (low, high) == _range(array.dtype):
         return pixels, ""
     return pixels, f"values from {low:.6g} to {high:.6g} stretched to 0 to 255"
 

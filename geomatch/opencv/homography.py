@@ -120,7 +120,7 @@ def _estimate(
     if matrix is None:
         return EstimationFailure("the homography sends the origin to infinity")
     deviations = None if found.corner_deviations is None else found.corner_deviations / scale
-    return replace(found, matrix=matrix, corner_deviations=deviations)
+    return replace(found, matrix=matrix, corner_deviations=deviations, covariance=None)
 
 
 def _points(name: str, points: object) -> Points:

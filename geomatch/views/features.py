@@ -117,7 +117,7 @@ def view_features(
     ]
     kept = []
     for view, (picture, matrix) in zip(views, rendered, strict=True):
-        found = _inside(detect_features(detector, picture), matrix, image.size)
+        found = _inside(detect_features(detector, picture), matrix, image)
         kept.append(found.best(max(1, round(count / view.tilt))))
     filled = [place for place, found in enumerate(kept) if len(found)]
     pictures = [rendered[place][0] for place in filled]
@@ -125,12 +125,13 @@ def view_features(
     return [framed(found, rendered[place][1]) for place, found in zip(filled, described, strict=True)]
 
 
-def _inside(found: FeatureTensors, matrix: NDArray[np.float64], size: tuple[int, int]) -> FeatureTensors:
-    """The keypoints of a view that see the image alone."""
+def _inside(found: FeatureTensors, matrix: NDArray[np.float64], image: Image) -> FeatureTensors:
+    """The keypoints of a view that see the image alone, where its mask allows them."""
     back = np.linalg.inv(matrix)
     points, reach = warp_points(back, found.keypoints.numpy(force=True)), np.zeros((1, 2))
     if found.scales is not None:
         radii = found.scales.numpy(force=True)[:, None] / 2
         reach = MARGIN * radii * np.linalg.norm(back[:2, :2], axis=1)
-    inside = ((points >= reach) & (points <= np.array(size) - 1 - reach)).all(axis=1)
+    inside = ((points >= reach) & (points <= np.array(image.size) - 1 - reach)).all(axis=1)
+    inside &= image.within(points)
     return found[torch.tensor(inside, device=found.keypoints.device)]

@@ -1,0 +1,126 @@
+"""``geomatch register``."""
+
+import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geomatch.cli.exit_codes import FOUND, NOT_FOUND
+from geomatch.cli.match import pipeline_options, reading_options
+from geomatch.cli.options import bundled, descriptor_options, make_out
+
+if TYPE_CHECKING:
+    from geomatch.images import Reading
+    from geomatch.pipeline import Pipeline
+    from geomatch.registration.pictures import Output
+    from geomatch.registration.register import Registration
+
+
+def _output(interpolation: Any, canvas: Any, inverse: bool, suffix: Any, pages: bool) -> "Output":
+    from geomatch.registration.pictures import Output
+
+    return Output(interpolation, canvas, inverse, suffix, pages)
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files of a pattern that the shell left alone, or what was given."""
+    found = [] if pattern.exists() else sorted(glob.glob(str(pattern), recursive=True))
+    return list(map(Path, found)) or [pattern]
+
+
+@click.command()
+@click.argument("images", nargs=-1, metavar="REFERENCE IMAGE...", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="Folder for the pictures, tables and pages; a second run goes on there.",
+)
+@click.option(
+    "--pairs",
+    "pair_list",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Instead of images a list of lines REFERENCE IMAGE.",
+)
+@click.option(
+    "--images",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the names of --pairs lie. [default: the working directory]",
+)
+@click.option(
+    "--sequence",
+    is_flag=True,
+    help="Register each image to the one before, in natural order of the names, and all of them "
+    "onto the first, without drift.",
+)
+@bundled(
+    "output",
+    _output,
+    click.option("--interpolation", type=click.Choice(["nearest", "linear", "cubic"]), default="linear",
+                 show_default=True, help="Of values between pixels."),
+    click.option("--canvas", type=click.Choice(["reference", "union"]), default="reference",
+                 show_default=True, help="The reference's frame, or one with room for both."),
+    click.option("--inverse", is_flag=True, help="Warp the reference onto each image."),
+    click.option("--format", "suffix", type=click.Choice(["png", "tif"]),
+                 help="[default: png, tif for floats, more bands and maps]"),
+    click.option("--pages/--no-pages", default=True, show_default=True,
+                 help="Write index.html, where image and reference flicker."),
+)  # fmt: skip
+@pipeline_options("homography")
+@reading_options()
+@descriptor_options()
+def register(
+    images: tuple[Path, ...],
+    out: Path,
+    pair_list: Path | None,
+    folder: Path | None,
+    sequence: bool,
+    output: "Output",
+    pipeline: "Pipeline",
+    reading: "Reading",
+) -> int:
+    """Warp each IMAGE onto REFERENCE, at full size and depth; a folder stands for its images.
+
+    Writes warped/, registrations.csv and .json, matches.jsonl and index.html.
+    Exit code 1: an image could not be registered.
+    """
+    if (pair_list is None) == (not images) or (folder and not pair_list) or (sequence and pair_list):
+        raise click.UsageError("give images, or --pairs FILE; --images goes with --pairs, --sequence without")
+    from geomatch.registration.pair_list import read_pairs
+    from geomatch.registration.register import register as run
+    from geomatch.registration.register import register_pairs
+    from geomatch.registration.stack import register_sequence
+
+    make_out(out)
+    given = [path for pattern in images for path in _matching(pattern)]
+    told: Any = {"pipeline": pipeline, "reading": reading, "output": output}
+    if pair_list is not None:
+        done = register_pairs(read_pairs(pair_list), folder or Path(), out, **told)
+    elif sequence:
+        done = register_sequence(given, out, **told)
+    else:
+        done = run(given[0], given[1:], out, **told)
+    return _told(done, out, output.pages)
+
+
+def _told(done: "list[Registration]", out: Path, pages: bool) -> int:
+    width = max(len(one.image) for one in done)
+    for one in done:
+        line = f"{one.image:{width}}  "
+        if one:
+            worst = "" if one.corner_deviation is None else f", corners within {one.corner_deviation:.2g} px"
+            line += f"{one.model}, {one.inliers} of {one.matches} matches{worst}, score {one.score:.2f}"
+            line += "".join(f"; {remark}" for remark in one.remarks)
+        else:
+            line += f"not registered: {one.reason}"
+        click.echo(line)
+    failed = sum(not one for one in done)
+    click.echo(f"registered  {len(done) - failed} of {len(done)}")
+    for name in ("registrations.csv", "warped", *(["index.html"] if pages else [])):
+        click.echo(f"wrote       {click.format_filename(out / name)}")
+    return NOT_FOUND if failed else FOUND

@@ -1,0 +1,288 @@
+"""Many photographs in one picture: a camera that turned, or a plane seen from several places.
+
+Features, matches and homographies are ours; cameras, exposure, seams and blending are OpenCV's
+(``cv2.detail``), in the order of its sample ``stitching_detailed``. Views of a plane are placed by
+`geomatch.registration.sequence.adjust`, since OpenCV's affine cameras see no perspective.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import inf, log2, sqrt
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from geomatch.collection.components import components
+from geomatch.describers import Describer, choose_parts, create_describer, default_config, traits_of
+from geomatch.dift import DIFTConfig
+from geomatch.errors import ImageError
+from geomatch.estimators import create_estimator
+from geomatch.files import replacing
+from geomatch.geometry import resize_homography, shift_homography, warp_points
+from geomatch.images import Image, ImageLike, load_image
+from geomatch.images.image import reduce_image
+from geomatch.keypoints import Detector, GridDetector
+from geomatch.matchers import Matcher, match_features
+from geomatch.matching import match_mutual
+from geomatch.opencv.convert import to_image_features
+from geomatch.registration.sequence import Link, Matrix, adjust
+from geomatch.types import EstimationFailure, Features, HomographyEstimate
+
+Photo = NDArray[np.uint8]
+SUFFIXES = {".png": True, ".tif": True, ".tiff": True, ".jpg": False, ".jpeg": False}
+"""Files that a panorama can be written to, and if they have an alpha channel."""
+_log = logging.getLogger(__name__)
+_detail: Any = cv2.detail  # of which OpenCV's type stubs know little
+_REGISTER, _SEAM = 900, 360  # longest side of an image where it is matched, and where seams are found
+_THRESHOLD = 3.0  # of inliers, in pixels where images are matched
+_MISFIT = 4.0  # the same of a pair's median match, when all images are placed
+_ALL, _NEXT = 40, 8  # so many images are matched each with each; of more, each with the next few
+_GROWTH = 10  # a canvas so many times as large as all images comes from cameras that are wrong
+_BLEND = 0.05  # width of the widest band, as a share of the side of the canvas
+_WAYS_OUT = {"turning": "for a plane seen from several places give scene 'plane'",
+             "plane": "for a camera that turned give scene 'turning'"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """How two images agree; as a string, a line about it."""
+
+    names: tuple[str, str]  # of both images
+    matches: int  # mutual nearest neighbours, or what the matcher found
+    inliers: int  # those that agree with the homography; 0 without one
+    reason: str  # why there is no homography; empty when there is one
+
+    def __str__(self) -> str:
+        # OpenCV's confidence (Brown and Lowe, 2007, ask for more than 1); what decides here is the gate
+        confidence = self.inliers / (8 + 0.3 * self.matches)
+        agree = f"{self.inliers} of {self.matches} matches agree, confidence {confidence:.2f}"
+        return f"{' - '.join(self.names)}: {self.reason or agree}"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Panorama:
+    """What `stitch` made; false, with a reason, when there is no picture."""
+
+    pixels: Photo | None  # (H, W, 4) RGBA; alpha is 0 where no image is
+    reason: str  # why there is no picture; empty when there is one
+    left_out: dict[str, str]  # names of images that are not in the picture, and why
+    pairs: tuple[PairScore, ...]  # all that were matched, those with most inliers first
+
+    def __bool__(self) -> bool:
+        return self.pixels is not None
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a PNG, TIFF or JPEG, whole or not at all; the last without alpha, on black."""
+        if self.pixels is None:
+            raise ValueError(f"there is no panorama: {self.reason}")
+        if (alpha := SUFFIXES.get(Path(path).suffix.lower())) is None:
+            raise ImageError(f"{path}: a panorama is written as one of: {', '.join(SUFFIXES)}")
+        with replacing(path) as temporary:
+            PILImage.fromarray(self.pixels if alpha else self.pixels[:, :, :3]).save(temporary, quality=95)
+
+
+def stitch(
+    sources: Sequence[ImageLike],
+    *,
+    scene: Literal["turning", "plane"] = "turning",
+    projection: Literal["spherical", "cylindrical", "plane"] = "spherical",
+    matcher: str | Matcher | None = None,
+    detector: str | Detector | None = None,
+    descriptor: str | DIFTConfig | Describer | None = None,
+    max_keypoints: int = 3000,
+) -> Panorama:
+    """Put photographs that overlap into one picture, in any order; up to 40 are matched each with each.
+
+    Args:
+        sources: as `geomatch.load_image` takes them, turned by their EXIF data. Files are read twice, so that
+            one at a time is in memory at its full size.
+        scene: ``turning``, a camera that turned where it stood; ``plane``, a wall, map or whiteboard from
+            anywhere, drawn as the image with most inliers sees it (extra ``register``).
+        projection: of a turning camera: ``plane`` keeps straight lines, for less than half a turn.
+        matcher: as in `geomatch.match`, with detector, descriptor and max_keypoints.
+
+    Raises ImageError for files that cannot be read, and ValueError for fewer than two.
+    """
+    if scene not in _WAYS_OUT or projection not in ("spherical", "cylindrical", "plane"):
+        raise ValueError(f"unknown scene or projection: {scene!r}, {projection!r}")
+    if len(sources) < 2:
+        raise ValueError(f"a panorama needs two images or more, got {len(sources)}")
+    describe, relate = _registration(*choose_parts(matcher, detector, descriptor, max_keypoints))
+    names, sizes, small, features = [], [], [], []
+    for number, source in enumerate(sources, 1):
+        _log.info("describing image %d of %d", number, len(sources))
+        image = load_image(source)
+        names.append(image.name if isinstance(source, str | PathLike) else f"image {number}")
+        sizes.append(image.size)
+        small.append(reduce_image(image, _SEAM).pixels)
+        features.append(describe(reduce_image(image, _REGISTER)))
+    every = combinations(range(len(sources)), 2)
+    tried = [(i, j) for i, j in every if len(sources) <= _ALL or j - i <= _NEXT]
+    _log.info("matching %d pairs", len(tried))
+    scores, links = [], []
+    for i, j in tried:
+        points_i, points_j, found = relate(features[i], features[j])
+        reason = "" if found else found.reason
+        scores.append(PairScore((names[i], names[j]), len(points_i), found.num_inliers, reason))
+        if isinstance(found, HomographyEstimate):
+            links.append(Link(i, j, found.matrix, points_i[found.inliers], points_j[found.inliers]))
+    pairs = tuple(sorted(scores, key=lambda pair: (-pair.inliers, -pair.matches)))
+    group = components(len(names), [np.array([(link.i, link.j) for link in links], int).reshape(-1, 2)])
+    counts = np.bincount(group)
+    links = [link for link in links if group[link.i] == counts.argmax()]
+    strangers = [names[n] for n in np.flatnonzero(group != counts.argmax())]
+    left_out = dict.fromkeys(strangers, "belongs to none of those in the picture")
+
+    def failed(reason: str) -> Panorama:
+        return Panorama(None, reason, left_out, pairs)
+
+    if not links:
+        return failed(f"no two of {len(names)} images fit together: {'; '.join(map(str, pairs[:3]))}")
+    _log.info("placing %d images", counts.max())
+    cameras: dict[int, tuple[Matrix, Matrix]]
+    if scene == "plane":
+        support = np.zeros(len(names))
+        for link in links:
+            support[[link.i, link.j]] += len(link.points_i)
+        placed = adjust(len(names), links, "homography", int(support.argmax()))
+        seen = {n: matrix for n, matrix in enumerate(placed.matrices) if matrix is not None}
+        cameras = {n: (np.asarray(np.linalg.inv(matrix)), np.eye(3)) for n, matrix in seen.items()}
+        left_out |= {names[n]: placed.reasons[n] for n in np.flatnonzero(support) if n not in cameras}
+        links, scale = [link for link, used in zip(links, placed.used, strict=True) if used], 1.0
+    else:
+        cameras = _turned([one.image_size for one in features], links)
+        scale = float(np.median([inner[0, 0] for inner, _ in cameras.values()])) if cameras else 0.0
+    if len(cameras) < 2:
+        return failed(f"the matches do not determine the cameras: {_WAYS_OUT[scene]}")
+    for link in links:
+        (inner_i, turn_i), (inner_j, turn_j) = cameras[link.i], cameras[link.j]
+        sent = warp_points(inner_j @ turn_j.T @ turn_i @ np.linalg.inv(inner_i), link.points_i)
+        if not np.median(np.linalg.norm(sent - link.points_j, axis=1)) <= _MISFIT:
+            both = f"{names[link.i]} and {names[link.j]} fit together, but not with all others"
+            return failed(f"{both} in scene '{scene}': {_WAYS_OUT[scene]}")
+    whole = {n: resize_homography(features[n].image_size, sizes[n]) for n in cameras}
+    views = [_View(sources[n], small[n], sizes[n], whole[n] @ k, turn) for n, (k, turn) in cameras.items()]
+    scale *= float(np.median([matrix[0, 0] for matrix in whole.values()]))
+    surface = "plane" if scene == "plane" else projection  # of a plane's homography as the inner matrix
+    warper = cv2.PyRotationWarper(surface, scale)
+    boxes = np.array([warper.warpRoi(view.size, *view.camera(view.size)) for view in views])
+    first = boxes[:, :2].min(0)
+    width, height = ((boxes[:, :2] + boxes[:, 2:]).max(0) - first).tolist()
+    if width * height > _GROWTH * sum(view.size[0] * view.size[1] for view in views):
+        way = _WAYS_OUT[scene] if scene == "plane" else "give another projection, or scene 'plane'"
+        return failed(f"the picture would have {width}x{height} pixels, far more than all images: {way}")
+    _log.info("blending %d images to %dx%d pixels", len(views), width, height)
+    box = int(first[0]), int(first[1]), int(width), int(height)
+    return Panorama(_blended(views, surface, scale, box), "", left_out, pairs)
+
+
+def _registration(
+    learned: Matcher | None, detect: Detector, given: Describer | None
+) -> tuple[Callable[[Image], Features], Callable[[Features, Features], Any]]:
+    """How an image is described, and two are related: points (M, 2) of each, and what `Estimator` says."""
+    estimator, metrics = create_estimator("usac_magsac", _THRESHOLD), set[Any]()
+
+    def describe(image: Image) -> Features:
+        if not len(found := detect.detect(image)):
+            return found
+        oriented = found.scales is not None and found.orientations is not None
+        usual = default_config(oriented and not isinstance(detect, GridDetector))
+        describer = create_describer(usual) if given is None else given
+        metrics.add(traits_of(describer).metric)
+        return describer.describe(image, found)
+
+    def relate(one: Features, other: Features) -> Any:
+        a, b = one.descriptors, other.descriptors
+        if a is None or b is None:
+            return np.zeros((0, 2)), np.zeros((0, 2)), EstimationFailure("one of them has no keypoints")
+        matches = match_mutual(a, b, *metrics) if learned is None else match_features(learned, one, other)
+        points = one.keypoints[matches.indices[:, 0]], other.keypoints[matches.indices[:, 1]]
+        return *points, estimator.estimate(*points, one.image_size)
+
+    return describe, relate
+
+
+def _turned(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> dict[int, tuple[Matrix, Matrix]]:
+    """Inner matrix, and rotation to the world, of cameras that turned; none where OpenCV finds none."""
+    order = sorted({end for link in links for end in (link.i, link.j)})
+    count, points = len(order), [np.zeros((0, 2))] * len(order)
+    empty, matcher = to_image_features((), None, (1, 1)), _detail.BestOf2NearestMatcher(False)
+    infos = [matcher.apply(empty, empty) for _ in range(count * count)]  # fresh ones crash OpenCV 4
+    for link in links:
+        a, b = order.index(link.i), order.index(link.j)
+        rows = np.arange(len(link.points_i))[:, None] + (len(points[a]), len(points[b]))
+        points[a], points[b] = np.r_[points[a], link.points_i], np.r_[points[b], link.points_j]
+        # OpenCV's homographies are of points from the middle of the image
+        to_a, to_b = (shift_homography(sizes[n][0] / 2, sizes[n][1] / 2) for n in (link.i, link.j))
+        matrix = np.linalg.inv(to_b) @ link.matrix @ to_a
+        for i, j, h, pairs in ((a, b, matrix, rows), (b, a, np.linalg.inv(matrix), rows[:, ::-1])):
+            info = infos[i * count + j]
+            info.src_img_idx, info.dst_img_idx, info.H, info.confidence = i, j, h / h[2, 2], 1.0
+            info.matches = [cv2.DMatch(i, j, 0.0) for i, j in pairs.tolist()]
+            info.inliers_mask, info.num_inliers = np.ones(len(rows), np.uint8), len(rows)
+    features = [
+        to_image_features([cv2.KeyPoint(x, y, 1) for x, y in own], np.zeros((len(own), 1)), sizes[n], place)
+        for place, (n, own) in enumerate(zip(order, points, strict=True))
+    ]
+    found, cameras = _detail.HomographyBasedEstimator().apply(features, infos, None)
+    if found:
+        for camera in cameras:
+            camera.R = camera.R.astype(np.float32)
+        adjuster = _detail.BundleAdjusterRay()
+        adjuster.setConfThresh(0.5)  # all links: the gate has decided
+        found, cameras = adjuster.apply(features, infos, cameras)
+    if not found or not all(np.isfinite(camera.R).all() and 0 < camera.focal < inf for camera in cameras):
+        return {}
+    turns = _detail.waveCorrect([camera.R for camera in cameras], _detail.WAVE_CORRECT_AUTO)
+    made = zip(order, cameras, turns, strict=True)
+    return {n: (camera.K().astype(np.float64), turn.astype(np.float64)) for n, camera, turn in made}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _View:
+    source: ImageLike
+    small: Photo
+    size: tuple[int, int]
+    inner: Matrix
+    turn: Matrix
+
+    def camera(self, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Inner matrix of the image reduced to ``size``, and rotation, as OpenCV's warpers take them."""
+        inner = resize_homography(self.size, size) @ self.inner
+        return inner.astype(np.float32), self.turn.astype(np.float32)
+
+    def drawn(self, warper: cv2.PyRotationWarper, pixels: Photo) -> tuple[Any, Any, Any]:
+        """First pixel on the canvas, the warped picture, and its mask."""
+        camera = self.camera((pixels.shape[1], pixels.shape[0]))
+        corner, layer = warper.warp(pixels, *camera, cv2.INTER_LINEAR, cv2.BORDER_REFLECT)
+        whole = np.full(pixels.shape[:2], 255, np.uint8)
+        return corner, layer, warper.warp(whole, *camera, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)[1]
+
+
+def _blended(views: Sequence[_View], surface: str, scale: float, box: tuple[int, int, int, int]) -> Photo:
+    """(H, W, 4); exposure and seams come from the reduced images."""
+    reduced = float(np.median([view.small.shape[1] / view.size[0] for view in views]))
+    warper = cv2.PyRotationWarper(surface, scale * reduced)  # not one for both: setScale does nothing
+    corners, layers, masks = zip(*(view.drawn(warper, view.small) for view in views), strict=True)
+    exposure = _detail.ChannelsCompensator(10)  # feeds; with one, and by blocks, exposures stayed visible
+    exposure.feed(corners, layers, masks)
+    values = [layer.astype(np.float32) for layer in layers]
+    seams = _detail.GraphCutSeamFinder("COST_COLOR").find(values, corners, masks)
+    warper, blender = cv2.PyRotationWarper(surface, scale), _detail.MultiBandBlender()
+    blender.setNumBands(max(1, int(log2(max(1.0, sqrt(box[2] * box[3]) * _BLEND)))))
+    blender.prepare(box)
+    for index, (view, seam) in enumerate(zip(views, seams, strict=True)):
+        corner, layer, mask = view.drawn(warper, load_image(view.source).pixels)
+        cut = cv2.dilate(seam.get() if isinstance(seam, cv2.UMat) else seam, np.ones((3, 3), np.uint8))
+        cut = cv2.resize(cut, mask.shape[::-1], interpolation=cv2.INTER_LINEAR_EXACT)
+        layer = exposure.apply(index, corner, layer, mask)
+        blender.feed(layer.astype(np.int16), cv2.bitwise_and(cut, mask), corner)
+    pixels, mask = blender.blend(None, None)
+    return np.dstack([np.clip(pixels, 0, 255).astype(np.uint8), mask])

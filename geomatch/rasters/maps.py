@@ -1,0 +1,135 @@
+"""Where the pixels of a GeoTIFF lie on a map, and files that place a picture there by control points."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.errors import reading, require
+from geomatch.files import replacing, write_whole
+from geomatch.rasters.reading import Raster
+
+_GEOTIFF = (33550, 33922, 34264, 34735, 34736, 34737)  # scale, tie points, matrix, and keys of the map
+
+
+@dataclass(frozen=True, slots=True)
+class Georeference:
+    """Where pixels lie on a map."""
+
+    crs: str
+    """The coordinate reference system of the map as WKT; nothing if the file has none."""
+    transform: tuple[float, float, float, float, float, float]
+    """(a, b, c, d, e, f) of X = a u + b v + c and Y = d u + e v + f, where (u, v) = (x, y) + 0.5 is counted
+    from the corner of the first pixel, as GDAL does, and not from its centre."""
+
+    def to_map(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Map coordinates (N, 2) of points (N, 2), the centre of the first pixel (0, 0)."""
+        matrix = np.reshape(self.transform, (2, 3))
+        mapped: NDArray[np.float64] = (np.asarray(points, np.float64) + 0.5) @ matrix[:, :2].T + matrix[:, 2]
+        return mapped
+
+    def shifted(self, offset: tuple[int, int]) -> "Georeference":
+        """That of a canvas whose first pixel lies at the pixel ``offset`` of this one."""
+        a, b, _, d, e, _ = self.transform
+        c, f = self.to_map(np.array([offset]) - 0.5)[0].tolist()
+        return Georeference(self.crs, (a, b, c, d, e, f))
+
+
+def georeference_of(raster: Raster) -> Georeference | None:
+    """Where the pixels of a GeoTIFF lie, in the raster's orientation; None for another image.
+
+    Raises `MissingDependencyError` without rasterio, which is asked for a GeoTIFF only.
+    """
+    if not raster.on_map:
+        return None
+    rasterio = require("rasterio", "geo", "a GeoTIFF as a map")
+    with reading(raster.name, "GeoTIFF"), rasterio.open(raster.name) as file:
+        crs, stored = file.crs.to_wkt() if file.crs else "", Georeference("", tuple(file.transform)[:6])
+    corner, right, below = raster.stored(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) - 0.5)
+    linear = np.reshape(stored.transform, (2, 3))[:, :2] @ np.stack([right - corner, below - corner], axis=1)
+    (a, b), (d, e), (c, f) = *linear.tolist(), *stored.to_map(corner[None]).tolist()
+    return Georeference(crs, (a, b, c, d, e, f))
+
+
+def geotiff_tags(georeference: Georeference) -> list[tuple[int, int, int, Any, bool]]:
+    """The tags of a TIFF that say so, for tifffile: those that GDAL writes."""
+    import tifffile
+
+    rasterio = require("rasterio", "geo", "a GeoTIFF as a map")
+    io = require("rasterio.io", "geo", "a GeoTIFF as a map")
+    made = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
+    place = rasterio.Affine(*georeference.transform)
+    with io.MemoryFile() as memory:
+        with memory.open(**made, crs=georeference.crs or None, transform=place):
+            pass
+        with tifffile.TiffFile(memory) as file:
+            tags = [tag for tag in file.pages[0].tags if tag.code in _GEOTIFF]
+            return [(tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in tags]
+
+
+def write_points(
+    path: str | os.PathLike[str],
+    raster: Raster,
+    points: NDArray[np.floating],
+    places: NDArray[np.floating],
+    crs: str,
+) -> None:
+    """Write control points as QGIS's Georeferencer loads them beside the image.
+
+    Args:
+        path: the file, ``IMAGE.points`` by custom.
+        raster: the image that is to be placed.
+        points: (K, 2) its pixels.
+        places: (K, 2) their map coordinates.
+        crs: WKT of the map.
+
+    The image's own coordinates are pixels, counted upwards, or those of its map if it has one.
+    """
+    own = georeference_of(raster)
+    source = raster.stored(points) * (1, -1) + (0.5, -0.5) if own is None else own.to_map(points)
+    lines = ["mapX,mapY,sourceX,sourceY,enable,dX,dY,residual"]
+    if crs:
+        lines.insert(0, f"#CRS: {' '.join(crs.split())}")
+    lines += [
+        f"{x!r},{y!r},{u!r},{v!r},1,0,0,0"
+        for (x, y), (u, v) in zip(_floats(places), _floats(source), strict=True)
+    ]
+    write_whole(path, "\n".join(lines) + "\n")
+
+
+def write_vrt(
+    path: str | os.PathLike[str],
+    raster: Raster,
+    points: NDArray[np.floating],
+    places: NDArray[np.floating],
+    crs: str,
+) -> None:
+    """Write a GDAL virtual dataset: the image with ground control points, see `write_points`.
+
+    ``gdalwarp`` makes a map of it. Raises `MissingDependencyError` without rasterio.
+    """
+    copying = require("rasterio.shutil", "geo", "a virtual dataset")
+    with replacing(path) as temporary:
+        with reading(raster.name, "image for GDAL"):
+            copying.copy(os.path.abspath(raster.name), os.path.abspath(temporary), driver="VRT")
+        tree = ElementTree.parse(temporary)
+        root = tree.getroot()
+        for kind in ("SRS", "GeoTransform", "GCPList"):
+            for found in root.findall(kind):
+                root.remove(found)
+        listed = ElementTree.Element("GCPList", Projection=crs)
+        pairs = zip(_floats(raster.stored(points) + 0.5), _floats(places), strict=True)
+        for number, ((u, v), (x, y)) in enumerate(pairs, 1):
+            ElementTree.SubElement(
+                listed, "GCP", Id=str(number), Pixel=repr(u), Line=repr(v), X=repr(x), Y=repr(y), Z="0"
+            )
+        root.insert(0, listed)
+        tree.write(temporary)
+
+
+def _floats(points: NDArray[np.floating]) -> list[list[float]]:
+    found: list[list[float]] = np.asarray(points, np.float64).tolist()
+    return found

@@ -1,0 +1,1 @@
+"""Registration as people do it: lists of pairs, whole folders onto a reference, sequences."""

@@ -1,0 +1,61 @@
+"""Pictures to judge registrations by: both images in turn, and a checkerboard of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from geomatch.files import make_folder, write_whole
+from geomatch.images import write_png
+from geomatch.rasters.reading import Raster
+from geomatch.rasters.warping import Send
+
+SIDE = 1000
+"""Long side of the pictures in pixels."""
+_SQUARES = 8  # of a checkerboard, along its long side
+PAGE, FOLDER = "index.html", "previews"
+Pictures = dict[str, str]
+
+
+def write_previews(
+    out: Path, name: str, frame: Raster, warped: Raster, offset: tuple[int, int], send: Send, image: Raster
+) -> None:
+    """Write the frame, the picture warped onto it and a checkerboard of both, as the page shows them.
+
+    ``offset`` is the point of the frame at the first pixel of ``warped``, which ``send`` took from ``image``.
+    """
+    shown = warped.overview(SIDE)
+    scale = np.array(shown.size) / warped.size
+    plain = frame.overview(SIDE)
+    zoom = scale * frame.size / plain.size
+    # pixels are areas: (x + 0.5) times the scale
+    placed = np.array([[zoom[0], 0, -offset[0] * scale[0]], [0, zoom[1], -offset[1] * scale[1]]])
+    placed[:, 2] += 0.5 * zoom - 0.5
+    border: Any = (255, 255, 255)
+    behind = cv2.warpAffine(plain.pixels, placed, shown.size, flags=cv2.INTER_LINEAR, borderValue=border)
+    rows, columns = np.mgrid[: shown.size[1], : shown.size[0]]
+    points = (np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5) / scale - 0.5 + offset
+    with np.errstate(invalid="ignore"):
+        places = send(points)
+        seen = ((places >= -0.5) & (places <= np.array(image.size) - 0.5)).all(axis=1).reshape(rows.shape)
+    square = max(shown.size) / _SQUARES
+    chosen = seen & ((rows // square + columns // square) % 2 < 1)
+    pictures = {
+        "frame": np.asarray(behind),
+        "warped": np.where(seen[:, :, None], shown.pixels, 255),
+        "checkerboard": np.where(chosen[:, :, None], shown.pixels, behind),
+    }
+    for kind, pixels in pictures.items():
+        path = out / FOLDER / f"{name}.{kind}.png"
+        make_folder(path.parent)
+        write_png(path, np.ascontiguousarray(pixels, np.uint8))
+
+
+def write_index(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the page; rows are registrations, whose ``preview`` says where their pictures lie."""
+    page = (Path(__file__).parent / "index.html").read_text(encoding="utf-8")
+    data = json.dumps(list(rows)).replace("<", "\\u003c")
+    write_whole(out / PAGE, page.replace("/*ROWS*/[]", data))

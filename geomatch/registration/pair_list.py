@@ -1,0 +1,199 @@
+"""A list of pairs, matched with the features of each image made once; one line of JSON for each."""
+
+import io
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from geomatch.describers import traits_of
+from geomatch.errors import GeomatchError, ImageError, first_line, reading
+from geomatch.files import digest_of, write_whole
+from geomatch.images import READING, Reading
+from geomatch.large import are_large, relate_large
+from geomatch.pipeline import Described, Pipeline
+from geomatch.provenance import cache_key, versions
+from geomatch.relating import relate
+from geomatch.results import MatchResult
+from geomatch.tensors import FeatureTensors, upload_features
+from geomatch.types import Features
+
+_DIGITS = 3  # of coordinates and similarities
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """Two names per line, separated by a space, or by a tab when names have spaces.
+
+    What follows them on a line and lines that begin with ``#`` are ignored, as in lists of hloc and of
+    benchmarks. Raises `GeomatchError`, naming the line, for other content.
+    """
+    with reading(path, "list of pairs"):
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        names = [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
+        if len(names) < 2:
+            raise GeomatchError(f"{path}: line {number} is {line.strip()!r}; give two names of images")
+        pairs.append((names[0], names[1]))
+    if not pairs:
+        raise GeomatchError(f"{path}: no pairs in it; give two names of images per line")
+    return pairs
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class DescribedImages:
+    """Images that are described when they are first asked for; their pixels are read again each time."""
+
+    folder: Path
+    pipeline: Pipeline
+    reading: Reading = READING
+    uses: Counter[str] = field(default_factory=Counter)
+    """How often each image is still wanted; its features are forgotten after the last time."""
+    _features: dict[str, tuple[Features, Any, Any]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Described:
+        """The image with its features; ImageError when it cannot be read."""
+        image = self.reading.file(self.folder / name, name).load()
+        if name in self._features:
+            features, describer, feature_map = self._features[name]
+            found = Described(image, _upload(features, describer), describer, feature_map)
+        else:
+            (found,) = self.pipeline.describe([image])
+            self._features[name] = found.features.to_features(), found.describer, found.feature_map
+        self.uses[name] -= 1
+        if self.uses[name] == 0:
+            del self._features[name]
+        return found
+
+
+def _upload(features: Features, describer: Any) -> FeatureTensors:
+    """Where the describer leaves them, so that matching runs there."""
+    from geomatch.devices import find_device
+
+    return upload_features(features, find_device(traits_of(describer).device))
+
+
+def match_list(
+    pairs: Sequence[tuple[str, str]],
+    folder: Path,
+    pipeline: Pipeline,
+    reading: Reading = READING,
+    file: Path | None = None,
+    progress: bool = True,
+) -> Iterator[dict[str, Any]]:
+    """Match pairs of images, named by their paths below a folder, and give each as JSON holds it.
+
+    The entries are those of ``result.json`` without settings, and ``image0``, ``image1``, ``points0``,
+    ``points1`` (M, 2), ``inliers`` (M,) and ``similarity`` (M,): matched pixels, best first, of the images as
+    they are, the centre of the first pixel (0, 0). A pair of which an image cannot be read has a ``reason``
+    and nothing else. With a ``file`` the lines are written there as they come; those that are there already,
+    of the same files and settings, are not made again.
+    """
+    reading.masks.check([name for pair in pairs for name in pair])
+    told = [cache_key(pipeline), repr(reading), versions()]
+
+    @cache
+    def checksum(name: str) -> str | None:
+        try:
+            return reading.file(folder / name, name).checksum()
+        except OSError:
+            return None
+
+    keys = [digest_of([told, *pair, *map(checksum, pair)]) for pair in pairs]
+    with _lines_in(file) as lines:
+        todo = [pair for pair, key in zip(pairs, keys, strict=True) if key not in lines.places]
+        images = DescribedImages(folder, pipeline, reading, Counter(name for pair in todo for name in pair))
+        rows = tqdm(list(zip(pairs, keys, strict=True)), "pairs", unit="pair", disable=not progress or None)
+        for pair, key in rows:
+            if key in lines.places:
+                yield lines.read(key)
+                continue
+            line = {"image0": pair[0], "image1": pair[1], **_line(images, pair), "key": key}
+            lines.add(line)
+            yield line
+        lines.sort(keys)
+
+
+def _line(images: DescribedImages, pair: tuple[str, str]) -> dict[str, Any]:
+    try:
+        files = [images.reading.file(images.folder / name, name) for name in pair]
+        if are_large(*files):
+            result = relate_large(images.pipeline, files[0], files[1])
+        else:
+            result = relate(images.pipeline, images[pair[0]], images[pair[1]])
+    except (ImageError, OSError) as error:
+        return {"reason": first_line(error)}
+    found = {name: value for name, value in result.to_dict().items() if name not in ("settings", "versions")}
+    sizes = {"size0": list(result.features0.image_size), "size1": list(result.features1.image_size)}
+    return {**sizes, **found, **matched_arrays(result)}
+
+
+def matched_arrays(result: MatchResult) -> dict[str, Any]:
+    """The matches of a result as JSON holds them."""
+    arrays = (
+        ("points0", result.points0),
+        ("points1", result.points1),
+        ("similarity", result.matches.similarity),
+    )
+    inliers = result.geometry.inliers if result.geometry else np.zeros(len(result.matches), np.bool_)
+    return {**{name: _rounded(array) for name, array in arrays}, "inliers": inliers.tolist()}
+
+
+def _rounded(array: NDArray[np.floating]) -> Any:
+    return np.round(array.astype(np.float64), _DIGITS).tolist()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Lines:
+    """Lines of JSON by their key, in a file that grows."""
+
+    file: BinaryIO
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Where a line begins and ends."""
+
+    def read(self, key: str) -> dict[str, Any]:
+        return dict(json.loads(self._bytes(key)))
+
+    def add(self, line: dict[str, Any]) -> None:
+        start = self.file.seek(0, io.SEEK_END)
+        self.file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self.file.flush()
+        self.places[line["key"]] = start, self.file.tell()
+
+    def sort(self, keys: Sequence[str]) -> None:
+        """Leave these lines, in this order."""
+        if list(self.places) != list(dict.fromkeys(keys)):
+            write_whole(self.file.name, b"".join(map(self._bytes, dict.fromkeys(keys))))
+
+    def _bytes(self, key: str) -> bytes:
+        start, end = self.places[key]
+        self.file.seek(start)
+        return self.file.read(end - start)
+
+
+@contextmanager
+def _lines_in(path: Path | None) -> Iterator[_Lines]:
+    """Those of an earlier run, but for what was cut off when it ended; without a path a file that goes."""
+    if path is not None:
+        path.touch()
+    with tempfile.TemporaryFile() if path is None else path.open("r+b") as file:
+        lines, end = _Lines(cast(BinaryIO, file)), 0
+        for text in file:
+            try:
+                lines.places[str(json.loads(text)["key"])] = end, end + len(text)
+            except (ValueError, TypeError, KeyError):
+                break
+            end += len(text)
+        file.truncate(end)
+        yield lines

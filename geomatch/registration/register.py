@@ -1,0 +1,219 @@
+"""Images warped onto a reference, or a reference onto them; what is done already is not done again."""
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from geomatch.errors import GeomatchError, first_line
+from geomatch.files import digest_of, make_folder, write_whole
+from geomatch.images import IMAGE_SUFFIXES, READING, ImageFile, Reading
+from geomatch.pipeline import Pipeline
+from geomatch.registration.pages import write_index
+from geomatch.registration.pair_list import match_list
+from geomatch.registration.pictures import OUTPUT, Output, Pair, Target, estimate_of, write_warped
+
+TABLE, RECORD, MATCHES = "registrations.csv", "registrations.json", "matches.jsonl"
+"""Names of what is written."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Registration:
+    """What became of one image; false, with a reason, when it was not registered."""
+
+    reference: str
+    image: str
+    reason: str | None
+    """Why there is nothing; None when there is."""
+    model: str | None = None
+    matrix: list[list[float]] | None = None
+    """(3, 3), from pixels of the reference to pixels of the image."""
+    parameters: dict[str, float] | None = None
+    """Of the model, such as ``scale`` and ``rotation`` in degrees (`HomographyEstimate.parameters`)."""
+    parameter_deviations: dict[str, float] | None = None
+    """Their standard deviations."""
+    smooth: str = ""
+    """The smooth warp on top of it, which is in ``matches.jsonl``."""
+    matches: int = 0
+    inliers: int = 0
+    corner_deviation: float | None = None
+    """Largest standard deviation of a corner of the reference in pixels of the image."""
+    score: float = 0.0
+    """Probability that it is right, see `HomographyEstimate.score`."""
+    remarks: tuple[str, ...] = ()
+    file: str | None = None
+    """The warped picture, below the folder of results."""
+    preview: str | None = None
+    """Where the pictures of the page lie below ``previews``, without their suffixes."""
+    offset: tuple[int, int] = (0, 0)
+    """Where the picture's first pixel lies in the frame onto which it is warped."""
+    key: str = ""
+    """Checksum of all that decides it."""
+
+    def __bool__(self) -> bool:
+        return self.reason is None
+
+
+def register(
+    reference: str | PathLike[str],
+    images: Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    *,
+    pipeline: Pipeline | None = None,
+    reading: Reading = READING,
+    output: Output = OUTPUT,
+    progress: bool = True,
+) -> list[Registration]:
+    """Warp images onto a reference, at full size and depth.
+
+    Args:
+        reference: the file of the reference.
+        images: files, or folders of them; the reference among them is left out.
+        out: folder for results: the pictures, with opacity as their last band, in ``warped``,
+            ``registrations.csv`` and ``.json``, ``matches.jsonl``, and pages to look at.
+        pipeline: how images are matched, and the model.
+        reading: how files become images. Masks are named by the paths below the folder that all files share.
+        output: what is written.
+        progress: show bars.
+
+    Returns:
+        One value per image, in order; what an earlier call with the same files and options wrote is kept.
+
+    Raises ImageError when the reference cannot be read, OSError when results cannot be written, ValueError
+    for options that make no sense.
+    """
+    folder, (first, *others) = named_files([reference, *images], Path(out))
+    if not others:
+        raise GeomatchError("no images to register: give files, or a folder that has images")
+    ImageFile(folder / first).pixels()  # raises
+    pairs = [(first, other) for other in others]
+    return register_pairs(pairs, folder, out, pipeline, reading, output, progress)
+
+
+def register_pairs(
+    pairs: Sequence[Pair],
+    folder: str | PathLike[str],
+    out: str | PathLike[str],
+    pipeline: Pipeline | None = None,
+    reading: Reading = READING,
+    output: Output = OUTPUT,
+    progress: bool = True,
+) -> list[Registration]:
+    """`register` for pairs of reference and image, named by their paths below ``folder``."""
+    pipeline, out = pipeline or Pipeline(), Path(out)
+    pipeline.check_plane()
+    make_folder(out)
+    target = Target(Path(folder), out, names_of(pairs), reading, output)
+    lines = match_list(pairs, target.folder, pipeline, reading, out / MATCHES, progress)
+    return write_registrations(lines, target)
+
+
+def write_registrations(lines: Iterable[dict[str, Any]], target: Target) -> list[Registration]:
+    """Warp the image of each line that `match_list` gives, and write the tables and the page."""
+    out, output = target.out, target.output
+    earlier = _earlier(out / RECORD)
+    done: list[Registration] = []
+    try:
+        for line in lines:
+            key = digest_of([line["key"], asdict(output), target.canvas])
+            known = earlier.get(key)
+            if known is None or (known.file is not None and not (out / known.file).is_file()):
+                known = _registered(line, key, target)
+            done.append(known)
+            _write_tables(out, done, earlier)
+    finally:
+        if output.pages and done:
+            write_index(out, [asdict(one) for one in done])
+    _write_tables(out, done, {})
+    return done
+
+
+def named_files(given: Sequence[str | PathLike[str]], out: Path) -> tuple[Path, list[str]]:
+    """The folder that all files share, and their paths below it; folders give their images.
+
+    Hidden files, results of an earlier run in ``out`` and files named twice are left out.
+    """
+    found: dict[Path, None] = {}
+    for place in map(Path, given):
+        if not place.is_dir():
+            found[place.absolute()] = None
+            continue
+        below = sorted(path for path in place.absolute().rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        for path in below:
+            hidden = any(part.startswith(".") for part in path.relative_to(place.absolute()).parts)
+            if not hidden and out.absolute() not in path.parents:
+                found[path] = None
+    unique = {path.resolve(): path for path in reversed(found)}
+    files = [path for path in found if unique[path.resolve()] is path]
+    parents = [path.parent for path in files]
+    folder = Path(os.path.commonpath(parents))
+    return folder, [path.relative_to(folder).as_posix() for path in files]
+
+
+def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
+    """What the results of each pair are called: as its image, with the reference's name if there are several.
+
+    The suffix stays where two names would be one without it.
+    """
+    several = len({first for first, _ in pairs}) > 1
+    joined = {pair: "--".join(name.replace("/", "-") for name in pair) for pair in pairs}
+    every = {pair: joined[pair] if several else pair[1] for pair in pairs}
+    short = {pair: str(Path(name).with_suffix("")) for pair, name in every.items()}
+    counts = Counter(short.values())
+    return {pair: name if counts[short[pair]] > 1 else short[pair] for pair, name in every.items()}
+
+
+def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
+    pair, found = (line["image0"], line["image1"]), estimate_of(line)
+    matches = line.get("num_matches", 0)
+    if found is None:
+        return Registration(*pair, line["reason"], matches=matches, key=key)
+    try:
+        file, offset = write_warped(target, pair, found, line)
+    except GeomatchError as error:
+        return Registration(*pair, first_line(error), matches=matches, key=key)
+    worst = None if found.corner_deviations is None else float(found.corner_deviations.max())
+    return Registration(
+        *pair, None, found.model, found.matrix.tolist(), found.parameters, found.parameter_deviations,
+        found.smooth, matches, line["num_inliers"], worst, found.score or 0.0, tuple(line["remarks"]), file,
+        target.names[pair] if target.output.pages else None, offset, key,
+    )  # fmt: skip
+
+
+def _earlier(path: Path) -> dict[str, Registration]:
+    """What an earlier run did, by key."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return {row["key"]: Registration(**row) for row in json.loads(path.read_text())}
+    return {}
+
+
+def _write_tables(out: Path, done: Sequence[Registration], others: dict[str, Registration]) -> None:
+    rows = {one.key: one for one in (*done, *others.values())}
+    write_whole(out / RECORD, json.dumps([asdict(one) for one in rows.values()], indent=1) + "\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    entries = [f"h{row}{column}" for row in range(3) for column in range(3)]
+    writer.writerow(
+        ["reference", "image", "file", "model", "smooth", "matches", "inliers", "corner_deviation", "score",
+         "offset_x", "offset_y", *entries, "parameters", "parameter_deviations", "remarks", "reason"]
+    )  # fmt: skip
+    for one in done:
+        matrix = [""] * 9 if one.matrix is None else [f"{value:.12g}" for row in one.matrix for value in row]
+        deviation = "" if one.corner_deviation is None else f"{one.corner_deviation:.4g}"
+        writer.writerow(
+            [one.reference, one.image, one.file, one.model, one.smooth, one.matches, one.inliers, deviation,
+             f"{one.score:.4f}", *one.offset, *matrix, _listed(one.parameters),
+             _listed(one.parameter_deviations), "; ".join(one.remarks), one.reason]
+        )  # fmt: skip
+    write_whole(out / TABLE, table.getvalue())
+
+
+def _listed(values: dict[str, float] | None) -> str:
+    return " ".join(f"{name}={value:.9g}" for name, value in (values or {}).items())

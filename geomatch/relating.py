@@ -1,0 +1,147 @@
+"""From two images to what relates them: described, matched, estimated, refined."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomatch.alignment import align_homography
+from geomatch.content import check_content
+from geomatch.describers import (
+    traits_of,
+)
+from geomatch.estimators import Estimator, Gate, threshold_of
+from geomatch.estimators.models import EXIF
+from geomatch.pipeline import Described, Pipeline, timed
+from geomatch.provenance import record
+from geomatch.results import MatchResult
+from geomatch.tensors import detect_features, upload_features
+from geomatch.types import EstimationFailure, Features, Geometry, HomographyEstimate, Matches
+from geomatch.views.features import SIDE, FramedFeatures, view_features
+from geomatch.views.matching import learned_pairs, nearest_elsewhere
+from geomatch.views.search import (
+    Searched,
+    has_views,
+    is_weak,
+    relate_plane,
+    search_views,
+    seen_together,
+    stages_of,
+)
+
+
+def relate(
+    pipeline: Pipeline, one: Described, two: Described, seconds: dict[str, float] | None = None
+) -> MatchResult:
+    """Match two described images, and estimate what relates them.
+
+    ``seconds`` has the time that was spent before.
+    """
+    seconds = {} if seconds is None else seconds
+    images, found = (one.image, two.image), (one.features, two.features)
+    detector: Any = pipeline.detector
+    estimator = cast(Estimator, pipeline.estimator)
+    learned: Any = pipeline.matcher
+    describer = one.describer
+    other, limit = pipeline.model_of(images), threshold_of(estimator, pipeline.threshold)
+
+    def related(points0: NDArray[np.floating], points1: NDArray[np.floating]) -> Geometry:
+        if other is not None:
+            return other.estimate(points0, points1, images[0].size, images[1].size)
+        return estimator.estimate(points0, points1, images[0].size)
+
+    features0, features1, matches = pipeline.match(one, two, seconds)
+    plain0 = features0
+    i, j = matches.indices.T
+    points0, points1 = features0.keypoints[i], features1.keypoints[j]
+
+    def again(features: Features) -> Geometry:
+        matches = pipeline.matches_of(found[0], upload_features(features, "cpu"), describer)
+        i, j = matches.indices.T
+        return related(plain0.keypoints[i], features.keypoints[j])
+
+    with timed(seconds, "estimate"):
+        empty = [index for index, features in enumerate(found) if not len(features)]
+        geometry = (
+            EstimationFailure(f"no keypoints in image {empty[0]}") if empty else related(points0, points1)
+        )
+    mirrored = False
+    if not geometry and not empty and not traits_of(describer).large:
+        with timed(seconds, "check_mirrored"):
+            turned = images[1].mirrored()
+            own = detect_features(detector, turned).to_features()
+            agreeing = again(describer.describe(turned, own)) if len(own) else geometry
+            # a symmetric plane's few say nothing where most agreed, but gave no epipolar geometry
+            mirrored = bool(agreeing) and (other is None or agreeing.num_inliers > len(matches) / 4)
+            if mirrored:
+                geometry = EstimationFailure(
+                    f"one image is mirrored: with image 1 turned over, left to right, {agreeing.num_inliers} "
+                    "matches agree; turn one of them over first"
+                )
+    searched = None
+    if not empty and not mirrored and has_views(detector, describer, pipeline.effort) and is_weak(geometry):
+        with timed(seconds, "search_views"):
+            gate = (
+                getattr(estimator, "gate", None) if pipeline.model == "homography" and not learned else None
+            )
+            searched = _search(pipeline, (one, two), gate, limit, related)
+    if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
+        (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
+        points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))
+    if pipeline.refine_homography and isinstance(geometry, HomographyEstimate):
+        with timed(seconds, "refine_homography"):
+            geometry = align_homography(
+                *images, features0.keypoints, points0, points1, geometry, estimator, pipeline.threshold
+            )
+    if geometry and not traits_of(describer).local:
+        with timed(seconds, "check_content"):
+            geometry = check_content(*images, features0, features1, geometry, describer, again, limit)
+    settings = {
+        **{
+            f"image{n}": {"name": image.name, "size": list(image.size), "note": image.note}
+            for n, image in enumerate(images)
+        },
+        "detector": record(detector),
+        "descriptor": record(describer),
+        "remark": None if empty else getattr(describer, "remark", None),
+        "matching": {"matcher": record(learned or "mnn"), **pipeline.rules(describer)},
+        "refine_keypoints": one.feature_map is not None,
+        "refine_homography": pipeline.refine_homography,
+        "effort": pipeline.effort,
+        "tilts": [] if searched is None else list(searched.tilts),
+        "model": {"type": "Homography"} if other is None else record(other),
+        "cameras": EXIF if pipeline.model == "essential" else None,
+        "estimator": record(estimator) if other is None else None,
+    }
+    return MatchResult(*images, features0, features1, matches, geometry, seconds, settings)
+
+
+def _search(
+    pipeline: Pipeline,
+    pair: tuple[Described, Described],
+    gate: object,
+    limit: float,
+    related: Callable[[NDArray[np.floating], NDArray[np.floating]], Geometry],
+) -> Searched | None:
+    """Search tilted views; by affine frames where the estimator's ``gate`` can judge what these give."""
+    images, describer = [own.image for own in pair], pair[0].describer
+    detector: Any = pipeline.detector
+    learned: Any = pipeline.matcher
+
+    def in_frames(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:
+        i, j = matches.indices.T
+        return related(framed0.points[i], framed1.points[j])
+
+    coarse = max(1.0, max(images[1].size) / SIDE)  # views of larger images are reduced
+    relate = relate_plane(gate, limit * coarse, images[0].size) if isinstance(gate, Gate) else in_frames
+    see = partial(view_features, detector=detector, describer=describer)
+    stages = stages_of(pipeline.effort, describer, learned is not None)
+    if learned is None:
+        rules = pipeline.rules(describer)
+        tentative = nearest_elsewhere(rules["metric"], rules["min_similarity"], rules["max_ratio"])
+    else:
+        tentative = learned_pairs(learned, pipeline.min_similarity)
+    plain, together = [own.features for own in pair], seen_together(detector, describer)
+    return search_views(images, plain, see, tentative, stages, relate, together)

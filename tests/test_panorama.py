@@ -1,0 +1,145 @@
+"""Panoramas of made views: where things lie, exposure, strangers, failures; the command."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+import geomatch
+from geomatch.cli import main
+from geomatch.geometry import image_corners
+from geomatch.panorama import Panorama, stitch
+from geomatch.synthetic import render_view
+
+Photo = NDArray[np.uint8]
+SIZE, FOCAL = (320, 240), 700.0
+PARTS: dict[str, Any] = {"detector": "sift", "max_keypoints": 300}
+
+
+@pytest.fixture(scope="module")
+def photo() -> Photo:
+    pixels = geomatch.load_image(geomatch.bundled_pair().image0).pixels
+    return np.asarray(cv2.resize(pixels, None, fx=1.6, fy=1.6, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def turning(photo: Photo) -> list[Photo]:
+    """A camera that turns by twelve degrees and again; the second picture is darker."""
+    inner = np.array([[FOCAL, 0, 160], [0, FOCAL, 120], [0, 0, 1]])
+    to_photo = np.array([[FOCAL, 0, 250], [0, FOCAL, 384], [0, 0, 1]])
+    views = []
+    for turn, light in ((0.0, 1.0), (12.0, 0.75), (24.0, 1.0)):
+        rotation, _ = cv2.Rodrigues(np.array([0.0, np.radians(turn), 0.0]))
+        view = render_view(photo, inner @ rotation.T @ np.linalg.inv(to_photo), SIZE)
+        views.append(np.asarray(view * light, np.uint8))
+    return views
+
+
+@pytest.fixture(scope="module")
+def noise() -> Photo:
+    return np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 3)).astype(np.uint8)
+
+
+def opened(path: Path) -> PILImage.Image:
+    with PILImage.open(path) as picture:
+        return picture.copy()
+
+
+def wall(photo: Photo) -> tuple[list[Photo], list[NDArray[np.float64]]]:
+    """Views of the photograph as a plane, each from elsewhere, and the matrices from it to them."""
+    matrices = []
+    for x, y, a, b in ((60, 80, 8e-4, 0), (100, 90, -8e-4, 0), (90, 110, 0, 6e-4)):
+        matrices.append(np.array([[1, 0.03, -x], [-0.02, 1, -y], [a, b, 1]]))
+    return [render_view(photo, matrix, SIZE) for matrix in matrices], matrices
+
+
+def test_camera_that_turned(photo: Photo, turning: list[Photo], noise: Photo) -> None:
+    """The panorama is the photograph again, but for its light; a stranger is left out and named."""
+    made = stitch([turning[1], noise, turning[0], turning[2]], projection="plane", **PARTS)
+    assert made.pixels is not None, made.reason
+    assert made.left_out == {"image 2": "belongs to none of those in the picture"}
+    assert {pair.names for pair in made.pairs[:2]} == {("image 1", "image 3"), ("image 1", "image 4")}
+    assert made.pixels.shape[2] == 4
+    assert set(np.unique(made.pixels[:, :, 3])) == {0, 255}
+    found = geomatch.match(made.pixels[:, :, :3].copy(), photo, effort="fast", **PARTS).homography
+    assert found
+    back = cv2.warpPerspective(made.pixels, found.matrix, photo.shape[1::-1])
+    inside = cv2.erode(back[:, :, 3], np.ones((9, 9), np.uint8)) == 255
+    assert inside.mean() > 0.15
+    assert np.corrcoef(back[inside, 1], photo[inside, 1])[0, 1] > 0.99
+
+
+def test_cylinder_is_as_wide_as_the_turn(turning: list[Photo]) -> None:
+    made = stitch(turning, projection="cylindrical", **PARTS)
+    assert made.pixels is not None, made.reason
+    assert made.pixels.shape[1] == pytest.approx(
+        FOCAL * (np.radians(24) + 2 * np.arctan(160 / FOCAL)), rel=0.03
+    )
+
+
+def test_plane_from_several_places(photo: Photo) -> None:
+    """As large as the true homographies say, in the frame of one of them."""
+    views, matrices = wall(photo)
+    made = stitch(views, scene="plane", **PARTS)
+    assert made.pixels is not None, made.reason
+    sizes = []
+    for frame in matrices:
+        places = [frame @ np.linalg.inv(matrix) for matrix in matrices]
+        corners = np.concatenate([geomatch.warp_points(place, image_corners(SIZE)) for place in places])
+        sizes.append(np.ptp(corners, axis=0) + 1)
+    assert np.abs(np.array(sizes) - made.pixels.shape[1::-1]).max(axis=1).min() < 3
+
+
+def test_failures_have_a_reason(photo: Photo, turning: list[Photo], noise: Photo) -> None:
+    unrelated = stitch([turning[0], noise], **PARTS)
+    assert not unrelated
+    assert unrelated.reason.startswith("no two of 2 images fit together: image 1 - image 2: ")
+    with pytest.raises(ValueError, match="there is no panorama: no two"):
+        unrelated.save("never.png")
+    walls = stitch(wall(photo)[0], **PARTS)
+    assert not walls
+    assert "give scene 'plane'" in walls.reason
+    empty = stitch([np.zeros_like(noise), noise], **PARTS)
+    assert "one of them has no keypoints" in empty.reason
+    with pytest.raises(ValueError, match="two images or more, got 1"):
+        stitch([noise])
+
+
+def test_files_of_each_format(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 5, 4), np.uint8)
+    pixels[:2] = 255, 128, 0, 255
+    made = Panorama(pixels, "", {}, ())
+    for suffix in (".png", ".tif"):
+        made.save(tmp_path / f"a{suffix}")
+        np.testing.assert_array_equal(np.asarray(opened(tmp_path / f"a{suffix}")), pixels)
+    made.save(tmp_path / "a.JPG")
+    assert opened(tmp_path / "a.JPG").mode == "RGB"
+    with pytest.raises(geomatch.ImageError, match=r"written as one of: \.png"):
+        made.save(tmp_path / "a.gif")
+
+
+def test_command(
+    turning: list[Photo], noise: Photo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files and folders; 0 with all in the picture, 1 with some or without a picture, 2 for bad input."""
+    for number, view in enumerate(turning):
+        PILImage.fromarray(view).save(tmp_path / f"view{number}.png")
+    out, stranger = tmp_path / "all.png", tmp_path / "more" / "stranger.png"
+    line = ["panorama", str(tmp_path), "--out", str(out), "--detector", "sift", "--max-keypoints", "300"]
+    for _ in range(2):  # the second time, the first picture is in the folder
+        assert main(line) == 0, capsys.readouterr().err
+    assert f"wrote       {out}" in capsys.readouterr().out
+    assert opened(out).mode == "RGBA"
+    stranger.parent.mkdir()
+    PILImage.fromarray(noise).save(stranger)
+    assert main([*line, str(stranger)]) == 1
+    assert f"left out    {stranger}: belongs to none of those in the picture" in capsys.readouterr().out
+    assert main(["panorama", str(tmp_path / "view0.png"), *line[2:], str(stranger)]) == 1
+    assert "geomatch: no panorama: no two of 2 images fit together" in capsys.readouterr().err
+    for wrong in ([*line, "--out", "a.gif"], ["panorama", str(stranger), *line[2:]], [*line, "nowhere.png"]):
+        assert main(wrong) == 2
+        assert capsys.readouterr().err.count("\n") == 1
