@@ -4,7 +4,6 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,33 +42,26 @@ def seeded(make: Callable[[], Any]) -> Any:
     return make().eval()
 
 
-@pytest.mark.parametrize("name", ["disk", pytest.param("dedode", marks=pytest.mark.slow)])
-def test_kornia_features_with_random_weights(name: Any, small: Image, tmp_path: Path) -> None:
+def test_kornia_features_with_random_weights(small: Image, tmp_path: Path) -> None:
     from kornia import feature
 
-    if name == "disk":
-        states = [{"extractor": seeded(feature.DISK).state_dict()}]
-    else:
-        network = seeded(partial(feature.DeDoDe, "L", "B", amp_dtype=torch.float32))
-        states = [network.detector.state_dict(), network.descriptor.state_dict()]
-    for file, state in zip(WEIGHTS[name], states, strict=True):
-        torch.save(state, tmp_path / file.file_name)
-    weights = str(tmp_path / WEIGHTS[name][0].file_name if name == "disk" else tmp_path)
-    method = create_method(f"{name}:{weights}", 50)
+    path = tmp_path / WEIGHTS["disk"].file_name
+    torch.save({"extractor": seeded(feature.DISK).state_dict()}, path)
+    method = create_method(f"disk:{path}", 50)
     found = method.extract(small)
     assert 0 < len(found) <= 50
     assert found.descriptors is not None
-    assert found.descriptors.shape == (len(found), 128 if name == "disk" else 256)
-    # pixel centres are whole numbers: of DeDoDe the corner pixel would come as 0.5
+    assert found.descriptors.shape == (len(found), 128)
+    # pixel centres are whole numbers
     assert np.allclose(found.keypoints, np.round(found.keypoints), atol=1e-4)
     assert (np.diff(found.scores) <= 0).all()
     again = method.extract(small)
     assert np.array_equal(again.descriptors, found.descriptors)
     key = method.key()["source"]
-    assert len(key["key"]["items"][2]["items"]) == len(states)  # the checksum of every file
-    (tmp_path / WEIGHTS[name][-1].file_name).write_bytes(b"nothing")
-    with pytest.raises(geomatch.WeightsError, match=f"does not hold weights of {name}"):
-        KorniaFeatures(name, 50, weights).detect(small)
+    assert len(key["key"]["items"][2]["items"]) == 1  # the checksum of its file
+    path.write_bytes(b"nothing")
+    with pytest.raises(geomatch.WeightsError, match="does not hold weights of disk"):
+        KorniaFeatures("disk", 50, str(path)).detect(small)
 
 
 def test_superpoint_by_string(small: Image, tmp_path: Path) -> None:
