@@ -240,7 +240,7 @@ def test_a_folder_is_warped_onto_a_reference(folder: Path, pipeline: Pipeline, t
     assert '"eight.png"' in page
     assert "http" not in page.replace("http-equiv", "")
     for kind in ("frame", "warped", "checkerboard"):
-        shown = load_image(out / f"previews/sub/sixteen.{kind}.png").pixels
+        shown = load_image(out / f"previews/sub/sixteen.{kind}.jpg").pixels
         assert np.abs(shown[40:200, 40:280] - reference[40:200, 40:280]).mean() < 8
 
 

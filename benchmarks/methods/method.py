@@ -65,7 +65,11 @@ class Method:
         """
         if self.source is None or isinstance(self.source, FeatureFiles):
             raise TypeError(f"{self.name} does not extract features of images")
-        return self.source.detect(image)
+        if image.mask is None:
+            return self.source.detect(image)
+        from geomatch.tensors import detect_features  # loads torch
+
+        return detect_features(self.source, image).to_features()
 
     def describe(
         self, images: Sequence[Image], found: Sequence[Features], paper_sampling: bool = False

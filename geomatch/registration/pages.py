@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from geomatch.files import make_folder, write_whole
-from geomatch.images import write_png
 from geomatch.rasters.reading import Raster
 from geomatch.rasters.warping import Send
 
@@ -49,9 +48,10 @@ def write_previews(
         "checkerboard": np.where(chosen[:, :, None], shown.pixels, behind),
     }
     for kind, pixels in pictures.items():
-        path = out / FOLDER / f"{name}.{kind}.png"
+        path = out / FOLDER / f"{name}.{kind}.jpg"
         make_folder(path.parent)
-        write_png(path, np.ascontiguousarray(pixels, np.uint8))
+        _, code = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1], np.uint8))
+        write_whole(path, code.tobytes())
 
 
 def write_index(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:

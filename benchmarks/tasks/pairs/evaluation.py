@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row
 from geomatch.benchmarks.methods import Method
-from geomatch.benchmarks.tasks.pairs.views import Frame, FramedPair, Views
+from geomatch.benchmarks.tasks.pairs.views import Frame, FramedPair, Views, with_mask
 from geomatch.errors import FeaturesError, ImageError, first_line
 from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.files import digest_of, fingerprint_of
@@ -47,7 +47,8 @@ class PairScene:
     def fingerprint(self) -> str:
         """SHA-256 over the files, the truths, and the names and splits that rows hold."""
         names = [[pair.name, pair.split] for pair in self.pairs]
-        return digest_of([names, fingerprint_of(self.files), *self.truths])
+        masks = [mask for path in self.files if (mask := with_mask(path).mask)]
+        return digest_of([names, fingerprint_of([*self.files, *masks]), *self.truths])
 
 
 @dataclass(frozen=True)

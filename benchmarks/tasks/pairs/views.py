@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,8 @@ from geomatch.benchmarks.harness.task import Entry
 from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import describe_together
-from geomatch.files import sha256_of
 from geomatch.geometry import warp_points
-from geomatch.images import Image, load_image
+from geomatch.images import Image, ImageFile
 from geomatch.keypoints.detector import runs_ahead
 from geomatch.store import Store
 from geomatch.types import Features
@@ -28,6 +28,7 @@ Frame = str
 squeezed to that (width, height);
 ``crop640x480``: grey, reduced until it just covers (width, height), and the centre cut out (SuperPoint's
 protocol)."""
+NEAREST = PILImage.Resampling.NEAREST
 KIND = "views"  # kind of the features in the store
 SMALL: Frame = "crop320x240"  # only keypoints are looked at there
 
@@ -86,7 +87,7 @@ class Views:
         early = runs_ahead(method.source)
 
         def read(path: Path) -> tuple[Image, Features | None]:
-            image, _ = framed(load_image(path), frame)
+            image, _ = framed(with_mask(path).load(), frame)
             return image, method.detect(image) if early else None
 
         def keys(path: Path) -> list[str]:
@@ -127,15 +128,21 @@ class Views:
     def _key(self, paths: Sequence[Path], frame: Frame, how: bool | int, place: int) -> str:
         for path in paths:
             if path not in self._sums:
-                self._sums[path] = sha256_of(path)
+                self._sums[path] = with_mask(path).checksum()
         return key_of([self._sums[p] for p in paths], frame, how, feature_key(self.entries[place].key))
 
     def _image(self, path: Path, frame: Frame) -> tuple[Image, Matrix]:
         """The image in the frame, and the matrix from original pixels to it."""
         if (path, frame) not in self._images:
-            whole = load_image(path) if frame == "original" else self._image(path, "original")[0]
+            whole = with_mask(path).load() if frame == "original" else self._image(path, "original")[0]
             self._images[path, frame] = framed(whole, frame)
         return self._images[path, frame]
+
+
+def with_mask(path: Path) -> ImageFile:
+    """An image, and where no keypoints are wanted: ``masks/1.ppm.png`` beside ``1.ppm``, if it is there."""
+    mask = path.parent / "masks" / f"{path.name}.png"
+    return ImageFile(path, mask if mask.is_file() else None)
 
 
 def _moved(features: Features, matrix: Matrix, size: tuple[int, int]) -> Features:
@@ -158,15 +165,18 @@ def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
     if not frame.startswith("crop"):
         size = scaled_size(image.size, frame)
         scale = np.diag([size[0] / width, size[1] / height, 1.0])
-        return Image(_resized(PILImage.fromarray(image.pixels), size), image.name), scale
+        mask = None if image.mask is None else _resized(PILImage.fromarray(image.mask), size, NEAREST)
+        return Image(_resized(PILImage.fromarray(image.pixels), size), image.name, mask=mask), scale
     target = tuple(map(int, frame.removeprefix("crop").split("x")))
     factor = max(target[0] / width, target[1] / height)
     size = max(target[0], int(width * factor)), max(target[1], int(height * factor))
     left, top = (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
     grey = PILImage.fromarray(image.pixels).convert("L").convert("RGB")
-    pixels = _resized(grey, size)[top : top + target[1], left : left + target[0]]
+    part = slice(top, top + target[1]), slice(left, left + target[0])
+    pixels = _resized(grey, size)[part]
+    mask = None if image.mask is None else _resized(PILImage.fromarray(image.mask), size, NEAREST)[part]
     matrix = np.array([[factor, 0.0, -left], [0.0, factor, -top], [0.0, 0.0, 1.0]])
-    return Image(np.ascontiguousarray(pixels), image.name), matrix
+    return Image(np.ascontiguousarray(pixels), image.name, mask=mask), matrix
 
 
 def scaled_size(size: tuple[int, int], frame: Frame) -> tuple[int, int]:
@@ -178,5 +188,9 @@ def scaled_size(size: tuple[int, int], frame: Frame) -> tuple[int, int]:
     return round(size[0] * factor), round(size[1] * factor)
 
 
-def _resized(picture: PILImage.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    return np.asarray(picture.resize(size, PILImage.Resampling.BILINEAR))
+def _resized(
+    picture: PILImage.Image,
+    size: tuple[int, int],
+    how: PILImage.Resampling = PILImage.Resampling.BILINEAR,
+) -> NDArray[Any]:
+    return np.asarray(picture.resize(size, how))
