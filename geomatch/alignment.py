@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from geomatch.estimators import Estimator, OpenCVEstimator, plane_estimator, threshold_of
+from geomatch.estimators import Estimator, OpenCVEstimator, threshold_of
+from geomatch.estimators.smooth import plane_estimator
 from geomatch.geometry import normalize_homography, resize_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
 from geomatch.types import EstimationFailure, HomographyEstimate

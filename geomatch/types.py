@@ -246,9 +246,8 @@ class HomographyEstimate(_Found):
     @property
     def parameter_deviations(self) -> dict[str, float]:
         """Standard deviations of the parameters; empty when unknown."""
-        if self.covariance is None:
-            return {}
-        return parameter_deviations(self.model, self.matrix, self.covariance)
+        known = self.covariance
+        return {} if known is None else parameter_deviations(self.model, self.matrix, known)
 
     def send(self, points: ArrayLike) -> NDArray[np.float64]:
         """Where points (N, 2) of image 0 lie in image 1: through the matrix, then the residual warp."""

@@ -18,9 +18,9 @@ from geomatch.estimators import (
     OpenCVEstimator,
     SmoothEstimator,
     create_estimator,
-    plane_estimator,
 )
 from geomatch.estimators.planes import PLANES
+from geomatch.estimators.smooth import plane_estimator
 from geomatch.geometry import image_corners
 from geomatch.images import Image
 from geomatch.synthetic import random_homography
