@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from geomatch.estimators.determinacy import corner_deviations
 from geomatch.estimators.evidence import FINEST, Points, independence, measure_support
 from geomatch.estimators.planes import HOMOGRAPHY, Plane
-from geomatch.estimators.score import probability, score_features
 from geomatch.estimators.stationary import beside_watermark
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
@@ -133,8 +132,7 @@ class Gate:
         deviations, without_some, covariance = corner_deviations(
             plane, h, p0[inliers], residuals[inliers], weights, corners, threshold
         )
-        extent = np.ptp(warp_points(h, corners), axis=0)
-        side = extent.max()
+        side = np.ptp(warp_points(h, corners), axis=0).max()
         for worst, limit, when in (
             (deviations.max(), self.max_deviation, ""),
             (without_some.max(), self.max_leaning, " if a few of them were wrong"),
@@ -144,16 +142,7 @@ class Gate:
                     f"{count} of {len(p0)} matches agree, but they do not determine the {plane.label}: a "
                     f"corner of image 0 would be uncertain by {min(worst / side, 10):.0%} of its size{when}"
                 )
-        features = score_features(
-            float(weights.sum()), len(p0), count, nfa, second,
-            float(np.sqrt((residuals[inliers] ** 2).sum(axis=1).mean())) / threshold,
-            (deviations, without_some), float(np.hypot(*extent)),
-            (p0[inliers] - corners.min(0)) / np.maximum(np.ptp(corners, axis=0), 1e-300),
-        )  # fmt: skip
-        return HomographyEstimate(
-            h, inliers, deviations, second, model=plane.name, covariance=covariance,
-            score=probability(features),
-        )  # fmt: skip
+        return HomographyEstimate(h, inliers, deviations, second, model=plane.name, covariance=covariance)
 
     def _implausible(self, h: Points, corners: Points) -> str:
         """What the matrix does that a view of the image cannot; empty if it can be one."""
