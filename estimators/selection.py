@@ -12,9 +12,9 @@ from geomatch.geometry import image_corners, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 Answer = HomographyEstimate | EstimationFailure
-_SIGNIFICANT = 2.326
+SIGNIFICANT = 2.326
 """Standard normal quantile of 1 %: how often the true model is refused for a richer one."""
-_NEGLIGIBLE = 1 / 18
+NEGLIGIBLE = 1 / 18
 """Share of the threshold by which a simpler model may move the corners of image 0 though matches by the
 thousand tell the difference: a third of what keypoints are usually off, a sixth of the threshold."""
 
@@ -56,7 +56,7 @@ def choose_model(
             freedom - plane.freedom,
         )
         ratio = max(0.0, squares(fitted) - least) / fewer / noise_variance(least, left, threshold)
-        same = moved <= _NEGLIGIBLE * threshold or not _is_significant(ratio, fewer, left)
+        same = moved <= NEGLIGIBLE * threshold or not _is_significant(ratio, fewer, left)
         if same and (simpler := estimate(plane, fitted)):
             return simpler
     return richest
@@ -65,4 +65,4 @@ def choose_model(
 def _is_significant(ratio: float, freedom: float, left: float) -> bool:
     """The upper tail of an F distribution by Paulson's (1942) normal approximation."""
     a, b, root = 2 / (9 * freedom), 2 / (9 * max(left, 1.0)), ratio ** (1 / 3)
-    return bool((1 - b) * root - (1 - a) > _SIGNIFICANT * sqrt(b * root**2 + a))
+    return bool((1 - b) * root - (1 - a) > SIGNIFICANT * sqrt(b * root**2 + a))

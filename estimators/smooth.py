@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from geomatch.estimators.evidence import FINEST, Points, independence
 from geomatch.estimators.gate import bounds, breadth, checked_points
 from geomatch.estimators.planes import PLANES
+from geomatch.estimators.selection import NEGLIGIBLE, SIGNIFICANT
 from geomatch.estimators.solvers import Estimator, OpenCVEstimator, threshold_of
 from geomatch.geometry import image_corners, warp_points
 from geomatch.transforms import SMOOTH, shifts_at
@@ -18,7 +19,6 @@ _PER_CELL, _LEAST_SIDE, _MOST_SIDE = 6, 3, 10
 _LEAST_PLACES = 30  # five for each coefficient of a polynomial
 _LEAST_BREADTH = 0.2  # of the sides of image 0
 _FOLDS, _ROUNDS = 10, 10
-_SIGNIFICANT = 2.326  # standard normal quantile of 1 %
 _MAX_DEVIATION = 0.05  # of the longest side of image 0 in image 1, as `Gate.max_deviation`
 _LATTICE = np.linspace(0, 1, 33)  # where the warp is looked at for folds
 Mask = NDArray[np.bool_]
@@ -32,7 +32,7 @@ class SmoothEstimator:
     squares, or by the thin-plate spline through their means over cells. Otherwise the plane is the answer,
     with a note: where independent places are too few or lie in too small a part of the image; where errors
     of matches left out, a block of the image at a time, are not smaller than the plane's (paired over blocks,
-    significant at 1 %, each at most the threshold); where it folds, or its corners are too uncertain.
+    significant at 1 %, by more than `NEGLIGIBLE`, each at most the threshold); where it folds, or its corners are too uncertain.
     """
 
     estimator: Estimator
@@ -112,7 +112,8 @@ class SmoothEstimator:
             gains[asked] = lost[0] - lost[1]
             sent.append(shifts_at(kind, *without, corners, hold=False))
         gain = np.bincount(cells[both], gains[both])[np.unique(cells[both])]
-        if gain.mean() <= _SIGNIFICANT * gain.std() / np.sqrt(len(gain)):
+        small = gains[both].mean() <= (NEGLIGIBLE * limit) ** 2
+        if small or gain.mean() <= SIGNIFICANT * gain.std() / np.sqrt(len(gain)):
             return "matches left out are not predicted better than by the plane"
         held, beyond = (shifts_at(kind, *knots, corners, hold) for hold in (True, False))
         jackknife = np.var(sent, axis=0) * (_FOLDS - 1)

@@ -258,6 +258,7 @@ def test_a_plane_stays_a_plane_and_says_why(kind: str) -> None:
         kept += replace(estimate, note="") == plain
         assert estimate.smooth or "not predicted better than by the plane" in estimate.remarks[-1]
     assert kept >= 9
+    assert found(SmoothEstimator(OpenCVEstimator(), kind).estimate(p0, p0, SIZE)).smooth == ""
     few = found(SmoothEstimator(OpenCVEstimator(), kind).estimate(p0[:30], p1[:30], SIZE))
     assert "separate places, 30 are needed" in few.note
 
