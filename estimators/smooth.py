@@ -32,7 +32,8 @@ class SmoothEstimator:
     squares, or by the thin-plate spline through their means over cells. Otherwise the plane is the answer,
     with a note: where independent places are too few or lie in too small a part of the image; where errors
     of matches left out, a block of the image at a time, are not smaller than the plane's (paired over blocks,
-    significant at 1 %, by more than `NEGLIGIBLE`, each at most the threshold); where it folds, or its corners are too uncertain.
+    significant at 1 %, by more than `NEGLIGIBLE`, each at most the threshold); where it folds, or its corners
+    are too uncertain.
     """
 
     estimator: Estimator
