@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from geomatch.estimators import Estimator, OpenCVEstimator, threshold_of
+from geomatch.estimators.score import aligned
 from geomatch.estimators.smooth import plane_estimator
 from geomatch.geometry import normalize_homography, resize_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
@@ -70,7 +71,8 @@ def align_homography(
         inliers = np.asarray(errors <= threshold)
         if inliers.sum() < found.num_inliers * _MIN_SHARE:
             break
-        best = replace(best, matrix=again.matrix, inliers=inliers)
+        score = None if found.score is None else aligned(found.score)
+        best = replace(best, matrix=again.matrix, inliers=inliers, score=score)
     return best
 
 
