@@ -10,7 +10,7 @@ from functools import partial
 from geomatch.estimators.gate import Gate
 from geomatch.estimators.models import Essential, Fundamental
 from geomatch.estimators.pose import relative_pose
-from geomatch.estimators.smooth import SmoothEstimator, plane_estimator
+from geomatch.estimators.smooth import SmoothEstimator
 from geomatch.estimators.solvers import (
     OPENCV_METHODS,
     Estimator,
@@ -24,8 +24,7 @@ from geomatch.estimators.two_view import estimate_two_view
 __all__ = [
     "Essential", "Estimator", "Fundamental", "Gate", "KorniaEstimator", "OpenCVEstimator",
     "PoseLibEstimator", "SmoothEstimator", "create_estimator", "estimate_two_view", "estimators",
-    "plane_estimator", "relative_pose",
-    "threshold_of",
+    "relative_pose", "threshold_of",
 ]  # fmt: skip
 
 
@@ -52,9 +51,9 @@ def create_estimator(
     estimator = known[name](threshold)
     if model != "homography":
         if not isinstance(estimator, OpenCVEstimator):
+            others = ", ".join(OPENCV_METHODS)
             raise ValueError(
-                f"{name} has homographies only, not the model {model!r}; choose one of: "
-                + ", ".join(OPENCV_METHODS)
+                f"{name} has homographies only, not the model {model!r}; choose one of: {others}"
             )
         estimator = replace(estimator, model=model)
     return estimator if smooth == "none" else SmoothEstimator(estimator, smooth)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from geomatch.estimators.determinacy import corner_deviations
 from geomatch.estimators.evidence import FINEST, Points, independence, measure_support
 from geomatch.estimators.planes import HOMOGRAPHY, Plane
+from geomatch.estimators.score import probability, score_features
 from geomatch.estimators.stationary import beside_watermark
 from geomatch.geometry import image_corners, normalize_homography, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate, check_shape
@@ -86,14 +87,9 @@ class Gate:
         return found
 
     def _check(
-        self,
-        solver: Solver,
-        p0: Points,
-        p1: Points,
-        threshold: float,
-        image_size: tuple[int, int] | None,
+        self, solver: Solver, p0: Points, p1: Points, threshold: float, image_size: tuple[int, int] | None,
         plane: Plane,
-    ) -> HomographyEstimate | EstimationFailure:
+    ) -> HomographyEstimate | EstimationFailure:  # fmt: skip
         """Solve for finite points, and check the matrix."""
         places = round(independence(p0, p1, FINEST * threshold).sum())
         if places < self.min_inliers:
@@ -137,7 +133,8 @@ class Gate:
         deviations, without_some, covariance = corner_deviations(
             plane, h, p0[inliers], residuals[inliers], weights, corners, threshold
         )
-        side = np.ptp(warp_points(h, corners), axis=0).max()
+        extent = np.ptp(warp_points(h, corners), axis=0)
+        side = extent.max()
         for worst, limit, when in (
             (deviations.max(), self.max_deviation, ""),
             (without_some.max(), self.max_leaning, " if a few of them were wrong"),
@@ -147,7 +144,15 @@ class Gate:
                     f"{count} of {len(p0)} matches agree, but they do not determine the {plane.label}: a "
                     f"corner of image 0 would be uncertain by {min(worst / side, 10):.0%} of its size{when}"
                 )
-        return HomographyEstimate(h, inliers, deviations, second, model=plane.name, covariance=covariance)
+        noise = float(np.sqrt((residuals[inliers] ** 2).sum(axis=1).mean())) / threshold
+        inside = (p0[inliers] - corners.min(0)) / np.maximum(np.ptp(corners, axis=0), 1e-300)
+        score = probability(score_features(
+            (float(weights.sum()), nfa, second), (count, len(p0)), noise, (deviations, without_some),
+            float(np.hypot(*extent)), inside,
+        ))  # fmt: skip
+        return HomographyEstimate(
+            h, inliers, deviations, second, model=plane.name, covariance=covariance, score=score
+        )
 
     def _implausible(self, h: Points, corners: Points) -> str:
         """What the matrix does that a view of the image cannot; empty if it can be one."""

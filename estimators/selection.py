@@ -7,34 +7,29 @@ import numpy as np
 
 from geomatch.estimators.determinacy import noise_variance
 from geomatch.estimators.evidence import FINEST, Points, independence
-from geomatch.estimators.planes import PLANES, Plane
+from geomatch.estimators.planes import PLANES
 from geomatch.geometry import image_corners, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 Answer = HomographyEstimate | EstimationFailure
-_SIGNIFICANT = 2.326
+SIGNIFICANT = 2.326
 """Standard normal quantile of 1 %: how often the true model is refused for a richer one."""
-_NEGLIGIBLE = 1 / 18
+NEGLIGIBLE = 1 / 18
 """Share of the threshold by which a simpler model may move the corners of image 0 though matches by the
 thousand tell the difference: a third of what keypoints are usually off, a sixth of the threshold."""
 
 
 def choose_model(
-    estimate: Callable[[Plane], Answer],
-    passes: Callable[[Plane, Points], Answer],
-    p0: Points,
-    p1: Points,
-    threshold: float,
-    size: tuple[int, int] | None,
+    estimate: Callable[..., Answer], p0: Points, p1: Points, threshold: float, size: tuple[int, int] | None
 ) -> Answer:
     """The answer of the simplest model whose residuals are not worse than those of the richest that is found.
 
-    ``estimate`` gives the answer of a model, ``passes`` that to its matrix (3, 3). The richest is the
-    homography, or where matches (M, 2) do not determine one the next that they do. Simpler ones are fitted to
-    its inliers, and refused by an F test of nested models at 1 %, each independent place one observation.
+    ``estimate(plane)`` gives the answer of a model, ``estimate(plane, matrix)`` that to a matrix (3, 3). The
+    richest is the homography, or where matches (M, 2) do not determine one the next that they do. Simpler
+    ones are fitted to its inliers, and refused by an F test of nested models at 1 %, each independent place
+    one observation.
     """
-    planes = list(PLANES.values())
-    answers = []
+    planes, answers = list(PLANES.values()), list[Answer]()
     for plane in planes:
         answers.append(estimate(plane))
         if answers[-1]:
@@ -42,8 +37,7 @@ def choose_model(
     richest = answers[-1]
     if not richest:
         return answers[0]
-    agree = richest.inliers
-    p0, p1 = p0[agree], p1[agree]
+    p0, p1 = p0[richest.inliers], p1[richest.inliers]
     weights = independence(p0, p1, FINEST * threshold)
     corners = image_corners(size) if size else p0
     where = warp_points(richest.matrix, corners)
@@ -51,25 +45,24 @@ def choose_model(
     def squares(matrix: Points) -> float:
         return float(weights @ ((p1 - warp_points(matrix, p0)) ** 2).sum(axis=1))
 
-    freedom = PLANES[richest.model].freedom
+    freedom, least = PLANES[richest.model].freedom, squares(richest.matrix)
     left = 2 * weights.sum() - freedom
-    least = squares(richest.matrix)
-    for plane in planes[: len(answers) - 1 : -1]:
+    for plane in reversed(planes[len(answers) :]):
         fitted = plane.fit(p0, p1)
         if fitted is None:
             continue
-        moved = np.linalg.norm(warp_points(fitted, corners) - where, axis=1).max()
-        more = max(0.0, squares(fitted) - least)
-        ratio = more / (freedom - plane.freedom) / noise_variance(least, left, threshold)
-        if moved <= _NEGLIGIBLE * threshold or not _is_significant(ratio, freedom - plane.freedom, left):
-            simpler = passes(plane, fitted)
-            if simpler:
-                return simpler
+        moved, fewer = (
+            np.linalg.norm(warp_points(fitted, corners) - where, axis=1).max(),
+            freedom - plane.freedom,
+        )
+        ratio = max(0.0, squares(fitted) - least) / fewer / noise_variance(least, left, threshold)
+        same = moved <= NEGLIGIBLE * threshold or not _is_significant(ratio, fewer, left)
+        if same and (simpler := estimate(plane, fitted)):
+            return simpler
     return richest
 
 
 def _is_significant(ratio: float, freedom: float, left: float) -> bool:
     """The upper tail of an F distribution by Paulson's (1942) normal approximation."""
-    a, b = 2 / (9 * freedom), 2 / (9 * max(left, 1.0))
-    root = ratio ** (1 / 3)
-    return bool(((1 - b) * root - (1 - a)) / sqrt(b * root**2 + a) > _SIGNIFICANT)
+    a, b, root = 2 / (9 * freedom), 2 / (9 * max(left, 1.0)), ratio ** (1 / 3)
+    return bool((1 - b) * root - (1 - a) > SIGNIFICANT * sqrt(b * root**2 + a))

@@ -8,17 +8,17 @@ from numpy.typing import NDArray
 from geomatch.estimators.evidence import FINEST, Points, independence
 from geomatch.estimators.gate import bounds, breadth, checked_points
 from geomatch.estimators.planes import PLANES
+from geomatch.estimators.selection import NEGLIGIBLE, SIGNIFICANT
 from geomatch.estimators.solvers import Estimator, OpenCVEstimator, threshold_of
 from geomatch.geometry import image_corners, warp_points
 from geomatch.transforms import SMOOTH, shifts_at
 from geomatch.types import EstimationFailure, HomographyEstimate
 
-_PER_CELL, _MOST = 6, 10
-"""Independent places for each control point of a spline, and most cells along a side."""
+_PER_CELL, _LEAST_SIDE, _MOST_SIDE = 6, 3, 10
+"""Independent places for each control point of a spline, and cells along a side."""
 _LEAST_PLACES = 30  # five for each coefficient of a polynomial
 _LEAST_BREADTH = 0.2  # of the sides of image 0
 _FOLDS, _ROUNDS = 10, 10
-_SIGNIFICANT = 2.326  # standard normal quantile of 1 %
 _MAX_DEVIATION = 0.05  # of the longest side of image 0 in image 1, as `Gate.max_deviation`
 _LATTICE = np.linspace(0, 1, 33)  # where the warp is looked at for folds
 Mask = NDArray[np.bool_]
@@ -32,7 +32,8 @@ class SmoothEstimator:
     squares, or by the thin-plate spline through their means over cells. Otherwise the plane is the answer,
     with a note: where independent places are too few or lie in too small a part of the image; where errors
     of matches left out, a block of the image at a time, are not smaller than the plane's (paired over blocks,
-    significant at 1 %, each at most the threshold); where it folds, or its corners are too uncertain.
+    significant at 1 %, by more than `NEGLIGIBLE`, each at most the threshold); where it folds, or its corners
+    are too uncertain.
     """
 
     estimator: Estimator
@@ -62,36 +63,30 @@ class SmoothEstimator:
         if not found:
             return found
         p0, p1 = checked_points(points0, points1)
-        with np.errstate(invalid="ignore"):
-            errors = np.linalg.norm(p1 - warp_points(found.matrix, p0), axis=1)
-        usable = np.asarray(errors <= self.band * self.threshold)
+        usable = self._near(found, p0, p1, self.band)
         if found.watermark is not None:
             usable &= ~found.watermark
         warped = self._warped(found, p0[usable], p1[usable], found.inliers[usable], image_size)
         if isinstance(warped, str):
             return replace(found, note=f"no smooth residual warp: {warped}")
+        return replace(warped, inliers=self._near(warped, p0, p1, 1.0))
+
+    def _near(self, found: HomographyEstimate, p0: Points, p1: Points, reach: float) -> Mask:
+        """Which matches (M, 2) are so many thresholds off at most."""
         with np.errstate(invalid="ignore"):
-            errors = np.linalg.norm(p1 - warped.send(p0), axis=1)
-        return replace(warped, inliers=errors <= self.threshold)
+            return np.asarray(np.linalg.norm(p1 - found.send(p0), axis=1) <= reach * self.threshold)
 
     def _warped(
         self, found: HomographyEstimate, p0: Points, p1: Points, flat: Mask, size: tuple[int, int] | None
     ) -> HomographyEstimate | str:
         """``found`` with a residual warp fitted to matches, of which those ``flat`` agree with the plane."""
-        limit, residuals = self.threshold, p1 - warp_points(found.matrix, p0)
+        kind, limit, residuals = self.kind, self.threshold, p1 - warp_points(found.matrix, p0)
         corners = image_corners(size) if size else bounds(p0[flat])
-        spacing = int(np.sqrt(independence(p0, p1, FINEST * limit).sum() / _PER_CELL))
-        side = min(max(spacing, 3), _MOST)
-        low, span = p0.min(0), np.ptp(p0, axis=0) + 1e-300
-
-        def cells(count: int) -> NDArray[np.int64]:
-            x, y = np.minimum((p0 - low) / span * count, count - 1).astype(np.int64).T
-            return np.asarray(y * count + x)
-
-        own = cells(side)
-        keep = np.zeros(len(p0), np.bool_)
-        for cell in np.unique(own):  # those that agree with their neighbours
-            here = np.flatnonzero(own == cell)
+        side = np.sqrt(independence(p0, p1, FINEST * limit).sum() / _PER_CELL)
+        side = int(np.clip(side, _LEAST_SIDE, _MOST_SIDE))
+        column, row = ((p0 - p0.min(0)) / (np.ptp(p0, axis=0) * (1 + 1e-9)) * side).astype(np.int64).T
+        cells, keep = row * side + column, np.zeros(len(p0), np.bool_)
+        for here in (np.flatnonzero(cells == cell) for cell in np.unique(cells)):  # neighbours must agree
             off = np.linalg.norm(residuals[here] - np.median(residuals[here], axis=0), axis=1)
             keep[here] = off <= 2 * limit
         for _ in range(_ROUNDS):
@@ -100,38 +95,36 @@ class SmoothEstimator:
                 return f"{keep.sum()} matches at {places:.0f} separate places, {_LEAST_PLACES} are needed"
             if (broad := breadth(p0[keep] / np.ptp(corners, axis=0))) < _LEAST_BREADTH:
                 return f"matches in {broad:.0%} of the sides of image 0, {_LEAST_BREADTH:.0%} are needed"
-            knots = _fitted(self.kind, own, p0, residuals, keep)
-            near = np.linalg.norm(residuals - shifts_at(self.kind, *knots, p0), axis=1) <= limit
-            if np.array_equal(near, keep):
+            knots, before = _fitted(kind, cells, p0, residuals, keep), keep
+            keep = np.linalg.norm(residuals - shifts_at(kind, *knots, p0), axis=1) <= limit
+            if np.array_equal(before, keep):
                 break
-            keep = near
-        blocks = cells(side)
-        folds = (blocks % side + 3 * (blocks // side)) % _FOLDS
-        both, gains, sent = keep | flat, np.zeros(len(p0)), []
+        folds, both = (column + 3 * row) % _FOLDS, keep | flat
+        gains, sent = np.zeros(len(p0)), []
         for fold in range(_FOLDS):
             rest, asked = folds != fold, both & (folds == fold)
             if (keep & rest).sum() < _LEAST_PLACES // 2:
                 return "nearly all matches in one block of the image"
-            without = _fitted(self.kind, own, p0, residuals, keep & rest)
+            without = _fitted(kind, cells, p0, residuals, keep & rest)
             plane = PLANES[found.model].fit(p0[both & rest], p1[both & rest])
-            sent.append(shifts_at(self.kind, *without, corners, hold=False))
             plain = p1[asked] - warp_points(found.matrix if plane is None else plane, p0[asked])
-            bent = residuals[asked] - shifts_at(self.kind, *without, p0[asked])
+            bent = residuals[asked] - shifts_at(kind, *without, p0[asked])
             lost = [np.minimum((errors**2).sum(axis=1), limit**2) for errors in (plain, bent)]
             gains[asked] = lost[0] - lost[1]
-        asked_blocks = np.unique(blocks[both])
-        gain = np.bincount(blocks[both], gains[both])[asked_blocks]
-        if gain.mean() <= _SIGNIFICANT * gain.std() / np.sqrt(len(gain)):
+            sent.append(shifts_at(kind, *without, corners, hold=False))
+        gain = np.bincount(cells[both], gains[both])[np.unique(cells[both])]
+        small = gains[both].mean() <= (NEGLIGIBLE * limit) ** 2
+        if small or gain.mean() <= SIGNIFICANT * gain.std() / np.sqrt(len(gain)):
             return "matches left out are not predicted better than by the plane"
-        held, beyond = (shifts_at(self.kind, *knots, corners, hold) for hold in (True, False))
-        spread = np.var(sent, axis=0).sum(axis=1) * (_FOLDS - 1)  # the jackknife's variance
-        deviations = np.sqrt(spread + ((held - beyond) ** 2).sum(axis=1))
+        held, beyond = (shifts_at(kind, *knots, corners, hold) for hold in (True, False))
+        jackknife = np.var(sent, axis=0) * (_FOLDS - 1)
+        deviations = np.sqrt((jackknife + (held - beyond) ** 2).sum(axis=1))
+        points, shifts = knots
         warped = replace(
-            found, smooth=self.kind, control_points=knots[0], control_shifts=knots[1],
-            corner_deviations=deviations,
-        )  # fmt: skip
+            found, smooth=kind, control_points=points, control_shifts=shifts, corner_deviations=deviations
+        )
         lattice = np.stack(np.meshgrid(_LATTICE, _LATTICE), -1) * np.ptp(corners, axis=0) + corners.min(0)
-        there = warped.send(lattice.reshape(-1, 2)).reshape(lattice.shape)
+        there = warped.send(lattice).reshape(lattice.shape)
         right, down = np.diff(there, axis=1)[:-1], np.diff(there, axis=0)[:, :-1]
         turns = right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0]
         if (turns * np.median(turns) <= 0).any():

@@ -114,18 +114,14 @@ class OpenCVEstimator:
         image_size: tuple[int, int] | None = None,
     ) -> HomographyEstimate | EstimationFailure:
         """Estimate as `Estimator` says."""
+
+        def answer(plane: Plane, matrix: Points | None = None) -> HomographyEstimate | EstimationFailure:
+            solve = replace(self, model=plane.name).solve if matrix is None else lambda a, b: matrix
+            return self.gate.run(solve, points0, points1, self.threshold, image_size, plane)
+
         if self.model != "auto":
-            plane = PLANES[self.model]
-            return self.gate.run(self.solve, points0, points1, self.threshold, image_size, plane)
-        p0, p1 = checked_points(points0, points1)
-
-        def passes(plane: Plane, matrix: Points) -> HomographyEstimate | EstimationFailure:
-            return self.gate.run(lambda a, b: matrix, p0, p1, self.threshold, image_size, plane)
-
-        return choose_model(
-            lambda plane: replace(self, model=plane.name).estimate(p0, p1, image_size),
-            passes, p0, p1, self.threshold, image_size,
-        )  # fmt: skip
+            return answer(PLANES[self.model])
+        return choose_model(answer, *checked_points(points0, points1), self.threshold, image_size)
 
     def solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
         """The solver's own matrix, from at least four finite matches."""
@@ -133,22 +129,21 @@ class OpenCVEstimator:
             return commonest_shift(p0, p1, self.threshold)
         solver = _SOLVERS.get(self.model, cv2.estimateAffinePartial2D)
         method, limit = OPENCV_METHODS[self.method], self.max_iterations
-        lacking = method == cv2.RHO if self.model == "affine" else method != cv2.LMEDS
-        if self.model != "homography" and lacking:
+        if self.model != "homography" and (
+            method == cv2.RHO if self.model == "affine" else method != cv2.LMEDS
+        ):
             method = cv2.RANSAC
+        limits = {"ransacReprojThreshold": self.threshold, "maxIters": limit, "confidence": self.confidence}
         try:
-            matrix, _ = solver(
-                p0, p1, method=method, ransacReprojThreshold=self.threshold, maxIters=limit,
-                confidence=self.confidence,
-            )  # fmt: skip
+            matrix, _ = solver(p0, p1, method=method, **limits)
         except cv2.error:  # some methods raise on degenerate input, others return None
             return None
-        if matrix is None or len(matrix) == 3:
+        if matrix is None or self.model == "homography":
             return None if matrix is None else np.asarray(matrix, dtype=np.float64)
-        whole = np.vstack([matrix, [0.0, 0.0, 1.0]])
+        matrix = np.vstack([matrix, [0.0, 0.0, 1.0]])
         if self.model != "euclidean":
-            return whole
-        agree = np.linalg.norm(warp_points(whole, p0) - p1, axis=1) <= self.threshold
+            return matrix
+        agree = np.linalg.norm(warp_points(matrix, p0) - p1, axis=1) <= self.threshold
         return PLANES["euclidean"].fit(p0[agree], p1[agree]) if agree.any() else None
 
 

@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from geomatch.estimators import Estimator, OpenCVEstimator, plane_estimator, threshold_of
+from geomatch.estimators import Estimator, OpenCVEstimator, threshold_of
+from geomatch.estimators.score import aligned
+from geomatch.estimators.smooth import plane_estimator
 from geomatch.geometry import normalize_homography, resize_homography, shift_homography, warp_points
 from geomatch.images import Image, ImageLike, load_image, reduce_image
 from geomatch.types import EstimationFailure, HomographyEstimate
@@ -88,7 +90,8 @@ def align_parts(
         inliers = np.asarray(errors <= threshold)
         if inliers.sum() < found.num_inliers * _MIN_SHARE:
             break
-        best = replace(best, matrix=again.matrix, inliers=inliers)
+        score = None if found.score is None else aligned(found.score)
+        best = replace(best, matrix=again.matrix, inliers=inliers, score=score)
     return best
 
 

@@ -35,17 +35,15 @@ def plane_parameters(model: str, matrix: Array) -> dict[str, float]:
 
 def parameter_deviations(model: str, matrix: Array, covariance: Array) -> dict[str, float]:
     """Standard deviations of `plane_parameters`, from the covariance (8, 8) of the first eight entries."""
-    columns = []
-    for entry in range(8):
-        step = np.zeros(9)
-        step[entry] = _STEP
-        plus, minus = (plane_parameters(model, matrix + sign * step.reshape(3, 3)) for sign in (1.0, -1.0))
-        turned = [name in ("rotation", "shear") for name in plus]
-        change = np.subtract(list(plus.values()), list(minus.values()))
-        columns.append(np.where(turned, (change + 180) % 360 - 180, change) / (2 * _STEP))
-    derivative = np.array(columns).T
+
+    def values(entries: Array) -> Array:
+        return np.array(list(plane_parameters(model, np.append(entries, 1.0).reshape(3, 3)).values()))
+
+    entries = matrix.ravel()[:8]
+    changes = [values(entries + step) - values(entries - step) for step in _STEP * np.eye(8)]
+    derivative = ((np.array(changes) + 180) % 360 - 180).T / (2 * _STEP)  # an angle may go round
     variances = ((derivative @ covariance) * derivative).sum(axis=1)
-    return dict(zip(plus, np.sqrt(np.maximum(variances, 0)).tolist(), strict=True))
+    return dict(zip(plane_parameters(model, matrix), np.sqrt(np.maximum(variances, 0)).tolist(), strict=True))
 
 
 def shifts_at(

@@ -7,7 +7,7 @@ Coordinates are (x, y) in pixels of the original image, x right, y down; the cen
 import os
 from dataclasses import MISSING, dataclass, fields
 from math import inf
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -224,7 +224,8 @@ class HomographyEstimate(_Found):
     control_shifts: NDArray[np.float64] | None = None
     """(K, 2) pixels of image 1 that it adds there."""
     score: float | None = None
-    """Probability that it is right; None when unknown."""
+    """Probability that the mean error of image 0's corners is below 1 % of the diagonal of the box that they
+    have in image 1 (`geomatch.estimators.score`); None when unknown."""
     note: str = ""
     """A remark of the estimator."""
 
@@ -246,9 +247,8 @@ class HomographyEstimate(_Found):
     @property
     def parameter_deviations(self) -> dict[str, float]:
         """Standard deviations of the parameters; empty when unknown."""
-        if self.covariance is None:
-            return {}
-        return parameter_deviations(self.model, self.matrix, self.covariance)
+        known = self.covariance
+        return {} if known is None else parameter_deviations(self.model, self.matrix, known)
 
     def send(self, points: ArrayLike) -> NDArray[np.float64]:
         """Where points (N, 2) of image 0 lie in image 1: through the matrix, then the residual warp."""
@@ -362,6 +362,8 @@ class EstimationFailure(_Record):
     """Matches agree, but they do not move and lie in a strip: a caption or watermark, COLMAP's WATERMARK."""
     planar: bool = False
     """A homography explains the matches: no epipolar geometry is determined, whatever else is matched."""
+
+    score: ClassVar[float] = 0.0
 
     def __bool__(self) -> Literal[False]:
         return False

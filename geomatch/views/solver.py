@@ -1,10 +1,10 @@
 """A homography among matches of which nearly all are wrong: each match with its frames is a hypothesis."""
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.geometry import normalize_homography, warp_points
+from geomatch.estimators.planes import PLANES
+from geomatch.geometry import warp_points
 
 Points = NDArray[np.float64]
 LOOSE = 8.0
@@ -69,16 +69,9 @@ def _narrowed(matrix: Points, p0: Points, p1: Points, threshold: float) -> Point
     """Fit again and again, as `NARROWING` says; None when too few matches stay."""
     for step, factor in enumerate(NARROWING):
         near = np.linalg.norm(warp_points(matrix, p0) - p1, axis=1) <= factor * threshold
-        if near.sum() < (3 if step < AFFINE else 4):
+        plane = PLANES["affine" if step < AFFINE else "homography"]
+        fitted = plane.fit(p0[near], p1[near]) if near.sum() >= plane.sample else None
+        if fitted is None:
             return None
-        if step < AFFINE:
-            rows = np.hstack([p0[near], np.ones((int(near.sum()), 1))])
-            solved, *_ = np.linalg.lstsq(rows, p1[near], rcond=None)
-            matrix = np.vstack([solved.T, [0, 0, 1]])
-        else:
-            fitted, _mask = cv2.findHomography(p0[near], p1[near], 0)
-            normal = None if fitted is None else normalize_homography(fitted)
-            if normal is None:
-                return None
-            matrix = normal
+        matrix = fitted
     return matrix

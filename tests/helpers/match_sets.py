@@ -128,3 +128,18 @@ def true_set(rng: np.random.Generator) -> tuple[Points, Points, NDArray[np.float
     outliers = int(inliers * rng.uniform(0, 3))
     p0, p1 = random_matches(rng, truth, inliers, outliers, rng.uniform(0, 0.7), SIZE)
     return p0, p1, truth
+
+
+def plane_truth(rng: np.random.Generator, model: str) -> NDArray[np.float64]:
+    """(3, 3) of a plane model that no simpler one is near."""
+    if model == "homography":
+        return random_homography(rng, SIZE, "rotated" if rng.random() < 0.5 else "upright")
+    matrix, shift = np.eye(3), rng.uniform(-100, 100, 2)
+    if model != "translation":
+        angles = rng.uniform(-np.pi, np.pi, 2)
+        turn, axes = (np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in angles)
+        scale = 1.0 if model == "euclidean" else np.exp(rng.uniform(np.log(0.5), np.log(2)))
+        stretch = np.exp(rng.uniform(0.05, 0.35) / 2) if model == "affine" else 1.0
+        matrix[:2, :2] = scale * turn @ axes @ np.diag([stretch, 1 / stretch]) @ axes.T
+    matrix[:2, 2] = _SPAN / 2 + shift - matrix[:2, :2] @ _SPAN / 2
+    return matrix

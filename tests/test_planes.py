@@ -1,0 +1,299 @@
+"""Plane models simpler than a homography, the choice among them, and smooth residual warps."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.transform
+from numpy.typing import NDArray
+from scipy.interpolate import RBFInterpolator
+
+from geomatch import EstimationFailure, HomographyEstimate, align_images, warp_points
+from geomatch.alignment import align_homography
+from geomatch.estimators import (
+    Gate,
+    OpenCVEstimator,
+    SmoothEstimator,
+    create_estimator,
+)
+from geomatch.estimators.planes import PLANES
+from geomatch.estimators.smooth import plane_estimator
+from geomatch.geometry import image_corners
+from geomatch.images import Image
+from geomatch.synthetic import random_homography
+from geomatch.transforms import shifts_at
+
+sys.path.append(str(Path(__file__).parent / "helpers"))
+from match_sets import cluster_and_stray, line_and_outliers, plane_truth, random_matches, two_lines
+
+Array = NDArray[np.float64]
+SIZE = (640, 480)
+MODELS = list(PLANES)
+SIMPLER = MODELS[1:]
+LATTICE = np.stack(np.meshgrid(np.linspace(30, 610, 12), np.linspace(30, 450, 12)), -1).reshape(-1, 2)
+
+
+def found(estimate: HomographyEstimate | EstimationFailure) -> HomographyEstimate:
+    assert isinstance(estimate, HomographyEstimate), estimate
+    return estimate
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_exact_matches_give_the_model_and_its_parameters(model: str, rng: np.random.Generator) -> None:
+    truth = plane_truth(rng, model)
+    p0, p1 = random_matches(rng, truth, 80, 60)
+    for method in ("usac_magsac", "lmeds", "rho"):
+        estimator = OpenCVEstimator(method, model=model)
+        if method != "lmeds":
+            estimate = found(estimator.estimate(p0, p1, SIZE))
+            assert estimate.model == model
+            np.testing.assert_allclose(estimate.matrix, truth, atol=1e-6 * 480)
+            assert estimate.num_inliers >= 80
+        assert estimator.estimate(p0, p1, SIZE) == estimator.estimate(p0, p1, SIZE)
+    if model == "homography":
+        assert list(estimate.parameters) == ["h00", "h01", "h02", "h10", "h11", "h12", "h20", "h21"]
+        return
+    kinds = {"similarity": "SimilarityTransform", "euclidean": "EuclideanTransform"}
+    theirs = getattr(skimage.transform, kinds.get(model, "AffineTransform"))(truth)
+    parameters = estimate.parameters
+    assert (parameters["x"], parameters["y"]) == pytest.approx(theirs.translation, abs=1e-3)
+    if model != "translation":
+        assert parameters["rotation"] == pytest.approx(np.degrees(theirs.rotation), abs=1e-4)
+    if model == "similarity":
+        assert parameters["scale"] == pytest.approx(theirs.scale)
+    if model == "affine":
+        assert (parameters["scale_x"], parameters["scale_y"]) == pytest.approx(theirs.scale)
+        assert np.tan(np.radians(parameters["shear"])) == pytest.approx(np.tan(theirs.shear), abs=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_errors_are_as_large_as_stated(model: str) -> None:
+    """Of the parameters, of the corners, and of the corners by way of the matrix's covariance."""
+    ratios, corners = [], image_corners(SIZE)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        truth = plane_truth(rng, model)
+        p0, p1 = random_matches(rng, truth, 60, 20, noise=0.5)
+        estimate = found(OpenCVEstimator(model=model).estimate(p0, p1, SIZE))
+        exact = replace(estimate, matrix=truth).parameters
+        for name, deviation in estimate.parameter_deviations.items():
+            ratios.append((estimate.parameters[name] - exact[name]) / deviation)
+        assert estimate.corner_deviations is not None
+        assert estimate.covariance is not None
+        u, v = warp_points(estimate.matrix, corners).T
+        x, y, one, zero = *corners.T, np.ones(4), np.zeros(4)
+        depth = corners @ estimate.matrix[2, :2] + 1
+        rows = [[x, y, one, zero, zero, zero, -u * x, -u * y], [zero, zero, zero, x, y, one, -v * x, -v * y]]
+        jacobian = np.moveaxis(np.array(rows) / depth, 2, 0)
+        variances = ((jacobian @ estimate.covariance) * jacobian).sum(axis=(1, 2))
+        np.testing.assert_allclose(np.sqrt(variances), estimate.corner_deviations, rtol=1e-5)
+    assert 0.75 < np.sqrt(np.mean(np.square(ratios))) < 1.25
+
+
+def test_least_squares_is_that_of_scikit_image(rng: np.random.Generator) -> None:
+    p0 = rng.uniform(0, 400, (30, 2))
+    for name in ("affine", "similarity", "euclidean"):
+        p1 = warp_points(plane_truth(rng, name), p0) + rng.normal(0, 1, p0.shape)
+        theirs = getattr(skimage.transform, f"{name.title()}Transform").from_estimate(p0, p1).params
+        ours = PLANES[name].fit(p0, p1)
+        assert ours is not None
+        if name == "affine":  # theirs is of algebraic distances
+            squares = [((warp_points(h, p0) - p1) ** 2).sum() for h in (ours, theirs)]
+            assert 0.999 * squares[1] < squares[0] <= squares[1]
+        else:
+            np.testing.assert_allclose(ours, theirs, atol=1e-8)
+    line = np.column_stack([p0[:, 0], 2 * p0[:, 0]])
+    assert PLANES["affine"].fit(line, p0) is None
+    for name in ("similarity", "euclidean"):
+        assert PLANES[name].fit(np.ones((9, 2)), p0[:9]) is None
+
+
+def test_the_gate_projects_to_the_model_and_names_it(rng: np.random.Generator) -> None:
+    p0, p1 = random_matches(rng, plane_truth(rng, "euclidean"), 60, 0, noise=0.5)
+    rough = np.eye(3)
+    rough[:2] = np.linalg.lstsq(np.column_stack([p0, np.ones(60)]), p1, rcond=None)[0].T
+    matrix = found(Gate().run(lambda a, b: rough, p0, p1, 3.0, SIZE, PLANES["euclidean"])).matrix
+    np.testing.assert_allclose(matrix[:2, :2] @ matrix[:2, :2].T, np.eye(2), atol=1e-12)
+    none = Gate().run(lambda a, b: None, p0, p1, 3.0, SIZE, PLANES["affine"])
+    assert isinstance(none, EstimationFailure)
+    assert none.reason == "the solver found no affine map among 60 matches"
+    apart = create_estimator("ransac", model="translation").estimate(p0, rng.uniform(0, 480, p0.shape), SIZE)
+    assert isinstance(apart, EstimationFailure)
+    assert "translation" in apart.reason
+
+
+@pytest.mark.parametrize("model", [*SIMPLER, "auto"])
+def test_a_line_or_one_small_part_tells_nothing_of_the_model(model: str) -> None:
+    estimator = OpenCVEstimator(model=model, max_iterations=2000)
+    for kind in (line_and_outliers, cluster_and_stray, two_lines):
+        for seed in range(15):
+            assert not estimator.estimate(*kind(np.random.default_rng(seed)), SIZE), (kind, seed)
+    strip = np.random.default_rng(0).uniform([0, 0], [60, 480], (80, 2))  # two tiles of a mosaic overlap
+    moved = found(estimator.estimate(strip, strip + np.array([580, 3]), SIZE))
+    np.testing.assert_allclose(moved.matrix[:2, 2], [580, 3], atol=1e-6)
+
+
+def test_a_translation_is_found_among_ten_thousand(rng: np.random.Generator) -> None:
+    p0, p1 = random_matches(rng, plane_truth(rng, "translation"), 1000, 9000, noise=0.7)
+    estimate = found(OpenCVEstimator(model="translation").estimate(p0, p1, SIZE))
+    assert estimate.num_inliers >= 990
+    assert estimate.parameter_deviations["x"] < 0.1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_auto_takes_the_simplest_model_that_will_do(model: str) -> None:
+    right = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        count, wrong = int(rng.integers(40, 300)), rng.uniform(0, 0.6)
+        p0, p1 = random_matches(
+            rng, plane_truth(rng, model), int(count * (1 - wrong)), int(count * wrong), rng.uniform(0.3, 1)
+        )
+        right += found(OpenCVEstimator(model="auto").estimate(p0, p1, SIZE)).model == model
+    assert right >= 18
+
+
+def test_auto_takes_what_is_determined_and_what_makes_no_difference(rng: np.random.Generator) -> None:
+    part = rng.uniform([250, 180], [300, 230], (20, 2))  # not enough for a homography
+    p1 = warp_points(plane_truth(rng, "similarity"), part) + rng.normal(0, 0.4, part.shape)
+    assert not OpenCVEstimator().estimate(part, p1, SIZE)
+    assert found(OpenCVEstimator(model="auto").estimate(part, p1, SIZE)).model == "similarity"
+    many = rng.uniform(0, 1, (4000, 2)) * SIZE
+    tiny = np.array([[1.0002, 0, 5], [0, 1.0002, 7], [0, 0, 1]])  # 0.1 px at the corners
+    exact = warp_points(tiny, many)
+    assert found(OpenCVEstimator(model="auto").estimate(many, exact, SIZE)).model == "translation"
+    none = OpenCVEstimator(model="auto").estimate(many[:50], many[50:100], SIZE)
+    assert isinstance(none, EstimationFailure)
+    assert "homography" in none.reason
+
+
+def test_wrong_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown model 'rigid'; choose from: homography, affine"):
+        create_estimator("ransac", model="rigid")
+    with pytest.raises(ValueError, match=r"kornia has homographies only, not the model 'affine'; .*usac_mag"):
+        create_estimator("kornia", model="affine")
+    with pytest.raises(
+        ValueError, match="unknown residual warp 'spline'; choose from: tps, polynomial, none"
+    ):
+        create_estimator("ransac", smooth="spline")
+
+
+def bend(points: Array) -> Array:
+    """A polynomial of degree 2, 8 px at most."""
+    x, y = ((points - [320, 240]) / 320).T
+    return np.stack([5 * x * x + 3 * y * y, 6 * x * y - 4 * x * x], 1)
+
+
+def bent_matches(
+    rng: np.random.Generator, field: Callable[[Array], Array], inliers: int, outliers: int, noise: float
+) -> tuple[Array, Array, Array]:
+    """Matches of a plane with a field added, and its matrix."""
+    truth = random_homography(rng, SIZE)
+    p0, p1 = random_matches(rng, truth, inliers, outliers)
+    good = np.linalg.norm(warp_points(truth, p0) - p1, axis=1) < 1e-6
+    p1[good] += field(p0[good]) + rng.normal(0, 1, (good.sum(), 2)) * noise
+    return p0, p1, truth
+
+
+@pytest.mark.parametrize("kind", ["tps", "polynomial"])
+def test_smooth_fields_are_recovered_beside_wild_outliers(kind: str, rng: np.random.Generator) -> None:
+    p0, p1, truth = bent_matches(rng, bend, 400, 200, 0.3)
+    estimator = create_estimator("usac_magsac", smooth=kind)
+    estimate = found(estimator.estimate(p0, p1, SIZE))
+    assert estimate.smooth == kind
+    where = warp_points(truth, LATTICE) + bend(LATTICE)
+    plane = np.linalg.norm(warp_points(estimate.matrix, LATTICE) - where, axis=1).mean()
+    assert np.linalg.norm(estimate.send(LATTICE) - where, axis=1).mean() < 0.4 < 1.1 < plane
+    errors = np.linalg.norm(estimate.send(p0) - p1, axis=1)
+    np.testing.assert_array_equal(estimate.inliers, errors <= 3.0)
+    assert estimate.num_inliers >= 390
+    assert estimate == estimator.estimate(p0, p1, SIZE)
+    assert estimate == HomographyEstimate.from_bytes(estimate.to_bytes(), "it")
+    # held beyond the box of its inliers
+    assert estimate.control_points is not None
+    low, high = estimate.control_points.min(0), estimate.control_points.max(0)
+    far = np.array([[-500.0, 240], [900, 900]])
+    shifts = estimate.send(far) - warp_points(estimate.matrix, far)
+    near = np.clip(far, low, high)
+    np.testing.assert_allclose(shifts, estimate.send(near) - warp_points(estimate.matrix, near))
+
+
+def test_a_polynomial_on_its_own_plane_is_exact(rng: np.random.Generator) -> None:
+    p0 = rng.uniform(0, 1, (300, 2)) * SIZE
+    p1 = p0 + np.array([9, -4]) + bend(p0)
+    estimate = found(
+        create_estimator("usac_magsac", model="affine", smooth="polynomial").estimate(p0, p1, SIZE)
+    )
+    np.testing.assert_allclose(estimate.send(p0), p1, atol=1e-6)
+    assert estimate.model == "affine"
+
+
+def test_warps_are_those_of_scipy_and_scikit_image(rng: np.random.Generator) -> None:
+    knots, shifts, points = (
+        rng.uniform(0, 500, (25, 2)),
+        rng.normal(0, 5, (25, 2)),
+        rng.uniform(0, 500, (99, 2)),
+    )
+    exact = RBFInterpolator(knots, shifts, kernel="thin_plate_spline")(points)
+    np.testing.assert_allclose(shifts_at("tps", knots, shifts, points, hold=False), exact, atol=1e-8)
+    spline = skimage.transform.ThinPlateSplineTransform.from_estimate(knots, shifts)
+    np.testing.assert_allclose(exact, spline(points), atol=0.02)  # they add 1e-8 to squares
+    shifts = bend(knots)
+    polynomial = skimage.transform.PolynomialTransform.from_estimate(knots, shifts, 2)
+    ours = shifts_at("polynomial", knots, shifts, points, hold=False)
+    np.testing.assert_allclose(ours, polynomial(points), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["tps", "polynomial"])
+def test_a_plane_stays_a_plane_and_says_why(kind: str) -> None:
+    kept = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        p0, p1 = random_matches(rng, random_homography(rng, SIZE), 200, 150, noise=0.7)
+        plain = found(OpenCVEstimator().estimate(p0, p1, SIZE))
+        estimate = found(SmoothEstimator(OpenCVEstimator(), kind).estimate(p0, p1, SIZE))
+        kept += replace(estimate, note="") == plain
+        assert estimate.smooth or "not predicted better than by the plane" in estimate.remarks[-1]
+    assert kept >= 9
+    assert found(SmoothEstimator(OpenCVEstimator(), kind).estimate(p0, p0, SIZE)).smooth == ""
+    few = found(SmoothEstimator(OpenCVEstimator(), kind).estimate(p0[:30], p1[:30], SIZE))
+    assert "separate places, 30 are needed" in few.note
+
+
+def test_a_warp_that_folds_is_refused(rng: np.random.Generator) -> None:
+    """A wave that turns back on itself between the matches that it explains."""
+
+    def wave(points: Array) -> Array:
+        return np.column_stack([28 * np.sin(points[:, 0] / 640 * 4 * np.pi) ** 3, np.zeros(len(points))]) * 2
+
+    p0 = rng.uniform(0, 1, (3000, 2)) * SIZE
+    inside = Gate().run(lambda a, b: np.eye(3), p0, p0 + wave(p0), 3.0, SIZE)
+    estimate = found(inside)
+
+    class Plane:
+        threshold = 3.0
+
+        def estimate(self, *arguments: object) -> HomographyEstimate:
+            return replace(estimate, matrix=np.eye(3))
+
+    folded = found(SmoothEstimator(Plane(), band=30).estimate(p0, p0 + wave(p0), SIZE))
+    assert folded.smooth == ""
+    assert "it would fold the image" in folded.note
+
+
+def test_alignment_keeps_the_model(photo0: Image) -> None:
+    auto = OpenCVEstimator(model="auto")
+    assert plane_estimator(SmoothEstimator(auto), "affine") == OpenCVEstimator(model="affine")
+    rng = np.random.default_rng(0)
+    p0 = rng.uniform(20, 200, (60, 2))
+    start = found(auto.estimate(p0, p0 + rng.normal(0, 0.5, p0.shape), photo0.size))
+    assert start.model == "translation"
+    again = align_homography(photo0, photo0, p0, p0, p0, start, auto, 3.0)
+    assert again.model == "translation"
+    np.testing.assert_allclose(again.matrix, np.eye(3), atol=0.02)
+    bent = replace(start, smooth="tps", control_points=p0, control_shifts=p0 * 0)
+    assert align_homography(photo0, photo0, p0, p0, p0, bent, auto, 3.0) is bent
+    assert align_images(photo0, photo0, np.eye(3))
