@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from geomatch.alignment import Part, align_parts, prepare_part
 from geomatch.errors import ImageError
-from geomatch.estimators import Estimator
 from geomatch.geometry import image_corners, resize_homography, warp_points
 from geomatch.images import Image, ImageFile
 from geomatch.images.masks import add_mask
@@ -107,7 +106,7 @@ def relate_large(
         with timed(seconds, "tiles"):
             tiles = _matched_tiles(pipeline, sources, matrix, margin)
             features0, features1, matches = _joined(tiles, sizes)
-        estimator, threshold = cast(Estimator, pipeline.estimator), pipeline.threshold
+        estimator, threshold = pipeline.parts.estimator, pipeline.threshold
         i, j = matches.indices.T
         points0, points1 = features0.keypoints[i], features1.keypoints[j]
         with timed(seconds, "estimate"):
@@ -164,10 +163,10 @@ def _matched_tiles(
     pipeline: Pipeline, sources: Sequence[_Source], matrix: NDArray[np.float64], margin: float
 ) -> list[_Tile]:
     """Tiles of image 0, each matched with the window of image 1 where the matrix sends it."""
-    detector = pipeline.detector
+    parts, detector = pipeline.parts, pipeline.parts.detector
     if is_dataclass(detector) and getattr(detector, "max_keypoints", None):
         detector = replace(cast(Any, detector), max_keypoints=KEYPOINTS)
-    small = replace(pipeline, detector=detector)
+    small = replace(pipeline, matcher=parts.matcher, detector=detector, descriptor=parts.describer)
     tiles = []
     for box0, box1 in _boxes(matrix, sources[0].raster.size, sources[1].raster.size, margin):
         images = sources[0].window(*box0), sources[1].window(*box1)

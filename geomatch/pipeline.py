@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from geomatch.keypoints import Detector, GridDetector
 from geomatch.matchers import Matcher, match_features
 from geomatch.matching import check_options, check_rows, mutual_nearest
 from geomatch.parallel import side_by_side
+from geomatch.provenance import settings_key
 from geomatch.stream import clocked
 from geomatch.tensors import FeatureTensors, detect_features, upload_features
 from geomatch.types import Features, Matches, Metric
@@ -53,8 +54,21 @@ class Described:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Parts:
+    """What names stand for."""
+
+    matcher: Matcher | None
+    """None for mutual nearest neighbours."""
+    detector: Detector
+    describer: Describer | None
+    """None for that which suits the keypoints."""
+    estimator: Estimator
+    """Of planes."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Pipeline:
-    """Everything between images and what relates them, made once for many; names become objects.
+    """Everything between images and what relates them, made once for many.
 
     Raises ValueError for options that make no sense.
     """
@@ -101,6 +115,8 @@ class Pipeline:
     matches tell one; needs the extra ``register``."""
     device: str = "auto"
     """Where networks run that are given by name."""
+    parts: Parts = field(init=False, repr=False)
+    """The same as objects."""
 
     def __post_init__(self) -> None:
         check_effort(self.effort)
@@ -117,9 +133,12 @@ class Pipeline:
             model = str(self.model) if plane else "homography"
             estimator = create_estimator(estimator, self.threshold, model, self.smooth)
         given = self.matcher, self.detector, self.descriptor, self.max_keypoints, self.device
-        parts = dict(zip(("matcher", "detector", "descriptor"), choose_parts(*given), strict=True))
-        for name, part in {**parts, "estimator": estimator}.items():
-            object.__setattr__(self, name, part)
+        object.__setattr__(self, "parts", Parts(*choose_parts(*given), estimator))
+
+    def cache_key(self) -> Any:
+        """All that decides the results: weights of parts given by name, too."""
+        names = ("matcher", "detector", "descriptor", "estimator", "device")
+        return [settings_key(self, leave_out=names), settings_key(self.parts)]
 
     def model_of(self, images: Sequence[Image]) -> Model | None:
         """The model of these two images, None for a homography; `GeomatchError` where it lacks cameras."""
@@ -136,11 +155,11 @@ class Pipeline:
         ``seconds`` gets the wall time of each stage.
         """
         seconds = {} if seconds is None else seconds
-        detector: Any = self.detector
+        detector: Any = self.parts.detector
         with timed(seconds, "detect"):
             detected, together = partial(detect_features, detector), getattr(detector, "reentrant", False)
             found = side_by_side(detected, images) if together else list(map(detected, images))
-        describer: Any = self.descriptor
+        describer: Any = self.parts.describer
         if describer is None:
             oriented = all(f.scales is not None and f.orientations is not None for f in found if len(f))
             patches = oriented and not isinstance(detector, GridDetector)
@@ -166,7 +185,7 @@ class Pipeline:
     def rules(self, describer: Describer) -> dict[str, Any]:
         """Metric, similarity and ratio by which descriptors are matched."""
         metric = self.metric
-        if metric is None and self.matcher is None:
+        if metric is None and self.parts.matcher is None:
             metric = traits_of(describer).metric
         return {"metric": metric, "min_similarity": self.min_similarity, "max_ratio": self.max_ratio}
 
@@ -174,10 +193,9 @@ class Pipeline:
         self, features0: FeatureTensors, features1: FeatureTensors, describer: Describer
     ) -> Matches:
         """Match described keypoints, on the device where they are."""
-        if self.matcher is not None:
-            matcher = cast(Matcher, self.matcher)
+        if self.parts.matcher is not None:
             arrays = features0.to_features(), features1.to_features()
-            return match_features(matcher, *arrays, self.min_similarity)
+            return match_features(self.parts.matcher, *arrays, self.min_similarity)
         if not len(features0) or not len(features1):
             return Matches(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
         a, b = features0.descriptors, features1.descriptors
@@ -198,7 +216,7 @@ class Pipeline:
         features0, features1 = (own.features.to_features() for own in (one, two))
         if one.feature_map is not None and two.feature_map is not None:
             with timed(seconds, "refine_keypoints"):
-                detector = self.detector
+                detector = self.parts.detector
                 step = detector.spacing(two.image.size) if isinstance(detector, GridDetector) else 0
                 maps = one.feature_map, two.feature_map
                 moved = refine_matches(*maps, features0, features1, matches, step)

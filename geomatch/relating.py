@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from geomatch.content import check_content
 from geomatch.describers import (
     traits_of,
 )
-from geomatch.estimators import Estimator, Gate, threshold_of
+from geomatch.estimators import Gate, threshold_of
 from geomatch.estimators.models import EXIF
 from geomatch.pipeline import Described, Pipeline, timed
 from geomatch.provenance import record
@@ -41,10 +40,8 @@ def relate(
     """
     seconds = {} if seconds is None else seconds
     images, found = (one.image, two.image), (one.features, two.features)
-    detector: Any = pipeline.detector
-    estimator = cast(Estimator, pipeline.estimator)
-    learned: Any = pipeline.matcher
-    describer = one.describer
+    parts, describer = pipeline.parts, one.describer
+    detector, estimator, learned = parts.detector, parts.estimator, parts.matcher
     other, limit = pipeline.model_of(images), threshold_of(estimator, pipeline.threshold)
 
     def related(points0: NDArray[np.floating], points1: NDArray[np.floating]) -> Geometry:
@@ -127,8 +124,7 @@ def _search(
 ) -> Searched | None:
     """Search tilted views; by affine frames where the estimator's ``gate`` can judge what these give."""
     images, describer = [own.image for own in pair], pair[0].describer
-    detector: Any = pipeline.detector
-    learned: Any = pipeline.matcher
+    detector, learned = pipeline.parts.detector, pipeline.parts.matcher
 
     def in_frames(matches: Matches, framed0: FramedFeatures, framed1: FramedFeatures) -> Geometry:
         i, j = matches.indices.T

@@ -76,6 +76,7 @@ def summary(result: MatchResult) -> str:
         if found.second is not None:
             lines += ["second      (rotation and translation)", *_rows(found.second)]
     elif found:
+        model = found.model if isinstance(found, HomographyEstimate) else model
         lines += [f"{model:11} (image 0 to image 1)", *_rows(found.matrix)]
         if isinstance(found, HomographyEstimate) and found.corner_deviations is not None:
             corners = ", ".join(f"{deviation:.2g}" for deviation in found.corner_deviations)
@@ -158,7 +159,7 @@ def draw_overlay(result: MatchResult) -> NDArray[np.uint8]:
     points = np.stack([columns, rows], axis=-1).reshape(-1, 2)
     places = result.homography.send(resize_points(points, small0.size, result.features0.image_size))
     shown = resize_points(places, result.features1.image_size, small1.size)
-    x, y = np.clip(shown, -2, np.array(small1.size) + 1).T.reshape(2, *rows.shape)
+    x, y = np.clip(shown, -2, np.array(small1.size) + 1).astype(np.float32).T.reshape(2, *rows.shape)
     warped = cv2.remap(small1.pixels, x, y, cv2.INTER_LINEAR)
     covered = cv2.remap(np.ones(small1.pixels.shape[:2], np.float32), x, y, cv2.INTER_LINEAR)
     share = 0.5 * covered[:, :, None]

@@ -95,7 +95,6 @@ def open_page(file: IO[bytes], name: str) -> Page:
     first = pages[own[0]]
     if len(own) > 1 or first.imagedepth != 1:
         raise several_pages(name)
-    kind = first.dtype, first.samplesperpixel
     masks = {
         (page.subfiletype & 1, page.shape): page
         for page in pages

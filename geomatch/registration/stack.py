@@ -60,7 +60,7 @@ def register_sequence(
         links = [
             _link(*pair, line)
             for pair, line in zip(tried, lines, strict=True)
-            if line["reason"] is None and (line["score"] or 0) >= _LEAST_SCORE
+            if line["reason"] is None and (line["score"] is None or line["score"] >= _LEAST_SCORE)
         ]
         models = {line["model"] for line in lines if line["reason"] is None}
         richest: Any = next((model for model in PLANES if model in models), PLANES[0])

@@ -1,0 +1,471 @@
+"""Whole images onto a reference: lists, folders, sequences, large files, masks."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+import geomatch
+from geomatch import Pipeline, corner_error, load_image, register, relate, warp_points
+from geomatch.cli import main
+from geomatch.errors import GeomatchError, ImageError
+from geomatch.images import Image, ImageFile, Masks, reduce_image
+from geomatch.pairs import match_pair
+from geomatch.registration import pair_list as lists
+from geomatch.registration.pair_list import match_list, read_pairs
+from geomatch.registration.pictures import Output, sends
+from geomatch.registration.register import named_files, register_pairs
+from geomatch.registration.stack import register_sequence
+from geomatch.synthetic import render_view
+from geomatch.tensors import detect_features
+
+Matrix = NDArray[np.float64]
+SIZE = 320, 240
+TURN = np.array([[0.98, -0.1, 14.0], [0.09, 0.97, -6.0], [0.0, 0.0, 1.0]])
+FAST = {"detector": "sift", "max_keypoints": 250, "effort": "fast"}
+
+
+@pytest.fixture(scope="module")
+def small(photo0: Image) -> NDArray[np.uint8]:
+    return reduce_image(photo0, SIZE[0]).pixels
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline(detector="sift", max_keypoints=250, effort="fast")
+
+
+def write(path: Path, pixels: NDArray[np.generic]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), pixels[..., ::-1])
+    return path
+
+
+def off(found: geomatch.Registration, truth: Matrix) -> float:
+    assert found.matrix is not None
+    return corner_error(found.matrix, truth, SIZE)
+
+
+# --- masks
+
+
+def test_masked_keypoints_are_gone_and_others_take_their_place(photo0: Image) -> None:
+    mask = np.zeros(photo0.pixels.shape[:2], np.uint8)
+    mask[:, : mask.shape[1] // 2] = 255
+    masked = load_image(photo0.pixels, mask=mask, ignore_border=20)
+    detector = geomatch.keypoints.create_detector("sift", 200)
+    found = detect_features(detector, masked).to_features()
+    x, y = found.keypoints.T
+    assert x.max() < mask.shape[1] / 2
+    assert min(x.min(), y.min()) >= 19.5
+    assert 150 < len(found) <= 200  # nearly as many as asked for, from the half that is left
+    plain = detect_features(detector, photo0).to_features()
+    assert (plain.keypoints[:, 0] > mask.shape[1] / 2).any()
+
+
+def test_a_mask_leaves_the_answer_to_what_it_allows(photo0: Image, pipeline: Pipeline) -> None:
+    """Two motions in one picture: each is found where the other is masked."""
+    half = photo0.size[0] // 2
+    moved = photo0.pixels.copy()
+    moved[:, :half] = np.roll(photo0.pixels, 9, axis=0)[:, :half]
+    moved[:, half:] = np.roll(photo0.pixels, -5, axis=0)[:, half:]
+    mask = np.zeros(moved.shape[:2], bool)
+    mask[:, : half - 20] = True
+    still = replace(pipeline, model="translation")
+    for allowed, shift in ((mask, 9.0), (~mask, -5.0)):
+        result = match_pair(still, load_image(photo0.pixels, mask=allowed), load_image(moved))
+        assert isinstance(result.geometry, geomatch.HomographyEstimate)
+        assert result.geometry.matrix[1, 2] == pytest.approx(shift, abs=0.05)
+
+
+def test_masks_are_turned_with_the_pixels_that_they_are_of(tmp_path: Path, small: NDArray[np.uint8]) -> None:
+    exif = PILImage.Exif()
+    exif[0x0112] = 6
+    PILImage.fromarray(np.ascontiguousarray(np.rot90(small))).save(tmp_path / "a.png", exif=exif)
+    mask = np.zeros((SIZE[0], SIZE[1]), np.uint8)  # of the file's pixels, which lie on their side
+    mask[:50] = 255
+    write(tmp_path / "stored.png", np.repeat(mask[..., None], 3, axis=2))
+    upright = load_image(tmp_path / "a.png", mask=tmp_path / "stored.png")
+    assert upright.size == SIZE
+    assert upright.mask is not None
+    assert upright.mask[:, -50:].all()
+    assert not upright.mask[:, :-50].any()
+    same = load_image(tmp_path / "a.png", mask=np.ascontiguousarray(upright.mask))  # of the upright picture
+    np.testing.assert_array_equal(same.mask, upright.mask)
+    with pytest.raises(ImageError, match="the mask has 9x9 pixels"):
+        load_image(tmp_path / "a.png", mask=np.ones((9, 9), bool))
+
+
+def test_names_of_masks(tmp_path: Path) -> None:
+    for name in ("a/b.jpg.png", "c.png", "d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    masks = Masks(tmp_path)
+    found = [masks.path(name) for name in ("a/b.jpg", "c.jpg", "d.jpg", "e.jpg")]
+    assert found == [tmp_path / "a/b.jpg.png", tmp_path / "c.png", tmp_path / "d.jpg", None]
+    masks.check(["e.jpg", "c.jpg"])
+    with pytest.raises(ImageError, match=r"that of e\.jpg would be e\.jpg\.png"):
+        masks.check(["e.jpg"])
+    with pytest.raises(ImageError, match="no such folder of masks"):
+        Masks(tmp_path / "no")
+    with pytest.raises(ValueError, match="ignore_border"):
+        Masks(ignore_border=-1)
+
+
+# --- lists
+
+
+@pytest.fixture
+def listed(tmp_path: Path, small: NDArray[np.uint8]) -> Path:
+    write(tmp_path / "in/a.png", small)
+    write(tmp_path / "in/b b.png", render_view(small, TURN, SIZE))
+    write(tmp_path / "in/noise.png", np.random.default_rng(0).integers(0, 256, small.shape, np.uint8))
+    (tmp_path / "in/broken.png").write_bytes((tmp_path / "in/a.png").read_bytes()[:999])
+    (tmp_path / "pairs.txt").write_text(
+        "# a comment\na.png\tb b.png\t0.5\na.png noise.png\n\na.png broken.png\n"
+    )
+    return tmp_path
+
+
+def test_a_list_is_matched_with_features_made_once(
+    listed: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described: list[str] = []
+    original = Pipeline.describe
+    monkeypatch.setattr(
+        Pipeline, "describe", lambda self, images: described.append(images[0].name) or original(self, images)
+    )
+    pairs = read_pairs(listed / "pairs.txt")
+    assert pairs == [("a.png", "b b.png"), ("a.png", "noise.png"), ("a.png", "broken.png")]
+    file = listed / "matches.jsonl"
+    told = {"file": file, "progress": False}
+    lines = list(match_list(pairs, listed / "in", pipeline, **told))  # type: ignore[arg-type]
+    assert [Path(name).name for name in described] == ["a.png", "b b.png", "noise.png"]
+    one, two = (load_image(listed / "in" / name) for name in pairs[0])
+    whole = relate(pipeline, *original(pipeline, [one, two]))
+    assert lines[0]["homography"] == whole.to_dict()["homography"]
+    np.testing.assert_allclose(lines[0]["points1"], whole.points1, atol=6e-4)
+    assert lines[0]["reason"] is None
+    assert sum(lines[0]["inliers"]) == lines[0]["num_inliers"]
+    assert lines[1]["reason"]
+    assert lines[1]["score"] == 0
+    assert "damaged or truncated" in lines[2]["reason"]
+    written = file.read_text()
+    assert [json.loads(line) for line in written.splitlines()] == lines
+    # a run that was cut off in its second line goes on there, and gives the same
+    cut = written.splitlines(keepends=True)
+    file.write_text(cut[0] + cut[1][:100])
+    described.clear()
+    resumed = list(match_list(pairs, listed / "in", pipeline, **told))  # type: ignore[arg-type]
+    assert resumed[0] == lines[0]
+    assert [line["key"] for line in resumed] == [line["key"] for line in lines]
+    assert [Path(name).name for name in described] == ["a.png", "noise.png"]
+    assert len(file.read_text().splitlines()) == 3
+    # another order and other settings
+    again = list(match_list(pairs[::-1], listed / "in", pipeline, **told))  # type: ignore[arg-type]
+    assert [line["image1"] for line in map(json.loads, file.read_text().splitlines())] == [
+        "broken.png", "noise.png", "b b.png",
+    ]  # fmt: skip
+    assert again[2]["key"] == lines[0]["key"]
+    other = replace(pipeline, threshold=2.0, estimator="ransac")
+    assert next(iter(match_list(pairs[:1], listed / "in", other, progress=False)))["key"] != lines[0]["key"]
+
+
+def test_lists_that_are_none(tmp_path: Path) -> None:
+    for text, words in (("", "no pairs"), ("# nothing\n", "no pairs"), ("a.png\n", "line 1 is 'a.png'")):
+        (tmp_path / "pairs.txt").write_text(text)
+        with pytest.raises(GeomatchError, match=words):
+            read_pairs(tmp_path / "pairs.txt")
+
+
+# --- onto a reference
+
+
+@pytest.fixture
+def folder(tmp_path: Path, small: NDArray[np.uint8]) -> Path:
+    inside = tmp_path / "in"
+    write(inside / "reference.png", small)
+    view = render_view(small, TURN, SIZE)
+    write(inside / "eight.png", view)
+    write(inside / "sub/sixteen.png", view.astype(np.uint16) * 257)
+    exif = PILImage.Exif()
+    exif[0x0112] = 6
+    PILImage.fromarray(np.ascontiguousarray(np.rot90(view))).save(inside / "turned.tif", exif=exif)
+    write(inside / "noise.png", np.random.default_rng(0).integers(0, 256, small.shape, np.uint8))
+    (inside / "cut.png").write_bytes((inside / "eight.png").read_bytes()[:2000])
+    return inside
+
+
+def test_a_folder_is_warped_onto_a_reference(folder: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = register(folder / "reference.png", [folder], out, pipeline=pipeline, progress=False)
+    assert [one.image for one in done] == [
+        "cut.png",
+        "eight.png",
+        "noise.png",
+        "sub/sixteen.png",
+        "turned.tif",
+    ]
+    assert [bool(one) for one in done] == [False, True, False, True, True]
+    reference = load_image(folder / "reference.png").pixels.astype(float)
+    for one in (done[1], done[3], done[4]):
+        assert off(one, TURN) < 0.3
+        assert one.file is not None
+        assert one.model == "homography"
+        warped = np.asarray(cv2.imread(str(out / one.file), cv2.IMREAD_UNCHANGED), float)
+        assert warped.shape == (*reference.shape[:2], 4)
+        scale = 257 if "sixteen" in one.image else 1
+        inside = warped[:, :, 3] == 255 * scale
+        assert 0.85 < inside.mean() < 1
+        assert (warped[~inside & (warped[:, :, 3] == 0)] == 0).all()
+        difference = warped[:, :, 2::-1] / scale - reference
+        assert np.abs(difference[inside]).mean() < 6
+    assert cv2.imread(str(out / "warped/sub/sixteen.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+    with (out / "registrations.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [one.image for one in done]
+    assert "damaged or truncated" in rows[0]["reason"]
+    assert not rows[0]["h00"]
+    assert float(rows[1]["h02"]) == pytest.approx(TURN[0, 2], abs=0.5)
+    page = (out / "index.html").read_text()
+    assert "3 of 5" not in page
+    assert '"eight.png"' in page
+    assert "http" not in page.replace("http-equiv", "")
+    for kind in ("frame", "warped", "checkerboard"):
+        shown = load_image(out / f"previews/sub/sixteen.{kind}.png").pixels
+        assert np.abs(shown[40:200, 40:280] - reference[40:200, 40:280]).mean() < 8
+
+
+def test_a_second_run_makes_nothing_again(folder: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    out, files = tmp_path / "out", [folder / "eight.png", folder / "sub/sixteen.png"]
+    told = {"pipeline": pipeline, "progress": False}
+    first = register(folder / "reference.png", files[:1], out, **told)  # type: ignore[arg-type]
+    before = (out / "warped/eight.png").stat().st_mtime_ns
+    both = register(folder / "reference.png", files, out, **told)  # type: ignore[arg-type]
+    assert both[0].matrix == first[0].matrix
+    assert len(both) == 2
+    assert (out / "warped/eight.png").stat().st_mtime_ns == before
+    nearest = Output("nearest", pages=False)
+    changed = register(folder / "reference.png", files, out, output=nearest, **told)  # type: ignore[arg-type]
+    assert changed[0].matrix == first[0].matrix
+    assert (out / "warped/eight.png").stat().st_mtime_ns > before
+    (out / "warped/eight.png").unlink()
+    register(folder / "reference.png", files, out, output=nearest, **told)  # type: ignore[arg-type]
+    assert (out / "warped/eight.png").is_file()
+
+
+def test_an_interrupted_run_keeps_what_it_has(
+    folder: Path, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, original = tmp_path / "out", lists.relate
+    calls = iter([False, True])
+
+    def interrupted(*arguments: object) -> object:
+        if next(calls):
+            raise KeyboardInterrupt
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lists, "relate", interrupted)
+    images = [folder / "eight.png", folder / "turned.tif"]
+    with pytest.raises(KeyboardInterrupt):
+        register(folder / "reference.png", images, out, pipeline=pipeline, progress=False)
+    assert len((out / "registrations.csv").read_text().splitlines()) == 2
+    assert not list(out.rglob(".geomatch-*"))
+    monkeypatch.setattr(lists, "relate", original)
+    done = register(folder / "reference.png", images, out, pipeline=pipeline, progress=False)
+    assert all(done)
+    assert len((out / "matches.jsonl").read_text().splitlines()) == 2
+
+
+def test_union_and_inverse(folder: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    told = {"pipeline": pipeline, "progress": False}
+    reference, image = folder / "reference.png", folder / "eight.png"
+    (one,) = register(reference, [image], tmp_path / "u", output=Output(canvas="union"), **told)  # type: ignore[arg-type]
+    picture = cv2.imread(str(tmp_path / "u/warped/eight.png"), cv2.IMREAD_UNCHANGED)
+    corners = warp_points(np.linalg.inv(np.array(one.matrix)), [[0, 0], [319, 0], [319, 239], [0, 239]])
+    assert one.offset[0] <= corners[:, 0].min()
+    assert one.offset[1] <= corners[:, 1].min()
+    assert (picture.shape[1] + one.offset[0], picture.shape[0] + one.offset[1]) >= tuple(corners.max(0))
+    assert picture[..., 3].astype(bool).sum() == pytest.approx(320 * 240 / np.linalg.det(TURN), rel=0.01)
+    (back,) = register(reference, [image], tmp_path / "i", output=Output(inverse=True), **told)  # type: ignore[arg-type]
+    assert back.file is not None
+    warped = cv2.imread(str(tmp_path / "i" / back.file), cv2.IMREAD_UNCHANGED)
+    seen = warped[..., 3] == 255
+    own = load_image(image).pixels[..., ::-1].astype(float)
+    assert np.abs(warped[seen][:, :3] - own[seen]).mean() < 6
+
+
+def test_places_go_there_and_back(photo0: Image) -> None:
+    knots = np.array([[0, 0], [319, 0], [319, 239], [0, 239], [160, 120]], float)
+    shifts = np.array([[0, 0], [2, -1], [1, 1], [-2, 1], [3, 2]], float)
+    estimate = geomatch.HomographyEstimate(
+        TURN, np.ones(4, bool), smooth="tps", control_points=knots, control_shifts=shifts
+    )
+    there, back = sends(estimate, SIZE, SIZE)
+    points = np.random.default_rng(0).uniform(20, 220, (50, 2))
+    np.testing.assert_allclose(back(there(points)), points, atol=1e-6)
+
+
+def test_several_references(listed: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    pairs = [("a.png", "b b.png"), ("b b.png", "a.png")]
+    done = register_pairs(pairs, listed / "in", tmp_path / "out", pipeline, progress=False)
+    assert [one.file for one in done] == ["warped/a.png--b b.png", "warped/b b.png--a.png"]
+    np.testing.assert_allclose(
+        warp_points(done[1].matrix, warp_points(done[0].matrix, [[50, 60], [200, 100]])),  # type: ignore[arg-type]
+        [[50, 60], [200, 100]], atol=0.3,
+    )  # fmt: skip
+
+
+def test_files_have_names_below_the_folder_that_they_share(folder: Path, tmp_path: Path) -> None:
+    (folder / ".hidden").mkdir()
+    write(folder / ".hidden/x.png", np.zeros((4, 4, 3), np.uint8))
+    below, names = named_files([folder / "reference.png", folder, folder / "eight.png"], tmp_path / "out")
+    assert below == folder
+    assert names[0] == "reference.png"
+    assert names.count("eight.png") == 1
+    assert not any("hidden" in name for name in names)
+    with pytest.raises(GeomatchError, match="no images to register"):
+        register(folder / "eight.png", [folder / "eight.png"], tmp_path / "out")
+
+
+# --- sequences
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, photo0: Image) -> tuple[Path, Matrix]:
+    folder, rng = tmp_path_factory.mktemp("stack"), np.random.default_rng(1)
+    places = np.cumsum(rng.uniform(-9, 9, (6, 2)), axis=0) + 60
+    for number, (x, y) in enumerate(places):
+        moved = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1.0]])
+        write(folder / f"s{number + 7}.png", render_view(photo0.pixels, moved, (360, 300)))
+    return folder, places
+
+
+def test_a_sequence_lies_on_its_first_image(stack: tuple[Path, Matrix], tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    folder, places = stack
+    write(folder / "s20.png", np.random.default_rng(0).integers(0, 256, (300, 360, 3), np.uint8))
+    pipeline = Pipeline(**FAST, model="translation")  # type: ignore[arg-type]
+    output = Output(canvas="union", pages=False)
+    done = register_sequence([folder], tmp_path / "out", pipeline=pipeline, output=output, progress=False)
+    assert [one.image for one in done] == ["s8.png", "s9.png", "s10.png", "s11.png", "s12.png", "s20.png"]
+    assert not done[-1]
+    assert done[-1].reason
+    for one, place in zip(done[:-1], places[1:], strict=True):
+        assert one.matrix is not None
+        np.testing.assert_allclose(np.array(one.matrix)[:2, 2], places[0] - place, atol=0.1)
+    shapes = {cv2.imread(str(tmp_path / "out" / str(one.file))).shape for one in done[:-1]}
+    assert len(shapes) == 1  # one canvas for all
+    with pytest.raises(GeomatchError, match="two images at least"):
+        register_sequence([folder / "s7.png"], tmp_path / "out")
+
+
+# --- large images
+
+
+@pytest.fixture
+def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LARGE", 100_000), ("SIDE", 240), ("TILE", 160)):
+        monkeypatch.setattr(f"geomatch.large.{name}", value)
+
+
+@pytest.mark.usefixtures("tiled")
+def test_large_images_are_matched_in_tiles(photo0: Image, tmp_path: Path) -> None:
+    truth = np.array([[0.98, -0.06, 20.0], [0.05, 1.01, -9.0], [2e-5, 1e-5, 1.0]])
+    paths = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    for path, pixels in zip(
+        paths, (photo0.pixels, render_view(photo0.pixels, truth, photo0.size)), strict=True
+    ):
+        tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb")
+    result = geomatch.match(*paths, **FAST)  # type: ignore[arg-type]
+    assert isinstance(result.geometry, geomatch.HomographyEstimate)
+    assert corner_error(result.geometry.matrix, truth, photo0.size) < 0.2
+    assert result.features0.image_size == photo0.size
+    assert max(result.image0.size) == 240
+    places = warp_points(truth, result.points0)
+    assert np.median(np.linalg.norm(places - result.points1, axis=1)) < 1
+    assert "tiles" in result.seconds
+    assert result.to_dict()["settings"]["image0"]["size"] == list(photo0.size)
+    masked = ImageFile(paths[0], ignore_border=150)
+    inner = match_pair(Pipeline(**FAST), masked, ImageFile(paths[1]))  # type: ignore[arg-type]
+    low, high = inner.points0.min(0), inner.points0.max(0)
+    assert (low >= 149.5).all()
+    assert (high <= np.array(photo0.size) - 150.5).all()
+    with pytest.raises(ValueError, match="by a plane"):
+        geomatch.match(*paths, model="fundamental")
+
+
+@pytest.mark.usefixtures("tiled")
+def test_large_images_that_have_nothing_in_common(photo0: Image, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, photo0.pixels.shape, np.uint8)
+    result = geomatch.match(
+        write(tmp_path / "a.png", photo0.pixels), write(tmp_path / "b.png", noise), **FAST
+    )  # type: ignore[arg-type]
+    assert not result.geometry
+    assert result.geometry.reason
+
+
+# --- the command
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        options = ["--detector", "sift", "--max-keypoints", "250", "--effort", "fast"]
+        code = main([str(argument) for argument in arguments] + options)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_commands(
+    folder: Path, listed: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    out = tmp_path / "out"
+    code, told, _ = run(
+        "register", folder / "reference.png", folder / "e*.png", "--out", out, "--geometry", "auto"
+    )
+    assert code == 0
+    assert "registered  1 of 1" in told
+    assert "eight.png  affine," in told
+    code, told, _ = run("register", folder / "reference.png", folder / "noise.png", "--out", out)
+    assert code == 1
+    assert "noise.png  not registered: " in told
+    code, told, _ = run("register", "--pairs", listed / "pairs.txt", "--images", listed / "in", "--out", out)
+    assert code == 1
+    assert "registered  1 of 3" in told
+    code, told, _ = run("match", "--pairs", listed / "pairs.txt", "--images", listed / "in")
+    assert code == 1
+    assert next(json.loads(line)["image1"] for line in told.splitlines()) == "b b.png"
+    code, told, _ = run("match", "--pairs", listed / "pairs.txt", "--images", listed / "in", "--out", out)
+    assert code == 1
+    assert "3, of them 2 without a result" in told
+    write(tmp_path / "mask.png", np.full((SIZE[1], SIZE[0], 3), 255, np.uint8))
+    pair = folder / "reference.png", folder / "eight.png"
+    code, told, _ = run(
+        "match", *pair, "--mask0", tmp_path / "mask.png", "--ignore-border", 10, "--geometry", "affine"
+    )
+    assert code == 0
+    assert "affine      (image 0 to image 1)" in told
+    for arguments, words in (
+        (["register", pair[0], "--out", out], "no images to register"),
+        (["register", "--out", out], "give images, or --pairs"),
+        (["register", tmp_path / "no.png", pair[1], "--out", out], "no such file"),
+        (["register", *pair, "--out", out, "--geometry", "essential"], "warped by a plane"),
+        (["register", *pair, "--out", out, "--masks", tmp_path / "no"], "no such folder of masks"),
+        (["match", pair[0]], "give two images"),
+        (["match", *pair, "--pairs", listed / "pairs.txt"], "--pairs goes without"),
+        (["match", *pair, "--geometry", "affine", "--estimator", "poselib"], "poselib has homographies only"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert words in err
+        assert err.count("\n") == 1
