@@ -28,6 +28,7 @@ from geomatch.images.image import reduce_image
 from geomatch.opencv.convert import to_image_features
 from geomatch.pipeline import Pipeline
 from geomatch.registration.sequence import Link, Matrix, adjust
+from geomatch.types import HomographyEstimate
 
 Photo = NDArray[np.uint8]
 Cameras = dict[int, tuple[Matrix, Matrix]]
@@ -109,7 +110,6 @@ def stitch(
         raise ValueError(f"a panorama needs two images or more, got {len(sources)}")
     pipeline = pipeline or Pipeline()
     pipeline.check_plane()
-    estimator: Any = pipeline.estimator
     names, sizes, small, described = [], [], [], []
     for number, source in enumerate(sources, 1):
         _log.info("describing image %d of %d", number, len(sources))
@@ -125,10 +125,10 @@ def stitch(
     for i, j in tried:
         one, two, matches = pipeline.match(described[i], described[j], {})
         points_i, points_j = one.keypoints[matches.indices[:, 0]], two.keypoints[matches.indices[:, 1]]
-        found = estimator.estimate(points_i, points_j, one.image_size)
+        found = pipeline.parts.estimator.estimate(points_i, points_j, one.image_size)
         reason = "" if found else found.reason
         scores.append(PairScore((names[i], names[j]), len(matches), found.num_inliers, reason))
-        if found:
+        if isinstance(found, HomographyEstimate):
             links.append(Link(i, j, found.matrix, points_i[found.inliers], points_j[found.inliers]))
     pairs = tuple(sorted(scores, key=lambda pair: (-pair.inliers, -pair.matches)))
 
