@@ -145,17 +145,15 @@ def stitch(
         cameras, scale = (_on_plane if scene == "plane" else _turned)(
             [one.image.size for one in described], links
         )
-        if len(cameras) < 2:
-            return failed(f"the matches do not determine the cameras: {_WAYS_OUT[scene]}")
-        links = [link for link in links if link.i in cameras and link.j in cameras]
-        errors = [_error(link, cameras) for link in links]
-        worst = int(np.argmax(errors))
-        if errors[worst] <= _MISFIT:
+        links = [link for link in links if len(cameras) < 2 or {link.i, link.j} <= cameras.keys()]
+        errors = [(_error(link, cameras), -len(link.points_i)) for link in links]
+        worst = errors.index(max(errors))
+        if errors[worst][0] <= _MISFIT:
             break
         wrong = links.pop(worst)  # as repeating patterns make; if they are many, the scene is another one
         if not spare:
-            both = f"{names[wrong.i]} and {names[wrong.j]} fit together, but not with all others"
-            return failed(f"{both} in scene '{scene}': {_WAYS_OUT[scene]}")
+            both = f"{names[wrong.i]} and {names[wrong.j]} fit together"
+            return failed(f"no cameras of scene '{scene}' explain how {both}: {_WAYS_OUT[scene]}")
         spare -= 1
     strangers = [name for n, name in enumerate(names) if n not in cameras]
     left_out = dict.fromkeys(strangers, "belongs to none of those in the picture")
@@ -181,6 +179,8 @@ def _loaded(source: ImageLike | ImageFile) -> Image:
 
 def _error(link: Link, cameras: Cameras) -> float:
     """Median difference of matches where the cameras see them; infinite without an answer."""
+    if not {link.i, link.j} <= cameras.keys():
+        return inf
     (inner_i, turn_i), (inner_j, turn_j) = cameras[link.i], cameras[link.j]
     sent = warp_points(inner_j @ turn_j.T @ turn_i @ np.linalg.inv(inner_i), link.points_i)
     return float(np.nan_to_num(np.median(np.linalg.norm(sent - link.points_j, axis=1)), nan=inf))
