@@ -46,33 +46,7 @@ __all__ = [
     "register", "relate", "relative_pose", "release", "warp_points",
 ]  # fmt: skip
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "geomatch.alignment": ("align_images",),
-        "geomatch.cameras": ("Camera",),
-        "geomatch.demo": ("bundled_pair",),
-        "geomatch.describers": ("release",),
-        "geomatch.dift": ("DIFTConfig", "DIFTExtractor"),
-        "geomatch.estimators": ("Essential", "Fundamental", "relative_pose"),
-        "geomatch.geometry": ("corner_error", "warp_points"),
-        "geomatch.images": ("Conversion", "Image", "load_image"),
-        "geomatch.matching": ("match_mutual",),
-        "geomatch.pipeline": ("Pipeline",),
-        "geomatch.registration.register": ("Registration", "register"),
-        "geomatch.pairs": ("match",),
-        "geomatch.relating": ("relate",),
-        "geomatch.results": ("MatchResult",),
-        "geomatch.types": (
-            "EstimationFailure",
-            "Features",
-            "HomographyEstimate",
-            "Matches",
-            "RelativePose",
-            "TwoViewGeometry",
-        ),
-    },
-)
+__getattr__ = lazy_names(__name__)
 
 
 def __dir__() -> list[str]:

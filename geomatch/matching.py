@@ -174,43 +174,7 @@ def _first_largest(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return largest, group * GROUP + own.max(dim).indices
 
 
-@isolated()
-def nearest(a: Tensor, b: Tensor, k: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The ``k`` rows of b nearest to each row of a by Euclidean distance, where ``mask`` (N0, N1) is true.
-
-    Returns indices (N0, k) int64, -1 for none, and distances (N0, k), infinite for none, nearest first.
-    """
-    value = a.new_full((len(a), min(k, len(b))), -torch.inf)
-    column = torch.zeros_like(value, dtype=torch.int64)
-    for part, scores in _scores(a, b, "l2", mask):
-        # of equal scores the first counts, which topk does not promise
-        found = scores[: len(value[part])].sort(dim=1, descending=True, stable=True)
-        value[part], column[part] = (sorted_[:, : value.shape[1]] for sorted_ in found)
-    row = torch.arange(len(a), device=a.device)[:, None].expand_as(column)
-    distance = _distances(a, b, row.reshape(-1), column.reshape(-1)).reshape(column.shape)
-    distance, order = distance.where(value > -torch.inf, torch.inf).sort(dim=1, stable=True)
-    return column.where(value > -torch.inf, -1).gather(1, order), distance.float()
-
-
-@isolated()
-def within(a: Tensor, b: Tensor, radius: float, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Pairs of rows (M, 2) at Euclidean distances (M,) of at most ``radius``; by row of a, then distance."""
-    pairs = [torch.zeros(0, 2, dtype=torch.int64, device=a.device)]
-    largest = max((float(_squares(rows).max()) for rows in (a, b) if len(rows)), default=1.0) + ROUNDING
-    for part, scores in _scores(a, b, "l2", mask):
-        hits = (scores > -radius * radius / 2 - ROUNDING * largest).nonzero()
-        pairs.append(hits + torch.tensor([part.start, 0], device=a.device))
-    i, j = torch.cat(pairs).T
-    distances = _distances(a, b, i, j).float()
-    order = distances.argsort(stable=True)
-    order = order[i[order].argsort(stable=True)]
-    order = order[distances[order] <= radius]
-    return torch.stack([i[order], j[order]], 1), distances[order]
-
-
-def _scores(
-    a: Tensor, b: Tensor, metric: Metric, mask: Tensor | None = None
-) -> Iterator[tuple[slice, Tensor]]:
+def _scores(a: Tensor, b: Tensor, metric: Metric) -> Iterator[tuple[slice, Tensor]]:
     """Each chunk of rows of a, and its scores: larger for nearer, -inf where rows match nothing.
 
     Scores (n, N1) are in the corner of a tensor whose sides are multiples of `GROUP`, otherwise -inf.
@@ -233,8 +197,6 @@ def _scores(
         own, own_bias = _prepared(a[part], shift)
         scores = buffer[: len(own), : len(b)]
         add_product(torch.add(own_bias[:, None], other_bias, out=scores), own, other)
-        if mask is not None:
-            scores.masked_fill_(~mask[part], -torch.inf)
         buffer[len(own) :].fill_(-torch.inf)
         yield part, buffer[: -(-len(own) // GROUP) * GROUP]
 

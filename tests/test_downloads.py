@@ -23,7 +23,7 @@ import geomatch
 from geomatch.benchmarks.harness import download
 from geomatch.benchmarks.harness.download import RELEASES, fetch_release, unpack
 from geomatch.benchmarks.harness.task import find_task
-from geomatch.benchmarks.tasks.pose.releases import read_megadepth
+from geomatch.benchmarks.tasks.pose.data import read_cameras
 from geomatch.cli import main
 from geomatch.places import cache_folder
 
@@ -232,7 +232,7 @@ def test_megadepth_from_a_server(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"licence     {files[0][0].licence}"
     assert lines[1].startswith("present     MegaDepth-1500 in ")
-    assert len(read_megadepth(tmp_path / "out" / "megadepth-1500").units[0].pairs) == 3
+    assert len(read_cameras("megadepth", tmp_path / "out" / "megadepth-1500").units[0].pairs) == 3
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

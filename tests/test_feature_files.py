@@ -13,7 +13,7 @@ import pytest
 import geomatch
 from geomatch.benchmarks.harness.report import write_report
 from geomatch.benchmarks.methods import create_method
-from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
 from geomatch.cli import main
 from geomatch.colmap import read_correspondences

@@ -25,14 +25,13 @@ from geomatch.dift.inputs import network_patches
 from geomatch.images import load_image
 from geomatch.keypoints import OpenCVDetector
 from geomatch.tensors import upload_features
-from geomatch.training import checkpoint, pair_loop
+from geomatch.training import checkpoint
 from geomatch.training import convolutional_head as training
 from geomatch.training.bank import BankImage, PatchBank, load_bank, make_bank
 from geomatch.training.checkpoint import read_checkpoint
-from geomatch.training.convolutional_head import HeadConfig, train_head, train_network
+from geomatch.training.convolutional_head import HeadConfig, pair_loss, train_head, train_network
 from geomatch.training.dense_head import DenseConfig, train_dense_head
 from geomatch.training.linear_head import fit_on_images, rank1
-from geomatch.training.pair_loop import pair_loss
 from geomatch.weights.adm import convert_adm
 from geomatch.weights.folders import HEAD_FILES
 from geomatch.weights.sources import model_folder
@@ -45,7 +44,7 @@ HEAD = HeadConfig(widths=(8,), dimension=32, views=4, per_view=24, steps=6)
 @pytest.fixture(scope="module", autouse=True)
 def _small_views() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geomatch.training.pairs.VIEW_SIZE", (320, 240))
+        patch.setattr("geomatch.training.bank.VIEW_SIZE", (320, 240))
         yield
 
 
@@ -218,11 +217,11 @@ def test_interrupted_head_ends_as_if_undisturbed(
     monkeypatch.setattr(checkpoint, "EVERY", 2)
 
     def train(name: str) -> HeadNetwork:
-        return train_network(extractor, bank, HEAD, tmp_path / name)
+        return train_network(extractor, bank, HEAD, tmp_path / name)[0]
 
     whole = train("whole")
     with monkeypatch.context() as patch:
-        patch.setattr(pair_loop, "pair_loss", dying(pair_loop.pair_loss, 5))
+        patch.setattr(training, "pair_loss", dying(training.pair_loss, 5))
         with pytest.raises(KeyboardInterrupt):
             train("cut")
     resumed = train("cut")

@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch import Conversion, Image, ImageError, load_image
-from geomatch.benchmarks.tasks.temporal.davis import read_mask
+from geomatch.benchmarks.tasks.temporal.data import read_mask
 from geomatch.cli import main
 from geomatch.collection.folder import position
 from geomatch.editing.blending import load_edit

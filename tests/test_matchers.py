@@ -16,7 +16,7 @@ import torch
 
 import geomatch
 from geomatch import Features, Image, Matches, match_mutual
-from geomatch.benchmarks.methods.baselines import OpenCVFeatures
+from geomatch.benchmarks.methods.features import OpenCVFeatures
 from geomatch.cli import main
 from geomatch.collection import Extraction, Matching, find_images, match_collection
 from geomatch.colmap import reconstruct

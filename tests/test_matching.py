@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import geomatch.matching
 from geomatch import ShapeError, match_mutual
-from geomatch.matching import as_rows, match_many, mutual_nearest, nearest, within
+from geomatch.matching import as_rows, match_many, mutual_nearest
 from geomatch.types import Metric
 
 METRICS: list[Metric] = ["cosine", "l2"]
@@ -91,41 +91,14 @@ def test_mutual_agrees_with_the_definition(make: Any, metric: Metric, rng: np.ra
         np.testing.assert_allclose(found.similarity, similarity, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.usefixtures("_chunk")
-@pytest.mark.parametrize("make", DATA)
-@pytest.mark.parametrize("masked", [False, True])
-def test_nearest_and_radius_agree_with_all_distances(
-    make: Any, masked: bool, rng: np.random.Generator
-) -> None:
-    for d in (16, 600):
-        a, b = make(rng, 37, d), make(rng, 53, d)
-        mask = rng.random((37, 53)) < 0.1 if masked else None
-        if mask is not None:
-            mask[5] = False
-        true = distances(a, b) if mask is None else np.where(mask, distances(a, b), np.inf)
-        order, allowed = true.argsort(axis=1, kind="stable"), None if mask is None else torch.from_numpy(mask)
-        for k in (1, 2, 5, 99):
-            indices, found = (part.numpy() for part in nearest(as_rows(a), as_rows(b), k, allowed))
-            wanted = np.take_along_axis(true, order[:, :k], 1)
-            np.testing.assert_allclose(found, wanted, rtol=1e-6)
-            expected = np.where(wanted < np.inf, order[:, :k], -1)
-            agree = (indices == expected) | (make in (far_away, large))  # there float64 rounds apart, too
-            assert agree.all()
-        for radius in (-1.0, 0.0, float(np.median(true[true < np.inf])) * (1 + 1e-6), 1e200, np.inf):
-            pairs, apart = (part.numpy() for part in within(as_rows(a), as_rows(b), radius, allowed))
-            wanted = np.argwhere((true <= radius) & (true < np.inf))
-            np.testing.assert_array_equal(pairs[np.lexsort(pairs.T[::-1])], wanted)
-            np.testing.assert_allclose(apart, true[tuple(pairs.T)], rtol=1e-6, atol=1e-6)
-            assert (np.lexsort((apart, pairs[:, 0])) == np.arange(len(pairs))).all()
-
-
 def test_sift_distances_are_exact(rng: np.random.Generator) -> None:
     """Whole numbers of norm 512: the float32 nearest to the root of a whole number."""
     a, b = (rng.integers(0, 256, (40, 128)) for _ in range(2))
     squares = ((a[:, None] - b[None]) ** 2).sum(2)
-    indices, found = nearest(as_rows(a), as_rows(b), 3)
-    np.testing.assert_array_equal(indices.numpy(), squares.argsort(axis=1, kind="stable")[:, :3])
-    np.testing.assert_array_equal(found.numpy(), np.sqrt(np.sort(squares, axis=1)[:, :3]).astype(np.float32))
+    found = match_mutual(a, b, "l2")
+    i, j = found.indices.T
+    np.testing.assert_array_equal(j, squares.argmin(axis=1)[i])
+    np.testing.assert_array_equal(-found.similarity, np.sqrt(squares[i, j]).astype(np.float32))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -216,7 +189,7 @@ def test_process_wide_settings_change_nothing(setting: Any, rng: np.random.Gener
 
     def results() -> list[Any]:
         rows = as_rows(a), as_rows(b)
-        parts = [*nearest(*rows, 3), *within(*rows, 1.0), *mutual_nearest(*rows, "cosine", None, 0.9)]
+        parts = [*mutual_nearest(*rows, "cosine", None, 0.9), *mutual_nearest(*rows, "l2")]
         return [part.numpy() for part in parts]
 
     before = results()
@@ -238,9 +211,6 @@ def test_threads_and_chunks_change_nothing(rng: np.random.Generator, monkeypatch
 def test_nothing_to_find() -> None:
     rows = torch.ones(3, 4)
     for a, b in ((rows[:0], rows), (rows, rows[:0]), (torch.zeros(0, 0), rows), (rows[:0], rows[:0])):
-        indices, apart = nearest(a, b, 2)
-        assert indices.shape == apart.shape == (len(a), min(2, len(b)))
-        assert within(a, b, 1.0)[0].shape == (0, 2)
         assert match_mutual(a.numpy(), b.numpy(), max_ratio=0.8).indices.shape == (0, 2)
 
 

@@ -4,7 +4,6 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 import geomatch
 from geomatch.benchmarks.methods import create_dense_method, create_method
 from geomatch.benchmarks.methods.backbones import TransformersFeatures
-from geomatch.benchmarks.methods.baselines import LoFTRMatcher
 from geomatch.benchmarks.methods.strings import split_methods
 from geomatch.dift import PRESETS
 from geomatch.engine import LocalEngine
@@ -44,33 +42,26 @@ def seeded(make: Callable[[], Any]) -> Any:
     return make().eval()
 
 
-@pytest.mark.parametrize("name", ["disk", pytest.param("dedode", marks=pytest.mark.slow)])
-def test_kornia_features_with_random_weights(name: Any, small: Image, tmp_path: Path) -> None:
+def test_kornia_features_with_random_weights(small: Image, tmp_path: Path) -> None:
     from kornia import feature
 
-    if name == "disk":
-        states = [{"extractor": seeded(feature.DISK).state_dict()}]
-    else:
-        network = seeded(partial(feature.DeDoDe, "L", "B", amp_dtype=torch.float32))
-        states = [network.detector.state_dict(), network.descriptor.state_dict()]
-    for file, state in zip(WEIGHTS[name], states, strict=True):
-        torch.save(state, tmp_path / file.file_name)
-    weights = str(tmp_path / WEIGHTS[name][0].file_name if name == "disk" else tmp_path)
-    method = create_method(f"{name}:{weights}", 50)
+    path = tmp_path / WEIGHTS["disk"].file_name
+    torch.save({"extractor": seeded(feature.DISK).state_dict()}, path)
+    method = create_method(f"disk:{path}", 50)
     found = method.extract(small)
     assert 0 < len(found) <= 50
     assert found.descriptors is not None
-    assert found.descriptors.shape == (len(found), 128 if name == "disk" else 256)
-    # pixel centres are whole numbers: of DeDoDe the corner pixel would come as 0.5
+    assert found.descriptors.shape == (len(found), 128)
+    # pixel centres are whole numbers
     assert np.allclose(found.keypoints, np.round(found.keypoints), atol=1e-4)
     assert (np.diff(found.scores) <= 0).all()
     again = method.extract(small)
     assert np.array_equal(again.descriptors, found.descriptors)
     key = method.key()["source"]
-    assert len(key["key"]["items"][2]["items"]) == len(states)  # the checksum of every file
-    (tmp_path / WEIGHTS[name][-1].file_name).write_bytes(b"nothing")
-    with pytest.raises(geomatch.WeightsError, match=f"does not hold weights of {name}"):
-        KorniaFeatures(name, 50, weights).detect(small)
+    assert len(key["key"]["items"][2]["items"]) == 1  # the checksum of its file
+    path.write_bytes(b"nothing")
+    with pytest.raises(geomatch.WeightsError, match="does not hold weights of disk"):
+        KorniaFeatures("disk", 50, str(path)).detect(small)
 
 
 def test_superpoint_by_string(small: Image, tmp_path: Path) -> None:
@@ -80,37 +71,6 @@ def test_superpoint_by_string(small: Image, tmp_path: Path) -> None:
     found = method.extract(small)
     assert found.descriptors is None or found.descriptors.shape[1] == 256
     assert str(tmp_path) not in str(method.key())  # weights count by their content
-
-
-@pytest.fixture(scope="module")
-def loftr_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from kornia import feature
-
-    path = tmp_path_factory.mktemp("loftr") / "loftr.ckpt"
-    torch.save({"state_dict": seeded(lambda: feature.LoFTR(pretrained=None)).state_dict()}, path)
-    return path
-
-
-def test_loftr_matches_images_at_pixel_centres(loftr_file: Path, small: Image) -> None:
-    matcher = LoFTRMatcher(str(loftr_file), max_matches=40)
-    matcher.network.coarse_matching.thr = 0.0
-    first, second = matcher.match_images(small, small)
-    assert 0 < len(first) == len(second) <= 40
-    assert (np.diff(first.scores) <= 0).all()
-    # its coarse cells lie on every eighth pixel of a frame whose pixel centres are at halves
-    assert np.array_equal((first.keypoints + 0.5) % 8, np.zeros_like(first.keypoints))
-
-
-@pytest.mark.slow
-def test_loftr_in_the_harness(loftr_file: Path, data: Path, tmp_path: Path) -> None:
-    text = f"loftr:{loftr_file}"
-    result = run(data, tmp_path / "out", "mma,superpoint", [text], keypoints=100)
-    skipped = {"loftr:loftr.ckpt under superpoint": "it has no keypoints that could repeat"}
-    assert result.record["skipped"] == skipped
-    assert {row["protocol"] for row in result.record["rows"]} == {"mma"}
-    again = run(data, tmp_path / "out", "mma,superpoint", [text], keypoints=100)
-    assert again.computed == 0
-    assert again.record["rows"] == result.record["rows"]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("dino", "ViT"), ("dinov2", "Dinov2"), ("clip", "CLIPVision")])

@@ -13,9 +13,8 @@ import torch
 
 import geomatch
 from geomatch import opencv as gcv
-from geomatch.dift.head.projection import load_head
 from geomatch.images import Image
-from geomatch.keypoints import OpenCVDetector, SuperPointDetector
+from geomatch.keypoints import GridDetector, OpenCVDetector, SuperPointDetector
 from geomatch.keypoints.superpoint import SuperPointNetwork
 
 PAIR = geomatch.bundled_pair()
@@ -241,42 +240,42 @@ def test_a_detector_may_be_callable() -> None:
 
 
 def test_grid() -> None:
-    grid = gcv.Grid_create(32, 8)
+    grid = gcv.DIFT_create(detector=GridDetector(32, 8), descriptor="dift-tiny-dense")
     points, rows = grid.detectAndCompute(BGR, HALF)
-    assert (grid.getDefaultName(), OURS.getDefaultName()) == ("Feature2D.Grid", "Feature2D.DIFT")
     assert (len(points), rows.dtype) == (4 * 7, np.float32)
     assert rows.shape == (len(points), grid.descriptorSize())
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    assert len(gcv.Grid_create(16, nfeatures=10).detect(GREY)) <= 10
-    assert gcv.DIFT_create(detector="grid", descriptor="dift-tiny-dense").detect(GREY)
+    assert 0 < len(gcv.DIFT_create(10, detector="grid", descriptor="dift-tiny-dense").detect(GREY)) <= 10
 
 
 def test_superpoint_with_its_own_descriptors(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "superpoint.pth"
     torch.save(SuperPointNetwork().state_dict(), path)
-    feature = gcv.SuperPoint_create(50, 0.0, weights=path)
+    own = SuperPointDetector(path, None, detection_threshold=0.0)
+    feature = gcv.DIFT_create(50, detector=own, descriptor=own)
     points, rows = feature.detectAndCompute(BGR, None)
     assert (len(points), rows.shape, feature.descriptorSize()) == (50, (50, 256), 256)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     # the network's own sampling at the points it found
-    found = feature.detector.detect(gcv.from_bgr(BGR))
+    found = own.detect(gcv.from_bgr(BGR))
+    assert found.descriptors is not None
     np.testing.assert_allclose(rows, found.descriptors[:50], atol=1e-5)
     assert feature.compute(BGR, POINTS)[1].shape == (len(POINTS), 256)
-    both = gcv.SuperPoint_create(50, 0.0, weights=path, descriptor="dift-tiny")
+    both = gcv.DIFT_create(50, detector=own)
     assert both.detectAndCompute(BGR, None)[1].shape == (50, 128)
 
 
 def test_superpoint_runs_its_network_once(tmp_path: Path) -> None:
-    """The mask, the limit, the PCA and the caller's array count as before."""
+    """The mask, the limit and the caller's array count as before."""
     torch.manual_seed(0)
     path = tmp_path / "superpoint.pth"
     torch.save(SuperPointNetwork().state_dict(), path)
-    feature = gcv.SuperPoint_create(20, 0.0, weights=path)
-    assert isinstance(feature.detector, SuperPointDetector)
+    own = SuperPointDetector(path, None, detection_threshold=0.0)
+    feature = gcv.DIFT_create(20, detector=own, descriptor=own)
     image, half = BGR[:96, 120:240], HALF[:96, 120:240]
     runs: list[int] = []
-    feature.detector.network.register_forward_hook(lambda *_: runs.append(1))
+    own.network.register_forward_hook(lambda *_: runs.append(1))
     buffer = np.zeros((20, 256), np.float32)
     points, rows = feature.detectAndCompute(image, half, buffer)
     assert len(runs) == 1
@@ -285,26 +284,19 @@ def test_superpoint_runs_its_network_once(tmp_path: Path) -> None:
     kept, computed = feature.compute(image, feature.detect(image, half))
     assert [point.pt for point in kept] == [point.pt for point in points]
     np.testing.assert_allclose(rows, computed, atol=1e-5)
-    short = replace(feature, pca=gcv.fit_pca(rows, 8))
-    np.testing.assert_allclose(
-        short.detectAndCompute(image, half)[1], short.compute(image, points)[1], atol=1e-5
-    )
     assert feature.detectAndCompute(image, 0 * half) == ((), None)
 
 
 def test_made_by_opencvs_names_and_shown_in_short() -> None:
     """``SIFT.create`` is ``SIFT_create``; a repr is for reading."""
-    for names, own in (("DIFT", gcv.DIFT), ("SuperPoint", gcv.SuperPoint), ("Grid", gcv.Grid)):
-        made = own.create(nfeatures=70)
-        assert repr(made) == repr(getattr(gcv, f"{names}_create")(nfeatures=70))
-        assert made.getDefaultName() == f"Feature2D.{names}"
-        assert len(repr(made)) < 100
+    assert gcv.DIFT.create(nfeatures=70).getDefaultName() == "Feature2D.DIFT"
+    assert repr(gcv.DIFT.create(nfeatures=70)) == repr(gcv.DIFT_create(70))
     assert repr(gcv.DIFT_create(70)) == "<Feature2D.DIFT, described by DIFTExtractor>"
 
 
 def test_missing_superpoint_weights_are_an_error_with_a_way_out() -> None:
     with pytest.raises(geomatch.WeightsError, match=r"superpoint_v6_from_tf\.pth"):
-        gcv.SuperPoint_create().detect(GREY)
+        gcv.DIFT_create(detector="superpoint").detect(GREY)
 
 
 def test_own_describer_and_its_dimension() -> None:
@@ -325,30 +317,26 @@ def test_own_describer_and_its_dimension() -> None:
     assert feature.descriptorSize() == gcv.DIFT_create(descriptor=Known()).descriptorSize() == 3
 
 
-def test_pca_keeps_distances_and_dimension(tmp_path: Path) -> None:
-    short = gcv.with_pca(gcv.DIFT_create(300), [BGR, GREY], 64)
-    points, rows = short.detectAndCompute(BGR, None)
-    assert (rows.shape, rows.dtype, short.descriptorSize()) == ((len(points), 64), np.float32, 64)
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    assert short.pca is not None
-    short.pca.save(tmp_path)
-    again = replace(gcv.DIFT_create(300), pca=load_head(tmp_path))
-    np.testing.assert_allclose(again.compute(BGR, points)[1], rows, atol=2e-3)  # float16 on disk
-    for feature, images, error, message in (
-        (OURS, [BLACK], ValueError, "no keypoints were found"),
-        (OURS, BGR, TypeError, "images must be a list"),
-        (gcv.DIFT_create(10), [BGR], ValueError, "have no 64 components"),
-    ):
-        with pytest.raises(error, match=message):
-            gcv.with_pca(feature, images, 64)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="must be finite"):
-        gcv.fit_pca(np.full((9, 4), np.nan), 2)
+@pytest.fixture(scope="module")
+def photographs() -> Any:
+    """Both images and their 300 keypoints and descriptors, by DIFT."""
+    images = [cv2.imread(str(path)) for path in (PAIR.image0, PAIR.image1)]
+    return images, *gcv.DIFT_create(300).detectAndCompute(images, None)
 
 
-def test_pca_of_as_many_components_is_a_rotation() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(200, 6)).astype(np.float32)
-    pca = gcv.fit_pca(rows, 6)
-    np.testing.assert_allclose(pca.projection.T @ pca.projection, np.eye(6), atol=1e-5)
-    variances = ((rows - pca.mean) @ pca.projection).var(axis=0)
-    assert (np.diff(variances) <= 1e-6).all(), "the leading components come first"
+@pytest.mark.parametrize("name", ["BruteForce", "FlannBased"])
+def test_opencvs_matchers_take_our_descriptors(photographs: Any, name: str) -> None:
+    """And what draws and estimates takes our keypoints, and OpenCV's matches of them."""
+    (image0, image1), (points0, points1), rows = photographs
+    knn = cv2.DescriptorMatcher_create(name).knnMatch(*rows, 2)  # type: ignore[attr-defined]
+    good = [first for first, second in knn if first.distance < 0.8 * second.distance]
+    source = np.float32([points0[m.queryIdx].pt for m in good]).reshape(-1, 1, 2)
+    target = np.float32([points1[m.trainIdx].pt for m in good]).reshape(-1, 1, 2)
+    matrix, mask = cv2.findHomography(source, target, cv2.RANSAC, 5.0)
+    limit = 3 if name == "BruteForce" else 10  # FLANN's trees are random, and OpenCV has no gate
+    assert geomatch.corner_error(matrix, PAIR.homography, (640, 480)) < limit
+    inliers = mask.ravel().tolist()
+    drawn = cv2.drawMatches(image0, points0, image1, points1, good, None, matchesMask=inliers)
+    assert drawn.shape == (480, 1280, 3)
+    assert cv2.drawMatchesKnn(image0, points0, image1, points1, knn[:9], None).shape == drawn.shape
+    assert cv2.drawKeypoints(image0, points0, None).shape == image0.shape

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from geomatch import Features
 from geomatch import opencv as gcv
 from geomatch.images import Image
+from geomatch.keypoints import GridDetector
 
 
 class Mean:
@@ -28,9 +29,9 @@ CHEAP = [
     gcv.DIFT_create(5, descriptor=Mean()),
     gcv.DIFT_create(detector="orb", descriptor=Mean()),
     gcv.DIFT_create(7, detector=cv2.FastFeatureDetector_create(), descriptor=Mean()),  # type: ignore[attr-defined]
-    gcv.Grid_create(3, 2, 9, descriptor=Mean()),
+    gcv.DIFT_create(detector=GridDetector(3, 2, 9), descriptor=Mean()),
 ]
-REAL = [gcv.DIFT_create(8), gcv.Grid_create(16, nfeatures=4)]
+REAL = [gcv.DIFT_create(8), gcv.DIFT_create(4, detector="grid", descriptor="dift-tiny-dense")]
 DTYPES = [np.uint8] * 9 + [np.bool_, np.uint16, np.int64, np.float16, np.float32]
 NUMBERS = [0.0, -0.5, 1e-30, 3.7, 39.5, 40.0, 1e30, -1e30, -1.0, 360.0, float("inf"), float("nan")]
 

@@ -1,7 +1,7 @@
 """The user's own methods, objects and functions, and protocols in a run."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import geomatch
+from geomatch.benchmarks.harness.record import protocols_of
 from geomatch.benchmarks.harness.run import run_benchmark
 from geomatch.benchmarks.harness.task import Settings
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.methods.functions import FunctionMatcher
+from geomatch.benchmarks.tasks.homography.protocols import PROTOCOLS
 from geomatch.benchmarks.tasks.homography.sequences import read_hpatches
-from geomatch.cli import main
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.images import Image
 from geomatch.keypoints import OpenCVDetector
@@ -163,37 +164,11 @@ def test_what_objects_do_wrong_is_counted_and_limited(data: Path, tmp_path: Path
     assert list(named.record["methods"]) == ["sift", "mine"]
 
 
-def test_a_protocol_of_ones_own(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = tmp_path / "strict.toml"
-    own.write_text(
-        'base = "geomatch"\nmax_keypoints = 100\nsolver = "usac_magsac 1"\nseeds = 1\nareas = [1, 2]\n'
-    )
-    arguments = [
-        "benchmark",
-        "hpatches",
-        str(data),
-        "--out",
-        str(tmp_path),
-        "--method",
-        "orb",
-        "--workers",
-        "1",
-    ]
-    assert main([*arguments, "--protocol", f"{own},mma"]) == 0
-    out = capsys.readouterr().out
-    assert "### strict" in out
-    assert "| orb | 100 | all |" in out
-    assert "AUC@2" in out
-    for text, words in (
-        ('base = "other"', "base must be one of dift, "), ('base = "mma"\nname = "mma"', "give another name"),
-        ('base = "mma"\nspeed = 1', "unknown field 'speed'"), ("base = mma", "not a readable protocol"),
-        ('base = "mma"\nmax_keypoints = "many"', "max_keypoints cannot be 'many'; mma has 2000"),
-        ('base = "mma"\nmax_keypoints = -5', "max_keypoints cannot be -5"),
-        ("base = [1]", "base must be one"), ('base = "mma"\nrelative_to = "a"', "relative_to cannot be 'a'"),
-        ('base = "mma"\nseeds = true', "seeds cannot be True"),
-        ('base = "mma"\nareas = ["x"]', "areas cannot be ('x',)"),
-    ):  # fmt: skip
-        own.write_text(text)
-        assert main([*arguments, "--protocol", str(own)]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert words in line
+def test_a_protocol_of_ones_own(data: Path, tmp_path: Path) -> None:
+    own = replace(PROTOCOLS["geomatch"], name="strict", max_keypoints=100, seeds=1, areas=(1, 2))
+    context = RunContext(engine=LocalEngine(1))
+    found = run_benchmark("hpatches", data, [own, PROTOCOLS["mma"]], "orb", tmp_path, context)
+    (strict,) = [row for row in found.summaries() if (row["protocol"], row["split"]) == ("strict", "all")]
+    assert strict["keypoints"] == 100
+    assert strict["AUC@2"] >= strict["AUC@1"] > 0
+    assert protocols_of(found.record) == [own, PROTOCOLS["mma"]]

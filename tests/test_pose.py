@@ -21,11 +21,9 @@ from geomatch.benchmarks.harness.task import Settings, find_task
 from geomatch.benchmarks.methods import Method, create_method
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.benchmarks.tasks.pose import evaluation
+from geomatch.benchmarks.tasks.pose.data import Camera, RelativePose, read_cameras
 from geomatch.benchmarks.tasks.pose.evaluation import epipolar_distances, evaluate, pose_errors, solve
-from geomatch.benchmarks.tasks.pose.folders import read_pose
 from geomatch.benchmarks.tasks.pose.protocols import MEGADEPTH, POSE, SCANNET
-from geomatch.benchmarks.tasks.pose.releases import read_megadepth, read_scannet
-from geomatch.benchmarks.tasks.pose.scenes import Camera, RelativePose
 from geomatch.cli import main
 from geomatch.engine import LocalEngine, RunContext
 from geomatch.types import Features
@@ -87,26 +85,26 @@ def test_layouts_say_what_is_there(tmp_path: Path) -> None:
     data = make_megadepth(tmp_path / "mega" / "megadepth_test_1500").parent
     for index in (data / "megadepth_test_1500").glob("*.npz"):
         index.rename(data / index.name)
-    found = read_megadepth(data)
+    found = read_cameras("megadepth", data)
     assert [pair.name for pair in found.units[0].pairs] == ["0015 0-2", "0015 2-4", "0015 0-4"]
     assert found.units[0].pairs[0].truth.matrix == pytest.approx(relative(0, 1))
     assert (found.complete, found.missing) == (False, ("1497 pairs",))
     before = found.units[0].fingerprint
     (data / "megadepth_test_1500/Undistorted_SfM/0015/images/13.jpg").unlink()
-    found = read_megadepth(data)
+    found = read_cameras("megadepth", data)
     assert len(found.units[0].pairs) == 1
     assert found.units[0].fingerprint != before
     assert "2 pairs lack an image, such as" in found.broken["0015"]
-    own = read_scannet(make_scannet(tmp_path / "own", own=True)).units[0].pairs[0]
-    depth = read_scannet(make_scannet(tmp_path / "depth")).units[0].pairs[0].truth.cameras[0]
+    own = read_cameras("scannet", make_scannet(tmp_path / "own", own=True)).units[0].pairs[0]
+    depth = read_cameras("scannet", make_scannet(tmp_path / "depth")).units[0].pairs[0].truth.cameras[0]
     assert own.truth.cameras[0].matrix == pytest.approx(made.MATRICES[0])
     assert depth.size == (640, 480)
     make_list(tmp_path / "two" / "a")
     model = make_model(tmp_path / "two" / "b")
-    scenes = read_pose(tmp_path / "two").units
+    scenes = read_cameras("pose", tmp_path / "two").units
     assert [(scene.name, len(scene.pairs)) for scene in scenes] == [("a", 3), ("b", 2)]  # 0 and 2 share none
     (model / "images" / "12.jpg").unlink()
-    assert read_pose(tmp_path / "two").missing == ("2 pairs",)
+    assert read_cameras("pose", tmp_path / "two").missing == ("2 pairs",)
 
 
 class Evil:
@@ -121,7 +119,7 @@ def test_indexes_that_name_anything_but_arrays_are_refused(
     for content in (Evil(), {"pair_infos": [Evil()]}, np.array([Evil()], object)):
         Path("index.npz").write_bytes(pickle.dumps(content))
         with pytest.raises(geomatch.GeomatchError, match=r"index\.npz: not a readable .*builtins\.eval"):
-            read_megadepth(tmp_path)
+            read_cameras("megadepth", tmp_path)
     assert main(["benchmark", "megadepth", "."]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not Path("stolen").exists()
@@ -140,17 +138,17 @@ def test_faults_are_one_line(tmp_path: Path) -> None:
     ):
         lines.write_text(f"{first}\n{' '.join(bad)}\n")
         with pytest.raises(geomatch.GeomatchError, match=words):
-            read_pose(data)
+            read_cameras("pose", data)
     (tmp_path / "empty").mkdir()
-    for read, words in (
-        (read_scannet, "www.scan-net.org"),
-        (read_megadepth, "geomatch data megadepth"),
-        (read_pose, "38 columns"),
+    for name, words in (
+        ("scannet", "www.scan-net.org"),
+        ("megadepth", "geomatch data megadepth"),
+        ("pose", "38 columns"),
     ):
         with pytest.raises(geomatch.GeomatchError, match=words):
-            read(tmp_path / "empty")
+            read_cameras(name, tmp_path / "empty")
         with pytest.raises(ValueError, match="no splits"):
-            read(tmp_path / "empty", "test")
+            read_cameras(name, tmp_path / "empty", "test")
 
 
 def test_an_image_that_its_camera_is_not_for_is_no_answer(tmp_path: Path) -> None:
@@ -319,7 +317,7 @@ def test_methods_of_strings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for text, words in (
         ("sift+mnn[ratio=2]", "write mnn, or mnn.ratio"),
         ("sift+mnn[t=0.8]", "write mnn, or mnn.ratio"),
-        ("loftr+mnn[ratio=0.8]", "DETECTOR"),
+        ("vismatch:roma+mnn[ratio=0.8]", "DETECTOR"),
     ):
         with pytest.raises(ValueError, match=words):
             create_method(text)

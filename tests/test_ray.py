@@ -120,7 +120,7 @@ def tables(out: Path) -> dict[str, list[Any]]:
 
 def objects(place: Path, *kinds: str) -> dict[str, bytes]:
     store = Store.at(place)
-    kinds = kinds or ("features", "matches", "global", "geometries")
+    kinds = kinds or ("features", "matches", "global")
     return {f"{kind}/{key}": store.read(kind, key) for kind in kinds for key in store.sizes(kind)}
 
 

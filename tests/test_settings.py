@@ -194,7 +194,7 @@ def training(folder: Path) -> Arrays:
     rows["points"] = rng.uniform(0, SIDE, rows["points"].shape)
     extractor = DIFTExtractor(replace(PRESETS["dift-tiny"], head=False, device="cpu"))
     (folder / "head.pt").unlink(missing_ok=True)
-    network = train_network(extractor, [rows], HeadConfig(views=1, steps=2), folder, [rows])
+    network, _ = train_network(extractor, [rows], HeadConfig(views=1, steps=2), folder, [rows])
     NetworkHead(network, {}, {}).save(folder)
     head = load_head(folder)
     assert isinstance(head, NetworkHead)

@@ -166,7 +166,7 @@ def test_the_slowest_stage_is_named(
     slow: str, named: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(stream, "THREADS", 1)
-    monkeypatch.setattr("geomatch.engine.stream.THREADS", 1)
+    monkeypatch.setattr("geomatch.engine.run.THREADS", 1)
     spent = 0.0
 
     def stage(name: str, value: Any) -> Any:

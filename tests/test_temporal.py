@@ -22,9 +22,8 @@ from geomatch.benchmarks.harness.run import RunResult, run_benchmark
 from geomatch.benchmarks.harness.task import find_task
 from geomatch.benchmarks.methods import Method, create_dense_method
 from geomatch.benchmarks.methods.backbones import image_size
-from geomatch.benchmarks.tasks.temporal import evaluation, measures
-from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_davis
-from geomatch.benchmarks.tasks.temporal.jhmdb import read_jhmdb
+from geomatch.benchmarks.tasks.temporal import evaluation
+from geomatch.benchmarks.tasks.temporal.data import Video, read_videos
 from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS
 from geomatch.benchmarks.tasks.temporal.task import TASKS, hits, mean_of_joints
 from geomatch.cli import main
@@ -91,7 +90,7 @@ def test_boundary_by_the_distance_transform(rng: np.random.Generator) -> None:
     """Shares of outline within the reach of the other outline, by exact distances instead of dilation."""
     for _ in range(6):
         truth, found = blobs(rng), blobs(rng)
-        reach = np.ceil(measures.TOLERANCE * np.hypot(*truth.shape))
+        reach = np.ceil(evaluation.TOLERANCE * np.hypot(*truth.shape))
         lines = outline(found), outline(truth)
         to = [
             cv2.distanceTransform((~own).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -99,9 +98,9 @@ def test_boundary_by_the_distance_transform(rng: np.random.Generator) -> None:
         ]
         precision, recall = (to[1][lines[0]] <= reach).mean(), (to[0][lines[1]] <= reach).mean()
         expected = 2 * precision * recall / (precision + recall)
-        assert measures.boundary_accuracy(found, truth) == pytest.approx(expected, abs=1e-12)
-        assert measures.boundary_accuracy(found, truth) == measures.boundary_accuracy(truth, found)
-        assert measures.region_similarity(found, truth) == pytest.approx(
+        assert evaluation.boundary_accuracy(found, truth) == pytest.approx(expected, abs=1e-12)
+        assert evaluation.boundary_accuracy(found, truth) == evaluation.boundary_accuracy(truth, found)
+        assert evaluation.region_similarity(found, truth) == pytest.approx(
             (found & truth).sum() / (found | truth).sum()
         )
 
@@ -111,24 +110,24 @@ def test_masks_with_known_answers() -> None:
     square[20:60, 20:60] = True
     none = np.zeros_like(square)
     for one, other, value in ((square, square, 1), (none, none, 1), (none, square, 0), (square, none, 0)):
-        assert measures.region_similarity(one, other) == measures.boundary_accuracy(one, other) == value
+        assert evaluation.region_similarity(one, other) == evaluation.boundary_accuracy(one, other) == value
     half = square.copy()
     half[40:] = False
-    assert measures.region_similarity(half, square) == 0.5
+    assert evaluation.region_similarity(half, square) == 0.5
     # the reach is two pixels here: a shift by two leaves all within, one by forty nothing on that side
-    assert measures.boundary_accuracy(np.roll(square, 2, 1), square) == 1
-    assert measures.boundary_accuracy(np.roll(square, 4, 1), square) < 1
+    assert evaluation.boundary_accuracy(np.roll(square, 2, 1), square) == 1
+    assert evaluation.boundary_accuracy(np.roll(square, 4, 1), square) < 1
     whole = np.ones_like(square)
-    assert measures.boundary_accuracy(whole, square) == 0  # it has no outline
+    assert evaluation.boundary_accuracy(whole, square) == 0  # it has no outline
 
 
 def test_statistics_by_hand() -> None:
-    mean, recall, decay = measures.statistics([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    mean, recall, decay = evaluation.statistics([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
     assert mean == pytest.approx(0.65)
     assert recall == 5 / 8
     # ends at frames 1, 3, 5 (of 4.5, rounded to even, with a hair more), 6, 8: each quarter has both its ends
     assert decay == pytest.approx(np.mean([1.0, 0.9, 0.8]) - np.mean([0.5, 0.4, 0.3]))
-    assert measures.statistics([0.4] * 5)[1:] == (0, 0)
+    assert evaluation.statistics([0.4] * 5)[1:] == (0, 0)
     rows: list[dict[str, Any]] = [
         {"split": "all", "J": [0.8, 0.6], "F": [0.4, 0.2], "reason": None},
         {"split": "all", "J": [0.0, 0.0], "F": [0.0, 0.0], "reason": "no such file"},
@@ -176,7 +175,7 @@ FIXED = coded(lambda level: CODES)
 """Codes of cells that never move, whatever the images show."""
 
 
-def aligned(folder: Path, steps: int) -> MaskedVideo:
+def aligned(folder: Path, steps: int) -> Video:
     """A box of 5x5 cells of eight pixels that jumps two cells to the right between frames of one grey."""
     for index in range(steps):
         made.save(folder / f"{index:05d}.png", np.full((120, 160, 3), 10 * index, np.uint8))
@@ -184,7 +183,7 @@ def aligned(folder: Path, steps: int) -> MaskedVideo:
         mask[40:80, 16 + 16 * index : 56 + 16 * index] = 1
         made.save(folder / "masks" / f"{index:05d}.png", mask)
     names = [f"{index:05d}.png" for index in range(steps)]
-    return MaskedVideo("jumps", tuple(folder / n for n in names), tuple(folder / "masks" / n for n in names))
+    return Video("jumps", tuple(folder / n for n in names), tuple(folder / "masks" / n for n in names))
 
 
 def test_every_frame_is_measured_against_its_own_truth(tmp_path: Path) -> None:
@@ -228,15 +227,15 @@ def test_label_maps_are_those_of_the_protocol() -> None:
 
 def test_evaluation_with_perfect_features(pristine: Path) -> None:
     """Features that are the same in every frame carry the first mask unchanged."""
-    for video in read_davis(pristine / "davis").units:
+    for video in read_videos("davis", pristine / "davis").units:
         (rows,) = evaluation.evaluate_masks(video, DAVIS, FIXED)
         masks = [np.array(PILImage.open(path)) for path in video.masks]
         for row, number in zip(rows, (1, 2), strict=True):
             expected = [
-                measures.region_similarity(masks[0] == number, later == number) for later in masks[1:-1]
+                evaluation.region_similarity(masks[0] == number, later == number) for later in masks[1:-1]
             ]
             assert row["J"] == pytest.approx(expected, abs=0.2)  # the grid's coarseness
-    poses = read_jhmdb(pristine / "jhmdb").units
+    poses = read_videos("jhmdb", pristine / "jhmdb").units
     pose_protocol = replace(JHMDB, size=(160, 120))
     (still,) = evaluation.evaluate_poses(poses[0], pose_protocol, FIXED)
     box = np.ptp(poses[0].joints[0], axis=0)
@@ -247,7 +246,7 @@ def test_evaluation_with_perfect_features(pristine: Path) -> None:
 
 
 def test_joints_without_a_label_are_left_out(pristine: Path) -> None:
-    video = read_jhmdb(pristine / "jhmdb").units[0]
+    video = read_videos("jhmdb", pristine / "jhmdb").units[0]
     joints = video.joints.copy()
     joints[:, 3] = -50
     (row,) = evaluation.evaluate_poses(replace(video, joints=joints), JHMDB, FIXED)
@@ -315,7 +314,7 @@ def no_object(folder: Path) -> None:
     ("dataset", "spoil", "words"),
     [
         ("davis", lambda f: replaced(f, "val.txt", "still\nnowhere\n"), "val.txt:2: no annotation"),
-        ("davis", lambda f: replaced(f, "val.txt", "\n"), "lists no video"),
+        ("davis", lambda f: replaced(f, "val.txt", "\n"), "split val have no video"),
         ("davis", lambda f: replaced(f, "00002.png", b"no picture"), "00002.png: not an image"),
         ("davis", lambda f: next(f.rglob("pan/00002.png")).unlink(), "00002.png: missing"),
         ("davis", other_size, r"00002.png: has \(20, 20\) pixels, the first frame \(160, 120\)"),
@@ -323,7 +322,7 @@ def no_object(folder: Path) -> None:
         ("jhmdb", lambda f: replaced(f, "wave_test_split1.txt", "a.avi 2\nb.avi\n"), "split1.txt:1: "),
         ("jhmdb", lambda f: replaced(f, "wave_test_split1.txt", "pan.avi 2\nb.avi\n"), "split1.txt:2: "),
         ("jhmdb", lambda f: replaced(f, "joint_positions.mat", b"no matlab"), "mat: not a readable file of"),
-        ("jhmdb", lambda f: replaced(f, "wave_test_split1.txt", "pan.avi 1\n"), "no test video"),
+        ("jhmdb", lambda f: replaced(f, "wave_test_split1.txt", "pan.avi 1\n"), "split 1 have no video"),
         ("jhmdb", lambda f: shutil.rmtree(f / "splits"), "no list"),
     ],
 )  # fmt: skip
@@ -340,7 +339,7 @@ def test_broken_annotations_are_refused_with_file_and_line(
 def test_without_scipy_the_extra_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(geomatch.MissingDependencyError, match=r"geomatch-dift\[jhmdb\]"):
-        read_jhmdb(data / "jhmdb")
+        read_videos("jhmdb", data / "jhmdb")
 
 
 def test_methods_of_one_timestep_are_followed_together(pristine: Path, tmp_path: Path) -> None:

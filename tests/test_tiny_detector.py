@@ -11,10 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from geomatch import Image, WeightsError, warp_points
-from geomatch.benchmarks.training import adaptation
 from geomatch.benchmarks.training import detector as training
-from geomatch.benchmarks.training.adaptation import VIEW_SIZE, stable_points
-from geomatch.benchmarks.training.detector import DetectorConfig, cell_targets, seen_again, train_detector
+from geomatch.benchmarks.training.detector import (
+    VIEW_SIZE,
+    DetectorConfig,
+    cell_targets,
+    seen_again,
+    stable_points,
+    train_detector,
+)
 from geomatch.devices import find_device, upload_pixels
 from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector, create_detector, folding, tiny
 from geomatch.keypoints.folding import folded
@@ -185,7 +190,7 @@ def test_adaptation_finds_what_is_there(rng: np.random.Generator) -> None:
     """The corners of a bright square, and nothing on the flat ground."""
     pixels = np.full((240, 320, 3), 60, np.uint8)
     pixels[80:160, 120:220] = 200
-    shares = adaptation.found_again(pixels, np.eye(3), rng, warps=12).astype(np.float32) / 255
+    shares = training.found_again(pixels, np.eye(3), rng, warps=12).astype(np.float32) / 255
     points = stable_points(shares, 0.5)
     corners = np.array([[119.5, 79.5], [219.5, 79.5], [119.5, 159.5], [219.5, 159.5]])
     distance = np.linalg.norm(corners[:, None] - points[None], axis=2)
@@ -258,12 +263,12 @@ def test_labels_are_cached(photo0: Image, tmp_path: Path) -> None:
     cv2.imwrite(str(good), cv2.resize(photo0.pixels, VIEW_SIZE, interpolation=cv2.INTER_AREA))
     bad.write_bytes(good.read_bytes()[:3000])
     images = [BankImage(good, "0" * 64, 1), BankImage(bad, "1" * 64, 1)]
-    unreadable = adaptation.make_labels(tmp_path / "labels", images, workers=1)
+    unreadable = training.make_labels(tmp_path / "labels", images, workers=1)
     assert list(unreadable) == [images[1]]
-    [(view, points)] = adaptation.load_labels(tmp_path / "labels", images[:1])
+    [(view, points)] = training.load_labels(tmp_path / "labels", images[:1])
     assert view.shape == (VIEW_SIZE[1], VIEW_SIZE[0], 3)
     assert len(points) > 20
     [file] = (tmp_path / "labels").iterdir()
     before = file.stat().st_mtime_ns
-    adaptation.make_labels(tmp_path / "labels", images[:1], workers=1)
+    training.make_labels(tmp_path / "labels", images[:1], workers=1)
     assert file.stat().st_mtime_ns == before

@@ -1,6 +1,9 @@
 """The recipe: its list of images, crops, resumption, model cards, and pairs with known truth."""
 
+import json
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,27 +13,21 @@ import pytest
 import torch
 
 from geomatch import GeomatchError, Image, WeightsError, warp_points
-from geomatch.benchmarks.training.crops import CropSource
-from geomatch.benchmarks.training.denoise import DenoiseConfig, train_denoiser
-from geomatch.benchmarks.training.detector import DetectorConfig
+from geomatch.benchmarks.training import denoise
+from geomatch.benchmarks.training.__main__ import DENOISER_PACKAGES, DENSE, DENSE_IMAGES
+from geomatch.benchmarks.training.denoise import CropSource, DenoiseConfig, train_denoiser
+from geomatch.benchmarks.training.detector import STABLE, WARPS, DetectorConfig
 from geomatch.benchmarks.training.distillation import occluded
-from geomatch.benchmarks.training.recipe import (
-    DENOISER_PACKAGES,
-    DENSE,
-    DENSE_IMAGES,
-    dense_card,
-    detector_card,
-    model_card,
-)
-from geomatch.benchmarks.training.sources import find_images, listed_images
+from geomatch.benchmarks.training.sources import TrainingImage, find_images, listed_images
+from geomatch.dift import PRESETS
 from geomatch.dift.head.projection import load_head
 from geomatch.images import write_png
 from geomatch.keypoints import OpenCVDetector
 from geomatch.keypoints.tiny import weights_file
 from geomatch.synthetic import random_homography, render_view
 from geomatch.training import checkpoint
+from geomatch.training.bank import make_views, true_pairs, view_pairs
 from geomatch.training.checkpoint import Log
-from geomatch.training.pairs import make_views, true_pairs, view_pairs
 from geomatch.weights.sources import model_folder
 
 CONFIG = DenoiseConfig(widths=(16, 16), crop_size=16, batch_size=2, steps=6)
@@ -78,7 +75,7 @@ def test_an_interrupted_training_gives_the_same(
     monkeypatch.setattr(checkpoint, "EVERY", 2)
     whole = train("whole")
     with monkeypatch.context() as patch:
-        patch.setattr(CropSource, "batch", dying(CropSource.batch, 6))
+        patch.setattr(denoise.functional, "mse_loss", dying(denoise.functional.mse_loss, 6))
         with pytest.raises(KeyboardInterrupt):
             train("cut")
     assert (tmp_path / "cut" / "checkpoint.pt").is_file()
@@ -156,24 +153,35 @@ def test_pairs_of_images(photo0: Image, tmp_path: Path) -> None:
         assert len(features0) == len(features1)
 
 
-def curve(text: str) -> list[Log]:
-    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \|$", text, re.MULTILINE)
-    return [{"step": int(step), "loss": float(loss)} for step, loss in rows]
+def data_rows(images: Sequence[TrainingImage]) -> list[str]:
+    groups = Counter((image.package, image.kind, image.licence) for image in images)
+    return [f"| {p} | {kind} | {n} | {licence} |" for (p, kind, licence), n in sorted(groups.items())]
 
 
 def test_model_cards_are_those_of_the_recipe() -> None:
-    """But for the losses, which the cards alone still have."""
+    """Their settings, in the order of the cards, their counts, and the images that they list."""
     images = [image for image in listed_images() if image.split == "train"]
     folder = model_folder("dift-tiny")
-    shipped = (folder / "README.md").read_text()
-    head = load_head(folder / "head.safetensors")
-    dense = load_head(folder, "dense")
-    card = model_card(DenoiseConfig(), images, DENOISER_PACKAGES, head, curve(shipped))
-    assert shipped == card + dense_card(dense)
-    seen = listed_images(DENSE_IMAGES)
+    head, dense = load_head(folder / "head.safetensors"), load_head(folder, "dense")
+    seen, denoiser = listed_images(DENSE_IMAGES), DenoiseConfig()
     assert {image.sha256 for image in seen} == set(dense.training["images"])
     assert len(seen) == len(dense.training["images"])
     assert dense.training["head"] == asdict(DENSE)
-    shipped = (weights_file().parent / "README.md").read_text()
-    log = [entry for shown in curve(shipped) for entry in ({}, shown)]  # every second is shown
-    assert shipped == detector_card(DetectorConfig(), images, 1194, log)
+    card = (folder / "README.md").read_text()
+    settings = [json.loads(text) for text in re.findall(r"`(\{.*\})`", card)]
+    recorded = [head.training["head"], head.training["distillation"], PRESETS["dift-tiny"].feature_settings()]
+    recorded = [asdict(denoiser), *recorded, dense.training["head"], dense.settings]
+    assert settings == json.loads(json.dumps(recorded))
+    text, counts = " ".join(card.split()), [head.training[name] for name in ("pairs", "distillation_pairs")]
+    assert f"{denoiser.steps * denoiser.batch_size:,} crops seen of the packages" in text
+    assert ", ".join(DENOISER_PACKAGES) in text
+    assert f"- {counts[0]:,} pairs of SIFT keypoints" in text
+    assert f"projection head, {counts[1]:,} for the network over patches" in text
+    assert f"{dense.training['pairs']:,} pairs of views of {len(seen):,} images" in text
+    rows = r"^\| .* \| (?:photo|texture) \| \d+ \| .*$"
+    assert re.findall(rows, card, re.MULTILINE) == data_rows(images) + data_rows(seen)
+    card = (weights_file().parent / "README.md").read_text()
+    assert json.loads(re.findall(r"`(\{.*\})`", card)[0]) == json.loads(json.dumps(asdict(DetectorConfig())))
+    assert f"1,194 views, each searched under {WARPS} homographies" in card
+    assert f"found in {STABLE:.0%} of" in card
+    assert re.findall(rows, card, re.MULTILINE) == data_rows(images)

@@ -20,7 +20,6 @@ from geomatch.engine import FailedItem, RunContext
 from geomatch.geometry import corner_error, warp_points
 from geomatch.images import Image, load_image, reduce_image, write_png
 from geomatch.keypoints import GridDetector, OpenCVDetector, create_detector
-from geomatch.opencv import BFMatcher, DIFT_create, findHomography
 from geomatch.store import Store
 from geomatch.store.upkeep import inspect_store, prune_store
 from geomatch.synthetic import render_view
@@ -361,38 +360,3 @@ def test_damaged_pairs_of_a_store_are_made_again(tmp_path: Path) -> None:
     assert made == [("a", "c"), ("b", "c")]
     assert pairs == {("a", "b"): (found, found), ("a", "c"): (found, found)}
     assert failed == {"b - c": "gone"}
-
-
-@pytest.mark.slow
-def test_the_drop_in_adds_the_keypoints_of_views(tilted: tuple[Image, Image, np.ndarray]) -> None:
-    photo, other, matrix = tilted
-    feature = DIFT_create(400, effort="high")
-    mask = np.full(photo.size[::-1], 255, np.uint8)
-    mask[:, :60] = 0
-    points0, rows0 = feature.detectAndCompute(photo.pixels[:, :, ::-1], mask)
-    points1, rows1 = feature.detectAndCompute(other.pixels[:, :, ::-1], None)
-    assert len(points0) > 400
-    assert rows0.shape == (len(points0), 128)
-    assert min(point.pt[0] for point in points0) > 59
-    matched = BFMatcher(crossCheck=True).match(rows0, rows1)
-    first, second = (np.array([own.pt for own in side]) for side in (
-        [points0[m.queryIdx] for m in matched], [points1[m.trainIdx] for m in matched]))  # fmt: skip
-    found, _ = findHomography(first, second, cv2.USAC_MAGSAC, 3.0, maxIters=100_000)
-    assert found is not None
-    assert corner_error(found, matrix, photo.size) < 10
-    with pytest.raises(ValueError, match="effort must be"):
-        DIFT_create(effort="most")  # type: ignore[arg-type]
-
-
-def test_the_drop_in_covers_the_circle_where_keypoints_have_no_orientation(
-    tilted: tuple[Image, Image, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    monkeypatch.setattr(
-        "geomatch.opencv.feature2d.tilted_views", lambda *_, upright: asked.append(upright) or []
-    )
-    own = Doubtful()
-    for detector in (cv2.FastFeatureDetector.create(), cv2.ORB.create()):
-        feature = DIFT_create(40, detector=detector, descriptor=own, effort="high")
-        feature.detectAndCompute(tilted[0].pixels, None)
-    assert asked == [True] * 3 + [False] * 3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geomatch.benchmarks.methods import Method, create_method
-from geomatch.benchmarks.tasks.pairs.matches import line_distances
+from geomatch.benchmarks.tasks.pairs.evaluation import line_distances
 from geomatch.geometry import warp_points
 from geomatch.images import Image
 from geomatch.types import Features

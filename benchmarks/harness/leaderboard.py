@@ -1,30 +1,25 @@
-"""All sets and methods of several runs in one table, at one budget of keypoints, with intervals and costs."""
+"""All sets and methods of several runs in one table, and two methods compared on the same pairs."""
 
 import csv
 import io
 import json
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from itertools import compress
+from itertools import combinations
 from statistics import fmean
+from typing import Any
 
-from torch import nn
+import numpy as np
+from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.comparison import interval
-from geomatch.benchmarks.harness.record import allowed
-from geomatch.benchmarks.harness.runs import RecordedMethod, Run
-from geomatch.benchmarks.harness.task import FOLDERS, Task
-from geomatch.demo import bundled_pair
-from geomatch.errors import GeomatchError
+from geomatch.benchmarks.harness.record import Run, allowed
+from geomatch.benchmarks.harness.task import FOLDERS, Row, Task
 from geomatch.files import digest_of
-from geomatch.images import load_image
-from geomatch.store import Store
 
-REPORTED = {"wxbs": "test", "spair": "test", "davis": "val", "jhmdb": "1"}  # splits of published rows
+FEW = 10  # below so many units the resamples are too much alike for an interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,73 +58,31 @@ def published_rows(task: str, protocol: str) -> tuple[PublishedRow, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
-    """Methods, those on most sets first, and of these the best on average; then published rows."""
+    """Methods, those on most sets first, and of these the best on average."""
 
     columns: list[str]  # set, protocol and measure
-    rows: dict[tuple[str, str], list[Standing | None]]
-    """By method and source, which is empty for what was run."""
-    costs: Mapping[str, tuple[float, float]]
-    """Seconds for the bundled pair, 640 x 480 pixels each, and its matches, the second time, on this machine;
-    megabytes of weights in memory."""
+    rows: dict[str, list[Standing | None]]  # by method
     keypoints: int | None  # per image, at most; None of dense features
     left_out: list[str]  # methods at other budgets
-
-    def table(self, published: bool | None = None) -> list[list[str]]:
-        """Cells as text, the head first, of published rows, the others or all, without empty columns."""
-        lines = []
-        rows = [row for row in self.rows.items() if published in (None, row[0][1] != "")]
-        for (label, source), found in rows:
-            cost = None if source else self.costs.get(label)
-            spent = [f"{cost[0]:.2f}", f"{cost[1]:.1f}"] if cost else ["", ""]
-            lines.append([label, *(str(one or "") for one in found), *spent, source])
-        lines.insert(0, ["method", *self.columns, "seconds a pair", "MB", "source"])
-        shown = [any(cells) for cells in zip(*lines[1:], strict=True)]
-        return [[cell or "-" for cell in compress(line, shown)] for line in lines]
 
     def csv(self) -> str:
         """One row per method and column, as comma-separated values."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["method", "keypoints", "column", "value", "low", "high", "seconds", "MB", "source"])
-        for (label, source), found in self.rows.items():
-            spent = ("", "") if source else self.costs.get(label, ("", ""))
+        writer.writerow(["method", "keypoints", "column", "value", "low", "high"])
+        for label, found in self.rows.items():
             for column, one in zip(self.columns, found, strict=True):
                 if one:
-                    budget, ends = "" if source else self.keypoints, one.interval or ("", "")
-                    writer.writerow([label, budget, column, one.value, *ends, *spent, source])
+                    writer.writerow([label, self.keypoints, column, one.value, *(one.interval or ("", ""))])
         return file.getvalue()
 
-    def latex(self) -> str:
-        """The table for LaTeX with booktabs, sources as comments."""
-        table = self.table()
-        width = sum(name != "source" for name in table[0])
-        lines = [
-            " & ".join(map(_escaped, line[:width])) + r" \\" + "".join(f" % {text}" for text in line[width:])
-            for line in table
-        ]
-        place = 1 + sum(not source for _, source in self.rows)
-        lines[place:place] = [r"\midrule"] * (1 < place < len(lines))
-        lines.insert(1, r"\midrule")
-        begin = rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}"
-        return "\n".join([begin, r"\toprule", *lines, r"\bottomrule", r"\end{tabular}", ""])
 
-
-def _escaped(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
-
-
-def leaderboard(runs: Sequence[Run], keypoints: int | None = None, costs: bool = False) -> Leaderboard:
-    """Standings under every protocol of every run.
-
-    ``keypoints`` is the budget that is shown, by default that of most methods; ``costs`` measures the methods
-    that strings name, here and now.
-    """
+def leaderboard(runs: Sequence[Run], keypoints: int | None = None) -> Leaderboard:
+    """Standings under every protocol of every run, at a budget of ``keypoints``: by default that of most."""
     budgets = Counter(method.budget for run in runs for method in run.methods.values())
     if keypoints is None:
         keypoints = max((b for b in budgets if b is not None), key=lambda b: (budgets[b], b), default=None)
-    columns, rows, left_out = [], dict[tuple[str, str], dict[str, Standing]](), dict[str, None]()
-    strings: dict[str, tuple[Task, RecordedMethod]] = {}
+    columns, rows, left_out = [], dict[str, dict[str, Standing]](), dict[str, None]()
     for run in runs:
         for protocol in run.protocols.values():
             column = f"{run.title}, {protocol.name}, {protocol.headline}"
@@ -142,48 +95,88 @@ def leaderboard(runs: Sequence[Run], keypoints: int | None = None, costs: bool =
                     continue
                 own = [row for row in run.rows_of(protocol.name) if row["method"] == label]
                 if own:
-                    rows.setdefault((label, ""), {})[column] = Standing(*interval(run.task, protocol, own))
-                    strings.setdefault(label, (run.task, method))
-            split = run.data["split"]
-            whole = run.data["complete"] and split == REPORTED.get(run.task.name, split)
-            for row in published_rows(run.task.name, protocol.name) if whole else ():
-                if row.split == "all" and protocol.headline in row.measures:
-                    standing = Standing(row.measures[protocol.headline], None)
-                    rows.setdefault((row.method, row.source), {})[column] = standing
-    spent = {label: cost for label, one in strings.items() if costs and (cost := measured_cost(*one))}
-    means = {one: fmean(standing.value for standing in own.values()) for one, own in rows.items()}
-    ordered = sorted(rows, key=lambda one: (one[1] != "", -len(rows[one]), -means[one]))
-    cells = {one: [rows[one].get(column) for column in columns] for one in ordered}
-    return Leaderboard(columns, cells, spent, keypoints, list(left_out))
+                    rows.setdefault(label, {})[column] = _standing(run.task, protocol, own)
+    means = {label: fmean(standing.value for standing in own.values()) for label, own in rows.items()}
+    ordered = sorted(rows, key=lambda label: (-len(rows[label]), -means[label]))
+    cells = {label: [rows[label].get(column) for column in columns] for label in ordered}
+    return Leaderboard(columns, cells, keypoints, list(left_out))
 
 
-def measured_cost(task: Task, recorded: RecordedMethod) -> tuple[float, float] | None:
-    """See `Leaderboard.costs`; None for an object, features in files, or what cannot be made here."""
-    pair = bundled_pair()
-    images = [load_image(pair.image0), load_image(pair.image1)]
-    try:
-        method = recorded.made(task)
-        for _ in range(2):  # the first time networks are loaded
-            start = time.perf_counter()
-            if method.pair_matcher:
-                method.pair_matcher.match_images(*images)
-            elif task.dense:
-                method.maps(images)
-            else:
-                method.match(*(method.extract(image) for image in images))
-            seconds = time.perf_counter() - start
-    except (GeomatchError, TypeError, ValueError):
-        return None
-    return seconds, _bytes_of(method, set()) / 1e6
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """First method minus second, in points of the measure in percent."""
+
+    first: str
+    second: str
+    difference: float
+    low: float  # 2.5 % of the resamples lie below
+    high: float  # 2.5 % of the resamples lie above
+    items: int  # rows that both methods have
+    units: int  # Sequences, categories or videos, which are drawn whole
+    budgets: tuple[int | None, int | None] = (None, None)  # keypoints per image of either
+
+    @property
+    def verdict(self) -> str:
+        """What the 95 % interval says: of few units nothing, else if it leaves out zero."""
+        found = "clear" if self.low > 0 or self.high < 0 else "not told apart"
+        if self.units < FEW:
+            found = "too few to tell"
+        first, second = self.budgets
+        return found if first == second else f"{found}, at {first} and {second} keypoints"
 
 
-def _bytes_of(part: object, seen: set[int]) -> int:
-    """Bytes of the weights that an object holds."""
-    if id(part) in seen or isinstance(part, (str, bytes, type, Store)):
-        return 0
-    seen.add(id(part))
-    if isinstance(part, nn.Module):
-        return sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers()))
-    names = (*getattr(part, "__dict__", ()), *getattr(part, "__slots__", ()))
-    held = part if isinstance(part, (list, tuple)) else [getattr(part, name, None) for name in names]
-    return sum(_bytes_of(one, seen) for one in held)
+def compare(
+    task: Task, protocol: Any, rows0: Sequence[Row], rows1: Sequence[Row], resamples: int = 2000
+) -> Comparison:
+    """The protocol's headline measure of two methods, on the pairs that both have rows of.
+
+    The 95 % interval is a bootstrap of clusters (Davison and Hinkley, 1997, ch. 3.8): rows of one unit share
+    images and fail together, so that whole units are drawn. Raises ValueError without a common pair.
+    """
+    by_pair0, by_pair1 = ({row["pair"]: row for row in rows} for rows in (rows0, rows1))
+    common = [pair for pair in by_pair0 if pair in by_pair1]
+    if not common:
+        raise ValueError("the methods have no pair in common")
+    values0 = task.values(protocol, [by_pair0[pair] for pair in common])
+    values1 = task.values(protocol, [by_pair1[pair] for pair in common])
+
+    def difference(places: NDArray[np.intp]) -> float:
+        return task.statistic(protocol, values0[places]) - task.statistic(protocol, values1[places])
+
+    low, high, units = _resampled(common, difference, resamples)
+    return Comparison(
+        rows0[0]["method"], rows1[0]["method"], difference(np.arange(len(common))), low, high, len(common),
+        units,
+    )  # fmt: skip
+
+
+def _standing(task: Task, protocol: Any, rows: Sequence[Row]) -> Standing:
+    values, pairs = task.values(protocol, rows), [row["pair"] for row in rows]
+    low, high, units = _resampled(pairs, lambda places: task.statistic(protocol, values[places]))
+    return Standing(task.statistic(protocol, values), (low, high) if units >= FEW else None)
+
+
+def _resampled(
+    pairs: Sequence[str], statistic: Callable[[NDArray[np.intp]], float], resamples: int = 2000
+) -> tuple[float, float, int]:
+    """2.5 and 97.5 % of a statistic of the places of pairs when units are drawn; the number of units."""
+    units = np.array([pair.split()[0] for pair in pairs])
+    members = [np.flatnonzero(units == name) for name in dict.fromkeys(units)]
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(resamples):
+        chosen = rng.integers(len(members), size=len(members))
+        drawn.append(statistic(np.concatenate([members[k] for k in chosen])))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high), len(members)
+
+
+def compare_all(
+    task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]], budgets: Mapping[str, int | None]
+) -> list[Comparison]:
+    """Every two methods that have a pair in common; ``budgets`` are their keypoints per image."""
+    return [
+        replace(compare(task, protocol, rows0, rows1), budgets=(budgets[method0], budgets[method1]))
+        for (method0, rows0), (method1, rows1) in combinations(by_method.items(), 2)
+        if {row["pair"] for row in rows0} & {row["pair"] for row in rows1}
+    ]

@@ -1,6 +1,8 @@
 """Records of runs as one page of HTML that needs nothing else."""
 
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from itertools import product
@@ -10,36 +12,30 @@ from typing import Any
 import numpy as np
 
 from geomatch.benchmarks.harness import record as records
-from geomatch.benchmarks.harness.charts import COLOURS, draw_curves
-from geomatch.benchmarks.harness.comparison import compare_all
-from geomatch.benchmarks.harness.leaderboard import PublishedRow, leaderboard, published_rows
-from geomatch.benchmarks.harness.runs import Run, find_runs, merge, without_folders
-from geomatch.benchmarks.harness.task import Entry, Row
+from geomatch.benchmarks.harness.leaderboard import PublishedRow, compare_all, leaderboard, published_rows
+from geomatch.benchmarks.harness.record import Run, find_runs, merge, without_folders
+from geomatch.benchmarks.harness.task import Row, Task, Words
 from geomatch.engine.run import grouped
-from geomatch.errors import GeomatchError, first_line, reading
+from geomatch.errors import reading, require
 from geomatch.files import write_whole
-from geomatch.store import Store
 
 WORST = 5  # rows listed per method and protocol
-PICTURES = 3  # rows drawn of these, under one protocol
+COLOURS = 8  # colours of the page; further methods have dashes
+_INK, _FAINT = "#010101", "#020202"
+_LINES = [f"#0300{index:02x}" for index in range(COLOURS)]
 
 
 def write_report(
     paths: Sequence[Path],
     out: Path,
-    data: Path | None = None,
-    store: str | None = None,
     keypoints: int | None = None,
-    costs: bool = False,
 ) -> list[Path]:
-    """Write ``report.html``, ``leaderboard.csv`` and ``leaderboard.tex``; return their paths.
+    """Write ``report.html`` and ``leaderboard.csv``; return their paths.
 
     Args:
         paths: records, or folders with records.
         out: the folder, made if need be.
-        data: the runs' folder of images, for pictures of the worst pairs.
-        store: the runs' store, where it is not the folder of the record.
-        keypoints, costs: of the leaderboard, see `geomatch.benchmarks.harness.leaderboard.leaderboard`.
+        keypoints: the budget that the leaderboard shows; None takes that of most methods.
 
     Raises GeomatchError without a record, for one of another version, or two definitions of one protocol.
     Without matplotlib there are no curves.
@@ -51,37 +47,28 @@ def write_report(
     template = files("geomatch.benchmarks.harness").joinpath("report.html").read_text(encoding="utf-8")
     with reading(", ".join(map(str, found)), "set of records"):  # whatever was edited in them
         runs = merge(found)
-        board = leaderboard(runs, keypoints, costs)
-        sections = [_section(run, data, store) for run in runs]
+        board = leaderboard(runs, keypoints)
+        sections = [_section(run) for run in runs]
         page = environment.from_string(template).render(sections=sections, colours=COLOURS, board=board)
-        texts = {"report.html": page, "leaderboard.csv": board.csv(), "leaderboard.tex": board.latex()}
+        texts = {"report.html": page, "leaderboard.csv": board.csv()}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_whole(out / name, text)
     return [out / name for name in texts]
 
 
-def _section(run: Run, data: Path | None, store: str | None) -> dict[str, Any]:
-    units, missing = {}, "Give the report the folder of the data (--data) for pictures."
-    if data and run.task.draw:
-        try:
-            units = {unit.name: unit for unit in run.task.read(data, run.data["split"]).units}
-        except (GeomatchError, ValueError) as error:
-            missing = f"No pictures: {without_folders(first_line(error))}"
-    drawn = "geomatch" if "geomatch" in run.protocols else next(iter(run.protocols))
+def _section(run: Run) -> dict[str, Any]:
     return {
         "data": run.data, "task": run.task, "title": run.title,
         "skipped": grouped({name: without_folders(reason) for name, reason in run.skipped.items()}),
         "words": {label: method.words for label, method in run.methods.items()},
         "machines": sorted({"{processor}, {cores} cores".format(**r["machine"]) for r in run.records}),
-        "versions": run.records[0]["versions"], "no_pictures": missing if run.task.draw and not units else "",
-        "protocols": [
-            _part(run, p, units if p.name == drawn else {}, store) for p in run.protocols.values()
-        ],
+        "versions": run.records[0]["versions"],
+        "protocols": [_part(run, protocol) for protocol in run.protocols.values()],
     }  # fmt: skip
 
 
-def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> dict[str, Any]:
+def _part(run: Run, protocol: Any) -> dict[str, Any]:
     rows, summaries = run.rows_of(protocol.name), run.summaries(protocol)
     by_method = {method: [r for r in rows if r["method"] == method] for method in run.methods}
     task = run.task
@@ -108,7 +95,7 @@ def _part(run: Run, protocol: Any, units: dict[str, Any], store: str | None) -> 
         "charts": charts, "shown": [(i, m) for i, (m, part) in enumerate(by_method.items()) if part],
         "published": _published_table(published_rows(task.name, protocol.name)),
         "comparisons": compare_all(task, protocol, by_method, budgets),
-        "heat": _heat(run, protocol, by_method), "worst": _worst(run, protocol, by_method, units, store),
+        "heat": _heat(run, protocol, by_method), "worst": _worst(run, protocol, by_method),
     }  # fmt: skip
 
 
@@ -123,39 +110,16 @@ def _heat(run: Run, protocol: Any, by_method: dict[str, list[Row]]) -> list[tupl
 
 
 def _worst(
-    run: Run, protocol: Any, by_method: dict[str, list[Row]], units: dict[str, Any], store: str | None
-) -> list[tuple[str, list[dict[str, Any]]]]:
-    found, known = [], dict[Any, Any]()
+    run: Run, protocol: Any, by_method: dict[str, list[Row]]
+) -> list[tuple[str, list[tuple[Row, Words]]]]:
+    """The `WORST` rows of each method, with what stands beside them."""
+    found = []
     for label, rows in by_method.items():
-        if not rows:
-            continue
-        severity = run.task.severity(protocol, run.task.values(protocol, rows))
-        order = np.argsort(-severity, kind="stable")[:WORST]
-        listed = [
-            {"pair": row["pair"], "cells": run.task.worst(protocol, row), "reason": row["reason"],
-             "image": None, "why": None}
-            for row in (rows[i] for i in order)
-        ]  # fmt: skip
-        if units and run.task.draw:
-            for i, entry in zip(order[:PICTURES], listed, strict=False):
-                try:
-                    shown = _shown(run, label, rows[i], units, store, known)
-                    entry["image"] = run.task.draw(protocol, rows[i], *shown)
-                except GeomatchError as error:
-                    entry["why"] = without_folders(first_line(error))
-        found.append((label, listed))
+        if rows:
+            severity = run.task.severity(protocol, run.task.values(protocol, rows))
+            order = np.argsort(-severity, kind="stable")[:WORST]
+            found.append((label, [(rows[i], run.task.worst(protocol, rows[i])) for i in order]))
     return found
-
-
-def _shown(
-    run: Run, label: str, row: Row, units: dict[str, Any], store: str | None, known: dict[Any, Any]
-) -> tuple[Any, ...]:
-    """What a picture takes besides the row; ``known`` are keys of weights, which are read once."""
-    task, method, name = run.task, run.methods[label], row["pair"].split()[0]
-    if name not in units or units[name].fingerprint != run.data["units"][name]:
-        raise GeomatchError(f"{name} is not in the folder given, or is another one there")
-    own = method.made(task, method.settings["device"] if task.dense else "cpu")
-    return units[name], Entry(own, own.key(known)), Store.at(store or method.folder)
 
 
 def _published_table(rows: Sequence[PublishedRow]) -> list[list[str]]:
@@ -168,3 +132,40 @@ def _published_table(rows: Sequence[PublishedRow]) -> list[list[str]]:
         for row in rows
     ]  # fmt: skip
     return [["method", "split", *columns, "source"], *cells]
+
+
+def draw_curves(task: Task, protocol: Any, by_method: Mapping[str, Sequence[Row]], title: str) -> str:
+    """One chart as SVG for a page that defines ``--ink``, ``--faint`` and ``--c0`` to ``--c7``."""
+    matplotlib = require("matplotlib", "report", "drawing the report's curves")
+    figures = require("matplotlib.figure", "report", "drawing the report's curves")
+    settings = {"svg.fonttype": "none", "svg.hashsalt": f"{protocol.name} {title}", "font.size": 11}
+    colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
+    with matplotlib.rc_context(settings | colours | {"axes.edgecolor": _FAINT}):
+        figure = figures.Figure(figsize=(4.6, 3.4), layout="constrained")
+        axes = figure.subplots()
+        words = task.axes(protocol)
+        x_end = words.start
+        for index, rows in enumerate(by_method.values()):
+            if not rows:
+                continue  # a method keeps its colour
+            style = ("-", "--", ":")[index // COLOURS % 3]
+            x, y = task.curve(protocol, rows)
+            x_end = float(x[-1])
+            steps = "steps-post" if words.steps else "default"
+            axes.plot(x, y, style, drawstyle=steps, color=_LINES[index % COLOURS], linewidth=2)
+        axes.set_ylim(0, 100)
+        axes.set_xlim(words.start, x_end)
+        axes.set(xlabel=words.x, ylabel=words.y, title=title)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=_FAINT, linewidth=0.5, alpha=0.5)
+        written = io.StringIO()
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+    svg = written.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg))
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font(-family)?: [^;\"]*", "font: 11px system-ui, sans-serif", svg)
+    names = {_INK: "ink", _FAINT: "faint"} | {line: f"c{index}" for index, line in enumerate(_LINES)}
+    for colour, name in names.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return svg

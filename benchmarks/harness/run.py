@@ -8,7 +8,6 @@ taken for something new, and several processes may share a store.
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,14 +20,14 @@ from geomatch.benchmarks.harness.record import (
     unreadable_pairs,
     write_run,
 )
-from geomatch.benchmarks.harness.task import Entry, Row, Settings, Source, Task, find_task, unreadable
+from geomatch.benchmarks.harness.task import Entry, Row, Settings, Task, find_task, unreadable
 from geomatch.benchmarks.methods.functions import FunctionMatcher
 from geomatch.benchmarks.methods.method import Method, PairMatcher
 from geomatch.benchmarks.methods.strings import named, split_methods
 from geomatch.benchmarks.methods.together import groups
 from geomatch.describers import Describer
-from geomatch.engine import FailedItem, LocalEngine, RunContext, StreamTask, Work
-from geomatch.engine.run import grouped, in_blocks
+from geomatch.engine import FailedItem, LocalEngine, RunContext, Work
+from geomatch.engine.run import grouped
 from geomatch.engine.task import Need
 from geomatch.errors import GeomatchError, first_line
 from geomatch.files import digest_of
@@ -42,7 +41,6 @@ detector and a describer (None: the detector brings descriptors), a `PairMatcher
 images, see `geomatch.benchmarks.methods.functions.FunctionMatcher`."""
 Methods = str | Sequence[str | Method] | Mapping[str, Given]
 """Strings separated by commas, methods, or methods by the names that the record gives them."""
-AT_ONCE = 8  # most images that go through a network together
 Cells = dict[tuple[str, str], list[Row]]  # rows by protocol and method
 
 
@@ -82,8 +80,8 @@ def run_benchmark(
             tasks `create_dense_method`, perhaps as ``NAME=STRING``. One whose weights or packages are missing
             is skipped with the reason.
         out: folder of the record, ``<name>-....json``, and of the cache where the context has none.
-        context: on an accelerator features come first, as one stream of images, and then the rows. Without
-            one, objects are evaluated in this process, strings by one worker per core.
+        context: on an accelerator features come first, unit by unit, and then the rows. Without one, objects
+            are evaluated in this process, strings by one worker per core.
         settings: what else decides the numbers.
 
     Raises GeomatchError for data that cannot be read, when there is nothing to evaluate, or something could
@@ -235,6 +233,7 @@ class Evaluating:
     store: Store
     cache: Store | None  # where features are cached, if at all
     need: Need = "processor"
+    features: bool = False  # True if what the rows need is made and cached, and no row
 
     def start(self) -> Callable[[Sequence[Job]], list[tuple[Cells, int]]]:
         """See `geomatch.engine.Task.start`."""
@@ -260,6 +259,11 @@ class Evaluating:
         for protocol in self.protocols:
             keys = self.keys(job, protocol)
             places = list(keys)
+            if self.features:
+                missing = [place for place, key in keys.items() if not self.store.has(ROWS, key)]
+                if missing:
+                    evaluation.prepare(protocol, missing)
+                continue
 
             def make(missing: list[int], protocol: Any = protocol, places: list[int] = places) -> Any:
                 nonlocal computed
@@ -273,17 +277,6 @@ class Evaluating:
                     self.store.remove(ROWS, key)
         return cells, computed
 
-    def sources(self, job: Job) -> list[Source]:
-        """The images whose features the rows need that are not in the store."""
-        evaluation = find_task(self.task).evaluation(job.unit, self.groups[job.group], self.cache)
-        found: dict[Source, None] = {}
-        for protocol in self.protocols:
-            keys = self.keys(job, protocol)
-            missing = [place for place, key in keys.items() if not self.store.has(ROWS, key)]
-            if missing:
-                found |= dict.fromkeys(evaluation.sources(protocol, missing))
-        return [replace(source, job=job.name) for source in found]
-
     def cached(self, job: Job) -> Cells | None:
         """Rows, if all are in the store."""
         cells: Cells = {}
@@ -294,32 +287,6 @@ class Evaluating:
                     return None
                 cells[protocol.name, self.groups[job.group][place].method.name] = own
         return cells
-
-
-def _prepared(sources: Sequence[Source], work: Work) -> dict[str, str]:
-    """Make and cache features, as a stream of images; why that failed, by job."""
-    stages = [("decoding and detection", _read)]
-    task = StreamTask(stages, _make, _write, "large network", overlaps=True)
-    alike = groupby(sources, lambda source: (source.job, source.how, source.wanted))
-    blocks = [block for _, group in alike for block in in_blocks(list(group), AT_ONCE)]
-    made = work.results(task, blocks, "features", "image")
-    failed = {source.job: found.reason for source, found in made if isinstance(found, FailedItem)}
-    work.account("features", task.times)
-    return failed
-
-
-def _read(source: Source) -> tuple[Source, Any] | None:
-    read = source.cache.read(source)
-    return None if read is None else (source, read)
-
-
-def _make(block: Sequence[tuple[Source, Any]]) -> list[tuple[Any, ...]]:
-    sources, read = zip(*block, strict=True)
-    return list(zip(*sources[0].cache.make(sources, read), strict=True))
-
-
-def _write(source: Source, made: Sequence[Any]) -> None:
-    source.cache.write(source, made)
 
 
 def _evaluated(
@@ -342,7 +309,11 @@ def _evaluated(
     task = find_task(evaluating.task)
     rows = {job.name: evaluating.cached(job) for job in jobs}
     todo = [[job] for job in jobs if rows[job.name] is None]
-    failed = _prepared([s for (job,) in todo for s in evaluating.sources(job)], work) if ahead else {}
+    failed: dict[str, str] = {}
+    if ahead:
+        first = replace(evaluating, features=True, need="large network")
+        made = work.results(first, todo, "features", task.unit[0])
+        failed = {job.name: result.reason for job, result in made if isinstance(result, FailedItem)}
     todo = [block for block in todo if block[0].name not in failed]
     computed = 0
     for job, result in work.results(evaluating, todo, task.name, task.unit[0], len(jobs) - len(todo)):

@@ -1,8 +1,7 @@
 """A task: a kind of evaluation on one data set, from its units to its tables and charts."""
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.methods import Method, create_dense_method, create_method
-from geomatch.errors import GeomatchError, reading
 from geomatch.store import Store
 
 Row = dict[str, Any]
@@ -46,35 +44,11 @@ class Entry:
     string: str | None = None  # what the method was made of, if that was a string
 
 
-class FeatureCache(Protocol):
-    """Makes the features of images and caches them; `read` and `write` in threads beside the network."""
-
-    def read(self, source: "Source") -> Any:
-        """What the network takes; None if all is cached, or the image cannot be read."""
-
-    def make(self, sources: Sequence["Source"], read: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        """What each of the methods makes of sources that share their passes."""
-
-    def write(self, source: "Source", made: Sequence[Any]) -> None:
-        """Cache what the methods made of one."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """An image whose features some methods of a group need."""
-
-    path: Path
-    how: Any  # all else that decides its features: the frame, the prompt
-    wanted: tuple[int, ...]  # places of the methods in the group
-    cache: FeatureCache = field(compare=False, repr=False)
-    job: str = ""  # for the user
-
-
 class Evaluation(Protocol):
     """Methods of one of `geomatch.benchmarks.methods.together.groups` on one unit, under any protocols."""
 
-    def sources(self, protocol: Any, wanted: Sequence[int]) -> list[Source]:
-        """The images of which the methods at these places cache features."""
+    def prepare(self, protocol: Any, wanted: Sequence[int]) -> None:
+        """Make and cache the features that the methods at these places need, many images at once."""
 
     def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
         """What the protocol measures of the methods at these places, without protocol and method."""
@@ -118,15 +92,11 @@ class Task:
     curve: Callable[[Any, Sequence[Row]], Curve]
     notes: Callable[[Any], Words] = lambda protocol: []  # what a protocol's fields do not say
     splits: tuple[str, ...] = ("all",)  # those with a table of their own in a report, in its order
-    changes: Callable[[Any], Sequence[str]] = lambda protocol: ()  # ends of pairs' names, summed up alone
     dense: bool = True  # True if methods compare feature maps of whole images, and need no keypoints
     caches: bool = True  # True if features are worth caching
     covers: Callable[[Any, Any], bool] = lambda protocol, unit: True  # True if the protocol has that unit
     undefined: Callable[[Any, Method], str | None] = lambda protocol, method: None  # why it is not
     shown: Callable[[str], bool] = lambda measure: True  # True if a measure is in tables; records have all
-    draw: Callable[[Any, Row, Any, Entry, Store], str] | None = None
-    """A JPEG's data URL from protocol, row, unit, method and the run's store; or raises GeomatchError."""
-    caption: str = ""  # what such a picture shows
 
     def method(self, text: str, settings: Settings, device: str) -> Method:
         """A method from its string, for a device."""
@@ -139,8 +109,6 @@ class Task:
         named = set(self.splits) - {"all"} or {row["split"] for row in rows} - {"all"}
         parts = {split: [row for row in rows if row["split"] == split] for split in sorted(named)}
         parts["all"] = list(rows)
-        for change in self.changes(protocol):
-            parts[change] = [row for row in rows if row["pair"].endswith(f" {change}")]
         found = []
         for split, own in parts.items():
             failures = sum(row["reason"] is not None for row in own)
@@ -149,28 +117,21 @@ class Task:
         return found
 
     def definition(self, protocol: Any) -> Words:
-        """The fields of a protocol that decide its numbers, by the names that `read_protocol` takes."""
+        """The fields of a protocol that decide its numbers."""
         named = [field.name for field in fields(protocol) if field.name not in ("name", "version")]
         values = [(name, getattr(protocol, name)) for name in named]
         shown = [(name, _words(value)) for name, value in values if value not in (None, False, (), "")]
         return shown + self.notes(protocol)
 
     def find_protocols(self, names: str) -> list[Any]:
-        """Protocols of a list of names, and of files (`read_protocol`), separated by commas; or ``all``.
-
-        Raises ValueError for a name that is none.
-        """
+        """Protocols of names separated by commas, or ``all``; raises ValueError for a name that is none."""
         wanted = list(self.protocols) if names == "all" else list(dict.fromkeys(names.split(",")))
-        unknown = [name for name in wanted if name not in self.protocols and not name.endswith(".toml")]
+        unknown = [name for name in wanted if name not in self.protocols]
         if unknown:
             raise ValueError(
-                f"unknown protocol {unknown[0]!r}; choose from: {', '.join(self.protocols)}, all, or a .toml "
-                "file with one of your own"
+                f"unknown protocol {unknown[0]!r}; choose from: {', '.join(self.protocols)}, all"
             )
-        return [
-            read_protocol(Path(name), self.protocols) if name.endswith(".toml") else self.protocols[name]
-            for name in wanted
-        ]
+        return [self.protocols[name] for name in wanted]
 
     def protocol_of(self, values: Mapping[str, Any]) -> Any:
         """A protocol from the fields that a record has of it."""
@@ -199,33 +160,6 @@ class Task:
 def by_name(*protocols: Any) -> dict[str, Any]:
     """The protocols of a task, in this order."""
     return {protocol.name: protocol for protocol in protocols}
-
-
-def read_protocol(path: Path, protocols: Mapping[str, Any]) -> Any:
-    """A protocol from a TOML file: ``base`` names one of ours, other keys are the fields that differ.
-
-    It is called as the file unless ``name`` says otherwise. Raises GeomatchError for a file that is none.
-    """
-    with reading(path, "protocol"):
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    base = given.pop("base", None)
-    if base not in list(protocols):
-        raise GeomatchError(f"{path}: base must be one of {', '.join(protocols)}, got {base!r}")
-    changed = {"name": path.stem, "source": f"{path.name}, after {base}"} | given
-    known = {field.name: getattr(protocols[base], field.name) for field in fields(protocols[base])}
-    if changed["name"] in list(protocols):
-        raise GeomatchError(f"{path}: {changed['name']} is a protocol of ours: give another name")
-    for name, value in changed.items():
-        if name not in known:
-            raise GeomatchError(f"{path}: unknown field {name!r}; choose from: {', '.join(known)}")
-        own = type(known[name])
-        kinds = {own: {own}, float: {int, float}, type(None): {bool, int, float}}[own]
-        changed[name] = value = _tuples(value)
-        parts = value if isinstance(value, tuple) else ()
-        negative = any(isinstance(one, int | float) and one < 0 for one in (value, *parts))
-        if type(value) not in kinds or negative or any(isinstance(one, str) for one in parts):
-            raise GeomatchError(f"{path}: {name} cannot be {value!r}; {base} has {known[name]!r}")
-    return replace(protocols[base], **changed)
 
 
 FOLDERS = {"hpatches": "homography", "evd": "homography", "homogr": "homography", "oxford": "homography",

@@ -1,16 +1,24 @@
-"""A function of two images as a method."""
+"""A function of two images as a method, and `geomatch.match` as a whole, with its search and alignment."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from secrets import token_hex
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+import geomatch
+from geomatch.describers import Describer, choose_parts, create_describer, default_config
 from geomatch.errors import FeaturesError, first_line, is_out_of_memory
+from geomatch.geometry import warp_points
 from geomatch.images import Image
+from geomatch.keypoints import ORIENTED, Detector
+from geomatch.matchers import Matcher
+from geomatch.provenance import cache_key, settings_key
 from geomatch.types import Features
+from geomatch.views.search import Effort, check_effort
 
 
 @dataclass(frozen=True)
@@ -62,3 +70,51 @@ def matched_features(answer: Any, image0: Image, image1: Image) -> tuple[Feature
     sizes = image0.size, image1.size
     both = [Features(a[order], scores[order], s) for a, s in zip(arrays[:2], sizes, strict=True)]
     return both[0], both[1]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A `PairMatcher`: the inliers of what `geomatch.match` finds, or all matches where it finds nothing."""
+
+    max_keypoints: int
+    device: str = "cpu"
+    detector: str | None = None
+    descriptor: str | None = None
+    matcher: str | None = None
+    effort: Effort = "normal"
+    model: Literal["homography", "fundamental"] = "homography"
+    aligned: Literal["no", "yes"] = "no"
+    """Refine the homography (`geomatch.alignment`): the inliers are then keypoints of image 0, and where it
+    sends them."""
+
+    def __post_init__(self) -> None:
+        check_effort(self.effort)
+        choose_parts(self.matcher, self.detector, self.descriptor, self.max_keypoints)
+
+    def cache_key(self) -> Any:
+        """The settings, and the parts by their own keys."""
+        return [settings_key(self), *map(cache_key, self.parts)]
+
+    @cached_property
+    def parts(self) -> tuple[Matcher | None, Detector, Describer]:
+        """Made on the device once, with the descriptor that `geomatch.match` takes where none is named."""
+        given = self.matcher, self.detector, self.descriptor, self.max_keypoints, self.device
+        matcher, detector, describer = choose_parts(*given)
+        if describer is None:
+            patches = self.detector is None or self.detector in ORIENTED
+            describer = create_describer(default_config(patches), self.device)
+        return matcher, detector, describer
+
+    def match_images(self, image0: Image, image1: Image) -> tuple[Features, Features]:
+        """See `PairMatcher`."""
+        matcher, detector, describer = self.parts
+        found = geomatch.match(
+            image0.pixels, image1.pixels, detector=detector, descriptor=describer, matcher=matcher,
+            model=self.model, effort=self.effort, refine_homography=self.aligned == "yes",
+        )  # fmt: skip
+        if self.aligned == "yes" and found.homography:
+            places = found.features0.keypoints
+            return matched_features((places, warp_points(found.homography.matrix, places)), image0, image1)
+        kept = found.geometry.inliers if found.geometry else np.ones(len(found.matches), np.bool_)
+        points = found.points0[kept], found.points1[kept]
+        return matched_features((*points, found.matches.similarity[kept]), image0, image1)

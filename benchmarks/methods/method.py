@@ -4,7 +4,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
-from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.describers import DenseDescriber, Describer, describe_images, traits_of
 from geomatch.dift import DIFTConfig
 from geomatch.dift.files import folder_of

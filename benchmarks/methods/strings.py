@@ -7,10 +7,9 @@ from functools import lru_cache
 from typing import Any, cast
 
 from geomatch.benchmarks.methods.backbones import MODELS, TransformersFeatures
-from geomatch.benchmarks.methods.baselines import LoFTRMatcher, OpenCVFeatures
-from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.methods.features import FeatureFiles, OpenCVFeatures
+from geomatch.benchmarks.methods.functions import Pipeline
 from geomatch.benchmarks.methods.method import Method
-from geomatch.benchmarks.methods.pipeline import Pipeline
 from geomatch.benchmarks.methods.worker import worker_matcher
 from geomatch.describers import dift_config
 from geomatch.dift import DIFTConfig, DIFTExtractor
@@ -72,7 +71,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
       ``DETECTOR+DESCRIPTOR`` with a detector of geomatch or a learned one's keypoints and a DIFT
       descriptor, ``dino``, ``dinov2`` or ``clip`` (``superpoint+dift-sd``, ``sift+dinov2:FOLDER``,
       ``aliked:aliked-n16.pth+dift-tiny``), or files, see `FeatureFiles`
-      (``npz:ROOT:SUFFIX``, ``h5:FILE``), or ``loftr``, or a matcher of another environment
+      (``npz:ROOT:SUFFIX``, ``h5:FILE``), or a matcher of another environment
       (``vismatch:roma``, ``worker:PYTHON:SCRIPT``), or ``geomatch``, the whole of `geomatch.match`, perhaps
       with settings of `Pipeline`: ``geomatch[effort=high,aligned=yes]``;
     - a DIFT descriptor may have settings, ``dift-sd[t=0,layer=2,ensemble=4,image_size=768]``: ``t``,
@@ -95,9 +94,8 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         if name not in TRAINED_FOR or len(parts) != 2:
             raise ValueError(f"{text}: LightGlue has weights for {', '.join(TRAINED_FOR)} only")
         matcher = LightGlueMatcher(name, parts.pop().partition(":")[2] or None, device)
-    if len(parts) == 1 and name in ("loftr", "vismatch", "worker") and not ratio:
-        loftr = LoFTRMatcher(weights or None, max_keypoints, device) if name == "loftr" else None
-        pair_matcher = loftr or worker_matcher(parts[0], max_keypoints, device)
+    if len(parts) == 1 and name in ("vismatch", "worker") and not ratio:
+        pair_matcher = worker_matcher(parts[0], max_keypoints, device)
         return Method(text, pair_matcher=pair_matcher, estimator=chosen)
     if len(parts) == 1 and _bracketed(parts[0])[0] == "geomatch":
         return Method(text, pair_matcher=_pipeline(parts[0], max_keypoints, device), estimator=chosen)
@@ -112,7 +110,7 @@ def create_method(text: str, max_keypoints: int = 2000, device: str = "cpu") -> 
         return Method(text, source, None, metric, ratio, matcher, estimator=chosen)
     if len(parts) != 2 or matcher:
         raise ValueError(
-            f"no method {text!r}: give one of {', '.join(_FEATURES)}, loftr, vismatch:NAME, "
+            f"no method {text!r}: give one of {', '.join(_FEATURES)}, vismatch:NAME, "
             "worker:PYTHON:SCRIPT, geomatch, npz:ROOT:SUFFIX, h5:FILE, or "
             "DETECTOR+DESCRIPTOR (sift+dift-tiny); then perhaps +lightglue, and an estimator (+usac_magsac)"
         )

@@ -1,1 +1,1 @@
-"""How the embedded model and detector were made: images, trainings, model cards."""
+"""How the embedded model and detector were made: images and trainings."""

@@ -24,9 +24,14 @@ from geomatch.dift.head.projection import NetworkHead
 from geomatch.dift.inputs import network_patches
 from geomatch.synthetic import Motion
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
-from geomatch.training.checkpoint import read_checkpoint
-from geomatch.training.convolutional_head import split_images
-from geomatch.training.pair_loop import Batch, augmented, draw_rows, patch_tensor, train_on_pairs
+from geomatch.training.convolutional_head import (
+    Batch,
+    augmented,
+    draw_rows,
+    patch_tensor,
+    split_images,
+    train_on_pairs,
+)
 
 CHECKPOINT = "distilled.pt"
 
@@ -140,10 +145,9 @@ def distil(
         return config.imitation * (1 - (found[torch.from_numpy(known)] * wanted).sum(1)).mean()
 
     draw = partial(draw_patches, bank, tilted, config)
-    learner = train_on_pairs(
-        new_network, describe, draw, config, out / CHECKPOINT, "distillation", validation, imitation
+    learner, log = train_on_pairs(
+        new_network, describe, draw, config, out / CHECKPOINT, validation, imitation
     )
-    log = read_checkpoint(out / CHECKPOINT)["log"]
     training = {**(extractor.head.training if extractor.head else {}), "distillation": asdict(config)}
     training |= {"distillation_pairs": sum(map(len, (*bank, *tilted))), "distillation_log": log}
     network = learner.folded(config.widths, dimension)

@@ -40,7 +40,6 @@ _DATA_SETS = {
 }  # fmt: skip
 """What DATA is, the default protocol, the others, and the splits."""
 _SEMANTIC = ("spair", "willow", "cub")
-_PLANES = ("hpatches", "evd", "homogr", "oxford", "pairs")
 _SPARSE = "DETECTOR+DESCRIPTOR, or sift, aliked:WEIGHTS, ...; NAME=STRING; DESCRIPTOR[t=50] changes settings."
 _DENSE = "A dense preset, folder or hub id, dino, dinov2 or clip; NAME[t=50,layer=2] changes settings."
 
@@ -49,9 +48,6 @@ _out = click.option("--out", type=click.Path(path_type=Path), metavar="DIR", def
                     show_default=True, help="Records; the same run goes on there.")  # fmt: skip
 _keypoints = click.option("--max-keypoints", type=click.IntRange(min=1), default=2000, show_default=True,
                           help="Per image, at most; protocols take the best.")  # fmt: skip
-_variant = click.option("--variant", metavar="NAME,...",
-                        help="Change the second image by many strengths: rotation, scale, jpeg, noise, blur, "
-                        "darkness, resolution.")  # fmt: skip
 _prompt = click.option("--prompt", metavar="TEXT",
                        help="For models conditioned on text. [default: a photo of a {category}]",
                        )  # fmt: skip
@@ -61,20 +57,14 @@ def _split(words: str) -> Option:
     return click.option("--split", metavar="NAME", help=words)
 
 
-def _protocols(
-    task: "Task", default: str, protocol: str | None, prompt: str | None = None, variant: str | None = None
-) -> list[Any]:
-    """The protocols of a task that the command line names, with another text, or variants of them."""
+def _protocols(task: "Task", default: str, protocol: str | None, prompt: str | None = None) -> list[Any]:
+    """The protocols of a task that the command line names, perhaps with another text."""
     protocols = task.find_protocols(protocol or default)
-    if variant:
-        from geomatch.benchmarks.tasks.homography.protocols import with_change
-
-        return [with_change(one, name) for one in protocols for name in variant.split(",")]
     if prompt is None:
         return protocols
     if task.name not in _SEMANTIC:
         raise click.UsageError(f"--prompt has no meaning for {task.name}")
-    from geomatch.benchmarks.tasks.semantic.protocols import with_prompt
+    from geomatch.benchmarks.tasks.semantic.task import with_prompt
 
     return [with_prompt(one, prompt) for one in protocols]
 
@@ -108,7 +98,7 @@ def _add_data_set(name: str, title: str, default: str, others: str, splits: str 
     @bundled("protocols", dict,
         click.option("--protocol", metavar="NAME,...", default=default, show_default=True,
                      help=f"Or: {others}, all."),
-        *([_prompt] if name in _SEMANTIC else [_variant] if name in _PLANES else []))  # fmt: skip
+        *([_prompt] if name in _SEMANTIC else []))  # fmt: skip
     @click.option("--method", metavar="STRING,...", show_default=True,
                   default="sift+dift-tiny,rootsift" if sparse else "dift-tiny-dense",
                   help=_SPARSE if sparse else _DENSE)  # fmt: skip
@@ -211,26 +201,15 @@ def sweep(
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUNS...")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", default=Path("report"),
               show_default=True, help="Where report.html and its kin go.")  # fmt: skip
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR",
-              help="The folder of the data, for pictures of the worst pairs.")  # fmt: skip
-@click.option("--store", metavar="PLACE", help="Of the runs. [default: the folder of each record]")
 @click.option("--keypoints", type=click.IntRange(min=1), metavar="N",
               help="Budget of the leaderboard. [default: that of most methods]")  # fmt: skip
-@click.option("--costs", is_flag=True, help="Measure seconds and weights of the methods on this machine.")
-def report(
-    runs: tuple[Path, ...],
-    out: Path,
-    data: Path | None,
-    store: str | None,
-    keypoints: int | None,
-    costs: bool,
-) -> int:
+def report(runs: tuple[Path, ...], out: Path, keypoints: int | None) -> int:
     """Tables, curves and comparisons of RUNS, records of benchmarks or folders with them.
 
-    With a leaderboard over all of them, also as CSV and LaTeX.
+    With a leaderboard over all of them, also as CSV.
     """
     from geomatch.benchmarks.harness.report import write_report
 
-    for path in write_report(runs, out, data, store, keypoints, costs):
+    for path in write_report(runs, out, keypoints):
         click.echo(f"wrote       {click.format_filename(path)}")
     return FOUND

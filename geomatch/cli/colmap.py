@@ -28,7 +28,6 @@ def _collection(
     min_similarity: float | None,
     max_ratio: float | None,
     guided: bool,
-    refine_keypoints: bool,
     masks: Path | None,
     ignore_border: int,
 ) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def _collection(
     return {
         "extraction": Extraction(detector, config, max_keypoints, Masks(masks, ignore_border)),
         "pairs": PairSelection(rules, max_pairs),
-        "matching": Matching(matcher, None, min_similarity, max_ratio, guided, effort, refine_keypoints),
+        "matching": Matching(matcher, None, min_similarity, max_ratio, guided, effort),
     }
 
 
@@ -57,8 +56,6 @@ _collection_options = bundled(
     click.option("--max-pairs", type=click.IntRange(min=1), help="No image is in more pairs than this."),
     click.option("--guided/--no-guided", default=True, show_default=True,
                  help="Keep only matches that agree with one geometry of their pair."),
-    click.option("--refine-keypoints", is_flag=True,
-                 help="Move grid keypoints to where feature maps agree best; detected ones get worse."),
     *MASKS,
 )  # fmt: skip
 

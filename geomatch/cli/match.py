@@ -106,7 +106,8 @@ def pipeline_options(geometry: str) -> Callable[[Command], Command]:
         "pipeline",
         _pipeline,
         click.option("--detector", metavar="NAME",
-                     help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... [default: mixed]"),
+                     help="mixed, sift, superpoint-tiny, superpoint, aliked, grid, orb, ... "
+                          "[default: mixed]"),
         *MATCHING,
         click.option("--estimator", metavar="NAME", default="usac_magsac", show_default=True,
                      help="usac_magsac, ransac, lmeds, rho, ..., kornia, poselib."),
@@ -160,34 +161,22 @@ def show_progress() -> None:
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="IMAGE0 IMAGE1", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, writable=True, path_type=Path),
-    metavar="DIR",
-    help="Write result.json, matches.npz, matches.png and overlay.png here; of a list matches.jsonl.",
-)
+@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), metavar="DIR",
+              help="Write result.json, matches.npz, matches.png and overlay.png here; of --pairs "
+                   "matches.jsonl.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON and nothing else.")
-@click.option(
-    "--mask0",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A picture of IMAGE0's size, black where no keypoints are wanted.",
-)
-@click.option("--mask1", type=click.Path(path_type=Path), metavar="FILE", help="The same for IMAGE1.")
-@click.option(
-    "--pairs",
-    "pair_list",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Instead of two images a list, two names per line; one line of JSON is written for each.",
-)
-@click.option(
-    "--images",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where the names of --pairs lie. [default: the working directory]",
-)
+@bundled(
+    "own_masks",
+    lambda mask0, mask1: (mask0, mask1),
+    click.option("--mask0", type=click.Path(path_type=Path), metavar="FILE",
+                 help="A picture of IMAGE0's size, black where no keypoints are wanted."),
+    click.option("--mask1", type=click.Path(path_type=Path), metavar="FILE", help="The same for IMAGE1."),
+)  # fmt: skip
+@click.option("--pairs", "pair_list", type=click.Path(path_type=Path), metavar="FILE",
+              help="Instead of two images a list, two names per line; one line of JSON is written for "
+                   "each.")  # fmt: skip
+@click.option("--images", "folder", type=click.Path(path_type=Path), metavar="DIR",
+              help="Where the names of --pairs lie. [default: the working directory]")  # fmt: skip
 @pipeline_options("homography")
 @reading_options()
 @descriptor_options()
@@ -195,8 +184,7 @@ def match(
     images: tuple[Path, ...],
     out: Path | None,
     as_json: bool,
-    mask0: Path | None,
-    mask1: Path | None,
+    own_masks: tuple[Path | None, Path | None],
     pair_list: Path | None,
     folder: Path | None,
     pipeline: "Pipeline",
@@ -207,14 +195,14 @@ def match(
     Exit code 0: found, 1: not found, of a list: a pair could not be matched, 2: bad input or usage.
     """
     if pair_list is not None:
-        if images or as_json or mask0 or mask1:
+        if images or as_json or any(own_masks):
             raise click.UsageError("--pairs goes without images, --json, --mask0 and --mask1")
         return _match_list(pair_list, folder or Path(), out, pipeline, reading)
     if len(images) != 2 or folder is not None:
         raise click.UsageError("give two images, or --pairs FILE; --images goes with --pairs")
     from geomatch.images import check_image_file
 
-    for path in (*images, *filter(None, (mask0, mask1))):
+    for path in (*images, *filter(None, own_masks)):
         check_image_file(path)
     show_progress()
     from geomatch.drawing.result import save_result
@@ -222,8 +210,9 @@ def match(
 
     if out:
         make_out(out)  # better now than after the work
-    one, two = (reading.file(path, path.name) for path in images)
-    result = match_pair(pipeline, replace(one, mask=mask0 or one.mask), replace(two, mask=mask1 or two.mask))
+    found = [reading.file(path, path.name) for path in images]
+    one, two = (replace(file, mask=own or file.mask) for file, own in zip(found, own_masks, strict=True))
+    result = match_pair(pipeline, one, two)
     written = save_result(result, out) if out else []
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))

@@ -67,16 +67,8 @@ def check(context: click.Context, folder: Path) -> None:
 @models.command("convert-adm")
 @click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--head-channels", type=int,
-              help="Per attention head. [default: 64, or the base width if that is less]")  # fmt: skip
-def convert_adm(checkpoint: Path, out: Path, head_channels: int | None) -> None:
+def convert_adm(checkpoint: Path, out: Path) -> None:
     """Turn OpenAI's CHECKPOINT (256x256_diffusion_uncond.pt) into a diffusers folder OUT."""
     from geomatch.weights import adm
-    from geomatch.weights.folders import read_config
 
-    click.echo(f"wrote       {click.format_filename(adm.convert_adm(checkpoint, out, head_channels))}")
-    if head_channels is None:
-        heads = read_config(out)["attention_head_dim"]
-        click.echo(
-            f"assumed     attention heads of {heads} channels, which shapes do not tell (--head-channels)"
-        )
+    click.echo(f"wrote       {click.format_filename(adm.convert_adm(checkpoint, out))}")

@@ -31,33 +31,15 @@ def _matching(pattern: Path) -> list[Path]:
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="REFERENCE IMAGE...", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    required=True,
-    help="Folder for the pictures, tables and pages; a second run goes on there.",
-)
-@click.option(
-    "--pairs",
-    "pair_list",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Instead of images a list of lines REFERENCE IMAGE.",
-)
-@click.option(
-    "--images",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where the names of --pairs lie. [default: the working directory]",
-)
-@click.option(
-    "--sequence",
-    is_flag=True,
-    help="Register each image to the one before, in natural order of the names, and all of them "
-    "onto the first, without drift.",
-)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", required=True,
+              help="Folder for the pictures, tables and pages; a second run goes on there.")  # fmt: skip
+@click.option("--pairs", "pair_list", type=click.Path(path_type=Path), metavar="FILE",
+              help="Instead of images a list of lines REFERENCE IMAGE.")  # fmt: skip
+@click.option("--images", "folder", type=click.Path(path_type=Path), metavar="DIR",
+              help="Where the names of --pairs lie. [default: the working directory]")  # fmt: skip
+@click.option("--sequence", is_flag=True,
+              help="Register each image to those before it, in natural order of the names, and all of them "
+                   "onto the first, without drift.")  # fmt: skip
 @bundled(
     "output",
     _output,

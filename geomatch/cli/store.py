@@ -80,13 +80,11 @@ def verify(place: str, remove: bool) -> int:
 def prune(place: str, forget: tuple[str, ...], dry_run: bool) -> None:
     """Remove from PLACE what no run needs, while no run is under way.
 
-    Verified geometries and results of benchmarks stay.
+    Results of benchmarks stay.
     """
     from geomatch.store import Store
     from geomatch.store.upkeep import prune_store
 
-    gone = prune_store(Store.at(place), forget, dry_run)
-    word, size = "would go" if dry_run else "removed", gone.bytes / 2**20
-    click.echo(
-        f"{word:<11} {gone.objects} objects, {size:.1f} MiB, {gone.temporary_files} half-written files"
-    )
+    objects, size, temporary = prune_store(Store.at(place), forget, dry_run)
+    word = "would go" if dry_run else "removed"
+    click.echo(f"{word:<11} {objects} objects, {size / 2**20:.1f} MiB, {temporary} half-written files")

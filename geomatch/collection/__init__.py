@@ -22,18 +22,4 @@ if TYPE_CHECKING:
     from geomatch.collection.pairs import PairReport as PairReport
     from geomatch.collection.pairs import select_pairs as select_pairs
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "geomatch.collection.correspondences": (
-            "Correspondences",
-            "LazyFeatures",
-            "LazyPairs",
-            "MatchedPair",
-        ),
-        "geomatch.collection.folder": ("ImageFolder", "find_images"),
-        "geomatch.collection.match": ("CollectionResult", "match_collection"),
-        "geomatch.collection.options": ("Extraction", "Matching", "PairSelection"),
-        "geomatch.collection.pairs": ("PairReport", "select_pairs"),
-    },
-)
+__getattr__ = lazy_names(__name__)

@@ -61,7 +61,7 @@ def hard_pairs(
     those between components whose images are among the most alike; ``fast`` none. Learned matchers
     and matches that are not verified stay as they are, as does what `has_views` is false for.
     """
-    plain = matching.matcher is not None or matching.refine_keypoints or not matching.guided
+    plain = matching.matcher is not None or not matching.guided
     if plain or not has_views(*parts, matching.effort):
         return []
     counts = {(pair.name0, pair.name1): len(pair.matches) for pair in matched}

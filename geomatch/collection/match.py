@@ -160,12 +160,6 @@ def match_collection(
             in_both, failed = search_pairs(files, stored, sides, parts, matching, work)
             result = joined_with(result, in_both)
             failed_pairs |= failed
-    if matching.refine_keypoints:
-        from geomatch.collection.refine import refine_stored
-
-        checksum = digest_of([wanted.tobytes().hex()])
-        result, refined = refine_stored(result, stored, usable, dense, checksum, context.progress)
-        manifest = replace(manifest, objects=manifest.objects | {"refined": refined})
     told = {"failed": skipped | failed_pairs, "retries": work.retries, "stages": work.stages}
     manifest.saved(store, **told, complete=True)
     return CollectionResult(

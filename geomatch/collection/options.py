@@ -92,8 +92,6 @@ class Matching:
     effort: Effort = "normal"
     """Pairs that no geometry relates are matched in tilted views, see `geomatch.match`: with ``normal`` those
     of images most alike that could join parts of the collection, with ``high`` all."""
-    refine_keypoints: bool = False
-    """Move the matched keypoints of a grid to where feature maps agree best; detected ones get worse."""
 
     def __post_init__(self) -> None:
         mutual = self.matcher in (None, "mnn")
@@ -109,7 +107,7 @@ class Matching:
 
     def cache_key(self) -> Any:
         """All that decides the matches of two images."""
-        return settings_key(self, leave_out=("refine_keypoints", "effort"))
+        return settings_key(self, leave_out=("effort",))
 
 
 EXTRACTION, PAIRS, MATCHING = Extraction(), PairSelection(), Matching()

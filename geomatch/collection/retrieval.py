@@ -1,7 +1,6 @@
 """Which images show the same place: one descriptor per image, pooled from the diffusion features."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,7 @@ from geomatch.store import Store
 
 KIND, CHUNKS = "global", "chunks"
 CHUNK = 4096  # images whose descriptors lie in one object, and are compared with as many at a time
+_Row = NDArray[np.float64]
 CONSTANT = 1e-6  # a channel whose deviation is this share of its mean is left out
 
 
@@ -71,8 +71,8 @@ def nearest_images(
     mean, squares = np.sum(list(gathered), axis=0) / len(keys)
     deviation = np.sqrt(np.maximum(squares - mean**2, 0))
     names = tuple(digest_of(list(chunk)) for chunk in chunks)
-    ranking = _Ranking(store, names, len(keys), mean, deviation, count, order)
-    ranked = _in_order(ranking.rank, range(len(chunks)), "retrieval", work)
+    rank = partial(_rank, partial(_unit_rows, store, names, mean, deviation), len(keys), count, order)
+    ranked = _in_order(rank, range(len(chunks)), "retrieval", work)
     return np.concatenate(list(ranked)).astype(np.int64)
 
 
@@ -97,45 +97,34 @@ def _gather(store: Store, keys: Sequence[str]) -> NDArray[np.float64]:
     return np.stack([wide.sum(axis=0), (wide**2).sum(axis=0)])
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Ranking:
-    """Finds the best partners of the images of a chunk, given by its number, among all."""
+def _rank(
+    read: Callable[[int], NDArray[np.float32]], total: int, count: int, order: NDArray[np.int64] | None,
+    number: int,
+) -> NDArray[np.int32]:  # fmt: skip
+    """The best partners, among all images, of those of a chunk, whose rows are read by its number."""
+    own, first = read(number), number * CHUNK
 
-    store: Store
-    chunks: tuple[str, ...]
-    total: int
-    mean: NDArray[np.float64]
-    deviation: NDArray[np.float64]
-    count: int
-    order: NDArray[np.int64] | None
+    def alike(part: slice, others: slice) -> NDArray[np.floating]:
+        scores = own @ (own if others.start == first else read(others.start // CHUNK)).T
+        if order is not None:
+            scores[np.abs(order[part, None] - order[None, others]) <= LOOP_GAP] = -np.inf
+        return scores
 
-    def rank(self, number: int) -> NDArray[np.int32]:
-        own = self._rows(number)
-        first = number * CHUNK
+    return best_partners(alike, slice(first, first + len(own)), total, count, CHUNK).astype(np.int32)
 
-        def alike(part: slice, others: slice) -> NDArray[np.floating]:
-            rows = own if others.start == first else self._rows(others.start // CHUNK)
-            scores = own @ rows.T
-            if self.order is not None:
-                near = np.abs(self.order[part, None] - self.order[None, others]) <= LOOP_GAP
-                scores[near] = -np.inf
-            return scores
 
-        part = slice(first, first + len(own))
-        return best_partners(alike, part, self.total, self.count, CHUNK).astype(np.int32)
+def _unit_rows(
+    store: Store, chunks: Sequence[str], mean: _Row, deviation: _Row, number: int
+) -> NDArray[np.float32]:
+    """(N, D) unit rows of a chunk, whose products say how alike images are.
 
-    def _rows(self, number: int) -> NDArray[np.float32]:
-        """(N, D) unit rows whose products say how alike images are.
-
-        Channels are centred and divided by their deviation over the collection: features that all
-        photographs share say nothing about which belong together.
-        """
-        rows = read_array(self.store, CHUNKS, self.chunks[number], "rows").astype(np.float64) - self.mean
-        used = self.deviation > CONSTANT * np.abs(self.mean)
-        rows *= np.where(used, 1 / np.maximum(self.deviation, 1e-12), 0)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        unit: NDArray[np.float32] = (rows / np.maximum(norms, 1e-12)).astype(np.float32)
-        return unit
+    Channels are centred and divided by their deviation over the collection: features that all photographs
+    share say nothing about which belong together.
+    """
+    rows = read_array(store, CHUNKS, chunks[number], "rows").astype(np.float64) - mean
+    rows *= np.where(deviation > CONSTANT * np.abs(mean), 1 / np.maximum(deviation, 1e-12), 0)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(norms, 1e-12), np.float32)
 
 
 def read_array(store: Store, kind: str, key: str, array: str) -> NDArray[np.float32]:

@@ -15,14 +15,4 @@ if TYPE_CHECKING:
     from geomatch.colmap.reconstruct import Reconstructed as Reconstructed
     from geomatch.colmap.reconstruct import reconstruct as reconstruct
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "geomatch.colmap.cameras": ("Cameras",),
-        "geomatch.colmap.database": ("ExportReport", "export_database"),
-        "geomatch.colmap.doctor.check": ("check_database",),
-        "geomatch.colmap.formats.convert": ("read_correspondences", "write_correspondences"),
-        "geomatch.colmap.mapping": ("Mapping",),
-        "geomatch.colmap.reconstruct": ("Reconstructed", "reconstruct"),
-    },
-)
+__getattr__ = lazy_names(__name__)

@@ -84,7 +84,7 @@ def export_database(
             (`estimate_two_view`); ``none`` writes matches only, which mappers do not use.
         extend: add to a database that exists; images in it must have the same keypoints, and its pairs stay.
         seed: random seed of COLMAP's RANSAC.
-        context: engine, progress, and the store where own geometries are cached; none if not given.
+        context: engine and progress.
 
     Raises FeaturesError for keypoints or matches that cannot be right, nothing is written then; GeomatchError
     when the database exists, is locked or read-only, or of another schema; OSError for the folder.
@@ -115,9 +115,8 @@ def export_database(
             if verification == "colmap":
                 verify_with_colmap(temporary, seed, context.progress)
             elif verification == "geomatch":
-                store = context.store_at(path) if context.store else None
                 with context.started() as run:
-                    verify_with_ours(temporary, run.work(), store)
+                    verify_with_ours(temporary, run.work())
             known = f"WHERE config < {len(CONFIGURATIONS)} GROUP BY config ORDER BY config"
             query = f"SELECT config, count(*) FROM two_view_geometries {known}"
             with closing(sqlite3.connect(temporary)) as connection:

@@ -1,8 +1,7 @@
 """Databases, and work that ends, with pycolmap."""
 
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,25 +26,15 @@ def interruptible(call: Callable[[Any], Any], meanwhile: Callable[[], None] | No
     """Run a long ``call`` of pycolmap, which is given a cancellation token, so that Ctrl-C ends it.
 
     ``meanwhile`` is called a few times per second, to show progress."""
-    token = pycolmap().CancellationToken()
-    result: Future[Any] = Future()
-
-    def work() -> None:
+    token, running = pycolmap().CancellationToken(), list[Future[Any]]()
+    with ThreadPoolExecutor(1) as pool:
         try:
-            result.set_result(call(token))
-        except BaseException as error:
-            result.set_exception(error)
-
-    thread = threading.Thread(target=work)
-    try:
-        thread.start()
-        # not join: a thread whose join was interrupted passes for ended, though it runs
-        while not wait([result], 0.2).done:
-            if meanwhile is not None:
-                meanwhile()
-    except BaseException:
-        token.cancel()
-        if thread.ident is not None:  # it is None when Ctrl-C came while it was being started
-            wait([result])
-        raise
-    return result.result()
+            running.append(pool.submit(call, token))
+            while not wait(running, 0.2).done:
+                if meanwhile is not None:
+                    meanwhile()
+        except BaseException:
+            token.cancel()
+            wait(running)  # not join: a thread whose join was interrupted passes for ended, though it runs
+            raise
+    return running[0].result()

@@ -1,7 +1,5 @@
 """Two-view geometries of matched pairs: by COLMAP, or ours in its configuration and convention."""
 
-import hashlib
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -21,21 +19,10 @@ from geomatch.engine import BlockTask, FailedItem, Work
 from geomatch.engine.run import LazyBlock, grouped, in_blocks
 from geomatch.errors import GeomatchError
 from geomatch.estimators import estimate_two_view
-from geomatch.provenance import versions
-from geomatch.store import Store
-from geomatch.store.packs import PackIndex, stored_results, write_pack
 from geomatch.types import EstimationFailure, TwoViewGeometry
 
 Verification = Literal["colmap", "geomatch", "none"]
 _BATCH = 64
-_STORED = "geometries"
-_ARRAYS = ("kinds", "matrices", "counts", "inliers")
-_KINDS: tuple[Literal["uncalibrated", "calibrated", "planar"] | None, ...] = (
-    None, "uncalibrated", "calibrated", "planar"
-)  # fmt: skip
-"""Kinds by their number in a pack; None is a failure, and the number after the last one's a watermark."""
-_SCHEMA = 2
-"""Part of every key: raised when cached geometries would mean something else."""
 _TODO = "FROM matches WHERE rows > 0 AND pair_id NOT IN (SELECT pair_id FROM two_view_geometries)"
 Found = TwoViewGeometry | EstimationFailure
 
@@ -62,69 +49,33 @@ def verify_with_colmap(path: Path, seed: int, progress: bool) -> None:
             bar.update(total - bar.n)
 
 
-def verify_with_ours(path: Path, work: Work, store: Store | None = None) -> None:
-    """Estimate the geometry of every pair that has matches but no geometry; ``store`` caches them.
+def verify_with_ours(path: Path, work: Work) -> None:
+    """Estimate the geometry of every pair that has matches but no geometry.
 
     Pairs that fail are written as degenerate without inliers, which mappers ignore.
     """
     with closing(sqlite3.connect(path)) as connection:
         todo = [row[0] for row in connection.execute(f"SELECT pair_id {_TODO} ORDER BY pair_id")]
-    total, failed = len(todo), {}
+    failed = {}
     with database(str(path)) as opened, pycolmap().DatabaseTransaction(opened):
         cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
         views = {image.image_id: cameras[image.camera_id] for image in opened.read_all_images()}
-        read = partial(_read_pair, opened, views)
-
-        def write(pair_id: int, found: Found) -> None:
-            image_ids = divmod(pair_id, PAIR_BASE)
-            indices = np.asarray(opened.read_matches(*image_ids), np.int64)
-            opened.write_two_view_geometry(*image_ids, to_two_view_geometry(found, indices))
-
-        if store is not None:
-            written = set()
-            for place, found in _cached(store, [read(pair_id).key for pair_id in todo]):
-                write(todo[place], found)
-                written.add(place)
-            todo = [pair_id for place, pair_id in enumerate(todo) if place not in written]
-        blocks = [LazyBlock(part, read) for part in in_blocks(todo, _BATCH)]
-        results: Iterator[tuple[_Pair, Found | FailedItem]] = work.results(
-            BlockTask(partial(_verify, store)), blocks, "verification", "pair", total - len(todo)
-        )
+        blocks = [LazyBlock(part, partial(_read_pair, opened, views)) for part in in_blocks(todo, _BATCH)]
+        results: Iterator[tuple[_Pair, Found | FailedItem]]
+        results = work.results(BlockTask(_verify), blocks, "verification", "pair")
         for pair, result in results:
+            image_ids = divmod(pair.pair_id, PAIR_BASE)
             if isinstance(result, FailedItem):
-                failed["images {} and {}".format(*divmod(pair.pair_id, PAIR_BASE))] = result.reason
-            else:
-                write(pair.pair_id, result)
+                failed["images {} and {}".format(*image_ids)] = result.reason
+                continue
+            indices = np.asarray(opened.read_matches(*image_ids), np.int64)
+            opened.write_two_view_geometry(*image_ids, to_two_view_geometry(result, indices))
         if failed:
             raise GeomatchError("pairs could not be verified: " + "; ".join(grouped(failed)))
 
 
-def _cached(store: Store, keys: Sequence[bytes]) -> Iterator[tuple[int, Found]]:
-    """The cached geometries, each with the position of its key."""
-    index = PackIndex.read(store, _STORED, _ARRAYS, mend=True)
-    places = index.find(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32))
-    for place, row, part, arrays in stored_results(store, _STORED, index.names, places, _ARRAYS):
-        number = int(arrays["kinds"][row])
-        kind = _KINDS[number] if number < len(_KINDS) else None
-        if kind is None:
-            yield place, EstimationFailure("none was found before", watermark=number == len(_KINDS))
-        else:
-            yield place, TwoViewGeometry(kind, arrays["matrices"][row], arrays["inliers"][part])
-
-
-def _verify(store: Store | None, block: "Sequence[_Pair]") -> list[Found]:
-    """Estimate the geometries of a block, and write a pack of them if there is a store."""
-    found = [estimate_two_view(*pair.points, *pair.sizes, *pair.calibrations) for pair in block]
-    if store is not None:
-        inliers = [f.inliers if f else np.zeros(0, np.bool_) for f in found]
-        arrays = {
-            "kinds": np.array([_KINDS.index(f.config) if f else f.watermark * len(_KINDS) for f in found]),
-            "matrices": np.stack([f.matrix if f else np.zeros((3, 3)) for f in found]),
-            "counts": np.array([len(rows) for rows in inliers]),
-            "inliers": np.concatenate(inliers),
-        }
-        write_pack(store, _STORED, [pair.key for pair in block], arrays)
-    return found
+def _verify(block: "Sequence[_Pair]") -> list[Found | FailedItem]:
+    return [estimate_two_view(*pair.points, *pair.sizes, *pair.calibrations) for pair in block]
 
 
 class _Pair(NamedTuple):
@@ -134,15 +85,6 @@ class _Pair(NamedTuple):
     points: tuple[NDArray[np.float32], NDArray[np.float32]]
     sizes: tuple[tuple[int, int], tuple[int, int]]
     calibrations: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]
-
-    @property
-    def key(self) -> bytes:
-        """Raw SHA-256 of all that decides the geometry."""
-        cameras = [None if camera is None else camera.tolist() for camera in self.calibrations]
-        digest = hashlib.sha256(json.dumps([_SCHEMA, self.sizes, cameras, versions()]).encode())
-        for points in self.points:
-            digest.update(np.ascontiguousarray(points, np.float32).tobytes())
-        return digest.digest()
 
 
 def _read_pair(opened: Any, views: dict[int, Any], pair_id: int) -> _Pair:

@@ -27,26 +27,16 @@ class SparseModel:
     """N registered images and M points, in the model's units; errors are in pixels, NaN where unknown."""
 
     names: tuple[str, ...]
-    centres: NDArray[np.float64]
-    """(N, 3) centres of projection."""
-    rotations: NDArray[np.float64]
-    """(N, 3, 3) from the world to the camera: x right, y down, z forward."""
-    image_sizes: NDArray[np.int64]
-    """(N, 2) width and height, pixels."""
-    focal_lengths: NDArray[np.float64]
-    """(N,) pixels."""
-    num_points: NDArray[np.int64]
-    """(N,) points seen by each image."""
-    errors: NDArray[np.float64]
-    """(N,) mean reprojection error of each image, pixels."""
-    points: NDArray[np.float32]
-    """(M, 3)."""
-    colours: NDArray[np.uint8]
-    """(M, 3) RGB; all zero when never extracted."""
-    track_lengths: NDArray[np.int64]
-    """(M,) images that see each point."""
-    point_errors: NDArray[np.float64]
-    """(M,) mean reprojection error of each point, pixels."""
+    centres: NDArray[np.float64]  # (N, 3) of projection
+    rotations: NDArray[np.float64]  # (N, 3, 3) from the world to the camera: x right, y down, z forward
+    image_sizes: NDArray[np.int64]  # (N, 2) width and height, pixels
+    focal_lengths: NDArray[np.float64]  # (N,) pixels
+    num_points: NDArray[np.int64]  # (N,) points seen by each image
+    errors: NDArray[np.float64]  # (N,) mean reprojection error of each image
+    points: NDArray[np.float32]  # (M, 3)
+    colours: NDArray[np.uint8]  # (M, 3) RGB; all zero when never extracted
+    track_lengths: NDArray[np.int64]  # (M,) images that see each point
+    point_errors: NDArray[np.float64]  # (M,) mean reprojection error of each point
 
 
 def sparse_model(reconstruction: Any) -> SparseModel:
@@ -141,26 +131,15 @@ def _encode(values: NDArray[Any], kind: str) -> str:
 def _first_view(model: SparseModel) -> tuple[NDArray[np.float64], float]:
     """Centre (3,) and radius of the first view, without points and cameras that lie far off."""
     points = model.points[np.isfinite(model.points).all(axis=1)].astype(np.float64)
-    if not len(points) and not len(model.centres):
+    shown = [part for part in (points, model.centres) if len(part)]
+    if not shown:
         return np.zeros(3), 1.0
-    centre = np.median(points if len(points) else model.centres, axis=0)
-    reach = 0.0
-    if len(points):
-        reach = float(np.quantile(np.linalg.norm(points - centre, axis=1), 0.9))
-    if len(model.centres):
-        away = np.linalg.norm(model.centres - centre, axis=1)
-        reach = max(reach, float(away[away <= 3 * np.median(away)].max()))
+    centre = np.median(shown[0], axis=0)
+    reach = max(float(np.quantile(np.linalg.norm(part - centre, axis=1), 0.9)) for part in shown)
     return centre, reach if reach > 0 else 1.0
 
 
 def _upright(model: SparseModel) -> NDArray[np.float64]:
-    """(3, 3) rotation of the world to x right, y along the cameras' mean "down", z their mean forward."""
-    down = model.rotations[:, 1].sum(axis=0) if len(model.names) else np.zeros(3)
-    if np.linalg.norm(down) < 1e-6 * max(1, len(model.names)):
-        down = np.array([0.0, 1.0, 0.0])
-    down = down / np.linalg.norm(down)
-    candidates = [model.rotations[:, 2].sum(axis=0) / max(1, len(model.names)), *np.eye(3)[::-1]]
-    level = [axis - (axis @ down) * down for axis in candidates]
-    forward = next(axis for axis in level if np.linalg.norm(axis) > 0.1)
-    forward = forward / np.linalg.norm(forward)
-    return np.array([np.cross(down, forward), down, forward])
+    """(3, 3) rotation nearest to the cameras' in the mean (Hartley et al., IJCV 2013, chordal distance)."""
+    left, _, right = np.linalg.svd(model.rotations.sum(axis=0))
+    return np.asarray(left * [1, 1, np.linalg.det(left @ right)] @ right)

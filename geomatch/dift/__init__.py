@@ -15,11 +15,4 @@ if TYPE_CHECKING:
 
 __all__ = ["MODELS", "PRESETS", "DIFTConfig", "DIFTExtractor", "FeatureMap", "LinearHead", "cached_extractor"]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "geomatch.dift.extractor": ("DIFTExtractor", "cached_extractor"),
-        "geomatch.dift.head.projection": ("LinearHead",),
-        "geomatch.dift.maps.feature_map": ("FeatureMap",),
-    },
-)
+__getattr__ = lazy_names(__name__)

@@ -1,6 +1,6 @@
 """Work in stages: the CPU's ahead of a network, and the writing behind it, overlap on an accelerator."""
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -10,7 +10,7 @@ from typing import Any, Generic
 
 from geomatch.engine.task import Answers, FailedBlock, FailedItem, Item, Need, Result
 from geomatch.engine.worker import attempt
-from geomatch.stream import THREADS, ahead, clocked
+from geomatch.stream import ahead, clocked
 
 BEHIND = 2
 """Most blocks that wait to be written while the network goes on."""
@@ -18,24 +18,6 @@ Stage = tuple[str, Callable[[Any], Any]]
 """What a stage is called, and its function."""
 _Step = tuple[Any, Any]
 """An item, and what it has become: a value on its way, its result or an exception."""
-
-
-@dataclass
-class StageTimes:
-    """Where the time of a stream went, in seconds."""
-
-    own: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """``total``; ``network``, while it was busy; ``ahead`` and ``writing``, while it waited for these."""
-    ahead: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Each stage ahead, in all threads together."""
-
-    def summary(self) -> dict[str, Any]:
-        """The times, the share in which the network was busy, and the stage that the others waited for."""
-        slowest = max(("network", "ahead", "writing"), key=lambda name: self.own[name])
-        if slowest == "ahead":
-            slowest = f"{max(self.ahead, key=lambda name: self.ahead[name])} on {THREADS} threads"
-        seconds = {**self.ahead, "network": self.own["network"], "total": self.own["total"]}
-        return {"seconds": seconds, "busy": self.own["network"] / self.own["total"], "slowest": slowest}
 
 
 @dataclass(frozen=True)
@@ -55,8 +37,9 @@ class StreamTask(Generic[Item, Result]):
     pixels: Callable[[Item], int] | None = None
     """How many an item holds, see `geomatch.stream.ahead`."""
     load: Callable[[], None] | None = None
-    times: StageTimes = field(default_factory=StageTimes, compare=False)
-    """Those of blocks whose stages overlapped."""
+    times: dict[str, float] = field(default_factory=dict, compare=False)
+    """Seconds of blocks whose stages overlapped: ``total``; ``network``, while it was busy; ``ahead`` and
+    ``writing``, while it waited for these; each stage ahead by its name, in all threads together."""
 
     def start(self) -> Callable[[Sequence[Item]], Sequence["Result | FailedItem"]]:
         """Load the networks; return the function that does a block, stage by stage."""
@@ -69,7 +52,7 @@ class StreamTask(Generic[Item, Result]):
 
         What the network has made is written, whatever ends the stream; no thread outlives it.
         """
-        own = self.times.own
+        own = self.times
         writing: deque[Future[Sequence[Any] | FailedBlock]] = deque()
         items = (item for block in blocks for item in block)
         with (
@@ -87,9 +70,9 @@ class StreamTask(Generic[Item, Result]):
                     yield index - len(writing), answer
 
     def _next(self, steps: Iterator[_Step], block: Sequence[Item]) -> list[_Step]:
-        with clocked(self.times.own, "ahead"):
+        with clocked(self.times, "ahead"):
             taken = [next(steps) for _ in range(len(block))]
-        with clocked(self.times.own, "network"):
+        with clocked(self.times, "network"):
             return self._made(taken)
 
     def _prepared(self, item: Item) -> _Step:
@@ -97,7 +80,7 @@ class StreamTask(Generic[Item, Result]):
         try:
             for name, function in self.ahead:
                 if not _ended(value):
-                    with clocked(self.times.ahead, name):
+                    with clocked(self.times, name):
                         value = function(value)
         except Exception as error:  # ends the try of its block alone
             return item, error

@@ -109,7 +109,7 @@ def _read(path: Path, apply_exif: bool, conversion: Conversion) -> tuple[Values,
     name = name_of(path)
     with open_file(path) as file:
         page = page_of(file, name)
-        if page is None or page.suits_pillow(conversion.bands):
+        if page is None or page.suits_pillow:
             array, turn = decode(open_still(file, page, name), apply_exif, name)
             values = with_opacity(array, conversion, name)
             return (values if page is None else replace(values, nodata=page.nodata)), turn

@@ -81,8 +81,8 @@ def open_picture(file: IO[bytes], name: str) -> PILImage.Image:
     if not kind:
         raise ImageError(f"{name}: not an image in a known format")
     if kind != "HEIF":
-        try:
-            return PILImage.OPEN[kind][0](file, name)
+        try:  # with a name Pillow maps grey pixels of a TIFF into memory, by the wrong size if it is turned
+            return PILImage.OPEN[kind][0](file, "" if kind == "TIFF" else name)
         except SyntaxError as error:  # what Pillow's plugins raise on headers that they cannot read
             raise ImageError(
                 f"{name}: not an image in a known format, or damaged ({first_line(error)})"

@@ -1,4 +1,4 @@
-"""TIFFs that Pillow cannot read, or reads wrongly: deep, signed, floating-point values, many bands; windows.
+"""Windows of TIFFs, with values of any depth and many bands.
 
 `tifffile` reads the header; strips and tiles are put together here, and decompressed by Pillow's libtiff,
 which knows LZW where tifffile needs a further package. Codes are those of TIFF 6.0, and of GDAL's tag 42113.
@@ -69,16 +69,25 @@ class Page:
         tag = self.tags.tags.get(274)
         return int(tag.value) if tag and tag.value in range(1, 9) else 1
 
-    def suits_pillow(self, bands: tuple[int, ...] | None) -> bool:
-        """True for grey, colours and palettes of up to 8 bits, which Pillow reads rightly in every layout."""
-        tags = self.tags
-        if self.mask is not None or (tags.parent.is_bigtiff and tags.parent.byteorder == ">"):
+    @property
+    def opacity_band(self) -> tuple[int | None, bool]:
+        """The first band that is opacity, from 0, or None; True if the colours are multiplied by it."""
+        extra = self.tags.extrasamples
+        found = enumerate(extra, self.tags.samplesperpixel - len(extra))
+        return next(((n, _ALPHA[kind]) for n, kind in found if kind in _ALPHA), (None, False))
+
+    @property
+    def suits_pillow(self) -> bool:
+        """True for what is left to Pillow: palettes, fewer than 8 bits, and rarer compressions of these."""
+        tags, bits = self.tags, np.max(self.tags.bitspersample)
+        grey = tags.photometric in (_WHITE, _BLACK)
+        if bits > 8 or tags.sampleformat != 1 or tags.samplesperpixel > (2 if grey else 4):
             return False
-        shallow = tags.sampleformat == 1 and np.max(tags.bitspersample) <= 8
-        colours = 1 if tags.photometric in (_WHITE, _BLACK) else 3
-        several = tags.samplesperpixel > colours + (bands is None)  # of which it would leave some out
-        ignored = tags.compression == _PACKBITS and tags.predictor != 1  # by libtiff, but not by its writers
-        return bool(shallow and not several and not ignored)
+        try:
+            check_page(self, "")
+        except ImageError:
+            return True
+        return bool(bits < 8)
 
 
 def open_page(file: IO[bytes], name: str) -> Page:
@@ -95,42 +104,30 @@ def open_page(file: IO[bytes], name: str) -> Page:
     first = pages[own[0]]
     if len(own) > 1 or first.imagedepth != 1:
         raise several_pages(name)
-    masks = {
-        (page.subfiletype & 1, page.shape): page
-        for page in pages
-        if page.subfiletype & 4 and page.photometric == _MASK and page.bitspersample == 1
-    }
+    masks = {(page.subfiletype & 1, page.shape): page for page in pages if page.photometric == _MASK}
+    kind = first.dtype, first.samplesperpixel
     reduced = [
         Page(number, page, masks.get((1, page.shape[:2])))
         for number, page in enumerate(pages)
-        if page.subfiletype == 1
-        and (page.dtype, page.samplesperpixel) == (first.dtype, first.samplesperpixel)
+        if page.subfiletype == 1 and (page.dtype, page.samplesperpixel) == kind
     ]
-    size = first.imagelength, first.imagewidth
-    return Page(own[0], first, masks.get((0, size)), tuple(reduced))
+    mask = masks.get((0, (first.imagelength, first.imagewidth)))
+    return Page(own[0], first, mask, tuple(reduced))
 
 
 def check_page(page: Page, name: str) -> None:
     """Raise `ImageError` for what is not read here: types, colours and compressions."""
     tags = page.tags
-    if tags.dtype is None or (tags.dtype.kind != "u" and tags.bitspersample != 8 * tags.dtype.itemsize):
-        raise ImageError(f"{name}: values of {tags.bitspersample} bits are not supported; save it with 16")
-    jpeg = tags.compression == _JPEG and tags.bitspersample == 8 and tags.samplesperpixel in (1, 3)
+    kind, bits = (tags.dtype.kind if tags.dtype else ""), tags.bitspersample
+    if not kind or kind not in "uif" or (kind != "u" and bits != 8 * tags.dtype.itemsize):
+        raise ImageError(f"{name}: values of {bits} bits ({tags.dtype}) are not supported; save it with 16")
+    jpeg = tags.compression == _JPEG and bits == 8 and tags.samplesperpixel in (1, 3)
     if tags.photometric not in (_WHITE, _BLACK, _RGB) and not (jpeg and tags.photometric == _YCBCR):
         kind = getattr(tags.photometric, "name", tags.photometric)
         raise ImageError(f"{name}: colour mode {kind} is not supported; convert it to RGB or grey first")
     if not (jpeg or tags.compression in _COMPRESSIONS) or tags.fillorder != 1:
         kind = getattr(tags.compression, "name", tags.compression)
         raise ImageError(f"{name}: compression {kind} of such values is not supported; save it with LZW")
-
-
-def opacity_band(page: Page) -> tuple[int | None, bool]:
-    """The first band that is opacity, from 0, or None; True if the colours are multiplied by it."""
-    extra = page.tags.extrasamples
-    for place, kind in enumerate(extra, page.tags.samplesperpixel - len(extra)):
-        if kind in _ALPHA:
-            return place, _ALPHA[kind]
-    return None, False
 
 
 def read_page(
@@ -143,14 +140,14 @@ def read_page(
 ) -> Values:
     """Read the chosen bands; without a choice the colours that the file declares, and its opacity.
 
-    ``all`` are those that are not opacity. Of a ``window`` only the strips and tiles that it touches are read.
+    ``all`` are those that are not opacity. Of a ``window`` only the strips and tiles it touches are read.
     """
     tags, count = page.tags, page.tags.samplesperpixel
     if window is None:
         check_size(*page.size, name)
         window = (0, 0, *page.size)
     check_page(page, name)
-    alpha, premultiplied = (None, False) if isinstance(bands, tuple) else opacity_band(page)
+    alpha, premultiplied = (None, False) if isinstance(bands, tuple) else page.opacity_band
     free = [band for band in range(count) if band != alpha]
     if bands is None and tags.photometric in (_RGB, _YCBCR) and count >= 3:
         chosen = [0, 1, 2]
@@ -158,7 +155,7 @@ def read_page(
         chosen = free
     else:
         chosen = [free[place] for place in choose_bands(len(free), bands, name)]
-    used = [*chosen] if alpha is None else [*chosen, alpha]
+    used = chosen if alpha is None else [*chosen, alpha]
     if window[2] * window[3] * len(used) * tags.dtype.itemsize > _LARGEST:
         raise ImageError(f"{name}: over 1 GiB of values; choose one band (--bands 1), or reduce it first")
     array = _read(tags, file, used, window, kept)
@@ -200,34 +197,32 @@ def _read(
     line = -(-across * (samples // planes) * int(tags.bitspersample) // 8)  # bytes of a row
     for plane in range(planes):
         # places in the array, and the samples of a segment that go there
-        there = [n for n, band in enumerate(bands) if planes == 1 or band == plane]
-        taken = bands if planes == 1 else [0] * len(there)
-        for row, column in touched if there else ():
+        pairs = [
+            (n, band if planes == 1 else 0) for n, band in enumerate(bands) if planes == 1 or band == plane
+        ]
+        for row, column in touched if pairs else ():
             y, x, number = row * down, column * across, (plane * rows + row) * columns + column
             first, last = 0, down if tags.is_tiled else min(down, height - y)
             if plain:
                 first, last = max(top - y, 0), min(top + high - y, last)
+            shape = last - first, across, samples // planes
             part = kept.pop((tags.index, number), None) if kept else None
-            if part is None:
+            if part is None and tags.databytecounts[number]:
                 file.seek(tags.dataoffsets[number] + first * line)
                 length = min(tags.databytecounts[number] - first * line, end)
-                data = file.read(max(min(length, (last - first) * line) if plain else length, 0))
-                shape = last - first, across, samples // planes
-                empty = not tags.databytecounts[number]  # GDAL leaves out what is
-                part = (
-                    np.broadcast_to(tags.dtype.type(tags.nodata), shape)
-                    if empty
-                    else _segment(tags, data, shape)
-                )
+                data = file.read(max(min(length, shape[0] * line) if plain else length, 0))
+                part = _segment(tags, data, shape)
+            elif part is None:  # GDAL leaves out what is empty
+                part = np.broadcast_to(tags.dtype.type(tags.nodata), shape)
             if kept is not None and not plain:
                 kept[tags.index, number] = part
-                while len(kept) > 1 and sum(one.nbytes for one in kept.values()) > _KEPT:
+                while len(kept) > 1 and len(kept) * part.nbytes > _KEPT:
                     del kept[next(iter(kept))]
-            up, low = max(y + first, top), min(y + last, top + high)
-            begin, stop = max(x, left), min(x + across, left + wide)
-            cut = part[up - y - first : low - y - first, begin - x : stop - x]
-            for n, band in zip(there, taken, strict=True):
-                array[up - top : low - top, begin - left : stop - left, n] = cut[:, :, band]
+            x0, x1 = max(x, left), min(x + across, left + wide)
+            y0, y1 = max(y + first, top), min(y + last, top + high)
+            cut = part[y0 - y - first : y1 - y - first, x0 - x : x1 - x]
+            for n, band in pairs:
+                array[y0 - top : y1 - top, x0 - left : x1 - left, n] = cut[:, :, band]
     return array
 
 
@@ -261,22 +256,18 @@ def _segment(tags: Any, data: bytes, shape: tuple[int, int, int]) -> NDArray[Any
 
 def _decompressed(data: bytes, tags: Any, wide: int, shape: tuple[int, int, int]) -> bytes:
     """Decompress by libtiff: as the one strip of a grey image of 8 bits, JPEG with its colours."""
-    rows, columns, samples = shape
-    jpeg = tags.compression == _JPEG
-    if not jpeg:
-        columns, samples = wide, 1
+    rows, columns, samples = shape if (jpeg := tags.compression == _JPEG) else (shape[0], wide, 1)
+    colours = int(tags.photometric) if samples == 3 else _BLACK
     # size, bits, compression, photometric interpretation, offset, samples, rows, bytes
-    known = {256: columns, 257: rows, 258: 8, 259: int(tags.compression), 262: _BLACK, 273: 8, 277: samples}
+    known = {256: columns, 257: rows, 258: 8, 259: int(tags.compression), 262: colours, 273: 8, 277: samples}
     known |= {278: rows, 279: len(data)}
-    data += bytes(len(data) % 2)
     entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in known.items()]
-    if jpeg:
-        if samples == 3:
-            entries[4] = struct.pack("<HHII", 262, 4, 1, int(tags.photometric))
-        if tags.jpegtables:
-            entries.append(struct.pack("<HHII", 347, 7, len(tags.jpegtables), 8 + len(data)))
-            data += tags.jpegtables + bytes(len(tags.jpegtables) % 2)
-        entries.append(struct.pack("<HHIHH", 530, 3, 2, *(tags.subsampling or (1, 1))))
+    data += bytes(len(data) % 2)
+    if jpeg:  # tables that tiles share, and how the colours are subsampled
+        tables = tags.jpegtables or b""
+        entries += [struct.pack("<HHII", 347, 7, len(tables), 8 + len(data))] if tables else []
+        entries += [struct.pack("<HHIHH", 530, 3, 2, *(tags.subsampling or (1, 1)))]
+        data += tables + bytes(len(tables) % 2)
     header = struct.pack("<2sHI", b"II", 42, 8 + len(data))
     whole = header + data + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
     with TiffImagePlugin.TiffImageFile(io.BytesIO(whole)) as picture:

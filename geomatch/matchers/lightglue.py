@@ -21,7 +21,6 @@ TRAINED_FOR = {
     "superpoint-magicleap": "superpoint",
     "aliked": "aliked",
     "disk": "disk",
-    "dedode": "dedodeb",
     "xfeat": "xfeat",
     "rootsift": "sift",
 }
@@ -44,7 +43,7 @@ class LightGlueMatcher:
     def _files(self) -> list[Path]:
         kind = TRAINED_FOR[self.features]
         name = "xfeat-lighterglue.pt" if kind == "xfeat" else f"{kind}_lightglue.pth"
-        place = {"xfeat": XFEAT, "dedodeb": DMYTRO}.get(kind, _RELEASE)
+        place = XFEAT if kind == "xfeat" else _RELEASE
         return [locate_weights(weights_at(f"{place}/{name}", "Apache-2.0"), self.weights)]
 
     cache_key, __getstate__ = network_key, settings_alone

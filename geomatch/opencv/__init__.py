@@ -1,11 +1,11 @@
 """geomatch for OpenCV scripts: change one line, keep the rest.
 
-`DIFT_create` replaces ``cv2.SIFT_create``; `BFMatcher` and `findHomography` replace OpenCV's. Names,
-arguments and results are OpenCV's. Wrong arguments raise TypeError or ValueError, not ``cv2.error``.
+`DIFT_create` replaces ``cv2.SIFT_create``, and `findHomography` OpenCV's. Names, arguments and results are
+OpenCV's. Wrong arguments raise TypeError or ValueError, not ``cv2.error``.
 
-The objects only look like OpenCV's classes: subclasses of ``cv2.Feature2D`` or ``cv2.DescriptorMatcher``
-written in Python crash the process in every method that they do not override. Functions of OpenCV that need a
-true one (``cv2.AffineFeature_create``, say) refuse ours with a TypeError.
+The objects only look like ``cv2.Feature2D``: subclasses of it written in Python crash the process in every
+method that they do not override. Functions of OpenCV that need a true one (``cv2.AffineFeature_create``, say)
+refuse ours with a TypeError.
 
 >>> import cv2
 >>> from geomatch import bundled_pair
@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING
 
 from geomatch.lazy import lazy_names
 from geomatch.opencv.convert import from_bgr as from_bgr
-from geomatch.opencv.convert import from_dmatches as from_dmatches
-from geomatch.opencv.convert import from_homography as from_homography
 from geomatch.opencv.convert import from_keypoints as from_keypoints
 from geomatch.opencv.convert import to_bgr as to_bgr
 from geomatch.opencv.convert import to_dmatches as to_dmatches
@@ -35,24 +33,6 @@ from geomatch.opencv.homography import findHomography as findHomography
 if TYPE_CHECKING:
     from geomatch.opencv.create import DIFT as DIFT
     from geomatch.opencv.create import DIFT_create as DIFT_create
-    from geomatch.opencv.create import Grid as Grid
-    from geomatch.opencv.create import Grid_create as Grid_create
-    from geomatch.opencv.create import SuperPoint as SuperPoint
-    from geomatch.opencv.create import SuperPoint_create as SuperPoint_create
-    from geomatch.opencv.create import fit_pca as fit_pca
-    from geomatch.opencv.create import with_pca as with_pca
     from geomatch.opencv.feature2d import Feature2D as Feature2D
-    from geomatch.opencv.matcher import BFMatcher as BFMatcher
-    from geomatch.opencv.matcher import BFMatcher_create as BFMatcher_create
 
-__getattr__ = lazy_names(  # these load torch
-    __name__,
-    {
-        "geomatch.opencv.create": (
-            "DIFT", "DIFT_create", "Grid", "Grid_create", "SuperPoint", "SuperPoint_create", "fit_pca",
-            "with_pca",
-        ),
-        "geomatch.opencv.feature2d": ("Feature2D",),
-        "geomatch.opencv.matcher": ("BFMatcher", "BFMatcher_create"),
-    },
-)  # fmt: skip
+__getattr__ = lazy_names(__name__)  # these load torch

@@ -54,20 +54,6 @@ def check_descriptors(name: str, descriptors: object) -> NDArray[np.float32]:
     return np.ascontiguousarray(descriptors, np.float32)
 
 
-def check_masks(masks: object, queries: int, trains: Sequence[int]) -> NDArray[np.bool_] | None:
-    """The pairs allowed, bool (queries, all train rows), by a mask or one per image; None for all."""
-    if masks is None or (isinstance(masks, (list, tuple)) and not masks):
-        return None
-    several: Sequence[Any] = masks if isinstance(masks, (list, tuple)) else [masks]
-    if len(several) != len(trains):
-        raise ValueError(f"as many masks as images with train descriptors are needed: {len(trains)}")
-    allowed = []
-    for mask, count in zip(several, trains, strict=True):
-        given = check_mask(mask, (queries, count))
-        allowed.append(np.ones((queries, count), np.bool_) if given is None else given != 0)
-    return np.concatenate(allowed, axis=1)
-
-
 def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
     """A sequence of ``cv2.KeyPoint``; None stands for no keypoints."""
     if keypoints is None:
@@ -76,15 +62,10 @@ def check_keypoints(keypoints: object) -> tuple[cv2.KeyPoint, ...]:
         hint = "; use cv2.KeyPoint_convert(points)" if isinstance(keypoints, np.ndarray) else ""
         got = type(keypoints).__name__
         raise TypeError(f"keypoints must be a sequence of cv2.KeyPoint, got {got}{hint}")
-    check_each("keypoints", keypoints, cv2.KeyPoint)
+    for index, value in enumerate(keypoints):
+        if not isinstance(value, cv2.KeyPoint):
+            raise TypeError(f"keypoints[{index}] must be a cv2.KeyPoint, got {type(value).__name__}")
     return tuple(keypoints)
-
-
-def check_each(name: str, values: Sequence[object], wanted: type) -> None:
-    """Objects of one type."""
-    for index, value in enumerate(values):
-        if not isinstance(value, wanted):
-            raise TypeError(f"{name}[{index}] must be a cv2.{wanted.__name__}, got {type(value).__name__}")
 
 
 def check_images(images: Sequence[Any], name: str, values: Sequence[Any] | None) -> Sequence[Any]:

@@ -2,23 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.geometry import normalize_homography
 from geomatch.images import Image
 from geomatch.keypoints.opencv import features_of_rows, keypoint_rows
-from geomatch.opencv.arguments import check_descriptors, check_each, check_image, check_keypoints
+from geomatch.opencv.arguments import check_descriptors, check_image, check_keypoints
 from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches, Metric
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-DMatches = tuple[cv2.DMatch, ...]
 Descriptors = NDArray[np.floating] | None
 """(N, D), or None without keypoints."""
 
@@ -57,7 +50,7 @@ def from_keypoints(
     return replace(features, descriptors=descriptors)
 
 
-def to_dmatches(matches: Matches, metric: Metric = "cosine") -> DMatches:
+def to_dmatches(matches: Matches, metric: Metric = "cosine") -> tuple[cv2.DMatch, ...]:
     """Best first; the distance is the Euclidean one, under the cosine between unit vectors.
 
     A cosine in float32 tells distances below 0.0004 from 0 no longer; ``metric="l2"`` matches keep theirs.
@@ -68,32 +61,6 @@ def to_dmatches(matches: Matches, metric: Metric = "cosine") -> DMatches:
     return tuple(cv2.DMatch(i, j, distance) for (i, j), distance in rows)
 
 
-def dmatches_by_query(
-    pairs: "Tensor", distances: "Tensor", queries: int, trains: Sequence[int], compact: bool
-) -> tuple[DMatches, ...]:
-    """Pairs (M, 2), whose queries ascend, grouped by query; ``compact`` leaves out queries without a match.
-
-    Train rows are numbered through all images, which have ``trains`` rows each.
-    """
-    starts, (rows, columns) = np.cumsum([0, *trains]), pairs.numpy().T
-    images = np.searchsorted(starts[1:], columns, side="right")
-    values = rows, columns - starts[images], images, distances
-    made = tuple(map(cv2.DMatch, *(value.tolist() for value in values)))
-    ends = np.searchsorted(rows, np.arange(queries + 1)).tolist()
-    found = (made[start:end] for start, end in pairwise(ends))
-    return tuple(row for row in found if row or not compact)
-
-
-def from_dmatches(dmatches: Sequence[cv2.DMatch], metric: Metric = "cosine") -> Matches:
-    """Nearest first; distances as in `to_dmatches`."""
-    check_each("matches", dmatches := tuple(dmatches), cv2.DMatch)
-    distances = np.array([match.distance for match in dmatches], np.float64)
-    indices = np.array([(match.queryIdx, match.trainIdx) for match in dmatches], np.int64).reshape(-1, 2)
-    order = np.argsort(distances, kind="stable")
-    similarity = 1 - distances**2 / 2 if metric == "cosine" else -distances
-    return Matches(indices[order], similarity[order].astype(np.float32))
-
-
 def to_homography(
     estimate: HomographyEstimate | EstimationFailure, count: int
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.uint8]]:
@@ -101,16 +68,6 @@ def to_homography(
     if not estimate:
         return None, np.zeros((count, 1), np.uint8)
     return estimate.matrix.copy(), estimate.inliers.astype(np.uint8)[:, None]
-
-
-def from_homography(
-    matrix: NDArray[np.floating] | None, mask: NDArray[np.integer[Any]]
-) -> HomographyEstimate | EstimationFailure:
-    """From the result of ``cv2.findHomography``; a matrix that is no homography is a failure."""
-    normal = None if matrix is None else normalize_homography(matrix)
-    if normal is None:
-        return EstimationFailure("OpenCV found no homography")
-    return HomographyEstimate(normal, np.asarray(mask).reshape(-1) != 0)
 
 
 def to_image_features(

@@ -1,26 +1,19 @@
-"""Factories in the style of ``cv2.SIFT_create``, and features with shorter descriptors."""
+"""A factory in the style of ``cv2.SIFT_create``."""
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from geomatch.describers import Describer, create_describer, traits_of
 from geomatch.dift import DIFTConfig
-from geomatch.dift.head.projection import LinearHead
-from geomatch.keypoints import Detector, GridDetector, SuperPointDetector, create_detector
+from geomatch.keypoints import Detector, create_detector
 from geomatch.keypoints.opencv import available_opencv_detectors, create_feature2d
 from geomatch.opencv.arguments import check_number, check_whole
 from geomatch.opencv.feature2d import Feature2D
-from geomatch.types import check_shape
-from geomatch.views.search import Effort, check_effort
 
-MAX_ROWS = 20_000  # descriptors that a PCA is fitted to, evenly chosen; more change little and cost memory
 _MANY = 1_000_000  # more keypoints than any image has: no limit, where a detector wants a number
 
 
@@ -34,7 +27,6 @@ def DIFT_create(
     *,
     detector: str | Detector | cv2.Feature2D | None = None,
     descriptor: str | DIFTConfig | Describer = "dift-tiny",
-    effort: Effort = "normal",
 ) -> Feature2D:
     """Diffusion features in place of ``cv2.SIFT_create``: by default SIFT's keypoints, described by DIFT.
 
@@ -48,14 +40,11 @@ def DIFT_create(
         enable_precise_upscale: without it, OpenCV's default, SIFT's points lie a quarter of a pixel off.
         detector: another source of keypoints: a name (`geomatch.keypoints.detectors`), or an object of OpenCV
             or of geomatch. SIFT's arguments do not go with it.
-        descriptor: as in `geomatch.match`; a model is loaded on first use and stays in memory.
-        effort: with ``high``, `detectAndCompute` adds the keypoints of tilted views, as ``cv2.AffineFeature``
-            does, for planes seen from very different directions. A place may be there several times: match
-            with ``crossCheck`` rather than by the ratio test.
+        descriptor: as in `geomatch.match`; a model is loaded on first use and stays in memory. A detector
+            that is given here, too, such as a `geomatch.keypoints.SuperPointDetector`, runs once for both.
 
     Raises TypeError for arguments of the wrong type, ValueError for values that make no sense.
     """
-    check_effort(effort)
     limit = _limit(nfeatures)
     sift = (
         check_whole("nOctaveLayers", nOctaveLayers, 1), check_number("contrastThreshold", contrastThreshold),
@@ -67,7 +56,7 @@ def DIFT_create(
         raise ValueError(f"sigma must be positive, got {sigma}")
     describer = create_describer(descriptor)
     if detector is None:  # made anew for every call: OpenCV's objects cannot be pickled
-        return Feature2D(partial(_sift, limit, *sift), describer, effort=effort)
+        return Feature2D(partial(_sift, limit, *sift), describer)
     if sift != (3, 0.04, 10.0, 1.6, True):
         raise ValueError("only nfeatures goes with another detector: the other arguments are SIFT's")
     source: Detector | cv2.Feature2D | Callable[[], cv2.Feature2D]
@@ -78,100 +67,10 @@ def DIFT_create(
     else:  # the mask is applied before the limit, but a grid has no best points to keep
         most = limit or _MANY if detector == "grid" else _MANY
         source = create_detector(detector, most, traits_of(describer).device)
-    return Feature2D(source, describer, nfeatures=limit, effort=effort)
+    return Feature2D(source, describer, nfeatures=limit)
 
 
-def SuperPoint_create(
-    nfeatures: int = 0,
-    detectionThreshold: float = 0.005,
-    nmsRadius: int = 4,
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    descriptor: str | DIFTConfig | Describer | None = None,
-) -> Feature2D:
-    """SuperPoint's keypoints with its own descriptors (256), or with others.
-
-    Args:
-        nfeatures: keep the best so many keypoints; 0 for all.
-        detectionThreshold: least score.
-        nmsRadius: half side in pixels of the square in which a keypoint must be the best.
-        weights: a weights file; None looks in the cache and then downloads.
-        descriptor: as in `DIFT_create`; None for SuperPoint's own.
-
-    Raises TypeError and ValueError as `DIFT_create`, WeightsError on first use when the weights are missing.
-    """
-    detector = SuperPointDetector(
-        weights=None if weights is None else os.fspath(weights),
-        max_keypoints=None,
-        nms_radius=check_whole("nmsRadius", nmsRadius, 0),
-        detection_threshold=check_number("detectionThreshold", detectionThreshold),
-    )
-    describer = detector if descriptor is None else create_describer(descriptor)
-    return Feature2D(detector, describer, "SuperPoint", _limit(nfeatures))
-
-
-def Grid_create(
-    step: int = 16,
-    border: int = 0,
-    nfeatures: int = 0,
-    *,
-    descriptor: str | DIFTConfig | Describer = "dift-tiny-dense",
-) -> Feature2D:
-    """The centres of square cells of ``step`` pixels, described by DIFT from one map of the image.
-
-    ``border`` pixels are left free on every side; ``step`` grows until an image has at most ``nfeatures``
-    keypoints, 0 for no limit. ``descriptor`` as in `DIFT_create`.
-    """
-    sides = check_whole("step", step, 1), check_whole("border", border, 0)
-    detector = GridDetector(*sides, max_keypoints=_limit(nfeatures) or None)
-    return Feature2D(detector, create_describer(descriptor), "Grid")
-
-
-# as OpenCV has SIFT.create beside SIFT_create
-DIFT = SimpleNamespace(create=DIFT_create)
-SuperPoint = SimpleNamespace(create=SuperPoint_create)
-Grid = SimpleNamespace(create=Grid_create)
-
-
-def fit_pca(descriptors: NDArray[np.floating], dimension: int) -> LinearHead:
-    """The mean and the principal components of descriptors (N, D), by an eigendecomposition.
-
-    Raises ShapeError when they are not two-dimensional, TypeError when the dimension is no whole number,
-    ValueError when there are fewer dimensions or rows than components wanted, or NaN.
-    """
-    check_shape("descriptors", descriptors, ("N", "D"))
-    rows = np.asarray(descriptors, np.float32)
-    check_whole("dimension", dimension, 1)
-    if not np.isfinite(rows).all():
-        raise ValueError("descriptors must be finite, got NaN or infinity in them")
-    count, width = rows.shape
-    if dimension > min(count, width):
-        raise ValueError(f"{count} descriptors of {width} dimensions have no {dimension} components")
-    chosen = _evenly(rows, MAX_ROWS)
-    centred = chosen - (mean := chosen.mean(0))
-    # not cv2.PCACompute, which did not end within four minutes for 3,328 dimensions
-    _, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-    return LinearHead(mean, vectors[:, : -dimension - 1 : -1].astype(np.float32), {"pca": len(chosen)})
-
-
-def with_pca(feature: Feature2D, images: Sequence[NDArray[np.uint8]], dimension: int = 128) -> Feature2D:
-    """The same feature with descriptors of ``dimension`` numbers, fitted to photographs.
-
-    Use one fit for all images that are to be matched. ``feature.pca.save(folder)`` stores it, and
-    ``dataclasses.replace(feature, pca=load_head(folder))`` (`geomatch.dift.head.projection`) uses it again.
-    Images are as OpenCV reads them; TypeError for one in place of a list, ValueError for too few keypoints.
-    """
-    if isinstance(images, np.ndarray):
-        raise TypeError("images must be a list of images, got one array")
-    found = (replace(feature, pca=None).detectAndCompute(image, None)[1] for image in images)
-    rows = [_evenly(own, -(-MAX_ROWS // len(images))) for own in found if own is not None]
-    if not rows:
-        raise ValueError("no keypoints were found in the images")
-    return replace(feature, pca=fit_pca(np.concatenate(rows), dimension))
-
-
-def _evenly(rows: NDArray[np.float32], limit: int) -> NDArray[np.float32]:
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), limit)).astype(np.int64)]
+DIFT = SimpleNamespace(create=DIFT_create)  # as OpenCV has SIFT.create beside SIFT_create
 
 
 def _limit(nfeatures: int) -> int:

@@ -1,7 +1,7 @@
 """An object with the methods of ``cv2.Feature2D``."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -10,17 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.describers import Describer
-from geomatch.dift.head.projection import LinearHead
 from geomatch.errors import first_line
 from geomatch.images import Image
-from geomatch.keypoints import Detector, GridDetector, OpenCVDetector
+from geomatch.keypoints import Detector
 from geomatch.keypoints.opencv import MIN_SIDE, features_of_rows, keypoint_rows
 from geomatch.opencv.arguments import check_image, check_images, check_keypoints, check_mask
 from geomatch.opencv.convert import from_bgr, to_keypoints
 from geomatch.types import Features
-from geomatch.views.features import view_features
-from geomatch.views.search import STAGES, Effort
-from geomatch.views.simulation import tilted_views
 
 _MAX_SIZE = 4.0  # of a keypoint, in units of the image's long side: larger ones see no more of the image
 
@@ -29,7 +25,7 @@ _MAX_SIZE = 4.0  # of a keypoint, in units of the image's long side: larger ones
 class Feature2D:
     """Keypoints of a detector and descriptors of another, by the methods of ``cv2.Feature2D``.
 
-    Made by `DIFT_create`, `SuperPoint_create` and `Grid_create`. An image is uint8, grey, BGR or BGRA; all
+    Made by `DIFT_create`. An image is uint8, grey, BGR or BGRA; all
     methods also take a list of images, with a list of masks or of keypoints, and return tuples of results.
     Descriptors are float32 rows of unit length, to be compared by ``NORM_L2``; those of ``dift-adm`` are the
     activations themselves. All methods raise TypeError for arguments of the wrong type, ValueError for wrong
@@ -40,14 +36,8 @@ class Feature2D:
     """An object of OpenCV, a function that makes one (which can be pickled), or a detector of geomatch."""
     describer: Describer
     """Describes the keypoints; `descriptorSize` reads its ``dimension``, if it has one."""
-    name: str = "DIFT"
-    """For `getDefaultName`."""
     nfeatures: int = 0
     """Most keypoints detected, the best by their response where the mask allows; 0 for all."""
-    pca: LinearHead | None = None
-    """Makes the descriptors shorter; set by `geomatch.opencv.with_pca`."""
-    effort: Effort = "normal"
-    """With ``high``, `detectAndCompute` adds what is found in tilted views, as ``cv2.AffineFeature`` does."""
 
     def detect(self, image: Any, mask: Any = None) -> Any:
         """A tuple of ``cv2.KeyPoint``; none where ``mask``, uint8 of the image's size, is zero."""
@@ -84,7 +74,7 @@ class Feature2D:
         described = np.empty((len(rows), parts[0].shape[1]), np.float32)
         for group, part in zip(groups, parts, strict=True):
             described[group] = part
-        return tuple(given[index] for index in usable), self._finished(described, descriptors)
+        return tuple(given[index] for index in usable), _filled(descriptors, described)
 
     def detectAndCompute(
         self, image: Any, mask: Any, descriptors: Any = None, useProvidedKeypoints: bool = False
@@ -105,28 +95,8 @@ class Feature2D:
         if not found:
             rows = None
         elif rows is None:
-            found, rows = replace(self, pca=None).compute(image, found)
-        if self.effort == "high" and not isinstance(self.detector, GridDetector):
-            found, rows = self._with_views(array, mask, found, rows)
-        return (found, None) if rows is None else (found, self._finished(rows, descriptors))
-
-    def _with_views(
-        self, array: NDArray[np.uint8], mask: Any, found: tuple[cv2.KeyPoint, ...], rows: Any
-    ) -> tuple[tuple[cv2.KeyPoint, ...], Any]:
-        """The same, then the keypoints of all tilted views that `geomatch.views.search` would make."""
-        picture, allowed = from_bgr(array), check_mask(mask, array.shape[:2])
-        source = self._source()
-        detector = OpenCVDetector(source, None) if isinstance(source, cv2.Feature2D) else source
-        points, parts = list(found), [] if rows is None else [rows]
-        upright = any(point.angle < 0 for point in found or self._detect(array, None)[0])
-        for tilt, count in STAGES["high"]:
-            views = tilted_views(tilt, upright=upright)
-            for part in view_features(picture, views, count, detector, self.describer):
-                seen = to_keypoints(part.to_features(picture.size))
-                kept = [i for i, point in enumerate(seen) if allowed is None or _inside(point, allowed)]
-                points += [seen[i] for i in kept]
-                parts.append(part.descriptors.numpy(force=True)[kept])
-        return tuple(points), np.concatenate(parts) if points else None
+            found, rows = self.compute(image, found)
+        return (found, None) if rows is None else (found, _filled(descriptors, rows))
 
     def descriptorSize(self) -> int:
         """Dimensions of a descriptor; the model is loaded where only it knows."""
@@ -145,8 +115,8 @@ class Feature2D:
         return True
 
     def getDefaultName(self) -> str:
-        """``Feature2D.`` and the name."""
-        return f"Feature2D.{self.name}"
+        """``Feature2D.DIFT``."""
+        return "Feature2D.DIFT"
 
     def __repr__(self) -> str:
         limit = f", nfeatures={self.nfeatures}" if self.nfeatures else ""
@@ -175,20 +145,8 @@ class Feature2D:
             kept = kept[: self.nfeatures]
         return tuple(found[index] for index in kept), None if rows is None else rows[kept]
 
-    def _finished(self, rows: NDArray[np.float32], descriptors: Any) -> NDArray[np.float32]:
-        """The rows, shorter where there is a PCA, in the caller's array where it fits."""
-        rows = rows if self.pca is None else self.pca.apply(rows)
-        fits = isinstance(descriptors, np.ndarray) and descriptors.flags.writeable
-        if not fits or (descriptors.shape, descriptors.dtype) != (rows.shape, rows.dtype):
-            return rows
-        descriptors[...] = rows
-        given: NDArray[np.float32] = descriptors
-        return given
-
     @cached_property
     def _dimension(self) -> int:
-        if self.pca is not None:
-            return int(self.pca.projection.shape[1])
         dimension: int | None = getattr(self.describer, "dimension", None)
         if dimension is not None:
             return dimension
@@ -203,6 +161,15 @@ class Feature2D:
             except cv2.error as error:
                 raise ValueError(f"OpenCV cannot make the detector: {first_line(error)}") from error
         return self.detector
+
+
+def _filled(given: Any, rows: NDArray[np.float32]) -> Any:
+    """The rows, in the caller's array where it fits."""
+    fits = isinstance(given, np.ndarray) and given.flags.writeable
+    if not fits or (given.shape, given.dtype) != (rows.shape, rows.dtype):
+        return rows
+    given[...] = rows
+    return given
 
 
 def _unzipped(pairs: Iterable[tuple[Any, Any]]) -> tuple[Any, ...]:

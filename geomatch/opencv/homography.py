@@ -2,15 +2,14 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from itertools import combinations
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.errors import first_line
-from geomatch.estimators import Estimator, Gate, OpenCVEstimator, create_estimator
+from geomatch.estimators import Estimator, OpenCVEstimator, create_estimator
 from geomatch.estimators.gate import check_threshold
 from geomatch.estimators.solvers import OPENCV_METHODS
 from geomatch.geometry import normalize_homography, warp_points
@@ -19,67 +18,55 @@ from geomatch.opencv.convert import to_homography
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 DEFAULT_THRESHOLD = 3.0  # also for a threshold that is not positive, as in OpenCV
-MANY = 8  # points, from which on the gate decides alone
-MIN_HEIGHT = 0.01  # of the points' extent, from a line through two of them to a third one
-
+FEW = 8  # points, below which chance explains most matches
 PIXELS = 0.5, 20.0  # thresholds that are taken as pixels: the points are not scaled
 _SAME_UNITS = 8.0  # sides whose sizes differ less are in one unit
 
 Points = NDArray[np.float64]
 Estimate = HomographyEstimate | EstimationFailure
-Method = int | str | Estimator | cv2.UsacParams
+Method = int | str | Estimator
 
 
 class HomographyWarning(UserWarning):
-    """Why `findHomography` returned None, or a matrix that so few points cannot vouch for."""
+    """Why `findHomography` returned None."""
 
 
 def findHomography(
     srcPoints: NDArray[np.number],
     dstPoints: NDArray[np.number],
     method: Method = 0,
-    ransacReprojThreshold: float | NDArray[np.uint8] | None = DEFAULT_THRESHOLD,
+    ransacReprojThreshold: float = DEFAULT_THRESHOLD,
     mask: NDArray[np.uint8] | None = None,
     maxIters: int = 2000,
     confidence: float = 0.995,
-    *,
-    params: cv2.UsacParams | None = None,
 ) -> tuple[Points | None, NDArray[np.uint8]]:
     """The homography between matched points, or None where chance explains the matches as well.
 
     The matrix of a robust method must pass the gate of `geomatch.estimators`; OpenCV returns one for random
     matches, too. None comes with a `HomographyWarning` that says why; `estimate_homography` returns the
     reason. Any units will do, and planes may be mirrored (y up on one side). ``method=0`` is OpenCV's least
-    squares on all points, without the gate.
-
-    Four points fit any homography, and five to seven often do. Where the gate finds too little evidence in so
-    few, but all agree and no three of four lie on a line, their matrix is returned as OpenCV does, with a
-    `HomographyWarning`: good for four corners that you clicked (``method=0`` does not warn), not for matches.
+    squares on all points, without the gate: right for the four corners of a page that you clicked. Four
+    points fit any homography, and five to seven often do, so that the other methods rarely answer so few.
 
     Args:
         srcPoints: (N, 2), (N, 1, 2) or (1, N, 2), any numbers in any unit.
         dstPoints: their partners; best match first for ``cv2.RHO`` and ``cv2.USAC_PROSAC``.
         method: 0, a method of OpenCV (``cv2.RANSAC``, ``cv2.USAC_MAGSAC``, ...), a name
-            (`geomatch.estimators.estimators`: ``"poselib"``, ``"kornia"``, ...), an estimator, whose own
-            gate and units count, or ``cv2.UsacParams``, after which comes only ``mask``.
-        ransacReprojThreshold: largest error of an inlier in the units of ``dstPoints``; an estimator and
-            ``cv2.UsacParams`` have their own.
+            (`geomatch.estimators.estimators`: ``"poselib"``, ``"kornia"``, ...), or an estimator, whose
+            own gate and units count.
+        ransacReprojThreshold: largest error of an inlier in the units of ``dstPoints``; an estimator has its
+            own.
         mask: an array (N, 1) to fill, too.
         maxIters: for OpenCV's methods; names and estimators have their own.
         confidence: for OpenCV's methods, between 0 and 1, both excluded.
-        params: another name of ``method``, as in OpenCV.
 
     Returns (3, 3) float64 with element [2, 2] one, or None; and (N, 1) uint8, 1 for inliers. Raises TypeError
     for arguments of the wrong type, ValueError for points of other shapes, fewer than four or not equally
     many, and for unknown methods.
     """
-    method = method if params is None else params
-    threshold = ransacReprojThreshold
-    if isinstance(method, cv2.UsacParams):
-        threshold, mask = method.threshold, threshold if isinstance(threshold, np.ndarray) else mask
-    found, remark = _estimate(srcPoints, dstPoints, method, threshold, maxIters, confidence)
-    if remark:
-        warnings.warn(remark, HomographyWarning, stacklevel=2)
+    found = _estimate(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
+    if not found:
+        warnings.warn(found.reason, HomographyWarning, stacklevel=2)
     matrix, inliers = to_homography(found, srcPoints.size // 2)
     if isinstance(mask, np.ndarray) and mask.dtype == np.uint8 and mask.size == inliers.size:
         mask[...] = inliers.reshape(mask.shape)
@@ -94,21 +81,13 @@ def estimate_homography(
     maxIters: int = 2000,
     confidence: float = 0.995,
 ) -> Estimate:
-    """What `findHomography` finds: an estimate, or a failure that is false and has a ``reason``, unwarned.
-
-    Too few points to vouch for their matrix are a `HomographyWarning` here, too.
-    """
-    threshold = method.threshold if isinstance(method, cv2.UsacParams) else ransacReprojThreshold
-    found, remark = _estimate(srcPoints, dstPoints, method, threshold, maxIters, confidence)
-    if found and remark:
-        warnings.warn(remark, HomographyWarning, stacklevel=2)
-    return found
+    """What `findHomography` finds: an estimate, or a failure that is false and has a ``reason``, unwarned."""
+    return _estimate(srcPoints, dstPoints, method, ransacReprojThreshold, maxIters, confidence)
 
 
 def _estimate(
     source: object, target: object, method: Method, threshold: object, iterations: object, confidence: object
-) -> tuple[Estimate, str]:
-    """The estimate, and what the user must be told."""
+) -> Estimate:
     points0, points1 = _points("srcPoints", source), _points("dstPoints", target)
     if len(points0) != len(points1):
         raise ValueError(f"srcPoints and dstPoints must be as many, got {len(points0)} and {len(points1)}")
@@ -120,28 +99,28 @@ def _estimate(
     whole = min(max(1, check_whole("maxIters", iterations, -(2**31))), 2**31 - 1)
     scale = 1.0 if PIXELS[0] <= limit <= PIXELS[1] else DEFAULT_THRESHOLD / limit
     estimate = _method(method, scale * limit, whole, check_number("confidence", confidence))
-    if not isinstance(method, (int, np.integer, str, cv2.UsacParams)):
-        found = estimate(points0, points1)
-        return found, "" if found else found.reason
+    if not isinstance(method, (int, np.integer, str)):
+        return estimate(points0, points1)
     frame0, frame1 = _frames(points0, points1, scale)
     with np.errstate(invalid="ignore"):  # infinite coordinates
         moved0, moved1 = warp_points(frame0, points0), warp_points(frame1, points1)
-    found, remark = estimate(moved0, moved1), ""
+    found = estimate(moved0, moved1)
     if method != 0 and 2 * found.num_inliers < len(points0):  # most solvers refuse a mirrored sample
         mirrored = estimate(warp_points(flip := np.diag([-1.0, 1, 1]), moved0), moved1)
         if mirrored and mirrored.num_inliers > found.num_inliers:
             found, frame0 = mirrored, flip @ frame0
-    if method != 0 and not found and len(points0) < MANY:
-        found, remark = _few(moved0, moved1, scale * limit)
     if not found:
-        size = float(np.median(np.abs(points1 - np.median(points1, axis=0)).max(axis=1)))
-        hint = f" (the threshold {limit:g} is in units of dstPoints, which spread over {size:.2g})"
-        return found, found.reason + (hint if method != 0 and size < 5 * limit else "")
+        size, hint = float(np.median(np.abs(points1 - np.median(points1, axis=0)).max(axis=1))), ""
+        if len(points0) < FEW:
+            hint = f"; {len(points0)} points cannot tell a homography from chance: method=0 fits them all"
+        elif size < 5 * limit:
+            hint = f" (the threshold {limit:g} is in units of dstPoints, which spread over {size:.2g})"
+        return replace(found, reason=found.reason + hint) if method != 0 else found
     matrix = normalize_homography(np.linalg.inv(frame1) @ found.matrix @ frame0)
     if matrix is None:
-        return EstimationFailure(reason := "the homography sends the origin to infinity"), reason
+        return EstimationFailure("the homography sends the origin to infinity")
     deviations = None if found.corner_deviations is None else found.corner_deviations / scale
-    return replace(found, matrix=matrix, corner_deviations=deviations, covariance=None), remark
+    return replace(found, matrix=matrix, corner_deviations=deviations, covariance=None)
 
 
 def _points(name: str, points: object) -> Points:
@@ -174,64 +153,21 @@ def _frames(points0: Points, points1: Points, scale: float) -> tuple[Points, Poi
     return frames[0], frames[1]
 
 
-def _few(points0: Points, points1: Points, threshold: float) -> tuple[Estimate, str]:
-    """Four to seven points without evidence: their homography if all agree, which the user must be told."""
-    count, found = len(points0), _least_squares(points0, points1)
-    if not found:
-        return found, ""
-    errors = np.linalg.norm(warp_points(found.matrix, points0) - points1, axis=1)
-    if min(_height(points0), _height(points1)) < MIN_HEIGHT:
-        reason = "determine no homography: three of any four are in line"
-    elif errors.max() > threshold:
-        reason = f"do not all agree, as fewer than {MANY} must"
-    elif np.ptp(np.sign(points0 @ found.matrix[2, :2] + 1)) != 0:
-        reason = "have the horizon of their homography between them: their order is wrong"
-    else:
-        return found, f"{count} points cannot tell a homography from chance: nothing has checked this one"
-    return EstimationFailure(f"the {count} points {reason}"), ""
-
-
-def _height(points: Points) -> float:
-    """The least height of a triangle of four points, of those four for which it is largest, in extents."""
-
-    def height(three: tuple[Points, ...]) -> float:
-        area = abs(np.linalg.det(np.diff(three, axis=0)))
-        return float(area / max(np.ptp(three, axis=0).max(), 1e-300))
-
-    least = max(min(map(height, combinations(four, 3))) for four in combinations(points, 4))
-    return least / float(max(np.ptp(points, axis=0).max(), 1e-300))
-
-
 def _least_squares(points0: Points, points1: Points) -> Estimate:
     matrix = None
     if np.isfinite(points0).all() and np.isfinite(points1).all():
-        matrix = _solved(points0, points1, 0)
-    normal = None if matrix is None else normalize_homography(matrix)
+        with suppress(cv2.error):  # numbers beyond its arithmetic
+            matrix = cv2.findHomography(points0, points1, 0)[0]
+    normal = None if matrix is None else normalize_homography(np.asarray(matrix, np.float64))
     if normal is None:
         return EstimationFailure("the points lie on a line, or their coordinates are not finite")
     return HomographyEstimate(normal, np.ones(len(points0), np.bool_))
-
-
-def _solved(points0: Points, points1: Points, method: int | cv2.UsacParams) -> Points | None:
-    try:
-        matrix, _ = cv2.findHomography(points0, points1, method)
-    except cv2.error as error:  # numbers beyond its arithmetic
-        if error.code == cv2.Error.StsNotImplemented:
-            raise ValueError(f"OpenCV has no such params: {first_line(error)}") from error
-        return None
-    return None if matrix is None else np.asarray(matrix, np.float64)
 
 
 def _method(
     method: Method, threshold: float, iterations: int, confidence: float
 ) -> Callable[[Points, Points], Estimate]:
     """From points to an estimate."""
-    if isinstance(method, cv2.UsacParams):
-        own = cv2.UsacParams()
-        for name in (name for name in dir(own) if name[0] != "_"):
-            setattr(own, name, getattr(method, name))
-        own.threshold = threshold
-        return lambda p0, p1: Gate().run(lambda a, b: _solved(a, b, own), p0, p1, threshold, None)
     if isinstance(method, str):
         return create_estimator(method, threshold).estimate
     if isinstance(method, (int, np.integer)):

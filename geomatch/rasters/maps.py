@@ -6,7 +6,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from geomatch.errors import reading, require
 from geomatch.files import replacing, write_whole
@@ -25,7 +25,7 @@ class Georeference:
     """(a, b, c, d, e, f) of X = a u + b v + c and Y = d u + e v + f, where (u, v) = (x, y) + 0.5 is counted
     from the corner of the first pixel, as GDAL does, and not from its centre."""
 
-    def to_map(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+    def to_map(self, points: ArrayLike) -> NDArray[np.float64]:
         """Map coordinates (N, 2) of points (N, 2), the centre of the first pixel (0, 0)."""
         matrix = np.reshape(self.transform, (2, 3))
         mapped: NDArray[np.float64] = (np.asarray(points, np.float64) + 0.5) @ matrix[:, :2].T + matrix[:, 2]
@@ -50,7 +50,7 @@ def georeference_of(raster: Raster) -> Georeference | None:
         crs, stored = file.crs.to_wkt() if file.crs else "", Georeference("", tuple(file.transform)[:6])
     corner, right, below = raster.stored(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) - 0.5)
     linear = np.reshape(stored.transform, (2, 3))[:, :2] @ np.stack([right - corner, below - corner], axis=1)
-    (a, b), (d, e), (c, f) = *linear.tolist(), *stored.to_map(corner[None]).tolist()
+    (a, b), (d, e), (c, f) = _floats([*linear, *stored.to_map(corner[None])])
     return Georeference(crs, (a, b, c, d, e, f))
 
 
@@ -58,29 +58,23 @@ def geotiff_tags(georeference: Georeference) -> list[tuple[int, int, int, Any, b
     """The tags of a TIFF that say so, for tifffile: those that GDAL writes."""
     import tifffile
 
-    rasterio = require("rasterio", "geo", "a GeoTIFF as a map")
-    io = require("rasterio.io", "geo", "a GeoTIFF as a map")
+    rasterio, io = (require(name, "geo", "a GeoTIFF as a map") for name in ("rasterio", "rasterio.io"))
     made = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
-    place = rasterio.Affine(*georeference.transform)
+    place = {"crs": georeference.crs or None, "transform": rasterio.Affine(*georeference.transform)}
     with io.MemoryFile() as memory:
-        with memory.open(**made, crs=georeference.crs or None, transform=place):
-            pass
+        memory.open(**made, **place).close()
         with tifffile.TiffFile(memory) as file:
-            tags = [tag for tag in file.pages[0].tags if tag.code in _GEOTIFF]
+            tags = [tag for tag in file.series[0].keyframe.tags if tag.code in _GEOTIFF]
             return [(tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in tags]
 
 
 def write_points(
-    path: str | os.PathLike[str],
-    raster: Raster,
-    points: NDArray[np.floating],
-    places: NDArray[np.floating],
-    crs: str,
+    path: str | os.PathLike[str], raster: Raster, points: ArrayLike, places: ArrayLike, crs: str
 ) -> None:
-    """Write control points as QGIS's Georeferencer loads them beside the image.
+    """Write control points as QGIS's Georeferencer loads them, ``IMAGE.points`` by custom.
 
     Args:
-        path: the file, ``IMAGE.points`` by custom.
+        path: the file.
         raster: the image that is to be placed.
         points: (K, 2) its pixels.
         places: (K, 2) their map coordinates.
@@ -90,26 +84,18 @@ def write_points(
     """
     own = georeference_of(raster)
     source = raster.stored(points) * (1, -1) + (0.5, -0.5) if own is None else own.to_map(points)
-    lines = ["mapX,mapY,sourceX,sourceY,enable,dX,dY,residual"]
-    if crs:
-        lines.insert(0, f"#CRS: {' '.join(crs.split())}")
-    lines += [
-        f"{x!r},{y!r},{u!r},{v!r},1,0,0,0"
-        for (x, y), (u, v) in zip(_floats(places), _floats(source), strict=True)
-    ]
+    lines = [f"#CRS: {' '.join(crs.split())}"] if crs else []
+    lines += ["mapX,mapY,sourceX,sourceY,enable,dX,dY,residual"]
+    lines += [f"{x!r},{y!r},{u!r},{v!r},1,0,0,0" for x, y, u, v in _floats(np.hstack([places, source]))]
     write_whole(path, "\n".join(lines) + "\n")
 
 
 def write_vrt(
-    path: str | os.PathLike[str],
-    raster: Raster,
-    points: NDArray[np.floating],
-    places: NDArray[np.floating],
-    crs: str,
+    path: str | os.PathLike[str], raster: Raster, points: ArrayLike, places: ArrayLike, crs: str
 ) -> None:
-    """Write a GDAL virtual dataset: the image with ground control points, see `write_points`.
+    """Write a GDAL virtual dataset: the image with ground control points, for ``gdalwarp``.
 
-    ``gdalwarp`` makes a map of it. Raises `MissingDependencyError` without rasterio.
+    Arguments as of `write_points`. Raises `MissingDependencyError` without rasterio.
     """
     copying = require("rasterio.shutil", "geo", "a virtual dataset")
     with replacing(path) as temporary:
@@ -117,19 +103,16 @@ def write_vrt(
             copying.copy(os.path.abspath(raster.name), os.path.abspath(temporary), driver="VRT")
         tree = ElementTree.parse(temporary)
         root = tree.getroot()
-        for kind in ("SRS", "GeoTransform", "GCPList"):
-            for found in root.findall(kind):
-                root.remove(found)
-        listed = ElementTree.Element("GCPList", Projection=crs)
-        pairs = zip(_floats(raster.stored(points) + 0.5), _floats(places), strict=True)
-        for number, ((u, v), (x, y)) in enumerate(pairs, 1):
-            ElementTree.SubElement(
-                listed, "GCP", Id=str(number), Pixel=repr(u), Line=repr(v), X=repr(x), Y=repr(y), Z="0"
-            )
-        root.insert(0, listed)
+        for found in [*root.iterfind("SRS"), *root.iterfind("GeoTransform"), *root.iterfind("GCPList")]:
+            root.remove(found)
+        gcps = ElementTree.Element("GCPList", Projection=crs)
+        for number, row in enumerate(_floats(np.hstack([raster.stored(points) + 0.5, places])), 1):
+            place = dict(zip(("Pixel", "Line", "X", "Y"), map(repr, row), strict=True))
+            ElementTree.SubElement(gcps, "GCP", {"Id": str(number), **place, "Z": "0"})
+        root.insert(0, gcps)
         tree.write(temporary)
 
 
-def _floats(points: NDArray[np.floating]) -> list[list[float]]:
-    found: list[list[float]] = np.asarray(points, np.float64).tolist()
+def _floats(rows: ArrayLike) -> list[list[float]]:
+    found: list[list[float]] = np.asarray(rows, np.float64).tolist()
     return found

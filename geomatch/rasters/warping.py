@@ -17,7 +17,6 @@ _MOST_VALUES = 1 << 24  # of the source that are read for a block: else for its 
 _CHUNK = 1 << 15  # places that are sampled at a time, which then stay in the processor's cache
 _GROUP = 4  # bands that are sampled together
 _LARGEST = 16  # times the reference: more pixels than that are a canvas by mistake
-_EDGE = 64  # points of each side of an outline
 _SUFFICES = 1e-6  # of a pixel, of a factor, of opacity: below lie rounding errors
 
 
@@ -36,9 +35,9 @@ class Block:
 
 
 def through(matrix: ArrayLike, size: tuple[int, int]) -> Send:
-    """Where a homography (3, 3) sends points, NaN for those beyond its horizon.
+    """Where a homography (3, 3) sends points; NaN beyond the line that it sends to infinity.
 
-    That is the line that it sends to infinity; the centre of an image of ``size`` comes from this side of it.
+    What it sends to the centre of an image of ``size`` lies on this side.
     """
     h = np.asarray(matrix, np.float64)
     side = np.sign(np.linalg.solve(h, [(size[0] - 1) / 2, (size[1] - 1) / 2, 1.0])[2]) or 1.0
@@ -59,16 +58,12 @@ def canvas_of(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The (width, height) of a canvas, and the point of the reference where its first pixel lies.
 
-    Args:
-        size: of the reference, whose frame it is.
-        others: the size of each other image, and where its pixels lie in the reference.
-        kind: ``reference`` is its own frame, ``union`` has room for all of the others, too.
-
-    Raises `GeomatchError` for a union that one of them makes larger than 16 times the reference.
+    ``size`` is that of the reference; a ``union`` has room for ``others``, too, each a size and where pixels
+    lie in the reference. Raises `GeomatchError` for one that makes it more than 16 times the reference.
     """
     low, high = np.zeros(2), np.array(size, np.float64)  # in steps between pixels: their edges are whole
     for number, (own, send) in enumerate(others if kind == "union" else (), 1):
-        along = np.linspace(0, 1, _EDGE)
+        along = np.linspace(0, 1, 64)
         square = np.concatenate([np.stack([along, along * 0 + end], 1) for end in (0.0, 1.0)])
         with np.errstate(all="ignore"):
             outline = send(np.concatenate([square, square[:, ::-1]]) * own - 0.5) + 0.5
@@ -99,14 +94,14 @@ def warp_blocks(
 
     Args:
         raster: the image.
-        send: where points of the frame lie in it.
+        send: where points of the frame lie in the image.
         size: (width, height) of the canvas.
         interpolation: ``nearest`` keeps labels; ``cubic`` is Keys's kernel with a = -0.5 (1981). Beyond the
             centres of the outermost pixels these are repeated, for half a pixel.
         offset: the point of the frame at the first pixel of the canvas.
         block: side of a block in pixels.
-        step: every how many pixels ``send`` is asked: more than 1 for warps that are slow and smooth, between
-            whose places the cubic kernel interpolates.
+        step: every how many pixels ``send`` is asked; more than 1 for slow, smooth warps: the cubic kernel
+            interpolates between.
 
     Raises ValueError for another interpolation.
     """
@@ -115,113 +110,93 @@ def warp_blocks(
     for top in range(0, size[1], block):
         for left in range(0, size[0], block):
             shape = min(block, size[1] - top), min(block, size[0] - left)
-            x, y = _places(send, (left + offset[0], top + offset[1]), shape, step)
             values = np.zeros((*shape, raster.bands), raster.dtype)
             part = Block(left, top, values, np.zeros(shape, np.float32))
-            _fill(raster, (x, y), part.values, part.opacity, interpolation)
+            _fill(
+                raster, _places(send, (left + offset[0], top + offset[1]), shape, step), part, interpolation
+            )
             yield part
 
 
-def _places(
-    send: Send, first: tuple[float, float], shape: tuple[int, int], step: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where the pixels of a block lie in the image: x and y, each (h, w)."""
+def _places(send: Send, first: tuple[float, float], shape: tuple[int, int], step: int) -> NDArray[np.float64]:
+    """(2, h, w) x and y where the pixels of a block lie in the image."""
     # with a step, one place before the block, and two after it
-    y, x = (np.arange(side) if step == 1 else step * np.arange(-1.0, -(-side // step) + 2) for side in shape)
+    y, x = (np.arange(n) if step == 1 else step * np.arange(-1.0, -(-n // step) + 2) for n in shape)
     grid = np.stack(np.broadcast_arrays(first[0] + x, first[1] + y[:, None]), axis=-1)
     with np.errstate(all="ignore"):
-        found = np.asarray(send(grid.reshape(-1, 2)), np.float64).reshape(grid.shape)
-        if step > 1:
-            for axis, side in enumerate(shape):
-                whole, part = np.divmod(np.arange(side), step)
-                weights = np.expand_dims(_cubic(part / step), (2, 3) if axis == 0 else (2,))
-                taken = (found.take(whole + tap, axis) for tap in range(4))
-                found = sum(w * one for w, one in zip(weights, taken, strict=True))
-    return found[..., 0], found[..., 1]
+        found = np.ascontiguousarray(send(grid.reshape(-1, 2)).T, np.float64).reshape(2, *grid.shape[:2])
+        for axis, side in enumerate(shape if step > 1 else (), 1):
+            whole, part = np.divmod(np.arange(side), step)
+            weights = _cubic(part / step).reshape(4, -1, *[1] * (2 - axis))
+            found = sum(weights[tap] * found.take(whole + tap, axis) for tap in range(4))
+    return found
 
 
-def _fill(
-    raster: Raster,
-    places: tuple[NDArray[np.float64], NDArray[np.float64]],
-    values: NDArray[Any],
-    opacity: NDArray[np.float32],
-    interpolation: Interpolation,
-) -> None:
-    """Fill the values and the opacity at places, the halves alone when much of the image is needed."""
+def _fill(raster: Raster, places: NDArray[np.float64], block: Block, interpolation: Interpolation) -> None:
+    """Fill a block from places (2, h, w); its halves by themselves when much of the image is needed."""
+    size = np.array(raster.size)
     with np.errstate(invalid="ignore"):
-        inside = np.all(
-            [(one >= -0.5) & (one <= side - 0.5) for one, side in zip(places, raster.size, strict=True)], 0
-        )
+        in_x, in_y = (np.abs(one - (n - 1) / 2) <= n / 2 for one, n in zip(places, raster.size, strict=True))
+    inside = in_x & in_y
     if not inside.any():
         return
-    factors = [_factor(one, inside) for one in places]
-    at = [one if inside.all() else one[inside] for one in places]
-    bounds = []
-    for one, factor, side in zip(at, factors, raster.size, strict=True):
-        low = max(int(one.min()) // factor - 2, 0) * factor
-        bounds.append((low, min((int(one.max()) // factor + 4) * factor, side) - low))
-    (left, width), (top, height) = bounds
-    if width * height * raster.bands > _MOST_VALUES and inside.size > 1:
+    where: Any = inside if not inside.all() else np.s_[:]  # which is much faster
+    at = np.stack([one[where].reshape(-1) for one in places])
+    factors = np.array([1 if interpolation == "nearest" else _factor(one, inside) for one in places])
+    low = np.maximum(at.min(axis=1).astype(int) // factors - 2, 0) * factors
+    high = np.minimum((at.max(axis=1).astype(int) // factors + 4) * factors, size)
+    if np.prod(high - low) * raster.bands > _MOST_VALUES and inside.size > 1:
         axis = int(np.argmax(inside.shape))
         middle = inside.shape[axis] // 2
         for half in (slice(middle), slice(middle, None)):
-            cut = (half,) if axis == 0 else (slice(None), half)
-            _fill(raster, (places[0][cut], places[1][cut]), values[cut], opacity[cut], interpolation)
+            cut = (half, slice(None)) if axis == 0 else (slice(None), half)
+            part = Block(block.left, block.top, block.values[cut], block.opacity[cut])
+            _fill(raster, places[:, cut[0], cut[1]], part, interpolation)
         return
-    window, alpha = raster.read(left, top, width, height)
-    if max(factors) > 1 and interpolation != "nearest":
+    window, alpha = raster.read(*low.tolist(), *(high - low).tolist())
+    if max(factors) > 1:
         window, alpha = _averaged(window, alpha, factors)
-    else:
-        factors = [1, 1]
-    # a mean lies in the middle of its pixels
-    u, v = (
-        (one.reshape(-1) - (factor - 1) / 2 - low) / factor
-        for one, factor, (low, _) in zip(at, factors, bounds, strict=True)
-    )
+    x, y = (at - (low + (factors - 1) / 2)[:, None]) / factors[:, None]  # a mean lies in the middle
     for band in range(0, raster.bands, _GROUP):
-        bands = slice(band, band + _GROUP)
-        sampled, seen = _sampled(window[:, :, bands], alpha, (u, v), interpolation, values.dtype)
-        if inside.all():
-            values[:, :, bands], opacity[:] = sampled.reshape(*inside.shape, -1), seen.reshape(inside.shape)
-        else:
-            values[:, :, bands][inside], opacity[inside] = sampled, seen
+        group = slice(band, band + _GROUP)
+        sampled, opacity = _sampled(window[:, :, group], alpha, (x, y), interpolation, raster.dtype)
+        for there, found in ((block.values[:, :, group], sampled), (block.opacity, opacity)):
+            there[where] = found.reshape(there[where].shape)
 
 
 def _factor(places: NDArray[np.float64], inside: NDArray[np.bool_]) -> int:
     """How many pixels of the image lie between those of the block along one axis, in whole numbers."""
     s = max(1, min(places.shape) // 16)
-    here = inside[:-1:s, :-1:s]
-    right, down = places[:-1:s, 1::s] - places[:-1:s, :-1:s], places[1::s, :-1:s] - places[:-1:s, :-1:s]
+    here = places[:-1:s, :-1:s]
     with np.errstate(invalid="ignore"):
-        steps = np.hypot(right, down)[here]
+        steps = np.hypot(places[:-1:s, 1::s] - here, places[1::s, :-1:s] - here)[inside[:-1:s, :-1:s]]
     steps = steps[np.isfinite(steps)]
     return max(1, int(np.median(steps) + _SUFFICES)) if steps.size else 1
 
 
 def _averaged(
-    window: NDArray[Any], alpha: NDArray[np.float32] | None, factors: list[int]
+    window: NDArray[Any], alpha: NDArray[np.float32] | None, factors: NDArray[np.int_]
 ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
     """Means over whole numbers of pixels, of what is opaque; fewer at the end."""
-    (height, width), (across, down) = window.shape[:2], factors
-    columns, rows = np.arange(0, width, across), np.arange(0, height, down)
+    columns, rows = (np.arange(0, n, f) for n, f in zip(window.shape[1::-1], factors, strict=True))
 
     def summed(array: NDArray[Any]) -> NDArray[np.float64]:
         lines = np.add.reduceat(array, rows, axis=0, dtype=np.float64)
         return np.asarray(np.add.reduceat(lines, columns, axis=1))
 
-    count = np.outer(np.diff(rows, append=height), np.diff(columns, append=width))
+    share = summed(np.ones((*window.shape[:2], 1)) if alpha is None else alpha[:, :, None].astype(float))
     if alpha is None:
-        return summed(window) / count[:, :, None], None
-    share = summed(alpha)
-    total = summed(np.where(alpha[:, :, None] > 0, window, 0) * alpha[:, :, None])
-    return total / np.maximum(share, _SUFFICES)[:, :, None], (share / count).astype(np.float32)
+        return summed(window) / share, None
+    mean = summed(np.where(alpha[:, :, None] > 0, window, 0) * alpha[:, :, None])
+    count = summed(np.ones((*alpha.shape, 1)))
+    return mean / np.maximum(share, _SUFFICES), (share / count)[:, :, 0].astype(np.float32)
 
 
 def _cubic(f: NDArray[np.float64]) -> NDArray[np.float64]:
     """(4, ...) weights of the pixels around, by Keys's kernel."""
-    near = [((1.5 * t - 2.5) * t * t + 1) for t in (f, 1 - f)]
+    near = [(1.5 * t - 2.5) * t * t + 1 for t in (f, 1 - f)]
     far = [((-0.5 * t + 2.5) * t - 4) * t + 2 for t in (1 + f, 2 - f)]
-    return np.stack([far[0], near[0], near[1], far[1]])
+    return np.stack([far[0], *near, far[1]])
 
 
 # the first pixel that is weighted, from the one below, and the weights by the fraction that is left
@@ -246,20 +221,16 @@ def _sampled(
         window = np.concatenate([np.where(seen > 0, window, 0) * seen, seen], axis=2)
     flat, unpacked = _packed(window)
     first, weighted = _TAPS[interpolation]
-    values = np.empty((len(places[0]), count), dtype)
-    opacity = np.ones(len(values), np.float32)
+    values, opacity = np.empty((len(places[0]), count), dtype), np.ones(len(places[0]), np.float32)
     limits = None if dtype.kind == "f" else np.iinfo(dtype)
     exact = np.float32 if limits and dtype.itemsize <= 2 else np.float64
     for start in range(0, len(values), _CHUNK):
-        here = slice(start, start + _CHUNK)
-        taps = []
-        for one, side, stride in ((places[0][here], width, 1), (places[1][here], height, width)):
-            low = np.floor(one + 0.5 if interpolation == "nearest" else one)
-            weights = weighted(one - low).astype(exact)
+        here, taps = slice(start, start + _CHUNK), []
+        for place, side, stride in zip(places, (width, height), (1, width), strict=True):
+            low = np.floor(place[here] + (0.5 if interpolation == "nearest" else 0))
+            weights = weighted(place[here] - low).astype(exact)[:, :, None]
             index = low.astype(np.int64) + first
-            taps.append(
-                [(stride * np.clip(index + n, 0, side - 1), w[:, None]) for n, w in enumerate(weights)]
-            )
+            taps.append([(stride * np.clip(index + n, 0, side - 1), w) for n, w in enumerate(weights)])
         total: Any = 0
         for row, weight_y in taps[1]:
             line: Any = 0
@@ -267,20 +238,20 @@ def _sampled(
                 taken = np.multiply(unpacked(flat.take(row + column, axis=0)), weight_x, dtype=exact)
                 line = np.add(line, taken, out=taken)
             total = np.add(total, np.multiply(line, weight_y, out=line), out=line)
-        total = total[:, : count + (alpha is not None)]
         if alpha is not None:
-            opacity[here] = np.where(total[:, -1] > _SUFFICES, total[:, -1], 0).clip(0, 1)
-            total = total[:, :-1] / np.where(opacity[here] > 0, total[:, -1], np.inf)[:, None]
+            share = total[:, count]
+            opacity[here] = np.where(share > _SUFFICES, share, 0).clip(0, 1)
+            total /= np.where(share > _SUFFICES, share, np.inf)[:, None]
         if limits:
             np.rint(total, out=total).clip(limits.min, limits.max, out=total)
-        values[here] = total
+        values[here] = total[:, :count]
     return values, opacity
 
 
 def _packed(window: NDArray[Any]) -> tuple[NDArray[Any], Callable[[NDArray[Any]], NDArray[Any]]]:
-    """The pixels of a window each as one number, if it has so many bytes, and how they are told apart again.
+    """The pixels of a window each as one number, which is fetched much faster, if it has so many bytes.
 
-    One number is fetched much faster than several.
+    The function tells its bands apart again.
     """
     height, width, count = window.shape
     filled = 1 << (count - 1).bit_length()

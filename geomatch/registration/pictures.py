@@ -48,9 +48,9 @@ class Target:
     """Where images come from, and where their pictures go."""
 
     folder: Path
-    """Of the images, below which their names lie."""
+    """Folder of the images, below which their names lie."""
     out: Path
-    """Of the results."""
+    """Folder of the results."""
     names: Mapping[Pair, str]
     """What the pictures of a pair are called, without suffix."""
     reading: Reading = READING

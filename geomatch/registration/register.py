@@ -36,7 +36,7 @@ class Registration:
     matrix: list[list[float]] | None = None
     """(3, 3), from pixels of the reference to pixels of the image."""
     parameters: dict[str, float] | None = None
-    """Of the model, such as ``scale`` and ``rotation`` in degrees (`HomographyEstimate.parameters`)."""
+    """Those of the model, such as ``scale`` and ``rotation`` in degrees (`HomographyEstimate.parameters`)."""
     parameter_deviations: dict[str, float] | None = None
     """Their standard deviations."""
     smooth: str = ""

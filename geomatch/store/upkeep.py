@@ -13,10 +13,10 @@ from geomatch.store.manifest import Manifest
 from geomatch.store.packs import PackIndex, as_keys, read_pack
 from geomatch.store.store import Store
 
-OBJECTS = ("features", "global", "chunks", "refined", "hard_pairs")
+OBJECTS = ("features", "global", "chunks", "hard_pairs")
 """Kinds whose objects manifests name, and ``chunks``, which only serve the choice of pairs."""
 MATCHES = ("counts", "indices", "similarity")  # arrays of the packs of matches
-KINDS = (RUNS, *OBJECTS, "matches", "geometries", "views", "maps", "rows", "tracks")
+KINDS = (RUNS, *OBJECTS, "matches", "views", "maps", "rows", "tracks")
 
 
 class RunState(NamedTuple):
@@ -38,14 +38,6 @@ class StoreInfo(NamedTuple):
     objects: dict[str, tuple[int, int]]  # by kind: number and bytes
     runs: list[RunState]  # newest first
     damaged: list[str]  # runs whose manifest cannot be read
-
-
-class Pruned(NamedTuple):
-    """What was removed, or would be; temporary files are of killed processes."""
-
-    objects: int
-    bytes: int
-    temporary_files: int
 
 
 def inspect_store(store: Store) -> StoreInfo:
@@ -94,11 +86,12 @@ def verify_store(store: Store, remove: bool = False, progress: bool = True) -> t
     return checked, damaged
 
 
-def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False) -> Pruned:
+def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False) -> tuple[int, int, int]:
     """Remove what no run needs, and what killed processes left half-written, while no run is under way.
 
-    Verified geometries and results of the benchmarks, which no manifest names, stay. ``forget`` are runs to
-    remove first, by the beginning of their key.
+    Results of the benchmarks, which no manifest names, stay. ``forget`` are runs to remove first, by the
+    beginning of their key. Returns the numbers of objects, of their bytes, and of half-written files that
+    went, or would.
     """
     runs = store.sizes(RUNS)
     forgotten = {_run(runs, text) for text in forget}
@@ -126,7 +119,7 @@ def prune_store(store: Store, forget: Sequence[str] = (), dry_run: bool = False)
             store.remove(kind, key)
         for name in temporary:
             store.remove_file(name)
-    return Pruned(len(going), sum(size for *_, size in going), len(temporary))
+    return len(going), sum(size for *_, size in going), len(temporary)
 
 
 def _manifests(store: Store, keys: Iterable[str]) -> tuple[list[Manifest], list[str]]:

@@ -1,7 +1,10 @@
-"""A bank of corresponding patches, cut once per image, that convolutional heads are trained on."""
+"""Correspondences without labels: one image seen twice, through a known homography and another light.
+
+Patches of such are cut once per image into a bank, which convolutional heads are trained on.
+"""
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,13 +21,16 @@ from geomatch.devices import upload_pixels
 from geomatch.engine.worker import set_threads
 from geomatch.errors import ImageError
 from geomatch.files import digest_of, replacing
-from geomatch.images import Image
+from geomatch.geometry import warp_points
+from geomatch.images import Image, load_image
+from geomatch.keypoints import OpenCVDetector
 from geomatch.patches import cut_patches
-from geomatch.synthetic import Motion
+from geomatch.synthetic import Motion, change_light, random_homography, render_view
 from geomatch.tensors import upload_features
-from geomatch.training.pairs import view_pairs
 from geomatch.types import Features
 
+VIEW_SIZE = (640, 480)  # (width, height) of the synthetic views
+OVERSAMPLING = 3  # samples along each side of a pixel of a tilted view
 PER_VIEW = 160  # corresponding keypoints taken of a pair of views, drawn at random
 STRENGTHS = (1.0, 1.6)  # strengths of the changes of light, one after the other
 Rows = NDArray[Any]  # (n,) records of `row_type`
@@ -64,16 +70,21 @@ def row_type(patch_size: int) -> np.dtype[Any]:
 
 def make_bank(bank: PatchBank, images: Sequence[BankImage], workers: int = 2) -> dict[BankImage, str]:
     """Write one file per image, unless it is there; return the images that cannot be read, and why."""
-    bank.folder.mkdir(parents=True, exist_ok=True)
-    todo = [image for image in images if not bank.file(image).is_file()]
-    return for_each_image(partial(_make_one, bank), todo, workers, "patches")
+    return make_files(partial(_make_one, bank), bank.file, images, workers, "patches")
 
 
-def for_each_image(
-    make: Callable[[BankImage], None], images: Sequence[BankImage], workers: int, what: str
+def make_files(
+    make: Callable[[BankImage], None],
+    file: Callable[[BankImage], Path],
+    images: Sequence[BankImage],
+    workers: int,
+    what: str,
 ) -> dict[BankImage, str]:
-    """Call ``make`` for every image; return those that cannot be read, and why."""
-    ordered = sorted(images, key=lambda image: -image.views)  # the longest first
+    """Call ``make`` for every image that has no file yet; return those that cannot be read, and why."""
+    for folder in {file(image).parent for image in images}:
+        folder.mkdir(parents=True, exist_ok=True)
+    todo = [image for image in images if not file(image).is_file()]
+    ordered = sorted(todo, key=lambda image: -image.views)  # the longest first
     attempt = partial(_reason, make)
     spawn = multiprocessing.get_context("spawn")  # not forked: torch may hold threads
     pool = ProcessPoolExecutor(workers, spawn, set_threads, (1,)) if workers > 1 else None
@@ -123,3 +134,92 @@ def _cut(bank: PatchBank, view: Image, features: Features) -> NDArray[np.uint8]:
     pixels, sides = upload_pixels(view.pixels, "cpu"), found.scales * bank.patch_scale
     cut = cut_patches(pixels, found.keypoints, sides, found.orientations, bank.patch_size)
     return torch.cat(list(cut)).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+
+
+def make_views(
+    pixels: NDArray[np.uint8],
+    rng: np.random.Generator,
+    motion: Motion,
+    strength: float = 1.0,
+    size: tuple[int, int] = VIEW_SIZE,
+) -> tuple[Image, Image, NDArray[np.float64]]:
+    """A random part of the photograph, a second view of that part, and the homography between them."""
+    first = random_part(pixels, rng, size)
+    motion_matrix = random_homography(rng, size, motion)
+    view0 = change_light(rng, render_view(pixels, first, size), strength)
+    oversampling = OVERSAMPLING if motion == "tilted" else 1
+    second = render_view(pixels, motion_matrix @ first, size, oversampling)
+    view1 = change_light(rng, second, strength)
+    return Image(view0, "view 0"), Image(view1, "view 1"), motion_matrix
+
+
+def random_part(
+    pixels: NDArray[np.uint8], rng: np.random.Generator, size: tuple[int, int]
+) -> NDArray[np.float64]:
+    """(3, 3) from the photograph to a (width, height) view of a part, enlarged only if it is smaller."""
+    width, height = size
+    rows, columns = pixels.shape[:2]
+    largest = min(columns / width, rows / height)
+    zoom = np.exp(rng.uniform(min(0.0, np.log(largest)), np.log(max(1.0, largest))))
+    zoom = min(zoom, largest)
+    left = rng.uniform(0, max(0.0, columns - width * zoom))  # rounding may leave less than nothing
+    top = rng.uniform(0, max(0.0, rows - height * zoom))
+    return np.array([[1 / zoom, 0, -left / zoom], [0, 1 / zoom, -top / zoom], [0, 0, 1]])
+
+
+def true_pairs(features0: Features, features1: Features, matrix: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(P, 2) indices of keypoints with scale and orientation that a homography maps onto each other.
+
+    Within 2.5 px, a factor 1.6 in scale and 25 degrees in orientation; one-to-one, nearest first.
+    """
+    if not len(features0) or not len(features1):
+        return np.zeros((0, 2), np.int64)
+    scales0, scales1 = features0.scales, features1.scales
+    angles0, angles1 = features0.orientations, features1.orientations
+    if scales0 is None or scales1 is None or angles0 is None or angles1 is None:
+        raise ValueError("the keypoints need scale and orientation")
+    ahead = np.stack([np.cos(angles0), np.sin(angles0)], axis=1)
+    here = warp_points(matrix, features0.keypoints)
+    side = warp_points(matrix, features0.keypoints + np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)) - here
+    front = warp_points(matrix, features0.keypoints + ahead) - here
+    growth = np.sqrt(np.abs(front[:, 0] * side[:, 1] - front[:, 1] * side[:, 0]))
+    angle = np.arctan2(front[:, 1], front[:, 0])
+    distance = np.linalg.norm(here[:, None] - features1.keypoints[None], axis=2)
+    with np.errstate(divide="ignore"):
+        ratio = np.abs(np.log(scales0 * growth)[:, None] - np.log(scales1)[None])
+    turn = np.abs(np.angle(np.exp(1j * (angle[:, None] - angles1[None]))))
+    cost = np.where((distance < 2.5) & (ratio < np.log(1.6)) & (turn < np.radians(25)), distance, np.inf)
+    rows = np.flatnonzero(np.isfinite(cost).any(1))
+    partner = cost[rows].argmin(1)
+    mutual = cost[:, partner].argmin(0) == rows
+    return np.stack([rows[mutual], partner[mutual]], axis=1).astype(np.int64)
+
+
+def view_pairs(
+    path: Path,
+    views: int,
+    seed: int,
+    max_keypoints: int = 400,
+    strengths: Sequence[float] = (1.0,),
+    motions: Sequence[Motion] = ("upright", "rotated"),
+    per_view: int | None = None,
+) -> Iterator[tuple[Image, Image, Features, Features]]:
+    """Pairs of views of one image, with SIFT keypoints that correspond row by row, ``per_view`` at random.
+
+    Motions take turns, and after each round of them the strengths of the change of light. Pairs without a
+    common keypoint are left out.
+    """
+    found = 0
+    detector = OpenCVDetector("sift", max_keypoints=max_keypoints)
+    pixels = load_image(path).pixels
+    for view in range(views):
+        rng = np.random.default_rng([seed, 0, view])
+        strength = strengths[view // len(motions) % len(strengths)]
+        view0, view1, matrix = make_views(pixels, rng, motions[view % len(motions)], strength)
+        features0, features1 = detector.detect(view0), detector.detect(view1)
+        pairs = true_pairs(features0, features1, matrix)
+        if len(pairs):
+            if per_view is not None:
+                pairs = pairs[np.random.default_rng([seed, found]).permutation(len(pairs))[:per_view]]
+            found += 1
+            yield view0, view1, features0[pairs[:, 0]], features1[pairs[:, 1]]

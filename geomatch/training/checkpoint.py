@@ -1,56 +1,104 @@
-"""The loop of a training, and its checkpoints, bound to its configuration."""
+"""The loop of every training, and its checkpoints, bound to its configuration."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from geomatch.errors import WeightsError, first_line, reading
 from geomatch.files import replacing
+from geomatch.isolation import isolated
+from geomatch.stream import ahead
 from geomatch.weights.download import check_file
 
 EVERY = 100  # steps between two checkpoints
 Log = dict[str, float]
+Network = TypeVar("Network", bound=nn.Module)
+Drawn = TypeVar("Drawn")
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Checkpoint:
-    """A training's state on disk: every part's ``state_dict``; with another configuration it is refused."""
+@torch.random.fork_rng(devices=[])
+@isolated(gradients=True)
+def train(
+    new_network: Callable[[], Network],
+    parts_of: Callable[[Network], Mapping[str, Any]],
+    config: Any,
+    path: Path,
+    draw: Callable[[np.random.Generator], Drawn],
+    loss: Callable[[Network, Drawn], Tensor],
+    watched: Callable[[Network], Log] | None = None,
+) -> tuple[Network, list[Log]]:
+    """Take the ``steps`` of a configuration, or those that are left after the checkpoint ``path``.
 
-    path: Path
-    config: Any  # a dataclass
-    parts: Mapping[str, Any]
-    device: str = "cpu"
+    A step depends on its number and the ``seed`` of the configuration, a dataclass, alone, so that a training
+    that was interrupted ends as if undisturbed; what a step sees is drawn ahead, in threads. ``parts_of``
+    gives the ``optimiser``, its ``schedule`` and what else has a state. Returns the network in evaluation
+    mode, and the log: `EVERY` so many steps and at the end the steps done, the mean loss since the entry
+    before, and what is ``watched``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.default_generator.manual_seed(config.seed)
+    network = new_network()
+    parts = {"network": network, **parts_of(network)}
+    start, log = _resume(path, config, parts)
+    recent: list[float] = []
+    left = range(start, config.steps)
+    with closing(ahead(lambda step: draw(np.random.default_rng([config.seed, step])), left)) as batches:
+        shown = tqdm(batches, initial=start, total=config.steps, unit="step", desc=path.stem)
+        for done, batch in enumerate(shown, start + 1):
+            torch.default_generator.manual_seed(config.seed * 1_000_003 + done - 1)  # dropout
+            found = loss(network.train(), batch)
+            parts["optimiser"].zero_grad()
+            found.backward()  # type: ignore[no-untyped-call]
+            parts["optimiser"].step()
+            parts["schedule"].step()
+            recent.append(found.item())
+            if done % EVERY == 0 or done == config.steps:
+                also = watched(network.eval()) if watched else {}
+                log.append({"step": done, "loss": round(float(np.mean(recent)), 4)} | also)
+                shown.set_postfix_str(str(log[-1]))
+                recent = []
+                state = {name: part.state_dict() for name, part in parts.items()}
+                with replacing(path) as temporary:
+                    torch.save(state | {"config": asdict(config), "step": done, "log": log}, temporary)
+    return network.eval(), log
 
-    def save(self, step: int, log: object) -> None:
-        """Write the parts, with the configuration, the steps done and the log."""
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        with replacing(self.path) as temporary:
-            torch.save(state | {"config": asdict(self.config), "step": step, "log": log}, temporary)
 
-    def resume(self) -> tuple[int, list[Log]]:
-        """Put the parts into the saved state, if there is one; the steps done and the log."""
-        if not self.path.exists():
-            return 0, []
-        saved = read_checkpoint(self.path, self.device)
-        with reading(self.path, "checkpoint of a training", WeightsError):
-            if saved["config"] != asdict(self.config):
-                raise WeightsError(
-                    f"{self.path} was made with {saved['config']}, not {asdict(self.config)}; "
-                    "train into another folder or delete it"
-                )
-            for name, part in self.parts.items():
-                part.load_state_dict(saved[name])
-            return int(saved["step"]), list(saved["log"])
+def one_cycle(parameters: Any, config: Any, decay: float, warm: float = 0.1) -> dict[str, Any]:
+    """AdamW with ``config.learning_rate``, or that of each group, as the peak of a one-cycle cosine schedule.
+
+    ``warm`` is the share of the ``steps`` before the peak.
+    """
+    optimiser = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=decay)
+    peaks = [group["lr"] for group in optimiser.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peaks, total_steps=config.steps, pct_start=warm)
+    return {"optimiser": optimiser, "schedule": schedule}
 
 
-def read_checkpoint(path: Path, device: str = "cpu") -> Any:
-    """What `Checkpoint.save` wrote; raises `WeightsError` when it is damaged."""
+def _resume(path: Path, config: Any, parts: Mapping[str, Any]) -> tuple[int, list[Log]]:
+    """Put the parts into the saved state, if there is one; the steps done and the log."""
+    if not path.exists():
+        return 0, []
+    saved = read_checkpoint(path, next(parts["network"].parameters()).device)
+    with reading(path, "checkpoint of a training", WeightsError):
+        if saved["config"] != asdict(config):
+            raise WeightsError(
+                f"{path} was made with {saved['config']}, not {asdict(config)}; "
+                "train into another folder or delete it"
+            )
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        return int(saved["step"]), list(saved["log"])
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any:
+    """What `train` wrote; raises `WeightsError` when it is damaged."""
     try:
         check_file(path)
         return torch.load(path, map_location=device, weights_only=True)
@@ -58,34 +106,3 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:
         raise WeightsError(
             f"{path}: damaged checkpoint ({first_line(error)}); delete it to train from the start"
         ) from error
-
-
-def take_steps(
-    checkpoint: Checkpoint,
-    loss: Callable[[int], Tensor],
-    bar: str,
-    watched: Callable[[], Log] = dict,
-) -> list[Log]:
-    """Take the configuration's ``steps`` that are left, with the checkpoint's optimiser and schedule.
-
-    ``loss`` gives the loss of a step by its number, from 0. Returns the log: `EVERY` so many steps and at the
-    end the steps done, the mean loss since the entry before, and what is ``watched``.
-    """
-    optimiser, schedule = checkpoint.parts["optimiser"], checkpoint.parts["schedule"]
-    steps: int = checkpoint.config.steps
-    start, log = checkpoint.resume()
-    recent: list[float] = []
-    shown = tqdm(range(start, steps), initial=start, total=steps, unit="step", desc=bar)
-    for step in shown:
-        found = loss(step)
-        optimiser.zero_grad()
-        found.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        recent.append(found.item())
-        if (step + 1) % EVERY == 0 or step + 1 == steps:
-            log.append({"step": step + 1, "loss": round(float(np.mean(recent)), 4)} | watched())
-            shown.set_postfix_str(str(log[-1]))
-            recent = []
-            checkpoint.save(step + 1, log)
-    return log

@@ -1,27 +1,32 @@
 """Train the convolutional projection head on a bank of corresponding patches, resumable at any checkpoint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.dense import DenseNetwork
 from geomatch.dift.head.projection import HeadNetwork, NetworkHead
 from geomatch.errors import GeomatchError
 from geomatch.files import digest_of
+from geomatch.isolation import isolated
+from geomatch.training import linear_head
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
-from geomatch.training.checkpoint import Log, read_checkpoint
+from geomatch.training.checkpoint import Log, Network, one_cycle, train
 from geomatch.training.linear_head import FittedHead
-from geomatch.training.pair_loop import draw_batch, patch_tensor, train_on_pairs
 
 CHECKPOINT = "head.pt"
 HELD_OUT = 20  # one image in so many is not trained on
+NEAR = 8.0  # pixels within which two keypoints of a view may be one place, and are no negatives of each other
+DrawnBatch = TypeVar("DrawnBatch", bound="Batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,7 @@ def train_head(
         )
     extractor = DIFTExtractor(replace(config, head=False))
     place = checkpoint_folder(work, config, images)
-    network = train_network(extractor, views, settings, place, watched_views[:100])
-    log = read_checkpoint(place / CHECKPOINT)["log"]
+    network, log = train_network(extractor, views, settings, place, watched_views[:100])
     return trained_head(network, config, settings, used, sum(map(len, views)), log, unreadable)
 
 
@@ -105,7 +109,7 @@ def train_network(
     config: HeadConfig,
     out: Path,
     validation: Sequence[Rows] = (),
-) -> HeadNetwork:
+) -> tuple[HeadNetwork, list[Log]]:
     """Train on frozen activations of the bank's pairs of views, or go on from ``out/head.pt``."""
 
     def new_network() -> HeadNetwork:
@@ -116,11 +120,111 @@ def train_network(
         return network(_maps(extractor, patches))  # type: ignore[no-any-return]
 
     draw = partial(draw_batch, bank, config.views, config.per_view)
-    return train_on_pairs(
-        new_network, describe, draw, config, out / CHECKPOINT, "projection head", validation
-    )
+    return train_on_pairs(new_network, describe, draw, config, out / CHECKPOINT, validation)
 
 
 def _maps(extractor: DIFTExtractor, patches: NDArray[np.uint8]) -> Sequence[Tensor]:
     # copies, since tensors of inference mode cannot be differentiated through
     return [layer.float().clone() for layer in extractor.patch_maps(patch_tensor(patches))]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """Pairs of patches that a step sees."""
+
+    patches: NDArray[np.uint8]  # (2N, S, S, 3), those of the first views, then those of the second
+    points: NDArray[np.float32]  # (N, 2, 2) pixels in both views
+    views: NDArray[np.int64]  # (N,) numbers of the pairs of views
+
+
+def train_on_pairs(
+    new_network: Callable[[], Network],
+    describe: Callable[[Network, NDArray[np.uint8]], Tensor],
+    draw: Callable[[np.random.Generator], DrawnBatch],
+    config: Any,
+    path: Path,
+    validation: Sequence[Rows] = (),
+    beside: Callable[[DrawnBatch, Tensor], Tensor] | None = None,
+) -> tuple[Network, list[Log]]:
+    """`train` on the pairs that ``draw`` gives.
+
+    The loss is the cross-entropy of finding the partner among the batch, both ways (InfoNCE; van den Oord
+    et al., 2018), and ``beside``, if given, of the batch and the rows (2N, D) that ``describe`` gives for its
+    patches. The rank-1 accuracy on the ``validation`` views is logged.
+    """
+
+    def loss(network: Network, batch: DrawnBatch) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # a cache outlives a caller's steps
+            found = describe(network, batch.patches).float()
+        total = pair_loss(found, batch.points, batch.views, config.temperature)
+        return total if beside is None else total + beside(batch, found)
+
+    def watched(network: Network) -> Log:
+        return {"rank1": round(rank1(lambda patches: describe(network, patches), validation), 4)}
+
+    return train(
+        new_network, lambda network: one_cycle(network.parameters(), config, 1e-3), config, path, draw, loss,
+        watched if validation else None,
+    )  # fmt: skip
+
+
+def draw_batch(bank: Sequence[Rows], views: int, per_view: int, rng: np.random.Generator) -> Batch:
+    """Up to ``per_view`` pairs from each of so many pairs of views, turned and mirrored alike at random."""
+    rows, numbers = draw_rows([bank[k] for k in rng.permutation(len(bank))[:views]], per_view, rng)
+    patches = augmented(rows["patches"], rng)
+    return Batch(np.concatenate([patches[:, 0], patches[:, 1]]), rows["points"], numbers)
+
+
+def patch_tensor(patches: NDArray[np.uint8]) -> Tensor:
+    """(N, 3, S, S) float32 of values 0 to 255 from (N, S, S, 3)."""
+    return torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()
+
+
+def draw_rows(
+    views: Sequence[Rows], per_view: int, rng: np.random.Generator
+) -> tuple[Rows, NDArray[np.int64]]:
+    """At most so many rows of each, and the place of the view that each row comes from."""
+    drawn = [rows[np.sort(rng.permutation(len(rows))[:per_view])] for rows in views]
+    return np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(part) for part in drawn])
+
+
+def pair_loss(
+    descriptors: Tensor, points: NDArray[np.floating], views: NDArray[np.integer], temperature: float
+) -> Tensor:
+    """Cross-entropy of every descriptor's partner among all, the mean of both directions.
+
+    ``descriptors`` (2N, D) are those of the first views, then of the second; ``points`` (N, 2, 2) pixels in
+    both views, of which neighbours within `NEAR` do not compete; ``views`` (N,) the numbers of the pairs.
+    """
+    count = len(points)
+    scores = descriptors[:count] @ descriptors[count:].T / temperature
+    same = views[:, None] == views[None]
+    near = (np.linalg.norm(points[:, None] - points[None], axis=-1) < NEAR).any(-1) & same
+    np.fill_diagonal(near, False)
+    scores = scores.masked_fill(torch.from_numpy(near), -1e4)
+    target = torch.arange(count)
+    return (functional.cross_entropy(scores, target) + functional.cross_entropy(scores.T, target)) / 2
+
+
+@isolated()
+def rank1(describe: Callable[[NDArray[np.uint8]], Tensor], views: Sequence[Rows]) -> float:
+    """Share of first-view patches whose nearest among their view pair's second patches is their partner.
+
+    ``describe`` takes patches (N, S, S, 3) to rows (N, D).
+    """
+    parts = []
+    for rows in views:
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            first, second = (describe(rows["patches"][:, side]).float() for side in (0, 1))
+        parts.append((first.numpy(), second.numpy(), np.zeros(len(rows), np.int64)))
+    return linear_head.rank1(parts)
+
+
+def augmented(patches: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(N, 2, S, S, 3) turned by quarter turns and mirrored, each pair alike."""
+    turned = patches.copy()
+    turns, mirrored = rng.integers(4, size=len(patches)), rng.random(len(patches)) < 0.5
+    for turn in range(1, 4):
+        turned[turns == turn] = np.rot90(patches[turns == turn], turn, axes=(2, 3))
+    turned[mirrored] = turned[mirrored][:, :, :, ::-1]
+    return turned

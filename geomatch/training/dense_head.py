@@ -1,11 +1,10 @@
 """Train the projection head of maps of whole images on pairs of views, resumable at any checkpoint."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,14 +19,11 @@ from geomatch.errors import GeomatchError
 from geomatch.files import replacing
 from geomatch.geometry import warp_points
 from geomatch.images import load_image, reduce_image
-from geomatch.isolation import isolated
-from geomatch.stream import ahead
 from geomatch.synthetic import Motion
-from geomatch.training.bank import BankImage, for_each_image
-from geomatch.training.checkpoint import Checkpoint, Log, read_checkpoint, take_steps
+from geomatch.training.bank import BankImage, make_files, make_views
+from geomatch.training.checkpoint import Log, one_cycle, train
 from geomatch.training.convolutional_head import checkpoint_folder, split_images, trained_head
 from geomatch.training.linear_head import FittedHead
-from geomatch.training.pairs import make_views
 
 CHECKPOINT = "dense-head.pt"
 SIDE = 560  # longest side in pixels of the photographs that are kept
@@ -70,9 +66,7 @@ def train_dense_head(
     if config.sampling != "dense":
         raise ValueError("--dense is for sampling='dense'; patches have --trained")
     folder = work / "photographs"
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [image for image in images if not _kept(folder, image).is_file()]
-    unreadable = for_each_image(partial(_keep, folder), missing, 1, "photographs")
+    unreadable = make_files(partial(_keep, folder), partial(_kept, folder), images, 1, "photographs")
     used, held_out = split_images([image for image in images if image not in unreadable])
     if not used:
         raise GeomatchError("none of the images can be read: give photographs")
@@ -80,66 +74,48 @@ def train_dense_head(
     watched = draw_watched([_kept(folder, image) for image in held_out], settings)
     photographs = [_kept(folder, image) for image in used for _ in range(image.views)]
     place = checkpoint_folder(work, config, [*used, *held_out])
-    network = train_network(extractor, photographs, settings, place, watched)
+    network, log = train_network(extractor, photographs, settings, place, watched)
     before = [found_right(extractor.dense_many(pair.pixels), pair) for pair in watched]
-    log = read_checkpoint(place / CHECKPOINT)["log"]
     pairs = settings.steps * settings.pairs
     fitted = trained_head(network, config, settings, used, pairs, log, unreadable)
     return replace(fitted, before=float(np.concatenate(before).mean()) if before else None)
 
 
-@torch.random.fork_rng(devices=[])
-@isolated(gradients=True)
 def train_network(
     extractor: DIFTExtractor,
     photographs: Sequence[Path],
     config: DenseConfig,
     out: Path,
     watched: Sequence[ViewPair] = (),
-) -> DenseNetwork:
+) -> tuple[DenseNetwork, list[Log]]:
     """Train on frozen activations of views of arrays (H, W, 3), or go on from ``out/dense-head.pt``.
 
     The network that is given back is on the CPU, in evaluation mode.
     """
-    torch.default_generator.manual_seed(config.seed)
-    probe = _activations(extractor, np.zeros((1, config.size, config.size, 3), np.uint8))
-    maps = [(layer.shape[1], config.size // layer.shape[3]) for layer in probe]
-    network, device = DenseNetwork(maps, config.width, config.dimension), probe[0].device
-    network.to(device)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.05
-    )
-    parts: dict[str, Any] = {"network": network, "optimiser": optimiser, "schedule": schedule}
-    checkpoint = Checkpoint(out / CHECKPOINT, config, parts)
 
-    def drawn_pairs(step: int) -> list[ViewPair]:
-        rng = np.random.default_rng([config.seed, step])
-        return [draw_pair(photographs, config, rng) for _ in range(config.pairs)]
+    def new_network() -> DenseNetwork:
+        probe = _activations(extractor, np.zeros((1, config.size, config.size, 3), np.uint8))
+        maps = [(layer.shape[1], config.size // layer.shape[3]) for layer in probe]
+        network = DenseNetwork(maps, config.width, config.dimension).to(probe[0].device)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-    def described(pairs: Sequence[ViewPair]) -> Tensor:
+    def described(network: DenseNetwork, pairs: Sequence[ViewPair]) -> Tensor:
         layers = _activations(extractor, np.concatenate([pair.pixels for pair in pairs]))
-        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+        with torch.autocast(layers[0].device.type, torch.bfloat16, cache_enabled=False):
             found: Tensor = network([layer.contiguous(memory_format=torch.channels_last) for layer in layers])
         return found.float()
 
-    def log() -> Log:
-        network.eval()
+    def log(network: DenseNetwork) -> Log:
         with torch.no_grad():
-            right = [found_right(_views(described([pair]), config.size), pair) for pair in watched]
+            right = [found_right(_views(described(network, [pair]), config.size), pair) for pair in watched]
         return {"rank1": round(float(np.concatenate(right).mean()), 4)}
 
-    first, _ = checkpoint.resume()
-    with closing(ahead(drawn_pairs, range(first, config.steps))) as drawn:
-
-        def loss(_: int) -> Tensor:
-            network.train()
-            pairs = next(drawn)
-            return dense_loss(described(pairs), pairs, config)
-
-        take_steps(checkpoint, loss, "dense projection head", log if watched else dict)
-    return network.eval().cpu()
+    network, entries = train(
+        new_network, lambda network: one_cycle(network.parameters(), config, 1e-3, 0.05), config,
+        out / CHECKPOINT, lambda rng: [draw_pair(photographs, config, rng) for _ in range(config.pairs)],
+        lambda network, pairs: dense_loss(described(network, pairs), pairs, config), log if watched else None,
+    )  # fmt: skip
+    return network.cpu(), entries
 
 
 def draw_watched(photographs: Sequence[Path], config: DenseConfig) -> list[ViewPair]:

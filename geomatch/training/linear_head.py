@@ -17,7 +17,7 @@ from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
 from geomatch.isolation import isolated
 from geomatch.provenance import cache_key
 from geomatch.synthetic import Motion
-from geomatch.training.pairs import view_pairs
+from geomatch.training.bank import view_pairs
 from geomatch.types import check_shape
 
 PER_VIEW = 40  # keypoints of a pair of views: few points of many views, since variety of views counts

@@ -26,16 +26,16 @@ _OUTER = {
 }  # fmt: skip
 
 
-def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -> Path:
+def convert_adm(checkpoint: Path, out: Path) -> Path:
     """Make the diffusers ``UNet2DModel`` folder ``out`` of an unconditional ADM checkpoint; return it.
 
-    Attention heads have ``head_channels``, by default 64 or the model's base width if that is less. No code
-    of the checkpoint is run.
+    Attention heads have 64 channels, or the model's base width if that is less, which shapes do not tell. No
+    code of the checkpoint is run.
     """
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     with new_folder(out) as folder:
-        unet = _converted(checkpoint, head_channels)
+        unet = _converted(checkpoint)
         unet.save_pretrained(folder)
         # linear betas, 1000 steps: guided-diffusion's script_util defaults for these models
         DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").save_pretrained(folder)
@@ -46,12 +46,12 @@ def convert_adm(checkpoint: Path, out: Path, head_channels: int | None = None) -
     return out
 
 
-def _converted(checkpoint: Path, head_channels: int | None) -> Any:
+def _converted(checkpoint: Path) -> Any:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     state = _read(checkpoint)
     try:
-        config = adm_config(state, head_channels)
+        config = adm_config(state)
         renamed = _renamed(state, config)
         with torch.device("meta"):
             unet = UNet2DModel.from_config(config)
@@ -72,7 +72,7 @@ def _converted(checkpoint: Path, head_channels: int | None) -> Any:
     return unet
 
 
-def adm_config(state: Mapping[str, Tensor], head_channels: int | None = None) -> dict[str, Any]:
+def adm_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The `UNet2DModel` configuration that the shapes of an ADM state dict imply."""
     blocks = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("output_blocks."))
     # a level ends in one more residual block, which goes up; the last level has none
@@ -87,10 +87,10 @@ def adm_config(state: Mapping[str, Tensor], head_channels: int | None = None) ->
     channels = [state[f"input_blocks.{start}.0.out_layers.3.weight"].shape[0] for start in starts]
     attention = [f"input_blocks.{start}.1.qkv.weight" in state for start in starts]
     base = state["input_blocks.0.0.weight"].shape[0]
-    heads = head_channels or min(HEAD_CHANNELS, base)
+    heads = min(HEAD_CHANNELS, base)
     narrow = [c for c, attends in zip(channels, attention, strict=True) if attends and c % heads]
     if narrow:
-        raise WeightsError(f"{narrow[0]} channels cannot be split into heads of {heads}; give head_channels")
+        raise WeightsError(f"{narrow[0]} channels cannot be split into heads of {heads}")
     shifts = state["input_blocks.1.0.emb_layers.1.weight"].shape[0] == 2 * channels[0]
     return {
         "_class_name": "UNet2DModel",

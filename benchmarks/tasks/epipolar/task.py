@@ -14,8 +14,15 @@ from geomatch.benchmarks.harness.data import DataSet, chosen_split, find_image, 
 from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, by_name, threshold_of
 from geomatch.benchmarks.methods import Method
-from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
-from geomatch.benchmarks.tasks.pairs.matches import limited, line_distances, matched_points
+from geomatch.benchmarks.tasks.pairs.evaluation import (
+    ImagePair,
+    Measuring,
+    PairEvaluation,
+    PairScene,
+    limited,
+    line_distances,
+    matched_points,
+)
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
 from geomatch.dift.maps.transfer import transfer_points
 from geomatch.errors import FeaturesError, GeomatchError

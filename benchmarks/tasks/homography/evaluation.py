@@ -2,17 +2,20 @@
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.measures import accuracy
 from geomatch.benchmarks.harness.task import Row
-from geomatch.benchmarks.tasks.homography import measures, solvers
+from geomatch.benchmarks.tasks.homography import measures
 from geomatch.benchmarks.tasks.homography.protocols import MMA_THRESHOLDS, HomographyProtocol
 from geomatch.benchmarks.tasks.homography.sequences import Plane
-from geomatch.benchmarks.tasks.pairs.matches import Match, limited, matched_points, orders
+from geomatch.benchmarks.tasks.pairs.evaluation import Match, limited, matched_points, orders
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
+from geomatch.estimators import OpenCVEstimator, PoseLibEstimator, create_estimator
 from geomatch.geometry import image_corners, warp_points
 from geomatch.keypoints.detector import select_best
 
@@ -20,6 +23,13 @@ CORRECT_PX = 3.0  # largest distance of a correct match, and of a repeated point
 HOMOGRAPHY_NMS, DETECTOR_NMS = 8.0, 4.0
 """Least distances of keypoints in SuperPoint's protocol, before the best are taken."""
 REPEATED_POINTS = 300
+Points = NDArray[np.float64]
+_OPENCV = {  # method, iterations and confidence
+    "lmeds": ("lmeds", 2000, 0.995),
+    "ransac": ("ransac", 2000, 0.995),
+    "ransac-roma": ("ransac", 2000, 0.99999),
+    "magsac-evd": ("usac_magsac", 100_000, 0.995),  # its example's 0.999 lands in another argument
+}
 
 
 def evaluate(
@@ -45,8 +55,6 @@ def evaluate(
     start = time.perf_counter()
     points0, points1, similarity = matched_points(protocol.max_matches, pair, match)
     matched = time.perf_counter()
-    if pair.change:
-        points1 = warp_points(np.linalg.inv(pair.change[0]), points1)
     row: Row = {"keypoints": list(counts), "matches": len(points0), "reason": None}
     distances = measures.match_distances(points0, points1, truth)
     if protocol.kind == "mma":
@@ -108,7 +116,7 @@ def _homographies(
     points1: NDArray[np.float64],
     weights: NDArray[np.float32] | None,
 ) -> Row:
-    size0, size1 = pair.features0.image_size, pair.change[1] if pair.change else pair.features1.image_size
+    size0, size1 = pair.features0.image_size, pair.features1.image_size
     unit = min(size1) / protocol.relative_to if protocol.relative_to else 1.0
     corners = image_corners(size0)
     if protocol.corner_origin:
@@ -130,7 +138,7 @@ def _homographies(
     threshold = float(number) * unit
     row |= {f"errors_{place}": [] for place in places} | {"inliers": []}
     for order in orders(len(points0), protocol.seeds):
-        matrix = solvers.solve(name, threshold, points0[order], points1[order], size0)
+        matrix = solve(name, threshold, points0[order], points1[order], size0)
         for place in places:
             row[f"errors_{place}"].append(error(matrix, place))
         if matrix is None:
@@ -140,7 +148,7 @@ def _homographies(
             within = measures.match_distances(points0, points1, matrix) <= threshold
             row["inliers"].append(int(within.sum()))
     if protocol.direct:
-        row["errors_DLT"] = [error(solvers.direct(points0, points1, weights))]
+        row["errors_DLT"] = [error(direct(points0, points1, weights))]
     return row
 
 
@@ -166,3 +174,44 @@ def _everywhere(
     if not len(seen):
         behind = ["under the truth image 1 shows no part of image 0"]
     return places, "; ".join(behind) or None
+
+
+def solve(
+    name: str, threshold: float, points0: Points, points1: Points, size: tuple[int, int] = (1, 1)
+) -> NDArray[np.float64] | None:
+    """(3, 3) from (M, 2) points of image 0, of (width, height) ``size``, and their partners; not refitted.
+
+    ``name`` is one of `cv2.findHomography`'s methods, ``poselib`` for its LO-RANSAC, both with their own
+    defaults but the threshold in pixels; or an estimator of geomatch, with its gate.
+    """
+    if name not in _OPENCV and name != "poselib":
+        found = create_estimator(name, threshold).estimate(points0, points1, size)
+        return found.matrix if found else None
+    if len(points0) < 4:
+        return None
+    if name == "poselib":
+        return _finite(PoseLibEstimator(threshold).solve(points0, points1))
+    method, iterations, confidence = _OPENCV[name]
+    return _finite(OpenCVEstimator(method, threshold, iterations, confidence).solve(points0, points1))
+
+
+def direct(
+    points0: Points, points1: Points, weights: NDArray[np.floating] | None = None
+) -> NDArray[np.float64] | None:
+    """Normalised DLT over all matches; with weight 1 unless given, as mutual neighbours in glue-factory."""
+    from kornia.geometry.homography import find_homography_dlt
+
+    if len(points0) < 4:
+        return None
+    pair = (torch.from_numpy(np.ascontiguousarray(points))[None] for points in (points0, points1))
+    shares = np.ones(len(points0)) if weights is None else weights.astype(np.float64)
+    try:
+        return _finite(find_homography_dlt(*pair, torch.from_numpy(shares)[None])[0].numpy())
+    except RuntimeError:  # of a decomposition that does not converge
+        return None
+
+
+def _finite(matrix: NDArray[Any] | None) -> NDArray[np.float64] | None:
+    if matrix is None or not np.isfinite(matrix).all() or not np.any(matrix):
+        return None
+    return np.asarray(matrix, np.float64)

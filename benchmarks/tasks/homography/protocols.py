@@ -1,10 +1,9 @@
 """The HPatches protocols by name: everything that decides a number, as their authors' code has it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from geomatch.benchmarks.harness.task import by_name
-from geomatch.benchmarks.tasks.pairs.changes import CHANGES
 from geomatch.benchmarks.tasks.pairs.views import Frame
 
 Kind = Literal["homography", "mma", "superpoint"]
@@ -28,7 +27,7 @@ class HomographyProtocol:
     frame: Frame = "original"  # in which features are extracted and errors are measured
     max_keypoints: int = 2000
     max_matches: int | None = None  # best by similarity
-    solver: str = ""  # ``METHOD THRESHOLD``, with the solver's published defaults; see `solvers.solve`
+    solver: str = ""  # ``METHOD THRESHOLD``, with the solver's published defaults; see `evaluation.solve`
     seeds: int = 1
     """Runs of the estimator, each with the matches in another order; the mean and spread are reported."""
     accuracies: tuple[float, ...] = ()  # thresholds in pixels of the frame
@@ -47,15 +46,8 @@ class HomographyProtocol:
     everywhere: bool = False
     """Errors from image 1 back to 0, over the part of image 0 that image 1 shows, and the set's points;
     those of corners only where all are before the plane under the truth."""
-    change: str = ""  # what a variant does to the second image, a name in `CHANGES`
-    strengths: tuple[float, ...] = ()  # of the change, each a row of every pair
 
     def __post_init__(self) -> None:
-        if self.change and (self.change not in CHANGES or not self.strengths or self.kind == "superpoint"):
-            raise ValueError(
-                f"no variant {self.change!r} of {self.name.removesuffix(f'-{self.change}')}; choose from: "
-                f"{', '.join(CHANGES)}, with strengths, of any protocol but superpoint"
-            )
         if self.everywhere and not self.headline.startswith("visible "):
             raise ValueError(f"{self.name}: the headline must be visible MEASURE, which no pair lacks")
 
@@ -101,13 +93,3 @@ PAIR_PROTOCOLS: dict[str, HomographyProtocol] = by_name(
 )  # fmt: skip
 """Folders of pairs are evaluated under these; see `LAYOUTS` of the module ``sequences``."""
 MMA_THRESHOLDS = tuple(range(1, 16))
-
-
-def with_change(protocol: HomographyProtocol, change: str) -> HomographyProtocol:
-    """The variant that changes the second image in its frame, by every strength in `CHANGES`.
-
-    The truth follows: places in the changed image are taken back to the frame by the exact matrix, so that
-    thresholds and errors are in the pixels of the protocol. Raises ValueError for a name that is none.
-    """
-    _, strengths = CHANGES.get(change, ("", ()))
-    return replace(protocol, name=f"{protocol.name}-{change}", change=change, strengths=strengths)

@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 
-from geomatch.benchmarks.harness.charts import draw_points
 from geomatch.benchmarks.harness.measures import (
     accuracy,
     area_under_curve,
@@ -15,11 +14,9 @@ from geomatch.benchmarks.harness.measures import (
     recall_curve,
     with_failures,
 )
-from geomatch.benchmarks.harness.task import Axes, Curve, Entry, Row, Task, Values, Words
+from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words
 from geomatch.benchmarks.methods import Method
-from geomatch.benchmarks.methods.feature_files import FeatureFiles
 from geomatch.benchmarks.tasks.homography import evaluation
-from geomatch.benchmarks.tasks.homography.measures import match_distances
 from geomatch.benchmarks.tasks.homography.protocols import (
     MMA_THRESHOLDS,
     PAIR_PROTOCOLS,
@@ -27,17 +24,12 @@ from geomatch.benchmarks.tasks.homography.protocols import (
     HomographyProtocol,
 )
 from geomatch.benchmarks.tasks.homography.sequences import LARGE, LAYOUTS, read_hpatches, read_planes
-from geomatch.benchmarks.tasks.pairs.changes import CHANGES
-from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
-from geomatch.benchmarks.tasks.pairs.matches import limited, matched_points
-from geomatch.benchmarks.tasks.pairs.views import SMALL, FramedPair, Views
-from geomatch.errors import GeomatchError
-from geomatch.store import Store
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
+from geomatch.benchmarks.tasks.pairs.views import SMALL, FramedPair
 
 _MMA = ("MMA@1", "MMA@2", "MMA@3", "MMA@5", "MMA@10")
 _MEASURES = {"accuracy": accuracy, "AUC": area_under_curve, "mAA": mean_accuracy}
 _LIMIT = 10.0  # pixels; the end of curves
-_DRAWN = 60  # best matches in a picture
 
 
 def _measured(
@@ -50,11 +42,6 @@ def _measured(
     weighted = match is None or method.matcher is not None
     small = framed[1] if len(framed) > 1 else None
     return evaluation.evaluate(chosen, framed[0], pair.truth, match, small, weighted)
-
-
-def changes_of(protocol: HomographyProtocol) -> list[str]:
-    """What is done to the second image, in words of `changed`; nothing, but of a variant."""
-    return [f"{protocol.change}={strength:g}" for strength in protocol.strengths]
 
 
 def _measures(protocol: HomographyProtocol, rows: Sequence[Row]) -> dict[str, float | None]:
@@ -133,9 +120,6 @@ def _worst(protocol: HomographyProtocol, row: Row) -> Words:
 
 
 def _axes(protocol: HomographyProtocol) -> Axes:
-    if protocol.change:
-        words, (start, *_) = CHANGES[protocol.change]
-        return Axes(f"{protocol.headline} of changed images", words, f"{protocol.headline}, %", False, start)
     if protocol.kind == "mma":
         return Axes(
             "Matches within a distance of the truth", "threshold, px", "matches within it, %", False, 1
@@ -145,58 +129,31 @@ def _axes(protocol: HomographyProtocol) -> Axes:
 
 
 def curve(protocol: HomographyProtocol, rows: Sequence[Row]) -> Curve:
-    """Thresholds in pixels, and the percentage within: of pairs by their error, or of matches (MMA).
-
-    Of a variant the strengths, and the headline measure at each.
-    """
-    if protocol.change:
-        y = []
-        for change in changes_of(protocol):
-            own = [row for row in rows if row["pair"].endswith(f" {change}")]
-            y.append(_statistic(protocol, _values(protocol, own)))
-        return np.array(protocol.strengths), np.array(y)
+    """Thresholds in pixels, and the percentage within: of pairs by their error, or of matches (MMA)."""
     if protocol.kind == "mma":
         shares = np.array([np.array(row["within"]) / max(1, row["matches"]) for row in rows])
         return np.array(MMA_THRESHOLDS, np.float64), 100 * shares.mean(axis=0)
     return recall_curve(_values(protocol, rows), max(protocol.means, default=_LIMIT))
 
 
-def _draw(protocol: HomographyProtocol, row: Row, unit: PairScene, entry: Entry, store: Store) -> str:
-    """The best matches of a pair, in the original frame whatever the protocol's, as a JPEG's data URL."""
-    if protocol.change:
-        raise GeomatchError("changed images are not drawn")
-    pair = next(pair for pair in unit.pairs if pair.name == row["pair"])
-    views, method = Views([entry], store), entry.method
-    match = None if method.pair_matcher else method.match
-    whole = views.pairs(pair.paths, "original", False, [0])[0]
-    own = limited(whole, protocol.max_keypoints, protocol.unique and match is not None)
-    points0, points1, _ = matched_points(protocol.max_matches, own, match)
-    points0, points1 = points0[:_DRAWN], points1[:_DRAWN]
-    right = match_distances(points0, points1, pair.truth.matrix) <= evaluation.CORRECT_PX
-    return draw_points(pair.paths, points0, points1, right)
-
-
 def _undefined(protocol: HomographyProtocol, method: Method) -> str | None:
     if method.pair_matcher is not None and protocol.kind == "superpoint":
         return "it has no keypoints that could repeat"
-    if protocol.change and isinstance(method.source, FeatureFiles):
-        return "its files hold the features of the images as they are, not as the variant changes them"
     return None
 
 
 _MEASURING = Measuring(
     lambda protocol: [protocol.frame, SMALL] if protocol.kind == "superpoint" else [protocol.frame],
-    _measured, evaluation.failed, lambda protocol: protocol.paper_sampling, changes_of,
+    _measured, evaluation.failed, lambda protocol: protocol.paper_sampling,
 )  # fmt: skip
 HPATCHES = Task(
     "hpatches", "HPatches", ("sequence", "sequences"), "pairs", 116, read_hpatches, PROTOCOLS,
     partial(PairEvaluation, measuring=_MEASURING),
     _measures, _values, _statistic,
     lambda protocol, found: found.mean(axis=1) * (-1 if protocol.kind == "mma" else 1), _worst, _axes, curve,
-    splits=("all", "viewpoint", "illumination"), changes=changes_of, dense=False, notes=_notes,
+    splits=("all", "viewpoint", "illumination"), dense=False, notes=_notes,
     covers=lambda protocol, sequence: protocol.large or sequence.name not in LARGE,
     undefined=_undefined, shown=lambda measure: not measure.startswith("MMA") or measure in _MMA,
-    draw=_draw, caption="its best matches, green within 3 px of the truth, red not",
 )  # fmt: skip
 TASKS = {"hpatches": HPATCHES} | {
     name: replace(

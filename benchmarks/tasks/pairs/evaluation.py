@@ -1,20 +1,27 @@
 """Methods on the pairs of one unit: features in the protocol's frames, and a row of each pair."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row, Source
+from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row
 from geomatch.benchmarks.methods import Method
 from geomatch.benchmarks.tasks.pairs.views import Frame, FramedPair, Views
 from geomatch.errors import FeaturesError, ImageError, first_line
+from geomatch.estimators.epipolar import residuals_and_gradients
 from geomatch.files import digest_of, fingerprint_of
 from geomatch.store import Store
+from geomatch.types import Features, Matches
+
+Points = NDArray[np.float64]
+Match = Callable[[Features, Features], Matches]
+_REFUSED = (ImageError, FeaturesError, cv2.error)
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,6 @@ class Measuring:
     measured: Callable[[Any, Method, Sequence[FramedPair], ImagePair], Row]  # the pair in each frame
     failed: Callable[[Any, str], Row]  # the row of a pair that cannot be evaluated, with the reason
     paper: Callable[[Any], bool] = lambda protocol: False  # True if maps are sampled as in the paper's code
-    changes: Callable[[Any], Sequence[str]] = lambda protocol: ()
-    """Changes of the second image (`changed`), each a row of its own, whose pair's name ends in it."""
 
 
 class PairEvaluation:
@@ -68,32 +73,25 @@ class PairEvaluation:
         # methods that sample no map know no difference
         return self._measuring.paper(protocol) and self._entries[0].method.samples
 
-    def sources(self, protocol: Any, wanted: Sequence[int]) -> list[Source]:
+    def prepare(self, protocol: Any, wanted: Sequence[int]) -> None:
         """See `Evaluation`."""
-        paper = self._samples(protocol)
-        every = {
-            (pair.paths[side], (f"{frame} {change}".rstrip(), paper)): None
-            for frame in self._measuring.frames(protocol)
-            for side, changes in enumerate([("",), self._measuring.changes(protocol) or ("",)])
-            for change in changes
-            for pair in self._pairs
-        }
-        return [Source(path, how, tuple(wanted), self._views) for path, how in every]
+        paths = dict.fromkeys(path for pair in self._pairs for path in pair.paths)
+        for frame in self._measuring.frames(protocol):
+            self._views.prepare([*paths], frame, self._samples(protocol), wanted)
 
     def rows(self, protocol: Any, wanted: Sequence[int]) -> list[list[Row]]:
         """See `Evaluation`."""
         found: list[list[Row]] = [[] for _ in wanted]
-        for pair, change in product(self._pairs, self._measuring.changes(protocol) or ("",)):
-            names = {"pair": f"{pair.name} {change}".rstrip(), "split": pair.split}
-            for own, row in zip(found, self._rows_of(protocol, pair, wanted, change), strict=True):
-                own.append({**names, **row})
+        for pair in self._pairs:
+            for own, row in zip(found, self._rows_of(protocol, pair, wanted), strict=True):
+                own.append({"pair": pair.name, "split": pair.split, **row})
         return found
 
-    def _rows_of(self, protocol: Any, pair: ImagePair, wanted: Sequence[int], change: str) -> list[Row]:
+    def _rows_of(self, protocol: Any, pair: ImagePair, wanted: Sequence[int]) -> list[Row]:
         measuring, paper = self._measuring, self._samples(protocol)
         try:
             frames = measuring.frames(protocol)
-            framed = [self._views.pairs(pair.paths, frame, paper, wanted, change) for frame in frames]
+            framed = [self._views.pairs(pair.paths, frame, paper, wanted) for frame in frames]
         except _REFUSED as error:
             return [measuring.failed(protocol, _reason(error))] * len(wanted)
         rows = []
@@ -106,8 +104,49 @@ class PairEvaluation:
         return rows
 
 
-_REFUSED = (ImageError, FeaturesError, cv2.error)
-
-
 def _reason(error: Exception) -> str:
     return first_line(error) if isinstance(error, cv2.error) else f"{UNREADABLE}{error}"
+
+
+def limited(pair: FramedPair, count: int, unique: bool = False) -> FramedPair:
+    """The best keypoints of both; ``unique``: those at one place are one, as ``np.unique`` orders them."""
+    both = [features[:count] for features in (pair.features0, pair.features1)]
+    if unique:
+        own = [np.unique(features.keypoints, axis=0, return_index=True)[1] for features in both]
+        both = [features[rows] for features, rows in zip(both, own, strict=True)]
+    return replace(pair, features0=both[0], features1=both[1])
+
+
+def matched_points(
+    count: int | None, pair: FramedPair, match: Match | None
+) -> tuple[Points, Points, NDArray[np.float32]]:
+    """(M, 2) points of both images and (M,) their similarity, best first; at most ``count``, None takes all.
+
+    Without ``match`` row i of both features is a match.
+    """
+    features0, features1 = pair.features0, pair.features1
+    if match is None:
+        points = (features.keypoints[:count].astype(np.float64) for features in (features0, features1))
+        return next(points), next(points), features0.scores[:count]
+    if not len(features0) or not len(features1):
+        return np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, np.float32)
+    matches = match(features0, features1)[:count]
+    points0 = features0.keypoints[matches.indices[:, 0]].astype(np.float64)
+    points1 = features1.keypoints[matches.indices[:, 1]].astype(np.float64)
+    return points0, points1, matches.similarity
+
+
+def orders(count: int, seeds: int) -> Iterator[NDArray[np.intp]]:
+    """The order of matches in each run of an estimator, whose sampling it steers; first as they are."""
+    for seed in range(seeds):
+        yield np.random.default_rng(seed).permutation(count) if seed else np.arange(count)
+
+
+def line_distances(matrix: NDArray[np.floating], points: Points) -> Points:
+    """(N,) distance of x0 y0 x1 y1 (N, 4) from each other's epipolar line: root of the sum of both squares.
+
+    Hartley and Zisserman, 2nd ed., eq. 11.10, whose root wxbs-benchmark takes. NaN for epipoles.
+    """
+    values, squares = residuals_and_gradients(matrix, points[:, :2], points[:, 2:])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.abs(values) * np.sqrt((1 / squares).sum(axis=0)), np.float64)

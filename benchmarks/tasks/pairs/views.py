@@ -2,21 +2,19 @@
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from geomatch.benchmarks.harness.cache import key_of, read_or_make
-from geomatch.benchmarks.harness.task import Entry, Source
-from geomatch.benchmarks.methods.feature_files import FeatureFiles
+from geomatch.benchmarks.harness.cache import key_of, make_ahead, read_or_make
+from geomatch.benchmarks.harness.task import Entry
+from geomatch.benchmarks.methods.features import FeatureFiles
 from geomatch.benchmarks.methods.method import feature_key
 from geomatch.benchmarks.methods.together import describe_together
-from geomatch.benchmarks.tasks.pairs.changes import changed
-from geomatch.errors import ImageError
 from geomatch.files import sha256_of
 from geomatch.geometry import warp_points
 from geomatch.images import Image, load_image
@@ -29,7 +27,7 @@ Frame = str
 """``original``; ``short480``: the short side is 480 pixels; ``long1200``: the long one 1200; ``size640x480``:
 squeezed to that (width, height);
 ``crop640x480``: grey, reduced until it just covers (width, height), and the centre cut out (SuperPoint's
-protocol). A space and one of `changed`'s changes may follow."""
+protocol)."""
 KIND = "views"  # kind of the features in the store
 SMALL: Frame = "crop320x240"  # only keypoints are looked at there
 
@@ -42,9 +40,6 @@ class FramedPair:
     features1: Features
     matrix0: Matrix
     matrix1: Matrix
-    change: tuple[Matrix, tuple[int, int]] | None = None
-    """If image 1 was changed: the matrix from the frame to what was shown, whose features these are, and
-    (width, height) before."""
 
     def homography(self, original: Matrix) -> Matrix:
         """A homography between the original images as one between pixels of the frame."""
@@ -62,61 +57,54 @@ class Views:
     _views: dict[tuple[Path, Frame, bool, int], Features] = field(default_factory=dict)
 
     def pairs(
-        self, paths: tuple[Path, Path], frame: Frame, paper: bool, wanted: Sequence[int], change: str = ""
+        self, paths: tuple[Path, Path], frame: Frame, paper: bool, wanted: Sequence[int]
     ) -> list[FramedPair]:
         """Features of two images by the methods at these places.
 
-        ``paper`` says that descriptors are sampled as in the paper's code, ``change`` how the second image
-        is changed in the frame (`changed`).
+        ``paper`` says that descriptors are sampled as in the paper's code.
         """
-        frames = frame, f"{frame} {change}".rstrip()
         matcher = self.entries[0].method.pair_matcher
         if matcher is not None:
-            keys = [self._key(paths, frames[1], side, 0) for side in (0, 1)]
+            keys = [self._key(paths, frame, side, 0) for side in (0, 1)]
 
             def make(places: list[int]) -> list[Features]:
-                both = matcher.match_images(
-                    *(self._image(*own)[0] for own in zip(paths, frames, strict=True))
-                )
+                both = matcher.match_images(*(self._image(path, frame)[0] for path in paths))
                 return [both[place] for place in places]
 
             both = [read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)]
         else:
-            sides = [self._features(*own, paper, wanted) for own in zip(paths, frames, strict=True)]
+            sides = [self._features(path, frame, paper, wanted) for path in paths]
             both = [list(pair) for pair in zip(*sides, strict=True)]
-        (_, matrix0), (image1, matrix1) = (self._image(path, frame) for path in paths)
-        shown = None
-        if change:
-            shown = self._image(paths[1], frames[1])[1] @ np.linalg.inv(matrix1), image1.size
-        return [FramedPair(one, other, matrix0, matrix1, shown) for one, other in both]
+        matrices = [self._image(path, frame)[1] for path in paths]
+        return [FramedPair(one, other, *matrices) for one, other in both]
 
-    def read(self, source: Source) -> tuple[Image, Features | None] | None:
-        """See `FeatureCache`; with keypoints, if their detector may run beside the network."""
-        method, (frame, paper) = self.entries[0].method, source.how
+    def prepare(self, paths: Sequence[Path], frame: Frame, paper: bool, wanted: Sequence[int]) -> None:
+        """Make and cache the features of images, with keypoints detected ahead where the detector may."""
+        method = self.entries[0].method
         if self.store is None or method.pair_matcher or isinstance(method.source, FeatureFiles):
-            return None
-        keys = [self._key([source.path], frame, paper, k) for k in source.wanted]
-        if not all(self.store.has(KIND, key) for key in keys):
-            with suppress(ImageError):
-                image, _ = framed(load_image(source.path), frame)
-                return image, method.detect(image) if runs_ahead(method.source) else None
-        return None
+            return
+        early = runs_ahead(method.source)
 
-    def make(
-        self, sources: Sequence[Source], read: Sequence[tuple[Image, Features | None]]
+        def read(path: Path) -> tuple[Image, Features | None]:
+            image, _ = framed(load_image(path), frame)
+            return image, method.detect(image) if early else None
+
+        def keys(path: Path) -> list[str]:
+            return [self._key([path], frame, paper, k) for k in wanted]
+
+        make = partial(self._made, wanted, frame, paper)
+        make_ahead(self.store, KIND, paths, keys, read, make, Features.to_bytes)
+
+    def _made(
+        self,
+        wanted: Sequence[int],
+        frame: Frame,
+        paper: bool,
+        read: Sequence[tuple[Image, Features | None]],
     ) -> list[list[Features]]:
-        """See `FeatureCache`."""
-        methods, (frame, paper) = [self.entries[k].method for k in sources[0].wanted], sources[0].how
-        images = [image for image, _ in read]
+        methods, images = [self.entries[k].method for k in wanted], [image for image, _ in read]
         found = [methods[0].detect(image) if own is None else own for image, own in read]
         return [found] * len(methods) if frame == SMALL else describe_together(methods, images, found, paper)
-
-    def write(self, source: Source, made: Sequence[Features]) -> None:
-        """See `FeatureCache`."""
-        frame, paper = source.how
-        for k, features in zip(source.wanted, made, strict=True):
-            if self.store:
-                self.store.write(KIND, self._key([source.path], frame, paper, k), features.to_bytes())
 
     def _features(self, path: Path, frame: Frame, paper: bool, wanted: Sequence[int]) -> list[Features]:
         todo = [k for k in wanted if (path, frame, paper, k) not in self._views]
@@ -128,8 +116,8 @@ class Views:
         elif todo:
 
             def make(places: list[int]) -> list[Features]:
-                source = Source(path, (frame, paper), tuple(todo[place] for place in places), self)
-                return [own for (own,) in self.make([source], [(self._image(path, frame)[0], None)])]
+                shown = [(self._image(path, frame)[0], None)]
+                return [own for (own,) in self._made([todo[place] for place in places], frame, paper, shown)]
 
             keys = [self._key([path], frame, paper, k) for k in todo]
             made = read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)
@@ -146,8 +134,6 @@ class Views:
         """The image in the frame, and the matrix from original pixels to it."""
         if (path, frame) not in self._images:
             whole = load_image(path) if frame == "original" else self._image(path, "original")[0]
-            if " " in frame:  # a pair has many changes, and an image changed to a large one is large
-                self._images = {key: own for key, own in self._images.items() if " " not in key[1]}
             self._images[path, frame] = framed(whole, frame)
         return self._images[path, frame]
 
@@ -166,11 +152,6 @@ def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
     The matrix only scales and shifts: the published harnesses do not move pixel centres by (s - 1)/2, and so
     neither do their protocols here. Resizing is bilinear, smoothed where it shrinks.
     """
-    frame, _, change = frame.partition(" ")
-    if change:
-        inner, matrix = framed(image, frame)
-        shown, own = changed(inner, change)
-        return shown, own @ matrix
     if frame == "original":
         return image, np.eye(3)
     width, height = image.size

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 
 from geomatch.benchmarks.harness.task import Row
-from geomatch.benchmarks.tasks.pairs.matches import Match, limited, line_distances, matched_points, orders
+from geomatch.benchmarks.tasks.pairs.evaluation import Match, limited, line_distances, matched_points, orders
 from geomatch.benchmarks.tasks.pairs.views import FramedPair, scaled_size
+from geomatch.benchmarks.tasks.pose.data import Camera, Points, RelativePose
 from geomatch.benchmarks.tasks.pose.protocols import PoseProtocol
-from geomatch.benchmarks.tasks.pose.scenes import Camera, Points, RelativePose
 from geomatch.errors import ImageError
 from geomatch.estimators.epipolar import angles_between, cross
 from geomatch.estimators.pose import solve_pose

@@ -1,22 +1,19 @@
 """Relative pose as tasks: methods on a scene, sums over pairs, and what reports show."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from geomatch.benchmarks.harness.data import DataSet
 from geomatch.benchmarks.harness.measures import area_under_curve, recall_curve, with_failures
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
 from geomatch.benchmarks.methods import Method
-from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation, PairScene
+from geomatch.benchmarks.tasks.pairs.evaluation import ImagePair, Measuring, PairEvaluation
 from geomatch.benchmarks.tasks.pairs.views import FramedPair
+from geomatch.benchmarks.tasks.pose.data import read_cameras
 from geomatch.benchmarks.tasks.pose.evaluation import evaluate, failed
-from geomatch.benchmarks.tasks.pose.folders import read_pose
 from geomatch.benchmarks.tasks.pose.protocols import MEGADEPTH, POSE, SCANNET, PoseProtocol
-from geomatch.benchmarks.tasks.pose.releases import read_megadepth, read_scannet
 from geomatch.estimators.solvers import OPENCV_METHODS
 
 _LIMIT = 20.0  # degrees; the end of curves
@@ -73,13 +70,10 @@ def curve(protocol: PoseProtocol, rows: Sequence[Row]) -> Curve:
     return recall_curve(_values(protocol, rows), _LIMIT)
 
 
-def _task(
-    name: str, title: str, whole: int, read: Callable[[Path, str | None], DataSet[PairScene]],
-    protocols: dict[str, PoseProtocol],
-) -> Task:  # fmt: skip
+def _task(name: str, title: str, whole: int, protocols: dict[str, PoseProtocol]) -> Task:
     axes = Axes("Pairs within a pose error", "threshold, degrees", "pairs within it, %")
     return Task(
-        name, title, ("scene", "scenes"), "pairs", whole, read, protocols,
+        name, title, ("scene", "scenes"), "pairs", whole, partial(read_cameras, name), protocols,
         partial(PairEvaluation, measuring=_MEASURING), _measures, _values, _statistic,
         lambda protocol, found: found.mean(axis=1), _worst, lambda protocol: axes, curve,
         dense=False, undefined=_undefined,
@@ -88,7 +82,7 @@ def _task(
 
 _MEASURING = Measuring(lambda protocol: (protocol.frame,), _measured, failed)
 TASKS = {
-    "megadepth": _task("megadepth", "MegaDepth-1500", 2, read_megadepth, MEGADEPTH),
-    "scannet": _task("scannet", "ScanNet-1500", 100, read_scannet, SCANNET),
-    "pose": _task("pose", "Pairs with known cameras", 0, read_pose, POSE),
+    "megadepth": _task("megadepth", "MegaDepth-1500", 2, MEGADEPTH),
+    "scannet": _task("scannet", "ScanNet-1500", 100, SCANNET),
+    "pose": _task("pose", "Pairs with known cameras", 0, POSE),
 }

@@ -1,13 +1,15 @@
 """Data sets of semantic correspondence as tasks: sums over pairs, and what reports show."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
 
-from geomatch.benchmarks.harness.charts import draw_points
-from geomatch.benchmarks.harness.data import DataSet
+from geomatch.benchmarks.harness.cache import key_of, make_ahead, read_or_make
 from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import (
     UNREADABLE,
@@ -15,25 +17,124 @@ from geomatch.benchmarks.harness.task import (
     Curve,
     Entry,
     Row,
-    Source,
     Task,
     Values,
     Words,
+    by_name,
     threshold_of,
 )
-from geomatch.benchmarks.tasks.semantic.cub import read_cub
-from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair
-from geomatch.benchmarks.tasks.semantic.maps import CachedMaps
-from geomatch.benchmarks.tasks.semantic.protocols import SemanticProtocol, protocols_of
-from geomatch.benchmarks.tasks.semantic.spair import read_spair
-from geomatch.benchmarks.tasks.semantic.willow import read_willow
+from geomatch.benchmarks.methods.method import feature_key
+from geomatch.benchmarks.methods.together import dense_maps
+from geomatch.benchmarks.tasks.semantic.data import Category, KeypointPair, read_semantic
 from geomatch.dift import FeatureMap
-from geomatch.dift.maps.transfer import PixelFeatures, target_of, transfer_points
-from geomatch.errors import GeomatchError, ImageError
+from geomatch.dift.maps.transfer import PixelFeatures, Rule, target_of, transfer_points
+from geomatch.errors import ImageError
+from geomatch.files import pack_arrays, sha256_of, unpack_arrays
+from geomatch.images import load_image
 from geomatch.store import Store
 from geomatch.types import Metric
 
 _LIMIT = 0.3  # alpha at the end of curves
+KIND = "maps"  # kind of the maps in the store
+_LAYERS = tuple(f"layer{index}" for index in range(64))
+Reference = Literal["box", "image"]
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticProtocol:
+    """One way to evaluate by PCK (Yang and Ramanan, 2013): a point is right within alpha times a length.
+
+    ``PCK@a`` counts points over all pairs, ``PCK@a per image`` is the mean over pairs. Each point of the
+    source goes to the most similar place of the target; maps are compared at the resolution of the images,
+    between the cells bilinearly. A pair whose images cannot be read has all its points wrong.
+    """
+
+    name: str
+    version: int
+    source: str  # the paper or code that defines it
+    reference: Reference  # alpha is a share of the longer side of the target's box, or of the target image
+    rule: Rule = "argmax"
+    alphas: tuple[float, ...] = (0.01, 0.05, 0.1, 0.15)
+    prompt: str = "a photo of a {category}"  # for models conditioned on text
+    headline: str = "PCK@0.1"  # the measure by which methods are compared
+
+
+_SOURCES = {
+    "spair": "Tang et al., 2023, eval_spair.py",
+    "willow": "Tang et al., 2023; list of pairs and box of points by Rocco et al.",
+    "cub": "Tang et al., 2023; splits of our own, see geomatch.benchmarks.tasks.semantic.data",
+}
+
+
+def protocols_of(dataset: str) -> dict[str, SemanticProtocol]:
+    """Protocols of ``spair``, ``willow`` or ``cub``: by box, by image, and by box with the soft-argmax."""
+    source = _SOURCES[dataset]
+    soft = f"{source}; windowed soft-argmax of Zhang et al., CVPR 2024"
+    return by_name(
+        SemanticProtocol(dataset, 1, source, "box"),
+        SemanticProtocol(f"{dataset}-image", 1, source, "image"),
+        SemanticProtocol(f"{dataset}-soft", 1, soft, "box", "soft-argmax"),
+    )
+
+
+def with_prompt(protocol: SemanticProtocol, prompt: str) -> SemanticProtocol:
+    """The protocol with another text, which its name tells, since numbers differ."""
+    if prompt == protocol.prompt:
+        return protocol
+    return replace(protocol, prompt=prompt, name=f"{protocol.name}:{prompt or 'no prompt'}")
+
+
+@dataclass
+class CachedMaps:
+    """Maps of one category's images by the methods of one group."""
+
+    folder: Path  # the data set's
+    entries: Sequence[Entry]
+    store: Store | None  # where they are cached
+    _sums: dict[Path, str] = field(default_factory=dict)
+
+    def prepare(self, paths: Sequence[Path], prompt: str, wanted: Sequence[int]) -> None:
+        """Make and cache the maps of images by the methods at these places."""
+        if self.store:
+            make_ahead(
+                self.store, KIND, paths, lambda path: [self._key(path, prompt, k) for k in wanted],
+                lambda path: load_image(self.folder / path),
+                partial(dense_maps, [self.entries[k].method for k in wanted], prompt=prompt), pack_map,
+            )  # fmt: skip
+
+    def of(self, path: Path, prompt: str, wanted: Sequence[int]) -> list[FeatureMap]:
+        """The maps of an image by the methods at these places."""
+
+        def make(places: list[int]) -> list[FeatureMap]:
+            methods = [self.entries[wanted[place]].method for place in places]
+            return [own for (own,) in dense_maps(methods, [load_image(self.folder / path)], prompt)]
+
+        keys = [self._key(path, prompt, k) for k in wanted]
+        return read_or_make(self.store, KIND, keys, make, pack_map, unpack_map)
+
+    def _key(self, path: Path, prompt: str, place: int) -> str:
+        if path not in self._sums:
+            full = self.folder / path
+            if not full.is_file():
+                raise ImageError(f"{path}: no such file")
+            self._sums[path] = sha256_of(full)
+        entry = self.entries[place]
+        return key_of(self._sums[path], feature_key(entry.key), prompt if entry.method.takes_text else None)
+
+
+def pack_map(feature_map: FeatureMap) -> bytes:
+    """A map for the store."""
+    names = _LAYERS[: len(feature_map.maps)]
+    layers = {name: layer.cpu().numpy() for name, layer in zip(names, feature_map.maps, strict=True)}
+    return pack_arrays("FeatureMap", {"image_size": np.array(feature_map.image_size), **layers})
+
+
+def unpack_map(data: bytes, label: str) -> FeatureMap:
+    """A map from what `pack_map` gave."""
+    arrays = unpack_arrays(data, label, "FeatureMap", ("image_size", _LAYERS[0]), _LAYERS[1:])
+    width, height = arrays.pop("image_size")
+    layers = tuple(torch.from_numpy(arrays[name]) for name in _LAYERS if name in arrays)
+    return FeatureMap(layers, (int(width), int(height)))
 
 
 class _CategoryEvaluation:
@@ -46,9 +147,8 @@ class _CategoryEvaluation:
         self.category, self.entries = category, entries
         self.maps = CachedMaps(category.folder, entries, store)
 
-    def sources(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[Source]:
-        prompt = prompt_for(protocol, self.category)
-        return [Source(path, prompt, tuple(wanted), self.maps) for path in self.category.images]
+    def prepare(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> None:
+        self.maps.prepare(self.category.images, prompt_for(protocol, self.category), wanted)
 
     def rows(self, protocol: SemanticProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         # targets in turn, each with all its sources, so that a target is prepared once
@@ -141,37 +241,18 @@ def curve(protocol: SemanticProtocol, rows: Sequence[Row]) -> Curve:
     return x, 100 * np.searchsorted(errors, x, side="right") / len(errors)
 
 
-def _draw(protocol: SemanticProtocol, row: Row, category: Category, entry: Entry, store: Store) -> str:
-    """The points of a pair joined with the places found for them, as a JPEG's data URL."""
-    pair = next(pair for pair in category.pairs if row["pair"] == f"{category.name} {pair.name}")
-    maps = CachedMaps(category.folder, [entry], store)
-    prompt = prompt_for(protocol, category)
-    map0, map1 = (maps.found(path, prompt) for path in (pair.image0, pair.image1))
-    if map0 is None or map1 is None:
-        raise GeomatchError("its maps are not in the folder of the record; give the run's --store")
-    points0 = np.clip(pair.points0, 0, np.array(map0.image_size) - 1)
-    points1 = transfer_points(map0, map1, points0, entry.method.metric, protocol.rule).points
-    right = with_failures(row["errors"]) <= threshold_of(protocol.headline)
-    paths = category.folder / pair.image0, category.folder / pair.image1
-    return draw_points(paths, points0, points1, right)
-
-
-def _task(
-    name: str, title: str, unit: tuple[str, str], whole: int,
-    read: Callable[[Path, str | None], DataSet[Category]],
-) -> Task:  # fmt: skip
+def _task(name: str, title: str, unit: tuple[str, str], whole: int) -> Task:
     axes = Axes("Points within a share of the reference length", "alpha", "points within it, %")
     return Task(
-        name, title, unit, "pairs", whole, read, protocols_of(name), _CategoryEvaluation,
-        _measures, _values, lambda protocol, found: pck(found, protocol.headline.endswith("per image")),
+        name, title, unit, "pairs", whole, partial(read_semantic, name), protocols_of(name),
+        _CategoryEvaluation, _measures, _values,
+        lambda protocol, found: pck(found, protocol.headline.endswith("per image")),
         lambda protocol, found: 1 - found[:, 0] / found[:, 1], _worst, lambda protocol: axes, curve,
-        draw=_draw,
-        caption="its points and where they were found: green within the headline's alpha, red not",
     )  # fmt: skip
 
 
 TASKS = {
-    "spair": _task("spair", "SPair-71k", ("category", "categories"), 18, read_spair),
-    "willow": _task("willow", "PF-WILLOW", ("class", "classes"), 10, read_willow),
-    "cub": _task("cub", "CUB-200-2011", ("split", "splits"), 14, read_cub),
+    "spair": _task("spair", "SPair-71k", ("category", "categories"), 18),
+    "willow": _task("willow", "PF-WILLOW", ("class", "classes"), 10),
+    "cub": _task("cub", "CUB-200-2011", ("split", "splits"), 14),
 }

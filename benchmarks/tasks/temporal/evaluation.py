@@ -3,17 +3,16 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row, Source
+from geomatch.benchmarks.harness.task import UNREADABLE, Entry, Row
 from geomatch.benchmarks.methods.method import Method
 from geomatch.benchmarks.methods.together import dense_maps
-from geomatch.benchmarks.tasks.temporal.davis import MaskedVideo, read_mask
-from geomatch.benchmarks.tasks.temporal.jhmdb import PoseVideo
-from geomatch.benchmarks.tasks.temporal.measures import boundary_accuracy, region_similarity
+from geomatch.benchmarks.tasks.temporal.data import Video, read_mask
 from geomatch.benchmarks.tasks.temporal.protocols import STRIDE, TemporalProtocol
 from geomatch.dift.inputs import dense_size
 from geomatch.errors import ImageError
@@ -25,6 +24,9 @@ AT_ONCE = 4  # frames that go through the network together
 BOX = 0.6  # share of the diagonal of the joints' box to which PCK's alpha refers (Jabri et al.)
 SIGMA = 0.5  # of the Gaussians, in cells
 BEST = 3  # cells whose weighted mean is the place
+TOLERANCE = 0.008  # how far a boundary may be off: a share of the image's diagonal, rounded up to pixels
+RECALL = 0.5  # frames above it count as found
+Mask = NDArray[np.bool_]
 
 
 class VideoEvaluation:
@@ -33,24 +35,21 @@ class VideoEvaluation:
     They are about 0.5 GB for each method, of DAVIS with Stable Diffusion.
     """
 
-    def __init__(self, video: MaskedVideo | PoseVideo, entries: Sequence[Entry], store: Store | None) -> None:
+    def __init__(self, video: Video, entries: Sequence[Entry], store: Store | None) -> None:
         self.video, self.entries = video, entries
 
-    def sources(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> list[Source]:
-        """None: no features are cached."""
-        return []
+    def prepare(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> None:
+        """Nothing: no features are cached."""
 
     def rows(self, protocol: TemporalProtocol, wanted: Sequence[int]) -> list[list[Row]]:
         """See `Evaluation`."""
         methods = [self.entries[k].method.at_size(protocol.size) for k in wanted]
-        if isinstance(self.video, MaskedVideo):
+        if self.video.masks:
             return evaluate_masks(self.video, protocol, methods)
         return [[row] for row in evaluate_poses(self.video, protocol, methods)]
 
 
-def evaluate_masks(
-    video: MaskedVideo, protocol: TemporalProtocol, methods: Sequence[Method]
-) -> list[list[Row]]:
+def evaluate_masks(video: Video, protocol: TemporalProtocol, methods: Sequence[Method]) -> list[list[Row]]:
     """Rows per method and object, with ``J`` and ``F`` per frame.
 
     The first frame is given and the last one left out, as davis2017-evaluation does; the objects are those
@@ -80,7 +79,7 @@ def evaluate_masks(
     return rows
 
 
-def evaluate_poses(video: PoseVideo, protocol: TemporalProtocol, methods: Sequence[Method]) -> list[Row]:
+def evaluate_poses(video: Video, protocol: TemporalProtocol, methods: Sequence[Method]) -> list[Row]:
     """A row per method, with the ``errors`` of each joint.
 
     Errors are in units of 0.6 diagonals of the box about the joints of the frame. As Jabri et al. do, a joint
@@ -170,3 +169,53 @@ def read_labels(labels: Tensor, size: tuple[int, int]) -> NDArray[np.float64]:
     weights = values / values.sum(1, keepdim=True)
     cells = torch.stack([(weights * (places % columns)).sum(1), (weights * (places // columns)).sum(1)], 1)
     return np.asarray(cells.numpy() * (np.array(size) / np.array((columns, rows))), np.float64)
+
+
+def region_similarity(found: Mask, truth: Mask) -> float:
+    """J (Perazzi et al., CVPR 2016): intersection over union of masks (H, W); 1 when both are empty."""
+    union = int((found | truth).sum())
+    return int((found & truth).sum()) / union if union else 1.0
+
+
+def boundary_accuracy(found: Mask, truth: Mask) -> float:
+    """F: harmonic mean of the shares of each boundary that lie near the other one.
+
+    Both empty is 1, one empty is 0.
+    """
+    height, width = truth.shape
+    reach = int(np.ceil(TOLERANCE * np.hypot(height, width)))
+    boundary0, boundary1 = _boundary(found), _boundary(truth)
+    count0, count1 = int(boundary0.sum()), int(boundary1.sum())
+    if not count0 or not count1:
+        return float(count0 == count1)
+    across = np.arange(-reach, reach + 1)
+    disk = (across[:, None] ** 2 + across**2 <= reach**2).astype(np.uint8)
+    near0 = cv2.dilate(boundary0.astype(np.uint8), disk) > 0
+    near1 = cv2.dilate(boundary1.astype(np.uint8), disk) > 0
+    precision, recall = int((boundary0 & near1).sum()) / count0, int((boundary1 & near0).sum()) / count1
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _boundary(mask: Mask) -> Mask:
+    """(H, W) pixels that differ from the next one to the right, below, or slanting; inside the mask's edge
+    or just outside it."""
+    right, below = np.zeros_like(mask), np.zeros_like(mask)
+    slanting = np.zeros_like(mask)
+    right[:, :-1], below[:-1], slanting[:-1, :-1] = mask[:, 1:], mask[1:], mask[1:, 1:]
+    found = (mask ^ right) | (mask ^ below) | (mask ^ slanting)
+    # the last row and column have neighbours along themselves only
+    found[-1] = mask[-1] ^ right[-1]
+    found[:, -1] = mask[:, -1] ^ below[:, -1]
+    found[-1, -1] = False
+    return found
+
+
+def statistics(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of a measure over frames, share of frames above `RECALL`, and first less last quarter's mean.
+
+    As davis2017-evaluation has them: quarters share their ends.
+    """
+    array = np.asarray(values, np.float64)
+    ends = np.round(np.linspace(1, len(array), 5) + 1e-10).astype(int) - 1
+    first, last = array[: ends[1] + 1], array[ends[3] :]
+    return float(array.mean()), float((array > RECALL).mean()), float(first.mean() - last.mean())

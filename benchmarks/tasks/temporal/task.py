@@ -1,15 +1,15 @@
 """DAVIS-2017 and JHMDB as tasks: sums over objects or videos, and what reports show."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.benchmarks.harness.measures import with_failures
 from geomatch.benchmarks.harness.task import Axes, Curve, Row, Task, Values, Words, threshold_of
-from geomatch.benchmarks.tasks.temporal import davis, jhmdb
-from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation
-from geomatch.benchmarks.tasks.temporal.measures import statistics
+from geomatch.benchmarks.tasks.temporal.data import SPLITS, read_videos
+from geomatch.benchmarks.tasks.temporal.evaluation import VideoEvaluation, statistics
 from geomatch.benchmarks.tasks.temporal.protocols import PROTOCOLS, TemporalProtocol
 
 
@@ -79,8 +79,8 @@ def _pose_worst(protocol: TemporalProtocol, row: Row) -> Words:
 _UNIT = ("video", "videos")
 TASKS = {
     "davis": Task(
-        "davis", "DAVIS-2017", _UNIT, "objects", davis.SPLITS, davis.read_davis, PROTOCOLS["davis"],
-        VideoEvaluation, _mask_measures, _mask_values,
+        "davis", "DAVIS-2017", _UNIT, "objects", SPLITS["davis"], partial(read_videos, "davis"),
+        PROTOCOLS["davis"], VideoEvaluation, _mask_measures, _mask_values,
         statistic=lambda protocol, found: 100 * float(found.mean()),
         severity=lambda protocol, found: -found[:, 0],
         worst=_mask_worst, curve=_mask_curve, caches=False,
@@ -89,7 +89,7 @@ TASKS = {
         ),
     ),
     "jhmdb": Task(
-        "jhmdb", "JHMDB", _UNIT, "videos", jhmdb.SPLITS, jhmdb.read_jhmdb, PROTOCOLS["jhmdb"],
+        "jhmdb", "JHMDB", _UNIT, "videos", SPLITS["jhmdb"], partial(read_videos, "jhmdb"), PROTOCOLS["jhmdb"],
         VideoEvaluation, _pose_measures,
         lambda protocol, rows: hits(rows, threshold_of(protocol.headline)),
         lambda protocol, found: mean_of_joints(found),

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.collection.components import components
+from geomatch.colmap.doctor import tables
 from geomatch.colmap.doctor.findings import Finding, Photo, Tally, columns
-from geomatch.colmap.doctor.keypoints import check_descriptors, check_keypoints
-from geomatch.colmap.doctor.pairs import Edge, check_geometries, check_matches
 from geomatch.colmap.sqlite import opened
 from geomatch.errors import GeomatchError, ImageError
 from geomatch.images import raw_size
@@ -23,6 +22,7 @@ _TWO_FOCAL_LENGTHS = {1, 4, 5, 6, 7, 10, 11, 13, 15, 16}
 _EQUIRECTANGULAR = 17
 _Sizes = dict[int, tuple[int, int] | None]
 """(width, height) of every camera's images; None when it makes no sense."""
+_Edges = list[tables.Edge]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,6 @@ def check_database(path: Path, images: Path | None = None) -> CheckReport:
     if images is not None and not images.is_dir():
         raise GeomatchError(f"{images}: no such folder of images")
     tally = Tally()
-    configurations: Counter[str] = Counter()
     with opened(path) as connection:
         connection.execute("BEGIN")  # one state of the file throughout
         sizes = _check_cameras(connection, tally)
@@ -55,17 +54,17 @@ def check_database(path: Path, images: Path | None = None) -> CheckReport:
         if images is not None:
             for photo in photos.values():
                 _check_file(images, photo, tally)
-        numbers = check_keypoints(connection, photos, tally)
-        descriptors = check_descriptors(connection, photos, numbers, tally)
-        matched = list(check_matches(connection, photos, numbers, tally))
-        verified = list(check_geometries(connection, photos, numbers, tally, configurations))
+        numbers = tables.check_keypoints(connection, photos, tally)
+        descriptors = tables.check_descriptors(connection, photos, numbers, tally)
+        matched = list(tables.check_matches(connection, photos, numbers, tally))
+        verified = list(tables.check_geometries(connection, photos, numbers, tally))
     _check_graph(photos, numbers, matched, verified, tally)
     counts = {
         "cameras": len(sizes), "images": len(photos), "keypoints": sum(numbers.values()),
         "descriptors": descriptors, "pairs with matches": len(matched),
         "matches": sum(edge.matches for edge in matched), "verified pairs": len(verified),
         "inlier matches": sum(edge.matches for edge in verified),
-        **{f"pairs {name}": configurations[name] for name in sorted(configurations)},
+        **{f"pairs {name}": tally.configurations[name] for name in sorted(tally.configurations)},
     }  # fmt: skip
     return CheckReport(counts, tally.findings())
 
@@ -169,7 +168,7 @@ def _check_file(folder: Path, photo: Photo, tally: Tally) -> None:
 
 
 def _check_graph(
-    photos: dict[int, Photo], numbers: dict[int, int], matched: list[Edge], verified: list[Edge], tally: Tally
+    photos: dict[int, Photo], numbers: dict[int, int], matched: _Edges, verified: _Edges, tally: Tally
 ) -> None:
     paired = {image_id for edge in (*matched, *verified) for image_id in edge.image_ids}
     for image_id, photo in photos.items():

@@ -37,6 +37,7 @@ class Tally:
 
     number: Counter[tuple[Severity, str, str]] = field(default_factory=Counter)
     first: dict[tuple[Severity, str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    configurations: Counter[str] = field(default_factory=Counter)  # of the two-view geometries
 
     def add(self, severity: Severity, subject: str, text: str, case: str = "") -> None:
         """Count one more case; its subject is "image" or "pair in matches", or empty for the database."""
