@@ -28,14 +28,18 @@ from geomatch.images.image import reduce_image
 from geomatch.opencv.convert import to_image_features
 from geomatch.pipeline import Pipeline
 from geomatch.registration.sequence import Link, Matrix, adjust
+from geomatch.types import HomographyEstimate
 
 Photo = NDArray[np.uint8]
+Cameras = dict[int, tuple[Matrix, Matrix]]
+"""For each image the matrix from rays to pixels where it is matched, and its rotation to the world."""
 SUFFIXES = {".png": True, ".tif": True, ".tiff": True, ".jpg": False, ".jpeg": False}
 """Files that a panorama can be written to, and if they have an alpha channel."""
 _log = logging.getLogger(__name__)
 _detail: Any = cv2.detail  # of which OpenCV's type stubs know little
 _REGISTER, _SEAM = 900, 360  # longest side of an image where it is matched, and where seams are found
 _MISFIT = 4.0  # pixels that a pair's median match may be off when all images are placed
+_WRONG = 5  # one in so many pairs may be dropped because it fits nothing else
 _ALL, _NEXT = 40, 8  # so many images are matched each with each; of more, each with the next few
 _GROWTH = 10  # a canvas so many times as large as all images comes from cameras that are wrong
 _BLEND = 0.05  # width of the widest band, as a share of the side of the canvas
@@ -106,7 +110,6 @@ def stitch(
         raise ValueError(f"a panorama needs two images or more, got {len(sources)}")
     pipeline = pipeline or Pipeline()
     pipeline.check_plane()
-    estimator = pipeline.parts.estimator
     names, sizes, small, described = [], [], [], []
     for number, source in enumerate(sources, 1):
         _log.info("describing image %d of %d", number, len(sources))
@@ -122,45 +125,38 @@ def stitch(
     for i, j in tried:
         one, two, matches = pipeline.match(described[i], described[j], {})
         points_i, points_j = one.keypoints[matches.indices[:, 0]], two.keypoints[matches.indices[:, 1]]
-        found = estimator.estimate(points_i, points_j, one.image_size)
+        found = pipeline.parts.estimator.estimate(points_i, points_j, one.image_size)
         reason = "" if found else found.reason
         scores.append(PairScore((names[i], names[j]), len(matches), found.num_inliers, reason))
-        if found:
+        if isinstance(found, HomographyEstimate):
             links.append(Link(i, j, found.matrix, points_i[found.inliers], points_j[found.inliers]))
     pairs = tuple(sorted(scores, key=lambda pair: (-pair.inliers, -pair.matches)))
-    group = components(len(names), [np.array([(link.i, link.j) for link in links], int).reshape(-1, 2)])
-    counts = np.bincount(group)
-    links = [link for link in links if group[link.i] == counts.argmax()]
-    strangers = [names[n] for n in np.flatnonzero(group != counts.argmax()) if links]
-    left_out = dict.fromkeys(strangers, "belongs to none of those in the picture")
 
     def failed(reason: str) -> Panorama:
-        return Panorama(None, reason, left_out, pairs)
+        return Panorama(None, reason, {}, pairs)
 
-    if not links:
-        return failed(f"no two of {len(names)} images fit together: {'; '.join(map(str, pairs[:3]))}")
-    _log.info("placing %d images", counts.max())
-    cameras: dict[int, tuple[Matrix, Matrix]]
-    if scene == "plane":
-        support = np.zeros(len(names))
-        for link in links:
-            support[[link.i, link.j]] += len(link.points_i)
-        placed = adjust(len(names), links, "homography", int(support.argmax()))
-        seen = {n: matrix for n, matrix in enumerate(placed.matrices) if matrix is not None}
-        cameras = {n: (np.asarray(np.linalg.inv(matrix)), np.eye(3)) for n, matrix in seen.items()}
-        left_out |= {names[n]: placed.reasons[n] for n in np.flatnonzero(support) if n not in cameras}
-        links, scale = [link for link, used in zip(links, placed.used, strict=True) if used], 1.0
-    else:
-        cameras = _turned([one.image.size for one in described], links)
-        scale = float(np.median([inner[0, 0] for inner, _ in cameras.values()])) if cameras else 0.0
-    if len(cameras) < 2:
-        return failed(f"the matches do not determine the cameras: {_WAYS_OUT[scene]}")
-    for link in links:
-        (inner_i, turn_i), (inner_j, turn_j) = cameras[link.i], cameras[link.j]
-        sent = warp_points(inner_j @ turn_j.T @ turn_i @ np.linalg.inv(inner_i), link.points_i)
-        if not np.median(np.linalg.norm(sent - link.points_j, axis=1)) <= _MISFIT:
-            both = f"{names[link.i]} and {names[link.j]} fit together, but not with all others"
-            return failed(f"{both} in scene '{scene}': {_WAYS_OUT[scene]}")
+    spare = len(links) // _WRONG
+    while True:
+        group = components(len(names), [np.array([(link.i, link.j) for link in links], int).reshape(-1, 2)])
+        links = [link for link in links if group[link.i] == np.bincount(group).argmax()]
+        if not links:
+            return failed(f"no two of {len(names)} images fit together: {'; '.join(map(str, pairs[:3]))}")
+        _log.info("placing %d images", np.bincount(group).max())
+        cameras, scale = (_on_plane if scene == "plane" else _turned)(
+            [one.image.size for one in described], links
+        )
+        links = [link for link in links if len(cameras) < 2 or {link.i, link.j} <= cameras.keys()]
+        errors = [(_error(link, cameras), -len(link.points_i)) for link in links]
+        worst = errors.index(max(errors))
+        if errors[worst][0] <= _MISFIT:
+            break
+        wrong = links.pop(worst)  # as repeating patterns make; if they are many, the scene is another one
+        if not spare:
+            both = f"{names[wrong.i]} and {names[wrong.j]} fit together"
+            return failed(f"no cameras of scene '{scene}' explain how {both}: {_WAYS_OUT[scene]}")
+        spare -= 1
+    strangers = [name for n, name in enumerate(names) if n not in cameras]
+    left_out = dict.fromkeys(strangers, "belongs to none of those in the picture")
     whole = {n: resize_homography(described[n].image.size, sizes[n]) for n in cameras}
     views = [_View(sources[n], small[n], sizes[n], whole[n] @ k, turn) for n, (k, turn) in cameras.items()]
     scale *= float(np.median([matrix[0, 0] for matrix in whole.values()]))
@@ -181,8 +177,26 @@ def _loaded(source: ImageLike | ImageFile) -> Image:
     return source.load() if isinstance(source, ImageFile) else load_image(source)
 
 
-def _turned(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> dict[int, tuple[Matrix, Matrix]]:
-    """Inner matrix, and rotation to the world, of cameras that turned; none where OpenCV finds none."""
+def _error(link: Link, cameras: Cameras) -> float:
+    """Median difference of matches where the cameras see them; infinite without an answer."""
+    if not {link.i, link.j} <= cameras.keys():
+        return inf
+    (inner_i, turn_i), (inner_j, turn_j) = cameras[link.i], cameras[link.j]
+    sent = warp_points(inner_j @ turn_j.T @ turn_i @ np.linalg.inv(inner_i), link.points_i)
+    return float(np.nan_to_num(np.median(np.linalg.norm(sent - link.points_j, axis=1)), nan=inf))
+
+
+def _on_plane(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> tuple[Cameras, float]:
+    """Cameras that see a plane, of pixels as the image with most inliers has them: one per ray."""
+    support = np.zeros(len(sizes))
+    for link in links:
+        support[[link.i, link.j]] += len(link.points_i)
+    placed = enumerate(adjust(len(sizes), links, "homography", int(support.argmax())).matrices)
+    return {n: (np.asarray(np.linalg.inv(m)), np.eye(3)) for n, m in placed if m is not None}, 1.0
+
+
+def _turned(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> tuple[Cameras, float]:
+    """Cameras that turned, and pixels per radian; none where OpenCV finds none."""
     order = sorted({end for link in links for end in (link.i, link.j)})
     count, points = len(order), [np.zeros((0, 2))] * len(order)
     empty, matcher = to_image_features((), None, (1, 1)), _detail.BestOf2NearestMatcher(False)
@@ -211,10 +225,11 @@ def _turned(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> dict[int
         adjuster.setConfThresh(0.5)  # all links: the gate has decided
         found, cameras = adjuster.apply(features, infos, cameras)
     if not found or not all(np.isfinite(camera.R).all() and 0 < camera.focal < inf for camera in cameras):
-        return {}
+        return {}, 0.0
     turns = _detail.waveCorrect([camera.R for camera in cameras], _detail.WAVE_CORRECT_AUTO)
-    made = zip(order, cameras, turns, strict=True)
-    return {n: (camera.K().astype(np.float64), turn.astype(np.float64)) for n, camera, turn in made}
+    inner = [camera.K().astype(np.float64) for camera in cameras]
+    made = zip(inner, (turn.astype(np.float64) for turn in turns), strict=True)
+    return dict(zip(order, made, strict=True)), float(np.median([matrix[0, 0] for matrix in inner]))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -12,12 +12,14 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch.cli import main
+from geomatch.estimators import create_estimator
 from geomatch.geometry import image_corners
 from geomatch.panorama import Panorama
 from geomatch.panorama import stitch as stitch_all
 from geomatch.synthetic import render_view
+from geomatch.types import HomographyEstimate
 
-Photo = NDArray[np.uint8]
+Photo, Points = NDArray[np.uint8], NDArray[np.floating]
 SIZE, FOCAL = (320, 240), 700.0
 PARTS: dict[str, Any] = {"detector": "sift", "max_keypoints": 300}
 
@@ -32,17 +34,19 @@ def photo() -> Photo:
     return np.asarray(cv2.resize(pixels, None, fx=1.6, fy=1.6, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
+def turned(photo: Photo, turn: float) -> Photo:
+    """What a camera sees that turned by so many degrees."""
+    inner = np.array([[FOCAL, 0, 160], [0, FOCAL, 120], [0, 0, 1]])
+    to_photo = np.array([[FOCAL, 0, 250], [0, FOCAL, 384], [0, 0, 1]])
+    rotation, _ = cv2.Rodrigues(np.array([0.0, np.radians(turn), 0.0]))
+    return render_view(photo, inner @ rotation.T @ np.linalg.inv(to_photo), SIZE)
+
+
 @pytest.fixture(scope="module")
 def turning(photo: Photo) -> list[Photo]:
     """A camera that turns by twelve degrees and again; the second picture is darker."""
-    inner = np.array([[FOCAL, 0, 160], [0, FOCAL, 120], [0, 0, 1]])
-    to_photo = np.array([[FOCAL, 0, 250], [0, FOCAL, 384], [0, 0, 1]])
-    views = []
-    for turn, light in ((0.0, 1.0), (12.0, 0.75), (24.0, 1.0)):
-        rotation, _ = cv2.Rodrigues(np.array([0.0, np.radians(turn), 0.0]))
-        view = render_view(photo, inner @ rotation.T @ np.linalg.inv(to_photo), SIZE)
-        views.append(np.asarray(view * light, np.uint8))
-    return views
+    first, second, third = (turned(photo, turn) for turn in (0, 12, 24))
+    return [first, np.asarray(second * 0.75, np.uint8), third]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,31 @@ def test_camera_that_turned(photo: Photo, turning: list[Photo], noise: Photo) ->
 def test_cylinder_is_as_wide_as_the_turn(turning: list[Photo]) -> None:
     made = stitch(turning, projection="cylindrical")
     assert made.pixels is not None, made.reason
+    assert made.pixels.shape[1] == pytest.approx(
+        FOCAL * (np.radians(24) + 2 * np.arctan(160 / FOCAL)), rel=0.03
+    )
+
+
+def test_wrong_pair_is_dropped(photo: Photo) -> None:
+    """Of four views one pair has a homography that fits nothing else, as repeating patterns may."""
+
+    class OneWrong:
+        right, left = create_estimator("usac_magsac"), 3
+
+        def estimate(
+            self, points0: Points, points1: Points, image_size: tuple[int, int] | None = None
+        ) -> Any:
+            self.left -= 1
+            if self.left:
+                return self.right.estimate(points0, points1, image_size)
+            return HomographyEstimate(np.eye(3), np.arange(len(points0)) < 20)
+
+    views = [turned(photo, turn) for turn in (0, 8, 16, 24)]
+    made = stitch_all(
+        views, pipeline=geomatch.Pipeline(**PARTS, estimator=OneWrong()), projection="cylindrical"
+    )
+    assert made.pixels is not None, made.reason
+    assert not made.left_out
     assert made.pixels.shape[1] == pytest.approx(
         FOCAL * (np.radians(24) + 2 * np.arctan(160 / FOCAL)), rel=0.03
     )
