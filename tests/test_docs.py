@@ -112,6 +112,7 @@ def workplace(
     for motion in motions:
         walk.write(np.ascontiguousarray(synthetic.view(small, motion)[..., ::-1]))
     walk.release()
+    (folder / "pairs.txt").write_text("a.jpg b.jpg\n")
     synthetic.save(folder / "objects.png", synthetic.first_mask())
     painted = np.zeros((*small.shape[:2], 4), np.uint8)
     painted[55:85, 80:120] = 255, 200, 0, 200
