@@ -22,6 +22,7 @@ from geomatch import HomographyEstimate, corner_error, warp_points
 from geomatch.alignment import align_homography
 from geomatch.benchmarks.harness.record import machine, markdown_table
 from geomatch.estimators import Gate, OpenCVEstimator
+from geomatch.estimators.score import RIGHT
 from geomatch.files import write_whole
 from geomatch.geometry import image_corners, shift_homography
 from geomatch.provenance import versions
@@ -31,8 +32,6 @@ OPEN = Gate(min_inliers=5, max_log10_nfa=3.0, max_deviation=1.0, max_leaning=100
 """Lets doubtful homographies pass, so that there are low scores to fit."""
 ESTIMATOR = OpenCVEstimator(gate=OPEN, max_iterations=20_000)
 MATCHING: Any = SimpleNamespace(estimate=lambda p, *_: HomographyEstimate(np.eye(3), np.ones(len(p), bool)))
-RIGHT = 0.01
-"""Largest mean corner error of a right one, as a share of the diagonal of the box of image 0's corners."""
 MOTIONS = ("upright", "rotated", "tilted", "oblique")
 SETS = 16  # made sets of matches beside each pair
 SOURCES = ("made matches", "matches of pairs", "pairs")
@@ -153,13 +152,16 @@ def main() -> None:
     features, right, half, source = (np.array([row[name] for row in rows]) for name in names)
     fine, first = source == "pairs", half == 0
     weights = logistic(features[~fine & first], right[~fine & first])
-    odds = np.column_stack([np.ones(len(rows)), features @ weights])
-    after = logistic(odds[fine & first], right[fine & first])
-    scores = 1 / (1 + np.exp(-np.where(fine, odds @ after, odds[:, 1])))
-    results: list[Row] = [{"weights": weights.tolist(), "after alignment": after.tolist()}]
+    odds, curves = features @ weights, list[Points]()
+    for some in (~fine, fine):
+        terms = np.column_stack([np.ones(len(rows)), odds, np.maximum(odds - 1, 0)])
+        curves.append(logistic(terms[some & first], right[some & first]))
+        odds = np.where(some | fine, terms @ curves[-1], odds)
+    scores = 1 / (1 + np.exp(-odds))
+    results: list[Row] = [{"weights": weights.tolist(), "curves": [curve.tolist() for curve in curves]}]
     lines = [[f"{tenth / 10:.1f} to {(tenth + 1) / 10:.1f}"] for tenth in range(10)]
-    for name, tenth in itertools.product(SOURCES, range(10)):
-        some = (source == name) & ~first & ((scores * 10).astype(int) == tenth)
+    for name, tenth in itertools.product(("all", *SOURCES), range(10)):
+        some = ((source == name) | (name == "all")) & ~first & ((scores * 10).astype(int) == tenth)
         count, good, mean = (
             int(some.sum()),
             int(right[some].sum()),
@@ -168,7 +170,7 @@ def main() -> None:
         results.append({"source": name, "tenth": tenth, "count": count, "score": mean, "right": good})
         lines[tenth].append(f"{mean:.0%}: {good / count:.0%} of {count:,}" if count else "")
     settings = {"rows": len(rows), "fitted to": int(first.sum()), "right": f"{RIGHT:.0%} of the diagonal"}
-    tables = [markdown_table(("score", *SOURCES), lines)]
+    tables = [markdown_table(("score", "all", *SOURCES), lines)]
     metadata = {"versions": versions(), **machine(), "settings": settings, "tables": tables}
     write_whole(options.record, json.dumps({"metadata": metadata, "results": results}, indent=2) + "\n")
 
