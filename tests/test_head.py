@@ -17,9 +17,9 @@ from safetensors.torch import load, save_file
 
 import geomatch
 from geomatch import GeomatchError, Image, WeightsError
-from geomatch.benchmarks.training.distillation import DistillationConfig, Learner, distil
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTConfig, DIFTExtractor
+from geomatch.dift.head.distilled import PatchNetwork
 from geomatch.dift.head.projection import HeadNetwork, LinearHead, NetworkHead, load_head
 from geomatch.dift.inputs import network_patches
 from geomatch.images import load_image
@@ -324,23 +324,19 @@ def test_trained_head_command(
     assert (len(head.training["images"]), head.dimension) == (2, 128)
 
 
-def test_distilled_network_is_the_one_that_was_trained(bank: list[NDArray[Any]], tmp_path: Path) -> None:
-    """Normalisations folded into its weights change nothing."""
-    teacher, config = DIFTExtractor(), DistillationConfig(widths=(16, 16, 16), per_view=24, steps=4)
-    whole = distil(teacher, bank, bank[:1], config, tmp_path / "whole", bank[:1])
-    learner = Learner(config.widths, teacher.dimension)
-    learner.load_state_dict(read_checkpoint(tmp_path / "whole" / "distilled.pt")["network"])
-    patches = network_patches(torch.tensor(bank[0]["patches"][:, 0]).permute(0, 3, 1, 2).float())
-    with torch.inference_mode():
-        expected = learner.eval()(patches)
-    torch.testing.assert_close(whole.on("cpu")(patches), expected, atol=1e-5, rtol=0)
-    whole.save(tmp_path)
+def test_file_of_a_network_over_patches(bank: list[NDArray[Any]], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = PatchNetwork((16, 16, 16), 24).eval().requires_grad_(False)
+    NetworkHead(network, TINY.feature_settings(), {"images": ["00"]}).save(tmp_path)
     loaded = load_head(tmp_path)
     assert isinstance(loaded, NetworkHead)
     assert loaded.distilled
-    assert (loaded.dimension, loaded.settings) == (128, teacher.config.feature_settings())
-    torch.testing.assert_close(loaded.on("cpu")(patches), expected, atol=2e-3, rtol=0)
-    assert [entry["step"] for entry in loaded.training["distillation_log"]] == [4]
+    assert (loaded.dimension, loaded.settings) == (24, TINY.feature_settings())
+    patches = network_patches(torch.tensor(bank[0]["patches"][:, 0]).permute(0, 3, 1, 2).float())
+    with torch.inference_mode():
+        expected = network(patches)
+    torch.testing.assert_close(expected.norm(dim=1), torch.ones(len(patches)))
+    torch.testing.assert_close(loaded.on("cpu", torch.float32)(patches), expected, atol=2e-3, rtol=0)
 
 
 def test_shipped_network_needs_no_diffusion_model(photo0: Image) -> None:
