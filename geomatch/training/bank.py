@@ -52,13 +52,10 @@ class PatchBank:
     folder: Path
     patch_size: int = 32
     patch_scale: float = 11.0
-    motions: tuple[Motion, ...] = ("upright", "rotated")  # of the second views, one after the other
 
     def file(self, image: BankImage) -> Path:
         """The patches of one image; the name tells the settings."""
-        settings = [
-            image.sha256, image.views, self.patch_size, self.patch_scale, PER_VIEW, STRENGTHS, self.motions
-        ]  # fmt: skip
+        settings = [image.sha256, image.views, self.patch_size, self.patch_scale, PER_VIEW, STRENGTHS]
         return self.folder / f"{digest_of(settings)}.npy"
 
 
@@ -116,7 +113,7 @@ def load_bank(bank: PatchBank, images: Sequence[BankImage]) -> list[Rows]:
 def _make_one(bank: PatchBank, image: BankImage) -> None:
     seed = int(image.sha256[:8], 16)
     parts = [np.zeros(0, row_type(bank.patch_size))]
-    pairs = view_pairs(image.path, image.views, seed, 1000, STRENGTHS, bank.motions, PER_VIEW)
+    pairs = view_pairs(image.path, image.views, seed, 1000, STRENGTHS, per_view=PER_VIEW)
     for number, (view0, view1, features0, features1) in enumerate(pairs):
         rows = np.zeros(len(features0), row_type(bank.patch_size))
         rows["patches"] = np.stack([_cut(bank, view0, features0), _cut(bank, view1, features1)], axis=1)
@@ -144,7 +141,7 @@ def make_views(
     size: tuple[int, int] = VIEW_SIZE,
 ) -> tuple[Image, Image, NDArray[np.float64]]:
     """A random part of the photograph, a second view of that part, and the homography between them."""
-    first = random_part(pixels, rng, size)
+    first = _random_part(pixels, rng, size)
     motion_matrix = random_homography(rng, size, motion)
     view0 = change_light(rng, render_view(pixels, first, size), strength)
     oversampling = OVERSAMPLING if motion == "tilted" else 1
@@ -153,7 +150,7 @@ def make_views(
     return Image(view0, "view 0"), Image(view1, "view 1"), motion_matrix
 
 
-def random_part(
+def _random_part(
     pixels: NDArray[np.uint8], rng: np.random.Generator, size: tuple[int, int]
 ) -> NDArray[np.float64]:
     """(3, 3) from the photograph to a (width, height) view of a part, enlarged only if it is smaller."""

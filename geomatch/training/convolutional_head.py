@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +20,12 @@ from geomatch.files import digest_of
 from geomatch.isolation import isolated
 from geomatch.training import linear_head
 from geomatch.training.bank import BankImage, PatchBank, Rows, load_bank, make_bank
-from geomatch.training.checkpoint import Log, Network, one_cycle, train
+from geomatch.training.checkpoint import Log, train
 from geomatch.training.linear_head import FittedHead
 
 CHECKPOINT = "head.pt"
 HELD_OUT = 20  # one image in so many is not trained on
 NEAR = 8.0  # pixels within which two keypoints of a view may be one place, and are no negatives of each other
-DrawnBatch = TypeVar("DrawnBatch", bound="Batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +115,22 @@ def train_network(
         sides = [(layer.shape[1], layer.shape[2]) for layer in _maps(extractor, bank[0]["patches"][:1, 0])]
         return HeadNetwork(sides, config.widths, config.dimension)
 
-    def describe(network: HeadNetwork, patches: NDArray[np.uint8]) -> Tensor:
-        return network(_maps(extractor, patches))  # type: ignore[no-any-return]
+    def loss(network: HeadNetwork, batch: Batch) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # a cache outlives a caller's steps
+            found = network(_maps(extractor, batch.patches)).float()
+        return pair_loss(found, batch.points, batch.views, config.temperature)
+
+    def watched(network: HeadNetwork) -> Log:
+        return {"rank1": round(rank1(lambda patches: network(_maps(extractor, patches)), validation), 4)}
 
     draw = partial(draw_batch, bank, config.views, config.per_view)
-    return train_on_pairs(new_network, describe, draw, config, out / CHECKPOINT, validation)
+    return train(new_network, config, out / CHECKPOINT, draw, loss, watched if validation else None)
 
 
 def _maps(extractor: DIFTExtractor, patches: NDArray[np.uint8]) -> Sequence[Tensor]:
+    tensor = torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()
     # copies, since tensors of inference mode cannot be differentiated through
-    return [layer.float().clone() for layer in extractor.patch_maps(patch_tensor(patches))]
+    return [layer.float().clone() for layer in extractor.patch_maps(tensor)]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -137,55 +142,13 @@ class Batch:
     views: NDArray[np.int64]  # (N,) numbers of the pairs of views
 
 
-def train_on_pairs(
-    new_network: Callable[[], Network],
-    describe: Callable[[Network, NDArray[np.uint8]], Tensor],
-    draw: Callable[[np.random.Generator], DrawnBatch],
-    config: Any,
-    path: Path,
-    validation: Sequence[Rows] = (),
-    beside: Callable[[DrawnBatch, Tensor], Tensor] | None = None,
-) -> tuple[Network, list[Log]]:
-    """`train` on the pairs that ``draw`` gives.
-
-    The loss is the cross-entropy of finding the partner among the batch, both ways (InfoNCE; van den Oord
-    et al., 2018), and ``beside``, if given, of the batch and the rows (2N, D) that ``describe`` gives for its
-    patches. The rank-1 accuracy on the ``validation`` views is logged.
-    """
-
-    def loss(network: Network, batch: DrawnBatch) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # a cache outlives a caller's steps
-            found = describe(network, batch.patches).float()
-        total = pair_loss(found, batch.points, batch.views, config.temperature)
-        return total if beside is None else total + beside(batch, found)
-
-    def watched(network: Network) -> Log:
-        return {"rank1": round(rank1(lambda patches: describe(network, patches), validation), 4)}
-
-    return train(
-        new_network, lambda network: one_cycle(network.parameters(), config, 1e-3), config, path, draw, loss,
-        watched if validation else None,
-    )  # fmt: skip
-
-
 def draw_batch(bank: Sequence[Rows], views: int, per_view: int, rng: np.random.Generator) -> Batch:
     """Up to ``per_view`` pairs from each of so many pairs of views, turned and mirrored alike at random."""
-    rows, numbers = draw_rows([bank[k] for k in rng.permutation(len(bank))[:views]], per_view, rng)
+    chosen = [bank[k] for k in rng.permutation(len(bank))[:views]]
+    drawn = [rows[np.sort(rng.permutation(len(rows))[:per_view])] for rows in chosen]
+    rows, numbers = np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(part) for part in drawn])
     patches = augmented(rows["patches"], rng)
     return Batch(np.concatenate([patches[:, 0], patches[:, 1]]), rows["points"], numbers)
-
-
-def patch_tensor(patches: NDArray[np.uint8]) -> Tensor:
-    """(N, 3, S, S) float32 of values 0 to 255 from (N, S, S, 3)."""
-    return torch.tensor(np.asarray(patches)).permute(0, 3, 1, 2).float()
-
-
-def draw_rows(
-    views: Sequence[Rows], per_view: int, rng: np.random.Generator
-) -> tuple[Rows, NDArray[np.int64]]:
-    """At most so many rows of each, and the place of the view that each row comes from."""
-    drawn = [rows[np.sort(rng.permutation(len(rows))[:per_view])] for rows in views]
-    return np.concatenate(drawn), np.repeat(np.arange(len(drawn)), [len(part) for part in drawn])
 
 
 def pair_loss(
@@ -193,8 +156,9 @@ def pair_loss(
 ) -> Tensor:
     """Cross-entropy of every descriptor's partner among all, the mean of both directions.
 
-    ``descriptors`` (2N, D) are those of the first views, then of the second; ``points`` (N, 2, 2) pixels in
-    both views, of which neighbours within `NEAR` do not compete; ``views`` (N,) the numbers of the pairs.
+    InfoNCE (van den Oord et al., 2018). ``descriptors`` (2N, D) are those of the first views, then of the
+    second; ``points`` (N, 2, 2) pixels in both views, of which neighbours within `NEAR` do not compete;
+    ``views`` (N,) the numbers of the pairs.
     """
     count = len(points)
     scores = descriptors[:count] @ descriptors[count:].T / temperature

@@ -21,7 +21,7 @@ from geomatch.geometry import warp_points
 from geomatch.images import load_image, reduce_image
 from geomatch.synthetic import Motion
 from geomatch.training.bank import BankImage, make_files, make_views
-from geomatch.training.checkpoint import Log, one_cycle, train
+from geomatch.training.checkpoint import Log, train
 from geomatch.training.convolutional_head import checkpoint_folder, split_images, trained_head
 from geomatch.training.linear_head import FittedHead
 
@@ -111,9 +111,10 @@ def train_network(
         return {"rank1": round(float(np.concatenate(right).mean()), 4)}
 
     network, entries = train(
-        new_network, lambda network: one_cycle(network.parameters(), config, 1e-3, 0.05), config,
-        out / CHECKPOINT, lambda rng: [draw_pair(photographs, config, rng) for _ in range(config.pairs)],
+        new_network, config, out / CHECKPOINT,
+        lambda rng: [draw_pair(photographs, config, rng) for _ in range(config.pairs)],
         lambda network, pairs: dense_loss(described(network, pairs), pairs, config), log if watched else None,
+        warm=0.05,
     )  # fmt: skip
     return network.cpu(), entries
 
