@@ -15,7 +15,7 @@ from geomatch.images import write_png
 from geomatch.keypoints import OpenCVDetector
 from geomatch.keypoints.tiny import weights_file
 from geomatch.synthetic import random_homography, render_view
-from geomatch.training.bank import make_views, true_pairs, view_pairs
+from geomatch.training.views import make_views, true_pairs, view_pairs
 from geomatch.weights.sources import model_folder
 
 
@@ -68,10 +68,10 @@ def test_synthetic_pairs_are_true(photo0: Image) -> None:
 
 def test_pairs_of_images(photo0: Image, tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", photo0.pixels)
-    found = list(view_pairs(tmp_path / "a.png", views=1, seed=0))
+    found = list(view_pairs(tmp_path / "a.png", 2, 0, ("upright", "rotated"), 30))
     assert found
     for _, _, features0, features1 in found:
-        assert len(features0) == len(features1)
+        assert 0 < len(features0) == len(features1) <= 30
 
 
 def listed(name: str) -> list[dict[str, str]]:
