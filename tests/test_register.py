@@ -454,7 +454,8 @@ def test_a_map_gives_maps_and_control_points(
     with rasterio.open(warped) as file:
         assert file.count == 6
         assert file.crs.to_epsg() == 32633
-        assert file.transform * (0, 0) == (500_000 + 0.5 * one.offset[0], 4_600_000 - 0.5 * one.offset[1])
+        corner = 500_000 + 0.5 * one.offset[0], 4_600_000 - 0.5 * one.offset[1]
+        assert (file.transform.c, file.transform.f) == corner
         window = file.read(2)[
             -one.offset[1] + 40 : -one.offset[1] + 200, -one.offset[0] + 40 : -one.offset[0] + 280
         ]
@@ -465,7 +466,7 @@ def test_a_map_gives_maps_and_control_points(
         assert 10 < len(points) < 120
     for point in points:  # from the picture to the map: through the truth
         (x, y) = warp_points(np.linalg.inv(TURN), [[point.col - 0.5, point.row - 0.5]])[0] + 0.5
-        np.testing.assert_allclose([point.x, point.y], place * (x, y), atol=1.5)
+        np.testing.assert_allclose([point.x, point.y], [500_000 + 0.5 * x, 4_600_000 - 0.5 * y], atol=1.5)
     lines = warped.with_suffix(".points").read_text().splitlines()
     assert lines[0].startswith("#CRS: ")
     assert len(lines) == len(points) + 2
