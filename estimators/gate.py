@@ -105,7 +105,7 @@ class Gate:
         h = normalize_homography(matrix)
         if h is None:
             return EstimationFailure("the solver's matrix is not finite or sends the origin to infinity")
-        h = _refined(h, p0, p1, threshold, self.refits, plane)
+        h = refined(h, p0, p1, threshold, self.refits, plane)
         residuals = p1 - warp_points(h, p0)
         inliers = np.asarray(np.linalg.norm(residuals, axis=1) <= threshold)
         count = int(inliers.sum())
@@ -187,7 +187,7 @@ def checked_points(points0: NDArray[np.floating], points1: NDArray[np.floating])
     return p0, p1
 
 
-def _refined(matrix: Points, p0: Points, p1: Points, threshold: float, rounds: int, plane: Plane) -> Points:
+def refined(matrix: Points, p0: Points, p1: Points, threshold: float, rounds: int, plane: Plane) -> Points:
     """Fit to the matches within ``threshold`` (least squares), select again, until they no longer change.
 
     This removes most of the error that a robust solver's last sample leaves far from the inliers.

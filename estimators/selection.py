@@ -8,6 +8,7 @@ import numpy as np
 
 from geomatch.estimators.determinacy import noise_variance
 from geomatch.estimators.evidence import FINEST, Points, independence
+from geomatch.estimators.gate import refined
 from geomatch.estimators.planes import PLANES
 from geomatch.geometry import image_corners, warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate
@@ -19,6 +20,8 @@ NEGLIGIBLE = 1 / 18
 """Share of the threshold by which a simpler model may move the corners of image 0 though matches by the
 thousand tell the difference: a third of what keypoints are usually off, a sixth of the threshold."""
 
+_ROUNDS, _MORE = 30, 1.5
+"""Fits by which a homography grows from inliers of a simpler model; how many times as many refute that model."""
 _UNTESTED = 0.5
 """Share of answers that were right among those that no richer model could test: 63 of 116 made sets."""
 
@@ -31,7 +34,7 @@ def choose_model(
     ``estimate(plane)`` gives the answer of a model, ``estimate(plane, matrix)`` that to a matrix (3, 3). The
     richest is the homography, or where matches (M, 2) do not determine one the next that they do. Simpler
     ones are fitted to its inliers, and refused by an F test of nested models at 1 %, each independent place
-    one observation.
+    one observation. Where a homography that is no view of the image has many more, there is no answer.
     """
     planes, answers = list(PLANES.values()), list[Answer]()
     for plane in planes:
@@ -41,7 +44,13 @@ def choose_model(
     richest = answers[-1]
     if not richest:
         return answers[0]
-    p0, p1 = p0[richest.inliers], p1[richest.inliers]
+    near0, near1 = p0[richest.inliers], p1[richest.inliers]
+    if len(answers) > 1 and (grown := planes[0].fit(near0, near1)) is not None:
+        grown = refined(grown, p0, p1, threshold, _ROUNDS, planes[0])
+        agree = np.linalg.norm(warp_points(grown, p0) - p1, axis=1) <= threshold
+        if agree.sum() > _MORE * richest.num_inliers:
+            return answers[0]  # as of ground up to the horizon, of which an affine map explains a part
+    p0, p1 = near0, near1
     weights = independence(p0, p1, FINEST * threshold)
     corners = image_corners(size) if size else p0
     where = warp_points(richest.matrix, corners)

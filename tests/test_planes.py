@@ -174,6 +174,13 @@ def test_auto_takes_what_is_determined_and_what_makes_no_difference(rng: np.rand
     tiny = np.array([[1.0002, 0, 5], [0, 1.0002, 7], [0, 0, 1]])  # 0.1 px at the corners
     exact = warp_points(tiny, many)
     assert found(OpenCVEstimator(model="auto").estimate(many, exact, SIZE)).model == "translation"
+    horizon = np.array([[1, 0, 0], [0, 1, 0], [0, -0.003, 1]])  # ground up to it: no affine map of a part
+    ground = rng.uniform(0, 1, (300, 2)) * (640, 200)
+    p1 = warp_points(horizon, ground) + rng.normal(0, 0.3, ground.shape)
+    assert OpenCVEstimator(model="affine").estimate(ground, p1, SIZE)
+    above = OpenCVEstimator(model="auto").estimate(ground, p1, SIZE)
+    assert isinstance(above, EstimationFailure)
+    assert "through infinity" in above.reason
     none = OpenCVEstimator(model="auto").estimate(many[:50], many[50:100], SIZE)
     assert isinstance(none, EstimationFailure)
     assert "homography" in none.reason
