@@ -236,7 +236,7 @@ class HomographyEstimate(_Found):
         object.__setattr__(self, "second_support", int(self.second_support))
         if self.model not in PLANES or self.smooth not in ("", *SMOOTH):
             raise ValueError(f"HomographyEstimate is of no known kind: {self.model!r}, {self.smooth!r}")
-        if self.matrix[2, 2] != 1:
+        if abs(self.matrix[2, 2] - 1) > 1e-9:  # OpenCV 5 gives the number below one
             raise ValueError(f"HomographyEstimate.matrix[2, 2] must be 1, got {self.matrix[2, 2]}")
 
     @property
