@@ -1,6 +1,7 @@
 """Image files in windows at full depth, warped, written, and placed on maps."""
 
 import csv
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from skimage.transform import warp
 from geomatch import Conversion, GeomatchError, ImageError, load_image
 from geomatch.geometry import warp_points
 from geomatch.images import reduce_image
+from geomatch.images.loading import raw_size
 from geomatch.rasters import reading
 from geomatch.rasters.maps import Georeference, georeference_of, write_points, write_vrt
 from geomatch.rasters.reading import Raster, open_raster
@@ -257,6 +259,12 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "cut.tif").write_bytes(data[:-100])
     with pytest.raises(ImageError, match=r"cut.tif: not a readable image, damaged or truncated"):
         open_raster(tmp_path / "cut.tif")
+    width = struct.pack("<HHII", 256, 4, 1, 80)
+    assert data.count(width) == 1
+    for entry in (width[:4] + b"\2" + width[5:], width[:8] + bytes(4)):  # two numbers, none
+        (tmp_path / "bad.tif").write_bytes(data.replace(width, entry))
+        with pytest.raises(ImageError, match=r"bad.tif: not a readable image, damaged or truncated"):
+            raw_size(tmp_path / "bad.tif")
     saved(tmp_path / "cmyk.tif", np.zeros((8, 8, 4), np.uint16), photometric="separated")
     with pytest.raises(ImageError, match="colour mode SEPARATED"):
         open_raster(tmp_path / "cmyk.tif")

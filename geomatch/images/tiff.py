@@ -47,6 +47,10 @@ class Page:
     reduced: tuple["Page", ...] = ()
     """Smaller copies, as in a cloud-optimised GeoTIFF."""
 
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:  # damaged tags may hold several numbers, which raises, too
+            raise ValueError("the image has no pixels")
+
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels as stored."""
