@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 import geomatch
-from geomatch import Pipeline, corner_error, load_image, register, relate, warp_points
+from geomatch import HomographyEstimate, Pipeline, corner_error, load_image, register, relate, warp_points
 from geomatch.benchmarks.harness.task import Entry
 from geomatch.benchmarks.methods.strings import create_method
 from geomatch.benchmarks.tasks.pairs.views import Views
@@ -305,6 +305,28 @@ def test_union_and_inverse(folder: Path, pipeline: Pipeline, tmp_path: Path) -> 
     seen = warped[..., 3] == 255
     own = load_image(image).pixels[..., ::-1].astype(float)
     assert np.abs(warped[seen][:, :3] - own[seen]).mean() < 6
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An estimator of a user's own, that knows no score."""
+
+    threshold: float = 3.0
+
+    def estimate(self, points0: Matrix, points1: Matrix, image_size: object = None) -> HomographyEstimate:
+        matrix, agree = cv2.findHomography(points0, points1, cv2.RANSAC, self.threshold)
+        return HomographyEstimate(matrix, agree[:, 0] > 0)
+
+
+def test_a_score_that_nobody_knows_is_not_zero(folder: Path, tmp_path: Path) -> None:
+    own = Pipeline(detector="sift", max_keypoints=250, effort="fast", estimator=Plain())
+    pair = folder / "reference.png", [folder / "eight.png"]
+    for _ in range(2):  # made, and kept
+        (one,) = register(*pair, tmp_path, pipeline=own, progress=False)
+        assert one
+        assert one.score is None
+    with (tmp_path / "registrations.csv").open() as file:
+        assert next(csv.DictReader(file))["score"] == ""
 
 
 def test_places_go_there_and_back(photo0: Image) -> None:

@@ -98,7 +98,8 @@ def _told(done: "list[Registration]", out: Path, pages: bool) -> int:
         line = f"{one.image:{width}}  "
         if one:
             worst = "" if one.corner_deviation is None else f", corners within {one.corner_deviation:.2g} px"
-            line += f"{one.model}, {one.inliers} of {one.matches} matches{worst}, score {one.score:.2f}"
+            score = "" if one.score is None else f", score {one.score:.2f}"
+            line += f"{one.model}, {one.inliers} of {one.matches} matches{worst}{score}"
             line += "".join(f"; {remark}" for remark in one.remarks)
         else:
             line += f"not registered: {one.reason}"

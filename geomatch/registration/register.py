@@ -45,8 +45,8 @@ class Registration:
     inliers: int = 0
     corner_deviation: float | None = None
     """Largest standard deviation of a corner of the reference in pixels of the image."""
-    score: float = 0.0
-    """Probability that it is right, see `HomographyEstimate.score`."""
+    score: float | None = 0.0
+    """Probability that it is right, see `HomographyEstimate.score`; None when unknown."""
     remarks: tuple[str, ...] = ()
     file: str | None = None
     """The warped picture, below the folder of results."""
@@ -182,7 +182,7 @@ def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
     worst = None if found.corner_deviations is None else float(found.corner_deviations.max())
     return Registration(
         *pair, None, found.model, found.matrix.tolist(), found.parameters, found.parameter_deviations,
-        found.smooth, matches, line["num_inliers"], worst, found.score or 0.0, tuple(line["remarks"]), file,
+        found.smooth, matches, line["num_inliers"], worst, found.score, tuple(line["remarks"]), file,
         target.names[pair] if target.output.pages else None, offset, key,
     )  # fmt: skip
 
@@ -207,9 +207,10 @@ def _write_tables(out: Path, done: Sequence[Registration], others: dict[str, Reg
     for one in done:
         matrix = [""] * 9 if one.matrix is None else [f"{value:.12g}" for row in one.matrix for value in row]
         deviation = "" if one.corner_deviation is None else f"{one.corner_deviation:.4g}"
+        score = "" if one.score is None else f"{one.score:.4f}"
         writer.writerow(
             [one.reference, one.image, one.file, one.model, one.smooth, one.matches, one.inliers, deviation,
-             f"{one.score:.4f}", *one.offset, *matrix, _listed(one.parameters),
+             score, *one.offset, *matrix, _listed(one.parameters),
              _listed(one.parameter_deviations), "; ".join(one.remarks), one.reason]
         )  # fmt: skip
     write_whole(out / TABLE, table.getvalue())
