@@ -21,7 +21,7 @@ NEGLIGIBLE = 1 / 18
 thousand tell the difference: a third of what keypoints are usually off, a sixth of the threshold."""
 
 _ROUNDS, _MORE = 30, 1.5
-"""Fits by which a homography grows from inliers of a simpler model; how many times as many refute that model."""
+"""Fits by which a homography grows from a simpler model's inliers, and how many times as many refute it."""
 _UNTESTED = 0.5
 """Share of answers that were right among those that no richer model could test: 63 of 116 made sets."""
 
