@@ -59,7 +59,7 @@ def test_synthetic_data_is_seeded_and_exact(original: Path, tmp_path: Path) -> N
     assert "(0 of 116 sequences)" in warning
     assert warning.endswith("missing: i_ajuntament, i_autannes, i_bologna and 113 more")
     light, view = found.units
-    assert all(np.array_equal(pair.truth.matrix, np.eye(3)) for pair in light.pairs)
+    assert all(np.array_equal(pair.truth, np.eye(3)) for pair in light.pairs)
     photo = original.parent / "hill.png"
     again = make_synthetic([photo], tmp_path / "again", seed=3).units
     assert [s.fingerprint for s in again] == [light.fingerprint, view.fingerprint]
