@@ -124,7 +124,7 @@ def run_benchmark(
         )  # fmt: skip
         _check_travels(evaluating, work.engine.workers)
         manifest, cells, computed = _evaluated(evaluating, found, work, ahead, manifest, skipped)
-        manifest.saved(store, retries=work.retries, stages=work.stages, complete=True)
+        manifest.saved(store, retries=work.retries, complete=True)
     rows = [
         {"protocol": protocol, "method": method, **row}
         for method in keys
