@@ -284,7 +284,7 @@ def test_baselines_on_a_real_pair(name: str, hpatches: Path) -> None:
         pytest.skip("the baselines' weights of the development checkout are not here")
     method = create_method(f"{re.split(r'[-.]', name)[0]}:{weights}", 500)
     first, second = (geomatch.load_image(hpatches / "v_churchill" / f"{k}.ppm") for k in (1, 2))
-    features0, features1 = method.extract(first), method.extract(second)
+    features0, features1 = method.describe([first, second], [method.detect(first), method.detect(second)])
     assert 0 < len(features0) <= 500
     assert features0.descriptors is not None
     assert features1.descriptors is not None

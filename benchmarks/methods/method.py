@@ -80,10 +80,6 @@ class Method:
             return cast(list[Features], described)
         return describe_images(self.descriptor, images, found)
 
-    def extract(self, image: Image) -> Features:
-        """Detect and describe."""
-        return self.describe([image], [self.detect(image)])[0]
-
     def match(self, features0: Features, features1: Features) -> Matches:
         """Matches, best first.
 
