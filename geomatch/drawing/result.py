@@ -115,13 +115,14 @@ def draw_matches(result: MatchResult) -> NDArray[np.uint8]:
     small0, small1 = (reduce_image(image, PICTURE_SIDE) for image in (result.image0, result.image1))
     points0 = resize_points(result.points0[chosen], result.features0.image_size, small0.size)
     points1 = resize_points(result.points1[chosen], result.features1.image_size, small1.size)
-    canvas: Any = cv2.drawMatches(
+    fresh: Any = None  # which OpenCV's type stubs do not know
+    canvas = cv2.drawMatches(
         small0.pixels,
         [cv2.KeyPoint(x, y, 1.0) for x, y in points0.tolist()],
         small1.pixels,
         [cv2.KeyPoint(x, y, 1.0) for x, y in points1.tolist()],
         [cv2.DMatch(index, index, 0.0) for index in range(len(chosen))],
-        None,
+        fresh,
         matchColor=colour,
         flags=cv2.DRAW_MATCHES_FLAGS_NOT_DRAW_SINGLE_POINTS,
     )
