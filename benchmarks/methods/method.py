@@ -13,6 +13,7 @@ from geomatch.keypoints import Detector
 from geomatch.matchers import Matcher, match_features
 from geomatch.matching import match_mutual
 from geomatch.provenance import cache_key
+from geomatch.tensors import detect_features
 from geomatch.types import Features, Matches, Metric
 from geomatch.weights.folders import family_of
 
@@ -65,10 +66,6 @@ class Method:
         """
         if self.source is None or isinstance(self.source, FeatureFiles):
             raise TypeError(f"{self.name} does not extract features of images")
-        if image.mask is None:
-            return self.source.detect(image)
-        from geomatch.tensors import detect_features  # loads torch
-
         return detect_features(self.source, image).to_features()
 
     def describe(
