@@ -21,7 +21,7 @@ from geomatch.files import write_whole
 
 WORST = 5  # rows listed per method and protocol
 COLOURS = ["#1f6fd6", "#d1610a", "#1c8a4d", "#b3288d", "#7a5af0", "#9a7400", "#0b8a94", "#c0322f"]
-"""Of curves; further methods have dashes."""
+"""The colours of curves; further methods have dashes."""
 
 
 def write_report(
