@@ -185,8 +185,8 @@ def _pixels(item: _Keyed) -> int:
 
 def _load(files: ImageFiles, item: _Keyed) -> Image | FailedItem:
     try:
-        image = files.load(item[0].name)
-        if files.checksum(item[0].name) == item[0].sha256:
+        image = files[item[0].name].load()
+        if files[item[0].name].checksum() == item[0].sha256:
             return image
         return FailedItem("the file changed while it was read; give the command again")
     except (ImageError, OSError) as error:
