@@ -108,7 +108,7 @@ def relate(
         "refine_homography": pipeline.refine_homography,
         "effort": pipeline.effort,
         "tilts": [] if searched is None else list(searched.tilts),
-        "model": {"type": "Homography"} if other is None else record(other),
+        "model": {"type": "Homography", "name": pipeline.model} if other is None else record(other),
         "cameras": EXIF if pipeline.model == "essential" else None,
         "estimator": record(estimator) if other is None else None,
     }
