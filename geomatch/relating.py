@@ -80,9 +80,8 @@ def relate(
     searched = None
     if not empty and not mirrored and has_views(detector, describer, pipeline.effort) and is_weak(geometry):
         with timed(seconds, "search_views"):
-            gate = (
-                getattr(estimator, "gate", None) if pipeline.model == "homography" and not learned else None
-            )
+            framed = other is None and not learned and getattr(estimator, "model", "") in ("", "homography")
+            gate = getattr(estimator, "gate", None) if framed else None
             searched = _search(pipeline, (one, two), gate, limit, related)
     if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
         (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry
