@@ -1,4 +1,4 @@
-"""Evaluation on benchmarks, studies of our own code, and the recipe of what is embedded.
+"""Evaluation on benchmarks, and studies of our own code.
 
 ``python -m geomatch.benchmarks.studies`` measures speed and memory and writes JSON records under
 ``runs/benchmarks``; those behind the README are stored in ``benchmarks/results``.

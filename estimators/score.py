@@ -1,14 +1,21 @@
 """The probability that a registration is right, from what the gate knows of it."""
 
+from math import exp, log
+
 import numpy as np
 
 from geomatch.estimators.evidence import Points
 
+RIGHT = 0.01
+"""Largest mean error of image 0's corners of a right registration, as a share of the diagonal of the box that
+they have in image 1."""
 _CELLS = 8  # along each side of image 0, for the share of it that has inliers
-_WEIGHTS = np.array([-8.501, 0.217, -2.260, -0.524, 0.749, -0.776, 0.304, -1.603, -1.190, 0.657])
-_ALIGNED = (3.445, 0.466)
-"""Logistic regressions on made pairs and matches (`benchmarks/studies/scores.py`; record ``scores--*``): of
-`score_features`, and of the score's log-odds once the pixels have confirmed and refined the homography."""
+_WEIGHTS = np.array([-12.177, 0.592, -3.232, 1.063, -0.588, 0.180, -0.134, 0.385, -2.894, -0.953, 0.501])
+_MATCHES = (-0.061, 0.928, 0.242)
+_ALIGNED = (2.905, 0.418, 0.877)
+"""Logistic regressions on made pairs and matches (`benchmarks/studies/scores.py` at commit c5aace3; record
+``scores--*``): of `score_features`; of their log-odds and what these have above one; the same of those of the
+score, once the pixels have confirmed and refined the homography."""
 
 
 def score_features(
@@ -25,19 +32,23 @@ def score_features(
     places, nfa, second = support
     covered = len(np.unique(np.clip((inside * _CELLS).astype(np.int64), 0, _CELLS - 1) @ [1, _CELLS]))
     full, without_some = (np.log(np.clip(own / diagonal, 1e-6, 10)) for own in deviations)
+    typical = np.log(np.mean(np.exp(2 * full))) / 2
     values = [
-        1.0, full.max(), np.log(np.mean(np.exp(2 * full))) / 2, without_some.max(), np.log1p(max(3 - nfa, 0)),
-        np.log(places), np.log(counts[0] / counts[1]), second / counts[0], noise, np.log(covered / _CELLS**2),
+        1.0, full.max(), typical, max(typical - log(RIGHT), 0), without_some.max(), log(1 + max(3 - nfa, 0)),
+        log(places), log(counts[0] / counts[1]), second / counts[0], noise, log(covered / _CELLS**2),
     ]  # fmt: skip
     return np.array(values)
 
 
 def probability(features: Points) -> float:
     """The score of matches with these `score_features`."""
-    return float(1 / (1 + np.exp(-features @ _WEIGHTS)))
+    return _chance(float(features @ _WEIGHTS), _MATCHES)
 
 
 def aligned(score: float) -> float:
     """The score after `geomatch.alignment` has refined the homography of matches with that score."""
-    odds = np.log(max(score, 1e-9) / max(1 - score, 1e-9))
-    return float(1 / (1 + np.exp(-_ALIGNED[0] - _ALIGNED[1] * odds)))
+    return _chance(log(max(score, 1e-9) / max(1 - score, 1e-9)), _ALIGNED)
+
+
+def _chance(odds: float, curve: tuple[float, float, float]) -> float:
+    return 1 / (1 + exp(-curve[0] - curve[1] * odds - curve[2] * max(odds - 1, 0)))

@@ -73,17 +73,24 @@ def match(
         for image in (image0, image1)
     ]
     result = match_pair(pipeline, sources[0], sources[1])
-    reading = {"apply_exif": apply_exif, "conversion": asdict(conversion)}
-    return replace(result, settings={**result.settings, **reading})
+    return _read_so(result, apply_exif, conversion)
 
 
 def match_pair(pipeline: Pipeline, image0: ImageFile | Image, image1: ImageFile | Image) -> MatchResult:
     """`match` with options that are made already."""
-    if isinstance(image0, ImageFile) and isinstance(image1, ImageFile) and are_large(image0, image1):
-        return relate_large(pipeline, image0, image1)
+    files = [one for one in (image0, image1) if isinstance(one, ImageFile)]
+    if len(files) == 2 and are_large(*files):
+        return _read_so(relate_large(pipeline, files[0], files[1]), files[0].apply_exif, files[0].conversion)
     seconds: dict[str, float] = {}
     with timed(seconds, "read"):
         images = [one.load() if isinstance(one, ImageFile) else one for one in (image0, image1)]
     pipeline.model_of(images)  # what is wrong with it is told before the work
     one, two = pipeline.describe(images, seconds)
-    return relate(pipeline, one, two, seconds)
+    result = relate(pipeline, one, two, seconds)
+    return _read_so(result, files[0].apply_exif, files[0].conversion) if files else result
+
+
+def _read_so(result: MatchResult, apply_exif: bool, conversion: Conversion) -> MatchResult:
+    """The result, whose settings say how files became images."""
+    reading = {"apply_exif": apply_exif, "conversion": asdict(conversion)}
+    return replace(result, settings={**result.settings, **reading})

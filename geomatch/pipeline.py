@@ -122,9 +122,10 @@ class Pipeline:
         check_effort(self.effort)
         check_options(self.metric, self.min_similarity, self.max_ratio, self.matcher in (None, "mnn"))
         plane = self.model in PLANE_MODELS
-        own = not isinstance(self.estimator, str) and self.model != "homography"
-        if own or (not plane and (self.estimator != "usac_magsac" or self.smooth != "none")):
-            raise ValueError("an estimator is for planes, and an object brings its model")
+        if not plane and (self.estimator != "usac_magsac" or self.smooth != "none"):
+            raise ValueError("an estimator and a smooth warp are for planes; other models bring their own")
+        if not isinstance(self.estimator, str) and (self.model, self.smooth) != ("homography", "none"):
+            raise ValueError("an estimator that is an object brings its own model and smooth warp")
         if isinstance(self.model, str) and self.model not in MODELS:
             known = ", ".join(MODELS)
             raise ValueError(f"unknown model {self.model!r}; choose one of: {known}, or give an object")

@@ -79,7 +79,7 @@ def change_light(
     x = x + rng.normal(0, strength * rng.uniform(0, 0.03), x.shape)
     lit = np.clip(x * 255, 0, 255).astype(np.uint8)
     quality = 100 - strength * (100 - int(rng.integers(50, 96)))
-    _, code = cv2.imencode(".jpg", lit, [cv2.IMWRITE_JPEG_QUALITY, round(quality)])
+    _, code = cv2.imencode(".jpg", lit, [cv2.IMWRITE_JPEG_QUALITY, max(0, round(quality))])
     return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), dtype=np.uint8)
 
 

@@ -128,7 +128,7 @@ def test_very_large_image(run: Run, tmp_path: Path) -> None:
 
 # A and B are the bundled photographs
 WRONG = {
-    "match a.png": "Missing argument 'IMAGE1'",
+    "match a.png": "give two images, or --pairs FILE",
     "match A B --detector siftt": "unknown detector 'siftt'; choose",
     "match A B --estimator magic": "unknown estimator 'magic'; choose",
     "match A B --descriptor none": "unknown descriptor 'none'; choose",
@@ -214,7 +214,7 @@ def failing(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseExceptio
         def fail(*arguments: object, **options: object) -> None:
             raise error
 
-        monkeypatch.setattr(geomatch, "match", fail)
+        monkeypatch.setattr("geomatch.pairs.match_pair", fail)
         return run("match", PAIR.image0, PAIR.image1)
 
     return call

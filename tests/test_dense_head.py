@@ -16,14 +16,22 @@ from geomatch import GeomatchError, Image, WeightsError
 from geomatch.cli import main
 from geomatch.dift import PRESETS, DIFTExtractor
 from geomatch.dift.head.dense import DenseNetwork
-from geomatch.dift.head.projection import HeadNetwork, LinearHead, NetworkHead, load_head
+from geomatch.dift.head.distilled import PatchNetwork
+from geomatch.dift.head.projection import LinearHead, NetworkHead, load_head
 from geomatch.dift.maps.feature_map import FeatureMap, cell_centres
 from geomatch.editing.edit import carry_edit, prepare_edit
+from geomatch.files import sha256_of
 from geomatch.images import reduce_image
 from geomatch.training import checkpoint, dense_head
-from geomatch.training.bank import BankImage
-from geomatch.training.convolutional_head import checkpoint_folder
-from geomatch.training.dense_head import DenseConfig, ViewPair, dense_loss, found_right, train_dense_head
+from geomatch.training.checkpoint import read_checkpoint
+from geomatch.training.dense_head import (
+    DenseConfig,
+    ViewPair,
+    checkpoint_folder,
+    dense_loss,
+    found_right,
+    train_dense_head,
+)
 from geomatch.weights.folders import HEAD_FILES
 
 CONFIG = replace(
@@ -33,12 +41,12 @@ SMALL = DenseConfig(width=8, dimension=16, size=64, pairs=2, points=48, steps=6,
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> list[BankImage]:
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two free photographs, small."""
     folder, pair = tmp_path_factory.mktemp("photos"), geomatch.bundled_pair()
     for name, path in (("a", pair.image0), ("b", pair.image1)):
         PILImage.open(path).convert("RGB").resize((160, 120)).save(folder / f"{name}.png")
-    return [BankImage(folder / f"{name}.png", name * 64, 1) for name in "ab"]
+    return [folder / f"{name}.png" for name in "ab"]
 
 
 def network_of(maps: list[tuple[int, int]]) -> DenseNetwork:
@@ -104,7 +112,7 @@ def test_the_mean_over_the_ensemble_is_what_it_sees(tmp_path: Path, photo0: Imag
 def test_file_beside_that_of_patches(tmp_path: Path, photo0: Image) -> None:
     network, settings = network_of([(64, 4)]), CONFIG.feature_settings()
     NetworkHead(network, settings, {"images": ["00"]}).save(tmp_path)
-    NetworkHead(HeadNetwork([(4, 8)], (8,), 4).eval(), {"sampling": "patch"}, {}).save(tmp_path)
+    NetworkHead(PatchNetwork((8, 8, 8), 4).eval(), {"sampling": "patch"}, {}).save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(HEAD_FILES.values())
     loaded = load_head(tmp_path, "dense")
     assert isinstance(loaded, NetworkHead)
@@ -166,7 +174,7 @@ def test_where_a_point_lies_does_not_tell_its_partner(tmp_path: Path, photo0: Im
 
 
 def test_training_learns_and_resumes(
-    photos: list[BankImage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
     """Of two pairs of views, one or the other in each step."""
     draw = dense_head.draw_pair
@@ -192,20 +200,42 @@ def test_training_learns_and_resumes(
         train_dense_head(CONFIG, photos, tmp_path / "cut", replace(SMALL, steps=9))
     other = train_dense_head(replace(CONFIG, timestep=50), photos, tmp_path / "cut", settings)
     assert other.head.training["log"] != log  # not the same network under other settings
-    folders = {checkpoint_folder(tmp_path, CONFIG, some) for some in (photos, photos[:1], photos)}
+    folders = {checkpoint_folder(tmp_path, CONFIG, some) for some in ("ab", "a", "ab")}
     assert len(folders) == 2
 
 
+def test_a_damaged_checkpoint_is_not_trained_on(photos: list[Path], tmp_path: Path) -> None:
+    train_dense_head(CONFIG, photos, tmp_path, SMALL)
+    (path,) = tmp_path.rglob("dense-head.pt")
+    data, found = path.read_bytes(), 0
+    whole = read_checkpoint(path)["network"]
+    for bit in range(5, 8 * len(data), 8 * len(data) // 41):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            again = read_checkpoint(path)["network"]
+        except WeightsError:
+            found += 1
+        else:
+            assert all(torch.equal(again[name], value) for name, value in whole.items())
+    assert found > 30
+    path.write_bytes(data[:-1000])
+    with pytest.raises(WeightsError, match=r"head\.pt: damaged checkpoint .*delete it to train"):
+        train_dense_head(CONFIG, photos, tmp_path, SMALL)
+
+
 def test_one_photograph_of_twenty_is_watched(
-    photos: list[BankImage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("geomatch.training.convolutional_head.HELD_OUT", 2)
+    monkeypatch.setattr("geomatch.training.dense_head.HELD_OUT", 2)
     monkeypatch.setattr(dense_head, "WATCHED", 3)
-    broken = BankImage(tmp_path / "broken.png", "c" * 64, 1)
-    broken.path.write_bytes(b"no picture")
-    fitted = train_dense_head(CONFIG, [*photos, broken], tmp_path / "work", replace(SMALL, steps=1))
-    assert fitted.head.training["images"] == ["b" * 64]
-    assert list(fitted.skipped) == [str(broken.path)]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    images = [*photos, broken, photos[0]]
+    fitted = train_dense_head(CONFIG, images, tmp_path / "work", replace(SMALL, steps=1))
+    assert fitted.head.training["images"] == [sha256_of(photos[1])]
+    assert list(fitted.skipped) == [str(broken), str(photos[0])]
     assert fitted.before is not None
     assert fitted.after is not None
     assert fitted.before > 0.05
@@ -216,26 +246,23 @@ def test_one_photograph_of_twenty_is_watched(
 
 
 def test_command(
-    photos: list[BankImage],
+    photos: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(dense_head, "DenseConfig", partial(DenseConfig, width=8, size=64, pairs=1, points=16))
-    folder, out = photos[0].path.parent, tmp_path / "out"
+    folder, out = photos[0].parent, tmp_path / "out"
     fit = f"head fit dift-tiny-dense {folder} {out} --dense --layers down_blocks.1.resnets.0 --dimension 16"
     assert main([*fit.split(), "--steps", "2"]) == 0
     printed = capsys.readouterr().out
     assert "fitted on   2 pairs of views of 2 images" in printed
     assert "dense-head.safetensors" in printed
-    names = [str(image.path) for image in photos]
+    names = [str(path) for path in photos]
     arguments = ["match", *names, "--descriptor", "dift-tiny-dense", "--layers", str(CONFIG.layers[0])]
     assert main([*arguments, "--detector", "grid", "--head", str(out), "--json"]) in (0, 1)
     assert json.loads(capsys.readouterr().out)["seconds"]["refine_keypoints"] > 0
-    for wrong, words in (
-        (["--trained"], "--trained is for patches"),
-        (["--sampling", "patch"], "for sampling='dense'"),
-    ):
+    for wrong, words in ((["--sampling", "patch"], "for sampling='dense'"),):
         assert main([*fit.split(), *wrong]) == 2
         assert words in capsys.readouterr().err
 

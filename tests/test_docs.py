@@ -112,6 +112,7 @@ def workplace(
     for motion in motions:
         walk.write(np.ascontiguousarray(synthetic.view(small, motion)[..., ::-1]))
     walk.release()
+    (folder / "pairs.txt").write_text("a.jpg b.jpg\n")
     synthetic.save(folder / "objects.png", synthetic.first_mask())
     painted = np.zeros((*small.shape[:2], 4), np.uint8)
     painted[55:85, 80:120] = 255, 200, 0, 200
@@ -126,7 +127,7 @@ def here(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     monkeypatch.chdir(workplace.folder)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(workplace.folder / "hub"))
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-    monkeypatch.setattr("geomatch.training.bank.VIEW_SIZE", (320, 240))
+    monkeypatch.setattr("geomatch.training.views.VIEW_SIZE", (320, 240))
     monkeypatch.setattr("geomatch.benchmarks.harness.report.draw_curves", lambda *_: "")
     monkeypatch.setattr("geomatch.bundled_pair", lambda: workplace.pair)
     for name, config in PRESETS.items():

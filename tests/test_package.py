@@ -22,7 +22,7 @@ from layout import PROJECT, ROOT, SHIPPED
 
 LARGEST_WHEEL = 8e6
 """Bytes: the embedded models and the bundled pair."""
-STAYS = ("benchmarks/results/", "benchmarks/studies/", "benchmarks/training/")
+STAYS = ("benchmarks/results/", "benchmarks/studies/")
 """Folders that do not ship."""
 FOLDERS = PROJECT["tool"]["setuptools"]["package-dir"]
 

@@ -11,7 +11,7 @@ import skimage.transform
 from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 
-from geomatch import EstimationFailure, HomographyEstimate, warp_points
+from geomatch import EstimationFailure, HomographyEstimate, corner_error, warp_points
 from geomatch.alignment import align_homography
 from geomatch.estimators import (
     Gate,
@@ -20,6 +20,7 @@ from geomatch.estimators import (
     create_estimator,
 )
 from geomatch.estimators.planes import PLANES
+from geomatch.estimators.score import aligned
 from geomatch.estimators.smooth import plane_estimator
 from geomatch.geometry import image_corners
 from geomatch.images import Image
@@ -160,7 +161,15 @@ def test_auto_takes_what_is_determined_and_what_makes_no_difference(rng: np.rand
     part = rng.uniform([250, 180], [300, 230], (20, 2))  # not enough for a homography
     p1 = warp_points(plane_truth(rng, "similarity"), part) + rng.normal(0, 0.4, part.shape)
     assert not OpenCVEstimator().estimate(part, p1, SIZE)
-    assert found(OpenCVEstimator(model="auto").estimate(part, p1, SIZE)).model == "similarity"
+    simple = found(OpenCVEstimator(model="auto").estimate(part, p1, SIZE))
+    assert simple.model == "similarity"
+    assert simple.note == ""  # an affine map tells that it holds
+    p1 = warp_points(plane_truth(rng, "affine"), part) + rng.normal(0, 0.4, part.shape)
+    untested = found(OpenCVEstimator(model="auto").estimate(part, p1, SIZE))
+    alone = found(OpenCVEstimator(model="affine").estimate(part, p1, SIZE))
+    assert alone.score is not None
+    assert (untested.model, untested.score) == ("affine", alone.score / 2)
+    assert "nothing tells whether the affine model holds" in untested.remarks[-1]
     many = rng.uniform(0, 1, (4000, 2)) * SIZE
     tiny = np.array([[1.0002, 0, 5], [0, 1.0002, 7], [0, 0, 1]])  # 0.1 px at the corners
     exact = warp_points(tiny, many)
@@ -296,3 +305,44 @@ def test_alignment_keeps_the_model(photo0: Image) -> None:
     np.testing.assert_allclose(again.matrix, np.eye(3), atol=0.02)
     bent = replace(start, smooth="tps", control_points=p0, control_shifts=p0 * 0)
     assert align_homography(photo0, photo0, p0, p0, p0, bent, auto, 3.0) is bent
+
+
+def test_scores_can_be_taken_by_their_word() -> None:
+    """On made sets of which some are wrong or uncertain: the mean score is the share that is right."""
+    rows = []
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        truth = random_homography(rng, SIZE, "rotated")
+        p0 = rng.uniform(0, 1, (int(rng.integers(8, 60)), 2)) * rng.uniform(0.15, 0.7) * SIZE
+        p1 = warp_points(truth, p0) + rng.normal(0, 1, p0.shape)
+        wrong = rng.uniform(0, 1, (2, 40, 2)) * SIZE
+        estimate = OpenCVEstimator(gate=Gate(max_log10_nfa=2, max_deviation=0.5, max_leaning=9)).estimate(
+            np.vstack([p0, wrong[0]]), np.vstack([p1, wrong[1]]), SIZE
+        )
+        if estimate:
+            diagonal = np.hypot(*np.ptp(warp_points(truth, image_corners(SIZE)), axis=0))
+            assert estimate.score is not None
+            rows.append((estimate.score, corner_error(estimate.matrix, truth, SIZE) <= 0.01 * diagonal))
+    scores, right = np.array(rows).T
+    assert len(rows) > 80
+    assert 0.2 < right.mean() < 0.8
+    assert abs(scores.mean() - right.mean()) < 0.1
+    assert np.mean((scores - right) ** 2) < 0.6 * right.mean() * (1 - right.mean())
+
+
+def test_scores_fall_where_matches_say_less(rng: np.random.Generator, photo0: Image) -> None:
+    p0, p1 = random_matches(rng, np.eye(3), 100, 100, noise=0.5)
+    whole = found(OpenCVEstimator().estimate(p0, p1, SIZE))
+    part = (p0 < 170).all(axis=1)
+    less = found(OpenCVEstimator().estimate(p0[part], p1[part], SIZE))
+    assert whole.score is not None
+    assert less.score is not None
+    assert 0 < less.score < 0.5 < 0.95 < whole.score < 1
+    assert any(remark.startswith("doubtful: ") for remark in less.remarks)
+    assert OpenCVEstimator().estimate(p0[:3], p1[:3], SIZE).score == 0
+    assert less.score < aligned(less.score) < aligned(whole.score) < 1
+    points = rng.uniform(20, 200, (60, 2))
+    start = found(OpenCVEstimator().estimate(points, points + rng.normal(0, 1, points.shape), photo0.size))
+    assert start.score is not None
+    fine = align_homography(photo0, photo0, points, points, points, start, OpenCVEstimator(), 3.0)
+    assert fine.score == aligned(start.score)

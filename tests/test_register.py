@@ -15,15 +15,19 @@ from PIL import Image as PILImage
 
 import geomatch
 from geomatch import Pipeline, corner_error, load_image, register, relate, warp_points
+from geomatch.benchmarks.harness.task import Entry
+from geomatch.benchmarks.methods.strings import create_method
+from geomatch.benchmarks.tasks.pairs.views import Views
 from geomatch.cli import main
 from geomatch.errors import GeomatchError, ImageError
-from geomatch.images import Image, ImageFile, Masks, reduce_image
+from geomatch.images import Image, ImageFile, Masks, Reading, reduce_image
 from geomatch.pairs import match_pair
 from geomatch.registration import pair_list as lists
 from geomatch.registration.pair_list import match_list, read_pairs
 from geomatch.registration.pictures import Output, sends
 from geomatch.registration.register import named_files, register_pairs
 from geomatch.registration.stack import register_sequence
+from geomatch.store import Store
 from geomatch.synthetic import render_view
 from geomatch.tensors import detect_features
 
@@ -413,14 +417,98 @@ def test_large_images_that_have_nothing_in_common(photo0: Image, tmp_path: Path)
     assert result.geometry.reason
 
 
+# --- maps, databases, benchmarks
+
+
+def test_a_map_gives_maps_and_control_points(
+    photo0: Image, pipeline: Pipeline, tmp_path: Path, small: NDArray[np.uint8]
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    reference, image = tmp_path / "map.tif", tmp_path / "in/b.tif"
+    place = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 4_600_000)
+    five = np.concatenate([small.astype(np.uint16) * 40, small[..., :2].astype(np.uint16) * 30], axis=2)
+    told = {"driver": "GTiff", "width": 320, "height": 240, "count": 5, "dtype": "uint16"}
+    with rasterio.open(reference, "w", crs="EPSG:32633", transform=place, **told) as file:
+        file.write(five.transpose(2, 0, 1))
+    image.parent.mkdir()
+    planes = [
+        render_view(np.repeat((five[..., k : k + 1] // 40).astype(np.uint8), 3, 2), TURN, SIZE)
+        for k in range(5)
+    ]
+    tifffile.imwrite(
+        image, np.stack([plane[..., 0] for plane in planes]).astype(np.uint16) * 40, planarconfig="separate"
+    )
+    reading = Reading(conversion=geomatch.Conversion(bands=(1, 2, 3)))
+    output = Output(canvas="union")
+    (one,) = register(
+        reference,
+        [image],
+        tmp_path / "out",
+        pipeline=pipeline,
+        reading=reading,
+        output=output,
+        progress=False,
+    )
+    assert one, one.reason
+    warped = tmp_path / "out" / str(one.file)
+    with rasterio.open(warped) as file:
+        assert file.count == 6
+        assert file.crs.to_epsg() == 32633
+        corner = 500_000 + 0.5 * one.offset[0], 4_600_000 - 0.5 * one.offset[1]
+        assert (file.transform.c, file.transform.f) == corner
+        window = file.read(2)[
+            -one.offset[1] + 40 : -one.offset[1] + 200, -one.offset[0] + 40 : -one.offset[0] + 280
+        ]
+    assert np.abs(window.astype(float) - five[40:200, 40:280, 1]).mean() < 250
+    with rasterio.open(warped.with_suffix(".vrt")) as file:
+        points, crs = file.gcps
+        assert crs.to_epsg() == 32633
+        assert 10 < len(points) < 120
+    for point in points:  # from the picture to the map: through the truth
+        (x, y) = warp_points(np.linalg.inv(TURN), [[point.col - 0.5, point.row - 0.5]])[0] + 0.5
+        np.testing.assert_allclose([point.x, point.y], [500_000 + 0.5 * x, 4_600_000 - 0.5 * y], atol=1.5)
+    lines = warped.with_suffix(".points").read_text().splitlines()
+    assert lines[0].startswith("#CRS: ")
+    assert len(lines) == len(points) + 2
+
+
+def test_scores_of_a_database(listed: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    (listed / "in/broken.png").unlink()
+    code, _, _ = run("colmap", "export", listed / "in", listed / "d.db", "--ignore-border", "4")
+    assert code == 0
+    _, told, _ = run("colmap", "scores", listed / "d.db", options=False)
+    rows = list(csv.DictReader(told.splitlines()))
+    assert [row["image1"] for row in rows if float(row["score"]) > 0.9] == ["b b.png"]
+    assert int(rows[0]["matches"]) >= int(rows[0]["plane_inliers"]) > 50
+    assert rows[0]["configuration"] == "planar or panoramic"
+
+
+@pytest.mark.parametrize("frame", ["original", "short200", "crop200x150"])
+def test_masks_of_a_sequence_are_used(tmp_path: Path, small: NDArray[np.uint8], frame: str) -> None:
+    """``masks/1.png.png`` beside ``1.png`` leaves out its left half, in every frame and in what is cached."""
+    paths = write(tmp_path / "v_x/1.png", small), write(tmp_path / "v_x/2.png", small)
+    method = create_method("sift", 200)
+    entries, store = [Entry(method, method.key())], Store.at(tmp_path / "store")
+    (plain,) = Views(entries, store).pairs(paths, frame, False, [0])
+    left = np.zeros_like(small)
+    left[:, 160:] = 255
+    write(tmp_path / "v_x/masks/1.png.png", left)
+    (masked,) = Views(entries, store).pairs(paths, frame, False, [0])
+    x, _ = warp_points(np.linalg.inv(masked.matrix0), masked.features0.keypoints).T
+    assert x.min() >= 158
+    assert len(masked.features0) > 50
+    assert masked.features1 == plain.features1
+    assert plain.features0.keypoints[:, 0].min() < 60
+
+
 # --- the command
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        options = ["--detector", "sift", "--max-keypoints", "250", "--effort", "fast"]
-        code = main([str(argument) for argument in arguments] + options)
+    def call(*arguments: object, options: bool = True) -> tuple[int, str, str]:
+        fast = ["--detector", "sift", "--max-keypoints", "250", "--effort", "fast"] if options else []
+        code = main([str(argument) for argument in arguments] + fast)
         return code, *capsys.readouterr()
 
     return call

@@ -40,8 +40,7 @@ from geomatch.keypoints import (
 from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.places import cache_folder, cached_path, hub_caches
 from geomatch.store import Store
-from geomatch.training.bank import row_type
-from geomatch.training.convolutional_head import HeadConfig, train_network
+from geomatch.training.dense_head import DenseConfig, draw_watched, train_network
 from geomatch.training.linear_head import fit_head
 from geomatch.video.propagation import LabelPropagator, PropagationConfig
 from geomatch.weights.hub import hub_folder
@@ -188,21 +187,17 @@ def fitting(folder: Path) -> Arrays:
 
 
 def training(folder: Path) -> Arrays:
-    rng = np.random.default_rng(2)
-    rows = np.zeros(12, row_type(32))
-    rows["patches"] = rng.integers(0, 256, rows["patches"].shape)
-    rows["points"] = rng.uniform(0, SIDE, rows["points"].shape)
-    extractor = DIFTExtractor(replace(PRESETS["dift-tiny"], head=False, device="cpu"))
-    (folder / "head.pt").unlink(missing_ok=True)
-    network, _ = train_network(extractor, [rows], HeadConfig(views=1, steps=2), folder, [rows])
-    NetworkHead(network, {}, {}).save(folder)
-    head = load_head(folder)
-    assert isinstance(head, NetworkHead)
-    maps = extractor.patch_maps(
-        torch.from_numpy(rows["patches"][:, 0].transpose(0, 3, 1, 2).astype(np.float32))
-    )
+    pixels = np.random.default_rng(2).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    np.save(folder / "photograph.npy", pixels)
+    config = DenseConfig(width=8, dimension=8, size=64, pairs=1, points=16, steps=2)
+    extractor = DIFTExtractor(replace(PRESETS["dift-tiny-dense"], head=False, device="cpu"))
+    (folder / "dense-head.pt").unlink(missing_ok=True)
+    watched = draw_watched([folder / "photograph.npy"], config)[:1]
+    network, _ = train_network(extractor, [folder / "photograph.npy"], config, folder, watched)
+    NetworkHead(network, {"sampling": "dense"}, {}).save(folder)
+    maps = extractor.activations(torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32)))
     with isolated():
-        return [head.on("cpu")(maps).numpy()]
+        return [load_head(folder, "dense").on_maps("cpu", "cosine")(maps).numpy()]
 
 
 def transferring(extractor: DIFTExtractor) -> Arrays:

@@ -1,7 +1,6 @@
-"""The embedded detector: geometry, shares, its labels and its training."""
+"""The embedded detector: geometry, shares, orientations and its file."""
 
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import cv2
@@ -11,15 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from geomatch import Image, WeightsError, warp_points
-from geomatch.benchmarks.training import detector as training
-from geomatch.benchmarks.training.detector import (
-    VIEW_SIZE,
-    DetectorConfig,
-    cell_targets,
-    seen_again,
-    stable_points,
-    train_detector,
-)
 from geomatch.devices import find_device, upload_pixels
 from geomatch.keypoints import MixedDetector, OpenCVDetector, TinyDetector, create_detector, folding, tiny
 from geomatch.keypoints.folding import folded
@@ -27,8 +17,6 @@ from geomatch.keypoints.superpoint import SuperPointNetwork
 from geomatch.keypoints.tiny import dominant_orientations, load_network, save_network, weights_file
 from geomatch.provenance import cache_key
 from geomatch.synthetic import random_homography, render_view
-from geomatch.training import checkpoint
-from geomatch.training.bank import BankImage
 
 
 def test_keypoints_are_found_again(photo0: Image) -> None:
@@ -176,99 +164,17 @@ def test_weights_are_part_of_the_cache_key(tmp_path: Path) -> None:
             load_network(tmp_path / f"{name}.safetensors")
 
 
-def test_stable_points_are_placed_by_a_parabola() -> None:
-    x, y = np.meshgrid(np.arange(60), np.arange(40))
-    true = np.array([[12.3, 9.6], [40.0, 20.25]])
-    shares = np.zeros((40, 60), np.float32)
-    for a, b in true:
-        shares = np.maximum(shares, 0.8 - 0.05 * ((x - a) ** 2 + (y - b) ** 2)).astype(np.float32)
-    np.testing.assert_allclose(stable_points(shares), true, atol=1e-3)
-    assert len(stable_points(shares, 0.9)) == 0
-
-
-def test_adaptation_finds_what_is_there(rng: np.random.Generator) -> None:
-    """The corners of a bright square, and nothing on the flat ground."""
-    pixels = np.full((240, 320, 3), 60, np.uint8)
-    pixels[80:160, 120:220] = 200
-    shares = training.found_again(pixels, np.eye(3), rng, warps=12).astype(np.float32) / 255
-    points = stable_points(shares, 0.5)
-    corners = np.array([[119.5, 79.5], [219.5, 79.5], [119.5, 159.5], [219.5, 159.5]])
-    distance = np.linalg.norm(corners[:, None] - points[None], axis=2)
-    assert (distance.min(1) < 2).all()
-    assert (distance.min(0) < 2).all()
-
-
-def test_targets_of_cells() -> None:
-    """A cell's shares sum to one, and their mean is the point where the cell holds all four pixels."""
-    points = np.array([[19.25, 10.5], [20.0, 11.0], [3.0, 4.0], [0.2, 5.0]])
-    target = cell_targets(points, (40, 24))
-    assert target.shape == (3, 5, 65)
-    np.testing.assert_allclose(target.sum(-1), 1)
-    rows, columns = np.divmod(np.arange(64), 8)
-    cell = target[1, 2, :64]
-    np.testing.assert_allclose([16 + cell @ columns, 8 + cell @ rows], points[0], atol=1e-6)
-    assert target[0, 0, 4 * 8 + 3] == 1
-    # the second point shares a cell, the fourth is too near the edge
-    assert (target[..., 64] == 1).sum() == 13
-
-
-def label(photo: Image) -> training.Label:
-    view = cv2.resize(photo.pixels, VIEW_SIZE, interpolation=cv2.INTER_AREA)
-    points = OpenCVDetector("sift", max_keypoints=80).detect(Image(view, "view")).keypoints
-    return np.asarray(view, np.uint8), points.astype(np.float64)
-
-
-def test_targets_follow_the_view(photo0: Image) -> None:
-    """What the network is to find in a crop are points of the view, under the crop's homography."""
-    view, points = label(photo0)
-    blurred = np.zeros_like(view)
-    for x, y in points:
-        cv2.circle(blurred, (round(x), round(y)), 2, (255, 255, 255), -1)
-    crop, target, weights = seen_again((blurred, points), (192, 144), np.random.default_rng(3), 1)
-    assert crop.shape == (144, 192)
-    row, column = np.nonzero((target[..., 64] < 0.5) & (weights > 0))
-    assert len(row) > 5
-    for r, c in zip(row, column, strict=True):
-        pixel = int(target[r, c, :64].argmax())
-        y, x = 8 * r + pixel // 8, 8 * c + pixel % 8
-        assert crop[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].max() > np.percentile(crop, 80)
-
-
-def test_interrupted_training_ends_as_if_undisturbed(
-    photo0: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
-) -> None:
-    labels = [label(photo0)]
-    config = DetectorConfig(crop_size=(64, 48), batch_size=2, steps=6)
-
-    def train(name: str) -> Any:
-        return train_detector(labels, config, tmp_path / name)
-
-    monkeypatch.setattr(checkpoint, "EVERY", 2)
-    whole = train("whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "seen_again", dying(training.seen_again, 9))
-        with pytest.raises(KeyboardInterrupt):
-            train("cut")
-    resumed = train("cut")
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
+def test_a_saved_network_is_the_same(tmp_path: Path) -> None:
+    """But for the halved precision of its convolutions."""
+    torch.manual_seed(0)
+    whole = tiny.new_network().eval()
     save_network(whole, tmp_path / "saved.safetensors")
-    again = load_network(tmp_path / "saved.safetensors")
-    grey = torch.rand(1, 1, 48, 64)
-    torch.testing.assert_close(again.cells(grey), whole.cells(grey), rtol=1e-2, atol=1e-2)
+    again, grey = load_network(tmp_path / "saved.safetensors"), torch.rand(1, 1, 48, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(again.cells(grey), whole.cells(grey), rtol=1e-2, atol=1e-2)
 
 
-def test_labels_are_cached(photo0: Image, tmp_path: Path) -> None:
-    good, bad = tmp_path / "a.png", tmp_path / "b.png"
-    cv2.imwrite(str(good), cv2.resize(photo0.pixels, VIEW_SIZE, interpolation=cv2.INTER_AREA))
-    bad.write_bytes(good.read_bytes()[:3000])
-    images = [BankImage(good, "0" * 64, 1), BankImage(bad, "1" * 64, 1)]
-    unreadable = training.make_labels(tmp_path / "labels", images, workers=1)
-    assert list(unreadable) == [images[1]]
-    [(view, points)] = training.load_labels(tmp_path / "labels", images[:1])
-    assert view.shape == (VIEW_SIZE[1], VIEW_SIZE[0], 3)
-    assert len(points) > 20
-    [file] = (tmp_path / "labels").iterdir()
-    before = file.stat().st_mtime_ns
-    training.make_labels(tmp_path / "labels", images[:1], workers=1)
-    assert file.stat().st_mtime_ns == before
+def test_peaks_are_placed_by_a_parabola() -> None:
+    true, near = torch.tensor([-0.4, 0.0, 0.3]), torch.tensor([-1.0, 0.0, 1.0])
+    before, peak, after = (0.8 - 0.05 * (near[:, None] - true) ** 2).unbind()
+    torch.testing.assert_close(tiny.peak_shift(before, peak, after), true, atol=1e-4, rtol=0)

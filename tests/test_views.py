@@ -304,7 +304,7 @@ def test_your_own_estimator_judges_what_views_give(monkeypatch: pytest.MonkeyPat
         pools = [see(image, tilted_views(2.0), 9) for image in images]
         judged.append(relate(tentative(*pools), joined(pools[0]), joined(pools[1])))
 
-    monkeypatch.setattr("geomatch.pipeline.search_views", search)
+    monkeypatch.setattr("geomatch.relating.search_views", search)
     noise, own = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8), Doubtful()
     geomatch.match(noise, noise, detector=own, descriptor=own, estimator=own)
     assert judged[0].reason.startswith("not among")
@@ -313,9 +313,9 @@ def test_your_own_estimator_judges_what_views_give(monkeypatch: pytest.MonkeyPat
 def test_large_images_are_reduced_and_the_threshold_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
     monkeypatch.setattr(
-        "geomatch.pipeline.relate_plane", lambda gate, threshold, size: given.append(threshold)
+        "geomatch.relating.relate_plane", lambda gate, threshold, size: given.append(threshold)
     )
-    monkeypatch.setattr("geomatch.pipeline.search_views", lambda *_: None)
+    monkeypatch.setattr("geomatch.relating.search_views", lambda *_: None)
     own = Doubtful()
     for width in (800, 3200):
         strip = np.random.default_rng(0).integers(0, 255, (40, width, 3), np.uint8)

@@ -19,13 +19,11 @@ def head() -> None:
 @click.option("--dimension", type=click.IntRange(min=1), default=128, show_default=True,
               help="Length of the descriptors.")  # fmt: skip
 @click.option("--views", type=click.IntRange(min=1), default=8, show_default=True,
-              help="Pairs of views per photograph.")  # fmt: skip
-@click.option("--trained", is_flag=True,
-              help="Train a small network in place of the closed form (patches only).")  # fmt: skip
+              help="Pairs of views per photograph, in closed form.")  # fmt: skip
 @click.option("--dense", is_flag=True,
-              help="The same for models that see the whole image, at a cell per 4 pixels.")  # fmt: skip
-@click.option("--steps", type=click.IntRange(min=1),
-              help="Steps of that training. [default: 2000, with --dense 6000]")  # fmt: skip
+              help="Train a small network in place of the closed form, for models that see the whole image, "
+                   "at a cell per 4 pixels.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of that training. [default: 6000]")
 @descriptor_options(leave_out=("--head",))
 def fit(
     descriptor: str,
@@ -33,7 +31,6 @@ def fit(
     out: Path,
     dimension: int,
     views: int,
-    trained: bool,
     dense: bool,
     steps: int | None,
 ) -> None:
@@ -46,32 +43,21 @@ def fit(
     """
     from geomatch.collection.folder import find_images
     from geomatch.describers import dift_config
-    from geomatch.files import sha256_of
     from geomatch.weights.folders import HEAD_FILES
 
-    if trained and dense:
-        raise click.UsageError("--trained is for patches, --dense for maps of the whole image: give one")
-    if steps and not (trained or dense):
-        raise click.UsageError("--steps is of a training: give --trained or --dense")
+    if steps and not dense:
+        raise click.UsageError("--steps is of a training: give --dense")
     config = changed_config(dift_config(descriptor))
     found = find_images(images, exclude=out)
     paths = [found.path(name) for name in found.names]
     work = out / "work"
     for name, reason in found.skipped.items():
         click.echo(f"skipped     {name}: {reason}", err=True)
-    if trained or dense:
-        from geomatch.training.bank import BankImage
-        from geomatch.training.convolutional_head import HeadConfig, train_head
+    if dense:
         from geomatch.training.dense_head import DenseConfig, train_dense_head
 
-        listed = [BankImage(path, sha256_of(path), views) for path in paths]
-        seed = config.seed
-        if dense:
-            plan = DenseConfig(dimension=dimension, steps=steps or DenseConfig().steps, seed=seed)
-            fitted = train_dense_head(config, listed, work, plan)
-        else:
-            settings = HeadConfig(dimension=dimension, steps=steps or HeadConfig().steps, seed=seed)
-            fitted = train_head(config, listed, work, settings)
+        plan = DenseConfig(dimension=dimension, steps=steps or DenseConfig().steps, seed=config.seed)
+        fitted = train_dense_head(config, paths, work, plan)
     else:
         from geomatch.training.linear_head import fit_on_images
 

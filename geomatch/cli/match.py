@@ -62,8 +62,8 @@ def _pipeline(
     refine_keypoints: bool | None,
     refine_homography: bool,
     smooth: str,
-) -> "Pipeline":
-    """Names and numbers are checked before torch is loaded."""
+) -> "Callable[[], Pipeline]":
+    """Names and numbers are checked now; the pipeline is made later, which loads torch."""
     from geomatch.cameras import read_cameras
     from geomatch.describers import choose_parts
     from geomatch.estimators import Essential, create_estimator
@@ -80,12 +80,16 @@ def _pipeline(
     if geometry in PLANE_MODELS:
         create_estimator(estimator, threshold, geometry, smooth)
     made, keypoints, describer = choose_parts(matcher, detector, config, max_keypoints, device)
-    from geomatch.pipeline import Pipeline  # loads torch
 
-    return Pipeline(
-        keypoints, describer, made, estimator, model, None, min_similarity, max_ratio, max_keypoints,
-        threshold, refine_keypoints, refine_homography, effort, smooth, device,
-    )  # fmt: skip
+    def make() -> "Pipeline":
+        from geomatch.pipeline import Pipeline
+
+        return Pipeline(
+            keypoints, describer, made, estimator, model, None, min_similarity, max_ratio, max_keypoints,
+            threshold, refine_keypoints, refine_homography, effort, smooth, device,
+        )  # fmt: skip
+
+    return make
 
 
 def _reading(
@@ -101,7 +105,7 @@ def _reading(
 
 
 def pipeline_options(geometry: str) -> Callable[[Command], Command]:
-    """Options from keypoints to geometry, which a command gets as ``pipeline`` (`geomatch.Pipeline`)."""
+    """Options from keypoints to geometry; a command gets as ``pipeline`` what makes a `geomatch.Pipeline`."""
     return bundled(
         "pipeline",
         _pipeline,
@@ -187,7 +191,7 @@ def match(
     own_masks: tuple[Path | None, Path | None],
     pair_list: Path | None,
     folder: Path | None,
-    pipeline: "Pipeline",
+    pipeline: "Callable[[], Pipeline]",
     reading: "Reading",
 ) -> int:
     """Register IMAGE0 and IMAGE1: the homography from the first to the second, or another model.
@@ -197,7 +201,7 @@ def match(
     if pair_list is not None:
         if images or as_json or any(own_masks):
             raise click.UsageError("--pairs goes without images, --json, --mask0 and --mask1")
-        return _match_list(pair_list, folder or Path(), out, pipeline, reading)
+        return _match_list(pair_list, folder or Path(), out, pipeline(), reading)
     if len(images) != 2 or folder is not None:
         raise click.UsageError("give two images, or --pairs FILE; --images goes with --pairs")
     from geomatch.images import check_image_file
@@ -212,7 +216,7 @@ def match(
         make_out(out)  # better now than after the work
     found = [reading.file(path, path.name) for path in images]
     one, two = (replace(file, mask=own or file.mask) for file, own in zip(found, own_masks, strict=True))
-    result = match_pair(pipeline, one, two)
+    result = match_pair(pipeline(), one, two)
     written = save_result(result, out) if out else []
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))

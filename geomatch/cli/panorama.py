@@ -10,6 +10,8 @@ from geomatch.cli.match import pipeline_options, reading_options, show_progress
 from geomatch.cli.options import descriptor_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from geomatch.images import Reading
     from geomatch.pipeline import Pipeline
 
@@ -26,7 +28,12 @@ if TYPE_CHECKING:
 @reading_options()
 @descriptor_options()
 def panorama(
-    images: tuple[Path, ...], out: Path, scene: Any, projection: Any, pipeline: "Pipeline", reading: "Reading"
+    images: tuple[Path, ...],
+    out: Path,
+    scene: Any,
+    projection: Any,
+    pipeline: "Callable[[], Pipeline]",
+    reading: "Reading",
 ) -> int:
     """Put IMAGES, or those of folders, that overlap into one picture.
 
@@ -45,7 +52,7 @@ def panorama(
         check_image_file(folder / name)
     show_progress()
     sources = [reading.file(folder / name, name) for name in names]
-    result = stitch(sources, scene=scene, projection=projection, pipeline=pipeline)
+    result = stitch(sources, scene=scene, projection=projection, pipeline=pipeline())
     for name, reason in result.left_out.items():
         click.echo(f"left out    {name}: {reason}")
     if result.pixels is None:

@@ -11,6 +11,8 @@ from geomatch.cli.match import pipeline_options, reading_options
 from geomatch.cli.options import bundled, descriptor_options, make_out
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from geomatch.images import Reading
     from geomatch.pipeline import Pipeline
     from geomatch.registration.pictures import Output
@@ -63,7 +65,7 @@ def register(
     folder: Path | None,
     sequence: bool,
     output: "Output",
-    pipeline: "Pipeline",
+    pipeline: "Callable[[], Pipeline]",
     reading: "Reading",
 ) -> int:
     """Warp each IMAGE onto REFERENCE, at full size and depth; a folder stands for its images.
@@ -80,7 +82,7 @@ def register(
 
     make_out(out)
     given = [path for pattern in images for path in _matching(pattern)]
-    told: Any = {"pipeline": pipeline, "reading": reading, "output": output}
+    told: Any = {"pipeline": pipeline(), "reading": reading, "output": output}
     if pair_list is not None:
         done = register_pairs(read_pairs(pair_list), folder or Path(), out, **told)
     elif sequence:

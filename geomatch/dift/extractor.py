@@ -175,11 +175,6 @@ class DIFTExtractor:
         """The layers' outputs (n, C, h, w) for patches (n, 3, P, P) of values 0 to 255."""
         return self.activations(network_patches(patches))
 
-    @isolated()
-    def patch_rows(self, patches: Tensor) -> Tensor:
-        """Descriptors (n, K) of patches (n, 3, P, P) of values 0 to 255, on the networks' device."""
-        return self._patch_head(network_patches(patches) if self._distilled else self.patch_maps(patches))
-
     def dense(self, image: ImageLike) -> FeatureMap:
         """The feature maps of the whole image."""
         return self.dense_many([image])[0]
@@ -294,7 +289,8 @@ class DIFTExtractor:
     def _patch_rows(self, picture: Image, features: FeatureTensors) -> Tensor:
         stride = 1 if self._distilled else self.model.stride
         patches = keypoint_patches(picture, features, self.config, stride)
-        return torch.cat([self.patch_rows(batch) for batch in patches])
+        seen = network_patches if self._distilled else self.patch_maps
+        return torch.cat([self._patch_head(seen(batch)) for batch in patches])
 
 
 @lru_cache(maxsize=2)

@@ -62,7 +62,7 @@ def summary(result: MatchResult) -> str:
     ]
     if tilts := result.settings["tilts"]:
         lines.append(f"views       tilts of {', '.join(f'{tilt:g}' for tilt in tilts)} were searched")
-    model = result.settings["model"]["type"].lower()
+    model = result.settings["model"].get("name", result.settings["model"]["type"].lower())
     if isinstance(found, RelativePose):
         lines += [f"rotation    (camera 0 to 1), uncertain by {found.rotation_deviation:.2g} degrees"]
         lines += _rows(found.rotation)
@@ -74,11 +74,20 @@ def summary(result: MatchResult) -> str:
     elif found:
         model = found.model if isinstance(found, HomographyEstimate) else model
         lines += [f"{model:11} (image 0 to image 1)", *_rows(found.matrix)]
-        if isinstance(found, HomographyEstimate) and found.corner_deviations is not None:
+    if isinstance(found, HomographyEstimate):
+        if model != "homography":
+            spread = found.parameter_deviations
+            each = (f"{name} {value:.6g} +- {spread[name]:.2g}" for name, value in found.parameters.items())
+            lines += [f"parameters  {', '.join(each)}"] * bool(spread)
+        if (points := found.control_points) is not None:
+            lines.append(f"smooth      {found.smooth} through {len(points)} control points")
+        if found.corner_deviations is not None:
             corners = ", ".join(f"{deviation:.2g}" for deviation in found.corner_deviations)
             lines.append(
                 f"corners     uncertain by {corners} px (standard deviation, clockwise from the first)"
             )
+        if found.score is not None:
+            lines.append(f"score       {found.score:.2f} (probability of less than 1 % of the diagonal)")
     if found:
         lines += [f"remark      {remark}" for remark in found.remarks]
     else:

@@ -26,7 +26,7 @@ _COMPRESSIONS = {1, 5, 8, 32946, _PACKBITS, 34925, 50000}  # none, LZW, deflate 
 _MOST_PAGES = 100  # that are looked at
 _MOST_SEGMENTS = 1 << 16  # strips or tiles: each takes half a millisecond
 _LARGEST = 1 << 30  # bytes of a strip or tile, or of all values that are read
-_KEPT = 1 << 28  # bytes of decoded strips and tiles that are kept for further windows
+_KEPT = 1 << 26  # bytes of decoded strips and tiles that are kept for further windows
 
 Window = tuple[int, int, int, int]
 """(left, top, width, height) in pixels, within the image as it is stored."""

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from geomatch.files import make_folder, write_whole
+from geomatch.images import Conversion
 from geomatch.rasters.reading import Raster
 from geomatch.rasters.warping import Send
 
@@ -20,15 +21,22 @@ Pictures = dict[str, str]
 
 
 def write_previews(
-    out: Path, name: str, frame: Raster, warped: Raster, offset: tuple[int, int], send: Send, image: Raster
+    out: Path,
+    name: str,
+    rasters: tuple[Raster, Raster, Raster],
+    offset: tuple[int, int],
+    send: Send,
+    conversion: Conversion,
 ) -> None:
     """Write the frame, the picture warped onto it and a checkerboard of both, as the page shows them.
 
-    ``offset`` is the point of the frame at the first pixel of ``warped``, which ``send`` took from ``image``.
+    ``rasters`` are the frame, the image, and the image warped, whose first pixel lies at ``offset`` of the
+    frame; ``send`` says where points of the frame lie in the image.
     """
-    shown = warped.overview(SIDE)
+    frame, image, warped = rasters
+    shown = warped.overview(SIDE, conversion)
     scale = np.array(shown.size) / warped.size
-    plain = frame.overview(SIDE)
+    plain = frame.overview(SIDE, conversion)
     zoom = scale * frame.size / plain.size
     # pixels are areas: (x + 0.5) times the scale
     placed = np.array([[zoom[0], 0, -offset[0] * scale[0]], [0, zoom[1], -offset[1] * scale[1]]])

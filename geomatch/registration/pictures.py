@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from geomatch.files import make_folder
 from geomatch.images import READING, Reading
+from geomatch.keypoints.detector import spread
 from geomatch.rasters.maps import georeference_of, write_points, write_vrt
 from geomatch.rasters.reading import open_raster
 from geomatch.rasters.warping import Interpolation, Send, canvas_of, through, warp_blocks
@@ -22,6 +23,7 @@ Pair = tuple[str, str]
 """Names of the reference and of the image that is warped onto it."""
 PICTURES = "warped"
 _STEP = 8  # pixels between two places where a smooth warp is evaluated
+_CONTROL = 100  # control points beside a map, roughly, spread over the image
 _ROUNDS = 20  # of the iteration that inverts a smooth warp
 
 
@@ -94,12 +96,15 @@ def write_warped(
         write_raster(path, blocks, size, moved.bands, moved.dtype, shifted)
         if place is not None and found.inliers.any():
             points = [np.array(line[own])[found.inliers] for own in ("points0", "points1")]
-            own, mapped = points[not output.inverse], place.to_map(points[output.inverse])
+            apart = np.sqrt(np.prod(np.ptp(points[0], axis=0)) / _CONTROL)
+            some = spread(points[0], max(apart, 1.0))
+            own, mapped = points[not output.inverse][some], place.to_map(points[output.inverse][some])
             for write, suffix in ((write_points, ".points"), (write_vrt, ".vrt")):
                 write(path.with_suffix(suffix), moved, own, mapped, place.crs)
         if output.pages:
             with open_raster(path) as warped:
-                write_previews(target.out, name, frame, warped, offset, send, moved)
+                rasters = frame, moved, warped
+                write_previews(target.out, name, rasters, offset, send, target.reading.conversion)
     return path.relative_to(target.out).as_posix(), offset
 
 

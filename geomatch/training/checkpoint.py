@@ -27,25 +27,29 @@ Drawn = TypeVar("Drawn")
 @isolated(gradients=True)
 def train(
     new_network: Callable[[], Network],
-    parts_of: Callable[[Network], Mapping[str, Any]],
     config: Any,
     path: Path,
     draw: Callable[[np.random.Generator], Drawn],
     loss: Callable[[Network, Drawn], Tensor],
     watched: Callable[[Network], Log] | None = None,
+    warm: float = 0.1,
 ) -> tuple[Network, list[Log]]:
     """Take the ``steps`` of a configuration, or those that are left after the checkpoint ``path``.
 
     A step depends on its number and the ``seed`` of the configuration, a dataclass, alone, so that a training
-    that was interrupted ends as if undisturbed; what a step sees is drawn ahead, in threads. ``parts_of``
-    gives the ``optimiser``, its ``schedule`` and what else has a state. Returns the network in evaluation
-    mode, and the log: `EVERY` so many steps and at the end the steps done, the mean loss since the entry
-    before, and what is ``watched``.
+    that was interrupted ends as if undisturbed; what a step sees is drawn ahead, in threads. The optimiser is
+    AdamW, its ``learning_rate`` the peak of a one-cycle cosine schedule, at the share ``warm`` of the steps.
+    Returns the network in evaluation mode, and the log: `EVERY` so many steps and at the end the steps done,
+    the mean loss since the entry before, and what is ``watched``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.default_generator.manual_seed(config.seed)
     network = new_network()
-    parts = {"network": network, **parts_of(network)}
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.learning_rate, total_steps=config.steps, pct_start=warm
+    )
+    parts: dict[str, Any] = {"network": network, "optimiser": optimiser, "schedule": schedule}
     start, log = _resume(path, config, parts)
     recent: list[float] = []
     left = range(start, config.steps)
@@ -54,10 +58,10 @@ def train(
         for done, batch in enumerate(shown, start + 1):
             torch.default_generator.manual_seed(config.seed * 1_000_003 + done - 1)  # dropout
             found = loss(network.train(), batch)
-            parts["optimiser"].zero_grad()
+            optimiser.zero_grad()
             found.backward()  # type: ignore[no-untyped-call]
-            parts["optimiser"].step()
-            parts["schedule"].step()
+            optimiser.step()
+            schedule.step()
             recent.append(found.item())
             if done % EVERY == 0 or done == config.steps:
                 also = watched(network.eval()) if watched else {}
@@ -68,17 +72,6 @@ def train(
                 with replacing(path) as temporary:
                     torch.save(state | {"config": asdict(config), "step": done, "log": log}, temporary)
     return network.eval(), log
-
-
-def one_cycle(parameters: Any, config: Any, decay: float, warm: float = 0.1) -> dict[str, Any]:
-    """AdamW with ``config.learning_rate``, or that of each group, as the peak of a one-cycle cosine schedule.
-
-    ``warm`` is the share of the ``steps`` before the peak.
-    """
-    optimiser = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=decay)
-    peaks = [group["lr"] for group in optimiser.param_groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peaks, total_steps=config.steps, pct_start=warm)
-    return {"optimiser": optimiser, "schedule": schedule}
 
 
 def _resume(path: Path, config: Any, parts: Mapping[str, Any]) -> tuple[int, list[Log]]:

@@ -1,8 +1,7 @@
 """Train the projection head of maps of whole images on pairs of views, resumable at any checkpoint."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,22 +10,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from geomatch.dift import DIFTConfig, DIFTExtractor
 from geomatch.dift.head.dense import STRIDE, DenseNetwork
+from geomatch.dift.head.projection import NetworkHead
 from geomatch.dift.maps.feature_map import FeatureMap, cell_centres
-from geomatch.errors import GeomatchError
-from geomatch.files import replacing
+from geomatch.errors import GeomatchError, ImageError
+from geomatch.files import digest_of, replacing, sha256_of
 from geomatch.geometry import warp_points
 from geomatch.images import load_image, reduce_image
 from geomatch.synthetic import Motion
-from geomatch.training.bank import BankImage, make_files, make_views
-from geomatch.training.checkpoint import Log, one_cycle, train
-from geomatch.training.convolutional_head import checkpoint_folder, split_images, trained_head
+from geomatch.training.checkpoint import Log, train
 from geomatch.training.linear_head import FittedHead
+from geomatch.training.views import make_views
 
 CHECKPOINT = "dense-head.pt"
 SIDE = 560  # longest side in pixels of the photographs that are kept
+HELD_OUT = 20  # one photograph in so many is not trained on
 WATCHED = 32  # pairs of views of the photographs held out
 MOTIONS: tuple[Motion, ...] = ("upright", "rotated", "tilted", "upright", "rotated")
 RIGHT, NEAR = 3.0, 6.0
@@ -56,29 +57,59 @@ class ViewPair(NamedTuple):
 
 
 def train_dense_head(
-    config: DIFTConfig, images: Sequence[BankImage], work: Path, settings: DenseConfig = DenseConfig()
+    config: DIFTConfig, images: Sequence[Path], work: Path, settings: DenseConfig = DenseConfig()
 ) -> FittedHead:
-    """Train the head of a model that samples maps of whole images, drawn in proportion to their ``views``.
+    """Train the head of a model that samples maps of whole images.
 
     ``work`` holds the photographs, reduced, and the checkpoint, from which a second call goes on. Raises
     `GeomatchError` when none can be read.
     """
     if config.sampling != "dense":
-        raise ValueError("--dense is for sampling='dense'; patches have --trained")
-    folder = work / "photographs"
-    unreadable = make_files(partial(_keep, folder), partial(_kept, folder), images, 1, "photographs")
-    used, held_out = split_images([image for image in images if image not in unreadable])
+        raise ValueError("--dense is for sampling='dense'; heads of patches are fitted in closed form")
+    kept, skipped = _keep(images, work / "photographs")
+    watched_digests = list(kept)[::HELD_OUT] if len(kept) >= HELD_OUT else []
+    used = [digest for digest in kept if digest not in watched_digests]
     if not used:
         raise GeomatchError("none of the images can be read: give photographs")
     extractor = DIFTExtractor(replace(config, head=False))
-    watched = draw_watched([_kept(folder, image) for image in held_out], settings)
-    photographs = [_kept(folder, image) for image in used for _ in range(image.views)]
-    place = checkpoint_folder(work, config, [*used, *held_out])
-    network, log = train_network(extractor, photographs, settings, place, watched)
+    watched = draw_watched([kept[digest] for digest in watched_digests], settings)
+    place = checkpoint_folder(work, config, list(kept))
+    network, log = train_network(extractor, [kept[digest] for digest in used], settings, place, watched)
     before = [found_right(extractor.dense_many(pair.pixels), pair) for pair in watched]
     pairs = settings.steps * settings.pairs
-    fitted = trained_head(network, config, settings, used, pairs, log, unreadable)
-    return replace(fitted, before=float(np.concatenate(before).mean()) if before else None)
+    training = {"model": config.model, "images": used, "pairs": pairs, "head": asdict(settings), "log": log}
+    head = NetworkHead(network, config.feature_settings(), training)
+    gain = float(np.concatenate(before).mean()) if before else None
+    return FittedHead(head, len(used), skipped, pairs, gain, log[-1].get("rank1"))
+
+
+def _keep(images: Sequence[Path], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Photographs as arrays, reduced, by the checksum of their file, and those left out, with the reason."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept: dict[str, Path] = {}
+    skipped: dict[str, str] = {}
+    for path in tqdm(images, desc="photographs", unit="image"):
+        digest = sha256_of(path)
+        file = folder / f"{digest}.npy"
+        if digest in kept:
+            skipped[str(path)] = "the same as one before it"
+            continue
+        try:
+            if not file.is_file():
+                pixels = reduce_image(load_image(path), SIDE).pixels
+                with replacing(file) as temporary:
+                    np.save(temporary, pixels)
+            kept[digest] = file
+        except ImageError as error:
+            skipped[str(path)] = str(error).removeprefix(f"{path}: ")
+    return kept, skipped
+
+
+def checkpoint_folder(work: Path, config: DIFTConfig, digests: Sequence[str]) -> Path:
+    """Where the training of these images for this model goes on; others have other folders."""
+    folder = work / digest_of([config.model, config.feature_settings(), list(digests)])[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def train_network(
@@ -111,9 +142,10 @@ def train_network(
         return {"rank1": round(float(np.concatenate(right).mean()), 4)}
 
     network, entries = train(
-        new_network, lambda network: one_cycle(network.parameters(), config, 1e-3, 0.05), config,
-        out / CHECKPOINT, lambda rng: [draw_pair(photographs, config, rng) for _ in range(config.pairs)],
+        new_network, config, out / CHECKPOINT,
+        lambda rng: [draw_pair(photographs, config, rng) for _ in range(config.pairs)],
         lambda network, pairs: dense_loss(described(network, pairs), pairs, config), log if watched else None,
+        warm=0.05,
     )  # fmt: skip
     return network.cpu(), entries
 
@@ -181,16 +213,6 @@ def found_right(views: Sequence[FeatureMap], pair: ViewPair) -> NDArray[np.bool_
 
 def _views(maps: Tensor, size: int) -> list[FeatureMap]:
     return [FeatureMap((layer,), (size, size)) for layer in maps]
-
-
-def _kept(folder: Path, image: BankImage) -> Path:
-    return folder / f"{image.sha256}.npy"
-
-
-def _keep(folder: Path, image: BankImage) -> None:
-    pixels = reduce_image(load_image(image.path), SIDE).pixels
-    with replacing(_kept(folder, image)) as temporary:
-        np.save(temporary, pixels)
 
 
 def _activations(extractor: DIFTExtractor, pixels: NDArray[np.uint8]) -> list[Tensor]:

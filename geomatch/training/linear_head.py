@@ -17,7 +17,7 @@ from geomatch.files import digest_of, load_arrays, save_arrays, sha256_of
 from geomatch.isolation import isolated
 from geomatch.provenance import cache_key
 from geomatch.synthetic import Motion
-from geomatch.training.bank import view_pairs
+from geomatch.training.views import view_pairs
 from geomatch.types import check_shape
 
 PER_VIEW = 40  # keypoints of a pair of views: few points of many views, since variety of views counts
@@ -160,7 +160,7 @@ def _activations(
 ) -> dict[str, NDArray[Any]]:
     """Rows of activations at the partners in both views, and the number of their pair of views."""
     found: dict[str, list[NDArray[Any]]] = {"first": [], "second": [], "view": []}
-    pairs = view_pairs(path, views, seed, motions=motions, per_view=PER_VIEW)
+    pairs = view_pairs(path, views, seed, motions, PER_VIEW)
     for number, (view0, view1, features0, features1) in enumerate(pairs):
         found["first"].append(np.asarray(extractor.describe(view0, features0).descriptors))
         found["second"].append(np.asarray(extractor.describe(view1, features1).descriptors))

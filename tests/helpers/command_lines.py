@@ -24,7 +24,6 @@ import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -39,7 +38,6 @@ import torch
 
 import geomatch
 from geomatch.cli import app, main
-from geomatch.training import bank
 from geomatch.weights.folders import HEAD_FILES
 
 CODES = (0, 1, 2, 130)
@@ -195,8 +193,6 @@ def _child(line: list[str], place: Path, above: Path) -> None:
 
     tracker = resource_tracker._resource_tracker  # that of the parent, which this process must not use
     tracker._fd = tracker._pid = None
-    # another user may not be allowed to start this Python again
-    bank.ProcessPoolExecutor = lambda *_: ThreadPoolExecutor(1)  # type: ignore[misc, assignment]
     connect, socket.socket.connect = socket.socket.connect, refused  # type: ignore[method-assign]
     sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
     code: int | None = None

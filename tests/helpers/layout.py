@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SHIPPED = tuple(PROJECT["tool"]["setuptools"]["packages"])
-PACKAGES = (*SHIPPED, "geomatch.benchmarks.studies", "geomatch.benchmarks.training")
+PACKAGES = (*SHIPPED, "geomatch.benchmarks.studies")
 """Those that ship, and those that are run from the repository."""
 
 

@@ -15,7 +15,7 @@ from geomatch.errors import GeomatchError
 from geomatch.files import replacing
 from geomatch.images import load_image, reduce_image
 from geomatch.synthetic import Motion, change_light, random_homography, render_view
-from geomatch.training.bank import OVERSAMPLING
+from geomatch.training.views import OVERSAMPLING
 
 SYNTHETIC_SIDE = 800  # photographs are reduced to this long side
 STRONG_LIGHT = 1.6  # `change_light`'s strength in strong ``i_`` sequences

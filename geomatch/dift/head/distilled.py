@@ -1,7 +1,7 @@
 """A small network over patches that stands in for a diffusion model and its projection head.
 
-It was trained to give their descriptors (`geomatch.benchmarks.training.distillation`), with two fifths of
-their multiplications and without their normalisations.
+It was trained to give their descriptors (the model card of `dift-tiny` tells how), with two fifths of their
+multiplications and without their normalisations.
 """
 
 import copy

@@ -1,9 +1,8 @@
 """Projection heads, which turn activations into short descriptors, and their files.
 
-A linear one is fitted in closed form; a convolutional one is trained, on patches or on maps of whole images.
+A linear one is fitted in closed form; a network is trained, on patches or on maps of whole images.
 """
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from geomatch.dift.config import Sampling
-from geomatch.dift.head.dense import DenseNetwork, convolution, fold, norm
+from geomatch.dift.head.dense import DenseNetwork
 from geomatch.dift.head.distilled import PatchNetwork
 from geomatch.dift.maps.feature_map import FeatureMap, cell_centres
 from geomatch.errors import WeightsError, reading
@@ -28,7 +27,7 @@ from geomatch.types import Metric, checked
 from geomatch.weights.folders import HEAD_FILES
 from geomatch.weights.tensors import filled, halved, load_tensors, save_tensors
 
-POOLED = 4  # cells per side that the last, fully connected step sees
+POOLED = 4  # cells per side to which patches are averaged
 CELLS = 2**15  # of a map projected at a time, which bounds the memory
 
 
@@ -112,71 +111,11 @@ class LinearHead:
         _save(self, folder, {"kind": "linear"}, tensors)
 
 
-class HeadNetwork(nn.Module):
-    """From the maps of several layers to unit descriptors, finest map first.
-
-    Each halving of the resolution is a 3x3 convolution, after which the maps of that resolution join and are
-    mixed by another; one linear map takes the last 4x4 cells, as in L2-Net (Tian et al., 2017). ``maps`` are
-    (channels, side) of every layer of a patch, sides 4 times a power of two; ``widths`` the channels after
-    the steps to half, a quarter ... of the finest side.
-    """
-
-    def __init__(self, maps: Sequence[tuple[int, int]], widths: Sequence[int], dimension: int) -> None:
-        super().__init__()
-        self.maps = [(int(channels), int(side)) for channels, side in maps]
-        self.widths = [int(width) for width in widths]
-        self.dimension = dimension
-        sides = sorted({side for _, side in self.maps}, reverse=True)
-        finest = sides[0]
-        levels = [finest // 2**k for k in range(len(widths) + 1)]
-        if levels[-1] != POOLED or any(side not in levels for side in sides):
-            raise ValueError(f"{len(widths)} halvings do not lead from maps of sides {sides} to {POOLED}")
-        joining = {side: sum(c for c, s in self.maps if s == side) for side in levels}
-        self.scale = nn.ModuleList(norm(channels, affine=False) for channels, _ in self.maps)
-        self.down, self.mix = nn.ModuleList(), nn.ModuleList()
-        width = joining[finest]
-        for level, wanted in zip(levels[1:], widths, strict=True):
-            self.down.append(_block(width, wanted, stride=2))
-            self.mix.append(_block(wanted + joining[level], wanted))
-            width = wanted
-        self.last = nn.Sequential(
-            nn.Dropout(0.1),
-            convolution(width, dimension, POOLED),
-            norm(dimension, affine=False),
-        )
-
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (N, C, side, side), in the order of the constructor, to (N, dimension) of unit length."""
-        scaled = [norm(layer) for norm, layer in zip(self.scale, maps, strict=True)]
-        side = max(layer.shape[2] for layer in scaled)
-        x = torch.cat([layer for layer in scaled if layer.shape[2] == side], dim=1)
-        for down, mix in zip(self.down, self.mix, strict=True):
-            side //= 2
-            x = mix(torch.cat([down(x), *(layer for layer in scaled if layer.shape[2] == side)], dim=1))
-        return functional.normalize(self.last(x).flatten(1), dim=1)
-
-    def on(self, device: str | torch.device, dtype: torch.dtype) -> Callable[[Sequence[Tensor]], Tensor]:
-        """A copy there, always float32 as the maps are, its normalisations folded."""
-        network = copy.deepcopy(self)
-        for block in (*network.down, *network.mix):
-            fold(block, 0)
-        fold(network.last, 1)
-        return network.to(device)
-
-
-def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        convolution(inputs, outputs, 3, stride=stride, padding=1),
-        norm(outputs),
-        nn.ReLU(inplace=True),
-    )
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class NetworkHead:
-    """A small network over the maps of a patch or of a whole image, or over the patch itself."""
+    """A small network over the maps of a whole image, or over a patch itself."""
 
-    network: HeadNetwork | PatchNetwork | DenseNetwork  # in evaluation mode, on the CPU
+    network: PatchNetwork | DenseNetwork  # in evaluation mode, on the CPU
     settings: Mapping[str, Any]  # these two as of `LinearHead`
     training: Mapping[str, Any]
 
@@ -191,7 +130,7 @@ class NetworkHead:
         return self.network.dimension
 
     def on(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> Callable[[Any], Tensor]:
-        """As `LinearHead.on`; where `distilled` a function of normalised patches (N, 3, S, S)."""
+        """As `LinearHead.on_maps` has it; where `distilled` a function of normalised patches (N, 3, S, S)."""
         return self.network.on(device, dtype)
 
     def on_maps(self, device: str | torch.device, metric: Metric) -> Callable[[Sequence[Tensor]], Tensor]:
@@ -205,8 +144,8 @@ class NetworkHead:
         _save(self, folder, {"kind": kind} | made, self.network.state_dict())
 
 
-KINDS: dict[str, type[HeadNetwork] | type[PatchNetwork] | type[DenseNetwork]] = {
-    "distilled": PatchNetwork, "trained": HeadNetwork, "dense": DenseNetwork,
+KINDS: dict[str, type[PatchNetwork] | type[DenseNetwork]] = {
+    "distilled": PatchNetwork, "dense": DenseNetwork,
 }  # fmt: skip
 """Names of networks in files of heads."""
 _PLAN = ("maps", "width", "widths", "dimension")  # what they are made of
@@ -242,6 +181,6 @@ def load_head(place: Path, sampling: Sampling = "patch") -> Head:
         if kind == "linear":
             mean, projection = (tensors[name].float().numpy() for name in ("mean", "projection"))
             return LinearHead(mean, projection, settings, training)
-        make: Callable[..., HeadNetwork | PatchNetwork | DenseNetwork] = KINDS[kind]
+        make: Callable[..., PatchNetwork | DenseNetwork] = KINDS[kind]
         network = filled(partial(make, **plan), tensors)
     return NetworkHead(network, settings, training)

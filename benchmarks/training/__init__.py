@@ -1,1 +1,0 @@
-"""How the embedded model and detector were made: images and trainings."""
