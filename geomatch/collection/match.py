@@ -160,7 +160,7 @@ def match_collection(
             in_both, failed = search_pairs(files, stored, sides, parts, matching, work)
             result = joined_with(result, in_both)
             failed_pairs |= failed
-    told = {"failed": skipped | failed_pairs, "retries": work.retries, "stages": work.stages}
+    told = {"failed": skipped | failed_pairs, "retries": work.retries}
     manifest.saved(store, **told, complete=True)
     return CollectionResult(
         result,
