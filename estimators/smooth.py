@@ -20,6 +20,7 @@ _LEAST_PLACES = 30  # five for each coefficient of a polynomial
 _LEAST_BREADTH = 0.2  # of the sides of image 0
 _BENT = 2.0  # deviations of splines are larger than leaving out tells: measured on made fields
 _FOLDS, _ROUNDS = 10, 10
+_AT_REST = 0.8  # of the matches of a watermark that may agree with the warp
 _MAX_DEVIATION = 0.05  # of the longest side of image 0 in image 1, as `Gate.max_deviation`
 _LATTICE = np.linspace(0, 1, 33)  # where the warp is looked at for folds
 Mask = NDArray[np.bool_]
@@ -70,7 +71,10 @@ class SmoothEstimator:
         warped = self._warped(found, p0[usable], p1[usable], found.inliers[usable], image_size)
         if isinstance(warped, str):
             return replace(found, note=f"no smooth residual warp: {warped}")
-        return replace(warped, inliers=self._near(warped, p0, p1, 1.0))
+        inliers, still = self._near(warped, p0, p1, 1.0), found.watermark
+        if still is not None and inliers[still].mean() > _AT_REST:
+            still = None  # no caption, but where the warp moves nothing
+        return replace(warped, inliers=inliers, watermark=still)
 
     def _near(self, found: HomographyEstimate, p0: Points, p1: Points, reach: float) -> Mask:
         """Which matches (M, 2) are so many thresholds off at most."""

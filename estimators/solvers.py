@@ -60,16 +60,12 @@ def _estimate(
 
 
 OPENCV_METHODS: dict[str, int] = {
-    "ransac": cv2.RANSAC,
-    "lmeds": cv2.LMEDS,
-    "rho": cv2.RHO,
-    "usac_default": cv2.USAC_DEFAULT,
-    "usac_fast": cv2.USAC_FAST,
-    "usac_accurate": cv2.USAC_ACCURATE,
-    "usac_prosac": cv2.USAC_PROSAC,
-    "usac_parallel": cv2.USAC_PARALLEL,
-    "usac_magsac": cv2.USAC_MAGSAC,
-}
+    name: getattr(cv2, name.upper())
+    for name in (
+        "ransac", "lmeds", "rho", "usac_default", "usac_fast", "usac_accurate", "usac_prosac",
+        "usac_parallel", "usac_magsac",
+    )
+}  # fmt: skip
 """Names of OpenCV's methods. ``rho`` and ``usac_prosac`` sample the first matches first."""
 _SOLVERS: dict[str, Callable[..., Any]] = {"homography": cv2.findHomography, "affine": cv2.estimateAffine2D}
 

@@ -237,6 +237,23 @@ def test_smooth_fields_are_recovered_beside_wild_outliers(kind: str, rng: np.ran
     np.testing.assert_allclose(shifts, estimate.send(near) - warp_points(estimate.matrix, near))
 
 
+def test_where_a_warp_rests_there_is_no_caption(rng: np.random.Generator) -> None:
+    p0 = rng.uniform(0, 1, (600, 2)) * SIZE
+    shift = 2e-4 * ((p0 - (300, 220)) ** 2).sum(axis=1, keepdims=True) * (1, 0.2)
+    p1 = p0 + shift + rng.normal(0, 0.3, p0.shape)
+    assert found(OpenCVEstimator().estimate(p0, p1, SIZE)).watermark is not None  # in the middle all rests
+    estimator = SmoothEstimator(OpenCVEstimator(), "polynomial")
+    bent = found(estimator.estimate(p0, p1, SIZE))
+    assert bent.smooth
+    assert bent.watermark is None
+    caption = rng.uniform(0, 1, (60, 2)) * (640, 40)
+    bent = found(
+        estimator.estimate(np.vstack([p0, caption]), np.vstack([p1 + np.array([0, 40]), caption]), SIZE)
+    )
+    assert bent.smooth
+    assert bent.watermark is not None
+
+
 def test_a_polynomial_on_its_own_plane_is_exact(rng: np.random.Generator) -> None:
     p0 = rng.uniform(0, 1, (300, 2)) * SIZE
     p1 = p0 + np.array([9, -4]) + bend(p0)

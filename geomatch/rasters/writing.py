@@ -20,9 +20,9 @@ _LEVEL = 1  # of deflate: 3 takes twice as long for files smaller by a seventh
 
 
 def suffix_for(dtype: DTypeLike, bands: int, size: tuple[int, int]) -> str:
-    """``.png`` for what programs that show pictures read, else ``.tif``."""
+    """``.png`` for what programs that show pictures read, and is not too large for memory, else ``.tif``."""
     plain = np.dtype(dtype) in (np.uint8, np.uint16) and bands in (1, 3)
-    return ".png" if plain and size[0] * size[1] <= MAX_PIXELS else ".tif"
+    return ".png" if plain and size[0] * size[1] * np.dtype(dtype).itemsize <= MAX_PIXELS else ".tif"
 
 
 def write_raster(
@@ -59,8 +59,8 @@ def write_raster(
     with replacing(path) as temporary:
         if suffix == ".png":
             order = [2, 1, 0, 3] if bands == 3 else [0, 0, 0, 1]  # OpenCV writes no opacity with grey alone
-            _, code = cv2.imencode(".png", np.concatenate(list(rows))[:, :, order])
-            temporary.write_bytes(code.tobytes())
+            _, code = cv2.imencode(".png", np.concatenate([row[:, :, order] for row in rows]))
+            temporary.write_bytes(code.data)
             return
         import tifffile
 

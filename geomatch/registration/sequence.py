@@ -7,18 +7,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import nan
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomatch.errors import require
+from geomatch.estimators.planes import PLANES
 from geomatch.geometry import image_corners, warp_points
 
 Matrix = NDArray[np.float64]
-PlaneModel = Literal["translation", "euclidean", "similarity", "affine", "homography"]
-_ENTRIES = {"translation": (2, 5), "affine": range(6), "homography": range(8)}  # of a matrix, that are free
-_FREE = {"translation": 2, "euclidean": 3, "similarity": 4, "affine": 6, "homography": 8}
 _POINTS = 100  # of a link; more cost time and tell little
 _SCALE = 1.0  # pixels from which on a difference counts linearly
 _WRONG, _LEAST = 5.0, 3.0  # a link contradicts the rest if off by so many times the usual, and pixels
@@ -82,9 +80,7 @@ def closures(
     return sorted((pair for pair in shares if shares[pair] >= least), key=lambda pair: (-shares[pair], pair))
 
 
-def adjust(
-    count: int, links: Sequence[Link], model: PlaneModel = "homography", reference: int = 0
-) -> Adjustment:
+def adjust(count: int, links: Sequence[Link], model: str = "homography", reference: int = 0) -> Adjustment:
     """Fit the transforms of ``count`` images to all links at once, with scipy's `least_squares`.
 
     What is made small, with a robust loss, are differences in pixels of image j: between its points and those
@@ -93,8 +89,8 @@ def adjust(
 
     Raises `MissingDependencyError` without scipy, and ValueError for an unknown model.
     """
-    if model not in _FREE:
-        raise ValueError(f"unknown model {model!r}; choose one of: {', '.join(_FREE)}")
+    if model not in PLANES:
+        raise ValueError(f"unknown model {model!r}; choose one of: {', '.join(PLANES)}")
     thinned = [_thinned(link) for link in links]
     kept = list(range(len(links)))
     while True:
@@ -136,21 +132,17 @@ def _chained(links: Sequence[Link], reference: int) -> dict[int, Matrix]:
     return places
 
 
-def _motions(model: PlaneModel, values: Matrix) -> Matrix:
+def _motions(model: str, values: Matrix) -> Matrix:
     """(N, 3, 3) motions near the identity, of parameters (N, P)."""
     made = np.tile(np.eye(3), (len(values), 1, 1))
-    if model in _ENTRIES:
-        made.reshape(-1, 9)[:, list(_ENTRIES[model])] += values
-        return made
-    size = np.exp(values[:, 1]) if model == "similarity" else 1.0
-    made[:, 0, 0] = made[:, 1, 1] = size * np.cos(values[:, 0])
-    made[:, 1, 0] = size * np.sin(values[:, 0])
-    made[:, 0, 1], made[:, :2, 2] = -made[:, 1, 0], values[:, -2:]
+    made.reshape(-1, 9)[:, :8] += values @ PLANES[model].tangent(np.eye(3)).T
+    if model == "euclidean":
+        made[:, :2, :2] /= np.sqrt(np.linalg.det(made[:, :2, :2]))[:, None, None]
     return made
 
 
 def _fitted(
-    places: dict[int, Matrix], links: Sequence[Link], model: PlaneModel, reference: int
+    places: dict[int, Matrix], links: Sequence[Link], model: str, reference: int
 ) -> dict[int, Matrix]:
     optimize: Any = require("scipy.optimize", "register", "the adjustment of a sequence")
     sparse: Any = require("scipy.sparse", "register", "the adjustment of a sequence")
@@ -164,7 +156,7 @@ def _fitted(
     scale = np.ptp(points, axis=0).max() / 2
     unit = np.array([[1, 0, -points[:, 0].mean()], [0, 1, -points[:, 1].mean()], [0, 0, scale]]) / scale
     before = np.array([places[i] for i in order])
-    count = _FREE[model]
+    count = PLANES[model].freedom
 
     def placed(values: Matrix) -> Matrix:
         motions = _motions(model, np.concatenate([np.zeros(count), values]).reshape(-1, count))
