@@ -51,8 +51,6 @@ class Gate:
     """Bound on the breadth of the strip where most inliers lie, in sides of image 0 (of their bounding box
     without a size): a line or one small part would determine a model simpler than a homography, but not tell
     whether it holds."""
-    allow_mirrored: bool = False
-    """A mirrored plane passes, too."""
     refits: int = 10
     """Least-squares fits to the inliers after the solver, at most; 0 leaves its matrix alone."""
 
@@ -164,9 +162,8 @@ class Gate:
         following = np.roll(edges, -1, axis=0)
         turns = edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0]
         if (turns < 0).all():
-            if not self.allow_mirrored:
-                return "mirrors the image"
-        elif not (turns > 0).all():
+            return "mirrors the image"
+        if not (turns > 0).all():
             return "folds the image: its corners no longer form a convex quadrilateral"
         side = max(np.ptp(warped[:, 0]), np.ptp(warped[:, 1]))
         to_unit = np.diag([1 / side, 1 / side, 1.0])

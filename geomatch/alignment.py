@@ -37,28 +37,6 @@ _MIN_SHARE = 0.75
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.003)
 
 
-def align_homography(
-    image0: Image,
-    image1: Image,
-    keypoints0: NDArray[np.floating],
-    points0: NDArray[np.floating],
-    points1: NDArray[np.floating],
-    found: HomographyEstimate,
-    estimator: Estimator,
-    threshold: float,
-) -> HomographyEstimate:
-    """Estimate the homography again, from where Lucas-Kanade places all keypoints of image 0 in image 1.
-
-    It is estimated from ``keypoints0`` (N, 2) in pixels of image 0; matches (M, 2) within the estimator's
-    threshold in pixels of image 1, or ``threshold`` if it has none, are the inliers. Where too few keypoints
-    or matches agree with it, the one given is returned. The uncertainty of the corners stays that of the
-    matches: keypoints followed into image 1 are wrong together, so that theirs looks too small. The model
-    stays that of the one given; one with a residual warp is returned as it is.
-    """
-    parts = [(prepare_part(image0, image1), keypoints0)]
-    return align_parts(parts, image0.size, points0, points1, found, estimator, threshold)
-
-
 def align_parts(
     parts: Sequence[tuple[Part, NDArray[np.floating]]],
     size0: tuple[int, int],
@@ -68,7 +46,14 @@ def align_parts(
     estimator: Estimator,
     threshold: float,
 ) -> HomographyEstimate:
-    """`align_homography` from parts of two images, each with its keypoints (N, 2) in pixels of image 0."""
+    """Estimate the homography again, from where Lucas-Kanade places all keypoints of image 0 in image 1.
+
+    ``parts`` of the images, or these whole, each have their keypoints (N, 2) in pixels of image 0; matches
+    (M, 2) within the estimator's threshold in pixels of image 1, or ``threshold`` if it has none, are the
+    inliers. Where too few keypoints or matches agree with it, the one given is returned. The uncertainty of
+    the corners stays that of the matches: keypoints followed into image 1 are wrong together, so that theirs
+    looks too small. The model stays that of the one given; one with a residual warp is returned as it is.
+    """
     if found.smooth:
         return found
     estimator = plane_estimator(estimator, found.model)

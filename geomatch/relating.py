@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from geomatch.alignment import align_homography
+from geomatch.alignment import align_parts, prepare_part
 from geomatch.content import check_content
 from geomatch.describers import (
     traits_of,
@@ -88,8 +88,9 @@ def relate(
         points0, points1 = (own.keypoints[: len(matches)] for own in (features0, features1))
     if pipeline.refine_homography and isinstance(geometry, HomographyEstimate):
         with timed(seconds, "refine_homography"):
-            geometry = align_homography(
-                *images, features0.keypoints, points0, points1, geometry, estimator, pipeline.threshold
+            whole = [(prepare_part(*images), features0.keypoints)]
+            geometry = align_parts(
+                whole, images[0].size, points0, points1, geometry, estimator, pipeline.threshold
             )
     if geometry and not traits_of(describer).local:
         with timed(seconds, "check_content"):

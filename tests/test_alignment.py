@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from geomatch import EstimationFailure, HomographyEstimate, Image, corner_error, warp_points
-from geomatch.alignment import align_homography, align_points, prepare_part
+from geomatch.alignment import align_parts, align_points, prepare_part
 from geomatch.estimators import OpenCVEstimator
 from geomatch.keypoints import OpenCVDetector
 from geomatch.synthetic import change_light, random_homography, render_view
@@ -89,13 +89,22 @@ def test_homography_is_better_or_the_one_given(photo0: Image, points: NDArray[np
     noisy = warp_points(truth, points) + np.random.default_rng(0).normal(0, 1.0, points.shape)
     found = OpenCVEstimator().estimate(points, noisy, photo0.size)
     assert isinstance(found, HomographyEstimate)
-    better = align_homography(photo0, view, points, points, noisy, found, OpenCVEstimator(), 3.0)
+    better = align_parts(
+        [(prepare_part(photo0, view), points)], photo0.size, points, noisy, found, OpenCVEstimator(), 3.0
+    )
     assert corner_error(better.matrix, truth, photo0.size) < 0.3
     assert corner_error(better.matrix, truth, photo0.size) < corner_error(found.matrix, truth, photo0.size)
     errors = np.linalg.norm(warp_points(better.matrix, points) - noisy, axis=1)
     np.testing.assert_array_equal(better.inliers, errors <= 3)
-    assert align_homography(photo0, view, points, points, noisy, found, Bare(None), 3.0) is found
-    kept = align_homography(photo0, noise(5), points, points, noisy, found, OpenCVEstimator(), 3.0)
+    assert (
+        align_parts(
+            [(prepare_part(photo0, view), points)], photo0.size, points, noisy, found, Bare(None), 3.0
+        )
+        is found
+    )
+    kept = align_parts(
+        [(prepare_part(photo0, noise(5)), points)], photo0.size, points, noisy, found, OpenCVEstimator(), 3.0
+    )
     assert kept is found
 
 
@@ -108,7 +117,9 @@ def test_the_estimators_threshold_counts(photo0: Image, points: NDArray[np.float
     found = strict.estimate(points, noisy, photo0.size)
     assert isinstance(found, HomographyEstimate)
     for estimator, threshold in ((strict, 0.5), (Bare(strict), 3.0)):
-        better = align_homography(photo0, view, points, points, noisy, found, estimator, 3.0)
+        better = align_parts(
+            [(prepare_part(photo0, view), points)], photo0.size, points, noisy, found, estimator, 3.0
+        )
         assert better is not found
         errors = np.linalg.norm(warp_points(better.matrix, points) - noisy, axis=1)
         np.testing.assert_array_equal(better.inliers, errors <= threshold)

@@ -148,7 +148,6 @@ def test_gate_refuses_what_a_solver_should_not_return(rng: np.random.Generator) 
         estimate = Gate(max_condition=100).run(lambda a, b, m=matrix: m, p0, exact, 0.01, SIZE)
         assert isinstance(estimate, EstimationFailure)
         assert words in estimate.reason
-    assert Gate(allow_mirrored=True).run(lambda a, b: matrices["mirrors"], p0, p0 * [-1, 1], 3.0, SIZE)
     assert not Gate().run(lambda a, b: None, p0, p0, 3.0, SIZE)
 
 

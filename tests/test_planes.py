@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 
 from geomatch import EstimationFailure, HomographyEstimate, corner_error, warp_points
-from geomatch.alignment import align_homography
+from geomatch.alignment import align_parts, prepare_part
 from geomatch.estimators import (
     Gate,
     OpenCVEstimator,
@@ -324,11 +324,11 @@ def test_alignment_keeps_the_model(photo0: Image) -> None:
     p0 = rng.uniform(20, 200, (60, 2))
     start = found(auto.estimate(p0, p0 + rng.normal(0, 0.5, p0.shape), photo0.size))
     assert start.model == "translation"
-    again = align_homography(photo0, photo0, p0, p0, p0, start, auto, 3.0)
+    again = align_parts([(prepare_part(photo0, photo0), p0)], photo0.size, p0, p0, start, auto, 3.0)
     assert again.model == "translation"
     np.testing.assert_allclose(again.matrix, np.eye(3), atol=0.02)
     bent = replace(start, smooth="tps", control_points=p0, control_shifts=p0 * 0)
-    assert align_homography(photo0, photo0, p0, p0, p0, bent, auto, 3.0) is bent
+    assert align_parts([(prepare_part(photo0, photo0), p0)], photo0.size, p0, p0, bent, auto, 3.0) is bent
 
 
 def test_scores_can_be_taken_by_their_word() -> None:
@@ -368,5 +368,7 @@ def test_scores_fall_where_matches_say_less(rng: np.random.Generator, photo0: Im
     points = rng.uniform(20, 200, (60, 2))
     start = found(OpenCVEstimator().estimate(points, points + rng.normal(0, 1, points.shape), photo0.size))
     assert start.score is not None
-    fine = align_homography(photo0, photo0, points, points, points, start, OpenCVEstimator(), 3.0)
+    fine = align_parts(
+        [(prepare_part(photo0, photo0), points)], photo0.size, points, points, start, OpenCVEstimator(), 3.0
+    )
     assert fine.score == aligned(start.score)

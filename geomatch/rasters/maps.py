@@ -50,7 +50,7 @@ def georeference_of(raster: Raster) -> Georeference | None:
         crs, stored = file.crs.to_wkt() if file.crs else "", Georeference("", tuple(file.transform)[:6])
     corner, right, below = raster.stored(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) - 0.5)
     linear = np.reshape(stored.transform, (2, 3))[:, :2] @ np.stack([right - corner, below - corner], axis=1)
-    (a, b), (d, e), (c, f) = _floats([*linear, *stored.to_map(corner[None])])
+    (a, b), (d, e), (c, f) = np.vstack([linear, stored.to_map(corner[None])]).tolist()
     return Georeference(crs, (a, b, c, d, e, f))
 
 
@@ -86,7 +86,7 @@ def write_points(
     source = raster.stored(points) * (1, -1) + (0.5, -0.5) if own is None else own.to_map(points)
     lines = [f"#CRS: {' '.join(crs.split())}"] if crs else []
     lines += ["mapX,mapY,sourceX,sourceY,enable,dX,dY,residual"]
-    lines += [f"{x!r},{y!r},{u!r},{v!r},1,0,0,0" for x, y, u, v in _floats(np.hstack([places, source]))]
+    lines += [f"{x!r},{y!r},{u!r},{v!r},1,0,0,0" for x, y, u, v in np.hstack([places, source]).tolist()]
     write_whole(path, "\n".join(lines) + "\n")
 
 
@@ -106,13 +106,8 @@ def write_vrt(
         for found in [*root.iterfind("SRS"), *root.iterfind("GeoTransform"), *root.iterfind("GCPList")]:
             root.remove(found)
         gcps = ElementTree.Element("GCPList", Projection=crs)
-        for number, row in enumerate(_floats(np.hstack([raster.stored(points) + 0.5, places])), 1):
+        for number, row in enumerate(np.hstack([raster.stored(points) + 0.5, places]).tolist(), 1):
             place = dict(zip(("Pixel", "Line", "X", "Y"), map(repr, row), strict=True))
             ElementTree.SubElement(gcps, "GCP", {"Id": str(number), **place, "Z": "0"})
         root.insert(0, gcps)
         tree.write(temporary)
-
-
-def _floats(rows: ArrayLike) -> list[list[float]]:
-    found: list[list[float]] = np.asarray(rows, np.float64).tolist()
-    return found
