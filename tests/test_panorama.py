@@ -176,6 +176,9 @@ def test_command(
     assert f"left out    {stranger}: belongs to none of those in the picture" in capsys.readouterr().out
     assert main(["panorama", str(tmp_path / "view0.png"), *line[2:], str(stranger)]) == 1
     assert "geomatch: no panorama: no two of 2 images fit together" in capsys.readouterr().err
-    for wrong in ([*line, "--out", "a.gif"], ["panorama", str(stranger), *line[2:]], [*line, "nowhere.png"]):
+    (tmp_path / "masks").mkdir()
+    unmasked = [*line, "--masks", str(tmp_path / "masks")]
+    alone = ["panorama", str(stranger), *line[2:]]
+    for wrong in ([*line, "--out", "a.gif"], alone, [*line, "nowhere.png"], unmasked):
         assert main(wrong) == 2
         assert capsys.readouterr().err.count("\n") == 1

@@ -48,6 +48,8 @@ def panorama(
         raise click.UsageError(f"--out {out}: give a {', '.join(SUFFIXES)} file in a folder that exists")
     folder, names = named_files(images, out)
     names = [name for name in names if (folder / name).resolve() != out.resolve()]  # of an earlier run
+    if names:
+        reading.masks.check(names)
     for name in names:
         check_image_file(folder / name)
     show_progress()
