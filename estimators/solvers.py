@@ -12,7 +12,6 @@ from geomatch.estimators.evidence import Points
 from geomatch.estimators.gate import Gate, check_threshold, checked_points
 from geomatch.estimators.planes import PLANES, Plane, commonest_shift
 from geomatch.estimators.selection import choose_model
-from geomatch.geometry import warp_points
 from geomatch.types import EstimationFailure, HomographyEstimate
 
 
@@ -120,7 +119,7 @@ class OpenCVEstimator:
         return choose_model(answer, *checked_points(points0, points1), self.threshold, image_size)
 
     def solve(self, p0: Points, p1: Points) -> NDArray[np.floating] | None:
-        """The solver's own matrix, from at least four finite matches."""
+        """The solver's own matrix, from at least four finite matches; of a rotation a similarity."""
         if self.model == "translation":
             return commonest_shift(p0, p1, self.threshold)
         solver = _SOLVERS.get(self.model, cv2.estimateAffinePartial2D)
@@ -134,13 +133,9 @@ class OpenCVEstimator:
             matrix, _ = solver(p0, p1, method=method, **limits)
         except cv2.error:  # some methods raise on degenerate input, others return None
             return None
-        if matrix is None or self.model == "homography":
+        if matrix is None or len(matrix) == 3:
             return None if matrix is None else np.asarray(matrix, dtype=np.float64)
-        matrix = np.vstack([matrix, [0.0, 0.0, 1.0]])
-        if self.model != "euclidean":
-            return matrix
-        agree = np.linalg.norm(warp_points(matrix, p0) - p1, axis=1) <= self.threshold
-        return PLANES["euclidean"].fit(p0[agree], p1[agree]) if agree.any() else None
+        return np.vstack([matrix, [0.0, 0.0, 1.0]])
 
 
 @dataclass(frozen=True, slots=True)
