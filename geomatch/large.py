@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from geomatch.alignment import Part, align_parts, prepare_part
 from geomatch.errors import ImageError
+from geomatch.estimators.models import PLANE_MODELS
 from geomatch.geometry import image_corners, resize_homography, warp_points
 from geomatch.images import Image, ImageFile
 from geomatch.images.masks import add_mask
@@ -73,9 +74,12 @@ class _Source:
         return add_mask(image, allowed, str(self.file.mask), border)
 
 
-def are_large(*files: ImageFile) -> bool:
-    """True for files of which one is matched in tiles; ImageError when one cannot be read."""
-    return any(file.pixels() > LARGE for file in files)
+def are_large(pipeline: Pipeline, *files: ImageFile) -> bool:
+    """True for files that are matched in tiles, one being large; ImageError when one cannot be read.
+
+    Only a plane is found so: other models are those of the whole images.
+    """
+    return pipeline.model in PLANE_MODELS and any(file.pixels() > LARGE for file in files)
 
 
 def relate_large(
@@ -86,9 +90,8 @@ def relate_large(
     What does not fit the reduced images' answer is not found, so a scene with depth must have little of it.
     Dense describers see each tile as an image of its own.
 
-    Raises ImageError when an image cannot be read, ValueError for other than plane models.
+    Raises ImageError when an image cannot be read.
     """
-    pipeline.check_plane()
     seconds = {} if seconds is None else seconds
     with ExitStack() as stack:
         sources = [_opened(stack, file) for file in (file0, file1)]
@@ -134,7 +137,10 @@ class _Tile:
 
 def _opened(stack: ExitStack, file: ImageFile) -> _Source:
     raster = stack.enter_context(open_raster(file.path, apply_exif=file.apply_exif))
-    mask = file.mask and stack.enter_context(open_raster(file.mask, apply_exif=file.apply_exif))
+    mask = file.mask and stack.enter_context(open_raster(file.mask, apply_exif=False))
+    stored = raster.size[:: -1 if raster.orientation > 4 else 1]
+    if mask and mask.size == stored:  # of the pixels as stored, see `load_image`
+        mask = replace(mask, size=raster.size, orientation=raster.orientation)
     if mask and mask.size != raster.size:
         sizes = [f"{width}x{height}" for width, height in (mask.size, raster.size)]
         raise ImageError(f"{file.mask}: the mask has {sizes[0]} pixels, {file.path} has {sizes[1]}")

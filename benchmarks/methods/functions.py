@@ -109,7 +109,7 @@ class Pipeline:
         """See `PairMatcher`."""
         matcher, detector, describer = self.parts
         found = geomatch.match(
-            image0.pixels, image1.pixels, detector=detector, descriptor=describer, matcher=matcher,
+            image0, image1, detector=detector, descriptor=describer, matcher=matcher,
             model=self.model, effort=self.effort, refine_homography=self.aligned == "yes",
         )  # fmt: skip
         if self.aligned == "yes" and found.homography:

@@ -93,15 +93,15 @@ def register(
 
 
 def _told(done: "list[Registration]", out: Path, pages: bool) -> int:
-    width = max(len(one.image) for one in done)
-    for one in done:
-        line = f"{one.image:{width}}  "
+    names = [click.format_filename(one.image) for one in done]
+    for name, one in zip(names, done, strict=True):
+        line = f"{name:{max(map(len, names))}}  "
         if one:
             worst = "" if one.corner_deviation is None else f", corners within {one.corner_deviation:.2g} px"
             line += f"{one.model}, {one.inliers} of {one.matches} matches{worst}, score {one.score:.2f}"
             line += "".join(f"; {remark}" for remark in one.remarks)
         else:
-            line += f"not registered: {one.reason}"
+            line += f"not registered: {click.format_filename(str(one.reason))}"
         click.echo(line)
     failed = sum(not one for one in done)
     click.echo(f"registered  {len(done) - failed} of {len(done)}")

@@ -82,7 +82,7 @@ def match_collection(
         "max_pairs": pairs.max_pairs,
         "masks": record(extraction.masks),
     }
-    extraction.masks.check(folder.names)
+    extraction.masks.check(folder.names, folder.root)
     files = ImageFiles(folder.root.absolute(), extraction.masks)
     cache_key(matching)  # weights that are missing are an error now, not after the features
     parts_key = [cache_key(detector), cache_key(describer)]

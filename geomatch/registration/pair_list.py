@@ -91,6 +91,7 @@ def match_list(
     reading: Reading = READING,
     file: Path | None = None,
     progress: bool = True,
+    more: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Match pairs of images, named by their paths below a folder, and give each as JSON holds it.
 
@@ -98,9 +99,9 @@ def match_list(
     ``points1`` (M, 2), ``inliers`` (M,) and ``similarity`` (M,): matched pixels, best first, of the images as
     they are, the centre of the first pixel (0, 0). A pair of which an image cannot be read has a ``reason``
     and nothing else. With a ``file`` the lines are written there as they come; those that are there already,
-    of the same files and settings, are not made again.
+    of the same files and settings, are not made again; others go in the end, unless ``more`` pairs will come.
     """
-    reading.masks.check([name for pair in pairs for name in pair])
+    reading.masks.check([name for pair in pairs for name in pair], folder)
     told = [cache_key(pipeline), repr(reading), versions()]
 
     @cache
@@ -122,13 +123,14 @@ def match_list(
             line = {"image0": pair[0], "image1": pair[1], **_line(images, pair), "key": key}
             lines.add(line)
             yield line
-        lines.sort(keys)
+        if not more:
+            lines.sort(keys)
 
 
 def _line(images: DescribedImages, pair: tuple[str, str]) -> dict[str, Any]:
     try:
         files = [images.reading.file(images.folder / name, name) for name in pair]
-        if are_large(*files):
+        if are_large(images.pipeline, *files):
             result = relate_large(images.pipeline, files[0], files[1])
         else:
             result = relate(images.pipeline, images[pair[0]], images[pair[1]])
@@ -190,6 +192,8 @@ def _lines_in(path: Path | None) -> Iterator[_Lines]:
     with tempfile.TemporaryFile() if path is None else path.open("r+b") as file:
         lines, end = _Lines(cast(BinaryIO, file)), 0
         for text in file:
+            if not text.endswith(b"\n"):
+                break
             try:
                 lines.places[str(json.loads(text)["key"])] = end, end + len(text)
             except (ValueError, TypeError, KeyError):

@@ -46,17 +46,20 @@ def register_sequence(
 
     Raises `MissingDependencyError` without the extra ``register``.
     """
-    folder, files = named_files(images, Path(out))
+    images = [images] if isinstance(images, str | PathLike) else images
+    folder, files = named_files(images, Path(out), reading.masks)
     names = natural_order(files)
     if len(names) < 2:
         raise GeomatchError("a sequence needs two images at least")
     pipeline, out = pipeline or Pipeline(), Path(out)
     pipeline.check_plane()
+    if pipeline.smooth != "none":
+        raise ValueError("images of a sequence are placed by planes, without a smooth warp")
     make_folder(out)
     tried = pairs_of(len(names))
-    for again in (True, False):
+    for more in (True, False):
         pairs = [(names[i], names[j]) for i, j in tried]
-        lines = list(match_list(pairs, folder, pipeline, reading, out / MATCHES, progress))
+        lines = list(match_list(pairs, folder, pipeline, reading, out / MATCHES, progress, more))
         links = [
             _link(*pair, line)
             for pair, line in zip(tried, lines, strict=True)
@@ -66,10 +69,8 @@ def register_sequence(
         richest: Any = next((model for model in PLANES if model in models), PLANES[0])
         found = adjust(len(names), links, richest)
         sizes = _sizes(names, lines)
-        more = closures(found.matrices, sizes, tried)[: len(names)] if again else []
-        if not more:
-            break
-        tried += more
+        if more:
+            tried += closures(found.matrices, sizes, tried)[: len(names)]
     placed = [
         (size, through(matrix, sizes[0]))
         for size, matrix in zip(sizes, found.matrices, strict=True)

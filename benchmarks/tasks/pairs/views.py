@@ -69,8 +69,10 @@ class Views:
             keys = [self._key(paths, frame, side, 0) for side in (0, 1)]
 
             def make(places: list[int]) -> list[Features]:
-                both = matcher.match_images(*(self._image(path, frame)[0] for path in paths))
-                return [both[place] for place in places]
+                images = [self._image(path, frame)[0] for path in paths]
+                both = matcher.match_images(*images)
+                seen = [one.within(own.keypoints) for one, own in zip(images, both, strict=True)]
+                return [both[place][seen[0] & seen[1]] for place in places]
 
             both = [read_or_make(self.store, KIND, keys, make, Features.to_bytes, Features.from_bytes)]
         else:
