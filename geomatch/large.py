@@ -24,7 +24,7 @@ from geomatch.pipeline import Pipeline, timed
 from geomatch.rasters.reading import Raster, open_raster
 from geomatch.relating import relate
 from geomatch.results import MatchResult
-from geomatch.types import Features, HomographyEstimate, Matches
+from geomatch.types import EstimationFailure, Features, HomographyEstimate, Matches
 from geomatch.views.features import features_of
 
 LARGE = 30_000_000
@@ -109,7 +109,14 @@ def relate_large(
         margin = _MARGIN + 3 * off * sizes[1][0] / images[1].size[0]
         with timed(seconds, "tiles"):
             tiles = _matched_tiles(pipeline, sources, matrix, margin)
-            features0, features1, matches = _joined(tiles, sizes)
+            if not tiles:
+                return replace(
+                    whole,
+                    geometry=EstimationFailure(
+                        "the images overlap too little, or their scales differ too much"
+                    ),
+                )
+            features0, features1, matches = _joined(tiles)
         estimator, threshold = pipeline.parts.estimator, pipeline.threshold
         i, j = matches.indices.T
         points0, points1 = features0.keypoints[i], features1.keypoints[j]
@@ -202,9 +209,8 @@ def _boxes(matrix: NDArray[np.float64], size0: Size, size1: Size, margin: float)
     """Windows (left, top, width, height) of both images that show the same, spread over the overlap."""
     zoom = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
     side = min(TILE, max(64, int(_LARGEST * TILE / max(zoom, 1e-9))))
-    columns, rows = (
-        np.linspace(0, max(0, own - side), -(-own // (side - _OVERLAP))).astype(int) for own in size0
-    )
+    step = side - min(_OVERLAP, side // 4)
+    columns, rows = (np.linspace(0, max(0, own - side), -(-own // step)).astype(int) for own in size0)
     found = []
     for top in dict.fromkeys(rows.tolist()):
         for left in dict.fromkeys(columns.tolist()):
@@ -220,18 +226,11 @@ def _boxes(matrix: NDArray[np.float64], size0: Size, size1: Size, margin: float)
     return [found[index] for index in chosen]
 
 
-def _joined(tiles: Sequence[_Tile], sizes: Sequence[Size]) -> tuple[Features, Features, Matches]:
+def _joined(tiles: Sequence[_Tile]) -> tuple[Features, Features, Matches]:
     """Keypoints and matches of all tiles, best first."""
-    features = [
-        features_of([tile.features[side] for tile in tiles] or [_nothing(sizes[side])]) for side in (0, 1)
-    ]
+    features0, features1 = (features_of([tile.features[side] for tile in tiles]) for side in (0, 1))
     starts = np.cumsum([[0, 0], *[[len(own) for own in tile.features] for tile in tiles]], axis=0)
     every = [tile.matches.indices + start for tile, start in zip(tiles, starts, strict=False)]
-    similarity = np.concatenate([np.zeros(0, np.float32), *[tile.matches.similarity for tile in tiles]])
+    similarity = np.concatenate([tile.matches.similarity for tile in tiles])
     order = np.argsort(-similarity, kind="stable")
-    indices = np.concatenate([np.zeros((0, 2), np.int64), *every])
-    return features[0], features[1], Matches(indices[order], similarity[order])
-
-
-def _nothing(size: Size) -> Features:
-    return Features(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), size)
+    return features0, features1, Matches(np.concatenate(every)[order], similarity[order])

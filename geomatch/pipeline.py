@@ -33,10 +33,7 @@ from geomatch.provenance import settings_key
 from geomatch.stream import clocked
 from geomatch.tensors import FeatureTensors, detect_features, upload_features
 from geomatch.types import Features, Matches, Metric
-from geomatch.views.search import (
-    Effort,
-    check_effort,
-)
+from geomatch.views.search import Effort, check_effort
 
 _log = logging.getLogger(__name__)
 

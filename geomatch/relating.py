@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 
 from geomatch.alignment import align_homography
 from geomatch.content import check_content
-from geomatch.describers import (
-    traits_of,
-)
+from geomatch.describers import traits_of
 from geomatch.estimators import Gate, threshold_of
 from geomatch.estimators.models import EXIF
 from geomatch.pipeline import Described, Pipeline, timed
@@ -80,9 +78,8 @@ def relate(
     searched = None
     if not empty and not mirrored and has_views(detector, describer, pipeline.effort) and is_weak(geometry):
         with timed(seconds, "search_views"):
-            gate = (
-                getattr(estimator, "gate", None) if pipeline.model == "homography" and not learned else None
-            )
+            by_frames = pipeline.model == "homography" and not learned
+            gate = getattr(estimator, "gate", None) if by_frames else None
             searched = _search(pipeline, (one, two), gate, limit, related)
     if searched is not None and searched.geometry.num_inliers > geometry.num_inliers:
         (features0, features1), matches, geometry = searched.features, searched.matches, searched.geometry

@@ -324,7 +324,9 @@ def test_union_and_inverse(folder: Path, pipeline: Pipeline, tmp_path: Path) -> 
     assert one.offset[1] <= corners[:, 1].min()
     assert (picture.shape[1] + one.offset[0], picture.shape[0] + one.offset[1]) >= tuple(corners.max(0))
     assert picture[..., 3].astype(bool).sum() == pytest.approx(320 * 240 / np.linalg.det(TURN), rel=0.01)
+    assert 'frame = "reference", warped' in (tmp_path / "u/index.html").read_text()
     (back,) = register(reference, [image], tmp_path / "i", output=Output(inverse=True), **told)  # type: ignore[arg-type]
+    assert 'frame = "image", warped' in (tmp_path / "i/index.html").read_text()
     assert back.file is not None
     warped = cv2.imread(str(tmp_path / "i" / back.file), cv2.IMREAD_UNCHANGED)
     seen = warped[..., 3] == 255
@@ -533,6 +535,19 @@ def test_large_images_that_have_nothing_in_common(photo0: Image, tmp_path: Path)
     )  # type: ignore[arg-type]
     assert not result.geometry
     assert result.geometry.reason
+
+
+@pytest.mark.parametrize(("zoom", "some"), [(50.0, True), (1.0, True), (0.02, False)])
+def test_tiles_of_a_large_image_and_one_of_any_size(zoom: float, some: bool) -> None:
+    small, big = (120, 100), (6000, 5000)
+    size0 = small if zoom > 1 else big
+    size1 = big if zoom > 1 else (int(6000 * zoom), int(5000 * zoom))
+    boxes = large._boxes(np.diag([zoom, zoom, 1.0]), size0, size1, 30.0)
+    assert bool(boxes) == some
+    assert len(boxes) <= large.MOST_TILES
+    for left, top, width, height in (box for box, _ in boxes):
+        assert min(left, top) >= 0
+        assert (left + width, top + height) <= size0
 
 
 # --- maps, databases, benchmarks

@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
     from geomatch.images import Reading
     from geomatch.pipeline import Pipeline
-    from geomatch.registration.pictures import Output
     from geomatch.registration.register import Registration
-
-
-def _output(interpolation: Any, canvas: Any, inverse: bool, suffix: Any, pages: bool) -> "Output":
-    from geomatch.registration.pictures import Output
-
-    return Output(interpolation, canvas, inverse, suffix, pages)
 
 
 def _matching(pattern: Path) -> list[Path]:
@@ -44,7 +37,7 @@ def _matching(pattern: Path) -> list[Path]:
                    "onto the first, without drift.")  # fmt: skip
 @bundled(
     "output",
-    _output,
+    dict,
     click.option("--interpolation", type=click.Choice(["nearest", "linear", "cubic"]), default="linear",
                  show_default=True, help="Of values between pixels."),
     click.option("--canvas", type=click.Choice(["reference", "union"]), default="reference",
@@ -64,7 +57,7 @@ def register(
     pair_list: Path | None,
     folder: Path | None,
     sequence: bool,
-    output: "Output",
+    output: dict[str, Any],
     pipeline: "Callable[[], Pipeline]",
     reading: "Reading",
 ) -> int:
@@ -76,20 +69,21 @@ def register(
     if (pair_list is None) == (not images) or (folder and not pair_list) or (sequence and pair_list):
         raise click.UsageError("give images, or --pairs FILE; --images goes with --pairs, --sequence without")
     from geomatch.registration.pair_list import read_pairs
+    from geomatch.registration.pictures import Output
     from geomatch.registration.register import register as run
     from geomatch.registration.register import register_pairs
     from geomatch.registration.stack import register_sequence
 
     make_out(out)
     given = [path for pattern in images for path in _matching(pattern)]
-    told: Any = {"pipeline": pipeline(), "reading": reading, "output": output}
+    told: Any = {"pipeline": pipeline(), "reading": reading, "output": Output(**output)}
     if pair_list is not None:
         done = register_pairs(read_pairs(pair_list), folder or Path(), out, **told)
     elif sequence:
         done = register_sequence(given, out, **told)
     else:
         done = run(given[0], given[1:], out, **told)
-    return _told(done, out, output.pages)
+    return _told(done, out, output["pages"])
 
 
 def _told(done: "list[Registration]", out: Path, pages: bool) -> int:

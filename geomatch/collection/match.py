@@ -162,16 +162,8 @@ def match_collection(
             failed_pairs |= failed
     told = {"failed": skipped | failed_pairs, "retries": work.retries, "stages": work.stages}
     manifest.saved(store, **told, complete=True)
-    return CollectionResult(
-        result,
-        report,
-        skipped,
-        failed_pairs,
-        (computed_images, computed_pairs),
-        work.retries,
-        remade,
-        settings | {"pairs": dict(report.given)},
-    )
+    computed, settings = (computed_images, computed_pairs), settings | {"pairs": dict(report.given)}
+    return CollectionResult(result, report, skipped, failed_pairs, computed, work.retries, remade, settings)
 
 
 def dense_twin(describer: Describer) -> DenseDescriber:

@@ -27,9 +27,6 @@ class Masks:
         if self.folder is not None and not self.folder.is_dir():
             raise ImageError(f"{self.folder}: no such folder of masks")
 
-    def __bool__(self) -> bool:
-        return self.folder is not None or self.ignore_border > 0
-
     def path(self, name: str, image: Path | None = None) -> Path | None:
         """The mask of an image by its path below its folder; None without one. An image is not its own."""
         if self.folder is None:

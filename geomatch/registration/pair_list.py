@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from geomatch.describers import traits_of
+from geomatch.devices import find_device
 from geomatch.errors import GeomatchError, ImageError, first_line, reading
 from geomatch.files import digest_of, write_whole
 from geomatch.images import READING, Reading
@@ -23,8 +23,7 @@ from geomatch.large import are_large, relate_large
 from geomatch.pipeline import Described, Pipeline
 from geomatch.provenance import cache_key, versions
 from geomatch.relating import relate
-from geomatch.results import MatchResult
-from geomatch.tensors import FeatureTensors, upload_features
+from geomatch.tensors import upload_features
 from geomatch.types import Features
 
 _DIGITS = 3  # of coordinates and similarities
@@ -67,7 +66,8 @@ class DescribedImages:
         image = self.reading.file(self.folder / name, name).load()
         if name in self._features:
             features, describer, feature_map = self._features[name]
-            found = Described(image, _upload(features, describer), describer, feature_map)
+            device = find_device(traits_of(describer).device)  # where the describer leaves them
+            found = Described(image, upload_features(features, device), describer, feature_map)
         else:
             (found,) = self.pipeline.describe([image])
             self._features[name] = found.features.to_features(), found.describer, found.feature_map
@@ -75,13 +75,6 @@ class DescribedImages:
         if self.uses[name] == 0:
             del self._features[name]
         return found
-
-
-def _upload(features: Features, describer: Any) -> FeatureTensors:
-    """Where the describer leaves them, so that matching runs there."""
-    from geomatch.devices import find_device
-
-    return upload_features(features, find_device(traits_of(describer).device))
 
 
 def match_list(
@@ -138,22 +131,10 @@ def _line(images: DescribedImages, pair: tuple[str, str]) -> dict[str, Any]:
         return {"reason": first_line(error)}
     found = {name: value for name, value in result.to_dict().items() if name not in ("settings", "versions")}
     sizes = {"size0": list(result.features0.image_size), "size1": list(result.features1.image_size)}
-    return {**sizes, **found, **matched_arrays(result)}
-
-
-def matched_arrays(result: MatchResult) -> dict[str, Any]:
-    """The matches of a result as JSON holds them."""
-    arrays = (
-        ("points0", result.points0),
-        ("points1", result.points1),
-        ("similarity", result.matches.similarity),
-    )
+    arrays = {"points0": result.points0, "points1": result.points1, "similarity": result.matches.similarity}
+    rounded = {name: np.round(array.astype(np.float64), _DIGITS).tolist() for name, array in arrays.items()}
     inliers = result.geometry.inliers if result.geometry else np.zeros(len(result.matches), np.bool_)
-    return {**{name: _rounded(array) for name, array in arrays}, "inliers": inliers.tolist()}
-
-
-def _rounded(array: NDArray[np.floating]) -> Any:
-    return np.round(array.astype(np.float64), _DIGITS).tolist()
+    return {**sizes, **found, **rounded, "inliers": inliers.tolist()}
 
 
 @dataclass(frozen=True, eq=False, slots=True)

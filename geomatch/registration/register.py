@@ -59,8 +59,6 @@ class Registration:
     remarks: tuple[str, ...] = ()
     file: str | None = None
     """The warped picture, below the folder of results."""
-    preview: str | None = None
-    """Where the pictures of the page lie below ``previews``, without their suffixes."""
     offset: tuple[int, int] = (0, 0)
     """Where the picture's first pixel lies in the frame onto which it is warped."""
     key: str = ""
@@ -149,7 +147,7 @@ def write_registrations(lines: Iterable[dict[str, Any]], target: Target) -> list
             _write_tables(out, done, earlier)
     finally:
         if output.pages and done:
-            write_index(out, [asdict(one) for one in done])
+            write_index(out, [asdict(one) for one in done], "image" if output.inverse else "reference")
     _write_tables(out, done, {})
     return done
 
@@ -215,7 +213,7 @@ def _registered(line: dict[str, Any], key: str, target: Target) -> Registration:
     return Registration(
         *pair, None, found.model, found.matrix.tolist(), found.parameters, found.parameter_deviations,
         found.smooth, matches, line["num_inliers"], worst, found.score or 0.0, tuple(line["remarks"]), file,
-        target.names[pair] if target.output.pages else None, offset, key,
+        offset, key,
     )  # fmt: skip
 
 

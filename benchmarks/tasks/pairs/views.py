@@ -28,7 +28,6 @@ Frame = str
 squeezed to that (width, height);
 ``crop640x480``: grey, reduced until it just covers (width, height), and the centre cut out (SuperPoint's
 protocol)."""
-NEAREST = PILImage.Resampling.NEAREST
 KIND = "views"  # kind of the features in the store
 SMALL: Frame = "crop320x240"  # only keypoints are looked at there
 
@@ -164,21 +163,23 @@ def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
     if frame == "original":
         return image, np.eye(3)
     width, height = image.size
-    if not frame.startswith("crop"):
-        size = scaled_size(image.size, frame)
-        scale = np.diag([size[0] / width, size[1] / height, 1.0])
-        mask = None if image.mask is None else _resized(PILImage.fromarray(image.mask), size, NEAREST)
-        return Image(_resized(PILImage.fromarray(image.pixels), size), image.name, mask=mask), scale
-    target = tuple(map(int, frame.removeprefix("crop").split("x")))
-    factor = max(target[0] / width, target[1] / height)
-    size = max(target[0], int(width * factor)), max(target[1], int(height * factor))
+    picture = PILImage.fromarray(image.pixels)
+    if frame.startswith("crop"):
+        target: Any = tuple(map(int, frame.removeprefix("crop").split("x")))
+        factor = max(target[0] / width, target[1] / height)
+        size = max(target[0], int(width * factor)), max(target[1], int(height * factor))
+        scales, picture = (factor, factor), picture.convert("L").convert("RGB")
+    else:
+        target = size = scaled_size(image.size, frame)
+        scales = size[0] / width, size[1] / height
     left, top = (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
-    grey = PILImage.fromarray(image.pixels).convert("L").convert("RGB")
     part = slice(top, top + target[1]), slice(left, left + target[0])
-    pixels = _resized(grey, size)[part]
-    mask = None if image.mask is None else _resized(PILImage.fromarray(image.mask), size, NEAREST)[part]
-    matrix = np.array([[factor, 0.0, -left], [0.0, factor, -top], [0.0, 0.0, 1.0]])
-    return Image(np.ascontiguousarray(pixels), image.name, mask=mask), matrix
+    pixels = np.ascontiguousarray(np.asarray(picture.resize(size, PILImage.Resampling.BILINEAR))[part])
+    mask = image.mask
+    if mask is not None:
+        mask = np.asarray(PILImage.fromarray(mask).resize(size, PILImage.Resampling.NEAREST))[part]
+    matrix = np.array([[scales[0], 0.0, -left], [0.0, scales[1], -top], [0.0, 0.0, 1.0]])
+    return Image(pixels, image.name, mask=mask), matrix
 
 
 def scaled_size(size: tuple[int, int], frame: Frame) -> tuple[int, int]:
@@ -188,11 +189,3 @@ def scaled_size(size: tuple[int, int], frame: Frame) -> tuple[int, int]:
         return size if kind == "original" else (int(first), int(second))
     factor = int(first) / (min(size) if kind == "short" else max(size))
     return round(size[0] * factor), round(size[1] * factor)
-
-
-def _resized(
-    picture: PILImage.Image,
-    size: tuple[int, int],
-    how: PILImage.Resampling = PILImage.Resampling.BILINEAR,
-) -> NDArray[Any]:
-    return np.asarray(picture.resize(size, how))
