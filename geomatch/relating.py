@@ -132,8 +132,7 @@ def _search(
     see = partial(view_features, detector=detector, describer=describer)
     stages = stages_of(pipeline.effort, describer, learned is not None)
     if learned is None:
-        rules = pipeline.rules(describer)
-        tentative = nearest_elsewhere(rules["metric"], rules["min_similarity"], rules["max_ratio"])
+        tentative = nearest_elsewhere(**pipeline.rules(describer))
     else:
         tentative = learned_pairs(learned, pipeline.min_similarity)
     plain, together = [own.features for own in pair], seen_together(detector, describer)

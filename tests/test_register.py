@@ -208,6 +208,20 @@ def test_an_image_without_a_focal_length_does_not_end_a_list(listed: Path) -> No
     assert ["no focal length" in line["reason"] for line in lines] == [True, True]
 
 
+def test_an_image_that_could_not_be_read_is_read_when_its_reader_is_there(
+    tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key() -> str:
+        return str(next(iter(match_list([("a.heic", "b")], tmp_path, pipeline, progress=False)))["key"])
+
+    before = key()
+    assert key() == before
+    monkeypatch.setattr("geomatch.provenance._version", lambda name: "1" if name == "pillow-heif" else "0")
+    with_reader = key()
+    monkeypatch.setattr("geomatch.provenance._version", lambda name: "0")
+    assert key() != with_reader
+
+
 def test_lists_that_are_none(tmp_path: Path) -> None:
     for text, words in (("", "no pairs"), ("# nothing\n", "no pairs"), ("a.png\n", "line 1 is 'a.png'")):
         (tmp_path / "pairs.txt").write_text(text)

@@ -95,7 +95,7 @@ def match_list(
     of the same files and settings, are not made again; others go in the end, unless ``more`` pairs will come.
     """
     reading.masks.check([name for pair in pairs for name in pair], folder)
-    told = [cache_key(pipeline), repr(reading), versions()]
+    told = [cache_key(pipeline), repr(reading), versions("pillow-heif", "tifffile")]
 
     @cache
     def checksum(name: str) -> str | None:

@@ -114,7 +114,7 @@ class Views:
         if todo and isinstance(source, FeatureFiles):
             image, matrix = self._image(path, frame)
             whole = source.read(path, self._image(path, "original")[0].size)
-            self._views[path, frame, paper, 0] = _moved(whole, matrix, image.size)
+            self._views[path, frame, paper, 0] = _moved(whole, matrix, image)
         elif todo:
 
             def make(places: list[int]) -> list[Features]:
@@ -146,12 +146,12 @@ def with_mask(path: Path) -> ImageFile:
     return ImageFile(path, mask if mask.is_file() else None)
 
 
-def _moved(features: Features, matrix: Matrix, size: tuple[int, int]) -> Features:
-    """Features of the original image in a frame, without those that lie outside."""
+def _moved(features: Features, matrix: Matrix, image: Image) -> Features:
+    """Features of the original image in a frame, without those that lie outside or are masked."""
     points = warp_points(matrix, features.keypoints).astype(np.float32)
-    inside = ((points >= -0.5) & (points <= np.array(size) - 0.5)).all(axis=1)
-    moved = Features(points, features.scores, size, descriptors=features.descriptors)
-    return moved[np.flatnonzero(inside)]
+    inside = ((points >= -0.5) & (points <= np.array(image.size) - 0.5)).all(axis=1)
+    moved = Features(points, features.scores, image.size, descriptors=features.descriptors)
+    return moved[inside & image.within(points)]
 
 
 def framed(image: Image, frame: Frame) -> tuple[Image, Matrix]:
